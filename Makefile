@@ -1,0 +1,57 @@
+# Commands for developers and users of the source tree. They need Python 3.11 and make, and set up the rest in .venv/.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := $(filter-out requirements/debian.txt,$(wildcard requirements/*.txt))
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup test test-all demo lint package clean
+
+help:
+	@echo "make test      run the tests (under 15 minutes)"
+	@echo "make test-all  run the long tests too"
+	@echo "make demo      segment a real case through the module's logic; pictures and files go to demo/"
+	@echo "make lint      check the style of the Python sources"
+	@echo "make package   build the wheel and the extension archive in dist/"
+	@echo "make clean     remove what these commands made, .venv/ too"
+
+setup: $(VENV)/ready
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-all: setup
+	$(BIN)/python -m pytest -m ""
+
+demo: setup
+	$(BIN)/python Testing/Demo/demo.py
+
+lint: setup
+	$(BIN)/ruff check .
+
+package: setup
+	$(BIN)/python Testing/CMake/make_packages.py dist
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .hypothesis
+
+# torch goes first and in a command of its own, so that a CPU build installed or offered beforehand is kept.
+$(VENV)/requirements: $(REQUIREMENTS) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet $(shell cat requirements/torch.txt)
+	$(BIN)/python -m pip install --quiet -c requirements/constraints.txt \
+	    -r requirements/torch.txt -r requirements/engine.txt -r requirements/training.txt -r requirements/tests.txt
+	@touch $@
+
+$(VENV)/ready: $(VENV)/requirements pyproject.toml Testing/check_machine.py
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python Testing/check_machine.py
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
+	    echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not that. Install it, or name it: make PYTHON=/path/to/python3.11"; \
+	    exit 1; }
+	@$(PYTHON) -c "import ensurepip, venv" || { \
+	    echo "This Python cannot make virtual environments. On Debian or Ubuntu: sudo apt-get install python3.11-venv"; \
+	    exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,68 @@
+"""What every test may use: where the repository and its real cases lie, and a models folder that is not the user's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports Qt: tests draw into memory, never on somebody's screen.
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA = REPOSITORY / "Testing" / "Data"
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the source tree."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of the real cases (Testing/Data)."""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def hippocampus_image(data_folder: Path) -> Path:
+    """A T1 MR crop around one hippocampus, 1 mm, float32; not seen in training."""
+    return data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / "hippocampus_004.nii.gz"
+
+
+@pytest.fixture(scope="session")
+def hippocampus_label(data_folder: Path) -> Path:
+    """The expert's label of ``hippocampus_image``: 1 anterior, 2 posterior."""
+    return data_folder / "MSD_Task04_Hippocampus" / "labelsTr" / "hippocampus_004.nii.gz"
+
+
+@pytest.fixture(scope="session")
+def head_image(data_folder: Path) -> Path:
+    """A whole-head T1 MR at 2 mm, stored with axes posterior, superior, right; float64."""
+    return data_folder / "IXI_T1_2mm" / "IXI034.nii.gz"
+
+
+@pytest.fixture(scope="session")
+def head_label(data_folder: Path) -> Path:
+    """Silver tissue labels of ``head_image``: 1 CSF, 2 grey matter, 3 white matter."""
+    return data_folder / "IXI_T1_2mm" / "IXI034_tissue.nii.gz"
+
+
+@pytest.fixture(scope="session")
+def ct_image(data_folder: Path) -> Path:
+    """Thirty slices of an abdominal CT at 3 mm, int16 HU."""
+    return data_folder / "CT_Abdomen_3mm" / "ct.nii.gz"
+
+
+@pytest.fixture(scope="session")
+def ct_label(data_folder: Path) -> Path:
+    """Silver organ labels of ``ct_image``: 5 liver, 1 spleen, 2 and 3 kidneys, ..."""
+    return data_folder / "CT_Abdomen_3mm" / "ct_organs.nii.gz"
+
+
+@pytest.fixture(autouse=True)
+def no_models_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Models that a developer has installed must not decide a test, nor a test install one for them."""
+    monkeypatch.setenv("CONRESNET_MODELS", str(tmp_path_factory.mktemp("models")))
