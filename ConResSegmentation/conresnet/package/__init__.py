@@ -1,0 +1,87 @@
+"""Model packages: the weights of a model with everything needed to use them, in a folder or a .zip file.
+
+A package holds `model.json`, one `*.safetensors` file a network, `LICENSE.txt`, and if there are any `metrics.json` and
+`thumbnail.png`. Nothing in it is executed. Importing this takes the standard library alone, so Slicer can use it.
+
+`model.json`, whole. Fields marked * may be missing, all others must be there; any that is not named here is refused.
+
+    {
+      "format": "conresnet-model",
+      "format_version": 1,
+      "name": "hippocampus",                    letters, digits, ".", "_", "-"; the folder's name once installed
+      "title": "Hippocampus",
+      "version": "1.0.0",
+      "description": "...",                     *
+      "license": "CC-BY-SA-4.0",
+      "attribution": "...",                     *
+      "citations": ["..."],                     *
+      "training_data": "...",                   *
+      "intended_use": "...",                    *
+      "limitations": "...",                     *
+      "residual_axis": "axial",                 * derived: axial, coronal or sagittal slices are compared
+      "inputs": [                               the channels, in the network's order
+        {
+          "name": "T1",
+          "modality": "MR",
+          "keywords": ["t1", "mprage"],         * words in a name that speak for this channel
+          "exclude_keywords": ["t1c"],          * words that speak against it
+          "intensity": [                        * the steps of conresnet.intensity, one after another
+            {"step": "z_score", "over": "foreground", "outside": "zero"}
+          ]
+        }
+      ],
+      "preparation": {
+        "orientation": "SAR",                   the directions in which S, H and W increase
+        "spacing": [1, 1, 1],                   * mm along S, H, W; null: the image's own
+        "foreground": "not_background"          or "all"
+      },
+      "system": {
+        "type": "single",                       how the networks make a segmentation
+        "arguments": {},                        * the system's own
+        "networks": [
+          {
+            "type": "conresnet",
+            "arguments": {"input_channels": 1, "outputs": 3, "base_width": 16},
+            "weights": "network.safetensors"
+          }
+        ]
+      },
+      "inference": {
+        "window": [40, 56, 40],                 voxels along S, H, W
+        "overlap": 0.5,                         of a window, at least; 0 to 0.9
+        "tiling": "fitted",                     or "authors"
+        "blending": "gaussian",                 or "uniform"
+        "mirror_axes": []                       * of "S", "H", "W"
+      },
+      "output": {
+        "kind": "labels",                       softmax over background and segments; "regions": a sigmoid each
+        "threshold": 0.5,                       * of regions
+        "segments": [                           in the order of the network's outputs, background left out
+          {
+            "name": "Anterior hippocampus",
+            "label": 1,                         1 to 255
+            "color": [111, 184, 210],           red, green, blue; 0 to 255
+            "terminology": {                    * also * type_modifier, region, region_modifier
+              "category": {"scheme": "SCT", "value": "123037004", "meaning": "Anatomical Structure"},
+              "type": {"scheme": "SCT", "value": "91723000", "meaning": "Anatomical Structure"}
+            }
+          },
+          {"name": "Posterior hippocampus", "label": 2, "color": [216, 101, 79]}
+        ],
+        "paint_order": ["Anterior hippocampus", "Posterior hippocampus"]     * a later one over an earlier one
+      },
+      "files": {                                every file but model.json
+        "network.safetensors": {
+          "sha256": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+          "bytes": 9876543
+        }
+      }
+    }
+"""
+
+from conresnet.package.description import ModelDescription
+from conresnet.package.parsing import parse_description
+from conresnet.package.reader import ModelPackage, read_package
+from conresnet.package.writer import write_package
+
+__all__ = ["ModelDescription", "ModelPackage", "parse_description", "read_package", "write_package"]

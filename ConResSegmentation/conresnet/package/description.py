@@ -1,0 +1,168 @@
+"""The description of a model, `model.json`: what it takes, how it computes, what comes out, and who made it from what.
+
+The dataclasses here are its schema; a whole example stands in the docstring of `conresnet.package`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from conresnet.package.terminology import Terminology
+
+FORMAT = "conresnet-model"
+FORMAT_VERSION = 1
+DESCRIPTION_FILE = "model.json"
+WEIGHTS_SUFFIX = ".safetensors"
+AXES = ("S", "H", "W")
+
+# The plane of slices that follow one another in a direction.
+PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One channel: name, modality, words in a node's or file's name that speak for or against it, intensity steps."""
+
+    name: str
+    modality: str
+    keywords: tuple[str, ...]
+    exclude_keywords: tuple[str, ...]
+    intensity: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """The model's space: direction of increasing index along (S, H, W), voxel size in mm (None: the image's own)."""
+
+    orientation: str
+    spacing: tuple[float, float, float] | None
+    foreground: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of the system: type and arguments for `conresnet.networks.build_network`, and its weights' file."""
+
+    type: str
+    arguments: dict[str, Any]
+    weights: str
+
+
+@dataclass(frozen=True)
+class System:
+    """How networks make a segmentation; `arguments` are the system's own, such as a margin."""
+
+    type: str
+    networks: tuple[Network, ...]
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """The sliding-window pass: window in voxels (S, H, W), overlap as a fraction of it, axes to mirror (of S, H, W)."""
+
+    window: tuple[int, int, int]
+    overlap: float
+    tiling: str
+    blending: str
+    mirror_axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One output structure: name, value in the labelmap (1 to 255), color (red, green, blue; 0 to 255), codes."""
+
+    name: str
+    label: int
+    color: tuple[int, int, int]
+    terminology: Terminology | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """What comes out, in the order of the network's output channels.
+
+    ``labels``: one softmax over the background and the segments. ``regions``: one sigmoid a segment, cut at `threshold`
+    and painted in `paint_order` (names), a later one over an earlier one.
+    """
+
+    kind: str
+    threshold: float
+    segments: tuple[Segment, ...]
+    paint_order: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """What a file of the package must be: its SHA-256 in hexadecimal, and its size."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """A whole `model.json`; made by `parse_description`, which has checked it."""
+
+    name: str
+    title: str
+    version: str
+    description: str
+    license: str
+    attribution: str
+    citations: tuple[str, ...]
+    training_data: str
+    intended_use: str
+    limitations: str
+    inputs: tuple[Input, ...]
+    preparation: Preparation
+    system: System
+    inference: Inference
+    output: Output
+    files: dict[str, PackedFile]
+
+    @property
+    def residual_axis(self) -> str:
+        """The anatomical plane whose neighboring slices the residual compares: axial, coronal or sagittal."""
+        axis = self.system.networks[0].arguments.get("residual_axis", "S")
+        return PLANES[self.preparation.orientation[AXES.index(axis)]]
+
+    def with_files(self, files: Mapping[str, PackedFile]) -> "ModelDescription":
+        """The same description of other files, as the writer makes it."""
+        return replace(self, files=dict(files))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The description as JSON knows it; `parse_description` brings it back."""
+        inputs = [{**vars(item), **_lists(item, "keywords", "exclude_keywords", "intensity")} for item in self.inputs]
+        spacing = self.preparation.spacing
+        system = {**vars(self.system), "networks": [dict(vars(network)) for network in self.system.networks]}
+        segments = [
+            {
+                **vars(segment),
+                "color": list(segment.color),
+                "terminology": segment.terminology.to_dict() if segment.terminology else None,
+            }
+            for segment in self.output.segments
+        ]
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **vars(self),
+            "citations": list(self.citations),
+            "residual_axis": self.residual_axis,
+            "inputs": inputs,
+            "preparation": {**vars(self.preparation), "spacing": list(spacing) if spacing else None},
+            "system": system,
+            "inference": {**vars(self.inference), **_lists(self.inference, "window", "mirror_axes")},
+            "output": {**vars(self.output), "segments": segments, "paint_order": list(self.output.paint_order)},
+            "files": {name: dict(vars(entry)) for name, entry in self.files.items()},
+        }
+
+    def to_json(self) -> str:
+        """The text of `model.json`."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _lists(item: object, *names: str) -> dict[str, list]:
+    return {name: list(getattr(item, name)) for name in names}

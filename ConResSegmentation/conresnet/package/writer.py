@@ -1,0 +1,131 @@
+"""Writing a model package: complete under its name, or not there at all."""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+
+from conresnet.errors import UserError
+from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, PackedFile
+from conresnet.package.parsing import parse_description
+from conresnet.package.reader import ModelPackage, read_package
+
+LICENSE_FILE = "LICENSE.txt"
+
+
+def write_package(
+    description: ModelDescription,
+    files: Mapping[str, bytes | PathLike],
+    path: str | PathLike,
+    overwrite: bool = False,
+) -> ModelPackage:
+    """Write a model package and read it back.
+
+    Args:
+        description: what goes into `model.json`; its ``files`` are replaced by what is written.
+        files: every other file by its plain name, as bytes or as the path of a file to copy: each network's weights,
+            and for instance ``metrics.json``. Where there is no ``LICENSE.txt``, one is made of the license and the
+            attribution.
+        path: the package to make: a zip file if it ends in ``.zip``, else a folder.
+        overwrite: replace a model package that is there. Nothing else is ever replaced.
+
+    Raises:
+        UserError: when the description does not fit its files, ``package-exists``, ``disk-full`` or ``cannot-write``.
+    """
+    path = Path(path)
+    license_text = f"{description.license}\n\n{description.attribution}".strip() + "\n"
+    contents = {LICENSE_FILE: license_text.encode(), **files}
+    check_replaceable(path, overwrite)
+    with _writing(path) as folder:
+        entries = {name: _measure(content) for name, content in contents.items()}
+        # Checks the names of the files before any is written.
+        written = parse_description(description.with_files(entries).to_dict(), str(path / DESCRIPTION_FILE))
+        for name, content in contents.items():
+            if isinstance(content, bytes):
+                (folder / name).write_bytes(content)
+            else:
+                shutil.copyfile(content, folder / name)
+        (folder / DESCRIPTION_FILE).write_text(written.to_json(), encoding="utf-8", newline="\n")
+        read_package(folder)
+        if path.suffix.lower() == ".zip":
+            made = folder.parent / path.name
+            _zip(folder, made)
+        else:
+            made = folder
+        _replace(made, path)
+    return read_package(path, verify=False)
+
+
+def check_replaceable(path: Path, overwrite: bool) -> None:
+    """Refuse a path where something is, unless it is a model package and may be overwritten.
+
+    Raises:
+        UserError: ``package-exists``.
+    """
+    if not os.path.lexists(path):
+        return
+    is_package = path.suffix.lower() == ".zip" if path.is_file() else (path / DESCRIPTION_FILE).is_file()
+    if overwrite and is_package and not path.is_symlink():
+        return
+    advice = "choose another name or allow overwriting" if is_package else "choose another name"
+    raise UserError("package-exists", f"{path} exists already and was left as it is; {advice}.", file=str(path))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """An empty folder for the package's files, in a hidden one beside `path` that is gone afterwards."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".conresnet-", dir=path.parent))
+        try:
+            folder = work / "package"
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise UserError(
+            "disk-full" if full else "cannot-write",
+            f"The model package {path} cannot be written ({error.strerror}); "
+            + ("make room on the disk." if full else "choose a place where you may write."),
+            file=str(path),
+            reason=error.strerror,
+        ) from None
+
+
+def _measure(content: bytes | PathLike) -> PackedFile:
+    if isinstance(content, bytes):
+        return PackedFile(hashlib.sha256(content).hexdigest(), len(content))
+    with open(content, "rb") as file:
+        return PackedFile(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
+
+
+def _zip(folder: Path, target: Path) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.iterdir()):
+            # A fixed date, so that the same model gives the same archive.
+            item = zipfile.ZipInfo(file.name, date_time=(1980, 1, 1, 0, 0, 0))
+            item.compress_type = zipfile.ZIP_DEFLATED
+            item.external_attr = 0o644 << 16
+            archive.writestr(item, file.read_bytes())
+
+
+def _replace(made: Path, path: Path) -> None:
+    """Move what was made to its name; a folder that is there steps aside first, and comes back if the move fails."""
+    if not path.is_dir():
+        os.replace(made, path)
+        return
+    aside = made.with_name("replaced")
+    os.rename(path, aside)
+    try:
+        os.rename(made, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
