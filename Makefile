@@ -1,6 +1,9 @@
 # Commands for developers and users of the source tree. They need Python 3.11 and make, and set up the rest in .venv/.
 PYTHON ?= python3.11
 VENV := .venv
+# The Slicer that `make package` packs for: its version, and linux or win.
+SLICER_VERSION ?= 5.12
+SLICER_OS ?= linux
 BIN := $(VENV)/bin
 REQUIREMENTS := $(filter-out requirements/debian.txt,$(wildcard requirements/*.txt))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -12,7 +15,7 @@ help:
 	@echo "make test-all  run the long tests too"
 	@echo "make demo      segment a real case through the module's logic; pictures and files go to demo/"
 	@echo "make lint      check the style of the Python sources"
-	@echo "make package   build the wheel and the extension archive in dist/"
+	@echo "make package   build the wheel and the extension archive in dist/ (SLICER_VERSION=5.12 SLICER_OS=linux)"
 	@echo "make clean     remove what these commands made, .venv/ too"
 
 setup: $(VENV)/ready
@@ -30,7 +33,14 @@ lint: setup
 	$(BIN)/ruff check .
 
 package: setup
-	$(BIN)/python Testing/CMake/make_packages.py dist
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/cmake -S . -B build/extension --toolchain Testing/CMake/no_compiler.cmake \
+	    -DSlicer_DIR=$(CURDIR)/Testing/CMake/SlicerStandIn \
+	    -DSlicer_VERSION=$(SLICER_VERSION) -DSlicer_OS=$(SLICER_OS)
+	$(BIN)/cmake --build build/extension
+	$(BIN)/cpack --config build/extension/CPackConfig.cmake -B build/archive
+	cp build/archive/*.* dist/
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .hypothesis

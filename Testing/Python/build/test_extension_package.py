@@ -1,0 +1,100 @@
+"""The extension as CMake installs and packs it: every file in, and laid out as Slicer's installer demands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+MODULES = ["ConResSegmentation"]
+
+
+def files_below(folder: Path) -> set[str]:
+    """Every file below ``folder``, by its path relative to it; what Python leaves behind is no file of ours."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def list_in_cmake(repository: Path, module: str, variable: str) -> list[str]:
+    """The file names that ``set(<variable> ...)`` holds in a module's CMakeLists.txt."""
+    text = (repository / module / "CMakeLists.txt").read_text(encoding="utf-8")
+    found = re.search(rf"set\({variable}\s(.*?)\)", text, re.DOTALL)
+    assert found, f"{module}/CMakeLists.txt does not set {variable}"
+    return found.group(1).replace("${MODULE_NAME}", module).split()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_file_of_a_module_is_listed_in_its_cmake_lists(repository: Path, module: str) -> None:
+    present = files_below(repository / module) - {"CMakeLists.txt"}
+    scripts = list_in_cmake(repository, module, "MODULE_PYTHON_SCRIPTS")
+    resources = list_in_cmake(repository, module, "MODULE_PYTHON_RESOURCES")
+    python_files = {name for name in present if name.endswith(".py")}
+    assert sorted(python_files - set(scripts)) == [], "not in MODULE_PYTHON_SCRIPTS"
+    assert sorted(present - python_files - set(resources)) == [], "not in MODULE_PYTHON_RESOURCES"
+    assert sorted(set(scripts + resources) - present) == [], "listed but not there"
+    assert scripts == sorted(scripts) and resources == sorted(resources), "keep the lists sorted"
+
+
+def test_the_installed_tree_holds_the_modules_files_and_nothing_else(repository: Path, extension) -> None:
+    expected = set()
+    for module in MODULES:
+        expected |= files_below(repository / module) - {"CMakeLists.txt"}
+    assert files_below(extension.modules) == expected
+    for name in expected:
+        copies = [(folder / name).read_bytes() for folder in (repository / "ConResSegmentation", extension.modules)]
+        assert copies[0] == copies[1], name
+
+
+def test_git_tracks_everything_that_is_installed(repository: Path, extension) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", *MODULES], cwd=repository, capture_output=True, text=True, check=True
+    )
+    tracked = {name.split("/", 1)[1] for name in listed.stdout.split("\0") if name}
+    assert sorted(files_below(extension.modules) - tracked) == []
+
+
+def members(archive: Path) -> dict[str, bytes]:
+    """The files of a .tar.gz or .zip by their path in it."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as opened:
+            return {name: opened.read(name) for name in opened.namelist() if not name.endswith("/")}
+    with tarfile.open(archive) as opened:
+        assert all(member.isfile() or member.isdir() for member in opened), "links and devices do not belong in here"
+        return {member.name: opened.extractfile(member).read() for member in opened if member.isfile()}
+
+
+@pytest.mark.parametrize(("built", "suffix"), [("extension", ".tar.gz"), ("windows_extension", ".zip")])
+def test_the_archive_is_one_that_slicer_installs_from_a_file(
+    built: str, suffix: str, request: pytest.FixtureRequest
+) -> None:
+    built_extension = request.getfixturevalue(built)
+    slicer = built_extension.slicer
+    assert re.fullmatch(
+        rf"[\w.]+-(linux|win)-amd64-ConResNet-git\w+-\d{{4}}-\d\d-\d\d{re.escape(suffix)}", built_extension.archive.name
+    )
+    files = members(built_extension.archive)
+    assert len({PurePosixPath(name).parts[0] for name in files}) == 1, "exactly one top folder"
+    inside = {PurePosixPath(*PurePosixPath(name).parts[1:]).as_posix() for name in files}
+    assert inside == files_below(built_extension.installed)
+    scripted = f"lib/Slicer-{slicer}/qt-scripted-modules/"
+    description = f"share/Slicer-{slicer}/ConResNet.s4ext"
+    assert {name for name in inside if not name.startswith(scripted)} == {description}
+    assert f"{scripted}ConResSegmentation.py" in inside
+
+
+def test_the_description_is_lines_of_key_and_value(extension) -> None:
+    text = (extension.installed / "share" / "Slicer-5.12" / "ConResNet.s4ext").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    values = dict(line.split(" ", 1) for line in lines)
+    assert len(values) == len(lines), "a key is there twice"
+    assert values["depends"] == "PyTorch"
+    assert values["enabled"] == "1"
+    assert values["homepage"].startswith("https://")
+    assert all(value.strip() for value in values.values())

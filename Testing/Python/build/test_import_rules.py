@@ -1,0 +1,153 @@
+"""Imports run one way: Slicer modules, their Lib, a process boundary, conresnet_training, conresnet."""
+
+from __future__ import annotations
+
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from build.imports import Import, import_graph, imports_of, module_name
+
+SLICER = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "PySide6"}
+TRAINING = {"monai", "lightning", "pytorch_lightning", "tensorboard", "conresnet_training"}
+
+# What Slicer's own process uses of the engine, and everything that these bring along.
+CORE = [
+    "conresnet",
+    "conresnet.errors",
+    "conresnet.foreground",
+    "conresnet.geometry",
+    "conresnet.grid",
+    "conresnet.image_files",
+    "conresnet.intensity",
+    "conresnet.model_list",
+    "conresnet.package",
+    "conresnet.protocol",
+    "conresnet.roi",
+]
+ENGINE = ["conresnet.__main__", "conresnet.networks", "conresnet.segmentation", "conresnet.worker"]
+
+# What a Slicer module file may import when it is loaded: nothing that a fresh Slicer lacks.
+SLICER_MODULE_MAY_IMPORT = {*sys.stdlib_module_names, "slicer", "vtk", "qt", "ctk", "SimpleITK", "numpy"}
+
+
+def sources(*folders: Path) -> list[Path]:
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def offending(root: Path, files: list[Path], is_wrong) -> list[str]:
+    """``file:line name`` for each import below ``root`` that ``is_wrong`` says is one."""
+    return [
+        f"{path.relative_to(root)}:{entry.line} {entry.module}"
+        for path in files
+        for entry in imports_of(path, root)
+        if is_wrong(entry)
+    ]
+
+
+@pytest.fixture(scope="module")
+def segmentation(repository: Path) -> Path:
+    return repository / "ConResSegmentation"
+
+
+@pytest.fixture(scope="module")
+def training(repository: Path) -> Path:
+    return repository / "ConResTraining"
+
+
+def run_blocked(modules: list[str], blocked: set[str], folder: Path) -> None:
+    """Import ``modules`` in a fresh interpreter in which ``blocked`` cannot be imported."""
+    code = "\n".join(
+        [
+            "import sys, importlib",
+            "class Blocked:",
+            "    def find_spec(self, name, path=None, target=None):",
+            f"        if name.split('.')[0] in {sorted(blocked)!r}:",
+            "            raise ImportError(name + ' is blocked')",
+            "sys.meta_path.insert(0, Blocked())",
+            f"for name in {modules!r}:",
+            "    importlib.import_module(name)",
+        ]
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=300
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_engine_imports_neither_slicer_nor_the_training_libraries(segmentation: Path) -> None:
+    files = sources(segmentation / "conresnet")
+    assert offending(segmentation, files, lambda entry: entry.top in SLICER | TRAINING) == []
+
+
+def test_the_engine_does_not_import_the_slicer_module(segmentation: Path) -> None:
+    files = sources(segmentation / "conresnet")
+    assert offending(segmentation, files, lambda entry: entry.top.startswith("ConRes")) == []
+
+
+def test_the_training_backend_never_imports_slicer(training: Path) -> None:
+    files = sources(training / "conresnet_training")
+    assert files
+    assert offending(training, files, lambda entry: entry.top in SLICER or entry.top.startswith("ConRes")) == []
+
+
+def test_slicer_module_files_import_only_what_a_fresh_slicer_has(segmentation: Path) -> None:
+    files = [*segmentation.glob("*.py"), *sources(segmentation / "ConResSegmentationLib")]
+
+    def is_wrong(entry: Import) -> bool:
+        ours = entry.top in {"conresnet", "ConResSegmentationLib"}
+        return entry.at_file_level and not ours and entry.top not in SLICER_MODULE_MAY_IMPORT
+
+    assert files
+    assert offending(segmentation, files, is_wrong) == []
+
+
+def test_slicer_module_files_never_import_torch(segmentation: Path) -> None:
+    """Not inside a function either: torch lives in the engine's process."""
+    files = [*segmentation.glob("*.py"), *sources(segmentation / "ConResSegmentationLib")]
+    assert offending(segmentation, files, lambda entry: entry.top in {"torch", "safetensors", *TRAINING}) == []
+
+
+def test_what_slicer_module_files_take_of_the_engine_needs_no_torch(segmentation: Path, tmp_path: Path) -> None:
+    files = [*segmentation.glob("*.py"), *sources(segmentation / "ConResSegmentationLib")]
+    engine = {module_name(path, segmentation) for path in sources(segmentation / "conresnet")}
+    taken = set()
+    for path in files:
+        for entry in imports_of(path, segmentation):
+            taken |= engine & {entry.module, f"{entry.module}.{entry.name}"}
+    assert taken
+    run_blocked(sorted(taken), {"torch", "safetensors", "click", *TRAINING}, tmp_path)
+
+
+def test_no_module_imports_itself_round_a_corner(segmentation: Path, training: Path) -> None:
+    graph = import_graph([segmentation, training])
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail("circular import: " + " <- ".join(error.args[1]))
+
+
+def test_the_core_imports_where_torch_is_blocked(tmp_path: Path) -> None:
+    run_blocked(CORE, {"torch", "nibabel", *SLICER, *TRAINING}, tmp_path)
+
+
+def test_the_engine_imports_where_slicer_and_the_training_libraries_are_blocked(tmp_path: Path) -> None:
+    run_blocked(ENGINE, {"nibabel", "scipy", *SLICER, *TRAINING}, tmp_path)
+
+
+def test_importing_the_package_loads_no_heavy_library(tmp_path: Path) -> None:
+    run_blocked(["conresnet"], {"torch", "numpy", "SimpleITK", "click"}, tmp_path)
+
+
+def test_names_are_unique_across_the_modules(repository: Path, segmentation: Path, training: Path) -> None:
+    """Installed, all modules of all extensions share one folder: no generic name, and none used twice."""
+    names = [path.stem for folder in (segmentation, training) for path in folder.glob("*.py")]
+    names += [path.name for folder in (segmentation, training) for path in folder.iterdir() if path.is_dir()]
+    names = [name for name in names if name not in {"Resources", "__pycache__"}]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if "conres" not in name.lower()] == []
+    assert not (segmentation / "__init__.py").exists()
+    assert not (training / "__init__.py").exists()
