@@ -1,0 +1,247 @@
+"""Bringing a case into the orientation and spacing a model wants, and the model's answer back onto the case's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.grid import Grid, Volume
+from conresnet.orientation import Reordering, axis_directions, reordering
+from conresnet.resampling import sample, translation
+from conresnet.roi import BoxROI
+
+_ALIGNED_DEGREES = 0.5
+_SAME_SPACING = 1e-3
+_SLAB = 16
+_MOST_VOXELS = 2**31
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSpace:
+    """How one case is brought to a model and back. Made by ``ModelSpace.fit``.
+
+    Args:
+        reference: the grid of the case's first channel, on which results are wanted.
+        orientation: three letters in array order, see ``conresnet.orientation``.
+        grid: the grid of the model's arrays (S, H, W), cut to the ROI.
+        exact: whether the model's voxels are the reference's own, merely reordered and cut.
+        roi: the box the result is wanted in, or None.
+        roi_mask: (S, H, W) bool, voxels inside a rotated ROI; None where the cut says it all, and where ``exact`` is
+            false, since ``from_model`` then limits the result to the box itself.
+        reorder: brings an array on ``reference`` into the model's axis order.
+        index_map: (4, 4) index in the model's array to index in the reordered reference.
+    """
+
+    reference: Grid
+    orientation: str
+    grid: Grid
+    exact: bool
+    roi: BoxROI | None
+    roi_mask: np.ndarray | None
+    reorder: Reordering
+    index_map: np.ndarray
+
+    @classmethod
+    def fit(
+        cls, reference: Grid, orientation: str, spacing: Sequence[float] | None = None, roi: BoxROI | None = None
+    ) -> ModelSpace:
+        """Plan the way from ``reference`` to a model and back.
+
+        Without ``spacing``, or with the image's own, voxels are only reordered: to the nearest axes where the image is
+        oblique. An image along the patient's axes (to half a degree) but of another spacing is resampled along its own
+        axes, around its own middle. An oblique one is resampled onto a grid along the patient's axes whose voxels lie
+        at multiples of the spacing, so that one anatomy gives the same voxels however obliquely it was stored.
+
+        Args:
+            orientation: three letters in array order, such as "SAR".
+            spacing: (S, H, W) mm, or None for the image's own.
+            roi: limits the model's array to the box's bounding box.
+
+        Raises:
+            UserError: "bad-orientation", "bad-spacing", "roi-outside", "roi-too-small" or "image-too-large".
+        """
+        reorder = reordering(reference, orientation)
+        source = reorder.grid(reference)
+        index_map, shape = _plan(source, axis_directions(orientation), spacing)
+        exact = bool(np.array_equal(index_map, np.eye(4)))
+        roi_mask = None
+        if roi is not None:
+            start, shape = _cut_to(roi, source, index_map, shape, exact)
+            index_map = index_map @ translation(start)
+        grid = Grid(shape, (source.array_affine @ index_map)[:, [2, 1, 0, 3]])
+        if np.prod(shape, dtype=float) > _MOST_VOXELS:
+            raise UserError(
+                "image-too-large",
+                f"The image takes {' x '.join(map(str, shape))} voxels at the model's spacing, which is too many; "
+                "draw an ROI around the structure, or check the image's spacing.",
+                shape=list(shape),
+            )
+        if roi is not None and not _along_axes(roi, grid):
+            mask = roi.contains(grid.array_affine, shape)
+            if not mask.any():
+                raise _too_small(roi)
+            roi_mask = mask if exact else None
+        return cls(reference, orientation, grid, exact, roi, roi_mask, reorder, index_map)
+
+    def to_model(self, volume: Volume, fill: float = 0.0) -> np.ndarray:
+        """A channel on the model's grid.
+
+        Args:
+            volume: on the reference grid or any other; another one is brought in by its place in the patient.
+            fill: value of places the volume does not cover, such as its background.
+
+        Returns:
+            (S, H, W): a view of the stored voxels where they are the model's own, else float32.
+        """
+        if volume.grid.matches(self.reference):
+            reorder, index_map = self.reorder, self.index_map
+        else:
+            reorder = reordering(volume.grid, self.orientation)
+            source = reorder.grid(volume.grid)
+            index_map = np.round(np.linalg.inv(source.array_affine) @ self.grid.array_affine, 7)
+        return sample(reorder.view(volume.array), index_map, self.grid.shape, fill, antialias=True)
+
+    def covered(self, grid: Grid) -> np.ndarray | None:
+        """(S, H, W) bool, model voxels that a channel on ``grid`` covers; None where it covers all."""
+        if self.exact and grid.matches(self.reference):
+            return None
+        mask = self.to_model(Volume(np.broadcast_to(np.uint8(1), grid.shape), grid, "mask"), 0) > 0.5
+        return None if mask.all() else mask
+
+    def output_view(self, array: np.ndarray) -> np.ndarray:
+        """The part of an array on the reference grid that the model's voxels are, in the model's order.
+
+        Args:
+            array: [k, j, i] or [c, k, j, i]; written to through the view.
+
+        Raises:
+            ValueError: where the model's voxels are not the reference's own; use ``from_model`` there.
+        """
+        if not self.exact:
+            raise ValueError("the model's voxels are not the image's own; use from_model")
+        start = np.rint(self.index_map[:3, 3]).astype(int)
+        cut = tuple(slice(a, a + size) for a, size in zip(start, self.grid.shape, strict=True))
+        return self.reorder.view(array)[(..., *cut)]
+
+    def reference_view(self, array: np.ndarray) -> np.ndarray:
+        """An array [k, j, i] or [c, k, j, i] on the reference grid as a writable view in the model's axis order."""
+        return self.reorder.view(array)
+
+    def from_model(self, array: np.ndarray, into: np.ndarray) -> None:
+        """Interpolate values on the model's grid linearly onto the reference grid; 0 outside the model's grid and ROI.
+
+        Args:
+            array: (S, H, W) or (c, S, H, W).
+            into: [k, j, i] or [c, k, j, i] on the reference grid, overwritten.
+        """
+        into[...] = 0
+        view = self.reference_view(into)
+        stacked = array if array.ndim == 4 else array[None]
+        for where, block in self.slabs_from_model(stacked):
+            view[(..., *where)] = block if array.ndim == 4 else block[0]
+
+    def slabs_from_model(self, array: np.ndarray) -> Iterator[tuple[tuple[slice, slice, slice], np.ndarray]]:
+        """``from_model`` a slab of slices at a time, so that several components never lie at full size at once.
+
+        Args:
+            array: (c, S, H, W) on the model's grid.
+
+        Yields:
+            (where, block): ``reference_view(result)[where]`` is what ``block``, (c, ...) float32, belongs to. Places
+            that no block covers are 0.
+        """
+        source = self.reorder.grid(self.reference)
+        low, high = _bounding_indices(self.grid.corners(), source, outward=True)
+        low, high = np.maximum(low, 0), np.minimum(high, np.array(source.shape) - 1)
+        if (high < low).any():
+            return
+        to_array = np.linalg.inv(self.index_map)
+        # Slabs along the axis the result is stored slice by slice in.
+        axis = self.reorder.axes.index(0)
+        for first in range(low[axis], high[axis] + 1, _SLAB):
+            start, stop = low.copy(), high + 1
+            start[axis], stop[axis] = first, min(first + _SLAB, high[axis] + 1)
+            slab_map, shape = to_array @ translation(start), tuple(int(size) for size in stop - start)
+            block = np.stack([sample(component, slab_map, shape) for component in array]).astype(np.float32, copy=False)
+            if self.roi is not None:
+                block *= self.roi.contains(source.array_affine @ translation(start), shape)
+            yield tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)), block
+
+
+def _plan(source: Grid, directions: np.ndarray, spacing: Sequence[float] | None) -> tuple[np.ndarray, tuple]:
+    """(index in the model's array to index in the reordered image, the model's shape), before any ROI."""
+    if spacing is None:
+        return np.eye(4), source.shape
+    wanted = np.array(spacing, dtype=np.float64)
+    if wanted.shape != (3,) or not (np.isfinite(wanted).all() and (wanted > 0).all()):
+        raise UserError("bad-spacing", f"The model's spacing {spacing!r} is not three positive numbers of mm.")
+    own = np.round(source.spacing[::-1], 6)
+    same = np.abs(own - wanted) <= _SAME_SPACING
+    cosines = (source.direction[:, ::-1] * directions).sum(axis=0)
+    if (cosines >= np.cos(np.radians(_ALIGNED_DEGREES))).all():
+        step = np.where(same, 1.0, wanted / own)
+        shape = np.where(same, source.shape, np.maximum(1, np.rint(np.array(source.shape) / step)))
+        index_map = np.diag([*step, 1.0])
+        index_map[:3, 3] = (np.array(source.shape) - 1 - (shape - 1) * step) / 2
+        return index_map, tuple(int(size) for size in shape)
+    grid = Grid((1, 1, 1), _affine(directions * wanted, np.zeros(3))[:, [2, 1, 0, 3]])
+    low, high = _bounding_indices(source.corners(), grid, outward=False)
+    high = np.maximum(low, high)
+    affine = _affine(directions * wanted, directions @ (low * wanted))
+    # The middle is the same for every storage; the origin is whichever corner the file begins with.
+    middle = np.round(source.center, 6)
+    linear = np.round(source.array_affine[:3, :3], 9)
+    centered = _affine(linear, middle - linear @ ((np.array(source.shape) - 1) / 2))
+    return np.linalg.inv(centered) @ affine, tuple(int(size) for size in high - low + 1)
+
+
+def _affine(linear: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = linear, origin
+    return matrix
+
+
+def _bounding_indices(corners: np.ndarray, grid: Grid, outward: bool) -> tuple[np.ndarray, np.ndarray]:
+    """First and last array index of the voxel centers inside the corners' bounding box; ``outward``: that cover it."""
+    inverse = np.linalg.inv(grid.array_affine)
+    indices = corners @ inverse[:3, :3].T + inverse[:3, 3]
+    low, high = indices.min(axis=0), indices.max(axis=0)
+    if outward:
+        return np.floor(low + 1e-3).astype(int), np.ceil(high - 1e-3).astype(int)
+    return np.ceil(low - 1e-3).astype(int), np.floor(high + 1e-3).astype(int)
+
+
+def _cut_to(
+    roi: BoxROI, source: Grid, index_map: np.ndarray, shape: tuple[int, ...], exact: bool
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Start and shape of the model voxels in the ROI's bounding box; those that cover it where they are resampled."""
+    grid = Grid(shape, (source.array_affine @ index_map)[:, [2, 1, 0, 3]])
+    inner_low, inner_high = _bounding_indices(roi.corners(), grid, outward=False)
+    if (inner_low > np.array(shape) - 1).any() or (inner_high < 0).any():
+        raise UserError(
+            "roi-outside",
+            f"The ROI ({roi}) lies outside the image; move it onto the structure, in RAS mm as Slicer shows it.",
+            roi=roi.to_dict(),
+        )
+    if (inner_high < inner_low).any():
+        raise _too_small(roi)
+    low, high = (inner_low, inner_high) if exact else _bounding_indices(roi.corners(), grid, outward=True)
+    low, high = np.maximum(low, 0), np.minimum(high, np.array(shape) - 1)
+    return low, tuple(int(size) for size in high - low + 1)
+
+
+def _along_axes(roi: BoxROI, grid: Grid) -> bool:
+    """Whether the box's faces are parallel to the grid's, so that cutting the grid says all there is to say."""
+    cosines = np.abs(roi.axes.T @ grid.direction)
+    return bool(np.allclose(np.sort(cosines, axis=0), [[0] * 3, [0] * 3, [1] * 3], atol=1e-4))
+
+
+def _too_small(roi: BoxROI) -> UserError:
+    return UserError(
+        "roi-too-small",
+        f"The ROI ({roi}) holds no voxel of the image; move it onto the structure, or make it larger.",
+        roi=roi.to_dict(),
+    )

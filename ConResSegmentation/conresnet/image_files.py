@@ -1,0 +1,129 @@
+"""Images in files: reading what the user gives, writing what we answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from conresnet.dicom_series import read_series
+from conresnet.errors import UserError
+from conresnet.grid import Grid, Volume
+from conresnet.image_checks import ImageFile, check_kind, check_volume, grid_of, not_an_image, quiet_itk
+from conresnet.nifti_files import is_nifti, read_nifti, write_nifti
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read one 3-D image: NIfTI, NRRD, MetaImage or whatever else SimpleITK reads, or a folder with one DICOM series.
+
+    Raises:
+        UserError: with one sentence that names the file, as ``read_channels``.
+    """
+    return read_channels([path], ["image"])[0]
+
+
+def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> list[Volume]:
+    """Read a case: one file a channel in the model's order, or one 4-D file that holds them all.
+
+    Args:
+        paths: files, or folders with one DICOM series each.
+        channel_names: the model's, for messages.
+
+    Raises:
+        UserError: "wrong-channel-count", "image-not-found", "cannot-read", "not-an-image", "image-2d", "image-4d",
+            "image-color", "image-complex", those of ``check_volume``, and for folders those of
+            ``conresnet.dicom_series``.
+    """
+    names = ", ".join(channel_names)
+    if len(paths) == 1 and len(channel_names) > 1:
+        path = Path(paths[0])
+        image = _read(path)
+        if len(image.components) != len(channel_names):
+            raise UserError(
+                "wrong-channel-count",
+                f"{path} holds {len(image.components)} {_images(len(image.components))}, but the model takes "
+                f"{len(channel_names)} channels ({names}); give one file a channel, or a 4-D file that holds them all.",
+                path=str(path),
+                given=len(image.components),
+                wanted=len(channel_names),
+            )
+        labels = [f"{path} ({name})" for name in channel_names]
+        volumes = [Volume(array, image.grid, label) for array, label in zip(image.components, labels, strict=True)]
+    elif len(paths) == len(channel_names):
+        volumes = [_read_single(Path(path)) for path in paths]
+    else:
+        raise UserError(
+            "wrong-channel-count",
+            f"{len(paths)} {_images(len(paths))} were given ({', '.join(map(str, paths))}), but the model takes "
+            f"{len(channel_names)} ({names}).",
+            given=len(paths),
+            wanted=len(channel_names),
+        )
+    for volume in volumes:
+        check_volume(volume)
+    return volumes
+
+
+def write_volume(array: np.ndarray, grid: Grid, path: str | Path) -> None:
+    """Write one or several 3-D images as .nii or .nii.gz, whole or not at all.
+
+    Args:
+        array: [k, j, i], or [c, k, j, i], which becomes a 4-D file with the components last. Booleans are written as
+            uint8 and half precision as float32, which NIfTI knows.
+        grid: of each component.
+        path: its folder must exist.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    write_nifti(array, grid, Path(path))
+
+
+def _read_single(path: Path) -> Volume:
+    image = _read(path)
+    if len(image.components) != 1:
+        raise UserError(
+            "image-4d",
+            f"{path} holds {len(image.components)} images where one 3-D image is wanted; split it first.",
+            path=str(path),
+            count=len(image.components),
+        )
+    return Volume(image.components[0], image.grid, str(path))
+
+
+def _read(path: Path) -> ImageFile:
+    if path.is_dir():
+        return read_series(path)
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except FileNotFoundError as error:
+        raise UserError("image-not-found", f"The image {path} does not exist.", path=str(path)) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError("cannot-read", f"The image {path} cannot be read ({reason}).", path=str(path)) from error
+    if is_nifti(path):
+        return read_nifti(path)
+    return _read_with_itk(path)
+
+
+def _read_with_itk(path: Path) -> ImageFile:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with quiet_itk():
+            reader.ReadImageInformation()
+            check_kind(path, reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
+            image = reader.Execute()
+    except RuntimeError as error:
+        raise not_an_image(path) from error
+    array = sitk.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)
+    return ImageFile(array.reshape(-1, *array.shape[-3:]), grid_of(image))
+
+
+def _images(count: int) -> str:
+    return "image" if count == 1 else "images"

@@ -1,0 +1,107 @@
+"""NIfTI files: read with nibabel, which notices a file that ends too early where ITK does not; written whole or not."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import nibabel
+import nibabel.imageglobals
+import numpy as np
+import SimpleITK as sitk
+from nibabel.openers import ImageOpener
+
+from conresnet.atomic_file import replacing
+from conresnet.errors import UserError
+from conresnet.grid import Grid
+from conresnet.image_checks import (
+    ImageFile,
+    absurd_spacing,
+    color_image,
+    complex_image,
+    grid_of,
+    not_an_image,
+    quiet_itk,
+)
+
+_NOT_READABLE = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, ValueError, EOFError)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the name says so: .nii or .nii.gz."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def read_nifti(path: Path) -> ImageFile:
+    """Read a .nii or .nii.gz file with one or several 3-D images.
+
+    Where the header holds two transforms that differ, the one is taken that ITK, and so Slicer, takes; where ITK
+    refuses both because their axes are not exactly at right angles, the one nibabel takes.
+
+    Raises:
+        UserError: "not-an-image", "image-2d", "image-color", "image-complex", "absurd-spacing".
+    """
+    try:
+        with nibabel.imageglobals.LoggingOutputSuppressor():
+            image = nibabel.load(path, mmap=False)
+            _check_header(image, path)
+            array = _voxels(image)
+    except (*_NOT_READABLE, OSError, zlib.error) as error:
+        raise not_an_image(path) from error
+    return ImageFile(array, _grid(image, path))
+
+
+def _check_header(image: nibabel.Nifti1Image, path: Path) -> None:
+    if len(image.shape) < 3:
+        raise UserError("image-2d", f"{path} is a 2-D image; a 3-D volume is wanted.", path=str(path))
+    dtype = image.get_data_dtype()
+    if dtype.names:
+        raise color_image(path)
+    if dtype.kind == "c":
+        raise complex_image(path)
+    # Both libraries silently take 1 mm for a size of 0 and drop a minus sign: look at what the file says.
+    with ImageOpener(path) as file:
+        sizes = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4]
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise absurd_spacing(str(path), sizes)
+    if not np.isfinite(image.affine).all():
+        raise absurd_spacing(str(path), np.linalg.norm(image.affine[:3, :3], axis=0))
+
+
+def _voxels(image: nibabel.Nifti1Image) -> np.ndarray:
+    """(c, k, j, i) in the stored type; scaled as the header says, then in float32 where that holds the stored type."""
+    proxy = image.dataobj
+    slope, intercept = proxy.slope, proxy.inter
+    array = np.asanyarray(proxy.get_unscaled())
+    if (slope, intercept) != (1, 0):
+        kind = np.float32 if np.can_cast(array.dtype, np.float32, "safe") else np.float64
+        array = array.astype(kind)
+        array *= kind(slope)
+        array += kind(intercept)
+    array = array.T.reshape(-1, *array.shape[2::-1])
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _grid(image: nibabel.Nifti1Image, path: Path) -> Grid:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with quiet_itk():
+            reader.ReadImageInformation()
+        return grid_of(reader)
+    except RuntimeError:
+        return Grid(image.shape[2::-1], image.affine)
+
+
+def write_nifti(array: np.ndarray, grid: Grid, path: Path) -> None:
+    """See ``conresnet.image_files.write_volume``."""
+    if not is_nifti(path):
+        raise UserError("cannot-write", f"{path} cannot be written: name it .nii or .nii.gz.", path=str(path))
+    array = array.astype({"bool": np.uint8, "float16": np.float32}.get(array.dtype.name, array.dtype), copy=False)
+    components_last = array.transpose(3, 2, 1, 0) if array.ndim == 4 else array.T
+    image = nibabel.Nifti1Image(components_last, grid.affine, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(grid.affine, code="scanner")
+    image.set_qform(grid.affine, code="scanner")
+    with replacing(path) as temporary:
+        nibabel.save(image, temporary)

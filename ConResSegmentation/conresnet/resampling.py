@@ -1,0 +1,157 @@
+"""Bringing the values of one voxel grid onto another, by the affine map between their array indices.
+
+Working in indices instead of mm keeps the result independent of how an image was stored: two storages of one image
+give the same map to the last bit, while their origins in mm may differ by rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+from conresnet.grid import box_corners
+
+#: Voxels by which a position may be off before interpolating is worth more than leaving the values alone.
+TOLERANCE = 0.01
+
+_ITK_TYPES = tuple(np.dtype(name) for name in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
+
+
+def translation(offset: Sequence[float]) -> np.ndarray:
+    """(4, 4) matrix that adds ``offset``."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = offset
+    return matrix
+
+
+def sample(
+    array: np.ndarray, index_map: np.ndarray, shape: Sequence[int], fill: float = 0.0, antialias: bool = False
+) -> np.ndarray:
+    """The values of ``array`` on another grid.
+
+    Args:
+        array: (S, H, W) of any real type.
+        index_map: (4, 4) index on the wanted grid (s, h, w, 1) to index in ``array``.
+        shape: of the wanted grid.
+        fill: value of places beyond the outer faces of ``array``'s voxels.
+        antialias: average over what a voxel of the wanted grid covers, where that is more than a voxel of ``array``.
+
+    Returns:
+        Array of ``shape``: a view of ``array`` where the grids coincide and the wanted one lies inside, a copy of its
+        type where it sticks out, else linearly interpolated float32.
+    """
+    shape = tuple(int(size) for size in shape)
+    offset = np.rint(index_map[:3, 3])
+    if _moves_at_most(index_map - translation(offset), shape, TOLERANCE):
+        return _cut(array, offset.astype(int), shape, fill)
+    off_diagonal = index_map.copy()
+    off_diagonal[[0, 1, 2, 3], [0, 1, 2, 3]] = 0
+    off_diagonal[:3, 3] = 0
+    if _moves_at_most(off_diagonal, shape, TOLERANCE):
+        return _sample_along_axes(array, index_map, shape, fill, antialias)
+    return _sample_oblique(array, index_map, shape, fill, antialias)
+
+
+def _moves_at_most(difference: np.ndarray, shape: Sequence[int], tolerance: float) -> bool:
+    corners = box_corners(np.zeros(3), np.array(shape) - 1.0)
+    return bool(np.abs(corners @ difference[:3, :3].T + difference[:3, 3]).max() <= tolerance)
+
+
+def _cut(array: np.ndarray, offset: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
+    """``array[offset:offset + shape]``, with ``fill`` where that lies outside."""
+    low = np.clip(offset, 0, array.shape)
+    high = np.clip(offset + shape, low, array.shape)
+    inside = array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    if inside.shape == shape:
+        return inside
+    dtype = array.dtype
+    if np.array(fill).astype(dtype) != fill:
+        dtype = np.dtype(np.float32)
+    result = np.full(shape, fill, dtype=dtype)
+    result[tuple(slice(a, b) for a, b in zip(low - offset, high - offset, strict=True))] = inside
+    return result
+
+
+def _sample_along_axes(
+    array: np.ndarray, index_map: np.ndarray, shape: tuple[int, ...], fill: float, antialias: bool
+) -> np.ndarray:
+    """One axis after the other: those that lose most voxels first, which keeps what is in between small."""
+    outside = []
+    for axis in sorted(range(3), key=lambda axis: (shape[axis] / array.shape[axis], axis)):
+        step, offset, count = index_map[axis, axis], index_map[axis, 3], array.shape[axis]
+        positions = np.round(offset + step * np.arange(shape[axis]), 6)
+        outside.append((axis, (positions < -0.5 - TOLERANCE) | (positions > count - 0.5 + TOLERANCE)))
+        if shape[axis] == count and np.array_equal(positions, np.arange(count)):
+            continue
+        array = resample_axis(array, axis, positions, max(1.0, abs(step)) if antialias else 1.0)
+    result = array.astype(np.float32, copy=False)
+    for axis, flags in outside:
+        if flags.any():
+            np.moveaxis(result, axis, 0)[flags] = fill
+    return result
+
+
+def resample_axis(array: np.ndarray, axis: int, positions: np.ndarray, width: float = 1.0) -> np.ndarray:
+    """Values at ``positions`` (in voxels) along one axis, edge values continuing outside.
+
+    Args:
+        width: half-width in voxels of the triangle that weighs the neighbors; 1 is linear interpolation, more averages.
+
+    Returns:
+        float32 array in memory order of its axes.
+    """
+    source = np.moveaxis(array, axis, 0)
+    count = source.shape[0]
+    shape = list(array.shape)
+    shape[axis] = len(positions)
+    result = np.empty(shape, dtype=np.float32)
+    target = np.moveaxis(result, axis, 0)
+    for row, position in enumerate(np.clip(positions, 0, count - 1)):
+        first = max(0, int(np.ceil(position - width)))
+        last = min(count - 1, int(np.floor(position + width)))
+        weights = np.maximum(0.0, 1.0 - np.abs(np.arange(first, last + 1) - position) / width)
+        taps = [(first + tap, weight) for tap, weight in enumerate(weights / weights.sum()) if weight > 0]
+        tap, weight = taps[0]
+        np.multiply(source[tap], np.float32(weight), out=target[row], casting="unsafe")
+        for tap, weight in taps[1:]:
+            target[row] += (source[tap] * np.float32(weight)).astype(np.float32, copy=False)
+    return result
+
+
+def _sample_oblique(
+    array: np.ndarray, index_map: np.ndarray, shape: tuple[int, ...], fill: float, antialias: bool
+) -> np.ndarray:
+    """Through SimpleITK, on only that part of ``array`` that the wanted grid touches."""
+    widths = np.linalg.norm(index_map[:3, :3], axis=1)
+    # Linear interpolation already averages over one voxel; variances of blurs add.
+    widths = np.sqrt(np.maximum(widths**2 - 1, 0)) if antialias else np.zeros(3)
+    touched = box_corners(np.zeros(3), np.array(shape) - 1.0) @ index_map[:3, :3].T + index_map[:3, 3]
+    margin = 2 + np.ceil(widths)
+    low = np.maximum(np.floor(touched.min(axis=0) - margin), 0).astype(int)
+    high = np.minimum(np.ceil(touched.max(axis=0) + margin) + 1, array.shape).astype(int)
+    if (high <= low).any():
+        return np.full(shape, fill, dtype=np.float32)
+    part = array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    for axis in range(3):
+        if widths[axis] > 1:
+            part = resample_axis(part, axis, np.arange(part.shape[axis], dtype=float), widths[axis])
+    if part.dtype not in _ITK_TYPES:
+        part = part.astype(np.float32)
+    image = sitk.GetImageFromArray(part)
+    # ITK counts axes the other way round: x is the last array axis.
+    matrix, offset = index_map[:3, :3][::-1, ::-1], (index_map[:3, 3] - low)[::-1]
+    transform = sitk.AffineTransform(matrix.ravel().tolist(), offset.tolist())
+    resampled = sitk.Resample(
+        image,
+        shape[::-1],
+        transform,
+        sitk.sitkLinear,
+        (0.0,) * 3,
+        (1.0,) * 3,
+        np.eye(3).ravel().tolist(),
+        fill,
+        sitk.sitkFloat32,
+    )
+    return sitk.GetArrayFromImage(resampled)
