@@ -67,7 +67,8 @@ def _only_series(folder: Path) -> list[str]:
         found = "; ".join(f"{_describe(names[0])} ({len(names)} files)" for names in files.values())
         raise UserError(
             "dicom-several",
-            f"The folder {folder} holds {len(series)} DICOM series ({found}); put the wanted one in a folder of its own.",
+            f"The folder {folder} holds {len(series)} DICOM series ({found}); "
+            "put the wanted one in a folder of its own.",
             path=str(folder),
             series=list(series),
         )
@@ -145,12 +146,14 @@ def _regular_grid(folder: Path, slices: list[_Slice]) -> Grid:
     if distance <= 0:
         raise _uneven(folder, "several lie at the same place")
     shift = float(np.linalg.norm(travel - extent * normal))
-    if np.degrees(np.arctan2(shift, extent)) > _TILT_DEGREES and shift > min(first.spacing) / 2:
+    tilt = float(np.degrees(np.arctan2(shift, extent)))
+    if tilt > _TILT_DEGREES and shift > min(first.spacing) / 2:
         raise UserError(
             "dicom-tilt",
-            f"The DICOM slices in {folder} are sheared by {np.degrees(np.arctan2(shift, extent)):.1f} degrees of gantry "
-            "tilt; correct it first, for example with Slicer's DICOM module.",
+            f"The DICOM slices in {folder} are sheared by {tilt:.1f} degrees of gantry tilt; "
+            "correct it first, for example with Slicer's DICOM module.",
             path=str(folder),
+            degrees=tilt,
         )
     heights = np.array([float((piece.position - first.position) @ normal) for piece in slices])
     gaps = np.diff(heights)

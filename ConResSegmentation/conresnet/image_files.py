@@ -12,7 +12,6 @@ from conresnet.dicom_series import read_series
 from conresnet.errors import UserError
 from conresnet.grid import Grid, Volume
 from conresnet.image_checks import ImageFile, check_kind, check_volume, grid_of, not_an_image, quiet_itk
-from conresnet.nifti_files import is_nifti, read_nifti, write_nifti
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -78,7 +77,12 @@ def write_volume(array: np.ndarray, grid: Grid, path: str | Path) -> None:
     Raises:
         UserError: "disk-full" or "cannot-write".
     """
-    write_nifti(array, grid, Path(path))
+    path = Path(path)
+    if not _is_nifti(path):
+        raise UserError("cannot-write", f"{path} cannot be written: name it .nii or .nii.gz.", path=str(path))
+    from conresnet.nifti_files import write_nifti
+
+    write_nifti(array, grid, path)
 
 
 def _read_single(path: Path) -> Volume:
@@ -104,7 +108,9 @@ def _read(path: Path) -> ImageFile:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError("cannot-read", f"The image {path} cannot be read ({reason}).", path=str(path)) from error
-    if is_nifti(path):
+    if _is_nifti(path):
+        from conresnet.nifti_files import read_nifti
+
         return read_nifti(path)
     return _read_with_itk(path)
 
@@ -123,6 +129,10 @@ def _read_with_itk(path: Path) -> ImageFile:
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
     return ImageFile(array.reshape(-1, *array.shape[-3:]), grid_of(image))
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.lower().endswith((".nii", ".nii.gz"))
 
 
 def _images(count: int) -> str:

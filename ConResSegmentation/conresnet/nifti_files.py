@@ -1,8 +1,13 @@
-"""NIfTI files: read with nibabel, which notices a file that ends too early where ITK does not; written whole or not."""
+"""NIfTI files, with nibabel: it notices a file that ends too early, in reading and in writing, where ITK does not.
+
+Only who reads or writes NIfTI files needs nibabel: the engine inside Slicer gets its arrays from Slicer.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
@@ -27,11 +32,6 @@ from conresnet.image_checks import (
 _NOT_READABLE = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, ValueError, EOFError)
 
 
-def is_nifti(path: Path) -> bool:
-    """Whether the name says so: .nii or .nii.gz."""
-    return path.name.lower().endswith((".nii", ".nii.gz"))
-
-
 def read_nifti(path: Path) -> ImageFile:
     """Read a .nii or .nii.gz file with one or several 3-D images.
 
@@ -42,13 +42,23 @@ def read_nifti(path: Path) -> ImageFile:
         UserError: "not-an-image", "image-2d", "image-color", "image-complex", "absurd-spacing".
     """
     try:
-        with nibabel.imageglobals.LoggingOutputSuppressor():
+        with _quiet_nibabel():
             image = nibabel.load(path, mmap=False)
             _check_header(image, path)
             array = _voxels(image)
     except (*_NOT_READABLE, OSError, zlib.error) as error:
         raise not_an_image(path) from error
     return ImageFile(array, _grid(image, path))
+
+
+@contextlib.contextmanager
+def _quiet_nibabel() -> Iterator[None]:
+    """Keep nibabel's remarks about headers off stderr; ``_check_header`` says what matters."""
+    was, nibabel.imageglobals.logger.disabled = nibabel.imageglobals.logger.disabled, True
+    try:
+        yield
+    finally:
+        nibabel.imageglobals.logger.disabled = was
 
 
 def _check_header(image: nibabel.Nifti1Image, path: Path) -> None:
@@ -95,8 +105,6 @@ def _grid(image: nibabel.Nifti1Image, path: Path) -> Grid:
 
 def write_nifti(array: np.ndarray, grid: Grid, path: Path) -> None:
     """See ``conresnet.image_files.write_volume``."""
-    if not is_nifti(path):
-        raise UserError("cannot-write", f"{path} cannot be written: name it .nii or .nii.gz.", path=str(path))
     array = array.astype({"bool": np.uint8, "float16": np.float32}.get(array.dtype.name, array.dtype), copy=False)
     components_last = array.transpose(3, 2, 1, 0) if array.ndim == 4 else array.T
     image = nibabel.Nifti1Image(components_last, grid.affine, dtype=array.dtype)
