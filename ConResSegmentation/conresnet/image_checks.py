@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,13 +100,28 @@ def absurd_spacing(name: str, spacing: Sequence[float]) -> UserError:
 
 @contextlib.contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Keep ITK's warnings about odd headers off stderr, where the command line prints one sentence of its own."""
+    """Keep what ITK and the libraries in it print off stderr, where the command line prints one sentence of its own.
+
+    Some write to file descriptor 2 themselves, so that is what is turned away for the while.
+    """
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.GlobalWarningDisplayOff()
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a program without a console has no descriptor 2
+            _turn_away_stderr(stack)
+        try:
+            yield
+        finally:
+            sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _turn_away_stderr(stack: contextlib.ExitStack) -> None:
+    kept = os.dup(2)
+    stack.callback(os.close, kept)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    stack.callback(os.close, nowhere)
+    os.dup2(nowhere, 2)
+    stack.callback(os.dup2, kept, 2)
 
 
 def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:

@@ -6,15 +6,16 @@ Only who reads or writes NIfTI files needs nibabel: the engine inside Slicer get
 from __future__ import annotations
 
 import contextlib
+import gzip
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import nibabel
 import nibabel.imageglobals
 import numpy as np
 import SimpleITK as sitk
-from nibabel.openers import ImageOpener
 
 from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
@@ -41,11 +42,12 @@ def read_nifti(path: Path) -> ImageFile:
     Raises:
         UserError: "not-an-image", "image-2d", "image-color", "image-complex", "absurd-spacing".
     """
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with _quiet_nibabel():
-            image = nibabel.load(path, mmap=False)
-            _check_header(image, path)
+        with _quiet_nibabel(), opened(path, "rb") as file:
+            image = _image(file, path)
             array = _voxels(image)
+            file.read()  # to the end, where gzip keeps the checksum
     except (*_NOT_READABLE, OSError, zlib.error) as error:
         raise not_an_image(path) from error
     return ImageFile(array, _grid(image, path))
@@ -53,7 +55,7 @@ def read_nifti(path: Path) -> ImageFile:
 
 @contextlib.contextmanager
 def _quiet_nibabel() -> Iterator[None]:
-    """Keep nibabel's remarks about headers off stderr; ``_check_header`` says what matters."""
+    """Keep nibabel's remarks about headers off stderr; ``_image`` says what matters."""
     was, nibabel.imageglobals.logger.disabled = nibabel.imageglobals.logger.disabled, True
     try:
         yield
@@ -61,7 +63,18 @@ def _quiet_nibabel() -> Iterator[None]:
         nibabel.imageglobals.logger.disabled = was
 
 
-def _check_header(image: nibabel.Nifti1Image, path: Path) -> None:
+def _image(file: BinaryIO, path: Path) -> nibabel.Nifti1Image:
+    """The image in an open file, its header checked and its voxels not yet read."""
+    size = file.read(4)
+    kinds = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
+    kind = next((kinds[n] for order in ("little", "big") if (n := int.from_bytes(size, order)) in kinds), None)
+    if kind is None:
+        raise not_an_image(path)
+    file.seek(0)
+    # Both libraries silently take 1 mm for a size of 0 and drop a minus sign: look at what the file says.
+    sizes = kind.header_class.from_fileobj(file, check=False)["pixdim"][1:4]
+    file.seek(0)
+    image = kind.from_file_map(kind.make_file_map({"header": file, "image": file}))
     if len(image.shape) < 3:
         raise UserError("image-2d", f"{path} is a 2-D image; a 3-D volume is wanted.", path=str(path))
     dtype = image.get_data_dtype()
@@ -69,13 +82,11 @@ def _check_header(image: nibabel.Nifti1Image, path: Path) -> None:
         raise color_image(path)
     if dtype.kind == "c":
         raise complex_image(path)
-    # Both libraries silently take 1 mm for a size of 0 and drop a minus sign: look at what the file says.
-    with ImageOpener(path) as file:
-        sizes = type(image.header).from_fileobj(file, check=False)["pixdim"][1:4]
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         raise absurd_spacing(str(path), sizes)
     if not np.isfinite(image.affine).all():
         raise absurd_spacing(str(path), np.linalg.norm(image.affine[:3, :3], axis=0))
+    return image
 
 
 def _voxels(image: nibabel.Nifti1Image) -> np.ndarray:
