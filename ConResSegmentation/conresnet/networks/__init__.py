@@ -1,0 +1,25 @@
+"""Networks by name. One file a paper; the blocks they share lie beside them."""
+
+from torch import nn
+
+from conresnet.networks.conresnet import ConResNet
+
+NETWORKS: dict[str, type[nn.Module]] = {"conresnet": ConResNet}
+
+
+def build_network(kind: str, arguments: dict) -> nn.Module:
+    """Make a network with fresh weights.
+
+    Args:
+        kind: a key of ``NETWORKS``.
+        arguments: its constructor's keyword arguments.
+
+    Raises:
+        ValueError: an unknown name, an unknown argument or one out of range.
+    """
+    if kind not in NETWORKS:
+        raise ValueError(f"There is no network {kind!r}; known are {', '.join(sorted(NETWORKS))}.")
+    try:
+        return NETWORKS[kind](**arguments)
+    except TypeError as error:
+        raise ValueError(f"The arguments of network {kind!r} do not fit: {error}.") from error

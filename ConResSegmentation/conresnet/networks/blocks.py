@@ -1,0 +1,83 @@
+"""Blocks that the networks share: weight-standardized convolution, pre-activation, residual block, resizing."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 8
+"""Groups of every group norm (paper III-A); channel counts are therefore multiples of eight."""
+
+VARIANCE_EPSILON = 1e-12
+
+
+class StandardizedConv3d(nn.Conv3d):
+    """3-D convolution whose filters have zero mean and unit variance [37], without bias, padded to keep the size.
+
+    ``fold()`` writes the standardized filters into ``weight`` once, so that inference does not repeat it a window.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1):
+        padding = dilation * (kernel_size - 1) // 2
+        super().__init__(inputs, outputs, kernel_size, stride, padding, dilation, bias=False)
+        self.folded = False
+
+    def standardized_weight(self) -> Tensor:
+        """The filters as they act: (outputs, inputs, k, k, k), unbiased variance 1 a filter."""
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3, 4), keepdim=True)
+        return (self.weight - mean) * torch.rsqrt(variance + VARIANCE_EPSILON)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Make ``weight`` the standardized filters; idempotent, and for inference only."""
+        if not self.folded:
+            self.weight.copy_(self.standardized_weight())
+            self.folded = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.folded else self.standardized_weight()
+        return F.conv3d(x, weight, None, self.stride, self.padding, self.dilation)
+
+
+class NormActivation(nn.GroupNorm):
+    """Group norm with eight groups, then ReLU: what stands before a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__(GROUPS, channels, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu_(super().forward(x))
+
+
+class PreActivatedConv(nn.Module):
+    """Norm, ReLU, 3x3x3 convolution; with ``dropout``, whole channels are dropped in between while training."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, dilation: int = 1, dropout: float = 0.0):
+        super().__init__()
+        self.norm = NormActivation(inputs)
+        self.dropout = dropout
+        self.conv = StandardizedConv3d(inputs, outputs, stride=stride, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        if self.dropout and self.training:
+            x = F.dropout3d(x, self.dropout)
+        return self.conv(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two pre-activated convolutions around an identity (paper III-A: nine of them make the encoder)."""
+
+    def __init__(self, channels: int, dilation: int = 1):
+        super().__init__()
+        self.first = PreActivatedConv(channels, channels, dilation=dilation)
+        self.second = PreActivatedConv(channels, channels, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)).add_(x)
+
+
+def resize(x: Tensor, size: torch.Size) -> Tensor:
+    """Trilinear interpolation to the spatial ``size`` (S, H, W), corners aligned."""
+    if x.shape[2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode="trilinear", align_corners=True)
