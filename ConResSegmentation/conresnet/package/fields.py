@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
@@ -9,6 +10,8 @@ from conresnet.errors import UserError
 
 LONGEST_TEXT = 20_000
 LONGEST_INTEGER = 20
+# Control characters steer terminals, and lone surrogates cannot be written as UTF-8; line breaks and tabs are text.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Item = TypeVar("Item")
 
@@ -123,8 +126,7 @@ class Fields:
         if default is not None and not self.has(key):
             return default
         value = self.value(key)
-        if not isinstance(value, str) or len(value) > LONGEST_TEXT:
-            self.refuse(key, f"must be text of at most {LONGEST_TEXT} characters, but is {_shown(value)}")
+        self._check_text(key, value)
         if default is None and not value.strip():
             self.refuse(key, "must not be empty")
         return value
@@ -157,16 +159,16 @@ class Fields:
         if not self.has(key):
             return ()
         values = self._list(key, 0, most)
-        if not all(isinstance(value, str) and len(value) <= LONGEST_TEXT for value in values):
-            self.refuse(key, f"must be a list of texts, but is {_shown(list(values))}")
+        for value in values:
+            self._check_text(key, value)
         return tuple(values)
 
     def plain_object(self, key: str) -> dict[str, Any]:
-        """An object whose meaning belongs to another room; only its numbers are checked to be finite."""
+        """An object whose meaning belongs to another room; only its numbers and texts are checked."""
         value = self.value(key)
         if not isinstance(value, Mapping):
             self.refuse(key, f"must be an object, but is {_shown(value)}")
-        self._check_finite(key, value)
+        self._check_leaves(key, value)
         return dict(value)
 
     def plain_objects(self, key: str, most: int = 100) -> tuple[dict[str, Any], ...]:
@@ -176,7 +178,7 @@ class Fields:
         values = self._list(key, 0, most)
         if not all(isinstance(value, Mapping) for value in values):
             self.refuse(key, f"must be a list of objects, but is {_shown(list(values))}")
-        self._check_finite(key, values)
+        self._check_leaves(key, values)
         return tuple(dict(value) for value in values)
 
     def child(self, key: str) -> "Fields":
@@ -214,13 +216,21 @@ class Fields:
             self.refuse(key, f"must be a whole number from {low} to {high}, but is {_shown(value)}")
         return value
 
-    def _check_finite(self, key: str, value: Any) -> None:
+    def _check_text(self, key: str, value: Any) -> None:
+        if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+            self.refuse(key, f"must be text of at most {LONGEST_TEXT} characters, but is {_shown(value)}")
+        if _UNPRINTABLE.search(value):
+            self.refuse(key, f"must be text without control characters, but is {_shown(ascii(value))}")
+
+    def _check_leaves(self, key: str, value: Any) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             self.refuse(key, "holds a number that is not finite")
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
             self.refuse(key, "holds a number that is too large")
+        if isinstance(value, str):
+            self._check_text(key, value)
         if isinstance(value, Mapping):
-            value = list(value.values())
+            value = [*value, *value.values()]
         if isinstance(value, Sequence) and not isinstance(value, str):
             for item in value:
-                self._check_finite(key, item)
+                self._check_leaves(key, item)

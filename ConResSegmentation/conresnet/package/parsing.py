@@ -2,7 +2,8 @@
 
 Reading is strict. Every field is checked for type and range; an unknown field is refused as a misspelling, since the
 format version rises whenever a field is added; so are repeated keys, NaN and numbers without bound. The arguments of
-networks and of a system belong to the rooms that compute with them: here they need only be finite.
+networks and of a system belong to the rooms that compute with them: here they need only be finite. The intensity
+steps are held to `conresnet.intensity`.
 """
 
 import re
@@ -110,6 +111,16 @@ def _parse_input(fields: Fields) -> Input:
         exclude_keywords=fields.texts("exclude_keywords"),
         intensity=fields.plain_objects("intensity"),
     )
+    # Needs numpy, which importing this file must not.
+    from conresnet.intensity import check_steps
+
+    for step in item.intensity:
+        if not isinstance(step.get("step"), str):
+            fields.refuse("intensity", 'must be a list of objects that each have a "step"')
+    try:
+        check_steps(item.intensity)
+    except UserError as error:
+        fields.refuse("intensity", f"cannot be used ({error.message.rstrip('.')})")
     fields.finish()
     return item
 

@@ -1,6 +1,7 @@
 """Reading a model package: what is in it is checked before anything is used, and nothing in it is ever executed."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -50,6 +51,10 @@ class ModelPackage:
         """
         with self._container.open(name) as file:
             return read_tensor_shapes(file, self.description.files[name].bytes, f"{self.path / name}")
+
+    def count_parameters(self, name: str) -> int:
+        """The numbers in a weights file, without torch; errors as for `tensor_shapes`."""
+        return sum(math.prod(shape) for shape in self.tensor_shapes(name).values())
 
     def verify(self) -> None:
         """Check the size and checksum of every listed file, and that weights are safetensors files.

@@ -1,6 +1,5 @@
 """Writing a model package: complete under its name, or not there at all."""
 
-import errno
 import hashlib
 import os
 import shutil
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
+from conresnet.atomic_file import write_error
 from conresnet.errors import UserError
 from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, PackedFile
 from conresnet.package.parsing import parse_description
@@ -90,14 +90,7 @@ def _writing(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise UserError(
-            "disk-full" if full else "cannot-write",
-            f"The model package {path} cannot be written ({error.strerror}); "
-            + ("make room on the disk." if full else "choose a place where you may write."),
-            file=str(path),
-            reason=error.strerror,
-        ) from None
+        raise write_error(error, path) from error
 
 
 def _measure(content: bytes | PathLike) -> PackedFile:

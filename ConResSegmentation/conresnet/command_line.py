@@ -1,0 +1,120 @@
+"""``python -m conresnet``: the commands by name, and how every one of them ends.
+
+Exit status: 0 done; 2 a mistake the user can put right, one sentence on stderr; 1 a fault of ours, one sentence that
+names the log with the traceback; 130 stopped by Ctrl-C. A command's module is imported when the command is called, so
+that ``--help`` needs no torch and is quick.
+"""
+
+import importlib
+import io
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from conresnet import __version__
+from conresnet.errors import Cancelled, UserError
+
+PROGRAM = "python -m conresnet"
+
+# Command: module below conresnet.commands, its click command, what it does in a line.
+_COMMANDS = {
+    "segment": ("segment", "segment", "Segment images with a model."),
+    "models": ("models", "models", "List, show, verify and install model packages."),
+    "import": (
+        "import_checkpoint",
+        "import_checkpoint",
+        "Make a model package of a checkpoint of the paper authors.",
+    ),
+    "worker": ("worker", "worker", "Serve requests on stdin and stdout, as the Slicer module has it do."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[name]
+        return getattr(importlib.import_module(f"conresnet.commands.{module}"), attribute)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in _COMMANDS.items()])
+
+
+@click.command(
+    cls=_LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="ConResNet %(version)s")
+@click.pass_context
+def conresnet(context: click.Context) -> None:
+    """Segment 3-D medical images with inter-slice context residual learning.
+
+    For research; not a medical device. Every command has its own --help.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status.
+
+    Args:
+        arguments: the command line. Defaults to the process's own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A console that lacks a letter of a file's name must not turn the report of a success into a failure.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return conresnet.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
+    except UserError as error:
+        _say(error.message)
+        return 2
+    except click.ClickException as error:
+        _say(_click_sentence(error))
+        return 2
+    except (click.Abort, KeyboardInterrupt, Cancelled):
+        _say("Stopped.")
+        return 130
+    except Exception as error:
+        _say(_our_fault(error, arguments))
+        return 1
+
+
+def _say(sentence: str) -> None:
+    click.echo(" ".join(sentence.split()), err=True)
+
+
+def _click_sentence(error: click.ClickException) -> str:
+    sentence = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{sentence}; {context.command_path} --help says more." if context else f"{sentence}."
+
+
+def _our_fault(error: Exception, arguments: Sequence[str]) -> str:
+    """Write the log and return the sentence that names it."""
+    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    details = [
+        f"ConResNet {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"Arguments: {list(arguments)}",
+        "",
+        "".join(traceback.format_exception(error)),
+    ]
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="conresnet-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as log:
+            log.write("\n".join(details))
+    except OSError:
+        return f"ConResNet failed by a fault of its own ({what}), and no log could be written."
+    return f"ConResNet failed by a fault of its own ({what}); please report it with the log {log.name}."

@@ -1,0 +1,211 @@
+"""``python -m conresnet models``: which models there are, what one is, whether it is whole, and getting another."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from conresnet.errors import UserError
+from conresnet.model_list import find_model, install_model, list_models, model_folders
+from conresnet.package import ModelPackage, read_package
+from conresnet.package.description import Input, Segment
+from conresnet.package.fields import load_json
+
+METRICS_FILE = "metrics.json"
+_WIDTH = 100
+
+_extra_folder = click.option(
+    "--folder", metavar="PATH", help="Look here first: a folder of model packages, or one model package."
+)
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def models(context: click.Context) -> None:
+    """List, show, verify and install model packages.
+
+    Models are looked for in the path given by --folder, then in your own models folder (or in the folders that the
+    environment variable CONRESNET_MODELS names instead), then among those shipped. The first of a name is meant by it.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@models.command("list", short_help="List the models that can be named.")
+@_extra_folder
+def list_command(folder: str | None) -> None:
+    """List the models that can be named, and those that cannot be used with the reason."""
+    entries = list_models(folder)
+    usable = [entry for entry in entries if entry.description]
+    rows = [
+        (
+            entry.name,
+            entry.description.version,
+            entry.kind,
+            ", ".join(item.name for item in entry.description.inputs),
+            str(len(entry.description.output.segments)),
+            entry.description.title,
+        )
+        for entry in usable
+        if not entry.hidden_by
+    ]
+    if rows:
+        click.echo(_table([("NAME", "VERSION", "FROM", "CHANNELS", "SEGMENTS", "TITLE"), *rows]))
+    else:
+        click.echo("There are no models.")
+    for entry in usable:
+        if entry.hidden_by:
+            click.echo(f"\nHidden: {entry.path}, since {entry.hidden_by} comes first under the name {entry.name}.")
+    for entry in entries:
+        if entry.problem:
+            click.echo(f"\nCannot be used: {entry.problem.message}")
+    place = next(path for kind, path in model_folders(folder) if kind == "user")
+    click.echo(f"\nYour models folder is {place}.")
+
+
+@models.command(short_help="What a model takes, gives and comes from.")
+@click.argument("model", metavar="NAME|PATH")
+@_extra_folder
+def show(model: str, folder: str | None) -> None:
+    """Show what a model takes and gives, how it computes, and where it comes from."""
+    click.echo(_shown(read_package(find_model(model, folder), verify=False)))
+
+
+@models.command(short_help="Check that models are whole.")
+@click.argument("names", metavar="NAME|PATH...", nargs=-1, required=True)
+@_extra_folder
+def verify(names: tuple[str, ...], folder: str | None) -> None:
+    """Check that models are whole: description, sizes, checksums, weights."""
+    problems = []
+    for name in names:
+        try:
+            package = read_package(find_model(name, folder))
+        except UserError as error:
+            problems.append(error)
+            if len(names) > 1:
+                click.echo(f"{name}: {error.message}")
+        else:
+            files = package.description.files
+            click.echo(f"{name}: whole; {len(files)} files, {_megabytes(package)}, checksums as listed.")
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise UserError(
+            "packages-wrong", f"{len(problems)} of {len(names)} models cannot be used, for the reasons above."
+        )
+
+
+@models.command(short_help="Copy a model package into your models folder.")
+@click.argument("source", metavar="PATH")
+@click.option("--overwrite", is_flag=True, help="Replace a model of the same name.")
+def install(source: str, overwrite: bool) -> None:
+    """Copy a model package, a folder or a .zip file, into your models folder."""
+    package = install_model(source, overwrite)
+    click.echo(f"Installed {package.description.name} {package.description.version} as {package.path}.")
+
+
+def _shown(package: ModelPackage) -> str:
+    description = package.description
+    blocks = [
+        f"{description.title} ({description.name} {description.version})",
+        _pairs(_about(package)),
+        "Channels\n" + _indented(_table([_channel_row(item) for item in description.inputs])),
+        "Segments\n" + _indented(_table([_segment_row(segment) for segment in description.output.segments])),
+        "Computation\n" + _pairs(_computation(package)),
+    ]
+    if METRICS_FILE in description.files:
+        figures = load_json(package.read_file(METRICS_FILE), str(package.path / METRICS_FILE))
+        blocks.append("Measured figures\n" + _pairs(_leaves(figures)))
+    return "\n\n".join(blocks)
+
+
+def _about(package: ModelPackage) -> list[tuple[str, str]]:
+    description = package.description
+    pairs = [
+        ("Place", f"{package.path} ({_megabytes(package)})"),
+        ("Description", description.description),
+        ("Intended use", description.intended_use),
+        ("Limitations", description.limitations),
+        ("Training data", description.training_data),
+        ("License", description.license),
+        ("Attribution", description.attribution),
+        *(("Please cite", citation) for citation in description.citations),
+    ]
+    return [(key, text) for key, text in pairs if text]
+
+
+def _computation(package: ModelPackage) -> list[tuple[str, str]]:
+    description = package.description
+    inference, preparation = description.inference, description.preparation
+    parameters = sum(package.count_parameters(network.weights) for network in description.system.networks)
+    spacing = " x ".join(f"{side:g}" for side in preparation.spacing) + " mm" if preparation.spacing else "the image's"
+    return [
+        ("Network", f"{description.system.networks[0].type}, {parameters / 1e6:.2f} M parameters"),
+        ("System", description.system.type),
+        ("Residual", f"between {description.residual_axis} slices"),
+        ("Orientation", preparation.orientation),
+        ("Voxels", spacing),
+        ("Window", " x ".join(str(side) for side in inference.window) + f", {inference.tiling} tiling"),
+    ]
+
+
+def _channel_row(item: Input) -> tuple[str, ...]:
+    steps = ", ".join(step["step"] for step in item.intensity)
+    return (
+        item.name,
+        item.modality,
+        f"known by: {', '.join(item.keywords) or 'nothing'}",
+        f"intensity: {steps or 'as is'}",
+    )
+
+
+def _segment_row(segment: Segment) -> tuple[str, ...]:
+    code = segment.terminology.type if segment.terminology else None
+    return (
+        str(segment.label),
+        segment.name,
+        "#{:02x}{:02x}{:02x}".format(*segment.color),
+        f"{code.scheme} {code.value} {code.meaning}" if code else "",
+    )
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """The figures of a metrics.json, one a line; a list is one figure."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{name} {key}".strip())
+    elif isinstance(value, list):
+        yield name, ", ".join(str(item) for item in value)
+    else:
+        yield name, f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _megabytes(package: ModelPackage) -> str:
+    return f"{sum(entry.bytes for entry in package.description.files.values()) / 1e6:.1f} MB"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _pairs(pairs: Sequence[tuple[str, str]] | Iterator[tuple[str, str]]) -> str:
+    pairs = list(pairs)
+    margin = max((len(key) for key, _ in pairs), default=0) + 2
+    return "\n".join(
+        textwrap.fill(
+            text,
+            _WIDTH,
+            initial_indent="  " + key.ljust(margin),
+            subsequent_indent=" " * (margin + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for key, text in pairs
+    )
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(text, "  ")
