@@ -91,7 +91,9 @@ class Fields:
 
     def refuse(self, key: str, reason: str) -> NoReturn:
         """Raise the `UserError` ``package-description`` for the field `key` (empty: for the object itself)."""
-        place = self._place(key)
+        # Names and values from the file may hold line breaks, and the sentence stays one line.
+        place = " ".join(self._place(key).split())
+        reason = " ".join(reason.split())
         subject = f'"{place}"' if place else "the whole"
         raise UserError(
             "package-description",

@@ -43,8 +43,8 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
     """Check a description and return it.
 
     Args:
-        document: the content of a `model.json`, or the object it holds. ``files`` may be missing from an object that is
-            yet to be written.
+        document: the content of a `model.json`, or the object it holds. ``files`` may be empty or missing in an object
+            that is yet to be written.
         source: the file's name for messages.
 
     Raises:
@@ -61,8 +61,6 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
             file=source,
             version=version,
         )
-    # Only an object that is yet to be written may do without its files.
-    has_files = isinstance(document, bytes) or fields.has("files")
     description = ModelDescription(
         name=_plain_name(fields, "name"),
         title=fields.text("title"),
@@ -79,7 +77,7 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
         system=_parse_system(fields.child("system")),
         inference=_parse_inference(fields.child("inference")),
         output=_parse_output(fields.child("output")),
-        files=_parse_files(fields.child("files")) if has_files else {},
+        files=_parse_files(fields.child("files")) if fields.has("files") else {},
     )
     if not _VERSION.fullmatch(description.version):
         fields.refuse("version", f'must look like 1.0.0, but is "{description.version[:40]}"')
@@ -87,8 +85,10 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
     if fields.has("residual_axis") and fields.value("residual_axis") != description.residual_axis:
         fields.refuse("residual_axis", f"must be {description.residual_axis}, as the network and the orientation say")
     _check_channel_counts(fields, description)
+    # Only an object that is yet to be written may do without its files.
+    is_written = isinstance(document, bytes) or description.files
     for index, network in enumerate(description.system.networks):
-        if has_files and network.weights not in description.files:
+        if is_written and network.weights not in description.files:
             fields.refuse(f"system.networks[{index}].weights", f"names {network.weights}, which is not among the files")
     fields.finish()
     return description

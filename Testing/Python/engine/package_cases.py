@@ -1,0 +1,91 @@
+"""A small model package for tests to write, bend and break."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conresnet.errors import UserError
+
+WEIGHTS = "network.safetensors"
+
+
+def safetensors_bytes(numbers: int = 8) -> bytes:
+    """A safetensors file of one float32 tensor named ``weight``."""
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [numbers], "data_offsets": [0, 4 * numbers]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(4 * numbers)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """A whole and right `model.json` without its files, top-level fields changed as named."""
+    whole = {
+        "format": "conresnet-model",
+        "format_version": 1,
+        "name": "organ",
+        "title": "An organ",
+        "version": "1.2.0",
+        "license": "CC-BY-4.0",
+        "inputs": [{"name": "CT", "modality": "CT", "intensity": [{"step": "clip", "low": -100, "high": 240}]}],
+        "preparation": {"orientation": "SAR", "spacing": [2, 1, 1], "foreground": "all"},
+        "system": {
+            "type": "single",
+            "networks": [{"type": "conresnet", "arguments": {"input_channels": 1, "outputs": 3}, "weights": WEIGHTS}],
+        },
+        "inference": {"window": [16, 32, 32], "overlap": 0.5, "tiling": "fitted", "blending": "gaussian"},
+        "output": {
+            "kind": "labels",
+            "segments": [
+                {
+                    "name": "Left part",
+                    "label": 1,
+                    "color": [200, 100, 50],
+                    "terminology": {
+                        "category": {"scheme": "SCT", "value": "123037004", "meaning": "Anatomical Structure"},
+                        "type": {"scheme": "SCT", "value": "64033007", "meaning": "Kidney"},
+                        "type_modifier": {"scheme": "SCT", "value": "7771000", "meaning": "Left"},
+                    },
+                },
+                {"name": "Right part", "label": 2, "color": [50, 100, 200]},
+            ],
+        },
+    }
+    return {**copy.deepcopy(whole), **changes}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The right document with one value inside it replaced; `path` is like ``output.segments.0.label``."""
+    whole = document()
+    *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    place: Any = whole
+    for step in steps:
+        place = place[step]
+    place[last] = value
+    return whole
+
+
+def make_folder(path: Path, description: dict[str, Any] | None = None, files: dict[str, bytes] | None = None) -> Path:
+    """A package folder as it lies on disk, written without the writer, so that it may be wrong in any way."""
+    path.mkdir(parents=True)
+    files = {WEIGHTS: safetensors_bytes()} if files is None else files
+    listed = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()}
+    for name, data in files.items():
+        (path / name).write_bytes(data)
+    text = json.dumps({**(description or document()), "files": listed})
+    (path / "model.json").write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(code: str, function, *arguments: Any, **keywords: Any) -> str:
+    """Call and return the sentence of the `UserError` with `code` that this must raise."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **keywords)
+    sentence = caught.value.message
+    assert caught.value.code == code, sentence
+    assert "\n" not in sentence and sentence.endswith((".", "?")), sentence
+    return sentence

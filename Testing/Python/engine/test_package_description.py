@@ -1,0 +1,182 @@
+"""model.json: what is right is read back unchanged, what is wrong costs one sentence that names the field."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import conresnet.package
+from conresnet.errors import UserError
+from conresnet.package import parse_description
+from conresnet.package.terminology import is_snomed_concept
+from engine.package_cases import changed, document, refusal
+
+
+def test_a_right_description_is_read() -> None:
+    description = parse_description(document())
+    assert description.name == "organ"
+    assert description.preparation.spacing == (2.0, 1.0, 1.0)
+    assert description.output.segments[0].terminology.type_modifier.meaning == "Left"
+    assert description.output.paint_order == ("Left part", "Right part")
+    assert description.residual_axis == "axial"
+
+
+def test_what_is_written_is_read_back_the_same() -> None:
+    description = parse_description(document(files={"network.safetensors": {"sha256": "0" * 64, "bytes": 3}}))
+    assert parse_description(description.to_json().encode()) == description
+
+
+def test_the_example_in_the_documentation_is_right() -> None:
+    text = conresnet.package.__doc__
+    lines = text[text.index("    {\n") :].splitlines()
+    # Remarks stand two or more blanks after the JSON and begin with a letter or a star.
+    example = "\n".join(re.sub(r"(?<=\S)\s{2,}[\w*].*$", "", line) for line in lines)
+    assert parse_description(example.encode()).name == "hippocampus"
+
+
+@pytest.mark.parametrize(
+    ("orientation", "axis", "plane"), [("SAR", "S", "axial"), ("SLP", "W", "coronal"), ("ARS", "H", "sagittal")]
+)
+def test_the_plane_of_the_residual_follows_from_axis_and_orientation(orientation: str, axis: str, plane: str) -> None:
+    arguments = {"input_channels": 1, "outputs": 3, "residual_axis": axis}
+    changes = changed("system.networks.0.arguments", arguments)
+    changes["preparation"]["orientation"] = orientation
+    assert parse_description(changes).residual_axis == plane
+
+
+@pytest.mark.parametrize("field", [key for key in document() if key != "format_version"])
+def test_a_missing_field_is_named(field: str) -> None:
+    description = document()
+    del description[field]
+    assert f'"{field}" is missing' in refusal("package-description", parse_description, description, "a/model.json")
+
+
+WRONG = [
+    ("format", "nnunet"),
+    ("name", "../organ"),
+    ("name", "aux.1"),
+    ("name", "organ\n"),
+    ("title", " "),
+    ("title", "An\x1b[2J organ"),
+    ("version", "latest"),
+    ("license", 7),
+    ("inputs", []),
+    ("inputs.0.name", ""),
+    ("inputs.0.keywords", "t1"),
+    ("inputs.0.intensity", [{"step": "sharpen"}]),
+    ("inputs.0.intensity", [{"step": ["clip"]}]),
+    ("preparation.orientation", "SAS"),
+    ("preparation.orientation", "sar"),
+    ("preparation.spacing", [1, 1]),
+    ("preparation.spacing", [1, 1, 0]),
+    ("preparation.spacing", [1, 1, True]),
+    ("preparation.spacing", [1, 1, float("nan")]),
+    ("preparation.spacing", [1, 1, 10**400]),
+    ("preparation.foreground", "brain"),
+    ("system.networks", {}),
+    ("system.networks.0.weights", "network.pth"),
+    ("system.networks.0.weights", "folder/network.safetensors"),
+    ("system.networks.0.arguments", {"base_width": float("inf")}),
+    ("system.networks.0.arguments", {"input_channels": 2, "outputs": 3}),
+    ("system.networks.0.arguments", {"input_channels": 1, "outputs": 2}),
+    ("system.networks.0.arguments", {"residual_axis": "X"}),
+    ("inference.window", [16, 32, 100_000]),
+    ("inference.window", [16, 32.5, 32]),
+    ("inference.overlap", 1.0),
+    ("inference.tiling", "mosaic"),
+    ("inference.mirror_axes", ["S", "S"]),
+    ("output.kind", "contours"),
+    ("output.segments.0.label", 0),
+    ("output.segments.0.label", 2),
+    ("output.segments.0.name", "right PART"),
+    ("output.segments.0.color", [0, 0, 256]),
+    ("output.segments.0.terminology.type.value", "64033008"),
+    ("output.segments.0.terminology.type.meaning", "Kidney~Left"),
+    ("output.paint_order", ["Left part"]),
+    ("residual_axis", "coronal"),
+    ("overlap", 0.5),
+    ("inference.overlp", 0.5),
+    ("files", {"model.json": {"sha256": "0" * 64, "bytes": 1}}),
+    ("files", {"code.py": {"sha256": "0" * 64, "bytes": 1}}),
+    ("files", {"../network.safetensors": {"sha256": "0" * 64, "bytes": 1}}),
+    ("files", {"network.safetensors": {"sha256": "abc", "bytes": 1}}),
+    ("files", {"network.safetensors": {"sha256": "0" * 64, "bytes": -1}}),
+    ("files", {"other.safetensors": {"sha256": "0" * 64, "bytes": 1}}),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), WRONG, ids=[f"{path}={str(value)[:30]!a}" for path, value in WRONG])
+def test_a_wrong_value_is_refused_by_the_name_of_its_field(path: str, value: object) -> None:
+    sentence = refusal("package-description", parse_description, changed(path, value), "a/model.json")
+    assert "a/model.json" in sentence
+    # The check of a list or of several fields together may name the list or a field beside.
+    field = re.search(r'is wrong: "([^"]+)"', sentence).group(1)
+    assert re.split(r"[.\[]", field)[0] in (path.split(".")[0], "system")
+
+
+@pytest.mark.parametrize("version", [2, 99])
+def test_a_newer_format_asks_for_an_update(version: int) -> None:
+    newer = {"format": "conresnet-model", "format_version": version, "something": "new"}
+    sentence = refusal("package-newer", parse_description, newer, "a/model.json")
+    assert f"format version {version}" in sentence and "update ConResNet" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "Expecting value"),
+        (b'{"format": ', "Expecting value"),
+        (b"[1, 2]", "does not hold a JSON object"),
+        (b'{"name": "caf\xe9"}', "not UTF-8"),
+        (b'{"overlap": NaN}', "NaN"),
+        (b'{"overlap": -Infinity}', "Infinity"),
+        (b'{"name": "a", "name": "b"}', '"name" is there twice'),
+        (b'{"label": ' + b"9" * 5000 + b"}", "too large a number"),
+        (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
+        (b"\x80\x04\x95pickle", "not UTF-8"),
+    ],
+)
+def test_what_is_no_json_is_refused_with_the_reason(text: bytes, reason: str) -> None:
+    sentence = refusal("package-json", parse_description, text, "a/model.json")
+    assert "a/model.json" in sentence and reason in sentence
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+PLACES = [
+    *document(),
+    "inputs.0",
+    "inputs.0.intensity.0",
+    "preparation.spacing",
+    "system.networks.0",
+    "output.segments",
+]
+
+
+@given(st.sampled_from(PLACES), JSON)
+def test_any_value_in_any_place_is_read_or_refused_in_one_sentence(path: str, value: object) -> None:
+    try:
+        description = parse_description(changed(path, value))
+    except UserError as error:
+        assert error.code in ("package-description", "package-newer") and "\n" not in error.message
+    else:
+        assert parse_description(json.loads(description.to_json())) == description
+
+
+@pytest.mark.parametrize("code", ["123037004", "49755003", "108369006", "12738006", "7771000", "24028007"])
+def test_snomed_concepts_are_known_by_their_check_digit(code: str) -> None:
+    assert is_snomed_concept(code)
+    mistyped = code[:2] + str((int(code[2]) + 1) % 10) + code[3:]
+    assert not is_snomed_concept(mistyped)
+
+
+@pytest.mark.parametrize("code", ["", "123", "T-D0050", "0123037004", "1230370041", "١٢٣٠٣٧٠٠٤"])
+def test_other_texts_are_no_snomed_concepts(code: str) -> None:
+    assert not is_snomed_concept(code)

@@ -1,0 +1,243 @@
+"""Reading model packages: whole ones are read, damaged and hostile ones refused in one sentence, nothing executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import stat
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from conresnet.package import archive, read_package, reader
+from engine.package_cases import WEIGHTS, document, make_folder, refusal, safetensors_bytes
+
+
+def make_zip(path: Path, folder: Path, top: str = "") -> Path:
+    """A zip file of a package folder, below `top` where that is given."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for file in folder.iterdir():
+            made.write(file, f"{top}{file.name}")
+    return path
+
+
+def add_to_zip(path: Path, name: str | zipfile.ZipInfo, data: bytes = b"x") -> Path:
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as made:
+        made.writestr(name, data)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "modèle d'organe")
+
+
+@pytest.fixture
+def archived(tmp_path: Path, folder: Path) -> Path:
+    return make_zip(tmp_path / "modèle d'organe.zip", folder)
+
+
+def test_a_folder_is_read(folder: Path) -> None:
+    package = read_package(folder)
+    assert package.description.name == "organ"
+    assert package.read_weights(WEIGHTS) == safetensors_bytes()
+    assert package.tensor_shapes(WEIGHTS) == {"weight": (8,)}
+    assert package.count_parameters(WEIGHTS) == 8
+
+
+@pytest.mark.parametrize("top", ["", "organ/"])
+def test_a_zip_file_gives_the_same_without_being_unpacked(tmp_path: Path, folder: Path, top: str) -> None:
+    package = read_package(make_zip(tmp_path / "organ.zip", folder, top))
+    assert package.description == read_package(folder).description
+    assert package.read_weights(WEIGHTS) == safetensors_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "organ.zip"}
+
+
+def test_what_the_file_manager_of_a_mac_adds_does_no_harm(tmp_path: Path, folder: Path) -> None:
+    path = make_zip(tmp_path / "organ.zip", folder, "organ/")
+    add_to_zip(path, "__MACOSX/organ/._model.json")
+    add_to_zip(path, "organ/.DS_Store")
+    assert read_package(path).description.name == "organ"
+
+
+def test_no_package_there(tmp_path: Path) -> None:
+    assert "nowhere" in refusal("package-not-found", read_package, tmp_path / "nowhere")
+
+
+def test_a_folder_that_is_no_package(tmp_path: Path) -> None:
+    assert "no model.json" in refusal("package-not-found", read_package, tmp_path)
+
+
+def test_a_file_that_is_no_package(tmp_path: Path) -> None:
+    path = tmp_path / "model.zip"
+    path.write_bytes(b"not a zip file")
+    assert "model.zip" in refusal("package-damaged", read_package, path)
+
+
+def test_a_description_that_is_no_json(folder: Path) -> None:
+    (folder / "model.json").write_bytes(b"\x00\x01")
+    assert "model.json" in refusal("package-json", read_package, folder)
+
+
+def test_a_description_of_absurd_size(folder: Path) -> None:
+    with (folder / "model.json").open("wb") as file:
+        file.truncate(reader.MOST_DESCRIPTION_BYTES + 1)
+    refusal("package-unsafe", read_package, folder)
+
+
+def test_missing_weights(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    assert WEIGHTS in refusal("package-file-missing", read_package, folder, verify=False)
+
+
+def test_weights_that_the_description_does_not_list(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "organ", files={"other.safetensors": safetensors_bytes()})
+    assert "not among the files" in refusal("package-description", read_package, folder)
+
+
+def test_truncated_weights(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(safetensors_bytes()[:-1])
+    sentence = refusal("package-truncated", read_package, folder, verify=False)
+    assert WEIGHTS in sentence and str(folder) in sentence
+
+
+def test_a_wrong_checksum_is_found_on_reading_and_on_verifying(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(safetensors_bytes()[:-1] + b"\x01")
+    assert WEIGHTS in refusal("package-checksum", read_package, folder)
+    package = read_package(folder, verify=False)
+    refusal("package-checksum", package.read_weights, WEIGHTS)
+
+
+def test_a_truncated_zip_file(archived: Path) -> None:
+    archived.write_bytes(archived.read_bytes()[:-40])
+    assert "zip" in refusal("package-damaged", read_package, archived)
+
+
+def test_a_zip_file_damaged_in_the_middle(archived: Path) -> None:
+    data = bytearray(archived.read_bytes())
+    place = data.index(WEIGHTS.encode()) + len(WEIGHTS) + 4
+    data[place : place + 20] = bytes(20)
+    archived.write_bytes(data)
+    assert "modèle" in refusal("package-damaged", read_package, archived)
+
+
+class Exploding:
+    def __reduce__(self):
+        return os.abort, ()
+
+
+def test_a_pickle_named_as_weights_is_not_executed(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "organ", files={WEIGHTS: pickle.dumps(Exploding()) + bytes(100)})
+    assert "safetensors" in refusal("package-weights", read_package, folder)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x08\0\0\0\0\0\0\0{}",
+        b"\xff" * 8 + b"{}",
+        safetensors_bytes() + b"extra",
+        b"\x02\0\0\0\0\0\0\0[]",
+        b"\x0b\0\0\0\0\0\0\0" + b'{"a": null}',
+    ],
+)
+def test_weights_that_are_no_safetensors_file(tmp_path: Path, data: bytes) -> None:
+    folder = make_folder(tmp_path / "organ", files={WEIGHTS: data})
+    refusal("package-weights", read_package, folder)
+
+
+NAMES = ["../evil.txt", "a/../../evil.txt", "/etc/evil.txt", "..\\evil.txt", "C:/evil.txt", "evil\0.txt"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_zip_file_whose_names_lead_out_of_it(archived: Path, name: str) -> None:
+    info = zipfile.ZipInfo("placeholder" if "\0" in name else name)
+    info.filename = name
+    add_to_zip(archived, info)
+    assert "leads out" in refusal("package-unsafe", read_package, archived)
+
+
+def test_a_link_in_a_zip_file(archived: Path) -> None:
+    link = zipfile.ZipInfo("LICENSE.txt")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    assert "link" in refusal("package-unsafe", read_package, add_to_zip(archived, link, b"/etc/passwd"))
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs links")
+def test_a_link_in_a_folder(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(safetensors_bytes())
+    (folder / WEIGHTS).unlink()
+    (folder / WEIGHTS).symlink_to(tmp_path / "elsewhere")
+    assert WEIGHTS in refusal("package-unsafe", read_package, folder)
+
+
+def test_a_name_that_leads_out_of_a_folder(tmp_path: Path, folder: Path) -> None:
+    data = safetensors_bytes()
+    (tmp_path / WEIGHTS).write_bytes(data)
+    text = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    entry = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    text["files"][f"../{WEIGHTS}"] = entry
+    (folder / "model.json").write_text(json.dumps(text), encoding="utf-8")
+    assert "../" in refusal("package-description", read_package, folder)
+
+
+def test_the_same_name_twice_in_a_zip_file(archived: Path) -> None:
+    with pytest.warns(UserWarning, match="Duplicate"):
+        add_to_zip(archived, "model.json")
+    assert "twice" in refusal("package-unsafe", read_package, archived)
+
+
+def test_two_packages_in_one_zip_file(archived: Path) -> None:
+    assert "2 files named" in refusal("package-damaged", read_package, add_to_zip(archived, "second/model.json"))
+
+
+def test_an_archive_bomb_is_refused_unread(archived: Path) -> None:
+    add_to_zip(archived, "bomb.txt", bytes(archive.SWELLING_IGNORED_BYTES + 1))
+    assert "swell" in refusal("package-unsafe", read_package, archived)
+
+
+def test_an_archive_of_too_many_files(archived: Path) -> None:
+    with zipfile.ZipFile(archived, "a") as made:
+        for index in range(archive.MOST_MEMBERS):
+            made.writestr(f"{index}.txt", b"")
+    assert "files" in refusal("package-unsafe", read_package, archived)
+
+
+def test_an_archive_that_is_large_in_all(archived: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MOST_UNPACKED_BYTES", 100)
+    assert "swell" in refusal("package-unsafe", read_package, archived)
+
+
+def test_a_zip_member_that_is_larger_than_it_says(tmp_path: Path, folder: Path) -> None:
+    path = make_zip(tmp_path / "organ.zip", folder)
+    honest = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    honest["files"][WEIGHTS]["bytes"] -= 1
+    (folder / "model.json").write_text(json.dumps(honest), encoding="utf-8")
+    refusal("package-truncated", read_package, make_zip(path, folder))
+
+
+def test_an_encrypted_zip_file(archived: Path) -> None:
+    data = bytearray(archived.read_bytes())
+    # Flag bits stand 8 bytes into each entry of the central directory, which begins with PK 1 2.
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    archived.write_bytes(data)
+    assert "encrypted" in refusal("package-unsafe", read_package, archived)
+
+
+def test_a_package_of_a_newer_format(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "organ", document(format_version=2, charm=1))
+    assert "update ConResNet" in refusal("package-newer", read_package, folder)
+
+
+def test_reading_needs_nothing_beyond_the_standard_library_on_import(repository: Path) -> None:
+    code = "import sys, conresnet.package, conresnet.model_list; print({'torch', 'numpy', 'click'} & set(sys.modules))"
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=repository / "ConResSegmentation", capture_output=True, text=True, timeout=60
+    )
+    assert finished.stdout.strip() == "set()", finished.stderr

@@ -1,0 +1,114 @@
+"""Writing model packages: complete under the name, or not there at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from conresnet.errors import UserError
+from conresnet.package import ModelDescription, parse_description, read_package, write_package
+from engine.package_cases import WEIGHTS, document, refusal, safetensors_bytes
+
+
+@pytest.fixture
+def description() -> ModelDescription:
+    return parse_description(document())
+
+
+@pytest.fixture
+def limited_file_size():
+    """A limit of 4 kB on the files that this process writes stands in for a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("name", ["organ", "organ.zip", "un modèle/organ v1"])
+def test_what_is_written_is_read_back(tmp_path: Path, description: ModelDescription, name: str) -> None:
+    weights = tmp_path / "weights"
+    weights.write_bytes(safetensors_bytes())
+    written = write_package(description, {WEIGHTS: weights, "metrics.json": b"{}"}, tmp_path / name)
+    package = read_package(tmp_path / name)
+    assert package.description == written.description
+    assert set(package.description.files) == {WEIGHTS, "metrics.json", "LICENSE.txt"}
+    assert package.read_weights(WEIGHTS) == safetensors_bytes()
+    assert package.read_file("LICENSE.txt") == b"CC-BY-4.0\n"
+    assert [path for path in tmp_path.rglob(".*")] == []
+
+
+def test_the_same_model_gives_the_same_zip_file(tmp_path: Path, description: ModelDescription) -> None:
+    for name in ("a.zip", "b.zip"):
+        write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / name)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["organ", "organ.zip"])
+def test_a_package_is_replaced_when_asked_to_alone(tmp_path: Path, description: ModelDescription, name: str) -> None:
+    write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / name)
+    newer = dataclasses.replace(description, version="2.0.0")
+    assert name in refusal("package-exists", write_package, newer, {WEIGHTS: safetensors_bytes(9)}, tmp_path / name)
+    assert read_package(tmp_path / name).description.version == "1.2.0"
+    write_package(newer, {WEIGHTS: safetensors_bytes(9)}, tmp_path / name, overwrite=True)
+    assert read_package(tmp_path / name).description.version == "2.0.0"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_what_is_no_package_is_never_replaced(tmp_path: Path, description: ModelDescription) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.png").write_bytes(b"1")
+    (tmp_path / "notes").write_text("n", encoding="utf-8")
+    for name in ("photos", "notes"):
+        files = {WEIGHTS: safetensors_bytes()}
+        refusal("package-exists", write_package, description, files, tmp_path / name, overwrite=True)
+    assert (tmp_path / "photos" / "one.png").exists() and (tmp_path / "notes").exists()
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "code.py", "model.json", "Network.safetensors"])
+def test_a_file_that_no_package_may_hold_is_not_written(
+    tmp_path: Path, description: ModelDescription, name: str
+) -> None:
+    files = {WEIGHTS: safetensors_bytes(), name: b"{}"}
+    refusal("package-description", write_package, description, files, tmp_path / "sub" / "organ")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_weights_that_are_no_safetensors_file_are_not_written(tmp_path: Path, description: ModelDescription) -> None:
+    refusal("package-weights", write_package, description, {WEIGHTS: b"weights"}, tmp_path / "organ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_description_is_not_written(tmp_path: Path, description: ModelDescription) -> None:
+    wrong = dataclasses.replace(description, version="one")
+    refusal("package-description", write_package, wrong, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["organ", "organ.zip"])
+def test_a_full_disk_leaves_nothing_behind(
+    tmp_path: Path, description: ModelDescription, name: str, limited_file_size: None
+) -> None:
+    with pytest.raises(UserError) as caught:
+        write_package(description, {WEIGHTS: safetensors_bytes(2000)}, tmp_path / name)
+    assert caught.value.code == "disk-full" and name in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_package(tmp_path: Path, description: ModelDescription, request) -> None:
+    write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
+    request.getfixturevalue("limited_file_size")
+    files = {WEIGHTS: safetensors_bytes(2000)}
+    refusal("disk-full", write_package, description, files, tmp_path / "organ", overwrite=True)
+    assert read_package(tmp_path / "organ").read_weights(WEIGHTS) == safetensors_bytes()
+
+
+def test_a_place_where_nobody_may_write(tmp_path: Path, description: ModelDescription) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    files = {WEIGHTS: safetensors_bytes()}
+    refusal("cannot-write", write_package, description, files, tmp_path / "file" / "organ")
