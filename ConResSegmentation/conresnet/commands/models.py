@@ -86,8 +86,8 @@ def verify(names: tuple[str, ...], folder: str | None) -> None:
             if len(names) > 1:
                 click.echo(f"{name}: {error.message}")
         else:
-            files = package.description.files
-            click.echo(f"{name}: whole; {len(files)} files, {_megabytes(package)}, checksums as listed.")
+            files = ", ".join(package.description.files)
+            click.echo(f"{name}: whole ({files}; {_megabytes(package)}).")
     if len(problems) == 1:
         raise problems[0]
     if problems:

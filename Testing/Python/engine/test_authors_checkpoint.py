@@ -1,0 +1,230 @@
+"""The authors' checkpoints: the same numbers, every tensor accounted for by name, nothing executed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import conresnet
+from conresnet.authors_checkpoint import convert, read_checkpoint
+from conresnet.command_line import main
+from conresnet.networks import build_network
+from conresnet.package import read_package
+from engine import authors_network
+from engine.package_cases import refusal
+
+NEVER_ACTING = ("gn_res.", "gn_res2.", "conv_res2.")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def package(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The authors' full-width network, from a .pth file through the command."""
+    folder = tmp_path_factory.mktemp("full")
+    tensors = {f"module.{name}": tensor for name, tensor in authors_network.state_dict(data_folder).items()}
+    torch.save(tensors, folder / "final.pth")
+    assert main(["import", str(folder / "final.pth"), "--output", str(folder / "brats")]) == 0
+    return folder / "brats"
+
+
+@pytest.fixture
+def small(data_folder: Path) -> dict[str, torch.Tensor]:
+    """A state_dict of base width 8."""
+    return authors_network.state_dict(data_folder, base_width=8)
+
+
+def save(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def test_every_stored_output_is_met(package: Path, data_folder: Path) -> None:
+    network = conresnet.load_network(package)
+    with torch.inference_mode():
+        outputs = network(authors_network.input_tensor())
+    stored = authors_network.stored_outputs(data_folder)
+    ours = dict(zip(authors_network.RESIDUALS, outputs["residuals"], strict=True))
+    ours[authors_network.SEGMENTATION] = outputs["segmentation"]
+    for name, expected in stored.items():
+        difference = (ours[name][0, :, ::2, ::4, ::4] - expected).abs().max()
+        assert difference <= 1e-4 * expected.abs().max(), name
+
+
+def test_the_package_is_prepared_as_the_authors_did(package: Path) -> None:
+    read = read_package(package)
+    description = read.description
+    assert read.count_parameters("network.safetensors") == 19_018_732
+    assert [item.name for item in description.inputs] == ["FLAIR", "T1", "T1ce", "T2"]
+    assert [step["step"] for step in description.inputs[2].intensity] == ["clip_sparse_tail", "z_score"]
+    assert description.preparation.orientation == "SLP" and description.preparation.spacing is None
+    assert description.inference.tiling == "authors" and description.inference.window == (80, 160, 160)
+    assert description.inference.blending == "uniform" and description.inference.mirror_axes == ()
+    assert [(segment.name, segment.label) for segment in description.output.segments] == [
+        ("Enhancing tumor", 4),
+        ("Whole tumor", 2),
+        ("Tumor core", 1),
+    ]
+    assert description.output.paint_order == ("Whole tumor", "Tumor core", "Enhancing tumor")
+    assert description.residual_axis == "axial"
+
+
+def test_width_channels_and_outputs_are_inferred(small: dict[str, torch.Tensor]) -> None:
+    for name in ("seg_cls", "res_cls", "resx2_cls", "resx4_cls"):
+        small[f"{name}.0.weight"] = small[f"{name}.0.weight"][:2]
+        small[f"{name}.0.bias"] = small[f"{name}.0.bias"][:2]
+    for name in ("conv_4_32.0.weight", "seg_x4.0.conv_mp_first.weight"):
+        small[name] = small[name][:, :1]
+    arguments, weights = convert(small, "a.pth")
+    assert (arguments["input_channels"], arguments["outputs"], arguments["base_width"]) == (1, 2, 8)
+    build_network("conresnet", arguments).load_state_dict(weights)
+
+
+def test_one_missing_tensor_is_named(small: dict[str, torch.Tensor]) -> None:
+    for name in list(small):
+        acts = not any(part in name for part in NEVER_ACTING)
+        rest = {key: tensor for key, tensor in small.items() if key != name}
+        # Of the projections, each module uses its own.
+        unused = (
+            name.startswith(("seg_x4.0.gn_mp", "seg_x4.0.conv_mp.", "seg_x1.0.gn_mp", "seg_x1.0.conv_mp"))
+            or name == "seg_x2.0.conv_mp_first.weight"
+        )
+        if acts and not unused:
+            assert name in refusal("checkpoint-missing", convert, rest, "a.pth")
+        else:
+            convert(rest, "a.pth")
+
+
+@pytest.mark.parametrize("name", ["extra.weight", "layer0.1.conv1.weight", "seg_x4.0.conv_res3.weight", "layer0"])
+def test_one_left_over_tensor_is_named(small: dict[str, torch.Tensor], name: str) -> None:
+    sentence = refusal("checkpoint-left-over", convert, {**small, name: torch.zeros(1)}, "a.pth")
+    assert f"tensor {name}," in sentence and "a.pth" in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("layer1.0.conv1.weight", (16, 16, 1, 1, 1)),
+        ("fusionConv.0.bias", (1,)),
+        ("conv_4_32.0.weight", (8,)),
+        ("conv_4_32.0.weight", (12, 4, 3, 3, 3)),
+        ("seg_cls.0.weight", (0, 8, 1, 1, 1)),
+    ],
+)
+def test_a_wrong_shape_is_named(small: dict[str, torch.Tensor], name: str, shape: tuple[int, ...]) -> None:
+    assert name in refusal("checkpoint-shape", convert, {**small, name: torch.zeros(shape)}, "a.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_named(small: dict[str, torch.Tensor], value: float) -> None:
+    small["layer4.1.gn2.weight"][3] = value
+    assert "layer4.1.gn2.weight" in refusal("checkpoint-values", convert, small, "a.pth")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_state_dict_beside_other_things_is_found(tmp_path: Path, small: dict[str, torch.Tensor], key: str) -> None:
+    optimizer = {"state": {}, "param_groups": [{"lr": 1e-4}]}
+    path = save(tmp_path / "a.pth", {"epoch": 3, key: small, "optimizer": optimizer})
+    assert set(read_checkpoint(path)) == set(small)
+
+
+def test_half_precision_and_the_old_file_format_are_read(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+    half = {name: tensor.half() for name, tensor in small.items()}
+    torch.save(half, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    _, weights = convert(read_checkpoint(tmp_path / "a.pth"), "a.pth")
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
+
+
+class Exploding:
+    """Ends the process when unpickled."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+@pytest.mark.parametrize("content", [Exploding(), {"state_dict": Exploding()}, {"conv_4_32.0.weight": Exploding()}])
+@pytest.mark.parametrize("new_format", [True, False])
+def test_a_pickled_object_is_refused_and_not_executed(tmp_path: Path, content: object, new_format: bool) -> None:
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=new_format)
+    assert "a.pth" in refusal("checkpoint-object", read_checkpoint, tmp_path / "a.pth")
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.pth", torch.nn.Conv3d(1, 1, 1))
+    refusal("checkpoint-object", read_checkpoint, path)
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], {"epoch": 3}, {1: torch.zeros(1)}, torch.zeros(3)])
+def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+    refusal("checkpoint-content", read_checkpoint, save(tmp_path / "a.pth", content))
+
+
+@pytest.mark.parametrize("data", [b"", b"text of some kind", b"PK\x03\x04", b"\x80\x02"])
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.pth").write_bytes(data)
+    assert "a.pth" in refusal("checkpoint-unreadable", read_checkpoint, tmp_path / "a.pth")
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+    path = save(tmp_path / "a.pth", small)
+    path.write_bytes(path.read_bytes()[:-1000])
+    refusal("checkpoint-unreadable", read_checkpoint, path)
+
+
+def test_no_checkpoint_there(tmp_path: Path) -> None:
+    refusal("checkpoint-not-found", read_checkpoint, tmp_path / "nowhere.pth")
+    refusal("checkpoint-unreadable", read_checkpoint, tmp_path)
+
+
+def test_the_command_is_told_otherwise(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"inference": {"window": [64, 96, 96]}, "attribution": "A. Nobody"}))
+    options = ["--name", "mine", "--title", "Mine", "--license", "CC0-1.0", "--settings", str(settings)]
+    for channel in ("A", "B", "C", "D"):
+        options += ["--channel", channel]
+    for segment in ("Big=1", "Middle one=2", "Small=7"):
+        options += ["--segment", segment]
+    options += ["--orientation", "SAR", "--spacing", "2,1,1", "--tiling", "fitted"]
+    checkpoint = save(tmp_path / "é a.pth", small)
+    assert main(["import", str(checkpoint), "--output", str(tmp_path / "out.zip"), *options]) == 0
+    description = read_package(tmp_path / "out.zip").description
+    assert (description.name, description.title, description.license) == ("mine", "Mine", "CC0-1.0")
+    assert description.attribution == "A. Nobody"
+    assert [item.name for item in description.inputs] == ["A", "B", "C", "D"]
+    assert description.output.paint_order == ("Big", "Middle one", "Small")
+    assert description.output.segments[2].label == 7
+    assert (description.preparation.orientation, description.preparation.spacing) == ("SAR", (2, 1, 1))
+    assert (description.inference.tiling, description.inference.window) == ("fitted", (64, 96, 96))
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--channel", "CT"], "--channel"),
+        (["--segment", "Tumor"], "NAME=LABEL"),
+        (["--spacing", "1;1;1"], "three numbers"),
+        (["--spacing", "1,1"], "preparation.spacing"),
+        (["--orientation", "XYZ"], "preparation.orientation"),
+        (["--settings", "nowhere.json"], "nowhere.json"),
+        (["--name", "a/b"], "plain name"),
+    ],
+)
+def test_wrong_options_cost_one_sentence_and_write_nothing(
+    tmp_path: Path, small: dict[str, torch.Tensor], options: list[str], part: str, capsys: pytest.CaptureFixture
+) -> None:
+    checkpoint = save(tmp_path / "a.pth", small)
+    assert main(["import", str(checkpoint), "--output", str(tmp_path / "out"), *options]) == 2
+    sentence = capsys.readouterr().err
+    assert part in sentence and sentence.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]

@@ -1,0 +1,168 @@
+"""How commands end: status, one sentence, no traceback; and that help is quick and needs no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from conresnet import __version__, command_line
+from conresnet.command_line import main
+from conresnet.errors import Cancelled, UserError
+from engine.package_cases import WEIGHTS, document, make_folder, safetensors_bytes
+
+
+@pytest.fixture
+def models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "models"
+    monkeypatch.setenv("CONRESNET_MODELS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch):
+    """Make the command ``models`` end by an exception, and return the exit status of calling it."""
+
+    def end(error: BaseException) -> int:
+        @click.command()
+        def failing() -> None:
+            raise error
+
+        monkeypatch.setattr("conresnet.commands.models.models", failing)
+        return main(["models"])
+
+    return end
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in ("segment", "models", "import", "worker"))
+    assert main([]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("command", [["models"], ["models", "list"], ["models", "show"], ["import"]])
+def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Usage: python -m conresnet")
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_help_needs_no_torch(repository: Path) -> None:
+    code = (
+        "import sys\nfor name in ('torch', 'SimpleITK', 'numpy'): sys.modules[name] = None\n"
+        "from conresnet.command_line import main\n"
+        "for command in ([], ['models'], ['models', 'verify'], ['import']): main([*command, '--help'])\n"
+    )
+    folder = repository / "ConResSegmentation"
+    finished = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0 and finished.stderr == ""
+    assert finished.stdout.count("Usage: python -m conresnet") == 4
+
+
+def test_the_version(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ConResNet {__version__}\n"
+
+
+def test_a_mistake_of_the_user_is_one_sentence_and_status_2(ending, capsys: pytest.CaptureFixture) -> None:
+    assert ending(UserError("image-not-found", "There is no image\nat é.nii; check the path.")) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "There is no image at é.nii; check the path.\n" and captured.out == ""
+
+
+@pytest.mark.parametrize("arguments", [["modles"], ["import"], ["models", "list", "--fodler"], ["models", "verify"]])
+def test_a_wrong_command_line_is_one_sentence_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(arguments) == 2
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1 and "--help" in sentence
+
+
+def test_a_fault_of_ours_names_the_log_and_is_status_1(
+    ending, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line.tempfile, "tempdir", str(tmp_path))
+    assert ending(ZeroDivisionError("division by zero")) == 1
+    sentence = capsys.readouterr().err
+    assert sentence.count("\n") == 1 and "Traceback" not in sentence and "division by zero" in sentence
+    log = Path(re.search(r"log (\S+\.log)\.", sentence).group(1)).read_text(encoding="utf-8")
+    assert "Traceback" in log and "ZeroDivisionError" in log and __version__ in log and "['models']" in log
+
+
+def test_without_room_for_a_log_it_still_ends_in_a_sentence(
+    ending, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_line.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert ending(ZeroDivisionError()) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Cancelled()])
+def test_stopping_is_status_130(ending, error: BaseException, capsys: pytest.CaptureFixture) -> None:
+    assert ending(error) == 130
+    assert capsys.readouterr().err.strip() == "Stopped."
+
+
+def test_the_module_ends_with_the_status(repository: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "CONRESNET_MODELS": str(tmp_path / "modèles")}
+    finished = subprocess.run(
+        [sys.executable, "-m", "conresnet", "models", "show", "organe-é"],
+        cwd=repository / "ConResSegmentation",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert finished.returncode == 2 and finished.stdout == ""
+    assert finished.stderr.count("\n") == 1 and 'no model named "organe-' in finished.stderr
+
+
+def test_models_are_listed_with_the_broken_ones_below(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    make_folder(models_folder / "a")
+    make_folder(models_folder / "b", document(version="0.9.0"))
+    (make_folder(models_folder / "c") / WEIGHTS).unlink()
+    assert main(["models", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["NAME", "VERSION", "FROM", "CHANNELS", "SEGMENTS", "TITLE"]
+    assert ["organ", "1.2.0", "user", "CT", "2", "An", "organ"] in [line.split() for line in lines]
+    assert any(line.startswith("Hidden:") and str(models_folder / "b") in line for line in lines)
+    assert any(line.startswith("Cannot be used:") and WEIGHTS in line for line in lines)
+    assert lines[-1] == f"Your models folder is {models_folder}."
+
+
+def test_a_model_is_shown(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    figures = b'{"dice": {"mean": 0.9012345, "cases": ["a", "b"]}}'
+    make_folder(models_folder / "a", files={WEIGHTS: safetensors_bytes(), "metrics.json": figures})
+    assert main(["models", "show", "organ"]) == 0
+    text = capsys.readouterr().out
+    for part in ("An organ (organ 1.2.0)", "CC-BY-4.0", "SCT 64033007 Kidney", "2 x 1 x 1 mm", "dice mean", "0.9012"):
+        assert part in text
+
+
+def test_models_are_verified(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    make_folder(models_folder / "a")
+    broken = make_folder(models_folder / "b", document(name="broken"))
+    (broken / WEIGHTS).write_bytes((broken / WEIGHTS).read_bytes()[:-1] + b"\x01")
+    assert main(["models", "verify", "organ"]) == 0
+    assert "organ: whole (network.safetensors;" in capsys.readouterr().out
+    assert main(["models", "verify", "broken"]) == 2
+    assert "checksum" in capsys.readouterr().err
+    assert main(["models", "verify", "broken", "organ", "nowhere"]) == 2
+    captured = capsys.readouterr()
+    assert "organ: whole" in captured.out and "broken: broken" not in captured.out
+    assert captured.err == "2 of 3 models cannot be used, for the reasons above.\n"
+
+
+def test_a_model_is_installed(models_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = make_folder(tmp_path / "download")
+    assert main(["models", "install", str(source)]) == 0
+    assert str(models_folder / "organ") in capsys.readouterr().out
+    assert main(["models", "install", str(source)]) == 2
+    assert main(["models", "install", str(source), "--overwrite"]) == 0

@@ -1,0 +1,160 @@
+"""Where models are found, which one a name means, and that a broken one hides no other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from conresnet import model_list
+from conresnet.model_list import find_model, install_model, list_models, model_folders
+from engine.package_cases import WEIGHTS, document, make_folder, refusal
+from engine.test_package_reader import make_zip
+
+
+@pytest.fixture
+def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "my models"
+    monkeypatch.setenv("CONRESNET_MODELS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def shipped_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "shipped"
+    monkeypatch.setattr(model_list, "SHIPPED_FOLDER", folder)
+    return folder
+
+
+@pytest.fixture
+def folders(user_folder: Path, shipped_folder: Path) -> tuple[Path, Path]:
+    return user_folder, shipped_folder
+
+
+def test_without_any_models_the_list_is_empty(folders: tuple[Path, Path]) -> None:
+    assert list_models() == []
+    assert "there are none" in refusal("model-not-found", find_model, "organ")
+
+
+def test_models_of_every_folder_are_listed_in_order(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    user, shipped = folders
+    make_folder(shipped / "c", document(name="third"))
+    make_folder(user / "b", document(name="second"))
+    make_zip(user / "zipped.zip", make_folder(tmp_path / "z", document(name="zipped")))
+    make_folder(tmp_path / "extra" / "a", document(name="first"))
+    found = [(entry.kind, entry.name) for entry in list_models(tmp_path / "extra")]
+    assert found == [("extra", "first"), ("user", "second"), ("user", "zipped"), ("shipped", "third")]
+    assert find_model("zipped") == user / "zipped.zip"
+    assert find_model("first", tmp_path / "extra") == tmp_path / "extra" / "a"
+
+
+def test_the_extra_path_may_be_one_package(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    package = make_folder(tmp_path / "anything")
+    assert [entry.path for entry in list_models(package)] == [package]
+    refusal("models-folder-not-found", list_models, tmp_path / "nowhere")
+
+
+def test_a_broken_package_hides_no_other(folders: tuple[Path, Path]) -> None:
+    user, shipped = folders
+    make_folder(user / "newer", document(format_version=9))
+    (make_folder(user / "cut") / WEIGHTS).write_bytes(b"")
+    (make_folder(user / "garbage") / "model.json").write_bytes(b"\xff")
+    (user / "text.zip").write_text("no zip", encoding="utf-8")
+    make_folder(shipped / "organ")
+    entries = {entry.name: entry for entry in list_models()}
+    problems = {name: entry.problem.code for name, entry in entries.items() if entry.problem}
+    assert problems == {
+        "cut": "package-truncated",
+        "garbage": "package-json",
+        "newer": "package-newer",
+        "text.zip": "package-damaged",
+    }
+    assert find_model("organ") == shipped / "organ"
+    refusal("package-newer", find_model, "newer")
+
+
+def test_other_things_in_a_models_folder_are_no_models(folders: tuple[Path, Path]) -> None:
+    user, _ = folders
+    (user / "notes").mkdir(parents=True)
+    (user / "README.md").write_text("mine", encoding="utf-8")
+    make_folder(user / ".conresnet-half")
+    assert list_models() == []
+
+
+def test_the_users_model_stands_in_for_a_shipped_one(folders: tuple[Path, Path]) -> None:
+    user, shipped = folders
+    make_folder(user / "mine", document(version="2.0.0"))
+    make_folder(shipped / "organ", document(version="1.0.0"))
+    mine, hidden = list_models()
+    assert (mine.kind, mine.hidden_by) == ("user", None)
+    assert (hidden.kind, hidden.hidden_by) == ("shipped", user / "mine")
+    assert find_model("organ") == user / "mine"
+    assert find_model(shipped / "organ") == shipped / "organ"
+
+
+def test_a_broken_model_of_the_user_does_not_hide_the_shipped_one(folders: tuple[Path, Path]) -> None:
+    user, shipped = folders
+    (make_folder(user / "organ") / WEIGHTS).unlink()
+    make_folder(shipped / "organ")
+    assert find_model("organ") == shipped / "organ"
+
+
+def test_a_name_means_the_model_and_a_path_the_path(
+    tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, _ = folders
+    make_folder(user / "organ")
+    make_folder(tmp_path / "here" / "organ")
+    monkeypatch.chdir(tmp_path / "here")
+    assert find_model("organ") == user / "organ"
+    assert find_model(f".{os.sep}organ") == Path("organ")
+
+
+def test_a_near_name_is_offered(folders: tuple[Path, Path]) -> None:
+    make_folder(folders[0] / "organ")
+    assert 'did you mean "organ"?' in refusal("model-not-found", find_model, "Organ")
+    assert "there are organ" in refusal("model-not-found", find_model, "brain/tumor")
+
+
+def test_several_folders_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONRESNET_MODELS", os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two")]))
+    make_folder(tmp_path / "two" / "organ")
+    assert find_model("organ") == tmp_path / "two" / "organ"
+    assert install_model(tmp_path / "two" / "organ").path == tmp_path / "one" / "organ"
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "expected"),
+    [
+        ("linux", "XDG_DATA_HOME", "conresnet/models"),
+        ("win32", "LOCALAPPDATA", "conresnet/models"),
+        ("darwin", "HOME", "Library/Application Support/conresnet/models"),
+    ],
+)
+def test_the_users_folder_is_where_the_platform_keeps_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variable: str, expected: str
+) -> None:
+    monkeypatch.delenv("CONRESNET_MODELS")
+    monkeypatch.setattr(model_list.sys, "platform", platform)
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert dict(model_folders())["user"] == tmp_path / expected
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_model_is_installed_under_its_name(tmp_path: Path, user_folder: Path, archived: bool) -> None:
+    source = make_folder(tmp_path / "download")
+    if archived:
+        source = make_zip(tmp_path / "download.zip", source)
+    package = install_model(source)
+    assert package.path == user_folder / "organ" == find_model("organ")
+    refusal("package-exists", install_model, source)
+    install_model(source, overwrite=True)
+    assert [path.name for path in user_folder.iterdir()] == ["organ"]
+
+
+def test_a_broken_model_is_not_installed(tmp_path: Path, user_folder: Path) -> None:
+    source = make_folder(tmp_path / "download")
+    (source / WEIGHTS).write_bytes(b"")
+    refusal("package-truncated", install_model, source)
+    assert not user_folder.exists()
