@@ -14,6 +14,8 @@ from conresnet.image_checks import ImageFile, check_kind, grid_of, not_an_image,
 
 _POSITION, _ORIENTATION, _DESCRIPTION, _NUMBER = "0020|0032", "0020|0037", "0008|103e", "0020|0011"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+#: What a DICOMDIR says it is; it lists a disk's files and holds no slice.
+_DIRECTORY = b"1.2.840.10008.1.3.10"
 #: Part of the slice distance by which a slice may lie off its regular place; headers round to a tenth of a mm.
 _UNEVEN = 0.1
 _TILT_DEGREES = 0.5
@@ -50,8 +52,18 @@ def read_series(folder: Path) -> ImageFile:
             image = reader.Execute()
         except RuntimeError as error:
             raise not_an_image(folder) from error
-    array = sitk.GetArrayFromImage(image)
+    array = _narrowed(sitk.GetArrayFromImage(image))
     return ImageFile(array[None], Grid(array.shape, grid.affine))
+
+
+def _narrowed(array: np.ndarray) -> np.ndarray:
+    """In half the memory where that holds the values: ITK widens what a rescale slope or intercept touches."""
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    limits = np.iinfo(np.int16)
+    if array.dtype == np.int32 and limits.min <= array.min() and array.max() <= limits.max:
+        return array.astype(np.int16)
+    return array
 
 
 def _only_series(folder: Path) -> list[str]:
@@ -72,7 +84,18 @@ def _only_series(folder: Path) -> list[str]:
             path=str(folder),
             series=list(series),
         )
+    listed = {Path(name).name for name in files[series[0]]}
+    for file in sorted(folder.iterdir()):
+        if file.name not in listed and file.is_file() and _is_broken_dicom(file):
+            raise not_an_image(file)
     return list(files[series[0]])
+
+
+def _is_broken_dicom(file: Path) -> bool:
+    """Whether a file that GDCM lists nowhere begins like a DICOM object: it ends too early, and a slice would lack."""
+    with file.open("rb") as opened:
+        beginning = opened.read(1024)
+    return beginning[128:132] == b"DICM" and _DIRECTORY not in beginning
 
 
 def _open(file: str | Path) -> sitk.ImageFileReader:
@@ -100,7 +123,7 @@ def _read_one(folder: Path, file: str) -> ImageFile:
         image = reader.Execute()
     except RuntimeError as error:
         raise not_an_image(folder) from error
-    return ImageFile(sitk.GetArrayFromImage(image)[None], grid_of(image))
+    return ImageFile(_narrowed(sitk.GetArrayFromImage(image))[None], grid_of(image))
 
 
 def _header(file: Path) -> _Slice:

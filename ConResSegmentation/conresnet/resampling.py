@@ -113,10 +113,11 @@ def resample_axis(array: np.ndarray, axis: int, positions: np.ndarray, width: fl
         last = min(count - 1, int(np.floor(position + width)))
         weights = np.maximum(0.0, 1.0 - np.abs(np.arange(first, last + 1) - position) / width)
         taps = [(first + tap, weight) for tap, weight in enumerate(weights / weights.sum()) if weight > 0]
-        tap, weight = taps[0]
-        np.multiply(source[tap], np.float32(weight), out=target[row], casting="unsafe")
+        # Differences from one neighbor: where all are equal, the result is that very value, as background must be.
+        base = source[taps[0][0]].astype(np.float32)
+        target[row] = base
         for tap, weight in taps[1:]:
-            target[row] += (source[tap] * np.float32(weight)).astype(np.float32, copy=False)
+            target[row] += (source[tap].astype(np.float32) - base) * np.float32(weight)
     return result
 
 

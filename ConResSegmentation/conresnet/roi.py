@@ -75,7 +75,9 @@ class BoxROI:
             raise UserError("roi-not-found", f"The ROI file {path} does not exist.", path=str(path)) from error
         except (OSError, ValueError) as error:
             raise _bad(f"{path} cannot be read as a Slicer markups file (.mrk.json)") from error
-        markups = content.get("markups", []) if isinstance(content, dict) else []
+        markups = content.get("markups") if isinstance(content, dict) else None
+        if not isinstance(markups, list):
+            raise _bad(f"{path} is not a Slicer markups file (.mrk.json)")
         boxes = [markup for markup in markups if isinstance(markup, dict) and markup.get("type") == "ROI"]
         if len(boxes) != 1:
             raise _bad(f"{path} holds {len(boxes)} ROIs where one is wanted")

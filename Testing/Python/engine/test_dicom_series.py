@@ -1,0 +1,179 @@
+"""DICOM folders, written here by pydicom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from conresnet.errors import UserError
+from conresnet.image_files import read_channels, read_volume
+from engine.volumes import rotation
+
+PIXELS = np.random.default_rng(0).integers(0, 2000, (6, 7, 9)).astype(np.int16)
+
+
+def write_series(
+    folder: Path,
+    heights: Sequence[float] = range(0, 12, 2),
+    axes: np.ndarray | None = None,
+    shift: float = 0,
+    description: str = "Thorax",
+    **changes,
+) -> None:
+    """CT slices at ``heights`` mm along the third column of ``axes`` (LPS), each ``shift`` mm down from the last."""
+    axes = np.eye(3) if axes is None else axes
+    folder.mkdir(exist_ok=True)
+    series, study = generate_uid(), generate_uid()
+    for number, height in enumerate(heights):
+        data = pydicom.Dataset()
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = CTImageStorage
+        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
+        data.SeriesInstanceUID, data.StudyInstanceUID, data.Modality = series, study, "CT"
+        data.SeriesDescription, data.SeriesNumber, data.InstanceNumber = description, 3, number + 1
+        data.ImagePositionPatient = (axes @ [10, 20 + number * shift, 30 + height]).round(6).tolist()
+        data.ImageOrientationPatient = axes[:, :2].T.ravel().round(6).tolist()
+        data.PixelSpacing, data.SliceThickness = [0.8, 1.2], 2
+        data.Rows, data.Columns = PIXELS.shape[1:]
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
+        data.RescaleSlope, data.RescaleIntercept = 1, -1000
+        data.PixelData = PIXELS[number % len(PIXELS)].tobytes()
+        for key, value in changes.items():
+            if value is None:
+                delattr(data, key)
+            else:
+                setattr(data, key, value)
+        # Named so that the order of names is not the order of slices.
+        data.save_as(folder / f"{description}-{(number * 5) % 7}-{number}.dcm", enforce_file_format=True)
+
+
+def refused(folder: Path, code: str) -> str:
+    with pytest.raises(UserError) as caught:
+        read_volume(folder)
+    assert caught.value.code == code
+    assert str(folder) in caught.value.message
+    return caught.value.message
+
+
+@pytest.mark.parametrize("axes", [np.eye(3), rotation(25) @ rotation(10, axis=0)], ids=["straight", "oblique"])
+def test_a_series_becomes_a_volume_in_its_place(tmp_path, axes):
+    folder = tmp_path / "CT vom 3. März"
+    write_series(folder, axes=axes)
+    volume = read_volume(folder)
+    assert np.array_equal(volume.array, PIXELS - 1000)
+    assert volume.array.dtype == np.int16
+    lps = axes @ [10 + 1.2 * 4, 20 + 0.8 * 3, 30 + 2 * 5]
+    assert np.allclose(volume.grid.to_ras([5, 3, 4]), lps * [-1, -1, 1], atol=1e-3)
+    assert np.allclose(volume.grid.spacing, (1.2, 0.8, 2), atol=1e-4)
+
+
+def test_slices_written_from_top_to_bottom_are_put_in_order(tmp_path):
+    write_series(tmp_path / "ct", heights=[10, 8, 6, 4, 2, 0])
+    volume = read_volume(tmp_path / "ct")
+    assert np.array_equal(volume.array, PIXELS[::-1] - 1000)
+    assert volume.grid.affine[2, 3] == pytest.approx(30)
+
+
+def test_a_series_is_one_channel_among_others(tmp_path):
+    write_series(tmp_path / "a")
+    write_series(tmp_path / "b")
+    assert len(read_channels([tmp_path / "a", tmp_path / "b"], ["CT", "CT late"])) == 2
+
+
+def test_rounded_positions_are_no_fault(tmp_path):
+    write_series(tmp_path / "ct", heights=[0, 1.2, 2.5, 3.7, 5, 6.2])
+    assert read_volume(tmp_path / "ct").grid.spacing[2] == pytest.approx(1.24)
+
+
+def test_a_single_slice_is_a_volume_of_one(tmp_path):
+    write_series(tmp_path / "ct", heights=[0])
+    assert read_volume(tmp_path / "ct").array.shape == (1, 7, 9)
+    assert read_volume(next((tmp_path / "ct").iterdir())).array.shape == (1, 7, 9)
+
+
+def test_other_files_in_the_folder_do_no_harm(tmp_path, capfd):
+    write_series(tmp_path / "ct")
+    (tmp_path / "ct" / "notes.txt").write_text("patient lay still")
+    (tmp_path / "ct" / "sub").mkdir()
+    assert read_volume(tmp_path / "ct").array.shape == PIXELS.shape
+    assert capfd.readouterr().err == ""
+
+
+def test_a_folder_without_dicom_is_refused(tmp_path, capfd):
+    refused(tmp_path, "dicom-none")
+    (tmp_path / "text.dcm").write_text("no DICOM")
+    refused(tmp_path, "dicom-none")
+    assert capfd.readouterr().err == ""
+
+
+def test_several_series_are_named_and_refused(tmp_path):
+    write_series(tmp_path / "ct", description="Thorax native")
+    write_series(tmp_path / "ct", description="Thorax venous", heights=[0, 2, 4])
+    message = refused(tmp_path / "ct", "dicom-several")
+    assert "3 Thorax native (6 files)" in message
+    assert "3 Thorax venous (3 files)" in message
+
+
+@pytest.mark.parametrize("heights", [[0, 2, 4, 8, 10, 12], [0, 2, 4, 6, 8, 9], [0, 3, 4, 6]])
+def test_uneven_slices_are_refused(tmp_path, heights, capfd):
+    write_series(tmp_path / "ct", heights=heights)
+    assert "mm apart" in refused(tmp_path / "ct", "dicom-uneven")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("heights", [[0, 0, 2, 2, 4, 4], [5, 5]])
+def test_several_slices_at_one_place_are_refused(tmp_path, heights):
+    write_series(tmp_path / "ct", heights=heights)
+    assert "same place" in refused(tmp_path / "ct", "dicom-uneven")
+
+
+def test_gantry_tilt_is_refused(tmp_path, capfd):
+    write_series(tmp_path / "ct", shift=2 * np.tan(np.radians(15)))
+    assert "15.0 degrees of gantry tilt" in refused(tmp_path / "ct", "dicom-tilt")
+    assert capfd.readouterr().err == ""
+
+
+def test_slices_without_a_place_are_refused(tmp_path):
+    write_series(tmp_path / "ct", ImagePositionPatient=None)
+    refused(tmp_path / "ct", "dicom-no-position")
+
+
+def test_slices_of_different_directions_are_refused(tmp_path):
+    write_series(tmp_path / "ct", heights=[0, 2])
+    files = sorted((tmp_path / "ct").iterdir())
+    data = pydicom.dcmread(files[1])
+    data.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+    data.save_as(files[1])
+    refused(tmp_path / "ct", "dicom-mixed")
+
+
+def test_color_slices_are_refused(tmp_path):
+    write_series(
+        tmp_path / "us",
+        PhotometricInterpretation="RGB",
+        SamplesPerPixel=3,
+        PlanarConfiguration=0,
+        BitsAllocated=8,
+        BitsStored=8,
+        HighBit=7,
+        PixelRepresentation=0,
+        RescaleSlope=None,
+        RescaleIntercept=None,
+        PixelData=bytes(7 * 9 * 3 + 1),
+    )
+    refused(tmp_path / "us", "image-color")
+
+
+def test_a_cut_off_slice_is_refused(tmp_path, capfd):
+    write_series(tmp_path / "ct")
+    last = next(tmp_path.glob("ct/*-5.dcm"))
+    last.write_bytes(last.read_bytes()[:-60])
+    assert last.name in refused(tmp_path / "ct", "not-an-image")
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,58 @@
+"""What counts as image and what as the air around it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from conresnet.errors import UserError
+from conresnet.foreground import background_value, foreground_box, foreground_mask
+from engine.volumes import every_reordering
+
+
+def head(background=-0.5) -> np.ndarray:
+    array = np.full((8, 9, 10), background, np.float32)
+    array[2:5, 3:7, 1:9] = 4
+    return array
+
+
+def test_background_is_what_most_corners_show_however_stored():
+    array = head()
+    array[0, 0, 0], array[-1, 0, 0] = 7, -9
+    for way in every_reordering():
+        assert background_value(way.view(array)) == -0.5
+
+
+def test_equally_frequent_corners_give_the_smallest():
+    assert background_value(np.arange(27).reshape(3, 3, 3)) == 0
+    array = head()
+    array[0] = 3
+    for way in every_reordering():
+        assert background_value(way.view(array)) == -0.5
+
+
+def test_the_mask_of_a_block_uses_the_whole_images_background():
+    array = head()
+    assert foreground_mask(array, "not_background").sum() == 3 * 4 * 8
+    assert foreground_mask(array[2:5, 3:7, 1:9], "not_background", -0.5).all()
+    assert foreground_mask(array, "all").all()
+
+
+def test_the_box_holds_the_foreground_of_all_channels():
+    other = np.zeros((8, 9, 10), np.uint8)
+    other[6, 0, 4] = 1
+    assert foreground_box([head()], "not_background") == (slice(2, 5), slice(3, 7), slice(1, 9))
+    assert foreground_box([head(), other], "not_background") == (slice(2, 7), slice(0, 7), slice(1, 9))
+    assert foreground_box([head()], "not_background", [4]) == (slice(0, 8), slice(0, 9), slice(0, 10))
+
+
+def test_without_foreground_the_box_is_everything():
+    whole = (slice(0, 8), slice(0, 9), slice(0, 10))
+    assert foreground_box([np.zeros((8, 9, 10))], "not_background") == whole
+    assert foreground_box([head()], "all") == whole
+
+
+def test_an_unknown_foreground_is_refused():
+    for call in (foreground_mask, lambda array, how: foreground_box([array], how)):
+        with pytest.raises(UserError, match="none of not_background, all"):
+            call(head(), "brain")

@@ -1,0 +1,209 @@
+"""Intensity steps: measured once, applied to any block."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conresnet import intensity
+from conresnet.errors import UserError
+from engine.volumes import every_reordering
+
+Z_SCORE = {"step": "z_score", "over": "foreground", "outside": "zero"}
+SPARSE_TAIL = {"step": "clip_sparse_tail", "bins": "int_max", "min_count": 50}
+PERCENTILES = {"step": "clip_percentiles", "low": 0.5, "high": 99.5}
+
+
+def scan(dtype=np.float32, seed=0, shape=(20, 30, 40)) -> np.ndarray:
+    return np.random.default_rng(seed).gamma(2, 60, shape).astype(dtype)
+
+
+def run(steps, array, foreground=None, inside=None):
+    return intensity.apply(intensity.measure(steps, array, foreground, inside), array, foreground)
+
+
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(intensity, "_BLOCK_VOXELS", 3000)
+
+
+def test_z_score_over_the_foreground(monkeypatch):
+    small_blocks(monkeypatch)
+    array = scan()
+    mask = array > 90
+    result = run([Z_SCORE], array, mask)
+    inside = array[mask].astype(np.float64)
+    assert result.dtype == np.float32
+    assert np.allclose(result[mask], (inside - inside.mean()) / inside.std(), atol=1e-5)
+    assert (result[~mask] == 0).all()
+    kept = run([{**Z_SCORE, "outside": "keep"}], array, mask)
+    assert np.allclose(kept, (array - inside.mean()) / inside.std(), atol=1e-5)
+    over_all = run([{**Z_SCORE, "over": "all", "outside": "keep"}], array, mask)
+    assert np.allclose(over_all, (array - array.mean()) / array.std(), atol=1e-4)
+
+
+def test_a_block_gets_what_the_whole_gets():
+    array = scan(np.int16)
+    mask = array > 40
+    fitted = json.loads(json.dumps(intensity.measure([PERCENTILES, Z_SCORE], array, mask)))
+    whole = intensity.apply(fitted, array, mask)
+    where = (slice(3, 9), slice(5, 25), slice(30, 40))
+    assert np.array_equal(intensity.apply(fitted, array[where], mask[where]), whole[where])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.float64])
+def test_the_measurement_does_not_depend_on_the_memory_layout(dtype, monkeypatch):
+    small_blocks(monkeypatch)
+    array = scan(dtype)
+    mask = array > 40
+    steps = [SPARSE_TAIL, PERCENTILES, Z_SCORE]
+    expected = intensity.measure(steps, array, mask)
+    for way in every_reordering():
+        back = np.empty(way.view(array).shape, dtype)
+        back = np.moveaxis(back, (0, 1, 2), way.axes)
+        back = back[tuple(slice(None, None, -1) if flip else slice(None) for flip in way.flips)]
+        back[...] = array
+        assert intensity.measure(steps, back, mask) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+@pytest.mark.parametrize(("low", "high"), [(0, 100), (0.5, 99.5), (10, 50.3), (2, 2.001)])
+def test_percentiles_are_numpys(dtype, low, high, monkeypatch):
+    small_blocks(monkeypatch)
+    array = (scan() - 50).clip(0 if dtype == np.uint8 else -100, 255).astype(dtype)
+    mask = scan(seed=1) > 60
+    (fitted,) = intensity.measure([{"step": "clip_percentiles", "low": low, "high": high}], array, mask)
+    assert np.allclose([fitted["low"], fitted["high"]], np.percentile(array[mask], [low, high]), rtol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=40), st.floats(0, 50), st.floats(51, 100)
+)
+def test_percentiles_are_numpys_whatever_the_values(values, low, high):
+    array = np.array(values, np.float32).reshape(-1, 1, 1)
+    (fitted,) = intensity.measure([{"step": "clip_percentiles", "low": low, "high": high}], array)
+    expected = np.percentile(array.astype(np.float64), [low, high])
+    scale = np.abs(array).max()
+    assert np.allclose([fitted["low"], fitted["high"]], expected, rtol=1e-6, atol=1e-9 * scale)
+
+
+def authors_tail(image: np.ndarray) -> float:
+    counts = np.histogram(image, bins=int(image.max()))[0]
+    return float(np.flatnonzero(counts >= 50)[-1])
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("shift", [0, -37, 25])
+def test_the_sparse_tail_is_cut_where_numpys_histogram_says(dtype, shift, monkeypatch):
+    small_blocks(monkeypatch)
+    array = (scan() + shift).astype(dtype)
+    array[0, 0, :5] = 2000
+    result = run([SPARSE_TAIL], array)
+    limit = authors_tail(array)
+    assert np.allclose(result, np.minimum(array, limit))
+    assert result.max() == limit < 2000
+
+
+def test_the_sparse_tail_of_huge_values_needs_no_huge_histogram(monkeypatch):
+    array = scan(np.int64)
+    expected = intensity.measure([SPARSE_TAIL], array)
+    monkeypatch.setattr(intensity, "_DENSE_BINS", 10)
+    assert intensity.measure([SPARSE_TAIL], array) == expected
+    monkeypatch.undo()
+    (huge,) = intensity.measure([SPARSE_TAIL], array * 1_000_000_000)
+    assert huge["high"] == pytest.approx(expected[0]["high"] * 1e9, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 5, 6)), np.full((4, 5, 6), 0.7), np.full((4, 5, 6), -9), scan()[:1, :5]]
+)
+def test_without_a_sparse_tail_nothing_is_cut(array):
+    array = array / array.max() * 0.9 if array.max() > 1 else array
+    assert np.allclose(run([SPARSE_TAIL], array), array)
+
+
+def test_the_authors_brats_steps():
+    array = scan(np.int16)
+    array[:, :10], array[:, 10, 0] = 0, 3000
+    mask = array != 0
+    result = run([SPARSE_TAIL, Z_SCORE], array, mask)
+    cut = np.minimum(array, authors_tail(array)).astype(np.float64)
+    expected = np.where(mask, (cut - cut[mask].mean()) / cut[mask].std(), 0)
+    assert np.allclose(result, expected, atol=1e-5)
+
+
+def test_clip_and_rescale():
+    array = np.array([-1000, -100, 70, 240, 3000], np.int16).reshape(5, 1, 1)
+    steps = [{"step": "clip", "low": -100, "high": 240}, {"step": "rescale", "from": [-100, 240], "to": [0, 1]}]
+    assert np.allclose(run(steps, array).ravel(), [0, 0, 0.5, 1, 1])
+    assert np.allclose(run([{"step": "rescale", "from": [0, 1], "to": [1, -1]}], array * 0).ravel(), 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.int64, np.float16, np.float64, bool])
+def test_any_type_is_measured_and_left_as_it_was(dtype):
+    array = (scan() % 120 // (60 if dtype is bool else 1)).astype(dtype)
+    before = array.copy()
+    result = run([PERCENTILES, {**Z_SCORE, "over": "all"}], array)
+    assert np.array_equal(array, before)
+    assert result.dtype == np.float32
+    assert abs(result.mean()) < 1e-4
+    assert result.std() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1, 1.7e6, 1e25])
+@pytest.mark.parametrize("offset", [0, -1e5])
+def test_huge_tiny_and_negative_values_give_the_same_numbers(scale, offset):
+    array = scan(np.float64)
+    result = run([Z_SCORE], array * scale + offset * scale)
+    assert np.allclose(result, run([Z_SCORE], array), atol=1e-3)
+
+
+def test_voxels_the_image_does_not_cover_are_not_measured():
+    array = scan()
+    inside = np.zeros(array.shape, bool)
+    inside[:, :20] = True
+    array[~inside] = 9999
+    over_all = {**Z_SCORE, "over": "all", "outside": "keep"}
+    assert intensity.measure([over_all], array, None, inside) == intensity.measure([over_all], array[:, :20])
+
+
+def test_one_value_or_an_empty_foreground_is_no_accident():
+    assert (run([Z_SCORE], np.full((3, 4, 5), 7)) == 0).all()
+    array = scan()
+    assert np.isfinite(run([PERCENTILES, Z_SCORE], array, np.zeros(array.shape, bool))).all()
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "clip",
+        [{"step": "sharpen"}],
+        ["clip"],
+        [{"step": "clip", "low": 1}],
+        [{"step": "clip", "low": 1, "high": 2, "extra": 3}],
+        [{"step": "clip", "low": 2, "high": 1}],
+        [{"step": "clip", "low": "a", "high": 1}],
+        [{"step": "clip_percentiles", "low": -1, "high": 50}],
+        [{"step": "clip_percentiles", "low": 50, "high": 50}],
+        [{"step": "z_score", "over": "brain", "outside": "zero"}],
+        [{"step": "z_score", "over": "all", "outside": "one"}],
+        [{"step": "rescale", "from": [0, 0], "to": [0, 1]}],
+        [{"step": "rescale", "from": [0], "to": [0, 1]}],
+        [{"step": "rescale", "from": 1, "to": [0, 1]}],
+        [{"step": "clip_sparse_tail", "bins": 10, "min_count": 50}],
+        [{"step": "clip_sparse_tail", "bins": "int_max", "min_count": 0}],
+    ],
+)
+def test_wrong_steps_are_refused(steps):
+    with pytest.raises(UserError, match="cannot be used") as caught:
+        intensity.check_steps(steps)
+    assert caught.value.code == "bad-intensity"
+
+
+def test_right_steps_pass():
+    steps = [SPARSE_TAIL, PERCENTILES, {"step": "clip", "low": -1, "high": 1.5}, Z_SCORE]
+    assert intensity.check_steps(steps) == steps
