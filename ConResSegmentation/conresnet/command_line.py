@@ -19,6 +19,8 @@ from conresnet import __version__
 from conresnet.errors import Cancelled, UserError
 
 PROGRAM = "python -m conresnet"
+# What ``--help`` does without, and a Python that was chosen to run the engine may lack.
+REQUIRED = ("numpy", "safetensors", "SimpleITK", "torch")
 
 # Command: module below conresnet.commands, its click command, what it does in a line.
 _COMMANDS = {
@@ -64,11 +66,13 @@ def conresnet(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, command: click.Command = conresnet, program: str = PROGRAM) -> int:
     """Run one command and return the exit status.
 
     Args:
         arguments: the command line. Defaults to the process's own.
+        command: what to run; the training backend's commands end by the same rules.
+        program: how the user started it, for help and messages.
     """
     for stream in (sys.stdout, sys.stderr):
         # A console that lacks a letter of a file's name must not turn the report of a success into a failure.
@@ -76,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return conresnet.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0
+        return command.main(arguments, prog_name=program, standalone_mode=False) or 0
     except UserError as error:
         _say(error.message)
         return 2
@@ -86,6 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt, Cancelled):
         _say("Stopped.")
         return 130
+    except ModuleNotFoundError as error:
+        if error.name not in REQUIRED:
+            _say(_our_fault(error, arguments))
+            return 1
+        _say(f"This command needs {error.name}, which the Python at {sys.executable} lacks; install it there.")
+        return 2
     except Exception as error:
         _say(_our_fault(error, arguments))
         return 1

@@ -104,6 +104,12 @@ def test_without_room_for_a_log_it_still_ends_in_a_sentence(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_python_without_torch_is_named(ending, capsys: pytest.CaptureFixture) -> None:
+    assert ending(ModuleNotFoundError("No module named 'torch'", name="torch")) == 2
+    assert "needs torch" in capsys.readouterr().err
+    assert ending(ModuleNotFoundError("No module named 'conresnet.typo'", name="conresnet.typo")) == 1
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Cancelled()])
 def test_stopping_is_status_130(ending, error: BaseException, capsys: pytest.CaptureFixture) -> None:
     assert ending(error) == 130

@@ -13,7 +13,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from conresnet.errors import UserError
 from conresnet.package import archive, read_package, reader
 from engine.package_cases import WEIGHTS, document, make_folder, refusal, safetensors_bytes
 
@@ -228,6 +231,23 @@ def test_an_encrypted_zip_file(archived: Path) -> None:
     data[data.index(b"PK\x01\x02") + 8] |= 1
     archived.write_bytes(data)
     assert "encrypted" in refusal("package-unsafe", read_package, archived)
+
+
+@given(st.data())
+def test_however_a_zip_file_is_damaged_it_is_read_right_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = make_zip(
+        tmp_path_factory.mktemp("zip") / "organ.zip", make_folder(tmp_path_factory.mktemp("made") / "organ")
+    )
+    damaged = bytearray(path.read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=4)):
+        damaged[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged[: data.draw(st.integers(len(damaged) // 2, len(damaged)))])
+    try:
+        assert read_package(path).read_weights(WEIGHTS) == safetensors_bytes()
+    except UserError as error:
+        assert "\n" not in error.message
 
 
 def test_a_package_of_a_newer_format(tmp_path: Path) -> None:
