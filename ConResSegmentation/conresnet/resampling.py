@@ -6,7 +6,7 @@ give the same map to the last bit, while their origins in mm may differ by round
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -16,6 +16,7 @@ from conresnet.grid import box_corners
 #: Voxels by which a position may be off before interpolating is worth more than leaving the values alone.
 TOLERANCE = 0.01
 
+_SLAB = 32
 _ITK_TYPES = tuple(np.dtype(name) for name in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
 
 
@@ -102,29 +103,63 @@ def resample_axis(array: np.ndarray, axis: int, positions: np.ndarray, width: fl
     Returns:
         float32 array in memory order of its axes.
     """
-    source = np.moveaxis(array, axis, 0)
-    count = source.shape[0]
+    indices, weights = _taps(np.clip(positions, 0, array.shape[axis] - 1), array.shape[axis], width)
     shape = list(array.shape)
     shape[axis] = len(positions)
     result = np.empty(shape, dtype=np.float32)
-    target = np.moveaxis(result, axis, 0)
-    for row, position in enumerate(np.clip(positions, 0, count - 1)):
-        first = max(0, int(np.ceil(position - width)))
-        last = min(count - 1, int(np.floor(position + width)))
-        weights = np.maximum(0.0, 1.0 - np.abs(np.arange(first, last + 1) - position) / width)
-        taps = [(first + tap, weight) for tap, weight in enumerate(weights / weights.sum()) if weight > 0]
-        # Differences from one neighbor: where all are equal, the result is that very value, as background must be.
-        base = source[taps[0][0]].astype(np.float32)
-        target[row] = base
-        for tap, weight in taps[1:]:
-            target[row] += (source[tap].astype(np.float32) - base) * np.float32(weight)
+    if axis == 0:
+        for row in range(len(positions)):
+            planes = (array[index].astype(np.float32) for index in indices[:, row])
+            result[row] = _weighted(planes, weights[:, row])
+        return result
+    across = weights[:, :, None] if axis == 1 else weights[:, None, :]
+    for plane in range(len(array)):
+        source = array[plane].astype(np.float32, order="C")
+        result[plane] = _weighted((source.take(index, axis=axis - 1) for index in indices), across)
+    return result
+
+
+def _taps(positions: np.ndarray, count: int, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """(taps, positions) neighbors of each position and their float32 weights, which add up to 1, heaviest first."""
+    first = np.ceil(positions - width).astype(int)
+    indices = first + np.arange(int(np.ceil(2 * width)) + 1)[:, None]
+    weights = np.maximum(0.0, 1.0 - np.abs(indices - positions) / width)
+    weights[(indices < 0) | (indices >= count)] = 0
+    weights = (weights / weights.sum(axis=0)).astype(np.float32)
+    order = np.argsort(-weights, axis=0, kind="stable")
+    indices, weights = (np.take_along_axis(values, order, axis=0) for values in (indices, weights))
+    used = weights.any(axis=1)
+    return np.clip(indices, 0, count - 1)[used], weights[used]
+
+
+def _weighted(neighbors: Iterator[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Their weighted mean, by differences from the heaviest: where all are equal it is that very value.
+
+    Background must stay what it is, or rounding would turn it into foreground.
+    """
+    base = next(neighbors)
+    result = base.copy()
+    for neighbor, weight in zip(neighbors, weights[1:], strict=True):
+        neighbor -= base
+        neighbor *= weight
+        result += neighbor
     return result
 
 
 def _sample_oblique(
     array: np.ndarray, index_map: np.ndarray, shape: tuple[int, ...], fill: float, antialias: bool
 ) -> np.ndarray:
-    """Through SimpleITK, on only that part of ``array`` that the wanted grid touches."""
+    """Through SimpleITK, a slab of the wanted grid at a time, on only that part of ``array`` that the slab touches."""
+    result = np.empty(shape, dtype=np.float32)
+    for first in range(0, shape[0], _SLAB):
+        slab = result[first : first + _SLAB]
+        slab[...] = _sample_slab(array, index_map @ translation((first, 0, 0)), slab.shape, fill, antialias)
+    return result
+
+
+def _sample_slab(
+    array: np.ndarray, index_map: np.ndarray, shape: tuple[int, ...], fill: float, antialias: bool
+) -> np.ndarray:
     widths = np.linalg.norm(index_map[:3, :3], axis=1)
     # Linear interpolation already averages over one voxel; variances of blurs add.
     widths = np.sqrt(np.maximum(widths**2 - 1, 0)) if antialias else np.zeros(3)

@@ -172,6 +172,16 @@ def test_strong_downsampling_averages():
         assert np.abs(array - 50).max() < 8
 
 
+@pytest.mark.parametrize("value", [-1024, 0.1, 1.7e6])
+@pytest.mark.parametrize("turn", [None, rotation(20)], ids=["straight", "oblique"])
+@pytest.mark.parametrize("spacing", [(0.7, 0.9, 1.3), (2.9, 3.1, 2.2)])
+def test_background_keeps_its_very_value(value, turn, spacing):
+    """Rounding would turn it into foreground."""
+    of = grid((20, 20, 20), rotation=turn)
+    _, array = model_array(Volume(np.full(of.shape, value), of, "even"), "SAR", spacing, fill=value)
+    assert (array == np.float32(value)).all()
+
+
 # Channels on other grids
 
 
