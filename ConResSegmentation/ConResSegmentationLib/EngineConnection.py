@@ -1,0 +1,217 @@
+"""One life of the engine's process: its start, the messages to and from it, its log, and its end."""
+
+import codecs
+import os
+import signal
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import qt
+
+from conresnet import session_folder
+from conresnet.protocol import PROTOCOL, LineSplitter, ProtocolError, decode, encode
+
+from .EngineError import EngineError
+
+# A slow disk and a virus scanner may look at thousands of files before Python has started.
+SECONDS_TO_START = 120
+# After its standard input has closed, the engine has this long to leave by itself.
+SECONDS_TO_LEAVE = 5
+_LOG_LINES = 300
+
+
+@dataclass(frozen=True)
+class EngineLaunch:
+    """How the engine's process is started: program, arguments, and its whole environment."""
+
+    program: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str]
+
+
+class EngineConnection:
+    """A running engine.
+
+    Args:
+        launch: how to start it.
+        onMessage: called with each event, hello among them.
+        onEnded: called once with an EngineError, when the process ended other than by `close` or `kill`, could not be
+            started, or speaks another protocol.
+    """
+
+    def __init__(self, launch: EngineLaunch, onMessage: Callable[[dict], None], onEnded: Callable[[EngineError], None]):
+        self.launch = launch
+        self.hello: dict | None = None
+        self._onMessage, self._onEnded = onMessage, onEnded
+        self._splitter = LineSplitter()
+        self._logDecoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._log: deque[str] = deque([""], maxlen=_LOG_LINES)
+        self._leaving = False
+        self._process = qt.QProcess()
+        self._process.connect("readyReadStandardOutput()", self._onOutput)
+        self._process.connect("readyReadStandardError()", self._onLog)
+        self._process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
+        self._process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.connect("timeout()", self._onTimeout)
+
+    def open(self) -> None:
+        """Start the process; hello comes as the first message."""
+        environment = qt.QProcessEnvironment()
+        for name, value in self.launch.environment.items():
+            environment.insert(name, value)
+        self._process.setProcessEnvironment(environment)
+        self._timer.start(SECONDS_TO_START * 1000)
+        self._process.start(self.launch.program, list(self.launch.arguments))
+
+    def send(self, message: dict) -> None:
+        """Write a request; a process that is gone has told so by its end."""
+        self._process.write(encode(message))
+
+    def close(self) -> None:
+        """Let the engine leave: it stops what it does and removes its files. Killed when it does not."""
+        self._leaving = True
+        if self.isRunning:
+            self._process.closeWriteChannel()
+            self._timer.start(SECONDS_TO_LEAVE * 1000)
+
+    def waitUntilClosed(self) -> None:
+        """Wait for the end after `close`, a few seconds at most. For the end of Slicer, when no event loop follows."""
+        if self.isRunning and not self._process.waitForFinished(SECONDS_TO_LEAVE * 1000):
+            self.kill()
+            self._process.waitForFinished(SECONDS_TO_LEAVE * 1000)
+
+    def kill(self) -> None:
+        """End the process and what it started at once. What it left lying is removed when it is gone."""
+        self._leaving = True
+        if self.isRunning:
+            if self.hello:
+                # The process that Qt knows may be a launcher, and the interpreter would outlive it.
+                _killTree(self.hello["pid"])
+            self._process.kill()
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether the process is starting or there."""
+        return self._process.state() != qt.QProcess.NotRunning
+
+    @property
+    def log(self) -> str:
+        """The last lines of the engine's standard error."""
+        return "\n".join(self._log).strip()
+
+    def _onOutput(self) -> None:
+        for line in self._splitter.feed(bytes(self._process.readAllStandardOutput().data())):
+            try:
+                message = decode(line)
+            except ProtocolError:
+                # Something that ran before the engine could take the stream over has printed.
+                self._appendLog(line.decode("utf-8", errors="replace") + "\n")
+                continue
+            if not self._leaving:
+                self._receive(message)
+
+    def _receive(self, message: dict) -> None:
+        if self.hello is None:
+            if message.get("event") != "hello":
+                return
+            self._timer.stop()
+            self.hello = message
+            if message.get("protocol") != PROTOCOL:
+                self._end(_otherProtocol(message, self.launch.program))
+                return
+        self._onMessage(message)
+
+    def _onLog(self) -> None:
+        self._appendLog(self._logDecoder.decode(bytes(self._process.readAllStandardError().data())))
+
+    def _appendLog(self, text: str) -> None:
+        first, *others = text.replace("\r\n", "\n").split("\n")
+        self._log[-1] += first
+        self._log.extend(others)
+
+    def _onFinished(self, exitCode: int, exitStatus: int) -> None:
+        self._onOutput()
+        self._onLog()
+        self._timer.stop()
+        if self.hello:
+            session_folder.remove(self.hello["session"])
+        if not self._leaving:
+            self._end(_ended(exitCode, self.log) if self.hello else _neverSpoke(self.launch.program, exitCode, self.log))
+
+    def _onProcessError(self, error: int) -> None:
+        if error == qt.QProcess.FailedToStart and not self._leaving:
+            self._timer.stop()
+            self._end(_notStarted(self.launch.program))
+
+    def _onTimeout(self) -> None:
+        if self._leaving:
+            self.kill()
+        else:
+            self._end(_silent(self.launch.program, self.log))
+
+    def _end(self, error: EngineError) -> None:
+        self.kill()
+        self._onEnded(error)
+
+
+def _killTree(pid: int) -> None:
+    """Kill the interpreter; on Linux and macOS it leads a process group, and all in it go."""
+    try:
+        if os.name == "nt":
+            os.kill(pid, signal.SIGTERM)
+        else:
+            os.killpg(pid, signal.SIGKILL)
+    except OSError:
+        pass
+
+
+def _notStarted(program: str) -> EngineError:
+    return EngineError(
+        "engine-not-started",
+        f"The engine could not be started with {program}; choose a Python that exists and may be run.",
+        {"program": program},
+    )
+
+
+def _neverSpoke(program: str, exitCode: int, log: str) -> EngineError:
+    lines = log.splitlines()
+    return EngineError(
+        "engine-start-failed",
+        f"The engine ended before it was ready ({lines[-1] if lines else f'exit code {exitCode}'}); check that the "
+        f"Python {program} has what the engine needs, and see the log.",
+        {"program": program, "exit_code": exitCode},
+        log=log,
+    )
+
+
+def _silent(program: str, log: str) -> EngineError:
+    return EngineError(
+        "engine-silent",
+        f"The engine gave no sign for {SECONDS_TO_START} seconds after it was started with {program}; check that this "
+        "is a working Python, and try again.",
+        {"program": program, "seconds": SECONDS_TO_START},
+        log=log,
+    )
+
+
+def _otherProtocol(hello: dict, program: str) -> EngineError:
+    return EngineError(
+        "engine-version",
+        f"The engine that {program} runs is of another version ({hello.get('version')}, protocol "
+        f"{hello.get('protocol')} instead of {PROTOCOL}); restart Slicer, and install the extension again if that does "
+        "not help.",
+        {"program": program, "version": hello.get("version"), "protocol": hello.get("protocol")},
+    )
+
+
+def _ended(exitCode: int, log: str) -> EngineError:
+    return EngineError(
+        "engine-died",
+        f"The engine ended unexpectedly (exit code {exitCode}), often because memory ran out; close other programs, draw "
+        "a smaller region of interest or choose another device, and try again.",
+        {"exit_code": exitCode},
+        log=log,
+    )

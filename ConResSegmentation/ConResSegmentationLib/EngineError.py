@@ -1,0 +1,22 @@
+"""What went wrong in the engine, or with it."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class EngineError:
+    """An error as an observer hears it.
+
+    Args:
+        code: stable name of the fault, by which the sentence is translated.
+        message: one sentence in English: what is wrong and what to do.
+        values: what the sentence speaks of.
+        ours: whether it is a fault of the engine, worth a report, rather than something the user can put right.
+        log: a traceback or the end of the engine's log, for the diagnostics; empty when it adds nothing.
+    """
+
+    code: str
+    message: str
+    values: dict = field(default_factory=dict)
+    ours: bool = False
+    log: str = ""

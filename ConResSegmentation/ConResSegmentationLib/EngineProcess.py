@@ -1,0 +1,325 @@
+"""The engine seen from Slicer: a process of its own that is started when needed, kept warm, and survived when it dies.
+
+Nothing here waits: every call returns at once, and what happens then is told to an observer from Slicer's event loop.
+
+    engine = EngineProcess(enginePython.launch)          # a function without arguments that returns an EngineLaunch
+    engine.segment(modelPath, [Volume(array, grid, name)], observer, maps=["residual"], roi=boxROI)
+    engine.listDevices(observer)                         # observer.onDevices([{"name": "cpu", "title": ...}, ...])
+    engine.cancel()                                      # the observer hears onCancelled, after two seconds at the latest
+    engine.stop()                                        # when the user chooses another Python
+    engine.stop(wait=True)                               # in the widget's cleanup
+    engine.isBusy, engine.isRunning, engine.diagnostics()
+
+An observer derives from EngineObserver and overrides what it wants to hear. Each request ends with exactly one of
+onDone, onDevices, onError and onCancelled. Requests made while another runs wait their turn. The process is started by
+the first request, and again by the first one after it has ended or died.
+
+Arrays given to onArray and onDone are read-only maps of files that the engine has written: labels [k, j, i], maps
+[c, k, j, i], on the grid of the first channel. They stay readable as long as they are held; copy what is to last, and
+let go of them, so that their disk space is freed.
+"""
+
+import platform
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import qt
+
+from conresnet import __version__
+from conresnet.atomic_file import write_error
+from conresnet.errors import UserError
+from conresnet.grid import Volume
+from conresnet.roi import BoxROI
+
+from .EngineConnection import EngineConnection, EngineLaunch
+from .EngineError import EngineError
+
+SECONDS_TO_CANCEL = 2
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """A finished segmentation.
+
+    Args:
+        labels: uint8 [k, j, i], the model's label values.
+        maps: by name, float16 [c, k, j, i].
+        report: seconds by phase, device, precision, volumes, warnings.
+    """
+
+    labels: np.ndarray
+    maps: dict[str, np.ndarray]
+    report: dict
+
+
+class EngineObserver:
+    """Hears of a request; every method does nothing until it is overridden."""
+
+    def onStarting(self) -> None:
+        """The engine's process is being started, which may take a few seconds."""
+
+    def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
+        """The work has come to ``fraction``, 0 to 1 over all phases; ``secondsLeft`` is None while nobody knows."""
+
+    def onArray(self, name: str, array: np.ndarray) -> None:
+        """The result ``name`` ("labels", "residual", ...) is there and fills from now on; zero where it is not yet."""
+
+    def onDone(self, result: EngineResult) -> None:
+        """The segmentation is finished."""
+
+    def onDevices(self, devices: list[dict]) -> None:
+        """The devices the engine can compute on: each a dict with ``name`` and ``title``."""
+
+    def onError(self, error: EngineError) -> None:
+        """The request has failed."""
+
+    def onCancelled(self) -> None:
+        """The request was cancelled."""
+
+
+@dataclass
+class _Request:
+    id: int
+    message: dict
+    observer: EngineObserver
+    channels: list[Volume] = field(default_factory=list)
+
+
+class EngineProcess:
+    """The engine, whatever process it lives in at the moment.
+
+    Args:
+        launch: says how to start the process; asked at each start, so that a changed setting counts from then on. It may
+            raise UserError, which the observer then hears.
+    """
+
+    def __init__(self, launch: Callable[[], EngineLaunch]):
+        self._launch = launch
+        self._connection: EngineConnection | None = None
+        # Objects of processes that are leaving must outlive the signal that tells of their end.
+        self._leaving: list[EngineConnection] = []
+        self._waiting: deque[_Request] = deque()
+        self._current: _Request | None = None
+        self._lastId = 0
+        self._lastError: EngineError | None = None
+        self._lastLog = ""
+        self._cancelTimer = qt.QTimer()
+        self._cancelTimer.setSingleShot(True)
+        self._cancelTimer.connect("timeout()", self._onCancelUnanswered)
+
+    def segment(
+        self,
+        model: str,
+        channels: Sequence[Volume],
+        observer: EngineObserver,
+        roi: BoxROI | None = None,
+        maps: Sequence[str] = (),
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        """Ask for a segmentation.
+
+        Args:
+            model: folder or .zip file of the model package.
+            channels: one volume an input of the model; their arrays are read when the engine is ready for them.
+            observer: hears what becomes of it.
+            roi: where to segment. Defaults to the whole image.
+            maps: of "residual", "attention", "probability", "features".
+            device: "auto" or a name from `listDevices`.
+            precision: "auto", "fp32", "bf16" or "fp16".
+        """
+        message = {
+            "request": "segment",
+            "model": str(model),
+            "roi": roi.to_dict() if roi else None,
+            "maps": list(maps),
+            "device": device,
+            "precision": precision,
+        }
+        self._add(message, observer, list(channels))
+
+    def listDevices(self, observer: EngineObserver) -> None:
+        """Ask for the devices that the engine can compute on."""
+        self._add({"request": "devices"}, observer, [])
+
+    def cancel(self) -> None:
+        """Stop all requests. An engine that does not answer in two seconds is killed."""
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        if waiting:
+            _later(lambda: [request.observer.onCancelled() for request in waiting])
+        if self._current and not self._cancelTimer.isActive():
+            self._connection.send({"request": "cancel"})
+            self._cancelTimer.start(SECONDS_TO_CANCEL * 1000)
+
+    def stop(self, wait: bool = False) -> None:
+        """End the process; observers of unfinished requests hear onCancelled before this returns.
+
+        Args:
+            wait: until it has gone, a few seconds at most; for when Slicer is about to end.
+        """
+        connection, stopped = self._connection, self._takeAll()
+        self._dropConnection()
+        if connection:
+            connection.close()
+            if wait:
+                connection.waitUntilClosed()
+        for request in stopped:
+            request.observer.onCancelled()
+
+    @property
+    def isBusy(self) -> bool:
+        """Whether a request has not ended yet."""
+        return bool(self._current or self._waiting)
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether the engine has a process and has said hello."""
+        return self._connection is not None and self._connection.hello is not None
+
+    def diagnostics(self) -> str:
+        """Everything a report of a fault should hold: versions, the engine's Python, the last error, the log."""
+        connection = self._connection
+        hello = (connection and connection.hello) or {}
+        lines = [
+            f"ConResNet {__version__} on {platform.platform()}, Python {platform.python_version()}",
+            f"Engine: {connection.launch.program if connection else 'not running'}",
+            *(f"  {name}: {hello[name]}" for name in ("version", "python", "torch", "pid") if name in hello),
+        ]
+        if self._lastError:
+            lines += ["", f"Last error ({self._lastError.code}): {self._lastError.message}", self._lastError.log]
+        lines += ["", "Log of the engine:", connection.log if connection else self._lastLog]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def _add(self, message: dict, observer: EngineObserver, channels: list[Volume]) -> None:
+        self._lastId += 1
+        self._waiting.append(_Request(self._lastId, {**message, "id": self._lastId}, observer, channels))
+        _later(self._advance)
+
+    def _advance(self) -> None:
+        """Start the process if it must be, and the next request if it can be."""
+        if self._current or not self._waiting:
+            return
+        if self._connection is None:
+            self._open()
+        elif self._connection.hello:
+            request = self._current = self._waiting.popleft()
+            try:
+                self._write(request)
+            except UserError as error:
+                self._finish("onError", EngineError(error.code, error.message, error.values))
+
+    def _open(self) -> None:
+        try:
+            launch = self._launch()
+        except UserError as error:
+            self._fail(EngineError(error.code, error.message, error.values))
+            return
+        self._connection = EngineConnection(launch, self._onMessage, self._onEnded)
+        for request in self._waiting:
+            request.observer.onStarting()
+        if self._connection:
+            self._connection.open()
+
+    def _write(self, request: _Request) -> None:
+        """Put the channels where the engine finds them, and ask."""
+        channels = []
+        folder = Path(self._connection.hello["session"]) / str(request.id)
+        for number, volume in enumerate(request.channels):
+            path = folder / f"channel{number}.npy"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                np.save(path, volume.array, allow_pickle=False)
+            except OSError as error:
+                raise write_error(error, path) from error
+            channels.append({"npy": str(path), "grid": volume.grid.to_dict(), "name": volume.name})
+        request.channels.clear()
+        if channels:
+            request.message["channels"] = channels
+        self._connection.send(request.message)
+
+    def _onMessage(self, message: dict) -> None:
+        event, request = message.get("event"), self._current
+        if event == "hello":
+            self._advance()
+        elif event == "error" and "id" not in message:
+            self._onEnded(_errorOf(message))
+        elif request is None or message.get("id") != request.id:
+            return
+        elif event == "progress":
+            request.observer.onProgress(message["phase"], message["fraction"], message["seconds_left"])
+        elif event == "array":
+            request.observer.onArray(message["name"], _mapped(message["npy"]))
+        elif event == "done":
+            maps = {name: _mapped(path) for name, path in message["maps"].items()}
+            self._finish("onDone", EngineResult(_mapped(message["labels"]), maps, message["report"]))
+        elif event == "devices":
+            self._finish("onDevices", message["devices"])
+        elif event == "cancelled":
+            self._finish("onCancelled")
+        elif event == "error":
+            self._finish("onError", _errorOf(message))
+
+    def _finish(self, ending: str, *arguments: object) -> None:
+        """End the current request. The observer may ask for the next thing at once."""
+        request, self._current = self._current, None
+        self._cancelTimer.stop()
+        if ending == "onError":
+            self._lastError = arguments[0]
+        _later(self._advance)
+        if self._connection:
+            self._connection.send({"request": "release", "id": request.id})
+        getattr(request.observer, ending)(*arguments)
+
+    def _onEnded(self, error: EngineError) -> None:
+        """The process has died, or is of no use."""
+        cancelling = self._cancelTimer.isActive()
+        neverWorked = self._connection is None or self._connection.hello is None
+        self._dropConnection()
+        if self._current and not neverWorked:
+            self._finish("onCancelled") if cancelling else self._finish("onError", error)
+        else:
+            self._fail(error)
+
+    def _onCancelUnanswered(self) -> None:
+        connection = self._connection
+        self._dropConnection()
+        connection.kill()
+        self._finish("onCancelled")
+
+    def _fail(self, error: EngineError) -> None:
+        """The engine does not start: tell everybody who waits for it."""
+        self._lastError = error
+        for request in self._takeAll():
+            request.observer.onError(error)
+
+    def _takeAll(self) -> list[_Request]:
+        taken = [*([self._current] if self._current else []), *self._waiting]
+        self._current = None
+        self._waiting.clear()
+        self._cancelTimer.stop()
+        return taken
+
+    def _dropConnection(self) -> None:
+        if self._connection:
+            self._lastLog = self._connection.log
+            self._leaving = [connection for connection in self._leaving if connection.isRunning]
+            self._leaving.append(self._connection)
+            self._connection = None
+
+
+def _later(function: Callable[[], object]) -> None:
+    qt.QTimer.singleShot(0, function)
+
+
+def _mapped(path: str) -> np.ndarray:
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _errorOf(message: dict) -> EngineError:
+    return EngineError(
+        message["code"], message["message"], message.get("values") or {}, message.get("ours", False), message.get("log") or ""
+    )
