@@ -1,0 +1,15 @@
+"""The stand-in application starts and offers what modules reach for first."""
+
+import qt
+import slicer
+
+
+def test_it_has_a_scene_logics_and_views(slicer_app):
+    assert slicer.app is slicer_app and slicer_app.mrmlScene() is slicer.mrmlScene
+    assert slicer.modules.segmentations.logic() and slicer.modules.volumes.logic()
+    assert slicer_app.layoutManager().sliceViewNames() == ["Red", "Yellow", "Green"]
+    assert slicer.util.mainWindow().objectName == "qSlicerMainWindow"
+
+
+def test_settings_are_not_the_users(slicer_app):
+    assert qt.QSettings().fileName().startswith(slicer_app._folder)

@@ -1,0 +1,35 @@
+"""The pytest fixture ``slicer_app``: one stand-in application a process, a clean scene and record a test."""
+
+from __future__ import annotations
+
+import pytest
+from slicer_host import dialogs, slot_errors, start_application
+
+
+@pytest.fixture(scope="session")
+def slicer_session() -> object:
+    """The running application; use ``slicer_app``, which also cleans up."""
+    app = start_application()
+    yield app
+    app.quit_host()
+
+
+@pytest.fixture
+def slicer_app(slicer_session: object) -> object:
+    """The application with an empty scene. A test fails when a slot or an observer raised, or an answer was left over."""
+    import slicer
+
+
+    slicer.mrmlScene.Clear(0)
+    slicer_session.processEvents()
+    dialogs.clear()
+    slot_errors.clear()
+    slicer_session.settings().clear()
+    yield slicer_session
+    slicer_session.moduleManager().select("")
+    slicer_session.processEvents()
+    errors, left = list(slot_errors), list(dialogs.answers)
+    dialogs.clear()
+    slot_errors.clear()
+    assert not errors, "Exceptions in slots or observers:\n" + "\n".join(errors)
+    assert not left, f"Answers that no dialog asked for: {left}"

@@ -1,0 +1,193 @@
+"""The stand-in application: ``slicer.app`` and all that hangs on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+import slicer
+from PySide6 import QtCore, QtGui, QtWidgets
+
+from . import (
+    ctk_values,
+    ctk_widgets,
+    dialogs,
+    i18n,
+    modules,
+    packaging,
+    parameter_node,
+    pythonqt,
+    qmrml_widgets,
+    scripted_module,
+)
+from . import subject_hierarchy as hierarchy
+from .file_io import CoreIOManager
+from .layout import LayoutManager
+from .qt_module import QtModule
+from .scene import add_default_nodes, start_scene
+from .ui_loader import custom_classes
+
+
+class qSlicerApplication(QtWidgets.QApplication):
+    """Slicer's application object, for what scripted modules use of it."""
+
+    _closed = True
+    startupCompleted = QtCore.Signal()
+
+    def __init__(self, terminologies: Path | None) -> None:
+        super().__init__(["Slicer"])
+        self._folder = tempfile.mkdtemp(prefix="slicer-host-")
+        # A user's settings belong to the user: a stand-in keeps its own.
+        QtCore.QSettings.setDefaultFormat(QtCore.QSettings.IniFormat)
+        QtCore.QSettings.setPath(QtCore.QSettings.IniFormat, QtCore.QSettings.UserScope, self._folder)
+        self.organizationName, self.applicationName, self.applicationVersion = "slicer.org", "Slicer", "5.12.4"
+        self._settings = QtCore.QSettings()
+        self._logic, self._logics = start_scene(terminologies)
+        self._io = CoreIOManager(self._logics, self._logic)
+        self._manager = modules.ModuleManager(self._logics)
+        self._testing = False
+        self._make_home()
+
+    def _start(self) -> None:
+        self._layout = LayoutManager(self._logic)
+        self._window = qSlicerMainWindow(self._manager)
+        scene = slicer.mrmlScene
+        scene.AddObserver(slicer.vtkMRMLScene.EndCloseEvent, lambda *_: add_default_nodes(scene))
+        hierarchy.follow(scene)
+
+    def _make_home(self) -> None:
+        """Slicer's own Python is behind a launcher, which is the parent of the real interpreter: so is this."""
+        folder = Path(self._folder) / "home" / "bin"
+        folder.mkdir(parents=True)
+        launcher = folder / "PythonSlicer"
+        launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n', encoding="utf-8")
+        launcher.chmod(0o755)
+        (Path(self._folder) / "tmp").mkdir()
+
+    slicerHome = property(lambda self: str(Path(self._folder) / "home"))
+    temporaryPath = property(lambda self: str(Path(self._folder) / "tmp"))
+    extensionsInstallPath = property(lambda self: str(Path(self._folder) / "home" / "slicer.org" / "Extensions-33000"))
+    majorVersion, minorVersion = property(lambda self: 5), property(lambda self: 12)
+    revision = repositoryRevision = property(lambda self: "33000")
+    mainApplicationName = property(lambda self: "Slicer")
+    documentationBaseUrl = property(lambda self: "https://slicer.readthedocs.io/en/latest/")
+    os = property(lambda self: {"Linux": "linux", "Darwin": "macosx", "Windows": "win"}[platform.system()])
+    arch = property(lambda self: {"x86_64": "amd64", "AMD64": "amd64"}.get(platform.machine(), platform.machine()))
+
+    def mrmlScene(self) -> object:
+        return slicer.mrmlScene
+
+    def applicationLogic(self) -> object:
+        return self._logic
+
+    def moduleLogic(self, name: str) -> object:
+        return self._logics.get(name)
+
+    def moduleManager(self) -> modules.ModuleManager:
+        return self._manager
+
+    def coreIOManager(self) -> CoreIOManager:
+        return self._io
+
+    ioManager = coreIOManager
+
+    def layoutManager(self) -> LayoutManager:
+        return self._layout
+
+    def settings(self) -> QtCore.QSettings:
+        return self._settings
+
+    userSettings = revisionUserSettings = settings
+
+    def startupEnvironment(self) -> QtCore.QProcessEnvironment:
+        return QtCore.QProcessEnvironment.systemEnvironment()
+
+    def testingEnabled(self) -> bool:
+        return self._testing
+
+    def pauseRender(self) -> None:
+        """Nothing to do: views are drawn only when they are looked at."""
+
+    resumeRender = pauseRender
+
+    def setRenderPaused(self, pause: bool) -> None:
+        """Nothing to do, as for ``pauseRender``."""
+
+    def toSlicerHomeAbsolutePath(self, path: str) -> str:
+        return os.path.join(self.slicerHome, path)
+
+    def quit_host(self) -> None:
+        """Unload the scripted modules and remove the temporary folder; not Slicer's."""
+        for name in self._manager.modulesNames():
+            if isinstance(self._manager.module(name), modules.qSlicerScriptedLoadableModule):
+                self._manager.unload(name)
+        self.processEvents()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class qSlicerMainWindow(QtWidgets.QMainWindow):
+    """The main window, never shown: it parents dialogs and has the module chooser and the status bar."""
+
+    _closed = True
+
+    def __init__(self, manager: modules.ModuleManager) -> None:
+        super().__init__()
+        self.objectName = "qSlicerMainWindow"
+        self._selector = modules.ModuleSelector(manager)
+
+    def moduleSelector(self) -> modules.ModuleSelector:
+        return self._selector
+
+
+def _use_fonts() -> None:
+    """Take a font that is there: without one, Qt draws text as empty boxes."""
+    if not QtGui.QFontDatabase.families():
+        import matplotlib
+
+        for font in (Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("DejaVuSans*.ttf"):
+            QtGui.QFontDatabase.addApplicationFont(str(font))
+    QtWidgets.QApplication.setFont(QtGui.QFont("DejaVu Sans", 9))
+
+
+def install() -> None:
+    """Make ``qt``, ``ctk`` and Slicer's Python modules importable, and change PySide's classes; once in a process."""
+    if "qt" in sys.modules:
+        return
+    pythonqt.install()
+    dialogs.install()
+    sys.modules["qt"] = QtModule("qt")
+    ctk = types.ModuleType("ctk")
+    for module in (ctk_widgets, ctk_values):
+        for name, value in vars(module).items():
+            if name.startswith("ctk"):
+                setattr(ctk, name, value)
+                custom_classes[name] = value
+    sys.modules["ctk"] = ctk
+    custom_classes.update(qmrml_widgets.WIDGETS)
+    qmrml_widgets.install()
+    modules.install()
+    slicer.i18n = sys.modules["slicer.i18n"] = i18n
+    slicer.ScriptedLoadableModule = sys.modules["slicer.ScriptedLoadableModule"] = scripted_module
+    parameter_node.install()
+    packaging.install()
+
+
+def start_application(terminologies: str | Path | None = None) -> qSlicerApplication:
+    """Start the stand-in application, once in a process; later calls return the running one.
+
+    ``terminologies``: a folder with Slicer's terminology JSON files, if there is one; without it entries are still
+    kept in segments, but there is no list to choose from.
+    """
+    if getattr(slicer, "app", None) is None:
+        slicer.app = qSlicerApplication(Path(terminologies) if terminologies else None)
+        _use_fonts()
+        slicer.app._start()
+        slicer.app.startupCompleted.emit()
+    return slicer.app

@@ -1,0 +1,223 @@
+"""Stand-ins for CTK's sliders, spin boxes and ranges of floating-point numbers."""
+
+from __future__ import annotations
+
+from PySide6 import QtCore, QtWidgets
+
+from .standin import stored
+
+_STEPS = 1000  # positions of the inner integer slider
+
+
+def _clamped(self: QtWidgets.QWidget) -> None:
+    self._bounds_changed()
+
+
+class _Number(QtWidgets.QWidget):
+    """A number within bounds: what the sliders and the spin box share."""
+
+    _closed = True
+    SLOTS = ("setValue(double)",)
+    valueChanged = QtCore.Signal(float)
+
+    minimum, setMinimum = stored("minimum", float, 0.0, _clamped)
+    maximum, setMaximum = stored("maximum", float, 99.0, _clamped)
+    singleStep, setSingleStep = stored("singleStep", float, 1.0, _clamped)
+
+    def setRange(self, minimum: float, maximum: float) -> None:
+        """Set both bounds."""
+        self.setMinimum(minimum)
+        self.setMaximum(maximum)
+
+    def setValue(self, value: float) -> None:
+        """Set the value, brought within the bounds; emits ``valueChanged`` when it differs."""
+        value = min(max(float(value), self.minimum), self.maximum)
+        if value != self.value:
+            self._value = value
+            self._show()
+            self.valueChanged.emit(value)
+
+    value = QtCore.Property(float, lambda self: self.__dict__.get("_value", 0.0), setValue)
+
+    def _bounds_changed(self) -> None:
+        self.setValue(self.value)
+        self._show()
+
+    def _show(self) -> None:
+        raise NotImplementedError
+
+
+class ctkDoubleSlider(_Number):
+    """A slider for a floating-point number."""
+
+    sliderMoved = QtCore.Signal(float)
+    sliderPressed, sliderReleased = QtCore.Signal(), QtCore.Signal()
+    rangeChanged = QtCore.Signal(float, float)
+    pageStep, setPageStep = stored("pageStep", float, 10.0)
+    tracking, setTracking = stored("tracking", bool, True)
+    tickInterval, setTickInterval = stored("tickInterval", float, 0.0)
+    orientation, setOrientation = stored(
+        "orientation", object, QtCore.Qt.Vertical, lambda self: self._slider.setOrientation(self.orientation)
+    )
+
+    def __init__(self, *arguments: object) -> None:
+        parent = arguments[-1] if arguments and isinstance(arguments[-1], QtWidgets.QWidget) else None
+        super().__init__(parent)
+        self._slider = QtWidgets.QSlider(QtCore.Qt.Vertical)
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._slider)
+        self._slider.maximum = _STEPS
+        self._slider.valueChanged.connect(self._moved)
+        if arguments and arguments[0] is not parent:
+            self.setOrientation(arguments[0])
+
+    def _moved(self, position: int) -> None:
+        self.setValue(self.minimum + (self.maximum - self.minimum) * position / _STEPS)
+        self.sliderMoved.emit(self.value)
+
+    def _show(self) -> None:
+        span = self.maximum - self.minimum
+        self._slider.blockSignals(True)
+        self._slider.value = round((self.value - self.minimum) / span * _STEPS) if span > 0 else 0
+        self._slider.blockSignals(False)
+
+
+class ctkDoubleSpinBox(_Number):
+    """A spin box for a floating-point number."""
+
+    SLOTS = ("setValue(double)", "setDecimals(int)", "setReadOnly(bool)", "stepUp()", "stepDown()")
+    editingFinished, decimalsChanged = QtCore.Signal(), QtCore.Signal(int)
+    decimals, setDecimals = stored("decimals", int, 2, lambda self: self._spin.setDecimals(self.decimals))
+    prefix, setPrefix = stored("prefix", str, "", lambda self: self._spin.setPrefix(self.prefix))
+    suffix, setSuffix = stored("suffix", str, "", lambda self: self._spin.setSuffix(self.suffix))
+    readOnly, setReadOnly = stored("readOnly", bool, False, lambda self: self._spin.setReadOnly(self.readOnly))
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._spin = QtWidgets.QDoubleSpinBox()
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._spin)
+        self._spin.valueChanged.connect(self.setValue)
+        self._spin.editingFinished.connect(self.editingFinished)
+
+    def stepUp(self) -> None:
+        """One single step more."""
+        self.setValue(self.value + self.singleStep)
+
+    def stepDown(self) -> None:
+        """One single step less."""
+        self.setValue(self.value - self.singleStep)
+
+    def _show(self) -> None:
+        _show_in(self._spin, self)
+
+
+class ctkSliderWidget(_Number):
+    """A slider with a spin box beside it."""
+
+    SLOTS = ("setValue(double)", "setDecimals(int)", "setSpinBoxVisible(bool)", "reset()")
+    valueIsChanging, decimalsChanged = QtCore.Signal(float), QtCore.Signal(int)
+    decimals, setDecimals = stored("decimals", int, 2, lambda self: self._spin.setDecimals(self.decimals))
+    prefix, setPrefix = stored("prefix", str, "", lambda self: self._spin.setPrefix(self.prefix))
+    suffix, setSuffix = stored("suffix", str, "", lambda self: self._spin.setSuffix(self.suffix))
+    pageStep, setPageStep = stored("pageStep", float, 10.0)
+    tickInterval, setTickInterval = stored("tickInterval", float, 0.0)
+    tickPosition, setTickPosition = stored("tickPosition", object, QtWidgets.QSlider.NoTicks)
+    spinBoxAlignment, setSpinBoxAlignment = stored("spinBoxAlignment", object, QtCore.Qt.AlignmentFlag.AlignRight)
+    tracking, setTracking = stored("tracking", bool, True)
+    popupSlider, setPopupSlider = stored("popupSlider", bool, False)
+    invertedAppearance, setInvertedAppearance = stored("invertedAppearance", bool, False)
+    invertedControls, setInvertedControls = stored("invertedControls", bool, False)
+    spinBoxVisible, setSpinBoxVisible = stored(
+        "spinBoxVisible", bool, True, lambda self: self._spin.setVisible(self.spinBoxVisible)
+    )
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._slider, self._spin = ctkDoubleSlider(QtCore.Qt.Horizontal), QtWidgets.QDoubleSpinBox()
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self._slider, 1)
+        row.addWidget(self._spin)
+        self._slider.valueChanged.connect(self.setValue)
+        self._spin.valueChanged.connect(self.setValue)
+        self._show()
+
+    def reset(self) -> None:
+        """Set the value to 0, or to the bound nearest to it."""
+        self.setValue(0.0)
+
+    def _show(self) -> None:
+        _show_in(self._spin, self)
+        self._slider.blockSignals(True)
+        self._slider.setRange(self.minimum, self.maximum)
+        self._slider.setValue(self.value)
+        self._slider.blockSignals(False)
+
+
+def _show_in(spin: QtWidgets.QDoubleSpinBox, number: _Number) -> None:
+    spin.blockSignals(True)
+    spin.setRange(max(number.minimum, -1e9), min(number.maximum, 1e9))
+    spin.singleStep = number.singleStep
+    spin.value = number.value
+    spin.blockSignals(False)
+
+
+class ctkRangeWidget(QtWidgets.QWidget):
+    """Two bounds on one scale."""
+
+    _closed = True
+    SLOTS = ("setMinimumValue(double)", "setMaximumValue(double)", "setValues(double,double)", "setDecimals(int)", "reset()")
+    valuesChanged = QtCore.Signal(float, float)
+    minimumValueChanged, maximumValueChanged = QtCore.Signal(float), QtCore.Signal(float)
+    rangeChanged = QtCore.Signal(float, float)
+    decimals, setDecimals = stored("decimals", int, 2)
+    singleStep, setSingleStep = stored("singleStep", float, 1.0)
+    minimum, setMinimum = stored("minimum", float, 0.0)
+    maximum, setMaximum = stored("maximum", float, 99.0)
+    prefix, setPrefix = stored("prefix", str, "")
+    suffix, setSuffix = stored("suffix", str, "")
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._low, self._high = ctkDoubleSpinBox(), ctkDoubleSpinBox()
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        for box in (self._low, self._high):
+            row.addWidget(box)
+        self._high.value = 99.0
+        self._low.valueChanged.connect(self._changed)
+        self._high.valueChanged.connect(self._changed)
+
+    def _changed(self, value: float) -> None:
+        self.valuesChanged.emit(self._low.value, self._high.value)
+
+    def setRange(self, minimum: float, maximum: float) -> None:
+        """Set the scale's ends."""
+        self.minimum, self.maximum = minimum, maximum
+        for box in (self._low, self._high):
+            box.setRange(minimum, maximum)
+        self.rangeChanged.emit(minimum, maximum)
+
+    def setValues(self, low: float, high: float) -> None:
+        """Set both values."""
+        before = (self._low.value, self._high.value)
+        for box, value in ((self._low, low), (self._high, high)):
+            box.blockSignals(True)
+            box.setValue(value)
+            box.blockSignals(False)
+        if before != (self._low.value, self._high.value):
+            self.valuesChanged.emit(self._low.value, self._high.value)
+
+    def setMinimumValue(self, value: float) -> None:
+        """Set the lower value."""
+        self.setValues(value, self._high.value)
+
+    def setMaximumValue(self, value: float) -> None:
+        """Set the upper value."""
+        self.setValues(self._low.value, value)
+
+    minimumValue = QtCore.Property(float, lambda self: self._low.value, setMinimumValue)
+    maximumValue = QtCore.Property(float, lambda self: self._high.value, setMaximumValue)

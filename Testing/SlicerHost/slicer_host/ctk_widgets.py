@@ -1,0 +1,243 @@
+"""Stand-ins for the widgets of CTK that scripted modules use, with CTK's properties, signals and slots and no others."""
+
+from __future__ import annotations
+
+import enum
+import os
+
+from PySide6 import QtCore, QtGui, QtWidgets
+
+from .standin import stored
+
+_Alignment = QtCore.Qt.AlignmentFlag
+
+
+class ctkCollapsibleButton(QtWidgets.QAbstractButton):
+    """A titled section whose contents fold away."""
+
+    _closed = True
+    SLOTS = ("setCollapsed(bool)",)
+    contentsCollapsed = QtCore.Signal(bool)
+
+    def __init__(self, *arguments: object) -> None:
+        title = arguments[0] if arguments and isinstance(arguments[0], str) else None
+        super().__init__(arguments[-1] if arguments and not isinstance(arguments[-1], str) else None)
+        self.checkable = self.checked = True
+        self.setSizePolicy(QtWidgets.QSizePolicy.Preferred, QtWidgets.QSizePolicy.Preferred)
+        self.setContentsMargins(0, self._header_height(), 0, 0)
+        self.toggled.connect(lambda on: self.setCollapsed(not on))
+        if title is not None:
+            self.text = title
+
+    def _header_height(self) -> int:
+        return self.fontMetrics().height() + 10
+
+    def _collapsed_changed(self) -> None:
+        self.checked = not self.collapsed
+        for child in self.children():
+            if isinstance(child, QtWidgets.QWidget):
+                if self.collapsed and not child.isHidden():
+                    child.setProperty("ctkHiddenByCollapse", True)
+                    child.hide()
+                elif not self.collapsed and child.property("ctkHiddenByCollapse"):
+                    child.setProperty("ctkHiddenByCollapse", False)
+                    child.show()
+        self.updateGeometry()
+        self.contentsCollapsed.emit(self.collapsed)
+
+    collapsed, setCollapsed = stored("collapsed", bool, False, _collapsed_changed)
+    collapsedHeight, setCollapsedHeight = stored("collapsedHeight", int, 10)
+    flat, setFlat = stored("flat", bool, False)
+    contentsFrameShape, setContentsFrameShape = stored("contentsFrameShape", object, QtWidgets.QFrame.NoFrame)
+    contentsFrameShadow, setContentsFrameShadow = stored("contentsFrameShadow", object, QtWidgets.QFrame.Plain)
+    contentsLineWidth, setContentsLineWidth = stored("contentsLineWidth", int, 1)
+    contentsMidLineWidth, setContentsMidLineWidth = stored("contentsMidLineWidth", int, 0)
+    buttonTextAlignment, setButtonTextAlignment = stored("buttonTextAlignment", object, _Alignment.AlignLeft)
+    indicatorAlignment, setIndicatorAlignment = stored("indicatorAlignment", object, _Alignment.AlignLeft)
+
+    def childEvent(self, event: QtCore.QChildEvent) -> None:
+        if event.added() and self.collapsed and event.child().isWidgetType():
+            event.child().setProperty("ctkHiddenByCollapse", True)
+            event.child().hide()
+
+    def sizeHint(self) -> QtCore.QSize:
+        size = QtCore.QSize(self.fontMetrics().horizontalAdvance(self.text) + 40, self._header_height())
+        layout = self.layout()
+        if layout is not None and not self.collapsed:
+            inner = layout.totalSizeHint()
+            size = QtCore.QSize(max(size.width(), inner.width()), inner.height())
+        return size
+
+    minimumSizeHint = sizeHint
+
+    def hitButton(self, position: QtCore.QPoint) -> bool:
+        return position.y() < self._header_height()
+
+    def paintEvent(self, event: QtGui.QPaintEvent) -> None:
+        painter = QtWidgets.QStylePainter(self)
+        option = QtWidgets.QStyleOptionButton()
+        option.initFrom(self)
+        option.rect = QtCore.QRect(0, 0, self.width, self._header_height())
+        painter.drawControl(QtWidgets.QStyle.CE_PushButtonBevel, option)
+        arrow = QtWidgets.QStyleOption()
+        arrow.initFrom(self)
+        arrow.rect = QtCore.QRect(7, (option.rect.height() - 9) // 2, 9, 9)
+        element = QtWidgets.QStyle.PE_IndicatorArrowRight if self.collapsed else QtWidgets.QStyle.PE_IndicatorArrowDown
+        painter.drawPrimitive(element, arrow)
+        where = option.rect.adjusted(24, 0, -6, 0)
+        painter.drawItemText(where, _Alignment.AlignVCenter, self.palette, self.enabled, self.text)
+        painter.end()
+
+
+class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):
+    """A group box whose contents fold away."""
+
+    _closed = True
+    SLOTS = ("setCollapsed(bool)",)
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.checkable = True
+        self.toggled.connect(lambda on: self.setCollapsed(not on))
+
+    def _collapsed_changed(self) -> None:
+        self.checked = not self.collapsed
+        self.setMaximumHeight(22 if self.collapsed else 16777215)
+
+    collapsed, setCollapsed = stored("collapsed", bool, False, _collapsed_changed)
+    collapsedHeight, setCollapsedHeight = stored("collapsedHeight", int, 14)
+
+
+class ctkComboBox(QtWidgets.QComboBox):
+    """A combo box with a default text when nothing is chosen."""
+
+    _closed = True
+
+    class ScrollEffect(enum.IntFlag):
+        NeverScroll = 0
+        AlwaysScroll = 1
+        ScrollWithFocus = 2
+        ScrollWithNoVScrollBar = 4
+
+    NeverScroll, AlwaysScroll, ScrollWithFocus, ScrollWithNoVScrollBar = 0, 1, 2, 4
+    defaultText, setDefaultText = stored("defaultText", str, "", lambda self: self.setPlaceholderText(self.defaultText))
+    forceDefault = stored("forceDefault", bool, False)[0]
+    elideMode, setElideMode = stored("elideMode", object, QtCore.Qt.TextElideMode.ElideNone)
+    scrollWheelEffect, setScrollWheelEffect = stored("scrollWheelEffect", object, 1)
+
+    def _get_user_data(self) -> str:
+        data = self.currentData
+        return "" if data is None else str(data)
+
+    def setCurrentUserDataAsString(self, data: str) -> None:
+        self.currentIndex = next((i for i in range(self.count) if str(self.itemData(i)) == data), -1)
+
+    currentUserDataAsString = QtCore.Property(str, _get_user_data, setCurrentUserDataAsString)
+
+
+class ctkCheckBox(QtWidgets.QCheckBox):
+    """A check box with an icon of its own."""
+
+    _closed = True
+
+
+class ctkPushButton(QtWidgets.QPushButton):
+    """A push button with alignments."""
+
+    _closed = True
+    buttonTextAlignment, setButtonTextAlignment = stored("buttonTextAlignment", object, _Alignment.AlignCenter)
+    iconAlignment, setIconAlignment = stored("iconAlignment", object, _Alignment.AlignLeft)
+
+
+class ctkMenuButton(QtWidgets.QPushButton):
+    """A push button with a menu at its side."""
+
+    _closed = True
+
+
+class ctkColorPickerButton(QtWidgets.QPushButton):
+    """A button that shows and picks a color."""
+
+    _closed = True
+    SLOTS = ("setColor(QColor)", "changeColor()")
+    colorChanged = QtCore.Signal(QtGui.QColor)
+    color, setColor = stored("color", QtGui.QColor, QtGui.QColor(), lambda self: self.colorChanged.emit(self.color))
+    displayColorName, setDisplayColorName = stored("displayColorName", bool, True)
+
+
+class ctkMessageBox(QtWidgets.QMessageBox):
+    """A message box with "don't show again"."""
+
+    _closed = True
+    dontShowAgain, setDontShowAgain = stored("dontShowAgain", bool, False)
+    dontShowAgainVisible, setDontShowAgainVisible = stored("dontShowAgainVisible", bool, False)
+    dontShowAgainSettingsKey, setDontShowAgainSettingsKey = stored("dontShowAgainSettingsKey", str, "")
+
+
+class ctkPathLineEdit(QtWidgets.QWidget):
+    """A line edit for a path, with a button that browses."""
+
+    _closed = True
+    SLOTS = ("setCurrentPath(QString)", "browse()", "addCurrentPathToHistory()")
+    currentPathChanged = QtCore.Signal(str)
+    validInputChanged = QtCore.Signal(bool)
+
+    class Filters(enum.IntFlag):
+        Dirs = 1
+        Files = 2
+        Drives = 4
+        Executable = 0x40
+        Readable = 0x10
+        Writable = 0x20
+
+    Dirs, Files, Drives = Filters.Dirs, Filters.Files, Filters.Drives
+    Executable, Readable, Writable = Filters.Executable, Filters.Readable, Filters.Writable
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        self._edit, self._button = QtWidgets.QLineEdit(), QtWidgets.QToolButton()
+        self._button.text = "..."
+        row.addWidget(self._edit, 1)
+        row.addWidget(self._button)
+        self._edit.textChanged.connect(lambda text: self.currentPathChanged.emit(text))
+        self._button.clicked.connect(self.browse)
+
+    filters, setFilters = stored("filters", object, Filters.Files)
+    nameFilters, setNameFilters = stored("nameFilters", "QStringList", [])
+    label, setLabel = stored("label", str, "")
+    settingKey, setSettingKey = stored("settingKey", str, "")
+    options, setOptions = stored("options", object, 0)
+    sizeAdjustPolicy, setSizeAdjustPolicy = stored("sizeAdjustPolicy", object, 0)
+    minimumContentsLength, setMinimumContentsLength = stored("minimumContentsLength", int, 0)
+    showHistoryButton, setShowHistoryButton = stored("showHistoryButton", bool, True)
+    showBrowseButton, setShowBrowseButton = stored(
+        "showBrowseButton", bool, True, lambda self: self._button.setVisible(self.showBrowseButton)
+    )
+
+    def setCurrentPath(self, path: str) -> None:
+        self._edit.text = path
+
+    currentPath = QtCore.Property(str, lambda self: self._edit.text, setCurrentPath)
+
+    def addCurrentPathToHistory(self) -> None:
+        """The real one offers the path again next time; nothing here shows that."""
+
+    def browse(self) -> None:
+        """Ask for a path, as the button does."""
+        ask = QtWidgets.QFileDialog
+        chosen = ask.getExistingDirectory if self.filters & self.Dirs else ask.getOpenFileName
+        path = chosen(self, self.label, os.path.dirname(self.currentPath), ";;".join(self.nameFilters))
+        if path:
+            self.setCurrentPath(path)
+
+
+class ctkDirectoryButton(QtWidgets.QWidget):
+    """A button that shows and asks for a folder."""
+
+    _closed = True
+    directoryChanged, directorySelected = QtCore.Signal(str), QtCore.Signal(str)
+    directory, setDirectory = stored("directory", str, "", lambda self: self.directoryChanged.emit(self.directory))
+    caption, setCaption = stored("caption", str, "")
+    text, setText = stored("text", str, "")

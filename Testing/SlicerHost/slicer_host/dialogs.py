@@ -1,0 +1,142 @@
+"""Dialogs a user would see: recorded, and answered by what a test has put in the queue.
+
+Nobody sits before the stand-in application, so a modal dialog must never wait. A box with one button is closed at once; a
+question without a queued answer raises ``UnexpectedDialog`` rather than guessing what the user would click.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from PySide6 import QtGui, QtWidgets
+
+
+class UnexpectedDialog(AssertionError):
+    """A dialog asked something and the test had queued no answer."""
+
+
+@dataclass
+class Shown:
+    """What a user saw: the kind of dialog, its title, text, further details and the captions of its buttons."""
+
+    kind: str
+    title: str = ""
+    text: str = ""
+    details: str = ""
+    buttons: list[str] = field(default_factory=list)
+
+
+class Dialogs:
+    """The record of dialogs and the queue of answers.
+
+    Answers: a button's name ("Yes", or the text on it) for a message box; a path, a list of paths or "" (cancelled) for a
+    file dialog; a text or None (cancelled) for an input dialog; a function of the dialog for any other, which returns what
+    ``exec_`` shall.
+    """
+
+    def __init__(self) -> None:
+        self.shown: list[Shown] = []
+        self.answers: deque[object] = deque()
+        self.opened_urls: list[str] = []
+
+    def answer(self, *answers: object) -> None:
+        """Queue answers for the questions to come, in their order."""
+        self.answers.extend(answers)
+
+    def clear(self) -> None:
+        """Forget what was shown and queued."""
+        self.shown.clear()
+        self.answers.clear()
+        self.opened_urls.clear()
+
+    def next_answer(self, shown: Shown) -> object:
+        """Record ``shown`` and return the next queued answer."""
+        self.shown.append(shown)
+        if not self.answers:
+            raise UnexpectedDialog(f"Nobody answers the {shown.kind} dialog '{shown.title}': {shown.text} {shown.buttons}")
+        return self.answers.popleft()
+
+
+dialogs = Dialogs()
+_Standard = QtWidgets.QMessageBox.StandardButton
+
+
+def _run_message_box(box: QtWidgets.QMessageBox) -> object:
+    # "Show Details..." unfolds the details and is no answer.
+    buttons = [b for b in box.buttons() if box.buttonRole(b) != QtWidgets.QMessageBox.ActionRole or box.standardButton(b)]
+    names = {}
+    for button in buttons:
+        standard = box.standardButton(button)
+        names[button] = [button.text.replace("&", ""), standard.name or ""]
+    details = "\n".join(t for t in (box.informativeText, box.detailedText) if t)
+    shown = Shown("message", box.windowTitle.strip(), box.text, details, [n[0] for n in names.values()])
+    if len(buttons) <= 1:
+        dialogs.shown.append(shown)
+        chosen = buttons[0] if buttons else None
+    else:
+        answer = dialogs.next_answer(shown)
+        chosen = next((b for b in buttons if answer in names[b]), None)
+        if chosen is None:
+            raise UnexpectedDialog(f"'{answer}' is no button of the dialog '{shown.title}': {shown.buttons}")
+    if chosen is None:
+        return _Standard.Ok
+    box._chosen = chosen
+    return box.standardButton(chosen)
+
+
+def _static_message(kind: str) -> object:
+    def show(parent: object, title: str, text: str, buttons: object = _Standard.Ok, default: object = None) -> object:
+        box = QtWidgets.QMessageBox(parent)
+        box.windowTitle, box.text = title, text
+        box.setStandardButtons(buttons)
+        return _run_message_box(box)
+
+    show.__name__ = kind
+    return staticmethod(show)
+
+
+def _static_file(kind: str, several: bool = False) -> object:
+    def show(parent: object = None, caption: str = "", directory: str = "", filters: str = "", *rest: object) -> object:
+        answer = dialogs.next_answer(Shown(f"file:{kind}", caption, directory, filters if isinstance(filters, str) else ""))
+        # PythonQt returns the path alone, PySide a pair with the filter.
+        return tuple(answer) if several else str(answer)
+
+    return staticmethod(show)
+
+
+def _get_text(parent: object, title: str, label: str, *rest: object) -> str:
+    answer = dialogs.next_answer(Shown("input", title, label))
+    return "" if answer is None else str(answer)
+
+
+def _run_dialog(dialog: QtWidgets.QDialog) -> object:
+    answer = dialogs.next_answer(Shown("dialog", dialog.windowTitle))
+    return answer(dialog)
+
+
+class QDesktopServices:
+    """Records the addresses that would open in the user's browser or file manager."""
+
+    @staticmethod
+    def openUrl(url: object) -> bool:
+        dialogs.opened_urls.append(url.toString())
+        return True
+
+
+def install() -> None:
+    """Make every modal dialog of Qt a recorded one."""
+    box = QtWidgets.QMessageBox
+    for kind in ("information", "question", "warning", "critical"):
+        setattr(box, kind, _static_message(kind))
+    box.clickedButton = lambda self: self.__dict__.get("_chosen")
+    box.exec = box.exec_ = _run_message_box
+    chooser = QtWidgets.QFileDialog
+    for kind in ("getOpenFileName", "getSaveFileName", "getExistingDirectory"):
+        setattr(chooser, kind, _static_file(kind))
+    chooser.getOpenFileNames = _static_file("getOpenFileNames", several=True)
+    QtWidgets.QInputDialog.getText = staticmethod(_get_text)
+    QtWidgets.QDialog.exec = QtWidgets.QDialog.exec_ = _run_dialog
+    for cls in (chooser, QtWidgets.QInputDialog, QtWidgets.QProgressDialog, QtWidgets.QColorDialog):
+        cls.exec = cls.exec_ = _run_dialog
+    QtGui.QDesktopServices.openUrl = staticmethod(QDesktopServices.openUrl)

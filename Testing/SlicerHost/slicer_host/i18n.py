@@ -1,0 +1,24 @@
+"""``slicer.i18n``: translation of what users read. The stand-in speaks English, as Slicer does by default."""
+
+from __future__ import annotations
+
+__all__ = ["getContext", "tr", "translate"]
+
+
+def getContext(sourceFile: str) -> str:
+    """Return the context under which translators find a file's texts: the file's name."""
+    return sourceFile.replace("\\", "/").rsplit("/", 1)[-1].removesuffix(".py")
+
+
+def translate(context: str, text: str) -> str:
+    """Return ``text`` in the user's language."""
+    if not isinstance(context, str) or not isinstance(text, str):
+        raise TypeError("translate takes two texts, the context and what is to be translated")
+    return text
+
+
+def tr(text: str) -> str:
+    """Return ``text`` in the user's language; the context is the calling module."""
+    if not isinstance(text, str):
+        raise TypeError("tr takes the text to be translated")
+    return text

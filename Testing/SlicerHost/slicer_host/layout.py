@@ -1,0 +1,111 @@
+"""Stand-in for Slicer's layout manager: the Red, Yellow and Green slice views and one 3D view, without windows."""
+
+from __future__ import annotations
+
+import slicer
+
+from .views import SliceView, ThreeDView
+
+_SLICES = {"Red": ("Axial", (0.9529, 0.2902, 0.2)), "Yellow": ("Sagittal", (0.9294, 0.8353, 0.298)),
+           "Green": ("Coronal", (0.4314, 0.6902, 0.2941))}  # fmt: skip
+
+
+class SliceController:
+    """The bar above a slice view."""
+
+    def __init__(self, logic: object) -> None:
+        self._logic = logic
+
+    def fitSliceToBackground(self) -> None:
+        self._logic.FitSliceToBackground()
+
+    def setSliceVisible(self, visible: bool) -> None:
+        self._logic.GetSliceNode().SetSliceVisible(visible)
+
+
+class SliceWidget:
+    """A slice view with its controller."""
+
+    def __init__(self, name: str, logic: object, application_logic: object) -> None:
+        self._logic, self._controller = logic, SliceController(logic)
+        self._view = SliceView(name, logic, application_logic)
+
+    def sliceLogic(self) -> object:
+        return self._logic
+
+    def mrmlSliceNode(self) -> object:
+        return self._logic.GetSliceNode()
+
+    def mrmlSliceCompositeNode(self) -> object:
+        return self._logic.GetSliceCompositeNode()
+
+    def sliceController(self) -> SliceController:
+        return self._controller
+
+    def sliceView(self) -> SliceView:
+        return self._view
+
+    def fitSliceToBackground(self) -> None:
+        self._logic.FitSliceToBackground()
+
+
+class ThreeDWidget:
+    """The 3D view with its controller."""
+
+    def __init__(self, view: ThreeDView) -> None:
+        self._view = view
+
+    def threeDView(self) -> ThreeDView:
+        return self._view
+
+    def mrmlViewNode(self) -> object:
+        return self._view.mrmlViewNode()
+
+
+class LayoutManager:
+    """Slicer's arrangement of views; always the conventional four."""
+
+    def __init__(self, application_logic: object) -> None:
+        self._application_logic, self._slices, self._three_d = application_logic, {}, None
+        scene = slicer.mrmlScene
+        for name, (orientation, color) in _SLICES.items():
+            logic = slicer.vtkMRMLSliceLogic()
+            logic.SetMRMLApplicationLogic(application_logic)
+            logic.SetMRMLScene(scene)
+            node = logic.AddSliceNode(name)
+            node.SetLayoutLabel(name[0])
+            node.SetLayoutColor(*color)
+            node.SetOrientation(orientation)
+            application_logic.GetSliceLogics().AddItem(logic)
+            self._slices[name] = SliceWidget(name, logic, application_logic)
+        self._view_logic = slicer.vtkMRMLViewLogic()
+        self._view_logic.SetMRMLApplicationLogic(application_logic)
+        self._view_logic.SetMRMLScene(scene)
+        self._view_logic.AddViewNode("1")
+        application_logic.GetViewLogics().AddItem(self._view_logic)
+        self._three_d = ThreeDWidget(ThreeDView(self._view_logic, application_logic))
+
+    threeDViewCount, tableViewCount, plotViewCount = 1, 0, 0
+    layout = 3  # FourUpView
+
+    def setLayout(self, layout: int) -> None:
+        self.layout = layout
+
+    def sliceViewNames(self) -> list[str]:
+        return list(self._slices)
+
+    def sliceWidget(self, name: str) -> SliceWidget | None:
+        return self._slices.get(name)
+
+    def mrmlSliceLogics(self) -> object:
+        return self._application_logic.GetSliceLogics()
+
+    def threeDWidget(self, which: int | str) -> ThreeDWidget | None:
+        return self._three_d if which in (0, "1", "View1") else None
+
+    def resetSliceViews(self) -> None:
+        for widget in self._slices.values():
+            widget.fitSliceToBackground()
+
+    def resetThreeDViews(self) -> None:
+        self._three_d.threeDView().resetFocalPoint()

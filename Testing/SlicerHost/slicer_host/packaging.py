@@ -1,0 +1,62 @@
+"""``slicer.packaging``: installing Python packages. The stand-in records what would be installed, and installs nothing."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import slicer
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+requests: list[str] = []
+
+
+def _listed(requirements: object) -> list[Requirement]:
+    items = requirements.split() if isinstance(requirements, str) else [requirements]
+    items = list(requirements) if isinstance(requirements, (list, tuple)) else items
+    return [item if isinstance(item, Requirement) else Requirement(item) for item in items]
+
+
+def load_requirements(path: str | Path) -> list[Requirement]:
+    """Return the requirements of a requirements.txt."""
+    lines = (line.split("#")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
+    return [Requirement(line) for line in lines if line and not line.startswith("-")]
+
+
+def pip_check(requirements: object) -> bool:
+    """True when all requirements are installed in this Python."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for requirement in _listed(requirements):
+        try:
+            if not requirement.specifier.contains(Version(version(requirement.name)), prereleases=True):
+                return False
+        except PackageNotFoundError:
+            return False
+    return True
+
+
+def pip_install(requirements: object, **options: object) -> None:
+    """Record what Slicer would install into its own Python."""
+    requests.append(requirements if isinstance(requirements, str) else " ".join(str(r) for r in requirements))
+
+
+def pip_ensure(requirements: object, *, prompt_install: bool = True, requester: str | None = None, **options: object) -> None:
+    """Record the installation of what is missing, after asking; RuntimeError when the user declines."""
+    missing = [r for r in _listed(requirements) if not pip_check(r)]
+    if not missing:
+        return
+    question = f"{requester or 'A module'} needs to install: {', '.join(map(str, missing))}"
+    if prompt_install and not slicer.util.confirmOkCancelDisplay(question):
+        raise RuntimeError("The user declined the installation")
+    pip_install(missing)
+
+
+def install() -> None:
+    """Make the module ``slicer.packaging``."""
+    module = types.ModuleType("slicer.packaging")
+    for function in (load_requirements, pip_check, pip_install, pip_ensure):
+        setattr(module, function.__name__, function)
+    slicer.packaging = sys.modules["slicer.packaging"] = module

@@ -1,0 +1,314 @@
+"""How the parameter node wrapper keeps typed values in a vtkMRMLScriptedModuleNode, under the names that Slicer uses.
+
+A node stores texts and node references. A value of a simple type is one text, a list also has ``<name>.len`` and
+``<name>.<index>``, a union ``<name>.<index of the alternative>``, so that scenes are read back, by Slicer as well.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import enum
+import pathlib
+import types
+import typing
+
+import slicer
+
+from .parameter_checks import Check, IsInstance, NotNone
+
+_PATHS = (pathlib.Path, pathlib.PurePath, pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath)
+
+
+def split_annotated(kind: object) -> tuple[object, list]:
+    """Return the bare type of ``Annotated[type, ...]`` and its annotations; a bare type has none."""
+    if typing.get_origin(kind) is typing.Annotated:
+        return kind.__origin__, list(kind.__metadata__)
+    return kind, []
+
+
+def codec_for(kind: object) -> Codec:
+    """Return what stores values of a type; TypeError for a type that Slicer or this stand-in does not take."""
+    kind, annotations = split_annotated(kind)
+    codec = _bare_codec(kind)
+    codec.checks = codec.checks + [a() if isinstance(a, type) else a for a in annotations if _is_check(a)]
+    return codec
+
+
+def _is_check(annotation: object) -> bool:
+    return isinstance(annotation, Check) or (isinstance(annotation, type) and issubclass(annotation, Check))
+
+
+def _bare_codec(kind: object) -> Codec:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is bool:
+        return Scalar(bool, False, lambda v: "True" if v else "False", lambda t: t == "True")
+    if kind in (int, float):
+        return Scalar((int, float) if kind is float else int, kind(0), str, kind)
+    if kind is str:
+        return Scalar(str, "", str, str)
+    if kind in _PATHS:
+        return Scalar(kind, kind(), str, kind)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return Scalar(kind, next(iter(kind)), lambda v: v.name, lambda t: kind[t])
+    if isinstance(kind, type) and issubclass(kind, slicer.vtkMRMLNode):
+        return Node(kind)
+    if kind is type(None):
+        return Nothing()
+    if origin in (typing.Union, types.UnionType):
+        return Union([codec_for(argument) for argument in arguments])
+    if origin is list and len(arguments) == 1:
+        return List(codec_for(arguments[0]))
+    if origin is tuple and arguments:
+        return Tuple([codec_for(argument) for argument in arguments])
+    raise TypeError(f"The parameter node wrapper does not store values of type {kind}")
+
+
+class Codec:
+    """Stores values of one type in a parameter node."""
+
+    checks: typing.ClassVar[list[Check]] = []
+
+    def check(self, value: object) -> None:
+        """Raise what the checks raise for a value that may not be stored."""
+        for check in self.checks:
+            check.validate(value)
+
+    def default(self) -> object:
+        raise NotImplementedError
+
+    def holds(self, node: object, name: str) -> bool:
+        return node.HasParameter(name)
+
+    def write(self, node: object, name: str, value: object) -> None:
+        raise NotImplementedError
+
+    def read(self, node: object, name: str) -> object:
+        raise NotImplementedError
+
+    def remove(self, node: object, name: str) -> None:
+        node.UnsetParameter(name)
+
+
+class Scalar(Codec):
+    """A value that is one text."""
+
+    def __init__(self, kinds: object, default: object, to_text: typing.Callable, from_text: typing.Callable) -> None:
+        self._default, self._to_text, self._from_text = default, to_text, from_text
+        self.checks = [NotNone(), IsInstance(kinds)]
+
+    def default(self) -> object:
+        return self._default
+
+    def write(self, node: object, name: str, value: object) -> None:
+        self.check(value)
+        node.SetParameter(name, self._to_text(value))
+
+    def read(self, node: object, name: str) -> object:
+        return self._from_text(node.GetParameter(name))
+
+
+class Nothing(Codec):
+    """None, as an alternative of a union."""
+
+    def default(self) -> None:
+        return None
+
+    def check(self, value: object) -> None:
+        if value is not None:
+            raise TypeError(f"The value must be None, not {value!r}")
+
+    def write(self, node: object, name: str, value: object) -> None:
+        self.check(value)
+        node.SetParameter(name, "None")
+
+    def read(self, node: object, name: str) -> None:
+        return None
+
+
+class Node(Codec):
+    """A MRML node or None: a node reference, which survives saving and loading of the scene."""
+
+    def __init__(self, kind: type) -> None:
+        self.checks = [IsInstance(kind)]
+
+    def default(self) -> None:
+        return None
+
+    def write(self, node: object, name: str, value: object) -> None:
+        self.check(value)
+        node.SetParameter(name, "")
+        node.SetNodeReferenceID(name, value.GetID() if value is not None else None)
+
+    def read(self, node: object, name: str) -> object:
+        return node.GetNodeReference(name)
+
+    def remove(self, node: object, name: str) -> None:
+        node.UnsetParameter(name)
+        node.RemoveNodeReferenceIDs(name)
+
+
+class Union(Codec):
+    """One of several types; ``Optional`` starts as None."""
+
+    def __init__(self, alternatives: list[Codec]) -> None:
+        self._alternatives = alternatives
+
+    def default(self) -> object:
+        optional = len(self._alternatives) == 2 and isinstance(self._alternatives[1], Nothing)
+        return None if optional else self._alternatives[0].default()
+
+    def holds(self, node: object, name: str) -> bool:
+        return any(codec.holds(node, f"{name}.{i}") for i, codec in enumerate(self._alternatives))
+
+    def check(self, value: object) -> None:
+        super().check(value)
+        self._chosen(value)
+
+    def _chosen(self, value: object) -> int:
+        refusal = TypeError(f"{value!r} is of none of the parameter's types")
+        for index, codec in enumerate(self._alternatives):
+            try:
+                codec.check(value)
+                return index
+            except TypeError:
+                continue
+            except ValueError as error:
+                refusal = error
+        raise refusal
+
+    def write(self, node: object, name: str, value: object) -> None:
+        self.check(value)
+        index = self._chosen(value)
+        self.remove(node, name)
+        self._alternatives[index].write(node, f"{name}.{index}", value)
+
+    def read(self, node: object, name: str) -> object:
+        for index, codec in enumerate(self._alternatives):
+            if codec.holds(node, f"{name}.{index}"):
+                return codec.read(node, f"{name}.{index}")
+        raise KeyError(name)
+
+    def remove(self, node: object, name: str) -> None:
+        for index, codec in enumerate(self._alternatives):
+            if codec.holds(node, f"{name}.{index}"):
+                codec.remove(node, f"{name}.{index}")
+
+
+class Tuple(Codec):
+    """A fixed number of values."""
+
+    def __init__(self, elements: list[Codec]) -> None:
+        self._elements = elements
+
+    def default(self) -> tuple:
+        return tuple(codec.default() for codec in self._elements)
+
+    def holds(self, node: object, name: str) -> bool:
+        return self._elements[0].holds(node, f"{name}.0")
+
+    def check(self, value: object) -> None:
+        super().check(value)
+        if not isinstance(value, tuple) or len(value) != len(self._elements):
+            raise TypeError(f"The value must be a tuple of {len(self._elements)} elements, not {value!r}")
+        for codec, element in zip(self._elements, value, strict=True):
+            codec.check(element)
+
+    def write(self, node: object, name: str, value: object) -> None:
+        self.check(tuple(value))
+        for index, (codec, element) in enumerate(zip(self._elements, value, strict=True)):
+            codec.write(node, f"{name}.{index}", element)
+
+    def read(self, node: object, name: str) -> tuple:
+        return tuple(codec.read(node, f"{name}.{index}") for index, codec in enumerate(self._elements))
+
+    def remove(self, node: object, name: str) -> None:
+        for index, codec in enumerate(self._elements):
+            codec.remove(node, f"{name}.{index}")
+
+
+class List(Codec):
+    """Any number of values of one type."""
+
+    def __init__(self, element: Codec) -> None:
+        self._element = element
+
+    def default(self) -> list:
+        return []
+
+    def holds(self, node: object, name: str) -> bool:
+        return node.HasParameter(f"{name}.len")
+
+    def _length(self, node: object, name: str) -> int:
+        return int(node.GetParameter(f"{name}.len")) if self.holds(node, name) else 0
+
+    def check(self, value: object) -> None:
+        super().check(value)
+        for element in value:
+            self._element.check(element)
+
+    def write(self, node: object, name: str, value: object) -> None:
+        values = list(value)
+        self.check(values)
+        before = self._length(node, name)
+        for index, element in enumerate(values):
+            self._element.write(node, f"{name}.{index}", element)
+        node.SetParameter(f"{name}.len", str(len(values)))
+        for index in range(len(values), before):
+            self._element.remove(node, f"{name}.{index}")
+
+    def read(self, node: object, name: str) -> StoredList:
+        values = [self._element.read(node, f"{name}.{index}") for index in range(self._length(node, name))]
+        return StoredList(node, name, self, values)
+
+    def remove(self, node: object, name: str) -> None:
+        for index in range(self._length(node, name)):
+            self._element.remove(node, f"{name}.{index}")
+        node.UnsetParameter(f"{name}.len")
+
+
+class StoredList(collections.abc.MutableSequence):
+    """A list whose changes reach the parameter node at once."""
+
+    def __init__(self, node: object, name: str, codec: List, values: list) -> None:
+        self._node, self._name, self._codec, self._values = node, name, codec, values
+
+    def _store(self, values: list) -> None:
+        with slicer.util.NodeModify(self._node):
+            self._codec.write(self._node, self._name, values)
+            self._values = self._codec.read(self._node, self._name)._values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: object) -> object:
+        return self._values[index]
+
+    def __setitem__(self, index: object, value: object) -> None:
+        values = list(self._values)
+        values[index] = value
+        self._store(values)
+
+    def __delitem__(self, index: object) -> None:
+        values = list(self._values)
+        del values[index]
+        self._store(values)
+
+    def insert(self, index: int, value: object) -> None:
+        values = list(self._values)
+        values.insert(index, value)
+        self._store(values)
+
+    def __iadd__(self, other: object) -> StoredList:
+        self._store(self._values + list(other))
+        return self
+
+    def sort(self, **how: object) -> None:
+        self._store(sorted(self._values, **how))
+
+    def __eq__(self, other: object) -> bool:
+        return self._values == (other._values if isinstance(other, StoredList) else other)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"StoredList({self._values})"

@@ -1,0 +1,191 @@
+"""Stand-ins for Slicer's own widgets other than the node selector."""
+
+from __future__ import annotations
+
+import slicer
+import vtk
+from PySide6 import QtCore, QtGui, QtWidgets
+
+from .ctk_values import ctkDoubleSpinBox, ctkRangeWidget, ctkSliderWidget
+from .node_combo_box import qMRMLNodeComboBox
+from .standin import stored
+
+_SCENE_SIGNAL = {"mrmlSceneChanged(vtkMRMLScene*)": "mrmlSceneChanged"}
+_SCENE_SLOT = ("setMRMLScene(vtkMRMLScene*)",)
+
+
+class qMRMLWidget(QtWidgets.QWidget):
+    """A widget that knows the scene and hands it on."""
+
+    _closed = True
+    SIGNALS, SLOTS = _SCENE_SIGNAL, _SCENE_SLOT
+    mrmlSceneChanged = QtCore.Signal(object)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._scene = None
+
+    def mrmlScene(self) -> object:
+        return self._scene
+
+    def setMRMLScene(self, scene: object) -> None:
+        if scene is not self._scene:
+            self._scene = scene
+            self.mrmlSceneChanged.emit(scene)
+
+
+class qSlicerWidget(qMRMLWidget):
+    """The older name of a module's top widget."""
+
+
+class _WithScene:
+    SLOTS: tuple[str, ...] = ()
+
+    def mrmlScene(self) -> object:
+        return self.__dict__.get("_scene")
+
+    def setMRMLScene(self, scene: object) -> None:
+        self._scene = scene
+
+
+class qMRMLSliderWidget(_WithScene, ctkSliderWidget):
+    """A slider in the scene's units."""
+
+    SLOTS = ctkSliderWidget.SLOTS + _SCENE_SLOT
+    quantity, setQuantity = stored("quantity", str, "")
+
+
+class qMRMLSpinBox(_WithScene, ctkDoubleSpinBox):
+    """A spin box in the scene's units."""
+
+    SLOTS = ctkDoubleSpinBox.SLOTS + _SCENE_SLOT
+    quantity, setQuantity = stored("quantity", str, "")
+
+
+class qMRMLRangeWidget(_WithScene, ctkRangeWidget):
+    """A range in the scene's units."""
+
+    SLOTS = ctkRangeWidget.SLOTS + _SCENE_SLOT
+    quantity, setQuantity = stored("quantity", str, "")
+
+
+class qMRMLSegmentsTableView(qMRMLWidget):
+    """A table of a segmentation's segments: visibility, color, name."""
+
+    SIGNALS = _SCENE_SIGNAL
+    SLOTS = (*_SCENE_SLOT, "setSegmentationNode(vtkMRMLNode*)", "setReadOnly(bool)", "setSelectionMode(int)")
+    selectionChanged = QtCore.Signal(QtCore.QItemSelection, QtCore.QItemSelection)
+    segmentAboutToBeModified = QtCore.Signal(str)
+    selectionMode, setSelectionMode = stored("selectionMode", int, 3)
+    headerVisible, setHeaderVisible = stored("headerVisible", bool, True)
+    visibilityColumnVisible, setVisibilityColumnVisible = stored("visibilityColumnVisible", bool, True)
+    colorColumnVisible, setColorColumnVisible = stored("colorColumnVisible", bool, True)
+    opacityColumnVisible, setOpacityColumnVisible = stored("opacityColumnVisible", bool, True)
+    statusColumnVisible, setStatusColumnVisible = stored("statusColumnVisible", bool, False)
+    readOnly, setReadOnly = stored("readOnly", bool, False)
+    filterBarVisible, setFilterBarVisible = stored("filterBarVisible", bool, False)
+    textFilter, setTextFilter = stored("textFilter", str, "")
+    segmentCount = QtCore.Property(int, lambda self: self._table.rowCount)
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._node, self._tag = None, None
+        self._table = QtWidgets.QTableWidget(0, 2)
+        self._table.setHorizontalHeaderLabels(["Color", "Name"])
+        self._table.horizontalHeader().stretchLastSection = True
+        self._table.verticalHeader().visible = False
+        box = QtWidgets.QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self._table)
+
+    def segmentationNode(self) -> object:
+        return self._node
+
+    def setSegmentationNode(self, node: object) -> None:
+        if self._node is not None:
+            self._node.RemoveObserver(self._tag)
+        self._node = node
+        if node is not None:
+            self._tag = node.AddObserver(vtk.vtkCommand.AnyEvent, lambda *_: self._fill())
+        self._fill()
+
+    def segmentIDForRow(self, row: int) -> str:
+        return self._node.GetSegmentation().GetNthSegmentID(row)
+
+    def selectedSegmentIDs(self) -> list[str]:
+        rows = sorted({index.row() for index in self._table.selectedIndexes()})
+        return [self.segmentIDForRow(row) for row in rows]
+
+    def _fill(self) -> None:
+        segmentation = self._node.GetSegmentation() if self._node is not None else None
+        count = segmentation.GetNumberOfSegments() if segmentation is not None else 0
+        self._table.setRowCount(count)
+        for row in range(count):
+            segment = segmentation.GetNthSegment(row)
+            swatch = QtWidgets.QTableWidgetItem()
+            swatch.setBackground(QtGui.QColor.fromRgbF(*segment.GetColor()))
+            self._table.setItem(row, 0, swatch)
+            self._table.setItem(row, 1, QtWidgets.QTableWidgetItem(segment.GetName()))
+
+
+class qMRMLSegmentSelectorWidget(qMRMLWidget):
+    """A segmentation and one of its segments."""
+
+    SIGNALS = _SCENE_SIGNAL | {"currentNodeChanged(vtkMRMLNode*)": "currentNodeChanged"}
+    SLOTS = (*_SCENE_SLOT, "setCurrentNode(vtkMRMLNode*)", "setCurrentSegmentID(QString)")
+    currentNodeChanged, currentSegmentChanged = QtCore.Signal(object), QtCore.Signal(str)
+    noneEnabled, setNoneEnabled = stored("noneEnabled", bool, False)
+    editEnabled, setEditEnabled = stored("editEnabled", bool, False)
+    horizontalLayout, setHorizontalLayout = stored("horizontalLayout", bool, False)
+    multiSelection, setMultiSelection = stored("multiSelection", bool, False)
+    segmentationNodeSelectorVisible, setSegmentationNodeSelectorVisible = stored(
+        "segmentationNodeSelectorVisible", bool, True, lambda self: self._nodes.setVisible(self.segmentationNodeSelectorVisible)
+    )
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._nodes, self._segments = qMRMLNodeComboBox(), QtWidgets.QComboBox()
+        self._nodes.nodeTypes = ["vtkMRMLSegmentationNode"]
+        box = QtWidgets.QVBoxLayout(self)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addWidget(self._nodes)
+        box.addWidget(self._segments)
+        self.mrmlSceneChanged.connect(self._nodes.setMRMLScene)
+        self._nodes.currentNodeChanged.connect(self._node_changed)
+        self._segments.currentIndexChanged.connect(lambda i: self.currentSegmentChanged.emit(self.currentSegmentID()))
+
+    def currentNode(self) -> object:
+        return self._nodes.currentNode()
+
+    def currentNodeID(self) -> str:
+        return self._nodes.currentNodeID
+
+    def setCurrentNode(self, node: object) -> None:
+        self._nodes.setCurrentNode(node)
+
+    def currentSegmentID(self) -> str:
+        return self._segments.currentData or ""
+
+    def setCurrentSegmentID(self, identifier: str) -> None:
+        self._segments.currentIndex = self._segments.findData(identifier)
+
+    def _node_changed(self, node: object) -> None:
+        self._segments.clear()
+        segmentation = node.GetSegmentation() if node is not None else None
+        for index in range(segmentation.GetNumberOfSegments() if segmentation is not None else 0):
+            identifier = segmentation.GetNthSegmentID(index)
+            self._segments.addItem(segmentation.GetSegment(identifier).GetName(), identifier)
+        self.currentNodeChanged.emit(node)
+
+
+WIDGETS = {
+    cls.__name__: cls
+    for cls in (qMRMLWidget, qSlicerWidget, qMRMLNodeComboBox, qMRMLSliderWidget, qMRMLSpinBox, qMRMLRangeWidget,
+                qMRMLSegmentsTableView, qMRMLSegmentSelectorWidget)
+}  # fmt: skip
+
+
+def install() -> None:
+    """Put the widgets where scripted modules find them: ``slicer.qMRMLNodeComboBox`` and so on."""
+    for name, cls in WIDGETS.items():
+        setattr(slicer, name, cls)

@@ -1,0 +1,82 @@
+"""The scene, the application logic and the module logics of slicer-core, put together as Slicer's start-up does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import slicer
+import vtk
+import vtkmodules.vtkInteractionStyle
+import vtkmodules.vtkRenderingFreeType
+import vtkmodules.vtkRenderingOpenGL2  # noqa: F401 - importing registers the factories that rendering needs
+
+_LOGICS = {
+    "Colors": "vtkMRMLColorLogic",
+    "Volumes": "vtkSlicerVolumesLogic",
+    "Terminologies": "vtkSlicerTerminologiesModuleLogic",
+    "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
+    "Segmentations": "vtkSlicerSegmentationsModuleLogic",
+    "Markups": "vtkSlicerMarkupsLogic",
+    "Transforms": "vtkSlicerTransformLogic",
+    "Models": "vtkSlicerModelsLogic",
+    "Tables": "vtkSlicerTablesLogic",
+    "Data": "vtkSlicerDataModuleLogic",
+    "Sequences": "vtkSlicerSequencesLogic",
+    "CropVolume": "vtkSlicerCropVolumeLogic",
+    "VolumeRendering": "vtkSlicerVolumeRenderingLogic",
+}
+
+_VIEW_CLASSES_2D = ("vtkMRMLVolumeGlyphSliceDisplayableManager", "vtkMRMLModelSliceDisplayableManager",
+                    "vtkMRMLCrosshairDisplayableManager", "vtkMRMLSegmentationsDisplayableManager2D",
+                    "vtkMRMLMarkupsDisplayableManager", "vtkMRMLScalarBarDisplayableManager")  # fmt: skip
+_VIEW_CLASSES_3D = ("vtkMRMLCameraDisplayableManager", "vtkMRMLViewDisplayableManager", "vtkMRMLModelDisplayableManager",
+                    "vtkMRMLSegmentationsDisplayableManager3D", "vtkMRMLMarkupsDisplayableManager",
+                    "vtkMRMLOrientationMarkerDisplayableManager")  # fmt: skip
+
+
+def start_scene(terminologies: Path | None = None) -> tuple[object, dict[str, object]]:
+    """Create ``slicer.mrmlScene`` with its logics and default color tables.
+
+    ``terminologies``: a folder that holds Slicer's terminology JSON files, if there is one.
+    Returns the application logic and the module logics by module name.
+    """
+    scene = slicer.vtkMRMLScene()
+    application_logic = slicer.vtkSlicerApplicationLogic()
+    slicer.mrmlScene = scene
+    application_logic.SetMRMLScene(scene)
+    application_logic.SetSliceLogics(vtk.vtkCollection())
+    application_logic.SetViewLogics(vtk.vtkCollection())
+    for factory, classes in ((slicer.vtkMRMLSliceViewDisplayableManagerFactory, _VIEW_CLASSES_2D),
+                             (slicer.vtkMRMLThreeDViewDisplayableManagerFactory, _VIEW_CLASSES_3D)):  # fmt: skip
+        factory = factory.GetInstance()
+        factory.SetMRMLApplicationLogic(application_logic)
+        for name in classes:
+            if not factory.IsDisplayableManagerRegistered(name):
+                factory.RegisterDisplayableManager(name)
+    logics = {}
+    for name, class_name in _LOGICS.items():
+        logic = getattr(slicer, class_name)()
+        if name == "Terminologies" and terminologies is not None:
+            logic.SetModuleShareDirectory(os.fspath(terminologies))
+        logic.SetMRMLApplicationLogic(application_logic)
+        logic.SetMRMLScene(scene)
+        application_logic.SetModuleLogic(name, logic)
+        logics[name] = logic
+    logics["Colors"].AddDefaultColorNodes()
+    add_default_nodes(scene)
+    return application_logic, logics
+
+
+def add_default_nodes(scene: object) -> None:
+    """Add what every Slicer scene has: crosshair, selection, interaction, subject hierarchy and the orientation presets."""
+    for class_name, tag in (("vtkMRMLCrosshairNode", "default"), ("vtkMRMLSelectionNode", "Singleton"),
+                            ("vtkMRMLInteractionNode", "Singleton")):  # fmt: skip
+        if scene.GetSingletonNode(tag, class_name) is None:
+            node = getattr(slicer, class_name)()
+            node.SetSingletonTag(tag)
+            if class_name == "vtkMRMLCrosshairNode":
+                node.SetCrosshairName("default")
+            scene.AddNode(node)
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
+    slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
