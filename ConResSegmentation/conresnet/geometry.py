@@ -106,7 +106,9 @@ class ModelSpace:
 
     def covered(self, grid: Grid) -> np.ndarray | None:
         """(S, H, W) bool, model voxels that a channel on ``grid`` covers; None where it covers all."""
-        if self.exact and grid.matches(self.reference):
+        inverse = np.linalg.inv(grid.array_affine)
+        corners = self.grid.corners(0) @ inverse[:3, :3].T + inverse[:3, 3]
+        if ((corners >= -0.5) & (corners <= np.array(grid.shape) - 0.5)).all():
             return None
         mask = self.to_model(Volume(np.broadcast_to(np.uint8(1), grid.shape), grid, "mask"), 0) > 0.5
         return None if mask.all() else mask

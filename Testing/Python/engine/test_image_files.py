@@ -17,6 +17,7 @@ import pytest
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
+from conresnet.geometry import ModelSpace
 from conresnet.grid import Grid, Volume
 from conresnet.image_checks import check_volume
 from conresnet.image_files import read_channels, read_volume, write_volume
@@ -150,6 +151,30 @@ def test_a_nifti_whose_axes_are_almost_at_right_angles_is_read_where_itk_refuses
     write_volume(read.array, read.grid, tmp_path / "result.nii")
     assert np.allclose(nibabel.load(tmp_path / "result.nii").affine, affine)
     assert np.allclose(sitk.ReadImage(str(tmp_path / "result.nii")).GetSpacing(), (1, 1, 2), atol=1e-4)
+
+
+def test_all_48_storages_of_a_head_in_nifti_files_give_bitwise_the_same_model_arrays(tmp_path, head_image):
+    """Through the headers' float32, once as sform and once as qform."""
+    head = read_volume(head_image)
+    head = Volume(
+        head.array[20:50, 30:62, 40:68], Grid((30, 32, 28), head.grid.affine @ np.diag([0.9, 1.3, 0.7, 1])), ""
+    )
+    expected = [
+        ModelSpace.fit(head.grid, "SLP", spacing).to_model(head) for spacing in (None, (1, 1, 1), (3, 2.1, 2.6))
+    ]
+    for way in every_reordering():
+        image = stored(head, way)
+        for sform, qform in ((1, 0), (0, 1)):
+            nifti = nibabel.Nifti1Image(image.array.T, image.grid.affine)
+            nifti.set_sform(image.grid.affine, sform)
+            nifti.set_qform(image.grid.affine, qform)
+            nibabel.save(nifti, tmp_path / "head.nii")
+            again = read_volume(tmp_path / "head.nii")
+            arrays = [
+                ModelSpace.fit(again.grid, "SLP", spacing).to_model(again)
+                for spacing in (None, (1, 1, 1), (3, 2.1, 2.6))
+            ]
+            assert all(np.array_equal(a, b) for a, b in zip(arrays, expected, strict=True))
 
 
 def test_one_slice_is_a_volume(tmp_path):
