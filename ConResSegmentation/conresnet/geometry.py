@@ -210,7 +210,7 @@ def _bounding_indices(corners: np.ndarray, grid: Grid, outward: bool) -> tuple[n
     """First and last array index of the voxel centers inside the corners' bounding box; ``outward``: that cover it."""
     inverse = np.linalg.inv(grid.array_affine)
     indices = corners @ inverse[:3, :3].T + inverse[:3, 3]
-    low, high = indices.min(axis=0), indices.max(axis=0)
+    low, high = np.clip([indices.min(axis=0), indices.max(axis=0)], -_MOST_VOXELS, _MOST_VOXELS)
     if outward:
         return np.floor(low + 1e-3).astype(int), np.ceil(high - 1e-3).astype(int)
     return np.ceil(low - 1e-3).astype(int), np.floor(high + 1e-3).astype(int)

@@ -304,6 +304,14 @@ def test_a_one_voxel_roi_works():
     assert array[0, 0, 0] == volume.array[1, 2, 3]
 
 
+@pytest.mark.parametrize("far", [1e4, 1e30])
+def test_a_roi_larger_than_the_image_is_the_whole_image(far):
+    volume = random_volume(grid())
+    for spacing in (None, (2, 2, 2)):
+        whole = model_array(volume, spacing=spacing)[1]
+        assert np.array_equal(model_array(volume, spacing=spacing, roi=BoxROI.from_bounds([-far, far] * 3))[1], whole)
+
+
 # Odd images
 
 
