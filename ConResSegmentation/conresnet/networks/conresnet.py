@@ -129,9 +129,7 @@ class ConResNet(nn.Module):
             "residual": lambda: self.residual_head_full(fine.residual),
             "residuals": lambda: self._residuals(coarse, middle, fine, x.shape[2:]),
             "attention": lambda: torch.sigmoid(fine.residual).mean(dim=1, keepdim=True),
-            "features": lambda: torch.stack(
-                [fine.before_attention.sum(dim=1), fine.segmentation.sum(dim=1)], dim=1
-            ),
+            "features": lambda: torch.stack([fine.before_attention.sum(dim=1), fine.segmentation.sum(dim=1)], dim=1),
         }
         return {name: compute[name]() for name in compute if name in wanted and name in self.provides}
 

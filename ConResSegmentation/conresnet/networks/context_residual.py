@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from conresnet.networks.blocks import NormActivation, PreActivatedConv, StandardizedConv3d, resize
+from conresnet.networks.blocks import PreActivatedConv, StandardizedConv3d, resize
 from conresnet.residual import context_residual
 
 AXES = {"S": 2, "H": 3, "W": 4}
@@ -43,8 +43,9 @@ class ContextResidualModule(nn.Module):
         attention: gate the segmentation path by it (eq. 6).
     """
 
-    def __init__(self, inputs: int, outputs: int, residual_inputs: int, *, first: bool, axis: int, mapping: bool,
-                 attention: bool):
+    def __init__(
+        self, inputs: int, outputs: int, residual_inputs: int, *, first: bool, axis: int, mapping: bool, attention: bool
+    ):
         super().__init__()
         self.axis = axis
         self.attention = attention

@@ -1,0 +1,62 @@
+"""A network with a model package's weights."""
+
+from os import PathLike
+
+import safetensors
+import safetensors.torch
+from torch import nn
+
+from conresnet.errors import UserError
+from conresnet.model_list import find_model
+from conresnet.networks import build_network
+from conresnet.package import ModelPackage, read_package
+
+
+def load_network(package: str | PathLike | ModelPackage, index: int = 0) -> nn.Module:
+    """Build a network of a model package in eval mode, float32, on the CPU.
+
+    Called with a (batch, channel, S, H, W) tensor it returns a dict of logits, see ``ConResNet.forward``.
+
+    Args:
+        package: a package, or its path or name as ``conresnet.model_list.find_model`` takes it.
+        index: which of the system's networks.
+
+    Raises:
+        UserError: the package is not found, damaged, or holds other weights than its description says.
+    """
+    if not isinstance(package, ModelPackage):
+        package = read_package(find_model(package))
+    description = package.description.system.networks[index]
+    source = f"{description.weights} of the model {package.description.name}"
+    try:
+        network = build_network(description.type, description.arguments)
+    except ValueError as error:
+        raise UserError("network-unknown", f"The model {package.description.name} cannot be built: {error}") from error
+    try:
+        tensors = safetensors.torch.load(package.read_weights(description.weights))
+    except safetensors.SafetensorError as error:
+        raise UserError("weights-damaged", f"{source} cannot be read ({error}); get the model again.") from error
+    check_tensors(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
+    network.load_state_dict(tensors)
+    return network.float().eval()
+
+
+def check_tensors(network: nn.Module, shapes: dict[str, tuple[int, ...]], source: str) -> None:
+    """Refuse by name a tensor that is missing, left over or of another shape.
+
+    Raises:
+        UserError: ``weights-missing``, ``weights-left-over`` or ``weights-shape``.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in expected:
+        if name not in shapes:
+            raise UserError("weights-missing", f"{source} lacks the tensor {name}.", tensor=name)
+        if shapes[name] != expected[name]:
+            raise UserError(
+                "weights-shape", f"In {source} the tensor {name} is {shapes[name]}, not {expected[name]}.", tensor=name
+            )
+    for name in shapes:
+        if name not in expected:
+            raise UserError(
+                "weights-left-over", f"{source} has the tensor {name}, which the network does not.", tensor=name
+            )

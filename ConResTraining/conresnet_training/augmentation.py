@@ -1,0 +1,60 @@
+"""Random changes of a training sample, by MONAI. The seed of a sample decides all of them."""
+
+import numpy as np
+import torch
+from monai import transforms as mt
+from pydantic import BaseModel, ConfigDict, Field
+
+KEYS = ("image", "label")
+SPATIAL_AXIS = {"S": 0, "H": 1, "W": 2}
+
+
+class Augmentation(BaseModel):
+    """How strongly samples are changed; 0 switches a change off.
+
+    The paper flips along all three axes and scales. Flipping along one alone, left to right, keeps anatomy possible.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    flip_axes: list[str] = Field(default=["W"], description="of S, H and W, the axes to flip along")
+    scaling: float = Field(default=0.2, ge=0, lt=1, description="up to so much larger or smaller")
+    rotation_degrees: float = Field(default=15, ge=0, le=180)
+    brightness: float = Field(default=0.3, ge=0, description="shift in standard deviations")
+    contrast: float = Field(default=0.3, ge=0, lt=1, description="scale, and exponent of a gamma curve")
+    noise: float = Field(default=0.15, ge=0, description="standard deviation")
+    coarsening: float = Field(default=0.5, gt=0, le=1, description="smallest resolution that is imitated, of the own")
+
+
+def build_augmentation(settings: Augmentation, window: tuple[int, int, int]) -> mt.Compose:
+    """A transform of {"image": (C, S, H, W), "label": (1, S, H, W)} to tensors of the window's size, centered.
+
+    What a rotated or scaled window shows beyond the case is 0, as padding is in inference.
+    """
+    angle, scale = np.deg2rad(settings.rotation_degrees), settings.scaling
+    steps: list = [
+        mt.RandAffined(
+            KEYS,
+            prob=0.8,
+            rotate_range=(angle,) * 3,
+            scale_range=(scale,) * 3,
+            spatial_size=window,
+            mode=("bilinear", "nearest"),
+            padding_mode="zeros",
+        ),
+        mt.ResizeWithPadOrCropd(KEYS, window),
+        *(mt.RandFlipd(KEYS, prob=0.5, spatial_axis=SPATIAL_AXIS[axis]) for axis in settings.flip_axes),
+        mt.RandGaussianSmoothd("image", prob=0.1, sigma_x=(0.3, 0.9), sigma_y=(0.3, 0.9), sigma_z=(0.3, 0.9)),
+    ]
+    if settings.coarsening < 1:
+        steps.append(mt.RandSimulateLowResolutiond("image", prob=0.2, zoom_range=(settings.coarsening, 1.0)))
+    if settings.contrast:
+        steps.append(
+            mt.RandAdjustContrastd("image", prob=0.3, gamma=(1 - settings.contrast, 1 / (1 - settings.contrast)))
+        )
+        steps.append(mt.RandScaleIntensityd("image", prob=0.5, factors=settings.contrast))
+    if settings.brightness:
+        steps.append(mt.RandShiftIntensityd("image", prob=0.5, offsets=settings.brightness))
+    if settings.noise:
+        steps.append(mt.RandGaussianNoised("image", prob=0.2, std=settings.noise))
+    return mt.Compose([*steps, mt.ToTensord(KEYS, dtype=torch.float32, track_meta=False)])
