@@ -115,8 +115,8 @@ def _shown(package: ModelPackage) -> str:
         "Computation\n" + _pairs(_computation(package)),
     ]
     if METRICS_FILE in description.files:
-        figures = load_json(package.read_file(METRICS_FILE), str(package.path / METRICS_FILE))
-        blocks.append("Measured figures\n" + _pairs(_leaves(figures)))
+        metrics = load_json(package.read_file(METRICS_FILE), str(package.path / METRICS_FILE))
+        blocks.append("Measured figures\n" + _pairs(_figures(metrics)))
     return "\n\n".join(blocks)
 
 
@@ -170,15 +170,19 @@ def _segment_row(segment: Segment) -> tuple[str, ...]:
     )
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """The figures of a metrics.json, one a line; a list is one figure."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, f"{name} {key}".strip())
-    elif isinstance(value, list):
-        yield name, ", ".join(str(item) for item in value)
-    else:
-        yield name, f"{value:.4g}" if isinstance(value, float) else str(value)
+def _figures(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A metrics.json, one figure a line, without the tables inside its tables: those of the single cases."""
+    for name, value in metrics.items():
+        items = value.items() if isinstance(value, dict) else [("", value)]
+        for key, item in items:
+            if not isinstance(item, dict):
+                yield f"{name} {key}".strip().replace("_", " "), _figure(item)
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_figure(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _megabytes(package: ModelPackage) -> str:

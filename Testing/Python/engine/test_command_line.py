@@ -144,12 +144,13 @@ def test_models_are_listed_with_the_broken_ones_below(models_folder: Path, capsy
 
 
 def test_a_model_is_shown(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    figures = b'{"dice": {"mean": 0.9012345, "cases": ["a", "b"]}}'
+    figures = b'{"dice": {"mean": 0.9012345, "cases": ["a", "b"]}, "each": {"a": {"dice": 0.1}}}'
     make_folder(models_folder / "a", files={WEIGHTS: safetensors_bytes(), "metrics.json": figures})
     assert main(["models", "show", "organ"]) == 0
     text = capsys.readouterr().out
     for part in ("An organ (organ 1.2.0)", "CC-BY-4.0", "SCT 64033007 Kidney", "2 x 1 x 1 mm", "dice mean", "0.9012"):
         assert part in text
+    assert "0.1" not in text.split("Measured figures")[1]
 
 
 def test_models_are_verified(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
