@@ -5,7 +5,7 @@ class UserError(Exception):
     """Something only the user can put right: a file, a setting, a full disk.
 
     Args:
-        code: stable, machine-readable name of the fault, such as ``"image-not-found"``; Slicer's module translates by it.
+        code: stable name of the fault, such as ``"image-not-found"``; Slicer's module translates by it.
         message: one sentence in English that says what is wrong, names the file, and says what to do.
         values: what the sentence speaks of (paths, counts), for a translated sentence.
     """

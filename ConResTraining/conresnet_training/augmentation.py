@@ -26,27 +26,20 @@ class Augmentation(BaseModel):
     coarsening: float = Field(default=0.5, gt=0, le=1, description="smallest resolution that is imitated, of the own")
 
 
-def build_augmentation(settings: Augmentation, window: tuple[int, int, int]) -> mt.Compose:
-    """A transform of {"image": (C, S, H, W), "label": (1, S, H, W)} to tensors of the window's size, centered.
+def build_augmentation(settings: Augmentation) -> mt.Compose:
+    """A transform of {"image": (C, S, H, W), "label": (1, S, H, W)} to tensors of the same size.
 
     What a rotated or scaled window shows beyond the case is 0, as padding is in inference.
     """
     angle, scale = np.deg2rad(settings.rotation_degrees), settings.scaling
-    steps: list = [
-        mt.RandAffined(
-            KEYS,
-            prob=0.8,
-            rotate_range=(angle,) * 3,
-            scale_range=(scale,) * 3,
-            spatial_size=window,
-            mode=("bilinear", "nearest"),
-            padding_mode="zeros",
-        ),
-        mt.ResizeWithPadOrCropd(KEYS, window),
-        *(mt.RandFlipd(KEYS, prob=0.5, spatial_axis=SPATIAL_AXIS[axis]) for axis in settings.flip_axes),
-        mt.RandGaussianSmoothd("image", prob=0.1, sigma_x=(0.3, 0.9), sigma_y=(0.3, 0.9), sigma_z=(0.3, 0.9)),
-    ]
+    steps: list = []
+    if angle or scale:
+        affine = {"rotate_range": (angle,) * 3, "scale_range": (scale,) * 3, "padding_mode": "zeros"}
+        steps.append(mt.RandAffined(KEYS, prob=0.8, mode=("bilinear", "nearest"), **affine))
+    steps += [mt.RandFlipd(KEYS, prob=0.5, spatial_axis=SPATIAL_AXIS[axis]) for axis in settings.flip_axes]
     if settings.coarsening < 1:
+        widths = {f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}
+        steps.append(mt.RandGaussianSmoothd("image", prob=0.1, **widths))
         steps.append(mt.RandSimulateLowResolutiond("image", prob=0.2, zoom_range=(settings.coarsening, 1.0)))
     if settings.contrast:
         steps.append(

@@ -1,4 +1,4 @@
-"""The plan of a training run: made from the data, written as YAML to be read and edited, then followed to the letter."""
+"""The plan of a training run: made from the data, written as YAML to be read and edited, then followed exactly."""
 
 import statistics
 from pathlib import Path

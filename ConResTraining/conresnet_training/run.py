@@ -109,7 +109,7 @@ def fit(run: Run, most_steps: int | None = None) -> None:
         for cases in split(read_data_set(plan.data), plan, run.fold)
     )
     targets = [plan.targets[segment.name] for segment in model.output.segments]
-    augment = build_augmentation(plan.augmentation, model.inference.window)
+    augment = build_augmentation(plan.augmentation)
     samples = TrainingSamples(used, model.inference.window, targets, augment, training.seed)
     # An epoch is what lies between two checkpoints, so that a resumed run begins with a whole one.
     steps_an_epoch = min(training.steps_between_checkpoints, training.steps)

@@ -1,0 +1,87 @@
+"""The paper's losses by their equations."""
+
+import math
+
+import pytest
+import torch
+
+from conresnet_training.losses import dice_loss, residual_loss, segmentation_loss, total_loss
+
+
+def blocks(batch: int = 1) -> torch.Tensor:
+    """(batch, 2, 6, 8, 8): two boxes that do not touch."""
+    target = torch.zeros(batch, 2, 6, 8, 8)
+    target[:, 0, 1:4, 1:4, 1:4] = 1
+    target[:, 1, 2:5, 5:7, 5:7] = 1
+    return target
+
+
+def test_dice_of_a_half_found_segment_by_hand():
+    target = torch.zeros(1, 1, 1, 1, 4)
+    target[..., :2] = 1
+    found = torch.zeros_like(target)
+    found[..., 0] = 1
+    assert dice_loss(found, target).item() == pytest.approx(1 - 2 / 3, abs=1e-4)
+
+
+def test_perfect_logits_cost_nothing_in_both_modes():
+    target = blocks()
+    regions = 40 * target - 20
+    assert segmentation_loss(regions, target, exclusive=False) < 1e-3
+    background = 40 * (1 - target.sum(1, keepdim=True)) - 20
+    assert segmentation_loss(torch.cat([background, regions], 1), target, exclusive=True) < 1e-3
+
+
+def test_residual_voxels_weigh_log_of_their_rarity():
+    target = torch.zeros(1, 1, 4, 4, 4)
+    target[0, 0, 0, 0, :2] = 1
+    weight = math.log(64 / 2)
+    expected = math.log(2) * (62 + 2 * weight) / 64
+    assert residual_loss(torch.zeros_like(target), target).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_residual_that_is_empty_or_everywhere_stays_finite():
+    for target in (torch.zeros(1, 1, 2, 4, 4), torch.ones(1, 1, 2, 4, 4)):
+        assert torch.isfinite(residual_loss(torch.zeros_like(target), target))
+
+
+def test_deep_supervision_weighs_the_coarser_residuals():
+    target = blocks()
+    logits = torch.zeros(1, 3, 6, 8, 8)
+    outputs = {"segmentation": logits, "residuals": [torch.zeros_like(target)] * 3}
+    with_coarser = total_loss(outputs, target, True, "S", deep_weight=0.5)
+    without = total_loss(outputs, target, True, "S", deep_weight=0.0)
+    assert with_coarser["residual_loss"].item() == pytest.approx(2 * without["residual_loss"].item())
+    assert with_coarser["loss"] == with_coarser["segmentation_loss"] + with_coarser["residual_loss"]
+
+
+def test_baseline_has_the_segmentation_loss_alone():
+    losses = total_loss({"segmentation": torch.zeros(1, 2, 6, 8, 8)}, blocks(), False, "S", 0.5)
+    assert losses["loss"] == losses["segmentation_loss"] and "residual_loss" not in losses
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_losses_are_means_over_samples(exclusive):
+    """A batch costs what its samples cost on average, so a batch may be split among processes."""
+    torch.manual_seed(0)
+    target = blocks(2)
+    target[1, 0] = target[1, 0].roll(2, dims=0)
+    outputs = {
+        "segmentation": torch.randn(2, 3 if exclusive else 2, 6, 8, 8),
+        "residuals": [torch.randn(2, 2, 6, 8, 8) for _ in range(3)],
+    }
+    whole = total_loss(outputs, target, exclusive, "S", 0.5)["loss"]
+    halves = [
+        total_loss(
+            {
+                "segmentation": outputs["segmentation"][i : i + 1],
+                "residuals": [r[i : i + 1] for r in outputs["residuals"]],
+            },
+            target[i : i + 1],
+            exclusive,
+            "S",
+            0.5,
+        )["loss"]
+        for i in range(2)
+    ]
+    torch.testing.assert_close(whole, torch.stack(halves).mean())

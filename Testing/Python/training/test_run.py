@@ -1,0 +1,84 @@
+"""The run as a whole: from a plan to a model that segments, stopped and resumed on the way."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from conresnet.segmentation import SegmentOptions, load_model, segment
+
+from conresnet.image_files import read_volume
+from conresnet.package import read_package
+from conresnet_training.command_line import main
+from conresnet_training.data_set import read_data_set
+from conresnet_training.plan import make_plan, write_plan
+
+
+@pytest.fixture
+def plan_file(data_set, tmp_path):
+    """A plan of 30 steps, three checkpoints, a network of base width 8, in single precision."""
+    plan = make_plan(read_data_set(data_set), data_set)
+    plan.training.steps, plan.training.steps_between_checkpoints, plan.training.folds = 30, 10, 3
+    plan.training.precision, plan.training.learning_rate, plan.training.workers = "32-true", 2e-3, 0
+    plan.model["system"]["networks"][0]["arguments"]["base_width"] = 8
+    path = tmp_path / "plan.yaml"
+    write_plan(plan, path)
+    return path
+
+
+def run_command(monkeypatch, *arguments) -> int:
+    monkeypatch.setattr("sys.argv", ["conresnet_training", *map(str, arguments)])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return main()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_stopped_and_resumed_run_ends_with_the_weights_of_an_unbroken_one(plan_file, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken run"
+    assert run_command(monkeypatch, "train", plan_file, "--output", whole) == 0
+    assert run_command(monkeypatch, "train", plan_file, "--output", broken, "--max-steps", 10) == 0
+    assert run_command(monkeypatch, "resume", broken, "--max-steps", 20) == 0
+    assert run_command(monkeypatch, "resume", broken) == 0
+    unbroken, resumed = weights(whole), weights(broken)
+    assert unbroken.keys() == resumed.keys()
+    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+
+
+def test_training_learns_and_exports_a_model_that_segments(plan_file, data_set, tmp_path, monkeypatch):
+    content = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
+    content["training"] |= {"steps": 60, "steps_between_checkpoints": 60}
+    plan_file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    run, package = tmp_path / "run", tmp_path / "boxes"
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", 1) == 0
+    assert run_command(monkeypatch, "export", run, "--output", package) == 0
+    metrics = json.loads(read_package(package).read_file("metrics.json"))
+    assert sorted(metrics["dice_a_case"]) == ["case_1", "case_4"]
+    assert metrics["mean_dice"] > 0.8
+    image = read_volume(data_set / "imagesTr" / "case_1.nii.gz")
+    labels = segment(load_model(package, "cpu", "fp32"), [image], SegmentOptions()).labels
+    truth = read_volume(data_set / "labelsTr" / "case_1.nii.gz").array
+    assert 2 * ((labels.array > 0) & (truth > 0)).sum() / ((labels.array > 0).sum() + (truth > 0).sum()) > 0.8
+
+
+def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    (occupied / "thesis.txt").write_text("mine", encoding="utf-8")
+    for arguments, sentence in (
+        (("train", plan_file, "--output", occupied), "is not empty"),
+        (("train", plan_file, "--output", tmp_path / "run", "--fold", 3), "There is no fold 3"),
+        (("resume", occupied), "is not the folder of a training run"),
+        (("export", occupied, "--output", tmp_path / "package"), "is not the folder of a training run"),
+        (("plan", occupied, "--output", tmp_path / "p.yaml"), "holds no dataset.json"),
+    ):
+        assert run_command(monkeypatch, *arguments) == 2
+        error = capsys.readouterr().err.strip()
+        assert sentence in error and "\n" not in error
+    assert (occupied / "thesis.txt").read_text(encoding="utf-8") == "mine"
