@@ -1,4 +1,4 @@
-"""Cases brought into the model's space exactly as inference does, and kept on disk for the training loop."""
+"""Cases brought into the model's space by the engine's own code, and kept on disk for the training loop."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,21 +6,20 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.foreground import background_value, foreground_mask
 from conresnet.geometry import ModelSpace
 from conresnet.grid import Volume
 from conresnet.image_files import read_channels, read_volume
-from conresnet.intensity import apply, measure
 from conresnet.package.description import ModelDescription
+from conresnet.preparation import prepare
 from conresnet_training.data_set import Case
 
 
 @dataclass(frozen=True)
-class PreparedCase:
-    """A case in the model's space, memory-mapped.
+class TrainingCase:
+    """A labelled case in the model's space, memory-mapped.
 
     Args:
-        image: (channel, S, H, W) float32.
+        image: (channel, S, H, W) float32, as the network takes it.
         label: (S, H, W) uint8, label values.
     """
 
@@ -29,7 +28,7 @@ class PreparedCase:
     label: np.ndarray
 
 
-def prepare_case(case: Case, model: ModelDescription, folder: Path) -> PreparedCase:
+def prepare_case(case: Case, model: ModelDescription, folder: Path) -> TrainingCase:
     """Bring a case into ``model``'s space and keep it in ``folder``; one that is there already is only opened.
 
     Raises:
@@ -43,36 +42,24 @@ def prepare_case(case: Case, model: ModelDescription, folder: Path) -> PreparedC
             with open(temporary, "wb") as file:
                 np.save(file, array)
             temporary.replace(path)
-    return PreparedCase(case.name, np.load(image_file, mmap_mode="r"), np.load(label_file, mmap_mode="r"))
+    return TrainingCase(case.name, np.load(image_file, mmap_mode="r"), np.load(label_file, mmap_mode="r"))
 
 
 def _prepare(case: Case, model: ModelDescription) -> tuple[np.ndarray, np.ndarray]:
     channels = read_channels(list(case.images), [item.name for item in model.inputs])
     label = read_volume(case.label)
-    reference = channels[0].grid
-    if not label.grid.matches(reference):
+    if not label.grid.matches(channels[0].grid):
         raise UserError(
             "label-grid-differs",
             f"{case.label} does not lie on the grid of {case.images[0]}; resample the label map onto the image.",
             path=str(case.label),
         )
-    space = ModelSpace.fit(reference, model.preparation.orientation, model.preparation.spacing)
-    image = [
-        _channel(volume, space, model.preparation.foreground, item.intensity)
-        for volume, item in zip(channels, model.inputs, strict=True)
-    ]
-    return np.stack(image), _label(label, space)
-
-
-def _channel(volume: Volume, space: ModelSpace, how: str, steps: tuple[dict, ...]) -> np.ndarray:
-    background = background_value(volume.array)
-    array = space.to_model(volume, background)
-    foreground = foreground_mask(array, how, background)
-    return apply(measure(steps, array, foreground), array, foreground)
+    prepared = prepare(model, channels)
+    return prepared.block((0, 0, 0), prepared.shape), _label(label, prepared.space)
 
 
 def _label(volume: Volume, space: ModelSpace) -> np.ndarray:
-    """Label values where each label's own share, interpolated linearly, is the largest."""
+    """(S, H, W) uint8; where the case is resampled, each voxel takes the label with the largest interpolated share."""
     if space.exact:
         return np.ascontiguousarray(space.to_model(volume)).astype(np.uint8)
     values = np.unique(volume.array)

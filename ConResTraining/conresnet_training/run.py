@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from conresnet.errors import UserError
+from conresnet.inference.memory import reused_memory
 from conresnet_training.augmentation import build_augmentation
 from conresnet_training.data_set import Case, DataSet, read_data_set
 from conresnet_training.lightning_model import SegmentationTraining
 from conresnet_training.plan import Plan, read_plan, write_plan
-from conresnet_training.preparation import PreparedCase, prepare_case
+from conresnet_training.preparation import TrainingCase, prepare_case
 from conresnet_training.samples import NumberedSamples, TrainingSamples
 
 PLAN_FILE = "plan.yaml"
@@ -81,7 +82,7 @@ def open_run(folder: Path, data: Path | None = None) -> Run:
 class HeldOutCases(Dataset):
     """Whole prepared cases, one a sample, as (image (C, S, H, W), target (segments, S, H, W))."""
 
-    def __init__(self, cases: Sequence[PreparedCase], targets: Sequence[Sequence[int]]):
+    def __init__(self, cases: Sequence[TrainingCase], targets: Sequence[Sequence[int]]):
         self.cases, self.targets = cases, targets
 
     def __len__(self) -> int:
@@ -123,11 +124,11 @@ def fit(run: Run, most_steps: int | None = None) -> None:
     lightning.seed_everything(training.seed, verbose=False)
     lightning_model = SegmentationTraining(plan)
     trainer = _trainer(run, min(most_steps or training.steps, training.steps))
+    validation = DataLoader(HeldOutCases(held_out, targets))
     resume_from = run.checkpoint if run.checkpoint.exists() else None
-    # Our own plain state is all that a checkpoint holds, so it loads without unpickling code.
-    trainer.fit(
-        lightning_model, loader, DataLoader(HeldOutCases(held_out, targets)), ckpt_path=resume_from, weights_only=True
-    )
+    with reused_memory():
+        # A checkpoint holds plain state alone, so that it loads without unpickling code.
+        trainer.fit(lightning_model, loader, validation, ckpt_path=resume_from, weights_only=True)
     shutil.rmtree(prepared, ignore_errors=True)
 
 

@@ -11,7 +11,7 @@ from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from conresnet_training.preparation import PreparedCase
+from conresnet_training.preparation import TrainingCase
 
 
 class TrainingSamples(Dataset):
@@ -29,7 +29,7 @@ class TrainingSamples(Dataset):
 
     def __init__(
         self,
-        cases: Sequence[PreparedCase],
+        cases: Sequence[TrainingCase],
         window: Sequence[int],
         targets: Sequence[Sequence[int]],
         augment: Compose,
@@ -54,7 +54,7 @@ class TrainingSamples(Dataset):
         turn, place = divmod(number, len(self.cases))
         return int(np.random.default_rng([self.seed, turn, 1]).permutation(len(self.cases))[place])
 
-    def _corner(self, case: PreparedCase, random: np.random.Generator, around_label: bool) -> np.ndarray:
+    def _corner(self, case: TrainingCase, random: np.random.Generator, around_label: bool) -> np.ndarray:
         """Index (S, H, W) of the window's first voxel; negative where the case is smaller than the window."""
         shape, window = np.array(case.label.shape), np.array(self.window)
         free = shape - window

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from conresnet_training.augmentation import Augmentation, build_augmentation
-from conresnet_training.preparation import PreparedCase
+from conresnet_training.preparation import TrainingCase
 from conresnet_training.samples import NumberedSamples, TrainingSamples
 
 WINDOW = (8, 16, 8)
 STILL = Augmentation(flip_axes=[], scaling=0, rotation_degrees=0, brightness=0, contrast=0, noise=0, coarsening=1)
 
 
-def case(name: str, shape: tuple[int, int, int]) -> PreparedCase:
+def case(name: str, shape: tuple[int, int, int]) -> TrainingCase:
     """A labelled voxel in a corner, and an image whose value tells the place."""
     label = np.zeros(shape, np.uint8)
     label[-1, -1, -1] = 1
-    return PreparedCase(name, np.arange(label.size, dtype=np.float32).reshape(1, *shape) + 1, label)
+    return TrainingCase(name, np.arange(label.size, dtype=np.float32).reshape(1, *shape) + 1, label)
 
 
 def samples(cases, settings=STILL, seed=0) -> TrainingSamples:
@@ -78,7 +78,7 @@ def test_label_moves_with_the_image():
     item.label[2:5, 4:9, 1:4] = 1
     image = item.label[None].astype(np.float32) * 100
     settings = Augmentation(brightness=0, contrast=0, noise=0, coarsening=1)
-    drawn = samples([PreparedCase("a", image, item.label)], settings)
+    drawn = samples([TrainingCase("a", image, item.label)], settings)
     for number in range(12):
         moved, target = drawn[number]
         assert ((moved[0] > 50).float() != target[0]).float().mean() < 0.02
