@@ -11,6 +11,9 @@ import types
 from pathlib import Path
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+    # VTK would find this out by itself, with a complaint.
+    os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
 import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -69,6 +72,8 @@ class qSlicerApplication(QtWidgets.QApplication):
         launcher = folder / "PythonSlicer"
         launcher.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n', encoding="utf-8")
         launcher.chmod(0o755)
+        self._startup_environment = QtCore.QProcessEnvironment.systemEnvironment()
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
         (Path(self._folder) / "tmp").mkdir()
 
     slicerHome = property(lambda self: str(Path(self._folder) / "home"))
@@ -78,7 +83,6 @@ class qSlicerApplication(QtWidgets.QApplication):
     revision = repositoryRevision = property(lambda self: "33000")
     mainApplicationName = property(lambda self: "Slicer")
     documentationBaseUrl = property(lambda self: "https://slicer.readthedocs.io/en/latest/")
-    os = property(lambda self: {"Linux": "linux", "Darwin": "macosx", "Windows": "win"}[platform.system()])
     arch = property(lambda self: {"x86_64": "amd64", "AMD64": "amd64"}.get(platform.machine(), platform.machine()))
 
     def mrmlScene(self) -> object:
@@ -107,6 +111,9 @@ class qSlicerApplication(QtWidgets.QApplication):
     userSettings = revisionUserSettings = settings
 
     def startupEnvironment(self) -> QtCore.QProcessEnvironment:
+        return QtCore.QProcessEnvironment(self._startup_environment)
+
+    def environment(self) -> QtCore.QProcessEnvironment:
         return QtCore.QProcessEnvironment.systemEnvironment()
 
     def testingEnabled(self) -> bool:
@@ -132,6 +139,10 @@ class qSlicerApplication(QtWidgets.QApplication):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+# Named after the class: in its body, the name "os" must stay the module's.
+qSlicerApplication.os = property(lambda self: {"Linux": "linux", "Darwin": "macosx", "Windows": "win"}[platform.system()])
+
+
 class qSlicerMainWindow(QtWidgets.QMainWindow):
     """The main window, never shown: it parents dialogs and has the module chooser and the status bar."""
 
@@ -147,12 +158,11 @@ class qSlicerMainWindow(QtWidgets.QMainWindow):
 
 
 def _use_fonts() -> None:
-    """Take a font that is there: without one, Qt draws text as empty boxes."""
-    if not QtGui.QFontDatabase.families():
-        import matplotlib
+    """Take one and the same font everywhere: where there is none, Qt draws text as empty boxes."""
+    import matplotlib  # VTK's own dependency; it carries the font
 
-        for font in (Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("DejaVuSans*.ttf"):
-            QtGui.QFontDatabase.addApplicationFont(str(font))
+    for font in (Path(matplotlib.get_data_path()) / "fonts" / "ttf").glob("DejaVuSans*.ttf"):
+        QtGui.QFontDatabase.addApplicationFont(str(font))
     QtWidgets.QApplication.setFont(QtGui.QFont("DejaVu Sans", 9))
 
 

@@ -79,7 +79,7 @@ class ctkDoubleSlider(_Number):
     def _show(self) -> None:
         span = self.maximum - self.minimum
         self._slider.blockSignals(True)
-        self._slider.value = round((self.value - self.minimum) / span * _STEPS) if span > 0 else 0
+        self._slider.value = round((self.value - self.minimum) / span * _STEPS) if 0 < span < float("inf") else 0
         self._slider.blockSignals(False)
 
 

@@ -205,7 +205,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         self._button.clicked.connect(self.browse)
 
     filters, setFilters = stored("filters", object, Filters.Files)
-    nameFilters, setNameFilters = stored("nameFilters", "QStringList", [])
+    nameFilters, setNameFilters = stored("nameFilters", "QStringList", ())
     label, setLabel = stored("label", str, "")
     settingKey, setSettingKey = stored("settingKey", str, "")
     options, setOptions = stored("options", object, 0)
@@ -238,6 +238,21 @@ class ctkDirectoryButton(QtWidgets.QWidget):
 
     _closed = True
     directoryChanged, directorySelected = QtCore.Signal(str), QtCore.Signal(str)
-    directory, setDirectory = stored("directory", str, "", lambda self: self.directoryChanged.emit(self.directory))
+    SLOTS = ("setDirectory(QString)", "browse()")
+
+    def setDirectory(self, path: str) -> None:
+        if os.path.abspath(path) != os.path.abspath(self.directory):
+            self._directory = os.path.abspath(path)
+            self.directoryChanged.emit(self._directory)
+
+    directory = QtCore.Property(str, lambda self: self.__dict__.get("_directory", "."), setDirectory)
+
+    def browse(self) -> None:
+        """Ask for a folder, as a click does."""
+        path = QtWidgets.QFileDialog.getExistingDirectory(self, self.caption, self.directory)
+        if path:
+            self.setDirectory(path)
+            self.directorySelected.emit(path)
+
     caption, setCaption = stored("caption", str, "")
     text, setText = stored("text", str, "")

@@ -81,9 +81,9 @@ class LayoutManager:
         self._view_logic = slicer.vtkMRMLViewLogic()
         self._view_logic.SetMRMLApplicationLogic(application_logic)
         self._view_logic.SetMRMLScene(scene)
-        self._view_logic.AddViewNode("1")
+        view_node = self._view_logic.AddViewNode("1")
         application_logic.GetViewLogics().AddItem(self._view_logic)
-        self._three_d = ThreeDWidget(ThreeDView(self._view_logic, application_logic))
+        self._three_d = ThreeDWidget(ThreeDView(view_node, application_logic))
 
     threeDViewCount, tableViewCount, plotViewCount = 1, 0, 0
     layout = 3  # FourUpView

@@ -55,10 +55,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._combo.currentIndexChanged.connect(self._index_changed)
         self.enabled = False
 
-    nodeTypes, setNodeTypes = stored("nodeTypes", "QStringList", [], _refill)
+    nodeTypes, setNodeTypes = stored("nodeTypes", "QStringList", (), _refill)
     showHidden, setShowHidden = stored("showHidden", bool, False, _refill)
     showChildNodeTypes, setShowChildNodeTypes = stored("showChildNodeTypes", bool, True, _refill)
-    hideChildNodeTypes, setHideChildNodeTypes = stored("hideChildNodeTypes", "QStringList", [], _refill)
+    hideChildNodeTypes, setHideChildNodeTypes = stored("hideChildNodeTypes", "QStringList", (), _refill)
     noneEnabled, setNoneEnabled = stored("noneEnabled", bool, False, _refill)
     noneDisplay, setNoneDisplay = stored("noneDisplay", str, "None", _refill)
     addEnabled, setAddEnabled = stored("addEnabled", bool, True, _refill)
@@ -84,11 +84,16 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._scene_tags = []
         self._scene = scene
         if scene is not None:
-            for event, handler in ((slicer.vtkMRMLScene.NodeAddedEvent, self._node_added),
-                                   (slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent, self._node_about_to_go),
-                                   (slicer.vtkMRMLScene.NodeRemovedEvent, self._node_removed)):  # fmt: skip
+            events = slicer.vtkMRMLScene
+            for event, handler in (
+                (events.NodeAddedEvent, self._node_added),
+                (events.NodeAboutToBeRemovedEvent, self._node_about_to_go),
+                (events.NodeRemovedEvent, self._node_removed),
+            ):
                 handler.__func__.CallDataType = vtk.VTK_OBJECT
                 self._scene_tags.append(scene.AddObserver(event, handler))
+            self._scene_tags.append(scene.AddObserver(events.EndImportEvent, self._scene_changed))
+            self._scene_tags.append(scene.AddObserver(events.EndCloseEvent, self._scene_closed))
         self.enabled = scene is not None
         self._refill(self._requested)
         self._requested = ""
@@ -185,10 +190,12 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         if self._scene is None or not shiboken6.isValid(self):
             return
         select = self._current if select is None else select
-        position = self._ids.index(select) if select in self._ids else -1
+        before = self._ids.index(select) if select in self._ids else -1
+        was_empty = not self._ids
         for node, tag in self._node_tags:
             node.RemoveObserver(tag)
-        nodes = [n for n in (self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes())) if self._matches(n)]
+        everything = (self._scene.GetNthNode(i) for i in range(self._scene.GetNumberOfNodes()))
+        nodes = [node for node in everything if self._matches(node)]
         self._node_tags = [(n, n.AddObserver(vtk.vtkCommand.ModifiedEvent, self._renamed)) for n in nodes]
         self._ids = [n.GetID() for n in nodes]
         self._combo.blockSignals(True)
@@ -198,14 +205,17 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self._combo.addItem(self.noneDisplay, "")
         for node in nodes:
             self._combo.addItem(node.GetName() or "", node.GetID())
-        self._add_actions()
+        has_actions = self._add_actions()
         self._combo.blockSignals(False)
-        if select not in self._ids and self._ids and (not self.noneEnabled or position >= 0):
-            # As a Qt combo box does: the next entry takes the place of a removed one, and the first is taken without None.
-            select = self._ids[min(max(position, 0), len(self._ids) - 1)]
-        self._select(select if select in self._ids else "")
+        if select not in self._ids:
+            # What Qt's combo box does below Slicer's: the entry that follows a removed one takes its place (the first entry's
+            # place stays empty), and the first entry of a combo box without any other is taken at once.
+            follows = before + self.noneEnabled > 0 and before >= 0
+            first = was_empty and not self.noneEnabled and not has_actions
+            select = self._ids[min(max(before, 0), len(self._ids) - 1)] if self._ids and (follows or first) else ""
+        self._select(select)
 
-    def _add_actions(self) -> None:
+    def _add_actions(self) -> bool:
         label = self.nodeTypeLabel(self.nodeTypes[0]) if len(self.nodeTypes) == 1 else "node"
         actions = [(self.renameEnabled, f"Rename current {label}", self.renameCurrentNode),
                    (self.editEnabled, f"Edit current {label}", self.editCurrentNode),
@@ -216,6 +226,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self._combo.insertSeparator(self._combo.count)
         for text, action in shown:
             self._combo.addItem(text, action)
+        return bool(shown)
 
     def _create(self) -> None:
         node = self.addNode()
@@ -248,7 +259,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self.nodeActivated.emit(self.currentNode())
 
     def _node_added(self, caller: object, event: str, node: object) -> None:
-        if node is not None and shiboken6.isValid(self) and self._matches(node):
+        if node is not None and shiboken6.isValid(self) and not self._scene.IsImporting() and self._matches(node):
             self._refill()
             self.nodeAdded.emit(node)
 
@@ -257,12 +268,20 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
             self.nodeAboutToBeRemoved.emit(node)
 
     def _node_removed(self, caller: object, event: str, node: object) -> None:
-        if node is not None and (node.GetID() in self._ids or any(n is node for n, _ in self._node_tags)):
+        if node is not None and not self._scene.IsClosing():
             self._refill()
+
+    def _scene_changed(self, caller: object, event: str) -> None:
+        self._refill()
+
+    def _scene_closed(self, caller: object, event: str) -> None:
+        self._ids = []
+        self._refill("")
 
     def _renamed(self, caller: object, event: str) -> None:
         if not shiboken6.isValid(self):
             return
-        shown = [self._combo.itemText(i + self.noneEnabled) for i in range(len(self._ids))]
-        if shown != [(self.nodeFromIndex(i).GetName() or "") if self.nodeFromIndex(i) else "" for i in range(len(self._ids))]:
+        rows = range(len(self._ids))
+        shown = [self._combo.itemText(i + self.noneEnabled) for i in rows]
+        if shown != [(node.GetName() or "") if node is not None else "" for node in map(self.nodeFromIndex, rows)]:
             self._refill()

@@ -48,7 +48,7 @@ class IsInstance(Check):
             raise TypeError(f"The value must be of type {self.classtype}, not {type(value)}: {value!r}")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)  # hashable, as typing wants annotations
 class WithinRange(Check):
     """minimum <= value <= maximum."""
 
@@ -60,7 +60,7 @@ class WithinRange(Check):
             raise ValueError(f"The value must be within [{self.minimum}, {self.maximum}], not {value}")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Minimum(Check):
     """value >= minimum."""
 
@@ -71,7 +71,7 @@ class Minimum(Check):
             raise ValueError(f"The value must be at least {self.minimum}, not {value}")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Maximum(Check):
     """value <= maximum."""
 
@@ -82,7 +82,7 @@ class Maximum(Check):
             raise ValueError(f"The value must be at most {self.maximum}, not {value}")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Choice(Check):
     """The value must be one of these."""
 
@@ -93,7 +93,7 @@ class Choice(Check):
             raise ValueError(f"The value must be one of {self.choices}, not {value!r}")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Exclude(Check):
     """The value must be none of these."""
 

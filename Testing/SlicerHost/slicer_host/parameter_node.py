@@ -73,6 +73,11 @@ class _Wrapper:
     def default(self, name: str) -> parameter_checks.Default:
         return self._field(name).default
 
+    def isCached(self, name: str) -> bool:
+        """True: Slicer caches values of all the types that this stand-in takes. Here each value is read when asked for."""
+        self._field(name)
+        return True
+
     @classmethod
     def dataType(cls, name: str) -> object:
         return cls._field(cls, name).kind

@@ -93,7 +93,7 @@ class Scalar(Codec):
     """A value that is one text."""
 
     def __init__(self, kinds: object, default: object, to_text: typing.Callable, from_text: typing.Callable) -> None:
-        self._default, self._to_text, self._from_text = default, to_text, from_text
+        self.kinds, self._default, self._to_text, self._from_text = kinds, default, to_text, from_text
         self.checks = [NotNone(), IsInstance(kinds)]
 
     def default(self) -> object:
@@ -167,6 +167,8 @@ class Union(Codec):
     def _chosen(self, value: object) -> int:
         refusal = TypeError(f"{value!r} is of none of the parameter's types")
         for index, codec in enumerate(self._alternatives):
+            if isinstance(value, bool) and isinstance(codec, Scalar) and codec.kinds is not bool:
+                continue  # Python takes a bool for an int, Slicer's unions do not
             try:
                 codec.check(value)
                 return index
@@ -301,6 +303,16 @@ class StoredList(collections.abc.MutableSequence):
     def __iadd__(self, other: object) -> StoredList:
         self._store(self._values + list(other))
         return self
+
+    def __imul__(self, times: int) -> StoredList:
+        self._store(self._values * times)
+        return self
+
+    def _no_copy(self, other: object) -> StoredList:
+        """+ and * would make a list that no longer reaches the node: Slicer refuses them."""
+        raise NotImplementedError("Lists of a parameter node can be changed in place only, by += and *=")
+
+    __add__ = __radd__ = __mul__ = __rmul__ = _no_copy
 
     def sort(self, **how: object) -> None:
         self._store(sorted(self._values, **how))

@@ -132,6 +132,7 @@ class ScriptedLoadableModuleTest(unittest.TestCase):
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
+        super(unittest.TestCase, self).__init__()  # TestCase does not call its mixins' constructors
         self.messageDelay = 50
         self.enableScreenshots = False
 

@@ -22,6 +22,7 @@ def stored(name: str, kind: object, default: object, changed: Callable | None = 
 
     def set_(self: QtCore.QObject, value: object) -> None:
         value = convert(value, _KINDS.get(kind, ""), name)
+        value = tuple(value) if kind == "QStringList" else value  # as PythonQt returns lists of texts
         if value != get(self):
             self.__dict__["_" + name] = value
             if changed is not None:

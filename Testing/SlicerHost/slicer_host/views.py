@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import slicer
 import vtk
+from PySide6 import QtCore, QtGui
 from vtk.util.numpy_support import vtk_to_numpy
+
+_BAR = 22  # height in pixels of the colored bar above a view
 
 
 class _View:
@@ -90,12 +93,19 @@ class SliceView(_View):
             return
         super()._start()
         self._renderer.GetActiveCamera().ParallelProjectionOn()
+        # The picture of the volumes has a renderer of its own below the one that the displayable managers draw on, as in
+        # Slicer: on one and the same, translucent fills would replace the picture.
+        self._renderer.SetLayer(1)
+        below = vtk.vtkRenderer()
+        below.InteractiveOff()
+        self._window.SetNumberOfLayers(2)
+        self._window.AddRenderer(below)
         self._actor, self._mapper = vtk.vtkActor2D(), vtk.vtkImageMapper()
         self._mapper.SetColorWindow(255)
         self._mapper.SetColorLevel(127.5)
         self._actor.SetMapper(self._mapper)
         self._actor.GetProperty().SetDisplayLocationToBackground()
-        self._renderer.AddActor2D(self._actor)
+        below.AddActor2D(self._actor)
 
     def _prepare(self, width: int, height: int) -> None:
         node = self._logic.GetSliceNode()
@@ -114,12 +124,12 @@ class SliceView(_View):
 class ThreeDView(_View):
     """The 3D view: models, segmentations' surfaces, slices if they are shown."""
 
-    def __init__(self, logic: object, application_logic: object) -> None:
+    def __init__(self, node: object, application_logic: object) -> None:
         super().__init__(application_logic)
-        self._logic = logic
+        self._view_node = node
 
     def mrmlViewNode(self) -> object:
-        return self._logic.GetViewNode()
+        return self._view_node
 
     _node = mrmlViewNode
 
@@ -131,6 +141,8 @@ class ThreeDView(_View):
             self.mrmlViewNode().SetBoxVisible(False)
             self.mrmlViewNode().SetAxisLabelsVisible(False)
             super()._start()
+            self._window.SetAlphaBitPlanes(1)
+            self._renderer.SetUseDepthPeeling(1)
 
     def look(self, direction: tuple[float, float, float] = (0.6, 0.7, 0.35)) -> None:
         """Look at everything from a direction (RAS, from the center toward the camera), the head's top up."""
@@ -155,27 +167,71 @@ class ThreeDView(_View):
         self.look()
 
 
-def save_png(image: np.ndarray, path: str | Path) -> None:
-    """Write an RGB picture, (height, width, 3) uint8."""
-    from PySide6 import QtGui
-
+def _to_qimage(image: np.ndarray) -> QtGui.QImage:
     image = np.ascontiguousarray(image)
     height, width, _ = image.shape
-    if not QtGui.QImage(image.data, width, height, 3 * width, QtGui.QImage.Format.Format_RGB888).save(str(path)):
+    return QtGui.QImage(image.data, width, height, 3 * width, QtGui.QImage.Format.Format_RGB888).copy()
+
+
+def save_png(image: np.ndarray, path: str | Path) -> None:
+    """Write an RGB picture, (height, width, 3) uint8."""
+    if not _to_qimage(image).save(str(path)):
         raise OSError(f"The picture {path} could not be written")
 
 
+def _toward(node: object, column: int, sign: int) -> str:
+    """The patient's side (R, L, A, P, S, I) toward which an axis of a slice view points."""
+    matrix = node.GetSliceToRAS()
+    vector = [sign * matrix.GetElement(row, column) for row in range(3)]
+    axis = int(np.argmax(np.abs(vector)))
+    return ("RAS" if vector[axis] > 0 else "LPI")[axis]
+
+
+def _draw_letters(painter: QtGui.QPainter, place: QtCore.QRect, node: object) -> None:
+    flags = QtCore.Qt.AlignmentFlag
+    sides = ((flags.AlignLeft | flags.AlignVCenter, 0, -1), (flags.AlignRight | flags.AlignVCenter, 0, 1),
+             (flags.AlignHCenter | flags.AlignTop, 1, 1), (flags.AlignHCenter | flags.AlignBottom, 1, -1))  # fmt: skip
+    painter.setPen(QtGui.QColor(230, 200, 120))
+    for side, column, sign in sides:
+        painter.drawText(place.adjusted(6, 4, -6, -4), int(side), _toward(node, column, sign))
+
+
+def _draw_bar(painter: QtGui.QPainter, place: QtCore.QRect, color: tuple, label: str, offset: str) -> None:
+    flags = QtCore.Qt.AlignmentFlag
+    painter.fillRect(place, QtGui.QColor.fromRgbF(*color))
+    painter.setPen(QtGui.QColor("black"))
+    painter.drawText(place.adjusted(8, 0, -8, 0), int(flags.AlignLeft | flags.AlignVCenter), label)
+    painter.drawText(place.adjusted(8, 0, -8, 0), int(flags.AlignRight | flags.AlignVCenter), offset)
+
+
 def four_views(width: int = 1200, height: int = 900, direction: tuple | None = None) -> np.ndarray:
-    """Return Slicer's conventional four views in one picture: axial, 3D above; coronal, sagittal below."""
+    """Return Slicer's conventional four views in one picture: axial and 3D above, coronal and sagittal below.
+
+    ``direction``: from where to look in 3D (see ``ThreeDView.look``); None keeps the camera.
+    """
     manager = slicer.app.layoutManager()
-    w, h = width // 2 - 2, height // 2 - 2
+    w, h = width // 2 - 2, height // 2 - 2 - _BAR
     three_d = manager.threeDWidget(0).threeDView()
     if direction is not None:
         three_d.look(direction)
-    tiles = {name: manager.sliceWidget(name).sliceView().image(w, h) for name in manager.sliceViewNames()}
-    figure = np.full((height, width, 3), 64, np.uint8)
-    places = ((tiles["Red"], 0, 0), (three_d.image(w, h), 0, 1), (tiles["Green"], 1, 0), (tiles["Yellow"], 1, 1))
-    for tile, row, column in places:
-        top, left = row * (h + 4), column * (w + 4)
-        figure[top : top + h, left : left + w] = tile
-    return figure
+    figure = QtGui.QImage(width, height, QtGui.QImage.Format.Format_RGB888)
+    figure.fill(QtGui.QColor(64, 64, 64))
+    painter = QtGui.QPainter(figure)
+    for name, row, column in (("Red", 0, 0), ("1", 0, 1), ("Green", 1, 0), ("Yellow", 1, 1)):
+        left, top = column * (w + 4), row * (h + _BAR + 4)
+        bar, place = QtCore.QRect(left, top, w, _BAR), QtCore.QRect(left, top + _BAR, w, h)
+        if name == "1":
+            painter.drawImage(place, _to_qimage(three_d.image(w, h)))
+            _draw_bar(painter, bar, three_d.mrmlViewNode().GetLayoutColor(), "1", "")
+            continue
+        view = manager.sliceWidget(name).sliceView()
+        painter.drawImage(place, _to_qimage(view.image(w, h)))
+        node = view.mrmlSliceNode()
+        side = _toward(node, 2, 1)
+        offset = manager.sliceWidget(name).sliceLogic().GetSliceOffset() * (1 if side in "RAS" else -1)
+        text = f"{side}: {offset:.1f} mm"
+        _draw_bar(painter, bar, node.GetLayoutColor(), node.GetLayoutLabel(), text)
+        _draw_letters(painter, place, node)
+    painter.end()
+    rows = np.frombuffer(figure.constBits(), np.uint8).reshape(height, figure.bytesPerLine())
+    return rows[:, : 3 * width].reshape(height, width, 3).copy()
