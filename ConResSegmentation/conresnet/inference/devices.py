@@ -1,0 +1,137 @@
+"""Where and in which number format a network computes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from conresnet.errors import UserError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU_BF16 = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A device and the precision of the convolutions on it; both as they are, not "auto"."""
+
+    device: torch.device
+    precision: str
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Channels last where it is fast; never in fp32 on a CPU, where PyTorch's group norm would be inexact in it."""
+        return torch.contiguous_format if self.precision == "fp32" else torch.channels_last_3d
+
+    def place(self, network: nn.Module) -> None:
+        """Move a network's weights here."""
+        network.to(device=self.device, memory_format=self.memory_format)
+
+    def take(self, block: Tensor) -> Tensor:
+        """A (batch, C, S, H, W) float32 input brought here."""
+        return block.to(device=self.device, memory_format=self.memory_format)
+
+    def computing(self) -> AbstractContextManager:
+        """The context in which the network runs."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_TYPES[self.precision])
+
+    def __str__(self) -> str:
+        return str(self.device)
+
+
+def choose_backend(device: str = "auto", precision: str = "auto") -> Backend:
+    """Resolve what the user asked for.
+
+    Args:
+        device: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+        precision: "auto" (half precision where the processor gains from it), "fp32", "bf16" or "fp16".
+
+    Raises:
+        UserError: "device-unknown", "device-unavailable", "precision-unknown" or "precision-unavailable".
+    """
+    chosen = _choose_device(device)
+    if precision not in PRECISIONS:
+        raise UserError(
+            "precision-unknown",
+            f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.",
+            precision=precision,
+        )
+    if precision == "auto":
+        return Backend(chosen, _best_precision(chosen))
+    if precision == "fp16" and chosen.type == "cpu":
+        raise UserError("precision-unavailable", "fp16 does not compute on the CPU; choose auto, bf16 or fp32.")
+    return Backend(chosen, precision)
+
+
+def _choose_device(name: str) -> torch.device:
+    if name == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(kind)
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise UserError(
+            "device-unknown", f"There is no device {name!r}; choose auto, cpu, cuda, cuda:N or mps.", device=name
+        )
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    if int(index or 0) >= available:
+        raise UserError(
+            "device-unavailable",
+            f"The device {name} is not there (or this PyTorch, {torch.__version__}, cannot use it); choose auto or "
+            "another.",
+            device=name,
+        )
+    return torch.device(name)
+
+
+def _best_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        major, _ = torch.cuda.get_device_capability(device)
+        return "bf16" if major >= 8 else "fp16" if major >= 7 else "fp32"
+    if device.type == "cpu" and cpu_has_bf16():
+        return "bf16"
+    return "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 matrices itself; where PyTorch cannot tell, it is taken not to."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in _CPU_BF16)
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask() for ask in asked if ask)
+
+
+def default_threads() -> int:
+    """As many as PyTorch would take, less one that keeps a desktop alive; all of one or two, or what OMP_NUM_THREADS
+    says."""
+    threads = torch.get_num_threads()
+    return threads - 1 if threads > 2 and "OMP_NUM_THREADS" not in os.environ else threads
+
+
+@contextmanager
+def using_threads(count: int | None) -> Iterator[int]:
+    """Compute with ``count`` threads, or with the default number; gives the number."""
+    before = torch.get_num_threads()
+    count = count or default_threads()
+    torch.set_num_threads(count)
+    try:
+        yield count
+    finally:
+        torch.set_num_threads(before)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the computer had no memory left for a tensor."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)

@@ -1,0 +1,94 @@
+"""Telling how far the work is and how long it will take, and hearing that it shall stop. Torch-free."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from conresnet.errors import Cancelled
+
+PHASES = ("reading", "preparing", "segmenting", "writing")
+
+
+class Progress:
+    """What the engine tells whoever waits for it; this one tells nobody. Derive from it and replace both methods."""
+
+    def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+        """Take notice.
+
+        Args:
+            phase: one of ``PHASES``.
+            fraction: 0 to 1 of the whole work, never less than before.
+            seconds_left: of the whole work, or None while that is not known.
+        """
+
+    def cancelled(self) -> bool:
+        """Whether the work shall stop. Asked many times a second, so it must be quick."""
+        return False
+
+
+class Tracker:
+    """Turns work done within a phase into a fraction of the whole and the time left.
+
+    Args:
+        progress: whom to tell.
+        shares: what share of the whole each phase takes, in order; they add up to 1.
+        clock: seconds.
+    """
+
+    _QUIET = 0.1  # seconds between two reports of one phase
+    _SURE = 1.0  # seconds of a phase after which its rate is trusted
+
+    def __init__(self, progress: Progress, shares: dict[str, float], clock: Callable[[], float] = time.monotonic):
+        self._progress = progress
+        self._shares = shares
+        self._clock = clock
+        self._begun = {}
+        self._phase, self._offset = "", 0.0
+        self._fraction = 0.0
+        self._told = -float("inf")
+        self._left, self._left_at = None, 0.0
+
+    def begin(self, phase: str) -> None:
+        """Enter a phase, which ends the one before."""
+        names = list(self._shares)
+        self._phase, self._offset = phase, sum(self._shares[name] for name in names[: names.index(phase)])
+        self._begun[phase] = self._clock()
+        self._left = None
+        self._tell(self._offset)
+
+    def update(self, done: float) -> None:
+        """Say how much of the phase is done, 0 to 1; raises Cancelled where the user asked for it."""
+        self.check()
+        now = self._clock()
+        if now - self._told >= self._QUIET:
+            self._estimate(done, now)
+            self._tell(self._offset + self._shares[self._phase] * done)
+
+    def check(self) -> None:
+        """Raise Cancelled where the user asked for it."""
+        if self._progress.cancelled():
+            raise Cancelled("The user asked to stop.")
+
+    def finish(self) -> dict[str, float]:
+        """Report the end; returns the seconds that each phase took."""
+        self._left = 0.0
+        self._tell(1.0)
+        times = [*self._begun.values(), self._clock()]
+        return {phase: times[n + 1] - times[n] for n, phase in enumerate(self._begun)}
+
+    def _estimate(self, done: float, now: float) -> None:
+        elapsed = now - self._begun[self._phase]
+        if elapsed < self._SURE or done <= 0.01:
+            return
+        share = self._shares[self._phase]
+        left = elapsed / done * ((1 - self._offset) / share - done)
+        if self._left is not None:
+            # Smoothed, but counting down as time goes by.
+            left = 0.8 * max(0.0, self._left - (now - self._left_at)) + 0.2 * left
+        self._left, self._left_at = left, now
+
+    def _tell(self, fraction: float) -> None:
+        self._fraction = max(self._fraction, min(1.0, fraction))
+        self._told = self._clock()
+        self._progress.report(self._phase, self._fraction, self._left)

@@ -1,0 +1,88 @@
+"""Where finished slabs go: onto the input's grid at once, or by way of the model's where it has another. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from conresnet.inference.painting import Painter
+from conresnet.maps import to_half
+from conresnet.package.description import Output
+from conresnet.preparation import PreparedCase
+
+Place = tuple[slice, slice, slice]
+Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
+
+
+class Results:
+    """The label map and the maps wanted, on the grid of the case's first channel, growing as slabs come in.
+
+    Args:
+        case: what is segmented.
+        output: the model's segments.
+        components: of each map wanted, by name.
+        allocate: makes each result's array of zeros, by name, shape and type.
+
+    Attributes:
+        labels: [k, j, i] uint8.
+        maps: [c, k, j, i] float16 by name.
+        painter: has counted the voxels, once ``complete`` is done.
+    """
+
+    def __init__(self, case: PreparedCase, output: Output, components: Mapping[str, int], allocate: Allocate):
+        self._case = case
+        self._output = output
+        shape = case.space.reference.shape
+        self.labels = allocate("labels", shape, np.dtype(np.uint8))
+        self.maps = {name: allocate(name, (count, *shape), np.dtype(np.float16)) for name, count in components.items()}
+        self.painter = Painter(output)
+        # On the model's grid; pages of an array of zeros that nobody writes to take no memory.
+        self._kept: dict[str, np.ndarray] = {}
+
+    def restart(self) -> None:
+        """Forget all slabs: the windows are made anew, of another size."""
+        for array in (self.labels, *self.maps.values()):
+            array[...] = 0
+        self.painter = Painter(self._output)
+        self._kept = {}
+
+    def finish(self, where: Place, values: Mapping[str, np.ndarray]) -> None:
+        """Take a finished slab; what ``Stitcher`` calls."""
+        if self._case.space.exact:
+            self._finish_exactly(where, values)
+            return
+        for name, value in values.items():
+            if name not in self._kept:
+                self._kept[name] = np.zeros((len(value), *self._case.shape), dtype=np.float16)
+            self._kept[name][(slice(None), *where)] = to_half(value)
+
+    def _finish_exactly(self, where: Place, values: Mapping[str, np.ndarray]) -> None:
+        space = self._case.space
+        mask = None if self._case.inside is None else self._case.inside[where]
+        space.output_view(self.labels)[where] = self.painter.paint(values["probability"], mask)
+        for name, target in self.maps.items():
+            value = to_half(values[name])
+            if mask is not None:
+                value *= mask
+            space.output_view(target)[(slice(None), *where)] = value
+
+    def complete(self, done: Callable[[float], None]) -> None:
+        """Bring what was kept on the model's grid onto the input's.
+
+        Args:
+            done: called with the share that is done.
+        """
+        space = self._case.space
+        if space.exact:
+            return
+        labels = space.reference_view(self.labels)
+        names = ["probability", *(name for name in self.maps if name != "probability")]
+        for number, name in enumerate(names):
+            target = space.reference_view(self.maps[name]) if name in self.maps else None
+            for where, block in space.slabs_from_model(self._kept.pop(name)):
+                if name == "probability":
+                    labels[where] = self.painter.paint(block)
+                if target is not None:
+                    target[(slice(None), *where)] = to_half(block)
+                done(number / len(names))

@@ -1,0 +1,96 @@
+"""Where the windows of a sliding-window pass lie, in voxels of the model's array (S, H, W). Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+MULTIPLE = 8
+"""Sides that the networks halve three times without rounding."""
+
+STRETCH = 1.15
+"""How much longer than the model's own a fitted window may be: group norm sees the window, so not by much."""
+
+TILINGS = ("fitted", "authors")
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Windows of one size at every combination of starts along the axes.
+
+    Args:
+        size: (S, H, W); a window may reach beyond the array's end, where it is padded.
+        starts: for each axis the windows' first indices, increasing.
+    """
+
+    size: tuple[int, int, int]
+    starts: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return math.prod(len(starts) for starts in self.starts)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        """Each window as its number along every axis, all windows of one S before those of the next."""
+        return product(*(range(len(starts)) for starts in self.starts))
+
+    def start(self, window: Sequence[int]) -> tuple[int, int, int]:
+        """First voxel of a window that iteration gave."""
+        return tuple(starts[number] for starts, number in zip(self.starts, window, strict=True))
+
+    def extent(self, shape: Sequence[int]) -> tuple[slice, slice, slice]:
+        """The box that all windows together cover of an array of ``shape``."""
+        return tuple(
+            slice(starts[0], min(starts[-1] + size, side))
+            for starts, size, side in zip(self.starts, self.size, shape, strict=True)
+        )
+
+
+def fitted_windows(box: Sequence[slice], shape: Sequence[int], window: Sequence[int], overlap: float) -> WindowPlan:
+    """Cover a box with the fewest windows, and those as small as they can be.
+
+    Along each axis: as few windows as go without one being more than ``STRETCH`` times the model's, their common size
+    the smallest multiple of 8 at which neighbors share at least ``overlap`` of it, spread evenly. A single window
+    that is longer than the box takes in the image around it; where the array ends it is padded, to the multiple of 8.
+
+    Args:
+        box: what must be covered, such as the foreground's box.
+        shape: of the array.
+        window: the model's (S, H, W).
+        overlap: least share of a window that the next one covers too, below 1.
+    """
+    axes = [_fit_axis(part, side, length, overlap) for part, side, length in zip(box, shape, window, strict=True)]
+    return WindowPlan(tuple(size for size, _ in axes), tuple(starts for _, starts in axes))
+
+
+def _fit_axis(box: slice, side: int, window: int, overlap: float) -> tuple[int, tuple[int, ...]]:
+    length = box.stop - box.start
+    limit = max(_round_up(window), int(window * STRETCH) // MULTIPLE * MULTIPLE)
+    count = 1
+    while (size := _round_up(length / (1 + (count - 1) * (1 - overlap)))) > limit:
+        count += 1
+    if count > 1:
+        # A window no longer than the limit is shorter than the box here, so all of them lie inside it.
+        step = (length - size) / (count - 1)
+        return size, tuple(box.start + round(number * step) for number in range(count))
+    centered = box.start - (size - length) // 2
+    return size, (max(0, min(centered, side - size)),)
+
+
+def _round_up(length: float) -> int:
+    return MULTIPLE * math.ceil(round(length / MULTIPLE, 6))
+
+
+def authors_windows(shape: Sequence[int], window: Sequence[int]) -> WindowPlan:
+    """The paper authors' tiling of the whole array, not of its foreground.
+
+    Windows of exactly the model's size step by two thirds of it, rounded up; the last is moved back inside. A smaller
+    array is padded to the window.
+    """
+    starts = []
+    for side, length in zip(shape, window, strict=True):
+        stride = -(-2 * length // 3)
+        count = max(0, -(-(side - length) // stride)) + 1
+        starts.append(tuple(max(0, min(number * stride, side - length)) for number in range(count)))
+    return WindowPlan(tuple(window), tuple(starts))

@@ -1,0 +1,49 @@
+"""The maps a model can show beside its segmentation. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+
+from conresnet.errors import UserError
+
+MAPS = {
+    "probability": "How sure the network is of each segment, 0 to 1.",
+    "residual": "Where each segment is predicted to change from the slice before, 0 to 1 (context residual, eq. 5).",
+    "attention": "How much the residual path raises the features of a place, 0 to 1: the mean over channels of "
+    "sigmoid(O_res) of the last module (eq. 6).",
+    "features": "Sum over channels of the last module's features, before and after attention (Fig. 6).",
+}
+
+_HALF_MAXIMUM = float(np.finfo(np.float16).max)
+
+
+def check_maps(names: Iterable[str], provided: Collection[str], model: str) -> tuple[str, ...]:
+    """The maps wanted, each once.
+
+    Args:
+        names: what the user asked for.
+        provided: what the model has.
+        model: its name, for messages.
+
+    Raises:
+        UserError: "map-unknown" or "map-unavailable".
+    """
+    names = tuple(dict.fromkeys(names))
+    for name in names:
+        if name not in MAPS:
+            raise UserError("map-unknown", f"There is no map {name!r}; choose of {', '.join(MAPS)}.", map=name)
+        if name not in provided:
+            raise UserError(
+                "map-unavailable",
+                f"The model {model} has no {name} map; it has {', '.join(sorted(provided))}.",
+                map=name,
+                model=model,
+            )
+    return names
+
+
+def to_half(values: np.ndarray) -> np.ndarray:
+    """Values as float16; those out of its range become its largest."""
+    return np.clip(values, -_HALF_MAXIMUM, _HALF_MAXIMUM).astype(np.float16)

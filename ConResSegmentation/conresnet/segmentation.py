@@ -1,0 +1,187 @@
+"""From images to a segmentation: what the command line, the engine process and Python programs call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.grid import Volume
+from conresnet.inference.blending import BLENDINGS
+from conresnet.inference.devices import Backend, choose_backend, using_threads
+from conresnet.inference.memory import reused_memory
+from conresnet.inference.progress import Progress, Tracker
+from conresnet.inference.results import Allocate, Results
+from conresnet.inference.sweep import Sweep, Tiling, sweep
+from conresnet.inference.windows import TILINGS
+from conresnet.maps import check_maps
+from conresnet.model_list import find_model
+from conresnet.package import ModelPackage, read_package
+from conresnet.package.description import ModelDescription
+from conresnet.preparation import PreparedCase, prepare
+from conresnet.report import make_report, segment_rows
+from conresnet.roi import BoxROI
+from conresnet.systems import build_system
+from conresnet.systems.single import SingleNetwork
+
+_BLENDING_OF = dict(zip(TILINGS, BLENDINGS, strict=True))
+_SHARES = {"preparing": 0.03, "segmenting": 0.96, "writing": 0.01}
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """What the user may choose for one case.
+
+    Args:
+        maps: names in ``conresnet.maps.MAPS``, made beside the labels.
+        roi: where to segment; None is the whole image.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps"; None leaves the model where it was loaded.
+        precision: "auto", "fp32", "bf16" or "fp16"; None leaves it as it was loaded.
+        tiling: "fitted" (Gaussian blending) or "authors" (uniform); None is the model's.
+        window: (S, H, W) voxels; None is the model's.
+        threads: of the CPU; None is all, less one that keeps a desktop of three or more alive.
+    """
+
+    maps: tuple[str, ...] = ()
+    roi: BoxROI | None = None
+    device: str | None = None
+    precision: str | None = None
+    tiling: str | None = None
+    window: tuple[int, int, int] | None = None
+    threads: int | None = None
+
+
+@dataclass
+class SegmentResult:
+    """A segmentation on the grid of the case's first channel.
+
+    Args:
+        labels: uint8 [k, j, i].
+        maps: float16 [c, k, j, i] by name; "probability" and "residual" have a component a segment.
+        report: see ``conresnet.report``.
+    """
+
+    labels: Volume
+    maps: dict[str, np.ndarray]
+    report: dict
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A model ready to segment any number of cases, one after the other. Made by ``load_model``."""
+
+    description: ModelDescription
+    system: SingleNetwork
+    backend: Backend
+    _asked: tuple[str, str] = field(default=("auto", "auto"))
+
+    def move(self, device: str | None, precision: str | None) -> None:
+        """Change where it computes; None leaves that as it was asked for last."""
+        asked = (device or self._asked[0], precision or self._asked[1])
+        backend = choose_backend(*asked)
+        if backend != self.backend:
+            self.system.place(backend)
+        self.backend, self._asked = backend, asked
+
+
+def load_model(package: ModelPackage | str | PathLike, device: str = "auto", precision: str = "auto") -> LoadedModel:
+    """Read a model's weights and make it ready.
+
+    Args:
+        package: a package, or its path or name as ``conresnet.model_list.find_model`` takes it.
+        device, precision: see ``SegmentOptions``.
+
+    Raises:
+        UserError: the model is not found or damaged, or the device is not there.
+    """
+    backend = choose_backend(device, precision)
+    if not isinstance(package, ModelPackage):
+        package = read_package(find_model(package), verify=False)
+    system = build_system(package)
+    system.place(backend)
+    return LoadedModel(package.description, system, backend, (device, precision))
+
+
+def segment(
+    model: LoadedModel,
+    channels: Sequence[Volume],
+    options: SegmentOptions | None = None,
+    progress: Progress | None = None,
+    allocate: Allocate | None = None,
+) -> SegmentResult:
+    """Segment one case.
+
+    Args:
+        channels: one image a channel, in the model's order; on whatever grids.
+        progress: told how far it is, and asked whether to stop.
+        allocate: makes the arrays of the results, zero everywhere, from name ("labels" or a map's), shape and type.
+            They may be read while they grow: where the model takes the image's own voxels, slabs are final as they
+            come, unless memory runs out.
+
+    Raises:
+        UserError: an image, the ROI or an option cannot be used, or memory does not suffice.
+        Cancelled: ``progress`` said so.
+    """
+    options = options or SegmentOptions()
+    description = model.description
+    maps = check_maps(options.maps, model.system.maps, description.name)
+    tiling = _tiling(description, options)
+    model.move(options.device, options.precision)
+    tracker = Tracker(progress or Progress(), _SHARES)
+    with using_threads(options.threads) as threads, reused_memory():
+        tracker.begin("preparing")
+        case = prepare(description, channels, options.roi, tracker.check)
+        tracker.begin("segmenting")
+        results = Results(case, description.output, _components(description, maps), allocate or _zeros)
+        made = sweep(model.system, model.backend, case, tiling, maps, results, tracker)
+        tracker.begin("writing")
+        results.complete(tracker.update)
+        seconds = tracker.finish()
+    reference = channels[0].grid
+    report = make_report(
+        description,
+        [volume.name for volume in channels],
+        segment_rows(description, results.painter, reference),
+        _computing(case, tiling, made, threads),
+        seconds,
+        made.warnings,
+    )
+    return SegmentResult(Volume(results.labels, reference, description.title), results.maps, report)
+
+
+def _zeros(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+def _tiling(description: ModelDescription, options: SegmentOptions) -> Tiling:
+    inference = description.inference
+    kind = options.tiling or inference.tiling
+    if kind not in TILINGS:
+        raise UserError(
+            "tiling-unknown", f"There is no tiling {kind!r}; choose one of {', '.join(TILINGS)}.", tiling=kind
+        )
+    blending = _BLENDING_OF[kind] if options.tiling else inference.blending
+    return Tiling(kind, tuple(options.window or inference.window), inference.overlap, blending)
+
+
+def _components(description: ModelDescription, maps: Sequence[str]) -> dict[str, int]:
+    segments = len(description.output.segments)
+    counts = {"probability": segments, "residual": segments, "attention": 1, "features": 2}
+    return {name: counts[name] for name in maps}
+
+
+def _computing(case: PreparedCase, tiling: Tiling, made: Sweep, threads: int) -> dict:
+    return {
+        "device": str(made.backend),
+        "precision": made.backend.precision,
+        "threads": threads,
+        "tiling": tiling.kind,
+        "blending": tiling.blending,
+        "windows": len(made.plan),
+        "window": list(made.plan.size),
+        "model_shape": list(case.shape),
+        "resampled": not case.space.exact,
+    }

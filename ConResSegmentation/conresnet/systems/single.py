@@ -1,0 +1,94 @@
+"""One network, one pass over the windows: the paper's own way."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import chain, combinations
+
+import torch
+from torch import Tensor
+
+from conresnet.errors import UserError
+from conresnet.inference.devices import Backend
+from conresnet.networks.folding import fold_weight_standardization
+from conresnet.networks.loading import load_network
+from conresnet.package import ModelPackage
+
+_TENSOR_AXES = {"S": 2, "H": 3, "W": 4}
+
+
+class SingleNetwork:
+    """A network made ready for inference.
+
+    Attributes:
+        networks: to be watched; here one.
+        maps: names in ``conresnet.maps.MAPS`` that it can give.
+
+    Args:
+        package: read for the description and the weights; not kept.
+
+    Raises:
+        UserError: "system-networks", or what loading raises.
+    """
+
+    def __init__(self, package: ModelPackage):
+        description = package.description
+        if len(description.system.networks) != 1:
+            raise UserError(
+                "system-networks",
+                f"The model {description.name} has {len(description.system.networks)} networks, but its system takes "
+                "one; get the model again.",
+            )
+        self._network = fold_weight_standardization(load_network(package)).requires_grad_(False)
+        self._exclusive = description.output.kind == "labels"
+        self._mirrorings = _subsets([_TENSOR_AXES[name] for name in description.inference.mirror_axes])
+        self._input_channels = len(description.inputs)
+        self.networks = [self._network]
+        self.maps = {"probability"} | ({"residual", "attention", "features"} & set(self._network.provides))
+
+    def place(self, backend: Backend) -> None:
+        """Move to a device, for its precision."""
+        self._backend = backend
+        backend.place(self._network)
+
+    @torch.inference_mode()
+    def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
+        """One window.
+
+        Args:
+            block: (C, S, H, W) float32 on the CPU.
+            maps: wanted beside the probability.
+
+        Returns:
+            (c, S, H, W) float32 on the CPU by name: always "probability", one component a segment (of labels without
+            the background); "residual" as probabilities; "attention" and "features" as the network gives them.
+        """
+        wanted = {"segmentation"} | (set(maps) - {"probability"})
+        # A mirrored pass sees each slice's other neighbor, so that maps are those of the pass that is not mirrored.
+        output = self._forward(block, wanted)
+        probability = self._probability(output.pop("segmentation"))
+        for axes in self._mirrorings:
+            mirrored = self._forward(block.flip([axis - 1 for axis in axes]), {"segmentation"})["segmentation"]
+            probability += self._probability(mirrored).flip([axis - 1 for axis in axes])
+        result = {"probability": probability.div_(1 + len(self._mirrorings)) if self._mirrorings else probability}
+        for name, value in output.items():
+            result[name] = value.float().sigmoid_() if name == "residual" else value.float()
+        return {name: value.cpu() for name, value in result.items()}
+
+    def trial(self, maps: Collection[str]) -> None:
+        """Make all that ``predict`` makes, on a window as small as can be."""
+        self.predict(torch.zeros(self._input_channels, 16, 16, 16), maps)
+
+    def _forward(self, block: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        with self._backend.computing():
+            output = self._network(self._backend.take(block[None]), wanted=wanted)
+        return {name: value[0] for name, value in output.items()}
+
+    def _probability(self, logits: Tensor) -> Tensor:
+        logits = logits.float()
+        return torch.softmax(logits, dim=0)[1:] if self._exclusive else torch.sigmoid(logits)
+
+
+def _subsets(axes: list[int]) -> list[tuple[int, ...]]:
+    """Every way to mirror, but for not at all."""
+    return list(chain.from_iterable(combinations(axes, count) for count in range(1, len(axes) + 1)))
