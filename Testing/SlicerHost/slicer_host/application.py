@@ -35,6 +35,7 @@ from .file_io import CoreIOManager
 from .layout import LayoutManager
 from .qt_module import QtModule
 from .scene import add_default_nodes, start_scene
+from .terminologies import write_terminologies
 from .ui_loader import custom_classes
 
 
@@ -52,11 +53,12 @@ class qSlicerApplication(QtWidgets.QApplication):
         QtCore.QSettings.setPath(QtCore.QSettings.IniFormat, QtCore.QSettings.UserScope, self._folder)
         self.organizationName, self.applicationName, self.applicationVersion = "slicer.org", "Slicer", "5.12.4"
         self._settings = QtCore.QSettings()
-        self._logic, self._logics = start_scene(terminologies)
+        self._make_home()
+        share = terminologies or write_terminologies(Path(self._folder) / "home" / "share" / "terminologies")
+        self._logic, self._logics = start_scene(share, Path(self.temporaryPath))
         self._io = CoreIOManager(self._logics, self._logic)
         self._manager = modules.ModuleManager(self._logics)
         self._testing = False
-        self._make_home()
 
     def _start(self) -> None:
         self._layout = LayoutManager(self._logic)
@@ -192,8 +194,7 @@ def install() -> None:
 def start_application(terminologies: str | Path | None = None) -> qSlicerApplication:
     """Start the stand-in application, once in a process; later calls return the running one.
 
-    ``terminologies``: a folder with Slicer's terminology JSON files, if there is one; without it entries are still
-    kept in segments, but there is no list to choose from.
+    ``terminologies``: a folder with Slicer's terminology files (*.term.json), if there is one; else a handful of codes.
     """
     if getattr(slicer, "app", None) is None:
         slicer.app = qSlicerApplication(Path(terminologies) if terminologies else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from PySide6 import QtCore, QtWidgets
 
+from .pythonqt import convert
 from .standin import stored
 
 _STEPS = 1000  # positions of the inner integer slider
@@ -31,7 +32,7 @@ class _Number(QtWidgets.QWidget):
 
     def setValue(self, value: float) -> None:
         """Set the value, brought within the bounds; emits ``valueChanged`` when it differs."""
-        value = min(max(float(value), self.minimum), self.maximum)
+        value = min(max(convert(value, "double", "value"), self.minimum), self.maximum)
         if value != self.value:
             self._value = value
             self._show()

@@ -62,6 +62,7 @@ class CoreIOManager:
                 return bool(scene.WriteToMRB(path))
             if path.endswith(".mrml"):
                 return bool(scene.Commit(path))
+            os.makedirs(path, exist_ok=True)
             return bool(self._application_logic.SaveSceneToSlicerDataBundleDirectory(path))
         node = scene.GetNodeByID(properties["nodeID"])
         if not node.GetStorageNode():

@@ -10,6 +10,7 @@ from pathlib import Path
 import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
+from .pythonqt import report_exception
 from .qmrml_widgets import qMRMLWidget
 from .standin import stored
 
@@ -101,14 +102,19 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
     def enter(self) -> None:
         """The user has opened the module."""
         self._entered = True
-        if hasattr(self._python, "enter"):
-            self._python.enter()
+        self._call("enter")
 
     def exit(self) -> None:
         """The user has gone to another module."""
         self._entered = False
-        if hasattr(self._python, "exit"):
-            self._python.exit()
+        self._call("exit")
+
+    def _call(self, name: str) -> None:
+        # Slicer's C++ calls these: what they raise is printed and goes no further.
+        try:
+            getattr(self._python, name, lambda: None)()
+        except Exception:
+            report_exception(*sys.exc_info())
 
     def setEditedNode(self, node: object, role: str = "", context: str = "") -> bool:
         """Show a node in the module, as "Edit properties" of the Data module does."""

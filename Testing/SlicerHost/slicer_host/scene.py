@@ -35,10 +35,10 @@ _VIEW_CLASSES_3D = ("vtkMRMLCameraDisplayableManager", "vtkMRMLViewDisplayableMa
                     "vtkMRMLOrientationMarkerDisplayableManager")  # fmt: skip
 
 
-def start_scene(terminologies: Path | None = None) -> tuple[object, dict[str, object]]:
+def start_scene(terminologies: Path, temporary: Path) -> tuple[object, dict[str, object]]:
     """Create ``slicer.mrmlScene`` with its logics and default color tables.
 
-    ``terminologies``: a folder that holds Slicer's terminology JSON files, if there is one.
+    ``terminologies``: the folder that holds the terminology files. ``temporary``: where bundles are unpacked.
     Returns the application logic and the module logics by module name.
     """
     scene = slicer.vtkMRMLScene()
@@ -57,15 +57,29 @@ def start_scene(terminologies: Path | None = None) -> tuple[object, dict[str, ob
     logics = {}
     for name, class_name in _LOGICS.items():
         logic = getattr(slicer, class_name)()
-        if name == "Terminologies" and terminologies is not None:
+        if name == "Terminologies":
             logic.SetModuleShareDirectory(os.fspath(terminologies))
         logic.SetMRMLApplicationLogic(application_logic)
         logic.SetMRMLScene(scene)
         application_logic.SetModuleLogic(name, logic)
         logics[name] = logic
     logics["Colors"].AddDefaultColorNodes()
+    logics["RemoteIO"] = _start_remote_io(scene, temporary)
     add_default_nodes(scene)
     return application_logic, logics
+
+
+def _start_remote_io(scene: object, temporary: Path) -> object:
+    """Give the scene its cache folder, without which no bundle (.mrb) is read."""
+    cache, manager, logic = slicer.vtkCacheManager(), slicer.vtkDataIOManager(), slicer.vtkMRMLRemoteIOLogic()
+    cache.SetRemoteCacheDirectory(os.fspath(temporary))
+    manager.SetCacheManager(cache)
+    logic.SetCacheManager(cache)
+    logic.SetDataIOManager(manager)
+    logic.SetMRMLScene(scene)
+    scene.SetCacheManager(cache)
+    scene.SetDataIOManager(manager)
+    return logic
 
 
 def add_default_nodes(scene: object) -> None:

@@ -105,7 +105,7 @@ class SliceView(_View):
         self._mapper.SetColorLevel(127.5)
         self._actor.SetMapper(self._mapper)
         self._actor.GetProperty().SetDisplayLocationToBackground()
-        below.AddActor2D(self._actor)
+        below.AddViewProp(self._actor)
 
     def _prepare(self, width: int, height: int) -> None:
         node = self._logic.GetSliceNode()
@@ -228,8 +228,7 @@ def four_views(width: int = 1200, height: int = 900, direction: tuple | None = N
         painter.drawImage(place, _to_qimage(view.image(w, h)))
         node = view.mrmlSliceNode()
         side = _toward(node, 2, 1)
-        offset = manager.sliceWidget(name).sliceLogic().GetSliceOffset() * (1 if side in "RAS" else -1)
-        text = f"{side}: {offset:.1f} mm"
+        text = f"{side}: {manager.sliceWidget(name).sliceLogic().GetSliceOffset():.1f} mm"
         _draw_bar(painter, bar, node.GetLayoutColor(), node.GetLayoutLabel(), text)
         _draw_letters(painter, place, node)
     painter.end()

@@ -1,0 +1,42 @@
+"""qt.QProcess as modules use it, with Slicer's own Python behind its launcher."""
+
+import os
+
+import qt
+import slicer
+
+
+def wait_until(condition, seconds=20.0):
+    """Let events happen until a condition holds."""
+    timer = qt.QElapsedTimer()
+    timer.start()
+    while not condition() and timer.elapsed() < seconds * 1000:
+        slicer.app.processEvents()
+    assert condition()
+
+
+def test_a_process_talks_and_ends(slicer_app):
+    heard, ended = bytearray(), []
+    process = qt.QProcess()
+    process.connect("readyReadStandardOutput()", lambda: heard.extend(process.readAllStandardOutput().data()))
+    process.connect("finished(int,QProcess::ExitStatus)", lambda code, status: ended.append((code, status)))
+    environment = slicer.app.startupEnvironment()
+    environment.insert("GREETING", "grüß")
+    process.setProcessEnvironment(environment)
+    launcher = os.path.join(slicer.app.slicerHome, "bin", "PythonSlicer")
+    script = "import os, sys; sys.stdout.buffer.write((os.environ['GREETING'] + sys.stdin.readline()).encode()); sys.exit(3)"
+    process.start(launcher, ["-c", script])
+    assert process.waitForStarted()
+    process.write(b" dich\n")
+    wait_until(lambda: ended)
+    assert heard.decode() == "grüß dich\n"
+    assert ended == [(3, qt.QProcess.NormalExit)]
+
+
+def test_a_program_that_is_not_there(slicer_app):
+    errors = []
+    process = qt.QProcess()
+    process.connect("errorOccurred(QProcess::ProcessError)", errors.append)
+    process.start("/no/such/program", [])
+    wait_until(lambda: errors)
+    assert errors == [qt.QProcess.FailedToStart]

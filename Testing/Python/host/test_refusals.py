@@ -1,0 +1,97 @@
+"""What Slicer would refuse, the stand-in refuses: otherwise a module's tests would prove nothing."""
+
+import ctk
+import pytest
+import qt
+import slicer
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("tekst", "x", AttributeError),  # misspelt
+        ("isChecked", True, AttributeError),  # a method
+        ("clicked", print, AttributeError),  # a signal
+        ("text", None, ValueError),
+        ("enabled", None, ValueError),
+    ],
+)
+def test_a_qt_object_takes_its_properties_only(slicer_app, name, value, error):
+    with pytest.raises(error):
+        setattr(qt.QPushButton(), name, value)
+
+
+def test_properties_are_attributes_and_not_methods(slicer_app):
+    box = qt.QCheckBox("x")
+    box.checked = True
+    assert (box.text, box.checked, box.isChecked()) == ("x", True, True)
+    with pytest.raises(TypeError):
+        box.text()
+
+
+@pytest.mark.parametrize(
+    "signature", ["clicked", "clickd()", "clicked(int)", "setText(QString)", "checkStateChanged(Qt::CheckState)"]
+)
+def test_a_signal_must_exist_as_written(slicer_app, signature):
+    with pytest.raises(ValueError, match="signal"):
+        qt.QCheckBox().connect(signature, print)
+
+
+def test_slots_get_the_arguments_they_take(slicer_app):
+    seen = []
+    button = qt.QPushButton()
+    button.connect("clicked(bool)", lambda: seen.append("none"))
+    button.connect("clicked(bool)", lambda checked: seen.append(checked))
+    button.connect("clicked()", lambda checked="default": seen.append(checked))
+    button.click()
+    assert seen == ["none", False, "default"]
+
+
+@pytest.mark.parametrize("name", ["Slot", "Property", "QWidgets", "QPushBtn"])
+def test_qt_has_only_what_pythonqt_has(slicer_app, name):
+    with pytest.raises(AttributeError):
+        getattr(qt, name)
+
+
+def test_stand_in_widgets_are_as_strict(slicer_app):
+    selector = slicer.qMRMLNodeComboBox()
+    selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+    with pytest.raises(AttributeError):
+        selector.nodeType = "vtkMRMLScalarVolumeNode"
+    with pytest.raises(ValueError, match="signal"):
+        selector.connect("nodeChanged(vtkMRMLNode*)", print)
+    with pytest.raises(ValueError, match="MRML node"):
+        selector.setCurrentNode("vtkMRMLScalarVolumeNode1")
+    with pytest.raises(ValueError, match="double"):
+        ctk.ctkSliderWidget().value = "1"
+
+
+UI = """<ui version="4.0"><class>P</class><widget class="qMRMLWidget" name="P"><layout class="QVBoxLayout" name="l">
+<item><widget class="{cls}" name="w"><property name="{prop}"><bool>true</bool></property></widget></item></layout></widget>
+<connections><connection><sender>P</sender><signal>{signal}</signal><receiver>w</receiver>
+<slot>setMRMLScene(vtkMRMLScene*)</slot></connection></connections></ui>"""
+RIGHT = {"cls": "qMRMLNodeComboBox", "prop": "noneEnabled", "signal": "mrmlSceneChanged(vtkMRMLScene*)"}
+
+
+@pytest.mark.parametrize("wrong", [{"cls": "qMRMLNodeBox"}, {"prop": "nonEnabled"}, {"signal": "sceneChanged()"}])
+def test_a_ui_file_is_checked(slicer_app, tmp_path, wrong):
+    path = tmp_path / "P.ui"
+    path.write_text(UI.format(**RIGHT), encoding="utf-8")
+    widget = slicer.util.loadUI(str(path))
+    selector = slicer.util.childWidgetVariables(widget).w
+    widget.setMRMLScene(slicer.mrmlScene)
+    assert selector.noneEnabled and selector.mrmlScene() is slicer.mrmlScene
+    path.write_text(UI.format(**RIGHT | wrong), encoding="utf-8")
+    with pytest.raises(RuntimeError, match="The .ui file"):
+        slicer.util.loadUI(str(path))
+
+
+def test_an_exception_in_a_slot_is_not_lost(slicer_app):
+    from slicer_host import slot_errors
+
+    button = qt.QPushButton()
+    button.connect("clicked()", lambda: 1 / 0)
+    button.clicked.connect(lambda: 1 / 0)
+    button.click()
+    assert len(slot_errors) == 2 and "ZeroDivisionError" in slot_errors[0]
+    slot_errors.clear()
