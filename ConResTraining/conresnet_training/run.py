@@ -1,5 +1,6 @@
 """A training run: a folder that holds its plan, its prepared cases, its checkpoints and its logs."""
 
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,18 +113,21 @@ def fit(run: Run, most_steps: int | None = None) -> None:
     targets = [plan.targets[segment.name] for segment in model.output.segments]
     augment = build_augmentation(plan.augmentation)
     samples = TrainingSamples(used, model.inference.window, targets, augment, training.seed)
+    trainer = _trainer(run, min(most_steps or training.steps, training.steps))
     # An epoch is what lies between two checkpoints, so that a resumed run begins with a whole one.
-    steps_an_epoch = min(training.steps_between_checkpoints, training.steps)
+    an_epoch = min(training.steps_between_checkpoints, training.steps) * training.batch
+    sampler = NumberedSamples(an_epoch, lambda: trainer.global_step * training.batch)
     loader = DataLoader(
         samples,
         training.batch,
-        sampler=NumberedSamples(steps_an_epoch * training.batch),
+        sampler=sampler,
         num_workers=training.workers,
         persistent_workers=training.workers > 0,
     )
+    # Lightning's remarks on devices and services of others are not about the run.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(training.seed, verbose=False)
     lightning_model = SegmentationTraining(plan)
-    trainer = _trainer(run, min(most_steps or training.steps, training.steps))
     validation = DataLoader(HeldOutCases(held_out, targets))
     resume_from = run.checkpoint if run.checkpoint.exists() else None
     with reused_memory():
@@ -142,7 +146,8 @@ def _trainer(run: Run, steps: int) -> lightning.Trainer:
         precision=_precision(training.precision),
         gradient_clip_val=training.gradient_clip or None,
         default_root_dir=run.folder,
-        logger=[logger(run.folder, version="") for logger in (CSVLogger, TensorBoardLogger)],
+        # Every start of the run logs into a folder of its own, so that a resumption keeps what came before.
+        logger=[CSVLogger(run.folder, name="logs"), TensorBoardLogger(run.folder, name="tensorboard")],
         callbacks=[best_and_last, LearningRateMonitor("step"), TQDMProgressBar(refresh_rate=10)],
         log_every_n_steps=10,
         num_sanity_val_steps=0,

@@ -3,7 +3,7 @@
 Order and augmentation then need no state: a resumed run goes on with the very samples an unbroken one would have had.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -77,19 +77,21 @@ class TrainingSamples(Dataset):
 
 
 class NumberedSamples(Sampler[int]):
-    """The numbers of one epoch's samples, in order; Lightning calls ``set_epoch`` before each epoch."""
+    """The numbers of one epoch's samples, in order, from the first that the run has not seen.
 
-    def __init__(self, samples_an_epoch: int):
-        self.samples_an_epoch = samples_an_epoch
-        self.epoch = 0
+    Args:
+        count: samples an epoch.
+        seen: asked at the start of each epoch for the samples seen so far. Lightning's own count of epochs will not do:
+            it is one ahead after a resumption.
+    """
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0."""
-        self.epoch = epoch
+    def __init__(self, count: int, seen: Callable[[], int]):
+        self.count = count
+        self.seen = seen
 
     def __iter__(self) -> Iterator[int]:
-        first = self.epoch * self.samples_an_epoch
-        return iter(range(first, first + self.samples_an_epoch))
+        first = self.seen()
+        return iter(range(first, first + self.count))
 
     def __len__(self) -> int:
-        return self.samples_an_epoch
+        return self.count
