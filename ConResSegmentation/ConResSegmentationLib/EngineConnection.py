@@ -1,6 +1,7 @@
 """One life of the engine's process: its start, the messages to and from it, its log, and its end."""
 
 import codecs
+import contextlib
 import os
 import signal
 from collections import deque
@@ -139,7 +140,8 @@ class EngineConnection:
         if self.hello:
             session_folder.remove(self.hello["session"])
         if not self._leaving:
-            self._end(_ended(exitCode, self.log) if self.hello else _neverSpoke(self.launch.program, exitCode, self.log))
+            program, log = self.launch.program, self.log
+            self._end(_ended(exitCode, log) if self.hello else _neverSpoke(program, exitCode, log))
 
     def _onProcessError(self, error: int) -> None:
         if error == qt.QProcess.FailedToStart and not self._leaving:
@@ -159,13 +161,11 @@ class EngineConnection:
 
 def _killTree(pid: int) -> None:
     """Kill the interpreter; on Linux and macOS it leads a process group, and all in it go."""
-    try:
+    with contextlib.suppress(OSError):
         if os.name == "nt":
             os.kill(pid, signal.SIGTERM)
         else:
             os.killpg(pid, signal.SIGKILL)
-    except OSError:
-        pass
 
 
 def _notStarted(program: str) -> EngineError:
@@ -210,8 +210,8 @@ def _otherProtocol(hello: dict, program: str) -> EngineError:
 def _ended(exitCode: int, log: str) -> EngineError:
     return EngineError(
         "engine-died",
-        f"The engine ended unexpectedly (exit code {exitCode}), often because memory ran out; close other programs, draw "
-        "a smaller region of interest or choose another device, and try again.",
+        f"The engine ended unexpectedly (exit code {exitCode}), often because memory ran out; close other programs, "
+        "draw a smaller region of interest or choose another device, and try again.",
         {"exit_code": exitCode},
         log=log,
     )

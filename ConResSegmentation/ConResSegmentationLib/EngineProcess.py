@@ -5,7 +5,7 @@ Nothing here waits: every call returns at once, and what happens then is told to
     engine = EngineProcess(enginePython.launch)          # a function without arguments that returns an EngineLaunch
     engine.segment(modelPath, [Volume(array, grid, name)], observer, maps=["residual"], roi=boxROI)
     engine.listDevices(observer)                         # observer.onDevices([{"name": "cpu", "title": ...}, ...])
-    engine.cancel()                                      # the observer hears onCancelled, after two seconds at the latest
+    engine.cancel()                                      # the observer hears onCancelled, after two seconds at most
     engine.stop()                                        # when the user chooses another Python
     engine.stop(wait=True)                               # in the widget's cleanup
     engine.isBusy, engine.isRunning, engine.diagnostics()
@@ -36,48 +36,9 @@ from conresnet.roi import BoxROI
 
 from .EngineConnection import EngineConnection, EngineLaunch
 from .EngineError import EngineError
+from .EngineObserver import EngineObserver, EngineResult
 
 SECONDS_TO_CANCEL = 2
-
-
-@dataclass(frozen=True)
-class EngineResult:
-    """A finished segmentation.
-
-    Args:
-        labels: uint8 [k, j, i], the model's label values.
-        maps: by name, float16 [c, k, j, i].
-        report: seconds by phase, device, precision, volumes, warnings.
-    """
-
-    labels: np.ndarray
-    maps: dict[str, np.ndarray]
-    report: dict
-
-
-class EngineObserver:
-    """Hears of a request; every method does nothing until it is overridden."""
-
-    def onStarting(self) -> None:
-        """The engine's process is being started, which may take a few seconds."""
-
-    def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
-        """The work has come to ``fraction``, 0 to 1 over all phases; ``secondsLeft`` is None while nobody knows."""
-
-    def onArray(self, name: str, array: np.ndarray) -> None:
-        """The result ``name`` ("labels", "residual", ...) is there and fills from now on; zero where it is not yet."""
-
-    def onDone(self, result: EngineResult) -> None:
-        """The segmentation is finished."""
-
-    def onDevices(self, devices: list[dict]) -> None:
-        """The devices the engine can compute on: each a dict with ``name`` and ``title``."""
-
-    def onError(self, error: EngineError) -> None:
-        """The request has failed."""
-
-    def onCancelled(self) -> None:
-        """The request was cancelled."""
 
 
 @dataclass
@@ -92,8 +53,8 @@ class EngineProcess:
     """The engine, whatever process it lives in at the moment.
 
     Args:
-        launch: says how to start the process; asked at each start, so that a changed setting counts from then on. It may
-            raise UserError, which the observer then hears.
+        launch: says how to start the process; asked at each start, so that a changed setting counts from then on. It
+            may raise UserError, which the observer then hears.
     """
 
     def __init__(self, launch: Callable[[], EngineLaunch]):
@@ -246,20 +207,23 @@ class EngineProcess:
         if event == "hello":
             self._advance()
         elif event == "error" and "id" not in message:
+            self._connection.close()
             self._onEnded(_errorOf(message))
         elif request is None or message.get("id") != request.id:
             return
         elif event == "progress":
-            request.observer.onProgress(message["phase"], message["fraction"], message["seconds_left"])
+            if not self._cancelTimer.isActive():
+                request.observer.onProgress(message["phase"], message["fraction"], message["seconds_left"])
         elif event == "array":
-            request.observer.onArray(message["name"], _mapped(message["npy"]))
+            if not self._cancelTimer.isActive():
+                request.observer.onArray(message["name"], _mapped(message["npy"]))
+        elif self._cancelTimer.isActive():
+            self._finish("onCancelled")
         elif event == "done":
             maps = {name: _mapped(path) for name, path in message["maps"].items()}
             self._finish("onDone", EngineResult(_mapped(message["labels"]), maps, message["report"]))
         elif event == "devices":
             self._finish("onDevices", message["devices"])
-        elif event == "cancelled":
-            self._finish("onCancelled")
         elif event == "error":
             self._finish("onError", _errorOf(message))
 
@@ -321,5 +285,5 @@ def _mapped(path: str) -> np.ndarray:
 
 def _errorOf(message: dict) -> EngineError:
     return EngineError(
-        message["code"], message["message"], message.get("values") or {}, message.get("ours", False), message.get("log") or ""
+        message["code"], message["message"], message["values"], ours=message["ours"], log=message["log"] or ""
     )

@@ -1,8 +1,8 @@
 """What the engine's process and its client say to each other. Imports the standard library alone.
 
-One message a line: a JSON object in UTF-8 that ends with "\\n". The client writes requests to the engine's standard input
-and reads events from its standard output; the engine's standard error is its log. The engine ends when its standard
-input closes.
+One message a line: a JSON object in UTF-8 that ends with "\\n". The client writes requests to the engine's standard
+input and reads events from its standard output; the engine's standard error is its log. The engine ends when its
+standard input closes.
 
 Events without an id concern the engine:
 

@@ -1,10 +1,12 @@
 """The folder in which the engine's process and its client exchange arrays. Imports the standard library alone.
 
-Its owner holds a lock on a file in it. The operating system lets go of the lock when the owner ends, however it ends, so a
-folder whose lock is free belongs to nobody and is removed at the next start. Process ids would not do: they are used
-again, and are not unique where containers share a temporary folder.
+Its owner holds a lock on a file in it. The operating system lets go of the lock when the owner ends, however it ends,
+so a folder whose lock is free belongs to nobody and is removed at the next start. Process ids would not do: they are
+used again, and are not unique where containers share a temporary folder.
 """
 
+import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -13,6 +15,7 @@ from pathlib import Path
 # Short, since paths in it must stay below the 260 characters of Windows.
 PREFIX = "conresnet-"
 LOCK_FILE = "session.lock"
+_TRIES = 5
 
 if os.name == "nt":
     import msvcrt
@@ -38,11 +41,14 @@ class SessionFolder:
     """
 
     def __init__(self, parent: str | Path | None = None):
-        descriptor = None
-        while descriptor is None:
+        for _ in range(_TRIES):
             self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            descriptor = _own(self.path, os.O_CREAT)
-        self._descriptor = descriptor
+            # Another process that cleans up may have been quicker; then there is no folder any more.
+            self._descriptor = _own(self.path, os.O_CREAT)
+            if self._descriptor is not None:
+                break
+        else:
+            raise OSError(errno.ENOLCK, "no file can be locked", str(self.path.parent))
         self._released: set[int] = set()
 
     def request_folder(self, request: int) -> Path:
@@ -106,11 +112,12 @@ def _own(folder: Path, flags: int) -> int | None:
 
 def _remove_owned(folder: Path, descriptor: int) -> None:
     """Remove everything, the lock last: what cannot go now is then still known as abandoned at the next start."""
-    for entry in folder.iterdir():
+    for entry in list(folder.iterdir()):
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name != LOCK_FILE:
-            entry.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                entry.unlink()
     os.close(descriptor)
-    if [entry.name for entry in folder.iterdir()] == [LOCK_FILE]:
+    if os.listdir(folder) == [LOCK_FILE]:
         shutil.rmtree(folder, ignore_errors=True)

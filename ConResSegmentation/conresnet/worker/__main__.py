@@ -1,0 +1,8 @@
+"""``python -m conresnet.worker``."""
+
+import sys
+
+from conresnet.worker import serve
+
+if __name__ == "__main__":
+    sys.exit(serve())

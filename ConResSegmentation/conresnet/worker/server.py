@@ -1,0 +1,238 @@
+"""The worker's life: hello, requests one after another, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import os
+import platform
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from conresnet import __version__, session_folder
+from conresnet.errors import Cancelled, UserError
+from conresnet.protocol import PROTOCOL
+from conresnet.worker.channel import EventWriter, read_requests
+from conresnet.worker.engine import Engine
+from conresnet.worker.job import Job
+from conresnet.worker.requests import SegmentRequest
+from conresnet.worker.streams import lead_process_group, take_standard_streams
+
+# The client is gone, and what computes has this long to notice; then the process ends all the same.
+SECONDS_OF_GRACE = 2.0
+
+
+def serve(load: Callable[[], Engine] | None = None) -> int:
+    """Serve one client until it goes, and return the exit status.
+
+    Args:
+        load: makes the engine, after the hello; it may take its time. Defaults to the real one.
+    """
+    lead_process_group()
+    requests, events = take_standard_streams()
+    session = session_folder.SessionFolder()
+    server = _Server(requests, events, session)
+    try:
+        return server.run(load or _load_torch_engine)
+    finally:
+        session.remove()
+
+
+def _load_torch_engine() -> Engine:
+    from conresnet.worker.torch_engine import TorchEngine
+
+    return TorchEngine()
+
+
+class _Server:
+    def __init__(self, requests: int, events: int, session: session_folder.SessionFolder):
+        self._requests = requests
+        self._session = session
+        self._writer = EventWriter(events, self.stop)
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: dict[int, Job] = {}
+        self._lock = threading.Lock()
+        self._stopping = False
+
+    def run(self, load: Callable[[], Engine]) -> int:
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda *_: self.stop())
+        self._say_hello()
+        session_folder.remove_abandoned()
+        engine = self._load(load)
+        if engine is None:
+            return 1
+        self._writer.send("ready")
+        # Not before: see take_standard_streams. Until now the requests have waited in the pipe.
+        threading.Thread(target=self._read, name="requests", daemon=True).start()
+        while job := self._queue.get():
+            self._answer(job, engine)
+        return 0
+
+    def stop(self) -> None:
+        """Leave as soon as may be; from any thread."""
+        with self._lock:
+            if self._stopping:
+                return
+            self._stopping = True
+            for job in self._jobs.values():
+                job.cancel()
+        self._queue.put(None)
+        threading.Thread(target=self._leave_by_force, name="end", daemon=True).start()
+
+    def _leave_by_force(self) -> None:
+        time.sleep(SECONDS_OF_GRACE)
+        self._session.remove()
+        os._exit(1)
+
+    def _say_hello(self) -> None:
+        self._writer.send(
+            "hello",
+            protocol=PROTOCOL,
+            version=__version__,
+            pid=os.getpid(),
+            python=platform.python_version(),
+            torch=_installed_version("torch"),
+            session=str(self._session.path),
+        )
+
+    def _load(self, load: Callable[[], Engine]) -> Engine | None:
+        try:
+            return load()
+        except ImportError as error:
+            log = traceback.format_exc()
+            if isinstance(error, ModuleNotFoundError):
+                code, what = "engine-incomplete", f"{error.name} is missing"
+                advice = "install what the engine needs, or choose another Python"
+            else:
+                code, what = "engine-broken", " ".join(str(error).split())
+                advice = "install PyTorch again, in a build for this computer, or choose another Python"
+            message = f"The engine's Python, {sys.executable}, cannot run it: {what}; {advice}."
+            self._writer.send_error(code, message, {"python": sys.executable, "reason": what}, log=log)
+        except Exception:
+            self._writer.send_error(**_fault())
+        return None
+
+    def _read(self) -> None:
+        read_requests(self._requests, self._receive, self._refuse)
+        self.stop()
+
+    def _receive(self, message: dict) -> None:
+        request, number = message.get("request"), message.get("id")
+        if request == "shutdown":
+            self.stop()
+        elif request == "cancel" and number is None:
+            self._cancel(None)
+        elif type(number) is not int:
+            self._refuse(f"{request!r} without a whole number as id")
+        elif request == "cancel":
+            self._cancel(number)
+        elif request == "release":
+            self._release(number)
+        elif request in ("segment", "devices"):
+            self._enqueue(message)
+        else:
+            self._refuse(f"unknown request {request!r}", id=number)
+
+    def _enqueue(self, message: dict) -> None:
+        job = Job(message, self._writer, self._session)
+        with self._lock:
+            known = job.id in self._jobs
+            if not known:
+                self._jobs[job.id] = job
+            if self._stopping:
+                job.cancel()
+        if known:
+            self._refuse(f"the id {job.id} is in use")
+        else:
+            self._queue.put(job)
+
+    def _cancel(self, number: int | None) -> None:
+        with self._lock:
+            for job in self._jobs.values():
+                if number in (None, job.id):
+                    job.cancel()
+
+    def _release(self, number: int) -> None:
+        with self._lock:
+            if number in self._jobs:
+                return
+        self._session.release(number)
+
+    def _refuse(self, reason: str, **ids: int) -> None:
+        self._writer.send_error(
+            "bad-request", f"The request cannot be understood: {reason}.", {"reason": reason}, **ids
+        )
+
+    def _answer(self, job: Job, engine: Engine) -> None:
+        """Do what was asked; whatever goes wrong is told, and the worker lives on."""
+        done = False
+        try:
+            job.check()
+            if job.message["request"] == "devices":
+                ending = ("devices", {"devices": engine.devices()})
+            else:
+                ending = ("done", _segment(job, engine))
+            done = True
+        except Cancelled:
+            ending = ("cancelled", {})
+        except UserError as error:
+            ending = ("error", {"code": error.code, "message": error.message, "values": error.values})
+        except MemoryError:
+            ending = ("error", _out_of_memory())
+            engine.forget()
+        except Exception:
+            ending = ("error", _fault())
+            engine.forget()
+        if not done:
+            # What is left of it is held by the error alone, which is gone by now.
+            gc.collect()
+            self._session.release(job.id)
+        with self._lock:
+            del self._jobs[job.id]
+        event, values = ending
+        if event == "error":
+            self._writer.send_error(id=job.id, **values)
+        else:
+            job.send(event, **values)
+
+
+def _segment(job: Job, engine: Engine) -> dict:
+    result = engine.segment(SegmentRequest.from_message(job.message), job)
+    maps = {name: job.path(name) for name in result.maps}
+    return {"labels": job.path("labels"), "maps": maps, "report": result.report}
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _out_of_memory() -> dict:
+    return {
+        "code": "out-of-memory",
+        "message": "There is not enough memory for this segmentation; close other programs, or draw a smaller region "
+        "of interest, and try again.",
+        "log": traceback.format_exc(),
+    }
+
+
+def _fault() -> dict:
+    """The error event's fields for the exception at hand, which is ours."""
+    what = traceback.format_exception_only(*sys.exc_info()[:2])[-1].strip()
+    print(traceback.format_exc(), file=sys.stderr)
+    return {
+        "code": "engine-fault",
+        "message": f"The engine failed by a fault of its own ({what}); please report it with the diagnostics.",
+        "values": {"reason": what},
+        "ours": True,
+        "log": traceback.format_exc(),
+    }
