@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from slicer_host import dialogs, slot_errors, start_application
 
 
@@ -16,9 +17,8 @@ def slicer_session() -> object:
 
 @pytest.fixture
 def slicer_app(slicer_session: object) -> object:
-    """The application with an empty scene. A test fails when a slot or an observer raised, or an answer was left over."""
+    """The application with an empty scene. A test fails when a slot or an observer raised or an answer was left."""
     import slicer
-
 
     slicer.mrmlScene.Clear(0)
     slicer_session.processEvents()

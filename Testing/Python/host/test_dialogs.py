@@ -3,6 +3,7 @@
 import pytest
 import qt
 import slicer
+
 from slicer_host import UnexpectedDialog, dialogs
 
 

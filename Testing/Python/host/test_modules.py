@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import slicer
+
 from slicer_host.panel import panel_image
 
-SOURCE = '''
+SOURCE = """
 import slicer
 from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import *
@@ -61,17 +62,17 @@ class TinyTest(ScriptedLoadableModuleTest):
     def test_it(self):
         self.delayDisplay("tested")
         slicer.tinyTested = True
-'''
-PANEL = """<ui version="4.0"><class>Tiny</class><widget class="qMRMLWidget" name="Tiny"><layout class="QVBoxLayout" name="v">
-<item><widget class="ctkCollapsibleButton" name="section"><property name="text"><string>Inputs</string></property>
-<layout class="QFormLayout" name="f"><item row="0" column="0"><widget class="QLabel" name="label">
-<property name="text"><string>Volume:</string></property></widget></item><item row="0" column="1">
-<widget class="qMRMLNodeComboBox" name="selector"><property name="nodeTypes"><stringlist><string>vtkMRMLScalarVolumeNode</string>
-</stringlist></property><property name="SlicerParameterName" stdset="0"><string>input</string></property></widget></item></layout>
-</widget></item><item><widget class="QPushButton" name="apply"><property name="text"><string>Apply</string></property>
-</widget></item></layout></widget><connections><connection><sender>Tiny</sender>
-<signal>mrmlSceneChanged(vtkMRMLScene*)</signal><receiver>selector</receiver><slot>setMRMLScene(vtkMRMLScene*)</slot>
-</connection></connections></ui>"""
+"""
+PANEL = """<ui version="4.0"><class>Tiny</class><widget class="qMRMLWidget" name="Tiny">
+<layout class="QVBoxLayout" name="v"><item><widget class="ctkCollapsibleButton" name="section">
+<property name="text"><string>Inputs</string></property><layout class="QFormLayout" name="f"><item row="0" column="0">
+<widget class="QLabel" name="label"><property name="text"><string>Volume:</string></property></widget></item>
+<item row="0" column="1"><widget class="qMRMLNodeComboBox" name="selector"><property name="nodeTypes">
+<stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist></property>
+<property name="SlicerParameterName" stdset="0"><string>input</string></property></widget></item></layout>
+</widget></item><item><widget class="QPushButton" name="apply"><property name="text"><string>Apply</string></property></widget></item>
+</layout></widget><connections><connection><sender>Tiny</sender><signal>mrmlSceneChanged(vtkMRMLScene*)</signal>
+<receiver>selector</receiver><slot>setMRMLScene(vtkMRMLScene*)</slot></connection></connections></ui>"""
 
 
 @pytest.fixture

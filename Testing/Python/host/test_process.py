@@ -24,8 +24,8 @@ def test_a_process_talks_and_ends(slicer_app):
     environment.insert("GREETING", "grüß")
     process.setProcessEnvironment(environment)
     launcher = os.path.join(slicer.app.slicerHome, "bin", "PythonSlicer")
-    script = "import os, sys; sys.stdout.buffer.write((os.environ['GREETING'] + sys.stdin.readline()).encode()); sys.exit(3)"
-    process.start(launcher, ["-c", script])
+    answer = "sys.stdout.buffer.write((os.environ['GREETING'] + sys.stdin.readline()).encode())"
+    process.start(launcher, ["-c", f"import os, sys; {answer}; sys.exit(3)"])
     assert process.waitForStarted()
     process.write(b" dich\n")
     wait_until(lambda: ended)

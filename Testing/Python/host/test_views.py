@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import slicer
+
 from slicer_host.views import four_views, save_png
 
 

@@ -142,7 +142,9 @@ class qSlicerApplication(QtWidgets.QApplication):
 
 
 # Named after the class: in its body, the name "os" must stay the module's.
-qSlicerApplication.os = property(lambda self: {"Linux": "linux", "Darwin": "macosx", "Windows": "win"}[platform.system()])
+qSlicerApplication.os = property(
+    lambda self: {"Linux": "linux", "Darwin": "macosx", "Windows": "win"}[platform.system()]
+)
 
 
 class qSlicerMainWindow(QtWidgets.QMainWindow):

@@ -1,4 +1,4 @@
-"""Stand-ins for the widgets of CTK that scripted modules use, with CTK's properties, signals and slots and no others."""
+"""Stand-ins for the widgets of CTK that scripted modules use, with CTK's properties, signals and slots, no others."""
 
 from __future__ import annotations
 
@@ -147,12 +147,6 @@ class ctkPushButton(QtWidgets.QPushButton):
     _closed = True
     buttonTextAlignment, setButtonTextAlignment = stored("buttonTextAlignment", object, _Alignment.AlignCenter)
     iconAlignment, setIconAlignment = stored("iconAlignment", object, _Alignment.AlignLeft)
-
-
-class ctkMenuButton(QtWidgets.QPushButton):
-    """A push button with a menu at its side."""
-
-    _closed = True
 
 
 class ctkColorPickerButton(QtWidgets.QPushButton):

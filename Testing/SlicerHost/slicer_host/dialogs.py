@@ -1,7 +1,7 @@
 """Dialogs a user would see: recorded, and answered by what a test has put in the queue.
 
-Nobody sits before the stand-in application, so a modal dialog must never wait. A box with one button is closed at once; a
-question without a queued answer raises ``UnexpectedDialog`` rather than guessing what the user would click.
+Nobody sits before the stand-in application, so a modal dialog must never wait. A box with one button is closed at
+once; a question without a queued answer raises ``UnexpectedDialog`` rather than guessing what the user would click.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Shown:
 class Dialogs:
     """The record of dialogs and the queue of answers.
 
-    Answers: a button's name ("Yes", or the text on it) for a message box; a path, a list of paths or "" (cancelled) for a
-    file dialog; a text or None (cancelled) for an input dialog; a function of the dialog for any other, which returns what
-    ``exec_`` shall.
+    Answers: a button's name ("Yes", or the text on it) for a message box; a path, a list of paths or "" (cancelled) for
+    a file dialog; a text or None (cancelled) for an input dialog; a function of the dialog for any other, which returns
+    what ``exec_`` shall.
     """
 
     def __init__(self) -> None:
@@ -54,7 +54,8 @@ class Dialogs:
         """Record ``shown`` and return the next queued answer."""
         self.shown.append(shown)
         if not self.answers:
-            raise UnexpectedDialog(f"Nobody answers the {shown.kind} dialog '{shown.title}': {shown.text} {shown.buttons}")
+            what = f"the {shown.kind} dialog '{shown.title}'"
+            raise UnexpectedDialog(f"Nobody answers {what}: {shown.text} {shown.buttons}")
         return self.answers.popleft()
 
 
@@ -64,7 +65,8 @@ _Standard = QtWidgets.QMessageBox.StandardButton
 
 def _run_message_box(box: QtWidgets.QMessageBox) -> object:
     # "Show Details..." unfolds the details and is no answer.
-    buttons = [b for b in box.buttons() if box.buttonRole(b) != QtWidgets.QMessageBox.ActionRole or box.standardButton(b)]
+    action = QtWidgets.QMessageBox.ActionRole
+    buttons = [b for b in box.buttons() if box.buttonRole(b) != action or box.standardButton(b)]
     names = {}
     for button in buttons:
         standard = box.standardButton(button)
@@ -98,7 +100,7 @@ def _static_message(kind: str) -> object:
 
 def _static_file(kind: str, several: bool = False) -> object:
     def show(parent: object = None, caption: str = "", directory: str = "", filters: str = "", *rest: object) -> object:
-        answer = dialogs.next_answer(Shown(f"file:{kind}", caption, directory, filters if isinstance(filters, str) else ""))
+        answer = dialogs.next_answer(Shown(f"file:{kind}", caption, directory, str(filters)))
         # PythonQt returns the path alone, PySide a pair with the filter.
         return tuple(answer) if several else str(answer)
 

@@ -1,4 +1,4 @@
-"""Stand-in for Slicer's core I/O manager: what ``slicer.util.loadVolume``, ``saveNode``, ``saveScene`` and so on call."""
+"""Stand-in for Slicer's core I/O manager: what ``slicer.util.loadVolume``, ``saveNode``, ``saveScene`` call."""
 
 from __future__ import annotations
 

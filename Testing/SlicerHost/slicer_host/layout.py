@@ -6,8 +6,11 @@ import slicer
 
 from .views import SliceView, ThreeDView
 
-_SLICES = {"Red": ("Axial", (0.9529, 0.2902, 0.2)), "Yellow": ("Sagittal", (0.9294, 0.8353, 0.298)),
-           "Green": ("Coronal", (0.4314, 0.6902, 0.2941))}  # fmt: skip
+_SLICES = {
+    "Red": ("Axial", (0.9529, 0.2902, 0.2)),
+    "Yellow": ("Sagittal", (0.9294, 0.8353, 0.298)),
+    "Green": ("Coronal", (0.4314, 0.6902, 0.2941)),
+}
 
 
 class SliceController:

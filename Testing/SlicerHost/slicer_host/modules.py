@@ -118,7 +118,8 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
 
     def setEditedNode(self, node: object, role: str = "", context: str = "") -> bool:
         """Show a node in the module, as "Edit properties" of the Data module does."""
-        return bool(self._python.setEditedNode(node, role, context)) if hasattr(self._python, "setEditedNode") else False
+        edit = getattr(self._python, "setEditedNode", None)
+        return bool(edit(node, role, context)) if edit is not None else False
 
 
 class ModuleManager(QtCore.QObject):

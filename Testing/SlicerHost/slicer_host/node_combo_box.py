@@ -30,9 +30,17 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         "nodeAboutToBeRemoved(vtkMRMLNode*)": "nodeAboutToBeRemoved",
         "nodeAboutToBeEdited(vtkMRMLNode*)": "nodeAboutToBeEdited",
     }
-    SLOTS = ("setMRMLScene(vtkMRMLScene*)", "setCurrentNode(vtkMRMLNode*)", "setCurrentNodeID(QString)",
-             "setCurrentNodeIndex(int)", "addNode(QString)", "addNode()", "removeCurrentNode()", "editCurrentNode()",
-             "renameCurrentNode()")  # fmt: skip
+    SLOTS = (
+        "setMRMLScene(vtkMRMLScene*)",
+        "setCurrentNode(vtkMRMLNode*)",
+        "setCurrentNodeID(QString)",
+        "setCurrentNodeIndex(int)",
+        "addNode(QString)",
+        "addNode()",
+        "removeCurrentNode()",
+        "editCurrentNode()",
+        "renameCurrentNode()",
+    )
     currentNodeChanged, nodeActivated = QtCore.Signal(object), QtCore.Signal(object)
     nodeAdded, nodeAddedByUser = QtCore.Signal(object), QtCore.Signal(object)
     nodeAddedByUserAction, nodeAboutToBeRemoved = QtCore.Signal(object), QtCore.Signal(object)
@@ -141,7 +149,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         self._select(self._ids[index] if 0 <= index < len(self._ids) else "")
 
     def addNode(self, nodeType: str | None = None) -> object:
-        """Create a node, as the entry "Create new ..." does; it is selected unless ``selectNodeUponCreation`` is off."""
+        """Create a node, as the entry "Create new ..." does; select it unless ``selectNodeUponCreation`` is off."""
         nodeType = nodeType or self.nodeTypes[0]
         if nodeType not in self.nodeTypes:
             return None
@@ -208,8 +216,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
         has_actions = self._add_actions()
         self._combo.blockSignals(False)
         if select not in self._ids:
-            # What Qt's combo box does below Slicer's: the entry that follows a removed one takes its place (the first entry's
-            # place stays empty), and the first entry of a combo box without any other is taken at once.
+            # What Qt's combo box does below Slicer's: the entry that follows a removed one takes its place (the first
+            # entry's place stays empty), and the first entry of a combo box without any other is taken at once.
             follows = before + self.noneEnabled > 0 and before >= 0
             first = was_empty and not self.noneEnabled and not has_actions
             select = self._ids[min(max(before, 0), len(self._ids) - 1)] if self._ids and (follows or first) else ""
@@ -217,10 +225,12 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):
 
     def _add_actions(self) -> bool:
         label = self.nodeTypeLabel(self.nodeTypes[0]) if len(self.nodeTypes) == 1 else "node"
-        actions = [(self.renameEnabled, f"Rename current {label}", self.renameCurrentNode),
-                   (self.editEnabled, f"Edit current {label}", self.editCurrentNode),
-                   (self.addEnabled, f"Create new {label}", self._create),
-                   (self.removeEnabled, f"Delete current {label}", self.removeCurrentNode)]  # fmt: skip
+        actions = [
+            (self.renameEnabled, f"Rename current {label}", self.renameCurrentNode),
+            (self.editEnabled, f"Edit current {label}", self.editCurrentNode),
+            (self.addEnabled, f"Create new {label}", self._create),
+            (self.removeEnabled, f"Delete current {label}", self.removeCurrentNode),
+        ]
         shown = [(text, action) for wanted, text, action in actions if wanted]
         if shown:
             self._combo.insertSeparator(self._combo.count)

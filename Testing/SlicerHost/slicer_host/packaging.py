@@ -1,4 +1,4 @@
-"""``slicer.packaging``: installing Python packages. The stand-in records what would be installed, and installs nothing."""
+"""``slicer.packaging``: installing Python packages. The stand-in records what would be installed, no more."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def pip_install(requirements: object, **options: object) -> None:
     requests.append(requirements if isinstance(requirements, str) else " ".join(str(r) for r in requirements))
 
 
-def pip_ensure(requirements: object, *, prompt_install: bool = True, requester: str | None = None, **options: object) -> None:
+def pip_ensure(
+    requirements: object, *, prompt_install: bool = True, requester: str | None = None, **options: object
+) -> None:
     """Record the installation of what is missing, after asking; RuntimeError when the user declines."""
     missing = [r for r in _listed(requirements) if not pip_check(r)]
     if not missing:

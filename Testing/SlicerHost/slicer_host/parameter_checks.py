@@ -22,14 +22,14 @@ class Default:
     __hash__ = None
 
 
-class Check:
-    """What a value must meet; ``Validator`` in Slicer. ``validate`` raises ValueError or TypeError."""
+class Validator:
+    """What a value must meet: ``validate`` raises ValueError or TypeError."""
 
     def validate(self, value: object) -> None:
         raise NotImplementedError
 
 
-class NotNone(Check):
+class NotNone(Validator):
     """The value must not be None."""
 
     def validate(self, value: object) -> None:
@@ -37,7 +37,7 @@ class NotNone(Check):
             raise ValueError("The value must not be None")
 
 
-class IsInstance(Check):
+class IsInstance(Validator):
     """The value must be of a type, or None."""
 
     def __init__(self, classtype: object) -> None:
@@ -49,7 +49,7 @@ class IsInstance(Check):
 
 
 @dataclasses.dataclass(eq=False)  # hashable, as typing wants annotations
-class WithinRange(Check):
+class WithinRange(Validator):
     """minimum <= value <= maximum."""
 
     minimum: float
@@ -61,7 +61,7 @@ class WithinRange(Check):
 
 
 @dataclasses.dataclass(eq=False)
-class Minimum(Check):
+class Minimum(Validator):
     """value >= minimum."""
 
     minimum: float
@@ -72,7 +72,7 @@ class Minimum(Check):
 
 
 @dataclasses.dataclass(eq=False)
-class Maximum(Check):
+class Maximum(Validator):
     """value <= maximum."""
 
     maximum: float
@@ -83,7 +83,7 @@ class Maximum(Check):
 
 
 @dataclasses.dataclass(eq=False)
-class Choice(Check):
+class Choice(Validator):
     """The value must be one of these."""
 
     choices: list
@@ -94,7 +94,7 @@ class Choice(Check):
 
 
 @dataclasses.dataclass(eq=False)
-class Exclude(Check):
+class Exclude(Validator):
     """The value must be none of these."""
 
     excludedValues: list

@@ -1,4 +1,4 @@
-"""Connectors between widgets and the parameters of a parameter node, chosen by the widget's exact class and the type."""
+"""Connectors between widgets and parameters of a parameter node, chosen by the widget's exact class and the type."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from PySide6 import QtWidgets
 from . import ctk_values, ctk_widgets, parameter_checks, qmrml_widgets
 from .parameter_types import split_annotated
 
-_DOUBLES = (QtWidgets.QDoubleSpinBox, ctk_values.ctkSliderWidget, ctk_values.ctkDoubleSlider, ctk_values.ctkDoubleSpinBox,
-            qmrml_widgets.qMRMLSliderWidget, qmrml_widgets.qMRMLSpinBox)  # fmt: skip
+_DOUBLES = (
+    QtWidgets.QDoubleSpinBox,
+    ctk_values.ctkSliderWidget,
+    ctk_values.ctkDoubleSlider,
+    ctk_values.ctkDoubleSpinBox,
+    qmrml_widgets.qMRMLSliderWidget,
+    qmrml_widgets.qMRMLSpinBox,
+)
 _COMBOS = (QtWidgets.QComboBox, ctk_widgets.ctkComboBox)
 
 
@@ -49,9 +55,8 @@ def _first(annotations: list, kind: type) -> object:
 
 
 def _bounded(widget: object, annotations: list, must: bool, unbounded: tuple[float, float]) -> None:
-    within, low, high = (
-        _first(annotations, k) for k in (parameter_checks.WithinRange, parameter_checks.Minimum, parameter_checks.Maximum)
-    )
+    kinds = (parameter_checks.WithinRange, parameter_checks.Minimum, parameter_checks.Maximum)
+    within, low, high = (_first(annotations, kind) for kind in kinds)
     if must and within is None and (low is None or high is None):
         raise RuntimeError(f"A parameter connected to a {type(widget).__name__} must have bounds (WithinRange)")
     widget.minimum = within.minimum if within else low.minimum if low else unbounded[0]

@@ -74,7 +74,7 @@ class _Wrapper:
         return self._field(name).default
 
     def isCached(self, name: str) -> bool:
-        """True: Slicer caches values of all the types that this stand-in takes. Here each value is read when asked for."""
+        """True: Slicer caches values of all types that this stand-in takes. Here each is read when asked for."""
         self._field(name)
         return True
 
@@ -83,7 +83,7 @@ class _Wrapper:
         return cls._field(cls, name).kind
 
     def connectGui(self, gui: object) -> int:
-        """Connect the widgets that carry the property SlicerParameterName, below a widget or among an object's attributes."""
+        """Connect the widgets with the property SlicerParameterName, below a widget or among an object's attributes."""
         widgets = gui.findChildren(QtWidgets.QWidget) if isinstance(gui, QtWidgets.QWidget) else vars(gui).values()
         named = {}
         for widget in widgets:
@@ -163,18 +163,20 @@ def isParameterNodeWrapper(thing: object) -> bool:
 
 def findChildWidgetForParameter(widget: QtWidgets.QWidget, parameter: str) -> QtWidgets.QWidget | None:
     """Return the child widget that carries a parameter's name."""
-    found = [w for w in widget.findChildren(QtWidgets.QWidget) if w.property(SlicerParameterNamePropertyName) == parameter]
-    return found[0] if found else None
+    children = widget.findChildren(QtWidgets.QWidget)
+    return next((w for w in children if w.property(SlicerParameterNamePropertyName) == parameter), None)
 
 
 def install() -> None:
     """Make the module ``slicer.parameterNodeWrapper``."""
     module = types.ModuleType("slicer.parameterNodeWrapper")
-    names = ("Default", "NotNone", "IsInstance", "WithinRange", "Minimum", "Maximum", "Choice", "Exclude", "Decimals", "SingleStep")
-    public = {name: getattr(parameter_checks, name) for name in names}
-    public |= {"Validator": parameter_checks.Check, "parameterNodeWrapper": parameterNodeWrapper,
-               "isParameterNodeWrapper": isParameterNodeWrapper, "findChildWidgetForParameter": findChildWidgetForParameter,
-               "SlicerParameterNamePropertyName": SlicerParameterNamePropertyName}  # fmt: skip
+    checks = [c for c in vars(parameter_checks).values() if getattr(c, "__module__", "") == parameter_checks.__name__]
+    public = {c.__name__: c for c in checks} | {
+        "parameterNodeWrapper": parameterNodeWrapper,
+        "isParameterNodeWrapper": isParameterNodeWrapper,
+        "findChildWidgetForParameter": findChildWidgetForParameter,
+        "SlicerParameterNamePropertyName": SlicerParameterNamePropertyName,
+    }
     vars(module).update(public)
     module.__all__ = list(public)
     slicer.parameterNodeWrapper = sys.modules["slicer.parameterNodeWrapper"] = module

@@ -14,7 +14,7 @@ import typing
 
 import slicer
 
-from .parameter_checks import Check, IsInstance, NotNone
+from .parameter_checks import IsInstance, NotNone, Validator
 
 _PATHS = (pathlib.Path, pathlib.PurePath, pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath)
 
@@ -35,7 +35,7 @@ def codec_for(kind: object) -> Codec:
 
 
 def _is_check(annotation: object) -> bool:
-    return isinstance(annotation, Check) or (isinstance(annotation, type) and issubclass(annotation, Check))
+    return isinstance(annotation, Validator) or (isinstance(annotation, type) and issubclass(annotation, Validator))
 
 
 def _bare_codec(kind: object) -> Codec:
@@ -66,7 +66,7 @@ def _bare_codec(kind: object) -> Codec:
 class Codec:
     """Stores values of one type in a parameter node."""
 
-    checks: typing.ClassVar[list[Check]] = []
+    checks: typing.ClassVar[list[Validator]] = []
 
     def check(self, value: object) -> None:
         """Raise what the checks raise for a value that may not be stored."""

@@ -1,8 +1,8 @@
 """Give PySide6's classes the manners of PythonQt, the Qt binding inside Slicer.
 
 PythonQt reads Qt properties as attributes (``button.checked = True``, ``label.text``), connects by signature
-(``button.connect("clicked(bool)", f)``), drops the arguments a slot does not take, and refuses attributes a Qt object does
-not have. A module written for PySide would break in Slicer and the reverse, so the classes themselves are changed, once.
+(``button.connect("clicked(bool)", f)``), drops the arguments a slot does not take, and refuses attributes a Qt object
+does not have. A module written for PySide breaks in Slicer and the reverse, so the classes themselves are changed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def is_plain_qt(obj: object) -> bool:
 
 
 class QtProperty:
-    """A Qt property as an attribute of instances; the class attribute stays the method of that name, if there is one."""
+    """A Qt property as an attribute of instances; the class attribute stays the method of that name, if there is."""
 
     def __init__(self, prop: QtCore.QMetaProperty, getter: object, setter: object, class_attribute: object) -> None:
         self.name = prop.name()
@@ -87,15 +87,20 @@ def _accessors(cls: type, prop: QtCore.QMetaProperty) -> tuple[object, object, o
     if getter is None and callable(method):
         getter = (lambda obj: method()) if isinstance(own, staticmethod) else method
     if getter is None:
+
         def getter(obj: object) -> object:
             return QtCore.QObject.property(obj, name)
+
     setter = None
     if prop.isWritable() and hasattr(cls, "set" + capitalized):
+
         def setter(obj: object, value: object) -> None:
             getattr(obj, "set" + capitalized)(value)
     elif prop.isWritable():
+
         def setter(obj: object, value: object) -> None:
             QtCore.QObject.setProperty(obj, name, value)
+
     return getter, setter, method
 
 
@@ -116,8 +121,8 @@ def _is_dynamic_property(obj: QtCore.QObject, name: str) -> bool:
 
 def _attribute_getter(original: object) -> object:
     def get_attribute(self: QtCore.QObject, name: str) -> object:
-        # PySide answers "connect" and "disconnect" of instances before it looks at the class, so that a class attribute is
-        # of no use. Its own C++ code (QTimer.singleShot) calls connect too; it passes a sender or a SIGNAL() text, "2...".
+        # PySide answers "connect" and "disconnect" of instances before it looks at the class, so that a class attribute
+        # is of no use. Its own code (QTimer.singleShot) calls connect too, with a sender or a SIGNAL() text, "2...".
         if name == "connect":
             qt_connect = original(self, name)
             return lambda *a: connect(self, *a) if isinstance(a[0], str) and a[0][:1] != "2" else qt_connect(*a)

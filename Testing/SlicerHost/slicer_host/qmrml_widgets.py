@@ -6,7 +6,7 @@ import slicer
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from .ctk_values import ctkDoubleSpinBox, ctkRangeWidget, ctkSliderWidget
+from .ctk_values import ctkDoubleSpinBox, ctkSliderWidget
 from .node_combo_box import qMRMLNodeComboBox
 from .standin import stored
 
@@ -59,13 +59,6 @@ class qMRMLSpinBox(_WithScene, ctkDoubleSpinBox):
     """A spin box in the scene's units."""
 
     SLOTS = ctkDoubleSpinBox.SLOTS + _SCENE_SLOT
-    quantity, setQuantity = stored("quantity", str, "")
-
-
-class qMRMLRangeWidget(_WithScene, ctkRangeWidget):
-    """A range in the scene's units."""
-
-    SLOTS = ctkRangeWidget.SLOTS + _SCENE_SLOT
     quantity, setQuantity = stored("quantity", str, "")
 
 
@@ -128,61 +121,8 @@ class qMRMLSegmentsTableView(qMRMLWidget):
             self._table.setItem(row, 1, QtWidgets.QTableWidgetItem(segment.GetName()))
 
 
-class qMRMLSegmentSelectorWidget(qMRMLWidget):
-    """A segmentation and one of its segments."""
-
-    SIGNALS = _SCENE_SIGNAL | {"currentNodeChanged(vtkMRMLNode*)": "currentNodeChanged"}
-    SLOTS = (*_SCENE_SLOT, "setCurrentNode(vtkMRMLNode*)", "setCurrentSegmentID(QString)")
-    currentNodeChanged, currentSegmentChanged = QtCore.Signal(object), QtCore.Signal(str)
-    noneEnabled, setNoneEnabled = stored("noneEnabled", bool, False)
-    editEnabled, setEditEnabled = stored("editEnabled", bool, False)
-    horizontalLayout, setHorizontalLayout = stored("horizontalLayout", bool, False)
-    multiSelection, setMultiSelection = stored("multiSelection", bool, False)
-    segmentationNodeSelectorVisible, setSegmentationNodeSelectorVisible = stored(
-        "segmentationNodeSelectorVisible", bool, True, lambda self: self._nodes.setVisible(self.segmentationNodeSelectorVisible)
-    )
-
-    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._nodes, self._segments = qMRMLNodeComboBox(), QtWidgets.QComboBox()
-        self._nodes.nodeTypes = ["vtkMRMLSegmentationNode"]
-        box = QtWidgets.QVBoxLayout(self)
-        box.setContentsMargins(0, 0, 0, 0)
-        box.addWidget(self._nodes)
-        box.addWidget(self._segments)
-        self.mrmlSceneChanged.connect(self._nodes.setMRMLScene)
-        self._nodes.currentNodeChanged.connect(self._node_changed)
-        self._segments.currentIndexChanged.connect(lambda i: self.currentSegmentChanged.emit(self.currentSegmentID()))
-
-    def currentNode(self) -> object:
-        return self._nodes.currentNode()
-
-    def currentNodeID(self) -> str:
-        return self._nodes.currentNodeID
-
-    def setCurrentNode(self, node: object) -> None:
-        self._nodes.setCurrentNode(node)
-
-    def currentSegmentID(self) -> str:
-        return self._segments.currentData or ""
-
-    def setCurrentSegmentID(self, identifier: str) -> None:
-        self._segments.currentIndex = self._segments.findData(identifier)
-
-    def _node_changed(self, node: object) -> None:
-        self._segments.clear()
-        segmentation = node.GetSegmentation() if node is not None else None
-        for index in range(segmentation.GetNumberOfSegments() if segmentation is not None else 0):
-            identifier = segmentation.GetNthSegmentID(index)
-            self._segments.addItem(segmentation.GetSegment(identifier).GetName(), identifier)
-        self.currentNodeChanged.emit(node)
-
-
-WIDGETS = {
-    cls.__name__: cls
-    for cls in (qMRMLWidget, qSlicerWidget, qMRMLNodeComboBox, qMRMLSliderWidget, qMRMLSpinBox, qMRMLRangeWidget,
-                qMRMLSegmentsTableView, qMRMLSegmentSelectorWidget)
-}  # fmt: skip
+_CLASSES = (qMRMLWidget, qSlicerWidget, qMRMLNodeComboBox, qMRMLSliderWidget, qMRMLSpinBox, qMRMLSegmentsTableView)
+WIDGETS = {cls.__name__: cls for cls in _CLASSES}
 
 
 def install() -> None:

@@ -27,12 +27,22 @@ _LOGICS = {
     "VolumeRendering": "vtkSlicerVolumeRenderingLogic",
 }
 
-_VIEW_CLASSES_2D = ("vtkMRMLVolumeGlyphSliceDisplayableManager", "vtkMRMLModelSliceDisplayableManager",
-                    "vtkMRMLCrosshairDisplayableManager", "vtkMRMLSegmentationsDisplayableManager2D",
-                    "vtkMRMLMarkupsDisplayableManager", "vtkMRMLScalarBarDisplayableManager")  # fmt: skip
-_VIEW_CLASSES_3D = ("vtkMRMLCameraDisplayableManager", "vtkMRMLViewDisplayableManager", "vtkMRMLModelDisplayableManager",
-                    "vtkMRMLSegmentationsDisplayableManager3D", "vtkMRMLMarkupsDisplayableManager",
-                    "vtkMRMLOrientationMarkerDisplayableManager")  # fmt: skip
+_VIEW_CLASSES_2D = (
+    "vtkMRMLVolumeGlyphSliceDisplayableManager",
+    "vtkMRMLModelSliceDisplayableManager",
+    "vtkMRMLCrosshairDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager2D",
+    "vtkMRMLMarkupsDisplayableManager",
+    "vtkMRMLScalarBarDisplayableManager",
+)
+_VIEW_CLASSES_3D = (
+    "vtkMRMLCameraDisplayableManager",
+    "vtkMRMLViewDisplayableManager",
+    "vtkMRMLModelDisplayableManager",
+    "vtkMRMLSegmentationsDisplayableManager3D",
+    "vtkMRMLMarkupsDisplayableManager",
+    "vtkMRMLOrientationMarkerDisplayableManager",
+)
 
 
 def start_scene(terminologies: Path, temporary: Path) -> tuple[object, dict[str, object]]:
@@ -47,8 +57,10 @@ def start_scene(terminologies: Path, temporary: Path) -> tuple[object, dict[str,
     application_logic.SetMRMLScene(scene)
     application_logic.SetSliceLogics(vtk.vtkCollection())
     application_logic.SetViewLogics(vtk.vtkCollection())
-    for factory, classes in ((slicer.vtkMRMLSliceViewDisplayableManagerFactory, _VIEW_CLASSES_2D),
-                             (slicer.vtkMRMLThreeDViewDisplayableManagerFactory, _VIEW_CLASSES_3D)):  # fmt: skip
+    for factory, classes in (
+        (slicer.vtkMRMLSliceViewDisplayableManagerFactory, _VIEW_CLASSES_2D),
+        (slicer.vtkMRMLThreeDViewDisplayableManagerFactory, _VIEW_CLASSES_3D),
+    ):
         factory = factory.GetInstance()
         factory.SetMRMLApplicationLogic(application_logic)
         for name in classes:
@@ -83,9 +95,12 @@ def _start_remote_io(scene: object, temporary: Path) -> object:
 
 
 def add_default_nodes(scene: object) -> None:
-    """Add what every Slicer scene has: crosshair, selection, interaction, subject hierarchy and the orientation presets."""
-    for class_name, tag in (("vtkMRMLCrosshairNode", "default"), ("vtkMRMLSelectionNode", "Singleton"),
-                            ("vtkMRMLInteractionNode", "Singleton")):  # fmt: skip
+    """Add what every Slicer scene has: crosshair, selection, interaction, subject hierarchy, orientation presets."""
+    for class_name, tag in (
+        ("vtkMRMLCrosshairNode", "default"),
+        ("vtkMRMLSelectionNode", "Singleton"),
+        ("vtkMRMLInteractionNode", "Singleton"),
+    ):
         if scene.GetSingletonNode(tag, class_name) is None:
             node = getattr(slicer, class_name)()
             node.SetSingletonTag(tag)

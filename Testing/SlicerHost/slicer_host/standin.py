@@ -1,4 +1,4 @@
-"""What the stand-ins for CTK's and Slicer's own widgets share: properties stored in the widget, refused when unknown."""
+"""What the stand-ins for CTK's and Slicer's own widgets share: properties stored in the widget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from .pythonqt import convert
 _KINDS = {bool: "bool", int: "int", float: "double", str: "QString", "QStringList": "QStringList"}
 
 
-def stored(name: str, kind: object, default: object, changed: Callable | None = None) -> tuple[QtCore.Property, Callable]:
+def stored(
+    name: str, kind: object, default: object, changed: Callable | None = None
+) -> tuple[QtCore.Property, Callable]:
     """Return a Qt property that keeps its value in the widget, and its setter.
 
     ``changed(widget)`` runs after each change. Enumerations and flags are stored as they are (``kind`` object).

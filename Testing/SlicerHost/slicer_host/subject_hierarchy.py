@@ -5,9 +5,15 @@ from __future__ import annotations
 import slicer
 import vtk
 
-_PLUGINS = (("vtkMRMLScalarVolumeNode", "Volumes"), ("vtkMRMLSegmentationNode", "Segmentations"), ("vtkMRMLModelNode", "Models"),
-            ("vtkMRMLMarkupsNode", "Markups"), ("vtkMRMLTransformNode", "Transforms"), ("vtkMRMLTableNode", "Tables"),
-            ("vtkMRMLTextNode", "Texts"))  # fmt: skip
+_PLUGINS = (
+    ("vtkMRMLScalarVolumeNode", "Volumes"),
+    ("vtkMRMLSegmentationNode", "Segmentations"),
+    ("vtkMRMLModelNode", "Models"),
+    ("vtkMRMLMarkupsNode", "Markups"),
+    ("vtkMRMLTransformNode", "Transforms"),
+    ("vtkMRMLTableNode", "Tables"),
+    ("vtkMRMLTextNode", "Texts"),
+)
 
 
 def follow(scene: object) -> None:

@@ -31,7 +31,9 @@ def write_terminologies(folder: Path) -> Path:
             "@schema": _SCHEMAS + "segment-context-schema.json#",
             "SegmentationCodes": {"Category": categories},
         }
-        (folder / f"SegmentationCategoryTypeModifier-{file}.term.json").write_text(json.dumps(content), encoding="utf-8")
+        (folder / f"SegmentationCategoryTypeModifier-{file}.term.json").write_text(
+            json.dumps(content), encoding="utf-8"
+        )
     regions = {
         "AnatomicContextName": "Anatomic codes - DICOM master list",
         "@schema": _SCHEMAS + "anatomic-context-schema.json#",

@@ -1,4 +1,4 @@
-"""Load .ui files as Slicer does: CTK's and Slicer's widgets included, unknown classes, properties and connections refused.
+"""Load .ui files as Slicer does, CTK's and Slicer's widgets included; refuse what is unknown.
 
 Qt's own loader builds the widgets of Qt. It would quietly replace an unknown class by its base class, make a dynamic
 property of a misspelt one, and only warn of a wrong connection; this one raises ``UiError``.
@@ -15,8 +15,10 @@ from .pythonqt import connect, find_slot
 
 # Names that Designer writes although they are not properties of the class.
 _LAYOUT_EXTRAS = {"leftMargin", "topMargin", "rightMargin", "bottomMargin", "margin", "horizontalSpacing"} | {
-    "verticalSpacing", "spacing", "sizeConstraint",
-}  # fmt: skip
+    "verticalSpacing",
+    "spacing",
+    "sizeConstraint",
+}
 _WIDGET_EXTRAS = {"Line": {"orientation"}, "QLabel": {"buddy"}}
 
 custom_classes: dict[str, type] = {}
@@ -84,7 +86,8 @@ def _check(element: ET.Element, cls: type, extras: set[str]) -> None:
         name = prop.get("name")
         if prop.get("stdset") == "0" or name in extras or cls.staticMetaObject.indexOfProperty(name) >= 0:
             continue
-        raise UiError(f"The .ui file sets '{name}' on {element.get('name')}, but {element.get('class')} has no such property")
+        where = f"{element.get('class')} {element.get('name')}"
+        raise UiError(f"The .ui file sets '{name}' on {where}, which has no such property")
 
 
 def _take_custom_properties(root: ET.Element) -> list[tuple[str, str, object]]:

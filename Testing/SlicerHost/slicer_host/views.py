@@ -1,4 +1,4 @@
-"""Slice and 3D views rendered without a window, and the figure of all four as Slicer's conventional layout shows them."""
+"""Slice and 3D views rendered without a window, and a figure of all four as in Slicer's conventional layout."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class SliceView(_View):
             return
         super()._start()
         self._renderer.GetActiveCamera().ParallelProjectionOn()
-        # The picture of the volumes has a renderer of its own below the one that the displayable managers draw on, as in
-        # Slicer: on one and the same, translucent fills would replace the picture.
+        # The picture of the volumes has a renderer of its own below the one that the displayable managers draw on, as
+        # in Slicer: on one and the same, translucent fills would replace the picture.
         self._renderer.SetLayer(1)
         below = vtk.vtkRenderer()
         below.InteractiveOff()
@@ -189,8 +189,12 @@ def _toward(node: object, column: int, sign: int) -> str:
 
 def _draw_letters(painter: QtGui.QPainter, place: QtCore.QRect, node: object) -> None:
     flags = QtCore.Qt.AlignmentFlag
-    sides = ((flags.AlignLeft | flags.AlignVCenter, 0, -1), (flags.AlignRight | flags.AlignVCenter, 0, 1),
-             (flags.AlignHCenter | flags.AlignTop, 1, 1), (flags.AlignHCenter | flags.AlignBottom, 1, -1))  # fmt: skip
+    sides = (
+        (flags.AlignLeft | flags.AlignVCenter, 0, -1),
+        (flags.AlignRight | flags.AlignVCenter, 0, 1),
+        (flags.AlignHCenter | flags.AlignTop, 1, 1),
+        (flags.AlignHCenter | flags.AlignBottom, 1, -1),
+    )
     painter.setPen(QtGui.QColor(230, 200, 120))
     for side, column, sign in sides:
         painter.drawText(place.adjusted(6, 4, -6, -4), int(side), _toward(node, column, sign))
