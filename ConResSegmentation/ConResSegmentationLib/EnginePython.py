@@ -1,0 +1,208 @@
+"""Which Python runs the engine, whether it has what the engine needs, and getting what is missing.
+
+enginePython = EnginePython()                # Slicer's own Python; EnginePython("/path/to/python") another
+engine = EngineProcess(enginePython.launch)
+enginePython.check(onChecked)                # later: onChecked(EngineCheck)
+if enginePython.install(check.missing):      # asks; Slicer's own packages stay as they are
+    ...
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+import conresnet
+from conresnet.errors import UserError
+from conresnet.needs import PACKAGES, PYTHON
+
+from .EngineConnection import EngineLaunch
+
+SECONDS_TO_CHECK = 60
+# Slicer itself is built on these, and another version of them may break it.
+_SLICERS_OWN = ("numpy", "SimpleITK")
+
+
+@dataclass(frozen=True)
+class EngineCheck:
+    """What a look at the engine's Python has found.
+
+    Args:
+        missing: names of the packages that are missing or too old.
+        problem: a sentence that says what is wrong and what to do; empty when the engine can run.
+    """
+
+    missing: tuple[str, ...] = ()
+    problem: str = ""
+
+
+class EnginePython:
+    """The Python that runs the engine.
+
+    Args:
+        program: its executable. Defaults to Slicer's own Python. May be changed at any time; a running engine stays.
+    """
+
+    def __init__(self, program: str = ""):
+        self.program = program
+        self._inquiry: _Inquiry | None = None
+
+    @property
+    def isSlicers(self) -> bool:
+        """Whether it is Slicer's own Python."""
+        return not self.program
+
+    def launch(self) -> EngineLaunch:
+        """How the engine's process is started.
+
+        Raises:
+            UserError: "engine-python-not-found".
+        """
+        return self._launchModule("conresnet.worker")
+
+    def check(self, onChecked: Callable[[EngineCheck], None]) -> None:
+        """Look what is there, in a process of its own; a check that is still going on is dropped.
+
+        Raises:
+            UserError: "engine-python-not-found".
+        """
+        launch, isSlicers = self._launchModule("conresnet.needs"), self.isSlicers
+        if self._inquiry:
+            self._inquiry.drop()
+        self._inquiry = _Inquiry(launch, lambda output: onChecked(_evaluated(output, launch.program, isSlicers)))
+
+    def install(self, missing: Sequence[str]) -> bool:
+        """Install into Slicer's own Python what is missing there, each after asking.
+
+        Returns:
+            whether all of it is there now. If not, the user has declined, or has been told what to do.
+        """
+        rest = [name for name in missing if name not in ("torch", *_SLICERS_OWN)]
+        if not self.isSlicers or set(missing) & set(_SLICERS_OWN):
+            return False
+        if "torch" in missing and not _installTorch():
+            return False
+        return not rest or _installRest([f"{name}>={PACKAGES[name]}" for name in rest])
+
+    def _launchModule(self, module: str) -> EngineLaunch:
+        program = self.program or shutil.which("PythonSlicer") or ""
+        if not program or not (os.path.isfile(program) or shutil.which(program)):
+            raise UserError(
+                "engine-python-not-found",
+                f"The Python that shall run the engine, {program or 'PythonSlicer'}, does not exist; choose another.",
+                program=program or "PythonSlicer",
+            )
+        # Another Python would load Slicer's libraries instead of its own, and crash.
+        environment = dict(os.environ) if self.isSlicers else slicer.util.startupEnvironment()
+        folders = [str(Path(conresnet.__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+        environment["PYTHONUTF8"] = "1"
+        environment["PYTHONFAULTHANDLER"] = "1"
+        return EngineLaunch(program, ("-m", module), environment)
+
+
+class _Inquiry:
+    """Runs a program to its end and hands over what it has written; an empty text when it failed."""
+
+    def __init__(self, launch: EngineLaunch, onAnswer: Callable[[str], None]):
+        self._onAnswer: Callable[[str], None] | None = onAnswer
+        self._process = qt.QProcess()
+        environment = qt.QProcessEnvironment()
+        for name, value in launch.environment.items():
+            environment.insert(name, value)
+        self._process.setProcessEnvironment(environment)
+        self._process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
+        self._process.connect("errorOccurred(QProcess::ProcessError)", self._onError)
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.connect("timeout()", self._process.kill)
+        self._timer.start(SECONDS_TO_CHECK * 1000)
+        self._process.start(launch.program, list(launch.arguments))
+        self._process.closeWriteChannel()
+
+    def drop(self) -> None:
+        """Have it end, and say nothing."""
+        self._onAnswer = None
+        self._process.kill()
+        self._process.waitForFinished(1000)
+
+    def _onFinished(self, exitCode: int, exitStatus: int) -> None:
+        output = bytes(self._process.readAllStandardOutput().data()).decode("utf-8", errors="replace")
+        self._answer(output if exitCode == 0 else "")
+
+    def _onError(self, error: int) -> None:
+        if error == qt.QProcess.FailedToStart:
+            self._answer("")
+
+    def _answer(self, output: str) -> None:
+        self._timer.stop()
+        if self._onAnswer:
+            onAnswer, self._onAnswer = self._onAnswer, None
+            onAnswer(output)
+
+
+def _evaluated(output: str, program: str, isSlicers: bool) -> EngineCheck:
+    lines = output.splitlines()
+    try:
+        found = json.loads(lines[-1]) if lines else None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        problem = _("{program} does not run as a Python; choose another for the engine.").format(program=program)
+        return EngineCheck(problem=problem)
+    if not found["python_is_enough"]:
+        problem = _("{program} is Python {found}, and the engine needs {least} or newer; choose another.")
+        return EngineCheck(problem=problem.format(program=program, found=found["python"], least=PYTHON))
+    missing = tuple(found["missing"])
+    wanted = " ".join(f'"{name}>={PACKAGES[name]}"' for name in missing)
+    if not missing:
+        return EngineCheck()
+    if not isSlicers:
+        problem = _("The engine's Python lacks packages. Install them with: {program} -m pip install {wanted}")
+    elif set(missing) & set(_SLICERS_OWN):
+        problem = _(
+            "This Slicer is too old for the engine, which needs {wanted}; use a newer Slicer or another Python."
+        )
+    else:
+        problem = _("The engine needs {wanted}, which can be installed into Slicer's Python now.")
+    return EngineCheck(missing, problem.format(program=program, wanted=wanted))
+
+
+def _installTorch() -> bool:
+    """Through the PyTorch extension, which chooses the build for this computer's graphics card."""
+    try:
+        import PyTorchUtils
+    except ImportError:
+        _offerTorchExtension()
+        return False
+    requirement = f">={PACKAGES['torch']}"
+    return (
+        PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=requirement)
+        is not None
+    )
+
+
+def _offerTorchExtension() -> None:
+    question = _("The engine needs PyTorch, which Slicer's PyTorch extension installs. Install this extension now?")
+    if not slicer.util.confirmOkCancelDisplay(question):
+        return
+    if slicer.app.extensionsManagerModel().installExtensionFromServer("PyTorch"):
+        slicer.util.infoDisplay(_("The PyTorch extension is installed. Restart Slicer, then segment again."))
+    else:
+        slicer.util.errorDisplay(
+            _("The PyTorch extension could not be installed. Install it in the Extensions Manager, and restart Slicer.")
+        )
+
+
+def _installRest(requirements: Sequence[str]) -> bool:
+    question = _("Install {requirements} into Slicer's Python? Nothing else in it is changed.")
+    if not slicer.util.confirmOkCancelDisplay(question.format(requirements=", ".join(requirements))):
+        return False
+    slicer.util.pip_install(f"--no-deps {' '.join(requirements)}")
+    return True
