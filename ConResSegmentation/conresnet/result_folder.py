@@ -1,0 +1,101 @@
+"""The folder with a case's results: all of them, or none."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conresnet.atomic_file import replacing, write_error
+from conresnet.errors import UserError
+from conresnet.image_files import write_volume
+from conresnet.maps import MAPS
+
+if TYPE_CHECKING:
+    from conresnet.segmentation import SegmentResult
+
+SEGMENTATION_FILE = "segmentation.nii.gz"
+REPORT_FILE = "report.json"
+_NAMES = (SEGMENTATION_FILE, REPORT_FILE, *(f"{name}.nii.gz" for name in MAPS))
+
+
+def check_replaceable(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that already has results, unless they may be replaced, and a file in its place.
+
+    Raises:
+        UserError: "results-exist" or "output-not-folder".
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            "output-not-folder", f"The output {folder} is a file; name a folder for the results.", path=str(folder)
+        )
+    existing = [name for name in _NAMES if (folder / name).exists()]
+    if existing and not overwrite:
+        raise UserError(
+            "results-exist",
+            f"{folder} already holds results ({', '.join(existing)}); name another folder, or replace them with "
+            "--overwrite.",
+            path=str(folder),
+        )
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files move into ``folder`` when the block ends well; else nothing is left of it.
+
+    Results that were there before are then replaced, and those that are not among the new ones removed. Made before
+    the work begins, so that a place that cannot be written to is known at once.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    place = next(parent for parent in folder.absolute().parents if parent.exists())
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=".conresnet-", dir=place))
+    except OSError as error:
+        raise write_error(error, folder) from error
+    try:
+        yield temporary
+        try:
+            _move(temporary, folder)
+        except OSError as error:
+            raise write_error(error, folder) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move(temporary: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {path.name for path in temporary.iterdir()}
+    for name in set(_NAMES) - names:
+        (folder / name).unlink(missing_ok=True)
+    # The report last: where it is, everything is.
+    for name in sorted(names, key=lambda name: name == REPORT_FILE):
+        os.replace(temporary / name, folder / name)
+
+
+def write_images(result: SegmentResult, folder: Path) -> None:
+    """Write the segmentation (uint8 label values) and the maps (float32; several components as 4-D).
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    grid = result.labels.grid
+    write_volume(result.labels.array, grid, folder / SEGMENTATION_FILE)
+    for name, array in result.maps.items():
+        write_volume(array[0] if len(array) == 1 else array, grid, folder / f"{name}.nii.gz")
+
+
+def write_report(report: dict, folder: Path) -> None:
+    """Write the report.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    with replacing(folder / REPORT_FILE) as path:
+        path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
