@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import SampleData
 import slicer
 
 from slicer_host.panel import panel_image
@@ -18,6 +19,12 @@ class Tiny(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("Tiny")
         self.parent.categories = ["Segmentation"]
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+def registerSampleData():
+    import SampleData
+    SampleData.SampleDataLogic.registerCustomSampleDataSource(
+        sampleName="TinyHead", uris="https://example.org/a", fileNames="a.nrrd", checksums="SHA256:" + "0" * 64)
 
 @parameterNodeWrapper
 class TinyParameterNode:
@@ -70,8 +77,8 @@ PANEL = """<ui version="4.0"><class>Tiny</class><widget class="qMRMLWidget" name
 <item row="0" column="1"><widget class="qMRMLNodeComboBox" name="selector"><property name="nodeTypes">
 <stringlist><string>vtkMRMLScalarVolumeNode</string></stringlist></property>
 <property name="SlicerParameterName" stdset="0"><string>input</string></property></widget></item></layout>
-</widget></item><item><widget class="QPushButton" name="apply"><property name="text"><string>Apply</string></property></widget></item>
-</layout></widget><connections><connection><sender>Tiny</sender><signal>mrmlSceneChanged(vtkMRMLScene*)</signal>
+</widget></item><item><widget class="QPushButton" name="apply"><property name="text"><string>Apply</string></property>
+</widget></item></layout></widget><connections><connection><sender>Tiny</sender><signal>mrmlSceneChanged(vtkMRMLScene*)</signal>
 <receiver>selector</receiver><slot>setMRMLScene(vtkMRMLScene*)</slot></connection></connections></ui>"""
 
 
@@ -98,6 +105,7 @@ def test_a_module_lives_its_life(tiny, slicer_app):
     assert slicer.modules.TinyWidget is not widget and slicer.util.getModuleLogic("Tiny") is not widget.logic
     slicer.modules.TinyInstance.runTest(msec=1)
     assert slicer.tinyTested
+    assert [source.sampleName for source in SampleData.sources].count("TinyHead") >= 1
 
 
 def test_its_panel_can_be_looked_at(tiny):

@@ -12,8 +12,8 @@ import slicer
         ("tekst", "x", AttributeError),  # misspelt
         ("isChecked", True, AttributeError),  # a method
         ("clicked", print, AttributeError),  # a signal
-        ("text", None, ValueError),
-        ("enabled", None, ValueError),
+        ("text", None, AttributeError),
+        ("iconSize", 3, TypeError),
     ],
 )
 def test_a_qt_object_takes_its_properties_only(slicer_app, name, value, error):
@@ -62,8 +62,10 @@ def test_stand_in_widgets_are_as_strict(slicer_app):
         selector.connect("nodeChanged(vtkMRMLNode*)", print)
     with pytest.raises(ValueError, match="MRML node"):
         selector.setCurrentNode("vtkMRMLScalarVolumeNode1")
-    with pytest.raises(ValueError, match="double"):
+    with pytest.raises(AttributeError, match="double"):
         ctk.ctkSliderWidget().value = "1"
+    with pytest.raises(AttributeError):
+        qt.QTimer().singleShot = True  # PythonQt has a static function of that name
 
 
 UI = """<ui version="4.0"><class>P</class><widget class="qMRMLWidget" name="P"><layout class="QVBoxLayout" name="l">

@@ -16,6 +16,7 @@ if sys.platform == "linux" and not os.environ.get("DISPLAY"):
     os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
 
 import slicer
+import slicer_core
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from . import (
@@ -28,6 +29,7 @@ from . import (
     parameter_node,
     pythonqt,
     qmrml_widgets,
+    sample_data,
     scripted_module,
 )
 from . import subject_hierarchy as hierarchy
@@ -58,6 +60,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         self._logic, self._logics = start_scene(share, Path(self.temporaryPath))
         self._io = CoreIOManager(self._logics, self._logic)
         self._manager = modules.ModuleManager(self._logics)
+        self._extensions = packaging.ExtensionsManagerModel()
         self._testing = False
 
     def _start(self) -> None:
@@ -106,6 +109,9 @@ class qSlicerApplication(QtWidgets.QApplication):
 
     def layoutManager(self) -> LayoutManager:
         return self._layout
+
+    def extensionsManagerModel(self) -> packaging.ExtensionsManagerModel:
+        return self._extensions
 
     def settings(self) -> QtCore.QSettings:
         return self._settings
@@ -184,6 +190,8 @@ def install() -> None:
                 setattr(ctk, name, value)
                 custom_classes[name] = value
     sys.modules["ctk"] = ctk
+    sys.modules["SampleData"] = sample_data
+    sys.modules["vtkITK"] = slicer_core.vtkITK  # a module of its own in Slicer
     custom_classes.update(qmrml_widgets.WIDGETS)
     qmrml_widgets.install()
     modules.install()

@@ -149,6 +149,39 @@ class ctkPushButton(QtWidgets.QPushButton):
     iconAlignment, setIconAlignment = stored("iconAlignment", object, _Alignment.AlignLeft)
 
 
+class ctkSearchBox(QtWidgets.QLineEdit):
+    """A line edit to search with."""
+
+    _closed = True
+    showSearchIcon, setShowSearchIcon = stored("showSearchIcon", bool, False)
+
+
+class ctkFittedTextBrowser(QtWidgets.QTextBrowser):
+    """A text browser as tall as its text."""
+
+    _closed = True
+    SLOTS = ("setCollapsibleText(QString)", "setCollapsibleHtml(QString)", "setCollapsiblePlainText(QString)")
+    collapsed, setCollapsed = stored("collapsed", bool, True)
+    disableMouseScroll, setDisableMouseScroll = stored("disableMouseScroll", bool, False)
+    showDetailsText, setShowDetailsText = stored("showDetailsText", str, "Show details...")
+    hideDetailsText, setHideDetailsText = stored("hideDetailsText", str, "Hide details.")
+
+    def setCollapsibleText(self, text: str) -> None:
+        self.setText(text)
+
+    setCollapsibleHtml = setCollapsiblePlainText = setCollapsibleText
+
+    def sizeHint(self) -> QtCore.QSize:
+        height = int(self.document().size().height()) + 2 * self.frameWidth
+        return QtCore.QSize(200, height)
+
+    minimumSizeHint = sizeHint
+
+    def resizeEvent(self, event: QtGui.QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self.updateGeometry()
+
+
 class ctkColorPickerButton(QtWidgets.QPushButton):
     """A button that shows and picks a color."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from .pythonqt import report_exception
+from .pythonqt import connections_of, report_exception
 from .qmrml_widgets import qMRMLWidget
 from .standin import stored
 
@@ -33,6 +33,7 @@ class _Module(QtCore.QObject):
     contributors, setContributors = stored("contributors", "QStringList", ())
     dependencies, setDependencies = stored("dependencies", "QStringList", ())
     associatedNodeTypes, setAssociatedNodeTypes = stored("associatedNodeTypes", "QStringList", ())
+    defaultDocumentationLink = property(lambda self: f'<a href="{slicer.app.documentationBaseUrl}">Documentation</a>')
     helpText, setHelpText = stored("helpText", str, "")
     acknowledgementText, setAcknowledgementText = stored("acknowledgementText", str, "")
     extensions, setExtensions = stored("extensions", object, {})
@@ -166,9 +167,14 @@ class ModuleManager(QtCore.QObject):
         spec.loader.exec_module(python_module)
         module = qSlicerScriptedLoadableModule(path.stem, str(path))
         module.setTitle(path.stem)
+        waiting = connections_of(slicer.app, "startupCompleted()")
+        waited = len(waiting)
         instance = getattr(python_module, path.stem)(module)
         setattr(slicer.modules, path.stem + "Instance", instance)
         self._add(module)
+        # A module that waits for the application's start gets it, though here it comes after the start.
+        for _, deliver in waiting[waited:]:
+            deliver()
         return module
 
     def select(self, name: str) -> None:

@@ -56,6 +56,23 @@ def pip_ensure(
     pip_install(missing)
 
 
+class ExtensionsManagerModel:
+    """The Extensions Manager: records what would be installed; ``installed`` lists what counts as there."""
+
+    interactive = True
+
+    def __init__(self) -> None:
+        self.installed: list[str] = []
+        self.requests: list[str] = []
+
+    def isExtensionInstalled(self, name: str) -> bool:
+        return name in self.installed
+
+    def installExtensionFromServer(self, name: str, restart: bool = True, update: bool = False) -> bool:
+        self.requests.append(name)
+        return True
+
+
 def install() -> None:
     """Make the module ``slicer.packaging``."""
     module = types.ModuleType("slicer.packaging")

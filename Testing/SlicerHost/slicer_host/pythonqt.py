@@ -8,21 +8,26 @@ does not have. A module written for PySide breaks in Slicer and the reverse, so 
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 import traceback
+import weakref
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
 # Exceptions raised in slots and observers: Slicer prints them and goes on, a test must not overlook them.
 slot_errors: list[str] = []
 
+_CHECKED_KINDS = ("int", "uint", "qlonglong", "double", "float", "QString", "QStringList")
+
 # Signals that Qt 5.15, which Slicer is built with, does not have.
-_NOT_IN_QT5 = {"checkStateChanged", "errorOccurredForUser"}
+_NOT_IN_QT5 = {"checkStateChanged"}
 
 # While PySide's loader of .ui files runs: it makes attributes of the children, which Slicer does not.
 loading_ui = False
 
-_connections: dict[tuple[int, str], list[tuple[object, object, object]]] = {}
+# What is connected to the signals of each object: (receiver, what delivers to it). An object is not kept alive by it.
+_connections: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def report_exception(kind: type, value: BaseException, trace: object) -> None:
@@ -57,25 +62,21 @@ class QtProperty:
 
 
 def convert(value: object, kind: str, name: str) -> object:
-    """Return ``value`` as a property of the C++ type ``kind`` takes it; raise ValueError where PythonQt would."""
-    ok = True
+    """Return ``value`` as a property of the C++ type ``kind`` takes it; raise AttributeError where PythonQt would.
+
+    PythonQt makes a text of anything (``label.text = None`` shows "None"): here only a text is taken for a text.
+    """
+    number = isinstance(value, (bool, int, float))
     if kind == "bool":
-        ok = isinstance(value, (bool, int, float))
-        value = bool(value) if ok else value
-    elif kind in ("int", "uint", "qlonglong"):
-        ok = isinstance(value, (bool, int, float))
-        value = int(value) if ok else value
-    elif kind in ("double", "float"):
-        ok = isinstance(value, (bool, int, float))
-        value = float(value) if ok else value
-    elif kind == "QString":
-        ok = isinstance(value, str)
-    elif kind == "QStringList":
-        ok = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
-        value = list(value) if ok else value
-    if not ok:
-        raise ValueError(f"Property '{name}' of type '{kind}' does not accept an object of type {type(value).__name__}")
-    return value
+        return bool(value)
+    if kind in ("int", "uint", "qlonglong") and number:
+        return math.floor(value)
+    if kind in ("double", "float") and number:
+        return float(value)
+    texts = kind == "QStringList" and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+    if (kind == "QString" and isinstance(value, str)) or texts or kind not in _CHECKED_KINDS:
+        return value
+    raise AttributeError(f"Property '{name}' of type '{kind}' does not accept an object of type {type(value).__name__}")
 
 
 def _accessors(cls: type, prop: QtCore.QMetaProperty) -> tuple[object, object, object]:
@@ -108,6 +109,8 @@ def _patch_properties(cls: type) -> None:
     meta = cls.staticMetaObject
     for index in range(meta.propertyCount()):
         prop = meta.property(index)
+        if cls is QtCore.QTimer and prop.name() == "singleShot":
+            continue  # PythonQt has the static function of that name only: an instance takes setSingleShot(True)
         # A class that defines anew the method of an inherited property (QPushButton.sizeHint) would hide the property.
         if index >= meta.propertyOffset() or prop.name() in cls.__dict__:
             setattr(cls, prop.name(), QtProperty(prop, *_accessors(cls, prop)))
@@ -154,14 +157,11 @@ def _set_attribute(self: object, name: str, value: object) -> None:
 
 
 def _arity(receiver: object) -> int | None:
-    """Return how many positional arguments ``receiver`` takes at most; None when any number."""
-    try:
-        parameters = inspect.signature(receiver).parameters.values()
-    except (TypeError, ValueError):
+    """Return how many arguments a Python function takes; None for any number and for what is no Python function."""
+    function = receiver.__func__ if inspect.ismethod(receiver) else receiver
+    if not inspect.isfunction(function) or function.__code__.co_flags & inspect.CO_VARARGS:
         return None
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return None
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    return function.__code__.co_argcount - inspect.ismethod(receiver)
 
 
 def _argument_count(signature: str) -> int:
@@ -191,6 +191,11 @@ def find_signal(obj: QtCore.QObject, signature: str) -> tuple[str, object]:
     return normalized, signal
 
 
+def connections_of(obj: QtCore.QObject, normalized: str) -> list[tuple[object, object]]:
+    """Return what was connected to a signal: (receiver, what delivers to it) for each."""
+    return _connections.setdefault(obj, {}).setdefault(normalized, [])
+
+
 def connect(self: QtCore.QObject, signature: str, receiver: object, slot: str | None = None) -> bool:
     """Connect a signal, named by its C++ signature, to a Python callable (or to a receiver's slot)."""
     if slot is not None:
@@ -209,8 +214,7 @@ def connect(self: QtCore.QObject, signature: str, receiver: object, slot: str | 
             report_exception(*sys.exc_info())
 
     signal.connect(deliver)
-    # The signal is kept with its connection, so that its identity stays unique while it is listed.
-    _connections.setdefault((id(self), normalized), []).append((receiver, deliver, self))
+    connections_of(self, normalized).append((receiver, deliver))
     return True
 
 
@@ -219,7 +223,7 @@ def disconnect(self: QtCore.QObject, signature: str, receiver: object = None, sl
     if slot is not None:
         receiver = find_slot(receiver, slot)
     normalized, signal = find_signal(self, signature)
-    listed = _connections.get((id(self), normalized), [])
+    listed = connections_of(self, normalized)
     gone = [entry for entry in listed if receiver is None or entry[0] == receiver]
     for entry in gone:
         signal.disconnect(entry[1])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shiboken6
 import slicer
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from .ctk_values import ctkDoubleSpinBox, ctkSliderWidget
+from .ctk_widgets import ctkCollapsibleButton
 from .node_combo_box import qMRMLNodeComboBox
 from .standin import stored
 
@@ -62,6 +64,12 @@ class qMRMLSpinBox(_WithScene, ctkDoubleSpinBox):
     quantity, setQuantity = stored("quantity", str, "")
 
 
+class qMRMLCollapsibleButton(_WithScene, ctkCollapsibleButton):
+    """A titled section that knows the scene."""
+
+    SLOTS = ctkCollapsibleButton.SLOTS + _SCENE_SLOT
+
+
 class qMRMLSegmentsTableView(qMRMLWidget):
     """A table of a segmentation's segments: visibility, color, name."""
 
@@ -110,6 +118,8 @@ class qMRMLSegmentsTableView(qMRMLWidget):
         return [self.segmentIDForRow(row) for row in rows]
 
     def _fill(self) -> None:
+        if not shiboken6.isValid(self):
+            return
         segmentation = self._node.GetSegmentation() if self._node is not None else None
         count = segmentation.GetNumberOfSegments() if segmentation is not None else 0
         self._table.setRowCount(count)
@@ -121,7 +131,60 @@ class qMRMLSegmentsTableView(qMRMLWidget):
             self._table.setItem(row, 1, QtWidgets.QTableWidgetItem(segment.GetName()))
 
 
-_CLASSES = (qMRMLWidget, qSlicerWidget, qMRMLNodeComboBox, qMRMLSliderWidget, qMRMLSpinBox, qMRMLSegmentsTableView)
+class qMRMLSegmentationShow3DButton(QtWidgets.QPushButton):
+    """Makes, shows and removes the surfaces of a segmentation."""
+
+    _closed = True
+    SLOTS = ("setSegmentationNode(vtkMRMLSegmentationNode*)", "setLocked(bool)")
+    locked, setLocked = stored("locked", bool, False, lambda self: self._show())
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._node, self._tag = None, None
+        self.text, self.checkable, self.enabled = "Show 3D", True, False
+        self.toggled.connect(self._toggled)
+
+    def segmentationNode(self) -> object:
+        return self._node
+
+    def setSegmentationNode(self, node: object) -> None:
+        if self._node is not None:
+            self._node.RemoveObserver(self._tag)
+        self._node = node
+        if node is not None:
+            self._tag = node.AddObserver(vtk.vtkCommand.AnyEvent, lambda *_: self._show())
+        self._show()
+
+    def _toggled(self, on: bool) -> None:
+        if self._node is None:
+            return
+        if on:
+            self._node.CreateClosedSurfaceRepresentation()
+            self._node.GetDisplayNode().SetVisibility(True)
+            self._node.GetDisplayNode().SetVisibility3D(True)
+        else:
+            self._node.RemoveClosedSurfaceRepresentation()
+
+    def _show(self) -> None:
+        if not shiboken6.isValid(self):
+            return
+        segmentation = self._node.GetSegmentation() if self._node is not None else None
+        self.enabled = not self.locked and segmentation is not None and segmentation.GetNumberOfSegments() > 0
+        self.blockSignals(True)
+        self.checked = segmentation is not None and segmentation.ContainsRepresentation("Closed surface")
+        self.blockSignals(False)
+
+
+_CLASSES = (
+    qMRMLWidget,
+    qSlicerWidget,
+    qMRMLNodeComboBox,
+    qMRMLSliderWidget,
+    qMRMLSpinBox,
+    qMRMLSegmentsTableView,
+    qMRMLSegmentationShow3DButton,
+    qMRMLCollapsibleButton,
+)
 WIDGETS = {cls.__name__: cls for cls in _CLASSES}
 
 
