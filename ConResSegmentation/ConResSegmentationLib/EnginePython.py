@@ -144,7 +144,8 @@ class _Inquiry:
         self._timer.stop()
         if self._onAnswer:
             onAnswer, self._onAnswer = self._onAnswer, None
-            onAnswer(output)
+            # Who hears it may start another inquiry, which ends this one: not while its process is still telling.
+            qt.QTimer.singleShot(0, lambda: onAnswer(output))
 
 
 def _evaluated(output: str, program: str, isSlicers: bool) -> EngineCheck:

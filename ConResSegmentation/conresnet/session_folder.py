@@ -112,12 +112,18 @@ def _own(folder: Path, flags: int) -> int | None:
 
 def _remove_owned(folder: Path, descriptor: int) -> None:
     """Remove everything, the lock last: what cannot go now is then still known as abandoned at the next start."""
-    for entry in list(folder.iterdir()):
+    _empty(folder)
+    os.close(descriptor)
+    with contextlib.suppress(OSError):
+        if set(os.listdir(folder)) <= {LOCK_FILE}:
+            shutil.rmtree(folder)
+
+
+def _empty(folder: Path) -> None:
+    """Remove all but the lock, as far as it goes. A link goes, and not what it leads to."""
+    for entry in list(folder.iterdir()) if folder.is_dir() else []:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name != LOCK_FILE:
             with contextlib.suppress(OSError):
                 entry.unlink()
-    os.close(descriptor)
-    if os.listdir(folder) == [LOCK_FILE]:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,139 @@
+"""A plain client of the worker, for tests: real processes, no Qt."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+ENGINE = Path(__file__).resolve().parents[3] / "ConResSegmentation"
+FAKE = (str(Path(__file__).with_name("fake_worker.py")),)
+REAL = ("-m", "conresnet", "worker")
+
+
+def engine_environment(temporary: Path | str | None = None) -> dict[str, str]:
+    """The environment of an engine started from the sources, one thread, its temporary files where told."""
+    environment = {**os.environ, "PYTHONPATH": str(ENGINE), "OMP_NUM_THREADS": "1"}
+    if temporary:
+        environment["TMPDIR"] = str(temporary)
+    return environment
+
+
+class Client:
+    """Talks to a worker.
+
+    Args:
+        arguments: of Python, to start it.
+        temporary: its temporary folder.
+        environment: further variables.
+    """
+
+    def __init__(self, *arguments: str, temporary: Path, environment: dict[str, str] | None = None):
+        self.temporary = temporary
+        self.process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**engine_environment(temporary), **(environment or {})},
+        )
+        self.events: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
+        self.log = bytearray()
+        self._readers = [threading.Thread(target=self._read), threading.Thread(target=self._read_log)]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.events.put(json.loads(line.decode("utf-8")))
+        self.events.put(None)
+
+    def _read_log(self) -> None:
+        for line in self.process.stderr:
+            self.log += line
+
+    def expect(self, event: str, seconds: float = 30.0) -> dict:
+        """The next event of that name; others before it are dropped, an unexpected error fails."""
+        deadline = time.monotonic() + seconds
+        while True:
+            message = self.events.get(timeout=max(0.01, deadline - time.monotonic()))
+            assert message is not None, f"the worker ended before {event}: {self.log.decode()}"
+            assert event == "error" or message["event"] != "error", message
+            if message["event"] == event:
+                return message
+
+    def ready(self) -> dict:
+        """Wait until requests are taken; returns the hello."""
+        hello = self.expect("hello")
+        self.expect("ready", 60)
+        return hello
+
+    def send(self, **message: object) -> None:
+        """Write a request."""
+        self.process.stdin.write(json.dumps(message, ensure_ascii=False).encode("utf-8") + b"\n")
+        self.process.stdin.flush()
+
+    def segment(self, number: int, model: str, array: np.ndarray, **values: object) -> None:
+        """Ask for a segmentation of an array with voxels of 1 mm."""
+        folder = self.temporary / "inputs of ä"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{number}.npy"
+        np.save(path, array)
+        grid = {"shape": array.shape, "ijk_to_ras": np.eye(4).tolist()}
+        channel = {"npy": str(path), "grid": grid, "name": "Bild ä"}
+        self.send(request="segment", id=number, model=model, channels=[channel], **values)
+
+    def close(self, seconds: float = 20.0) -> int:
+        """Close the worker's standard input and wait for its end; returns the exit status."""
+        self.process.stdin.close()
+        return self.wait(seconds)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Wait for its end."""
+        status = self.process.wait(seconds)
+        for reader in self._readers:
+            reader.join(10)
+        return status
+
+    def sessions(self) -> list[str]:
+        """The session folders that lie about."""
+        return sorted(path.name for path in self.temporary.glob("conresnet-*"))
+
+
+@contextmanager
+def running(*arguments: str, temporary: Path | None = None, **options: object) -> Iterator[Client]:
+    """A client whose worker is gone afterwards, whatever happened."""
+    with tempfile.TemporaryDirectory(prefix="ä b ") as folder:
+        client = Client(*arguments, temporary=temporary or Path(folder), **options)
+        try:
+            yield client
+        finally:
+            client.process.kill()
+            client.process.stdin.close()
+            client.wait()
+            client.process.stdout.close()
+            client.process.stderr.close()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody waits for does not."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def wait_until(condition, seconds: float = 20.0) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)

@@ -1,0 +1,23 @@
+"""Workers in processes of their own, with temporary folders of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from worker.client import FAKE, Client, running
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    """A worker around the stand-in engine, ready."""
+    with running(*FAKE) as client:
+        client.hello = client.ready()
+        yield client
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    """Twelve slices of noise."""
+    return np.random.default_rng(1).normal(size=(12, 9, 7)).astype(np.float32)

@@ -1,0 +1,44 @@
+"""The lines of the protocol, however they arrive."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conresnet.protocol import LineSplitter, ProtocolError, decode, encode
+
+texts = st.text(max_size=20)
+messages = st.dictionaries(texts, st.none() | st.booleans() | st.integers() | texts | st.lists(texts), max_size=5)
+
+
+@given(st.lists(messages, max_size=4), st.lists(st.integers(0, 200), max_size=12))
+def test_messages_survive_being_cut_anywhere(sent: list[dict], cuts: list[int]) -> None:
+    data = b"".join(map(encode, sent))
+    places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    splitter = LineSplitter()
+    pieces = [data[start:stop] for start, stop in zip(places, places[1:], strict=False)]
+    assert [decode(line) for piece in pieces for line in splitter.feed(piece)] == sent
+
+
+def test_utf8_letters_may_be_split_between_pieces() -> None:
+    data = '{"name":"Grüße 脑"}\r\n'.encode()
+    splitter = LineSplitter()
+    lines = [line for n in range(len(data)) for line in splitter.feed(data[n : n + 1])]
+    assert [decode(line) for line in lines] == [{"name": "Grüße 脑"}]
+
+
+def test_an_undecodable_file_name_survives() -> None:
+    name = b"image-\xff.nii".decode("utf-8", errors="surrogateescape")
+    assert decode(encode({"npy": name})) == {"npy": name}
+
+
+def test_a_line_is_one_line() -> None:
+    line = encode({"text": "one\ntwo\r\u2028three"})
+    assert line.count(b"\n") == 1 and line.endswith(b"\n") and line.isascii()
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"[1]", b"5", b'"text"', b'{"a":', b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_message_is_refused(line: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        decode(line)

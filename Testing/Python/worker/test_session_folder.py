@@ -1,0 +1,94 @@
+"""Session folders: whose they are, and that those of the dead are removed, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from worker.client import engine_environment
+
+from conresnet.session_folder import LOCK_FILE, SessionFolder, remove, remove_abandoned
+
+_HOLD = (
+    "import sys; from conresnet.session_folder import SessionFolder as S; s = S(sys.argv[1]); print(s.path, flush=True)"
+)
+
+
+def folder_of_a_killed_process(parent: Path) -> Path:
+    """The session folder of a process that was killed, with an array in it."""
+    code = f"{_HOLD}; s.request_folder(1).joinpath('a.npy').write_bytes(b'1'); print('made', flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=engine_environment(),
+        encoding="utf-8",
+    )
+    with process:
+        path = Path(process.stdout.readline().strip())
+        process.stdout.readline()
+        remove_abandoned(parent)
+        assert (path / "1" / "a.npy").exists(), "a living process keeps its folder"
+        process.kill()
+    return path
+
+
+def test_the_folder_of_a_killed_process_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    path = folder_of_a_killed_process(tmp_path)
+    assert path.exists()
+    remove_abandoned(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_client_removes_the_folder_of_an_engine_that_was_killed(tmp_path: Path) -> None:
+    assert remove(folder_of_a_killed_process(tmp_path))
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    session = SessionFolder(tmp_path)
+    assert not remove(session.path)
+    remove_abandoned(tmp_path)
+    assert session.path.is_dir()
+    session.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "conresnet-results"
+    mine.mkdir()
+    (mine / "segmentation.nii.gz").touch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / LOCK_FILE).touch()
+    (tmp_path / "conresnet-link").symlink_to(elsewhere)
+    remove_abandoned(tmp_path)
+    assert not remove(elsewhere)
+    assert (mine / "segmentation.nii.gz").exists() and (elsewhere / LOCK_FILE).exists()
+
+
+def test_links_in_an_abandoned_folder_are_not_followed(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "data").touch()
+    session = SessionFolder(tmp_path)
+    (session.path / "link").symlink_to(precious)
+    (session.path / "file").touch()
+    session.remove()
+    assert not session.path.exists()
+    assert (precious / "data").exists()
+
+
+def test_the_arrays_of_a_request_go_when_it_is_released(tmp_path: Path) -> None:
+    session = SessionFolder(tmp_path)
+    (session.request_folder(1) / "a.npy").touch()
+    (session.request_folder(2) / "a.npy").touch()
+    session.release(1)
+    assert [path.name for path in session.path.iterdir() if path.is_dir()] == ["2"]
+    session.remove()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="missing"):
+        SessionFolder(tmp_path / "missing")

@@ -1,0 +1,129 @@
+"""However it ends, the worker leaves no process and no file behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from worker.client import FAKE, Client, engine_environment, is_alive, running, wait_until
+
+from conresnet.worker.server import SECONDS_OF_GRACE
+
+
+def test_it_ends_when_its_input_closes(client: Client) -> None:
+    assert client.close() == 0
+    assert client.sessions() == []
+
+
+def test_it_ends_when_told(client: Client) -> None:
+    client.send(request="shutdown")
+    assert client.wait() == 0
+    assert client.sessions() == []
+
+
+def test_its_input_closing_stops_what_it_computes(client: Client, image: np.ndarray) -> None:
+    client.segment(1, "patient", image)
+    client.segment(2, "patient", image)
+    client.expect("progress")
+    begun = time.monotonic()
+    assert client.close() == 0
+    assert time.monotonic() - begun < SECONDS_OF_GRACE
+    assert client.sessions() == []
+
+
+def test_its_input_closing_ends_even_what_does_not_listen(client: Client, image: np.ndarray) -> None:
+    client.segment(1, "deaf", image)
+    client.expect("progress")
+    begun = time.monotonic()
+    assert client.close() == 1
+    assert time.monotonic() - begun < SECONDS_OF_GRACE + 2
+    assert client.sessions() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_polite_signal_ends_it(client: Client, image: np.ndarray, number: int) -> None:
+    client.segment(1, "patient", image)
+    client.expect("progress")
+    client.process.send_signal(number)
+    assert client.wait() == 0
+    assert client.sessions() == []
+
+
+def test_nobody_reading_its_answers_ends_it(client: Client, image: np.ndarray) -> None:
+    """The other end of its output closes while its input stays open."""
+    process = subprocess.Popen(
+        [sys.executable, *FAKE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=engine_environment(client.temporary),
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdin.write(b"garbage\n")
+    process.stdin.flush()
+    process.wait(20)
+    process.stdin.close()
+    assert len(client.sessions()) == 1
+
+
+def test_a_crash_leaves_a_folder_that_the_next_worker_removes(tmp_path: Path, image: np.ndarray) -> None:
+    with running(*FAKE, temporary=tmp_path) as client:
+        client.ready()
+        client.segment(1, "crashing", image)
+        assert client.wait() == -signal.SIGSEGV
+        assert len(client.sessions()) == 1
+    with running(*FAKE, temporary=tmp_path) as client:
+        hello = client.ready()
+        assert client.sessions() == [Path(hello["session"]).name]
+        client.close()
+        assert client.sessions() == []
+
+
+def test_it_dies_with_a_client_that_is_killed(tmp_path: Path, image: np.ndarray) -> None:
+    """A client process is killed while its worker computes: what it left is gone within the time of grace."""
+    np.save(tmp_path / "image.npy", image)
+    code = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from worker.client import FAKE, Client
+client = Client(*FAKE, temporary=Path(sys.argv[1]))
+client.ready()
+client.segment(1, sys.argv[2], np.load(Path(sys.argv[1]) / "image.npy"))
+client.expect("progress")
+print(client.process.pid, flush=True)
+time.sleep(60)
+"""
+    tests = Path(__file__).resolve().parents[1]
+    for model in ("patient", "deaf"):
+        environment = engine_environment(tmp_path)
+        environment["PYTHONPATH"] += os.pathsep + str(tests)
+        parent = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), model], stdout=subprocess.PIPE, env=environment
+        )
+        with parent:
+            worker = int(parent.stdout.readline())
+            assert psutil.Process(worker).ppid() == parent.pid
+            parent.kill()
+        wait_until(lambda worker=worker: not is_alive(worker), SECONDS_OF_GRACE + 3)
+        assert list(tmp_path.glob("conresnet-*")) == []
+
+
+def test_a_full_disk_is_an_error_and_not_a_crash(image: np.ndarray) -> None:
+    with running(*FAKE) as client:
+        client.ready()
+        resource.prlimit(client.process.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        client.segment(1, "any", np.tile(image, (10, 1, 1)))
+        error = client.expect("error")
+        assert error["code"] == "disk-full" and not error["ours"]
+        client.segment(2, "any", image[:2])
+        assert client.expect("done")["id"] == 2
