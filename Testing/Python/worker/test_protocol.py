@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ def test_messages_survive_being_cut_anywhere(sent: list[dict], cuts: list[int]) 
     data = b"".join(map(encode, sent))
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     splitter = LineSplitter()
-    pieces = [data[start:stop] for start, stop in zip(places, places[1:], strict=False)]
+    pieces = [data[start:stop] for start, stop in itertools.pairwise(places)]
     assert [decode(line) for piece in pieces for line in splitter.feed(piece)] == sent
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from worker.client import FAKE, Client, running, wait_until
 
 from conresnet import __version__
 from conresnet.protocol import PROTOCOL
+from worker.client import FAKE, Client, running, wait_until
 
 
 def test_the_first_line_says_who_speaks(client: Client) -> None:

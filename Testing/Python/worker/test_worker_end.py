@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from worker.client import FAKE, Client, engine_environment, is_alive, running, wait_until
 
 from conresnet.worker.server import SECONDS_OF_GRACE
+from worker.client import FAKE, Client, engine_environment, is_alive, running, wait_until
 
 
 def test_it_ends_when_its_input_closes(client: Client) -> None:

@@ -1,0 +1,64 @@
+"""What the engine's Python must have, and how it says what is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from conresnet.needs import PACKAGES, PYTHON, is_enough, missing_packages
+from worker.client import engine_environment
+
+
+def test_the_needs_are_those_of_the_distribution(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", need).groups() for need in project["dependencies"])
+    assert listed.items() >= PACKAGES.items()
+    assert project["requires-python"] == f">={PYTHON}"
+
+
+@pytest.mark.parametrize(
+    ("version", "least", "enough"),
+    [
+        ("2.13.0+cpu", "2.6", True),
+        ("2.6", "2.6", True),
+        ("2.5.1+cu118", "2.6", False),
+        ("10.0", "9.1", True),
+        ("", "1", True),
+    ],
+)
+def test_versions_are_compared_as_numbers(version: str, least: str, enough: bool) -> None:
+    assert is_enough(version, least) == enough
+
+
+def test_what_is_missing_or_too_old_is_named() -> None:
+    assert missing_packages(dict(PACKAGES)) == []
+    assert missing_packages({**PACKAGES, "torch": "1.13"}) == ["torch"]
+    assert missing_packages({}) == list(PACKAGES)
+
+
+def ask(*options: str) -> dict:
+    """The report of a Python started with those options."""
+    command = [sys.executable, *options, "-m", "conresnet.needs"]
+    return json.loads(subprocess.run(command, env=engine_environment(), capture_output=True, check=True).stdout)
+
+
+def test_a_python_says_what_it_has() -> None:
+    report = ask()
+    assert report["python_is_enough"] and report["missing"] == [] and report["packages"]["torch"]
+
+
+def test_a_python_without_packages_says_so() -> None:
+    assert ask("-S")["missing"] == list(PACKAGES)
+
+
+def test_the_worker_needs_nothing_else() -> None:
+    """Neither the command line's library nor the one that reads files."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['click', 'nibabel', 'scipy', 'monai']))"
+    code = f"{blocked}; import conresnet.worker.torch_engine, conresnet.worker.__main__"
+    subprocess.run([sys.executable, "-c", code], env=engine_environment(), check=True)

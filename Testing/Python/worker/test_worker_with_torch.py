@@ -1,0 +1,198 @@
+"""The worker with the real engine, from request to labels."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from conresnet.grid import Grid, Volume
+from conresnet.segmentation import SegmentOptions, load_model, segment
+from worker.client import REAL, Client, is_alive, running, wait_until
+from worker.models import make_model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quick model, a second one, and one whose only window takes many seconds."""
+    folder = tmp_path_factory.mktemp("Modelle ä")
+    make_model(folder, "organ")
+    make_model(folder, "other", base_width=16)
+    make_model(folder, "wide", base_width=32, window=(48, 128, 128))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client() -> Client:
+    """One worker for all tests that do not end it."""
+    with running(*REAL) as client:
+        client.hello = client.ready()
+        yield client
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    """Noise of the size of a few windows."""
+    return np.random.default_rng(1).normal(size=(20, 40, 44)).astype(np.float32)
+
+
+@pytest.fixture
+def large_image() -> np.ndarray:
+    """As large as the wide model's window."""
+    return np.random.default_rng(1).normal(size=(48, 128, 128)).astype(np.float32)
+
+
+def events_until(client: Client, last: str) -> list[dict]:
+    """All events up to one of that name."""
+    events = [client.events.get(timeout=60)]
+    while events[-1]["event"] != last:
+        assert events[-1]["event"] != "error", events[-1]
+        events.append(client.events.get(timeout=60))
+    return events
+
+
+def test_it_gives_what_the_engine_gives_in_this_process(client: Client, models: Path, image: np.ndarray) -> None:
+    client.segment(1, str(models / "organ"), image, maps=["probability", "attention"], precision="fp32")
+    done = client.expect("done")
+    expected = segment(
+        load_model(models / "organ"),
+        [Volume(image, Grid(image.shape, np.eye(4)), "image")],
+        SegmentOptions(maps=("probability", "attention"), precision="fp32", threads=1),
+    )
+    np.testing.assert_array_equal(np.load(done["labels"]), expected.labels.array)
+    for name, array in expected.maps.items():
+        np.testing.assert_allclose(np.load(done["maps"][name]), array, atol=2e-3)
+    assert done["report"]["model"] == expected.report["model"]
+
+
+def test_the_model_stays_loaded_until_another_is_asked_for(client: Client, models: Path, image: np.ndarray) -> None:
+    def is_loaded_for(number: int, name: str) -> bool:
+        client.segment(number, str(models / name), image)
+        phases = [event["phase"] for event in events_until(client, "done") if event["event"] == "progress"]
+        assert phases[-1] == "writing"
+        return "loading" in phases
+
+    asked = ["organ", "organ", "other", "organ"]
+    client.segment(10, str(models / "wide"), image, device="nowhere")
+    client.expect("error")
+    assert [is_loaded_for(11 + n, name) for n, name in enumerate(asked)] == [True, False, True, True]
+
+
+def test_a_changed_package_of_the_same_name_is_loaded_anew(client: Client, tmp_path: Path, image: np.ndarray) -> None:
+    path = make_model(tmp_path, "changing")
+    client.segment(20, str(path), image)
+    client.expect("done")
+    for file in path.iterdir():
+        file.unlink()
+    path.rmdir()
+    make_model(tmp_path, "changing", base_width=16)
+    client.segment(21, str(path), image)
+    assert "loading" in [event.get("phase") for event in events_until(client, "done")]
+
+
+def test_cancel_is_heard_within_a_second_inside_a_window(
+    client: Client, models: Path, large_image: np.ndarray, image: np.ndarray
+) -> None:
+    client.segment(30, str(models / "wide"), large_image, precision="fp32")
+    while client.expect("progress", 60)["phase"] != "segmenting":
+        pass
+    client.expect("progress", 60)
+    begun = time.monotonic()
+    client.send(request="cancel")
+    assert client.expect("cancelled")["id"] == 30
+    assert time.monotonic() - begun < 1
+    client.segment(31, str(models / "wide"), image)
+    assert client.expect("done", 60)["id"] == 31
+
+
+def test_its_input_closing_inside_a_window_ends_it(models: Path, large_image: np.ndarray) -> None:
+    with running(*REAL) as client:
+        client.ready()
+        client.segment(1, str(models / "wide"), large_image, precision="fp32")
+        while client.expect("progress", 60)["phase"] != "segmenting":
+            pass
+        begun = time.monotonic()
+        client.close()
+        assert time.monotonic() - begun < 5
+        assert client.sessions() == []
+
+
+def test_killed_inside_a_window_the_next_worker_cleans_up(
+    models: Path, large_image: np.ndarray, tmp_path: Path
+) -> None:
+    with running(*REAL, temporary=tmp_path) as client:
+        hello = client.ready()
+        client.segment(1, str(models / "wide"), large_image)
+        client.expect("array", 60)
+        psutil.Process(hello["pid"]).kill()
+        wait_until(lambda: not is_alive(hello["pid"]))
+        assert len(client.sessions()) == 1
+    with running(*REAL, temporary=tmp_path) as client:
+        client.ready()
+        client.close()
+        assert client.sessions() == []
+
+
+@pytest.mark.parametrize(
+    ("model", "code"), [("no such model", "model-not-found"), ("/no/such/folder", "model-not-found")]
+)
+def test_a_model_that_is_not_there(client: Client, image: np.ndarray, model: str, code: str) -> None:
+    client.segment(40, model, image)
+    error = client.expect("error")
+    assert error["code"] == code and model in error["message"] and not error["ours"]
+
+
+def test_a_damaged_model(client: Client, image: np.ndarray, tmp_path: Path) -> None:
+    path = make_model(tmp_path, "damaged")
+    weights = bytearray((path / "network.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (path / "network.safetensors").write_bytes(weights)
+    client.segment(41, str(path), image)
+    assert client.expect("error")["code"] == "package-checksum"
+
+
+def test_a_wrong_number_of_channels(client: Client, models: Path, image: np.ndarray) -> None:
+    client.segment(42, str(models / "organ"), image, channels=2)
+    error = client.expect("error")
+    assert "channel" in error["message"] and not error["ours"]
+
+
+def test_a_constant_image(client: Client, models: Path) -> None:
+    client.segment(43, str(models / "organ"), np.ones((8, 8, 8), dtype=np.int16))
+    error = client.expect("error")
+    assert not error["ours"] and "Bild ä" in error["message"]
+
+
+def test_the_processor_is_among_the_devices(client: Client) -> None:
+    client.send(request="devices", id=50)
+    devices = client.expect("devices")["devices"]
+    assert devices[0]["name"] == "cpu" and devices[0]["title"]
+
+
+def test_a_roi_leaves_the_rest_empty(client: Client, models: Path, image: np.ndarray) -> None:
+    roi = {"center": [20.0, 20.0, 10.0], "axes": np.eye(3).tolist(), "size": [10.0, 12.0, 8.0]}
+    client.segment(60, str(models / "organ"), image, roi=roi, maps=["probability"])
+    done = client.expect("done")
+    probability = np.load(done["maps"]["probability"])
+    assert probability[:, 8:12, 16:24, 16:24].any()
+    assert not probability[:, :5].any() and not probability[..., 30:].any()
+
+
+def test_an_image_larger_than_memory_is_an_error_and_not_the_end(
+    models: Path, image: np.ndarray, large_image: np.ndarray
+) -> None:
+    """The address space stands in for memory."""
+    with running(*REAL) as client:
+        hello = client.ready()
+        client.segment(1, str(models / "organ"), image)
+        client.expect("done")
+        used = psutil.Process(hello["pid"]).memory_info().vms
+        psutil.Process(hello["pid"]).rlimit(psutil.RLIMIT_AS, (used + (64 << 20), used + (64 << 20)))
+        client.segment(2, str(models / "wide"), large_image, precision="fp32")
+        error = client.expect("error", 60)
+        assert "memory" in error["message"] and not error["ours"], error
+        client.send(request="devices", id=3)
+        client.expect("devices")
