@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slicer_host import dialogs, slot_errors, start_application
+from slicer_host import dialogs, packaging, slot_errors, start_application
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +24,8 @@ def slicer_app(slicer_session: object) -> object:
     slicer_session.processEvents()
     dialogs.clear()
     slot_errors.clear()
+    packaging.requests.clear()
+    slicer_session.extensionsManagerModel().requests.clear()
     slicer_session.settings().clear()
     yield slicer_session
     slicer_session.moduleManager().select("")

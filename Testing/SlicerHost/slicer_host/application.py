@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import shutil
@@ -50,6 +51,7 @@ class qSlicerApplication(QtWidgets.QApplication):
     def __init__(self, terminologies: Path | None) -> None:
         super().__init__(["Slicer"])
         self._folder = tempfile.mkdtemp(prefix="slicer-host-")
+        atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
         # A user's settings belong to the user: a stand-in keeps its own.
         QtCore.QSettings.setDefaultFormat(QtCore.QSettings.IniFormat)
         QtCore.QSettings.setPath(QtCore.QSettings.IniFormat, QtCore.QSettings.UserScope, self._folder)
@@ -139,12 +141,11 @@ class qSlicerApplication(QtWidgets.QApplication):
         return os.path.join(self.slicerHome, path)
 
     def quit_host(self) -> None:
-        """Unload the scripted modules and remove the temporary folder; not Slicer's."""
+        """Unload the scripted modules, as Slicer does when it quits."""
         for name in self._manager.modulesNames():
             if isinstance(self._manager.module(name), modules.qSlicerScriptedLoadableModule):
                 self._manager.unload(name)
         self.processEvents()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 # Named after the class: in its body, the name "os" must stay the module's.

@@ -30,6 +30,8 @@ def pip_check(requirements: object) -> bool:
     from importlib.metadata import PackageNotFoundError, version
 
     for requirement in _listed(requirements):
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
         try:
             if not requirement.specifier.contains(Version(version(requirement.name)), prereleases=True):
                 return False
@@ -39,7 +41,9 @@ def pip_check(requirements: object) -> bool:
 
 
 def pip_install(requirements: object, **options: object) -> None:
-    """Record what Slicer would install into its own Python."""
+    """Record what Slicer would install into its own Python; ValueError for what is neither a text nor a list."""
+    if not isinstance(requirements, (str, list)):
+        raise ValueError("pip_install takes a text or a list")
     requests.append(requirements if isinstance(requirements, str) else " ".join(str(r) for r in requirements))
 
 

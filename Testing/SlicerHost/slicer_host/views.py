@@ -144,8 +144,11 @@ class ThreeDView(_View):
             self._window.SetAlphaBitPlanes(1)
             self._renderer.SetUseDepthPeeling(1)
 
-    def look(self, direction: tuple[float, float, float] = (0.6, 0.7, 0.35)) -> None:
-        """Look at everything from a direction (RAS, from the center toward the camera), the head's top up."""
+    def look(self, direction: tuple[float, float, float] = (0.6, 0.7, 0.35), zoom: float = 1.2) -> None:
+        """Look at everything from a direction (RAS, from the center toward the camera), the head's top up.
+
+        ``zoom``: at 1 the sphere around everything fills the view.
+        """
         self._start()
         bounds = vtk.vtkBoundingBox(self._renderer.ComputeVisiblePropBounds())
         if not bounds.IsValid():
@@ -159,7 +162,7 @@ class ThreeDView(_View):
         camera.SetPosition([c + d / length * distance for c, d in zip(center, direction, strict=True)])
         camera.SetViewUp(0, 0, 1)
         self._renderer.ResetCamera()
-        camera.Zoom(1.3)
+        camera.Zoom(zoom)
         self._renderer.ResetCameraClippingRange()
 
     def resetFocalPoint(self) -> None:
