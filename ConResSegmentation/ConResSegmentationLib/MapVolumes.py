@@ -13,6 +13,7 @@ MAP_ATTRIBUTE = "ConResNet.Map"
 SEGMENT_ATTRIBUTE = "ConResNet.MapSegment"
 TITLE_ATTRIBUTE = "ConResNet.MapTitle"
 _ROLE = "conresnetMap"
+_INPUT_ROLE = "conresnetInput"
 # Below this a map says nothing, and the image shall show through.
 _CLEAR_BELOW = 0.05
 _COLORS = {
@@ -48,6 +49,11 @@ def mapNodes(segmentationNode) -> list:
     """The maps that belong to a segmentation, in their order."""
     count = segmentationNode.GetNumberOfNodeReferences(_ROLE)
     return [node for n in range(count) if (node := segmentationNode.GetNthNodeReference(_ROLE, n)) is not None]
+
+
+def inputOf(mapNode):
+    """The volume that a map belongs to; None when it is gone."""
+    return mapNode.GetNodeReference(_INPUT_ROLE)
 
 
 def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
@@ -97,6 +103,7 @@ def _fill(node, volume: MapVolume, volumeNode) -> None:
         slicer.util.updateVolumeFromArray(node, volume.array)
         node.SetIJKToRASMatrix(ijkToRas)
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        node.SetNodeReferenceID(_INPUT_ROLE, volumeNode.GetID())
         node.SetAttribute(MAP_ATTRIBUTE, volume.kind)
         node.SetAttribute(SEGMENT_ATTRIBUTE, volume.segment)
         node.SetAttribute(TITLE_ATTRIBUTE, volume.title)

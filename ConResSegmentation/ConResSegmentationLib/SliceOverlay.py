@@ -6,7 +6,8 @@ from slicer.i18n import tr as _
 
 def show(mapNode, backgroundNode, opacity: float) -> None:
     """Lay a map over the slices; the input becomes their background where another volume is."""
-    slicer.util.setSliceViewerLayers(background=backgroundNode, foreground=mapNode, foregroundOpacity=opacity)
+    background = backgroundNode if backgroundNode is not None else "keep-current"
+    slicer.util.setSliceViewerLayers(background=background, foreground=mapNode, foregroundOpacity=opacity)
 
 
 def setOpacity(opacity: float) -> None:

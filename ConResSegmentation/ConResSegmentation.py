@@ -1,0 +1,447 @@
+"""ConRes Segmentation: segment images with ConResNet models, and see what the network saw between the slices."""
+
+import enum
+import importlib
+import logging
+import sys
+import time
+import traceback
+from typing import Annotated
+
+import qt
+import slicer
+import vtk
+from slicer import (
+    vtkMRMLMarkupsROINode,
+    vtkMRMLScalarVolumeNode,
+    vtkMRMLSegmentationNode,
+)
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+from conresnet.errors import UserError
+from ConResSegmentationLib import Diagnostics, Messages, RegionPlacement, SelfTest
+from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
+from ConResSegmentationLib.EnginePanel import EnginePanel
+from ConResSegmentationLib.EngineProcess import EngineProcess
+from ConResSegmentationLib.EnginePython import EnginePython
+from ConResSegmentationLib.ModelPanel import ModelPanel
+from ConResSegmentationLib.OverlayPanel import OverlayPanel
+from ConResSegmentationLib.RunPanel import RunPanel
+from ConResSegmentationLib.SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
+
+
+class ConResSegmentation(ScriptedLoadableModule):
+    """The module as Slicer lists it."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = _("ConRes Segmentation")
+        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+        self.parent.dependencies = []
+        self.parent.contributors = ["ConResNet for 3D Slicer contributors"]
+        self.parent.helpText = _(
+            "Segments volumes with ConResNet models, and shows the context residual and attention maps of the network "
+            "over the slices. For research use only, not for diagnosis. See the {documentation}."
+        ).format(
+            documentation='<a href="https://github.com/ConResNet/SlicerConResNet">{}</a>'.format(_("documentation"))
+        )
+        self.parent.acknowledgementText = _(
+            "The network is that of J. Zhang, Y. Xie, Y. Wang and Y. Xia, Inter-Slice Context Residual Learning for 3D "
+            "Medical Image Segmentation, IEEE Transactions on Medical Imaging 40(2), 2021."
+        )
+
+
+class Precision(enum.Enum):
+    """The number type that the network computes with."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+    def label(self) -> str:
+        """What the selector shows."""
+        return _("Automatic") if self is Precision.auto else self.value
+
+
+@parameterNodeWrapper
+class ConResSegmentationParameterNode:
+    """The user's choices, which are saved with the scene.
+
+    model - name of the model; empty for the first one.
+    channels - one volume a channel of the model, in its order.
+    region - where to segment; the whole image without one.
+    segmentation - where the result goes; a new segmentation without one.
+    residualMap, attentionMap, probabilityMap, featuresMap - which maps to make.
+    show3D - whether to make surfaces.
+    device, precision - how to compute.
+    shownMap, mapOpacity - the map over the slices.
+    """
+
+    model: str
+    channels: list[vtkMRMLScalarVolumeNode]
+    region: vtkMRMLMarkupsROINode
+    segmentation: vtkMRMLSegmentationNode
+    residualMap: bool = True
+    attentionMap: bool = True
+    probabilityMap: bool = False
+    featuresMap: bool = False
+    show3D: bool = True
+    device: str = "auto"
+    precision: Precision = Precision.auto
+    shownMap: vtkMRMLScalarVolumeNode
+    mapOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
+
+
+class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, RunListener):
+    """The panel: choices go to the parameter node, clicks to the logic, and what happens to the panel's parts."""
+
+    def __init__(self, parent=None) -> None:
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = None
+        self._parameterNode = None
+        self._parameterNodeGuiTag = None
+        self._run = None
+
+    def setup(self) -> None:
+        """Build the panel; Slicer calls this when the module is opened for the first time."""
+        ScriptedLoadableModuleWidget.setup(self)
+        uiWidget = slicer.util.loadUI(self.resourcePath("UI/ConResSegmentation.ui"))
+        self.layout.addWidget(uiWidget)
+        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.logic = ConResSegmentationLogic()
+        self.modelPanel = ModelPanel(self.ui, self._onModelChosen)
+        self.channels = ChannelSelectors(self.ui.channelsWidget.layout(), self._onChannelsChosen)
+        self.enginePanel = EnginePanel(self.ui, self.logic.enginePython, self.logic.engine, self._onDeviceChosen)
+        self.runPanel = RunPanel(self.ui)
+        self.overlayPanel = OverlayPanel(self.ui)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
+        self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
+        self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
+        self.ui.cancelButton.connect("clicked(bool)", self.onCancelButton)
+        self.ui.copyDiagnosticsButton.connect("clicked(bool)", self.onCopyDiagnostics)
+        self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self.onRegionAdded)
+        self.modelPanel.refresh()
+        self.initializeParameterNode()
+
+    def cleanup(self) -> None:
+        """Slicer ends, or the module is reloaded."""
+        self.onCancelButton()
+        self.logic.engine.stop(wait=True)
+        self.setParameterNode(None)
+        self.removeObservers()
+
+    def enter(self) -> None:
+        """The user opens the module."""
+        self.initializeParameterNode()
+
+    def exit(self) -> None:
+        """The user goes to another module; a segmentation that runs goes on."""
+        self.setParameterNode(None)
+
+    def onReload(self) -> None:
+        """Reload the library with the module file, whose imports would otherwise find the old one."""
+        importlib.invalidate_caches()
+        for name in [name for name in sys.modules if name.split(".")[0] in ("ConResSegmentationLib", "conresnet")]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+    def onSceneStartClose(self, caller, event) -> None:
+        """What runs must not reach into the next scene, and the parameter node is about to be reset."""
+        self.onCancelButton()
+        self.setParameterNode(None)
+
+    def onSceneEndClose(self, caller, event) -> None:
+        """A module that is shown needs a parameter node at once."""
+        if self.parent.isEntered:
+            self.initializeParameterNode()
+
+    def onSceneEndImport(self, caller, event) -> None:
+        """A scene was loaded, and its choices with it: they were read before the nodes that they name were there."""
+        if self.parent.isEntered:
+            self.setParameterNode(None)
+            self.initializeParameterNode()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, caller, event, node) -> None:
+        """A volume may be the channel that is still missing; its name and image may come only after it was added."""
+        if isinstance(node, vtkMRMLScalarVolumeNode) and not slicer.mrmlScene.IsImporting():
+            qt.QTimer.singleShot(0, self._fillChannels)
+
+    def onRegionAdded(self, roiNode) -> None:
+        """The user has asked for a new region: place it, so that it only needs to be moved."""
+        volumeNode = next(iter(self.channels.nodes), None)
+        choice = self.modelPanel.choice
+        if volumeNode and volumeNode.GetImageData() and choice and choice.description:
+            RegionPlacement.place(roiNode, choice.description, volumeNode)
+
+    def initializeParameterNode(self) -> None:
+        """Have a parameter node, observed and with the model and the volumes that the user most likely wants."""
+        self.setParameterNode(self.logic.getParameterNode())
+
+    def setParameterNode(self, parameterNode: ConResSegmentationParameterNode | None) -> None:
+        """Show the choices of a parameter node, and follow it; None to follow none."""
+        if self._parameterNode:
+            self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
+        self._parameterNode = parameterNode
+        if not parameterNode:
+            return
+        self._chooseModel(self.modelPanel.select(parameterNode.model), list(parameterNode.channels))
+        self.overlayPanel.adopt(parameterNode.shownMap)
+        self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
+        self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
+        self._onParameterNodeModified()
+
+    # Choices that no connector of Slicer's binds to a widget
+
+    def _onModelChosen(self, name: str) -> None:
+        self._chooseModel(self.modelPanel.select(name), [])
+
+    def _chooseModel(self, name: str, volumeNodes: list) -> None:
+        choice = self.modelPanel.choice
+        self.channels.setInputs(choice.description.inputs if choice and choice.description else ())
+        if volumeNodes:
+            self.channels.setNodes(volumeNodes)
+        if self._parameterNode:
+            self._parameterNode.model = name
+        self._fillChannels()
+
+    def _fillChannels(self) -> None:
+        if self._parameterNode:
+            self.channels.fillEmpty()
+            self._onChannelsChosen()
+
+    def _onChannelsChosen(self) -> None:
+        if self._parameterNode:
+            if list(self._parameterNode.channels) != self.channels.nodes:
+                self._parameterNode.channels = self.channels.nodes
+            self._onParameterNodeModified()
+
+    def _onDeviceChosen(self, name: str) -> None:
+        if self._parameterNode:
+            self._parameterNode.device = name
+
+    def _onParameterNodeModified(self, caller=None, event=None) -> None:
+        self.enginePanel.selectDevice(self._parameterNode.device)
+        self._updateRegionHint()
+        self._checkCanApply()
+
+    def _updateRegionHint(self) -> None:
+        choice, volumeNode = self.modelPanel.choice, next(iter(self.channels.nodes), None)
+        isAdvised = bool(
+            choice
+            and choice.description
+            and volumeNode
+            and volumeNode.GetImageData()
+            and not self._parameterNode.region
+            and RegionPlacement.isAdvised(choice.description, volumeNode)
+        )
+        self.ui.regionHintLabel.visible = isAdvised
+        self.ui.regionHintLabel.text = (
+            _("The image is much larger than what this model looks at: create a region, and move it to the structure.")
+            if isAdvised
+            else ""
+        )
+
+    def _checkCanApply(self) -> None:
+        self.runPanel.setProblem(self.modelPanel.problem or self.channels.problem())
+
+    # Running
+
+    def onApplyButton(self) -> None:
+        """Segment, once the engine's Python is known to have what it needs."""
+        with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
+            self.runPanel.begin(_("Looking for the engine"))
+            self.enginePanel.whenReady(self._start, self._refuse)
+
+    def onCancelButton(self) -> None:
+        """Stop what runs, or what is about to."""
+        self.enginePanel.stopWaiting()
+        if self._run:
+            self._run.cancel()
+        elif self.runPanel.isRunning:
+            self.onCancelled()
+
+    def _start(self) -> None:
+        try:
+            self._run = self.logic.segment(self._task(), self)
+        except UserError as error:
+            self.onFailed(Messages.sentence(error), "")
+        except Exception:
+            self.onFailed(_("The segmentation could not be started; see the log."), traceback.format_exc())
+
+    def _refuse(self, problem: str) -> None:
+        self.ui.advancedCollapsibleButton.collapsed = False
+        self.onFailed(problem, "")
+
+    def _task(self) -> SegmentationTask:
+        node = self.logic.getParameterNode()
+        wanted = {
+            "residual": node.residualMap,
+            "attention": node.attentionMap,
+            "probability": node.probabilityMap,
+            "features": node.featuresMap,
+        }
+        return SegmentationTask(
+            model=str(self.modelPanel.choice.path),
+            volumeNodes=tuple(self.channels.nodes),
+            roiNode=node.region,
+            segmentationNode=node.segmentation,
+            maps=tuple(name for name, isWanted in wanted.items() if isWanted),
+            device=node.device,
+            precision=node.precision.value,
+            show3D=node.show3D,
+        )
+
+    def onProgress(self, text: str, fraction: float) -> None:
+        """The run has come on."""
+        self.runPanel.progress(text, fraction)
+
+    def onFinished(self, outcome: SegmentationOutcome) -> None:
+        """The result is in the scene: choose it, so that it is replaced next time, and lay a map over the slices."""
+        self._run = None
+        node = self._parameterNode or self.logic.getParameterNode()
+        isNew = node.segmentation is not outcome.segmentationNode
+        node.segmentation = outcome.segmentationNode
+        if outcome.mapNodes and node.shownMap not in outcome.mapNodes:
+            node.shownMap = outcome.mapNodes[0]
+        if isNew and node.show3D:
+            slicer.util.resetThreeDViews()
+        self.runPanel.end(" ".join([Messages.finished(outcome.report), *outcome.notes]))
+
+    def onFailed(self, sentence: str, details: str) -> None:
+        """The run has failed, and the scene is as it was."""
+        self._run = None
+        self.runPanel.end(sentence, isError=True)
+        if details:
+            self.runPanel.addToLog(details)
+            logging.error("%s\n%s", sentence, details)
+
+    def onCancelled(self) -> None:
+        """The run was stopped, and the scene is as it was."""
+        self._run = None
+        self.runPanel.end(_("Cancelled."))
+
+    def onCopyDiagnostics(self) -> None:
+        """Put a report on the clipboard that holds no name of an image."""
+        choice = self.modelPanel.choice
+        description = choice.description if choice else None
+        names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode")]
+        task = self._task() if choice else None
+        choices = {"Device": task.device, "Precision": task.precision, "Maps": task.maps} if task else {}
+        text = Diagnostics.report(
+            self.logic.engine,
+            f"{description.name} {description.version}" if description else self.modelPanel.problem,
+            choices,
+            names,
+            self.runPanel.log,
+        )
+        slicer.app.clipboard().setText(text)
+        slicer.util.showStatusMessage(_("The diagnostics are on the clipboard."), 3000)
+
+
+class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
+    """Segmentation without a panel, for this module's own and for scripts:
+
+    logic = slicer.modules.ConResSegmentationWidget.logic   # or ConResSegmentationLogic()
+    outcome = logic.segmentAndWait(SegmentationTask(modelPath, (volumeNode,), maps=("residual",)))
+    """
+
+    def __init__(self) -> None:
+        ScriptedLoadableModuleLogic.__init__(self)
+        self.enginePython = EnginePython()
+        self.engine = EngineProcess(self.enginePython.launch)
+
+    def getParameterNode(self) -> ConResSegmentationParameterNode:
+        """The choices of this scene."""
+        return ConResSegmentationParameterNode(super().getParameterNode())
+
+    def segment(self, task: SegmentationTask, listener: RunListener) -> SegmentationRun:
+        """Start a segmentation and return at once; the listener hears of it from Slicer's event loop.
+
+        Raises:
+            UserError: when the inputs cannot be segmented; nothing has been started then.
+        """
+        return SegmentationRun(task, self.engine, listener)
+
+    def segmentAndWait(self, task: SegmentationTask) -> SegmentationOutcome:
+        """Segment and return the result, while Slicer stays responsive.
+
+        Raises:
+            UserError: when the inputs cannot be segmented.
+            RuntimeError: when it has failed or was cancelled; with the sentence for the user.
+        """
+        waiter = _Waiter()
+        self.segment(task, waiter)
+        while waiter.outcome is None and waiter.failure is None:
+            slicer.app.processEvents()
+            time.sleep(0.01)
+        if waiter.failure is not None:
+            raise RuntimeError(waiter.failure)
+        return waiter.outcome
+
+
+class _Waiter(RunListener):
+    """Keeps how a run has ended."""
+
+    outcome: SegmentationOutcome | None = None
+    failure: str | None = None
+
+    def onFinished(self, outcome: SegmentationOutcome) -> None:
+        self.outcome = outcome
+
+    def onFailed(self, sentence: str, details: str) -> None:
+        self.failure = "\n".join(filter(None, (sentence, details)))
+
+    def onCancelled(self) -> None:
+        self.failure = _("Cancelled.")
+
+
+class ConResSegmentationTest(ScriptedLoadableModuleTest):
+    """The module's test in a user's own Slicer (Developer tools: Reload and Test)."""
+
+    def setUp(self):
+        """Start from an empty scene."""
+        slicer.mrmlScene.Clear()
+
+    def runTest(self):
+        """All there is to test; what this Slicer cannot run is said aloud."""
+        self.setUp()
+        self.test_modelsComeAlong()
+        self.setUp()
+        self.test_segmentation()
+
+    def test_modelsComeAlong(self):
+        """The shipped model package is whole."""
+        self.delayDisplay("Looking for models")
+        SelfTest.checkModels()
+
+    def test_segmentation(self):
+        """From a volume through the engine to segments and maps, and the care for edited results."""
+        logic = ConResSegmentationLogic()
+        problem = SelfTest.engineProblem(logic.enginePython)
+        if problem:
+            logging.warning("NOT TESTED: segmentation. %s", problem)
+            self.delayDisplay(f"Not tested: segmentation. {problem}", 3000)
+            return
+        self.delayDisplay("Segmenting")
+        try:
+            SelfTest.checkSegmentation(logic, SelfTest.checkModels())
+        finally:
+            logic.engine.stop(wait=True)
+        self.delayDisplay("Test passed")

@@ -1,0 +1,115 @@
+"""One volume selector for every channel of the chosen model, filled in by name."""
+
+from collections.abc import Callable
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from . import MapVolumes
+from .ChannelMatching import Candidate, matchChannels
+
+
+class ChannelSelectors:
+    """The selectors, as rows of a form.
+
+    Args:
+        form: the QFormLayout that they fill.
+        onChanged: called when the user, or the scene, has changed a selection.
+    """
+
+    def __init__(self, form, onChanged: Callable[[], None]):
+        self._form, self._onChanged = form, onChanged
+        self._inputs: tuple = ()
+        self._combos: list = []
+        self._quiet = False
+
+    @property
+    def nodes(self) -> list:
+        """The chosen volumes, None where none is chosen."""
+        return [combo.currentNode() for combo in self._combos]
+
+    def setInputs(self, inputs) -> None:
+        """Show a selector for every input of a model; an input that was there before keeps its volume."""
+        earlier = {item.name: combo.currentNode() for item, combo in zip(self._inputs, self._combos, strict=True)}
+        while self._form.rowCount():
+            self._form.removeRow(0)
+        self._inputs = tuple(inputs)
+        self._combos = [self._addRow(number, item) for number, item in enumerate(self._inputs)]
+        self.setNodes([earlier.get(item.name) for item in self._inputs])
+
+    def setNodes(self, nodes) -> None:
+        """Choose volumes, without telling anybody; those that there is no selector for are passed over."""
+        self._quiet = True
+        for combo, node in zip(self._combos, nodes, strict=False):
+            combo.setCurrentNode(node)
+        self._quiet = False
+
+    def fillEmpty(self) -> bool:
+        """Choose volumes by their names where none is chosen; returns whether there were any."""
+        chosen = self.nodes
+        empty = [number for number, node in enumerate(chosen) if node is None]
+        nodes = [node for node in _candidates() if node not in chosen]
+        groups = {_group(node) for node in chosen if node is not None}
+        if groups:
+            nodes = [node for node in nodes if _group(node) in groups]
+        candidates = [Candidate(node.GetName(), _group(node)) for node in nodes]
+        found = matchChannels([self._inputs[number] for number in empty], candidates)
+        for number, place in zip(empty, found, strict=True):
+            chosen[number] = None if place is None else nodes[place]
+        self.setNodes(chosen)
+        return any(place is not None for place in found)
+
+    def problem(self) -> str:
+        """What is still to be chosen, as a sentence; empty when all is there."""
+        nodes = self.nodes
+        for item, node in zip(self._inputs, nodes, strict=True):
+            if node is None:
+                return _("Choose the volume for {channel}.").format(channel=item.name)
+        for number, node in enumerate(nodes):
+            if node in nodes[:number]:
+                first, second = self._inputs[nodes.index(node)].name, self._inputs[number].name
+                return _("{volume} is chosen for both {first} and {second}.").format(
+                    volume=node.GetName(), first=first, second=second
+                )
+        return ""
+
+    def _addRow(self, number: int, item):
+        combo = slicer.qMRMLNodeComboBox()
+        combo.objectName = f"channelSelector{number}"
+        combo.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+        combo.showChildNodeTypes = False
+        combo.addEnabled = combo.removeEnabled = False
+        combo.noneEnabled = True
+        combo.noneDisplay = _("Choose a volume")
+        words = ", ".join(item.keywords)
+        combo.toolTip = _("The {modality} volume of this channel. Known by: {words}.").format(
+            modality=item.modality, words=words or item.name
+        )
+        combo.setMRMLScene(slicer.mrmlScene)
+        combo.connect("currentNodeChanged(vtkMRMLNode*)", self._onCurrentNodeChanged)
+        self._form.addRow(qt.QLabel(f"{item.name}:"), combo)
+        return combo
+
+    def _onCurrentNodeChanged(self, node) -> None:
+        if not self._quiet:
+            self._onChanged()
+
+
+def _candidates() -> list:
+    """The scene's volumes that may be a channel; the one in the slice views first."""
+    nodes = [
+        node
+        for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+        if node.GetClassName() == "vtkMRMLScalarVolumeNode"
+        and not node.GetHideFromEditors()
+        and not node.GetAttribute(MapVolumes.MAP_ATTRIBUTE)
+    ]
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    shown = {composite.GetBackgroundVolumeID() for composite in composites}
+    return sorted(nodes, key=lambda node: node.GetID() not in shown)
+
+
+def _group(node) -> int:
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    return hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))

@@ -1,0 +1,144 @@
+"""The engine's Python and its devices: what is there, what is missing, and getting it after asking."""
+
+from collections.abc import Callable
+
+import slicer
+from slicer.i18n import tr as _
+
+from conresnet.errors import UserError
+
+from . import Messages
+from .EngineObserver import EngineObserver
+from .EngineProcess import EngineProcess
+from .EnginePython import EngineCheck, EnginePython
+
+PYTHON_SETTING = "ConResSegmentation/EnginePython"
+
+
+class EnginePanel(EngineObserver):
+    """The widgets of the engine.
+
+    The Python is a setting of this computer, kept in the application's settings; the device belongs to the scene.
+
+    Args:
+        ui: the module's widgets by name.
+        enginePython: the Python that runs the engine.
+        engine: the engine's process.
+        onDeviceChosen: called with the name of a device that the user has chosen.
+    """
+
+    def __init__(self, ui, enginePython: EnginePython, engine: EngineProcess, onDeviceChosen: Callable[[str], None]):
+        self._ui, self._python, self._engine, self._onDeviceChosen = ui, enginePython, engine, onDeviceChosen
+        self._check: EngineCheck | None = None
+        self._waiting: tuple[Callable[[], None], Callable[[str], None]] | None = None
+        self._devices: list[dict] = []
+        self._device = "auto"
+        self._python.program = slicer.util.settingsValue(PYTHON_SETTING, "")
+        ui.pythonPathEdit.currentPath = self._python.program
+        ui.pythonPathEdit.connect("currentPathChanged(QString)", self._onPythonChanged)
+        ui.installEngineButton.connect("clicked(bool)", self._onInstall)
+        ui.deviceSelector.connect("activated(int)", self._onDeviceActivated)
+        ui.advancedCollapsibleButton.connect("contentsCollapsed(bool)", self._onCollapsed)
+        self.selectDevice("auto")
+        self._showCheck()
+
+    def selectDevice(self, device: str) -> None:
+        """Show a device as the chosen one, also when the engine has not listed it (yet)."""
+        self._device = device
+        names = [self._name(number) for number in range(len(self._devices) + 1)]
+        selector = self._ui.deviceSelector
+        selector.clear()
+        selector.addItem(_("Automatic"))
+        for entry in self._devices:
+            selector.addItem(entry["title"])
+        if device not in names:
+            selector.addItem(device)
+        selector.setCurrentIndex(names.index(device) if device in names else selector.count - 1)
+
+    def whenReady(self, proceed: Callable[[], None], refuse: Callable[[str], None]) -> None:
+        """Go on when the engine's Python has all it needs, after offering to install what is missing.
+
+        Args:
+            proceed: called when the engine can run; at once where that is known.
+            refuse: called otherwise, with the sentence that says why; it is empty when the user has declined.
+        """
+        if self._engine.isRunning or (self._check and not self._check.problem):
+            proceed()
+            return
+        self._waiting = (proceed, refuse)
+        self._look()
+
+    def stopWaiting(self) -> None:
+        """Forget who waits in `whenReady`."""
+        self._waiting = None
+
+    def onDevices(self, devices: list[dict]) -> None:
+        """The engine has listed its devices."""
+        self._devices = [entry for entry in devices if entry["name"] != "auto"]
+        self.selectDevice(self._device)
+
+    def _name(self, index: int) -> str:
+        return "auto" if index == 0 else self._devices[index - 1]["name"]
+
+    def _onDeviceActivated(self, index: int) -> None:
+        if index <= len(self._devices):
+            self._onDeviceChosen(self._name(index))
+
+    def _onCollapsed(self, collapsed: bool) -> None:
+        if not collapsed and self._check is None:
+            self._look()
+
+    def _onPythonChanged(self, path: str) -> None:
+        if path == self._python.program:
+            return
+        slicer.app.userSettings().setValue(PYTHON_SETTING, path)
+        self._python.program = path
+        self._engine.stop()
+        self._devices = []
+        self.selectDevice(self._device)
+        self._check = None
+        self._look()
+
+    def _look(self) -> None:
+        self._ui.engineStatusLabel.text = _("Looking for what the engine needs...")
+        try:
+            self._python.check(self._onChecked)
+        except UserError as error:
+            self._onChecked(EngineCheck(problem=Messages.sentence(error)))
+
+    def _onChecked(self, check: EngineCheck) -> None:
+        self._check = check
+        self._showCheck()
+        if not check.problem:
+            self._engine.listDevices(self)
+        if self._waiting is None:
+            return
+        (proceed, refuse), self._waiting = self._waiting, None
+        if not check.problem or (self._canInstall and self._installMissing()):
+            proceed()
+        else:
+            refuse(check.problem)
+
+    @property
+    def _canInstall(self) -> bool:
+        return bool(self._check and self._check.missing and self._python.isSlicers)
+
+    def _onInstall(self) -> None:
+        if self._installMissing():
+            self._engine.listDevices(self)
+
+    def _installMissing(self) -> bool:
+        """Install what is missing into Slicer's Python, which asks; returns whether the engine can run then."""
+        with slicer.util.tryWithErrorDisplay(_("The installation failed.")):
+            if self._python.install(self._check.missing):
+                self._check = EngineCheck()
+        self._showCheck()
+        return not self._check.problem
+
+    def _showCheck(self) -> None:
+        if self._check is None:
+            text = _("Slicer's own Python.") if self._python.isSlicers else ""
+        else:
+            text = self._check.problem or _("Has all that the engine needs.")
+        self._ui.engineStatusLabel.text = text
+        self._ui.installEngineButton.visible = self._canInstall

@@ -1,0 +1,62 @@
+"""What the user reads while the engine works and when something fails, in the user's language where there is one."""
+
+from slicer.i18n import tr as _
+
+
+def sentence(error) -> str:
+    """The sentence for an error with ``code``, ``message`` and ``values``; without one of ours, the error's English."""
+    template = _sentences().get(error.code)
+    if template is not None:
+        try:
+            return template.format(**error.values)
+        except (KeyError, IndexError, ValueError):
+            # An engine of another version may bring other values.
+            pass
+    return error.message
+
+
+def phase(name: str) -> str:
+    """A phase of the engine's work in words."""
+    return {
+        "reading": _("Reading the images"),
+        "preparing": _("Preparing the images"),
+        "segmenting": _("Segmenting"),
+        "writing": _("Collecting the result"),
+    }.get(name, name)
+
+
+def timeLeft(seconds: float | None) -> str:
+    """How long it will take, as roughly as it can be known; empty when nobody knows."""
+    if seconds is None:
+        return ""
+    if seconds < 1.5:
+        return _("almost done")
+    if seconds < 90:
+        return _("about {seconds} s left").format(seconds=round(seconds) if seconds < 20 else 5 * round(seconds / 5))
+    return _("about {minutes} min left").format(minutes=round(seconds / 60))
+
+
+def finished(report: dict) -> str:
+    """How long it took and how large the segments are."""
+    seconds = sum(report.get("seconds", {}).values())
+    volumes = ", ".join(f"{name} {volume:.2f} mL" for name, volume in report.get("volumes_ml", {}).items())
+    return _("Done in {seconds:.1f} s: {volumes}.").format(seconds=seconds, volumes=volumes)
+
+
+def _sentences() -> dict[str, str]:
+    return {
+        "engine-died": _(
+            "The engine ended unexpectedly (exit code {exit_code}), often because memory ran out; close other "
+            "programs, draw a smaller region or choose another device, and segment again."
+        ),
+        "engine-not-started": _(
+            "The engine could not be started with {program}; choose another Python under Advanced."
+        ),
+        "engine-silent": _(
+            "The engine gave no sign for {seconds} seconds after it was started with {program}; check that this is a "
+            "working Python, and segment again."
+        ),
+        "engine-python-not-found": _(
+            "The Python that shall run the engine, {program}, does not exist; choose another under Advanced."
+        ),
+    }

@@ -1,0 +1,102 @@
+"""The models on offer, what the panel says of them, and their installation."""
+
+import html
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from slicer.i18n import tr as _
+
+from conresnet.errors import UserError
+from conresnet.model_list import ModelEntry, install_model, list_models
+from conresnet.package import ModelDescription, read_package
+
+_METRICS_FILE = "metrics.json"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model as it stands in the selector; a broken one has no description but the sentence that says why."""
+
+    name: str
+    title: str
+    path: Path
+    description: ModelDescription | None
+    problem: UserError | None
+
+
+def modelChoices() -> list[ModelChoice]:
+    """The models of the user and those that come with the extension, usable ones first, broken ones last."""
+    choices = [_choice(entry) for entry in list_models() if entry.hidden_by is None]
+    return sorted(choices, key=lambda choice: (choice.problem is not None, choice.title.casefold()))
+
+
+def install(source: str, overwrite: bool = False) -> str:
+    """Copy a model package, a folder or a .zip file, into the user's models folder.
+
+    Returns:
+        its name.
+
+    Raises:
+        UserError: when it is broken, or ``package-exists`` when one of its name is there.
+    """
+    return install_model(source, overwrite).description.name
+
+
+def summary(description: ModelDescription) -> str:
+    """One sentence: what goes in and what comes out."""
+    channels = ", ".join(f"{item.name} ({item.modality})" for item in description.inputs)
+    segments = ", ".join(segment.name for segment in description.output.segments)
+    return _("{channels} → {segments}").format(channels=channels, segments=segments)
+
+
+def details(choice: ModelChoice) -> str:
+    """All that a user should know of a model before trusting it, as rich text."""
+    description = choice.description
+    if description is None:
+        return html.escape(f"{choice.path}")
+    rows = [
+        ("", description.description),
+        (_("Intended use"), description.intended_use),
+        (_("Limits"), description.limitations),
+        (_("Measured"), "; ".join(figures(choice.path))),
+        (_("Trained on"), description.training_data),
+        (_("Residual"), _("between {plane} slices").format(plane=description.residual_axis)),
+        (_("Version"), f"{description.name} {description.version}"),
+        (_("License"), description.license),
+        (_("Attribution"), description.attribution),
+        (_("Cite"), " ".join(description.citations)),
+    ]
+    title = f"<b>{html.escape(description.title)}</b>"
+    lines = [
+        f"<b>{html.escape(key)}:</b> {html.escape(text)}" if key else html.escape(text) for key, text in rows if text
+    ]
+    return "".join(f'<p style="margin:0 0 6px 0">{line}</p>' for line in (title, *lines))
+
+
+def figures(path: Path) -> list[str]:
+    """The measured figures that a model brings, without the tables of single cases; empty when it brings none."""
+    package = read_package(path, verify=False)
+    if _METRICS_FILE not in package.description.files:
+        return []
+    try:
+        metrics = json.loads(package.read_file(_METRICS_FILE))
+    except (UserError, ValueError):
+        return []
+    return list(_flat(metrics)) if isinstance(metrics, dict) else []
+
+
+def _flat(metrics: dict):
+    for name, value in metrics.items():
+        for key, item in value.items() if isinstance(value, dict) else [("", value)]:
+            if isinstance(item, str | int | float):
+                text = f"{item:.3g}" if isinstance(item, float) else str(item)
+                yield f"{name} {key}".strip().replace("_", " ") + f" {text}"
+
+
+def _choice(entry: ModelEntry) -> ModelChoice:
+    if entry.problem:
+        title = _("{name} (cannot be used)").format(name=entry.name)
+    else:
+        title = entry.description.title
+    return ModelChoice(entry.name, title, entry.path, entry.description, entry.problem)

@@ -1,0 +1,201 @@
+"""One segmentation from the scene through the engine and back into the scene."""
+
+import logging
+import traceback
+from dataclasses import dataclass, field
+
+import numpy as np
+import slicer
+from slicer.i18n import tr as _
+
+from conresnet.errors import UserError
+from conresnet.package import ModelDescription, read_package
+
+from . import MapVolumes, Messages, SceneInputs, SegmentationInScene
+from .EngineError import EngineError
+from .EngineObserver import EngineObserver, EngineResult
+from .EngineProcess import EngineProcess
+
+
+@dataclass(frozen=True)
+class SegmentationTask:
+    """What to segment and how.
+
+    Args:
+        model: folder or .zip file of the model package.
+        volumeNodes: one an input of the model, in its order.
+        roiNode: where. Defaults to the whole image.
+        segmentationNode: where the result shall go. Defaults to a new node.
+        maps: of "residual", "attention", "probability", "features".
+        device: "auto" or a name that the engine lists.
+        precision: "auto", "fp32", "bf16" or "fp16".
+        show3D: whether to make surfaces and show them.
+    """
+
+    model: str
+    volumeNodes: tuple
+    roiNode: object = None
+    segmentationNode: object = None
+    maps: tuple[str, ...] = ()
+    device: str = "auto"
+    precision: str = "auto"
+    show3D: bool = True
+
+
+@dataclass(frozen=True)
+class SegmentationOutcome:
+    """What a finished segmentation has put into the scene.
+
+    Args:
+        segmentationNode: the segments.
+        mapNodes: the maps, in the order of the engine's.
+        report: of the engine: seconds by phase, device, precision, volumes in mL.
+        notes: sentences for the user: warnings of the engine, and why a result went elsewhere than chosen.
+    """
+
+    segmentationNode: object
+    mapNodes: list
+    report: dict
+    notes: list[str] = field(default_factory=list)
+
+
+class RunListener:
+    """Hears of a run; exactly one of onFinished, onFailed and onCancelled comes, and it comes last."""
+
+    def onProgress(self, text: str, fraction: float) -> None:
+        """The work has come to ``fraction``, 0 to 1; the text says at what it is and how long it will take."""
+
+    def onFinished(self, outcome: SegmentationOutcome) -> None:
+        """The result is in the scene."""
+
+    def onFailed(self, sentence: str, details: str) -> None:
+        """The scene is as it was; one sentence for the user, and details for the log."""
+
+    def onCancelled(self) -> None:
+        """The scene is as it was."""
+
+
+class SegmentationRun(EngineObserver):
+    """Takes a task to the engine and its result to the scene.
+
+    Raises:
+        UserError: when the inputs cannot be segmented; nothing has been started then.
+    """
+
+    def __init__(self, task: SegmentationTask, engine: EngineProcess, listener: RunListener):
+        self._task, self._engine, self._listener = task, engine, listener
+        self._description = read_package(task.model, verify=False).description
+        channels = _channels(task, self._description)
+        self._grid = channels[0].grid
+        region = SceneInputs.regionInput(task.roiNode) if task.roiNode else None
+        self._isOver = False
+        # Nodes of a closed scene must not come to life again in the next.
+        scene = slicer.mrmlScene
+        self._closeTag = scene.AddObserver(scene.StartCloseEvent, lambda caller, event: self.cancel())
+        engine.segment(task.model, channels, self, region, task.maps, task.device, task.precision)
+
+    def cancel(self) -> None:
+        """Stop; the listener hears of it at once, whatever the engine takes."""
+        if not self._isOver:
+            self._engine.cancel()
+            self._end()
+            self._listener.onCancelled()
+
+    def onStarting(self) -> None:
+        if not self._isOver:
+            self._listener.onProgress(_("Starting the engine"), 0.0)
+
+    def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
+        if not self._isOver:
+            text = ", ".join(filter(None, (Messages.phase(phase), Messages.timeLeft(secondsLeft))))
+            self._listener.onProgress(text, fraction)
+
+    def onError(self, error: EngineError) -> None:
+        if not self._isOver:
+            self._end()
+            self._listener.onFailed(Messages.sentence(error), error.log)
+
+    def onCancelled(self) -> None:
+        if not self._isOver:
+            self._end()
+            self._listener.onCancelled()
+
+    def onDone(self, result: EngineResult) -> None:
+        if self._isOver:
+            return
+        self._end()
+        try:
+            outcome = self._show(result)
+        except UserError as error:
+            self._listener.onFailed(Messages.sentence(error), "")
+        except Exception:
+            logging.exception("The result could not be shown")
+            self._listener.onFailed(
+                _("The result could not be put into the scene; see the log."), traceback.format_exc()
+            )
+        else:
+            self._listener.onFinished(outcome)
+
+    def _end(self) -> None:
+        self._isOver = True
+        slicer.mrmlScene.RemoveObserver(self._closeTag)
+
+    def _show(self, result: EngineResult) -> SegmentationOutcome:
+        """Everything that can fail is made before the scene is touched, and new nodes go if something still fails."""
+        task, description = self._task, self._description
+        volumeNode = task.volumeNodes[0]
+        self._checkUnchanged(volumeNode)
+        segments = SegmentationInScene.makeSegments(result.labels, description.output.segments, volumeNode)
+        maps = MapVolumes.split(result.maps, [segment.name for segment in description.output.segments])
+        modelName = f"{description.name} {description.version}"
+        notes = [str(warning) for warning in result.report.get("warnings", [])]
+        if not np.any(result.labels):
+            notes.append(_("The model has found nothing in this image."))
+        node, note = _target(task.segmentationNode, volumeNode, modelName, description.name)
+        notes += [note] if note else []
+        isNew = node is not task.segmentationNode
+        try:
+            SegmentationInScene.fill(node, segments, volumeNode, modelName, task.show3D)
+            mapNodes = MapVolumes.put(maps, node, volumeNode)
+        except Exception:
+            if isNew:
+                for made in (*MapVolumes.mapNodes(node), node):
+                    slicer.mrmlScene.RemoveNode(made)
+            raise
+        return SegmentationOutcome(node, mapNodes, result.report, notes)
+
+    def _checkUnchanged(self, volumeNode) -> None:
+        if slicer.mrmlScene.GetNodeByID(volumeNode.GetID() or "") is not volumeNode:
+            sentence = _(
+                "The volume {name} was removed while it was segmented, so there is nothing to lay the result on."
+            )
+            raise UserError("volume-removed", sentence.format(name=volumeNode.GetName()))
+        image = volumeNode.GetImageData()
+        if image is None or image.GetDimensions()[::-1] != self._grid.shape:
+            sentence = _("The volume {name} was changed while it was segmented; segment it again.")
+            raise UserError("volume-changed", sentence.format(name=volumeNode.GetName()))
+
+
+def _channels(task: SegmentationTask, description: ModelDescription) -> list:
+    wanted = description.inputs
+    if len(task.volumeNodes) != len(wanted) or None in task.volumeNodes:
+        sentence = _("The model {model} takes {count} volumes: {names}.")
+        names = ", ".join(item.name for item in wanted)
+        raise UserError("channels-missing", sentence.format(model=description.title, count=len(wanted), names=names))
+    return [SceneInputs.volumeInput(node) for node in task.volumeNodes]
+
+
+def _target(chosen, volumeNode, modelName: str, shortName: str) -> tuple[object, str]:
+    """The node for the result: the chosen one if nothing is lost by it, else a new one, and why."""
+    isThere = chosen is not None and slicer.mrmlScene.GetNodeByID(chosen.GetID() or "") is chosen
+    if isThere and SegmentationInScene.mayReplace(chosen, volumeNode, modelName):
+        return chosen, ""
+    name = slicer.mrmlScene.GenerateUniqueName(f"{volumeNode.GetName()} {shortName}")
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    if not isThere:
+        return node, ""
+    sentence = _(
+        "{kept} was left as it is, since it was edited or is no result of this model for this image; the result is the "
+        "new segmentation {made}."
+    )
+    return node, sentence.format(kept=chosen.GetName(), made=name)
