@@ -1,24 +1,16 @@
 """ConRes Segmentation: segment images with ConResNet models, and see what the network saw between the slices."""
 
-import enum
 import importlib
 import logging
 import sys
 import time
 import traceback
-from typing import Annotated
 
 import qt
 import slicer
 import vtk
-from slicer import (
-    vtkMRMLMarkupsROINode,
-    vtkMRMLScalarVolumeNode,
-    vtkMRMLSegmentationNode,
-)
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -28,13 +20,15 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from conresnet.errors import UserError
-from ConResSegmentationLib import Diagnostics, Messages, RegionPlacement, SelfTest
+from ConResSegmentationLib import Diagnostics, Messages, SelfTest
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
 from ConResSegmentationLib.ModelPanel import ModelPanel
 from ConResSegmentationLib.OverlayPanel import OverlayPanel
+from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, chosenMaps
+from ConResSegmentationLib.RegionPanel import RegionPanel
 from ConResSegmentationLib.RunPanel import RunPanel
 from ConResSegmentationLib.SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
 
@@ -60,48 +54,6 @@ class ConResSegmentation(ScriptedLoadableModule):
         )
 
 
-class Precision(enum.Enum):
-    """The number type that the network computes with."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-    def label(self) -> str:
-        """What the selector shows."""
-        return _("Automatic") if self is Precision.auto else self.value
-
-
-@parameterNodeWrapper
-class ConResSegmentationParameterNode:
-    """The user's choices, which are saved with the scene.
-
-    model - name of the model; empty for the first one.
-    channels - one volume a channel of the model, in its order.
-    region - where to segment; the whole image without one.
-    segmentation - where the result goes; a new segmentation without one.
-    residualMap, attentionMap, probabilityMap, featuresMap - which maps to make.
-    show3D - whether to make surfaces.
-    device, precision - how to compute.
-    shownMap, mapOpacity - the map over the slices.
-    """
-
-    model: str
-    channels: list[vtkMRMLScalarVolumeNode]
-    region: vtkMRMLMarkupsROINode
-    segmentation: vtkMRMLSegmentationNode
-    residualMap: bool = True
-    attentionMap: bool = True
-    probabilityMap: bool = False
-    featuresMap: bool = False
-    show3D: bool = True
-    device: str = "auto"
-    precision: Precision = Precision.auto
-    shownMap: vtkMRMLScalarVolumeNode
-    mapOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
-
-
 class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, RunListener):
     """The panel: choices go to the parameter node, clicks to the logic, and what happens to the panel's parts."""
 
@@ -122,7 +74,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ConResSegmentationLogic()
         self.modelPanel = ModelPanel(self.ui, self._onModelChosen)
-        self.channels = ChannelSelectors(self.ui.channelsWidget.layout(), self._onChannelsChosen)
+        self.channels = ChannelSelectors(self.ui.inputsCollapsibleButton.layout(), 3, self._onChannelsChosen)
+        self.regionPanel = RegionPanel(self.ui, lambda: (self._description, self.channels.firstNode))
         self.enginePanel = EnginePanel(self.ui, self.logic.enginePython, self.logic.engine, self._onDeviceChosen)
         self.runPanel = RunPanel(self.ui)
         self.overlayPanel = OverlayPanel(self.ui)
@@ -134,7 +87,6 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
         self.ui.cancelButton.connect("clicked(bool)", self.onCancelButton)
         self.ui.copyDiagnosticsButton.connect("clicked(bool)", self.onCopyDiagnostics)
-        self.ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self.onRegionAdded)
         self.modelPanel.refresh()
         self.initializeParameterNode()
 
@@ -179,15 +131,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:
         """A volume may be the channel that is still missing; its name and image may come only after it was added."""
-        if isinstance(node, vtkMRMLScalarVolumeNode) and not slicer.mrmlScene.IsImporting():
+        if isinstance(node, slicer.vtkMRMLScalarVolumeNode) and not slicer.mrmlScene.IsImporting():
             qt.QTimer.singleShot(0, self._fillChannels)
-
-    def onRegionAdded(self, roiNode) -> None:
-        """The user has asked for a new region: place it, so that it only needs to be moved."""
-        volumeNode = next(iter(self.channels.nodes), None)
-        choice = self.modelPanel.choice
-        if volumeNode and volumeNode.GetImageData() and choice and choice.description:
-            RegionPlacement.place(roiNode, choice.description, volumeNode)
 
     def initializeParameterNode(self) -> None:
         """Have a parameter node, observed and with the model and the volumes that the user most likely wants."""
@@ -207,14 +152,19 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
         self._onParameterNodeModified()
 
+    @property
+    def _description(self):
+        """The chosen model's description, None while there is no usable one."""
+        choice = self.modelPanel.choice
+        return choice.description if choice else None
+
     # Choices that no connector of Slicer's binds to a widget
 
     def _onModelChosen(self, name: str) -> None:
         self._chooseModel(self.modelPanel.select(name), [])
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
-        choice = self.modelPanel.choice
-        self.channels.setInputs(choice.description.inputs if choice and choice.description else ())
+        self.channels.setInputs(self._description.inputs if self._description else ())
         if volumeNodes:
             self.channels.setNodes(volumeNodes)
         if self._parameterNode:
@@ -238,25 +188,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _onParameterNodeModified(self, caller=None, event=None) -> None:
         self.enginePanel.selectDevice(self._parameterNode.device)
-        self._updateRegionHint()
+        self.regionPanel.update()
         self._checkCanApply()
-
-    def _updateRegionHint(self) -> None:
-        choice, volumeNode = self.modelPanel.choice, next(iter(self.channels.nodes), None)
-        isAdvised = bool(
-            choice
-            and choice.description
-            and volumeNode
-            and volumeNode.GetImageData()
-            and not self._parameterNode.region
-            and RegionPlacement.isAdvised(choice.description, volumeNode)
-        )
-        self.ui.regionHintLabel.visible = isAdvised
-        self.ui.regionHintLabel.text = (
-            _("The image is much larger than what this model looks at: create a region, and move it to the structure.")
-            if isAdvised
-            else ""
-        )
 
     def _checkCanApply(self) -> None:
         self.runPanel.setProblem(self.modelPanel.problem or self.channels.problem())
@@ -291,18 +224,12 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _task(self) -> SegmentationTask:
         node = self.logic.getParameterNode()
-        wanted = {
-            "residual": node.residualMap,
-            "attention": node.attentionMap,
-            "probability": node.probabilityMap,
-            "features": node.featuresMap,
-        }
         return SegmentationTask(
             model=str(self.modelPanel.choice.path),
             volumeNodes=tuple(self.channels.nodes),
             roiNode=node.region,
             segmentationNode=node.segmentation,
-            maps=tuple(name for name, isWanted in wanted.items() if isWanted),
+            maps=chosenMaps(node),
             device=node.device,
             precision=node.precision.value,
             show3D=node.show3D,
@@ -339,16 +266,12 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onCopyDiagnostics(self) -> None:
         """Put a report on the clipboard that holds no name of an image."""
-        choice = self.modelPanel.choice
-        description = choice.description if choice else None
-        names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLDisplayableNode")]
-        task = self._task() if choice else None
-        choices = {"Device": task.device, "Precision": task.precision, "Maps": task.maps} if task else {}
+        node = self.logic.getParameterNode()
+        description = self._description
         text = Diagnostics.report(
             self.logic.engine,
             f"{description.name} {description.version}" if description else self.modelPanel.problem,
-            choices,
-            names,
+            {"Device": node.device, "Precision": node.precision.value, "Maps": ", ".join(chosenMaps(node))},
             self.runPanel.log,
         )
         slicer.app.clipboard().setText(text)

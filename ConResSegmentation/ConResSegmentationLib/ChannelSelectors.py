@@ -14,12 +14,13 @@ class ChannelSelectors:
     """The selectors, as rows of a form.
 
     Args:
-        form: the QFormLayout that they fill.
+        form: the QFormLayout in which they stand.
+        firstRow: the row of the first one; the rows that are there move down.
         onChanged: called when the user, or the scene, has changed a selection.
     """
 
-    def __init__(self, form, onChanged: Callable[[], None]):
-        self._form, self._onChanged = form, onChanged
+    def __init__(self, form, firstRow: int, onChanged: Callable[[], None]):
+        self._form, self._firstRow, self._onChanged = form, firstRow, onChanged
         self._inputs: tuple = ()
         self._combos: list = []
         self._quiet = False
@@ -29,11 +30,16 @@ class ChannelSelectors:
         """The chosen volumes, None where none is chosen."""
         return [combo.currentNode() for combo in self._combos]
 
+    @property
+    def firstNode(self):
+        """The volume whose grid the result has; None where none is chosen."""
+        return next(iter(self.nodes), None)
+
     def setInputs(self, inputs) -> None:
         """Show a selector for every input of a model; an input that was there before keeps its volume."""
         earlier = {item.name: combo.currentNode() for item, combo in zip(self._inputs, self._combos, strict=True)}
-        while self._form.rowCount():
-            self._form.removeRow(0)
+        for _combo in self._combos:
+            self._form.removeRow(self._firstRow)
         self._inputs = tuple(inputs)
         self._combos = [self._addRow(number, item) for number, item in enumerate(self._inputs)]
         self.setNodes([earlier.get(item.name) for item in self._inputs])
@@ -88,7 +94,7 @@ class ChannelSelectors:
         )
         combo.setMRMLScene(slicer.mrmlScene)
         combo.connect("currentNodeChanged(vtkMRMLNode*)", self._onCurrentNodeChanged)
-        self._form.addRow(qt.QLabel(f"{item.name}:"), combo)
+        self._form.insertRow(self._firstRow + number, qt.QLabel(f"{item.name}:"), combo)
         return combo
 
     def _onCurrentNodeChanged(self, node) -> None:

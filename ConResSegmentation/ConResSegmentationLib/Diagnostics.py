@@ -6,14 +6,13 @@ import platform
 import slicer
 
 
-def report(engine, model: str, choices: dict[str, object], privateNames: list[str], log: str) -> str:
-    """A text for a fault report.
+def report(engine, model: str, choices: dict[str, object], log: str) -> str:
+    """A text for a fault report. Names of nodes in the scene, which may be a patient's, are replaced in it.
 
     Args:
         engine: the engine process.
         model: name and version of the model.
         choices: the settings in the panel, by name.
-        privateNames: names of images in the scene, which may be a patient's; they are replaced wherever they occur.
         log: what the panel has logged.
     """
     app = slicer.app
@@ -26,7 +25,8 @@ def report(engine, model: str, choices: dict[str, object], privateNames: list[st
         "Log of the module:",
         log,
     ]
-    return withoutNames("\n".join(lines), privateNames)
+    nodes = [*_nodes("vtkMRMLStorableNode"), *_nodes("vtkMRMLTransformNode")]
+    return withoutNames("\n".join(lines), [node.GetName() for node in nodes])
 
 
 def withoutNames(text: str, privateNames: list[str]) -> str:
@@ -37,3 +37,7 @@ def withoutNames(text: str, privateNames: list[str]) -> str:
     for number, name in named:
         text = text.replace(name, f"<image {number}>")
     return text.replace(os.path.expanduser("~"), "~")
+
+
+def _nodes(className: str) -> list:
+    return [node for node in slicer.util.getNodesByClass(className) if not node.GetHideFromEditors()]

@@ -69,9 +69,8 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
         node = earlier.pop((volume.kind, volume.segment, volume.title), None)
         isNew = node is None
         if isNew:
-            name = slicer.mrmlScene.GenerateUniqueName(f"{volumeNode.GetName()} {volume.title}")
-            node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        _fill(node, volume, volumeNode)
+            node = _newNode(volume, volumeNode)
+        _fill(node, volume.array, volumeNode)
         if isNew:
             _display(node, volume)
         SegmentationInScene.placeBeside(node, volumeNode, folderName)
@@ -96,17 +95,25 @@ def _key(node) -> tuple[str, str, str]:
     return tuple(node.GetAttribute(name) for name in (MAP_ATTRIBUTE, SEGMENT_ATTRIBUTE, TITLE_ATTRIBUTE))
 
 
-def _fill(node, volume: MapVolume, volumeNode) -> None:
+def _newNode(volume: MapVolume, volumeNode):
+    node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+    node.UnRegister(None)
+    node.SetName(slicer.mrmlScene.GenerateUniqueName(f"{volumeNode.GetName()} {volume.title}"))
+    # Selectors look at the attributes of a node when it comes into the scene.
+    node.SetAttribute(MAP_ATTRIBUTE, volume.kind)
+    node.SetAttribute(SEGMENT_ATTRIBUTE, volume.segment)
+    node.SetAttribute(TITLE_ATTRIBUTE, volume.title)
+    return slicer.mrmlScene.AddNode(node)
+
+
+def _fill(node, array: np.ndarray, volumeNode) -> None:
     ijkToRas = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(ijkToRas)
     with slicer.util.NodeModify(node):
-        slicer.util.updateVolumeFromArray(node, volume.array)
+        slicer.util.updateVolumeFromArray(node, array)
         node.SetIJKToRASMatrix(ijkToRas)
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         node.SetNodeReferenceID(_INPUT_ROLE, volumeNode.GetID())
-        node.SetAttribute(MAP_ATTRIBUTE, volume.kind)
-        node.SetAttribute(SEGMENT_ATTRIBUTE, volume.segment)
-        node.SetAttribute(TITLE_ATTRIBUTE, volume.title)
 
 
 def _display(node, volume: MapVolume) -> None:

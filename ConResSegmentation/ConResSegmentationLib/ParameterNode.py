@@ -1,0 +1,61 @@
+"""The user's choices, which are saved with the scene."""
+
+import enum
+from typing import Annotated
+
+from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer.i18n import tr as _
+from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+
+
+class Precision(enum.Enum):
+    """The number type that the network computes with."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+    def label(self) -> str:
+        """What the selector shows."""
+        return _("Automatic") if self is Precision.auto else self.value
+
+
+@parameterNodeWrapper
+class ConResSegmentationParameterNode:
+    """The choices of a scene.
+
+    model - name of the model; empty for the first one.
+    channels - one volume a channel of the model, in its order.
+    region - where to segment; the whole image without one.
+    segmentation - where the result goes; a new segmentation without one.
+    residualMap, attentionMap, probabilityMap, featuresMap - which maps to make.
+    show3D - whether to make surfaces.
+    device, precision - how to compute.
+    shownMap, mapOpacity - the map over the slices.
+    """
+
+    model: str
+    channels: list[vtkMRMLScalarVolumeNode]
+    region: vtkMRMLMarkupsROINode
+    segmentation: vtkMRMLSegmentationNode
+    residualMap: bool = True
+    attentionMap: bool = True
+    probabilityMap: bool = False
+    featuresMap: bool = False
+    show3D: bool = True
+    device: str = "auto"
+    precision: Precision = Precision.auto
+    shownMap: vtkMRMLScalarVolumeNode
+    mapOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
+
+
+def chosenMaps(parameterNode: ConResSegmentationParameterNode) -> tuple[str, ...]:
+    """The names of the maps to make, as the engine calls them."""
+    wanted = {
+        "residual": parameterNode.residualMap,
+        "attention": parameterNode.attentionMap,
+        "probability": parameterNode.probabilityMap,
+        "features": parameterNode.featuresMap,
+    }
+    return tuple(name for name, isWanted in wanted.items() if isWanted)
