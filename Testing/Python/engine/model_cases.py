@@ -1,0 +1,109 @@
+"""Small models for tests of the whole way from image to segmentation: random ones, and ones that are known by heart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from conresnet.networks import NETWORKS, build_network
+from conresnet.package import ModelPackage, parse_description, write_package
+from conresnet.segmentation import LoadedModel, load_model
+
+WEIGHTS = "network.safetensors"
+COLOR = [200, 100, 50]
+
+
+class Pointwise(nn.Module):
+    """Logits from each voxel alone: whatever the windows, the answer is the same."""
+
+    def __init__(self, input_channels: int, outputs: int):
+        super().__init__()
+        self.provides = {"segmentation"}
+        self.layer = nn.Conv3d(input_channels, outputs, 1)
+
+    def forward(self, x: Tensor, wanted=("segmentation",)) -> dict[str, Tensor]:
+        return {"segmentation": self.layer(x)}
+
+
+class Smooth(nn.Module):
+    """Three 3x3x3 convolutions without a norm: a voxel sees three voxels around it and nothing beyond."""
+
+    def __init__(self, input_channels: int, outputs: int):
+        super().__init__()
+        self.provides = {"segmentation"}
+        widths = [input_channels, 8, 8, outputs]
+        self.layers = nn.ModuleList(nn.Conv3d(a, b, 3, padding=1) for a, b in itertools.pairwise(widths))
+
+    def forward(self, x: Tensor, wanted=("segmentation",)) -> dict[str, Tensor]:
+        for layer in self.layers[:-1]:
+            x = torch.relu(layer(x))
+        return {"segmentation": self.layers[-1](x)}
+
+
+def use_test_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let packages name the networks of this file."""
+    monkeypatch.setitem(NETWORKS, "pointwise", Pointwise)
+    monkeypatch.setitem(NETWORKS, "smooth", Smooth)
+
+
+def description(
+    network: str = "conresnet",
+    channels: int = 1,
+    segments: int = 2,
+    regions: bool = False,
+    preparation: dict[str, Any] | None = None,
+    inference: dict[str, Any] | None = None,
+    intensity: Sequence[dict[str, Any]] = ({"step": "z_score", "over": "foreground", "outside": "keep"},),
+    **arguments: Any,
+) -> dict[str, Any]:
+    """A `model.json`; ``preparation`` and ``inference`` replace single keys, ``arguments`` are the network's."""
+    arguments = {"input_channels": channels, "outputs": segments + (not regions), **arguments}
+    if network == "conresnet":
+        arguments = {"residual_outputs": segments, "base_width": 8, **arguments}
+    return {
+        "format": "conresnet-model",
+        "format_version": 1,
+        "name": "test",
+        "title": "A model for tests",
+        "version": "1.0.0",
+        "license": "CC0-1.0",
+        "inputs": [{"name": f"T{n + 1}", "modality": "MR", "intensity": list(intensity)} for n in range(channels)],
+        "preparation": {"orientation": "SAR", "spacing": None, "foreground": "all", **(preparation or {})},
+        "system": {
+            "type": "single",
+            "networks": [{"type": network, "arguments": arguments, "weights": WEIGHTS}],
+        },
+        "inference": {
+            "window": [32, 32, 32],
+            "overlap": 0.5,
+            "tiling": "fitted",
+            "blending": "gaussian",
+            **(inference or {}),
+        },
+        "output": {
+            "kind": "regions" if regions else "labels",
+            "segments": [{"name": f"Part {n + 1}", "label": 10 * (n + 1), "color": COLOR} for n in range(segments)],
+        },
+    }
+
+
+def write_model(folder: Path, document: dict[str, Any], seed: int = 0, scale: float = 1.0) -> ModelPackage:
+    """A package with random weights; those of convolutions times ``scale``, which makes answers less even."""
+    network = document["system"]["networks"][0]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        weights = build_network(network["type"], network["arguments"]).state_dict()
+    weights = {name: value * scale if value.ndim == 5 else value for name, value in weights.items()}
+    return write_package(parse_description(document), {WEIGHTS: safetensors.torch.save(weights)}, folder)
+
+
+def make_model(folder: Path, seed: int = 0, scale: float = 1.0, **settings: Any) -> LoadedModel:
+    """A model on the CPU in fp32; ``settings`` are those of ``description``."""
+    return load_model(write_model(folder / "model", description(**settings), seed, scale), "cpu", "fp32")

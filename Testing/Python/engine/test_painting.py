@@ -1,0 +1,63 @@
+"""From probabilities to label values."""
+
+import numpy as np
+import pytest
+
+from conresnet.inference.painting import Painter
+from conresnet.maps import check_maps, to_half
+from conresnet.package import parse_description
+from engine.model_cases import description
+from engine.package_cases import refusal
+
+
+def output(regions: bool, **changes):
+    document = description(segments=3, regions=regions)
+    document["output"] |= changes
+    return parse_description(document).output
+
+
+def test_labels_are_the_likeliest_of_segments_and_background():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(4, 5, 6, 7)) * 2
+    every = np.exp(logits) / np.exp(logits).sum(axis=0)
+    painter = Painter(output(regions=False))
+    labels = painter.paint(every[1:].astype(np.float32))
+    assert np.array_equal(labels, 10 * logits.argmax(axis=0))
+    assert labels.dtype == np.uint8
+    assert list(painter.voxels) == [(labels == value).sum() for value in (10, 20, 30)]
+    assert painter.region_voxels is None
+
+
+def test_nothing_is_background():
+    assert not Painter(output(regions=False)).paint(np.zeros((3, 2, 2, 2), np.float32)).any()
+
+
+def test_regions_are_painted_in_their_order_over_one_another():
+    probability = np.zeros((3, 1, 1, 4), np.float32)
+    probability[0, ..., :3] = 0.9
+    probability[1, ..., 1:3] = 0.6
+    probability[2, ..., 2:] = 0.8
+    assert Painter(output(regions=True)).paint(probability).ravel().tolist() == [10, 20, 30, 30]
+    turned = Painter(output(regions=True, paint_order=["Part 3", "Part 2", "Part 1"], threshold=0.7))
+    assert turned.paint(probability).ravel().tolist() == [10, 10, 10, 30]
+    assert list(turned.voxels) == [3, 0, 1]
+    assert list(turned.region_voxels) == [3, 0, 2]
+
+
+@pytest.mark.parametrize("regions", [True, False])
+def test_outside_the_mask_there_is_nothing(regions):
+    probability = np.full((3, 1, 1, 4), 0.3, np.float32)
+    probability[1] = 0.6
+    painter = Painter(output(regions))
+    assert painter.paint(probability, np.array([[[True, False, True, False]]])).ravel().tolist() == [20, 0, 20, 0]
+    assert list(painter.voxels) == [0, 2, 0]
+
+
+def test_maps_are_checked_by_name():
+    assert check_maps(["residual", "residual"], {"residual"}, "m") == ("residual",)
+    refusal("map-unknown", check_maps, ["rezidual"], {"residual"}, "m")
+    assert "attention" in refusal("map-unavailable", check_maps, ["attention"], {"probability"}, "m")
+
+
+def test_half_precision_has_no_infinity():
+    assert np.isfinite(to_half(np.array([1e9, -1e9, 3.0], np.float32))).all()

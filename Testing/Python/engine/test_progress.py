@@ -1,0 +1,106 @@
+"""Progress that moves on and tells the time left, and a cancel that is heard inside a window."""
+
+import time
+
+import pytest
+import torch
+
+from conresnet.errors import Cancelled
+from conresnet.grid import Volume
+from conresnet.inference.hooks import ForwardMonitor
+from conresnet.inference.progress import Progress, Tracker
+from conresnet.networks import build_network
+from conresnet.segmentation import SegmentOptions, segment
+from engine.model_cases import make_model
+from engine.volumes import grid, random_volume
+
+
+class Recorded(Progress):
+    """Remembers what it was told, and says stop at the ``stop_at``-th question in segmenting."""
+
+    def __init__(self, stop_at: int | None = None):
+        self.told, self.asked, self.stop_at = [], 0, stop_at
+
+    def report(self, phase, fraction, seconds_left):
+        self.told.append((phase, fraction, seconds_left))
+
+    def cancelled(self):
+        self.asked += bool(self.told) and self.told[-1][0] == "segmenting"
+        return self.stop_at is not None and self.asked >= self.stop_at
+
+
+def test_time_left_is_told_from_the_rate_and_fractions_never_fall():
+    now = [0.0]
+    progress = Recorded()
+    tracker = Tracker(progress, {"preparing": 0.1, "segmenting": 0.8, "writing": 0.1}, lambda: now[0])
+    tracker.begin("preparing")
+    now[0] += 1
+    tracker.begin("segmenting")
+    for step in range(1, 101):
+        now[0] += 0.4
+        tracker.update(step / 100)
+        if step == 50:
+            # 20 of 40 s are done, and writing takes an eighth of segmenting.
+            assert progress.told[-1][2] == pytest.approx(25, abs=1)
+    tracker.update(0.3)
+    tracker.begin("writing")
+    now[0] += 2
+    assert tracker.finish() == pytest.approx({"preparing": 1, "segmenting": 40, "writing": 2})
+    fractions = [fraction for _, fraction, _ in progress.told]
+    assert fractions == sorted(fractions) and fractions[-1] == 1
+    assert progress.told[0] == ("preparing", 0, None)
+
+
+def test_monitor_sees_the_whole_pass_and_leaves_no_hook():
+    network = build_network("conresnet", {"input_channels": 1, "outputs": 2, "base_width": 8}).eval()
+    shares = []
+    with torch.inference_mode():
+        trial = torch.zeros(1, 1, 16, 16, 16)
+        with ForwardMonitor([network], lambda: network(trial, wanted=("segmentation",)), shares.append) as monitor:
+            for _ in range(2):
+                monitor.restart()
+                network(torch.zeros(1, 1, 8, 24, 16), wanted=("segmentation",))
+    one = shares[: len(shares) // 2]
+    assert one == sorted(one) and one[0] == 0 and one[-1] == pytest.approx(1)
+    assert shares == one * 2 and len(set(one)) > 30
+    assert all(not layer._forward_hooks and not layer._forward_pre_hooks for layer in network.modules())
+
+
+def test_progress_of_a_case_with_many_windows(tmp_path):
+    model, progress = make_model(tmp_path), Recorded()
+    segment(model, [random_volume(grid((60, 40, 40)))], SegmentOptions(threads=1), progress)
+    phases = [phase for phase, _, _ in progress.told]
+    assert phases == sorted(phases, key=["preparing", "segmenting", "writing"].index)
+    fractions = [fraction for _, fraction, _ in progress.told]
+    assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
+
+
+@pytest.mark.parametrize("stop_at", [2, 30, 60])
+def test_cancel_is_heard_inside_a_window(tmp_path, stop_at):
+    model, progress = make_model(tmp_path), Recorded(stop_at)
+    volume = random_volume(grid((30, 30, 30)))
+    with pytest.raises(Cancelled):
+        segment(model, [volume], SegmentOptions(threads=1), progress)
+    # One window, so that it was heard inside; and at once.
+    assert progress.asked == stop_at
+    assert all(not layer._forward_hooks for layer in model.system.networks[0].modules())
+    again = segment(model, [volume], SegmentOptions(threads=1))
+    assert again.report["windows"] == 1
+
+
+def test_a_window_of_seconds_is_left_within_one(tmp_path):
+    model = make_model(tmp_path, base_width=24, inference={"window": [64, 96, 96]})
+    asked = []
+
+    class Late(Progress):
+        def report(self, phase, fraction, seconds_left):
+            if phase == "segmenting" and not asked:
+                asked.append(time.monotonic() + 0.2)
+
+        def cancelled(self):
+            return bool(asked) and time.monotonic() > asked[0]
+
+    volume = Volume(random_volume(grid((64, 96, 96))).array, grid((64, 96, 96)), "large")
+    with pytest.raises(Cancelled):
+        segment(model, [volume], SegmentOptions(threads=1), Late())
+    assert time.monotonic() - asked[0] < 1

@@ -1,0 +1,257 @@
+"""Whole cases: stitched against one pass, crops, ROIs, orientations, and what must work beside ordinary images."""
+
+import numpy as np
+import pytest
+
+from conresnet.grid import Grid, Volume
+from conresnet.image_files import read_volume
+from conresnet.roi import BoxROI
+from conresnet.segmentation import SegmentOptions, segment
+from engine.model_cases import make_model, use_test_networks
+from engine.package_cases import refusal
+from engine.volumes import anatomy, every_reordering, grid, random_volume, rotation, stored
+
+EVERYTHING = ("probability", "residual", "attention", "features")
+ONE_WINDOW = (256, 256, 256)
+FIXED = [{"step": "rescale", "from": [0, 500], "to": [-1, 1]}]
+
+
+def run(model, volumes, **options):
+    volumes = volumes if isinstance(volumes, list) else [volumes]
+    return segment(model, volumes, SegmentOptions(threads=1, **options))
+
+
+def probability(result) -> np.ndarray:
+    return result.maps["probability"].astype(np.float32)
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    use_test_networks(monkeypatch)
+
+
+@pytest.mark.parametrize("tiling", ["fitted", "authors"])
+@pytest.mark.parametrize("regions", [False, True])
+def test_windows_of_a_pointwise_network_give_the_whole_head(networks, tmp_path, head_image, tiling, regions):
+    model = make_model(tmp_path, scale=3, network="pointwise", regions=regions)
+    head = read_volume(head_image)
+    whole = run(model, head, maps=("probability",), window=ONE_WINDOW)
+    windows = run(model, head, maps=("probability",), tiling=tiling)
+    assert whole.report["windows"] == 1 and windows.report["windows"] > 50
+    assert np.array_equal(windows.labels.array, whole.labels.array)
+    assert len(np.unique(whole.labels.array)) > 1
+    assert np.abs(probability(windows) - probability(whole)).max() < 1e-3
+
+
+def test_small_windows_agree_with_one_large_on_a_whole_head(networks, tmp_path, head_image):
+    model = make_model(tmp_path, scale=3, network="smooth")
+    head = read_volume(head_image)
+    whole = run(model, head, maps=("probability",), window=ONE_WINDOW)
+    windows = run(model, head, maps=("probability",))
+    assert windows.report["windows"] > 50
+    # Away from the image's border, beyond which one window is padded and the others are not.
+    inner = (slice(None), *[slice(8, -8)] * 3)
+    difference = np.abs(probability(windows) - probability(whole))[inner]
+    # What little is left are the three voxels at a window's edge, which hardly count beside the neighbor's middle.
+    assert difference.mean() < 1e-3 and difference.max() < 0.1
+    assert np.mean(windows.labels.array[inner[1:]] != whole.labels.array[inner[1:]]) < 2e-3
+    # A stitching fault of one voxel would be far more than that.
+    shifted = np.abs(np.roll(probability(whole), 1, axis=1) - probability(whole))[inner]
+    assert shifted.mean() > 20 * difference.mean()
+
+
+@pytest.mark.parametrize("spacing", [None, [2.5, 2, 2]])
+def test_an_roi_in_a_whole_head_gives_what_the_windows_give_there(networks, tmp_path, head_image, spacing):
+    # Intensities that do not depend on the ROI, so that only the cut matters.
+    model = make_model(tmp_path, scale=3, network="smooth", intensity=FIXED, preparation={"spacing": spacing})
+    head = read_volume(head_image)
+    whole = run(model, head, maps=("probability",))
+    center = head.grid.center
+    box = BoxROI(center, np.eye(3), np.array([80.0, 96.0, 72.0]))
+    cut = run(model, head, maps=("probability",), roi=box)
+    inside = box.contains(head.grid.array_affine, head.grid.shape)
+    assert inside.sum() > 10000
+    assert not cut.labels.array[~inside].any() and not cut.maps["probability"][:, ~inside].any()
+    core = BoxROI(center, np.eye(3), box.size - 24).contains(head.grid.array_affine, head.grid.shape)
+    assert np.mean(cut.labels.array[core] != whole.labels.array[core]) < 2e-3
+    assert np.abs(probability(cut) - probability(whole))[:, core].mean() < 2e-3
+
+
+def test_a_crop_in_a_larger_volume_with_an_roi_is_as_the_crop(tmp_path, hippocampus_image):
+    model = make_model(tmp_path)
+    crop = read_volume(hippocampus_image)
+    alone = run(model, crop, maps=EVERYTHING)
+    offset, shape = np.array([20, 31, 17]), tuple(side + 50 for side in crop.grid.shape)
+    array = np.random.default_rng(0).normal(300, 100, shape).astype(crop.array.dtype)
+    place = tuple(slice(a, a + n) for a, n in zip(offset, crop.grid.shape, strict=True))
+    array[place] = crop.array
+    affine = crop.grid.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ offset[::-1]
+    larger = Volume(array, Grid(shape, affine), "pasted")
+    corners = crop.grid.corners()
+    bounds = np.stack([corners.min(axis=0), corners.max(axis=0)], axis=1).ravel()
+    result = run(model, larger, maps=EVERYTHING, roi=BoxROI.from_bounds(bounds))
+    assert np.array_equal(result.labels.array[place], alone.labels.array)
+    assert np.count_nonzero(result.labels.array) == np.count_nonzero(alone.labels.array) > 0
+    for name, values in result.maps.items():
+        assert np.array_equal(values[(slice(None), *place)], alone.maps[name]), name
+
+
+def test_a_rotated_roi_leaves_nothing_outside(tmp_path, head_image):
+    model = make_model(tmp_path)
+    head = read_volume(head_image)
+    box = BoxROI(head.grid.center, rotation(30), np.array([40.0, 60.0, 50.0]))
+    result = run(model, head, maps=("residual",), roi=box)
+    inside = box.contains(head.grid.array_affine, head.grid.shape)
+    assert result.labels.array[inside].any() and result.maps["residual"][:, inside].any()
+    assert not result.labels.array[~inside].any() and not result.maps["residual"][:, ~inside].any()
+    assert sum(row["voxels"] for row in result.report["segments"]) == np.count_nonzero(result.labels.array)
+
+
+@pytest.mark.parametrize("spacing", [None, [1.5, 1.0, 1.2]])
+def test_every_storage_of_an_image_gives_the_same_segmentation(tmp_path, hippocampus_image, spacing):
+    model = make_model(tmp_path, preparation={"spacing": spacing, "orientation": "SLP"})
+    crop = read_volume(hippocampus_image)
+    crop = Volume(crop.array[4:28, 6:46, 2:30], Grid((24, 40, 28), crop.grid.affine), "crop")
+    expected = run(model, crop, maps=("residual",))
+    assert expected.report["resampled"] == (spacing is not None) and expected.report["windows"] > 1
+    for way in every_reordering():
+        result = run(model, stored(crop, way), maps=("residual",))
+        assert np.array_equal(result.labels.array, way.view(expected.labels.array)), way
+        # Where it is resampled, the axes are interpolated in the order of their storage.
+        tolerance = 2e-3 if spacing else 0
+        assert np.allclose(result.maps["residual"], way.view(expected.maps["residual"]), rtol=0, atol=tolerance), way
+
+
+def test_an_oblique_storage_gives_the_same_segmentation_in_space(networks, tmp_path):
+    model = make_model(
+        tmp_path,
+        scale=3,
+        network="smooth",
+        intensity=[{"step": "rescale", "from": [0, 100], "to": [-1, 1]}],
+        preparation={"spacing": [1, 1, 1]},
+    )
+    straight = grid((64, 64, 64), origin=(-32, -32, -32))
+    turned = grid((90, 90, 90), origin=rotation(25) @ [-45, -45, -45], rotation=rotation(25))
+    expected = run(model, Volume(anatomy(straight), straight, "straight")).labels
+    found = run(model, Volume(anatomy(turned), turned, "turned")).labels
+    # Each straight voxel's label against that of the nearest turned one, away from the border.
+    places = straight.to_ras(np.moveaxis(np.indices(straight.shape), 0, -1))[12:-12, 12:-12, 12:-12]
+    inverse = np.linalg.inv(turned.array_affine)
+    index = np.rint(places @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+    same = found.array[tuple(np.moveaxis(index, -1, 0))] == expected.array[12:-12, 12:-12, 12:-12]
+    assert len(np.unique(expected.array)) > 1 and same.mean() > 0.9
+
+
+def test_channels_on_other_grids_are_brought_together(tmp_path):
+    model = make_model(tmp_path, channels=2)
+    first = random_volume(grid((20, 24, 28)))
+    coarse = grid((12, 12, 12), spacing=(3, 3, 3))
+    result = run(model, [first, Volume(anatomy(coarse), coarse, "coarse")])
+    assert result.labels.grid is first.grid and result.labels.array.shape == (20, 24, 28)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.float64])
+def test_kinds_of_numbers(tmp_path, dtype):
+    model = make_model(tmp_path)
+    values = np.random.default_rng(0).integers(0, 200, (20, 20, 20))
+    expected = run(model, Volume(values.astype(np.float32), grid((20, 20, 20)), "float32"))
+    result = run(model, Volume(values.astype(dtype), grid((20, 20, 20)), "other"))
+    assert np.mean(result.labels.array == expected.labels.array) > 0.999
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.7e6, 0), (1, -1e5), (-1e8, 3)])
+def test_huge_and_negative_intensities(tmp_path, scale, shift):
+    model = make_model(tmp_path)
+    values = np.random.default_rng(0).random((20, 20, 20))
+    result = run(model, Volume(values * scale + shift, grid((20, 20, 20)), "huge"), maps=EVERYTHING)
+    assert all(np.isfinite(array).all() for array in result.maps.values())
+    assert result.labels.array.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 30), (30, 1, 30), (2, 1, 1), (3, 50, 9)])
+@pytest.mark.parametrize("tiling", ["fitted", "authors"])
+def test_tiny_volumes_and_single_slices(tmp_path, shape, tiling):
+    model = make_model(tmp_path)
+    result = run(model, random_volume(grid(shape)), tiling=tiling, maps=EVERYTHING)
+    assert result.labels.array.shape == shape
+    assert all(np.isfinite(array).all() for array in result.maps.values())
+
+
+def test_mirroring_averages_the_probabilities(networks, tmp_path):
+    plain, mirrored = (
+        make_model(tmp_path / name, scale=3, network="smooth", inference={"mirror_axes": axes})
+        for name, axes in (("plain", []), ("mirrored", ["S", "W"]))
+    )
+    volume = random_volume(grid((16, 16, 16)))
+    result = run(mirrored, volume, maps=("probability",))
+    turned = [
+        np.flip(
+            probability(run(plain, Volume(np.flip(volume.array, axes), volume.grid, ""), maps=("probability",))),
+            [axis + 1 for axis in axes],
+        )
+        for axes in ((), (0,), (2,), (0, 2))
+    ]
+    assert np.allclose(probability(result), np.mean(turned, axis=0), atol=2e-3)
+
+
+def test_a_warm_model_forgets_the_case_before(tmp_path):
+    model = make_model(tmp_path)
+    volumes = [random_volume(grid((20, 40, 24)), seed=seed) for seed in (1, 2)]
+    first = [run(model, volume).labels.array for volume in volumes]
+    assert not np.array_equal(*first)
+    assert np.array_equal(run(model, volumes[0]).labels.array, first[0])
+
+
+def test_results_live_where_they_are_allocated_and_grow(tmp_path):
+    model = make_model(tmp_path)
+    arrays, grown = {}, []
+
+    def allocate(name, shape, dtype):
+        arrays[name] = np.zeros(shape, dtype)
+        return arrays[name]
+
+    predict = model.system.predict
+
+    def watched(block, maps):
+        if "labels" in arrays:
+            grown.append(np.count_nonzero(arrays["labels"].any(axis=(1, 2))))
+        return predict(block, maps)
+
+    model.system.predict = watched
+    volume = random_volume(grid((120, 20, 20)))
+    result = segment(model, [volume], SegmentOptions(maps=EVERYTHING, threads=1), allocate=allocate)
+    assert result.labels.array is arrays["labels"]
+    assert {name: (array.shape[0], array.dtype) for name, array in arrays.items() if name != "labels"} == {
+        "probability": (2, np.float16),
+        "residual": (2, np.float16),
+        "attention": (1, np.float16),
+        "features": (2, np.float16),
+    }
+    assert grown == sorted(grown) and grown[0] == 0 and 0 < grown[-1] < 120
+
+
+def test_report_says_what_was_done(tmp_path):
+    model = make_model(tmp_path)
+    of = grid((20, 24, 28), spacing=(0.5, 2, 3))
+    report = run(model, random_volume(of)).report
+    assert report["window"] == [24, 24, 32] and report["windows"] == 1 and report["device"] == "cpu"
+    assert set(report["seconds"]) == {"preparing", "segmenting", "writing"}
+    for row in report["segments"]:
+        assert row["volume_ml"] == pytest.approx(row["voxels"] * 3 / 1000)
+        assert report["volumes_ml"][row["name"]] == row["volume_ml"]
+
+
+def test_refusals(tmp_path, hippocampus_image):
+    model = make_model(tmp_path, residual_mapping=False, attention_mapping=False)
+    crop = read_volume(hippocampus_image)
+    refusal("wrong-channel-count", run, model, [crop, crop])
+    refusal("map-unavailable", run, model, crop, maps=("residual",))
+    refusal("tiling-unknown", run, model, crop, tiling="other")
+    refusal("roi-outside", run, model, crop, roi=BoxROI.from_bounds([900, 910, 0, 10, 0, 10]))
+    refusal("image-constant", run, model, Volume(np.zeros(crop.grid.shape), crop.grid, "empty"))
+    empty = crop.array.copy()
+    empty[10:20, 10:20, 10:20] = 0
+    center = crop.grid.array_affine @ [14.5, 14.5, 14.5, 1]
+    box = BoxROI(center[:3], np.eye(3), np.full(3, 8.0))
+    assert "ROI" in refusal("image-constant", run, model, Volume(empty, crop.grid, "hole"), roi=box)

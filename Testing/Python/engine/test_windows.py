@@ -1,0 +1,67 @@
+"""Where windows lie."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conresnet.inference.windows import MULTIPLE, STRETCH, authors_windows, fitted_windows
+
+
+def whole(*shape):
+    return tuple(slice(0, side) for side in shape)
+
+
+def test_brain_of_the_paper_takes_two_fitted_windows():
+    box = (slice(3, 143), slice(30, 209), slice(50, 199))
+    plan = fitted_windows(box, (155, 240, 240), (80, 160, 160), 0.25)
+    assert plan.size == (80, 184, 152)
+    assert [plan.start(window) for window in plan] == [(3, 28, 49), (63, 28, 49)]
+
+
+def test_authors_tile_the_brats_volume_with_twelve_windows():
+    plan = authors_windows((155, 240, 240), (80, 160, 160))
+    assert plan.size == (80, 160, 160)
+    assert plan.starts == ((0, 54, 75), (0, 80), (0, 80))
+    assert len(plan) == len(list(plan)) == 12
+
+
+@pytest.mark.parametrize(("side", "starts"), [(50, (0,)), (80, (0,)), (81, (0, 1)), (134, (0, 54)), (135, (0, 54, 55))])
+def test_authors_last_window_moves_back_inside(side, starts):
+    assert authors_windows((side, 10, 10), (80, 10, 10)).starts[0] == starts
+
+
+axes = st.tuples(st.integers(1, 150), st.integers(0, 90), st.integers(0, 90), st.integers(1, 80))
+
+
+@given(st.lists(axes, min_size=3, max_size=3), st.sampled_from([0.0, 0.25, 0.5, 0.75]))
+def test_fitted_windows_cover_the_box_and_keep_their_bounds(axes, overlap):
+    shape = [length + before + after for length, before, after, _ in axes]
+    box = [slice(before, before + length) for length, before, _, _ in axes]
+    window = [side for *_, side in axes]
+    plan = fitted_windows(box, shape, window, overlap)
+    for axis in range(3):
+        size, starts, side = plan.size[axis], plan.starts[axis], shape[axis]
+        limit = max(window[axis] * STRETCH, math.ceil(window[axis] / MULTIPLE) * MULTIPLE)
+        assert size % MULTIPLE == 0 and size <= limit
+        assert starts[0] <= box[axis].start and starts[-1] + size >= box[axis].stop
+        assert starts[0] >= 0 and (starts[-1] + size <= side or starts == (0,))
+        steps = [b - a for a, b in itertools.pairwise(starts)]
+        assert all(0 < step <= math.ceil(size * (1 - overlap)) for step in steps)
+    covered = plan.extent(shape)
+    assert all(0 <= part.start < part.stop <= side for part, side in zip(covered, shape, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 30, 30), (5, 7, 3)])
+def test_tiny_volumes_are_padded_to_the_next_multiple_alone(shape):
+    plan = fitted_windows(whole(*shape), shape, (80, 160, 160), 0.5)
+    assert plan.size == tuple(MULTIPLE * math.ceil(side / MULTIPLE) for side in shape)
+    assert len(plan) == 1
+
+
+def test_a_small_box_takes_in_the_image_around_it_instead_of_padding():
+    plan = fitted_windows((slice(50, 60), slice(0, 3), slice(97, 100)), (100, 100, 100), (32, 32, 32), 0.5)
+    assert plan.size == (16, 8, 8)
+    assert plan.start((0, 0, 0)) == (47, 0, 92)
