@@ -177,6 +177,11 @@ def _use_fonts() -> None:
     QtWidgets.QApplication.setFont(QtGui.QFont("DejaVu Sans", 9))
 
 
+def _show_qt_message(kind: object, context: object, text: str) -> None:
+    if "propagateSizeHints" not in text:  # the offscreen platform says so of every window
+        sys.stderr.write(text + "\n")
+
+
 def install() -> None:
     """Make ``qt``, ``ctk`` and Slicer's Python modules importable, and change PySide's classes; once in a process."""
     if "qt" in sys.modules:
@@ -208,6 +213,7 @@ def start_application(terminologies: str | Path | None = None) -> qSlicerApplica
     ``terminologies``: a folder with Slicer's terminology files (*.term.json), if there is one; else a handful of codes.
     """
     if getattr(slicer, "app", None) is None:
+        QtCore.qInstallMessageHandler(_show_qt_message)
         slicer.app = qSlicerApplication(Path(terminologies) if terminologies else None)
         _use_fonts()
         slicer.app._start()
