@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from conresnet.segmentation import SegmentOptions, load_model, segment
 
 from conresnet.errors import UserError
 from conresnet.image_files import read_channels, read_volume
 from conresnet.package import write_package
 from conresnet.package.description import ModelDescription
+from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training.data_set import Case, read_data_set
 from conresnet_training.plan import Plan
 from conresnet_training.run import Run, split

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 import yaml
-from conresnet.segmentation import SegmentOptions, load_model, segment
 
 from conresnet.image_files import read_volume
 from conresnet.package import read_package
+from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training.command_line import main
 from conresnet_training.data_set import read_data_set
 from conresnet_training.plan import make_plan, write_plan
