@@ -1,0 +1,11 @@
+"""Segment real cases through the module's own logic and show what comes out, in demo/. Run by ``make demo``."""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "SlicerHost"))
+
+    import demo_cases
+
+    demo_cases.main()

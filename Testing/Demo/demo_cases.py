@@ -1,0 +1,134 @@
+"""Two real cases through the module's own logic, on real MRML with a real engine process.
+
+Of a crop around a hippocampus come the segmentation, the residual and attention maps, a surface a segment, a picture of
+the views and one of the module's panel; of a whole head, with a region drawn around a hippocampus, a picture.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import slicer
+from demo_picture import with_legend
+from slicer_host import slot_errors, start_application
+from slicer_host.panel import panel_image
+from slicer_host.views import four_views, save_png
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DATA = REPOSITORY / "Testing" / "Data"
+CASE = DATA / "MSD_Task04_Hippocampus" / "imagesTr" / "hippocampus_004.nii.gz"
+HEAD = DATA / "IXI_T1_2mm" / "IXI034.nii.gz"
+# Around the left hippocampus of that head, RAS mm.
+HEAD_REGION_CENTER, HEAD_REGION_SIZE = (-29.0, -22.0, -12.0), (34.0, 56.0, 38.0)
+OUTPUT = REPOSITORY / "demo"
+
+
+def main() -> None:
+    """Make everything, saying what is being done."""
+    started = time.perf_counter()
+    OUTPUT.mkdir(exist_ok=True)
+    app = start_application()
+    try:
+        module = app.moduleManager().load(REPOSITORY / "ConResSegmentation" / "ConResSegmentation.py")
+        segment_case(module)
+        segment_head(module)
+        if slot_errors:
+            raise RuntimeError("an exception in a slot or an observer, see above")
+    finally:
+        app.quit_host()
+    files = sorted(path.name for path in OUTPUT.iterdir())
+    print(f"{time.perf_counter() - started:.1f} s. In {OUTPUT.name}/: {', '.join(files)}")
+
+
+def segment_case(module: object) -> None:
+    """A crop around a hippocampus, as the panel does it: load, open the module, click Segment."""
+    slicer.util.loadVolume(str(CASE))
+    panel = module.widgetRepresentation()
+    slicer.util.selectModule("ConResSegmentation")
+    widget = panel.self()
+    outcome = click_segment(widget)
+    slicer.util.saveNode(outcome.segmentation, str(OUTPUT / "segmentation.seg.nrrd"))
+    maps = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    for kind in ("residual", "attention"):
+        of_kind = [node for node in maps if node.GetAttribute("ConResNet.Map") == kind]
+        save_map(of_kind, OUTPUT / f"{kind}.nrrd")
+    save_surfaces(outcome.segmentation)
+    show(outcome.segmentation, outcome.shownMap)
+    save_png(with_legend(four_views(1200, 900), outcome.segmentation, outcome.shownMap), OUTPUT / "views.png")
+    widget.ui.modelDetailsButton.collapsed = True
+    save_png(panel_image(panel), OUTPUT / "panel.png")
+
+
+def segment_head(module: object) -> None:
+    """A whole head: the region says where the structure is."""
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadVolume(str(HEAD))
+    region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Left hippocampus")
+    region.SetCenterWorld(HEAD_REGION_CENTER)
+    region.SetSizeWorld(HEAD_REGION_SIZE)
+    region.CreateDefaultDisplayNodes()
+    display = region.GetDisplayNode()
+    display.SetFillVisibility(False)
+    display.SetHandlesInteractive(False)
+    display.SetPointLabelsVisibility(False)
+    display.SetPropertiesLabelVisibility(False)
+    widget = module.widgetRepresentation().self()
+    widget.ui.regionSelector.setCurrentNode(region)
+    outcome = click_segment(widget)
+    widget.ui.mapSelector.setCurrentNode(None)
+    show(outcome.segmentation, None)
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        node.SetFieldOfView(*(2.2 * max(HEAD_REGION_SIZE) * side for side in (1.33, 1.0)), 1)
+    save_png(with_legend(four_views(1200, 900), outcome.segmentation, None), OUTPUT / "whole_head.png")
+
+
+def click_segment(widget: object) -> object:
+    """Click, wait, and return the choices as they are then; the result is among them."""
+    slicer.app.processEvents()  # the panel fills in the channels by name
+    if not widget.ui.applyButton.enabled:
+        raise RuntimeError(widget.ui.applyButton.toolTip)
+    widget.ui.applyButton.click()
+    while widget.runPanel.isRunning:
+        slicer.app.processEvents()
+        time.sleep(0.01)
+    print(widget.ui.statusLabel.text)
+    choices = widget.logic.getParameterNode()
+    if choices.segmentation is None:
+        raise RuntimeError(widget.ui.statusLabel.text)
+    return choices
+
+
+def save_map(nodes: list, path: Path) -> None:
+    """One component a segment, on the grid of the case."""
+    image = sitk.GetImageFromArray(
+        np.stack([slicer.util.arrayFromVolume(node) for node in nodes], axis=-1), isVector=True
+    )
+    image.CopyInformation(sitk.ReadImage(str(CASE)))
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def save_surfaces(segmentation_node: object) -> None:
+    """A surface file a segment, in Slicer's coordinate system for files (LPS), named by the segment."""
+    slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsClosedSurfaceRepresentationToFiles(
+        str(OUTPUT), segmentation_node, None, "STL", True, 1.0, False
+    )
+
+
+def show(segmentation_node: object, map_node: object) -> None:
+    """Put the slices through the result; outlines over the map, and light fills without one."""
+    display = segmentation_node.GetDisplayNode()
+    display.SetOpacity2DFill(0.0 if map_node else 0.35)
+    display.SetOpacity2DOutline(1.0)
+    display.SetSliceIntersectionThickness(2)
+    bounds = [0.0] * 6
+    segmentation_node.GetRASBounds(bounds)
+    center = [(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
+    slicer.util.resetSliceViews()
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *center, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
+    for node in slicer.util.getNodesByClass("vtkMRMLViewNode"):
+        node.SetBoxVisible(False)
+        node.SetAxisLabelsVisible(False)
+    slicer.util.resetThreeDViews()

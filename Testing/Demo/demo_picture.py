@@ -1,0 +1,64 @@
+"""A legend below a picture of the views: the segments with their colors and sizes, and the scale of the map."""
+
+from __future__ import annotations
+
+import numpy as np
+import qt
+import slicer
+
+HEIGHT = 46
+
+
+def with_legend(picture: np.ndarray, segmentation_node: object, map_node: object) -> np.ndarray:
+    """The picture, (height, width, 3) uint8, with a strip below it."""
+    width = picture.shape[1]
+    strip = qt.QImage(width, HEIGHT, qt.QImage.Format_RGB888)
+    strip.fill(qt.QColor(24, 24, 28))
+    painter = qt.QPainter(strip)
+    painter.setRenderHint(qt.QPainter.Antialiasing)
+    painter.setFont(qt.QFont("DejaVu Sans", 11))
+    left = 14
+    segmentation = segmentation_node.GetSegmentation()
+    for number in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(number)
+        painter.fillRect(left, 15, 16, 16, qt.QColor.fromRgbF(*segment.GetColor()))
+        text = f"{segment.GetName()}  {_milliliters(segmentation_node, segmentation.GetNthSegmentID(number)):.2f} mL"
+        left += 24 + _write(painter, left + 24, text) + 28
+    if map_node is not None:
+        _draw_scale(painter, width, map_node)
+    painter.end()
+    return np.vstack([picture, _pixels(strip)])
+
+
+def _write(painter: object, left: int, text: str) -> int:
+    painter.setPen(qt.QColor(235, 235, 235))
+    painter.drawText(left, 28, text)
+    return painter.fontMetrics().horizontalAdvance(text)
+
+
+def _draw_scale(painter: object, width: int, map_node: object) -> None:
+    display = map_node.GetDisplayNode()
+    colors = display.GetColorNode().GetLookupTable()
+    low, high = colors.GetRange()
+    left, length = width - 14 - 34 - 160, 160
+    for column in range(length):
+        rgb = [0.0] * 3
+        colors.GetColor(low + (high - low) * column / (length - 1), rgb)
+        painter.fillRect(left + column, 15, 1, 16, qt.QColor.fromRgbF(*rgb))
+    _write(painter, left + length + 8, f"{display.GetWindowLevelMax():.2g}")
+    name = map_node.GetName()
+    _write(
+        painter, left - 26 - painter.fontMetrics().horizontalAdvance(name), f"{name}  {display.GetWindowLevelMin():.2g}"
+    )
+
+
+def _milliliters(segmentation_node: object, segment_id: str) -> float:
+    role = segmentation_node.GetReferenceImageGeometryReferenceRole()
+    volume = segmentation_node.GetNodeReference(role)
+    voxels = int(slicer.util.arrayFromSegmentBinaryLabelmap(segmentation_node, segment_id, volume).sum())
+    return voxels * float(np.prod(volume.GetSpacing())) / 1000
+
+
+def _pixels(image: object) -> np.ndarray:
+    rows = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), image.bytesPerLine())
+    return rows[:, : 3 * image.width()].reshape(image.height(), image.width(), 3).copy()
