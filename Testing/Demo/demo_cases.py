@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import slicer
-from demo_picture import with_legend
+
 from slicer_host import slot_errors, start_application
 from slicer_host.panel import panel_image
 from slicer_host.views import four_views, save_png
+
+# Importing the stand-in application made qt importable, which this one needs.
+from demo_picture import with_legend  # isort: skip
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "Testing" / "Data"
