@@ -1,0 +1,78 @@
+"""Volumes are told apart by the words in their names, in whatever order they were loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from ConResSegmentationLib.ChannelMatching import Candidate, matchChannels, score
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@dataclass(frozen=True)
+class Channel:
+    name: str
+    keywords: tuple[str, ...]
+    exclude_keywords: tuple[str, ...] = ()
+
+
+T1 = Channel("T1", ("t1", "t1w", "mprage"), ("t1c", "t1ce", "t1gd", "contrast"))
+T1C = Channel("T1c", ("t1c", "t1ce", "t1gd", "contrast"))
+T2 = Channel("T2", ("t2", "t2w"), ("flair",))
+FLAIR = Channel("FLAIR", ("flair",))
+BRATS = (FLAIR, T1, T1C, T2)
+
+
+def matched(inputs: tuple[Channel, ...], names: list[str]) -> list[str | None]:
+    found = matchChannels(inputs, [Candidate(name) for name in names])
+    return [None if place is None else names[place] for place in found]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["flair", "t1", "t1c", "t2"],
+        ["BraTS18_X_1_flair", "BraTS18_X_1_t1", "BraTS18_X_1_t1ce", "BraTS18_X_1_t2"],
+        ["3: AX FLAIR", "4: AX T1", "7: AX T1 CONTRAST", "5: AX T2"],
+        ["sub-01_FLAIR", "sub-01_T1w", "sub-01_T1GD", "sub-01_T2w"],
+        ["T2_FLAIR", "MPRAGE", "T1Gd", "T2"],
+    ],
+)
+@given(order=st.permutations(range(4)))
+def test_four_channels_are_found_in_any_order(names: list[str], order: list[int]) -> None:
+    assert matched(BRATS, [names[place] for place in order]) == names
+
+
+def test_a_name_that_speaks_for_nothing_is_left_out() -> None:
+    assert matched((T1, T1C), ["scan 7", "post t1c"]) == [None, "post t1c"]
+
+
+def test_the_only_input_takes_the_first_volume_that_nothing_speaks_against() -> None:
+    assert matched((T1,), ["head T1c", "IXI034", "other"]) == ["IXI034"]
+    assert matched((T1,), ["IXI034", "a T1"]) == ["a T1"]
+    assert matched((T1,), []) == [None]
+
+
+def test_patients_are_not_mixed() -> None:
+    candidates = [Candidate("T1", "A"), Candidate("T2", "A"), Candidate("T1", "B"), Candidate("T1c", "B")]
+    candidates += [Candidate("FLAIR", "B"), Candidate("T2", "B")]
+    assert matchChannels(BRATS, candidates) == [4, 2, 3, 5]
+    assert matchChannels((T1, T1C), candidates[:3]) == [0, None]
+
+
+def test_of_equal_names_those_of_the_same_beginning_belong_together() -> None:
+    assert matched((T1, T2), ["ann_t1", "bob_t1", "bob_t2"])[1] == "bob_t2"
+    assert matched((T1C, T1), ["bob_t1", "ann_t1", "ann_t1c"]) == ["ann_t1c", "ann_t1"]
+
+
+def test_whole_words_count_more_than_beginnings_and_excluding_words_most() -> None:
+    assert score(T1, "T1") > score(T1, "T1weighted") > 0
+    assert score(T1, "brain") == 0
+    assert score(T1, "brain T1ce") is None
+
+
+@given(names=st.lists(st.text(max_size=12), max_size=6))
+def test_no_volume_is_chosen_twice(names: list[str]) -> None:
+    chosen = [place for place in matchChannels(BRATS, [Candidate(name) for name in names]) if place is not None]
+    assert len(set(chosen)) == len(chosen)

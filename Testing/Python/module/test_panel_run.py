@@ -1,0 +1,209 @@
+"""Segmenting by clicks, with a real engine process: results, progress, cancelling, faults, and care for the scene."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import slicer
+from module.panel_driver import PanelDriver, label_array, result_nodes
+from module.test_scene_inputs import add_bent_transform, add_region, add_transform, rotation
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
+
+
+def test_a_click_segments_a_real_scan(panel: PanelDriver, volume: object, hippocampus_label: object) -> None:
+    node = panel.segment()
+    expert = slicer.util.arrayFromVolume(slicer.util.loadVolume(str(hippocampus_label)))
+    labels = label_array(node, volume)
+    assert dice(labels == 1, expert == 1) > 0.75
+    assert dice(labels == 2, expert == 2) > 0.75
+    assert panel.status.startswith("Done in") and "Anterior hippocampus" in panel.status
+    assert [n.GetAttribute("ConResNet.Map") for n in result_nodes()[1:]] == ["residual", "residual", "attention"]
+    assert not panel.ui.cancelButton.enabled and not panel.ui.progressBar.isVisible()
+
+
+def test_the_map_of_a_result_lies_over_the_slices(panel: PanelDriver, volume: object) -> None:
+    panel.segment()
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    residual, _other, attention = result_nodes()[1:]
+    assert composites
+    assert {c.GetForegroundVolumeID() for c in composites} == {residual.GetID()}
+    assert {c.GetBackgroundVolumeID() for c in composites} == {volume.GetID()}
+    panel.ui.mapSelector.setCurrentNode(attention)
+    panel.ui.mapOpacitySlider.value = 0.25
+    assert {c.GetForegroundVolumeID() for c in composites} == {attention.GetID()}
+    assert {c.GetForegroundOpacity() for c in composites} == {0.25}
+    panel.choose(panel.ui.mapColorsSelector, "Rainbow")
+    assert attention.GetDisplayNode().GetColorNodeID() == "vtkMRMLColorTableNodeRainbow"
+    panel.ui.mapSelector.setCurrentNode(None)
+    assert {c.GetForegroundVolumeID() for c in composites} == {None}
+
+
+def test_only_the_chosen_maps_are_made(panel: PanelDriver, volume: object) -> None:
+    for box in (panel.ui.residualCheckBox, panel.ui.attentionCheckBox):
+        box.click()
+    panel.ui.probabilityCheckBox.click()
+    panel.ui.featuresCheckBox.click()
+    panel.segment()
+    kinds = [node.GetAttribute("ConResNet.Map") for node in result_nodes()[1:]]
+    assert sorted(kinds) == ["features", "features", "probability", "probability"]
+
+
+def test_the_second_result_takes_the_place_of_the_first(panel: PanelDriver, volume: object) -> None:
+    first = panel.segment()
+    nodes = result_nodes()
+    assert panel.segment() is first
+    assert result_nodes() == nodes
+
+
+def test_an_edited_segmentation_is_kept(panel: PanelDriver, volume: object) -> None:
+    first = panel.segment()
+    before = label_array(first, volume)
+    first.GetSegmentation().GetNthSegment(0).SetName("corrected by hand")
+    second = panel.segment()
+    assert second is not first
+    assert first.GetSegmentation().GetNthSegment(0).GetName() == "corrected by hand"
+    np.testing.assert_array_equal(label_array(first, volume), before)
+    assert f"{first.GetName()} was left as it is" in panel.status and second.GetName() in panel.status
+
+
+def test_a_result_lies_right_under_any_linear_transform(panel: PanelDriver, volume: object) -> None:
+    plain = label_array(panel.segment(), volume)
+    panel.choices.segmentation = None
+    transform = add_transform(rotation(0, (30, -20, 10)))
+    volume.SetAndObserveTransformNodeID(transform.GetID())
+    moved = panel.segment()
+    assert moved.GetParentTransformNode() is transform
+    assert all(node.GetParentTransformNode() is transform for node in result_nodes()[-3:])
+    assert dice(label_array(moved, volume) > 0, plain > 0) > 0.99
+    bounds = [[0.0] * 6, [0.0] * 6]
+    moved.GetRASBounds(bounds[0])
+    volume.GetRASBounds(bounds[1])
+    low, high = np.array(bounds[0]).reshape(3, 2).T
+    assert (low > np.array(bounds[1])[::2]).all() and (high < np.array(bounds[1])[1::2]).all()
+
+
+def test_a_region_limits_the_result(panel: PanelDriver, volume: object) -> None:
+    whole = label_array(panel.segment(), volume)
+    panel.choices.segmentation = None
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    low, high = np.array(bounds).reshape(3, 2).T
+    # The posterior half of the image, where no anterior hippocampus is.
+    region = add_region(tuple((low + high) / 2 - (0, (high - low)[1] / 4, 0)), tuple((high - low) * (1, 0.5, 1)))
+    panel.ui.regionSelector.setCurrentNode(region)
+    labels = label_array(panel.segment(), volume)
+    assert labels.any() and labels.sum() < whole.sum()
+    inside = np.argwhere(labels)[:, 1]
+    assert inside.max() - inside.min() <= labels.shape[1] / 2 + 1
+
+
+@pytest.mark.parametrize("place", ["volume", "region"])
+def test_a_non_linear_transform_is_refused_with_a_sentence(panel: PanelDriver, volume: object, place: str) -> None:
+    region = add_region()
+    panel.ui.regionSelector.setCurrentNode(region)
+    node = {"volume": volume, "region": region}[place]
+    node.SetAndObserveTransformNodeID(add_bent_transform().GetID())
+    assert panel.segment() is None
+    assert panel.status.startswith(f"{node.GetName()} lies under the transform bent, which is not linear")
+    assert result_nodes() == []
+
+
+def test_an_error_of_the_engine_is_a_sentence_and_changes_nothing(panel: PanelDriver, volume: object) -> None:
+    panel.ui.regionSelector.setCurrentNode(add_region((5000, 0, 0)))
+    assert panel.segment() is None
+    assert "ROI" in panel.status or "region" in panel.status
+    assert panel.status in panel.ui.logTextEdit.toPlainText()
+    assert result_nodes() == []
+    panel.ui.regionSelector.setCurrentNode(None)
+    assert panel.segment() is not None
+
+
+def test_progress_comes_on_and_cancel_leaves_the_scene_as_it_was(panel: PanelDriver, head: object) -> None:
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    panel.click_segment()
+    assert not panel.ui.applyButton.enabled and panel.ui.cancelButton.enabled
+    panel.wait_until_computing()
+    first = panel.ui.progressBar.value
+    panel.wait(lambda: panel.ui.progressBar.value > first)
+    panel.ui.cancelButton.click()
+    assert panel.status == "Cancelled."
+    assert panel.ui.applyButton.enabled
+    panel.wait(lambda: not panel.widget.logic.engine.isBusy, seconds=4)
+    panel.settle()
+    assert slicer.mrmlScene.GetNumberOfNodes() == nodes
+
+
+def test_after_a_cancelled_one_the_next_segmentation_works(
+    panel: PanelDriver, head: object, hippocampus_image: object
+) -> None:
+    panel.click_segment()
+    panel.wait_until_computing()
+    panel.ui.cancelButton.click()
+    crop = slicer.util.loadVolume(str(hippocampus_image))
+    panel.widget.channels._combos[0].setCurrentNode(crop)
+    assert panel.segment() is not None
+
+
+def test_closing_the_scene_stops_what_runs(panel: PanelDriver, head: object) -> None:
+    panel.click_segment()
+    panel.wait_until_computing()
+    slicer.mrmlScene.Clear(0)
+    assert not panel.widget.runPanel.isRunning
+    panel.wait(lambda: not panel.widget.logic.engine.isBusy, seconds=4)
+    panel.settle()
+    assert result_nodes() == []
+    assert not panel.ui.applyButton.enabled
+
+
+def test_a_killed_engine_is_a_sentence_and_the_next_click_works(
+    panel: PanelDriver, head: object, hippocampus_image: object
+) -> None:
+    panel.click_segment()
+    panel.wait_until_computing()
+    os.kill(panel.widget.logic.engine._connection.hello["pid"], signal.SIGKILL)
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert panel.status.startswith("The engine ended unexpectedly")
+    assert result_nodes() == []
+    crop = slicer.util.loadVolume(str(hippocampus_image))
+    panel.widget.channels._combos[0].setCurrentNode(crop)
+    assert panel.segment() is not None
+
+
+def test_removing_the_volume_while_it_is_segmented_is_survived(panel: PanelDriver, volume: object) -> None:
+    panel.click_segment()
+    panel.wait(lambda: panel.widget._run is not None)
+    slicer.mrmlScene.RemoveNode(volume)
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert "was removed while it was segmented" in panel.status
+    assert result_nodes() == []
+
+
+def test_a_run_goes_on_while_another_module_is_shown(panel: PanelDriver, volume: object) -> None:
+    panel.click_segment()
+    panel.leave()
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert len(result_nodes()) == 4
+    panel.open()
+    assert panel.ui.segmentationSelector.currentNode() is result_nodes()[0]
+    assert panel.ui.mapSelector.currentNode() in result_nodes()
+
+
+def test_a_result_that_cannot_be_shown_leaves_nothing_behind(
+    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    def fail(*_arguments: object) -> None:
+        raise MemoryError("no memory for maps")
+
+    monkeypatch.setattr(sys.modules["ConResSegmentationLib.MapVolumes"], "put", fail)
+    assert panel.segment() is None
+    assert panel.status == "The result could not be put into the scene; see the log."
+    assert "no memory for maps" in panel.ui.logTextEdit.toPlainText()
+    assert result_nodes() == []

@@ -1,0 +1,196 @@
+"""Results in the scene: segments, codes, geometry, place in the subject hierarchy, maps, and care for edits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from ConResSegmentationLib import MapVolumes, SegmentationFingerprint, SegmentationInScene
+
+from conresnet.package.description import Segment
+from conresnet.package.terminology import Code, Terminology
+from module.panel_driver import label_array
+
+ANATOMY = Code("SCT", "123037004", "Anatomical Structure")
+SEGMENTS = (
+    Segment("Anterior", 1, (220, 20, 30), Terminology(ANATOMY, Code("SCT", "91609005", "Hippocampus"))),
+    Segment("Posterior", 2, (20, 120, 230), Terminology(ANATOMY, Code("SCT", "64033007", "Kidney"),
+                                                        Code("SCT", "7771000", "Left"))),
+)  # fmt: skip
+MODEL = "organ 1.0.0"
+
+
+@pytest.fixture
+def labels(volume: object, hippocampus_label: Path) -> np.ndarray:
+    node = slicer.util.loadVolume(str(hippocampus_label))
+    array = slicer.util.arrayFromVolume(node).astype(np.uint8)
+    slicer.mrmlScene.RemoveNode(node)
+    return array
+
+
+@pytest.fixture
+def result(volume: object, labels: np.ndarray) -> object:
+    """A segmentation as the module makes it."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
+    made = SegmentationInScene.makeSegments(labels, SEGMENTS, volume)
+    SegmentationInScene.fill(node, made, volume, MODEL, show3D=True)
+    return node
+
+
+def segment_of(node: object, number: int) -> object:
+    return node.GetSegmentation().GetNthSegment(number)
+
+
+def reloaded(node: object, folder: Path) -> object:
+    path = folder / "saved.seg.nrrd"
+    assert slicer.util.saveNode(node, str(path))
+    return slicer.util.loadSegmentation(str(path))
+
+
+def test_every_voxel_is_where_the_engine_put_it(result: object, volume: object, labels: np.ndarray) -> None:
+    np.testing.assert_array_equal(label_array(result, volume), labels)
+    assert result.GetSegmentation().GetNumberOfLayers() == 1
+
+
+def test_segments_have_the_models_names_colors_and_codes(result: object) -> None:
+    assert [segment_of(result, n).GetName() for n in (0, 1)] == ["Anterior", "Posterior"]
+    np.testing.assert_allclose(segment_of(result, 0).GetColor(), np.array([220, 20, 30]) / 255)
+    entry = slicer.vtkSlicerTerminologyEntry()
+    text = vtk.mutable("")
+    segment_of(result, 1).GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), text)
+    logic = slicer.modules.terminologies.logic()
+    assert logic.DeserializeTerminologyEntry(str(text), entry)
+    assert entry.GetTypeObject().GetCodeValue() == "64033007"
+    assert entry.GetTypeModifierObject().GetCodeMeaning() == "Left"
+    assert entry.GetCategoryObject().GetCodingSchemeDesignator() == "SCT"
+
+
+def test_codes_and_geometry_survive_a_file(result: object, volume: object, labels: np.ndarray, tmp_path: Path) -> None:
+    again = reloaded(result, tmp_path)
+    text = vtk.mutable("")
+    segment_of(again, 0).GetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), text)
+    assert "SCT^91609005^Hippocampus" in str(text)
+    np.testing.assert_array_equal(label_array(again, volume), labels)
+
+
+def test_the_result_has_the_geometry_of_the_input(result: object, volume: object) -> None:
+    assert result.GetNodeReference(result.GetReferenceImageGeometryReferenceRole()) is volume
+    name = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    expected = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    expected.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    geometry = expected.GetSegmentation().GetConversionParameter(name)
+    assert result.GetSegmentation().GetConversionParameter(name) == geometry
+
+
+def test_surfaces_are_made_and_shown(result: object) -> None:
+    assert result.GetClosedSurfaceInternalRepresentation("Segment_1").GetNumberOfPoints() > 100
+    assert result.GetDisplayNode().GetVisibility3D()
+
+
+def test_results_lie_beside_the_input_in_the_subject_hierarchy(volume: object, labels: np.ndarray) -> None:
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volume), study)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
+    SegmentationInScene.fill(node, SegmentationInScene.makeSegments(labels, SEGMENTS, volume), volume, MODEL, False)
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
+    maps = MapVolumes.split({"attention": np.zeros((1, *labels.shape), np.float16)}, [])
+    (map_node,) = MapVolumes.put(maps, node, volume)
+    folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(map_node))
+    assert hierarchy.GetItemName(folder) == "result maps"
+    assert hierarchy.GetItemParent(folder) == study
+
+
+def test_an_unedited_result_may_be_replaced(result: object, volume: object, tmp_path: Path) -> None:
+    assert SegmentationInScene.mayReplace(result, volume, MODEL)
+    again = reloaded(result, tmp_path)
+    assert SegmentationFingerprint.fingerprint(again) == SegmentationFingerprint.fingerprint(result)
+
+
+def paint_a_voxel(node: object, volume: object) -> None:
+    array = slicer.util.arrayFromSegmentBinaryLabelmap(node, "Segment_2", volume)
+    array[0, 0, 0] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, "Segment_2", volume)
+
+
+EDITS = {
+    "a painted voxel": paint_a_voxel,
+    "a new name": lambda node, volume: segment_of(node, 0).SetName("mine"),
+    "a new color": lambda node, volume: segment_of(node, 0).SetColor(0, 1, 0),
+    "a removed segment": lambda node, volume: node.GetSegmentation().RemoveSegment("Segment_1"),
+    "a new segment": lambda node, volume: node.GetSegmentation().AddEmptySegment(),
+    "another order": lambda node, volume: node.GetSegmentation().SetSegmentIndex("Segment_2", 0),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edited_result_is_not_replaced(result: object, volume: object, edit: str) -> None:
+    EDITS[edit](result, volume)
+    assert not SegmentationInScene.mayReplace(result, volume, MODEL)
+
+
+def test_looking_at_a_result_is_no_edit(result: object, volume: object) -> None:
+    result.GetDisplayNode().SetOpacity(0.3)
+    result.GetDisplayNode().SetSegmentVisibility("Segment_1", False)
+    result.RemoveClosedSurfaceRepresentation()
+    result.SetName("my name for it")
+    result.GetSegmentation().CollapseBinaryLabelmaps(False)
+    assert SegmentationInScene.mayReplace(result, volume, MODEL)
+
+
+def test_what_is_not_the_same_models_result_for_the_same_volume_is_not_replaced(
+    result: object, volume: object, hippocampus_image: Path
+) -> None:
+    assert not SegmentationInScene.mayReplace(result, volume, "other 1.0.0")
+    other = slicer.util.loadVolume(str(hippocampus_image))
+    assert not SegmentationInScene.mayReplace(result, other, MODEL)
+    foreign = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    assert SegmentationInScene.mayReplace(foreign, volume, MODEL), "an empty one may be filled"
+    foreign.GetSegmentation().AddEmptySegment()
+    assert not SegmentationInScene.mayReplace(foreign, volume, MODEL)
+
+
+def test_an_empty_result_is_a_result(volume: object, labels: np.ndarray) -> None:
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    nothing = np.zeros_like(labels)
+    SegmentationInScene.fill(node, SegmentationInScene.makeSegments(nothing, SEGMENTS, volume), volume, MODEL, True)
+    assert not label_array(node, volume).any()
+    assert SegmentationFingerprint.isUntouched(node)
+
+
+def test_maps_lie_on_the_input_and_are_named_by_their_segments(result: object, volume: object) -> None:
+    shape = slicer.util.arrayFromVolume(volume).shape
+    residual = np.random.default_rng(0).random((2, *shape)).astype(np.float16)
+    maps = {"residual": residual, "features": np.stack([residual[0], residual[1] * 5])}
+    nodes = MapVolumes.put(MapVolumes.split(maps, ["Anterior", "Posterior"]), result, volume)
+    name = volume.GetName()
+    assert [node.GetName() for node in nodes] == [
+        f"{name} residual Anterior",
+        f"{name} residual Posterior",
+        f"{name} features before attention",
+        f"{name} features after attention",
+    ]
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(nodes[1]), residual[1].astype(np.float32))
+    for node in nodes:
+        matrices = [vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()]
+        for owner, matrix in zip((node, volume), matrices, strict=True):
+            owner.GetIJKToRASMatrix(matrix)
+        np.testing.assert_allclose(*map(slicer.util.arrayFromVTKMatrix, matrices))
+        assert node.GetDisplayNode().GetColorNode() is not None
+        assert MapVolumes.inputOf(node) is volume
+    assert nodes[0].GetDisplayNode().GetApplyThreshold()
+
+
+def test_a_new_result_keeps_the_maps_it_has_again_and_takes_the_others_away(result: object, volume: object) -> None:
+    shape = slicer.util.arrayFromVolume(volume).shape
+    residual, attention = np.zeros((1, *shape), np.float16), np.ones((1, *shape), np.float16)
+    first = MapVolumes.put(MapVolumes.split({"residual": residual, "attention": attention}, ["A"]), result, volume)
+    first[1].GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")
+    again = MapVolumes.put(MapVolumes.split({"attention": attention * 2}, ["A"]), result, volume)
+    assert again == [first[1]]
+    assert slicer.util.arrayFromVolume(again[0]).max() == 2
+    assert again[0].GetDisplayNode().GetColorNodeID() == "vtkMRMLColorTableNodeRainbow"
+    assert first[0].GetScene() is None

@@ -1,0 +1,120 @@
+"""What the engine is given: voxels and regions as they lie in the world."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from ConResSegmentationLib import SceneInputs
+
+from conresnet.errors import UserError
+
+
+def add_transform(matrix: np.ndarray, parent: object = None) -> object:
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    slicer.util.updateTransformMatrixFromArray(node, matrix)
+    if parent:
+        node.SetAndObserveTransformNodeID(parent.GetID())
+    return node
+
+
+def rotation(degrees: float, shift: tuple[float, float, float]) -> np.ndarray:
+    matrix, angle = np.eye(4), np.deg2rad(degrees)
+    matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    matrix[:3, 3] = shift
+    return matrix
+
+
+def add_bent_transform() -> object:
+    thin_plate = vtk.vtkThinPlateSplineTransform()
+    source, target = vtk.vtkPoints(), vtk.vtkPoints()
+    for number, point in enumerate([(0, 0, 0), (50, 0, 0), (0, 50, 0), (0, 0, 50), (20, 20, 20)]):
+        source.InsertNextPoint(point)
+        target.InsertNextPoint(point if number < 4 else (25, 15, 20))
+    thin_plate.SetSourceLandmarks(source)
+    thin_plate.SetTargetLandmarks(target)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTransformNode", "bent")
+    node.SetAndObserveTransformToParent(thin_plate)
+    return node
+
+
+def add_region(center: tuple[float, ...] = (1, 2, 3), size: tuple[float, ...] = (10, 20, 30)) -> object:
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+    node.SetCenter(center)
+    node.SetSize(size)
+    return node
+
+
+def test_a_volume_is_taken_without_a_copy(volume: object) -> None:
+    taken = SceneInputs.volumeInput(volume)
+    assert np.shares_memory(taken.array, slicer.util.arrayFromVolume(volume))
+    assert taken.name == volume.GetName()
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    np.testing.assert_allclose(taken.grid.affine, slicer.util.arrayFromVTKMatrix(matrix))
+
+
+def test_all_transforms_above_a_volume_are_applied(volume: object) -> None:
+    before = SceneInputs.volumeInput(volume).grid.affine
+    outer, inner = rotation(30, (5, 0, 1)), rotation(-10, (0, 7, 0))
+    parent = add_transform(outer)
+    volume.SetAndObserveTransformNodeID(add_transform(inner, parent).GetID())
+    np.testing.assert_allclose(SceneInputs.volumeInput(volume).grid.affine, outer @ inner @ before)
+    volume.HardenTransform()
+    np.testing.assert_allclose(SceneInputs.volumeInput(volume).grid.affine, outer @ inner @ before, atol=1e-9)
+
+
+def test_a_volume_under_a_non_linear_transform_is_refused(volume: object) -> None:
+    volume.SetAndObserveTransformNodeID(add_bent_transform().GetID())
+    with pytest.raises(UserError, match=f"{volume.GetName()} lies under the transform bent") as caught:
+        SceneInputs.volumeInput(volume)
+    assert caught.value.code == "transform-not-linear"
+
+
+def test_an_empty_volume_and_a_color_volume_are_refused(slicer_app: object) -> None:
+    empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "nothing")
+    with pytest.raises(UserError, match="nothing holds no image"):
+        SceneInputs.volumeInput(empty)
+    color = slicer.util.addVolumeFromArray(np.zeros((3, 4, 5, 3), np.uint8), nodeClassName="vtkMRMLVectorVolumeNode")
+    with pytest.raises(UserError, match="3 values a voxel"):
+        SceneInputs.volumeInput(color)
+
+
+def test_a_region_is_taken_as_it_lies_in_the_world(slicer_app: object) -> None:
+    region = add_region()
+    plain = SceneInputs.regionInput(region)
+    np.testing.assert_allclose(plain.center, (1, 2, 3))
+    np.testing.assert_allclose(plain.axes, np.eye(3))
+    np.testing.assert_allclose(plain.size, (10, 20, 30))
+    matrix = rotation(40, (100, 0, 0))
+    region.SetAndObserveTransformNodeID(add_transform(matrix).GetID())
+    moved = SceneInputs.regionInput(region)
+    np.testing.assert_allclose(moved.center, (matrix @ (1, 2, 3, 1))[:3])
+    np.testing.assert_allclose(moved.axes, matrix[:3, :3], atol=1e-9)
+    np.testing.assert_allclose(moved.size, (10, 20, 30))
+
+
+def test_a_region_that_is_itself_rotated_and_scaled_keeps_its_corners(slicer_app: object) -> None:
+    region = add_region((0, 0, 0), (10, 20, 30))
+    turned = slicer.util.vtkMatrixFromArray(rotation(25, (3, 2, 1)))
+    region.SetAndObserveObjectToNodeMatrix(turned)
+    region.SetAndObserveTransformNodeID(add_transform(np.diag([2.0, 2.0, 2.0, 1.0])).GetID())
+    taken = SceneInputs.regionInput(region)
+    corners = np.array([[x, y, z, 1] for x in (-5, 5) for y in (-10, 10) for z in (-15, 15)]).T
+    expected = (np.diag([2, 2, 2, 1]) @ rotation(25, (3, 2, 1)) @ corners)[:3].T
+    assert np.abs(taken.corners()[:, None] - expected[None]).max(axis=2).min(axis=1).max() < 1e-6
+
+
+def test_regions_that_are_no_box_yet_are_refused(slicer_app: object) -> None:
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+    with pytest.raises(UserError, match="R is not placed yet"):
+        SceneInputs.regionInput(node)
+    region = add_region()
+    region.SetInsideOut(True)
+    with pytest.raises(UserError, match="inside out"):
+        SceneInputs.regionInput(region)
+    region.SetInsideOut(False)
+    region.SetAndObserveTransformNodeID(add_bent_transform().GetID())
+    with pytest.raises(UserError, match="not linear"):
+        SceneInputs.regionInput(region)
