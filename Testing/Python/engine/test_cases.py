@@ -1,0 +1,52 @@
+"""Lists of cases."""
+
+from pathlib import Path
+
+import pytest
+
+from conresnet.cases import ListedCase, read_case_list
+from engine.package_cases import refusal
+
+CHANNELS = ["T1", "FLAIR"]
+
+
+def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / "list é.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_columns_in_any_order_and_paths_from_the_lists_folder(tmp_path, encoding):
+    path = write(
+        tmp_path,
+        'FLAIR,name,roi,t1\r\nb.nii,Å 1,"1,2,3,4,5,6",sub/a.nii\r\n\r\n/x/d.nii,2,box.mrk.json,"c, d.nii"\r\n',
+        encoding,
+    )
+    assert read_case_list(path, CHANNELS) == [
+        ListedCase("Å 1", (tmp_path / "sub/a.nii", tmp_path / "b.nii"), "1,2,3,4,5,6"),
+        ListedCase("2", (tmp_path / "c, d.nii", Path("/x/d.nii")), str(tmp_path / "box.mrk.json")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("cases-columns", ""),
+        ("cases-columns", "name,T1\na,b\n"),
+        ("cases-columns", "name,T1,FLAIR,T2\na,b,c,d\n"),
+        ("cases-columns", "name,T1,t1,FLAIR\na,b,c,d\n"),
+        ("cases-empty", "name,T1,FLAIR\n\n,,\n"),
+        ("cases-row", "name,T1,FLAIR\na,b\n"),
+        ("cases-row", "name,T1,FLAIR\n,b,c\n"),
+        ("cases-row", "name,T1,FLAIR\n../a,b,c\n"),
+        ("cases-row", "name,T1,FLAIR\na,b,c\nA,d,e\n"),
+    ],
+)
+def test_refusals(tmp_path, code, text):
+    assert "list é.csv" in refusal(code, read_case_list, write(tmp_path, text), CHANNELS)
+
+
+def test_no_list(tmp_path):
+    refusal("cases-unreadable", read_case_list, tmp_path / "none.csv", CHANNELS)
+    refusal("cases-unreadable", read_case_list, write(tmp_path, "name,Tä\n", "latin-1"), CHANNELS)

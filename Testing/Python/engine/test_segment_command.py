@@ -1,0 +1,282 @@
+"""``python -m conresnet segment`` end to end: what it writes, and what it leaves behind when it cannot."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conresnet.command_line import main
+from conresnet.grid import Grid
+from conresnet.image_files import read_volume, write_volume
+from engine.model_cases import description, write_model
+from engine.volumes import grid, random_volume
+
+ENGINE = Path(__file__).resolve().parents[3] / "ConResSegmentation"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "test", description()).path
+
+
+@pytest.fixture(scope="module")
+def pair_model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "pair", description(channels=2)).path
+
+
+@pytest.fixture
+def image(tmp_path) -> Path:
+    """One small image with a space and other letters in its path."""
+    folder = tmp_path / "Größe 1"
+    folder.mkdir()
+    volume = random_volume(grid((20, 22, 24), spacing=(1, 2, 3)))
+    write_volume(volume.array, volume.grid, folder / "Kopf é.nii.gz")
+    return folder / "Kopf é.nii.gz"
+
+
+def call(*arguments: object) -> int:
+    return main(["segment", *map(str, arguments), "--threads", "1"])
+
+
+def refused(capsys, folder: Path, *arguments: object) -> str:
+    """The one sentence on stderr of a call that must end with 2 and leave ``folder`` as it was."""
+    before = sorted(folder.rglob("*"))
+    assert call(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err and not captured.out
+    assert sorted(folder.rglob("*")) == before
+    return captured.err
+
+
+def test_everything_it_writes(capsys, tmp_path, model, image):
+    output = tmp_path / "no such" / "Ergebnis ü"
+    assert call(image, "--model", model, "--output", output, "--maps", "residual, attention,probability,features") == 0
+    captured = capsys.readouterr()
+    assert not captured.err and str(output) in captured.out and "mL" in captured.out
+    names = {f"{name}.nii.gz" for name in ("segmentation", "residual", "attention", "probability", "features")}
+    assert {path.name for path in output.iterdir()} == names | {"report.json"}
+    assert not list(tmp_path.rglob(".conresnet*"))
+    source, labels = read_volume(image), read_volume(output / "segmentation.nii.gz")
+    assert labels.grid.matches(source.grid) and labels.array.dtype == np.uint8
+    assert set(np.unique(labels.array)) <= {0, 10, 20}
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
+    assert {"loading", "reading", "preparing", "segmenting", "writing", "total"} == set(report["seconds"])
+    assert report["device"] == "cpu" and report["windows"] == 1
+    for row in report["segments"]:
+        voxels = np.count_nonzero(labels.array == row["label"])
+        assert row["voxels"] == voxels and row["volume_ml"] == pytest.approx(voxels * 6 / 1000)
+    import nibabel
+
+    shapes = {"residual": (24, 22, 20, 2), "probability": (24, 22, 20, 2), "attention": (24, 22, 20)}
+    for name, shape in {**shapes, "features": (24, 22, 20, 2)}.items():
+        written = nibabel.load(output / f"{name}.nii.gz")
+        assert written.shape == shape and written.get_data_dtype() == np.float32
+
+
+def test_channels_by_name_or_in_order(tmp_path, pair_model, image):
+    other = tmp_path / "other.nii"
+    volume = random_volume(read_volume(image).grid, seed=5)
+    write_volume(volume.array, volume.grid, other)
+    assert call(image, other, "--model", pair_model, "--output", tmp_path / "a") == 0
+    assert (
+        call("--channel", f"t2={other}", "--channel", f"T1={image}", "--model", pair_model, "--output", tmp_path / "b")
+        == 0
+    )
+    found = [read_volume(tmp_path / name / "segmentation.nii.gz").array for name in "ab"]
+    assert np.array_equal(*found) and found[0].any()
+
+
+def test_existing_results_are_kept_unless_told_otherwise(capsys, tmp_path, model, image):
+    output = tmp_path / "out"
+    assert call(image, "--model", model, "--output", output, "--maps", "residual") == 0
+    (output / "notes.txt").write_text("mine")
+    before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+    capsys.readouterr()
+    assert "--overwrite" in refused(capsys, tmp_path, image, "--model", model, "--output", output)
+    assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()} == before
+    assert call(image, "--model", model, "--output", output, "--overwrite") == 0
+    # The old residual does not belong to the new segmentation.
+    assert {path.name for path in output.iterdir()} == {"segmentation.nii.gz", "report.json", "notes.txt"}
+
+
+def test_an_roi_as_numbers_and_as_a_file_of_slicer(tmp_path, model, image):
+    center = read_volume(image).grid.center
+    bounds = [value + side for value in center for side in (-6, 6)]
+    markup = {"type": "ROI", "coordinateSystem": "RAS", "center": list(center), "size": [12, 12, 12]}
+    file = tmp_path / "box ä.mrk.json"
+    file.write_text(json.dumps({"markups": [markup]}), encoding="utf-8")
+    for name, roi in (("a", ",".join(map(str, bounds))), ("b", file)):
+        assert call(image, "--model", model, "--output", tmp_path / name, "--roi", roi) == 0
+    found = [read_volume(tmp_path / name / "segmentation.nii.gz").array for name in "ab"]
+    assert np.array_equal(*found) and 0 < np.count_nonzero(found[0]) <= 13 * 7 * 5
+
+
+def damaged(folder: Path, kind: str) -> Path:
+    """A file that is no usable image, in one of many ways."""
+    import nibabel
+    import SimpleITK as sitk
+
+    path = folder / f"{kind}.nii.gz"
+    of = grid((8, 9, 10))
+    array = np.random.default_rng(0).random(of.shape)
+    match kind:
+        case "text":
+            path.write_text("no image")
+        case "truncated":
+            write_volume(array, of, folder / "whole.nii.gz")
+            path.write_bytes((folder / "whole.nii.gz").read_bytes()[:2000])
+        case "flat":
+            sitk.WriteImage(sitk.GetImageFromArray(array[0]), str(path))
+        case "color":
+            path = path.with_suffix("").with_suffix(".mha")
+            sitk.WriteImage(sitk.GetImageFromArray(np.zeros((8, 9, 10, 3), np.uint8), isVector=True), str(path))
+        case "series":
+            write_volume(np.stack([array] * 3), of, path)
+        case "nan" | "infinite":
+            array[3, 3, 3] = np.nan if kind == "nan" else np.inf
+            write_volume(array, of, path)
+        case "constant":
+            write_volume(np.full(of.shape, 5, np.int16), of, path)
+        case "spacing":
+            nibabel.Nifti1Image(array, np.diag([1e6, 1, 1, 1])).to_filename(path)
+    return path
+
+
+KINDS = ["missing", "text", "truncated", "flat", "color", "series", "nan", "infinite", "constant", "spacing"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_images_end_with_one_sentence_that_names_the_file(capsys, tmp_path, model, kind):
+    path = damaged(tmp_path, kind)
+    sentence = refused(capsys, tmp_path, path, "--model", model, "--output", tmp_path / "out" / "deep")
+    assert path.name in sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        (["--help"], []),
+        (["T1, T2"], ["{image}"]),
+        (["T1, T2"], ["{image}", "{image}", "{image}"]),
+        (["T2"], ["--channel", "T1={image}"]),
+        (["T9"], ["--channel", "T9={image}"]),
+        (["NAME=FILE"], ["--channel", "{image}"]),
+        (["--cases"], ["{image}", "--channel", "T1={image}"]),
+        (["ROI", "outside"], ["{image}", "{image}", "--roi", "900,910,0,9,0,9"]),
+        (["ROI"], ["{image}", "{image}", "--roi", "1,2,3"]),
+        (["none.mrk.json"], ["{image}", "{image}", "--roi", "none.mrk.json"]),
+        (["rezidual"], ["{image}", "{image}", "--maps", "rezidual"]),
+        (["cuda:7"], ["{image}", "{image}", "--device", "cuda:7"]),
+        (["fp16"], ["{image}", "{image}", "--device", "cpu", "--precision", "fp16"]),
+        (["fp8"], ["{image}", "{image}", "--precision", "fp8"]),
+        (["none.csv"], ["--cases", "none.csv"]),
+    ],
+)
+def test_bad_calls_end_with_one_sentence(capsys, tmp_path, pair_model, image, words, arguments):
+    given = [argument.replace("{image}", str(image)) for argument in arguments]
+    sentence = refused(capsys, tmp_path, *given, "--model", pair_model, "--output", tmp_path / "out")
+    assert all(word in sentence for word in words), sentence
+
+
+def test_bad_models_end_with_one_sentence(capsys, tmp_path, model, image):
+    assert "nobody" in refused(capsys, tmp_path, image, "--model", "nobody", "--output", tmp_path / "out")
+    broken = shutil.copytree(model, tmp_path / "broken")
+    weights = broken / "network.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert "checksum" in refused(capsys, tmp_path, image, "--model", broken, "--output", tmp_path / "out")
+
+
+def test_a_file_in_the_place_of_the_output_folder(capsys, tmp_path, model, image):
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert "file" in refused(capsys, tmp_path, image, "--model", model, "--output", output)
+
+
+def process(*arguments: object, **options: object) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ENGINE), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "conresnet", "segment", *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True, encoding="utf-8", **options)
+
+
+@pytest.mark.parametrize("allowed", [0, 400, 3000])
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, model, image, allowed):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, allowed))
+
+    before = sorted(tmp_path.rglob("*"))
+    running = process(image, "--model", model, "--output", tmp_path / "out", "--maps", "residual", preexec_fn=limit)
+    _, sentence = running.communicate(timeout=100)
+    assert running.returncode == 2, sentence
+    assert "room" in sentence and sentence.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_ctrl_c_stops_within_a_window_and_leaves_nothing(tmp_path, image):
+    of = grid((100, 160, 160))
+    write_volume(random_volume(of).array, of, tmp_path / "large.nii")
+    slow = write_model(tmp_path / "slow", description(base_width=32, inference={"window": [96, 160, 160]}))
+    before = sorted(tmp_path.rglob("*"))
+    running = process(tmp_path / "large.nii", "--model", slow.path, "--output", tmp_path / "out", "--precision", "fp32")
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".conresnet-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=30)
+    assert running.returncode == 130 and told.strip() == "Stopped."
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def write_list(folder: Path, image: Path, rows: str) -> Path:
+    (folder / "list.csv").write_text(rows.replace("{image}", str(image)), encoding="utf-8")
+    return folder / "list.csv"
+
+
+def test_many_cases_of_which_one_fails(capsys, tmp_path, model, image):
+    center = read_volume(image).grid.center
+    roi = ",".join(str(value + side) for value in center for side in (-6, 6))
+    path = write_list(tmp_path, image, f'name,T1,roi\nfirst,{{image}},\nbad,none.nii,\nlast,{{image}},"{roi}"\n')
+    assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 2
+    captured = capsys.readouterr()
+    first, second = captured.err.splitlines()
+    assert first.startswith("bad: ") and "none.nii" in first and "1 of 3" in second
+    assert {found.name for found in (tmp_path / "out").iterdir()} == {"first", "last"}
+    whole, part = (read_volume(tmp_path / "out" / name / "segmentation.nii.gz").array for name in ("first", "last"))
+    assert np.count_nonzero(whole) > np.count_nonzero(part) > 0
+    assert call(image, "--model", model, "--output", tmp_path / "single") == 0
+    assert np.array_equal(read_volume(tmp_path / "single" / "segmentation.nii.gz").array, whole)
+
+
+def test_a_fault_of_ours_in_one_case_does_not_stop_the_others(capsys, tmp_path, model, image, monkeypatch):
+    from conresnet import image_files
+
+    read = image_files.read_channels
+    monkeypatch.setattr(
+        image_files, "read_channels", lambda paths, names: 1 / 0 if paths[0].name == "x.nii" else read(paths, names)
+    )
+    path = write_list(tmp_path, image, "name,T1\na,x.nii\nb,{image}\n")
+    assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert told.startswith("a: ") and "ZeroDivisionError" in told and "Traceback" not in told
+    log = Path(told[told.index(" log ") + 5 :].strip().rstrip("."))
+    assert "1 / 0" in log.read_text(encoding="utf-8")
+    log.unlink()
+    assert (tmp_path / "out" / "b" / "report.json").exists()
+
+
+def test_a_grid_of_any_kind_comes_back(tmp_path, model):
+    affine = np.array([[0, -1.5, 0, 40], [0, 0, 2, -30], [1.2, 0, 0, 7], [0, 0, 0, 1.0]])
+    of = Grid((12, 15, 18), affine)
+    write_volume(random_volume(of).array, of, tmp_path / "turned.nii.gz")
+    assert call(tmp_path / "turned.nii.gz", "--model", model, "--output", tmp_path / "out") == 0
+    assert read_volume(tmp_path / "out" / "segmentation.nii.gz").grid.matches(of)
