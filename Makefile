@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 REQUIREMENTS := $(filter-out requirements/debian.txt,$(wildcard requirements/*.txt))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup test test-all demo lint package clean
+.PHONY: help setup test test-all demo lint lists package clean
 
 help:
 	@echo "make test      run the tests (under 15 minutes)"
 	@echo "make test-all  run the long tests too"
 	@echo "make demo      segment a real case through the module's logic; pictures and files go to demo/"
 	@echo "make lint      check the style of the Python sources"
+	@echo "make lists     name every file of a Slicer module in its CMakeLists.txt"
 	@echo "make package   build the wheel and the extension archive in dist/ (SLICER_VERSION=5.12 SLICER_OS=linux)"
 	@echo "make clean     remove what these commands made, .venv/ too"
 
@@ -31,6 +32,9 @@ demo: setup
 
 lint: setup
 	$(BIN)/ruff check .
+
+lists:
+	$(PYTHON) Utilities/update_module_lists.py
 
 package: setup
 	rm -rf build

@@ -1,0 +1,38 @@
+"""Write a Slicer module's files into the lists of its CMakeLists.txt. Run by ``make lists``.
+
+Slicer packs only what these lists name, and does not complain of a file that they leave out; a test does.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MODULES = ["ConResSegmentation"]
+
+
+def with_list(text: str, variable: str, names: list[str]) -> str:
+    """``text`` with ``set(<variable> ...)`` holding ``names``, one a line."""
+    lines = "".join(f"  {name}\n" for name in names)
+    changed, count = re.subn(rf"set\({variable}\s[^)]*\)", f"set({variable}\n{lines}  )", text)
+    if count != 1:
+        raise ValueError(f"set({variable} ...) is there {count} times")
+    return changed
+
+
+def update(module: Path) -> None:
+    """Bring the lists of one module up to date."""
+    lists = module / "CMakeLists.txt"
+    files = [path for path in module.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    names = sorted(path.relative_to(module).as_posix() for path in files if path != lists)
+    scripts = [name for name in names if name.endswith(".py")]
+    text = lists.read_text(encoding="utf-8")
+    text = with_list(text, "MODULE_PYTHON_SCRIPTS", scripts)
+    text = with_list(text, "MODULE_PYTHON_RESOURCES", [name for name in names if not name.endswith(".py")])
+    lists.write_text(text, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    for module_name in MODULES:
+        update(REPOSITORY / module_name)
