@@ -119,10 +119,10 @@ class EngineConnection:
             if message.get("event") != "hello":
                 return
             self._timer.stop()
-            self.hello = message
             if message.get("protocol") != PROTOCOL:
                 self._end(_otherProtocol(message, self.launch.program))
                 return
+            self.hello = message
         self._onMessage(message)
 
     def _onLog(self) -> None:

@@ -126,8 +126,9 @@ class EngineProcess:
         self._dropConnection()
         if connection:
             connection.close()
-            if wait:
-                connection.waitUntilClosed()
+        if wait:
+            for leaving in self._leaving:
+                leaving.waitUntilClosed()
         for request in stopped:
             request.observer.onCancelled()
 
@@ -188,12 +189,18 @@ class EngineProcess:
     def _write(self, request: _Request) -> None:
         """Put the channels where the engine finds them, and ask."""
         channels = []
-        folder = Path(self._connection.hello["session"]) / str(request.id)
+        session = Path(self._connection.hello["session"])
         for number, volume in enumerate(request.channels):
-            path = folder / f"channel{number}.npy"
+            path = session / str(request.id) / f"channel{number}.npy"
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                # Never the session folder itself: made anew it would belong to nobody, and stay.
+                path.parent.mkdir(exist_ok=True)
                 np.save(path, volume.array, allow_pickle=False)
+            except FileNotFoundError as error:
+                # The engine is ending, or the system has cleaned up.
+                self._connection.close()
+                self._dropConnection()
+                raise UserError("engine-folder-gone", "The engine's temporary folder is gone; try again.") from error
             except OSError as error:
                 raise write_error(error, path) from error
             channels.append({"npy": str(path), "grid": volume.grid.to_dict(), "name": volume.name})

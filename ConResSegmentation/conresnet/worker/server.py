@@ -67,6 +67,7 @@ class _Server:
         session_folder.remove_abandoned()
         engine = self._load(load)
         if engine is None:
+            self._wait_for_the_client_to_leave()
             return 1
         self._writer.send("ready")
         # Not before: see take_standard_streams. Until now the requests have waited in the pipe.
@@ -74,6 +75,11 @@ class _Server:
         while job := self._queue.get():
             self._answer(job, engine)
         return 0
+
+    def _wait_for_the_client_to_leave(self) -> None:
+        """It may be writing into the session folder, not having heard yet; but not for long."""
+        self._expire()
+        read_requests(self._requests, lambda message: None, lambda reason: None)
 
     def stop(self) -> None:
         """Leave as soon as may be; from any thread."""
@@ -84,6 +90,10 @@ class _Server:
             for job in self._jobs.values():
                 job.cancel()
         self._queue.put(None)
+        self._expire()
+
+    def _expire(self) -> None:
+        """Leave after the time of grace, whatever happens."""
         threading.Thread(target=self._leave_by_force, name="end", daemon=True).start()
 
     def _leave_by_force(self) -> None:

@@ -1,4 +1,4 @@
-"""Workers in processes of their own, with temporary folders of their own."""
+"""Workers in processes of their own, with temporary folders of their own; the module's side in the stand-in Slicer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from pytest_plugin import slicer_app, slicer_session
 from worker.client import FAKE, Client, running
+
+__all__ = ["slicer_app", "slicer_session"]
 
 
 @pytest.fixture

@@ -1,0 +1,203 @@
+"""The Python that runs the engine: how it is started, what it lacks, and what is installed after asking."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import types
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import slicer
+
+from conresnet.errors import UserError
+from conresnet.needs import PACKAGES
+from ConResSegmentationLib.EngineConnection import EngineLaunch
+from ConResSegmentationLib.EngineProcess import EngineProcess
+from ConResSegmentationLib.EnginePython import EngineCheck, EnginePython
+from slicer_host import dialogs, packaging
+from worker.client import ENGINE
+from worker.test_engine_process import Recorder
+
+
+def checked(app, python: EnginePython) -> EngineCheck:
+    """What a check finds."""
+    answers: list[EngineCheck] = []
+    python.check(answers.append)
+    assert answers == [], "it does not wait"
+    deadline = time.monotonic() + 60
+    while not answers:
+        assert time.monotonic() < deadline
+        app.processEvents()
+    return answers[0]
+
+
+def pretend(folder: Path, *lines: str) -> str:
+    """A program that behaves as a Python with those answers."""
+    program = folder / "my python ä"
+    program.write_text("#!/bin/sh\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    program.chmod(0o755)
+    return str(program)
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked of pip."""
+    monkeypatch.setattr(packaging, "requests", [])
+    return packaging.requests
+
+
+def test_slicers_python_has_slicers_environment(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "of slicer")
+    launch = EnginePython().launch()
+    assert Path(launch.program).name == "PythonSlicer"
+    assert launch.arguments == ("-m", "conresnet.worker")
+    assert launch.environment["PYTHONPATH"] == f"{ENGINE}{os.pathsep}of slicer"
+    assert launch.environment["PATH"] == os.environ["PATH"]
+
+
+def test_another_python_has_the_environment_from_before_slicer(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "of slicer")
+    monkeypatch.setenv("PYTHONHOME", "of slicer")
+    launch = EnginePython(sys.executable).launch()
+    before = slicer_app.startupEnvironment()
+    assert launch.program == sys.executable
+    assert launch.environment["PYTHONPATH"].split(os.pathsep)[0] == str(ENGINE)
+    assert "of slicer" not in launch.environment["PYTHONPATH"] and "PYTHONHOME" not in launch.environment
+    assert launch.environment["PATH"] == before.value("PATH")
+
+
+@pytest.mark.parametrize("program", ["/no/such/python", "no-such-python"])
+def test_a_python_that_is_not_there_is_named(slicer_app, program: str) -> None:
+    python = EnginePython(program)
+    for ask in (python.launch, lambda: python.check(print)):
+        with pytest.raises(UserError) as caught:
+            ask()
+        assert caught.value.code == "engine-python-not-found" and program in caught.value.message
+
+
+def test_a_slicer_without_its_python(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="PythonSlicer"):
+        EnginePython().launch()
+
+
+def test_a_complete_python_passes(slicer_app) -> None:
+    assert checked(slicer_app, EnginePython()) == EngineCheck()
+    assert checked(slicer_app, EnginePython(sys.executable)) == EngineCheck()
+
+
+def test_what_another_python_lacks_is_said_with_the_command(slicer_app, tmp_path: Path) -> None:
+    program = pretend(tmp_path, f'exec "{sys.executable}" -S "$@"')
+    check = checked(slicer_app, EnginePython(program))
+    assert check.missing == tuple(PACKAGES)
+    assert f"{program} -m pip install" in check.problem and f'"torch>={PACKAGES["torch"]}"' in check.problem
+
+
+@pytest.mark.parametrize("line", ["exit 1", "echo hello", "echo 5", "kill -9 $$", "true"])
+def test_what_is_no_python_is_said(slicer_app, tmp_path: Path, line: str) -> None:
+    check = checked(slicer_app, EnginePython(pretend(tmp_path, line)))
+    assert "does not run as a Python" in check.problem and check.missing == ()
+
+
+def test_an_old_python_is_said(slicer_app, tmp_path: Path) -> None:
+    answer = '{"python": "3.9.10", "python_is_enough": false, "packages": {}, "missing": []}'
+    check = checked(slicer_app, EnginePython(pretend(tmp_path, f"echo '{answer}'")))
+    assert "3.9.10" in check.problem and "3.11" in check.problem
+
+
+def test_a_slicer_whose_own_packages_are_too_old_is_said(slicer_app, tmp_path: Path, monkeypatch) -> None:
+    answer = '{"python": "3.12.1", "python_is_enough": true, "packages": {}, "missing": ["torch", "numpy"]}'
+    program = pretend(tmp_path, f"echo '{answer}'")
+    os.rename(program, tmp_path / "PythonSlicer")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    check = checked(slicer_app, EnginePython())
+    assert "newer Slicer" in check.problem
+    assert not EnginePython().install(check.missing)
+
+
+def test_a_newer_check_replaces_the_one_that_runs(slicer_app, tmp_path: Path) -> None:
+    answers: list[EngineCheck] = []
+    python = EnginePython(pretend(tmp_path, "exec sleep 60"))
+    python.check(answers.append)
+    python.program = sys.executable
+    assert checked(slicer_app, python) == EngineCheck()
+    assert answers == []
+
+
+class TorchLogic:
+    """Stands in for the PyTorch extension."""
+
+    asked: ClassVar[list[dict]] = []
+    result: ClassVar[object] = types.ModuleType("torch")
+
+    def installTorch(self, **options: object) -> object:
+        self.asked.append(options)
+        return self.result
+
+
+@pytest.fixture
+def torchLogic(monkeypatch: pytest.MonkeyPatch) -> type[TorchLogic]:
+    """The PyTorch extension is there."""
+    module = types.ModuleType("PyTorchUtils")
+    module.PyTorchUtilsLogic = TorchLogic
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
+    monkeypatch.setattr(TorchLogic, "asked", [])
+    return TorchLogic
+
+
+def test_torch_comes_through_the_extension_and_the_rest_without_its_dependencies(
+    slicer_app, installed: list[str], torchLogic: type[TorchLogic]
+) -> None:
+    dialogs.answer("OK")
+    assert EnginePython().install(("torch", "safetensors"))
+    assert torchLogic.asked == [{"askConfirmation": True, "torchVersionRequirement": f">={PACKAGES['torch']}"}]
+    assert installed == [f"--no-deps safetensors>={PACKAGES['safetensors']}"]
+    assert "safetensors" in dialogs.shown[0].text
+
+
+def test_nothing_is_installed_without_a_yes(
+    slicer_app, installed: list[str], torchLogic: type[TorchLogic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialogs.answer("Cancel")
+    assert not EnginePython().install(("safetensors",))
+    monkeypatch.setattr(torchLogic, "result", None)
+    assert not EnginePython().install(("torch", "safetensors"))
+    assert installed == []
+
+
+@pytest.mark.parametrize("answer", ["OK", "Cancel"])
+def test_without_the_extension_it_is_offered(slicer_app, installed: list[str], answer: str) -> None:
+    model = slicer.app.extensionsManagerModel()
+    model.requests.clear()
+    dialogs.answer(answer)
+    assert not EnginePython().install(("torch",))
+    assert model.requests == (["PyTorch"] if answer == "OK" else [])
+    assert len(dialogs.shown) == (2 if answer == "OK" else 1)
+    assert installed == []
+
+
+def test_nothing_is_installed_into_another_python(slicer_app, installed: list[str]) -> None:
+    assert not EnginePython(sys.executable).install(("safetensors",))
+    assert installed == []
+
+
+@pytest.mark.parametrize("program", ["", sys.executable])
+def test_the_real_engine_answers_from_either_python(slicer_app, program: str) -> None:
+    """Behind the launcher and without it, from paths derived from where the sources lie."""
+
+    def launch() -> EngineLaunch:
+        made = EnginePython(program).launch()
+        made.environment["OMP_NUM_THREADS"] = "1"
+        return made
+
+    engine, recorder = EngineProcess(launch), Recorder()
+    engine.listDevices(recorder)
+    deadline = time.monotonic() + 60
+    while not recorder.ending:
+        assert time.monotonic() < deadline
+        slicer_app.processEvents()
+    assert recorder.devices[0]["name"] == "cpu"
+    engine.stop(wait=True)
