@@ -7,7 +7,7 @@ standard input closes.
 Events without an id concern the engine:
 
     {"event": "hello", "protocol": 1, "version": "0.1.0", "pid": 4711, "python": "3.12.10", "torch": "2.13.0" or null,
-     "session": "/tmp/conresnet-x1"}       first and at once; pid is the interpreter's own, whatever launched it
+     "session": path}                      first and at once; pid is the interpreter's own, whatever launched it
     {"event": "ready"}                     torch is loaded; requests may come before and wait
     {"event": "error", ...}                as below; the engine cannot work, or a line was no request
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
+
+# Of the shipped model: its segments and their values in a labelmap.
+SEGMENTS = {"Anterior hippocampus": 1, "Posterior hippocampus": 2}
 
 TORCH_FREE = """
 import sys
@@ -38,11 +44,51 @@ def test_the_command_line_answers_from_the_installed_folder(extension, tmp_path:
     assert "Traceback" not in finished.stderr
 
 
-def test_a_real_case_is_segmented_from_the_installed_folder(extension, tmp_path: Path, hippocampus_image: Path) -> None:
-    output = tmp_path / "output"
+def segment_by_command(extension, image: Path, folder: Path) -> Path:
+    """Segment with the shipped model from the installed folder; returns the folder of the results."""
+    output = folder / "output"
     finished = extension.python(
-        "-m", "conresnet", "segment", hippocampus_image, "--model", "hippocampus", "--output", output, folder=tmp_path
+        "-m", "conresnet", "segment", image, "--model", "hippocampus", "--output", output, folder=folder
     )
     assert finished.returncode == 0, finished.stderr
-    assert (output / "segmentation.nii.gz").stat().st_size > 0
-    assert json.loads((output / "report.json").read_text(encoding="utf-8"))
+    return output
+
+
+def test_a_real_case_is_segmented_from_the_installed_folder(extension, tmp_path: Path, hippocampus_image: Path) -> None:
+    output = segment_by_command(extension, hippocampus_image, tmp_path)
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(output / "segmentation.nii.gz"))
+    assert set(np.unique(labels)) == {0, 1, 2}
+    volumes = json.loads((output / "report.json").read_text(encoding="utf-8"))["volumes_ml"]
+    assert volumes == pytest.approx(
+        {name: np.count_nonzero(labels == label) / 1000 for name, label in SEGMENTS.items()}, abs=1e-3
+    )
+
+
+def test_the_module_runs_from_the_installed_folder_and_finds_what_the_command_finds(
+    extension, repository: Path, tmp_path: Path, hippocampus_image: Path
+) -> None:
+    """A fresh application, its module and the engine's process, all of them in nothing but what was installed."""
+    result = tmp_path / "labels.npz"
+    script = Path(__file__).with_name("run_installed_module.py")
+    finished = extension.python(
+        *(script, extension.modules, hippocampus_image, result),
+        folder=tmp_path,
+        PYTHONPATH=os.pathsep.join([str(extension.modules), str(repository / "Testing" / "SlicerHost")]),
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    report = json.loads(finished.stdout.splitlines()[-1])
+    outside = {name: place for name, place in report["files"].items() if not is_below(place, extension.modules)}
+    assert outside == {}
+    assert report["engine_path"] == str(extension.modules)
+    assert "torch" not in report["modules"]
+    assert report["maps"] == [["residual", "Anterior hippocampus"], ["residual", "Posterior hippocampus"]]
+    output = segment_by_command(extension, hippocampus_image, tmp_path)
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(output / "segmentation.nii.gz"))
+    with np.load(result) as segments:
+        assert set(segments) == set(SEGMENTS)
+        for name, label in SEGMENTS.items():
+            np.testing.assert_array_equal(segments[name] > 0, labels == label)
+
+
+def is_below(place: str, folder: Path) -> bool:
+    return Path(place).resolve().is_relative_to(folder.resolve())

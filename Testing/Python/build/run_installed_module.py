@@ -1,0 +1,65 @@
+"""Run in a process of its own: load the installed module into the stand-in application and segment with it.
+
+    python run_installed_module.py MODULES IMAGE RESULT.npz
+
+The segments go to RESULT.npz, one array a segment; the last line on stdout is JSON: where our loaded files lie, which
+modules this process holds, where the engine's process looks for the engine, and which maps came out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import slicer
+
+from slicer_host import slot_errors, start_application
+
+
+def main(modules: Path, image: Path, result: Path) -> dict[str, object]:
+    app = start_application()
+    try:
+        app.moduleManager().load(modules / "ConResSegmentation.py")
+        slicer.util.selectModule("ConResSegmentation")
+        widget = slicer.modules.ConResSegmentationWidget
+        volume = slicer.util.loadVolume(str(image))
+        app.processEvents()  # the panel fills in the channel
+        if not widget.ui.applyButton.enabled:
+            raise RuntimeError(widget.ui.applyButton.toolTip)
+        report = segment(widget, volume, result)
+        report["engine_path"] = widget.logic.enginePython.launch().environment["PYTHONPATH"].split(os.pathsep)[0]
+    finally:
+        app.quit_host()
+    if slot_errors:
+        raise RuntimeError("\n".join(slot_errors))
+    ours = {name: module for name, module in sys.modules.items() if name.split(".")[0].lower().startswith("conres")}
+    return {
+        **report,
+        "files": {name: module.__file__ for name, module in ours.items()},
+        "modules": sorted({name.split(".")[0] for name in sys.modules}),
+    }
+
+
+def segment(widget: object, volume: object, result: Path) -> dict[str, object]:
+    """Segment by the logic, as a script in Slicer would, with the model that the panel has chosen."""
+    from ConResSegmentationLib.SegmentationRun import SegmentationTask
+
+    outcome = widget.logic.segmentAndWait(
+        SegmentationTask(str(widget.modelPanel.choice.path), (volume,), maps=("residual",))
+    )
+    node = outcome.segmentationNode
+    segmentation = node.GetSegmentation()
+    segments = {}
+    for number in range(segmentation.GetNumberOfSegments()):
+        name = segmentation.GetNthSegment(number).GetName()
+        segments[name] = slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentation.GetNthSegmentID(number), volume)
+    np.savez_compressed(result, **segments)
+    attributes = ("ConResNet.Map", "ConResNet.MapSegment")
+    return {"maps": [[node.GetAttribute(name) for name in attributes] for node in outcome.mapNodes]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*map(Path, sys.argv[1:]))))
