@@ -19,7 +19,7 @@ from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EngineCheck, EnginePython
 from slicer_host import dialogs, packaging
 from worker.client import ENGINE
-from worker.test_engine_process import Recorder
+from worker.engine_driver import Recorder
 
 
 def checked(app, python: EnginePython) -> EngineCheck:

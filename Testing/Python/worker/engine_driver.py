@@ -1,0 +1,108 @@
+"""The module's side of the engine, driven from Qt's event loop: who asks, and who hears."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from conresnet.grid import Grid, Volume
+from ConResSegmentationLib.EngineConnection import EngineLaunch
+from ConResSegmentationLib.EngineError import EngineError
+from ConResSegmentationLib.EngineObserver import EngineObserver, EngineResult
+from ConResSegmentationLib.EngineProcess import EngineProcess
+from worker.client import FAKE, engine_environment, is_alive
+
+
+class Recorder(EngineObserver):
+    """Keeps what it hears, in order."""
+
+    def __init__(self):
+        self.heard: list[str] = []
+        self.result: EngineResult | None = None
+        self.error: EngineError | None = None
+        self.devices: list[dict] = []
+        self.arrays: dict[str, np.ndarray] = {}
+        self.fractions: list[float] = []
+
+    @property
+    def ending(self) -> str | None:
+        """How it ended; it must have ended once at most."""
+        endings = [name for name in self.heard if name in ("done", "devices", "error", "cancelled")]
+        assert len(endings) <= 1
+        return endings[0] if endings else None
+
+    def onStarting(self) -> None:
+        self.heard.append("starting")
+
+    def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
+        self.heard.append("progress")
+        self.fractions.append(fraction)
+
+    def onArray(self, name: str, array: np.ndarray) -> None:
+        self.heard.append("array")
+        self.arrays[name] = array
+
+    def onDone(self, result: EngineResult) -> None:
+        self.heard.append("done")
+        self.result = result
+
+    def onDevices(self, devices: list[dict]) -> None:
+        self.heard.append("devices")
+        self.devices = devices
+
+    def onError(self, error: EngineError) -> None:
+        self.heard.append("error")
+        self.error = error
+
+    def onCancelled(self) -> None:
+        self.heard.append("cancelled")
+
+
+class Driver:
+    """An engine process and the event loop around it.
+
+    Args:
+        app: the application.
+        folder: for temporary files.
+    """
+
+    def __init__(self, app, folder: Path):
+        self.app, self.folder = app, folder
+        self.program, self.arguments = sys.executable, FAKE
+        self.engine = EngineProcess(self.launch)
+
+    def launch(self) -> EngineLaunch:
+        environment = {**engine_environment(self.folder), "PYTHONFAULTHANDLER": "1"}
+        return EngineLaunch(self.program, tuple(self.arguments), environment)
+
+    def segment(self, model: str, array: np.ndarray, **options) -> Recorder:
+        recorder = Recorder()
+        volume = Volume(array, Grid(array.shape, np.eye(4)), "Bild ä")
+        self.engine.segment(model, [volume], recorder, **options)
+        return recorder
+
+    def until(self, condition, seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"it did not happen; {self.engine.diagnostics()}"
+            self.app.processEvents()
+            time.sleep(0.005)
+
+    def run(self, model: str, array: np.ndarray, **options) -> Recorder:
+        recorder = self.segment(model, array, **options)
+        self.until(lambda: recorder.ending)
+        return recorder
+
+    @property
+    def hello(self) -> dict:
+        return self.engine._connection.hello
+
+    def sessions(self) -> list[Path]:
+        return sorted(self.folder.glob("conresnet-*"))
+
+    def children(self) -> list[psutil.Process]:
+        return [child for child in psutil.Process().children(recursive=True) if is_alive(child.pid)]

@@ -1,0 +1,187 @@
+"""What the module sees of an engine that fails, and what is left of one that ends: nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from conresnet.errors import UserError
+from conresnet.worker.server import SECONDS_OF_GRACE
+from ConResSegmentationLib.EngineConnection import EngineLaunch
+from ConResSegmentationLib.EngineError import EngineError
+from ConResSegmentationLib.EngineProcess import EngineProcess
+from worker.client import FAKE, engine_environment, is_alive, wait_until
+from worker.engine_driver import Driver, Recorder
+
+
+@pytest.mark.parametrize("how", ["segmentation fault", "killed"])
+def test_a_crash_is_told_and_the_next_request_starts_anew(driver: Driver, image: np.ndarray, how: str) -> None:
+    recorder = driver.segment("crashing" if how == "segmentation fault" else "patient", image)
+    driver.until(lambda: driver.engine.isRunning)
+    pid = driver.hello["pid"]
+    if how == "killed":
+        driver.until(lambda: recorder.fractions)
+        os.kill(pid, signal.SIGKILL)
+    driver.until(lambda: recorder.ending)
+    assert recorder.error.code == "engine-died" and "memory" in recorder.error.message
+    if how == "segmentation fault":
+        assert "Segmentation fault" in recorder.error.log and "_crashing" in recorder.error.log
+    assert not driver.engine.isRunning and driver.sessions() == []
+    assert recorder.error.message in driver.engine.diagnostics()
+    assert driver.run("any", image).ending == "done"
+
+
+def test_a_crash_while_nothing_is_asked_is_no_error_of_the_next_request(driver: Driver, image: np.ndarray) -> None:
+    driver.run("any", image)
+    os.kill(driver.hello["pid"], signal.SIGKILL)
+    driver.until(lambda: not driver.engine.isRunning)
+    assert driver.run("any", image).ending == "done"
+
+
+def test_behind_a_launcher_the_interpreter_itself_is_killed(driver: Driver, image: np.ndarray) -> None:
+    """Slicer's Python is started by a launcher that does not take its child along when it is killed."""
+    driver.program = shutil.which("PythonSlicer")
+    recorder = driver.segment("deaf", image)
+    driver.until(lambda: recorder.fractions)
+    pid = driver.hello["pid"]
+    assert psutil.Process(pid).ppid() == driver.engine._connection._process.processId() != os.getpid()
+    driver.engine.cancel()
+    driver.until(lambda: recorder.ending)
+    driver.until(lambda: not is_alive(pid), 1)
+    driver.until(lambda: driver.sessions() == [])
+
+
+def test_errors_of_the_engine_keep_code_values_and_log(driver: Driver, image: np.ndarray) -> None:
+    refused, failed = driver.run("refusing", image), driver.run("faulty", image)
+    assert (refused.error.code, refused.error.values["path"], refused.error.ours) == ("image-constant", "a.nii", False)
+    assert failed.error.ours and "Traceback" in failed.error.log and "ä" in failed.error.message
+    diagnostics = driver.engine.diagnostics()
+    assert failed.error.log in diagnostics and "log of faulty ä" in diagnostics and sys.executable in diagnostics
+
+
+def test_a_program_that_is_not_there(driver: Driver, image: np.ndarray) -> None:
+    driver.program = "/no/such/python"
+    recorders = [driver.segment("any", image) for _ in range(2)]
+    driver.until(lambda: all(recorder.ending for recorder in recorders))
+    assert {recorder.error.code for recorder in recorders} == {"engine-not-started"}
+    driver.program = sys.executable
+    assert driver.run("any", image).ending == "done"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("-c", "import sys; sys.exit('no such module: ä')"), "engine-start-failed", "no such module: ä"),
+        (("-c", "raise SystemExit(7)"), "engine-start-failed", "exit code 7"),
+        ((*FAKE, "without-torch"), "engine-incomplete", "torch is missing"),
+        ((*FAKE, "broken-torch"), "engine-broken", "DLL load failed"),
+        (("-c", 'print(\'{"event":"hello","protocol":99,"version":"9"}\')'), "engine-version", "protocol 99 instead"),
+    ],
+)
+def test_an_engine_that_cannot_start_says_why(
+    driver: Driver, image: np.ndarray, arguments: tuple[str, ...], code: str, words: str
+) -> None:
+    driver.arguments = arguments
+    recorder = driver.run("any", image)
+    assert recorder.error.code == code and words in recorder.error.message and recorder.error.message.endswith(".")
+    driver.arguments = FAKE
+    assert driver.run("any", image).ending == "done"
+
+
+def test_no_python_chosen_is_told_like_any_error(driver: Driver, image: np.ndarray) -> None:
+    def launch() -> EngineLaunch:
+        raise UserError("engine-python-not-found", "There is no Python.", program="x")
+
+    engine, recorder = EngineProcess(launch), Recorder()
+    engine.listDevices(recorder)
+    driver.until(lambda: recorder.ending)
+    assert recorder.error == EngineError("engine-python-not-found", "There is no Python.", {"program": "x"})
+
+
+def test_what_prints_before_the_engine_does_no_harm(driver: Driver, image: np.ndarray) -> None:
+    printing = "print('Willkommen ä'); print('[1]', flush=True)"
+    code = f"import runpy; {printing}; runpy.run_path({FAKE[0]!r}, run_name='__main__')"
+    driver.arguments = ("-c", code)
+    assert driver.run("any", image).ending == "done"
+    assert "Willkommen ä" in driver.engine.diagnostics()
+
+
+def test_a_full_disk_for_the_channels(driver: Driver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments, **options) -> None:
+        raise OSError(28, "No space left on device")
+
+    driver.run("any", image)
+    monkeypatch.setattr(np, "save", full)
+    assert driver.run("any", image).error.code == "disk-full"
+    monkeypatch.undo()
+    assert driver.run("any", image).ending == "done"
+
+
+def test_a_temporary_folder_that_was_swept_away(driver: Driver, image: np.ndarray) -> None:
+    """macOS and systemd clean temporary folders of what was not used for days."""
+    driver.run("any", image)
+    shutil.rmtree(driver.hello["session"])
+    assert driver.run("any", image).error.code == "engine-folder-gone"
+    assert driver.run("any", image).ending == "done"
+
+
+def test_stop_ends_everything_at_once(driver: Driver, image: np.ndarray) -> None:
+    running, waiting = driver.segment("patient", image), driver.segment("any", image)
+    driver.until(lambda: running.fractions)
+    pid = driver.hello["pid"]
+    driver.engine.stop()
+    assert (running.ending, waiting.ending) == ("cancelled", "cancelled") and not driver.engine.isBusy
+    driver.until(lambda: not is_alive(pid), 3)
+    assert driver.run("any", image).ending == "done"
+
+
+def test_stop_and_wait_needs_no_event_loop(driver: Driver, image: np.ndarray) -> None:
+    running = driver.segment("deaf", image)
+    driver.until(lambda: running.fractions)
+    driver.engine.stop(wait=True)
+    assert driver.children() == [] and driver.sessions() == []
+
+
+def test_stop_without_an_engine(driver: Driver) -> None:
+    driver.engine.stop(wait=True)
+    assert driver.engine.diagnostics()
+
+
+@pytest.mark.parametrize("model", ["patient", "deaf"])
+def test_nothing_is_left_when_slicer_is_killed(tmp_path: Path, image: np.ndarray, model: str) -> None:
+    """The whole chain in processes of its own: an application, the launcher of its Python, the engine behind it."""
+    code = """
+import sys
+from pathlib import Path
+from slicer_host import start_application
+app = start_application()
+import shutil
+import numpy as np
+from worker.engine_driver import Driver
+driver = Driver(app, Path(sys.argv[1]))
+driver.program = shutil.which("PythonSlicer")
+recorder = driver.segment(sys.argv[2], np.ones((12, 9, 7)))
+driver.until(lambda: recorder.fractions)
+print(driver.hello["pid"], flush=True)
+driver.until(lambda: False, 60)
+"""
+    environment = engine_environment(tmp_path)
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    application = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), model], stdout=subprocess.PIPE, env=environment
+    )
+    with application:
+        engine = int(application.stdout.readline())
+        launcher = psutil.Process(engine).ppid()
+        assert psutil.Process(launcher).ppid() == application.pid
+        application.kill()
+    wait_until(lambda: not is_alive(engine) and not is_alive(launcher), SECONDS_OF_GRACE + 3)
+    assert list(tmp_path.glob("conresnet-*")) == []
