@@ -18,6 +18,7 @@ def sentence(error) -> str:
 def phase(name: str) -> str:
     """A phase of the engine's work in words."""
     return {
+        "loading": _("Loading the model"),
         "reading": _("Reading the images"),
         "preparing": _("Preparing the images"),
         "segmenting": _("Segmenting"),

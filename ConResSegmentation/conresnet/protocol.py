@@ -31,6 +31,7 @@ channels before it asks. A request has one ending, which is done, devices, cance
     {"event": "cancelled", "id": 1}
     {"event": "error", "id": 1, "code": "...", "message": "...", "values": {}, "ours": false, "log": null}
 
+A progress event's phase is "loading" while the model is read, then one of `conresnet.inference.progress.PHASES`.
 An error's code and values are for translation; with "ours" it is the engine's fault and "log" holds the traceback.
 """
 
