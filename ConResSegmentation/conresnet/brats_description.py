@@ -24,7 +24,7 @@ INTENSITY = [
 # The authors' windows step by ceil(2/3) of a side, are averaged with equal weight, and never mirrored.
 TILINGS = {
     "authors": {"tiling": "authors", "overlap": 1 / 3, "blending": "uniform"},
-    "fitted": {"tiling": "fitted", "overlap": 0.5, "blending": "gaussian"},
+    "fitted": {"tiling": "fitted", "overlap": 0.25, "blending": "gaussian"},
 }
 COLORS = ([230, 80, 60], [110, 180, 110], [240, 190, 70], [100, 150, 220], [190, 120, 200], [120, 200, 200])
 

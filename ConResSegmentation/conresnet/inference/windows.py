@@ -10,8 +10,11 @@ from itertools import product
 MULTIPLE = 8
 """Sides that the networks halve three times without rounding."""
 
-STRETCH = 1.15
-"""How much longer than the model's own a fitted window may be: group norm sees the window, so not by much."""
+STRETCH = 1.25
+"""How much longer than the model's own a fitted window may be."""
+
+GROWTH = 1.15
+"""How many more voxels than the model's own it may have: memory grows by them, and group norm sees them."""
 
 TILINGS = ("fitted", "authors")
 
@@ -48,11 +51,12 @@ class WindowPlan:
 
 
 def fitted_windows(box: Sequence[slice], shape: Sequence[int], window: Sequence[int], overlap: float) -> WindowPlan:
-    """Cover a box with the fewest windows, and those as small as they can be.
+    """Cover a box with few windows, and those as small as they can be.
 
     Along each axis: as few windows as go without one being more than ``STRETCH`` times the model's, their common size
-    the smallest multiple of 8 at which neighbors share at least ``overlap`` of it, spread evenly. A single window
-    that is longer than the box takes in the image around it; where the array ends it is padded, to the multiple of 8.
+    the smallest multiple of 8 at which neighbors share at least ``overlap`` of it, spread evenly; along some axes more
+    of them where one would have more than ``GROWTH`` times the model's voxels. A single window that is longer than the
+    box takes in the image around it; where the array ends it is padded, to the multiple of 8.
 
     Args:
         box: what must be covered, such as the foreground's box.
@@ -60,22 +64,32 @@ def fitted_windows(box: Sequence[slice], shape: Sequence[int], window: Sequence[
         window: the model's (S, H, W).
         overlap: least share of a window that the next one covers too, below 1.
     """
-    axes = [_fit_axis(part, side, length, overlap) for part, side, length in zip(box, shape, window, strict=True)]
-    return WindowPlan(tuple(size for size, _ in axes), tuple(starts for _, starts in axes))
+    window = [_round_up(length) for length in window]
+    lengths = [part.stop - part.start for part in box]
+
+    def sizes(counts: Sequence[int]) -> list[int]:
+        return [_round_up(n / (1 + (count - 1) * (1 - overlap))) for n, count in zip(lengths, counts, strict=True)]
+
+    counts = [1, 1, 1]
+    for axis in range(3):
+        while sizes(counts)[axis] > window[axis] * STRETCH:
+            counts[axis] += 1
+    while math.prod(sizes(counts)) > math.prod(window) * GROWTH:
+        more = [[*counts[:axis], counts[axis] + 1, *counts[axis + 1 :]] for axis in range(3)]
+        larger = [new for axis, new in enumerate(more) if sizes(new)[axis] < sizes(counts)[axis]]
+        counts = min(larger or more, key=lambda new: math.prod(new) * math.prod(sizes(new)))
+    axes = zip(box, shape, sizes(counts), counts, strict=True)
+    return WindowPlan(tuple(sizes(counts)), tuple(_spread(*axis) for axis in axes))
 
 
-def _fit_axis(box: slice, side: int, window: int, overlap: float) -> tuple[int, tuple[int, ...]]:
+def _spread(box: slice, side: int, size: int, count: int) -> tuple[int, ...]:
+    """Starts of windows along one axis."""
     length = box.stop - box.start
-    limit = max(_round_up(window), int(window * STRETCH) // MULTIPLE * MULTIPLE)
-    count = 1
-    while (size := _round_up(length / (1 + (count - 1) * (1 - overlap)))) > limit:
-        count += 1
-    if count > 1:
-        # A window no longer than the limit is shorter than the box here, so all of them lie inside it.
-        step = (length - size) / (count - 1)
-        return size, tuple(box.start + round(number * step) for number in range(count))
-    centered = box.start - (size - length) // 2
-    return size, (max(0, min(centered, side - size)),)
+    if count == 1 or size >= length:
+        centered = box.start - (size - length) // 2
+        return (max(0, min(centered, side - size)),)
+    # Shorter than the box, so all of them lie inside it.
+    return tuple(box.start + round(number * (length - size) / (count - 1)) for number in range(count))
 
 
 def _round_up(length: float) -> int:

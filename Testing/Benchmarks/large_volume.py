@@ -1,0 +1,100 @@
+"""Peak memory and time of the engine on a large made-up volume: 512 x 512 x 400 voxels, one channel, base width 16.
+
+python Testing/Benchmarks/large_volume.py [--shape 400,512,512] [--precision auto] [--maps residual]
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "ConResSegmentation"))
+
+GOAL = 6e9
+
+
+@click.command()
+@click.option("--shape", default="400,512,512", help="Slices, rows, columns.")
+@click.option("--spacing", default="", help="The model's S,H,W in mm where it shall be resampled; the image has 1 mm.")
+@click.option("--maps", default="", help="Maps to make too, divided by commas.")
+@click.option("--precision", default="auto")
+@click.option("--threads", default=0)
+def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -> None:
+    """Segment a volume of random values and print what it took; exit 1 where the peak is 6 GB or more."""
+    import torch
+
+    from conresnet.grid import Grid, Volume
+    from conresnet.inference.progress import Progress
+    from conresnet.segmentation import SegmentOptions, load_model, segment
+
+    class Shown(Progress):
+        def report(self, phase, fraction, seconds_left):
+            left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
+            click.echo(f"\r{phase} {100 * fraction:.1f} %{left}    ", nl=False, err=True)
+
+    torch.manual_seed(0)
+    grid = Grid(tuple(int(side) for side in shape.split(",")), np.eye(4))
+    array = np.zeros(grid.shape, np.int16)
+    generator = np.random.default_rng(0)
+    for plane in array:
+        plane[:] = generator.integers(-1000, 1000, plane.shape)
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_model(_package(Path(folder) / "model", spacing), "cpu", precision)
+    before = _peak()
+    begun = time.perf_counter()
+    options = SegmentOptions(maps=tuple(filter(None, maps.split(","))), threads=threads or None)
+    report = segment(model, [Volume(array, grid, "large")], options, Shown()).report
+    took = time.perf_counter() - begun
+    click.echo("", err=True)
+    click.echo(
+        f"{array.size / 1e6:.0f} M voxels, {report['windows']} windows of {report['window']} in "
+        f"{report['precision']}: {took:.0f} s, peak {_peak() / 1e9:.2f} GB ({before / 1e9:.2f} GB before)"
+    )
+    sys.exit(_peak() >= GOAL)
+
+
+def _package(folder: Path, spacing: str) -> Path:
+    import safetensors.torch
+
+    from conresnet.brats_description import WEIGHTS_FILE, describe
+    from conresnet.networks import build_network
+    from conresnet.package import write_package
+
+    arguments = {"input_channels": 1, "outputs": 3, "base_width": 16}
+    settings = {
+        "name": "large",
+        "inputs": [
+            {
+                "name": "CT",
+                "modality": "CT",
+                "keywords": ["ct"],
+                "exclude_keywords": [],
+                "intensity": [
+                    {"step": "clip", "low": -100, "high": 240},
+                    {"step": "z_score", "over": "all", "outside": "keep"},
+                ],
+            }
+        ],
+        "preparation": {
+            "foreground": "all",
+            "spacing": [float(side) for side in spacing.split(",")] if spacing else None,
+        },
+        "inference": {"tiling": "fitted", "blending": "gaussian", "overlap": 0.25},
+    }
+    weights = safetensors.torch.save(build_network("conresnet", arguments).state_dict())
+    return write_package(describe(arguments, settings, "random weights"), {WEIGHTS_FILE: weights}, folder).path
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    measure()

@@ -1,0 +1,91 @@
+"""One measurement of ``against_plain.py``, in the process that it is made in."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import numpy as np
+import plain
+import torch
+
+from conresnet.image_files import read_channels
+from conresnet.networks.folding import fold_weight_standardization
+from conresnet.networks.loading import load_network
+from conresnet.package import read_package
+from conresnet.segmentation import SegmentOptions, load_model, segment
+
+
+def measure(task: dict) -> dict:
+    """Do what the task names, and say how long each phase took and how much memory all of it."""
+    if task["threads"]:
+        torch.set_num_threads(task["threads"])
+    package = read_package(task["model"])
+    volumes = read_channels(task["images"], [item.name for item in package.description.inputs])
+    match task["way"]:
+        case "plain":
+            result = _plain(package, volumes, task)
+        case "logits":
+            return _logits(package, volumes)
+        case way:
+            result = _ours(package, volumes, task, *way.split("-"))
+    return {
+        **result,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    }
+
+
+def _plain(package, volumes, task: dict) -> dict:
+    network, window = load_network(package), package.description.inference.window
+    begun, cpu = time.perf_counter(), time.process_time()
+    image = plain.prepare([volume.array for volume in volumes])
+    prepared = time.perf_counter()
+    regions = plain.segment(network, image, window, task["windows"] or None)
+    segmented, used = time.perf_counter(), time.process_time() - cpu
+    count = np.prod([len(plain.starts(side, size)) for side, size in zip(image.shape[1:], window, strict=True)])
+    seconds = (segmented - prepared) * count / (task["windows"] or count)
+    labels = np.zeros(image.shape[1:], np.uint8)
+    for index, value in ((1, 2), (2, 1), (0, 4)):
+        labels[regions[index]] = value
+    written = time.perf_counter() - segmented
+    np.save(task["result"], regions)
+    how = f"{count} windows of {window}, {torch.get_num_threads()} threads"
+    if task["windows"]:
+        how += f"; time scaled up from {task['windows']} windows"
+    return {
+        "preparing": prepared - begun,
+        "segmenting": seconds,
+        "writing": written,
+        "total": prepared - begun + seconds + written,
+        "cpu": used * count / (task["windows"] or count),
+        "windows": int(count),
+        "how": how,
+    }
+
+
+def _ours(package, volumes, task: dict, tiling: str, precision: str) -> dict:
+    model = load_model(package, "cpu", precision)
+    options = SegmentOptions(tiling=tiling, threads=torch.get_num_threads())
+    begun, cpu = time.perf_counter(), time.process_time()
+    result = segment(model, volumes, options)
+    total, used = time.perf_counter() - begun, time.process_time() - cpu
+    report = result.report
+    labels = result.labels.array
+    np.save(task["result"], np.stack([labels == 4, labels > 0, (labels == 1) | (labels == 4)]))
+    how = (
+        f"{report['windows']} windows of {tuple(report['window'])}, {report['precision']}, {report['threads']} threads"
+    )
+    return {**report["seconds"], "total": total, "cpu": used, "windows": report["windows"], "how": how}
+
+
+@torch.inference_mode()
+def _logits(package, volumes) -> dict:
+    """Largest difference between the plain way's logits and ours in the middle window."""
+    window = package.description.inference.window
+    image = plain.prepare([volume.array for volume in volumes])
+    start = tuple((side - size) // 2 for side, size in zip(image.shape[1:], window, strict=True))
+    expected = plain.logits(load_network(package), image, start, window)
+    found = plain.logits(fold_weight_standardization(load_network(package)), image, start, window)
+    largest = float(expected.abs().max())
+    return {"difference": float((found - expected).abs().max()) / largest, "largest": largest}

@@ -1,0 +1,54 @@
+"""Sliding-window inference written the plain way, as the paper's authors run it; the engine is measured against it."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def prepare(channels: list[np.ndarray]) -> np.ndarray:
+    """(C, S, H, W) float32: z-score over the voxels that differ from the corner's value, the rest 0."""
+    prepared = []
+    for array in channels:
+        array = array.astype(np.float32)
+        mask = array != array[0, 0, 0]
+        values = array[mask]
+        prepared.append(np.where(mask, (array - values.mean()) / values.std(), 0).astype(np.float32))
+    return np.stack(prepared)
+
+
+def starts(side: int, window: int) -> list[int]:
+    """The authors' windows along one axis: steps of two thirds, the last moved back inside."""
+    stride = int(np.ceil(window * 2 / 3))
+    count = int(np.ceil((side - window) / stride)) + 1
+    return [min(number * stride, side - window) for number in range(max(1, count))]
+
+
+@torch.inference_mode()
+def logits(network: nn.Module, image: np.ndarray, start: tuple[int, ...], window: tuple[int, ...]) -> Tensor:
+    """(K, S, H, W) of one window, eager fp32; the network standardizes its weights anew."""
+    place = tuple(slice(a, a + n) for a, n in zip(start, window, strict=True))
+    return network(torch.from_numpy(image[(slice(None), *place)])[None], wanted=("segmentation",))["segmentation"][0]
+
+
+@torch.inference_mode()
+def segment(network: nn.Module, image: np.ndarray, window: tuple[int, ...], limit: int | None = None) -> np.ndarray:
+    """(K, S, H, W) bool regions: mean of the windows' sigmoids above a half.
+
+    Args:
+        limit: stop after so many windows, to estimate the time of all.
+    """
+    total = counts = None
+    places = list(product(*(starts(side, size) for side, size in zip(image.shape[1:], window, strict=True))))
+    for start in places[:limit]:
+        probability = torch.sigmoid(logits(network, image, start, window)).numpy()
+        if total is None:
+            total = np.zeros((len(probability), *image.shape[1:]), np.float32)
+            counts = np.zeros(image.shape[1:], np.float32)
+        place = tuple(slice(a, a + n) for a, n in zip(start, window, strict=True))
+        total[(slice(None), *place)] += probability
+        counts[place] += 1
+    return total / np.maximum(counts, 1) > 0.5
