@@ -138,9 +138,10 @@ def fit(run: Run, most_steps: int | None = None) -> None:
 
 def _trainer(run: Run, steps: int) -> lightning.Trainer:
     training = run.plan.training
-    best_and_last = ModelCheckpoint(
-        run.checkpoint.parent, filename="best", monitor="dice", mode="max", save_last=True, enable_version_counter=False
-    )
+    folder, plain_names = run.checkpoint.parent, {"enable_version_counter": False}
+    best = ModelCheckpoint(folder, filename="best", monitor="dice", mode="max", **plain_names)
+    # One of its own, because `save_last` of the other writes only when the best is beaten.
+    last = ModelCheckpoint(folder, filename="last", **plain_names)
     return lightning.Trainer(
         max_steps=steps,
         precision=_precision(training.precision),
@@ -148,7 +149,7 @@ def _trainer(run: Run, steps: int) -> lightning.Trainer:
         default_root_dir=run.folder,
         # Every start of the run logs into a folder of its own, so that a resumption keeps what came before.
         logger=[CSVLogger(run.folder, name="logs"), TensorBoardLogger(run.folder, name="tensorboard")],
-        callbacks=[best_and_last, LearningRateMonitor("step"), TQDMProgressBar(refresh_rate=10)],
+        callbacks=[best, last, LearningRateMonitor("step"), TQDMProgressBar(refresh_rate=10)],
         log_every_n_steps=10,
         num_sanity_val_steps=0,
         enable_model_summary=False,

@@ -11,7 +11,10 @@ from conresnet.package import read_package
 from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training.command_line import main
 from conresnet_training.data_set import read_data_set
+from conresnet_training.lightning_model import SegmentationTraining
 from conresnet_training.plan import make_plan, write_plan
+
+CHECKPOINTS = ("last.ckpt", "best.ckpt")
 
 
 @pytest.fixture
@@ -49,6 +52,15 @@ def test_stopped_and_resumed_run_ends_with_the_weights_of_an_unbroken_one(plan_f
     unbroken, resumed = weights(whole), weights(broken)
     assert unbroken.keys() == resumed.keys()
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+
+
+def test_last_checkpoint_is_the_newest_even_when_an_older_one_was_better(plan_file, tmp_path, monkeypatch):
+    dice = iter([0.9, 0.5, 0.4])
+    monkeypatch.setattr(SegmentationTraining, "on_validation_epoch_end", lambda self: self.log("dice", next(dice)))
+    run = tmp_path / "run"
+    assert run_command(monkeypatch, "train", plan_file, "--output", run) == 0
+    steps = {name: torch.load(run / "checkpoints" / name, weights_only=True)["global_step"] for name in CHECKPOINTS}
+    assert steps == {"last.ckpt": 30, "best.ckpt": 10}
 
 
 def test_training_learns_and_exports_a_model_that_segments(plan_file, data_set, tmp_path, monkeypatch):
