@@ -3,8 +3,9 @@
     python Testing/Benchmarks/against_plain.py --case FOLDER_OR_FILE [FILE FILE FILE] [--label FILE] [--model PACKAGE]
 
 The plain way is the authors' tiling in eager fp32 (plain.py). Runs are interleaved, so that a busy machine slows all
-of them, and processor seconds are shown beside those of the clock; weights, threads and inference mode are the same. Without --model the weights are random, with a seed. With
---label (BraTS values 1, 2, 4) the Dice of the regions is printed too, which needs a model that was trained.
+of them, and processor seconds are shown beside those of the clock; weights, threads and inference mode are the same.
+Without --model the weights are random, with a seed. With --label (BraTS values 1, 2, 4) the Dice of the regions is
+printed too, which needs a model that was trained.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """``python -m conresnet segment`` end to end: what it writes, and what it leaves behind when it cannot."""
 
+import contextlib
 import json
 import os
 import resource
@@ -235,6 +236,25 @@ def test_ctrl_c_stops_within_a_window_and_leaves_nothing(tmp_path, image):
     _, told = running.communicate(timeout=30)
     assert running.returncode == 130 and told.strip() == "Stopped."
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_sees_progress(tmp_path, model, image):
+    import pty
+
+    ours, theirs = pty.openpty()
+    arguments = [image, "--model", model, "--output", tmp_path / "out"]
+    command = [sys.executable, "-m", "conresnet", "segment", *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ENGINE), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end was closed
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert running.wait(60) == 0
+    assert b"segmenting" in shown and b"100%" in shown
 
 
 def write_list(folder: Path, image: Path, rows: str) -> Path:
