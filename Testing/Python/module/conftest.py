@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pytest_plugin import slicer_app, slicer_session
 
 from module.panel_driver import PanelDriver
+from pytest_plugin import slicer_app, slicer_session
 
 __all__ = ["slicer_app", "slicer_session"]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import slicer
+
 from slicer_host.panel import panel_image
 from slicer_host.views import save_png
 

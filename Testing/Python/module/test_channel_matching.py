@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from ConResSegmentationLib.ChannelMatching import Candidate, matchChannels, score
 from hypothesis import given
 from hypothesis import strategies as st
+
+from ConResSegmentationLib.ChannelMatching import Candidate, matchChannels, score
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import slicer
+
 from module.panel_driver import PanelDriver, label_array, result_nodes
 from module.test_scene_inputs import add_bent_transform, add_region, add_transform, rotation
 

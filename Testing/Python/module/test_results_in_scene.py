@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from ConResSegmentationLib import MapVolumes, SegmentationFingerprint, SegmentationInScene
 
 from conresnet.package.description import Segment
 from conresnet.package.terminology import Code, Terminology
+from ConResSegmentationLib import MapVolumes, SegmentationFingerprint, SegmentationInScene
 from module.panel_driver import label_array
 
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import slicer
 import vtk
-from ConResSegmentationLib import SceneInputs
 
 from conresnet.errors import UserError
+from ConResSegmentationLib import SceneInputs
 
 
 def add_transform(matrix: np.ndarray, parent: object = None) -> object:
