@@ -66,12 +66,12 @@ def test_the_repository_stays_small(tracked: list[Path], repository: Path) -> No
     assert [str(path.relative_to(repository)) for path in tracked if path.stat().st_size > 12e6] == []
 
 
-def test_every_real_case_has_its_licence_written_beside_it(data_folder: Path) -> None:
+def test_every_real_case_has_its_license_written_beside_it(data_folder: Path) -> None:
     readme = (data_folder / "README.md").read_text(encoding="utf-8")
     for folder in data_folder.iterdir():
         if folder.is_dir():
             section = re.search(rf"## {folder.name}\n(.*?)(\n## |\Z)", readme, re.DOTALL)
-            assert section and "Licence:" in section.group(1) and "Source:" in section.group(1), folder.name
+            assert section and "License:" in section.group(1) and "Source:" in section.group(1), folder.name
 
 
 @pytest.mark.parametrize("icon", ICONS)
@@ -141,7 +141,7 @@ def test_the_version_is_one_of_three_numbers() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
 
 
-def test_the_licence_is_apache_2_with_our_own_copyright_line(repository: Path) -> None:
+def test_the_license_is_apache_2_with_our_own_copyright_line(repository: Path) -> None:
     text = (repository / "LICENSE.txt").read_text(encoding="utf-8")
     assert "Apache License" in text and "Version 2.0, January 2004" in text
     assert re.search(r"^ +Copyright 20\d\d ConResNet for 3D Slicer contributors$", text, re.MULTILINE)
