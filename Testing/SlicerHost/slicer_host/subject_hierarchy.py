@@ -26,8 +26,11 @@ def follow(scene: object) -> None:
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def removed(caller: object, event: str, node: object) -> None:
+        # Asking for the hierarchy makes one where there is none, and resolves one that is just being loaded.
+        if node is None or scene.IsClosing() or scene.IsImporting() or node.IsA("vtkMRMLSubjectHierarchyNode"):
+            return
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-        if node is not None and hierarchy is not None and not scene.IsClosing():
+        if hierarchy is not None:
             item = hierarchy.GetItemByDataNode(node)
             if item:
                 hierarchy.RemoveItem(item, False, False)
