@@ -82,6 +82,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
@@ -115,17 +116,23 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def onSceneStartClose(self, caller, event) -> None:
         """What runs must not reach into the next scene, and the parameter node is about to be reset."""
         self.onCancelButton()
+        self.runPanel.clear()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
         """A module that is shown needs a parameter node at once."""
-        if self.parent.isEntered:
-            self.initializeParameterNode()
+        self._initializeIfEntered()
+
+    def onSceneStartImport(self, caller, event) -> None:
+        """Selectors that fill while a scene is loaded must not change the choices that are loaded with it."""
+        self.setParameterNode(None)
 
     def onSceneEndImport(self, caller, event) -> None:
-        """A scene was loaded, and its choices with it: they were read before the nodes that they name were there."""
-        if self.parent.isEntered:
-            self.setParameterNode(None)
+        """Show the choices that were loaded, once everything else in Slicer knows the new nodes too."""
+        qt.QTimer.singleShot(0, self._initializeIfEntered)
+
+    def _initializeIfEntered(self) -> None:
+        if self.parent.isEntered and self._parameterNode is None:
             self.initializeParameterNode()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
@@ -212,7 +219,10 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _start(self) -> None:
         try:
-            self._run = self.logic.segment(self._task(), self)
+            task = self._task()
+            volumes = ", ".join(f"{n.GetName()} {n.GetImageData().GetDimensions()}" for n in task.volumeNodes)
+            self.runPanel.addToLog(f"{self._description.name} {self._description.version}: {volumes}")
+            self._run = self.logic.segment(task, self)
         except UserError as error:
             self.onFailed(Messages.sentence(error), "")
         except Exception:
@@ -250,6 +260,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         if isNew and node.show3D:
             slicer.util.resetThreeDViews()
         self.runPanel.end(" ".join([Messages.finished(outcome.report), *outcome.notes]))
+        self.runPanel.addToLog(Messages.logOf(outcome.report))
 
     def onFailed(self, sentence: str, details: str) -> None:
         """The run has failed, and the scene is as it was."""

@@ -44,6 +44,13 @@ def finished(report: dict) -> str:
     return _("Done in {seconds:.1f} s: {volumes}.").format(seconds=seconds, volumes=volumes)
 
 
+def logOf(report: dict) -> str:
+    """What the log keeps of how a result was computed."""
+    seconds = ", ".join(f"{name} {value:.2f}" for name, value in report.get("seconds", {}).items())
+    kept = {key: report[key] for key in ("device", "precision", "windows", "window", "tiling") if key in report}
+    return "; ".join([*(f"{key} {value}" for key, value in kept.items()), f"seconds: {seconds}"])
+
+
 def _sentences() -> dict[str, str]:
     return {
         "engine-died": _(

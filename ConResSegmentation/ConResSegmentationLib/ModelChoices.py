@@ -2,6 +2,7 @@
 
 import html
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def details(choice: ModelChoice) -> str:
         (_("Version"), f"{description.name} {description.version}"),
         (_("License"), description.license),
         (_("Attribution"), description.attribution),
-        (_("Cite"), " ".join(description.citations)),
+        *((_("Cite"), citation) for citation in description.citations),
     ]
     title = f"<b>{html.escape(description.title)}</b>"
     lines = [
@@ -83,10 +84,17 @@ def figures(path: Path) -> list[str]:
         metrics = json.loads(package.read_file(_METRICS_FILE))
     except (UserError, ValueError):
         return []
-    return list(_flat(metrics)) if isinstance(metrics, dict) else []
+    return list(_sentences(metrics)) if isinstance(metrics, dict) else []
 
 
-def _flat(metrics: dict):
+def _sentences(metrics: dict) -> Iterator[str]:
+    """Those that training writes in words; any others as they stand."""
+    overall, segments, cases = (metrics.get(key) for key in ("mean_dice", "mean_dice_a_segment", "dice_a_case"))
+    if isinstance(overall, float) and isinstance(segments, dict) and isinstance(cases, dict):
+        each = ", ".join(f"{name} {value:.3f}" for name, value in segments.items())
+        sentence = _("mean Dice {overall:.3f} on {count} cases it never saw ({each})")
+        yield sentence.format(overall=overall, count=len(cases), each=each)
+        return
     for name, value in metrics.items():
         for key, item in value.items() if isinstance(value, dict) else [("", value)]:
             if isinstance(item, str | int | float):

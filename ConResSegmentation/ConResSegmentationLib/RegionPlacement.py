@@ -32,8 +32,9 @@ def place(roiNode, description, volumeNode) -> None:
     center = (low + high) / 2
     for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         axis = {"Sagittal": 0, "Coronal": 1, "Axial": 2}.get(sliceNode.GetOrientation())
-        if axis is not None and low[axis] < sliceNode.GetSliceOffset() < high[axis]:
-            center[axis] = sliceNode.GetSliceOffset()
+        if axis is not None:
+            place = sliceNode.GetSliceToRAS().GetElement(axis, 3)
+            center[axis] = place if low[axis] < place < high[axis] else center[axis]
     roiNode.SetCenterWorld(center)
     roiNode.SetSizeWorld(np.minimum(fieldOfView(description, volumeNode), high - low))
     roiNode.CreateDefaultDisplayNodes()

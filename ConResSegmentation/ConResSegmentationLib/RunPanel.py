@@ -57,6 +57,10 @@ class RunPanel:
         self.addToLog(text)
         slicer.util.showStatusMessage(text, 5000)
 
+    def clear(self) -> None:
+        """Forget the last sentence: what it speaks of is gone."""
+        self._say("")
+
     def addToLog(self, text: str) -> None:
         """Add a line, or several, to the log."""
         self._ui.logTextEdit.appendPlainText(f"{time.strftime('%H:%M:%S')} {text}")

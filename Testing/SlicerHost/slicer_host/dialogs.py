@@ -83,7 +83,7 @@ def _run_message_box(box: QtWidgets.QMessageBox) -> object:
             raise UnexpectedDialog(f"'{answer}' is no button of the dialog '{shown.title}': {shown.buttons}")
     if chosen is None:
         return _Standard.Ok
-    box._chosen = chosen
+    box.__dict__["_chosen"] = chosen
     return box.standardButton(chosen)
 
 

@@ -1,0 +1,225 @@
+"""The panel before anything runs: models, channels, region, what Segment says when it cannot start, saved choices."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+
+from conresnet.model_list import install_model
+from module.models import write_broken, write_four_channels
+from module.panel_driver import PanelDriver, result_nodes
+from slicer_host import dialogs
+
+
+@pytest.fixture
+def models_folder() -> Path:
+    """The user's models folder of this test."""
+    return Path(os.environ["CONRESNET_MODELS"])
+
+
+@pytest.fixture
+def four_channels(panel: PanelDriver, tmp_path: Path) -> PanelDriver:
+    """The panel with the model of four channels chosen."""
+    install_model(write_four_channels(tmp_path / "four"))
+    panel.widget.modelPanel.refresh()
+    panel.choose(panel.ui.modelSelector, "Four channels")
+    return panel
+
+
+def add_volume(name: str) -> object:
+    array = np.random.default_rng(len(name)).normal(100, 20, (20, 22, 24)).astype(np.float32)
+    return slicer.util.addVolumeFromArray(array, name=name)
+
+
+def titles(panel: PanelDriver) -> list[str]:
+    return [panel.ui.modelSelector.itemText(n) for n in range(panel.ui.modelSelector.count)]
+
+
+def test_the_shipped_model_is_chosen_and_described(panel: PanelDriver) -> None:
+    assert panel.choices.model == "hippocampus"
+    assert "Anterior hippocampus" in panel.ui.modelSummaryLabel.text
+    details = panel.ui.modelDetailsLabel.text
+    for text in ("Intended use", "Limits", "Measured", "mean Dice 0.", "License", "CC-BY-SA-4.0", " slices", "Cite"):
+        assert text in details, text
+
+
+def test_segment_says_why_it_cannot_start(panel: PanelDriver) -> None:
+    assert not panel.ui.applyButton.enabled
+    assert panel.ui.applyButton.toolTip == "Choose the volume for T1."
+    add_volume("a T1")
+    panel.settle()
+    assert panel.ui.applyButton.enabled
+    assert panel.ui.applyButton.toolTip == "Segment the chosen volumes."
+
+
+def test_a_volume_that_comes_later_fills_the_empty_channel(panel: PanelDriver) -> None:
+    node = add_volume("brain mprage")
+    panel.settle()
+    assert panel.widget.channels.nodes == [node]
+    assert list(panel.choices.channels) == [node]
+
+
+def test_a_choice_of_the_user_is_not_changed(panel: PanelDriver) -> None:
+    add_volume("T1")
+    other = add_volume("other")
+    panel.settle()
+    panel.widget.channels._combos[0].setCurrentNode(other)
+    add_volume("another T1")
+    panel.settle()
+    assert list(panel.choices.channels) == [other]
+
+
+def test_four_channels_are_filled_in_by_name_and_segmented(four_channels: PanelDriver) -> None:
+    panel = four_channels
+    nodes = {name: add_volume(f"p1_{name}") for name in ("T2", "t1gd", "T1", "FLAIR")}
+    panel.settle()
+    assert panel.widget.channels.nodes == [nodes[name] for name in ("FLAIR", "T1", "t1gd", "T2")]
+    segmentation = panel.segment()
+    assert segmentation is not None, panel.status
+    content = segmentation.GetSegmentation()
+    assert [content.GetNthSegment(n).GetName() for n in range(3)] == ["Whole", "Core", "Enhancing"]
+    assert [content.GetNthSegment(n).GetLabelValue() for n in range(3)] == [2, 1, 3]
+
+
+def test_one_volume_for_two_channels_is_pointed_out(four_channels: PanelDriver) -> None:
+    panel = four_channels
+    node = add_volume("p1_T1")
+    for combo in panel.widget.channels._combos:
+        combo.setCurrentNode(node)
+    assert panel.ui.applyButton.toolTip == "p1_T1 is chosen for both FLAIR and T1."
+
+
+def test_changing_the_model_keeps_the_channel_of_the_same_name(four_channels: PanelDriver) -> None:
+    panel = four_channels
+    add_volume("T1 A")
+    chosen = add_volume("no word")
+    panel.settle()
+    panel.widget.channels._combos[1].setCurrentNode(chosen)
+    panel.choose(panel.ui.modelSelector, titles(panel)[1])
+    assert panel.choices.model == "hippocampus"
+    assert list(panel.choices.channels) == [chosen]
+
+
+def test_a_broken_model_is_listed_with_its_sentence_and_hides_nothing(panel: PanelDriver, models_folder: Path) -> None:
+    write_broken(models_folder / "half")
+    panel.widget.modelPanel.refresh()
+    assert titles(panel)[-1] == "half (cannot be used)" and len(titles(panel)) == 2
+    panel.choose(panel.ui.modelSelector, "half (cannot be used)")
+    add_volume("T1")
+    panel.settle()
+    assert not panel.ui.applyButton.enabled
+    assert "cannot be read as JSON" in panel.ui.applyButton.toolTip
+    assert "cannot be read as JSON" in panel.ui.modelSummaryLabel.text
+
+
+@pytest.mark.parametrize("form", ["A .zip file", "A folder"])
+def test_a_model_is_installed_from_a_file(panel: PanelDriver, tmp_path: Path, form: str) -> None:
+    source = write_four_channels(tmp_path / ("four.zip" if form == "A .zip file" else "four"))
+    dialogs.answer(form, str(source))
+    panel.ui.installModelButton.click()
+    assert panel.choices.model == "four"
+    assert panel.ui.modelSelector.currentText == "Four channels"
+    assert len(panel.widget.channels.nodes) == 4
+    dialogs.answer(form, str(source), "Yes")
+    panel.ui.installModelButton.click()
+    dialogs.answer("Cancel")
+    panel.ui.installModelButton.click()
+
+
+def test_a_broken_package_is_not_installed(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
+    dialogs.answer("A folder", str(write_broken(tmp_path / "broken")))
+    panel.ui.installModelButton.click()
+    assert "cannot be read as JSON" in dialogs.shown[-1].text
+    assert not list(models_folder.iterdir())
+
+
+def test_a_model_that_a_scene_names_but_is_not_here_is_said(panel: PanelDriver) -> None:
+    add_volume("T1")
+    panel.leave()
+    panel.choices.model = "liver"
+    panel.open()
+    assert "The model liver is not installed here" in panel.ui.applyButton.toolTip
+    assert panel.choices.model == "liver"
+
+
+def test_a_region_is_advised_for_a_head_and_placed_where_the_slices_cross(panel: PanelDriver, head: object) -> None:
+    panel.settle()
+    assert panel.ui.regionHintLabel.text.startswith("The image is much larger")
+    slicer.vtkMRMLSliceNode.JumpAllSlices(
+        slicer.mrmlScene, -29.0, -22.0, -12.0, slicer.vtkMRMLSliceNode.OffsetJumpSlice
+    )
+    region = panel.ui.regionSelector.addNode()
+    center, size = [0.0] * 3, [0.0] * 3
+    region.GetCenterWorld(center)
+    region.GetSizeWorld(size)
+    np.testing.assert_allclose(center, (-29, -22, -12), atol=1.5)
+    assert max(size) < 120 and min(size) > 20
+    assert panel.choices.region is region
+    assert panel.ui.regionHintLabel.text == ""
+
+
+def test_no_region_is_advised_for_a_crop(panel: PanelDriver, volume: object) -> None:
+    panel.settle()
+    assert panel.ui.regionHintLabel.text == ""
+
+
+def test_choices_are_back_when_a_saved_scene_is_opened(four_channels: PanelDriver, tmp_path: Path) -> None:
+    panel = four_channels
+    names = ["FLAIR", "T1", "T1c", "T2"]
+    for name in names:
+        add_volume(name)
+    panel.settle()
+    panel.ui.residualCheckBox.click()
+    panel.ui.featuresCheckBox.click()
+    panel.ui.show3DCheckBox.click()
+    panel.ui.precisionSelector.setCurrentIndex(1)
+    panel.ui.mapOpacitySlider.value = 0.3
+    region = panel.ui.regionSelector.addNode()
+    region.SetName("my region")
+    result = panel.segment()
+    assert result is not None, panel.status
+    shown = panel.choices.shownMap.GetName()
+    path = tmp_path / "scene with spaces ü.mrb"
+    assert slicer.util.saveScene(str(path))
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert panel.widget.channels.nodes == [None] * 4
+    assert panel.choices.residualMap
+    slicer.util.loadScene(str(path))
+    panel.settle()
+    choices = panel.choices
+    assert choices.model == "four" and panel.ui.modelSelector.currentText == "Four channels"
+    assert [node.GetName() for node in panel.widget.channels.nodes] == names
+    assert panel.ui.regionSelector.currentNode().GetName() == "my region"
+    assert panel.ui.segmentationSelector.currentNode().GetName() == result.GetName()
+    assert panel.ui.mapSelector.currentNode().GetName() == shown
+    boxes = (panel.ui.residualCheckBox, panel.ui.attentionCheckBox, panel.ui.featuresCheckBox, panel.ui.show3DCheckBox)
+    assert [box.checked for box in boxes] == [False, True, True, False]
+    assert choices.precision.value == "fp32" and choices.mapOpacity == pytest.approx(0.3)
+    again = panel.segment()
+    assert again is panel.ui.segmentationSelector.currentNode()
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1, "the unedited result is replaced"
+
+
+def test_an_edited_segmentation_of_an_opened_scene_is_kept(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+    panel.segment().GetSegmentation().GetNthSegment(1).SetName("mine")
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    panel.settle()
+    panel.segment()
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 2
+
+
+def test_closing_the_scene_leaves_an_empty_panel(panel: PanelDriver, volume: object) -> None:
+    panel.segment()
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert panel.status == ""
+    assert panel.choices.segmentation is None and panel.choices.shownMap is None
+    assert not panel.ui.applyButton.enabled
+    assert result_nodes() == []

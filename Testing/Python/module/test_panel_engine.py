@@ -1,0 +1,149 @@
+"""The panel's dealings with the engine's Python, diagnostics, reloading, the self-test, and how the panel looks."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import slicer
+
+from ConResSegmentationLib import Diagnostics, Messages
+from ConResSegmentationLib.EngineError import EngineError
+from module.panel_driver import PanelDriver
+
+NAME = "DOE^JANE 19700101"
+
+
+def open_advanced(panel: PanelDriver) -> None:
+    panel.ui.advancedCollapsibleButton.collapsed = False
+    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Has all that the engine needs.")
+
+
+def test_devices_are_listed_when_they_are_looked_for(panel: PanelDriver) -> None:
+    selector = panel.ui.deviceSelector
+    assert [selector.itemText(n) for n in range(selector.count)] == ["Automatic"]
+    open_advanced(panel)
+    panel.wait(lambda: selector.count > 1)
+    selector.setCurrentIndex(1)
+    selector.activated.emit(1)
+    assert panel.choices.device == "cpu"
+
+
+def test_a_device_of_another_computer_is_shown_and_refused_with_a_sentence(panel: PanelDriver, volume: object) -> None:
+    panel.choices.device = "cuda:7"
+    assert panel.ui.deviceSelector.currentText == "cuda:7"
+    assert panel.segment() is None
+    assert "cuda:7" in panel.status
+
+
+def test_another_python_is_remembered_and_one_that_is_none_is_said(
+    panel: PanelDriver, volume: object, tmp_path: Path
+) -> None:
+    panel.ui.pythonPathEdit.currentPath = sys.executable
+    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Has all that the engine needs.")
+    assert slicer.util.settingsValue("ConResSegmentation/EnginePython", "") == sys.executable
+    assert panel.segment() is not None
+    panel.ui.pythonPathEdit.currentPath = str(tmp_path / "no python")
+    assert "does not exist" in panel.ui.engineStatusLabel.text
+    panel.click_segment()
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert "does not exist" in panel.status
+    assert not panel.ui.advancedCollapsibleButton.collapsed
+
+
+def test_cancel_works_before_the_engine_is_there(panel: PanelDriver, volume: object) -> None:
+    panel.click_segment()
+    panel.ui.cancelButton.click()
+    assert panel.status == "Cancelled."
+    panel.wait(lambda: panel.widget.enginePanel._check is not None)
+    panel.settle()
+    assert not panel.widget.runPanel.isRunning and panel.widget._run is None
+
+
+def test_diagnostics_say_what_helps_and_name_no_patient(panel: PanelDriver, volume: object) -> None:
+    volume.SetName(NAME)
+    panel.choices.region = None
+    volume.GetImageData().GetPointData().GetScalars().Fill(1)
+    panel.segment()
+    assert NAME in panel.status, "the panel itself may name the image"
+    panel.ui.copyDiagnosticsButton.click()
+    text = panel.app.clipboard().text()
+    assert NAME not in text and "DOE" not in text
+    for part in ("Slicer 5.12", "hippocampus 1.", "torch: 2", "Device: auto", "<image ", "Log of the engine"):
+        assert part in text, part
+
+
+def test_names_are_replaced_the_longest_first() -> None:
+    text = Diagnostics.withoutNames("ann t1 residual, ann t1", ["ann t1", "ann t1 residual", "", "a"])
+    assert text == "<image 2>, <image 1>"
+
+
+def test_errors_are_said_in_the_users_words_or_the_engines() -> None:
+    known = EngineError("engine-silent", "English", {"seconds": 120, "program": "p"})
+    assert Messages.sentence(known).startswith("The engine gave no sign for 120 seconds")
+    assert Messages.sentence(EngineError("engine-silent", "English", {})) == "English"
+    assert Messages.sentence(EngineError("new-code", "English", {})) == "English"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, ""), (0.4, "almost done"), (12.3, "about 12 s left"), (63, "about 65 s left"), (200, "about 3 min left")],
+)
+def test_the_time_left_is_said_as_roughly_as_it_is_known(seconds: float | None, text: str) -> None:
+    assert Messages.timeLeft(seconds) == text
+
+
+def test_reloading_gives_a_working_panel(panel: PanelDriver, volume: object) -> None:
+    before = panel.widget
+    before.onReload()
+    panel.settle()
+    assert panel.widget is not before
+    assert panel.segment() is not None
+
+
+def test_the_engine_is_gone_when_the_module_is(panel: PanelDriver, volume: object) -> None:
+    panel.segment()
+    engine = panel.widget.logic.engine
+    panel.widget.cleanup()
+    assert not engine.isRunning
+
+
+def test_the_modules_own_test_passes(panel: PanelDriver, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        slicer.selfTests["ConResSegmentation"]()
+    assert "Self-test: segmented with" in caplog.text
+    assert "NOT TESTED" not in caplog.text
+
+
+def test_slicers_process_never_imports_torch(repository: Path) -> None:
+    program = """
+import sys
+for name in ("torch", "safetensors", "monai", "lightning", "nibabel", "click"):
+    sys.modules[name] = None
+from slicer_host import start_application
+import slicer
+app = start_application()
+module = app.moduleManager().load(sys.argv[1])
+module.widgetRepresentation()
+slicer.util.selectModule("ConResSegmentation")
+print(module.widgetRepresentation().self().ui.modelSelector.count)
+app.quit_host()
+"""
+    module = repository / "ConResSegmentation" / "ConResSegmentation.py"
+    host = repository / "Testing" / "SlicerHost"
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(module)], cwd=host, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip().endswith("1")
+    assert "Traceback" not in run.stderr
+
+
+def test_the_whole_panel_can_be_drawn(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+    panel.settle()
+    for section in ("modelDetailsButton", "advancedCollapsibleButton", "logCollapsibleButton"):
+        getattr(panel.ui, section).collapsed = False
+    assert panel.picture(tmp_path / "panel.png").stat().st_size > 10_000
