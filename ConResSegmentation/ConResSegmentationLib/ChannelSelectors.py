@@ -22,13 +22,19 @@ class ChannelSelectors:
     def __init__(self, form, firstRow: int, onChanged: Callable[[], None]):
         self._form, self._firstRow, self._onChanged = form, firstRow, onChanged
         self._inputs: tuple = ()
-        self._combos: list = []
+        # Rows that a model does not need are hidden, and used again by one that does.
+        self._rows: list[tuple] = []
         self._quiet = False
+
+    @property
+    def combos(self) -> list:
+        """The selectors in use."""
+        return [combo for _label, combo in self._rows[: len(self._inputs)]]
 
     @property
     def nodes(self) -> list:
         """The chosen volumes, None where none is chosen."""
-        return [combo.currentNode() for combo in self._combos]
+        return [combo.currentNode() for combo in self.combos]
 
     @property
     def firstNode(self):
@@ -37,17 +43,23 @@ class ChannelSelectors:
 
     def setInputs(self, inputs) -> None:
         """Show a selector for every input of a model; an input that was there before keeps its volume."""
-        earlier = {item.name: combo.currentNode() for item, combo in zip(self._inputs, self._combos, strict=True)}
-        for _combo in self._combos:
-            self._form.removeRow(self._firstRow)
+        earlier = {item.name: node for item, node in zip(self._inputs, self.nodes, strict=True)}
         self._inputs = tuple(inputs)
-        self._combos = [self._addRow(number, item) for number, item in enumerate(self._inputs)]
+        while len(self._rows) < len(self._inputs):
+            self._rows.append(self._newRow())
+        for number, (label, combo) in enumerate(self._rows):
+            label.visible = combo.visible = number < len(self._inputs)
+        for item, (label, combo) in zip(self._inputs, self._rows, strict=False):
+            label.text = f"{item.name}:"
+            combo.toolTip = _("The {modality} volume of this channel. Known by: {words}.").format(
+                modality=item.modality, words=", ".join(item.keywords) or item.name
+            )
         self.setNodes([earlier.get(item.name) for item in self._inputs])
 
     def setNodes(self, nodes) -> None:
         """Choose volumes, without telling anybody; those that there is no selector for are passed over."""
         self._quiet = True
-        for combo, node in zip(self._combos, nodes, strict=False):
+        for combo, node in zip(self.combos, nodes, strict=False):
             combo.setCurrentNode(node)
         self._quiet = False
 
@@ -80,22 +92,18 @@ class ChannelSelectors:
                 )
         return ""
 
-    def _addRow(self, number: int, item):
-        combo = slicer.qMRMLNodeComboBox()
-        combo.objectName = f"channelSelector{number}"
+    def _newRow(self) -> tuple:
+        label, combo = qt.QLabel(), slicer.qMRMLNodeComboBox()
+        combo.objectName = f"channelSelector{len(self._rows)}"
         combo.nodeTypes = ["vtkMRMLScalarVolumeNode"]
         combo.showChildNodeTypes = False
         combo.addEnabled = combo.removeEnabled = False
         combo.noneEnabled = True
         combo.noneDisplay = _("Choose a volume")
-        words = ", ".join(item.keywords)
-        combo.toolTip = _("The {modality} volume of this channel. Known by: {words}.").format(
-            modality=item.modality, words=words or item.name
-        )
+        self._form.insertRow(self._firstRow + len(self._rows), label, combo)
         combo.setMRMLScene(slicer.mrmlScene)
         combo.connect("currentNodeChanged(vtkMRMLNode*)", self._onCurrentNodeChanged)
-        self._form.insertRow(self._firstRow + number, qt.QLabel(f"{item.name}:"), combo)
-        return combo
+        return label, combo
 
     def _onCurrentNodeChanged(self, node) -> None:
         if not self._quiet:

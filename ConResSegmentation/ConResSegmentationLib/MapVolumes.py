@@ -26,7 +26,7 @@ _COLORS = {
 
 @dataclass(frozen=True)
 class MapVolume:
-    """One component of a map, not in the scene yet: kind, its segment's name (or ""), title, float32 [k, j, i]."""
+    """One component of a map, not in the scene yet: kind, its segment's name (or ""), title, [k, j, i]."""
 
     kind: str
     segment: str
@@ -35,13 +35,12 @@ class MapVolume:
 
 
 def split(maps: dict[str, np.ndarray], segmentNames: list[str]) -> list[MapVolume]:
-    """The components of the engine's maps, each [c, k, j, i], one by one and as Slicer's number type."""
+    """The components of the engine's maps, each [c, k, j, i], one by one; nothing is copied."""
     volumes = []
     for kind, array in maps.items():
         for component, values in enumerate(array):
             segment = segmentNames[component] if kind in ("residual", "probability") else ""
-            # VTK has no half precision.
-            volumes.append(MapVolume(kind, segment, _title(kind, segment, component), values.astype(np.float32)))
+            volumes.append(MapVolume(kind, segment, _title(kind, segment, component), values))
     return volumes
 
 
@@ -110,7 +109,8 @@ def _fill(node, array: np.ndarray, volumeNode) -> None:
     ijkToRas = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(ijkToRas)
     with slicer.util.NodeModify(node):
-        slicer.util.updateVolumeFromArray(node, array)
+        # VTK has no half precision. A map at a time is converted: together they may be larger than the memory.
+        slicer.util.updateVolumeFromArray(node, array.astype(np.float32))
         node.SetIJKToRASMatrix(ijkToRas)
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         node.SetNodeReferenceID(_INPUT_ROLE, volumeNode.GetID())
@@ -125,7 +125,8 @@ def _display(node, volume: MapVolume) -> None:
     low, high = 0.0, 1.0
     if volume.kind in ("attention", "features"):
         # Only differences say something: their scale is the network's own.
-        computed = volume.array[volume.array != 0]
+        every = volume.array[:: max(1, volume.array.shape[0] // 32)]
+        computed = every[every != 0].astype(np.float32)
         low, high = np.percentile(computed, (1, 99)) if computed.size else (0.0, 1.0)
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(float(low), float(max(high, low + 1e-3)))

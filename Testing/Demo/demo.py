@@ -1,4 +1,4 @@
-"""Segment real cases through the module's own logic and show what comes out, in demo/. Run by ``make demo``."""
+"""Segment real cases through the module's own logic, into demo/ or a folder that is named. Run by ``make demo``."""
 
 import sys
 from pathlib import Path
@@ -8,4 +8,4 @@ if __name__ == "__main__":
 
     import demo_cases
 
-    demo_cases.main()
+    demo_cases.main(*map(Path, sys.argv[1:2]))

@@ -29,43 +29,43 @@ HEAD_REGION_CENTER, HEAD_REGION_SIZE = (-29.0, -22.0, -12.0), (34.0, 56.0, 38.0)
 OUTPUT = REPOSITORY / "demo"
 
 
-def main() -> None:
-    """Make everything, saying what is being done."""
+def main(output: Path = OUTPUT) -> None:
+    """Make everything in a folder, saying what comes out."""
     started = time.perf_counter()
-    OUTPUT.mkdir(exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     app = start_application()
     try:
         module = app.moduleManager().load(REPOSITORY / "ConResSegmentation" / "ConResSegmentation.py")
-        segment_case(module)
-        segment_head(module)
+        segment_case(module, output)
+        segment_head(module, output)
         if slot_errors:
             raise RuntimeError("an exception in a slot or an observer, see above")
     finally:
         app.quit_host()
-    files = sorted(path.name for path in OUTPUT.iterdir())
-    print(f"{time.perf_counter() - started:.1f} s. In {OUTPUT.name}/: {', '.join(files)}")
+    files = sorted(path.name for path in output.iterdir())
+    print(f"{time.perf_counter() - started:.1f} s. In {output.name}/: {', '.join(files)}")
 
 
-def segment_case(module: object) -> None:
+def segment_case(module: object, output: Path) -> None:
     """A crop around a hippocampus, as the panel does it: load, open the module, click Segment."""
     slicer.util.loadVolume(str(CASE))
     panel = module.widgetRepresentation()
     slicer.util.selectModule("ConResSegmentation")
     widget = panel.self()
     outcome = click_segment(widget)
-    slicer.util.saveNode(outcome.segmentation, str(OUTPUT / "segmentation.seg.nrrd"))
+    slicer.util.saveNode(outcome.segmentation, str(output / "segmentation.seg.nrrd"))
     maps = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     for kind in ("residual", "attention"):
         of_kind = [node for node in maps if node.GetAttribute("ConResNet.Map") == kind]
-        save_map(of_kind, OUTPUT / f"{kind}.nrrd")
-    save_surfaces(outcome.segmentation)
+        save_map(of_kind, output / f"{kind}.nrrd")
+    save_surfaces(outcome.segmentation, output)
     show(outcome.segmentation, outcome.shownMap)
-    save_png(with_legend(four_views(1200, 900), outcome.segmentation, outcome.shownMap), OUTPUT / "views.png")
+    save_png(with_legend(four_views(1200, 900), outcome.segmentation, outcome.shownMap), output / "views.png")
     widget.ui.modelDetailsButton.collapsed = True
-    save_png(panel_image(panel), OUTPUT / "panel.png")
+    save_png(panel_image(panel), output / "panel.png")
 
 
-def segment_head(module: object) -> None:
+def segment_head(module: object, output: Path) -> None:
     """A whole head: the region says where the structure is."""
     slicer.mrmlScene.Clear(0)
     slicer.util.loadVolume(str(HEAD))
@@ -85,7 +85,7 @@ def segment_head(module: object) -> None:
     show(outcome.segmentation, None)
     for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         node.SetFieldOfView(*(2.2 * max(HEAD_REGION_SIZE) * side for side in (1.33, 1.0)), 1)
-    save_png(with_legend(four_views(1200, 900), outcome.segmentation, None), OUTPUT / "whole_head.png")
+    save_png(with_legend(four_views(1200, 900), outcome.segmentation, None), output / "whole_head.png")
 
 
 def click_segment(widget: object) -> object:
@@ -113,10 +113,10 @@ def save_map(nodes: list, path: Path) -> None:
     sitk.WriteImage(image, str(path), useCompression=True)
 
 
-def save_surfaces(segmentation_node: object) -> None:
+def save_surfaces(segmentation_node: object, folder: Path) -> None:
     """A surface file a segment, in Slicer's coordinate system for files (LPS), named by the segment."""
     slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsClosedSurfaceRepresentationToFiles(
-        str(OUTPUT), segmentation_node, None, "STL", True, 1.0, False
+        str(folder), segmentation_node, None, "STL", True, 1.0, False
     )
 
 

@@ -67,7 +67,7 @@ def test_a_choice_of_the_user_is_not_changed(panel: PanelDriver) -> None:
     add_volume("T1")
     other = add_volume("other")
     panel.settle()
-    panel.widget.channels._combos[0].setCurrentNode(other)
+    panel.widget.channels.combos[0].setCurrentNode(other)
     add_volume("another T1")
     panel.settle()
     assert list(panel.choices.channels) == [other]
@@ -88,7 +88,7 @@ def test_four_channels_are_filled_in_by_name_and_segmented(four_channels: PanelD
 def test_one_volume_for_two_channels_is_pointed_out(four_channels: PanelDriver) -> None:
     panel = four_channels
     node = add_volume("p1_T1")
-    for combo in panel.widget.channels._combos:
+    for combo in panel.widget.channels.combos:
         combo.setCurrentNode(node)
     assert panel.ui.applyButton.toolTip == "p1_T1 is chosen for both FLAIR and T1."
 
@@ -98,7 +98,7 @@ def test_changing_the_model_keeps_the_channel_of_the_same_name(four_channels: Pa
     add_volume("T1 A")
     chosen = add_volume("no word")
     panel.settle()
-    panel.widget.channels._combos[1].setCurrentNode(chosen)
+    panel.widget.channels.combos[1].setCurrentNode(chosen)
     panel.choose(panel.ui.modelSelector, titles(panel)[1])
     assert panel.choices.model == "hippocampus"
     assert list(panel.choices.channels) == [chosen]

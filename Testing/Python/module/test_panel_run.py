@@ -147,7 +147,7 @@ def test_after_a_cancelled_one_the_next_segmentation_works(
     panel.wait_until_computing()
     panel.ui.cancelButton.click()
     crop = slicer.util.loadVolume(str(hippocampus_image))
-    panel.widget.channels._combos[0].setCurrentNode(crop)
+    panel.widget.channels.combos[0].setCurrentNode(crop)
     assert panel.segment() is not None
 
 
@@ -172,7 +172,7 @@ def test_a_killed_engine_is_a_sentence_and_the_next_click_works(
     assert panel.status.startswith("The engine ended unexpectedly")
     assert result_nodes() == []
     crop = slicer.util.loadVolume(str(hippocampus_image))
-    panel.widget.channels._combos[0].setCurrentNode(crop)
+    panel.widget.channels.combos[0].setCurrentNode(crop)
     assert panel.segment() is not None
 
 
