@@ -126,9 +126,9 @@ def show(segmentation_node: object, map_node: object) -> None:
     display.SetOpacity2DFill(0.0 if map_node else 0.35)
     display.SetOpacity2DOutline(1.0)
     display.SetSliceIntersectionThickness(2)
-    bounds = [0.0] * 6
-    segmentation_node.GetRASBounds(bounds)
-    center = [(low + high) / 2 for low, high in zip(bounds[::2], bounds[1::2], strict=True)]
+    # The map is that of the first segment.
+    segment_id = segmentation_node.GetSegmentation().GetNthSegmentID(0 if map_node else 1)
+    center = segmentation_node.GetSegmentCenterRAS(segment_id)
     slicer.util.resetSliceViews()
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *center, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
     for node in slicer.util.getNodesByClass("vtkMRMLViewNode"):
