@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -16,11 +18,24 @@ __all__ = ["slicer_app", "slicer_session"]
 @pytest.fixture
 def panel(slicer_app: object, repository: Path) -> Iterator[PanelDriver]:
     """The module's panel, open; unloaded afterwards, which ends its engine."""
+    kept = _our_modules()
     module = slicer_app.moduleManager().load(repository / "ConResSegmentation" / "ConResSegmentation.py")
     driver = PanelDriver(slicer_app, module)
     driver.open()
     yield driver
     slicer_app.moduleManager().unload("ConResSegmentation")
+    # A reload of the module imports everything anew, while other tests hold the classes of before.
+    for name in _our_modules():
+        del sys.modules[name]
+    sys.modules.update(kept)
+
+
+def _our_modules() -> dict[str, ModuleType]:
+    return {
+        name: module
+        for name, module in sys.modules.items()
+        if name.split(".")[0] in ("ConResSegmentationLib", "conresnet")
+    }
 
 
 @pytest.fixture
