@@ -57,7 +57,7 @@ def compare(case, more, label, model, threads, rounds, windows, ways) -> None:
         _print_table(best)
         click.echo("... logits of one window, fp32", err=True)
         _print_logits(_run({**task, "way": "logits"}))
-        _print_agreement({way: np.load(Path(folder) / f"{way}.npy", mmap_mode="r") for way in best}, label)
+        _print_agreement({way: np.load(Path(folder) / f"{way}.npy", mmap_mode="r") for way in best}, label, package)
 
 
 def _images(paths: list[Path]) -> list[Path]:
@@ -112,14 +112,17 @@ def _print_logits(run: dict) -> None:
     )
 
 
-def _print_agreement(found: dict[str, np.ndarray], label: Path | None) -> None:
+def _print_agreement(found: dict[str, np.ndarray], label: Path | None, package: Path) -> None:
     """Dice of each way's regions with the first way's, and with the labels."""
     references = {"the first way": next(iter(found.values()))}
     if label:
-        from conresnet.image_files import read_volume
+        from measuring import in_model_order, nested_regions
 
-        values = read_volume(label).array
-        references["the labels"] = np.stack([values == 4, values > 0, (values == 1) | (values == 4)])
+        from conresnet.image_files import read_volume
+        from conresnet.package import read_package
+
+        (values,) = in_model_order(read_package(package), [read_volume(label)])
+        references["the labels"] = nested_regions(values)
     for name, reference in references.items():
         for way, regions in found.items():
             dice = ", ".join(f"{_dice(a, b):.4f}" for a, b in zip(regions, reference, strict=True))

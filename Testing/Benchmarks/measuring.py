@@ -11,8 +11,8 @@ import plain
 import torch
 
 from conresnet.image_files import read_channels
-from conresnet.networks.folding import fold_weight_standardization
 from conresnet.networks.loading import load_network
+from conresnet.orientation import reordering
 from conresnet.package import read_package
 from conresnet.segmentation import SegmentOptions, load_model, segment
 
@@ -39,7 +39,7 @@ def measure(task: dict) -> dict:
 def _plain(package, volumes, task: dict) -> dict:
     network, window = load_network(package), package.description.inference.window
     begun, cpu = time.perf_counter(), time.process_time()
-    image = plain.prepare([volume.array for volume in volumes])
+    image = plain.prepare(in_model_order(package, volumes))
     prepared = time.perf_counter()
     regions = plain.segment(network, image, window, task["windows"] or None)
     segmented, used = time.perf_counter(), time.process_time() - cpu
@@ -49,7 +49,7 @@ def _plain(package, volumes, task: dict) -> dict:
     for index, value in ((1, 2), (2, 1), (0, 4)):
         labels[regions[index]] = value
     written = time.perf_counter() - segmented
-    np.save(task["result"], regions)
+    np.save(task["result"], nested_regions(labels))
     how = f"{count} windows of {window}, {torch.get_num_threads()} threads"
     if task["windows"]:
         how += f"; time scaled up from {task['windows']} windows"
@@ -71,21 +71,32 @@ def _ours(package, volumes, task: dict, tiling: str, precision: str) -> dict:
     result = segment(model, volumes, options)
     total, used = time.perf_counter() - begun, time.process_time() - cpu
     report = result.report
-    labels = result.labels.array
-    np.save(task["result"], np.stack([labels == 4, labels > 0, (labels == 1) | (labels == 4)]))
+    (labels,) = in_model_order(package, [result.labels])
+    np.save(task["result"], nested_regions(labels))
     how = (
         f"{report['windows']} windows of {tuple(report['window'])}, {report['precision']}, {report['threads']} threads"
     )
     return {**report["seconds"], "total": total, "cpu": used, "windows": report["windows"], "how": how}
 
 
+def nested_regions(labels: np.ndarray) -> np.ndarray:
+    """(3, ...) bool: ET, WT, TC of BraTS label values."""
+    return np.stack([labels == 4, labels > 0, (labels == 1) | (labels == 4)])
+
+
+def in_model_order(package, volumes) -> list[np.ndarray]:
+    """The arrays (S, H, W) as the authors' code would have them."""
+    orientation = package.description.preparation.orientation
+    return [reordering(volume.grid, orientation).view(volume.array) for volume in volumes]
+
+
 @torch.inference_mode()
 def _logits(package, volumes) -> dict:
     """Largest difference between the plain way's logits and ours in the middle window."""
     window = package.description.inference.window
-    image = plain.prepare([volume.array for volume in volumes])
+    image = plain.prepare(in_model_order(package, volumes))
     start = tuple((side - size) // 2 for side, size in zip(image.shape[1:], window, strict=True))
     expected = plain.logits(load_network(package), image, start, window)
-    found = plain.logits(fold_weight_standardization(load_network(package)), image, start, window)
+    found = plain.logits(load_model(package, "cpu", "fp32").system.networks[0], image, start, window)
     largest = float(expected.abs().max())
     return {"difference": float((found - expected).abs().max()) / largest, "largest": largest}

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 
 def prepare(channels: list[np.ndarray]) -> np.ndarray:
-    """(C, S, H, W) float32: z-score over the voxels that differ from the corner's value, the rest 0."""
+    """(C, S, H, W) float32: the sparse end of the histogram clipped, then the z-score over what differs from the
+    corner's value, the rest 0."""
     prepared = []
     for array in channels:
-        array = array.astype(np.float32)
+        counts, _ = np.histogram(array, bins=int(array.max()))
+        array = np.minimum(array.astype(np.float32), np.flatnonzero(counts >= 50)[-1])
         mask = array != array[0, 0, 0]
         values = array[mask]
         prepared.append(np.where(mask, (array - values.mean()) / values.std(), 0).astype(np.float32))
