@@ -31,8 +31,8 @@ def channels(head_image) -> list[Volume]:
     """Two channels of a head whose background is one value, as after skull stripping."""
     head = read_volume(head_image)
     array = np.where(head.array > 40, head.array, 0).round().astype(np.int16)
-    array[array == 0] = array[0, 0, 0]
     array = np.ascontiguousarray(array[:60, :70, 30:])
+    array[[0, -1]] = 0
     grid = Grid(array.shape, head.grid.affine)
     return [Volume(array, grid, "T1"), Volume(array[::-1] // 2, grid, "other")]
 
