@@ -94,6 +94,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def cleanup(self) -> None:
         """Slicer ends, or the module is reloaded."""
         self.onCancelButton()
+        self.enginePanel.close()
         self.logic.engine.stop(wait=True)
         self.setParameterNode(None)
         self.removeObservers()

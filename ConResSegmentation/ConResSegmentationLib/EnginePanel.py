@@ -33,6 +33,7 @@ class EnginePanel(EngineObserver):
         self._waiting: tuple[Callable[[], None], Callable[[str], None]] | None = None
         self._devices: list[dict] = []
         self._device = "auto"
+        self._isClosed = False
         self._python.program = slicer.util.settingsValue(PYTHON_SETTING, "")
         ui.pythonPathEdit.currentPath = self._python.program
         ui.pythonPathEdit.connect("currentPathChanged(QString)", self._onPythonChanged)
@@ -72,6 +73,11 @@ class EnginePanel(EngineObserver):
         """Forget who waits in `whenReady`."""
         self._waiting = None
 
+    def close(self) -> None:
+        """The panel goes: an answer that is still under way must not start the engine again."""
+        self._isClosed = True
+        self.stopWaiting()
+
     def onDevices(self, devices: list[dict]) -> None:
         """The engine has listed its devices."""
         self._devices = [entry for entry in devices if entry["name"] != "auto"]
@@ -107,6 +113,8 @@ class EnginePanel(EngineObserver):
             self._onChecked(EngineCheck(problem=Messages.sentence(error)))
 
     def _onChecked(self, check: EngineCheck) -> None:
+        if self._isClosed:
+            return
         self._check = check
         self._showCheck()
         if not check.problem:

@@ -111,6 +111,15 @@ def test_the_engine_is_gone_when_the_module_is(panel: PanelDriver, volume: objec
     assert not engine.isRunning
 
 
+def test_an_answer_that_comes_after_the_panel_has_gone_starts_no_engine(panel: PanelDriver, volume: object) -> None:
+    panel.click_segment()
+    widget = panel.widget
+    widget.cleanup()
+    panel.wait(lambda: widget.logic.enginePython._inquiry._onAnswer is None)
+    panel.settle()
+    assert not widget.logic.engine.isBusy and widget.logic.engine._connection is None
+
+
 def test_the_modules_own_test_passes(panel: PanelDriver, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         slicer.selfTests["ConResSegmentation"]()

@@ -203,7 +203,8 @@ def test_a_result_that_cannot_be_shown_leaves_nothing_behind(
     def fail(*_arguments: object) -> None:
         raise MemoryError("no memory for maps")
 
-    monkeypatch.setattr(sys.modules["ConResSegmentationLib.MapVolumes"], "put", fail)
+    shows = sys.modules["ConResSegmentation"].SegmentationRun._show
+    monkeypatch.setattr(shows.__globals__["MapVolumes"], "put", fail)
     assert panel.segment() is None
     assert panel.status == "The result could not be put into the scene; see the log."
     assert "no memory for maps" in panel.ui.logTextEdit.toPlainText()
