@@ -31,9 +31,9 @@ def starts(side: int, window: int) -> list[int]:
 
 @torch.inference_mode()
 def logits(network: nn.Module, image: np.ndarray, start: tuple[int, ...], window: tuple[int, ...]) -> Tensor:
-    """(K, S, H, W) of one window, eager fp32; the network standardizes its weights anew."""
+    """(K, S, H, W) of one window, eager fp32; the network standardizes its weights anew and computes all its heads."""
     place = tuple(slice(a, a + n) for a, n in zip(start, window, strict=True))
-    return network(torch.from_numpy(image[(slice(None), *place)])[None], wanted=("segmentation",))["segmentation"][0]
+    return network(torch.from_numpy(image[(slice(None), *place)])[None])["segmentation"][0]
 
 
 @torch.inference_mode()
