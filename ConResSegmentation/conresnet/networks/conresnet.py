@@ -44,9 +44,10 @@ class ConResNet(nn.Module):
     """3-D context residual network.
 
     Parameters that act, with 4 input channels, 3 outputs and base width 32: 19,018,732; the baseline (both mappings
-    off) 18,783,715. The authors' file holds 19,441,196 numbers, because each of their context residual modules also
-    carries tensors that never act (a second residual convolution, and projections for the cases that the module is
-    not); the paper's 19.3 M also count more than acts. The paper's 18.8 M baseline agrees.
+    off) 18,783,715, the paper's 18.8 M. The authors' file holds 19,441,196 numbers, because each of their context
+    residual modules also carries tensors that never act: a second residual convolution (166 thousand in all), and
+    input projections for the places where the module does not stand. With the projections but without the second
+    convolution it is 19.27 M, which the paper's Table VII gives as 19.3 M.
 
     Args:
         input_channels: images a case has (T1, T1c, ...).
