@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import resource
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,15 +21,20 @@ def description() -> ModelDescription:
     return parse_description(document())
 
 
-@pytest.fixture
-def limited_file_size():
-    """A limit of 4 kB on the files that this process writes stands in for a full disk."""
+@contextlib.contextmanager
+def limited_file_size() -> Iterator[None]:
+    """A limit of 4 kB on the files that this process writes stands in for a full disk.
+
+    No fixture, since pytest would then write its own report under the limit.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("name", ["organ", "organ.zip", "un modèle/organ v1"])
@@ -91,20 +98,18 @@ def test_a_wrong_description_is_not_written(tmp_path: Path, description: ModelDe
 
 
 @pytest.mark.parametrize("name", ["organ", "organ.zip"])
-def test_a_full_disk_leaves_nothing_behind(
-    tmp_path: Path, description: ModelDescription, name: str, limited_file_size: None
-) -> None:
-    with pytest.raises(UserError) as caught:
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, description: ModelDescription, name: str) -> None:
+    with pytest.raises(UserError) as caught, limited_file_size():
         write_package(description, {WEIGHTS: safetensors_bytes(2000)}, tmp_path / name)
     assert caught.value.code == "disk-full" and name in caught.value.message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_package(tmp_path: Path, description: ModelDescription, request) -> None:
+def test_a_full_disk_leaves_the_old_package(tmp_path: Path, description: ModelDescription) -> None:
     write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
-    request.getfixturevalue("limited_file_size")
     files = {WEIGHTS: safetensors_bytes(2000)}
-    refusal("disk-full", write_package, description, files, tmp_path / "organ", overwrite=True)
+    with limited_file_size():
+        refusal("disk-full", write_package, description, files, tmp_path / "organ", overwrite=True)
     assert read_package(tmp_path / "organ").read_weights(WEIGHTS) == safetensors_bytes()
 
 
