@@ -35,23 +35,36 @@ _COMMANDS = {
 }
 
 
-class _LazyGroup(click.Group):
+class LazyGroup(click.Group):
+    """Commands whose modules are imported when they are called.
+
+    Args:
+        package: that holds the modules.
+        modules: for each command, its module in the package, the click command there, and what it does in a line.
+    """
+
+    def __init__(self, *args, package: str, modules: dict[str, tuple[str, str, str]], **options):
+        super().__init__(*args, **options)
+        self.package, self.modules = package, modules
+
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(self.modules)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
+        if name not in self.modules:
             return None
-        module, attribute, _ = _COMMANDS[name]
-        return getattr(importlib.import_module(f"conresnet.commands.{module}"), attribute)
+        module, attribute, _ = self.modules[name]
+        return getattr(importlib.import_module(f"{self.package}.{module}"), attribute)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, _, summary) in _COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, _, summary) in self.modules.items()])
 
 
 @click.command(
-    cls=_LazyGroup,
+    cls=LazyGroup,
+    package="conresnet.commands",
+    modules=_COMMANDS,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

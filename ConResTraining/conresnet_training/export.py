@@ -14,9 +14,10 @@ from conresnet.image_files import read_channels, read_volume
 from conresnet.package import write_package
 from conresnet.package.description import ModelDescription
 from conresnet.segmentation import SegmentOptions, load_model, segment
-from conresnet_training.data_set import Case, read_data_set
+from conresnet_training.data_sets import Case, read_data_set
+from conresnet_training.folds import split
 from conresnet_training.plan import Plan
-from conresnet_training.run import Run, split
+from conresnet_training.run import Run
 
 METRICS_FILE = "metrics.json"
 

@@ -11,7 +11,7 @@ from conresnet.grid import Volume
 from conresnet.image_files import read_channels, read_volume
 from conresnet.package.description import ModelDescription
 from conresnet.preparation import prepare
-from conresnet_training.data_set import Case
+from conresnet_training.data_sets import Case
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from conresnet.errors import UserError
-from conresnet_training.data_set import read_data_set
-from conresnet_training.plan import make_plan, read_plan, write_plan
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.plan import read_plan, write_plan
+from conresnet_training.planning import make_plan
 
 
 @pytest.fixture

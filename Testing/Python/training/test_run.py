@@ -10,9 +10,10 @@ from conresnet.image_files import read_volume
 from conresnet.package import read_package
 from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training.command_line import main
-from conresnet_training.data_set import read_data_set
+from conresnet_training.data_sets import read_data_set
 from conresnet_training.lightning_model import SegmentationTraining
-from conresnet_training.plan import make_plan, write_plan
+from conresnet_training.plan import write_plan
+from conresnet_training.planning import make_plan
 
 CHECKPOINTS = ("last.ckpt", "best.ckpt")
 

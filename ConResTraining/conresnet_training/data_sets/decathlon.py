@@ -1,30 +1,10 @@
-"""Data sets that researchers already have: a list of cases, each with its channels' images and a label map."""
+"""Folders in the form of the Medical Segmentation Decathlon: ``dataset.json``, ``imagesTr``, ``labelsTr``."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from conresnet.errors import UserError
-
-
-@dataclass(frozen=True)
-class Case:
-    """One labelled subject: a name, the image files of its channels, and its label map."""
-
-    name: str
-    images: tuple[Path, ...]
-    label: Path
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """Labelled cases, the names of their channels, and what each label value (not 0) means."""
-
-    name: str
-    channels: tuple[str, ...]
-    labels: dict[int, str]
-    licence: str
-    cases: tuple[Case, ...]
+from conresnet_training.data_sets.data_set import Case, DataSet
 
 
 def read_data_set(folder: Path) -> DataSet:
