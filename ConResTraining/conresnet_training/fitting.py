@@ -20,11 +20,12 @@ from conresnet_training.run import Run
 from conresnet_training.samples import NumberedSamples, TrainingSamples
 
 
-def fit(run: Run, most_steps: int | None = None) -> None:
+def fit(run: Run, most_steps: int | None = None, kind: type[SegmentationTraining] = SegmentationTraining) -> None:
     """Train from the run's newest checkpoint, or from the start, to the plan's last step.
 
     Args:
         most_steps: stop once this many steps were made in all; the schedule still counts to the plan's last.
+        kind: what is trained, where a network of another making is to go through this loop.
     """
     plan, training = run.plan, run.plan.training
     model = plan.description
@@ -51,7 +52,7 @@ def fit(run: Run, most_steps: int | None = None) -> None:
     # Lightning's remarks on devices and services of others are not about the run.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(training.seed, verbose=False)
-    lightning_model = SegmentationTraining(plan)
+    lightning_model = kind(plan)
     validation = DataLoader(HeldOutCases(held_out, targets))
     resume_from = run.checkpoint if run.checkpoint.exists() else None
     with reused_memory():

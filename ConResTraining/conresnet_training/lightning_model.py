@@ -33,10 +33,14 @@ class SegmentationTraining(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         image, target = batch
-        deep_weight = self.plan.training.deep_supervision
-        losses = total_loss(self.network(image), target, self.exclusive, self.residual_axis, deep_weight)
+        losses = self.losses(self.network(image), target)
         self.log_dict(losses, prog_bar=True)
         return losses["loss"]
+
+    def losses(self, outputs: dict, target: Tensor) -> dict[str, Tensor]:
+        """The "loss" of the network's outputs and its parts; what trains another network by this loop overrides it."""
+        deep_weight = self.plan.training.deep_supervision
+        return total_loss(outputs, target, self.exclusive, self.residual_axis, deep_weight)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         image, target = batch
