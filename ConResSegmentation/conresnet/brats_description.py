@@ -33,6 +33,18 @@ _NEOPLASM_OF_BRAIN = {
     "type": {"scheme": "SCT", "value": "108369006", "meaning": "Neoplasm"},
     "region": {"scheme": "SCT", "value": "12738006", "meaning": "Brain"},
 }
+# The channels' names in files and scenes, and the regions with the values they are painted by.
+CHANNELS = [
+    {"name": "FLAIR", "keywords": ["flair"], "exclude_keywords": []},
+    {"name": "T1", "keywords": ["t1"], "exclude_keywords": ["t1ce", "t1c", "t1gd", "gd", "flair"]},
+    {"name": "T1ce", "keywords": ["t1ce", "t1c", "t1gd", "gd"], "exclude_keywords": ["flair"]},
+    {"name": "T2", "keywords": ["t2"], "exclude_keywords": ["flair"]},
+]
+SEGMENTS = [
+    {"name": "Enhancing tumor", "label": 4, "color": COLORS[0], "terminology": _NEOPLASM_OF_BRAIN},
+    {"name": "Whole tumor", "label": 2, "color": COLORS[1], "terminology": _NEOPLASM_OF_BRAIN},
+    {"name": "Tumor core", "label": 1, "color": COLORS[2], "terminology": _NEOPLASM_OF_BRAIN},
+]
 _BRATS = {
     "title": "Brain tumor (BraTS 2018)",
     "version": "1.0.0",
@@ -45,23 +57,14 @@ _BRATS = {
     "training_data": "BraTS 2018, as the authors of the checkpoint state",
     "intended_use": "Research on images prepared as for BraTS: skull-stripped, registered, 1 mm.",
     "limitations": "Not a medical device. Imported from a checkpoint; its figures were not measured here.",
-    "inputs": [
-        {"name": "FLAIR", "keywords": ["flair"], "exclude_keywords": []},
-        {"name": "T1", "keywords": ["t1"], "exclude_keywords": ["t1ce", "t1c", "t1gd", "gd", "flair"]},
-        {"name": "T1ce", "keywords": ["t1ce", "t1c", "t1gd", "gd"], "exclude_keywords": ["flair"]},
-        {"name": "T2", "keywords": ["t2"], "exclude_keywords": ["flair"]},
-    ],
+    "inputs": CHANNELS,
     # The array (i, j, k) of a BraTS file, whose axes run left, posterior, superior, taken as S = k, H = i, W = j.
     "preparation": {"orientation": "SLP", "spacing": None, "foreground": "not_background"},
     "inference": {"window": [80, 160, 160], "mirror_axes": [], **TILINGS["authors"]},
     "output": {
         "kind": "regions",
         "threshold": 0.5,
-        "segments": [
-            {"name": "Enhancing tumor", "label": 4, "color": COLORS[0], "terminology": _NEOPLASM_OF_BRAIN},
-            {"name": "Whole tumor", "label": 2, "color": COLORS[1], "terminology": _NEOPLASM_OF_BRAIN},
-            {"name": "Tumor core", "label": 1, "color": COLORS[2], "terminology": _NEOPLASM_OF_BRAIN},
-        ],
+        "segments": SEGMENTS,
         "paint_order": ["Whole tumor", "Tumor core", "Enhancing tumor"],
     },
 }

@@ -38,7 +38,7 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
     names = ", ".join(channel_names)
     if len(paths) == 1 and len(channel_names) > 1:
         path = Path(paths[0])
-        image = _read(path)
+        image = read_image(path)
         if len(image.components) != len(channel_names):
             raise UserError(
                 "wrong-channel-count",
@@ -65,6 +65,29 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
     return volumes
 
 
+def read_image(path: Path) -> ImageFile:
+    """Read a file, or a folder with one DICOM series, whatever its values are; a label map may well be constant.
+
+    Raises:
+        UserError: as ``read_channels``, but for those of ``check_volume``.
+    """
+    if path.is_dir():
+        return read_series(path)
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except FileNotFoundError as error:
+        raise UserError("image-not-found", f"The image {path} does not exist.", path=str(path)) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError("cannot-read", f"The image {path} cannot be read ({reason}).", path=str(path)) from error
+    if _is_nifti(path):
+        from conresnet.nifti_files import read_nifti
+
+        return read_nifti(path)
+    return _read_with_itk(path)
+
+
 def write_volume(array: np.ndarray, grid: Grid, path: str | Path) -> None:
     """Write one or several 3-D images as .nii or .nii.gz, whole or not at all.
 
@@ -86,7 +109,7 @@ def write_volume(array: np.ndarray, grid: Grid, path: str | Path) -> None:
 
 
 def _read_single(path: Path) -> Volume:
-    image = _read(path)
+    image = read_image(path)
     if len(image.components) != 1:
         raise UserError(
             "image-4d",
@@ -95,24 +118,6 @@ def _read_single(path: Path) -> Volume:
             count=len(image.components),
         )
     return Volume(image.components[0], image.grid, str(path))
-
-
-def _read(path: Path) -> ImageFile:
-    if path.is_dir():
-        return read_series(path)
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except FileNotFoundError as error:
-        raise UserError("image-not-found", f"The image {path} does not exist.", path=str(path)) from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError("cannot-read", f"The image {path} cannot be read ({reason}).", path=str(path)) from error
-    if _is_nifti(path):
-        from conresnet.nifti_files import read_nifti
-
-        return read_nifti(path)
-    return _read_with_itk(path)
 
 
 def _read_with_itk(path: Path) -> ImageFile:
