@@ -25,7 +25,7 @@ from conresnet.preparation import PreparedCase, prepare
 from conresnet.report import make_report, segment_rows
 from conresnet.roi import BoxROI
 from conresnet.systems import build_system
-from conresnet.systems.single import SingleNetwork
+from conresnet.systems.system import System
 
 _BLENDING_OF = dict(zip(TILINGS, BLENDINGS, strict=True))
 _SHARES = {"preparing": 0.03, "segmenting": 0.96, "writing": 0.01}
@@ -74,7 +74,7 @@ class LoadedModel:
     """A model ready to segment any number of cases, one after the other. Made by ``load_model``."""
 
     description: ModelDescription
-    system: SingleNetwork
+    system: System
     backend: Backend
     _asked: tuple[str, str] = field(default=("auto", "auto"))
 

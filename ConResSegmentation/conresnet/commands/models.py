@@ -1,6 +1,7 @@
 """``python -m conresnet models``: which models there are, what one is, whether it is whole, and getting another."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from conresnet.package.description import Input, Segment
 from conresnet.package.fields import load_json
 
 METRICS_FILE = "metrics.json"
+CARD_FILE = "MODEL_CARD.md"
 _WIDTH = 100
 
 _extra_folder = click.option(
@@ -131,6 +133,7 @@ def _about(package: ModelPackage) -> list[tuple[str, str]]:
         ("License", description.license),
         ("Attribution", description.attribution),
         *(("Please cite", citation) for citation in description.citations),
+        ("Model card", str(package.path / CARD_FILE) if CARD_FILE in description.files else ""),
     ]
     return [(key, text) for key, text in pairs if text]
 
@@ -138,16 +141,23 @@ def _about(package: ModelPackage) -> list[tuple[str, str]]:
 def _computation(package: ModelPackage) -> list[tuple[str, str]]:
     description = package.description
     inference, preparation = description.inference, description.preparation
-    parameters = sum(package.count_parameters(network.weights) for network in description.system.networks)
     spacing = " x ".join(f"{side:g}" for side in preparation.spacing) + " mm" if preparation.spacing else "the image's"
     return [
-        ("Network", f"{description.system.networks[0].type}, {parameters / 1e6:.2f} M parameters"),
+        *_networks(package),
         ("System", description.system.type),
         ("Residual", f"between {description.residual_axis} slices"),
         ("Orientation", preparation.orientation),
         ("Voxels", spacing),
         ("Window", " x ".join(str(side) for side in inference.window) + f", {inference.tiling} tiling"),
     ]
+
+
+def _networks(package: ModelPackage) -> Iterator[tuple[str, str]]:
+    """A line for one network, or for all those of a kind and size."""
+    sizes = ((item.type, package.count_parameters(item.weights)) for item in package.description.system.networks)
+    for (kind, parameters), count in Counter(sizes).items():
+        each = f"{count} of {kind}, each" if count > 1 else f"{kind},"
+        yield ("Networks" if count > 1 else "Network"), f"{each} {parameters / 1e6:.2f} M parameters"
 
 
 def _channel_row(item: Input) -> tuple[str, ...]:

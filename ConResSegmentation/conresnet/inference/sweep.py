@@ -16,7 +16,7 @@ from conresnet.inference.results import Results
 from conresnet.inference.stitching import Stitcher
 from conresnet.inference.windows import MULTIPLE, WindowPlan, authors_windows, fitted_windows
 from conresnet.preparation import PreparedCase
-from conresnet.systems.single import SingleNetwork
+from conresnet.systems.system import System
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Sweep:
 
 
 def sweep(
-    system: SingleNetwork,
+    system: System,
     backend: Backend,
     case: PreparedCase,
     tiling: Tiling,
@@ -107,7 +107,7 @@ def sweep(
 
 
 def _pass(
-    system: SingleNetwork,
+    system: System,
     case: PreparedCase,
     plan: WindowPlan,
     blending: str,

@@ -10,23 +10,25 @@ from conresnet.errors import UserError
 from conresnet.model_list import find_model
 from conresnet.networks import build_network
 from conresnet.package import ModelPackage, read_package
+from conresnet.package.description import ModelDescription, Network
 
 
-def load_network(package: str | PathLike | ModelPackage, index: int = 0) -> nn.Module:
+def load_network(package: str | PathLike | ModelPackage, index: int | None = None) -> nn.Module:
     """Build a network of a model package in eval mode, float32, on the CPU.
 
     Called with a (batch, channel, S, H, W) tensor it returns a dict of logits, see ``ConResNet.forward``.
 
     Args:
         package: a package, or its path or name as ``conresnet.model_list.find_model`` takes it.
-        index: which of the system's networks.
+        index: which of the system's networks, from 0; may be left out where there is one.
 
     Raises:
-        UserError: the package is not found, damaged, or holds other weights than its description says.
+        UserError: the package is not found, damaged, or holds other weights than its description says;
+            ``network-ambiguous`` or ``network-not-found`` where ``index`` does not say which of its networks.
     """
     if not isinstance(package, ModelPackage):
         package = read_package(find_model(package))
-    description = package.description.system.networks[index]
+    description = _network_named(package.description, index)
     source = f"{description.weights} of the model {package.description.name}"
     try:
         network = build_network(description.type, description.arguments)
@@ -39,6 +41,22 @@ def load_network(package: str | PathLike | ModelPackage, index: int = 0) -> nn.M
     check_tensors(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
     network.load_state_dict(tensors)
     return network.float().eval()
+
+
+def _network_named(description: ModelDescription, index: int | None) -> Network:
+    networks, last = description.system.networks, len(description.system.networks) - 1
+    if index is None and last:
+        raise UserError(
+            "network-ambiguous",
+            f"The model {description.name} has {len(networks)} networks, which only together give its answer; load one "
+            f"by its index, 0 to {last}, or segment by conresnet.segmentation.",
+            count=len(networks),
+        )
+    if index is not None and not 0 <= index <= last:
+        raise UserError(
+            "network-not-found", f"The model {description.name} has no network {index}, only 0 to {last}.", index=index
+        )
+    return networks[index or 0]
 
 
 def check_tensors(network: nn.Module, shapes: dict[str, tuple[int, ...]], source: str) -> None:

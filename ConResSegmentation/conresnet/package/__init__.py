@@ -1,7 +1,8 @@
 """Model packages: the weights of a model with everything needed to use them, in a folder or a .zip file.
 
-A package holds `model.json`, one `*.safetensors` file a network, `LICENSE.txt`, and if there are any `metrics.json` and
-`thumbnail.png`. Nothing in it is executed. Importing this takes the standard library alone, so Slicer can use it.
+A package holds `model.json`, one `*.safetensors` file a network, `LICENSE.txt`, and if there are any `metrics.json`,
+`MODEL_CARD.md` and `thumbnail.png`. Nothing in it is executed. Importing this takes the standard library alone, so
+Slicer can use it.
 
 `model.json`, whole. Fields marked * may be missing, all others must be there; any that is not named here is refused.
 
@@ -36,7 +37,7 @@ A package holds `model.json`, one `*.safetensors` file a network, `LICENSE.txt`,
         "foreground": "not_background"          or "all"
       },
       "system": {
-        "type": "single",                       how the networks make a segmentation
+        "type": "single",                       how the networks make a segmentation; "ensemble": as their mean
         "arguments": {},                        * the system's own
         "networks": [
           {

@@ -234,17 +234,22 @@ def _refuse_repeats(fields: Fields, key: str, names: list[str]) -> None:
 
 
 def _check_channel_counts(fields: Fields, description: ModelDescription) -> None:
-    """A single network must take the model's inputs and give its segments; other systems chain networks freely."""
-    if description.system.type != "single":
+    """Here each network must take the model's inputs and give its segments; other systems chain networks freely."""
+    system = description.system
+    if system.type not in ("single", "ensemble"):
         return
-    if len(description.system.networks) != 1:
+    if system.type == "single" and len(system.networks) != 1:
         fields.refuse("system.networks", "must hold one network, since the system is a single one")
     segments = len(description.output.segments)
     expected = {
         "input_channels": len(description.inputs),
         "outputs": segments + 1 if description.output.kind == "labels" else segments,
     }
-    arguments = description.system.networks[0].arguments
-    for key, count in expected.items():
-        if arguments.get(key, count) != count:
-            fields.refuse(f"system.networks[0].arguments.{key}", f"must be {count}, as the inputs and segments say")
+    first_axis = system.networks[0].arguments.get("residual_axis", "S")
+    for index, network in enumerate(system.networks):
+        place = f"system.networks[{index}].arguments"
+        for key, count in expected.items():
+            if network.arguments.get(key, count) != count:
+                fields.refuse(f"{place}.{key}", f"must be {count}, as the inputs and segments say")
+        if network.arguments.get("residual_axis", "S") != first_axis:
+            fields.refuse(f"{place}.residual_axis", f"must be {first_axis}, as that of the first network")

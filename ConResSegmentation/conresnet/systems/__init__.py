@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from conresnet.errors import UserError
 from conresnet.package import ModelPackage
+from conresnet.systems.ensemble import Ensemble
 from conresnet.systems.single import SingleNetwork
+from conresnet.systems.system import System
 
-SYSTEMS = {"single": SingleNetwork}
+SYSTEMS = {"single": SingleNetwork, "ensemble": Ensemble}
 
 
-def build_system(package: ModelPackage) -> SingleNetwork:
+def build_system(package: ModelPackage) -> System:
     """The system of a model package with its weights, on the CPU.
 
     Raises:

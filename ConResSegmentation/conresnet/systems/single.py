@@ -8,7 +8,6 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
-from conresnet.errors import UserError
 from conresnet.inference.devices import Backend
 from conresnet.networks.folding import fold_weight_standardization
 from conresnet.networks.loading import load_network
@@ -26,20 +25,15 @@ class SingleNetwork:
 
     Args:
         package: read for the description and the weights; not kept.
+        index: which of the package's networks.
 
     Raises:
-        UserError: "system-networks", or what loading raises.
+        UserError: what loading raises.
     """
 
-    def __init__(self, package: ModelPackage):
+    def __init__(self, package: ModelPackage, index: int = 0):
         description = package.description
-        if len(description.system.networks) != 1:
-            raise UserError(
-                "system-networks",
-                f"The model {description.name} has {len(description.system.networks)} networks, but its system takes "
-                "one; get the model again.",
-            )
-        self._network = fold_weight_standardization(load_network(package)).requires_grad_(False)
+        self._network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
         self._exclusive = description.output.kind == "labels"
         self._mirrorings = _subsets([_TENSOR_AXES[name] for name in description.inference.mirror_axes])
         self._input_channels = len(description.inputs)
@@ -53,16 +47,7 @@ class SingleNetwork:
 
     @torch.inference_mode()
     def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
-        """One window.
-
-        Args:
-            block: (C, S, H, W) float32 on the CPU.
-            maps: wanted beside the probability.
-
-        Returns:
-            (c, S, H, W) float32 on the CPU by name: always "probability", one component a segment (of labels without
-            the background); "residual" as probabilities; "attention" and "features" as the network gives them.
-        """
+        """One window, see ``System.predict``."""
         wanted = {"segmentation"} | (set(maps) - {"probability"})
         # A mirrored pass sees each slice's other neighbor, so that maps are those of the pass that is not mirrored.
         output = self._forward(block, wanted)

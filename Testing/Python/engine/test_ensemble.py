@@ -1,0 +1,170 @@
+"""Models of several networks: what they say together, how they are described, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import conresnet
+from conresnet.command_line import main
+from conresnet.errors import Cancelled
+from conresnet.inference.progress import Progress
+from conresnet.networks import build_network
+from conresnet.package import ModelPackage, parse_description, write_package
+from conresnet.segmentation import SegmentOptions, load_model, segment
+from engine.model_cases import WEIGHTS, description, use_test_networks, write_model
+from engine.package_cases import refusal
+from engine.volumes import grid, random_volume
+
+MAPS = ("probability", "residual", "attention", "features")
+
+
+def ensemble_of(document: dict[str, Any], count: int) -> dict[str, Any]:
+    """The same model with ``count`` networks."""
+    document = copy.deepcopy(document)
+    network = document["system"]["networks"][0]
+    document["system"] = {
+        "type": "ensemble",
+        "networks": [{**copy.deepcopy(network), "weights": f"network_{index}.safetensors"} for index in range(count)],
+    }
+    return document
+
+
+def write_ensemble(folder: Path, document: dict[str, Any], members: list[ModelPackage]) -> ModelPackage:
+    """A package of the single models' weights."""
+    files = {f"network_{index}.safetensors": member.read_file(WEIGHTS) for index, member in enumerate(members)}
+    return write_package(parse_description(document), files, folder)
+
+
+def make_members(folder: Path, count: int, **settings: Any) -> tuple[list[ModelPackage], ModelPackage]:
+    """Single models of random weights, and the ensemble of them."""
+    document = description(**settings)
+    members = [write_model(folder / f"member {index}", document, seed=index, scale=3) for index in range(count)]
+    return members, write_ensemble(folder / "ensemble", ensemble_of(document, count), members)
+
+
+def run(package: ModelPackage, volume, **options: Any):
+    return segment(load_model(package, "cpu", "fp32"), [volume], SegmentOptions(threads=1, **options))
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("inference", [{}, {"window": [24, 24, 24], "mirror_axes": ["W"]}])
+def test_every_map_is_the_mean_of_the_members(tmp_path, regions, inference):
+    members, together = make_members(tmp_path, 3, regions=regions, inference=inference)
+    volume = random_volume(grid((28, 24, 26)))
+    singles = [run(member, volume, maps=MAPS) for member in members]
+    result = run(together, volume, maps=MAPS)
+    assert result.report["windows"] == singles[0].report["windows"]
+    for name in MAPS:
+        each = np.stack([single.maps[name].astype(np.float64) for single in singles])
+        assert np.ptp(each, axis=0).mean() > 0
+        # As exact as half precision, in which maps are given, keeps the members.
+        assert np.abs(result.maps[name] - each.mean(axis=0)).max() <= 1e-3 * np.abs(each).max(), name
+    differing = [np.mean(result.labels.array != single.labels.array) for single in singles]
+    assert max(differing) > 0
+
+
+def test_networks_of_unequal_width_and_maps_go_together(tmp_path):
+    document = ensemble_of(description(), 2)
+    document["system"]["networks"][1]["arguments"] |= {"base_width": 16, "attention_mapping": False}
+    files = {}
+    for network in document["system"]["networks"]:
+        weights = build_network(network["type"], network["arguments"]).state_dict()
+        files[network["weights"]] = safetensors.torch.save(weights)
+    package = write_package(parse_description(document), files, tmp_path / "mixed")
+    volume = random_volume(grid((16, 16, 16)))
+    assert set(run(package, volume, maps=("residual", "features")).maps) == {"residual", "features"}
+    assert "no attention map" in refusal("map-unavailable", run, package, volume, maps=("attention",))
+
+
+def test_progress_runs_over_all_members_and_cancel_is_heard_in_the_last(tmp_path):
+    package = make_members(tmp_path, 3)[1]
+    volume = random_volume(grid((32, 32, 32)))
+
+    class Watched(Progress):
+        def __init__(self, stop_at: int = 10**9):
+            self.asked, self.stop_at = 0, stop_at
+
+        def cancelled(self):
+            self.asked += 1
+            return self.asked >= self.stop_at
+
+    whole, one = Watched(), Watched()
+    model = load_model(package, "cpu", "fp32")
+    segment(model, [volume], SegmentOptions(threads=1), whole)
+    single = load_model(write_model(tmp_path / "single", description()), "cpu", "fp32")
+    segment(single, [volume], SegmentOptions(threads=1), one)
+    assert whole.asked > 2.5 * one.asked
+    late = Watched(int(0.9 * whole.asked))
+    with pytest.raises(Cancelled):
+        segment(model, [volume], SegmentOptions(threads=1), late)
+    assert late.asked == late.stop_at
+
+
+def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_path):
+    """Of what the members answer at most two are alive at once: the sum, and the newest."""
+    use_test_networks(monkeypatch)
+    package = make_members(tmp_path, 5, network="pointwise")[1]
+    system = load_model(package, "cpu", "fp32").system
+    alive: list[int] = []
+    held: list = []
+    for member in system._members:
+        plain = member.predict
+
+        def counted(block, maps, plain=plain):
+            import gc
+            import weakref
+
+            answer = plain(block, maps)
+            gc.collect()
+            held.append(weakref.ref(answer["probability"]))
+            alive.append(sum(reference() is not None for reference in held))
+            return answer
+
+        monkeypatch.setattr(member, "predict", counted)
+    system.predict(torch.zeros(1, 16, 16, 16), ("probability",))
+    assert len(alive) == 5 and max(alive) <= 2
+
+
+def test_a_single_network_is_loaded_by_its_index(tmp_path):
+    members, together = make_members(tmp_path, 2)
+    sentence = refusal("network-ambiguous", conresnet.load_network, together)
+    assert "has 2 networks" in sentence and "0 to 1" in sentence
+    refusal("network-not-found", conresnet.load_network, together, 2)
+    expected = conresnet.load_network(members[1]).state_dict()
+    found = conresnet.load_network(together, 1).state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"input_channels": 2}, "system.networks[1].arguments.input_channels"),
+        ({"outputs": 5}, "system.networks[1].arguments.outputs"),
+        ({"residual_axis": "H"}, "system.networks[1].arguments.residual_axis"),
+    ],
+)
+def test_members_that_do_not_fit_together_are_refused(change, field):
+    document = ensemble_of(description(), 2)
+    document["system"]["networks"][1]["arguments"].update(change)
+    assert field in refusal("package-description", parse_description, document)
+
+
+def test_models_show_names_the_networks_and_their_card(tmp_path, capsys):
+    package = make_members(tmp_path, 3)[1]
+    assert main(["models", "show", str(package.path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    size = package.count_parameters("network_0.safetensors") / 1e6
+    assert f"Networks 3 of conresnet, each {size:.2f} M parameters" in shown and "System ensemble" in shown
+    assert "Model card" not in shown
+    files = {name: package.read_file(name) for name in package.description.files}
+    carded = write_package(package.description, {**files, "MODEL_CARD.md": b"# A model\n"}, tmp_path / "carded")
+    assert main(["models", "show", str(carded.path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"Model card {carded.path / 'MODEL_CARD.md'}" in shown
