@@ -27,6 +27,7 @@ def slicer_app(slicer_session: object) -> object:
     packaging.requests.clear()
     slicer_session.extensionsManagerModel().requests.clear()
     slicer_session.settings().clear()
+    slicer_session.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     yield slicer_session
     slicer_session.moduleManager().select("")
     slicer_session.processEvents()

@@ -1,9 +1,10 @@
-"""Stand-in for Slicer's layout manager: the Red, Yellow and Green slice views and one 3D view, without windows."""
+"""Stand-in for Slicer's layout manager: the Red, Yellow and Green slice views, one 3D view, plot views; no windows."""
 
 from __future__ import annotations
 
 import slicer
 
+from .plots import PlotView, PlotWidget
 from .views import SliceView, ThreeDView
 
 _SLICES = {
@@ -66,7 +67,10 @@ class ThreeDWidget:
 
 
 class LayoutManager:
-    """Slicer's arrangement of views; always the conventional four."""
+    """Slicer's arrangement of views; the chosen layout and the nodes of its views are real MRML.
+
+    The slice views and the 3D view are always there; plot views come and go with the layout.
+    """
 
     def __init__(self, application_logic: object) -> None:
         self._application_logic, self._slices, self._three_d = application_logic, {}, None
@@ -87,12 +91,39 @@ class LayoutManager:
         view_node = self._view_logic.AddViewNode("1")
         application_logic.GetViewLogics().AddItem(self._view_logic)
         self._three_d = ThreeDWidget(ThreeDView(view_node, application_logic))
+        self._plots: dict[str, PlotWidget] = {}
+        self._layout_logic = slicer.vtkMRMLLayoutLogic()
+        self._layout_logic.SetMRMLApplicationLogic(application_logic)
+        self._layout_logic.SetMRMLScene(scene)
+        self.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
 
-    threeDViewCount, tableViewCount, plotViewCount = 1, 0, 0
-    layout = 3  # FourUpView
+    threeDViewCount, tableViewCount = 1, 0
+    layout = property(lambda self: self.layoutLogic().GetLayoutNode().GetViewArrangement())
+    plotViewCount = property(lambda self: len(self._plot_nodes()))
+
+    def layoutLogic(self) -> object:
+        return self._layout_logic
 
     def setLayout(self, layout: int) -> None:
-        self.layout = layout
+        """Choose a layout; one that is not described becomes the conventional one, as in Slicer."""
+        node = self._layout_logic.GetLayoutNode()
+        known = node.IsLayoutDescription(layout)
+        node.SetViewArrangement(layout if known else slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
+
+    def plotWidget(self, which: int) -> PlotWidget | None:
+        """The n-th plot view of the layout; None when there are fewer."""
+        nodes = self._plot_nodes()
+        if not 0 <= which < len(nodes):
+            return None
+        node = nodes[which]
+        if node.GetID() not in self._plots or self._plots[node.GetID()].mrmlPlotViewNode() is not node:
+            self._plots[node.GetID()] = PlotWidget(PlotView(node, self._application_logic))
+        return self._plots[node.GetID()]
+
+    def _plot_nodes(self) -> list[object]:
+        views = self._layout_logic.GetViewNodes()
+        nodes = [views.GetItemAsObject(number) for number in range(views.GetNumberOfItems())]
+        return [node for node in nodes if node.IsA("vtkMRMLPlotViewNode")]
 
     def sliceViewNames(self) -> list[str]:
         return list(self._slices)

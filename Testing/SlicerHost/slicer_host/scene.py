@@ -21,6 +21,7 @@ _LOGICS = {
     "Transforms": "vtkSlicerTransformLogic",
     "Models": "vtkSlicerModelsLogic",
     "Tables": "vtkSlicerTablesLogic",
+    "Plots": "vtkSlicerPlotsLogic",
     "Data": "vtkSlicerDataModuleLogic",
     "Sequences": "vtkSlicerSequencesLogic",
     "CropVolume": "vtkSlicerCropVolumeLogic",

@@ -13,7 +13,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 _BAR = 22  # height in pixels of the colored bar above a view
 
 
-class _View:
+class OffscreenView:
     """An offscreen render window whose contents Slicer's displayable managers draw."""
 
     def __init__(self, application_logic: object) -> None:
@@ -73,7 +73,7 @@ class _View:
         pass
 
 
-class SliceView(_View):
+class SliceView(OffscreenView):
     """A slice view: background, foreground and label layers, segmentations, models, crosshair."""
 
     def __init__(self, name: str, logic: object, application_logic: object) -> None:
@@ -121,7 +121,7 @@ class SliceView(_View):
             self._mapper.SetInputConnection(connection)
 
 
-class ThreeDView(_View):
+class ThreeDView(OffscreenView):
     """The 3D view: models, segmentations' surfaces, slices if they are shown."""
 
     def __init__(self, node: object, application_logic: object) -> None:

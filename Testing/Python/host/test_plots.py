@@ -1,0 +1,54 @@
+"""Plot views: which there are follows the layout, and what they draw follows the nodes."""
+
+import numpy as np
+import slicer
+
+
+def color_share(picture, color):
+    """Which part of a picture, (height, width, 3), is about of a color, 0 to 255."""
+    return float((np.abs(picture.astype(int) - color).max(axis=2) < 60).mean())
+
+
+def test_slicers_own_plot_function_shows_a_chart_in_a_layout_with_a_plot(slicer_app):
+    manager = slicer_app.layoutManager()
+    assert manager.plotViewCount == 0 and manager.plotWidget(0) is None
+    before = manager.layout
+    points = np.column_stack([np.arange(20.0), np.linspace(2, 1, 20)])
+    chart = slicer.util.plot(points, xColumnIndex=0, columnNames=["step", "loss"])
+    assert manager.layout != before and manager.plotViewCount == 1
+    widget = manager.plotWidget(0)
+    assert widget.mrmlPlotViewNode().GetPlotChartNode() is chart
+    manager.setLayout(before)
+    assert manager.plotViewCount == 0
+
+
+def test_a_plot_is_drawn_from_its_nodes_and_follows_them(slicer_app):
+    manager = slicer_app.layoutManager()
+    points = np.column_stack([np.arange(20.0), np.linspace(2, 1, 20)])
+    nodes = {}
+    chart = slicer.util.plot(points, xColumnIndex=0, columnNames=["step", "loss"], nodes=nodes)
+    series = nodes["series"][0]
+    series.SetColor(1, 0, 0)
+    series.SetLineWidth(4)
+    view = manager.plotWidget(0).plotView()
+    before = view.image(300, 200)
+    assert color_share(before, (255, 0, 0)) > 0.005
+    series.SetColor(0, 0, 1)
+    after = view.image(300, 200)
+    assert color_share(after, (0, 0, 255)) > 0.005 and color_share(after, (255, 0, 0)) < 0.001
+    chart.SetTitle("Loss")
+    assert view.chart().GetTitle() == "Loss"
+    chart.RemoveAllPlotSeriesNodeIDs()
+    assert color_share(view.image(300, 200), (0, 0, 255)) < 0.001
+
+
+def test_a_layout_of_our_own_has_the_views_that_it_describes(slicer_app):
+    manager = slicer_app.layoutManager()
+    view = '<item><view class="vtkMRMLPlotViewNode" singletontag="{0}"/></item>'
+    description = f'<layout type="vertical">{view.format("First")}{view.format("Second")}</layout>'
+    manager.layoutLogic().GetLayoutNode().AddLayoutDescription(7001, description)
+    manager.setLayout(7001)
+    tags = [manager.plotWidget(number).mrmlPlotViewNode().GetSingletonTag() for number in range(manager.plotViewCount)]
+    assert tags == ["First", "Second"]
+    manager.setLayout(4711)
+    assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView
