@@ -1,17 +1,20 @@
 """``python -m conresnet``: the commands by name, and how every one of them ends.
 
 Exit status: 0 done; 2 a mistake the user can put right, one sentence on stderr; 1 a fault of ours, one sentence that
-names the log with the traceback; 130 stopped by Ctrl-C. A command's module is imported when the command is called, so
-that ``--help`` needs no torch and is quick.
+names the log with the traceback; 130 stopped by Ctrl-C, 143 by SIGTERM, both cleaned up. A command's module is imported
+when the command is called, so that ``--help`` needs no torch and is quick.
 """
 
+import contextlib
 import importlib
 import io
 import platform
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -19,6 +22,7 @@ from conresnet import __version__
 from conresnet.errors import Cancelled, UserError
 
 PROGRAM = "python -m conresnet"
+_INTERRUPTED = 128 + signal.SIGINT
 # What ``--help`` does without, and a Python that was chosen to run the engine may lack.
 REQUIRED = ("numpy", "safetensors", "SimpleITK", "torch")
 
@@ -92,6 +96,37 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = conres
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    with _terminable() as terminated:
+        status = _run(command, arguments, program)
+    return 128 + signal.SIGTERM if terminated and status == _INTERRUPTED else status
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """Let SIGTERM end the work as Ctrl-C does, so that nothing is left lying; yields a list of the signals heard.
+
+    Python's own answer to SIGTERM ends the process at once. A command that wants to hear it otherwise, as training
+    does, sets its own handler. Signals go to the main thread alone.
+    """
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield heard
+        return
+
+    def stop(number: int, frame: object) -> None:
+        heard.append(number)
+        # A second one must not cut the cleaning up short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
     try:
         return command.main(arguments, prog_name=program, standalone_mode=False) or 0
     except UserError as error:
@@ -102,7 +137,7 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = conres
         return 2
     except (click.Abort, KeyboardInterrupt, Cancelled):
         _say("Stopped.")
-        return 130
+        return _INTERRUPTED
     except ModuleNotFoundError as error:
         if error.name not in REQUIRED:
             _say(_our_fault(error, arguments))

@@ -46,7 +46,12 @@ class ModelSpace:
 
     @classmethod
     def fit(
-        cls, reference: Grid, orientation: str, spacing: Sequence[float] | None = None, roi: BoxROI | None = None
+        cls,
+        reference: Grid,
+        orientation: str,
+        spacing: Sequence[float] | None = None,
+        roi: BoxROI | None = None,
+        name: str = "the image",
     ) -> ModelSpace:
         """Plan the way from ``reference`` to a model and back.
 
@@ -59,6 +64,7 @@ class ModelSpace:
             orientation: three letters in array order, such as "SAR".
             spacing: (S, H, W) mm, or None for the image's own.
             roi: limits the model's array to the box's bounding box.
+            name: what messages call the image.
 
         Raises:
             UserError: "bad-orientation", "bad-spacing", "roi-outside", "roi-too-small" or "image-too-large".
@@ -69,20 +75,22 @@ class ModelSpace:
         exact = bool(np.array_equal(index_map, np.eye(4)))
         roi_mask = None
         if roi is not None:
-            start, shape = _cut_to(roi, source, index_map, shape, exact)
+            start, shape = _cut_to(roi, source, index_map, shape, exact, name)
             index_map = index_map @ translation(start)
         grid = Grid(shape, (source.array_affine @ index_map)[:, [2, 1, 0, 3]])
         if np.prod(shape, dtype=float) > _MOST_VOXELS:
+            size = " x ".join(map(str, shape))
             raise UserError(
                 "image-too-large",
-                f"The image takes {' x '.join(map(str, shape))} voxels at the model's spacing, which is too many; "
-                "draw an ROI around the structure, or check the image's spacing.",
-                shape=list(shape),
+                f"At the model's spacing {name} takes {size} voxels, which is too many; draw an ROI around the "
+                "structure, or check the image's spacing.",
+                name=name,
+                size=size,
             )
         if roi is not None and not _along_axes(roi, grid):
             mask = roi.contains(grid.array_affine, shape)
             if not mask.any():
-                raise _too_small(roi)
+                raise _too_small(roi, name)
             roi_mask = mask if exact else None
         return cls(reference, orientation, grid, exact, roi, roi_mask, reorder, index_map)
 
@@ -217,7 +225,7 @@ def _bounding_indices(corners: np.ndarray, grid: Grid, outward: bool) -> tuple[n
 
 
 def _cut_to(
-    roi: BoxROI, source: Grid, index_map: np.ndarray, shape: tuple[int, ...], exact: bool
+    roi: BoxROI, source: Grid, index_map: np.ndarray, shape: tuple[int, ...], exact: bool, name: str
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Start and shape of the model voxels in the ROI's bounding box; those that cover it where they are resampled."""
     grid = Grid(shape, (source.array_affine @ index_map)[:, [2, 1, 0, 3]])
@@ -225,11 +233,12 @@ def _cut_to(
     if (inner_low > np.array(shape) - 1).any() or (inner_high < 0).any():
         raise UserError(
             "roi-outside",
-            f"The ROI ({roi}) lies outside the image; move it onto the structure, in RAS mm as Slicer shows it.",
-            roi=roi.to_dict(),
+            f"The ROI ({roi}) lies outside {name}; move it onto the structure, in RAS mm as Slicer shows it.",
+            name=name,
+            roi=str(roi),
         )
     if (inner_high < inner_low).any():
-        raise _too_small(roi)
+        raise _too_small(roi, name)
     low, high = (inner_low, inner_high) if exact else _bounding_indices(roi.corners(), grid, outward=True)
     low, high = np.maximum(low, 0), np.minimum(high, np.array(shape) - 1)
     return low, tuple(int(size) for size in high - low + 1)
@@ -241,9 +250,10 @@ def _along_axes(roi: BoxROI, grid: Grid) -> bool:
     return bool(np.allclose(np.sort(cosines, axis=0), [[0] * 3, [0] * 3, [1] * 3], atol=1e-4))
 
 
-def _too_small(roi: BoxROI) -> UserError:
+def _too_small(roi: BoxROI, name: str) -> UserError:
     return UserError(
         "roi-too-small",
-        f"The ROI ({roi}) holds no voxel of the image; move it onto the structure, or make it larger.",
-        roi=roi.to_dict(),
+        f"The ROI ({roi}) holds no voxel of {name}; move it onto the structure, or make it larger.",
+        name=name,
+        roi=str(roi),
     )

@@ -33,6 +33,29 @@ class ImageFile:
     grid: Grid
 
 
+def check_channel_count(given: Sequence[str], channels: Sequence[str]) -> None:
+    """Refuse another number of images than a model has channels.
+
+    Args:
+        given: the images, as messages name them.
+        channels: the model's.
+
+    Raises:
+        UserError: "wrong-channel-count".
+    """
+    if len(given) != len(channels):
+        images, names = ", ".join(given), ", ".join(channels)
+        were = "1 image was" if len(given) == 1 else f"{len(given)} images were"
+        raise UserError(
+            "wrong-channel-count",
+            f"{were} given ({images}), but the model takes {len(channels)} ({names}).",
+            images=images,
+            given=len(given),
+            wanted=len(channels),
+            channels=names,
+        )
+
+
 def check_volume(volume: Volume) -> None:
     """Refuse an image no model can use.
 

@@ -11,7 +11,15 @@ import SimpleITK as sitk
 from conresnet.dicom_series import read_series
 from conresnet.errors import UserError
 from conresnet.grid import Grid, Volume
-from conresnet.image_checks import ImageFile, check_kind, check_volume, grid_of, not_an_image, quiet_itk
+from conresnet.image_checks import (
+    ImageFile,
+    check_channel_count,
+    check_kind,
+    check_volume,
+    grid_of,
+    not_an_image,
+    quiet_itk,
+)
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -31,35 +39,29 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
         channel_names: the model's, for messages.
 
     Raises:
-        UserError: "wrong-channel-count", "image-not-found", "cannot-read", "not-an-image", "image-2d", "image-4d",
-            "image-color", "image-complex", those of ``check_volume``, and for folders those of
+        UserError: "wrong-channel-count", "wrong-component-count", "image-not-found", "cannot-read", "not-an-image",
+            "image-2d", "image-4d", "image-color", "image-complex", those of ``check_volume``, and for folders those of
             ``conresnet.dicom_series``.
     """
     names = ", ".join(channel_names)
     if len(paths) == 1 and len(channel_names) > 1:
         path = Path(paths[0])
         image = read_image(path)
-        if len(image.components) != len(channel_names):
+        count = len(image.components)
+        if count != len(channel_names):
             raise UserError(
-                "wrong-channel-count",
-                f"{path} holds {len(image.components)} {_images(len(image.components))}, but the model takes "
-                f"{len(channel_names)} channels ({names}); give one file a channel, or a 4-D file that holds them all.",
+                "wrong-component-count",
+                f"{path} holds {count} {'image' if count == 1 else 'images'}, but the model takes {len(channel_names)} "
+                f"channels ({names}); give one file a channel, or a 4-D file that holds them all.",
                 path=str(path),
-                given=len(image.components),
+                given=count,
                 wanted=len(channel_names),
             )
         labels = [f"{path} ({name})" for name in channel_names]
         volumes = [Volume(array, image.grid, label) for array, label in zip(image.components, labels, strict=True)]
-    elif len(paths) == len(channel_names):
-        volumes = [_read_single(Path(path)) for path in paths]
     else:
-        raise UserError(
-            "wrong-channel-count",
-            f"{len(paths)} {_images(len(paths))} were given ({', '.join(map(str, paths))}), but the model takes "
-            f"{len(channel_names)} ({names}).",
-            given=len(paths),
-            wanted=len(channel_names),
-        )
+        check_channel_count([str(path) for path in paths], channel_names)
+        volumes = [_read_single(Path(path)) for path in paths]
     for volume in volumes:
         check_volume(volume)
     return volumes
@@ -138,7 +140,3 @@ def _read_with_itk(path: Path) -> ImageFile:
 
 def _is_nifti(path: Path) -> bool:
     return path.name.lower().endswith((".nii", ".nii.gz"))
-
-
-def _images(count: int) -> str:
-    return "image" if count == 1 else "images"

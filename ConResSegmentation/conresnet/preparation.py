@@ -11,7 +11,7 @@ from conresnet.errors import UserError
 from conresnet.foreground import background_value, foreground_box, foreground_mask
 from conresnet.geometry import ModelSpace
 from conresnet.grid import Volume
-from conresnet.image_checks import check_volume
+from conresnet.image_checks import check_channel_count, check_volume
 from conresnet.intensity import apply, measure
 from conresnet.package.description import ModelDescription
 from conresnet.roi import BoxROI
@@ -82,22 +82,15 @@ def prepare(
         check: called now and then; what it raises ends the work.
 
     Raises:
-        UserError: "wrong-channel-count", "image-constant" where there is nothing in the ROI, and those of
-            ``check_volume`` and ``ModelSpace.fit``.
+        UserError: "wrong-channel-count", "roi-empty", and those of ``check_volume`` and ``ModelSpace.fit``.
     """
     inputs, how = description.inputs, description.preparation.foreground
-    if len(volumes) != len(inputs):
-        raise UserError(
-            "wrong-channel-count",
-            f"{len(volumes)} images were given, but the model takes {len(inputs)} "
-            f"({', '.join(item.name for item in inputs)}).",
-            given=len(volumes),
-            wanted=len(inputs),
-        )
+    check_channel_count([volume.name for volume in volumes], [item.name for item in inputs])
     for volume in volumes:
         check_volume(volume)
         check()
-    space = ModelSpace.fit(volumes[0].grid, description.preparation.orientation, description.preparation.spacing, roi)
+    orientation, spacing = description.preparation.orientation, description.preparation.spacing
+    space = ModelSpace.fit(volumes[0].grid, orientation, spacing, roi, volumes[0].name)
     inside = _inside(space)
     channels, backgrounds, intensity = [], [], []
     for volume, item in zip(volumes, inputs, strict=True):
@@ -105,9 +98,11 @@ def prepare(
         check()
         if roi is not None and array.min() == array.max():
             raise UserError(
-                "image-constant",
+                "roi-empty",
                 f"{volume.name} is empty inside the ROI ({roi}): all voxels there are {array.flat[0]:g}; move the ROI.",
                 name=volume.name,
+                roi=str(roi),
+                value=float(array.flat[0]),
             )
         background = background_value(array)
         mask = None if how == "all" else foreground_mask(array, how, background)

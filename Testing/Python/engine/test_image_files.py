@@ -227,12 +227,12 @@ def test_the_wrong_number_of_files_is_refused(tmp_path):
     error = refused("wrong-channel-count", *paths, channels=("FLAIR", "T1", "T1c", "T2"))
     assert "2 images" in error.message and "takes 4 (FLAIR, T1, T1c, T2)" in error.message
     refused("wrong-channel-count", *paths, channels=("CT",))
-    refused("wrong-channel-count", paths[0], channels=("FLAIR", "T1"))
+    refused("wrong-component-count", paths[0], channels=("FLAIR", "T1"))
 
 
 def test_a_4d_file_of_another_number_of_channels_is_refused(tmp_path):
     path = save_nifti(tmp_path / "four.nii.gz", ramp((4, 5, 6, 3)))
-    error = refused("wrong-channel-count", path, channels=("FLAIR", "T1"))
+    error = refused("wrong-component-count", path, channels=("FLAIR", "T1"))
     assert "holds 3 images" in error.message and "2 channels (FLAIR, T1)" in error.message
     refused("image-4d", path)
     refused("image-4d", path, path, channels=("FLAIR", "T1"))

@@ -171,7 +171,7 @@ def test_bad_images_end_with_one_sentence_that_names_the_file(capsys, tmp_path, 
         (["T9"], ["--channel", "T9={image}"]),
         (["NAME=FILE"], ["--channel", "{image}"]),
         (["--cases"], ["{image}", "--channel", "T1={image}"]),
-        (["ROI", "outside"], ["{image}", "{image}", "--roi", "900,910,0,9,0,9"]),
+        (["ROI", "outside", "Kopf é.nii.gz"], ["{image}", "{image}", "--roi", "900,910,0,9,0,9"]),
         (["ROI"], ["{image}", "{image}", "--roi", "1,2,3"]),
         (["none.mrk.json"], ["{image}", "{image}", "--roi", "none.mrk.json"]),
         (["rezidual"], ["{image}", "{image}", "--maps", "rezidual"]),
@@ -185,6 +185,20 @@ def test_bad_calls_end_with_one_sentence(capsys, tmp_path, pair_model, image, wo
     given = [argument.replace("{image}", str(image)) for argument in arguments]
     sentence = refused(capsys, tmp_path, *given, "--model", pair_model, "--output", tmp_path / "out")
     assert all(word in sentence for word in words), sentence
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"), [(0.2, 0.8, "holds no voxel of"), (-900, -800, "lies outside"), (3, 8, "is empty inside")]
+)
+def test_a_useless_roi_is_a_sentence_that_names_the_file(capsys, tmp_path, model, low, high, words):
+    volume = random_volume(grid((20, 20, 20)))
+    volume.array[2:10, 2:10, 2:10] = 7
+    write_volume(volume.array, volume.grid, tmp_path / "Höhle.nii.gz")
+    first, last = (volume.grid.to_ras([index] * 3) for index in (low, high))
+    roi = ",".join(f"{value:g}" for pair in zip(first, last, strict=True) for value in pair)
+    arguments = [tmp_path / "Höhle.nii.gz", "--model", model, "--output", tmp_path / "out", f"--roi={roi}"]
+    sentence = refused(capsys, tmp_path, *arguments)
+    assert words in sentence and "Höhle.nii.gz" in sentence
 
 
 def test_bad_models_end_with_one_sentence(capsys, tmp_path, model, image):
@@ -222,7 +236,8 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, model, image, al
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_ctrl_c_stops_within_a_window_and_leaves_nothing(tmp_path, image):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_within_a_window_and_leaves_nothing(tmp_path, image, number, status):
     of = grid((100, 160, 160))
     write_volume(random_volume(of).array, of, tmp_path / "large.nii")
     slow = write_model(tmp_path / "slow", description(base_width=32, inference={"window": [96, 160, 160]}))
@@ -232,9 +247,9 @@ def test_ctrl_c_stops_within_a_window_and_leaves_nothing(tmp_path, image):
     while not list(tmp_path.glob(".conresnet-*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(2)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, told = running.communicate(timeout=30)
-    assert running.returncode == 130 and told.strip() == "Stopped."
+    assert running.returncode == status and told.strip() == "Stopped."
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -249,10 +249,10 @@ def test_refusals(tmp_path, hippocampus_image):
     refusal("wrong-channel-count", run, model, [crop, crop])
     refusal("map-unavailable", run, model, crop, maps=("residual",))
     refusal("tiling-unknown", run, model, crop, tiling="other")
-    refusal("roi-outside", run, model, crop, roi=BoxROI.from_bounds([900, 910, 0, 10, 0, 10]))
+    assert crop.name in refusal("roi-outside", run, model, crop, roi=BoxROI.from_bounds([900, 910, 0, 10, 0, 10]))
     refusal("image-constant", run, model, Volume(np.zeros(crop.grid.shape), crop.grid, "empty"))
     empty = crop.array.copy()
     empty[10:20, 10:20, 10:20] = 0
     center = crop.grid.array_affine @ [14.5, 14.5, 14.5, 1]
     box = BoxROI(center[:3], np.eye(3), np.full(3, 8.0))
-    assert "ROI" in refusal("image-constant", run, model, Volume(empty, crop.grid, "hole"), roi=box)
+    assert "hole is empty inside the ROI" in refusal("roi-empty", run, model, Volume(empty, crop.grid, "hole"), roi=box)
