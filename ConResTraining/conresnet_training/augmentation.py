@@ -20,6 +20,7 @@ class Augmentation(BaseModel):
     flip_axes: list[str] = Field(default=["W"], description="of S, H and W, the axes to flip along")
     scaling: float = Field(default=0.2, ge=0, lt=1, description="up to so much larger or smaller")
     rotation_degrees: float = Field(default=15, ge=0, le=180)
+    elastic: float = Field(default=0, ge=0, lt=0.5, description="bending: shift of a grid's points, in its cells")
     brightness: float = Field(default=0.3, ge=0, description="shift in standard deviations")
     contrast: float = Field(default=0.3, ge=0, lt=1, description="scale, and exponent of a gamma curve")
     noise: float = Field(default=0.15, ge=0, description="standard deviation")
@@ -36,6 +37,9 @@ def build_augmentation(settings: Augmentation) -> mt.Compose:
     if angle or scale:
         affine = {"rotate_range": (angle,) * 3, "scale_range": (scale,) * 3, "padding_mode": "zeros"}
         steps.append(mt.RandAffined(KEYS, prob=0.8, mode=("bilinear", "nearest"), **affine))
+    if settings.elastic:
+        bend = {"distort_limit": settings.elastic, "num_cells": 4, "padding_mode": "zeros"}
+        steps.append(mt.RandGridDistortiond(KEYS, prob=0.3, mode=("bilinear", "nearest"), **bend))
     steps += [mt.RandFlipd(KEYS, prob=0.5, spatial_axis=SPATIAL_AXIS[axis]) for axis in settings.flip_axes]
     if settings.coarsening < 1:
         widths = {f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}

@@ -1,5 +1,7 @@
 """The plan of a training run: made from the data, written as YAML to be read and edited, then followed exactly."""
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ class Training(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     steps: int = Field(default=6000, gt=0)
-    batch: int = Field(default=2, gt=0)
+    batch: int = Field(default=2, gt=0, description="samples a step, of all devices together")
     learning_rate: float = Field(default=5e-4, gt=0, description="1e-4 in the paper, which trains much longer")
     weight_decay: float = Field(default=5e-4, ge=0)
     deep_supervision: float = Field(default=0.5, ge=0, description="lambda of eq. 9")
@@ -27,7 +29,15 @@ class Training(BaseModel):
     steps_between_checkpoints: int = Field(default=250, gt=0)
     seed: int = Field(default=0, ge=0)
     folds: int = Field(default=5, ge=2)
-    workers: int = Field(default=1, ge=0, description="processes that make samples")
+    workers: int = Field(default=1, ge=0, description="processes that make samples, for each device")
+    boundary: bool = Field(default=False, description="mix in the boundary loss, more from step to step (eq. 14)")
+    foreground_share: float = Field(default=0.5, ge=0, le=1, description="share of samples around a label")
+    balanced_segments: bool = Field(
+        default=False, description="draw a segment first, each as likely, then a voxel of it; else any labelled voxel"
+    )
+    weight_average: float = Field(
+        default=0, ge=0, lt=1, description="decay a step of the weights' moving average that is kept; 0 is off"
+    )
 
 
 class Plan(BaseModel):
@@ -88,9 +98,69 @@ def read_plan(path: Path, data: Path | None = None) -> Plan:
     try:
         plan = Plan.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the plan"
-        raise UserError("plan-invalid", f"In the plan {path}, {field}: {first['msg']}.", path=str(path)) from error
+        raise UserError("plan-invalid", f"In the plan {path}, {_first(error)}.", path=str(path)) from error
     except UserError as error:
         raise UserError(error.code, f"In the plan {path}: {error.message}", path=str(path)) from error
     return plan.model_copy(update={"data": (data or path.parent / plan.data).resolve()})
+
+
+def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
+    """``plan`` with some values replaced, checked like a plan from a file.
+
+    Args:
+        settings: each ``KEY=VALUE``, the key with dots for depth and numbers for places in a list, the value in YAML:
+            ``training.steps=500``, ``model.system.networks.0.arguments.attention_mapping=false``.
+
+    Raises:
+        UserError: ``setting-unknown``, with the nearest key there is, or ``setting-invalid``.
+    """
+    settings = list(settings)
+    if not settings:
+        return plan
+    content = plan.model_dump(mode="json")
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            sentence = f"The setting {setting} has no value; write it as KEY=VALUE, as in training.steps=500."
+            raise UserError("setting-invalid", sentence, setting=setting)
+        try:
+            _replace(content, key.strip(), yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            sentence = f"The value of the setting {setting} is not YAML; quote it or write it as in the plan."
+            raise UserError("setting-invalid", sentence, setting=setting) from error
+    try:
+        changed = Plan.model_validate(content)
+    except ValidationError as error:
+        raise UserError("setting-invalid", f"With {', '.join(settings)} the plan is wrong: {_first(error)}.") from error
+    except UserError as error:
+        raise UserError(error.code, f"With {', '.join(settings)} the plan is wrong: {error.message}") from error
+    return changed.model_copy(update={"data": changed.data.resolve()})
+
+
+def _replace(content: Any, key: str, value: Any) -> None:
+    """Put ``value`` in the place of what ``key`` names in nested dicts and lists."""
+    parts = key.split(".")
+    place = content
+    for depth, part in enumerate(parts):
+        choices = _keys(place)
+        if part not in choices:
+            above = "".join(f"{known}." for known in parts[:depth])
+            nearest = difflib.get_close_matches(part, choices, 1, 0)
+            hint = f"the nearest is {above}{nearest[0]}" if nearest else f"{above[:-1]} holds nothing further"
+            raise UserError("setting-unknown", f"The plan has no {key}; {hint}.", setting=key)
+        step = int(part) if isinstance(place, list) else part
+        if depth + 1 == len(parts):
+            place[step] = value
+        place = place[step]
+
+
+def _keys(place: Any) -> list[str]:
+    if isinstance(place, dict):
+        return list(place)
+    return [str(index) for index in range(len(place))] if isinstance(place, list) else []
+
+
+def _first(error: ValidationError) -> str:
+    """The first fault, with the field's name."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the plan'}: {first['msg']}"

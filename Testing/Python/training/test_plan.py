@@ -1,13 +1,13 @@
 """Plans: made from the data, edited, refused when wrong."""
 
-import json
+import re
 
 import pytest
 import yaml
 
 from conresnet.errors import UserError
 from conresnet_training.data_sets import read_data_set
-from conresnet_training.plan import read_plan, write_plan
+from conresnet_training.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning import make_plan
 
 
@@ -73,18 +73,40 @@ def test_shipped_recipe_is_a_plan(repository, tmp_path):
     assert plan.description.name == "hippocampus"
 
 
-def test_data_set_without_a_description_or_a_file(data_set, tmp_path):
-    with pytest.raises(UserError, match=r"holds no dataset\.json"):
-        read_data_set(tmp_path)
-    (data_set / "labelsTr" / "case_3.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"case_3\.nii\.gz is named in dataset\.json but does not exist"):
-        read_data_set(data_set)
+def test_settings_replace_values_and_nothing_else(plan_file):
+    plan = read_plan(plan_file)
+    changed = with_settings(
+        plan,
+        [
+            "training.steps=500",
+            "model.system.networks.0.arguments.attention_mapping=false",
+            "augmentation.flip_axes=[S, W]",
+            "model.inference.window.1=16",
+        ],
+    )
+    assert changed.training.steps == 500 and changed.augmentation.flip_axes == ["S", "W"]
+    assert changed.description.system.networks[0].arguments["attention_mapping"] is False
+    assert changed.description.inference.window == (16, 16, 24)
+    assert plan.training.steps != 500 and plan.model["system"]["networks"][0]["arguments"]["attention_mapping"]
+    same = changed.model_dump() | {key: plan.model_dump()[key] for key in ("training", "model", "augmentation")}
+    assert same == plan.model_dump()
+    assert with_settings(plan, []) == plan
 
 
-def test_description_that_says_too_little(data_set):
-    path = data_set / "dataset.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    del content["labels"]
-    path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError, match="is not a data set description"):
-        read_data_set(data_set)
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [
+        ("training.stepz=5", "no training.stepz; the nearest is training.steps"),
+        ("model.system.networks.0.arguments.attention=no", "networks.0.arguments.attention_mapping"),
+        ("model.system.networks.1.type=x", "the nearest is model.system.networks.0"),
+        ("training.steps.more=1", "training.steps holds nothing further"),
+        ("training.steps=-5", "training.steps: Input should be greater than 0"),
+        ("training.steps=many", "training.steps: Input should be a valid integer"),
+        ("training.steps", "has no value"),
+        ("training.steps=[1", "is not YAML"),
+        ("model.inference.window=[0, 8, 8]", "inference.window"),
+    ],
+)
+def test_wrong_setting_is_named(plan_file, setting, names):
+    with pytest.raises(UserError, match=re.escape(names)):
+        with_settings(read_plan(plan_file), [setting])

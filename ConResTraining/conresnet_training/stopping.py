@@ -1,0 +1,47 @@
+"""The wish to end a run early: by Ctrl-C, by a signal of the system or a queue, or by the file ``stop``."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+from conresnet_training.running import STOP_FILE
+
+# SIGBREAK is what Windows can send to a process that was started in a group of its own.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+
+
+class StopWatch:
+    """Notices the wish to stop. The first signal only sets ``reason``; the second ends the process at once.
+
+    A context manager, since it puts the handlers of signals back. Outside the main thread, which alone may set
+    handlers, the file ``stop`` is what it goes by.
+
+    Args:
+        folder: the run's, in which somebody may put the file ``stop``.
+    """
+
+    def __init__(self, folder: Path):
+        self.reason: str | None = None
+        self._file = folder / STOP_FILE
+        self._handlers: dict = {}
+
+    def __enter__(self) -> "StopWatch":
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Whether somebody wants the run to end."""
+        if self.reason is None and self._file.exists():
+            self.reason = "asked by the file stop"
+        return self.reason is not None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None:
+            raise KeyboardInterrupt
+        self.reason = f"signal {signal.Signals(number).name}"
