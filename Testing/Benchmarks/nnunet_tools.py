@@ -1,0 +1,145 @@
+"""What the benchmarks need to run nnU-Net: an environment of its own, our data set in its layout, our folds as its own.
+
+Our packages and nnU-Net's do not have to agree: its side (nnunet_side.py) runs in a process of that environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from conresnet.image_files import read_channels, write_volume
+from conresnet_training.data_sets import Case, DataSet
+from conresnet_training.folds import split
+from conresnet_training.plan import Plan
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+ENVIRONMENT = ROOT / ".venv-nnunet"
+REQUIREMENTS = (ROOT / "requirements" / "torch.txt", HERE / "nnunet_requirements.txt")
+DATA_SET = "Dataset001_Benchmark"
+SUFFIX = ".nii.gz"
+
+
+def environment_python() -> Path:
+    """The Python of nnU-Net's environment, which is made where it is missing or older than its requirements."""
+    python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    ready, wanted = ENVIRONMENT / "ready", "".join(path.read_text(encoding="utf-8") for path in REQUIREMENTS)
+    if not ready.exists() or ready.read_text(encoding="utf-8") != wanted:
+        click.echo(f"... making {ENVIRONMENT.name}/ with nnU-Net in it", err=True)
+        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
+        for path in REQUIREMENTS:
+            install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", path]
+            subprocess.run(install, check=True, stdout=sys.stderr)
+        ready.write_text(wanted, encoding="utf-8")
+    return python
+
+
+class Workplace:
+    """The folder in which nnU-Net finds a data set and keeps what it makes of it.
+
+    Args:
+        folder: made if it is not there.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder.resolve()
+        self.raw = self.folder / "nnunet_raw" / DATA_SET
+        self.preprocessed = self.folder / "nnunet_preprocessed" / DATA_SET
+        self.plans_file = self.preprocessed / "nnUNetPlans.json"
+        self._variables = {
+            "nnUNet_raw": str(self.raw.parent),
+            "nnUNet_preprocessed": str(self.preprocessed.parent),
+            "nnUNet_results": str(self.folder / "nnunet_results"),
+            "nnUNet_def_n_proc": "1",
+            "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("ConResSegmentation", "ConResTraining")),
+        }
+
+    def run(self, *command: str | Path, workers: int = 1, **options) -> subprocess.CompletedProcess:
+        """Run a Python command line in nnU-Net's environment.
+
+        Args:
+            workers: processes that make samples; 0 is the training process itself, which planning does not take.
+
+        Raises:
+            CalledProcessError: it failed.
+        """
+        environment = {**os.environ, **self._variables, "nnUNet_n_proc_DA": str(workers)}
+        return subprocess.run([environment_python(), *command], check=True, env=environment, **options)
+
+    def prepare(self, data_set: DataSet, plan: Plan) -> dict:
+        """Bring the data set and all folds of the plan into nnU-Net's layout; let nnU-Net plan and preprocess.
+
+        What is there already is kept.
+
+        Returns:
+            nnU-Net's own plan for 3d_fullres.
+        """
+        done = self.folder / "nnunet_preprocessed" / "done"
+        if not done.exists():
+            write_raw(data_set, self.raw)
+            steps = "extract_fingerprint_entry", "plan_experiment_entry", "preprocess_entry"
+            options = [["-np", "1"], [], ["-np", "1", "-c", "3d_fullres"]]
+            for step, more in zip(steps, options, strict=True):
+                call = f"from nnunetv2.experiment_planning.plan_and_preprocess_entrypoints import {step}; {step}()"
+                self.run("-c", call, "-d", "1", *more, stdout=sys.stderr)
+            done.touch()
+        folds = [split(data_set, plan, fold) for fold in range(plan.training.folds)]
+        splits = [{"train": names(used), "val": names(held_out)} for used, held_out in folds]
+        (self.preprocessed / "splits_final.json").write_text(json.dumps(splits, indent=1), encoding="utf-8")
+        return self._plans()["configurations"]["3d_fullres"]
+
+    def change(self, **settings) -> None:
+        """Change settings of nnU-Net's own plan for 3d_fullres, such as ``batch_size``."""
+        plans = self._plans()
+        plans["configurations"]["3d_fullres"] |= settings
+        self.plans_file.write_text(json.dumps(plans, indent=1), encoding="utf-8")
+
+    def _plans(self) -> dict:
+        return json.loads(self.plans_file.read_text(encoding="utf-8"))
+
+
+def names(cases: list[Case]) -> list[str]:
+    """The cases' names."""
+    return [case.name for case in cases]
+
+
+def write_raw(data_set: DataSet, folder: Path) -> None:
+    """Lay out a data set as nnU-Net wants it: a file a channel, links where the files are such.
+
+    Raises:
+        ClickException: labels that are not 1, 2, 3, ..., which nnU-Net refuses.
+    """
+    if sorted(data_set.labels) != list(range(1, len(data_set.labels) + 1)):
+        values = ", ".join(map(str, sorted(data_set.labels)))
+        raise click.ClickException(f"nnU-Net takes label values 1, 2, 3, ... without a gap; these are {values}.")
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for case in data_set.cases:
+        images = [
+            folder / "imagesTr" / f"{case.name}_{channel:04}{SUFFIX}" for channel in range(len(data_set.channels))
+        ]
+        _lay(case.images, images, data_set.channels)
+        _lay([case.label], [folder / "labelsTr" / f"{case.name}{SUFFIX}"], ["label"])
+    description = {
+        "channel_names": {str(channel): name for channel, name in enumerate(data_set.channels)},
+        "labels": {"background": 0, **{name: value for value, name in sorted(data_set.labels.items())}},
+        "numTraining": len(data_set.cases),
+        "file_ending": SUFFIX,
+    }
+    (folder / "dataset.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def _lay(sources, places, channels) -> None:
+    if len(sources) == len(places) and all(source.name.endswith(SUFFIX) for source in sources):
+        for source, place in zip(sources, places, strict=True):
+            place.unlink(missing_ok=True)
+            place.symlink_to(source.resolve())
+        return
+    for volume, place in zip(read_channels(list(sources), list(channels)), places, strict=True):
+        write_volume(volume.array, volume.grid, place)
