@@ -1,17 +1,27 @@
 """Cases brought into the model's space by the engine's own code, and kept on disk for the training loop."""
 
+import hashlib
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
 from conresnet.geometry import ModelSpace
 from conresnet.grid import Volume
-from conresnet.image_files import read_channels, read_volume
+from conresnet.image_files import read_channels
 from conresnet.package.description import ModelDescription
-from conresnet.preparation import prepare
+from conresnet.preparation import PreparedCase, prepare
 from conresnet_training.data_sets import Case
+from conresnet_training.grid_difference import grid_difference
+from conresnet_training.label_maps import check_expected, label_counts, read_label
+
+# So many slices of the image are computed at a time.
+SLAB = 16
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
@@ -28,40 +38,95 @@ class TrainingCase:
     label: np.ndarray
 
 
-def prepare_case(case: Case, model: ModelDescription, folder: Path) -> TrainingCase:
+def prepare_case(
+    case: Case, model: ModelDescription, folder: Path, labels: Collection[int] | None = None
+) -> TrainingCase:
     """Bring a case into ``model``'s space and keep it in ``folder``; one that is there already is only opened.
 
+    Channels may lie on different grids, in files of their own or in one 4-D file; the label map must lie on the first
+    channel's grid.
+
+    Args:
+        labels: the values that may occur in the label map beside 0. Defaults to any.
+
     Raises:
-        UserError: ``label-grid-differs``, or any of reading the files.
+        UserError: ``label-grid-differs``, ``unexpected-labels``, or any of reading the files and writing the arrays;
+            the sentence names the case.
     """
-    image_file, label_file = folder / f"{case.name}_image.npy", folder / f"{case.name}_label.npy"
+    stem = file_stem(case.name)
+    image_file, label_file = folder / f"{stem}_image.npy", folder / f"{stem}_label.npy"
+    # The label map is written last: where it is, the image is whole.
     if not label_file.exists():
-        image, label = _prepare(case, model)
-        for array, path in ((image, image_file), (label, label_file)):
-            temporary = path.with_suffix(".part")
-            with open(temporary, "wb") as file:
-                np.save(file, array)
-            temporary.replace(path)
+        try:
+            prepared, label = _read(case, model, labels)
+            _write_image(prepared, image_file)
+            _write_label(label, prepared.space, label_file)
+        except UserError as error:
+            values = {**error.values, "case": case.name}
+            raise UserError(error.code, f"Case {case.name}: {error.message}", **values) from error
     return TrainingCase(case.name, np.load(image_file, mmap_mode="r"), np.load(label_file, mmap_mode="r"))
 
 
-def _prepare(case: Case, model: ModelDescription) -> tuple[np.ndarray, np.ndarray]:
-    channels = read_channels(list(case.images), [item.name for item in model.inputs])
-    label = read_volume(case.label)
-    if not label.grid.matches(channels[0].grid):
+def file_stem(name: str) -> str:
+    """A case's name as the beginning of a file's name: itself where it is short and plain, else with a digest of it."""
+    plain = re.sub(r"[^\w.-]", "_", name)
+    short = plain.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return name if short == name else f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def check_label_grid(label: Volume, image: Volume) -> None:
+    """Refuse a label map off its image's grid. Raises UserError ``label-grid-differs``, which says by how much."""
+    difference = grid_difference(label.grid, image.grid)
+    if difference:
         raise UserError(
             "label-grid-differs",
-            f"{case.label} does not lie on the grid of {case.images[0]}; resample the label map onto the image.",
-            path=str(case.label),
+            f"The label map {label.name} does not lie on the grid of {image.name} ({difference}); resample the label "
+            "map onto the image, or correct its header.",
+            path=label.name,
+            difference=difference,
         )
-    prepared = prepare(model, channels)
-    return prepared.block((0, 0, 0), prepared.shape), _label(label, prepared.space)
 
 
-def _label(volume: Volume, space: ModelSpace) -> np.ndarray:
+def _read(case: Case, model: ModelDescription, labels: Collection[int] | None) -> tuple[PreparedCase, Volume]:
+    channels = read_channels(list(case.images), [item.name for item in model.inputs])
+    label = read_label(case.label)
+    check_label_grid(label, channels[0])
+    if labels is not None:
+        check_expected(label, labels)
+    return prepare(model, channels), label
+
+
+def _write_image(prepared: PreparedCase, path: Path) -> None:
+    depth, *plane = prepared.shape
+    shape = (len(prepared.channels), depth, *plane)
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+    slice_bytes = 4 * plane[0] * plane[1]
+    # By writing rather than through a memory map, where a full disk would end the process.
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        begin = file.tell()
+        for first in range(0, depth, SLAB):
+            block = prepared.block((first, 0, 0), (min(SLAB, depth - first), *plane))
+            for channel, values in enumerate(block):
+                file.seek(begin + (channel * depth + first) * slice_bytes)
+                file.write(values.tobytes())
+
+
+def _write_label(label: Volume, space: ModelSpace, path: Path) -> None:
+    array = _label(label, space)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+
+
+def _label(label: Volume, space: ModelSpace) -> np.ndarray:
     """(S, H, W) uint8; where the case is resampled, each voxel takes the label with the largest interpolated share."""
     if space.exact:
-        return np.ascontiguousarray(space.to_model(volume)).astype(np.uint8)
-    values = np.unique(volume.array)
-    shares = [space.to_model(Volume((volume.array == value).astype(np.float32), volume.grid, "")) for value in values]
-    return values[np.argmax(shares, axis=0)].astype(np.uint8)
+        return np.ascontiguousarray(space.to_model(label))
+    largest = space.to_model(Volume((label.array == 0).astype(np.float32), label.grid, ""))
+    result = np.zeros(largest.shape, np.uint8)
+    for value in label_counts(label):
+        share = space.to_model(Volume((label.array == value).astype(np.float32), label.grid, ""))
+        won = share > largest
+        result[won] = value
+        np.maximum(largest, share, out=largest)
+    return result

@@ -1,24 +1,82 @@
 """What every layout of a data set is read into: a list of cases, each with its channels' images and a label map."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from conresnet.errors import UserError
 
 
 @dataclass(frozen=True)
 class Case:
-    """One labelled subject: a name, the image files of its channels, and its label map."""
+    """One labelled subject: a name, the image files of its channels (or one 4-D file of all), and its label map.
+
+    The files need not exist: ``check`` reports what is missing, and training refuses it.
+    """
 
     name: str
     images: tuple[Path, ...]
     label: Path
 
+    @property
+    def missing(self) -> tuple[Path, ...]:
+        """Those of its files that do not exist."""
+        return tuple(path for path in (*self.images, self.label) if not path.exists())
+
 
 @dataclass(frozen=True)
 class DataSet:
-    """Labelled cases, the names of their channels, and what each label value (not 0) means."""
+    """Labelled cases, sorted by name, so that folds do not depend on the order of files.
+
+    Args:
+        channels: their names, in the order of a case's images.
+        labels: what each label value (1 to 255) means.
+        layout: "decathlon", "nnunet" or "brats".
+        regions: for each region the label values that make it up; empty where labels exclude each other.
+        region_labels: the value each region is painted with where one label map is wanted, first painted first.
+    """
 
     name: str
     channels: tuple[str, ...]
     labels: dict[int, str]
     licence: str
     cases: tuple[Case, ...]
+    layout: str
+    regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    region_labels: dict[str, int] = field(default_factory=dict)
+
+
+def sorted_cases(cases: Iterable[Case], source: Path) -> tuple[Case, ...]:
+    """The cases by name.
+
+    Raises:
+        UserError: ``no-cases``, or ``case-repeated`` where two have one name.
+    """
+    found: dict[str, Case] = {}
+    for case in cases:
+        other = found.setdefault(case.name, case)
+        if other is not case:
+            raise UserError(
+                "case-repeated",
+                f'{source} has two cases named "{case.name}" ({other.images[0]} and {case.images[0]}); rename one.',
+                case=case.name,
+                path=str(source),
+            )
+    if not found:
+        raise UserError("no-cases", f"{source} has no labelled cases to train on.", path=str(source))
+    return tuple(found[name] for name in sorted(found))
+
+
+def painting(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The value each region is painted with, first painted first: larger regions below those they contain.
+
+    A region's value is the smallest of its own that no later one has; where there is none, one that none has.
+    """
+    order = sorted(regions, key=lambda name: -len(regions[name]))
+    values: dict[str, int] = {}
+    spare = iter(value for value in range(1, 256) if all(value not in own for own in regions.values()))
+    for place, name in enumerate(order):
+        later = {value for other in order[place + 1 :] for value in regions[other]}
+        left = [value for value in sorted(regions[name]) if value not in later and value not in values.values()]
+        values[name] = left[0] if left else next(spare)
+    return values

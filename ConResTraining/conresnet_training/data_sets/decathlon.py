@@ -1,49 +1,38 @@
-"""Folders in the form of the Medical Segmentation Decathlon: ``dataset.json``, ``imagesTr``, ``labelsTr``."""
+"""Folders in the form of the Medical Segmentation Decathlon: ``dataset.json`` lists the images and their labels."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from conresnet.errors import UserError
 from conresnet_training.data_sets.data_set import Case, DataSet
+from conresnet_training.data_sets.description import Description
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
-def read_data_set(folder: Path) -> DataSet:
-    """Read a Medical Segmentation Decathlon folder: ``dataset.json`` beside ``imagesTr`` and ``labelsTr``.
-
-    Cases are sorted by name, so that folds do not depend on the order in the file.
+def read_decathlon(description: Description) -> DataSet:
+    """The data set that ``dataset.json`` lists under "training"; several channels lie in one 4-D file a case.
 
     Raises:
-        UserError: ``data-set-not-found``, ``data-set-invalid`` or ``case-incomplete``.
+        UserError: ``data-set-invalid``, ``no-cases`` or ``case-repeated``.
     """
-    description = folder / "dataset.json"
-    if not description.is_file():
-        raise UserError(
-            "data-set-not-found",
-            f"{folder} holds no dataset.json; name the folder of a data set in the form of the Medical Segmentation "
-            "Decathlon.",
-            path=str(folder),
-        )
-    try:
-        content = json.loads(description.read_text(encoding="utf-8"))
-        channels = tuple(name for _, name in sorted(content["modality"].items(), key=lambda item: int(item[0])))
-        labels = {int(value): name for value, name in content["labels"].items() if int(value) != 0}
-        pairs = [(folder / entry["image"], folder / entry["label"]) for entry in content["training"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            "data-set-invalid",
-            f"{description} is not a data set description ({error!r}); it needs modality, labels and training.",
-            path=str(description),
-        ) from error
-    cases = tuple(sorted((_case(image, label) for image, label in pairs), key=lambda case: case.name))
-    if not cases or not labels:
-        raise UserError(
-            "data-set-invalid", f"{description} names no training cases or no labels.", path=str(description)
-        )
-    return DataSet(content.get("name", folder.name), channels, labels, content.get("licence", ""), cases)
+    return description.data_set("decathlon", _cases(description))
 
 
-def _case(image: Path, label: Path) -> Case:
-    for path in (image, label):
-        if not path.is_file():
-            raise UserError("case-incomplete", f"{path} is named in dataset.json but does not exist.", path=str(path))
-    return Case(image.name.removesuffix(".gz").removesuffix(".nii"), (image,), label)
+def _cases(description: Description) -> Iterator[Case]:
+    entries = description.content.get("training")
+    if not isinstance(entries, list):
+        raise description.invalid('it needs "training", a list of images and labels')
+    folder = description.path.parent
+    for entry in entries:
+        files = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]
+        if not all(isinstance(file, str) and file for file in files):
+            raise description.invalid(f'the training entry {entry!r} is not an "image" with its "label"')
+        image, label = (folder / file for file in files)
+        if not image.name.startswith("."):
+            yield Case(case_name(image), (image,), label)
+
+
+def case_name(image: Path) -> str:
+    """The file's name without the ending of its kind."""
+    ending = next((ending for ending in ENDINGS if image.name.lower().endswith(ending)), image.suffix)
+    return image.name[: len(image.name) - len(ending)]

@@ -1,0 +1,180 @@
+"""Cases as training takes them: channels of any storage, labels on the image's grid, files whole or not there."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conresnet.errors import UserError
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.planning import make_plan
+from conresnet_training.preparation import file_stem, prepare_case
+from training.data_folders import SHAPE, brats, decathlon, describe, image, label, nnunet, save
+
+
+def prepared(folder, tmp_path, number=0, spacing=None):
+    data_set = read_data_set(folder)
+    plan = make_plan(data_set, folder)
+    if spacing:
+        plan.model["preparation"]["spacing"] = spacing
+    room = tmp_path / "prepared"
+    room.mkdir(exist_ok=True)
+    return prepare_case(data_set.cases[number], plan.description, room, data_set.labels)
+
+
+def test_channels_in_one_file_and_in_several_give_the_same(tmp_path):
+    together = prepared(decathlon(tmp_path / "d", channels=("T1", "T2")), tmp_path / "d")
+    apart = prepared(nnunet(tmp_path / "n", channels=("T1", "T2")), tmp_path / "n")
+    assert together.image.shape == (2, *SHAPE[::-1]) and together.image.dtype == np.float32
+    assert not np.array_equal(together.image[0], together.image[1])
+    np.testing.assert_array_equal(together.image, apart.image)
+    np.testing.assert_array_equal(together.label, apart.label)
+    # SAR of an RAS file: its axes in reverse.
+    np.testing.assert_array_equal(together.label, label().T)
+
+
+def test_what_training_reads_is_mapped_and_made_once(tmp_path, monkeypatch):
+    folder = decathlon(tmp_path / "d")
+    first = prepared(folder, tmp_path)
+    assert isinstance(first.image, np.memmap) and isinstance(first.label, np.memmap)
+    monkeypatch.setattr("conresnet_training.preparation.read_channels", None)
+    np.testing.assert_array_equal(prepared(folder, tmp_path).image, first.image)
+    assert all(path.name.startswith("case_0_") for path in (tmp_path / "prepared").iterdir())
+
+
+def test_channel_on_another_grid_is_brought_in_by_its_place(tmp_path):
+    folder = nnunet(tmp_path / "n", channels=("T1", "T2"))
+    ramp = np.add.outer(np.add.outer(np.arange(20.0), 2 * np.arange(18.0)), 4 * np.arange(16.0)).astype(np.float32)
+    save(ramp, folder / "imagesTr" / "case_0_0000.nii.gz")
+    # The same ramp stored left to right in reverse, from 3 voxels further on.
+    cut = ramp[3:][::-1]
+    affine = np.diag([-1.0, 1, 1, 1])
+    affine[0, 3] = 19
+    save(np.ascontiguousarray(cut), folder / "imagesTr" / "case_0_0001.nii.gz", affine)
+    case = prepared(folder, tmp_path)
+    one, other = (np.asarray(channel[..., 4:], np.float64).ravel() for channel in case.image)
+    assert np.corrcoef(one, other)[0, 1] > 0.9999
+
+
+def test_resampled_labels_keep_their_values_and_volume(tmp_path):
+    folder = decathlon(tmp_path / "d")
+    case = prepared(folder, tmp_path, spacing=[0.5, 0.5, 0.5])
+    assert set(np.unique(case.label)) == {0, 1, 2}
+    for value in (1, 2):
+        assert (case.label == value).sum() / 8 == pytest.approx(90, rel=0.1)
+
+
+def test_empty_label_map_is_no_hindrance(tmp_path):
+    folder = decathlon(tmp_path / "d")
+    save(np.zeros(SHAPE, np.uint8), folder / "labelsTr" / "case_0.nii.gz")
+    assert not prepared(folder, tmp_path).label.any()
+
+
+def test_scaled_label_map_is_rounded(tmp_path):
+    folder = decathlon(tmp_path / "d")
+    save(label().astype(np.float32) * np.float32(0.99995), folder / "labelsTr" / "case_0.nii.gz")
+    np.testing.assert_array_equal(prepared(folder, tmp_path).label, label().T)
+
+
+@pytest.mark.parametrize(
+    ("array", "code", "sentence"),
+    [
+        (label() * 0.5, "label-not-whole", "values that are not whole numbers, such as 0.5"),
+        (label().astype(np.int16) * 200, "label-range", "value 400"),
+        (-label().astype(np.int16), "label-range", "value -"),
+        (label((1, 7)), "unexpected-labels", r"does not name: 7 \(90 voxels\); it names 1, 2"),
+        (np.full(SHAPE, np.nan, np.float32), "label-not-whole", "such as nan"),
+        (np.zeros((5, 5, 5), np.uint8), "label-grid-differs", "5 x 5 x 5 instead of 20 x 18 x 16 voxels"),
+    ],
+)
+def test_label_that_cannot_be_trained_on_is_named_with_its_case(tmp_path, array, code, sentence):
+    folder = decathlon(tmp_path / "d")
+    save(array, folder / "labelsTr" / "case_0.nii.gz")
+    with pytest.raises(UserError, match=sentence) as raised:
+        prepared(folder, tmp_path)
+    assert raised.value.code == code and raised.value.values["case"] == "case_0"
+    assert raised.value.message.startswith("Case case_0: ")
+    assert list((tmp_path / "prepared").iterdir()) == []
+
+
+def test_missing_file_is_named_with_its_case(tmp_path):
+    folder = brats(tmp_path / "b")
+    (folder / "BraTS_1" / "BraTS_1_t2.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"^Case BraTS_1: The image .*BraTS_1_t2\.nii\.gz does not exist"):
+        prepared(folder, tmp_path)
+
+
+def test_disk_that_fills_up_leaves_no_half_case(tmp_path, monkeypatch):
+    folder = decathlon(tmp_path / "d")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(UserError, match="no room left") as raised:
+        prepared(folder, tmp_path)
+    assert raised.value.code == "disk-full"
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["case_0_image.npy"]
+    assert prepared(folder, tmp_path).label.any()
+
+
+def test_names_are_safe_as_file_names():
+    assert file_stem("hippocampus_004") == "hippocampus_004"
+    assert file_stem("Müller.1-a") == "Müller.1-a"
+    unsafe = [file_stem(name) for name in ("a/b", "a:b", "../b", "x" * 300, "ä" * 200)]
+    assert len(set(unsafe)) == len(unsafe)
+    for stem in unsafe:
+        assert "/" not in stem and ":" not in stem and len(stem.encode()) < 130
+
+
+def test_long_paths_that_are_not_ascii(tmp_path):
+    """Complaint 20: spaces, letters of other alphabets, and more than 260 characters."""
+    long = tmp_path / "Patientenstudie mit Umlauten äöü" / ("ein langer Ordnername 脳 " * 6) / ("мозг и " * 15)
+    folder = nnunet(long / "Dataset 1", channels=("T1", "T2"))
+    assert len(str(folder)) > 260
+    case = prepared(folder, long, number=2)
+    assert case.label.any()
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.planning import make_plan
+from conresnet_training.preparation import prepare_case
+
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+data_set = read_data_set(folder)
+model = make_plan(data_set, folder).description
+room = folder / f"prepared {count}"
+room.mkdir()
+cases = [prepare_case(case, model, room) for case in data_set.cases[:count]]
+assert len(cases) == count and all(case.image.shape == (1, 64, 64, 64) for case in cases)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
+def test_memory_does_not_grow_with_the_number_of_cases(tmp_path):
+    """Complaint 27: all cases are at hand, and none is held."""
+    shape, folder, count = (64, 64, 64), tmp_path / "many", 40
+    save(image(0, shape), folder / "imagesTr" / "case_0.nii")
+    save(label((1,), shape), folder / "labelsTr" / "case_0.nii")
+    names = [f"case_{number}.nii" for number in range(count)]
+    for kind in ("imagesTr", "labelsTr"):
+        for name in names[1:]:
+            os.link(folder / kind / names[0], folder / kind / name)
+    training = [{"image": f"imagesTr/{name}", "label": f"labelsTr/{name}"} for name in names]
+    describe(folder, modality={"0": "T1"}, labels={"1": "box"}, training=training)
+
+    def peak(count: int) -> int:
+        command = [sys.executable, "-c", MANY, str(folder), str(count)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        return int(done.stdout)
+
+    few, many = peak(3), peak(count)
+    a_case = 4 * np.prod(shape)
+    assert many - few < 10 * a_case
