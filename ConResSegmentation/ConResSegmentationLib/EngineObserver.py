@@ -15,11 +15,14 @@ class EngineResult:
         labels: uint8 [k, j, i], the model's label values.
         maps: by name, float16 [c, k, j, i].
         report: seconds by phase, device, precision, volumes, warnings.
+        regions: uint8 [b, k, j, i] where the model's segments overlap, for `conresnet.inference.painting.region_mask`;
+            else None.
     """
 
     labels: np.ndarray
     maps: dict[str, np.ndarray]
     report: dict
+    regions: np.ndarray | None = None
 
 
 class EngineObserver:
@@ -32,7 +35,7 @@ class EngineObserver:
         """The work has come to ``fraction``, 0 to 1 over all phases; ``secondsLeft`` is None while nobody knows."""
 
     def onArray(self, name: str, array: np.ndarray) -> None:
-        """The result ``name`` ("labels", "residual", ...) is there and fills from now on; zero where it is not yet."""
+        """The result ``name`` ("labels", "regions", a map) is there and fills from now on; zero where it is not yet."""
 
     def onDone(self, result: EngineResult) -> None:
         """The segmentation is finished."""

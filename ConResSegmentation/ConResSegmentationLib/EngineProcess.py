@@ -228,7 +228,8 @@ class EngineProcess:
             self._finish("onCancelled")
         elif event == "done":
             maps = {name: _mapped(path) for name, path in message["maps"].items()}
-            self._finish("onDone", EngineResult(_mapped(message["labels"]), maps, message["report"]))
+            regions = _mapped(message["regions"]) if message["regions"] else None
+            self._finish("onDone", EngineResult(_mapped(message["labels"]), maps, message["report"], regions))
         elif event == "devices":
             self._finish("onDevices", message["devices"])
         elif event == "error":

@@ -153,27 +153,31 @@ class ModelSpace:
         for where, block in self.slabs_from_model(stacked):
             view[(..., *where)] = block if array.ndim == 4 else block[0]
 
-    def slabs_from_model(self, array: np.ndarray) -> Iterator[tuple[tuple[slice, slice, slice], np.ndarray]]:
+    def slabs_from_model(
+        self, array: np.ndarray, first: Sequence[int] = (0, 0, 0)
+    ) -> Iterator[tuple[tuple[slice, slice, slice], np.ndarray]]:
         """``from_model`` a slab of slices at a time, so that several components never lie at full size at once.
 
         Args:
-            array: (c, S, H, W) on the model's grid.
+            array: (c, S, H, W) on the model's grid, or a part of it.
+            first: index on the model's grid of the part's first voxel.
 
         Yields:
             (where, block): ``reference_view(result)[where]`` is what ``block``, (c, ...) float32, belongs to. Places
             that no block covers are 0.
         """
         source = self.reorder.grid(self.reference)
-        low, high = _bounding_indices(self.grid.corners(), source, outward=True)
+        part = Grid(array.shape[1:], (self.grid.array_affine @ translation(first))[:, [2, 1, 0, 3]])
+        low, high = _bounding_indices(part.corners(), source, outward=True)
         low, high = np.maximum(low, 0), np.minimum(high, np.array(source.shape) - 1)
         if (high < low).any():
             return
-        to_array = np.linalg.inv(self.index_map)
+        to_array = np.linalg.inv(self.index_map @ translation(first))
         # Slabs along the axis the result is stored slice by slice in.
         axis = self.reorder.axes.index(0)
-        for first in range(low[axis], high[axis] + 1, _SLAB):
+        for begin in range(low[axis], high[axis] + 1, _SLAB):
             start, stop = low.copy(), high + 1
-            start[axis], stop[axis] = first, min(first + _SLAB, high[axis] + 1)
+            start[axis], stop[axis] = begin, min(begin + _SLAB, high[axis] + 1)
             slab_map, shape = to_array @ translation(start), tuple(int(size) for size in stop - start)
             block = np.stack([sample(component, slab_map, shape) for component in array]).astype(np.float32, copy=False)
             if self.roi is not None:

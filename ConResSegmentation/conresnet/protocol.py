@@ -6,7 +6,7 @@ standard input closes.
 
 Events without an id concern the engine:
 
-    {"event": "hello", "protocol": 1, "version": "0.1.0", "pid": 4711, "python": "3.12.10", "torch": "2.13.0" or null,
+    {"event": "hello", "protocol": 2, "version": "0.1.0", "pid": 4711, "python": "3.12.10", "torch": "2.13.0" or null,
      "session": path}                      first and at once; pid is the interpreter's own, whatever launched it
     {"event": "ready"}                     torch is loaded; requests may come before and wait
     {"event": "error", ...}                as below; the engine cannot work, or a line was no request
@@ -26,19 +26,21 @@ channels before it asks. A request has one ending, which is done, devices, cance
 
     {"event": "progress", "id": 1, "phase": "...", "fraction": 0.4, "seconds_left": 12.3 or null}
     {"event": "array", "id": 1, "name": "labels", "npy": path, "shape": [...], "dtype": "uint8"}   readable as it grows
-    {"event": "done", "id": 1, "labels": path, "maps": {"residual": path}, "report": {...}}
+    {"event": "done", "id": 1, "labels": path, "regions": path or null, "maps": {"residual": path}, "report": {...}}
     {"event": "devices", "id": 2, "devices": [{"name": "cuda:0", "title": "..."}, ...]}
     {"event": "cancelled", "id": 1}
     {"event": "error", "id": 1, "code": "...", "message": "...", "values": {}, "ours": false, "log": null}
 
-A progress event's phase is "loading" while the model is read, then one of `conresnet.inference.progress.PHASES`.
-An error's code and values are for translation; with "ours" it is the engine's fault and "log" holds the traceback.
+Labels are uint8 [k, j, i], maps float16 [c, k, j, i]; where segments overlap, regions are uint8 [b, k, j, i] for
+`conresnet.inference.painting.region_mask`. A progress event's phase is "loading" while the model is read, then one of
+`conresnet.inference.progress.PHASES`. An error's code and values are for translation; with "ours" it is the engine's
+fault and "log" holds the traceback.
 """
 
 import json
 from collections.abc import Iterator
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised by one when a message changes in a way that the other side would misread."""
 
 

@@ -62,11 +62,14 @@ class SegmentResult:
         labels: uint8 [k, j, i].
         maps: float16 [c, k, j, i] by name; "probability" and "residual" have a component a segment.
         report: see ``conresnet.report``.
+        regions: of a model whose segments overlap, uint8 [b, k, j, i]: which ones each voxel belongs to, for
+            ``conresnet.inference.painting.region_mask``; None where segments exclude each other.
     """
 
     labels: Volume
     maps: dict[str, np.ndarray]
     report: dict
+    regions: np.ndarray | None = None
 
 
 @dataclass(eq=False)
@@ -117,9 +120,9 @@ def segment(
     Args:
         channels: one image a channel, in the model's order; on whatever grids.
         progress: told how far it is, and asked whether to stop.
-        allocate: makes the arrays of the results, zero everywhere, from name ("labels" or a map's), shape and type.
-            They may be read while they grow: where the model takes the image's own voxels, slabs are final as they
-            come, unless memory runs out.
+        allocate: makes the arrays of the results, zero everywhere, from name ("labels", "regions" or a map's), shape
+            and type. They may be read while they grow; where the model takes the image's own voxels, slabs are final as
+            they come, unless memory runs out, elsewhere labels alone grow, and their borders move at the end.
 
     Raises:
         UserError: an image, the ROI or an option cannot be used, or memory does not suffice.
@@ -135,7 +138,8 @@ def segment(
         tracker.begin("preparing")
         case = prepare(description, channels, options.roi, tracker.check)
         tracker.begin("segmenting")
-        results = Results(case, description.output, _components(description, maps), allocate or _zeros)
+        components = _components(description, maps)
+        results = Results(case, description.output, components, allocate or _zeros, watched=allocate is not None)
         made = sweep(model.system, model.backend, case, tiling, maps, results, tracker)
         tracker.begin("writing")
         results.complete(tracker.update)
@@ -149,7 +153,7 @@ def segment(
         seconds,
         made.warnings,
     )
-    return SegmentResult(Volume(results.labels, reference, description.title), results.maps, report)
+    return SegmentResult(Volume(results.labels, reference, description.title), results.maps, report, results.regions)
 
 
 def _zeros(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

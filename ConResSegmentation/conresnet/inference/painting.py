@@ -7,6 +7,24 @@ import numpy as np
 from conresnet.package.description import Output
 
 
+def packed_size(regions: int) -> int:
+    """How many bytes a voxel takes that keeps which of so many regions it belongs to."""
+    return -(-regions // 8)
+
+
+def region_mask(packed: np.ndarray, index: int) -> np.ndarray:
+    """Where a region is, whatever overlies it.
+
+    Args:
+        packed: (b, ...) uint8, see `Painter.paint`.
+        index: of the region in the segments' order.
+
+    Returns:
+        (...) bool.
+    """
+    return (packed[index // 8] >> (index % 8) & 1).astype(bool)
+
+
 class Painter:
     """Decides voxels and counts them.
 
@@ -26,19 +44,26 @@ class Painter:
         self.voxels = np.zeros(len(names), dtype=np.int64)
         self.region_voxels = None if output.kind == "labels" else np.zeros(len(names), dtype=np.int64)
 
-    def paint(self, probability: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    def paint(
+        self, probability: np.ndarray, mask: np.ndarray | None = None, packed: np.ndarray | None = None
+    ) -> np.ndarray:
         """Label values of a block.
 
         Args:
             probability: (K, ...), one a segment; 0 where there is nothing.
             mask: where False there is no segment, as outside a ROI.
+            packed: (b, ...) uint8, b as ``packed_size`` has it; where given, which regions each voxel belongs to is
+                written there, a bit a region: that of the n-th is bit n % 8 of byte n // 8.
 
         Returns:
             (...) uint8; 0 is the background.
         """
-        labels = self._exclusive(probability) if self._output.kind == "labels" else self._overlaid(probability, mask)
-        if mask is not None:
-            labels *= mask
+        if self._output.kind == "labels":
+            labels = self._exclusive(probability)
+            if mask is not None:
+                labels *= mask
+        else:
+            labels = self._overlaid(probability, mask, packed)
         self.voxels += np.bincount(labels.ravel(), minlength=256)[self._values]
         return labels
 
@@ -48,12 +73,14 @@ class Painter:
         labels *= probability.max(axis=0) > 1 - probability.sum(axis=0)
         return labels
 
-    def _overlaid(self, probability: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    def _overlaid(self, probability: np.ndarray, mask: np.ndarray | None, packed: np.ndarray | None) -> np.ndarray:
+        regions = probability > self._output.threshold
+        if mask is not None:
+            regions &= mask
+        if packed is not None:
+            packed[...] = np.packbits(regions, axis=0, bitorder="little")
         labels = np.zeros(probability.shape[1:], dtype=np.uint8)
         for index in self._order:
-            region = probability[index] > self._output.threshold
-            if mask is not None:
-                region &= mask
-            labels[region] = self._values[index]
-            self.region_voxels[index] += np.count_nonzero(region)
+            labels[regions[index]] = self._values[index]
+            self.region_voxels[index] += np.count_nonzero(regions[index])
         return labels

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from conresnet.inference.painting import Painter
+from conresnet.inference.painting import Painter, packed_size
 from conresnet.maps import to_half
 from conresnet.package.description import Output
 from conresnet.preparation import PreparedCase
@@ -23,18 +23,32 @@ class Results:
         output: the model's segments.
         components: of each map wanted, by name.
         allocate: makes each result's array of zeros, by name, shape and type.
+        watched: whether somebody looks at the labels while they grow.
 
     Attributes:
         labels: [k, j, i] uint8.
+        regions: [b, k, j, i] uint8, which regions each voxel belongs to as ``Painter.paint`` packs it; None for a
+            model of labels, which exclude each other.
         maps: [c, k, j, i] float16 by name.
         painter: has counted the voxels, once ``complete`` is done.
     """
 
-    def __init__(self, case: PreparedCase, output: Output, components: Mapping[str, int], allocate: Allocate):
+    def __init__(
+        self,
+        case: PreparedCase,
+        output: Output,
+        components: Mapping[str, int],
+        allocate: Allocate,
+        watched: bool = False,
+    ):
         self._case = case
         self._output = output
+        self._watched = watched
         shape = case.space.reference.shape
         self.labels = allocate("labels", shape, np.dtype(np.uint8))
+        self.regions = None
+        if output.kind == "regions":
+            self.regions = allocate("regions", (packed_size(len(output.segments)), *shape), np.dtype(np.uint8))
         self.maps = {name: allocate(name, (count, *shape), np.dtype(np.float16)) for name, count in components.items()}
         self.painter = Painter(output)
         # On the model's grid; pages of an array of zeros that nobody writes to take no memory.
@@ -42,8 +56,9 @@ class Results:
 
     def restart(self) -> None:
         """Forget all slabs: the windows are made anew, of another size."""
-        for array in (self.labels, *self.maps.values()):
-            array[...] = 0
+        for array in (self.labels, self.regions, *self.maps.values()):
+            if array is not None:
+                array[...] = 0
         self.painter = Painter(self._output)
         self._kept = {}
 
@@ -56,11 +71,22 @@ class Results:
             if name not in self._kept:
                 self._kept[name] = np.zeros((len(value), *self._case.shape), dtype=np.float16)
             self._kept[name][(slice(None), *where)] = to_half(value)
+        if self._watched:
+            self._show(where, values["probability"])
+
+    def _show(self, where: Place, probability: np.ndarray) -> None:
+        """Lay a slab onto the input's grid for those who watch; ``complete`` puts the final labels over it."""
+        labels = self._case.space.reference_view(self.labels)
+        for place, block in self._case.space.slabs_from_model(probability, [part.start for part in where]):
+            painted = Painter(self._output).paint(block)
+            # What lies around an oblique slab is another one's.
+            np.copyto(labels[place], painted, where=painted != 0)
 
     def _finish_exactly(self, where: Place, values: Mapping[str, np.ndarray]) -> None:
         space = self._case.space
         mask = None if self._case.inside is None else self._case.inside[where]
-        space.output_view(self.labels)[where] = self.painter.paint(values["probability"], mask)
+        packed = None if self.regions is None else space.output_view(self.regions)[(slice(None), *where)]
+        space.output_view(self.labels)[where] = self.painter.paint(values["probability"], mask, packed)
         for name, target in self.maps.items():
             value = to_half(values[name])
             if mask is not None:
@@ -77,12 +103,14 @@ class Results:
         if space.exact:
             return
         labels = space.reference_view(self.labels)
+        regions = None if self.regions is None else space.reference_view(self.regions)
         names = ["probability", *(name for name in self.maps if name != "probability")]
         for number, name in enumerate(names):
             target = space.reference_view(self.maps[name]) if name in self.maps else None
             for where, block in space.slabs_from_model(self._kept.pop(name)):
                 if name == "probability":
-                    labels[where] = self.painter.paint(block)
+                    packed = None if regions is None else regions[(slice(None), *where)]
+                    labels[where] = self.painter.paint(block, packed=packed)
                 if target is not None:
                     target[(slice(None), *where)] = to_half(block)
                 done(number / len(names))

@@ -16,17 +16,20 @@ class Segmented:
     Args:
         maps: the names of the maps made; they and "labels" were allocated by the job.
         report: as `conresnet.segmentation` has it.
+        overlapping: whether the segments overlap, so that "regions" was allocated too.
     """
 
     maps: tuple[str, ...]
     report: dict
+    overlapping: bool = False
 
 
 class Engine(Protocol):
     """Anything that segments. Tests put their own in its place."""
 
     def segment(self, request: SegmentRequest, job: Job) -> Segmented:
-        """Segment into arrays that the job allocates: "labels", uint8 [k, j, i], and one a map.
+        """Segment into arrays that the job allocates: "labels", uint8 [k, j, i], "regions" where they overlap, and one
+        a map.
 
         Raises:
             UserError, Cancelled, MemoryError: and anything else for a fault of ours.

@@ -216,7 +216,8 @@ class _Server:
 def _segment(job: Job, engine: Engine) -> dict:
     result = engine.segment(SegmentRequest.from_message(job.message), job)
     maps = {name: job.path(name) for name in result.maps}
-    return {"labels": job.path("labels"), "maps": maps, "report": result.report}
+    regions = job.path("regions") if result.overlapping else None
+    return {"labels": job.path("labels"), "regions": regions, "maps": maps, "report": result.report}
 
 
 def _installed_version(name: str) -> str | None:

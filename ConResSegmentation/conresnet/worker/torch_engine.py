@@ -32,7 +32,7 @@ class TorchEngine:
             if is_out_of_memory(error):
                 raise MemoryError(str(error)) from error
             raise
-        return Segmented(tuple(result.maps), result.report)
+        return Segmented(tuple(result.maps), result.report, overlapping=result.regions is not None)
 
     def devices(self) -> list[dict]:
         found = [{"name": "cpu", "title": f"{platform.processor() or platform.machine()}, {default_threads()} threads"}]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conresnet.inference.painting import Painter
+from conresnet.inference.painting import Painter, packed_size, region_mask
 from conresnet.maps import check_maps, to_half
 from conresnet.package import parse_description
 from engine.model_cases import description
@@ -42,6 +42,21 @@ def test_regions_are_painted_in_their_order_over_one_another():
     assert turned.paint(probability).ravel().tolist() == [10, 10, 10, 30]
     assert list(turned.voxels) == [3, 0, 1]
     assert list(turned.region_voxels) == [3, 0, 2]
+
+
+def test_every_region_is_kept_whole_beside_the_painted_labels():
+    count = 11
+    document = description(segments=count, regions=True)
+    probability = np.random.default_rng(0).random((count, 4, 5, 6), np.float32)
+    mask = np.random.default_rng(1).random((4, 5, 6)) > 0.3
+    packed = np.full((packed_size(count), 4, 5, 6), 255, np.uint8)
+    labels = Painter(parse_description(document).output).paint(probability, mask, packed)
+    painted = np.zeros_like(labels)
+    for index in range(count):
+        np.testing.assert_array_equal(region_mask(packed, index), (probability[index] > 0.5) & mask)
+        painted[region_mask(packed, index)] = 10 * (index + 1)
+    assert len(packed) == 2
+    np.testing.assert_array_equal(painted, labels)
 
 
 @pytest.mark.parametrize("regions", [True, False])

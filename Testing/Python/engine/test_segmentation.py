@@ -5,6 +5,7 @@ import pytest
 
 from conresnet.grid import Grid, Volume
 from conresnet.image_files import read_volume
+from conresnet.inference.painting import region_mask
 from conresnet.roi import BoxROI
 from conresnet.segmentation import SegmentOptions, segment
 from engine.model_cases import make_model, use_test_networks
@@ -196,12 +197,54 @@ def test_mirroring_averages_the_probabilities(networks, tmp_path):
     assert np.allclose(probability(result), np.mean(turned, axis=0), atol=2e-3)
 
 
+@pytest.mark.parametrize("spacing", [None, [1.5, 1.5, 2.0]], ids=["own voxels", "resampled"])
+def test_overlapping_regions_come_whole_beside_the_painted_labels(tmp_path, spacing):
+    model = make_model(tmp_path, regions=True, scale=3.0, preparation={"spacing": spacing})
+    of = grid((40, 36, 30))
+    center = of.array_affine @ [20, 18, 15, 1]
+    box = BoxROI(center[:3], np.eye(3), np.array([20.0, 22.0, 24.0]))
+    result = run(model, random_volume(of), maps=("probability",), roi=box)
+    masks = [region_mask(result.regions, index) for index in (0, 1)]
+    for mask, probability in zip(masks, result.maps["probability"].astype(np.float32), strict=True):
+        sure = np.abs(probability - 0.5) > 1e-3
+        np.testing.assert_array_equal(mask[sure], probability[sure] > 0.5)
+    assert (masks[0] & masks[1]).any()
+    np.testing.assert_array_equal(result.labels.array, np.where(masks[1], 20, np.where(masks[0], 10, 0)))
+    volumes = [row["region_volume_ml"] for row in result.report["segments"]]
+    assert volumes == [pytest.approx(mask.sum() * of.voxel_volume / 1000) for mask in masks]
+    assert run(make_model(tmp_path / "labels"), random_volume(grid((8, 9, 10)))).regions is None
+
+
 def test_a_warm_model_forgets_the_case_before(tmp_path):
     model = make_model(tmp_path)
     volumes = [random_volume(grid((20, 40, 24)), seed=seed) for seed in (1, 2)]
     first = [run(model, volume).labels.array for volume in volumes]
     assert not np.array_equal(*first)
     assert np.array_equal(run(model, volumes[0]).labels.array, first[0])
+
+
+@pytest.mark.parametrize("spacing", [[1.5, 1.5, 1.5], [0.8, 1.0, 1.2]])
+@pytest.mark.parametrize("turn", [None, rotation(25)], ids=["straight", "oblique"])
+def test_labels_of_a_resampled_image_grow_too_and_are_the_same_in_the_end(tmp_path, spacing, turn):
+    model = make_model(tmp_path, scale=3.0, preparation={"spacing": spacing})
+    volume = random_volume(grid((90, 20, 22), rotation=turn))
+    expected = run(model, volume).labels.array
+    arrays, grown = {}, []
+
+    def allocate(name, shape, dtype):
+        arrays[name] = np.zeros(shape, dtype)
+        return arrays[name]
+
+    predict = model.system.predict
+
+    def watched(block, maps):
+        grown.append(np.count_nonzero(arrays["labels"]))
+        return predict(block, maps)
+
+    model.system.predict = watched
+    segment(model, [volume], SegmentOptions(threads=1), allocate=allocate)
+    np.testing.assert_array_equal(arrays["labels"], expected)
+    assert grown == sorted(grown) and grown[0] == 0 < grown[-1] < np.count_nonzero(expected)
 
 
 def test_results_live_where_they_are_allocated_and_grow(tmp_path):
