@@ -3,8 +3,8 @@
     python Testing/Benchmarks/nnunet.py PLAN.yaml --fold 0 --output FOLDER
     python -m conresnet_training evaluate FOLDER/predictions DATA
 
-It trains by 3d_fullres for as many samples as PLAN makes in all its steps, in 50 epochs, so that its schedule runs to
-its end. Then it segments the cases that the fold holds out. nnU-Net gets an environment of its own, .venv-nnunet/.
+It trains by 3d_fullres for as many samples as PLAN makes in all its steps, in at most 50 epochs, at whose end its
+schedule ends. Then it segments the cases that the fold holds out. nnU-Net gets an environment of its own, .venv-nnunet/.
 Run again with the same folder, it goes on where it was.
 """
 
@@ -47,13 +47,14 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
     batch = batch or planned["batch_size"]
     place.change(batch_size=batch)
     steps = math.ceil((samples or our_plan.training.steps * our_plan.training.batch) / batch)
-    epochs = min(EPOCHS, steps)
+    iterations = math.ceil(steps / EPOCHS)
+    epochs = math.ceil(steps / iterations)
     task = {
         "do": "train",
         "plans": str(place.plans_file),
         "fold": fold,
         "epochs": epochs,
-        "iterations": math.ceil(steps / epochs),
+        "iterations": iterations,
         "autocast": precision == "bf16",
         "seed": our_plan.training.seed,
     }
@@ -66,7 +67,7 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
     files = sorted(found.glob("*.nii.gz"))
     for file in files:
         shutil.copyfile(file, predictions / file.name)
-    made = task["iterations"] * epochs
+    made = iterations * epochs
     click.echo(
         f"nnU-Net made {made} steps of {batch} windows of {' x '.join(map(str, planned['patch_size']))}, "
         f"{made * batch} samples; {len(files)} cases are segmented in {predictions}.",
