@@ -4,8 +4,8 @@
     python -m conresnet_training evaluate FOLDER/predictions DATA
 
 It trains by 3d_fullres for as many samples as PLAN makes in all its steps, in at most 50 epochs, at whose end its
-schedule ends. Then it segments the cases that the fold holds out. nnU-Net gets an environment of its own, .venv-nnunet/.
-Run again with the same folder, it goes on where it was.
+schedule ends. Then it segments the cases that the fold holds out. nnU-Net gets an environment of its own in
+.venv-nnunet/. Run again with the same folder, it goes on where it was.
 """
 
 from __future__ import annotations
