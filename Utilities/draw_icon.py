@@ -1,6 +1,6 @@
-"""Draw the extension's icon: a stack of slices, and on the top one where it differs from the slice below.
+"""Draw the icons: a stack of slices, and on the top one where it differs from the slice below, or a rising curve.
 
-python Utilities/draw_icon.py    writes ConResNet.png and the module's icon, 128 x 128 with a transparent background
+python Utilities/draw_icon.py    writes ConResNet.png and the modules' icons, 128 x 128 with a transparent background
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ SIZE = 128
 SCALE = 8  # drawn this much larger and reduced, for smooth edges
 REPOSITORY = Path(__file__).resolve().parents[1]
 TARGETS = ("ConResNet.png", "ConResSegmentation/Resources/Icons/ConResSegmentation.png")
+TRAINING_TARGET = "ConResTraining/Resources/Icons/ConResTraining.png"
 
 SLICES = ((92, (32, 66, 104)), (66, (44, 96, 146)), (40, (66, 134, 190)))  # height of the center, fill; bottom first
 EDGE = (228, 240, 250)
@@ -63,14 +64,9 @@ def mask(points: list[tuple[float, float]]) -> Image.Image:
 
 
 def draw() -> Image.Image:
-    """The icon."""
-    icon = Image.new("RGBA", (SIZE * SCALE, SIZE * SCALE), (0, 0, 0, 0))
+    """The icon of the extension and of its segmentation module."""
+    icon = draw_stack()
     pen = ImageDraw.Draw(icon)
-    for index, (height, color) in enumerate(SLICES):
-        frame = outline(height)
-        pen.polygon(frame, fill=color)
-        pen.polygon(organ(index, height), fill=tuple((a + b) // 2 for a, b in zip(color, ORGAN, strict=True)))
-        pen.line([*frame, frame[0], frame[1]], fill=EDGE, width=2 * SCALE, joint="curve")
     top = SLICES[-1][0]
     here, below = mask(organ(2, top)), mask(organ(1, top))
     icon.paste(ORGAN, mask=ImageChops.multiply(here, below))
@@ -80,6 +76,33 @@ def draw() -> Image.Image:
     return icon.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
+def draw_training() -> Image.Image:
+    """The icon of the training module: the curve of what is learnt, before the same slices."""
+    icon = draw_stack()
+    pen = ImageDraw.Draw(icon)
+    steps = [step / 60 for step in range(61)]
+    curve = [((14 + 100 * x) * SCALE, (108 - 74 * (1 - math.exp(-3.2 * x))) * SCALE) for x in steps]
+    for color, width in ((EDGE, 13), (RESIDUAL, 8)):
+        pen.line(curve, fill=color, width=width * SCALE, joint="curve")
+        for end in (curve[0], curve[-1]):
+            radius = width * SCALE * (0.5 if end is curve[0] else 0.9)
+            pen.ellipse((end[0] - radius, end[1] - radius, end[0] + radius, end[1] + radius), fill=color)
+    return icon.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+
+
+def draw_stack() -> Image.Image:
+    """The slices, each with the organ in it, in the size in which is drawn."""
+    icon = Image.new("RGBA", (SIZE * SCALE, SIZE * SCALE), (0, 0, 0, 0))
+    pen = ImageDraw.Draw(icon)
+    for index, (height, color) in enumerate(SLICES):
+        frame = outline(height)
+        pen.polygon(frame, fill=color)
+        pen.polygon(organ(index, height), fill=tuple((a + b) // 2 for a, b in zip(color, ORGAN, strict=True)))
+        pen.line([*frame, frame[0], frame[1]], fill=EDGE, width=2 * SCALE, joint="curve")
+    return icon
+
+
 if __name__ == "__main__":
     for target in TARGETS:
         draw().save(REPOSITORY / target, optimize=True)
+    draw_training().save(REPOSITORY / TRAINING_TARGET, optimize=True)

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MODULES = ["ConResSegmentation"]
+MODULES = ["ConResSegmentation", "ConResTraining"]
 
 
 def with_list(text: str, variable: str, names: list[str]) -> str:

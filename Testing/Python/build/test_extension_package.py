@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-MODULES = ["ConResSegmentation"]
+MODULES = ["ConResSegmentation", "ConResTraining"]
 
 
 def files_below(folder: Path) -> set[str]:
@@ -43,13 +43,14 @@ def test_every_file_of_a_module_is_listed_in_its_cmake_lists(repository: Path, m
 
 
 def test_the_installed_tree_holds_the_modules_files_and_nothing_else(repository: Path, extension) -> None:
-    expected = set()
+    sources: dict[str, Path] = {}
     for module in MODULES:
-        expected |= files_below(repository / module) - {"CMakeLists.txt"}
-    assert files_below(extension.modules) == expected
-    for name in expected:
-        copies = [(folder / name).read_bytes() for folder in (repository / "ConResSegmentation", extension.modules)]
-        assert copies[0] == copies[1], name
+        names = files_below(repository / module) - {"CMakeLists.txt"}
+        assert not names & sources.keys(), "installed, all modules share one folder"
+        sources |= {name: repository / module / name for name in names}
+    assert files_below(extension.modules) == sources.keys()
+    for name, source in sources.items():
+        assert source.read_bytes() == (extension.modules / name).read_bytes(), name
 
 
 def test_git_tracks_everything_that_is_installed(repository: Path, extension) -> None:
@@ -86,7 +87,7 @@ def test_the_archive_is_one_that_slicer_installs_from_a_file(
     scripted = f"lib/Slicer-{slicer}/qt-scripted-modules/"
     description = f"share/Slicer-{slicer}/ConResNet.s4ext"
     assert {name for name in inside if not name.startswith(scripted)} == {description}
-    assert f"{scripted}ConResSegmentation.py" in inside
+    assert {f"{scripted}{module}.py" for module in MODULES} <= inside
 
 
 def test_the_description_is_lines_of_key_and_value(extension) -> None:

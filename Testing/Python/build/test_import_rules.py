@@ -28,6 +28,8 @@ CORE = [
     "conresnet.protocol",
     "conresnet.roi",
 ]
+# What no process of Slicer's ever has: whole libraries that belong to the engine's and the backend's processes.
+HEAVY = {"torch", "safetensors", "click", "nibabel", "yaml", "pydantic", *TRAINING}
 ENGINE = ["conresnet.__main__", "conresnet.networks", "conresnet.segmentation", "conresnet.worker"]
 
 # What a Slicer module file may import when it is loaded: nothing that a fresh Slicer lacks.
@@ -94,32 +96,45 @@ def test_the_training_backend_never_imports_slicer(training: Path) -> None:
     assert offending(training, files, lambda entry: entry.top in SLICER or entry.top.startswith("ConRes")) == []
 
 
-def test_slicer_module_files_import_only_what_a_fresh_slicer_has(segmentation: Path) -> None:
-    files = [*segmentation.glob("*.py"), *sources(segmentation / "ConResSegmentationLib")]
+def slicer_files(module: Path) -> list[Path]:
+    """What Slicer's own process loads of a module."""
+    return [*module.glob("*.py"), *sources(module / f"{module.name}Lib")]
+
+
+@pytest.mark.parametrize("name", ["ConResSegmentation", "ConResTraining"])
+def test_slicer_module_files_import_only_what_a_fresh_slicer_has(repository: Path, name: str) -> None:
+    # The training module stands on the other one, never the reverse.
+    training = {"conresnet_training", "ConResTrainingLib"} if name == "ConResTraining" else set()
+    ours = {"conresnet", "ConResSegmentationLib", *training}
 
     def is_wrong(entry: Import) -> bool:
-        ours = entry.top in {"conresnet", "ConResSegmentationLib"}
-        return entry.at_file_level and not ours and entry.top not in SLICER_MODULE_MAY_IMPORT
+        return entry.at_file_level and entry.top not in ours and entry.top not in SLICER_MODULE_MAY_IMPORT
 
+    files = slicer_files(repository / name)
     assert files
-    assert offending(segmentation, files, is_wrong) == []
+    assert offending(repository / name, files, is_wrong) == []
 
 
-def test_slicer_module_files_never_import_torch(segmentation: Path) -> None:
-    """Not inside a function either: torch lives in the engine's process."""
-    files = [*segmentation.glob("*.py"), *sources(segmentation / "ConResSegmentationLib")]
-    assert offending(segmentation, files, lambda entry: entry.top in {"torch", "safetensors", *TRAINING}) == []
+@pytest.mark.parametrize("name", ["ConResSegmentation", "ConResTraining"])
+def test_slicer_module_files_never_import_torch(repository: Path, name: str) -> None:
+    """Not inside a function either: torch lives in the processes of the engine and of the training backend."""
+    heavy = HEAVY - {"click", "conresnet_training"}
+    files = slicer_files(repository / name)
+    assert offending(repository / name, files, lambda entry: entry.top in heavy) == []
 
 
-def test_what_slicer_module_files_take_of_the_engine_needs_no_torch(segmentation: Path, tmp_path: Path) -> None:
-    files = [*segmentation.glob("*.py"), *sources(segmentation / "ConResSegmentationLib")]
-    engine = {module_name(path, segmentation) for path in sources(segmentation / "conresnet")}
+@pytest.mark.parametrize("name", ["ConResSegmentation", "ConResTraining"])
+def test_what_slicer_module_files_take_of_our_packages_needs_no_torch(
+    repository: Path, segmentation: Path, training: Path, tmp_path: Path, name: str
+) -> None:
+    ours = {module_name(path, segmentation) for path in sources(segmentation / "conresnet")}
+    ours |= {module_name(path, training) for path in sources(training / "conresnet_training")}
     taken = set()
-    for path in files:
-        for entry in imports_of(path, segmentation):
-            taken |= engine & {entry.module, f"{entry.module}.{entry.name}"}
+    for path in slicer_files(repository / name):
+        for entry in imports_of(path, repository / name):
+            taken |= ours & {entry.module, f"{entry.module}.{entry.name}"}
     assert taken
-    run_blocked(sorted(taken), {"torch", "safetensors", "click", *TRAINING}, tmp_path)
+    run_blocked(sorted(taken), HEAVY - {"conresnet_training"}, tmp_path)
 
 
 def test_no_module_imports_itself_round_a_corner(segmentation: Path, training: Path) -> None:

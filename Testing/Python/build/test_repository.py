@@ -28,7 +28,11 @@ CATALOG_FIELDS = {
     "scm_url",
     "tier",
 }
-ICONS = ["ConResNet.png", "ConResSegmentation/Resources/Icons/ConResSegmentation.png"]
+ICONS = [
+    "ConResNet.png",
+    "ConResSegmentation/Resources/Icons/ConResSegmentation.png",
+    "ConResTraining/Resources/Icons/ConResTraining.png",
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,127 @@
+"""Where the training backend runs, and how its commands are started there.
+
+backend = Backend()
+backend.place, backend.python = Place.python, "/path/to/python"
+launch = backend.launch("train", plan, "--output", run)     # an EngineLaunch: program, arguments, environment
+
+The folders that hold the packages conresnet and conresnet_training are handed over in PYTHONPATH, so that nothing of
+ours is installed anywhere. No command goes through a shell of this computer.
+"""
+
+import enum
+import os
+import shlex
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+
+import conresnet
+import conresnet_training
+from conresnet.errors import UserError
+from ConResSegmentationLib.EngineConnection import EngineLaunch
+
+from .TrainingEnvironment import TrainingEnvironment
+
+# These hand what they are given to a shell on the other side, which would divide a path at its blanks.
+_HAND_TO_A_SHELL = {"ssh", "autossh", "plink"}
+
+
+class Place(enum.Enum):
+    """Which Python runs the backend."""
+
+    environment = "environment"
+    python = "python"
+    command = "command"
+
+
+@dataclass
+class Backend:
+    """The training backend, wherever it runs.
+
+    Args:
+        place: in the module's own environment, in another Python, or behind a command.
+        python: the executable of another Python; with a command, the Python as the other side names it.
+        command: what is put before the Python, such as ``ssh host`` or ``srun -c 8``.
+        environment: the module's own environment.
+    """
+
+    place: Place = Place.environment
+    python: str = ""
+    command: str = ""
+    environment: TrainingEnvironment = field(default_factory=TrainingEnvironment)
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be started as it is set, as a sentence; empty when it can be tried."""
+        try:
+            self.launch("--version")
+        except UserError as error:
+            return error.message
+        return ""
+
+    @property
+    def isHere(self) -> bool:
+        """Whether it runs on this computer for sure; what a command does is its own affair."""
+        return self.place is not Place.command
+
+    def launch(self, *arguments: str) -> EngineLaunch:
+        """How a command of the backend is started.
+
+        Raises:
+            UserError: ``training-environment-missing``, ``training-python-not-found`` or ``training-command-invalid``.
+        """
+        return self.launchModule("conresnet_training", *arguments)
+
+    def launchModule(self, module: str, *arguments: str) -> EngineLaunch:
+        """As `launch`, for any module of the two packages."""
+        words = ("-m", module, *map(str, arguments))
+        if self.place is Place.command:
+            return self._behindCommand(words)
+        if self.place is Place.environment:
+            if not self.environment.isReady:
+                sentence = _("There is no training environment yet; make it, or choose another Python.")
+                raise UserError("training-environment-missing", sentence)
+            return EngineLaunch(self.environment.python, words, {**self.environment.variables(), **_ours()})
+        if not self.python or not (os.path.isfile(self.python) or shutil.which(self.python)):
+            sentence = _("The Python that shall train, {program}, does not exist; choose another.")
+            if not self.python:
+                sentence = _("Choose the python executable that shall train.")
+            raise UserError("training-python-not-found", sentence.format(program=self.python), program=self.python)
+        # Another Python would load Slicer's libraries instead of its own, and crash.
+        return EngineLaunch(self.python, words, {**slicer.util.startupEnvironment(), **_ours()})
+
+    def _behindCommand(self, words: tuple[str, ...]) -> EngineLaunch:
+        try:
+            prefix = shlex.split(self.command, posix=os.name != "nt")
+        except ValueError:
+            prefix = []
+        program = shutil.which(prefix[0]) if prefix else None
+        if program is None:
+            sentence = _("The command {command} cannot be started; check its spelling.")
+            if not self.command.strip():
+                sentence = _("Name the command that goes before the Python, such as: ssh host")
+            raise UserError("training-command-invalid", sentence.format(command=self.command), command=self.command)
+        # The variables of this process do not reach the other side: they go along as words.
+        inner = ["env", *(f"{name}={value}" for name, value in _ours().items()), self.python or "python3", *words]
+        if Path(program).stem in _HAND_TO_A_SHELL:
+            inner = [shlex.quote(word) for word in inner]
+        return EngineLaunch(program, (*prefix[1:], *inner), slicer.util.startupEnvironment())
+
+
+def packageFolders() -> list[str]:
+    """The folders that hold the backend's two packages: two in a source tree, one and the same once installed."""
+    return list(
+        dict.fromkeys(str(Path(package.__file__).resolve().parents[1]) for package in (conresnet, conresnet_training))
+    )
+
+
+def _ours() -> dict[str, str]:
+    return {
+        "PYTHONPATH": os.pathsep.join(packageFolders()),
+        "PYTHONUTF8": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }

@@ -1,0 +1,113 @@
+"""A command that runs beside Slicer and ends with it: its output line by line, its end, and stopping it."""
+
+import codecs
+from collections.abc import Callable
+
+import qt
+
+from ConResSegmentationLib.EngineConnection import EngineLaunch
+
+SECONDS_TO_TERMINATE = 3
+
+
+class ChildProcess:
+    """One run of a program.
+
+    Args:
+        launch: what to start.
+        onEnded: called once from the event loop with (exit code, all that was written to the standard output, all that
+            was written to the standard error); the exit code is None where it could not be started or was stopped.
+        onLine: called with every finished line of either stream.
+    """
+
+    def __init__(
+        self,
+        launch: EngineLaunch,
+        onEnded: Callable[[int | None, str, str], None],
+        onLine: Callable[[str], None] | None = None,
+    ):
+        self.launch = launch
+        self._onEnded, self._onLine = onEnded, onLine
+        self._isStopped = self._isOver = False
+        self._texts, self._rests = ["", ""], ["", ""]
+        self._decoders = [codecs.getincrementaldecoder("utf-8")(errors="replace") for _stream in range(2)]
+        self._process = qt.QProcess()
+        self._process.connect("readyReadStandardOutput()", self._onOutput)
+        self._process.connect("readyReadStandardError()", self._onError)
+        self._process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
+        self._process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
+        self._killer = qt.QTimer()
+        self._killer.setSingleShot(True)
+        self._killer.connect("timeout()", self._process.kill)
+
+    def start(self) -> None:
+        """Start it; what becomes of it is heard later."""
+        environment = qt.QProcessEnvironment()
+        for name, value in self.launch.environment.items():
+            environment.insert(name, value)
+        self._process.setProcessEnvironment(environment)
+        self._process.start(self.launch.program, list(self.launch.arguments))
+        self._process.closeWriteChannel()
+
+    @property
+    def isStopped(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._isStopped
+
+    def stop(self, wait: bool = False) -> None:
+        """Have it end; killed when it does not in a few seconds.
+
+        Args:
+            wait: until it has gone; for when Slicer or the module is about to end. Nothing is told then.
+        """
+        self._isStopped = True
+        if wait:
+            self._onEnded = lambda *_ended: None
+        # A console program of Windows hears no request to end.
+        self._process.terminate()
+        self._killer.start(SECONDS_TO_TERMINATE * 1000)
+        if wait and not self._process.waitForFinished(SECONDS_TO_TERMINATE * 1000):
+            self._process.kill()
+            self._process.waitForFinished(SECONDS_TO_TERMINATE * 1000)
+
+    def _onOutput(self) -> None:
+        self._take(0, bytes(self._process.readAllStandardOutput().data()))
+
+    def _onError(self) -> None:
+        self._take(1, bytes(self._process.readAllStandardError().data()))
+
+    def _take(self, stream: int, data: bytes) -> None:
+        text = self._decoders[stream].decode(data).replace("\r\n", "\n")
+        self._texts[stream] += text
+        # A progress bar goes back to the start of its line again and again.
+        *lines, self._rests[stream] = (self._rests[stream] + text).replace("\r", "\n").split("\n")
+        if self._onLine:
+            for line in filter(str.strip, lines):
+                self._onLine(line)
+
+    def _onFinished(self, exitCode: int, exitStatus: int) -> None:
+        self._onOutput()
+        self._onError()
+        self._end(None if self._isStopped or exitStatus != qt.QProcess.NormalExit else exitCode)
+
+    def _onProcessError(self, error: int) -> None:
+        if error == qt.QProcess.FailedToStart:
+            self._texts[1] += f"{self.launch.program} could not be started."
+            self._end(None)
+
+    def _end(self, exitCode: int | None) -> None:
+        self._killer.stop()
+        if self._isOver:
+            return
+        self._isOver = True
+        # Who hears it may start the next process and drop this one: not while its process is still telling.
+        qt.QTimer.singleShot(0, lambda: self._onEnded(exitCode, *self._texts))
+
+
+def lastLine(*texts: str) -> str:
+    """The last line that says something, of the first text that has one: what a command closes with."""
+    for text in texts:
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if lines:
+            return lines[-1]
+    return ""

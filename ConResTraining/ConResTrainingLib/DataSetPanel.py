@@ -1,0 +1,159 @@
+"""The data set: its folder, what it is, and what the check has found in it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import qt
+from slicer.i18n import tr as _
+
+from conresnet.errors import UserError
+from conresnet_training.data_sets import DataSet, read_data_set
+
+from . import Settings
+from .Backend import Backend
+from .BackendTask import BackendTask
+from .StatusLabel import say
+
+_REPORTS_FOLDER = "conresnet-check"
+_EXIT_WITH_ERRORS = 2
+
+
+class DataSetPanel:
+    """The widgets of the data set.
+
+    Args:
+        ui: the module's widgets by name.
+        backend: where the check runs.
+        log: called with what the check prints, line by line.
+        onChanged: called when another folder was chosen, or its content changed by us.
+    """
+
+    def __init__(self, ui, backend: Backend, log: Callable[[str], None], onChanged: Callable[[], None]):
+        self._ui, self._backend, self._onChanged = ui, backend, onChanged
+        self._dataSet: DataSet | None = None
+        self._problem = ""
+        self._task = BackendTask(ui.checkButton, ui.checkStatusLabel, self._check, log)
+        ui.findingsTree.header().setStretchLastSection(True)
+        ui.dataSetPathEdit.currentPath = Settings.value("DataSet")
+        ui.dataSetPathEdit.connect("currentPathChanged(QString)", self._onPathChanged)
+        ui.openCheckButton.connect("clicked(bool)", self._onOpenReport)
+
+    @property
+    def folder(self) -> Path | None:
+        """The chosen folder, which need not exist; None while none is chosen."""
+        text = self._ui.dataSetPathEdit.currentPath.strip()
+        return Path(text) if text else None
+
+    @property
+    def dataSet(self) -> DataSet | None:
+        """What lies in the folder; None when that is no data set."""
+        return self._dataSet
+
+    @property
+    def problem(self) -> str:
+        """Why there is no data set, as a sentence; empty when there is one."""
+        return self._problem
+
+    def refresh(self) -> None:
+        """Look at the folder again."""
+        self._dataSet, self._problem = None, ""
+        if self.folder is None:
+            self._problem = _("Choose the folder of a data set.")
+        else:
+            try:
+                self._dataSet = read_data_set(self.folder)
+            except UserError as error:
+                self._problem = error.message
+        summary = _summary(self._dataSet) if self._dataSet else self._problem if self.folder else ""
+        say(self._ui.dataSetSummaryLabel, summary)
+        self.updateButtons()
+
+    def updateButtons(self) -> None:
+        """Allow Check, or say on it why it cannot be done."""
+        problem = self._problem or self._backend.problem
+        self._ui.checkButton.enabled = self._task.isRunning or not problem
+        self._ui.checkButton.toolTip = problem or _("Read every case, and report what is missing or wrong.")
+        self._ui.openCheckButton.enabled = bool(self._report) and self._report.is_file()
+
+    def close(self) -> None:
+        """The panel goes."""
+        self._task.stop()
+
+    def _onPathChanged(self, path: str) -> None:
+        Settings.setValue("DataSet", path)
+        self._ui.findingsTree.clear()
+        self._ui.findingsTree.visible = False
+        say(self._ui.checkStatusLabel, "")
+        self.refresh()
+        self._onChanged()
+
+    @property
+    def _output(self) -> Path | None:
+        # Beside the data, which may lie where only the other side of a command can reach it, and not among them.
+        return self.folder.with_name(f"{self.folder.name}-{_REPORTS_FOLDER}") if self.folder else None
+
+    @property
+    def _report(self) -> Path | None:
+        return self._output / "check.html" if self._output else None
+
+    def _check(self) -> None:
+        output = self._output
+        arguments = ("check", str(self.folder), "--output", str(output))
+        # What it found last time must not pass for what it finds now.
+        (output / "check.json").unlink(missing_ok=True)
+        self._ui.findingsTree.clear()
+        self._ui.findingsTree.visible = False
+        self._task.run(
+            lambda: self._backend.launch(*arguments),
+            _("Checking {count} cases").format(count=len(self._dataSet.cases)),
+            lambda _text: self._showFindings(output),
+            doneCodes=(0, _EXIT_WITH_ERRORS),
+        )
+
+    def _showFindings(self, output: Path) -> None:
+        try:
+            report = json.loads((output / "check.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            # It could not begin, and has said why.
+            return
+        except (OSError, ValueError) as error:
+            say(self._ui.checkStatusLabel, _("The findings cannot be read: {error}").format(error=error), isError=True)
+            return
+        rows = [("", finding) for finding in report["summary"]["findings"]]
+        rows += [(case["name"], finding) for case in report["cases"] for finding in case["findings"]]
+        tree = self._ui.findingsTree
+        for case, finding in sorted(rows, key=lambda row: row[1]["level"] != "error"):
+            item = qt.QTreeWidgetItem(tree)
+            item.setIcon(0, _levelIcon(tree, finding["level"]))
+            item.setText(1, case)
+            item.setText(2, finding["message"])
+            item.setToolTip(2, finding["message"])
+        for column in (0, 1):
+            tree.resizeColumnToContents(column)
+        tree.visible = bool(rows)
+        self.updateButtons()
+
+    def _onOpenReport(self) -> None:
+        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self._report)))
+
+
+def _summary(dataSet: DataSet) -> str:
+    layout = {
+        "decathlon": _("Medical Segmentation Decathlon"),
+        "nnunet": _("nnU-Net (raw data)"),
+        "brats": _("BraTS"),
+    }[dataSet.layout]
+    if dataSet.regions:
+        labels = _("Regions: {names}").format(names=", ".join(dataSet.regions))
+    else:
+        labels = _("Labels: {names}").format(
+            names=", ".join(f"{value} {name}" for value, name in dataSet.labels.items())
+        )
+    sentence = _("{layout}: {count} labelled cases. Channels: {channels}. {labels}.")
+    return sentence.format(layout=layout, count=len(dataSet.cases), channels=", ".join(dataSet.channels), labels=labels)
+
+
+def _levelIcon(widget, level: str):
+    style = widget.style()
+    return style.standardIcon(style.SP_MessageBoxCritical if level == "error" else style.SP_MessageBoxWarning)

@@ -1,0 +1,173 @@
+"""The plan: made from the data, shown with every line to edit, saved, and read again."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from conresnet.atomic_file import replacing
+from conresnet.errors import UserError
+
+from . import Settings
+from .Backend import Backend
+from .BackendTask import BackendTask
+from .DataSetPanel import DataSetPanel
+from .StatusLabel import say
+
+
+class PlanPanel:
+    """The widgets of the plan.
+
+    Args:
+        ui: the module's widgets by name.
+        backend: where the plan is made.
+        dataSetPanel: what it is made from.
+        log: called with what the backend prints, line by line.
+        onChanged: called when there is another plan, or none.
+    """
+
+    def __init__(
+        self,
+        ui,
+        backend: Backend,
+        dataSetPanel: DataSetPanel,
+        log: Callable[[str], None],
+        onChanged: Callable[[], None],
+    ):
+        self._ui, self._backend, self._dataSetPanel, self._onChanged = ui, backend, dataSetPanel, onChanged
+        # The text as it is in the file.
+        self._saved = ""
+        self._task = BackendTask(ui.makePlanButton, ui.planStatusLabel, self._make, log)
+        ui.planTextEdit.setFont(qt.QFontDatabase.systemFont(qt.QFontDatabase.FixedFont))
+        ui.planPathEdit.currentPath = Settings.value("Plan")
+        ui.planPathEdit.connect("currentPathChanged(QString)", self._onPathChanged)
+        ui.planTextEdit.connect("textChanged()", self._onTextChanged)
+        ui.savePlanButton.connect("clicked(bool)", self._onSave)
+        ui.resetPlanButton.connect("clicked(bool)", self._onReset)
+
+    @property
+    def path(self) -> Path | None:
+        """The plan's file, which need not exist; None while none is named."""
+        text = self._ui.planPathEdit.currentPath.strip()
+        return Path(text) if text else None
+
+    @property
+    def problem(self) -> str:
+        """Why a run cannot start by it, as a sentence; empty when it can."""
+        if self._task.isRunning:
+            return _("A plan is being made.")
+        if not self._ui.planTextEdit.toPlainText().strip() or self.path is None:
+            return _("Make a plan first, or choose the file of one.")
+        return ""
+
+    @property
+    def folds(self) -> int | None:
+        """Into how many folds the plan divides the cases, as its text says; None where it does not."""
+        found = re.search(r"^\s+folds:\s*(\d+)", self._ui.planTextEdit.toPlainText(), re.MULTILINE)
+        return int(found[1]) if found else None
+
+    def refresh(self) -> None:
+        """Read the plan's file, unless what is in the editor was not saved."""
+        if not self._isEdited:
+            self._read()
+        self.updateButtons()
+
+    def save(self) -> None:
+        """Write what is in the editor into the plan's file, where it differs.
+
+        Raises:
+            UserError: where it cannot be written.
+        """
+        if not self._isEdited:
+            return
+        text = self._ui.planTextEdit.toPlainText()
+        with replacing(self.path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+        self._saved = text
+        self.updateButtons()
+
+    def proposePath(self) -> None:
+        """Name a file beside the data set for its plan, when another data set was chosen."""
+        folder = self._dataSetPanel.folder
+        if folder and not self._isEdited:
+            self._ui.planPathEdit.currentPath = str(folder.with_name(f"{folder.name}-plan.yaml"))
+
+    def updateButtons(self) -> None:
+        """Allow what can be done, and say on the buttons why the rest cannot."""
+        problem = self._dataSetPanel.problem or self._backend.problem
+        if not problem and self.path is None:
+            problem = _("Name the file of the plan.")
+        self._ui.makePlanButton.enabled = self._task.isRunning or not problem
+        self._ui.makePlanButton.toolTip = problem or _(
+            "Look at the data set and make a plan for it; the values above are put into it."
+        )
+        self._ui.savePlanButton.enabled = self._isEdited and self.path is not None
+        self._ui.resetPlanButton.enabled = self._isEdited
+
+    def close(self) -> None:
+        """The panel goes."""
+        self._task.stop()
+
+    @property
+    def _isEdited(self) -> bool:
+        return self._ui.planTextEdit.toPlainText() != self._saved
+
+    def _read(self) -> None:
+        text = ""
+        if self.path and self.path.is_file():
+            try:
+                text = self.path.read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                sentence = _("The plan {path} cannot be read: {error}").format(path=self.path, error=error)
+                say(self._ui.planStatusLabel, sentence, isError=True)
+        self._saved = text
+        self._ui.planTextEdit.setPlainText(text)
+
+    def _onPathChanged(self, path: str) -> None:
+        Settings.setValue("Plan", path)
+        say(self._ui.planStatusLabel, "")
+        self.refresh()
+        self._onChanged()
+
+    def _onTextChanged(self) -> None:
+        self.updateButtons()
+        self._onChanged()
+
+    def _onSave(self) -> None:
+        try:
+            self.save()
+        except UserError as error:
+            say(self._ui.planStatusLabel, error.message, isError=True)
+        else:
+            say(self._ui.planStatusLabel, _("Saved."))
+
+    def _onReset(self) -> None:
+        say(self._ui.planStatusLabel, "")
+        self._read()
+
+    def _make(self) -> None:
+        question = _("The plan in {path} is made anew, and what was edited in it is lost. Go on?")
+        isOther = bool(self._ui.planTextEdit.toPlainText().strip())
+        if isOther and not slicer.util.confirmYesNoDisplay(question.format(path=self.path.name)):
+            return
+        settings = [argument for setting in self._settings() for argument in ("--set", setting)]
+        arguments = ("plan", str(self._dataSetPanel.folder), "--output", str(self.path), *settings)
+        self._task.run(lambda: self._backend.launch(*arguments), _("Making a plan"), self._onMade)
+        self._onChanged()
+
+    def _settings(self) -> list[str]:
+        fields = {
+            "training.steps": self._ui.stepsSpinBox,
+            "training.batch": self._ui.batchSpinBox,
+            "model.system.networks.0.arguments.base_width": self._ui.widthSpinBox,
+            "training.folds": self._ui.foldsSpinBox,
+        }
+        return [f"{key}={field.value}" for key, field in fields.items() if field.value > 0]
+
+    def _onMade(self, _output: str) -> None:
+        self._read()
+        self.updateButtons()
+        self._onChanged()

@@ -1,0 +1,122 @@
+"""Adding what is segmented in the scene to a data set, as a case of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import slicer
+from slicer.i18n import tr as _
+
+from conresnet.errors import UserError
+from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
+
+from . import DecathlonFolder, SceneCase
+from .DataSetPanel import DataSetPanel
+from .StatusLabel import say
+
+
+@dataclass(frozen=True)
+class _Channel:
+    """A channel of a data set, as the selectors of volumes know a model's input."""
+
+    name: str
+    keywords: tuple[str, ...] = ()
+    exclude_keywords: tuple[str, ...] = ()
+
+    @property
+    def modality(self) -> str:
+        return self.name
+
+
+class SceneCasePanel:
+    """The widgets that choose volumes, a segmentation and a name, and write the case.
+
+    Args:
+        ui: the module's widgets by name.
+        dataSetPanel: says which folder.
+        onAdded: called when a case was written.
+    """
+
+    def __init__(self, ui, dataSetPanel: DataSetPanel, onAdded: Callable[[], None]):
+        self._ui, self._dataSetPanel, self._onAdded = ui, dataSetPanel, onAdded
+        self._problem = ""
+        self._proposed = ""
+        self._names: list[str] = []
+        self._channels = ChannelSelectors(ui.sceneCaseCollapsibleButton.layout(), 1, self.update)
+        ui.newChannelsEdit.connect("editingFinished()", self.refresh)
+        ui.sceneLabelsSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)
+        ui.caseNameEdit.connect("textChanged(QString)", self._checkCanAdd)
+        ui.addCaseButton.connect("clicked(bool)", self._onAdd)
+        ui.sceneCaseCollapsibleButton.connect("contentsCollapsed(bool)", self._onCollapsed)
+
+    @property
+    def combos(self) -> list:
+        """The selectors of the channels' volumes."""
+        return self._channels.combos
+
+    def refresh(self) -> None:
+        """Another folder was chosen, or its content has changed."""
+        self._problem, description, folder = "", None, self._dataSetPanel.folder
+        if folder is None:
+            self._problem = _("Choose the folder of a data set, or a new one, above.")
+        else:
+            try:
+                description = DecathlonFolder.describe(folder)
+            except UserError as error:
+                self._problem = error.message
+        isNew = description is None and not self._problem
+        self._ui.newChannelsLabel.visible = self._ui.newChannelsEdit.visible = isNew
+        names = description.channels if description else self._ui.newChannelsEdit.text.split(",")
+        self._names = list(dict.fromkeys(name.strip() for name in names if name.strip())) if not self._problem else []
+        self._channels.setInputs(tuple(map(_Channel, self._names)))
+        self.fill()
+
+    def fill(self) -> None:
+        """Choose volumes by their names where none is chosen, and a segmentation where there is but one."""
+        if self._ui.sceneCaseCollapsibleButton.collapsed:
+            return
+        self._channels.fillEmpty()
+        selector = self._ui.sceneLabelsSelector
+        if selector.currentNode() is None and selector.nodeCount() == 1:
+            selector.setCurrentNodeIndex(0)
+        self.update()
+
+    def update(self, _node=None) -> None:
+        """Propose a name, unless the user has given one, and see whether all is there."""
+        first = self._channels.firstNode
+        if first is not None and self._ui.caseNameEdit.text in ("", self._proposed):
+            self._proposed = DecathlonFolder.proposedName(self._dataSetPanel.dataSet, first.GetName())
+            self._ui.caseNameEdit.text = self._proposed
+        self._checkCanAdd()
+
+    def _onCollapsed(self, collapsed: bool) -> None:
+        if not collapsed:
+            self.refresh()
+
+    def _checkCanAdd(self, _text: str = "") -> None:
+        problem = self._problem or self._channels.problem()
+        if not problem and not self._names:
+            problem = _("Name the channels of the new data set.")
+        if not problem and self._ui.sceneLabelsSelector.currentNode() is None:
+            problem = _("Choose the segmentation of these volumes.")
+        if not problem and not self._ui.caseNameEdit.text.strip():
+            problem = _("Name the case.")
+        self._ui.addCaseButton.enabled = not problem
+        tip = _("Write the volumes and the segments as a case of the data set, on the voxels of the first volume.")
+        self._ui.addCaseButton.toolTip = problem or tip
+
+    def _onAdd(self) -> None:
+        folder, name = self._dataSetPanel.folder, self._ui.caseNameEdit.text.strip()
+        labelsNode = self._ui.sceneLabelsSelector.currentNode()
+        nodes = dict(zip(self._names, self._channels.nodes, strict=True))
+        try:
+            with slicer.util.WaitCursor():
+                arrays, grid = SceneCase.channelArrays(nodes)
+                masks = SceneCase.segmentMasks(labelsNode, self._channels.firstNode)
+                DecathlonFolder.addCase(folder, name, arrays, masks, grid)
+        except UserError as error:
+            say(self._ui.sceneCaseStatusLabel, error.message, isError=True)
+            return
+        self._proposed = self._ui.caseNameEdit.text
+        self._onAdded()
+        sentence = _("The case {name} is added: {segments}.").format(name=name, segments=", ".join(masks))
+        say(self._ui.sceneCaseStatusLabel, sentence)

@@ -1,0 +1,169 @@
+"""The curves of a run in Slicer's plot views: a table, its series and a chart for the losses, and alike for Dice.
+
+The nodes are not saved with the scene, since the run's folder holds what they show.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from vtk.util import numpy_support
+
+from conresnet_training.progress import Progress
+
+CURVES_ATTRIBUTE = "ConResNet.Curves"
+_EXTENT_ATTRIBUTE = "ConResNet.CurvesExtent"
+# A number of our own, beyond those of Slicer's layouts.
+LAYOUT = 5127
+_VIEWS = {"loss": "ConResLoss", "dice": "ConResDice"}
+_LAYOUT_DESCRIPTION = '<layout type="vertical">{}</layout>'.format(
+    "".join(
+        f'<item><view class="vtkMRMLPlotViewNode" singletontag="{tag}">'
+        f'<property name="viewlabel" action="default">{tag[6]}</property></view></item>'
+        for tag in _VIEWS.values()
+    )
+)
+# Black for the whole, then colors that can be told apart by those who do not see all of them (Okabe and Ito).
+_COLORS = (
+    (0.0, 0.0, 0.0),
+    (0.0, 0.45, 0.70),
+    (0.84, 0.37, 0.0),
+    (0.0, 0.62, 0.45),
+    (0.80, 0.47, 0.65),
+    (0.90, 0.62, 0.0),
+    (0.34, 0.71, 0.91),
+)
+
+
+def update(name: str, progress: Progress) -> None:
+    """Show a run's progress in the charts' nodes, which are made where they are not there.
+
+    Args:
+        name: of the run, for the charts' titles.
+    """
+    parts = {
+        "loss": _("Loss"),
+        "segmentation_loss": _("Segmentation"),
+        "residual_loss": _("Residual"),
+        "boundary_loss": _("Boundary"),
+    }
+    points = progress.points
+    there = [key for key in parts if any(point.get(key) is not None for point in points)] or ["loss"]
+    columns = {parts[key]: [point.get(key) for point in points] for key in there}
+    title = _("Loss of {name}").format(name=name)
+    _fill("loss", title, _("Loss"), [point["step"] for point in points], columns, progress.steps)
+    validations = progress.validations
+    segments = (progress.started or {}).get("segments", [])
+    columns = {_("Mean"): [point.get("dice") for point in validations]}
+    for segment in segments:
+        columns[segment] = [point.get("dice_a_segment", {}).get(segment) for point in validations]
+    title = _("Dice of {name} on the held-out cases").format(name=name)
+    _fill("dice", title, _("Dice"), [point["step"] for point in validations], columns, progress.steps)
+
+
+def charts() -> dict[str, object]:
+    """The chart nodes of this scene, by "loss" and "dice"."""
+    return {kind: node for kind in _VIEWS if (node := _find("vtkMRMLPlotChartNode", kind)) is not None}
+
+
+def isShown() -> bool:
+    """Whether the curves' layout is chosen."""
+    return slicer.app.layoutManager().layout == LAYOUT
+
+
+def show() -> None:
+    """Choose the curves' layout: losses above, Dice below."""
+    manager = slicer.app.layoutManager()
+    manager.layoutLogic().GetLayoutNode().AddLayoutDescription(LAYOUT, _LAYOUT_DESCRIPTION)
+    manager.setLayout(LAYOUT)
+    for number in range(manager.plotViewCount):
+        viewNode = manager.plotWidget(number).mrmlPlotViewNode()
+        # Another module that shows a chart means its own view.
+        viewNode.SetDoPropagatePlotChartSelection(False)
+    _assignCharts()
+
+
+def hide(layout: int) -> None:
+    """Choose another layout, the one from before."""
+    slicer.app.layoutManager().setLayout(layout)
+
+
+def _assignCharts() -> None:
+    manager = slicer.app.layoutManager()
+    nodes = charts()
+    for number in range(manager.plotViewCount):
+        widget = manager.plotWidget(number)
+        viewNode = widget.mrmlPlotViewNode()
+        kind = next((kind for kind, tag in _VIEWS.items() if tag == viewNode.GetSingletonTag()), None)
+        chartId = nodes[kind].GetID() if kind in nodes else None
+        if kind and viewNode.GetPlotChartNodeID() != chartId:
+            viewNode.SetPlotChartNodeID(chartId)
+
+
+def _fill(kind: str, title: str, yTitle: str, steps: Sequence[int], columns: dict[str, list], lastStep: int) -> None:
+    table = vtk.vtkTable()
+    stepName = _("Step")
+    for name, values in {stepName: steps, **columns}.items():
+        # What is not a number is not drawn: a gap in the curve.
+        array = numpy_support.numpy_to_vtk(np.array(values, dtype=float), deep=True)
+        array.SetName(name)
+        table.AddColumn(array)
+    tableNode = _findOrMake("vtkMRMLTableNode", kind)
+    tableNode.SetAndObserveTable(table)
+    chart = _findOrMake("vtkMRMLPlotChartNode", kind)
+    with slicer.util.NodeModify(chart):
+        chart.SetTitle(title)
+        chart.SetXAxisTitle(stepName)
+        chart.SetYAxisTitle(yTitle)
+        # A user who zooms in keeps what he sees, as long as the run stays the same.
+        extent = f"{title} {lastStep}"
+        isNew = chart.GetAttribute(_EXTENT_ATTRIBUTE) != extent
+        chart.SetAttribute(_EXTENT_ATTRIBUTE, extent)
+        if isNew:
+            chart.SetXAxisRangeAuto(lastStep <= 0)
+            chart.SetXAxisRange(0, max(lastStep, 1))
+        if isNew and kind == "dice":
+            chart.SetYAxisRangeAuto(False)
+            chart.SetYAxisRange(0, 1)
+        _setSeries(chart, tableNode, stepName, list(columns), hasMarkers=kind == "dice")
+    # Observers of the table hear of its new content by the node.
+    tableNode.Modified()
+    _assignCharts()
+
+
+def _setSeries(chart, tableNode, stepName: str, names: list[str], hasMarkers: bool) -> None:
+    series = [chart.GetNthPlotSeriesNode(number) for number in range(chart.GetNumberOfPlotSeriesNodes())]
+    if [node.GetYColumnName() for node in series if node is not None] == names:
+        return
+    chart.RemoveAllPlotSeriesNodeIDs()
+    for node in filter(None, series):
+        slicer.mrmlScene.RemoveNode(node)
+    for number, name in enumerate(names):
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotSeriesNode", name)
+        node.SetSaveWithScene(False)
+        node.SetAndObserveTableNodeID(tableNode.GetID())
+        node.SetXColumnName(stepName)
+        node.SetYColumnName(name)
+        node.SetPlotType(node.PlotTypeScatter)
+        node.SetColor(*_COLORS[number % len(_COLORS)])
+        node.SetLineWidth(3 if number == 0 else 2)
+        node.SetMarkerStyle(node.MarkerStyleCircle if hasMarkers else node.MarkerStyleNone)
+        node.SetMarkerSize(6)
+        chart.AddAndObservePlotSeriesNodeID(node.GetID())
+
+
+def _findOrMake(className: str, kind: str):
+    node = _find(className, kind)
+    if node is None:
+        names = {"loss": _("Training loss"), "dice": _("Training Dice")}
+        node = slicer.mrmlScene.AddNewNodeByClass(className, names[kind])
+        node.SetAttribute(CURVES_ATTRIBUTE, kind)
+        node.SetSaveWithScene(False)
+    return node
+
+
+def _find(className: str, kind: str):
+    nodes = slicer.util.getNodesByClass(className)
+    return next((node for node in nodes if node.GetAttribute(CURVES_ATTRIBUTE) == kind), None)

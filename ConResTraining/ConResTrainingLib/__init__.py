@@ -1,0 +1,1 @@
+"""What ConRes Training needs of Slicer, one subject a file; the module file binds them together."""
