@@ -72,7 +72,7 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
         _fill(node, volume.array, volumeNode)
         if isNew:
             _display(node, volume)
-        SegmentationInScene.placeBeside(node, volumeNode, folderName)
+        SegmentationInScene.placeUnder(node, volumeNode, folderName)
         segmentationNode.AddNodeReferenceID(_ROLE, node.GetID())
         nodes.append(node)
     for node in earlier.values():

@@ -5,6 +5,8 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from conresnet.inference.painting import region_mask
+
 from . import SegmentationFingerprint
 
 MODEL_ATTRIBUTE = "ConResNet.Model"
@@ -28,18 +30,32 @@ def mayReplace(segmentationNode, volumeNode, modelName: str) -> bool:
     )
 
 
-def makeSegments(labels: np.ndarray, segments, volumeNode) -> list[tuple[str, object]]:
-    """Segments of a labelmap, with nothing put into the scene yet.
+def makeSegments(
+    labels: np.ndarray, segments, volumeNode, regions: np.ndarray | None = None
+) -> list[tuple[str, object]]:
+    """Segments of a result, with nothing put into the scene yet.
 
     Args:
         labels: uint8 [k, j, i] on the voxels of the volume.
         segments: the model's, with ``name``, ``label``, ``color`` and ``terminology``.
         volumeNode: the input.
+        regions: uint8 [b, k, j, i] of ``EngineResult``, where segments overlap: what is painted over in the labels is
+            whole there.
 
     Returns:
-        (segment id, vtkSegment) in the model's order; they share one labelmap.
+        (segment id, vtkSegment) in the model's order. They share one labelmap, but for those that overlap, which have
+        one each.
     """
-    image = _labelImage(labels, volumeNode)
+    if regions is None:
+        return withLabelmap(labelImage(labels, volumeNode), segments)
+    made = []
+    for index, entry in enumerate(segments):
+        made += withLabelmap(labelImage(region_mask(regions, index) * np.uint8(entry.label), volumeNode), [entry])
+    return made
+
+
+def withLabelmap(image, segments) -> list[tuple[str, object]]:
+    """(segment id, vtkSegment) of segments that share one labelmap."""
     made = []
     for entry in segments:
         segment = slicer.vtkSegment()
@@ -56,8 +72,8 @@ def makeSegments(labels: np.ndarray, segments, volumeNode) -> list[tuple[str, ob
     return made
 
 
-def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, modelName: str, show3D: bool) -> None:
-    """Put segments into a node in place of those it has, over the input and with its geometry.
+def setSegments(segmentationNode, segments: list[tuple[str, object]], volumeNode) -> None:
+    """Put segments into a node in place of those it has, with the geometry of the input.
 
     The node goes under the transform of the volume, so that both stay together when the user moves it.
     """
@@ -71,19 +87,32 @@ def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, model
         segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
         for segmentId, segment in segments:
             segmentation.AddSegment(segment, segmentId)
+
+
+def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, modelName: str, show3D: bool) -> None:
+    """Make a node the result of a model: its segments, shown over the input and in 3D, and signed as not edited."""
+    with slicer.util.NodeModify(segmentationNode):
+        setSegments(segmentationNode, segments, volumeNode)
         segmentationNode.SetAttribute(MODEL_ATTRIBUTE, modelName)
     segmentationNode.CreateDefaultDisplayNodes()
     if show3D:
         segmentationNode.CreateClosedSurfaceRepresentation()
     segmentationNode.GetDisplayNode().SetVisibility3D(show3D)
-    placeBeside(segmentationNode, volumeNode)
+    placeUnder(segmentationNode, volumeNode)
     SegmentationFingerprint.sign(segmentationNode)
 
 
-def placeBeside(node, volumeNode, folderName: str | None = None) -> None:
-    """Put a node where the input lies in the subject hierarchy: under the same study or folder, or a folder in it."""
+def placeUnder(node, volumeNode, folderName: str | None = None) -> None:
+    """Put a node under the input's item of the subject hierarchy, or into a folder there.
+
+    Where the input is a series of a DICOM study, the node goes under the study, beside it: what Slicer exports of a
+    study as DICOM is what lies directly in it, and a segmentation below a series would have to be moved first.
+    """
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    parent = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(volumeNode))
+    parent = hierarchy.GetItemByDataNode(volumeNode) or hierarchy.GetSceneItemID()
+    above = hierarchy.GetItemParent(parent)
+    if above and hierarchy.IsItemLevel(above, slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelStudy()):
+        parent = above
     if folderName:
         folder = hierarchy.GetItemChildWithName(parent, folderName)
         parent = folder or hierarchy.CreateFolderItem(parent, folderName)
@@ -111,8 +140,8 @@ def terminologyEntry(terminology) -> str:
     )
 
 
-def _labelImage(labels: np.ndarray, volumeNode):
-    """The labelmap cut to what is labeled: Slicer's own tools grow it when the user paints."""
+def labelImage(labels: np.ndarray, volumeNode):
+    """A labelmap on the voxels of the volume, cut to what is labeled: Slicer's tools grow it when the user paints."""
     box = SegmentationFingerprint.boundingBox(labels != 0) or (slice(0, 1),) * 3
     k, j, i = box
     image = slicer.vtkOrientedImageData()

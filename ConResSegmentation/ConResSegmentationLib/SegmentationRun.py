@@ -15,6 +15,7 @@ from . import MapVolumes, Messages, SceneInputs, SegmentationInScene
 from .EngineError import EngineError
 from .EngineObserver import EngineObserver, EngineResult
 from .EngineProcess import EngineProcess
+from .ResultPreview import ResultPreview
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class SegmentationRun(EngineObserver):
         self._grid = channels[0].grid
         region = SceneInputs.regionInput(task.roiNode) if task.roiNode else None
         self._isOver = False
+        self._preview: ResultPreview | None = None
         # Nodes of a closed scene must not come to life again in the next.
         scene = slicer.mrmlScene
         self._closeTag = scene.AddObserver(scene.StartCloseEvent, lambda caller, event: self.cancel())
@@ -109,6 +111,10 @@ class SegmentationRun(EngineObserver):
         if not self._isOver:
             text = ", ".join(filter(None, (Messages.phase(phase), Messages.timeLeft(secondsLeft))))
             self._listener.onProgress(text, fraction)
+
+    def onArray(self, name: str, array: np.ndarray) -> None:
+        if not self._isOver and name == "labels":
+            self._preview = ResultPreview(array, self._description.output.segments, self._task.volumeNodes[0])
 
     def onError(self, error: EngineError) -> None:
         if not self._isOver:
@@ -138,6 +144,8 @@ class SegmentationRun(EngineObserver):
 
     def _end(self) -> None:
         self._isOver = True
+        if self._preview:
+            self._preview.remove()
         slicer.mrmlScene.RemoveObserver(self._closeTag)
 
     def _show(self, result: EngineResult) -> SegmentationOutcome:
@@ -145,7 +153,9 @@ class SegmentationRun(EngineObserver):
         task, description = self._task, self._description
         volumeNode = task.volumeNodes[0]
         self._checkUnchanged(volumeNode)
-        segments = SegmentationInScene.makeSegments(result.labels, description.output.segments, volumeNode)
+        segments = SegmentationInScene.makeSegments(
+            result.labels, description.output.segments, volumeNode, result.regions
+        )
         maps = MapVolumes.split(result.maps, [segment.name for segment in description.output.segments])
         modelName = f"{description.name} {description.version}"
         notes = [str(warning) for warning in result.report.get("warnings", [])]

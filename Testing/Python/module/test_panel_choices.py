@@ -78,11 +78,23 @@ def test_four_channels_are_filled_in_by_name_and_segmented(four_channels: PanelD
     nodes = {name: add_volume(f"p1_{name}") for name in ("T2", "t1gd", "T1", "FLAIR")}
     panel.settle()
     assert panel.widget.channels.nodes == [nodes[name] for name in ("FLAIR", "T1", "t1gd", "T2")]
+    panel.ui.probabilityCheckBox.click()
     segmentation = panel.segment()
     assert segmentation is not None, panel.status
     content = segmentation.GetSegmentation()
     assert [content.GetNthSegment(n).GetName() for n in range(3)] == ["Whole", "Core", "Enhancing"]
     assert [content.GetNthSegment(n).GetLabelValue() for n in range(3)] == [2, 1, 3]
+    probability = {
+        node.GetAttribute("ConResNet.MapSegment"): slicer.util.arrayFromVolume(node)
+        for node in result_nodes()
+        if node.GetAttribute("ConResNet.Map") == "probability"
+    }
+    for number, name in enumerate(("Whole", "Core", "Enhancing")):
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, content.GetNthSegmentID(number), nodes["FLAIR"])
+        sure = np.abs(probability[name] - 0.5) > 1e-3
+        np.testing.assert_array_equal(mask[sure] != 0, probability[name][sure] > 0.5)
+        assert f"{name} {mask.sum() / 1000:.2f} mL" in panel.status
+    assert (np.minimum(probability["Whole"], probability["Core"]) > 0.5).any(), "no regions overlap"
 
 
 def test_one_volume_for_two_channels_is_pointed_out(four_channels: PanelDriver) -> None:

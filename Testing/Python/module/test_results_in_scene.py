@@ -90,18 +90,44 @@ def test_surfaces_are_made_and_shown(result: object) -> None:
     assert result.GetDisplayNode().GetVisibility3D()
 
 
-def test_results_lie_beside_the_input_in_the_subject_hierarchy(volume: object, labels: np.ndarray) -> None:
+@pytest.mark.parametrize("place", ["scene", "folder", "study"])
+def test_results_lie_under_the_inputs_item_or_with_it_in_its_study(
+    volume: object, labels: np.ndarray, place: str
+) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
-    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(volume), study)
+    expected = item = hierarchy.GetItemByDataNode(volume)
+    if place == "folder":
+        hierarchy.SetItemParent(item, hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "folder"))
+    elif place == "study":
+        expected = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
+        hierarchy.SetItemParent(item, expected)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
     SegmentationInScene.fill(node, SegmentationInScene.makeSegments(labels, SEGMENTS, volume), volume, MODEL, False)
-    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == expected
     maps = MapVolumes.split({"attention": np.zeros((1, *labels.shape), np.float16)}, [])
     (map_node,) = MapVolumes.put(maps, node, volume)
     folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(map_node))
     assert hierarchy.GetItemName(folder) == "result maps"
-    assert hierarchy.GetItemParent(folder) == study
+    assert hierarchy.GetItemParent(folder) == expected
+
+
+def test_segments_that_overlap_are_whole_in_the_scene_and_in_a_file(
+    volume: object, labels: np.ndarray, tmp_path: Path
+) -> None:
+    both = labels > 0
+    packed = (both * np.uint8(1) + (labels == 2) * np.uint8(2))[None]
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
+    made = SegmentationInScene.makeSegments(labels, SEGMENTS, volume, packed)
+    SegmentationInScene.fill(node, made, volume, MODEL, show3D=True)
+    for one in (node, reloaded(node, tmp_path)):
+        content = one.GetSegmentation()
+        whole, part = (
+            slicer.util.arrayFromSegmentBinaryLabelmap(one, content.GetNthSegmentID(n), volume) != 0 for n in (0, 1)
+        )
+        np.testing.assert_array_equal(whole, both)
+        np.testing.assert_array_equal(part, labels == 2)
+    assert node.GetSegmentation().GetNumberOfLayers() == 2
+    assert SegmentationInScene.mayReplace(node, volume, MODEL)
 
 
 def test_an_unedited_result_may_be_replaced(result: object, volume: object, tmp_path: Path) -> None:

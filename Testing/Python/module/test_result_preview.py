@@ -1,0 +1,121 @@
+"""The result that fills in while it computes: there in time, true to the engine's, and gone without a trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+
+from conresnet.model_list import install_model
+from ConResSegmentationLib import SegmentationInScene
+from module.panel_driver import PanelDriver, label_array
+from module.test_results_in_scene import SEGMENTS
+from worker.models import make_model
+
+
+@pytest.fixture
+def windows(panel: PanelDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    """A volume of many windows of the chosen model; the preview looks often."""
+    monkeypatch.setattr(sys.modules["ConResSegmentationLib.ResultPreview"], "MILLISECONDS_BETWEEN_LOOKS", 10)
+    install_model(make_model(tmp_path))
+    panel.widget.modelPanel.refresh()
+    panel.choose(panel.ui.modelSelector, "An organ")
+    array = np.random.default_rng(0).normal(100, 20, (64, 48, 48)).astype(np.float32)
+    return slicer.util.addVolumeFromArray(array, name="T1 of many windows")
+
+
+def previews() -> list[object]:
+    return [node for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if node.GetHideFromEditors()]
+
+
+def node_ids() -> set[str]:
+    scene = slicer.mrmlScene
+    return {scene.GetNthNode(number).GetID() for number in range(scene.GetNumberOfNodes())}
+
+
+def start(panel: PanelDriver) -> object:
+    """Click Segment and wait for something to see."""
+    panel.click_segment()
+    panel.wait(lambda: previews() or not panel.widget.runPanel.isRunning)
+    (node,) = previews()
+    return node
+
+
+def slices_filled(node: object, volume: object) -> int:
+    return int(label_array(node, volume).any(axis=(1, 2)).sum())
+
+
+def test_the_result_fills_in_and_then_gives_way_to_the_real_one(panel: PanelDriver, windows: object) -> None:
+    node = start(panel)
+    first, seen = slices_filled(node, windows), label_array(node, windows)
+    assert 0 < first < 64
+    panel.wait(lambda: slices_filled(node, windows) > first)
+    names = [node.GetSegmentation().GetNthSegment(n).GetName() for n in range(2)]
+    assert panel.ui.segmentationSelector.currentNode() is None
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    assert not hierarchy.GetItemByDataNode(node)
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    result = panel.choices.segmentation
+    assert previews() == [] and result is not node
+    assert names == [result.GetSegmentation().GetNthSegment(n).GetName() for n in range(2)]
+    final = label_array(result, windows)
+    done = seen.any(axis=(1, 2))
+    np.testing.assert_array_equal(seen[done], final[done])
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "engine killed", "scene closed"])
+def test_nothing_of_it_stays_when_there_is_no_result(panel: PanelDriver, windows: object, ending: str) -> None:
+    before = node_ids()
+    start(panel)
+    if ending == "cancelled":
+        panel.ui.cancelButton.click()
+    elif ending == "engine killed":
+        os.kill(panel.widget.logic.engine._connection.hello["pid"], signal.SIGKILL)
+    else:
+        slicer.mrmlScene.Clear(0)
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    panel.settle()
+    assert previews() == []
+    assert ending == "scene closed" or node_ids() == before
+
+
+def test_an_edited_segmentation_is_not_touched_by_it(panel: PanelDriver, windows: object) -> None:
+    edited = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "corrected by hand")
+    labels = np.ones(slicer.util.arrayFromVolume(windows).shape, np.uint8)
+    SegmentationInScene.setSegments(edited, SegmentationInScene.makeSegments(labels, SEGMENTS, windows), windows)
+    panel.ui.segmentationSelector.setCurrentNode(edited)
+    before = label_array(edited, windows)
+    assert start(panel) is not edited
+    np.testing.assert_array_equal(label_array(edited, windows), before)
+    panel.ui.cancelButton.click()
+    assert panel.choices.segmentation is edited
+
+
+def test_it_is_not_saved_with_the_scene(panel: PanelDriver, windows: object, tmp_path: Path) -> None:
+    node = start(panel)
+    name = node.GetName()
+    path = tmp_path / "scene.mrml"
+    slicer.mrmlScene.Commit(str(path))
+    panel.ui.cancelButton.click()
+    text = path.read_text(encoding="utf-8")
+    assert windows.GetName() in text and name not in text and "vtkMRMLSegmentationDisplayNode" not in text
+
+
+def test_nothing_is_put_into_the_scene_while_there_is_nothing_to_see(panel: PanelDriver, windows: object) -> None:
+    labels = np.zeros(slicer.util.arrayFromVolume(windows).shape, np.uint8)
+    looks = []
+    preview = sys.modules["ConResSegmentationLib.ResultPreview"].ResultPreview(labels, SEGMENTS, windows)
+    look = preview._look
+    preview._timer.disconnect("timeout()")
+    preview._timer.connect("timeout()", lambda: (look(), looks.append(len(previews()))))
+    panel.wait(lambda: len(looks) > 2)
+    labels[3:5] = 2
+    panel.wait(lambda: len(previews()) == 1)
+    assert looks[:3] == [0, 0, 0]
+    preview.remove()
+    assert previews() == []
