@@ -11,6 +11,7 @@ _COMMANDS = {
     "plan": ("plan", "plan", "Look at a data set and write a plan for it."),
     "train": ("train", "train", "Train by a plan."),
     "resume": ("train", "resume", "Go on with a run from its newest checkpoint."),
+    "stop": ("train", "stop", "Ask a run to end after its step, with a checkpoint."),
     "export": ("export", "export", "Pack the network of a run as a model."),
 }
 

@@ -1,84 +1,191 @@
-"""The training loop: samples, network, Lightning's trainer, checkpoints and logs."""
+"""A run from its cases to its last checkpoint: who trains, on what, and how its end is told."""
 
+import contextlib
 import logging
+import os
 import shutil
+import socket
+import time
+from collections.abc import Callable, Sequence
 
-import lightning
+import lightning.fabric
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch.utils.data import DataLoader
+from lightning.fabric import Fabric
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from conresnet import __version__
+from conresnet.errors import UserError
 from conresnet.inference.memory import reused_memory
 from conresnet_training.augmentation import build_augmentation
-from conresnet_training.data_sets import read_data_set
+from conresnet_training.checkpoints import read_checkpoint
+from conresnet_training.data_sets import Case, read_data_set
 from conresnet_training.folds import split
 from conresnet_training.held_out import HeldOutCases
 from conresnet_training.lightning_model import SegmentationTraining
-from conresnet_training.preparation import prepare_case
+from conresnet_training.loop import Outcome, TrainingLoop
+from conresnet_training.preparation import TrainingCase, prepare_case
+from conresnet_training.reports import reporting
 from conresnet_training.run import Run
-from conresnet_training.samples import NumberedSamples, TrainingSamples
+from conresnet_training.running import sole_process
+from conresnet_training.samples import Sampling, TrainingSamples
+from conresnet_training.stopping import StopWatch
+
+PREPARED_FOLDER = "prepared"
 
 
-def fit(run: Run, most_steps: int | None = None, kind: type[SegmentationTraining] = SegmentationTraining) -> None:
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the one of several that writes and speaks."""
+    return rank_zero_only.rank == 0
+
+
+def fit(
+    run: Run,
+    most_steps: int | None = None,
+    kind: type[SegmentationTraining] = SegmentationTraining,
+    devices: int = 1,
+    nodes: int = 1,
+) -> Outcome:
     """Train from the run's newest checkpoint, or from the start, to the plan's last step.
+
+    A stop that is asked for, by a signal or by the file ``stop``, ends it after its step with a checkpoint.
 
     Args:
         most_steps: stop once this many steps were made in all; the schedule still counts to the plan's last.
         kind: what is trained, where a network of another making is to go through this loop.
+        devices: GPUs to use on each computer, or processes where there is none. The plan's batch is divided among all.
+        nodes: computers, whose processes ``torchrun`` or SLURM has started.
+
+    Raises:
+        UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-there``, those of the data and of
+            ``TrainingLoop.run_to``.
     """
+    fabric = _fabric(run, devices, nodes)
+    steps = run.plan.training.steps
+    last = min(most_steps or steps, steps)
+    is_first = is_first_process()
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopWatch(run.folder))
+        if is_first:
+            stack.enter_context(sole_process(run.folder))
+        tell = stack.enter_context(reporting(run, is_first))
+        try:
+            outcome = _fit(run, fabric, kind, last, tell, stop)
+        except UserError as error:
+            if not is_first:
+                # The first process says what is wrong. Ending with a status of its own, this one would have it killed.
+                raise SystemExit(0) from error
+            _tell_failure(tell, error.code, error.message, error.values)
+            raise
+        except Exception as error:
+            _tell_failure(tell, "fault", f"{type(error).__name__}: {error}", {})
+            raise
+        tell("finished" if outcome.finished else "stopped", step=outcome.step)
+    return outcome
+
+
+def _fit(
+    run: Run, fabric: Fabric, kind: type[SegmentationTraining], last: int, tell: Callable[..., None], stop: StopWatch
+) -> Outcome:
     plan, training = run.plan, run.plan.training
-    model = plan.description
-    prepared = run.folder / "prepared"
-    prepared.mkdir(exist_ok=True)
-    used, held_out = (
-        [prepare_case(case, model, prepared) for case in cases]
-        for cases in split(read_data_set(plan.data), plan, run.fold)
+    checkpoint = read_checkpoint(run.checkpoint)
+    done = checkpoint["global_step"] if checkpoint else 0
+    data_set = read_data_set(plan.data)
+    used, held_out = split(data_set, plan, run.fold)
+    segments = [segment.name for segment in plan.description.output.segments]
+    tell(
+        "started",
+        step=done,
+        steps=training.steps,
+        fold=run.fold,
+        **_process_facts(fabric),
+        cases=len(used),
+        segments=segments,
     )
-    targets = [plan.targets[segment.name] for segment in model.output.segments]
-    augment = build_augmentation(plan.augmentation)
-    samples = TrainingSamples(used, model.inference.window, targets, augment, training.seed)
-    trainer = _trainer(run, min(most_steps or training.steps, training.steps))
-    # An epoch is what lies between two checkpoints, so that a resumed run begins with a whole one.
-    an_epoch = min(training.steps_between_checkpoints, training.steps) * training.batch
-    sampler = NumberedSamples(an_epoch, lambda: trainer.global_step * training.batch)
-    loader = DataLoader(
-        samples,
-        training.batch,
-        sampler=sampler,
-        num_workers=training.workers,
-        persistent_workers=training.workers > 0,
+    if done >= last and checkpoint.get("validated") == done:
+        return Outcome(done, training.steps, done >= training.steps)
+    labels = set(data_set.labels).union(*data_set.regions.values())
+
+    def prepared(case: Case) -> TrainingCase:
+        return prepare_case(case, plan.description, run.folder / PREPARED_FOLDER, labels)
+
+    if is_first_process() and not _prepare(run, [*used, *held_out], prepared, tell, stop):
+        tell("stopping", reason=stop.reason)
+        return Outcome(done, training.steps, False)
+    # From here on there may be several processes; those that others start have waited for the cases in this call.
+    _launch(fabric)
+    if fabric.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    targets = [plan.targets[name] for name in segments]
+    samples = TrainingSamples(
+        [prepared(case) for case in used],
+        plan.description.inference.window,
+        targets,
+        build_augmentation(plan.augmentation),
+        Sampling(training.seed, training.foreground_share, training.balanced_segments, training.boundary),
     )
-    # Lightning's remarks on devices and services of others are not about the run.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    lightning.seed_everything(training.seed, verbose=False)
-    lightning_model = kind(plan)
-    validation = DataLoader(HeldOutCases(held_out, targets))
-    resume_from = run.checkpoint if run.checkpoint.exists() else None
+    validation = HeldOutCases([prepared(case) for case in held_out], targets)
+    lightning.fabric.seed_everything(training.seed, verbose=False)
     with reused_memory():
-        # A checkpoint holds plain state alone, so that it loads without unpickling code.
-        trainer.fit(lightning_model, loader, validation, ckpt_path=resume_from, weights_only=True)
-    shutil.rmtree(prepared, ignore_errors=True)
+        loop = TrainingLoop(run, fabric, kind(plan), samples, validation, checkpoint, tell, stop)
+        outcome = loop.run_to(last)
+    if outcome.finished:
+        loop.in_first_process(lambda: shutil.rmtree(run.folder / PREPARED_FOLDER, ignore_errors=True))
+    return outcome
 
 
-def _trainer(run: Run, steps: int) -> lightning.Trainer:
-    training = run.plan.training
-    folder, plain_names = run.checkpoint.parent, {"enable_version_counter": False}
-    best = ModelCheckpoint(folder, filename="best", monitor="dice", mode="max", **plain_names)
-    # One of its own, because `save_last` of the other writes only when the best is beaten.
-    last = ModelCheckpoint(folder, filename="last", **plain_names)
-    return lightning.Trainer(
-        max_steps=steps,
-        precision=_precision(training.precision),
-        gradient_clip_val=training.gradient_clip or None,
-        default_root_dir=run.folder,
-        # Every start of the run logs into a folder of its own, so that a resumption keeps what came before.
-        logger=[CSVLogger(run.folder, name="logs"), TensorBoardLogger(run.folder, name="tensorboard")],
-        callbacks=[best, last, LearningRateMonitor("step"), TQDMProgressBar(refresh_rate=10)],
-        log_every_n_steps=10,
-        num_sanity_val_steps=0,
-        enable_model_summary=False,
-    )
+def _prepare(
+    run: Run,
+    cases: Sequence[Case],
+    prepare: Callable[[Case], TrainingCase],
+    tell: Callable[..., None],
+    stop: StopWatch,
+) -> bool:
+    """Whether all cases were prepared, and nobody asked to stop."""
+    for folder in (run.folder / PREPARED_FOLDER, run.checkpoint.parent):
+        folder.mkdir(exist_ok=True)
+        for left in folder.glob(".part-*"):
+            # What a killed process was writing.
+            left.unlink(missing_ok=True)
+    told = time.monotonic()
+    for number, case in enumerate(cases):
+        if stop.asked():
+            return False
+        prepare(case)
+        if time.monotonic() - told > 1 or number + 1 == len(cases):
+            told = time.monotonic()
+            tell("preparing", done=number + 1, of=len(cases))
+    return True
+
+
+def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
+    # Lightning's remarks on devices and services of others are not about the run.
+    for name in ("lightning.fabric", "lightning.pytorch", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    training, processes = run.plan.training, devices * nodes
+    if training.batch % processes:
+        sentence = f"A batch of {training.batch} cannot be divided among {processes} processes; plan another batch."
+        raise UserError("batch-not-divisible", sentence, batch=training.batch, processes=processes)
+    try:
+        return Fabric(
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if processes > 1 else "auto",
+            precision=_precision(training.precision),
+        )
+    except (ValueError, RuntimeError) as error:
+        raise _no_devices(error) from error
+
+
+def _launch(fabric: Fabric) -> None:
+    try:
+        fabric.launch()
+    except ValueError as error:
+        raise _no_devices(error) from error
+
+
+def _no_devices(error: Exception) -> UserError:
+    reason = " ".join(str(error).split()).rstrip(".")
+    return UserError("devices-not-there", f"The devices asked for are not there as asked: {reason}.")
 
 
 def _precision(wanted: str) -> str:
@@ -88,3 +195,23 @@ def _precision(wanted: str) -> str:
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
+
+
+def _process_facts(fabric: Fabric) -> dict:
+    device = fabric.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "device": name,
+        "devices": fabric.world_size,
+        "precision": str(fabric.strategy.precision.precision),
+        "version": __version__,
+    }
+
+
+def _tell_failure(tell: Callable[..., None], code: str, message: str, values: dict) -> None:
+    # A full disk may be what failed.
+    with contextlib.suppress(UserError):
+        cases = {"cases": values["cases"]} if "cases" in values else {}
+        tell("failed", code=code, message=message, **cases)

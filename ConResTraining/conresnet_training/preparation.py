@@ -26,16 +26,30 @@ LONGEST_NAME = 100
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A labelled case in the model's space, memory-mapped.
+    """A labelled case in the model's space, in files that are mapped anew whenever they are looked into.
 
-    Args:
-        image: (channel, S, H, W) float32, as the network takes it.
-        label: (S, H, W) uint8, label values.
+    So many cases hold neither memory nor open files, and a process that makes samples is handed names alone.
     """
 
     name: str
-    image: np.ndarray
-    label: np.ndarray
+    image_file: Path
+    label_file: Path
+    labelled_file: Path
+
+    @property
+    def image(self) -> np.ndarray:
+        """(channel, S, H, W) float32, as the network takes it."""
+        return np.load(self.image_file, mmap_mode="r")
+
+    @property
+    def label(self) -> np.ndarray:
+        """(S, H, W) uint8, label values."""
+        return np.load(self.label_file, mmap_mode="r")
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Flat indices into ``label`` of the voxels that are not 0, rising."""
+        return np.load(self.labelled_file, mmap_mode="r")
 
 
 def prepare_case(
@@ -54,17 +68,19 @@ def prepare_case(
             the sentence names the case.
     """
     stem = file_stem(case.name)
-    image_file, label_file = folder / f"{stem}_image.npy", folder / f"{stem}_label.npy"
-    # The label map is written last: where it is, the image is whole.
+    image_file, label_file, labelled_file = (folder / f"{stem}_{part}.npy" for part in ("image", "label", "labelled"))
+    # The label map is written last: where it is, the others are whole.
     if not label_file.exists():
         try:
             prepared, label = _read(case, model, labels)
             _write_image(prepared, image_file)
-            _write_label(label, prepared.space, label_file)
+            array = _label(label, prepared.space)
+            _write_array(np.flatnonzero(array), labelled_file)
+            _write_array(array, label_file)
         except UserError as error:
             values = {**error.values, "case": case.name}
             raise UserError(error.code, f"Case {case.name}: {error.message}", **values) from error
-    return TrainingCase(case.name, np.load(image_file, mmap_mode="r"), np.load(label_file, mmap_mode="r"))
+    return TrainingCase(case.name, image_file, label_file, labelled_file)
 
 
 def file_stem(name: str) -> str:
@@ -112,8 +128,7 @@ def _write_image(prepared: PreparedCase, path: Path) -> None:
                 file.write(values.tobytes())
 
 
-def _write_label(label: Volume, space: ModelSpace, path: Path) -> None:
-    array = _label(label, space)
+def _write_array(array: np.ndarray, path: Path) -> None:
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
 

@@ -1,9 +1,12 @@
 """Training samples as a function of the seed and the sample's number alone.
 
-Order and augmentation then need no state: a resumed run goes on with the very samples an unbroken one would have had.
+Order and augmentation then need no state: a resumed run goes on with the very samples an unbroken one would have had,
+whichever process makes them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,20 +14,39 @@ from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from conresnet_training.boundary import signed_distances
 from conresnet_training.preparation import TrainingCase
 
 
-class TrainingSamples(Dataset):
-    """Windows around random places of the cases, every second one at a labelled voxel, augmented.
+@dataclass(frozen=True)
+class Sampling:
+    """Where the windows are cut.
 
-    Sample ``n`` is (image (C, S, H, W), target (segments, S, H, W)), both float32 of the window's size.
+    Args:
+        seed: of the whole run.
+        foreground_share: of the samples, those around a labelled voxel.
+        balanced: draw one of the segments that the case has first, so that small ones come as often as large ones.
+        distances: give the targets' signed distances too, see ``conresnet_training.boundary``.
+    """
+
+    seed: int = 0
+    foreground_share: float = 0.5
+    balanced: bool = False
+    distances: bool = False
+
+
+class TrainingSamples(Dataset):
+    """Windows around random places of the cases, some at a labelled voxel, augmented.
+
+    Sample ``n`` is (image (C, S, H, W), target (segments, S, H, W)), both float32 of the window's size, and with
+    ``sampling.distances`` a third of the target's shape.
 
     Args:
         cases: prepared cases.
         window: voxels (S, H, W).
         targets: a segment each, the label values that belong to it.
         augment: see ``build_augmentation``.
-        seed: of the whole run.
+        sampling: where the windows are cut.
     """
 
     def __init__(
@@ -33,37 +55,59 @@ class TrainingSamples(Dataset):
         window: Sequence[int],
         targets: Sequence[Sequence[int]],
         augment: Compose,
-        seed: int,
+        sampling: Sampling,
     ):
-        self.cases, self.window, self.targets, self.augment, self.seed = cases, tuple(window), targets, augment, seed
+        self.cases, self.window, self.targets = cases, tuple(window), targets
+        self.augment, self.sampling = augment, sampling
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        random = np.random.default_rng([self.seed, number])
+    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
+        random = np.random.default_rng([self.sampling.seed, number])
         case = self.cases[self._case_index(number)]
-        corner = self._corner(case, random, around_label=number % 2 == 0)
-        label = self._cut(case.label[None], corner).astype(np.float32)
-        sample = {"image": self._cut(case.image, corner), "label": label}
+        label = case.label
+        corner = self._corner(case, label, random, self._is_around_label(number))
+        sample = {"image": self._cut(case.image, corner), "label": self._cut(label[None], corner).astype(np.float32)}
         self.augment.set_random_state(seed=int(random.integers(2**31)))
         sample = self.augment(sample)
         label = sample["label"]
         target = torch.cat([torch.isin(label, torch.tensor(values, dtype=label.dtype)) for values in self.targets])
+        if self.sampling.distances:
+            return sample["image"], target.float(), signed_distances(target)
         return sample["image"], target.float()
+
+    def case_name(self, number: int) -> str:
+        """The name of the case from which sample ``number`` is cut."""
+        return self.cases[self._case_index(number)].name
 
     def _case_index(self, number: int) -> int:
         """Every case once before any comes again, in an order of its own each time."""
         turn, place = divmod(number, len(self.cases))
-        return int(np.random.default_rng([self.seed, turn, 1]).permutation(len(self.cases))[place])
+        return int(np.random.default_rng([self.sampling.seed, turn, 1]).permutation(len(self.cases))[place])
 
-    def _corner(self, case: TrainingCase, random: np.random.Generator, around_label: bool) -> np.ndarray:
+    def _is_around_label(self, number: int) -> bool:
+        """Spread evenly over the numbers, from the first on."""
+        share = self.sampling.foreground_share
+        return math.ceil((number + 1) * share) > math.ceil(number * share)
+
+    def _corner(self, case: TrainingCase, label: np.ndarray, random: np.random.Generator, around: bool) -> np.ndarray:
         """Index (S, H, W) of the window's first voxel; negative where the case is smaller than the window."""
-        shape, window = np.array(case.label.shape), np.array(self.window)
+        shape, window = np.array(label.shape), np.array(self.window)
         free = shape - window
         corner = random.integers(np.minimum(free, 0), np.maximum(free, 0) + 1)
-        if around_label and len(labelled := np.argwhere(case.label)):
-            center = random.choice(labelled)
+        if around and len(labelled := self._centers(case, label, random)):
+            center = np.array(np.unravel_index(int(labelled[random.integers(len(labelled))]), label.shape))
             low, high = np.maximum(center - window + 1, np.minimum(free, 0)), np.minimum(center, np.maximum(free, 0))
             corner = np.clip(corner, low, np.maximum(low, high))
         return corner
+
+    def _centers(self, case: TrainingCase, label: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Flat indices of the voxels around one of which the window lies."""
+        labelled = case.labelled
+        if not self.sampling.balanced or not len(labelled):
+            return labelled
+        values = label.reshape(-1)[labelled]
+        of_segments = [np.flatnonzero(np.isin(values, belonging)) for belonging in self.targets]
+        present = [places for places in of_segments if len(places)]
+        return labelled[present[random.integers(len(present))]] if present else labelled
 
     def _cut(self, array: np.ndarray, corner: np.ndarray) -> np.ndarray:
         """(channel, S, H, W) of the window's size, 0 beyond the case."""
@@ -76,22 +120,27 @@ class TrainingSamples(Dataset):
         return window
 
 
-class NumberedSamples(Sampler[int]):
-    """The numbers of one epoch's samples, in order, from the first that the run has not seen.
+class StepSamples(Sampler[list[int]]):
+    """For every step of a run, the numbers of the samples that one of its processes takes.
+
+    Step ``t`` of the whole run takes the samples ``t * batch`` to ``(t + 1) * batch - 1``; each process has an equal
+    part of them, so that the steps of several processes are those of one.
 
     Args:
-        count: samples an epoch.
-        seen: asked at the start of each epoch for the samples seen so far. Lightning's own count of epochs will not do:
-            it is one ahead after a resumption.
+        steps: from the first that is still to be made to the last.
+        batch: samples a step, of all processes together.
+        process, processes: which of how many; ``processes`` divides ``batch``.
     """
 
-    def __init__(self, count: int, seen: Callable[[], int]):
-        self.count = count
-        self.seen = seen
+    def __init__(self, steps: range, batch: int, process: int = 0, processes: int = 1):
+        self.steps, self.batch = steps, batch
+        self.share = batch // processes
+        self.offset = process * self.share
 
-    def __iter__(self) -> Iterator[int]:
-        first = self.seen()
-        return iter(range(first, first + self.count))
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            first = step * self.batch + self.offset
+            yield list(range(first, first + self.share))
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.steps)

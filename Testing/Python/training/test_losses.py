@@ -5,7 +5,11 @@ import math
 import pytest
 import torch
 
+from conresnet_training.boundary import boundary_loss, region_weight, signed_distances
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.lightning_model import SegmentationTraining
 from conresnet_training.losses import dice_loss, residual_loss, segmentation_loss, total_loss
+from conresnet_training.planning import make_plan
 
 
 def blocks(batch: int = 1) -> torch.Tensor:
@@ -58,6 +62,63 @@ def test_deep_supervision_weighs_the_coarser_residuals():
 def test_baseline_has_the_segmentation_loss_alone():
     losses = total_loss({"segmentation": torch.zeros(1, 2, 6, 8, 8)}, blocks(), False, "S", 0.5)
     assert losses["loss"] == losses["segmentation_loss"] and "residual_loss" not in losses
+
+
+def test_residual_targets_are_of_each_segment_and_not_of_the_background():
+    """Eq. 13: where one segment gives way to another, both have a residual; the background has none of its own."""
+    target = torch.zeros(1, 2, 4, 2, 2)
+    target[0, 0, :2], target[0, 1, 2:] = 1, 1
+    expected = torch.zeros_like(target)
+    expected[0, :, 2] = 1
+    logits = 40 * expected - 20
+    assert residual_loss(logits, expected) < 1e-6
+    outputs = {"segmentation": torch.zeros(1, 3, 4, 2, 2), "residuals": [logits]}
+    assert total_loss(outputs, target, True, "S", 0.5)["residual_loss"] < 1e-6
+
+
+def test_signed_distance_by_hand():
+    inside = torch.zeros(2, 1, 1, 7, dtype=torch.bool)
+    inside[0, ..., 2:5] = True
+    distances = signed_distances(inside)
+    assert distances[0].flatten().tolist() == [2, 1, 0, -1, 0, 1, 2]
+    assert not distances[1].any()
+    assert not signed_distances(~inside[1:]).any()
+
+
+def test_boundary_loss_is_least_for_the_truth():
+    target = blocks()[0].bool()
+    distances = signed_distances(target)[None]
+    truth = boundary_loss(target[None].float(), distances)
+    grown = boundary_loss((distances <= 1).float(), distances)
+    shrunk = boundary_loss((distances < 0).float(), distances)
+    assert truth <= shrunk < grown and truth < 0
+
+
+def test_boundary_loss_counts_more_from_step_to_step():
+    assert region_weight(0, 100) == 1
+    assert region_weight(100, 100) == pytest.approx(0.01)
+    assert region_weight(50, 100) == pytest.approx(0.505)
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+def test_compound_loss_is_a_mean_over_samples_and_as_eq_14_mixes_it(kind, data_set):
+    plan = make_plan(read_data_set(data_set), data_set)
+    plan.model["output"]["kind"] = kind
+    plan.model["system"]["networks"][0]["arguments"] |= {"base_width": 8, "outputs": 3 if kind == "labels" else 2}
+    torch.manual_seed(0)
+    training = SegmentationTraining(plan).eval()
+    target = torch.zeros(2, 2, 16, 16, 16)
+    target[0, 0, 2:9, 3:9, 4:12], target[1, 1, 8:12, 2:6, 3:5] = 1, 1
+    image = torch.randn(2, 1, 16, 16, 16)
+    distances = torch.stack([signed_distances(sample.bool()) for sample in target])
+    with torch.no_grad():
+        plain = training(image, target)
+        mixed = training(image, target, distances, 0.3)
+        halves = [training(*(part[i : i + 1] for part in (image, target, distances)), 0.3) for i in range(2)]
+    assert "boundary_loss" not in plain
+    torch.testing.assert_close(mixed["loss"], 0.3 * plain["loss"] + 0.7 * mixed["boundary_loss"])
+    for name in mixed:
+        torch.testing.assert_close(mixed[name], torch.stack([half[name] for half in halves]).mean())
 
 
 @pytest.mark.parametrize("exclusive", [False, True])

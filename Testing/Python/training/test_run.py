@@ -9,11 +9,12 @@ import yaml
 from conresnet.image_files import read_volume
 from conresnet.package import read_package
 from conresnet.segmentation import SegmentOptions, load_model, segment
+from conresnet_training import loop
 from conresnet_training.command_line import main
 from conresnet_training.data_sets import read_data_set
-from conresnet_training.lightning_model import SegmentationTraining
 from conresnet_training.plan import write_plan
 from conresnet_training.planning import make_plan
+from conresnet_training.progress import PROGRESS_FILE, read_progress
 
 CHECKPOINTS = ("last.ckpt", "best.ckpt")
 
@@ -55,13 +56,15 @@ def test_stopped_and_resumed_run_ends_with_the_weights_of_an_unbroken_one(plan_f
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
 
 
-def test_last_checkpoint_is_the_newest_even_when_an_older_one_was_better(plan_file, tmp_path, monkeypatch):
-    dice = iter([0.9, 0.5, 0.4])
-    monkeypatch.setattr(SegmentationTraining, "on_validation_epoch_end", lambda self: self.log("dice", next(dice)))
+def test_best_is_kept_and_stays_the_best_after_a_resumption(plan_file, tmp_path, monkeypatch):
+    dice = iter([0.5, 0.9, 0.6])
+    monkeypatch.setattr(loop, "dice_of_cases", lambda *_: torch.full((2, 2), next(dice)))
     run = tmp_path / "run"
-    assert run_command(monkeypatch, "train", plan_file, "--output", run) == 0
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 20) == 0
+    assert run_command(monkeypatch, "resume", run) == 0
     steps = {name: torch.load(run / "checkpoints" / name, weights_only=True)["global_step"] for name in CHECKPOINTS}
-    assert steps == {"last.ckpt": 30, "best.ckpt": 10}
+    assert steps == {"last.ckpt": 30, "best.ckpt": 20}
+    assert [event["best"] for event in read_progress(run / PROGRESS_FILE).validations] == [True, True, False]
 
 
 def test_training_learns_and_exports_a_model_that_segments(plan_file, data_set, tmp_path, monkeypatch):

@@ -1,28 +1,42 @@
 """Training samples: what a number stands for, and nothing else."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
 from conresnet_training.augmentation import Augmentation, build_augmentation
-from conresnet_training.preparation import TrainingCase
-from conresnet_training.samples import NumberedSamples, TrainingSamples
+from conresnet_training.boundary import signed_distances
+from conresnet_training.samples import Sampling, StepSamples, TrainingSamples
 
 WINDOW = (8, 16, 8)
 STILL = Augmentation(flip_axes=[], scaling=0, rotation_degrees=0, brightness=0, contrast=0, noise=0, coarsening=1)
 
 
-def case(name: str, shape: tuple[int, int, int]) -> TrainingCase:
+@dataclass
+class Case:
+    """A prepared case in memory."""
+
+    name: str
+    image: np.ndarray
+    label: np.ndarray
+
+    @property
+    def labelled(self) -> np.ndarray:
+        return np.flatnonzero(self.label)
+
+
+def case(name: str, shape: tuple[int, int, int]) -> Case:
     """A labelled voxel in a corner, and an image whose value tells the place."""
     label = np.zeros(shape, np.uint8)
     label[-1, -1, -1] = 1
-    return TrainingCase(name, np.arange(label.size, dtype=np.float32).reshape(1, *shape) + 1, label)
+    return Case(name, np.arange(label.size, dtype=np.float32).reshape(1, *shape) + 1, label)
 
 
-def samples(cases, settings=STILL, seed=0) -> TrainingSamples:
-    return TrainingSamples(cases, WINDOW, [[1], [1, 2]], build_augmentation(settings), seed)
+def samples(cases, settings=STILL, **sampling) -> TrainingSamples:
+    return TrainingSamples(cases, WINDOW, [[1], [1, 2]], build_augmentation(settings), Sampling(**sampling))
 
 
 def test_sample_depends_on_seed_and_number_alone():
@@ -78,12 +92,60 @@ def test_label_moves_with_the_image():
     item.label[2:5, 4:9, 1:4] = 1
     image = item.label[None].astype(np.float32) * 100
     settings = Augmentation(brightness=0, contrast=0, noise=0, coarsening=1)
-    drawn = samples([TrainingCase("a", image, item.label)], settings)
+    drawn = samples([Case("a", image, item.label)], settings)
     for number in range(12):
         moved, target = drawn[number]
         assert ((moved[0] > 50).float() != target[0]).float().mean() < 0.02
 
 
-def test_epochs_go_on_where_the_last_ended():
-    sampler = NumberedSamples(6, lambda: 12)
-    assert list(sampler) == [12, 13, 14, 15, 16, 17] and len(sampler) == 6
+@pytest.mark.parametrize("share", [0, 0.25, 1 / 3, 0.8, 1])
+def test_share_of_windows_around_a_label(share):
+    """Everywhere else a window of this case meets its only label hardly ever."""
+    drawn = samples([case("a", (120, 120, 120))], foreground_share=share)
+    found = [bool(drawn[number][1].any()) for number in range(60)]
+    assert sum(found) == pytest.approx(60 * share, abs=1)
+    assert max(sum(found[start : start + 12]) for start in range(0, 60, 12)) <= 12 * share + 1
+
+
+def test_balanced_segments_come_as_often_however_small():
+    item = case("a", (60, 60, 60))
+    item.label[...] = 0
+    item.label[:30] = 1
+    item.label[50, 50, 50] = 2
+    values = [[1], [2], [9]]
+    drawn = TrainingSamples([item], WINDOW, values, build_augmentation(STILL), Sampling(0, 1.0, balanced=True))
+    with_small = sum(bool(drawn[number][1][1].any()) for number in range(60))
+    assert 20 <= with_small <= 40
+    uniform = TrainingSamples([item], WINDOW, values, build_augmentation(STILL), Sampling(0, 1.0))
+    assert sum(bool(uniform[number][1][1].any()) for number in range(60)) <= 3
+
+
+def test_distances_are_of_the_augmented_target():
+    item = case("a", (20, 30, 20))
+    item.label[5:12, 8:20, 5:12] = 1
+    drawn = samples([item], Augmentation(), distances=True)
+    for number in range(4):
+        _, target, distances = drawn[number]
+        assert torch.equal(distances, signed_distances(target.bool()))
+        assert ((distances <= 0) >= target.bool()).all()
+
+
+def test_elastic_deformation_bends_image_and_label_alike():
+    item = case("a", WINDOW)
+    item.label[...] = 0
+    item.label[2:6, 4:12, 2:6] = 1
+    image = item.label[None].astype(np.float32) * 100
+    bent = samples([Case("a", image, item.label)], STILL.model_copy(update={"elastic": 0.3}))
+    moved = [bent[number] for number in range(20)]
+    assert any(not torch.equal(target[0], torch.from_numpy(item.label).float()) for _, target in moved)
+    assert all(((image[0] > 50).float() != target[0]).float().mean() < 0.05 for image, target in moved)
+
+
+def test_steps_take_the_numbers_in_order_from_the_first_that_is_left():
+    assert list(StepSamples(range(2, 4), 3)) == [[6, 7, 8], [9, 10, 11]]
+
+
+def test_processes_share_each_step_between_them():
+    parts = [list(StepSamples(range(5, 8), 6, process, 3)) for process in range(3)]
+    whole = list(StepSamples(range(5, 8), 6))
+    assert [[number for part in step for number in part] for step in zip(*parts, strict=True)] == whole

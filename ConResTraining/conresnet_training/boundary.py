@@ -1,0 +1,46 @@
+"""The boundary loss of Kervadec et al. (Medical Image Analysis 67, 2021), which eq. 14 of the paper mixes in."""
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+# alpha of eq. 14 falls from 1 to this.
+SMALLEST_ALPHA = 0.01
+
+
+def signed_distances(target: Tensor) -> Tensor:
+    """How far each voxel lies from its segment's boundary, in voxels: negative inside, positive outside.
+
+    As in the loss authors' code, voxels next to the boundary have 0 inside and 1 outside. A segment that is nowhere, or
+    everywhere, has no boundary and gets 0.
+
+    Args:
+        target: (segments, S, H, W), boolean.
+
+    Returns:
+        float32 of the same shape.
+    """
+    return torch.from_numpy(np.stack([_signed_distance(segment.numpy()) for segment in target]))
+
+
+def boundary_loss(probabilities: Tensor, distances: Tensor) -> Tensor:
+    """Mean over voxels, segments and samples of probability times signed distance.
+
+    Args:
+        probabilities, distances: (batch, segments, S, H, W).
+    """
+    return (probabilities * distances).mean()
+
+
+def region_weight(step: int, steps: int) -> float:
+    """alpha of eq. 14 at a step, counted from 0, of so many: what the losses other than the boundary loss weigh."""
+    return 1 - step * (1 - SMALLEST_ALPHA) / steps
+
+
+def _signed_distance(inside: np.ndarray) -> np.ndarray:
+    if not inside.any() or inside.all():
+        return np.zeros(inside.shape, np.float32)
+    outward = distance_transform_edt(~inside)
+    inward = distance_transform_edt(inside)
+    return np.where(inside, 1 - inward, outward).astype(np.float32)

@@ -1,0 +1,60 @@
+"""Checkpoints of a run: whole or not there, plain tensors and numbers alone, so that loading one runs no code.
+
+A checkpoint holds "state_dict" (the weights that validation and export use, their names after "network."),
+"training_state_dict" where those are a moving average, "optimizer", "precision", "global_step" (steps made),
+"validated" (the step that was validated last) and "best_dice".
+"""
+
+import io
+import os
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from conresnet.atomic_file import replacing
+from conresnet.errors import UserError
+
+PREFIX = "network."
+
+
+def write_checkpoint(content: dict, paths: Iterable[Path]) -> None:
+    """Write one checkpoint under several names, in this order; a name that had one keeps it until the new one is whole.
+
+    Raises:
+        UserError: ``disk-full`` or ``cannot-write``.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    for path in paths:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            # A computer that loses power must not have renamed what is not on its disk yet.
+            os.fsync(file.fileno())
+
+
+def read_checkpoint(path: Path) -> dict | None:
+    """A checkpoint's content in the computer's own memory, None where there is none.
+
+    Raises:
+        UserError: ``checkpoint-damaged``.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        sentence = f"The checkpoint {path} cannot be read; put a good one in its place, or start a new run."
+        raise UserError("checkpoint-damaged", sentence, path=str(path)) from error
+
+
+def with_prefix(state: dict) -> dict:
+    """A network's tensors by the names they have in a checkpoint."""
+    return {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
+
+
+def without_prefix(state: dict) -> dict:
+    """The reverse of ``with_prefix``."""
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}

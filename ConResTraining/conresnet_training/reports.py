@@ -1,0 +1,92 @@
+"""Where a run's events go: its progress file, the curves of TensorBoard and CSV, and the terminal."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from tqdm import tqdm
+
+from conresnet.atomic_file import write_error
+from conresnet_training.progress import PROGRESS_FILE, ProgressWriter
+from conresnet_training.run import Run
+
+_CURVES = ("loss", "segmentation_loss", "residual_loss", "boundary_loss", "learning_rate", "samples_per_second", "dice")
+
+
+class Reports:
+    """Tells each event of ``conresnet_training.progress`` to whom it concerns."""
+
+    def __init__(self, run: Run):
+        self._path = run.folder / PROGRESS_FILE
+        try:
+            self._progress = ProgressWriter(self._path)
+        except OSError as error:
+            raise write_error(error, self._path) from error
+        # Every start of the run logs into a folder of its own, so that a resumption keeps what came before.
+        self._loggers = [CSVLogger(run.folder, name="logs"), TensorBoardLogger(run.folder, name="tensorboard")]
+        self._bar: tqdm | None = None
+        self._step = 0
+
+    def __call__(self, event: str, **values: Any) -> None:
+        """Tell an event. Raises UserError ``disk-full`` or ``cannot-write``."""
+        try:
+            self._progress.write(event, **values)
+            self._log(event, values)
+        except OSError as error:
+            raise write_error(error, self._path) from error
+        self._show(event, values)
+
+    def close(self) -> None:
+        """Close the files; what does not fit on the disk any more is left out."""
+        if self._bar is not None:
+            self._bar.close()
+        for part in (*self._loggers, self._progress):
+            with contextlib.suppress(OSError):
+                part.close() if part is self._progress else part.finalize("success")
+
+    def _log(self, event: str, values: dict) -> None:
+        curves = {name: value for name, value in values.items() if name in _CURVES}
+        curves |= {f"dice_{name}": value for name, value in values.get("dice_a_segment", {}).items()}
+        for logger in self._loggers:
+            if curves:
+                logger.log_metrics(curves, values["step"])
+            if event == "checkpoint":
+                logger.save()
+
+    def _show(self, event: str, values: dict) -> None:
+        if event == "started":
+            # Only a terminal gets the bar; a log keeps the lines.
+            self._bar = tqdm(
+                total=values["steps"], initial=values["step"], unit="step", disable=None, dynamic_ncols=True
+            )
+            self._step = values["step"]
+        elif event == "preparing":
+            self._bar.set_description(f"Preparing case {values['done']} of {values['of']}")
+        elif event == "step":
+            self._bar.set_description("Training")
+            self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+            self._bar.update(values["step"] - self._step)
+            self._step = values["step"]
+        elif event == "validation":
+            segments = ", ".join(f"{name} {dice:.3f}" for name, dice in values["dice_a_segment"].items())
+            best = "; the best so far" if values["best"] else ""
+            with tqdm.external_write_mode():
+                click.echo(f"Step {values['step']}: mean Dice {values['dice']:.3f} ({segments}){best}.")
+        elif event == "stopping":
+            with tqdm.external_write_mode():
+                click.echo(f"Stopping after this step ({values['reason']}); once more ends at once.", err=True)
+
+
+@contextlib.contextmanager
+def reporting(run: Run, is_first_process: bool) -> Iterator[Any]:
+    """Something to tell events to, ``tell(event, **values)``; of several processes the first alone is heard."""
+    if not is_first_process:
+        yield lambda event, **values: None
+        return
+    reports = Reports(run)
+    try:
+        yield reports
+    finally:
+        reports.close()
