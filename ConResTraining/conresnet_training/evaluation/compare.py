@@ -1,0 +1,128 @@
+"""Two evaluations on the same cases, case against case."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from conresnet.errors import UserError
+from conresnet_training.evaluation.metrics import METRICS
+from conresnet_training.evaluation.results import Evaluation
+from conresnet_training.evaluation.summary import AVERAGED, OVERALL, mean_interval, per_case, text_table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired differences, the first evaluation less the second.
+
+    Args:
+        first, second: what was compared.
+        left_out: cases that only one of them has.
+        rows: for each segment, and ``OVERALL``, and each metric: "cases" (in which both have a value), "first" and
+            "second" (their means there), "difference" (of the means), "interval" (95 %, percentile bootstrap over
+            cases, None for one case), "p" (Wilcoxon's signed-rank test, two-sided).
+    """
+
+    first: Evaluation
+    second: Evaluation
+    left_out: tuple[str, ...]
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON knows it."""
+        return {
+            "first": _origin(self.first),
+            "second": _origin(self.second),
+            "difference": "first less second, paired by case; positive where the first is larger",
+            "left_out": list(self.left_out),
+            "rows": {segment: {name: dict(row) for name, row in rows.items()} for segment, rows in self.rows.items()},
+        }
+
+
+def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
+    """Compare case by case what both measured.
+
+    Raises:
+        UserError: ``evaluations-differ`` where they have no cases in common, other segments or another tolerance.
+    """
+    common = [case for case in first.cases if case in second.cases]
+    if not common:
+        raise _differ("have no case in common", first, second)
+    if set(first.segments) != set(second.segments):
+        raise _differ("are of different segments", ", ".join(first.segments), ", ".join(second.segments))
+    if first.surface_tolerance_mm != second.surface_tolerance_mm:
+        tolerances = (f"{item.surface_tolerance_mm:g} mm" for item in (first, second))
+        raise _differ("take different tolerances for surface Dice", *tolerances)
+    # Cases are taken as one data set's even where it was named otherwise; the names of cases decide.
+    ours, theirs = ({case: item.cases[case] for case in common} for item in (first, second))
+    names = list(first.segments) + ([OVERALL] if len(first.segments) > 1 else [])
+    rows = {
+        segment: {
+            metric: _paired(per_case(ours, segment, metric), per_case(theirs, segment, metric))
+            for metric in (AVERAGED if segment == OVERALL else METRICS)
+        }
+        for segment in names
+    }
+    left_out = sorted({*first.cases, *second.cases} - set(common))
+    return Comparison(first, second, tuple(left_out), rows)
+
+
+def _origin(evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "model": evaluation.model,
+        "data": evaluation.data,
+        "split": evaluation.split,
+        "made_by": [dict(entry) for entry in evaluation.made_by],
+    }
+
+
+def _differ(how: str, first: object, second: object) -> UserError:
+    shown = [f"{item.model} on {item.data}" if isinstance(item, Evaluation) else item for item in (first, second)]
+    return UserError(
+        "evaluations-differ",
+        f"The two evaluations {how} ({shown[0]}; {shown[1]}), so they cannot be compared; evaluate both alike.",
+    )
+
+
+def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, Any]:
+    cases = [case for case in ours if case in theirs]
+    if not cases:
+        return {"cases": 0, "first": None, "second": None, "difference": None, "interval": None, "p": None}
+    one, other = (np.array([values[case] for case in cases]) for values in (ours, theirs))
+    difference = one - other
+    interval = mean_interval(difference)
+    # Where nothing differs nothing can be ranked, and nothing speaks for a difference.
+    p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
+    return {
+        "cases": len(cases),
+        "first": round(float(one.mean()), 6),
+        "second": round(float(other.mean()), 6),
+        "difference": round(float(difference.mean()), 6),
+        "interval": None if interval is None else [round(end, 6) for end in interval],
+        "p": p,
+    }
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """The comparison as text, a line a segment and metric."""
+    rows = [("segment", "metric", "A", "B", "A - B", "95 % interval", "p", "cases")]
+    for segment, metrics in comparison.rows.items():
+        for name, row in metrics.items():
+            if not row["cases"]:
+                continue
+            decimals = METRICS[name].decimals + 1
+            interval = row["interval"] or ()
+            rows.append(
+                (
+                    "mean of segments" if segment == OVERALL else segment,
+                    METRICS[name].heading,
+                    *(f"{row[key]:.{decimals}f}" for key in ("first", "second")),
+                    f"{row['difference']:+.{decimals}f}",
+                    " to ".join(f"{end:+.{decimals}f}" for end in interval),
+                    f"{row['p']:.2g}",
+                    str(row["cases"]),
+                )
+            )
+    return text_table(rows, left=2)

@@ -1,0 +1,57 @@
+"""Label maps against each other, and which values a segment has in each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from conresnet.grid import Volume
+from conresnet.package.description import Segment
+from conresnet_training.data_sets import DataSet
+from conresnet_training.evaluation.metrics import Figures, bounding_box, segment_figures
+
+
+@dataclass(frozen=True)
+class SegmentValues:
+    """The label values of one segment.
+
+    Args:
+        truth: in the expert's label map.
+        found: in the result's, where regions that it contains may be painted over it with values of their own.
+    """
+
+    truth: tuple[int, ...]
+    found: tuple[int, ...]
+
+
+def values_of_model(segments: Sequence[Segment], targets: Mapping[str, Sequence[int]]) -> dict[str, SegmentValues]:
+    """For the segments of a model that was trained for ``targets``: a region also has the values of those inside it."""
+    painted = {segment.name: segment.label for segment in segments}
+    return {name: SegmentValues(tuple(targets[name]), tuple(_inside(name, targets, painted))) for name in painted}
+
+
+def values_of_data_set(data_set: DataSet) -> dict[str, SegmentValues]:
+    """For label maps with the data set's own values, or with those that its regions are painted with."""
+    if not data_set.regions:
+        return {name: SegmentValues((value,), (value,)) for value, name in sorted(data_set.labels.items())}
+    return {
+        name: SegmentValues(own, tuple(sorted({*own, *_inside(name, data_set.regions, data_set.region_labels)})))
+        for name, own in data_set.regions.items()
+    }
+
+
+def _inside(name: str, members: Mapping[str, Sequence[int]], painted: Mapping[str, int]) -> list[int]:
+    return sorted(painted[other] for other in members if set(members[other]) <= set(members[name]))
+
+
+def compare_label_maps(
+    found: Volume, truth: Volume, values: Mapping[str, SegmentValues], tolerance_mm: float
+) -> dict[str, Figures]:
+    """The figures of every segment of a case whose label maps lie on one grid."""
+    box = bounding_box((found.array != 0) | (truth.array != 0))
+    ours, theirs = found.array[box], truth.array[box]
+    spacing, voxel_ml = truth.grid.spacing[::-1], truth.grid.voxel_volume / 1000
+    return {
+        name: segment_figures(np.isin(ours, item.found), np.isin(theirs, item.truth), spacing, voxel_ml, tolerance_mm)
+        for name, item in values.items()
+    }

@@ -1,0 +1,65 @@
+"""The page of an evaluation: one HTML file with everything in it, to be read, sent or printed."""
+
+import base64
+from collections.abc import Mapping, Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from conresnet import __version__
+from conresnet_training.evaluation.metrics import METRICS, VOLUME
+from conresnet_training.evaluation.plots import bland_altman, dice_against_volume, metric_plot
+from conresnet_training.evaluation.results import Evaluation
+from conresnet_training.evaluation.summary import OVERALL, remarks, summary_cells
+
+PLOTTED = ("dice", "surface_dice", "hd95", "hd", "volume_difference_ml")
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("conresnet_training.evaluation", ""),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
+
+
+def make_page(evaluation: Evaluation, pictures: Mapping[str, bytes], colors: Mapping[str, Sequence[int]]) -> str:
+    """HTML text.
+
+    Args:
+        pictures: PNG images of the worst cases, the worst first.
+        colors: red, green and blue, 0 to 255, by segment.
+    """
+    cases, summary = evaluation.cases, evaluation.summary
+    blocks = [(name, summary["segments"][name]) for name in evaluation.segments]
+    if len(blocks) > 1:
+        blocks.append(("Mean of segments", summary[OVERALL]))
+    tables = [
+        (name, [(METRICS[metric].heading, summary_cells(metric, found)) for metric, found in metrics.items() if found])
+        for name, metrics in blocks
+    ]
+    captions = {
+        name: ", ".join(f"{segment} {row['dice']:.3f}" for segment, row in cases[name].items()) for name in pictures
+    }
+    return _ENVIRONMENT.get_template("page.html").render(
+        evaluation=evaluation,
+        version=__version__,
+        metrics=METRICS,
+        volume=VOLUME,
+        tables=tables,
+        remarks=remarks(summary),
+        plots=[_embedded(metric_plot(cases, metric, colors).encode(), "svg+xml") for metric in PLOTTED],
+        volume_plot=_embedded(dice_against_volume(cases, colors).encode(), "svg+xml"),
+        agreement_plots=[
+            _embedded(bland_altman(cases, segment, colors).encode(), "svg+xml") for segment in evaluation.segments
+        ],
+        pictures=[(name, _embedded(picture, "png"), captions[name]) for name, picture in pictures.items()],
+        swatches={name: "#{:02x}{:02x}{:02x}".format(*colors[name]) for name in evaluation.segments},
+        shown=_shown,
+    )
+
+
+def _embedded(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _shown(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"

@@ -1,0 +1,111 @@
+"""Pictures of a case: slices with the outlines of the expert's segments and of the result's."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from conresnet.grid import Volume
+from conresnet.orientation import reordering
+from conresnet_training.evaluation.label_maps import SegmentValues
+from conresnet_training.evaluation.metrics import bounding_box
+
+Color = Sequence[int]
+
+# Index grows to inferior, posterior, left: rows of the slices then run downward as radiologists look at them.
+ORIENTATION = "IPL"
+MARGIN_MM = 12.0
+PANEL_INCHES = 3.0
+EXPERT_COLOR = "white"
+
+
+@dataclass(frozen=True)
+class Masks:
+    """One segment in two label maps, both [k, j, i] on the image's grid."""
+
+    found: np.ndarray
+    truth: np.ndarray
+    values: SegmentValues
+
+    def cut(self, view, box: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """The segment's masks (result, expert), bool, after ``view`` in ``box``."""
+        return (
+            np.isin(view(self.found)[box], self.values.found),
+            np.isin(view(self.truth)[box], self.values.truth),
+        )
+
+
+def draw_case(image: Volume, masks: Mapping[str, Masks], colors: Mapping[str, Color], planes: int = 3) -> bytes:
+    """A PNG of the slices, one a plane, in which most voxels are in the wrong segment.
+
+    The image is cut to what either label map holds with a margin around it, and turned to its nearest anatomical axes.
+    The result is outlined in the segments' colors, the expert's segments in dashed white.
+
+    Args:
+        planes: how many of axial, coronal and sagittal, in this order.
+    """
+    reorder = reordering(image.grid, ORIENTATION)
+    spacing = reorder.grid(image.grid).spacing[::-1]
+    first = next(iter(masks.values()))
+    box = _with_margin(bounding_box(reorder.view((first.found != 0) | (first.truth != 0))), spacing)
+    gray = reorder.view(image.array)[box].astype(np.float32)
+    pairs = {name: item.cut(reorder.view, box) for name, item in masks.items()}
+    place = _place_of_disagreement(list(pairs.values()))
+    low, high = np.percentile(gray[np.isfinite(gray)], [1, 99.5]) if np.isfinite(gray).any() else (0, 1)
+    figure = Figure(figsize=(PANEL_INCHES * planes, PANEL_INCHES), facecolor="black", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    for axis, axes in enumerate(np.ravel(figure.subplots(1, planes))):
+        rows, columns = (other for other in range(3) if other != axis)
+        axes.imshow(
+            gray.take(place[axis], axis),
+            cmap="gray",
+            vmin=low,
+            vmax=max(high, low + 1e-6),
+            aspect=spacing[rows] / spacing[columns],
+            interpolation="nearest",
+        )
+        for name, (found, truth) in pairs.items():
+            shade = np.array(colors[name]) / 255
+            _outline(axes, found.take(place[axis], axis), colors=[shade], linewidths=1.6)
+            _outline(axes, truth.take(place[axis], axis), colors=EXPERT_COLOR, linewidths=0.9, linestyles="dashed")
+        # Outlines reach half a voxel beyond the slice.
+        height, width = gray.take(place[axis], axis).shape
+        axes.set(xlim=(-1, width), ylim=(height, -1))
+        axes.set_axis_off()
+    return to_png(figure)
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as a PNG, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _with_margin(box: tuple[slice, ...], spacing: np.ndarray) -> tuple[slice, ...]:
+    """What has no end is the whole axis and stays so."""
+    margins = np.ceil(MARGIN_MM / spacing).astype(int)
+    return tuple(
+        part if part.stop is None else slice(max(0, part.start - margin), part.stop + margin)
+        for part, margin in zip(box, margins, strict=True)
+    )
+
+
+def _place_of_disagreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[int]:
+    """Along each axis the slice with most wrong voxels; without any the one with most of the expert's."""
+    wrong = sum((found != truth).astype(np.int32) for found, truth in pairs)
+    if not wrong.any():
+        wrong = sum(truth.astype(np.int32) for _, truth in pairs)
+    if not wrong.any():
+        return [side // 2 for side in wrong.shape]
+    return [int(wrong.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+
+
+def _outline(axes: Axes, mask: np.ndarray, **style) -> None:
+    # A border of background, so that what touches the picture's edge is outlined too.
+    if mask.any():
+        size = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
+        axes.contour(*size, np.pad(mask, 1).astype(np.float32), levels=[0.5], **style)

@@ -1,0 +1,152 @@
+"""Training runs measured on the cases that they held out, segmented by the engine as a user's would be."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from conresnet.errors import UserError
+from conresnet.grid import Volume
+from conresnet.image_files import read_channels, write_volume
+from conresnet.package import write_package
+from conresnet.segmentation import SegmentOptions, load_model, segment
+from conresnet_training.data_sets import Case, read_data_set
+from conresnet_training.evaluation.label_maps import compare_label_maps, values_of_model
+from conresnet_training.evaluation.progress import counted
+from conresnet_training.evaluation.results import Evaluation
+from conresnet_training.evaluation.writing import Measured, make_folder, write_results
+from conresnet_training.folds import split
+from conresnet_training.label_maps import read_label
+from conresnet_training.packing import PackedRuns, check_agreement, pack_runs
+from conresnet_training.preparation import check_label_grid
+from conresnet_training.run import FOLD_FILE, Run, open_run
+
+SEGMENTATIONS = "segmentations"
+
+
+def evaluate_runs(
+    runs: Sequence[Run],
+    output: Path,
+    data: Path | None = None,
+    checkpoint: str = "last",
+    surface_tolerance_mm: float = 1.0,
+) -> Evaluation:
+    """Measure runs, see ``measure_runs``, and write what was found.
+
+    Args:
+        output: a folder for ``evaluation.json``, ``evaluation.csv``, ``report.html`` and the label maps
+            (``segmentations/<case>.nii.gz``); files of an earlier evaluation are replaced.
+    """
+    make_folder(output / SEGMENTATIONS)
+    measured = measure_runs(runs, output / SEGMENTATIONS, data, checkpoint, surface_tolerance_mm)
+    write_results(measured, output)
+    return measured.evaluation
+
+
+def measure_runs(
+    runs: Sequence[Run],
+    folder: Path,
+    data: Path | None = None,
+    checkpoint: str = "last",
+    surface_tolerance_mm: float = 1.0,
+) -> Measured:
+    """Segment every case that a run held out, once, and measure it.
+
+    A case that several runs held out, such as those of different seeds, is segmented by all of these together, as an
+    ensemble; never by one that was trained on it.
+
+    Args:
+        runs: of one data set; one, the folds of a cross-validation, or several seeds.
+        folder: for the label maps, ``<case>.nii.gz``.
+        data: the data set's folder, where it is not the one that the runs' plans name.
+        checkpoint: "last", or "best" by validation Dice; figures of "best" are optimistic, because the held-out cases
+            chose it.
+
+    Raises:
+        UserError: ``checkpoint-not-found``, ``runs-differ``, or any of reading the data and segmenting it.
+    """
+    if data is not None:
+        runs = [replace(run, plan=run.plan.model_copy(update={"data": data.resolve()})) for run in runs]
+    check_agreement(runs)
+    plan = runs[0].plan
+    data_set, values = read_data_set(plan.data), values_of_model(plan.description.output.segments, plan.targets)
+    cases, files = {}, {}
+    groups = _by_who_held_them_out(runs)
+    # All of them first, so that a checkpoint that lacks is known before hours of work.
+    packed = [pack_runs([runs[index] for index in indices], checkpoint) for indices in groups]
+    with counted(sum(map(len, groups.values()))) as done:
+        for model, held_out in zip(packed, groups.values(), strict=True):
+            for case, found in _segmented(model, held_out):
+                file = folder / f"{case.name}.nii.gz"
+                write_volume(found.array, found.grid, file)
+                truth = read_label(case.label)
+                check_label_grid(truth, found)
+                cases[case.name] = compare_label_maps(found, truth, values, surface_tolerance_mm)
+                files[case.name] = (case, file)
+                done(case.name)
+    steps = {
+        index: made
+        for indices, model in zip(groups, packed, strict=True)
+        for index, made in zip(indices, model.steps, strict=True)
+    }
+    evaluation = Evaluation(
+        data=data_set.name,
+        split=_sentence(runs, len(cases), len(data_set.cases)),
+        model=plan.description.name,
+        surface_tolerance_mm=surface_tolerance_mm,
+        cases={name: cases[name] for name in sorted(cases)},
+        made_by=tuple(
+            {"fold": run.fold, "steps": steps[index], "checkpoint": checkpoint} for index, run in enumerate(runs)
+        ),
+    )
+    colors = {item.name: item.color for item in plan.description.output.segments}
+    return Measured(evaluation, files, values, colors)
+
+
+def open_runs(folder: Path, data: Path | None = None) -> list[Run]:
+    """The run in a folder, or the runs of a cross-validation in it (``fold_0``, ``fold_1``, ...); else none."""
+    if (folder / FOLD_FILE).is_file():
+        return [open_run(folder, data)]
+    folds = sorted(folder.glob("fold_*"), key=lambda path: (len(path.name), path.name))
+    return [open_run(path, data) for path in folds if (path / FOLD_FILE).is_file()]
+
+
+def _by_who_held_them_out(runs: Sequence[Run]) -> dict[tuple[int, ...], list[Case]]:
+    """The cases by the places of those runs that may segment them: those that held them out."""
+    data_set = read_data_set(runs[0].plan.data)
+    holders: dict[str, list[int]] = {}
+    cases = {}
+    for index, run in enumerate(runs):
+        for case in split(data_set, run.plan, run.fold)[1]:
+            holders.setdefault(case.name, []).append(index)
+            cases[case.name] = case
+    groups: dict[tuple[int, ...], list[Case]] = {}
+    for name in sorted(cases):
+        groups.setdefault(tuple(holders[name]), []).append(cases[name])
+    return groups
+
+
+def _segmented(packed: PackedRuns, cases: Sequence[Case]) -> Iterator[tuple[Case, Volume]]:
+    """Each case with the label map that a model gives for it, which has the name of the case's first image."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = write_package(packed.description, packed.files, Path(folder) / packed.description.name)
+        model = load_model(package, "auto", "auto")
+        channels = [item.name for item in packed.description.inputs]
+        for case in cases:
+            if case.missing:
+                raise UserError(
+                    "case-incomplete",
+                    f"The case {case.name} lacks {', '.join(map(str, case.missing))}; check the data set.",
+                    case=case.name,
+                )
+            labels = segment(model, read_channels(list(case.images), channels), SegmentOptions()).labels
+            yield case, replace(labels, name=str(case.images[0]))
+
+
+def _sentence(runs: Sequence[Run], count: int, total: int) -> str:
+    folds = sorted({run.fold for run in runs})
+    words = f"fold {folds[0]}" if len(folds) == 1 else f"folds {', '.join(map(str, folds))}"
+    sentence = f"{words} of {runs[0].plan.training.folds}: {count} of {total} cases, held out of training"
+    if len(runs) > 1:
+        sentence += "; each case was segmented by those runs alone that never saw it"
+    return sentence
