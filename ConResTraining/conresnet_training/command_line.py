@@ -8,6 +8,7 @@ from conresnet.command_line import main as run_command
 
 # Command: module below conresnet_training.commands, its click command, what it does in a line.
 _COMMANDS = {
+    "check": ("check", "check", "Look at every case of a data set and say what is wrong."),
     "plan": ("plan", "plan", "Look at a data set and write a plan for it."),
     "train": ("train", "train", "Train by a plan."),
     "resume": ("train", "resume", "Go on with a run from its newest checkpoint."),

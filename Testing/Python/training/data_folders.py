@@ -1,6 +1,9 @@
 """Synthetic data sets in the three layouts, of a few small cases, written as the sets' makers write theirs."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 
 SHAPE = (20, 18, 16)
+MANY_SHAPE = (64, 64, 64)
+MANY_VOXELS = 64**3
 BRATS_WORDS = ("t1", "t1ce", "t2", "flair")
 
 
@@ -98,3 +103,24 @@ def brats(
             save(image(100 * number + channel), path / f"{name}{divider}{word}{ending}")
         save(label(values), path / f"{name}{divider}seg{ending}")
     return folder
+
+
+def many_cases(folder: Path, count: int) -> Path:
+    """A Decathlon folder of ``count`` cases of ``MANY_SHAPE`` that take the room of one on the disk."""
+    save(image(0, MANY_SHAPE), folder / "imagesTr" / "case_0.nii")
+    save(label((1,), MANY_SHAPE), folder / "labelsTr" / "case_0.nii")
+    names = [f"case_{number}.nii" for number in range(count)]
+    for kind in ("imagesTr", "labelsTr"):
+        for name in names[1:]:
+            os.link(folder / kind / names[0], folder / kind / name)
+    training = [{"image": f"imagesTr/{name}", "label": f"labelsTr/{name}"} for name in names]
+    describe(folder, modality={"0": "T1"}, labels={"1": "box"}, training=training)
+    return folder
+
+
+def peak_memory(script: str, *arguments: object) -> int:
+    """Most bytes that a process of its own holds while it runs a Python script; Linux alone."""
+    script += "\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return int(done.stdout.splitlines()[-1])

@@ -1,0 +1,319 @@
+"""``check``: broken data sets of every kind, each told by its sentence, and a page of what the cases are."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import nibabel
+import numpy as np
+import pytest
+
+from conresnet_training.command_line import main
+from training.data_folders import (
+    MANY_VOXELS,
+    SHAPE,
+    brats,
+    decathlon,
+    image,
+    label,
+    many_cases,
+    nnunet,
+    peak_memory,
+    save,
+)
+
+
+class Checked:
+    """What ``check`` said of a folder."""
+
+    def __init__(self, status: int, output: str, errors: str, folder):
+        self.status, self.lines, self.closing, self.folder = status, output.splitlines(), errors.strip(), folder
+        self.page = (folder / "check.html").read_text(encoding="utf-8")
+        self.content = json.loads((folder / "check.json").read_text(encoding="utf-8"))
+        self.codes = {
+            case["name"]: [(finding["level"], finding["code"]) for finding in case["findings"]]
+            for case in self.content["cases"]
+            if case["findings"]
+        }
+
+    def line(self, case: str) -> str:
+        (found,) = [line for line in self.lines if line.startswith(f"{case}: ")]
+        return found
+
+
+@pytest.fixture
+def check(monkeypatch, tmp_path, capsys):
+    """Check a folder by the command, from a working folder of its own."""
+
+    def run(folder, *options):
+        place = tmp_path / "here"
+        place.mkdir(exist_ok=True)
+        monkeypatch.chdir(place)
+        monkeypatch.setattr("sys.argv", ["conresnet_training", "check", str(folder), *options])
+        status = main()
+        captured = capsys.readouterr()
+        output = place / (options[1] if options else f"{folder.name}_check")
+        return Checked(status, captured.out, captured.err, output)
+
+    return run
+
+
+def test_sound_data_set_has_no_findings(check, data_folder):
+    checked = check(data_folder / "MSD_Task04_Hippocampus")
+    assert checked.status == 0 and checked.lines == ["3 of 3 cases are fine."]
+    assert "\n" not in checked.closing and str(checked.folder.name) in checked.closing
+    assert checked.content["layout"] == "decathlon" and checked.content["labels"] == {"1": "Anterior", "2": "Posterior"}
+    case = checked.content["cases"][0]
+    header = nibabel.load(data_folder / "MSD_Task04_Hippocampus" / "labelsTr" / "hippocampus_004.nii.gz")
+    assert case["name"] == "hippocampus_004" and case["size"] == list(header.shape) and case["spacing"] == [1, 1, 1]
+    counts = np.bincount(np.asarray(header.dataobj).ravel().astype(int))
+    assert case["label_ml"] == {"Anterior": counts[1] / 1000, "Posterior": counts[2] / 1000}
+    # Everything is in the page: sizes, intensities, volumes and a slice of each case.
+    assert checked.page.count("data:image/png;base64,") == 3 + 3
+    assert not re.search(r"""(src|href)=["'](?!data:)""", checked.page)
+
+
+@pytest.mark.parametrize("make", [decathlon, nnunet, brats])
+def test_every_layout_is_checked(check, tmp_path, make):
+    checked = check(make(tmp_path / "set"))
+    assert checked.status == 0 and checked.lines == ["3 of 3 cases are fine."]
+
+
+def affine(**changes) -> np.ndarray:
+    """1 mm along the patient's axes, but for what is changed."""
+    matrix = np.eye(4)
+    for name, value in changes.items():
+        matrix[{"origin": (0, 3), "spacing": (2, 2), "flip": (0, 0)}[name]] = value
+    return matrix
+
+
+TURNED = np.eye(4)
+TURNED[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+SWAPPED = np.eye(4)[[1, 0, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("array", "matrix", "sentence"),
+    [
+        pytest.param(label()[:-1], None, "19 x 18 x 16 instead of 20 x 18 x 16 voxels", id="size"),
+        pytest.param(label(), affine(spacing=2.5), "spacing 1 x 1 x 2.5 instead of 1 x 1 x 1 mm", id="spacing"),
+        pytest.param(label(), affine(origin=12), "first voxel 12 mm away, voxels up to 12 mm apart", id="origin"),
+        pytest.param(label(), TURNED, "axes turned by 5.73 degrees", id="direction"),
+        pytest.param(label(), affine(flip=-1, origin=19), "axes turned by 180 degrees", id="flipped"),
+        pytest.param(label().swapaxes(0, 1), SWAPPED, "18 x 20 x 16 instead of 20 x 18 x 16 voxels", id="swapped"),
+    ],
+)
+def test_label_on_another_grid(check, tmp_path, array, matrix, sentence):
+    """Complaint 5 in its variants."""
+    folder = decathlon(tmp_path / "set")
+    save(np.ascontiguousarray(array), folder / "labelsTr" / "case_1.nii.gz", matrix)
+    checked = check(folder)
+    assert checked.status == 2 and checked.codes == {"case_1": [("error", "label-grid-differs")]}
+    assert sentence in checked.line("case_1") and checked.lines[-1] == "2 of 3 cases are fine."
+    assert "1 with errors" in checked.closing
+
+
+def test_grids_that_differ_by_rounding_alone_are_one(check, tmp_path):
+    folder = decathlon(tmp_path / "set")
+    save(label(), folder / "labelsTr" / "case_1.nii.gz", affine(origin=1e-4))
+    assert check(folder).status == 0
+
+
+def test_channel_on_another_grid_is_only_odd(check, tmp_path):
+    folder = brats(tmp_path / "set")
+    save(image(1), folder / "BraTS_2" / "BraTS_2_t2.nii.gz", affine(origin=3))
+    checked = check(folder)
+    assert checked.status == 0 and checked.codes == {"BraTS_2": [("warning", "channel-grid-differs")]}
+    assert "channel T2 lies on another grid than the first (first voxel 3 mm away" in checked.line("BraTS_2")
+
+
+def test_missing_channel(check, tmp_path):
+    folder = brats(tmp_path / "set")
+    (folder / "BraTS_2" / "BraTS_2_t1ce.nii.gz").unlink()
+    checked = check(folder)
+    assert checked.status == 2 and checked.codes == {"BraTS_2": [("error", "missing-image")]}
+    assert "channel T1ce is missing" in checked.line("BraTS_2") and "BraTS_2_t1ce.nii.gz" in checked.line("BraTS_2")
+
+
+def test_missing_label(check, tmp_path):
+    folder = nnunet(tmp_path / "set")
+    (folder / "labelsTr" / "case_0.nii.gz").unlink()
+    checked = check(folder)
+    assert checked.status == 2 and checked.codes == {"case_0": [("error", "missing-label")]}
+    assert "the label map is missing" in checked.line("case_0")
+
+
+def test_channels_missing_in_a_4d_file(check, tmp_path):
+    folder = decathlon(tmp_path / "set", channels=("T1", "T2"))
+    save(image(0), folder / "imagesTr" / "case_0.nii.gz")
+    checked = check(folder)
+    assert checked.status == 2 and checked.codes == {"case_0": [("error", "wrong-channel-count")]}
+    assert "holds 1 images, but the data set has 2 channels (T1, T2)" in checked.line("case_0")
+
+
+@pytest.mark.parametrize(
+    ("array", "code", "sentence"),
+    [
+        (label((1, 7)), "unexpected-labels", "values that the data set does not name: 7 (90 voxels); it names 1, 2"),
+        (label() * np.float32(0.5), "label-not-whole", "values that are not whole numbers, such as 0.5"),
+        (label().astype(np.int16) * 300, "label-range", "has the value 300"),
+    ],
+)
+def test_unexpected_label_values(check, tmp_path, array, code, sentence):
+    folder = decathlon(tmp_path / "set")
+    save(array, folder / "labelsTr" / "case_1.nii.gz")
+    checked = check(folder)
+    assert checked.status == 2 and checked.codes == {"case_1": [("error", code)]}
+    assert sentence in checked.line("case_1")
+
+
+def test_empty_label_is_only_odd(check, tmp_path):
+    folder = decathlon(tmp_path / "set")
+    save(np.zeros(SHAPE, np.uint8), folder / "labelsTr" / "case_2.nii.gz")
+    checked = check(folder)
+    assert checked.status == 0 and checked.codes == {"case_2": [("warning", "empty-label")]}
+    assert "the label map is empty" in checked.line("case_2")
+
+
+def test_label_that_no_case_has(check, tmp_path):
+    folder = decathlon(tmp_path / "set", labels={"0": "background", "1": "a", "2": "b", "3": "Nebenniere"})
+    checked = check(folder)
+    assert checked.status == 0
+    assert checked.lines == ["the data set: warning: no case has the label Nebenniere", "3 of 3 cases are fine."]
+    assert checked.content["summary"]["findings"][0]["code"] == "label-unused"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_numbers(check, tmp_path, value):
+    folder = decathlon(tmp_path / "set")
+    array = image(0).astype(np.float32)
+    array[3, 4, 5:7] = value
+    save(array, folder / "imagesTr" / "case_0.nii.gz")
+    checked = check(folder)
+    assert checked.status == 2 and checked.codes == {"case_0": [("error", "image-not-finite")]}
+    assert "channel MRI has 2 voxels that are NaN or infinite" in checked.line("case_0")
+
+
+def test_constant_channel(check, tmp_path):
+    folder = decathlon(tmp_path / "set", channels=("T1", "T2"))
+    save(np.stack([image(0), np.full(SHAPE, 7, np.int16)], -1), folder / "imagesTr" / "case_0.nii.gz")
+    checked = check(folder)
+    assert checked.status == 2 and checked.codes == {"case_0": [("error", "image-constant")]}
+    assert "channel T2 is constant: all voxels are 7" in checked.line("case_0")
+
+
+@pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
+def test_truncated_file(check, tmp_path, part):
+    folder = decathlon(tmp_path / "set")
+    path = folder / part / "case_1.nii.gz"
+    path.write_bytes(path.read_bytes()[:-40])
+    checked = check(folder)
+    assert checked.status == 2 and checked.codes == {"case_1": [("error", "not-an-image")]}
+    assert "case_1.nii.gz is damaged or is not an image" in checked.line("case_1")
+
+
+def test_file_that_is_no_image(check, tmp_path):
+    folder = nnunet(tmp_path / "set", ending=".nrrd")
+    (folder / "imagesTr" / "case_1_0000.nrrd").write_text("<html>404</html>", encoding="utf-8")
+    assert check(folder).codes == {"case_1": [("error", "not-an-image")]}
+
+
+def test_duplicates_are_named(check, tmp_path):
+    folder = brats(tmp_path / "set")
+    for word in ("t1", "t1ce", "t2", "flair"):
+        shutil.copy(folder / "BraTS_1" / f"BraTS_1_{word}.nii.gz", folder / "BraTS_3" / f"BraTS_3_{word}.nii.gz")
+    checked = check(folder)
+    assert checked.status == 0 and checked.codes == {"BraTS_3": [("warning", "duplicate-image")]}
+    assert "its images are those of BraTS_1" in checked.line("BraTS_3")
+
+
+def test_cases_unlike_the_others_are_named(check, tmp_path):
+    folder = decathlon(tmp_path / "set", cases=6)
+    for kind, array in (("imagesTr", image(9)), ("labelsTr", label())):
+        save(array, folder / kind / "case_4.nii.gz", affine(spacing=3))
+    long = (20, 18, 80)
+    for kind, array in (("imagesTr", image(9, long)), ("labelsTr", label(shape=long))):
+        save(array, folder / kind / "case_5.nii.gz")
+    checked = check(folder)
+    assert checked.status == 0
+    assert checked.codes == {"case_4": [("warning", "spacing-outlier")], "case_5": [("warning", "size-outlier")]}
+    assert "its spacing is 3 mm superior-inferior, where the median is 1" in checked.line("case_4")
+    assert "its size is 80 voxels superior-inferior, where the median is 16" in checked.line("case_5")
+
+
+def test_all_that_is_wrong_with_a_case_is_in_one_line(check, tmp_path):
+    folder = brats(tmp_path / "set")
+    save(label((1, 3)), folder / "BraTS_1" / "BraTS_1_seg.nii.gz", affine(origin=2))
+    (folder / "BraTS_1" / "BraTS_1_flair.nii.gz").unlink()
+    save(np.zeros(SHAPE, np.int16), folder / "BraTS_1" / "BraTS_1_t2.nii.gz", affine(origin=3))
+    checked = check(folder)
+    codes = [code for _, code in checked.codes["BraTS_1"]]
+    assert sorted(codes[:4]) == ["image-constant", "label-grid-differs", "missing-image", "unexpected-labels"]
+    assert codes[4:] == ["channel-grid-differs"]
+    assert len(checked.lines) == 2 and checked.line("BraTS_1").count("error: ") == 4
+    assert checked.content["summary"] | {"with_errors": 1, "with_warnings": 0, "fine": 2} == checked.content["summary"]
+
+
+def test_set_of_which_nothing_can_be_read_still_gets_its_page(check, tmp_path):
+    folder = decathlon(tmp_path / "set", cases=1)
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part / "case_0.nii.gz").write_bytes(b"")
+    checked = check(folder)
+    assert checked.status == 2 and checked.lines[-1] == "0 of 1 case is fine."
+    assert "data:image" not in checked.page and "case_0" in checked.page
+
+
+def test_names_are_text_and_not_markup(check, tmp_path):
+    folder = decathlon(tmp_path / "set", labels={"1": "<script>alert(1)</script>", "2": r"$\frac{$ & 腫瘍"})
+    checked = check(folder)
+    assert checked.status == 0 and "<script>" not in checked.page and "&lt;script&gt;" in checked.page
+
+
+def test_long_paths_that_are_not_ascii(check, tmp_path):
+    """Complaint 20."""
+    long = tmp_path / "Patientenstudie mit Umlauten äöü" / ("ein langer Ordnername 脳 " * 6) / ("мозг и " * 15)
+    checked = check(nnunet(long / "Dataset 1"))
+    assert checked.status == 0 and str(long) in checked.content["data"]
+
+
+def test_nothing_is_written_into_the_data(check, tmp_path, monkeypatch, capsys):
+    folder = decathlon(tmp_path / "set")
+    before = sorted(path for path in folder.rglob("*"))
+    for arguments, place in (((folder, "--output", folder / "report"), tmp_path), ((".",), folder)):
+        monkeypatch.chdir(place)
+        monkeypatch.setattr("sys.argv", ["conresnet_training", "check", *map(str, arguments)])
+        assert main() == 2
+        assert "lies in the data set's folder, where nothing is written" in capsys.readouterr().err
+    check(folder, "--output", "somewhere")
+    assert sorted(path for path in folder.rglob("*")) == before
+
+
+def test_as_a_process_findings_and_closing_sentence_are_apart(tmp_path):
+    folder = decathlon(tmp_path / "Übung 1")
+    (folder / "labelsTr" / "case_0.nii.gz").unlink()
+    command = [sys.executable, "-m", "conresnet_training", "check", str(folder), "--output", str(tmp_path / "Prüfung")]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 2
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["case_0", "2 of 3 cases are fine."]
+    assert len(done.stderr.splitlines()) == 1 and "Prüfung" in done.stderr
+
+
+MANY = """
+import sys
+from pathlib import Path
+from conresnet_training.check import check_data_set
+from conresnet_training.data_sets import read_data_set
+
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+report = check_data_set(read_data_set(folder), folder)
+assert len(report.cases) == count and not report.has_errors
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
+def test_memory_does_not_grow_with_the_number_of_cases(tmp_path):
+    """Complaint 27."""
+    few, many = (peak_memory(MANY, many_cases(tmp_path / str(count), count), count) for count in (10, 50))
+    assert many - few < 10 * 2 * MANY_VOXELS
