@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import qt
+from slicer.i18n import tr as _
 
 from conresnet import session_folder
 from conresnet.protocol import PROTOCOL, LineSplitter, ProtocolError, decode, encode
@@ -168,50 +169,44 @@ def _killTree(pid: int) -> None:
             os.killpg(pid, signal.SIGKILL)
 
 
+def _failure(code: str, sentence: str, log: str = "", **values: object) -> EngineError:
+    return EngineError(code, sentence.format(**values), values, log=log)
+
+
 def _notStarted(program: str) -> EngineError:
-    return EngineError(
-        "engine-not-started",
-        f"The engine could not be started with {program}; choose a Python that exists and may be run.",
-        {"program": program},
-    )
+    sentence = _("The engine could not be started with {program}; choose another Python under Advanced.")
+    return _failure("engine-not-started", sentence, program=program)
 
 
 def _neverSpoke(program: str, exitCode: int, log: str) -> EngineError:
-    lines = log.splitlines()
-    return EngineError(
-        "engine-start-failed",
-        f"The engine ended before it was ready ({lines[-1] if lines else f'exit code {exitCode}'}); check that the "
-        f"Python {program} has what the engine needs, and see the log.",
-        {"program": program, "exit_code": exitCode},
-        log=log,
+    sentence = _(
+        "The engine ended before it was ready ({reason}); check that the Python {program} has what the engine needs, "
+        "and see the log."
     )
+    reason = log.splitlines()[-1] if log else _("exit code {exitCode}").format(exitCode=exitCode)
+    return _failure("engine-start-failed", sentence, log, program=program, reason=reason)
 
 
 def _silent(program: str, log: str) -> EngineError:
-    return EngineError(
-        "engine-silent",
-        f"The engine gave no sign for {SECONDS_TO_START} seconds after it was started with {program}; check that this "
-        "is a working Python, and try again.",
-        {"program": program, "seconds": SECONDS_TO_START},
-        log=log,
+    sentence = _(
+        "The engine gave no sign for {seconds} seconds after it was started with {program}; check that this is a "
+        "working Python, and segment again."
     )
+    return _failure("engine-silent", sentence, log, program=program, seconds=SECONDS_TO_START)
 
 
 def _otherProtocol(hello: dict, program: str) -> EngineError:
-    return EngineError(
-        "engine-version",
-        f"The engine that {program} runs is of another version ({hello.get('version')}, protocol "
-        f"{hello.get('protocol')} instead of {PROTOCOL}); restart Slicer, and install the extension again if that does "
-        "not help.",
-        {"program": program, "version": hello.get("version"), "protocol": hello.get("protocol")},
+    sentence = _(
+        "The engine that {program} runs is of another version ({version}, protocol {protocol} instead of {ours}); "
+        "restart Slicer, and install the extension again if that does not help."
     )
+    version, protocol = hello.get("version"), hello.get("protocol")
+    return _failure("engine-version", sentence, program=program, version=version, protocol=protocol, ours=PROTOCOL)
 
 
 def _ended(exitCode: int, log: str) -> EngineError:
-    return EngineError(
-        "engine-died",
-        f"The engine ended unexpectedly (exit code {exitCode}), often because memory ran out; close other programs, "
-        "draw a smaller region of interest or choose another device, and try again.",
-        {"exit_code": exitCode},
-        log=log,
+    sentence = _(
+        "The engine ended unexpectedly (exit code {exitCode}), often because memory ran out; close other programs, "
+        "draw a smaller region or choose another device, and segment again."
     )
+    return _failure("engine-died", sentence, log, exitCode=exitCode)

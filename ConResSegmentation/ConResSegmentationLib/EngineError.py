@@ -9,7 +9,7 @@ class EngineError:
 
     Args:
         code: stable name of the fault, by which the sentence is translated.
-        message: one sentence in English: what is wrong and what to do.
+        message: one sentence: what is wrong and what to do; in English where it comes from the engine's process.
         values: what the sentence speaks of.
         ours: whether it is a fault of the engine, worth a report, rather than something the user can put right.
         log: a traceback or the end of the engine's log, for the diagnostics; empty when it adds nothing.

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import qt
+from slicer.i18n import tr as _
 
 from conresnet import __version__
 from conresnet.atomic_file import write_error
@@ -200,7 +201,9 @@ class EngineProcess:
                 # The engine is ending, or the system has cleaned up.
                 self._connection.close()
                 self._dropConnection()
-                raise UserError("engine-folder-gone", "The engine's temporary folder is gone; try again.") from error
+                raise UserError(
+                    "engine-folder-gone", _("The engine's temporary folder is gone; segment again.")
+                ) from error
             except OSError as error:
                 raise write_error(error, path) from error
             channels.append({"npy": str(path), "grid": volume.grid.to_dict(), "name": volume.name})

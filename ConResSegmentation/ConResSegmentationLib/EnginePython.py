@@ -93,11 +93,10 @@ class EnginePython:
     def _launchModule(self, module: str) -> EngineLaunch:
         program = self.program or shutil.which("PythonSlicer") or ""
         if not program or not (os.path.isfile(program) or shutil.which(program)):
-            raise UserError(
-                "engine-python-not-found",
-                f"The Python that shall run the engine, {program or 'PythonSlicer'}, does not exist; choose another.",
-                program=program or "PythonSlicer",
+            sentence = _(
+                "The Python that shall run the engine, {program}, does not exist; choose another under Advanced."
             )
+            raise UserError("engine-python-not-found", sentence.format(program=program or "PythonSlicer"))
         # Another Python would load Slicer's libraries instead of its own, and crash.
         environment = dict(os.environ) if self.isSlicers else slicer.util.startupEnvironment()
         folders = [str(Path(conresnet.__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]

@@ -2,10 +2,12 @@
 
 from slicer.i18n import tr as _
 
+from .ErrorSentences import errorSentences
+
 
 def sentence(error) -> str:
     """The sentence for an error with ``code``, ``message`` and ``values``; without one of ours, the error's English."""
-    template = _sentences().get(error.code)
+    template = errorSentences().get(error.code)
     if template is not None:
         try:
             return template.format(**error.values)
@@ -50,22 +52,3 @@ def logOf(report: dict) -> str:
     seconds = ", ".join(f"{name} {value:.2f}" for name, value in report.get("seconds", {}).items())
     kept = {key: report[key] for key in ("device", "precision", "windows", "window", "tiling") if key in report}
     return "; ".join([*(f"{key} {value}" for key, value in kept.items()), f"seconds: {seconds}"])
-
-
-def _sentences() -> dict[str, str]:
-    return {
-        "engine-died": _(
-            "The engine ended unexpectedly (exit code {exit_code}), often because memory ran out; close other "
-            "programs, draw a smaller region or choose another device, and segment again."
-        ),
-        "engine-not-started": _(
-            "The engine could not be started with {program}; choose another Python under Advanced."
-        ),
-        "engine-silent": _(
-            "The engine gave no sign for {seconds} seconds after it was started with {program}; check that this is a "
-            "working Python, and segment again."
-        ),
-        "engine-python-not-found": _(
-            "The Python that shall run the engine, {program}, does not exist; choose another under Advanced."
-        ),
-    }

@@ -40,5 +40,8 @@ def write_error(error: OSError, path: str | Path) -> UserError:
         )
     reason = error.strerror or str(error)
     return UserError(
-        "cannot-write", f"{path} cannot be written ({reason}); choose a folder you may write to.", path=str(path)
+        "cannot-write",
+        f"{path} cannot be written ({reason}); choose a folder you may write to.",
+        path=str(path),
+        reason=reason,
     )

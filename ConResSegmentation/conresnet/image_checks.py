@@ -66,7 +66,12 @@ def check_volume(volume: Volume) -> None:
     name, array = volume.name, volume.array
     _check_grid(volume)
     if array.dtype.kind not in "biuf":
-        raise UserError("image-type", f"{name} holds {array.dtype} values where real numbers are wanted.", name=name)
+        raise UserError(
+            "image-type",
+            f"{name} holds {array.dtype} values where real numbers are wanted.",
+            name=name,
+            type=str(array.dtype),
+        )
     low, high, bad = np.inf, -np.inf, 0
     for block in array:
         if block.dtype.kind == "f":
@@ -86,6 +91,7 @@ def check_volume(volume: Volume) -> None:
             "intensity-range",
             f"{name} has values up to {max(-low, high):.1e}, which no scanner gives; check how it was made.",
             name=name,
+            value=max(-low, high),
         )
     if low == high:
         raise UserError(
@@ -117,7 +123,10 @@ def absurd_spacing(name: str, spacing: Sequence[float]) -> UserError:
     """The sentence for a voxel size that cannot be right."""
     size = " x ".join(f"{value:g}" for value in spacing)
     return UserError(
-        "absurd-spacing", f"{name} has a voxel size of {size} mm, which cannot be right; correct its header.", name=name
+        "absurd-spacing",
+        f"{name} has a voxel size of {size} mm, which cannot be right; correct its header.",
+        name=name,
+        size=size,
     )
 
 

@@ -100,11 +100,11 @@ def write_volume(array: np.ndarray, grid: Grid, path: str | Path) -> None:
         path: its folder must exist.
 
     Raises:
-        UserError: "disk-full" or "cannot-write".
+        UserError: "output-not-nifti", "disk-full" or "cannot-write".
     """
     path = Path(path)
     if not _is_nifti(path):
-        raise UserError("cannot-write", f"{path} cannot be written: name it .nii or .nii.gz.", path=str(path))
+        raise UserError("output-not-nifti", f"{path} cannot be written: name it .nii or .nii.gz.", path=str(path))
     from conresnet.nifti_files import write_nifti
 
     write_nifti(array, grid, path)

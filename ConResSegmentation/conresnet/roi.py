@@ -144,4 +144,4 @@ class BoxROI:
 
 
 def _bad(why: str) -> UserError:
-    return UserError("bad-roi", f"The ROI cannot be used: {why}.")
+    return UserError("bad-roi", f"The ROI cannot be used: {why}.", reason=why)

@@ -33,11 +33,16 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
     try:
         network = build_network(description.type, description.arguments)
     except ValueError as error:
-        raise UserError("network-unknown", f"The model {package.description.name} cannot be built: {error}") from error
+        name = package.description.name
+        raise UserError(
+            "network-unknown", f"The model {name} cannot be built: {error}", model=name, reason=str(error)
+        ) from error
     try:
         tensors = safetensors.torch.load(package.read_weights(description.weights))
     except safetensors.SafetensorError as error:
-        raise UserError("weights-damaged", f"{source} cannot be read ({error}); get the model again.") from error
+        raise UserError(
+            "weights-damaged", f"{source} cannot be read ({error}); get the model again.", source=source
+        ) from error
     check_tensors(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
     network.load_state_dict(tensors)
     return network.float().eval()
@@ -68,13 +73,19 @@ def check_tensors(network: nn.Module, shapes: dict[str, tuple[int, ...]], source
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name in expected:
         if name not in shapes:
-            raise UserError("weights-missing", f"{source} lacks the tensor {name}.", tensor=name)
+            raise UserError("weights-missing", f"{source} lacks the tensor {name}.", source=source, tensor=name)
         if shapes[name] != expected[name]:
             raise UserError(
-                "weights-shape", f"In {source} the tensor {name} is {shapes[name]}, not {expected[name]}.", tensor=name
+                "weights-shape",
+                f"In {source} the tensor {name} is {shapes[name]}, not {expected[name]}.",
+                source=source,
+                tensor=name,
             )
     for name in shapes:
         if name not in expected:
             raise UserError(
-                "weights-left-over", f"{source} has the tensor {name}, which the network does not.", tensor=name
+                "weights-left-over",
+                f"{source} has the tensor {name}, which the network does not.",
+                source=source,
+                tensor=name,
             )

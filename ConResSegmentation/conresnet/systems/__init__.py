@@ -23,6 +23,7 @@ def build_system(package: ModelPackage) -> System:
             "system-unknown",
             f"The model {package.description.name} needs the system {kind!r}, which this version of ConResNet does not "
             f"have (it has {', '.join(SYSTEMS)}); update ConResNet.",
+            model=package.description.name,
             system=kind,
         )
     return SYSTEMS[kind](package)

@@ -66,6 +66,7 @@ def _channel(entry: object) -> Volume:
         raise UserError(
             "channel-unreadable",
             f"The array of {name} cannot be read from {path} ({error}); try again.",
+            name=name,
             path=str(path),
         ) from error
     grid = Grid.from_dict(_object(entry.get("grid"), "grid"))

@@ -11,7 +11,6 @@ import pytest
 import slicer
 
 from ConResSegmentationLib import Diagnostics, Messages
-from ConResSegmentationLib.EngineError import EngineError
 from module.panel_driver import PanelDriver
 
 NAME = "DOE^JANE 19700101"
@@ -79,13 +78,6 @@ def test_diagnostics_say_what_helps_and_name_no_patient(panel: PanelDriver, volu
 def test_names_are_replaced_the_longest_first() -> None:
     text = Diagnostics.withoutNames("ann t1 residual, ann t1", ["ann t1", "ann t1 residual", "", "a"])
     assert text == "<image 2>, <image 1>"
-
-
-def test_errors_are_said_in_the_users_words_or_the_engines() -> None:
-    known = EngineError("engine-silent", "English", {"seconds": 120, "program": "p"})
-    assert Messages.sentence(known).startswith("The engine gave no sign for 120 seconds")
-    assert Messages.sentence(EngineError("engine-silent", "English", {})) == "English"
-    assert Messages.sentence(EngineError("new-code", "English", {})) == "English"
 
 
 @pytest.mark.parametrize(
