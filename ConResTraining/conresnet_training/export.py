@@ -1,91 +1,111 @@
-"""A finished run as a model package, with figures that the engine itself measured on the cases the run never saw."""
+"""Finished runs as a model package, with figures that the engine itself measured on cases that they never saw."""
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import safetensors.torch
-import torch
-
-from conresnet.errors import UserError
-from conresnet.image_files import read_channels, read_volume
-from conresnet.package import write_package
-from conresnet.package.description import ModelDescription
-from conresnet.segmentation import SegmentOptions, load_model, segment
-from conresnet_training.data_sets import Case, read_data_set
-from conresnet_training.folds import split
-from conresnet_training.plan import Plan
+from conresnet.package import parse_description, write_package
+from conresnet.package.writer import check_replaceable
+from conresnet_training.evaluation.results import Evaluation
+from conresnet_training.evaluation.runs import measure_runs
+from conresnet_training.evaluation.writing import Measured, picture_of
+from conresnet_training.model_card import write_card
+from conresnet_training.packing import pack_runs
 from conresnet_training.run import Run
 
 METRICS_FILE = "metrics.json"
+CARD_FILE = "MODEL_CARD.md"
+THUMBNAIL_FILE = "thumbnail.png"
+REPORTED = ("dice", "surface_dice", "hd95", "volume_difference_ml")
 
 
-def export_run(run: Run, output: Path, checkpoint: str = "last", overwrite: bool = False) -> str:
+def export_runs(
+    runs: Sequence[Run],
+    output: Path,
+    checkpoint: str = "last",
+    overwrite: bool = False,
+    name: str | None = None,
+    title: str | None = None,
+) -> str:
     """Write the package ``output`` and return one sentence about it.
 
-    Weights are kept in half precision, which changes no label that matters and halves the download.
+    Several runs, such as the folds of a cross-validation, become one model, an ensemble. Into the package go
+    ``metrics.json``, the figures of every held-out case, ``MODEL_CARD.md``, and ``thumbnail.png``, a slice of the case
+    in the middle.
 
     Args:
         checkpoint: "last", or "best" by validation Dice; figures of "best" are optimistic, because the held-out cases
-            chose it, and ``metrics.json`` says so.
+            chose it, and the card says so.
+        overwrite: replace a model package that is there.
+        name, title: instead of those in the plan.
 
     Raises:
-        UserError: ``checkpoint-not-found``, or any of reading the data and writing the package.
+        UserError: ``package-exists``, ``checkpoint-not-found``, ``runs-differ``, or any of reading the data and writing
+            the package.
     """
-    path = run.checkpoint_named(checkpoint)
-    if not path.is_file():
-        raise UserError(
-            "checkpoint-not-found", f"The run {run.folder} has no checkpoint {path.name} yet.", path=str(path)
-        )
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    prefix = "network."
-    weights = {
-        name.removeprefix(prefix): tensor.half().contiguous()
-        for name, tensor in state["state_dict"].items()
-        if name.startswith(prefix)
-    }
-    description = run.plan.description
-    network = description.system.networks[0]
-    files = {network.weights: safetensors.torch.save(weights)}
+    check_replaceable(output, overwrite)
+    packed = pack_runs(runs, checkpoint)
+    changes = {"name": name, "title": title}
+    description = replace(packed.description, **{key: text for key, text in changes.items() if text is not None})
+    # Before the work, so that a name that cannot be is known at once.
+    parse_description(description.to_dict(), "to be written")
     with tempfile.TemporaryDirectory() as folder:
-        trial = write_package(description, files, Path(folder) / description.name)
-        cases = split(read_data_set(run.plan.data), run.plan, run.fold)[1]
-        metrics = _metrics(trial.path, description, run, cases)
-    metrics |= {"checkpoint": checkpoint, "steps": int(state["global_step"])}
-    files[METRICS_FILE] = json.dumps(metrics, indent=1).encode()
-    write_package(description, files, output, overwrite)
-    return f"{output} is written: mean Dice {metrics['mean_dice']:.3f} on {len(cases)} cases it never saw."
-
-
-def _metrics(package: Path, description: ModelDescription, run: Run, cases: list[Case]) -> dict:
-    names = [segment.name for segment in description.output.segments]
-    a_case = {case.name: dict(zip(names, dice, strict=True)) for case, dice in _dice(package, run.plan, cases)}
-    table = np.array([list(values.values()) for values in a_case.values()])
-    return {
-        "what": "Dice of whole cases, segmented by the exported package through the engine, on the images' own grids",
-        "data": read_data_set(run.plan.data).name,
-        "split": f"fold {run.fold} of {run.plan.training.folds}: the cases below were held out of training",
-        "mean_dice": round(float(table.mean()), 4),
-        "mean_dice_a_segment": {name: round(float(mean), 4) for name, mean in zip(names, table.mean(0), strict=True)},
-        "lowest_dice_a_segment": {name: round(float(low), 4) for name, low in zip(names, table.min(0), strict=True)},
-        "dice_a_case": {
-            case: {name: round(float(dice), 4) for name, dice in row.items()} for case, row in a_case.items()
-        },
+        measured = measure_runs(runs, Path(folder), checkpoint=checkpoint)
+        shown = _case_in_the_middle(measured.evaluation)
+        thumbnail = picture_of(shown, measured, planes=1, worst=False)
+    metrics = _metrics(measured, len(runs), packed.steps, checkpoint)
+    card = write_card(description, measured.evaluation, metrics, shown if thumbnail else None)
+    files = {
+        **packed.files,
+        METRICS_FILE: json.dumps(metrics, indent=1, ensure_ascii=False).encode(),
+        CARD_FILE: card.encode(),
+        **({THUMBNAIL_FILE: thumbnail} if thumbnail else {}),
     }
+    write_package(description, files, output, overwrite)
+    return f"{output} is written: mean Dice {metrics['mean_dice']:.3f} on {_counted(measured.evaluation, len(runs))}."
 
 
-def _dice(package: Path, plan: Plan, cases: list[Case]) -> Iterator[tuple[Case, list[float]]]:
-    """Each case with the Dice of its segments, 1 where a segment is in neither label map."""
-    model = load_model(package, "auto", "auto")
-    channels = [item.name for item in plan.description.inputs]
-    for case in cases:
-        found = segment(model, read_channels(list(case.images), channels), SegmentOptions()).labels.array
-        truth = read_volume(case.label).array
-        dice = []
-        for item in plan.description.output.segments:
-            ours, theirs = found == item.label, np.isin(truth, plan.targets[item.name])
-            total = ours.sum() + theirs.sum()
-            dice.append(float(2 * (ours & theirs).sum() / total) if total else 1.0)
-        yield case, dice
+def _counted(evaluation: Evaluation, networks: int) -> str:
+    cases = f"{len(evaluation.cases)} case{'s' if len(evaluation.cases) > 1 else ''}"
+    return f"{cases} it never saw" if networks == 1 else f"{cases}, each by those of its networks that never saw it"
+
+
+def _case_in_the_middle(evaluation: Evaluation) -> str:
+    """The case with the median of the cases' Dice."""
+    order = evaluation.worst_first()
+    return order[len(order) // 2]
+
+
+def _metrics(measured: Measured, networks: int, steps: Sequence[int], checkpoint: str) -> dict[str, Any]:
+    """``metrics.json``: figures, means by segment, and a table a metric of all cases."""
+    evaluation = measured.evaluation
+    what = "Whole cases, segmented by the exported package through the engine, on the images' own grids"
+    if networks > 1:
+        what = (
+            "Whole cases on the images' own grids, each segmented through the engine by those of the package's "
+            f"{networks} networks that never saw it; the package averages all of them"
+        )
+    overall, segments = evaluation.summary["overall"], evaluation.summary["segments"]
+    content = {
+        "what": what,
+        "data": evaluation.data,
+        "split": evaluation.split,
+        "mean_dice": round(overall["dice"]["mean"], 4),
+        "mean_dice_interval": overall["dice"]["interval"],
+        "lowest_dice_a_segment": {name: round(rows["dice"]["lowest"], 4) for name, rows in segments.items()},
+        "surface_tolerance_mm": evaluation.surface_tolerance_mm,
+    }
+    for metric in REPORTED:
+        means = {name: round(rows[metric]["mean"], 4) for name, rows in segments.items() if rows[metric]}
+        content[f"mean_{metric}_a_segment"] = means
+    for metric in REPORTED:
+        content[f"{metric}_a_case"] = {
+            case: {name: None if row[metric] is None else round(row[metric], 4) for name, row in rows.items()}
+            for case, rows in evaluation.cases.items()
+        }
+    content["checkpoint"] = checkpoint
+    content["steps"] = steps[0] if networks == 1 else list(steps)
+    return content

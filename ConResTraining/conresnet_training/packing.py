@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import safetensors.torch
-import torch
 
 from conresnet.errors import UserError
 from conresnet.package import ModelDescription
-from conresnet.package.description import Network, System
+from conresnet.package.description import System
+from conresnet_training.checkpoints import read_checkpoint, without_prefix
 from conresnet_training.run import Run
-
-_PREFIX = "network."
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,14 @@ class PackedRuns:
 def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
     """Take the networks of runs: of one as it is, of several as an ensemble described by the first one's plan.
 
-    Weights are kept in half precision, which changes no label that matters and halves the download.
+    Where training averaged the weights, they are the averages, by which the run was validated. They are kept in half
+    precision, which changes no label that matters and halves the download.
 
     Args:
         checkpoint: "last", or "best" by validation Dice.
 
     Raises:
-        UserError: ``checkpoint-not-found`` or ``runs-differ``.
+        UserError: ``checkpoint-not-found``, ``checkpoint-damaged``, or any of ``check_agreement``.
     """
     check_agreement(runs)
     networks, files, steps = [], {}, []
@@ -43,29 +42,24 @@ def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
         networks.append(replace(network, weights=name))
         files[name] = weights
         steps.append(made)
-    description = replace(runs[0].plan.description, system=_system(runs[0], networks))
-    return PackedRuns(description, files, tuple(steps))
-
-
-def _system(first: Run, networks: Sequence[Network]) -> System:
-    return System(first.plan.description.system.type if len(networks) == 1 else "ensemble", tuple(networks), {})
+    description = runs[0].plan.description
+    system = replace(description.system, networks=tuple(networks))
+    if len(networks) > 1:
+        system = System("ensemble", tuple(networks), {})
+    return PackedRuns(replace(description, system=system), files, tuple(steps))
 
 
 def _weights(run: Run, checkpoint: str) -> tuple[bytes, int]:
     """A safetensors file, and the number of steps made."""
     path = run.checkpoint_named(checkpoint)
-    if not path.is_file():
+    state = read_checkpoint(path)
+    if state is None:
         raise UserError(
             "checkpoint-not-found",
             f"The run {run.folder} has no checkpoint {path.name} yet; train it further, or name another checkpoint.",
             path=str(path),
         )
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    weights = {
-        name.removeprefix(_PREFIX): tensor.half().contiguous()
-        for name, tensor in state["state_dict"].items()
-        if name.startswith(_PREFIX)
-    }
+    weights = {name: tensor.half().contiguous() for name, tensor in without_prefix(state["state_dict"]).items()}
     return safetensors.torch.save(weights), int(state["global_step"])
 
 
@@ -73,9 +67,12 @@ def check_agreement(runs: Sequence[Run]) -> None:
     """Refuse runs whose networks cannot answer together, or were not trained on the same data.
 
     Raises:
-        UserError: ``runs-differ``, naming the first thing in which two of them differ.
+        UserError: ``runs-differ``, naming the first thing in which two of them differ, or ``run-repeated``.
     """
     first = runs[0]
+    for index, run in enumerate(runs):
+        if run.folder.resolve() in [other.folder.resolve() for other in runs[:index]]:
+            raise UserError("run-repeated", f"The run {run.folder} is named twice; name it once.", path=str(run.folder))
     for run in runs[1:]:
         ours, theirs = first.plan.description, run.plan.description
         parts = {

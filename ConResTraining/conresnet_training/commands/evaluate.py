@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from conresnet_training.commands.options import FILE, FOLDER
+from conresnet_training.commands.options import FILE, FOLDER, checkpoint_option
 
 _EVALUATION = click.Path(path_type=Path)
 
@@ -13,13 +13,7 @@ _EVALUATION = click.Path(path_type=Path)
 @click.argument("folder", metavar="RUN|PREDICTIONS", type=FOLDER)
 @click.argument("data", type=FOLDER, required=False)
 @click.option("--output", type=FOLDER, help="Where to write; RUN/evaluation or PREDICTIONS_evaluation if not given.")
-@click.option(
-    "--checkpoint",
-    type=click.Choice(["last", "best"]),
-    default="last",
-    show_default=True,
-    help="Of a run: the newest, or the best by validation Dice, whose figures are optimistic.",
-)
+@checkpoint_option
 @click.option(
     "--surface-tolerance",
     "tolerance",

@@ -1,23 +1,40 @@
-"""``python -m conresnet_training export``: a run as a model package."""
+"""``python -m conresnet_training export``: runs as a model package."""
 
 from pathlib import Path
 
 import click
 
-from conresnet_training.commands.options import FOLDER, data_option
+from conresnet_training.commands.options import FOLDER, checkpoint_option, data_option
 
 
 @click.command()
-@click.argument("run", type=FOLDER)
+@click.argument("folders", metavar="RUN...", type=FOLDER, nargs=-1, required=True)
 @click.option(
     "--output", type=click.Path(path_type=Path), required=True, help="The package to make; a .zip or a folder."
 )
-@click.option("--checkpoint", type=click.Choice(["last", "best"]), default="last", show_default=True)
+@checkpoint_option
+@click.option("--name", help="The model's name, instead of the plan's.")
+@click.option("--title", help="What people read of it, instead of the plan's.")
 @click.option("--overwrite", is_flag=True, help="Replace a package that is there.")
 @data_option
-def export(run: Path, output: Path, checkpoint: str, overwrite: bool, data: Path | None) -> None:
-    """Pack the network of RUN as a model, with its figures on the held-out cases measured by the engine itself."""
-    from conresnet_training.export import export_run
+def export(
+    folders: tuple[Path, ...],
+    output: Path,
+    checkpoint: str,
+    name: str | None,
+    title: str | None,
+    overwrite: bool,
+    data: Path | None,
+) -> None:
+    """Pack the network of RUN as a model, or those of several runs (folds, seeds) as an ensemble.
+
+    RUN is the folder of a run, or of a cross-validation with fold_0, fold_1 and so on. The package holds the figures on
+    the held-out cases, measured by the engine itself, each case by the networks that never saw it; a model card; and a
+    picture.
+    """
+    from conresnet_training.evaluation.runs import open_runs
+    from conresnet_training.export import export_runs
     from conresnet_training.run import open_run
 
-    click.echo(export_run(open_run(run, data), output, checkpoint, overwrite))
+    runs = [run for folder in folders for run in open_runs(folder, data) or [open_run(folder, data)]]
+    click.echo(export_runs(runs, output, checkpoint, overwrite, name, title), err=True)

@@ -31,3 +31,10 @@ settings_option = click.option(
     metavar="KEY=VALUE",
     help="Replace a value of the plan, as in training.steps=500; may be given several times.",
 )
+checkpoint_option = click.option(
+    "--checkpoint",
+    type=click.Choice(["last", "best"]),
+    default="last",
+    show_default=True,
+    help="Of a run: the newest, or the best by validation Dice, whose figures are optimistic.",
+)

@@ -3,22 +3,14 @@
 import base64
 from collections.abc import Mapping, Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from conresnet import __version__
 from conresnet_training.evaluation.metrics import METRICS, VOLUME
 from conresnet_training.evaluation.plots import bland_altman, dice_against_volume, metric_plot
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.summary import OVERALL, remarks, summary_cells
+from conresnet_training.templates import fill_template
 
 PLOTTED = ("dice", "surface_dice", "hd95", "hd", "volume_difference_ml")
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("conresnet_training.evaluation", ""),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=StrictUndefined,
-)
 
 
 def make_page(evaluation: Evaluation, pictures: Mapping[str, bytes], colors: Mapping[str, Sequence[int]]) -> str:
@@ -39,7 +31,9 @@ def make_page(evaluation: Evaluation, pictures: Mapping[str, bytes], colors: Map
     captions = {
         name: ", ".join(f"{segment} {row['dice']:.3f}" for segment, row in cases[name].items()) for name in pictures
     }
-    return _ENVIRONMENT.get_template("page.html").render(
+    return fill_template(
+        "conresnet_training.evaluation",
+        "page.html",
         evaluation=evaluation,
         version=__version__,
         metrics=METRICS,

@@ -38,14 +38,18 @@ class Masks:
         )
 
 
-def draw_case(image: Volume, masks: Mapping[str, Masks], colors: Mapping[str, Color], planes: int = 3) -> bytes:
-    """A PNG of the slices, one a plane, in which most voxels are in the wrong segment.
+def draw_case(
+    image: Volume, masks: Mapping[str, Masks], colors: Mapping[str, Color], planes: int = 3, worst: bool = True
+) -> bytes:
+    """A PNG of slices of a case, one a plane.
 
     The image is cut to what either label map holds with a margin around it, and turned to its nearest anatomical axes.
     The result is outlined in the segments' colors, the expert's segments in dashed white.
 
     Args:
         planes: how many of axial, coronal and sagittal, in this order.
+        worst: of the slices with most voxels in the wrong segment; else, and where none is wrong, of those with most
+            voxels of the expert's segments.
     """
     reorder = reordering(image.grid, ORIENTATION)
     spacing = reorder.grid(image.grid).spacing[::-1]
@@ -53,7 +57,8 @@ def draw_case(image: Volume, masks: Mapping[str, Masks], colors: Mapping[str, Co
     box = _with_margin(bounding_box(reorder.view((first.found != 0) | (first.truth != 0))), spacing)
     gray = reorder.view(image.array)[box].astype(np.float32)
     pairs = {name: item.cut(reorder.view, box) for name, item in masks.items()}
-    place = _place_of_disagreement(list(pairs.values()))
+    place = _place_with_most([found != truth for found, truth in pairs.values()]) if worst else None
+    place = place or _place_with_most([truth for _, truth in pairs.values()]) or [side // 2 for side in gray.shape]
     low, high = np.percentile(gray[np.isfinite(gray)], [1, 99.5]) if np.isfinite(gray).any() else (0, 1)
     figure = Figure(figsize=(PANEL_INCHES * planes, PANEL_INCHES), facecolor="black", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
@@ -94,14 +99,12 @@ def _with_margin(box: tuple[slice, ...], spacing: np.ndarray) -> tuple[slice, ..
     )
 
 
-def _place_of_disagreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[int]:
-    """Along each axis the slice with most wrong voxels; without any the one with most of the expert's."""
-    wrong = sum((found != truth).astype(np.int32) for found, truth in pairs)
-    if not wrong.any():
-        wrong = sum(truth.astype(np.int32) for _, truth in pairs)
-    if not wrong.any():
-        return [side // 2 for side in wrong.shape]
-    return [int(wrong.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+def _place_with_most(masks: Sequence[np.ndarray]) -> list[int] | None:
+    """Along each axis the slice with most voxels of all masks together; None where they are empty."""
+    total = sum(mask.astype(np.int32) for mask in masks)
+    if not total.any():
+        return None
+    return [int(total.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
 
 
 def _outline(axes: Axes, mask: np.ndarray, **style) -> None:

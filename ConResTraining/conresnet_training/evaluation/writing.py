@@ -54,12 +54,12 @@ def write_results(measured: Measured, output: Path) -> None:
     write_tables(measured.evaluation, output)
 
 
-def picture_of(name: str, measured: Measured, planes: int = 3) -> bytes | None:
-    """A case's PNG picture, see ``draw_case``; None where its image is not at hand."""
+def picture_of(name: str, measured: Measured, **options) -> bytes | None:
+    """A case's PNG picture by ``draw_case``, which takes the options; None where its image is not at hand."""
     case, found_file = measured.files[name]
     if not case.images[0].exists():
         return None
     image, found, truth = read_image(case.images[0]), read_label(found_file), read_label(case.label)
     masks = {segment: Masks(found.array, truth.array, item) for segment, item in measured.values.items()}
     # Of several channels the first is shown.
-    return draw_case(Volume(image.components[0], image.grid, name), masks, measured.colors, planes)
+    return draw_case(Volume(image.components[0], image.grid, name), masks, measured.colors, **options)

@@ -1,0 +1,112 @@
+"""Runs measured on what they held out: which cases, by which networks, and what is written."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conresnet.errors import UserError
+from conresnet.image_files import read_volume
+from conresnet.package import write_package
+from conresnet.segmentation import SegmentOptions, load_model, segment
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.evaluation.predictions import measure_predictions
+from conresnet_training.evaluation.runs import measure_runs
+from conresnet_training.packing import pack_runs
+from conresnet_training.plan import with_settings
+from training.commands import run_command
+from training.trained_runs import finished_folds, finished_run, small_plan
+
+
+def answer(runs, case: str, data_set, folder) -> np.ndarray:
+    """The label map that the model of these runs gives for a case."""
+    packed = pack_runs(runs)
+    model = load_model(write_package(packed.description, packed.files, folder))
+    return segment(model, [read_volume(data_set / "imagesTr" / f"{case}.nii.gz")], SegmentOptions()).labels.array
+
+
+def test_a_run_is_measured_on_its_held_out_cases_alone(data_set, tmp_path, monkeypatch, capsys):
+    run = finished_run(small_plan(data_set), tmp_path / "run", fold=1)
+    assert run_command(monkeypatch, "evaluate", run.folder) == 0
+    printed = capsys.readouterr()
+    assert "Near box" in printed.out and printed.err.strip().startswith("Measured 2 cases of Boxes: mean Dice ")
+    output = run.folder / "evaluation"
+    content = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
+    assert list(content["cases"]) == ["case_1", "case_4"] and content["split"].startswith("fold 1 of 3: 2 of 6 cases")
+    assert content["made_by"] == [{"fold": 1, "steps": 7, "checkpoint": "last"}]
+    assert (output / "report.html").is_file() and (output / "evaluation.csv").is_file()
+    # What was written is what was measured: as predictions it has the same figures.
+    again = measure_predictions(output / "segmentations", read_data_set(data_set)).evaluation
+    assert again.cases == content["cases"] and again.missing == ("case_0", "case_2", "case_3", "case_5")
+    labels = read_volume(output / "segmentations" / "case_4.nii.gz").array
+    assert np.array_equal(labels, answer([run], "case_4", data_set, tmp_path / "model"))
+
+
+def test_each_fold_segments_the_cases_it_never_saw(data_set, tmp_path, monkeypatch, capsys):
+    runs = finished_folds(small_plan(data_set), tmp_path / "folds")
+    assert run_command(monkeypatch, "evaluate", tmp_path / "folds", data_set, "--output", tmp_path / "out") == 0
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert sorted(content["cases"]) == [f"case_{number}" for number in range(6)]
+    assert [entry["fold"] for entry in content["made_by"]] == [0, 1, 2]
+    assert "each case was segmented by those runs alone that never saw it" in content["split"]
+    for number in (1, 2):
+        found = read_volume(tmp_path / "out" / "segmentations" / f"case_{number}.nii.gz").array
+        own, other = (
+            answer([runs[fold]], f"case_{number}", data_set, tmp_path / f"model_{number}_{fold}")
+            for fold in (number, (number + 1) % 3)
+        )
+        assert np.array_equal(found, own) and not np.array_equal(found, other)
+
+
+def test_seeds_of_one_fold_answer_together(data_set, tmp_path):
+    plan = small_plan(data_set)
+    runs = [finished_run(plan, tmp_path / f"seed {seed}", fold=0, seed=seed) for seed in (4, 5)]
+    (tmp_path / "out").mkdir()
+    evaluation = measure_runs(runs, tmp_path / "out").evaluation
+    assert list(evaluation.cases) == ["case_0", "case_3"]
+    found = read_volume(tmp_path / "out" / "case_3.nii.gz").array
+    assert np.array_equal(found, answer(runs, "case_3", data_set, tmp_path / "both"))
+    assert not np.array_equal(found, answer(runs[:1], "case_3", data_set, tmp_path / "one"))
+
+
+def test_a_data_set_that_has_moved_is_named(data_set, tmp_path, monkeypatch, capsys):
+    run = finished_run(small_plan(data_set), tmp_path / "run")
+    moved = tmp_path / "moved"
+    data_set.rename(moved)
+    assert run_command(monkeypatch, "evaluate", run.folder) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert run_command(monkeypatch, "evaluate", run.folder, moved) == 0
+
+
+def test_what_lacks_is_said_before_the_work(data_set, tmp_path):
+    plan = small_plan(data_set)
+    runs = finished_folds(plan, tmp_path / "folds")
+    runs[2].checkpoint.unlink()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"has no checkpoint last\.ckpt yet"):
+        measure_runs(runs, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+    (data_set / "labelsTr" / "case_3.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"case_3 lacks .*case_3\.nii\.gz"):
+        measure_runs(runs[:1], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("model.preparation.spacing=[1, 1, 2]", "the preparation"),
+        ("model.output.segments.0.label=7", "the outputs"),
+        ("model.inputs.0.name=T2", "the inputs"),
+        ("model.inference.window=[16, 16, 16]", "the windows of inference"),
+        ("model.system.networks.0.arguments.residual_axis=W", "the residual axis"),
+    ],
+)
+def test_runs_of_unlike_plans_are_not_one_model(data_set, tmp_path, setting, part):
+    plan = small_plan(data_set)
+    runs = [
+        finished_run(plan, tmp_path / "one", fold=0),
+        finished_run(with_settings(plan, [setting]), tmp_path / "two", fold=1),
+    ]
+    with pytest.raises(UserError, match=f"differ in {part} of their plans") as raised:
+        pack_runs(runs)
+    assert str(runs[1].folder) in raised.value.message and raised.value.code == "runs-differ"

@@ -1,0 +1,133 @@
+"""Runs as model packages: what is in them, what they say of themselves, and what is refused."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+import conresnet
+from conresnet.command_line import main as conresnet_main
+from conresnet.errors import UserError
+from conresnet.image_files import read_volume
+from conresnet.package import read_package
+from conresnet.segmentation import SegmentOptions, load_model, segment
+from conresnet_training.evaluation.runs import measure_runs
+from training.commands import run_command
+from training.trained_runs import finished_folds, finished_run, small_plan
+
+
+def metrics_of(package) -> dict:
+    return json.loads(package.read_file("metrics.json"))
+
+
+def test_a_package_brings_figures_a_card_and_a_picture(data_set, tmp_path, monkeypatch, capsys):
+    run = finished_run(small_plan(data_set), tmp_path / "run", fold=2)
+    output = tmp_path / "boxes.zip"
+    arguments = ("--output", output, "--name", "two-boxes", "--title", "Two boxes")
+    assert run_command(monkeypatch, "export", run.folder, *arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "" and "on 2 cases it never saw" in printed.err
+    package = read_package(output)
+    assert (package.description.name, package.description.title) == ("two-boxes", "Two boxes")
+    assert set(package.description.files) == {
+        "network.safetensors",
+        "LICENSE.txt",
+        "metrics.json",
+        "MODEL_CARD.md",
+        "thumbnail.png",
+    }
+    metrics = metrics_of(package)
+    assert metrics["steps"] == 7 and metrics["checkpoint"] == "last" and metrics["split"].startswith("fold 2 of 3")
+    truth = read_volume(data_set / "labelsTr" / "case_5.nii.gz").array
+    found = segment(
+        load_model(package), [read_volume(data_set / "imagesTr" / "case_5.nii.gz")], SegmentOptions()
+    ).labels.array
+    dice = 2 * ((found == 2) & (truth == 2)).sum() / ((found == 2).sum() + (truth == 2).sum())
+    assert metrics["dice_a_case"]["case_5"]["Far box"] == pytest.approx(dice, abs=1e-4)
+    table = np.array([list(row.values()) for row in metrics["dice_a_case"].values()])
+    assert metrics["mean_dice"] == pytest.approx(table.mean(), abs=1e-4)
+    assert metrics["mean_dice_a_segment"]["Far box"] == pytest.approx(table[:, 1].mean(), abs=1e-4)
+    assert metrics["lowest_dice_a_segment"]["Near box"] == pytest.approx(table[:, 0].min(), abs=1e-4)
+    pixels = imread(io.BytesIO(package.read_file("thumbnail.png")))
+    assert pixels.shape[0] == pixels.shape[1] >= 200 and pixels[..., :3].std() > 0.1
+    card = package.read_file("MODEL_CARD.md").decode()
+    for part in (
+        "# Two boxes",
+        "For research only",
+        "fold 2 of 3: 2 of 6 cases",
+        "| Far box | Dice |",
+        "--model two-boxes",
+    ):
+        assert part in card, part
+    assert f"case_5 {dice:.3f}" in card and "optimistic" not in card
+    assert "{{" not in card and "{%" not in card and "\n\n\n" not in card
+    assert conresnet_main(["models", "show", str(output)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"mean dice {metrics['mean_dice']:.4g}" in shown and "MODEL_CARD.md" in shown
+
+
+def test_folds_make_an_ensemble_measured_by_those_that_never_saw_a_case(data_set, tmp_path, monkeypatch, capsys):
+    plan = small_plan(data_set)
+    runs = finished_folds(plan, tmp_path / "folds")
+    output = tmp_path / "ensemble"
+    assert run_command(monkeypatch, "export", tmp_path / "folds", "--output", output) == 0
+    assert "on 6 cases, each by those of its networks that never saw it" in capsys.readouterr().err
+    package = read_package(output)
+    assert package.description.system.type == "ensemble" and len(package.description.system.networks) == 3
+    metrics = metrics_of(package)
+    assert "by those of the package's 3 networks that never saw it" in metrics["what"] and metrics["steps"] == [7, 7, 7]
+    (tmp_path / "out").mkdir()
+    alone = measure_runs(runs[1:2], tmp_path / "out").evaluation
+    for case, rows in alone.cases.items():
+        expected = {name: round(row["dice"], 4) for name, row in rows.items()}
+        assert metrics["dice_a_case"][case] == expected
+    assert "ensemble, 3 networks (conresnet)" in package.read_file("MODEL_CARD.md").decode()
+    with pytest.raises(UserError, match="has 3 networks"):
+        conresnet.load_network(output)
+    # It is a model like any other: the mean of its networks, by the engine's own command.
+    image = data_set / "imagesTr" / "case_0.nii.gz"
+    command = ["segment", str(image), "--model", str(output), "--output", str(tmp_path / "result"), "--threads", "1"]
+    assert conresnet_main([*command, "--maps", "probability", "--precision", "fp32"]) == 0
+    together = segment(
+        load_model(package, "cpu", "fp32"), [read_volume(image)], SegmentOptions(maps=("probability",))
+    ).maps["probability"]
+    each = []
+    for index, run in enumerate(runs):
+        single = tmp_path / f"single {index}"
+        assert run_command(monkeypatch, "export", run.folder, "--output", single) == 0
+        model = load_model(single, "cpu", "fp32")
+        each.append(segment(model, [read_volume(image)], SegmentOptions(maps=("probability",))).maps["probability"])
+    assert np.abs(together - np.mean(np.float64(each), axis=0)).max() < 2e-3
+    assert (tmp_path / "result" / "segmentation.nii.gz").is_file()
+
+
+def test_the_best_checkpoint_is_said_to_flatter(data_set, tmp_path, monkeypatch, capsys):
+    run = finished_run(small_plan(data_set), tmp_path / "run")
+    run.checkpoint.unlink()
+    output = tmp_path / "best"
+    assert run_command(monkeypatch, "export", run.folder, "--output", output) == 2
+    assert "has no checkpoint last.ckpt yet" in capsys.readouterr().err and not output.exists()
+    assert run_command(monkeypatch, "export", run.folder, "--output", output, "--checkpoint", "best") == 0
+    package = read_package(output)
+    assert metrics_of(package)["checkpoint"] == "best"
+    assert "optimistic" in package.read_file("MODEL_CARD.md").decode()
+
+
+def test_mistakes_get_a_sentence_before_any_case_is_segmented(data_set, tmp_path, monkeypatch, capsys):
+    run = finished_run(small_plan(data_set), tmp_path / "run")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine", encoding="utf-8")
+    monkeypatch.setattr("conresnet_training.export.measure_runs", None)
+    for arguments, sentence in (
+        ((run.folder, "--output", mine), "exists already"),
+        ((run.folder, "--output", tmp_path / "new", "--name", "../up"), "must be a plain name"),
+        ((mine, "--output", tmp_path / "new"), "is not the folder of a training run"),
+        ((run.folder, run.folder, "--output", tmp_path / "new"), "is named twice"),
+    ):
+        assert run_command(monkeypatch, "export", *arguments) == 2
+        error = capsys.readouterr().err.strip()
+        assert sentence in error and "\n" not in error
+    assert (mine / "thesis.txt").read_text(encoding="utf-8") == "mine" and not (tmp_path / "new").exists()

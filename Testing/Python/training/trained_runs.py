@@ -1,0 +1,42 @@
+"""Runs as training leaves them, but with random weights, so that tests of what comes afterwards need not train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from conresnet.networks import build_network
+from conresnet_training.checkpoints import with_prefix, write_checkpoint
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.plan import Plan
+from conresnet_training.planning import make_plan
+from conresnet_training.run import Run, start_run
+
+
+def small_plan(data_set: Path, folds: int = 3) -> Plan:
+    """A plan of a network of base width 8."""
+    plan = make_plan(read_data_set(data_set), data_set)
+    plan.training.folds, plan.training.precision, plan.training.workers = folds, "32-true", 0
+    plan.model["system"]["networks"][0]["arguments"]["base_width"] = 8
+    return plan
+
+
+def finished_run(plan: Plan, folder: Path, fold: int = 0, seed: int = 0, steps: int = 7) -> Run:
+    """A run whose last and best checkpoints hold the random weights of a seed."""
+    run = start_run(plan, folder, fold)
+    network = plan.description.system.networks[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        weights = build_network(network.type, network.arguments).state_dict()
+    # Larger weights than fresh ones, so that answers are less even.
+    weights = {name: value * 3 if value.ndim == 5 else value for name, value in weights.items()}
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    paths = [run.checkpoint_named(name) for name in ("last", "best")]
+    write_checkpoint({"state_dict": with_prefix(weights), "global_step": steps}, paths)
+    return run
+
+
+def finished_folds(plan: Plan, folder: Path) -> list[Run]:
+    """A cross-validation, a run a fold, each with weights of its own."""
+    return [finished_run(plan, folder / f"fold_{fold}", fold, seed=fold) for fold in range(plan.training.folds)]
