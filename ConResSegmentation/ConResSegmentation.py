@@ -3,8 +3,6 @@
 import importlib
 import logging
 import sys
-import time
-import traceback
 
 import qt
 import slicer
@@ -19,8 +17,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from conresnet.errors import UserError
-from ConResSegmentationLib import Diagnostics, Messages, SelfTest
+from ConResSegmentationLib import Diagnostics, SelfTest
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
@@ -29,7 +26,9 @@ from ConResSegmentationLib.ModelPanel import ModelPanel
 from ConResSegmentationLib.OverlayPanel import OverlayPanel
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, chosenMaps
 from ConResSegmentationLib.RegionPanel import RegionPanel
+from ConResSegmentationLib.RunControl import RunControl
 from ConResSegmentationLib.RunPanel import RunPanel
+from ConResSegmentationLib.RunWaiter import RunWaiter
 from ConResSegmentationLib.SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
 
 
@@ -54,7 +53,7 @@ class ConResSegmentation(ScriptedLoadableModule):
         )
 
 
-class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin, RunListener):
+class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """The panel: choices go to the parameter node, clicks to the logic, and what happens to the panel's parts."""
 
     def __init__(self, parent=None) -> None:
@@ -63,7 +62,6 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.logic = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
-        self._run = None
 
     def setup(self) -> None:
         """Build the panel; Slicer calls this when the module is opened for the first time."""
@@ -78,6 +76,9 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.regionPanel = RegionPanel(self.ui, lambda: (self._description, self.channels.firstNode))
         self.enginePanel = EnginePanel(self.ui, self.logic.enginePython, self.logic.engine, self._onDeviceChosen)
         self.runPanel = RunPanel(self.ui)
+        self.runControl = RunControl(
+            self.ui, self.runPanel, self.enginePanel, self._task, self.logic.segment, self._onFinished
+        )
         self.overlayPanel = OverlayPanel(self.ui)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -85,15 +86,13 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
-        self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
-        self.ui.cancelButton.connect("clicked(bool)", self.onCancelButton)
         self.ui.copyDiagnosticsButton.connect("clicked(bool)", self.onCopyDiagnostics)
         self.modelPanel.refresh()
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
         """Slicer ends, or the module is reloaded."""
-        self.onCancelButton()
+        self.runControl.cancel()
         self.enginePanel.close()
         self.logic.engine.stop(wait=True)
         self.setParameterNode(None)
@@ -116,7 +115,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onSceneStartClose(self, caller, event) -> None:
         """What runs must not reach into the next scene, and the parameter node is about to be reset."""
-        self.onCancelButton()
+        self.runControl.cancel()
         self.runPanel.clear()
         self.setParameterNode(None)
 
@@ -204,40 +203,13 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     # Running
 
-    def onApplyButton(self) -> None:
-        """Segment, once the engine's Python is known to have what it needs."""
-        with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
-            self.runPanel.begin(_("Looking for the engine"))
-            self.enginePanel.whenReady(self._start, self._refuse)
-
-    def onCancelButton(self) -> None:
-        """Stop what runs, or what is about to."""
-        self.enginePanel.stopWaiting()
-        if self._run:
-            self._run.cancel()
-        elif self.runPanel.isRunning:
-            self.onCancelled()
-
-    def _start(self) -> None:
-        try:
-            task = self._task()
-            volumes = ", ".join(f"{n.GetName()} {n.GetImageData().GetDimensions()}" for n in task.volumeNodes)
-            self.runPanel.addToLog(f"{self._description.name} {self._description.version}: {volumes}")
-            self._run = self.logic.segment(task, self)
-        except UserError as error:
-            self.onFailed(Messages.sentence(error), "")
-        except Exception:
-            self.onFailed(_("The segmentation could not be started; see the log."), traceback.format_exc())
-
-    def _refuse(self, problem: str) -> None:
-        self.ui.advancedCollapsibleButton.collapsed = False
-        self.onFailed(problem, "")
-
     def _task(self) -> SegmentationTask:
-        node = self.logic.getParameterNode()
+        node, volumeNodes = self.logic.getParameterNode(), tuple(self.channels.nodes)
+        volumes = ", ".join(f"{volume.GetName()} {volume.GetImageData().GetDimensions()}" for volume in volumeNodes)
+        self.runPanel.addToLog(f"{self._description.name} {self._description.version}: {volumes}")
         return SegmentationTask(
             model=str(self.modelPanel.choice.path),
-            volumeNodes=tuple(self.channels.nodes),
+            volumeNodes=volumeNodes,
             roiNode=node.region,
             segmentationNode=node.segmentation,
             maps=chosenMaps(node),
@@ -246,13 +218,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             show3D=node.show3D,
         )
 
-    def onProgress(self, text: str, fraction: float) -> None:
-        """The run has come on."""
-        self.runPanel.progress(text, fraction)
-
-    def onFinished(self, outcome: SegmentationOutcome) -> None:
-        """The result is in the scene: choose it, so that it is replaced next time, and lay a map over the slices."""
-        self._run = None
+    def _onFinished(self, outcome: SegmentationOutcome) -> None:
+        """Choose the result, so that it is replaced next time, and lay a map over the slices."""
         node = self._parameterNode or self.logic.getParameterNode()
         isNew = node.segmentation is not outcome.segmentationNode
         node.segmentation = outcome.segmentationNode
@@ -260,21 +227,6 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             node.shownMap = outcome.mapNodes[0]
         if isNew and node.show3D:
             slicer.util.resetThreeDViews()
-        self.runPanel.end(" ".join([Messages.finished(outcome.report), *outcome.notes]))
-        self.runPanel.addToLog(Messages.logOf(outcome.report))
-
-    def onFailed(self, sentence: str, details: str) -> None:
-        """The run has failed, and the scene is as it was."""
-        self._run = None
-        self.runPanel.end(sentence, isError=True)
-        if details:
-            self.runPanel.addToLog(details)
-            logging.error("%s\n%s", sentence, details)
-
-    def onCancelled(self) -> None:
-        """The run was stopped, and the scene is as it was."""
-        self._run = None
-        self.runPanel.end(_("Cancelled."))
 
     def onCopyDiagnostics(self) -> None:
         """Put a report on the clipboard that holds no name of an image."""
@@ -321,30 +273,9 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
             UserError: when the inputs cannot be segmented.
             RuntimeError: when it has failed or was cancelled; with the sentence for the user.
         """
-        waiter = _Waiter()
+        waiter = RunWaiter()
         self.segment(task, waiter)
-        while waiter.outcome is None and waiter.failure is None:
-            slicer.app.processEvents()
-            time.sleep(0.01)
-        if waiter.failure is not None:
-            raise RuntimeError(waiter.failure)
-        return waiter.outcome
-
-
-class _Waiter(RunListener):
-    """Keeps how a run has ended."""
-
-    outcome: SegmentationOutcome | None = None
-    failure: str | None = None
-
-    def onFinished(self, outcome: SegmentationOutcome) -> None:
-        self.outcome = outcome
-
-    def onFailed(self, sentence: str, details: str) -> None:
-        self.failure = "\n".join(filter(None, (sentence, details)))
-
-    def onCancelled(self) -> None:
-        self.failure = _("Cancelled.")
+        return waiter.wait()
 
 
 class ConResSegmentationTest(ScriptedLoadableModuleTest):

@@ -59,7 +59,7 @@ def test_cancel_works_before_the_engine_is_there(panel: PanelDriver, volume: obj
     assert panel.status == "Cancelled."
     panel.wait(lambda: panel.widget.enginePanel._check is not None)
     panel.settle()
-    assert not panel.widget.runPanel.isRunning and panel.widget._run is None
+    assert not panel.widget.runPanel.isRunning and not panel.widget.runControl.hasStarted
 
 
 def test_diagnostics_say_what_helps_and_name_no_patient(panel: PanelDriver, volume: object) -> None:

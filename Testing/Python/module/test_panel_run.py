@@ -178,7 +178,7 @@ def test_a_killed_engine_is_a_sentence_and_the_next_click_works(
 
 def test_removing_the_volume_while_it_is_segmented_is_survived(panel: PanelDriver, volume: object) -> None:
     panel.click_segment()
-    panel.wait(lambda: panel.widget._run is not None)
+    panel.wait(lambda: panel.widget.runControl.hasStarted)
     slicer.mrmlScene.RemoveNode(volume)
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was removed while it was segmented" in panel.status

@@ -70,7 +70,24 @@ class qMRMLCollapsibleButton(_WithScene, ctkCollapsibleButton):
     SLOTS = ctkCollapsibleButton.SLOTS + _SCENE_SLOT
 
 
-class qMRMLSegmentsTableView(qMRMLWidget):
+class _OfSegmentation:
+    """Shows something of a segmentation, and again whenever anything in it changes."""
+
+    _node, _tag = None, None
+
+    def segmentationNode(self) -> object:
+        return self._node
+
+    def setSegmentationNode(self, node: object) -> None:
+        if self._node is not None:
+            self._node.RemoveObserver(self._tag)
+        self._node = node
+        if node is not None:
+            self._tag = node.AddObserver(vtk.vtkCommand.AnyEvent, lambda *_: self._show())
+        self._show()
+
+
+class qMRMLSegmentsTableView(_OfSegmentation, qMRMLWidget):
     """A table of a segmentation's segments: visibility, color, name."""
 
     SIGNALS = _SCENE_SIGNAL
@@ -90,7 +107,6 @@ class qMRMLSegmentsTableView(qMRMLWidget):
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
-        self._node, self._tag = None, None
         self._table = QtWidgets.QTableWidget(0, 2)
         self._table.setHorizontalHeaderLabels(["Color", "Name"])
         self._table.horizontalHeader().stretchLastSection = True
@@ -99,17 +115,6 @@ class qMRMLSegmentsTableView(qMRMLWidget):
         box.setContentsMargins(0, 0, 0, 0)
         box.addWidget(self._table)
 
-    def segmentationNode(self) -> object:
-        return self._node
-
-    def setSegmentationNode(self, node: object) -> None:
-        if self._node is not None:
-            self._node.RemoveObserver(self._tag)
-        self._node = node
-        if node is not None:
-            self._tag = node.AddObserver(vtk.vtkCommand.AnyEvent, lambda *_: self._fill())
-        self._fill()
-
     def segmentIDForRow(self, row: int) -> str:
         return self._node.GetSegmentation().GetNthSegmentID(row)
 
@@ -117,7 +122,7 @@ class qMRMLSegmentsTableView(qMRMLWidget):
         rows = sorted({index.row() for index in self._table.selectedIndexes()})
         return [self.segmentIDForRow(row) for row in rows]
 
-    def _fill(self) -> None:
+    def _show(self) -> None:
         if not shiboken6.isValid(self):
             return
         segmentation = self._node.GetSegmentation() if self._node is not None else None
@@ -131,7 +136,7 @@ class qMRMLSegmentsTableView(qMRMLWidget):
             self._table.setItem(row, 1, QtWidgets.QTableWidgetItem(segment.GetName()))
 
 
-class qMRMLSegmentationShow3DButton(QtWidgets.QPushButton):
+class qMRMLSegmentationShow3DButton(_OfSegmentation, QtWidgets.QPushButton):
     """Makes, shows and removes the surfaces of a segmentation."""
 
     _closed = True
@@ -140,20 +145,8 @@ class qMRMLSegmentationShow3DButton(QtWidgets.QPushButton):
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         super().__init__(parent)
-        self._node, self._tag = None, None
         self.text, self.checkable, self.enabled = "Show 3D", True, False
         self.toggled.connect(self._toggled)
-
-    def segmentationNode(self) -> object:
-        return self._node
-
-    def setSegmentationNode(self, node: object) -> None:
-        if self._node is not None:
-            self._node.RemoveObserver(self._tag)
-        self._node = node
-        if node is not None:
-            self._tag = node.AddObserver(vtk.vtkCommand.AnyEvent, lambda *_: self._show())
-        self._show()
 
     def _toggled(self, on: bool) -> None:
         if self._node is None:
