@@ -4,18 +4,45 @@ from pathlib import Path
 
 import click
 
-from conresnet_training.commands.options import FILE, FOLDER
+from conresnet_training.commands.options import FILE, FOLDER, settings_option
 
 
 @click.command()
 @click.argument("data", type=FOLDER)
 @click.option("--output", type=FILE, required=True, help="The plan to write, a YAML file.")
-def plan(data: Path, output: Path) -> None:
-    """Look at the data set in the folder DATA and write a plan for it, every line of which may be edited."""
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Memory of the GPU that will train.  [default: what is free here, of the GPU or else of the computer]",
+)
+@click.option(
+    "--residual-axis",
+    type=click.Choice(["S", "H", "W"]),
+    default="S",
+    show_default=True,
+    help="The model's axis across which the network compares neighboring slices.",
+)
+@settings_option
+def plan(data: Path, output: Path, memory: float | None, residual_axis: str, settings: tuple[str, ...]) -> None:
+    """Look at the data set in the folder DATA and write a plan for it, every line of which may be edited.
+
+    DATA is a folder in the layout of the Medical Segmentation Decathlon, of nnU-Net's raw data, or of BraTS. What was
+    planned, and why, is shown.
+    """
     from conresnet_training.data_sets import read_data_set
-    from conresnet_training.plan import write_plan
-    from conresnet_training.planning import make_plan
+    from conresnet_training.memory_needs import Budget
+    from conresnet_training.plan import with_settings, write_plan
+    from conresnet_training.planning import plan_with_reasons
 
     data_set = read_data_set(data)
-    write_plan(make_plan(data_set, data), output)
-    click.echo(f"Planned for {len(data_set.cases)} cases; read and edit {output}, then train by it.")
+    budget = Budget.given(memory) if memory else Budget.here()
+    made, reasons = plan_with_reasons(data_set, data, budget, residual_axis)
+    made = with_settings(made, settings)
+    write_plan(made, output)
+    widths = [max(len(getattr(reason, column)) for reason in reasons) for column in ("what", "value")]
+    for reason in reasons:
+        click.echo(f"{reason.what:<{widths[0]}}  {reason.value:<{min(widths[1], 40)}}  {reason.why}")
+    for setting in settings:
+        click.echo(f"{'set by you':<{widths[0]}}  {setting}")
+    click.echo(f"Planned for {len(data_set.cases)} cases; read and edit {output}, then train by it.", err=True)

@@ -1,0 +1,236 @@
+"""Plans made from data of every layout: what follows from the data, and what from the memory there is."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from conresnet.errors import UserError
+from conresnet_training.command_line import main
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.memory_needs import USED_SHARE, Budget, fit_memory, step_bytes
+from conresnet_training.plan import read_plan
+from conresnet_training.planning import is_ct, make_plan
+from training.data_folders import brats, decathlon, image, label, nnunet, peak_memory, save
+
+ROOM = Budget(64 * 2**30, (16, 8), "plenty")
+
+
+def planned(folder, **more):
+    return make_plan(read_data_set(folder), folder, **{"budget": ROOM, **more})
+
+
+def arguments(plan):
+    return plan.description.system.networks[0].arguments
+
+
+def test_real_decathlon_data_follow_the_shipped_recipe(data_folder, repository):
+    """What a plan takes from the data is what the shipped model was trained by."""
+    plan = planned(data_folder / "MSD_Task04_Hippocampus")
+    recipe = read_plan(repository / "ConResTraining" / "conresnet_training" / "recipes" / "hippocampus.yaml")
+    ours, theirs = plan.description, recipe.description
+    assert ours.preparation == theirs.preparation
+    assert [item.intensity for item in ours.inputs] == [item.intensity for item in theirs.inputs]
+    assert ours.output.kind == theirs.output.kind
+    assert list(plan.targets.values()) == list(recipe.targets.values())
+    for key in ("input_channels", "outputs", "residual_outputs", "residual_axis"):
+        assert arguments(plan)[key] == arguments(recipe)[key]
+    assert all(side % 8 == 0 for side in ours.inference.window)
+
+
+def test_nnunet_ct_gets_one_range_of_values_for_all_cases(tmp_path):
+    folder = nnunet(tmp_path / "set", channels=("CT", "PET"))
+    for number in range(3):
+        # Inside of labels 1000 ... 1099, outside far more.
+        array = np.full((20, 18, 16), 3000, np.int16)
+        inside = label() > 0
+        array[inside] = 1000 + np.arange(inside.sum()) % 100
+        save(array, folder / "imagesTr" / f"case_{number}_0000.nii.gz")
+    ct, pet = planned(folder).description.inputs
+    assert ct.modality == "CT" and ct.keywords == ("ct",)
+    clip, normalize = ct.intensity
+    assert clip["step"] == "clip" and 1000 <= clip["low"] <= 1001 and 1098 <= clip["high"] <= 1099
+    assert normalize["step"] == "z_score"
+    assert pet.intensity[0]["step"] == "clip_percentiles"
+
+
+def test_brats_plans_regions(tmp_path):
+    plan = planned(brats(tmp_path / "set"))
+    output = plan.description.output
+    assert output.kind == "regions" and output.paint_order == ("Whole tumor", "Tumor core", "Enhancing tumor")
+    assert plan.targets == {"Enhancing tumor": [4], "Tumor core": [1, 4], "Whole tumor": [1, 2, 4]}
+    assert {segment.name: segment.label for segment in output.segments} == {
+        "Enhancing tumor": 4,
+        "Tumor core": 1,
+        "Whole tumor": 2,
+    }
+    assert output.segments[0].terminology is not None
+    assert arguments(plan)["outputs"] == arguments(plan)["residual_outputs"] == 3
+    assert arguments(plan)["input_channels"] == 4
+    words = {item.name: item.keywords for item in plan.description.inputs}
+    assert words["T1ce"] == ("t1ce", "t1c", "t1gd", "gd") and words["FLAIR"] == ("flair",)
+
+
+def test_regions_of_nnunet_are_painted_as_it_says(tmp_path):
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    plan = planned(nnunet(tmp_path / "set", labels=labels, regions_class_order=[1, 2]))
+    assert plan.targets == {"whole": [1, 2], "core": [2]} and plan.description.output.paint_order == ("whole", "core")
+
+
+@pytest.mark.parametrize(
+    ("name", "keyword"),
+    [("T1w", "t1"), ("t1_Gd", "t1gd"), ("T2-FLAIR", "flair"), ("T2", "t2"), ("FLAIR", "flair"), ("MRI", "mr")],
+)
+def test_words_that_recognize_a_channel(tmp_path, name, keyword):
+    (item,) = planned(decathlon(tmp_path / "set", channels=(name,))).description.inputs
+    assert keyword in item.keywords and item.modality == "MR" and item.name == name
+
+
+def test_ct_is_told_by_a_word():
+    assert is_ct("CT") and is_ct("ct_arterial") and not is_ct("PET/CT") and not is_ct("ADC") and not is_ct("octave")
+
+
+@pytest.mark.parametrize(
+    ("spacing", "orientation", "planned_spacing"),
+    [
+        ((1, 1, 1), "SAR", (1, 1, 1)),
+        ((0.5, 0.6, 4), "SAR", (4, 0.6, 0.5)),
+        ((0.5, 4, 0.6), "ASR", (4, 0.6, 0.5)),
+        ((4, 0.5, 0.6), "RSA", (4, 0.6, 0.5)),
+    ],
+)
+def test_thick_slices_keep_their_plane_and_are_crossed_by_the_first_axis(
+    tmp_path, spacing, orientation, planned_spacing
+):
+    folder, shape = decathlon(tmp_path / "set"), (40, 30, 20)
+    for number in range(3):
+        matrix = np.diag([*spacing, 1.0])
+        save(image(number, shape), folder / "imagesTr" / f"case_{number}.nii.gz", matrix)
+        save(label(shape=shape), folder / "labelsTr" / f"case_{number}.nii.gz", matrix)
+    description = planned(folder).description
+    assert description.preparation.orientation == orientation
+    assert description.preparation.spacing == pytest.approx(planned_spacing)
+    along = dict(zip("RAS", shape, strict=True))
+    assert description.inference.window == tuple(-(-along[letter] // 8) * 8 for letter in orientation)
+
+
+def test_window_is_that_of_the_median_case_at_the_planned_spacing(tmp_path):
+    folder = decathlon(tmp_path / "set", cases=3)
+    # One case with voxels of half the size and twice as many: at the median spacing it is as large as the others.
+    save(image(0, (40, 36, 32)), folder / "imagesTr" / "case_0.nii.gz", np.diag([0.5, 0.5, 0.5, 1]))
+    description = planned(folder).description
+    assert description.preparation.spacing == (1, 1, 1) and description.inference.window == (16, 24, 24)
+
+
+def test_less_memory_makes_a_narrower_network_then_a_smaller_batch_and_window():
+    window, fits = (80, 160, 160), []
+    for gigabytes in (80, 40, 20, 12, 6, 3, 1.8):
+        budget = Budget.given(gigabytes)
+        fit = fit_memory(budget, 4, 3, window)
+        assert fit.bytes == step_bytes(fit.width, 4, 3, fit.batch, fit.window) <= USED_SHARE * budget.bytes
+        fits.append(fit)
+    assert (fits[0].width, fits[0].batch, fits[0].window) == (32, 2, window)
+    assert [(fit.width, fit.batch) for fit in fits[2:4]] == [(16, 2), (16, 1)]
+    sizes = [fit.width * fit.batch * math.prod(fit.window) for fit in fits]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[-2]
+    assert all(side % 8 == 0 and side >= 32 for fit in fits for side in fit.window)
+    with pytest.raises(UserError, match=r"Even the smallest network needs .* GB of memory \(there is 0.5 GB"):
+        fit_memory(Budget.given(0.5), 4, 3, window)
+
+
+STEP = """
+import sys
+import torch
+from conresnet.networks import build_network
+from conresnet_training.losses import total_loss
+
+arguments = {"input_channels": 1, "outputs": 3, "residual_outputs": 2, "base_width": 16}
+network, window = build_network("conresnet", arguments), tuple(map(int, sys.argv[1:]))
+optimizer = torch.optim.Adam(network.parameters())
+for _ in range(2):
+    target = (torch.rand(2, 2, *window) > 0.9).float()
+    losses = total_loss(network(torch.randn(2, 1, *window)), target, True, "S", 0.5)
+    optimizer.zero_grad()
+    losses["loss"].backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
+def test_rule_of_memory_is_near_what_a_step_takes():
+    windows = ((24, 32, 32), (40, 64, 56))
+    small, large = (peak_memory(STEP, *window) for window in windows)
+    assert large <= step_bytes(16, 1, 2, 2, windows[1])
+    added = step_bytes(16, 1, 2, 2, windows[1]) - step_bytes(16, 1, 2, 2, windows[0])
+    assert 0.5 * added < large - small < added
+
+
+def test_processor_plans_the_narrower_network(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    here = Budget.here()
+    assert here.widths[0] == 16 and here.bytes > 2**28
+
+
+@pytest.mark.parametrize(("cases", "steps", "folds"), [(2, 2000, 2), (4, 2000, 4), (100, 3000, 5)])
+def test_steps_and_folds_follow_the_number_of_cases(tmp_path, cases, steps, folds):
+    training = planned(decathlon(tmp_path / "set", cases=cases)).training
+    assert (training.steps, training.folds) == (steps, folds)
+
+
+def test_residual_axis_may_be_chosen(tmp_path):
+    plan = planned(decathlon(tmp_path / "set"), residual_axis="W")
+    assert arguments(plan)["residual_axis"] == "W" and plan.description.residual_axis == "sagittal"
+
+
+@pytest.mark.parametrize("name", ["Größe & Maß", "脳腫瘍", "...", "x" * 300, "Task 1 (v2)"])
+def test_names_of_any_script_make_a_plan(tmp_path, name):
+    plan = planned(decathlon(tmp_path / "set", name=name))
+    assert plan.description.title == name and plan.description.name.isascii()
+
+
+def test_many_labels_make_a_plan(tmp_path):
+    labels = {str(value): f"organ {value}" for value in range(1, 105)}
+    description = planned(decathlon(tmp_path / "set", labels=labels)).description
+    colors = {segment.color for segment in description.output.segments}
+    assert len(description.output.segments) == 104 and len(colors) == 104
+
+
+def test_too_few_or_incomplete_cases_are_refused(tmp_path):
+    folder = decathlon(tmp_path / "one", cases=1)
+    with pytest.raises(UserError, match="has one case, which cannot be both trained on and held out"):
+        planned(folder)
+    folder = brats(tmp_path / "three")
+    (folder / "BraTS_2" / "BraTS_2_seg.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"Case BraTS_2 lacks .*BraTS_2_seg.nii.gz; .* check lists all"):
+        planned(folder)
+
+
+def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
+    folder, output = decathlon(tmp_path / "Übung"), tmp_path / "plan.yaml"
+    command = ["plan", str(folder), "--output", str(output), "--memory", "4", "--residual-axis", "H"]
+    monkeypatch.setattr("sys.argv", ["x", *command, "--set", "training.steps=500", "--set", "training.batch=1"])
+    assert main() == 0
+    captured = capsys.readouterr()
+    said = {line.split("  ")[0].strip(): line for line in captured.out.splitlines()}
+    assert "16 x 24 x 24 voxels" in said["window"] and "the median case (16 x 18 x 20)" in said["window"]
+    assert "4 GB of GPU memory, as you said" in said["base width"] and "coronal" in said["residual axis"]
+    assert captured.out.splitlines()[-2:] == [
+        f"{'set by you':<15}{part}" for part in ("training.steps=500", "training.batch=1")
+    ]
+    assert captured.err == f"Planned for 3 cases; read and edit {output}, then train by it.\n"
+    content = yaml.safe_load(output.read_text(encoding="utf-8"))
+    assert content["training"]["steps"] == 500 and content["training"]["batch"] == 1
+
+
+@pytest.mark.parametrize(
+    "options", [("--memory", "0.1"), ("--memory", "-1"), ("--set", "training.stepz=5"), ("--residual-axis", "X")]
+)
+def test_mistake_gets_one_sentence_and_leaves_no_plan(tmp_path, monkeypatch, capsys, options):
+    folder, output = decathlon(tmp_path / "set"), tmp_path / "plan.yaml"
+    monkeypatch.setattr("sys.argv", ["x", "plan", str(folder), "--output", str(output), *options])
+    assert main() == 2
+    captured = capsys.readouterr()
+    assert len(captured.err.splitlines()) == 1 and captured.out == "" and not output.exists()
