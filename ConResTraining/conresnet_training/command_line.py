@@ -13,6 +13,7 @@ _COMMANDS = {
     "train": ("train", "train", "Train by a plan."),
     "resume": ("train", "resume", "Go on with a run from its newest checkpoint."),
     "stop": ("train", "stop", "Ask a run to end after its step, with a checkpoint."),
+    "crossval": ("crossval", "crossval", "Train and measure all folds of a plan."),
     "evaluate": ("evaluate", "evaluate", "Measure a run, or any predictions, case by case."),
     "compare": ("evaluate", "compare", "Compare two evaluations on the same cases."),
     "export": ("export", "export", "Pack the network of a run as a model."),

@@ -79,6 +79,8 @@ def fit(
         except Exception as error:
             _tell_failure(tell, "fault", f"{type(error).__name__}: {error}", {})
             raise
+        if outcome.finished and is_first:
+            shutil.rmtree(run.folder / PREPARED_FOLDER, ignore_errors=True)
         tell("finished" if outcome.finished else "stopped", step=outcome.step)
     return outcome
 
@@ -127,10 +129,7 @@ def _fit(
     lightning.fabric.seed_everything(training.seed, verbose=False)
     with reused_memory():
         loop = TrainingLoop(run, fabric, kind(plan), samples, validation, checkpoint, tell, stop)
-        outcome = loop.run_to(last)
-    if outcome.finished:
-        loop.in_first_process(lambda: shutil.rmtree(run.folder / PREPARED_FOLDER, ignore_errors=True))
-    return outcome
+        return loop.run_to(last)
 
 
 def _prepare(

@@ -104,19 +104,6 @@ class TrainingLoop:
         self._save()
         return Outcome(self.step, self.settings.steps, self.step >= self.settings.steps and self.validated == self.step)
 
-    def in_first_process(self, action: Callable[[], None]) -> None:
-        """Do what must not be done twice. Its UserError is raised in every process, so that all end together."""
-        mistake = None
-        if self.fabric.is_global_zero:
-            try:
-                action()
-            except UserError as error:
-                mistake = error.code, error.message, error.values
-        if self.fabric.world_size > 1:
-            mistake = self.fabric.broadcast(mistake)
-        if mistake is not None:
-            raise UserError(mistake[0], mistake[1], **mistake[2])
-
     def _batches(self, last: int) -> Iterator[list[Tensor]]:
         steps = StepSamples(
             range(self.step, last), self.settings.batch, self.fabric.global_rank, self.fabric.world_size
@@ -216,7 +203,7 @@ class TrainingLoop:
         def write() -> None:
             write_checkpoint(self._content(), [self.run.checkpoint_named(name) for name in names])
 
-        self.in_first_process(write)
+        self._in_first_process(write)
         self.saved = (self.step, self.validated)
         for name in names:
             self.tell("checkpoint", step=self.step, name=name)
@@ -252,6 +239,19 @@ class TrainingLoop:
                 f"The checkpoint {path} is not one of this plan's network; put the plan back, or start a new run."
             )
             raise UserError("checkpoint-of-another-plan", sentence, path=str(path)) from error
+
+    def _in_first_process(self, action: Callable[[], None]) -> None:
+        """Do what must not be done twice. Its UserError is raised in every process, so that all end together."""
+        mistake = None
+        if self.fabric.is_global_zero:
+            try:
+                action()
+            except UserError as error:
+                mistake = error.code, error.message, error.values
+        if self.fabric.world_size > 1:
+            mistake = self.fabric.broadcast(mistake)
+        if mistake is not None:
+            raise UserError(mistake[0], mistake[1], **mistake[2])
 
     def _do_all_stop(self) -> bool:
         return self._any_process(self.stop.asked())

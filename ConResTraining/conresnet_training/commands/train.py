@@ -65,7 +65,7 @@ def resume(run: Path, data: Path | None, max_steps: int | None, devices: int, no
 @click.command()
 @click.argument("run", type=FOLDER)
 def stop(run: Path) -> None:
-    """Ask the run in the folder RUN, or all of a cross-validation's, to end after the current step with a checkpoint."""
+    """Ask the run or cross-validation in the folder RUN to end after the current step, with a checkpoint."""
     from conresnet_training.running import ask_to_stop
 
     ask_to_stop(run)

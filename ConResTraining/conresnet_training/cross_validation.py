@@ -1,0 +1,138 @@
+"""The folds of a plan trained as processes of their own, one by one or side by side, and gone on with when interrupted.
+
+A cross-validation's folder holds a run's folder a fold: ``fold_0``, ``fold_1`` and so on.
+"""
+
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from conresnet.errors import UserError
+from conresnet_training.plan import Plan
+from conresnet_training.progress import PROGRESS_FILE, read_progress
+from conresnet_training.run import PLAN_FILE, Run, open_run, start_run
+from conresnet_training.running import ask_to_stop, sole_process
+from conresnet_training.stopping import StopWatch
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass
+class Fold:
+    """A fold's run and, while one is at work on it, its process; without ``log`` the process writes to the terminal."""
+
+    run: Run
+    log: Path | None = None
+    process: subprocess.Popen | None = None
+
+    def start(self, options: Sequence[str]) -> None:
+        """Let a process of its own train it from where it stands."""
+        command = [sys.executable, "-m", "conresnet_training", "resume", str(self.run.folder), *options]
+        with contextlib.ExitStack() as files:
+            output = {}
+            if self.log is not None:
+                output = {"stdout": files.enter_context(open(self.log, "ab")), "stderr": subprocess.STDOUT}
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **output)
+
+    def is_done(self, last: int) -> bool:
+        """Whether nothing is left of it up to this step."""
+        progress = read_progress(self.run.folder / PROGRESS_FILE)
+        whole = self.run.plan.training.steps
+        return progress.state == "finished" if last >= whole else progress.step >= last and progress.state == "stopped"
+
+
+def open_folds(plan: Plan, folder: Path, folds: Sequence[int]) -> list[Run]:
+    """The runs of these folds, started where they are not there yet.
+
+    Raises:
+        UserError: ``fold-unknown``, ``run-exists``, or ``plan-differs`` where a fold was begun by another plan.
+    """
+    runs = []
+    for fold in folds:
+        place = folder / f"fold_{fold}"
+        if (place / PLAN_FILE).exists():
+            run = open_run(place, plan.data)
+            if run.plan != plan:
+                sentence = f"{place} was begun by another plan; name a new folder, or give the plan in {place} again."
+                raise UserError("plan-differs", sentence, path=str(place))
+        else:
+            run = start_run(plan, place, fold)
+        runs.append(run)
+    return runs
+
+
+def cross_validate(
+    plan: Plan,
+    folder: Path,
+    folds: Sequence[int],
+    jobs: int,
+    last: int,
+    options: Sequence[str],
+    say: Callable[[str], None],
+) -> tuple[list[Run], bool]:
+    """Train the folds that are not trained yet.
+
+    Args:
+        jobs: how many folds are trained at a time; with more than one, each writes to ``fold_<k>.log``.
+        last: the step at which to end.
+        options: of ``resume``, for every fold.
+        say: takes a sentence about each fold.
+
+    Returns:
+        the folds' runs, and whether all of them are done; they are not where somebody asked to stop.
+
+    Raises:
+        UserError: ``fold-failed`` once the others have ended, ``run-in-use``, or those of ``open_folds``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with StopWatch(folder) as stop, sole_process(folder):
+        runs = open_folds(plan, folder, folds)
+        waiting = []
+        for run in runs:
+            fold = Fold(run, folder / f"fold_{run.fold}.log" if jobs > 1 else None)
+            if fold.is_done(last):
+                say(f"Fold {run.fold} is done already.")
+            else:
+                waiting.append(fold)
+        failed = []
+        for fold in _ended(waiting, jobs, options, stop, say):
+            if fold.process.returncode:
+                failed.append(fold)
+                say(f"Fold {fold.run.fold} failed{f'; see {fold.log}' if fold.log else ''}.")
+            else:
+                say(f"Fold {fold.run.fold} {'is done' if fold.is_done(last) else 'was stopped'}.")
+        if failed:
+            names = ", ".join(str(fold.run.fold) for fold in failed)
+            sentence = f"Fold {names} of {folder} failed; put right what its message says and give the command again."
+            raise UserError("fold-failed", sentence, path=str(folder))
+        return runs, all(Fold(run).is_done(last) for run in runs)
+
+
+def _ended(
+    waiting: list[Fold], jobs: int, options: Sequence[str], stop: StopWatch, say: Callable[[str], None]
+) -> Iterator[Fold]:
+    """Each fold as its process ends; after a stop no further one is started."""
+    working: list[Fold] = []
+    try:
+        while working or (waiting and not stop.asked()):
+            while waiting and len(working) < jobs and not stop.asked():
+                fold = waiting.pop(0)
+                say(f"Fold {fold.run.fold} begins.")
+                fold.start(options)
+                working.append(fold)
+            for fold in [fold for fold in working if fold.process.poll() is not None]:
+                working.remove(fold)
+                yield fold
+            if stop.asked():
+                for fold in working:
+                    # Again and again, since one that has just begun does not listen yet.
+                    with contextlib.suppress(UserError):
+                        ask_to_stop(fold.run.folder)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    finally:
+        for fold in working:
+            fold.process.terminate()

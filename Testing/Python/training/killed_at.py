@@ -1,0 +1,110 @@
+"""Runs commands of the training backend, each in a process of its own that kills itself (SIGKILL) at a chosen moment.
+
+    python killed_at.py MOMENT ARGUMENTS... [-- MOMENT ARGUMENTS...]
+
+The processes are forked from this one, which has imported torch once for all. A line on stdout tells how each ended.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+
+import torch
+from lightning.fabric import Fabric
+
+from conresnet_training import checkpoints, fitting, held_out, loop, preparation
+from conresnet_training.command_line import main
+from conresnet_training.progress import ProgressWriter
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dies(owner, name: str, call: int = 1, after: bool = False) -> None:
+    """Let the process die in the given call of a function, before or after it does its work."""
+    original, calls = getattr(owner, name), iter(range(1, 10**6))
+
+    def wrapper(*arguments, **options):
+        is_it = next(calls) == call
+        if is_it and not after:
+            die()
+        result = original(*arguments, **options)
+        if is_it:
+            die()
+        return result
+
+    setattr(owner, name, wrapper)
+
+
+def dies_writing(owner, file: int) -> None:
+    """Let the process die when half of the given file that the module ``owner`` replaces is written."""
+    original, files = owner.replacing, iter(range(1, 10**6))
+
+    @contextlib.contextmanager
+    def replacing(path):
+        with original(path) as temporary:
+            yield temporary
+            if next(files) == file:
+                os.truncate(temporary, temporary.stat().st_size // 2)
+                die()
+
+    owner.replacing = replacing
+
+
+def dies_in_a_line() -> None:
+    """Let the process die when half of a line of the progress file is written."""
+    original = ProgressWriter.write
+
+    def write(self, event, **values):
+        if event != "validation":
+            return original(self, event, **values)
+        self._file.write(b'{"event": "validation", "st')
+        self._file.flush()
+        return die()
+
+    ProgressWriter.write = write
+
+
+MOMENTS = {
+    "never": lambda: None,
+    "while a case is prepared": lambda: dies_writing(preparation, 5),
+    "between two cases": lambda: dies(fitting, "prepare_case", 3),
+    "before the first step": lambda: dies(loop.TrainingLoop, "_make_step"),
+    "between gradient and step": lambda: dies(Fabric, "clip_gradients", 2),
+    "right after a step": lambda: dies(torch.optim.Adam, "step", 2, after=True),
+    "while the best checkpoint is written": lambda: dies_writing(checkpoints, 1),
+    "between best and last": lambda: dies_writing(checkpoints, 2),
+    "right after a checkpoint": lambda: dies(loop, "write_checkpoint", after=True),
+    "during validation": lambda: dies(held_out, "_logits", 2),
+    "right after it was resumed": lambda: dies(loop.TrainingLoop, "_restore", after=True),
+    "in a line of the progress file": dies_in_a_line,
+    "while it clears up": lambda: dies(fitting.shutil, "rmtree"),
+}
+
+
+def run(moment: str, arguments: list[str]) -> int:
+    """The exit status of a forked process, negative for the signal that ended it."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            MOMENTS[moment]()
+            sys.argv = ["conresnet_training", *arguments]
+            status = main()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+if __name__ == "__main__":
+    commands, rest = [], sys.argv[1:]
+    while rest:
+        end = rest.index("--") if "--" in rest else len(rest)
+        commands.append(rest[:end])
+        rest = rest[end + 1 :]
+    torch.set_num_threads(1)
+    for moment, *arguments in commands:
+        print(run(moment, arguments), moment, flush=True)

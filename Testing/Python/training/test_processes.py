@@ -1,0 +1,113 @@
+"""Several processes: those that make samples, those that share a batch, and those of a cross-validation."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conresnet_training.evaluation import read_evaluation
+from conresnet_training.progress import PROGRESS_FILE, read_progress
+from training.commands import run_command
+from training.tiny_plan import write_tiny_plan
+
+
+def train(*arguments) -> subprocess.CompletedProcess:
+    """A real process, since it starts others as it was started itself."""
+    command = [sys.executable, "-m", "conresnet_training", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def last(run: Path) -> dict:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_two_processes_make_the_steps_of_one(data_set, tmp_path, monkeypatch):
+    """Gloo, a batch of 4 in one and of 2 in each of two, no dropout, to floating-point reordering."""
+    plan = write_tiny_plan(
+        data_set,
+        tmp_path / "plan.yaml",
+        "training.batch=4",
+        "training.steps=4",
+        "training.steps_between_checkpoints=2",
+        "training.learning_rate=0.0005",
+        "training.boundary=true",
+        "training.weight_average=0.5",
+        "model.system.networks.0.arguments.dropout=0",
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run_command(monkeypatch, "train", plan, "--output", one) == 0
+    done = train("train", plan, "--output", two, "--devices", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("is finished") == 1 and done.stdout.count("mean Dice") == 2
+    single, shared = last(one), last(two)
+    assert single["global_step"] == shared["global_step"] == 4
+    for key in ("state_dict", "training_state_dict"):
+        for name, tensor in single[key].items():
+            torch.testing.assert_close(
+                shared[key][name], tensor, rtol=1e-4, atol=2e-5, msg=lambda text, n=name: n + text
+            )
+    ones, twos = (read_progress(run / PROGRESS_FILE) for run in (one, two))
+    assert twos.started["devices"] == 2
+    for ours, theirs in zip(ones.validations, twos.validations, strict=True):
+        assert theirs["dice_a_segment"] == pytest.approx(ours["dice_a_segment"], abs=0.02)
+    for ours, theirs in zip(ones.points, twos.points, strict=True):
+        for name in ("loss", "segmentation_loss", "residual_loss", "boundary_loss"):
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-3)
+
+
+def test_batch_that_processes_cannot_share(data_set, tmp_path, monkeypatch, capsys):
+    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml")
+    assert run_command(monkeypatch, "train", plan, "--output", tmp_path / "run", "--devices", 3) == 2
+    assert "A batch of 2 cannot be divided among 3 processes" in capsys.readouterr().err
+
+
+def test_processes_that_make_samples_change_nothing(data_set, tmp_path, monkeypatch):
+    weights = []
+    for workers in (0, 2):
+        plan = write_tiny_plan(
+            data_set, tmp_path / f"{workers}.yaml", f"training.workers={workers}", "training.steps=6"
+        )
+        run = tmp_path / str(workers)
+        assert run_command(monkeypatch, "train", plan, "--output", run, "--max-steps", 4) == 0
+        assert run_command(monkeypatch, "resume", run) == 0
+        weights.append(last(run)["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data_set, tmp_path, monkeypatch, capsys):
+    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.steps=6")
+    folder = tmp_path / "cross validation"
+    arguments = ("crossval", plan, "--output", folder, "--set", "training.steps_between_checkpoints=6")
+    assert run_command(monkeypatch, "train", plan, "--output", folder / "fold_1", "--fold", 1, *arguments[4:]) == 0
+    finished = (folder / "fold_1" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    capsys.readouterr()
+    assert run_command(monkeypatch, *arguments, "--jobs", 2) == 0
+    spoken = capsys.readouterr()
+    assert "Fold 1 is done already." in spoken.out and "Fold 2 is done." in spoken.out
+    assert "3 folds are trained and measured on 6 cases" in spoken.err.splitlines()[-1]
+    assert (folder / "fold_1" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == finished
+    assert "is finished, 6 of 6 steps" in (folder / "fold_0.log").read_text(encoding="utf-8")
+    evaluation = read_evaluation(folder / "evaluation")
+    assert sorted(evaluation.cases) == [f"case_{number}" for number in range(6)]
+
+    assert run_command(monkeypatch, *arguments, "--set", "training.seed=5") == 2
+    assert "was begun by another plan" in capsys.readouterr().err
+    assert run_command(monkeypatch, *arguments, "--folds", "one") == 2
+    assert "is not a list of folds" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_fold_that_fails_is_named_and_the_others_are_trained(data_set, tmp_path, monkeypatch, capsys):
+    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.steps=2")
+    folder = tmp_path / "folds"
+    arguments = ("crossval", plan, "--output", folder, "--folds", "0,2")
+    assert run_command(monkeypatch, "train", plan, "--output", folder / "fold_0", "--max-steps", 1) == 0
+    (folder / "fold_0" / "checkpoints" / "last.ckpt").write_bytes(b"")
+    capsys.readouterr()
+    assert run_command(monkeypatch, *arguments) == 2
+    assert "Fold 0 of" in capsys.readouterr().err
+    assert last(folder / "fold_2")["global_step"] == 2

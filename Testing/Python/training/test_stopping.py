@@ -1,0 +1,198 @@
+"""Runs that are stopped, refused or fail: what stays on the disk, and what is said."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conresnet.errors import UserError
+from conresnet_training.progress import PROGRESS_FILE, read_progress
+from conresnet_training.running import RUNNING_FILE, STOP_FILE, ask_to_stop, running_process, sole_process
+from conresnet_training.stopping import StopWatch
+from training.commands import run_command
+from training.tiny_plan import write_tiny_plan
+
+
+@pytest.fixture
+def plan_file(data_set, tmp_path):
+    return write_tiny_plan(data_set, tmp_path / "plan.yaml")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tmp_path / "run"
+
+
+@contextlib.contextmanager
+def training(*arguments):
+    """``python -m conresnet_training`` in a process of its own, which does not outlive the test."""
+    command = [sys.executable, "-m", "conresnet_training", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition, process, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def points(run: Path) -> int:
+    return len(read_progress(run / PROGRESS_FILE).points)
+
+
+def last(run: Path) -> dict:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkeypatch, capsys):
+    plan = write_tiny_plan(
+        data_set, tmp_path / "plan.yaml", "training.steps=100000", "training.steps_between_checkpoints=100000"
+    )
+    with training("train", plan, "--output", run) as process:
+        wait_for(lambda: points(run) > 1, process)
+        assert running_process(run)["pid"] == process.pid
+        assert run_command(monkeypatch, "resume", run) == 2
+        assert f"Process {process.pid} is training in {run}" in capsys.readouterr().err
+        assert run_command(monkeypatch, "stop", run) == 0
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    progress = read_progress(run / PROGRESS_FILE)
+    assert progress.state == "stopped" and last(run)["global_step"] == progress.step
+    assert errors.splitlines()[-1].startswith(f"The run {run} stands at {progress.step} of 100000 steps; ")
+    assert running_process(run) is None and not (run / STOP_FILE).exists() and not (run / RUNNING_FILE).exists()
+    with pytest.raises(UserError, match="Nothing is training"):
+        ask_to_stop(run)
+
+    before = progress.step
+    with training("resume", run) as process:
+        wait_for(lambda: read_progress(run / PROGRESS_FILE).step > before, process)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0 and "SIGTERM" in errors
+    assert last(run)["global_step"] == read_progress(run / PROGRESS_FILE).step > before
+
+
+def test_second_signal_ends_at_once(tmp_path):
+    with StopWatch(tmp_path) as stop:
+        assert not stop.asked()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked() and "SIGTERM" in stop.reason
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with StopWatch(tmp_path) as stop:
+        (tmp_path / STOP_FILE).touch()
+        assert stop.asked()
+
+
+def test_lock_of_a_killed_process_is_free_whoever_has_its_number_now(tmp_path):
+    code = (
+        "import os, pathlib, sys; from conresnet_training.running import sole_process\n"
+        "with sole_process(pathlib.Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"in\n"
+        assert running_process(tmp_path)["pid"] == process.pid
+        with pytest.raises(UserError, match=str(process.pid)), sole_process(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+    content = (tmp_path / RUNNING_FILE).read_text(encoding="utf-8").replace(str(process.pid), str(os.getpid()))
+    (tmp_path / RUNNING_FILE).write_text(content, encoding="utf-8")
+    (tmp_path / STOP_FILE).touch()
+    assert running_process(tmp_path) is None
+    with sole_process(tmp_path):
+        assert not (tmp_path / STOP_FILE).exists()
+
+
+def test_stop_during_validation_leaves_it_to_the_resumed_run(plan_file, run, monkeypatch):
+    """Not a step is lost, and the curve has the validation where an unbroken run has it."""
+    from conresnet_training import held_out
+
+    original = held_out._logits
+
+    def stopped(*arguments, **options):
+        (run / STOP_FILE).touch()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(held_out, "_logits", stopped)
+    assert run_command(monkeypatch, "train", plan_file, "--output", run) == 0
+    progress = read_progress(run / PROGRESS_FILE)
+    assert (progress.state, progress.step, progress.validations) == ("stopped", 3, [])
+    monkeypatch.undo()
+    assert run_command(monkeypatch, "resume", run, "--max-steps", "4") == 0
+    assert [event["step"] for event in read_progress(run / PROGRESS_FILE).validations] == [3]
+    assert last(run)["global_step"] == 4
+
+
+def test_numbers_that_are_not_finite_end_the_run_and_name_the_case(plan_file, run, monkeypatch, capsys):
+    """Complaint 7: the case is named, and the checkpoint from before is the one that stays."""
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 1) == 0
+    image = np.load(run / "prepared" / "case_2_image.npy")
+    image[:, 5:] = np.nan
+    np.save(run / "prepared" / "case_2_image.npy", image)
+    capsys.readouterr()
+    assert run_command(monkeypatch, "resume", run) == 2
+    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "not finite, with samples of case_2;" in sentence
+    failed = read_progress(run / PROGRESS_FILE).failed
+    assert failed["code"] == "not-finite" and failed["cases"] == ["case_2"] and failed["message"] in sentence
+    assert all(torch.isfinite(tensor).all() for tensor in last(run)["state_dict"].values())
+    assert running_process(run) is None
+
+
+def test_run_that_diverges_names_all_cases_of_the_step(plan_file, run, monkeypatch, capsys):
+    settings = ("--set", "training.learning_rate=1e30", "--set", "training.steps_between_checkpoints=1")
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, *settings) == 2
+    assert "lower the learning rate" in capsys.readouterr().err
+    assert len(read_progress(run / PROGRESS_FILE).failed["cases"]) == 2
+    for checkpoint in (run / "checkpoints").glob("*"):
+        content = torch.load(checkpoint, weights_only=True)
+        assert all(torch.isfinite(tensor).all() for tensor in content["state_dict"].values())
+
+
+def test_full_disk_leaves_the_last_checkpoint(plan_file, run, monkeypatch, capsys):
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 2) == 0
+    resource = pytest.importorskip("resource")
+    before = (run / "checkpoints" / "last.ckpt").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        status = run_command(monkeypatch, "resume", run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 2
+    assert "There is no room left to write" in capsys.readouterr().err
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt"]
+    assert read_progress(run / PROGRESS_FILE).failed["code"] == "disk-full"
+    assert run_command(monkeypatch, "resume", run, "--max-steps", 3) == 0
+
+
+def test_checkpoint_that_cannot_be_gone_on_from_is_named(plan_file, run, monkeypatch, capsys):
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 1) == 0
+    plan = run / "plan.yaml"
+    text = plan.read_text(encoding="utf-8")
+    plan.write_text(text.replace("base_width: 8", "base_width: 16"), encoding="utf-8")
+    assert run_command(monkeypatch, "resume", run) == 2
+    assert "is not one of this plan's network" in capsys.readouterr().err
+    plan.write_text(text, encoding="utf-8")
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"PK nonsense")
+    assert run_command(monkeypatch, "resume", run) == 2
+    assert "last.ckpt cannot be read" in capsys.readouterr().err
