@@ -17,6 +17,7 @@ from .StatusLabel import say
 
 _REPORTS_FOLDER = "conresnet-check"
 _EXIT_WITH_ERRORS = 2
+_ICONS = {"error": qt.QStyle.SP_MessageBoxCritical}
 
 
 class DataSetPanel:
@@ -125,7 +126,7 @@ class DataSetPanel:
         tree = self._ui.findingsTree
         for case, finding in sorted(rows, key=lambda row: row[1]["level"] != "error"):
             item = qt.QTreeWidgetItem(tree)
-            item.setIcon(0, _levelIcon(tree, finding["level"]))
+            item.setIcon(0, tree.style().standardIcon(_ICONS.get(finding["level"], qt.QStyle.SP_MessageBoxWarning)))
             item.setText(1, case)
             item.setText(2, finding["message"])
             item.setToolTip(2, finding["message"])
@@ -152,8 +153,3 @@ def _summary(dataSet: DataSet) -> str:
         )
     sentence = _("{layout}: {count} labelled cases. Channels: {channels}. {labels}.")
     return sentence.format(layout=layout, count=len(dataSet.cases), channels=", ".join(dataSet.channels), labels=labels)
-
-
-def _levelIcon(widget, level: str):
-    style = widget.style()
-    return style.standardIcon(style.SP_MessageBoxCritical if level == "error" else style.SP_MessageBoxWarning)

@@ -14,7 +14,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from conresnet.atomic_file import replacing
+from conresnet.atomic_file import replacing, write_error
 from conresnet_training.needs import PACKAGES
 from ConResSegmentationLib.EngineConnection import EngineLaunch
 
@@ -100,13 +100,18 @@ class EnvironmentMaker:
         self._steps = [
             (base.program, ("-m", "venv", str(environment.folder))),
             *([(environment.python, (*pip, *torchOptions, *torch))] if torch else []),
-            (environment.python, (*pip, *wanted.values())),
+            *([(environment.python, (*pip, *wanted.values()))] if wanted else []),
         ]
 
     def start(self) -> None:
         """Begin; what becomes of it is heard later."""
         shutil.rmtree(self._environment.folder, ignore_errors=True)
-        self._environment.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._environment.folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sentence = write_error(error, self._environment.folder.parent).message
+            qt.QTimer.singleShot(0, lambda: self._onEnded(sentence))
+            return
         self._next()
 
     def stop(self, wait: bool = False) -> None:

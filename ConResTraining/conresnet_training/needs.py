@@ -22,9 +22,12 @@ PACKAGES = {
     "monai": "1.4",
     "pydantic": "2.7",
     "PyYAML": "6.0",
+    "scipy": "1.15",
+    "matplotlib": "3.8",
+    "Jinja2": "3.1",
     "tensorboard": "2.16",
 }
-_IMPORTED_AS = {"PyYAML": "yaml"}
+_IMPORTED_AS = {"PyYAML": "yaml", "Jinja2": "jinja2"}
 
 
 def report() -> dict:
@@ -38,9 +41,8 @@ def report() -> dict:
             problems[name] = str(error).partition("\n")[0] or type(error).__name__
     devices = []
     if "torch" in found:
-        import torch
-
-        devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        cuda = importlib.import_module("torch").cuda
+        devices = [cuda.get_device_name(number) for number in range(cuda.device_count())]
     is_enough = sys.version_info[:2] >= tuple(int(number) for number in PYTHON.split("."))
     return {
         "python": platform.python_version(),

@@ -1,0 +1,159 @@
+"""Adding what is segmented in the scene to a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+
+from conresnet.image_files import read_image
+from conresnet_training.data_sets import read_data_set
+from training_module.training_driver import TrainingDriver
+
+SHAPE = (20, 18, 16)
+
+
+def add_volume(name: str, shape: tuple[int, ...] = SHAPE, spacing: float = 1.0) -> object:
+    """A volume of rising values whose first axis points to the left, not at the origin."""
+    matrix = np.diag([-spacing, spacing, spacing, 1.0])
+    matrix[:3, 3] = (5, -7, 3)
+    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    return slicer.util.addVolumeFromArray(array, matrix, name)
+
+
+def add_segmentation(volume: object, **masks: tuple[slice, ...]) -> object:
+    """A segmentation with a box a segment."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Drawn")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    for name, box in masks.items():
+        name = name.replace("_", " ")
+        identifier = node.GetSegmentation().AddEmptySegment(name, name)
+        array = np.zeros(slicer.util.arrayFromVolume(volume).shape, np.uint8)
+        array[box] = 1
+        slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, identifier, volume)
+    return node
+
+
+NEAR, FAR = np.s_[2:8, 3:9, 2:7], np.s_[10:16, 3:9, 2:7]
+
+
+def open_section(driver: TrainingDriver) -> None:
+    driver.ui.sceneCaseCollapsibleButton.collapsed = False
+    driver.settle()
+
+
+def add(driver: TrainingDriver) -> str:
+    driver.click(driver.ui.addCaseButton)
+    return driver.ui.sceneCaseStatusLabel.text
+
+
+def test_a_case_joins_a_data_set_on_the_volumes_voxels_by_the_segments_names(
+    training: TrainingDriver, data_set: Path
+) -> None:
+    volume = add_volume("Müller T1")
+    add_segmentation(volume, far_box=FAR, Near_box=NEAR)
+    training.choose_data_set(data_set)
+    open_section(training)
+    assert training.ui.caseNameEdit.text == "Müller_T1", "proposed from the volume's name"
+    training.ui.caseNameEdit.text = "case_new"
+    assert add(training) == "The case case_new is added: far box, Near box."
+    assert "7 labelled cases" in training.ui.dataSetSummaryLabel.text
+    found = read_data_set(data_set)
+    case = next(case for case in found.cases if case.name == "case_new")
+    image, label = read_image(case.images[0]), read_image(case.label)
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    np.testing.assert_allclose(image.grid.affine, slicer.util.arrayFromVTKMatrix(matrix), atol=1e-5)
+    assert label.grid.matches(image.grid)
+    np.testing.assert_array_equal(image.components[0], slicer.util.arrayFromVolume(volume))
+    expected = np.zeros(SHAPE)
+    expected[NEAR], expected[FAR] = 1, 2
+    np.testing.assert_array_equal(label.components[0], expected)
+    content = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
+    assert content["numTraining"] == 7 and content["licence"] == "none"
+
+
+def test_a_new_data_set_takes_channels_of_several_grids(training: TrainingDriver, tmp_path: Path) -> None:
+    t1 = add_volume("T1")
+    add_volume("T2", shape=(10, 9, 8), spacing=2.0)
+    add_segmentation(t1, Lesion=NEAR)
+    folder = tmp_path / "neuer Datensatz"
+    training.choose_data_set(folder)
+    open_section(training)
+    assert not training.ui.addCaseButton.enabled
+    training.ui.newChannelsEdit.text = "T1, T2"
+    training.ui.newChannelsEdit.editingFinished.emit()
+    training.settle()
+    assert [combo.currentNode().GetName() for combo in training.widget.sceneCasePanel.combos] == ["T1", "T2"]
+    assert "is added" in add(training)
+    found = read_data_set(folder)
+    assert found.channels == ("T1", "T2") and found.labels == {1: "Lesion"} and found.layout == "decathlon"
+    image = read_image(found.cases[0].images[0])
+    assert len(image.components) == 2 and image.components[0].shape == SHAPE
+    # Now that the data set has its channels, they are not asked for any more.
+    assert training.ui.newChannelsEdit.isHidden()
+    assert training.ui.caseNameEdit.text == "T1_2"
+
+
+def test_a_label_map_and_transforms_above_the_nodes_are_taken(training: TrainingDriver, tmp_path: Path) -> None:
+    volume = add_volume("CT")
+    segmentation = add_segmentation(volume, Liver=NEAR)
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 3, 11)
+    transform.SetMatrixTransformToParent(matrix)
+    for node in (volume, segmentation):
+        node.SetAndObserveTransformNodeID(transform.GetID())
+    labels = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
+    slicer.modules.segmentations.logic().ExportAllSegmentsToLabelmapNode(segmentation, labels, 0)
+    folder = tmp_path / "data"
+    training.choose_data_set(folder)
+    open_section(training)
+    training.ui.newChannelsEdit.text = "CT"
+    training.ui.newChannelsEdit.editingFinished.emit()
+    training.ui.sceneLabelsSelector.setCurrentNode(segmentation)
+    add(training)
+    case = read_data_set(folder).cases[0]
+    assert read_image(case.images[0]).grid.affine[0, 3] == pytest.approx(16)
+    assert (read_image(case.label).components[0] > 0).sum() == 6 * 6 * 5
+    training.ui.sceneLabelsSelector.setCurrentNode(labels)
+    training.ui.caseNameEdit.text = "again"
+    # A label map that was cut to what is labeled does not lie on the volume's voxels.
+    assert "does not lie on the voxels" in add(training) or "is added" in training.ui.sceneCaseStatusLabel.text
+
+
+@pytest.mark.parametrize(
+    ("masks", "name", "sentence"),
+    [
+        ({"Tumor": NEAR}, "a", "The data set has no label Tumor; its labels are Near box, Far box."),
+        ({"Near_box": NEAR, "Far_box": NEAR}, "a", "The segment Far box overlaps another one"),
+        ({"Near_box": np.s_[0:0]}, "a", "There is nothing segmented"),
+        ({"Near_box": NEAR}, "case_2", "has a case case_2 already"),
+        ({"Near_box": NEAR}, "../a", "cannot name a case"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_sentence_and_changes_nothing(
+    training: TrainingDriver, data_set: Path, masks: dict, name: str, sentence: str
+) -> None:
+    add_segmentation(add_volume("T1"), **masks)
+    before = {path: path.read_bytes() for path in data_set.rglob("*") if path.is_file()}
+    training.choose_data_set(data_set)
+    open_section(training)
+    training.ui.caseNameEdit.text = name
+    assert sentence in add(training)
+    assert "color" in training.ui.sceneCaseStatusLabel.styleSheet
+    assert {path: path.read_bytes() for path in data_set.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_another_layout_takes_no_cases(training: TrainingDriver, tmp_path: Path) -> None:
+    folder = tmp_path / "nnU-Net"
+    folder.mkdir()
+    content = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    training.choose_data_set(folder)
+    open_section(training)
+    assert not training.ui.addCaseButton.enabled and "layout of nnU-Net" in training.ui.addCaseButton.toolTip

@@ -1,0 +1,84 @@
+"""The data set in the panel: what lies in a folder, what the check finds in it, and the plan that is made for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import pytest
+import yaml
+
+from slicer_host import dialogs
+from training_module.training_driver import TrainingDriver
+
+
+def findings(driver: TrainingDriver) -> list[tuple[str, str]]:
+    """(case, sentence) of the rows of the table."""
+    tree = driver.ui.findingsTree
+    items = [tree.topLevelItem(number) for number in range(tree.topLevelItemCount)]
+    return [(item.text(1), item.text(2)) for item in items]
+
+
+def test_the_panel_says_what_lies_in_the_folder(training: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+    assert not training.ui.checkButton.enabled
+    training.choose_data_set(data_set)
+    text = training.ui.dataSetSummaryLabel.text
+    assert text == ("Medical Segmentation Decathlon: 6 labelled cases. Channels: MRI. Labels: 1 Near box, 2 Far box.")
+    # Nothing is set up yet that could check it.
+    assert not training.ui.checkButton.enabled and "environment" in training.ui.checkButton.toolTip
+    training.choose_data_set(tmp_path / "nothing here")
+    assert "does not exist" in training.ui.dataSetSummaryLabel.text
+    assert "does not exist" in training.ui.makePlanButton.toolTip
+
+
+def test_a_check_shows_its_findings_errors_first_and_opens_its_page(here: TrainingDriver, data_set: Path) -> None:
+    (data_set / "labelsTr" / "case_3.nii.gz").unlink()
+    here.choose_data_set(data_set)
+    here.run_command(here.ui.checkButton)
+    rows = findings(here)
+    assert any(case == "case_3" and "label" in sentence for case, sentence in rows)
+    assert not here.ui.findingsTree.isHidden() and "color" in here.ui.checkStatusLabel.styleSheet
+    here.click(here.ui.openCheckButton)
+    (page,) = [Path(unquote(urlparse(url).path)) for url in dialogs.opened_urls]
+    assert page.name == "check.html" and page.is_file() and data_set not in page.parents
+    # Another folder has other findings, none so far.
+    here.choose_data_set(data_set.parent)
+    assert findings(here) == [] and here.ui.findingsTree.isHidden()
+
+
+def test_a_plan_is_made_edited_saved_and_read_again(here: TrainingDriver, data_set: Path) -> None:
+    here.choose_data_set(data_set)
+    assert not here.ui.startButton.enabled and here.ui.startButton.toolTip.startswith("Make a plan first")
+    here.ui.stepsSpinBox.value, here.ui.foldsSpinBox.value, here.ui.widthSpinBox.value = 700, 3, 12
+    here.run_command(here.ui.makePlanButton)
+    plan = yaml.safe_load(here.ui.planTextEdit.toPlainText())
+    assert plan["training"]["steps"] == 700 and plan["training"]["folds"] == 3
+    assert plan["model"]["system"]["networks"][0]["arguments"]["base_width"] == 12
+    assert here.ui.foldSpinBox.maximum == 2
+    assert here.ui.startButton.enabled, here.ui.startButton.toolTip
+    file = Path(here.ui.planPathEdit.currentPath)
+    assert not here.ui.savePlanButton.enabled and not here.ui.resetPlanButton.enabled
+    before = here.ui.planTextEdit.toPlainText()
+    here.edit_plan(steps=50)
+    here.click(here.ui.resetPlanButton)
+    assert here.ui.planTextEdit.toPlainText() == before
+    here.edit_plan(steps=60)
+    here.click(here.ui.savePlanButton)
+    assert yaml.safe_load(file.read_text(encoding="utf-8"))["training"]["steps"] == 60
+    here.unload()
+    here.load()
+    assert yaml.safe_load(here.ui.planTextEdit.toPlainText())["training"]["steps"] == 60
+    # What was edited is not lost without a question.
+    dialogs.answer("No")
+    here.click(here.ui.makePlanButton)
+    assert here.ui.makePlanButton.text == "Make plan"
+
+
+def test_a_value_that_makes_no_plan_is_said_in_the_backends_words(
+    here: TrainingDriver, data_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.choose_data_set(data_set)
+    here.ui.foldsSpinBox.value = 1
+    here.run_command(here.ui.makePlanButton)
+    assert "training.folds" in here.ui.planStatusLabel.text
+    assert "color" in here.ui.planStatusLabel.styleSheet

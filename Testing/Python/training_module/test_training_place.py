@@ -1,0 +1,155 @@
+"""Where training runs: another Python, a command before it, and the environment that the module makes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from conresnet_training import needs
+from slicer_host import dialogs
+from training_module.training_driver import TrainingDriver
+
+
+def test_a_test_of_another_python_says_what_is_there(here: TrainingDriver) -> None:
+    here.run_command(here.ui.testPlaceButton)
+    here.wait(lambda: here.ui.testPlaceButton.text == "Test")
+    text = here.ui.placeStatusLabel.text
+    assert text.startswith("ConResNet ") and "PyTorch 2." in text
+
+
+def test_a_python_that_is_none_or_lacks_packages_is_said(training: TrainingDriver, tmp_path: Path) -> None:
+    training.choose_python(str(tmp_path / "nowhere"))
+    assert "does not exist" in training.ui.placeStatusLabel.text and not training.ui.testPlaceButton.enabled
+    bare = tmp_path / "bare"
+    base = Path(sys.base_prefix) / "bin" / "python3"
+    subprocess.run([base, "-m", "venv", "--without-pip", bare], check=True)
+    training.choose_python(str(bare / "bin" / "python"))
+    training.run_command(training.ui.testPlaceButton)
+    text = training.ui.placeStatusLabel.text
+    assert text.startswith("It lacks torch") and "pip install" in text
+
+
+def test_a_command_gets_its_words_unchanged_and_ssh_gets_them_quoted(
+    training: TrainingDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = training.widget.logic.backend
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    # As the real ones: the one starts its words, the other hands them to a shell.
+    for name, body in (("srun", 'shift 2\nexec "$@"'), ("ssh", 'shift\nexec sh -c "$*"')):
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    said = tmp_path / "python"
+    said.write_text('#!/bin/sh\nprintf "%s\\n" "$PYTHONPATH" "$@"\n', encoding="utf-8")
+    said.chmod(0o755)
+    for command in ("srun -c 8", "ssh host"):
+        training.choose_command(command, str(said))
+        launch = backend.launch("check", "a folder/Übung; rm -rf x")
+        words = [launch.program, *launch.arguments]
+        answer = subprocess.run(words, capture_output=True, env=launch.environment, check=True)
+        path, *given = answer.stdout.decode().splitlines()
+        assert given == ["-m", "conresnet_training", "check", "a folder/Übung; rm -rf x"]
+        assert all(
+            (Path(place) / name).is_dir()
+            for place, name in zip(path.split(os.pathsep), ("conresnet", "conresnet_training"), strict=True)
+        )
+    training.choose_command("no-such-program host", "")
+    assert "cannot be started" in training.ui.placeStatusLabel.text
+
+
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
+    """A folder from which pip installs a package that is called torch, and is no gigabytes."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    files = {
+        "torch/__init__.py": "class cuda: device_count = staticmethod(int)",
+        "torch-9.9.dist-info/METADATA": "Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n",
+        "torch-9.9.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},,\n" for name in [*files, "torch-9.9.dist-info/RECORD"])
+    with zipfile.ZipFile(folder / "torch-9.9-py3-none-any.whl", "w") as wheel:
+        for name, text in {**files, "torch-9.9.dist-info/RECORD": record}.items():
+            wheel.writestr(name, text)
+    return folder
+
+
+def make_environment(training: TrainingDriver, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Click the button and agree; all that is installed is "PyTorch", from a folder."""
+    panel = sys.modules["ConResTrainingLib.PlacePanel"]
+    maker = panel.EnvironmentMaker
+    monkeypatch.setattr(panel, "EnvironmentMaker", lambda *arguments: maker(*arguments, packages={"torch": "2.6"}))
+    training.ui.torchOptionsEdit.text = f"--no-index --find-links '{wheels}'"
+    dialogs.answer("OK")
+    training.click(training.ui.makeEnvironmentButton)
+    training.wait(lambda: training.widget.placePanel._maker is not None)
+
+
+def test_the_environment_is_made_after_asking(
+    training: TrainingDriver, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, ui = training.widget.logic.backend, training.ui
+    folder = backend.environment.folder
+    assert tmp_path in folder.parents
+    dialogs.answer("Cancel")
+    training.click(ui.makeEnvironmentButton)
+    training.wait(lambda: not training.widget.placePanel.isMaking)
+    assert not folder.exists() and "Several gigabytes" in dialogs.shown[-1].text
+    # Half of one, as a computer that was switched off leaves it.
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    assert not backend.environment.isReady and "no training environment yet" in backend.problem
+    make_environment(training, wheels, monkeypatch)
+    training.wait(lambda: not training.widget.placePanel.isMaking)
+    assert backend.environment.isReady, training.log
+    # It is tried at once, and has only what the test put into it.
+    training.wait(lambda: ui.testPlaceButton.text == "Test")
+    assert ui.placeStatusLabel.text.startswith("It lacks ")
+    found = subprocess.run(
+        [backend.environment.python, "-c", "import torch; print(torch.__file__)"], capture_output=True
+    )
+    assert Path(found.stdout.decode().strip()).is_relative_to(folder)
+    assert backend.problem == "" and "-m pip install" in training.log
+
+
+def test_an_environment_that_cannot_be_made_leaves_none_behind(training: TrainingDriver, tmp_path: Path) -> None:
+    environment = training.widget.logic.backend.environment
+    library = sys.modules["ConResTrainingLib.TrainingEnvironment"]
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nmkdir -p \"$3\"\necho 'No space left on device' >&2\nexit 1\n", encoding="utf-8")
+    python.chmod(0o755)
+    base = sys.modules["ConResTrainingLib.BasePython"].BasePython(str(python), "3.12.0")
+    ended: list[str] = []
+    library.EnvironmentMaker(environment, base, [], training.widget.addToLog, ended.append).start()
+    training.wait(lambda: len(ended) == 1)
+    assert ended[0] == "The environment could not be made: No space left on device"
+    assert not environment.folder.exists()
+    environment.folder.parent.rmdir()
+    environment.folder.parent.write_text("a file is in the way", encoding="utf-8")
+    library.EnvironmentMaker(environment, base, [], training.widget.addToLog, ended.append).start()
+    training.wait(lambda: len(ended) == 2)
+    assert "cannot be written" in ended[1]
+
+
+def test_making_the_environment_can_be_cancelled(
+    training: TrainingDriver, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_environment(training, wheels, monkeypatch)
+    assert training.ui.makeEnvironmentButton.text == "Cancel"
+    training.click(training.ui.makeEnvironmentButton)
+    training.wait(lambda: not training.widget.placePanel.isMaking)
+    assert "Cancelled" in training.ui.placeStatusLabel.text
+    assert not training.widget.logic.backend.environment.folder.exists()
+
+
+def test_what_is_installed_is_what_the_distribution_names(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["training"]]
+    assert sorted(wanted) == sorted(f"{name}>={least}" for name, least in needs.PACKAGES.items())

@@ -1,0 +1,142 @@
+"""From a folder of cases to a model that segments, by clicks, with real trainings in real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+import pytest
+import slicer
+
+from slicer_host import dialogs
+from training_module.training_driver import TrainingDriver
+
+
+def start(driver: TrainingDriver) -> None:
+    """Have a run at work, with a point or more in its curve."""
+    driver.click(driver.ui.startButton)
+    assert driver.state == "starting" and not driver.ui.startButton.enabled
+    driver.wait(lambda: driver.points() > 0)
+
+
+def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+    here.choose_data_set(data_set)
+    here.make_tiny_plan(steps=20_000)
+    start(here)
+    manager = slicer.app.layoutManager()
+    from ConResTrainingLib import TrainingCurves
+
+    assert manager.layout == TrainingCurves.LAYOUT
+    shown = [manager.plotWidget(number).mrmlPlotViewNode().GetPlotChartNode() for number in range(2)]
+    assert shown == list(TrainingCurves.charts().values())
+    before = here.points()
+    here.wait(lambda: here.points() > before and here.job.progress.validations)
+    assert "of 20000" in here.ui.runStatusLabel.text and "Dice" in here.ui.runStatusLabel.text
+
+    # Slicer is closed and opened again: the run went on, and is found.
+    step = here.job.progress.step
+    here.unload()
+    slicer.mrmlScene.Clear(0)
+    here.load()
+    assert here.state == "training"
+    here.wait(lambda: here.job.progress.step > step)
+    assert here.points() > before
+    here.click(here.ui.stopButton)
+    here.wait(lambda: here.state == "stopped")
+    assert "Stopped." in here.ui.runStatusLabel.text and here.ui.resumeButton.enabled
+    stopped_at = here.job.progress.step
+
+    # Its plan is cut short, so that the rest is over soon.
+    plan = here.job.folder / "plan.yaml"
+    last = stopped_at + 10
+    plan.write_text(plan.read_text(encoding="utf-8").replace("steps: 20000", f"steps: {last}"), encoding="utf-8")
+    here.click(here.ui.resumeButton)
+    here.wait(lambda: here.state == "finished")
+    assert here.job.progress.step == last
+    assert not here.ui.resumeButton.enabled
+
+    dialogs.answer("Yes")
+    here.run_command(here.ui.importButton)
+    assert "is installed, and chosen" in here.ui.resultsStatusLabel.text
+    segmentation = slicer.modules.ConResSegmentationWidget
+    assert slicer.app.moduleManager()._selected == "ConResSegmentation"
+    assert segmentation.modelPanel.choice.name == "boxes" and segmentation.modelPanel.problem == ""
+    volume = slicer.util.loadVolume(str(data_set / "imagesTr" / "case_0.nii.gz"))
+    from ConResSegmentationLib.SegmentationRun import SegmentationTask
+
+    task = SegmentationTask(str(segmentation.modelPanel.choice.path), (volume,))
+    node = segmentation.logic.segmentAndWait(task).segmentationNode
+    found = np.zeros(slicer.util.arrayFromVolume(volume).shape, bool)
+    for number in range(node.GetSegmentation().GetNumberOfSegments()):
+        identifier = node.GetSegmentation().GetNthSegmentID(number)
+        found |= slicer.util.arrayFromSegmentBinaryLabelmap(node, identifier, volume) > 0
+    truth = slicer.util.arrayFromVolume(slicer.util.loadLabelVolume(str(data_set / "labelsTr" / "case_0.nii.gz"))) > 0
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.5
+
+
+def test_a_training_behind_a_command_is_killed_after_asking_and_that_is_said(
+    here: TrainingDriver, data_set: Path, tmp_path: Path
+) -> None:
+    wrapper = tmp_path / "run over there"
+    # Of this process's variables it hands none on.
+    wrapper.write_text(f'#!/bin/sh\ntouch "{tmp_path}/wrapped"\nunset PYTHONPATH PYTHONUTF8\nexec "$@"\n')
+    wrapper.chmod(0o755)
+    here.use_tiny_plan(data_set, steps=20_000)
+    here.choose_command(f"'{wrapper}'", sys.executable)
+    start(here)
+    assert (tmp_path / "wrapped").exists()
+    here.wait(lambda: (here.job.folder / "checkpoints" / "last.ckpt").exists())
+    # A process that is held up hears no wish.
+    os.kill(here.job.progress.started["pid"], signal.SIGSTOP)
+    here.click(here.ui.stopButton)
+    assert here.state == "stopping"
+    dialogs.answer("No", "Yes")
+    here.click(here.ui.stopButton)
+    assert here.state == "stopping"
+    here.click(here.ui.stopButton)
+    here.wait(lambda: here.state == "died")
+    assert "newest checkpoint" in dialogs.shown[-1].text
+    assert "ended unexpectedly after step" in here.ui.runStatusLabel.text
+    assert here.ui.resumeButton.enabled and not here.ui.stopButton.enabled
+    # Found so too when Slicer is opened again.
+    here.unload()
+    here.load()
+    assert here.state == "died"
+    assert "ended unexpectedly" in here.ui.runsSelector.currentText
+    # Another run has its own folder, and the one that died is still on the list.
+    died = here.job.folder
+    here.ui.runPathEdit.currentPath = str(died.with_name("another run"))
+    here.settle()
+    assert here.state == "none" and here.ui.startButton.enabled and not here.ui.resumeButton.enabled
+    here.ui.runsSelector.setCurrentIndex(0)
+    here.ui.runsSelector.activated.emit(0)
+    assert here.job.folder == died and here.state == "died"
+
+
+def test_what_does_not_start_says_why(training: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'Loading'\necho 'In the plan, training.steps: wrong.' >&2\nexit 2\n")
+    python.chmod(0o755)
+    training.use_tiny_plan(data_set)
+    training.choose_python(str(python))
+    training.click(training.ui.startButton)
+    training.wait(lambda: training.state == "died")
+    assert training.ui.runStatusLabel.text == "The training did not start: In the plan, training.steps: wrong."
+    # The folder is still free for another try.
+    assert training.ui.startButton.enabled and not training.ui.resumeButton.enabled
+
+
+@pytest.mark.slow
+def test_a_run_is_evaluated(here: TrainingDriver, data_set: Path) -> None:
+    here.use_tiny_plan(data_set, steps=40)
+    start(here)
+    here.wait(lambda: here.state == "finished")
+    here.run_command(here.ui.evaluateButton)
+    report = here.job.folder / "evaluation" / "report.html"
+    assert report.is_file()
+    assert [Path(unquote(urlparse(url).path)) for url in dialogs.opened_urls] == [report]
+    assert here.ui.openEvaluationButton.enabled and "mean Dice" in here.ui.resultsStatusLabel.text

@@ -1,0 +1,163 @@
+"""Drives the training module's panel as a user does: clicks, choices and waiting."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import slicer
+import yaml
+
+from slicer_host.panel import panel_image
+from slicer_host.views import save_png
+
+# What a run of the synthetic cases needs to be over in seconds.
+TINY = {
+    "steps": 40,
+    "steps_between_checkpoints": 10,
+    "precision": "32-true",
+    "learning_rate": 0.002,
+    "workers": 0,
+    "folds": 3,
+}
+
+
+class TrainingDriver:
+    """The panel of the module.
+
+    Args:
+        app: the stand-in application.
+        path: the module's file.
+    """
+
+    def __init__(self, app: object, path: Path):
+        self.app, self.path = app, path
+
+    def load(self) -> None:
+        """Start the module and go to it, as when Slicer is opened."""
+        self.module = self.app.moduleManager().load(self.path)
+        self.open()
+
+    def unload(self) -> None:
+        """End the module, as when Slicer is closed."""
+        self.app.moduleManager().unload("ConResTraining")
+
+    def open(self) -> None:
+        """Go to the module."""
+        slicer.util.selectModule("ConResTraining")
+        self.settle()
+
+    @property
+    def widget(self) -> object:
+        """The module's own widget object; another one after a reload."""
+        return self.module.widgetRepresentation().self()
+
+    @property
+    def ui(self) -> object:
+        """The panel's widgets by name."""
+        return self.widget.ui
+
+    @property
+    def job(self) -> object:
+        """The chosen run."""
+        return self.widget.jobPanel.job
+
+    @property
+    def state(self) -> str:
+        """How the chosen run stands."""
+        return self.widget.jobPanel.state.value
+
+    @property
+    def log(self) -> str:
+        """What the panel has logged."""
+        return self.ui.logTextEdit.toPlainText()
+
+    def settle(self) -> None:
+        """Let timers and signals that are due arrive."""
+        for _round in range(3):
+            self.app.processEvents()
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+        """Let Slicer's event loop run until something is so."""
+        end = time.monotonic() + seconds
+        while not condition():
+            self.app.processEvents()
+            time.sleep(0.01)
+            assert time.monotonic() < end, f"waited {seconds} s in vain; the log says:\n{self.log}"
+
+    def click(self, button: object) -> None:
+        """Click a button, which must be enabled."""
+        self.settle()
+        assert button.enabled, button.toolTip
+        button.click()
+
+    def run_command(self, button: object) -> None:
+        """Click a button that runs a command of the backend, and wait for its end."""
+        text = button.text
+        self.click(button)
+        assert button.text == "Cancel"
+        self.wait(lambda: button.text == text)
+        self.settle()
+
+    def choose_python(self, program: str) -> None:
+        """Choose another Python under "Where to run"."""
+        selector = self.ui.placeSelector
+        selector.setCurrentIndex(selector.findData("python"))
+        self.ui.trainingPythonPathEdit.currentPath = program
+        self.settle()
+
+    def choose_command(self, command: str, python: str) -> None:
+        """Choose a command that goes before the Python."""
+        selector = self.ui.placeSelector
+        selector.setCurrentIndex(selector.findData("command"))
+        self.ui.commandEdit.text = command
+        self.ui.commandPythonEdit.text = python
+        self.settle()
+
+    def choose_data_set(self, folder: Path) -> None:
+        """Choose the folder of the data set."""
+        self.ui.dataSetPathEdit.currentPath = str(folder)
+        self.settle()
+
+    def edit_plan(self, base_width: int = 8, **values: object) -> None:
+        """Edit values of the plan's training, and the width of its network, in the panel's editor."""
+        content = yaml.safe_load(self.ui.planTextEdit.toPlainText())
+        content["training"] |= values
+        content["model"]["system"]["networks"][0]["arguments"]["base_width"] = base_width
+        self.ui.planTextEdit.setPlainText(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        self.settle()
+
+    def use_tiny_plan(self, data_set: Path, **values: object) -> None:
+        """Choose a data set and the file of a plan for it, made here, that trains in seconds."""
+        from conresnet_training.data_sets import read_data_set
+        from conresnet_training.plan import write_plan
+        from conresnet_training.planning import make_plan
+
+        self.choose_data_set(data_set)
+        path = data_set.with_name("tiny plan.yaml")
+        write_plan(make_plan(read_data_set(data_set), data_set), path)
+        self.ui.planPathEdit.currentPath = str(path)
+        self.edit_plan(**{**TINY, **values})
+
+    def make_tiny_plan(self, **values: object) -> None:
+        """Have a plan made and edit it so that it trains in seconds."""
+        self.run_command(self.ui.makePlanButton)
+        self.edit_plan(**{**TINY, **values})
+
+    def points(self) -> int:
+        """How many points the curve of the loss has in Slicer's plot."""
+        from ConResTrainingLib import TrainingCurves
+
+        chart = TrainingCurves.charts().get("loss")
+        return chart.GetNthPlotSeriesNode(0).GetTableNode().GetTable().GetNumberOfRows() if chart else 0
+
+    def end_what_trains(self) -> None:
+        """Leave no process of a failed test behind."""
+        if self.widget.jobPanel.state.isRunning:
+            self.job.kill()
+
+    def picture(self, path: Path) -> Path:
+        """Write a picture of the panel."""
+        save_png(panel_image(self.module.widgetRepresentation()), path)
+        return path
