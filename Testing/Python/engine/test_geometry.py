@@ -11,16 +11,20 @@ from conresnet.errors import UserError
 from conresnet.geometry import ModelSpace
 from conresnet.grid import Volume
 from conresnet.roi import BoxROI
-from engine.volumes import CODES, anatomy, every_reordering, grid, random_volume, rotation, stored
+from engine.volumes import (
+    ANISOTROPIC,
+    CODES,
+    anatomy,
+    every_reordering,
+    grid,
+    model_array,
+    random_volume,
+    rotation,
+    stored,
+)
 
 ISOTROPIC = grid()
-ANISOTROPIC = grid((7, 11, 13), spacing=(0.8, 1.3, 3.1), origin=(-3.123456, 5.5, 20))
 MODEL_SPACINGS = [None, (1, 1, 1), (1.7, 1, 0.9), (4, 3, 2)]
-
-
-def model_array(volume: Volume, code="SAR", spacing=None, roi=None, fill=0.0):
-    space = ModelSpace.fit(volume.grid, code, spacing, roi)
-    return space, space.to_model(volume, fill)
 
 
 @pytest.mark.parametrize("of", [ISOTROPIC, ANISOTROPIC], ids=["isotropic", "anisotropic"])
@@ -180,136 +184,6 @@ def test_background_keeps_its_very_value(value, turn, spacing):
     of = grid((20, 20, 20), rotation=turn)
     _, array = model_array(Volume(np.full(of.shape, value), of, "even"), "SAR", spacing, fill=value)
     assert (array == np.float32(value)).all()
-
-
-# Channels on other grids
-
-
-def test_a_channel_stored_another_way_is_still_a_view():
-    reference = random_volume(ANISOTROPIC)
-    space = ModelSpace.fit(reference.grid, "SAR")
-    for way in every_reordering():
-        other = stored(random_volume(ANISOTROPIC, np.uint8, seed=1), way)
-        array = space.to_model(other, 0)
-        assert np.shares_memory(array, other.array)
-        assert np.array_equal(array, space.to_model(random_volume(ANISOTROPIC, np.uint8, seed=1), 0))
-
-
-@pytest.mark.parametrize("spacing", [None, (1, 1, 1)])
-@pytest.mark.parametrize("turn", [None, rotation(12, axis=1)], ids=["straight", "oblique"])
-def test_a_channel_on_another_grid_lands_in_place(spacing, turn):
-    reference = grid((30, 30, 30), origin=(-15, -15, -15))
-    other = grid((26, 40, 34), (1.1, 0.9, 1.4), origin=(-19, -18, -18), rotation=turn)
-    space = ModelSpace.fit(reference, "SAR", spacing)
-    array = space.to_model(Volume(anatomy(other), other, "other"), -1)
-    covered = space.covered(other)
-    covered = np.ones(space.grid.shape, bool) if covered is None else covered
-    assert covered.mean() > 0.8
-    assert np.abs(array - anatomy(space.grid))[covered].max() < 4
-    assert (array[~covered] <= 0).all() or (~covered).sum() == 0
-
-
-def test_a_channel_that_covers_part_is_filled_up_in_its_own_type():
-    reference = grid((6, 6, 6), origin=(0, 0, 0))
-    part = random_volume(grid((4, 6, 6), origin=(0, 0, 2)), np.int16)
-    space = ModelSpace.fit(reference, "SAR")
-    array = space.to_model(part, -5)
-    assert array.dtype == np.int16
-    assert (array[:2] == -5).all()
-    assert np.array_equal(array[2:], part.array)
-    assert space.to_model(part, 0.5).dtype == np.float32
-
-
-def test_a_channel_that_lies_elsewhere_is_all_fill():
-    space = ModelSpace.fit(grid(), "SAR")
-    for turn in (None, rotation(10)):
-        away = random_volume(grid(origin=(1000, 0, 0), rotation=turn))
-        assert (space.to_model(away, -2) == -2).all()
-
-
-# Regions of interest
-
-
-def test_a_roi_cuts_the_voxels_whose_centers_it_holds():
-    volume = random_volume(grid((10, 10, 10), origin=(0, 0, 0)))
-    space, array = model_array(volume, roi=BoxROI.from_bounds([2, 5, 6.5, 3.5, -9, 1.4]))
-    assert np.array_equal(array, volume.array[0:2, 4:7, 2:6])
-    assert space.roi_mask is None
-    output = np.zeros_like(volume.array)
-    space.output_view(output)[...] = 1
-    assert output.sum() == array.size
-
-
-@pytest.mark.parametrize("spacing", [(1, 1, 1), (2, 1.5, 1)])
-def test_a_roi_of_a_resampled_image_leaves_its_voxels_in_place(spacing):
-    of = grid((30, 30, 30), (1.2, 1.2, 1.2), origin=(-18, -18, -18))
-    volume = Volume(anatomy(of), of, "anatomy")
-    whole_space, whole = model_array(volume, "SAR", spacing)
-    space, array = model_array(volume, "SAR", spacing, BoxROI.from_bounds([-8, 7, -6, 9, -11, 4]))
-    start = np.rint(np.linalg.inv(whole_space.grid.array_affine) @ [*space.grid.to_ras([0, 0, 0]), 1])[:3].astype(int)
-    where = tuple(slice(a, a + size) for a, size in zip(start, array.shape, strict=True))
-    assert np.allclose(array, whole[where], atol=1e-4)
-
-
-@pytest.mark.parametrize("spacing", [(1, 1, 1), (3, 2.5, 2)])
-@pytest.mark.parametrize("axes", [np.eye(3), rotation(30)], ids=["aligned", "rotated"])
-def test_the_way_back_of_a_resampled_roi_fills_just_the_box(spacing, axes):
-    of = grid((30, 30, 30), (1.2, 1.2, 1.2), origin=(-18, -18, -18))
-    roi = BoxROI(np.array([1, 2, 3]), axes, np.array([12, 14, 16]))
-    space = ModelSpace.fit(of, "SAR", spacing, roi)
-    result = np.zeros(of.shape, np.float32)
-    space.from_model(np.ones(space.grid.shape), result)
-    assert np.array_equal(result > 0.5, roi.contains(of.array_affine, of.shape))
-    assert set(np.unique(result)) <= {0, 1}
-
-
-def test_a_rotated_roi_has_a_mask_within_its_bounding_box():
-    volume = random_volume(grid((20, 20, 20), origin=(0, 0, 0)))
-    roi = BoxROI(np.array([10, 10, 10]), rotation(45), np.array([8, 8, 6]))
-    space, array = model_array(volume, roi=roi)
-    assert array.shape == (7, 11, 11)
-    assert space.roi_mask.shape == array.shape
-    assert 0.4 < space.roi_mask.mean() < 0.7
-    straight = ModelSpace.fit(volume.grid, "SAR", None, BoxROI(roi.center, rotation(90), roi.size))
-    assert straight.roi_mask is None
-
-
-@pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 1.5)])
-@pytest.mark.parametrize("turn", [None, rotation(20)], ids=["straight", "oblique"])
-def test_a_roi_outside_the_image_is_refused(spacing, turn):
-    of = grid((10, 10, 10), origin=(0, 0, 0), rotation=turn)
-    with pytest.raises(UserError, match="outside the image") as caught:
-        ModelSpace.fit(of, "SAR", spacing, BoxROI.from_bounds([50, 60, 0, 9, 0, 9]))
-    assert caught.value.code == "roi-outside"
-
-
-def test_a_roi_between_two_voxels_is_refused():
-    with pytest.raises(UserError, match="holds no voxel") as caught:
-        ModelSpace.fit(grid(origin=(0, 0, 0)), "SAR", None, BoxROI.from_bounds([0.2, 0.8, 0, 9, 0, 9]))
-    assert caught.value.code == "roi-too-small"
-
-
-def test_a_rotated_roi_that_passes_the_image_by_is_refused():
-    roi = BoxROI(np.array([-6.0, -6.0, 5.0]), rotation(45), np.array([1.0, 22.0, 8.0]))
-    roi = BoxROI(roi.center, rotation(-45), roi.size[[1, 0, 2]])
-    with pytest.raises(UserError) as caught:
-        ModelSpace.fit(grid((10, 10, 10), origin=(0, 0, 0)), "SAR", None, roi)
-    assert caught.value.code in ("roi-too-small", "roi-outside")
-
-
-def test_a_one_voxel_roi_works():
-    volume = random_volume(grid(origin=(0, 0, 0)))
-    _, array = model_array(volume, roi=BoxROI.from_bounds([3, 3.4, 2, 2.4, 1, 1.4]))
-    assert array.shape == (1, 1, 1)
-    assert array[0, 0, 0] == volume.array[1, 2, 3]
-
-
-@pytest.mark.parametrize("far", [1e4, 1e30])
-def test_a_roi_larger_than_the_image_is_the_whole_image(far):
-    volume = random_volume(grid())
-    for spacing in (None, (2, 2, 2)):
-        whole = model_array(volume, spacing=spacing)[1]
-        assert np.array_equal(model_array(volume, spacing=spacing, roi=BoxROI.from_bounds([-far, far] * 3))[1], whole)
 
 
 # Odd images

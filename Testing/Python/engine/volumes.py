@@ -7,6 +7,7 @@ from itertools import permutations, product
 
 import numpy as np
 
+from conresnet.geometry import ModelSpace
 from conresnet.grid import Grid, Volume
 from conresnet.orientation import Reordering
 
@@ -24,6 +25,9 @@ def grid(shape=(9, 11, 13), spacing=(1.0, 1.0, 1.0), origin=(-3.0, 5.0, 20.0), r
     affine[:3, :3] = (np.eye(3) if rotation is None else rotation) @ np.diag(spacing)
     affine[:3, 3] = origin
     return Grid(shape, affine)
+
+
+ANISOTROPIC = grid((7, 11, 13), spacing=(0.8, 1.3, 3.1), origin=(-3.123456, 5.5, 20))
 
 
 def random_volume(of: Grid, dtype=np.int16, seed=0) -> Volume:
@@ -60,3 +64,9 @@ def every_reordering() -> Iterator[Reordering]:
 def stored(volume: Volume, way: Reordering) -> Volume:
     """The same image with its axes stored another way, as a file of that orientation would give it."""
     return Volume(np.ascontiguousarray(way.view(volume.array)), way.grid(volume.grid), volume.name)
+
+
+def model_array(volume: Volume, code="SAR", spacing=None, roi=None, fill=0.0) -> tuple[ModelSpace, np.ndarray]:
+    """A volume brought to a model, and how."""
+    space = ModelSpace.fit(volume.grid, code, spacing, roi)
+    return space, space.to_model(volume, fill)

@@ -1,0 +1,146 @@
+"""One sentence for every kind of file that is not read."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import struct
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from conresnet.errors import UserError
+from conresnet.grid import Grid, Volume
+from conresnet.image_checks import check_volume
+from engine.image_cases import ramp, refused, save_nifti, write_with_itk
+from engine.volumes import grid, random_volume
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    refused("image-not-found", tmp_path / "none.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["text.nii.gz", "text.nii", "text.nrrd", "text.txt", "text"])
+@pytest.mark.parametrize("content", [b"no image at all", b""])
+def test_what_is_no_image_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    refused("not-an-image", tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_a_file_that_ends_too_early_is_refused(tmp_path, suffix, capfd):
+    path = write_with_itk(random_volume(grid((20, 20, 20))), tmp_path / f"cut{suffix}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    refused("not-an-image", path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_gz_file_is_refused(tmp_path):
+    path = write_with_itk(random_volume(grid((20, 20, 20))), tmp_path / "damaged.nii.gz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    refused("not-an-image", path)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_one_may_not_read_is_refused(tmp_path):
+    path = write_with_itk(random_volume(grid()), tmp_path / "locked.nii")
+    path.chmod(0)
+    refused("cannot-read", path)
+    path.chmod(stat.S_IRWXU)
+
+
+def test_2d_images_are_refused(tmp_path):
+    refused("image-2d", save_nifti(tmp_path / "flat.nii", ramp((5, 6))))
+    for suffix in (".png", ".nrrd"):
+        sitk.WriteImage(sitk.GetImageFromArray(ramp((5, 6), np.uint8)), str(tmp_path / f"flat{suffix}"))
+        refused("image-2d", tmp_path / f"flat{suffix}")
+
+
+def test_color_images_are_refused(tmp_path):
+    color = np.zeros((4, 5, 6), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    refused("image-color", save_nifti(tmp_path / "color.nii.gz", color))
+    vector = sitk.GetImageFromArray(np.zeros((4, 5, 6, 3), np.uint8), isVector=True)
+    for suffix in (".nrrd", ".mha"):
+        sitk.WriteImage(vector, str(tmp_path / f"color{suffix}"))
+        refused("image-color", tmp_path / f"color{suffix}")
+        refused("image-color", tmp_path / f"color{suffix}", channels=("a", "b", "c"))
+
+
+def test_complex_images_are_refused(tmp_path):
+    refused("image-complex", save_nifti(tmp_path / "complex.nii", ramp().astype(np.complex64)))
+    sitk.WriteImage(sitk.GetImageFromArray(ramp().astype(np.complex64)), str(tmp_path / "complex.nrrd"))
+    refused("image-complex", tmp_path / "complex.nrrd")
+
+
+@pytest.mark.parametrize(("value", "count"), [(np.nan, 1), (np.inf, 2), (-np.inf, 3)])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_nan_and_infinite_voxels_are_refused(tmp_path, value, count, suffix):
+    volume = random_volume(grid(), np.float32)
+    volume.array[0, 0, :count] = value
+    error = refused("image-not-finite", write_with_itk(volume, tmp_path / f"bad{suffix}"))
+    assert f"has {count} voxel" in error.message
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_an_empty_or_constant_image_is_refused(tmp_path, value):
+    error = refused("image-constant", save_nifti(tmp_path / "even.nii", np.full((4, 5, 6), value, np.int16)))
+    assert f"all its voxels are {value}" in error.message
+
+
+def test_values_beyond_any_scanner_are_refused(tmp_path):
+    refused("intensity-range", save_nifti(tmp_path / "wild.nii", ramp(dtype=np.float64) * 1e200))
+
+
+@pytest.mark.parametrize("size", [1e-7, 5000.0])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_an_absurd_spacing_is_refused(tmp_path, size, suffix):
+    error = refused(
+        "absurd-spacing", write_with_itk(random_volume(grid(spacing=(1, 1, size))), tmp_path / f"a{suffix}")
+    )
+    assert f"{size:g} mm" in error.message
+
+
+@pytest.mark.parametrize("size", [0.0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize("compress", [False, True])
+def test_an_absurd_spacing_that_the_libraries_would_hide_is_refused(tmp_path, size, compress, capfd):
+    path = save_nifti(tmp_path / "odd.nii", ramp())
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<f", content, 76 + 8, size)
+    struct.pack_into("<h", content, 254, 0)
+    if compress:
+        path = tmp_path / "odd.nii.gz"
+    path.write_bytes(gzip.compress(bytes(content)) if compress else bytes(content))
+    refused("absurd-spacing", path)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", [0, np.nan])
+def test_a_transform_without_sense_is_refused(tmp_path, value, capfd):
+    path = save_nifti(tmp_path / "odd.nii", ramp())
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<12f", content, 280, *[value] * 12)
+    path.write_bytes(bytes(content))
+    refused("absurd-spacing", path)
+    assert capfd.readouterr().err == ""
+
+
+def test_sheared_axes_are_refused(tmp_path, capfd):
+    affine = np.eye(4)
+    affine[0, 1] = 0.2
+    refused("image-sheared", save_nifti(tmp_path / "sheared.nii", ramp(), affine))
+    assert capfd.readouterr().err == ""
+
+
+def test_arrays_that_come_without_a_file_are_checked_alike():
+    of = grid()
+    check_volume(random_volume(of))
+    with pytest.raises(UserError, match="T1 node holds complex"):
+        check_volume(Volume(np.zeros(of.shape, complex), of, "T1 node"))
+    with pytest.raises(UserError, match="has no voxels"):
+        check_volume(Volume(np.zeros((0, 4, 4)), grid((0, 4, 4)), "T1 node"))
+    with pytest.raises(UserError, match="voxel size"):
+        check_volume(Volume(random_volume(of).array, Grid(of.shape, np.diag([0, 1, 1, 1])), "T1 node"))
