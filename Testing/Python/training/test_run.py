@@ -54,6 +54,9 @@ def test_stopped_and_resumed_run_ends_with_the_weights_of_an_unbroken_one(plan_f
     unbroken, resumed = weights(whole), weights(broken)
     assert unbroken.keys() == resumed.keys()
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+    # Complaint 15: the schedule goes on too. Eq. 10, of the step that was made last.
+    rates = [[point["learning_rate"] for point in read_progress(run / PROGRESS_FILE).points] for run in (whole, broken)]
+    assert rates[0] == rates[1] == pytest.approx([2e-3 * (1 - step / 30) ** 0.9 for step in (9, 19, 29)])
 
 
 def test_best_is_kept_and_stays_the_best_after_a_resumption(plan_file, tmp_path, monkeypatch):

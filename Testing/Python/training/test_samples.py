@@ -1,14 +1,17 @@
 """Training samples: what a number stands for, and nothing else."""
 
+import pickle
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from conresnet_training.augmentation import Augmentation, build_augmentation
 from conresnet_training.boundary import signed_distances
+from conresnet_training.preparation import TrainingCase
 from conresnet_training.samples import Sampling, StepSamples, TrainingSamples
 
 WINDOW = (8, 16, 8)
@@ -149,3 +152,18 @@ def test_processes_share_each_step_between_them():
     parts = [list(StepSamples(range(5, 8), 6, process, 3)) for process in range(3)]
     whole = list(StepSamples(range(5, 8), 6))
     assert [[number for part in step for number in part] for step in zip(*parts, strict=True)] == whole
+
+
+def test_many_cases_hold_no_files_open_and_are_handed_over_as_names(tmp_path):
+    """Complaint 27: processes that make samples get no arrays, and no limit of open files is met."""
+    item = case("a", (20, 20, 20))
+    files = [tmp_path / f"{part}.npy" for part in ("image", "label", "labelled")]
+    for array, file in zip((item.image, item.label, item.labelled), files, strict=True):
+        np.save(file, array)
+    many = samples([TrainingCase(str(number), *files) for number in range(1000)])
+    open_before = psutil.Process().num_fds()
+    again = pickle.loads(pickle.dumps(many))
+    drawn = [again[number] for number in range(300)]
+    assert psutil.Process().num_fds() <= open_before + 1
+    assert len(pickle.dumps(many)) < 200 * 1000
+    assert all(torch.equal(one, other) for one, other in zip(drawn[7], samples([item])[7], strict=True))
