@@ -26,6 +26,7 @@ PACKAGES = {
     "matplotlib": "3.8",
     "Jinja2": "3.1",
     "tensorboard": "2.16",
+    "tqdm": "4.66",
 }
 _IMPORTED_AS = {"PyYAML": "yaml", "Jinja2": "jinja2"}
 

@@ -1,9 +1,10 @@
-"""Run in a process of its own: load the installed module into the stand-in application and segment with it.
+"""Run in a process of its own: load the installed modules into the stand-in application, and segment with one.
 
     python run_installed_module.py MODULES IMAGE RESULT.npz
 
 The segments go to RESULT.npz, one array a segment; the last line on stdout is JSON: where our loaded files lie, which
-modules this process holds, where the engine's process looks for the engine, and which maps came out.
+modules this process holds, where the engine's process looks for the engine and the training for its backend, and which
+maps came out.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main(modules: Path, image: Path, result: Path) -> dict[str, object]:
         if not widget.ui.applyButton.enabled:
             raise RuntimeError(widget.ui.applyButton.toolTip)
         report = segment(widget, volume, result)
+        report["training_path"] = training_path(app, modules)
         report["engine_path"] = widget.logic.enginePython.launch().environment["PYTHONPATH"].split(os.pathsep)[0]
     finally:
         app.quit_host()
@@ -41,6 +43,15 @@ def main(modules: Path, image: Path, result: Path) -> dict[str, object]:
         "files": {name: module.__file__ for name, module in ours.items()},
         "modules": sorted({name.split(".")[0] for name in sys.modules}),
     }
+
+
+def training_path(app: object, modules: Path) -> str:
+    """Where a training looks for its packages, once the module's panel was built."""
+    app.moduleManager().load(modules / "ConResTraining.py")
+    slicer.util.selectModule("ConResTraining")
+    backend = slicer.modules.ConResTrainingWidget.logic.backend
+    backend.place, backend.python = type(backend.place).python, sys.executable
+    return backend.launch("--version").environment["PYTHONPATH"]
 
 
 def segment(widget: object, volume: object, result: Path) -> dict[str, object]:

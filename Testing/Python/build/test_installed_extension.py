@@ -44,6 +44,14 @@ def test_the_command_line_answers_from_the_installed_folder(extension, tmp_path:
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.parametrize("arguments", [["--version"], ["train", "--help"], ["plan", "--help"]])
+def test_the_training_backend_answers_from_the_installed_folder(
+    extension, tmp_path: Path, arguments: list[str]
+) -> None:
+    finished = extension.python("-m", "conresnet_training", *arguments, folder=tmp_path)
+    assert finished.returncode == 0 and finished.stdout.strip(), finished.stderr
+
+
 def segment_by_command(extension, image: Path, folder: Path) -> Path:
     """Segment with the shipped model from the installed folder; returns the folder of the results."""
     output = folder / "output"
@@ -64,7 +72,7 @@ def test_a_real_case_is_segmented_from_the_installed_folder(extension, tmp_path:
     )
 
 
-def test_the_module_runs_from_the_installed_folder_and_finds_what_the_command_finds(
+def test_the_modules_run_from_the_installed_folder_and_finds_what_the_command_finds(
     extension, repository: Path, tmp_path: Path, hippocampus_image: Path
 ) -> None:
     """A fresh application, its module and the engine's process, all of them in nothing but what was installed."""
@@ -79,8 +87,9 @@ def test_the_module_runs_from_the_installed_folder_and_finds_what_the_command_fi
     report = json.loads(finished.stdout.splitlines()[-1])
     outside = {name: place for name, place in report["files"].items() if not is_below(place, extension.modules)}
     assert outside == {}
-    assert report["engine_path"] == str(extension.modules)
-    assert "torch" not in report["modules"]
+    assert report["engine_path"] == report["training_path"] == str(extension.modules)
+    assert "ConResTrainingLib" in report["files"]
+    assert not {"torch", "yaml", "pydantic", "lightning", "monai"} & set(report["modules"])
     assert report["maps"] == [["residual", "Anterior hippocampus"], ["residual", "Posterior hippocampus"]]
     output = segment_by_command(extension, hippocampus_image, tmp_path)
     labels = sitk.GetArrayFromImage(sitk.ReadImage(output / "segmentation.nii.gz"))
