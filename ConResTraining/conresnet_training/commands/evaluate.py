@@ -40,7 +40,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     from conresnet_training.evaluation import evaluate_predictions, evaluate_runs, summary_table
     from conresnet_training.evaluation.results import PAGE_FILE
     from conresnet_training.evaluation.runs import open_runs
-    from conresnet_training.evaluation.summary import remarks
+    from conresnet_training.evaluation.summary import listed, remarks
 
     if not folder.is_dir():
         raise click.UsageError(f"The folder {folder} does not exist.")
@@ -59,7 +59,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     for sentence in remarks(evaluation.summary):
         click.echo(sentence)
     if evaluation.missing:
-        click.echo(f"Not counted, since they have no label map: {', '.join(evaluation.missing)}.")
+        click.echo(f"Not counted, since they have no label map: {listed(evaluation.missing)}.")
     click.echo(
         f"Measured {len(evaluation.cases)} cases of {evaluation.data}: mean Dice {evaluation.mean('dice'):.3f}; see "
         f"{output / PAGE_FILE}.",
@@ -80,6 +80,7 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     from conresnet_training.evaluation import read_evaluation
     from conresnet_training.evaluation.compare import compare_evaluations, comparison_table
     from conresnet_training.evaluation.results import write_json
+    from conresnet_training.evaluation.summary import listed
 
     evaluations = [read_evaluation(path) for path in (first, second)]
     comparison = compare_evaluations(*evaluations)
@@ -87,7 +88,7 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
         click.echo(f"{letter}: {path} ({evaluation.model}, {evaluation.data}, {evaluation.split})")
     click.echo(f"\n{comparison_table(comparison)}")
     if comparison.left_out:
-        click.echo(f"\nOnly one of the two has {', '.join(comparison.left_out)}; left out.")
+        click.echo(f"\nOnly one of the two has {listed(comparison.left_out)}; left out.")
     if output:
         write_json(comparison.to_dict(), output)
     common = len(set(evaluations[0].cases) & set(evaluations[1].cases))

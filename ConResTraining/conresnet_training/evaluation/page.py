@@ -7,7 +7,7 @@ from conresnet import __version__
 from conresnet_training.evaluation.metrics import METRICS, VOLUME
 from conresnet_training.evaluation.plots import bland_altman, dice_against_volume, metric_plot
 from conresnet_training.evaluation.results import Evaluation
-from conresnet_training.evaluation.summary import OVERALL, remarks, summary_cells
+from conresnet_training.evaluation.summary import OVERALL, listed, remarks, summary_cells
 from conresnet_training.templates import fill_template
 
 PLOTTED = ("dice", "surface_dice", "hd95", "hd", "volume_difference_ml")
@@ -39,6 +39,7 @@ def make_page(evaluation: Evaluation, pictures: Mapping[str, bytes], colors: Map
         metrics=METRICS,
         volume=VOLUME,
         tables=tables,
+        missing=listed(evaluation.missing),
         remarks=remarks(summary),
         plots=[_embedded(metric_plot(cases, metric, colors).encode(), "svg+xml") for metric in PLOTTED],
         volume_plot=_embedded(dice_against_volume(cases, colors).encode(), "svg+xml"),

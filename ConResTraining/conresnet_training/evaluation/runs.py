@@ -12,13 +12,13 @@ from conresnet.package import write_package
 from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training.data_sets import Case, read_data_set
 from conresnet_training.evaluation.label_maps import compare_label_maps, values_of_model
-from conresnet_training.evaluation.progress import counted
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.writing import Measured, make_folder, write_results
 from conresnet_training.folds import split
 from conresnet_training.label_maps import read_label
 from conresnet_training.packing import PackedRuns, check_agreement, pack_runs
 from conresnet_training.preparation import check_label_grid
+from conresnet_training.progress_bar import counted
 from conresnet_training.run import FOLD_FILE, Run, open_run
 
 SEGMENTATIONS = "segmentations"

@@ -11,6 +11,7 @@ from conresnet_training.evaluation.metrics import METRICS, Figures
 OVERALL = "overall"
 # Volumes of different segments are not averaged: what one lacks another would make up for.
 AVERAGED = tuple(name for name in METRICS if name != "volume_difference_ml")
+MOST_LISTED = 20
 RESAMPLES = 9999
 SEED = 0
 
@@ -105,6 +106,13 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
 
 def _cases(count: int) -> str:
     return "1 case" if count == 1 else f"{count} cases"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names of cases; of many the first, and how many there are."""
+    if len(names) <= MOST_LISTED:
+        return ", ".join(names)
+    return f"{', '.join(names[:MOST_LISTED])}, ... ({len(names)} in all)"
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
