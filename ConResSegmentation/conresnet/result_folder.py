@@ -65,6 +65,10 @@ def filling(folder: Path) -> Iterator[Path]:
             _move(temporary, folder)
         except OSError as error:
             raise write_error(error, folder) from error
+    except UserError as error:
+        # The user knows the folder, and not the hidden one that stands in for it.
+        message = error.message.replace(str(temporary), str(folder))
+        raise UserError(error.code, message, **error.values) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

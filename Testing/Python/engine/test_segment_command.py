@@ -233,6 +233,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, model, image, al
     _, sentence = running.communicate(timeout=100)
     assert running.returncode == 2, sentence
     assert "room" in sentence and sentence.count("\n") == 1
+    assert str(tmp_path / "out") in sentence and ".conresnet" not in sentence
     assert sorted(tmp_path.rglob("*")) == before
 
 
