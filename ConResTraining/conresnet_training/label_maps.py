@@ -83,7 +83,9 @@ def check_expected(label: Volume, expected: Collection[int]) -> None:
     counts = label_counts(label)
     strange = {value: count for value, count in counts.items() if value not in expected}
     if strange:
-        listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(strange.items())[:10])
+        listed = ", ".join(
+            f"{value} ({count} {'voxel' if count == 1 else 'voxels'})" for value, count in list(strange.items())[:10]
+        )
         raise UserError(
             "unexpected-labels",
             f"The label map {label.name} has values that the data set does not name: {listed}; it names "

@@ -16,20 +16,20 @@ _DIRECTIONS = ("superior-inferior", "anterior-posterior", "right-left")
 
 
 def check_data_set(
-    data_set: DataSet, folder: Path, done: Callable[[int], None] = lambda count: None, most_tiles: int = MOST_TILES
+    data_set: DataSet, folder: Path, done: Callable[[str], None] = lambda name: None, most_tiles: int = MOST_TILES
 ) -> SetReport:
     """Read every case and report what is wrong or odd; memory holds one case at a time.
 
     Args:
         folder: where the data set lies.
-        done: told the number of cases after each.
+        done: told the name of each case after it.
         most_tiles: cases of which a slice is kept to be looked at, spread over the set.
     """
     with_tile = set(np.linspace(0, len(data_set.cases) - 1, min(most_tiles, len(data_set.cases))).round().astype(int))
     cases = []
     for index, case in enumerate(data_set.cases):
         cases.append(check_case(case, data_set, index in with_tile))
-        done(index + 1)
+        done(case.name)
     _note_duplicates(cases)
     _note_outliers(cases, "patient_spacing", "spacing", "mm", SPACING_FACTOR)
     _note_outliers(cases, "patient_size", "size", "voxels", SIZE_FACTOR)

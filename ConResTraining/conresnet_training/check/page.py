@@ -6,25 +6,16 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from conresnet import __version__
 from conresnet.atomic_file import replacing, write_error
 from conresnet.errors import UserError
 from conresnet_training.check import plots
 from conresnet_training.check.report import ERROR, WARNING, SetReport
+from conresnet_training.templates import fill_template
 
 PAGE_FILE, JSON_FILE = "check.html", "check.json"
 LAYOUTS = {"decathlon": "Medical Segmentation Decathlon", "nnunet": "nnU-Net", "brats": "BraTS"}
 MOST_LISTED = 500
-
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("conresnet_training.check", ""),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=StrictUndefined,
-)
 
 
 def make_output_folder(output: Path, data: Path) -> Path:
@@ -66,7 +57,9 @@ def make_page(report: SetReport) -> str:
     by_name = {name: colors[value] for value, name in data_set.labels.items()}
     listed = [case for level in (ERROR, WARNING) for case in cases if case.level == level]
     measured = any(case.patient_size for case in cases)
-    return _ENVIRONMENT.get_template("page.html").render(
+    return fill_template(
+        "conresnet_training.check",
+        "page.html",
         report=report,
         version=__version__,
         layout=LAYOUTS[data_set.layout],

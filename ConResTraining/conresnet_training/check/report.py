@@ -106,7 +106,7 @@ class SetReport:
             if findings:
                 yield f"{name}: " + "; ".join(f"{found.level}: {found.message}" for found in findings)
         fine = self.count(None)
-        yield f"{fine} of {counted(len(self.cases))} {'is' if 1 in (fine, len(self.cases)) else 'are'} fine."
+        yield f"{fine} of {in_words(len(self.cases))} {'is' if 1 in (fine, len(self.cases)) else 'are'} fine."
 
     def median(self, attribute: str) -> list[float] | None:
         """Of ``patient_size`` or ``patient_spacing``, an axis each; None where no case could be read."""
@@ -135,7 +135,7 @@ class SetReport:
         }
 
 
-def counted(cases: int) -> str:
+def in_words(cases: int) -> str:
     """ "1 case", "2 cases"."""
     return f"{cases} case" if cases == 1 else f"{cases} cases"
 

@@ -1,6 +1,5 @@
 """``python -m conresnet_training check``: is a data set fit to be trained on."""
 
-import sys
 from pathlib import Path
 
 import click
@@ -20,18 +19,19 @@ def check(data: Path, output: Path | None) -> int:
     """
     from conresnet_training.check import check_data_set
     from conresnet_training.check.page import PAGE_FILE, make_output_folder, write_check
-    from conresnet_training.check.report import counted
+    from conresnet_training.check.report import in_words
     from conresnet_training.data_sets import read_data_set
+    from conresnet_training.progress_bar import counted
 
     data_set = read_data_set(data)
     output = make_output_folder(output or Path(f"{data.resolve().name}_check"), data)
-    with click.progressbar(length=len(data_set.cases), file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-        report = check_data_set(data_set, data, lambda count: bar.update(1))
+    with counted(len(data_set.cases)) as done:
+        report = check_data_set(data_set, data, done)
     for line in report.lines():
         click.echo(line)
     write_check(report, output)
     click.echo(
-        f"Checked {counted(len(report.cases))} of {data_set.name}: {report.count('error')} with errors, "
+        f"Checked {in_words(len(report.cases))} of {data_set.name}: {report.count('error')} with errors, "
         f"{report.count('warning')} with warnings only; see {output / PAGE_FILE}.",
         err=True,
     )
