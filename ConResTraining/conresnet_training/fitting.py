@@ -31,6 +31,7 @@ from conresnet_training.samples import Sampling, TrainingSamples
 from conresnet_training.stopping import StopWatch
 
 PREPARED_FOLDER = "prepared"
+COARSEST_SCALE = 8
 
 
 def is_first_process() -> bool:
@@ -161,6 +162,10 @@ def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
     for name in ("lightning.fabric", "lightning.pytorch", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
     training, processes = run.plan.training, devices * nodes
+    launched = int(os.environ.get("WORLD_SIZE", processes))
+    if launched != processes:
+        sentence = f"{launched} processes were launched, but --devices and --nodes make {processes}; let them agree."
+        raise UserError("devices-not-there", sentence, launched=launched, processes=processes)
     if training.batch % processes:
         sentence = f"A batch of {training.batch} cannot be divided among {processes} processes; plan another batch."
         raise UserError("batch-not-divisible", sentence, batch=training.batch, processes=processes)
@@ -169,7 +174,7 @@ def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
             devices=devices,
             num_nodes=nodes,
             strategy="ddp" if processes > 1 else "auto",
-            precision=_precision(training.precision),
+            precision=_precision(training.precision, run.plan.description.inference.window),
         )
     except (ValueError, RuntimeError) as error:
         raise _no_devices(error) from error
@@ -187,13 +192,16 @@ def _no_devices(error: Exception) -> UserError:
     return UserError("devices-not-there", f"The devices asked for are not there as asked: {reason}.")
 
 
-def _precision(wanted: str) -> str:
+def _precision(wanted: str, window: Sequence[int]) -> str:
     """bf16 where the processor multiplies in it, fp16 on other GPUs, else fp32."""
     if wanted != "auto":
         return wanted
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
+    # Where a side has two voxels at the coarsest scale, the processor's bf16 leaves parts of a gradient unwritten: what
+    # the memory held before, NaN at times, becomes the gradient.
+    is_sound = all(side > 2 * COARSEST_SCALE for side in window)
+    return "bf16-mixed" if is_sound and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
 
 
 def _process_facts(fabric: Fabric) -> dict:

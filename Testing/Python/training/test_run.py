@@ -12,6 +12,7 @@ from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training import loop
 from conresnet_training.command_line import main
 from conresnet_training.data_sets import read_data_set
+from conresnet_training.fitting import _precision
 from conresnet_training.plan import write_plan
 from conresnet_training.planning import make_plan
 from conresnet_training.progress import PROGRESS_FILE, read_progress
@@ -101,3 +102,12 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err.strip()
         assert sentence in error and "\n" not in error
     assert (occupied / "thesis.txt").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("window", "precisions"), [((16, 24, 24), {"32-true"}), ((24, 24, 24), {"32-true", "bf16-mixed"})]
+)
+def test_precision_on_the_processor_is_one_that_it_computes_right(window, precisions, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert _precision("auto", window) in precisions
+    assert _precision("bf16-mixed", window) == "bf16-mixed"
