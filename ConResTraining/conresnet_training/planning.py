@@ -91,7 +91,7 @@ def _segments(data_set: DataSet) -> tuple[list[dict[str, Any]], list[str], dict[
     if not data_set.regions:
         values = sorted(data_set.labels)
         segments = [
-            {"name": data_set.labels[value], "label": value, "color": _color(place)}
+            {"name": data_set.labels[value], "label": value, "color": segment_color(place)}
             for place, value in enumerate(values)
         ]
         return (
@@ -102,7 +102,7 @@ def _segments(data_set: DataSet) -> tuple[list[dict[str, Any]], list[str], dict[
     known = {segment["name"]: segment for segment in BRATS_SEGMENTS}
     segments = []
     for place, name in enumerate(data_set.regions):
-        segment = known.get(REGION_NAMES.get(name), {"name": name, "color": _color(place)})
+        segment = known.get(REGION_NAMES.get(name), {"name": name, "color": segment_color(place)})
         segments.append({**segment, "label": data_set.region_labels[name]})
     names = {name: segment["name"] for name, segment in zip(data_set.regions, segments, strict=True)}
     targets = {names[name]: list(values) for name, values in data_set.regions.items()}
@@ -208,7 +208,7 @@ def _plain_name(name: str) -> str:
     return "-".join(_words(name))[:80] or "model"
 
 
-def _color(place: int) -> list[int]:
+def segment_color(place: int) -> list[int]:
     """Slicer-like colors for the first segments, then hues far from those before."""
     if place < len(COLORS):
         return list(COLORS[place])

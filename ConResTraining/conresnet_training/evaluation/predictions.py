@@ -9,7 +9,7 @@ from conresnet_training.evaluation.label_maps import compare_label_maps, values_
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.writing import Measured, make_folder, write_results
 from conresnet_training.label_maps import check_expected, read_label
-from conresnet_training.planning import COLORS
+from conresnet_training.planning import segment_color
 from conresnet_training.preparation import check_label_grid
 from conresnet_training.progress_bar import counted
 
@@ -67,7 +67,7 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
         cases=cases,
         missing=tuple(case.name for case in data_set.cases if case.name not in files),
     )
-    colors = {name: tuple(COLORS[place % len(COLORS)]) for place, name in enumerate(values)}
+    colors = {name: segment_color(place) for place, name in enumerate(values)}
     return Measured(evaluation, files, values, colors)
 
 

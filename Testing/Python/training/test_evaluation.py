@@ -212,7 +212,7 @@ def test_mistakes_get_a_sentence(predictions, data_set, tmp_path, monkeypatch, c
     nibabel.save(half, tmp_path / "half" / "case_4.nii.gz")
     (tmp_path / "other").mkdir()
     for arguments, sentence in (
-        ((tmp_path / "stray", data_set), "has values that the data set does not name: 7 (1 voxels)"),
+        ((tmp_path / "stray", data_set), "has values that the data set does not name: 7 (1 voxel)"),
         ((tmp_path / "moved", data_set), "does not lie on the grid of"),
         ((tmp_path / "half", data_set), "not whole numbers"),
         ((tmp_path / "other", data_set), "holds no label map named like a case of Boxes, such as case_0.nii.gz"),
