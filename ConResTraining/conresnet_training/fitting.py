@@ -19,6 +19,7 @@ from conresnet.inference.memory import reused_memory
 from conresnet_training.augmentation import build_augmentation
 from conresnet_training.checkpoints import read_checkpoint
 from conresnet_training.data_sets import Case, read_data_set
+from conresnet_training.failures import as_user_error
 from conresnet_training.folds import split
 from conresnet_training.held_out import HeldOutCases
 from conresnet_training.lightning_model import SegmentationTraining
@@ -57,8 +58,8 @@ def fit(
         nodes: computers, whose processes ``torchrun`` or SLURM has started.
 
     Raises:
-        UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-there``, those of the data and of
-            ``TrainingLoop.run_to``.
+        UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-there``, those of the data, of
+            ``TrainingLoop.run_to`` and of ``as_user_error``.
     """
     fabric = _fabric(run, devices, nodes)
     steps = run.plan.training.steps
@@ -71,15 +72,16 @@ def fit(
         tell = stack.enter_context(reporting(run, is_first))
         try:
             outcome = _fit(run, fabric, kind, last, tell, stop)
-        except UserError as error:
-            if not is_first:
+        except Exception as error:
+            mistake = error if isinstance(error, UserError) else as_user_error(error, run.folder)
+            if mistake is None:
+                _tell_failure(tell, "fault", f"{type(error).__name__}: {error}", {})
+                raise
+            if error is mistake and not is_first:
                 # The first process says what is wrong. Ending with a status of its own, this one would have it killed.
                 raise SystemExit(0) from error
-            _tell_failure(tell, error.code, error.message, error.values)
-            raise
-        except Exception as error:
-            _tell_failure(tell, "fault", f"{type(error).__name__}: {error}", {})
-            raise
+            _tell_failure(tell, mistake.code, mistake.message, mistake.values)
+            raise mistake from error
         if outcome.finished and is_first:
             shutil.rmtree(run.folder / PREPARED_FOLDER, ignore_errors=True)
         tell("finished" if outcome.finished else "stopped", step=outcome.step)

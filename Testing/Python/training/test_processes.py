@@ -65,6 +65,7 @@ def test_batch_that_processes_cannot_share(data_set, tmp_path, monkeypatch, caps
     assert "A batch of 2 cannot be divided among 3 processes" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_processes_that_make_samples_change_nothing(data_set, tmp_path, monkeypatch):
     weights = []
     for workers in (0, 2):

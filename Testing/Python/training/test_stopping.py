@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from conresnet.errors import UserError
+from conresnet_training import held_out, loop, samples
 from conresnet_training.progress import PROGRESS_FILE, read_progress
 from conresnet_training.running import RUNNING_FILE, STOP_FILE, ask_to_stop, running_process, sole_process
 from conresnet_training.stopping import StopWatch
@@ -123,8 +124,6 @@ def test_lock_of_a_killed_process_is_free_whoever_has_its_number_now(tmp_path):
 
 def test_stop_during_validation_leaves_it_to_the_resumed_run(plan_file, run, monkeypatch):
     """Not a step is lost, and the curve has the validation where an unbroken run has it."""
-    from conresnet_training import held_out
-
     original = held_out._logits
 
     def stopped(*arguments, **options):
@@ -196,3 +195,21 @@ def test_checkpoint_that_cannot_be_gone_on_from_is_named(plan_file, run, monkeyp
     (run / "checkpoints" / "last.ckpt").write_bytes(b"PK nonsense")
     assert run_command(monkeypatch, "resume", run) == 2
     assert "last.ckpt cannot be read" in capsys.readouterr().err
+
+
+def test_memory_that_does_not_suffice_gets_a_sentence(plan_file, run, monkeypatch, capsys):
+    """Complaint 3."""
+    monkeypatch.setattr(loop.TrainingLoop, "_make_step", lambda *_: torch.empty(2**52))
+    assert run_command(monkeypatch, "train", plan_file, "--output", run) == 2
+    assert "There is not enough memory to train" in capsys.readouterr().err
+    assert read_progress(run / PROGRESS_FILE).failed["code"] == "out-of-memory"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_process_that_makes_samples_and_dies_gets_a_sentence(data_set, run, tmp_path, monkeypatch, capsys):
+    """Complaint 4."""
+    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.workers=1")
+    monkeypatch.setattr(samples.TrainingSamples, "__getitem__", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    assert run_command(monkeypatch, "train", plan, "--output", run) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "A process that makes samples" in error and "training.workers" in error
