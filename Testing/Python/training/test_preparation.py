@@ -110,9 +110,11 @@ def test_label_that_cannot_be_trained_on_is_named_with_its_case(tmp_path, array,
 
 def test_missing_file_is_named_with_its_case(tmp_path):
     folder = brats(tmp_path / "b")
+    data_set = read_data_set(folder)
+    model = make_plan(data_set, folder).description
     (folder / "BraTS_1" / "BraTS_1_t2.nii.gz").unlink()
     with pytest.raises(UserError, match=r"^Case BraTS_1: The image .*BraTS_1_t2\.nii\.gz does not exist"):
-        prepared(folder, tmp_path)
+        prepare_case(data_set.cases[0], model, tmp_path)
 
 
 def test_disk_that_fills_up_leaves_no_half_case(tmp_path, monkeypatch):
