@@ -1,11 +1,11 @@
 """nnU-Net itself on the same cases as ours: its own plan, network, augmentation, schedule and inference, our folds.
 
     python Testing/Benchmarks/nnunet.py PLAN.yaml --fold 0 --output FOLDER
-    python -m conresnet_training evaluate FOLDER/predictions DATA
+    python -m conresnet_training compare OURS/evaluation FOLDER/evaluation
 
 It trains by 3d_fullres for as many samples as PLAN makes in all its steps, in at most 50 epochs, at whose end its
-schedule ends. Then it segments the cases that the fold holds out. nnU-Net gets an environment of its own in
-.venv-nnunet/. Run again with the same folder, it goes on where it was.
+schedule ends. Then it segments the cases that the fold holds out, and they are measured as our runs are. nnU-Net gets
+an environment of its own in .venv-nnunet/. Run again with the same folder, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import math
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -22,28 +23,30 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parents[1] / part) for part in ("ConResSegmentation", "ConResTraining")] + [str(HERE)]
 
 EPOCHS = 50
-FILE, FOLDER = click.Path(exists=True, dir_okay=False, path_type=Path), click.Path(file_okay=False, path_type=Path)
+FILE, FOLDER = click.Path(dir_okay=False, path_type=Path), click.Path(file_okay=False, path_type=Path)
 
 
 @click.command()
 @click.argument("plan", type=FILE)
 @click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="The fold that is held out.")
-@click.option("--output", type=FOLDER, required=True, help="Where it works; predictions/ is in it.")
+@click.option("--output", type=FOLDER, required=True, help="Where it works.")
 @click.option("--data", type=FOLDER, help="The data, if not where the plan says.")
 @click.option("--samples", type=click.IntRange(min=1), help="To train on, in all.  [default: the plan's steps x batch]")
 @click.option("--batch", type=click.IntRange(min=1), help="Samples a step.  [default: what nnU-Net plans]")
 @click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True)
 @click.option("--workers", default=0, show_default=True, help="Processes that make samples.")
 def compare(plan, fold, output, data, samples, batch, precision, workers) -> None:
-    """Train nnU-Net on the cases of PLAN and segment the held-out ones into FOLDER/predictions."""
+    """Train nnU-Net on the cases of PLAN and measure it on the held-out ones, into FOLDER/evaluation."""
     from nnunet_tools import DATA_SET, Workplace
 
     from conresnet_training.data_sets import read_data_set
+    from conresnet_training.evaluation import evaluate_predictions, summary_table
     from conresnet_training.plan import read_plan
 
     our_plan = read_plan(plan, data)
+    data_set = read_data_set(our_plan.data)
     place = Workplace(output)
-    planned = place.prepare(read_data_set(our_plan.data), our_plan)
+    planned = place.prepare(data_set, our_plan)
     batch = batch or planned["batch_size"]
     place.change(batch_size=batch)
     steps = math.ceil((samples or our_plan.training.steps * our_plan.training.batch) / batch)
@@ -67,6 +70,10 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
     files = sorted(found.glob("*.nii.gz"))
     for file in files:
         shutil.copyfile(file, predictions / file.name)
+    # Segments have the plan's names, so that the evaluation can be compared with those of runs.
+    by_value = {value: name for name, values in our_plan.targets.items() for value in values}
+    evaluation = evaluate_predictions(predictions, replace(data_set, labels=by_value), output / "evaluation")
+    click.echo(summary_table(evaluation.summary))
     made = iterations * epochs
     click.echo(
         f"nnU-Net made {made} steps of {batch} windows of {' x '.join(map(str, planned['patch_size']))}, "
@@ -76,4 +83,6 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
 
 
 if __name__ == "__main__":
-    compare()
+    from conresnet.command_line import main
+
+    sys.exit(main(None, compare, "python Testing/Benchmarks/nnunet.py"))
