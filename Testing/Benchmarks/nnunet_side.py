@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import Tensor, nn
@@ -110,9 +110,11 @@ def measure(task: dict) -> None:
     for _ in range(task["steps"]):
         trainer.train_step(next(trainer.dataloader_train))
         moments.append(time.perf_counter())
-    print(json.dumps({"moments": moments}), flush=True)
-    # Its processes that make samples do not end by themselves.
-    os._exit(0)
+    for loader in (trainer.dataloader_train, trainer.dataloader_val):
+        # Processes that make samples do not end by themselves.
+        if isinstance(loader, NonDetMultiThreadedAugmenter):
+            loader._finish()
+    print(json.dumps({"moments": moments}))
 
 
 def _trainer(kind: type[Trainer], task: dict) -> Trainer:

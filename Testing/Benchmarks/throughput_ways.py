@@ -1,0 +1,80 @@
+"""One measurement of ``training_throughput.py``, in the process that it is made in."""
+
+from __future__ import annotations
+
+import sys
+import time
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from conresnet.inference.memory import reused_memory
+from conresnet_training.fitting import fit
+from conresnet_training.lightning_model import SegmentationTraining
+from conresnet_training.plan import Plan, read_plan
+from conresnet_training.run import start_run
+
+BATCHES = 8
+"""So many are kept for the plain way, which takes them in turn."""
+
+
+class Watched(SegmentationTraining):
+    """Our training, which notes when each step begins and keeps the first batches."""
+
+    def __init__(self, plan: Plan):
+        super().__init__(plan)
+        self.moments, self.batches = MOMENTS, KEPT
+
+    def forward(self, image: Tensor, target: Tensor, *more, **options) -> dict[str, Tensor]:
+        """See ``SegmentationTraining.forward``."""
+        self.moments.append(time.perf_counter())
+        if len(self.batches) < BATCHES:
+            self.batches.append((image.clone(), target.clone()))
+        return super().forward(image, target, *more, **options)
+
+
+# The loop makes the training itself, so what it notes is left here.
+MOMENTS: list[float] = []
+KEPT: list[tuple[Tensor, Tensor]] = []
+
+
+def measure(task: dict) -> dict:
+    """Train by the way that the task names.
+
+    Args:
+        task: "way", "plan" (file), "folder" (new, of the run), "batches" (file).
+
+    Returns:
+        "moments": seconds at which the steps began.
+    """
+    plan = read_plan(Path(task["plan"]))
+    match task["way"]:
+        case "plain":
+            _plain(plan, torch.load(task["batches"], weights_only=True))
+        case "ours":
+            # Standard output is the result's.
+            sys.stdout = sys.stderr
+            fit(start_run(plan, Path(task["folder"]), 0), kind=Watched)
+            sys.stdout = sys.__stdout__
+            if not Path(task["batches"]).exists():
+                torch.save(KEPT, task["batches"])
+    return {"moments": MOMENTS}
+
+
+def _plain(plan: Plan, batches: list[tuple[Tensor, Tensor]]) -> None:
+    """What a step must compute, and nothing else; the memory is kept as our loop keeps it."""
+    settings = plan.training
+    torch.manual_seed(settings.seed)
+    training = SegmentationTraining(plan).train()
+    optimizer = torch.optim.Adam(training.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    with reused_memory():
+        for _, (image, target) in zip(range(settings.steps), cycle(batches), strict=False):
+            MOMENTS.append(time.perf_counter())
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
+                loss = training(image, target)["loss"]
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(training.parameters(), settings.gradient_clip or float("inf"))
+            optimizer.step()
+            optimizer.zero_grad()
