@@ -20,7 +20,7 @@ def as_user_error(error: Exception, folder: object) -> UserError | None:
         return UserError("workers-died", sentence)
     if is_out_of_memory(error):
         sentence = (
-            f"There is not enough memory to train {folder}; end other programs that use the device and resume, or start "
+            f"There is not enough memory to train {folder}; end other programs on the device and resume, or start "
             "a run with a smaller training.batch, inference.window or base_width."
         )
         return UserError("out-of-memory", sentence)
