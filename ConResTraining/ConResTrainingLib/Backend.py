@@ -95,7 +95,8 @@ class Backend:
 
     def _behindCommand(self, words: tuple[str, ...]) -> EngineLaunch:
         try:
-            prefix = shlex.split(self.command, posix=os.name != "nt")
+            # On Windows a backslash divides folders.
+            prefix = shlex.split(self.command.replace("\\", "\\\\") if os.name == "nt" else self.command)
         except ValueError:
             prefix = []
         program = shutil.which(prefix[0]) if prefix else None

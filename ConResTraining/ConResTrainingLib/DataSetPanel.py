@@ -15,7 +15,6 @@ from .Backend import Backend
 from .BackendTask import BackendTask
 from .StatusLabel import say
 
-_REPORTS_FOLDER = "conresnet-check"
 _EXIT_WITH_ERRORS = 2
 _ICONS = {"error": qt.QStyle.SP_MessageBoxCritical}
 
@@ -35,7 +34,8 @@ class DataSetPanel:
         self._dataSet: DataSet | None = None
         self._problem = ""
         self._task = BackendTask(ui.checkButton, ui.checkStatusLabel, self._check, log)
-        ui.findingsTree.header().setStretchLastSection(True)
+        # The heights of the rows follow the width that is left for the last column.
+        ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
         ui.dataSetPathEdit.currentPath = Settings.value("DataSet")
         ui.dataSetPathEdit.connect("currentPathChanged(QString)", self._onPathChanged)
         ui.openCheckButton.connect("clicked(bool)", self._onOpenReport)
@@ -83,16 +83,19 @@ class DataSetPanel:
 
     def _onPathChanged(self, path: str) -> None:
         Settings.setValue("DataSet", path)
-        self._ui.findingsTree.clear()
-        self._ui.findingsTree.visible = False
+        self._ui.findingsTable.setRowCount(0)
+        self._ui.findingsTable.visible = False
         say(self._ui.checkStatusLabel, "")
         self.refresh()
         self._onChanged()
 
     @property
     def _output(self) -> Path | None:
-        # Beside the data, which may lie where only the other side of a command can reach it, and not among them.
-        return self.folder.with_name(f"{self.folder.name}-{_REPORTS_FOLDER}") if self.folder else None
+        if self.folder is None:
+            return None
+        # Beside the plan, where the user may write and the other side of a command reaches; never among the data.
+        plan = self._ui.planPathEdit.currentPath.strip()
+        return (Path(plan) if plan else self.folder).with_name(f"{self.folder.name}-check")
 
     @property
     def _report(self) -> Path | None:
@@ -103,8 +106,8 @@ class DataSetPanel:
         arguments = ("check", str(self.folder), "--output", str(output))
         # What it found last time must not pass for what it finds now.
         (output / "check.json").unlink(missing_ok=True)
-        self._ui.findingsTree.clear()
-        self._ui.findingsTree.visible = False
+        self._ui.findingsTable.setRowCount(0)
+        self._ui.findingsTable.visible = False
         self._task.run(
             lambda: self._backend.launch(*arguments),
             _("Checking {count} cases").format(count=len(self._dataSet.cases)),
@@ -123,20 +126,39 @@ class DataSetPanel:
             return
         rows = [("", finding) for finding in report["summary"]["findings"]]
         rows += [(case["name"], finding) for case in report["cases"] for finding in case["findings"]]
-        tree = self._ui.findingsTree
-        for case, finding in sorted(rows, key=lambda row: row[1]["level"] != "error"):
-            item = qt.QTreeWidgetItem(tree)
-            item.setIcon(0, tree.style().standardIcon(_ICONS.get(finding["level"], qt.QStyle.SP_MessageBoxWarning)))
-            item.setText(1, case)
-            item.setText(2, finding["message"])
-            item.setToolTip(2, finding["message"])
+        isWrong = any(finding["level"] == "error" for _case, finding in rows)
+        rows.sort(key=lambda row: row[1]["level"] != "error")
+        table = self._ui.findingsTable
+        table.setRowCount(len(rows))
+        for number, (case, finding) in enumerate(rows):
+            for column, text in enumerate(("", case, finding["message"])):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(text)
+                table.setItem(number, column, item)
+            icon = _ICONS.get(finding["level"], qt.QStyle.SP_MessageBoxWarning)
+            table.item(number, 0).setIcon(table.style().standardIcon(icon))
         for column in (0, 1):
-            tree.resizeColumnToContents(column)
-        tree.visible = bool(rows)
+            table.resizeColumnToContents(column)
+        table.visible = bool(rows)
+        say(self._ui.checkStatusLabel, _outcome(report["summary"]), isError=isWrong)
         self.updateButtons()
+
+    def _onColumnResized(self, *_sizes: int) -> None:
+        self._ui.findingsTable.resizeRowsToContents()
 
     def _onOpenReport(self) -> None:
         qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self._report)))
+
+
+def _outcome(summary: dict) -> str:
+    if summary["fine"] == summary["cases"]:
+        return _("All {count} cases are fine.").format(count=summary["cases"])
+    parts = [_("{count} of {of} cases are fine").format(count=summary["fine"], of=summary["cases"])]
+    if summary["with_errors"]:
+        parts.append(_("{count} have errors").format(count=summary["with_errors"]))
+    if summary["with_warnings"]:
+        parts.append(_("{count} have warnings").format(count=summary["with_warnings"]))
+    return ", ".join(parts) + "."
 
 
 def _summary(dataSet: DataSet) -> str:

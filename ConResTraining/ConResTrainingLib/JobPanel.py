@@ -150,7 +150,9 @@ class JobPanel:
     def _resumeProblem(self, state: JobState) -> str:
         if state.isRunning:
             return _("A training is under way in this folder.")
-        if not state.canResume or not (self._job.folder / "plan.yaml").is_file():
+        # One that was stopped while it started has said nothing, and can begin.
+        canResume = state.canResume or state is JobState.none
+        if self._job is None or not canResume or not (self._job.folder / "plan.yaml").is_file():
             return _("There is no run in this folder that could go on.")
         return self._backend.problem
 

@@ -115,6 +115,8 @@ def _fill(kind: str, title: str, yTitle: str, steps: Sequence[int], columns: dic
     chart = _findOrMake("vtkMRMLPlotChartNode", kind)
     with slicer.util.NodeModify(chart):
         chart.SetTitle(title)
+        # The legend lies over the curves.
+        chart.SetLegendFontSize(12)
         chart.SetXAxisTitle(stepName)
         chart.SetYAxisTitle(yTitle)
         # A user who zooms in keeps what he sees, as long as the run stays the same.

@@ -179,8 +179,10 @@ class TrainingJob:
             UserError: where the run's folder cannot be written to.
         """
         if self.state is JobState.starting:
-            # It would take away the wish of somebody else, who asked the run before it to stop.
+            # It would take away a file that asks it to stop: such a file may be from before it started.
             self.kill()
+            self._hasSpoken = True
+            self.look()
             return
         try:
             (self.folder / STOP_FILE).touch()

@@ -14,9 +14,8 @@ from training_module.training_driver import TrainingDriver
 
 def findings(driver: TrainingDriver) -> list[tuple[str, str]]:
     """(case, sentence) of the rows of the table."""
-    tree = driver.ui.findingsTree
-    items = [tree.topLevelItem(number) for number in range(tree.topLevelItemCount)]
-    return [(item.text(1), item.text(2)) for item in items]
+    table = driver.ui.findingsTable
+    return [tuple(table.item(row, column).text() for column in (1, 2)) for row in range(table.rowCount)]
 
 
 def test_the_panel_says_what_lies_in_the_folder(training: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
@@ -37,13 +36,13 @@ def test_a_check_shows_its_findings_errors_first_and_opens_its_page(here: Traini
     here.run_command(here.ui.checkButton)
     rows = findings(here)
     assert any(case == "case_3" and "label" in sentence for case, sentence in rows)
-    assert not here.ui.findingsTree.isHidden() and "color" in here.ui.checkStatusLabel.styleSheet
+    assert not here.ui.findingsTable.isHidden() and "color" in here.ui.checkStatusLabel.styleSheet
     here.click(here.ui.openCheckButton)
     (page,) = [Path(unquote(urlparse(url).path)) for url in dialogs.opened_urls]
     assert page.name == "check.html" and page.is_file() and data_set not in page.parents
     # Another folder has other findings, none so far.
     here.choose_data_set(data_set.parent)
-    assert findings(here) == [] and here.ui.findingsTree.isHidden()
+    assert findings(here) == [] and here.ui.findingsTable.isHidden()
 
 
 def test_a_plan_is_made_edited_saved_and_read_again(here: TrainingDriver, data_set: Path) -> None:
