@@ -154,7 +154,7 @@ class PlanPanel:
         if isOther and not slicer.util.confirmYesNoDisplay(question.format(path=self.path.name)):
             return
         settings = [argument for setting in self._settings() for argument in ("--set", setting)]
-        arguments = ("plan", str(self._dataSetPanel.folder), "--output", str(self.path), *settings)
+        arguments = ("plan", str(self._dataSetPanel.folder), "--output", str(self.path), "--overwrite", *settings)
         self._task.run(lambda: self._backend.launch(*arguments), _("Making a plan"), self._onMade)
         self._onChanged()
 

@@ -23,18 +23,30 @@ from conresnet_training.commands.options import FILE, FOLDER, settings_option
     show_default=True,
     help="The model's axis across which the network compares neighboring slices.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace a plan that is there, and what was edited in it.")
 @settings_option
-def plan(data: Path, output: Path, memory: float | None, residual_axis: str, settings: tuple[str, ...]) -> None:
+def plan(
+    data: Path,
+    output: Path,
+    memory: float | None,
+    residual_axis: str,
+    overwrite: bool,
+    settings: tuple[str, ...],
+) -> None:
     """Look at the data set in the folder DATA and write a plan for it, every line of which may be edited.
 
     DATA is a folder in the layout of the Medical Segmentation Decathlon, of nnU-Net's raw data, or of BraTS. What was
     planned, and why, is shown.
     """
+    from conresnet.errors import UserError
     from conresnet_training.data_sets import read_data_set
     from conresnet_training.memory_needs import Budget
     from conresnet_training.plan import with_settings, write_plan
     from conresnet_training.planning import plan_with_reasons
 
+    if output.exists() and not overwrite:
+        sentence = f"{output} is there already; name another file, or give --overwrite to lose what was edited in it."
+        raise UserError("plan-exists", sentence, path=str(output))
     data_set = read_data_set(data)
     budget = Budget.given(memory) if memory else Budget.here()
     made, reasons = plan_with_reasons(data_set, data, budget, residual_axis)

@@ -234,3 +234,15 @@ def test_mistake_gets_one_sentence_and_leaves_no_plan(tmp_path, monkeypatch, cap
     assert main() == 2
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1 and captured.out == "" and not output.exists()
+
+
+def test_edited_plan_is_kept_unless_its_loss_is_asked_for(tmp_path, monkeypatch, capsys):
+    folder, output = decathlon(tmp_path / "set"), tmp_path / "plan.yaml"
+    output.write_text("edited: for hours", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["x", "plan", str(folder), "--output", str(output)])
+    assert main() == 2
+    assert "give --overwrite" in capsys.readouterr().err
+    assert output.read_text(encoding="utf-8") == "edited: for hours"
+    monkeypatch.setattr("sys.argv", ["x", "plan", str(folder), "--output", str(output), "--overwrite"])
+    assert main() == 0
+    assert "training:" in output.read_text(encoding="utf-8")
