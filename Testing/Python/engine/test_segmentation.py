@@ -7,7 +7,7 @@ from conresnet.grid import Grid, Volume
 from conresnet.image_files import read_volume
 from conresnet.inference.painting import region_mask
 from conresnet.roi import BoxROI
-from conresnet.segmentation import SegmentOptions, segment
+from conresnet.segmentation import SegmentOptions, SegmentResult, segment
 from engine.model_cases import make_model, use_test_networks
 from engine.package_cases import refusal
 from engine.volumes import anatomy, every_reordering, grid, random_volume, rotation, stored
@@ -229,42 +229,13 @@ def test_labels_of_a_resampled_image_grow_too_and_are_the_same_in_the_end(tmp_pa
     model = make_model(tmp_path, scale=3.0, preparation={"spacing": spacing})
     volume = random_volume(grid((90, 20, 22), rotation=turn))
     expected = run(model, volume).labels.array
-    arrays, grown = {}, []
-
-    def allocate(name, shape, dtype):
-        arrays[name] = np.zeros(shape, dtype)
-        return arrays[name]
-
-    predict = model.system.predict
-
-    def watched(block, maps):
-        grown.append(np.count_nonzero(arrays["labels"]))
-        return predict(block, maps)
-
-    model.system.predict = watched
-    segment(model, [volume], SegmentOptions(threads=1), allocate=allocate)
+    _result, arrays, grown = watched(model, volume)
     np.testing.assert_array_equal(arrays["labels"], expected)
     assert grown == sorted(grown) and grown[0] == 0 < grown[-1] < np.count_nonzero(expected)
 
 
 def test_results_live_where_they_are_allocated_and_grow(tmp_path):
-    model = make_model(tmp_path)
-    arrays, grown = {}, []
-
-    def allocate(name, shape, dtype):
-        arrays[name] = np.zeros(shape, dtype)
-        return arrays[name]
-
-    predict = model.system.predict
-
-    def watched(block, maps):
-        if "labels" in arrays:
-            grown.append(np.count_nonzero(arrays["labels"].any(axis=(1, 2))))
-        return predict(block, maps)
-
-    model.system.predict = watched
-    volume = random_volume(grid((120, 20, 20)))
-    result = segment(model, [volume], SegmentOptions(maps=EVERYTHING, threads=1), allocate=allocate)
+    result, arrays, grown = watched(make_model(tmp_path), random_volume(grid((120, 20, 20))), maps=EVERYTHING)
     assert result.labels.array is arrays["labels"]
     assert {name: (array.shape[0], array.dtype) for name, array in arrays.items() if name != "labels"} == {
         "probability": (2, np.float16),
@@ -272,7 +243,26 @@ def test_results_live_where_they_are_allocated_and_grow(tmp_path):
         "attention": (1, np.float16),
         "features": (2, np.float16),
     }
-    assert grown == sorted(grown) and grown[0] == 0 and 0 < grown[-1] < 120
+    assert grown == sorted(grown) and grown[0] == 0 < grown[-1] < np.count_nonzero(arrays["labels"])
+
+
+def watched(model, volume, **options) -> tuple[SegmentResult, dict[str, np.ndarray], list[int]]:
+    """The result, the arrays it lies in, and how many voxels had a label before each window."""
+    arrays, grown = {}, []
+
+    def allocate(name, shape, dtype):
+        arrays[name] = np.zeros(shape, dtype)
+        return arrays[name]
+
+    predict = model.system.predict
+
+    def counting(block, maps):
+        if "labels" in arrays:
+            grown.append(np.count_nonzero(arrays["labels"]))
+        return predict(block, maps)
+
+    model.system.predict = counting
+    return segment(model, [volume], SegmentOptions(threads=1, **options), allocate=allocate), arrays, grown
 
 
 def test_report_says_what_was_done(tmp_path):
