@@ -22,13 +22,14 @@ from conresnet_training.data_sets import Case, read_data_set
 from conresnet_training.failures import as_user_error
 from conresnet_training.folds import split
 from conresnet_training.held_out import HeldOutCases
-from conresnet_training.lightning_model import SegmentationTraining
 from conresnet_training.loop import Outcome, TrainingLoop
+from conresnet_training.network_with_losses import SegmentationTraining
 from conresnet_training.preparation import TrainingCase, prepare_case
 from conresnet_training.reports import reporting
 from conresnet_training.run import Run
 from conresnet_training.running import sole_process
 from conresnet_training.samples import Sampling, TrainingSamples
+from conresnet_training.starting_weights import begin_with
 from conresnet_training.stopping import StopWatch
 
 PREPARED_FOLDER = "prepared"
@@ -130,8 +131,11 @@ def _fit(
     )
     validation = HeldOutCases([prepared(case) for case in held_out], targets)
     lightning.fabric.seed_everything(training.seed, verbose=False)
+    trained = kind(plan)
+    if training.start_from and checkpoint is None:
+        begin_with(training.start_from, trained.network)
     with reused_memory():
-        loop = TrainingLoop(run, fabric, kind(plan), samples, validation, checkpoint, tell, stop)
+        loop = TrainingLoop(run, fabric, trained, samples, validation, checkpoint, tell, stop)
         return loop.run_to(last)
 
 

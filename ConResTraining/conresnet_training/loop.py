@@ -22,7 +22,7 @@ from conresnet.errors import UserError
 from conresnet_training.boundary import region_weight
 from conresnet_training.checkpoints import with_prefix, without_prefix, write_checkpoint
 from conresnet_training.held_out import HeldOutCases, dice_of_cases
-from conresnet_training.lightning_model import SegmentationTraining
+from conresnet_training.network_with_losses import SegmentationTraining
 from conresnet_training.run import PLAN_FILE, Run
 from conresnet_training.samples import StepSamples, TrainingSamples
 from conresnet_training.stopping import SIGNALS, StopWatch

@@ -35,6 +35,9 @@ class Training(BaseModel):
     balanced_segments: bool = Field(
         default=False, description="draw a segment first, each as likely, then a voxel of it; else any labelled voxel"
     )
+    start_from: str | None = Field(
+        default=None, description="a model, by name or place, whose weights to begin with; null begins with random ones"
+    )
     weight_average: float = Field(
         default=0, ge=0, lt=1, description="decay a step of the weights' moving average that is kept; 0 is off"
     )

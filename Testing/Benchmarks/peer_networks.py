@@ -1,7 +1,7 @@
 """Networks of others, trained by our loop and run by our engine, so that a comparison differs in the network alone.
 
-They take the place of a plan's network under a name of their own in the engine's table, in this process only: the
-engine itself stays without MONAI.
+They take the place of a plan's network under a name of their own, which peers.py enters into the engine's table, in its
+process only: the engine itself stays without MONAI.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from monai.networks.nets import DynUNet, SegResNet
 from torch import Tensor, nn
 
-from conresnet.networks import NETWORKS
-from conresnet_training.lightning_model import SegmentationTraining
 from conresnet_training.losses import segmentation_loss
+from conresnet_training.network_with_losses import SegmentationTraining
 from conresnet_training.plan import Plan
 
 SMALLEST_SIDE = 4
@@ -128,8 +127,6 @@ def _kernels(lengths: Sequence[float]) -> list[int]:
 
 
 PEERS = {"dynunet": DynUNetPeer, "segresnet": SegResNetPeer}
-
-NETWORKS.update(PEERS)
 
 
 def with_peer(plan: Plan, name: str) -> Plan:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conresnet.inference.memory import reused_memory
 from conresnet_training.fitting import fit
-from conresnet_training.lightning_model import SegmentationTraining
+from conresnet_training.network_with_losses import SegmentationTraining
 from conresnet_training.plan import Plan, read_plan
 from conresnet_training.run import start_run
 

@@ -7,8 +7,8 @@ import torch
 
 from conresnet_training.boundary import boundary_loss, region_weight, signed_distances
 from conresnet_training.data_sets import read_data_set
-from conresnet_training.lightning_model import SegmentationTraining
 from conresnet_training.losses import dice_loss, residual_loss, segmentation_loss, total_loss
+from conresnet_training.network_with_losses import SegmentationTraining
 from conresnet_training.planning import make_plan
 
 

@@ -1,0 +1,56 @@
+"""Training a model further: what a run takes from it, and what it refuses."""
+
+import pytest
+import torch
+
+from conresnet.errors import UserError
+from conresnet.networks import build_network
+from conresnet.networks.loading import load_network
+from conresnet_training.checkpoints import read_checkpoint, without_prefix
+from conresnet_training.starting_weights import begin_with
+from training.commands import run_command
+from training.tiny_plan import write_tiny_plan
+
+SHIPPED = "hippocampus"
+
+
+def network(**arguments):
+    return build_network("conresnet", {"input_channels": 1, "outputs": 3, "residual_outputs": 2, **arguments})
+
+
+def test_run_begins_with_the_weights_of_a_model(data_set, tmp_path, monkeypatch):
+    plan, run = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "run"
+    settings = ("model.system.networks.0.arguments.base_width=16", "training.learning_rate=1e-9", "training.steps=1")
+    options = [part for setting in (*settings, f"training.start_from={SHIPPED}") for part in ("--set", setting)]
+    assert run_command(monkeypatch, "train", plan, "--output", run, *options) == 0
+    trained = without_prefix(read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"])
+    shipped = load_network(SHIPPED).state_dict()
+    assert all(torch.allclose(trained[name], shipped[name], atol=1e-6) for name in shipped)
+
+
+def test_layers_made_for_other_channels_or_segments_begin_anew():
+    other = network(base_width=16, input_channels=4, outputs=5, residual_outputs=4)
+    before, shipped = {name: tensor.clone() for name, tensor in other.state_dict().items()}, load_network(SHIPPED)
+    kept = begin_with(SHIPPED, other)
+    heads = {"segmentation_head", "residual_head_full", "residual_head_half", "residual_head_quarter"}
+    others = {"encoder.stage1.0.weight", "decoder_quarter.residual_input.weight"}
+    assert {name for name in kept if name.split(".")[0] not in heads} == others
+    assert len(kept) == len(others) + 2 * len(heads)
+    expected = {**shipped.state_dict(), **{name: before[name] for name in kept}}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in other.state_dict().items())
+
+
+def test_model_of_another_size_is_refused_and_nothing_changes():
+    other = network(base_width=8)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    with pytest.raises(UserError, match="another kind or size of network than the plan") as caught:
+        begin_with(SHIPPED, other)
+    assert caught.value.code == "start-does-not-fit"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
+
+
+def test_unknown_model_is_said(data_set, tmp_path, monkeypatch, capsys):
+    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml")
+    options = ("--output", tmp_path / "run", "--set", "training.start_from=no-such-model")
+    assert run_command(monkeypatch, "train", plan, *options) == 2
+    assert "no-such-model" in capsys.readouterr().err
