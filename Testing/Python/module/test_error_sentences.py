@@ -31,8 +31,8 @@ NOT_FROM_SLICER = {
     # The module writes the grids.
     "bad-grid",
 }
-# They pass on the codes of others: the engine's, and a few of the import's.
-PASSED_ON_IN = ("EngineProcess.py", "EngineConnection.py", "authors_checkpoint.py")
+# They pass on the codes of others: the engine's, the command line's, and a few of the import's.
+PASSED_ON_IN = ("EngineProcess.py", "EngineConnection.py", "result_folder.py", "authors_checkpoint.py")
 
 Raised = tuple[str, str, str, set[str]]
 
