@@ -126,7 +126,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.jobPanel.updateButtons()
 
     def onRunChanged(self) -> None:
-        """Another run, or another state of it."""
+        """Another run, or it has come on."""
         self.resultsPanel.runChanged()
 
     def updateButtons(self) -> None:

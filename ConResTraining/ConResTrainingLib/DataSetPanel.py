@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet_training.data_sets import DataSet, read_data_set
+from ConResSegmentationLib import Messages
 
 from . import Settings
 from .Backend import Backend
@@ -65,7 +66,7 @@ class DataSetPanel:
             try:
                 self._dataSet = read_data_set(self.folder)
             except UserError as error:
-                self._problem = error.message
+                self._problem = Messages.sentence(error)
         summary = _summary(self._dataSet) if self._dataSet else self._problem if self.folder else ""
         say(self._ui.dataSetSummaryLabel, summary)
         self.updateButtons()

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from ConResSegmentationLib import Messages
 
-from . import Settings, TrainingCurves
+from . import JobSentences, Settings, TrainingCurves
 from .Backend import Backend
 from .DataSetPanel import DataSetPanel
 from .PlanPanel import PlanPanel
@@ -29,7 +29,7 @@ class JobPanel:
         planPanel: what it follows.
         dataSetPanel: what it learns from.
         log: called with what the run prints, line by line.
-        onChanged: called when another run was chosen, or this one has come to another state.
+        onChanged: called when another run was chosen, or this one has come on.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class JobPanel:
         self._job: TrainingJob | None = None
         self._shown: JobState | None = None
         self._isStopWished = False
+        self._proposed = ""
         self._layoutBefore: int | None = None
         self._timer = qt.QTimer()
         self._timer.setInterval(MILLISECONDS_BETWEEN_LOOKS)
@@ -78,19 +79,16 @@ class JobPanel:
         self.look()
 
     def proposeFolder(self) -> None:
-        """Name a new folder beside the data set, when a new run is to come and the named one is used."""
+        """Name a new folder beside the data set for a run to come, unless the user has named one that is free."""
         folder = self._dataSetPanel.folder
-        isUsed = self._job is not None and _isUsed(self._job.folder)
-        if (
-            not folder
-            or self.state.isRunning
-            or (self._job is not None and not isUsed and self._job.folder.parent == folder.parent)
-        ):
+        isTheUsers = self._job is not None and str(self._job.folder) != self._proposed and not _isUsed(self._job.folder)
+        if not folder or self.state.isRunning or isTheUsers:
             return
         number = 1
         while _isUsed(folder.with_name(f"{folder.name}-run-{number}")):
             number += 1
-        self._ui.runPathEdit.currentPath = str(folder.with_name(f"{folder.name}-run-{number}"))
+        self._proposed = str(folder.with_name(f"{folder.name}-run-{number}"))
+        self._ui.runPathEdit.currentPath = self._proposed
 
     def look(self) -> None:
         """See what is new, and show it. Looks again by itself while the run is at work."""
@@ -107,6 +105,8 @@ class JobPanel:
         if state.isRunning != self._timer.isActive():
             self._timer.start() if state.isRunning else self._timer.stop()
         self._showState()
+        if isNew:
+            self._onChanged()
 
     def updateCurves(self) -> None:
         """Make the curves' nodes anew, after the scene was closed."""
@@ -199,7 +199,7 @@ class JobPanel:
         try:
             self._job.requestStop()
         except UserError as error:
-            say(self._ui.runStatusLabel, error.message, isError=True)
+            say(self._ui.runStatusLabel, Messages.sentence(error), isError=True)
             return
         self._isStopWished = True
         self.look()
@@ -237,7 +237,7 @@ class JobPanel:
         self._ui.progressBar.maximum = 1000 if isKnown else 0
         self._ui.progressBar.value = round(1000 * progress.step / progress.steps) if isKnown else 0
         if self._job:
-            say(self._ui.runStatusLabel, sentenceOf(self._job), isError=bool(self._job.problem))
+            say(self._ui.runStatusLabel, JobSentences.sentenceOf(self._job), isError=bool(self._job.problem))
         else:
             say(self._ui.runStatusLabel, "")
         self.updateButtons()
@@ -249,63 +249,11 @@ class JobPanel:
             job = self._job if self._job and self._job.folder == folder else TrainingJob(folder)
             if job is not self._job:
                 job.look()
-            selector.addItem(f"{folder.name}: {_stateName(job.state)}", str(folder))
+            selector.addItem(f"{folder.name}: {JobSentences.stateName(job.state)}", str(folder))
             selector.setItemData(selector.count - 1, str(folder), qt.Qt.ToolTipRole)
         folder = self._job.folder if self._job else None
         selector.setCurrentIndex(runs.index(folder) if folder in runs else -1)
         selector.visible = self._ui.runsLabel.visible = bool(runs)
-
-
-def sentenceOf(job: TrainingJob) -> str:
-    """How a run stands, in a line or two; empty where there is none."""
-    progress, state = job.progress, job.state
-    if job.problem:
-        return job.problem
-    if state is JobState.none:
-        return ""
-    if state is JobState.starting:
-        return _("Starting")
-    if state is JobState.preparing:
-        done, of = progress.prepared
-        return _("Preparing the cases: {done} of {of}").format(done=done, of=of)
-    parts = [_("Step {step} of {steps}").format(step=progress.step, steps=progress.steps)]
-    if state is JobState.training:
-        parts += [Messages.timeLeft(progress.seconds_left), *_speed(progress)]
-    if progress.validations:
-        newest, best = progress.validations[-1]["dice"], (progress.best or progress.validations[-1])["dice"]
-        if newest is not None and best is not None:
-            parts.append(_("Dice {newest:.3f}, best {best:.3f}").format(newest=newest, best=best))
-    if job.host and state.isRunning:
-        parts.append(_("on {host}").format(host=job.host))
-    text = "; ".join(filter(None, parts)) + "."
-    if state in (JobState.stopping, JobState.stopped, JobState.finished):
-        text = f"{_stateName(state)[:1].upper()}{_stateName(state)[1:]}. {text}"
-    return text
-
-
-def _speed(progress) -> list[str]:
-    if not progress.points:
-        return []
-    point, texts = progress.points[-1], []
-    if point.get("samples_per_second"):
-        texts.append(_("{count:.1f} samples/s").format(count=point["samples_per_second"]))
-    if point.get("gpu_memory"):
-        texts.append(_("{memory:.1f} GB of GPU memory").format(memory=point["gpu_memory"] / 1e9))
-    return texts
-
-
-def _stateName(state: JobState) -> str:
-    return {
-        JobState.none: _("empty"),
-        JobState.starting: _("starting"),
-        JobState.preparing: _("preparing"),
-        JobState.training: _("training"),
-        JobState.stopping: _("stopping after its step"),
-        JobState.stopped: _("stopped"),
-        JobState.finished: _("finished"),
-        JobState.failed: _("failed"),
-        JobState.died: _("ended unexpectedly"),
-    }[state]
 
 
 def _isUsed(folder: Path) -> bool:

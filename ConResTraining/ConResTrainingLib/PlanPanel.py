@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
+from ConResSegmentationLib import Messages
 
 from . import Settings
 from .Backend import Backend
@@ -124,7 +125,9 @@ class PlanPanel:
                 sentence = _("The plan {path} cannot be read: {error}").format(path=self.path, error=error)
                 say(self._ui.planStatusLabel, sentence, isError=True)
         self._saved = text
-        self._ui.planTextEdit.setPlainText(text)
+        # One that is there already keeps its place in the view.
+        if self._isEdited:
+            self._ui.planTextEdit.setPlainText(text)
 
     def _onPathChanged(self, path: str) -> None:
         Settings.setValue("Plan", path)
@@ -140,7 +143,7 @@ class PlanPanel:
         try:
             self.save()
         except UserError as error:
-            say(self._ui.planStatusLabel, error.message, isError=True)
+            say(self._ui.planStatusLabel, Messages.sentence(error), isError=True)
         else:
             say(self._ui.planStatusLabel, _("Saved."))
 
@@ -150,8 +153,8 @@ class PlanPanel:
 
     def _make(self) -> None:
         question = _("The plan in {path} is made anew, and what was edited in it is lost. Go on?")
-        isOther = bool(self._ui.planTextEdit.toPlainText().strip())
-        if isOther and not slicer.util.confirmYesNoDisplay(question.format(path=self.path.name)):
+        isThere = self.path.exists() or bool(self._ui.planTextEdit.toPlainText().strip())
+        if isThere and not slicer.util.confirmYesNoDisplay(question.format(path=self.path.name)):
             return
         settings = [argument for setting in self._settings() for argument in ("--set", setting)]
         arguments = ("plan", str(self._dataSetPanel.folder), "--output", str(self.path), "--overwrite", *settings)

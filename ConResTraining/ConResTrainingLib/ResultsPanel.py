@@ -30,6 +30,7 @@ class ResultsPanel:
 
     def __init__(self, ui, backend: Backend, jobPanel: JobPanel, log: Callable[[str], None]):
         self._ui, self._backend, self._jobPanel = ui, backend, jobPanel
+        self._lastRun: Path | None = None
         ui.checkpointSelector.addItem(_("The newest"), "last")
         ui.checkpointSelector.addItem(_("The best in validation"), "best")
         self._evaluation = BackendTask(ui.evaluateButton, ui.resultsStatusLabel, self._evaluate, log)
@@ -60,8 +61,9 @@ class ResultsPanel:
         self._ui.openEvaluationButton.enabled = self._report is not None and self._report.is_file()
 
     def runChanged(self) -> None:
-        """Another run was chosen, or it has come to another state."""
-        if not self._evaluation.isRunning and not self._export.isRunning:
+        """Another run was chosen, or it has come on."""
+        isOther, self._lastRun = self._run != self._lastRun, self._run
+        if isOther and not self._evaluation.isRunning and not self._export.isRunning:
             say(self._ui.resultsStatusLabel, "")
         self.updateButtons()
 

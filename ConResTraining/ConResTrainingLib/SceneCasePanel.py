@@ -7,6 +7,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
+from ConResSegmentationLib import Messages
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 
 from . import DecathlonFolder, SceneCase
@@ -62,7 +63,7 @@ class SceneCasePanel:
             try:
                 description = DecathlonFolder.describe(folder)
             except UserError as error:
-                self._problem = error.message
+                self._problem = Messages.sentence(error)
         isNew = description is None and not self._problem
         self._ui.newChannelsLabel.visible = self._ui.newChannelsEdit.visible = isNew
         names = description.channels if description else self._ui.newChannelsEdit.text.split(",")
@@ -114,7 +115,7 @@ class SceneCasePanel:
                 masks = SceneCase.segmentMasks(labelsNode, self._channels.firstNode)
                 DecathlonFolder.addCase(folder, name, arrays, masks, grid)
         except UserError as error:
-            say(self._ui.sceneCaseStatusLabel, error.message, isError=True)
+            say(self._ui.sceneCaseStatusLabel, Messages.sentence(error), isError=True)
             return
         self._proposed = self._ui.caseNameEdit.text
         self._onAdded()

@@ -70,7 +70,11 @@ def test_a_plan_is_made_edited_saved_and_read_again(here: TrainingDriver, data_s
     # What was edited is not lost without a question.
     dialogs.answer("No")
     here.click(here.ui.makePlanButton)
-    assert here.ui.makePlanButton.text == "Make plan"
+    assert here.ui.makePlanButton.text == "Make plan" and "is made anew" in dialogs.shown[-1].text
+    dialogs.answer("Yes")
+    here.ui.stepsSpinBox.value = 80
+    here.run_command(here.ui.makePlanButton)
+    assert yaml.safe_load(here.ui.planTextEdit.toPlainText())["training"]["steps"] == 80
 
 
 def test_a_value_that_makes_no_plan_is_said_in_the_backends_words(

@@ -35,6 +35,7 @@ def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: 
     assert shown == list(TrainingCurves.charts().values())
     before = here.points()
     here.wait(lambda: here.points() > before and here.job.progress.validations)
+    here.wait(lambda: here.ui.importButton.enabled)
     assert "of 20000" in here.ui.runStatusLabel.text and "Dice" in here.ui.runStatusLabel.text
 
     # Slicer is closed and opened again: the run went on, and is found.

@@ -1,0 +1,105 @@
+"""A run as the module sees it: found by its files, on this computer or another, and outliving who has started it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conresnet_training.progress import PROGRESS_FILE, ProgressWriter
+from conresnet_training.running import RUNNING_FILE
+from training_module.training_driver import TrainingDriver
+
+STARTED = {"step": 0, "steps": 100, "host": "cluster-7", "pid": 4, "segments": ["A"], "device": "cuda", "fold": 0}
+
+
+def write_run(folder: Path, **step: object) -> Path:
+    """The folder of a run that trains on another computer."""
+    folder.mkdir()
+    writer = ProgressWriter(folder / PROGRESS_FILE)
+    writer.write("started", **STARTED)
+    writer.write("step", step=10, loss=0.7, segmentation_loss=0.6, seconds_left=200.0, **step)
+    writer.write("validation", step=10, dice=0.8, dice_a_segment={"A": 0.8}, best=True)
+    writer.close()
+    running = {"pid": 4, "host": "cluster-7", "started": "2026-01-01T00:00:00+00:00"}
+    (folder / RUNNING_FILE).write_text(json.dumps(running), encoding="utf-8")
+    return folder
+
+
+def test_a_run_on_another_computer_is_followed_until_it_falls_silent(training: TrainingDriver, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", samples_per_second=3.25, gpu_memory=2_100_000_000)
+    training.ui.runPathEdit.currentPath = str(run)
+    training.settle()
+    assert training.state == "training"
+    text = training.ui.runStatusLabel.text
+    assert text == (
+        "Step 10 of 100; about 3 min left; 3.2 samples/s; 2.1 GB of GPU memory; Dice 0.800, best 0.800; on cluster-7."
+    )
+    assert training.ui.progressBar.value == 100 and training.ui.stopButton.enabled
+    # Its process is out of reach: a second click asks it again, and kills nothing.
+    training.click(training.ui.stopButton)
+    assert (run / "stop").exists() and training.state == "stopping"
+    training.click(training.ui.stopButton)
+    # Nothing was heard of it for long.
+    (run / "stop").unlink()
+    long_ago = time.time() - 3600
+    os.utime(run / PROGRESS_FILE, (long_ago, long_ago))
+    training.widget.jobPanel.look()
+    assert training.state == "died" and "ended unexpectedly after step 10" in training.ui.runStatusLabel.text
+
+
+def test_a_failed_run_says_why_and_its_curve_keeps_what_is_no_number_out(
+    training: TrainingDriver, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run")
+    writer = ProgressWriter(run / PROGRESS_FILE)
+    writer.write("step", step=20, loss=float("nan"), segmentation_loss=float("nan"))
+    writer.write("failed", code="loss-not-finite", message="The loss of step 20 is not a number: case_1, case_4.")
+    writer.close()
+    training.ui.runPathEdit.currentPath = str(run)
+    training.settle()
+    assert training.state == "failed"
+    assert training.ui.runStatusLabel.text == "The loss of step 20 is not a number: case_1, case_4."
+    assert training.points() == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills a process group")
+def test_what_was_started_outlives_a_slicer_that_is_killed_with_all_its_children(
+    repository: Path, tmp_path: Path
+) -> None:
+    backend = tmp_path / "backend"
+    backend.write_text(f'#!/bin/sh\necho started\nsleep 2\necho "survived ü" > "{tmp_path}/answer"\n', encoding="utf-8")
+    backend.chmod(0o755)
+    program = """
+import sys, time
+from pathlib import Path
+import slicer_host
+from ConResSegmentationLib.EngineConnection import EngineLaunch
+from ConResTrainingLib.TrainingJob import TrainingJob
+job = TrainingJob(Path(sys.argv[2]))
+job.start(EngineLaunch(sys.argv[1], (), {}))
+print("up", flush=True)
+time.sleep(60)
+"""
+    paths = [repository / name for name in ("Testing/SlicerHost", "ConResSegmentation", "ConResTraining")]
+    slicer = subprocess.Popen(
+        [sys.executable, "-c", program, str(backend), str(tmp_path / "a run")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert slicer.stdout.readline() == b"up\n"
+    os.killpg(slicer.pid, signal.SIGKILL)
+    slicer.wait()
+    slicer.stdout.close()
+    end = time.monotonic() + 30
+    while not (tmp_path / "answer").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert (tmp_path / "answer").read_text(encoding="utf-8") == "survived ü\n"
+    assert "started" in (tmp_path / "a run.log").read_text(encoding="utf-8")
