@@ -16,7 +16,7 @@ from conresnet_training.commands.options import (
 
 @click.command()
 @click.argument("plan", type=FILE)
-@click.option("--output", type=FOLDER, required=True, help="The folder of the cross-validation.")
+@click.option("--output", type=FOLDER, help="The folder of the cross-validation.  [default: PLAN's name and _crossval]")
 @click.option("--folds", help="Which, as in 0,1,2.  [default: all of the plan]")
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="So many folds are trained side by side."
@@ -27,7 +27,7 @@ from conresnet_training.commands.options import (
 @devices_option
 def crossval(
     plan: Path,
-    output: Path,
+    output: Path | None,
     folds: str | None,
     jobs: int,
     settings: tuple[str, ...],
@@ -43,6 +43,7 @@ def crossval(
     from conresnet_training.plan import read_plan, with_settings
 
     followed = with_settings(read_plan(plan, data), settings)
+    output = output or Path(f"{plan.stem}_crossval")
     steps = followed.training.steps
     options = ["--devices", str(devices), "--data", str(followed.data)]
     if max_steps is not None:

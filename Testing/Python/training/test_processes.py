@@ -81,9 +81,10 @@ def test_processes_that_make_samples_change_nothing(data_set, tmp_path, monkeypa
 
 def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data_set, tmp_path, monkeypatch, capsys):
     plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.steps=6")
-    folder = tmp_path / "cross validation"
-    arguments = ("crossval", plan, "--output", folder, "--set", "training.steps_between_checkpoints=6")
-    assert run_command(monkeypatch, "train", plan, "--output", folder / "fold_1", "--fold", 1, *arguments[4:]) == 0
+    folder = tmp_path / "plan_crossval"
+    monkeypatch.chdir(tmp_path)
+    arguments = ("crossval", plan, "--set", "training.steps_between_checkpoints=6")
+    assert run_command(monkeypatch, "train", plan, "--output", folder / "fold_1", "--fold", 1, *arguments[2:]) == 0
     finished = (folder / "fold_1" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     capsys.readouterr()
     assert run_command(monkeypatch, *arguments, "--jobs", 2) == 0
