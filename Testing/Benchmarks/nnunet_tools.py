@@ -113,8 +113,11 @@ def write_raw(data_set: DataSet, folder: Path) -> None:
     """Lay out a data set as nnU-Net wants it: a file a channel, links where the files are such.
 
     Raises:
-        ClickException: labels that are not 1, 2, 3, ..., which nnU-Net refuses.
+        ClickException: regions, which this layout does not write, or labels that are not 1, 2, 3, ..., which nnU-Net
+            refuses.
     """
+    if data_set.regions:
+        raise click.ClickException(f"The regions of {data_set.name} may overlap; name a data set with plain labels.")
     if sorted(data_set.labels) != list(range(1, len(data_set.labels) + 1)):
         values = ", ".join(map(str, sorted(data_set.labels)))
         raise click.ClickException(f"nnU-Net takes label values 1, 2, 3, ... without a gap; these are {values}.")

@@ -19,6 +19,9 @@ from conresnet_training.plan import Plan
 SMALLEST_SIDE = 4
 """nnU-Net halves no axis below so many voxels."""
 
+SMALLEST_SIDE_ALONE = 12
+"""Nor one that has fewer, where it would be the only one."""
+
 ANISOTROPY = 2
 """Nor one whose voxels are so many times longer than the shortest."""
 
@@ -114,6 +117,8 @@ def nnunet_stages(window: Sequence[int], spacing: Sequence[float] | None) -> tup
     while able := [axis for axis in range(3) if sides[axis] >= 2 * SMALLEST_SIDE]:
         shortest = min(lengths[axis] for axis in able)
         halved = [axis for axis in able if lengths[axis] < ANISOTROPY * shortest]
+        if len(halved) == 1 and sides[halved[0]] < SMALLEST_SIDE_ALONE:
+            break
         for axis in halved:
             sides[axis] = -(-sides[axis] // 2)
             lengths[axis] *= 2

@@ -31,13 +31,15 @@ FILE, FOLDER = click.Path(dir_okay=False, path_type=Path), click.Path(file_okay=
 @click.option("--max-steps", type=click.IntRange(min=1), help="Stop once so many steps were made in all.")
 def compare(plan: Path, network: str, fold: int, output: Path, data: Path | None, max_steps: int | None) -> None:
     """Train a peer by PLAN and measure it on the held-out cases, into FOLDER/evaluation; resumes what is unfinished."""
-    from peer_networks import PeerTraining, with_peer
+    from peer_networks import PEERS, PeerTraining, with_peer
 
+    from conresnet.networks import NETWORKS
     from conresnet_training.evaluation import evaluate_runs, summary_table
     from conresnet_training.fitting import fit
     from conresnet_training.plan import read_plan
     from conresnet_training.run import PLAN_FILE, open_run, start_run
 
+    NETWORKS.update(PEERS)
     if (output / PLAN_FILE).exists():
         run = open_run(output, data)
     else:
