@@ -124,8 +124,8 @@ def test_a_broken_model_is_listed_with_its_sentence_and_hides_nothing(panel: Pan
     add_volume("T1")
     panel.settle()
     assert not panel.ui.applyButton.enabled
-    assert "cannot be read as JSON" in panel.ui.applyButton.toolTip
-    assert "cannot be read as JSON" in panel.ui.modelSummaryLabel.text
+    assert "cannot be read (Expecting property name" in panel.ui.applyButton.toolTip
+    assert "cannot be read (Expecting property name" in panel.ui.modelSummaryLabel.text
 
 
 @pytest.mark.parametrize("form", ["A .zip file", "A folder"])
@@ -145,7 +145,7 @@ def test_a_model_is_installed_from_a_file(panel: PanelDriver, tmp_path: Path, fo
 def test_a_broken_package_is_not_installed(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
     dialogs.answer("A folder", str(write_broken(tmp_path / "broken")))
     panel.ui.installModelButton.click()
-    assert "cannot be read as JSON" in dialogs.shown[-1].text
+    assert "cannot be read (Expecting property name" in dialogs.shown[-1].text
     assert not list(models_folder.iterdir())
 
 
