@@ -243,7 +243,15 @@ def test_a_signal_stops_within_a_window_and_leaves_nothing(tmp_path, image, numb
     write_volume(random_volume(of).array, of, tmp_path / "large.nii")
     slow = write_model(tmp_path / "slow", description(base_width=32, inference={"window": [96, 160, 160]}))
     before = sorted(tmp_path.rglob("*"))
-    running = process(tmp_path / "large.nii", "--model", slow.path, "--output", tmp_path / "out", "--precision", "fp32")
+
+    def heed_signals():
+        # What a shell starts in the background, these tests too, ignores Ctrl-C, and hands that on.
+        signal.signal(number, signal.SIG_DFL)
+
+    running = process(
+        *(tmp_path / "large.nii", "--model", slow.path, "--output", tmp_path / "out", "--precision", "fp32"),
+        preexec_fn=heed_signals,
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".conresnet-*")) and time.monotonic() < deadline:
         time.sleep(0.1)
