@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -34,3 +35,12 @@ def data_set(tmp_path: Path) -> Path:
     }
     (folder / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums in another order differ in their last bits, which is enough to turn labels of a network of a few steps."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
