@@ -12,22 +12,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from conresnet.file_lock import lock
+
 # Short, since paths in it must stay below the 260 characters of Windows.
 PREFIX = "conresnet-"
 LOCK_FILE = "session.lock"
 _TRIES = 5
-
-if os.name == "nt":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class SessionFolder:
@@ -100,7 +90,8 @@ def _own(folder: Path, flags: int) -> int | None:
     except OSError:
         return None
     try:
-        _lock(descriptor)
+        # A second look at the folder from the same process must not take it from the first.
+        lock(descriptor, inherited=True)
         # Whoever removed the folder in between has locked a file that is no longer there.
         if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor

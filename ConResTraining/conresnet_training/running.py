@@ -16,6 +16,7 @@ from pathlib import Path
 
 from conresnet.atomic_file import replacing, write_error
 from conresnet.errors import UserError
+from conresnet.file_lock import lock
 
 RUNNING_FILE = "running.json"
 STOP_FILE = "stop"
@@ -23,19 +24,6 @@ _LOCK_FILE = "running.lock"
 _SECONDS_TO_TRY = 1.0
 # Some file systems of networks have no locks; there, whoever starts a second process is not noticed.
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-
-if os.name == "nt":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        # Not flock, which processes that load samples would inherit, and hold on to when their parent is killed.
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
@@ -114,7 +102,8 @@ def _locked(descriptor: int, seconds: float) -> bool:
     end = time.monotonic() + seconds
     while True:
         try:
-            _lock(descriptor)
+            # Processes that load samples would otherwise inherit it, and hold on to it when their parent is killed.
+            lock(descriptor, inherited=False)
         except OSError as error:
             if error.errno in _CANNOT_LOCK:
                 return True
