@@ -61,7 +61,7 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
         volumes = [Volume(array, image.grid, label) for array, label in zip(image.components, labels, strict=True)]
     else:
         check_channel_count([str(path) for path in paths], channel_names)
-        volumes = [_read_single(Path(path)) for path in paths]
+        volumes = [read_single(Path(path)) for path in paths]
     for volume in volumes:
         check_volume(volume)
     return volumes
@@ -90,6 +90,23 @@ def read_image(path: Path) -> ImageFile:
     return _read_with_itk(path)
 
 
+def read_single(path: Path) -> Volume:
+    """Read a file that must hold one 3-D image, whatever its values are.
+
+    Raises:
+        UserError: "image-4d", or as ``read_image``.
+    """
+    image = read_image(path)
+    if len(image.components) != 1:
+        raise UserError(
+            "image-4d",
+            f"{path} holds {len(image.components)} images where one 3-D image is wanted; split it first.",
+            path=str(path),
+            count=len(image.components),
+        )
+    return Volume(image.components[0], image.grid, str(path))
+
+
 def write_volume(array: np.ndarray, grid: Grid, path: str | Path) -> None:
     """Write one or several 3-D images as .nii or .nii.gz, whole or not at all.
 
@@ -108,18 +125,6 @@ def write_volume(array: np.ndarray, grid: Grid, path: str | Path) -> None:
     from conresnet.nifti_files import write_nifti
 
     write_nifti(array, grid, path)
-
-
-def _read_single(path: Path) -> Volume:
-    image = read_image(path)
-    if len(image.components) != 1:
-        raise UserError(
-            "image-4d",
-            f"{path} holds {len(image.components)} images where one 3-D image is wanted; split it first.",
-            path=str(path),
-            count=len(image.components),
-        )
-    return Volume(image.components[0], image.grid, str(path))
 
 
 def _read_with_itk(path: Path) -> ImageFile:

@@ -7,7 +7,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.grid import Volume
-from conresnet.image_files import read_image
+from conresnet.image_files import read_single
 
 LARGEST = 255
 # Files that scale their values may store 1 as 0.9999.
@@ -20,24 +20,7 @@ def read_label(path: Path) -> Volume:
     Raises:
         UserError: ``image-4d``, ``label-not-whole`` or ``label-range``, or any of reading the file.
     """
-    return whole_labels(read_label_file(path))
-
-
-def read_label_file(path: Path) -> Volume:
-    """A label map as stored, for who wants to look at one that ``whole_labels`` refuses.
-
-    Raises:
-        UserError: ``image-4d``, or any of reading the file.
-    """
-    image = read_image(path)
-    if len(image.components) != 1:
-        raise UserError(
-            "image-4d",
-            f"The label map {path} holds {len(image.components)} images where one is wanted; split or join them first.",
-            path=str(path),
-            count=len(image.components),
-        )
-    return Volume(image.components[0], image.grid, str(path))
+    return whole_labels(read_single(path))
 
 
 def whole_labels(label: Volume) -> Volume:

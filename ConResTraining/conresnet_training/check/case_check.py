@@ -9,12 +9,12 @@ from conresnet.errors import UserError
 from conresnet.foreground import foreground_mask
 from conresnet.grid import Volume
 from conresnet.image_checks import check_volume
-from conresnet.image_files import read_image
+from conresnet.image_files import read_image, read_single
 from conresnet.orientation import reordering
 from conresnet_training.check.report import ERROR, PERCENTILES, WARNING, CaseReport, Tile
 from conresnet_training.data_sets import Case, DataSet
 from conresnet_training.grid_difference import grid_difference
-from conresnet_training.label_maps import check_expected, label_counts, read_label_file, whole_labels
+from conresnet_training.label_maps import check_expected, label_counts, whole_labels
 
 # Superior, anterior, right: the order in which sizes of different cases are compared.
 PATIENT_AXES = "SAR"
@@ -110,7 +110,7 @@ def _label(case: Case, data_set: DataSet, channels: dict[str, Volume], report: C
         report.add(ERROR, "missing-label", f"the label map is missing: {case.label} does not exist")
         return None
     try:
-        stored = read_label_file(case.label)
+        stored = read_single(case.label)
     except UserError as error:
         report.add(ERROR, error.code, _inside(error))
         return None
