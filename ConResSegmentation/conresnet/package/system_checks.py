@@ -1,0 +1,51 @@
+"""What a description says of its system: that its networks are as many and take and give as much as the model needs,
+and that the arguments of a coarse-to-fine system are right."""
+
+from typing import Any
+
+from conresnet.package.description import ModelDescription
+from conresnet.package.fields import Fields
+
+# How many networks each system takes; None is any number.
+NETWORK_COUNTS = {"single": 1, "ensemble": None, "coarse_to_fine": 2}
+
+
+def parse_system_arguments(fields: Fields, kind: str) -> dict[str, Any]:
+    """The arguments of a system of the type `kind`; those of a coarse-to-fine one whole, the paper's where missing."""
+    if kind != "coarse_to_fine":
+        return fields.plain_object("arguments") if fields.has("arguments") else {}
+    given = fields.child("arguments")
+    arguments = {
+        "margin": given.integer("margin", 0, 1000),
+        "coarse_windows": given.integer("coarse_windows", 1, 100) if given.has("coarse_windows") else 6,
+        "fine_windows": given.integer("fine_windows", 1, 100) if given.has("fine_windows") else 12,
+        "smallest_component": given.number("smallest_component", 0, 1) if given.has("smallest_component") else 0.2,
+    }
+    given.finish()
+    return arguments
+
+
+def check_networks(fields: Fields, description: ModelDescription) -> None:
+    """Refuse networks that are too many or too few, or that take and give other channels than the model.
+
+    Systems that this version does not know may chain networks freely.
+    """
+    system = description.system
+    if system.type not in NETWORK_COUNTS:
+        return
+    count = NETWORK_COUNTS[system.type] or len(system.networks)
+    if len(system.networks) != count:
+        fields.refuse("system.networks", f"must hold {count} of them, since the system is {system.type}")
+    segments = len(description.output.segments)
+    expected = {
+        "input_channels": description.channel_count,
+        "outputs": segments + 1 if description.output.kind == "labels" else segments,
+    }
+    first_axis = system.networks[0].arguments.get("residual_axis", "S")
+    for index, network in enumerate(system.networks):
+        place = f"system.networks[{index}].arguments"
+        for key, value in expected.items():
+            if network.arguments.get(key, value) != value:
+                fields.refuse(f"{place}.{key}", f"must be {value}, as the inputs and segments say")
+        if network.arguments.get("residual_axis", "S") != first_axis:
+            fields.refuse(f"{place}.residual_axis", f"must be {first_axis}, as that of the first network")
