@@ -3,8 +3,10 @@
 from torch import nn
 
 from conresnet.networks.conresnet import ConResNet
+from conresnet.networks.unet import UNet
+from conresnet.networks.voxresnet import VoxResNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"conresnet": ConResNet}
+NETWORKS: dict[str, type[nn.Module]] = {"conresnet": ConResNet, "voxresnet": VoxResNet, "unet": UNet}
 
 
 def build_network(kind: str, arguments: dict) -> nn.Module:

@@ -1,4 +1,8 @@
-"""Blocks that the networks share: weight-standardized convolution, pre-activation, residual block, resizing."""
+"""Blocks that the networks share.
+
+ConResNet's: weight-standardized convolution, pre-activation, residual block. The other papers': plain convolutions and
+deconvolutions around a norm of choice. Everybody's: resizing and cropping.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -74,6 +78,55 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.first(x)).add_(x)
+
+
+NORMS = ("batch", "group")
+"""Norms that the networks with plain convolutions can have."""
+
+
+def norm_layer(norm: str, channels: int) -> nn.Module:
+    """Batch norm, which those networks' papers have, or group norm with eight groups, which small batches need.
+
+    Raises:
+        ValueError: an unknown norm, or channels that eight groups do not divide.
+    """
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}.")
+    return nn.BatchNorm3d(channels) if norm == "batch" else nn.GroupNorm(GROUPS, channels)
+
+
+class ConvNormActivation(nn.Module):
+    """3x3x3 convolution, norm, ReLU.
+
+    With ``residual`` the input is added before the ReLU, so that the convolution must keep the number of channels.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: str, residual: bool = False):
+        super().__init__()
+        self.conv = nn.Conv3d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm = norm_layer(norm, outputs)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        return F.relu_(y.add_(x) if self.residual else y)
+
+
+def check_sizes(input_channels: int, outputs: int, base_width: int) -> None:
+    """Refuse constructor arguments out of range.
+
+    Raises:
+        ValueError: no input channel, no output, or a base width that eight groups do not divide.
+    """
+    if input_channels < 1 or outputs < 1:
+        raise ValueError("A network needs at least one input channel and one output.")
+    if base_width < GROUPS or base_width % GROUPS:
+        raise ValueError(f"base_width must be a multiple of {GROUPS}, not {base_width}.")
+
+
+def crop(x: Tensor, size: torch.Size) -> Tensor:
+    """The first ``size`` (S, H, W) voxels: what doubling made too large where halving had rounded up."""
+    return x[..., : size[0], : size[1], : size[2]]
 
 
 def resize(x: Tensor, size: torch.Size) -> Tensor:

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from conresnet.networks.blocks import GROUPS, PreActivatedConv, ResidualBlock, StandardizedConv3d, resize
 from conresnet.networks.context_residual import AXES, ContextResidualModule, ModuleOutput
+from conresnet.networks.outputs import TRAINING_OUTPUTS
 from conresnet.residual import context_residual
-
-TRAINING_OUTPUTS = ("segmentation", "residuals")
 
 
 class Encoder(nn.Module):

@@ -110,5 +110,5 @@ def test_wrong_arguments_are_refused(arguments):
 
 
 def test_unknown_network_is_named():
-    with pytest.raises(ValueError, match="no network 'unet'"):
-        build_network("unet", {})
+    with pytest.raises(ValueError, match="no network 'mystery'"):
+        build_network("mystery", {})

@@ -1,0 +1,147 @@
+"""VoxResNet (Chen et al., 2016): voxelwise residual network with four fused classifiers."""
+
+from collections.abc import Collection
+
+from torch import Tensor, nn
+
+from conresnet.networks.blocks import check_sizes, crop, norm_layer
+from conresnet.networks.outputs import TRAINING_OUTPUTS
+
+LAST_AUXILIARY_WEIGHT = 1e-3
+"""Where the weights of the auxiliary classifiers end (paper 2.2); they begin at 1."""
+
+
+class PreActivation(nn.Sequential):
+    """Norm and ReLU before a layer: "full pre-activation, i.e., using asymmetric after-addition activation"."""
+
+    def __init__(self, channels: int, layer: nn.Module, norm: str):
+        super().__init__(norm_layer(norm, channels), nn.ReLU(inplace=True), layer)
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv3d:
+    return nn.Conv3d(inputs, outputs, 3, stride, padding=1, bias=False)
+
+
+class VoxRes(nn.Module):
+    """VoxRes module (Fig. 1b): eq. 1 with two pre-activated 3x3x3 convolutions as F."""
+
+    def __init__(self, channels: int, norm: str):
+        super().__init__()
+        self.first = PreActivation(channels, _conv(channels, channels), norm)
+        self.second = PreActivation(channels, _conv(channels, channels), norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)).add_(x)
+
+
+class Trunk(nn.Module):
+    """What is seen at four scales: 17 convolutions, of which three have a stride of 2.
+
+    The three before the first VoxRes module are two of full size and one of stride 2; then two modules at each of
+    1/2, 1/4 and 1/8, with a convolution of stride 2 in between: 3 + 2x2 + 1 + 2x2 + 1 + 2x2.
+
+    Attributes:
+        channels: of the features at 1/1 (w), 1/2, 1/4 and 1/8 (2w each), w the base width.
+    """
+
+    def __init__(self, input_channels: int, width: int, norm: str):
+        super().__init__()
+        self.channels = (width, 2 * width, 2 * width, 2 * width)
+        self.levels = nn.ModuleList(
+            [
+                nn.Sequential(_conv(input_channels, width), PreActivation(width, _conv(width, width), norm)),
+                self._halving_level(width, 2 * width, norm),
+                self._halving_level(2 * width, 2 * width, norm),
+                self._halving_level(2 * width, 2 * width, norm),
+            ]
+        )
+
+    @staticmethod
+    def _halving_level(inputs: int, outputs: int, norm: str) -> nn.Sequential:
+        halving = PreActivation(inputs, _conv(inputs, outputs, stride=2), norm)
+        return nn.Sequential(halving, VoxRes(outputs, norm), VoxRes(outputs, norm))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Features, finest first; sides that are not even are rounded up."""
+        features = []
+        for level in self.levels:
+            x = level(x)
+            features.append(x)
+        return features
+
+
+class Classifier(nn.Sequential):
+    """An auxiliary classifier, C1 to C4 of Fig. 1a: a deconvolution to full size and two convolutions."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, scale: int, norm: str):
+        if scale == 1:
+            deconvolution = nn.ConvTranspose3d(inputs, width, 3, padding=1, bias=False)
+        else:
+            deconvolution = nn.ConvTranspose3d(inputs, width, scale, stride=scale, bias=False)
+        super().__init__(
+            PreActivation(inputs, deconvolution, norm),
+            PreActivation(width, _conv(width, width), norm),
+            PreActivation(width, nn.Conv3d(width, outputs, 1), norm),
+        )
+
+
+class VoxResNet(nn.Module):
+    """VoxResNet (paper 2.2, Fig. 1a): 25 convolutions, 4 deconvolutions, 1/8 at the deepest.
+
+    The trunk has 17 convolutions (see ``Trunk``), each of the four classifiers a deconvolution to full size and two
+    convolutions, 17 + 4 x 2 = 25. The prediction fuses the classifiers: it is the sum of their logits.
+
+    The paper's text does not say how wide the layers are; only its Fig. 1 does. Chosen: w channels at full size and 2w
+    below, w in the classifiers, w = 32; deconvolutions whose kernel is their stride (3x3x3 with stride 1 at full
+    size). Parameters with 6 input channels and 4 outputs: 2,974,096.
+
+    Args:
+        input_channels: images a case has, their preprocessed copies (paper 3.1) among them.
+        outputs: segmentation channels: one a region (sigmoid), or background and labels (softmax).
+        base_width: w, a multiple of 8.
+        norm: "batch", as in the paper, or "group".
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    provides = frozenset({"segmentation", "auxiliary"})
+    stages = 1
+
+    def __init__(self, input_channels: int, outputs: int, base_width: int = 32, norm: str = "batch"):
+        super().__init__()
+        check_sizes(input_channels, outputs, base_width)
+        self.input_channels = input_channels
+        self.trunk = Trunk(input_channels, base_width, norm)
+        self.classifiers = nn.ModuleList(
+            Classifier(channels, base_width, outputs, 2**level, norm)
+            for level, channels in enumerate(self.trunk.channels)
+        )
+
+    @staticmethod
+    def auxiliary_weights(progress: float) -> tuple[float, ...]:
+        """w_alpha of eq. 3 after ``progress`` (0..1) of the training: from 1 "till marginal values (i.e., 10^-3)".
+
+        The paper does not say along which curve; here by the same factor a step.
+        """
+        return (LAST_AUXILIARY_WEIGHT**progress,) * 4
+
+    def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
+        """Compute what is wanted.
+
+        Args:
+            x: (batch, channel, S, H, W) of any size.
+            wanted: any of "segmentation" (batch, outputs, S, H, W) and "auxiliary", four of the same size.
+
+        Returns:
+            dict of logits under the wanted names.
+        """
+        features, size = self.trunk(x), x.shape[2:]
+        # One by one, so that without auxiliary outputs only one classifier's full-size features exist at a time.
+        logits = (crop(classify(y), size) for classify, y in zip(self.classifiers, features, strict=True))
+        outputs = {}
+        if "auxiliary" in wanted:
+            outputs["auxiliary"] = logits = list(logits)
+        if "segmentation" in wanted:
+            outputs["segmentation"] = sum(logits)
+        return outputs

@@ -1,0 +1,84 @@
+"""What every network must do, whatever its paper: any size, every parameter of use, windows like the whole."""
+
+import pytest
+import torch
+
+from conresnet.networks import build_network
+from conresnet.networks.outputs import TRAINING_OUTPUTS
+
+SMALL = {"input_channels": 2, "outputs": 3, "base_width": 8}
+CASES = {
+    "voxresnet": ("voxresnet", {}),
+    "voxresnet with group norm": ("voxresnet", {"norm": "group"}),
+    "unet": ("unet", {}),
+    "unet with group norm": ("unet", {"norm": "group"}),
+}
+BATCH_NORM = ["voxresnet", "unet"]
+
+
+def make(case: str) -> torch.nn.Module:
+    """With norms that have seen data, so that evaluation is not all but the identity."""
+    torch.manual_seed(0)
+    kind, arguments = CASES[case]
+    network = build_network(kind, SMALL | arguments)
+    with torch.no_grad():
+        network.train()(torch.randn(2, 2, 16, 16, 16) + 0.5)
+    return network.eval()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("shape", [(16, 24, 8), (1, 2, 3), (7, 20, 9), (17, 1, 33)])
+def test_outputs_have_the_size_of_the_input(case, shape):
+    network = make(case)
+    outputs = network(torch.randn(1, 2, *shape))
+    assert set(outputs) == network.provides & set(TRAINING_OUTPUTS)
+    assert outputs["segmentation"].shape == (1, 3, *shape)
+    assert all(logits.shape == (1, 3, *shape) for logits in outputs.get("auxiliary", []))
+    assert torch.isfinite(outputs["segmentation"]).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_parameter_learns(case):
+    network = make(case).train()
+    outputs = network(torch.randn(2, 2, 16, 16, 16))
+    loss = outputs["segmentation"].square().mean()
+    for weight, logits in zip(auxiliary_weights(network), outputs.get("auxiliary", []), strict=True):
+        loss = loss + weight * logits.square().mean()
+    loss.backward()
+    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
+
+
+def auxiliary_weights(network: torch.nn.Module) -> tuple[float, ...]:
+    return network.auxiliary_weights(0.5) if "auxiliary" in network.provides else ()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_case_does_not_see_the_others_of_its_batch(case):
+    network, images = make(case), torch.randn(2, 2, 9, 16, 8)
+    together = network(images)["segmentation"]
+    for image, logits in zip(images, together, strict=True):
+        torch.testing.assert_close(network(image[None])["segmentation"][0], logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", BATCH_NORM)
+def test_the_inside_of_a_window_is_as_in_the_whole_volume(case):
+    """Batch norm does not see the window, so that far from its borders nothing tells it from the volume."""
+    network, volume = make(case), torch.randn(1, 2, 8, 8, 320)
+    whole = network(volume)["segmentation"]
+    window = network(volume[..., 64:256])["segmentation"]
+    torch.testing.assert_close(window[..., 80:112], whole[..., 144:176], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(window[..., :8], whole[..., 64:72], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("wrong", [{"base_width": 12}, {"input_channels": 0}, {"outputs": 0}, {"unheard_of": 1}])
+def test_wrong_arguments_are_refused(case, wrong):
+    kind, arguments = CASES[case]
+    with pytest.raises(ValueError):
+        build_network(kind, SMALL | arguments | wrong)
+
+
+@pytest.mark.parametrize("kind", ["voxresnet", "unet"])
+def test_an_unknown_norm_is_named(kind):
+    with pytest.raises(ValueError, match="'layer'"):
+        build_network(kind, SMALL | {"norm": "layer"})

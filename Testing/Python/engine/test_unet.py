@@ -1,0 +1,35 @@
+"""The 3-D U-Net of the multi-scale pyramid against the numbers its paper states."""
+
+import torch
+from torch import nn
+
+from conresnet.networks import build_network
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_it_has_over_19_million_parameters():
+    assert count(build_network("unet", {"input_channels": 1, "outputs": 8})) == 19_070_888
+
+
+def test_parameters_are_those_of_the_network_it_follows():
+    """Cicek et al. give 19,069,955 for 3 channels and 3 labels: a bias a convolution, and no scale in the norms."""
+    network = build_network("unet", {"input_channels": 3, "outputs": 3})
+    scales = sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, nn.BatchNorm3d))
+    assert count(network) - scales == 19_069_955
+
+
+def test_each_path_has_four_levels_of_two_convolutions():
+    network = build_network("unet", {"input_channels": 1, "outputs": 2, "base_width": 8})
+    sizes = []
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv3d):
+            layer.register_forward_hook(lambda layer, _, y: sizes.append((y.shape[2], layer.kernel_size[0])))
+    network.eval()(torch.zeros(1, 1, 16, 16, 16))
+    down = [(16, 3)] * 2 + [(8, 3)] * 2 + [(4, 3)] * 2 + [(2, 3)] * 2
+    up = [(4, 3)] * 2 + [(8, 3)] * 2 + [(16, 3)] * 2
+    assert sizes == [*down, *up, (16, 1)]
+    deconvolutions = [layer for layer in network.modules() if isinstance(layer, nn.ConvTranspose3d)]
+    assert [layer.kernel_size + layer.stride for layer in deconvolutions] == [(2,) * 6] * 3

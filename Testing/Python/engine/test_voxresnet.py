@@ -1,0 +1,57 @@
+"""VoxResNet against the numbers its paper states."""
+
+import pytest
+import torch
+from torch import nn
+
+from conresnet.networks import build_network
+from conresnet.networks.voxresnet import VoxRes
+
+PAPER = {"input_channels": 6, "outputs": 4}
+SMALL = {"input_channels": 2, "outputs": 3, "base_width": 8}
+
+
+def layers(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, kind)]
+
+
+def test_layers_are_as_many_as_the_paper_says():
+    network = build_network("voxresnet", PAPER)
+    convolutions = layers(network, nn.Conv3d)
+    assert len(convolutions) == 25 and len(layers(network, nn.ConvTranspose3d)) == 4
+    assert sum(layer.stride == (2, 2, 2) for layer in convolutions) == 3
+    assert sum(layer.kernel_size == (3, 3, 3) for layer in convolutions) == 21
+    assert len(layers(network, VoxRes)) == 6
+    features = network.trunk(torch.zeros(1, 6, 16, 16, 16))
+    assert [feature.shape[2] for feature in features] == [16, 8, 4, 2]
+    assert tuple(feature.shape[1] for feature in features) == network.trunk.channels == (32, 64, 64, 64)
+
+
+def test_parameters_at_the_chosen_widths():
+    assert sum(parameter.numel() for parameter in build_network("voxresnet", PAPER).parameters()) == 2_974_096
+
+
+def test_prediction_fuses_the_four_classifiers():
+    torch.manual_seed(0)
+    network, image = build_network("voxresnet", SMALL).eval(), torch.randn(1, 2, 9, 16, 10)
+    both = network(image)
+    assert len(both["auxiliary"]) == 4
+    torch.testing.assert_close(both["segmentation"], torch.stack(both["auxiliary"]).sum(0))
+    alone = network(image, wanted=("segmentation",))
+    assert list(alone) == ["segmentation"] and torch.equal(alone["segmentation"], both["segmentation"])
+    # Each classifier looks from another scale.
+    assert all(not torch.allclose(both["auxiliary"][0], other) for other in both["auxiliary"][1:])
+
+
+def test_auxiliary_weights_fall_from_one_to_a_thousandth():
+    weights = build_network("voxresnet", SMALL).auxiliary_weights
+    assert weights(0.0) == (1.0,) * 4
+    assert weights(1.0) == pytest.approx((1e-3,) * 4)
+    assert weights(0.5)[0] ** 2 == pytest.approx(weights(0.25)[0] * weights(0.75)[0])
+
+
+def test_voxres_module_adds_to_an_identity():
+    module = VoxRes(8, "batch").eval()
+    nn.init.zeros_(module.second[-1].weight)
+    x = torch.randn(1, 8, 4, 5, 6)
+    assert torch.equal(module(x), x)
