@@ -19,8 +19,8 @@ __all__ = ["slicer_app", "slicer_session"]
 def panel(slicer_app: object, repository: Path) -> Iterator[PanelDriver]:
     """The module's panel, open; unloaded afterwards, which ends its engine."""
     kept = _our_modules()
-    module = slicer_app.moduleManager().load(repository / "ConResSegmentation" / "ConResSegmentation.py")
-    driver = PanelDriver(slicer_app, module)
+    slicer_app.moduleManager().load(repository / "ConResSegmentation" / "ConResSegmentation.py")
+    driver = PanelDriver(slicer_app)
     driver.open()
     yield driver
     slicer_app.moduleManager().unload("ConResSegmentation")

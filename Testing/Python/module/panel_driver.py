@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from pathlib import Path
-
 import slicer
 
-from slicer_host.panel import panel_image
-from slicer_host.views import save_png
+from slicer_host.module_driver import ModuleDriver
 
 
-class PanelDriver:
-    """The panel of the loaded module.
+class PanelDriver(ModuleDriver):
+    """The panel of the module, which is loaded already."""
 
-    Args:
-        app: the stand-in application.
-        module: the loaded module.
-    """
-
-    def __init__(self, app: object, module: object):
-        self.app, self.module = app, module
-
-    @property
-    def widget(self) -> object:
-        """The module's own widget object; another one after a reload."""
-        return self.module.widgetRepresentation().self()
-
-    @property
-    def ui(self) -> object:
-        """The panel's widgets by name."""
-        return self.widget.ui
+    moduleName = "ConResSegmentation"
 
     @property
     def choices(self) -> object:
@@ -43,28 +22,14 @@ class PanelDriver:
         """The sentence below the buttons."""
         return self.ui.statusLabel.text
 
-    def open(self) -> None:
-        """Go to the module."""
-        slicer.util.selectModule("ConResSegmentation")
-        self.settle()
+    @property
+    def told(self) -> str:
+        return self.status
 
     def leave(self) -> None:
         """Go to no module."""
         self.app.moduleManager().select("")
         self.settle()
-
-    def settle(self) -> None:
-        """Let timers and signals that are due arrive."""
-        for _round in range(3):
-            self.app.processEvents()
-
-    def wait(self, condition: Callable[[], bool], seconds: float = 60) -> None:
-        """Let Slicer's event loop run until something is so."""
-        end = time.monotonic() + seconds
-        while not condition():
-            self.app.processEvents()
-            time.sleep(0.005)
-            assert time.monotonic() < end, f"waited {seconds} s in vain; the panel says: {self.status}"
 
     def choose(self, selector: object, text: str) -> None:
         """Choose an entry of a combo box by its text, as a click does."""
@@ -89,11 +54,6 @@ class PanelDriver:
     def wait_until_computing(self) -> None:
         """Wait until the network computes."""
         self.wait(lambda: self.status.startswith("Segmenting") and self.ui.progressBar.value > 0)
-
-    def picture(self, path: Path) -> Path:
-        """Write a picture of the panel."""
-        save_png(panel_image(self.module.widgetRepresentation()), path)
-        return path
 
 
 def result_nodes() -> list[object]:

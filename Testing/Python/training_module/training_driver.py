@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import slicer
 import yaml
 
-from slicer_host.panel import panel_image
-from slicer_host.views import save_png
+from slicer_host.module_driver import ModuleDriver
 
 # What a run of the synthetic cases needs to be over in seconds.
 TINY = {
@@ -23,7 +19,7 @@ TINY = {
 }
 
 
-class TrainingDriver:
+class TrainingDriver(ModuleDriver):
     """The panel of the module.
 
     Args:
@@ -31,32 +27,21 @@ class TrainingDriver:
         path: the module's file.
     """
 
+    moduleName = "ConResTraining"
+    patience = 120.0
+
     def __init__(self, app: object, path: Path):
-        self.app, self.path = app, path
+        super().__init__(app)
+        self.path = path
 
     def load(self) -> None:
         """Start the module and go to it, as when Slicer is opened."""
-        self.module = self.app.moduleManager().load(self.path)
+        self.app.moduleManager().load(self.path)
         self.open()
 
     def unload(self) -> None:
         """End the module, as when Slicer is closed."""
-        self.app.moduleManager().unload("ConResTraining")
-
-    def open(self) -> None:
-        """Go to the module."""
-        slicer.util.selectModule("ConResTraining")
-        self.settle()
-
-    @property
-    def widget(self) -> object:
-        """The module's own widget object; another one after a reload."""
-        return self.module.widgetRepresentation().self()
-
-    @property
-    def ui(self) -> object:
-        """The panel's widgets by name."""
-        return self.widget.ui
+        self.app.moduleManager().unload(self.moduleName)
 
     @property
     def job(self) -> object:
@@ -73,18 +58,9 @@ class TrainingDriver:
         """What the panel has logged."""
         return self.ui.logTextEdit.toPlainText()
 
-    def settle(self) -> None:
-        """Let timers and signals that are due arrive."""
-        for _round in range(3):
-            self.app.processEvents()
-
-    def wait(self, condition: Callable[[], bool], seconds: float = 120) -> None:
-        """Let Slicer's event loop run until something is so."""
-        end = time.monotonic() + seconds
-        while not condition():
-            self.app.processEvents()
-            time.sleep(0.01)
-            assert time.monotonic() < end, f"waited {seconds} s in vain; the log says:\n{self.log}"
+    @property
+    def told(self) -> str:
+        return self.log
 
     def click(self, button: object) -> None:
         """Click a button, which must be enabled."""
@@ -156,8 +132,3 @@ class TrainingDriver:
         """Leave no process of a failed test behind."""
         if self.widget.jobPanel.state.isRunning:
             self.job.kill()
-
-    def picture(self, path: Path) -> Path:
-        """Write a picture of the panel."""
-        save_png(panel_image(self.module.widgetRepresentation()), path)
-        return path

@@ -1,0 +1,71 @@
+"""What driving any module's panel in the stand-in application takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import slicer
+
+from slicer_host.panel import panel_image
+from slicer_host.views import save_png
+
+
+class ModuleDriver:
+    """The panel of the module ``moduleName``.
+
+    Args:
+        app: the stand-in application.
+    """
+
+    moduleName = ""
+    patience = 60.0
+    """Seconds to wait for something before the test fails."""
+
+    def __init__(self, app: object):
+        self.app = app
+
+    @property
+    def told(self) -> str:
+        """What the panel says, for a test that waited in vain."""
+        raise NotImplementedError
+
+    @property
+    def representation(self) -> object:
+        """The module's widget, as the application has it."""
+        return self.app.moduleManager().module(self.moduleName).widgetRepresentation()
+
+    @property
+    def widget(self) -> object:
+        """The module's own widget object; another one after a reload."""
+        return self.representation.self()
+
+    @property
+    def ui(self) -> object:
+        """The panel's widgets by name."""
+        return self.widget.ui
+
+    def open(self) -> None:
+        """Go to the module."""
+        slicer.util.selectModule(self.moduleName)
+        self.settle()
+
+    def settle(self) -> None:
+        """Let timers and signals that are due arrive."""
+        for _round in range(3):
+            self.app.processEvents()
+
+    def wait(self, condition: Callable[[], bool], seconds: float | None = None) -> None:
+        """Let Slicer's event loop run until something is so."""
+        seconds = seconds or self.patience
+        end = time.monotonic() + seconds
+        while not condition():
+            self.app.processEvents()
+            time.sleep(0.005)
+            assert time.monotonic() < end, f"waited {seconds} s in vain; the panel says: {self.told}"
+
+    def picture(self, path: Path) -> Path:
+        """Write a picture of the panel."""
+        save_png(panel_image(self.representation), path)
+        return path
