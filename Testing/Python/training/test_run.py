@@ -10,12 +10,12 @@ from conresnet.image_files import read_volume
 from conresnet.package import read_package
 from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training import loop
-from conresnet_training.command_line import main
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.fitting import _precision
 from conresnet_training.plan import write_plan
 from conresnet_training.planning import make_plan
 from conresnet_training.progress import PROGRESS_FILE, read_progress
+from training.commands import run_command
 
 CHECKPOINTS = ("last.ckpt", "best.ckpt")
 
@@ -30,16 +30,6 @@ def plan_file(data_set, tmp_path):
     path = tmp_path / "plan.yaml"
     write_plan(plan, path)
     return path
-
-
-def run_command(monkeypatch, *arguments) -> int:
-    monkeypatch.setattr("sys.argv", ["conresnet_training", *map(str, arguments)])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return main()
-    finally:
-        torch.set_num_threads(threads)
 
 
 def weights(run) -> dict[str, torch.Tensor]:
