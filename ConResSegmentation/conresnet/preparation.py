@@ -12,29 +12,49 @@ from conresnet.foreground import background_value, foreground_box, foreground_ma
 from conresnet.geometry import ModelSpace
 from conresnet.grid import Volume
 from conresnet.image_checks import check_channel_count, check_volume
-from conresnet.intensity import apply, measure
+from conresnet.intensity import split_steps
+from conresnet.intensity.filters import filtered
+from conresnet.intensity.fitting import apply, measure
 from conresnet.package.description import ModelDescription
 from conresnet.roi import BoxROI
 
 
 @dataclass(frozen=True, eq=False)
+class PreparedChannel:
+    """One channel of the network, made of one image by its own intensity steps or those of a copy.
+
+    Args:
+        image: which of ``PreparedCase.images`` it is made of.
+        values: (S, H, W): that image itself, or, where there are filters among the steps, float32 after them.
+        intensity: the other steps, fitted to ``values``, see ``conresnet.intensity.fitting.measure``.
+    """
+
+    image: int
+    values: np.ndarray
+    intensity: list[dict]
+
+
+@dataclass(frozen=True, eq=False)
 class PreparedCase:
-    """Made by ``prepare``; holds no float copy of a volume whose voxels are the model's own.
+    """Made by ``prepare``.
+
+    Images whose voxels are the model's own are views of what was read. A channel with filters holds a float32 array,
+    4 bytes a voxel; without filters there is no float copy of a volume.
 
     Args:
         space: the way to the model and back; cut to the ROI.
-        channels: (S, H, W) each, of the stored type where not resampled.
-        backgrounds: each channel's background value.
+        images: (S, H, W) each, one an input of the model, of the stored type where not resampled.
+        backgrounds: each image's background value.
         foreground: see ``conresnet.foreground.foreground_mask``.
-        intensity: each channel's fitted steps, see ``conresnet.intensity.measure``.
+        channels: what the network takes, in its order; copies included.
         inside: (S, H, W) bool, the model's voxels in a ROI that the array is not merely cut to; None is all.
     """
 
     space: ModelSpace
-    channels: tuple[np.ndarray, ...]
+    images: tuple[np.ndarray, ...]
     backgrounds: tuple[float, ...]
     foreground: str
-    intensity: tuple[list[dict], ...]
+    channels: tuple[PreparedChannel, ...]
     inside: np.ndarray | None
 
     @property
@@ -43,8 +63,8 @@ class PreparedCase:
         return self.space.grid.shape
 
     def box(self) -> tuple[slice, slice, slice]:
-        """The smallest box around the foreground of all channels."""
-        return foreground_box(self.channels, self.foreground, self.backgrounds)
+        """The smallest box around the foreground of all images."""
+        return foreground_box(self.images, self.foreground, self.backgrounds)
 
     def block(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """(C, S, H, W) float32 as the network takes it, 0 beyond the array's end.
@@ -55,13 +75,16 @@ class PreparedCase:
         """
         values = np.zeros((len(self.channels), *size), dtype=np.float32)
         part = tuple(slice(first, first + side) for first, side in zip(start, size, strict=True))
-        for channel, array in enumerate(self.channels):
-            cut = array[part]
+        masks = [None] * len(self.images)
+        if self.foreground != "all":
+            masks = [
+                foreground_mask(image[part], self.foreground, background)
+                for image, background in zip(self.images, self.backgrounds, strict=True)
+            ]
+        for row, channel in zip(values, self.channels, strict=True):
+            cut = channel.values[part]
             s, h, w = cut.shape
-            mask = None
-            if self.foreground != "all":
-                mask = foreground_mask(cut, self.foreground, self.backgrounds[channel])
-            values[channel, :s, :h, :w] = apply(self.intensity[channel], cut, mask)
+            row[:s, :h, :w] = apply(channel.intensity, cut, masks[channel.image], start[0])
         return values
 
 
@@ -73,11 +96,11 @@ def prepare(
 ) -> PreparedCase:
     """Bring a case to a model.
 
-    Background and intensity are measured on the model's array, cut to the ROI, so that a crop gives the same whether
-    it was cut out before or is cut out by a ROI.
+    Background and intensity are measured on the model's array, cut to the ROI, and filters see no more of the image
+    than that, so that a crop gives the same whether it was cut out before or is cut out by a ROI.
 
     Args:
-        volumes: one a channel of the model, in its order; the first one's grid is that of the results.
+        volumes: one an input of the model, in its order; the first one's grid is that of the results.
         roi: where to segment; None is the whole image.
         check: called now and then; what it raises ends the work.
 
@@ -92,8 +115,8 @@ def prepare(
     orientation, spacing = description.preparation.orientation, description.preparation.spacing
     space = ModelSpace.fit(volumes[0].grid, orientation, spacing, roi, volumes[0].name)
     inside = _inside(space)
-    channels, backgrounds, intensity = [], [], []
-    for volume, item in zip(volumes, inputs, strict=True):
+    images, backgrounds, channels = [], [], []
+    for index, (volume, item) in enumerate(zip(volumes, inputs, strict=True)):
         array = space.to_model(volume, background_value(volume.array))
         check()
         if roi is not None and array.min() == array.max():
@@ -107,11 +130,16 @@ def prepare(
         background = background_value(array)
         mask = None if how == "all" else foreground_mask(array, how, background)
         measured = _both(inside, space.covered(volume.grid))
-        channels.append(array)
+        images.append(array)
         backgrounds.append(background)
-        intensity.append(measure(item.intensity, array, mask, measured))
-        check()
-    return PreparedCase(space, tuple(channels), tuple(backgrounds), how, tuple(intensity), inside)
+        for steps in item.channels:
+            filters, others = split_steps(steps)
+            values = array
+            if filters:
+                values = filtered(filters, array, space.grid.spacing[::-1], _both(mask, measured), check)
+            channels.append(PreparedChannel(index, values, measure(others, values, mask, measured)))
+            check()
+    return PreparedCase(space, tuple(images), tuple(backgrounds), how, tuple(channels), inside)
 
 
 def _inside(space: ModelSpace) -> np.ndarray | None:

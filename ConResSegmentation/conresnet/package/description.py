@@ -11,7 +11,8 @@ from typing import Any
 from conresnet.package.terminology import Terminology
 
 FORMAT = "conresnet-model"
-FORMAT_VERSION = 1
+# Version 2 added the copies of an input, and systems and intensity steps that version 1 did not know.
+FORMAT_VERSION = 2
 DESCRIPTION_FILE = "model.json"
 WEIGHTS_SUFFIX = ".safetensors"
 AXES = ("S", "H", "W")
@@ -22,13 +23,22 @@ PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagi
 
 @dataclass(frozen=True)
 class Input:
-    """One channel: name, modality, words in a node's or file's name that speak for or against it, intensity steps."""
+    """One image: name, modality, words in a node's or file's name that speak for or against it, intensity steps.
+
+    It is one channel of the network by its ``intensity``, and one more by the steps of each of its ``copies``.
+    """
 
     name: str
     modality: str
     keywords: tuple[str, ...]
     exclude_keywords: tuple[str, ...]
     intensity: tuple[dict[str, Any], ...]
+    copies: tuple[tuple[dict[str, Any], ...], ...] = ()
+
+    @property
+    def channels(self) -> tuple[tuple[dict[str, Any], ...], ...]:
+        """The intensity steps of each of its channels, in the network's order: its own, then those of its copies."""
+        return (self.intensity, *self.copies)
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,11 @@ class ModelDescription:
     files: dict[str, PackedFile]
 
     @property
+    def channel_count(self) -> int:
+        """The channels that the network takes: each input and its copies."""
+        return sum(len(item.channels) for item in self.inputs)
+
+    @property
     def residual_axis(self) -> str:
         """The anatomical plane whose neighboring slices the residual compares: axial, coronal or sagittal."""
         axis = self.system.networks[0].arguments.get("residual_axis", "S")
@@ -134,7 +149,14 @@ class ModelDescription:
 
     def to_dict(self) -> dict[str, Any]:
         """The description as JSON knows it; `parse_description` brings it back."""
-        inputs = [{**vars(item), **_lists(item, "keywords", "exclude_keywords", "intensity")} for item in self.inputs]
+        inputs = [
+            {
+                **vars(item),
+                **_lists(item, "keywords", "exclude_keywords", "intensity"),
+                "copies": [list(steps) for steps in item.copies],
+            }
+            for item in self.inputs
+        ]
         spacing = self.preparation.spacing
         system = {**vars(self.system), "networks": [dict(vars(network)) for network in self.system.networks]}
         segments = [

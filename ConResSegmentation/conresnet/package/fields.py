@@ -183,6 +183,17 @@ class Fields:
         self._check_leaves(key, values)
         return tuple(dict(value) for value in values)
 
+    def lists_of_plain_objects(self, key: str, most: int) -> tuple[tuple[dict[str, Any], ...], ...]:
+        """A list of at most `most` lists of such objects, none of them empty; a missing one is empty."""
+        if not self.has(key):
+            return ()
+        values = self._list(key, 0, most)
+        lists = Fields({f"{key}[{index}]": value for index, value in enumerate(values)}, self.source, self.where)
+        for place in lists.names():
+            if not lists.has(place) or not lists.plain_objects(place):
+                lists.refuse(place, "must not be empty")
+        return tuple(lists.plain_objects(place) for place in lists.names())
+
     def child(self, key: str) -> "Fields":
         """The fields of an object inside this one."""
         return Fields(self.value(key), self.source, self._place(key))

@@ -2,8 +2,8 @@
 
 Reading is strict. Every field is checked for type and range; an unknown field is refused as a misspelling, since the
 format version rises whenever a field is added; so are repeated keys, NaN and numbers without bound. The arguments of
-networks and of a system belong to the rooms that compute with them: here they need only be finite. The intensity
-steps are held to `conresnet.intensity`.
+networks belong to the room that computes with them: here they need only be finite. The intensity steps are held to
+`conresnet.intensity`. Older versions of the format are read; a field that came later is none of theirs.
 """
 
 import re
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conresnet.errors import UserError
+from conresnet.intensity import check_steps
 from conresnet.package.description import (
     AXES,
     DESCRIPTION_FILE,
@@ -29,10 +30,12 @@ from conresnet.package.description import (
     System,
 )
 from conresnet.package.fields import Fields, load_json
+from conresnet.package.system_checks import check_networks, parse_system_arguments
 from conresnet.package.terminology import Terminology
 
 FILE_SUFFIXES = (WEIGHTS_SUFFIX, ".json", ".md", ".png", ".txt")
 MOST_BYTES = 4 * 2**30
+MOST_COPIES = 16
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}([.+-]?[A-Za-z0-9.]{1,30})?")
@@ -72,7 +75,7 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
         training_data=fields.text("training_data", ""),
         intended_use=fields.text("intended_use", ""),
         limitations=fields.text("limitations", ""),
-        inputs=fields.children("inputs", _parse_input, most=64),
+        inputs=fields.children("inputs", lambda item: _parse_input(item, version), most=64),
         preparation=_parse_preparation(fields.child("preparation")),
         system=_parse_system(fields.child("system")),
         inference=_parse_inference(fields.child("inference")),
@@ -84,7 +87,7 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
     _refuse_repeats(fields, "inputs", [item.name for item in description.inputs])
     if fields.has("residual_axis") and fields.value("residual_axis") != description.residual_axis:
         fields.refuse("residual_axis", f"must be {description.residual_axis}, as the network and the orientation say")
-    _check_channel_counts(fields, description)
+    check_networks(fields, description)
     # Only an object that is yet to be written may do without its files.
     is_written = isinstance(document, bytes) or description.files
     for index, network in enumerate(description.system.networks):
@@ -103,24 +106,21 @@ def _plain_name(fields: Fields, key: str, name: str | None = None) -> str:
     return name
 
 
-def _parse_input(fields: Fields) -> Input:
+def _parse_input(fields: Fields, version: int) -> Input:
     item = Input(
         name=fields.text("name"),
         modality=fields.text("modality"),
         keywords=fields.texts("keywords"),
         exclude_keywords=fields.texts("exclude_keywords"),
         intensity=fields.plain_objects("intensity"),
+        copies=fields.lists_of_plain_objects("copies", MOST_COPIES) if version >= 2 else (),
     )
-    # Needs numpy, which importing this file must not.
-    from conresnet.intensity import check_steps
-
-    for step in item.intensity:
-        if not isinstance(step.get("step"), str):
-            fields.refuse("intensity", 'must be a list of objects that each have a "step"')
-    try:
-        check_steps(item.intensity)
-    except UserError as error:
-        fields.refuse("intensity", f"cannot be used ({error.message.rstrip('.')})")
+    places = ["intensity", *(f"copies[{index}]" for index in range(len(item.copies)))]
+    for place, steps in zip(places, item.channels, strict=True):
+        try:
+            check_steps(steps)
+        except UserError as error:
+            fields.refuse(place, f"cannot be used ({error.message.rstrip('.')})")
     fields.finish()
     return item
 
@@ -154,10 +154,11 @@ def _parse_network(fields: Fields) -> Network:
 
 
 def _parse_system(fields: Fields) -> System:
+    kind = fields.text("type")
     system = System(
-        type=fields.text("type"),
+        type=kind,
         networks=fields.children("networks", _parse_network, most=100),
-        arguments=fields.plain_object("arguments") if fields.has("arguments") else {},
+        arguments=parse_system_arguments(fields, kind),
     )
     fields.finish()
     return system
@@ -231,25 +232,3 @@ def _refuse_repeats(fields: Fields, key: str, names: list[str]) -> None:
         if name.casefold() in seen:
             fields.refuse(key, f'holds "{name[:80]}" twice')
         seen.add(name.casefold())
-
-
-def _check_channel_counts(fields: Fields, description: ModelDescription) -> None:
-    """Here each network must take the model's inputs and give its segments; other systems chain networks freely."""
-    system = description.system
-    if system.type not in ("single", "ensemble"):
-        return
-    if system.type == "single" and len(system.networks) != 1:
-        fields.refuse("system.networks", "must hold one network, since the system is a single one")
-    segments = len(description.output.segments)
-    expected = {
-        "input_channels": len(description.inputs),
-        "outputs": segments + 1 if description.output.kind == "labels" else segments,
-    }
-    first_axis = system.networks[0].arguments.get("residual_axis", "S")
-    for index, network in enumerate(system.networks):
-        place = f"system.networks[{index}].arguments"
-        for key, count in expected.items():
-            if network.arguments.get(key, count) != count:
-                fields.refuse(f"{place}.{key}", f"must be {count}, as the inputs and segments say")
-        if network.arguments.get("residual_axis", "S") != first_axis:
-            fields.refuse(f"{place}.residual_axis", f"must be {first_axis}, as that of the first network")

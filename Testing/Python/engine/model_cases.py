@@ -69,7 +69,7 @@ def description(
         arguments = {"residual_outputs": segments, "base_width": 8, **arguments}
     return {
         "format": "conresnet-model",
-        "format_version": 1,
+        "format_version": 2,
         "name": "test",
         "title": "A model for tests",
         "version": "1.0.0",

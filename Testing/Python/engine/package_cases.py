@@ -26,7 +26,7 @@ def document(**changes: Any) -> dict[str, Any]:
     """A whole and right `model.json` without its files, top-level fields changed as named."""
     whole = {
         "format": "conresnet-model",
-        "format_version": 1,
+        "format_version": 2,
         "name": "organ",
         "title": "An organ",
         "version": "1.2.0",

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conresnet import intensity
 from conresnet.errors import UserError
+from conresnet.intensity import channel_values, check_steps, fitting
 from engine.volumes import every_reordering
 
 Z_SCORE = {"step": "z_score", "over": "foreground", "outside": "zero"}
@@ -23,11 +23,11 @@ def scan(dtype=np.float32, seed=0, shape=(20, 30, 40)) -> np.ndarray:
 
 
 def run(steps, array, foreground=None, inside=None):
-    return intensity.apply(intensity.measure(steps, array, foreground, inside), array, foreground)
+    return fitting.apply(fitting.measure(steps, array, foreground, inside), array, foreground)
 
 
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(intensity, "_BLOCK_VOXELS", 3000)
+    monkeypatch.setattr(channel_values, "_BLOCK_VOXELS", 3000)
 
 
 def test_z_score_over_the_foreground(monkeypatch):
@@ -48,10 +48,10 @@ def test_z_score_over_the_foreground(monkeypatch):
 def test_a_block_gets_what_the_whole_gets():
     array = scan(np.int16)
     mask = array > 40
-    fitted = json.loads(json.dumps(intensity.measure([PERCENTILES, Z_SCORE], array, mask)))
-    whole = intensity.apply(fitted, array, mask)
+    fitted = json.loads(json.dumps(fitting.measure([PERCENTILES, Z_SCORE], array, mask)))
+    whole = fitting.apply(fitted, array, mask)
     where = (slice(3, 9), slice(5, 25), slice(30, 40))
-    assert np.array_equal(intensity.apply(fitted, array[where], mask[where]), whole[where])
+    assert np.array_equal(fitting.apply(fitted, array[where], mask[where]), whole[where])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16, np.float64])
@@ -60,13 +60,13 @@ def test_the_measurement_does_not_depend_on_the_memory_layout(dtype, monkeypatch
     array = scan(dtype)
     mask = array > 40
     steps = [SPARSE_TAIL, PERCENTILES, Z_SCORE]
-    expected = intensity.measure(steps, array, mask)
+    expected = fitting.measure(steps, array, mask)
     for way in every_reordering():
         back = np.empty(way.view(array).shape, dtype)
         back = np.moveaxis(back, (0, 1, 2), way.axes)
         back = back[tuple(slice(None, None, -1) if flip else slice(None) for flip in way.flips)]
         back[...] = array
-        assert intensity.measure(steps, back, mask) == expected
+        assert fitting.measure(steps, back, mask) == expected
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
@@ -75,7 +75,7 @@ def test_percentiles_are_numpys(dtype, low, high, monkeypatch):
     small_blocks(monkeypatch)
     array = (scan() - 50).clip(0 if dtype == np.uint8 else -100, 255).astype(dtype)
     mask = scan(seed=1) > 60
-    (fitted,) = intensity.measure([{"step": "clip_percentiles", "low": low, "high": high}], array, mask)
+    (fitted,) = fitting.measure([{"step": "clip_percentiles", "low": low, "high": high}], array, mask)
     assert np.allclose([fitted["low"], fitted["high"]], np.percentile(array[mask], [low, high]), rtol=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_percentiles_are_numpys(dtype, low, high, monkeypatch):
 )
 def test_percentiles_are_numpys_whatever_the_values(values, low, high):
     array = np.array(values, np.float32).reshape(-1, 1, 1)
-    (fitted,) = intensity.measure([{"step": "clip_percentiles", "low": low, "high": high}], array)
+    (fitted,) = fitting.measure([{"step": "clip_percentiles", "low": low, "high": high}], array)
     expected = np.percentile(array.astype(np.float64), [low, high])
     scale = np.abs(array).max()
     assert np.allclose([fitted["low"], fitted["high"]], expected, rtol=1e-6, atol=1e-9 * scale)
@@ -110,11 +110,11 @@ def test_the_sparse_tail_is_cut_where_numpys_histogram_says(dtype, shift, monkey
 
 def test_the_sparse_tail_of_huge_values_needs_no_huge_histogram(monkeypatch):
     array = scan(np.int64)
-    expected = intensity.measure([SPARSE_TAIL], array)
-    monkeypatch.setattr(intensity, "_DENSE_BINS", 10)
-    assert intensity.measure([SPARSE_TAIL], array) == expected
+    expected = fitting.measure([SPARSE_TAIL], array)
+    monkeypatch.setattr(channel_values, "_DENSE_BINS", 10)
+    assert fitting.measure([SPARSE_TAIL], array) == expected
     monkeypatch.undo()
-    (huge,) = intensity.measure([SPARSE_TAIL], array * 1_000_000_000)
+    (huge,) = fitting.measure([SPARSE_TAIL], array * 1_000_000_000)
     assert huge["high"] == pytest.approx(expected[0]["high"] * 1e9, rel=1e-2)
 
 
@@ -168,7 +168,7 @@ def test_voxels_the_image_does_not_cover_are_not_measured():
     inside[:, :20] = True
     array[~inside] = 9999
     over_all = {**Z_SCORE, "over": "all", "outside": "keep"}
-    assert intensity.measure([over_all], array, None, inside) == intensity.measure([over_all], array[:, :20])
+    assert fitting.measure([over_all], array, None, inside) == fitting.measure([over_all], array[:, :20])
 
 
 def test_one_value_or_an_empty_foreground_is_no_accident():
@@ -200,10 +200,10 @@ def test_one_value_or_an_empty_foreground_is_no_accident():
 )
 def test_wrong_steps_are_refused(steps):
     with pytest.raises(UserError, match="cannot be used") as caught:
-        intensity.check_steps(steps)
+        check_steps(steps)
     assert caught.value.code == "bad-intensity"
 
 
 def test_right_steps_pass():
     steps = [SPARSE_TAIL, PERCENTILES, {"step": "clip", "low": -1, "high": 1.5}, Z_SCORE]
-    assert intensity.check_steps(steps) == steps
+    assert check_steps(steps) == steps

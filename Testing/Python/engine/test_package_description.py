@@ -118,7 +118,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(path: str, value: obj
     assert re.split(r"[.\[]", field)[0] in (path.split(".")[0], "system")
 
 
-@pytest.mark.parametrize("version", [2, 99])
+@pytest.mark.parametrize("version", [3, 99])
 def test_a_newer_format_asks_for_an_update(version: int) -> None:
     newer = {"format": "conresnet-model", "format_version": version, "something": "new"}
     sentence = refusal("package-newer", parse_description, newer, "a/model.json")

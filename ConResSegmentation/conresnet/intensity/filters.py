@@ -1,0 +1,100 @@
+"""The steps that look at a voxel's neighbors: they make a new array of a whole channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import SimpleITK as sitk
+
+from conresnet.intensity.channel_values import ChannelValues, percentiles
+from conresnet.intensity.equalization import BINS, SliceEqualizer
+
+# The levels of an equalization reach over these percentiles of the channel, so that a few very bright voxels do not
+# leave all others in a handful of bins.
+RANGE_PERCENTILES = (0.5, 99.5)
+# Rounding must not send a value that lies between two levels now to one and now to the other.
+_HAIR = 1e-4
+# What ITK's recursive filter asks for along an axis.
+_FEWEST_VOXELS = 4
+
+
+def filtered(
+    filters: Sequence[Mapping],
+    array: np.ndarray,
+    spacing: Sequence[float],
+    counted: np.ndarray | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> np.ndarray:
+    """A channel after its filters.
+
+    The array is held in memory whole: 4 bytes a voxel for the result, and while it is made up to 12 more for ITK's
+    copies.
+
+    Neither filter tells one value of "no signal" from another, so the result is the same whatever number was added to
+    all voxels, and after ``equalize`` also whatever positive number they were multiplied by.
+
+    Args:
+        filters: checked steps, see ``conresnet.intensity.split_steps``; one at least.
+        array: (S, H, W) of any real type, cut to the ROI where there is one; left as it is.
+        spacing: mm along S, H, W.
+        counted: bool of that shape, the foreground that the image covers; None, or none at all, is every voxel.
+            Equalization counts these alone and ranges over their values, so that the air around a head, however much
+            of it there is, has no say in the head's contrast.
+        check: called now and then; what it raises ends the work.
+
+    Returns:
+        New (S, H, W) float32.
+    """
+    values = _centered(array)
+    if counted is not None and not counted.any():
+        counted = None
+    for step in filters:
+        check()
+        match step["step"]:
+            case "subtract_gaussian":
+                _subtract_gaussian(values, step["sigma_mm"], spacing)
+            case "equalize":
+                _equalize(values, counted, step["clip_limit"], step["tiles"], check)
+    check()
+    return values
+
+
+def _centered(array: np.ndarray) -> np.ndarray:
+    """A float32 copy less the middle of its range, so that float32 tells apart what a large offset would blur."""
+    middle = (float(array.min()) + float(array.max())) / 2
+    values = np.empty(array.shape, np.float32)
+    for index, plane in enumerate(array):
+        values[index] = plane.astype(np.float64) - middle
+    return values
+
+
+def _subtract_gaussian(values: np.ndarray, sigma_mm: float, spacing: Sequence[float]) -> None:
+    """Subtract the smoothed image from ``values`` in place; beyond its edge the image goes on as at the edge."""
+    missing = [max(0, _FEWEST_VOXELS - size) for size in values.shape]
+    image = sitk.GetImageFromArray(np.pad(values, [(0, count) for count in missing], mode="edge"))
+    image.SetSpacing([float(mm) for mm in reversed(spacing)])
+    smooth = sitk.GetArrayViewFromImage(sitk.SmoothingRecursiveGaussian(image, [float(sigma_mm)] * 3))
+    values -= smooth[tuple(slice(size) for size in values.shape)]
+
+
+def _equalize(
+    values: np.ndarray, counted: np.ndarray | None, clip_limit: float, tiles: int, check: Callable[[], None]
+) -> None:
+    """Equalize each slice in place; an array of one value becomes 0.
+
+    All slices share one range of levels. So a slice that is nearly even, such as one above the head, stays so.
+    """
+    low, high = percentiles(ChannelValues(values, [counted]), RANGE_PERCENTILES)
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
+    if high <= low:
+        values[...] = 0
+        return
+    equalizer = SliceEqualizer(values.shape[1:], clip_limit, tiles)
+    for index, plane in enumerate(values):
+        check()
+        levels = np.floor((plane.astype(np.float64) - low) * (BINS / (high - low)) + _HAIR)
+        mask = None if counted is None else counted[index]
+        values[index] = equalizer(levels.clip(0, BINS - 1).astype(np.intp), mask)
+
