@@ -36,7 +36,7 @@ class SingleNetwork:
         self._network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
         self._exclusive = description.output.kind == "labels"
         self._mirrorings = _subsets([_TENSOR_AXES[name] for name in description.inference.mirror_axes])
-        self._input_channels = len(description.inputs)
+        self._input_channels = description.channel_count
         self.networks = [self._network]
         self.maps = {"probability"} | ({"residual", "attention", "features"} & set(self._network.provides))
 
