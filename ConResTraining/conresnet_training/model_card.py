@@ -33,7 +33,6 @@ def write_card(
         for segment in evaluation.segments
     }
     return fill_template(
-        "conresnet_training",
         "model_card.md",
         model=description,
         networks=description.system.networks,

@@ -1,14 +1,14 @@
-"""Texts and pages made of a template that lies beside the module that fills it."""
+"""Texts and pages made of a template; all pages extend ``page.html``."""
 
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 
-def fill_template(package: str, name: str, **values: Any) -> str:
-    """The text of the template ``name`` in a Python package; in .html what is filled in cannot become markup."""
+def fill_template(name: str, **values: Any) -> str:
+    """The text of a template, named by its path in this package; in .html what is filled in cannot become markup."""
     environment = Environment(
-        loader=PackageLoader(package, ""),
+        loader=PackageLoader("conresnet_training", ""),
         autoescape=select_autoescape(["html"], default=False),
         trim_blocks=True,
         lstrip_blocks=True,

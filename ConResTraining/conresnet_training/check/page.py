@@ -58,8 +58,7 @@ def make_page(report: SetReport) -> str:
     listed = [case for level in (ERROR, WARNING) for case in cases if case.level == level]
     measured = any(case.patient_size for case in cases)
     return fill_template(
-        "conresnet_training.check",
-        "page.html",
+        "check/page.html",
         report=report,
         version=__version__,
         layout=LAYOUTS[data_set.layout],

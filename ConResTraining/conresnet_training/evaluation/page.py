@@ -32,8 +32,7 @@ def make_page(evaluation: Evaluation, pictures: Mapping[str, bytes], colors: Map
         name: ", ".join(f"{segment} {row['dice']:.3f}" for segment, row in cases[name].items()) for name in pictures
     }
     return fill_template(
-        "conresnet_training.evaluation",
-        "page.html",
+        "evaluation/page.html",
         evaluation=evaluation,
         version=__version__,
         metrics=METRICS,
