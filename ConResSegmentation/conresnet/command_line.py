@@ -40,7 +40,7 @@ _COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """Commands whose modules are imported when they are called.
+    """Commands whose modules are imported when they are called; called without one, it shows its help.
 
     Args:
         package: that holds the modules.
@@ -48,8 +48,15 @@ class LazyGroup(click.Group):
     """
 
     def __init__(self, *args, package: str, modules: dict[str, tuple[str, str, str]], **options):
-        super().__init__(*args, **options)
+        context = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+        super().__init__(*args, invoke_without_command=True, context_settings=context, **options)
         self.package, self.modules = package, modules
+
+    def invoke(self, context: click.Context) -> object:
+        result = super().invoke(context)
+        if context.invoked_subcommand is None:
+            click.echo(context.get_help())
+        return result
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(self.modules)
@@ -65,22 +72,13 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, summary) for name, (_, _, summary) in self.modules.items()])
 
 
-@click.command(
-    cls=LazyGroup,
-    package="conresnet.commands",
-    modules=_COMMANDS,
-    invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.command(cls=LazyGroup, package="conresnet.commands", modules=_COMMANDS)
 @click.version_option(__version__, message="ConResNet %(version)s")
-@click.pass_context
-def conresnet(context: click.Context) -> None:
+def conresnet() -> None:
     """Segment 3-D medical images with inter-slice context residual learning.
 
     For research; not a medical device. Every command has its own --help.
     """
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None, command: click.Command = conresnet, program: str = PROGRAM) -> int:

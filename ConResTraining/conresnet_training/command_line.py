@@ -20,22 +20,13 @@ _COMMANDS = {
 }
 
 
-@click.command(
-    cls=LazyGroup,
-    package="conresnet_training.commands",
-    modules=_COMMANDS,
-    invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
+@click.command(cls=LazyGroup, package="conresnet_training.commands", modules=_COMMANDS)
 @click.version_option(__version__, message="ConResNet %(version)s")
-@click.pass_context
-def conresnet_training(context: click.Context) -> None:
+def conresnet_training() -> None:
     """Train ConResNet's networks and pack them as models.
 
     For research; not a medical device. Every command has its own --help.
     """
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
 
 
 def main() -> int:
