@@ -74,8 +74,9 @@ def _subtract_gaussian(values: np.ndarray, sigma_mm: float, spacing: Sequence[fl
     missing = [max(0, _FEWEST_VOXELS - size) for size in values.shape]
     image = sitk.GetImageFromArray(np.pad(values, [(0, count) for count in missing], mode="edge"))
     image.SetSpacing([float(mm) for mm in reversed(spacing)])
-    smooth = sitk.GetArrayViewFromImage(sitk.SmoothingRecursiveGaussian(image, [float(sigma_mm)] * 3))
-    values -= smooth[tuple(slice(size) for size in values.shape)]
+    # A view's memory is the image's, so the image needs a name of its own for as long.
+    smooth = sitk.SmoothingRecursiveGaussian(image, [float(sigma_mm)] * 3)
+    values -= sitk.GetArrayViewFromImage(smooth)[tuple(slice(size) for size in values.shape)]
 
 
 def _equalize(
