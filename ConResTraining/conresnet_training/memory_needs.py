@@ -85,7 +85,7 @@ def fit_memory(budget: Budget, channels: int, segments: int, window: Sequence[in
     Raises:
         UserError: ``memory-too-small``.
     """
-    narrow = [width for width in budget.widths if width >= 16]
+    narrow = [width for width in budget.widths if width >= 16] or list(budget.widths)
     choices = [(width, BATCH, tuple(window)) for width in narrow] + [(narrow[-1], 1, tuple(window))]
     windows = [tuple(window)]
     while windows[-1] != (smaller := _smaller(windows[-1])):

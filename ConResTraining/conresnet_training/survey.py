@@ -40,6 +40,11 @@ class Survey:
     size: tuple[float, float, float]
     ratio: float
 
+    @property
+    def is_thick(self) -> bool:
+        """Whether slices are thick."""
+        return self.ratio >= THICK
+
 
 def survey(data_set: DataSet) -> Survey:
     """Read the header of every case's first image.

@@ -12,14 +12,15 @@ from conresnet_training.command_line import main
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.memory_needs import USED_SHARE, Budget, fit_memory, step_bytes
 from conresnet_training.plan import read_plan
-from conresnet_training.planning import is_ct, make_plan
+from conresnet_training.planning import Choices, make_plan
+from conresnet_training.planning_inputs import is_ct
 from training.data_folders import brats, decathlon, image, label, nnunet, peak_memory, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")
 
 
-def planned(folder, **more):
-    return make_plan(read_data_set(folder), folder, **{"budget": ROOM, **more})
+def planned(folder, budget=ROOM, **choices):
+    return make_plan(read_data_set(folder), folder, budget, Choices(**choices))
 
 
 def arguments(plan):
@@ -71,6 +72,20 @@ def test_brats_plans_regions(tmp_path):
     assert arguments(plan)["input_channels"] == 4
     words = {item.name: item.keywords for item in plan.description.inputs}
     assert words["T1ce"] == ("t1ce", "t1c", "t1gd", "gd") and words["FLAIR"] == ("flair",)
+
+
+def test_brats_may_be_planned_with_a_label_a_voxel(tmp_path):
+    """The multi-class mode of the paper's Table V."""
+    plan = planned(brats(tmp_path / "set"), kind="labels")
+    output = plan.description.output
+    assert output.kind == "labels" and plan.targets == {"necrosis": [1], "edema": [2], "enhancing": [4]}
+    assert {segment.name: segment.label for segment in output.segments} == {"necrosis": 1, "edema": 2, "enhancing": 4}
+    assert (arguments(plan)["outputs"], arguments(plan)["residual_outputs"]) == (4, 3)
+
+
+def test_labels_that_exclude_each_other_make_no_regions(tmp_path):
+    with pytest.raises(UserError, match=r"No label of .* is part of a region, .* plan labels"):
+        planned(decathlon(tmp_path / "set"), kind="regions")
 
 
 def test_regions_of_nnunet_are_painted_as_it_says(tmp_path):
@@ -180,6 +195,15 @@ def test_steps_and_folds_follow_the_number_of_cases(tmp_path, cases, steps, fold
     assert (training.steps, training.folds) == (steps, folds)
 
 
+def test_base_width_may_be_chosen_and_is_held_against_the_memory(tmp_path):
+    folder, little = decathlon(tmp_path / "set"), Budget(2 * 2**30, (16, 8), "little")
+    assert [arguments(planned(folder, little, base_width=width))["base_width"] for width in (8, 24)] == [8, 24]
+    with pytest.raises(UserError, match=r"needs .* GB of memory"):
+        planned(folder, little, base_width=64)
+    with pytest.raises(UserError, match="A base width is a multiple of 8, which 12 is not"):
+        planned(folder, base_width=12)
+
+
 def test_residual_axis_may_be_chosen(tmp_path):
     plan = planned(decathlon(tmp_path / "set"), residual_axis="W")
     assert arguments(plan)["residual_axis"] == "W" and plan.description.residual_axis == "sagittal"
@@ -226,7 +250,18 @@ def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "options", [("--memory", "0.1"), ("--memory", "-1"), ("--set", "training.stepz=5"), ("--residual-axis", "X")]
+    "options",
+    [
+        ("--memory", "0.1"),
+        ("--memory", "-1"),
+        ("--set", "training.stepz=5"),
+        ("--residual-axis", "X"),
+        ("--system", "resnet"),
+        ("--system", "unet", "--residual-axis", "H"),
+        ("--kind", "regions"),
+        ("--base-width", "12"),
+        ("--base-width", "0"),
+    ],
 )
 def test_mistake_gets_one_sentence_and_leaves_no_plan(tmp_path, monkeypatch, capsys, options):
     folder, output = decathlon(tmp_path / "set"), tmp_path / "plan.yaml"

@@ -1,0 +1,62 @@
+"""The inputs of a planned model: what each channel is, the words that recognize it, and what is done to its values."""
+
+import re
+from typing import Any
+
+from conresnet.brats_description import CHANNELS as BRATS_CHANNELS
+from conresnet_training.data_sets import DataSet
+from conresnet_training.survey import labelled_percentiles
+
+PERCENTILES = (0.5, 99.5)
+
+
+def plan_inputs(data_set: DataSet) -> list[dict[str, Any]]:
+    """``inputs`` of a ``model.json``, one a channel.
+
+    Raises:
+        UserError: any of reading a case, for the values of CT.
+    """
+    steps = [_intensity(data_set, channel) for channel in range(len(data_set.channels))]
+    return [_input(*item) for item in zip(data_set.channels, steps, strict=True)]
+
+
+def is_ct(channel: str) -> bool:
+    """Whether a channel's name says that it is a CT, and not a PET that was taken with one."""
+    words = words_of(channel)
+    return "ct" in words and not {"pet", "pt", "spect"} & set(words)
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a name, in small letters: of letters and digits alone."""
+    return re.findall(r"[a-z0-9]+", name.lower())
+
+
+def _intensity(data_set: DataSet, channel: int) -> list[dict[str, Any]]:
+    """CT counts in the same units everywhere, so one range serves all cases; others are measured each by itself."""
+    low, high = PERCENTILES
+    clip: dict[str, Any] = {"step": "clip_percentiles", "low": low, "high": high}
+    if is_ct(data_set.channels[channel]):
+        low, high = (round(value, 1) for value in labelled_percentiles(data_set, channel, PERCENTILES))
+        if high > low:
+            clip = {"step": "clip", "low": low, "high": high}
+    return [clip, {"step": "z_score", "over": "foreground", "outside": "keep"}]
+
+
+def _input(name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
+    item: dict[str, Any] = {"name": name, "modality": name, "keywords": [], "exclude_keywords": []}
+    if is_ct(name):
+        item |= {"modality": "CT", "keywords": ["ct"]}
+    elif {"mr", "mri"} & set(words_of(name)):
+        item |= {"modality": "MR", "keywords": ["mr"]}
+    elif known := _known_channel(name):
+        words = {key: list(known[key]) for key in ("keywords", "exclude_keywords")}
+        item |= {"modality": "MR", **words}
+    return {**item, "intensity": steps}
+
+
+def _known_channel(name: str) -> dict[str, Any] | None:
+    """The sequence of brain MR that a name stands for: T1, T1w, T1_ce, T2-FLAIR, ..."""
+    word = "".join(words_of(name)).removesuffix("w")
+    if "flair" in word:
+        word = "flair"
+    return next((known for known in BRATS_CHANNELS if word in (known["name"].lower(), *known["keywords"])), None)

@@ -1,0 +1,139 @@
+"""Why a plan is as it is, in words."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conresnet_training.data_sets import DataSet
+from conresnet_training.memory_needs import STEP, Budget, Fit
+from conresnet_training.plan import Plan
+from conresnet_training.survey import Survey
+from conresnet_training.system_catalogue import Catalogued
+from conresnet_training.system_inputs import abdomen_of_ct, half_resolution
+from conresnet_training.system_networks import all_arguments
+
+MOST_LISTED = 6
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What was planned, and why, for people."""
+
+    what: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what it was made from.
+
+    Args:
+        wanted: the window that would hold the median case, or the largest, were there memory enough.
+        steps: why the training has so many.
+    """
+
+    plan: Plan
+    entry: Catalogued
+    data_set: DataSet
+    found: Survey
+    wanted: tuple[int, int, int]
+    fit: Fit
+    budget: Budget
+    steps: str
+
+
+def reasons(made: Planned) -> list[Reason]:
+    """What was planned and why, in the order of the plan's lines."""
+    plan, found, training = made.plan, made.found, made.plan.training
+    model, output = plan.model, plan.model["output"]
+    kind = "each voxel has one label" if output["kind"] == "labels" else "labels overlap as regions"
+    across = "the first axis crosses slices"
+    if found.orientation == "SAR" and not found.is_thick:
+        across = "no axis has thick slices"
+    return [
+        Reason("system", made.entry.title, made.entry.sentence),
+        Reason("spacing", f"{_product(model['preparation']['spacing'])} mm", _why_spacing(made)),
+        Reason("orientation", found.orientation, across),
+        *_inputs(made),
+        Reason("window", f"{_product(model['inference']['window'])} voxels", _why_window(made)),
+        Reason("batch", str(training.batch), "samples a step"),
+        Reason(
+            "base width",
+            str(made.fit.width),
+            f"a step takes about {made.fit.bytes / 2**30:.1f} GB; {made.budget.source}",
+        ),
+        *_of_networks(made),
+        Reason(output["kind"], _listed([segment["name"] for segment in output["segments"]]), kind),
+        Reason("steps", str(training.steps), made.steps),
+        Reason("folds", str(training.folds), "of which a run holds one out"),
+    ]
+
+
+def _why_spacing(made: Planned) -> str:
+    median = f"the median of {len(made.data_set.cases)} cases"
+    if made.entry.prepare is half_resolution:
+        median = f"twice {median} ({_product(made.found.spacing)} mm): the levels work at 1/4 and 1/2"
+    return f"{median}; slices are thick, and their plane keeps its resolution" if made.found.is_thick else median
+
+
+def _inputs(made: Planned) -> Iterator[Reason]:
+    for item in made.plan.model["inputs"]:
+        yield Reason(f"intensity {item['name']}", _in_words(item["intensity"]), _why_intensity(made, item))
+        for steps in item.get("copies", ()):
+            yield Reason(f"copy of {item['name']}", _in_words(steps), "seen beside the image, as in the paper")
+
+
+def _in_words(steps: Sequence[dict[str, Any]]) -> str:
+    words = {
+        "clip": "clip to {low:g} ... {high:g}",
+        "clip_percentiles": "clip to percentiles {low:g} ... {high:g}",
+        "z_score": "z-score",
+        "z_score_slices": "z-score of each slice",
+        "subtract_gaussian": "less its blur of {sigma_mm:g} mm",
+        "equalize": "contrast evened out",
+    }
+    return ", ".join(words[step["step"]].format(**step) for step in steps)
+
+
+def _why_intensity(made: Planned, item: dict[str, Any]) -> str:
+    if item["intensity"][0]["step"] != "clip":
+        return "of each case by itself"
+    if made.entry.prepare is abdomen_of_ct:
+        return "CT: the paper's range, for organs of the abdomen"
+    return "CT: the values inside of labels, over the data set"
+
+
+def _why_window(made: Planned) -> str:
+    size = _product(made.found.size)
+    if made.fit.window != made.wanted:
+        why = f"what fits the memory of {_product(made.wanted)}"
+    elif made.wanted == made.entry.largest_window:
+        why = f"the largest for {made.entry.title}, since the median case ({size}) is larger"
+    else:
+        why = f"the median case ({size}) in multiples of {STEP}"
+    return f"{why}; trained on is the half in its middle" if made.entry.prepare is half_resolution else why
+
+
+def _of_networks(made: Planned) -> Iterator[Reason]:
+    """Of the arguments that only some systems have."""
+    system = made.plan.model["system"]
+    arguments = all_arguments(system["networks"][0])
+    if arguments.get("norm") == "group":
+        few = f"batches of {made.fit.batch} are too small for batch norm, which the paper takes"
+        yield Reason("norm", "group", few)
+    if made.entry.takes_residuals:
+        across = f"residuals between {made.plan.description.residual_axis} slices"
+        yield Reason("residual axis", arguments["residual_axis"], across)
+    if made.entry.coarse_to_fine:
+        margin = f"{system['arguments']['margin']} voxels"
+        yield Reason("margin", margin, "around what the coarse pass finds; the paper leaves it open")
+
+
+def _product(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.4g}" for value in values)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MOST_LISTED])
+    return shown if len(names) <= MOST_LISTED else f"{shown} and {len(names) - MOST_LISTED} more"

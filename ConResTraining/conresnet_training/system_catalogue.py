@@ -1,0 +1,235 @@
+"""The systems that a plan can be for: what each is called, a sentence on it for people, and how it changes a plan.
+
+`SYSTEMS` is in the order in which people are shown them. Slicer's own process reads it too, so nothing here, nor in the
+modules it stands on, needs torch or pydantic.
+
+Each option of ConResNet's study is one away from a plan: the baseline is a system here (Table III); without attention
+``--set model.system.networks.0.arguments.attention_mapping=false`` (Table III); across the other axes
+``--residual-axis H`` or ``W`` (Table IV); labels instead of regions ``--kind labels`` (Table V); with the boundary loss
+``--set training.boundary=true`` (Table VI); lambda ``--set training.deep_supervision=0.1`` (Fig. 8).
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from conresnet.errors import UserError
+from conresnet.package.description import FORMAT_VERSION
+from conresnet_training.system_inputs import abdomen_of_ct, as_planned, half_resolution, slices_and_copies
+from conresnet_training.system_networks import (
+    Build,
+    Frame,
+    all_arguments,
+    auto_context,
+    conresnet,
+    pyramid,
+    resdsn,
+    unet,
+    voxresnet,
+)
+
+if TYPE_CHECKING:
+    from conresnet_training.plan import Plan
+
+DEFAULT = "conresnet"
+# Sides of a window, as in the papers: ConResNet IV-B, VoxResNet 3.3, ResDSN 4.1, pyramid 3 (64 at each level).
+CONRESNET_WINDOW, VOXRESNET_WINDOW, RESDSN_WINDOW, PYRAMID_WINDOW = (80, 160, 160), (80,) * 3, (64,) * 3, (128,) * 3
+# Of the coarse-to-fine passes (ResDSN, 4.1): n of the windows, and the share of all below which a component is dropped.
+# The margin m, in voxels, the paper leaves open: chosen.
+COARSE_TO_FINE = {"margin": 20, "coarse_windows": 6, "fine_windows": 12, "smallest_component": 0.2}
+
+
+@dataclass(frozen=True)
+class Catalogued:
+    """One system.
+
+    Args:
+        title: for lists.
+        sentence: what it is or does, for people.
+        build: makes its network; in coarse to fine, both.
+        prepare: changes what a plan says of the images.
+        largest_window: voxels (S, H, W) that a window is planned to have at the most, as in the system's paper.
+        stages: trainings one after the other, each of as many steps as the plan says.
+        coarse_to_fine: whether one network looks at the whole case, and one at what that finds.
+    """
+
+    title: str
+    sentence: str
+    build: Build
+    prepare: Callable[[dict[str, Any]], None] = as_planned
+    largest_window: tuple[int, int, int] = CONRESNET_WINDOW
+    stages: int = 1
+    coarse_to_fine: bool = False
+
+    @property
+    def takes_residuals(self) -> bool:
+        """Whether it compares neighboring slices, so that a residual axis means something."""
+        smallest = Frame(channels=1, segments=1, exclusive=True, base_width=8, residual_axis="S", batch=1)
+        return bool(all_arguments(self.build(smallest)).get("residual_mapping"))
+
+    def put_into(self, model: dict[str, Any], base_width: int, residual_axis: str, batch: int) -> None:
+        """Make this the system of a plan's ``model``, and have it say of the images what the system needs.
+
+        Args:
+            base_width: channels of a network's first stage.
+            residual_axis: "S", "H" or "W".
+            batch: samples a step.
+        """
+        self.prepare(model)
+        frame = Frame(
+            channels=sum(1 + len(item.get("copies", ())) for item in model["inputs"]),
+            segments=len(model["output"]["segments"]),
+            exclusive=model["output"]["kind"] == "labels",
+            base_width=base_width,
+            residual_axis=residual_axis,
+            batch=batch,
+        )
+        weights = ("coarse", "fine") if self.coarse_to_fine else ("network",)
+        networks = [{**self.build(frame), "weights": f"{name}.safetensors"} for name in weights]
+        model["system"] = {"type": "single", "networks": networks}
+        if self.coarse_to_fine:
+            model["system"] = {"type": "coarse_to_fine", "networks": networks, "arguments": dict(COARSE_TO_FINE)}
+
+
+SYSTEMS: dict[str, Catalogued] = {
+    "conresnet": Catalogued(
+        "ConResNet",
+        "Learns where neighboring slices differ too, and with that draws outlines from slice to slice more surely.",
+        conresnet,
+    ),
+    "conresnet-baseline": Catalogued(
+        "ConResNet, baseline",
+        "ConResNet without context residuals, to see what these add.",
+        partial(conresnet, residuals=False),
+    ),
+    "conresnet-voxresnet": Catalogued(
+        "ConResNet on VoxResNet",
+        "ConResNet's decoder on the encoder of VoxResNet.",
+        partial(conresnet, backbone="voxresnet"),
+    ),
+    "conresnet-resdsn": Catalogued(
+        "ConResNet on ResDSN",
+        "ConResNet's decoder on the encoder of ResDSN.",
+        partial(conresnet, backbone="resdsn"),
+    ),
+    "conresnet-unet": Catalogued(
+        "ConResNet on 3D U-Net",
+        "ConResNet's decoder on the encoder of the 3D U-Net.",
+        partial(conresnet, backbone="unet"),
+    ),
+    "conresnet-refined": Catalogued(
+        "ConResNet, refined",
+        "ConResNet twice: the second takes the first's residuals as a prior. Trains for twice the steps.",
+        partial(auto_context, inner=conresnet, context=("residual",)),
+        stages=2,
+    ),
+    "voxresnet": Catalogued(
+        "VoxResNet",
+        "A deep residual network for tissues of the brain, which sees a copy of each image with its contrast evened "
+        "out too.",
+        voxresnet,
+        slices_and_copies,
+        VOXRESNET_WINDOW,
+    ),
+    "voxresnet-auto-context": Catalogued(
+        "VoxResNet with auto-context",
+        "VoxResNet twice: the second takes the first's probabilities too. Trains for twice the steps.",
+        partial(auto_context, inner=voxresnet, context=("probability",)),
+        slices_and_copies,
+        VOXRESNET_WINDOW,
+        stages=2,
+    ),
+    "resdsn": Catalogued(
+        "ResDSN",
+        "An encoder and decoder with summed long connections and deep supervision, in one pass.",
+        resdsn,
+        largest_window=RESDSN_WINDOW,
+    ),
+    "fresdsn": Catalogued(
+        "FResDSN",
+        "ResDSN with short residual connections beside its long ones.",
+        partial(resdsn, short_residual=True),
+        largest_window=RESDSN_WINDOW,
+    ),
+    "sresdsn": Catalogued(
+        "SResDSN",
+        "ResDSN with short residual connections instead of its long ones.",
+        partial(resdsn, long_residual=False, short_residual=True),
+        largest_window=RESDSN_WINDOW,
+    ),
+    "dsn": Catalogued(
+        "DSN",
+        "ResDSN without residual connections.",
+        partial(resdsn, long_residual=False),
+        largest_window=RESDSN_WINDOW,
+    ),
+    "coarse-to-fine": Catalogued(
+        "ResDSN, coarse to fine",
+        "One ResDSN finds a small organ in the whole scan, another segments it in the box around it. Trains for twice "
+        "the steps.",
+        resdsn,
+        abdomen_of_ct,
+        RESDSN_WINDOW,
+        stages=2,
+        coarse_to_fine=True,
+    ),
+    "unet": Catalogued(
+        "3D U-Net",
+        "The 3D U-Net that the pyramid is made of, by itself at full resolution.",
+        unet,
+    ),
+    "pyramid": Catalogued(
+        "3D U-Net pyramid",
+        "Two 3D U-Nets at a quarter and at half of the resolution, trained together, for large organs in large scans.",
+        pyramid,
+        half_resolution,
+        PYRAMID_WINDOW,
+    ),
+}
+
+
+def catalogued(name: str) -> Catalogued:
+    """The system of a name. Raises UserError ``system-unknown``, with the nearest name there is."""
+    if name not in SYSTEMS:
+        nearest = difflib.get_close_matches(name, SYSTEMS, 1, 0)[0]
+        raise UserError("system-unknown", f"There is no system {name}; the nearest is {nearest}.", system=name)
+    return SYSTEMS[name]
+
+
+def change_system(plan: Plan, name: str) -> Plan:
+    """The same plan for another system: the same data, targets, steps and augmentation.
+
+    The window keeps its voxels, the networks their base width. Only a system that sees the images otherwise changes
+    what is said of them.
+
+    Args:
+        plan: of a system that takes the images as the data alone decide, such as ConResNet.
+        name: a key of `SYSTEMS`.
+
+    Raises:
+        UserError: ``system-unknown``; ``system-unchangeable`` where the plan's own system has changed what is said of
+            the images.
+    """
+    entry = catalogued(name)
+    model = copy.deepcopy(plan.model)
+    if _is_changed_for_its_system(model):
+        sentence = (
+            f"The plan {model['title']} prepares the images for its own system; make a plan for {entry.title} from the "
+            "data, or change that of ConResNet."
+        )
+        raise UserError("system-unchangeable", sentence, system=name)
+    arguments = all_arguments(model["system"]["networks"][0])
+    entry.put_into(model, arguments["base_width"], arguments.get("residual_axis", "S"), plan.training.batch)
+    model["format_version"] = FORMAT_VERSION
+    return type(plan).model_validate({**plan.model_dump(mode="json"), "model": model})
+
+
+def _is_changed_for_its_system(model: dict[str, Any]) -> bool:
+    system = model["system"]
+    has_copies = any(item.get("copies") for item in model["inputs"])
+    return has_copies or system["type"] == "coarse_to_fine" or system["networks"][0]["type"] == "pyramid"

@@ -1,0 +1,222 @@
+"""Every system of the catalogue: what it makes of a plan for real data, and of a plan that is there."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from conresnet.errors import UserError
+from conresnet_training.command_line import main
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.memory_needs import Budget
+from conresnet_training.plan import read_plan, with_settings, write_plan
+from conresnet_training.planning import Choices, make_plan
+from conresnet_training.system_catalogue import SYSTEMS, catalogued, change_system
+from conresnet_training.system_networks import all_arguments
+from training.data_folders import brats, decathlon, label, nnunet, save
+
+ROOM = Budget(64 * 2**30, (16, 8), "plenty")
+
+
+def planned(folder, system="conresnet", **choices):
+    return make_plan(read_data_set(folder), folder, ROOM, Choices(system, **choices))
+
+
+@pytest.fixture(scope="module")
+def plans(data_folder):
+    """A plan of each system for the hippocampus in real MR."""
+    return {name: planned(data_folder / "MSD_Task04_Hippocampus", name) for name in SYSTEMS}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_plan_of_each_system_is_valid_and_comes_back_from_its_file(plans, name, tmp_path):
+    write_plan(plans[name], tmp_path / "plan.yaml")
+    assert read_plan(tmp_path / "plan.yaml") == plans[name]
+    description = plans[name].description
+    assert description.system.networks[0].arguments["outputs"] == 3
+    assert all(
+        network.arguments["input_channels"] == description.channel_count for network in description.system.networks
+    )
+
+
+def test_systems_that_take_images_as_they_are_differ_in_their_network_alone(plans):
+    ours = plans["conresnet"]
+    for name, plan in plans.items():
+        same = name not in ("pyramid", "voxresnet", "voxresnet-auto-context")
+        assert (plan.model["inputs"], plan.model["preparation"]) == (
+            ours.model["inputs"],
+            ours.model["preparation"],
+        ) or not same
+        assert plan.targets == ours.targets and plan.training == ours.training
+        rest = {"inputs", "preparation", "inference", "system"}
+        assert {key: plan.model[key] for key in plan.model if key not in rest} == {
+            key: ours.model[key] for key in ours.model if key not in rest
+        }
+
+
+@pytest.mark.parametrize(
+    ("setting", "network"),
+    [
+        ("attention_mapping=false", {"residual_mapping": True, "attention_mapping": False}),
+        ("residual_axis=H", {"residual_axis": "H"}),
+        ("residual_axis=W", {"residual_axis": "W"}),
+    ],
+)
+def test_options_of_the_study_are_one_setting_away(plans, setting, network):
+    """Tables III and IV; the rest of the study is below."""
+    changed = with_settings(plans["conresnet"], [f"model.system.networks.0.arguments.{setting}"])
+    arguments = changed.description.system.networks[0].arguments
+    assert arguments == plans["conresnet"].description.system.networks[0].arguments | network
+
+
+def test_baseline_boundary_loss_and_lambda_are_one_choice_away(plans):
+    """Tables III and VI, and Fig. 8."""
+    baseline = all_arguments(plans["conresnet-baseline"].model["system"]["networks"][0])
+    assert not baseline["residual_mapping"] and not baseline["attention_mapping"]
+    changed = with_settings(plans["conresnet"], ["training.boundary=true", "training.deep_supervision=0.1"])
+    assert changed.training.boundary and changed.training.deep_supervision == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "connections"),
+    [("resdsn", (True, False)), ("fresdsn", (True, True)), ("sresdsn", (False, True)), ("dsn", (False, False))],
+)
+def test_variants_of_resdsn_have_the_connections_of_table_1(plans, name, connections):
+    arguments = plans[name].description.system.networks[0].arguments
+    assert (arguments["long_residual"], arguments["short_residual"]) == connections
+    assert arguments["deep_supervision"] is True
+
+
+@pytest.mark.parametrize("name", ["voxresnet", "voxresnet-auto-context"])
+def test_voxresnet_sees_a_copy_of_each_image(tmp_path, name):
+    """Six channels of three images, as in its paper."""
+    plan = planned(decathlon(tmp_path / "set", channels=("T1", "T1 IR", "FLAIR")), name)
+    assert plan.description.channel_count == 6
+    assert plan.description.system.networks[0].arguments["input_channels"] == 6
+    for item in plan.model["inputs"]:
+        assert [step["step"] for step in item["intensity"]] == ["clip_percentiles", "z_score_slices"]
+        (copy,) = item["copies"]
+        assert [step["step"] for step in copy] == ["subtract_gaussian", "equalize", "z_score_slices"]
+
+
+def test_coarse_to_fine_takes_ct_in_the_range_of_the_abdomen_and_mr_as_it_is(tmp_path, plans):
+    folder = nnunet(tmp_path / "set", channels=("CT", "MRI"))
+    for number in range(3):
+        save(np.full((20, 18, 16), 1000, np.int16) + label(), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
+    plan = planned(folder, "coarse-to-fine")
+    ct, mr = plan.description.inputs
+    assert [dict(step) for step in ct.intensity] == [
+        {"step": "clip", "low": -100, "high": 240},
+        {"step": "z_score", "over": "all", "outside": "keep"},
+    ]
+    assert mr.intensity == plans["conresnet"].description.inputs[0].intensity
+    system = plan.description.system
+    assert [network.weights for network in system.networks] == ["coarse.safetensors", "fine.safetensors"]
+    assert system.networks[0].arguments == system.networks[1].arguments
+    assert (system.arguments["coarse_windows"], system.arguments["fine_windows"]) == (6, 12)
+
+
+def test_pyramid_works_at_half_of_the_resolution_in_windows_that_its_levels_divide(plans):
+    ours, pyramid = plans["conresnet"].description, plans["pyramid"].description
+    assert pyramid.preparation.spacing == tuple(2 * mm for mm in ours.preparation.spacing)
+    window = np.array(pyramid.inference.window)
+    assert (window % 16 == 0).all() and (window >= 32).all()
+    # What the last level is trained on spans what the window of another system spans.
+    half = window / 2 * pyramid.preparation.spacing
+    assert (half >= np.array(ours.inference.window) * ours.preparation.spacing).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "largest"), [("conresnet", (80, 160, 160)), ("voxresnet", (80,) * 3), ("pyramid", (128,) * 3)]
+)
+def test_window_is_no_larger_than_in_the_systems_paper(tmp_path, name, largest):
+    folder, shape = decathlon(tmp_path / "set", cases=2), (200, 170, 165)
+    for number in range(2):
+        save(np.zeros(shape, np.int16), folder / "imagesTr" / f"case_{number}.nii.gz")
+    assert planned(folder, name).description.inference.window == largest
+
+
+def test_norm_is_of_groups_while_batches_are_small(plans):
+    assert all_arguments(plans["unet"].model["system"]["networks"][0])["norm"] == "group"
+    large = with_settings(plans["conresnet"], ["training.batch=16"])
+    for name in ("voxresnet-auto-context", "resdsn", "pyramid"):
+        assert all_arguments(change_system(large, name).model["system"]["networks"][0])["norm"] == "batch"
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_system_of_a_plan_is_changed_and_the_rest_kept(plans, name):
+    edited = with_settings(plans["conresnet"], ["training.steps=77", "augmentation.flip_axes=[W]"])
+    edited = with_settings(edited, ["model.inference.window=[32, 48, 32]", "model.title=Edited"])
+    changed = change_system(edited, name)
+    assert (changed.training, changed.augmentation, changed.data) == (edited.training, edited.augmentation, edited.data)
+    assert changed.model["inference"]["window"] == [32, 48, 32] and changed.model["title"] == "Edited"
+    assert changed.model["system"] == plans[name].model["system"]
+    assert edited.model["system"] == plans["conresnet"].model["system"]
+
+
+def test_change_of_system_keeps_width_and_axis_and_refuses_what_it_cannot_undo(plans):
+    settings = ["base_width=24", "residual_axis=H"]
+    ours = with_settings(plans["conresnet"], [f"model.system.networks.0.arguments.{setting}" for setting in settings])
+    refined = change_system(ours, "conresnet-refined")
+    inner = refined.model["system"]["networks"][0]["arguments"]["network"]["arguments"]
+    assert (inner["base_width"], inner["residual_axis"]) == (24, "H")
+    assert change_system(refined, "conresnet") == ours
+    for name in ("voxresnet", "pyramid", "coarse-to-fine"):
+        with pytest.raises(UserError, match="prepares the images for its own system"):
+            change_system(plans[name], "conresnet")
+    with pytest.raises(UserError, match="There is no system conresne; the nearest is conresnet"):
+        catalogued("conresne")
+
+
+def test_regions_have_an_output_each_in_every_system(tmp_path):
+    folder = brats(tmp_path / "set")
+    for name in SYSTEMS:
+        for kind, outputs in (("regions", 3), ("labels", 4)):
+            (network, *_) = planned(folder, name, kind=kind).description.system.networks
+            assert network.arguments["outputs"] == outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("unet", {"norm": "batches of 2 are too small"}),
+        ("coarse-to-fine", {"margin": "20 voxels", "steps": "in each of 2 stages"}),
+        ("pyramid", {"spacing": "twice the median of 3 cases", "window": "the half in its middle"}),
+        ("voxresnet", {"copy of MRI": "less its blur of 5 mm, contrast evened out, z-score of each slice"}),
+        ("conresnet-refined", {"residual axis": "residuals between axial slices"}),
+    ],
+)
+def test_command_plans_a_system_and_says_why(tmp_path, monkeypatch, capsys, name, said):
+    output = tmp_path / "plan.yaml"
+    command = ["plan", str(decathlon(tmp_path / "set")), "--output", str(output), "--memory", "8", "--system", name]
+    monkeypatch.setattr("sys.argv", ["x", *command])
+    assert main() == 0
+    lines = {line.split("  ")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
+    assert SYSTEMS[name].title in lines["system"] and SYSTEMS[name].sentence in lines["system"]
+    for what, words in said.items():
+        assert words in lines[what]
+    assert ("residual axis" in lines) == SYSTEMS[name].takes_residuals
+    assert read_plan(output).model["system"]["type"] == ("coarse_to_fine" if name == "coarse-to-fine" else "single")
+
+
+def test_help_names_every_system_and_loads_nothing_that_takes_time():
+    program = """
+import sys
+for name in ("torch", "numpy", "pydantic", "monai", "lightning", "SimpleITK"):
+    sys.modules[name] = None
+from conresnet_training.command_line import main
+sys.argv = ["x", "plan", "--help"]
+main()
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    lines = [line.split(maxsplit=1) for line in said.split("Systems:")[1].strip().splitlines()]
+    assert [tuple(line) for line in lines] == [(name, entry.title) for name, entry in SYSTEMS.items()]
+
+
+def test_titles_are_told_apart_and_sentences_are_sentences():
+    titles = [entry.title for entry in SYSTEMS.values()]
+    assert len({title.casefold() for title in titles}) == len(titles)
+    assert all(entry.sentence.endswith(".") and len(entry.sentence) < 160 for entry in SYSTEMS.values())
