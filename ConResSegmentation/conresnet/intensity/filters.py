@@ -13,6 +13,8 @@ from conresnet.intensity.equalization import BINS, SliceEqualizer
 # The levels of an equalization reach over these percentiles of the channel, so that a few very bright voxels do not
 # leave all others in a handful of bins.
 RANGE_PERCENTILES = (0.5, 99.5)
+# Percentiles this near to each other, as a share of the whole range, tell of rounding alone.
+_NOTHING = 1e-5
 # Rounding must not send a value that lies between two levels now to one and now to the other.
 _HAIR = 1e-4
 # What ITK's recursive filter asks for along an axis.
@@ -87,8 +89,9 @@ def _equalize(
     All slices share one range of levels. So a slice that is nearly even, such as one above the head, stays so.
     """
     low, high = percentiles(ChannelValues(values, [counted]), RANGE_PERCENTILES)
-    if high <= low:
-        low, high = float(values.min()), float(values.max())
+    least, most = float(values.min()), float(values.max())
+    if high - low <= _NOTHING * (most - least):
+        low, high = least, most
     if high <= low:
         values[...] = 0
         return
