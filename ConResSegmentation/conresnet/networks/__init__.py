@@ -3,10 +3,16 @@
 from torch import nn
 
 from conresnet.networks.conresnet import ConResNet
+from conresnet.networks.resdsn import ResDSN
 from conresnet.networks.unet import UNet
 from conresnet.networks.voxresnet import VoxResNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"conresnet": ConResNet, "voxresnet": VoxResNet, "unet": UNet}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "conresnet": ConResNet,
+    "resdsn": ResDSN,
+    "unet": UNet,
+    "voxresnet": VoxResNet,
+}
 
 
 def build_network(kind: str, arguments: dict) -> nn.Module:

@@ -1,25 +1,26 @@
 """ConResNet (Zhang et al., IEEE TMI 2020, section III): shared encoder, segmentation decoder, residual decoder."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
-import torch
 from torch import Tensor, nn
 
-from conresnet.networks.blocks import GROUPS, PreActivatedConv, ResidualBlock, StandardizedConv3d, resize
-from conresnet.networks.context_residual import AXES, ContextResidualModule, ModuleOutput
+from conresnet.networks import resdsn, unet, voxresnet
+from conresnet.networks.blocks import PreActivatedConv, ResidualBlock, StandardizedConv3d, check_sizes
+from conresnet.networks.context_residual_decoder import ContextResidualDecoder
 from conresnet.networks.outputs import TRAINING_OUTPUTS
-from conresnet.residual import context_residual
 
 
 class Encoder(nn.Module):
     """Five stages, nine residual blocks, down to 1/8; the last stage dilated by 2 (paper III-A).
 
-    Returns the features at 1/1, 1/2, 1/4 of the input's size (w, 2w, 4w channels) and at 1/8 (8w channels), w the
-    base width, 32 in the paper.
+    Attributes:
+        channels: of the features at 1/1, 1/2, 1/4 and 1/8 of the input's size: w, 2w, 4w, 8w, w the base width, 32 in
+            the paper.
     """
 
     def __init__(self, input_channels: int, width: int):
         super().__init__()
+        self.channels = (width, 2 * width, 4 * width, 8 * width)
         self.stage1 = nn.Sequential(StandardizedConv3d(input_channels, width), ResidualBlock(width))
         self.stage2 = self._halving_stage(width)
         self.stage3 = self._halving_stage(2 * width)
@@ -32,14 +33,24 @@ class Encoder(nn.Module):
             PreActivatedConv(width, 2 * width, stride=2), ResidualBlock(2 * width), ResidualBlock(2 * width)
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Features, finest first; sides that are not even are rounded up."""
         full = self.stage1(x)
         half = self.stage2(full)
         quarter = self.stage3(half)
-        return full, half, quarter, self.stage5(self.stage4(quarter))
+        return [full, half, quarter, self.stage5(self.stage4(quarter))]
 
 
-class ConResNet(nn.Module):
+BACKBONES: dict[str, Callable[[int, int, str], nn.Module]] = {
+    "residual": lambda input_channels, width, norm: Encoder(input_channels, width),
+    "voxresnet": voxresnet.Trunk,
+    "resdsn": resdsn.Encoder,
+    "unet": unet.AnalysisPath,
+}
+"""Makers of the encoders that the decoder can stand on, by (input channels, base width, norm)."""
+
+
+class ConResNet(ContextResidualDecoder):
     """3-D context residual network.
 
     Parameters that act, with 4 input channels, 3 outputs and base width 32: 19,018,732; the baseline (both mappings
@@ -48,16 +59,19 @@ class ConResNet(nn.Module):
     input projections for the places where the module does not stand. With the projections but without the second
     convolution it is 19.27 M, which the paper's Table VII gives as 19.3 M.
 
+    It extends its decoder by an encoder, instead of holding both, so that weights keep the names they have had.
+
     Args:
         input_channels: images a case has (T1, T1c, ...).
-        outputs: segmentation channels: one a region (sigmoid), or background and labels (softmax).
-        residual_outputs: residual channels, one a segment. Defaults to ``outputs``; with labels the background has
-            none (paper V-D), so it is ``outputs - 1``.
+        outputs: see ``ContextResidualDecoder``.
+        residual_outputs: see ``ContextResidualDecoder``.
         base_width: channels of the first stage, a multiple of 8. Defaults to the paper's 32.
-        residual_axis: "S", "H" or "W", the axis across which residuals are taken (paper V-C).
-        residual_mapping: context residual mapping (eqs 4, 5).
-        attention_mapping: context attention mapping (eq. 6); needs residual mapping. Both off: the paper's baseline.
+        residual_axis: see ``ContextResidualDecoder``.
+        residual_mapping: see ``ContextResidualDecoder``.
+        attention_mapping: see ``ContextResidualDecoder``.
         dropout: share of channels dropped before the last encoder convolution while training.
+        backbone: whose encoder it stands on: "residual", the paper's own, "voxresnet", "resdsn" or "unet".
+        norm: of the backbones of other papers: "group", as everywhere else in ConResNet, or "batch", as in theirs.
 
     Raises:
         ValueError: an argument out of its range.
@@ -73,73 +87,30 @@ class ConResNet(nn.Module):
         residual_mapping: bool = True,
         attention_mapping: bool = True,
         dropout: float = 0.1,
+        backbone: str = "residual",
+        norm: str = "group",
     ):
-        super().__init__()
-        residual_outputs = outputs if residual_outputs is None else residual_outputs
-        if input_channels < 1 or outputs < 1 or residual_outputs < 1:
-            raise ValueError("ConResNet needs at least one input channel, one output and one residual output.")
-        if base_width < GROUPS or base_width % GROUPS:
-            raise ValueError(f"base_width must be a multiple of {GROUPS}, not {base_width}.")
-        if residual_axis not in AXES:
-            raise ValueError(f"residual_axis must be one of {', '.join(AXES)}, not {residual_axis!r}.")
-        if attention_mapping and not residual_mapping:
-            raise ValueError("attention_mapping weighs by the residual path and so needs residual_mapping.")
-        width, axis = base_width, AXES[residual_axis]
-        self.input_channels = input_channels
-        self.axis = axis
-        self.provides = {"segmentation", "features"}
-        if residual_mapping:
-            self.provides |= {"residuals", "residual"}
-        if attention_mapping:
-            self.provides |= {"attention"}
-
-        self.encoder = Encoder(input_channels, width)
-        self.bottleneck = PreActivatedConv(8 * width, 4 * width, dropout=dropout)
-        switches = {"axis": axis, "mapping": residual_mapping, "attention": attention_mapping}
-        self.decoder_quarter = ContextResidualModule(4 * width, 2 * width, input_channels, first=True, **switches)
-        self.decoder_half = ContextResidualModule(2 * width, width, 2 * width, first=False, **switches)
-        self.decoder_full = ContextResidualModule(width, width, width, first=False, **switches)
-        self.segmentation_head = nn.Conv3d(width, outputs, 1)
-        if residual_mapping:
-            self.residual_head_full = nn.Conv3d(width, residual_outputs, 1)
-            self.residual_head_half = nn.Conv3d(width, residual_outputs, 1)
-            self.residual_head_quarter = nn.Conv3d(2 * width, residual_outputs, 1)
+        check_sizes(input_channels, outputs, base_width)
+        if backbone not in BACKBONES:
+            raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, not {backbone!r}.")
+        if backbone == "residual" and norm != "group":
+            raise ValueError(f"The backbone 'residual' has group norm; norm must not be {norm!r}.")
+        encoder = BACKBONES[backbone](input_channels, base_width, norm)
+        super().__init__(
+            encoder.channels,
+            input_channels,
+            outputs,
+            residual_outputs,
+            residual_axis,
+            residual_mapping,
+            attention_mapping,
+            dropout,
+        )
+        self.encoder = encoder
 
     def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
-        """Compute what is wanted, and of the heads nothing else.
+        """Compute what is wanted of x (batch, channel, S, H, W) of any size, see ``ContextResidualDecoder.forward``.
 
-        Args:
-            x: (batch, channel, S, H, W) of any size; multiples of 8 lose nothing to rounding.
-            wanted: any of "segmentation" (batch, outputs, S, H, W); "residuals", three (batch, residual_outputs, S, H,
-                W), finest first, for deep supervision (eq. 9); "residual", the finest alone; "attention"
-                (batch, 1, S, H, W), the mean over channels of sigmoid(O_res) of the last module; "features"
-                (batch, 2, S, H, W), the sum over channels of the last module before and after attention (Fig. 6).
-                What the network does not provide (``provides``) is left out.
-
-        Returns:
-            dict of logits (attention: weights in 0..1) under the wanted names.
+        Sides that are multiples of 8 lose nothing to rounding.
         """
-        full, half, quarter, deepest = self.encoder(x)
-        image_residual = resize(context_residual(x, self.axis), quarter.shape[2:]) if self._maps_residuals else None
-        coarse = self.decoder_quarter(self.bottleneck(deepest), quarter, image_residual)
-        middle = self.decoder_half(coarse.segmentation, half, coarse.residual)
-        fine = self.decoder_full(middle.segmentation, full, middle.residual)
-        compute = {
-            "segmentation": lambda: self.segmentation_head(fine.segmentation),
-            "residual": lambda: self.residual_head_full(fine.residual),
-            "residuals": lambda: self._residuals(coarse, middle, fine, x.shape[2:]),
-            "attention": lambda: torch.sigmoid(fine.residual).mean(dim=1, keepdim=True),
-            "features": lambda: torch.stack([fine.before_attention.sum(dim=1), fine.segmentation.sum(dim=1)], dim=1),
-        }
-        return {name: compute[name]() for name in compute if name in wanted and name in self.provides}
-
-    @property
-    def _maps_residuals(self) -> bool:
-        return "residual" in self.provides
-
-    def _residuals(self, coarse: ModuleOutput, middle: ModuleOutput, fine: ModuleOutput, size: torch.Size):
-        return [
-            self.residual_head_full(fine.residual),
-            resize(self.residual_head_half(middle.residual), size),
-            resize(self.residual_head_quarter(coarse.residual), size),
-        ]
+        return super().forward(self.encoder(x), x, wanted)

@@ -10,10 +10,16 @@ SMALL = {"input_channels": 2, "outputs": 3, "base_width": 8}
 CASES = {
     "voxresnet": ("voxresnet", {}),
     "voxresnet with group norm": ("voxresnet", {"norm": "group"}),
+    "resdsn": ("resdsn", {}),
+    "fresdsn": ("resdsn", {"short_residual": True}),
+    "dsn with group norm": ("resdsn", {"long_residual": False, "norm": "group"}),
     "unet": ("unet", {}),
     "unet with group norm": ("unet", {"norm": "group"}),
+    "conresnet on voxresnet": ("conresnet", {"backbone": "voxresnet"}),
+    "conresnet on resdsn": ("conresnet", {"backbone": "resdsn"}),
+    "conresnet on unet": ("conresnet", {"backbone": "unet", "norm": "batch"}),
 }
-BATCH_NORM = ["voxresnet", "unet"]
+BATCH_NORM = ["voxresnet", "resdsn", "fresdsn", "unet"]
 
 
 def make(case: str) -> torch.nn.Module:
@@ -33,7 +39,8 @@ def test_outputs_have_the_size_of_the_input(case, shape):
     outputs = network(torch.randn(1, 2, *shape))
     assert set(outputs) == network.provides & set(TRAINING_OUTPUTS)
     assert outputs["segmentation"].shape == (1, 3, *shape)
-    assert all(logits.shape == (1, 3, *shape) for logits in outputs.get("auxiliary", []))
+    others = [*outputs.get("auxiliary", []), *outputs.get("residuals", [])]
+    assert all(logits.shape == (1, 3, *shape) for logits in others)
     assert torch.isfinite(outputs["segmentation"]).all()
 
 
@@ -44,6 +51,8 @@ def test_every_parameter_learns(case):
     loss = outputs["segmentation"].square().mean()
     for weight, logits in zip(auxiliary_weights(network), outputs.get("auxiliary", []), strict=True):
         loss = loss + weight * logits.square().mean()
+    for logits in outputs.get("residuals", []):
+        loss = loss + logits.square().mean()
     loss.backward()
     assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
 
@@ -78,7 +87,7 @@ def test_wrong_arguments_are_refused(case, wrong):
         build_network(kind, SMALL | arguments | wrong)
 
 
-@pytest.mark.parametrize("kind", ["voxresnet", "unet"])
+@pytest.mark.parametrize("kind", ["voxresnet", "resdsn", "unet"])
 def test_an_unknown_norm_is_named(kind):
     with pytest.raises(ValueError, match="'layer'"):
         build_network(kind, SMALL | {"norm": "layer"})

@@ -1,0 +1,160 @@
+"""ResDSN (Zhu et al., 3DV 2018, section 3.4): encoder and decoder joined by sums, with deep supervision."""
+
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conresnet.networks.blocks import ConvNormActivation, check_sizes, crop, norm_layer
+from conresnet.networks.outputs import TRAINING_OUTPUTS
+
+AUXILIARY_WEIGHTS = (0.2, 0.4)
+"""Xi_1 and Xi_2 of eq. 3: the branches from Conv2b and from Conv3b."""
+
+
+class Deconvolution(nn.Sequential):
+    """4x4x4 deconvolution of stride 2, norm, ReLU: twice the size."""
+
+    def __init__(self, inputs: int, outputs: int, norm: str):
+        deconvolution = nn.ConvTranspose3d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+        super().__init__(deconvolution, norm_layer(norm, outputs), nn.ReLU(inplace=True))
+
+
+class Encoder(nn.Module):
+    """Conv1a to Conv4b of Fig. 3: one convolution, then three times two, and max pooling in between.
+
+    Attributes:
+        channels: of the features at 1/1, 1/2, 1/4 and 1/8: w, 2w, 4w, 8w, w the base width.
+    """
+
+    def __init__(self, input_channels: int, width: int, norm: str, short_residual: bool = False):
+        super().__init__()
+        self.channels = (width, 2 * width, 4 * width, 8 * width)
+        self.steps = nn.ModuleList([ConvNormActivation(input_channels, width, norm)])
+        for channels in self.channels[1:]:
+            a = ConvNormActivation(channels // 2, channels, norm)
+            b = ConvNormActivation(channels, channels, norm, residual=short_residual)
+            self.steps.append(nn.Sequential(a, b))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Features, finest first; sides that are not even are rounded up."""
+        features = [self.steps[0](x)]
+        for step in self.steps[1:]:
+            features.append(step(F.max_pool3d(features[-1], 2, ceil_mode=True)))
+        return features
+
+
+class DecoderStep(nn.Module):
+    """A deconvolution, the sum with the encoder's features (the long residual connection), two convolutions."""
+
+    def __init__(self, channels: int, norm: str, short_residual: bool):
+        super().__init__()
+        self.deconvolution = Deconvolution(2 * channels, channels, norm)
+        self.convolutions = nn.Sequential(
+            ConvNormActivation(channels, channels, norm),
+            ConvNormActivation(channels, channels, norm, residual=short_residual),
+        )
+
+    def forward(self, x: Tensor, size: torch.Size, long_residual: Tensor | None) -> Tensor:
+        x = crop(self.deconvolution(x), size)
+        return self.convolutions(x if long_residual is None else x + long_residual)
+
+
+class ResDSN(nn.Module):
+    """ResDSN (section 3.4, Fig. 3) and its variants of Table 1.
+
+    An encoder and a decoder of four resolution steps. The encoder has Conv1a, and Conv2a to Conv4b two by two, with
+    max pooling in between; each step of the decoder has a 4x4x4 deconvolution of stride 2 and two convolutions, the
+    last being Res/Conv1b; a 1x1x1 convolution ends it. Every convolution and deconvolution goes through norm and ReLU.
+    The low-level features are added to those that the deconvolution gives. Auxiliary branches lead from Conv2b and
+    Conv3b through deconvolutions to full size.
+
+    =========  =============  ==============
+    Table 1    long_residual  short_residual
+    =========  =============  ==============
+    ResDSN     yes            no
+    FResDSN    yes            yes
+    SResDSN    no             yes
+    DSN        no             no
+    =========  =============  ==============
+
+    What only Fig. 3 holds is chosen, but for the 32 channels of Conv1a, which its caption names: the channels double
+    with each step of the encoder and halve with each of the decoder, as the text says; a branch has one deconvolution
+    for each halving, each halving the channels too, and a 1x1x1 convolution; a short residual connection leads around
+    the second convolution of a step. Parameters with one input channel and two outputs: 8,188,326.
+
+    Args:
+        input_channels: images a case has.
+        outputs: segmentation channels: one a region (sigmoid), or background and labels (softmax).
+        base_width: w, a multiple of 8.
+        norm: "batch", as in the paper, or "group".
+        long_residual: add the encoder's features to the decoder's.
+        short_residual: add its input to the second convolution of each step.
+        deep_supervision: build the auxiliary branches (eq. 2).
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    stages = 1
+
+    def __init__(
+        self,
+        input_channels: int,
+        outputs: int,
+        base_width: int = 32,
+        norm: str = "batch",
+        long_residual: bool = True,
+        short_residual: bool = False,
+        deep_supervision: bool = True,
+    ):
+        super().__init__()
+        check_sizes(input_channels, outputs, base_width)
+        self.input_channels = input_channels
+        self.long_residual = long_residual
+        self.provides = {"segmentation", "auxiliary"} if deep_supervision else {"segmentation"}
+        width = base_width
+        self.encoder = Encoder(input_channels, width, norm, short_residual)
+        self.decoder = nn.ModuleList(
+            DecoderStep(channels, norm, short_residual) for channels in (4 * width, 2 * width, width)
+        )
+        self.head = nn.Conv3d(width, outputs, 1)
+        if deep_supervision:
+            half, quarter = Deconvolution(2 * width, width, norm), Deconvolution(4 * width, 2 * width, norm)
+            self.branch_conv2b = nn.Sequential(half, nn.Conv3d(width, outputs, 1))
+            self.branch_conv3b = nn.Sequential(
+                quarter, Deconvolution(2 * width, width, norm), nn.Conv3d(width, outputs, 1)
+            )
+
+    @staticmethod
+    def auxiliary_weights(progress: float) -> tuple[float, ...]:
+        """Xi_1 and Xi_2 of eq. 3, the same throughout."""
+        return AUXILIARY_WEIGHTS
+
+    def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
+        """Compute what is wanted.
+
+        Args:
+            x: (batch, channel, S, H, W) of any size.
+            wanted: any of "segmentation" (batch, outputs, S, H, W) and "auxiliary", two of the same size, from Conv2b
+                and Conv3b.
+
+        Returns:
+            dict of logits under the wanted names.
+        """
+        features = self.encoder(x)
+        outputs = {}
+        if "auxiliary" in wanted and "auxiliary" in self.provides:
+            branches = (self.branch_conv2b(features[1]), self.branch_conv3b(features[2]))
+            outputs["auxiliary"] = [crop(logits, x.shape[2:]) for logits in branches]
+        if "segmentation" in wanted:
+            outputs["segmentation"] = self.head(self._decode(features))
+        return outputs
+
+    def _decode(self, features: list[Tensor]) -> Tensor:
+        y = features.pop()
+        for step in self.decoder:
+            finer = features.pop()
+            y = step(y, finer.shape[2:], finer if self.long_residual else None)
+        return y
