@@ -8,15 +8,13 @@ from os import PathLike
 
 import numpy as np
 
-from conresnet.errors import UserError
 from conresnet.grid import Volume
-from conresnet.inference.blending import BLENDINGS
 from conresnet.inference.devices import Backend, choose_backend, using_threads
 from conresnet.inference.memory import reused_memory
+from conresnet.inference.passes import Pass, Passes
 from conresnet.inference.progress import Progress, Tracker
 from conresnet.inference.results import Allocate, Results
-from conresnet.inference.sweep import Sweep, Tiling, sweep
-from conresnet.inference.windows import TILINGS
+from conresnet.inference.tiling import Tiling
 from conresnet.maps import check_maps
 from conresnet.model_list import find_model
 from conresnet.package import ModelPackage, read_package
@@ -27,7 +25,6 @@ from conresnet.roi import BoxROI
 from conresnet.systems import build_system
 from conresnet.systems.system import System
 
-_BLENDING_OF = dict(zip(TILINGS, BLENDINGS, strict=True))
 _SHARES = {"preparing": 0.03, "segmenting": 0.96, "writing": 0.01}
 
 
@@ -40,7 +37,8 @@ class SegmentOptions:
         roi: where to segment; None is the whole image.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps"; None leaves the model where it was loaded.
         precision: "auto", "fp32", "bf16" or "fp16"; None leaves it as it was loaded.
-        tiling: "fitted" (Gaussian blending) or "authors" (uniform); None is the model's.
+        tiling: "fitted" (Gaussian blending) or "authors" (uniform, as the system's paper lays them); None is the
+            model's.
         window: (S, H, W) voxels; None is the model's.
         threads: of the CPU; None is all, less one that keeps a desktop of three or more alive.
     """
@@ -131,7 +129,7 @@ def segment(
     options = options or SegmentOptions()
     description = model.description
     maps = check_maps(options.maps, model.system.maps, description.name)
-    tiling = _tiling(description, options)
+    tiling = model.system.tiling.chosen(options.tiling, options.window)
     model.move(options.device, options.precision)
     tracker = Tracker(progress or Progress(), _SHARES)
     with using_threads(options.threads) as threads, reused_memory():
@@ -140,7 +138,8 @@ def segment(
         tracker.begin("segmenting")
         components = _components(description, maps)
         results = Results(case, description.output, components, allocate or _zeros, watched=allocate is not None)
-        made = sweep(model.system, model.backend, case, tiling, maps, results, tracker)
+        passes = Passes(model.backend, tiling, maps, results, tracker)
+        model.system.segment(case, passes)
         tracker.begin("writing")
         results.complete(tracker.update)
         seconds = tracker.finish()
@@ -149,9 +148,9 @@ def segment(
         description,
         [volume.name for volume in channels],
         segment_rows(description, results.painter, reference),
-        _computing(case, tiling, made, threads),
+        _computing(case, tiling, passes.made, threads),
         seconds,
-        made.warnings,
+        passes.warnings,
     )
     return SegmentResult(Volume(results.labels, reference, description.title), results.maps, report, results.regions)
 
@@ -160,32 +159,34 @@ def _zeros(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.zeros(shape, dtype)
 
 
-def _tiling(description: ModelDescription, options: SegmentOptions) -> Tiling:
-    inference = description.inference
-    kind = options.tiling or inference.tiling
-    if kind not in TILINGS:
-        raise UserError(
-            "tiling-unknown", f"There is no tiling {kind!r}; choose one of {', '.join(TILINGS)}.", tiling=kind
-        )
-    blending = _BLENDING_OF[kind] if options.tiling else inference.blending
-    return Tiling(kind, tuple(options.window or inference.window), inference.overlap, blending)
-
-
 def _components(description: ModelDescription, maps: Sequence[str]) -> dict[str, int]:
     segments = len(description.output.segments)
     counts = {"probability": segments, "residual": segments, "attention": 1, "features": 2}
     return {name: counts[name] for name in maps}
 
 
-def _computing(case: PreparedCase, tiling: Tiling, made: Sweep, threads: int) -> dict:
+def _computing(case: PreparedCase, tiling: Tiling, made: Sequence[Pass], threads: int) -> dict:
+    """Windows and device of the whole; those of the last pass where they differ, beside each pass's own."""
+    last = made[-1].made
     return {
-        "device": str(made.backend),
-        "precision": made.backend.precision,
+        "device": str(last.backend),
+        "precision": last.backend.precision,
         "threads": threads,
         "tiling": tiling.kind,
         "blending": tiling.blending,
-        "windows": len(made.plan),
-        "window": list(made.plan.size),
+        "windows": sum(len(one.made.plan) for one in made),
+        "window": list(last.plan.size),
+        "passes": [
+            {
+                "name": one.name,
+                "box": [[part.start, part.stop] for part in one.box],
+                "windows": len(one.made.plan),
+                "window": list(one.made.plan.size),
+                "device": str(one.made.backend),
+                "seconds": one.seconds,
+            }
+            for one in made
+        ],
         "model_shape": list(case.shape),
         "resampled": not case.space.exact,
     }

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 _ELEMENT_COST = 300
 """What norms, activations and resizing cost beside each element of a convolution's output, in multiply-adds."""
 
+_WATCHED = (nn.Conv3d, nn.ConvTranspose3d)
+
 
 class ForwardMonitor:
     """Calls back after every convolution with the share of the forward pass that is done.
 
-    A trial pass on a tiny input tells in what order the convolutions come and how much each costs; their shares hardly
-    depend on the input's size. To be used as a context: no hook is left behind.
+    A trial pass on a tiny input tells in what order the convolutions come, deconvolutions among them, and how much
+    each costs; their shares hardly depend on the input's size. To be used as a context: no hook is left behind.
 
     Args:
         networks: whose convolutions to watch.
@@ -36,9 +38,7 @@ class ForwardMonitor:
         costs: list[float] = []
         with ExitStack() as recording:
             for layer in self._convolutions():
-                handle = layer.register_forward_hook(
-                    lambda module, _, output: costs.append(output.numel() * (module.weight[0].numel() + _ELEMENT_COST))
-                )
+                handle = layer.register_forward_hook(lambda *call: costs.append(_cost(*call)))
                 recording.callback(handle.remove)
             self._trial()
         done = 0.0
@@ -58,7 +58,7 @@ class ForwardMonitor:
         self._calls = 0
 
     def _convolutions(self) -> list[nn.Module]:
-        return [layer for network in self._networks for layer in network.modules() if isinstance(layer, nn.Conv3d)]
+        return [layer for network in self._networks for layer in network.modules() if isinstance(layer, _WATCHED)]
 
     def _before(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._tick(self._shares[self._calls - 1] if self._calls else 0.0)
@@ -66,3 +66,10 @@ class ForwardMonitor:
     def _after(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._calls += 1
         self._tick(self._shares[self._calls - 1])
+
+
+def _cost(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> float:
+    """About how many multiply-adds: a convolution gathers every output from a kernel, a deconvolution spreads every
+    input by one."""
+    applied = inputs[0] if isinstance(layer, nn.ConvTranspose3d) else output
+    return applied.numel() * layer.weight[0].numel() + output.numel() * _ELEMENT_COST

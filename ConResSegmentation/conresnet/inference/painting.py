@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from conresnet.inference.components import bounding_box, small_components
 from conresnet.package.description import Output
 
 
@@ -79,8 +82,40 @@ class Painter:
             regions &= mask
         if packed is not None:
             packed[...] = np.packbits(regions, axis=0, bitorder="little")
+        for index, region in enumerate(regions):
+            self.region_voxels[index] += np.count_nonzero(region)
         labels = np.zeros(probability.shape[1:], dtype=np.uint8)
-        for index in self._order:
-            labels[regions[index]] = self._values[index]
-            self.region_voxels[index] += np.count_nonzero(regions[index])
+        self._paint_over(labels, lambda index: regions[index])
         return labels
+
+    def _paint_over(self, labels: np.ndarray, region: Callable[[int], np.ndarray]) -> None:
+        for index in self._order:
+            labels[region(index)] = self._values[index]
+
+    def drop_small_components(self, labels: np.ndarray, packed: np.ndarray | None, smallest: float) -> None:
+        """Take away, segment by segment, the components that are less than a share of it, and count anew.
+
+        Regions are judged whole, with what overlies them.
+
+        Args:
+            labels: (S, H, W) or any other order of axes, all that was painted; changed in place.
+            packed: the regions painted with them, or None for labels; changed in place.
+            smallest: see ``small_components``.
+        """
+        box = bounding_box(labels)
+        if box is None:
+            return
+        labels = labels[box]
+        packed = None if packed is None else packed[(slice(None), *box)]
+        for index, value in enumerate(self._values):
+            mask = labels == value if packed is None else region_mask(packed, index)
+            small = small_components(mask, smallest)
+            if packed is None:
+                labels[small] = 0
+            else:
+                packed[index // 8][small] &= 255 - (1 << index % 8)
+                self.region_voxels[index] = np.count_nonzero(region_mask(packed, index))
+        if packed is not None:
+            labels[...] = 0
+            self._paint_over(labels, lambda index: region_mask(packed, index))
+        self.voxels[:] = [np.count_nonzero(labels == value) for value in self._values]

@@ -37,33 +37,46 @@ class Tracker:
     """
 
     _QUIET = 0.1  # seconds between two reports of one phase
-    _SURE = 1.0  # seconds of a phase after which its rate is trusted
+    _SURE = 1.0  # seconds of a phase or part after which its rate is trusted
 
     def __init__(self, progress: Progress, shares: dict[str, float], clock: Callable[[], float] = time.monotonic):
         self._progress = progress
         self._shares = shares
         self._clock = clock
         self._begun = {}
-        self._phase, self._offset = "", 0.0
+        self._phase = ""
+        self._offset, self._share = 0.0, 0.0
+        self._part_begun = 0.0
         self._fraction = 0.0
         self._told = -float("inf")
         self._left, self._left_at = None, 0.0
 
     def begin(self, phase: str) -> None:
         """Enter a phase, which ends the one before."""
-        names = list(self._shares)
-        self._phase, self._offset = phase, sum(self._shares[name] for name in names[: names.index(phase)])
+        self._phase, self._left = phase, None
         self._begun[phase] = self._clock()
-        self._left = None
+        self.part(0.0, 1.0)
+
+    def part(self, first: float, last: float) -> None:
+        """Go over to a part of the phase, such as one of several passes, which goes at a pace of its own.
+
+        Args:
+            first, last: where it begins and ends, 0 to 1 of the phase.
+        """
+        names = list(self._shares)
+        before = sum(self._shares[name] for name in names[: names.index(self._phase)])
+        self._offset = before + self._shares[self._phase] * first
+        self._share = self._shares[self._phase] * (last - first)
+        self._part_begun = self._clock()
         self._tell(self._offset)
 
     def update(self, done: float) -> None:
-        """Say how much of the phase is done, 0 to 1; raises Cancelled where the user asked for it."""
+        """Say how much of the phase, or of the part, is done, 0 to 1; raises Cancelled where the user asked for it."""
         self.check()
         now = self._clock()
         if now - self._told >= self._QUIET:
             self._estimate(done, now)
-            self._tell(self._offset + self._shares[self._phase] * done)
+            self._tell(self._offset + self._share * done)
 
     def check(self) -> None:
         """Raise Cancelled where the user asked for it."""
@@ -78,11 +91,10 @@ class Tracker:
         return {phase: times[n + 1] - times[n] for n, phase in enumerate(self._begun)}
 
     def _estimate(self, done: float, now: float) -> None:
-        elapsed = now - self._begun[self._phase]
+        elapsed = now - self._part_begun
         if elapsed < self._SURE or done <= 0.01:
             return
-        share = self._shares[self._phase]
-        left = elapsed / done * ((1 - self._offset) / share - done)
+        left = elapsed / done * ((1 - self._offset) / self._share - done)
         if self._left is not None:
             # Smoothed, but counting down as time goes by.
             left = 0.8 * max(0.0, self._left - (now - self._left_at)) + 0.2 * left

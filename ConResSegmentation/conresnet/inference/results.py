@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from conresnet.inference.painting import Painter, packed_size
+from conresnet.inference.windows import Box
 from conresnet.maps import to_half
 from conresnet.package.description import Output
 from conresnet.preparation import PreparedCase
 
-Place = tuple[slice, slice, slice]
 Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
 
 
@@ -51,8 +51,13 @@ class Results:
             self.regions = allocate("regions", (packed_size(len(output.segments)), *shape), np.dtype(np.uint8))
         self.maps = {name: allocate(name, (count, *shape), np.dtype(np.float16)) for name, count in components.items()}
         self.painter = Painter(output)
+        self._smallest_component = 0.0
         # On the model's grid; pages of an array of zeros that nobody writes to take no memory.
         self._kept: dict[str, np.ndarray] = {}
+
+    def drop_components_under(self, share: float) -> None:
+        """Have ``complete`` take away each segment's components of less than a share of it; maps stay as they are."""
+        self._smallest_component = share
 
     def restart(self) -> None:
         """Forget all slabs: the windows are made anew, of another size."""
@@ -62,8 +67,8 @@ class Results:
         self.painter = Painter(self._output)
         self._kept = {}
 
-    def finish(self, where: Place, values: Mapping[str, np.ndarray]) -> None:
-        """Take a finished slab; what ``Stitcher`` calls."""
+    def finish(self, where: Box, values: Mapping[str, np.ndarray]) -> None:
+        """Take a finished slab."""
         if self._case.space.exact:
             self._finish_exactly(where, values)
             return
@@ -74,7 +79,7 @@ class Results:
         if self._watched:
             self._show(where, values["probability"])
 
-    def _show(self, where: Place, probability: np.ndarray) -> None:
+    def _show(self, where: Box, probability: np.ndarray) -> None:
         """Lay a slab onto the input's grid for those who watch; ``complete`` puts the final labels over it."""
         labels = self._case.space.reference_view(self.labels)
         for place, block in self._case.space.slabs_from_model(probability, [part.start for part in where]):
@@ -82,7 +87,7 @@ class Results:
             # What lies around an oblique slab is another one's.
             np.copyto(labels[place], painted, where=painted != 0)
 
-    def _finish_exactly(self, where: Place, values: Mapping[str, np.ndarray]) -> None:
+    def _finish_exactly(self, where: Box, values: Mapping[str, np.ndarray]) -> None:
         space = self._case.space
         mask = None if self._case.inside is None else self._case.inside[where]
         packed = None if self.regions is None else space.output_view(self.regions)[(slice(None), *where)]
@@ -94,17 +99,23 @@ class Results:
             space.output_view(target)[(slice(None), *where)] = value
 
     def complete(self, done: Callable[[float], None]) -> None:
-        """Bring what was kept on the model's grid onto the input's.
+        """Bring what was kept on the model's grid onto the input's, and drop small components where that was asked for.
 
         Args:
             done: called with the share that is done.
         """
+        if not self._case.space.exact:
+            self._bring_back(done)
+        if self._smallest_component:
+            self.painter.drop_small_components(self.labels, self.regions, self._smallest_component)
+            done(1.0)
+
+    def _bring_back(self, done: Callable[[float], None]) -> None:
         space = self._case.space
-        if space.exact:
-            return
         labels = space.reference_view(self.labels)
         regions = None if self.regions is None else space.reference_view(self.regions)
-        names = ["probability", *(name for name in self.maps if name != "probability")]
+        # Nothing is there where no pass came as far.
+        names = sorted(self._kept, key=lambda name: name != "probability")
         for number, name in enumerate(names):
             target = space.reference_view(self.maps[name]) if name in self.maps else None
             for where, block in space.slabs_from_model(self._kept.pop(name)):

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from conresnet.inference.blending import axis_weights
-from conresnet.inference.windows import WindowPlan
+from conresnet.inference.windows import Box, WindowPlan
 
-Finish = Callable[[tuple[slice, slice, slice], dict[str, np.ndarray]], None]
+Finish = Callable[[Box, dict[str, np.ndarray]], None]
+
+
+class Taker(Protocol):
+    """Whoever the slabs of a pass go to."""
+
+    def finish(self, where: Box, values: Mapping[str, np.ndarray]) -> None:
+        """Take a finished slab: its place (S, H, W) and its values by name, (c, ...) float32, not to be kept."""
+
+    def restart(self) -> None:
+        """Forget all slabs: the windows are made anew, of another size."""
 
 
 class Stitcher:

@@ -1,4 +1,4 @@
-"""The pass over all windows, and what becomes of it when memory runs out."""
+"""One pass over all windows, and what becomes of it when memory runs out."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from conresnet.errors import UserError
 from conresnet.inference.devices import Backend, choose_backend, is_out_of_memory
 from conresnet.inference.hooks import ForwardMonitor
+from conresnet.inference.predictor import Predictor
 from conresnet.inference.progress import Tracker
-from conresnet.inference.results import Results
-from conresnet.inference.stitching import Stitcher
-from conresnet.inference.windows import MULTIPLE, WindowPlan, authors_windows, fitted_windows
+from conresnet.inference.stitching import Stitcher, Taker
+from conresnet.inference.tiling import Tiling
+from conresnet.inference.windows import MULTIPLE, Box, WindowPlan
 from conresnet.preparation import PreparedCase
-from conresnet.systems.system import System
 
 logger = logging.getLogger(__name__)
 
@@ -24,32 +24,9 @@ _SMALLEST_SIDE = 32
 _MOST_HALVINGS = 3
 
 
-@dataclass(frozen=True)
-class Tiling:
-    """How windows are laid and blended.
-
-    Args:
-        kind: "fitted" or "authors", see ``conresnet.inference.windows``.
-        window: the model's (S, H, W).
-        overlap: of fitted windows.
-        blending: "gaussian" or "uniform".
-    """
-
-    kind: str
-    window: tuple[int, int, int]
-    overlap: float
-    blending: str
-
-    def plan(self, case: PreparedCase) -> WindowPlan:
-        """The windows for a case."""
-        if self.kind == "authors":
-            return authors_windows(case.shape, self.window)
-        return fitted_windows(case.box(), case.shape, self.window, self.overlap)
-
-
 @dataclass
 class Sweep:
-    """How the pass was made in the end."""
+    """How a pass was made in the end."""
 
     plan: WindowPlan
     backend: Backend
@@ -57,75 +34,77 @@ class Sweep:
 
 
 def sweep(
-    system: System,
+    predictor: Predictor,
     backend: Backend,
     case: PreparedCase,
+    box: Box,
     tiling: Tiling,
     maps: Collection[str],
-    results: Results,
+    taker: Taker,
     tracker: Tracker,
 ) -> Sweep:
-    """Segment all windows of a case into ``results``.
+    """Go over all windows of a box of a case; what they say goes to ``taker``.
 
     When memory runs out, the longest side of the windows is halved, up to three times; then, where it was a GPU, the
-    CPU does it. Both are logged and told in the warnings. Afterwards the system is on ``backend`` as before.
+    CPU does it. Both are logged and told in the warnings. Afterwards the predictor is on ``backend`` as before.
 
     Raises:
         Cancelled: heard inside a window.
         UserError: "out-of-memory" where nothing helped.
     """
-    done = Sweep(tiling.plan(case), backend)
+    laid = tiling
+    done = Sweep(laid.plan(box, case.shape), backend)
     halvings = 0
     try:
-        while not _fits(lambda: _pass(system, case, done.plan, tiling.blending, maps, results, tracker)):
-            results.restart()
+        while not _fits(lambda: _pass(predictor, case, done.plan, tiling.blending, maps, taker, tracker)):
+            taker.restart()
             _free(done.backend)
             smaller = _halved(done.plan.size) if halvings < _MOST_HALVINGS else None
             name, size = _name(done.backend), _text(done.plan.size)
             if smaller:
                 halvings += 1
-                done.plan = fitted_windows(case.box(), case.shape, smaller, tiling.overlap)
-                change = f"smaller ones of {_text(done.plan.size)}"
+                laid = tiling.smaller(smaller)
             elif done.backend.device.type != "cpu":
                 halvings = 0
-                done.plan = tiling.plan(case)
+                laid = tiling
                 done.backend = choose_backend("cpu")
-                system.place(done.backend)
-                change = "the CPU, which takes longer,"
+                predictor.place(done.backend)
             else:
                 raise UserError(
                     "out-of-memory",
                     f"The memory of {name} does not hold the segmentation of {case.space.grid.shape} voxels; close "
                     "other programs, or draw an ROI around the structure.",
                 )
+            done.plan = laid.plan(box, case.shape)
+            change = f"smaller ones of {_text(done.plan.size)}" if smaller else "the CPU, which takes longer,"
             done.warnings.append(f"{name} ran out of memory with windows of {size} voxels; {change} were used instead.")
             logger.warning(done.warnings[-1])
     finally:
         if done.backend is not backend:
-            system.place(backend)
+            predictor.place(backend)
     return done
 
 
 def _pass(
-    system: System,
+    predictor: Predictor,
     case: PreparedCase,
     plan: WindowPlan,
     blending: str,
     maps: Collection[str],
-    results: Results,
+    taker: Taker,
     tracker: Tracker,
 ) -> None:
-    stitcher = Stitcher(plan, case.shape, blending, results.finish)
+    stitcher = Stitcher(plan, case.shape, blending, taker.finish)
     finished = 0
 
     def tick(share: float) -> None:
         tracker.update((finished + share) / len(plan))
 
-    with ForwardMonitor(system.networks, lambda: system.trial(maps), tick) as monitor:
+    with ForwardMonitor(predictor.networks, lambda: predictor.trial(maps), tick) as monitor:
         for window in plan:
             monitor.restart()
             block = case.block(plan.start(window), plan.size)
-            stitcher.add(window, system.predict(torch.from_numpy(block), maps))
+            stitcher.add(window, predictor.predict(torch.from_numpy(block), maps))
             finished += 1
 
 

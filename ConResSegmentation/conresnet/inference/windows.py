@@ -16,7 +16,7 @@ STRETCH = 1.25
 GROWTH = 1.15
 """How many more voxels than the model's own it may have: memory grows by them, and group norm sees them."""
 
-TILINGS = ("fitted", "authors")
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class WindowPlan:
         """First voxel of a window that iteration gave."""
         return tuple(starts[number] for starts, number in zip(self.starts, window, strict=True))
 
-    def extent(self, shape: Sequence[int]) -> tuple[slice, slice, slice]:
+    def extent(self, shape: Sequence[int]) -> Box:
         """The box that all windows together cover of an array of ``shape``."""
         return tuple(
             slice(starts[0], min(starts[-1] + size, side))
@@ -50,7 +50,7 @@ class WindowPlan:
         )
 
 
-def fitted_windows(box: Sequence[slice], shape: Sequence[int], window: Sequence[int], overlap: float) -> WindowPlan:
+def fitted_windows(box: Box, shape: Sequence[int], window: Sequence[int], overlap: float) -> WindowPlan:
     """Cover a box with few windows, and those as small as they can be.
 
     Along each axis: as few windows as go without one being more than ``STRETCH`` times the model's, their common size
@@ -108,3 +108,26 @@ def authors_windows(shape: Sequence[int], window: Sequence[int]) -> WindowPlan:
         count = max(0, -(-(side - length) // stride)) + 1
         starts.append(tuple(max(0, min(number * stride, side - length)) for number in range(count)))
     return WindowPlan(tuple(window), tuple(starts))
+
+
+def counted_windows(box: Box, shape: Sequence[int], window: Sequence[int], more: int) -> WindowPlan:
+    """The windows of the ResDSN paper (section 4.1): floor(W / w) + n along an axis of length W.
+
+    Windows have the model's size w, on which the paper trains, up to the multiple of 8; those of a longer axis are
+    spread evenly from end to end (chosen), and where two would be one, it is made once. On an axis shorter than a
+    window there is one, which takes in the image around the box; only where the array ends it is padded, to the
+    multiple of 8 alone.
+
+    Args:
+        box: what must be covered.
+        shape: of the array.
+        window: the model's (S, H, W).
+        more: n, at least 1; more of them overlap more.
+    """
+    sizes, starts = [], []
+    for part, side, length in zip(box, shape, window, strict=True):
+        size = min(_round_up(length), _round_up(side))
+        count = (part.stop - part.start) // size + more
+        sizes.append(size)
+        starts.append(tuple(dict.fromkeys(_spread(part, side, size, count))))
+    return WindowPlan(tuple(sizes), tuple(starts))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from conresnet.errors import UserError
 from conresnet.package import ModelPackage
+from conresnet.systems.coarse_to_fine import CoarseToFine
 from conresnet.systems.ensemble import Ensemble
+from conresnet.systems.one_pass import OnePass
 from conresnet.systems.single import SingleNetwork
 from conresnet.systems.system import System
 
-SYSTEMS = {"single": SingleNetwork, "ensemble": Ensemble}
+SYSTEMS: dict[str, Callable[[ModelPackage], System]] = {
+    "single": lambda package: OnePass(SingleNetwork(package), package.description.inference),
+    "ensemble": lambda package: OnePass(Ensemble(package), package.description.inference),
+    "coarse_to_fine": CoarseToFine,
+}
 
 
 def build_system(package: ModelPackage) -> System:

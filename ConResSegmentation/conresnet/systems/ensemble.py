@@ -42,7 +42,7 @@ class Ensemble:
 
     @torch.inference_mode()
     def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
-        """One window, see ``System.predict``."""
+        """One window, see ``Predictor.predict``."""
         first, *others = self._members
         total = first.predict(block, maps)
         for member in others:

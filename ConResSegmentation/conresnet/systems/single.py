@@ -1,8 +1,8 @@
-"""One network, one pass over the windows: the paper's own way."""
+"""One network that answers for a window: the paper's own way."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import chain, combinations
 
 import torch
@@ -26,12 +26,13 @@ class SingleNetwork:
     Args:
         package: read for the description and the weights; not kept.
         index: which of the package's networks.
+        mirror_axes: over which the answer is averaged, of "S", "H", "W"; None is the model's.
 
     Raises:
         UserError: what loading raises.
     """
 
-    def __init__(self, package: ModelPackage, index: int = 0):
+    def __init__(self, package: ModelPackage, index: int = 0, mirror_axes: Sequence[str] | None = None):
         description = package.description
         self._network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
         self._exclusive = description.output.kind == "labels"
@@ -47,7 +48,7 @@ class SingleNetwork:
 
     @torch.inference_mode()
     def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
-        """One window, see ``System.predict``."""
+        """One window, see ``Predictor.predict``."""
         wanted = {"segmentation"} | (set(maps) - {"probability"})
         # A mirrored pass sees each slice's other neighbor, so that maps are those of the pass that is not mirrored.
         output = self._forward(block, wanted)

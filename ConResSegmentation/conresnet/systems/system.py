@@ -1,40 +1,41 @@
-"""What every system is to those who use it: the pass over the windows, and the loading of a model."""
+"""What every system is to those who use it: the passes over a case, and the placing of its networks."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from conresnet.inference.devices import Backend
+from conresnet.inference.passes import Passes
+from conresnet.inference.predictor import Predictor
+from conresnet.inference.tiling import Tiling
+from conresnet.preparation import PreparedCase
 
 
 class System(Protocol):
-    """Networks that together answer for one window of a prepared case.
+    """Networks that together segment a prepared case.
 
     Attributes:
-        networks: those whose convolutions tell how far a pass is.
+        predictors: what answers for a window in each of its passes.
+        networks: all of them.
         maps: names in ``conresnet.maps.MAPS`` that it can give.
+        tiling: how the model would have windows laid.
     """
 
+    predictors: Sequence[Predictor]
     networks: Sequence[nn.Module]
     maps: Collection[str]
+    tiling: Tiling
 
     def place(self, backend: Backend) -> None:
         """Move to a device, for its precision."""
 
-    def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
-        """One window.
+    def segment(self, case: PreparedCase, passes: Passes) -> None:
+        """Make the passes over a case, the last of which goes to ``passes.results``.
 
-        Args:
-            block: (C, S, H, W) float32 on the CPU.
-            maps: wanted beside the probability.
-
-        Returns:
-            (c, S, H, W) float32 on the CPU by name: always "probability", one component a segment (of labels without
-            the background); "residual" as probabilities; "attention" and "features" as the networks give them.
+        Raises:
+            Cancelled: heard inside a window.
+            UserError: "out-of-memory".
         """
-
-    def trial(self, maps: Collection[str]) -> None:
-        """Make all that ``predict`` makes, on a window as small as can be."""

@@ -90,12 +90,13 @@ def test_half_precision_agrees_with_single(tmp_path):
 
 
 class ShortOfMemory:
-    """Makes a model's system fail for windows of more voxels than fit."""
+    """Makes a model's predictor fail for windows of more voxels than fit; of several the n-th."""
 
-    def __init__(self, monkeypatch, model, fits, on="any", error=None):
+    def __init__(self, monkeypatch, model, fits, on="any", error=None, index=0):
         self.sizes, self.places = [], []
         error = error or torch.OutOfMemoryError("CUDA out of memory.")
-        predict, place = model.system.predict, model.system.place
+        predictor = model.system.predictors[index]
+        predict, place = predictor.predict, predictor.place
 
         def short(block, maps):
             if tuple(block.shape[1:]) != (16, 16, 16):
@@ -109,8 +110,8 @@ class ShortOfMemory:
             if backend.device.type != "cuda":
                 place(backend)
 
-        monkeypatch.setattr(model.system, "predict", short)
-        monkeypatch.setattr(model.system, "place", moved)
+        monkeypatch.setattr(predictor, "predict", short)
+        monkeypatch.setattr(predictor, "place", moved)
 
 
 def test_smaller_windows_when_memory_runs_out(tmp_path, monkeypatch):

@@ -111,10 +111,10 @@ def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_pat
     """Of what the members answer at most two are alive at once: the sum, and the newest."""
     use_test_networks(monkeypatch)
     package = make_members(tmp_path, 5, network="pointwise")[1]
-    system = load_model(package, "cpu", "fp32").system
+    (ensemble,) = load_model(package, "cpu", "fp32").system.predictors
     alive: list[int] = []
     held: list = []
-    for member in system._members:
+    for member in ensemble._members:
         plain = member.predict
 
         def counted(block, maps, plain=plain):
@@ -128,7 +128,7 @@ def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_pat
             return answer
 
         monkeypatch.setattr(member, "predict", counted)
-    system.predict(torch.zeros(1, 16, 16, 16), ("probability",))
+    ensemble.predict(torch.zeros(1, 16, 16, 16), ("probability",))
     assert len(alive) == 5 and max(alive) <= 2
 
 

@@ -254,14 +254,15 @@ def watched(model, volume, **options) -> tuple[SegmentResult, dict[str, np.ndarr
         arrays[name] = np.zeros(shape, dtype)
         return arrays[name]
 
-    predict = model.system.predict
+    (predictor,) = model.system.predictors
+    predict = predictor.predict
 
     def counting(block, maps):
         if "labels" in arrays:
             grown.append(np.count_nonzero(arrays["labels"]))
         return predict(block, maps)
 
-    model.system.predict = counting
+    predictor.predict = counting
     return segment(model, [volume], SegmentOptions(threads=1, **options), allocate=allocate), arrays, grown
 
 

@@ -1,0 +1,56 @@
+"""How the windows of a pass are laid and blended. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from conresnet.errors import UserError
+from conresnet.inference.windows import Box, WindowPlan, authors_windows, counted_windows, fitted_windows
+
+TILINGS = {"fitted": "gaussian", "authors": "uniform"}
+"""What may be chosen, and the blending that goes with it."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How windows are laid and blended, whatever the case.
+
+    Args:
+        kind: "fitted", "authors" or "counted", see ``conresnet.inference.windows``.
+        window: the model's (S, H, W).
+        overlap: of fitted windows.
+        blending: "gaussian" or "uniform".
+        more: of counted windows, those beyond what the box holds side by side.
+    """
+
+    kind: str
+    window: tuple[int, int, int]
+    overlap: float
+    blending: str
+    more: int = 0
+
+    def plan(self, box: Box, shape: Sequence[int]) -> WindowPlan:
+        """The windows over a box of a case's array of ``shape``."""
+        if self.kind == "authors":
+            return authors_windows(shape, self.window)
+        if self.kind == "counted":
+            return counted_windows(box, shape, self.window, self.more)
+        return fitted_windows(box, shape, self.window, self.overlap)
+
+    def chosen(self, kind: str | None, window: Sequence[int] | None) -> Tiling:
+        """This one with what the user chose otherwise; None leaves it.
+
+        Raises:
+            UserError: "tiling-unknown".
+        """
+        if kind and kind not in TILINGS:
+            raise UserError(
+                "tiling-unknown", f"There is no tiling {kind!r}; choose one of {', '.join(TILINGS)}.", tiling=kind
+            )
+        tiling = replace(self, kind=kind, blending=TILINGS[kind]) if kind else self
+        return replace(tiling, window=tuple(window)) if window else tiling
+
+    def smaller(self, window: tuple[int, int, int]) -> Tiling:
+        """Fitted windows of another size, blended as these."""
+        return replace(self, kind="fitted", window=window)
