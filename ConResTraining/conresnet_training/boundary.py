@@ -33,9 +33,9 @@ def boundary_loss(probabilities: Tensor, distances: Tensor) -> Tensor:
     return (probabilities * distances).mean()
 
 
-def region_weight(step: int, steps: int) -> float:
-    """alpha of eq. 14 at a step, counted from 0, of so many: what the losses other than the boundary loss weigh."""
-    return 1 - step * (1 - SMALLEST_ALPHA) / steps
+def region_weight(progress: float) -> float:
+    """alpha of eq. 14 at that share (0 to 1) of the training: what the losses but the boundary loss weigh."""
+    return 1 - progress * (1 - SMALLEST_ALPHA)
 
 
 def _signed_distance(inside: np.ndarray) -> np.ndarray:

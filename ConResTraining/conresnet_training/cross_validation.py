@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conresnet.errors import UserError
+from conresnet_training.network_with_losses import steps_of_run
 from conresnet_training.plan import Plan
 from conresnet_training.progress import PROGRESS_FILE, read_progress
 from conresnet_training.run import PLAN_FILE, Run, open_run, start_run
@@ -41,7 +42,7 @@ class Fold:
     def is_done(self, last: int) -> bool:
         """Whether nothing is left of it up to this step."""
         progress = read_progress(self.run.folder / PROGRESS_FILE)
-        whole = self.run.plan.training.steps
+        whole = steps_of_run(self.run.plan)
         return progress.state == "finished" if last >= whole else progress.step >= last and progress.state == "stopped"
 
 

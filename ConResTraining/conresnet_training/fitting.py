@@ -7,6 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import lightning.fabric
 import torch
@@ -22,8 +23,9 @@ from conresnet_training.data_sets import Case, read_data_set
 from conresnet_training.failures import as_user_error
 from conresnet_training.folds import split
 from conresnet_training.held_out import HeldOutCases
-from conresnet_training.loop import Outcome, TrainingLoop
-from conresnet_training.network_with_losses import SegmentationTraining
+from conresnet_training.loop import Outcome, StageCases, TrainingLoop
+from conresnet_training.network_with_losses import SegmentationTraining, stages_of, steps_of_run
+from conresnet_training.plan import Plan
 from conresnet_training.preparation import TrainingCase, prepare_case
 from conresnet_training.reports import reporting
 from conresnet_training.run import Run
@@ -63,7 +65,7 @@ def fit(
             ``TrainingLoop.run_to`` and of ``as_user_error``.
     """
     fabric = _fabric(run, devices, nodes)
-    steps = run.plan.training.steps
+    steps = steps_of_run(run.plan)
     last = min(most_steps or steps, steps)
     is_first = is_first_process()
     with contextlib.ExitStack() as stack:
@@ -72,7 +74,7 @@ def fit(
             stack.enter_context(sole_process(run.folder))
         tell = stack.enter_context(reporting(run, is_first))
         try:
-            outcome = _fit(run, fabric, kind, last, tell, stop)
+            outcome = _fit(run, fabric, kind, last, tell, stop, steps)
         except Exception as error:
             mistake = error if isinstance(error, UserError) else as_user_error(error, run.folder)
             if mistake is None:
@@ -90,7 +92,13 @@ def fit(
 
 
 def _fit(
-    run: Run, fabric: Fabric, kind: type[SegmentationTraining], last: int, tell: Callable[..., None], stop: StopWatch
+    run: Run,
+    fabric: Fabric,
+    kind: type[SegmentationTraining],
+    last: int,
+    tell: Callable[..., None],
+    stop: StopWatch,
+    steps: int,
 ) -> Outcome:
     plan, training = run.plan, run.plan.training
     checkpoint = read_checkpoint(run.checkpoint)
@@ -101,14 +109,15 @@ def _fit(
     tell(
         "started",
         step=done,
-        steps=training.steps,
+        steps=steps,
+        stages=steps // training.steps,
         fold=run.fold,
         **_process_facts(fabric),
         cases=len(used),
         segments=segments,
     )
     if done >= last and checkpoint.get("validated") == done:
-        return Outcome(done, training.steps, done >= training.steps)
+        return Outcome(done, steps, done >= steps)
     labels = set(data_set.labels).union(*data_set.regions.values())
 
     def prepared(case: Case) -> TrainingCase:
@@ -116,27 +125,38 @@ def _fit(
 
     if is_first_process() and not _prepare(run, [*used, *held_out], prepared, tell, stop):
         tell("stopping", reason=stop.reason)
-        return Outcome(done, training.steps, False)
+        return Outcome(done, steps, False)
     # From here on there may be several processes; those that others start have waited for the cases in this call.
     _launch(fabric)
     if fabric.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    targets = [plan.targets[name] for name in segments]
-    samples = TrainingSamples(
-        [prepared(case) for case in used],
-        plan.description.inference.window,
-        targets,
-        build_augmentation(plan.augmentation),
-        Sampling(training.seed, training.foreground_share, training.balanced_segments, training.boundary),
-    )
-    validation = HeldOutCases([prepared(case) for case in held_out], targets)
     lightning.fabric.seed_everything(training.seed, verbose=False)
     trained = kind(plan)
     if training.start_from and checkpoint is None:
         begin_with(training.start_from, trained.network)
+    cases = _stages(plan, trained.stages, [prepared(case) for case in used], [prepared(case) for case in held_out])
     with reused_memory():
-        loop = TrainingLoop(run, fabric, trained, samples, validation, checkpoint, tell, stop)
+        loop = TrainingLoop(run, fabric, trained, cases, checkpoint, tell, stop)
         return loop.run_to(last)
+
+
+def _stages(
+    plan: Plan, stages: int, used: Sequence[TrainingCase], held_out: Sequence[TrainingCase]
+) -> list[StageCases]:
+    """The cases as each stage takes them."""
+    training, description = plan.training, plan.description
+    targets = [plan.targets[segment.name] for segment in description.output.segments]
+    sampling = Sampling(training.seed, training.foreground_share, training.balanced_segments, training.boundary)
+    augment = build_augmentation(plan.augmentation)
+
+    def cases(sampling: Sampling, margin: int | None = None) -> StageCases:
+        samples = TrainingSamples(used, description.inference.window, targets, augment, sampling)
+        return StageCases(samples, HeldOutCases(held_out, targets, margin))
+
+    if description.system.type == "coarse_to_fine":
+        around_segments = replace(sampling, foreground_share=1.0)
+        return [cases(sampling), cases(around_segments, description.system.arguments["margin"])]
+    return [cases(sampling)] * stages
 
 
 def _prepare(
@@ -179,11 +199,16 @@ def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
         return Fabric(
             devices=devices,
             num_nodes=nodes,
-            strategy="ddp" if processes > 1 else "auto",
+            strategy=_strategy(run) if processes > 1 else "auto",
             precision=_precision(training.precision, run.plan.description.inference.window),
         )
     except (ValueError, RuntimeError) as error:
         raise _no_devices(error) from error
+
+
+def _strategy(run: Run) -> str:
+    # What a stage does not train has no gradient, for which the processes would wait.
+    return "ddp" if stages_of(run.plan) == 1 else "ddp_find_unused_parameters_true"
 
 
 def _launch(fabric: Fabric) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
@@ -14,19 +15,35 @@ MOST_BYTES_ON_DEVICE = 2 * 1024**3
 
 
 class HeldOutCases(Dataset):
-    """Whole prepared cases, one a sample, as (image (C, S, H, W), target (segments, S, H, W))."""
+    """Whole prepared cases, one a sample, as (image (C, S, H, W), target (segments, S, H, W)).
 
-    def __init__(self, cases: Sequence[TrainingCase], targets: Sequence[Sequence[int]]):
-        self.cases, self.targets = cases, targets
+    Args:
+        targets: a segment each, the label values that belong to it.
+        margin: cut each case to the box of its labels and so many voxels around it, as a fine network would get it from
+            a coarse one that had found all segments and nothing else; None leaves the cases whole.
+    """
+
+    def __init__(self, cases: Sequence[TrainingCase], targets: Sequence[Sequence[int]], margin: int | None = None):
+        self.cases, self.targets, self.margin = cases, targets, margin
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         case = self.cases[index]
-        label = torch.from_numpy(case.label.copy())
+        box = (slice(None),) * 3 if self.margin is None else labelled_box(case, self.margin)
+        label = torch.from_numpy(case.label[box].copy())
         target = torch.stack([torch.isin(label, torch.tensor(values, dtype=label.dtype)) for values in self.targets])
-        return torch.from_numpy(case.image.copy()), target.float()
+        return torch.from_numpy(case.image[(slice(None), *box)].copy()), target.float()
+
+
+def labelled_box(case: TrainingCase, margin: int) -> tuple[slice, slice, slice]:
+    """The box (S, H, W) of a case's labels and so many voxels around it; all of a case that has none."""
+    shape, labelled = case.label.shape, case.labelled
+    if not len(labelled):
+        return tuple(slice(0, side) for side in shape)
+    places = np.unravel_index(labelled, shape)
+    return tuple(slice(max(int(along.min()) - margin, 0), int(along.max()) + margin + 1) for along in places)
 
 
 @torch.no_grad()

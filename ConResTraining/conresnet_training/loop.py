@@ -3,23 +3,26 @@
 Everything that a step does is a function of the checkpoint it goes on from and of the step's number: which samples it
 takes, what dropout drops, the learning rate. A run that was stopped or killed so ends with the weights of an unbroken
 one.
+
+What is trained in stages, one part after the other, takes the plan's steps for each. Steps count through all of them;
+the schedules, and the search for the best validation, begin anew with each.
 """
 
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from conresnet.errors import UserError
-from conresnet_training.boundary import region_weight
 from conresnet_training.checkpoints import with_prefix, without_prefix, write_checkpoint
 from conresnet_training.held_out import HeldOutCases, dice_of_cases
 from conresnet_training.network_with_losses import SegmentationTraining
@@ -42,6 +45,14 @@ class Outcome:
     finished: bool
 
 
+@dataclass(frozen=True)
+class StageCases:
+    """What one stage is trained on, and the cases on which it is validated."""
+
+    samples: TrainingSamples
+    held_out: HeldOutCases
+
+
 class TrainingLoop:
     """Trains from a checkpoint, or from the start.
 
@@ -49,7 +60,7 @@ class TrainingLoop:
         run: what is trained, and its folder.
         fabric: Lightning's, launched.
         training: what is trained.
-        samples, held_out: the run's cases.
+        cases: for each stage.
         checkpoint: what to go on from.
         tell: takes the run's events, see ``conresnet_training.progress``.
         stop: knows whether somebody wants this process to end.
@@ -60,24 +71,25 @@ class TrainingLoop:
         run: Run,
         fabric: Fabric,
         training: SegmentationTraining,
-        samples: TrainingSamples,
-        held_out: HeldOutCases,
+        cases: Sequence[StageCases],
         checkpoint: dict | None,
         tell: Callable[..., None],
         stop: StopWatch,
     ):
-        self.run, self.fabric, self.samples, self.held_out = run, fabric, samples, held_out
+        self.run, self.fabric, self.cases = run, fabric, cases
+        self.steps = training.stages * run.plan.training.steps
         self.settings, self.tell, self.stop, self.training = run.plan.training, tell, stop, training
         self.adam = Adam(training.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay)
         self.model, self.optimizer = fabric.setup(training, self.adam)
         self.average = None
         if self.settings.weight_average:
             average = get_ema_multi_avg_fn(self.settings.weight_average)
-            self.average = AveragedModel(training.network, multi_avg_fn=average)
+            self.average = AveragedModel(training.network, multi_avg_fn=average, use_buffers=True)
         self.step, self.validated, self.best_dice, self.is_best = 0, 0, -1.0, False
         if checkpoint is not None:
             self._restore(checkpoint)
         self.saved = (self.step, self.validated)
+        self._begin_stage(self._stage_of(self.step))
 
     def run_to(self, last: int) -> Outcome:
         """Make the steps up to ``last``, or fewer where a stop is asked for, and leave a checkpoint.
@@ -102,29 +114,55 @@ class TrainingLoop:
         if is_stopping:
             self.tell("stopping", reason=self.stop.reason or "asked of another process")
         self._save()
-        return Outcome(self.step, self.settings.steps, self.step >= self.settings.steps and self.validated == self.step)
+        return Outcome(self.step, self.steps, self.step >= self.steps and self.validated == self.step)
 
     def _batches(self, last: int) -> Iterator[list[Tensor]]:
-        steps = StepSamples(
-            range(self.step, last), self.settings.batch, self.fabric.global_rank, self.fabric.world_size
-        )
-        return iter(
-            DataLoader(
-                self.samples,
-                batch_sampler=steps,
-                num_workers=self.settings.workers,
-                pin_memory=self.fabric.device.type == "cuda",
-                worker_init_fn=_leave_signals_to_the_parent,
-            )
+        """Of the steps from here to the last, stage by stage."""
+        ends = [min((stage + 1) * self.settings.steps, last) for stage in range(len(self.cases))]
+        begins = [self.step, *(max(end, self.step) for end in ends[:-1])]
+        parts = zip(self.cases, map(range, begins, ends), strict=True)
+        return chain.from_iterable(self._batches_of(cases.samples, steps) for cases, steps in parts if steps)
+
+    def _batches_of(self, samples: TrainingSamples, steps: range) -> DataLoader:
+        return DataLoader(
+            samples,
+            batch_sampler=StepSamples(steps, self.settings.batch, self.fabric.global_rank, self.fabric.world_size),
+            num_workers=self.settings.workers,
+            pin_memory=self.fabric.device.type == "cuda",
+            worker_init_fn=_leave_signals_to_the_parent,
         )
 
+    def _stage_of(self, made: int) -> int:
+        """The stage to which the last of so many steps belongs."""
+        return max(made - 1, 0) // self.settings.steps
+
+    def _begin_stage(self, stage: int) -> None:
+        if self.training.stages == 1:
+            return
+        if self.average is not None and stage and self.step == stage * self.settings.steps:
+            # What the parts before give to this one is what they will give in use.
+            self.training.network.load_state_dict(self.average.module.state_dict())
+        for network in self._networks():
+            network.begin_stage(stage)
+
+    def _networks(self) -> list[nn.Module]:
+        """That which is trained and, where there is one, the average of its weights."""
+        return [self.training.network, *([] if self.average is None else [self.average.module])]
+
+    def _progress(self) -> float:
+        """Share of the stage's steps that were made before the next one."""
+        return self.step % self.settings.steps / self.settings.steps
+
     def _make_step(self, batch: list[Tensor]) -> None:
+        if self.step and self.step % self.settings.steps == 0:
+            self._begin_stage(self.step // self.settings.steps)
+        learning_rate = self._learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate(self.step)
+            group["lr"] = learning_rate
         # Dropout of each step, and of each process, is its own, however often the run was resumed.
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step + self.fabric.global_rank * 1_000_000_007)
         batch = [part.to(self.fabric.device, non_blocking=True) for part in batch]
-        losses = self.model(*batch, region_weight=self._region_weight())
+        losses = self.model(*batch, progress=self._progress())
         self.fabric.backward(losses["loss"])
         largest = self.settings.gradient_clip or float("inf")
         norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=largest, error_if_nonfinite=False)
@@ -135,17 +173,14 @@ class TrainingLoop:
         if self.average is not None:
             self.average.update_parameters(self.training.network)
         self.step += 1
-        if self.step % STEPS_BETWEEN_POINTS == 0 or self.step == self.settings.steps:
-            self._tell_step(losses)
+        if self.step % STEPS_BETWEEN_POINTS == 0 or self.step % self.settings.steps == 0:
+            self._tell_step(losses, learning_rate)
 
-    def _region_weight(self) -> float:
-        return region_weight(self.step, self.settings.steps)
+    def _learning_rate(self) -> float:
+        """Eq. 10 of the next step: lr0 (1 - t/T)^0.9."""
+        return self.settings.learning_rate * (1 - self._progress()) ** POLYNOMIAL_POWER
 
-    def _learning_rate(self, step: int) -> float:
-        """Eq. 10: lr0 (1 - t/T)^0.9."""
-        return self.settings.learning_rate * (1 - step / self.settings.steps) ** POLYNOMIAL_POWER
-
-    def _tell_step(self, losses: dict[str, Tensor]) -> None:
+    def _tell_step(self, losses: dict[str, Tensor], learning_rate: float) -> None:
         values = torch.stack([loss.detach() for loss in losses.values()])
         if self.fabric.world_size > 1:
             values = self.fabric.all_reduce(values, reduce_op="mean")
@@ -155,8 +190,8 @@ class TrainingLoop:
             "step",
             step=self.step,
             **dict(zip(losses, values.tolist(), strict=True)),
-            learning_rate=self._learning_rate(self.step - 1),
-            seconds_left=round(pace * (self.settings.steps - self.step), 1),
+            learning_rate=learning_rate,
+            seconds_left=round(pace * (self.steps - self.step), 1),
             samples_per_second=round(self.settings.batch * self._rate(), 3),
             gpu_memory=torch.cuda.max_memory_reserved(self.fabric.device) if is_gpu else None,
         )
@@ -168,13 +203,14 @@ class TrainingLoop:
         return rate
 
     def _is_validation_due(self) -> bool:
-        is_place = self.step % self.settings.steps_between_checkpoints == 0 or self.step >= self.settings.steps
+        is_place = any(self.step % n == 0 for n in (self.settings.steps_between_checkpoints, self.settings.steps))
         return is_place and self.step != self.validated
 
     def _validate(self) -> bool:
         """Whether the validation was carried out; a stop breaks it off, and the resumed run begins with it."""
-        fabric, cases = self.fabric, self.held_out
-        network = self.training.network if self.average is None else self.average.module
+        stage = self._stage_of(self.step)
+        fabric, cases = self.fabric, self.cases[stage].held_out
+        network = self._networks()[-1]
         own = range(fabric.global_rank, len(cases), fabric.world_size)
         window = self.run.plan.description.inference.window
         with fabric.autocast():
@@ -185,6 +221,8 @@ class TrainingLoop:
             dice = fabric.all_reduce(dice.to(fabric.device), reduce_op="sum").cpu()
         segments = [segment.name for segment in self.run.plan.description.output.segments]
         mean = dice.double().mean().item()
+        if stage != self._stage_of(self.validated):
+            self.best_dice = -1.0
         self.is_best = mean > self.best_dice
         a_segment = {name: round(value, 6) for name, value in zip(segments, dice.mean(0).tolist(), strict=True)}
         self.tell("validation", step=self.step, dice=round(mean, 6), dice_a_segment=a_segment, best=self.is_best)
@@ -274,7 +312,7 @@ class TrainingLoop:
         with torch.no_grad(), self.fabric.autocast():
             for index in range(len(batch[0])):
                 sample = [part[index : index + 1] for part in batch]
-                loss = self.training(*sample, region_weight=self._region_weight())["loss"]
+                loss = self.training(*sample, progress=self._progress())["loss"]
                 is_sound.append(float(torch.isfinite(sample[0]).all() and torch.isfinite(loss)))
         gathered = self.fabric.all_gather(torch.tensor(is_sound, device=self.fabric.device)).flatten().tolist()
         names = self._case_names(self.step)
@@ -283,7 +321,8 @@ class TrainingLoop:
     def _case_names(self, step: int) -> list[str]:
         """Of a step's samples, counted from 0."""
         batch = self.settings.batch
-        return [self.samples.case_name(number) for number in range(step * batch, (step + 1) * batch)]
+        samples = self.cases[0].samples
+        return [samples.case_name(number) for number in range(step * batch, (step + 1) * batch)]
 
     def _not_finite(self, names: list[str]) -> UserError:
         cases = sorted(set(names))

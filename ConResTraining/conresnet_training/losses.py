@@ -1,4 +1,10 @@
-"""The paper's losses (III-D). Each is a mean over samples, so that it does not depend on how a batch is split."""
+"""The losses of ConResNet's paper (III-D), by which every network is trained; other papers' are parts of them.
+
+Each is a mean over samples, so that it does not depend on how a batch is split.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -6,6 +12,8 @@ from torch import Tensor
 
 from conresnet.networks.context_residual import AXES
 from conresnet.residual import context_residual
+
+LossKind = Literal["cross_entropy_dice", "cross_entropy", "dice"]
 
 SMOOTH = 1e-5
 SPATIAL = (2, 3, 4)
@@ -22,22 +30,45 @@ def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     return (1 - (overlap + SMOOTH) / (total + SMOOTH)).mean()
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, exclusive: bool) -> Tensor:
-    """Eq. 7: cross entropy plus Dice.
+def cross_entropy(logits: Tensor, target: Tensor, exclusive: bool) -> Tensor:
+    """The cross entropy of eq. 7 (VoxResNet's eq. 3, ResDSN's eq. 1), a mean over voxels where the papers sum it.
 
-    The cross entropy is a mean over voxels; eq. 7 as printed sums it, which would leave Dice without weight.
+    Args: see ``segmentation_loss``.
+    """
+    if exclusive:
+        return F.cross_entropy(logits, torch.cat([1 - target.sum(1, keepdim=True), target], 1))
+    return F.binary_cross_entropy_with_logits(logits, target)
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, exclusive: bool, kind: LossKind = "cross_entropy_dice") -> Tensor:
+    """What one segmentation costs: by eq. 7 cross entropy plus Dice, or either alone, as other papers have it.
+
+    As a mean over voxels the cross entropy leaves Dice a weight, which the sum of eq. 7 as printed would not.
 
     Args:
         logits: (batch, outputs, S, H, W).
         target: (batch, segments, S, H, W) of 0 and 1.
         exclusive: labels (softmax over the background and the segments, paper V-D) rather than regions (a sigmoid a
             segment).
+        kind: the sum, or one of its parts alone.
     """
-    if exclusive:
-        background = 1 - target.sum(1, keepdim=True)
-        cross_entropy = F.cross_entropy(logits, torch.cat([background, target], 1))
-        return cross_entropy + dice_loss(logits.softmax(1)[:, 1:], target)
-    return F.binary_cross_entropy_with_logits(logits, target) + dice_loss(logits.sigmoid(), target)
+    parts = []
+    if kind != "dice":
+        parts.append(cross_entropy(logits, target, exclusive))
+    if kind != "cross_entropy":
+        parts.append(dice_loss(probabilities_of(logits, exclusive), target))
+    return sum(parts)
+
+
+def probabilities_of(logits: Tensor, exclusive: bool) -> Tensor:
+    """(batch, segments, S, H, W), of labels without the background."""
+    return logits.softmax(1)[:, 1:] if exclusive else logits.sigmoid()
+
+
+def central_part(volume: Tensor, size: Sequence[int]) -> Tensor:
+    """The part of (batch, channel, S, H, W) that logits of the spatial ``size`` cover: its center."""
+    starts = [(side - covered) // 2 for side, covered in zip(volume.shape[2:], size, strict=True)]
+    return volume[(..., *(slice(start, start + side) for start, side in zip(starts, size, strict=True)))]
 
 
 def residual_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -57,25 +88,43 @@ def residual_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def total_loss(
-    outputs: dict, target: Tensor, exclusive: bool, residual_axis: str, deep_weight: float
+    outputs: dict,
+    target: Tensor,
+    exclusive: bool,
+    residual_axis: str,
+    deep_weight: float,
+    kind: LossKind = "cross_entropy_dice",
+    auxiliary_weights: Sequence[float] = (),
 ) -> dict[str, Tensor]:
-    """Segmentation loss (eq. 7) plus residual loss with deep supervision (eqs 8, 9 and, for several segments, 13).
+    """Segmentation loss (eq. 7), of the auxiliary outputs too, plus residual loss (eqs 8, 9; of several segments 13).
+
+    Logits may be smaller than the target; they then cover its center.
 
     Args:
-        outputs: the network's "segmentation" and, unless it is the baseline, "residuals".
+        outputs: the network's "segmentation"; where it gives them "auxiliary", a list of segmentations for deep
+            supervision, and "residuals", finest first.
         target: (batch, segments, S, H, W) of 0 and 1.
-        exclusive: see ``segmentation_loss``.
+        exclusive, kind: see ``segmentation_loss``.
         residual_axis: "S", "H" or "W".
-        deep_weight: lambda of eq. 9; 0.5 in the paper.
+        deep_weight: lambda of eq. 9, of the coarser residuals; 0.5 in the paper.
+        auxiliary_weights: what each of the auxiliary outputs weighs beside the segmentation.
 
     Returns:
-        "loss" and its parts "segmentation_loss" and "residual_loss".
+        "loss" and its parts "segmentation_loss", "auxiliary_loss" (weighed) and "residual_loss".
     """
-    segmentation = segmentation_loss(outputs["segmentation"].float(), target, exclusive)
-    losses = {"loss": segmentation, "segmentation_loss": segmentation}
+
+    def cost(logits: Tensor) -> Tensor:
+        return segmentation_loss(logits.float(), central_part(target, logits.shape[2:]), exclusive, kind)
+
+    losses = {"segmentation_loss": cost(outputs["segmentation"])}
+    if "auxiliary" in outputs:
+        weighed = zip(auxiliary_weights, outputs["auxiliary"], strict=True)
+        losses["auxiliary_loss"] = sum(weight * cost(logits) for weight, logits in weighed)
     if "residuals" in outputs:
+        # Of the whole target, since the part's first slice has a residual too.
         edges = context_residual(target, AXES[residual_axis])
-        finest, *deeper = (residual_loss(logits.float(), edges) for logits in outputs["residuals"])
+        finest, *deeper = (
+            residual_loss(logits.float(), central_part(edges, logits.shape[2:])) for logits in outputs["residuals"]
+        )
         losses["residual_loss"] = finest + deep_weight * sum(deeper)
-        losses["loss"] = segmentation + losses["residual_loss"]
-    return losses
+    return {"loss": sum(losses.values()), **losses}

@@ -12,17 +12,23 @@ from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
 from conresnet.package import ModelDescription, parse_description
 from conresnet_training.augmentation import Augmentation
+from conresnet_training.losses import LossKind
 
 
 class Training(BaseModel):
-    """How long and how fast. Where the paper gives a value (IV-B) and ours differs, the description says so."""
+    """How long, how fast, by which loss. Where the paper (IV-B) gives another value, the description says so."""
 
     model_config = ConfigDict(extra="forbid")
 
-    steps: int = Field(default=6000, gt=0)
+    steps: int = Field(default=6000, gt=0, description="of each stage, where parts are trained one after the other")
     batch: int = Field(default=2, gt=0, description="samples a step, of all devices together")
     learning_rate: float = Field(default=5e-4, gt=0, description="1e-4 in the paper, which trains much longer")
     weight_decay: float = Field(default=5e-4, ge=0)
+    loss: LossKind = Field(
+        default="cross_entropy_dice",
+        description="of the segmentation and of auxiliary outputs: eq. 7; cross_entropy is VoxResNet's and ResDSN's, "
+        "dice the pyramid's",
+    )
     deep_supervision: float = Field(default=0.5, ge=0, description="lambda of eq. 9")
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     gradient_clip: float = Field(default=10.0, ge=0, description="largest norm of the gradient; 0 is off")

@@ -3,8 +3,8 @@
 Imports the standard library alone, since Slicer's process reads the file too. Every line has "event" and "time"
 (seconds since the epoch), and by its event:
 
-- started: step (made so far), steps (in all), fold, pid, host, device, devices, precision, version, cases (that it
-  trains on), segments (their names)
+- started: step (made so far), steps (in all), stages (each takes an equal part of the steps), fold, pid, host, device,
+  devices, precision, version, cases (that it trains on), segments (their names)
 - preparing: done, of (cases)
 - step: step, loss and its parts, learning_rate, seconds_left, samples_per_second, gpu_memory (bytes, or null)
 - validation: step, dice (of all segments), dice_a_segment {name: value}, best (whether it is)

@@ -12,7 +12,8 @@ from conresnet.atomic_file import write_error
 from conresnet_training.progress import PROGRESS_FILE, ProgressWriter
 from conresnet_training.run import Run
 
-_CURVES = ("loss", "segmentation_loss", "residual_loss", "boundary_loss", "learning_rate", "samples_per_second", "dice")
+_LOSSES = ("loss", "segmentation_loss", "auxiliary_loss", "residual_loss", "boundary_loss")
+_CURVES = (*_LOSSES, "learning_rate", "samples_per_second", "dice")
 
 
 class Reports:

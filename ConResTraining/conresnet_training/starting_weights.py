@@ -9,7 +9,9 @@ from conresnet.networks.loading import load_network
 def begin_with(model: str, network: nn.Module) -> list[str]:
     """Give ``network`` the weights of a model's network.
 
-    A layer that is made for the channels or the segments may have another shape, and keeps what it has.
+    Where ``network`` holds several of the model's kind, such as the rounds of auto-context or a coarse and a fine one,
+    each begins with them. A layer that is made for the channels or the segments may have another shape, and keeps what
+    it has.
 
     Args:
         model: the name or the path of a model package of one network.
@@ -21,8 +23,14 @@ def begin_with(model: str, network: nn.Module) -> list[str]:
     Raises:
         UserError: ``start-does-not-fit`` where most of the tensors are other ones, or any of loading the model.
     """
-    given, own = load_network(model).state_dict(), network.state_dict()
-    fitting = {name: tensor for name, tensor in given.items() if name in own and tensor.shape == own[name].shape}
+    given = load_network(model)
+    parts = {name: part for name, part in network.named_modules() if type(part) is type(given)}
+    own, fitting = network.state_dict(), {}
+    for name, tensor in given.state_dict().items():
+        for place in parts:
+            whole = f"{place}.{name}" if place else name
+            if whole in own and own[whole].shape == tensor.shape:
+                fitting[whole] = tensor
     if 2 * len(fitting) < len(own):
         sentence = (
             f"The model {model} has another kind or size of network than the plan: only {len(fitting)} of the plan's "

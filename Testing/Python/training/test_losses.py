@@ -95,9 +95,9 @@ def test_boundary_loss_is_least_for_the_truth():
 
 
 def test_boundary_loss_counts_more_from_step_to_step():
-    assert region_weight(0, 100) == 1
-    assert region_weight(100, 100) == pytest.approx(0.01)
-    assert region_weight(50, 100) == pytest.approx(0.505)
+    assert region_weight(0.0) == 1
+    assert region_weight(1.0) == pytest.approx(0.01)
+    assert region_weight(0.5) == pytest.approx(0.505)
 
 
 @pytest.mark.parametrize("kind", ["labels", "regions"])
@@ -113,8 +113,10 @@ def test_compound_loss_is_a_mean_over_samples_and_as_eq_14_mixes_it(kind, data_s
     distances = torch.stack([signed_distances(sample.bool()) for sample in target])
     with torch.no_grad():
         plain = training(image, target)
-        mixed = training(image, target, distances, 0.3)
-        halves = [training(*(part[i : i + 1] for part in (image, target, distances)), 0.3) for i in range(2)]
+        # alpha is then 0.3
+        when = {"progress": 0.7 / 0.99}
+        mixed = training(image, target, distances, **when)
+        halves = [training(*(part[i : i + 1] for part in (image, target, distances)), **when) for i in range(2)]
     assert "boundary_loss" not in plain
     torch.testing.assert_close(mixed["loss"], 0.3 * plain["loss"] + 0.7 * mixed["boundary_loss"])
     for name in mixed:
