@@ -101,4 +101,3 @@ def _equalize(
         levels = np.floor((plane.astype(np.float64) - low) * (BINS / (high - low)) + _HAIR)
         mask = None if counted is None else counted[index]
         values[index] = equalizer(levels.clip(0, BINS - 1).astype(np.intp), mask)
-

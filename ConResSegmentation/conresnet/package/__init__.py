@@ -4,11 +4,14 @@ A package holds `model.json`, one `*.safetensors` file a network, `LICENSE.txt`,
 `MODEL_CARD.md` and `thumbnail.png`. Nothing in it is executed. Importing this takes the standard library alone, so
 Slicer can use it.
 
+The network's channels are the first input by its `intensity`, then its copies one after another, then the second input
+and its copies, and so on; `input_channels` counts them all.
+
 `model.json`, whole. Fields marked * may be missing, all others must be there; any that is not named here is refused.
 
     {
       "format": "conresnet-model",
-      "format_version": 1,
+      "format_version": 2,                      version 1, which had no copies, is read too
       "name": "hippocampus",                    letters, digits, ".", "_", "-"; the folder's name once installed
       "title": "Hippocampus",
       "version": "1.0.0",
@@ -20,14 +23,22 @@ Slicer can use it.
       "intended_use": "...",                    *
       "limitations": "...",                     *
       "residual_axis": "axial",                 * derived: axial, coronal or sagittal slices are compared
-      "inputs": [                               the channels, in the network's order
+      "inputs": [                               the images, in the order in which they are given
         {
           "name": "T1",
           "modality": "MR",
           "keywords": ["t1", "mprage"],         * words in a name that speak for this channel
           "exclude_keywords": ["t1c"],          * words that speak against it
           "intensity": [                        * the steps of conresnet.intensity, one after another
-            {"step": "z_score", "over": "foreground", "outside": "zero"}
+            {"step": "clip_percentiles", "low": 0.5, "high": 99.5},
+            {"step": "z_score_slices", "over": "foreground", "outside": "zero"}
+          ],
+          "copies": [                           * further channels of the same image, each by steps of its own
+            [
+              {"step": "subtract_gaussian", "sigma_mm": 5.0},
+              {"step": "equalize", "clip_limit": 0.01, "tiles": 8},
+              {"step": "z_score_slices", "over": "foreground", "outside": "zero"}
+            ]
           ]
         }
       ],
@@ -42,7 +53,7 @@ Slicer can use it.
         "networks": [
           {
             "type": "conresnet",
-            "arguments": {"input_channels": 1, "outputs": 3, "base_width": 16},
+            "arguments": {"input_channels": 2, "outputs": 3, "base_width": 16},
             "weights": "network.safetensors"
           }
         ]

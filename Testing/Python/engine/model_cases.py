@@ -61,10 +61,11 @@ def description(
     preparation: dict[str, Any] | None = None,
     inference: dict[str, Any] | None = None,
     intensity: Sequence[dict[str, Any]] = ({"step": "z_score", "over": "foreground", "outside": "keep"},),
+    copies: Sequence[list[dict[str, Any]]] = (),
     **arguments: Any,
 ) -> dict[str, Any]:
     """A `model.json`; ``preparation`` and ``inference`` replace single keys, ``arguments`` are the network's."""
-    arguments = {"input_channels": channels, "outputs": segments + (not regions), **arguments}
+    arguments = {"input_channels": channels * (1 + len(copies)), "outputs": segments + (not regions), **arguments}
     if network == "conresnet":
         arguments = {"residual_outputs": segments, "base_width": 8, **arguments}
     return {
@@ -74,7 +75,10 @@ def description(
         "title": "A model for tests",
         "version": "1.0.0",
         "license": "CC0-1.0",
-        "inputs": [{"name": f"T{n + 1}", "modality": "MR", "intensity": list(intensity)} for n in range(channels)],
+        "inputs": [
+            {"name": f"T{n + 1}", "modality": "MR", "intensity": list(intensity), "copies": list(copies)}
+            for n in range(channels)
+        ],
         "preparation": {"orientation": "SAR", "spacing": None, "foreground": "all", **(preparation or {})},
         "system": {
             "type": "single",

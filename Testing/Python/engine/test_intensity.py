@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conresnet.errors import UserError
-from conresnet.intensity import channel_values, check_steps, fitting
+from conresnet.intensity import channel_values, check_steps, fitting, split_steps
 from engine.volumes import every_reordering
 
 Z_SCORE = {"step": "z_score", "over": "foreground", "outside": "zero"}
 SPARSE_TAIL = {"step": "clip_sparse_tail", "bins": "int_max", "min_count": 50}
 PERCENTILES = {"step": "clip_percentiles", "low": 0.5, "high": 99.5}
+SLICES = {"step": "z_score_slices", "over": "foreground", "outside": "zero"}
+GAUSSIAN = {"step": "subtract_gaussian", "sigma_mm": 5.0}
+EQUALIZE = {"step": "equalize", "clip_limit": 0.01, "tiles": 8}
 
 
 def scan(dtype=np.float32, seed=0, shape=(20, 30, 40)) -> np.ndarray:
@@ -162,6 +165,67 @@ def test_huge_tiny_and_negative_values_give_the_same_numbers(scale, offset):
     assert np.allclose(result, run([Z_SCORE], array), atol=1e-3)
 
 
+def test_z_score_of_each_slice_by_itself(monkeypatch):
+    small_blocks(monkeypatch)
+    array = scan() * np.linspace(1, 9, 20, dtype=np.float32)[:, None, None]
+    mask = array > 150
+    result = run([SLICES], array, mask)
+    kept = run([{**SLICES, "outside": "keep"}], array, mask)
+    whole = run([{**SLICES, "over": "all", "outside": "keep"}], array, mask)
+    for index, plane in enumerate(array.astype(np.float64)):
+        inside = plane[mask[index]]
+        expected = (plane - inside.mean()) / inside.std()
+        assert np.allclose(kept[index], expected, atol=1e-4)
+        assert np.allclose(result[index], np.where(mask[index], expected, 0), atol=1e-4)
+        assert np.allclose(whole[index], (plane - plane.mean()) / plane.std(), atol=1e-4)
+
+
+def test_a_block_gets_its_own_slices():
+    array = scan(np.int16)
+    mask = array > 40
+    fitted = json.loads(json.dumps(fitting.measure([PERCENTILES, SLICES], array, mask)))
+    whole = fitting.apply(fitted, array, mask)
+    where = (slice(7, 12), slice(5, 25), slice(30, 40))
+    assert np.array_equal(fitting.apply(fitted, array[where], mask[where], 7), whole[where])
+    assert not np.array_equal(fitting.apply(fitted, array[where], mask[where], 6), whole[where])
+
+
+def test_a_step_after_the_slices_is_measured_on_what_they_leave(monkeypatch):
+    small_blocks(monkeypatch)
+    array = scan() + np.arange(20, dtype=np.float32)[:, None, None] * 1000
+    mask = array % 7 > 1
+    limits = fitting.measure([SLICES, PERCENTILES], array, mask)[1]
+    values = run([SLICES], array, mask)[mask]
+    assert np.allclose([limits["low"], limits["high"]], np.percentile(values, [0.5, 99.5]), rtol=1e-5)
+
+
+def test_slices_of_one_value_become_zero_and_empty_ones_are_measured_whole():
+    array = scan(np.float64) + 0.1
+    mask = array > 50
+    mask[3:6] = False
+    array[3], array[8] = 0.1, 7.7
+    array[9] = 60 + 1e-9 * scan(np.float64)[9]
+    for outside in ("zero", "keep"):
+        result = run([{**SLICES, "outside": outside}], array, mask)
+        assert np.isfinite(result).all() and not result[[3, 8, 9]].any()
+        assert (result[4] == 0).all() if outside == "zero" else result[4].std() == pytest.approx(1, abs=1e-4)
+
+
+def test_slices_the_image_does_not_cover_become_zero():
+    array, inside = scan(), np.ones((20, 30, 40), bool)
+    inside[:2], inside[5, :10] = False, False
+    array[5, :10] = 9999
+    result = run([{**SLICES, "outside": "keep"}], array, None, inside)
+    assert not result[:2].any()
+    assert result[5, 10:].mean() == pytest.approx(0, abs=1e-5) and result[5, 10:].std() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1e-12, 0), (1.7e6, -3), (1e25, 1e4), (0.3, 1e6)])
+def test_slices_do_not_depend_on_the_unit(scale, offset):
+    array = scan(np.float64)
+    assert np.allclose(run([SLICES], array * scale + offset * scale), run([SLICES], array), atol=1e-3)
+
+
 def test_voxels_the_image_does_not_cover_are_not_measured():
     array = scan()
     inside = np.zeros(array.shape, bool)
@@ -196,6 +260,19 @@ def test_one_value_or_an_empty_foreground_is_no_accident():
         [{"step": "rescale", "from": 1, "to": [0, 1]}],
         [{"step": "clip_sparse_tail", "bins": 10, "min_count": 50}],
         [{"step": "clip_sparse_tail", "bins": "int_max", "min_count": 0}],
+        [{"step": "clip", "low": 0, "high": 10**400}],
+        [{"step": "clip", "low": float("nan"), "high": 1}],
+        [{**SLICES, "over": "brain"}],
+        [{**GAUSSIAN, "sigma_mm": 0}],
+        [{**GAUSSIAN, "sigma_mm": [5, 5, 5]}],
+        [{**GAUSSIAN, "sigma_mm": float("inf")}],
+        [{**EQUALIZE, "clip_limit": 0}],
+        [{**EQUALIZE, "clip_limit": 40}],
+        [{**EQUALIZE, "tiles": 0}],
+        [{**EQUALIZE, "tiles": 8.0}],
+        [{**EQUALIZE, "tiles": True}],
+        [SLICES, EQUALIZE],
+        [GAUSSIAN, PERCENTILES, EQUALIZE],
     ],
 )
 def test_wrong_steps_are_refused(steps):
@@ -205,5 +282,12 @@ def test_wrong_steps_are_refused(steps):
 
 
 def test_right_steps_pass():
-    steps = [SPARSE_TAIL, PERCENTILES, {"step": "clip", "low": -1, "high": 1.5}, Z_SCORE]
-    assert check_steps(steps) == steps
+    others = [SPARSE_TAIL, PERCENTILES, {"step": "clip", "low": -1, "high": 1.5}, Z_SCORE, SLICES]
+    for filters in ([], [GAUSSIAN], [EQUALIZE, GAUSSIAN]):
+        assert check_steps(filters + others) == filters + others
+        assert split_steps(filters + others) == (filters, others)
+
+
+def test_a_filter_behind_another_step_is_named_with_it():
+    with pytest.raises(UserError, match="equalize stands after z_score_slices, but subtract_gaussian and equalize"):
+        check_steps([GAUSSIAN, SLICES, EQUALIZE])

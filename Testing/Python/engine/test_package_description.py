@@ -15,6 +15,10 @@ from conresnet.package import parse_description
 from conresnet.package.terminology import is_snomed_concept
 from engine.package_cases import changed, document, refusal
 
+CLIP = {"step": "clip", "low": -100, "high": 240}
+SLICES = {"step": "z_score_slices", "over": "foreground", "outside": "zero"}
+EQUALIZE = {"step": "equalize", "clip_limit": 0.01, "tiles": 8}
+
 
 def test_a_right_description_is_read() -> None:
     description = parse_description(document())
@@ -25,9 +29,41 @@ def test_a_right_description_is_read() -> None:
     assert description.residual_axis == "axial"
 
 
-def test_what_is_written_is_read_back_the_same() -> None:
-    description = parse_description(document(files={"network.safetensors": {"sha256": "0" * 64, "bytes": 3}}))
+def with_copies(*copies: list[dict], channels: int, version: int = 2) -> dict:
+    whole = changed("system.networks.0.arguments", {"input_channels": channels, "outputs": 3})
+    whole["inputs"][0]["copies"] = list(copies)
+    return {**whole, "format_version": version}
+
+
+@pytest.mark.parametrize("whole", [document(), with_copies([CLIP, SLICES], [EQUALIZE], channels=3)])
+def test_what_is_written_is_read_back_the_same(whole: dict) -> None:
+    files = {"network.safetensors": {"sha256": "0" * 64, "bytes": 3}}
+    description = parse_description({**whole, "files": files})
     assert parse_description(description.to_json().encode()) == description
+
+
+def test_copies_are_channels_of_the_network() -> None:
+    description = parse_description(with_copies([CLIP, SLICES], [EQUALIZE], channels=3))
+    assert description.channel_count == 3
+    (item,) = description.inputs
+    assert item.channels == (item.intensity, (CLIP, SLICES), (EQUALIZE,))
+    sentence = refusal("package-description", parse_description, with_copies([EQUALIZE], channels=1))
+    assert "input_channels" in sentence and "must be 2" in sentence
+    assert parse_description(document()).channel_count == 1
+
+
+def test_the_first_version_of_the_format_is_read_and_had_no_copies() -> None:
+    assert parse_description(document(format_version=1)) == parse_description(document())
+    sentence = refusal("package-description", parse_description, with_copies([EQUALIZE], channels=2, version=1))
+    assert '"inputs[0].copies" is not a field of this format' in sentence
+
+
+def test_steps_in_the_wrong_order_are_refused_by_name() -> None:
+    sentence = refusal("package-description", parse_description, with_copies([EQUALIZE], [CLIP, EQUALIZE], channels=3))
+    assert '"inputs[0].copies[1]" cannot be used' in sentence
+    assert "equalize stands after clip, but subtract_gaussian and equalize come before all other steps" in sentence
+    sentence = refusal("package-description", parse_description, changed("inputs.0.intensity", [SLICES, EQUALIZE]))
+    assert '"inputs[0].intensity" cannot be used' in sentence and "equalize stands after z_score_slices" in sentence
 
 
 def test_the_example_in_the_documentation_is_right() -> None:
@@ -69,6 +105,13 @@ WRONG = [
     ("inputs.0.keywords", "t1"),
     ("inputs.0.intensity", [{"step": "sharpen"}]),
     ("inputs.0.intensity", [{"step": ["clip"]}]),
+    ("inputs.0.intensity", [{}]),
+    ("inputs.0.copies", EQUALIZE),
+    ("inputs.0.copies", [EQUALIZE]),
+    ("inputs.0.copies", [[]]),
+    ("inputs.0.copies", [None]),
+    ("inputs.0.copies", [[{**EQUALIZE, "tiles": 0}]]),
+    ("inputs.0.copies", [[EQUALIZE]] * 17),
     ("preparation.orientation", "SAS"),
     ("preparation.orientation", "sar"),
     ("preparation.spacing", [1, 1]),
@@ -154,6 +197,7 @@ PLACES = [
     *document(),
     "inputs.0",
     "inputs.0.intensity.0",
+    "inputs.0.copies",
     "preparation.spacing",
     "system.networks.0",
     "output.segments",

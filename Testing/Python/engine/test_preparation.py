@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from conresnet.errors import Cancelled
-from conresnet.grid import Volume
+from conresnet.grid import Grid, Volume
 from conresnet.image_files import read_volume
 from conresnet.package import parse_description
 from conresnet.preparation import prepare
@@ -13,6 +13,15 @@ from engine.model_cases import description
 from engine.volumes import anatomy, grid, random_volume
 
 ZERO_OUTSIDE = [{"step": "z_score", "over": "foreground", "outside": "zero"}]
+SLICES = {"step": "z_score_slices", "over": "foreground", "outside": "zero"}
+# The two channels that VoxResNet takes of an image.
+OWN = [{"step": "clip_percentiles", "low": 0.5, "high": 99.5}, SLICES]
+COPY = [
+    {"step": "subtract_gaussian", "sigma_mm": 5.0},
+    {"step": "equalize", "clip_limit": 0.01, "tiles": 8},
+    SLICES,
+]
+VOXRESNET = {"preparation": {"foreground": "not_background", "spacing": None}, "intensity": OWN, "copies": [COPY]}
 
 
 def model(**settings):
@@ -20,16 +29,17 @@ def model(**settings):
 
 
 @pytest.mark.parametrize("spacing", [None, [3, 2, 2.5]])
-def test_blocks_are_the_parts_of_the_whole_and_zero_beyond(head_image, spacing):
-    chosen = model(preparation={"foreground": "not_background", "spacing": spacing}, intensity=ZERO_OUTSIDE)
+@pytest.mark.parametrize("steps", [{"intensity": ZERO_OUTSIDE}, {"intensity": OWN, "copies": [COPY]}])
+def test_blocks_are_the_parts_of_the_whole_and_zero_beyond(head_image, spacing, steps):
+    chosen = model(preparation={"foreground": "not_background", "spacing": spacing}, **steps)
     case = prepare(chosen, [read_volume(head_image)])
     whole = case.block((0, 0, 0), case.shape)
-    assert whole.dtype == np.float32 and whole.shape == (1, *case.shape)
+    assert whole.dtype == np.float32 and whole.shape == (chosen.channel_count, *case.shape)
     start, size = tuple(side - 10 for side in case.shape), (16, 24, 8)
     block = case.block(start, size)
     inside = tuple(slice(0, min(10, side)) for side in size)
     place = tuple(slice(a, a + part.stop) for a, part in zip(start, inside, strict=True))
-    assert np.array_equal(block[(0, *inside)], whole[(0, *place)])
+    assert np.array_equal(block[(slice(None), *inside)], whole[(slice(None), *place)])
     assert not block[:, 10:].any() and not block[:, :, 10:].any()
 
 
@@ -68,9 +78,83 @@ def test_places_that_a_channel_does_not_cover_do_not_count():
     assert covered.mean() == pytest.approx(0, abs=1e-5) and covered.std() == pytest.approx(1, abs=1e-5)
 
 
-def test_it_can_be_stopped():
+def test_channels_are_each_input_and_its_copies_in_turn(head_image):
+    head = read_volume(head_image)
+    other = Volume(np.sqrt(head.array), head.grid, "other")
+    case = prepare(model(channels=2, **VOXRESNET), [head, other])
+    block = case.block((20, 10, 30), (16, 24, 32))
+    expected = []
+    for volume in (head, other):
+        for steps in (OWN, COPY):
+            alone = prepare(model(**{**VOXRESNET, "intensity": steps, "copies": []}), [volume])
+            expected.append(alone.block((20, 10, 30), (16, 24, 32))[0])
+    assert np.array_equal(block, expected)
+    assert not np.array_equal(block[0], block[1])
+
+
+def test_every_slice_of_every_channel_has_mean_0_and_deviation_1(head_image):
+    case = prepare(model(**VOXRESNET), [read_volume(head_image)])
+    whole = case.block((0, 0, 0), case.shape).astype(np.float64)
+    mask = case.images[0] != case.backgrounds[0]
+    slices = [index for index in range(case.shape[0]) if mask[index].mean() > 0.1]
+    assert len(slices) > 80 and np.isfinite(whole).all()
+    for channel in whole:
+        values = [channel[index][mask[index]] for index in slices]
+        assert np.allclose([v.mean() for v in values], 0, atol=1e-4)
+        assert np.allclose([v.std() for v in values], 1, atol=1e-4)
+
+
+def test_a_roi_gives_what_cutting_before_gives(head_image):
+    head = read_volume(head_image)
+    low, high = np.array([30, 20, 25]), np.array([70, 84, 100])
+    where = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    affine = head.grid.array_affine.copy()
+    affine[:3, 3] = head.grid.to_ras(low)
+    cut = Volume(head.array[where], Grid(tuple(high - low), affine[:, [2, 1, 0, 3]]), "cut")
+    corners = cut.grid.corners()
+    box = BoxROI(cut.grid.center, np.eye(3), np.ptp(corners, axis=0))
+    chosen = model(**VOXRESNET)
+    inside, before = prepare(chosen, [head], box), prepare(chosen, [cut])
+    assert inside.shape == before.shape and inside.inside is None
+    assert np.array_equal(inside.block((0, 0, 0), inside.shape), before.block((0, 0, 0), before.shape))
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1, -3000), (1e-3, 0), (3.7, 1e5)])
+def test_the_unit_of_an_image_does_not_matter(head_image, scale, offset):
+    head = read_volume(head_image)
+    other = Volume(head.array.astype(np.float64) * scale + offset, head.grid, "other")
+    blocks = []
+    for volume in (head, other):
+        case = prepare(model(**VOXRESNET), [volume])
+        blocks.append(case.block((0, 0, 0), case.shape))
+    assert np.abs(blocks[0] - blocks[1]).mean() < 1e-4
+
+
+def test_without_filters_no_array_is_made(head_image):
+    head = read_volume(head_image)
+    case = prepare(model(**{**VOXRESNET, "copies": [OWN, COPY]}), [head])
+    own, twin, copy = case.channels
+    for channel in (own, twin):
+        assert np.shares_memory(channel.values, head.array)
+    assert copy.values.dtype == np.float32 and not np.shares_memory(copy.values, head.array)
+
+
+@pytest.mark.parametrize("settings", [{}, VOXRESNET])
+def test_it_can_be_stopped(settings):
     def stop():
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        prepare(model(), [random_volume(grid((9, 9, 9)))], check=stop)
+        prepare(model(**settings), [random_volume(grid((9, 9, 9)))], check=stop)
+
+
+def test_it_can_be_stopped_while_a_copy_is_made(head_image):
+    calls = []
+
+    def stop():
+        calls.append(None)
+        if len(calls) == 20:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        prepare(model(**VOXRESNET), [read_volume(head_image)], check=stop)
