@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
+from conresnet_training.system_catalogue import DEFAULT, SYSTEMS
 from ConResSegmentationLib import Messages
 
 from . import Settings
@@ -41,6 +42,12 @@ class PlanPanel:
         self._ui, self._backend, self._dataSetPanel, self._onChanged = ui, backend, dataSetPanel, onChanged
         # The text as it is in the file.
         self._saved = ""
+        self._fillSystems()
+        self._fields = (ui.stepsSpinBox, ui.batchSpinBox, ui.widthSpinBox, ui.foldsSpinBox)
+        for field in self._fields:
+            field.connect("valueChanged(int)", self._onChoice)
+        # What was chosen above the plan when it was made, or read.
+        self._choicesOfPlan = self._choices
         self._task = BackendTask(ui.makePlanButton, ui.planStatusLabel, self._make, log)
         ui.planTextEdit.setFont(qt.QFontDatabase.systemFont(qt.QFontDatabase.FixedFont))
         ui.planPathEdit.currentPath = Settings.value("Plan")
@@ -112,6 +119,20 @@ class PlanPanel:
         """The panel goes."""
         self._task.stop()
 
+    def _fillSystems(self) -> None:
+        selector = self._ui.systemSelector
+        for name, entry in SYSTEMS.items():
+            selector.addItem(entry.title, name)
+            selector.setItemData(selector.count - 1, entry.sentence, qt.Qt.ToolTipRole)
+        kept = Settings.value("System")
+        selector.setCurrentIndex(selector.findData(kept if kept in SYSTEMS else DEFAULT))
+        selector.toolTip = SYSTEMS[selector.currentData].sentence
+        selector.connect("currentIndexChanged(int)", self._onSystemChosen)
+
+    @property
+    def _choices(self) -> list:
+        return [self._ui.systemSelector.currentData, *(field.value for field in self._fields)]
+
     @property
     def _isEdited(self) -> bool:
         return self._ui.planTextEdit.toPlainText() != self._saved
@@ -129,8 +150,21 @@ class PlanPanel:
         if self._isEdited:
             self._ui.planTextEdit.setPlainText(text)
 
+    def _onSystemChosen(self, _index: int) -> None:
+        selector = self._ui.systemSelector
+        Settings.setValue("System", selector.currentData)
+        selector.toolTip = SYSTEMS[selector.currentData].sentence
+        self._onChoice()
+
+    def _onChoice(self, _value: int = 0) -> None:
+        if self._task.isRunning or not self._ui.planTextEdit.toPlainText().strip():
+            return
+        stale = _("This plan was not made with what is chosen above it; make it anew.")
+        say(self._ui.planStatusLabel, stale if self._choices != self._choicesOfPlan else "")
+
     def _onPathChanged(self, path: str) -> None:
         Settings.setValue("Plan", path)
+        self._choicesOfPlan = self._choices
         say(self._ui.planStatusLabel, "")
         self.refresh()
         self._onChanged()
@@ -156,21 +190,28 @@ class PlanPanel:
         isThere = self.path.exists() or bool(self._ui.planTextEdit.toPlainText().strip())
         if isThere and not slicer.util.confirmYesNoDisplay(question.format(path=self.path.name)):
             return
-        settings = [argument for setting in self._settings() for argument in ("--set", setting)]
-        arguments = ("plan", str(self._dataSetPanel.folder), "--output", str(self.path), "--overwrite", *settings)
-        self._task.run(lambda: self._backend.launch(*arguments), _("Making a plan"), self._onMade)
+        choices = self._choices
+        where = (str(self._dataSetPanel.folder), "--output", str(self.path), "--overwrite")
+        arguments = ("plan", *where, *self._options())
+        self._task.run(
+            lambda: self._backend.launch(*arguments), _("Making a plan"), lambda _output: self._onMade(choices)
+        )
         self._onChanged()
 
-    def _settings(self) -> list[str]:
-        fields = {
-            "training.steps": self._ui.stepsSpinBox,
-            "training.batch": self._ui.batchSpinBox,
-            "model.system.networks.0.arguments.base_width": self._ui.widthSpinBox,
-            "training.folds": self._ui.foldsSpinBox,
-        }
-        return [f"{key}={field.value}" for key, field in fields.items() if field.value > 0]
+    def _options(self) -> list[str]:
+        """What is chosen, for the command; 0 leaves a value to the plan."""
+        ui = self._ui
+        options = ["--system", ui.systemSelector.currentData]
+        if ui.widthSpinBox.value > 0:
+            options += ["--base-width", str(ui.widthSpinBox.value)]
+        fields = {"steps": ui.stepsSpinBox, "batch": ui.batchSpinBox, "folds": ui.foldsSpinBox}
+        for key, field in fields.items():
+            if field.value > 0:
+                options += ["--set", f"training.{key}={field.value}"]
+        return options
 
-    def _onMade(self, _output: str) -> None:
+    def _onMade(self, choices: list) -> None:
+        self._choicesOfPlan = choices
         self._read()
         self.updateButtons()
         self._onChanged()

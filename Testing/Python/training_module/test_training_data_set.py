@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 import yaml
 
+from conresnet_training.system_catalogue import SYSTEMS
 from slicer_host import dialogs
 from training_module.training_driver import TrainingDriver
 
@@ -48,11 +49,11 @@ def test_a_check_shows_its_findings_errors_first_and_opens_its_page(here: Traini
 def test_a_plan_is_made_edited_saved_and_read_again(here: TrainingDriver, data_set: Path) -> None:
     here.choose_data_set(data_set)
     assert not here.ui.startButton.enabled and here.ui.startButton.toolTip.startswith("Make a plan first")
-    here.ui.stepsSpinBox.value, here.ui.foldsSpinBox.value, here.ui.widthSpinBox.value = 700, 3, 12
+    here.ui.stepsSpinBox.value, here.ui.foldsSpinBox.value, here.ui.widthSpinBox.value = 700, 3, 24
     here.run_command(here.ui.makePlanButton)
     plan = yaml.safe_load(here.ui.planTextEdit.toPlainText())
     assert plan["training"]["steps"] == 700 and plan["training"]["folds"] == 3
-    assert plan["model"]["system"]["networks"][0]["arguments"]["base_width"] == 12
+    assert plan["model"]["system"]["networks"][0]["arguments"]["base_width"] == 24
     assert here.ui.foldSpinBox.maximum == 2
     assert here.ui.startButton.enabled, here.ui.startButton.toolTip
     file = Path(here.ui.planPathEdit.currentPath)
@@ -75,6 +76,34 @@ def test_a_plan_is_made_edited_saved_and_read_again(here: TrainingDriver, data_s
     here.ui.stepsSpinBox.value = 80
     here.run_command(here.ui.makePlanButton)
     assert yaml.safe_load(here.ui.planTextEdit.toPlainText())["training"]["steps"] == 80
+
+
+def test_the_chosen_system_is_planned_and_remembered(here: TrainingDriver, data_set: Path) -> None:
+    here.choose_data_set(data_set)
+    selector = here.ui.systemSelector
+    assert selector.currentText == "ConResNet" and selector.count == len(SYSTEMS)
+    here.choose_system("voxresnet-auto-context")
+    assert selector.currentText == "VoxResNet with auto-context"
+    assert selector.toolTip == SYSTEMS["voxresnet-auto-context"].sentence == selector.itemData(selector.currentIndex, 3)
+    # A network inside of a network gets the width too.
+    here.ui.widthSpinBox.value = 8
+    here.run_command(here.ui.makePlanButton)
+    plan = yaml.safe_load(here.ui.planTextEdit.toPlainText())
+    (network,) = plan["model"]["system"]["networks"]
+    assert network["type"] == "auto_context" and network["arguments"]["network"]["type"] == "voxresnet"
+    assert network["arguments"]["network"]["arguments"]["base_width"] == 8 and plan["model"]["inputs"][0]["copies"]
+    assert "Planned for 6 cases" in here.ui.planStatusLabel.text
+    # What is chosen next, the plan was not made with.
+    for choose in (lambda: here.choose_system("pyramid"), lambda: setattr(here.ui.batchSpinBox, "value", 1)):
+        choose()
+        assert "was not made with what is chosen above" in here.ui.planStatusLabel.text
+        here.choose_system("voxresnet-auto-context")
+        here.ui.batchSpinBox.value = 0
+        assert here.ui.planStatusLabel.text == ""
+    here.unload()
+    here.load()
+    assert here.ui.systemSelector.currentText == "VoxResNet with auto-context"
+    assert here.ui.planStatusLabel.text == ""
 
 
 def test_a_value_that_makes_no_plan_is_said_in_the_backends_words(

@@ -96,6 +96,12 @@ class TrainingDriver(ModuleDriver):
         self.ui.dataSetPathEdit.currentPath = str(folder)
         self.settle()
 
+    def choose_system(self, name: str) -> None:
+        """Choose the system that is planned."""
+        selector = self.ui.systemSelector
+        selector.setCurrentIndex(selector.findData(name))
+        self.settle()
+
     def edit_plan(self, base_width: int = 8, **values: object) -> None:
         """Edit values of the plan's training, and the width of its network, in the panel's editor."""
         content = yaml.safe_load(self.ui.planTextEdit.toPlainText())
