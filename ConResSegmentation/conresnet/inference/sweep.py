@@ -77,7 +77,10 @@ def sweep(
                 )
             done.plan = laid.plan(box, case.shape)
             change = f"smaller ones of {_text(done.plan.size)}" if smaller else "the CPU, which takes longer,"
-            done.warnings.append(f"{name} ran out of memory with windows of {size} voxels; {change} were used instead.")
+            subject = name[0].upper() + name[1:]
+            done.warnings.append(
+                f"{subject} ran out of memory with windows of {size} voxels; {change} were used instead."
+            )
             logger.warning(done.warnings[-1])
     finally:
         if done.backend is not backend:
@@ -137,7 +140,7 @@ def _halved(size: tuple[int, int, int]) -> tuple[int, int, int] | None:
 
 
 def _name(backend: Backend) -> str:
-    return "The computer" if backend.device.type == "cpu" else f"The device {backend}"
+    return "the computer" if backend.device.type == "cpu" else f"the device {backend}"
 
 
 def _text(size: tuple[int, ...]) -> str:

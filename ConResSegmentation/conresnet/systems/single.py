@@ -36,7 +36,8 @@ class SingleNetwork:
         description = package.description
         self._network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
         self._exclusive = description.output.kind == "labels"
-        self._mirrorings = _subsets([_TENSOR_AXES[name] for name in description.inference.mirror_axes])
+        mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
+        self._mirrorings = _subsets([_TENSOR_AXES[name] for name in mirror_axes])
         self._input_channels = description.channel_count
         self.networks = [self._network]
         self.maps = {"probability"} | ({"residual", "attention", "features"} & set(self._network.provides))
