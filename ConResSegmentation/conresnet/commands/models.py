@@ -161,12 +161,12 @@ def _networks(package: ModelPackage) -> Iterator[tuple[str, str]]:
 
 
 def _channel_row(item: Input) -> tuple[str, ...]:
-    steps = ", ".join(step["step"] for step in item.intensity)
+    own, *copies = (", ".join(step["step"] for step in steps) or "as is" for steps in item.channels)
     return (
         item.name,
         item.modality,
         f"known by: {', '.join(item.keywords) or 'nothing'}",
-        f"intensity: {steps or 'as is'}",
+        "; ".join([f"intensity: {own}", *(f"a copy: {steps}" for steps in copies)]),
     )
 
 

@@ -10,7 +10,8 @@ The others turn each value into another by itself:
     ``{"step": "clip_percentiles", "low": 0.5, "high": 99.5}`` of the foreground
     ``{"step": "z_score", "over": "foreground" | "all", "outside": "zero" | "keep"}``; voxels outside the foreground
         become 0, or are shifted and scaled like the others
-    ``{"step": "z_score_slices", "over": ..., "outside": ...}``; the same of each slice of the model's S axis by itself
+    ``{"step": "z_score_slices", "over": ..., "outside": ...}``; the same of each slice of the model's S axis by itself,
+        whose deviation counts as 5 % of the whole channel's at least
     ``{"step": "rescale", "from": [-100, 240], "to": [0, 1]}``
     ``{"step": "clip_sparse_tail", "bins": "int_max", "min_count": 50}``; the paper authors' step for BraTS: of a
         histogram of int(maximum) bins, values above the last bin with ``min_count`` voxels become that bin's index

@@ -8,9 +8,9 @@ import numpy as np
 
 from conresnet.intensity.channel_values import ChannelValues, moments, percentiles, slice_moments, sparse_tail
 
-# A slice that deviates by less than this share of what the channel does is taken for constant: to make its rounding
-# errors as large as another slice's anatomy would say nothing.
-_CONSTANT = 1e-5
+# A slice's deviation counts as this share of the channel's at least. So a slice of next to nothing, such as two specks
+# of noise above the head, is not blown up, nor the air around them sent far off.
+_LEAST_SHARE = 0.05
 
 
 def measure(
@@ -47,9 +47,9 @@ def measure(
                 mean, deviation = moments(over)
                 fitted.append({"step": "z_score", "mean": mean, "std": deviation, "outside": step["outside"]})
             case "z_score_slices":
-                means, factors = _slice_scales(over, everything)
+                means, deviations = _slice_scales(over, everything)
                 fitted.append(
-                    {"step": "z_score_slices", "means": means, "factors": factors, "outside": step["outside"]}
+                    {"step": "z_score_slices", "means": means, "stds": deviations, "outside": step["outside"]}
                 )
             case "rescale":
                 (a, b), (c, d) = step["from"], step["to"]
@@ -94,7 +94,7 @@ def _arithmetic(
             case "z_score_slices":
                 slices = slice(first_slice, first_slice + len(values))
                 values -= np.array(step["means"][slices], values.dtype)[:, None, None]
-                values *= np.array(step["factors"][slices], values.dtype)[:, None, None]
+                values /= np.array(step["stds"][slices], values.dtype)[:, None, None]
             case "rescale":
                 values *= step["scale"]
                 values += step["shift"]
@@ -117,9 +117,9 @@ def _values(
 
 
 def _slice_scales(over: ChannelValues, everything: ChannelValues) -> tuple[list[float], list[float]]:
-    """(mean, what to multiply the difference from it by) of each slice, the latter 0 for a constant slice.
+    """Mean and standard deviation of each slice, the latter ``_LEAST_SHARE`` of the channel's at least.
 
-    A slice without foreground is measured whole, and one that the image does not cover at all becomes 0.
+    A slice without foreground is measured whole; one that the image does not cover takes the channel's own.
     """
     table = slice_moments(over)
     without = table[:, 0] == 0
@@ -128,6 +128,5 @@ def _slice_scales(over: ChannelValues, everything: ChannelValues) -> tuple[list[
     counts, means, deviations = table.T
     mean = (counts * means).sum() / counts.sum()
     spread = np.sqrt((counts * (deviations**2 + (means - mean) ** 2)).sum() / counts.sum())
-    varies = deviations > _CONSTANT * spread
-    factors = np.divide(1, deviations, out=np.zeros_like(deviations), where=varies)
-    return means.tolist(), factors.tolist()
+    means[counts == 0], deviations[counts == 0] = mean, spread
+    return means.tolist(), np.maximum(deviations, _LEAST_SHARE * spread or 1.0).tolist()

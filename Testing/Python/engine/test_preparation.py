@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from conresnet.errors import Cancelled
 from conresnet.grid import Grid, Volume
@@ -9,7 +10,8 @@ from conresnet.image_files import read_volume
 from conresnet.package import parse_description
 from conresnet.preparation import prepare
 from conresnet.roi import BoxROI
-from engine.model_cases import description
+from conresnet.segmentation import SegmentOptions, load_model, segment
+from engine.model_cases import description, use_test_networks, write_model
 from engine.volumes import anatomy, grid, random_volume
 
 ZERO_OUTSIDE = [{"step": "z_score", "over": "foreground", "outside": "zero"}]
@@ -137,6 +139,23 @@ def test_without_filters_no_array_is_made(head_image):
     for channel in (own, twin):
         assert np.shares_memory(channel.values, head.array)
     assert copy.values.dtype == np.float32 and not np.shares_memory(copy.values, head.array)
+
+
+def test_a_network_is_given_the_copies(monkeypatch, tmp_path, head_image):
+    use_test_networks(monkeypatch)
+    head = read_volume(head_image)
+    package = write_model(tmp_path / "model", description(network="pointwise", **VOXRESNET), scale=5)
+    case = prepare(package.description, [head])
+    weights = safetensors.numpy.load(package.read_weights("network.safetensors"))
+    kernel, bias = weights["layer.weight"][:, :, 0, 0, 0], weights["layer.bias"]
+    logits = np.einsum("oc,cshw->oshw", kernel, case.block((0, 0, 0), case.shape)) + bias[:, None, None, None]
+    expected = np.array([0, 10, 20])[logits.argmax(axis=0)]
+    assert kernel.shape == (3, 2) and len(np.unique(expected)) == 3
+    found = segment(load_model(package, "cpu", "fp32"), [head], SegmentOptions(threads=1)).labels.array
+    box = np.zeros(case.shape, bool)
+    box[case.box()] = True
+    labels = case.space.output_view(found)
+    assert np.mean(labels[box] != expected[box]) < 1e-4
 
 
 @pytest.mark.parametrize("settings", [{}, VOXRESNET])

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
+from conresnet.image_files import read_channels
+from conresnet.package import parse_description
+from conresnet.preparation import prepare
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.planning import make_plan
 from conresnet_training.preparation import file_stem, prepare_case
@@ -42,6 +45,21 @@ def test_channels_in_one_file_and_in_several_give_the_same(tmp_path):
     np.testing.assert_array_equal(together.label, apart.label)
     # SAR of an RAS file: its axes in reverse.
     np.testing.assert_array_equal(together.label, label().T)
+
+
+def test_training_sees_the_copies_that_the_engine_makes(tmp_path):
+    folder = decathlon(tmp_path / "d", channels=("T1", "T2"))
+    data_set = read_data_set(folder)
+    model = make_plan(data_set, folder).model
+    copy = [{"step": "subtract_gaussian", "sigma_mm": 5.0}, {"step": "equalize", "clip_limit": 0.01, "tiles": 8}]
+    for item in model["inputs"]:
+        item["copies"] = [[*copy, {"step": "z_score_slices", "over": "all", "outside": "keep"}]]
+    model["system"]["networks"][0]["arguments"]["input_channels"] = 4
+    description = parse_description(model)
+    case = prepare_case(data_set.cases[0], description, tmp_path)
+    engines = prepare(description, read_channels(list(data_set.cases[0].images), ["T1", "T2"]))
+    np.testing.assert_array_equal(case.image, engines.block((0, 0, 0), engines.shape))
+    assert case.image.shape[0] == 4 and len(np.unique(case.image[1])) > 100
 
 
 def test_what_training_reads_is_mapped_and_made_once(tmp_path, monkeypatch):
