@@ -34,6 +34,10 @@ def _aboutImages() -> dict[str, str]:
             "The volume {name} has axes that are not at right angles to each other; resample it to a regular grid, or "
             "harden its transform."
         ),
+        "channels-apart": _(
+            "The volume {name} shows nothing of the place in the volume {first} that is to be segmented; choose "
+            "volumes of one examination, register them, or move the region."
+        ),
         "image-too-large": _(
             "The volume {name} takes {size} voxels at the spacing of the model, which is too many; draw a region "
             "around the structure, or check the spacing of the volume."

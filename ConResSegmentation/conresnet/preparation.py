@@ -105,7 +105,8 @@ def prepare(
         check: called now and then; what it raises ends the work.
 
     Raises:
-        UserError: "wrong-channel-count", "roi-empty", and those of ``check_volume`` and ``ModelSpace.fit``.
+        UserError: "wrong-channel-count", "roi-empty", "channels-apart", and those of ``check_volume`` and
+            ``ModelSpace.fit``.
     """
     inputs, how = description.inputs, description.preparation.foreground
     check_channel_count([volume.name for volume in volumes], [item.name for item in inputs])
@@ -130,6 +131,14 @@ def prepare(
         background = background_value(array)
         mask = None if how == "all" else foreground_mask(array, how, background)
         measured = _both(inside, space.covered(volume.grid))
+        if measured is not None and not measured.any():
+            raise UserError(
+                "channels-apart",
+                f"{volume.name} shows nothing of the place in {volumes[0].name} that is to be segmented; choose images "
+                "of one examination, register them, or move the ROI.",
+                name=volume.name,
+                first=volumes[0].name,
+            )
         images.append(array)
         backgrounds.append(background)
         for steps in item.channels:

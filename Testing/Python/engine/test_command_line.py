@@ -14,7 +14,7 @@ import pytest
 from conresnet import __version__, command_line
 from conresnet.command_line import main
 from conresnet.errors import Cancelled, UserError
-from engine.package_cases import WEIGHTS, document, make_folder, safetensors_bytes
+from engine.package_cases import WEIGHTS, changed, document, make_folder, safetensors_bytes
 
 
 @pytest.fixture
@@ -151,6 +151,14 @@ def test_a_model_is_shown(models_folder: Path, capsys: pytest.CaptureFixture) ->
     for part in ("An organ (organ 1.2.0)", "CC-BY-4.0", "SCT 64033007 Kidney", "2 x 1 x 1 mm", "dice mean", "0.9012"):
         assert part in text
     assert "0.1" not in text.split("Measured figures")[1]
+
+
+def test_copies_of_a_channel_are_shown(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    whole = changed("system.networks.0.arguments", {"input_channels": 2, "outputs": 3})
+    whole["inputs"][0]["copies"] = [[{"step": "equalize", "clip_limit": 0.01, "tiles": 8}]]
+    make_folder(models_folder / "a", whole)
+    assert main(["models", "show", "organ"]) == 0
+    assert "intensity: clip; a copy: equalize" in capsys.readouterr().out
 
 
 def test_models_are_verified(models_folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,6 +12,7 @@ from conresnet.preparation import prepare
 from conresnet.roi import BoxROI
 from conresnet.segmentation import SegmentOptions, load_model, segment
 from engine.model_cases import description, use_test_networks, write_model
+from engine.package_cases import refusal
 from engine.volumes import anatomy, grid, random_volume
 
 ZERO_OUTSIDE = [{"step": "z_score", "over": "foreground", "outside": "zero"}]
@@ -156,6 +157,13 @@ def test_a_network_is_given_the_copies(monkeypatch, tmp_path, head_image):
     box[case.box()] = True
     labels = case.space.output_view(found)
     assert np.mean(labels[box] != expected[box]) < 1e-4
+
+
+@pytest.mark.parametrize("settings", [{}, VOXRESNET])
+def test_channels_of_different_places_are_refused(settings):
+    far = Volume(random_volume(grid((9, 9, 9)), seed=1).array, grid((9, 9, 9), origin=(900, 0, 0)), "knee")
+    sentence = refusal("channels-apart", prepare, model(channels=2, **settings), [random_volume(grid((9, 9, 9))), far])
+    assert "knee shows nothing of the place in random" in sentence
 
 
 @pytest.mark.parametrize("settings", [{}, VOXRESNET])
