@@ -1,14 +1,24 @@
-"""Networks by name. One file a paper; the blocks they share lie beside them."""
+"""Networks by name. One file a paper; the blocks they share lie beside them.
+
+How every one of them is called: ``conresnet.networks.outputs``.
+"""
 
 from torch import nn
 
+from conresnet.networks.auto_context import AutoContext
 from conresnet.networks.conresnet import ConResNet
+from conresnet.networks.measures import acting_parameters, multiply_adds
+from conresnet.networks.pyramid import Pyramid
 from conresnet.networks.resdsn import ResDSN
 from conresnet.networks.unet import UNet
 from conresnet.networks.voxresnet import VoxResNet
 
+__all__ = ["NETWORKS", "acting_parameters", "build_network", "multiply_adds"]
+
 NETWORKS: dict[str, type[nn.Module]] = {
+    "auto_context": AutoContext,
     "conresnet": ConResNet,
+    "pyramid": Pyramid,
     "resdsn": ResDSN,
     "unet": UNet,
     "voxresnet": VoxResNet,

@@ -1,8 +1,10 @@
 """Blocks that the networks share.
 
-ConResNet's: weight-standardized convolution, pre-activation, residual block. The other papers': plain convolutions and
-deconvolutions around a norm of choice. Everybody's: resizing and cropping.
+ConResNet's: weight-standardized convolution, pre-activation, residual block. The other papers': a plain convolution
+with a norm of choice, an encoder that pools. Everybody's: resizing and cropping.
 """
+
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +112,27 @@ class ConvNormActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.conv(x))
         return F.relu_(y.add_(x) if self.residual else y)
+
+
+class PoolingEncoder(nn.ModuleList):
+    """Levels, finest first, with a 2x2x2 max pooling of stride 2 in between.
+
+    Args:
+        levels: modules.
+        channels: that each of them gives.
+    """
+
+    def __init__(self, levels: Iterable[nn.Module], channels: Sequence[int]):
+        super().__init__(levels)
+        self.channels = tuple(channels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Every level's features, finest first; sides that are not even are rounded up."""
+        features = []
+        for level in self:
+            x = level(F.max_pool3d(x, 2, ceil_mode=True) if features else x)
+            features.append(x)
+        return features
 
 
 def check_sizes(input_channels: int, outputs: int, base_width: int) -> None:

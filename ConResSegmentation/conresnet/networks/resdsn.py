@@ -3,10 +3,9 @@
 from collections.abc import Collection
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conresnet.networks.blocks import ConvNormActivation, check_sizes, crop, norm_layer
+from conresnet.networks.blocks import ConvNormActivation, PoolingEncoder, check_sizes, crop, norm_layer
 from conresnet.networks.outputs import TRAINING_OUTPUTS
 
 AUXILIARY_WEIGHTS = (0.2, 0.4)
@@ -21,28 +20,22 @@ class Deconvolution(nn.Sequential):
         super().__init__(deconvolution, norm_layer(norm, outputs), nn.ReLU(inplace=True))
 
 
-class Encoder(nn.Module):
+class Encoder(PoolingEncoder):
     """Conv1a to Conv4b of Fig. 3: one convolution, then three times two, and max pooling in between.
 
-    Attributes:
-        channels: of the features at 1/1, 1/2, 1/4 and 1/8: w, 2w, 4w, 8w, w the base width.
+    Its features at 1/1, 1/2, 1/4 and 1/8 have w, 2w, 4w, 8w ``channels``, w the base width.
     """
 
     def __init__(self, input_channels: int, width: int, norm: str, short_residual: bool = False):
-        super().__init__()
-        self.channels = (width, 2 * width, 4 * width, 8 * width)
-        self.steps = nn.ModuleList([ConvNormActivation(input_channels, width, norm)])
-        for channels in self.channels[1:]:
-            a = ConvNormActivation(channels // 2, channels, norm)
-            b = ConvNormActivation(channels, channels, norm, residual=short_residual)
-            self.steps.append(nn.Sequential(a, b))
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Features, finest first; sides that are not even are rounded up."""
-        features = [self.steps[0](x)]
-        for step in self.steps[1:]:
-            features.append(step(F.max_pool3d(features[-1], 2, ceil_mode=True)))
-        return features
+        channels = (width, 2 * width, 4 * width, 8 * width)
+        later_steps = (
+            nn.Sequential(
+                ConvNormActivation(count // 2, count, norm),
+                ConvNormActivation(count, count, norm, residual=short_residual),
+            )
+            for count in channels[1:]
+        )
+        super().__init__([ConvNormActivation(input_channels, width, norm), *later_steps], channels)
 
 
 class DecoderStep(nn.Module):

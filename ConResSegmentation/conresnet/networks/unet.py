@@ -3,41 +3,29 @@
 from collections.abc import Collection
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conresnet.networks.blocks import ConvNormActivation, check_sizes, crop
+from conresnet.networks.blocks import ConvNormActivation, PoolingEncoder, check_sizes, crop
 from conresnet.networks.outputs import TRAINING_OUTPUTS
 
 LEVELS = 4
 """Resolution levels of each path (section 2.1)."""
 
 
-class AnalysisPath(nn.Module):
+class AnalysisPath(PoolingEncoder):
     """Two 3x3x3 convolutions a level and a 2x2x2 max pooling of stride 2 in between.
 
-    As in [2], the second convolution of a level doubles the channels, before the pooling.
-
-    Attributes:
-        channels: of the features at 1/1, 1/2, 1/4 and 1/8: 2w, 4w, 8w, 16w, w the base width.
+    As in [2], the second convolution of a level doubles the channels, before the pooling: the features at 1/1, 1/2,
+    1/4 and 1/8 have 2w, 4w, 8w, 16w ``channels``, w the base width.
     """
 
     def __init__(self, input_channels: int, width: int, norm: str):
-        super().__init__()
-        self.channels = tuple(width * 2 ** (level + 1) for level in range(LEVELS))
-        self.levels = nn.ModuleList(
-            nn.Sequential(
-                ConvNormActivation(inputs, channels // 2, norm), ConvNormActivation(channels // 2, channels, norm)
-            )
-            for inputs, channels in zip((input_channels, *self.channels), self.channels, strict=False)
+        channels = [width * 2 ** (level + 1) for level in range(LEVELS)]
+        levels = (
+            nn.Sequential(ConvNormActivation(inputs, count // 2, norm), ConvNormActivation(count // 2, count, norm))
+            for inputs, count in zip((input_channels, *channels), channels, strict=False)
         )
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Features, finest first; sides that are not even are rounded up."""
-        features = [self.levels[0](x)]
-        for level in self.levels[1:]:
-            features.append(level(F.max_pool3d(features[-1], 2, ceil_mode=True)))
-        return features
+        super().__init__(levels, channels)
 
 
 class SynthesisLevel(nn.Module):

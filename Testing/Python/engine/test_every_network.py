@@ -15,11 +15,13 @@ CASES = {
     "dsn with group norm": ("resdsn", {"long_residual": False, "norm": "group"}),
     "unet": ("unet", {}),
     "unet with group norm": ("unet", {"norm": "group"}),
+    "pyramid": ("pyramid", {"exclusive": False}),
+    "pyramid of three levels with group norm": ("pyramid", {"levels": 3, "norm": "group", "base_width": 16}),
     "conresnet on voxresnet": ("conresnet", {"backbone": "voxresnet"}),
     "conresnet on resdsn": ("conresnet", {"backbone": "resdsn"}),
     "conresnet on unet": ("conresnet", {"backbone": "unet", "norm": "batch"}),
 }
-BATCH_NORM = ["voxresnet", "resdsn", "fresdsn", "unet"]
+BATCH_NORM = ["voxresnet", "resdsn", "fresdsn", "unet", "pyramid"]
 
 
 def make(case: str) -> torch.nn.Module:
@@ -28,8 +30,13 @@ def make(case: str) -> torch.nn.Module:
     kind, arguments = CASES[case]
     network = build_network(kind, SMALL | arguments)
     with torch.no_grad():
-        network.train()(torch.randn(2, 2, 16, 16, 16) + 0.5)
+        network.train()(training_batch(kind) + 0.5)
     return network.eval()
+
+
+def training_batch(kind: str) -> torch.Tensor:
+    side = 32 if kind == "pyramid" else 16
+    return torch.randn(2, 2, side, side, side)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -47,7 +54,7 @@ def test_outputs_have_the_size_of_the_input(case, shape):
 @pytest.mark.parametrize("case", CASES)
 def test_every_parameter_learns(case):
     network = make(case).train()
-    outputs = network(torch.randn(2, 2, 16, 16, 16))
+    outputs = network(training_batch(CASES[case][0]))
     loss = outputs["segmentation"].square().mean()
     for weight, logits in zip(auxiliary_weights(network), outputs.get("auxiliary", []), strict=True):
         loss = loss + weight * logits.square().mean()

@@ -60,7 +60,7 @@ def test_connections_of_table_1_add_nothing_to_learn_and_change_the_result():
 def test_fine_features_reach_the_decoder_by_the_long_connection_alone(long_residual):
     """Without it all that the decoder knows comes from 1/8, and there a small detail may be lost."""
     network = make(long_residual=long_residual)
-    for layer in network.encoder.steps[1].modules():
+    for layer in network.encoder[1].modules():
         if isinstance(layer, nn.Conv3d):
             nn.init.zeros_(layer.weight)
     one, other = torch.randn(2, 1, 1, 16, 16, 16)
@@ -72,7 +72,7 @@ def test_branches_leave_from_conv2b_and_conv3b():
     network, image = make(), torch.randn(1, 1, 16, 16, 16)
     before = network(image)["auxiliary"]
     with torch.no_grad():
-        network.encoder.steps[2][1].conv.weight.mul_(-1)
+        network.encoder[2][1].conv.weight.mul_(-1)
     after = network(image)["auxiliary"]
     assert torch.equal(before[0], after[0]) and not torch.allclose(before[1], after[1])
     assert network.auxiliary_weights(0.0) == network.auxiliary_weights(1.0) == (0.2, 0.4)

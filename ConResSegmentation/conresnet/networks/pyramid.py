@@ -1,0 +1,124 @@
+"""Multi-scale pyramid of 3-D U-Nets with auto-context (Roth et al., MICCAI 2018, section 2.2)."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conresnet.networks.outputs import TRAINING_OUTPUTS, segment_count, segment_probabilities
+from conresnet.networks.unet import UNet
+
+
+class Pyramid(nn.Module):
+    """S levels of 3-D U-Net, from the coarsest to the finest (section 2.2, Fig. 1).
+
+    The first level sees the image at the lowest resolution and "the largest amount of context". What each level
+    predicts is upsampled by 2, cropped, and goes with the image at twice the resolution into the next. All levels are
+    trained together, end to end, on the sum of their losses (L_total).
+
+    The image comes at the last level's resolution, and level s sees it averaged over 2^(S-s) voxels an axis. As the
+    paper's level s works at 1/2^(S-s+1) of the data's resolution, the image's voxels are to have twice the data's size.
+
+    In training every level sees as many voxels as the first (paper section 3: 64x64x64 "in each level"): level s the
+    central part of the image, of the first level's size in its own voxels, so that the logits are smaller than the
+    image and cover its center. Otherwise each level sees the whole image: the "larger input size" of inference.
+
+    The paper takes each level's loss at that level's resolution; here the earlier levels' logits are upsampled to the
+    image's, so that all are held to the same target. Chosen: the maps that go on are the segments' probabilities,
+    trilinear interpolation upsamples. Parameters with one input channel, 8 outputs and two levels: 38,147,824.
+
+    Args:
+        input_channels: images a case has.
+        outputs: segmentation channels: one a region (sigmoid), or background and labels (softmax).
+        levels: S, at least 1. Defaults to the paper's 2.
+        exclusive: whether the outputs are background and labels rather than regions.
+        base_width: of every U-Net, see ``UNet``.
+        norm: of every U-Net, see ``UNet``.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    stages = 1
+
+    def __init__(
+        self,
+        input_channels: int,
+        outputs: int,
+        levels: int = 2,
+        exclusive: bool = True,
+        base_width: int = 32,
+        norm: str = "batch",
+    ):
+        super().__init__()
+        if levels < 1:
+            raise ValueError(f"levels must be at least 1, not {levels}.")
+        maps = segment_count(outputs, exclusive)
+        self.input_channels = input_channels
+        self.exclusive = exclusive
+        self.provides = {"segmentation", "auxiliary"} if levels > 1 else {"segmentation"}
+        self.levels = nn.ModuleList(
+            UNet(input_channels + maps * (level > 0), outputs, base_width, norm) for level in range(levels)
+        )
+
+    def auxiliary_weights(self, progress: float) -> tuple[float, ...]:
+        """Every level's loss weighs the same (L_total of section 2.2)."""
+        return (1.0,) * (len(self.levels) - 1)
+
+    def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
+        """Compute what is wanted.
+
+        Args:
+            x: (batch, channel, S, H, W) of any size.
+            wanted: any of "segmentation", the last level's (batch, outputs, S', H', W'), and "auxiliary", those of the
+                levels before. S', H', W' are S, H, W; in training those of the central part that the level sees.
+
+        Returns:
+            dict of logits under the wanted names.
+        """
+        outputs, auxiliary = {}, []
+        logits, begin = None, (0, 0, 0)
+        for level, network in enumerate(self.levels):
+            scale = 2 ** (len(self.levels) - 1 - level)
+            image = _reduced(x, scale)
+            window = logits.shape[2:] if self.training and level else image.shape[2:]
+            previous_begin = begin
+            begin = [(whole - side) // 2 for whole, side in zip(image.shape[2:], window, strict=True)]
+            image = _part(image, begin, window)
+            if level:
+                context = segment_probabilities(_enlarged(logits, 2), self.exclusive)
+                offset = [there - 2 * here for there, here in zip(begin, previous_begin, strict=True)]
+                image = torch.cat([image, _part(context, offset, window)], dim=1)
+            logits = network(image, ("segmentation",))["segmentation"]
+            if scale > 1 and "auxiliary" in wanted:
+                auxiliary.append(_centered(_enlarged(logits, scale), [scale * start for start in begin], x.shape[2:]))
+        if "segmentation" in wanted:
+            outputs["segmentation"] = logits
+        if "auxiliary" in wanted and "auxiliary" in self.provides:
+            outputs["auxiliary"] = auxiliary
+        return outputs
+
+
+def _part(x: Tensor, begin: Sequence[int], size: Sequence[int]) -> Tensor:
+    s, h, w = (slice(start, start + side) for start, side in zip(begin, size, strict=True))
+    return x[..., s, h, w]
+
+
+def _reduced(x: Tensor, factor: int) -> Tensor:
+    """Averages over factor^3 voxels, or over those that there are."""
+    kernel = [min(factor, side) for side in x.shape[2:]]
+    return F.avg_pool3d(x, kernel, stride=factor, ceil_mode=True)
+
+
+def _enlarged(x: Tensor, factor: int) -> Tensor:
+    """Each voxel becomes factor^3, centers where averaging over as many had them."""
+    return F.interpolate(x, scale_factor=factor, mode="trilinear", align_corners=False)
+
+
+def _centered(x: Tensor, begin: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The largest part of ``x`` that lies centrally in a volume of ``size``, in which x begins at ``begin``."""
+    ends = [start + side for start, side in zip(begin, x.shape[2:], strict=True)]
+    margins = [max(start, whole - end) for start, end, whole in zip(begin, ends, size, strict=True)]
+    offsets = [margin - start for margin, start in zip(margins, begin, strict=True)]
+    return _part(x, offsets, [whole - 2 * margin for whole, margin in zip(size, margins, strict=True)])
