@@ -1,12 +1,22 @@
-"""Random changes of a training sample, by MONAI. The seed of a sample decides all of them."""
+"""Random changes of a training sample: of its place by ``warping``, of its intensities by MONAI."""
+
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-import torch
 from monai import transforms as mt
+from monai.data import set_track_meta
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
-KEYS = ("image", "label")
-SPATIAL_AXIS = {"S": 0, "H": 1, "W": 2}
+from conresnet_training.warping import Warp, draw_bend, draw_turn
+
+AXES = {"S": 0, "H": 1, "W": 2}
+TURNED_SHARE, BENT_SHARE, FLIPPED_SHARE = 0.8, 0.3, 0.5
+BENT_CELLS = 4
+
+# MONAI's tensors that know where they lie in the patient cost more than most of what is done to them here.
+set_track_meta(False)
 
 
 class Augmentation(BaseModel):
@@ -17,41 +27,61 @@ class Augmentation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    flip_axes: list[str] = Field(default=["W"], description="of S, H and W, the axes to flip along")
+    flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="of S, H and W, the axes to flip along")
     scaling: float = Field(default=0.2, ge=0, lt=1, description="up to so much larger or smaller")
     rotation_degrees: float = Field(default=15, ge=0, le=180)
-    elastic: float = Field(default=0, ge=0, lt=0.5, description="bending: shift of a grid's points, in its cells")
+    elastic: float = Field(
+        default=0, ge=0, lt=0.5, description="bending: how much wider or narrower each quarter of an axis gets"
+    )
     brightness: float = Field(default=0.3, ge=0, description="shift in standard deviations")
     contrast: float = Field(default=0.3, ge=0, lt=1, description="scale, and exponent of a gamma curve")
     noise: float = Field(default=0.15, ge=0, description="standard deviation")
     coarsening: float = Field(default=0.5, gt=0, le=1, description="smallest resolution that is imitated, of the own")
 
 
-def build_augmentation(settings: Augmentation) -> mt.Compose:
-    """A transform of {"image": (C, S, H, W), "label": (1, S, H, W)} to tensors of the same size.
+class SampleChanges:
+    """Draws what is done to a sample.
 
-    What a rotated or scaled window shows beyond the case is 0, as padding is in inference.
+    Args:
+        settings: how strongly.
+        spacing: mm (S, H, W) of a voxel. Defaults to voxels that are as long along every axis.
     """
-    angle, scale = np.deg2rad(settings.rotation_degrees), settings.scaling
-    steps: list = []
-    if angle or scale:
-        affine = {"rotate_range": (angle,) * 3, "scale_range": (scale,) * 3, "padding_mode": "zeros"}
-        steps.append(mt.RandAffined(KEYS, prob=0.8, mode=("bilinear", "nearest"), **affine))
-    if settings.elastic:
-        bend = {"distort_limit": settings.elastic, "num_cells": 4, "padding_mode": "zeros"}
-        steps.append(mt.RandGridDistortiond(KEYS, prob=0.3, mode=("bilinear", "nearest"), **bend))
-    steps += [mt.RandFlipd(KEYS, prob=0.5, spatial_axis=SPATIAL_AXIS[axis]) for axis in settings.flip_axes]
+
+    def __init__(self, settings: Augmentation, spacing: Sequence[float] | None = None):
+        self.settings, self.spacing = settings, tuple(spacing or (1, 1, 1))
+        self.flip_axes = [AXES[axis] for axis in settings.flip_axes]
+        self.intensity = _intensity_transforms(settings)
+
+    def draw_warp(self, window: Sequence[int], random: np.random.Generator) -> Warp:
+        """Where the voxels of a window (S, H, W) are taken from."""
+        settings, turn, bends = self.settings, None, (0, 0, 0)
+        if (settings.rotation_degrees or settings.scaling) and random.random() < TURNED_SHARE:
+            turn = draw_turn(settings.rotation_degrees, settings.scaling, self.spacing, random)
+        if settings.elastic and random.random() < BENT_SHARE:
+            turn = np.eye(3) if turn is None else turn
+            bends = tuple(draw_bend(length, BENT_CELLS, settings.elastic, random) for length in window)
+        flips = tuple(axis for axis in self.flip_axes if random.random() < FLIPPED_SHARE)
+        return Warp(tuple(window), turn, bends, flips)
+
+    def change_intensities(self, image: Tensor, random: np.random.Generator) -> Tensor:
+        """An image (C, S, H, W) with other intensities."""
+        # MONAI draws by numpy's older interface; seeding one for each transform took longer than most transforms.
+        state = np.random.RandomState(random.bit_generator)
+        for transform in self.intensity:
+            image = transform.set_random_state(state=state)(image)
+        return image
+
+
+def _intensity_transforms(settings: Augmentation) -> list[mt.RandomizableTransform]:
+    steps: list[mt.RandomizableTransform] = []
     if settings.coarsening < 1:
-        widths = {f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}
-        steps.append(mt.RandGaussianSmoothd("image", prob=0.1, **widths))
-        steps.append(mt.RandSimulateLowResolutiond("image", prob=0.2, zoom_range=(settings.coarsening, 1.0)))
+        steps.append(mt.RandGaussianSmooth(prob=0.1, **{f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}))
+        steps.append(mt.RandSimulateLowResolution(prob=0.2, zoom_range=(settings.coarsening, 1.0)))
     if settings.contrast:
-        steps.append(
-            mt.RandAdjustContrastd("image", prob=0.3, gamma=(1 - settings.contrast, 1 / (1 - settings.contrast)))
-        )
-        steps.append(mt.RandScaleIntensityd("image", prob=0.5, factors=settings.contrast))
+        steps.append(mt.RandAdjustContrast(prob=0.3, gamma=(1 - settings.contrast, 1 / (1 - settings.contrast))))
+        steps.append(mt.RandScaleIntensity(prob=0.5, factors=settings.contrast))
     if settings.brightness:
-        steps.append(mt.RandShiftIntensityd("image", prob=0.5, offsets=settings.brightness))
+        steps.append(mt.RandShiftIntensity(prob=0.5, offsets=settings.brightness))
     if settings.noise:
-        steps.append(mt.RandGaussianNoised("image", prob=0.2, std=settings.noise))
-    return mt.Compose([*steps, mt.ToTensord(KEYS, dtype=torch.float32, track_meta=False)])
+        steps.append(mt.RandGaussianNoise(prob=0.2, std=settings.noise))
+    return steps

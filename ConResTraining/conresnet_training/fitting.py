@@ -17,7 +17,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.inference.memory import reused_memory
-from conresnet_training.augmentation import build_augmentation
+from conresnet_training.augmentation import SampleChanges
 from conresnet_training.checkpoints import read_checkpoint
 from conresnet_training.data_sets import Case, read_data_set
 from conresnet_training.failures import as_user_error
@@ -147,10 +147,10 @@ def _stages(
     training, description = plan.training, plan.description
     targets = [plan.targets[segment.name] for segment in description.output.segments]
     sampling = Sampling(training.seed, training.foreground_share, training.balanced_segments, training.boundary)
-    augment = build_augmentation(plan.augmentation)
+    changes = SampleChanges(plan.augmentation, description.preparation.spacing)
 
     def cases(sampling: Sampling, margin: int | None = None) -> StageCases:
-        samples = TrainingSamples(used, description.inference.window, targets, augment, sampling)
+        samples = TrainingSamples(used, description.inference.window, targets, changes, sampling)
         return StageCases(samples, HeldOutCases(held_out, targets, margin))
 
     if description.system.type == "coarse_to_fine":

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from conresnet_training.augmentation import SampleChanges
 from conresnet_training.boundary import signed_distances
 from conresnet_training.preparation import TrainingCase
 
@@ -45,7 +45,7 @@ class TrainingSamples(Dataset):
         cases: prepared cases.
         window: voxels (S, H, W).
         targets: a segment each, the label values that belong to it.
-        augment: see ``build_augmentation``.
+        changes: what is done to the samples.
         sampling: where the windows are cut.
     """
 
@@ -54,25 +54,24 @@ class TrainingSamples(Dataset):
         cases: Sequence[TrainingCase],
         window: Sequence[int],
         targets: Sequence[Sequence[int]],
-        augment: Compose,
+        changes: SampleChanges,
         sampling: Sampling,
     ):
-        self.cases, self.window, self.targets = cases, tuple(window), targets
-        self.augment, self.sampling = augment, sampling
+        self.cases, self.window, self.changes, self.sampling = cases, tuple(window), changes, sampling
+        # For each segment, 1 for the label values that belong to it.
+        self._belonging = np.stack([np.isin(np.arange(256), values) for values in targets]).astype(np.float32)
 
     def __getitem__(self, number: int) -> tuple[Tensor, ...]:
         random = np.random.default_rng([self.sampling.seed, number])
         case = self.cases[self._case_index(number)]
         label = case.label
         corner = self._corner(case, label, random, self._is_around_label(number))
-        sample = {"image": self._cut(case.image, corner), "label": self._cut(label[None], corner).astype(np.float32)}
-        self.augment.set_random_state(seed=int(random.integers(2**31)))
-        sample = self.augment(sample)
-        label = sample["label"]
-        target = torch.cat([torch.isin(label, torch.tensor(values, dtype=label.dtype)) for values in self.targets])
+        image, values = self.changes.draw_warp(self.window, random).cut(case.image, label, corner)
+        image = self.changes.change_intensities(image, random)
+        target = torch.from_numpy(np.take(self._belonging, values.numpy(), axis=1))
         if self.sampling.distances:
-            return sample["image"], target.float(), signed_distances(target)
-        return sample["image"], target.float()
+            return image, target, signed_distances(target.bool())
+        return image, target
 
     def case_name(self, number: int) -> str:
         """The name of the case from which sample ``number`` is cut."""
@@ -105,19 +104,9 @@ class TrainingSamples(Dataset):
         if not self.sampling.balanced or not len(labelled):
             return labelled
         values = label.reshape(-1)[labelled]
-        of_segments = [np.flatnonzero(np.isin(values, belonging)) for belonging in self.targets]
+        of_segments = [np.flatnonzero(belonging[values]) for belonging in self._belonging]
         present = [places for places in of_segments if len(places)]
         return labelled[present[random.integers(len(present))]] if present else labelled
-
-    def _cut(self, array: np.ndarray, corner: np.ndarray) -> np.ndarray:
-        """(channel, S, H, W) of the window's size, 0 beyond the case."""
-        window = np.zeros((array.shape[0], *self.window), array.dtype)
-        source = tuple(
-            slice(max(c, 0), min(c + w, n)) for c, w, n in zip(corner, self.window, array.shape[1:], strict=True)
-        )
-        place = tuple(slice(part.start - c, part.stop - c) for part, c in zip(source, corner, strict=True))
-        window[(slice(None), *place)] = array[(slice(None), *source)]
-        return window
 
 
 class StepSamples(Sampler[list[int]]):

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from conresnet_training.augmentation import Augmentation, build_augmentation
+from conresnet_training.augmentation import Augmentation, SampleChanges
 from conresnet_training.boundary import signed_distances
 from conresnet_training.preparation import TrainingCase
 from conresnet_training.samples import Sampling, StepSamples, TrainingSamples
@@ -39,7 +39,7 @@ def case(name: str, shape: tuple[int, int, int]) -> Case:
 
 
 def samples(cases, settings=STILL, **sampling) -> TrainingSamples:
-    return TrainingSamples(cases, WINDOW, [[1], [1, 2]], build_augmentation(settings), Sampling(**sampling))
+    return TrainingSamples(cases, WINDOW, [[1], [1, 2]], SampleChanges(settings), Sampling(**sampling))
 
 
 def test_sample_depends_on_seed_and_number_alone():
@@ -116,10 +116,10 @@ def test_balanced_segments_come_as_often_however_small():
     item.label[:30] = 1
     item.label[50, 50, 50] = 2
     values = [[1], [2], [9]]
-    drawn = TrainingSamples([item], WINDOW, values, build_augmentation(STILL), Sampling(0, 1.0, balanced=True))
+    drawn = TrainingSamples([item], WINDOW, values, SampleChanges(STILL), Sampling(0, 1.0, balanced=True))
     with_small = sum(bool(drawn[number][1][1].any()) for number in range(60))
     assert 20 <= with_small <= 40
-    uniform = TrainingSamples([item], WINDOW, values, build_augmentation(STILL), Sampling(0, 1.0))
+    uniform = TrainingSamples([item], WINDOW, values, SampleChanges(STILL), Sampling(0, 1.0))
     assert sum(bool(uniform[number][1][1].any()) for number in range(60)) <= 3
 
 

@@ -1,0 +1,119 @@
+"""What samples are changed by: where their voxels come from, how often and how far, and their intensities."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import affine_transform
+
+from conresnet_training.augmentation import Augmentation, SampleChanges
+from conresnet_training.warping import Warp, draw_bend, draw_turn
+
+WINDOW = (10, 16, 12)
+CORNER = np.array([6, 5, 7])
+
+
+@pytest.fixture
+def case() -> tuple[np.ndarray, np.ndarray]:
+    """An image of two channels and a label map, (24, 26, 28), larger than the window on every side."""
+    random = np.random.default_rng(1)
+    return random.random((2, 24, 26, 28), np.float32), random.integers(0, 4, (24, 26, 28)).astype(np.uint8)
+
+
+def warps(count: int = 400, spacing=(1, 1, 1), **settings) -> list[Warp]:
+    changes = SampleChanges(Augmentation(**settings), spacing)
+    return [changes.draw_warp(WINDOW, np.random.default_rng(number)) for number in range(count)]
+
+
+def test_a_turned_window_is_what_scipy_makes_of_the_whole_case(case):
+    image, label = case
+    turn = draw_turn(30, 0.3, (1, 1, 1), np.random.default_rng(3))
+    moved, values = Warp(WINDOW, turn).cut(image, label, CORNER)
+    middle = (np.array(WINDOW) - 1) / 2
+    offset = CORNER + middle - turn @ middle
+    for channel, found in zip(image, moved, strict=True):
+        expected = affine_transform(channel, turn, offset, WINDOW, order=1, mode="grid-constant")
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_array_equal(values, affine_transform(label, turn, offset, WINDOW, order=0, mode="grid-constant"))
+
+
+def test_a_flipped_window_has_the_very_values(case):
+    image, label = case
+    moved, values = Warp(WINDOW, flips=(0, 2)).cut(image, label, CORNER)
+    window = tuple(slice(begin, begin + size) for begin, size in zip(CORNER, WINDOW, strict=True))
+    np.testing.assert_array_equal(moved, np.flip(image[:, *window], (1, 3)))
+    np.testing.assert_array_equal(values, np.flip(label[window], (0, 2)))
+
+
+def test_a_turned_window_shows_what_lies_around_it_and_zeros_beyond_the_case():
+    ones, label = np.ones((1, 40, 40, 40), np.float32), np.full((40, 40, 40), 3, np.uint8)
+    for warp in warps(30, flip_axes=[], elastic=0.3):
+        image, values = warp.cut(ones, label, np.array([15, 12, 14]))
+        torch.testing.assert_close(image, torch.ones_like(image))
+        assert (values == 3).all()
+        image, values = warp.cut(ones[:, :10, :16, :12], label[:10, :16, :12], np.zeros(3, int))
+        assert (image[0, values == 0] <= 0.5 + 1e-4).all()
+        assert image.shape == (1, *WINDOW) and values.shape == WINDOW
+    image, values = warp.cut(ones, label, np.array([90, 90, 90]))
+    assert not image.any() and not values.any()
+
+
+def test_windows_are_changed_as_often_and_as_far_as_the_settings_say():
+    drawn = warps(flip_axes=["S", "W"], scaling=0.2, rotation_degrees=20, elastic=0.3)
+    assert np.mean([any(np.any(bend) for bend in warp.bends) for warp in drawn]) == pytest.approx(0.3, abs=0.07)
+    for axis, share in enumerate((0.5, 0, 0.5)):
+        assert np.mean([axis in warp.flips for warp in drawn]) == pytest.approx(share, abs=0.07)
+    turned = [warp.turn for warp in drawn if warp.turn is not None and not np.array_equal(warp.turn, np.eye(3))]
+    assert len(turned) / len(drawn) == pytest.approx(0.8, abs=0.06)
+    # The columns are as long as the scales along the window's axes.
+    scales = np.linalg.norm(turned, axis=1)
+    assert 0.8 <= scales.min() < 0.82 and 1.18 < scales.max() <= 1.2
+    assert scales.mean() == pytest.approx(1, abs=0.01)
+    rotations = np.array(turned) / scales[:, None]
+    angles = np.rad2deg(np.arctan2(rotations[:, 1, 0], rotations[:, 0, 0]))
+    assert -20 <= angles.min() < -18 and 18 < angles.max() <= 20
+
+
+def test_nothing_is_changed_where_all_is_switched_off(case):
+    off = {"scaling": 0, "rotation_degrees": 0, "brightness": 0, "contrast": 0, "noise": 0, "coarsening": 1}
+    assert all(warp == Warp(WINDOW) for warp in warps(20, flip_axes=[], **off))
+    changes = SampleChanges(Augmentation(flip_axes=[], **off))
+    image = torch.from_numpy(case[0])
+    assert torch.equal(changes.change_intensities(image.clone(), np.random.default_rng(0)), image)
+
+
+def test_thick_slices_turn_as_the_patient_does():
+    """Turned by voxels, 15 degrees about an axis in the plane would be over 50 in the patient."""
+    spacing = np.array([5.0, 1.0, 1.0])
+    turn = draw_turn(15, 0, spacing, np.random.default_rng(0))
+    in_millimeters = turn * spacing[:, None] / spacing
+    np.testing.assert_allclose(in_millimeters @ in_millimeters.T, np.eye(3), atol=1e-12)
+    assert not np.allclose(turn @ turn.T, np.eye(3), atol=0.1)
+
+
+def test_bends_widen_and_narrow_cells_around_the_middle():
+    bends = np.array([draw_bend(40, 4, 0.3, np.random.default_rng(number)) for number in range(300)])
+    widths = 1 + np.diff(bends)
+    assert 0.7 <= widths.min() < 0.75 and 1.25 < widths.max() <= 1.3
+    np.testing.assert_allclose(bends[:, 0] + bends[:, -1], 0, atol=0.3)
+    assert np.abs(bends.mean(axis=0)).max() < 0.5
+
+
+def test_intensities_change_as_much_as_the_settings_say():
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32))
+    quiet = {"contrast": 0, "noise": 0, "coarsening": 1}
+
+    def changed(**settings) -> list[torch.Tensor]:
+        changes = SampleChanges(Augmentation(**settings))
+        return [changes.change_intensities(image.clone(), np.random.default_rng(number)) for number in range(200)]
+
+    shifts = np.array([float((moved - image).mean()) for moved in changed(**quiet, brightness=0.4)])
+    assert np.mean(shifts != 0) == pytest.approx(0.5, abs=0.1)
+    assert -0.4 <= shifts.min() < -0.35 and 0.35 < shifts.max() <= 0.4
+    noise = np.array([float((moved - image).std()) for moved in changed(**quiet | {"noise": 0.2}, brightness=0)])
+    assert np.mean(noise > 0) == pytest.approx(0.2, abs=0.08)
+    assert 0.15 < noise.max() <= 0.21
+    coarse = [float(moved.std()) for moved in changed(**quiet | {"coarsening": 0.5}, brightness=0)]
+    assert min(coarse) < 0.9 * float(image.std()) and max(coarse) <= 1.01 * float(image.std())
+    again = changed()
+    assert all(torch.equal(one, other) for one, other in zip(again[:5], changed()[:5], strict=True))
+    assert not torch.equal(again[0], again[1]) and all(type(moved) is torch.Tensor for moved in again)
