@@ -9,11 +9,13 @@ from monai.data import set_track_meta
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from conresnet_training.scanner_changes import RandCoilField, isolated
 from conresnet_training.warping import Warp, draw_bend, draw_turn
 
 AXES = {"S": 0, "H": 1, "W": 2}
 TURNED_SHARE, BENT_SHARE, FLIPPED_SHARE = 0.8, 0.3, 0.5
 BENT_CELLS = 4
+LARGEST_MARGIN = 2
 
 # MONAI's tensors that know where they lie in the patient cost more than most of what is done to them here.
 set_track_meta(False)
@@ -36,6 +38,10 @@ class Augmentation(BaseModel):
     brightness: float = Field(default=0.3, ge=0, description="shift in standard deviations")
     contrast: float = Field(default=0.3, ge=0, lt=1, description="scale, and exponent of a gamma curve")
     noise: float = Field(default=0.15, ge=0, description="standard deviation")
+    bias_field: float = Field(default=0, ge=0, description="largest coefficient of a smooth field, as of a coil")
+    isolation: float = Field(
+        default=0, ge=0, le=1, description="share of samples with air around the labels, as after skull stripping"
+    )
     coarsening: float = Field(default=0.5, gt=0, le=1, description="smallest resolution that is imitated, of the own")
 
 
@@ -63,8 +69,10 @@ class SampleChanges:
         flips = tuple(axis for axis in self.flip_axes if random.random() < FLIPPED_SHARE)
         return Warp(tuple(window), turn, bends, flips)
 
-    def change_intensities(self, image: Tensor, random: np.random.Generator) -> Tensor:
-        """An image (C, S, H, W) with other intensities."""
+    def change_intensities(self, image: Tensor, label: Tensor, random: np.random.Generator) -> Tensor:
+        """An image (C, S, H, W), whose label map is (S, H, W), with other intensities."""
+        if self.settings.isolation and random.random() < self.settings.isolation:
+            image = isolated(image, label, int(random.integers(LARGEST_MARGIN + 1)))
         # MONAI draws by numpy's older interface; seeding one for each transform took longer than most transforms.
         state = np.random.RandomState(random.bit_generator)
         for transform in self.intensity:
@@ -77,6 +85,8 @@ def _intensity_transforms(settings: Augmentation) -> list[mt.RandomizableTransfo
     if settings.coarsening < 1:
         steps.append(mt.RandGaussianSmooth(prob=0.1, **{f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}))
         steps.append(mt.RandSimulateLowResolution(prob=0.2, zoom_range=(settings.coarsening, 1.0)))
+    if settings.bias_field:
+        steps.append(RandCoilField(settings.bias_field))
     if settings.contrast:
         steps.append(mt.RandAdjustContrast(prob=0.3, gamma=(1 - settings.contrast, 1 / (1 - settings.contrast))))
         steps.append(mt.RandScaleIntensity(prob=0.5, factors=settings.contrast))

@@ -67,7 +67,7 @@ class TrainingSamples(Dataset):
         label = case.label
         corner = self._corner(case, label, random, self._is_around_label(number))
         image, values = self.changes.draw_warp(self.window, random).cut(case.image, label, corner)
-        image = self.changes.change_intensities(image, random)
+        image = self.changes.change_intensities(image, values, random)
         target = torch.from_numpy(np.take(self._belonging, values.numpy(), axis=1))
         if self.sampling.distances:
             return image, target, signed_distances(target.bool())

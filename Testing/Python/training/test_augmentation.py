@@ -6,6 +6,7 @@ import torch
 from scipy.ndimage import affine_transform
 
 from conresnet_training.augmentation import Augmentation, SampleChanges
+from conresnet_training.scanner_changes import RandCoilField, isolated
 from conresnet_training.warping import Warp, draw_bend, draw_turn
 
 WINDOW = (10, 16, 12)
@@ -78,7 +79,8 @@ def test_nothing_is_changed_where_all_is_switched_off(case):
     assert all(warp == Warp(WINDOW) for warp in warps(20, flip_axes=[], **off))
     changes = SampleChanges(Augmentation(flip_axes=[], **off))
     image = torch.from_numpy(case[0])
-    assert torch.equal(changes.change_intensities(image.clone(), np.random.default_rng(0)), image)
+    unlabelled = torch.zeros(image.shape[1:], dtype=torch.uint8)
+    assert torch.equal(changes.change_intensities(image.clone(), unlabelled, np.random.default_rng(0)), image)
 
 
 def test_thick_slices_turn_as_the_patient_does():
@@ -100,11 +102,13 @@ def test_bends_widen_and_narrow_cells_around_the_middle():
 
 def test_intensities_change_as_much_as_the_settings_say():
     image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32))
+    unlabelled = torch.zeros(20, 20, 20, dtype=torch.uint8)
     quiet = {"contrast": 0, "noise": 0, "coarsening": 1}
 
     def changed(**settings) -> list[torch.Tensor]:
         changes = SampleChanges(Augmentation(**settings))
-        return [changes.change_intensities(image.clone(), np.random.default_rng(number)) for number in range(200)]
+        draws = (np.random.default_rng(number) for number in range(200))
+        return [changes.change_intensities(image.clone(), unlabelled, random) for random in draws]
 
     shifts = np.array([float((moved - image).mean()) for moved in changed(**quiet, brightness=0.4)])
     assert np.mean(shifts != 0) == pytest.approx(0.5, abs=0.1)
@@ -117,3 +121,40 @@ def test_intensities_change_as_much_as_the_settings_say():
     again = changed()
     assert all(torch.equal(one, other) for one, other in zip(again[:5], changed()[:5], strict=True))
     assert not torch.equal(again[0], again[1]) and all(type(moved) is torch.Tensor for moved in again)
+
+
+def test_isolation_leaves_air_around_the_labels_and_normalizes_the_rest():
+    random = np.random.default_rng(4)
+    image = torch.from_numpy(random.normal(5, 2, (2, 20, 20, 20)).astype(np.float32))
+    label = torch.zeros(20, 20, 20, dtype=torch.uint8)
+    label[6:14, 6:14, 6:14] = 2
+    found = isolated(image, label, margin=1)
+    kept = torch.zeros(20, 20, 20, dtype=torch.bool)
+    kept[5:15, 5:15, 5:15] = True
+    for before, after in zip(image, found, strict=True):
+        assert after[kept].mean().abs() < 1e-4 and (after[kept].std() - 1).abs() < 1e-4
+        assert (after[~kept] == after.min()).all()
+        assert torch.corrcoef(torch.stack([before[kept], after[kept]]))[0, 1] > 0.9999
+    assert isolated(image, torch.zeros_like(label), margin=1) is image
+
+
+def test_as_many_samples_are_isolated_as_the_settings_say():
+    still = {"brightness": 0, "contrast": 0, "noise": 0, "coarsening": 1}
+    changes = SampleChanges(Augmentation(**still, isolation=0.25))
+    image = torch.from_numpy(np.random.default_rng(5).random((1, 8, 8, 8), np.float32))
+    label = torch.zeros(8, 8, 8, dtype=torch.uint8)
+    label[2:6, 2:6, 2:6] = 1
+    changed = [changes.change_intensities(image, label, np.random.default_rng(number)) for number in range(400)]
+    assert 70 < sum(not torch.equal(image, other) for other in changed) < 130
+
+
+def test_a_coil_brightens_tissue_smoothly_and_leaves_air():
+    image = torch.full((1, 16, 16, 16), -1.0)
+    image[0, 4:12, 4:12, 4:12] = 2.0
+    transform = RandCoilField(0.3).set_random_state(seed=3)
+    fields = [found for found in (transform(image.clone()) for _ in range(20)) if not torch.equal(found, image)]
+    assert 3 < len(fields) < 17
+    for found in fields:
+        assert torch.allclose(found[image == -1], torch.tensor(-1.0), atol=1e-6)
+        gain = ((found + 1) / 3)[0, 4:12, 4:12, 4:12]
+        assert (gain > 0).all() and gain.std() > 1e-3 and gain.diff(dim=0).abs().max() < 0.3
