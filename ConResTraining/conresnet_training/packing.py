@@ -100,7 +100,8 @@ def _of_networks(system: System, weights: dict[str, Tensor]) -> list[dict[str, T
 
 def _as_kept(tensor: Tensor) -> Tensor:
     """Norms, few as their numbers are, keep their precision: variances may be too small or large for half of it."""
-    return (tensor.half() if tensor.ndim > 1 else tensor).contiguous()
+    # A copy, since what a network holds by two names must not share memory in the file.
+    return (tensor.half() if tensor.ndim > 1 else tensor.clone()).contiguous()
 
 
 def check_agreement(runs: Sequence[Run]) -> None:

@@ -5,7 +5,6 @@ python Testing/Benchmarks/large_volume.py [--shape 400,512,512] [--precision aut
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ import click
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "ConResSegmentation"))
+sys.path[:0] = [str(ROOT / "ConResSegmentation"), str(Path(__file__).parent)]
 
 GOAL = 6e9
 
@@ -29,6 +28,7 @@ GOAL = 6e9
 def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -> None:
     """Segment a volume of random values and print what it took; exit 1 where the peak is 6 GB or more."""
     import torch
+    from process_memory import peak_memory
 
     from conresnet.grid import Grid, Volume
     from conresnet.inference.progress import Progress
@@ -47,7 +47,7 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
         plane[:] = generator.integers(-1000, 1000, plane.shape)
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(_package(Path(folder) / "model", spacing), "cpu", precision)
-    before = _peak()
+    before = peak_memory()
     begun = time.perf_counter()
     options = SegmentOptions(maps=tuple(filter(None, maps.split(","))), threads=threads or None)
     report = segment(model, [Volume(array, grid, "large")], options, Shown()).report
@@ -55,9 +55,9 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
     click.echo("", err=True)
     click.echo(
         f"{array.size / 1e6:.0f} M voxels, {report['windows']} windows of {report['window']} in "
-        f"{report['precision']}: {took:.0f} s, peak {_peak() / 1e9:.2f} GB ({before / 1e9:.2f} GB before)"
+        f"{report['precision']}: {took:.0f} s, peak {peak_memory() / 1e9:.2f} GB ({before / 1e9:.2f} GB before)"
     )
-    sys.exit(_peak() >= GOAL)
+    sys.exit(peak_memory() >= GOAL)
 
 
 def _package(folder: Path, spacing: str) -> Path:
@@ -90,10 +90,6 @@ def _package(folder: Path, spacing: str) -> Path:
     }
     weights = safetensors.torch.save(build_network("conresnet", arguments).state_dict())
     return write_package(describe(arguments, settings, "random weights"), {WEIGHTS_FILE: weights}, folder).path
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

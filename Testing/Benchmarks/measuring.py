@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 
 import numpy as np
 import plain
 import torch
+from process_memory import peak_memory
 
 from conresnet.image_files import read_channels
 from conresnet.networks.loading import load_network
@@ -30,10 +29,7 @@ def measure(task: dict) -> dict:
             return _logits(package, volumes)
         case way:
             result = _ours(package, volumes, task, *way.split("-"))
-    return {
-        **result,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-    }
+    return {**result, "peak": peak_memory()}
 
 
 def _plain(package, volumes, task: dict) -> dict:

@@ -1,7 +1,7 @@
 """Networks of others, trained by our loop and run by our engine, so that a comparison differs in the network alone.
 
-They take the place of a plan's network under a name of their own, which peers.py enters into the engine's table, in its
-process only: the engine itself stays without MONAI.
+They take the place of a plan's network under a name of their own, which the benchmarks enter into the engine's table,
+in their processes only: the engine itself stays without MONAI.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 import torch.nn.functional as F
-from monai.networks.nets import DynUNet, SegResNet
+from monai.networks.nets import BasicUNet, DynUNet, SegResNet
 from torch import Tensor, nn
 
-from conresnet_training.losses import segmentation_loss
-from conresnet_training.network_with_losses import SegmentationTraining
+from conresnet.networks.outputs import TRAINING_OUTPUTS
 from conresnet_training.plan import Plan
 
 SMALLEST_SIDE = 4
@@ -27,25 +26,28 @@ ANISOTROPY = 2
 
 
 class PeerNetwork(nn.Module):
-    """A network that answers as ours do: a dict with "segmentation" and, in training, "deeper" logits, finest first.
+    """A network that answers as ours do, whose strides need multiples of voxels.
 
     Args:
-        multiple: voxels (S, H, W) of which the network takes whole multiples; others are padded by 0 and cut again.
+        network: MONAI's.
+        input_channels: images a case has.
+        multiple: voxels (S, H, W) of which it takes whole multiples; others are padded by 0 and cut again.
     """
 
-    provides = frozenset({"segmentation"})
+    stages = 1
 
-    def __init__(self, network: nn.Module, multiple: Sequence[int]):
+    def __init__(self, network: nn.Module, input_channels: int, multiple: Sequence[int]):
         super().__init__()
-        self.network, self.multiple = network, tuple(multiple)
+        self.network, self.input_channels, self.multiple = network, input_channels, tuple(multiple)
+        self.provides = {"segmentation"}
 
-    def forward(self, x: Tensor, wanted: Collection[str] = ()) -> dict[str, Tensor | list[Tensor]]:
-        """See ``ConResNet.forward``; nothing but the segmentation can be wanted, and it is always given."""
+    def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
+        """See ``ConResNet.forward``; "auxiliary", finest first, is given in training alone, where there is any."""
         size = x.shape[2:]
         missing = [-side % step for side, step in zip(size, self.multiple, strict=True)]
         padded = F.pad(x, [part for gap in reversed(missing) for part in (0, gap)])
-        finest, *deeper = (logits[..., : size[0], : size[1], : size[2]] for logits in self._logits(padded))
-        return {"segmentation": finest, "deeper": deeper} if deeper else {"segmentation": finest}
+        finest, *auxiliary = (logits[..., : size[0], : size[1], : size[2]] for logits in self._logits(padded))
+        return {"segmentation": finest} | ({"auxiliary": auxiliary} if auxiliary and "auxiliary" in wanted else {})
 
     def _logits(self, x: Tensor) -> Sequence[Tensor]:
         return [self.network(x)]
@@ -64,7 +66,7 @@ class DynUNetPeer(PeerNetwork):
     def __init__(
         self, input_channels: int, outputs: int, strides: Sequence[Sequence[int]], kernels: Sequence[Sequence[int]]
     ):
-        scales = len(strides) - 3
+        auxiliary = max(0, len(strides) - 3)
         network = DynUNet(
             3,
             input_channels,
@@ -72,13 +74,20 @@ class DynUNetPeer(PeerNetwork):
             kernel_size=kernels,
             strides=strides,
             upsample_kernel_size=strides[1:],
-            deep_supervision=scales > 0,
-            deep_supr_num=max(1, scales),
+            deep_supervision=auxiliary > 0,
+            deep_supr_num=max(1, auxiliary),
         )
         products = [1, 1, 1]
         for stride in strides:
             products = [a * b for a, b in zip(products, stride, strict=True)]
-        super().__init__(network, products)
+        super().__init__(network, input_channels, products)
+        self.auxiliary = auxiliary
+        if auxiliary:
+            self.provides |= {"auxiliary"}
+
+    def auxiliary_weights(self, progress: float) -> tuple[float, ...]:
+        """1/2, 1/4, ... beside the finest scale's 1, as in nnU-Net, which divides all by their sum."""
+        return tuple(0.5**scale for scale in range(1, self.auxiliary + 1))
 
     def _logits(self, x: Tensor) -> Sequence[Tensor]:
         logits = self.network(x)
@@ -90,19 +99,14 @@ class SegResNetPeer(PeerNetwork):
     """MONAI's SegResNet with the 32 features of its paper (Myronenko 2018), three halvings."""
 
     def __init__(self, input_channels: int, outputs: int):
-        super().__init__(SegResNet(3, 32, input_channels, outputs), (8, 8, 8))
+        super().__init__(SegResNet(3, 32, input_channels, outputs), input_channels, (8, 8, 8))
 
 
-class PeerTraining(SegmentationTraining):
-    """Our loop with the loss that is usual for peers: eq. 7 at every scale, weighed 1, 1/2, 1/4, ..., summing to 1."""
+class BasicUNetPeer(PeerNetwork):
+    """MONAI's BasicUNet as it comes: 32 to 256 features, four halvings, instance norm."""
 
-    def losses(self, outputs: dict, target: Tensor) -> dict[str, Tensor]:
-        """The weighted "loss", and "segmentation_loss" of the finest scale alone."""
-        scales = [outputs["segmentation"], *outputs.get("deeper", [])]
-        parts = [segmentation_loss(logits.float(), target, self.exclusive) for logits in scales]
-        weights = [0.5**scale for scale in range(len(parts))]
-        total = sum(weight * part for weight, part in zip(weights, parts, strict=True)) / sum(weights)
-        return {"loss": total, "segmentation_loss": parts[0]}
+    def __init__(self, input_channels: int, outputs: int):
+        super().__init__(BasicUNet(3, input_channels, outputs), input_channels, (16, 16, 16))
 
 
 def nnunet_stages(window: Sequence[int], spacing: Sequence[float] | None) -> tuple[list[list[int]], list[list[int]]]:
@@ -131,7 +135,7 @@ def _kernels(lengths: Sequence[float]) -> list[int]:
     return [3 if length < ANISOTROPY * min(lengths) else 1 for length in lengths]
 
 
-PEERS = {"dynunet": DynUNetPeer, "segresnet": SegResNetPeer}
+PEERS = {"dynunet": DynUNetPeer, "segresnet": SegResNetPeer, "basicunet": BasicUNetPeer}
 
 
 def with_peer(plan: Plan, name: str) -> Plan:

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from conresnet.networks import NETWORKS
 from training.data_folders import decathlon
 from training.tiny_plan import write_tiny_plan
 
@@ -19,6 +20,15 @@ def benchmark(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     """Imports a benchmark's module by name."""
     monkeypatch.syspath_prepend(repository / "Testing" / "Benchmarks")
     return importlib.import_module
+
+
+@pytest.fixture
+def peers(benchmark: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of the peers, which are in the engine's table as long as the test lasts."""
+    module = benchmark("peer_networks")
+    for name, network in module.PEERS.items():
+        monkeypatch.setitem(NETWORKS, name, network)
+    return module
 
 
 @pytest.fixture

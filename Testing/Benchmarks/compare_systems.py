@@ -1,0 +1,269 @@
+"""All systems, ConResNet's study and their peers on the same cases: trained, evaluated, measured, compared, drawn.
+
+    python Testing/Benchmarks/compare_systems.py PLAN.yaml --output FOLDER [--rows conresnet,dynunet] [--fold 0]
+
+Every row is PLAN with another system in it: the same data and split, steps, batch, window and augmentation. Into FOLDER
+come ``table.md``, ``table.csv`` and ``comparison.png``: Dice and Hausdorff distance of the cases that the fold holds
+out, with 95 % intervals over cases, the differences to ConResNet case by case, parameters, multiply-adds, seconds a
+case and peak memory. Rows are
+
+- systems: those that ``python -m conresnet_training plan --system`` knows.
+- peers: MONAI's DynUNet (as nnU-Net configures it), SegResNet and BasicUNet. nnU-Net itself has ``nnunet.py``.
+- study: the tables of ConResNet's paper: ensemble (I), mapping and attention (III), residual axis (IV), regions and
+  labels (V), boundary loss (VI), lambda of deep supervision (Fig. 8), parameters and multiply-adds (VII).
+
+Given again, the command goes on where it was; further rows and folds may be asked for, and the tables hold all that is
+there. A run that was made elsewhere counts too where it is put to ``FOLDER/<row>/fold_<k>`` and its plan trains the
+same. With every fold it is a cross-validation, here of ConResNet and its baseline:
+
+    python Testing/Benchmarks/compare_systems.py ConResTraining/conresnet_training/recipes/hippocampus.yaml \\
+        --data Task04_Hippocampus --output FOLDER --rows conresnet,conresnet-baseline --jobs 2 \\
+        --set training.steps=2000 --set training.folds=3 --fold 0 --fold 1 --fold 2
+
+Who has BraTS 2018 or Pancreas-CT repeats the paper's study on them, given a GPU and days:
+
+    python -m conresnet_training plan MICCAI_BraTS_2018_Data_Training --output brats.yaml
+    python Testing/Benchmarks/compare_systems.py brats.yaml --output brats --rows study
+
+A row is under-trained where its validation Dice rose by more than 0.005 in the last quarter of its steps; the table
+marks it, and nothing follows from it on how systems rank. A system that is trained in stages makes the plan's steps in
+each. Seconds and memory are the engine's on held-out cases, one row after the other in processes of their own, and of
+use only where nothing else runs meanwhile: ``--remeasure`` measures them again, and trains nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import click
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parents[1] / part) for part in ("ConResSegmentation", "ConResTraining")] + [str(HERE)]
+
+FILE, FOLDER = click.Path(dir_okay=False, path_type=Path), click.Path(file_okay=False, path_type=Path)
+EVALUATION, COST_FILE, PLAN_FILE = "evaluation", "cost.json", "plan.yaml"
+
+
+@click.command()
+@click.argument("plan", type=FILE)
+@click.option("--output", type=FOLDER, required=True, help="Where runs and tables are kept.")
+@click.option(
+    "--rows", default="systems,peers,study", show_default=True, help="Which, by name or as systems, peers, study."
+)
+@click.option(
+    "--fold",
+    "folds",
+    type=click.IntRange(min=0),
+    multiple=True,
+    default=[0],
+    show_default=True,
+    help="The fold that is held out; may be given several times.",
+)
+@click.option("--data", type=FOLDER, help="The data, if not where the plan says.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the plan, for all rows alike.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs trained side by side.")
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop every run once so many steps were made in all.")
+@click.option("--timed-cases", type=click.IntRange(min=1), default=10, show_default=True, help="Of a row, at the most.")
+@click.option("--remeasure", is_flag=True, help="Measure seconds and memory again; train nothing.")
+def compare(plan, output, rows, folds, data, settings, jobs, max_steps, timed_cases, remeasure) -> None:
+    """Train, evaluate, measure and compare systems by PLAN."""
+    from comparison_plot import draw_comparison
+    from comparison_table import write_csv, write_markdown
+    from peer_networks import PEERS
+    from system_rows import all_rows, chosen_rows
+
+    from conresnet.errors import UserError
+    from conresnet.networks import NETWORKS
+    from conresnet_training.data_sets import read_data_set
+    from conresnet_training.plan import read_plan, with_settings, write_plan
+
+    NETWORKS.update(PEERS)
+    followed = with_settings(read_plan(plan, data), settings)
+    known = all_rows(followed, read_data_set(followed.data))
+    chosen = chosen_rows(known, rows)
+    output.mkdir(parents=True, exist_ok=True)
+    write_plan(followed, output / PLAN_FILE)
+    bench = Bench(followed, output, known, jobs)
+    failed = [] if remeasure else [*bench.train(chosen, folds, max_steps), *bench.evaluate(chosen)]
+    failed += bench.measure(chosen, timed_cases, remeasure)
+    comparison = bench.comparison()
+    if comparison.results:
+        write_csv(comparison, output / "table.csv")
+        write_markdown(comparison, output / "table.md")
+        draw_comparison(comparison, output / "comparison.png")
+        click.echo((output / "table.md").read_text(encoding="utf-8"))
+    if failed:
+        sentence = f"{', '.join(failed)} failed; put right what was said of them and give the command again."
+        raise UserError("rows-failed", sentence)
+    done = {result.row.name for result in comparison.results}
+    left = [row.name for row in chosen if row.name not in done]
+    rest = f"; {', '.join(left)} not finished, the same command goes on with them" if left else ""
+    click.echo(f"{len(done)} rows are compared in {output}{rest}.", err=True)
+
+
+class Bench:
+    """The runs, evaluations and measurements in a folder.
+
+    Args:
+        plan: that of the comparison.
+        output: the folder.
+        rows: all that there can be, by name.
+        jobs: how many processes train or evaluate side by side.
+    """
+
+    def __init__(self, plan, output: Path, rows: dict, jobs: int):
+        self.plan, self.output, self.rows, self.jobs = plan, output, rows, jobs
+
+    def train(self, rows: Sequence, folds: Sequence[int], max_steps: int | None) -> list[str]:
+        """Train what is not trained yet, and return the names of runs that failed."""
+        from row_runs import is_trained, runs_of
+
+        runs = {run.folder: run for row in rows for run in runs_of(row, self.output, folds)}
+        tasks = {
+            f"{folder.parent.name} {folder.name}": self._task("train", [run], max_steps=max_steps)
+            for folder, run in runs.items()
+            if not is_trained(run)
+        }
+        return self._work(tasks, self.jobs)
+
+    def evaluate(self, rows: Sequence) -> list[str]:
+        """Evaluate the rows of which there are trained runs that were not yet, and return those that failed."""
+        tasks = {}
+        for row in rows:
+            runs, output = self._trained(row), self.output / row.name / EVALUATION
+            if runs and self._evaluated_folds(row) != [run.fold for run in runs]:
+                plan = str(self.output / PLAN_FILE)
+                tasks[f"{row.name} {EVALUATION}"] = self._task("evaluate", runs, output=str(output), plan=plan)
+        return self._work(tasks, self.jobs)
+
+    def measure(self, rows: Sequence, cases: int, again: bool) -> list[str]:
+        """Measure what the rows cost, one after the other, and return those that failed."""
+        tasks = {}
+        for row in rows:
+            runs, output = self._trained(row), self.output / row.name / COST_FILE
+            if runs and (again or not output.exists()):
+                together = [run for run in runs if run.fold == runs[0].fold]
+                tasks[f"{row.name} cost"] = self._task("measure", together, output=str(output), cases=cases)
+        return self._work(tasks, 1)
+
+    def comparison(self):
+        """All rows that are evaluated and measured, whether asked for now or not."""
+        from comparison_table import Comparison, Result
+        from row_runs import late_rise
+
+        from conresnet_training.data_sets import read_data_set
+        from conresnet_training.evaluation import read_evaluation
+
+        results = []
+        for row in self.rows.values():
+            folder = self.output / row.name
+            if not (folder / COST_FILE).exists() or not self._evaluated_folds(row):
+                continue
+            runs, evaluation = self._trained(row), read_evaluation(folder / EVALUATION)
+            rises = [late_rise(run) for run in runs]
+            rise = None if None in rises else sum(rises) / len(rises)
+            cost = json.loads((folder / COST_FILE).read_text(encoding="utf-8"))
+            results.append(Result(row, evaluation, cost, evaluation.made_by[0]["steps"], rise))
+        data_set = read_data_set(self.plan.data)
+        return Comparison(results, _about(self.plan, results), fits_a_window(data_set, self.plan))
+
+    def _trained(self, row) -> list:
+        """The runs of the folds in which all of the row's runs are trained, fold by fold."""
+        from row_runs import is_trained, started_runs_of
+
+        trained = [run for run in started_runs_of(row, self.output) if is_trained(run)]
+        folds = [run.fold for run in trained]
+        whole = sorted(fold for fold in set(folds) if folds.count(fold) == len(row.plans))
+        return [run for fold in whole for run in trained if run.fold == fold]
+
+    def _evaluated_folds(self, row) -> list[int]:
+        from conresnet_training.evaluation import read_evaluation
+
+        folder = self.output / row.name / EVALUATION
+        return [entry["fold"] for entry in read_evaluation(folder).made_by] if folder.exists() else []
+
+    def _task(self, do: str, runs: Sequence, **more) -> dict:
+        return {"do": do, "runs": [str(run.folder) for run in runs], "data": str(self.plan.data), **more}
+
+    def _work(self, tasks: dict[str, dict], jobs: int) -> list[str]:
+        """Do each task in a process of its own, and return the names of those that failed.
+
+        Several at a time write into files in ``logs``. Where this process is asked to end, each of them is, once.
+        """
+        logs, processes = self.output / "logs", []
+        logs.mkdir(exist_ok=True)
+
+        def do(name: str) -> bool:
+            click.echo(f"... {name}", err=True)
+            command = [sys.executable, HERE / "row_work.py", json.dumps(tasks[name])]
+            with open(logs / f"{name}.log", "ab") as log:
+                # In a session of its own Ctrl-C does not reach it; a second signal would end it at once.
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                )
+                processes.append(process)
+                return process.wait() == 0
+
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                done = list(pool.map(do, tasks))
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in processes:
+                    process.terminate()
+                raise
+        failed = [name for name, is_done in zip(tasks, done, strict=True) if not is_done]
+        for name in failed:
+            click.echo(f"{name} failed; see {logs / f'{name}.log'}.", err=True)
+        return failed
+
+
+def fits_a_window(data_set, plan) -> bool:
+    """Whether the median case fits a window of the plan, as crops do."""
+    from conresnet_training.survey import survey
+
+    found, description = survey(data_set), plan.description
+    plane = {letter: axis for axis in ("SI", "AP", "RL") for letter in axis}
+    sides = zip(found.orientation, found.size, found.spacing, strict=True)
+    millimeters = {plane[letter]: size * spacing for letter, size, spacing in sides}
+    spacing = description.preparation.spacing or (1, 1, 1)
+    window = zip(description.preparation.orientation, description.inference.window, spacing, strict=True)
+    return all(millimeters[plane[letter]] <= side * mm for letter, side, mm in window)
+
+
+def _about(plan, results: Sequence) -> list[str]:
+    """Sentences on what all rows have in common, and on where they were measured."""
+    if not results:
+        return []
+    training, evaluation = plan.training, results[0].evaluation
+    machines = {(item.cost["device"], item.cost["precision"], item.cost["threads"]) for item in results}
+    measured = "; ".join(
+        f"{device} in {precision}, {threads} threads" for device, precision, threads in sorted(machines)
+    )
+    sentences = [
+        f"{evaluation.data}, {evaluation.split}.",
+        f"Each row was trained for {training.steps} steps (of each stage) of {training.batch} samples.",
+        f"Windows are of {_window(plan)}.",
+    ]
+    for item in results:
+        if _window(item.row.plan) != _window(plan):
+            sentences.append(f"Those of {item.row.title} are of {_window(item.row.plan)}.")
+    return [*sentences, f"Seconds and peak memory: {measured}."]
+
+
+def _window(plan) -> str:
+    description = plan.description
+    spacing = description.preparation.spacing
+    voxels = " x ".join(map(str, description.inference.window))
+    return f"{voxels} voxels" + (f" of {' x '.join(f'{mm:g}' for mm in spacing)} mm" if spacing else "")
+
+
+if __name__ == "__main__":
+    from conresnet.command_line import main
+
+    sys.exit(main(None, compare, "python Testing/Benchmarks/compare_systems.py"))

@@ -1,0 +1,250 @@
+"""What ``compare_systems.py`` found, as tables: ``table.csv`` for programs, ``table.md`` for people."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from system_rows import CONRESNET, STUDY, Row
+
+from conresnet.atomic_file import replacing
+from conresnet_training.evaluation import Evaluation
+from conresnet_training.evaluation.compare import compare_evaluations
+from conresnet_training.evaluation.metrics import METRICS
+from conresnet_training.evaluation.summary import OVERALL
+
+MOST_LATE_RISE = 0.005
+"""A row whose validation Dice rose by more in the last quarter of its steps is under-trained."""
+
+COMPARED = ("dice", "hd95")
+COLUMNS = (
+    "system",
+    "Dice (95 % interval)",
+    "Hausdorff 95 %, mm (95 % interval)",
+    "parameters, M",
+    "multiply-adds a window, G",
+    "seconds a case",
+    "peak memory, GB",
+    "steps",
+)
+SEGMENT_COLUMNS = ("system", "segment", "Dice (95 % interval)", "Hausdorff 95 %, mm (95 % interval)")
+DIFFERENCE_COLUMNS = (
+    "system",
+    "Dice",
+    "95 % interval",
+    "p",
+    "Hausdorff 95 %, mm",
+    "95 % interval",
+    "p",
+    "cases",
+)
+_UNDER_TRAINED, _UNKNOWN, _CROPS = "†", "?", "‡"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row that was trained, evaluated and measured.
+
+    Args:
+        cost: see ``row_work.measure``.
+        steps: made by each of its runs, of all stages.
+        late_rise: of the validation Dice, see ``row_runs.late_rise``, the mean over its runs; None where unknown.
+    """
+
+    row: Row
+    evaluation: Evaluation
+    cost: Mapping[str, Any]
+    steps: int
+    late_rise: float | None
+
+    @property
+    def is_under_trained(self) -> bool:
+        """Whether it says little of how good the system is."""
+        return self.late_rise is not None and self.late_rise > MOST_LATE_RISE
+
+    @property
+    def seconds_a_case(self) -> float:
+        """The mean over the timed cases."""
+        return sum(self.cost["seconds"].values()) / len(self.cost["seconds"])
+
+    def mean(self, metric: str, segment: str = OVERALL) -> Mapping[str, Any] | None:
+        """See ``summary.describe``; None where no case has a value."""
+        summary = self.evaluation.summary
+        return summary[OVERALL][metric] if segment == OVERALL else summary["segments"][segment][metric]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, and what they were made from.
+
+    Args:
+        about: sentences on the data, the split and the training.
+        are_crops: whether the median case fits a window, so that systems for whole images are not judged on such.
+    """
+
+    results: Sequence[Result]
+    about: Sequence[str]
+    are_crops: bool
+
+    @property
+    def ours(self) -> Result | None:
+        """ConResNet's row."""
+        return next((result for result in self.results if result.row.name == CONRESNET), None)
+
+    @cached_property
+    def differences(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+        """Of each row that has cases in common with ConResNet, by metric: the row less ConResNet, paired by case."""
+        found = {}
+        for result in self.results if self.ours else ():
+            if result is not self.ours and set(result.evaluation.cases) & set(self.ours.evaluation.cases):
+                rows = compare_evaluations(result.evaluation, self.ours.evaluation).rows
+                found[result.row.name] = rows[OVERALL if OVERALL in rows else result.evaluation.segments[0]]
+        return found
+
+    def marks(self, result: Result) -> str:
+        """What is to be known before its figures are believed; the notes below the table say it in words."""
+        unknown = _UNKNOWN if result.late_rise is None else ""
+        return (_UNDER_TRAINED if result.is_under_trained else unknown) + (
+            _CROPS if self.are_crops and result.row.is_for_whole_images else ""
+        )
+
+    def notes(self) -> list[str]:
+        """A sentence for every mark that stands in the table."""
+        texts = {
+            _UNDER_TRAINED: f"under-trained: in the last quarter of its steps the validation Dice rose by more than "
+            f"{MOST_LATE_RISE}. Nothing is said here of how such a system ranks.",
+            _UNKNOWN: "validated too rarely to tell whether it is under-trained.",
+            _CROPS: "made for whole images or abdominal CT. Here the median case fits a window: there is nothing to "
+            "find first, and no wider context to see.",
+        }
+        standing = "".join(map(self.marks, self.results))
+        notes = [f"{mark} {text}" for mark, text in texts.items() if mark in standing]
+        if self.differences and self.marks(self.ours):
+            notes.append("Since ConResNet itself has such a mark, no difference to it tells which system is better.")
+        return notes
+
+
+def write_csv(comparison: Comparison, path: Path) -> None:
+    """Write a line a row, every figure a column; what there is no value of is empty. Raises UserError."""
+    lines = [_csv_line(comparison, result) for result in comparison.results]
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _csv_line(comparison: Comparison, result: Result) -> dict[str, Any]:
+    line = {
+        "row": result.row.name,
+        "title": result.row.title,
+        "group": result.row.group,
+        "networks": len(result.row.plans),
+        "steps": result.steps,
+        "late_rise": "" if result.late_rise is None else round(result.late_rise, 6),
+        "under_trained": "unknown" if result.late_rise is None else "yes" if result.is_under_trained else "no",
+        "judged_on_crops": "yes" if _CROPS in comparison.marks(result) else "no",
+        "cases": len(result.evaluation.cases),
+    }
+    for segment in (OVERALL, *result.evaluation.segments):
+        for metric in COMPARED:
+            name = metric if segment == OVERALL else f"{metric} {segment}"
+            line |= _numbers(name, result.mean(metric, segment), "mean", "cases")
+    line |= {name: result.cost[name] for name in ("parameters", "multiply_adds")}
+    line |= {"window": " x ".join(map(str, result.cost["window"])), "seconds_a_case": round(result.seconds_a_case, 4)}
+    line |= {name: result.cost[name] for name in ("peak_bytes", "device", "precision", "threads")}
+    for metric in COMPARED:
+        found = comparison.differences.get(result.row.name, {}).get(metric)
+        line |= _numbers(f"{metric} less {CONRESNET}", found, "difference", "p", "cases")
+    return line
+
+
+def _numbers(name: str, found: Mapping[str, Any] | None, value: str, *more: str) -> dict[str, Any]:
+    """The columns of one figure: itself, its interval's ends, and more of what belongs to it."""
+    if not found:
+        return {}
+    low, high = found["interval"] or ("", "")
+    ends = {f"{name} low": low, f"{name} high": high}
+    return {name: found[value], **ends, **{f"{name} {item}": found[item] for item in more}}
+
+
+def write_markdown(comparison: Comparison, path: Path) -> None:
+    """Write systems and peers, how they differ from ConResNet, the study's tables, and segments. Raises UserError."""
+    results, segments = comparison.results, comparison.results[0].evaluation.segments
+    parts = ["# Systems compared", " ".join(comparison.about)]
+    parts += _section(comparison, "Systems and peers", [item for item in results if item.row.group != "study"])
+    for table, (subject, _) in STUDY.items():
+        rows = [item for item in results if item.row.is_in(table)]
+        if len(rows) > 1:
+            parts += _section(comparison, f"{table} of ConResNet's paper: {subject}", rows)
+    if len(segments) > 1:
+        parts += ["## Segment by segment", _table(SEGMENT_COLUMNS, _segment_lines(comparison, segments))]
+    parts += comparison.notes()
+    with replacing(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
+
+
+def _section(comparison: Comparison, title: str, results: Sequence[Result]) -> list[str]:
+    parts = [f"## {title}", _table(COLUMNS, [_line(comparison, item) for item in results])]
+    compared = [item for item in results if item.row.name in comparison.differences]
+    if compared:
+        lines = [_difference_line(comparison, item) for item in compared]
+        parts += ["Less ConResNet, case by case:", _table(DIFFERENCE_COLUMNS, lines)]
+    return parts
+
+
+def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [columns, ["---"] * len(columns), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _line(comparison: Comparison, result: Result) -> list[str]:
+    cost = result.cost
+    return [
+        _title(comparison, result),
+        *(_mean_cell(metric, result.mean(metric)) for metric in COMPARED),
+        f"{cost['parameters'] / 1e6:.2f}",
+        f"{cost['multiply_adds'] / 1e9:.1f}",
+        f"{result.seconds_a_case:.2f}",
+        f"{cost['peak_bytes'] / 1e9:.2f}",
+        str(result.steps),
+    ]
+
+
+def _segment_lines(comparison: Comparison, segments: Sequence[str]) -> list[list[str]]:
+    return [
+        [_title(comparison, item), segment, *(_mean_cell(metric, item.mean(metric, segment)) for metric in COMPARED)]
+        for item in comparison.results
+        for segment in segments
+    ]
+
+
+def _difference_line(comparison: Comparison, result: Result) -> list[str]:
+    line = [_title(comparison, result)]
+    for metric in COMPARED:
+        found = comparison.differences[result.row.name][metric]
+        if not found["cases"]:
+            line += ["", "", ""]
+            continue
+        decimals = METRICS[metric].decimals + 1
+        between = " to ".join(f"{end:+.{decimals}f}" for end in found["interval"] or ())
+        line += [f"{found['difference']:+.{decimals}f}", between, f"{found['p']:.2g}"]
+    return [*line, str(comparison.differences[result.row.name][COMPARED[0]]["cases"])]
+
+
+def _title(comparison: Comparison, result: Result) -> str:
+    marks = comparison.marks(result)
+    return f"{result.row.title} {marks}" if marks else result.row.title
+
+
+def _mean_cell(metric: str, found: Mapping[str, Any] | None) -> str:
+    """The mean, with its interval where there are several cases."""
+    if not found:
+        return ""
+    decimals = METRICS[metric].decimals
+    between = " to ".join(f"{end:.{decimals}f}" for end in found["interval"] or ())
+    return f"{found['mean']:.{decimals}f}" + (f" ({between})" if between else "")

@@ -1,0 +1,90 @@
+"""The runs of a row: their folders, whether what lies in them is what the row wants, and how their training went."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from system_rows import Row
+
+from conresnet.errors import UserError
+from conresnet.networks import NETWORKS
+from conresnet_training.network_with_losses import steps_of_run
+from conresnet_training.plan import Plan
+from conresnet_training.progress import PROGRESS_FILE, Progress, read_progress
+from conresnet_training.run import PLAN_FILE, Run, open_run, start_run
+
+LAST_QUARTER = 0.75
+
+
+def runs_of(row: Row, output: Path, folds: Sequence[int]) -> list[Run]:
+    """The runs of a row, each in ``OUTPUT/<name>/fold_<k>``; those that are not there yet are started.
+
+    Raises:
+        UserError: ``plan-differs`` where one was begun by a plan that trains something else, or ``fold-unknown``.
+    """
+    return [_run(plan, output / name / f"fold_{fold}", fold) for name, plan in row.plans.items() for fold in folds]
+
+
+def started_runs_of(row: Row, output: Path) -> list[Run]:
+    """Those of the row's runs that are there, of whatever folds."""
+    folders = [(plan, folder) for name, plan in row.plans.items() for folder in sorted((output / name).glob("fold_*"))]
+    return [_run(plan, folder, int(folder.name.removeprefix("fold_"))) for plan, folder in folders]
+
+
+def _run(plan: Plan, folder: Path, fold: int) -> Run:
+    if not (folder / PLAN_FILE).exists():
+        return start_run(plan, folder, fold)
+    run = open_run(folder, plan.data)
+    if run.fold != fold or what_trains(run.plan) != what_trains(plan):
+        sentence = f"{folder} was begun by another plan; name a new folder for this plan, or move that one away."
+        raise UserError("plan-differs", sentence, path=str(folder))
+    return run
+
+
+def what_trains(plan: Plan) -> dict[str, Any]:
+    """What a plan's result depends on: not where the data lie, nor what the model is called and says of itself.
+
+    Arguments of networks that a plan leaves out count as what they are by default.
+    """
+    description = plan.description
+    networks = [_with_defaults(network.type, network.arguments) for network in description.system.networks]
+    return {
+        "targets": plan.targets,
+        "training": plan.training.model_dump(exclude={"workers"}),
+        "augmentation": plan.augmentation.model_dump(),
+        "inputs": description.inputs,
+        "preparation": description.preparation,
+        "inference": description.inference,
+        "output": description.output,
+        "system": (description.system.type, description.system.arguments, networks),
+    }
+
+
+def _with_defaults(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    parameters = inspect.signature(NETWORKS[kind]).parameters.values()
+    defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
+    return {"type": kind, **defaults, **arguments}
+
+
+def is_trained(run: Run) -> bool:
+    """Whether nothing is left of it."""
+    return _progress(run).state == "finished"
+
+
+def late_rise(run: Run) -> float | None:
+    """By how much the validation Dice rose in the last quarter of the run's last stage; None where none was before it.
+
+    A network that is trained in stages begins anew with each.
+    """
+    progress, steps = _progress(run), run.plan.training.steps
+    first = steps_of_run(run.plan) - steps
+    dice = {event["step"] - first: event["dice"] for event in progress.validations if event["step"] > first}
+    before = [step for step in dice if step <= LAST_QUARTER * steps]
+    return dice[max(dice)] - dice[max(before)] if before else None
+
+
+def _progress(run: Run) -> Progress:
+    return read_progress(run.folder / PROGRESS_FILE)

@@ -1,0 +1,132 @@
+"""The work on one row of ``compare_systems.py``, in the process that it is done in: train, evaluate, or measure it.
+
+    python Testing/Benchmarks/row_work.py TASK
+
+TASK is JSON: "do" ("train", "evaluate" or "measure"), "runs" (their folders), "data" (the data set's folder); of train
+"max_steps"; of evaluate "output" (a folder) and "plan" (a file: the plan whose segments are measured); of measure
+"output" (a file) and "cases" (how many are timed at the most).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parents[1] / part) for part in ("ConResSegmentation", "ConResTraining")] + [str(HERE)]
+
+
+@click.command()
+@click.argument("task", type=json.loads)
+def work(task: dict) -> None:
+    """Do a task."""
+    from peer_networks import PEERS
+
+    from conresnet.networks import NETWORKS
+    from conresnet_training.run import open_run
+
+    NETWORKS.update(PEERS)
+    runs = [open_run(Path(folder), Path(task["data"])) for folder in task["runs"]]
+    match task["do"]:
+        case "train":
+            train(runs, task["max_steps"])
+        case "evaluate":
+            evaluate(runs, Path(task["output"]), Path(task["plan"]))
+        case "measure":
+            measure(runs, Path(task["output"]), task["cases"])
+
+
+def train(runs: Sequence, most_steps: int | None) -> None:
+    """Train each run to its end, or as far as ``most_steps``."""
+    from conresnet_training.fitting import fit
+
+    for run in runs:
+        fit(run, most_steps)
+
+
+def evaluate(runs: Sequence, output: Path, plan_file: Path) -> None:
+    """Segment the held-out cases by the engine and measure the segments of a plan.
+
+    Runs may have been trained for other segments, such as the labels that make up regions; then the label maps decide.
+    """
+    from conresnet_training.data_sets import read_data_set
+    from conresnet_training.evaluation.predictions import measure_predictions
+    from conresnet_training.evaluation.runs import SEGMENTATIONS, measure_runs
+    from conresnet_training.evaluation.writing import make_folder, write_results
+    from conresnet_training.plan import read_plan
+
+    data = runs[0].plan.data
+    plan = read_plan(plan_file, data)
+    make_folder(output / SEGMENTATIONS)
+    measured = measure_runs(runs, output / SEGMENTATIONS)
+    if runs[0].plan.targets != plan.targets:
+        painted = {segment.name: segment.label for segment in plan.description.output.segments}
+        regions = {name: tuple(values) for name, values in plan.targets.items()}
+        of_regions = measure_predictions(
+            output / SEGMENTATIONS, replace(read_data_set(data), regions=regions, region_labels=painted)
+        )
+        own, found = measured.evaluation, of_regions.evaluation.cases
+        measured = replace(of_regions, evaluation=replace(own, cases={case: found[case] for case in own.cases}))
+    write_results(measured, output)
+
+
+def measure(runs: Sequence, output: Path, most_cases: int) -> None:
+    """Write how large the networks of runs are, and what segmenting held-out cases with all of them takes.
+
+    A case is segmented once before it counts, since the first one of a process takes longer.
+    """
+    import torch
+    from process_memory import peak_memory
+
+    from conresnet.image_files import read_channels
+    from conresnet.networks import acting_parameters, build_network, multiply_adds
+    from conresnet.package import write_package
+    from conresnet.segmentation import SegmentOptions, load_model, segment
+    from conresnet_training.data_sets import read_data_set
+    from conresnet_training.evaluation.results import write_json
+    from conresnet_training.folds import split
+    from conresnet_training.packing import pack_runs
+
+    plan = runs[0].plan
+    _, held_out = split(read_data_set(plan.data), plan, runs[0].fold)
+    packed = pack_runs(runs)
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_model(write_package(packed.description, packed.files, Path(folder) / "model").path)
+        channels = [item.name for item in packed.description.inputs]
+        for place, case in enumerate([held_out[0], *held_out[:most_cases]]):
+            images = read_channels(list(case.images), channels)
+            begun = time.perf_counter()
+            report = segment(model, images, SegmentOptions()).report
+            if place:
+                seconds[case.name] = round(time.perf_counter() - begun, 4)
+    device = model.backend.device
+    is_gpu = device.type == "cuda"
+    peak = torch.cuda.max_memory_reserved(device) if is_gpu else peak_memory()
+    # Counting computes too, and comes last so that its memory does not count.
+    networks = [build_network(network.type, network.arguments) for network in packed.description.system.networks]
+    window = plan.description.inference.window
+    found = {
+        "parameters": sum(map(acting_parameters, networks)),
+        "multiply_adds": sum(multiply_adds(network, window) for network in networks),
+        "window": list(window),
+        "seconds": seconds,
+        "peak_bytes": peak,
+        "device": torch.cuda.get_device_name(device) if is_gpu else device.type,
+        "precision": report["precision"],
+        "threads": report["threads"],
+    }
+    write_json(found, output)
+
+
+if __name__ == "__main__":
+    from conresnet.command_line import main
+
+    sys.exit(main(None, work, "python Testing/Benchmarks/row_work.py"))

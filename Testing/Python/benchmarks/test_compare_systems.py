@@ -1,0 +1,216 @@
+"""Systems compared by one command: their rows, their runs, and the tables that come of them."""
+
+import csv
+import json
+
+import matplotlib.image
+import pytest
+
+from conresnet.errors import UserError
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.evaluation import Evaluation, read_evaluation
+from conresnet_training.evaluation.results import COLUMNS
+from conresnet_training.plan import read_plan, with_settings
+from conresnet_training.progress import PROGRESS_FILE, ProgressWriter
+from conresnet_training.run import start_run
+from training.data_folders import brats
+from training.tiny_plan import write_tiny_plan
+from training.trained_runs import finished_run
+
+
+@pytest.fixture
+def rows(benchmark, peers):
+    """The module that makes rows."""
+    return benchmark("system_rows")
+
+
+def of_network(row) -> dict:
+    """The arguments of a row's network."""
+    return row.plan.description.system.networks[0].arguments
+
+
+def test_every_row_differs_from_the_plan_in_its_system_alone(rows, plan_file):
+    plan = read_plan(plan_file)
+    found = rows.all_rows(plan, read_data_set(plan.data))
+    assert {*rows.SYSTEMS, "dynunet", "segresnet", "basicunet"} < set(found)
+    for row in found.values():
+        for changed in row.plans.values():
+            assert (changed.data, changed.augmentation) == (plan.data, plan.augmentation)
+            settings = {"seed", "boundary", "deep_supervision"} if row.group == "study" else set()
+            kept = [item.training.model_dump(exclude=settings) for item in (plan, changed)]
+            assert kept[0] == kept[1], row.name
+
+
+def test_study_is_that_of_the_paper(rows, plan_file):
+    plan = read_plan(plan_file)
+    found = rows.all_rows(plan, read_data_set(plan.data))
+    tables = {table: [name for name, row in found.items() if row.is_in(table)] for table in rows.STUDY}
+    assert tables == {
+        "Table I": ["conresnet", "conresnet-ensemble"],
+        "Table III": ["conresnet", "conresnet-baseline", "conresnet-mapping-alone"],
+        "Table IV": ["conresnet", "conresnet-baseline", "conresnet-coronal", "conresnet-sagittal"],
+        "Table V": ["conresnet", "conresnet-baseline", "conresnet-regions", "conresnet-baseline-regions"],
+        "Table VI": ["conresnet", "conresnet-baseline", "conresnet-boundary-loss", "conresnet-baseline-boundary-loss"],
+        "Fig. 8": ["conresnet", "conresnet-lambda-0", "conresnet-lambda-0.1", "conresnet-lambda-1"],
+        "Table VII": ["conresnet", "conresnet-baseline"],
+    }
+    switches = {
+        name: [of_network(found[name])[f"{part}_mapping"] for part in ("residual", "attention")]
+        for name in tables["Table III"]
+    }
+    assert switches == {
+        "conresnet": [True, True],
+        "conresnet-baseline": [False, False],
+        "conresnet-mapping-alone": [True, False],
+    }
+    assert [of_network(found[name])["residual_axis"] for name in tables["Table IV"][2:]] == ["H", "W"]
+    assert [found[name].plan.training.deep_supervision for name in tables["Fig. 8"]] == [0.5, 0, 0.1, 1]
+    seeds = [plan.training.seed for plan in found["conresnet-ensemble"].plans.values()]
+    assert seeds == [0, 1, 2]
+    with pytest.raises(UserError, match="There is no row resnet"):
+        rows.chosen_rows(found, "conresnet,resnet")
+
+
+def test_regions_become_the_labels_that_they_are_made_of(rows, tmp_path):
+    folder = brats(tmp_path / "brats")
+    plan = read_plan(write_tiny_plan(folder, tmp_path / "plan.yaml"))
+    found = rows.all_rows(plan, read_data_set(folder))
+    multi_class = found["conresnet-labels"].plan
+    assert multi_class.targets == {"necrosis": [1], "edema": [2], "enhancing": [4]}
+    assert [segment.label for segment in multi_class.description.output.segments] == [1, 2, 4]
+    assert (of_network(found["conresnet-labels"])["outputs"], of_network(found["conresnet"])["outputs"]) == (4, 3)
+
+
+def test_run_made_elsewhere_counts_where_it_trains_the_same(benchmark, rows, plan_file, tmp_path):
+    runs, plan = benchmark("row_runs"), read_plan(plan_file)
+    row = rows.all_rows(plan, read_data_set(plan.data))["conresnet"]
+    elsewhere = row.plan.model_copy(update={"data": tmp_path / "moved", "model": {**row.plan.model, "title": "Mine"}})
+    start_run(elsewhere, tmp_path / "conresnet" / "fold_1", 1)
+    assert [run.folder.name for run in runs.runs_of(row, tmp_path, [1])] == ["fold_1"]
+    other = rows.Row("conresnet", "", {"conresnet": with_settings(row.plan, ["training.batch=1"])}, "systems")
+    with pytest.raises(UserError, match="begun by another plan"):
+        runs.runs_of(other, tmp_path, [1])
+
+
+def test_rise_is_that_of_the_last_stages_last_quarter(benchmark, rows, plan_file, tmp_path):
+    plan = with_settings(read_plan(plan_file), ["training.steps=8"])
+    found = rows.all_rows(plan, read_data_set(plan.data))
+    dice = {2: 0.1, 5: 0.3, 6: 0.4, 8: 0.9, 10: 0.5, 14: 0.8, 16: 0.81}
+    rises = {}
+    for name, steps in (("conresnet", 8), ("conresnet-refined", 16)):
+        run = start_run(found[name].plan, tmp_path / name, 0)
+        writer = ProgressWriter(run.folder / PROGRESS_FILE)
+        writer.write("started", step=0, steps=steps)
+        for step, value in dice.items():
+            if step <= steps:
+                writer.write("validation", step=step, dice=value)
+        writer.close()
+        rises[name] = benchmark("row_runs").late_rise(run)
+    assert rises == pytest.approx({"conresnet": 0.5, "conresnet-refined": 0.01})
+
+
+def evaluation(dice: list[float]) -> Evaluation:
+    """Of cases a, b, c with one segment."""
+    blank = dict.fromkeys(COLUMNS, 1.0)
+    cases = {name: {"box": {**blank, "dice": value}} for name, value in zip("abc", dice, strict=False)}
+    return Evaluation("boxes", "fold 0", "model", 1.0, cases, made_by=({"fold": 0, "steps": 9},))
+
+
+@pytest.fixture
+def comparison(benchmark, rows, plan_file):
+    """Four rows, of which one is under-trained and one is for whole images."""
+    module, plan = benchmark("comparison_table"), read_plan(plan_file)
+    found = rows.all_rows(plan, read_data_set(plan.data))
+    cost = {"parameters": 4_800_000, "multiply_adds": 9_000_000_000, "window": [8, 8, 8], "seconds": {"a": 0.5, "b": 1}}
+    cost |= {"peak_bytes": 2_000_000_000, "device": "cpu", "precision": "fp32", "threads": 1}
+    given = {
+        "conresnet": ([0.7, 0.8, 0.9], 0.001),
+        "conresnet-baseline": ([0.6, 0.7], 0.02),
+        "dynunet": ([0.5], None),
+        "coarse-to-fine": ([0.9], 0.0),
+    }
+    results = [module.Result(found[name], evaluation(dice), cost, 9, rise) for name, (dice, rise) in given.items()]
+    return module.Comparison(results, ["Boxes."], are_crops=True)
+
+
+def test_table_marks_what_must_not_be_ranked(benchmark, comparison, tmp_path):
+    benchmark("comparison_table").write_markdown(comparison, tmp_path / "table.md")
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| ConResNet | 0.800 (0.700 to 0.900) | 1.00 (1.00 to 1.00) | 4.80 | 9.0 | 0.75 | 2.00 | 9 |" in text
+    assert "| ConResNet, baseline † | 0.650 " in text
+    assert "| DynUNet (MONAI) ? | 0.500 |" in text
+    assert "| ResDSN, coarse to fine ‡ |" in text
+    assert "| ConResNet, baseline † | -0.1000 | -0.1000 to -0.1000 |" in text
+    assert "† under-trained" in text and "‡ made for whole images" in text
+
+
+def test_csv_has_every_figure(benchmark, comparison, tmp_path):
+    benchmark("comparison_table").write_csv(comparison, tmp_path / "table.csv")
+    with open(tmp_path / "table.csv", encoding="utf-8", newline="") as file:
+        lines = {line["row"]: line for line in csv.DictReader(file)}
+    assert float(lines["conresnet"]["dice"]) == pytest.approx(0.8)
+    assert lines["conresnet-baseline"]["under_trained"] == "yes"
+    assert float(lines["conresnet-baseline"]["dice less conresnet"]) == pytest.approx(-0.1)
+    assert (lines["dynunet"]["under_trained"], lines["dynunet"]["late_rise"]) == ("unknown", "")
+    assert lines["coarse-to-fine"]["judged_on_crops"] == "yes"
+
+
+def test_picture_has_a_line_a_row(benchmark, comparison, tmp_path):
+    plot = benchmark("comparison_plot")
+    plot.draw_comparison(comparison, tmp_path / "four.png")
+    picture = matplotlib.image.imread(tmp_path / "four.png")
+    assert picture.std() > 0.05
+
+
+def test_rows_are_trained_evaluated_measured_and_compared(benchmark, rows, plan_file, tmp_path, monkeypatch, capsys):
+    """In this process, since each of the command's own takes seconds to start; the slow test has them."""
+    module, work, done = benchmark("compare_systems"), benchmark("row_work"), []
+
+    def here(self, tasks: dict[str, dict], jobs: int) -> list[str]:
+        for name, task in tasks.items():
+            done.append(name)
+            work.work.callback(task)
+        return []
+
+    monkeypatch.setattr(module.Bench, "_work", here)
+    output, plan = tmp_path / "compared", read_plan(plan_file)
+    ours = rows.all_rows(plan, read_data_set(plan.data))["conresnet"].plan
+    run = finished_run(ours, output / "conresnet" / "fold_1", 1, steps=2)
+    writer = ProgressWriter(run.folder / PROGRESS_FILE)
+    writer.write("finished", step=2)
+    writer.close()
+    command = [str(plan_file), "--output", str(output), "--rows", "conresnet,dynunet", "--fold", "1"]
+    module.compare.main([*command, "--max-steps", "1"], standalone_mode=False)
+    assert "dynunet not finished" in capsys.readouterr().err
+    module.compare.main(command, standalone_mode=False)
+    assert done == [
+        *("dynunet fold_1", "conresnet evaluation", "conresnet cost"),
+        *("dynunet fold_1", "dynunet evaluation", "dynunet cost"),
+    ]
+    assert list(read_evaluation(output / "dynunet" / "evaluation").cases) == ["case_1"]
+    cost = json.loads((output / "conresnet" / "cost.json").read_text())
+    assert list(cost["seconds"]) == ["case_1"]
+    assert 10_000 < cost["parameters"] < 10_000_000 < cost["multiply_adds"]
+    assert "| DynUNet (MONAI) " in (output / "table.md").read_text(encoding="utf-8")
+    assert (output / "comparison.png").stat().st_size > 10_000
+    module.compare.main([*command, "--remeasure"], standalone_mode=False)
+    assert done[6:] == ["conresnet cost", "dynunet cost"]
+
+
+@pytest.mark.slow
+def test_rows_of_every_kind_run_by_the_command(run_benchmark, plan_file, tmp_path):
+    rows = "conresnet,voxresnet-auto-context,coarse-to-fine,pyramid,basicunet,conresnet-regions,conresnet-ensemble"
+    output = tmp_path / "compared"
+    options = [plan_file, "--output", output, "--rows", rows, "--jobs", 2, "--set", "training.batch=1"]
+    done = run_benchmark("compare_systems.py", *options)
+    assert "7 rows are compared" in done.stderr
+    with open(output / "table.csv", encoding="utf-8", newline="") as file:
+        lines = {line["row"]: line for line in csv.DictReader(file)}
+    assert list(lines) == [*sorted(rows.split(","), key=list(lines).index)]
+    assert {name: int(line["steps"]) for name, line in lines.items() if line["steps"] != "2"} == {
+        "voxresnet-auto-context": 4,
+        "coarse-to-fine": 4,
+    }
+    assert {name for name, line in lines.items() if line["judged_on_crops"] == "yes"} <= {"coarse-to-fine", "pyramid"}
+    assert int(lines["conresnet-ensemble"]["parameters"]) == 3 * int(lines["conresnet"]["parameters"])
+    assert "..." not in run_benchmark("compare_systems.py", *options).stderr
