@@ -119,7 +119,7 @@ def _of_networks(made: Planned) -> Iterator[Reason]:
     """Of the arguments that only some systems have."""
     system = made.plan.model["system"]
     arguments = all_arguments(system["networks"][0])
-    if arguments.get("norm") == "group":
+    if arguments["norm"] == "group" and arguments.get("backbone") != "residual":
         few = f"batches of {made.fit.batch} are too small for batch norm, which the paper takes"
         yield Reason("norm", "group", few)
     if made.entry.takes_residuals:

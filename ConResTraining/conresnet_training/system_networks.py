@@ -56,9 +56,9 @@ def conresnet(frame: Frame, backbone: str = "residual", residuals: bool = True) 
         "residual_mapping": residuals,
         "attention_mapping": residuals,
         "dropout": 0.1,
+        "backbone": backbone,
+        "norm": "group" if backbone == "residual" else frame.norm,
     }
-    if backbone != "residual":
-        arguments |= {"backbone": backbone, "norm": frame.norm}
     return {"type": "conresnet", "arguments": arguments}
 
 
@@ -80,7 +80,7 @@ def unet(frame: Frame) -> Network:
 
 def pyramid(frame: Frame) -> Network:
     """Two 3-D U-Nets, at a quarter and at half of the resolution."""
-    return _with_norm("pyramid", frame, levels=2)
+    return _with_norm("pyramid", frame, levels=2, exclusive=frame.exclusive)
 
 
 def auto_context(frame: Frame, inner: Build, context: Sequence[str]) -> Network:
@@ -91,9 +91,16 @@ def auto_context(frame: Frame, inner: Build, context: Sequence[str]) -> Network:
     """
     network = inner(frame)
     own = {key: value for key, value in network["arguments"].items() if key not in frame.counts}
-    axis = {key: own[key] for key in ("residual_axis",) if key in own}
-    network = {"type": network["type"], "arguments": own}
-    arguments = {**frame.counts, "network": network, "rounds": 2, "context": list(context), **axis}
+    # One line of the plan says the axis for both.
+    axis = {key: own.pop(key) for key in ("residual_axis",) if key in own}
+    arguments = {
+        **frame.counts,
+        "network": {"type": network["type"], "arguments": own},
+        "rounds": 2,
+        "context": list(context),
+        "exclusive": frame.exclusive,
+        **axis,
+    }
     return {"type": "auto_context", "arguments": arguments}
 
 

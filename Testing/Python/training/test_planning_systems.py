@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from inspect import signature
 
 import numpy as np
 import pytest
+import torch
 
 from conresnet.errors import UserError
+from conresnet.networks import NETWORKS, build_network
 from conresnet_training.command_line import main
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.memory_needs import Budget
@@ -40,6 +43,31 @@ def test_plan_of_each_system_is_valid_and_comes_back_from_its_file(plans, name, 
     )
 
 
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_networks_of_each_system_are_there_and_take_the_arguments(plans, name):
+    for network in plans[name].description.system.networks:
+        with torch.device("meta"):
+            built = build_network(network.type, network.arguments)
+        assert built.stages * len(plans[name].description.system.networks) == SYSTEMS[name].stages
+        assert built.input_channels == plans[name].description.channel_count
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_argument_of_a_network_is_written_out(plans, name):
+    """So that each is one ``--set`` away: what the network has beside them nobody could set."""
+
+    def check(network, inherited=()):
+        names = set(signature(NETWORKS[network["type"]]).parameters)
+        # Of a network without residuals there is no axis.
+        assert names - set(network["arguments"]) - set(inherited) <= {"residual_axis"}
+        assert set(network["arguments"]) <= names - set(inherited)
+        if "network" in network["arguments"]:
+            check(network["arguments"]["network"], ("input_channels", "outputs", "residual_axis"))
+
+    for network in plans[name].model["system"]["networks"]:
+        check(network)
+
+
 def test_systems_that_take_images_as_they_are_differ_in_their_network_alone(plans):
     ours = plans["conresnet"]
     for name, plan in plans.items():
@@ -68,6 +96,7 @@ def test_options_of_the_study_are_one_setting_away(plans, setting, network):
     changed = with_settings(plans["conresnet"], [f"model.system.networks.0.arguments.{setting}"])
     arguments = changed.description.system.networks[0].arguments
     assert arguments == plans["conresnet"].description.system.networks[0].arguments | network
+    build_network("conresnet", arguments)
 
 
 def test_baseline_boundary_loss_and_lambda_are_one_choice_away(plans):
@@ -160,7 +189,7 @@ def test_change_of_system_keeps_width_and_axis_and_refuses_what_it_cannot_undo(p
     ours = with_settings(plans["conresnet"], [f"model.system.networks.0.arguments.{setting}" for setting in settings])
     refined = change_system(ours, "conresnet-refined")
     inner = refined.model["system"]["networks"][0]["arguments"]["network"]["arguments"]
-    assert (inner["base_width"], inner["residual_axis"]) == (24, "H")
+    assert inner["base_width"] == 24 and refined.model["system"]["networks"][0]["arguments"]["residual_axis"] == "H"
     assert change_system(refined, "conresnet") == ours
     for name in ("voxresnet", "pyramid", "coarse-to-fine"):
         with pytest.raises(UserError, match="prepares the images for its own system"):
