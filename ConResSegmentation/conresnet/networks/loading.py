@@ -16,7 +16,7 @@ from conresnet.package.description import ModelDescription, Network
 def load_network(package: str | PathLike | ModelPackage, index: int | None = None) -> nn.Module:
     """Build a network of a model package in eval mode, float32, on the CPU.
 
-    Called with a (batch, channel, S, H, W) tensor it returns a dict of logits, see ``ConResNet.forward``.
+    Called with a (batch, channel, S, H, W) tensor it returns a dict of logits, see ``conresnet.networks.outputs``.
 
     Args:
         package: a package, or its path or name as ``conresnet.model_list.find_model`` takes it.

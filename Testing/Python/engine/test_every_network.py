@@ -76,6 +76,17 @@ def test_a_case_does_not_see_the_others_of_its_batch(case):
         torch.testing.assert_close(network(image[None])["segmentation"][0], logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_half_precision_keeps_the_probabilities(case):
+    """As windows are computed where the device can: bfloat16, channels last."""
+    network, images = make(case), torch.randn(1, 2, 9, 16, 24)
+    exact = network(images)["segmentation"].detach().sigmoid()
+    network = network.to(memory_format=torch.channels_last_3d)
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        logits = network(images.to(memory_format=torch.channels_last_3d), wanted=("segmentation",))["segmentation"]
+    assert (logits.float().sigmoid() - exact).abs().mean() < 0.1 * exact.std()
+
+
 @pytest.mark.parametrize("case", BATCH_NORM)
 def test_the_inside_of_a_window_is_as_in_the_whole_volume(case):
     """Batch norm does not see the window, so that far from its borders nothing tells it from the volume."""

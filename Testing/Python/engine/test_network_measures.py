@@ -27,8 +27,9 @@ def test_deconvolutions_count_by_what_they_spread():
 def test_all_parameters_of_ours_act():
     networks = [build_network("conresnet", PAPER), build_network("conresnet", PAPER | BASELINE)]
     assert [acting_parameters(network) for network in networks] == [19_018_732, 18_783_715]
-    inner = {"type": "voxresnet", "arguments": {"base_width": 8}}
-    for kind, arguments in {"pyramid": {}, "resdsn": {}, "auto_context": {"network": inner}}.items():
+    narrow = {"base_width": 8}
+    inner = {"network": {"type": "voxresnet", "arguments": narrow}}
+    for kind, arguments in {"pyramid": narrow, "resdsn": narrow, "auto_context": inner}.items():
         network = build_network(kind, {"input_channels": 2, "outputs": 3} | arguments)
         assert acting_parameters(network) == sum(value.numel() for value in network.parameters())
 

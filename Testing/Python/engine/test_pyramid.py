@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from conresnet.networks import build_network
+from engine.network_sizes import parameter_count
 
 SMALL = {"input_channels": 1, "outputs": 1, "exclusive": False, "base_width": 8, "norm": "group"}
 
@@ -38,8 +39,7 @@ def blob(shape: tuple[int, ...], place: Tensor) -> Tensor:
 def test_parameters_are_those_of_two_unets():
     unet = {"input_channels": 1, "outputs": 8}
     sizes = [
-        sum(value.numel() for value in build_network(*made).parameters())
-        for made in [("unet", unet), ("pyramid", unet), ("unet", unet | {"input_channels": 8})]
+        parameter_count(*made) for made in [("unet", unet), ("pyramid", unet), ("unet", unet | {"input_channels": 8})]
     ]
     assert sizes[1] == sizes[0] + sizes[2] == 38_147_824
 

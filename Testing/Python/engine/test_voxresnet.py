@@ -6,6 +6,7 @@ from torch import nn
 
 from conresnet.networks import build_network
 from conresnet.networks.voxresnet import VoxRes
+from engine.network_sizes import parameter_count
 
 PAPER = {"input_channels": 6, "outputs": 4}
 SMALL = {"input_channels": 2, "outputs": 3, "base_width": 8}
@@ -28,7 +29,7 @@ def test_layers_are_as_many_as_the_paper_says():
 
 
 def test_parameters_at_the_chosen_widths():
-    assert sum(parameter.numel() for parameter in build_network("voxresnet", PAPER).parameters()) == 2_974_096
+    assert parameter_count("voxresnet", PAPER) == 2_974_096
 
 
 def test_prediction_fuses_the_four_classifiers():

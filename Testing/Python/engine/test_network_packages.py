@@ -1,0 +1,55 @@
+"""Every network as a model package: a real case through the engine is what the network itself says of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from conresnet import load_network
+from conresnet.grid import Volume
+from conresnet.image_files import read_volume
+from conresnet.networks import NETWORKS
+from conresnet.segmentation import SegmentOptions, load_model, segment
+from engine.model_cases import description, write_model
+from engine.volumes import grid, model_array
+
+COUNTS = {"input_channels": 1, "outputs": 3}
+NARROW = {"base_width": 8}
+RESIDUAL = NARROW | {"residual_outputs": 2}
+ARGUMENTS = {
+    "conresnet": {"backbone": "resdsn", **RESIDUAL},
+    "voxresnet": NARROW,
+    "resdsn": NARROW,
+    "unet": NARROW,
+    "pyramid": NARROW,
+    "auto_context": {"network": {"type": "conresnet", "arguments": RESIDUAL}, "context": ["probability", "residual"]},
+}
+
+
+def test_no_network_is_left_out():
+    assert set(ARGUMENTS) == set(NETWORKS)
+
+
+@pytest.mark.parametrize("kind", ARGUMENTS)
+def test_a_case_gets_what_the_network_says(tmp_path, hippocampus_image, kind):
+    array = read_volume(hippocampus_image).array[:32, :48, :32]
+    volume = Volume(array, grid(array.shape), "hippocampus")
+    assert np.array_equal(model_array(volume)[1], array)
+    fixed = [{"step": "rescale", "from": [0, float(array.max())], "to": [-1, 1]}]
+    inference = {"window": list(array.shape)}
+    document = description(intensity=fixed, inference=inference)
+    document["system"]["networks"][0] |= {"type": kind, "arguments": COUNTS | ARGUMENTS[kind]}
+    package = write_model(tmp_path / "model", document)
+    model = load_model(package, "cpu", "fp32")
+    maps = {"probability", "residual"} & model.system.maps
+    result = segment(model, [volume], SegmentOptions(threads=1, maps=tuple(maps)))
+    assert result.report["windows"] == 1
+
+    network = load_network(package)
+    x = torch.from_numpy(array.astype(np.float32) / array.max() * 2 - 1)[None, None]
+    with torch.inference_mode():
+        logits = network(x, wanted=("segmentation", "residual"))
+    said = {"probability": logits["segmentation"].softmax(1)[0, 1:], "residual": logits.get("residual", x)[0].sigmoid()}
+    for name in maps:
+        # But for rounding: maps are given in half precision, and standardized weights are folded beforehand.
+        difference = np.abs(result.maps[name] - said[name].numpy())
+        assert difference.mean() < 0.02 * said[name].std() and difference.max() < 0.02
