@@ -6,8 +6,9 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from conresnet.channel_matching import Candidate, match_channels
+
 from . import MapVolumes
-from .ChannelMatching import Candidate, matchChannels
 
 
 class ChannelSelectors:
@@ -72,7 +73,7 @@ class ChannelSelectors:
         if groups:
             nodes = [node for node in nodes if _group(node) in groups]
         candidates = [Candidate(node.GetName(), _group(node)) for node in nodes]
-        found = matchChannels([self._inputs[number] for number in empty], candidates)
+        found = match_channels([self._inputs[number] for number in empty], candidates)
         for number, place in zip(empty, found, strict=True):
             chosen[number] = None if place is None else nodes[place]
         self.setNodes(chosen)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from conresnet.cases import ListedCase
     from conresnet.inference.progress import Progress
     from conresnet.package import ModelPackage
+    from conresnet.package.description import Input
     from conresnet.segmentation import LoadedModel, SegmentOptions
 
 _PATH = click.Path(path_type=Path)
@@ -34,7 +35,7 @@ _STEPS = 1000
     "named",
     multiple=True,
     metavar="NAME=FILE",
-    help="An image by the model's name for it, instead of IMAGE... in the model's order.",
+    help="An image by the model's name for it, instead of IMAGE... .",
 )
 @click.option(
     "--roi",
@@ -83,7 +84,10 @@ def segment(
     overwrite: bool,
     cases: Path | None,
 ) -> None:
-    """Segment a case: one IMAGE a channel in the model's order, or one 4-D file with all.
+    """Segment a case: one IMAGE a channel, or one 4-D file with all.
+
+    Images whose names tell which is which, such as pat_T1.nii.gz and pat_FLAIR.nii.gz, may come in any order; others
+    come in the model's.
 
     An image is a NIfTI, NRRD or MetaImage file, or a folder with a DICOM series. Written to DIR are
     segmentation.nii.gz (the model's label values on the first image's grid), <map>.nii.gz for each of --maps, and
@@ -106,7 +110,7 @@ def segment(
 
         listed = read_case_list(cases, channels)
     else:
-        paths = list(images) or _by_name(named, channels)
+        paths = _sorted(images, package.description.inputs) or _by_name(named, channels)
         _check_output(output, overwrite)
     loaded, loading = _load(package, device, precision)
     from conresnet.maps import check_maps
@@ -119,6 +123,19 @@ def segment(
         _segment(loaded, paths, options, output, loading)
         return
     _segment_all(loaded, listed, options, output, overwrite, loading)
+
+
+def _sorted(images: Sequence[Path], inputs: Sequence[Input]) -> list[Path]:
+    """The images in the model's order, which is told where it is not theirs."""
+    from conresnet.channel_matching import sort_by_channel
+
+    if len(images) != len(inputs) or len(images) == 1:
+        return list(images)
+    paths = [images[place] for place in sort_by_channel(inputs, [path.name for path in images])]
+    if paths != list(images):
+        taken = (f"{path.name} as {item.name}" for path, item in zip(paths, inputs, strict=True))
+        click.echo(f"By their names, took {', '.join(taken)}.")
+    return paths
 
 
 def _by_name(named: Sequence[str], channels: Sequence[str]) -> list[Path]:

@@ -17,6 +17,7 @@ TRAINING = {"monai", "lightning", "pytorch_lightning", "tensorboard", "conresnet
 # What Slicer's own process uses of the engine, and everything that these bring along.
 CORE = [
     "conresnet",
+    "conresnet.channel_matching",
     "conresnet.errors",
     "conresnet.foreground",
     "conresnet.geometry",

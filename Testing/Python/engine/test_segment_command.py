@@ -95,6 +95,23 @@ def test_channels_by_name_or_in_order(tmp_path, pair_model, image):
     assert np.array_equal(*found) and found[0].any()
 
 
+def test_channels_in_any_order_where_their_files_are_named_after_them(capsys, tmp_path, pair_model, image):
+    volume = random_volume(read_volume(image).grid, seed=5)
+    files = {name: tmp_path / f"pat_{name}.nii" for name in ("T2", "first")}
+    write_volume(volume.array, volume.grid, files["T2"])
+    write_volume(volume.array, volume.grid, files["first"])
+    files["T1"] = Path(shutil.copy(image, tmp_path / "pat_T1.nii.gz"))
+    arguments = "--model", pair_model, "--output"
+    for name, order in (("a", ("T1", "T2")), ("b", ("T2", "T1"))):
+        capsys.readouterr()
+        assert call(*(files[part] for part in order), *arguments, tmp_path / name) == 0
+    assert "By their names, took pat_T1.nii.gz as T1, pat_T2.nii as T2." in capsys.readouterr().out
+    found = [read_volume(tmp_path / name / "segmentation.nii.gz").array for name in "ab"]
+    assert np.array_equal(*found) and found[0].any()
+    sentence = refused(capsys, tmp_path, files["T2"], files["first"], *arguments, tmp_path / "c")
+    assert "pat_T2.nii was given as T1, but its name speaks for T2" in sentence
+
+
 def test_existing_results_are_kept_unless_told_otherwise(capsys, tmp_path, model, image):
     output = tmp_path / "out"
     assert call(image, "--model", model, "--output", output, "--maps", "residual") == 0

@@ -1,28 +1,30 @@
-"""Which volume is which channel of a model, told by the words in the volumes' names. Pure Python."""
+"""Which image is which channel of a model, told by the words in the images' names. The standard library alone."""
 
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from conresnet.errors import UserError
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """A volume that may become a channel: its name, and what holds a patient's volumes together, such as a study."""
+    """An image that may become a channel: its name, and what holds a patient's images together, such as a study."""
 
     name: str
     group: Hashable = None
 
 
-def matchChannels(inputs: Sequence, candidates: Sequence[Candidate]) -> list[int | None]:
+def match_channels(inputs: Sequence, candidates: Sequence[Candidate]) -> list[int | None]:
     """Choose a candidate for every input of a model.
 
     All channels come from one group, the one that fills most of them, so that patients are not mixed. An input that no
-    name speaks for stays empty, except that the only input of a model takes the first volume that no word speaks
+    name speaks for stays empty, except that the only input of a model takes the first image that no word speaks
     against.
 
     Args:
         inputs: with ``name``, ``keywords`` and ``exclude_keywords``, as a model's description has them.
-        candidates: the volumes, preferred ones first.
+        candidates: the images, preferred ones first.
 
     Returns:
         for every input the candidate's place in ``candidates``, or None.
@@ -30,12 +32,39 @@ def matchChannels(inputs: Sequence, candidates: Sequence[Candidate]) -> list[int
     best: list[int | None] = [None] * len(inputs)
     for group in dict.fromkeys(candidate.group for candidate in candidates):
         members = [place for place, candidate in enumerate(candidates) if candidate.group == group]
-        found = _matchInGroup(inputs, [candidates[place].name for place in members])
+        found = _match_in_group(inputs, [candidates[place].name for place in members])
         if sum(place is not None for place in found) > sum(place is not None for place in best):
             best = [None if place is None else members[place] for place in found]
     if len(inputs) == 1 and best == [None]:
         best = [next((i for i, c in enumerate(candidates) if score(inputs[0], c.name) is not None), None)]
     return best
+
+
+def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
+    """The places of images, one for every input, in the order of the inputs.
+
+    Names decide where they speak for every input; otherwise the order that was given stays, unless one of the names
+    speaks against it.
+
+    Raises:
+        UserError: "channels-unclear", where some names speak for another order and others for nothing.
+    """
+    given = list(range(len(names)))
+    found = match_channels(inputs, [Candidate(name) for name in names])
+    if None not in found:
+        return found
+    wrong = [place for place, by_name in zip(given, found, strict=True) if by_name not in (None, place)]
+    if wrong:
+        first = wrong[0]
+        raise UserError(
+            "channels-unclear",
+            f"{names[found[first]]} was given as {inputs[found[first]].name}, but its name speaks for "
+            f"{inputs[first].name}, and not all of the images have such a name; name each with --channel.",
+            name=names[found[first]],
+            given=inputs[found[first]].name,
+            spoken=inputs[first].name,
+        )
+    return given
 
 
 def score(channel, name: str) -> int | None:
@@ -46,7 +75,7 @@ def score(channel, name: str) -> int | None:
     return max((_strength(keyword, words) for keyword in (channel.name, *channel.keywords)), default=0)
 
 
-def _matchInGroup(inputs: Sequence, names: Sequence[str]) -> list[int | None]:
+def _match_in_group(inputs: Sequence, names: Sequence[str]) -> list[int | None]:
     found: list[int | None] = [None] * len(inputs)
     free = set(range(len(names)))
     while True:
@@ -84,9 +113,9 @@ def _words(text: str) -> list[str]:
 
 def _likeness(name: str, taken: Sequence[str]) -> int:
     """How much of its beginning a name shares with those chosen before: of two T1 volumes, the same patient's."""
-    return max((_sharedBeginning(name, other) for other in taken), default=0)
+    return max((_shared_beginning(name, other) for other in taken), default=0)
 
 
-def _sharedBeginning(one: str, other: str) -> int:
+def _shared_beginning(one: str, other: str) -> int:
     pairs = zip(one, other, strict=False)
     return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -1,4 +1,4 @@
-"""Volumes are told apart by the words in their names, in whatever order they were loaded."""
+"""Images are told apart by the words in their names, in whatever order they were loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ConResSegmentationLib.ChannelMatching import Candidate, matchChannels, score
+from conresnet.channel_matching import Candidate, match_channels, score, sort_by_channel
+from conresnet.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ BRATS = (FLAIR, T1, T1C, T2)
 
 
 def matched(inputs: tuple[Channel, ...], names: list[str]) -> list[str | None]:
-    found = matchChannels(inputs, [Candidate(name) for name in names])
+    found = match_channels(inputs, [Candidate(name) for name in names])
     return [None if place is None else names[place] for place in found]
 
 
@@ -58,8 +59,8 @@ def test_the_only_input_takes_the_first_volume_that_nothing_speaks_against() -> 
 def test_patients_are_not_mixed() -> None:
     candidates = [Candidate("T1", "A"), Candidate("T2", "A"), Candidate("T1", "B"), Candidate("T1c", "B")]
     candidates += [Candidate("FLAIR", "B"), Candidate("T2", "B")]
-    assert matchChannels(BRATS, candidates) == [4, 2, 3, 5]
-    assert matchChannels((T1, T1C), candidates[:3]) == [0, None]
+    assert match_channels(BRATS, candidates) == [4, 2, 3, 5]
+    assert match_channels((T1, T1C), candidates[:3]) == [0, None]
 
 
 def test_of_equal_names_those_of_the_same_beginning_belong_together() -> None:
@@ -75,5 +76,22 @@ def test_whole_words_count_more_than_beginnings_and_excluding_words_most() -> No
 
 @given(names=st.lists(st.text(max_size=12), max_size=6))
 def test_no_volume_is_chosen_twice(names: list[str]) -> None:
-    chosen = [place for place in matchChannels(BRATS, [Candidate(name) for name in names]) if place is not None]
+    chosen = [place for place in match_channels(BRATS, [Candidate(name) for name in names]) if place is not None]
     assert len(set(chosen)) == len(chosen)
+
+
+def test_files_are_sorted_by_their_names_where_all_of_them_speak() -> None:
+    names = ["pat2_T1GD.nii.gz", "pat2_T2.nii.gz", "pat2_FLAIR.nii.gz", "pat2_T1.nii.gz"]
+    assert [names[place] for place in sort_by_channel(BRATS, names)] == [names[2], names[3], names[0], names[1]]
+
+
+@pytest.mark.parametrize("names", [["a.nii", "b.nii", "c.nii", "d.nii"], ["a.nii", "t1.nii", "c.nii", "t2.nii"]])
+def test_files_stay_in_the_order_given_where_no_name_speaks_against_it(names: list[str]) -> None:
+    assert sort_by_channel(BRATS, names) == [0, 1, 2, 3]
+
+
+def test_files_whose_names_speak_for_another_order_only_in_part_are_refused() -> None:
+    with pytest.raises(UserError) as error:
+        sort_by_channel(BRATS, ["first.nii", "flair.nii", "t1c.nii", "last.nii"])
+    assert error.value.code == "channels-unclear"
+    assert "flair.nii was given as T1, but its name speaks for FLAIR" in error.value.message
