@@ -70,14 +70,20 @@ def fitted_windows(box: Box, shape: Sequence[int], window: Sequence[int], overla
     def sizes(counts: Sequence[int]) -> list[int]:
         return [_round_up(n / (1 + (count - 1) * (1 - overlap))) for n, count in zip(lengths, counts, strict=True)]
 
+    def more(counts: Sequence[int], axis: int) -> list[int]:
+        new = list(counts)
+        while sizes(new)[axis] == sizes(counts)[axis]:
+            new[axis] += 1
+        return new
+
     counts = [1, 1, 1]
     for axis in range(3):
         while sizes(counts)[axis] > window[axis] * STRETCH:
             counts[axis] += 1
     while math.prod(sizes(counts)) > math.prod(window) * GROWTH:
-        more = [[*counts[:axis], counts[axis] + 1, *counts[axis + 1 :]] for axis in range(3)]
-        larger = [new for axis, new in enumerate(more) if sizes(new)[axis] < sizes(counts)[axis]]
-        counts = min(larger or more, key=lambda new: math.prod(new) * math.prod(sizes(new)))
+        # The fewest more along an axis that make windows smaller at all; one as small as can be stays out of it.
+        smaller = [more(counts, axis) for axis in range(3) if sizes(counts)[axis] > MULTIPLE]
+        counts = min(smaller, key=lambda new: (sum(new), math.prod(new) * math.prod(sizes(new))))
     axes = zip(box, shape, sizes(counts), counts, strict=True)
     return WindowPlan(tuple(sizes(counts)), tuple(_spread(*axis) for axis in axes))
 

@@ -4,10 +4,10 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from conresnet.inference.windows import GROWTH, MULTIPLE, STRETCH, authors_windows, fitted_windows
+from conresnet.inference.windows import GROWTH, MULTIPLE, STRETCH, authors_windows, counted_windows, fitted_windows
 
 
 def whole(*shape):
@@ -37,6 +37,8 @@ axes = st.tuples(st.integers(1, 150), st.integers(0, 90), st.integers(0, 90), st
 
 
 @given(st.lists(axes, min_size=3, max_size=3), st.sampled_from([0.0, 0.25, 0.5, 0.75]))
+# One more window along H makes them no smaller, and those along W can be no smaller.
+@example([(367, 0, 0, 34), (298, 0, 0, 37), (150, 0, 0, 5)], 0.25)
 def test_fitted_windows_cover_the_box_and_keep_their_bounds(axes, overlap):
     shape = [length + before + after for length, before, after, _ in axes]
     box = [slice(before, before + length) for length, before, _, _ in axes]
@@ -71,3 +73,38 @@ def test_a_small_box_takes_in_the_image_around_it_instead_of_padding():
     plan = fitted_windows((slice(50, 60), slice(0, 3), slice(97, 100)), (100, 100, 100), (32, 32, 32), 0.5)
     assert plan.size == (16, 8, 8)
     assert plan.start((0, 0, 0)) == (47, 0, 92)
+
+
+@pytest.mark.parametrize(("more", "count"), [(6, 10 * 14 * 14), (12, 16 * 20 * 20)])
+def test_resdsns_paper_counts_floor_of_the_side_by_the_window_plus_n(more, count):
+    """A CT of its first data set, 512 x 512 x 300, in windows of 64 (section 4.1)."""
+    plan = counted_windows(whole(300, 512, 512), (300, 512, 512), (64, 64, 64), more)
+    assert plan.size == (64, 64, 64) and len(plan) == len(list(plan)) == count
+    assert (plan.starts[0][0], plan.starts[0][-1], plan.starts[2][-1]) == (0, 300 - 64, 512 - 64)
+    steps = {b - a for a, b in itertools.pairwise(plan.starts[1])}
+    assert max(steps) - min(steps) <= 1
+
+
+def test_windows_that_would_coincide_are_laid_once():
+    plan = counted_windows(whole(70, 64, 50), (70, 64, 50), (64, 64, 64), 12)
+    assert plan.starts == ((0, 1, 2, 3, 4, 5, 6), (0,), (0,))
+    # Padded to the multiple of 8 where the array ends, not to the whole window.
+    assert plan.size == (64, 64, 56)
+
+
+def test_a_crop_that_is_smaller_than_a_window_takes_in_the_image_around_it():
+    plan = counted_windows((slice(40, 60), slice(0, 9), slice(95, 100)), (100, 100, 100), (64, 64, 60), 12)
+    assert plan.size == (64, 64, 64)
+    assert list(plan) == [(0, 0, 0)] and plan.start((0, 0, 0)) == (18, 0, 36)
+
+
+@given(st.lists(axes, min_size=3, max_size=3), st.integers(1, 12))
+def test_counted_windows_cover_the_box(axes, more):
+    shape = [length + before + after for length, before, after, _ in axes]
+    box = tuple(slice(before, before + length) for length, before, _, _ in axes)
+    plan = counted_windows(box, shape, [side for *_, side in axes], more)
+    for part, side, size, starts in zip(box, shape, plan.size, plan.starts, strict=True):
+        assert len(starts) <= (part.stop - part.start) // size + more
+        assert starts[0] <= part.start and starts[-1] + size >= part.stop
+        assert starts[0] >= 0 and (starts[-1] + size <= side or starts == (0,))
+        assert all(0 < b - a <= size for a, b in itertools.pairwise(starts))
