@@ -7,6 +7,12 @@ Slicer can use it.
 The network's channels are the first input by its `intensity`, then its copies one after another, then the second input
 and its copies, and so on; `input_channels` counts them all.
 
+A system of one pass over the windows is "single" or "ensemble", whose networks' answers are averaged. One of the type
+"coarse_to_fine" has two networks, coarse and fine, and these arguments: "margin", voxels around what the coarse one
+found; * "coarse_windows" and "fine_windows", by which windows overlap (6 and 12 where missing, as in the paper);
+* "smallest_component", the share of a segment below which a part of it is dropped (0.2). Its windows are laid and
+averaged as in its paper, whatever "tiling", "overlap" and "blending" say; see `conresnet.systems.coarse_to_fine`.
+
 `model.json`, whole. Fields marked * may be missing, all others must be there; any that is not named here is refused.
 
     {
@@ -48,7 +54,7 @@ and its copies, and so on; `input_channels` counts them all.
         "foreground": "not_background"          or "all"
       },
       "system": {
-        "type": "single",                       how the networks make a segmentation; "ensemble": as their mean
+        "type": "single",                       how the networks make a segmentation, see above
         "arguments": {},                        * the system's own
         "networks": [
           {

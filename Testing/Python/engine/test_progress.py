@@ -2,8 +2,10 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from conresnet.errors import Cancelled
 from conresnet.grid import Volume
@@ -51,19 +53,54 @@ def test_time_left_is_told_from_the_rate_and_fractions_never_fall():
     assert progress.told[0] == ("preparing", 0, None)
 
 
-def test_monitor_sees_the_whole_pass_and_leaves_no_hook():
-    network = build_network("conresnet", {"input_channels": 1, "outputs": 2, "base_width": 8}).eval()
+def test_a_part_of_a_phase_has_a_pace_of_its_own():
+    now = [0.0]
+    progress = Recorded()
+    tracker = Tracker(progress, {"segmenting": 0.9, "writing": 0.1}, lambda: now[0])
+    tracker.begin("segmenting")
+    tracker.part(0.0, 0.5)
+    for step in range(1, 101):
+        now[0] += 1
+        tracker.update(step / 100)
+    tracker.part(0.5, 1.0)
+    assert progress.told[-1][1] == pytest.approx(0.45)
+    for step in range(1, 51):
+        now[0] += 0.2
+        tracker.update(step / 100)
+    # The second part is ten times as fast: 10 of 20 s are left, and a tenth of all is writing.
+    assert progress.told[-1][1] == pytest.approx(0.45 + 0.225)
+    assert progress.told[-1][2] == pytest.approx(10 + 0.1 * 20 / 0.45, rel=0.1)
+    assert tracker.finish() == pytest.approx({"segmenting": 110})
+
+
+@pytest.mark.parametrize("kind", ["conresnet", "voxresnet", "resdsn", "unet"])
+def test_monitor_sees_the_whole_pass_and_leaves_no_hook(kind):
+    network = build_network(kind, {"input_channels": 1, "outputs": 2, "base_width": 8}).eval()
     shares = []
     with torch.inference_mode():
         trial = torch.zeros(1, 1, 16, 16, 16)
         with ForwardMonitor([network], lambda: network(trial, wanted=("segmentation",)), shares.append) as monitor:
             for _ in range(2):
                 monitor.restart()
-                network(torch.zeros(1, 1, 8, 24, 16), wanted=("segmentation",))
+                network(torch.zeros(1, 1, 16, 24, 32), wanted=("segmentation",))
     one = shares[: len(shares) // 2]
     assert one == sorted(one) and one[0] == 0 and one[-1] == pytest.approx(1)
-    assert shares == one * 2 and len(set(one)) > 30
-    assert all(not layer._forward_hooks and not layer._forward_pre_hooks for layer in network.modules())
+    # No step takes so long that a bar would seem to stand still.
+    assert shares == one * 2 and max(np.diff(one)) < 0.3
+    convolutions = [layer for layer in network.modules() if isinstance(layer, (nn.Conv3d, nn.ConvTranspose3d))]
+    assert len(set(one)) > 0.8 * len(convolutions)
+
+
+def test_a_deconvolution_is_counted_by_its_inputs():
+    """4x4x4 of stride 2 makes eight times the voxels by as many multiply-adds as its input has places for kernels."""
+    network = nn.Sequential(nn.Conv3d(8, 8, 3, padding=1), nn.ConvTranspose3d(8, 8, 4, stride=2, padding=1))
+    shares, x = [], torch.zeros(1, 8, 16, 16, 16)
+    with torch.inference_mode(), ForwardMonitor([network], lambda: network(x), shares.append) as monitor:
+        monitor.restart()
+        network(x)
+    # Beside the multiply-adds, norms and the like go by the output's size.
+    convolution, deconvolution = 8 * 27 + 300, 8 * 64 + 8 * 300
+    assert shares[1] == pytest.approx(convolution / (convolution + deconvolution))
 
 
 def test_progress_of_a_case_with_many_windows(tmp_path):
