@@ -9,12 +9,13 @@ from conresnet.brats_description import SEGMENTS as BRATS_SEGMENTS
 from conresnet.errors import UserError
 from conresnet.package.description import FORMAT, FORMAT_VERSION
 from conresnet_training.data_sets import DataSet
-from conresnet_training.memory_needs import STEP, Budget, Fit, fit_memory
+from conresnet_training.memory_needs import BATCH, STEP, Budget, fit_memory
 from conresnet_training.plan import Plan, Training
 from conresnet_training.planning_inputs import plan_inputs, words_of
 from conresnet_training.planning_reasons import Planned, Reason, reasons
 from conresnet_training.survey import Survey, survey
 from conresnet_training.system_catalogue import DEFAULT, Catalogued, catalogued
+from conresnet_training.system_networks import Frame
 
 COLORS = ([111, 184, 210], [216, 101, 79], [128, 174, 128], [241, 214, 145], [177, 122, 101], [192, 104, 88])
 # The shipped hippocampus model saw each case that it was trained on 56 times; this is somewhat more. The least is for
@@ -72,8 +73,14 @@ def plan_with_reasons(
         budget = replace(budget, widths=(choices.base_width,))
     found = survey(data_set)
     segments, order, targets = _regions(data_set) if kind == "regions" else _labels(data_set)
-    window = planned_window(found, entry.largest_window)
-    fit = fit_memory(budget, len(data_set.channels), len(segments), window)
+    model = _model(data_set, found, planned_window(found, entry.largest_window))
+    model["output"] = {"kind": kind, "threshold": 0.5, "segments": segments, "paint_order": order}
+    entry.prepare(model)
+    frame = Frame.of(model, budget.widths[0], choices.residual_axis or "S", BATCH)
+    wanted = tuple(model["inference"]["window"])
+    fit = fit_memory(budget, entry.build, frame, wanted)
+    model["inference"]["window"] = [side - side % entry.window_step for side in fit.window]
+    model["system"] = entry.system(replace(frame, base_width=fit.width, batch=fit.batch))
     steps = min(max(STEPS_A_CASE * len(data_set.cases), FEWEST_STEPS), MOST_STEPS)
     training = Training(
         steps=steps,
@@ -81,11 +88,8 @@ def plan_with_reasons(
         folds=min(Training().folds, len(data_set.cases)),
         steps_between_checkpoints=max(Training().steps_between_checkpoints, steps // VALIDATIONS),
     )
-    model = _model(data_set, found, fit)
-    model["output"] = {"kind": kind, "threshold": 0.5, "segments": segments, "paint_order": order}
-    entry.put_into(model, fit.width, choices.residual_axis or "S", fit.batch)
     plan = Plan(data=folder.resolve(), targets=targets, training=training, model=model)
-    return plan, reasons(Planned(plan, entry, data_set, found, window, fit, budget, _why_steps(steps, entry)))
+    return plan, reasons(Planned(plan, entry, data_set, found, wanted, fit, budget, _why_steps(steps, entry)))
 
 
 def planned_window(found: Survey, largest: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -144,7 +148,7 @@ def _regions(data_set: DataSet) -> Segments:
     return segments, [names[name] for name in data_set.region_labels], targets
 
 
-def _model(data_set: DataSet, found: Survey, fit: Fit) -> dict[str, Any]:
+def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> dict[str, Any]:
     """``model.json`` but for the system and the output."""
     return {
         "format": FORMAT,
@@ -166,7 +170,7 @@ def _model(data_set: DataSet, found: Survey, fit: Fit) -> dict[str, Any]:
             "foreground": "not_background",
         },
         "inference": {
-            "window": list(fit.window),
+            "window": list(window),
             "overlap": 0.5,
             "tiling": "fitted",
             "blending": "gaussian",

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from conresnet.errors import UserError
 from conresnet.package.description import FORMAT_VERSION
-from conresnet_training.system_inputs import abdomen_of_ct, as_planned, half_resolution, slices_and_copies
+from conresnet_training.system_inputs import (
+    PYRAMID_STEP,
+    abdomen_of_ct,
+    as_planned,
+    half_resolution,
+    slices_and_copies,
+)
 from conresnet_training.system_networks import (
     Build,
     Frame,
@@ -54,6 +60,7 @@ class Catalogued:
         build: makes its network; in coarse to fine, both.
         prepare: changes what a plan says of the images.
         largest_window: voxels (S, H, W) that a window is planned to have at the most, as in the system's paper.
+        window_step: what the sides of a window are multiples of.
         stages: trainings one after the other, each of as many steps as the plan says.
         coarse_to_fine: whether one network looks at the whole case, and one at what that finds.
     """
@@ -63,6 +70,7 @@ class Catalogued:
     build: Build
     prepare: Callable[[dict[str, Any]], None] = as_planned
     largest_window: tuple[int, int, int] = CONRESNET_WINDOW
+    window_step: int = 8
     stages: int = 1
     coarse_to_fine: bool = False
 
@@ -72,28 +80,13 @@ class Catalogued:
         smallest = Frame(channels=1, segments=1, exclusive=True, base_width=8, residual_axis="S", batch=1)
         return bool(all_arguments(self.build(smallest)).get("residual_mapping"))
 
-    def put_into(self, model: dict[str, Any], base_width: int, residual_axis: str, batch: int) -> None:
-        """Make this the system of a plan's ``model``, and have it say of the images what the system needs.
-
-        Args:
-            base_width: channels of a network's first stage.
-            residual_axis: "S", "H" or "W".
-            batch: samples a step.
-        """
-        self.prepare(model)
-        frame = Frame(
-            channels=sum(1 + len(item.get("copies", ())) for item in model["inputs"]),
-            segments=len(model["output"]["segments"]),
-            exclusive=model["output"]["kind"] == "labels",
-            base_width=base_width,
-            residual_axis=residual_axis,
-            batch=batch,
-        )
+    def system(self, frame: Frame) -> dict[str, Any]:
+        """The "system" of a ``model.json``."""
         weights = ("coarse", "fine") if self.coarse_to_fine else ("network",)
         networks = [{**self.build(frame), "weights": f"{name}.safetensors"} for name in weights]
-        model["system"] = {"type": "single", "networks": networks}
         if self.coarse_to_fine:
-            model["system"] = {"type": "coarse_to_fine", "networks": networks, "arguments": dict(COARSE_TO_FINE)}
+            return {"type": "coarse_to_fine", "networks": networks, "arguments": dict(COARSE_TO_FINE)}
+        return {"type": "single", "networks": networks}
 
 
 SYSTEMS: dict[str, Catalogued] = {
@@ -189,6 +182,7 @@ SYSTEMS: dict[str, Catalogued] = {
         pyramid,
         half_resolution,
         PYRAMID_WINDOW,
+        PYRAMID_STEP,
     ),
 }
 
@@ -224,7 +218,9 @@ def change_system(plan: Plan, name: str) -> Plan:
         )
         raise UserError("system-unchangeable", sentence, system=name)
     arguments = all_arguments(model["system"]["networks"][0])
-    entry.put_into(model, arguments["base_width"], arguments.get("residual_axis", "S"), plan.training.batch)
+    entry.prepare(model)
+    axis = arguments.get("residual_axis", "S")
+    model["system"] = entry.system(Frame.of(model, arguments.get("base_width", 32), axis, plan.training.batch))
     model["format_version"] = FORMAT_VERSION
     return type(plan).model_validate({**plan.model_dump(mode="json"), "model": model})
 

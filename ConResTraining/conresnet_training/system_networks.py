@@ -31,6 +31,14 @@ class Frame:
     residual_axis: str
     batch: int
 
+    @classmethod
+    def of(cls, model: dict[str, Any], base_width: int, residual_axis: str, batch: int) -> "Frame":
+        """That of a plan's ``model``, by its inputs and segments."""
+        channels = sum(1 + len(item.get("copies", ())) for item in model["inputs"])
+        output = model["output"]
+        segments, exclusive = len(output["segments"]), output["kind"] == "labels"
+        return cls(channels, segments, exclusive, base_width, residual_axis, batch)
+
     @property
     def counts(self) -> dict[str, int]:
         """The arguments that every network has."""

@@ -1,8 +1,5 @@
 """Plans made from data of every layout: what follows from the data, and what from the memory there is."""
 
-import math
-import sys
-
 import numpy as np
 import pytest
 import yaml
@@ -10,11 +7,11 @@ import yaml
 from conresnet.errors import UserError
 from conresnet_training.command_line import main
 from conresnet_training.data_sets import read_data_set
-from conresnet_training.memory_needs import USED_SHARE, Budget, fit_memory, step_bytes
+from conresnet_training.memory_needs import Budget
 from conresnet_training.plan import read_plan
 from conresnet_training.planning import Choices, make_plan
 from conresnet_training.planning_inputs import is_ct
-from training.data_folders import brats, decathlon, image, label, nnunet, peak_memory, save
+from training.data_folders import brats, decathlon, image, label, nnunet, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")
 
@@ -137,50 +134,6 @@ def test_window_is_that_of_the_median_case_at_the_planned_spacing(tmp_path):
     save(image(0, (40, 36, 32)), folder / "imagesTr" / "case_0.nii.gz", np.diag([0.5, 0.5, 0.5, 1]))
     description = planned(folder).description
     assert description.preparation.spacing == (1, 1, 1) and description.inference.window == (16, 24, 24)
-
-
-def test_less_memory_makes_a_narrower_network_then_a_smaller_batch_and_window():
-    window, fits = (80, 160, 160), []
-    for gigabytes in (80, 40, 20, 12, 6, 3, 1.8):
-        budget = Budget.given(gigabytes)
-        fit = fit_memory(budget, 4, 3, window)
-        assert fit.bytes == step_bytes(fit.width, 4, 3, fit.batch, fit.window) <= USED_SHARE * budget.bytes
-        fits.append(fit)
-    assert (fits[0].width, fits[0].batch, fits[0].window) == (32, 2, window)
-    assert [(fit.width, fit.batch) for fit in fits[2:4]] == [(16, 2), (16, 1)]
-    sizes = [fit.width * fit.batch * math.prod(fit.window) for fit in fits]
-    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[-2]
-    assert all(side % 8 == 0 and side >= 32 for fit in fits for side in fit.window)
-    with pytest.raises(UserError, match=r"Even the smallest network needs .* GB of memory \(there is 0.5 GB"):
-        fit_memory(Budget.given(0.5), 4, 3, window)
-
-
-STEP = """
-import sys
-import torch
-from conresnet.networks import build_network
-from conresnet_training.losses import total_loss
-
-arguments = {"input_channels": 1, "outputs": 3, "residual_outputs": 2, "base_width": 16}
-network, window = build_network("conresnet", arguments), tuple(map(int, sys.argv[1:]))
-optimizer = torch.optim.Adam(network.parameters())
-for _ in range(2):
-    target = (torch.rand(2, 2, *window) > 0.9).float()
-    losses = total_loss(network(torch.randn(2, 1, *window)), target, True, "S", 0.5)
-    optimizer.zero_grad()
-    losses["loss"].backward()
-    optimizer.step()
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
-def test_rule_of_memory_is_near_what_a_step_takes():
-    windows = ((24, 32, 32), (40, 64, 56))
-    small, large = (peak_memory(STEP, *window) for window in windows)
-    assert large <= step_bytes(16, 1, 2, 2, windows[1])
-    added = step_bytes(16, 1, 2, 2, windows[1]) - step_bytes(16, 1, 2, 2, windows[0])
-    assert 0.5 * added < large - small < added
 
 
 def test_processor_plans_the_narrower_network(monkeypatch):

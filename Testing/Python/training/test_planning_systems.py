@@ -156,6 +156,17 @@ def test_pyramid_works_at_half_of_the_resolution_in_windows_that_its_levels_divi
     assert (half >= np.array(ours.inference.window) * ours.preparation.spacing).all()
 
 
+def test_pyramid_in_little_memory_has_windows_that_its_levels_divide(tmp_path):
+    folder = decathlon(tmp_path / "set", cases=2)
+    for number in range(2):
+        save(np.zeros((100, 90, 80), np.int16), folder / "imagesTr" / f"case_{number}.nii.gz")
+    for gigabytes in (4, 2.6, 2.2, 1.8):
+        budget = Budget(int(gigabytes * 2**30), (16,), "little")
+        window = make_plan(read_data_set(folder), folder, budget, Choices("pyramid")).description.inference.window
+        assert all(side % 16 == 0 and side >= 32 for side in window), window
+    assert window < (80, 96, 112)
+
+
 @pytest.mark.parametrize(
     ("name", "largest"), [("conresnet", (80, 160, 160)), ("voxresnet", (80,) * 3), ("pyramid", (128,) * 3)]
 )
@@ -180,7 +191,8 @@ def test_system_of_a_plan_is_changed_and_the_rest_kept(plans, name):
     changed = change_system(edited, name)
     assert (changed.training, changed.augmentation, changed.data) == (edited.training, edited.augmentation, edited.data)
     assert changed.model["inference"]["window"] == [32, 48, 32] and changed.model["title"] == "Edited"
-    assert changed.model["system"] == plans[name].model["system"]
+    for key in ("system", "inputs", "preparation"):
+        assert changed.model[key] == plans[name].model[key]
     assert edited.model["system"] == plans["conresnet"].model["system"]
 
 
@@ -200,10 +212,12 @@ def test_change_of_system_keeps_width_and_axis_and_refuses_what_it_cannot_undo(p
 
 def test_regions_have_an_output_each_in_every_system(tmp_path):
     folder = brats(tmp_path / "set")
-    for name in SYSTEMS:
-        for kind, outputs in (("regions", 3), ("labels", 4)):
-            (network, *_) = planned(folder, name, kind=kind).description.system.networks
-            assert network.arguments["outputs"] == outputs
+    for kind, outputs in (("regions", 3), ("labels", 4)):
+        plan = planned(folder, kind=kind)
+        for name in SYSTEMS:
+            network = change_system(plan, name).model["system"]["networks"][0]
+            assert network["arguments"]["outputs"] == outputs
+            assert network["arguments"].get("exclusive", kind == "labels") == (kind == "labels")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""What training is said to take of memory, against what it takes."""
+
+import json
+import math
+import sys
+
+import pytest
+
+from conresnet.errors import UserError
+from conresnet_training.memory_needs import USED_SHARE, Budget, StepCost, fit_memory
+from conresnet_training.system_catalogue import SYSTEMS
+from conresnet_training.system_networks import Frame, conresnet
+from training.data_folders import peak_memory
+
+FRAME = Frame(channels=4, segments=3, exclusive=False, base_width=16, residual_axis="S", batch=2)
+
+
+def test_less_memory_makes_a_narrower_network_then_a_smaller_batch_and_window():
+    window, fits = (80, 160, 160), []
+    for gigabytes in (80, 24, 12, 3):
+        budget = Budget.given(gigabytes)
+        fit = fit_memory(budget, conresnet, FRAME, window)
+        cost = StepCost.of(conresnet(Frame(4, 3, False, fit.width, "S", fit.batch)), 3)
+        assert fit.bytes == cost.bytes(fit.batch, fit.window) <= USED_SHARE * budget.bytes
+        fits.append(fit)
+    assert (fits[0].width, fits[0].batch, fits[0].window) == (32, 2, window)
+    assert [(fit.width, fit.batch) for fit in fits[1:3]] == [(16, 2), (16, 1)]
+    sizes = [fit.width * fit.batch * math.prod(fit.window) for fit in fits]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[-2]
+    assert all(side % 8 == 0 and side >= 32 for fit in fits for side in fit.window)
+    with pytest.raises(UserError, match=r"Even the smallest network needs .* GB of memory \(there is 0.5 GB"):
+        fit_memory(Budget.given(0.5), conresnet, FRAME, window)
+
+
+def test_batch_norm_is_not_counted_for_batches_too_small_for_it():
+    """The network is built for the batch that is tried, since its norm depends on it."""
+    built = []
+
+    def build(frame: Frame) -> dict:
+        built.append((frame.base_width, frame.batch))
+        return conresnet(frame)
+
+    fit_memory(Budget.given(12), build, FRAME, (80, 160, 160))
+    assert built == [(32, 2), (16, 2), (16, 1)]
+
+
+STEP = """
+import json, sys
+import torch
+from conresnet.networks import build_network
+from conresnet_training.losses import total_loss
+
+plan, *window = map(json.loads, sys.argv[1:])
+network = build_network(plan["type"], plan["arguments"])
+optimizer = torch.optim.Adam(network.parameters())
+target = torch.zeros(2, 2, *window)
+target[:, 0, 4:20, 4:20, 4:20] = 1
+for _ in range(2):
+    outputs = network(torch.randn(2, 1, *window))
+    weights = network.auxiliary_weights(0.0) if "auxiliary" in outputs else ()
+    losses = total_loss(outputs, target, True, "S", 0.5, auxiliary_weights=weights)
+    del outputs
+    optimizer.zero_grad()
+    losses["loss"].backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
+@pytest.mark.parametrize("system", ["conresnet", "voxresnet-auto-context", "resdsn", "unet", "pyramid"])
+def test_rule_of_memory_is_near_what_a_step_takes(system):
+    network = SYSTEMS[system].build(Frame(1, 2, True, 16, "S", 2))
+    windows = ((24, 32, 32), (40, 64, 56))
+    small, large = (peak_memory(STEP, json.dumps(network), *window) for window in windows)
+    counted = [StepCost.of(network, 2).bytes(2, window) for window in windows]
+    assert large <= counted[1]
+    assert 0.5 < (large - small) / (counted[1] - counted[0]) < 1.25
