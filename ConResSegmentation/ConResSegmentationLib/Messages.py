@@ -42,8 +42,7 @@ def timeLeft(seconds: float | None) -> str:
 def finished(report: dict) -> str:
     """How long it took and how large the segments are; regions with what overlies them, as they are in the scene."""
     seconds = sum(report.get("seconds", {}).values())
-    sizes = {row["name"]: row.get("region_volume_ml", row["volume_ml"]) for row in report.get("segments", [])}
-    volumes = ", ".join(f"{name} {size:.2f} mL" for name, size in sizes.items())
+    volumes = ", ".join(f"{name} {size:.2f} mL" for name, size in report.get("volumes_ml", {}).items())
     return _("Done in {seconds:.1f} s: {volumes}.").format(seconds=seconds, volumes=volumes)
 
 

@@ -50,6 +50,7 @@ def make_report(
         **computing,
         "seconds": dict(seconds),
         "segments": list(segments),
-        "volumes_ml": {row["name"]: row["volume_ml"] for row in segments},
+        # Of regions the whole ones, as they are in the scene; else the whole tumor would be less than its core.
+        "volumes_ml": {row["name"]: row.get("region_volume_ml", row["volume_ml"]) for row in segments},
         "warnings": list(warnings),
     }

@@ -212,6 +212,7 @@ def test_overlapping_regions_come_whole_beside_the_painted_labels(tmp_path, spac
     np.testing.assert_array_equal(result.labels.array, np.where(masks[1], 20, np.where(masks[0], 10, 0)))
     volumes = [row["region_volume_ml"] for row in result.report["segments"]]
     assert volumes == [pytest.approx(mask.sum() * of.voxel_volume / 1000) for mask in masks]
+    assert list(result.report["volumes_ml"].values()) == volumes
     assert run(make_model(tmp_path / "labels"), random_volume(grid((8, 9, 10)))).regions is None
 
 
