@@ -2,14 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import torch
 
-from conresnet_training.progress import PROGRESS_FILE, read_progress
+from training.broken_runs import assert_same, checkpoint, curve, run_all
 from training.tiny_plan import write_tiny_plan
 
 # In an order in which each process comes further than the one before, or has to make the same again.
@@ -32,48 +28,6 @@ MOMENTS = [
 ]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="forks")
-
-
-def run_all(commands: list[list[str]]) -> list[tuple[int, str]]:
-    """(exit status, moment) of each command of killed_at.py."""
-    arguments = [part for command in commands for part in (*command, "--")][:-1]
-    driver = Path(__file__).with_name("killed_at.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, driver, *arguments], capture_output=True, text=True, env=environment, timeout=500
-    )
-    assert done.returncode == 0, done.stderr
-    ends = [line.split(" ", 1) for line in done.stdout.splitlines() if line.endswith(tuple([*MOMENTS, "never"]))]
-    return [(int(status), moment) for status, moment in ends]
-
-
-def checkpoint(run: Path, name: str) -> dict:
-    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def assert_same(one, other, place=""):
-    """Bitwise, however deep."""
-    assert type(one) is type(other), place
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        for key in one:
-            assert_same(one[key], other[key], f"{place}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), place
-        for index, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_same(a, b, f"{place}[{index}]")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), place
-    else:
-        assert one == other, place
-
-
-def curve(run: Path) -> tuple[list, list]:
-    """What the curves show, as far as it does not tell of time."""
-    progress = read_progress(run / PROGRESS_FILE)
-    keys = ("step", "loss", "segmentation_loss", "residual_loss", "boundary_loss", "learning_rate")
-    points = [tuple(point[key] for key in keys) for point in progress.points]
-    return points, [(event["step"], event["dice"], event["best"]) for event in progress.validations]
 
 
 def test_run_that_is_killed_wherever_it_hurts_ends_as_an_unbroken_one(data_set, tmp_path):

@@ -1,10 +1,10 @@
-"""A plan that trains in a second or two: three folds, windows of 8 x 8 x 8 voxels, single precision."""
+"""A plan that trains in a second or two: three folds, windows of 8 x 8 x 8 voxels, base width 8, single precision."""
 
 from pathlib import Path
 
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.plan import with_settings, write_plan
-from conresnet_training.planning import make_plan
+from conresnet_training.planning import Choices, make_plan
 
 SETTINGS = (
     "training.folds=3",
@@ -14,11 +14,11 @@ SETTINGS = (
     "training.learning_rate=0.002",
     "training.workers=0",
     "model.inference.window=[8, 8, 8]",
-    "model.system.networks.0.arguments.base_width=8",
 )
 
 
-def write_tiny_plan(data_set: Path, path: Path, *settings: str) -> Path:
+def write_tiny_plan(data_set: Path, path: Path, *settings: str, system: str = "conresnet") -> Path:
     """Plan for ``data_set`` with further settings, and return the plan's file."""
-    write_plan(with_settings(make_plan(read_data_set(data_set), data_set), [*SETTINGS, *settings]), path)
+    plan = make_plan(read_data_set(data_set), data_set, choices=Choices(system, base_width=8))
+    write_plan(with_settings(plan, [*SETTINGS, *settings]), path)
     return path

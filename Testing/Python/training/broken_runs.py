@@ -1,0 +1,58 @@
+"""Runs that are killed at chosen moments by killed_at.py, and what they leave, compared bit by bit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from conresnet_training.progress import PROGRESS_FILE, read_progress
+
+
+def run_all(commands: list[list[str]]) -> list[tuple[int, str]]:
+    """(exit status, moment) of each command of killed_at.py."""
+    arguments = [part for command in commands for part in (*command, "--")][:-1]
+    driver = Path(__file__).with_name("killed_at.py")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, driver, *arguments], capture_output=True, text=True, env=environment, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    ends = [line.split(" ", 1) for line in done.stdout.splitlines() if line.endswith(moments(commands))]
+    return [(int(status), moment) for status, moment in ends]
+
+
+def moments(commands: list[list[str]]) -> tuple[str, ...]:
+    """The moment of each command."""
+    return tuple(moment for moment, *_ in commands)
+
+
+def checkpoint(run: Path, name: str = "last") -> dict:
+    """A run's checkpoint "last" or "best"."""
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def assert_same(one, other, place=""):
+    """Bitwise, however deep."""
+    assert type(one) is type(other), place
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_same(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for index, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{place}[{index}]")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    else:
+        assert one == other, place
+
+
+def curve(run: Path) -> tuple[list, list]:
+    """What the curves show, as far as it does not tell of time."""
+    progress = read_progress(run / PROGRESS_FILE)
+    passing = ("event", "time", "seconds_left", "samples_per_second", "gpu_memory")
+    points = [{key: value for key, value in point.items() if key not in passing} for point in progress.points]
+    return points, [(event["step"], event["dice"], event["best"]) for event in progress.validations]

@@ -1,0 +1,215 @@
+"""Parts that are trained one after the other: what moves when, and that an interruption changes nothing."""
+
+import os
+import signal
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from conresnet.errors import UserError
+from conresnet.networks.loading import load_network
+from conresnet.networks.resdsn import ResDSN
+from conresnet.package import write_package
+from conresnet_training import loop
+from conresnet_training.fitting import fit
+from conresnet_training.network_with_losses import SegmentationTraining, stages_of, steps_of_run
+from conresnet_training.packing import pack_runs
+from conresnet_training.plan import read_plan
+from conresnet_training.progress import PROGRESS_FILE, read_progress
+from conresnet_training.run import Run, open_run, start_run
+from training.broken_runs import assert_same, checkpoint, curve, run_all
+from training.tiny_plan import write_tiny_plan
+
+STEPS = 4
+SETTINGS = (f"training.steps={STEPS}", "training.steps_between_checkpoints=100")
+# Of each system, what the names of its first part's tensors begin with, and the setting of the paper's norm.
+FIRST_PART = {"coarse-to-fine": "network.0.", "voxresnet-auto-context": "network.rounds.0."}
+BATCH_NORM = {
+    "coarse-to-fine": tuple(f"model.system.networks.{place}.arguments.norm=batch" for place in (0, 1)),
+    "voxresnet-auto-context": ("model.system.networks.0.arguments.network.arguments.norm=batch",),
+}
+STAGED = sorted(FIRST_PART)
+
+
+def staged_plan(data_set: Path, folder: Path, system: str, *settings: str) -> Path:
+    path = folder / f"{system}.yaml"
+    return write_tiny_plan(data_set, path, *SETTINGS, *BATCH_NORM[system], *settings, system=system)
+
+
+def staged_run(data_set: Path, folder: Path, system: str, *settings: str) -> Run:
+    return start_run(read_plan(staged_plan(data_set, folder, system, *settings)), folder / "run", 0)
+
+
+@pytest.mark.parametrize("system", STAGED)
+def test_each_stage_trains_its_part_alone(data_set, tmp_path, system):
+    """Weights, statistics of the batch norms, and what the optimizer keeps of them."""
+    run = staged_run(data_set, tmp_path, system)
+    with torch.random.fork_rng():
+        torch.manual_seed(run.plan.training.seed)
+        fresh = SegmentationTraining(run.plan)
+    fit(run, STEPS)
+    between = checkpoint(run.folder)
+    fit(run)
+    end = checkpoint(run.folder)
+    names = list(dict(fresh.named_parameters()))
+    for name, tensor in end["state_dict"].items():
+        is_first = name.startswith(FIRST_PART[system])
+        assert torch.equal(tensor, between["state_dict"][name]) == is_first, name
+        assert torch.equal(between["state_dict"][name], fresh.state_dict()[name]) != is_first, name
+    first = {place for place, name in enumerate(names) if name.startswith(FIRST_PART[system])}
+    assert set(between["optimizer"]["state"]) == first
+    assert set(end["optimizer"]["state"]) == set(range(len(names)))
+    for place in first:
+        assert_same(end["optimizer"]["state"][place], between["optimizer"]["state"][place])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="forks")
+@pytest.mark.parametrize("system", ["coarse-to-fine", pytest.param("voxresnet-auto-context", marks=pytest.mark.slow)])
+def test_run_that_is_broken_around_the_boundary_ends_as_an_unbroken_one(data_set, tmp_path, system):
+    """Killed before and after the boundary's checkpoint, and within the second stage; stopped in the midst of both."""
+    settings = "training.weight_average=0.8", "training.boundary=true", "training.foreground_share=0.25"
+    plan = staged_plan(data_set, tmp_path, system, *settings)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    resume = ["resume", str(broken)]
+    commands = [
+        ["never", "train", str(plan), "--output", str(whole)],
+        ["never", "train", str(plan), "--output", str(broken), "--max-steps", "2"],
+        ["during validation", *resume],
+        ["between best and last", *resume],
+        ["right after a checkpoint", *resume],
+        ["right after a step", *resume],
+        ["never", *resume, "--max-steps", str(STEPS + 2)],
+        ["between best and last", *resume],
+        ["never", *resume],
+    ]
+    expected = [(0 if moment == "never" else -signal.SIGKILL, moment) for moment, *_ in commands]
+    assert run_all(commands) == expected
+    for name in ("last", "best"):
+        assert_same(checkpoint(whole, name), checkpoint(broken, name))
+    assert curve(whole) == curve(broken)
+    assert [point["step"] for point in curve(whole)[0]] == [STEPS, 2 * STEPS]
+
+
+def test_schedules_begin_anew_with_each_stage(data_set, tmp_path, monkeypatch):
+    run, seen = staged_run(data_set, tmp_path, "coarse-to-fine"), []
+    original = ResDSN.auxiliary_weights
+    monkeypatch.setattr(ResDSN, "auxiliary_weights", lambda self, share: seen.append(share) or original(share))
+    monkeypatch.setattr(loop, "STEPS_BETWEEN_POINTS", 1)
+    outcome = fit(run)
+    assert (outcome.step, outcome.steps, outcome.finished) == (2 * STEPS, 2 * STEPS, True)
+    assert seen == [step / STEPS for step in range(STEPS)] * 2
+    progress = read_progress(run.folder / PROGRESS_FILE)
+    assert (progress.steps, progress.started["stages"]) == (2 * STEPS, 2)
+    rate = run.plan.training.learning_rate
+    expected = [rate * (1 - step / STEPS) ** 0.9 for step in range(STEPS)] * 2
+    assert [point["learning_rate"] for point in progress.points] == pytest.approx(expected)
+    for point in progress.points:
+        assert point["loss"] == pytest.approx(point["segmentation_loss"] + point["auxiliary_loss"], rel=1e-5)
+
+
+def test_best_is_sought_among_the_last_stage_alone(data_set, tmp_path, monkeypatch):
+    """The coarse network is not what the run is for, however well it does."""
+    dice = iter([0.9, 0.5, 0.4])
+    monkeypatch.setattr(loop, "dice_of_cases", lambda *_: torch.full((2, 2), next(dice)))
+    run = staged_run(data_set, tmp_path, "coarse-to-fine", f"training.steps_between_checkpoints={STEPS + 2}")
+    fit(run)
+    progress = read_progress(run.folder / PROGRESS_FILE)
+    assert [(event["step"], event["best"]) for event in progress.validations] == [(4, True), (6, True), (8, False)]
+    assert checkpoint(run.folder, "best")["global_step"] == progress.best["step"] == 6
+
+
+def test_second_stage_builds_on_the_average_of_the_first(data_set, tmp_path):
+    """What is exported of the first part is what the second was trained on."""
+    run = staged_run(data_set, tmp_path, "voxresnet-auto-context", "training.weight_average=0.8")
+    fit(run, STEPS)
+    between = checkpoint(run.folder)
+    first = [name for name in between["state_dict"] if name.startswith(FIRST_PART["voxresnet-auto-context"])]
+    filters = [name for name in first if between["state_dict"][name].ndim == 5]
+    assert not any(torch.equal(between["state_dict"][name], between["training_state_dict"][name]) for name in filters)
+    fit(run)
+    end = checkpoint(run.folder)
+    for name in first:
+        assert torch.equal(end["training_state_dict"][name], between["state_dict"][name]), name
+        assert torch.equal(end["state_dict"][name], between["state_dict"][name]), name
+
+
+def test_fine_network_sees_what_lies_around_the_segments(data_set, tmp_path, monkeypatch):
+    """Its samples all hold a label, and it is validated in the box of the labels and the margin."""
+    seen = []
+    monkeypatch.setattr(loop.TrainingLoop, "__init__", lambda self, *arguments: seen.extend(arguments[3]))
+    monkeypatch.setattr(loop.TrainingLoop, "run_to", lambda self, last: loop.Outcome(0, 0, True))
+    settings = "training.foreground_share=0", "model.system.arguments.margin=2", "augmentation.scaling=0"
+    run = staged_run(data_set, tmp_path, "coarse-to-fine", *settings, "augmentation.rotation_degrees=0")
+    prepared = run.folder / "prepared"
+    monkeypatch.setattr("conresnet_training.fitting.shutil.rmtree", lambda *_, **__: None)
+    fit(run)
+    assert prepared.exists()
+    coarse, fine = seen
+    assert all(fine.samples[number][1].any() for number in range(40))
+    assert not all(coarse.samples[number][1].any() for number in range(40))
+    for whole, cut in zip(
+        map(coarse.held_out.__getitem__, (0, 1)), map(fine.held_out.__getitem__, (0, 1)), strict=True
+    ):
+        label = whole[1].any(0)
+        places = np.argwhere(label.numpy())
+        low, high = np.maximum(places.min(0) - 2, 0), np.minimum(places.max(0) + 3, label.shape)
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        assert cut[1].shape[1:] != whole[1].shape[1:]
+        assert torch.equal(cut[0], whole[0][(slice(None), *box)])
+        assert torch.equal(cut[1], whole[1][(slice(None), *box)])
+
+
+def test_case_without_labels_is_validated_whole(data_set, tmp_path):
+    file = data_set / "labelsTr" / "case_0.nii.gz"
+    image = nibabel.load(file)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), file)
+    run = staged_run(data_set, tmp_path, "coarse-to-fine", "training.steps=1")
+    assert fit(run).finished
+
+
+@pytest.mark.parametrize("system", STAGED)
+def test_model_is_made_of_nothing_that_was_not_trained(data_set, tmp_path, system):
+    run = staged_run(data_set, tmp_path, system)
+    fit(run, STEPS)
+    with pytest.raises(UserError, match=rf"first {STEPS} steps, in which the last of the 2 parts") as raised:
+        pack_runs([run])
+    assert raised.value.code == "stage-not-reached"
+    fit(run, STEPS + 1)
+    packed = pack_runs([open_run(run.folder)])
+    assert packed.steps == (STEPS + 1,)
+
+
+def test_package_of_coarse_to_fine_has_the_weights_of_each_network(data_set, tmp_path):
+    run = staged_run(data_set, tmp_path, "coarse-to-fine")
+    fit(run)
+    packed = pack_runs([run])
+    assert set(packed.files) == {"coarse.safetensors", "fine.safetensors"}
+    package = write_package(packed.description, packed.files, tmp_path / "package")
+    trained = checkpoint(run.folder)["state_dict"]
+    for place in (0, 1):
+        for name, tensor in load_network(package, place).state_dict().items():
+            expected = trained[f"network.{place}.{name}"]
+            assert torch.equal(tensor, expected.half().to(expected.dtype) if expected.ndim > 1 else expected), name
+
+
+def test_runs_of_several_networks_are_not_joined(data_set, tmp_path):
+    plan = read_plan(staged_plan(data_set, tmp_path, "coarse-to-fine"))
+    runs = [start_run(plan, tmp_path / str(fold), fold) for fold in (0, 1)]
+    with pytest.raises(UserError, match="name one run") as raised:
+        pack_runs(runs)
+    assert raised.value.code == "runs-not-joined"
+
+
+def test_steps_of_a_run_are_those_of_all_stages(data_set, tmp_path):
+    plans = {system: read_plan(staged_plan(data_set, tmp_path, system)) for system in STAGED}
+    plans["conresnet"] = read_plan(write_tiny_plan(data_set, tmp_path / "plain.yaml", *SETTINGS))
+    assert {system: stages_of(plan) for system, plan in plans.items()} == {**dict.fromkeys(STAGED, 2), "conresnet": 1}
+    assert [steps_of_run(plans[system]) for system in ("conresnet", STAGED[0])] == [STEPS, 2 * STEPS]
+    network = plans["conresnet"].model["system"]["networks"][0]
+    network["arguments"]["base_width"] = 12
+    with pytest.raises(UserError, match=r"network cannot be built: .*multiple of 8") as raised:
+        steps_of_run(plans["conresnet"])
+    assert raised.value.code == "network-unknown"
