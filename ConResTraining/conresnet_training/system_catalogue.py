@@ -207,7 +207,7 @@ def change_system(plan: Plan, name: str) -> Plan:
 
     Raises:
         UserError: ``system-unknown``; ``system-unchangeable`` where the plan's own system has changed what is said of
-            the images.
+            the images; ``spacing-unknown``, see ``system_inputs.half_resolution``.
     """
     entry = catalogued(name)
     model = copy.deepcopy(plan.model)

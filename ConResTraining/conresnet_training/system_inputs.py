@@ -5,6 +5,8 @@ Each function changes the ``model`` of a plan in place.
 
 from typing import Any
 
+from conresnet.errors import UserError
+
 # The ResDSN paper's range for abdominal CT, in HU (4.1).
 ABDOMEN = (-100, 240)
 # Windows of a pyramid of two levels: the first level sees half as many voxels a side, in multiples of 8.
@@ -45,8 +47,14 @@ def half_resolution(model: dict[str, Any]) -> None:
 
     In training that level sees the half of the window in its middle, which spans what the whole window of another
     system spans; so both are trained on as much of a case, and the first level sees twice as far.
+
+    Raises:
+        UserError: ``spacing-unknown`` where images keep their own.
     """
     preparation, inference = model["preparation"], model["inference"]
+    if preparation["spacing"] is None:
+        sentence = "The plan leaves every image its own spacing, of which there is no double; plan with a spacing."
+        raise UserError("spacing-unknown", sentence)
     preparation["spacing"] = [round(2 * mm, 4) for mm in preparation["spacing"]]
     sides = (-(-side // PYRAMID_STEP) * PYRAMID_STEP for side in inference["window"])
     inference["window"] = [max(side, PYRAMID_SMALLEST) for side in sides]

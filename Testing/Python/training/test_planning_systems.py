@@ -206,6 +206,8 @@ def test_change_of_system_keeps_width_and_axis_and_refuses_what_it_cannot_undo(p
     for name in ("voxresnet", "pyramid", "coarse-to-fine"):
         with pytest.raises(UserError, match="prepares the images for its own system"):
             change_system(plans[name], "conresnet")
+    with pytest.raises(UserError, match="leaves every image its own spacing"):
+        change_system(with_settings(ours, ["model.preparation.spacing=null"]), "pyramid")
     with pytest.raises(UserError, match="There is no system conresne; the nearest is conresnet"):
         catalogued("conresne")
 
