@@ -17,6 +17,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from conresnet.maps import MAPS, provided_maps
 from ConResSegmentationLib import Diagnostics, SelfTest
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 from ConResSegmentationLib.EnginePanel import EnginePanel
@@ -165,6 +166,11 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         choice = self.modelPanel.choice
         return choice.description if choice else None
 
+    @property
+    def _providedMaps(self) -> set[str]:
+        """The maps that the chosen model can make."""
+        return provided_maps(self._description) if self._description else set()
+
     # Choices that no connector of Slicer's binds to a widget
 
     def _onModelChosen(self, name: str) -> None:
@@ -172,6 +178,9 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
         self.channels.setInputs(self._description.inputs if self._description else ())
+        for kind in MAPS:
+            # A map that is wanted stays so, for the next model that has it.
+            getattr(self.ui, f"{kind}CheckBox").enabled = kind in self._providedMaps
         if volumeNodes:
             self.channels.setNodes(volumeNodes)
         if self._parameterNode:
@@ -212,7 +221,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             volumeNodes=volumeNodes,
             roiNode=node.region,
             segmentationNode=node.segmentation,
-            maps=chosenMaps(node),
+            maps=chosenMaps(node, self._providedMaps),
             device=node.device,
             precision=node.precision.value,
             show3D=node.show3D,
@@ -231,11 +240,11 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def onCopyDiagnostics(self) -> None:
         """Put a report on the clipboard that holds no name of an image."""
         node = self.logic.getParameterNode()
-        description = self._description
+        description, maps = self._description, chosenMaps(node, self._providedMaps)
         text = Diagnostics.report(
             self.logic.engine,
             f"{description.name} {description.version}" if description else self.modelPanel.problem,
-            {"Device": node.device, "Precision": node.precision.value, "Maps": ", ".join(chosenMaps(node))},
+            {"Device": node.device, "Precision": node.precision.value, "Maps": ", ".join(maps)},
             self.runPanel.log,
         )
         slicer.app.clipboard().setText(text)

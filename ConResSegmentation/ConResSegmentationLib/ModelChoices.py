@@ -9,6 +9,7 @@ from pathlib import Path
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
+from conresnet.maps import provided_maps
 from conresnet.model_list import ModelEntry, install_model, list_models
 from conresnet.package import ModelDescription, read_package
 
@@ -56,13 +57,14 @@ def details(choice: ModelChoice) -> str:
     description = choice.description
     if description is None:
         return html.escape(f"{choice.path}")
+    plane = description.residual_axis if "residual" in provided_maps(description) else ""
     rows = [
         ("", description.description),
         (_("Intended use"), description.intended_use),
         (_("Limits"), description.limitations),
         (_("Measured"), "; ".join(figures(choice.path))),
         (_("Trained on"), description.training_data),
-        (_("Residual"), _("between {plane} slices").format(plane=description.residual_axis)),
+        (_("Residual"), _("between {plane} slices").format(plane=plane) if plane else ""),
         (_("Version"), f"{description.name} {description.version}"),
         (_("License"), description.license),
         (_("Attribution"), description.attribution),

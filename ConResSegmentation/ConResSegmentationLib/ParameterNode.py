@@ -1,6 +1,7 @@
 """The user's choices, which are saved with the scene."""
 
 import enum
+from collections.abc import Collection
 from typing import Annotated
 
 from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
@@ -50,12 +51,12 @@ class ConResSegmentationParameterNode:
     mapOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
 
 
-def chosenMaps(parameterNode: ConResSegmentationParameterNode) -> tuple[str, ...]:
-    """The names of the maps to make, as the engine calls them."""
+def chosenMaps(parameterNode: ConResSegmentationParameterNode, provided: Collection[str]) -> tuple[str, ...]:
+    """The names of the maps to make, as the engine calls them: those chosen that the model provides."""
     wanted = {
         "residual": parameterNode.residualMap,
         "attention": parameterNode.attentionMap,
         "probability": parameterNode.probabilityMap,
         "features": parameterNode.featuresMap,
     }
-    return tuple(name for name, isWanted in wanted.items() if isWanted)
+    return tuple(name for name, isWanted in wanted.items() if isWanted and name in provided)

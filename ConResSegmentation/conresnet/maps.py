@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from conresnet.errors import UserError
+from conresnet.package.description import ModelDescription
 
 MAPS = {
     "probability": "How sure the network is of each segment, 0 to 1.",
@@ -17,6 +19,25 @@ MAPS = {
 }
 
 _HALF_MAXIMUM = float(np.finfo(np.float16).max)
+
+
+def provided_maps(description: ModelDescription) -> set[str]:
+    """The maps that a model can make, told from its description alone, as Slicer's process has to."""
+    system = description.system
+    # Of a system of several passes, the last one makes the maps.
+    networks = system.networks[-1:] if system.type == "coarse_to_fine" else system.networks
+    return set.intersection(*(_maps_of_network(network.type, network.arguments) for network in networks))
+
+
+def _maps_of_network(kind: str, arguments: Mapping[str, Any]) -> set[str]:
+    if kind == "auto_context":
+        inner = arguments.get("network", {})
+        return _maps_of_network(inner.get("type", ""), inner.get("arguments", {}))
+    maps = {"probability"}
+    if kind == "conresnet":
+        maps.add("features")
+        maps |= {name for name in ("residual", "attention") if arguments.get(f"{name}_mapping", True)}
+    return maps
 
 
 def check_maps(names: Iterable[str], provided: Collection[str], model: str) -> tuple[str, ...]:

@@ -1,0 +1,52 @@
+"""Models of other systems than ConResNet's in the panel: what they do not give, and what they warn of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conresnet.model_list import install_model
+from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
+from engine.model_cases import description
+from module.panel_driver import PanelDriver, label_array, result_nodes
+
+
+@pytest.fixture
+def coarse_to_fine_panel(panel: PanelDriver, volume: object, tmp_path: Path) -> PanelDriver:
+    """The panel with a coarse-to-fine model chosen, which finds something, and another one that finds nothing."""
+    one = description("resdsn", base_width=8)
+    for name, background in (("Found", -2.0), ("Blind", 1000.0)):
+        document = coarse_to_fine(one, coarse_windows=1, fine_windows=1)
+        document |= {"name": name.lower(), "title": name}
+        weights = [random_weights(document, index) for index in (0, 1)]
+        weights[0]["head.bias"][0] = background
+        install_model(write_pair(tmp_path / name, document, *weights).path)
+    panel.widget.modelPanel.refresh()
+    return panel
+
+
+def test_maps_that_a_model_lacks_are_not_asked_for(coarse_to_fine_panel: PanelDriver, volume: object) -> None:
+    panel = coarse_to_fine_panel
+    shipped = panel.ui.modelSelector.currentText
+    assert panel.ui.residualCheckBox.enabled and panel.ui.residualCheckBox.checked
+    panel.choose(panel.ui.modelSelector, "Found")
+    boxes = (panel.ui.residualCheckBox, panel.ui.attentionCheckBox, panel.ui.featuresCheckBox)
+    assert [box.enabled for box in boxes] == [False, False, False] and panel.ui.probabilityCheckBox.enabled
+    assert "Residual" not in panel.ui.modelDetailsLabel.text
+    panel.ui.probabilityCheckBox.click()
+    node = panel.segment()
+    assert panel.status.startswith("Done in") and label_array(node, volume).any()
+    assert {node.GetAttribute("ConResNet.Map") for node in result_nodes()[1:]} == {"probability"}
+    panel.choose(panel.ui.modelSelector, shipped)
+    assert all(box.enabled for box in boxes) and panel.ui.residualCheckBox.checked
+
+
+def test_a_coarse_pass_that_finds_nothing_is_said(coarse_to_fine_panel: PanelDriver, volume: object) -> None:
+    panel = coarse_to_fine_panel
+    panel.choose(panel.ui.modelSelector, "Blind")
+    node = panel.segment()
+    assert "The coarse pass of Blind found nothing in this case" in panel.status
+    assert "The coarse pass of Blind found nothing in this case" in panel.ui.logTextEdit.toPlainText()
+    assert not np.any(label_array(node, volume))
