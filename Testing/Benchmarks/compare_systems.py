@@ -182,10 +182,12 @@ class Bench:
         return [run for fold in whole for run in trained if run.fold == fold]
 
     def _evaluated_folds(self, row) -> list[int]:
+        """Of each of its evaluation's runs the fold; none where it has no evaluation, or a broken-off one."""
         from conresnet_training.evaluation import read_evaluation
+        from conresnet_training.evaluation.results import JSON_FILE
 
-        folder = self.output / row.name / EVALUATION
-        return [entry["fold"] for entry in read_evaluation(folder).made_by] if folder.exists() else []
+        file = self.output / row.name / EVALUATION / JSON_FILE
+        return [entry["fold"] for entry in read_evaluation(file).made_by] if file.exists() else []
 
     def _task(self, do: str, runs: Sequence, **more) -> dict:
         return {"do": do, "runs": [str(run.folder) for run in runs], "data": str(self.plan.data), **more}

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from system_rows import CONRESNET, STUDY, Row
+from system_rows import CONRESNET, SIZES, STUDY, Row
 
 from conresnet.atomic_file import replacing
 from conresnet_training.evaluation import Evaluation
@@ -177,9 +177,10 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
     results, segments = comparison.results, comparison.results[0].evaluation.segments
     parts = ["# Systems compared", " ".join(comparison.about)]
     parts += _section(comparison, "Systems and peers", [item for item in results if item.row.group != "study"])
-    for table, (subject, _) in STUDY.items():
+    for table, (subject, systems) in STUDY.items():
         rows = [item for item in results if item.row.is_in(table)]
-        if len(rows) > 1:
+        has_its_own = any(item.row.table == table for item in rows)
+        if has_its_own or (table == SIZES and len(rows) == len(systems)):
             parts += _section(comparison, f"{table} of ConResNet's paper: {subject}", rows)
     if len(segments) > 1:
         parts += ["## Segment by segment", _table(SEGMENT_COLUMNS, _segment_lines(comparison, segments))]
@@ -206,7 +207,7 @@ def _line(comparison: Comparison, result: Result) -> list[str]:
     cost = result.cost
     return [
         _title(comparison, result),
-        *(_mean_cell(metric, result.mean(metric)) for metric in COMPARED),
+        *(_mean_cell(result, metric) for metric in COMPARED),
         f"{cost['parameters'] / 1e6:.2f}",
         f"{cost['multiply_adds'] / 1e9:.1f}",
         f"{result.seconds_a_case:.2f}",
@@ -217,7 +218,7 @@ def _line(comparison: Comparison, result: Result) -> list[str]:
 
 def _segment_lines(comparison: Comparison, segments: Sequence[str]) -> list[list[str]]:
     return [
-        [_title(comparison, item), segment, *(_mean_cell(metric, item.mean(metric, segment)) for metric in COMPARED)]
+        [_title(comparison, item), segment, *(_mean_cell(item, metric, segment) for metric in COMPARED)]
         for item in comparison.results
         for segment in segments
     ]
@@ -241,10 +242,12 @@ def _title(comparison: Comparison, result: Result) -> str:
     return f"{result.row.title} {marks}" if marks else result.row.title
 
 
-def _mean_cell(metric: str, found: Mapping[str, Any] | None) -> str:
-    """The mean, with its interval where there are several cases."""
+def _mean_cell(result: Result, metric: str, segment: str = OVERALL) -> str:
+    """The mean, with its interval where there are several cases, and their number where some have no value."""
+    found, cases = result.mean(metric, segment), len(result.evaluation.cases)
     if not found:
         return ""
     decimals = METRICS[metric].decimals
     between = " to ".join(f"{end:.{decimals}f}" for end in found["interval"] or ())
-    return f"{found['mean']:.{decimals}f}" + (f" ({between})" if between else "")
+    cell = f"{found['mean']:.{decimals}f}" + (f" ({between})" if between else "")
+    return cell if found["cases"] == cases else f"{cell}, {found['cases']} of {cases} cases"

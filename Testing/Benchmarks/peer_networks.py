@@ -45,6 +45,9 @@ class PeerNetwork(nn.Module):
         """See ``ConResNet.forward``; "auxiliary", finest first, is given in training alone, where there is any."""
         size = x.shape[2:]
         missing = [-side % step for side, step in zip(size, self.multiple, strict=True)]
+        if all(side + gap == step for side, gap, step in zip(size, missing, self.multiple, strict=True)):
+            # Instance norm takes no single voxel, which would be all of the coarsest scale.
+            missing[0] += self.multiple[0]
         padded = F.pad(x, [part for gap in reversed(missing) for part in (0, gap)])
         finest, *auxiliary = (logits[..., : size[0], : size[1], : size[2]] for logits in self._logits(padded))
         return {"segmentation": finest} | ({"auxiliary": auxiliary} if auxiliary and "auxiliary" in wanted else {})

@@ -16,7 +16,7 @@ from conresnet_training.system_catalogue import SYSTEMS, change_system
 
 CONRESNET, BASELINE = "conresnet", "conresnet-baseline"
 PEER_TITLES = {"dynunet": "DynUNet (MONAI)", "segresnet": "SegResNet (MONAI)", "basicunet": "BasicUNet (MONAI)"}
-
+SIZES = "Table VII"
 # Of ConResNet's paper: what each table is on, and which of the catalogue's systems stand in it beside its own rows.
 STUDY = {
     "Table I": ("one network and an ensemble", (CONRESNET,)),
@@ -25,7 +25,7 @@ STUDY = {
     "Table V": ("regions and labels", (BASELINE, CONRESNET)),
     "Table VI": ("boundary loss", (BASELINE, CONRESNET)),
     "Fig. 8": ("lambda, the weight of deep supervision", (CONRESNET,)),
-    "Table VII": ("parameters and multiply-adds", (BASELINE, CONRESNET)),
+    SIZES: ("parameters and multiply-adds", (BASELINE, CONRESNET)),
 }
 LAMBDAS = (0.0, 0.1, 0.5, 1.0)
 """Those that the paper tried (V-B)."""

@@ -42,13 +42,14 @@ def test_dynunet_has_nnunets_features_and_scales(peers):
     assert [logits.shape for logits in outputs["auxiliary"]] == [(1, 3, 16, 24, 16)]
 
 
+@pytest.mark.parametrize("size", [(17, 16, 19), (3, 4, 5)])
 @pytest.mark.parametrize("kind", ["dynunet", "segresnet", "basicunet"])
-def test_peer_takes_any_size_and_answers_as_ours_do(peers, kind, plan_file):
+def test_peer_takes_any_size_and_answers_as_ours_do(peers, kind, size, plan_file):
     description = peers.with_peer(read_plan(plan_file), kind).description.system.networks[0]
     network = peers.PEERS[kind](**description.arguments).eval()
     with torch.no_grad():
-        outputs = network(torch.randn(1, 1, 17, 16, 19), wanted=("segmentation",))
-    assert {name: value.shape for name, value in outputs.items()} == {"segmentation": (1, 3, 17, 16, 19)}
+        outputs = network(torch.randn(1, 1, *size), wanted=("segmentation",))
+    assert {name: value.shape for name, value in outputs.items()} == {"segmentation": (1, 3, *size)}
 
 
 def test_peers_loss_weighs_scales_as_nnunet_does(peers, plan_file):

@@ -33,8 +33,8 @@ def test_both_ways_begin_with_the_same_loss(benchmark, plan_file, tmp_path, monk
     training = ways.SegmentationTraining
     told: list[float] = []
 
-    def losses(self, outputs, target):
-        found = original(self, outputs, target)
+    def losses(self, outputs, target, progress):
+        found = original(self, outputs, target, progress)
         told.append(float(found["loss"].detach()))
         return found
 
