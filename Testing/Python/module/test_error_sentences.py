@@ -22,7 +22,7 @@ NOT_FROM_SLICER = {
     # The command line's own: its lists, its output and its options, which the panel offers as choices.
     *("cases-unreadable", "cases-columns", "cases-row", "cases-empty", "cases-failed", "packages-wrong"),
     *("output-not-folder", "output-not-nifti", "results-exist", "models-folder-not-found"),
-    *("tiling-unknown", "precision-unknown", "map-unknown"),
+    *("tiling-unknown", "precision-unknown", "map-unknown", "channels-unclear"),
     # The import of the authors' checkpoints, and networks loaded one by one, are for the command line and Python.
     *("checkpoint-not-found", "checkpoint-unreadable", "checkpoint-object"),
     *("settings-unreadable", "settings-unknown", "channels-differ", "network-ambiguous", "network-not-found"),

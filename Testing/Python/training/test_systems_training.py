@@ -1,0 +1,62 @@
+"""Every system from the plan to a model that segments: planned, trained, exported, used and measured."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conresnet.command_line import main as conresnet_main
+from conresnet.image_files import read_volume
+from conresnet.package import read_package
+from conresnet_training.progress import PROGRESS_FILE, read_progress
+from training.commands import run_command
+from training.data_folders import brats
+from training.tiny_plan import write_tiny_plan
+
+WINDOWS = {"pyramid": "[32, 32, 32]"}
+
+
+def trained(data_set, folder, monkeypatch, system: str):
+    """The folder of a run of two steps a stage."""
+    window = f"model.inference.window={WINDOWS.get(system, '[16, 16, 16]')}"
+    settings = "training.steps=2", "training.steps_between_checkpoints=2", window
+    plan = write_tiny_plan(data_set, folder / "plan.yaml", *settings, system=system)
+    assert run_command(monkeypatch, "train", plan, "--output", folder / "run") == 0
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    "system", ["conresnet-unet", "conresnet-refined", "voxresnet", "resdsn", "coarse-to-fine", "unet", "pyramid"]
+)
+def test_system_is_trained_and_segments(data_set, tmp_path, monkeypatch, capsys, system):
+    run, package = trained(data_set, tmp_path, monkeypatch, system), tmp_path / "package"
+    progress = read_progress(run / PROGRESS_FILE)
+    assert progress.state == "finished" and len(progress.points) == progress.started["stages"]
+    assert all(0 < point["loss"] < 20 for point in progress.points)
+    assert run_command(monkeypatch, "export", run, "--output", package) == 0
+    description = read_package(package).description
+    assert description.channel_count == (2 if system == "voxresnet" else 1)
+    metrics = json.loads(read_package(package).read_file("metrics.json"))
+    assert list(metrics["dice_a_case"]) == ["case_0", "case_3"]
+
+    image = data_set / "imagesTr" / "case_3.nii.gz"
+    command = ["segment", str(image), "--model", str(package), "--output", str(tmp_path / "out"), "--threads", "1"]
+    assert conresnet_main(command) == 0
+    found, truth = (read_volume(path) for path in (tmp_path / "out" / "segmentation.nii.gz", image))
+    assert found.array.shape == truth.array.shape and np.allclose(found.grid.affine, truth.grid.affine)
+    # What the command gives is what was measured.
+    label = read_volume(data_set / "labelsTr" / "case_3.nii.gz").array
+    far = (found.array == 2), (label == 2)
+    dice = 2 * (far[0] & far[1]).sum() / (far[0].sum() + far[1].sum())
+    assert metrics["dice_a_case"]["case_3"]["Far box"] == pytest.approx(dice, abs=0.02)
+
+
+@pytest.mark.parametrize("system", ["voxresnet-auto-context", "pyramid"])
+def test_regions_of_several_channels(tmp_path, monkeypatch, capsys, system):
+    """Overlapping regions from four channels; the maps that are handed on are of each region."""
+    data_set = brats(tmp_path / "brats")
+    run = trained(data_set, tmp_path, monkeypatch, system)
+    assert run_command(monkeypatch, "evaluate", run) == 0
+    content = json.loads((run / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    assert len(content["cases"]) == 1
+    assert all(len(rows) == 3 for rows in content["cases"].values())
