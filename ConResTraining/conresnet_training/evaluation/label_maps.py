@@ -16,7 +16,7 @@ class SegmentValues:
     """The label values of one segment.
 
     Args:
-        truth: in the expert's label map.
+        truth: in the reference's label map.
         found: in the result's, where regions that it contains may be painted over it with values of their own.
     """
 

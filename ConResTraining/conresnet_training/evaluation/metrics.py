@@ -4,7 +4,7 @@ Where a segment is empty:
 
 - in both label maps: Dice and surface Dice are 1, for what is not there was rightly left out; there is no distance.
 - in one alone: Dice and surface Dice are 0; there is no distance. The summary counts such cases, as "missed" where the
-  expert drew the segment and as "invented" where only the result has it.
+  reference has the segment and as "invented" where only the result has it.
 
 A distance that is not there is None. It is in no mean, since neither 0 nor the size of the image would say how far off
 the result is.
@@ -56,7 +56,7 @@ VOLUME = "volume_ml"
 def segment_figures(
     found: np.ndarray, truth: np.ndarray, spacing: Sequence[float], voxel_ml: float, tolerance_mm: float
 ) -> Figures:
-    """Compare one segment of a result with the expert's.
+    """Compare one segment of a result with the reference's.
 
     Surfaces are the voxels of a mask with a face neighbor outside of it, distances those between voxel centers, both
     by MONAI. The Hausdorff distance is the longest way from any voxel of one surface to the other surface; its 95th
@@ -70,8 +70,8 @@ def segment_figures(
         tolerance_mm: of surface Dice.
 
     Returns:
-        "dice", "surface_dice", "hd95" and "hd" (mm), "volume_difference_ml" (result less expert), and "volume_ml", the
-        expert's.
+        "dice", "surface_dice", "hd95" and "hd" (mm), "volume_difference_ml" (result less reference), and "volume_ml", the
+        reference's.
     """
     size_found, size_truth = np.count_nonzero(found), np.count_nonzero(truth)
     both = size_found + size_truth

@@ -1,4 +1,4 @@
-"""Pictures of a case: slices with the outlines of the expert's segments and of the result's."""
+"""Pictures of a case: slices with the outlines of the reference's segments and of the result's."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ Color = Sequence[int]
 ORIENTATION = "IPL"
 MARGIN_MM = 12.0
 PANEL_INCHES = 3.0
-EXPERT_COLOR = "white"
+REFERENCE_COLOR = "white"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Masks:
     values: SegmentValues
 
     def cut(self, view, box: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """The segment's masks (result, expert), bool, after ``view`` in ``box``."""
+        """The segment's masks (result, reference), bool, after ``view`` in ``box``."""
         return (
             np.isin(view(self.found)[box], self.values.found),
             np.isin(view(self.truth)[box], self.values.truth),
@@ -44,12 +44,12 @@ def draw_case(
     """A PNG of slices of a case, one a plane.
 
     The image is cut to what either label map holds with a margin around it, and turned to its nearest anatomical axes.
-    The result is outlined in the segments' colors, the expert's segments in dashed white.
+    The result is outlined in the segments' colors, the reference's segments in dashed white.
 
     Args:
         planes: how many of axial, coronal and sagittal, in this order.
         worst: of the slices with most voxels in the wrong segment; else, and where none is wrong, of those with most
-            voxels of the expert's segments.
+            voxels of the reference's segments.
     """
     reorder = reordering(image.grid, ORIENTATION)
     spacing = reorder.grid(image.grid).spacing[::-1]
@@ -75,7 +75,7 @@ def draw_case(
         for name, (found, truth) in pairs.items():
             shade = np.array(colors[name]) / 255
             _outline(axes, found.take(place[axis], axis), colors=[shade], linewidths=1.6)
-            _outline(axes, truth.take(place[axis], axis), colors=EXPERT_COLOR, linewidths=0.9, linestyles="dashed")
+            _outline(axes, truth.take(place[axis], axis), colors=REFERENCE_COLOR, linewidths=0.9, linestyles="dashed")
         # Outlines reach half a voxel beyond the slice.
         height, width = gray.take(place[axis], axis).shape
         axes.set(xlim=(-1, width), ylim=(height, -1))

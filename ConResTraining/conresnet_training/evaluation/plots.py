@@ -49,8 +49,8 @@ def metric_plot(cases: Cases, metric: str, colors: Colors) -> str:
 
 
 def dice_against_volume(cases: Cases, colors: Colors) -> str:
-    """Whether small segments fare worse: Dice of each case over the expert's volume."""
-    figure, axes = _figure(3.8, METRICS["dice"].heading, "Expert's volume (mL)")
+    """Whether small segments fare worse: Dice of each case over the reference's volume."""
+    figure, axes = _figure(3.8, METRICS["dice"].heading, "Reference volume (mL)")
     volumes = []
     for segment in next(iter(cases.values())):
         rows = [rows[segment] for rows in cases.values() if rows[segment][VOLUME] > 0]
@@ -64,11 +64,11 @@ def dice_against_volume(cases: Cases, colors: Colors) -> str:
 
 
 def bland_altman(cases: Cases, segment: str, colors: Colors) -> str:
-    """Result less expert over the mean of both volumes, with the mean difference and the limits of agreement."""
+    """Result less reference over the mean of both volumes, with the mean difference and the limits of agreement."""
     rows = [rows[segment] for rows in cases.values()]
     difference = np.array([row["volume_difference_ml"] for row in rows])
     middle = np.array([row[VOLUME] for row in rows]) + difference / 2
-    figure, axes = _figure(3.3, "Result less expert (mL)", "Mean of both (mL)")
+    figure, axes = _figure(3.3, "Result less reference (mL)", "Mean of both (mL)")
     axes.set_title(segment, fontsize=9, color=INK)
     axes.scatter(middle, difference, s=12, color=_shade(colors[segment]), alpha=0.75, lw=0)
     axes.axhline(0, color=INK, linewidth=0.6)

@@ -87,7 +87,7 @@ def test_files_say_the_same_and_the_page_holds_everything(predictions, data_set,
 
 
 def test_pictures_show_both_outlines_where_most_is_wrong(data_folder):
-    """Colored is what was found and white what the expert drew; a voxel astray draws the slices to where it is."""
+    """Colored is what was found and white what the reference has; a voxel astray draws the slices to where it is."""
     case = read_data_set(data_folder / "MSD_Task04_Hippocampus").cases[0]
     image, truth = read_volume(case.images[0]), read_volume(case.label).array
     values, colors = SegmentValues((1,), (1,)), {"Anterior": (0, 200, 40)}
