@@ -12,6 +12,7 @@ OVERALL = "overall"
 # Volumes of different segments are not averaged: what one lacks another would make up for.
 AVERAGED = tuple(name for name in METRICS if name != "volume_difference_ml")
 MOST_LISTED = 20
+LEAST_CASES_OF_AN_INTERVAL = 5
 RESAMPLES = 9999
 SEED = 0
 
@@ -72,9 +73,9 @@ def describe(values: Sequence[float]) -> dict[str, Any] | None:
 def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
     """The 95 % percentile bootstrap interval of the mean over cases; the same values give the same interval.
 
-    None for a single case, of which nothing can be said.
+    None for fewer than five cases: resampling so few makes an interval that is far too narrow.
     """
-    if values.size < 2:
+    if values.size < LEAST_CASES_OF_AN_INTERVAL:
         return None
     # Blocks of resamples, so that a thousand cases do not take a thousand times 9999 numbers at once.
     result = stats.bootstrap(
