@@ -33,12 +33,26 @@ _NEOPLASM_OF_BRAIN = {
     "type": {"scheme": "SCT", "value": "108369006", "meaning": "Neoplasm"},
     "region": {"scheme": "SCT", "value": "12738006", "meaning": "Brain"},
 }
-# The channels' names in files and scenes, and the regions with the values they are painted by.
+# What scans after a contrast agent are called besides T1ce, and the contrary, which has the same word in it.
+_WITH_CONTRAST = [
+    *("t1ce", "t1c", "t1gd", "gd", "gad", "gadolinium", "t1wce", "ct1", "t1 km", "postcontrast", "post contrast"),
+]
+_WITHOUT_CONTRAST = ["precontrast", "pre contrast", "noncontrast", "non contrast", "no contrast", "without contrast"]
+# The channels' names in files: of BraTS until 2021 and since 2023 (t1n, t1c, t2w, t2f), research and hospitals;
+# T2FSE has a word of its own, since it begins as t2f does. Below, the regions with the values they are painted by.
 CHANNELS = [
-    {"name": "FLAIR", "keywords": ["flair"], "exclude_keywords": []},
-    {"name": "T1", "keywords": ["t1"], "exclude_keywords": ["t1ce", "t1c", "t1gd", "gd", "flair"]},
-    {"name": "T1ce", "keywords": ["t1ce", "t1c", "t1gd", "gd"], "exclude_keywords": ["flair"]},
-    {"name": "T2", "keywords": ["t2"], "exclude_keywords": ["flair"]},
+    {"name": "FLAIR", "keywords": ["flair", "t2flair", "t2f", "dark fluid"], "exclude_keywords": []},
+    {
+        "name": "T1",
+        "keywords": ["t1", "t1n", "t1w", "mprage", "spgr"],
+        "exclude_keywords": [*_WITH_CONTRAST, "flair"],
+    },
+    {
+        "name": "T1ce",
+        "keywords": [*_WITH_CONTRAST, "t1post", "t1 post", "contrast"],
+        "exclude_keywords": [*_WITHOUT_CONTRAST, "flair"],
+    },
+    {"name": "T2", "keywords": ["t2", "t2w", "t2fse"], "exclude_keywords": ["flair", "t2flair", "dark fluid"]},
 ]
 SEGMENTS = [
     {"name": "Enhancing tumor", "label": 4, "color": COLORS[0], "terminology": _NEOPLASM_OF_BRAIN},
