@@ -1,9 +1,12 @@
 """Plans made from data of every layout: what follows from the data, and what from the memory there is."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import yaml
 
+from conresnet.channel_matching import sort_by_channel
 from conresnet.errors import UserError
 from conresnet_training.command_line import main
 from conresnet_training.data_sets import read_data_set
@@ -11,7 +14,7 @@ from conresnet_training.memory_needs import Budget
 from conresnet_training.plan import read_plan
 from conresnet_training.planning import Choices, make_plan
 from conresnet_training.planning_inputs import is_ct
-from training.data_folders import brats, decathlon, image, label, nnunet, save
+from training.data_folders import BRATS_WORDS, brats, decathlon, image, label, nnunet, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")
 
@@ -67,8 +70,15 @@ def test_brats_plans_regions(tmp_path):
     assert output.segments[0].terminology is not None
     assert arguments(plan)["outputs"] == arguments(plan)["residual_outputs"] == 3
     assert arguments(plan)["input_channels"] == 4
-    words = {item.name: item.keywords for item in plan.description.inputs}
-    assert words["T1ce"] == ("t1ce", "t1c", "t1gd", "gd") and words["FLAIR"] == ("flair",)
+
+
+@pytest.mark.parametrize(("words", "divider"), [(BRATS_WORDS, "_"), (("t1n", "t1c", "t2w", "t2f"), "-")])
+def test_planned_model_recognizes_the_files_it_was_planned_from(tmp_path, words, divider):
+    folder = brats(tmp_path / "set", words=words, divider=divider)
+    inputs = planned(folder).description.inputs
+    names = [path.name for path in read_data_set(folder).cases[0].images]
+    for order in permutations(range(4)):
+        assert [order[place] for place in sort_by_channel(inputs, [names[place] for place in order])] == [0, 1, 2, 3]
 
 
 def test_brats_may_be_planned_with_a_label_a_voxel(tmp_path):
