@@ -55,10 +55,11 @@ CHANNELS = [
     {"name": "T2", "keywords": ["t2", "t2w", "t2fse"], "exclude_keywords": ["flair", "t2flair", "dark fluid"]},
 ]
 SEGMENTS = [
-    {"name": "Enhancing tumor", "label": 4, "color": COLORS[0], "terminology": _NEOPLASM_OF_BRAIN},
-    {"name": "Whole tumor", "label": 2, "color": COLORS[1], "terminology": _NEOPLASM_OF_BRAIN},
-    {"name": "Tumor core", "label": 1, "color": COLORS[2], "terminology": _NEOPLASM_OF_BRAIN},
+    {"name": "Enhancing tumor", "label": 4, "color": COLORS[0], "includes": []},
+    {"name": "Whole tumor", "label": 2, "color": COLORS[1], "includes": ["Enhancing tumor", "Tumor core"]},
+    {"name": "Tumor core", "label": 1, "color": COLORS[2], "includes": ["Enhancing tumor"]},
 ]
+SEGMENTS = [{**segment, "terminology": _NEOPLASM_OF_BRAIN} for segment in SEGMENTS]
 _BRATS = {
     "title": "Brain tumor (BraTS 2018)",
     "version": "1.0.0",

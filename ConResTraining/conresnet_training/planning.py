@@ -143,9 +143,14 @@ def _regions(data_set: DataSet) -> Segments:
     for place, name in enumerate(data_set.regions):
         segment = known.get(REGION_NAMES.get(name), {"name": name, "color": segment_color(place)})
         segments.append({**segment, "label": data_set.region_labels[name]})
+    order = list(data_set.region_labels)
     names = {name: segment["name"] for name, segment in zip(data_set.regions, segments, strict=True)}
+    for name, segment in zip(data_set.regions, segments, strict=True):
+        later = order[order.index(name) + 1 :]
+        own = set(data_set.regions[name])
+        segment["includes"] = [names[other] for other in later if own > set(data_set.regions[other])]
     targets = {names[name]: list(values) for name, values in data_set.regions.items()}
-    return segments, [names[name] for name in data_set.region_labels], targets
+    return segments, [names[name] for name in order], targets
 
 
 def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> dict[str, Any]:

@@ -44,6 +44,10 @@ class Painter:
         self._values = np.array([segment.label for segment in output.segments], dtype=np.uint8)
         names = [segment.name for segment in output.segments]
         self._order = [names.index(name) for name in output.paint_order]
+        # Pairs of a region and a part of it, the last painted first, so that each is whole before it is a part itself.
+        self._parts = [
+            (index, names.index(part)) for index in reversed(self._order) for part in output.segments[index].includes
+        ]
         self.voxels = np.zeros(len(names), dtype=np.int64)
         self.region_voxels = None if output.kind == "labels" else np.zeros(len(names), dtype=np.int64)
 
@@ -80,6 +84,8 @@ class Painter:
         regions = probability > self._output.threshold
         if mask is not None:
             regions &= mask
+        for index, part in self._parts:
+            regions[index] |= regions[part]
         if packed is not None:
             packed[...] = np.packbits(regions, axis=0, bitorder="little")
         for index, region in enumerate(regions):
@@ -114,8 +120,10 @@ class Painter:
                 labels[small] = 0
             else:
                 packed[index // 8][small] &= 255 - (1 << index % 8)
-                self.region_voxels[index] = np.count_nonzero(region_mask(packed, index))
         if packed is not None:
+            for index, part in self._parts:
+                packed[index // 8][region_mask(packed, part)] |= 1 << index % 8
+            self.region_voxels[:] = [np.count_nonzero(region_mask(packed, index)) for index in range(len(self._values))]
             labels[...] = 0
             self._paint_over(labels, lambda index: region_mask(packed, index))
         self.voxels[:] = [np.count_nonzero(labels == value) for value in self._values]

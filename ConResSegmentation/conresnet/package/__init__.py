@@ -17,7 +17,7 @@ averaged as in its paper, whatever "tiling", "overlap" and "blending" say; see `
 
     {
       "format": "conresnet-model",
-      "format_version": 2,                      version 1, which had no copies, is read too
+      "format_version": 2,                      version 1, which lacked fields, is read too
       "name": "hippocampus",                    letters, digits, ".", "_", "-"; the folder's name once installed
       "title": "Hippocampus",
       "version": "1.0.0",
@@ -79,6 +79,7 @@ averaged as in its paper, whatever "tiling", "overlap" and "blending" say; see `
             "name": "Anterior hippocampus",
             "label": 1,                         1 to 255
             "color": [111, 184, 210],           red, green, blue; 0 to 255
+            "includes": [],                     * of regions: names of those that are part of it, painted later
             "terminology": {                    * also * type_modifier, region, region_modifier
               "category": {"scheme": "SCT", "value": "123037004", "meaning": "Anatomical Structure"},
               "type": {"scheme": "SCT", "value": "91723000", "meaning": "Anatomical Structure"}

@@ -11,7 +11,8 @@ from typing import Any
 from conresnet.package.terminology import Terminology
 
 FORMAT = "conresnet-model"
-# Version 2 added the copies of an input, and systems and intensity steps that version 1 did not know.
+# Version 2 added the copies of an input, regions that hold others, and systems and intensity steps that version 1 did
+# not know.
 FORMAT_VERSION = 2
 DESCRIPTION_FILE = "model.json"
 WEIGHTS_SUFFIX = ".safetensors"
@@ -81,12 +82,16 @@ class Inference:
 
 @dataclass(frozen=True)
 class Segment:
-    """One output structure: name, value in the labelmap (1 to 255), color (red, green, blue; 0 to 255), codes."""
+    """One output structure: name, value in the labelmap (1 to 255), color (red, green, blue; 0 to 255), codes.
+
+    Of regions also the names of those that are part of it, as the enhancing tumor is of the whole tumor.
+    """
 
     name: str
     label: int
     color: tuple[int, int, int]
     terminology: Terminology | None
+    includes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,8 @@ class Output:
     """What comes out, in the order of the network's output channels.
 
     ``labels``: one softmax over the background and the segments. ``regions``: one sigmoid a segment, cut at `threshold`
-    and painted in `paint_order` (names), a later one over an earlier one.
+    and painted in `paint_order` (names), a later one over an earlier one. Where a region is, those that include it are
+    too, whatever the network says: so a region is the same by itself and in a labelmap, by the values of its parts.
     """
 
     kind: str
@@ -162,7 +168,7 @@ class ModelDescription:
         segments = [
             {
                 **vars(segment),
-                "color": list(segment.color),
+                **_lists(segment, "color", "includes"),
                 "terminology": segment.terminology.to_dict() if segment.terminology else None,
             }
             for segment in self.output.segments

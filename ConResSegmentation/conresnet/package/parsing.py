@@ -79,7 +79,7 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
         preparation=_parse_preparation(fields.child("preparation")),
         system=_parse_system(fields.child("system")),
         inference=_parse_inference(fields.child("inference")),
-        output=_parse_output(fields.child("output")),
+        output=_parse_output(fields.child("output"), version),
         files=_parse_files(fields.child("files")) if fields.has("files") else {},
     )
     if not _VERSION.fullmatch(description.version):
@@ -179,12 +179,13 @@ def _parse_inference(fields: Fields) -> Inference:
     return inference
 
 
-def _parse_segment(fields: Fields) -> Segment:
+def _parse_segment(fields: Fields, version: int) -> Segment:
     segment = Segment(
         name=fields.text("name"),
         label=fields.integer("label", 1, 255),
         color=fields.integers("color", 3, 0, 255),
         terminology=Terminology.parse(fields.child("terminology")) if fields.has("terminology") else None,
+        includes=fields.texts("includes", most=255) if version >= 2 else (),
     )
     if len(segment.name) > 200 or not segment.name.isprintable():
         fields.refuse("name", "must be at most 200 printable characters")
@@ -192,9 +193,9 @@ def _parse_segment(fields: Fields) -> Segment:
     return segment
 
 
-def _parse_output(fields: Fields) -> Output:
+def _parse_output(fields: Fields, version: int) -> Output:
     kind = fields.choice("kind", ("labels", "regions"))
-    segments = fields.children("segments", _parse_segment, most=255)
+    segments = fields.children("segments", lambda item: _parse_segment(item, version), most=255)
     names = [segment.name for segment in segments]
     _refuse_repeats(fields, "segments", names)
     _refuse_repeats(fields, "segments", [f"label {segment.label}" for segment in segments])
@@ -206,6 +207,10 @@ def _parse_output(fields: Fields) -> Output:
     )
     if sorted(output.paint_order) != sorted(names):
         fields.refuse("paint_order", "must name every segment once")
+    for index, segment in enumerate(segments):
+        painted_later = output.paint_order[output.paint_order.index(segment.name) + 1 :] if kind == "regions" else ()
+        if not set(segment.includes) <= set(painted_later):
+            fields.refuse(f"segments[{index}].includes", "must hold names of regions that are painted later, no others")
     fields.finish()
     return output
 

@@ -13,6 +13,7 @@ import conresnet.package
 from conresnet.errors import UserError
 from conresnet.package import parse_description
 from conresnet.package.terminology import is_snomed_concept
+from engine.model_cases import description as model_description
 from engine.package_cases import changed, document, refusal
 
 CLIP = {"step": "clip", "low": -100, "high": 240}
@@ -35,7 +36,14 @@ def with_copies(*copies: list[dict], channels: int, version: int = 2) -> dict:
     return {**whole, "format_version": version}
 
 
-@pytest.mark.parametrize("whole", [document(), with_copies([CLIP, SLICES], [EQUALIZE], channels=3)])
+def nested_regions() -> dict:
+    """Three regions, of which the first one includes the others."""
+    whole = model_description(segments=3, regions=True)
+    whole["output"]["segments"][0]["includes"] = ["Part 2", "Part 3"]
+    return whole
+
+
+@pytest.mark.parametrize("whole", [document(), with_copies([CLIP, SLICES], [EQUALIZE], channels=3), nested_regions()])
 def test_what_is_written_is_read_back_the_same(whole: dict) -> None:
     files = {"network.safetensors": {"sha256": "0" * 64, "bytes": 3}}
     description = parse_description({**whole, "files": files})
@@ -56,6 +64,24 @@ def test_the_first_version_of_the_format_is_read_and_had_no_copies() -> None:
     assert parse_description(document(format_version=1)) == parse_description(document())
     sentence = refusal("package-description", parse_description, with_copies([EQUALIZE], channels=2, version=1))
     assert '"inputs[0].copies" is not a field of this format' in sentence
+
+
+@pytest.mark.parametrize(("index", "included"), [(0, "Part 1"), (2, "Part 1"), (0, "Liver")])
+def test_regions_include_nothing_but_regions_that_are_painted_over_them(index: int, included: str) -> None:
+    whole = nested_regions()
+    assert [item.includes for item in parse_description(whole).output.segments] == [("Part 2", "Part 3"), (), ()]
+    whole["output"]["segments"][index]["includes"] = [included]
+    assert f"segments[{index}].includes" in refusal("package-description", parse_description, whole)
+
+
+def test_labels_and_the_first_version_of_the_format_include_nothing() -> None:
+    labels = model_description(segments=3)
+    labels["output"]["segments"][0]["includes"] = ["Part 2"]
+    assert "segments[0].includes" in refusal("package-description", parse_description, labels)
+    first = {**nested_regions(), "format_version": 1}
+    del first["inputs"][0]["copies"]
+    sentence = refusal("package-description", parse_description, first)
+    assert 'includes" is not a field of this format' in sentence
 
 
 def test_steps_in_the_wrong_order_are_refused_by_name() -> None:

@@ -59,6 +59,42 @@ def test_every_region_is_kept_whole_beside_the_painted_labels():
     np.testing.assert_array_equal(painted, labels)
 
 
+def nested():
+    """Regions as of a brain tumor, the whole one first: it includes the core, and the core the enhancing part."""
+    document = description(segments=3, regions=True)
+    whole, core, enhancing = document["output"]["segments"]
+    whole["includes"], core["includes"] = [core["name"], enhancing["name"]], [enhancing["name"]]
+    return parse_description(document).output
+
+
+def test_a_region_is_also_where_its_parts_are_and_the_same_in_the_labels():
+    probability = np.random.default_rng(0).random((3, 6, 7, 8), np.float32)
+    mask = np.random.default_rng(1).random((6, 7, 8)) > 0.3
+    painters = [Painter(output(regions=True)), Painter(nested())]
+    packed = np.zeros((2, 1, 6, 7, 8), np.uint8)
+    apart, labels = (painter.paint(probability, mask, into) for painter, into in zip(painters, packed, strict=True))
+    np.testing.assert_array_equal(labels, apart)
+    for index, values in enumerate([(10, 20, 30), (20, 30), (30,)]):
+        region = region_mask(packed[1], index)
+        np.testing.assert_array_equal(region, np.isin(labels, values))
+        assert painters[1].region_voxels[index] == np.count_nonzero(region)
+    assert not np.array_equal(packed[0], packed[1])
+
+
+def test_a_small_component_of_a_region_stays_where_a_part_of_it_does():
+    probability = np.zeros((3, 1, 1, 12), np.float32)
+    probability[:2, ..., :8] = 0.9
+    probability[:2, ..., 11] = probability[2, ..., 11] = 0.9  # a ninth of the whole, and all that enhances
+    probability[0, ..., 9] = 0.9
+    painter, packed = Painter(nested()), np.zeros((1, 1, 1, 12), np.uint8)
+    labels = painter.paint(probability, None, packed)
+    painter.drop_small_components(labels, packed, 0.2)
+    assert labels.ravel().tolist() == [20] * 8 + [0, 0, 0, 30]
+    assert list(painter.region_voxels) == [9, 9, 1]
+    for index in range(3):
+        assert region_mask(packed, index)[..., 11].all() and not region_mask(packed, index)[..., 9].any()
+
+
 @pytest.mark.parametrize("regions", [True, False])
 def test_outside_the_mask_there_is_nothing(regions):
     probability = np.full((3, 1, 1, 4), 0.3, np.float32)

@@ -68,6 +68,11 @@ def test_brats_plans_regions(tmp_path):
         "Whole tumor": 2,
     }
     assert output.segments[0].terminology is not None
+    assert {segment.name: set(segment.includes) for segment in output.segments} == {
+        "Enhancing tumor": set(),
+        "Tumor core": {"Enhancing tumor"},
+        "Whole tumor": {"Enhancing tumor", "Tumor core"},
+    }
     assert arguments(plan)["outputs"] == arguments(plan)["residual_outputs"] == 3
     assert arguments(plan)["input_channels"] == 4
 
