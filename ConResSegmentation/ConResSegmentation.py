@@ -302,7 +302,7 @@ class ConResSegmentationTest(ScriptedLoadableModuleTest):
         self.test_segmentation()
 
     def test_modelsComeAlong(self):
-        """The shipped model package is whole."""
+        """The packages of the shipped models are whole."""
         self.delayDisplay("Looking for models")
         SelfTest.checkModels()
 

@@ -10,9 +10,13 @@ from conresnet.errors import UserError
 
 from . import Messages, ModelChoices
 
+_LAST_SETTING = "ConResSegmentation/Model"
+
 
 class ModelPanel:
     """The widgets of the model.
+
+    A scene names its model; for a new one, the application's settings keep which the user has chosen last.
 
     Args:
         ui: the module's widgets by name.
@@ -52,9 +56,12 @@ class ModelPanel:
         self.select(self._wanted)
 
     def select(self, name: str) -> str:
-        """Show a model; the first usable one for an empty name. Returns the name of the one that is shown."""
-        usable = [choice.name for choice in self._choices if choice.problem is None]
-        self._wanted = name or next(iter(usable), "")
+        """Show a model; for an empty name the one that the user has chosen last, else the first usable one.
+
+        Returns:
+            the name of the one that is shown.
+        """
+        self._wanted = name or self._likely()
         names = [choice.name for choice in self._choices]
         self._ui.modelSelector.setCurrentIndex(names.index(self._wanted) if self._wanted in names else -1)
         choice = self.choice
@@ -64,8 +71,17 @@ class ModelPanel:
         self._ui.modelDetailsButton.enabled = choice is not None
         return self._wanted
 
+    def _likely(self) -> str:
+        usable = [choice.name for choice in self._choices if choice.problem is None]
+        last = slicer.util.settingsValue(_LAST_SETTING, "")
+        return last if last in usable else next(iter(usable), "")
+
+    def _choose(self, name: str) -> None:
+        slicer.app.userSettings().setValue(_LAST_SETTING, name)
+        self._onChosen(name)
+
     def _onActivated(self, index: int) -> None:
-        self._onChosen(self._choices[index].name)
+        self._choose(self._choices[index].name)
 
     def _onInstall(self) -> None:
         source = self._askForPackage()
@@ -78,7 +94,7 @@ class ModelPanel:
             return
         if name:
             self.refresh()
-            self._onChosen(name)
+            self._choose(name)
 
     def _askForPackage(self) -> str:
         parent = slicer.util.mainWindow()

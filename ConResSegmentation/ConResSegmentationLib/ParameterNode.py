@@ -26,7 +26,7 @@ class Precision(enum.Enum):
 class ConResSegmentationParameterNode:
     """The choices of a scene.
 
-    model - name of the model; empty for the first one.
+    model - name of the model; empty for the one that was chosen last, or the first one.
     channels - one volume a channel of the model, in its order.
     region - where to segment; the whole image without one.
     segmentation - where the result goes; a new segmentation without one.

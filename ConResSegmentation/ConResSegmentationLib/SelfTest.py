@@ -1,4 +1,4 @@
-"""What the module's own test checks in a user's Slicer, with an image made here and the model that comes along."""
+"""What the module's own test checks in a user's Slicer, with an image made here and the models that come along."""
 
 import logging
 import time
@@ -6,9 +6,14 @@ import time
 import numpy as np
 import slicer
 
+from conresnet.model_list import list_models
+from conresnet.package import read_package
+
 from . import MapVolumes, SegmentationFingerprint
-from .ModelChoices import modelChoices
 from .SegmentationRun import SegmentationTask
+
+# Its window is about as large as the volume that is made here.
+_MODEL = "hippocampus"
 
 
 def makeVolume(name: str = "T1 phantom", shape: tuple[int, int, int] = (40, 48, 36)):
@@ -22,10 +27,16 @@ def makeVolume(name: str = "T1 phantom", shape: tuple[int, int, int] = (40, 48, 
 
 
 def checkModels() -> str:
-    """A model comes along and its package is whole; returns its path."""
-    usable = [choice for choice in modelChoices() if choice.problem is None]
-    assert usable, "no model comes along"
-    return str(usable[0].path)
+    """The models come along and their packages are whole; returns the path of the one to segment with.
+
+    Raises:
+        UserError: the sentence of a package that is broken.
+    """
+    shipped = {entry.name: entry.path for entry in list_models() if entry.kind == "shipped"}
+    assert _MODEL in shipped, f"the model {_MODEL} does not come along"
+    for path in shipped.values():
+        read_package(path)
+    return str(shipped[_MODEL])
 
 
 def engineProblem(enginePython) -> str:

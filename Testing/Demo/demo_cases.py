@@ -52,6 +52,7 @@ def segment_case(module: object, output: Path) -> None:
     panel = module.widgetRepresentation()
     slicer.util.selectModule("ConResSegmentation")
     widget = panel.self()
+    choose_model(widget, "hippocampus")
     outcome = click_segment(widget)
     slicer.util.saveNode(outcome.segmentation, str(output / "segmentation.seg.nrrd"))
     maps = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
@@ -79,6 +80,7 @@ def segment_head(module: object, output: Path) -> None:
     display.SetPointLabelsVisibility(False)
     display.SetPropertiesLabelVisibility(False)
     widget = module.widgetRepresentation().self()
+    choose_model(widget, "hippocampus")
     widget.ui.regionSelector.setCurrentNode(region)
     outcome = click_segment(widget)
     widget.ui.mapSelector.setCurrentNode(None)
@@ -86,6 +88,13 @@ def segment_head(module: object, output: Path) -> None:
     for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         node.SetFieldOfView(*(2.2 * max(HEAD_REGION_SIZE) * side for side in (1.33, 1.0)), 1)
     save_png(with_legend(four_views(1200, 900), outcome.segmentation, None), output / "whole_head.png")
+
+
+def choose_model(widget: object, name: str) -> None:
+    """Choose a model, as a click on its entry does."""
+    selector = widget.ui.modelSelector
+    selector.setCurrentIndex(selector.findData(name))
+    selector.activated.emit(selector.currentIndex)
 
 
 def click_segment(widget: object) -> object:

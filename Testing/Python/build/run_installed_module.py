@@ -26,6 +26,7 @@ def main(modules: Path, image: Path, result: Path) -> dict[str, object]:
         app.moduleManager().load(modules / "ConResSegmentation.py")
         slicer.util.selectModule("ConResSegmentation")
         widget = slicer.modules.ConResSegmentationWidget
+        choose_model(widget, "hippocampus")
         volume = slicer.util.loadVolume(str(image))
         app.processEvents()  # the panel fills in the channel
         if not widget.ui.applyButton.enabled:
@@ -52,6 +53,13 @@ def training_path(app: object, modules: Path) -> str:
     backend = slicer.modules.ConResTrainingWidget.logic.backend
     backend.place, backend.python = type(backend.place).python, sys.executable
     return backend.launch("--version").environment["PYTHONPATH"]
+
+
+def choose_model(widget: object, name: str) -> None:
+    """Choose a model, as a click on its entry does."""
+    selector = widget.ui.modelSelector
+    selector.setCurrentIndex(selector.findData(name))
+    selector.activated.emit(selector.currentIndex)
 
 
 def segment(widget: object, volume: object, result: Path) -> dict[str, object]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-# Of the shipped model: its segments and their values in a labelmap.
+# Of the model of the hippocampus: its segments and their values in a labelmap.
 SEGMENTS = {"Anterior hippocampus": 1, "Posterior hippocampus": 2}
 
 TORCH_FREE = """
@@ -53,7 +53,7 @@ def test_the_training_backend_answers_from_the_installed_folder(
 
 
 def segment_by_command(extension, image: Path, folder: Path) -> Path:
-    """Segment with the shipped model from the installed folder; returns the folder of the results."""
+    """Segment with a shipped model from the installed folder; returns the folder of the results."""
     output = folder / "output"
     finished = extension.python(
         "-m", "conresnet", "segment", image, "--model", "hippocampus", "--output", output, folder=folder

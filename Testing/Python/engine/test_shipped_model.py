@@ -1,4 +1,4 @@
-"""The model that comes along: what it says of itself, and what it finds on real cases it never saw."""
+"""The model of the hippocampus: what it says of itself, and what it finds on real cases it never saw."""
 
 import json
 from pathlib import Path

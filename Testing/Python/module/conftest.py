@@ -17,11 +17,12 @@ __all__ = ["slicer_app", "slicer_session"]
 
 @pytest.fixture
 def panel(slicer_app: object, repository: Path) -> Iterator[PanelDriver]:
-    """The module's panel, open; unloaded afterwards, which ends its engine."""
+    """The module's panel, open, the model of the hippocampus chosen; unloaded afterwards, which ends its engine."""
     kept = _our_modules()
     slicer_app.moduleManager().load(repository / "ConResSegmentation" / "ConResSegmentation.py")
     driver = PanelDriver(slicer_app)
     driver.open()
+    driver.choose_model("hippocampus")
     yield driver
     slicer_app.moduleManager().unload("ConResSegmentation")
     # A reload of the module imports everything anew, while other tests hold the classes of before.

@@ -39,6 +39,12 @@ class PanelDriver(ModuleDriver):
         selector.activated.emit(index)
         self.settle()
 
+    def choose_model(self, name: str) -> None:
+        """Choose a model, as a click on its entry does."""
+        index = self.ui.modelSelector.findData(name)
+        assert index >= 0, f"no model {name!r}"
+        self.choose(self.ui.modelSelector, self.ui.modelSelector.itemText(index))
+
     def click_segment(self) -> None:
         """Click Segment, which must be enabled."""
         self.settle()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import slicer
 
-from conresnet.model_list import install_model
+from conresnet.model_list import find_model, install_model
 from module.models import write_broken, write_four_channels
 from module.panel_driver import PanelDriver, result_nodes
 from slicer_host import dialogs
@@ -39,12 +40,26 @@ def titles(panel: PanelDriver) -> list[str]:
     return [panel.ui.modelSelector.itemText(n) for n in range(panel.ui.modelSelector.count)]
 
 
-def test_the_shipped_model_is_chosen_and_described(panel: PanelDriver) -> None:
+def test_the_chosen_model_is_described(panel: PanelDriver) -> None:
     assert panel.choices.model == "hippocampus"
     assert "Anterior hippocampus" in panel.ui.modelSummaryLabel.text
     details = panel.ui.modelDetailsLabel.text
     for text in ("Intended use", "Limits", "Measured", "mean Dice 0.", "License", "CC-BY-SA-4.0", " slices", "Cite"):
         assert text in details, text
+
+
+def test_a_new_scene_gets_the_model_that_was_chosen_last_else_the_first(four_channels: PanelDriver) -> None:
+    panel = four_channels
+    panel.choose_model("hippocampus")
+    panel.choose_model("four")
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert panel.choices.model == "four" and panel.ui.modelSelector.currentText == "Four channels"
+    shutil.rmtree(find_model("four"))
+    panel.widget.modelPanel.refresh()
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert panel.choices.model == panel.ui.modelSelector.itemData(0) and panel.ui.modelSelector.currentIndex == 0
 
 
 def test_segment_says_why_it_cannot_start(panel: PanelDriver) -> None:
@@ -111,15 +126,16 @@ def test_changing_the_model_keeps_the_channel_of_the_same_name(four_channels: Pa
     chosen = add_volume("no word")
     panel.settle()
     panel.widget.channels.combos[1].setCurrentNode(chosen)
-    panel.choose(panel.ui.modelSelector, titles(panel)[1])
+    panel.choose_model("hippocampus")
     assert panel.choices.model == "hippocampus"
     assert list(panel.choices.channels) == [chosen]
 
 
 def test_a_broken_model_is_listed_with_its_sentence_and_hides_nothing(panel: PanelDriver, models_folder: Path) -> None:
+    before = titles(panel)
     write_broken(models_folder / "half")
     panel.widget.modelPanel.refresh()
-    assert titles(panel)[-1] == "half (cannot be used)" and len(titles(panel)) == 2
+    assert titles(panel) == [*before, "half (cannot be used)"]
     panel.choose(panel.ui.modelSelector, "half (cannot be used)")
     add_volume("T1")
     panel.settle()

@@ -29,7 +29,6 @@ def coarse_to_fine_panel(panel: PanelDriver, volume: object, tmp_path: Path) -> 
 
 def test_maps_that_a_model_lacks_are_not_asked_for(coarse_to_fine_panel: PanelDriver, volume: object) -> None:
     panel = coarse_to_fine_panel
-    shipped = panel.ui.modelSelector.currentText
     assert panel.ui.residualCheckBox.enabled and panel.ui.residualCheckBox.checked
     panel.choose(panel.ui.modelSelector, "Found")
     boxes = (panel.ui.residualCheckBox, panel.ui.attentionCheckBox, panel.ui.featuresCheckBox)
@@ -39,7 +38,7 @@ def test_maps_that_a_model_lacks_are_not_asked_for(coarse_to_fine_panel: PanelDr
     node = panel.segment()
     assert panel.status.startswith("Done in") and label_array(node, volume).any()
     assert {node.GetAttribute("ConResNet.Map") for node in result_nodes()[1:]} == {"probability"}
-    panel.choose(panel.ui.modelSelector, shipped)
+    panel.choose_model("hippocampus")
     assert all(box.enabled for box in boxes) and panel.ui.residualCheckBox.checked
 
 
