@@ -43,20 +43,13 @@ def is_first_process() -> bool:
     return rank_zero_only.rank == 0
 
 
-def fit(
-    run: Run,
-    most_steps: int | None = None,
-    kind: type[SegmentationTraining] = SegmentationTraining,
-    devices: int = 1,
-    nodes: int = 1,
-) -> Outcome:
+def fit(run: Run, most_steps: int | None = None, devices: int = 1, nodes: int = 1) -> Outcome:
     """Train from the run's newest checkpoint, or from the start, to the plan's last step.
 
     A stop that is asked for, by a signal or by the file ``stop``, ends it after its step with a checkpoint.
 
     Args:
         most_steps: stop once this many steps were made in all; the schedule still counts to the plan's last.
-        kind: what is trained, where a network of another making is to go through this loop.
         devices: GPUs to use on each computer, or processes where there is none. The plan's batch is divided among all.
         nodes: computers, whose processes ``torchrun`` or SLURM has started.
 
@@ -74,7 +67,7 @@ def fit(
             stack.enter_context(sole_process(run.folder))
         tell = stack.enter_context(reporting(run, is_first))
         try:
-            outcome = _fit(run, fabric, kind, last, tell, stop, steps)
+            outcome = _fit(run, fabric, last, tell, stop, steps)
         except Exception as error:
             mistake = error if isinstance(error, UserError) else as_user_error(error, run.folder)
             if mistake is None:
@@ -91,15 +84,7 @@ def fit(
     return outcome
 
 
-def _fit(
-    run: Run,
-    fabric: Fabric,
-    kind: type[SegmentationTraining],
-    last: int,
-    tell: Callable[..., None],
-    stop: StopWatch,
-    steps: int,
-) -> Outcome:
+def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: StopWatch, steps: int) -> Outcome:
     plan, training = run.plan, run.plan.training
     checkpoint = read_checkpoint(run.checkpoint)
     done = checkpoint["global_step"] if checkpoint else 0
@@ -131,7 +116,7 @@ def _fit(
     if fabric.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     lightning.fabric.seed_everything(training.seed, verbose=False)
-    trained = kind(plan)
+    trained = SegmentationTraining(plan)
     if training.start_from and checkpoint is None:
         begin_with(training.start_from, trained.network)
     cases = _stages(plan, trained.stages, [prepared(case) for case in used], [prepared(case) for case in held_out])

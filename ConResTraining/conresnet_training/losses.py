@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conresnet.networks.context_residual import AXES
+from conresnet.networks.outputs import segment_probabilities
 from conresnet.residual import context_residual
 
 LossKind = Literal["cross_entropy_dice", "cross_entropy", "dice"]
@@ -56,13 +57,8 @@ def segmentation_loss(logits: Tensor, target: Tensor, exclusive: bool, kind: Los
     if kind != "dice":
         parts.append(cross_entropy(logits, target, exclusive))
     if kind != "cross_entropy":
-        parts.append(dice_loss(probabilities_of(logits, exclusive), target))
+        parts.append(dice_loss(segment_probabilities(logits, exclusive), target))
     return sum(parts)
-
-
-def probabilities_of(logits: Tensor, exclusive: bool) -> Tensor:
-    """(batch, segments, S, H, W), of labels without the background."""
-    return logits.softmax(1)[:, 1:] if exclusive else logits.sigmoid()
 
 
 def central_part(volume: Tensor, size: Sequence[int]) -> Tensor:

@@ -5,10 +5,11 @@ from torch import Tensor, nn
 
 from conresnet.errors import UserError
 from conresnet.networks import build_network
+from conresnet.networks.outputs import segment_probabilities
 from conresnet.package.description import Network
 from conresnet_training.boundary import boundary_loss, region_weight
 from conresnet_training.coarse_then_fine import CoarseThenFine
-from conresnet_training.losses import central_part, probabilities_of, total_loss
+from conresnet_training.losses import central_part, total_loss
 from conresnet_training.plan import Plan
 
 
@@ -46,7 +47,8 @@ class SegmentationTraining(nn.Module):
         if distances is None:
             return losses
         logits = outputs["segmentation"].float()
-        boundary = boundary_loss(probabilities_of(logits, self.exclusive), central_part(distances, logits.shape[2:]))
+        probabilities = segment_probabilities(logits, self.exclusive)
+        boundary = boundary_loss(probabilities, central_part(distances, logits.shape[2:]))
         alpha = region_weight(progress)
         return {**losses, "loss": alpha * losses["loss"] + (1 - alpha) * boundary, "boundary_loss": boundary}
 

@@ -6,7 +6,7 @@ from conresnet.errors import UserError
 from conresnet.networks.loading import load_network
 
 
-def begin_with(model: str, network: nn.Module) -> list[str]:
+def begin_with(model: str, network: nn.Module) -> None:
     """Give ``network`` the weights of a model's network.
 
     Where ``network`` holds several of the model's kind, such as the rounds of auto-context or a coarse and a fine one,
@@ -16,9 +16,6 @@ def begin_with(model: str, network: nn.Module) -> list[str]:
     Args:
         model: the name or the path of a model package of one network.
         network: changed in place.
-
-    Returns:
-        the names of the tensors that were kept.
 
     Raises:
         UserError: ``start-does-not-fit`` where most of the tensors are other ones, or any of loading the model.
@@ -38,4 +35,3 @@ def begin_with(model: str, network: nn.Module) -> list[str]:
         )
         raise UserError("start-does-not-fit", sentence, model=model)
     network.load_state_dict({**own, **fitting})
-    return [name for name in own if name not in fitting]

@@ -8,7 +8,8 @@ from itertools import cycle
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from conresnet.inference.memory import reused_memory
 from conresnet_training.fitting import fit
@@ -20,24 +21,18 @@ BATCHES = 8
 """So many are kept for the plain way, which takes them in turn."""
 
 
-class Watched(SegmentationTraining):
-    """Our training, which notes when each step begins and keeps the first batches."""
-
-    def __init__(self, plan: Plan):
-        super().__init__(plan)
-        self.moments, self.batches = MOMENTS, KEPT
-
-    def forward(self, image: Tensor, target: Tensor, *more, **options) -> dict[str, Tensor]:
-        """See ``SegmentationTraining.forward``."""
-        self.moments.append(time.perf_counter())
-        if len(self.batches) < BATCHES:
-            self.batches.append((image.clone(), target.clone()))
-        return super().forward(image, target, *more, **options)
-
-
-# The loop makes the training itself, so what it notes is left here.
+# The loop makes the training itself, so what is noted of it is left here.
 MOMENTS: list[float] = []
 KEPT: list[tuple[Tensor, Tensor]] = []
+
+
+def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Before any module computes: note when our training begins a step, and keep the first batches."""
+    if isinstance(module, SegmentationTraining):
+        MOMENTS.append(time.perf_counter())
+        if len(KEPT) < BATCHES:
+            image, target, *_ = inputs
+            KEPT.append((image.clone(), target.clone()))
 
 
 def measure(task: dict) -> dict:
@@ -56,7 +51,8 @@ def measure(task: dict) -> dict:
         case "ours":
             # Standard output is the result's.
             sys.stdout = sys.stderr
-            fit(start_run(plan, Path(task["folder"]), 0), kind=Watched)
+            with register_module_forward_pre_hook(watch):
+                fit(start_run(plan, Path(task["folder"]), 0))
             sys.stdout = sys.__stdout__
             if not Path(task["batches"]).exists():
                 torch.save(KEPT, task["batches"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from conresnet.inference.devices import Backend
 from conresnet.networks.folding import fold_weight_standardization
 from conresnet.networks.loading import load_network
+from conresnet.networks.outputs import segment_probabilities
 from conresnet.package import ModelPackage
 
 _TENSOR_AXES = {"S": 2, "H": 3, "W": 4}
@@ -52,28 +53,23 @@ class SingleNetwork:
         """One window, see ``Predictor.predict``."""
         wanted = {"segmentation"} | (set(maps) - {"probability"})
         # A mirrored pass sees each slice's other neighbor, so that maps are those of the pass that is not mirrored.
-        output = self._forward(block, wanted)
-        probability = self._probability(output.pop("segmentation"))
+        output = self._forward(block[None], wanted)
+        probability = segment_probabilities(output.pop("segmentation").float(), self._exclusive)
         for axes in self._mirrorings:
-            mirrored = self._forward(block.flip([axis - 1 for axis in axes]), {"segmentation"})["segmentation"]
-            probability += self._probability(mirrored).flip([axis - 1 for axis in axes])
+            mirrored = self._forward(block[None].flip(axes), {"segmentation"})["segmentation"]
+            probability += segment_probabilities(mirrored.float(), self._exclusive).flip(axes)
         result = {"probability": probability.div_(1 + len(self._mirrorings)) if self._mirrorings else probability}
         for name, value in output.items():
             result[name] = value.float().sigmoid_() if name == "residual" else value.float()
-        return {name: value.cpu() for name, value in result.items()}
+        return {name: value[0].cpu() for name, value in result.items()}
 
     def trial(self, maps: Collection[str]) -> None:
         """Make all that ``predict`` makes, on a window as small as can be."""
         self.predict(torch.zeros(self._input_channels, 16, 16, 16), maps)
 
-    def _forward(self, block: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    def _forward(self, batch: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         with self._backend.computing():
-            output = self._network(self._backend.take(block[None]), wanted=wanted)
-        return {name: value[0] for name, value in output.items()}
-
-    def _probability(self, logits: Tensor) -> Tensor:
-        logits = logits.float()
-        return torch.softmax(logits, dim=0)[1:] if self._exclusive else torch.sigmoid(logits)
+            return self._network(self._backend.take(batch), wanted=wanted)
 
 
 def _subsets(axes: list[int]) -> list[tuple[int, ...]]:
