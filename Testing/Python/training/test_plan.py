@@ -66,11 +66,12 @@ def test_file_that_is_no_plan(plan_file, tmp_path):
         read_plan(plan_file)
 
 
-def test_shipped_recipe_is_a_plan(repository, tmp_path):
-    recipe = repository / "ConResTraining" / "conresnet_training" / "recipes" / "hippocampus.yaml"
+@pytest.mark.parametrize("name", ["hippocampus", "brain-tissue"])
+def test_shipped_recipe_is_a_plan(repository, tmp_path, name):
+    recipe = repository / "ConResTraining" / "conresnet_training" / "recipes" / f"{name}.yaml"
     plan = read_plan(recipe, tmp_path)
     assert plan.data == tmp_path
-    assert plan.description.name == "hippocampus"
+    assert plan.description.name == name
 
 
 def test_settings_replace_values_and_nothing_else(plan_file):
