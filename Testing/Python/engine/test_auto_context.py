@@ -96,6 +96,19 @@ def test_training_sees_the_maps_that_use_will_see():
     assert torch.equal(seen[0], seen[1])
 
 
+def test_the_inside_of_a_window_is_as_in_the_whole_volume():
+    """Where norms are by batch, and twice as far from its borders as for one round."""
+    network = make()
+    for stage in (0, 1):
+        # Norms that have seen data, so that evaluation is not all but the identity.
+        train_a_little(network, stage)
+    volume = torch.randn(1, 2, 8, 8, 480)
+    whole = network.eval()(volume)["segmentation"]
+    window = network(volume[..., 64:416])["segmentation"]
+    torch.testing.assert_close(window[..., 160:192], whole[..., 224:256], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(window[..., :8], whole[..., 64:72], rtol=1e-4, atol=1e-4)
+
+
 def test_it_gives_what_the_round_of_the_stage_gives_and_the_last_ones_unless_told():
     network, x = make().eval(), image()
     last = network(x)["segmentation"]

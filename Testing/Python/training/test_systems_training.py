@@ -4,11 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from conresnet.command_line import main as conresnet_main
 from conresnet.image_files import read_volume
 from conresnet.package import read_package
+from conresnet_training.network_with_losses import SegmentationTraining
+from conresnet_training.plan import read_plan
 from conresnet_training.progress import PROGRESS_FILE, read_progress
+from conresnet_training.system_catalogue import SYSTEMS
 from training.commands import run_command
 from training.data_folders import brats
 from training.tiny_plan import write_tiny_plan
@@ -16,13 +20,39 @@ from training.tiny_plan import write_tiny_plan
 WINDOWS = {"pyramid": "[32, 32, 32]"}
 
 
-def trained(data_set, folder, monkeypatch, system: str):
-    """The folder of a run of two steps a stage."""
+def planned(data_set, folder, system: str):
+    """A plan's file, of two steps a stage."""
     window = f"model.inference.window={WINDOWS.get(system, '[16, 16, 16]')}"
     settings = "training.steps=2", "training.steps_between_checkpoints=2", window
-    plan = write_tiny_plan(data_set, folder / "plan.yaml", *settings, system=system)
+    return write_tiny_plan(data_set, folder / "plan.yaml", *settings, system=system)
+
+
+def trained(data_set, folder, monkeypatch, system: str):
+    """The folder of a run."""
+    plan = planned(data_set, folder, system)
     assert run_command(monkeypatch, "train", plan, "--output", folder / "run") == 0
     return folder / "run"
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_losses_reach_every_parameter_of_the_stage_and_no_other(data_set, tmp_path, system):
+    plan = read_plan(planned(data_set, tmp_path, system))
+    torch.manual_seed(0)
+    training = SegmentationTraining(plan).train()
+    window = plan.description.inference.window
+    image = torch.randn(1, plan.description.channel_count, *window)
+    label = torch.randint(3, window)
+    target = torch.stack([label == 1, label == 2])[None].float()
+    reached = []
+    for stage in range(training.stages):
+        if training.stages > 1:
+            training.network.begin_stage(stage)
+        training(image, target)["loss"].backward()
+        reached.append({name for name, value in training.named_parameters() if value.grad is not None})
+        assert [name for name in reached[-1] if not training.get_parameter(name).grad.any()] == []
+        training.zero_grad()
+    assert set().union(*reached) == {name for name, _ in training.named_parameters()}
+    assert sum(map(len, reached)) == len(set().union(*reached))
 
 
 @pytest.mark.parametrize(
