@@ -1,0 +1,120 @@
+"""The model `brain-tissue` on a real whole head that it never saw, held against silver labels, stored in other ways."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from conresnet.grid import Volume
+from conresnet.image_files import read_volume
+from conresnet.model_list import find_model
+from conresnet.orientation import Reordering
+from conresnet.package import read_package
+from conresnet.roi import BoxROI
+from conresnet.segmentation import SegmentOptions, load_model, segment
+from engine.volumes import stored
+
+LABELS = {"CSF": 1, "Gray matter": 2, "White matter": 3}
+LEAST_DICE = {"CSF": 0.62, "Gray matter": 0.85, "White matter": 0.89}
+LEAST_DICE_STRIPPED = {"CSF": 0.55, "Gray matter": 0.85, "White matter": 0.89}
+# Between what is found in an image and in a finer one of the same head, which is smoother once at the model's spacing.
+LEAST_AGREEMENT = {"CSF": 0.68, "Gray matter": 0.86, "White matter": 0.90}
+
+
+@pytest.fixture(scope="module")
+def package():
+    return read_package(find_model("brain-tissue"))
+
+
+@pytest.fixture(scope="module")
+def model(package):
+    return load_model(package, "cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def head(head_image: Path) -> Volume:
+    return read_volume(head_image)
+
+
+@pytest.fixture(scope="module")
+def truth(head: Volume, head_label: Path) -> np.ndarray:
+    labels = read_volume(head_label)
+    assert labels.grid.matches(head.grid)
+    return labels.array
+
+
+@pytest.fixture(scope="module")
+def middle(head: Volume) -> SegmentOptions:
+    """A cube of 112 mm in the middle of the head, which one window holds, so that little is computed."""
+    return SegmentOptions(roi=BoxROI(head.grid.center, np.eye(3), np.full(3, 112.0)))
+
+
+@pytest.fixture(scope="module")
+def expected(model, head: Volume, middle: SegmentOptions) -> np.ndarray:
+    """What is found in that cube of the image as it is stored."""
+    result = segment(model, [head], middle)
+    assert result.report["windows"] == 1
+    return result.labels.array
+
+
+def dice(found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Dice of each tissue."""
+    pairs = {name: (found == label, truth == label) for name, label in LABELS.items()}
+    return {name: 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) for name, (ours, theirs) in pairs.items()}
+
+
+def too_low(found: dict[str, float], least: dict[str, float]) -> dict[str, float]:
+    """The tissues whose Dice is below what is asked for, so that a failure names them."""
+    return {name: value for name, value in found.items() if not value >= least[name]}
+
+
+def test_it_is_small_and_says_what_it_was_trained_on(package):
+    assert sum(file.stat().st_size for file in package.path.iterdir()) <= 20e6
+    description = package.description
+    assert description.license == "CC-BY-SA-3.0" and "IXI" in description.attribution
+    assert {segment.name: segment.label for segment in description.output.segments} == LABELS
+    for text in (description.training_data, description.limitations):
+        assert "silver" in text, "labels of a program are not an expert's"
+
+
+def test_a_whole_head_it_never_saw_is_segmented_without_a_region(package, model, head, head_image, truth):
+    found = dice(segment(model, [head]).labels.array, truth)
+    assert too_low(found, LEAST_DICE) == {}
+    stated = json.loads(package.read_file("metrics.json"))["dice_a_case"]
+    assert found == pytest.approx(stated[head_image.name.removesuffix(".nii.gz")], abs=0.01)
+
+
+def test_a_skull_stripped_head_is_segmented_too(model, head, truth):
+    """Where other programs have removed the skull, the image is 0 outside of the brain."""
+    brain = Volume(np.where(truth > 0, head.array, 0).astype(head.array.dtype), head.grid, "stripped")
+    found = segment(model, [brain]).labels.array
+    assert too_low(dice(found, truth), LEAST_DICE_STRIPPED) == {}
+    assert np.count_nonzero(found[truth == 0]) < 0.02 * np.count_nonzero(truth)
+
+
+@pytest.mark.parametrize(
+    "way", [Reordering((2, 0, 1), (True, False, False)), Reordering((1, 2, 0), (True, True, True))]
+)
+def test_another_orientation_of_the_same_head_gives_equal_labels(model, head, middle, expected, way):
+    found = segment(model, [stored(head, way)], middle).labels.array
+    assert set(np.unique(found)) == {0, 1, 2, 3}
+    assert np.array_equal(found, way.view(expected))
+
+
+def test_a_finer_image_of_the_same_head_agrees(model, head_image, tmp_path, middle, expected):
+    """At 1 mm, with every second voxel where one of the 2 mm is."""
+    image = sitk.ReadImage(str(head_image), sitk.sitkFloat32)
+    size, spacing = [2 * side - 1 for side in image.GetSize()], [side / 2 for side in image.GetSpacing()]
+    finer = sitk.Resample(
+        image, size, sitk.Transform(), sitk.sitkLinear, image.GetOrigin(), spacing, image.GetDirection()
+    )
+    path = tmp_path / "finer.nii.gz"
+    sitk.WriteImage(finer, str(path))
+    found = segment(model, [read_volume(path)], middle).labels.array[::2, ::2, ::2]
+    assert found.shape == expected.shape
+    agreed = dice(found, expected)
+    assert too_low(agreed, LEAST_AGREEMENT) == {}
