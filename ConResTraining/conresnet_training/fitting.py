@@ -119,19 +119,22 @@ def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: S
     trained = SegmentationTraining(plan)
     if training.start_from and checkpoint is None:
         begin_with(training.start_from, trained.network)
-    cases = _stages(plan, trained.stages, [prepared(case) for case in used], [prepared(case) for case in held_out])
+    cases = _stages(plan, trained, [prepared(case) for case in used], [prepared(case) for case in held_out])
     with reused_memory():
         loop = TrainingLoop(run, fabric, trained, cases, checkpoint, tell, stop)
         return loop.run_to(last)
 
 
 def _stages(
-    plan: Plan, stages: int, used: Sequence[TrainingCase], held_out: Sequence[TrainingCase]
+    plan: Plan, trained: SegmentationTraining, used: Sequence[TrainingCase], held_out: Sequence[TrainingCase]
 ) -> list[StageCases]:
     """The cases as each stage takes them."""
     training, description = plan.training, plan.description
     targets = [plan.targets[segment.name] for segment in description.output.segments]
-    sampling = Sampling(training.seed, training.foreground_share, training.balanced_segments, training.boundary)
+    answered = trained.answered(description.inference.window)
+    sampling = Sampling(
+        training.seed, training.foreground_share, training.balanced_segments, training.boundary, answered
+    )
     changes = SampleChanges(plan.augmentation, description.preparation.spacing)
 
     def cases(sampling: Sampling, margin: int | None = None) -> StageCases:
@@ -141,7 +144,7 @@ def _stages(
     if description.system.type == "coarse_to_fine":
         around_segments = replace(sampling, foreground_share=1.0)
         return [cases(sampling), cases(around_segments, description.system.arguments["margin"])]
-    return [cases(sampling)] * stages
+    return [cases(sampling)] * trained.stages
 
 
 def _prepare(

@@ -1,5 +1,7 @@
 """The plan's network with its losses, as the loop takes it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -51,6 +53,11 @@ class SegmentationTraining(nn.Module):
         boundary = boundary_loss(probabilities, central_part(distances, logits.shape[2:]))
         alpha = region_weight(progress)
         return {**losses, "loss": alpha * losses["loss"] + (1 - alpha) * boundary, "boundary_loss": boundary}
+
+    def answered(self, window: Sequence[int]) -> tuple[int, int, int]:
+        """The size (S, H, W) of the central part of a window that the losses are taken of."""
+        network = self.network
+        return network.answered(window) if hasattr(network, "answered") else tuple(window)
 
     def losses(self, outputs: dict, target: Tensor, progress: float = 0.0) -> dict[str, Tensor]:
         """The "loss" of the network's outputs and its parts, see ``losses.total_loss``."""

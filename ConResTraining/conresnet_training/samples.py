@@ -27,12 +27,15 @@ class Sampling:
         foreground_share: of the samples, those around a labelled voxel.
         balanced: draw one of the segments that the case has first, so that small ones come as often as large ones.
         distances: give the targets' signed distances too, see ``conresnet_training.boundary``.
+        answered: size (S, H, W) of the central part of a window that a network answers for, if not for all. That part
+            is what lies anywhere in a case, so that the case's borders are learned too.
     """
 
     seed: int = 0
     foreground_share: float = 0.5
     balanced: bool = False
     distances: bool = False
+    answered: tuple[int, int, int] | None = None
 
 
 class TrainingSamples(Dataset):
@@ -88,15 +91,15 @@ class TrainingSamples(Dataset):
         return math.ceil((number + 1) * share) > math.ceil(number * share)
 
     def _corner(self, case: TrainingCase, label: np.ndarray, random: np.random.Generator, around: bool) -> np.ndarray:
-        """Index (S, H, W) of the window's first voxel; negative where the case is smaller than the window."""
-        shape, window = np.array(label.shape), np.array(self.window)
+        """Index (S, H, W) of the window's first voxel; negative where the window begins before the case."""
+        shape, window = np.array(label.shape), np.array(self.sampling.answered or self.window)
         free = shape - window
         corner = random.integers(np.minimum(free, 0), np.maximum(free, 0) + 1)
         if around and len(labelled := self._centers(case, label, random)):
             center = np.array(np.unravel_index(int(labelled[random.integers(len(labelled))]), label.shape))
             low, high = np.maximum(center - window + 1, np.minimum(free, 0)), np.minimum(center, np.maximum(free, 0))
             corner = np.clip(corner, low, np.maximum(low, high))
-        return corner
+        return corner - (np.array(self.window) - window) // 2
 
     def _centers(self, case: TrainingCase, label: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Flat indices of the voxels around one of which the window lies."""

@@ -9,7 +9,8 @@ what is wanted and what it ``provides``:
 - "residuals", "residual", "attention", "features": what a context residual decoder has beside, see
   ``conresnet.networks.context_residual_decoder``.
 
-In training, logits may be smaller than x along an axis; then they cover its center.
+In training, logits may be smaller than x along an axis; then they cover its center, and ``answered(size)`` says how
+many voxels of an x of that size they cover.
 
 A network that is trained in more than one of ``stages`` has ``begin_stage(k)``.
 """

@@ -66,6 +66,11 @@ class Pyramid(nn.Module):
         """Every level's loss weighs the same (L_total of section 2.2)."""
         return (1.0,) * (len(self.levels) - 1)
 
+    def answered(self, size: Sequence[int]) -> tuple[int, int, int]:
+        """The size (S, H, W) of the central part of a window that the logits cover in training."""
+        scale = 2 ** (len(self.levels) - 1)
+        return tuple(-(-side // scale) for side in size)
+
     def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
         """Compute what is wanted.
 

@@ -51,7 +51,7 @@ def test_in_training_every_level_sees_as_many_voxels_as_the_first(levels):
     outputs = network(torch.randn(1, 1, side, side, side))
     assert [level.seen.shape[2:] for level in network.levels] == [(8, 8, 8)] * levels
     assert [level.seen.shape[1] for level in network.levels] == [1] + [2] * (levels - 1)
-    assert outputs["segmentation"].shape[2:] == (8, 8, 8)
+    assert outputs["segmentation"].shape[2:] == network.answered((side, side, side)) == (8, 8, 8)
 
 
 def test_otherwise_every_level_sees_the_whole_image():

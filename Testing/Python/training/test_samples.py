@@ -76,6 +76,25 @@ def test_window_is_cut_from_the_case_and_padded_with_zeros(shape):
         assert torch.equal(values[..., 1:] - values[..., :-1], torch.ones_like(values[..., 1:]))
 
 
+def test_the_part_that_is_answered_for_reaches_every_corner_of_the_case():
+    """Around it the window shows the case, and nothing beyond the case."""
+    shape, answered = (20, 30, 20), (4, 8, 4)
+    item = case("a", shape)
+    drawn = samples([item], answered=answered, foreground_share=0.5)
+    places = set()
+    for number in range(400):
+        image, target = drawn[number]
+        part = image[0, 2:6, 4:12, 2:6]
+        assert (part > 0).all()
+        if number % 2 == 0:
+            assert target[0, 2:6, 4:12, 2:6].any()
+        first = np.array(np.unravel_index(int(part[0, 0, 0]) - 1, shape))
+        before, after = np.minimum(first, (2, 4, 2)), np.minimum(np.array(shape) - first, (6, 12, 6))
+        assert int((image > 0).sum()) == np.prod(before + after)
+        places.update(zip(range(3), first.tolist(), strict=True))
+    assert {(0, 0), (0, 16), (1, 0), (1, 22), (2, 0), (2, 16)} <= places
+
+
 def test_every_second_window_holds_a_label():
     drawn = samples([case("a", (60, 60, 60))])
     assert all(drawn[number][1].any() for number in range(0, 40, 2))
