@@ -10,6 +10,8 @@ from conresnet.inference.painting import region_mask
 from . import SegmentationFingerprint
 
 MODEL_ATTRIBUTE = "ConResNet.Model"
+# In 3D; two of them, one in the other, still leave a third to be seen.
+OPACITY_AROUND_PARTS = 0.35
 _CATEGORY_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGION_CONTEXT = "Anatomic codes - DICOM master list"
 
@@ -100,6 +102,15 @@ def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, model
     segmentationNode.GetDisplayNode().SetVisibility3D(show3D)
     placeUnder(segmentationNode, volumeNode)
     SegmentationFingerprint.sign(segmentationNode)
+
+
+def letPartsShowThrough(segmentationNode, segments) -> None:
+    """Make those of a model's segments that include others translucent in 3D, where they would hide them."""
+    display = segmentationNode.GetDisplayNode()
+    segmentation = segmentationNode.GetSegmentation()
+    for entry in segments:
+        if entry.includes:
+            display.SetSegmentOpacity3D(segmentation.GetSegmentIdBySegmentName(entry.name), OPACITY_AROUND_PARTS)
 
 
 def placeUnder(node, volumeNode, folderName: str | None = None) -> None:

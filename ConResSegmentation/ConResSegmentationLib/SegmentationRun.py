@@ -166,6 +166,7 @@ class SegmentationRun(EngineObserver):
         isNew = node is not task.segmentationNode
         try:
             SegmentationInScene.fill(node, segments, volumeNode, modelName, task.show3D)
+            SegmentationInScene.letPartsShowThrough(node, description.output.segments)
             mapNodes = MapVolumes.put(maps, node, volumeNode)
         except Exception:
             if isNew:

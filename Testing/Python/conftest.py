@@ -62,6 +62,19 @@ def ct_label(data_folder: Path) -> Path:
     return data_folder / "CT_Abdomen_3mm" / "ct_organs.nii.gz"
 
 
+@pytest.fixture(scope="session")
+def tumor_images(data_folder: Path) -> list[Path]:
+    """T1, T1ce, T2 and FLAIR of a brain with a tumor at 4 mm, int16, named as in BraTS (until 2021)."""
+    folder = data_folder / "UPENN_GBM_4mm" / "pat2"
+    return [folder / f"pat2_{word}.nii.gz" for word in ("t1", "t1ce", "t2", "flair")]
+
+
+@pytest.fixture(scope="session")
+def tumor_label(data_folder: Path) -> Path:
+    """A label map of ``tumor_images`` by thresholds: 1 necrosis, 2 edema, 4 enhancing."""
+    return data_folder / "UPENN_GBM_4mm" / "pat2" / "pat2_seg.nii.gz"
+
+
 @pytest.fixture(autouse=True)
 def no_models_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Models that a developer has installed must not decide a test, nor a test install one for them."""

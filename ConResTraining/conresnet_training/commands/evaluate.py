@@ -60,9 +60,9 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
         click.echo(sentence)
     if evaluation.missing:
         click.echo(f"Not counted, since they have no label map: {listed(evaluation.missing)}.")
+    measured = f"{len(evaluation.cases)} case{'s' if len(evaluation.cases) != 1 else ''} of {evaluation.data}"
     click.echo(
-        f"Measured {len(evaluation.cases)} cases of {evaluation.data}: mean Dice {evaluation.mean('dice'):.3f}; see "
-        f"{output / PAGE_FILE}.",
+        f"Measured {measured}: mean Dice {evaluation.mean('dice'):.3f}; see {output / PAGE_FILE}.",
         err=True,
     )
 

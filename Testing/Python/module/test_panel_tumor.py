@@ -1,0 +1,69 @@
+"""A real brain with a tumor in the panel: four volumes find their channels, and overlapping regions become segments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import slicer
+
+from conresnet.command_line import main
+from conresnet.model_list import find_model, install_model
+from conresnet.package import parse_description, write_package
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.plan import with_settings
+from conresnet_training.planning import Choices, make_plan
+from engine.coarse_to_fine_cases import random_weights
+from module.panel_driver import PanelDriver
+from training.data_folders import brats
+
+# As their publisher names them, in no model's order.
+LOADED = {"pat2_FLAIR": 3, "pat2_T1": 0, "pat2_T2": 2, "pat2_T1GD": 1}
+REGIONS = {"Enhancing tumor": (4,), "Tumor core": (1, 4), "Whole tumor": (1, 2, 4)}
+
+
+@pytest.fixture
+def tumor_model(tmp_path: Path) -> str:
+    """A model as it is planned for BraTS, with random weights, installed."""
+    data_set = brats(tmp_path / "tumor")
+    plan = make_plan(read_data_set(data_set), data_set, choices=Choices(base_width=8))
+    plan = with_settings(plan, ["model.inference.window=[24, 32, 32]", "model.preparation.spacing=[4, 4, 4]"])
+    package = write_package(
+        parse_description(plan.model),
+        {"network.safetensors": safetensors.torch.save(random_weights(plan.model, 0))},
+        tmp_path / "package" / "tumor",
+    )
+    install_model(package.path)
+    return package.description.name
+
+
+def test_four_real_channels_in_any_order_become_overlapping_segments(
+    panel: PanelDriver, tumor_model: str, tumor_images: list[Path], tmp_path: Path
+) -> None:
+    loaded = {name: slicer.util.loadVolume(str(tumor_images[place]), {"name": name}) for name, place in LOADED.items()}
+    panel.widget.modelPanel.refresh()
+    panel.choose_model(tumor_model)
+    assert panel.widget.channels.nodes == [loaded[name] for name in sorted(LOADED, key=LOADED.get)]
+    node = panel.segment()
+    assert node is not None and panel.status.startswith("Done in"), panel.status
+
+    output = tmp_path / "out"
+    images = [str(tumor_images[place]) for place in (2, 0, 3, 1)]
+    command = ["segment", *images, "--model", str(find_model(tumor_model)), "--output", str(output), "--threads", "1"]
+    assert main([*command, "--device", "cpu"]) == 0
+    labels = slicer.util.loadLabelVolume(str(output / "segmentation.nii.gz"))
+    labels = slicer.util.arrayFromVolume(labels)
+    assert set(np.unique(labels)) == {0, 1, 2, 4}
+    volumes = json.loads((output / "report.json").read_text(encoding="utf-8"))["volumes_ml"]
+    content, display = node.GetSegmentation(), node.GetDisplayNode()
+    assert content.GetNumberOfSegments() == 3
+    for name, values in REGIONS.items():
+        segment_id = content.GetSegmentIdBySegmentName(name)
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment_id, loaded["pat2_T1"]) != 0
+        np.testing.assert_array_equal(mask, np.isin(labels, values), name)
+        assert f"{name} {volumes[name]:.2f} mL" in panel.status
+        # What lies in another segment is seen through it.
+        assert (display.GetSegmentOpacity3D(segment_id) < 1) == (len(values) > 1)
