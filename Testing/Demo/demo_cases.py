@@ -1,7 +1,8 @@
-"""Two real cases through the module's own logic, on real MRML with a real engine process.
+"""Real cases through the module's own logic, on real MRML with a real engine process.
 
 Of a crop around a hippocampus come the segmentation, the residual and attention maps, a surface a segment, a picture of
-the views and one of the module's panel; of a whole head, with a region drawn around a hippocampus, a picture.
+the views and one of the module's panel; of a whole head a picture with a region drawn around a hippocampus, and one of
+the tissues of its brain.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main(output: Path = OUTPUT) -> None:
         module = app.moduleManager().load(REPOSITORY / "ConResSegmentation" / "ConResSegmentation.py")
         segment_case(module, output)
         segment_head(module, output)
+        segment_brain(module, output)
         if slot_errors:
             raise RuntimeError("an exception in a slot or an observer, see above")
     finally:
@@ -88,6 +90,20 @@ def segment_head(module: object, output: Path) -> None:
     for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         node.SetFieldOfView(*(2.2 * max(HEAD_REGION_SIZE) * side for side in (1.33, 1.0)), 1)
     save_png(with_legend(four_views(1200, 900), outcome.segmentation, None), output / "whole_head.png")
+
+
+def segment_brain(module: object, output: Path) -> None:
+    """A whole head without a region; the gray matter is clear in 3D, so that what it encloses is seen."""
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadVolume(str(HEAD))
+    widget = module.widgetRepresentation().self()
+    choose_model(widget, "brain-tissue")
+    outcome = click_segment(widget)
+    widget.ui.mapSelector.setCurrentNode(None)
+    show(outcome.segmentation, None)
+    gray_matter = outcome.segmentation.GetSegmentation().GetSegmentIdBySegmentName("Gray matter")
+    outcome.segmentation.GetDisplayNode().SetSegmentOpacity3D(gray_matter, 0.3)
+    save_png(with_legend(four_views(1200, 900), outcome.segmentation, None), output / "brain_tissue.png")
 
 
 def choose_model(widget: object, name: str) -> None:

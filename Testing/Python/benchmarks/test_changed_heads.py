@@ -1,0 +1,25 @@
+"""The benchmark of changed heads: its imitations are what they say, and each is segmented."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+
+def test_changed_heads_lie_where_the_head_lay(benchmark, head_image, head_label):
+    module = benchmark("changed_heads")
+    head, truth = sitk.ReadImage(str(head_image), sitk.sitkFloat32), sitk.ReadImage(str(head_label), sitk.sitkUInt8)
+    found = {name: (changed, labels) for name, changed, labels in module.changes(head, truth)}
+    assert found["1 mm"][0].GetSpacing() == (1, 1, 1)
+    for name, (changed, labels) in found.items():
+        # Bright voxels of the brain are bright wherever they are sampled, but for what was cut off.
+        there = module.on_grid_of(labels, changed)
+        white = sitk.GetArrayFromImage(labels) == 3
+        gray = sitk.GetArrayFromImage(labels) == 2
+        assert np.median(there[white & (there > 0)]) > 1.1 * np.median(there[gray & (there > 0)]), name
+
+
+@pytest.mark.slow
+def test_every_changed_head_is_segmented(run_benchmark):
+    lines = run_benchmark("changed_heads.py").stdout.splitlines()
+    dice = {line.split("|")[1].strip(): [float(cell) for cell in line.split("|")[2:-1]] for line in lines[2:]}
+    assert len(dice) == 10 and all(min(values) > 0.5 for values in dice.values())
