@@ -1,4 +1,4 @@
-"""The liver in a real CT by coarse to fine: planned, trained, exported and segmented by commands, as a user gives them."""
+"""The liver in a real CT by coarse to fine: planned, trained, exported and segmented by commands, as users give them."""
 
 import json
 from pathlib import Path
