@@ -62,11 +62,6 @@ class Backend:
             return error.message
         return ""
 
-    @property
-    def isHere(self) -> bool:
-        """Whether it runs on this computer for sure; what a command does is its own affair."""
-        return self.place is not Place.command
-
     def launch(self, *arguments: str) -> EngineLaunch:
         """How a command of the backend is started.
 

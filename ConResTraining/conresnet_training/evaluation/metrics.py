@@ -70,8 +70,8 @@ def segment_figures(
         tolerance_mm: of surface Dice.
 
     Returns:
-        "dice", "surface_dice", "hd95" and "hd" (mm), "volume_difference_ml" (result less reference), and "volume_ml", the
-        reference's.
+        "dice", "surface_dice", "hd95" and "hd" (mm), "volume_difference_ml" (result less reference), and "volume_ml",
+        the reference's.
     """
     size_found, size_truth = np.count_nonzero(found), np.count_nonzero(truth)
     both = size_found + size_truth
