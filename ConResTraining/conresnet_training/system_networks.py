@@ -87,8 +87,12 @@ def unet(frame: Frame) -> Network:
 
 
 def pyramid(frame: Frame) -> Network:
-    """Two 3-D U-Nets, at a quarter and at half of the resolution."""
-    return _with_norm("pyramid", frame, levels=2, exclusive=frame.exclusive)
+    """Two 3-D U-Nets, at a quarter and at half of the resolution.
+
+    Normalized by batch however small, since their windows are larger in use than in training: group norm, which sees
+    the window, made a case that was learned by heart come back with a Dice of 0.94 instead of 1.
+    """
+    return _with_norm("pyramid", frame, levels=2, exclusive=frame.exclusive, norm="batch")
 
 
 def auto_context(frame: Frame, inner: Build, context: Sequence[str]) -> Network:
@@ -120,4 +124,4 @@ def all_arguments(network: Network) -> dict[str, Any]:
 
 def _with_norm(kind: str, frame: Frame, **arguments: Any) -> Network:
     common = {**frame.counts, "base_width": frame.base_width, "norm": frame.norm}
-    return {"type": kind, "arguments": {**common, **arguments}}
+    return {"type": kind, "arguments": common | arguments}

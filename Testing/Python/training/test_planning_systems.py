@@ -179,6 +179,8 @@ def test_window_is_no_larger_than_in_the_systems_paper(tmp_path, name, largest):
 
 def test_norm_is_of_groups_while_batches_are_small(plans):
     assert all_arguments(plans["unet"].model["system"]["networks"][0])["norm"] == "group"
+    # Group norm would see that a pyramid's windows are larger in use than in training.
+    assert all_arguments(plans["pyramid"].model["system"]["networks"][0])["norm"] == "batch"
     large = with_settings(plans["conresnet"], ["training.batch=16"])
     for name in ("voxresnet-auto-context", "resdsn", "pyramid"):
         assert all_arguments(change_system(large, name).model["system"]["networks"][0])["norm"] == "batch"
