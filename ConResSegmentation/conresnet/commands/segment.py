@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 import traceback
@@ -212,6 +213,8 @@ def _segment(model: LoadedModel, paths: Sequence[Path], options: SegmentOptions,
     from conresnet.result_folder import filling, write_images, write_report
     from conresnet.segmentation import segment as segment_case
 
+    # What the engine logs is said below, once, with the result; without a handler it would stand on the terminal too.
+    logging.getLogger("conresnet").addHandler(logging.NullHandler())
     with _shown_progress() as progress, filling(output) as folder:
         begun = time.monotonic()
         progress.report("reading", 0.0, None)
