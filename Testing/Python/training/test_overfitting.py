@@ -48,6 +48,8 @@ SETTINGS = (
     "augmentation.coarsening=1",
 )
 OTHERWISE = {
+    "conresnet-voxresnet": ("training.steps=350",),
+    "conresnet-resdsn": ("training.steps=350",),
     # Smaller windows than the case, so that its parts are put together; few of them, to save time.
     "coarse-to-fine": (
         "training.steps=400",
