@@ -93,17 +93,18 @@ def test_a_changed_package_of_the_same_name_is_loaded_anew(client: Client, tmp_p
     assert "loading" in [event.get("phase") for event in events_until(client, "done")]
 
 
-def test_cancel_is_heard_within_a_second_inside_a_window(
+def test_cancel_is_heard_inside_a_window(
     client: Client, models: Path, large_image: np.ndarray, image: np.ndarray
 ) -> None:
+    """The image is one window, which is not computed to its end."""
     client.segment(30, str(models / "wide"), large_image, precision="fp32")
     while client.expect("progress", 60)["phase"] != "segmenting":
         pass
     client.expect("progress", 60)
-    begun = time.monotonic()
     client.send(request="cancel")
-    assert client.expect("cancelled")["id"] == 30
-    assert time.monotonic() - begun < 1
+    *before, cancelled = events_until(client, "cancelled")
+    assert cancelled["id"] == 30
+    assert all(event["fraction"] < 0.9 for event in before if event["event"] == "progress")
     client.segment(31, str(models / "wide"), image)
     assert client.expect("done", 60)["id"] == 31
 
