@@ -36,6 +36,7 @@ def test_two_processes_make_the_steps_of_one(data_set, tmp_path, monkeypatch):
         "training.learning_rate=0.0005",
         "training.boundary=true",
         "training.weight_average=0.5",
+        "model.inference.window=[8, 8, 8]",
         "model.system.networks.0.arguments.dropout=0",
     )
     one, two = tmp_path / "one", tmp_path / "two"

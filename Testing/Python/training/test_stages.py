@@ -141,8 +141,9 @@ def test_fine_network_sees_what_lies_around_the_segments(data_set, tmp_path, mon
     seen = []
     monkeypatch.setattr(loop.TrainingLoop, "__init__", lambda self, *arguments: seen.extend(arguments[3]))
     monkeypatch.setattr(loop.TrainingLoop, "run_to", lambda self, last: loop.Outcome(0, 0, True))
-    settings = "training.foreground_share=0", "model.system.arguments.margin=2", "augmentation.scaling=0"
-    run = staged_run(data_set, tmp_path, "coarse-to-fine", *settings, "augmentation.rotation_degrees=0")
+    settings = "training.foreground_share=0", "model.system.arguments.margin=2", "model.inference.window=[8, 8, 8]"
+    unchanged = "augmentation.scaling=0", "augmentation.rotation_degrees=0"
+    run = staged_run(data_set, tmp_path, "coarse-to-fine", *settings, *unchanged)
     prepared = run.folder / "prepared"
     monkeypatch.setattr("conresnet_training.fitting.shutil.rmtree", lambda *_, **__: None)
     fit(run)
