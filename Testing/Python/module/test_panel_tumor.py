@@ -52,7 +52,7 @@ def test_four_real_channels_in_any_order_become_overlapping_segments(
 
     output = tmp_path / "out"
     images = [str(tumor_images[place]) for place in (2, 0, 3, 1)]
-    command = ["segment", *images, "--model", str(find_model(tumor_model)), "--output", str(output), "--threads", "1"]
+    command = ["segment", *images, "--model", str(find_model(tumor_model)), "--output", str(output)]
     assert main([*command, "--device", "cpu"]) == 0
     labels = slicer.util.loadLabelVolume(str(output / "segmentation.nii.gz"))
     labels = slicer.util.arrayFromVolume(labels)
