@@ -51,11 +51,13 @@ class Budget:
         widths: base widths to choose from, the preferred first. The paper's is 32. A processor has the memory for it
             and not the time, so 16 is tried first there.
         source: where the figure comes from, for people.
+        workers: processes that make samples. On a processor they would compete with the network for its cores.
     """
 
     bytes: int
     widths: tuple[int, ...]
     source: str
+    workers: int = 1
 
     @classmethod
     def given(cls, gigabytes: float) -> "Budget":
@@ -69,7 +71,8 @@ class Budget:
             free = torch.cuda.mem_get_info()[0]
             return cls(free, (32, 16, 8), f"{free / 2**30:.1f} GB free on {torch.cuda.get_device_name()}")
         free = _free_memory()
-        return cls(free, (16, 8), f"{free / 2**30:.1f} GB free on this computer, which has no GPU for torch")
+        source = f"{free / 2**30:.1f} GB free on this computer, which has no GPU for torch"
+        return cls(free, (16, 8), source, workers=0)
 
 
 @dataclass(frozen=True)

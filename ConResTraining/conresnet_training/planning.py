@@ -86,6 +86,7 @@ def plan_with_reasons(
         steps=steps,
         batch=fit.batch,
         folds=min(Training().folds, len(data_set.cases)),
+        workers=budget.workers,
         steps_between_checkpoints=max(Training().steps_between_checkpoints, steps // VALIDATIONS),
     )
     plan = Plan(data=folder.resolve(), targets=targets, training=training, model=model)

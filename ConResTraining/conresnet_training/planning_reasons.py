@@ -58,6 +58,7 @@ def reasons(made: Planned) -> list[Reason]:
         *_inputs(made),
         Reason("window", f"{_product(model['inference']['window'])} voxels", _why_window(made)),
         Reason("batch", str(training.batch), "samples a step"),
+        Reason("workers", str(training.workers), "processes that make samples beside the training"),
         Reason(
             "base width",
             str(made.fit.width),

@@ -4,6 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from conresnet.channel_matching import sort_by_channel
@@ -249,3 +250,11 @@ def test_edited_plan_is_kept_unless_its_loss_is_asked_for(tmp_path, monkeypatch,
     monkeypatch.setattr("sys.argv", ["x", "plan", str(folder), "--output", str(output), "--overwrite"])
     assert main() == 0
     assert "training:" in output.read_text(encoding="utf-8")
+
+
+def test_samples_are_made_beside_a_gpu_and_not_beside_a_processor(tmp_path):
+    """Where the network trains on the cores, a process more would take them from it."""
+    folder = decathlon(tmp_path / "set")
+    assert planned(folder, Budget.given(8)).training.workers == 1
+    here = Budget.here()
+    assert planned(folder, here).training.workers == here.workers == (1 if torch.cuda.is_available() else 0)
