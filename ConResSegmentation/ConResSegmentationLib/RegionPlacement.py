@@ -22,7 +22,9 @@ def fieldOfView(description, volumeNode) -> np.ndarray:
 
 
 def isAdvised(description, volumeNode) -> bool:
-    """Whether the image is so much larger than what the model looks at that a region helps."""
+    """Whether the image is so much larger than the crops that the model is meant for that a region helps."""
+    if description.preparation.roi == "limit":
+        return False
     return float(np.prod(_extent(volumeNode))) > _MUCH_LARGER * float(np.prod(fieldOfView(description, volumeNode)))
 
 

@@ -74,7 +74,7 @@ _BRATS = {
     "limitations": "Not a medical device. Imported from a checkpoint; its figures were not measured here.",
     "inputs": CHANNELS,
     # The array (i, j, k) of a BraTS file, whose axes run left, posterior, superior, taken as S = k, H = i, W = j.
-    "preparation": {"orientation": "SLP", "spacing": None, "foreground": "not_background"},
+    "preparation": {"orientation": "SLP", "spacing": None, "foreground": "not_background", "roi": "limit"},
     "inference": {"window": [80, 160, 160], "mirror_axes": [], **TILINGS["authors"]},
     "output": {
         "kind": "regions",

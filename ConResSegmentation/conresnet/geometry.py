@@ -26,11 +26,9 @@ class ModelSpace:
     Args:
         reference: the grid of the case's first channel, on which results are wanted.
         orientation: three letters in array order, see ``conresnet.orientation``.
-        grid: the grid of the model's arrays (S, H, W), cut to the ROI.
+        grid: the grid of the model's arrays (S, H, W), cut to the ROI or to what is around it.
         exact: whether the model's voxels are the reference's own, merely reordered and cut.
         roi: the box the result is wanted in, or None.
-        roi_mask: (S, H, W) bool, voxels inside a rotated ROI; None where the cut says it all, and where ``exact`` is
-            false, since ``from_model`` then limits the result to the box itself.
         reorder: brings an array on ``reference`` into the model's axis order.
         index_map: (4, 4) index in the model's array to index in the reordered reference.
     """
@@ -40,7 +38,6 @@ class ModelSpace:
     grid: Grid
     exact: bool
     roi: BoxROI | None
-    roi_mask: np.ndarray | None
     reorder: Reordering
     index_map: np.ndarray
 
@@ -52,6 +49,7 @@ class ModelSpace:
         spacing: Sequence[float] | None = None,
         roi: BoxROI | None = None,
         name: str = "the image",
+        window: Sequence[int] | None = None,
     ) -> ModelSpace:
         """Plan the way from ``reference`` to a model and back.
 
@@ -65,6 +63,8 @@ class ModelSpace:
             spacing: (S, H, W) mm, or None for the image's own.
             roi: limits the model's array to the box's bounding box.
             name: what messages call the image.
+            window: (S, H, W) voxels that the model sees at a time, if it is to see what is around the ROI: the array is
+                then no smaller than a window where the image is not.
 
         Raises:
             UserError: "bad-orientation", "bad-spacing", "roi-outside", "roi-too-small" or "image-too-large".
@@ -73,9 +73,8 @@ class ModelSpace:
         source = reorder.grid(reference)
         index_map, shape = _plan(source, axis_directions(orientation), spacing)
         exact = bool(np.array_equal(index_map, np.eye(4)))
-        roi_mask = None
         if roi is not None:
-            start, shape = _cut_to(roi, source, index_map, shape, exact, name)
+            start, shape = _cut_to(roi, source, index_map, shape, exact, window, name)
             index_map = index_map @ translation(start)
         grid = Grid(shape, (source.array_affine @ index_map)[:, [2, 1, 0, 3]])
         if np.prod(shape, dtype=float) > _MOST_VOXELS:
@@ -87,12 +86,14 @@ class ModelSpace:
                 name=name,
                 size=size,
             )
-        if roi is not None and not _along_axes(roi, grid):
-            mask = roi.contains(grid.array_affine, shape)
-            if not mask.any():
-                raise _too_small(roi, name)
-            roi_mask = mask if exact else None
-        return cls(reference, orientation, grid, exact, roi, roi_mask, reorder, index_map)
+        if roi is not None and not roi.contains(grid.array_affine, shape).any():
+            raise _too_small(roi, name)
+        return cls(reference, orientation, grid, exact, roi, reorder, index_map)
+
+    def part_of(self, whole: ModelSpace) -> tuple[slice, slice, slice]:
+        """Where this space's array lies in that of the same image's space without an ROI."""
+        start = np.rint((np.linalg.inv(whole.index_map) @ self.index_map)[:3, 3]).astype(int)
+        return tuple(slice(int(a), int(a) + size) for a, size in zip(start, self.grid.shape, strict=True))
 
     def to_model(self, volume: Volume, fill: float = 0.0) -> np.ndarray:
         """A channel on the model's grid.
@@ -229,9 +230,18 @@ def _bounding_indices(corners: np.ndarray, grid: Grid, outward: bool) -> tuple[n
 
 
 def _cut_to(
-    roi: BoxROI, source: Grid, index_map: np.ndarray, shape: tuple[int, ...], exact: bool, name: str
+    roi: BoxROI,
+    source: Grid,
+    index_map: np.ndarray,
+    shape: tuple[int, ...],
+    exact: bool,
+    window: Sequence[int] | None,
+    name: str,
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Start and shape of the model voxels in the ROI's bounding box; those that cover it where they are resampled."""
+    """Start and shape of the model voxels in the ROI's bounding box; those that cover it where they are resampled.
+
+    With a ``window`` also those around it, see ``ModelSpace.fit``.
+    """
     grid = Grid(shape, (source.array_affine @ index_map)[:, [2, 1, 0, 3]])
     inner_low, inner_high = _bounding_indices(roi.corners(), grid, outward=False)
     if (inner_low > np.array(shape) - 1).any() or (inner_high < 0).any():
@@ -245,13 +255,18 @@ def _cut_to(
         raise _too_small(roi, name)
     low, high = (inner_low, inner_high) if exact else _bounding_indices(roi.corners(), grid, outward=True)
     low, high = np.maximum(low, 0), np.minimum(high, np.array(shape) - 1)
+    if window is not None:
+        low, high = _filling_a_window(low, high, np.array(shape), np.minimum(window, shape))
     return low, tuple(int(size) for size in high - low + 1)
 
 
-def _along_axes(roi: BoxROI, grid: Grid) -> bool:
-    """Whether the box's faces are parallel to the grid's, so that cutting the grid says all there is to say."""
-    cosines = np.abs(roi.axes.T @ grid.direction)
-    return bool(np.allclose(np.sort(cosines, axis=0), [[0] * 3, [0] * 3, [1] * 3], atol=1e-4))
+def _filling_a_window(
+    low: np.ndarray, high: np.ndarray, shape: np.ndarray, window: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last voxel of a box as large as the window at least, around the given one and inside the image."""
+    lacking = np.maximum(window - (high - low + 1), 0)
+    low = np.minimum(np.maximum(low - lacking // 2, 0), shape - np.maximum(window, high - low + 1))
+    return low, np.maximum(high, low + window - 1)
 
 
 def _too_small(roi: BoxROI, name: str) -> UserError:

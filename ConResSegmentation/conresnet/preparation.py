@@ -14,7 +14,7 @@ from conresnet.grid import Volume
 from conresnet.image_checks import check_channel_count, check_volume
 from conresnet.intensity import split_steps
 from conresnet.intensity.filters import filtered
-from conresnet.intensity.fitting import apply, measure
+from conresnet.intensity.fitting import apply, measure, of_slices
 from conresnet.package.description import ModelDescription
 from conresnet.roi import BoxROI
 
@@ -42,7 +42,7 @@ class PreparedCase:
     4 bytes a voxel; without filters there is no float copy of a volume.
 
     Args:
-        space: the way to the model and back; cut to the ROI.
+        space: the way to the model and back; cut to the ROI, or to what the model sees around it.
         images: (S, H, W) each, one an input of the model, of the stored type where not resampled.
         backgrounds: each image's background value.
         foreground: see ``conresnet.foreground.foreground_mask``.
@@ -96,8 +96,10 @@ def prepare(
 ) -> PreparedCase:
     """Bring a case to a model.
 
-    Background and intensity are measured on the model's array, cut to the ROI, and filters see no more of the image
-    than that, so that a crop gives the same whether it was cut out before or is cut out by a ROI.
+    A model of crops sees nothing but the ROI: background and intensity are measured in it, and filters see no more, so
+    that a crop gives the same whether it was cut out before or is cut out by an ROI. For a model of whole scans all
+    that is done on the whole image, and the array holds what is around the ROI too, so that an ROI limits what is
+    segmented without changing what the network sees there. See ``conresnet.package.description.Preparation``.
 
     Args:
         volumes: one an input of the model, in its order; the first one's grid is that of the results.
@@ -108,47 +110,65 @@ def prepare(
         UserError: "wrong-channel-count", "roi-empty", "channels-apart", and those of ``check_volume`` and
             ``ModelSpace.fit``.
     """
-    inputs, how = description.inputs, description.preparation.foreground
-    check_channel_count([volume.name for volume in volumes], [item.name for item in inputs])
+    check_channel_count([volume.name for volume in volumes], [item.name for item in description.inputs])
     for volume in volumes:
         check_volume(volume)
         check()
-    orientation, spacing = description.preparation.orientation, description.preparation.spacing
-    space = ModelSpace.fit(volumes[0].grid, orientation, spacing, roi, volumes[0].name)
-    inside = _inside(space)
+    how, first = description.preparation, volumes[0]
+    is_limited = roi is not None and how.roi == "limit"
+    window = description.inference.window if is_limited else None
+    space = ModelSpace.fit(first.grid, how.orientation, how.spacing, roi, first.name, window)
+    seen = ModelSpace.fit(first.grid, how.orientation, how.spacing, name=first.name) if is_limited else space
+    part, inside = space.part_of(seen), _inside(space)
     images, backgrounds, channels = [], [], []
-    for index, (volume, item) in enumerate(zip(volumes, inputs, strict=True)):
-        array = space.to_model(volume, background_value(volume.array))
+    for index, (volume, item) in enumerate(zip(volumes, description.inputs, strict=True)):
+        whole = seen.to_model(volume, background_value(volume.array))
         check()
-        if roi is not None and array.min() == array.max():
-            raise UserError(
-                "roi-empty",
-                f"{volume.name} is empty inside the ROI ({roi}): all voxels there are {array.flat[0]:g}; move the ROI.",
-                name=volume.name,
-                roi=str(roi),
-                value=float(array.flat[0]),
-            )
-        background = background_value(array)
-        mask = None if how == "all" else foreground_mask(array, how, background)
-        measured = _both(inside, space.covered(volume.grid))
-        if measured is not None and not measured.any():
-            raise UserError(
-                "channels-apart",
-                f"{volume.name} shows nothing of the place in {volumes[0].name} that is to be segmented; choose images "
-                "of one examination, register them, or move the ROI.",
-                name=volume.name,
-                first=volumes[0].name,
-            )
-        images.append(array)
+        _check_place(volume, whole[part], space, inside, first.name)
+        background = background_value(whole)
+        mask = None if how.foreground == "all" else foreground_mask(whole, how.foreground, background)
+        measured = _both(None if is_limited else inside, seen.covered(volume.grid))
+        images.append(_kept(whole, part))
         backgrounds.append(background)
         for steps in item.channels:
             filters, others = split_steps(steps)
-            values = array
+            values, cut = whole, images[-1]
             if filters:
-                values = filtered(filters, array, space.grid.spacing[::-1], _both(mask, measured), check)
-            channels.append(PreparedChannel(index, values, measure(others, values, mask, measured)))
+                values = filtered(filters, whole, space.grid.spacing[::-1], _both(mask, measured), check)
+                cut = _kept(values, part)
+            fitted = measure(others, values, mask, measured)
+            channels.append(PreparedChannel(index, cut, of_slices(fitted, part[0])))
             check()
-    return PreparedCase(space, tuple(images), tuple(backgrounds), how, tuple(channels), inside)
+    return PreparedCase(space, tuple(images), tuple(backgrounds), how.foreground, tuple(channels), inside)
+
+
+def _check_place(volume: Volume, array: np.ndarray, space: ModelSpace, inside: np.ndarray | None, first: str) -> None:
+    """Refuse an image that shows nothing where it is to be segmented; ``array`` is that part of it."""
+    covered = _both(inside, space.covered(volume.grid))
+    if covered is not None and not covered.any():
+        raise UserError(
+            "channels-apart",
+            f"{volume.name} shows nothing of the place in {first} that is to be segmented; choose images of one "
+            "examination, register them, or move the ROI.",
+            name=volume.name,
+            first=first,
+        )
+    there = array if inside is None else array[inside]
+    if space.roi is not None and there.min() == there.max():
+        raise UserError(
+            "roi-empty",
+            f"{volume.name} is empty inside the ROI ({space.roi}): all voxels there are {there.flat[0]:g}; move the "
+            "ROI.",
+            name=volume.name,
+            roi=str(space.roi),
+            value=float(there.flat[0]),
+        )
+
+
+def _kept(array: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
+    """A part of an array; by itself where the array is ours alone, so that the rest of it is freed."""
+    cut = array[part]
+    return cut.copy() if cut.size < array.size and array.base is None else cut
 
 
 def _inside(space: ModelSpace) -> np.ndarray | None:

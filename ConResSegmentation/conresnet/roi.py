@@ -118,12 +118,13 @@ class BoxROI:
         inside = np.ones(tuple(shape), dtype=bool)
         steps = self.axes.T @ affine[:3, :3]
         start = self.axes.T @ (affine[:3, 3] - self.center)
-        for own_axis in range(3):
-            distance = start[own_axis]
-            for axis, size in enumerate(shape):
-                along = np.arange(size) * steps[own_axis, axis]
-                distance = distance + along.reshape([-1 if other == axis else 1 for other in range(3)])
-            inside &= np.abs(distance) <= self.size[own_axis] / 2 + tolerance
+        # Slice by slice, so that no distances of a whole volume are kept.
+        for index, plane in enumerate(inside):
+            for own_axis in range(3):
+                rows = np.arange(shape[1])[:, None] * steps[own_axis, 1]
+                columns = np.arange(shape[2]) * steps[own_axis, 2]
+                distance = start[own_axis] + index * steps[own_axis, 0] + rows + columns
+                plane &= np.abs(distance) <= self.size[own_axis] / 2 + tolerance
         return inside
 
     def to_dict(self) -> dict:

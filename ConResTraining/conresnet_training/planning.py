@@ -21,6 +21,8 @@ COLORS = ([111, 184, 210], [216, 101, 79], [128, 174, 128], [241, 214, 145], [17
 # The shipped hippocampus model saw each case that it was trained on 56 times; this is somewhat more. The least is for
 # few cases, which augmentation makes more of; the most bounds the time.
 STEPS_A_CASE, FEWEST_STEPS, MOST_STEPS = 30, 2000, 30_000
+# Millimeters; a scan of any region of an adult's body has a side that is longer.
+SHORTEST_SCAN = 100
 # A run validates so often, unless that were more often than by default.
 VALIDATIONS = 24
 # Networks normalize in groups of channels.
@@ -99,6 +101,11 @@ def planned_window(found: Survey, largest: tuple[int, int, int]) -> tuple[int, i
     return tuple(min(side, most) for side, most in zip(sides, largest, strict=True))
 
 
+def is_of_crops(found: Survey) -> bool:
+    """Whether the images are cut to a structure: no side of the median case is as long as a scan's."""
+    return max(size * mm for size, mm in zip(found.size, found.spacing, strict=True)) < SHORTEST_SCAN
+
+
 def _check(data_set: DataSet, folder: Path, choices: Choices, entry: Catalogued) -> None:
     """Refuse what can be known to be wrong before the images are looked at."""
     if len(data_set.cases) < 2:
@@ -174,6 +181,7 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
             "orientation": found.orientation,
             "spacing": [round(mm, 4) for mm in found.spacing],
             "foreground": "not_background",
+            "roi": "cut" if is_of_crops(found) else "limit",
         },
         "inference": {
             "window": list(window),

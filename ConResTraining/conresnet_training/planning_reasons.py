@@ -55,6 +55,7 @@ def reasons(made: Planned) -> list[Reason]:
         Reason("system", made.entry.title, made.entry.sentence),
         Reason("spacing", f"{_product(model['preparation']['spacing'])} mm", _why_spacing(made)),
         Reason("orientation", found.orientation, across),
+        _roi(made),
         *_inputs(made),
         Reason("window", f"{_product(model['inference']['window'])} voxels", _why_window(made)),
         Reason("batch", str(training.batch), "samples a step"),
@@ -76,6 +77,14 @@ def _why_spacing(made: Planned) -> str:
     if made.entry.prepare is half_resolution:
         median = f"twice {median} ({_product(made.found.spacing)} mm): the levels work at 1/4 and 1/2"
     return f"{median}; slices are thick, and their plane keeps its resolution" if made.found.is_thick else median
+
+
+def _roi(made: Planned) -> Reason:
+    longest = max(size * mm for size, mm in zip(made.found.size, made.found.spacing, strict=True))
+    sides = f"the median case's longest side is {longest:.0f} mm"
+    if made.plan.model["preparation"]["roi"] == "cut":
+        return Reason("ROI", "cut", f"{sides}, as in crops: the model is to see no more than such a crop")
+    return Reason("ROI", "limit", f"{sides}, as in scans: the model is to see what is around an ROI")
 
 
 def _inputs(made: Planned) -> Iterator[Reason]:

@@ -222,6 +222,8 @@ def change_system(plan: Plan, name: str) -> Plan:
     axis = arguments.get("residual_axis", "S")
     model["system"] = entry.system(Frame.of(model, arguments.get("base_width", 32), axis, plan.training.batch))
     model["format_version"] = FORMAT_VERSION
+    # What an ROI meant before plans said it.
+    model["preparation"].setdefault("roi", "cut")
     return type(plan).model_validate({**plan.model_dump(mode="json"), "model": model})
 
 

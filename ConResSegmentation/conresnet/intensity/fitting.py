@@ -62,6 +62,12 @@ def measure(
     return fitted
 
 
+def of_slices(fitted: Sequence[Mapping], slices: slice) -> list[dict]:
+    """What ``measure`` fixed for a channel, for the part of it that begins and ends with these slices."""
+    tables = ("means", "stds")
+    return [{key: value[slices] if key in tables else value for key, value in step.items()} for step in fitted]
+
+
 def apply(
     fitted: Sequence[Mapping], block: np.ndarray, foreground: np.ndarray | None = None, first_slice: int = 0
 ) -> np.ndarray:

@@ -17,7 +17,7 @@ averaged as in its paper, whatever "tiling", "overlap" and "blending" say; see `
 
     {
       "format": "conresnet-model",
-      "format_version": 2,                      version 1, which lacked fields, is read too
+      "format_version": 3,                      versions 1 and 2, which lacked fields, are read too
       "name": "hippocampus",                    letters, digits, ".", "_", "-"; the folder's name once installed
       "title": "Hippocampus",
       "version": "1.0.0",
@@ -51,7 +51,8 @@ averaged as in its paper, whatever "tiling", "overlap" and "blending" say; see `
       "preparation": {
         "orientation": "SAR",                   the directions in which S, H and W increase
         "spacing": [1, 1, 1],                   * mm along S, H, W; null: the image's own
-        "foreground": "not_background"          or "all"
+        "foreground": "not_background",         or "all"
+        "roi": "cut"                            sees nothing but the ROI; "limit": only the result ends there
       },
       "system": {
         "type": "single",                       how the networks make a segmentation, see above

@@ -12,11 +12,12 @@ from conresnet.package.terminology import Terminology
 
 FORMAT = "conresnet-model"
 # Version 2 added the copies of an input, regions that hold others, and systems and intensity steps that version 1 did
-# not know.
-FORMAT_VERSION = 2
+# not know; version 3 what an ROI means to a model.
+FORMAT_VERSION = 3
 DESCRIPTION_FILE = "model.json"
 WEIGHTS_SUFFIX = ".safetensors"
 AXES = ("S", "H", "W")
+ROI_USES = ("limit", "cut")
 
 # The plane of slices that follow one another in a direction.
 PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}
@@ -44,11 +45,17 @@ class Input:
 
 @dataclass(frozen=True)
 class Preparation:
-    """The model's space: direction of increasing index along (S, H, W), voxel size in mm (None: the image's own)."""
+    """The model's space: direction of increasing index along (S, H, W), voxel size in mm (None: the image's own).
+
+    ``roi`` is what an ROI does. "cut": nothing else is seen of the image, as for a model that learned from crops around
+    its structure. "limit": intensity is measured on the whole image and the network sees what is around the ROI, as for
+    a model that learned from whole scans; only the result ends there.
+    """
 
     orientation: str
     spacing: tuple[float, float, float] | None
     foreground: str
+    roi: str
 
 
 @dataclass(frozen=True)

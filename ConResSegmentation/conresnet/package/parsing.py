@@ -18,6 +18,7 @@ from conresnet.package.description import (
     FORMAT,
     FORMAT_VERSION,
     PLANES,
+    ROI_USES,
     WEIGHTS_SUFFIX,
     Inference,
     Input,
@@ -76,7 +77,7 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
         intended_use=fields.text("intended_use", ""),
         limitations=fields.text("limitations", ""),
         inputs=fields.children("inputs", lambda item: _parse_input(item, version), most=64),
-        preparation=_parse_preparation(fields.child("preparation")),
+        preparation=_parse_preparation(fields.child("preparation"), version),
         system=_parse_system(fields.child("system")),
         inference=_parse_inference(fields.child("inference")),
         output=_parse_output(fields.child("output"), version),
@@ -125,7 +126,7 @@ def _parse_input(fields: Fields, version: int) -> Input:
     return item
 
 
-def _parse_preparation(fields: Fields) -> Preparation:
+def _parse_preparation(fields: Fields, version: int) -> Preparation:
     orientation = fields.text("orientation")
     if sorted(PLANES.get(letter, "?") for letter in orientation) != ["axial", "coronal", "sagittal"]:
         fields.refuse("orientation", f'must name three axes as in "SAR", but is "{orientation[:40]}"')
@@ -134,6 +135,7 @@ def _parse_preparation(fields: Fields) -> Preparation:
         orientation=orientation,
         spacing=fields.numbers("spacing", 3, 0.01, 100) if has_spacing else None,
         foreground=fields.choice("foreground", ("not_background", "all")),
+        roi=fields.choice("roi", ROI_USES) if version >= 3 else "cut",
     )
     fields.finish()
     return preparation

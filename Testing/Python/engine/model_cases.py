@@ -70,7 +70,7 @@ def description(
         arguments = {"residual_outputs": segments, "base_width": 8, **arguments}
     return {
         "format": "conresnet-model",
-        "format_version": 2,
+        "format_version": 3,
         "name": "test",
         "title": "A model for tests",
         "version": "1.0.0",
@@ -79,7 +79,13 @@ def description(
             {"name": f"T{n + 1}", "modality": "MR", "intensity": list(intensity), "copies": list(copies)}
             for n in range(channels)
         ],
-        "preparation": {"orientation": "SAR", "spacing": None, "foreground": "all", **(preparation or {})},
+        "preparation": {
+            "orientation": "SAR",
+            "spacing": None,
+            "foreground": "all",
+            "roi": "cut",
+            **(preparation or {}),
+        },
         "system": {
             "type": "single",
             "networks": [{"type": network, "arguments": arguments, "weights": WEIGHTS}],

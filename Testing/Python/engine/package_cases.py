@@ -26,13 +26,13 @@ def document(**changes: Any) -> dict[str, Any]:
     """A whole and right `model.json` without its files, top-level fields changed as named."""
     whole = {
         "format": "conresnet-model",
-        "format_version": 2,
+        "format_version": 3,
         "name": "organ",
         "title": "An organ",
         "version": "1.2.0",
         "license": "CC-BY-4.0",
         "inputs": [{"name": "CT", "modality": "CT", "intensity": [{"step": "clip", "low": -100, "high": 240}]}],
-        "preparation": {"orientation": "SAR", "spacing": [2, 1, 1], "foreground": "all"},
+        "preparation": {"orientation": "SAR", "spacing": [2, 1, 1], "foreground": "all", "roi": "cut"},
         "system": {
             "type": "single",
             "networks": [{"type": "conresnet", "arguments": {"input_channels": 1, "outputs": 3}, "weights": WEIGHTS}],
@@ -56,6 +56,12 @@ def document(**changes: Any) -> dict[str, Any]:
         },
     }
     return {**copy.deepcopy(whole), **changes}
+
+
+def older(whole: dict[str, Any], version: int) -> dict[str, Any]:
+    """A document as it was before version 3 of the format, which said what an ROI means."""
+    preparation = {key: value for key, value in whole["preparation"].items() if key != "roi"}
+    return {**whole, "format_version": version, "preparation": preparation}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

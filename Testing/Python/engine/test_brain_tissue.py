@@ -88,6 +88,15 @@ def test_a_whole_head_it_never_saw_is_segmented_without_a_region(package, model,
     assert found == pytest.approx(stated[head_image.name.removesuffix(".nii.gz")], abs=0.01)
 
 
+def test_a_small_region_is_segmented_as_well_as_the_whole_head(model, head, truth):
+    """Its intensity is measured on the whole head, not on the little that lies in the region."""
+    region = BoxROI(head.grid.center + [0, -45, 15], np.eye(3), np.full(3, 50.0))
+    inside = region.contains(head.grid.array_affine, head.grid.shape)
+    found = segment(model, [head], SegmentOptions(roi=region)).labels.array
+    assert not found[~inside].any()
+    assert too_low(dice(found[inside], truth[inside]), LEAST_DICE) == {}
+
+
 def test_a_skull_stripped_head_is_segmented_too(model, head, truth):
     """Where other programs have removed the skull, the image is 0 outside of the brain."""
     brain = Volume(np.where(truth > 0, head.array, 0).astype(head.array.dtype), head.grid, "stripped")

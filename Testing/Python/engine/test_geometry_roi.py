@@ -8,7 +8,10 @@ import pytest
 from conresnet.errors import UserError
 from conresnet.geometry import ModelSpace
 from conresnet.grid import Volume
+from conresnet.package import parse_description
+from conresnet.preparation import prepare
 from conresnet.roi import BoxROI
+from engine.model_cases import description
 from engine.volumes import anatomy, grid, model_array, random_volume, rotation
 
 
@@ -16,7 +19,6 @@ def test_a_roi_cuts_the_voxels_whose_centers_it_holds():
     volume = random_volume(grid((10, 10, 10), origin=(0, 0, 0)))
     space, array = model_array(volume, roi=BoxROI.from_bounds([2, 5, 6.5, 3.5, -9, 1.4]))
     assert np.array_equal(array, volume.array[0:2, 4:7, 2:6])
-    assert space.roi_mask is None
     output = np.zeros_like(volume.array)
     space.output_view(output)[...] = 1
     assert output.sum() == array.size
@@ -50,10 +52,13 @@ def test_a_rotated_roi_has_a_mask_within_its_bounding_box():
     roi = BoxROI(np.array([10, 10, 10]), rotation(45), np.array([8, 8, 6]))
     space, array = model_array(volume, roi=roi)
     assert array.shape == (7, 11, 11)
-    assert space.roi_mask.shape == array.shape
-    assert 0.4 < space.roi_mask.mean() < 0.7
-    straight = ModelSpace.fit(volume.grid, "SAR", None, BoxROI(roi.center, rotation(90), roi.size))
-    assert straight.roi_mask is None
+    model = parse_description(description())
+    inside = prepare(model, [volume], roi).inside
+    assert inside.shape == array.shape
+    assert 0.4 < inside.mean() < 0.7
+    assert np.array_equal(inside, roi.contains(space.grid.array_affine, array.shape))
+    straight = BoxROI(roi.center, rotation(90), roi.size)
+    assert prepare(model, [volume], straight).inside is None
 
 
 @pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 1.5)])

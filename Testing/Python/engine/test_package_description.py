@@ -14,7 +14,7 @@ from conresnet.errors import UserError
 from conresnet.package import parse_description
 from conresnet.package.terminology import is_snomed_concept
 from engine.model_cases import description as model_description
-from engine.package_cases import changed, document, refusal
+from engine.package_cases import changed, document, older, refusal
 
 CLIP = {"step": "clip", "low": -100, "high": 240}
 SLICES = {"step": "z_score_slices", "over": "foreground", "outside": "zero"}
@@ -30,10 +30,10 @@ def test_a_right_description_is_read() -> None:
     assert description.residual_axis == "axial"
 
 
-def with_copies(*copies: list[dict], channels: int, version: int = 2) -> dict:
+def with_copies(*copies: list[dict], channels: int) -> dict:
     whole = changed("system.networks.0.arguments", {"input_channels": channels, "outputs": 3})
     whole["inputs"][0]["copies"] = list(copies)
-    return {**whole, "format_version": version}
+    return whole
 
 
 def nested_regions() -> dict:
@@ -61,9 +61,17 @@ def test_copies_are_channels_of_the_network() -> None:
 
 
 def test_the_first_version_of_the_format_is_read_and_had_no_copies() -> None:
-    assert parse_description(document(format_version=1)) == parse_description(document())
-    sentence = refusal("package-description", parse_description, with_copies([EQUALIZE], channels=2, version=1))
+    assert parse_description(older(document(), 1)) == parse_description(document())
+    first = older(with_copies([EQUALIZE], channels=2), 1)
+    sentence = refusal("package-description", parse_description, first)
     assert '"inputs[0].copies" is not a field of this format' in sentence
+
+
+def test_before_version_3_an_roi_cut() -> None:
+    assert parse_description(older(document(), 2)).preparation.roi == "cut"
+    unsaid = {**older(document(), 2), "format_version": 3}
+    assert '"preparation.roi"' in refusal("package-description", parse_description, unsaid)
+    assert parse_description(changed("preparation.roi", "limit")).preparation.roi == "limit"
 
 
 @pytest.mark.parametrize(("index", "included"), [(0, "Part 1"), (2, "Part 1"), (0, "Liver")])
@@ -78,7 +86,7 @@ def test_labels_and_the_first_version_of_the_format_include_nothing() -> None:
     labels = model_description(segments=3)
     labels["output"]["segments"][0]["includes"] = ["Part 2"]
     assert "segments[0].includes" in refusal("package-description", parse_description, labels)
-    first = {**nested_regions(), "format_version": 1}
+    first = older(nested_regions(), 1)
     del first["inputs"][0]["copies"]
     sentence = refusal("package-description", parse_description, first)
     assert 'includes" is not a field of this format' in sentence
@@ -146,6 +154,7 @@ WRONG = [
     ("preparation.spacing", [1, 1, float("nan")]),
     ("preparation.spacing", [1, 1, 10**400]),
     ("preparation.foreground", "brain"),
+    ("preparation.roi", "ignore"),
     ("system.networks", {}),
     ("system.networks.0.weights", "network.pth"),
     ("system.networks.0.weights", "folder/network.safetensors"),
@@ -187,7 +196,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(path: str, value: obj
     assert re.split(r"[.\[]", field)[0] in (path.split(".")[0], "system")
 
 
-@pytest.mark.parametrize("version", [3, 99])
+@pytest.mark.parametrize("version", [4, 99])
 def test_a_newer_format_asks_for_an_update(version: int) -> None:
     newer = {"format": "conresnet-model", "format_version": version, "something": "new"}
     sentence = refusal("package-newer", parse_description, newer, "a/model.json")

@@ -195,6 +195,14 @@ def test_no_region_is_advised_for_a_crop(panel: PanelDriver, volume: object) -> 
     assert panel.ui.regionHintLabel.text == ""
 
 
+def test_no_region_is_advised_for_a_model_of_whole_scans(panel: PanelDriver, head: object) -> None:
+    panel.settle()
+    assert panel.ui.regionHintLabel.text
+    panel.choose_model("brain-tissue")
+    panel.settle()
+    assert panel.ui.regionHintLabel.text == ""
+
+
 def test_choices_are_back_when_a_saved_scene_is_opened(four_channels: PanelDriver, tmp_path: Path) -> None:
     panel = four_channels
     names = ["FLAIR", "T1", "T1c", "T2"]

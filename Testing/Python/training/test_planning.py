@@ -152,6 +152,14 @@ def test_window_is_that_of_the_median_case_at_the_planned_spacing(tmp_path):
     assert description.preparation.spacing == (1, 1, 1) and description.inference.window == (16, 24, 24)
 
 
+@pytest.mark.parametrize(("mm", "roi"), [(1, "cut"), (6, "limit")], ids=["crops", "scans"])
+def test_an_roi_only_limits_where_images_are_as_large_as_scans(tmp_path, mm, roi):
+    folder, shape = decathlon(tmp_path / "set"), (20, 18, 16)
+    for number in range(3):
+        save(image(number, shape), folder / "imagesTr" / f"case_{number}.nii.gz", np.diag([mm, mm, mm, 1.0]))
+    assert planned(folder).description.preparation.roi == roi
+
+
 def test_processor_plans_the_narrower_network(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     here = Budget.here()

@@ -1,0 +1,112 @@
+"""What an ROI means to a model: all that it sees, or only where its result ends."""
+
+import numpy as np
+import pytest
+
+from conresnet.geometry import ModelSpace
+from conresnet.grid import Volume
+from conresnet.image_files import read_volume
+from conresnet.package import parse_description
+from conresnet.preparation import prepare
+from conresnet.roi import BoxROI
+from conresnet.segmentation import SegmentOptions, segment
+from engine.model_cases import description, make_model, use_test_networks
+from engine.package_cases import refusal
+from engine.volumes import grid, random_volume, rotation
+
+COPY = [
+    {"step": "subtract_gaussian", "sigma_mm": 5.0},
+    {"step": "equalize", "clip_limit": 0.01, "tiles": 8},
+    {"step": "z_score_slices", "over": "foreground", "outside": "zero"},
+]
+WINDOW = (16, 24, 16)
+
+
+def settings(roi, spacing=None):
+    preparation = {"roi": roi, "spacing": spacing, "foreground": "not_background"}
+    return {"preparation": preparation, "inference": {"window": list(WINDOW)}}
+
+
+def box_at(volume, place, size, turn=0):
+    return BoxROI(np.array(volume.grid.center) + place, rotation(turn), np.array(size, dtype=float))
+
+
+@pytest.mark.parametrize("spacing", [None, [3, 2.5, 2]])
+@pytest.mark.parametrize("turn", [0, 30])
+def test_a_limit_leaves_what_the_network_sees_as_it_is_without_an_roi(head_image, spacing, turn):
+    head = read_volume(head_image)
+    model = parse_description(description(copies=[COPY], **settings("limit", spacing)))
+    whole = prepare(model, [head])
+    part = prepare(model, [head], box_at(head, (10, -20, 5), (70, 60, 50), turn))
+    where = part.space.part_of(whole.space)
+    assert part.shape != whole.shape and tuple(side.stop - side.start for side in where) == part.shape
+    expected = whole.block([side.start for side in where], part.shape)
+    assert np.array_equal(part.block((0, 0, 0), part.shape), expected)
+    assert part.backgrounds == whole.backgrounds
+
+
+def test_a_cut_sees_the_roi_alone(head_image):
+    head = read_volume(head_image)
+    box = box_at(head, (10, -20, 5), (70, 60, 50))
+    limited, cut = (prepare(parse_description(description(**settings(roi))), [head], box) for roi in ("limit", "cut"))
+    assert limited.shape == cut.shape
+    seen = cut.block((0, 0, 0), cut.shape)
+    assert not np.allclose(limited.block((0, 0, 0), cut.shape), seen, atol=0.1)
+    assert seen.mean() == pytest.approx(0, abs=0.01) and seen.std() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("place", "size", "start", "shape"),
+    [
+        ((0, 0, 0), (5, 5, 5), (12, 8, 12), (16, 24, 16)),
+        ((-18, 0, 17), (5, 5, 5), (24, 8, 0), (16, 24, 16)),
+        ((0, 0, 0), (5, 30, 5), (12, 5, 12), (16, 30, 16)),
+    ],
+    ids=["middle", "corner", "longer"],
+)
+def test_a_limited_array_is_no_smaller_than_a_window(place, size, start, shape):
+    volume = random_volume(grid((40, 40, 40)))
+    box = box_at(volume, place, size)
+    whole = ModelSpace.fit(volume.grid, "SAR")
+    space = ModelSpace.fit(volume.grid, "SAR", None, box, window=WINDOW)
+    assert space.grid.shape == shape
+    assert tuple(side.start for side in space.part_of(whole)) == pytest.approx(start, abs=1)
+    assert box.contains(space.grid.array_affine, shape).sum() == box.contains(volume.grid.array_affine, (40,) * 3).sum()
+
+
+def test_an_image_smaller_than_a_window_is_seen_whole():
+    volume = random_volume(grid((9, 30, 9)))
+    space = ModelSpace.fit(volume.grid, "SAR", None, box_at(volume, (1, 1, 1), (3, 3, 3)), window=WINDOW)
+    assert space.grid.shape == (9, 24, 9)
+
+
+@pytest.mark.parametrize("spacing", [None, [3, 2.5, 2]])
+@pytest.mark.parametrize("turn", [0, 30])
+@pytest.mark.parametrize("regions", [False, True])
+def test_a_limited_result_is_that_of_the_whole_inside_the_roi_and_nothing_outside(
+    monkeypatch, tmp_path, head_image, spacing, turn, regions
+):
+    use_test_networks(monkeypatch)
+    head = read_volume(head_image)
+    model = make_model(tmp_path, scale=5, network="pointwise", regions=regions, **settings("limit", spacing))
+    box = box_at(head, (0, -10, 5), (90, 80, 60), turn)
+    inside = box.contains(head.grid.array_affine, head.grid.shape)
+    maps = ("probability",)
+    whole = segment(model, [head], SegmentOptions(maps, threads=1))
+    part = segment(model, [head], SegmentOptions(maps, box, threads=1))
+    assert len(np.unique(whole.labels.array[inside])) > 1
+    assert np.array_equal(part.labels.array, np.where(inside, whole.labels.array, 0))
+    assert np.allclose(part.maps["probability"], whole.maps["probability"] * inside, atol=2e-3)
+    volumes = {row["name"]: row["voxels"] for row in part.report["segments"]}
+    if not regions:
+        assert sum(volumes.values()) == np.count_nonzero(part.labels.array)
+
+
+def test_a_second_channel_must_show_the_roi_itself():
+    first = random_volume(grid((40, 40, 40)))
+    half = grid((10, 40, 40))
+    second = Volume(random_volume(half, seed=1).array, half, "half")
+    model = parse_description(description(channels=2, **settings("limit")))
+    low, high = box_at(first, (0, 0, -15), (5, 5, 5)), box_at(first, (0, 0, 15), (5, 5, 5))
+    prepare(model, [first, second], low)
+    assert "half shows nothing of the place" in refusal("channels-apart", prepare, model, [first, second], high)
