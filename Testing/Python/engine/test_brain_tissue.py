@@ -90,7 +90,7 @@ def test_a_whole_head_it_never_saw_is_segmented_without_a_region(package, model,
 
 def test_a_small_region_is_segmented_as_well_as_the_whole_head(model, head, truth):
     """Its intensity is measured on the whole head, not on the little that lies in the region."""
-    region = BoxROI(head.grid.center + [0, -45, 15], np.eye(3), np.full(3, 50.0))
+    region = BoxROI(head.grid.center + np.array([0, -45, 15]), np.eye(3), np.full(3, 50.0))
     inside = region.contains(head.grid.array_affine, head.grid.shape)
     found = segment(model, [head], SegmentOptions(roi=region)).labels.array
     assert not found[~inside].any()

@@ -22,7 +22,7 @@ def make_model(
     description = document(
         name=name,
         inputs=[{"name": "T1", "modality": "MR", "intensity": [{"step": "z_score", "over": "all", "outside": "keep"}]}],
-        preparation={"orientation": "SAR", "spacing": None, "foreground": "all"},
+        preparation={"orientation": "SAR", "spacing": None, "foreground": "all", "roi": "cut"},
         system={
             "type": "single",
             "networks": [{"type": "conresnet", "arguments": arguments, "weights": WEIGHTS}],

