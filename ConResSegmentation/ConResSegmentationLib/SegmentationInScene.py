@@ -153,7 +153,8 @@ def terminologyEntry(terminology) -> str:
 
 def labelImage(labels: np.ndarray, volumeNode):
     """A labelmap on the voxels of the volume, cut to what is labeled: Slicer's tools grow it when the user paints."""
-    box = SegmentationFingerprint.boundingBox(labels != 0) or (slice(0, 1),) * 3
+    # Of what was not found, no voxel at all, as Slicer keeps an empty segment: of one voxel it cannot make a surface.
+    box = SegmentationFingerprint.boundingBox(labels != 0) or (slice(0, 0),) * 3
     k, j, i = box
     image = slicer.vtkOrientedImageData()
     image.SetExtent(i.start, i.stop - 1, j.start, j.stop - 1, k.start, k.stop - 1)

@@ -68,6 +68,19 @@ def test_segments_have_the_models_names_colors_and_codes(result: object) -> None
     assert entry.GetCategoryObject().GetCodingSchemeDesignator() == "SCT"
 
 
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_what_was_not_found_is_an_empty_segment_and_no_error_in_the_log(
+    volume: object, labels: np.ndarray, capfd: pytest.CaptureFixture, overlapping: bool
+) -> None:
+    nothing = np.zeros_like(labels)
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "nothing")
+    made = SegmentationInScene.makeSegments(nothing, SEGMENTS, volume, nothing[None] if overlapping else None)
+    SegmentationInScene.fill(node, made, volume, MODEL, show3D=True)
+    assert capfd.readouterr().err == ""
+    np.testing.assert_array_equal(label_array(node, volume), nothing)
+    assert [segment_of(node, n).GetName() for n in (0, 1)] == ["Anterior", "Posterior"]
+
+
 def test_codes_and_geometry_survive_a_file(result: object, volume: object, labels: np.ndarray, tmp_path: Path) -> None:
     again = reloaded(result, tmp_path)
     text = vtk.mutable("")
