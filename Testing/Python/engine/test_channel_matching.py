@@ -47,6 +47,8 @@ def matched(inputs: tuple[Channel, ...], names: list[str]) -> list[str | None]:
         ["sub-01_FLAIR", "sub-01_T1w", "sub-01_ce-gadolinium_T1w", "sub-01_T2w"],
         ["t2_tirm_dark-fluid", "t1_tirm", "t1_km", "t2_tse"],
         ["flair_postop", "t1_postop", "t1ce_postop", "t2_postop"],
+        ["AX FLAIR", "AX T1", "AX T1+C", "AX T2"],
+        ["FLAIR", "T1 SE", "T1 SE + Gd", "T2 SE"],
         ["flair", "t1_pre", "t1_post", "t2"],
     ],
 )
