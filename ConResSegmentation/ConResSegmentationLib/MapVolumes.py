@@ -55,6 +55,12 @@ def inputOf(mapNode):
     return mapNode.GetNodeReference(_INPUT_ROLE)
 
 
+def segmentationOf(mapNode):
+    """The segmentation that a map belongs to; None when it is gone."""
+    segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    return next((node for node in segmentations if node.HasNodeReferenceID(_ROLE, mapNode.GetID())), None)
+
+
 def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
     """Put the maps of a result into the scene, in place of those of the result that it replaces.
 

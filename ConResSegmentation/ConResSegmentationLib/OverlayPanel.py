@@ -15,6 +15,7 @@ class OverlayPanel:
     def __init__(self, ui):
         self._ui = ui
         self._shownID = ""
+        self._outlinedID = ""
         self._colors: list = []
         ui.mapSelector.addAttribute("vtkMRMLScalarVolumeNode", MapVolumes.MAP_ATTRIBUTE)
         ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMapChanged)
@@ -24,6 +25,8 @@ class OverlayPanel:
     def adopt(self, mapNode) -> None:
         """Take a map as the one that is chosen, and leave the slice views as the user has arranged them."""
         self._shownID = mapNode.GetID() if mapNode else ""
+        segmentationNode = MapVolumes.segmentationOf(mapNode) if mapNode else None
+        self._outlinedID = segmentationNode.GetID() if segmentationNode else ""
         self._updateColors(mapNode)
 
     def _onMapChanged(self, node) -> None:
@@ -31,11 +34,20 @@ class OverlayPanel:
         if nodeID == self._shownID:
             return
         earlier = slicer.mrmlScene.GetNodeByID(self._shownID)
+        self._fillSegments(True)
         self.adopt(node)
         if earlier is not None:
             SliceOverlay.hide(earlier)
         if node is not None:
             SliceOverlay.show(node, MapVolumes.inputOf(node), self._ui.mapOpacitySlider.value)
+            self._fillSegments(False)
+
+    def _fillSegments(self, isFilled: bool) -> None:
+        """Fill the segments that the map belongs to in the slices, or draw their outlines alone, which hide no map."""
+        segmentationNode = slicer.mrmlScene.GetNodeByID(self._outlinedID)
+        display = segmentationNode.GetDisplayNode() if segmentationNode else None
+        if display is not None:
+            display.SetVisibility2DFill(isFilled)
 
     def _onOpacityChanged(self, opacity: float) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._shownID)

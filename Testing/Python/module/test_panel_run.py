@@ -45,6 +45,28 @@ def test_the_map_of_a_result_lies_over_the_slices(panel: PanelDriver, volume: ob
     assert {c.GetForegroundVolumeID() for c in composites} == {None}
 
 
+def test_segments_are_outlines_while_a_map_lies_under_them(panel: PanelDriver, volume: object) -> None:
+    display = panel.segment().GetDisplayNode()
+    residual, _other, attention = result_nodes()[1:]
+
+    def drawn() -> tuple[bool, bool]:
+        return display.GetVisibility2DFill(), display.GetVisibility2DOutline()
+
+    assert drawn() == (False, True)
+    panel.ui.mapSelector.setCurrentNode(attention)
+    assert drawn() == (False, True)
+    panel.ui.mapSelector.setCurrentNode(None)
+    assert drawn() == (True, True)
+    panel.ui.mapSelector.setCurrentNode(residual)
+    slicer.mrmlScene.RemoveNode(residual)
+    panel.settle()
+    assert drawn() == (panel.ui.mapSelector.currentNode() is None, True)
+    display.SetVisibility2DFill(True)
+    panel.leave()
+    panel.open()
+    assert drawn() == (True, True), "the views stay as the user has arranged them"
+
+
 def test_only_the_chosen_maps_are_made(panel: PanelDriver, volume: object) -> None:
     for box in (panel.ui.residualCheckBox, panel.ui.attentionCheckBox):
         box.click()
