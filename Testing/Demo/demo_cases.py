@@ -146,9 +146,9 @@ def save_surfaces(segmentation_node: object, folder: Path) -> None:
 
 
 def show(segmentation_node: object, map_node: object) -> None:
-    """Put the slices through the result; outlines over the map, and light fills without one."""
+    """Put the slices through the result, in light fills; over a map the module draws outlines alone."""
     display = segmentation_node.GetDisplayNode()
-    display.SetOpacity2DFill(0.0 if map_node else 0.35)
+    display.SetOpacity2DFill(0.35)
     display.SetOpacity2DOutline(1.0)
     display.SetSliceIntersectionThickness(2)
     # The map is that of the first segment.
