@@ -63,6 +63,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.logic = None
         self._parameterNode = None
         self._parameterNodeGuiTag = None
+        self._namesSegmented: set[str] = set()
 
     def setup(self) -> None:
         """Build the panel; Slicer calls this when the module is opened for the first time."""
@@ -214,8 +215,10 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _task(self) -> SegmentationTask:
         node, volumeNodes = self.logic.getParameterNode(), tuple(self.channels.nodes)
-        volumes = ", ".join(f"{volume.GetName()} {volume.GetImageData().GetDimensions()}" for volume in volumeNodes)
-        self.runPanel.addToLog(f"{self._description.name} {self._description.version}: {volumes}")
+        # The log keeps them beyond the scene that they are in.
+        self._namesSegmented |= {used.GetName() for used in (*volumeNodes, node.region, node.segmentation) if used}
+        names = ", ".join(volume.GetName() for volume in volumeNodes)
+        self.runPanel.addToLog(f"{self._description.name} {self._description.version}: {names}")
         return SegmentationTask(
             model=str(self.modelPanel.choice.path),
             volumeNodes=volumeNodes,
@@ -246,6 +249,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             f"{description.name} {description.version}" if description else self.modelPanel.problem,
             {"Device": node.device, "Precision": node.precision.value, "Maps": ", ".join(maps)},
             self.runPanel.log,
+            self._namesSegmented,
         )
         slicer.app.clipboard().setText(text)
         slicer.util.showStatusMessage(_("The diagnostics are on the clipboard."), 3000)

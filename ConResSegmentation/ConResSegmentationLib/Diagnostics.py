@@ -2,18 +2,20 @@
 
 import os
 import platform
+from collections.abc import Iterable
 
 import slicer
 
 
-def report(engine, model: str, choices: dict[str, object], log: str) -> str:
-    """A text for a fault report. Names of nodes in the scene, which may be a patient's, are replaced in it.
+def report(engine, model: str, choices: dict[str, object], log: str, names: Iterable[str]) -> str:
+    """A text for a fault report. Names of nodes, which may be a patient's, are replaced in it.
 
     Args:
         engine: the engine process.
         model: name and version of the model.
         choices: the settings in the panel, by name.
         log: what the panel has logged.
+        names: of what was segmented, besides the nodes that are in the scene now.
     """
     app = slicer.app
     lines = [
@@ -26,7 +28,7 @@ def report(engine, model: str, choices: dict[str, object], log: str) -> str:
         log,
     ]
     nodes = [*_nodes("vtkMRMLStorableNode"), *_nodes("vtkMRMLTransformNode")]
-    return withoutNames("\n".join(lines), [node.GetName() for node in nodes])
+    return withoutNames("\n".join(lines), [*(node.GetName() for node in nodes), *sorted(names)])
 
 
 def withoutNames(text: str, privateNames: list[str]) -> str:

@@ -34,6 +34,7 @@ class EnginePanel(EngineObserver):
         self._devices: list[dict] = []
         self._device = "auto"
         self._isClosed = False
+        self._isOutdated = False
         self._python.program = slicer.util.settingsValue(PYTHON_SETTING, "")
         ui.pythonPathEdit.currentPath = self._python.program
         ui.pythonPathEdit.connect("currentPathChanged(QString)", self._onPythonChanged)
@@ -63,6 +64,9 @@ class EnginePanel(EngineObserver):
             proceed: called when the engine can run; at once where that is known.
             refuse: called otherwise, with the sentence that says why; it is empty when the user has declined.
         """
+        if self._isOutdated and not self._engine.isBusy:
+            self._isOutdated = False
+            self._engine.stop()
         if self._engine.isRunning or (self._check and not self._check.problem):
             proceed()
             return
@@ -99,7 +103,10 @@ class EnginePanel(EngineObserver):
             return
         slicer.app.userSettings().setValue(PYTHON_SETTING, path)
         self._python.program = path
-        self._engine.stop()
+        # Every letter that is typed comes here, and is no reason to stop what is computed; the next run is another's.
+        self._isOutdated = self._engine.isBusy
+        if not self._isOutdated:
+            self._engine.stop()
         self._devices = []
         self.selectDevice(self._device)
         self._check = None
@@ -117,7 +124,7 @@ class EnginePanel(EngineObserver):
             return
         self._check = check
         self._showCheck()
-        if not check.problem:
+        if not check.problem and not self._isOutdated:
             self._engine.listDevices(self)
         if self._waiting is None:
             return

@@ -3,9 +3,9 @@
 Nothing here waits: every call returns at once, and what happens then is told to an observer from Slicer's event loop.
 
     engine = EngineProcess(enginePython.launch)          # a function without arguments that returns an EngineLaunch
-    engine.segment(modelPath, [Volume(array, grid, name)], observer, maps=["residual"], roi=boxROI)
+    number = engine.segment(modelPath, [Volume(array, grid, name)], observer, maps=["residual"], roi=boxROI)
     engine.listDevices(observer)                         # observer.onDevices([{"name": "cpu", "title": ...}, ...])
-    engine.cancel()                                      # the observer hears onCancelled, after two seconds at most
+    engine.cancel(number)                                # the observer hears onCancelled, after two seconds at most
     engine.stop()                                        # when the user chooses another Python
     engine.stop(wait=True)                               # in the widget's cleanup
     engine.isBusy, engine.isRunning, engine.diagnostics()
@@ -81,8 +81,8 @@ class EngineProcess:
         maps: Sequence[str] = (),
         device: str = "auto",
         precision: str = "auto",
-    ) -> None:
-        """Ask for a segmentation.
+    ) -> int:
+        """Ask for a segmentation, and return the number of the request, for `cancel`.
 
         Args:
             model: folder or .zip file of the model package.
@@ -101,20 +101,19 @@ class EngineProcess:
             "device": device,
             "precision": precision,
         }
-        self._add(message, observer, list(channels))
+        return self._add(message, observer, list(channels))
 
     def listDevices(self, observer: EngineObserver) -> None:
         """Ask for the devices that the engine can compute on."""
         self._add({"request": "devices"}, observer, [])
 
-    def cancel(self) -> None:
-        """Stop all requests. An engine that does not answer in two seconds is killed."""
-        waiting = list(self._waiting)
-        self._waiting.clear()
-        if waiting:
-            _later(lambda: [request.observer.onCancelled() for request in waiting])
-        if self._current and not self._cancelTimer.isActive():
-            self._connection.send({"request": "cancel"})
+    def cancel(self, number: int) -> None:
+        """Stop one request, and no other's. An engine that does not answer in two seconds is killed."""
+        for request in [request for request in self._waiting if request.id == number]:
+            self._waiting.remove(request)
+            _later(request.observer.onCancelled)
+        if self._current and self._current.id == number and not self._cancelTimer.isActive():
+            self._connection.send({"request": "cancel", "id": number})
             self._cancelTimer.start(SECONDS_TO_CANCEL * 1000)
 
     def stop(self, wait: bool = False) -> None:
@@ -157,10 +156,11 @@ class EngineProcess:
         lines += ["", "Log of the engine:", connection.log if connection else self._lastLog]
         return "\n".join(lines).rstrip() + "\n"
 
-    def _add(self, message: dict, observer: EngineObserver, channels: list[Volume]) -> None:
+    def _add(self, message: dict, observer: EngineObserver, channels: list[Volume]) -> int:
         self._lastId += 1
         self._waiting.append(_Request(self._lastId, {**message, "id": self._lastId}, observer, channels))
         _later(self._advance)
+        return self._lastId
 
     def _advance(self) -> None:
         """Start the process if it must be, and the next request if it can be."""

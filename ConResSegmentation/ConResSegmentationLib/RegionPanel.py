@@ -1,8 +1,11 @@
 """The region's selector: placing a new region, and advising one where the image is large and the structure small."""
 
+import contextlib
 from collections.abc import Callable
 
 from slicer.i18n import tr as _
+
+from conresnet.errors import UserError
 
 from . import RegionPlacement
 
@@ -22,11 +25,11 @@ class RegionPanel:
     def update(self) -> None:
         """Advise a region, or not."""
         description, volumeNode = self._whenComplete()
-        isAdvised = (
-            description is not None
-            and self._ui.regionSelector.currentNode() is None
-            and RegionPlacement.isAdvised(description, volumeNode)
-        )
+        isAdvised = False
+        if description is not None and self._ui.regionSelector.currentNode() is None:
+            # A volume that cannot be segmented at all is refused with its sentence when it is to be.
+            with contextlib.suppress(UserError):
+                isAdvised = RegionPlacement.isAdvised(description, volumeNode)
         hint = _(
             "The image is much larger than what this model looks at: create a region and move it to the structure."
         )
@@ -36,7 +39,8 @@ class RegionPanel:
     def _onAdded(self, roiNode) -> None:
         description, volumeNode = self._whenComplete()
         if description is not None:
-            RegionPlacement.place(roiNode, description, volumeNode)
+            with contextlib.suppress(UserError):
+                RegionPlacement.place(roiNode, description, volumeNode)
 
     def _whenComplete(self) -> tuple[object, object]:
         description, volumeNode = self._current()

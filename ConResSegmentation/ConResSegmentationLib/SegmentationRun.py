@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,18 +89,19 @@ class SegmentationRun(EngineObserver):
         self._description = read_package(task.model, verify=False).description
         channels = _channels(task, self._description)
         self._grid = channels[0].grid
+        self._checksum = _checksum(channels[0].array)
         region = SceneInputs.regionInput(task.roiNode) if task.roiNode else None
         self._isOver = False
         self._preview: ResultPreview | None = None
         # Nodes of a closed scene must not come to life again in the next.
         scene = slicer.mrmlScene
         self._closeTag = scene.AddObserver(scene.StartCloseEvent, lambda caller, event: self.cancel())
-        engine.segment(task.model, channels, self, region, task.maps, task.device, task.precision)
+        self._request = engine.segment(task.model, channels, self, region, task.maps, task.device, task.precision)
 
     def cancel(self) -> None:
         """Stop; the listener hears of it at once, whatever the engine takes."""
         if not self._isOver:
-            self._engine.cancel()
+            self._engine.cancel(self._request)
             self._end()
             self._listener.onCancelled()
 
@@ -182,9 +184,18 @@ class SegmentationRun(EngineObserver):
             )
             raise UserError("volume-removed", sentence.format(name=volumeNode.GetName()))
         image = volumeNode.GetImageData()
-        if image is None or image.GetDimensions()[::-1] != self._grid.shape:
+        if (
+            image is None
+            or image.GetDimensions()[::-1] != self._grid.shape
+            or _checksum(slicer.util.arrayFromVolume(volumeNode)) != self._checksum
+        ):
             sentence = _("The volume {name} was changed while it was segmented; segment it again.")
             raise UserError("volume-changed", sentence.format(name=volumeNode.GetName()))
+
+
+def _checksum(array: np.ndarray) -> int:
+    """Of the voxels, which others of the same size may have taken the place of."""
+    return zlib.adler32(np.ascontiguousarray(array).data.cast("B"))
 
 
 def _channels(task: SegmentationTask, description: ModelDescription) -> list:

@@ -17,6 +17,9 @@ _ALIGNED_DEGREES = 0.5
 _SAME_SPACING = 1e-3
 _SLAB = 16
 _MOST_VOXELS = 2**31
+# An eighth of a window is seen around an ROI on each side. Without it, what lies at its faces is guessed; more brought
+# nothing on the heads that brain-tissue never saw.
+_MARGIN = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +66,8 @@ class ModelSpace:
             spacing: (S, H, W) mm, or None for the image's own.
             roi: limits the model's array to the box's bounding box.
             name: what messages call the image.
-            window: (S, H, W) voxels that the model sees at a time, if it is to see what is around the ROI: the array is
-                then no smaller than a window where the image is not.
+            window: (S, H, W) voxels that the model sees at a time, if it is to see what is around the ROI: the array
+                then has a margin around the box, and is no smaller than a window, as far as the image goes.
 
         Raises:
             UserError: "bad-orientation", "bad-spacing", "roi-outside", "roi-too-small" or "image-too-large".
@@ -256,6 +259,8 @@ def _cut_to(
     low, high = (inner_low, inner_high) if exact else _bounding_indices(roi.corners(), grid, outward=True)
     low, high = np.maximum(low, 0), np.minimum(high, np.array(shape) - 1)
     if window is not None:
+        margin = np.array(window) // _MARGIN
+        low, high = np.maximum(low - margin, 0), np.minimum(high + margin, np.array(shape) - 1)
         low, high = _filling_a_window(low, high, np.array(shape), np.minimum(window, shape))
     return low, tuple(int(size) for size in high - low + 1)
 

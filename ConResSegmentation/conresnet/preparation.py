@@ -17,6 +17,10 @@ from conresnet.intensity.filters import filtered
 from conresnet.intensity.fitting import apply, measure, of_slices
 from conresnet.package.description import ModelDescription
 from conresnet.roi import BoxROI
+from conresnet.roi_advice import wants_roi
+
+# Of what is to be segmented, the share that every image should show.
+_ENOUGH_SHOWN = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,7 @@ class PreparedCase:
         foreground: see ``conresnet.foreground.foreground_mask``.
         channels: what the network takes, in its order; copies included.
         inside: (S, H, W) bool, the model's voxels in a ROI that the array is not merely cut to; None is all.
+        warnings: sentences for the user.
     """
 
     space: ModelSpace
@@ -56,6 +61,7 @@ class PreparedCase:
     foreground: str
     channels: tuple[PreparedChannel, ...]
     inside: np.ndarray | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -120,16 +126,25 @@ def prepare(
     space = ModelSpace.fit(first.grid, how.orientation, how.spacing, roi, first.name, window)
     seen = ModelSpace.fit(first.grid, how.orientation, how.spacing, name=first.name) if is_limited else space
     part, inside = space.part_of(seen), _inside(space)
-    images, backgrounds, channels = [], [], []
+    images, backgrounds, channels, warnings = [], [], [], []
+    if roi is None and wants_roi(description, first.grid):
+        warnings.append(
+            f"{first.name} is much larger than the crops that {description.title} learned from; draw an ROI around the "
+            "structure, or the result means little."
+        )
     for index, (volume, item) in enumerate(zip(volumes, description.inputs, strict=True)):
         whole = seen.to_model(volume, background_value(volume.array))
         check()
-        _check_place(volume, whole[part], space, inside, first.name)
         background = background_value(whole)
         mask = None if how.foreground == "all" else foreground_mask(whole, how.foreground, background)
         measured = _both(None if is_limited else inside, seen.covered(volume.grid))
         images.append(_kept(whole, part))
         backgrounds.append(background)
+        if index:
+            wanted = _both(inside, images[0] != backgrounds[0])
+            warnings += _warn_where_missing(volume, wanted, space, first.name)
+        if roi is not None:
+            _check_not_empty(volume, images[-1] if inside is None else images[-1][inside], roi)
         for steps in item.channels:
             filters, others = split_steps(steps)
             values, cut = whole, images[-1]
@@ -139,13 +154,32 @@ def prepare(
             fitted = measure(others, values, mask, measured)
             channels.append(PreparedChannel(index, cut, of_slices(fitted, part[0])))
             check()
-    return PreparedCase(space, tuple(images), tuple(backgrounds), how.foreground, tuple(channels), inside)
+    return PreparedCase(
+        space, tuple(images), tuple(backgrounds), how.foreground, tuple(channels), inside, tuple(warnings)
+    )
 
 
-def _check_place(volume: Volume, array: np.ndarray, space: ModelSpace, inside: np.ndarray | None, first: str) -> None:
-    """Refuse an image that shows nothing where it is to be segmented; ``array`` is that part of it."""
-    covered = _both(inside, space.covered(volume.grid))
-    if covered is not None and not covered.any():
+def _check_not_empty(volume: Volume, values: np.ndarray, roi: BoxROI) -> None:
+    """Refuse an image whose values in the ROI are all the same."""
+    if values.min() == values.max():
+        raise UserError(
+            "roi-empty",
+            f"{volume.name} is empty inside the ROI ({roi}): all voxels there are {values.flat[0]:g}; move the ROI.",
+            name=volume.name,
+            roi=str(roi),
+            value=float(values.flat[0]),
+        )
+
+
+def _warn_where_missing(volume: Volume, wanted: np.ndarray, space: ModelSpace, first: str) -> list[str]:
+    """A warning where an image shows not all of the voxels that are wanted; one that shows none is refused."""
+    covered = space.covered(volume.grid)
+    if covered is None:
+        return []
+    share = covered[wanted].mean() if wanted.any() else covered.any()
+    if share >= _ENOUGH_SHOWN:
+        return []
+    if not share:
         raise UserError(
             "channels-apart",
             f"{volume.name} shows nothing of the place in {first} that is to be segmented; choose images of one "
@@ -153,16 +187,10 @@ def _check_place(volume: Volume, array: np.ndarray, space: ModelSpace, inside: n
             name=volume.name,
             first=first,
         )
-    there = array if inside is None else array[inside]
-    if space.roi is not None and there.min() == there.max():
-        raise UserError(
-            "roi-empty",
-            f"{volume.name} is empty inside the ROI ({space.roi}): all voxels there are {there.flat[0]:g}; move the "
-            "ROI.",
-            name=volume.name,
-            roi=str(space.roi),
-            value=float(there.flat[0]),
-        )
+    return [
+        f"{volume.name} shows only {share:.0%} of what is to be segmented in {first}; elsewhere the result rests on "
+        "the other images."
+    ]
 
 
 def _kept(array: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:

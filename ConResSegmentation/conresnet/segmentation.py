@@ -150,7 +150,7 @@ def segment(
         segment_rows(description, results.painter, reference),
         _computing(case, tiling, passes.made, threads),
         seconds,
-        passes.warnings,
+        [*case.warnings, *passes.warnings],
     )
     return SegmentResult(Volume(results.labels, reference, description.title), results.maps, report, results.regions)
 

@@ -4,6 +4,7 @@ from os import PathLike
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import nn
 
 from conresnet.errors import UserError
@@ -31,6 +32,10 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
     description = _network_named(package.description, index)
     source = f"{description.weights} of the model {package.description.name}"
     try:
+        # Without memory at first: a description may ask for a network of any size, its weights cannot.
+        with torch.device("meta"):
+            planned = build_network(description.type, description.arguments)
+        check_tensors(planned, package.tensor_shapes(description.weights), source)
         network = build_network(description.type, description.arguments)
     except ValueError as error:
         name = package.description.name
@@ -43,7 +48,6 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
         raise UserError(
             "weights-damaged", f"{source} cannot be read ({error}); get the model again.", source=source
         ) from error
-    check_tensors(network, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
     network.load_state_dict(tensors)
     return network.float().eval()
 

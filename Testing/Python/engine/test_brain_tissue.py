@@ -49,8 +49,8 @@ def truth(head: Volume, head_label: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def middle(head: Volume) -> SegmentOptions:
-    """A cube of 112 mm in the middle of the head, which one window holds, so that little is computed."""
-    return SegmentOptions(roi=BoxROI(head.grid.center, np.eye(3), np.full(3, 112.0)))
+    """A cube of 96 mm in the middle of the head, which one window holds with its margin, so that little is computed."""
+    return SegmentOptions(roi=BoxROI(head.grid.center, np.eye(3), np.full(3, 96.0)))
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,16 @@ def test_a_small_region_is_segmented_as_well_as_the_whole_head(model, head, trut
     found = segment(model, [head], SegmentOptions(roi=region)).labels.array
     assert not found[~inside].any()
     assert too_low(dice(found[inside], truth[inside]), LEAST_DICE) == {}
+
+
+def test_the_faces_of_a_long_region_are_segmented_too(model, head, truth):
+    """A window is 128 mm long; of the uppermost 4 mm of this region, nothing would be seen above."""
+    size = np.array([40.0, 40.0, 131.0])
+    region, lower = (BoxROI(head.grid.center - [0, 0, less], np.eye(3), size - [0, 0, 2 * less]) for less in (0, 2))
+    grid = head.grid.array_affine, head.grid.shape
+    top = region.contains(*grid) & ~lower.contains(*grid) & (truth > 0)
+    found = segment(model, [head], SegmentOptions(roi=region)).labels.array
+    assert (found[top] == truth[top]).mean() > 0.8
 
 
 def test_a_skull_stripped_head_is_segmented_too(model, head, truth):

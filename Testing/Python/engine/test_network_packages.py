@@ -10,6 +10,7 @@ from conresnet.image_files import read_volume
 from conresnet.networks import NETWORKS
 from conresnet.segmentation import SegmentOptions, load_model, segment
 from engine.model_cases import description, write_model
+from engine.package_cases import refusal
 from engine.volumes import grid, model_array
 
 COUNTS = {"input_channels": 1, "outputs": 3}
@@ -53,3 +54,12 @@ def test_a_case_gets_what_the_network_says(tmp_path, hippocampus_image, kind):
         # But for rounding: maps are given in half precision, and standardized weights are folded beforehand.
         difference = np.abs(result.maps[name] - said[name].numpy())
         assert difference.mean() < 0.02 * said[name].std() and difference.max() < 0.02
+
+
+def test_a_description_of_a_huge_network_is_refused_before_it_takes_memory(tmp_path):
+    """Its weights are small; 2048 channels a stage and more would be hundreds of gigabytes."""
+    package = write_model(tmp_path / "model", description())
+    file = package.path / "model.json"
+    file.write_text(file.read_text().replace('"base_width": 8', '"base_width": 2048'))
+    sentence = refusal("weights-shape", load_network, package.path)
+    assert "the tensor" in sentence and "network.safetensors" in sentence

@@ -49,9 +49,8 @@ def test_a_cut_sees_the_roi_alone(head_image):
     head = read_volume(head_image)
     box = box_at(head, (10, -20, 5), (70, 60, 50))
     limited, cut = (prepare(parse_description(description(**settings(roi))), [head], box) for roi in ("limit", "cut"))
-    assert limited.shape == cut.shape
-    seen = cut.block((0, 0, 0), cut.shape)
-    assert not np.allclose(limited.block((0, 0, 0), cut.shape), seen, atol=0.1)
+    seen, start = cut.block((0, 0, 0), cut.shape), [side.start for side in cut.space.part_of(limited.space)]
+    assert not np.allclose(limited.block(start, cut.shape), seen, atol=0.1)
     assert seen.mean() == pytest.approx(0, abs=0.01) and seen.std() == pytest.approx(1, abs=0.01)
 
 
@@ -60,11 +59,12 @@ def test_a_cut_sees_the_roi_alone(head_image):
     [
         ((0, 0, 0), (5, 5, 5), (12, 8, 12), (16, 24, 16)),
         ((-18, 0, 17), (5, 5, 5), (24, 8, 0), (16, 24, 16)),
-        ((0, 0, 0), (5, 30, 5), (12, 5, 12), (16, 30, 16)),
+        ((0, 0, 0), (5, 30, 16), (10, 2, 12), (20, 36, 16)),
+        ((0, 0, 0), (5, 38, 5), (12, 0, 12), (16, 40, 16)),
     ],
-    ids=["middle", "corner", "longer"],
+    ids=["middle", "corner", "longer", "all but the faces"],
 )
-def test_a_limited_array_is_no_smaller_than_a_window(place, size, start, shape):
+def test_a_limited_array_has_a_margin_and_is_no_smaller_than_a_window(place, size, start, shape):
     volume = random_volume(grid((40, 40, 40)))
     box = box_at(volume, place, size)
     whole = ModelSpace.fit(volume.grid, "SAR")
@@ -100,6 +100,26 @@ def test_a_limited_result_is_that_of_the_whole_inside_the_roi_and_nothing_outsid
     volumes = {row["name"]: row["voxels"] for row in part.report["segments"]}
     if not regions:
         assert sum(volumes.values()) == np.count_nonzero(part.labels.array)
+
+
+def test_a_crop_model_says_so_when_it_is_given_a_whole_scan(tmp_path):
+    changes = {"network": "conresnet", "base_width": 8, "inference": {"window": [16, 16, 16]}}
+    model = make_model(tmp_path, **changes)
+    crop, scan = random_volume(grid((20, 20, 20))), random_volume(grid((64, 48, 48)))
+    assert segment(model, [crop], SegmentOptions(threads=1)).report["warnings"] == []
+    (warning,) = segment(model, [scan], SegmentOptions(threads=1)).report["warnings"]
+    assert "random is much larger than the crops" in warning and "draw an ROI" in warning
+    box = box_at(scan, (0, 0, 0), (16, 16, 16))
+    assert segment(model, [scan], SegmentOptions(roi=box, threads=1)).report["warnings"] == []
+
+
+@pytest.mark.parametrize(("slices", "share"), [(20, "50%"), (4, "10%"), (40, None), (39, None)])
+def test_an_image_that_misses_much_of_the_case_is_named(slices, share):
+    first, part = random_volume(grid((40, 20, 20))), grid((slices, 20, 20))
+    second = Volume(random_volume(part, seed=1).array, part, "slab")
+    case = prepare(parse_description(description(channels=2)), [first, second])
+    expected = f"slab shows only {share} of what is to be segmented in random"
+    assert [warning.split(";")[0] for warning in case.warnings] == ([expected] if share else [])
 
 
 def test_a_second_channel_must_show_the_roi_itself():

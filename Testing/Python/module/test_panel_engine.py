@@ -53,6 +53,20 @@ def test_another_python_is_remembered_and_one_that_is_none_is_said(
     assert not panel.ui.advancedCollapsibleButton.collapsed
 
 
+def test_typing_the_path_of_another_python_stops_nothing_that_is_computed(
+    panel: PanelDriver, volume: object, tmp_path: Path
+) -> None:
+    panel.click_segment()
+    panel.wait_until_computing()
+    path = str(tmp_path / "no python")
+    for end in range(len(path) - 3, len(path) + 1):
+        panel.ui.pythonPathEdit.currentPath = path[:end]
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert panel.status.startswith("Done in")
+    panel.segment()
+    assert "does not exist" in panel.status, "the next run is the other Python's"
+
+
 def test_cancel_works_before_the_engine_is_there(panel: PanelDriver, volume: object) -> None:
     panel.click_segment()
     panel.ui.cancelButton.click()
@@ -71,6 +85,9 @@ def test_diagnostics_say_what_helps_and_name_no_patient(panel: PanelDriver, volu
     panel.ui.copyDiagnosticsButton.click()
     text = panel.app.clipboard().text()
     assert NAME not in text and "DOE" not in text
+    slicer.mrmlScene.Clear(0)
+    panel.ui.copyDiagnosticsButton.click()
+    assert "DOE" not in panel.app.clipboard().text(), "the log is kept beyond the scene"
     for part in ("Slicer 5.12", "hippocampus 1.", "torch: 2", "Device: auto", "<image ", "Log of the engine"):
         assert part in text, part
 

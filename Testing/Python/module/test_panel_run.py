@@ -137,6 +137,17 @@ def test_a_non_linear_transform_is_refused_with_a_sentence(panel: PanelDriver, v
     assert result_nodes() == []
 
 
+def test_a_panel_with_such_a_volume_and_no_region_opens_and_says_so(panel: PanelDriver, head: object) -> None:
+    head.SetAndObserveTransformNodeID(add_bent_transform().GetID())
+    panel.leave()
+    panel.open()
+    region = panel.ui.regionSelector.addNode()
+    assert region.GetNumberOfControlPoints() == 0, "it cannot be placed"
+    slicer.mrmlScene.RemoveNode(region)
+    assert panel.segment() is None
+    assert panel.status.startswith(f"{head.GetName()} lies under the transform bent, which is not linear")
+
+
 def test_an_error_of_the_engine_is_a_sentence_and_changes_nothing(panel: PanelDriver, volume: object) -> None:
     panel.ui.regionSelector.setCurrentNode(add_region((5000, 0, 0)))
     assert panel.segment() is None
@@ -204,6 +215,15 @@ def test_removing_the_volume_while_it_is_segmented_is_survived(panel: PanelDrive
     slicer.mrmlScene.RemoveNode(volume)
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was removed while it was segmented" in panel.status
+    assert result_nodes() == []
+
+
+def test_other_voxels_in_the_volume_while_it_is_segmented_are_noticed(panel: PanelDriver, volume: object) -> None:
+    panel.click_segment()
+    panel.wait(lambda: panel.widget.runControl.hasStarted)
+    slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume)[::-1].copy())
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert "was changed while it was segmented" in panel.status
     assert result_nodes() == []
 
 

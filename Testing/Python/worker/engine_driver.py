@@ -21,6 +21,7 @@ class Recorder(EngineObserver):
     """Keeps what it hears, in order."""
 
     def __init__(self):
+        self.number = 0
         self.heard: list[str] = []
         self.result: EngineResult | None = None
         self.error: EngineError | None = None
@@ -82,8 +83,11 @@ class Driver:
     def segment(self, model: str, array: np.ndarray, **options) -> Recorder:
         recorder = Recorder()
         volume = Volume(array, Grid(array.shape, np.eye(4)), "Bild ä")
-        self.engine.segment(model, [volume], recorder, **options)
+        recorder.number = self.engine.segment(model, [volume], recorder, **options)
         return recorder
+
+    def cancel(self, recorder: Recorder) -> None:
+        self.engine.cancel(recorder.number)
 
     def until(self, condition, seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds

@@ -53,7 +53,7 @@ def test_behind_a_launcher_the_interpreter_itself_is_killed(driver: Driver, imag
     driver.until(lambda: recorder.fractions)
     pid = driver.hello["pid"]
     assert psutil.Process(pid).ppid() == driver.engine._connection._process.processId() != os.getpid()
-    driver.engine.cancel()
+    driver.cancel(recorder)
     driver.until(lambda: recorder.ending)
     driver.until(lambda: not is_alive(pid), 1)
     driver.until(lambda: driver.sessions() == [])

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import qt
 
 from conresnet.grid import Grid, Volume
@@ -81,8 +82,8 @@ def test_cancel_is_heard_and_the_engine_stays(driver: Driver, image: np.ndarray)
     recorder = driver.segment("patient", image)
     driver.until(lambda: recorder.fractions)
     pid = driver.hello["pid"]
-    driver.engine.cancel()
-    driver.engine.cancel()
+    driver.cancel(recorder)
+    driver.cancel(recorder)
     driver.until(lambda: recorder.ending)
     assert recorder.ending == "cancelled"
     # Had it not been heard, the engine would have been killed and be another one.
@@ -93,7 +94,7 @@ def test_an_engine_that_does_not_listen_is_killed_after_two_seconds(driver: Driv
     recorder = driver.segment("deaf", image)
     driver.until(lambda: recorder.fractions)
     pid, begun = driver.hello["pid"], time.monotonic()
-    driver.engine.cancel()
+    driver.cancel(recorder)
     next_one = driver.segment("any", image)
     driver.until(lambda: recorder.ending)
     assert recorder.ending == "cancelled" and time.monotonic() - begun > 1.9
@@ -105,16 +106,32 @@ def test_an_engine_that_does_not_listen_is_killed_after_two_seconds(driver: Driv
 def test_cancel_before_the_engine_runs(driver: Driver, image: np.ndarray) -> None:
     first, second = driver.segment("any", image), driver.segment("any", image)
     driver.until(lambda: "starting" in first.heard)
-    driver.engine.cancel()
-    driver.until(lambda: first.ending and second.ending, 2)
+    driver.cancel(first)
+    driver.cancel(second)
+    driver.until(lambda: first.ending and second.ending)
     assert (first.ending, second.ending) == ("cancelled", "cancelled")
     assert driver.run("any", image).ending == "done"
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+@pytest.mark.parametrize("model", ["patient", "deaf"])
+def test_cancelling_one_request_leaves_those_of_others(
+    driver: Driver, image: np.ndarray, model: str, cancelled: int
+) -> None:
+    recorders = [driver.segment(model if place == cancelled else "any", image) for place in (0, 1)]
+    devices = Recorder()
+    driver.engine.listDevices(devices)
+    driver.until(lambda: recorders[cancelled].fractions)
+    driver.cancel(recorders[cancelled])
+    driver.until(lambda: devices.ending and all(recorder.ending for recorder in recorders))
+    assert [recorder.ending for recorder in recorders] == ["cancelled", "done"][:: 1 - 2 * cancelled]
+    assert devices.ending == "devices"
 
 
 def test_a_result_that_comes_after_the_cancel_is_no_result(driver: Driver, image: np.ndarray) -> None:
     recorder = driver.segment("any", image[:1])
     driver.until(lambda: driver.engine._current)
-    driver.engine.cancel()
+    driver.cancel(recorder)
     driver.until(lambda: recorder.ending)
     assert recorder.ending == "cancelled" and recorder.arrays == {}
 
@@ -128,7 +145,7 @@ def test_the_event_loop_is_never_held_up(driver: Driver, image: np.ndarray) -> N
     recorder = driver.segment("deaf", image)
     driver.until(lambda: recorder.fractions)
     while_starting = len(ticks)
-    driver.engine.cancel()
+    driver.cancel(recorder)
     driver.until(lambda: recorder.ending)
     timer.stop()
     # A loop that waited for the process would have seen one or two.
