@@ -19,7 +19,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Adam
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from conresnet.errors import UserError
@@ -29,6 +29,7 @@ from conresnet_training.network_with_losses import SegmentationTraining
 from conresnet_training.run import PLAN_FILE, Run
 from conresnet_training.samples import StepSamples, TrainingSamples
 from conresnet_training.stopping import SIGNALS, StopWatch
+from conresnet_training.weight_average import averaging
 
 POLYNOMIAL_POWER = 0.9
 STEPS_BETWEEN_POINTS = 10
@@ -83,7 +84,7 @@ class TrainingLoop:
         self.model, self.optimizer = fabric.setup(training, self.adam)
         self.average = None
         if self.settings.weight_average:
-            average = get_ema_multi_avg_fn(self.settings.weight_average)
+            average = averaging(self.settings.weight_average)
             self.average = AveragedModel(training.network, multi_avg_fn=average, use_buffers=True)
         self.step, self.validated, self.best_dice, self.is_best = 0, 0, -1.0, False
         if checkpoint is not None:
@@ -142,6 +143,7 @@ class TrainingLoop:
         if self.average is not None and stage and self.step == stage * self.settings.steps:
             # What the parts before give to this one is what they will give in use.
             self.training.network.load_state_dict(self.average.module.state_dict())
+            self.average.n_averaged.fill_(0)
         for network in self._networks():
             network.begin_stage(stage)
 
@@ -270,7 +272,7 @@ class TrainingLoop:
             self.best_dice = content["best_dice"]
             if self.average is not None:
                 self.average.module.load_state_dict(without_prefix(content["state_dict"]))
-                self.average.n_averaged.fill_(self.step)
+                self.average.n_averaged.fill_(self.step % self.settings.steps)
         except (KeyError, RuntimeError, ValueError) as error:
             path = self.run.checkpoint
             sentence = (

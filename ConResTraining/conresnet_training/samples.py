@@ -94,12 +94,12 @@ class TrainingSamples(Dataset):
         """Index (S, H, W) of the window's first voxel; negative where the window begins before the case."""
         shape, window = np.array(label.shape), np.array(self.sampling.answered or self.window)
         free = shape - window
-        corner = random.integers(np.minimum(free, 0), np.maximum(free, 0) + 1)
+        low, high = np.minimum(free, 0), np.maximum(free, 0)
         if around and len(labelled := self._centers(case, label, random)):
             center = np.array(np.unravel_index(int(labelled[random.integers(len(labelled))]), label.shape))
-            low, high = np.maximum(center - window + 1, np.minimum(free, 0)), np.minimum(center, np.maximum(free, 0))
-            corner = np.clip(corner, low, np.maximum(low, high))
-        return corner - (np.array(self.window) - window) // 2
+            # The voxel is anywhere in the window: at its edge alone, a turn would put it outside.
+            low, high = np.maximum(center - window + 1, low), np.minimum(center, high)
+        return random.integers(low, np.maximum(low, high) + 1) - (np.array(self.window) - window) // 2
 
     def _centers(self, case: TrainingCase, label: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Flat indices of the voxels around one of which the window lies."""

@@ -120,6 +120,18 @@ def test_label_moves_with_the_image():
         assert ((moved[0] > 50).float() != target[0]).float().mean() < 0.02
 
 
+def test_the_label_that_a_window_lies_around_is_anywhere_in_it():
+    """Were it mostly at the window's edges, turning the window would lose it, and its surroundings were not seen."""
+    item = case("a", (120, 120, 120))
+    item.label[...] = 0
+    item.label[60, 60, 60] = 1
+    drawn = samples([item], foreground_share=1)
+    places = np.array([np.argwhere(drawn[number][1][0].numpy())[0] for number in range(60)])
+    edges = (places == 0) | (places == np.array(WINDOW) - 1)
+    assert edges.mean() < 0.3
+    assert (np.ptp(places, axis=0) >= np.array(WINDOW) - 3).all()
+
+
 @pytest.mark.parametrize("share", [0, 0.25, 1 / 3, 0.8, 1])
 def test_share_of_windows_around_a_label(share):
     """Everywhere else a window of this case meets its only label hardly ever."""
