@@ -24,7 +24,8 @@ set_track_meta(False)
 class Augmentation(BaseModel):
     """How strongly samples are changed; 0 switches a change off.
 
-    The paper flips along all three axes and scales. Flipping along one alone, left to right, keeps anatomy possible.
+    The paper flips along all three axes and scales. Flipping along one alone, left to right, keeps anatomy possible; a
+    plan says which of the axes that is, and flips along none where labels are of one side.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -21,7 +21,7 @@ from conresnet_training.augmentation import SampleChanges
 from conresnet_training.checkpoints import read_checkpoint
 from conresnet_training.data_sets import Case, read_data_set
 from conresnet_training.failures import as_user_error
-from conresnet_training.folds import split
+from conresnet_training.folds import begin_split
 from conresnet_training.held_out import HeldOutCases
 from conresnet_training.loop import Outcome, StageCases, TrainingLoop
 from conresnet_training.network_with_losses import SegmentationTraining, stages_of, steps_of_run
@@ -89,7 +89,7 @@ def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: S
     checkpoint = read_checkpoint(run.checkpoint)
     done = checkpoint["global_step"] if checkpoint else 0
     data_set = read_data_set(plan.data)
-    used, held_out = split(data_set, plan, run.fold)
+    used, held_out = begin_split(run, data_set)
     segments = [segment.name for segment in plan.description.output.segments]
     tell(
         "started",

@@ -1,11 +1,21 @@
 """Which cases a fold trains on, and which it holds out."""
 
+import json
+from collections.abc import Sequence
+
+from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
 from conresnet_training.data_sets import Case, DataSet
 from conresnet_training.plan import Plan
+from conresnet_training.run import Run
+
+SPLIT_FILE = "split.json"
+MOST_NAMED = 5
+
+Split = tuple[list[Case], list[Case]]
 
 
-def split(data_set: DataSet, plan: Plan, fold: int) -> tuple[list[Case], list[Case]]:
+def split(data_set: DataSet, plan: Plan, fold: int) -> Split:
     """(training cases, held-out cases) of a fold: fold k of n holds out every n-th case by name, from the k-th on."""
     cases = data_set.cases
     held_out = list(cases[fold :: plan.training.folds])
@@ -15,3 +25,47 @@ def split(data_set: DataSet, plan: Plan, fold: int) -> tuple[list[Case], list[Ca
         folds = plan.training.folds
         raise UserError("too-few-cases", f"{len(cases)} cases do not make {folds} folds; plan fewer folds.")
     return training, held_out
+
+
+def begin_split(run: Run, data_set: DataSet) -> Split:
+    """The split of a run, which is written down in its folder the first time.
+
+    A data set may get further cases; split anew, it would hold out cases that the run has learned from.
+
+    Raises:
+        UserError: ``cases-gone`` where it lacks cases of the run, ``too-few-cases``, ``disk-full`` or ``cannot-write``.
+    """
+    file = run.folder / SPLIT_FILE
+    if not file.exists():
+        training, held_out = split(data_set, run.plan, run.fold)
+        names = {"training": [case.name for case in training], "held_out": [case.name for case in held_out]}
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return training, held_out
+    return _written(run, data_set, "training"), _written(run, data_set, "held_out")
+
+
+def held_out_of_run(run: Run, data_set: DataSet) -> list[Case]:
+    """The cases that a run never saw. Raises UserError ``cases-gone`` where the data set lacks some of them."""
+    if not (run.folder / SPLIT_FILE).exists():
+        return split(data_set, run.plan, run.fold)[1]
+    return _written(run, data_set, "held_out")
+
+
+def _written(run: Run, data_set: DataSet, part: str) -> list[Case]:
+    names = json.loads((run.folder / SPLIT_FILE).read_text(encoding="utf-8"))[part]
+    by_name = {case.name: case for case in data_set.cases}
+    gone = [name for name in names if name not in by_name]
+    if gone:
+        raise UserError(
+            "cases-gone",
+            f"The data set {data_set.name} lacks {_named(gone)}, with which the run in {run.folder} was begun; put "
+            "them back, or train anew.",
+            cases=gone,
+        )
+    return [by_name[name] for name in names]
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

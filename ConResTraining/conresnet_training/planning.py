@@ -1,13 +1,15 @@
 """A plan made from the data: what the cases are decides spacing, orientation, intensities, window and length."""
 
 import colorsys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from conresnet.brats_description import SEGMENTS as BRATS_SEGMENTS
 from conresnet.errors import UserError
-from conresnet.package.description import FORMAT, FORMAT_VERSION
+from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION
+from conresnet_training.augmentation import Augmentation
 from conresnet_training.data_sets import DataSet
 from conresnet_training.memory_needs import BATCH, STEP, Budget, fit_memory
 from conresnet_training.plan import Plan, Training
@@ -21,6 +23,8 @@ COLORS = ([111, 184, 210], [216, 101, 79], [128, 174, 128], [241, 214, 145], [17
 # The shipped hippocampus model saw each case that it was trained on 56 times; this is somewhat more. The least is for
 # few cases, which augmentation makes more of; the most bounds the time.
 STEPS_A_CASE, FEWEST_STEPS, MOST_STEPS = 30, 2000, 30_000
+# In names of segments; L and R stand for sides in many lists of labels.
+SIDES = {"left", "right", "l", "r", "lh", "rh", "lt", "rt"}
 # Millimeters; a scan of any region of an adult's body has a side that is longer.
 SHORTEST_SCAN = 100
 # A run validates so often, unless that were more often than by default.
@@ -91,7 +95,8 @@ def plan_with_reasons(
         workers=budget.workers,
         steps_between_checkpoints=max(Training().steps_between_checkpoints, steps // VALIDATIONS),
     )
-    plan = Plan(data=folder.resolve(), targets=targets, training=training, model=model)
+    changes = Augmentation(flip_axes=planned_flips(found.orientation, list(targets)))
+    plan = Plan(data=folder.resolve(), targets=targets, training=training, augmentation=changes, model=model)
     return plan, reasons(Planned(plan, entry, data_set, found, wanted, fit, budget, _why_steps(steps, entry)))
 
 
@@ -99,6 +104,13 @@ def planned_window(found: Survey, largest: tuple[int, int, int]) -> tuple[int, i
     """Voxels (S, H, W) that hold the median case, in multiples of 8, and no more than ``largest``."""
     sides = (max(-(-int(size) // STEP), 1) * STEP for size in found.size)
     return tuple(min(side, most) for side, most in zip(sides, largest, strict=True))
+
+
+def planned_flips(orientation: str, names: Sequence[str]) -> list[str]:
+    """The axis from left to right, unless segments are named for a side."""
+    if any(SIDES & set(words_of(name)) for name in names):
+        return []
+    return [axis for axis, letter in zip(AXES, orientation, strict=True) if letter in "LR"]
 
 
 def is_of_crops(found: Survey) -> bool:

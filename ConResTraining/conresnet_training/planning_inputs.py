@@ -3,9 +3,11 @@
 import re
 from typing import Any
 
+import numpy as np
+
 from conresnet.brats_description import CHANNELS as BRATS_CHANNELS
 from conresnet_training.data_sets import DataSet
-from conresnet_training.survey import labelled_percentiles
+from conresnet_training.survey import labelled_values
 
 PERCENTILES = (0.5, 99.5)
 
@@ -32,13 +34,17 @@ def words_of(name: str) -> list[str]:
 
 
 def _intensity(data_set: DataSet, channel: int) -> list[dict[str, Any]]:
-    """CT counts in the same units everywhere, so one range serves all cases; others are measured each by itself."""
-    low, high = PERCENTILES
-    clip: dict[str, Any] = {"step": "clip_percentiles", "low": low, "high": high}
+    """CT counts in the same units everywhere, so one scale serves all cases; others are measured each by itself."""
     if is_ct(data_set.channels[channel]):
-        low, high = (round(value, 1) for value in labelled_percentiles(data_set, channel, PERCENTILES))
+        values = labelled_values(data_set, channel)
+        low, high = (round(float(value), 1) for value in np.percentile(values, PERCENTILES))
         if high > low:
-            clip = {"step": "clip", "low": low, "high": high}
+            clipped = np.clip(values, low, high)
+            mean, deviation = float(clipped.mean()), float(clipped.std())
+            scale = [round(mean - deviation, 1), round(mean + deviation, 1)]
+            return [{"step": "clip", "low": low, "high": high}, {"step": "rescale", "from": scale, "to": [-1, 1]}]
+    low, high = PERCENTILES
+    clip = {"step": "clip_percentiles", "low": low, "high": high}
     return [clip, {"step": "z_score", "over": "foreground", "outside": "keep"}]
 
 

@@ -66,6 +66,7 @@ def reasons(made: Planned) -> list[Reason]:
             f"a step takes about {made.fit.bytes / 2**30:.1f} GB; {made.budget.source}",
         ),
         *_of_networks(made),
+        _flips(made),
         Reason(output["kind"], _listed([segment["name"] for segment in output["segments"]]), kind),
         Reason("steps", str(training.steps), made.steps),
         Reason("folds", str(training.folds), "of which a run holds one out"),
@@ -99,6 +100,7 @@ def _in_words(steps: Sequence[dict[str, Any]]) -> str:
         "clip": "clip to {low:g} ... {high:g}",
         "clip_percentiles": "clip to percentiles {low:g} ... {high:g}",
         "z_score": "z-score",
+        "rescale": "{from[0]:g} ... {from[1]:g} to {to[0]:g} ... {to[1]:g}",
         "z_score_slices": "z-score of each slice",
         "subtract_gaussian": "less its blur of {sigma_mm:g} mm",
         "equalize": "contrast evened out",
@@ -111,7 +113,14 @@ def _why_intensity(made: Planned, item: dict[str, Any]) -> str:
         return "of each case by itself"
     if made.entry.prepare is abdomen_of_ct:
         return "CT: the paper's range, for organs of the abdomen"
-    return "CT: the values inside of labels, over the data set"
+    return "CT: percentiles, mean and deviation of the values inside of labels, over the data set"
+
+
+def _flips(made: Planned) -> Reason:
+    axes = made.plan.augmentation.flip_axes
+    if axes:
+        return Reason("flips", ", ".join(axes), "left to right, which keeps anatomy possible")
+    return Reason("flips", "none", "labels are of one side, which a flip would turn into the other")
 
 
 def _why_window(made: Planned) -> str:

@@ -57,6 +57,8 @@ def prepare_case(
 ) -> TrainingCase:
     """Bring a case into ``model``'s space and keep it in ``folder``; one that is there already is only opened.
 
+    It is made anew where its files, or what ``model`` says of its preparation, have changed since.
+
     Channels may lie on different grids, in files of their own or in one 4-D file; the label map must lie on the first
     channel's grid.
 
@@ -67,7 +69,7 @@ def prepare_case(
         UserError: ``label-grid-differs``, ``unexpected-labels``, or any of reading the files and writing the arrays;
             the sentence names the case.
     """
-    stem = file_stem(case.name)
+    stem = f"{file_stem(case.name)}_{_state(case, model)}"
     image_file, label_file, labelled_file = (folder / f"{stem}_{part}.npy" for part in ("image", "label", "labelled"))
     # The label map is written last: where it is, the others are whole.
     if not label_file.exists():
@@ -81,6 +83,13 @@ def prepare_case(
             values = {**error.values, "case": case.name}
             raise UserError(error.code, f"Case {case.name}: {error.message}", **values) from error
     return TrainingCase(case.name, image_file, label_file, labelled_file)
+
+
+def _state(case: Case, model: ModelDescription) -> str:
+    """A digest of what a prepared case is made from: the files as they are, and how they are prepared."""
+    files = [path.stat() for path in (*case.images, case.label) if path.exists()]
+    made_from = [(file.st_size, file.st_mtime_ns) for file in files], model.preparation, model.inputs
+    return hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]
 
 
 def file_stem(name: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
+from conresnet.geometry import ModelSpace
 from conresnet.grid import Grid
 from conresnet.image_checks import grid_of, quiet_itk
 from conresnet.image_files import read_channels, read_image
@@ -72,29 +73,38 @@ def survey(data_set: DataSet) -> Survey:
     return Survey(orientation, tuple(spacing.tolist()), tuple(size.tolist()), float(spacing.max() / spacing.min()))
 
 
-def labelled_percentiles(data_set: DataSet, channel: int, percentages: tuple[float, float]) -> tuple[float, float]:
-    """Percentiles of a channel's values inside of the labels, over the data set; every case counts alike.
+def labelled_values(data_set: DataSet, channel: int) -> np.ndarray:
+    """A channel's values inside of the labels, float64, of many cases that have labels; each counts alike.
+
+    Of the whole images, where no case has a label.
 
     Raises:
         UserError: any of reading a case, and ``label-grid-differs``.
     """
     chosen = np.linspace(0, len(data_set.cases) - 1, min(MOST_CASES, len(data_set.cases))).round().astype(int)
-    values = np.concatenate([_labelled_values(data_set.cases[i], data_set, channel, seed=int(i)) for i in chosen])
-    low, high = np.percentile(values, percentages)
-    return float(low), float(high)
+    found = [_values(data_set.cases[i], data_set, channel, seed=int(i)) for i in chosen]
+    # An image without a label is mostly air, and would draw the range there.
+    return np.concatenate([inside for inside, _ in found if inside.size] or [whole for _, whole in found])
 
 
-def _labelled_values(case: Case, data_set: DataSet, channel: int, seed: int) -> np.ndarray:
+def _values(case: Case, data_set: DataSet, channel: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some values of a channel inside of the labels, and of all of it."""
     if len(case.images) == 1:
         image = read_channels(list(case.images), data_set.channels)[channel]
     else:
         (image,) = read_channels([case.images[channel]], [data_set.channels[channel]])
     label = read_label(case.label)
-    check_label_grid(label, image)
-    inside = image.array[label.array > 0]
-    if not inside.size:
-        inside = image.array.ravel()
-    return np.random.default_rng(seed).choice(inside, min(MOST_VALUES, inside.size)).astype(np.float64)
+    if channel == 0:
+        check_label_grid(label, image)
+    # Further channels may lie on grids of their own.
+    space = ModelSpace.fit(label.grid, USUAL_ORIENTATION)
+    values = space.to_model(image)
+    inside = values[space.to_model(label) > 0]
+
+    def some(of: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(seed).choice(of, min(MOST_VALUES, of.size)).astype(np.float64)
+
+    return some(inside), some(values.ravel())
 
 
 def _orientation(grids: list[Grid]) -> str:

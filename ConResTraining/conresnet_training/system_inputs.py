@@ -26,7 +26,7 @@ def slices_and_copies(model: dict[str, Any]) -> None:
     the Gaussian is and how much contrast is allowed, the paper leaves open: chosen.
     """
     for item in model["inputs"]:
-        clips = [step for step in item["intensity"] if step["step"] != "z_score"]
+        clips = [step for step in item["intensity"] if step["step"] not in ("z_score", "rescale")]
         item["intensity"] = [*clips, dict(_SLICES)]
         smoothed = {"step": "subtract_gaussian", "sigma_mm": 5.0}
         equalized = {"step": "equalize", "clip_limit": 0.01, "tiles": 8}

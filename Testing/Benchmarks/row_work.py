@@ -91,11 +91,11 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     from conresnet.segmentation import SegmentOptions, load_model, segment
     from conresnet_training.data_sets import read_data_set
     from conresnet_training.evaluation.results import write_json
-    from conresnet_training.folds import split
+    from conresnet_training.folds import held_out_of_run
     from conresnet_training.packing import pack_runs
 
     plan = runs[0].plan
-    _, held_out = split(read_data_set(plan.data), plan, runs[0].fold)
+    held_out = held_out_of_run(runs[0], read_data_set(plan.data))
     packed = pack_runs(runs)
     seconds = {}
     with tempfile.TemporaryDirectory() as folder:

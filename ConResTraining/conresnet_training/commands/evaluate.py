@@ -80,12 +80,14 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     from conresnet_training.evaluation import read_evaluation
     from conresnet_training.evaluation.compare import compare_evaluations, comparison_table
     from conresnet_training.evaluation.results import write_json
-    from conresnet_training.evaluation.summary import listed
+    from conresnet_training.evaluation.summary import listed, remarks
 
     evaluations = [read_evaluation(path) for path in (first, second)]
     comparison = compare_evaluations(*evaluations)
     for letter, path, evaluation in zip("AB", (first, second), evaluations, strict=True):
         click.echo(f"{letter}: {path} ({evaluation.model}, {evaluation.data}, {evaluation.split})")
+        for sentence in remarks(evaluation.summary):
+            click.echo(f"   {sentence}")
     click.echo(f"\n{comparison_table(comparison)}")
     if comparison.left_out:
         click.echo(f"\nOnly one of the two has {listed(comparison.left_out)}; left out.")

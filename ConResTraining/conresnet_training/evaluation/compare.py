@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from conresnet.errors import UserError
-from conresnet_training.evaluation.metrics import METRICS
+from conresnet_training.evaluation.metrics import METRICS, Figures
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.summary import AVERAGED, OVERALL, mean_interval, per_case, text_table
 
@@ -60,13 +60,33 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
     names = list(first.segments) + ([OVERALL] if len(first.segments) > 1 else [])
     rows = {
         segment: {
-            metric: _paired(per_case(ours, segment, metric), per_case(theirs, segment, metric))
+            metric: _paired(*_of_both(ours, theirs, segment, metric))
             for metric in (AVERAGED if segment == OVERALL else METRICS)
         }
         for segment in names
     }
     left_out = sorted({*first.cases, *second.cases} - set(common))
     return Comparison(first, second, tuple(left_out), rows)
+
+
+Cases = Mapping[str, Mapping[str, Figures]]
+
+
+def _of_both(ours: Cases, theirs: Cases, segment: str, metric: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Of each case both values; of ``OVERALL`` the means over the segments in which both have one.
+
+    Otherwise missing a segment that is hard to find would be rewarded by a better mean of the others.
+    """
+    if segment != OVERALL:
+        return per_case(ours, segment, metric), per_case(theirs, segment, metric)
+    shared = {
+        case: [name for name in rows if rows[name][metric] is not None and theirs[case][name][metric] is not None]
+        for case, rows in ours.items()
+    }
+    return tuple(
+        per_case({case: {name: side[case][name] for name in names} for case, names in shared.items()}, OVERALL, metric)
+        for side in (ours, theirs)
+    )
 
 
 def _origin(evaluation: Evaluation) -> dict[str, Any]:

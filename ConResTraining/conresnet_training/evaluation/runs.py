@@ -14,7 +14,7 @@ from conresnet_training.data_sets import Case, read_data_set
 from conresnet_training.evaluation.label_maps import compare_label_maps, values_of_model
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.writing import Measured, make_folder, write_results
-from conresnet_training.folds import split
+from conresnet_training.folds import held_out_of_run
 from conresnet_training.label_maps import read_label
 from conresnet_training.packing import PackedRuns, check_agreement, pack_runs
 from conresnet_training.preparation import check_label_grid
@@ -117,7 +117,7 @@ def _by_who_held_them_out(runs: Sequence[Run]) -> dict[tuple[int, ...], list[Cas
     holders: dict[str, list[int]] = {}
     cases = {}
     for index, run in enumerate(runs):
-        for case in split(data_set, run.plan, run.fold)[1]:
+        for case in held_out_of_run(run, data_set):
             holders.setdefault(case.name, []).append(index)
             cases[case.name] = case
     groups: dict[tuple[int, ...], list[Case]] = {}
@@ -149,4 +149,7 @@ def _sentence(runs: Sequence[Run], count: int, total: int) -> str:
     sentence = f"{words} of {runs[0].plan.training.folds}: {count} of {total} cases, held out of training"
     if len(runs) > 1:
         sentence += "; each case was segmented by those runs alone that never saw it"
+    begun = runs[0].plan.training.start_from
+    if begun:
+        sentence += f"; training began with the weights of {Path(begun).name}, which may have learned from some of them"
     return sentence

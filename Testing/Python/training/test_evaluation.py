@@ -294,6 +294,24 @@ def test_signed_rank_test_by_hand(predictions, data_set, tmp_path):
     assert row["difference"] == pytest.approx(0.035) and row["p"] == pytest.approx(2 / 64)
 
 
+def test_missing_a_segment_is_no_better_distance(predictions, data_set, tmp_path, monkeypatch, capsys):
+    """One side finds the far box badly, the other not at all; the near boxes, which both have, are alike."""
+    missed = tmp_path / "missed"
+    for number in range(6):
+        label = expert(data_set, number)
+        shifted = np.where(label == 1, 1, 0).astype(np.uint8)
+        save(shifted, missed / f"case_{number}.nii.gz")
+        shifted[:, :, 2:][label[:, :, :-2] == 2] = 2
+        save(shifted, predictions / f"case_{number}.nii.gz")
+    row = compare_evaluations(measure(missed, data_set), measure(predictions, data_set)).rows["overall"]
+    assert row["hd95"]["difference"] == 0 and row["dice"]["difference"] < -0.1
+    for folder in (missed, predictions):
+        assert run_command(monkeypatch, "evaluate", folder, data_set) == 0
+    capsys.readouterr()
+    assert run_command(monkeypatch, "compare", *(tmp_path / f"{n}_evaluation" for n in ("missed", "predictions"))) == 0
+    assert "Far box was missed in 6 cases; these have no distances." in capsys.readouterr().out
+
+
 def test_only_what_is_alike_is_compared(predictions, data_set, tmp_path):
     whole = measure(predictions, data_set)
     (predictions / "case_5.nii.gz").unlink()

@@ -12,6 +12,7 @@ from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.evaluation.predictions import measure_predictions
 from conresnet_training.evaluation.runs import measure_runs
+from conresnet_training.folds import begin_split, split
 from conresnet_training.packing import pack_runs
 from conresnet_training.plan import with_settings
 from training.commands import run_command
@@ -110,3 +111,34 @@ def test_runs_of_unlike_plans_are_not_one_model(data_set, tmp_path, setting, par
     with pytest.raises(UserError, match=f"differ in {part} of their plans") as raised:
         pack_runs(runs)
     assert str(runs[1].folder) in raised.value.message and raised.value.code == "runs-differ"
+
+
+def test_what_a_run_held_out_stays_so_when_the_data_set_changes(data_set, tmp_path, monkeypatch, capsys):
+    """Split anew, the run would be measured on cases that it was trained on."""
+    run = finished_run(small_plan(data_set), tmp_path / "run", fold=1)
+    begin_split(run, read_data_set(data_set))
+    description = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
+    for folder in ("imagesTr", "labelsTr"):
+        (data_set / folder / "a_case.nii.gz").write_bytes((data_set / folder / "case_0.nii.gz").read_bytes())
+    added = {"image": "./imagesTr/a_case.nii.gz", "label": "./labelsTr/a_case.nii.gz"}
+    description["training"].append(added)
+    (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    assert [case.name for case in split(read_data_set(data_set), run.plan, 1)[1]] == ["case_0", "case_3"]
+    assert run_command(monkeypatch, "evaluate", run.folder) == 0
+    content = json.loads((run.folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    assert list(content["cases"]) == ["case_1", "case_4"]
+    training, held_out = begin_split(run, read_data_set(data_set))
+    assert [case.name for case in training] == ["case_0", "case_2", "case_3", "case_5"]
+    assert [case.name for case in held_out] == ["case_1", "case_4"]
+    description["training"] = [item for item in description["training"] if "case_4" not in item["image"]]
+    (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    assert run_command(monkeypatch, "evaluate", run.folder, "--output", tmp_path / "out") == 2
+    assert "lacks case_4, with which the run" in capsys.readouterr().err
+
+
+def test_weights_that_were_begun_with_are_told_of(data_set, tmp_path, monkeypatch):
+    plan = with_settings(small_plan(data_set), ["training.start_from=/models/earlier"])
+    run = finished_run(plan, tmp_path / "run")
+    assert run_command(monkeypatch, "evaluate", run.folder) == 0
+    content = json.loads((run.folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    assert "began with the weights of earlier, which may have learned from some of them" in content["split"]

@@ -52,10 +52,56 @@ def test_nnunet_ct_gets_one_range_of_values_for_all_cases(tmp_path):
         save(array, folder / "imagesTr" / f"case_{number}_0000.nii.gz")
     ct, pet = planned(folder).description.inputs
     assert ct.modality == "CT" and ct.keywords == ("ct",)
-    clip, normalize = ct.intensity
+    clip, scale = ct.intensity
     assert clip["step"] == "clip" and 1000 <= clip["low"] <= 1001 and 1098 <= clip["high"] <= 1099
-    assert normalize["step"] == "z_score"
+    assert scale["step"] == "rescale" and scale["to"] == [-1, 1]
+    labelled = 1000 + np.arange(np.count_nonzero(label())) % 100
+    expected = [labelled.mean() - labelled.std(), labelled.mean() + labelled.std()]
+    assert scale["from"] == pytest.approx(expected, abs=0.5)
     assert pet.intensity[0]["step"] == "clip_percentiles"
+    empty = np.zeros((20, 18, 16), np.uint8)
+    save(empty, folder / "labelsTr" / "case_1.nii.gz")
+    air = np.full((20, 18, 16), -1000, np.int16)
+    air[0] = -990
+    save(air, folder / "imagesTr" / "case_1_0000.nii.gz")
+    clip = planned(folder).description.inputs[0].intensity[0]
+    assert 1000 <= clip["low"] and clip["high"] <= 1099, "a case without labels says nothing of what is labelled"
+
+
+def test_ct_on_a_grid_of_its_own_beside_pet_is_planned(tmp_path):
+    folder = nnunet(tmp_path / "set", channels=("PET", "CT"))
+    for number in range(3):
+        coarse = np.full((10, 9, 8), 500, np.int16)
+        coarse[:5] = -1000
+        save(coarse, folder / "imagesTr" / f"case_{number}_0001.nii.gz", np.diag([2.0, 2.0, 2.0, 1.0]))
+    ct = planned(folder).description.inputs[1]
+    assert ct.modality == "CT" and -1000 <= ct.intensity[0]["low"] <= ct.intensity[0]["high"] <= 500
+
+
+@pytest.mark.parametrize(
+    ("spacing", "names", "flipped"),
+    [
+        ((1, 1, 1), ("near", "far"), ["W"]),
+        ((4, 0.5, 0.6), ("near", "far"), ["S"]),
+        ((0.5, 4, 0.6), ("near", "far"), ["W"]),
+        ((1, 1, 1), ("left kidney", "right kidney"), []),
+        ((1, 1, 1), ("kidney_L", "kidney_R"), []),
+        ((1, 1, 1), ("liver", "cleft"), ["W"]),
+    ],
+)
+def test_samples_are_flipped_from_left_to_right_alone_and_not_where_labels_have_sides(
+    tmp_path, spacing, names, flipped
+):
+    labels = {"background": 0, names[0]: 1, names[1]: 2}
+    folder = nnunet(tmp_path / "set", channels=("MR",), labels=labels)
+    for number in range(3):
+        matrix = np.diag([*spacing, 1.0])
+        save(image(number), folder / "imagesTr" / f"case_{number}_0000.nii.gz", matrix)
+        save(label(), folder / "labelsTr" / f"case_{number}.nii.gz", matrix)
+    plan = planned(folder)
+    assert plan.augmentation.flip_axes == flipped
+    letters = dict(zip("SHW", plan.description.preparation.orientation, strict=True))
+    assert all(letters[axis] in "LR" for axis in flipped)
 
 
 def test_brats_plans_regions(tmp_path):

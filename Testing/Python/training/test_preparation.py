@@ -47,6 +47,19 @@ def test_channels_in_one_file_and_in_several_give_the_same(tmp_path):
     np.testing.assert_array_equal(together.label, label().T)
 
 
+def test_a_case_is_prepared_anew_when_its_files_or_the_plan_have_changed(tmp_path):
+    """A run that stopped at a broken label map goes on with the corrected one."""
+    folder = decathlon(tmp_path / "d")
+    first = prepared(folder, tmp_path)
+    assert prepared(folder, tmp_path) == first, "nothing has changed"
+    corrected = label()
+    corrected[:2] = 2
+    save(corrected, folder / "labelsTr" / "case_0.nii.gz")
+    again = prepared(folder, tmp_path)
+    np.testing.assert_array_equal(again.label, corrected.T)
+    assert prepared(folder, tmp_path, spacing=[2, 2, 2]).label.shape == tuple(side // 2 for side in again.label.shape)
+
+
 def test_training_sees_the_copies_that_the_engine_makes(tmp_path):
     folder = decathlon(tmp_path / "d", channels=("T1", "T2"))
     data_set = read_data_set(folder)
@@ -146,7 +159,8 @@ def test_disk_that_fills_up_leaves_no_half_case(tmp_path, monkeypatch):
         prepared(folder, tmp_path)
     assert raised.value.code == "disk-full"
     monkeypatch.undo()
-    assert [path.name for path in (tmp_path / "prepared").iterdir()] == ["case_0_image.npy"]
+    (left,) = (tmp_path / "prepared").iterdir()
+    assert left.name.endswith("_image.npy")
     assert prepared(folder, tmp_path).label.any()
 
 
