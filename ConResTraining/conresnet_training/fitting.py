@@ -22,6 +22,7 @@ from conresnet_training.checkpoints import read_checkpoint
 from conresnet_training.data_sets import Case, read_data_set
 from conresnet_training.failures import as_user_error
 from conresnet_training.folds import begin_split
+from conresnet_training.found_boxes import FoundBoxes
 from conresnet_training.held_out import HeldOutCases
 from conresnet_training.loop import Outcome, StageCases, TrainingLoop
 from conresnet_training.network_with_losses import SegmentationTraining, stages_of, steps_of_run
@@ -137,14 +138,18 @@ def _stages(
     )
     changes = SampleChanges(plan.augmentation, description.preparation.spacing)
 
-    def cases(sampling: Sampling, margin: int | None = None) -> StageCases:
-        samples = TrainingSamples(used, description.inference.window, targets, changes, sampling)
-        return StageCases(samples, HeldOutCases(held_out, targets, margin))
+    window = description.inference.window
 
-    if description.system.type == "coarse_to_fine":
-        around_segments = replace(sampling, foreground_share=1.0)
-        return [cases(sampling), cases(around_segments, description.system.arguments["margin"])]
-    return [cases(sampling)] * trained.stages
+    def samples(sampling: Sampling) -> TrainingSamples:
+        return TrainingSamples(used, window, targets, changes, sampling)
+
+    whole = StageCases(samples(sampling), HeldOutCases(held_out, targets))
+    if description.system.type != "coarse_to_fine":
+        return [whole] * trained.stages
+    arguments = description.system.arguments
+    boxes = FoundBoxes(trained.network[0], window, len(targets), trained.exclusive, arguments)
+    around_segments = samples(replace(sampling, foreground_share=1.0))
+    return [whole, StageCases(around_segments, HeldOutCases(held_out, targets, boxes))]
 
 
 def _prepare(

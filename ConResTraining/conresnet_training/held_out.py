@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
@@ -14,36 +13,39 @@ from conresnet_training.preparation import TrainingCase
 MOST_BYTES_ON_DEVICE = 2 * 1024**3
 
 
+Box = tuple[slice, slice, slice]
+
+
+def whole_case(case: TrainingCase) -> Box:
+    """All of a case (S, H, W)."""
+    return tuple(slice(0, side) for side in case.label.shape)
+
+
 class HeldOutCases(Dataset):
-    """Whole prepared cases, one a sample, as (image (C, S, H, W), target (segments, S, H, W)).
+    """Prepared cases, as (image (C, s, h, w) in a box, target (segments, S, H, W) of the whole case, the box).
 
     Args:
         targets: a segment each, the label values that belong to it.
-        margin: cut each case to the box of its labels and so many voxels around it, as a fine network would get it from
-            a coarse one that had found all segments and nothing else; None leaves the cases whole.
+        box_of: where the network is to look in a case; None where it is to look nowhere. The image is empty then.
     """
 
-    def __init__(self, cases: Sequence[TrainingCase], targets: Sequence[Sequence[int]], margin: int | None = None):
-        self.cases, self.targets, self.margin = cases, targets, margin
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        targets: Sequence[Sequence[int]],
+        box_of: Callable[[TrainingCase], Box | None] = whole_case,
+    ):
+        self.cases, self.targets, self.box_of = cases, targets, box_of
 
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Box]:
         case = self.cases[index]
-        box = (slice(None),) * 3 if self.margin is None else labelled_box(case, self.margin)
-        label = torch.from_numpy(case.label[box].copy())
+        box = self.box_of(case) or (slice(0, 0),) * 3
+        label = torch.from_numpy(case.label.copy())
         target = torch.stack([torch.isin(label, torch.tensor(values, dtype=label.dtype)) for values in self.targets])
-        return torch.from_numpy(case.image[(slice(None), *box)].copy()), target.float()
-
-
-def labelled_box(case: TrainingCase, margin: int) -> tuple[slice, slice, slice]:
-    """The box (S, H, W) of a case's labels and so many voxels around it; all of a case that has none."""
-    shape, labelled = case.label.shape, case.labelled
-    if not len(labelled):
-        return tuple(slice(0, side) for side in shape)
-    places = np.unravel_index(labelled, shape)
-    return tuple(slice(max(int(along.min()) - margin, 0), int(along.max()) + margin + 1) for along in places)
+        return torch.from_numpy(case.image[(slice(None), *box)].copy()), target.float(), box
 
 
 @torch.no_grad()
@@ -73,33 +75,37 @@ def dice_of_cases(
         for index in indices:
             if is_cancelled():
                 return None
-            image, target = cases[index]
-            fits = image[0].numel() * (len(cases.targets) + 1) * 4 <= MOST_BYTES_ON_DEVICE
-            logits = _logits(network, image, window, device, stitched_on=device if fits else torch.device("cpu"))
-            found = _segments(logits, exclusive)
+            image, target, box = cases[index]
+            found = torch.zeros_like(target[(slice(None), *box)])
+            if image.numel():
+                found = found_segments(network, image, window, len(target), exclusive, device)
             target = target.to(found.device)
+            # What lies outside the box was missed.
             volume = found.sum((1, 2, 3)) + target.sum((1, 2, 3))
-            shared = 2 * (found * target).sum((1, 2, 3)) / volume.clamp(min=1)
+            shared = 2 * (found * target[(slice(None), *box)]).sum((1, 2, 3)) / volume.clamp(min=1)
             dice[index] = torch.where(volume > 0, shared, 1.0).cpu()
     finally:
         network.train(training)
     return dice
 
 
-def _logits(
-    network: nn.Module, image: Tensor, window: Sequence[int], device: torch.device, stitched_on: torch.device
+def found_segments(
+    network: nn.Module,
+    image: Tensor,
+    window: Sequence[int],
+    segments: int,
+    exclusive: bool,
+    device: torch.device,
 ) -> Tensor:
-    """(outputs, S, H, W) of a whole case."""
+    """(segments, S, H, W) of 0 and 1, what a network finds in an image (C, S, H, W) by windows that overlap by half."""
 
     def predict(x: Tensor) -> Tensor:
         return network(x, wanted=("segmentation",))["segmentation"].float()
 
+    fits = image[0].numel() * (segments + 1) * 4 <= MOST_BYTES_ON_DEVICE
+    stitched_on = device if fits else torch.device("cpu")
     options = {"overlap": 0.5, "mode": "gaussian", "sw_device": device, "device": stitched_on}
-    return sliding_window_inference(image[None], window, 1, predict, **options)[0]
-
-
-def _segments(logits: Tensor, exclusive: bool) -> Tensor:
-    """(segments, S, H, W) of 0 and 1."""
+    logits = sliding_window_inference(image[None], window, 1, predict, **options)[0]
     if not exclusive:
         return (logits > 0).float()
     label = logits.argmax(0, keepdim=True)

@@ -10,6 +10,7 @@ from conresnet.brats_description import SEGMENTS as BRATS_SEGMENTS
 from conresnet.errors import UserError
 from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION
 from conresnet_training.augmentation import Augmentation
+from conresnet_training.component_share import planned_share
 from conresnet_training.data_sets import DataSet
 from conresnet_training.memory_needs import BATCH, STEP, Budget, fit_memory
 from conresnet_training.plan import Plan, Training
@@ -87,6 +88,8 @@ def plan_with_reasons(
     fit = fit_memory(budget, entry.build, frame, wanted)
     model["inference"]["window"] = [side - side % entry.window_step for side in fit.window]
     model["system"] = entry.system(replace(frame, base_width=fit.width, batch=fit.batch))
+    if entry.coarse_to_fine:
+        model["system"]["arguments"]["smallest_component"] = planned_share(data_set, targets)
     steps = min(max(STEPS_A_CASE * len(data_set.cases), FEWEST_STEPS), MOST_STEPS)
     training = Training(
         steps=steps,

@@ -147,6 +147,9 @@ def _of_networks(made: Planned) -> Iterator[Reason]:
     if made.entry.coarse_to_fine:
         margin = f"{system['arguments']['margin']} voxels"
         yield Reason("margin", margin, "around what the coarse pass finds; the paper leaves it open")
+        share = system["arguments"]["smallest_component"]
+        dropped = f"under {share:.0%} of a segment" if share else "none"
+        yield Reason("dropped components", dropped, "what the labels themselves can spare, of the paper's 20 % and 5 %")
 
 
 def _product(values: Sequence[float]) -> str:

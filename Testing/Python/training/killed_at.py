@@ -77,7 +77,7 @@ MOMENTS = {
     "while the best checkpoint is written": lambda: dies_writing(checkpoints, 1),
     "between best and last": lambda: dies_writing(checkpoints, 2),
     "right after a checkpoint": lambda: dies(loop, "write_checkpoint", after=True),
-    "during validation": lambda: dies(held_out, "_logits", 2),
+    "during validation": lambda: dies(held_out, "found_segments", 2),
     "right after it was resumed": lambda: dies(loop.TrainingLoop, "_restore", after=True),
     "in a line of the progress file": dies_in_a_line,
     "while it clears up": lambda: dies(fitting.shutil, "rmtree"),

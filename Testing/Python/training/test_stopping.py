@@ -124,13 +124,13 @@ def test_lock_of_a_killed_process_is_free_whoever_has_its_number_now(tmp_path):
 
 def test_stop_during_validation_leaves_it_to_the_resumed_run(plan_file, run, monkeypatch):
     """Not a step is lost, and the curve has the validation where an unbroken run has it."""
-    original = held_out._logits
+    original = held_out.found_segments
 
     def stopped(*arguments, **options):
         (run / STOP_FILE).touch()
         return original(*arguments, **options)
 
-    monkeypatch.setattr(held_out, "_logits", stopped)
+    monkeypatch.setattr(held_out, "found_segments", stopped)
     assert run_command(monkeypatch, "train", plan_file, "--output", run) == 0
     progress = read_progress(run / PROGRESS_FILE)
     assert (progress.state, progress.step, progress.validations) == ("stopped", 3, [])
@@ -143,9 +143,10 @@ def test_stop_during_validation_leaves_it_to_the_resumed_run(plan_file, run, mon
 def test_numbers_that_are_not_finite_end_the_run_and_name_the_case(plan_file, run, monkeypatch, capsys):
     """Complaint 7: the case is named, and the checkpoint from before is the one that stays."""
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 1) == 0
-    image = np.load(run / "prepared" / "case_2_image.npy")
+    (file,) = (run / "prepared").glob("case_2_*_image.npy")
+    image = np.load(file)
     image[:, 5:] = np.nan
-    np.save(run / "prepared" / "case_2_image.npy", image)
+    np.save(file, image)
     capsys.readouterr()
     assert run_command(monkeypatch, "resume", run) == 2
     sentence = capsys.readouterr().err.strip().splitlines()[-1]

@@ -1,0 +1,42 @@
+"""Which small components a plan of coarse-to-fine drops."""
+
+import numpy as np
+import pytest
+
+from conresnet_training.component_share import planned_share
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.planning import Choices, plan_with_reasons
+from training.data_folders import decathlon, image, save
+
+SHAPE = (40, 30, 20)
+TARGETS = {"near": [1], "far": [2]}
+
+
+def labelled(sizes):
+    """An organ of 4000 voxels as label 1, and label 2 in pieces of so many voxels, none of which touch."""
+    label = np.zeros(SHAPE, np.uint8)
+    label[:20, :10, :20] = 1
+    for place, size in enumerate(sizes):
+        rows = label[22:38, 12 + 3 * place]
+        flat = np.zeros(rows.size, np.uint8)
+        flat[:size] = 2
+        rows[...] = flat.reshape(rows.shape)
+    return label
+
+
+@pytest.mark.parametrize(
+    ("pieces", "share"),
+    [([200], 0.2), ([200, 1], 0.2), ([200, 60], 0.2), ([200, 30], 0.05), ([200, 30, 5], 0.0), ([], 0.2)],
+    ids=["one piece", "a speck", "two lobes", "lesion", "lesion and less", "none at all"],
+)
+def test_the_labels_themselves_lose_hardly_anything(tmp_path, pieces, share):
+    folder = decathlon(tmp_path / "set")
+    for number in range(3):
+        save(image(number, SHAPE), folder / "imagesTr" / f"case_{number}.nii.gz")
+        save(labelled(pieces), folder / "labelsTr" / f"case_{number}.nii.gz")
+    data_set = read_data_set(folder)
+    assert planned_share(data_set, TARGETS) == share
+    plan, reasons = plan_with_reasons(data_set, folder, choices=Choices("coarse-to-fine"))
+    assert plan.model["system"]["arguments"]["smallest_component"] == share
+    (reason,) = [reason for reason in reasons if reason.what == "dropped components"]
+    assert reason.value == (f"under {share:.0%} of a segment" if share else "none")
