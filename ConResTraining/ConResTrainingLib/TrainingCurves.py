@@ -47,6 +47,7 @@ def update(name: str, progress: Progress) -> None:
         "loss": _("Loss"),
         "segmentation_loss": _("Segmentation"),
         "residual_loss": _("Residual"),
+        "auxiliary_loss": _("Auxiliary classifiers"),
         "boundary_loss": _("Boundary"),
     }
     points = progress.points

@@ -243,12 +243,14 @@ def _about(plan, results: Sequence) -> list[str]:
     if not results:
         return []
     training, evaluation = plan.training, results[0].evaluation
+    splits = {item.evaluation.split for item in results}
+    of_all = evaluation.split if len(splits) == 1 else "of each row the cases of its own folds, held out of training"
     machines = {(item.cost["device"], item.cost["precision"], item.cost["threads"]) for item in results}
     measured = "; ".join(
         f"{device} in {precision}, {threads} threads" for device, precision, threads in sorted(machines)
     )
     sentences = [
-        f"{evaluation.data}, {evaluation.split}.",
+        f"{evaluation.data}, {of_all}.",
         f"Each row was trained for {training.steps} steps (of each stage) of {training.batch} samples.",
         f"Windows are of {_window(plan)}.",
     ]

@@ -30,6 +30,7 @@ COLUMNS = (
     "seconds a case",
     "peak memory, GB",
     "steps",
+    "cases",
 )
 SEGMENT_COLUMNS = ("system", "segment", "Dice (95 % interval)", "Hausdorff 95 %, mm (95 % interval)")
 DIFFERENCE_COLUMNS = (
@@ -213,6 +214,7 @@ def _line(comparison: Comparison, result: Result) -> list[str]:
         f"{result.seconds_a_case:.2f}",
         f"{cost['peak_bytes'] / 1e9:.2f}",
         str(result.steps),
+        str(len(result.evaluation.cases)),
     ]
 
 

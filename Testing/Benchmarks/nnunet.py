@@ -4,8 +4,9 @@
     python -m conresnet_training compare OURS/evaluation FOLDER/evaluation
 
 It trains by 3d_fullres for as many samples as PLAN makes in all its steps, in at most 50 epochs, at whose end its
-schedule ends. Then it segments the cases that the fold holds out, and they are measured as our runs are. nnU-Net gets
-an environment of its own in .venv-nnunet/. Run again with the same folder, it goes on where it was.
+schedule ends: by larger batches in fewer steps, and far from the 250,000 steps that it makes by default. Then it
+segments the cases that the fold holds out, and they are measured as our runs are. nnU-Net gets an environment of its
+own in .venv-nnunet/. Run again with the same folder, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
     made = iterations * epochs
     click.echo(
         f"nnU-Net made {made} steps of {batch} windows of {' x '.join(map(str, planned['patch_size']))}, "
-        f"{made * batch} samples; {len(files)} cases are segmented in {predictions}.",
+        f"{made * batch} samples, where the plan makes {our_plan.training.steps} steps of {our_plan.training.batch}; "
+        f"{len(files)} cases are segmented in {predictions}.",
         err=True,
     )
 
