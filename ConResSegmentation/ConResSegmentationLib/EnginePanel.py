@@ -64,9 +64,11 @@ class EnginePanel(EngineObserver):
             proceed: called when the engine can run; at once where that is known.
             refuse: called otherwise, with the sentence that says why; it is empty when the user has declined.
         """
-        if self._isOutdated and not self._engine.isBusy:
+        if self._isOutdated and not self._engine.isSegmenting:
             self._isOutdated = False
             self._engine.stop()
+            if self._check and not self._check.problem:
+                self._engine.listDevices(self)
         if self._engine.isRunning or (self._check and not self._check.problem):
             proceed()
             return
@@ -84,6 +86,8 @@ class EnginePanel(EngineObserver):
 
     def onDevices(self, devices: list[dict]) -> None:
         """The engine has listed its devices."""
+        if self._isOutdated:
+            return
         self._devices = [entry for entry in devices if entry["name"] != "auto"]
         self.selectDevice(self._device)
 
@@ -104,7 +108,7 @@ class EnginePanel(EngineObserver):
         slicer.app.userSettings().setValue(PYTHON_SETTING, path)
         self._python.program = path
         # Every letter that is typed comes here, and is no reason to stop what is computed; the next run is another's.
-        self._isOutdated = self._engine.isBusy
+        self._isOutdated = self._engine.isSegmenting
         if not self._isOutdated:
             self._engine.stop()
         self._devices = []

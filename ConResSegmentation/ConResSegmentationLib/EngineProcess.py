@@ -138,6 +138,12 @@ class EngineProcess:
         return bool(self._current or self._waiting)
 
     @property
+    def isSegmenting(self) -> bool:
+        """Whether a segmentation is computed, or waits."""
+        requests = [*([self._current] if self._current else []), *self._waiting]
+        return any(request.message["request"] == "segment" for request in requests)
+
+    @property
     def isRunning(self) -> bool:
         """Whether the engine has a process and has said hello."""
         return self._connection is not None and self._connection.hello is not None

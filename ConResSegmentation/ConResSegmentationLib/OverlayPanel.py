@@ -16,6 +16,7 @@ class OverlayPanel:
         self._ui = ui
         self._shownID = ""
         self._outlinedID = ""
+        self._wasFilled = True
         self._colors: list = []
         ui.mapSelector.addAttribute("vtkMRMLScalarVolumeNode", MapVolumes.MAP_ATTRIBUTE)
         ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMapChanged)
@@ -43,11 +44,14 @@ class OverlayPanel:
             self._fillSegments(False)
 
     def _fillSegments(self, isFilled: bool) -> None:
-        """Fill the segments that the map belongs to in the slices, or draw their outlines alone, which hide no map."""
+        """Draw outlines alone of the segments that the map belongs to, which hide no map, or fill them as before."""
         segmentationNode = slicer.mrmlScene.GetNodeByID(self._outlinedID)
         display = segmentationNode.GetDisplayNode() if segmentationNode else None
-        if display is not None:
-            display.SetVisibility2DFill(isFilled)
+        if display is None:
+            return
+        if not isFilled:
+            self._wasFilled = display.GetVisibility2DFill()
+        display.SetVisibility2DFill(isFilled and self._wasFilled)
 
     def _onOpacityChanged(self, opacity: float) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._shownID)

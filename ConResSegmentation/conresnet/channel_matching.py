@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from conresnet.errors import UserError
 
 # Radiologists write "T1+C" for what files call "t1gd".
-_T1_PLUS_CONTRAST = re.compile(r"t1\s*\+\s*(?:c|ce|gd|gad|contrast)\b")
+_PLUS_CONTRAST = re.compile(r"\+\s*(?:c|ce|contrast|gd|gad)(?![a-z0-9])")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _strength(keyword: str, words: list[str]) -> int:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", _T1_PLUS_CONTRAST.sub("t1gd", text.casefold()))
+    return re.findall(r"[^\W_]+", _PLUS_CONTRAST.sub(" t1gd ", text.casefold()))
 
 
 def _likeness(name: str, taken: Sequence[str]) -> int:

@@ -124,25 +124,26 @@ def prepare(
     is_limited = roi is not None and how.roi == "limit"
     window = description.inference.window if is_limited else None
     space = ModelSpace.fit(first.grid, how.orientation, how.spacing, roi, first.name, window)
-    seen = ModelSpace.fit(first.grid, how.orientation, how.spacing, name=first.name) if is_limited else space
+    seen = _whole(description, first) if is_limited else space
     part, inside = space.part_of(seen), _inside(space)
     images, backgrounds, channels, warnings = [], [], [], []
     if roi is None and wants_roi(description, first.grid):
         warnings.append(
-            f"{first.name} is much larger than the crops that {description.title} learned from; draw an ROI around the "
-            "structure, or the result means little."
+            f"{first.name} is much larger than what {description.title} looks at; draw an ROI around the structure, "
+            "unless the model is meant for whole scans."
         )
     for index, (volume, item) in enumerate(zip(volumes, description.inputs, strict=True)):
         whole = seen.to_model(volume, background_value(volume.array))
         check()
         background = background_value(whole)
         mask = None if how.foreground == "all" else foreground_mask(whole, how.foreground, background)
-        measured = _both(None if is_limited else inside, seen.covered(volume.grid))
+        covered = seen.covered(volume.grid)
+        measured = _both(None if is_limited else inside, covered)
         images.append(_kept(whole, part))
         backgrounds.append(background)
-        if index:
+        if covered is not None:
             wanted = _both(inside, images[0] != backgrounds[0])
-            warnings += _warn_where_missing(volume, wanted, space, first.name)
+            warnings += _warn_where_missing(volume, wanted, covered[part], first.name)
         if roi is not None:
             _check_not_empty(volume, images[-1] if inside is None else images[-1][inside], roi)
         for steps in item.channels:
@@ -171,11 +172,24 @@ def _check_not_empty(volume: Volume, values: np.ndarray, roi: BoxROI) -> None:
         )
 
 
-def _warn_where_missing(volume: Volume, wanted: np.ndarray, space: ModelSpace, first: str) -> list[str]:
-    """A warning where an image shows not all of the voxels that are wanted; one that shows none is refused."""
-    covered = space.covered(volume.grid)
-    if covered is None:
-        return []
+def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
+    """The way of the whole image to a model that is to see no more than a part of it, but to measure all."""
+    how = description.preparation
+    try:
+        return ModelSpace.fit(volume.grid, how.orientation, how.spacing, name=volume.name)
+    except UserError as error:
+        if error.code != "image-too-large":
+            raise
+        raise UserError(
+            error.code,
+            f"{volume.name} takes {error.values['size']} voxels at the spacing of {description.title}, which is too "
+            "many to measure its intensity; crop the image around the structure, or check its spacing.",
+            **error.values,
+        ) from error
+
+
+def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray, first: str) -> list[str]:
+    """A warning where an image covers not all of the voxels that are wanted; one that covers none is refused."""
     share = covered[wanted].mean() if wanted.any() else covered.any()
     if share >= _ENOUGH_SHOWN:
         return []

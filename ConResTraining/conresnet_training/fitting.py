@@ -90,7 +90,7 @@ def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: S
     checkpoint = read_checkpoint(run.checkpoint)
     done = checkpoint["global_step"] if checkpoint else 0
     data_set = read_data_set(plan.data)
-    used, held_out = begin_split(run, data_set)
+    used, held_out = begin_split(run, data_set, is_first_process())
     segments = [segment.name for segment in plan.description.output.segments]
     tell(
         "started",

@@ -27,22 +27,26 @@ def split(data_set: DataSet, plan: Plan, fold: int) -> Split:
     return training, held_out
 
 
-def begin_split(run: Run, data_set: DataSet) -> Split:
-    """The split of a run, which is written down in its folder the first time.
+def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
+    """The split of a run, which is written down in its folder; from its first checkpoint on it stays as it is.
 
     A data set may get further cases; split anew, it would hold out cases that the run has learned from.
+
+    Args:
+        is_writer: whether this process writes it; one of several does.
 
     Raises:
         UserError: ``cases-gone`` where it lacks cases of the run, ``too-few-cases``, ``disk-full`` or ``cannot-write``.
     """
     file = run.folder / SPLIT_FILE
-    if not file.exists():
-        training, held_out = split(data_set, run.plan, run.fold)
+    if file.exists() and run.checkpoint.exists():
+        return _written(run, data_set, "training"), _written(run, data_set, "held_out")
+    training, held_out = split(data_set, run.plan, run.fold)
+    if is_writer:
         names = {"training": [case.name for case in training], "held_out": [case.name for case in held_out]}
         with replacing(file) as temporary:
             temporary.write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return training, held_out
-    return _written(run, data_set, "training"), _written(run, data_set, "held_out")
+    return training, held_out
 
 
 def held_out_of_run(run: Run, data_set: DataSet) -> list[Case]:

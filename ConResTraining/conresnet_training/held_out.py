@@ -79,11 +79,10 @@ def dice_of_cases(
             found = torch.zeros_like(target[(slice(None), *box)])
             if image.numel():
                 found = found_segments(network, image, window, len(target), exclusive, device)
-            target = target.to(found.device)
-            # What lies outside the box was missed.
-            volume = found.sum((1, 2, 3)) + target.sum((1, 2, 3))
-            shared = 2 * (found * target[(slice(None), *box)]).sum((1, 2, 3)) / volume.clamp(min=1)
-            dice[index] = torch.where(volume > 0, shared, 1.0).cpu()
+            # What lies outside the box was missed. Only what lies in it goes to the device.
+            volume = found.sum((1, 2, 3)).cpu() + target.sum((1, 2, 3))
+            true = (found * target[(slice(None), *box)].to(found.device)).sum((1, 2, 3)).cpu()
+            dice[index] = torch.where(volume > 0, 2 * true / volume.clamp(min=1), 1.0)
     finally:
         network.train(training)
     return dice

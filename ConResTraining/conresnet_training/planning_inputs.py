@@ -37,15 +37,20 @@ def _intensity(data_set: DataSet, channel: int) -> list[dict[str, Any]]:
     """CT counts in the same units everywhere, so one scale serves all cases; others are measured each by itself."""
     if is_ct(data_set.channels[channel]):
         values = labelled_values(data_set, channel)
-        low, high = (round(float(value), 1) for value in np.percentile(values, PERCENTILES))
+        low, high = (_shortened(value) for value in np.percentile(values, PERCENTILES))
         if high > low:
             clipped = np.clip(values, low, high)
             mean, deviation = float(clipped.mean()), float(clipped.std())
-            scale = [round(mean - deviation, 1), round(mean + deviation, 1)]
+            scale = [_shortened(mean - deviation), _shortened(mean + deviation)]
             return [{"step": "clip", "low": low, "high": high}, {"step": "rescale", "from": scale, "to": [-1, 1]}]
     low, high = PERCENTILES
     clip = {"step": "clip_percentiles", "low": low, "high": high}
     return [clip, {"step": "z_score", "over": "foreground", "outside": "keep"}]
+
+
+def _shortened(value: float) -> float:
+    """Four digits of it, whatever its unit."""
+    return float(f"{value:.4g}")
 
 
 def _input(name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:

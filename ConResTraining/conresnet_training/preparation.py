@@ -73,6 +73,9 @@ def prepare_case(
     image_file, label_file, labelled_file = (folder / f"{stem}_{part}.npy" for part in ("image", "label", "labelled"))
     # The label map is written last: where it is, the others are whole.
     if not label_file.exists():
+        for old in folder.glob("*.npy"):
+            if re.fullmatch(rf"{re.escape(file_stem(case.name))}_[0-9a-f]{{12}}_[a-z]+\.npy", old.name):
+                old.unlink()
         try:
             prepared, label = _read(case, model, labels)
             _write_image(prepared, image_file)

@@ -9,6 +9,7 @@ from peer_networks import PEERS, with_peer
 
 from conresnet.errors import UserError
 from conresnet.package.description import AXES, PLANES
+from conresnet_training.component_share import planned_share
 from conresnet_training.data_sets import DataSet
 from conresnet_training.plan import Plan, with_settings
 from conresnet_training.planning import segment_color
@@ -72,10 +73,18 @@ class Row:
 
 def all_rows(plan: Plan, data_set: DataSet) -> dict[str, Row]:
     """Every row that can be made of ``plan``, by name: the catalogue's systems, the peers, ConResNet's study."""
-    rows = [Row(name, item.title, {name: change_system(plan, name)}, "systems") for name, item in SYSTEMS.items()]
+    rows = [Row(name, item.title, {name: _changed(plan, name, data_set)}, "systems") for name, item in SYSTEMS.items()]
     rows += [Row(name, PEER_TITLES[name], {name: with_peer(plan, name)}, "peers") for name in PEERS]
     rows += _study(plan, data_set)
     return {row.name: row for row in rows}
+
+
+def _changed(plan: Plan, name: str, data_set: DataSet) -> Plan:
+    changed = change_system(plan, name)
+    if SYSTEMS[name].coarse_to_fine:
+        share = planned_share(data_set, plan.targets)
+        changed = with_settings(changed, [f"model.system.arguments.smallest_component={share}"])
+    return changed
 
 
 def chosen_rows(rows: dict[str, Row], wanted: str) -> list[Row]:

@@ -49,6 +49,8 @@ def matched(inputs: tuple[Channel, ...], names: list[str]) -> list[str | None]:
         ["flair_postop", "t1_postop", "t1ce_postop", "t2_postop"],
         ["AX FLAIR", "AX T1", "AX T1+C", "AX T2"],
         ["FLAIR", "T1 SE", "T1 SE + Gd", "T2 SE"],
+        ["ax_FLAIR", "ax_T1_FSPGR", "ax_T1+C_FSPGR", "ax_T2"],
+        ["FLAIR", "T1 MPRAGE", "T1 MPRAGE+C", "T2"],
         ["flair", "t1_pre", "t1_post", "t2"],
     ],
 )

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from conresnet.errors import UserError
 from conresnet.geometry import ModelSpace
 from conresnet.grid import Volume
 from conresnet.image_files import read_volume
 from conresnet.package import parse_description
-from conresnet.preparation import prepare
+from conresnet.preparation import _whole, prepare
 from conresnet.roi import BoxROI
 from conresnet.segmentation import SegmentOptions, segment
 from engine.model_cases import description, make_model, use_test_networks
@@ -74,6 +75,15 @@ def test_a_limited_array_has_a_margin_and_is_no_smaller_than_a_window(place, siz
     assert box.contains(space.grid.array_affine, shape).sum() == box.contains(volume.grid.array_affine, (40,) * 3).sum()
 
 
+def test_an_image_too_large_to_measure_is_refused_with_what_helps():
+    large = Volume(np.broadcast_to(np.int16(1), (3000, 3000, 3000)), grid((3000, 3000, 3000)), "large")
+    space = ModelSpace.fit(large.grid, "SAR", (2, 2, 2), box_at(large, (0, 0, 0), (9, 9, 9)), window=WINDOW)
+    assert space.grid.shape == WINDOW
+    with pytest.raises(UserError, match="crop the image around the structure") as caught:
+        _whole(parse_description(description(**settings("limit", [2, 2, 2]))), large)
+    assert caught.value.code == "image-too-large"
+
+
 def test_an_image_smaller_than_a_window_is_seen_whole():
     volume = random_volume(grid((9, 30, 9)))
     space = ModelSpace.fit(volume.grid, "SAR", None, box_at(volume, (1, 1, 1), (3, 3, 3)), window=WINDOW)
@@ -108,7 +118,7 @@ def test_a_crop_model_says_so_when_it_is_given_a_whole_scan(tmp_path):
     crop, scan = random_volume(grid((20, 20, 20))), random_volume(grid((64, 48, 48)))
     assert segment(model, [crop], SegmentOptions(threads=1)).report["warnings"] == []
     (warning,) = segment(model, [scan], SegmentOptions(threads=1)).report["warnings"]
-    assert "random is much larger than the crops" in warning and "draw an ROI" in warning
+    assert "random is much larger than what A model for tests looks at" in warning and "draw an ROI" in warning
     box = box_at(scan, (0, 0, 0), (16, 16, 16))
     assert segment(model, [scan], SegmentOptions(roi=box, threads=1)).report["warnings"] == []
 

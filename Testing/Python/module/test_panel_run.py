@@ -65,6 +65,11 @@ def test_segments_are_outlines_while_a_map_lies_under_them(panel: PanelDriver, v
     panel.leave()
     panel.open()
     assert drawn() == (True, True), "the views stay as the user has arranged them"
+    panel.ui.mapSelector.setCurrentNode(None)
+    display.SetVisibility2DFill(False)
+    for node in (attention, None):
+        panel.ui.mapSelector.setCurrentNode(node)
+        assert drawn() == (False, True), "nor is what was not filled"
 
 
 def test_only_the_chosen_maps_are_made(panel: PanelDriver, volume: object) -> None:

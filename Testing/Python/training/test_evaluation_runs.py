@@ -12,9 +12,10 @@ from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.evaluation.predictions import measure_predictions
 from conresnet_training.evaluation.runs import measure_runs
-from conresnet_training.folds import begin_split, split
+from conresnet_training.folds import begin_split, held_out_of_run, split
 from conresnet_training.packing import pack_runs
 from conresnet_training.plan import with_settings
+from conresnet_training.run import start_run
 from training.commands import run_command
 from training.trained_runs import finished_folds, finished_run, small_plan
 
@@ -134,6 +135,18 @@ def test_what_a_run_held_out_stays_so_when_the_data_set_changes(data_set, tmp_pa
     (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     assert run_command(monkeypatch, "evaluate", run.folder, "--output", tmp_path / "out") == 2
     assert "lacks case_4, with which the run" in capsys.readouterr().err
+
+
+def test_before_anything_is_trained_a_case_may_be_taken_out(data_set, tmp_path):
+    """A run that stops at a broken case begins once that case is gone."""
+    run = start_run(small_plan(data_set), tmp_path / "run", 1)
+    begin_split(run, read_data_set(data_set))
+    description = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
+    description["training"] = [item for item in description["training"] if "case_4" not in item["image"]]
+    (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    training, held_out = begin_split(run, read_data_set(data_set))
+    assert [case.name for case in held_out] == ["case_1", "case_5"] and len(training) == 3
+    assert held_out_of_run(run, read_data_set(data_set)) == held_out
 
 
 def test_weights_that_were_begun_with_are_told_of(data_set, tmp_path, monkeypatch):

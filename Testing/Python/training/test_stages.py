@@ -15,6 +15,8 @@ from conresnet.networks.resdsn import ResDSN
 from conresnet.package import write_package
 from conresnet_training import loop
 from conresnet_training.fitting import fit
+from conresnet_training.found_boxes import FoundBoxes
+from conresnet_training.held_out import whole_case
 from conresnet_training.network_with_losses import SegmentationTraining, stages_of, steps_of_run
 from conresnet_training.packing import pack_runs
 from conresnet_training.plan import read_plan
@@ -148,6 +150,12 @@ def test_fine_network_is_trained_around_the_segments(data_set, tmp_path, monkeyp
     coarse, fine = seen
     assert all(fine.samples[number][1].any() for number in range(40))
     assert not all(coarse.samples[number][1].any() for number in range(40))
+    assert coarse.held_out.box_of is whole_case
+    boxes = fine.held_out.box_of
+    assert isinstance(boxes, FoundBoxes) and boxes.network is not None
+    assert (boxes.margin, boxes.smallest) == tuple(
+        run.plan.model["system"]["arguments"][name] for name in ("margin", "smallest_component")
+    )
 
 
 def test_case_without_labels_is_validated_too(data_set, tmp_path):

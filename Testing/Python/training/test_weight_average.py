@@ -1,6 +1,5 @@
 """The moving average of a network's weights."""
 
-import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -27,14 +26,3 @@ def test_later_the_decay_is_what_was_asked_for():
     settled = [0.0] * 2000
     assert abs(averaged(0.9, [*settled, 1.0]) - 0.1) < 1e-6
     assert abs(averaged(0.99, [*settled, 1.0, 1.0]) - (1 - 0.99**2)) < 1e-6
-
-
-def test_each_stage_begins_anew():
-    network = nn.Linear(1, 1)
-    average = AveragedModel(network, multi_avg_fn=averaging(0.998), use_buffers=True)
-    for value in (100.0, 1.0):
-        average.n_averaged.fill_(0)
-        nn.init.constant_(network.weight, value)
-        average.update_parameters(network)
-    assert average.module.weight.item() == 1
-    assert torch.equal(average.module.bias, network.bias)
