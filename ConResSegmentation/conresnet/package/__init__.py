@@ -10,8 +10,8 @@ and its copies, and so on; `input_channels` counts them all.
 A system of one pass over the windows is "single" or "ensemble", whose networks' answers are averaged. One of the type
 "coarse_to_fine" has two networks, coarse and fine, and these arguments: "margin", voxels around what the coarse one
 found; * "coarse_windows" and "fine_windows", by which windows overlap (6 and 12 where missing, as in the paper);
-* "smallest_component", the share of a segment below which a part of it is dropped (0.2). Its windows are laid and
-averaged as in its paper, whatever "tiling", "overlap" and "blending" say; see `conresnet.systems.coarse_to_fine`.
+* "smallest_component", the share of a segment below which a part of it is dropped (0.2). With the tiling "authors", its
+windows are as many as in its paper, see `conresnet.systems.coarse_to_fine`.
 
 `model.json`, whole. Fields marked * may be missing, all others must be there; any that is not named here is refused.
 

@@ -37,9 +37,10 @@ class CoarseToFine:
             4.2) and 0.05 for one with lesions (section 4.3); 0 keeps all. Both passes' answers are freed of them, as
             the paper does not tell one from the other.
 
-    Windows are laid and averaged as the paper has it (``counted_windows``, section 4.2) whatever the package says of
-    tiling and blending; a user who chooses fitted windows gets them in both passes, which takes a fraction of the
-    time. The package's ``mirror_axes`` serve the fine pass alone, since the coarse one is there to be quick.
+    Where the package's tiling is "authors", windows are laid and averaged as the paper has it (``counted_windows``,
+    section 4.2): in a scan not much larger than a window, one at nearly every voxel, which takes a GPU. Fitted ones
+    take a fraction of the time. The package's ``mirror_axes`` serve the fine pass alone, since the coarse one is there
+    to be quick.
 
     Outside the box there is nothing: labels and every map are 0 there, as they are outside an ROI. P^C of eq. 5 is 0
     there too, and to show the coarse network's probability beside the fine one's would show what was thrown away.
@@ -70,7 +71,7 @@ class CoarseToFine:
         self.predictors = [self._coarse, self._fine]
         self.networks = [network for predictor in self.predictors for network in predictor.networks]
         self.maps = self._fine.maps
-        self.tiling = Tiling("authors", inference.window, inference.overlap, "uniform")
+        self.tiling = Tiling(inference.tiling, inference.window, inference.overlap, inference.blending)
 
     def place(self, backend: Backend) -> None:
         """Move to a device, for its precision."""
@@ -146,5 +147,5 @@ class DeCrop:
 
 
 def _windows(tiling: Tiling, more: int) -> Tiling:
-    """floor(W / w) + n windows an axis, unless fitted ones are wanted."""
-    return tiling if tiling.kind == "fitted" else replace(tiling, kind="counted", more=more)
+    """The authors' are floor(W / w) + n windows an axis."""
+    return replace(tiling, kind="counted", more=more) if tiling.kind == "authors" else tiling

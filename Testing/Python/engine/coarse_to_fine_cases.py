@@ -28,6 +28,7 @@ def coarse_to_fine(document: dict[str, Any], fine: dict[str, Any] | None = None,
     fine = (fine or document)["system"]["networks"][0]
     networks = [{**copy.deepcopy(one), "weights": file} for one, file in zip((coarse, fine), FILES, strict=True)]
     document["system"] = {"type": "coarse_to_fine", "networks": networks, "arguments": {"margin": 3, **arguments}}
+    document["inference"] |= {"tiling": "authors", "blending": "uniform"}
     return document
 
 
