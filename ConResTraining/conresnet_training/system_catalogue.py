@@ -117,7 +117,8 @@ SYSTEMS: dict[str, Catalogued] = {
     ),
     "conresnet-refined": Catalogued(
         "ConResNet, refined",
-        "ConResNet twice: the second takes the first's residuals as a prior. Trains for twice the steps.",
+        "ConResNet twice: the second takes the first's residuals as a prior. Twice the steps, and no better where it "
+        "was measured.",
         partial(auto_context, inner=conresnet, context=("residual",)),
         stages=2,
     ),
