@@ -181,10 +181,12 @@ def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
         if error.code != "image-too-large":
             raise
         raise UserError(
-            error.code,
+            "image-too-large-to-measure",
             f"{volume.name} takes {error.values['size']} voxels at the spacing of {description.title}, which is too "
             "many to measure its intensity; crop the image around the structure, or check its spacing.",
-            **error.values,
+            name=volume.name,
+            size=error.values["size"],
+            model=description.title,
         ) from error
 
 

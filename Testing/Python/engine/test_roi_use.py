@@ -81,7 +81,7 @@ def test_an_image_too_large_to_measure_is_refused_with_what_helps():
     assert space.grid.shape == WINDOW
     with pytest.raises(UserError, match="crop the image around the structure") as caught:
         _whole(parse_description(description(**settings("limit", [2, 2, 2]))), large)
-    assert caught.value.code == "image-too-large"
+    assert caught.value.code == "image-too-large-to-measure"
 
 
 def test_an_image_smaller_than_a_window_is_seen_whole():

@@ -56,8 +56,10 @@ def test_a_case_is_prepared_anew_when_its_files_or_the_plan_have_changed(tmp_pat
     corrected[:2] = 2
     save(corrected, folder / "labelsTr" / "case_0.nii.gz")
     again = prepared(folder, tmp_path)
+    shape = again.label.shape
     np.testing.assert_array_equal(again.label, corrected.T)
-    assert prepared(folder, tmp_path, spacing=[2, 2, 2]).label.shape == tuple(side // 2 for side in again.label.shape)
+    assert prepared(folder, tmp_path, spacing=[2, 2, 2]).label.shape == tuple(side // 2 for side in shape)
+    assert len(list((tmp_path / "prepared").iterdir())) == 3, "what is out of date takes no room"
 
 
 def test_training_sees_the_copies_that_the_engine_makes(tmp_path):
