@@ -43,8 +43,8 @@ def _aboutImages() -> dict[str, str]:
             "around the structure, or check the spacing of the volume."
         ),
         "image-too-large-to-measure": _(
-            "The volume {name} takes {size} voxels at the spacing of {model}, which is too many to measure its intensity; "
-            "crop the volume around the structure (module Crop Volume), or check its spacing."
+            "The volume {name} takes {size} voxels at the spacing of {model}, which is too many to measure its "
+            "intensity; crop the volume around the structure (module Crop Volume), or check its spacing."
         ),
     }
 
