@@ -7,6 +7,8 @@ SLICER_OS ?= linux
 BIN := $(VENV)/bin
 REQUIREMENTS := $(filter-out requirements/debian.txt,$(wildcard requirements/*.txt))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Two processes, each with whole files, so that what the tests of a file share is made once; a thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help setup test test-all demo lint lists package clean
 
@@ -22,10 +24,10 @@ help:
 setup: $(VENV)/ready
 
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: setup
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 demo: setup
 	$(BIN)/python Testing/Demo/demo.py
