@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 .PHONY: help setup test test-all demo lint lists package clean
 
 help:
-	@echo "make test      run the tests (under 15 minutes)"
+	@echo "make test      run the tests (about 10 minutes)"
 	@echo "make test-all  run the long tests too"
 	@echo "make demo      segment a real case through the module's logic; pictures and files go to demo/"
 	@echo "make lint      check the style of the Python sources"
