@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.model_cases import description, use_test_networks, write_model
+from peak_memory import PEAK_MEMORY, REASON
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = [str(ROOT / "ConResSegmentation"), str(ROOT / "Testing" / "Python")]
@@ -16,7 +17,7 @@ SIDE = 128
 
 SCRIPT = f"""
 SIDE = {SIDE}
-import resource, sys
+import sys
 import numpy as np
 from conresnet.grid import Grid, Volume
 from conresnet.networks import NETWORKS
@@ -31,7 +32,7 @@ for plane in array:
     plane[:] = np.random.default_rng(0).integers(0, 999, plane.shape)
 result = segment(model, [Volume(array, grid, "deep")], SegmentOptions(threads=1))
 assert result.labels.array[0].any() and result.labels.array[-1].any()
-print(result.report["windows"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print(result.report["windows"], {PEAK_MEMORY})
 """
 
 
@@ -44,7 +45,7 @@ def peak(model: Path, depth: int) -> tuple[int, int]:
     return int(windows), int(size)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
 def test_peak_memory_does_not_grow_with_depth(tmp_path, monkeypatch):
     use_test_networks(monkeypatch)
     document = description("pointwise", segments=4, inference={"window": [32, 64, 64], "overlap": 0.25})

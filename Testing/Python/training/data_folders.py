@@ -11,6 +11,8 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from peak_memory import PEAK_MEMORY
+
 SHAPE = (20, 18, 16)
 MANY_SHAPE = (64, 64, 64)
 MANY_VOXELS = 64**3
@@ -120,7 +122,7 @@ def many_cases(folder: Path, count: int) -> Path:
 
 def peak_memory(script: str, *arguments: object) -> int:
     """Most bytes that a process of its own holds while it runs a Python script; Linux alone."""
-    script += "\nimport resource\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    script += f"\nprint({PEAK_MEMORY})"
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return int(done.stdout.splitlines()[-1])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from conresnet_training.command_line import main
+from peak_memory import REASON
 from training.data_folders import (
     MANY_VOXELS,
     SHAPE,
@@ -312,7 +313,7 @@ assert len(report.cases) == count and not report.has_errors
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
 def test_memory_does_not_grow_with_the_number_of_cases(tmp_path):
     """Complaint 27."""
     few, many = (peak_memory(MANY, many_cases(tmp_path / str(count), count), count) for count in (10, 50))

@@ -10,6 +10,7 @@ from conresnet.errors import UserError
 from conresnet_training.memory_needs import USED_SHARE, Budget, StepCost, fit_memory
 from conresnet_training.system_catalogue import SYSTEMS
 from conresnet_training.system_networks import Frame, conresnet
+from peak_memory import REASON
 from training.data_folders import peak_memory
 
 FRAME = Frame(channels=4, segments=3, exclusive=False, base_width=16, residual_axis="S", batch=2)
@@ -67,7 +68,7 @@ for _ in range(2):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
 @pytest.mark.parametrize("system", ["conresnet", "voxresnet-auto-context", "resdsn", "unet", "pyramid"])
 def test_rule_of_memory_is_near_what_a_step_takes(system):
     network = SYSTEMS[system].build(Frame(1, 2, True, 16, "S", 2))

@@ -13,6 +13,7 @@ from conresnet.preparation import prepare
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.planning import make_plan
 from conresnet_training.preparation import file_stem, prepare_case
+from peak_memory import REASON
 from training.data_folders import (
     MANY_VOXELS,
     SHAPE,
@@ -197,7 +198,7 @@ assert all(case.label.any() for case in cases)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units elsewhere")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
 def test_memory_does_not_grow_with_the_number_of_cases(tmp_path):
     """Complaint 27: all cases are at hand, and none is held."""
     peaks = []
