@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from training.predicted_boxes import expert, save
+
 
 @pytest.fixture
 def data_set(tmp_path: Path) -> Path:
@@ -44,3 +46,12 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def predictions(data_set, tmp_path):
+    """The experts' own label maps of all cases, each moved by one voxel along the first axis."""
+    folder = tmp_path / "predictions"
+    for number in range(6):
+        save(np.roll(expert(data_set, number), 1, axis=0), folder / f"case_{number}.nii.gz")
+    return folder

@@ -1,4 +1,4 @@
-"""Predictions measured against a data set: files found, regions, what is empty, what is refused, and comparisons."""
+"""Predictions measured against a data set: files found, regions, what is empty, and what is refused."""
 
 import csv
 import io
@@ -16,41 +16,19 @@ from conresnet.grid import Grid, Volume
 from conresnet.image_files import read_volume
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.evaluation import evaluate_predictions, read_evaluation
-from conresnet_training.evaluation.compare import compare_evaluations
 from conresnet_training.evaluation.label_maps import SegmentValues, values_of_data_set, values_of_model
 from conresnet_training.evaluation.pictures import Masks, draw_case
 from conresnet_training.evaluation.predictions import measure_predictions
 from conresnet_training.evaluation.summary import OVERALL, listed, mean_interval
 from training.commands import run_command
+from training.predicted_boxes import expert, measure, save
 
 SEGMENTS = ("Near box", "Far box")
-
-
-def expert(data_set, number: int) -> np.ndarray:
-    return np.asarray(nibabel.load(data_set / "labelsTr" / f"case_{number}.nii.gz").dataobj).astype(np.uint8)
-
-
-def save(array: np.ndarray, path, affine=None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array.astype(np.uint8), np.eye(4) if affine is None else affine), path)
-
-
-@pytest.fixture
-def predictions(data_set, tmp_path):
-    """The experts' own label maps of all cases, each moved by one voxel along the first axis."""
-    folder = tmp_path / "predictions"
-    for number in range(6):
-        save(np.roll(expert(data_set, number), 1, axis=0), folder / f"case_{number}.nii.gz")
-    return folder
 
 
 def evaluate(folder, data_set, tmp_path):
     """With all files."""
     return evaluate_predictions(folder, read_data_set(data_set), tmp_path / "evaluation")
-
-
-def measure(folder, data_set, tolerance: float = 1.0):
-    return measure_predictions(folder, read_data_set(data_set), tolerance).evaluation
 
 
 def test_figures_of_shifted_boxes_are_known(predictions, data_set, tmp_path):
@@ -250,84 +228,6 @@ def test_interval_of_the_mean_is_narrow_for_many_cases_and_none_for_one():
     assert (low, high) == pytest.approx((values.mean() - 0.0098, values.mean() + 0.0098), abs=1.5e-3)
     assert mean_interval(values) == (low, high)
     assert mean_interval(values[:4]) is None
-
-
-def test_comparison_is_paired_by_case(predictions, data_set, tmp_path, monkeypatch, capsys):
-    """Half the cases are a little better in every case that both have; that is seen, though cases differ more."""
-    better = tmp_path / "better"
-    for number in range(6):
-        label = expert(data_set, number)
-        worse = label.copy()
-        worse[:, :, : 3 + number][label[:, :, : 3 + number] > 0] = 0
-        save(worse, predictions / f"case_{number}.nii.gz")
-        worse[label == 1] = np.where(np.cumsum(label == 1).reshape(label.shape) % 9 == 0, label, worse)[label == 1]
-        save(worse, better / f"case_{number}.nii.gz")
-    for folder in (better, predictions):
-        assert run_command(monkeypatch, "evaluate", folder, data_set) == 0
-    capsys.readouterr()
-    one, other = (read_evaluation(tmp_path / f"{name}_evaluation") for name in ("better", "predictions"))
-    comparison = compare_evaluations(one, other)
-    row = comparison.rows["Near box"]["dice"]
-    differences = [one.cases[name]["Near box"]["dice"] - other.cases[name]["Near box"]["dice"] for name in one.cases]
-    assert row["difference"] == pytest.approx(np.mean(differences), abs=1e-6) and row["difference"] > 0
-    assert min(differences) - 1e-6 <= row["interval"][0] <= row["difference"] <= row["interval"][1]
-    unchanged = comparison.rows["Far box"]["dice"]
-    assert unchanged["difference"] == 0 and unchanged["p"] == 1 and unchanged["interval"] == [0, 0]
-    output = tmp_path / "comparison.json"
-    arguments = ("compare", tmp_path / "better_evaluation", tmp_path / "predictions_evaluation" / "evaluation.json")
-    assert run_command(monkeypatch, *arguments, "--output", output) == 0
-    printed = capsys.readouterr()
-    assert "A - B" in printed.out and f"{row['difference']:+.4f}" in printed.out
-    assert "on 6 cases" in printed.err
-    assert json.loads(output.read_text(encoding="utf-8"))["rows"]["Near box"]["dice"]["p"] == row["p"]
-
-
-def test_signed_rank_test_by_hand(predictions, data_set, tmp_path):
-    """Six cases that all change the same way: the most unlikely of 2**6 arrangements, and its mirror."""
-    evaluation = measure(predictions, data_set)
-    content = evaluation.to_dict()
-    for number, rows in enumerate(content["cases"].values()):
-        rows["Near box"]["dice"] -= 0.01 * (number + 1)
-    changed = tmp_path / "changed.json"
-    changed.write_text(json.dumps(content), encoding="utf-8")
-    row = compare_evaluations(evaluation, read_evaluation(changed)).rows["Near box"]["dice"]
-    assert row["difference"] == pytest.approx(0.035) and row["p"] == pytest.approx(2 / 64)
-
-
-def test_missing_a_segment_is_no_better_distance(predictions, data_set, tmp_path, monkeypatch, capsys):
-    """One side finds the far box badly, the other not at all; the near boxes, which both have, are alike."""
-    missed = tmp_path / "missed"
-    for number in range(6):
-        label = expert(data_set, number)
-        shifted = np.where(label == 1, 1, 0).astype(np.uint8)
-        save(shifted, missed / f"case_{number}.nii.gz")
-        shifted[:, :, 2:][label[:, :, :-2] == 2] = 2
-        save(shifted, predictions / f"case_{number}.nii.gz")
-    row = compare_evaluations(measure(missed, data_set), measure(predictions, data_set)).rows["overall"]
-    assert row["hd95"]["difference"] == 0 and row["dice"]["difference"] < -0.1
-    for folder in (missed, predictions):
-        assert run_command(monkeypatch, "evaluate", folder, data_set) == 0
-    capsys.readouterr()
-    assert run_command(monkeypatch, "compare", *(tmp_path / f"{n}_evaluation" for n in ("missed", "predictions"))) == 0
-    assert "Far box was missed in 6 cases; these have no distances." in capsys.readouterr().out
-
-
-def test_only_what_is_alike_is_compared(predictions, data_set, tmp_path):
-    whole = measure(predictions, data_set)
-    (predictions / "case_5.nii.gz").unlink()
-    part = measure(predictions, data_set)
-    comparison = compare_evaluations(whole, part)
-    assert comparison.left_out == ("case_5",) and comparison.rows["Far box"]["dice"]["cases"] == 5
-    with pytest.raises(UserError, match="tolerances for surface Dice") as raised:
-        compare_evaluations(whole, measure(predictions, data_set, 2.0))
-    assert raised.value.code == "evaluations-differ"
-    for path in predictions.glob("case_[1-4]*"):
-        path.unlink()
-    first = measure(predictions, data_set)
-    save(expert(data_set, 1), predictions / "case_1.nii.gz")
-    (predictions / "case_0.nii.gz").unlink()
-    with pytest.raises(UserError, match="no case in common"):
-        compare_evaluations(first, measure(predictions, data_set))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+"""Two evaluations case against case."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conresnet.errors import UserError
+from conresnet_training.evaluation import read_evaluation
+from conresnet_training.evaluation.compare import compare_evaluations
+from training.commands import run_command
+from training.predicted_boxes import expert, measure, save
+
+
+def test_comparison_is_paired_by_case(predictions, data_set, tmp_path, monkeypatch, capsys):
+    """Half the cases are a little better in every case that both have; that is seen, though cases differ more."""
+    better = tmp_path / "better"
+    for number in range(6):
+        label = expert(data_set, number)
+        worse = label.copy()
+        worse[:, :, : 3 + number][label[:, :, : 3 + number] > 0] = 0
+        save(worse, predictions / f"case_{number}.nii.gz")
+        worse[label == 1] = np.where(np.cumsum(label == 1).reshape(label.shape) % 9 == 0, label, worse)[label == 1]
+        save(worse, better / f"case_{number}.nii.gz")
+    for folder in (better, predictions):
+        assert run_command(monkeypatch, "evaluate", folder, data_set) == 0
+    capsys.readouterr()
+    one, other = (read_evaluation(tmp_path / f"{name}_evaluation") for name in ("better", "predictions"))
+    comparison = compare_evaluations(one, other)
+    row = comparison.rows["Near box"]["dice"]
+    differences = [one.cases[name]["Near box"]["dice"] - other.cases[name]["Near box"]["dice"] for name in one.cases]
+    assert row["difference"] == pytest.approx(np.mean(differences), abs=1e-6) and row["difference"] > 0
+    assert min(differences) - 1e-6 <= row["interval"][0] <= row["difference"] <= row["interval"][1]
+    unchanged = comparison.rows["Far box"]["dice"]
+    assert unchanged["difference"] == 0 and unchanged["p"] == 1 and unchanged["interval"] == [0, 0]
+    output = tmp_path / "comparison.json"
+    arguments = ("compare", tmp_path / "better_evaluation", tmp_path / "predictions_evaluation" / "evaluation.json")
+    assert run_command(monkeypatch, *arguments, "--output", output) == 0
+    printed = capsys.readouterr()
+    assert "A - B" in printed.out and f"{row['difference']:+.4f}" in printed.out
+    assert "on 6 cases" in printed.err
+    assert json.loads(output.read_text(encoding="utf-8"))["rows"]["Near box"]["dice"]["p"] == row["p"]
+
+
+def test_signed_rank_test_by_hand(predictions, data_set, tmp_path):
+    """Six cases that all change the same way: the most unlikely of 2**6 arrangements, and its mirror."""
+    evaluation = measure(predictions, data_set)
+    content = evaluation.to_dict()
+    for number, rows in enumerate(content["cases"].values()):
+        rows["Near box"]["dice"] -= 0.01 * (number + 1)
+    changed = tmp_path / "changed.json"
+    changed.write_text(json.dumps(content), encoding="utf-8")
+    row = compare_evaluations(evaluation, read_evaluation(changed)).rows["Near box"]["dice"]
+    assert row["difference"] == pytest.approx(0.035) and row["p"] == pytest.approx(2 / 64)
+
+
+def test_missing_a_segment_is_no_better_distance(predictions, data_set, tmp_path, monkeypatch, capsys):
+    """One side finds the far box badly, the other not at all; the near boxes, which both have, are alike."""
+    missed = tmp_path / "missed"
+    for number in range(6):
+        label = expert(data_set, number)
+        shifted = np.where(label == 1, 1, 0).astype(np.uint8)
+        save(shifted, missed / f"case_{number}.nii.gz")
+        shifted[:, :, 2:][label[:, :, :-2] == 2] = 2
+        save(shifted, predictions / f"case_{number}.nii.gz")
+    row = compare_evaluations(measure(missed, data_set), measure(predictions, data_set)).rows["overall"]
+    assert row["hd95"]["difference"] == 0 and row["dice"]["difference"] < -0.1
+    for folder in (missed, predictions):
+        assert run_command(monkeypatch, "evaluate", folder, data_set) == 0
+    capsys.readouterr()
+    assert run_command(monkeypatch, "compare", *(tmp_path / f"{n}_evaluation" for n in ("missed", "predictions"))) == 0
+    assert "Far box was missed in 6 cases; these have no distances." in capsys.readouterr().out
+
+
+def test_only_what_is_alike_is_compared(predictions, data_set, tmp_path):
+    whole = measure(predictions, data_set)
+    (predictions / "case_5.nii.gz").unlink()
+    part = measure(predictions, data_set)
+    comparison = compare_evaluations(whole, part)
+    assert comparison.left_out == ("case_5",) and comparison.rows["Far box"]["dice"]["cases"] == 5
+    with pytest.raises(UserError, match="tolerances for surface Dice") as raised:
+        compare_evaluations(whole, measure(predictions, data_set, 2.0))
+    assert raised.value.code == "evaluations-differ"
+    for path in predictions.glob("case_[1-4]*"):
+        path.unlink()
+    first = measure(predictions, data_set)
+    save(expert(data_set, 1), predictions / "case_1.nii.gz")
+    (predictions / "case_0.nii.gz").unlink()
+    with pytest.raises(UserError, match="no case in common"):
+        compare_evaluations(first, measure(predictions, data_set))
