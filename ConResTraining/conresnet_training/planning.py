@@ -118,7 +118,7 @@ def planned_flips(orientation: str, names: Sequence[str]) -> list[str]:
 
 def is_of_crops(found: Survey) -> bool:
     """Whether the images are cut to a structure: no side of the median case is as long as a scan's."""
-    return max(size * mm for size, mm in zip(found.size, found.spacing, strict=True)) < SHORTEST_SCAN
+    return found.longest_side < SHORTEST_SCAN
 
 
 def _check(data_set: DataSet, folder: Path, choices: Choices, entry: Catalogued) -> None:

@@ -81,8 +81,7 @@ def _why_spacing(made: Planned) -> str:
 
 
 def _roi(made: Planned) -> Reason:
-    longest = max(size * mm for size, mm in zip(made.found.size, made.found.spacing, strict=True))
-    sides = f"the median case's longest side is {longest:.0f} mm"
+    sides = f"the median case's longest side is {made.found.longest_side:.0f} mm"
     if made.plan.model["preparation"]["roi"] == "cut":
         return Reason("ROI", "cut", f"{sides}, as in crops: the model is to see no more than such a crop")
     return Reason("ROI", "limit", f"{sides}, as in scans: the model is to see what is around an ROI")

@@ -46,6 +46,17 @@ class Survey:
         """Whether slices are thick."""
         return self.ratio >= THICK
 
+    @property
+    def longest_side(self) -> float:
+        """Of the median case, in mm."""
+        return max(size * mm for size, mm in zip(self.size, self.spacing, strict=True))
+
+
+def spread_over(data_set: DataSet, most: int) -> list[int]:
+    """The places of so many cases at the most, evenly spread over the data set."""
+    count = len(data_set.cases)
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+
 
 def survey(data_set: DataSet) -> Survey:
     """Read the header of every case's first image.
@@ -81,8 +92,8 @@ def labelled_values(data_set: DataSet, channel: int) -> np.ndarray:
     Raises:
         UserError: any of reading a case, and ``label-grid-differs``.
     """
-    chosen = np.linspace(0, len(data_set.cases) - 1, min(MOST_CASES, len(data_set.cases))).round().astype(int)
-    found = [_values(data_set.cases[i], data_set, channel, seed=int(i)) for i in chosen]
+    chosen = spread_over(data_set, MOST_CASES)
+    found = [_values(data_set.cases[i], data_set, channel, seed=i) for i in chosen]
     # An image without a label is mostly air, and would draw the range there.
     return np.concatenate([inside for inside, _ in found if inside.size] or [whole for _, whole in found])
 
