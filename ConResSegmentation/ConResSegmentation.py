@@ -18,7 +18,7 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from conresnet.maps import MAPS, provided_maps
-from ConResSegmentationLib import Diagnostics, SelfTest
+from ConResSegmentationLib import Diagnostics, MapVolumes, SelfTest
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
@@ -64,6 +64,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self._parameterNode = None
         self._parameterNodeGuiTag = None
         self._namesSegmented: set[str] = set()
+        self._wantsMap = True
 
     def setup(self) -> None:
         """Build the panel; Slicer calls this when the module is opened for the first time."""
@@ -175,7 +176,9 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     # Choices that no connector of Slicer's binds to a widget
 
     def _onModelChosen(self, name: str) -> None:
-        self._chooseModel(self.modelPanel.select(name), [])
+        # A scene's model that was just installed takes the volumes that were saved with it.
+        isSame = self._parameterNode is not None and self._parameterNode.model == name
+        self._chooseModel(self.modelPanel.select(name), list(self._parameterNode.channels) if isSame else [])
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
         self.channels.setInputs(self._description.inputs if self._description else ())
@@ -195,7 +198,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _onChannelsChosen(self) -> None:
         if self._parameterNode:
-            if list(self._parameterNode.channels) != self.channels.nodes:
+            # Of a model that cannot be used there are no channels to choose; those of the scene are kept for it.
+            if self._description and list(self._parameterNode.channels) != self.channels.nodes:
                 self._parameterNode.channels = self.channels.nodes
             self._onParameterNodeModified()
 
@@ -217,6 +221,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         node, volumeNodes = self.logic.getParameterNode(), tuple(self.channels.nodes)
         # The log keeps them beyond the scene that they are in.
         self._namesSegmented |= {used.GetName() for used in (*volumeNodes, node.region, node.segmentation) if used}
+        # Who has chosen no map while there were some wants none over the next result either.
+        self._wantsMap = node.shownMap is not None or not (node.segmentation and MapVolumes.mapNodes(node.segmentation))
         names = ", ".join(volume.GetName() for volume in volumeNodes)
         self.runPanel.addToLog(f"{self._description.name} {self._description.version}: {names}")
         return SegmentationTask(
@@ -235,8 +241,10 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         node = self._parameterNode or self.logic.getParameterNode()
         isNew = node.segmentation is not outcome.segmentationNode
         node.segmentation = outcome.segmentationNode
-        if outcome.mapNodes and node.shownMap not in outcome.mapNodes:
+        if self._wantsMap and outcome.mapNodes and node.shownMap not in outcome.mapNodes:
             node.shownMap = outcome.mapNodes[0]
+            # The selector tells it only while the module is open.
+            self.overlayPanel.show(node.shownMap)
         if isNew and node.show3D:
             slicer.util.resetThreeDViews()
 

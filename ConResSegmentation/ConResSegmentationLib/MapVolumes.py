@@ -64,11 +64,12 @@ def segmentationOf(mapNode):
 def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
     """Put the maps of a result into the scene, in place of those of the result that it replaces.
 
-    A node whose map is there again is kept, with the colors that the user has chosen; others of the earlier result go.
+    A node whose map is there again is kept, with the colors and the place that the user has chosen; others of the
+    earlier result go. New maps lie beside those that are kept, else in a folder of their own.
     """
     earlier = {_key(node): node for node in mapNodes(segmentationNode)}
     segmentationNode.RemoveNodeReferenceIDs(_ROLE)
-    folderName = _("{segmentation} maps").format(segmentation=segmentationNode.GetName())
+    folder = next((SegmentationInScene.parentItem(node) for node in earlier.values()), None)
     nodes = []
     for volume in volumes:
         node = earlier.pop((volume.kind, volume.segment, volume.title), None)
@@ -78,7 +79,9 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
         _fill(node, volume.array, volumeNode)
         if isNew:
             _display(node, volume)
-        SegmentationInScene.placeUnder(node, volumeNode, folderName)
+            name = _("{segmentation} maps").format(segmentation=segmentationNode.GetName())
+            folder = folder or SegmentationInScene.folderBeside(segmentationNode, name)
+            SegmentationInScene.place(node, folder)
         segmentationNode.AddNodeReferenceID(_ROLE, node.GetID())
         nodes.append(node)
     for node in earlier.values():

@@ -19,7 +19,9 @@ class OverlayPanel:
         self._wasFilled = True
         self._colors: list = []
         ui.mapSelector.addAttribute("vtkMRMLScalarVolumeNode", MapVolumes.MAP_ATTRIBUTE)
-        ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", self._onMapChanged)
+        ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.show)
+        # Chosen once more, a map comes back that something else has taken the place of.
+        ui.mapSelector.connect("nodeActivated(vtkMRMLNode*)", self._onMapChosen)
         ui.mapOpacitySlider.connect("valueChanged(double)", self._onOpacityChanged)
         ui.mapColorsSelector.connect("activated(int)", self._onColorsChosen)
 
@@ -30,7 +32,8 @@ class OverlayPanel:
         self._outlinedID = segmentationNode.GetID() if segmentationNode else ""
         self._updateColors(mapNode)
 
-    def _onMapChanged(self, node) -> None:
+    def show(self, node) -> None:
+        """Lay a map over the slices in place of the one that is there; None for no map."""
         nodeID = node.GetID() if node else ""
         if nodeID == self._shownID:
             return
@@ -42,6 +45,11 @@ class OverlayPanel:
         if node is not None:
             SliceOverlay.show(node, MapVolumes.inputOf(node), self._ui.mapOpacitySlider.value)
             self._fillSegments(False)
+
+    def _onMapChosen(self, node) -> None:
+        if node is not None and node.GetID() == self._shownID and not SliceOverlay.isShown(node):
+            self._shownID = ""
+            self.show(node)
 
     def _fillSegments(self, isFilled: bool) -> None:
         """Draw outlines alone of the segments that the map belongs to, which hide no map, or fill them as before."""

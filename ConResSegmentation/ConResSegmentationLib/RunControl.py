@@ -51,7 +51,9 @@ class RunControl(RunListener):
         """Segment, once the engine's Python is known to have what it needs."""
         with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
             self._panel.begin(_("Looking for the engine"))
-            self._enginePanel.whenReady(self._ask, self._refuse)
+            # As chosen at the click: until the engine's Python is known, or installed, the choices may change.
+            task = self._task()
+            self._enginePanel.whenReady(lambda: self._ask(task), self._refuse)
 
     def cancel(self) -> None:
         """Stop what runs, or what is about to."""
@@ -61,9 +63,8 @@ class RunControl(RunListener):
         elif self._panel.isRunning:
             self.onCancelled()
 
-    def _ask(self) -> None:
+    def _ask(self, task: SegmentationTask) -> None:
         try:
-            task = self._task()
             self._run = self._segment(task, self)
         except UserError as error:
             self.onFailed(Messages.sentence(error), "")

@@ -9,27 +9,10 @@ from conresnet.inference.painting import region_mask
 
 from . import SegmentationFingerprint
 
-MODEL_ATTRIBUTE = "ConResNet.Model"
 # In 3D; two of them, one in the other, still leave a third to be seen.
 OPACITY_AROUND_PARTS = 0.35
 _CATEGORY_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGION_CONTEXT = "Anatomic codes - DICOM master list"
-
-
-def mayReplace(segmentationNode, volumeNode, modelName: str) -> bool:
-    """Whether nothing is lost when a result of this model for this volume takes the place of the node's content.
-
-    So it is when the node is empty, or holds an earlier result of the same model for the same volume that nobody
-    edited.
-    """
-    if segmentationNode.GetSegmentation().GetNumberOfSegments() == 0:
-        return True
-    role = segmentationNode.GetReferenceImageGeometryReferenceRole()
-    return (
-        segmentationNode.GetAttribute(MODEL_ATTRIBUTE) == modelName
-        and segmentationNode.GetNodeReference(role) is volumeNode
-        and SegmentationFingerprint.isUntouched(segmentationNode)
-    )
 
 
 def makeSegments(
@@ -91,17 +74,21 @@ def setSegments(segmentationNode, segments: list[tuple[str, object]], volumeNode
             segmentation.AddSegment(segment, segmentId)
 
 
-def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, modelName: str, show3D: bool) -> None:
-    """Make a node the result of a model: its segments, shown over the input and in 3D, and signed as not edited."""
-    with slicer.util.NodeModify(segmentationNode):
-        setSegments(segmentationNode, segments, volumeNode)
-        segmentationNode.SetAttribute(MODEL_ATTRIBUTE, modelName)
+def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, show3D: bool) -> None:
+    """Put a model's segments into a node, shown over the input and in 3D.
+
+    A node that had segments stays where the user has put it in the subject hierarchy.
+    """
+    isFirst = segmentationNode.GetSegmentation().GetNumberOfSegments() == 0
+    setSegments(segmentationNode, segments, volumeNode)
     segmentationNode.CreateDefaultDisplayNodes()
     if show3D:
         segmentationNode.CreateClosedSurfaceRepresentation()
-    segmentationNode.GetDisplayNode().SetVisibility3D(show3D)
-    placeUnder(segmentationNode, volumeNode)
-    SegmentationFingerprint.sign(segmentationNode)
+    display = segmentationNode.GetDisplayNode()
+    display.SetVisibility(True)
+    display.SetVisibility3D(show3D)
+    if isFirst:
+        place(segmentationNode, itemOfResults(volumeNode))
 
 
 def letPartsShowThrough(segmentationNode, segments) -> None:
@@ -113,23 +100,40 @@ def letPartsShowThrough(segmentationNode, segments) -> None:
             display.SetSegmentOpacity3D(segmentation.GetSegmentIdBySegmentName(entry.name), OPACITY_AROUND_PARTS)
 
 
-def placeUnder(node, volumeNode, folderName: str | None = None) -> None:
-    """Put a node under the input's item of the subject hierarchy, or into a folder there.
+def itemOfResults(volumeNode) -> int:
+    """The item of the subject hierarchy under which a volume's results lie: its own.
 
-    Where the input is a series of a DICOM study, the node goes under the study, beside it: what Slicer exports of a
-    study as DICOM is what lies directly in it, and a segmentation below a series would have to be moved first.
+    Where the input is a series of a DICOM study, it is the study: what Slicer exports of a study as DICOM is what lies
+    directly in it, and a segmentation below a series would have to be moved first.
     """
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    parent = hierarchy.GetItemByDataNode(volumeNode) or hierarchy.GetSceneItemID()
-    above = hierarchy.GetItemParent(parent)
-    if above and hierarchy.IsItemLevel(above, slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelStudy()):
-        parent = above
-    if folderName:
-        folder = hierarchy.GetItemChildWithName(parent, folderName)
-        parent = folder or hierarchy.CreateFolderItem(parent, folderName)
+    hierarchy = _hierarchy()
+    item = hierarchy.GetItemByDataNode(volumeNode) or hierarchy.GetSceneItemID()
+    above = hierarchy.GetItemParent(item)
+    isInStudy = above and hierarchy.IsItemLevel(above, slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelStudy())
+    return above if isInStudy else item
+
+
+def parentItem(node) -> int:
+    """The item of the subject hierarchy that a node lies under."""
+    hierarchy = _hierarchy()
+    return hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) or hierarchy.GetSceneItemID()
+
+
+def folderBeside(node, name: str) -> int:
+    """A folder of this name beside a node, made where there is none yet."""
+    parent = parentItem(node)
+    return _hierarchy().GetItemChildWithName(parent, name) or _hierarchy().CreateFolderItem(parent, name)
+
+
+def place(node, parent: int) -> None:
+    """Put a node under an item of the subject hierarchy."""
     # Slicer makes an item for every node; a node that is not in the hierarchy yet is put there now.
-    item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(parent, node)
-    hierarchy.SetItemParent(item, parent)
+    item = _hierarchy().GetItemByDataNode(node) or _hierarchy().CreateItem(parent, node)
+    _hierarchy().SetItemParent(item, parent)
+
+
+def _hierarchy():
+    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
 
 
 def terminologyEntry(terminology) -> str:

@@ -2,7 +2,6 @@
 
 import logging
 import traceback
-import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +11,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet.package import ModelDescription, read_package
 
-from . import MapVolumes, Messages, SceneInputs, SegmentationInScene
+from . import MapVolumes, Messages, ResultOrigin, SceneInputs, SegmentationFingerprint, SegmentationInScene
 from .EngineError import EngineError
 from .EngineObserver import EngineObserver, EngineResult
 from .EngineProcess import EngineProcess
@@ -89,8 +88,13 @@ class SegmentationRun(EngineObserver):
         self._description = read_package(task.model, verify=False).description
         channels = _channels(task, self._description)
         self._grid = channels[0].grid
-        self._checksum = _checksum(channels[0].array)
-        region = SceneInputs.regionInput(task.roiNode) if task.roiNode else None
+        region = _region(task)
+        self._origin = ResultOrigin.ResultOrigin(
+            f"{self._description.name} {self._description.version}",
+            task.volumeNodes[0],
+            tuple(ResultOrigin.checksum(channel.array) for channel in channels),
+            region,
+        )
         self._isOver = False
         self._preview: ResultPreview | None = None
         # Nodes of a closed scene must not come to life again in the next.
@@ -159,15 +163,15 @@ class SegmentationRun(EngineObserver):
             result.labels, description.output.segments, volumeNode, result.regions
         )
         maps = MapVolumes.split(result.maps, [segment.name for segment in description.output.segments])
-        modelName = f"{description.name} {description.version}"
         notes = [str(warning) for warning in result.report.get("warnings", [])]
         if not np.any(result.labels):
             notes.append(_("The model has found nothing in this image."))
-        node, note = _target(task.segmentationNode, volumeNode, modelName, description.name)
+        node, note = _target(task.segmentationNode, self._origin, description.name)
         notes += [note] if note else []
-        isNew = node is not task.segmentationNode
+        isNew = node.GetSegmentation().GetNumberOfSegments() == 0 and node is not task.segmentationNode
         try:
-            SegmentationInScene.fill(node, segments, volumeNode, modelName, task.show3D)
+            SegmentationInScene.fill(node, segments, volumeNode, task.show3D)
+            self._origin.sign(node)
             SegmentationInScene.letPartsShowThrough(node, description.output.segments)
             mapNodes = MapVolumes.put(maps, node, volumeNode)
         except Exception:
@@ -178,7 +182,7 @@ class SegmentationRun(EngineObserver):
         return SegmentationOutcome(node, mapNodes, result.report, notes)
 
     def _checkUnchanged(self, volumeNode) -> None:
-        if slicer.mrmlScene.GetNodeByID(volumeNode.GetID() or "") is not volumeNode:
+        if not _isInScene(volumeNode):
             sentence = _(
                 "The volume {name} was removed while it was segmented, so there is nothing to lay the result on."
             )
@@ -187,15 +191,21 @@ class SegmentationRun(EngineObserver):
         if (
             image is None
             or image.GetDimensions()[::-1] != self._grid.shape
-            or _checksum(slicer.util.arrayFromVolume(volumeNode)) != self._checksum
+            or ResultOrigin.checksum(slicer.util.arrayFromVolume(volumeNode)) != self._origin.images[0]
         ):
             sentence = _("The volume {name} was changed while it was segmented; segment it again.")
             raise UserError("volume-changed", sentence.format(name=volumeNode.GetName()))
 
 
-def _checksum(array: np.ndarray) -> int:
-    """Of the voxels, which others of the same size may have taken the place of."""
-    return zlib.adler32(np.ascontiguousarray(array).data.cast("B"))
+def _isInScene(node) -> bool:
+    return slicer.mrmlScene.GetNodeByID(node.GetID() or "") is node
+
+
+def _checkInScene(node) -> None:
+    """The engine may start some seconds after the click."""
+    if not _isInScene(node):
+        sentence = _("{name} was removed before its segmentation began; choose what to segment, and click Segment.")
+        raise UserError("input-removed", sentence.format(name=node.GetName()))
 
 
 def _channels(task: SegmentationTask, description: ModelDescription) -> list:
@@ -204,20 +214,38 @@ def _channels(task: SegmentationTask, description: ModelDescription) -> list:
         sentence = _("The model {model} takes {count} volumes: {names}.")
         names = ", ".join(item.name for item in wanted)
         raise UserError("channels-missing", sentence.format(model=description.title, count=len(wanted), names=names))
+    for node in task.volumeNodes:
+        _checkInScene(node)
     return [SceneInputs.volumeInput(node) for node in task.volumeNodes]
 
 
-def _target(chosen, volumeNode, modelName: str, shortName: str) -> tuple[object, str]:
-    """The node for the result: the chosen one if nothing is lost by it, else a new one, and why."""
-    isThere = chosen is not None and slicer.mrmlScene.GetNodeByID(chosen.GetID() or "") is chosen
-    if isThere and SegmentationInScene.mayReplace(chosen, volumeNode, modelName):
+def _region(task: SegmentationTask):
+    if task.roiNode is None:
+        return None
+    _checkInScene(task.roiNode)
+    return SceneInputs.regionInput(task.roiNode)
+
+
+def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[object, str]:
+    """The node for the result, and why it is not the chosen one where that surprises.
+
+    It is the chosen one if nothing is lost by it; where that is a result of something else, one of the same origin as
+    the new one, which images or models segmented in turn leave behind; else a new one.
+    """
+    isThere = chosen is not None and _isInScene(chosen)
+    if isThere and origin.mayReplace(chosen):
         return chosen, ""
-    name = slicer.mrmlScene.GenerateUniqueName(f"{volumeNode.GetName()} {shortName}")
+    isOtherResult = isThere and SegmentationFingerprint.isUntouched(chosen)
+    if isOtherResult:
+        for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
+            if origin.isThatOf(node) and origin.mayReplace(node):
+                return node, ""
+    name = slicer.mrmlScene.GenerateUniqueName(f"{origin.volumeNode.GetName()} {shortName}")
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    if not isThere:
+    if not isThere or isOtherResult:
         return node, ""
     sentence = _(
-        "{kept} was left as it is, since it was edited or is no result of this model for this image; the result is the "
-        "new segmentation {made}."
+        "{kept} was left as it is, since it was edited or not made by this module; the result is the new segmentation "
+        "{made}."
     )
     return node, sentence.format(kept=chosen.GetName(), made=name)

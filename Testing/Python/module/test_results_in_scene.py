@@ -11,7 +11,9 @@ import vtk
 
 from conresnet.package.description import Segment
 from conresnet.package.terminology import Code, Terminology
+from conresnet.roi import BoxROI
 from ConResSegmentationLib import MapVolumes, SegmentationFingerprint, SegmentationInScene
+from ConResSegmentationLib.ResultOrigin import ResultOrigin, checksum
 from module.panel_driver import label_array
 
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")
@@ -36,8 +38,13 @@ def result(volume: object, labels: np.ndarray) -> object:
     """A segmentation as the module makes it."""
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
     made = SegmentationInScene.makeSegments(labels, SEGMENTS, volume)
-    SegmentationInScene.fill(node, made, volume, MODEL, show3D=True)
+    SegmentationInScene.fill(node, made, volume, show3D=True)
+    origin_of(volume).sign(node)
     return node
+
+
+def origin_of(volume: object, region: BoxROI | None = None, model: str = MODEL) -> ResultOrigin:
+    return ResultOrigin(model, volume, (checksum(slicer.util.arrayFromVolume(volume)),), region)
 
 
 def segment_of(node: object, number: int) -> object:
@@ -75,7 +82,8 @@ def test_what_was_not_found_is_an_empty_segment_and_no_error_in_the_log(
     nothing = np.zeros_like(labels)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "nothing")
     made = SegmentationInScene.makeSegments(nothing, SEGMENTS, volume, nothing[None] if overlapping else None)
-    SegmentationInScene.fill(node, made, volume, MODEL, show3D=True)
+    SegmentationInScene.fill(node, made, volume, show3D=True)
+    origin_of(volume).sign(node)
     assert capfd.readouterr().err == ""
     np.testing.assert_array_equal(label_array(node, volume), nothing)
     assert [segment_of(node, n).GetName() for n in (0, 1)] == ["Anterior", "Posterior"]
@@ -115,7 +123,7 @@ def test_results_lie_under_the_inputs_item_or_with_it_in_its_study(
         expected = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
         hierarchy.SetItemParent(item, expected)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
-    SegmentationInScene.fill(node, SegmentationInScene.makeSegments(labels, SEGMENTS, volume), volume, MODEL, False)
+    SegmentationInScene.fill(node, SegmentationInScene.makeSegments(labels, SEGMENTS, volume), volume, False)
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == expected
     maps = MapVolumes.split({"attention": np.zeros((1, *labels.shape), np.float16)}, [])
     (map_node,) = MapVolumes.put(maps, node, volume)
@@ -131,7 +139,8 @@ def test_segments_that_overlap_are_whole_in_the_scene_and_in_a_file(
     packed = (both * np.uint8(1) + (labels == 2) * np.uint8(2))[None]
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
     made = SegmentationInScene.makeSegments(labels, SEGMENTS, volume, packed)
-    SegmentationInScene.fill(node, made, volume, MODEL, show3D=True)
+    SegmentationInScene.fill(node, made, volume, show3D=True)
+    origin_of(volume).sign(node)
     for one in (node, reloaded(node, tmp_path)):
         content = one.GetSegmentation()
         whole, part = (
@@ -140,11 +149,11 @@ def test_segments_that_overlap_are_whole_in_the_scene_and_in_a_file(
         np.testing.assert_array_equal(whole, both)
         np.testing.assert_array_equal(part, labels == 2)
     assert node.GetSegmentation().GetNumberOfLayers() == 2
-    assert SegmentationInScene.mayReplace(node, volume, MODEL)
+    assert origin_of(volume).mayReplace(node)
 
 
 def test_an_unedited_result_may_be_replaced(result: object, volume: object, tmp_path: Path) -> None:
-    assert SegmentationInScene.mayReplace(result, volume, MODEL)
+    assert origin_of(volume).mayReplace(result)
     again = reloaded(result, tmp_path)
     assert SegmentationFingerprint.fingerprint(again) == SegmentationFingerprint.fingerprint(result)
 
@@ -168,7 +177,7 @@ EDITS = {
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edited_result_is_not_replaced(result: object, volume: object, edit: str) -> None:
     EDITS[edit](result, volume)
-    assert not SegmentationInScene.mayReplace(result, volume, MODEL)
+    assert not origin_of(volume).mayReplace(result)
 
 
 def test_looking_at_a_result_is_no_edit(result: object, volume: object) -> None:
@@ -177,25 +186,26 @@ def test_looking_at_a_result_is_no_edit(result: object, volume: object) -> None:
     result.RemoveClosedSurfaceRepresentation()
     result.SetName("my name for it")
     result.GetSegmentation().CollapseBinaryLabelmaps(False)
-    assert SegmentationInScene.mayReplace(result, volume, MODEL)
+    assert origin_of(volume).mayReplace(result)
 
 
 def test_what_is_not_the_same_models_result_for_the_same_volume_is_not_replaced(
     result: object, volume: object, hippocampus_image: Path
 ) -> None:
-    assert not SegmentationInScene.mayReplace(result, volume, "other 1.0.0")
+    assert not origin_of(volume, model="other 1.0.0").mayReplace(result)
     other = slicer.util.loadVolume(str(hippocampus_image))
-    assert not SegmentationInScene.mayReplace(result, other, MODEL)
+    assert not origin_of(other).mayReplace(result)
     foreign = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
-    assert SegmentationInScene.mayReplace(foreign, volume, MODEL), "an empty one may be filled"
+    assert origin_of(volume).mayReplace(foreign), "an empty one may be filled"
     foreign.GetSegmentation().AddEmptySegment()
-    assert not SegmentationInScene.mayReplace(foreign, volume, MODEL)
+    assert not origin_of(volume).mayReplace(foreign)
 
 
 def test_an_empty_result_is_a_result(volume: object, labels: np.ndarray) -> None:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     nothing = np.zeros_like(labels)
-    SegmentationInScene.fill(node, SegmentationInScene.makeSegments(nothing, SEGMENTS, volume), volume, MODEL, True)
+    SegmentationInScene.fill(node, SegmentationInScene.makeSegments(nothing, SEGMENTS, volume), volume, True)
+    origin_of(volume).sign(node)
     assert not label_array(node, volume).any()
     assert SegmentationFingerprint.isUntouched(node)
 

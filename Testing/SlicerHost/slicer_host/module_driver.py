@@ -20,7 +20,7 @@ class ModuleDriver:
     """
 
     moduleName = ""
-    patience = 60.0
+    patience = 300.0
     """Seconds to wait for something before the test fails."""
 
     def __init__(self, app: object):

@@ -1,0 +1,174 @@
+"""What becomes of the results there are when one segments again, with another region, image or model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+
+from conresnet.model_list import find_model, install_model
+from module.models import write_four_channels
+from module.panel_driver import PanelDriver, label_array, result_nodes
+from module.test_scene_inputs import add_region
+from slicer_host import dialogs
+
+
+def half_region(volume: object, side: int) -> object:
+    """A region that holds the posterior (-1) or the anterior (1) half of a volume."""
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    low, high = np.array(bounds).reshape(3, 2).T
+    size = (high - low) * (1, 0.5, 1)
+    return add_region(tuple((low + high) / 2 + (0, side * size[1] / 2, 0)), tuple(size))
+
+
+def segmentations() -> list[object]:
+    return slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+
+
+def foregrounds() -> set[str | None]:
+    return {c.GetForegroundVolumeID() for c in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")}
+
+
+def test_a_result_of_another_region_stays(panel: PanelDriver, volume: object) -> None:
+    region = half_region(volume, -1)
+    panel.ui.regionSelector.setCurrentNode(region)
+    back = panel.segment()
+    before = label_array(back, volume)
+    region.SetCenter(half_region(volume, 1).GetCenter())
+    front = panel.segment()
+    assert front is not back
+    np.testing.assert_array_equal(label_array(back, volume), before)
+    assert label_array(front, volume).any() and before.any()
+    region.SetSize(np.array(region.GetSize()) + 2)
+    assert panel.segment() is front, "a region that holds all of a result gives a better one of the same"
+    panel.ui.regionSelector.setCurrentNode(None)
+    assert panel.segment() is front
+    assert len(segmentations()) == 2
+
+
+def test_images_segmented_in_turn_have_a_result_each(
+    panel: PanelDriver, volume: object, hippocampus_image: Path
+) -> None:
+    other = slicer.util.loadVolume(str(hippocampus_image))
+    selector = panel.widget.channels.combos[0]
+    made = []
+    for node in (volume, other, volume, other):
+        selector.setCurrentNode(node)
+        made.append(panel.segment())
+        assert "left as it is" not in panel.status
+    assert made[:2] == made[2:] and len(segmentations()) == 2
+    assert len(result_nodes()) == 2 * 4
+
+
+def test_another_image_in_a_further_channel_makes_another_result(panel: PanelDriver, tmp_path: Path) -> None:
+    install_model(write_four_channels(tmp_path / "four"))
+    panel.widget.modelPanel.refresh()
+    panel.choose_model("four")
+    for name in ("FLAIR", "T1", "T1c", "T2", "follow-up"):
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+        slicer.util.updateVolumeFromArray(node, np.random.default_rng(len(name)).random((12, 12, 12), np.float32))
+    panel.settle()
+    first = panel.segment()
+    panel.widget.channels.combos[2].setCurrentNode(slicer.util.getNode("follow-up"))
+    assert panel.segment() is not first
+
+
+def test_what_was_chosen_at_the_click_is_segmented(panel: PanelDriver, volume: object, hippocampus_image: Path) -> None:
+    other = slicer.util.loadVolume(str(hippocampus_image))
+    panel.widget.channels.combos[0].setCurrentNode(volume)
+    panel.click_segment()
+    panel.widget.channels.combos[0].setCurrentNode(other)
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    (node,) = segmentations()
+    assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is volume
+
+
+def test_a_region_removed_after_the_click_is_said_and_never_means_the_whole_image(
+    panel: PanelDriver, volume: object
+) -> None:
+    region = half_region(volume, 1)
+    panel.ui.regionSelector.setCurrentNode(region)
+    panel.click_segment()
+    slicer.mrmlScene.RemoveNode(region)
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert panel.status == "R was removed before its segmentation began; choose what to segment, and click Segment."
+    assert not result_nodes()
+
+
+def test_a_result_stays_where_the_user_has_put_it_and_is_shown(panel: PanelDriver, volume: object) -> None:
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    node = panel.segment()
+    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Final")
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node), folder)
+    node.SetName("left")
+    node.GetDisplayNode().SetVisibility(False)
+    places = {map_node: hierarchy.GetItemParent(hierarchy.GetItemByDataNode(map_node)) for map_node in result_nodes()}
+    panel.ui.probabilityCheckBox.click()
+    assert panel.segment() is node
+    assert node.GetDisplayNode().GetVisibility()
+    for result, place in places.items():
+        assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(result)) == place
+    new = next(n for n in result_nodes() if n.GetAttribute("ConResNet.Map") == "probability")
+    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(new)) in places.values()
+
+
+def test_a_map_is_laid_over_the_slices_of_who_waits_in_another_module(panel: PanelDriver, volume: object) -> None:
+    panel.click_segment()
+    panel.leave()
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    residual = result_nodes()[1]
+    assert foregrounds() == {residual.GetID()}
+    panel.open()
+    assert panel.ui.mapSelector.currentNode() is residual
+    panel.ui.mapOpacitySlider.value = 0.9
+    assert {c.GetForegroundOpacity() for c in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")} == {0.9}
+
+
+def test_a_map_that_something_else_took_the_place_of_comes_back_when_chosen_again(
+    panel: PanelDriver, volume: object
+) -> None:
+    panel.segment()
+    residual = result_nodes()[1]
+    slicer.util.setSliceViewerLayers(foreground=None)
+    assert foregrounds() == {None}
+    panel.ui.mapSelector.nodeActivated.emit(residual)
+    assert foregrounds() == {residual.GetID()}
+
+
+def test_who_chose_no_map_gets_none_over_the_next_result(panel: PanelDriver, volume: object) -> None:
+    panel.segment()
+    panel.ui.mapSelector.setCurrentNode(None)
+    node = panel.segment()
+    assert foregrounds() == {None} and panel.ui.mapSelector.currentNode() is None
+    assert node.GetDisplayNode().GetVisibility2DFill()
+
+
+@pytest.mark.parametrize("names", [("FLAIR", "T1", "T1c", "T2"), ("a", "b", "c", "d")])
+def test_a_scene_keeps_its_channels_while_its_model_is_not_here(
+    panel: PanelDriver, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    source = write_four_channels(tmp_path / "four")
+    install_model(source)
+    panel.widget.modelPanel.refresh()
+    panel.choose_model("four")
+    nodes = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name) for name in names]
+    for selector, node in zip(panel.widget.channels.combos, nodes, strict=True):
+        slicer.util.updateVolumeFromArray(node, np.zeros((4, 4, 4)))
+        selector.setCurrentNode(node)
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(False)
+    panel.choose_model("hippocampus")
+    shutil.rmtree(find_model("four"))
+    panel.widget.modelPanel.refresh()
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    panel.settle()
+    assert not panel.ui.applyButton.enabled
+    assert [node.GetName() for node in panel.choices.channels] == list(names)
+    dialogs.answer("A folder", str(source))
+    panel.ui.installModelButton.click()
+    panel.settle()
+    assert [node.GetName() for node in panel.widget.channels.nodes] == list(names)
