@@ -16,6 +16,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from conresnet import __version__
 from conresnet.errors import UserError
+from conresnet.inference.devices import choose_backend
 from conresnet.inference.memory import reused_memory
 from conresnet_training.augmentation import SampleChanges
 from conresnet_training.checkpoints import read_checkpoint
@@ -37,6 +38,8 @@ from conresnet_training.stopping import StopWatch
 
 PREPARED_FOLDER = "prepared"
 COARSEST_SCALE = 8
+# Lightning's names of the engine's.
+PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
 
 def is_first_process() -> bool:
@@ -217,15 +220,15 @@ def _no_devices(error: Exception) -> UserError:
 
 
 def _precision(wanted: str, window: Sequence[int]) -> str:
-    """bf16 where the processor multiplies in it, fp16 on other GPUs, else fp32."""
+    """Lightning's name of what is wanted; "auto" is the engine's choice, but for windows that bf16 gets wrong."""
     if wanted != "auto":
         return wanted
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    best = choose_backend()
     # Where a side has two voxels at the coarsest scale, the processor's bf16 leaves parts of a gradient unwritten: what
     # the memory held before, NaN at times, becomes the gradient.
-    is_sound = all(side > 2 * COARSEST_SCALE for side in window)
-    return "bf16-mixed" if is_sound and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
+    if best.device.type == "cpu" and any(side <= 2 * COARSEST_SCALE for side in window):
+        return "32-true"
+    return PRECISIONS[best.precision]
 
 
 def _process_facts(fabric: Fabric) -> dict:

@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from conresnet.image_files import read_volume
+from conresnet.inference.devices import Backend
 from conresnet.package import read_package
 from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training import loop
@@ -101,3 +102,20 @@ def test_precision_on_the_processor_is_one_that_it_computes_right(window, precis
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert _precision("auto", window) in precisions
     assert _precision("bf16-mixed", window) == "bf16-mixed"
+
+
+@pytest.mark.parametrize(
+    ("device", "best", "window", "precision"),
+    [
+        ("cpu", "bf16", (24, 24, 24), "bf16-mixed"),
+        ("cpu", "fp32", (24, 24, 24), "32-true"),
+        ("cpu", "bf16", (16, 24, 24), "32-true"),
+        ("cuda", "bf16", (16, 24, 24), "bf16-mixed"),
+        ("cuda", "fp16", (24, 24, 24), "16-mixed"),
+        ("cuda", "fp32", (24, 24, 24), "32-true"),
+    ],
+)
+def test_precision_is_the_engines_but_for_small_windows_on_the_processor(device, best, window, precision, monkeypatch):
+    backend = Backend(torch.device(device), best)
+    monkeypatch.setattr("conresnet_training.fitting.choose_backend", lambda: backend)
+    assert _precision("auto", window) == precision
