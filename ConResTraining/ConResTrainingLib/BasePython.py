@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import slicer
 
-from conresnet_training.needs import PYTHON
+from conresnet.needs import PYTHON, is_enough
 from ConResSegmentationLib.EngineConnection import EngineLaunch
 
 from .ChildProcess import ChildProcess, lastLine
@@ -78,7 +78,7 @@ class BasePythonSearch:
             answer = json.loads(lastLine(output)) if exitCode == 0 else {}
         except ValueError:
             answer = {}
-        if answer.get("able") and _isEnough(answer["version"]):
+        if answer.get("able") and is_enough(answer["version"], PYTHON):
             self._onFound(BasePython(answer["program"], answer["version"], isSlicers))
         else:
             self._next()
@@ -96,7 +96,3 @@ def _candidates() -> list[tuple[list[str], bool]]:
     if os.name != "nt" and os.path.isfile(slicers):
         found.append(([slicers], True))
     return found
-
-
-def _isEnough(version: str) -> bool:
-    return [int(number) for number in version.split(".")[:2]] >= [int(number) for number in PYTHON.split(".")]

@@ -1,23 +1,23 @@
 """What training needs of the Python that runs it: ``python -m conresnet_training.needs`` tries it and says what it has.
 
-Imports the standard library alone at file level, and runs on a Python that is too old for the rest, so that it can say
-so. The packages are really imported: one that is there and broken would otherwise fail hours later.
+Imports the standard library and the engine's needs alone at file level, and runs on a Python that is too old for the
+rest, so that it can say so. The packages are really imported: one that is there and broken would otherwise fail hours
+later.
 """
 
 import importlib
 import json
 import platform
-import sys
 
-PYTHON = "3.11"
-# As pyproject.toml names them, with the least version: the engine's and the extra "training".
+from conresnet import needs as engine
+from conresnet.needs import PYTHON, is_enough
+
+# As pyproject.toml names them, with the least version: the engine's, those of its command line and of reading files,
+# and the extra "training".
 PACKAGES = {
-    "torch": "2.6",
+    **engine.PACKAGES,
     "click": "8.1",
     "nibabel": "5.2",
-    "numpy": "1.26",
-    "safetensors": "0.4.3",
-    "SimpleITK": "2.3",
     "lightning": "2.4",
     "monai": "1.4",
     "pydantic": "2.7",
@@ -32,22 +32,24 @@ _IMPORTED_AS = {"PyYAML": "yaml", "Jinja2": "jinja2"}
 
 
 def report() -> dict:
-    """Versions by package, the first line of the error of each that cannot be imported, and torch's graphics cards."""
+    """Versions by package, why each that cannot be imported or is too old will not do, and torch's graphics cards."""
     found, problems = {}, {}
-    for name in PACKAGES:
+    for name, least in PACKAGES.items():
         try:
             module = importlib.import_module(_IMPORTED_AS.get(name, name))
             found[name] = str(getattr(module, "__version__", ""))
         except Exception as error:
             problems[name] = str(error).partition("\n")[0] or type(error).__name__
+        else:
+            if not is_enough(found[name], least):
+                problems[name] = f"{found[name]} is too old"
     devices = []
     if "torch" in found:
         cuda = importlib.import_module("torch").cuda
         devices = [cuda.get_device_name(number) for number in range(cuda.device_count())]
-    is_enough = sys.version_info[:2] >= tuple(int(number) for number in PYTHON.split("."))
     return {
         "python": platform.python_version(),
-        "python_is_enough": is_enough,
+        "python_is_enough": is_enough(platform.python_version(), PYTHON),
         "packages": found,
         "problems": problems,
         "devices": devices,
