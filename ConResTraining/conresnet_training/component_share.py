@@ -7,7 +7,6 @@ import numpy as np
 from conresnet.inference.components import bounding_box, small_components
 from conresnet_training.data_sets import DataSet
 from conresnet_training.label_maps import read_label
-from conresnet_training.survey import spread_over
 
 # ResDSN's for an organ (4.2) and for one with lesions (4.3); tissue, and organs that come in many pieces, keep all.
 SHARES = (0.2, 0.05)
@@ -22,7 +21,7 @@ def planned_share(data_set: DataSet, targets: Mapping[str, Sequence[int]]) -> fl
     Raises:
         UserError: any of reading a label map.
     """
-    labels = [read_label(data_set.cases[index].label).array for index in spread_over(data_set, MOST_CASES)]
+    labels = [read_label(data_set.cases[index].label).array for index in data_set.spread(MOST_CASES)]
     return next((share for share in SHARES if _most_lost(labels, targets.values(), share) <= MOST_LOST), 0.0)
 
 

@@ -15,6 +15,7 @@ from conresnet_training.evaluation.writing import Measured, picture_of
 from conresnet_training.model_card import write_card
 from conresnet_training.packing import pack_runs
 from conresnet_training.run import Run
+from conresnet_training.words import cases_in_words
 
 METRICS_FILE = "metrics.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -69,7 +70,7 @@ def export_runs(
 
 
 def _counted(evaluation: Evaluation, networks: int) -> str:
-    cases = f"{len(evaluation.cases)} case{'s' if len(evaluation.cases) > 1 else ''}"
+    cases = cases_in_words(len(evaluation.cases))
     return f"{cases} it never saw" if networks == 1 else f"{cases}, each by those of its networks that never saw it"
 
 

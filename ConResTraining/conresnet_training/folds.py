@@ -1,13 +1,13 @@
 """Which cases a fold trains on, and which it holds out."""
 
 import json
-from collections.abc import Sequence
 
 from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
 from conresnet_training.data_sets import Case, DataSet
 from conresnet_training.plan import Plan
 from conresnet_training.run import Run
+from conresnet_training.words import listed
 
 SPLIT_FILE = "split.json"
 MOST_NAMED = 5
@@ -63,13 +63,8 @@ def _written(run: Run, data_set: DataSet, part: str) -> list[Case]:
     if gone:
         raise UserError(
             "cases-gone",
-            f"The data set {data_set.name} lacks {_named(gone)}, with which the run in {run.folder} was begun; put "
-            "them back, or train anew.",
+            f"The data set {data_set.name} lacks {listed(gone, MOST_NAMED)}, with which the run in {run.folder} was "
+            "begun; put them back, or train anew.",
             cases=gone,
         )
     return [by_name[name] for name in names]
-
-
-def _named(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

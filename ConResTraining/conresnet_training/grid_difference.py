@@ -3,6 +3,7 @@
 import numpy as np
 
 from conresnet.grid import Grid
+from conresnet_training.words import product
 
 # What is not worth a word: relative for spacings, in voxels for places, in degrees.
 SAME_SPACING, SAME_PLACE, SAME_DEGREES = 1e-3, 0.01, 0.01
@@ -18,9 +19,9 @@ def grid_difference(grid: Grid, reference: Grid) -> str | None:
         return None
     parts = []
     if grid.shape != reference.shape:
-        parts.append(f"{_product(grid.shape[::-1])} instead of {_product(reference.shape[::-1])} voxels")
+        parts.append(f"{product(grid.shape[::-1], 6)} instead of {product(reference.shape[::-1], 6)} voxels")
     if not np.allclose(grid.spacing, reference.spacing, rtol=SAME_SPACING, atol=0):
-        parts.append(f"spacing {_product(grid.spacing)} instead of {_product(reference.spacing)} mm")
+        parts.append(f"spacing {product(grid.spacing, 6)} instead of {product(reference.spacing, 6)} mm")
     moved = float(np.linalg.norm(grid.affine[:3, 3] - reference.affine[:3, 3]))
     if moved > SAME_PLACE * reference.spacing.min():
         parts.append(f"first voxel {moved:.3g} mm away")
@@ -32,7 +33,3 @@ def grid_difference(grid: Grid, reference: Grid) -> str | None:
         apart = np.linalg.norm(grid.corners(0) - reference.corners(0), axis=1).max()
         parts.append(f"voxels up to {apart:.3g} mm apart")
     return ", ".join(parts)
-
-
-def _product(values) -> str:
-    return " x ".join(f"{value:.6g}" for value in values)

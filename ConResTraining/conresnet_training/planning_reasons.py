@@ -11,6 +11,7 @@ from conresnet_training.survey import Survey
 from conresnet_training.system_catalogue import Catalogued
 from conresnet_training.system_inputs import abdomen_of_ct, half_resolution
 from conresnet_training.system_networks import all_arguments
+from conresnet_training.words import listed, product
 
 MOST_LISTED = 6
 
@@ -53,11 +54,11 @@ def reasons(made: Planned) -> list[Reason]:
         across = "no axis has thick slices"
     return [
         Reason("system", made.entry.title, made.entry.sentence),
-        Reason("spacing", f"{_product(model['preparation']['spacing'])} mm", _why_spacing(made)),
+        Reason("spacing", f"{product(model['preparation']['spacing'])} mm", _why_spacing(made)),
         Reason("orientation", found.orientation, across),
         _roi(made),
         *_inputs(made),
-        Reason("window", f"{_product(model['inference']['window'])} voxels", _why_window(made)),
+        Reason("window", f"{product(model['inference']['window'])} voxels", _why_window(made)),
         Reason("batch", str(training.batch), "samples a step"),
         Reason("workers", str(training.workers), "processes that make samples beside the training"),
         Reason(
@@ -67,7 +68,7 @@ def reasons(made: Planned) -> list[Reason]:
         ),
         *_of_networks(made),
         _flips(made),
-        Reason(output["kind"], _listed([segment["name"] for segment in output["segments"]]), kind),
+        Reason(output["kind"], listed([segment["name"] for segment in output["segments"]], MOST_LISTED), kind),
         Reason("steps", str(training.steps), made.steps),
         Reason("folds", str(training.folds), "of which a run holds one out"),
     ]
@@ -76,7 +77,7 @@ def reasons(made: Planned) -> list[Reason]:
 def _why_spacing(made: Planned) -> str:
     median = f"the median of {len(made.data_set.cases)} cases"
     if made.entry.prepare is half_resolution:
-        median = f"twice {median} ({_product(made.found.spacing)} mm): the levels work at 1/4 and 1/2"
+        median = f"twice {median} ({product(made.found.spacing)} mm): the levels work at 1/4 and 1/2"
     return f"{median}; slices are thick, and their plane keeps its resolution" if made.found.is_thick else median
 
 
@@ -123,9 +124,9 @@ def _flips(made: Planned) -> Reason:
 
 
 def _why_window(made: Planned) -> str:
-    size = _product(made.found.size)
+    size = product(made.found.size)
     if made.fit.window != made.wanted:
-        why = f"what fits the memory of {_product(made.wanted)}"
+        why = f"what fits the memory of {product(made.wanted)}"
     elif made.wanted == made.entry.largest_window:
         why = f"the largest for {made.entry.title}, since the median case ({size}) is larger"
     else:
@@ -149,12 +150,3 @@ def _of_networks(made: Planned) -> Iterator[Reason]:
         share = system["arguments"]["smallest_component"]
         dropped = f"under {share:.0%} of a segment" if share else "none"
         yield Reason("dropped components", dropped, "what the labels themselves can spare, of the paper's 20 % and 5 %")
-
-
-def _product(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:MOST_LISTED])
-    return shown if len(names) <= MOST_LISTED else f"{shown} and {len(names) - MOST_LISTED} more"

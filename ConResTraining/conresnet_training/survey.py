@@ -52,12 +52,6 @@ class Survey:
         return max(size * mm for size, mm in zip(self.size, self.spacing, strict=True))
 
 
-def spread_over(data_set: DataSet, most: int) -> list[int]:
-    """The places of so many cases at the most, evenly spread over the data set."""
-    count = len(data_set.cases)
-    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
-
-
 def survey(data_set: DataSet) -> Survey:
     """Read the header of every case's first image.
 
@@ -92,7 +86,7 @@ def labelled_values(data_set: DataSet, channel: int) -> np.ndarray:
     Raises:
         UserError: any of reading a case, and ``label-grid-differs``.
     """
-    chosen = spread_over(data_set, MOST_CASES)
+    chosen = data_set.spread(MOST_CASES)
     found = [_values(data_set.cases[i], data_set, channel, seed=i) for i in chosen]
     # An image without a label is mostly air, and would draw the range there.
     return np.concatenate([inside for inside, _ in found if inside.size] or [whole for _, whole in found])

@@ -11,21 +11,19 @@ from conresnet_training.data_sets import DataSet
 
 # A case stands out whose spacing, or size in voxels, is so many times the median or a part of it, of so many cases.
 SPACING_FACTOR, SIZE_FACTOR, FEWEST_TO_COMPARE = 2, 3, 5
+# Cases of which a slice is kept to be looked at.
 MOST_TILES = 24
 _DIRECTIONS = ("superior-inferior", "anterior-posterior", "right-left")
 
 
-def check_data_set(
-    data_set: DataSet, folder: Path, done: Callable[[str], None] = lambda name: None, most_tiles: int = MOST_TILES
-) -> SetReport:
+def check_data_set(data_set: DataSet, folder: Path, done: Callable[[str], None] = lambda name: None) -> SetReport:
     """Read every case and report what is wrong or odd; memory holds one case at a time.
 
     Args:
         folder: where the data set lies.
         done: told the name of each case after it.
-        most_tiles: cases of which a slice is kept to be looked at, spread over the set.
     """
-    with_tile = set(np.linspace(0, len(data_set.cases) - 1, min(most_tiles, len(data_set.cases))).round().astype(int))
+    with_tile = set(data_set.spread(MOST_TILES))
     cases = []
     for index, case in enumerate(data_set.cases):
         cases.append(check_case(case, data_set, index in with_tile))

@@ -12,6 +12,7 @@ from conresnet.errors import UserError
 from conresnet_training.check import plots
 from conresnet_training.check.report import ERROR, WARNING, SetReport
 from conresnet_training.templates import fill_template
+from conresnet_training.words import product
 
 PAGE_FILE, JSON_FILE = "check.html", "check.json"
 LAYOUTS = {"decathlon": "Medical Segmentation Decathlon", "nnunet": "nnU-Net", "brats": "BraTS"}
@@ -93,8 +94,8 @@ def _facts(report: SetReport) -> list[tuple[str, str]]:
         regions = (f"{name} ({_joined(values)})" for name, values in data_set.regions.items())
         facts.append(("Regions", ", ".join(regions)))
     if (size := report.median("patient_size")) and (spacing := report.median("patient_spacing")):
-        facts.append(("Median size", f"{_product(size)} voxels (superior-inferior, anterior-posterior, right-left)"))
-        facts.append(("Median spacing", f"{_product(spacing)} mm"))
+        facts.append(("Median size", f"{product(size)} voxels (superior-inferior, anterior-posterior, right-left)"))
+        facts.append(("Median spacing", f"{product(spacing)} mm"))
     if data_set.licence:
         facts.append(("License", data_set.licence))
     return facts
@@ -102,10 +103,6 @@ def _facts(report: SetReport) -> list[tuple[str, str]]:
 
 def _joined(values: Iterable[int]) -> str:
     return " + ".join(map(str, values))
-
-
-def _product(values: Iterable[float]) -> str:
-    return " x ".join(f"{value:.4g}" for value in values)
 
 
 def _embedded(png: bytes) -> str:

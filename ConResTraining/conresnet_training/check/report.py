@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from conresnet_training.data_sets import DataSet
+from conresnet_training.words import cases_in_words
 
 ERROR, WARNING = "error", "warning"
 # Shares of a channel's voxels below the values that stand for its distribution.
@@ -106,7 +107,7 @@ class SetReport:
             if findings:
                 yield f"{name}: " + "; ".join(f"{found.level}: {found.message}" for found in findings)
         fine = self.count(None)
-        yield f"{fine} of {in_words(len(self.cases))} {'is' if 1 in (fine, len(self.cases)) else 'are'} fine."
+        yield f"{fine} of {cases_in_words(len(self.cases))} {'is' if 1 in (fine, len(self.cases)) else 'are'} fine."
 
     def median(self, attribute: str) -> list[float] | None:
         """Of ``patient_size`` or ``patient_spacing``, an axis each; None where no case could be read."""
@@ -133,11 +134,6 @@ class SetReport:
                 "median_spacing": self.median("patient_spacing"),
             },
         }
-
-
-def in_words(cases: int) -> str:
-    """ "1 case", "2 cases"."""
-    return f"{cases} case" if cases == 1 else f"{cases} cases"
 
 
 def worst(findings: list[Finding]) -> str | None:

@@ -19,9 +19,9 @@ def check(data: Path, output: Path | None) -> int:
     """
     from conresnet_training.check import check_data_set
     from conresnet_training.check.page import PAGE_FILE, make_output_folder, write_check
-    from conresnet_training.check.report import in_words
     from conresnet_training.data_sets import read_data_set
     from conresnet_training.progress_bar import counted
+    from conresnet_training.words import cases_in_words
 
     data_set = read_data_set(data)
     output = make_output_folder(output or Path(f"{data.resolve().name}_check"), data)
@@ -31,7 +31,7 @@ def check(data: Path, output: Path | None) -> int:
         click.echo(line)
     write_check(report, output)
     click.echo(
-        f"Checked {in_words(len(report.cases))} of {data_set.name}: {report.count('error')} with errors, "
+        f"Checked {cases_in_words(len(report.cases))} of {data_set.name}: {report.count('error')} with errors, "
         f"{report.count('warning')} with warnings only; see {output / PAGE_FILE}.",
         err=True,
     )

@@ -40,7 +40,8 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     from conresnet_training.evaluation import evaluate_predictions, evaluate_runs, summary_table
     from conresnet_training.evaluation.results import PAGE_FILE
     from conresnet_training.evaluation.runs import open_runs
-    from conresnet_training.evaluation.summary import listed, remarks
+    from conresnet_training.evaluation.summary import remarks
+    from conresnet_training.words import cases_in_words, listed
 
     if not folder.is_dir():
         raise click.UsageError(f"The folder {folder} does not exist.")
@@ -60,7 +61,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
         click.echo(sentence)
     if evaluation.missing:
         click.echo(f"Not counted, since they have no label map: {listed(evaluation.missing)}.")
-    measured = f"{len(evaluation.cases)} case{'s' if len(evaluation.cases) != 1 else ''} of {evaluation.data}"
+    measured = f"{cases_in_words(len(evaluation.cases))} of {evaluation.data}"
     click.echo(
         f"Measured {measured}: mean Dice {evaluation.mean('dice'):.3f}; see {output / PAGE_FILE}.",
         err=True,
@@ -80,7 +81,8 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     from conresnet_training.evaluation import read_evaluation
     from conresnet_training.evaluation.compare import compare_evaluations, comparison_table
     from conresnet_training.evaluation.results import write_json
-    from conresnet_training.evaluation.summary import listed, remarks
+    from conresnet_training.evaluation.summary import remarks
+    from conresnet_training.words import cases_in_words, listed
 
     evaluations = [read_evaluation(path) for path in (first, second)]
     comparison = compare_evaluations(*evaluations)
@@ -94,4 +96,4 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     if output:
         write_json(comparison.to_dict(), output)
     common = len(set(evaluations[0].cases) & set(evaluations[1].cases))
-    click.echo(f"Compared {first} with {second} on {common} cases.", err=True)
+    click.echo(f"Compared {first} with {second} on {cases_in_words(common)}.", err=True)

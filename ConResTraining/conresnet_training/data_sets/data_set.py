@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from conresnet.errors import UserError
 
 
@@ -44,6 +46,11 @@ class DataSet:
     layout: str
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     region_labels: dict[str, int] = field(default_factory=dict)
+
+    def spread(self, most: int) -> list[int]:
+        """The places of so many cases at the most, evenly spread over the data set."""
+        count = len(self.cases)
+        return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
 
 
 def sorted_cases(cases: Iterable[Case], source: Path) -> tuple[Case, ...]:

@@ -7,8 +7,9 @@ from conresnet import __version__
 from conresnet_training.evaluation.metrics import METRICS, VOLUME
 from conresnet_training.evaluation.plots import bland_altman, dice_against_volume, metric_plot
 from conresnet_training.evaluation.results import Evaluation
-from conresnet_training.evaluation.summary import OVERALL, listed, remarks, summary_cells
+from conresnet_training.evaluation.summary import OVERALL, remarks, summary_cells
 from conresnet_training.templates import fill_template
+from conresnet_training.words import listed
 
 PLOTTED = ("dice", "surface_dice", "hd95", "hd", "volume_difference_ml")
 

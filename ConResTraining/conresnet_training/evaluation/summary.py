@@ -7,11 +7,11 @@ import numpy as np
 from scipy import stats
 
 from conresnet_training.evaluation.metrics import METRICS, Figures
+from conresnet_training.words import cases_in_words
 
 OVERALL = "overall"
 # Volumes of different segments are not averaged: what one lacks another would make up for.
 AVERAGED = tuple(name for name in METRICS if name != "volume_difference_ml")
-MOST_LISTED = 20
 LEAST_CASES_OF_AN_INTERVAL = 5
 RESAMPLES = 9999
 SEED = 0
@@ -99,21 +99,10 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     words = {"missed": "missed in {}", "invented": "invented in {}", "absent": "rightly left out in {}"}
     sentences = []
     for segment, counts in summary["empty"].items():
-        parts = [words[kind].format(_cases(count)) for kind, count in counts.items() if count]
+        parts = [words[kind].format(cases_in_words(count)) for kind, count in counts.items() if count]
         if parts:
             sentences.append(f"{segment} was {', '.join(parts)}; these have no distances.")
     return sentences
-
-
-def _cases(count: int) -> str:
-    return "1 case" if count == 1 else f"{count} cases"
-
-
-def listed(names: Sequence[str]) -> str:
-    """The names of cases; of many the first, and how many there are."""
-    if len(names) <= MOST_LISTED:
-        return ", ".join(names)
-    return f"{', '.join(names[:MOST_LISTED])}, ... ({len(names)} in all)"
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from conresnet_training.evaluation import evaluate_predictions, read_evaluation
 from conresnet_training.evaluation.label_maps import SegmentValues, values_of_data_set, values_of_model
 from conresnet_training.evaluation.pictures import Masks, draw_case
 from conresnet_training.evaluation.predictions import measure_predictions
-from conresnet_training.evaluation.summary import OVERALL, listed, mean_interval
+from conresnet_training.evaluation.summary import OVERALL, mean_interval
 from training.commands import run_command
 from training.predicted_boxes import expert, measure, save
 
@@ -212,12 +212,6 @@ def test_command_prints_a_table_and_writes_beside_predictions(predictions, data_
     assert "Not counted, since they have no label map: case_5." in printed.out
     assert printed.err.strip() == f"Measured 5 cases of Boxes: mean Dice 0.800; see {output / 'report.html'}."
     assert (output / "evaluation.json").is_file()
-
-
-def test_of_many_names_the_first_are_listed():
-    names = [f"case_{number}" for number in range(30)]
-    assert listed(names[:2]) == "case_0, case_1"
-    assert listed(names).startswith("case_0, ") and listed(names).endswith("case_19, ... (30 in all)")
 
 
 def test_interval_of_the_mean_is_narrow_for_many_cases_and_none_for_one():
