@@ -1,6 +1,5 @@
 """A plan made from the data: what the cases are decides spacing, orientation, intensities, window and length."""
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from conresnet.brats_description import SEGMENTS as BRATS_SEGMENTS
 from conresnet.errors import UserError
 from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION
 from conresnet_training.augmentation import Augmentation
+from conresnet_training.colors import segment_color
 from conresnet_training.component_share import planned_share
 from conresnet_training.data_sets import DataSet
 from conresnet_training.memory_needs import BATCH, STEP, Budget, fit_memory
@@ -20,7 +20,6 @@ from conresnet_training.survey import Survey, survey
 from conresnet_training.system_catalogue import DEFAULT, Catalogued, catalogued
 from conresnet_training.system_networks import Frame
 
-COLORS = ([111, 184, 210], [216, 101, 79], [128, 174, 128], [241, 214, 145], [177, 122, 101], [192, 104, 88])
 # The shipped hippocampus model saw each case that it was trained on 56 times; this is somewhat more. The least is for
 # few cases, which augmentation makes more of; the most bounds the time.
 STEPS_A_CASE, FEWEST_STEPS, MOST_STEPS = 30, 2000, 30_000
@@ -217,10 +216,3 @@ def _why_steps(steps: int, entry: Catalogued) -> str:
 def _plain_name(name: str) -> str:
     """A name that a model package may have: letters, digits and dashes."""
     return "-".join(words_of(name))[:80] or "model"
-
-
-def segment_color(place: int) -> list[int]:
-    """Slicer-like colors for the first segments, then hues far from those before."""
-    if place < len(COLORS):
-        return list(COLORS[place])
-    return [round(255 * part) for part in colorsys.hsv_to_rgb(place * 0.618034 % 1, 0.55, 0.85)]

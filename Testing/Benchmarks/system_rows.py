@@ -9,10 +9,10 @@ from peer_networks import PEERS, with_peer
 
 from conresnet.errors import UserError
 from conresnet.package.description import AXES, PLANES
+from conresnet_training.colors import segment_color
 from conresnet_training.component_share import planned_share
 from conresnet_training.data_sets import DataSet
 from conresnet_training.plan import Plan, with_settings
-from conresnet_training.planning import segment_color
 from conresnet_training.system_catalogue import SYSTEMS, change_system
 
 CONRESNET, BASELINE = "conresnet", "conresnet-baseline"

@@ -1,7 +1,6 @@
 """A check's results as files: one page with everything in it, and JSON."""
 
 import base64
-import colorsys
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from conresnet.atomic_file import replacing, write_error
 from conresnet.errors import UserError
 from conresnet_training.check import plots
 from conresnet_training.check.report import ERROR, WARNING, SetReport
+from conresnet_training.colors import bright_colors
 from conresnet_training.templates import fill_template
 from conresnet_training.words import product
 
@@ -54,7 +54,7 @@ def write_check(report: SetReport, output: Path) -> None:
 def make_page(report: SetReport) -> str:
     """HTML text."""
     data_set, cases = report.data_set, report.cases
-    colors = dict(zip(data_set.labels, distinct_colors(len(data_set.labels)), strict=True))
+    colors = dict(zip(data_set.labels, bright_colors(len(data_set.labels)), strict=True))
     by_name = {name: colors[value] for value, name in data_set.labels.items()}
     listed = [case for level in (ERROR, WARNING) for case in cases if case.level == level]
     measured = any(case.patient_size for case in cases)
@@ -74,11 +74,6 @@ def make_page(report: SetReport) -> str:
         volumes=_embedded(plots.plot_volumes(cases, by_name)) if any(case.label_ml for case in cases) else None,
         tiles=[(case.name, _embedded(plots.draw_tile(case.tile, colors))) for case in cases if case.tile],
     )
-
-
-def distinct_colors(count: int) -> list[tuple[float, float, float]]:
-    """Bright colors, 0 to 1, each far in hue from those before."""
-    return [colorsys.hsv_to_rgb((0.03 + index * 0.618034) % 1, 0.8, 0.9) for index in range(count)]
 
 
 def _facts(report: SetReport) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from conresnet_training.check.report import CaseReport, Tile
+from conresnet_training.colors import GOLDEN_RATIO
 
 INK, GRID, BLUE = "#333333", "#dddddd", "#3b7ea1"
 AXES = ("superior-\ninferior", "anterior-\nposterior", "right-\nleft")
@@ -123,8 +124,7 @@ def _strip(axes: Axes, values: np.ndarray, place: int, color: Sequence[float] | 
     """A point a value, spread sideways so that equal ones are seen, and a line at the median."""
     if not values.size:
         return
-    # Multiples of the golden ratio spread evenly, whatever their number.
-    sideways = place + 0.5 * (np.arange(values.size) * 0.618034 % 1 - 0.5)
+    sideways = place + 0.5 * (np.arange(values.size) * GOLDEN_RATIO % 1 - 0.5)
     axes.scatter(*((sideways, values) if vertical else (values, sideways)), s=9, color=color, alpha=0.6, lw=0, zorder=2)
     if values.size > 1:
         line = axes.hlines if vertical else axes.vlines
