@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conresnet.errors import UserError
+from conresnet_training.folders import make_folder
 from conresnet_training.network_with_losses import steps_of_run
 from conresnet_training.plan import Plan
 from conresnet_training.progress import PROGRESS_FILE, read_progress
@@ -87,9 +88,10 @@ def cross_validate(
         the folds' runs, and whether all of them are done; they are not where somebody asked to stop.
 
     Raises:
-        UserError: ``fold-failed`` once the others have ended, ``run-in-use``, or those of ``open_folds``.
+        UserError: ``fold-failed`` once the others have ended, ``run-in-use``, or those of ``make_folder`` and
+            ``open_folds``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with StopWatch(folder) as stop, sole_process(folder):
         runs = open_folds(plan, folder, folds)
         waiting = []

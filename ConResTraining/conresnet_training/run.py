@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conresnet.errors import UserError
+from conresnet_training.folders import make_folder
 from conresnet_training.plan import Plan, read_plan, write_plan
 
 PLAN_FILE = "plan.yaml"
@@ -32,14 +33,14 @@ def start_run(plan: Plan, folder: Path, fold: int) -> Run:
     """Make the folder of a new run.
 
     Raises:
-        UserError: ``run-exists`` or ``fold-unknown``.
+        UserError: ``run-exists``, ``fold-unknown``, ``disk-full`` or ``cannot-write``.
     """
     if not 0 <= fold < plan.training.folds:
         raise UserError("fold-unknown", f"There is no fold {fold}; the plan has folds 0 to {plan.training.folds - 1}.")
     if folder.exists() and any(folder.iterdir()):
         sentence = f"{folder} is not empty; resume the run in it, or name a new folder."
         raise UserError("run-exists", sentence, path=str(folder))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_plan(plan, folder / PLAN_FILE)
     (folder / FOLD_FILE).write_text(f"{fold}\n", encoding="utf-8")
     return Run(folder, plan, fold)

@@ -59,7 +59,8 @@ def evaluate(runs: Sequence, output: Path, plan_file: Path) -> None:
     from conresnet_training.data_sets import read_data_set
     from conresnet_training.evaluation.predictions import measure_predictions
     from conresnet_training.evaluation.runs import SEGMENTATIONS, measure_runs
-    from conresnet_training.evaluation.writing import make_folder, write_results
+    from conresnet_training.evaluation.writing import write_results
+    from conresnet_training.folders import make_folder
     from conresnet_training.plan import read_plan
 
     data = runs[0].plan.data

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from conresnet import __version__
-from conresnet.atomic_file import replacing, write_error
+from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
 from conresnet_training.check import plots
 from conresnet_training.check.report import ERROR, WARNING, SetReport
 from conresnet_training.colors import bright_colors
+from conresnet_training.folders import make_folder
 from conresnet_training.templates import fill_template
 from conresnet_training.words import product
 
@@ -23,8 +24,8 @@ def make_output_folder(output: Path, data: Path) -> Path:
     """Make the folder for a check's files, so that a place that cannot be written to is known before the work.
 
     Raises:
-        UserError: ``output-in-data`` for a place in the data set's folder, where nothing is written, or
-            ``cannot-write``.
+        UserError: ``output-in-data`` for a place in the data set's folder, where nothing is written, or those of
+            ``make_folder``.
     """
     folder, data = output.resolve(), data.resolve()
     if folder == data or data in folder.parents:
@@ -33,10 +34,7 @@ def make_output_folder(output: Path, data: Path) -> Path:
             f"{output} lies in the data set's folder, where nothing is written; name another place with --output.",
             path=str(output),
         )
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(error, output) from error
+    make_folder(output)
     return output
 
 

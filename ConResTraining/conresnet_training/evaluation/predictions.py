@@ -8,7 +8,8 @@ from conresnet_training.colors import segment_color
 from conresnet_training.data_sets import DataSet
 from conresnet_training.evaluation.label_maps import compare_label_maps, values_of_data_set
 from conresnet_training.evaluation.results import Evaluation
-from conresnet_training.evaluation.writing import Measured, make_folder, write_results
+from conresnet_training.evaluation.writing import Measured, write_results
+from conresnet_training.folders import make_folder
 from conresnet_training.label_maps import check_expected, read_label
 from conresnet_training.preparation import check_label_grid
 from conresnet_training.progress_bar import counted

@@ -13,7 +13,8 @@ from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training.data_sets import Case, read_data_set
 from conresnet_training.evaluation.label_maps import compare_label_maps, values_of_model
 from conresnet_training.evaluation.results import Evaluation
-from conresnet_training.evaluation.writing import Measured, make_folder, write_results
+from conresnet_training.evaluation.writing import Measured, write_results
+from conresnet_training.folders import make_folder
 from conresnet_training.folds import held_out_of_run
 from conresnet_training.label_maps import read_label
 from conresnet_training.packing import PackedRuns, check_agreement, pack_runs

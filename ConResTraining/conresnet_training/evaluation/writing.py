@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from conresnet.atomic_file import replacing, write_error
+from conresnet.atomic_file import replacing
 from conresnet.grid import Volume
 from conresnet.image_files import read_image
 from conresnet_training.data_sets import Case
@@ -31,14 +31,6 @@ class Measured:
     files: Mapping[str, tuple[Case, Path]]
     values: Mapping[str, SegmentValues]
     colors: Mapping[str, Color]
-
-
-def make_folder(folder: Path) -> None:
-    """Make it, so that a place that cannot be written to is known before the work. Raises UserError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(error, folder) from error
 
 
 def write_results(measured: Measured, output: Path) -> None:

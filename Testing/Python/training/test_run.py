@@ -84,6 +84,7 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
     (occupied / "thesis.txt").write_text("mine", encoding="utf-8")
     for arguments, sentence in (
         (("train", plan_file, "--output", occupied), "is not empty"),
+        (("train", plan_file, "--output", occupied / "thesis.txt" / "run"), "cannot be written"),
         (("train", plan_file, "--output", tmp_path / "run", "--fold", 3), "There is no fold 3"),
         (("resume", occupied), "is not the folder of a training run"),
         (("export", occupied, "--output", tmp_path / "package"), "is not the folder of a training run"),
