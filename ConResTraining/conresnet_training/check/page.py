@@ -1,6 +1,5 @@
 """A check's results as files: one page with everything in it, and JSON."""
 
-import base64
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,7 @@ from conresnet_training.check import plots
 from conresnet_training.check.report import ERROR, WARNING, SetReport
 from conresnet_training.colors import bright_colors
 from conresnet_training.folders import make_folder
-from conresnet_training.templates import fill_template
+from conresnet_training.templates import data_uri, fill_template
 from conresnet_training.words import product
 
 PAGE_FILE, JSON_FILE = "check.html", "check.json"
@@ -65,12 +64,12 @@ def make_page(report: SetReport) -> str:
         listed=listed[:MOST_LISTED],
         unlisted=len(listed) - MOST_LISTED,
         swatches={name: "#" + "".join(f"{round(255 * part):02x}" for part in color) for name, color in by_name.items()},
-        sizes=_embedded(plots.plot_sizes(cases)) if measured else None,
-        intensities=_embedded(plots.plot_intensities(cases, data_set.channels))
+        sizes=data_uri(plots.plot_sizes(cases), "png") if measured else None,
+        intensities=data_uri(plots.plot_intensities(cases, data_set.channels), "png")
         if any(case.intensities for case in cases)
         else None,
-        volumes=_embedded(plots.plot_volumes(cases, by_name)) if any(case.label_ml for case in cases) else None,
-        tiles=[(case.name, _embedded(plots.draw_tile(case.tile, colors))) for case in cases if case.tile],
+        volumes=data_uri(plots.plot_volumes(cases, by_name), "png") if any(case.label_ml for case in cases) else None,
+        tiles=[(case.name, data_uri(plots.draw_tile(case.tile, colors), "png")) for case in cases if case.tile],
     )
 
 
@@ -96,7 +95,3 @@ def _facts(report: SetReport) -> list[tuple[str, str]]:
 
 def _joined(values: Iterable[int]) -> str:
     return " + ".join(map(str, values))
-
-
-def _embedded(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -1,7 +1,5 @@
 """The pictures of a check's page, as PNG images: what the cases measure, and what they look like."""
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,13 +8,14 @@ from matplotlib.figure import Figure
 
 from conresnet_training.check.report import CaseReport, Tile
 from conresnet_training.colors import GOLDEN_RATIO
+from conresnet_training.drawing import INK, outline, short_name, style_axes, to_png
 
-INK, GRID, BLUE = "#333333", "#dddddd", "#3b7ea1"
+BLUE = "#3b7ea1"
 AXES = ("superior-\ninferior", "anterior-\nposterior", "right-\nleft")
-LONGEST_NAME = 24
 # Values that span more than this factor are drawn on a logarithmic axis.
 WIDE = 50
-TILE_INCHES, TILE_DPI = 2.0, 96
+TILE_INCHES = 2.0
+PLOT_DPI, TILE_DPI = 150, 96
 
 
 def plot_sizes(cases: Sequence[CaseReport]) -> bytes:
@@ -32,7 +31,7 @@ def plot_sizes(cases: Sequence[CaseReport]) -> bytes:
         axes.set_xticks(range(3), AXES)
         axes.set_xlim(-0.6, 2.6)
         axes.set_ylim(0, 1.08 * values.max())
-    return _png(figure)
+    return to_png(figure, PLOT_DPI)
 
 
 def plot_intensities(cases: Sequence[CaseReport], channels: Sequence[str]) -> bytes:
@@ -46,7 +45,7 @@ def plot_intensities(cases: Sequence[CaseReport], channels: Sequence[str]) -> by
         axes.set_visible(False)
     for axes, name in zip(grid, shown, strict=False):
         values = np.array(sorted((c.intensities[name] for c in cases if name in c.intensities), key=lambda v: v[2]))
-        _style(axes, _short(name))
+        _style(axes, short_name(name))
         # Steps of equal width, so that a single case is seen too.
         places = np.arange(len(values) + 1)
         ends = np.vstack([values, values[-1:]])
@@ -59,7 +58,7 @@ def plot_intensities(cases: Sequence[CaseReport], channels: Sequence[str]) -> by
         axes.set_xlim(0, len(values))
         axes.set_xticks([])
         axes.set_xlabel("Cases by their median", fontsize=8, color=INK)
-    return _png(figure)
+    return to_png(figure, PLOT_DPI)
 
 
 def plot_volumes(cases: Sequence[CaseReport], colors: Mapping[str, Sequence[float]]) -> bytes:
@@ -73,7 +72,7 @@ def plot_volumes(cases: Sequence[CaseReport], colors: Mapping[str, Sequence[floa
         values = np.array([volumes[name] for volumes in measured if volumes[name] > 0])
         _strip(axes, values, place, color, vertical=False)
         lacking = len(measured) - len(values)
-        names.append(_short(name) + (f" (not in {lacking})" if lacking else ""))
+        names.append(short_name(name) + (f" (not in {lacking})" if lacking else ""))
         all_values.extend(values)
     if all_values and max(all_values) > WIDE * min(all_values):
         axes.set_xscale("log")
@@ -82,7 +81,7 @@ def plot_volumes(cases: Sequence[CaseReport], colors: Mapping[str, Sequence[floa
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("Volume (mL)", fontsize=8, color=INK)
-    return _png(figure)
+    return to_png(figure, PLOT_DPI)
 
 
 def draw_tile(tile: Tile, colors: Mapping[int, Sequence[float]]) -> bytes:
@@ -97,15 +96,12 @@ def draw_tile(tile: Tile, colors: Mapping[int, Sequence[float]]) -> bytes:
     figure = Figure(figsize=(max(width * scale, 0.5), max(height * scale, 0.5)), facecolor="black")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(tile.image, cmap="gray", vmin=0, vmax=255, aspect="auto", origin="lower")
-    places = np.arange(-1, columns + 1), np.arange(-1, rows + 1)
     for value in np.unique(tile.label):
         if value:
-            # A border of background, so that what touches the picture's edge is outlined too.
-            mask = np.pad(tile.label == value, 1).astype(np.float32)
-            axes.contour(*places, mask, levels=[0.5], colors=[colors.get(int(value), (1, 1, 1))], linewidths=1.2)
+            outline(axes, tile.label == value, colors=[colors.get(int(value), (1, 1, 1))], linewidths=1.2)
     axes.set(xlim=(columns - 0.5, -0.5), ylim=(-0.5, rows - 0.5))
     axes.set_axis_off()
-    return _png(figure, TILE_DPI)
+    return to_png(figure, TILE_DPI)
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -114,10 +110,7 @@ def _figure(width: float, height: float) -> Figure:
 
 def _style(axes: Axes, title: str, along: str = "y") -> None:
     axes.set_title(title, fontsize=9, color=INK, loc="left", parse_math=False)
-    axes.tick_params(labelsize=8, color=INK, labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=along, color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
+    style_axes(axes, along)
 
 
 def _strip(axes: Axes, values: np.ndarray, place: int, color: Sequence[float] | str, vertical: bool) -> None:
@@ -129,16 +122,3 @@ def _strip(axes: Axes, values: np.ndarray, place: int, color: Sequence[float] | 
     if values.size > 1:
         line = axes.hlines if vertical else axes.vlines
         line(np.median(values), place - 0.33, place + 0.33, color=INK, lw=1.2, zorder=1)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-
-
-def _png(figure: Figure, dpi: int = 150) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # matplotlib's own font lacks some scripts; their letters are drawn as boxes.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()

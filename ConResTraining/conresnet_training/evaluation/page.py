@@ -1,6 +1,5 @@
 """The page of an evaluation: one HTML file with everything in it, to be read, sent or printed."""
 
-import base64
 from collections.abc import Mapping, Sequence
 
 from conresnet import __version__
@@ -8,10 +7,8 @@ from conresnet_training.evaluation.metrics import METRICS, VOLUME
 from conresnet_training.evaluation.plots import bland_altman, dice_against_volume, metric_plot
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.summary import OVERALL, remarks, summary_cells
-from conresnet_training.templates import fill_template
+from conresnet_training.templates import data_uri, fill_template
 from conresnet_training.words import listed
-
-PLOTTED = ("dice", "surface_dice", "hd95", "hd", "volume_difference_ml")
 
 
 def make_page(evaluation: Evaluation, pictures: Mapping[str, bytes], colors: Mapping[str, Sequence[int]]) -> str:
@@ -41,19 +38,13 @@ def make_page(evaluation: Evaluation, pictures: Mapping[str, bytes], colors: Map
         tables=tables,
         missing=listed(evaluation.missing),
         remarks=remarks(summary),
-        plots=[_embedded(metric_plot(cases, metric, colors).encode(), "svg+xml") for metric in PLOTTED],
-        volume_plot=_embedded(dice_against_volume(cases, colors).encode(), "svg+xml"),
-        agreement_plots=[
-            _embedded(bland_altman(cases, segment, colors).encode(), "svg+xml") for segment in evaluation.segments
-        ],
-        pictures=[(name, _embedded(picture, "png"), captions[name]) for name, picture in pictures.items()],
+        plots=[data_uri(metric_plot(cases, metric, colors), "svg+xml") for metric in METRICS],
+        volume_plot=data_uri(dice_against_volume(cases, colors), "svg+xml"),
+        agreement_plots=[data_uri(bland_altman(cases, segment, colors), "svg+xml") for segment in evaluation.segments],
+        pictures=[(name, data_uri(picture, "png"), captions[name]) for name, picture in pictures.items()],
         swatches={name: "#{:02x}{:02x}{:02x}".format(*colors[name]) for name in evaluation.segments},
         shown=_shown,
     )
-
-
-def _embedded(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _shown(value: float | None, decimals: int) -> str:

@@ -1,15 +1,14 @@
 """Pictures of a case: slices with the outlines of the reference's segments and of the result's."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from conresnet.grid import Volume
 from conresnet.orientation import reordering
+from conresnet_training.drawing import outline, to_png
 from conresnet_training.evaluation.label_maps import SegmentValues
 from conresnet_training.evaluation.metrics import bounding_box
 
@@ -18,7 +17,7 @@ Color = Sequence[int]
 # Index grows to inferior, posterior, left: rows of the slices then run downward as radiologists look at them.
 ORIENTATION = "IPL"
 MARGIN_MM = 12.0
-PANEL_INCHES = 3.0
+PANEL_INCHES, DPI = 3.0, 110
 REFERENCE_COLOR = "white"
 
 
@@ -74,20 +73,13 @@ def draw_case(
         )
         for name, (found, truth) in pairs.items():
             shade = np.array(colors[name]) / 255
-            _outline(axes, found.take(place[axis], axis), colors=[shade], linewidths=1.6)
-            _outline(axes, truth.take(place[axis], axis), colors=REFERENCE_COLOR, linewidths=0.9, linestyles="dashed")
+            outline(axes, found.take(place[axis], axis), colors=[shade], linewidths=1.6)
+            outline(axes, truth.take(place[axis], axis), colors=REFERENCE_COLOR, linewidths=0.9, linestyles="dashed")
         # Outlines reach half a voxel beyond the slice.
         height, width = gray.take(place[axis], axis).shape
         axes.set(xlim=(-1, width), ylim=(height, -1))
         axes.set_axis_off()
-    return to_png(figure)
-
-
-def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG, the same bytes for the same figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+    return to_png(figure, DPI)
 
 
 def _with_margin(box: tuple[slice, ...], spacing: np.ndarray) -> tuple[slice, ...]:
@@ -105,10 +97,3 @@ def _place_with_most(masks: Sequence[np.ndarray]) -> list[int] | None:
     if not total.any():
         return None
     return [int(total.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
-
-
-def _outline(axes: Axes, mask: np.ndarray, **style) -> None:
-    # A border of background, so that what touches the picture's edge is outlined too.
-    if mask.any():
-        size = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
-        axes.contour(*size, np.pad(mask, 1).astype(np.float32), levels=[0.5], **style)

@@ -1,13 +1,12 @@
 """The plots of an evaluation as SVG images, the same bytes for the same figures."""
 
-import io
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from conresnet_training.drawing import INK, short_name, style_axes, to_svg
 from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
 from conresnet_training.evaluation.summary import per_case
 
@@ -15,11 +14,9 @@ Cases = Mapping[str, Mapping[str, Figures]]
 Colors = Mapping[str, Sequence[int]]
 
 HEIGHT = 2.9
-INK = "#333333"
-LONGEST_NAME = 24
 
 
-def metric_plot(cases: Cases, metric: str, colors: Colors) -> str:
+def metric_plot(cases: Cases, metric: str, colors: Colors) -> bytes:
     """Every case as a point, and a box from quartile to quartile with the median, for each segment."""
     segments = list(next(iter(cases.values())))
     figure, axes = _figure(max(2.6, 0.9 + 0.75 * len(segments)), METRICS[metric].heading)
@@ -40,15 +37,15 @@ def metric_plot(cases: Cases, metric: str, colors: Colors) -> str:
             capprops={"color": INK, "linewidth": 0.8},
         )
         axes.scatter(place + jitter.uniform(-0.18, 0.18, values.size), values, s=9, color=color, alpha=0.75, lw=0)
-    names = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in segments]
+    names = [short_name(name) for name in segments]
     axes.set_xticks(range(len(segments)), names, rotation=20, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(segments) - 0.4)
     if METRICS[metric].better == "zero":
         axes.axhline(0, color=INK, linewidth=0.6)
-    return _svg(figure)
+    return to_svg(figure)
 
 
-def dice_against_volume(cases: Cases, colors: Colors) -> str:
+def dice_against_volume(cases: Cases, colors: Colors) -> bytes:
     """Whether small segments fare worse: Dice of each case over the reference's volume."""
     figure, axes = _figure(3.8, METRICS["dice"].heading, "Reference volume (mL)")
     volumes = []
@@ -60,10 +57,10 @@ def dice_against_volume(cases: Cases, colors: Colors) -> str:
     if volumes and max(volumes) > 20 * min(volumes):
         axes.set_xscale("log")
     _legend(axes)
-    return _svg(figure)
+    return to_svg(figure)
 
 
-def bland_altman(cases: Cases, segment: str, colors: Colors) -> str:
+def bland_altman(cases: Cases, segment: str, colors: Colors) -> bytes:
     """Result less reference over the mean of both volumes, with the mean difference and the limits of agreement."""
     rows = [rows[segment] for rows in cases.values()]
     difference = np.array([row["volume_difference_ml"] for row in rows])
@@ -77,7 +74,7 @@ def bland_altman(cases: Cases, segment: str, colors: Colors) -> str:
         for side in (-1.96, 1.96):
             limit = difference.mean() + side * difference.std(ddof=1)
             axes.axhline(limit, color=_shade(colors[segment]), linewidth=1, linestyle="dashed")
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _figure(width: float, vertical: str, horizontal: str = "") -> tuple[Figure, Axes]:
@@ -85,10 +82,7 @@ def _figure(width: float, vertical: str, horizontal: str = "") -> tuple[Figure, 
     axes = figure.add_subplot()
     axes.set_ylabel(vertical, fontsize=8, color=INK)
     axes.set_xlabel(horizontal, fontsize=8, color=INK)
-    axes.tick_params(labelsize=7.5, color=INK, labelcolor=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
+    style_axes(axes, size=7.5)
     return figure, axes
 
 
@@ -100,10 +94,3 @@ def _legend(axes: Axes) -> None:
 
 def _shade(color: Sequence[int]) -> tuple[float, ...]:
     return tuple(part / 255 for part in color)
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "conresnet", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()
