@@ -48,7 +48,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     runs = open_runs(folder, data)
     if runs:
         output = output or folder / "evaluation"
-        evaluation = evaluate_runs(runs, output, None, checkpoint, tolerance)
+        evaluation = evaluate_runs(runs, output, checkpoint, tolerance)
     else:
         if data is None:
             raise click.UsageError(

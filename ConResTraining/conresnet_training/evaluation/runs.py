@@ -28,7 +28,6 @@ SEGMENTATIONS = "segmentations"
 def evaluate_runs(
     runs: Sequence[Run],
     output: Path,
-    data: Path | None = None,
     checkpoint: str = "last",
     surface_tolerance_mm: float = 1.0,
 ) -> Evaluation:
@@ -39,7 +38,7 @@ def evaluate_runs(
             (``segmentations/<case>.nii.gz``); files of an earlier evaluation are replaced.
     """
     make_folder(output / SEGMENTATIONS)
-    measured = measure_runs(runs, output / SEGMENTATIONS, data, checkpoint, surface_tolerance_mm)
+    measured = measure_runs(runs, output / SEGMENTATIONS, checkpoint, surface_tolerance_mm)
     write_results(measured, output)
     return measured.evaluation
 
@@ -47,7 +46,6 @@ def evaluate_runs(
 def measure_runs(
     runs: Sequence[Run],
     folder: Path,
-    data: Path | None = None,
     checkpoint: str = "last",
     surface_tolerance_mm: float = 1.0,
 ) -> Measured:
@@ -59,15 +57,12 @@ def measure_runs(
     Args:
         runs: of one data set; one, the folds of a cross-validation, or several seeds.
         folder: for the label maps, ``<case>.nii.gz``.
-        data: the data set's folder, where it is not the one that the runs' plans name.
         checkpoint: "last", or "best" by validation Dice; figures of "best" are optimistic, because the held-out cases
             chose it.
 
     Raises:
         UserError: ``checkpoint-not-found``, ``runs-differ``, or any of reading the data and segmenting it.
     """
-    if data is not None:
-        runs = [replace(run, plan=run.plan.model_copy(update={"data": data.resolve()})) for run in runs]
     check_agreement(runs)
     plan = runs[0].plan
     data_set, values = read_data_set(plan.data), values_of_model(plan.description.output.segments, plan.targets)
