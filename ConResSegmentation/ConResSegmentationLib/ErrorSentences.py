@@ -100,7 +100,9 @@ def _aboutModels() -> dict[str, str]:
         "package-not-found": _(
             "There is no model package at {file}; choose the folder that holds a model.json, or a .zip file of it."
         ),
-        "package-exists": _("{file} exists already and is no model package; it was left as it is."),
+        "package-exists": _(
+            "{file} exists already and was left as it is; move it elsewhere, and install the model again."
+        ),
         "package-newer": _(
             "The model {file} was made for a newer version of ConResNet (format {version}); update the extension."
         ),

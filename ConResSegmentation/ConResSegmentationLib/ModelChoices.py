@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
@@ -33,16 +34,23 @@ def modelChoices() -> list[ModelChoice]:
     return sorted(choices, key=lambda choice: (choice.problem is not None, choice.title.casefold()))
 
 
-def install(source: str, overwrite: bool = False) -> str:
-    """Copy a model package, a folder or a .zip file, into the user's models folder.
+def installAsking(source: str) -> str:
+    """Copy a model package, a folder or a .zip file, into the user's models folder; asks before it replaces a model.
 
     Returns:
-        its name.
+        its name; empty when one of that name is there and shall stay.
 
     Raises:
-        UserError: when it is broken, or ``package-exists`` when one of its name is there.
+        UserError: when it is broken, or ``package-exists`` when what has its name there is no model package.
     """
-    return install_model(source, overwrite).description.name
+    try:
+        return install_model(source).description.name
+    except UserError as error:
+        if error.code != "package-exists":
+            raise
+    if not slicer.util.confirmYesNoDisplay(_("A model of this name is installed already. Replace it?")):
+        return ""
+    return install_model(source, overwrite=True).description.name
 
 
 def summary(description: ModelDescription) -> str:

@@ -88,7 +88,7 @@ class ModelPanel:
         if not source:
             return
         try:
-            name = self._install(source)
+            name = ModelChoices.installAsking(source)
         except UserError as error:
             slicer.util.errorDisplay(Messages.sentence(error))
             return
@@ -110,12 +110,3 @@ class ModelPanel:
         if box.clickedButton() == folderButton:
             return qt.QFileDialog.getExistingDirectory(parent, box.windowTitle)
         return ""
-
-    def _install(self, source: str) -> str:
-        try:
-            return ModelChoices.install(source)
-        except UserError as error:
-            question = _("A model of this name is installed already. Replace it?")
-            if error.code != "package-exists" or not slicer.util.confirmYesNoDisplay(question):
-                raise
-        return ModelChoices.install(source, overwrite=True)

@@ -114,7 +114,7 @@ class ResultsPanel:
     def _install(self, package: Path) -> None:
         self.updateButtons()
         try:
-            name = self._installed(str(package))
+            name = ModelChoices.installAsking(str(package))
         except UserError as error:
             say(self._ui.resultsStatusLabel, Messages.sentence(error), isError=True)
             return
@@ -135,16 +135,6 @@ class ResultsPanel:
         question = _("The model {name} is installed, and chosen in ConRes Segmentation. Go there now?")
         if slicer.util.confirmYesNoDisplay(question.format(name=name)):
             slicer.util.selectModule(_SEGMENTATION_MODULE)
-
-    def _installed(self, package: str) -> str:
-        """The name of the installed model; empty when one of its name is there and shall stay."""
-        try:
-            return ModelChoices.install(package)
-        except UserError as error:
-            if error.code != "package-exists":
-                raise
-        question = _("A model of this name is installed already. Replace it?")
-        return ModelChoices.install(package, overwrite=True) if slicer.util.confirmYesNoDisplay(question) else ""
 
 
 def _segmentationWidget():

@@ -158,6 +158,25 @@ def test_a_model_is_installed_from_a_file(panel: PanelDriver, tmp_path: Path, fo
     panel.ui.installModelButton.click()
 
 
+def test_a_model_of_the_same_name_stays_without_a_yes(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
+    install_model(write_four_channels(tmp_path / "four"))
+    kept = models_folder / "four" / "model.json"
+    before = kept.stat()
+    dialogs.answer("A folder", str(tmp_path / "four"), "No")
+    panel.ui.installModelButton.click()
+    assert "Replace it?" in dialogs.shown[-1].text, "nothing more is said to who has declined"
+    assert panel.choices.model == "hippocampus"
+    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_what_is_no_model_is_not_replaced_by_one(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
+    (models_folder / "four").mkdir()
+    dialogs.answer("A folder", str(write_four_channels(tmp_path / "four")), "Yes")
+    panel.ui.installModelButton.click()
+    assert "was left as it is; move it elsewhere" in dialogs.shown[-1].text
+    assert not list((models_folder / "four").iterdir())
+
+
 def test_a_broken_package_is_not_installed(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
     dialogs.answer("A folder", str(write_broken(tmp_path / "broken")))
     panel.ui.installModelButton.click()

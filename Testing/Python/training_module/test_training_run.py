@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import slicer
 
+from conresnet.model_list import install_model
+from module.models import write_four_channels
 from slicer_host import dialogs
 from training_module.training_driver import TrainingDriver
 
@@ -129,6 +131,27 @@ def test_what_does_not_start_says_why(training: TrainingDriver, data_set: Path, 
     assert training.ui.runStatusLabel.text == "The training did not start: In the plan, training.steps: wrong."
     # The folder is still free for another try.
     assert training.ui.startButton.enabled and not training.ui.resumeButton.enabled
+
+
+def test_a_model_of_the_same_name_stays_without_a_yes(training: TrainingDriver, tmp_path: Path) -> None:
+    package = write_four_channels(tmp_path / "four.zip")
+    installed = install_model(package).path
+    before = (installed / "model.json").stat().st_ino
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").touch()
+    # All that it has to do here is to pack the model.
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\ncp '{package}' '{run}/model.zip'\n", encoding="utf-8")
+    python.chmod(0o755)
+    training.choose_python(str(python))
+    training.ui.runPathEdit.currentPath = str(run)
+    dialogs.answer("No")
+    training.run_command(training.ui.importButton)
+    assert [shown.text for shown in dialogs.shown] == ["A model of this name is installed already. Replace it?"]
+    assert training.ui.resultsStatusLabel.text == f"The model was packed as {run / 'model.zip'}, and not installed."
+    assert training.ui.resultsStatusLabel.styleSheet == "", "it is no error"
+    assert (installed / "model.json").stat().st_ino == before
 
 
 @pytest.mark.slow
