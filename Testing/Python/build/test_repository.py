@@ -92,6 +92,13 @@ def test_the_catalog_entry_has_the_fields_that_the_extensions_index_asks_for(rep
     assert entry["tier"] in {1, 3, 5}
 
 
+def test_the_catalog_has_the_same_extensions_built_first_as_are_installed_with_ours(repository: Path) -> None:
+    entry = json.loads((repository / "ConResNet.json").read_text(encoding="utf-8"))
+    lists = (repository / "CMakeLists.txt").read_text(encoding="utf-8")
+    (depends,) = re.findall(r'set\(EXTENSION_DEPENDS "([^"]*)"\)', lists)
+    assert entry["build_dependencies"] == depends.split() == ["PyTorch"]
+
+
 def test_one_home_page_and_one_name_everywhere(repository: Path) -> None:
     home = "https://github.com/ConResNet/SlicerConResNet"
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
