@@ -158,6 +158,22 @@ def test_the_license_is_apache_2_with_our_own_copyright_line(repository: Path) -
     assert re.search(r"^ +Copyright 20\d\d ConResNet for 3D Slicer contributors$", text, re.MULTILINE)
 
 
+def test_the_distribution_names_the_license_of_every_model_that_it_carries(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    models = list((repository / "ConResSegmentation" / "conresnet" / "models").glob("*/model.json"))
+    licenses = {json.loads(path.read_text(encoding="utf-8"))["license"] for path in models}
+    assert licenses and set(project["license"].split(" AND ")) == {"Apache-2.0", *licenses}
+
+
+def test_every_picture_of_a_case_has_its_license_in_the_readme(repository: Path) -> None:
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## License")[2].partition("\n## ")[0]
+    # The others show panels and curves, which are our own.
+    own = {"panel.png", "training_curves.png", "training_panel.png"}
+    pictures = {path.name for path in (repository / "Screenshots").iterdir()} - own
+    assert pictures and [name for name in sorted(pictures) if f"`Screenshots/{name}`" not in section] == []
+
+
 def test_the_real_cases_are_as_published(data_folder: Path) -> None:
     """A case that was edited by accident would still be read, and would quietly change what the tests measure."""
     found = {

@@ -40,6 +40,14 @@ def test_the_wheel_carries_every_file_of_the_package(repository: Path, wheel_nam
     assert {name for name in wheel_names if name.startswith(f"{Path(package).name}/")} == expected
 
 
+def test_the_wheel_names_the_licenses_of_the_code_and_of_every_model(repository: Path, wheel_names: set[str]) -> None:
+    models = (repository / "ConResSegmentation" / "conresnet" / "models").glob("*/LICENSE.txt")
+    expected = {"LICENSE.txt", *(path.relative_to(repository).as_posix() for path in models)}
+    folder = f"conresnet-{__version__}.dist-info/licenses/"
+    assert len(expected) > 1
+    assert {name.removeprefix(folder) for name in wheel_names if name.startswith(folder)} == expected
+
+
 def test_the_wheel_carries_nothing_of_the_slicer_modules(wheel_names: set[str]) -> None:
     tops = {name.split("/")[0] for name in wheel_names}
     assert tops == {"conresnet", "conresnet_training", f"conresnet-{__version__}.dist-info"}
