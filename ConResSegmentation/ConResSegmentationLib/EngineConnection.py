@@ -1,12 +1,8 @@
 """One life of the engine's process: its start, the messages to and from it, its log, and its end."""
 
 import codecs
-import contextlib
-import os
-import signal
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import qt
 from slicer.i18n import tr as _
@@ -15,21 +11,14 @@ from conresnet import session_folder
 from conresnet.protocol import PROTOCOL, LineSplitter, ProtocolError, decode, encode
 
 from .EngineError import EngineError
+from .ProcessLaunch import ProcessLaunch
+from .ProcessTree import killTree
 
 # A slow disk and a virus scanner may look at thousands of files before Python has started.
 SECONDS_TO_START = 120
 # After its standard input has closed, the engine has this long to leave by itself.
 SECONDS_TO_LEAVE = 5
 _LOG_LINES = 300
-
-
-@dataclass(frozen=True)
-class EngineLaunch:
-    """How the engine's process is started: program, arguments, and its whole environment."""
-
-    program: str
-    arguments: tuple[str, ...]
-    environment: dict[str, str]
 
 
 class EngineConnection:
@@ -42,7 +31,9 @@ class EngineConnection:
             started, or speaks another protocol.
     """
 
-    def __init__(self, launch: EngineLaunch, onMessage: Callable[[dict], None], onEnded: Callable[[EngineError], None]):
+    def __init__(
+        self, launch: ProcessLaunch, onMessage: Callable[[dict], None], onEnded: Callable[[EngineError], None]
+    ):
         self.launch = launch
         self.hello: dict | None = None
         self._onMessage, self._onEnded = onMessage, onEnded
@@ -61,12 +52,8 @@ class EngineConnection:
 
     def open(self) -> None:
         """Start the process; hello comes as the first message."""
-        environment = qt.QProcessEnvironment()
-        for name, value in self.launch.environment.items():
-            environment.insert(name, value)
-        self._process.setProcessEnvironment(environment)
         self._timer.start(SECONDS_TO_START * 1000)
-        self._process.start(self.launch.program, list(self.launch.arguments))
+        self.launch.start(self._process)
 
     def send(self, message: dict) -> None:
         """Write a request; a process that is gone has told so by its end."""
@@ -91,7 +78,7 @@ class EngineConnection:
         if self.isRunning:
             if self.hello:
                 # The process that Qt knows may be a launcher, and the interpreter would outlive it.
-                _killTree(self.hello["pid"])
+                killTree(self.hello["pid"])
             self._process.kill()
 
     @property
@@ -158,15 +145,6 @@ class EngineConnection:
     def _end(self, error: EngineError) -> None:
         self.kill()
         self._onEnded(error)
-
-
-def _killTree(pid: int) -> None:
-    """Kill the interpreter; on Linux and macOS it leads a process group, and all in it go."""
-    with contextlib.suppress(OSError):
-        if os.name == "nt":
-            os.kill(pid, signal.SIGTERM)
-        else:
-            os.killpg(pid, signal.SIGKILL)
 
 
 def _failure(code: str, sentence: str, log: str = "", **values: object) -> EngineError:

@@ -2,7 +2,7 @@
 
 Nothing here waits: every call returns at once, and what happens then is told to an observer from Slicer's event loop.
 
-    engine = EngineProcess(enginePython.launch)          # a function without arguments that returns an EngineLaunch
+    engine = EngineProcess(enginePython.launch)          # a function without arguments that returns a ProcessLaunch
     number = engine.segment(modelPath, [Volume(array, grid, name)], observer, maps=["residual"], roi=boxROI)
     engine.listDevices(observer)                         # observer.onDevices([{"name": "cpu", "title": ...}, ...])
     engine.cancel(number)                                # the observer hears onCancelled, after two seconds at most
@@ -35,9 +35,10 @@ from conresnet.errors import UserError
 from conresnet.grid import Volume
 from conresnet.roi import BoxROI
 
-from .EngineConnection import EngineConnection, EngineLaunch
+from .EngineConnection import EngineConnection
 from .EngineError import EngineError
 from .EngineObserver import EngineObserver, EngineResult
+from .ProcessLaunch import ProcessLaunch
 
 SECONDS_TO_CANCEL = 2
 
@@ -58,7 +59,7 @@ class EngineProcess:
             may raise UserError, which the observer then hears.
     """
 
-    def __init__(self, launch: Callable[[], EngineLaunch]):
+    def __init__(self, launch: Callable[[], ProcessLaunch]):
         self._launch = launch
         self._connection: EngineConnection | None = None
         # Objects of processes that are leaving must outlive the signal that tells of their end.

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -22,7 +21,8 @@ import conresnet
 from conresnet.errors import UserError
 from conresnet.needs import PACKAGES, PYTHON
 
-from .EngineConnection import EngineLaunch
+from .ChildProcess import ChildProcess
+from .ProcessLaunch import ProcessLaunch, variablesOfPython
 
 SECONDS_TO_CHECK = 60
 # Slicer itself is built on these, and another version of them may break it.
@@ -51,14 +51,14 @@ class EnginePython:
 
     def __init__(self, program: str = ""):
         self.program = program
-        self._inquiry: _Inquiry | None = None
+        self._inquiry: ChildProcess | None = None
 
     @property
     def isSlicers(self) -> bool:
         """Whether it is Slicer's own Python."""
         return not self.program
 
-    def launch(self) -> EngineLaunch:
+    def launch(self) -> ProcessLaunch:
         """How the engine's process is started.
 
         Raises:
@@ -75,7 +75,12 @@ class EnginePython:
         launch, isSlicers = self._launchModule("conresnet.needs"), self.isSlicers
         if self._inquiry:
             self._inquiry.drop()
-        self._inquiry = _Inquiry(launch, lambda output: onChecked(_evaluated(output, launch.program, isSlicers)))
+
+        def onEnded(exitCode: int | None, output: str, _errors: str) -> None:
+            onChecked(_evaluated(output if exitCode == 0 else "", launch.program, isSlicers))
+
+        self._inquiry = ChildProcess(launch, onEnded, secondsToEnd=SECONDS_TO_CHECK)
+        self._inquiry.start()
 
     def install(self, missing: Sequence[str]) -> bool:
         """Install into Slicer's own Python what is missing there, each after asking.
@@ -90,61 +95,19 @@ class EnginePython:
             return False
         return not rest or _installRest([f"{name}>={PACKAGES[name]}" for name in rest])
 
-    def _launchModule(self, module: str) -> EngineLaunch:
+    def _launchModule(self, module: str) -> ProcessLaunch:
         program = self.program or shutil.which("PythonSlicer") or ""
         if not program or not (os.path.isfile(program) or shutil.which(program)):
             sentence = _(
                 "The Python that shall run the engine, {program}, does not exist; choose another under Advanced."
             )
             raise UserError("engine-python-not-found", sentence.format(program=program or "PythonSlicer"))
-        # Another Python would load Slicer's libraries instead of its own, and crash.
-        environment = dict(os.environ) if self.isSlicers else slicer.util.startupEnvironment()
+        environment = variablesOfPython(self.isSlicers)
         folders = [str(Path(conresnet.__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
         environment["PYTHONUTF8"] = "1"
         environment["PYTHONFAULTHANDLER"] = "1"
-        return EngineLaunch(program, ("-m", module), environment)
-
-
-class _Inquiry:
-    """Runs a program to its end and hands over what it has written; an empty text when it failed."""
-
-    def __init__(self, launch: EngineLaunch, onAnswer: Callable[[str], None]):
-        self._onAnswer: Callable[[str], None] | None = onAnswer
-        self._process = qt.QProcess()
-        environment = qt.QProcessEnvironment()
-        for name, value in launch.environment.items():
-            environment.insert(name, value)
-        self._process.setProcessEnvironment(environment)
-        self._process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
-        self._process.connect("errorOccurred(QProcess::ProcessError)", self._onError)
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.connect("timeout()", self._process.kill)
-        self._timer.start(SECONDS_TO_CHECK * 1000)
-        self._process.start(launch.program, list(launch.arguments))
-        self._process.closeWriteChannel()
-
-    def drop(self) -> None:
-        """Have it end, and say nothing."""
-        self._onAnswer = None
-        self._process.kill()
-        self._process.waitForFinished(1000)
-
-    def _onFinished(self, exitCode: int, exitStatus: int) -> None:
-        output = bytes(self._process.readAllStandardOutput().data()).decode("utf-8", errors="replace")
-        self._answer(output if exitCode == 0 else "")
-
-    def _onError(self, error: int) -> None:
-        if error == qt.QProcess.FailedToStart:
-            self._answer("")
-
-    def _answer(self, output: str) -> None:
-        self._timer.stop()
-        if self._onAnswer:
-            onAnswer, self._onAnswer = self._onAnswer, None
-            # Who hears it may start another inquiry, which ends this one: not while its process is still telling.
-            qt.QTimer.singleShot(0, lambda: onAnswer(output))
+        return ProcessLaunch(program, ("-m", module), environment)
 
 
 def _evaluated(output: str, program: str, isSlicers: bool) -> EngineCheck:

@@ -5,7 +5,7 @@ import time
 import slicer
 from slicer.i18n import tr as _
 
-_ERROR_STYLE = "color: #c0392b; font-weight: bold"
+from .StatusLabel import say
 
 
 class RunPanel:
@@ -46,28 +46,24 @@ class RunPanel:
     def progress(self, text: str, fraction: float) -> None:
         """It has come to ``fraction``, 0 to 1."""
         self._ui.progressBar.value = round(1000 * fraction)
-        self._say(text)
+        say(self._ui.statusLabel, text)
 
     def end(self, text: str, isError: bool = False) -> None:
         """It is over; the sentence stays, also in the status bar and the log."""
         self._isRunning = False
         self._updateButtons()
         self._ui.progressBar.visible = False
-        self._say(text, isError)
+        say(self._ui.statusLabel, text, isError)
         self.addToLog(text)
         slicer.util.showStatusMessage(text, 5000)
 
     def clear(self) -> None:
         """Forget the last sentence: what it speaks of is gone."""
-        self._say("")
+        say(self._ui.statusLabel, "")
 
     def addToLog(self, text: str) -> None:
         """Add a line, or several, to the log."""
         self._ui.logTextEdit.appendPlainText(f"{time.strftime('%H:%M:%S')} {text}")
-
-    def _say(self, text: str, isError: bool = False) -> None:
-        self._ui.statusLabel.text = text
-        self._ui.statusLabel.styleSheet = _ERROR_STYLE if isError else ""
 
     def _updateButtons(self) -> None:
         self._ui.applyButton.enabled = not self._isRunning and not self._problem

@@ -2,7 +2,7 @@
 
 backend = Backend()
 backend.place, backend.python = Place.python, "/path/to/python"
-launch = backend.launch("train", plan, "--output", run)     # an EngineLaunch: program, arguments, environment
+launch = backend.launch("train", plan, "--output", run)     # a ProcessLaunch: program, arguments, environment
 
 The folders that hold the packages conresnet and conresnet_training are handed over in PYTHONPATH, so that nothing of
 ours is installed anywhere. No command goes through a shell of this computer.
@@ -21,7 +21,7 @@ from slicer.i18n import tr as _
 import conresnet
 import conresnet_training
 from conresnet.errors import UserError
-from ConResSegmentationLib.EngineConnection import EngineLaunch
+from ConResSegmentationLib.ProcessLaunch import ProcessLaunch, variablesOfPython
 
 from .TrainingEnvironment import TrainingEnvironment
 
@@ -62,7 +62,7 @@ class Backend:
             return error.message
         return ""
 
-    def launch(self, *arguments: str) -> EngineLaunch:
+    def launch(self, *arguments: str) -> ProcessLaunch:
         """How a command of the backend is started.
 
         Raises:
@@ -70,7 +70,7 @@ class Backend:
         """
         return self.launchModule("conresnet_training", *arguments)
 
-    def launchModule(self, module: str, *arguments: str) -> EngineLaunch:
+    def launchModule(self, module: str, *arguments: str) -> ProcessLaunch:
         """As `launch`, for any module of the two packages."""
         words = ("-m", module, *map(str, arguments))
         if self.place is Place.command:
@@ -79,16 +79,15 @@ class Backend:
             if not self.environment.isReady:
                 sentence = _("There is no training environment yet; make it, or choose another Python.")
                 raise UserError("training-environment-missing", sentence)
-            return EngineLaunch(self.environment.python, words, {**self.environment.variables(), **_ours()})
+            return ProcessLaunch(self.environment.python, words, {**self.environment.variables(), **_ours()})
         if not self.python or not (os.path.isfile(self.python) or shutil.which(self.python)):
             sentence = _("The Python that shall train, {program}, does not exist; choose another.")
             if not self.python:
                 sentence = _("Choose the python executable that shall train.")
             raise UserError("training-python-not-found", sentence.format(program=self.python), program=self.python)
-        # Another Python would load Slicer's libraries instead of its own, and crash.
-        return EngineLaunch(self.python, words, {**slicer.util.startupEnvironment(), **_ours()})
+        return ProcessLaunch(self.python, words, {**variablesOfPython(isSlicers=False), **_ours()})
 
-    def _behindCommand(self, words: tuple[str, ...]) -> EngineLaunch:
+    def _behindCommand(self, words: tuple[str, ...]) -> ProcessLaunch:
         try:
             # On Windows a backslash divides folders.
             prefix = shlex.split(self.command.replace("\\", "\\\\") if os.name == "nt" else self.command)
@@ -104,7 +103,7 @@ class Backend:
         inner = ["env", *(f"{name}={value}" for name, value in _ours().items()), self.python or "python3", *words]
         if Path(program).stem in _HAND_TO_A_SHELL:
             inner = [shlex.quote(word) for word in inner]
-        return EngineLaunch(program, (*prefix[1:], *inner), slicer.util.startupEnvironment())
+        return ProcessLaunch(program, (*prefix[1:], *inner), slicer.util.startupEnvironment())
 
 
 def packageFolders() -> list[str]:

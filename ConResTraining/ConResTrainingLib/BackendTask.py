@@ -6,10 +6,9 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.EngineConnection import EngineLaunch
-
-from .ChildProcess import ChildProcess, lastLine
-from .StatusLabel import say
+from ConResSegmentationLib.ChildProcess import ChildProcess, lastLine
+from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
+from ConResSegmentationLib.StatusLabel import say
 
 
 class BackendTask:
@@ -35,7 +34,7 @@ class BackendTask:
 
     def run(
         self,
-        launch: Callable[[], EngineLaunch],
+        launch: Callable[[], ProcessLaunch],
         text: str,
         onDone: Callable[[str], None],
         doneCodes: tuple[int, ...] = (0,),

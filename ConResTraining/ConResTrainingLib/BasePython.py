@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import slicer
 
 from conresnet.needs import PYTHON, is_enough
-from ConResSegmentationLib.EngineConnection import EngineLaunch
-
-from .ChildProcess import ChildProcess, lastLine
+from ConResSegmentationLib.ChildProcess import ChildProcess, lastLine
+from ConResSegmentationLib.ProcessLaunch import ProcessLaunch, variablesOfPython
 
 # What every candidate is asked; runs on any Python 3. Debian's comes without ensurepip, and makes no environment.
 _QUESTION = """
@@ -67,9 +66,9 @@ class BasePythonSearch:
             self._onFound(None)
             return
         words, isSlicers = self._candidates.pop(0)
-        variables = dict(os.environ) if isSlicers else slicer.util.startupEnvironment()
+        variables = variablesOfPython(isSlicers)
         variables["PYTHONUTF8"] = "1"
-        launch = EngineLaunch(words[0], (*words[1:], "-c", _QUESTION), variables)
+        launch = ProcessLaunch(words[0], (*words[1:], "-c", _QUESTION), variables)
         self._process = ChildProcess(launch, lambda code, output, _errors: self._onAnswer(code, output, isSlicers))
         self._process.start()
 

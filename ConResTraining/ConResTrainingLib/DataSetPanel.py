@@ -10,11 +10,11 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet_training.data_sets import DataSet, read_data_set
 from ConResSegmentationLib import Messages
+from ConResSegmentationLib.StatusLabel import say
 
 from . import Settings
 from .Backend import Backend
 from .BackendTask import BackendTask
-from .StatusLabel import say
 
 _EXIT_WITH_ERRORS = 2
 _ICONS = {"error": qt.QStyle.SP_MessageBoxCritical}

@@ -9,12 +9,12 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from ConResSegmentationLib import Messages
+from ConResSegmentationLib.StatusLabel import say
 
 from . import JobSentences, Settings, TrainingCurves
 from .Backend import Backend
 from .DataSetPanel import DataSetPanel
 from .PlanPanel import PlanPanel
-from .StatusLabel import say
 from .TrainingJob import JobState, TrainingJob
 
 MILLISECONDS_BETWEEN_LOOKS = 1000

@@ -8,13 +8,13 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet_training.needs import PACKAGES, PYTHON
+from ConResSegmentationLib.ChildProcess import lastLine
+from ConResSegmentationLib.StatusLabel import say
 
 from . import Settings
 from .Backend import Backend, Place
 from .BackendTask import BackendTask
 from .BasePython import BasePython, BasePythonSearch
-from .ChildProcess import lastLine
-from .StatusLabel import say
 from .TrainingEnvironment import EnvironmentMaker
 
 

@@ -12,12 +12,12 @@ from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
 from conresnet_training.system_catalogue import DEFAULT, SYSTEMS
 from ConResSegmentationLib import Messages
+from ConResSegmentationLib.StatusLabel import say
 
 from . import Settings
 from .Backend import Backend
 from .BackendTask import BackendTask
 from .DataSetPanel import DataSetPanel
-from .StatusLabel import say
 
 
 class PlanPanel:

@@ -9,11 +9,11 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from ConResSegmentationLib import Messages, ModelChoices
+from ConResSegmentationLib.StatusLabel import say
 
 from .Backend import Backend
 from .BackendTask import BackendTask
 from .JobPanel import JobPanel
-from .StatusLabel import say
 
 _SEGMENTATION_MODULE = "ConResSegmentation"
 

@@ -9,10 +9,10 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
+from ConResSegmentationLib.StatusLabel import say
 
 from . import DecathlonFolder, SceneCase
 from .DataSetPanel import DataSetPanel
-from .StatusLabel import say
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import slicer
 
 from conresnet_training.data_sets import read_data_set
+from ConResSegmentationLib.ChildProcess import ChildProcess
 from ConResSegmentationLib.SelfTest import makeVolume
 
 from . import DecathlonFolder, SceneCase, TrainingCurves
@@ -52,8 +53,6 @@ def backendProblem(backend: Backend) -> str:
     """Why the backend does not run as it is set, as a sentence; empty when it does."""
     if backend.problem:
         return backend.problem
-    from .ChildProcess import ChildProcess
-
     ended = []
     process = ChildProcess(backend.launchModule("conresnet_training.needs"), lambda *result: ended.append(result))
     process.start()

@@ -11,15 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import qt
-import slicer
 from slicer.i18n import tr as _
 
 from conresnet.atomic_file import replacing, write_error
 from conresnet_training.needs import PACKAGES
-from ConResSegmentationLib.EngineConnection import EngineLaunch
+from ConResSegmentationLib.ChildProcess import ChildProcess, lastLine
+from ConResSegmentationLib.ProcessLaunch import ProcessLaunch, variablesOfPython
 
 from .BasePython import BasePython
-from .ChildProcess import ChildProcess, lastLine
 
 _READY_FILE = "conresnet-ready.json"
 
@@ -58,8 +57,7 @@ class TrainingEnvironment:
             ready = json.loads((self.folder / _READY_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             ready = {}
-        # Slicer's interpreter finds its own standard library by Slicer's variables alone.
-        return dict(os.environ) if ready.get("needs_slicers_variables") else slicer.util.startupEnvironment()
+        return variablesOfPython(ready.get("needs_slicers_variables", False))
 
     def markReady(self, base: BasePython) -> None:
         """Say that it is whole."""
@@ -124,11 +122,11 @@ class EnvironmentMaker:
 
     def _next(self) -> None:
         program, arguments = self._steps.pop(0)
-        variables = dict(os.environ) if self._base.isSlicers else slicer.util.startupEnvironment()
+        variables = variablesOfPython(self._base.isSlicers)
         variables.pop("PYTHONPATH", None)
         variables["PYTHONUTF8"] = "1"
         self._onLine(f"> {program} {' '.join(arguments)}")
-        self._process = ChildProcess(EngineLaunch(program, arguments, variables), self._onStepEnded, self._onLine)
+        self._process = ChildProcess(ProcessLaunch(program, arguments, variables), self._onStepEnded, self._onLine)
         self._process.start()
 
     def _onStepEnded(self, exitCode: int | None, output: str, errors: str) -> None:

@@ -9,7 +9,6 @@ job.requestStop()   # it ends after its step, with a checkpoint, wherever it run
 import contextlib
 import enum
 import os
-import signal
 import socket
 import subprocess
 import time
@@ -21,9 +20,9 @@ from conresnet.atomic_file import write_error
 from conresnet.errors import UserError
 from conresnet_training.progress import PROGRESS_FILE, Progress, ProgressReader
 from conresnet_training.running import STOP_FILE, running_process
-from ConResSegmentationLib.EngineConnection import EngineLaunch
-
-from .ChildProcess import lastLine
+from ConResSegmentationLib.ChildProcess import lastLine
+from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
+from ConResSegmentationLib.ProcessTree import killTree
 
 # Of a run on another computer nothing but its files is seen: it counts as gone when it wrote nothing for so long.
 SECONDS_OF_SILENCE = 600
@@ -76,7 +75,7 @@ class TrainingJob:
         """What the backend prints. It lies beside the run's folder, which must be empty when a run starts in it."""
         return self.folder.with_name(self.folder.name + ".log")
 
-    def start(self, launch: EngineLaunch) -> None:
+    def start(self, launch: ProcessLaunch) -> None:
         """Start a process that goes on when Slicer ends.
 
         Raises:
@@ -198,7 +197,7 @@ class TrainingJob:
         """End the process at once, and those it has started."""
         pid = self._pid()
         if pid is not None:
-            _killTree(pid)
+            killTree(pid)
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
@@ -235,15 +234,3 @@ def _detached() -> dict:
         # Without a window; one of no console at all would give every process that it starts a window of its own.
         return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"start_new_session": True}
-
-
-def _killTree(pid: int) -> None:
-    with contextlib.suppress(OSError):
-        if os.name == "nt":
-            subprocess.run(["taskkill", "/T", "/F", "/PID", str(pid)], creationflags=subprocess.CREATE_NO_WINDOW)
-            return
-        # What we started leads a group of its own; what was started in a terminal may share that of a shell.
-        if os.getpgid(pid) == pid:
-            os.killpg(pid, signal.SIGKILL)
-        else:
-            os.kill(pid, signal.SIGKILL)

@@ -80,10 +80,10 @@ def test_what_was_started_outlives_a_slicer_that_is_killed_with_all_its_children
 import sys, time
 from pathlib import Path
 import slicer_host
-from ConResSegmentationLib.EngineConnection import EngineLaunch
+from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
 from ConResTrainingLib.TrainingJob import TrainingJob
 job = TrainingJob(Path(sys.argv[2]))
-job.start(EngineLaunch(sys.argv[1], (), {}))
+job.start(ProcessLaunch(sys.argv[1], (), {}))
 print("up", flush=True)
 time.sleep(60)
 """

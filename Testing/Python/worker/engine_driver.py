@@ -10,10 +10,10 @@ import numpy as np
 import psutil
 
 from conresnet.grid import Grid, Volume
-from ConResSegmentationLib.EngineConnection import EngineLaunch
 from ConResSegmentationLib.EngineError import EngineError
 from ConResSegmentationLib.EngineObserver import EngineObserver, EngineResult
 from ConResSegmentationLib.EngineProcess import EngineProcess
+from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
 from worker.client import FAKE, engine_environment, is_alive
 
 
@@ -76,9 +76,9 @@ class Driver:
         self.program, self.arguments = sys.executable, FAKE
         self.engine = EngineProcess(self.launch)
 
-    def launch(self) -> EngineLaunch:
+    def launch(self) -> ProcessLaunch:
         environment = {**engine_environment(self.folder), "PYTHONFAULTHANDLER": "1"}
-        return EngineLaunch(self.program, tuple(self.arguments), environment)
+        return ProcessLaunch(self.program, tuple(self.arguments), environment)
 
     def segment(self, model: str, array: np.ndarray, **options) -> Recorder:
         recorder = Recorder()

@@ -15,9 +15,9 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet.worker.server import SECONDS_OF_GRACE
-from ConResSegmentationLib.EngineConnection import EngineLaunch
 from ConResSegmentationLib.EngineError import EngineError
 from ConResSegmentationLib.EngineProcess import EngineProcess
+from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
 from worker.client import FAKE, engine_environment, is_alive, wait_until
 from worker.engine_driver import Driver, Recorder
 
@@ -97,7 +97,7 @@ def test_an_engine_that_cannot_start_says_why(
 
 
 def test_no_python_chosen_is_told_like_any_error(driver: Driver, image: np.ndarray) -> None:
-    def launch() -> EngineLaunch:
+    def launch() -> ProcessLaunch:
         raise UserError("engine-python-not-found", "There is no Python.", program="x")
 
     engine, recorder = EngineProcess(launch), Recorder()

@@ -14,9 +14,9 @@ import slicer
 
 from conresnet.errors import UserError
 from conresnet.needs import PACKAGES
-from ConResSegmentationLib.EngineConnection import EngineLaunch
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EngineCheck, EnginePython
+from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
 from slicer_host import dialogs, packaging
 from worker.client import ENGINE
 from worker.engine_driver import Recorder
@@ -100,6 +100,12 @@ def test_what_another_python_lacks_is_said_with_the_command(slicer_app, tmp_path
 def test_what_is_no_python_is_said(slicer_app, tmp_path: Path, line: str) -> None:
     check = checked(slicer_app, EnginePython(pretend(tmp_path, line)))
     assert "does not run as a Python" in check.problem and check.missing == ()
+
+
+def test_a_program_that_never_answers_is_no_python(slicer_app, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ConResSegmentationLib.EnginePython.SECONDS_TO_CHECK", 1)
+    check = checked(slicer_app, EnginePython(pretend(tmp_path, "exec sleep 70")))
+    assert "does not run as a Python" in check.problem
 
 
 def test_an_old_python_is_said(slicer_app, tmp_path: Path) -> None:
@@ -188,7 +194,7 @@ def test_nothing_is_installed_into_another_python(slicer_app, installed: list[st
 def test_the_real_engine_answers_from_either_python(slicer_app, program: str) -> None:
     """Behind the launcher and without it, from paths derived from where the sources lie."""
 
-    def launch() -> EngineLaunch:
+    def launch() -> ProcessLaunch:
         made = EnginePython(program).launch()
         made.environment["OMP_NUM_THREADS"] = "1"
         return made

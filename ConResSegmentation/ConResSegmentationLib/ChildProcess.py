@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import qt
 
-from ConResSegmentationLib.EngineConnection import EngineLaunch
+from .ProcessLaunch import ProcessLaunch
 
 SECONDS_TO_TERMINATE = 3
 
@@ -16,17 +16,21 @@ class ChildProcess:
     Args:
         launch: what to start.
         onEnded: called once from the event loop with (exit code, all that was written to the standard output, all that
-            was written to the standard error); the exit code is None where it could not be started or was stopped.
+            was written to the standard error); the exit code is None where it could not be started, or did not end by
+            itself.
         onLine: called with every finished line of either stream.
+        secondsToEnd: it is killed when it takes longer. Defaults to no limit.
     """
 
     def __init__(
         self,
-        launch: EngineLaunch,
+        launch: ProcessLaunch,
         onEnded: Callable[[int | None, str, str], None],
         onLine: Callable[[str], None] | None = None,
+        secondsToEnd: int | None = None,
     ):
         self.launch = launch
+        self._secondsToEnd = secondsToEnd
         self._onEnded, self._onLine = onEnded, onLine
         self._isStopped = self._isOver = False
         self._texts, self._rests = ["", ""], ["", ""]
@@ -42,11 +46,9 @@ class ChildProcess:
 
     def start(self) -> None:
         """Start it; what becomes of it is heard later."""
-        environment = qt.QProcessEnvironment()
-        for name, value in self.launch.environment.items():
-            environment.insert(name, value)
-        self._process.setProcessEnvironment(environment)
-        self._process.start(self.launch.program, list(self.launch.arguments))
+        if self._secondsToEnd is not None:
+            self._killer.start(self._secondsToEnd * 1000)
+        self.launch.start(self._process)
         self._process.closeWriteChannel()
 
     @property
@@ -69,6 +71,12 @@ class ChildProcess:
         if wait and not self._process.waitForFinished(SECONDS_TO_TERMINATE * 1000):
             self._process.kill()
             self._process.waitForFinished(SECONDS_TO_TERMINATE * 1000)
+
+    def drop(self) -> None:
+        """Kill it at once, and tell nothing: for a question whose answer nobody wants any more."""
+        self._onEnded = lambda *_ended: None
+        self._process.kill()
+        self._process.waitForFinished(1000)
 
     def _onOutput(self) -> None:
         self._take(0, bytes(self._process.readAllStandardOutput().data()))
