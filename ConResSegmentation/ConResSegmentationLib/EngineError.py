@@ -20,3 +20,8 @@ class EngineError:
     values: dict = field(default_factory=dict)
     ours: bool = False
     log: str = ""
+
+    @classmethod
+    def fromMessage(cls, message: dict) -> "EngineError":
+        """As the engine's process has told it."""
+        return cls(message["code"], message["message"], message["values"], message["ours"], message["log"] or "")

@@ -8,7 +8,7 @@ Nothing here waits: every call returns at once, and what happens then is told to
     engine.cancel(number)                                # the observer hears onCancelled, after two seconds at most
     engine.stop()                                        # when the user chooses another Python
     engine.stop(wait=True)                               # in the widget's cleanup
-    engine.isBusy, engine.isRunning, engine.diagnostics()
+    engine.isSegmenting, engine.isRunning, engine.diagnostics()
 
 An observer derives from EngineObserver and overrides what it wants to hear. Each request ends with exactly one of
 onDone, onDevices, onError and onCancelled. Requests made while another runs wait their turn. The process is started by
@@ -134,11 +134,6 @@ class EngineProcess:
             request.observer.onCancelled()
 
     @property
-    def isBusy(self) -> bool:
-        """Whether a request has not ended yet."""
-        return bool(self._current or self._waiting)
-
-    @property
     def isSegmenting(self) -> bool:
         """Whether a segmentation is computed, or waits."""
         requests = [*([self._current] if self._current else []), *self._waiting]
@@ -225,7 +220,7 @@ class EngineProcess:
             self._advance()
         elif event == "error" and "id" not in message:
             self._connection.close()
-            self._onEnded(_errorOf(message))
+            self._onEnded(EngineError.fromMessage(message))
         elif request is None or message.get("id") != request.id:
             return
         elif event == "progress":
@@ -243,7 +238,7 @@ class EngineProcess:
         elif event == "devices":
             self._finish("onDevices", message["devices"])
         elif event == "error":
-            self._finish("onError", _errorOf(message))
+            self._finish("onError", EngineError.fromMessage(message))
 
     def _finish(self, ending: str, *arguments: object) -> None:
         """End the current request. The observer may ask for the next thing at once."""
@@ -299,9 +294,3 @@ def _later(function: Callable[[], object]) -> None:
 
 def _mapped(path: str) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def _errorOf(message: dict) -> EngineError:
-    return EngineError(
-        message["code"], message["message"], message["values"], ours=message["ours"], log=message["log"] or ""
-    )

@@ -42,11 +42,6 @@ class RunControl(RunListener):
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.start())
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.cancel())
 
-    @property
-    def hasStarted(self) -> bool:
-        """Whether the engine has been asked; before, its Python is looked at."""
-        return self._run is not None
-
     def start(self) -> None:
         """Segment, once the engine's Python is known to have what it needs."""
         with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):

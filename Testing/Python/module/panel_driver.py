@@ -57,6 +57,10 @@ class PanelDriver(ModuleDriver):
         self.wait(lambda: not self.widget.runPanel.isRunning)
         return self.choices.segmentation
 
+    def wait_until_asked(self) -> None:
+        """Wait until the engine has been asked; before, its Python is looked at."""
+        self.wait(lambda: self.status != "Looking for the engine")
+
     def wait_until_computing(self) -> None:
         """Wait until the network computes."""
         self.wait(lambda: self.status.startswith("Segmenting") and self.ui.progressBar.value > 0)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import slicer
 
@@ -14,6 +15,11 @@ from ConResSegmentationLib import Diagnostics, Messages
 from module.panel_driver import PanelDriver
 
 NAME = "DOE^JANE 19700101"
+
+
+def children() -> set[int]:
+    """The processes that this one has started, and those started by them."""
+    return {child.pid for child in psutil.Process().children(recursive=True)}
 
 
 def open_advanced(panel: PanelDriver) -> None:
@@ -71,9 +77,12 @@ def test_cancel_works_before_the_engine_is_there(panel: PanelDriver, volume: obj
     panel.click_segment()
     panel.ui.cancelButton.click()
     assert panel.status == "Cancelled."
-    panel.wait(lambda: panel.widget.enginePanel._check is not None)
+    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Has all that the engine needs.")
+    # What is asked of the engine together with its devices would have come to begin by the time these are listed.
+    panel.wait(lambda: panel.ui.deviceSelector.count > 1)
     panel.settle()
-    assert not panel.widget.runPanel.isRunning and not panel.widget.runControl.hasStarted
+    assert panel.status == "Cancelled." and not panel.widget.runPanel.isRunning
+    assert not panel.widget.logic.engine.isSegmenting
 
 
 def test_diagnostics_say_what_helps_and_name_no_patient(panel: PanelDriver, volume: object) -> None:
@@ -121,12 +130,13 @@ def test_the_engine_is_gone_when_the_module_is(panel: PanelDriver, volume: objec
 
 
 def test_an_answer_that_comes_after_the_panel_has_gone_starts_no_engine(panel: PanelDriver, volume: object) -> None:
+    others = children()
     panel.click_segment()
-    widget = panel.widget
-    widget.cleanup()
-    panel.wait(lambda: widget.logic.enginePython._inquiry._onAnswer is None)
+    assert children() - others, "the engine's Python is looked at"
+    panel.widget.cleanup()
+    panel.wait(lambda: not children() - others)
     panel.settle()
-    assert not widget.logic.engine.isBusy and widget.logic.engine._connection is None
+    assert not children() - others
 
 
 def test_the_modules_own_test_passes(panel: PanelDriver, caplog: pytest.LogCaptureFixture) -> None:

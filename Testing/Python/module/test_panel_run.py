@@ -173,7 +173,7 @@ def test_progress_comes_on_and_cancel_leaves_the_scene_as_it_was(panel: PanelDri
     panel.ui.cancelButton.click()
     assert panel.status == "Cancelled."
     assert panel.ui.applyButton.enabled
-    panel.wait(lambda: not panel.widget.logic.engine.isBusy, seconds=4)
+    panel.wait(lambda: not panel.widget.logic.engine.isSegmenting, seconds=4)
     panel.settle()
     assert slicer.mrmlScene.GetNumberOfNodes() == nodes
 
@@ -194,7 +194,7 @@ def test_closing_the_scene_stops_what_runs(panel: PanelDriver, head: object) -> 
     panel.wait_until_computing()
     slicer.mrmlScene.Clear(0)
     assert not panel.widget.runPanel.isRunning
-    panel.wait(lambda: not panel.widget.logic.engine.isBusy, seconds=4)
+    panel.wait(lambda: not panel.widget.logic.engine.isSegmenting, seconds=4)
     panel.settle()
     assert result_nodes() == []
     assert not panel.ui.applyButton.enabled
@@ -216,7 +216,7 @@ def test_a_killed_engine_is_a_sentence_and_the_next_click_works(
 
 def test_removing_the_volume_while_it_is_segmented_is_survived(panel: PanelDriver, volume: object) -> None:
     panel.click_segment()
-    panel.wait(lambda: panel.widget.runControl.hasStarted)
+    panel.wait_until_asked()
     slicer.mrmlScene.RemoveNode(volume)
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was removed while it was segmented" in panel.status
@@ -225,7 +225,7 @@ def test_removing_the_volume_while_it_is_segmented_is_survived(panel: PanelDrive
 
 def test_other_voxels_in_the_volume_while_it_is_segmented_are_noticed(panel: PanelDriver, volume: object) -> None:
     panel.click_segment()
-    panel.wait(lambda: panel.widget.runControl.hasStarted)
+    panel.wait_until_asked()
     slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume)[::-1].copy())
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was changed while it was segmented" in panel.status

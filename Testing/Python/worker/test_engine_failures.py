@@ -138,7 +138,7 @@ def test_stop_ends_everything_at_once(driver: Driver, image: np.ndarray) -> None
     driver.until(lambda: running.fractions)
     pid = driver.hello["pid"]
     driver.engine.stop()
-    assert (running.ending, waiting.ending) == ("cancelled", "cancelled") and not driver.engine.isBusy
+    assert (running.ending, waiting.ending) == ("cancelled", "cancelled") and not driver.engine.isSegmenting
     driver.until(lambda: not is_alive(pid), 3)
     assert driver.run("any", image).ending == "done"
 

@@ -27,9 +27,9 @@ def test_a_result_arrives(driver: Driver, image: np.ndarray) -> None:
 
 def test_nothing_happens_before_the_event_loop(driver: Driver, image: np.ndarray) -> None:
     recorder = driver.segment("any", image)
-    assert recorder.heard == [] and driver.engine.isBusy and not driver.engine.isRunning
+    assert recorder.heard == [] and driver.engine.isSegmenting and not driver.engine.isRunning
     driver.until(lambda: recorder.ending)
-    assert not driver.engine.isBusy and driver.engine.isRunning
+    assert not driver.engine.isSegmenting and driver.engine.isRunning
 
 
 def test_the_engine_stays_for_the_next_request(driver: Driver, image: np.ndarray) -> None:
