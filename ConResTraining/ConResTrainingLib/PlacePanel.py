@@ -140,7 +140,8 @@ class PlacePanel:
             return
         question = _(
             "Make a Python environment from Python {version} in {folder}, and install {packages} into it? Several "
-            "gigabytes are downloaded. Slicer's own packages stay as they are."
+            "gigabytes are downloaded with a PyTorch for CUDA, which pip takes on Linux by default, and a few hundred "
+            "megabytes with any other. Slicer's own packages stay as they are."
         )
         environment = self._backend.environment
         values = {"version": base.version, "folder": environment.folder, "packages": ", ".join(PACKAGES)}
