@@ -10,7 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet.maps import provided_maps
+from conresnet.maps import residual_plane
 from conresnet.model_list import ModelEntry, install_model, list_models
 from conresnet.package import ModelDescription, read_package
 
@@ -65,7 +65,7 @@ def details(choice: ModelChoice) -> str:
     description = choice.description
     if description is None:
         return html.escape(f"{choice.path}")
-    plane = description.residual_axis if "residual" in provided_maps(description) else ""
+    plane = residual_plane(description)
     rows = [
         ("", description.description),
         (_("Intended use"), description.intended_use),

@@ -29,6 +29,11 @@ def provided_maps(description: ModelDescription) -> set[str]:
     return set.intersection(*(_maps_of_network(network.type, network.arguments) for network in networks))
 
 
+def residual_plane(description: ModelDescription) -> str:
+    """Between slices of which plane a model predicts residuals: axial, coronal or sagittal; "" where it has none."""
+    return description.residual_axis if "residual" in provided_maps(description) else ""
+
+
 def _maps_of_network(kind: str, arguments: Mapping[str, Any]) -> set[str]:
     if kind == "auto_context":
         inner = arguments.get("network", {})

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conresnet import __version__
+from conresnet.maps import residual_plane
 from conresnet.package import ModelDescription
 from conresnet_training.evaluation.metrics import METRICS
 from conresnet_training.evaluation.results import Evaluation
@@ -37,6 +38,7 @@ def write_card(
         model=description,
         networks=description.system.networks,
         spacing=" x ".join(f"{side:g}" for side in description.preparation.spacing or ()),
+        residual_plane=residual_plane(description),
         evaluation=evaluation,
         metrics=metrics,
         rows=rows,

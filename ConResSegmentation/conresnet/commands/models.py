@@ -139,22 +139,21 @@ def _about(package: ModelPackage) -> list[tuple[str, str]]:
 
 
 def _computation(package: ModelPackage) -> list[tuple[str, str]]:
-    from conresnet.maps import provided_maps
+    from conresnet.maps import residual_plane
 
     description = package.description
     inference, preparation = description.inference, description.preparation
     spacing = " x ".join(f"{side:g}" for side in preparation.spacing) + " mm" if preparation.spacing else "the image's"
-    residual = f"between {description.residual_axis} slices" if "residual" in provided_maps(description) else ""
+    plane = residual_plane(description)
     system = description.system
     arguments = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in system.arguments.items())
-    tiling = "its paper's" if system.type == "coarse_to_fine" else inference.tiling
     pairs = [
         *_networks(package),
         ("System", f"{system.type}{arguments}"),
-        ("Residual", residual),
+        ("Residual", f"between {plane} slices" if plane else ""),
         ("Orientation", preparation.orientation),
         ("Voxels", spacing),
-        ("Window", " x ".join(str(side) for side in inference.window) + f", {tiling} tiling"),
+        ("Window", " x ".join(str(side) for side in inference.window) + f", {inference.tiling} tiling"),
     ]
     return [(key, text) for key, text in pairs if text]
 

@@ -14,6 +14,8 @@ import pytest
 from conresnet import __version__, command_line
 from conresnet.command_line import main
 from conresnet.errors import Cancelled, UserError
+from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
+from engine.model_cases import description
 from engine.package_cases import WEIGHTS, changed, document, make_folder, safetensors_bytes
 
 
@@ -151,6 +153,17 @@ def test_a_model_is_shown(models_folder: Path, capsys: pytest.CaptureFixture) ->
     for part in ("An organ (organ 1.2.0)", "CC-BY-4.0", "SCT 64033007 Kidney", "2 x 1 x 1 mm", "dice mean", "0.9012"):
         assert part in text
     assert "0.1" not in text.split("Measured figures")[1]
+
+
+@pytest.mark.parametrize("tiling", ["fitted", "authors"])
+def test_the_tiling_of_two_networks_is_shown_as_the_package_has_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture, tiling: str
+) -> None:
+    pair = coarse_to_fine(description("resdsn", base_width=8))
+    pair["inference"]["tiling"] = tiling
+    write_pair(tmp_path, pair, *(random_weights(pair, index) for index in (0, 1)))
+    assert main(["models", "show", str(tmp_path / "model")]) == 0
+    assert f"Window 32 x 32 x 32, {tiling} tiling" in " ".join(capsys.readouterr().out.split())
 
 
 def test_copies_of_a_channel_are_shown(models_folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conresnet.maps import provided_maps
+from conresnet.maps import provided_maps, residual_plane
 from conresnet.networks import NETWORKS
 from conresnet.package import parse_description
 from conresnet.segmentation import load_model
@@ -48,6 +48,13 @@ def test_the_description_tells_what_the_network_gives(tmp_path, kind, settings, 
     assert provided_maps(parse_description(document)) == expected
     model = load_model(write_model(tmp_path / "model", document), "cpu", "fp32")
     assert model.system.maps == expected
+
+
+def test_the_plane_of_residuals_is_that_of_a_network_which_has_them():
+    assert residual_plane(parse_description(description("conresnet"))) == "axial"
+    assert residual_plane(parse_description(description("conresnet", residual_axis="H"))) == "coronal"
+    assert residual_plane(parse_description(description("conresnet", residual_mapping=False))) == ""
+    assert residual_plane(parse_description(description("voxresnet", base_width=8))) == ""
 
 
 def test_of_two_passes_the_last_one_makes_the_maps(tmp_path):

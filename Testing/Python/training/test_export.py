@@ -13,7 +13,9 @@ from conresnet.errors import UserError
 from conresnet.image_files import read_volume
 from conresnet.package import read_package
 from conresnet.segmentation import SegmentOptions, load_model, segment
+from conresnet_training.data_sets import read_data_set
 from conresnet_training.evaluation.runs import measure_runs
+from conresnet_training.planning import Choices, make_plan
 from training.commands import run_command
 from training.trained_runs import finished_folds, finished_run, small_plan
 
@@ -61,11 +63,21 @@ def test_a_package_brings_figures_a_card_and_a_picture(data_set, tmp_path, monke
         "--model two-boxes",
     ):
         assert part in card, part
+    assert "| Residual | between axial slices |\n| License |" in card
     assert f"case_5 {dice:.3f}" in card and "optimistic" not in card
     assert "{{" not in card and "{%" not in card and "\n\n\n" not in card
     assert conresnet_main(["models", "show", str(output)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert f"mean dice {metrics['mean_dice']:.4g}" in shown and "MODEL_CARD.md" in shown
+
+
+def test_the_card_of_a_network_without_residuals_claims_none(data_set, tmp_path, monkeypatch):
+    plan = make_plan(read_data_set(data_set), data_set, choices=Choices("voxresnet", base_width=8))
+    plan.training.folds, plan.training.workers, plan.model["inference"]["window"] = 3, 0, [16, 16, 16]
+    run = finished_run(plan, tmp_path / "run")
+    assert run_command(monkeypatch, "export", run.folder, "--output", tmp_path / "package") == 0
+    card = read_package(tmp_path / "package").read_file("MODEL_CARD.md").decode()
+    assert "Residual" not in card and " voxels |\n| License |" in card
 
 
 def test_folds_make_an_ensemble_measured_by_those_that_never_saw_a_case(data_set, tmp_path, monkeypatch, capsys):
