@@ -1,7 +1,6 @@
 """The models on offer, what the panel says of them, and their installation."""
 
 import html
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ from conresnet.errors import UserError
 from conresnet.maps import residual_plane
 from conresnet.model_list import ModelEntry, install_model, list_models
 from conresnet.package import ModelDescription, read_package
-
-_METRICS_FILE = "metrics.json"
+from conresnet.package.metrics import figures, read_metrics
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def details(choice: ModelChoice) -> str:
         ("", description.description),
         (_("Intended use"), description.intended_use),
         (_("Limits"), description.limitations),
-        (_("Measured"), "; ".join(figures(choice.path))),
+        (_("Measured"), "; ".join(measured(choice.path))),
         (_("Trained on"), description.training_data),
         (_("Residual"), _("between {plane} slices").format(plane=plane) if plane else ""),
         (_("Version"), f"{description.name} {description.version}"),
@@ -85,16 +83,12 @@ def details(choice: ModelChoice) -> str:
     return "".join(f'<p style="margin:0 0 6px 0">{line}</p>' for line in (title, *lines))
 
 
-def figures(path: Path) -> list[str]:
-    """The measured figures that a model brings, without the tables of single cases; empty when it brings none."""
-    package = read_package(path, verify=False)
-    if _METRICS_FILE not in package.description.files:
-        return []
+def measured(path: Path) -> list[str]:
+    """The measured figures that a model brings, in words; empty when it brings none, or none that can be read."""
     try:
-        metrics = json.loads(package.read_file(_METRICS_FILE))
-    except (UserError, ValueError):
+        return list(_sentences(read_metrics(read_package(path, verify=False))))
+    except UserError:
         return []
-    return list(_sentences(metrics)) if isinstance(metrics, dict) else []
 
 
 def _sentences(metrics: dict) -> Iterator[str]:
@@ -105,11 +99,9 @@ def _sentences(metrics: dict) -> Iterator[str]:
         sentence = _("mean Dice {overall:.3f} on {count} cases it never saw ({each})")
         yield sentence.format(overall=overall, count=len(cases), each=each)
         return
-    for name, value in metrics.items():
-        for key, item in value.items() if isinstance(value, dict) else [("", value)]:
-            if isinstance(item, str | int | float):
-                text = f"{item:.3g}" if isinstance(item, float) else str(item)
-                yield f"{name} {key}".strip().replace("_", " ") + f" {text}"
+    for name, value in figures(metrics):
+        if isinstance(value, str | int | float):
+            yield f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
 
 
 def _choice(entry: ModelEntry) -> ModelChoice:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from conresnet.package import parse_description, write_package
+from conresnet.package.description import CARD_FILE
+from conresnet.package.metrics import METRICS_FILE
 from conresnet.package.writer import check_replaceable
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.runs import measure_runs
@@ -17,8 +19,6 @@ from conresnet_training.packing import pack_runs
 from conresnet_training.run import Run
 from conresnet_training.words import cases_in_words
 
-METRICS_FILE = "metrics.json"
-CARD_FILE = "MODEL_CARD.md"
 THUMBNAIL_FILE = "thumbnail.png"
 REPORTED = ("dice", "surface_dice", "hd95", "volume_difference_ml")
 

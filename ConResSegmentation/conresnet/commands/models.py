@@ -10,11 +10,9 @@ import click
 from conresnet.errors import UserError
 from conresnet.model_list import find_model, install_model, list_models, model_folders
 from conresnet.package import ModelPackage, read_package
-from conresnet.package.description import Input, Segment
-from conresnet.package.fields import load_json
+from conresnet.package.description import CARD_FILE, Input, Segment
+from conresnet.package.metrics import figures, read_metrics
 
-METRICS_FILE = "metrics.json"
-CARD_FILE = "MODEL_CARD.md"
 _WIDTH = 100
 
 _extra_folder = click.option(
@@ -116,9 +114,9 @@ def _shown(package: ModelPackage) -> str:
         "Segments\n" + _indented(_table([_segment_row(segment) for segment in description.output.segments])),
         "Computation\n" + _pairs(_computation(package)),
     ]
-    if METRICS_FILE in description.files:
-        metrics = load_json(package.read_file(METRICS_FILE), str(package.path / METRICS_FILE))
-        blocks.append("Measured figures\n" + _pairs(_figures(metrics)))
+    if metrics := read_metrics(package):
+        shown = [(name, _figure(value)) for name, value in figures(metrics)]
+        blocks.append("Measured figures\n" + _pairs(shown))
     return "\n\n".join(blocks)
 
 
@@ -186,15 +184,6 @@ def _segment_row(segment: Segment) -> tuple[str, ...]:
     )
 
 
-def _figures(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """A metrics.json, one figure a line, without the tables inside its tables: those of the single cases."""
-    for name, value in metrics.items():
-        items = value.items() if isinstance(value, dict) else [("", value)]
-        for key, item in items:
-            if not isinstance(item, dict):
-                yield f"{name} {key}".strip().replace("_", " "), _figure(item)
-
-
 def _figure(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_figure(item) for item in value)
@@ -211,8 +200,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _pairs(pairs: Sequence[tuple[str, str]] | Iterator[tuple[str, str]]) -> str:
-    pairs = list(pairs)
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
     margin = max((len(key) for key, _ in pairs), default=0) + 2
     return "\n".join(
         textwrap.fill(

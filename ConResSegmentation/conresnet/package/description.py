@@ -15,6 +15,7 @@ FORMAT = "conresnet-model"
 # not know; version 3 what an ROI means to a model.
 FORMAT_VERSION = 3
 DESCRIPTION_FILE = "model.json"
+CARD_FILE = "MODEL_CARD.md"
 WEIGHTS_SUFFIX = ".safetensors"
 AXES = ("S", "H", "W")
 ROI_USES = ("limit", "cut")
