@@ -7,6 +7,8 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from conresnet.boxes import bounding_box
+
 FINGERPRINT_ATTRIBUTE = "ConResNet.Fingerprint"
 
 
@@ -49,7 +51,7 @@ def _voxels(segment) -> bytes:
     shape = [extent[5] - extent[4] + 1, extent[3] - extent[2] + 1, extent[1] - extent[0] + 1]
     labels = numpy_support.vtk_to_numpy(scalars).reshape(shape)
     mask = labels == segment.GetLabelValue()
-    box = boundingBox(mask)
+    box = bounding_box(mask)
     if box is None:
         return b"empty"
     first = [extent[0] + box[2].start, extent[2] + box[1].start, extent[4] + box[0].start, 1]
@@ -60,15 +62,3 @@ def _voxels(segment) -> bytes:
     place = np.round(np.column_stack([matrix[:3, :3], matrix[:3] @ first]), 3) + 0.0
     inside = mask[box]
     return repr((place.tolist(), inside.shape)).encode() + np.packbits(inside).tobytes()
-
-
-def boundingBox(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """The smallest box that holds all true voxels of a [k, j, i] array; None when there are none."""
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        hits = np.flatnonzero(mask.any(axis=others))
-        if not hits.size:
-            return None
-        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
-    return tuple(box)

@@ -5,6 +5,7 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from conresnet.boxes import bounding_box
 from conresnet.inference.painting import region_mask
 
 from . import SegmentationFingerprint
@@ -158,7 +159,7 @@ def terminologyEntry(terminology) -> str:
 def labelImage(labels: np.ndarray, volumeNode):
     """A labelmap on the voxels of the volume, cut to what is labeled: Slicer's tools grow it when the user paints."""
     # Of what was not found, no voxel at all, as Slicer keeps an empty segment: of one voxel it cannot make a surface.
-    box = SegmentationFingerprint.boundingBox(labels != 0) or (slice(0, 0),) * 3
+    box = bounding_box(labels != 0) or (slice(0, 0),) * 3
     k, j, i = box
     image = slicer.vtkOrientedImageData()
     image.SetExtent(i.start, i.stop - 1, j.start, j.stop - 1, k.start, k.stop - 1)

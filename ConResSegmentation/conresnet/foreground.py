@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 
+from conresnet.boxes import Box, box_of_flags, whole_box
 from conresnet.errors import UserError
 
 FOREGROUNDS = ("not_background", "all")
@@ -45,9 +46,7 @@ def foreground_mask(array: np.ndarray, how: str, background: float | None = None
     return array != (background_value(array) if background is None else background)
 
 
-def foreground_box(
-    channels: Sequence[np.ndarray], how: str, backgrounds: Sequence[float] | None = None
-) -> tuple[slice, slice, slice]:
+def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequence[float] | None = None) -> Box:
     """The smallest box around the foreground of all channels together.
 
     Args:
@@ -59,9 +58,8 @@ def foreground_box(
         A slice an axis; the whole array where no voxel is foreground.
     """
     shape = channels[0].shape
-    whole = tuple(slice(0, size) for size in shape)
     if check_foreground(how) == "all":
-        return whole
+        return whole_box(shape)
     if backgrounds is None:
         backgrounds = [background_value(channel) for channel in channels]
     occupied = [np.zeros(size, dtype=bool) for size in shape]
@@ -73,7 +71,4 @@ def foreground_box(
         occupied[0][index] = mask.any()
         occupied[1] |= mask.any(axis=1)
         occupied[2] |= mask.any(axis=0)
-    if not occupied[0].any():
-        return whole
-    found = [np.flatnonzero(flags) for flags in occupied]
-    return tuple(slice(int(indices[0]), int(indices[-1]) + 1) for indices in found)
+    return box_of_flags(occupied) or whole_box(shape)

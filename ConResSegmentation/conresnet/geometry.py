@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conresnet.boxes import Box
 from conresnet.errors import UserError
 from conresnet.grid import Grid, Volume
 from conresnet.orientation import Reordering, axis_directions, reordering
@@ -93,7 +94,7 @@ class ModelSpace:
             raise _too_small(roi, name)
         return cls(reference, orientation, grid, exact, roi, reorder, index_map)
 
-    def part_of(self, whole: ModelSpace) -> tuple[slice, slice, slice]:
+    def part_of(self, whole: ModelSpace) -> Box:
         """Where this space's array lies in that of the same image's space without an ROI."""
         start = np.rint((np.linalg.inv(whole.index_map) @ self.index_map)[:3, 3]).astype(int)
         return tuple(slice(int(a), int(a) + size) for a, size in zip(start, self.grid.shape, strict=True))
@@ -157,9 +158,7 @@ class ModelSpace:
         for where, block in self.slabs_from_model(stacked):
             view[(..., *where)] = block if array.ndim == 4 else block[0]
 
-    def slabs_from_model(
-        self, array: np.ndarray, first: Sequence[int] = (0, 0, 0)
-    ) -> Iterator[tuple[tuple[slice, slice, slice], np.ndarray]]:
+    def slabs_from_model(self, array: np.ndarray, first: Sequence[int] = (0, 0, 0)) -> Iterator[tuple[Box, np.ndarray]]:
         """``from_model`` a slab of slices at a time, so that several components never lie at full size at once.
 
         Args:

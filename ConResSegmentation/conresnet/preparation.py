@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conresnet.boxes import Box
 from conresnet.errors import UserError
 from conresnet.foreground import background_value, foreground_box, foreground_mask
 from conresnet.geometry import ModelSpace
@@ -68,7 +69,7 @@ class PreparedCase:
         """Of the model's array (S, H, W)."""
         return self.space.grid.shape
 
-    def box(self) -> tuple[slice, slice, slice]:
+    def box(self) -> Box:
         """The smallest box around the foreground of all images."""
         return foreground_box(self.images, self.foreground, self.backgrounds)
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from conresnet.inference.components import bounding_box, small_components
+from conresnet.boxes import bounding_box
+from conresnet.inference.components import small_components
 from conresnet_training.data_sets import DataSet
 from conresnet_training.label_maps import read_label
 

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from conresnet.boxes import Box
 from conresnet.inference.components import small_components
 from conresnet.systems.coarse_to_fine import crop
-from conresnet_training.held_out import Box, found_segments
+from conresnet_training.held_out import found_segments
 from conresnet_training.preparation import TrainingCase
 
 

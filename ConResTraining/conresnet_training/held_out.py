@@ -7,18 +7,16 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from conresnet.boxes import Box, whole_box
 from conresnet_training.preparation import TrainingCase
 
 # The logits of a case are put together on the device up to so many bytes, else in the computer's own memory.
 MOST_BYTES_ON_DEVICE = 2 * 1024**3
 
 
-Box = tuple[slice, slice, slice]
-
-
 def whole_case(case: TrainingCase) -> Box:
     """All of a case (S, H, W)."""
-    return tuple(slice(0, side) for side in case.label.shape)
+    return whole_box(case.label.shape)
 
 
 class HeldOutCases(Dataset):

@@ -5,17 +5,6 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from conresnet.inference.windows import Box
-
-
-def bounding_box(array: np.ndarray) -> Box | None:
-    """The smallest box around all that is not 0 in an array of three axes, or None where there is nothing."""
-    occupied = [array.any(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)]
-    if not occupied[0].any():
-        return None
-    found = [np.flatnonzero(flags) for flags in occupied]
-    return tuple(slice(int(indices[0]), int(indices[-1]) + 1) for indices in found)
-
 
 def small_components(mask: np.ndarray, smallest: float) -> np.ndarray:
     """The voxels of those components that are less than a share of the whole.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from conresnet.boxes import Box
 from conresnet.inference.painting import Painter, packed_size
-from conresnet.inference.windows import Box
 from conresnet.package.description import Output
 from conresnet.preparation import PreparedCase
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from conresnet.inference.components import bounding_box, small_components
+from conresnet.boxes import bounding_box
+from conresnet.inference.components import small_components
 from conresnet.package.description import Output
 
 

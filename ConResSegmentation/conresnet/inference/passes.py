@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from conresnet.boxes import Box
 from conresnet.inference.devices import Backend
 from conresnet.inference.predictor import Predictor
 from conresnet.inference.progress import Tracker
@@ -14,7 +15,6 @@ from conresnet.inference.results import Results
 from conresnet.inference.stitching import Taker
 from conresnet.inference.sweep import Sweep, sweep
 from conresnet.inference.tiling import Tiling
-from conresnet.inference.windows import Box
 from conresnet.preparation import PreparedCase
 
 logger = logging.getLogger(__name__)

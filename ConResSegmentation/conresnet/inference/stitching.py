@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conresnet.boxes import Box
 from conresnet.inference.blending import axis_weights
-from conresnet.inference.windows import Box, WindowPlan
+from conresnet.inference.windows import WindowPlan
 
 Finish = Callable[[Box, dict[str, np.ndarray]], None]
 

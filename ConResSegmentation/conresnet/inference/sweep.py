@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from conresnet.boxes import Box
 from conresnet.errors import UserError
 from conresnet.inference.devices import Backend, choose_backend, is_out_of_memory
 from conresnet.inference.hooks import ForwardMonitor
@@ -15,7 +16,7 @@ from conresnet.inference.predictor import Predictor
 from conresnet.inference.progress import Tracker
 from conresnet.inference.stitching import Stitcher, Taker
 from conresnet.inference.tiling import Tiling
-from conresnet.inference.windows import MULTIPLE, Box, WindowPlan
+from conresnet.inference.windows import MULTIPLE, WindowPlan
 from conresnet.preparation import PreparedCase
 
 logger = logging.getLogger(__name__)

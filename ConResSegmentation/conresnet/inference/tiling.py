@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from conresnet.boxes import Box
 from conresnet.errors import UserError
-from conresnet.inference.windows import Box, WindowPlan, authors_windows, counted_windows, fitted_windows
+from conresnet.inference.windows import WindowPlan, authors_windows, counted_windows, fitted_windows
 
 TILINGS = {"fitted": "gaussian", "authors": "uniform"}
 """What may be chosen, and the blending that goes with it."""

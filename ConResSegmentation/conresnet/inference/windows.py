@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from conresnet.boxes import Box
+
 MULTIPLE = 8
 """Sides that the networks halve three times without rounding."""
 
@@ -15,8 +17,6 @@ STRETCH = 1.25
 
 GROWTH = 1.15
 """How many more voxels than the model's own it may have: memory grows by them, and group norm sees them."""
-
-Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from conresnet.inference.components import bounding_box
+from conresnet.boxes import Box, bounding_box
 from conresnet.inference.devices import Backend
 from conresnet.inference.found import FoundSegments
 from conresnet.inference.passes import Passes
 from conresnet.inference.stitching import Taker
 from conresnet.inference.tiling import Tiling
-from conresnet.inference.windows import Box
 from conresnet.package import ModelPackage
 from conresnet.preparation import PreparedCase
 from conresnet.systems.single import SingleNetwork

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from conresnet.boxes import bounding_box, whole_box
 from conresnet.grid import Volume
 from conresnet.package.description import Segment
 from conresnet_training.data_sets import DataSet
-from conresnet_training.evaluation.metrics import Figures, bounding_box, segment_figures
+from conresnet_training.evaluation.metrics import Figures, segment_figures
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def compare_label_maps(
     found: Volume, truth: Volume, values: Mapping[str, SegmentValues], tolerance_mm: float
 ) -> dict[str, Figures]:
     """The figures of every segment of a case whose label maps lie on one grid."""
-    box = bounding_box((found.array != 0) | (truth.array != 0))
+    box = bounding_box((found.array != 0) | (truth.array != 0)) or whole_box(truth.array.shape)
     ours, theirs = found.array[box], truth.array[box]
     spacing, voxel_ml = truth.grid.spacing[::-1], truth.grid.voxel_volume / 1000
     return {

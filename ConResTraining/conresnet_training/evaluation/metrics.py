@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 
+from conresnet.boxes import bounding_box
+
 Figures = dict[str, float | None]
 
 PERCENTILE = 95.0
@@ -97,12 +99,3 @@ def _surface_figures(found: np.ndarray, truth: np.ndarray, spacing: Sequence[flo
         "hd95": max(np.percentile(way, PERCENTILE) for way in ways),
         "hd": max(way.max() for way in ways),
     }
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around what is True in a bool array of three axes; all of it where nothing is."""
-    box = []
-    for axis in range(mask.ndim):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(inside[0]), int(inside[-1]) + 1) if inside.size else slice(None))
-    return tuple(box)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from conresnet.boxes import Box, bounding_box, whole_box
 from conresnet.grid import Volume
 from conresnet.orientation import reordering
 from conresnet_training.drawing import outline, to_png
 from conresnet_training.evaluation.label_maps import SegmentValues
-from conresnet_training.evaluation.metrics import bounding_box
 
 Color = Sequence[int]
 
@@ -29,7 +29,7 @@ class Masks:
     truth: np.ndarray
     values: SegmentValues
 
-    def cut(self, view, box: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def cut(self, view, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """The segment's masks (result, reference), bool, after ``view`` in ``box``."""
         return (
             np.isin(view(self.found)[box], self.values.found),
@@ -53,7 +53,8 @@ def draw_case(
     reorder = reordering(image.grid, ORIENTATION)
     spacing = reorder.grid(image.grid).spacing[::-1]
     first = next(iter(masks.values()))
-    box = _with_margin(bounding_box(reorder.view((first.found != 0) | (first.truth != 0))), spacing)
+    shown = reorder.view((first.found != 0) | (first.truth != 0))
+    box = _with_margin(bounding_box(shown) or whole_box(shown.shape), spacing)
     gray = reorder.view(image.array)[box].astype(np.float32)
     pairs = {name: item.cut(reorder.view, box) for name, item in masks.items()}
     place = _place_with_most([found != truth for found, truth in pairs.values()]) if worst else None
@@ -82,12 +83,10 @@ def draw_case(
     return to_png(figure, DPI)
 
 
-def _with_margin(box: tuple[slice, ...], spacing: np.ndarray) -> tuple[slice, ...]:
-    """What has no end is the whole axis and stays so."""
+def _with_margin(box: Box, spacing: np.ndarray) -> Box:
     margins = np.ceil(MARGIN_MM / spacing).astype(int)
     return tuple(
-        part if part.stop is None else slice(max(0, part.start - margin), part.stop + margin)
-        for part, margin in zip(box, margins, strict=True)
+        slice(max(0, part.start - margin), part.stop + margin) for part, margin in zip(box, margins, strict=True)
     )
 
 

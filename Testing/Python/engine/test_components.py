@@ -1,11 +1,10 @@
 """The components of what was found, against another library's."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conresnet.inference.components import bounding_box, small_components
+from conresnet.inference.components import small_components
 from engine.coarse_to_fine_cases import without_small
 
 
@@ -33,11 +32,3 @@ def test_pieces_that_touch_by_a_corner_are_one():
 
 def test_nothing_has_no_components():
     assert not small_components(np.zeros((3, 4, 5), dtype=bool), 0.2).any()
-
-
-@pytest.mark.parametrize("dtype", [bool, np.uint8])
-def test_the_box_is_the_smallest_around_all(dtype):
-    array = np.zeros((9, 8, 7), dtype)
-    assert bounding_box(array) is None
-    array[2, 7, 3] = array[5, 4, 3] = 1
-    assert bounding_box(array) == (slice(2, 6), slice(4, 8), slice(3, 4))

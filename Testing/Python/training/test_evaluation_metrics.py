@@ -6,7 +6,9 @@ import torch
 from monai.metrics import DiceHelper, compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
-from conresnet_training.evaluation.metrics import bounding_box, segment_figures
+from conresnet.grid import Grid, Volume
+from conresnet_training.evaluation.label_maps import SegmentValues, compare_label_maps
+from conresnet_training.evaluation.metrics import segment_figures
 
 SPACING = (3.0, 1.0, 0.5)
 VOXEL_ML = 1.5e-3
@@ -114,8 +116,7 @@ def test_figures_are_those_of_monai_wherever_the_segment_lies(seed):
     assert figures(*larger) == figures(*inner) == row
 
 
-def test_bounding_box_is_as_small_as_can_be():
-    mask = empty()
-    assert mask[bounding_box(mask)].shape == mask.shape
-    mask[3, 4, 5] = mask[7, 4, 6] = True
-    assert bounding_box(mask) == (slice(3, 8), slice(4, 5), slice(5, 7))
+def test_label_maps_that_hold_nothing_agree():
+    nothing = Volume(empty().astype(np.uint8), Grid(empty().shape, np.eye(4)), "nothing")
+    rows = compare_label_maps(nothing, nothing, {"Part": SegmentValues((1,), (1,))}, 1.0)
+    assert rows == {"Part": figures(empty(), empty())}
