@@ -3,6 +3,9 @@
 How every one of them is called: ``conresnet.networks.outputs``.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import nn
 
 from conresnet.networks.auto_context import AutoContext
@@ -14,15 +17,6 @@ from conresnet.networks.unet import UNet
 from conresnet.networks.voxresnet import VoxResNet
 
 __all__ = ["NETWORKS", "acting_parameters", "build_network", "multiply_adds"]
-
-NETWORKS: dict[str, type[nn.Module]] = {
-    "auto_context": AutoContext,
-    "conresnet": ConResNet,
-    "pyramid": Pyramid,
-    "resdsn": ResDSN,
-    "unet": UNet,
-    "voxresnet": VoxResNet,
-}
 
 
 def build_network(kind: str, arguments: dict) -> nn.Module:
@@ -41,3 +35,14 @@ def build_network(kind: str, arguments: dict) -> nn.Module:
         return NETWORKS[kind](**arguments)
     except TypeError as error:
         raise ValueError(f"The arguments of network {kind!r} do not fit: {error}.") from error
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    # Its rounds are networks of this table, which its file cannot import, since this one imports it.
+    "auto_context": partial(AutoContext, build_network),
+    "conresnet": ConResNet,
+    "pyramid": Pyramid,
+    "resdsn": ResDSN,
+    "unet": UNet,
+    "voxresnet": VoxResNet,
+}

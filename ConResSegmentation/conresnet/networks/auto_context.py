@@ -1,12 +1,14 @@
 """Auto-context: a network that is asked again, knowing what it said (Chen et al., 2016, section 2.3)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from conresnet.networks.outputs import TRAINING_OUTPUTS, segment_count, segment_probabilities
+
+Build = Callable[[str, dict[str, Any]], nn.Module]
 
 CONTEXTS = ("probability", "residual")
 """What a round may take of the one before."""
@@ -24,6 +26,7 @@ class AutoContext(nn.Module):
     at, by the earlier rounds as they are in use (evaluation, no gradient), so that training and inference see the same.
 
     Args:
+        build: makes a network of its type and arguments, as ``conresnet.networks.build_network`` does.
         input_channels: images a case has, their preprocessed copies among them.
         outputs: segmentation channels: one a region (sigmoid), or background and labels (softmax).
         network: {"type": a key of ``NETWORKS``, "arguments": its arguments but for the input channels and outputs}.
@@ -39,6 +42,7 @@ class AutoContext(nn.Module):
 
     def __init__(
         self,
+        build: Build,
         input_channels: int,
         outputs: int,
         network: dict[str, Any],
@@ -57,14 +61,14 @@ class AutoContext(nn.Module):
         self.exclusive = exclusive
         self.stages = rounds
         self.stage = rounds - 1
-        first = _build(network, input_channels, outputs, residual_axis)
+        first = _round(build, network, input_channels, outputs, residual_axis)
         channels = {"probability": segment_count(outputs, exclusive), "residual": 0}
         if "residual" in context:
             if "residual" not in first.provides:
                 raise ValueError(f"The network {network['type']!r} gives no residual to take as context.")
             channels["residual"] = first.residual_outputs
         inputs = input_channels + sum(channels[name] for name in context)
-        later = (_build(network, inputs, outputs, residual_axis) for _ in range(rounds - 1))
+        later = (_round(build, network, inputs, outputs, residual_axis) for _ in range(rounds - 1))
         self.rounds = nn.ModuleList([first, *later])
         self.provides = self.rounds[-1].provides
 
@@ -103,15 +107,15 @@ class AutoContext(nn.Module):
         return [maps[name](logits[names[name]]).to(image.dtype) for name in self.context]
 
 
-def _build(network: dict[str, Any], input_channels: int, outputs: int, residual_axis: str | None) -> nn.Module:
-    from conresnet.networks import build_network  # here, because its table names this file's network too
-
+def _round(
+    build: Build, network: dict[str, Any], input_channels: int, outputs: int, residual_axis: str | None
+) -> nn.Module:
     if not isinstance(network, dict) or set(network) != {"type", "arguments"}:
         raise ValueError('network must be {"type": ..., "arguments": {...}}.')
     arguments = {**network["arguments"], "input_channels": input_channels, "outputs": outputs}
     if residual_axis is not None and arguments.setdefault("residual_axis", residual_axis) != residual_axis:
         raise ValueError(f"residual_axis is {residual_axis!r} here and {arguments['residual_axis']!r} in the network.")
-    built = build_network(network["type"], arguments)
+    built = build(network["type"], arguments)
     if built.stages > 1:
         raise ValueError(f"The network {network['type']!r} is trained in stages itself.")
     return built

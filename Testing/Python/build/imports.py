@@ -59,14 +59,13 @@ def _import_statements(node: ast.AST, at_file_level: bool) -> Iterator[tuple[ast
 
 
 def import_graph(roots: list[Path]) -> dict[str, set[str]]:
-    """For every module below ``roots``, the modules below them that it imports at file level."""
+    """For every module below ``roots``, the modules below them that it imports, be it when a function is called."""
     files = {module_name(path, root): (path, root) for root in roots for path in sorted(root.rglob("*.py"))}
     graph: dict[str, set[str]] = {}
     for name, (path, root) in files.items():
         wanted = set()
         for entry in imports_of(path, root):
-            if entry.at_file_level:
-                submodule = f"{entry.module}.{entry.name}"
-                wanted.add(submodule if submodule in files else entry.module)
+            submodule = f"{entry.module}.{entry.name}"
+            wanted.add(submodule if submodule in files else entry.module)
         graph[name] = wanted & files.keys()
     return graph
