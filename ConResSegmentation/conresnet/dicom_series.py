@@ -10,7 +10,8 @@ import SimpleITK as sitk
 
 from conresnet.errors import UserError
 from conresnet.grid import Grid
-from conresnet.image_checks import ImageFile, check_kind, grid_of, not_an_image, quiet_itk
+from conresnet.image_checks import check_kind, not_an_image
+from conresnet.itk_images import ImageFile, grid_of, quiet_itk
 
 _POSITION, _ORIENTATION, _DESCRIPTION, _NUMBER = "0020|0032", "0020|0037", "0008|103e", "0020|0011"
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])

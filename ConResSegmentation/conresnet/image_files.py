@@ -11,15 +11,8 @@ import SimpleITK as sitk
 from conresnet.dicom_series import read_series
 from conresnet.errors import UserError
 from conresnet.grid import Grid, Volume
-from conresnet.image_checks import (
-    ImageFile,
-    check_channel_count,
-    check_kind,
-    check_volume,
-    grid_of,
-    not_an_image,
-    quiet_itk,
-)
+from conresnet.image_checks import check_channel_count, check_kind, check_volume, not_an_image
+from conresnet.itk_images import ImageFile, grid_of, quiet_itk
 
 
 def read_volume(path: str | Path) -> Volume:

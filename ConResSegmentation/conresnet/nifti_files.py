@@ -20,15 +20,8 @@ import SimpleITK as sitk
 from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
 from conresnet.grid import Grid
-from conresnet.image_checks import (
-    ImageFile,
-    absurd_spacing,
-    color_image,
-    complex_image,
-    grid_of,
-    not_an_image,
-    quiet_itk,
-)
+from conresnet.image_checks import absurd_spacing, color_image, complex_image, not_an_image
+from conresnet.itk_images import ImageFile, grid_of, quiet_itk
 
 _VOXELS_BEGIN = 352
 _NOT_READABLE = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, ValueError, EOFError)

@@ -9,8 +9,8 @@ import SimpleITK as sitk
 from conresnet.errors import UserError
 from conresnet.geometry import ModelSpace
 from conresnet.grid import Grid
-from conresnet.image_checks import grid_of, quiet_itk
 from conresnet.image_files import read_channels, read_image
+from conresnet.itk_images import grid_of, quiet_itk
 from conresnet.orientation import reordering
 from conresnet_training.data_sets import Case, DataSet
 from conresnet_training.label_maps import read_label
