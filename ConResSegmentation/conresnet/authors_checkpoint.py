@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conresnet.errors import UserError
 from conresnet.networks import build_network
+from conresnet.networks.blocks import GROUPS
 
 PARALLEL_PREFIX = "module."
 # Under these a training script may keep the state_dict beside its optimizer's.
@@ -157,8 +158,9 @@ def _arguments(tensors: Mapping[str, Tensor], source: str | PathLike) -> dict[st
             raise _wrong(source, "checkpoint-shape", f"holds the tensor {name} in the shape {tuple(shape)}")
         sizes.append(shape[axis])
     inputs, outputs, residual_outputs, width = sizes
-    if width % 8:
-        raise _wrong(source, "checkpoint-shape", f"has a base width of {width} in conv_4_32.0.weight, no multiple of 8")
+    if width % GROUPS:
+        reason = f"has a base width of {width} in conv_4_32.0.weight, no multiple of {GROUPS}"
+        raise _wrong(source, "checkpoint-shape", reason)
     return {
         "input_channels": inputs,
         "outputs": outputs,

@@ -22,7 +22,7 @@ INTENSITY = [
     {"step": "z_score", "over": "foreground", "outside": "zero"},
 ]
 # The authors' windows step by ceil(2/3) of a side, are averaged with equal weight, and never mirrored.
-TILINGS = {
+INFERENCE = {
     "authors": {"tiling": "authors", "overlap": 1 / 3, "blending": "uniform"},
     "fitted": {"tiling": "fitted", "overlap": 0.25, "blending": "gaussian"},
 }
@@ -75,7 +75,7 @@ _BRATS = {
     "inputs": CHANNELS,
     # The array (i, j, k) of a BraTS file, whose axes run left, posterior, superior, taken as S = k, H = i, W = j.
     "preparation": {"orientation": "SLP", "spacing": None, "foreground": "not_background", "roi": "limit"},
-    "inference": {"window": [80, 160, 160], "mirror_axes": [], **TILINGS["authors"]},
+    "inference": {"window": [80, 160, 160], "mirror_axes": [], **INFERENCE["authors"]},
     "output": {
         "kind": "regions",
         "threshold": 0.5,

@@ -9,8 +9,7 @@ import numpy as np
 
 from conresnet.boxes import Box, box_of_flags, whole_box
 from conresnet.errors import UserError
-
-FOREGROUNDS = ("not_background", "all")
+from conresnet.package.description import FOREGROUNDS
 
 
 def background_value(array: np.ndarray) -> float:

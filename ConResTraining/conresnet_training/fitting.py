@@ -18,6 +18,7 @@ from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.inference.devices import choose_backend
 from conresnet.inference.memory import reused_memory
+from conresnet.inference.windows import MULTIPLE
 from conresnet_training.augmentation import SampleChanges
 from conresnet_training.checkpoints import read_checkpoint
 from conresnet_training.data_sets import Case, read_data_set
@@ -37,7 +38,6 @@ from conresnet_training.starting_weights import begin_with
 from conresnet_training.stopping import StopWatch
 
 PREPARED_FOLDER = "prepared"
-COARSEST_SCALE = 8
 # Lightning's names of the engine's.
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 
@@ -226,7 +226,7 @@ def _precision(wanted: str, window: Sequence[int]) -> str:
     best = choose_backend()
     # Where a side has two voxels at the coarsest scale, the processor's bf16 leaves parts of a gradient unwritten: what
     # the memory held before, NaN at times, becomes the gradient.
-    if best.device.type == "cpu" and any(side <= 2 * COARSEST_SCALE for side in window):
+    if best.device.type == "cpu" and any(side <= 2 * MULTIPLE for side in window):
         return "32-true"
     return PRECISIONS[best.precision]
 

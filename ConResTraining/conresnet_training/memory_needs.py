@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from conresnet.errors import UserError
+from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE
 from conresnet.networks import build_network
 from conresnet_training.losses import total_loss
 from conresnet_training.system_networks import Build, Frame, Network
@@ -38,8 +39,6 @@ USED_SHARE = 0.8
 ASSUMED_BYTES = 8 * 2**30
 
 BATCH = 2
-SMALLEST_SIDE = 32
-STEP = 8
 
 
 @dataclass(frozen=True)
@@ -177,9 +176,9 @@ def _kept(network: nn.Module, segments: int, window: Sequence[int]) -> int:
 
 
 def _smaller(window: tuple[int, ...]) -> tuple[int, int, int]:
-    """One step less along the longest side, down to a side below which a window shows too little."""
+    """One step less along the longest side, down to the smallest."""
     longest = max(range(3), key=lambda axis: window[axis])
-    side = max(min(window[longest], SMALLEST_SIDE), window[longest] - STEP)
+    side = max(min(window[longest], SMALLEST_SIDE), window[longest] - MULTIPLE)
     return tuple(side if axis == longest else size for axis, size in enumerate(window))
 
 

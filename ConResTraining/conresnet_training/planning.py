@@ -7,12 +7,14 @@ from typing import Any
 
 from conresnet.brats_description import SEGMENTS as BRATS_SEGMENTS
 from conresnet.errors import UserError
+from conresnet.inference.windows import MULTIPLE
+from conresnet.networks.blocks import GROUPS
 from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION
 from conresnet_training.augmentation import Augmentation
 from conresnet_training.colors import segment_color
 from conresnet_training.component_share import planned_share
 from conresnet_training.data_sets import DataSet
-from conresnet_training.memory_needs import BATCH, STEP, Budget, fit_memory
+from conresnet_training.memory_needs import BATCH, Budget, fit_memory
 from conresnet_training.plan import Plan, Training
 from conresnet_training.planning_inputs import plan_inputs, words_of
 from conresnet_training.planning_reasons import Planned, Reason, reasons
@@ -29,8 +31,6 @@ SIDES = {"left", "right", "l", "r", "lh", "rh", "lt", "rt"}
 SHORTEST_SCAN = 100
 # A run validates so often, unless that were more often than by default.
 VALIDATIONS = 24
-# Networks normalize in groups of channels.
-WIDTH_STEP = 8
 REGION_NAMES = {"ET": "Enhancing tumor", "TC": "Tumor core", "WT": "Whole tumor"}
 
 
@@ -104,7 +104,7 @@ def plan_with_reasons(
 
 def planned_window(found: Survey, largest: tuple[int, int, int]) -> tuple[int, int, int]:
     """Voxels (S, H, W) that hold the median case, in multiples of 8, and no more than ``largest``."""
-    sides = (max(-(-int(size) // STEP), 1) * STEP for size in found.size)
+    sides = (max(-(-int(size) // MULTIPLE), 1) * MULTIPLE for size in found.size)
     return tuple(min(side, most) for side, most in zip(sides, largest, strict=True))
 
 
@@ -140,8 +140,8 @@ def _check(data_set: DataSet, folder: Path, choices: Choices, entry: Catalogued)
             f"{entry.title} takes no residuals across an axis; leave the residual axis out, or plan ConResNet.",
             system=choices.system,
         )
-    if choices.base_width and choices.base_width % WIDTH_STEP:
-        sentence = f"A base width is a multiple of {WIDTH_STEP}, which {choices.base_width} is not; choose one."
+    if choices.base_width and choices.base_width % GROUPS:
+        sentence = f"A base width is a multiple of {GROUPS}, which {choices.base_width} is not; choose one."
         raise UserError("base-width-invalid", sentence, width=choices.base_width)
 
 

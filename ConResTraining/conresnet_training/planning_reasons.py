@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conresnet.inference.windows import MULTIPLE
 from conresnet_training.data_sets import DataSet
-from conresnet_training.memory_needs import STEP, Budget, Fit
+from conresnet_training.memory_needs import Budget, Fit
 from conresnet_training.plan import Plan
 from conresnet_training.survey import Survey
 from conresnet_training.system_catalogue import Catalogued
@@ -130,7 +131,7 @@ def _why_window(made: Planned) -> str:
     elif made.wanted == made.entry.largest_window:
         why = f"the largest for {made.entry.title}, since the median case ({size}) is larger"
     else:
-        why = f"the median case ({size}) in multiples of {STEP}"
+        why = f"the median case ({size}) in multiples of {MULTIPLE}"
     return f"{why}; trained on is the half in its middle" if made.entry.prepare is half_resolution else why
 
 

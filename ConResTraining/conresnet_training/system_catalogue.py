@@ -19,7 +19,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from conresnet.errors import UserError
+from conresnet.inference.windows import MULTIPLE
 from conresnet.package.description import FORMAT_VERSION
+from conresnet.package.system_checks import COARSE_TO_FINE
 from conresnet_training.system_inputs import (
     PYRAMID_STEP,
     abdomen_of_ct,
@@ -45,9 +47,8 @@ if TYPE_CHECKING:
 DEFAULT = "conresnet"
 # Sides of a window, as in the papers: ConResNet IV-B, VoxResNet 3.3, ResDSN 4.1, pyramid 3 (64 at each level).
 CONRESNET_WINDOW, VOXRESNET_WINDOW, RESDSN_WINDOW, PYRAMID_WINDOW = (80, 160, 160), (80,) * 3, (64,) * 3, (128,) * 3
-# Of the coarse-to-fine passes (ResDSN, 4.1): n of the windows, and the share of all below which a component is dropped.
-# The margin m, in voxels, the paper leaves open: chosen.
-COARSE_TO_FINE = {"margin": 20, "coarse_windows": 6, "fine_windows": 12, "smallest_component": 0.2}
+# m of the coarse-to-fine passes in voxels, which the ResDSN paper leaves open: chosen.
+MARGIN = 20
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Catalogued:
     build: Build
     prepare: Callable[[dict[str, Any]], None] = as_planned
     largest_window: tuple[int, int, int] = CONRESNET_WINDOW
-    window_step: int = 8
+    window_step: int = MULTIPLE
     stages: int = 1
     coarse_to_fine: bool = False
 
@@ -85,7 +86,7 @@ class Catalogued:
         weights = ("coarse", "fine") if self.coarse_to_fine else ("network",)
         networks = [{**self.build(frame), "weights": f"{name}.safetensors"} for name in weights]
         if self.coarse_to_fine:
-            return {"type": "coarse_to_fine", "networks": networks, "arguments": dict(COARSE_TO_FINE)}
+            return {"type": "coarse_to_fine", "networks": networks, "arguments": {"margin": MARGIN, **COARSE_TO_FINE}}
         return {"type": "single", "networks": networks}
 
 

@@ -78,13 +78,13 @@ def _random_model(folder: Path) -> Path:
     import safetensors.torch
     import torch
 
-    from conresnet.brats_description import TILINGS, WEIGHTS_FILE, describe
+    from conresnet.brats_description import INFERENCE, WEIGHTS_FILE, describe
     from conresnet.networks import build_network
     from conresnet.package import write_package
 
     torch.manual_seed(0)
     weights = build_network("conresnet", ARGUMENTS).state_dict()
-    description = describe(ARGUMENTS, {"name": "random", "inference": TILINGS["fitted"]}, "random weights")
+    description = describe(ARGUMENTS, {"name": "random", "inference": INFERENCE["fitted"]}, "random weights")
     return write_package(description, {WEIGHTS_FILE: safetensors.torch.save(weights)}, folder).path
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from conresnet.errors import UserError
+from conresnet.package.description import TILINGS
 
 
 @click.command("import")
@@ -39,7 +40,7 @@ from conresnet.errors import UserError
 )
 @click.option("--orientation", help="Directions in which S, H and W increase.  [default: SLP]")
 @click.option("--spacing", metavar="S,H,W", help="Voxel size in mm.  [default: the image's own]")
-@click.option("--tiling", type=click.Choice(["authors", "fitted"]), help="How windows are laid.  [default: authors]")
+@click.option("--tiling", type=click.Choice(TILINGS), help="How windows are laid.  [default: authors]")
 @click.option(
     "--settings",
     type=click.Path(path_type=Path),
@@ -81,9 +82,9 @@ def import_checkpoint(
     if spacing:
         _section(chosen, "preparation")["spacing"] = _numbers(spacing)
     if tiling:
-        from conresnet.brats_description import TILINGS
+        from conresnet.brats_description import INFERENCE
 
-        _section(chosen, "inference").update(TILINGS[tiling])
+        _section(chosen, "inference").update(INFERENCE[tiling])
     _write(checkpoint, chosen, output, overwrite)
 
 

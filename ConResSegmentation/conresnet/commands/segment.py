@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from conresnet.errors import UserError
+from conresnet.package.description import TILINGS
 
 if TYPE_CHECKING:
     from conresnet.cases import ListedCase
@@ -55,7 +56,7 @@ _STEPS = 1000
 )
 @click.option(
     "--tiling",
-    type=click.Choice(["fitted", "authors"]),
+    type=click.Choice(TILINGS),
     help="How windows are laid: fitted to the foreground, or as the paper's authors do.  [default: the model's]",
 )
 @click.option(

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-BLENDINGS = ("gaussian", "uniform")
-
 _WIDTH = 1 / 8
 """Standard deviation of the Gaussian, in window sides: a window's edges, where it lacks context, hardly count."""
 

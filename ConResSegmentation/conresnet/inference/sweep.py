@@ -16,12 +16,11 @@ from conresnet.inference.predictor import Predictor
 from conresnet.inference.progress import Tracker
 from conresnet.inference.stitching import Stitcher, Taker
 from conresnet.inference.tiling import Tiling
-from conresnet.inference.windows import MULTIPLE, WindowPlan
+from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE, WindowPlan
 from conresnet.preparation import PreparedCase
 
 logger = logging.getLogger(__name__)
 
-_SMALLEST_SIDE = 32
 _MOST_HALVINGS = 3
 
 
@@ -134,7 +133,7 @@ def _halved(size: tuple[int, int, int]) -> tuple[int, int, int] | None:
     """The window with its longest side halved, or None where that would be too little to see by."""
     longest = max(size)
     half = -(-longest // (2 * MULTIPLE)) * MULTIPLE
-    if half < _SMALLEST_SIDE:
+    if half < SMALLEST_SIDE:
         return None
     axis = size.index(longest)
     return (*size[:axis], half, *size[axis + 1 :])

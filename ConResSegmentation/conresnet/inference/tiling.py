@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from conresnet.boxes import Box
 from conresnet.errors import UserError
 from conresnet.inference.windows import WindowPlan, authors_windows, counted_windows, fitted_windows
+from conresnet.package.description import TILINGS
 
-TILINGS = {"fitted": "gaussian", "authors": "uniform"}
-"""What may be chosen, and the blending that goes with it."""
+_BLENDING = {"fitted": "gaussian", "authors": "uniform"}
+"""What goes with a tiling that the user chooses."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Tiling:
             raise UserError(
                 "tiling-unknown", f"There is no tiling {kind!r}; choose one of {', '.join(TILINGS)}.", tiling=kind
             )
-        tiling = replace(self, kind=kind, blending=TILINGS[kind]) if kind else self
+        tiling = replace(self, kind=kind, blending=_BLENDING[kind]) if kind else self
         return replace(tiling, window=tuple(window)) if window else tiling
 
     def smaller(self, window: tuple[int, int, int]) -> Tiling:

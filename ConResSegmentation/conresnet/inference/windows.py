@@ -12,6 +12,9 @@ from conresnet.boxes import Box
 MULTIPLE = 8
 """Sides that the networks halve three times without rounding."""
 
+SMALLEST_SIDE = 32
+"""A side of a window is not made shorter than this for want of memory: it would show too little."""
+
 STRETCH = 1.25
 """How much longer than the model's own a fitted window may be."""
 

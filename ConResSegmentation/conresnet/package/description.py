@@ -19,6 +19,9 @@ CARD_FILE = "MODEL_CARD.md"
 WEIGHTS_SUFFIX = ".safetensors"
 AXES = ("S", "H", "W")
 ROI_USES = ("limit", "cut")
+FOREGROUNDS = ("not_background", "all")
+TILINGS = ("fitted", "authors")
+BLENDINGS = ("gaussian", "uniform")
 
 # The plane of slices that follow one another in a direction.
 PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}

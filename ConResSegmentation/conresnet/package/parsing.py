@@ -14,11 +14,14 @@ from conresnet.errors import UserError
 from conresnet.intensity import check_steps
 from conresnet.package.description import (
     AXES,
+    BLENDINGS,
     DESCRIPTION_FILE,
+    FOREGROUNDS,
     FORMAT,
     FORMAT_VERSION,
     PLANES,
     ROI_USES,
+    TILINGS,
     WEIGHTS_SUFFIX,
     Inference,
     Input,
@@ -134,7 +137,7 @@ def _parse_preparation(fields: Fields, version: int) -> Preparation:
     preparation = Preparation(
         orientation=orientation,
         spacing=fields.numbers("spacing", 3, 0.01, 100) if has_spacing else None,
-        foreground=fields.choice("foreground", ("not_background", "all")),
+        foreground=fields.choice("foreground", FOREGROUNDS),
         roi=fields.choice("roi", ROI_USES) if version >= 3 else "cut",
     )
     fields.finish()
@@ -170,8 +173,8 @@ def _parse_inference(fields: Fields) -> Inference:
     inference = Inference(
         window=fields.integers("window", 3, 1, 2048),
         overlap=fields.number("overlap", 0, 0.9),
-        tiling=fields.choice("tiling", ("fitted", "authors")),
-        blending=fields.choice("blending", ("gaussian", "uniform")),
+        tiling=fields.choice("tiling", TILINGS),
+        blending=fields.choice("blending", BLENDINGS),
         mirror_axes=fields.texts("mirror_axes"),
     )
     if not set(inference.mirror_axes) <= set(AXES):

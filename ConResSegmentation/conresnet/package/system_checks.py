@@ -8,6 +8,9 @@ from conresnet.package.fields import Fields
 
 # How many networks each system takes; None is any number.
 NETWORK_COUNTS = {"single": 1, "ensemble": None, "coarse_to_fine": 2}
+# What a coarse-to-fine system's arguments are unless it says otherwise, as in the ResDSN paper (4.1, 4.2): n of each
+# pass's windows, and the share of a segment below which a component is dropped.
+COARSE_TO_FINE = {"coarse_windows": 6, "fine_windows": 12, "smallest_component": 0.2}
 
 
 def parse_system_arguments(fields: Fields, kind: str) -> dict[str, Any]:
@@ -15,12 +18,12 @@ def parse_system_arguments(fields: Fields, kind: str) -> dict[str, Any]:
     if kind != "coarse_to_fine":
         return fields.plain_object("arguments") if fields.has("arguments") else {}
     given = fields.child("arguments")
-    arguments = {
-        "margin": given.integer("margin", 0, 1000),
-        "coarse_windows": given.integer("coarse_windows", 1, 100) if given.has("coarse_windows") else 6,
-        "fine_windows": given.integer("fine_windows", 1, 100) if given.has("fine_windows") else 12,
-        "smallest_component": given.number("smallest_component", 0, 1) if given.has("smallest_component") else 0.2,
-    }
+    arguments = {"margin": given.integer("margin", 0, 1000), **COARSE_TO_FINE}
+    for name in ("coarse_windows", "fine_windows"):
+        if given.has(name):
+            arguments[name] = given.integer(name, 1, 100)
+    if given.has("smallest_component"):
+        arguments["smallest_component"] = given.number("smallest_component", 0, 1)
     given.finish()
     return arguments
 

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from conresnet.inference.devices import Backend
+from conresnet.networks.context_residual import AXES
 from conresnet.networks.folding import fold_weight_standardization
 from conresnet.networks.loading import load_network
 from conresnet.networks.outputs import segment_probabilities
 from conresnet.package import ModelPackage
-
-_TENSOR_AXES = {"S": 2, "H": 3, "W": 4}
 
 
 class SingleNetwork:
@@ -38,7 +37,7 @@ class SingleNetwork:
         self._network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
         self._exclusive = description.output.kind == "labels"
         mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
-        self._mirrorings = _subsets([_TENSOR_AXES[name] for name in mirror_axes])
+        self._mirrorings = _subsets([AXES[name] for name in mirror_axes])
         self._input_channels = description.channel_count
         self.networks = [self._network]
         self.maps = {"probability"} | ({"residual", "attention", "features"} & set(self._network.provides))

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conresnet.inference.blending import BLENDINGS, axis_weights
+from conresnet.inference.blending import axis_weights
 from conresnet.inference.stitching import Stitcher
 from conresnet.inference.windows import authors_windows, fitted_windows
+from conresnet.package.description import BLENDINGS
 
 
 @given(st.lists(st.integers(1, 16), max_size=6), st.integers(16, 40), st.sampled_from(BLENDINGS))
