@@ -9,12 +9,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
-from conresnet.grid import Grid
+from conresnet.grid import LPS_TO_RAS, Grid
 from conresnet.image_checks import check_kind, not_an_image
 from conresnet.itk_images import ImageFile, grid_of, quiet_itk
 
 _POSITION, _ORIENTATION, _DESCRIPTION, _NUMBER = "0020|0032", "0020|0037", "0008|103e", "0020|0011"
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 #: What a DICOMDIR says it is; it lists a disk's files and holds no slice.
 _DIRECTORY = b"1.2.840.10008.1.3.10"
 #: Part of the slice distance by which a slice may lie off its regular place; headers round to a tenth of a mm.
@@ -186,10 +185,10 @@ def _regular_grid(folder: Path, slices: list[_Slice]) -> Grid:
             raise _uneven(folder, "several lie at the same place")
         raise _uneven(folder, f"they are {gaps.min():.2f} to {gaps.max():.2f} mm apart")
     affine = np.eye(4)
-    affine[:3, :3] = _LPS_TO_RAS @ np.column_stack(
+    affine[:3, :3] = LPS_TO_RAS @ np.column_stack(
         [first.row * first.spacing[0], first.column * first.spacing[1], normal * distance]
     )
-    affine[:3, 3] = _LPS_TO_RAS @ first.position
+    affine[:3, 3] = LPS_TO_RAS @ first.position
     return Grid((len(slices), *reversed(first.size)), affine)
 
 

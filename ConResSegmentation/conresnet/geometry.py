@@ -9,7 +9,7 @@ import numpy as np
 
 from conresnet.boxes import Box
 from conresnet.errors import UserError
-from conresnet.grid import Grid, Volume
+from conresnet.grid import Grid, Volume, transformed
 from conresnet.orientation import Reordering, axis_directions, reordering
 from conresnet.resampling import sample, translation
 from conresnet.roi import BoxROI
@@ -80,7 +80,7 @@ class ModelSpace:
         if roi is not None:
             start, shape = _cut_to(roi, source, index_map, shape, exact, window, name)
             index_map = index_map @ translation(start)
-        grid = Grid(shape, (source.array_affine @ index_map)[:, [2, 1, 0, 3]])
+        grid = Grid.of_array(shape, source.array_affine @ index_map)
         if np.prod(shape, dtype=float) > _MOST_VOXELS:
             size = " x ".join(map(str, shape))
             raise UserError(
@@ -119,8 +119,7 @@ class ModelSpace:
 
     def covered(self, grid: Grid) -> np.ndarray | None:
         """(S, H, W) bool, model voxels that a channel on ``grid`` covers; None where it covers all."""
-        inverse = np.linalg.inv(grid.array_affine)
-        corners = self.grid.corners(0) @ inverse[:3, :3].T + inverse[:3, 3]
+        corners = transformed(self.grid.corners(0), np.linalg.inv(grid.array_affine))
         if ((corners >= -0.5) & (corners <= np.array(grid.shape) - 0.5)).all():
             return None
         mask = self.to_model(Volume(np.broadcast_to(np.uint8(1), grid.shape), grid, "mask"), 0) > 0.5
@@ -170,7 +169,7 @@ class ModelSpace:
             that no block covers are 0.
         """
         source = self.reorder.grid(self.reference)
-        part = Grid(array.shape[1:], (self.grid.array_affine @ translation(first))[:, [2, 1, 0, 3]])
+        part = Grid.of_array(array.shape[1:], self.grid.array_affine @ translation(first))
         low, high = _bounding_indices(part.corners(), source, outward=True)
         low, high = np.maximum(low, 0), np.minimum(high, np.array(source.shape) - 1)
         if (high < low).any():
@@ -204,7 +203,7 @@ def _plan(source: Grid, directions: np.ndarray, spacing: Sequence[float] | None)
         index_map = np.diag([*step, 1.0])
         index_map[:3, 3] = (np.array(source.shape) - 1 - (shape - 1) * step) / 2
         return index_map, tuple(int(size) for size in shape)
-    grid = Grid((1, 1, 1), _affine(directions * wanted, np.zeros(3))[:, [2, 1, 0, 3]])
+    grid = Grid.of_array((1, 1, 1), _affine(directions * wanted, np.zeros(3)))
     low, high = _bounding_indices(source.corners(), grid, outward=False)
     high = np.maximum(low, high)
     affine = _affine(directions * wanted, directions @ (low * wanted))
@@ -223,8 +222,7 @@ def _affine(linear: np.ndarray, origin: np.ndarray) -> np.ndarray:
 
 def _bounding_indices(corners: np.ndarray, grid: Grid, outward: bool) -> tuple[np.ndarray, np.ndarray]:
     """First and last array index of the voxel centers inside the corners' bounding box; ``outward``: that cover it."""
-    inverse = np.linalg.inv(grid.array_affine)
-    indices = corners @ inverse[:3, :3].T + inverse[:3, 3]
+    indices = transformed(corners, np.linalg.inv(grid.array_affine))
     low, high = np.clip([indices.min(axis=0), indices.max(axis=0)], -_MOST_VOXELS, _MOST_VOXELS)
     if outward:
         return np.floor(low + 1e-3).astype(int), np.ceil(high - 1e-3).astype(int)
@@ -244,7 +242,7 @@ def _cut_to(
 
     With a ``window`` also those around it, see ``ModelSpace.fit``.
     """
-    grid = Grid(shape, (source.array_affine @ index_map)[:, [2, 1, 0, 3]])
+    grid = Grid.of_array(shape, source.array_affine @ index_map)
     inner_low, inner_high = _bounding_indices(roi.corners(), grid, outward=False)
     if (inner_low > np.array(shape) - 1).any() or (inner_high < 0).any():
         raise UserError(

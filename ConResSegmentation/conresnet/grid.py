@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from conresnet.errors import UserError
+
+# Turns points and directions of either system into the other's; ITK and DICOM count in LPS, Slicer in RAS.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,11 @@ class Grid:
         affine.setflags(write=False)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)
+
+    @classmethod
+    def of_array(cls, shape: Sequence[int], array_affine: np.ndarray) -> Grid:
+        """The grid of an array of ``shape`` whose indices (k, j, i, 1) a (4, 4) matrix turns to RAS mm."""
+        return cls(shape, array_affine[:, [2, 1, 0, 3]])
 
     @property
     def spacing(self) -> np.ndarray:
@@ -62,8 +70,7 @@ class Grid:
 
     def to_ras(self, index: np.ndarray) -> np.ndarray:
         """Array indices (..., 3) in order (k, j, i) to RAS mm (..., 3)."""
-        affine = self.array_affine
-        return np.asarray(index) @ affine[:3, :3].T + affine[:3, 3]
+        return transformed(index, self.array_affine)
 
     def matches(self, other: Grid, tolerance: float = 0.01) -> bool:
         """Whether both grids have their voxels at the same places, to ``tolerance`` voxels at the farthest corner."""
@@ -102,6 +109,11 @@ class Volume:
     def __post_init__(self):
         if tuple(self.array.shape) != self.grid.shape:
             raise ValueError(f"{self.name}: the array is {self.array.shape}, its grid {self.grid.shape}")
+
+
+def transformed(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Points (..., 3) as a (4, 4) matrix moves them."""
+    return np.asarray(points) @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def box_corners(low: np.ndarray, high: np.ndarray) -> np.ndarray:

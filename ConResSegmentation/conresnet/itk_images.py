@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import SimpleITK as sitk
 
-from conresnet.grid import Grid
-
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+from conresnet.grid import LPS_TO_RAS, Grid
 
 
 @dataclass
@@ -29,13 +27,13 @@ class ImageFile:
 
 
 def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
-    """The grid of a SimpleITK image or reader of three or more dimensions; ITK counts in LPS."""
+    """The grid of a SimpleITK image or reader of three or more dimensions."""
     dimensions = image.GetDimension()
     direction = np.array(image.GetDirection()).reshape(dimensions, dimensions)[:3, :3]
     affine = np.eye(4)
-    affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
-    affine[:3, 3] = image.GetOrigin()[:3]
-    return Grid(tuple(reversed(image.GetSize()[:3])), _LPS_TO_RAS @ affine)
+    affine[:3, :3] = LPS_TO_RAS @ (direction * np.array(image.GetSpacing()[:3]))
+    affine[:3, 3] = LPS_TO_RAS @ image.GetOrigin()[:3]
+    return Grid(tuple(reversed(image.GetSize()[:3])), affine)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ class Reordering:
             new[:3, axis] = -column if flip else column
             if flip:
                 new[:3, 3] += column * (grid.shape[source] - 1)
-        return Grid(tuple(grid.shape[axis] for axis in self.axes), new[:, [2, 1, 0, 3]])
+        return Grid.of_array([grid.shape[axis] for axis in self.axes], new)
 
 
 def reordering(grid: Grid, code: str) -> Reordering:

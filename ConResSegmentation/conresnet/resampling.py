@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from conresnet.grid import box_corners
+from conresnet.grid import box_corners, transformed
 
 #: Voxels by which a position may be off before interpolating is worth more than leaving the values alone.
 TOLERANCE = 0.01
@@ -57,7 +57,7 @@ def sample(
 
 def _moves_at_most(difference: np.ndarray, shape: Sequence[int], tolerance: float) -> bool:
     corners = box_corners(np.zeros(3), np.array(shape) - 1.0)
-    return bool(np.abs(corners @ difference[:3, :3].T + difference[:3, 3]).max() <= tolerance)
+    return bool(np.abs(transformed(corners, difference)).max() <= tolerance)
 
 
 def _cut(array: np.ndarray, offset: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
@@ -163,7 +163,7 @@ def _sample_slab(
     widths = np.linalg.norm(index_map[:3, :3], axis=1)
     # Linear interpolation already averages over one voxel; variances of blurs add.
     widths = np.sqrt(np.maximum(widths**2 - 1, 0)) if antialias else np.zeros(3)
-    touched = box_corners(np.zeros(3), np.array(shape) - 1.0) @ index_map[:3, :3].T + index_map[:3, 3]
+    touched = transformed(box_corners(np.zeros(3), np.array(shape) - 1.0), index_map)
     margin = 2 + np.ceil(widths)
     low = np.maximum(np.floor(touched.min(axis=0) - margin), 0).astype(int)
     high = np.minimum(np.ceil(touched.max(axis=0) + margin) + 1, array.shape).astype(int)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.grid import box_corners
+from conresnet.grid import LPS_TO_RAS, box_corners
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class BoxROI:
         # Slicer's older files write the coordinate system as a number: 0 RAS, 1 LPS.
         if system not in ("LPS", "RAS", 0, 1, "0", "1"):
             raise _bad(f"{path} has the unknown coordinate system {system!r}")
-        to_ras = np.eye(3) if system in ("RAS", 0, "0") else np.diag([-1.0, -1.0, 1.0])
+        to_ras = np.eye(3) if system in ("RAS", 0, "0") else LPS_TO_RAS
         try:
             center = to_ras @ np.array(markup["center"], dtype=np.float64)
             axes = to_ras @ np.array(markup.get("orientation", np.eye(3)), dtype=np.float64).reshape(3, 3)

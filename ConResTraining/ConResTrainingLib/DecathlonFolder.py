@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
-from conresnet.grid import Grid
+from conresnet.grid import LPS_TO_RAS, Grid
 from conresnet_training.data_sets.data_set import DataSet
 from conresnet_training.data_sets.description import FILE_NAME, Description, read_description
 from conresnet_training.data_sets.nnunet import is_nnunet
@@ -156,13 +156,12 @@ def _writeImage(array: np.ndarray, grid: Grid, path: Path) -> None:
     """Write [k, j, i], or [c, k, j, i] as a 4-D file; Slicer's Python has no nibabel."""
     array = array.astype(np.float32) if array.dtype in (np.float16, np.float64, np.int64, np.uint64) else array
     image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=False)
-    # RAS to LPS, as ITK counts.
-    flip = np.diag([-1.0, -1.0, 1.0])
+    # LPS_TO_RAS is its own inverse, and ITK counts in LPS.
     more = image.GetDimension() - 3
     direction = np.eye(3 + more)
-    direction[:3, :3] = flip @ grid.direction
+    direction[:3, :3] = LPS_TO_RAS @ grid.direction
     image.SetSpacing([*map(float, grid.spacing), *[1.0] * more])
-    image.SetOrigin([*map(float, flip @ grid.affine[:3, 3]), *[0.0] * more])
+    image.SetOrigin([*map(float, LPS_TO_RAS @ grid.affine[:3, 3]), *[0.0] * more])
     image.SetDirection(direction.ravel().tolist())
     with replacing(path) as temporary:
         try:
