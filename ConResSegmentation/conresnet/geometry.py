@@ -132,10 +132,10 @@ class ModelSpace:
             array: [k, j, i] or [c, k, j, i]; written to through the view.
 
         Raises:
-            ValueError: where the model's voxels are not the reference's own; use ``from_model`` there.
+            ValueError: where the model's voxels are not the reference's own; use ``slabs_from_model`` there.
         """
         if not self.exact:
-            raise ValueError("the model's voxels are not the image's own; use from_model")
+            raise ValueError("the model's voxels are not the image's own; use slabs_from_model")
         start = np.rint(self.index_map[:3, 3]).astype(int)
         cut = tuple(slice(a, a + size) for a, size in zip(start, self.grid.shape, strict=True))
         return self.reorder.view(array)[(..., *cut)]
@@ -144,21 +144,10 @@ class ModelSpace:
         """An array [k, j, i] or [c, k, j, i] on the reference grid as a writable view in the model's axis order."""
         return self.reorder.view(array)
 
-    def from_model(self, array: np.ndarray, into: np.ndarray) -> None:
-        """Interpolate values on the model's grid linearly onto the reference grid; 0 outside the model's grid and ROI.
-
-        Args:
-            array: (S, H, W) or (c, S, H, W).
-            into: [k, j, i] or [c, k, j, i] on the reference grid, overwritten.
-        """
-        into[...] = 0
-        view = self.reference_view(into)
-        stacked = array if array.ndim == 4 else array[None]
-        for where, block in self.slabs_from_model(stacked):
-            view[(..., *where)] = block if array.ndim == 4 else block[0]
-
     def slabs_from_model(self, array: np.ndarray, first: Sequence[int] = (0, 0, 0)) -> Iterator[tuple[Box, np.ndarray]]:
-        """``from_model`` a slab of slices at a time, so that several components never lie at full size at once.
+        """Values on the model's grid interpolated linearly onto the reference grid, a slab of slices at a time.
+
+        So several components never lie at full size at once.
 
         Args:
             array: (c, S, H, W) on the model's grid, or a part of it.
@@ -166,7 +155,7 @@ class ModelSpace:
 
         Yields:
             (where, block): ``reference_view(result)[where]`` is what ``block``, (c, ...) float32, belongs to. Places
-            that no block covers are 0.
+            that no block covers, outside the model's grid and the ROI, are 0.
         """
         source = self.reorder.grid(self.reference)
         part = Grid.of_array(array.shape[1:], self.grid.array_affine @ translation(first))

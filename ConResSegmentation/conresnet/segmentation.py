@@ -39,7 +39,6 @@ class SegmentOptions:
         precision: "auto", "fp32", "bf16" or "fp16"; None leaves it as it was loaded.
         tiling: "fitted" (Gaussian blending) or "authors" (uniform, as the system's paper lays them); None is the
             model's.
-        window: (S, H, W) voxels; None is the model's.
         threads: of the CPU; None is all, less one that keeps a desktop of three or more alive.
     """
 
@@ -48,7 +47,6 @@ class SegmentOptions:
     device: str | None = None
     precision: str | None = None
     tiling: str | None = None
-    window: tuple[int, int, int] | None = None
     threads: int | None = None
 
 
@@ -129,7 +127,7 @@ def segment(
     options = options or SegmentOptions()
     description = model.description
     maps = check_maps(options.maps, model.system.maps, description.name)
-    tiling = model.system.tiling.chosen(options.tiling, options.window)
+    tiling = model.system.tiling.chosen(options.tiling)
     model.move(options.device, options.precision)
     tracker = Tracker(progress or Progress(), _SHARES)
     with using_threads(options.threads) as threads, reused_memory():

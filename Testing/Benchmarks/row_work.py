@@ -84,10 +84,11 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     A case is segmented once before it counts, since the first one of a process takes longer.
     """
     import torch
+    from network_measures import acting_parameters, multiply_adds
     from process_memory import peak_memory
 
     from conresnet.image_files import read_channels
-    from conresnet.networks import acting_parameters, build_network, multiply_adds
+    from conresnet.networks import build_network
     from conresnet.package import write_package
     from conresnet.segmentation import SegmentOptions, load_model, segment
     from conresnet_training.data_sets import read_data_set

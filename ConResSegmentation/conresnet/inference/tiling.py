@@ -40,8 +40,8 @@ class Tiling:
             return counted_windows(box, shape, self.window, self.more)
         return fitted_windows(box, shape, self.window, self.overlap)
 
-    def chosen(self, kind: str | None, window: Sequence[int] | None) -> Tiling:
-        """This one with what the user chose otherwise; None leaves it.
+    def chosen(self, kind: str | None) -> Tiling:
+        """That which the user chose instead; this one for None.
 
         Raises:
             UserError: "tiling-unknown".
@@ -50,8 +50,7 @@ class Tiling:
             raise UserError(
                 "tiling-unknown", f"There is no tiling {kind!r}; choose one of {', '.join(TILINGS)}.", tiling=kind
             )
-        tiling = replace(self, kind=kind, blending=_BLENDING[kind]) if kind else self
-        return replace(tiling, window=tuple(window)) if window else tiling
+        return replace(self, kind=kind, blending=_BLENDING[kind]) if kind else self
 
     def smaller(self, window: tuple[int, int, int]) -> Tiling:
         """Fitted windows of another size, blended as these."""

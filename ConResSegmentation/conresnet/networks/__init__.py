@@ -10,13 +10,12 @@ from torch import nn
 
 from conresnet.networks.auto_context import AutoContext
 from conresnet.networks.conresnet import ConResNet
-from conresnet.networks.measures import acting_parameters, multiply_adds
 from conresnet.networks.pyramid import Pyramid
 from conresnet.networks.resdsn import ResDSN
 from conresnet.networks.unet import UNet
 from conresnet.networks.voxresnet import VoxResNet
 
-__all__ = ["NETWORKS", "acting_parameters", "build_network", "multiply_adds"]
+__all__ = ["NETWORKS", "build_network"]
 
 
 def build_network(kind: str, arguments: dict) -> nn.Module:

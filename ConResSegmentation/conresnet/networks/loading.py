@@ -43,7 +43,7 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
             "network-unknown", f"The model {name} cannot be built: {error}", model=name, reason=str(error)
         ) from error
     try:
-        tensors = safetensors.torch.load(package.read_weights(description.weights))
+        tensors = safetensors.torch.load(package.read_file(description.weights))
     except safetensors.SafetensorError as error:
         raise UserError(
             "weights-damaged", f"{source} cannot be read ({error}); get the model again.", source=source

@@ -39,10 +39,6 @@ class ModelPackage:
             raise _missing(self.path, name)
         return b"".join(self._blocks(name, self.description.files[name]))
 
-    def read_weights(self, name: str) -> bytes:
-        """The bytes of a network's safetensors file, for ``safetensors.torch.load``; checked as `read_file` does."""
-        return self.read_file(name)
-
     def tensor_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         """The shapes of the tensors in a weights file, by name, without torch.
 

@@ -16,6 +16,7 @@ from engine.volumes import (
     CODES,
     anatomy,
     every_reordering,
+    from_model,
     grid,
     model_array,
     random_volume,
@@ -45,11 +46,11 @@ def test_all_48_storages_give_the_same_answer_on_their_own_grids(spacing):
     volume = random_volume(ANISOTROPIC)
     space, array = model_array(volume, "SAR", spacing)
     expected = np.zeros(volume.grid.shape, np.float32)
-    space.from_model(array, expected)
+    from_model(space, array, expected)
     for way in every_reordering():
         again, array = model_array(stored(volume, way), "SAR", spacing)
         result = np.zeros(again.reference.shape, np.float32)
-        again.from_model(array, result)
+        from_model(again, array, result)
         assert np.allclose(result, way.view(expected), atol=1e-3)
 
 
@@ -132,7 +133,7 @@ def test_the_way_back_puts_smooth_values_where_they_were(turn, spacing):
     of = grid((24, 26, 30), (1.3, 1.2, 1.9), origin=np.array([-19, -15, -22]), rotation=turn)
     space = ModelSpace.fit(of, "PIR", spacing)
     result = np.full(of.shape, 9, np.float32)
-    space.from_model(anatomy(space.grid), result)
+    from_model(space, anatomy(space.grid), result)
     error = np.abs(result - anatomy(of))[2:-2, 2:-2, 2:-2]
     assert error.max() < 4
 
@@ -142,10 +143,10 @@ def test_the_way_back_works_slab_by_slab_for_components_and_small_types():
     space = ModelSpace.fit(of, "ARS", (1, 1, 1))
     values = np.random.default_rng(0).random((2, *space.grid.shape)).astype(np.float16)
     result = np.zeros((2, *of.shape), np.float16)
-    space.from_model(values, result)
+    from_model(space, values, result)
     for component in range(2):
         single = np.zeros(of.shape, np.float16)
-        space.from_model(values[component], single)
+        from_model(space, values[component], single)
         assert np.array_equal(result[component], single)
     blocks = [block for _, block in space.slabs_from_model(values)]
     assert len(blocks) == 3
@@ -157,7 +158,7 @@ def test_the_exact_way_back_through_from_model_is_the_same_as_the_view():
     space, array = model_array(volume, "LSA", None, BoxROI.from_bounds([0, 6, 7, 11, 22, 34]))
     by_view, by_sampling = np.zeros((2, *ANISOTROPIC.shape), np.float32)
     space.output_view(by_view)[...] = array
-    space.from_model(array, by_sampling)
+    from_model(space, array, by_sampling)
     assert np.array_equal(by_view, by_sampling)
 
 
@@ -208,7 +209,7 @@ def test_one_slice_goes_there_and_back(shape, turn, spacing):
     space, array = model_array(volume, spacing=spacing, fill=7)
     assert (array == 7).all()
     result = np.zeros(shape, np.float32)
-    space.from_model(array, result)
+    from_model(space, array, result)
     if turn is None:
         assert (result == 7).all()
 

@@ -12,7 +12,7 @@ from conresnet.package import parse_description
 from conresnet.preparation import prepare
 from conresnet.roi import BoxROI
 from engine.model_cases import description
-from engine.volumes import anatomy, grid, model_array, random_volume, rotation
+from engine.volumes import anatomy, from_model, grid, model_array, random_volume, rotation
 
 
 def test_a_roi_cuts_the_voxels_whose_centers_it_holds():
@@ -42,7 +42,7 @@ def test_the_way_back_of_a_resampled_roi_fills_just_the_box(spacing, axes):
     roi = BoxROI(np.array([1, 2, 3]), axes, np.array([12, 14, 16]))
     space = ModelSpace.fit(of, "SAR", spacing, roi)
     result = np.zeros(of.shape, np.float32)
-    space.from_model(np.ones(space.grid.shape), result)
+    from_model(space, np.ones(space.grid.shape), result)
     assert np.array_equal(result > 0.5, roi.contains(of.array_affine, of.shape))
     assert set(np.unique(result)) <= {0, 1}
 

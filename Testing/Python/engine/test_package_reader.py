@@ -48,7 +48,7 @@ def archived(tmp_path: Path, folder: Path) -> Path:
 def test_a_folder_is_read(folder: Path) -> None:
     package = read_package(folder)
     assert package.description.name == "organ"
-    assert package.read_weights(WEIGHTS) == safetensors_bytes()
+    assert package.read_file(WEIGHTS) == safetensors_bytes()
     assert package.tensor_shapes(WEIGHTS) == {"weight": (8,)}
     assert package.count_parameters(WEIGHTS) == 8
 
@@ -57,7 +57,7 @@ def test_a_folder_is_read(folder: Path) -> None:
 def test_a_zip_file_gives_the_same_without_being_unpacked(tmp_path: Path, folder: Path, top: str) -> None:
     package = read_package(make_zip(tmp_path / "organ.zip", folder, top))
     assert package.description == read_package(folder).description
-    assert package.read_weights(WEIGHTS) == safetensors_bytes()
+    assert package.read_file(WEIGHTS) == safetensors_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {folder.name, "organ.zip"}
 
 
@@ -113,7 +113,7 @@ def test_a_wrong_checksum_is_found_on_reading_and_on_verifying(folder: Path) -> 
     (folder / WEIGHTS).write_bytes(safetensors_bytes()[:-1] + b"\x01")
     assert WEIGHTS in refusal("package-checksum", read_package, folder)
     package = read_package(folder, verify=False)
-    refusal("package-checksum", package.read_weights, WEIGHTS)
+    refusal("package-checksum", package.read_file, WEIGHTS)
 
 
 def test_a_truncated_zip_file(archived: Path) -> None:
@@ -245,7 +245,7 @@ def test_however_a_zip_file_is_damaged_it_is_read_right_or_refused(
         damaged[place] = data.draw(st.integers(0, 255))
     path.write_bytes(damaged[: data.draw(st.integers(len(damaged) // 2, len(damaged)))])
     try:
-        assert read_package(path).read_weights(WEIGHTS) == safetensors_bytes()
+        assert read_package(path).read_file(WEIGHTS) == safetensors_bytes()
     except UserError as error:
         assert "\n" not in error.message
 

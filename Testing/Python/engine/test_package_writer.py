@@ -45,7 +45,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, description: ModelDescript
     package = read_package(tmp_path / name)
     assert package.description == written.description
     assert set(package.description.files) == {WEIGHTS, "metrics.json", "LICENSE.txt"}
-    assert package.read_weights(WEIGHTS) == safetensors_bytes()
+    assert package.read_file(WEIGHTS) == safetensors_bytes()
     assert package.read_file("LICENSE.txt") == b"CC-BY-4.0\n"
     assert [path for path in tmp_path.rglob(".*")] == []
 
@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_the_old_package(tmp_path: Path, description: ModelDe
     files = {WEIGHTS: safetensors_bytes(2000)}
     with limited_file_size():
         refusal("disk-full", write_package, description, files, tmp_path / "organ", overwrite=True)
-    assert read_package(tmp_path / "organ").read_weights(WEIGHTS) == safetensors_bytes()
+    assert read_package(tmp_path / "organ").read_file(WEIGHTS) == safetensors_bytes()
 
 
 def test_a_place_where_nobody_may_write(tmp_path: Path, description: ModelDescription) -> None:

@@ -147,7 +147,7 @@ def test_a_network_is_given_the_copies(monkeypatch, tmp_path, head_image):
     head = read_volume(head_image)
     package = write_model(tmp_path / "model", description(network="pointwise", **VOXRESNET), scale=5)
     case = prepare(package.description, [head])
-    weights = safetensors.numpy.load(package.read_weights("network.safetensors"))
+    weights = safetensors.numpy.load(package.read_file("network.safetensors"))
     kernel, bias = weights["layer.weight"][:, :, 0, 0, 0], weights["layer.bias"]
     logits = np.einsum("oc,cshw->oshw", kernel, case.block((0, 0, 0), case.shape)) + bias[:, None, None, None]
     expected = np.array([0, 10, 20])[logits.argmax(axis=0)]

@@ -13,7 +13,7 @@ from engine.package_cases import refusal
 from engine.volumes import anatomy, every_reordering, grid, random_volume, rotation, stored
 
 EVERYTHING = ("probability", "residual", "attention", "features")
-ONE_WINDOW = (256, 256, 256)
+ONE_WINDOW = {"window": [256, 256, 256]}
 FIXED = [{"step": "rescale", "from": [0, 500], "to": [-1, 1]}]
 
 
@@ -34,9 +34,10 @@ def networks(monkeypatch):
 @pytest.mark.parametrize("tiling", ["fitted", "authors"])
 @pytest.mark.parametrize("regions", [False, True])
 def test_windows_of_a_pointwise_network_give_the_whole_head(networks, tmp_path, head_image, tiling, regions):
-    model = make_model(tmp_path, scale=3, network="pointwise", regions=regions)
+    settings = {"scale": 3, "network": "pointwise", "regions": regions}
+    model, at_once = make_model(tmp_path, **settings), make_model(tmp_path / "once", inference=ONE_WINDOW, **settings)
     head = read_volume(head_image)
-    whole = run(model, head, maps=("probability",), window=ONE_WINDOW)
+    whole = run(at_once, head, maps=("probability",))
     windows = run(model, head, maps=("probability",), tiling=tiling)
     assert whole.report["windows"] == 1 and windows.report["windows"] > 50
     assert np.array_equal(windows.labels.array, whole.labels.array)
@@ -45,9 +46,10 @@ def test_windows_of_a_pointwise_network_give_the_whole_head(networks, tmp_path, 
 
 
 def test_small_windows_agree_with_one_large_on_a_whole_head(networks, tmp_path, head_image):
-    model = make_model(tmp_path, scale=3, network="smooth")
+    settings = {"scale": 3, "network": "smooth"}
+    model, at_once = make_model(tmp_path, **settings), make_model(tmp_path / "once", inference=ONE_WINDOW, **settings)
     head = read_volume(head_image)
-    whole = run(model, head, maps=("probability",), window=ONE_WINDOW)
+    whole = run(at_once, head, maps=("probability",))
     windows = run(model, head, maps=("probability",))
     assert windows.report["windows"] > 50
     # Away from the image's border, beyond which one window is padded and the others are not.

@@ -70,3 +70,11 @@ def model_array(volume: Volume, code="SAR", spacing=None, roi=None, fill=0.0) ->
     """A volume brought to a model, and how."""
     space = ModelSpace.fit(volume.grid, code, spacing, roi)
     return space, space.to_model(volume, fill)
+
+
+def from_model(space: ModelSpace, array: np.ndarray, into: np.ndarray) -> None:
+    """Values (S, H, W) or (c, S, H, W) on a model's grid, interpolated onto the reference grid of ``into``."""
+    into[...] = 0
+    view = space.reference_view(into)
+    for where, block in space.slabs_from_model(array if array.ndim == 4 else array[None]):
+        view[(..., *where)] = block if array.ndim == 4 else block[0]

@@ -1,43 +1,49 @@
 """The figures of ConResNet's Table VII, and what counts."""
 
+import pytest
 import torch
 from torch import nn
 
-from conresnet.networks import acting_parameters, build_network, multiply_adds
+from conresnet.networks import build_network
 
 PAPER = {"input_channels": 4, "outputs": 3}
 BASELINE = {"residual_mapping": False, "attention_mapping": False}
 WINDOW = (80, 160, 160)
 
 
-def test_multiply_adds_of_table_vii():
-    assert multiply_adds(build_network("conresnet", PAPER), WINDOW) == 537_516_032_000
-    assert multiply_adds(build_network("conresnet", PAPER | BASELINE), WINDOW) == 453_181_440_000
+@pytest.fixture
+def measures(benchmark):
+    return benchmark("network_measures")
 
 
-def test_deconvolutions_count_by_what_they_spread():
+def test_multiply_adds_of_table_vii(measures):
+    assert measures.multiply_adds(build_network("conresnet", PAPER), WINDOW) == 537_516_032_000
+    assert measures.multiply_adds(build_network("conresnet", PAPER | BASELINE), WINDOW) == 453_181_440_000
+
+
+def test_deconvolutions_count_by_what_they_spread(measures):
     """At 16 x 16 x 16, base width 8: an input voxel of a deconvolution meets its whole kernel."""
     network = build_network("resdsn", {"input_channels": 1, "outputs": 2, "base_width": 8, "deep_supervision": False})
     deconvolutions = 64 * 32 * 64 * 2**3 + 32 * 16 * 64 * 4**3 + 16 * 8 * 64 * 8**3
     down = 27 * (8 * 16**3 + (8 * 16 + 16 * 16) * 8**3 + (16 * 32 + 32 * 32) * 4**3 + (32 * 64 + 64 * 64) * 2**3)
     up = 27 * 2 * (32 * 32 * 4**3 + 16 * 16 * 8**3 + 8 * 8 * 16**3) + 8 * 2 * 16**3
-    assert multiply_adds(network, (16, 16, 16)) == deconvolutions + down + up
+    assert measures.multiply_adds(network, (16, 16, 16)) == deconvolutions + down + up
 
 
-def test_all_parameters_of_ours_act():
+def test_all_parameters_of_ours_act(measures):
     networks = [build_network("conresnet", PAPER), build_network("conresnet", PAPER | BASELINE)]
-    assert [acting_parameters(network) for network in networks] == [19_018_732, 18_783_715]
+    assert [measures.acting_parameters(network) for network in networks] == [19_018_732, 18_783_715]
     narrow = {"base_width": 8}
     inner = {"network": {"type": "voxresnet", "arguments": narrow}}
     for kind, arguments in {"pyramid": narrow, "resdsn": narrow, "auto_context": inner}.items():
         network = build_network(kind, {"input_channels": 2, "outputs": 3} | arguments)
-        assert acting_parameters(network) == sum(value.numel() for value in network.parameters())
+        assert measures.acting_parameters(network) == sum(value.numel() for value in network.parameters())
 
 
-def test_what_is_never_used_does_not_count_and_the_network_stays_as_it_is():
+def test_what_is_never_used_does_not_count_and_the_network_stays_as_it_is(measures):
     network = build_network("unet", {"input_channels": 1, "outputs": 2, "base_width": 8}).train()
-    acting = acting_parameters(network)
+    acting = measures.acting_parameters(network)
     network.unused = nn.Conv3d(8, 8, 3)
-    assert acting_parameters(network) == acting
+    assert measures.acting_parameters(network) == acting
     assert network.training and all(value.device == torch.device("cpu") for value in network.parameters())
     assert all(not module._forward_hooks for module in network.modules())
