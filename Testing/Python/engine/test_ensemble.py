@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from conresnet.inference.progress import Progress
 from conresnet.networks import build_network
 from conresnet.package import ModelPackage, parse_description, write_package
 from conresnet.segmentation import SegmentOptions, load_model, segment
+from conresnet.systems.single import SingleNetwork
 from engine.model_cases import WEIGHTS, description, use_test_networks, write_model
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume
@@ -112,22 +115,18 @@ def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_pat
     use_test_networks(monkeypatch)
     package = make_members(tmp_path, 5, network="pointwise")[1]
     (ensemble,) = load_model(package, "cpu", "fp32").system.predictors
+    plain = SingleNetwork.predict
     alive: list[int] = []
     held: list = []
-    for member in ensemble._members:
-        plain = member.predict
 
-        def counted(block, maps, plain=plain):
-            import gc
-            import weakref
+    def counted(member, block, maps):
+        answer = plain(member, block, maps)
+        gc.collect()
+        held.append(weakref.ref(answer["probability"]))
+        alive.append(sum(reference() is not None for reference in held))
+        return answer
 
-            answer = plain(block, maps)
-            gc.collect()
-            held.append(weakref.ref(answer["probability"]))
-            alive.append(sum(reference() is not None for reference in held))
-            return answer
-
-        monkeypatch.setattr(member, "predict", counted)
+    monkeypatch.setattr(SingleNetwork, "predict", counted)
     ensemble.predict(torch.zeros(1, 16, 16, 16), ("probability",))
     assert len(alive) == 5 and max(alive) <= 2
 

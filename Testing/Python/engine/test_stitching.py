@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conresnet.inference.blending import axis_weights
 from conresnet.inference.stitching import Stitcher
@@ -78,12 +80,32 @@ def test_stitching_is_the_weighted_mean_of_the_windows(kind, blending):
     assert slabs == sorted(slabs)
 
 
+class Allocations(TorchDispatchMode):
+    """What torch has made since this was entered."""
+
+    def __init__(self):
+        super().__init__()
+        self._made: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        given = {arg.untyped_storage()._cdata for arg in args if isinstance(arg, torch.Tensor)}
+        if isinstance(made, torch.Tensor) and made.untyped_storage()._cdata not in given:
+            self._made[StorageWeakRef(made.untyped_storage())] = made.untyped_storage().nbytes()
+        return made
+
+    def held(self) -> int:
+        """Bytes of it that somebody still holds."""
+        return sum(size for storage, size in self._made.items() if not storage.expired())
+
+
 def test_slabs_come_as_soon_as_no_window_touches_them_and_sums_stay_one_window_deep():
     plan = authors_windows((400, 16, 16), (24, 16, 16))
     seen = []
     stitcher = Stitcher(plan, (400, 16, 16), "uniform", lambda where, _: seen.append(where[0].stop))
-    for window in plan:
-        stitcher.add(window, {"a": torch.zeros(1, *plan.size)})
-        following = window[0] + 1
-        assert seen[-1] == (plan.starts[0][following] if following < len(plan.starts[0]) else 400)
-        assert stitcher._sums["a"].shape == (1, 24, 16, 16)
+    with Allocations() as allocations:
+        for window in plan:
+            stitcher.add(window, {"a": torch.zeros(1, *plan.size)})
+            following = window[0] + 1
+            assert seen[-1] == (plan.starts[0][following] if following < len(plan.starts[0]) else 400)
+            assert allocations.held() == torch.zeros(1, 24, 16, 16).nbytes
