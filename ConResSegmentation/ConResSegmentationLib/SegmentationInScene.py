@@ -8,8 +8,6 @@ from vtk.util import numpy_support
 from conresnet.boxes import bounding_box
 from conresnet.inference.painting import region_mask
 
-from . import SegmentationFingerprint
-
 # In 3D; two of them, one in the other, still leave a third to be seen.
 OPACITY_AROUND_PARTS = 0.35
 _CATEGORY_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
