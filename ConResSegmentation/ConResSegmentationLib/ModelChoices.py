@@ -94,7 +94,7 @@ def measured(path: Path) -> list[str]:
 def _sentences(metrics: dict) -> Iterator[str]:
     """Those that training writes in words; any others as they stand."""
     overall, segments, cases = (metrics.get(key) for key in ("mean_dice", "mean_dice_a_segment", "dice_a_case"))
-    if isinstance(overall, float) and isinstance(segments, dict) and isinstance(cases, dict):
+    if isinstance(cases, dict) and isinstance(segments, dict) and _areNumbers(overall, *segments.values()):
         each = ", ".join(f"{name} {value:.3f}" for name, value in segments.items())
         sentence = _("mean Dice {overall:.3f} on {count} cases it never saw ({each})")
         yield sentence.format(overall=overall, count=len(cases), each=each)
@@ -102,6 +102,10 @@ def _sentences(metrics: dict) -> Iterator[str]:
     for name, value in figures(metrics):
         if isinstance(value, str | int | float):
             yield f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+
+
+def _areNumbers(*values) -> bool:
+    return all(isinstance(value, float | int) for value in values)
 
 
 def _choice(entry: ModelEntry) -> ModelChoice:

@@ -9,12 +9,13 @@ import torch
 
 from conresnet.networks import build_network
 from conresnet.package import parse_description, write_package
+from conresnet.package.metrics import METRICS_FILE
 
 WEIGHTS = "network.safetensors"
 
 
-def write_four_channels(path: Path) -> Path:
-    """A package as for brain tumors, with random weights and a very narrow network."""
+def write_four_channels(path: Path, metrics: bytes | None = None) -> Path:
+    """A package as for brain tumors, with random weights and a very narrow network; with figures if given."""
     arguments = {"input_channels": 4, "outputs": 3, "residual_outputs": 3, "base_width": 8}
     torch.manual_seed(0)
     weights = safetensors.torch.save(build_network("conresnet", arguments).state_dict())
@@ -63,7 +64,8 @@ def write_four_channels(path: Path) -> Path:
         },
         "model.json",
     )
-    write_package(description, {WEIGHTS: weights}, path)
+    figures = {METRICS_FILE: metrics} if metrics else {}
+    write_package(description, {WEIGHTS: weights, **figures}, path)
     return path
 
 

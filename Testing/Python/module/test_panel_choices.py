@@ -158,6 +158,44 @@ def test_a_model_is_installed_from_a_file(panel: PanelDriver, tmp_path: Path, fo
     panel.ui.installModelButton.click()
 
 
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        b'{"mean_dice": 0.9, "mean_dice_a_segment": {"Whole": null}, "dice_a_case": {}}',
+        b'{"mean_dice": "good", "mean_dice_a_segment": {"Whole": "so-so"}, "dice_a_case": {"a": 1}}',
+        b"[1, 2]",
+        b"{",
+    ],
+)
+def test_odd_figures_of_a_model_keep_nobody_from_choosing_it(
+    panel: PanelDriver, tmp_path: Path, metrics: bytes
+) -> None:
+    install_model(write_four_channels(tmp_path / "four", metrics))
+    panel.widget.modelPanel.refresh()
+    panel.choose_model("four")
+    assert panel.choices.model == "four"
+    assert "Knows nothing." in panel.ui.modelDetailsLabel.text
+
+
+def test_a_model_that_goes_while_slicer_is_open_is_said_and_takes_nothing_with_it(
+    panel: PanelDriver, tmp_path: Path, models_folder: Path
+) -> None:
+    install_model(write_four_channels(tmp_path / "four"))
+    panel.widget.modelPanel.refresh()
+    panel.choose_model("four")
+    for name in ("FLAIR", "T1", "T1c", "T2"):
+        add_volume(name)
+    shutil.rmtree(models_folder / "four")
+    panel.leave()
+    panel.open()
+    panel.segment()
+    assert str(models_folder / "four") in panel.status
+    panel.choose_model("hippocampus")
+    region = panel.ui.regionSelector.addNode()
+    panel.settle()
+    assert panel.choices.region is region, "the widgets still follow"
+
+
 def test_a_model_of_the_same_name_stays_without_a_yes(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
     install_model(write_four_channels(tmp_path / "four"))
     kept = models_folder / "four" / "model.json"
