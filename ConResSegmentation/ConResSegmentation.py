@@ -103,6 +103,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def enter(self) -> None:
         """The user opens the module."""
+        # Models come and go beside Slicer too: by the command line, or from a share.
+        self.modelPanel.refresh()
         self.initializeParameterNode()
 
     def exit(self) -> None:

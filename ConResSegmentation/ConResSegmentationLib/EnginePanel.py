@@ -33,12 +33,12 @@ class EnginePanel(EngineObserver):
         self._waiting: tuple[Callable[[], None], Callable[[str], None]] | None = None
         self._devices: list[dict] = []
         self._device = "auto"
-        self._isClosed = False
         self._isOutdated = False
         self._python.program = slicer.util.settingsValue(PYTHON_SETTING, "")
         ui.pythonPathEdit.currentPath = self._python.program
         ui.pythonPathEdit.connect("currentPathChanged(QString)", self._onPythonChanged)
         ui.installEngineButton.connect("clicked(bool)", self._onInstall)
+        ui.freeMemoryButton.connect("clicked(bool)", self._onFreeMemory)
         ui.deviceSelector.connect("activated(int)", self._onDeviceActivated)
         ui.advancedCollapsibleButton.connect("contentsCollapsed(bool)", self._onCollapsed)
         self.selectDevice("auto")
@@ -81,8 +81,8 @@ class EnginePanel(EngineObserver):
 
     def close(self) -> None:
         """The panel goes: an answer that is still under way must not start the engine again."""
-        self._isClosed = True
         self.stopWaiting()
+        self._python.dropCheck()
 
     def onDevices(self, devices: list[dict]) -> None:
         """The engine has listed its devices."""
@@ -124,8 +124,6 @@ class EnginePanel(EngineObserver):
             self._onChecked(EngineCheck(problem=Messages.sentence(error)))
 
     def _onChecked(self, check: EngineCheck) -> None:
-        if self._isClosed:
-            return
         self._check = check
         self._showCheck()
         if not check.problem and not self._isOutdated:
@@ -145,6 +143,14 @@ class EnginePanel(EngineObserver):
     def _onInstall(self) -> None:
         if self._installMissing():
             self._engine.listDevices(self)
+
+    def _onFreeMemory(self) -> None:
+        if self._engine.isSegmenting:
+            text = _("The engine is segmenting; cancel that first.")
+        else:
+            self._engine.stop()
+            text = _("The engine has ended, and what it held is free.")
+        slicer.util.showStatusMessage(text, 3000)
 
     def _installMissing(self) -> bool:
         """Install what is missing into Slicer's Python, which asks; returns whether the engine can run then."""

@@ -73,14 +73,19 @@ class EnginePython:
             UserError: "engine-python-not-found".
         """
         launch, isSlicers = self._launchModule("conresnet.needs"), self.isSlicers
-        if self._inquiry:
-            self._inquiry.drop()
+        self.dropCheck()
 
         def onEnded(exitCode: int | None, output: str, _errors: str) -> None:
             onChecked(_evaluated(output if exitCode == 0 else "", launch.program, isSlicers))
 
         self._inquiry = ChildProcess(launch, onEnded, secondsToEnd=SECONDS_TO_CHECK)
         self._inquiry.start()
+
+    def dropCheck(self) -> None:
+        """End a check that is going on; nothing is heard of it."""
+        if self._inquiry:
+            self._inquiry.drop()
+            self._inquiry = None
 
     def install(self, missing: Sequence[str]) -> bool:
         """Install into Slicer's own Python what is missing there, each after asking.

@@ -177,6 +177,16 @@ def test_odd_figures_of_a_model_keep_nobody_from_choosing_it(
     assert "Knows nothing." in panel.ui.modelDetailsLabel.text
 
 
+def test_a_model_that_came_beside_slicer_is_there_when_the_module_is_opened_again(
+    panel: PanelDriver, tmp_path: Path
+) -> None:
+    panel.leave()
+    install_model(write_four_channels(tmp_path / "four"))
+    panel.open()
+    assert "Four channels" in titles(panel)
+    assert panel.choices.model == "hippocampus"
+
+
 def test_a_model_that_goes_while_slicer_is_open_is_said_and_takes_nothing_with_it(
     panel: PanelDriver, tmp_path: Path, models_folder: Path
 ) -> None:
@@ -186,10 +196,11 @@ def test_a_model_that_goes_while_slicer_is_open_is_said_and_takes_nothing_with_i
     for name in ("FLAIR", "T1", "T1c", "T2"):
         add_volume(name)
     shutil.rmtree(models_folder / "four")
-    panel.leave()
-    panel.open()
     panel.segment()
     assert str(models_folder / "four") in panel.status
+    panel.leave()
+    panel.open()
+    assert "not installed here" in panel.ui.applyButton.toolTip and not panel.ui.applyButton.enabled
     panel.choose_model("hippocampus")
     region = panel.ui.regionSelector.addNode()
     panel.settle()

@@ -85,6 +85,25 @@ def test_cancel_works_before_the_engine_is_there(panel: PanelDriver, volume: obj
     assert not panel.widget.logic.engine.isSegmenting
 
 
+def test_the_memory_of_an_idle_engine_can_be_freed_but_not_while_it_segments(
+    panel: PanelDriver, volume: object, head: object
+) -> None:
+    selector = panel.widget.channels.combos[0]
+    selector.setCurrentNode(volume)
+    panel.segment()
+    assert children()
+    panel.ui.freeMemoryButton.click()
+    panel.wait(lambda: not children())
+    selector.setCurrentNode(head)
+    panel.click_segment()
+    panel.wait_until_computing()
+    panel.ui.freeMemoryButton.click()
+    assert children() and panel.widget.runPanel.isRunning
+    panel.ui.cancelButton.click()
+    selector.setCurrentNode(volume)
+    assert panel.segment() is not None
+
+
 def test_diagnostics_say_what_helps_and_name_no_patient(panel: PanelDriver, volume: object) -> None:
     volume.SetName(NAME)
     panel.choices.region = None
