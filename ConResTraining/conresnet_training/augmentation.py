@@ -85,7 +85,10 @@ def _intensity_transforms(settings: Augmentation) -> list[mt.RandomizableTransfo
     steps: list[mt.RandomizableTransform] = []
     if settings.coarsening < 1:
         steps.append(mt.RandGaussianSmooth(prob=0.1, **{f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}))
-        steps.append(mt.RandSimulateLowResolution(prob=0.2, zoom_range=(settings.coarsening, 1.0)))
+        # "nearest", MONAI's default, takes voxels from one side, and so moves the image off its labels.
+        steps.append(
+            mt.RandSimulateLowResolution(prob=0.2, downsample_mode="area", zoom_range=(settings.coarsening, 1.0))
+        )
     if settings.bias_field:
         steps.append(RandCoilField(settings.bias_field))
     if settings.contrast:

@@ -11,6 +11,16 @@ from conresnet_training.warping import Warp, draw_bend, draw_turn
 
 WINDOW = (10, 16, 12)
 CORNER = np.array([6, 5, 7])
+INTENSITIES = {
+    "brightness": 0.3,
+    "contrast": 0.3,
+    "noise": 0.15,
+    "bias_field": 0.1,
+    "isolation": 1.0,
+    "coarsening": 0.5,
+}
+OFF = {name: 1 if name == "coarsening" else 0 for name in INTENSITIES}
+GEOMETRY = {"flip_axes", "scaling", "rotation_degrees", "elastic"}
 
 
 @pytest.fixture
@@ -158,3 +168,24 @@ def test_a_coil_brightens_tissue_smoothly_and_leaves_air():
         assert torch.allclose(found[image == -1], torch.tensor(-1.0), atol=1e-6)
         gain = ((found + 1) / 3)[0, 4:12, 4:12, 4:12]
         assert (gain > 0).all() and gain.std() > 1e-3 and gain.diff(dim=0).abs().max() < 0.3
+
+
+@pytest.mark.parametrize("name", sorted(set(Augmentation.model_fields) - GEOMETRY))
+@pytest.mark.parametrize("side", [24, 25])
+def test_no_change_of_intensities_moves_the_image_off_its_labels(name, side):
+    """MONAI's imitation of a low resolution moves it by most of a voxel, unless told how to take voxels together."""
+    places = torch.arange(side) - (side - 1) / 2
+    bell = torch.exp(-(places**2) / (2 * 2.5**2))
+    image = 100 * (bell[:, None, None] * bell[None, :, None] * bell)[None]
+    label = (image[0] > 5).byte()
+    changes = SampleChanges(Augmentation(**OFF | {name: INTENSITIES[name]}))
+
+    def center(image):
+        weights = (image - image.amin())[0].double()
+        sides = [weights.sum([other for other in range(3) if other != axis]) for axis in range(3)]
+        return [float((side * places).sum() / side.sum()) for side in sides]
+
+    drawn = (changes.change_intensities(image.clone(), label, np.random.default_rng(number)) for number in range(150))
+    shifts = np.array([center(changed) for changed in drawn if not torch.equal(changed, image)])
+    assert len(shifts) > 15
+    assert np.abs(shifts.mean(axis=0)).max() < 0.06 and np.abs(shifts).max() < 0.3
