@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 from monai import transforms as mt
 from monai.data import set_track_meta
 from pydantic import BaseModel, ConfigDict, Field
@@ -81,8 +82,28 @@ class SampleChanges:
         return image
 
 
-def _intensity_transforms(settings: Augmentation) -> list[mt.RandomizableTransform]:
-    steps: list[mt.RandomizableTransform] = []
+class EachChannel(mt.Randomizable):
+    """A change that is drawn for each channel by itself, as the sequences of one scan vary apart from each other.
+
+    Args:
+        change: of an image of one channel.
+    """
+
+    def __init__(self, change: mt.RandomizableTransform):
+        self.change = change
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "EachChannel":
+        """See MONAI's."""
+        self.change.set_random_state(seed, state)
+        return self
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """An image (C, S, H, W) with other intensities."""
+        return torch.cat([self.change(channel[None]) for channel in image])
+
+
+def _intensity_transforms(settings: Augmentation) -> list[mt.Randomizable]:
+    steps: list[mt.Randomizable] = []
     if settings.coarsening < 1:
         steps.append(mt.RandGaussianSmooth(prob=0.1, **{f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}))
         # "nearest", MONAI's default, takes voxels from one side, and so moves the image off its labels.
@@ -92,10 +113,11 @@ def _intensity_transforms(settings: Augmentation) -> list[mt.RandomizableTransfo
     if settings.bias_field:
         steps.append(RandCoilField(settings.bias_field))
     if settings.contrast:
-        steps.append(mt.RandAdjustContrast(prob=0.3, gamma=(1 - settings.contrast, 1 / (1 - settings.contrast))))
-        steps.append(mt.RandScaleIntensity(prob=0.5, factors=settings.contrast))
+        exponents = (1 - settings.contrast, 1 / (1 - settings.contrast))
+        steps.append(EachChannel(mt.RandAdjustContrast(prob=0.3, gamma=exponents)))
+        steps.append(EachChannel(mt.RandScaleIntensity(prob=0.5, factors=settings.contrast)))
     if settings.brightness:
-        steps.append(mt.RandShiftIntensity(prob=0.5, offsets=settings.brightness))
+        steps.append(EachChannel(mt.RandShiftIntensity(prob=0.5, offsets=settings.brightness)))
     if settings.noise:
         steps.append(mt.RandGaussianNoise(prob=0.2, std=settings.noise))
     return steps

@@ -133,6 +133,22 @@ def test_intensities_change_as_much_as_the_settings_say():
     assert not torch.equal(again[0], again[1]) and all(type(moved) is torch.Tensor for moved in again)
 
 
+@pytest.mark.parametrize("setting", ["contrast", "brightness"])
+def test_each_channel_gets_a_scale_a_shift_and_an_exponent_of_its_own(setting):
+    """Drawn together, the contrast between the sequences of a scan would never vary."""
+    changes = SampleChanges(Augmentation(**OFF | {setting: 0.3}))
+    one = torch.from_numpy(np.random.default_rng(0).random((1, 6, 6, 6), np.float32))
+    unlabelled = torch.zeros(6, 6, 6, dtype=torch.uint8)
+    draws = range(60)
+    alone = [changes.change_intensities(one, unlabelled, np.random.default_rng(number)) for number in draws]
+    both = [changes.change_intensities(one.repeat(2, 1, 1, 1), unlabelled, np.random.default_rng(n)) for n in draws]
+    apart = [not torch.equal(first, second) for first, second in both]
+    assert sum(apart) > 30
+    assert sum(torch.equal(first, one[0]) != torch.equal(second, one[0]) for first, second in both) > 10
+    if setting == "brightness":
+        assert all(torch.equal(pair[:1], single) for pair, single in zip(both, alone, strict=True))
+
+
 def test_isolation_leaves_air_around_the_labels_and_normalizes_the_rest():
     random = np.random.default_rng(4)
     image = torch.from_numpy(random.normal(5, 2, (2, 20, 20, 20)).astype(np.float32))
