@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from conresnet.boxes import bounding_box, whole_box
 from conresnet.grid import Volume
+from conresnet.inference.painting import region_mask
 from conresnet.package.description import Segment
 from conresnet_training.data_sets import DataSet
 from conresnet_training.evaluation.metrics import Figures, segment_figures
@@ -45,14 +47,37 @@ def _inside(name: str, members: Mapping[str, Sequence[int]], painted: Mapping[st
     return sorted(painted[other] for other in members if set(members[other]) <= set(members[name]))
 
 
+def crossing(values: Mapping[str, SegmentValues]) -> tuple[str, str] | None:
+    """The first two regions that overlap while neither lies inside the other; None where there are no such.
+
+    Where they overlap, a label map has a value for one of them alone.
+    """
+    for (name, item), (other_name, other) in combinations(values.items(), 2):
+        shared = set(item.truth) & set(other.truth)
+        if shared and shared != set(item.truth) and shared != set(other.truth):
+            return name, other_name
+    return None
+
+
 def compare_label_maps(
-    found: Volume, truth: Volume, values: Mapping[str, SegmentValues], tolerance_mm: float
+    found: Volume,
+    truth: Volume,
+    values: Mapping[str, SegmentValues],
+    tolerance_mm: float,
+    regions: np.ndarray | None = None,
 ) -> dict[str, Figures]:
-    """The figures of every segment of a case whose label maps lie on one grid."""
+    """The figures of every segment of a case whose label maps lie on one grid.
+
+    Args:
+        regions: where the result's regions overlap, all of each as in ``conresnet.segmentation.SegmentResult``, in the
+            order of ``values``; they are measured instead of what ``found`` has of them.
+    """
     box = bounding_box((found.array != 0) | (truth.array != 0)) or whole_box(truth.array.shape)
     ours, theirs = found.array[box], truth.array[box]
+    packed = None if regions is None else regions[(slice(None), *box)]
     spacing, voxel_ml = truth.grid.spacing[::-1], truth.grid.voxel_volume / 1000
-    return {
-        name: segment_figures(np.isin(ours, item.found), np.isin(theirs, item.truth), spacing, voxel_ml, tolerance_mm)
-        for name, item in values.items()
-    }
+    figures = {}
+    for place, (name, item) in enumerate(values.items()):
+        mask = np.isin(ours, item.found) if packed is None else region_mask(packed, place)
+        figures[name] = segment_figures(mask, np.isin(theirs, item.truth), spacing, voxel_ml, tolerance_mm)
+    return figures

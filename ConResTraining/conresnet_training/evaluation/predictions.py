@@ -6,7 +6,7 @@ from conresnet.errors import UserError
 from conresnet.result_folder import SEGMENTATION_FILE
 from conresnet_training.colors import segment_color
 from conresnet_training.data_sets import DataSet
-from conresnet_training.evaluation.label_maps import compare_label_maps, values_of_data_set
+from conresnet_training.evaluation.label_maps import compare_label_maps, crossing, values_of_data_set
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.writing import Measured, write_results
 from conresnet_training.folders import make_folder
@@ -39,7 +39,8 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
     are named in the result and not counted.
 
     Raises:
-        UserError: ``predictions-not-found``, ``unexpected-labels``, ``label-grid-differs``, or any of reading one.
+        UserError: ``predictions-not-found``, ``regions-cross``, ``unexpected-labels``, ``label-grid-differs``, or any
+            of reading one.
     """
     files = {case.name: (case, path) for case in data_set.cases if (path := _prediction(folder, case.name))}
     if not files:
@@ -51,6 +52,13 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
             path=str(folder),
         )
     values = values_of_data_set(data_set)
+    if pair := crossing(values):
+        raise UserError(
+            "regions-cross",
+            f"The regions {pair[0]} and {pair[1]} of {data_set.name} overlap in part, which a label map cannot hold; "
+            "evaluate the training run itself, or describe regions of which one lies inside the other.",
+            regions=list(pair),
+        )
     known = {*data_set.labels, *(value for item in values.values() for value in (*item.truth, *item.found))}
     cases = {}
     with counted(len(files)) as done:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from conresnet.errors import UserError
 from conresnet.grid import Volume
 from conresnet.image_files import read_channels, write_volume
@@ -72,12 +74,12 @@ def measure_runs(
     packed = [pack_runs([runs[index] for index in indices], checkpoint) for indices in groups]
     with counted(sum(map(len, groups.values()))) as done:
         for model, held_out in zip(packed, groups.values(), strict=True):
-            for case, found in _segmented(model, held_out):
+            for case, found, regions in _segmented(model, held_out):
                 file = folder / f"{case.name}.nii.gz"
                 write_volume(found.array, found.grid, file)
                 truth = read_label(case.label)
                 check_label_grid(truth, found)
-                cases[case.name] = compare_label_maps(found, truth, values, surface_tolerance_mm)
+                cases[case.name] = compare_label_maps(found, truth, values, surface_tolerance_mm, regions)
                 files[case.name] = (case, file)
                 done(case.name)
     steps = {
@@ -122,8 +124,8 @@ def _by_who_held_them_out(runs: Sequence[Run]) -> dict[tuple[int, ...], list[Cas
     return groups
 
 
-def _segmented(packed: PackedRuns, cases: Sequence[Case]) -> Iterator[tuple[Case, Volume]]:
-    """Each case with the label map that a model gives for it, which has the name of the case's first image."""
+def _segmented(packed: PackedRuns, cases: Sequence[Case]) -> Iterator[tuple[Case, Volume, np.ndarray | None]]:
+    """Each case with the label map, named like the case's first image, and the regions that a model gives for it."""
     with tempfile.TemporaryDirectory() as folder:
         package = write_package(packed.description, packed.files, Path(folder) / packed.description.name)
         model = load_model(package, "auto", "auto")
@@ -135,8 +137,8 @@ def _segmented(packed: PackedRuns, cases: Sequence[Case]) -> Iterator[tuple[Case
                     f"The case {case.name} lacks {', '.join(map(str, case.missing))}; check the data set.",
                     case=case.name,
                 )
-            labels = segment(model, read_channels(list(case.images), channels), SegmentOptions()).labels
-            yield case, replace(labels, name=str(case.images[0]))
+            result = segment(model, read_channels(list(case.images), channels), SegmentOptions())
+            yield case, replace(result.labels, name=str(case.images[0])), result.regions
 
 
 def _sentence(runs: Sequence[Run], count: int, total: int) -> str:

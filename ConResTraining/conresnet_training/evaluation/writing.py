@@ -8,7 +8,7 @@ from conresnet.atomic_file import replacing
 from conresnet.grid import Volume
 from conresnet.image_files import read_image
 from conresnet_training.data_sets import Case
-from conresnet_training.evaluation.label_maps import SegmentValues
+from conresnet_training.evaluation.label_maps import SegmentValues, crossing
 from conresnet_training.evaluation.page import make_page
 from conresnet_training.evaluation.pictures import Color, Masks, draw_case
 from conresnet_training.evaluation.results import PAGE_FILE, Evaluation, write_tables
@@ -47,9 +47,12 @@ def write_results(measured: Measured, output: Path) -> None:
 
 
 def picture_of(name: str, measured: Measured, **options) -> bytes | None:
-    """A case's PNG picture by ``draw_case``, which takes the options; None where its image is not at hand."""
+    """A case's PNG picture by ``draw_case``, which takes the options; None where its image is not at hand.
+
+    None too where regions overlap in part: the label map, from which the outlines are drawn, does not hold all of them.
+    """
     case, found_file = measured.files[name]
-    if not case.images[0].exists():
+    if not case.images[0].exists() or crossing(measured.values):
         return None
     image, found, truth = read_image(case.images[0]), read_label(found_file), read_label(case.label)
     masks = {segment: Masks(found.array, truth.array, item) for segment, item in measured.values.items()}

@@ -1,0 +1,76 @@
+"""Regions that overlap in part, of which a label map holds one alone where they do."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conresnet.errors import UserError
+from conresnet.grid import Volume
+from conresnet.inference.painting import Painter
+from conresnet.segmentation import SegmentResult
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.evaluation import runs
+from conresnet_training.evaluation.label_maps import SegmentValues, crossing
+from conresnet_training.evaluation.predictions import measure_predictions
+from conresnet_training.evaluation.writing import picture_of
+from conresnet_training.label_maps import read_label
+from training.trained_runs import finished_run, small_plan
+
+REGIONS = {"Near": [1, 2], "Far": [2, 3]}
+
+
+@pytest.fixture
+def crossing_regions(data_set):
+    """``data_set`` in nnU-Net's layout, with regions of which neither lies inside the other."""
+    description = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, **REGIONS},
+        "regions_class_order": [1, 3],
+        "file_ending": ".nii.gz",
+        "numTraining": 6,
+    }
+    for path in (data_set / "imagesTr").iterdir():
+        path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
+    (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    return data_set
+
+
+def test_a_run_is_measured_by_its_regions_rather_than_by_what_is_painted(crossing_regions, tmp_path, monkeypatch):
+    labels = {str(case.images[0]): case.label for case in read_data_set(crossing_regions).cases}
+
+    def perfect(model, channels, _options):
+        truth = read_label(labels[channels[0].name]).array
+        masks = np.stack([np.isin(truth, values) for values in REGIONS.values()]).astype(np.float32)
+        packed = np.zeros((1, *truth.shape), np.uint8)
+        painted = Painter(model.description.output).paint(masks, packed=packed)
+        assert not np.array_equal(np.isin(painted, [1]), masks[0])
+        return SegmentResult(Volume(painted, channels[0].grid, ""), {}, {}, packed)
+
+    monkeypatch.setattr(runs, "segment", perfect)
+    run = finished_run(small_plan(crossing_regions), tmp_path / "run")
+    (tmp_path / "out").mkdir()
+    measured = runs.measure_runs([run], tmp_path / "out")
+    assert list(measured.evaluation.cases) == ["case_0", "case_3"]
+    for figures in measured.evaluation.cases.values():
+        assert all(figures[name]["dice"] == 1 and figures[name]["volume_difference_ml"] == 0 for name in REGIONS)
+    assert picture_of("case_0", measured) is None, "its outlines would be of what is painted"
+
+
+def test_label_maps_of_such_regions_are_refused(crossing_regions, predictions):
+    with pytest.raises(UserError, match=r"Near and Far of .* overlap in part, .*; evaluate the training run") as raised:
+        measure_predictions(predictions, read_data_set(crossing_regions))
+    assert raised.value.code == "regions-cross"
+
+
+@pytest.mark.parametrize(
+    ("truths", "pair"),
+    [
+        ([(1, 2, 4), (1, 4), (4,)], None),
+        ([(1,), (2,), (3, 4)], None),
+        ([(1, 2), (1, 2)], None),
+        ([(1, 2, 3), (1, 2), (2, 3)], ("1", "2")),
+    ],
+)
+def test_regions_cross_where_neither_holds_the_other(truths, pair):
+    assert crossing({str(place): SegmentValues(own, own) for place, own in enumerate(truths)}) == pair
