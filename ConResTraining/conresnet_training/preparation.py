@@ -18,6 +18,7 @@ from conresnet.preparation import PreparedCase, prepare
 from conresnet_training.data_sets import Case
 from conresnet_training.grid_difference import grid_difference
 from conresnet_training.label_maps import check_expected, label_counts, read_label
+from conresnet_training.label_places import LabelPlaces, index_of_labels
 
 # So many slices of the image are computed at a time.
 SLAB = 16
@@ -34,7 +35,7 @@ class TrainingCase:
     name: str
     image_file: Path
     label_file: Path
-    labelled_file: Path
+    places_file: Path
 
     @property
     def image(self) -> np.ndarray:
@@ -47,9 +48,9 @@ class TrainingCase:
         return np.load(self.label_file, mmap_mode="r")
 
     @property
-    def labelled(self) -> np.ndarray:
-        """Flat indices into ``label`` of the voxels that are not 0, rising."""
-        return np.load(self.labelled_file, mmap_mode="r")
+    def places(self) -> LabelPlaces:
+        """Where in ``label`` each value is."""
+        return LabelPlaces(np.load(self.places_file, mmap_mode="r"))
 
 
 def prepare_case(
@@ -70,9 +71,9 @@ def prepare_case(
             the sentence names the case.
     """
     stem = f"{file_stem(case.name)}_{_state(case, model)}"
-    image_file, label_file, labelled_file = (folder / f"{stem}_{part}.npy" for part in ("image", "label", "labelled"))
-    # The label map is written last: where it is, the others are whole.
-    if not label_file.exists():
+    image_file, label_file, places_file = (folder / f"{stem}_{part}.npy" for part in ("image", "label", "places"))
+    # The places are written last: where they are, the others are whole.
+    if not places_file.exists():
         for old in folder.glob("*.npy"):
             if re.fullmatch(rf"{re.escape(file_stem(case.name))}_[0-9a-f]{{12}}_[a-z]+\.npy", old.name):
                 old.unlink()
@@ -80,12 +81,12 @@ def prepare_case(
             prepared, label = _read(case, model, labels)
             _write_image(prepared, image_file)
             array = _label(label, prepared.space)
-            _write_array(np.flatnonzero(array), labelled_file)
             _write_array(array, label_file)
+            _write_array(index_of_labels(array), places_file)
         except UserError as error:
             values = {**error.values, "case": case.name}
             raise UserError(error.code, f"Case {case.name}: {error.message}", **values) from error
-    return TrainingCase(case.name, image_file, label_file, labelled_file)
+    return TrainingCase(case.name, image_file, label_file, places_file)
 
 
 def _state(case: Case, model: ModelDescription) -> str:

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from conresnet_training.augmentation import SampleChanges
 from conresnet_training.boundary import signed_distances
+from conresnet_training.label_places import LabelPlaces
 from conresnet_training.preparation import TrainingCase
 
 
@@ -24,7 +25,7 @@ class Sampling:
 
     Args:
         seed: of the whole run.
-        foreground_share: of the samples, those around a labelled voxel.
+        foreground_share: of the samples, those around a voxel of the targets.
         balanced: draw one of the segments that the case has first, so that small ones come as often as large ones.
         distances: give the targets' signed distances too, see ``conresnet_training.boundary``.
         answered: size (S, H, W) of the central part of a window that a network answers for, if not for all. That part
@@ -39,7 +40,7 @@ class Sampling:
 
 
 class TrainingSamples(Dataset):
-    """Windows around random places of the cases, some at a labelled voxel, augmented.
+    """Windows around random places of the cases, some at a voxel of the targets, augmented.
 
     Sample ``n`` is (image (C, S, H, W), target (segments, S, H, W)), both float32 of the window's size, and with
     ``sampling.distances`` a third of the target's shape.
@@ -61,6 +62,8 @@ class TrainingSamples(Dataset):
         sampling: Sampling,
     ):
         self.cases, self.window, self.changes, self.sampling = cases, tuple(window), changes, sampling
+        # 0 is what no target has, whatever they say.
+        self._targets = [sorted({*values} - {0}) for values in targets]
         # For each segment, 1 for the label values that belong to it.
         self._belonging = np.stack([np.isin(np.arange(256), values) for values in targets]).astype(np.float32)
 
@@ -95,21 +98,20 @@ class TrainingSamples(Dataset):
         shape, window = np.array(label.shape), np.array(self.sampling.answered or self.window)
         free = shape - window
         low, high = np.minimum(free, 0), np.maximum(free, 0)
-        if around and len(labelled := self._centers(case, label, random)):
-            center = np.array(np.unravel_index(int(labelled[random.integers(len(labelled))]), label.shape))
+        if around and (place := self._center(case.places, random)) is not None:
+            center = np.array(np.unravel_index(place, label.shape))
             # The voxel is anywhere in the window: at its edge alone, a turn would put it outside.
             low, high = np.maximum(center - window + 1, low), np.minimum(center, high)
         return random.integers(low, np.maximum(low, high) + 1) - (np.array(self.window) - window) // 2
 
-    def _centers(self, case: TrainingCase, label: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Flat indices of the voxels around one of which the window lies."""
-        labelled = case.labelled
-        if not self.sampling.balanced or not len(labelled):
-            return labelled
-        values = label.reshape(-1)[labelled]
-        of_segments = [np.flatnonzero(belonging[values]) for belonging in self._belonging]
-        present = [places for places in of_segments if len(places)]
-        return labelled[present[random.integers(len(present))]] if present else labelled
+    def _center(self, places: LabelPlaces, random: np.random.Generator) -> int | None:
+        """Flat index of a voxel of the targets around which the window lies; None where the case has none."""
+        present = [values for values in self._targets if places.count(values)]
+        if not present:
+            return None
+        if self.sampling.balanced:
+            return places.draw(present[random.integers(len(present))], random)
+        return places.draw(sorted(set().union(*present)), random)
 
 
 class StepSamples(Sampler[list[int]]):

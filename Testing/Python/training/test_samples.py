@@ -11,6 +11,7 @@ import torch
 
 from conresnet_training.augmentation import Augmentation, SampleChanges
 from conresnet_training.boundary import signed_distances
+from conresnet_training.label_places import LabelPlaces, index_of_labels
 from conresnet_training.preparation import TrainingCase
 from conresnet_training.samples import Sampling, StepSamples, TrainingSamples
 
@@ -27,8 +28,8 @@ class Case:
     label: np.ndarray
 
     @property
-    def labelled(self) -> np.ndarray:
-        return np.flatnonzero(self.label)
+    def places(self) -> LabelPlaces:
+        return LabelPlaces(index_of_labels(self.label))
 
 
 def case(name: str, shape: tuple[int, int, int]) -> Case:
@@ -154,6 +155,19 @@ def test_balanced_segments_come_as_often_however_small():
     assert sum(bool(uniform[number][1][1].any()) for number in range(60)) <= 3
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_windows_lie_around_the_targets_whatever_else_is_labelled(balanced):
+    """One small organ of a data set with many was in hardly any window."""
+    item = case("a", (60, 60, 60))
+    item.label[...] = 1
+    item.label[50, 50, 50] = 7
+    changes, sampling = SampleChanges(STILL), Sampling(0, 1.0, balanced=balanced)
+    drawn = TrainingSamples([item], WINDOW, [[7], [9]], changes, sampling)
+    assert all(drawn[number][1][0].any() for number in range(20))
+    elsewhere = TrainingSamples([item], WINDOW, [[9]], changes, sampling)
+    assert len({float(elsewhere[number][0].min()) for number in range(20)}) > 10
+
+
 def test_distances_are_of_the_augmented_target():
     item = case("a", (20, 30, 20))
     item.label[5:12, 8:20, 5:12] = 1
@@ -188,8 +202,8 @@ def test_processes_share_each_step_between_them():
 def test_many_cases_hold_no_files_open_and_are_handed_over_as_names(tmp_path):
     """Complaint 27: processes that make samples get no arrays, and no limit of open files is met."""
     item = case("a", (20, 20, 20))
-    files = [tmp_path / f"{part}.npy" for part in ("image", "label", "labelled")]
-    for array, file in zip((item.image, item.label, item.labelled), files, strict=True):
+    files = [tmp_path / f"{part}.npy" for part in ("image", "label", "places")]
+    for array, file in zip((item.image, item.label, index_of_labels(item.label)), files, strict=True):
         np.save(file, array)
     many = samples([TrainingCase(str(number), *files) for number in range(1000)])
     open_before = psutil.Process().num_fds()

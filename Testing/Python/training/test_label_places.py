@@ -1,0 +1,52 @@
+"""Voxels drawn by their label value."""
+
+import numpy as np
+
+from conresnet_training.label_places import VALUES, LabelPlaces, index_of_labels
+
+
+def label_map() -> np.ndarray:
+    """Of 255 a voxel, of 1 half of all."""
+    label = np.random.default_rng(0).choice(np.array([0, 1, 2, 7], np.uint8), (6, 10, 8), p=[0.3, 0.5, 0.15, 0.05])
+    label[3, 2, 1] = 255
+    return label
+
+
+def test_the_index_holds_every_labelled_voxel_by_its_value():
+    label = label_map()
+    index = index_of_labels(label)
+    counts = np.bincount(label.ravel(), minlength=VALUES)
+    assert index[0] == 0 and np.array_equal(index[1:VALUES], counts[1:])
+    assert np.array_equal(label.ravel()[index[VALUES:]], np.sort(label[label > 0]))
+    assert np.array_equal(np.sort(index[VALUES:]), np.flatnonzero(label))
+    assert np.array_equal(index_of_labels(np.zeros((2, 3, 4), np.uint8)), np.zeros(VALUES))
+
+
+def test_every_voxel_of_the_values_is_as_likely_and_no_other_is_drawn():
+    label = label_map()
+    places, random = LabelPlaces(index_of_labels(label)), np.random.default_rng(1)
+    for values in ([2], [255], [7, 2], [1, 255, 9]):
+        there = np.flatnonzero(np.isin(label, values))
+        assert places.count(values) == len(there)
+        drawn = np.bincount([places.draw(values, random) for _ in range(100 * len(there))], minlength=label.size)
+        assert drawn.sum() == drawn[there].sum() and 50 < drawn[there].min() and drawn[there].max() < 160
+    assert places.count([9]) == places.count([]) == places.count([0]) == 0
+
+
+def test_a_draw_looks_at_one_voxel_however_many_there_are():
+    """Walking all labelled voxels took most of a sample's time where many segments are balanced."""
+
+    class Watched:
+        def __init__(self, index):
+            self.index, self.read = index, []
+
+        def __getitem__(self, place):
+            found = self.index[place]
+            self.read.append(np.size(found))
+            return found
+
+    index = Watched(index_of_labels(label_map()))
+    places = LabelPlaces(index)
+    for number in range(20):
+        places.draw([1, 2], np.random.default_rng(number))
+    assert index.read == [VALUES] + [1] * 20
