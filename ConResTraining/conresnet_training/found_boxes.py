@@ -10,7 +10,7 @@ from torch import nn
 from conresnet.boxes import Box
 from conresnet.inference.components import small_components
 from conresnet.systems.coarse_to_fine import crop
-from conresnet_training.held_out import found_segments
+from conresnet_training.held_out import found_segments, segment_mask
 from conresnet_training.preparation import TrainingCase
 
 
@@ -41,7 +41,10 @@ class FoundBoxes:
             device = next(self.network.parameters()).device
             image = torch.from_numpy(case.image.copy())
             found = found_segments(self.network, image, self.window, self.segments, self.exclusive, device)
-            masks = [mask.astype(bool) for mask in found.cpu().numpy()]
-            kept = [mask & ~small_components(mask, self.smallest) for mask in masks if mask.any()]
-            self._boxes[case.name] = crop(np.any(kept, axis=0), self.margin) if kept else None
+            kept = np.zeros(found.shape[-3:], bool)
+            for segment in range(self.segments):
+                mask = segment_mask(found, segment)
+                if mask.any():
+                    kept |= mask & ~small_components(mask, self.smallest)
+            self._boxes[case.name] = crop(kept, self.margin) if kept.any() else None
         return self._boxes[case.name]

@@ -1,5 +1,7 @@
 """Validation on whole cases, and in the boxes that a coarse network finds."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from conresnet.image_files import read_volume
 from conresnet_training.found_boxes import FoundBoxes
-from conresnet_training.held_out import HeldOutCases, dice_of_cases
+from conresnet_training.held_out import HeldOutCases, dice_of_cases, found_segments
+from peak_memory import PEAK_MEMORY, REASON
 
 ARGUMENTS = {"margin": 2, "smallest_component": 0.2}
 CPU = torch.device("cpu")
@@ -66,3 +70,54 @@ def test_what_lies_outside_the_box_counts_as_missed():
     item = case(label == 1, label)
     assert dice(Bright(), item, lambda case: (slice(0, 12), slice(0, 20), slice(0, 16))) == pytest.approx(2 * 8 / 24)
     assert dice(Bright(), item, boxes(Bright())) == 1
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_dice_is_that_of_the_masks_of_a_real_case(hippocampus_image, hippocampus_label, exclusive):
+    """Counted by label value, without a mask of the whole case for each segment."""
+    image, label = (read_volume(path).array for path in (hippocampus_image, hippocampus_label))
+    item = SimpleNamespace(name="a", image=((image - image.mean()) / image.std())[None].astype(np.float32), label=label)
+    targets, box = [[1], [2]] if exclusive else [[1, 2], [2]], (slice(3, 99), slice(0, 40), slice(5, 30))
+    torch.manual_seed(0)
+    convolution = nn.Conv3d(1, len(targets) + exclusive, 5, padding="same")
+
+    class Network(nn.Module):
+        def forward(self, x, wanted):
+            return {"segmentation": 3 * convolution(x)}
+
+    cases = HeldOutCases([item], targets, lambda case: box)
+    found = dice_of_cases(Network(), cases, [0], (24, 24, 24), exclusive, CPU, lambda: False)[0]
+    with torch.no_grad():
+        segments = found_segments(Network(), cases[0][0], (24, 24, 24), len(targets), exclusive, CPU)
+    for place, values in enumerate(targets):
+        mask, truth = np.zeros(label.shape, bool), np.isin(label, values)
+        mask[box] = segments == place + 1 if exclusive else segments[place]
+        expected = 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth))
+        assert 0.05 < expected < 0.95 and float(found[place]) == pytest.approx(expected, abs=1e-6)
+
+
+VALIDATION = f"""
+import numpy as np, torch
+from types import SimpleNamespace
+from conresnet_training.held_out import HeldOutCases, dice_of_cases
+
+segments, side = 13, 96
+class Network(torch.nn.Module):
+    def forward(self, x, wanted):
+        return {{"segmentation": torch.zeros(1, segments + 1, *x.shape[2:])}}
+
+label = np.random.default_rng(0).integers(0, segments + 1, (side,) * 3).astype(np.uint8)
+case = SimpleNamespace(name="a", image=np.zeros((1, *label.shape), np.float32), label=label)
+cases = HeldOutCases([case], [[value + 1] for value in range(segments)])
+before = int(open("/proc/self/statm").read().split()[1]) * 4096
+dice_of_cases(Network(), cases, [0], (32,) * 3, True, torch.device("cpu"), lambda: False)
+print(({PEAK_MEMORY} - before) / segments / label.size)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
+def test_validation_holds_little_more_than_the_logits():
+    """They take 4 bytes a voxel and segment; with masks and targets as floats it was 18, for many organs over 9 GB."""
+    command = [sys.executable, "-c", VALIDATION]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    assert 4 < float(done.stdout) < 8
