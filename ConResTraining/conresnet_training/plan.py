@@ -73,6 +73,20 @@ class Plan(BaseModel):
             raise ValueError(f"targets must name the segments {', '.join(segments)}")
         return self
 
+    @model_validator(mode="after")
+    def _labels_share_no_value(self) -> "Plan":
+        """A voxel of two labels would be less than no background, and its loss without a bound."""
+        output, owners = self.description.output, {}
+        for name in (segment.name for segment in output.segments) if output.kind == "labels" else ():
+            for value in set(self.targets[name]):
+                if value in owners:
+                    raise ValueError(
+                        f"the targets {owners[value]} and {name} share the label value {value}; give it to one of "
+                        "them, or set model.output.kind to regions"
+                    )
+                owners[value] = name
+        return self
+
     @property
     def description(self) -> ModelDescription:
         """The model's description, checked."""

@@ -45,6 +45,10 @@ def test_every_line_may_be_edited(plan_file):
         (lambda plan: plan["training"].update(steps=-1), "training.steps"),
         (lambda plan: plan["training"].update(stepz=9), "training.stepz"),
         (lambda plan: plan["targets"].pop("Far box"), "targets must name the segments"),
+        (
+            lambda plan: plan["targets"].update({"Far box": [3, 1, 1]}),
+            "the targets Near box and Far box share the label value 1; .* set model.output.kind to regions",
+        ),
         (lambda plan: plan["model"]["inference"].update(window=[0, 8, 8]), "inference.window"),
         (lambda plan: plan.pop("model"), "model"),
     ],
@@ -56,6 +60,15 @@ def test_wrong_line_is_named(plan_file, edit, names):
     with pytest.raises(UserError, match=names) as raised:
         read_plan(plan_file)
     assert str(plan_file) in raised.value.message
+
+
+def test_regions_may_share_values(plan_file):
+    content = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
+    content["targets"]["Far box"] = [1, 2]
+    content["model"]["output"]["kind"] = "regions"
+    content["model"]["system"]["networks"][0]["arguments"]["outputs"] = 2
+    plan_file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    assert read_plan(plan_file).targets["Far box"] == [1, 2]
 
 
 def test_file_that_is_no_plan(plan_file, tmp_path):
