@@ -96,6 +96,7 @@ def plan_with_reasons(
         folds=min(Training().folds, len(data_set.cases)),
         workers=budget.workers,
         steps_between_checkpoints=max(Training().steps_between_checkpoints, steps // VALIDATIONS),
+        balanced_segments=True,
     )
     changes = Augmentation(flip_axes=planned_flips(found.orientation, list(targets)))
     plan = Plan(data=folder.resolve(), targets=targets, training=training, augmentation=changes, model=model)

@@ -70,6 +70,9 @@ def reasons(made: Planned) -> list[Reason]:
         *_of_networks(made),
         _flips(made),
         Reason(output["kind"], listed([segment["name"] for segment in output["segments"]], MOST_LISTED), kind),
+        Reason(
+            "samples", f"{training.foreground_share:.0%} around segments", "each segment as often, however small it is"
+        ),
         Reason("steps", str(training.steps), made.steps),
         Reason("folds", str(training.folds), "of which a run holds one out"),
     ]
