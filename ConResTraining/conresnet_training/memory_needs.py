@@ -51,24 +51,27 @@ class Budget:
             and not the time, so 16 is tried first there.
         source: where the figure comes from, for people.
         workers: processes that make samples. On a processor they would compete with the network for its cores.
+        is_gpu: whether it is a GPU's memory, so that a GPU makes the steps.
     """
 
     bytes: int
     widths: tuple[int, ...]
     source: str
     workers: int = 1
+    is_gpu: bool = False
 
     @classmethod
     def given(cls, gigabytes: float) -> "Budget":
         """For a GPU with so much memory."""
-        return cls(int(gigabytes * 2**30), (32, 16, 8), f"{gigabytes:g} GB of GPU memory, as you said")
+        return cls(int(gigabytes * 2**30), (32, 16, 8), f"{gigabytes:g} GB of GPU memory, as you said", is_gpu=True)
 
     @classmethod
     def here(cls) -> "Budget":
         """What is free on this computer: of its first GPU where torch sees one, else of its memory."""
         if torch.cuda.is_available():
             free = torch.cuda.mem_get_info()[0]
-            return cls(free, (32, 16, 8), f"{free / 2**30:.1f} GB free on {torch.cuda.get_device_name()}")
+            source = f"{free / 2**30:.1f} GB free on {torch.cuda.get_device_name()}"
+            return cls(free, (32, 16, 8), source, is_gpu=True)
         free = _free_memory()
         source = f"{free / 2**30:.1f} GB free on this computer, which has no GPU for torch"
         return cls(free, (16, 8), source, workers=0)

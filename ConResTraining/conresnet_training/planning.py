@@ -23,8 +23,12 @@ from conresnet_training.system_catalogue import DEFAULT, Catalogued, catalogued
 from conresnet_training.system_networks import Frame
 
 # The shipped hippocampus model saw each case that it was trained on 56 times; this is somewhat more. The least is for
-# few cases, which augmentation makes more of; the most bounds the time.
+# few cases, which augmentation makes more of; the most bounds the time. A GPU makes many more
+# steps in that time, and networks go on gaining from them: nnU-Net makes 250,000 whatever the data.
 STEPS_A_CASE, FEWEST_STEPS, MOST_STEPS = 30, 2000, 30_000
+FEWEST_STEPS_OF_GPU, MOST_STEPS_OF_GPU = 50_000, 250_000
+# What the average holds is of the last ninth of the steps, at most of a thousand, so that short runs bear it too.
+WEIGHT_AVERAGE = 0.999
 # In names of segments; L and R stand for sides in many lists of labels.
 SIDES = {"left", "right", "l", "r", "lh", "rh", "lt", "rt"}
 # Millimeters; a scan of any region of an adult's body has a side that is longer.
@@ -89,7 +93,7 @@ def plan_with_reasons(
     model["system"] = entry.system(replace(frame, base_width=fit.width, batch=fit.batch))
     if entry.coarse_to_fine:
         model["system"]["arguments"]["smallest_component"] = planned_share(data_set, targets)
-    steps = min(max(STEPS_A_CASE * len(data_set.cases), FEWEST_STEPS), MOST_STEPS)
+    steps, why_steps = planned_steps(len(data_set.cases), budget.is_gpu, entry.stages)
     training = Training(
         steps=steps,
         batch=fit.batch,
@@ -97,10 +101,11 @@ def plan_with_reasons(
         workers=budget.workers,
         steps_between_checkpoints=max(Training().steps_between_checkpoints, steps // VALIDATIONS),
         balanced_segments=True,
+        weight_average=WEIGHT_AVERAGE,
     )
     changes = Augmentation(flip_axes=planned_flips(found.orientation, list(targets)))
     plan = Plan(data=folder.resolve(), targets=targets, training=training, augmentation=changes, model=model)
-    return plan, reasons(Planned(plan, entry, data_set, found, wanted, fit, budget, _why_steps(steps, entry)))
+    return plan, reasons(Planned(plan, entry, data_set, found, wanted, fit, budget, why_steps))
 
 
 def planned_window(found: Survey, largest: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -114,6 +119,16 @@ def planned_flips(orientation: str, names: Sequence[str]) -> list[str]:
     if any(SIDES & set(words_of(name)) for name in names):
         return []
     return [axis for axis, letter in zip(AXES, orientation, strict=True) if letter in "LR"]
+
+
+def planned_steps(cases: int, is_gpu: bool, stages: int) -> tuple[int, str]:
+    """How many steps each of the stages takes, and why."""
+    fewest, most = (FEWEST_STEPS_OF_GPU, MOST_STEPS_OF_GPU) if is_gpu else (FEWEST_STEPS, MOST_STEPS)
+    steps = min(max(STEPS_A_CASE * cases, fewest), most)
+    bound = {fewest: " (the least)", most: " (the most)"}.get(steps, "")
+    if is_gpu and bound:
+        bound = f"{bound[:-1]} on a GPU, whose steps are quick; nnU-Net makes 250,000)"
+    return steps, f"{STEPS_A_CASE} for each case{bound}{f', in each of {stages} stages' if stages > 1 else ''}"
 
 
 def is_of_crops(found: Survey) -> bool:
@@ -206,12 +221,6 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
             "mirror_axes": [],
         },
     }
-
-
-def _why_steps(steps: int, entry: Catalogued) -> str:
-    bound = {FEWEST_STEPS: " (the least)", MOST_STEPS: " (the most)"}.get(steps, "")
-    stages = f", in each of {entry.stages} stages" if entry.stages > 1 else ""
-    return f"{STEPS_A_CASE} for each case{bound}{stages}"
 
 
 def _plain_name(name: str) -> str:

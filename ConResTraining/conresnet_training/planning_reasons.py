@@ -74,6 +74,11 @@ def reasons(made: Planned) -> list[Reason]:
             "samples", f"{training.foreground_share:.0%} around segments", "each segment as often, however small it is"
         ),
         Reason("steps", str(training.steps), made.steps),
+        Reason(
+            "averaging",
+            f"{training.weight_average:g}",
+            "the mean of the last steps' weights, steadier than any one step's, is validated and exported",
+        ),
         Reason("folds", str(training.folds), "of which a run holds one out"),
     ]
 

@@ -1,18 +1,26 @@
-"""How a plan trains: on which samples."""
+"""How a plan trains: for how long, on which samples, and with which weights in the end."""
 
 import pytest
 
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.memory_needs import Budget
-from conresnet_training.planning import plan_with_reasons
+from conresnet_training.planning import plan_with_reasons, planned_steps
 from training.data_folders import decathlon
+
+
+@pytest.mark.parametrize(("cases", "steps"), [(2, 50_000), (1251, 50_000), (2000, 60_000), (20_000, 250_000)])
+def test_a_gpu_makes_more_steps(cases, steps):
+    """Two thousand steps end long before a network has learned what it can, and take a GPU little time."""
+    made, why = planned_steps(cases, True, 1)
+    assert made == steps and ("on a GPU" in why) == (steps != 60_000)
+    assert planned_steps(cases, True, 2)[1] == f"{why}, in each of 2 stages"
 
 
 @pytest.fixture
 def planned(tmp_path):
-    """A plan, and what is said of each of its lines."""
+    """A plan for a GPU, and what is said of each of its lines."""
     folder = decathlon(tmp_path / "set")
-    plan, reasons = plan_with_reasons(read_data_set(folder), folder, Budget(64 * 2**30, (16, 8), "plenty"))
+    plan, reasons = plan_with_reasons(read_data_set(folder), folder, Budget(64 * 2**30, (16, 8), "plenty", is_gpu=True))
     return plan, {reason.what: f"{reason.value}: {reason.why}" for reason in reasons}
 
 
@@ -20,3 +28,10 @@ def test_rare_segments_are_drawn_as_often_as_others(planned):
     plan, said = planned
     assert plan.training.balanced_segments
     assert said["samples"] == "50% around segments: each segment as often, however small it is"
+
+
+def test_weights_are_averaged_and_a_gpus_steps_explained(planned):
+    plan, said = planned
+    assert (plan.training.weight_average, plan.training.steps) == (0.999, 50_000)
+    assert said["averaging"].startswith("0.999: ") and "nnU-Net makes 250,000" in said["steps"]
+    assert Budget.given(8).is_gpu
