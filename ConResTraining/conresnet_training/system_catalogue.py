@@ -19,7 +19,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from conresnet.errors import UserError
-from conresnet.inference.windows import MULTIPLE
 from conresnet.package.description import FORMAT_VERSION
 from conresnet.package.system_checks import COARSE_TO_FINE
 from conresnet_training.system_inputs import (
@@ -71,7 +70,8 @@ class Catalogued:
     build: Build
     prepare: Callable[[dict[str, Any]], None] = as_planned
     largest_window: tuple[int, int, int] = CONRESNET_WINDOW
-    window_step: int = MULTIPLE
+    # conresnet.inference.windows.MULTIPLE, which is no part of a help that shall come at once.
+    window_step: int = 8
     stages: int = 1
     coarse_to_fine: bool = False
 
