@@ -18,19 +18,18 @@ from conresnet_training.memory_needs import BATCH, Budget, fit_memory
 from conresnet_training.plan import Plan, Training
 from conresnet_training.planning_inputs import plan_inputs, words_of
 from conresnet_training.planning_reasons import Planned, Reason, reasons
+from conresnet_training.sides import speak_of_sides
 from conresnet_training.survey import Survey, survey
 from conresnet_training.system_catalogue import DEFAULT, Catalogued, catalogued
 from conresnet_training.system_networks import Frame
 
 # The shipped hippocampus model saw each case that it was trained on 56 times; this is somewhat more. The least is for
-# few cases, which augmentation makes more of; the most bounds the time. A GPU makes many more
-# steps in that time, and networks go on gaining from them: nnU-Net makes 250,000 whatever the data.
+# few cases, which augmentation makes more of; the most bounds the time. A GPU makes many more steps in that time, and
+# networks go on gaining from them: nnU-Net makes 250,000 whatever the data.
 STEPS_A_CASE, FEWEST_STEPS, MOST_STEPS = 30, 2000, 30_000
 FEWEST_STEPS_OF_GPU, MOST_STEPS_OF_GPU = 50_000, 250_000
 # What the average holds is of the last ninth of the steps, at most of a thousand, so that short runs bear it too.
 WEIGHT_AVERAGE = 0.999
-# In names of segments; L and R stand for sides in many lists of labels.
-SIDES = {"left", "right", "l", "r", "lh", "rh", "lt", "rt"}
 # Millimeters; a scan of any region of an adult's body has a side that is longer.
 SHORTEST_SCAN = 100
 # A run validates so often, unless that were more often than by default.
@@ -116,7 +115,7 @@ def planned_window(found: Survey, largest: tuple[int, int, int]) -> tuple[int, i
 
 def planned_flips(orientation: str, names: Sequence[str]) -> list[str]:
     """The axis from left to right, unless segments are named for a side."""
-    if any(SIDES & set(words_of(name)) for name in names):
+    if speak_of_sides(names):
         return []
     return [axis for axis, letter in zip(AXES, orientation, strict=True) if letter in "LR"]
 
