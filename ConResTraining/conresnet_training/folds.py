@@ -16,14 +16,26 @@ Split = tuple[list[Case], list[Case]]
 
 
 def split(data_set: DataSet, plan: Plan, fold: int) -> Split:
-    """(training cases, held-out cases) of a fold: fold k of n holds out every n-th case by name, from the k-th on."""
-    cases = data_set.cases
-    held_out = list(cases[fold :: plan.training.folds])
-    names = {case.name for case in held_out}
+    """(training cases, held-out cases) of a fold.
+
+    A file of the data set that gives as many folds as the plan has is followed. Else fold k of n holds out every n-th
+    patient by name, from the k-th on, with all time points: a patient on both sides would be known already.
+
+    Raises:
+        UserError: ``too-few-cases``.
+    """
+    cases, folds = data_set.cases, plan.training.folds
+    if len(data_set.held_out) == folds:
+        names = data_set.held_out[fold]
+    else:
+        patients = set(data_set.patients[fold::folds])
+        names = {case.name for case in cases if case.patient in patients}
     training = [case for case in cases if case.name not in names]
+    held_out = [case for case in cases if case.name in names]
     if not training or not held_out:
-        folds = plan.training.folds
-        raise UserError("too-few-cases", f"{len(cases)} cases do not make {folds} folds; plan fewer folds.")
+        count = len(data_set.patients)
+        of = f" of {count} {'patient' if count == 1 else 'patients'}" if count < len(cases) else ""
+        raise UserError("too-few-cases", f"{len(cases)} cases{of} do not make {folds} folds; plan fewer folds.")
     return training, held_out
 
 

@@ -96,7 +96,7 @@ def plan_with_reasons(
     training = Training(
         steps=steps,
         batch=fit.batch,
-        folds=min(Training().folds, len(data_set.cases)),
+        folds=len(data_set.held_out) or min(Training().folds, len(data_set.patients)),
         workers=budget.workers,
         steps_between_checkpoints=max(Training().steps_between_checkpoints, steps // VALIDATIONS),
         balanced_segments=True,
@@ -141,6 +141,12 @@ def _check(data_set: DataSet, folder: Path, choices: Choices, entry: Catalogued)
         raise UserError(
             "too-few-cases",
             f"{folder} has one case, which cannot be both trained on and held out; add further cases.",
+            path=str(folder),
+        )
+    if len(data_set.patients) < 2 and not data_set.held_out:
+        raise UserError(
+            "too-few-cases",
+            f"{folder} has cases of one patient, who cannot be both trained on and held out; add those of others.",
             path=str(folder),
         )
     if choices.kind == "regions" and not data_set.regions:

@@ -6,6 +6,7 @@ from typing import Any
 
 from conresnet.inference.windows import MULTIPLE
 from conresnet_training.data_sets import DataSet
+from conresnet_training.data_sets.splits import SPLITS_FILE
 from conresnet_training.memory_needs import Budget, Fit
 from conresnet_training.plan import Plan
 from conresnet_training.survey import Survey
@@ -79,7 +80,7 @@ def reasons(made: Planned) -> list[Reason]:
             f"{training.weight_average:g}",
             "the mean of the last steps' weights, steadier than any one step's, is validated and exported",
         ),
-        Reason("folds", str(training.folds), "of which a run holds one out"),
+        Reason("folds", str(training.folds), _why_folds(made.data_set)),
     ]
 
 
@@ -159,3 +160,12 @@ def _of_networks(made: Planned) -> Iterator[Reason]:
         share = system["arguments"]["smallest_component"]
         dropped = f"under {share:.0%} of a segment" if share else "none"
         yield Reason("dropped components", dropped, "what the labels themselves can spare, of the paper's 20 % and 5 %")
+
+
+def _why_folds(data_set: DataSet) -> str:
+    why = "of which a run holds one out"
+    if data_set.held_out:
+        return f"{why}; {SPLITS_FILE} says which cases, while the plan has as many folds"
+    if len(data_set.patients) < len(data_set.cases):
+        why += f"; the time points of each of the {len(data_set.patients)} patients stay together"
+    return f"{why}; {SPLITS_FILE} is not followed: {data_set.unused_splits}" if data_set.unused_splits else why

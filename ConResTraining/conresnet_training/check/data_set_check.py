@@ -8,6 +8,7 @@ import numpy as np
 from conresnet_training.check.case_check import check_case
 from conresnet_training.check.report import WARNING, CaseReport, Finding, SetReport
 from conresnet_training.data_sets import DataSet
+from conresnet_training.data_sets.splits import SPLITS_FILE
 
 # A case stands out whose spacing, or size in voxels, is so many times the median or a part of it, of so many cases.
 SPACING_FACTOR, SIZE_FACTOR, FEWEST_TO_COMPARE = 2, 3, 5
@@ -55,8 +56,12 @@ def _note_outliers(cases: list[CaseReport], attribute: str, what: str, unit: str
 
 
 def _of_the_whole(data_set: DataSet, cases: list[CaseReport]) -> list[Finding]:
-    """Labels that no case has, once any label map could be read."""
+    """Folds that are not as a file gives them, and labels that no case has, once any label map could be read."""
+    found = []
+    if data_set.unused_splits:
+        sentence = f"{SPLITS_FILE} is not followed: {data_set.unused_splits}"
+        found.append(Finding(WARNING, "splits-not-followed", sentence))
     if not any(case.label_ml for case in cases):
-        return []
+        return found
     unused = [name for name in data_set.labels.values() if not any(case.label_ml.get(name) for case in cases)]
-    return [Finding(WARNING, "label-unused", f"no case has the label {name}") for name in unused]
+    return found + [Finding(WARNING, "label-unused", f"no case has the label {name}") for name in unused]

@@ -1,5 +1,6 @@
 """What every layout of a data set is read into: a list of cases, each with its channels' images and a label map."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.errors import UserError
+
+# As in BraTS-GLI-00005-100: since 2023 the patient's number, then that of the time point.
+_BRATS_TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+")
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,12 @@ class Case:
     name: str
     images: tuple[Path, ...]
     label: Path
+
+    @property
+    def patient(self) -> str:
+        """Whose case it is: one name for all time points of a patient, where the case's own tells."""
+        match = _BRATS_TIME_POINT.fullmatch(self.name)
+        return match[1] if match else self.name
 
     @property
     def missing(self) -> tuple[Path, ...]:
@@ -36,6 +46,8 @@ class DataSet:
         layout: "decathlon", "nnunet" or "brats".
         regions: for each region the label values that make it up; empty where labels exclude each other.
         region_labels: the value each region is painted with where one label map is wanted, first painted first.
+        held_out: the cases' names that each fold holds out, where a file beside the data gives the folds; else empty.
+        unused_splits: why such a file is there but not followed; else empty.
     """
 
     name: str
@@ -46,6 +58,13 @@ class DataSet:
     layout: str
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     region_labels: dict[str, int] = field(default_factory=dict)
+    held_out: tuple[frozenset[str], ...] = ()
+    unused_splits: str = ""
+
+    @property
+    def patients(self) -> list[str]:
+        """Whose cases they are, each once, in the order of the cases."""
+        return list(dict.fromkeys(case.patient for case in self.cases))
 
     def spread(self, most: int) -> list[int]:
         """The places of so many cases at the most, evenly spread over the data set."""

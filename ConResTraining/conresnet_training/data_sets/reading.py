@@ -8,6 +8,7 @@ from conresnet_training.data_sets.data_set import DataSet
 from conresnet_training.data_sets.decathlon import read_decathlon
 from conresnet_training.data_sets.description import FILE_NAME, read_description
 from conresnet_training.data_sets.nnunet import is_nnunet, read_nnunet
+from conresnet_training.data_sets.splits import with_splits
 
 
 def read_data_set(folder: Path) -> DataSet:
@@ -22,7 +23,7 @@ def read_data_set(folder: Path) -> DataSet:
     if not folder.is_dir():
         raise UserError("data-set-not-found", f"The folder {folder} does not exist.", path=str(folder))
     try:
-        return _read(folder)
+        return with_splits(_read(folder), folder)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError("cannot-read", f"The data set {folder} cannot be read ({reason}).", path=str(folder)) from error

@@ -1,0 +1,111 @@
+"""Which cases a fold holds out: every n-th by name, a patient's time points together, or what a file says."""
+
+import json
+
+import pytest
+
+from conresnet.errors import UserError
+from conresnet_training.check import check_data_set
+from conresnet_training.data_sets import read_data_set
+from conresnet_training.folds import split
+from conresnet_training.memory_needs import Budget
+from conresnet_training.planning import Choices, plan_with_reasons
+from training.data_folders import brats, decathlon
+
+ROOM = Budget(64 * 2**30, (8,), "plenty")
+SINCE_2023 = (("t1n", "t1c", "t2w", "t2f"), "-", ".nii.gz", (1, 2, 3))
+TIME_POINTS = tuple(
+    f"BraTS-GLI-{patient:05d}-{point}"
+    for patient, points in ((5, 3), (6, 2), (9, 1))
+    for point in range(100, 100 + points)
+)
+
+
+def planned(folder):
+    """(data set, plan, why it has these folds)."""
+    data_set = read_data_set(folder)
+    plan, reasons = plan_with_reasons(data_set, folder, ROOM, Choices())
+    (why,) = [reason.why for reason in reasons if reason.what == "folds"]
+    return data_set, plan, why
+
+
+def held_out(data_set, plan):
+    """The names of the cases that each fold holds out, which it does not train on."""
+    found = []
+    for fold in range(plan.training.folds):
+        training, out = split(data_set, plan, fold)
+        assert sorted([*training, *out], key=lambda case: case.name) == list(data_set.cases)
+        found.append([case.name for case in out])
+    return found
+
+
+def write_splits(folder, content):
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / "splits_final.json").write_text(text, encoding="utf-8")
+
+
+def test_folds_hold_out_every_nth_case_by_name(tmp_path):
+    data_set, plan, why = planned(decathlon(tmp_path / "set", cases=7))
+    expected = [[0, 5], [1, 6], [2], [3], [4]]
+    assert held_out(data_set, plan) == [[f"case_{number}" for number in fold] for fold in expected]
+    assert why == "of which a run holds one out"
+
+
+def test_time_points_of_a_patient_stay_on_one_side(tmp_path):
+    data_set, plan, why = planned(brats(tmp_path / "set", TIME_POINTS, *SINCE_2023))
+    assert plan.training.folds == 3
+    assert held_out(data_set, plan) == [list(TIME_POINTS[:3]), list(TIME_POINTS[3:5]), list(TIME_POINTS[5:])]
+    assert "time points of each of the 3 patients stay together" in why
+    plan.training.folds = 4
+    with pytest.raises(UserError, match="6 cases of 3 patients do not make 4 folds"):
+        split(data_set, plan, 3)
+
+
+@pytest.mark.parametrize("names", [("BraTS2021_00000", "BraTS2021_00002"), ("scan-1", "scan-2")])
+def test_other_names_that_end_in_numbers_are_cases_of_their_own(tmp_path, names):
+    data_set, plan, _ = planned(brats(tmp_path / "set", names))
+    assert held_out(data_set, plan) == [[name] for name in names]
+
+
+def test_one_patient_cannot_be_trained_on_and_held_out(tmp_path):
+    folder = brats(tmp_path / "set", TIME_POINTS[:3], *SINCE_2023)
+    with pytest.raises(UserError, match=r"has cases of one patient, who cannot be both"):
+        planned(folder)
+
+
+FOLDS = [{"train": ["case_2", "case_3"], "val": ["case_0", "case_1"]}, {"train": ["case_0"], "val": ["case_3"]}]
+FOLDS[1]["train"] += ["case_1", "case_2"]
+
+
+def test_folds_of_nnunet_are_followed(tmp_path):
+    folder = decathlon(tmp_path / "set", cases=4)
+    write_splits(folder, FOLDS)
+    data_set, plan, why = planned(folder)
+    assert held_out(data_set, plan) == [["case_0", "case_1"], ["case_3"]]
+    assert "splits_final.json says which cases" in why
+    assert check_data_set(data_set, folder).findings == []
+    plan.training.folds = 4
+    assert held_out(data_set, plan) == [[f"case_{number}"] for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "cannot be read as JSON"),
+        ({"train": []}, "is not a list of 2 folds"),
+        (FOLDS[:1], "is not a list of 2 folds"),
+        ([FOLDS[0], {"train": ["case_0"]}], 'fold 1 is not a list "train" and a list "val"'),
+        ([FOLDS[0], ["case_0"]], 'fold 1 is not a list "train" and a list "val"'),
+        ([{"train": ["case_2"], "val": ["case_0", "case_1"]}, FOLDS[1]], "fold 0 lacks case_3"),
+        ([FOLDS[0], {"train": ["case_0", "case_1", "case_2"], "val": ["case_3", "b"]}], "fold 1 names b, which is no"),
+        ([FOLDS[0], {"train": ["case_0", "case_1", "case_2"], "val": ["case_3", "case_0"]}], "names case_0 twice"),
+    ],
+)
+def test_folds_of_other_cases_are_not_followed_which_plan_and_check_say(tmp_path, content, reason):
+    folder = decathlon(tmp_path / "set", cases=4)
+    write_splits(folder, content)
+    data_set, plan, why = planned(folder)
+    assert held_out(data_set, plan) == [[f"case_{number}"] for number in range(4)]
+    assert "splits_final.json is not followed: " in why and reason in why
+    (finding,) = check_data_set(data_set, folder).findings
+    assert finding.code == "splits-not-followed" and reason in finding.message
