@@ -72,7 +72,7 @@ def check_expected(label: Volume, expected: Collection[int]) -> None:
         raise UserError(
             "unexpected-labels",
             f"The label map {label.name} has values that the data set does not name: {listed}; it names "
-            f"{', '.join(map(str, sorted(expected)))}.",
+            f"{', '.join(map(str, sorted(expected)))}; put it right, or name them in a dataset.json.",
             path=label.name,
             values=list(strange),
         )

@@ -34,7 +34,7 @@ WEIGHT_AVERAGE = 0.999
 SHORTEST_SCAN = 100
 # A run validates so often, unless that were more often than by default.
 VALIDATIONS = 24
-REGION_NAMES = {"ET": "Enhancing tumor", "TC": "Tumor core", "WT": "Whole tumor"}
+REGION_NAMES = {"ET": "Enhancing tumor", "TC": "Tumor core", "WT": "Whole tumor", "RC": "Resection cavity"}
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,8 @@ def _regions(data_set: DataSet) -> Segments:
     known = {segment["name"]: segment for segment in BRATS_SEGMENTS}
     segments = []
     for place, name in enumerate(data_set.regions):
-        segment = known.get(REGION_NAMES.get(name), {"name": name, "color": segment_color(place)})
+        title = REGION_NAMES.get(name)
+        segment = known.get(title, {"name": title or name, "color": segment_color(place)})
         segments.append({**segment, "label": data_set.region_labels[name]})
     order = list(data_set.region_labels)
     names = {name: segment["name"] for name, segment in zip(data_set.regions, segments, strict=True)}

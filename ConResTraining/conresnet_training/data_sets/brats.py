@@ -1,5 +1,6 @@
 """Folders in the form of BraTS: a folder a case with ``CASE_t1.nii.gz`` and so on, and no description."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,20 +30,24 @@ class Naming:
 
 
 # Until 2021 enhancing tumor was 4 and no label was 3; since 2023 it is 3.
-NAMINGS = (
-    Naming("_", ("t1", "t1ce", "t2", "flair"), 4),
-    Naming("-", ("t1n", "t1c", "t2w", "t2f"), 3),
-)
+SINCE_2023 = Naming("-", ("t1n", "t1c", "t2w", "t2f"), 3)
+NAMINGS = (Naming("_", ("t1", "t1ce", "t2", "flair"), 4), SINCE_2023)
+# Gliomas after treatment, which 2024 brought: time points are counted from 100, and 4 is the cavity of the resection.
+_AFTER_TREATMENT = re.compile(r"BraTS-GLI-\d+-[1-9]\d\d", re.IGNORECASE)
+CAVITY = 4
+# Of children: 1, 2 and 3 were as in adults in 2023, and are enhancing, non-enhancing and cyst since 2024.
+_OF_CHILDREN = re.compile(r"BraTS-PED", re.IGNORECASE)
 
 
 def read_brats(folder: Path) -> DataSet | None:
     """The data set of the case folders in ``folder``, or one deeper (HGG, LGG); None where there are none.
 
-    Labels overlap as regions: ET (enhancing tumor), TC (tumor core) and WT (whole tumor).
+    Labels overlap as regions: ET (enhancing tumor), TC (tumor core) and WT (whole tumor); where gliomas were treated,
+    RC (resection cavity) too.
 
     Raises:
-        UserError: ``case-repeated``, or ``data-set-mixed`` where cases of two years, which number labels differently,
-            lie together.
+        UserError: ``case-repeated``, ``data-set-mixed`` where cases of two years, which number labels differently, lie
+            together, or ``labels-unclear`` where the names of the cases do not tell what the labels mean.
     """
     found = list(_case_folders(folder))
     if not found:
@@ -57,17 +62,35 @@ def read_brats(folder: Path) -> DataSet | None:
         )
     (naming,) = namings
     enhancing = naming.enhancing
+    labels = {1: "necrosis", 2: "edema", enhancing: "enhancing"}
     regions = {"ET": (enhancing,), "TC": (1, enhancing), "WT": (1, 2, enhancing)}
+    if naming is SINCE_2023:
+        names = [path.name for path, _ in found]
+        _refuse_children(folder, names)
+        if any(map(_AFTER_TREATMENT.fullmatch, names)):
+            labels[CAVITY] = "resection cavity"
+            regions["RC"] = (CAVITY,)
     return DataSet(
         folder.resolve().name,
         CHANNELS,
-        {1: "necrosis", 2: "edema", enhancing: "enhancing"},
+        labels,
         "",
         sorted_cases((_case(path, naming) for path, _ in found), folder),
         "brats",
         regions,
         painting(regions),
     )
+
+
+def _refuse_children(folder: Path, names: list[str]) -> None:
+    for name in filter(_OF_CHILDREN.match, names):
+        raise UserError(
+            "labels-unclear",
+            f"{folder} holds {name} of BraTS-PEDs, whose label values changed their meaning in 2024; write "
+            "a dataset.json into it that lists the files of each case and what its values mean, as for nnU-Net.",
+            path=str(folder),
+            case=name,
+        )
 
 
 def _case(folder: Path, naming: Naming) -> Case:
