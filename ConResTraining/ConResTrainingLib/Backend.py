@@ -101,8 +101,10 @@ class Backend:
             raise UserError("training-command-invalid", sentence.format(command=self.command), command=self.command)
         # The variables of this process do not reach the other side: they go along as words.
         inner = ["env", *(f"{name}={value}" for name, value in _ours().items()), self.python or "python3", *words]
-        if Path(program).stem in _HAND_TO_A_SHELL:
-            inner = [shlex.quote(word) for word in inner]
+        # Behind others too, as in nice ssh host; where one leads to another, each shell takes its quotes away.
+        for word in prefix:
+            if Path(word).stem.lower() in _HAND_TO_A_SHELL:
+                inner = [shlex.quote(given) for given in inner]
         return ProcessLaunch(program, (*prefix[1:], *inner), slicer.util.startupEnvironment())
 
 

@@ -49,7 +49,8 @@ def test_a_command_gets_its_words_unchanged_and_ssh_gets_them_quoted(
     said = tmp_path / "python"
     said.write_text('#!/bin/sh\nprintf "%s\\n" "$PYTHONPATH" "$@"\n', encoding="utf-8")
     said.chmod(0o755)
-    for command in ("srun -c 8", "ssh host"):
+    ssh = folder / "ssh"
+    for command in ("srun -c 8", "ssh host", f"nice -5 {ssh} host", f"env A=1 {ssh} host", f"ssh jump {ssh} host"):
         training.choose_command(command, str(said))
         launch = backend.launch("check", "a folder/Übung; rm -rf x")
         words = [launch.program, *launch.arguments]
