@@ -23,6 +23,7 @@ from conresnet_training.augmentation import SampleChanges
 from conresnet_training.checkpoints import read_checkpoint
 from conresnet_training.data_sets import Case, read_data_set
 from conresnet_training.failures import as_user_error
+from conresnet_training.first_process import first_does
 from conresnet_training.folds import begin_split
 from conresnet_training.found_boxes import FoundBoxes
 from conresnet_training.held_out import HeldOutCases
@@ -112,11 +113,19 @@ def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: S
     def prepared(case: Case) -> TrainingCase:
         return prepare_case(case, plan.description, run.folder / PREPARED_FOLDER, labels)
 
-    if is_first_process() and not _prepare(run, [*used, *held_out], prepared, tell, stop):
-        tell("stopping", reason=stop.reason)
+    def all_are_prepared() -> bool:
+        is_whole = _prepare(run, [*used, *held_out], prepared, tell, stop)
+        if not is_whole:
+            tell("stopping", reason=stop.reason)
+        return is_whole
+
+    # Processes that this one starts begin when the cases are there; those that others have started wait for them.
+    others_are_here = _others_are_here(fabric)
+    if not others_are_here and not all_are_prepared():
         return Outcome(done, steps, False)
-    # From here on there may be several processes; those that others start have waited for the cases in this call.
     _launch(fabric)
+    if not first_does(lambda: not others_are_here or all_are_prepared()):
+        return Outcome(done, steps, False)
     if fabric.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     lightning.fabric.seed_everything(training.seed, verbose=False)
@@ -205,6 +214,12 @@ def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
 def _strategy(run: Run) -> str:
     # What a stage does not train has no gradient, for which the processes would wait.
     return "ddp" if stages_of(run.plan) == 1 else "ddp_find_unused_parameters_true"
+
+
+def _others_are_here(fabric: Fabric) -> bool:
+    """Whether the processes that share the training were started by others, as by ``torchrun`` or SLURM."""
+    environment = getattr(fabric.strategy, "cluster_environment", None)
+    return environment is not None and environment.creates_processes_externally
 
 
 def _launch(fabric: Fabric) -> None:

@@ -1,0 +1,89 @@
+"""Processes that torchrun or SLURM has started: the others wait while the first prepares, as long as that takes."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from conresnet_training.plan import read_plan
+from conresnet_training.progress import PROGRESS_FILE, read_progress
+from conresnet_training.run import start_run
+from training.tiny_plan import write_tiny_plan
+
+# Collective calls may take 15 s here instead of half an hour; the first case takes longer, or cannot be prepared.
+PROGRAM = """
+import datetime, sys, time
+from pathlib import Path
+from lightning.fabric.strategies import DDPStrategy
+from conresnet.errors import UserError
+from conresnet_training import command_line, fitting
+
+begin, prepare = DDPStrategy.__init__, fitting.prepare_case
+folder, rank, fails = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "fails"
+
+def begin_with_little_patience(self, *arguments, **options):
+    begin(self, *arguments, **options, timeout=datetime.timedelta(seconds=15))
+
+def prepare_slowly(*arguments, **options):
+    if rank == "0" and not (folder / "slept").exists():
+        (folder / "slept").touch()
+        if fails:
+            raise UserError("case-incomplete", "It cannot be prepared.")
+        time.sleep(22)
+    return prepare(*arguments, **options)
+
+DDPStrategy.__init__, fitting.prepare_case = begin_with_little_patience, prepare_slowly
+(folder / rank).touch()
+while not ((folder / "0").exists() and (folder / "1").exists()):
+    time.sleep(0.1)
+sys.argv = ["conresnet_training", "resume", str(folder / "run"), "--devices", "2"]
+sys.exit(command_line.main())
+"""
+
+
+def launched(folder, how):
+    """Two processes at work on a run, as torchrun starts them: (status, stderr) of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, folder, rank, how],
+            env=os.environ | shared | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        errors = [process.communicate(timeout=300)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
+
+
+@pytest.fixture
+def run(data_set, tmp_path):
+    """A run of four steps that was not begun yet."""
+    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.steps=4", "model.inference.window=[8, 8, 8]")
+    return start_run(read_plan(plan), tmp_path / "run", 0)
+
+
+def test_preparation_may_take_longer_than_a_step_may(run, tmp_path):
+    (first, error), (second, other_error) = launched(tmp_path, "sleeps")
+    assert first == 0, error
+    assert second == 0, other_error
+    progress = read_progress(run.folder / PROGRESS_FILE)
+    assert progress.state == "finished" and progress.started["devices"] == 2
+
+
+def test_what_cannot_be_prepared_ends_all_and_is_said_once(run, tmp_path):
+    (first, error), (second, other_error) = launched(tmp_path, "fails")
+    assert first == 2 and "It cannot be prepared." in error
+    assert second == 0 and "Traceback" not in other_error, other_error
+    assert read_progress(run.folder / PROGRESS_FILE).failed["code"] == "case-incomplete"
