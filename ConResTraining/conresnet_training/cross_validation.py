@@ -43,8 +43,9 @@ class Fold:
     def is_done(self, last: int) -> bool:
         """Whether nothing is left of it up to this step."""
         progress = read_progress(self.run.folder / PROGRESS_FILE)
-        whole = steps_of_run(self.run.plan)
-        return progress.state == "finished" if last >= whole else progress.step >= last and progress.state == "stopped"
+        if progress.state == "finished":
+            return True
+        return last < steps_of_run(self.run.plan) and progress.step >= last and progress.state == "stopped"
 
 
 def open_folds(plan: Plan, folder: Path, folds: Sequence[int]) -> list[Run]:

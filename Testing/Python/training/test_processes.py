@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from conresnet_training.cross_validation import Fold
 from conresnet_training.evaluation import read_evaluation
-from conresnet_training.progress import PROGRESS_FILE, read_progress
+from conresnet_training.plan import read_plan
+from conresnet_training.progress import PROGRESS_FILE, ProgressWriter, read_progress
+from conresnet_training.run import start_run
 from training.commands import run_command
 from training.tiny_plan import write_tiny_plan
 
@@ -101,6 +104,27 @@ def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data
     assert "was begun by another plan" in capsys.readouterr().err
     assert run_command(monkeypatch, *arguments, "--folds", "one") == 2
     assert "is not a list of folds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("end", "step", "last", "done"),
+    [
+        ("finished", 12, 5, True),
+        ("finished", 12, 12, True),
+        ("stopped", 5, 5, True),
+        ("stopped", 4, 5, False),
+        # Its last validation is left.
+        ("stopped", 12, 12, False),
+        ("failed", 5, 5, False),
+    ],
+)
+def test_a_fold_is_done_when_nothing_is_left_of_it(data_set, tmp_path, end, step, last, done):
+    run = start_run(read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml")), tmp_path / "run", 0)
+    progress = ProgressWriter(run.folder / PROGRESS_FILE)
+    progress.write("started", step=0, steps=12)
+    progress.write(end, step=step)
+    progress.close()
+    assert Fold(run).is_done(last) is done
 
 
 @pytest.mark.slow
