@@ -15,6 +15,7 @@ from ConResSegmentationLib.StatusLabel import say
 from . import Settings
 from .Backend import Backend
 from .BackendTask import BackendTask
+from .BesideDataSet import pathBeside
 
 _EXIT_WITH_ERRORS = 2
 _ICONS = {"error": qt.QStyle.SP_MessageBoxCritical}
@@ -96,7 +97,8 @@ class DataSetPanel:
             return None
         # Beside the plan, where the user may write and the other side of a command reaches; never among the data.
         plan = self._ui.planPathEdit.currentPath.strip()
-        return (Path(plan) if plan else self.folder).with_name(f"{self.folder.name}-check")
+        beside = pathBeside(self.folder, "-check")
+        return Path(plan).parent / beside.name if plan else beside
 
     @property
     def _report(self) -> Path | None:

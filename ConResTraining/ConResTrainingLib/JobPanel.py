@@ -13,6 +13,7 @@ from ConResSegmentationLib.StatusLabel import say
 
 from . import JobSentences, Settings, TrainingCurves
 from .Backend import Backend
+from .BesideDataSet import pathBeside
 from .DataSetPanel import DataSetPanel
 from .PlanPanel import PlanPanel
 from .TrainingJob import JobState, TrainingJob
@@ -85,9 +86,9 @@ class JobPanel:
         if not folder or self.state.isRunning or isTheUsers:
             return
         number = 1
-        while _isUsed(folder.with_name(f"{folder.name}-run-{number}")):
+        while _isUsed(pathBeside(folder, f"-run-{number}")):
             number += 1
-        self._proposed = str(folder.with_name(f"{folder.name}-run-{number}"))
+        self._proposed = str(pathBeside(folder, f"-run-{number}"))
         self._ui.runPathEdit.currentPath = self._proposed
 
     def look(self) -> None:

@@ -16,6 +16,7 @@ from ConResSegmentationLib.StatusLabel import say
 
 from . import Settings
 from .Backend import Backend
+from .BesideDataSet import pathBeside
 from .BackendTask import BackendTask
 from .DataSetPanel import DataSetPanel
 
@@ -101,7 +102,7 @@ class PlanPanel:
         """Name a file beside the data set for its plan, when another data set was chosen."""
         folder = self._dataSetPanel.folder
         if folder and not self._isEdited:
-            self._ui.planPathEdit.currentPath = str(folder.with_name(f"{folder.name}-plan.yaml"))
+            self._ui.planPathEdit.currentPath = str(pathBeside(folder, "-plan.yaml"))
 
     def updateButtons(self) -> None:
         """Allow what can be done, and say on the buttons why the rest cannot."""

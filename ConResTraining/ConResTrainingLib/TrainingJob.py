@@ -73,7 +73,7 @@ class TrainingJob:
     @property
     def logFile(self) -> Path:
         """What the backend prints. It lies beside the run's folder, which must be empty when a run starts in it."""
-        return self.folder.with_name(self.folder.name + ".log")
+        return self.folder.parent / f"{self.folder.name}.log"
 
     def start(self, launch: ProcessLaunch) -> None:
         """Start a process that goes on when Slicer ends.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conresnet.errors import UserError
-from conresnet_training.data_sets.data_set import Case, DataSet, painting, sorted_cases
+from conresnet_training.data_sets.data_set import Case, DataSet, folder_name, painting, sorted_cases
 
 CHANNELS = ("T1", "T1ce", "T2", "FLAIR")
 ENDINGS = (".nii.gz", ".nii")
@@ -71,7 +71,7 @@ def read_brats(folder: Path) -> DataSet | None:
             labels[CAVITY] = "resection cavity"
             regions["RC"] = (CAVITY,)
     return DataSet(
-        folder.resolve().name,
+        folder_name(folder),
         CHANNELS,
         labels,
         "",

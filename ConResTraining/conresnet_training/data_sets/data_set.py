@@ -93,6 +93,11 @@ def sorted_cases(cases: Iterable[Case], source: Path) -> tuple[Case, ...]:
     return tuple(found[name] for name in sorted(found))
 
 
+def folder_name(folder: Path) -> str:
+    """What a data set is called after its folder; the root of a drive has no name."""
+    return folder.resolve().name or "data set"
+
+
 def painting(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The value each region is painted with, first painted first: larger regions below those they contain.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conresnet.errors import UserError
-from conresnet_training.data_sets.data_set import Case, DataSet, painting, sorted_cases
+from conresnet_training.data_sets.data_set import Case, DataSet, folder_name, painting, sorted_cases
 
 FILE_NAME = "dataset.json"
 
@@ -62,7 +62,7 @@ def read_description(path: Path) -> Description:
     return Description(
         path,
         content,
-        _text(content, "name") or path.resolve().parent.name,
+        _text(content, "name") or folder_name(path.parent),
         _text(content, "licence") or _text(content, "license"),
         _channels(path, content),
         labels,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -159,6 +160,12 @@ def test_description_that_is_cut_off(tmp_path):
     (folder / "dataset.json").write_text(text[: len(text) // 2], encoding="utf-8")
     with pytest.raises(UserError, match="cannot be read as JSON"):
         read_data_set(folder)
+
+
+def test_data_set_at_the_root_of_a_drive_has_a_name(tmp_path, monkeypatch):
+    folders = brats(tmp_path / "b"), nnunet(tmp_path / "n")
+    monkeypatch.setattr(Path, "resolve", lambda *_: Path("/"))
+    assert [read_data_set(folder).name for folder in folders] == ["data set", "data set"]
 
 
 def test_two_cases_of_one_name_are_refused(tmp_path):
