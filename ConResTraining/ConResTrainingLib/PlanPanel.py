@@ -1,6 +1,5 @@
 """The plan: made from the data, shown with every line to edit, saved, and read again."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from ConResSegmentationLib import Messages
 from ConResSegmentationLib.StatusLabel import say
 
 from . import Settings
-from .Backend import Backend
-from .BesideDataSet import pathBeside
+from .Backend import Backend, Place
 from .BackendTask import BackendTask
+from .BesideDataSet import pathBeside
 from .DataSetPanel import DataSetPanel
+from .PlanText import dataOfPlan, foldsOfPlan
 
 
 class PlanPanel:
@@ -70,13 +70,25 @@ class PlanPanel:
             return _("A plan is being made.")
         if not self._ui.planTextEdit.toPlainText().strip() or self.path is None:
             return _("Make a plan first, or choose the file of one.")
-        return ""
+        return self._problemOfData
 
     @property
     def folds(self) -> int | None:
         """Into how many folds the plan divides the cases, as its text says; None where it does not."""
-        found = re.search(r"^\s+folds:\s*(\d+)", self._ui.planTextEdit.toPlainText(), re.MULTILINE)
-        return int(found[1]) if found else None
+        return foldsOfPlan(self._ui.planTextEdit.toPlainText())
+
+    @property
+    def _problemOfData(self) -> str:
+        """That the plan is for another data set than the chosen one, under whose name it would train."""
+        chosen, planned = self._dataSetPanel.folder, dataOfPlan(self._ui.planTextEdit.toPlainText())
+        if chosen is None or planned is None:
+            return ""
+        # The other side of a command may reach the same folder by another path.
+        isSame = self._backend.place is Place.command and planned.name == chosen.name
+        if isSame or (self.path.parent / planned).resolve() == chosen.resolve():
+            return ""
+        sentence = _("This plan is for the data set {planned}; choose that folder, or make a plan for {chosen}.")
+        return sentence.format(planned=planned, chosen=chosen)
 
     def refresh(self) -> None:
         """Read the plan's file, unless what is in the editor was not saved."""
