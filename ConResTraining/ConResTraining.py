@@ -101,7 +101,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneEndClose(self, caller, event) -> None:
-        """The curves' nodes went with the scene; the run did not."""
+        """The curves' nodes went with the scene; the run did not, and may be looked at."""
         qt.QTimer.singleShot(0, self.jobPanel.updateCurves)
 
     def onNodeAdded(self, caller, event) -> None:

@@ -101,8 +101,8 @@ class JobPanel:
         for line in self._job.newLogLines():
             self._log(line)
         state = self.state
-        if state is not JobState.none and (isNew or not TrainingCurves.charts()):
-            TrainingCurves.update(self._job.folder.name, self._job.progress)
+        if isNew or not TrainingCurves.charts():
+            self.updateCurves()
         if state.isRunning != self._timer.isActive():
             self._timer.start() if state.isRunning else self._timer.stop()
         self._showState()
@@ -110,8 +110,9 @@ class JobPanel:
             self._onChanged()
 
     def updateCurves(self) -> None:
-        """Make the curves' nodes anew, after the scene was closed."""
-        if self.state is not JobState.none:
+        """Bring the curves up to the run, which are made where they are shown and the scene has none."""
+        isWanted = TrainingCurves.isShown() or TrainingCurves.charts()
+        if self.state is not JobState.none and isWanted:
             TrainingCurves.update(self._job.folder.name, self._job.progress)
 
     def updateButtons(self) -> None:
@@ -183,7 +184,6 @@ class JobPanel:
             return
         self._isStopWished = False
         Settings.addRun(self._job.folder)
-        TrainingCurves.update(self._job.folder.name, self._job.progress)
         self._showCurves()
         self.look()
 
@@ -216,6 +216,7 @@ class JobPanel:
         self.updateButtons()
 
     def _showCurves(self) -> None:
+        TrainingCurves.update(self._job.folder.name, self._job.progress)
         if not TrainingCurves.isShown():
             self._layoutBefore = slicer.app.layoutManager().layout
             TrainingCurves.show()

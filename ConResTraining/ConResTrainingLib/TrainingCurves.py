@@ -164,6 +164,8 @@ def _findOrMake(className: str, kind: str):
         node = slicer.mrmlScene.AddNewNodeByClass(className, names[kind])
         node.SetAttribute(CURVES_ATTRIBUTE, kind)
         node.SetSaveWithScene(False)
+        # Slicer would ask to save a table, unsaved as it is, with every scene that the user closes.
+        node.SetHideFromEditors(node.IsA("vtkMRMLStorableNode"))
     return node
 
 

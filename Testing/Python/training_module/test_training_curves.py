@@ -1,0 +1,58 @@
+"""The curves of a run in the scene: there while they are looked at, and never something to be saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import slicer
+import vtk
+
+from conresnet_training.progress import PROGRESS_FILE, ProgressWriter
+from training_module.training_driver import TrainingDriver
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run that is over, with two points in its curve."""
+    folder = tmp_path / "old run"
+    folder.mkdir()
+    progress = ProgressWriter(folder / PROGRESS_FILE)
+    progress.write("started", step=0, steps=20, segments=["A"], host="elsewhere", pid=1)
+    for step in (10, 20):
+        progress.write("step", step=step, loss=1 / step)
+    progress.write("finished", step=20)
+    progress.close()
+    return folder
+
+
+def to_save() -> list[str]:
+    """What Slicer would ask to save when the scene is closed."""
+    found = vtk.vtkCollection()
+    slicer.mrmlScene.GetStorableNodesModifiedSinceRead(found)
+    return [found.GetItemAsObject(number).GetName() for number in range(found.GetNumberOfItems())]
+
+
+def close_scene(driver: TrainingDriver) -> None:
+    slicer.mrmlScene.Clear(0)
+    driver.settle()
+
+
+def test_a_remembered_run_leaves_nothing_in_the_scene_that_asks_to_be_saved(
+    training: TrainingDriver, run: Path
+) -> None:
+    training.ui.runPathEdit.currentPath = str(run)
+    training.settle()
+    assert training.state == "finished"
+    training.click(training.ui.curvesButton)
+    assert training.points() == 2
+    assert to_save() == []
+    # While they are looked at, they are there in the next scene too.
+    close_scene(training)
+    assert training.points() == 2 and to_save() == []
+    training.click(training.ui.curvesButton)
+    close_scene(training)
+    training.widget.jobPanel.look()
+    assert training.points() == 0 and slicer.util.getNodesByClass("vtkMRMLTableNode") == []
+    training.click(training.ui.curvesButton)
+    assert training.points() == 2
