@@ -54,7 +54,9 @@ def filling(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: "disk-full" or "cannot-write".
     """
-    place = next(parent for parent in folder.absolute().parents if parent.exists())
+    # In the folder itself where it is there: what lies beside it may be another disk, or closed to this user.
+    absolute = folder.absolute()
+    place = next(path for path in (absolute, *absolute.parents) if path.exists())
     try:
         temporary = Path(tempfile.mkdtemp(prefix=".conresnet-", dir=place))
     except OSError as error:
