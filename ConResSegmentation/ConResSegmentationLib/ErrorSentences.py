@@ -69,6 +69,10 @@ def _aboutComputing() -> dict[str, str]:
             "There is not enough memory for this segmentation; close other programs, draw a smaller region, or choose "
             "another device."
         ),
+        "network-not-finite": _(
+            "The network of {model} answers with values that are not numbers; its training may have diverged, or this "
+            "volume has intensities unlike those it was trained on: check the volume, or choose another model."
+        ),
         "disk-full": _("There is no room left to write {path}; free some space and segment again."),
         "cannot-write": _("{path} cannot be written ({reason}); make it a folder that you may write to."),
         "channel-unreadable": _("What was stored of the volume {name} for the engine, {path}, is gone; segment again."),

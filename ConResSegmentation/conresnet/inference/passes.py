@@ -84,7 +84,7 @@ class Passes:
 
         Raises:
             Cancelled: heard inside a window.
-            UserError: "out-of-memory".
+            UserError: "out-of-memory" or "network-not-finite".
         """
         self._tracker.part(*share)
         begun = time.monotonic()

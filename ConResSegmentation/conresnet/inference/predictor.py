@@ -34,6 +34,10 @@ class Predictor(Protocol):
         Returns:
             (c, S, H, W) float32 on the CPU by name: always "probability", one component a segment (of labels without
             the background); "residual" as probabilities; "attention" and "features" as the networks give them.
+
+        Raises:
+            UserError: "network-not-finite" where a probability is no number, as of values that half precision cannot
+                hold.
         """
 
     def trial(self, maps: Collection[str]) -> None:

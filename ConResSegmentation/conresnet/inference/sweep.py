@@ -1,4 +1,4 @@
-"""One pass over all windows, and what becomes of it when memory runs out."""
+"""One pass over all windows, and what becomes of it when memory runs out or half precision does not suffice."""
 
 from __future__ import annotations
 
@@ -46,19 +46,27 @@ def sweep(
     """Go over all windows of a box of a case; what they say goes to ``taker``.
 
     When memory runs out, the longest side of the windows is halved, up to three times; then, where it was a GPU, the
-    CPU does it. Both are logged and told in the warnings. Afterwards the predictor is on ``backend`` as before.
+    CPU does it. Where half precision gives values that are not numbers, fp32 does it. All of that is logged and told in
+    the warnings. Afterwards the predictor is on ``backend`` as before.
 
     Raises:
         Cancelled: heard inside a window.
-        UserError: "out-of-memory" where nothing helped.
+        UserError: "out-of-memory" where nothing helped; "network-not-finite" in fp32 too.
     """
     laid = tiling
     done = Sweep(laid.plan(box, case.shape), backend)
     halvings = 0
     try:
-        while not _fits(lambda: _pass(predictor, case, done.plan, tiling.blending, maps, taker, tracker)):
+        while trouble := _trouble(
+            lambda: _pass(predictor, case, done.plan, tiling.blending, maps, taker, tracker), done.backend
+        ):
             taker.restart()
             _free(done.backend)
+            if trouble == "network-not-finite":
+                _tell(done, f"Values went beyond what {done.backend.precision} holds; fp32 was used instead.")
+                done.backend = Backend(done.backend.device, "fp32")
+                predictor.place(done.backend)
+                continue
             smaller = _halved(done.plan.size) if halvings < _MOST_HALVINGS else None
             name, size = _name(done.backend), _text(done.plan.size)
             if smaller:
@@ -78,10 +86,7 @@ def sweep(
             done.plan = laid.plan(box, case.shape)
             change = f"smaller ones of {_text(done.plan.size)}" if smaller else "the CPU, which takes longer,"
             subject = name[0].upper() + name[1:]
-            done.warnings.append(
-                f"{subject} ran out of memory with windows of {size} voxels; {change} were used instead."
-            )
-            logger.warning(done.warnings[-1])
+            _tell(done, f"{subject} ran out of memory with windows of {size} voxels; {change} were used instead.")
     finally:
         if done.backend is not backend:
             predictor.place(backend)
@@ -111,15 +116,22 @@ def _pass(
             finished += 1
 
 
-def _fits(attempt: Callable[[], None]) -> bool:
-    """Whether it went through; False when memory ran out, once the error and all that it holds is gone."""
+def _trouble(attempt: Callable[[], None], backend: Backend) -> str:
+    """The code of an error that can be helped, once the error and all that it holds is gone; "" if all went well."""
     try:
         attempt()
     except Exception as error:
         if is_out_of_memory(error):
-            return False
+            return "out-of-memory"
+        if isinstance(error, UserError) and error.code == "network-not-finite" and backend.precision != "fp32":
+            return error.code
         raise
-    return True
+    return ""
+
+
+def _tell(done: Sweep, warning: str) -> None:
+    done.warnings.append(warning)
+    logger.warning(warning)
 
 
 def _free(backend: Backend) -> None:

@@ -8,6 +8,7 @@ from itertools import chain, combinations
 import torch
 from torch import Tensor
 
+from conresnet.errors import UserError
 from conresnet.inference.devices import Backend
 from conresnet.networks.context_residual import AXES
 from conresnet.networks.folding import fold_weight_standardization
@@ -34,6 +35,7 @@ class SingleNetwork:
 
     def __init__(self, package: ModelPackage, index: int = 0, mirror_axes: Sequence[str] | None = None):
         description = package.description
+        self._title = description.title
         self._network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
         self._exclusive = description.output.kind == "labels"
         mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
@@ -49,7 +51,11 @@ class SingleNetwork:
 
     @torch.inference_mode()
     def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
-        """One window, see ``Predictor.predict``."""
+        """One window, see ``Predictor.predict``.
+
+        Raises:
+            UserError: "network-not-finite".
+        """
         wanted = {"segmentation"} | (set(maps) - {"probability"})
         # A mirrored pass sees each slice's other neighbor, so that maps are those of the pass that is not mirrored.
         output = self._forward(block[None], wanted)
@@ -58,6 +64,15 @@ class SingleNetwork:
             mirrored = self._forward(block[None].flip(axes), {"segmentation"})["segmentation"]
             probability += segment_probabilities(mirrored.float(), self._exclusive).flip(axes)
         result = {"probability": probability.div_(1 + len(self._mirrorings)) if self._mirrorings else probability}
+        # They would be painted as background, and nobody would know why there is no segment.
+        if not probability.isfinite().all():
+            raise UserError(
+                "network-not-finite",
+                f"The network of {self._title} answers with values that are not numbers; its training may have "
+                "diverged, or this image has intensities unlike those it was trained on: check the image, or choose "
+                "another model.",
+                model=self._title,
+            )
         for name, value in output.items():
             result[name] = value.float().sigmoid_() if name == "residual" else value.float()
         return {name: value[0].cpu() for name, value in result.items()}

@@ -37,5 +37,5 @@ class System(Protocol):
 
         Raises:
             Cancelled: heard inside a window.
-            UserError: "out-of-memory".
+            UserError: "out-of-memory" or "network-not-finite".
         """

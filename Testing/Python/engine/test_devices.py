@@ -89,6 +89,32 @@ def test_half_precision_agrees_with_single(tmp_path):
     assert np.array_equal(again.maps["probability"], exact.maps["probability"])
 
 
+def spoil(model, spoiled) -> None:
+    """Let the network of a model answer with nan where ``spoiled`` says so of the answer's number format."""
+    layer = [layer for layer in model.system.networks[0].modules() if isinstance(layer, torch.nn.Conv3d)][-1]
+    layer.register_forward_hook(lambda layer, inputs, output: output * np.nan if spoiled(output.dtype) else output)
+
+
+def test_a_network_that_gives_no_numbers_is_a_sentence(tmp_path):
+    model = make_model(tmp_path)
+    spoil(model, lambda number_format: True)
+    for precision in ("fp32", "bf16"):
+        options = SegmentOptions(threads=1, precision=precision)
+        sentence = refusal("network-not-finite", segment, model, [random_volume(grid((20, 24, 28)))], options)
+        assert model.description.title in sentence
+
+
+def test_values_beyond_half_precision_are_computed_in_single(tmp_path):
+    model = make_model(tmp_path)
+    volume = random_volume(grid((20, 24, 28)))
+    exact = segment(model, [volume], SegmentOptions(maps=("probability",), threads=1))
+    spoil(model, lambda number_format: number_format != torch.float32)
+    half = segment(model, [volume], SegmentOptions(maps=("probability",), precision="bf16", threads=1))
+    assert half.report["precision"] == "fp32" and "bf16" in half.report["warnings"][0]
+    assert np.array_equal(half.maps["probability"], exact.maps["probability"])
+    assert model.backend.precision == "bf16", "the next case tries half precision again"
+
+
 class ShortOfMemory:
     """Makes a model's predictor fail for windows of more voxels than fit; of several the n-th."""
 
