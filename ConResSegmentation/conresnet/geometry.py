@@ -9,7 +9,7 @@ import numpy as np
 
 from conresnet.boxes import Box
 from conresnet.errors import UserError
-from conresnet.grid import Grid, Volume, transformed
+from conresnet.grid import Grid, Volume, box_corners, transformed
 from conresnet.orientation import Reordering, axis_directions, reordering
 from conresnet.resampling import sample, translation
 from conresnet.roi import BoxROI
@@ -147,7 +147,8 @@ class ModelSpace:
     def slabs_from_model(self, array: np.ndarray, first: Sequence[int] = (0, 0, 0)) -> Iterator[tuple[Box, np.ndarray]]:
         """Values on the model's grid interpolated linearly onto the reference grid, a slab of slices at a time.
 
-        So several components never lie at full size at once.
+        So several components never lie at full size at once. Where the image reaches beyond the outermost voxel centers
+        of the model's grid, the values there go on up to its faces: a model's voxels need not fit into an image.
 
         Args:
             array: (c, S, H, W) on the model's grid, or a part of it.
@@ -159,7 +160,12 @@ class ModelSpace:
         """
         source = self.reorder.grid(self.reference)
         part = Grid.of_array(array.shape[1:], self.grid.array_affine @ translation(first))
-        low, high = _bounding_indices(part.corners(), source, outward=True)
+        # A grid that does not fit leaves less than a voxel beside its last centers. Beyond one that was cut to an ROI
+        # inside the image there is nothing of the ROI.
+        ends = np.array([np.array(first) == 0, np.add(first, part.shape) == self.grid.shape])
+        reach = np.where(ends, 1.0, 0.5)
+        corners = part.to_ras(box_corners(-reach[0], np.array(part.shape) - 1 + reach[1]))
+        low, high = _bounding_indices(corners, source, outward=True)
         low, high = np.maximum(low, 0), np.minimum(high, np.array(source.shape) - 1)
         if (high < low).any():
             return
@@ -170,7 +176,8 @@ class ModelSpace:
             start, stop = low.copy(), high + 1
             start[axis], stop[axis] = begin, min(begin + _SLAB, high[axis] + 1)
             slab_map, shape = to_array @ translation(start), tuple(int(size) for size in stop - start)
-            block = np.stack([sample(component, slab_map, shape) for component in array]).astype(np.float32, copy=False)
+            block = np.stack([sample(component, slab_map, shape, continued=ends) for component in array])
+            block = block.astype(np.float32, copy=False)
             if self.roi is not None:
                 block *= self.roi.contains(source.array_affine @ translation(start), shape)
             yield tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)), block

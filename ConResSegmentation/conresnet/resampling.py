@@ -17,6 +17,7 @@ from conresnet.grid import box_corners, transformed
 TOLERANCE = 0.01
 
 _SLAB = 32
+_NOWHERE = np.zeros((2, 3), dtype=bool)
 _ITK_TYPES = tuple(np.dtype(name) for name in ("u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"))
 
 
@@ -28,7 +29,12 @@ def translation(offset: Sequence[float]) -> np.ndarray:
 
 
 def sample(
-    array: np.ndarray, index_map: np.ndarray, shape: Sequence[int], fill: float = 0.0, antialias: bool = False
+    array: np.ndarray,
+    index_map: np.ndarray,
+    shape: Sequence[int],
+    fill: float = 0.0,
+    antialias: bool = False,
+    continued: np.ndarray = _NOWHERE,
 ) -> np.ndarray:
     """The values of ``array`` on another grid.
 
@@ -38,6 +44,8 @@ def sample(
         shape: of the wanted grid.
         fill: value of places beyond the outer faces of ``array``'s voxels.
         antialias: average over what a voxel of the wanted grid covers, where that is more than a voxel of ``array``.
+        continued: (2, 3) bool, at the first and the last voxel along each axis: whether the edge's values go on beyond
+            it instead of ``fill``; for a voxel at least.
 
     Returns:
         Array of ``shape``: a view of ``array`` where the grids coincide and the wanted one lies inside, a copy of its
@@ -46,13 +54,13 @@ def sample(
     shape = tuple(int(size) for size in shape)
     offset = np.rint(index_map[:3, 3])
     if _moves_at_most(index_map - translation(offset), shape, TOLERANCE):
-        return _cut(array, offset.astype(int), shape, fill)
+        return _cut(array, offset.astype(int), shape, fill, continued)
     off_diagonal = index_map.copy()
     off_diagonal[[0, 1, 2, 3], [0, 1, 2, 3]] = 0
     off_diagonal[:3, 3] = 0
     if _moves_at_most(off_diagonal, shape, TOLERANCE):
-        return _sample_along_axes(array, index_map, shape, fill, antialias)
-    return _sample_oblique(array, index_map, shape, fill, antialias)
+        return _sample_along_axes(array, index_map, shape, fill, antialias, continued)
+    return _sample_oblique(array, index_map, shape, fill, antialias, continued)
 
 
 def _moves_at_most(difference: np.ndarray, shape: Sequence[int], tolerance: float) -> bool:
@@ -60,8 +68,10 @@ def _moves_at_most(difference: np.ndarray, shape: Sequence[int], tolerance: floa
     return bool(np.abs(transformed(corners, difference)).max() <= tolerance)
 
 
-def _cut(array: np.ndarray, offset: np.ndarray, shape: tuple[int, ...], fill: float) -> np.ndarray:
-    """``array[offset:offset + shape]``, with ``fill`` where that lies outside."""
+def _cut(
+    array: np.ndarray, offset: np.ndarray, shape: tuple[int, ...], fill: float, continued: np.ndarray
+) -> np.ndarray:
+    """``array[offset:offset + shape]``, with ``fill`` or the edge's values where that lies outside."""
     low = np.clip(offset, 0, array.shape)
     high = np.clip(offset + shape, low, array.shape)
     inside = array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
@@ -71,19 +81,33 @@ def _cut(array: np.ndarray, offset: np.ndarray, shape: tuple[int, ...], fill: fl
     if np.array(fill).astype(dtype) != fill:
         dtype = np.dtype(np.float32)
     result = np.full(shape, fill, dtype=dtype)
-    result[tuple(slice(a, b) for a, b in zip(low - offset, high - offset, strict=True))] = inside
+    low, high = low - offset, high - offset
+    result[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = inside
+    if inside.size:
+        for axis in range(3):
+            lines = np.moveaxis(result, axis, 0)
+            if continued[0, axis]:
+                lines[: low[axis]] = lines[low[axis]]
+            if continued[1, axis]:
+                lines[high[axis] :] = lines[high[axis] - 1]
     return result
 
 
 def _sample_along_axes(
-    array: np.ndarray, index_map: np.ndarray, shape: tuple[int, ...], fill: float, antialias: bool
+    array: np.ndarray,
+    index_map: np.ndarray,
+    shape: tuple[int, ...],
+    fill: float,
+    antialias: bool,
+    continued: np.ndarray,
 ) -> np.ndarray:
     """One axis after the other: those that lose most voxels first, which keeps what is in between small."""
     outside = []
     for axis in sorted(range(3), key=lambda axis: (shape[axis] / array.shape[axis], axis)):
         step, offset, count = index_map[axis, axis], index_map[axis, 3], array.shape[axis]
         positions = np.round(offset + step * np.arange(shape[axis]), 6)
-        outside.append((axis, (positions < -0.5 - TOLERANCE) | (positions > count - 0.5 + TOLERANCE)))
+        before, behind = positions < -0.5 - TOLERANCE, positions > count - 0.5 + TOLERANCE
+        outside.append((axis, before & ~continued[0, axis] | behind & ~continued[1, axis]))
         if shape[axis] == count and np.array_equal(positions, np.arange(count)):
             continue
         array = resample_axis(array, axis, positions, max(1.0, abs(step)) if antialias else 1.0)
@@ -147,18 +171,28 @@ def _weighted(neighbors: Iterator[np.ndarray], weights: np.ndarray) -> np.ndarra
 
 
 def _sample_oblique(
-    array: np.ndarray, index_map: np.ndarray, shape: tuple[int, ...], fill: float, antialias: bool
+    array: np.ndarray,
+    index_map: np.ndarray,
+    shape: tuple[int, ...],
+    fill: float,
+    antialias: bool,
+    continued: np.ndarray,
 ) -> np.ndarray:
     """Through SimpleITK, a slab of the wanted grid at a time, on only that part of ``array`` that the slab touches."""
     result = np.empty(shape, dtype=np.float32)
     for first in range(0, shape[0], _SLAB):
         slab = result[first : first + _SLAB]
-        slab[...] = _sample_slab(array, index_map @ translation((first, 0, 0)), slab.shape, fill, antialias)
+        slab[...] = _sample_slab(array, index_map @ translation((first, 0, 0)), slab.shape, fill, antialias, continued)
     return result
 
 
 def _sample_slab(
-    array: np.ndarray, index_map: np.ndarray, shape: tuple[int, ...], fill: float, antialias: bool
+    array: np.ndarray,
+    index_map: np.ndarray,
+    shape: tuple[int, ...],
+    fill: float,
+    antialias: bool,
+    continued: np.ndarray,
 ) -> np.ndarray:
     widths = np.linalg.norm(index_map[:3, :3], axis=1)
     # Linear interpolation already averages over one voxel; variances of blurs add.
@@ -173,6 +207,11 @@ def _sample_slab(
     for axis in range(3):
         if widths[axis] > 1:
             part = resample_axis(part, axis, np.arange(part.shape[axis], dtype=float), widths[axis])
+    # ITK goes on with an edge's values for half a voxel; with one more beside it, for one and a half.
+    added = continued & [low == 0, high == array.shape]
+    if added.any():
+        part = np.pad(part, added.T.astype(int), mode="edge")
+        low = low - added[0]
     if part.dtype not in _ITK_TYPES:
         part = part.astype(np.float32)
     image = sitk.GetImageFromArray(part)

@@ -1,0 +1,56 @@
+"""Where a model's grid does not reach an image's faces, the answer goes on to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from conresnet.geometry import ModelSpace
+from conresnet.roi import BoxROI
+from engine.volumes import from_model, grid, rotation
+
+COARSER = [
+    pytest.param((5, 6, 7), (1, 1, 1), (3.5, 1, 1), id="few slices"),
+    pytest.param((35, 35, 35), (0.25, 0.25, 0.25), (2, 2, 2), id="fine voxels"),
+    pytest.param((21, 22, 23), (0.7, 0.8, 0.9), (2.3, 3.1, 1), id="uneven"),
+]
+
+
+@pytest.mark.parametrize(("shape", "spacing", "wanted"), COARSER)
+@pytest.mark.parametrize("turn", [None, rotation(20) @ rotation(-7, axis=0)], ids=["straight", "oblique"])
+@pytest.mark.parametrize("is_limited", [False, True])
+def test_an_answer_reaches_every_voxel_of_the_image(shape, spacing, wanted, turn, is_limited):
+    of = grid(shape, spacing, rotation=turn)
+    roi = BoxROI(of.center, np.eye(3), np.full(3, 100.0)) if is_limited else None
+    space = ModelSpace.fit(of, "SAR", wanted, roi)
+    assert not space.exact
+    result = np.zeros(shape, np.float32)
+    from_model(space, np.ones(space.grid.shape), result)
+    assert (result == 1).all()
+
+
+def test_beyond_the_last_centers_the_last_values_go_on():
+    space = ModelSpace.fit(grid((6, 5, 5)), "SAR", (4, 1, 1))
+    assert space.grid.shape == (2, 5, 5)
+    values = np.broadcast_to(np.float32([10, 20])[:, None, None], space.grid.shape)
+    result = np.zeros((6, 5, 5), np.float32)
+    from_model(space, values, result)
+    # Voxel centers of the image lie at -2.5 .. 2.5 mm around its middle, those of the model at -2 and 2.
+    assert result[:, 2, 2].tolist() == [10, 11.25, 13.75, 16.25, 18.75, 20]
+
+
+@pytest.mark.parametrize("turn", [None, rotation(20)], ids=["straight", "oblique"])
+def test_a_part_of_an_answer_ends_at_its_own_faces(turn):
+    """Else a slab of a growing result would lie over its neighbors."""
+    of = grid((24, 24, 24), rotation=turn)
+    space = ModelSpace.fit(of, "SAR", (3, 3, 3))
+    part = np.ones((2, *space.grid.shape[1:]), np.float32)
+    result = np.zeros(of.shape, np.float32)
+    view = space.reference_view(result)
+    for where, block in space.slabs_from_model(part[None], (3, 0, 0)):
+        view[where] = block[0]
+    heights = (np.linalg.inv(space.grid.array_affine) @ [*of.to_ras((0, 0, 0)), 1])[0]
+    slope = (np.linalg.inv(space.grid.array_affine) @ of.array_affine)[0, :3]
+    places = heights + np.tensordot(slope, np.indices(of.shape), 1)
+    assert (result[(places > 2.51) & (places < 4.49)] == 1).all()
+    assert (result[(places < 2.48) | (places > 4.52)] == 0).all()
