@@ -18,7 +18,6 @@ _POSITION, _ORIENTATION, _DESCRIPTION, _NUMBER = "0020|0032", "0020|0037", "0008
 _DIRECTORY = b"1.2.840.10008.1.3.10"
 #: Part of the slice distance by which a slice may lie off its regular place; headers round to a tenth of a mm.
 _UNEVEN = 0.1
-_TILT_DEGREES = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +30,7 @@ class _Slice:
     column: np.ndarray
     size: tuple[int, int]
     spacing: tuple[float, float]
+    pixel_type: int
 
 
 def read_series(folder: Path) -> ImageFile:
@@ -48,6 +48,9 @@ def read_series(folder: Path) -> ImageFile:
         grid = _regular_grid(folder, slices)
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames([piece.file for piece in slices])
+        if len({piece.pixel_type for piece in slices}) > 1:
+            # With a rescale slope a slice, as in PET. ITK would bring them all into the first one's type.
+            reader.SetOutputPixelType(sitk.sitkFloat32)
         try:
             image = reader.Execute()
         except RuntimeError as error:
@@ -141,7 +144,7 @@ def _header(file: Path) -> _Slice:
         raise UserError(
             "dicom-no-position", f"{file} does not say where in the patient its slice lies.", path=str(file)
         ) from error
-    return _Slice(str(file), position, row, column, reader.GetSize()[:2], reader.GetSpacing()[:2])
+    return _Slice(str(file), position, row, column, reader.GetSize()[:2], reader.GetSpacing()[:2], reader.GetPixelID())
 
 
 def _in_order(folder: Path, slices: list[_Slice]) -> list[_Slice]:
@@ -163,22 +166,12 @@ def _regular_grid(folder: Path, slices: list[_Slice]) -> Grid:
     """The grid on which the slices lie. Raises UserError where they do not lie on one."""
     first = slices[0]
     normal = np.cross(first.row, first.column)
-    travel = slices[-1].position - first.position
-    extent = float(travel @ normal)
-    distance = extent / (len(slices) - 1)
+    travels = np.array([piece.position - first.position for piece in slices])
+    heights = travels @ normal
+    distance = float(heights[-1]) / (len(slices) - 1)
     if distance <= 0:
         raise _uneven(folder, "several lie at the same place")
-    shift = float(np.linalg.norm(travel - extent * normal))
-    tilt = float(np.degrees(np.arctan2(shift, extent)))
-    if tilt > _TILT_DEGREES and shift > min(first.spacing) / 2:
-        raise UserError(
-            "dicom-tilt",
-            f"The DICOM slices in {folder} are sheared by {tilt:.1f} degrees of gantry tilt; "
-            "correct it first, for example with Slicer's DICOM module.",
-            path=str(folder),
-            degrees=tilt,
-        )
-    heights = np.array([float((piece.position - first.position) @ normal) for piece in slices])
+    _check_sideways(folder, travels - np.outer(heights, normal), heights, min(first.spacing) / 2)
     gaps = np.diff(heights)
     if np.abs(heights - distance * np.arange(len(slices))).max() > _UNEVEN * distance:
         if gaps.min() < _UNEVEN * distance:
@@ -190,6 +183,30 @@ def _regular_grid(folder: Path, slices: list[_Slice]) -> Grid:
     )
     affine[:3, 3] = LPS_TO_RAS @ first.position
     return Grid((len(slices), *reversed(first.size)), affine)
+
+
+def _check_sideways(folder: Path, offsets: np.ndarray, heights: np.ndarray, allowed: float) -> None:
+    """Refuse slices that do not lie one above the other.
+
+    Args:
+        offsets: (n, 3) mm of each slice from its place above the first one.
+        heights: (n,) mm above the first one.
+        allowed: mm.
+    """
+    largest = float(np.linalg.norm(offsets, axis=1).max())
+    if largest <= allowed:
+        return
+    slope = heights @ offsets / (heights @ heights)
+    if np.linalg.norm(offsets - np.outer(heights, slope), axis=1).max() > allowed:
+        raise _uneven(folder, f"some lie up to {largest:.2f} mm beside the first")
+    tilt = float(np.degrees(np.arctan(np.linalg.norm(slope))))
+    raise UserError(
+        "dicom-tilt",
+        f"The DICOM slices in {folder} are sheared by {tilt:.{1 if tilt > 0.5 else 2}f} degrees of gantry tilt; "
+        "correct it first, for example with Slicer's DICOM module.",
+        path=str(folder),
+        degrees=tilt,
+    )
 
 
 def _uneven(folder: Path, how: str) -> UserError:

@@ -21,11 +21,15 @@ def write_series(
     folder: Path,
     heights: Sequence[float] = range(0, 12, 2),
     axes: np.ndarray | None = None,
-    shift: float = 0,
+    shift: float | Sequence[float] = 0,
     description: str = "Thorax",
     **changes,
 ) -> None:
-    """CT slices at ``heights`` mm along the third column of ``axes`` (LPS), each ``shift`` mm down from the last."""
+    """CT slices at ``heights`` mm along the third column of ``axes`` (LPS), each ``shift`` mm down from the last.
+
+    ``shift`` may also say of each slice how far down it lies, and a change be a list of values, one a slice.
+    """
+    down = [number * shift for number in range(len(heights))] if np.isscalar(shift) else shift
     axes = np.eye(3) if axes is None else axes
     folder.mkdir(exist_ok=True)
     series, study = generate_uid(), generate_uid()
@@ -37,7 +41,7 @@ def write_series(
         data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
         data.SeriesInstanceUID, data.StudyInstanceUID, data.Modality = series, study, "CT"
         data.SeriesDescription, data.SeriesNumber, data.InstanceNumber = description, 3, number + 1
-        data.ImagePositionPatient = (axes @ [10, 20 + number * shift, 30 + height]).round(6).tolist()
+        data.ImagePositionPatient = (axes @ [10, 20 + down[number], 30 + height]).round(6).tolist()
         data.ImageOrientationPatient = axes[:, :2].T.ravel().round(6).tolist()
         data.PixelSpacing, data.SliceThickness = [0.8, 1.2], 2
         data.Rows, data.Columns = PIXELS.shape[1:]
@@ -45,7 +49,8 @@ def write_series(
         data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 1
         data.RescaleSlope, data.RescaleIntercept = 1, -1000
         data.PixelData = PIXELS[number % len(PIXELS)].tobytes()
-        for key, value in changes.items():
+        for key, given in changes.items():
+            value = given[number] if isinstance(given, list) else given
             if value is None:
                 delattr(data, key)
             else:
@@ -138,6 +143,30 @@ def test_gantry_tilt_is_refused(tmp_path, capfd):
     write_series(tmp_path / "ct", shift=2 * np.tan(np.radians(15)))
     assert "15.0 degrees of gantry tilt" in refused(tmp_path / "ct", "dicom-tilt")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("down", [[0, 0, 3, 3, 0, 0], [0, 0, 0, 3, 0, 0], [3, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 0]])
+def test_slices_that_lie_beside_each_other_are_refused(tmp_path, down):
+    write_series(tmp_path / "ct", shift=down)
+    assert "beside" in refused(tmp_path / "ct", "dicom-uneven")
+
+
+def test_a_tilt_that_is_small_but_reaches_far_is_refused(tmp_path):
+    write_series(tmp_path / "ct", heights=range(0, 200, 2), shift=2 * np.tan(np.radians(0.3)))
+    assert "0.30 degrees of gantry tilt" in refused(tmp_path / "ct", "dicom-tilt")
+
+
+def test_headers_may_round_a_place(tmp_path):
+    write_series(tmp_path / "ct", shift=[0, 0.1, -0.1, 0.05, 0, 0.1])
+    assert np.array_equal(read_volume(tmp_path / "ct").array, PIXELS - 1000)
+
+
+def test_a_rescale_slope_a_slice_keeps_its_values(tmp_path):
+    slopes = [1, 0.5, 0.25, 2, 0.125, 1.5]
+    write_series(tmp_path / "pet", RescaleSlope=slopes, RescaleIntercept=0)
+    array = read_volume(tmp_path / "pet").array
+    assert array.dtype == np.float32
+    assert np.array_equal(array, PIXELS * np.float32(slopes)[:, None, None])
 
 
 def test_slices_without_a_place_are_refused(tmp_path):
