@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,10 @@ def read_case_list(path: Path, channels: Sequence[str]) -> list[ListedCase]:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            header, *rows = list(csv.reader(file)) or [[]]
+            text = file.read()
+        if "\0" in text:
+            raise csv.Error("NUL")
+        header, *rows = list(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "it is no CSV text in UTF-8"
         raise UserError(
@@ -59,6 +63,10 @@ def read_case_list(path: Path, channels: Sequence[str]) -> list[ListedCase]:
     cases = []
     for line, row in enumerate(rows, start=2):
         if any(field.strip() for field in row):
+            if any(field.strip() for field in row[len(columns) :]):
+                raise _bad_row(
+                    path, line, "has more fields than there are columns; put quotes around a field that holds commas"
+                )
             cases.append(_case(path, line, dict(zip(columns, map(str.strip, row), strict=False)), wanted))
     if not cases:
         raise UserError("cases-empty", f"The list of cases {path} has no case below its first line.", path=str(path))

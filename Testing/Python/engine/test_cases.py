@@ -41,10 +41,22 @@ def test_columns_in_any_order_and_paths_from_the_lists_folder(tmp_path, encoding
         ("cases-row", "name,T1,FLAIR\n,b,c\n"),
         ("cases-row", "name,T1,FLAIR\n../a,b,c\n"),
         ("cases-row", "name,T1,FLAIR\na,b,c\nA,d,e\n"),
+        ("cases-unreadable", "name,T1,FLAIR\na,b\0,c\n"),
     ],
 )
 def test_refusals(tmp_path, code, text):
     assert "list é.csv" in refusal(code, read_case_list, write(tmp_path, text), CHANNELS)
+
+
+@pytest.mark.parametrize("columns", ["name,T1,FLAIR", "name,T1,FLAIR,roi"])
+def test_a_roi_without_quotes_is_not_cut_off(tmp_path, columns):
+    sentence = refusal("cases-row", read_case_list, write(tmp_path, f"{columns}\na,b,c,0,1,0,1,0,1\n"), CHANNELS)
+    assert "quotes" in sentence and "Line 2" in sentence
+
+
+def test_spaces_may_follow_the_commas(tmp_path):
+    (case,) = read_case_list(write(tmp_path, 'name, T1, FLAIR, roi\na, "b, c", d, "0,1,0,1,0,1"\n'), CHANNELS)
+    assert case == ListedCase("a", (tmp_path / "b, c", tmp_path / "d"), "0,1,0,1,0,1")
 
 
 def test_no_list(tmp_path):
