@@ -96,15 +96,15 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = conres
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     with _terminable() as terminated:
         status = _run(command, arguments, program)
-    return 128 + signal.SIGTERM if terminated and status == _INTERRUPTED else status
+    return 128 + terminated[0] if terminated and status == _INTERRUPTED else status
 
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[list[int]]:
-    """Let SIGTERM end the work as Ctrl-C does, so that nothing is left lying; yields a list of the signals heard.
+    """Let SIGTERM and SIGHUP end the work as Ctrl-C does, so that nothing is left lying; yields those heard.
 
-    Python's own answer to SIGTERM ends the process at once. A command that wants to hear it otherwise, as training
-    does, sets its own handler. Signals go to the main thread alone.
+    Python's own answer to them ends the process at once. One that is ignored, as nohup has it, stays so. A command that
+    wants to hear them otherwise, as training does, sets its own handler. Signals go to the main thread alone.
     """
     heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -114,14 +114,20 @@ def _terminable() -> Iterator[list[int]]:
     def stop(number: int, frame: object) -> None:
         heard.append(number)
         # A second one must not cut the cleaning up short.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield heard
     finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
@@ -148,7 +154,9 @@ def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
 
 
 def _say(sentence: str) -> None:
-    click.echo(" ".join(sentence.split()), err=True)
+    # A terminal that was closed hears nothing any longer.
+    with contextlib.suppress(OSError):
+        click.echo(" ".join(sentence.split()), err=True)
 
 
 def _click_sentence(error: click.ClickException) -> str:

@@ -66,21 +66,38 @@ def read_image(path: Path) -> ImageFile:
     Raises:
         UserError: as ``read_channels``, but for those of ``check_volume``.
     """
-    if path.is_dir():
-        return read_series(path)
+    _check_name(path)
+    is_folder = path.is_dir()
     try:
-        with path.open("rb") as file:
-            file.read(1)
+        if is_folder:
+            for file in path.iterdir():
+                _check_name(file)
+        else:
+            with path.open("rb") as file:
+                file.read(1)
     except FileNotFoundError as error:
         raise UserError("image-not-found", f"The image {path} does not exist.", path=str(path)) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError("cannot-read", f"The image {path} cannot be read ({reason}).", path=str(path)) from error
+    if is_folder:
+        return read_series(path)
     if _is_nifti(path):
         from conresnet.nifti_files import read_nifti
 
         return read_nifti(path)
     return _read_with_itk(path)
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a name that is no text: ITK ends the whole process over it, and no report can hold it."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        shown = str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+        raise UserError(
+            "cannot-read", f"The image {shown} cannot be read (its name is no UTF-8 text); rename it.", path=shown
+        ) from error
 
 
 def read_single(path: Path) -> Volume:

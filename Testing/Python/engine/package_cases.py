@@ -14,6 +14,7 @@ import pytest
 from conresnet.errors import UserError
 
 WEIGHTS = "network.safetensors"
+ARGUMENTS = {"input_channels": 1, "outputs": 3, "residual_outputs": 2}
 
 
 def safetensors_bytes(numbers: int = 8) -> bytes:
@@ -35,7 +36,7 @@ def document(**changes: Any) -> dict[str, Any]:
         "preparation": {"orientation": "SAR", "spacing": [2, 1, 1], "foreground": "all", "roi": "cut"},
         "system": {
             "type": "single",
-            "networks": [{"type": "conresnet", "arguments": {"input_channels": 1, "outputs": 3}, "weights": WEIGHTS}],
+            "networks": [{"type": "conresnet", "arguments": dict(ARGUMENTS), "weights": WEIGHTS}],
         },
         "inference": {"window": [16, 32, 32], "overlap": 0.5, "tiling": "fitted", "blending": "gaussian"},
         "output": {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -16,7 +18,7 @@ from conresnet.command_line import main
 from conresnet.errors import Cancelled, UserError
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
 from engine.model_cases import description
-from engine.package_cases import WEIGHTS, changed, document, make_folder, safetensors_bytes
+from engine.package_cases import ARGUMENTS, WEIGHTS, changed, document, make_folder, safetensors_bytes
 
 
 @pytest.fixture
@@ -28,11 +30,13 @@ def models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def ending(monkeypatch: pytest.MonkeyPatch):
-    """Make the command ``models`` end by an exception, and return the exit status of calling it."""
+    """Make the command ``models`` end by an exception, or by what a function does, and return its exit status."""
 
-    def end(error: BaseException) -> int:
+    def end(error: BaseException | Callable[[], None]) -> int:
         @click.command()
         def failing() -> None:
+            if not isinstance(error, BaseException):
+                return error()
             raise error
 
         monkeypatch.setattr("conresnet.commands.models.models", failing)
@@ -118,6 +122,18 @@ def test_stopping_is_status_130(ending, error: BaseException, capsys: pytest.Cap
     assert capsys.readouterr().err.strip() == "Stopped."
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_a_closed_terminal_is_heard_unless_nohup_has_it_ignored(ending) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        assert ending(lambda: signal.raise_signal(signal.SIGHUP)) == 129
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert ending(lambda: signal.raise_signal(signal.SIGHUP)) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_the_module_ends_with_the_status(repository: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "CONRESNET_MODELS": str(tmp_path / "modèles")}
     finished = subprocess.run(
@@ -167,7 +183,7 @@ def test_the_tiling_of_two_networks_is_shown_as_the_package_has_it(
 
 
 def test_copies_of_a_channel_are_shown(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    whole = changed("system.networks.0.arguments", {"input_channels": 2, "outputs": 3})
+    whole = changed("system.networks.0.arguments", {**ARGUMENTS, "input_channels": 2})
     whole["inputs"][0]["copies"] = [[{"step": "equalize", "clip_limit": 0.01, "tiles": 8}]]
     make_folder(models_folder / "a", whole)
     assert main(["models", "show", "organ"]) == 0

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from conresnet.errors import UserError
 from conresnet.grid import Grid, Volume
 from conresnet.image_checks import check_volume
+from conresnet.image_files import read_image
 from engine.image_cases import ramp, refused, save_nifti, write_with_itk
 from engine.volumes import grid, random_volume
 
@@ -43,6 +44,19 @@ def test_a_damaged_gz_file_is_refused(tmp_path):
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
     refused("not-an-image", path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+@pytest.mark.parametrize("name", [b"caf\xe9.nii.gz", b"caf\xe9.nrrd", b"caf\xe9/1.dcm", b"ct/caf\xe9.dcm"])
+def test_a_name_that_is_no_text_is_refused(tmp_path, name):
+    """ITK would end the process."""
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="rename it") as caught:
+        read_image(path.parent if name.endswith(b"dcm") else path)
+    assert caught.value.code == "cannot-read" and "caf" in caught.value.message
+    assert caught.value.message.isprintable()
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
