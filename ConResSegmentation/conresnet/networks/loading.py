@@ -33,8 +33,7 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
     source = f"{description.weights} of the model {package.description.name}"
     try:
         # Without memory at first: a description may ask for a network of any size, its weights cannot.
-        with torch.device("meta"):
-            planned = build_network(description.type, description.arguments)
+        planned = _planned(description)
         check_tensors(planned, package.tensor_shapes(description.weights), source)
         network = build_network(description.type, description.arguments)
     except ValueError as error:
@@ -66,6 +65,16 @@ def _network_named(description: ModelDescription, index: int | None) -> Network:
             "network-not-found", f"The model {description.name} has no network {index}, only 0 to {last}.", index=index
         )
     return networks[index or 0]
+
+
+def _planned(description: Network) -> nn.Module:
+    """The network without memory. Raises ValueError as ``build_network`` does, and for sizes beyond counting."""
+    try:
+        with torch.device("meta"):
+            return build_network(description.type, description.arguments)
+    except (RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the network {description.type!r} would be too large ({reason}).") from error
 
 
 def check_tensors(network: nn.Module, shapes: dict[str, tuple[int, ...]], source: str) -> None:

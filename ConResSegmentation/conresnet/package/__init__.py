@@ -60,7 +60,7 @@ windows are as many as in its paper, see `conresnet.systems.coarse_to_fine`.
         "networks": [
           {
             "type": "conresnet",
-            "arguments": {"input_channels": 2, "outputs": 3, "base_width": 16},
+            "arguments": {"input_channels": 2, "outputs": 3, "residual_outputs": 2, "base_width": 16},
             "weights": "network.safetensors"
           }
         ]

@@ -1,9 +1,10 @@
 """What a description says of its system: that its networks are as many and take and give as much as the model needs,
 and that the arguments of a coarse-to-fine system are right."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from conresnet.package.description import ModelDescription
+from conresnet.package.description import ModelDescription, Network
 from conresnet.package.fields import Fields
 
 # How many networks each system takes; None is any number.
@@ -34,6 +35,8 @@ def check_networks(fields: Fields, description: ModelDescription) -> None:
     Systems that this version does not know may chain networks freely.
     """
     system = description.system
+    for index, network in enumerate(system.networks):
+        _check_inner(fields, f"system.networks[{index}].arguments.network", network)
     if system.type not in NETWORK_COUNTS:
         return
     count = NETWORK_COUNTS[system.type] or len(system.networks)
@@ -50,5 +53,31 @@ def check_networks(fields: Fields, description: ModelDescription) -> None:
         for key, value in expected.items():
             if network.arguments.get(key, value) != value:
                 fields.refuse(f"{place}.{key}", f"must be {value}, as the inputs and segments say")
+        _check_residuals(fields, place, network.type, network.arguments, segments, network.arguments.get("outputs"))
         if network.arguments.get("residual_axis", "S") != first_axis:
             fields.refuse(f"{place}.residual_axis", f"must be {first_axis}, as that of the first network")
+
+
+def _check_inner(fields: Fields, place: str, network: Network) -> None:
+    """Refuse an auto-context whose network is not said as one: what maps it gives is read from there."""
+    if network.type != "auto_context" or "network" not in network.arguments:
+        return
+    inner = network.arguments["network"]
+    is_network = isinstance(inner, dict) and set(inner) == {"type", "arguments"}
+    if not (is_network and isinstance(inner["type"], str) and isinstance(inner["arguments"], dict)):
+        fields.refuse(place, 'must be {"type": ..., "arguments": {...}}')
+
+
+def _check_residuals(
+    fields: Fields, place: str, kind: str, arguments: Mapping[str, Any], segments: int, outputs: Any
+) -> None:
+    """Refuse residuals of others than the segments, which are all that the residual map shows."""
+    if kind == "auto_context" and "network" in arguments:
+        inner = arguments["network"]
+        _check_residuals(fields, f"{place}.network.arguments", inner["type"], inner["arguments"], segments, outputs)
+    if kind != "conresnet" or not arguments.get("residual_mapping", True):
+        return
+    residuals = arguments.get("residual_outputs")
+    residuals = outputs if residuals is None else residuals
+    if residuals is not None and residuals != segments:
+        fields.refuse(f"{place}.residual_outputs", f"must be {segments}, one a segment; left out, it is as outputs")

@@ -63,3 +63,11 @@ def test_a_description_of_a_huge_network_is_refused_before_it_takes_memory(tmp_p
     file.write_text(file.read_text().replace('"base_width": 8', '"base_width": 2048'))
     sentence = refusal("weights-shape", load_network, package.path)
     assert "the tensor" in sentence and "network.safetensors" in sentence
+
+
+@pytest.mark.parametrize("width", ["8000000000000", "8e12"])
+def test_a_network_of_more_than_can_be_counted_is_refused_in_a_sentence(tmp_path, width):
+    package = write_model(tmp_path / "model", description())
+    file = package.path / "model.json"
+    file.write_text(file.read_text().replace('"base_width": 8', f'"base_width": {width}'))
+    assert "cannot be built" in refusal("network-unknown", load_network, package.path)

@@ -14,7 +14,7 @@ from conresnet.errors import UserError
 from conresnet.package import parse_description
 from conresnet.package.terminology import is_snomed_concept
 from engine.model_cases import description as model_description
-from engine.package_cases import changed, document, older, refusal
+from engine.package_cases import ARGUMENTS, changed, document, older, refusal
 
 CLIP = {"step": "clip", "low": -100, "high": 240}
 SLICES = {"step": "z_score_slices", "over": "foreground", "outside": "zero"}
@@ -30,8 +30,13 @@ def test_a_right_description_is_read() -> None:
     assert description.residual_axis == "axial"
 
 
+def auto_context(network: object) -> dict:
+    """Auto-context of a network, said right or wrong."""
+    return {"type": "auto_context", "arguments": {"outputs": 3, "network": network}, "weights": "network.safetensors"}
+
+
 def with_copies(*copies: list[dict], channels: int) -> dict:
-    whole = changed("system.networks.0.arguments", {"input_channels": channels, "outputs": 3})
+    whole = changed("system.networks.0.arguments", {**ARGUMENTS, "input_channels": channels})
     whole["inputs"][0]["copies"] = list(copies)
     return whole
 
@@ -112,7 +117,7 @@ def test_the_example_in_the_documentation_is_right() -> None:
     ("orientation", "axis", "plane"), [("SAR", "S", "axial"), ("SLP", "W", "coronal"), ("ARS", "H", "sagittal")]
 )
 def test_the_plane_of_the_residual_follows_from_axis_and_orientation(orientation: str, axis: str, plane: str) -> None:
-    arguments = {"input_channels": 1, "outputs": 3, "residual_axis": axis}
+    arguments = {**ARGUMENTS, "residual_axis": axis}
     changes = changed("system.networks.0.arguments", arguments)
     changes["preparation"]["orientation"] = orientation
     assert parse_description(changes).residual_axis == plane
@@ -162,6 +167,13 @@ WRONG = [
     ("system.networks.0.arguments", {"input_channels": 2, "outputs": 3}),
     ("system.networks.0.arguments", {"input_channels": 1, "outputs": 2}),
     ("system.networks.0.arguments", {"residual_axis": "X"}),
+    ("system.networks.0.arguments", {"input_channels": 1, "outputs": 3}),
+    ("system.networks.0.arguments", {"input_channels": 1, "outputs": 3, "residual_outputs": None}),
+    ("system.networks.0.arguments", {"input_channels": 1, "outputs": 3, "residual_outputs": 1}),
+    ("system.networks.0", auto_context("conresnet")),
+    ("system.networks.0", auto_context({"type": "unet", "arguments": []})),
+    ("system.networks.0", auto_context({"type": [], "arguments": {}})),
+    ("system.networks.0", auto_context({"type": "conresnet", "arguments": {}})),
     ("inference.window", [16, 32, 100_000]),
     ("inference.window", [16, 32.5, 32]),
     ("inference.overlap", 1.0),
