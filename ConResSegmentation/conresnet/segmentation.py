@@ -8,8 +8,9 @@ from os import PathLike
 
 import numpy as np
 
+from conresnet.errors import UserError
 from conresnet.grid import Volume
-from conresnet.inference.devices import Backend, choose_backend, using_threads
+from conresnet.inference.devices import Backend, choose_backend, is_out_of_memory, using_threads
 from conresnet.inference.memory import reused_memory
 from conresnet.inference.passes import Pass, Passes
 from conresnet.inference.progress import Progress, Tracker
@@ -124,6 +125,26 @@ def segment(
         UserError: an image, the ROI or an option cannot be used, or memory does not suffice.
         Cancelled: ``progress`` said so.
     """
+    try:
+        return _segment(model, channels, options, progress, allocate)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # By here the error is gone, and with it the arrays that it held.
+    raise UserError(
+        "out-of-memory",
+        f"The memory of the computer does not hold what the segmentation of {channels[0].name} takes; close other "
+        "programs, or draw an ROI around the structure.",
+    )
+
+
+def _segment(
+    model: LoadedModel,
+    channels: Sequence[Volume],
+    options: SegmentOptions | None,
+    progress: Progress | None,
+    allocate: Allocate | None,
+) -> SegmentResult:
     options = options or SegmentOptions()
     description = model.description
     maps = check_maps(options.maps, model.system.maps, description.name)

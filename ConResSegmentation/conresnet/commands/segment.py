@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 import traceback
@@ -63,7 +64,7 @@ _STEPS = 1000
     "--threads",
     type=click.IntRange(1),
     metavar="N",
-    help="Threads of the CPU.  [default: all, but one of three or more]",
+    help="Threads of the CPU, no more than it has cores.  [default: all, but one of three or more]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace results that are there.")
 @click.option(
@@ -118,6 +119,8 @@ def segment(
     from conresnet.maps import check_maps
     from conresnet.segmentation import SegmentOptions
 
+    # So many that the system has no room for them would end the process without a word.
+    threads = min(threads, os.cpu_count() or 1) if threads else None
     options = SegmentOptions(
         maps=check_maps(chosen, loaded.system.maps, package.description.name), roi=box, tiling=tiling, threads=threads
     )

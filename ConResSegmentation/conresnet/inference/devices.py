@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+import SimpleITK as sitk
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from conresnet.errors import UserError
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What PyTorch says, and ITK.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc")
 _CPU_BF16 = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16")
 
 
@@ -119,14 +122,16 @@ def default_threads() -> int:
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[int]:
-    """Compute with ``count`` threads, or with the default number; gives the number."""
-    before = torch.get_num_threads()
+    """Compute with ``count`` threads, or with the default number, in ITK too; gives the number."""
+    before, itk_before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     count = count or default_threads()
     torch.set_num_threads(count)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
     try:
         yield count
     finally:
         torch.set_num_threads(before)
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(itk_before)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -134,4 +139,4 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)

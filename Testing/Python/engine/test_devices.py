@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 
 from conresnet.inference.devices import (
@@ -75,6 +76,13 @@ def test_threads_are_as_before_afterwards():
     with using_threads(before + 1) as count:
         assert count == torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+def test_threads_hold_for_itk_too():
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    with using_threads(before + 1):
+        assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == before + 1
+    assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == before
 
 
 def test_half_precision_agrees_with_single(tmp_path):
@@ -172,6 +180,21 @@ def test_too_little_memory_for_anything_is_a_sentence(tmp_path, monkeypatch):
     volume = random_volume(grid((30, 30, 30)))
     sentence = refusal("out-of-memory", segment, model, [volume], SegmentOptions(threads=1))
     assert re.search("ROI", sentence)
+
+
+@pytest.mark.parametrize("step", ["prepare", "make_report"])
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("Unable to allocate 9 GiB"), RuntimeError("ITK ERROR: Failed to allocate memory for image.")],
+    ids=["numpy", "ITK"],
+)
+def test_too_little_memory_beside_the_windows_is_a_sentence(tmp_path, monkeypatch, step, error):
+    def short(*arguments):
+        raise error
+
+    monkeypatch.setattr(f"conresnet.segmentation.{step}", short)
+    volume = random_volume(grid((20, 20, 20)))
+    assert "ROI" in refusal("out-of-memory", segment, make_model(tmp_path), [volume], SegmentOptions(threads=1))
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(tmp_path, monkeypatch):

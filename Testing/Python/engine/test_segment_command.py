@@ -254,7 +254,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, model, image, al
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_stops_within_a_window_and_leaves_nothing(tmp_path, image, number, status):
     of = grid((100, 160, 160))
     write_volume(random_volume(of).array, of, tmp_path / "large.nii")
@@ -341,3 +341,9 @@ def test_a_grid_of_any_kind_comes_back(tmp_path, model):
     write_volume(random_volume(of).array, of, tmp_path / "turned.nii.gz")
     assert call(tmp_path / "turned.nii.gz", "--model", model, "--output", tmp_path / "out") == 0
     assert read_volume(tmp_path / "out" / "segmentation.nii.gz").grid.matches(of)
+
+
+def test_more_threads_than_cores_are_not_started(tmp_path, model, image):
+    arguments = (image, "--model", model, "--output", tmp_path / "out", "--threads", 100_000)
+    assert main(["segment", *map(str, arguments)]) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["threads"] == os.cpu_count()
