@@ -11,7 +11,7 @@ from conresnet.boxes import Box
 from conresnet.errors import UserError
 from conresnet.grid import Grid, Volume, box_corners, transformed
 from conresnet.orientation import Reordering, axis_directions, reordering
-from conresnet.resampling import sample, translation
+from conresnet.resampling import covered, sample, translation
 from conresnet.roi import BoxROI
 
 _ALIGNED_DEGREES = 0.5
@@ -109,20 +109,23 @@ class ModelSpace:
         Returns:
             (S, H, W): a view of the stored voxels where they are the model's own, else float32.
         """
-        if volume.grid.matches(self.reference):
-            reorder, index_map = self.reorder, self.index_map
-        else:
-            reorder = reordering(volume.grid, self.orientation)
-            source = reorder.grid(volume.grid)
-            index_map = np.round(np.linalg.inv(source.array_affine) @ self.grid.array_affine, 7)
+        reorder, index_map = self._way_to(volume.grid)
         return sample(reorder.view(volume.array), index_map, self.grid.shape, fill, antialias=True)
+
+    def _way_to(self, grid: Grid) -> tuple[Reordering, np.ndarray]:
+        """What brings an array on a grid into the model's axis order, and (4, 4) the model's index to index in that."""
+        if grid.matches(self.reference):
+            return self.reorder, self.index_map
+        reorder = reordering(grid, self.orientation)
+        return reorder, np.round(np.linalg.inv(reorder.grid(grid).array_affine) @ self.grid.array_affine, 7)
 
     def covered(self, grid: Grid) -> np.ndarray | None:
         """(S, H, W) bool, model voxels that a channel on ``grid`` covers; None where it covers all."""
         corners = transformed(self.grid.corners(0), np.linalg.inv(grid.array_affine))
         if ((corners >= -0.5) & (corners <= np.array(grid.shape) - 0.5)).all():
             return None
-        mask = self.to_model(Volume(np.broadcast_to(np.uint8(1), grid.shape), grid, "mask"), 0) > 0.5
+        reorder, index_map = self._way_to(grid)
+        mask = covered(index_map, reorder.grid(grid).shape, self.grid.shape)
         return None if mask.all() else mask
 
     def output_view(self, array: np.ndarray) -> np.ndarray:

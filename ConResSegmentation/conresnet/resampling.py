@@ -55,12 +55,38 @@ def sample(
     offset = np.rint(index_map[:3, 3])
     if _moves_at_most(index_map - translation(offset), shape, TOLERANCE):
         return _cut(array, offset.astype(int), shape, fill, continued)
+    if _is_along_axes(index_map, shape):
+        return _sample_along_axes(array, index_map, shape, fill, antialias, continued)
+    return _sample_oblique(array, index_map, shape, fill, antialias, continued)
+
+
+def covered(index_map: np.ndarray, covering: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """Which voxels of a grid lie, by their centers, within the outer faces of an array's voxels.
+
+    Args:
+        index_map: (4, 4) index on the grid (s, h, w, 1) to index in the array.
+        covering: shape of the array.
+        shape: of the grid.
+
+    Returns:
+        bool of ``shape``; where it is False, ``sample`` gives ``fill``.
+    """
+    tolerance = TOLERANCE if _is_along_axes(index_map, shape) else 0
+    result = np.ones(shape, dtype=bool)
+    rows, columns = np.ogrid[: shape[1], : shape[2]]
+    for count, (along, down, across, offset) in zip(covering, index_map[:3], strict=True):
+        plane = down * rows + across * columns + offset
+        for index, inside in enumerate(result):
+            inside &= plane >= -0.5 - tolerance - along * index
+            inside &= plane <= count - 0.5 + tolerance - along * index
+    return result
+
+
+def _is_along_axes(index_map: np.ndarray, shape: Sequence[int]) -> bool:
     off_diagonal = index_map.copy()
     off_diagonal[[0, 1, 2, 3], [0, 1, 2, 3]] = 0
     off_diagonal[:3, 3] = 0
-    if _moves_at_most(off_diagonal, shape, TOLERANCE):
-        return _sample_along_axes(array, index_map, shape, fill, antialias, continued)
-    return _sample_oblique(array, index_map, shape, fill, antialias, continued)
+    return _moves_at_most(off_diagonal, shape, TOLERANCE)
 
 
 def _moves_at_most(difference: np.ndarray, shape: Sequence[int], tolerance: float) -> bool:
@@ -102,15 +128,25 @@ def _sample_along_axes(
     continued: np.ndarray,
 ) -> np.ndarray:
     """One axis after the other: those that lose most voxels first, which keeps what is in between small."""
-    outside = []
+    outside, parts, wanted = [], [slice(None)] * 3, {}
     for axis in sorted(range(3), key=lambda axis: (shape[axis] / array.shape[axis], axis)):
         step, offset, count = index_map[axis, axis], index_map[axis, 3], array.shape[axis]
         positions = np.round(offset + step * np.arange(shape[axis]), 6)
         before, behind = positions < -0.5 - TOLERANCE, positions > count - 0.5 + TOLERANCE
         outside.append((axis, before & ~continued[0, axis] | behind & ~continued[1, axis]))
-        if shape[axis] == count and np.array_equal(positions, np.arange(count)):
+        positions, width = np.clip(positions, 0, count - 1), max(1.0, abs(step)) if antialias else 1.0
+        # Not a single one of a wider step, which averages.
+        is_cut = len(positions) > 1 or width == 1 or count == 1
+        if is_cut and np.array_equal(positions, np.rint(positions[0]) + np.arange(len(positions))):
+            parts[axis] = slice(int(positions[0]), int(positions[-1]) + 1)
             continue
-        array = resample_axis(array, axis, positions, max(1.0, abs(step)) if antialias else 1.0)
+        first = max(int(positions.min() - width), 0)
+        parts[axis] = slice(first, int(np.ceil(positions.max() + width)) + 1)
+        wanted[axis] = positions - first, width
+    # What no position touches is not to be converted and averaged for every slab anew.
+    array = array[tuple(parts)]
+    for axis, (positions, width) in wanted.items():
+        array = resample_axis(array, axis, positions, width)
     result = array.astype(np.float32, copy=False)
     for axis, flags in outside:
         if flags.any():

@@ -77,8 +77,13 @@ class Painter:
 
     def _exclusive(self, probability: np.ndarray) -> np.ndarray:
         """The likeliest of the segments and the background, which has what they leave of 1."""
-        labels = self._values[probability.argmax(axis=0)]
-        labels *= probability.max(axis=0) > 1 - probability.sum(axis=0)
+        # One segment after another: argmax over the leading axis takes three times as long.
+        highest = probability[0].copy()
+        labels = np.full(highest.shape, self._values[0])
+        for value, values in zip(self._values[1:], probability[1:], strict=True):
+            labels[values > highest] = value
+            np.maximum(highest, values, out=highest)
+        labels *= highest > 1 - probability.sum(axis=0)
         return labels
 
     def _overlaid(self, probability: np.ndarray, mask: np.ndarray | None, packed: np.ndarray | None) -> np.ndarray:
