@@ -111,13 +111,16 @@ def sparse_tail(values: ChannelValues, min_count: int) -> float | None:
     if bins < 1 or high <= low:
         return None
     width = (high - low) / bins
+    # More bins than int64 counts are counted as float64, between whose neighbors many bins lie.
+    kind = np.int64 if bins < 2**62 else np.float64
+    last = kind(bins - 1)
     dense = np.zeros(bins, dtype=np.int64) if bins <= _DENSE_BINS else None
     sparse = []
     for block in values:
-        index = np.minimum(((block - low) * (bins / (high - low))).astype(np.int64), bins - 1)
+        index = np.minimum(np.floor((block - low) * (bins / (high - low))).astype(kind), last)
         # A value on an edge belongs to the bin above, also where the division rounded otherwise.
         index -= block < low + index * width
-        index += (block >= low + (index + 1) * width) & (index < bins - 1)
+        index += (block >= low + (index + 1) * width) & (index < last)
         if dense is None:
             sparse.append(np.unique(index, return_counts=True))
         else:
