@@ -1,0 +1,83 @@
+"""How a model stands scans of half their resolution: a table of Dice, and of how far what is found lies off the labels.
+
+    python Testing/Benchmarks/coarse_scans.py Task04_Hippocampus [--model hippocampus]
+
+The cases are those that the model's own figures name as held out. Each is averaged over two voxels along every axis and
+interpolated back, centered, so that it is blurred and moved nowhere; the labels stay. A model that answers with a shift
+has learned it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import SimpleITK as sitk
+
+REPOSITORY, HERE = Path(__file__).resolve().parents[2], Path(__file__).parent
+sys.path[:0] = [str(REPOSITORY / part) for part in ("ConResSegmentation", "ConResTraining")] + [str(HERE)]
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--model", default="hippocampus", show_default=True, help="A model's name or package.")
+def measure(data: Path, model: str) -> None:
+    """Segment the cases of DATA that the model never saw, as they are and at half the resolution."""
+    from conresnet.model_list import find_model
+    from conresnet.package import read_package
+    from conresnet.package.metrics import read_metrics
+    from conresnet.segmentation import load_model
+    from conresnet_training.data_sets import read_data_set
+
+    held_out = set(read_metrics(read_package(find_model(model)))["dice_a_case"])
+    cases = [case for case in read_data_set(data).cases if case.name in held_out]
+    loaded = load_model(model)
+    segments = loaded.description.output.segments
+    click.echo(" | ".join(["| scan", *(segment.name for segment in segments), "found less label, mm (R, A, S) |"]))
+    click.echo("|---" * (2 + len(segments)) + "|")
+    for name, rows in figures(loaded, cases).items():
+        *dice, right, front, up = np.mean(rows, axis=0)
+        click.echo(
+            f"| {name} | "
+            + " | ".join(f"{value:.3f}" for value in dice)
+            + f" | {right:+.2f}, {front:+.2f}, {up:+.2f} |"
+        )
+
+
+def figures(model, cases: Iterable) -> dict[str, list[list[float]]]:
+    """Of each way of scanning, a row a case: each segment's Dice, and the centroids' difference in mm."""
+    from changed_heads import overlap, segmented
+
+    rows: dict[str, list[list[float]]] = {}
+    for case in cases:
+        scan, truth = sitk.ReadImage(str(case.images[0]), sitk.sitkFloat32), sitk.ReadImage(str(case.label))
+        expected = sitk.GetArrayFromImage(truth)
+        for name, image in scans(scan):
+            found = sitk.GetArrayFromImage(segmented(model, image))
+            dice = [
+                overlap(found == segment.label, expected == segment.label)
+                for segment in model.description.output.segments
+            ]
+            rows.setdefault(name, []).append([*dice, *(centroid(found, scan) - centroid(expected, scan))])
+    return rows
+
+
+def scans(scan: sitk.Image) -> Iterator[tuple[str, sitk.Image]]:
+    """(how it was scanned, the image on the grid of ``scan``)."""
+    yield "as it is", scan
+    coarse = sitk.BinShrink(scan, [2, 2, 2])
+    # What lies between the outermost coarse voxels' centers and the faces takes their values.
+    yield "half the resolution", sitk.Resample(coarse, scan, useNearestNeighborExtrapolator=True)
+
+
+def centroid(labels: np.ndarray, grid: sitk.Image) -> np.ndarray:
+    """Of all that is labeled, in mm (R, A, S)."""
+    index = np.argwhere(labels > 0).mean(axis=0)[::-1]
+    return np.array(grid.TransformContinuousIndexToPhysicalPoint(index.tolist())) * (-1, -1, 1)
+
+
+if __name__ == "__main__":
+    measure()
