@@ -66,6 +66,7 @@ def test_a_failed_run_says_why_and_its_curve_keeps_what_is_no_number_out(
     training.settle()
     assert training.state == "failed"
     assert training.ui.runStatusLabel.text == "The loss of step 20 is not a number: case_1, case_4."
+    training.click(training.ui.curvesButton)
     assert training.points() == 2
 
 
