@@ -133,10 +133,11 @@ def _sample_along_axes(
         step, offset, count = index_map[axis, axis], index_map[axis, 3], array.shape[axis]
         positions = np.round(offset + step * np.arange(shape[axis]), 6)
         before, behind = positions < -0.5 - TOLERANCE, positions > count - 0.5 + TOLERANCE
-        outside.append((axis, before & ~continued[0, axis] | behind & ~continued[1, axis]))
+        filled = before & ~continued[0, axis] | behind & ~continued[1, axis]
+        outside.append((axis, filled))
         positions, width = np.clip(positions, 0, count - 1), max(1.0, abs(step)) if antialias else 1.0
-        # Not a single one of a wider step, which averages.
-        is_cut = len(positions) > 1 or width == 1 or count == 1
+        # Not a single one of a wider step, which averages; nor what is filled below, which must be no view.
+        is_cut = not filled.any() and (len(positions) > 1 or width == 1 or count == 1)
         if is_cut and np.array_equal(positions, np.rint(positions[0]) + np.arange(len(positions))):
             parts[axis] = slice(int(positions[0]), int(positions[-1]) + 1)
             continue

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conresnet.geometry import ModelSpace
+from conresnet.resampling import sample
 from conresnet.roi import BoxROI
 from engine.volumes import from_model, grid, rotation
 
@@ -54,3 +55,13 @@ def test_a_part_of_an_answer_ends_at_its_own_faces(turn):
     places = heights + np.tensordot(slope, np.indices(of.shape), 1)
     assert (result[(places > 2.51) & (places < 4.49)] == 1).all()
     assert (result[(places < 2.48) | (places > 4.52)] == 0).all()
+
+
+@pytest.mark.parametrize("place", [-0.7, 3.7])
+def test_a_single_slice_beyond_the_faces_is_filled_and_the_image_stays_as_it_was(place):
+    image = np.arange(4 * 3 * 3, dtype=np.float32).reshape(4, 3, 3)
+    before = image.copy()
+    index_map = np.eye(4)
+    index_map[0, 3] = place
+    assert (sample(image, index_map, (1, 3, 3), fill=-99) == -99).all()
+    np.testing.assert_array_equal(image, before)
