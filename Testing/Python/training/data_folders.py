@@ -56,6 +56,21 @@ def describe(folder: Path, **content) -> None:
     (folder / "dataset.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
+def turn_into_nnunet(folder: Path, regions: dict[str, Sequence[int]], order: Sequence[int]) -> None:
+    """Give a data set of one channel in the Decathlon's layout that of nnU-Net, with regions of its labels."""
+    images = sorted((folder / "imagesTr").iterdir())
+    for path in images:
+        path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
+    describe(
+        folder,
+        channel_names={"0": "MRI"},
+        labels={"background": 0, **regions},
+        regions_class_order=list(order),
+        file_ending=".nii.gz",
+        numTraining=len(images),
+    )
+
+
 def decathlon(folder: Path, cases: int = 3, channels: Sequence[str] = ("MRI",), **more) -> Path:
     """``case_0``, ``case_1``, ... with the labels 1 and 2; several channels in one 4-D file."""
     entries = []

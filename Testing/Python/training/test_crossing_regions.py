@@ -1,7 +1,5 @@
 """Regions that overlap in part, of which a label map holds one alone where they do."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -15,6 +13,7 @@ from conresnet_training.evaluation.label_maps import SegmentValues, crossing
 from conresnet_training.evaluation.predictions import measure_predictions
 from conresnet_training.evaluation.writing import picture_of
 from conresnet_training.label_maps import read_label
+from training.data_folders import turn_into_nnunet
 from training.trained_runs import finished_run, small_plan
 
 REGIONS = {"Near": [1, 2], "Far": [2, 3]}
@@ -23,16 +22,7 @@ REGIONS = {"Near": [1, 2], "Far": [2, 3]}
 @pytest.fixture
 def crossing_regions(data_set):
     """``data_set`` in nnU-Net's layout, with regions of which neither lies inside the other."""
-    description = {
-        "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, **REGIONS},
-        "regions_class_order": [1, 3],
-        "file_ending": ".nii.gz",
-        "numTraining": 6,
-    }
-    for path in (data_set / "imagesTr").iterdir():
-        path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
-    (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    turn_into_nnunet(data_set, REGIONS, [1, 3])
     return data_set
 
 

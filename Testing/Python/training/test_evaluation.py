@@ -21,6 +21,7 @@ from conresnet_training.evaluation.pictures import Masks, draw_case
 from conresnet_training.evaluation.predictions import measure_predictions
 from conresnet_training.evaluation.summary import OVERALL, mean_interval
 from training.commands import run_command
+from training.data_folders import turn_into_nnunet
 from training.predicted_boxes import expert, measure, save
 
 SEGMENTS = ("Near box", "Far box")
@@ -160,17 +161,7 @@ def test_regions_join_label_values_and_contain_each_other(data_set, predictions)
     found = {name: item.found for name, item in values.items()}
     assert found == {"Whole": (10, 20, 30), "Core": (20, 30), "Bright": (30,)}
     assert values["Core"].truth == (1, 4)
-    description = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
-    description |= {
-        "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, "Both": [1, 2], "Far": [2]},
-        "regions_class_order": [1, 2],
-        "file_ending": ".nii.gz",
-        "numTraining": 6,
-    }
-    for path in (data_set / "imagesTr").iterdir():
-        path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
-    (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    turn_into_nnunet(data_set, {"Both": [1, 2], "Far": [2]}, [1, 2])
     regions = read_data_set(data_set)
     assert set(values_of_data_set(regions)["Both"].found) == {1, 2}
     save(np.where(expert(data_set, 0) == 2, 1, expert(data_set, 0)), predictions / "case_0.nii.gz")
