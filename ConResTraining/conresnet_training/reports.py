@@ -37,12 +37,15 @@ class Reports:
             self._log(event, values)
         except OSError as error:
             raise write_error(error, self._path) from error
-        self._show(event, values)
+        # A terminal that was closed hears nothing any longer; the run must still end with its checkpoint.
+        with contextlib.suppress(OSError):
+            self._show(event, values)
 
     def close(self) -> None:
-        """Close the files; what does not fit on the disk any more is left out."""
+        """Close the files; what does not fit on the disk any more, or into a closed terminal, is left out."""
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError):
+                self._bar.close()
         for part in (*self._loggers, self._progress):
             with contextlib.suppress(OSError):
                 part.close() if part is self._progress else part.finalize("success")

@@ -7,15 +7,17 @@ from types import FrameType
 
 from conresnet_training.running import STOP_FILE
 
-# SIGBREAK is what Windows can send to a process that was started in a group of its own.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name))
+# SIGBREAK is what Windows can send to a process in a group of its own; SIGHUP comes from a terminal that
+# is closed.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 class StopWatch:
     """Notices the wish to stop. The first signal only sets ``reason``; the second ends the process at once.
 
-    A context manager, since it puts the handlers of signals back. Outside the main thread, which alone may set
-    handlers, the file ``stop`` is what it goes by.
+    A context manager, since it puts the handlers of signals back. A signal that is ignored, as nohup has it, stays so.
+    Outside the main thread, which alone may set handlers, the file ``stop`` is what it goes by.
 
     Args:
         folder: the run's, in which somebody may put the file ``stop``.
@@ -28,7 +30,8 @@ class StopWatch:
 
     def __enter__(self) -> "StopWatch":
         if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -52,6 +54,13 @@ def wait_for(condition, process, seconds=240):
         time.sleep(0.05)
 
 
+def read_until(terminal: int, condition) -> None:
+    """Read what a process writes to its terminal, which would wait for a reader otherwise."""
+    while not condition():
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 65536)
+
+
 def points(run: Path) -> int:
     return len(read_progress(run / PROGRESS_FILE).points)
 
@@ -86,6 +95,29 @@ def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkey
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 0 and "SIGTERM" in errors
     assert last(run)["global_step"] == read_progress(run / PROGRESS_FILE).step > before
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="Windows closes a window otherwise")
+def test_closed_terminal_ends_a_run_with_its_checkpoint(data_set, run, tmp_path):
+    plan = write_tiny_plan(
+        data_set, tmp_path / "plan.yaml", "training.steps=100000", "training.steps_between_checkpoints=100000"
+    )
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "conresnet_training", "train", str(plan), "--output", str(run)]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    try:
+        os.close(theirs)
+        draining = threading.Thread(target=read_until, args=(ours, lambda: points(run) > 1), daemon=True)
+        draining.start()
+        wait_for(lambda: not draining.is_alive(), process)
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        process.wait(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    progress = read_progress(run / PROGRESS_FILE)
+    assert progress.state == "stopped" and last(run)["global_step"] == progress.step > 0
 
 
 def test_second_signal_ends_at_once(tmp_path):
