@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import locale
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from conresnet.grid import LPS_TO_RAS, Grid
+
+if os.name == "nt":
+    # ITK's readers open a path, which comes as UTF-8, by the code page of the C library. Without this they do not find
+    # a file whose path has other letters than English ones, such as a user's name.
+    with contextlib.suppress(locale.Error):  # Windows before version 1803 of 10
+        locale.setlocale(locale.LC_CTYPE, ".UTF8")
 
 
 @dataclass

@@ -31,10 +31,11 @@ def read_nifti(path: Path) -> ImageFile:
     """Read a .nii or .nii.gz file with one or several 3-D images.
 
     Where the header holds two transforms that differ, the one is taken that ITK, and so Slicer, takes; where ITK
-    refuses both because their axes are not exactly at right angles, the one nibabel takes.
+    refuses both because their axes are not exactly at right angles, and in NIfTI-2, which it does not read, the one
+    nibabel takes.
 
     Raises:
-        UserError: "not-an-image", "image-2d", "image-color", "image-complex", "absurd-spacing".
+        UserError: "cannot-read", "not-an-image", "image-2d", "image-color", "image-complex", "absurd-spacing".
     """
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
@@ -104,8 +105,12 @@ def _grid(image: nibabel.Nifti1Image, path: Path) -> Grid:
         with quiet_itk():
             reader.ReadImageInformation()
         return grid_of(reader)
-    except RuntimeError:
-        return Grid(image.shape[2::-1], image.affine)
+    except RuntimeError as error:
+        if isinstance(image, nibabel.Nifti2Image) or "orthonormal" in str(error):
+            return Grid(image.shape[2::-1], image.affine)
+        # Another guess at where the image lies would be a wrong result without a word.
+        sentence = f"The image {path} cannot be read (ITK does not take its header or its path); copy or convert it."
+        raise UserError("cannot-read", sentence, path=str(path)) from error
 
 
 def write_nifti(array: np.ndarray, grid: Grid, path: Path) -> None:

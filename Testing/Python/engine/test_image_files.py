@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from conresnet.errors import UserError
 from conresnet.geometry import ModelSpace
 from conresnet.grid import Grid, Volume
 from conresnet.image_files import read_channels, read_volume, write_volume
@@ -87,6 +88,19 @@ def test_of_two_nifti_transforms_the_one_slicer_uses_is_taken(tmp_path):
         path = tmp_path / f"{name}.nii"
         nibabel.save(image, path)
         assert np.allclose(read_volume(path).grid.affine, sitk_affine(path))
+
+
+def test_a_nifti_that_itk_does_not_open_is_refused_rather_than_placed_elsewhere(tmp_path, monkeypatch):
+    """As on Windows, where ITK may not find a path with letters of another language."""
+
+    class Reader(sitk.ImageFileReader):
+        def ReadImageInformation(self):
+            raise RuntimeError("Unable to determine ImageIO reader for the file")
+
+    nibabel.save(nibabel.Nifti1Image(ramp(), np.eye(4)), tmp_path / "image.nii")
+    monkeypatch.setattr(sitk, "ImageFileReader", Reader)
+    with pytest.raises(UserError, match="ITK does not take its header or its path"):
+        read_volume(tmp_path / "image.nii")
 
 
 def test_a_nifti_whose_axes_are_almost_at_right_angles_is_read_where_itk_refuses_it(tmp_path):
