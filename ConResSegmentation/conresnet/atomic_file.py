@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from conresnet.errors import UserError
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# A virus scanner looks at a new file for about so long.
+_SECONDS_TO_TRY = 3.0 if os.name == "nt" else 0.0
 
 
 @contextlib.contextmanager
@@ -24,12 +27,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        move(temporary, path)
     except OSError as error:
         raise write_error(error, path) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def move(made: str | Path, path: str | Path) -> None:
+    """Give a file or folder the name ``path``, in the place of a file of that name.
+
+    Windows refuses that while anybody has one of the two open, as a virus scanner or whoever reads the older file has
+    for a moment, so it is tried for some seconds there.
+
+    Raises:
+        OSError: as of ``os.replace``.
+    """
+    end = time.monotonic() + _SECONDS_TO_TRY
+    while True:
+        try:
+            return os.replace(made, path)
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(0.05)
 
 
 def write_error(error: OSError, path: str | Path) -> UserError:

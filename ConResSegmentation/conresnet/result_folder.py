@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conresnet.atomic_file import replacing, write_error
+from conresnet.atomic_file import move, replacing, write_error
 from conresnet.errors import UserError
 from conresnet.image_files import write_volume
 from conresnet.maps import MAPS
@@ -82,7 +81,7 @@ def _move(temporary: Path, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     # The report last: where it is, everything is.
     for name in sorted(names, key=lambda name: name == REPORT_FILE):
-        os.replace(temporary / name, folder / name)
+        move(temporary / name, folder / name)
 
 
 def write_images(result: SegmentResult, folder: Path) -> None:

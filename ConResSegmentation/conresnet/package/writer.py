@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
-from conresnet.atomic_file import write_error
+from conresnet.atomic_file import move, write_error
 from conresnet.errors import UserError
 from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, PackedFile
 from conresnet.package.parsing import parse_description
@@ -113,12 +113,12 @@ def _zip(folder: Path, target: Path) -> None:
 def _replace(made: Path, path: Path) -> None:
     """Move what was made to its name; a folder that is there steps aside first, and comes back if the move fails."""
     if not path.is_dir():
-        os.replace(made, path)
+        move(made, path)
         return
     aside = made.with_name("replaced")
-    os.rename(path, aside)
+    move(path, aside)
     try:
-        os.rename(made, path)
+        move(made, path)
     except OSError:
-        os.rename(aside, path)
+        move(aside, path)
         raise

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
 import pytest
 
+from conresnet import atomic_file
 from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
 
@@ -55,3 +57,21 @@ def test_any_other_fault_leaves_the_old_file_too(path):
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert contents(path) == {path.name: "old"}
+
+
+@pytest.mark.parametrize(("refusals", "seconds", "kept"), [(2, 30.0, "new"), (1, 0.0, "old")])
+def test_a_file_that_somebody_reads_is_waited_for_on_windows(path, monkeypatch, refusals, seconds, kept):
+    """Where Windows refuses to move a file over one that a virus scanner has open."""
+    left = [PermissionError(errno.EACCES, "Access is denied")] * refusals
+    replace = os.replace
+
+    def refuse(*paths):
+        if left:
+            raise left.pop()
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(atomic_file, "_SECONDS_TO_TRY", seconds)
+    with contextlib.suppress(UserError), replacing(path) as temporary:
+        temporary.write_text("new")
+    assert contents(path) == {path.name: kept}

@@ -93,12 +93,11 @@ def test_of_two_nifti_transforms_the_one_slicer_uses_is_taken(tmp_path):
 def test_a_nifti_that_itk_does_not_open_is_refused_rather_than_placed_elsewhere(tmp_path, monkeypatch):
     """As on Windows, where ITK may not find a path with letters of another language."""
 
-    class Reader(sitk.ImageFileReader):
-        def ReadImageInformation(self):
-            raise RuntimeError("Unable to determine ImageIO reader for the file")
+    def fail(_):
+        raise RuntimeError("Unable to determine ImageIO reader for the file")
 
     nibabel.save(nibabel.Nifti1Image(ramp(), np.eye(4)), tmp_path / "image.nii")
-    monkeypatch.setattr(sitk, "ImageFileReader", Reader)
+    monkeypatch.setattr(sitk.ImageFileReader, "ReadImageInformation", fail)
     with pytest.raises(UserError, match="ITK does not take its header or its path"):
         read_volume(tmp_path / "image.nii")
 
