@@ -12,6 +12,7 @@ from dataclasses import replace
 import lightning.fabric
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from conresnet import __version__
@@ -202,6 +203,7 @@ def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
         raise UserError("batch-not-divisible", sentence, batch=training.batch, processes=processes)
     try:
         return Fabric(
+            accelerator=choose_backend().device.type,
             devices=devices,
             num_nodes=nodes,
             strategy=_strategy(run) if processes > 1 else "auto",
@@ -211,9 +213,11 @@ def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
         raise _no_devices(error) from error
 
 
-def _strategy(run: Run) -> str:
-    # What a stage does not train has no gradient, for which the processes would wait.
-    return "ddp" if stages_of(run.plan) == 1 else "ddp_find_unused_parameters_true"
+def _strategy(run: Run) -> DDPStrategy:
+    # What a stage does not train has no gradient, for which the processes would wait. PyTorch has no NCCL on Windows.
+    return DDPStrategy(
+        find_unused_parameters=stages_of(run.plan) > 1, process_group_backend="gloo" if os.name == "nt" else None
+    )
 
 
 def _others_are_here(fabric: Fabric) -> bool:

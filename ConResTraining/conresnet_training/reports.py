@@ -1,11 +1,11 @@
-"""Where a run's events go: its progress file, the curves of TensorBoard and CSV, and the terminal."""
+"""Where a run's events go: its progress file, the curves of TensorBoard, and the terminal."""
 
 import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import click
-from lightning.fabric.loggers import CSVLogger, TensorBoardLogger
+from lightning.fabric.loggers import TensorBoardLogger
 from tqdm import tqdm
 
 from conresnet.atomic_file import write_error
@@ -26,7 +26,7 @@ class Reports:
         except OSError as error:
             raise write_error(error, self._path) from error
         # Every start of the run logs into a folder of its own, so that a resumption keeps what came before.
-        self._loggers = [CSVLogger(run.folder, name="logs"), TensorBoardLogger(run.folder, name="tensorboard")]
+        self._curves = TensorBoardLogger(run.folder, name="tensorboard")
         self._bar: tqdm | None = None
         self._step = 0
 
@@ -46,18 +46,17 @@ class Reports:
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.close()
-        for part in (*self._loggers, self._progress):
+        for close in (lambda: self._curves.finalize("success"), self._progress.close):
             with contextlib.suppress(OSError):
-                part.close() if part is self._progress else part.finalize("success")
+                close()
 
     def _log(self, event: str, values: dict) -> None:
         curves = {name: value for name, value in values.items() if name in _CURVES}
         curves |= {f"dice_{name}": value for name, value in values.get("dice_a_segment", {}).items()}
-        for logger in self._loggers:
-            if curves:
-                logger.log_metrics(curves, values["step"])
-            if event == "checkpoint":
-                logger.save()
+        if curves:
+            self._curves.log_metrics(curves, values["step"])
+        if event == "checkpoint":
+            self._curves.save()
 
     def _show(self, event: str, values: dict) -> None:
         if event == "started":

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from conresnet.errors import UserError
+from conresnet.needs import is_enough
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # What PyTorch says, and ITK.
 _NO_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc")
+# Before it, PyTorch has no trilinear upsampling or 3-D pooling on Apple's GPU.
+_MPS_SINCE = "2.9"
 _CPU_BF16 = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16")
 
 
@@ -77,14 +80,14 @@ def choose_backend(device: str = "auto", precision: str = "auto") -> Backend:
 
 def _choose_device(name: str) -> torch.device:
     if name == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        kind = "cuda" if torch.cuda.is_available() else "mps" if has_mps() else "cpu"
         return torch.device(kind)
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
         raise UserError(
             "device-unknown", f"There is no device {name!r}; choose auto, cpu, cuda, cuda:N or mps.", device=name
         )
-    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
+    available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps())}[kind]
     if int(index or 0) >= available:
         raise UserError(
             "device-unavailable",
@@ -93,6 +96,11 @@ def _choose_device(name: str) -> torch.device:
             device=name,
         )
     return torch.device(name)
+
+
+def has_mps() -> bool:
+    """Whether there is an Apple GPU on which this PyTorch computes all that our networks need."""
+    return torch.backends.mps.is_available() and is_enough(torch.__version__, _MPS_SINCE)
 
 
 def _best_precision(device: torch.device) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from conresnet.inference.devices import default_threads, is_out_of_memory
+from conresnet.inference.devices import default_threads, has_mps, is_out_of_memory
 from conresnet.model_list import find_model
 from conresnet.package import ModelDescription, read_package
 from conresnet.segmentation import LoadedModel, SegmentOptions, load_model, segment
@@ -38,7 +38,7 @@ class TorchEngine:
         found = [{"name": "cpu", "title": f"{platform.processor() or platform.machine()}, {default_threads()} threads"}]
         for index in range(torch.cuda.device_count()):
             found.append({"name": f"cuda:{index}", "title": torch.cuda.get_device_name(index)})
-        if torch.backends.mps.is_available():
+        if has_mps():
             found.append({"name": "mps", "title": "Apple GPU"})
         return found
 

@@ -54,7 +54,8 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
             raise click.UsageError(
                 f"{folder} is not the folder of a training run; to measure predictions in it, name the data set too."
             )
-        output = output or folder.with_name(f"{folder.resolve().name}_evaluation")
+        named = folder.resolve()  # since "." and ".." name nothing
+        output = output or named.parent / f"{named.name}_evaluation"
         evaluation = evaluate_predictions(folder, read_data_set(data), output, tolerance)
     click.echo(summary_table(evaluation.summary))
     for sentence in remarks(evaluation.summary):

@@ -30,6 +30,16 @@ def test_auto_takes_half_precision_only_where_the_processor_has_it(monkeypatch):
         assert choose_backend() == Backend(torch.device("cpu"), precision)
 
 
+@pytest.mark.parametrize(("version", "device"), [("2.8.0", "cpu"), ("2.9.1", "mps"), ("2.13.0", "mps")])
+def test_an_apple_gpu_is_used_where_pytorch_has_all_operators_for_it(monkeypatch, version, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "__version__", version)
+    assert choose_backend().device.type == device
+    if device == "cpu":
+        assert version in refusal("device-unavailable", choose_backend, "mps")
+
+
 def test_older_pytorch_is_asked_another_way(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):

@@ -203,6 +203,10 @@ def test_command_prints_a_table_and_writes_beside_predictions(predictions, data_
     assert "Not counted, since they have no label map: case_5." in printed.out
     assert printed.err.strip() == f"Measured 5 cases of Boxes: mean Dice 0.800; see {output / 'report.html'}."
     assert (output / "evaluation.json").is_file()
+    (output / "evaluation.json").unlink()
+    monkeypatch.chdir(predictions)
+    assert run_command(monkeypatch, "evaluate", ".", data_set) == 0
+    assert (output / "evaluation.json").is_file()
 
 
 def test_interval_of_the_mean_is_narrow_for_many_cases_and_none_for_one():
