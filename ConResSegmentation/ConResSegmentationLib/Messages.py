@@ -39,9 +39,8 @@ def timeLeft(seconds: float | None) -> str:
     return _("about {minutes} min left").format(minutes=round(seconds / 60))
 
 
-def finished(report: dict) -> str:
-    """How long it took and how large the segments are; regions with what overlies them, as they are in the scene."""
-    seconds = sum(report.get("seconds", {}).values())
+def finished(report: dict, seconds: float) -> str:
+    """How long the user has waited and how large the segments are; regions with what overlies them, as in the scene."""
     volumes = ", ".join(f"{name} {size:.2f} mL" for name, size in report.get("volumes_ml", {}).items())
     return _("Done in {seconds:.1f} s: {volumes}.").format(seconds=seconds, volumes=volumes)
 

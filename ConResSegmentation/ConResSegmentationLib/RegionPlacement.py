@@ -36,17 +36,24 @@ def place(roiNode, description, volumeNode) -> None:
     """
     corners = _grid(volumeNode).corners()
     low, high = corners.min(axis=0), corners.max(axis=0)
-    center = (low + high) / 2
-    for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-        axis = {"Sagittal": 0, "Coronal": 1, "Axial": 2}.get(sliceNode.GetOrientation())
-        if axis is not None:
-            place = sliceNode.GetSliceToRAS().GetElement(axis, 3)
-            center[axis] = place if low[axis] < place < high[axis] else center[axis]
-    roiNode.SetCenterWorld(center)
+    middle = (low + high) / 2
+    crossing = _slicesCross(middle)
+    roiNode.SetCenterWorld(crossing if (low < crossing).all() and (crossing < high).all() else middle)
     roiNode.SetSizeWorld(np.minimum(fieldOfView(description, volumeNode), high - low))
     roiNode.CreateDefaultDisplayNodes()
     # A filled box would hide the structure it is drawn around.
     roiNode.GetDisplayNode().SetFillVisibility(False)
+
+
+def _slicesCross(start: np.ndarray) -> np.ndarray:
+    """(3,) The point of all slices, however they are turned, nearest to ``start``: parallel ones leave it open."""
+    planes = [
+        slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
+        for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    ]
+    normals = np.array([plane[:3, 2] for plane in planes]).reshape(-1, 3)
+    distances = np.array([plane[:3, 2] @ (plane[:3, 3] - start) for plane in planes])
+    return start + np.linalg.pinv(normals, rcond=1e-3) @ distances
 
 
 def _grid(volumeNode) -> Grid:

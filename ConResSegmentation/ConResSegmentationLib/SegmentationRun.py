@@ -1,6 +1,7 @@
 """One segmentation from the scene through the engine and back into the scene."""
 
 import logging
+import time
 import traceback
 from dataclasses import dataclass, field
 
@@ -51,12 +52,14 @@ class SegmentationOutcome:
         segmentationNode: the segments.
         mapNodes: the maps, in the order of the engine's.
         report: of the engine: seconds by phase, device, precision, volumes in mL.
+        seconds: from the start of the run, with that of the engine and the model's loading, until the result was here.
         notes: sentences for the user: warnings of the engine, and why a result went elsewhere than chosen.
     """
 
     segmentationNode: object
     mapNodes: list
     report: dict
+    seconds: float
     notes: list[str] = field(default_factory=list)
 
 
@@ -84,6 +87,7 @@ class SegmentationRun(EngineObserver):
     """
 
     def __init__(self, task: SegmentationTask, engine: EngineProcess, listener: RunListener):
+        self._began = time.monotonic()
         self._task, self._engine, self._listener = task, engine, listener
         self._description = read_package(task.model, verify=False).description
         channels = _channels(task, self._description)
@@ -165,7 +169,11 @@ class SegmentationRun(EngineObserver):
         maps = MapVolumes.split(result.maps, [segment.name for segment in description.output.segments])
         notes = [str(warning) for warning in result.report.get("warnings", [])]
         if not np.any(result.labels):
-            notes.append(_("The model has found nothing in this image."))
+            notes.append(
+                _("The model has found nothing in the region; move it onto the structure, or make it larger.")
+                if task.roiNode
+                else _("The model has found nothing in this image.")
+            )
         node, note = _target(task.segmentationNode, self._origin, description.name)
         notes += [note] if note else []
         isNew = node.GetSegmentation().GetNumberOfSegments() == 0 and node is not task.segmentationNode
@@ -179,7 +187,7 @@ class SegmentationRun(EngineObserver):
                 for made in (*MapVolumes.mapNodes(node), node):
                     slicer.mrmlScene.RemoveNode(made)
             raise
-        return SegmentationOutcome(node, mapNodes, result.report, notes)
+        return SegmentationOutcome(node, mapNodes, result.report, time.monotonic() - self._began, notes)
 
     def _checkUnchanged(self, volumeNode) -> None:
         if not _isInScene(volumeNode):

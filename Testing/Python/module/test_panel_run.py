@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import numpy as np
@@ -26,6 +27,23 @@ def test_a_click_segments_a_real_scan(panel: PanelDriver, volume: object, hippoc
     assert panel.status.startswith("Done in") and "Anterior hippocampus" in panel.status
     assert [n.GetAttribute("ConResNet.Map") for n in result_nodes()[1:]] == ["residual", "residual", "attention"]
     assert not panel.ui.cancelButton.enabled and not panel.ui.progressBar.isVisible()
+
+
+def test_a_region_beside_the_structure_is_said_to_be_empty(panel: PanelDriver, volume: object) -> None:
+    bounds = [0.0] * 6
+    volume.GetRASBounds(bounds)
+    panel.ui.regionSelector.setCurrentNode(add_region((bounds[1] - 4, bounds[3] - 4, bounds[5] - 4), (6, 6, 6)))
+    node = panel.segment()
+    assert not label_array(node, volume).any()
+    assert "found nothing in the region; move it" in panel.status and "in this image" not in panel.status
+
+
+def test_the_time_that_is_told_is_what_the_user_waited(panel: PanelDriver, volume: object) -> None:
+    """With the start of the engine and the loading of the model."""
+    panel.segment()
+    told = float(re.match(r"Done in (\S+) s", panel.status)[1])
+    phases = panel.ui.logTextEdit.toPlainText().partition("seconds: ")[2]
+    assert told > sum(float(seconds) for seconds in re.findall(r"\d+\.\d+", phases)) > 0
 
 
 def test_the_map_of_a_result_lies_over_the_slices(panel: PanelDriver, volume: object) -> None:
