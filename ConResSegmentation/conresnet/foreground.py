@@ -45,13 +45,13 @@ def foreground_mask(array: np.ndarray, how: str, background: float | None = None
     return array != (background_value(array) if background is None else background)
 
 
-def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequence[float] | None = None) -> Box:
+def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequence[float]) -> Box:
     """The smallest box around the foreground of all channels together.
 
     Args:
         channels: arrays (S, H, W) of one shape.
         how: see ``foreground_mask``.
-        backgrounds: a background value a channel; None takes each array's own.
+        backgrounds: a background value a channel.
 
     Returns:
         A slice an axis; the whole array where no voxel is foreground.
@@ -59,8 +59,6 @@ def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequen
     shape = channels[0].shape
     if check_foreground(how) == "all":
         return whole_box(shape)
-    if backgrounds is None:
-        backgrounds = [background_value(channel) for channel in channels]
     occupied = [np.zeros(size, dtype=bool) for size in shape]
     # Slice by slice, so that no mask of a whole volume is needed.
     for index in range(shape[0]):

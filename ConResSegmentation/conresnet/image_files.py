@@ -67,8 +67,8 @@ def read_image(path: Path) -> ImageFile:
         UserError: as ``read_channels``, but for those of ``check_volume``.
     """
     _check_name(path)
-    is_folder = path.is_dir()
     try:
+        is_folder = path.is_dir()
         if is_folder:
             for file in path.iterdir():
                 _check_name(file)

@@ -122,7 +122,8 @@ def write_nifti(array: np.ndarray, grid: Grid, path: Path) -> None:
     header.set_data_shape(array.shape[::-1] if array.ndim == 3 else (*array.shape[:0:-1], len(array)))
     header.set_xyzt_units("mm")
     header.set_sform(grid.affine, code="scanner")
-    header.set_qform(grid.affine, code="scanner")
+    if _fits_qform(header, grid):
+        header.set_qform(grid.affine, code="scanner")
     header["magic"], header["vox_offset"] = b"n+1", _VOXELS_BEGIN
     with replacing(path) as temporary, _created(temporary) as file:
         header.write_to(file)
@@ -130,6 +131,16 @@ def write_nifti(array: np.ndarray, grid: Grid, path: Path) -> None:
         for component in components:
             for plane in component:
                 file.write(np.ascontiguousarray(plane, dtype=dtype).tobytes())
+
+
+def _fits_qform(header: nibabel.Nifti1Header, grid: Grid) -> bool:
+    """Whether a rotation with a size of voxels, all that a qform holds, says of every corner where it lies.
+
+    ITK takes the qform where the axes of the sform are not at right angles, so it must not say anything else.
+    """
+    rotation = header.copy()
+    rotation.set_qform(grid.affine)
+    return grid.matches(Grid(grid.shape, rotation.get_qform()), tolerance=0.1)
 
 
 def _created(path: Path) -> BinaryIO:

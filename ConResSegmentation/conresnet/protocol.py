@@ -32,9 +32,9 @@ channels before it asks. A request has one ending, which is done, devices, cance
     {"event": "error", "id": 1, "code": "...", "message": "...", "values": {}, "ours": false, "log": null}
 
 Labels are uint8 [k, j, i], maps float16 [c, k, j, i]; where segments overlap, regions are uint8 [b, k, j, i] for
-`conresnet.inference.painting.region_mask`. A progress event's phase is "loading" while the model is read, then one of
-`conresnet.inference.progress.PHASES`. An error's code and values are for translation; with "ours" it is the engine's
-fault and "log" holds the traceback.
+`conresnet.inference.painting.region_mask`. A progress event's phase is "loading" while the model is read, then one that
+`conresnet.inference.progress.Progress` names. An error's code and values are for translation; with "ours" it is the
+engine's fault and "log" holds the traceback.
 """
 
 import json

@@ -27,13 +27,17 @@ def check_replaceable(folder: Path, overwrite: bool) -> None:
     """Refuse a folder that already has results, unless they may be replaced, and a file in its place.
 
     Raises:
-        UserError: "results-exist" or "output-not-folder".
+        UserError: "results-exist", "output-not-folder" or "cannot-write".
     """
-    if folder.exists() and not folder.is_dir():
+    try:
+        is_file = folder.exists() and not folder.is_dir()
+        existing = [name for name in _NAMES if not is_file and (folder / name).exists()]
+    except OSError as error:
+        raise write_error(error, folder) from error
+    if is_file:
         raise UserError(
             "output-not-folder", f"The output {folder} is a file; name a folder for the results.", path=str(folder)
         )
-    existing = [name for name in _NAMES if (folder / name).exists()]
     if existing and not overwrite:
         raise UserError(
             "results-exist",
@@ -44,15 +48,17 @@ def check_replaceable(folder: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def filling(folder: Path) -> Iterator[Path]:
+def filling(folder: Path, overwrite: bool) -> Iterator[Path]:
     """A temporary folder whose files move into ``folder`` when the block ends well; else nothing is left of it.
 
     Results that were there before are then replaced, and those that are not among the new ones removed. Made before
     the work begins, so that a place that cannot be written to is known at once.
 
     Raises:
-        UserError: "disk-full" or "cannot-write".
+        UserError: "disk-full", "cannot-write", or as ``check_replaceable``: before the block and, since somebody may
+            have written there meanwhile, after it.
     """
+    check_replaceable(folder, overwrite)
     # In the folder itself where it is there: what lies beside it may be another disk, or closed to this user.
     absolute = folder.absolute()
     place = next(path for path in (absolute, *absolute.parents) if path.exists())
@@ -62,6 +68,7 @@ def filling(folder: Path) -> Iterator[Path]:
         raise write_error(error, folder) from error
     try:
         yield temporary
+        check_replaceable(folder, overwrite)
         try:
             _move(temporary, folder)
         except OSError as error:

@@ -114,7 +114,10 @@ def segment(
         listed = read_case_list(cases, channels)
     else:
         paths = _sorted(images, package.description.inputs) or _by_name(named, channels)
-        _check_output(output, overwrite)
+        from conresnet.result_folder import check_replaceable
+
+        # Before the model is loaded, which takes seconds.
+        check_replaceable(output, overwrite)
     loaded, loading = _load(package, device, precision)
     from conresnet.maps import check_maps
     from conresnet.segmentation import SegmentOptions
@@ -125,7 +128,7 @@ def segment(
         maps=check_maps(chosen, loaded.system.maps, package.description.name), roi=box, tiling=tiling, threads=threads
     )
     if not cases:
-        _segment(loaded, paths, options, output, loading)
+        _segment(loaded, paths, options, output, overwrite, loading)
         return
     _segment_all(loaded, listed, options, output, overwrite, loading)
 
@@ -161,12 +164,6 @@ def _by_name(named: Sequence[str], channels: Sequence[str]) -> list[Path]:
     return [files[channel] for channel in channels]
 
 
-def _check_output(folder: Path, overwrite: bool) -> None:
-    from conresnet.result_folder import check_replaceable
-
-    check_replaceable(folder, overwrite)
-
-
 def _load(package: ModelPackage, device: str, precision: str) -> tuple[LoadedModel, float]:
     """The model, and the seconds that took."""
     begun = time.monotonic()
@@ -189,9 +186,8 @@ def _segment_all(
     mistakes, faults = 0, []
     for case in cases:
         try:
-            _check_output(output / case.name, overwrite)
             roi = BoxROI.from_text(case.roi) if case.roi else None
-            _segment(model, case.images, replace(options, roi=roi), output / case.name, loading)
+            _segment(model, case.images, replace(options, roi=roi), output / case.name, overwrite, loading)
         except UserError as error:
             mistakes += 1
             _say(f"{case.name}: {error.message}")
@@ -212,14 +208,16 @@ def _segment_all(
         )
 
 
-def _segment(model: LoadedModel, paths: Sequence[Path], options: SegmentOptions, output: Path, loading: float) -> None:
+def _segment(
+    model: LoadedModel, paths: Sequence[Path], options: SegmentOptions, output: Path, overwrite: bool, loading: float
+) -> None:
     from conresnet.image_files import read_channels
     from conresnet.result_folder import filling, write_images, write_report
     from conresnet.segmentation import segment as segment_case
 
     # What the engine logs is said below, once, with the result; without a handler it would stand on the terminal too.
     logging.getLogger("conresnet").addHandler(logging.NullHandler())
-    with _shown_progress() as progress, filling(output) as folder:
+    with _shown_progress() as progress, filling(output, overwrite) as folder:
         begun = time.monotonic()
         progress.report("reading", 0.0, None)
         volumes = read_channels(paths, [item.name for item in model.description.inputs])

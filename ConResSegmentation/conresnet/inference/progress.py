@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 from conresnet.errors import Cancelled
 
-PHASES = ("reading", "preparing", "segmenting", "writing")
-
 
 class Progress:
     """What the engine tells whoever waits for it; this one tells nobody. Derive from it and replace both methods."""
@@ -17,7 +15,7 @@ class Progress:
         """Take notice.
 
         Args:
-            phase: one of ``PHASES``.
+            phase: "reading", "preparing", "segmenting" or "writing".
             fraction: 0 to 1 of the whole work, never less than before.
             seconds_left: of the whole work, or None while that is not known.
         """

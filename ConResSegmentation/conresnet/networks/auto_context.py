@@ -13,6 +13,9 @@ Build = Callable[[str, dict[str, Any]], nn.Module]
 CONTEXTS = ("probability", "residual")
 """What a round may take of the one before."""
 
+# A description may ask for any number, and building so many would take for ever.
+_MOST_ROUNDS = 16
+
 
 class AutoContext(nn.Module):
     """Rounds of one kind of network; each but the first takes what the one before found beside the image.
@@ -52,8 +55,8 @@ class AutoContext(nn.Module):
         residual_axis: str | None = None,
     ):
         super().__init__()
-        if rounds < 2:
-            raise ValueError(f"rounds must be at least 2, not {rounds}.")
+        if not 2 <= rounds <= _MOST_ROUNDS:
+            raise ValueError(f"rounds must be 2 to {_MOST_ROUNDS}, not {rounds}.")
         if not context or len(set(context)) < len(context) or not set(context) <= set(CONTEXTS):
             raise ValueError(f"context must name one or more of {', '.join(CONTEXTS)}, each once, not {context!r}.")
         self.input_channels = input_channels

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from conresnet.networks.outputs import TRAINING_OUTPUTS, segment_count, segment_probabilities
 from conresnet.networks.unet import UNet
 
+# A description may ask for any number, and building so many would take for ever.
+_MOST_LEVELS = 8
+
 
 class Pyramid(nn.Module):
     """S levels of 3-D U-Net, from the coarsest to the finest (section 2.2, Fig. 1).
@@ -52,8 +55,8 @@ class Pyramid(nn.Module):
         norm: str = "batch",
     ):
         super().__init__()
-        if levels < 1:
-            raise ValueError(f"levels must be at least 1, not {levels}.")
+        if not 1 <= levels <= _MOST_LEVELS:
+            raise ValueError(f"levels must be 1 to {_MOST_LEVELS}, not {levels}.")
         maps = segment_count(outputs, exclusive)
         self.input_channels = input_channels
         self.exclusive = exclusive

@@ -7,6 +7,8 @@ from typing import BinaryIO
 from conresnet.errors import UserError
 
 MOST_HEADER_BYTES = 16 * 2**20
+# Far more than any network has; a product of millions of sizes would take hours.
+_MOST_DIMENSIONS = 8
 _ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
 
 
@@ -33,7 +35,9 @@ def read_tensor_shapes(file: BinaryIO, size: int, source: str) -> dict[str, tupl
         for entry in sorted(tensors.values(), key=lambda entry: entry["data_offsets"]):
             start, stop = entry["data_offsets"]
             shape = entry["shape"]
-            if start != end or stop - start != math.prod(shape) * _ITEM_BYTES[entry["dtype"]] or min([0, *shape]) < 0:
+            if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n <= size for n in shape):
+                raise ValueError
+            if start != end or stop - start != math.prod(shape) * _ITEM_BYTES[entry["dtype"]]:
                 raise ValueError
             end = stop
         if end != size - 8 - length:

@@ -25,6 +25,7 @@ from conresnet.worker.streams import lead_process_group, take_standard_streams
 
 # The client is gone, and what computes has this long to notice; then the process ends all the same.
 SECONDS_OF_GRACE = 2.0
+_LARGEST_ID = 2**53
 
 
 def serve(load: Callable[[], Engine] | None = None) -> int:
@@ -130,8 +131,11 @@ class _Server:
         return None
 
     def _read(self) -> None:
-        read_requests(self._requests, self._receive, self._refuse)
-        self.stop()
+        # Whatever a request does to this thread: nobody would hear any more, not even that the client has left.
+        try:
+            read_requests(self._requests, self._receive, self._refuse)
+        finally:
+            self.stop()
 
     def _receive(self, message: dict) -> None:
         request, number = message.get("request"), message.get("id")
@@ -139,7 +143,7 @@ class _Server:
             self.stop()
         elif request == "cancel" and number is None:
             self._cancel(None)
-        elif type(number) is not int:
+        elif type(number) is not int or not 0 <= number <= _LARGEST_ID:
             self._refuse(f"{request!r} without a whole number as id")
         elif request == "cancel":
             self._cancel(number)

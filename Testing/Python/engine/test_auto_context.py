@@ -144,6 +144,7 @@ def test_the_residual_axis_is_that_of_every_round():
     ("arguments", "complaint"),
     [
         ({"rounds": 1}, "rounds"),
+        ({"rounds": 10_000_000}, "rounds"),
         ({"context": []}, "context"),
         ({"context": ["features"]}, "context"),
         ({"context": ["probability", "probability"]}, "context"),

@@ -41,18 +41,18 @@ def test_the_mask_of_a_block_uses_the_whole_images_background():
 def test_the_box_holds_the_foreground_of_all_channels():
     other = np.zeros((8, 9, 10), np.uint8)
     other[6, 0, 4] = 1
-    assert foreground_box([head()], "not_background") == (slice(2, 5), slice(3, 7), slice(1, 9))
-    assert foreground_box([head(), other], "not_background") == (slice(2, 7), slice(0, 7), slice(1, 9))
+    assert foreground_box([head()], "not_background", [-0.5]) == (slice(2, 5), slice(3, 7), slice(1, 9))
+    assert foreground_box([head(), other], "not_background", [-0.5, 0]) == (slice(2, 7), slice(0, 7), slice(1, 9))
     assert foreground_box([head()], "not_background", [4]) == (slice(0, 8), slice(0, 9), slice(0, 10))
 
 
 def test_without_foreground_the_box_is_everything():
     whole = (slice(0, 8), slice(0, 9), slice(0, 10))
-    assert foreground_box([np.zeros((8, 9, 10))], "not_background") == whole
-    assert foreground_box([head()], "all") == whole
+    assert foreground_box([np.zeros((8, 9, 10))], "not_background", [0]) == whole
+    assert foreground_box([head()], "all", [-0.5]) == whole
 
 
 def test_an_unknown_foreground_is_refused():
-    for call in (foreground_mask, lambda array, how: foreground_box([array], how)):
+    for call in (foreground_mask, lambda array, how: foreground_box([array], how, [-0.5])):
         with pytest.raises(UserError, match="none of not_background, all"):
             call(head(), "brain")

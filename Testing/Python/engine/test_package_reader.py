@@ -139,6 +139,11 @@ def test_a_pickle_named_as_weights_is_not_executed(tmp_path: Path) -> None:
     assert "safetensors" in refusal("package-weights", read_package, folder)
 
 
+def one_tensor(shape: str) -> bytes:
+    header = f'{{"a": {{"dtype": "U8", "shape": {shape}, "data_offsets": [0, 0]}}}}'.encode()
+    return len(header).to_bytes(8, "little") + header
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -148,6 +153,8 @@ def test_a_pickle_named_as_weights_is_not_executed(tmp_path: Path) -> None:
         safetensors_bytes() + b"extra",
         b"\x02\0\0\0\0\0\0\0[]",
         b"\x0b\0\0\0\0\0\0\0" + b'{"a": null}',
+        pytest.param(one_tensor("[" + "2," * 200_000 + "0]"), id="many dimensions"),
+        pytest.param(one_tensor("[0.5, 0]"), id="half a row"),
     ],
 )
 def test_weights_that_are_no_safetensors_file(tmp_path: Path, data: bytes) -> None:

@@ -100,5 +100,6 @@ def test_labels_go_on_without_the_background():
     assert network.auxiliary_weights(0.3) == (1.0,)
     with pytest.raises(ValueError, match="outputs must be more than 1"):
         build_network("pyramid", SMALL | {"exclusive": True})
-    with pytest.raises(ValueError, match="levels"):
-        build_network("pyramid", SMALL | {"levels": 0})
+    for levels in (0, 10_000_000):
+        with pytest.raises(ValueError, match="levels"):
+            build_network("pyramid", SMALL | {"levels": levels})

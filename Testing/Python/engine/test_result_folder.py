@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from conresnet import result_folder
-from conresnet.result_folder import REPORT_FILE, SEGMENTATION_FILE, filling
+from conresnet.errors import UserError
+from conresnet.result_folder import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling
 
 
 def fill(folder: Path) -> Path:
     """Results in a folder; where they lay meanwhile."""
-    with filling(folder) as temporary:
+    with filling(folder, overwrite=True) as temporary:
         (temporary / SEGMENTATION_FILE).write_text("s")
         (temporary / REPORT_FILE).write_text("r")
     assert sorted(path.name for path in folder.iterdir()) == sorted([SEGMENTATION_FILE, REPORT_FILE])
@@ -41,14 +42,27 @@ def test_the_root_of_all_folders(tmp_path, monkeypatch):
         result_folder.tempfile, "mkdtemp", lambda prefix, dir: asked.append(dir) or str(tmp_path / "temporary")
     )
     monkeypatch.setattr(result_folder, "_move", lambda temporary, folder: None)
-    with filling(Path("/")):
+    with filling(Path("/"), overwrite=False):
         pass
     assert asked == [Path("/")]
 
 
+def test_results_that_came_meanwhile_are_kept(tmp_path):
+    with pytest.raises(UserError, match="already holds results"), filling(tmp_path, overwrite=False) as temporary:
+        (temporary / SEGMENTATION_FILE).write_text("late")
+        fill(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere" / SEGMENTATION_FILE).rename(tmp_path / SEGMENTATION_FILE)
+    assert (tmp_path / SEGMENTATION_FILE).read_text() == "s"
+
+
+def test_a_name_that_the_system_does_not_take_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="cannot be written"):
+        check_replaceable(tmp_path / ("n" * 300), overwrite=True)
+
+
 def test_work_that_fails_leaves_the_folder_as_it_was(tmp_path):
     fill(tmp_path)
-    with pytest.raises(KeyError), filling(tmp_path) as temporary:
+    with pytest.raises(KeyError), filling(tmp_path, overwrite=True) as temporary:
         (temporary / SEGMENTATION_FILE).write_text("new")
         raise KeyError
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([SEGMENTATION_FILE, REPORT_FILE])

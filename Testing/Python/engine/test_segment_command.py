@@ -196,6 +196,7 @@ def test_bad_images_end_with_one_sentence_that_names_the_file(capsys, tmp_path, 
         (["fp16"], ["{image}", "{image}", "--device", "cpu", "--precision", "fp16"]),
         (["fp8"], ["{image}", "{image}", "--precision", "fp8"]),
         (["none.csv"], ["--cases", "none.csv"]),
+        (["n" * 300, "cannot be read"], ["n" * 300, "{image}"]),
     ],
 )
 def test_bad_calls_end_with_one_sentence(capsys, tmp_path, pair_model, image, words, arguments):

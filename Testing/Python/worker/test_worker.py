@@ -143,6 +143,8 @@ def test_lack_of_memory_is_told(client: Client, image: np.ndarray) -> None:
     client.segment(1, "hungry", image)
     error = client.expect("error")
     assert error["code"] == "out-of-memory" and not error["ours"]
+    client.segment(2, "any", image)
+    assert client.expect("done")["report"]["requests"] == 1, "the model was let go"
 
 
 def bad_segment_requests() -> dict[str, dict]:
@@ -180,8 +182,12 @@ def test_a_request_that_makes_no_sense_is_refused_with_a_sentence(client: Client
     assert not error["ours"] and error["message"].endswith(".")
 
 
+HUGE_ID = b'{"request":"release","id":1' + b"0" * 300 + b"}"
+
+
 @pytest.mark.parametrize(
-    "line", [b"garbage", b"[]", b"\xff", b"{}", b'{"request":"segment"}', b'{"request":"fly","id":1}', b'{"id":true}']
+    "line",
+    [b"garbage", b"[]", b"\xff", b"{}", b'{"request":"segment"}', b'{"request":"fly","id":1}', b'{"id":true}', HUGE_ID],
 )
 def test_a_line_that_is_no_request_is_answered_and_survived(client: Client, image: np.ndarray, line: bytes) -> None:
     client.process.stdin.write(line + b"\n")
