@@ -12,10 +12,25 @@ def test_changed_heads_lie_where_the_head_lay(benchmark, head_image, head_label)
     assert found["1 mm"][0].GetSpacing() == (1, 1, 1)
     for name, (changed, labels) in found.items():
         # Bright voxels of the brain are bright wherever they are sampled, but for what was cut off.
-        there = module.on_grid_of(labels, changed)
+        there = sitk.GetArrayFromImage(nearest(changed, labels))
         white = sitk.GetArrayFromImage(labels) == 3
         gray = sitk.GetArrayFromImage(labels) == 2
         assert np.median(there[white & (there > 0)]) > 1.1 * np.median(there[gray & (there > 0)]), name
+
+
+def test_labels_on_finer_voxels_are_not_moved_to_one_side(benchmark):
+    module = benchmark("changed_heads")
+    coarse = sitk.Image([9, 9, 9], sitk.sitkUInt8)
+    coarse.SetSpacing((2, 2, 2))
+    fine = module.resampled(coarse, (1, 1, 1))
+    distance = np.linalg.norm(np.indices((18, 18, 18)) - 8.5, axis=0)
+    found = module.on_grid_of(coarse, module.like(fine, np.digitize(-distance, [-7.2, -4.1]).astype(np.uint8)))
+    assert set(np.unique(found)) == {0, 1, 2}
+    assert all(np.array_equal(found, np.flip(found, axis)) for axis in range(3))
+
+
+def nearest(image: sitk.Image, reference: sitk.Image) -> sitk.Image:
+    return sitk.Resample(image, reference, sitk.Transform(), sitk.sitkNearestNeighbor)
 
 
 @pytest.mark.slow
