@@ -44,7 +44,7 @@ def checkCurves() -> None:
     TrainingCurves.update("self-test", progress)
     TrainingCurves.show()
     charts = TrainingCurves.charts()
-    shown = {widget.mrmlPlotViewNode().GetPlotChartNode() for widget in _plotWidgets()}
+    shown = {viewNode.GetPlotChartNode() for viewNode in TrainingCurves.viewNodes().values()}
     TrainingCurves.hide(layout)
     assert set(charts.values()) <= shown, "the plot views do not show the curves"
 
@@ -60,8 +60,3 @@ def backendProblem(backend: Backend) -> str:
         slicer.app.processEvents()
         time.sleep(0.01)
     return needsInWords(ended[0][1])[0]
-
-
-def _plotWidgets() -> list:
-    manager = slicer.app.layoutManager()
-    return [manager.plotWidget(number) for number in range(manager.plotViewCount)]

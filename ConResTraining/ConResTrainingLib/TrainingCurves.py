@@ -69,6 +69,13 @@ def charts() -> dict[str, object]:
     return {kind: node for kind in _VIEWS if (node := _find("vtkMRMLPlotChartNode", kind)) is not None}
 
 
+def viewNodes() -> dict[str, object]:
+    """The nodes of the curves' own plot views, alike; the layout makes them when it is chosen for the first time."""
+    # Slicer's layout manager would name those of its own plot views too, whether they are shown or not.
+    found = {kind: slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLPlotViewNode") for kind, tag in _VIEWS.items()}
+    return {kind: node for kind, node in found.items() if node is not None}
+
+
 def isShown() -> bool:
     """Whether the curves' layout is chosen."""
     return slicer.app.layoutManager().layout == LAYOUT
@@ -79,8 +86,7 @@ def show() -> None:
     manager = slicer.app.layoutManager()
     manager.layoutLogic().GetLayoutNode().AddLayoutDescription(LAYOUT, _LAYOUT_DESCRIPTION)
     manager.setLayout(LAYOUT)
-    for number in range(manager.plotViewCount):
-        viewNode = manager.plotWidget(number).mrmlPlotViewNode()
+    for viewNode in viewNodes().values():
         # Another module that shows a chart means its own view.
         viewNode.SetDoPropagatePlotChartSelection(False)
     _assignCharts()
@@ -92,14 +98,10 @@ def hide(layout: int) -> None:
 
 
 def _assignCharts() -> None:
-    manager = slicer.app.layoutManager()
     nodes = charts()
-    for number in range(manager.plotViewCount):
-        widget = manager.plotWidget(number)
-        viewNode = widget.mrmlPlotViewNode()
-        kind = next((kind for kind, tag in _VIEWS.items() if tag == viewNode.GetSingletonTag()), None)
+    for kind, viewNode in viewNodes().items():
         chartId = nodes[kind].GetID() if kind in nodes else None
-        if kind and viewNode.GetPlotChartNodeID() != chartId:
+        if viewNode.GetPlotChartNodeID() != chartId:
             viewNode.SetPlotChartNodeID(chartId)
 
 

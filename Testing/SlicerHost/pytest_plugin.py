@@ -28,6 +28,9 @@ def slicer_app(slicer_session: object) -> object:
     slicer_session.extensionsManagerModel().requests.clear()
     slicer_session.settings().clear()
     slicer_session.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    # The views of the layouts before stay, and a closed scene keeps their nodes, which are singletons.
+    for node in slicer.util.getNodesByClass("vtkMRMLPlotViewNode"):
+        slicer.mrmlScene.RemoveNode(node)
     yield slicer_session
     slicer_session.moduleManager().select("")
     slicer_session.processEvents()

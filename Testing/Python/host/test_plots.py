@@ -1,4 +1,4 @@
-"""Plot views: which there are follows the layout, and what they draw follows the nodes."""
+"""Plot views: a layout makes those that it needs, they stay, and what they draw follows the nodes."""
 
 import numpy as np
 import slicer
@@ -18,8 +18,9 @@ def test_slicers_own_plot_function_shows_a_chart_in_a_layout_with_a_plot(slicer_
     assert manager.layout != before and manager.plotViewCount == 1
     widget = manager.plotWidget(0)
     assert widget.mrmlPlotViewNode().GetPlotChartNode() is chart
+    # As in Slicer, where each view node of the scene keeps its view, shown or not.
     manager.setLayout(before)
-    assert manager.plotViewCount == 0
+    assert manager.plotViewCount == 1 and manager.plotWidget(0) is widget
 
 
 def test_a_plot_is_drawn_from_its_nodes_and_follows_them(slicer_app):

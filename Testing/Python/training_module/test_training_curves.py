@@ -56,3 +56,30 @@ def test_a_remembered_run_leaves_nothing_in_the_scene_that_asks_to_be_saved(
     assert training.points() == 0 and slicer.util.getNodesByClass("vtkMRMLTableNode") == []
     training.click(training.ui.curvesButton)
     assert training.points() == 2
+
+
+def show_chart(name: str) -> object:
+    """Show a chart in Slicer's own plot view, as another module does (vtkSlicerPlotsLogic::ShowChartInLayout)."""
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpPlotView)
+    chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", name)
+    slicer.app.applicationLogic().GetSelectionNode().SetActivePlotChartID(chart.GetID())
+    slicer.app.applicationLogic().PropagatePlotChartSelection()
+    return chart
+
+
+def test_the_plots_of_other_modules_appear_in_slicers_own_view_and_not_in_ours(
+    training: TrainingDriver, run: Path
+) -> None:
+    from ConResTrainingLib import TrainingCurves
+
+    show_chart("Statistics")
+    training.ui.runPathEdit.currentPath = str(run)
+    training.click(training.ui.curvesButton)
+    ours = TrainingCurves.viewNodes()
+    assert len(ours) == 2
+    chart = show_chart("Newer statistics")
+    manager = slicer.app.layoutManager()
+    shown = {manager.plotWidget(number).mrmlPlotViewNode() for number in range(manager.plotViewCount)}
+    (theirs,) = shown - set(ours.values())
+    assert theirs.GetPlotChartNode() is chart
+    assert {kind: node.GetPlotChartNode() for kind, node in ours.items()} == TrainingCurves.charts()

@@ -69,7 +69,9 @@ class ThreeDWidget:
 class LayoutManager:
     """Slicer's arrangement of views; the chosen layout and the nodes of its views are real MRML.
 
-    The slice views and the 3D view are always there; plot views come and go with the layout.
+    The slice views and the 3D view are always there, and a plot view for each plot view node of the scene: a layout
+    adds those that it needs, and they stay when another one is chosen (qMRMLLayoutViewFactory.cxx: onViewNodeAdded,
+    viewCount, viewWidget).
     """
 
     def __init__(self, application_logic: object) -> None:
@@ -111,7 +113,7 @@ class LayoutManager:
         node.SetViewArrangement(layout if known else slicer.vtkMRMLLayoutNode.SlicerLayoutConventionalView)
 
     def plotWidget(self, which: int) -> PlotWidget | None:
-        """The n-th plot view of the layout; None when there are fewer."""
+        """The n-th plot view, in this layout or not; None when there are fewer. In Slicer their order is anybody's."""
         nodes = self._plot_nodes()
         if not 0 <= which < len(nodes):
             return None
@@ -121,9 +123,9 @@ class LayoutManager:
         return self._plots[node.GetID()]
 
     def _plot_nodes(self) -> list[object]:
-        views = self._layout_logic.GetViewNodes()
-        nodes = [views.GetItemAsObject(number) for number in range(views.GetNumberOfItems())]
-        return [node for node in nodes if node.IsA("vtkMRMLPlotViewNode")]
+        # One that has a layout of its own is no part of Slicer's (qMRMLLayoutViewFactory::onNodeAdded).
+        nodes = slicer.util.getNodesByClass("vtkMRMLPlotViewNode")
+        return [node for node in nodes if node.GetParentLayoutNode() is None]
 
     def sliceViewNames(self) -> list[str]:
         return list(self._slices)
