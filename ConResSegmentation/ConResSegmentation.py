@@ -247,7 +247,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             node.shownMap = outcome.mapNodes[0]
             # The selector tells it only while the module is open.
             self.overlayPanel.show(node.shownMap)
-        if isNew and node.show3D:
+        # A Slicer without a main window has no views.
+        if isNew and node.show3D and slicer.app.layoutManager() is not None:
             slicer.util.resetThreeDViews()
 
     def onCopyDiagnostics(self) -> None:

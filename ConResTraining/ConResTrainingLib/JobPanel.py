@@ -211,15 +211,13 @@ class JobPanel:
         if checked:
             self._showCurves()
         elif TrainingCurves.isShown():
-            fallback = slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView
-            TrainingCurves.hide(self._layoutBefore if self._layoutBefore is not None else fallback)
+            TrainingCurves.hide(self._layoutBefore)
         self.updateButtons()
 
     def _showCurves(self) -> None:
         TrainingCurves.update(self._job.folder.name, self._job.progress)
         if not TrainingCurves.isShown():
-            self._layoutBefore = slicer.app.layoutManager().layout
-            TrainingCurves.show()
+            self._layoutBefore = TrainingCurves.show()
 
     # How it goes
 

@@ -40,9 +40,8 @@ def checkCurves() -> None:
     for step in (10, 20):
         progress.add({"event": "step", "step": step, "loss": 1 / step})
         progress.add({"event": "validation", "step": step, "dice": 0.5, "dice_a_segment": {"Body": 0.5}, "best": True})
-    layout = slicer.app.layoutManager().layout
     TrainingCurves.update("self-test", progress)
-    TrainingCurves.show()
+    layout = TrainingCurves.show()
     charts = TrainingCurves.charts()
     shown = {viewNode.GetPlotChartNode() for viewNode in TrainingCurves.viewNodes().values()}
     TrainingCurves.hide(layout)

@@ -76,25 +76,44 @@ def viewNodes() -> dict[str, object]:
     return {kind: node for kind, node in found.items() if node is not None}
 
 
+def isPossible() -> bool:
+    """Whether there are views to show them in: a Slicer without a main window has none."""
+    return _layoutManager() is not None
+
+
 def isShown() -> bool:
     """Whether the curves' layout is chosen."""
-    return slicer.app.layoutManager().layout == LAYOUT
+    return isPossible() and _layoutManager().layout == LAYOUT
 
 
-def show() -> None:
-    """Choose the curves' layout: losses above, Dice below."""
-    manager = slicer.app.layoutManager()
+def show() -> int | None:
+    """Choose the curves' layout: losses above, Dice below.
+
+    Returns:
+        The layout from before, for `hide`.
+    """
+    if not isPossible():
+        return None
+    manager = _layoutManager()
+    before = manager.layout
     manager.layoutLogic().GetLayoutNode().AddLayoutDescription(LAYOUT, _LAYOUT_DESCRIPTION)
     manager.setLayout(LAYOUT)
     for viewNode in viewNodes().values():
         # Another module that shows a chart means its own view.
         viewNode.SetDoPropagatePlotChartSelection(False)
     _assignCharts()
+    return before
 
 
-def hide(layout: int) -> None:
-    """Choose another layout, the one from before."""
-    slicer.app.layoutManager().setLayout(layout)
+def hide(layout: int | None) -> None:
+    """Choose another layout, the one from before; Slicer's usual one where none is known."""
+    if isPossible():
+        _layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView if layout is None else layout)
+
+
+def _layoutManager():
+    """Slicer's arrangement of the views; None in a Slicer without a main window."""
+    return slicer.app.layoutManager()
 
 
 def _assignCharts() -> None:

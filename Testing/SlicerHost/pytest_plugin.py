@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from slicer_host import dialogs, packaging, slot_errors, start_application
@@ -39,3 +41,17 @@ def slicer_app(slicer_session: object) -> object:
     slot_errors.clear()
     assert not errors, "Exceptions in slots or observers:\n" + "\n".join(errors)
     assert not left, f"Answers that no dialog asked for: {left}"
+
+
+@pytest.fixture
+def no_main_window(slicer_app: object, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A function that takes main window and views away, as Slicer starts with --no-main-window: for its generic tests.
+
+    ``slicer.app.layoutManager()`` is None then (qSlicerApplication.cxx), and so is ``slicer.util.mainWindow()``.
+    """
+
+    def take_away() -> None:
+        monkeypatch.setattr(slicer_app, "_layout", None)
+        monkeypatch.setattr(slicer_app._window, "objectName", "")
+
+    return take_away

@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 
 from module.panel_driver import PanelDriver
-from pytest_plugin import slicer_app, slicer_session
+from pytest_plugin import no_main_window, slicer_app, slicer_session
 
-__all__ = ["slicer_app", "slicer_session"]
+__all__ = ["no_main_window", "slicer_app", "slicer_session"]
 
 
 @pytest.fixture

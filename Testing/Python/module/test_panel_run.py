@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -45,6 +46,19 @@ def test_the_time_that_is_told_is_what_the_user_waited(panel: PanelDriver, volum
     phases = panel.ui.logTextEdit.toPlainText().partition("seconds: ")[2]
     computing = sum(float(seconds) for seconds in re.findall(r"\d+\.\d+", phases))
     assert told - computing > 0.1 < computing, "more than their rounding"
+
+
+def test_a_slicer_without_a_main_window_segments_too(
+    panel: PanelDriver, volume: object, no_main_window: Callable[[], None]
+) -> None:
+    no_main_window()
+    assert slicer.app.layoutManager() is None and slicer.util.mainWindow() is None
+    # What Slicer's generic tests of a module do.
+    another = panel.app.moduleManager().module(panel.moduleName).createNewWidgetRepresentation().self()
+    assert another.logic
+    another.cleanup()
+    assert panel.choices.show3D and panel.segment() is not None
+    assert panel.status.startswith("Done in")
 
 
 def test_the_map_of_a_result_lies_over_the_slices(panel: PanelDriver, volume: object) -> None:

@@ -9,11 +9,11 @@ from types import ModuleType
 
 import pytest
 
-from pytest_plugin import slicer_app, slicer_session
+from pytest_plugin import no_main_window, slicer_app, slicer_session
 from training.conftest import data_set
 from training_module.training_driver import TrainingDriver
 
-__all__ = ["data_set", "slicer_app", "slicer_session"]
+__all__ = ["data_set", "no_main_window", "slicer_app", "slicer_session"]
 
 OURS = ("ConResSegmentationLib", "ConResTrainingLib", "conresnet", "conresnet_training")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,20 @@ def test_the_plots_of_other_modules_appear_in_slicers_own_view_and_not_in_ours(
     (theirs,) = shown - set(ours.values())
     assert theirs.GetPlotChartNode() is chart
     assert {kind: node.GetPlotChartNode() for kind, node in ours.items()} == TrainingCurves.charts()
+
+
+def test_the_module_works_without_a_main_window_and_shows_no_curves(
+    training: TrainingDriver, no_main_window: Callable[[], None], run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training.unload()
+    no_main_window()
+    assert slicer.app.layoutManager() is None and slicer.util.mainWindow() is None
+    training.app.moduleManager().load(training.path)
+    training.ui.runPathEdit.currentPath = str(run)
+    training.click(training.ui.curvesButton)
+    assert training.points() == 2 and not training.ui.curvesButton.checked
+    training.click(training.ui.curvesButton)
+    training.widget.onCopyDiagnostics()
+    with caplog.at_level(logging.INFO):
+        slicer.selfTests["ConResTraining"]()
+    assert "NOT TESTED: the curves. This Slicer runs without a main window." in caplog.text
