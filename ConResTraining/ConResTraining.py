@@ -47,6 +47,8 @@ class ConResTraining(ScriptedLoadableModule):
             "The network is that of J. Zhang, Y. Xie, Y. Wang and Y. Xia, Inter-Slice Context Residual Learning for 3D "
             "Medical Image Segmentation, IEEE Transactions on Medical Imaging 40(2), 2021."
         )
+        # A scene that was saved with the curves may be opened before this module is.
+        slicer.app.connect("startupCompleted()", TrainingCurves.describeLayout)
 
 
 class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

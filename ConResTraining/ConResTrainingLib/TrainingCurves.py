@@ -81,6 +81,13 @@ def isPossible() -> bool:
     return _layoutManager() is not None
 
 
+def describeLayout() -> None:
+    """Tell Slicer what the curves' layout is, which a scene may bring with it: of that one only the number is saved."""
+    if isPossible():
+        # Where it is known already, this changes nothing.
+        _layoutManager().layoutLogic().GetLayoutNode().AddLayoutDescription(LAYOUT, _LAYOUT_DESCRIPTION)
+
+
 def isShown() -> bool:
     """Whether the curves' layout is chosen."""
     return isPossible() and _layoutManager().layout == LAYOUT
@@ -94,9 +101,9 @@ def show() -> int | None:
     """
     if not isPossible():
         return None
+    describeLayout()
     manager = _layoutManager()
     before = manager.layout
-    manager.layoutLogic().GetLayoutNode().AddLayoutDescription(LAYOUT, _LAYOUT_DESCRIPTION)
     manager.setLayout(LAYOUT)
     for viewNode in viewNodes().values():
         # Another module that shows a chart means its own view.

@@ -87,6 +87,31 @@ def test_the_plots_of_other_modules_appear_in_slicers_own_view_and_not_in_ours(
     assert {kind: node.GetPlotChartNode() for kind, node in ours.items()} == TrainingCurves.charts()
 
 
+def test_a_scene_saved_with_the_curves_opens_with_their_views_where_the_module_was_not_opened_yet(
+    training: TrainingDriver, run: Path, tmp_path: Path
+) -> None:
+    from ConResTrainingLib import TrainingCurves
+
+    training.ui.runPathEdit.currentPath = str(run)
+    training.click(training.ui.curvesButton)
+    slicer.mrmlScene.SetURL(str(tmp_path / "scene.mrml"))
+    assert slicer.mrmlScene.Commit()
+    # Slicer is closed, and started again: its layout node is new, and knows Slicer's own layouts.
+    training.unload()
+    logic = slicer.app.layoutManager().layoutLogic()
+    slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+    logic.GetLayoutNode().SetLayoutDescription(TrainingCurves.LAYOUT, "")
+    assert not logic.GetLayoutNode().IsLayoutDescription(TrainingCurves.LAYOUT)
+    training.app.moduleManager().load(training.path)
+    slicer.mrmlScene.Clear(0)
+    assert slicer.mrmlScene.Connect()
+    training.settle()
+    assert slicer.app.layoutManager().layout == TrainingCurves.LAYOUT
+    views = logic.GetViewNodes()
+    shown = [views.GetItemAsObject(number) for number in range(views.GetNumberOfItems())]
+    assert shown == list(TrainingCurves.viewNodes().values()) and len(shown) == 2
+
+
 def test_the_module_works_without_a_main_window_and_shows_no_curves(
     training: TrainingDriver, no_main_window: Callable[[], None], run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
