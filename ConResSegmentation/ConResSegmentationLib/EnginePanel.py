@@ -11,6 +11,7 @@ from . import Messages
 from .EngineObserver import EngineObserver
 from .EngineProcess import EngineProcess
 from .EnginePython import EngineCheck, EnginePython
+from .PathField import whenPathChanges
 
 PYTHON_SETTING = "ConResSegmentation/EnginePython"
 
@@ -36,7 +37,7 @@ class EnginePanel(EngineObserver):
         self._isOutdated = False
         self._python.program = slicer.util.settingsValue(PYTHON_SETTING, "")
         ui.pythonPathEdit.currentPath = self._python.program
-        ui.pythonPathEdit.connect("currentPathChanged(QString)", self._onPythonChanged)
+        whenPathChanges(ui.pythonPathEdit, self._onPythonChanged)
         ui.installEngineButton.connect("clicked(bool)", self._onInstall)
         ui.freeMemoryButton.connect("clicked(bool)", self._onFreeMemory)
         ui.deviceSelector.connect("activated(int)", self._onDeviceActivated)

@@ -59,6 +59,14 @@ def test_another_python_is_remembered_and_one_that_is_none_is_said(
     assert not panel.ui.advancedCollapsibleButton.collapsed
 
 
+def test_an_emptied_path_goes_back_to_slicers_python(panel: PanelDriver) -> None:
+    panel.ui.pythonPathEdit.currentPath = "/no/python"
+    panel.ui.pythonPathEdit.currentPath = ""
+    assert panel.widget.logic.enginePython.isSlicers
+    assert slicer.util.settingsValue("ConResSegmentation/EnginePython", "") == ""
+    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Has all that the engine needs.")
+
+
 def test_typing_the_path_of_another_python_stops_nothing_that_is_computed(
     panel: PanelDriver, volume: object, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ import slicer_core
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from . import (
+    ctk_path_edit,
     ctk_values,
     ctk_widgets,
     dialogs,
@@ -190,7 +191,7 @@ def install() -> None:
     dialogs.install()
     sys.modules["qt"] = QtModule("qt")
     ctk = types.ModuleType("ctk")
-    for module in (ctk_widgets, ctk_values):
+    for module in (ctk_path_edit, ctk_values, ctk_widgets):
         for name, value in vars(module).items():
             if name.startswith("ctk"):
                 setattr(ctk, name, value)

@@ -201,65 +201,6 @@ class ctkMessageBox(QtWidgets.QMessageBox):
     dontShowAgainSettingsKey, setDontShowAgainSettingsKey = stored("dontShowAgainSettingsKey", str, "")
 
 
-class ctkPathLineEdit(QtWidgets.QWidget):
-    """A line edit for a path, with a button that browses."""
-
-    _closed = True
-    SLOTS = ("setCurrentPath(QString)", "browse()", "addCurrentPathToHistory()")
-    currentPathChanged = QtCore.Signal(str)
-    validInputChanged = QtCore.Signal(bool)
-
-    class Filters(enum.IntFlag):
-        Dirs = 1
-        Files = 2
-        Drives = 4
-        Executable = 0x40
-        Readable = 0x10
-        Writable = 0x20
-
-    Dirs, Files, Drives = Filters.Dirs, Filters.Files, Filters.Drives
-    Executable, Readable, Writable = Filters.Executable, Filters.Readable, Filters.Writable
-
-    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
-        super().__init__(parent)
-        row = QtWidgets.QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        self._edit, self._button = QtWidgets.QLineEdit(), QtWidgets.QToolButton()
-        self._button.text = "..."
-        row.addWidget(self._edit, 1)
-        row.addWidget(self._button)
-        self._edit.textChanged.connect(lambda text: self.currentPathChanged.emit(text))
-        self._button.clicked.connect(self.browse)
-
-    filters, setFilters = stored("filters", object, Filters.Files)
-    nameFilters, setNameFilters = stored("nameFilters", "QStringList", ())
-    label, setLabel = stored("label", str, "")
-    settingKey, setSettingKey = stored("settingKey", str, "")
-    options, setOptions = stored("options", object, 0)
-    sizeAdjustPolicy, setSizeAdjustPolicy = stored("sizeAdjustPolicy", object, 0)
-    minimumContentsLength, setMinimumContentsLength = stored("minimumContentsLength", int, 0)
-    showHistoryButton, setShowHistoryButton = stored("showHistoryButton", bool, True)
-    showBrowseButton, setShowBrowseButton = stored(
-        "showBrowseButton", bool, True, lambda self: self._button.setVisible(self.showBrowseButton)
-    )
-
-    def setCurrentPath(self, path: str) -> None:
-        self._edit.text = path
-
-    currentPath = QtCore.Property(str, lambda self: self._edit.text, setCurrentPath)
-
-    def addCurrentPathToHistory(self) -> None:
-        """The real one offers the path again next time; nothing here shows that."""
-
-    def browse(self) -> None:
-        """Ask for a path, as the button does."""
-        ask = QtWidgets.QFileDialog
-        chosen = ask.getExistingDirectory if self.filters & self.Dirs else ask.getOpenFileName
-        path = chosen(self, self.label, os.path.dirname(self.currentPath), ";;".join(self.nameFilters))
-        if path:
-            self.setCurrentPath(path)
-
-
 class ctkDirectoryButton(QtWidgets.QWidget):
     """A button that shows and asks for a folder."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import slicer
 from PySide6 import QtWidgets
 
-from . import ctk_values, ctk_widgets, parameter_checks, qmrml_widgets
+from . import ctk_path_edit, ctk_values, ctk_widgets, parameter_checks, qmrml_widgets
 from .parameter_types import split_annotated
 
 _DOUBLES = (
@@ -126,7 +126,7 @@ def connector_for(widget: object, annotated: object) -> Connector:
         return Connector(widget, None, lambda: widget.text, widget.setText)
     if kind is str and cls is QtWidgets.QTextEdit:
         return Connector(widget, "textChanged", widget.toPlainText, widget.setPlainText)
-    if kind in (pathlib.Path, pathlib.PurePath) and cls is ctk_widgets.ctkPathLineEdit:
+    if kind in (pathlib.Path, pathlib.PurePath) and cls is ctk_path_edit.ctkPathLineEdit:
         return _attribute(widget, "currentPathChanged", "currentPath", pathlib.Path)
     if kind in (pathlib.Path, pathlib.PurePath) and cls is ctk_widgets.ctkDirectoryButton:
         return _attribute(widget, "directoryChanged", "directory", pathlib.Path)

@@ -1,0 +1,108 @@
+"""A stand-in for CTK's field for a path, which tells of a path only where its validator accepts it."""
+
+from __future__ import annotations
+
+import enum
+import os
+import re
+
+from PySide6 import QtCore, QtGui, QtWidgets
+
+from .standin import stored
+
+# ctkNameFilterRegExp, ctkValidWildCard and the expression of extensionToRegExp in CTK's Libs/Core/ctkUtils.cpp.
+_NAMED_FILTER = re.compile(r"^(.*)\(([a-zA-Z0-9_.*? +;#\-\[\]@{}/!<>$%&=^~:|]*)\)$", re.ASCII)
+_WILDCARD = re.compile(r"^[\w\s.*_~$\[\]]+$", re.ASCII)
+_EXTENSION = re.compile(r"\*\.(\w+)", re.ASCII)
+
+
+def _accepted(name_filters: tuple[str, ...]) -> str:
+    """nameFiltersToRegExpPattern of ctkUtils.cpp: of a filter without parentheses it takes the first extension only."""
+    patterns = []
+    for name_filter in name_filters:
+        named = _NAMED_FILTER.match(name_filter)
+        extensions = named[2].split() if named else [name_filter] if _WILDCARD.match(name_filter) else []
+        found = filter(None, map(_EXTENSION.search, extensions))
+        patterns += [rf".*\.{extension[1]}?$" for extension in found]
+    return f"({'|'.join(patterns)})" if patterns else ".+"
+
+
+class ctkPathLineEdit(QtWidgets.QWidget):
+    """A line edit for a path, with a button that browses."""
+
+    _closed = True
+    SLOTS = ("setCurrentPath(QString)", "browse()", "addCurrentPathToHistory()")
+    currentPathChanged = QtCore.Signal(str)
+    validInputChanged = QtCore.Signal(bool)
+
+    class Filters(enum.IntFlag):
+        Dirs = 1
+        Files = 2
+        Drives = 4
+        Executable = 0x40
+        Readable = 0x10
+        Writable = 0x20
+
+    Dirs, Files, Drives = Filters.Dirs, Filters.Files, Filters.Drives
+    Executable, Readable, Writable = Filters.Executable, Filters.Readable, Filters.Writable
+
+    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
+        super().__init__(parent)
+        row = QtWidgets.QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        self._combo, self._button = QtWidgets.QComboBox(), QtWidgets.QToolButton()
+        self._combo.editable = True
+        self._combo.insertPolicy = QtWidgets.QComboBox.NoInsert
+        self._edit, self._isValid = self._combo.lineEdit(), False
+        self._edit.setCompleter(None)
+        self._validator = QtGui.QRegularExpressionValidator(self)
+        self._edit.setValidator(self._validator)
+        self._update_filter()
+        self._button.text = "..."
+        row.addWidget(self._combo, 1)
+        row.addWidget(self._button)
+        self._edit.textChanged.connect(self._update_has_valid_input)
+        self._button.clicked.connect(self.browse)
+
+    def _update_filter(self) -> None:
+        self._validator.setRegularExpression(QtCore.QRegularExpression(_accepted(self.nameFilters)))
+
+    def _update_has_valid_input(self, text: str) -> None:
+        """updateHasValidInput of ctkPathLineEdit.cpp: of an empty path, among others, nobody is told."""
+        was_valid, self._isValid = self._isValid, self._edit.hasAcceptableInput()
+        if self._isValid:
+            self.currentPathChanged.emit(text)
+        if self._isValid != was_valid:
+            self.validInputChanged.emit(self._isValid)
+
+    filters, setFilters = stored("filters", object, Filters.Files)
+    nameFilters, setNameFilters = stored("nameFilters", "QStringList", (), lambda self: self._update_filter())
+    label, setLabel = stored("label", str, "")
+    settingKey, setSettingKey = stored("settingKey", str, "")
+    options, setOptions = stored("options", object, 0)
+    sizeAdjustPolicy, setSizeAdjustPolicy = stored("sizeAdjustPolicy", object, 0)
+    minimumContentsLength, setMinimumContentsLength = stored("minimumContentsLength", int, 0)
+    showHistoryButton, setShowHistoryButton = stored("showHistoryButton", bool, True)
+    showBrowseButton, setShowBrowseButton = stored(
+        "showBrowseButton", bool, True, lambda self: self._button.setVisible(self.showBrowseButton)
+    )
+
+    def comboBox(self) -> QtWidgets.QComboBox | None:
+        """The field itself with its list of earlier paths, Q_INVOKABLE in CTK; without that list there is none."""
+        return self._combo if self.showHistoryButton else None
+
+    def setCurrentPath(self, path: str) -> None:
+        self._edit.text = path
+
+    currentPath = QtCore.Property(str, lambda self: self._edit.text, setCurrentPath)
+
+    def addCurrentPathToHistory(self) -> None:
+        """The real one offers the path again next time; nothing here shows that."""
+
+    def browse(self) -> None:
+        """Ask for a path, as the button does."""
+        ask = QtWidgets.QFileDialog
+        chosen = ask.getExistingDirectory if self.filters & self.Dirs else ask.getOpenFileName
+        path = chosen(self, self.label, os.path.dirname(self.currentPath), ";;".join(self.nameFilters))
+        if path:
+            self.setCurrentPath(path)
