@@ -111,10 +111,13 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         qt.QTimer.singleShot(0, self.sceneCasePanel.fill)
 
     def onDataSetChanged(self) -> None:
-        """Another data set: its plan and its run have other names."""
-        self.sceneCasePanel.refresh()
-        self.planPanel.proposePath()
-        self.jobPanel.proposeFolder()
+        """Another data set: its plan and its run have other names, once its folder has been looked at."""
+        if self.dataSetPanel.isSettled:
+            self.sceneCasePanel.refresh()
+            self.planPanel.proposePath()
+            self.jobPanel.proposeFolder()
+        else:
+            self.sceneCasePanel.update()
         self.updateButtons()
 
     def onCaseAdded(self) -> None:

@@ -18,6 +18,8 @@ from .BackendTask import BackendTask
 from .BesideDataSet import pathBeside
 
 _EXIT_WITH_ERRORS = 2
+# A path that is typed changes with every letter, and to look into a folder with many others takes seconds.
+_MILLISECONDS_UNTIL_LOOK = 300
 _ICONS = {"error": qt.QStyle.SP_MessageBoxCritical}
 
 
@@ -28,13 +30,19 @@ class DataSetPanel:
         ui: the module's widgets by name.
         backend: where the check runs.
         log: called with what the check prints, line by line.
-        onChanged: called when another folder was chosen, or its content changed by us.
+        onChanged: called when another folder was chosen, and again when it has been looked at.
     """
 
     def __init__(self, ui, backend: Backend, log: Callable[[str], None], onChanged: Callable[[], None]):
         self._ui, self._backend, self._onChanged = ui, backend, onChanged
         self._dataSet: DataSet | None = None
         self._problem = ""
+        self._isSettled = True
+        # Goes with a widget: PythonQt holds what a timer calls, and so this panel, for as long as the timer lives.
+        self._timer = qt.QTimer(ui.dataSetPathEdit)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(_MILLISECONDS_UNTIL_LOOK)
+        self._timer.connect("timeout()", self.refresh)
         self._task = BackendTask(ui.checkButton, ui.checkStatusLabel, self._check, log)
         # The heights of the rows follow the width that is left for the last column.
         ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
@@ -58,8 +66,15 @@ class DataSetPanel:
         """Why there is no data set, as a sentence; empty when there is one."""
         return self._problem
 
+    @property
+    def isSettled(self) -> bool:
+        """Whether the folder that is named has been looked at; a moment after the last letter it is."""
+        return self._isSettled
+
     def refresh(self) -> None:
         """Look at the folder again."""
+        self._timer.stop()
+        wasSettled, self._isSettled = self._isSettled, True
         self._dataSet, self._problem = None, ""
         if self.folder is None:
             self._problem = _("Choose the folder of a data set.")
@@ -71,6 +86,8 @@ class DataSetPanel:
         summary = _summary(self._dataSet) if self._dataSet else self._problem if self.folder else ""
         say(self._ui.dataSetSummaryLabel, summary)
         self.updateButtons()
+        if not wasSettled:
+            self._onChanged()
 
     def updateButtons(self) -> None:
         """Allow Check, or say on it why it cannot be done."""
@@ -81,6 +98,7 @@ class DataSetPanel:
 
     def close(self) -> None:
         """The panel goes."""
+        self._timer.stop()
         self._task.stop()
 
     def _onPathChanged(self, path: str) -> None:
@@ -88,7 +106,11 @@ class DataSetPanel:
         self._ui.findingsTable.setRowCount(0)
         self._ui.findingsTable.visible = False
         say(self._ui.checkStatusLabel, "")
-        self.refresh()
+        say(self._ui.dataSetSummaryLabel, "")
+        # What is known is of another folder, and nothing may be started with it.
+        self._isSettled, self._dataSet = False, None
+        self._problem = _("The folder of the data set is being looked at.")
+        self._timer.start()
         self._onChanged()
 
     @property

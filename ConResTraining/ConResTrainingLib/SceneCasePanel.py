@@ -94,7 +94,9 @@ class SceneCasePanel:
             self.refresh()
 
     def _checkCanAdd(self, _text: str = "") -> None:
-        problem = self._problem or self._channels.problem()
+        # The channels below are those of the folder before.
+        problem = "" if self._dataSetPanel.isSettled else self._dataSetPanel.problem
+        problem = problem or self._problem or self._channels.problem()
         if not problem and not self._names:
             problem = _("Name the channels of the new data set.")
         if not problem and self._ui.sceneLabelsSelector.currentNode() is None:

@@ -75,6 +75,7 @@ class Demo:
         self.wait(lambda: ui.testPlaceButton.text == "Test")
         ui.placeCollapsibleButton.collapsed = True
         ui.dataSetPathEdit.currentPath = str(self.data)
+        self.wait(lambda: self.widget.dataSetPanel.isSettled)
         ui.planPathEdit.currentPath = str(self.output / "plan.yaml")
         ui.runPathEdit.currentPath = str(self.output / "run")
         print(ui.dataSetSummaryLabel.text)

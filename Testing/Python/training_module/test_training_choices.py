@@ -17,8 +17,7 @@ def test_a_folder_without_a_name_is_as_good_as_others(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    training.ui.dataSetPathEdit.currentPath = folder
-    training.settle()
+    training.choose_data_set(Path(folder))
     # As at the next start of Slicer, which finds the folder in its settings.
     training.unload()
     training.load()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -29,6 +31,52 @@ def test_the_panel_says_what_lies_in_the_folder(training: TrainingDriver, data_s
     training.choose_data_set(tmp_path / "nothing here")
     assert "does not exist" in training.ui.dataSetSummaryLabel.text
     assert "does not exist" in training.ui.makePlanButton.toolTip
+
+
+@pytest.fixture
+def looks(here: TrainingDriver, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders that the panel has looked into since."""
+    from ConResTrainingLib import DataSetPanel
+
+    looks, read = [], DataSetPanel.read_data_set
+    monkeypatch.setattr(DataSetPanel, "read_data_set", lambda folder: looks.append(folder) or read(folder))
+    return looks
+
+
+def test_a_path_that_is_typed_is_looked_at_after_its_last_letter(
+    here: TrainingDriver, data_set: Path, looks: list[Path]
+) -> None:
+    here.choose_data_set(data_set)
+    assert here.ui.makePlanButton.enabled and looks == [data_set]
+    plan = here.ui.planPathEdit.currentPath
+    other = data_set.with_name("other")
+    shutil.copytree(data_set, other)
+    looks.clear()
+    for letter in range(len(str(other.parent)), len(str(other)) + 1):
+        here.ui.dataSetPathEdit.currentPath = str(other)[:letter]
+        here.settle()
+    assert looks == [] and here.ui.planPathEdit.currentPath == plan
+    # What is known is of the folder before.
+    for button in (here.ui.checkButton, here.ui.makePlanButton, here.ui.addCaseButton):
+        assert not button.enabled and button.toolTip == "The folder of the data set is being looked at."
+    assert here.ui.dataSetSummaryLabel.text == ""
+    here.wait(lambda: here.ui.checkButton.enabled)
+    assert looks == [other] and "6 labelled cases" in here.ui.dataSetSummaryLabel.text
+    assert here.ui.makePlanButton.enabled and here.ui.planPathEdit.currentPath == f"{other}-plan.yaml"
+    # Going to the module looks at once, and what follows from it is not forgotten.
+    here.ui.dataSetPathEdit.currentPath = str(data_set)
+    here.open()
+    assert looks == [other, data_set] and here.ui.planPathEdit.currentPath == plan
+
+
+def test_nothing_is_looked_at_after_the_modules_end(here: TrainingDriver, data_set: Path, looks: list[Path]) -> None:
+    here.ui.dataSetPathEdit.currentPath = str(data_set)
+    panel = here.widget.dataSetPanel
+    here.widget.cleanup()
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        here.app.processEvents()
+    assert looks == [] and not panel.isSettled
 
 
 def test_a_check_shows_its_findings_errors_first_and_opens_its_page(here: TrainingDriver, data_set: Path) -> None:

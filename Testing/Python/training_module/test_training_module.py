@@ -60,9 +60,11 @@ app = start_application()
 for path in sys.argv[1:3]:
     module = app.moduleManager().load(path)
 slicer.util.selectModule("ConResTraining")
-ui = module.widgetRepresentation().self().ui
+widget = module.widgetRepresentation().self()
+ui = widget.ui
 ui.dataSetPathEdit.currentPath = sys.argv[3]
-app.processEvents()
+while not widget.dataSetPanel.isSettled:
+    app.processEvents()
 assert not slot_errors, slot_errors
 print(ui.dataSetSummaryLabel.text)
 app.quit_host()

@@ -92,8 +92,9 @@ class TrainingDriver(ModuleDriver):
         self.settle()
 
     def choose_data_set(self, folder: Path) -> None:
-        """Choose the folder of the data set."""
+        """Choose the folder of the data set, and wait until it has been looked at."""
         self.ui.dataSetPathEdit.currentPath = str(folder)
+        self.wait(lambda: self.widget.dataSetPanel.isSettled)
         self.settle()
 
     def choose_system(self, name: str) -> None:
