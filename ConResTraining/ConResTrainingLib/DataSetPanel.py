@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet_training.data_sets import DataSet, read_data_set
 from ConResSegmentationLib import Messages
+from ConResSegmentationLib.PathField import whenPathChanges
 from ConResSegmentationLib.StatusLabel import say
 
 from . import Settings
@@ -47,7 +48,7 @@ class DataSetPanel:
         # The heights of the rows follow the width that is left for the last column.
         ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
         ui.dataSetPathEdit.currentPath = Settings.value("DataSet")
-        ui.dataSetPathEdit.connect("currentPathChanged(QString)", self._onPathChanged)
+        whenPathChanges(ui.dataSetPathEdit, self._onPathChanged)
         ui.openCheckButton.connect("clicked(bool)", self._onOpenReport)
 
     @property

@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from ConResSegmentationLib import Messages
+from ConResSegmentationLib.PathField import whenPathChanges
 from ConResSegmentationLib.StatusLabel import say
 
 from . import JobSentences, Settings, TrainingCurves
@@ -53,7 +54,7 @@ class JobPanel:
         self._timer.setInterval(MILLISECONDS_BETWEEN_LOOKS)
         self._timer.connect("timeout()", self.look)
         ui.runPathEdit.currentPath = Settings.value("Run")
-        ui.runPathEdit.connect("currentPathChanged(QString)", self._onPathChanged)
+        whenPathChanges(ui.runPathEdit, self._onPathChanged)
         ui.runsSelector.connect("activated(int)", self._onRunChosen)
         ui.startButton.connect("clicked(bool)", self._onStart)
         ui.resumeButton.connect("clicked(bool)", self._onResume)

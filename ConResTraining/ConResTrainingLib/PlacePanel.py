@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from conresnet_training.needs import PACKAGES, PYTHON
 from ConResSegmentationLib.ChildProcess import lastLine
+from ConResSegmentationLib.PathField import whenPathChanges
 from ConResSegmentationLib.StatusLabel import say
 
 from . import Settings
@@ -43,7 +44,7 @@ class PlacePanel:
             ui.placeSelector.addItem(title, place.value)
         self._load()
         ui.placeSelector.connect("currentIndexChanged(int)", self._onEdited)
-        ui.trainingPythonPathEdit.connect("currentPathChanged(QString)", self._onEdited)
+        whenPathChanges(ui.trainingPythonPathEdit, self._onEdited)
         ui.commandEdit.connect("textChanged(QString)", self._onEdited)
         ui.commandPythonEdit.connect("textChanged(QString)", self._onEdited)
         ui.torchOptionsEdit.connect("textChanged(QString)", self._onEdited)

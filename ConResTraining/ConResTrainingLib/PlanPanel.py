@@ -11,6 +11,7 @@ from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
 from conresnet_training.system_catalogue import DEFAULT, SYSTEMS
 from ConResSegmentationLib import Messages
+from ConResSegmentationLib.PathField import whenPathChanges
 from ConResSegmentationLib.StatusLabel import say
 
 from . import Settings
@@ -52,7 +53,7 @@ class PlanPanel:
         self._task = BackendTask(ui.makePlanButton, ui.planStatusLabel, self._make, log)
         ui.planTextEdit.setFont(qt.QFontDatabase.systemFont(qt.QFontDatabase.FixedFont))
         ui.planPathEdit.currentPath = Settings.value("Plan")
-        ui.planPathEdit.connect("currentPathChanged(QString)", self._onPathChanged)
+        whenPathChanges(ui.planPathEdit, self._onPathChanged)
         ui.planTextEdit.connect("textChanged()", self._onTextChanged)
         ui.savePlanButton.connect("clicked(bool)", self._onSave)
         ui.resetPlanButton.connect("clicked(bool)", self._onReset)

@@ -46,3 +46,53 @@ def test_a_plan_of_other_data_does_not_start(here: TrainingDriver, data_set: Pat
     assert here.ui.startButton.enabled, here.ui.startButton.toolTip
     here.choose_data_set(data_set)
     assert here.ui.startButton.enabled, here.ui.startButton.toolTip
+
+
+def test_an_emptied_path_names_nothing_any_more(here: TrainingDriver, data_set: Path) -> None:
+    here.use_tiny_plan(data_set)
+    ui, plan, run = here.ui, here.ui.planPathEdit.currentPath, here.ui.runPathEdit.currentPath
+    here.click(ui.savePlanButton)
+    assert ui.startButton.enabled and run
+
+    ui.runPathEdit.currentPath = ""
+    assert not ui.startButton.enabled and ui.startButton.toolTip == "Name a new folder for the run."
+    ui.runPathEdit.currentPath = run
+    assert ui.startButton.enabled
+
+    ui.planPathEdit.currentPath = ""
+    assert not ui.makePlanButton.enabled and ui.makePlanButton.toolTip == "Name the file of the plan."
+    assert not ui.startButton.enabled and ui.startButton.toolTip.startswith("Make a plan first")
+    ui.planPathEdit.currentPath = plan
+    assert ui.makePlanButton.enabled and ui.startButton.enabled
+
+    here.choose_data_set("")
+    for button in (ui.checkButton, ui.makePlanButton):
+        assert not button.enabled and button.toolTip == "Choose the folder of a data set."
+    assert ui.dataSetSummaryLabel.text == ""
+
+    ui.trainingPythonPathEdit.currentPath = ""
+    assert not ui.testPlaceButton.enabled
+    assert ui.testPlaceButton.toolTip == "Choose the python executable that shall train."
+    # Nor at the next start of Slicer.
+    here.unload()
+    here.load()
+    assert here.ui.dataSetPathEdit.currentPath == here.ui.trainingPythonPathEdit.currentPath == ""
+
+
+@pytest.mark.parametrize("ending", [".yaml", ".yml"])
+def test_a_plan_of_either_ending_is_read_and_no_other_file_passes_for_it(
+    here: TrainingDriver, data_set: Path, ending: str
+) -> None:
+    here.use_tiny_plan(data_set)
+    here.click(here.ui.savePlanButton)
+    text = here.ui.planTextEdit.toPlainText()
+    other = data_set.with_name(f"other{ending}")
+    other.write_text(text.replace("folds: 3", "folds: 2"), encoding="utf-8")
+    accepted = []
+    here.ui.planPathEdit.connect("currentPathChanged(QString)", accepted.append)
+    here.ui.planPathEdit.currentPath = str(other)
+    assert "folds: 2" in here.ui.planTextEdit.toPlainText() and here.ui.startButton.enabled
+    assert accepted == [str(other)], "of the plans' files for the dialog, and for the field itself"
+    # Half of a path names no plan.
+    here.ui.planPathEdit.currentPath = str(other.with_suffix(""))
+    assert here.ui.planTextEdit.toPlainText() == "" and not here.ui.startButton.enabled
