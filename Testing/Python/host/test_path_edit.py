@@ -1,7 +1,10 @@
 """The field for a path tells of a path as CTK's does: only where its validator accepts it."""
 
+import gc
+
 import ctk
 import pytest
+import qt
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,11 @@ def test_without_its_history_the_field_is_no_combo_box(slicer_app: object) -> No
     edit = ctk.ctkPathLineEdit()
     edit.showHistoryButton = False
     assert edit.comboBox() is None
+
+
+def test_a_field_that_is_gone_takes_nothing_of_its_class_along(slicer_app: object) -> None:
+    edit = ctk.ctkPathLineEdit()
+    edit.comboBox().lineEdit().connect("textChanged(QString)", print)
+    del edit
+    gc.collect()
+    assert qt.QLineEdit.staticMetaObject.indexOfProperty("text") >= 0

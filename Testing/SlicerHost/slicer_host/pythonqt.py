@@ -178,7 +178,8 @@ def find_signal(obj: QtCore.QObject, signature: str) -> tuple[str, object]:
     declared = getattr(type(obj), "SIGNALS", {})
     if normalized in declared:
         return normalized, getattr(obj, declared[normalized])
-    known = obj.metaObject().indexOfSignal(normalized) >= 0 and name not in _NOT_IN_QT5
+    # Of its class: what an object says itself may be deleted with it, and is then dead for the whole class.
+    known = type(obj).staticMetaObject.indexOfSignal(normalized) >= 0 and name not in _NOT_IN_QT5
     if not known or "PyObject" in normalized:
         raise ValueError(f"{type(obj).__name__} has no signal {normalized}")
     signal = getattr(obj, name)
@@ -237,7 +238,7 @@ def find_slot(obj: object, signature: str) -> object:
     normalized = bytes(QtCore.QMetaObject.normalizedSignature(signature).data()).decode()
     known = normalized in getattr(type(obj), "SLOTS", ())
     if isinstance(obj, QtCore.QObject):
-        known = known or obj.metaObject().indexOfMethod(normalized) >= 0
+        known = known or type(obj).staticMetaObject.indexOfMethod(normalized) >= 0
     if not known:
         raise ValueError(f"{type(obj).__name__} has no slot {normalized}")
     return getattr(obj, name)
