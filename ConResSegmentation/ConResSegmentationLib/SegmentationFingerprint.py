@@ -58,7 +58,8 @@ def _voxels(segment) -> bytes:
     toWorld = vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(toWorld)
     matrix = slicer.util.arrayFromVTKMatrix(toWorld)
-    # Files keep fewer digits than memory; a tenth of a micrometer is no edit, and -0.0 is 0.0.
-    place = np.round(np.column_stack([matrix[:3, :3], matrix[:3] @ first]), 3) + 0.0
+    # A file changes the last bit, and a micrometer is no edit. Spacings such as 240/256 = 0.9375 lie right between two
+    # micrometers, where that bit would decide; an irrational boundary between up and down lies beside all of them.
+    place = np.floor(np.column_stack([matrix[:3, :3], matrix[:3] @ first]) * 1e3 + 1 / np.pi)
     inside = mask[box]
     return repr((place.tolist(), inside.shape)).encode() + np.packbits(inside).tobytes()

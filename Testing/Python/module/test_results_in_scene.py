@@ -164,6 +164,32 @@ def paint_a_voxel(node: object, volume: object) -> None:
     slicer.util.updateSegmentBinaryLabelmapFromArray(array, node, "Segment_2", volume)
 
 
+def test_a_saved_scene_brings_an_unedited_result_back_as_such_whatever_its_spacing(
+    labels: np.ndarray, tmp_path: Path
+) -> None:
+    image = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "axial")
+    slicer.util.updateVolumeFromArray(image, np.zeros(labels.shape, np.int16))
+    # 240 mm in 256 voxels: the last bit of a place is another one once it was saved.
+    to_ras = np.diag((-0.9375, -0.9375, 1, 1))
+    to_ras[:3, 3] = (-55.265, -78.478, 74.875)
+    image.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(to_ras))
+    labels = labels[:, ::-1, ::-1]
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
+    SegmentationInScene.fill(node, SegmentationInScene.makeSegments(labels, SEGMENTS, image), image, False)
+    SegmentationFingerprint.sign(node)
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    (again,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert SegmentationFingerprint.isUntouched(again)
+    matrix = vtk.vtkMatrix4x4()
+    matrix.SetElement(0, 3, 0.01)
+    moved = vtk.vtkTransform()
+    moved.SetMatrix(matrix)
+    again.ApplyTransform(moved)
+    assert not SegmentationFingerprint.isUntouched(again), "a hundredth of a millimeter is an edit"
+
+
 EDITS = {
     "a painted voxel": paint_a_voxel,
     "a new name": lambda node, volume: segment_of(node, 0).SetName("mine"),
