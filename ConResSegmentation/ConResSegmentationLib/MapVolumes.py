@@ -7,15 +7,20 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
+from conresnet.boxes import bounding_box, whole_box
+
 from . import SegmentationInScene
 
 MAP_ATTRIBUTE = "ConResNet.Map"
 SEGMENT_ATTRIBUTE = "ConResNet.MapSegment"
 TITLE_ATTRIBUTE = "ConResNet.MapTitle"
+_CLEAR_BELOW_ATTRIBUTE = "ConResNet.MapClearBelow"
 _ROLE = "conresnetMap"
 _INPUT_ROLE = "conresnetInput"
 # Below this a map says nothing, and the image shall show through.
 _CLEAR_BELOW = 0.05
+# So many values tell the scale of a map well enough.
+_SAMPLE = 100_000
 _COLORS = {
     "residual": ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLPETProceduralColorNodePET-Heat"),
     "attention": ("vtkMRMLColorTableNodeFileViridis.txt", "vtkMRMLColorTableNodeOcean"),
@@ -64,24 +69,29 @@ def segmentationOf(mapNode):
 def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
     """Put the maps of a result into the scene, in place of those of the result that it replaces.
 
+    They end where what was computed ends: the rest, 0, would be drawn as a value, and may be most of a large image.
+
     A node whose map is there again is kept, with the colors and the place that the user has chosen; others of the
     earlier result go. New maps lie beside those that are kept, else in a folder of their own.
     """
     earlier = {_key(node): node for node in mapNodes(segmentationNode)}
     segmentationNode.RemoveNodeReferenceIDs(_ROLE)
     folder = next((SegmentationInScene.parentItem(node) for node in earlier.values()), None)
+    box = _computedBox(volumes)
     nodes = []
     for volume in volumes:
+        values = volume.array[box]
         node = earlier.pop((volume.kind, volume.segment, volume.title), None)
         isNew = node is None
         if isNew:
             node = _newNode(volume, volumeNode)
-        _fill(node, volume.array, volumeNode)
+        _fill(node, values, [part.start for part in box], volumeNode)
         if isNew:
-            _display(node, volume)
+            _display(node, volume.kind, values)
             name = _("{segmentation} maps").format(segmentation=segmentationNode.GetName())
             folder = folder or SegmentationInScene.folderBeside(segmentationNode, name)
             SegmentationInScene.place(node, folder)
+        _clearWhereNothing(node, volume.kind, values)
         segmentationNode.AddNodeReferenceID(_ROLE, node.GetID())
         nodes.append(node)
     for node in earlier.values():
@@ -114,9 +124,21 @@ def _newNode(volume: MapVolume, volumeNode):
     return slicer.mrmlScene.AddNode(node)
 
 
-def _fill(node, array: np.ndarray, volumeNode) -> None:
+def _computedBox(volumes: list[MapVolume]) -> tuple[slice, slice, slice]:
+    """The box [k, j, i] around what the engine has computed of any of the maps: everywhere else they are 0."""
+    boxes = [box for volume in volumes if (box := bounding_box(volume.array)) is not None]
+    if not boxes:
+        return whole_box(volumes[0].array.shape if volumes else (0, 0, 0))
+    axes = zip(*boxes, strict=True)
+    return tuple(slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in axes)
+
+
+def _fill(node, array: np.ndarray, first: list[int], volumeNode) -> None:
+    """Fill a node with an array whose first voxel is the volume's one at [k, j, i]."""
     ijkToRas = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(ijkToRas)
+    for axis, place in enumerate(ijkToRas.MultiplyPoint((*first[::-1], 1))[:3]):
+        ijkToRas.SetElement(axis, 3, place)
     with slicer.util.NodeModify(node):
         # VTK has no half precision. A map at a time is converted: together they may be larger than the memory.
         slicer.util.updateVolumeFromArray(node, array.astype(np.float32))
@@ -125,20 +147,35 @@ def _fill(node, array: np.ndarray, volumeNode) -> None:
         node.SetNodeReferenceID(_INPUT_ROLE, volumeNode.GetID())
 
 
-def _display(node, volume: MapVolume) -> None:
+def _display(node, kind: str, array: np.ndarray) -> None:
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
-    colors = next((c for c in _COLORS[volume.kind] if slicer.mrmlScene.GetNodeByID(c)), None)
+    colors = next((c for c in _COLORS[kind] if slicer.mrmlScene.GetNodeByID(c)), None)
     if colors:
         display.SetAndObserveColorNodeID(colors)
     low, high = 0.0, 1.0
-    if volume.kind in ("attention", "features"):
+    if kind in ("attention", "features"):
         # Only differences say something: their scale is the network's own.
-        every = volume.array[:: max(1, volume.array.shape[0] // 32)]
-        computed = every[every != 0].astype(np.float32)
-        low, high = np.percentile(computed, (1, 99)) if computed.size else (0.0, 1.0)
+        computed = array[array != 0]
+        some = computed[:: max(1, computed.size // _SAMPLE)].astype(np.float32)
+        low, high = np.percentile(some, (1, 99)) if some.size else (0.0, 1.0)
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(float(low), float(max(high, low + 1e-3)))
-    if volume.kind in ("residual", "probability"):
-        display.SetThreshold(_CLEAR_BELOW, max(1.0, float(volume.array.max(initial=0))))
-        display.SetApplyThreshold(True)
+
+
+def _clearWhereNothing(node, kind: str, array: np.ndarray) -> None:
+    """Draw nothing where a map says nothing, unless the user has chosen another threshold."""
+    display = node.GetDisplayNode()
+    if display is None or kind == "features":
+        # Features have both signs: no threshold tells their values from the 0 of what was not computed.
+        return
+    chosen = f"{display.GetLowerThreshold():g}" if display.GetApplyThreshold() else ""
+    if node.GetAttribute(_CLEAR_BELOW_ATTRIBUTE) not in (None, chosen):
+        return
+    low = _CLEAR_BELOW
+    if kind == "attention":
+        # A region that is rotated against the voxels leaves corners of the box empty.
+        low = float(np.min(array, where=array != 0, initial=1))
+    display.SetThreshold(low, max(1.0, float(array.max(initial=0))))
+    display.SetApplyThreshold(True)
+    node.SetAttribute(_CLEAR_BELOW_ATTRIBUTE, f"{low:g}")

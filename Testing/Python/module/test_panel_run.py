@@ -162,6 +162,10 @@ def test_a_region_limits_the_result(panel: PanelDriver, volume: object) -> None:
     assert labels.any() and labels.sum() < whole.sum()
     inside = np.argwhere(labels)[:, 1]
     assert inside.max() - inside.min() <= labels.shape[1] / 2 + 1
+    for node in result_nodes()[-3:]:
+        assert node.GetImageData().GetNumberOfPoints() < 0.6 * labels.size, "a map ends with its region"
+        node.GetRASBounds(bounds)
+        assert bounds[3] < (low + high)[1] / 2 + 2 * max(node.GetSpacing())
 
 
 @pytest.mark.parametrize("place", ["volume", "region"])
