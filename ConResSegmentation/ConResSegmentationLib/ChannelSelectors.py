@@ -85,6 +85,11 @@ class ChannelSelectors:
         for item, node in zip(self._inputs, nodes, strict=True):
             if node is None:
                 return _("Choose the volume for {channel}.").format(channel=item.name)
+            # Of a volume that is removed, the selector's next entry takes the place.
+            if node.GetAttribute(MapVolumes.MAP_ATTRIBUTE):
+                return _("{volume} is a map; choose an image for {channel}.").format(
+                    volume=node.GetName(), channel=item.name
+                )
         for number, node in enumerate(nodes):
             if node in nodes[:number]:
                 first, second = self._inputs[nodes.index(node)].name, self._inputs[number].name

@@ -172,3 +172,13 @@ def test_a_scene_keeps_its_channels_while_its_model_is_not_here(
     panel.ui.installModelButton.click()
     panel.settle()
     assert [node.GetName() for node in panel.widget.channels.nodes] == list(names)
+
+
+def test_a_map_that_takes_the_place_of_a_removed_volume_is_not_segmented(panel: PanelDriver, volume: object) -> None:
+    panel.segment()
+    slicer.mrmlScene.RemoveNode(volume)
+    panel.settle()
+    (taken,) = panel.widget.channels.nodes
+    assert taken is result_nodes()[1]
+    assert not panel.ui.applyButton.enabled
+    assert panel.ui.applyButton.toolTip == f"{taken.GetName()} is a map; choose an image for T1."
