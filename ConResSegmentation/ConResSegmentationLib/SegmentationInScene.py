@@ -10,6 +10,18 @@ from conresnet.inference.painting import region_mask
 
 # In 3D; two of them, one in the other, still leave a third to be seen.
 OPACITY_AROUND_PARTS = 0.35
+_PARTS_ATTRIBUTE = "ConResNet.PartsShowThrough"
+# What the user can choose for a segment alone, as the display node names it.
+_OF_A_SEGMENT = (
+    "Visibility",
+    "Visibility3D",
+    "Visibility2DFill",
+    "Visibility2DOutline",
+    "Opacity3D",
+    "Opacity2DFill",
+    "Opacity2DOutline",
+    "Pickable",
+)
 _CATEGORY_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGION_CONTEXT = "Anatomic codes - DICOM master list"
 
@@ -59,9 +71,11 @@ def withLabelmap(image, segments) -> list[tuple[str, object]]:
 def setSegments(segmentationNode, segments: list[tuple[str, object]], volumeNode) -> None:
     """Put segments into a node in place of those it has, with the geometry of the input.
 
-    The node goes under the transform of the volume, so that both stay together when the user moves it.
+    The node goes under the transform of the volume, so that both stay together when the user moves it. A segment that
+    is there again is shown as the user has chosen.
     """
     segmentation = segmentationNode.GetSegmentation()
+    shown = _shown(segmentationNode)
     with slicer.util.NodeModify(segmentationNode):
         segmentation.RemoveAllSegments()
         segmentation.SetSourceRepresentationName(
@@ -71,6 +85,16 @@ def setSegments(segmentationNode, segments: list[tuple[str, object]], volumeNode
         segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
         for segmentId, segment in segments:
             segmentation.AddSegment(segment, segmentId)
+    for segmentId in set(segmentation.GetSegmentIDs()) & set(shown):
+        for name, value in shown[segmentId].items():
+            getattr(segmentationNode.GetDisplayNode(), f"SetSegment{name}")(segmentId, value)
+
+
+def _shown(segmentationNode) -> dict[str, dict]:
+    """How each segment is shown, by its id: removing a segment forgets it."""
+    display = segmentationNode.GetDisplayNode()
+    ids = segmentationNode.GetSegmentation().GetSegmentIDs() if display else ()
+    return {key: {name: getattr(display, f"GetSegment{name}")(key) for name in _OF_A_SEGMENT} for key in ids}
 
 
 def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, show3D: bool) -> None:
@@ -87,12 +111,19 @@ def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, show3
     display.SetVisibility(True)
     display.SetVisibility3D(show3D)
     if isFirst:
+        display.SetAttribute(_PARTS_ATTRIBUTE, None)
         place(segmentationNode, itemOfResults(volumeNode))
 
 
 def letPartsShowThrough(segmentationNode, segments) -> None:
-    """Make those of a model's segments that include others translucent in 3D, where they would hide them."""
+    """Make those of a model's segments that include others translucent in 3D, where they would hide them.
+
+    It is done once: a result that replaces another one is shown as the user has chosen.
+    """
     display = segmentationNode.GetDisplayNode()
+    if display.GetAttribute(_PARTS_ATTRIBUTE):
+        return
+    display.SetAttribute(_PARTS_ATTRIBUTE, "1")
     segmentation = segmentationNode.GetSegmentation()
     for entry in segments:
         if entry.includes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,38 @@ def test_the_result_has_the_geometry_of_the_input(result: object, volume: object
 def test_surfaces_are_made_and_shown(result: object) -> None:
     assert result.GetClosedSurfaceInternalRepresentation("Segment_1").GetNumberOfPoints() > 100
     assert result.GetDisplayNode().GetVisibility3D()
+
+
+def test_a_result_that_replaces_another_one_is_shown_as_the_user_has_chosen(
+    result: object, volume: object, labels: np.ndarray
+) -> None:
+    display = result.GetDisplayNode()
+    around = [dataclasses.replace(SEGMENTS[0], includes=("Posterior",)), SEGMENTS[1]]
+    SegmentationInScene.letPartsShowThrough(result, around)
+    assert display.GetSegmentOpacity3D("Segment_1") == SegmentationInScene.OPACITY_AROUND_PARTS
+    chosen = {
+        "Visibility": False,
+        "Visibility3D": False,
+        "Visibility2DFill": False,
+        "Visibility2DOutline": False,
+        "Opacity3D": 0.2,
+        "Opacity2DFill": 0.3,
+        "Opacity2DOutline": 0.4,
+        "Pickable": False,
+    }
+    for name, value in chosen.items():
+        getattr(display, f"SetSegment{name}")("Segment_1", value)
+    # A segment that the user has taken away is there again, as a new one.
+    result.GetSegmentation().RemoveSegment("Segment_2")
+    SegmentationInScene.fill(result, SegmentationInScene.makeSegments(labels, around, volume), volume, show3D=True)
+    SegmentationInScene.letPartsShowThrough(result, around)
+    assert {name: getattr(display, f"GetSegment{name}")("Segment_1") for name in chosen} == chosen
+    assert display.GetSegmentVisibility("Segment_2") and display.GetSegmentOpacity3D("Segment_2") == 1
+    result.GetSegmentation().RemoveAllSegments()
+    SegmentationInScene.fill(result, SegmentationInScene.makeSegments(labels, around, volume), volume, show3D=True)
+    SegmentationInScene.letPartsShowThrough(result, around)
+    assert display.GetSegmentVisibility("Segment_1")
+    assert display.GetSegmentOpacity3D("Segment_1") == SegmentationInScene.OPACITY_AROUND_PARTS
 
 
 @pytest.mark.parametrize("place", ["scene", "folder", "study"])
