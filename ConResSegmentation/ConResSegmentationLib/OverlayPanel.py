@@ -37,11 +37,11 @@ class OverlayPanel:
         nodeID = node.GetID() if node else ""
         if nodeID == self._shownID:
             return
-        earlier = slicer.mrmlScene.GetNodeByID(self._shownID)
+        earlierID = self._shownID
         self._fillSegments(True)
         self.adopt(node)
-        if earlier is not None:
-            SliceOverlay.hide(earlier)
+        if earlierID:
+            SliceOverlay.hide(slicer.mrmlScene.GetNodeByID(earlierID))
         if node is not None:
             SliceOverlay.show(node, MapVolumes.inputOf(node), self._ui.mapOpacitySlider.value)
             self._fillSegments(False)

@@ -3,9 +3,21 @@
 import slicer
 from slicer.i18n import tr as _
 
+from . import MapVolumes
+
+# What the user had in the foreground before a map.
+_COVERED_ROLE = "conresnetCovered"
+_COVERED_OPACITY_ATTRIBUTE = "ConResNet.CoveredOpacity"
+
 
 def show(mapNode, backgroundNode, opacity: float) -> None:
     """Lay a map over the slices; the input becomes their background where another volume is."""
+    for composite in _composites():
+        foreground = slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID() or "")
+        if foreground is None or not foreground.GetAttribute(MapVolumes.MAP_ATTRIBUTE):
+            # Kept on the view's own node, so that a saved scene has it too.
+            composite.SetNodeReferenceID(_COVERED_ROLE, foreground.GetID() if foreground else None)
+            composite.SetAttribute(_COVERED_OPACITY_ATTRIBUTE, f"{composite.GetForegroundOpacity():g}")
     background = backgroundNode if backgroundNode is not None else "keep-current"
     slicer.util.setSliceViewerLayers(background=background, foreground=mapNode, foregroundOpacity=opacity)
 
@@ -16,16 +28,28 @@ def setOpacity(opacity: float) -> None:
 
 
 def hide(mapNode) -> None:
-    """Take a map off the slices where it lies, and leave what else the user shows."""
-    for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
-        if composite.GetForegroundVolumeID() == mapNode.GetID():
-            composite.SetForegroundVolumeID(None)
+    """Take a map off the slices where it lies, give back what it has covered, and leave what else the user shows.
+
+    None stands for a map that was removed from the scene, and so from the slices.
+    """
+    for composite in _composites():
+        if composite.GetForegroundVolumeID() != (mapNode.GetID() if mapNode is not None else None):
+            continue
+        composite.SetForegroundVolumeID(composite.GetNodeReferenceID(_COVERED_ROLE))
+        opacity = composite.GetAttribute(_COVERED_OPACITY_ATTRIBUTE)
+        if opacity is not None:
+            composite.SetForegroundOpacity(float(opacity))
+        composite.SetNodeReferenceID(_COVERED_ROLE, None)
+        composite.SetAttribute(_COVERED_OPACITY_ATTRIBUTE, None)
 
 
 def isShown(mapNode) -> bool:
     """Whether a map lies over the slices of any view."""
-    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-    return any(composite.GetForegroundVolumeID() == mapNode.GetID() for composite in composites)
+    return any(composite.GetForegroundVolumeID() == mapNode.GetID() for composite in _composites())
+
+
+def _composites() -> list:
+    return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
 
 
 def colorNodes() -> list[tuple[str, object]]:

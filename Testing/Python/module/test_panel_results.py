@@ -139,6 +139,49 @@ def test_a_map_that_something_else_took_the_place_of_comes_back_when_chosen_agai
     assert foregrounds() == {residual.GetID()}
 
 
+def test_what_the_user_had_in_the_foreground_comes_back_when_no_map_is_over_it(
+    panel: PanelDriver, volume: object, hippocampus_image: Path, tmp_path: Path
+) -> None:
+    pet = slicer.util.loadVolume(str(hippocampus_image), {"name": "PET"})
+    panel.settle()
+    panel.widget.channels.combos[0].setCurrentNode(volume)
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+
+    def layers() -> set[tuple]:
+        return {(c.GetForegroundVolumeID(), round(c.GetForegroundOpacity(), 6)) for c in composites}
+
+    slicer.util.setSliceViewerLayers(background=volume, foreground=pet, foregroundOpacity=0.3)
+    panel.segment()
+    residual, _other, attention = result_nodes()[1:]
+    assert layers() == {(residual.GetID(), 0.5)}
+    panel.ui.mapSelector.setCurrentNode(attention)
+    panel.segment()
+    panel.ui.mapSelector.setCurrentNode(None)
+    assert layers() == {(pet.GetID(), 0.3)}
+    panel.ui.mapSelector.setCurrentNode(attention)
+    slicer.util.setSliceViewerLayers(foreground=volume)
+    panel.ui.mapSelector.setCurrentNode(None)
+    assert layers() == {(volume.GetID(), 0.5)}, "what the user has put in the map's place stays"
+    slicer.util.setSliceViewerLayers(foreground=pet, foregroundOpacity=0.3)
+    panel.ui.mapSelector.setCurrentNode(attention)
+    for node in result_nodes()[1:]:
+        slicer.mrmlScene.RemoveNode(node)
+    assert panel.ui.mapSelector.currentNode() is None and layers() == {(pet.GetID(), 0.3)}
+    panel.segment()
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    panel.settle()
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    assert layers() == {(panel.choices.shownMap.GetID(), 0.5)}
+    panel.ui.mapSelector.setCurrentNode(None)
+    assert layers() == {(slicer.util.getNode("PET").GetID(), 0.3)}
+    panel.ui.mapSelector.setCurrentNode(result_nodes()[1])
+    slicer.mrmlScene.RemoveNode(slicer.util.getNode("PET"))
+    panel.ui.mapSelector.setCurrentNode(None)
+    assert layers() == {(None, 0.3)}
+
+
 def test_who_chose_no_map_gets_none_over_the_next_result(panel: PanelDriver, volume: object) -> None:
     panel.segment()
     panel.ui.mapSelector.setCurrentNode(None)
