@@ -17,11 +17,12 @@ class ChannelSelectors:
     Args:
         form: the QFormLayout in which they stand.
         firstRow: the row of the first one; the rows that are there move down.
+        hintLabel: says what may be wrong with the choice.
         onChanged: called when the user, or the scene, has changed a selection.
     """
 
-    def __init__(self, form, firstRow: int, onChanged: Callable[[], None]):
-        self._form, self._firstRow, self._onChanged = form, firstRow, onChanged
+    def __init__(self, form, firstRow: int, hintLabel, onChanged: Callable[[], None]):
+        self._form, self._firstRow, self._hintLabel, self._onChanged = form, firstRow, hintLabel, onChanged
         self._inputs: tuple = ()
         # Rows that a model does not need are hidden, and used again by one that does.
         self._rows: list[tuple] = []
@@ -98,6 +99,26 @@ class ChannelSelectors:
                 )
         return ""
 
+    def updateHint(self) -> None:
+        """Point out, or not, that the chosen volumes are not of one patient."""
+        patients = {}
+        for node in filter(None, self.nodes):
+            patients.setdefault(_patient(node), node)
+        patients.pop(0, None)
+        isMixed = len(patients) > 1
+        if isMixed:
+            hierarchy = _hierarchy()
+            one, other = list(patients)[:2]
+            self._hintLabel.text = _(
+                "{first} is of the patient {patient}, but {second} is of {other}: choose images of one patient."
+            ).format(
+                first=patients[one].GetName(),
+                patient=hierarchy.GetItemName(one),
+                second=patients[other].GetName(),
+                other=hierarchy.GetItemName(other),
+            )
+        self._hintLabel.visible = isMixed
+
     def _newRow(self) -> tuple:
         label, combo = qt.QLabel(), slicer.qMRMLNodeComboBox()
         combo.objectName = f"channelSelector{len(self._rows)}"
@@ -131,5 +152,15 @@ def _candidates() -> list:
 
 
 def _group(node) -> int:
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    return hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))
+    return _hierarchy().GetItemParent(_hierarchy().GetItemByDataNode(node))
+
+
+def _patient(node) -> int:
+    """The item of the patient that a volume is of; 0 where nothing says so, as of what comes from a file."""
+    item = _hierarchy().GetItemByDataNode(node)
+    level = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelPatient()
+    return _hierarchy().GetItemAncestorAtLevel(item, level) if item else 0
+
+
+def _hierarchy():
+    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)

@@ -122,6 +122,33 @@ def test_one_volume_for_two_channels_is_pointed_out(four_channels: PanelDriver) 
     assert panel.ui.applyButton.toolTip == "p1_T1 is chosen for both FLAIR and T1."
 
 
+def test_volumes_of_two_patients_are_pointed_out_and_may_be_segmented(four_channels: PanelDriver) -> None:
+    panel = four_channels
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    nodes = {}
+    for patient in ("Ada", "Bo"):
+        above = hierarchy.CreateSubjectItem(hierarchy.GetSceneItemID(), patient)
+        study = hierarchy.CreateStudyItem(above, "study")
+        for name in ("FLAIR", "T1", "T1c", "T2"):
+            nodes[patient, name] = add_volume(f"{name} {patient}")
+            hierarchy.SetItemParent(hierarchy.GetItemByDataNode(nodes[patient, name]), study)
+    panel.settle()
+    for combo, name in zip(panel.widget.channels.combos, ("FLAIR", "T1", "T1c", "T2"), strict=True):
+        combo.setCurrentNode(nodes["Ada", name])
+    hint = panel.ui.channelsHintLabel
+    assert hint.isHidden()
+    combo = panel.widget.channels.combos[2]
+    combo.setCurrentNode(nodes["Bo", "T1c"])
+    assert not hint.isHidden()
+    assert hint.text == "FLAIR Ada is of the patient Ada, but T1c Bo is of Bo: choose images of one patient."
+    assert panel.ui.applyButton.enabled
+    combo.setCurrentNode(add_volume("T1c from a file"))
+    assert hint.isHidden()
+    combo.setCurrentNode(nodes["Bo", "T1c"])
+    panel.choose_model("hippocampus")
+    assert hint.isHidden()
+
+
 def test_changing_the_model_keeps_the_channel_of_the_same_name(four_channels: PanelDriver) -> None:
     panel = four_channels
     add_volume("T1 A")
