@@ -50,7 +50,8 @@ class JobPanel:
         self._isStopWished = False
         self._proposed = ""
         self._layoutBefore: int | None = None
-        self._timer = qt.QTimer()
+        # It ends with a widget of the panel: its connection would keep this object for good.
+        self._timer = qt.QTimer(ui.runPathEdit)
         self._timer.setInterval(MILLISECONDS_BETWEEN_LOOKS)
         self._timer.connect("timeout()", self.look)
         ui.runPathEdit.currentPath = Settings.value("Run")
