@@ -75,9 +75,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ConResSegmentationLogic()
         self.modelPanel = ModelPanel(self.ui, self._onModelChosen)
-        self.channels = ChannelSelectors(
-            self.ui.inputsCollapsibleButton.layout(), 3, self.ui.channelsHintLabel, self._onChannelsChosen
-        )
+        self.channels = ChannelSelectors(self.ui.inputsCollapsibleButton.layout(), 3, self._onChannelsChosen)
         self.regionPanel = RegionPanel(self.ui, lambda: (self._description, self.channels.firstNode))
         self.enginePanel = EnginePanel(self.ui, self.logic.enginePython, self.logic.engine, self._onDeviceChosen)
         self.runPanel = RunPanel(self.ui)
@@ -213,7 +211,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _onParameterNodeModified(self, caller=None, event=None) -> None:
         self.enginePanel.selectDevice(self._parameterNode.device)
-        self.channels.updateHint()
+        hint = self.channels.hint()
+        self.ui.channelsHintLabel.text, self.ui.channelsHintLabel.visible = hint, bool(hint)
         self.regionPanel.update()
         self._checkCanApply()
 

@@ -17,12 +17,11 @@ class ChannelSelectors:
     Args:
         form: the QFormLayout in which they stand.
         firstRow: the row of the first one; the rows that are there move down.
-        hintLabel: says what may be wrong with the choice.
         onChanged: called when the user, or the scene, has changed a selection.
     """
 
-    def __init__(self, form, firstRow: int, hintLabel, onChanged: Callable[[], None]):
-        self._form, self._firstRow, self._hintLabel, self._onChanged = form, firstRow, hintLabel, onChanged
+    def __init__(self, form, firstRow: int, onChanged: Callable[[], None]):
+        self._form, self._firstRow, self._onChanged = form, firstRow, onChanged
         self._inputs: tuple = ()
         # Rows that a model does not need are hidden, and used again by one that does.
         self._rows: list[tuple] = []
@@ -99,25 +98,23 @@ class ChannelSelectors:
                 )
         return ""
 
-    def updateHint(self) -> None:
-        """Point out, or not, that the chosen volumes are not of one patient."""
+    def hint(self) -> str:
+        """That the chosen volumes are not of one patient; empty where they are, or where nothing says so."""
         patients = {}
         for node in filter(None, self.nodes):
             patients.setdefault(_patient(node), node)
         patients.pop(0, None)
-        isMixed = len(patients) > 1
-        if isMixed:
-            hierarchy = _hierarchy()
-            one, other = list(patients)[:2]
-            self._hintLabel.text = _(
-                "{first} is of the patient {patient}, but {second} is of {other}: choose images of one patient."
-            ).format(
-                first=patients[one].GetName(),
-                patient=hierarchy.GetItemName(one),
-                second=patients[other].GetName(),
-                other=hierarchy.GetItemName(other),
-            )
-        self._hintLabel.visible = isMixed
+        if len(patients) < 2:
+            return ""
+        one, other = list(patients)[:2]
+        return _(
+            "{first} is of the patient {patient}, but {second} is of {other}: choose images of one patient."
+        ).format(
+            first=patients[one].GetName(),
+            patient=_hierarchy().GetItemName(one),
+            second=patients[other].GetName(),
+            other=_hierarchy().GetItemName(other),
+        )
 
     def _newRow(self) -> tuple:
         label, combo = qt.QLabel(), slicer.qMRMLNodeComboBox()

@@ -10,7 +10,6 @@ from conresnet.inference.painting import region_mask
 
 # In 3D; two of them, one in the other, still leave a third to be seen.
 OPACITY_AROUND_PARTS = 0.35
-_PARTS_ATTRIBUTE = "ConResNet.PartsShowThrough"
 # What the user can choose for a segment alone, as the display node names it.
 _OF_A_SEGMENT = (
     "Visibility",
@@ -111,19 +110,12 @@ def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, show3
     display.SetVisibility(True)
     display.SetVisibility3D(show3D)
     if isFirst:
-        display.SetAttribute(_PARTS_ATTRIBUTE, None)
         place(segmentationNode, itemOfResults(volumeNode))
 
 
 def letPartsShowThrough(segmentationNode, segments) -> None:
-    """Make those of a model's segments that include others translucent in 3D, where they would hide them.
-
-    It is done once: a result that replaces another one is shown as the user has chosen.
-    """
+    """Make those of a model's segments that include others translucent in 3D, where they would hide them."""
     display = segmentationNode.GetDisplayNode()
-    if display.GetAttribute(_PARTS_ATTRIBUTE):
-        return
-    display.SetAttribute(_PARTS_ATTRIBUTE, "1")
     segmentation = segmentationNode.GetSegmentation()
     for entry in segments:
         if entry.includes:

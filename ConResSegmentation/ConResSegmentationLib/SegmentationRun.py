@@ -176,11 +176,14 @@ class SegmentationRun(EngineObserver):
             )
         node, note = _target(task.segmentationNode, self._origin, description.name)
         notes += [note] if note else []
-        isNew = node.GetSegmentation().GetNumberOfSegments() == 0 and node is not task.segmentationNode
+        isFirst = node.GetSegmentation().GetNumberOfSegments() == 0
+        isNew = isFirst and node is not task.segmentationNode
         try:
             SegmentationInScene.fill(node, segments, volumeNode, task.show3D)
             self._origin.sign(node)
-            SegmentationInScene.letPartsShowThrough(node, description.output.segments)
+            if isFirst:
+                # Later the user's own choice stays.
+                SegmentationInScene.letPartsShowThrough(node, description.output.segments)
             mapNodes = MapVolumes.put(maps, node, volumeNode)
         except Exception:
             if isNew:

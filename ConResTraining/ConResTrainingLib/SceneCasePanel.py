@@ -105,7 +105,7 @@ class SceneCasePanel:
             problem = _("Name the case.")
         self._ui.addCaseButton.enabled = not problem
         tip = _("Write the volumes and the segments as a case of the data set, on the voxels of the first volume.")
-        self._ui.addCaseButton.toolTip = problem or tip
+        self._ui.addCaseButton.toolTip = problem or self._channels.hint() or tip
 
     def _onAdd(self) -> None:
         folder, name = self._dataSetPanel.folder, self._ui.caseNameEdit.text.strip()

@@ -67,3 +67,6 @@ def test_four_real_channels_in_any_order_become_overlapping_segments(
         assert f"{name} {volumes[name]:.2f} mL" in panel.status
         # What lies in another segment is seen through it.
         assert (display.GetSegmentOpacity3D(segment_id) < 1) == (len(values) > 1)
+        display.SetSegmentOpacity3D(segment_id, 0.6)
+    assert panel.segment() is node
+    assert {display.GetSegmentOpacity3D(key) for key in content.GetSegmentIDs()} == {0.6}, "as the user has chosen"

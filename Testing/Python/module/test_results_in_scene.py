@@ -135,14 +135,8 @@ def test_a_result_that_replaces_another_one_is_shown_as_the_user_has_chosen(
     # A segment that the user has taken away is there again, as a new one.
     result.GetSegmentation().RemoveSegment("Segment_2")
     SegmentationInScene.fill(result, SegmentationInScene.makeSegments(labels, around, volume), volume, show3D=True)
-    SegmentationInScene.letPartsShowThrough(result, around)
     assert {name: getattr(display, f"GetSegment{name}")("Segment_1") for name in chosen} == chosen
     assert display.GetSegmentVisibility("Segment_2") and display.GetSegmentOpacity3D("Segment_2") == 1
-    result.GetSegmentation().RemoveAllSegments()
-    SegmentationInScene.fill(result, SegmentationInScene.makeSegments(labels, around, volume), volume, show3D=True)
-    SegmentationInScene.letPartsShowThrough(result, around)
-    assert display.GetSegmentVisibility("Segment_1")
-    assert display.GetSegmentOpacity3D("Segment_1") == SegmentationInScene.OPACITY_AROUND_PARTS
 
 
 @pytest.mark.parametrize("place", ["scene", "folder", "study"])
