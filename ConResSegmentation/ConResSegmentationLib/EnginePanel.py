@@ -1,5 +1,6 @@
 """The engine's Python and its devices: what is there, what is missing, and getting it after asking."""
 
+import logging
 from collections.abc import Callable
 
 import slicer
@@ -38,7 +39,7 @@ class EnginePanel(EngineObserver):
         self._python.program = slicer.util.settingsValue(PYTHON_SETTING, "")
         ui.pythonPathEdit.currentPath = self._python.program
         whenPathChanges(ui.pythonPathEdit, self._onPythonChanged)
-        ui.installEngineButton.connect("clicked(bool)", self._onInstall)
+        ui.installEngineButton.connect("clicked(bool)", lambda _checked: self._install())
         ui.freeMemoryButton.connect("clicked(bool)", self._onFreeMemory)
         ui.deviceSelector.connect("activated(int)", self._onDeviceActivated)
         ui.advancedCollapsibleButton.connect("contentsCollapsed(bool)", self._onCollapsed)
@@ -63,7 +64,7 @@ class EnginePanel(EngineObserver):
 
         Args:
             proceed: called when the engine can run; at once where that is known.
-            refuse: called otherwise, with the sentence that says why; it is empty when the user has declined.
+            refuse: called otherwise, with the sentence that says why.
         """
         if self._isOutdated and not self._engine.isSegmenting:
             self._isOutdated = False
@@ -74,7 +75,7 @@ class EnginePanel(EngineObserver):
             proceed()
             return
         self._waiting = (proceed, refuse)
-        self._look()
+        self._look(self._offerMissing)
 
     def stopWaiting(self) -> None:
         """Forget who waits in `whenReady`."""
@@ -101,7 +102,7 @@ class EnginePanel(EngineObserver):
 
     def _onCollapsed(self, collapsed: bool) -> None:
         if not collapsed and self._check is None:
-            self._look()
+            self._look(self._offerMissing)
 
     def _onPythonChanged(self, path: str) -> None:
         if path == self._python.program:
@@ -115,35 +116,43 @@ class EnginePanel(EngineObserver):
         self._devices = []
         self.selectDevice(self._device)
         self._check = None
-        self._look()
+        self._look(self._offerMissing)
 
-    def _look(self) -> None:
+    def _look(self, then: Callable[[], None]) -> None:
+        """Look at what the engine's Python has, and go on with ``then``."""
         self._ui.engineStatusLabel.text = _("Looking for what the engine needs...")
-        try:
-            self._python.check(self._onChecked)
-        except UserError as error:
-            self._onChecked(EngineCheck(problem=Messages.sentence(error)))
 
-    def _onChecked(self, check: EngineCheck) -> None:
-        self._check = check
-        self._showCheck()
-        if not check.problem and not self._isOutdated:
-            self._engine.listDevices(self)
+        def onChecked(check: EngineCheck) -> None:
+            self._check = check
+            self._showCheck()
+            if not check.problem and not self._isOutdated:
+                self._engine.listDevices(self)
+            then()
+
+        try:
+            self._python.check(onChecked)
+        except UserError as error:
+            onChecked(EngineCheck(problem=Messages.sentence(error)))
+
+    def _offerMissing(self) -> None:
+        if self._waiting is not None and self._canInstall:
+            self._install()
+        else:
+            self._answer()
+
+    def _answer(self) -> None:
+        """Tell who waits whether the engine can run."""
         if self._waiting is None:
             return
         (proceed, refuse), self._waiting = self._waiting, None
-        if not check.problem or (self._canInstall and self._installMissing()):
-            proceed()
+        if self._check.problem:
+            refuse(self._check.problem)
         else:
-            refuse(check.problem)
+            proceed()
 
     @property
     def _canInstall(self) -> bool:
         return bool(self._check and self._check.missing and self._python.isSlicers)
-
-    def _onInstall(self) -> None:
-        if self._installMissing():
-            self._engine.listDevices(self)
 
     def _onFreeMemory(self) -> None:
         if self._engine.isSegmenting:
@@ -153,13 +162,15 @@ class EnginePanel(EngineObserver):
             text = _("The engine has ended, and what it held is free.")
         slicer.util.showStatusMessage(text, 3000)
 
-    def _installMissing(self) -> bool:
-        """Install what is missing into Slicer's Python, which asks; returns whether the engine can run then."""
-        with slicer.util.tryWithErrorDisplay(_("The installation failed.")):
-            if self._python.install(self._check.missing):
-                self._check = EngineCheck()
-        self._showCheck()
-        return not self._check.problem
+    def _install(self) -> None:
+        """Install what is missing into Slicer's Python, which asks, and look again, whatever has become of it."""
+        try:
+            with slicer.util.tryWithErrorDisplay(_("The installation failed.")):
+                self._python.install(self._check.missing)
+        except Exception:
+            # The display raises anew what it has shown, and who waits would never get an answer.
+            logging.exception("The installation failed.")
+        self._look(self._answer)
 
     def _showCheck(self) -> None:
         if self._check is None:

@@ -4,7 +4,6 @@ import logging
 import traceback
 from collections.abc import Callable
 
-import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
@@ -44,11 +43,14 @@ class RunControl(RunListener):
 
     def start(self) -> None:
         """Segment, once the engine's Python is known to have what it needs."""
-        with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
-            self._panel.begin(_("Looking for the engine"))
+        self._panel.begin(_("Looking for the engine"))
+        try:
             # As chosen at the click: until the engine's Python is known, or installed, the choices may change.
             task = self._task()
             self._enginePanel.whenReady(lambda: self._ask(task), self._refuse)
+        except Exception:
+            self._enginePanel.stopWaiting()
+            self._onNotStarted()
 
     def cancel(self) -> None:
         """Stop what runs, or what is about to."""
@@ -64,7 +66,10 @@ class RunControl(RunListener):
         except UserError as error:
             self.onFailed(Messages.sentence(error), "")
         except Exception:
-            self.onFailed(_("The segmentation could not be started; see the log."), traceback.format_exc())
+            self._onNotStarted()
+
+    def _onNotStarted(self) -> None:
+        self.onFailed(_("The segmentation could not be started; see the log."), traceback.format_exc())
 
     def _refuse(self, problem: str) -> None:
         self._ui.advancedCollapsibleButton.collapsed = False
