@@ -7,7 +7,9 @@ if enginePython.install(check.missing):      # asks; Slicer's own packages stay 
     ...
 """
 
+import importlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ from slicer.i18n import tr as _
 
 import conresnet
 from conresnet.errors import UserError
-from conresnet.needs import PACKAGES, PYTHON
+from conresnet.needs import PACKAGES, PYTHON, find_packages, missing_packages
 
 from .ChildProcess import ChildProcess
 from .ProcessLaunch import ProcessLaunch, variablesOfPython
@@ -150,10 +152,16 @@ def _installTorch() -> bool:
         _offerTorchExtension()
         return False
     requirement = f">={PACKAGES['torch']}"
-    return (
-        PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=requirement)
-        is not None
-    )
+    try:
+        torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=requirement)
+    except Exception:
+        # It ends with an import of PyTorch in Slicer, which may fail where the engine's own process can import it.
+        importlib.invalidate_caches()
+        if "torch" in missing_packages(find_packages()):
+            raise
+        logging.exception("Slicer itself cannot import PyTorch.")
+        return True
+    return torch is not None
 
 
 def _offerTorchExtension() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
+from collections.abc import Callable
 
 import pytest
 import qt
@@ -27,6 +29,14 @@ def lacking(panel: PanelDriver, monkeypatch: pytest.MonkeyPatch, *names: str) ->
 
     monkeypatch.setattr(panel.widget.logic.enginePython, "check", check)
     return missing
+
+
+def torch_extension(monkeypatch: pytest.MonkeyPatch, install: Callable[[], None]) -> None:
+    """Have the PyTorch extension there, which imports torch when it has installed it (its PyTorchUtils.py)."""
+    logic = types.SimpleNamespace(installTorch=lambda **_options: install())
+    module = types.ModuleType("PyTorchUtils")
+    module.PyTorchUtilsLogic = lambda: logic
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
 
 
 def end(panel: PanelDriver) -> None:
@@ -56,6 +66,33 @@ def test_who_declines_is_asked_once(panel: PanelDriver, volume: object, monkeypa
     dialogs.answer("Cancel")
     end(panel)
     assert panel.status == "The engine needs packages." and len(dialogs.shown) == 1
+
+
+def test_torch_that_slicer_itself_cannot_import_is_there_for_the_engine(
+    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = lacking(panel, monkeypatch, "torch", "safetensors")
+    monkeypatch.setattr(slicer.util, "pip_install", lambda _requirements: missing.remove("safetensors"))
+    dialogs.answer("OK")
+
+    def install() -> None:
+        missing.remove("torch")
+        raise ImportError("libgomp.so.1: cannot allocate memory in static TLS block")
+
+    torch_extension(monkeypatch, install)
+    end(panel)
+    assert panel.status.startswith("Done in") and len(dialogs.shown) == 1
+
+
+def test_torch_that_is_not_there_afterwards_has_failed(
+    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking(panel, monkeypatch, "torch")
+    monkeypatch.setattr(sys.modules["ConResSegmentationLib.EnginePython"], "find_packages", dict)
+    torch_extension(monkeypatch, lambda: 1 / 0)
+    end(panel)
+    assert panel.status == "The engine needs packages."
+    assert [shown.text.splitlines()[0] for shown in dialogs.shown] == ["The installation failed."]
 
 
 def test_the_button_installs_too(panel: PanelDriver, monkeypatch: pytest.MonkeyPatch) -> None:
