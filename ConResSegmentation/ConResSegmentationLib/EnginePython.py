@@ -165,15 +165,12 @@ def _installTorch() -> bool:
 
 
 def _offerTorchExtension() -> None:
-    question = _("The engine needs PyTorch, which Slicer's PyTorch extension installs. Install this extension now?")
-    if not slicer.util.confirmOkCancelDisplay(question):
-        return
-    if slicer.app.extensionsManagerModel().installExtensionFromServer("PyTorch"):
-        slicer.util.infoDisplay(_("The PyTorch extension is installed. Restart Slicer, then segment again."))
+    # It asks by itself, and would offer to restart at once, in front of our own sentence.
+    if slicer.app.extensionsManagerModel().installExtensionFromServer("PyTorch", False):
+        text = _("The PyTorch extension is installed. Restart Slicer, then segment again.")
     else:
-        slicer.util.errorDisplay(
-            _("The PyTorch extension could not be installed. Install it in the Extensions Manager, and restart Slicer.")
-        )
+        text = _("The PyTorch extension is not installed. Install it in the Extensions Manager, and restart Slicer.")
+    slicer.util.infoDisplay(text)
 
 
 def _installRest(requirements: Sequence[str]) -> bool:

@@ -28,6 +28,7 @@ def slicer_app(slicer_session: object) -> object:
     slot_errors.clear()
     packaging.requests.clear()
     slicer_session.extensionsManagerModel().requests.clear()
+    slicer_session.extensionsManagerModel().installed.clear()
     slicer_session.settings().clear()
     slicer_session.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
     # The views of the layouts before stay, and a closed scene keeps their nodes, which are singletons.

@@ -9,6 +9,7 @@ from pathlib import Path
 import slicer
 from packaging.requirements import Requirement
 from packaging.version import Version
+from PySide6 import QtWidgets
 
 requests: list[str] = []
 
@@ -60,6 +61,11 @@ def pip_ensure(
     pip_install(missing)
 
 
+def _answers_yes(title: str, text: str) -> bool:
+    button = QtWidgets.QMessageBox
+    return button.question(None, title, text, button.Yes | button.No) == button.Yes
+
+
 class ExtensionsManagerModel:
     """The Extensions Manager: records what would be installed; ``installed`` lists what counts as there."""
 
@@ -73,7 +79,16 @@ class ExtensionsManagerModel:
         return name in self.installed
 
     def installExtensionFromServer(self, name: str, restart: bool = True, update: bool = False) -> bool:
+        """Asks before and, unless told otherwise, after it, as Slicer's qSlicerExtensionsManagerModel.cxx does."""
+        if self.isExtensionInstalled(name):
+            return True
+        if self.interactive and not _answers_yes("Install extension ?", f"Do you want to install '{name}' now?"):
+            return False
         self.requests.append(name)
+        self.installed.append(name)
+        # Slicer would restart then; nothing here shows that.
+        if restart and self.interactive:
+            _answers_yes("Restart slicer ?", f"Extension {name} has been installed from server.")
         return True
 
 
