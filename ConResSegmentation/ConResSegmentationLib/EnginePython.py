@@ -113,6 +113,8 @@ class EnginePython:
         folders = [str(Path(conresnet.__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
         environment["PYTHONUTF8"] = "1"
+        # Or else a file of the working directory, such as random.py, is taken for the module of that name.
+        environment["PYTHONSAFEPATH"] = "1"
         environment["PYTHONFAULTHANDLER"] = "1"
         return ProcessLaunch(program, ("-m", module), environment)
 

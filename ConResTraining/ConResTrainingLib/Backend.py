@@ -119,6 +119,8 @@ def _ours() -> dict[str, str]:
     return {
         "PYTHONPATH": os.pathsep.join(packageFolders()),
         "PYTHONUTF8": "1",
+        # Or else a file of the working directory, such as random.py, is taken for the module of that name.
+        "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
     }

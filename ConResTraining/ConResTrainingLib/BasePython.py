@@ -67,7 +67,7 @@ class BasePythonSearch:
             return
         words, isSlicers = self._candidates.pop(0)
         variables = variablesOfPython(isSlicers)
-        variables["PYTHONUTF8"] = "1"
+        variables["PYTHONUTF8"] = variables["PYTHONSAFEPATH"] = "1"
         launch = ProcessLaunch(words[0], (*words[1:], "-c", _QUESTION), variables)
         self._process = ChildProcess(launch, lambda code, output, _errors: self._onAnswer(code, output, isSlicers))
         self._process.start()

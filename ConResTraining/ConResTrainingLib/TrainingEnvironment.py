@@ -124,7 +124,7 @@ class EnvironmentMaker:
         program, arguments = self._steps.pop(0)
         variables = variablesOfPython(self._base.isSlicers)
         variables.pop("PYTHONPATH", None)
-        variables["PYTHONUTF8"] = "1"
+        variables["PYTHONUTF8"] = variables["PYTHONSAFEPATH"] = "1"
         self._onLine(f"> {program} {' '.join(arguments)}")
         self._process = ChildProcess(ProcessLaunch(program, arguments, variables), self._onStepEnded, self._onLine)
         self._process.start()

@@ -35,6 +35,17 @@ def test_a_python_that_is_none_or_lacks_packages_is_said(training: TrainingDrive
     assert text.startswith("It lacks torch") and "pip install" in text
 
 
+def test_a_file_in_the_working_directory_is_no_module_of_python(
+    here: TrainingDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong random')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    launch = here.widget.logic.backend.launch("--version")
+    words = [launch.program, *launch.arguments]
+    answer = subprocess.run(words, capture_output=True, env=launch.environment, text=True)
+    assert answer.returncode == 0 and answer.stdout.startswith("ConResNet "), answer.stderr
+
+
 def test_a_command_gets_its_words_unchanged_and_ssh_gets_them_quoted(
     training: TrainingDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

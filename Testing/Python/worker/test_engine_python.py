@@ -89,6 +89,16 @@ def test_a_complete_python_passes(slicer_app) -> None:
     assert checked(slicer_app, EnginePython(sys.executable)) == EngineCheck()
 
 
+@pytest.mark.parametrize("program", ["", sys.executable])
+def test_a_file_in_the_working_directory_is_no_module_of_python(
+    slicer_app, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('the wrong random')\n", encoding="utf-8")
+    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert checked(slicer_app, EnginePython(program)) == EngineCheck()
+
+
 def test_what_another_python_lacks_is_said_with_the_command(slicer_app, tmp_path: Path) -> None:
     program = pretend(tmp_path, f'exec "{sys.executable}" -S "$@"')
     check = checked(slicer_app, EnginePython(program))
