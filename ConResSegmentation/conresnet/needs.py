@@ -19,12 +19,17 @@ def find_packages() -> dict:
     """The needed packages that are there, by name, with their versions; "" for one that does not tell."""
     found = {}
     for name in PACKAGES:
-        if importlib.util.find_spec(name) is not None:
+        if is_whole(importlib.util.find_spec(name)):
             try:
                 found[name] = importlib.metadata.version(name)
             except importlib.metadata.PackageNotFoundError:
                 found[name] = ""
     return found
+
+
+def is_whole(spec) -> bool:
+    """Whether a package's spec names more than a folder: what a removal has left of one is importable, and empty."""
+    return spec is not None and spec.origin is not None
 
 
 def missing_packages(found: dict) -> list:

@@ -37,6 +37,8 @@ def report() -> dict:
     for name, least in PACKAGES.items():
         try:
             module = importlib.import_module(_IMPORTED_AS.get(name, name))
+            if not engine.is_whole(module.__spec__):
+                raise ImportError("only parts of it are there")
             found[name] = str(getattr(module, "__version__", ""))
         except Exception as error:
             problems[name] = str(error).partition("\n")[0] or type(error).__name__

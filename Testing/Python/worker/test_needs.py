@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -55,6 +56,15 @@ def test_a_python_says_what_it_has() -> None:
 
 def test_a_python_without_packages_says_so() -> None:
     assert ask("-S")["missing"] == list(PACKAGES)
+
+
+def test_what_a_removal_has_left_of_a_package_is_none(tmp_path: Path) -> None:
+    (tmp_path / "torch" / "lib").mkdir(parents=True)
+    environment = engine_environment()
+    environment["PYTHONPATH"] += f"{os.pathsep}{tmp_path}"
+    command = [sys.executable, "-S", "-m", "conresnet.needs"]
+    report = json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+    assert "torch" in report["missing"]
 
 
 def test_the_worker_needs_nothing_else() -> None:
