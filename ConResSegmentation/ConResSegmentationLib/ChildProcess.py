@@ -36,10 +36,14 @@ class ChildProcess:
         self._texts, self._rests = ["", ""], ["", ""]
         self._decoders = [codecs.getincrementaldecoder("utf-8")(errors="replace") for _stream in range(2)]
         self._process = qt.QProcess()
-        self._process.connect("readyReadStandardOutput()", self._onOutput)
-        self._process.connect("readyReadStandardError()", self._onError)
-        self._process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
-        self._process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
+        self._signals = {
+            "readyReadStandardOutput()": self._onOutput,
+            "readyReadStandardError()": self._onError,
+            "finished(int,QProcess::ExitStatus)": self._onFinished,
+            "errorOccurred(QProcess::ProcessError)": self._onProcessError,
+        }
+        for signal, slot in self._signals.items():
+            self._process.connect(signal, slot)
         self._killer = qt.QTimer()
         self._killer.setSingleShot(True)
         self._killer.connect("timeout()", self._process.kill)
@@ -109,7 +113,14 @@ class ChildProcess:
             return
         self._isOver = True
         # Who hears it may start the next process and drop this one: not while its process is still telling.
-        qt.QTimer.singleShot(0, lambda: self._onEnded(exitCode, *self._texts))
+        qt.QTimer.singleShot(0, lambda: self._tellEnd(exitCode))
+
+    def _tellEnd(self, exitCode: int | None) -> None:
+        # What a signal calls PythonQt keeps as long as the sender lives, and Python's collector does not see that ring.
+        for signal in self._signals:
+            self._process.disconnect(signal)
+        self._signals.clear()
+        self._onEnded(exitCode, *self._texts)
 
 
 def lastLine(*texts: str) -> str:

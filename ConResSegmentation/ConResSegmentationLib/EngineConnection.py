@@ -42,13 +42,17 @@ class EngineConnection:
         self._log: deque[str] = deque([""], maxlen=_LOG_LINES)
         self._leaving = False
         self._process = qt.QProcess()
-        self._process.connect("readyReadStandardOutput()", self._onOutput)
-        self._process.connect("readyReadStandardError()", self._onLog)
-        self._process.connect("finished(int,QProcess::ExitStatus)", self._onFinished)
-        self._process.connect("errorOccurred(QProcess::ProcessError)", self._onProcessError)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
-        self._timer.connect("timeout()", self._onTimeout)
+        self._signals = [
+            (self._process, "readyReadStandardOutput()", self._onOutput),
+            (self._process, "readyReadStandardError()", self._onLog),
+            (self._process, "finished(int,QProcess::ExitStatus)", self._onFinished),
+            (self._process, "errorOccurred(QProcess::ProcessError)", self._onProcessError),
+            (self._timer, "timeout()", self._onTimeout),
+        ]
+        for sender, signal, slot in self._signals:
+            sender.connect(signal, slot)
 
     def open(self) -> None:
         """Start the process; hello comes as the first message."""
@@ -125,14 +129,24 @@ class EngineConnection:
         self._onOutput()
         self._onLog()
         self._timer.stop()
+        qt.QTimer.singleShot(0, self._letGo)
         if self.hello:
             session_folder.remove(self.hello["session"])
         if not self._leaving:
             program, log = self.launch.program, self.log
             self._end(_ended(exitCode, log) if self.hello else _neverSpoke(program, exitCode, log))
 
+    def _letGo(self) -> None:
+        # As in ChildProcess; nothing more is heard of a process that has gone.
+        for sender, signal, _slot in self._signals:
+            sender.disconnect(signal)
+        self._signals.clear()
+
     def _onProcessError(self, error: int) -> None:
-        if error == qt.QProcess.FailedToStart and not self._leaving:
+        if error != qt.QProcess.FailedToStart:
+            return
+        qt.QTimer.singleShot(0, self._letGo)
+        if not self._leaving:
             self._timer.stop()
             self._end(_notStarted(self.launch.program))
 

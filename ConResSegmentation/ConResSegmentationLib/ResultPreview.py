@@ -38,7 +38,10 @@ class ResultPreview:
     def remove(self) -> None:
         """Stop looking, and leave the scene as it was before."""
         self._timer.stop()
-        self._labels = self._image = None
+        # What a signal calls PythonQt keeps as long as the sender lives, and Python's collector does not see that ring:
+        # the input would stay in memory until Slicer quits.
+        self._timer.disconnect("timeout()", self._look)
+        self._labels = self._image = self._volumeNode = None
         if self._node is not None:
             for node in (self._node.GetDisplayNode(), self._node):
                 slicer.mrmlScene.RemoveNode(node)

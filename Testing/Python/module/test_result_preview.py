@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +132,15 @@ def test_nothing_is_put_into_the_scene_while_there_is_nothing_to_see(panel: Pane
     assert looks[:3] == [0, 0, 0]
     preview.remove()
     assert previews() == []
+
+
+def test_nothing_of_it_stays_in_memory(panel: PanelDriver, windows: object) -> None:
+    labels = np.zeros(slicer.util.arrayFromVolume(windows).shape, np.uint8)
+    preview = sys.modules["ConResSegmentationLib.ResultPreview"].ResultPreview(labels, SEGMENTS, windows)
+    kept = weakref.ref(preview)
+    preview.remove()
+    assert preview._volumeNode is None
+    del preview
+    gc.collect()
+    # What is connected keeps what it calls, in PythonQt (PythonQtSignalReceiver.h, _callable) as in the stand-in.
+    assert kept() is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
 import types
+import weakref
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +16,8 @@ import slicer
 
 from conresnet.errors import UserError
 from conresnet.needs import PACKAGES
+from ConResSegmentationLib.ChildProcess import ChildProcess
+from ConResSegmentationLib.EngineConnection import EngineConnection
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EngineCheck, EnginePython
 from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
@@ -143,6 +147,21 @@ def test_a_newer_check_replaces_the_one_that_runs(slicer_app, tmp_path: Path) ->
     assert answers == []
 
 
+def test_a_process_that_has_ended_stays_in_no_memory(slicer_app) -> None:
+    ended: list[int] = []
+    process = ChildProcess(EnginePython().launch(), lambda code, _output, _errors: ended.append(code))
+    kept = weakref.ref(process)
+    process.start()
+    del process
+    deadline = time.monotonic() + 60
+    while not ended:
+        assert time.monotonic() < deadline
+        slicer_app.processEvents()
+    slicer_app.processEvents()
+    gc.collect()
+    assert kept() is None
+
+
 class TorchLogic:
     """Stands in for the PyTorch extension."""
 
@@ -199,6 +218,23 @@ def test_without_the_extension_it_is_offered(slicer_app, installed: list[str], a
 def test_nothing_is_installed_into_another_python(slicer_app, installed: list[str]) -> None:
     assert not EnginePython(sys.executable).install(("safetensors",))
     assert installed == []
+
+
+@pytest.mark.parametrize("program", ["", "/bin/nothing"])
+def test_an_engine_that_has_ended_stays_in_no_memory(slicer_app, program: str) -> None:
+    launch = EnginePython().launch()
+    launch = ProcessLaunch(program or launch.program, launch.arguments, launch.environment)
+    connection = EngineConnection(launch, lambda _message: None, lambda _error: None)
+    kept = weakref.ref(connection)
+    connection.open()
+    connection.close()
+    connection.waitUntilClosed()
+    del connection
+    deadline = time.monotonic() + 20
+    while kept() is not None and time.monotonic() < deadline:
+        slicer_app.processEvents()
+        gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize("program", ["", sys.executable])
