@@ -135,7 +135,7 @@ class EnginePanel(EngineObserver):
             onChecked(EngineCheck(problem=Messages.sentence(error)))
 
     def _offerMissing(self) -> None:
-        if self._waiting is not None and self._canInstall:
+        if self._waiting is not None and self._check.canInstall:
             self._install()
         else:
             self._answer()
@@ -149,10 +149,6 @@ class EnginePanel(EngineObserver):
             refuse(self._check.problem)
         else:
             proceed()
-
-    @property
-    def _canInstall(self) -> bool:
-        return bool(self._check and self._check.missing and self._python.isSlicers)
 
     def _onFreeMemory(self) -> None:
         if self._engine.isSegmenting:
@@ -178,4 +174,4 @@ class EnginePanel(EngineObserver):
         else:
             text = self._check.problem or _("Has all that the engine needs.")
         self._ui.engineStatusLabel.text = text
-        self._ui.installEngineButton.visible = self._canInstall
+        self._ui.installEngineButton.visible = self._check is not None and self._check.canInstall

@@ -38,10 +38,12 @@ class EngineCheck:
     Args:
         missing: names of the packages that are missing or too old.
         problem: a sentence that says what is wrong and what to do; empty when the engine can run.
+        canInstall: whether `EnginePython.install` can get what is missing.
     """
 
     missing: tuple[str, ...] = ()
     problem: str = ""
+    canInstall: bool = False
 
 
 class EnginePython:
@@ -135,7 +137,16 @@ def _evaluated(output: str, program: str, isSlicers: bool) -> EngineCheck:
     wanted = " ".join(f'"{name}>={PACKAGES[name]}"' for name in missing)
     if not missing:
         return EngineCheck()
-    if not isSlicers:
+    canInstall = False
+    if "torch" in missing and (found.get("platform"), found.get("machine")) == ("darwin", "x86_64"):
+        # Slicer for macOS is built for Intel, and PyTorch for Intel Macs ends with 2.2.2. A Python for both kinds of
+        # Macs would run as Slicer does.
+        wanted = " ".join(f'"{name}>={least}"' for name, least in PACKAGES.items())
+        problem = _(
+            "PyTorch no longer exists for the Intel Python that Slicer has on a Mac; make a Python for Apple silicon "
+            "that has {wanted}, and name it in Engine Python under Advanced."
+        )
+    elif not isSlicers:
         problem = _("The engine's Python lacks packages. Install them with: {program} -m pip install {wanted}")
     elif set(missing) & set(_SLICERS_OWN):
         problem = _(
@@ -143,7 +154,8 @@ def _evaluated(output: str, program: str, isSlicers: bool) -> EngineCheck:
         )
     else:
         problem = _("The engine needs {wanted}, which can be installed into Slicer's Python now.")
-    return EngineCheck(missing, problem.format(program=program, wanted=wanted))
+        canInstall = True
+    return EngineCheck(missing, problem.format(program=program, wanted=wanted), canInstall)
 
 
 def _installTorch() -> bool:

@@ -51,6 +51,8 @@ if __name__ == "__main__":
     report = {
         "python": platform.python_version(),
         "python_is_enough": sys.version_info[:2] >= tuple(_numbers(PYTHON)),
+        "platform": sys.platform,
+        "machine": platform.machine(),
         "packages": found_here,
         "missing": missing_packages(found_here),
     }

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,10 +13,12 @@ from conresnet.needs import PYTHON, is_enough
 from ConResSegmentationLib.ChildProcess import ChildProcess, lastLine
 from ConResSegmentationLib.ProcessLaunch import ProcessLaunch, variablesOfPython
 
-# What every candidate is asked; runs on any Python 3. Debian's comes without ensurepip, and makes no environment.
+# What every candidate is asked; runs on any Python 3. Debian's comes without ensurepip, and makes no environment; for
+# one that runs as on an Intel Mac there is no PyTorch.
 _QUESTION = """
-import json, sys, importlib.util as u
+import json, platform, sys, importlib.util as u
 able = all(u.find_spec(name) for name in ("venv", "ensurepip"))
+able = able and (sys.platform, platform.machine()) != ("darwin", "x86_64")
 print(json.dumps({"program": sys.executable, "version": "%d.%d.%d" % sys.version_info[:3], "able": able}))
 """
 
@@ -85,11 +88,14 @@ class BasePythonSearch:
 
 def _candidates() -> list[tuple[list[str], bool]]:
     """(program and first arguments, whether it is Slicer's), the best first."""
-    path = slicer.util.startupEnvironment().get("PATH")
+    paths = [slicer.util.startupEnvironment().get("PATH")]
+    if sys.platform == "darwin":
+        # Homebrew's and python.org's, which a Slicer that was started from the Finder does not have on its path.
+        paths.append("/opt/homebrew/bin:/usr/local/bin")
     names = [["python3.12"], ["python3.11"], ["python3.13"], ["python3"], ["python"]]
     if os.name == "nt":
         names = [["py", "-3.12"], ["py", "-3.11"], ["py", "-3"], ["python"]]
-    found = [([shutil.which(name, path=path), *options], False) for name, *options in names]
+    found = [([shutil.which(name, path=path), *options], False) for path in paths for name, *options in names]
     found = [(words, isSlicers) for words, isSlicers in found if words[0]]
     slicers = os.path.join(slicer.app.slicerHome, "bin", "python-real")
     if os.name != "nt" and os.path.isfile(slicers):

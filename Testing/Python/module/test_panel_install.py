@@ -24,7 +24,7 @@ def lacking(panel: PanelDriver, monkeypatch: pytest.MonkeyPatch, *names: str) ->
 
     def check(on_checked: object) -> None:
         problem = "The engine needs packages." if missing else ""
-        found = engine_python.EngineCheck(tuple(missing), problem)
+        found = engine_python.EngineCheck(tuple(missing), problem, bool(missing))
         qt.QTimer.singleShot(0, lambda: on_checked(found))
 
     monkeypatch.setattr(panel.widget.logic.enginePython, "check", check)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -44,6 +45,25 @@ def test_a_file_in_the_working_directory_is_no_module_of_python(
     words = [launch.program, *launch.arguments]
     answer = subprocess.run(words, capture_output=True, env=launch.environment, text=True)
     assert answer.returncode == 0 and answer.stdout.startswith("ConResNet "), answer.stderr
+
+
+def test_a_mac_has_more_places_for_its_pythons(training: TrainingDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = sys.modules["ConResTrainingLib.BasePython"]
+    asked: list[str] = []
+    monkeypatch.setattr(library.shutil, "which", lambda name, path: asked.append(path) or f"{path}/{name}")
+    monkeypatch.setattr(library.sys, "platform", "darwin")
+    programs = [words[0] for words, _isSlicers in library._candidates()]
+    homebrew = "/opt/homebrew/bin:/usr/local/bin"
+    assert asked.index(homebrew) == len(asked) / 2, "after what is on the path"
+    assert f"{homebrew}/python3.12" in programs
+
+
+@pytest.mark.parametrize(("machine", "able"), [("x86_64", False), ("arm64", True)])
+def test_what_runs_as_on_an_intel_mac_makes_no_environment(training: TrainingDriver, machine: str, able: bool) -> None:
+    question = sys.modules["ConResTrainingLib.BasePython"]._QUESTION
+    mac = f"import platform, sys; sys.platform = 'darwin'; platform.machine = lambda: '{machine}'\n"
+    answer = subprocess.run([sys.executable, "-c", mac + question], capture_output=True, check=True)
+    assert json.loads(answer.stdout)["able"] is able
 
 
 def test_a_command_gets_its_words_unchanged_and_ssh_gets_them_quoted(

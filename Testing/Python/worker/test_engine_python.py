@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
 import time
@@ -136,6 +137,18 @@ def test_a_slicer_whose_own_packages_are_too_old_is_said(slicer_app, tmp_path: P
     check = checked(slicer_app, EnginePython())
     assert "newer Slicer" in check.problem
     assert not EnginePython().install(check.missing)
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "arm64"])
+def test_on_an_intel_mac_nothing_is_offered(slicer_app, tmp_path: Path, monkeypatch, machine: str) -> None:
+    answer = {"python": "3.12.10", "python_is_enough": True, "platform": "darwin", "machine": machine}
+    answer |= {"packages": {}, "missing": ["torch", "safetensors"]}
+    os.rename(pretend(tmp_path, f"echo '{json.dumps(answer)}'"), tmp_path / "PythonSlicer")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    check = checked(slicer_app, EnginePython())
+    assert check.canInstall == (machine == "arm64")
+    assert ("Apple silicon" in check.problem) == (machine == "x86_64")
+    assert machine == "arm64" or all(name in check.problem for name in PACKAGES)
 
 
 def test_a_newer_check_replaces_the_one_that_runs(slicer_app, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def ask(*options: str) -> dict:
 def test_a_python_says_what_it_has() -> None:
     report = ask()
     assert report["python_is_enough"] and report["missing"] == [] and report["packages"]["torch"]
+    assert (report["platform"], report["machine"]) == (sys.platform, platform.machine())
 
 
 def test_a_python_without_packages_says_so() -> None:
