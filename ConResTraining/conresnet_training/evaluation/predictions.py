@@ -1,5 +1,6 @@
 """Label maps that anything made, measured against a data set's labels."""
 
+import os
 from pathlib import Path
 
 from conresnet.errors import UserError
@@ -11,7 +12,7 @@ from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.writing import Measured, write_results
 from conresnet_training.folders import make_folder
 from conresnet_training.label_maps import check_expected, read_label
-from conresnet_training.preparation import check_label_grid
+from conresnet_training.preparation import check_label_grid, file_stem
 from conresnet_training.progress_bar import counted
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -35,8 +36,8 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
     """Measure the label maps in a folder.
 
     They carry the data set's own label values and are named like the cases: ``<case>.nii.gz`` (.nii, .nrrd, .mha or
-    .mhd), or ``<case>/segmentation.nii.gz`` as ``python -m conresnet segment --cases`` writes them. Cases without one
-    are named in the result and not counted.
+    .mhd; a name that is no short file name also as ``file_stem`` writes it), or ``<case>/segmentation.nii.gz`` as
+    ``python -m conresnet segment --cases`` writes them. Cases without one are named in the result and not counted.
 
     Raises:
         UserError: ``predictions-not-found``, ``regions-cross``, ``unexpected-labels``, ``label-grid-differs``, or any
@@ -81,5 +82,8 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
 
 
 def _prediction(folder: Path, case: str) -> Path | None:
-    candidates = [folder / f"{case}{suffix}" for suffix in SUFFIXES] + [folder / case / SEGMENTATION_FILE]
-    return next((path for path in candidates if path.is_file()), None)
+    names = dict.fromkeys((case, file_stem(case)))
+    candidates = [folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+    candidates += [folder / name / SEGMENTATION_FILE for name in names]
+    # Path.is_file fails where a name is longer than a file's may be.
+    return next((path for path in candidates if os.path.isfile(path)), None)

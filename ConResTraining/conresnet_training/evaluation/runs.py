@@ -20,7 +20,7 @@ from conresnet_training.folders import make_folder
 from conresnet_training.folds import held_out_of_run
 from conresnet_training.label_maps import read_label
 from conresnet_training.packing import PackedRuns, check_agreement, pack_runs
-from conresnet_training.preparation import check_label_grid
+from conresnet_training.preparation import check_label_grid, file_stem
 from conresnet_training.progress_bar import counted
 from conresnet_training.run import FOLD_FILE, Run, open_run
 
@@ -37,7 +37,8 @@ def evaluate_runs(
 
     Args:
         output: a folder for ``evaluation.json``, ``evaluation.csv``, ``report.html`` and the label maps
-            (``segmentations/<case>.nii.gz``); files of an earlier evaluation are replaced.
+            (``segmentations/<case>.nii.gz``, the case as ``file_stem`` writes it); files of an earlier evaluation are
+            replaced.
     """
     make_folder(output / SEGMENTATIONS)
     measured = measure_runs(runs, output / SEGMENTATIONS, checkpoint, surface_tolerance_mm)
@@ -58,7 +59,7 @@ def measure_runs(
 
     Args:
         runs: of one data set; one, the folds of a cross-validation, or several seeds.
-        folder: for the label maps, ``<case>.nii.gz``.
+        folder: for the label maps, ``<case>.nii.gz``, the case as ``file_stem`` writes it.
         checkpoint: "last", or "best" by validation Dice; figures of "best" are optimistic, because the held-out cases
             chose it.
 
@@ -75,7 +76,7 @@ def measure_runs(
     with counted(sum(map(len, groups.values()))) as done:
         for model, held_out in zip(packed, groups.values(), strict=True):
             for case, found, regions in _segmented(model, held_out):
-                file = folder / f"{case.name}.nii.gz"
+                file = folder / f"{file_stem(case.name)}.nii.gz"
                 write_volume(found.array, found.grid, file)
                 truth = read_label(case.label)
                 check_label_grid(truth, found)

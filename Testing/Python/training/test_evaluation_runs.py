@@ -15,8 +15,10 @@ from conresnet_training.evaluation.runs import measure_runs
 from conresnet_training.folds import begin_split, held_out_of_run, split
 from conresnet_training.packing import pack_runs
 from conresnet_training.plan import with_settings
+from conresnet_training.preparation import file_stem
 from conresnet_training.run import start_run
 from training.commands import run_command
+from training.data_folders import describe
 from training.trained_runs import finished_folds, finished_run, small_plan
 
 
@@ -78,6 +80,27 @@ def test_a_data_set_that_has_moved_is_named(data_set, tmp_path, monkeypatch, cap
     assert run_command(monkeypatch, "evaluate", run.folder) == 2
     assert "does not exist" in capsys.readouterr().err
     assert run_command(monkeypatch, "evaluate", run.folder, moved) == 0
+
+
+@pytest.mark.parametrize("name", ["site/case", "c" * 242])
+def test_a_case_whose_name_is_no_short_file_name_is_measured_and_exported(data_set, tmp_path, monkeypatch, name):
+    """nnU-Net's "dataset" gives cases any name."""
+    cases = {
+        f"{name}{number}": {
+            "images": [f"imagesTr/case_{number}.nii.gz"],
+            "label": f"labelsTr/case_{number}.nii.gz",
+        }
+        for number in range(2)
+    }
+    labels = {"background": 0, "Near box": 1, "Far box": 2}
+    describe(data_set, channel_names={"0": "MRI"}, labels=labels, file_ending=".nii.gz", dataset=cases)
+    run = finished_run(small_plan(data_set, folds=2), tmp_path / "run")
+    assert run_command(monkeypatch, "evaluate", run.folder) == 0
+    written = run.folder / "evaluation" / "segmentations"
+    assert [path.name for path in written.iterdir()] == [f"{file_stem(f'{name}0')}.nii.gz"]
+    again = measure_predictions(written, read_data_set(data_set)).evaluation
+    assert list(again.cases) == [f"{name}0"] and again.missing == (f"{name}1",)
+    assert run_command(monkeypatch, "export", run.folder, "--output", tmp_path / "package") == 0
 
 
 def test_what_lacks_is_said_before_the_work(data_set, tmp_path):
