@@ -11,7 +11,7 @@ from conresnet_training.memory_needs import Budget, Fit
 from conresnet_training.plan import Plan
 from conresnet_training.survey import Survey
 from conresnet_training.system_catalogue import Catalogued
-from conresnet_training.system_inputs import abdomen_of_ct, half_resolution
+from conresnet_training.system_inputs import ABDOMEN, abdomen_of_ct, half_resolution
 from conresnet_training.system_networks import all_arguments
 from conresnet_training.words import listed, product
 
@@ -121,9 +121,13 @@ def _in_words(steps: Sequence[dict[str, Any]]) -> str:
 def _why_intensity(made: Planned, item: dict[str, Any]) -> str:
     if item["intensity"][0]["step"] != "clip":
         return "of each case by itself"
-    if made.entry.prepare is abdomen_of_ct:
-        return "CT: the paper's range, for organs of the abdomen"
-    return "CT: percentiles, mean and deviation of the values inside of labels, over the data set"
+    why = "CT: percentiles, mean and deviation of the values inside of labels, over the data set"
+    if made.entry.prepare is not abdomen_of_ct:
+        return why
+    low, high = ABDOMEN
+    if (item["intensity"][0]["low"], item["intensity"][0]["high"]) == ABDOMEN:
+        return "CT: the paper's range, for organs of the abdomen, which holds the values inside of labels"
+    return f"{why}, which the paper's range ({low} ... {high}) does not hold"
 
 
 def _flips(made: Planned) -> Reason:

@@ -34,10 +34,15 @@ def slices_and_copies(model: dict[str, Any]) -> None:
 
 
 def abdomen_of_ct(model: dict[str, Any]) -> None:
-    """CT is clipped to the range of the abdomen, then its z-score taken (ResDSN, 4.1); MR is left as it is."""
+    """CT is clipped to the range of the abdomen, then its z-score taken (ResDSN, 4.1); MR is left as it is.
+
+    So is CT whose planned range, that of the values inside of labels, does not lie in the paper's: bone, lung or a
+    vessel with contrast medium would be clipped away.
+    """
     low, high = ABDOMEN
     for item in model["inputs"]:
-        if item["modality"] == "CT":
+        planned = next((step for step in item["intensity"] if step["step"] == "clip"), None)
+        if item["modality"] == "CT" and planned and low <= planned["low"] and planned["high"] <= high:
             clip = {"step": "clip", "low": low, "high": high}
             item["intensity"] = [clip, {"step": "z_score", "over": "all", "outside": "keep"}]
 

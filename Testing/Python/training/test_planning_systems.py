@@ -14,7 +14,7 @@ from conresnet_training.command_line import main
 from conresnet_training.data_sets import read_data_set
 from conresnet_training.memory_needs import Budget
 from conresnet_training.plan import read_plan, with_settings, write_plan
-from conresnet_training.planning import Choices, make_plan
+from conresnet_training.planning import Choices, make_plan, plan_with_reasons
 from conresnet_training.system_catalogue import SYSTEMS, catalogued, change_system
 from conresnet_training.system_networks import all_arguments
 from training.data_folders import brats, decathlon, label, nnunet, save
@@ -132,7 +132,7 @@ def test_voxresnet_sees_a_copy_of_each_image(tmp_path, name):
 def test_coarse_to_fine_takes_ct_in_the_range_of_the_abdomen_and_mr_as_it_is(tmp_path, plans):
     folder = nnunet(tmp_path / "set", channels=("CT", "MRI"))
     for number in range(3):
-        save(np.full((20, 18, 16), 1000, np.int16) + label(), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
+        save(np.full((20, 18, 16), 100, np.int16) + label(), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
     plan = planned(folder, "coarse-to-fine")
     ct, mr = plan.description.inputs
     assert [dict(step) for step in ct.intensity] == [
@@ -144,6 +144,19 @@ def test_coarse_to_fine_takes_ct_in_the_range_of_the_abdomen_and_mr_as_it_is(tmp
     assert [network.weights for network in system.networks] == ["coarse.safetensors", "fine.safetensors"]
     assert system.networks[0].arguments == system.networks[1].arguments
     assert (system.arguments["coarse_windows"], system.arguments["fine_windows"]) == (6, 12)
+
+
+@pytest.mark.parametrize("value", [400, -900])
+def test_coarse_to_fine_keeps_the_range_of_ct_that_the_papers_would_clip_away(tmp_path, value):
+    folder = nnunet(tmp_path / "set")
+    for number in range(3):
+        save(np.full((20, 18, 16), value, np.int16) + 20 * label(), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
+    plan, why = plan_with_reasons(read_data_set(folder), folder, ROOM, Choices("coarse-to-fine"))
+    assert plan.model["inputs"] == planned(folder).model["inputs"]
+    (ct,) = plan.description.inputs
+    assert dict(ct.intensity[0]) == {"step": "clip", "low": value + 20, "high": value + 40}
+    (sentence,) = [reason.why for reason in why if reason.what == "intensity CT"]
+    assert "which the paper's range (-100 ... 240) does not hold" in sentence
 
 
 def test_pyramid_works_at_half_of_the_resolution_in_windows_that_its_levels_divide(plans):
