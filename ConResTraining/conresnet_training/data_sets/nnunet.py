@@ -8,6 +8,9 @@ from conresnet_training.data_sets.data_set import Case, DataSet
 from conresnet_training.data_sets.decathlon import case_name
 from conresnet_training.data_sets.description import Description
 
+# nnU-Net takes their spacing from a CASE.json beside them (its Tiff3DIO); without it voxels would be cubes of 1 mm.
+WITHOUT_SPACING = (".tif", ".tiff")
+
 
 def is_nnunet(description: Description) -> bool:
     """Whether a folder with a ``dataset.json`` is nnU-Net's rather than the Decathlon's.
@@ -83,4 +86,8 @@ def _ending(description: Description) -> str:
     ending = description.content.get("file_ending", ".nii.gz")
     if not isinstance(ending, str) or not ending.startswith("."):
         raise description.invalid('"file_ending" must be an ending such as ".nii.gz"')
+    if ending.lower() in WITHOUT_SPACING:
+        raise description.invalid(
+            f"{ending} files do not hold the size of their voxels; convert them to NIfTI with its spacing"
+        )
     return ending

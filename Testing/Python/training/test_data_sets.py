@@ -144,6 +144,8 @@ def edited(folder, **changes):
         ({"modality": None}, '"modality" or "channel_names"'),
         ({"training": None}, 'needs "training"'),
         ({"training": ["a.nii.gz"]}, 'is not an "image" with its "label"'),
+        ({"file_ending": ".tif"}, "convert them to NIfTI with its spacing"),
+        ({"file_ending": ".TIFF", "dataset": {}}, "convert them to NIfTI with its spacing"),
     ],
 )
 def test_description_that_says_too_little_or_wrong(tmp_path, changes, sentence):
