@@ -137,18 +137,8 @@ def is_of_crops(found: Survey) -> bool:
 
 def _check(data_set: DataSet, folder: Path, choices: Choices, entry: Catalogued) -> None:
     """Refuse what can be known to be wrong before the images are looked at."""
-    if len(data_set.cases) < 2:
-        raise UserError(
-            "too-few-cases",
-            f"{folder} has one case, which cannot be both trained on and held out; add further cases.",
-            path=str(folder),
-        )
-    if len(data_set.patients) < 2 and not data_set.held_out:
-        raise UserError(
-            "too-few-cases",
-            f"{folder} has cases of one patient, who cannot be both trained on and held out; add those of others.",
-            path=str(folder),
-        )
+    if sentence := data_set.too_few(folder):
+        raise UserError("too-few-cases", sentence, path=str(folder))
     if choices.kind == "regions" and not data_set.regions:
         raise UserError(
             "no-regions",

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from conresnet_training.check.case_check import check_case
-from conresnet_training.check.report import WARNING, CaseReport, Finding, SetReport
+from conresnet_training.check.report import ERROR, WARNING, CaseReport, Finding, SetReport
 from conresnet_training.data_sets import DataSet
 from conresnet_training.data_sets.splits import SPLITS_FILE
 
@@ -32,7 +32,7 @@ def check_data_set(data_set: DataSet, folder: Path, done: Callable[[str], None] 
     _note_duplicates(cases)
     _note_outliers(cases, "patient_spacing", "spacing", "mm", SPACING_FACTOR)
     _note_outliers(cases, "patient_size", "size", "voxels", SIZE_FACTOR)
-    return SetReport(folder.resolve(), data_set, cases, _of_the_whole(data_set, cases))
+    return SetReport(folder.resolve(), data_set, cases, _of_the_whole(data_set, folder, cases))
 
 
 def _note_duplicates(cases: list[CaseReport]) -> None:
@@ -55,9 +55,13 @@ def _note_outliers(cases: list[CaseReport], attribute: str, what: str, unit: str
             case.add(WARNING, f"{what}-outlier", f"{sentence}, where the median is {median[axis]:.4g}")
 
 
-def _of_the_whole(data_set: DataSet, cases: list[CaseReport]) -> list[Finding]:
-    """Folds that are not as a file gives them, and labels that no case has, once any label map could be read."""
+def _of_the_whole(data_set: DataSet, folder: Path, cases: list[CaseReport]) -> list[Finding]:
+    """Too few cases to plan for, folds that are not as a file gives them, and labels that no case has, once any label
+    map could be read.
+    """
     found = []
+    if sentence := data_set.too_few(folder):
+        found.append(Finding(ERROR, "too-few-cases", sentence))
     if data_set.unused_splits:
         sentence = f"{SPLITS_FILE} is not followed: {data_set.unused_splits}"
         found.append(Finding(WARNING, "splits-not-followed", sentence))

@@ -66,6 +66,16 @@ class DataSet:
         """Whose cases they are, each once, in the order of the cases."""
         return list(dict.fromkeys(case.patient for case in self.cases))
 
+    def too_few(self, folder: Path) -> str | None:
+        """The sentence that refuses the set in ``folder`` where no case can be held out beside others to train on."""
+        if len(self.cases) < 2:
+            return f"{folder} has one case, which cannot be both trained on and held out; add further cases."
+        if len(self.patients) < 2 and not self.held_out:
+            return (
+                f"{folder} has cases of one patient, who cannot be both trained on and held out; add those of others."
+            )
+        return None
+
     def spread(self, most: int) -> list[int]:
         """The places of so many cases at the most, evenly spread over the data set."""
         count = len(self.cases)

@@ -69,8 +69,23 @@ def test_other_names_that_end_in_numbers_are_cases_of_their_own(tmp_path, names)
 
 def test_one_patient_cannot_be_trained_on_and_held_out(tmp_path):
     folder = brats(tmp_path / "set", TIME_POINTS[:3], *SINCE_2023)
-    with pytest.raises(UserError, match=r"has cases of one patient, who cannot be both"):
+    with pytest.raises(UserError, match=r"has cases of one patient, who cannot be both") as refused:
         planned(folder)
+    assert_check_says(refused.value.message, folder)
+
+
+def test_one_case_cannot_be_trained_on_and_held_out(tmp_path):
+    folder = decathlon(tmp_path / "set", cases=1)
+    with pytest.raises(UserError, match="has one case, which cannot be both") as refused:
+        planned(folder)
+    assert_check_says(refused.value.message, folder)
+
+
+def assert_check_says(sentence, folder):
+    """What is refused is no data set that a check finds fit."""
+    report = check_data_set(read_data_set(folder), folder)
+    found = [(finding.code, finding.message) for finding in report.findings]
+    assert ("too-few-cases", sentence) in found and report.has_errors
 
 
 FOLDS = [{"train": ["case_2", "case_3"], "val": ["case_0", "case_1"]}, {"train": ["case_0"], "val": ["case_3"]}]
