@@ -10,8 +10,10 @@ import os
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
@@ -39,15 +41,29 @@ def read_checkpoint(path: Path) -> dict | None:
     """A checkpoint's content in the computer's own memory, None where there is none.
 
     Raises:
-        UserError: ``checkpoint-damaged``.
+        UserError: ``checkpoint-damaged``, for another program's checkpoint too.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         sentence = f"The checkpoint {path} cannot be read; put a good one in its place, or start a new run."
         raise UserError("checkpoint-damaged", sentence, path=str(path)) from error
+    if not _is_of_a_run(content):
+        sentence = f"The checkpoint {path} is not one of a run; put a good one in its place, or start a new run."
+        raise UserError("checkpoint-damaged", sentence, path=str(path))
+    return content
+
+
+def _is_of_a_run(content: Any) -> bool:
+    """Whether it has what is read of every checkpoint; the training loop looks at the rest."""
+    if not isinstance(content, dict) or not isinstance(content.get("global_step"), int):
+        return False
+    weights = content.get("state_dict")
+    if not isinstance(weights, dict) or not weights:
+        return False
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items())
 
 
 def with_prefix(state: dict) -> dict:

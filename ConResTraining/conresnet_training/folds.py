@@ -1,6 +1,7 @@
 """Which cases a fold trains on, and which it holds out."""
 
 import json
+from pathlib import Path
 
 from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
@@ -48,7 +49,8 @@ def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
         is_writer: whether this process writes it; one of several does.
 
     Raises:
-        UserError: ``cases-gone`` where it lacks cases of the run, ``too-few-cases``, ``disk-full`` or ``cannot-write``.
+        UserError: ``cases-gone`` where it lacks cases of the run, ``split-damaged``, ``too-few-cases``,
+            ``disk-full`` or ``cannot-write``.
     """
     file = run.folder / SPLIT_FILE
     if file.exists() and run.checkpoint.exists():
@@ -62,14 +64,18 @@ def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
 
 
 def held_out_of_run(run: Run, data_set: DataSet) -> list[Case]:
-    """The cases that a run never saw. Raises UserError ``cases-gone`` where the data set lacks some of them."""
+    """The cases that a run never saw.
+
+    Raises:
+        UserError: ``cases-gone`` where the data set lacks some of them, or ``split-damaged``.
+    """
     if not (run.folder / SPLIT_FILE).exists():
         return split(data_set, run.plan, run.fold)[1]
     return _written(run, data_set, "held_out")
 
 
 def _written(run: Run, data_set: DataSet, part: str) -> list[Case]:
-    names = json.loads((run.folder / SPLIT_FILE).read_text(encoding="utf-8"))[part]
+    names = _read_names(run.folder / SPLIT_FILE, part)
     by_name = {case.name: case for case in data_set.cases}
     gone = [name for name in names if name not in by_name]
     if gone:
@@ -80,3 +86,18 @@ def _written(run: Run, data_set: DataSet, part: str) -> list[Case]:
             cases=gone,
         )
     return [by_name[name] for name in names]
+
+
+def _read_names(file: Path, part: str) -> list[str]:
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))[part]
+    except (OSError, ValueError, KeyError, TypeError):
+        names = None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UserError(
+            "split-damaged",
+            f"{file} does not tell the run's {part.replace('_', '-')} cases; put a good copy in its place, or start a "
+            "new run.",
+            path=str(file),
+        )
+    return names

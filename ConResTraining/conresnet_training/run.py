@@ -47,7 +47,24 @@ def start_run(plan: Plan, folder: Path, fold: int) -> Run:
 
 
 def open_run(folder: Path, data: Path | None = None) -> Run:
-    """Open the folder of a run that was started before. Raises UserError ``run-not-found`` where it is none."""
+    """Open the folder of a run that was started before.
+
+    Raises:
+        UserError: ``run-not-found`` where it is none, ``fold-unknown`` where it does not say which of the plan's folds
+            it holds out, or those of ``read_plan``.
+    """
     if not (folder / PLAN_FILE).is_file() or not (folder / FOLD_FILE).is_file():
         raise UserError("run-not-found", f"{folder} is not the folder of a training run.", path=str(folder))
-    return Run(folder, read_plan(folder / PLAN_FILE, data), int((folder / FOLD_FILE).read_text(encoding="utf-8")))
+    plan = read_plan(folder / PLAN_FILE, data)
+    return Run(folder, plan, _read_fold(folder / FOLD_FILE, plan.training.folds))
+
+
+def _read_fold(path: Path, folds: int) -> int:
+    try:
+        fold = int(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        fold = -1
+    if not 0 <= fold < folds:
+        sentence = f"{path} does not hold the number of a fold, 0 to {folds - 1}; write that of the run into it."
+        raise UserError("fold-unknown", sentence, path=str(path))
+    return fold

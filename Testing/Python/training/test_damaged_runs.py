@@ -1,0 +1,53 @@
+"""Files in a run's folder that are another program's, or damaged: each is named in a sentence."""
+
+import pytest
+import torch
+
+from training.commands import run_command
+from training.trained_runs import finished_run, small_plan
+
+
+@pytest.fixture
+def run(data_set, tmp_path):
+    return finished_run(small_plan(data_set), tmp_path / "run")
+
+
+def refusal(monkeypatch, capsys, *arguments) -> str:
+    assert run_command(monkeypatch, *arguments) == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": {"a": torch.zeros(1)}},
+        {"state_dict": {"a": torch.zeros(1)}, "global_step": "many"},
+        {"state_dict": [torch.zeros(1)], "global_step": 7},
+        {"state_dict": {"a": 1}, "global_step": 7},
+        {"state_dict": {}, "global_step": 7},
+        [torch.zeros(1)],
+    ],
+)
+def test_checkpoint_of_another_program(run, tmp_path, monkeypatch, capsys, content):
+    torch.save(content, run.checkpoint)
+    for command in (("resume", run.folder), ("export", run.folder, "--output", tmp_path / "package")):
+        assert f"The checkpoint {run.checkpoint} is not one of a run" in refusal(monkeypatch, capsys, *command)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "{", '{"held_out": null}', '{"held_out": "case_0"}', '{"held_out": [[0]]}']
+)
+def test_split_that_does_not_tell_the_cases(run, monkeypatch, capsys, text):
+    file = run.folder / "split.json"
+    file.write_text(text, encoding="utf-8")
+    assert f"{file} does not tell the run's held-out cases" in refusal(monkeypatch, capsys, "evaluate", run.folder)
+    assert f"{file} does not tell the run's training cases" in refusal(monkeypatch, capsys, "resume", run.folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"two", b"3", b"-1", b"\xff\xfe"])
+def test_fold_that_is_none_of_the_plan(run, monkeypatch, capsys, content):
+    file = run.folder / "fold.txt"
+    file.write_bytes(content)
+    for command in ("evaluate", "resume"):
+        sentence = f"{file} does not hold the number of a fold, 0 to 2"
+        assert sentence in refusal(monkeypatch, capsys, command, run.folder)
