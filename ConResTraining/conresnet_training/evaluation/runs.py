@@ -1,7 +1,7 @@
 """Training runs measured on the cases that they held out, segmented by the engine as a user's would be."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.grid import Volume
 from conresnet.image_files import read_channels, write_volume
-from conresnet.package import write_package
+from conresnet.model_list import find_model
+from conresnet.package import read_package, write_package
+from conresnet.package.metrics import read_metrics
 from conresnet.segmentation import SegmentOptions, load_model, segment
-from conresnet_training.data_sets import Case, read_data_set
+from conresnet_training.data_sets import Case, DataSet, read_data_set
 from conresnet_training.evaluation.label_maps import compare_label_maps, values_of_model
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.writing import Measured, write_results
@@ -25,6 +27,8 @@ from conresnet_training.progress_bar import counted
 from conresnet_training.run import FOLD_FILE, Run, open_run
 
 SEGMENTATIONS = "segmentations"
+# Said of the weights that a training began with; a model that says it of its own does not tell what it never saw.
+MAY_HAVE_LEARNED = "which may have learned from some of them"
 
 
 def evaluate_runs(
@@ -90,7 +94,7 @@ def measure_runs(
     }
     evaluation = Evaluation(
         data=data_set.name,
-        split=_sentence(runs, len(cases), len(data_set.cases)),
+        split=_sentence(runs, data_set, cases),
         model=plan.description.name,
         surface_tolerance_mm=surface_tolerance_mm,
         cases={name: cases[name] for name in sorted(cases)},
@@ -142,13 +146,27 @@ def _segmented(packed: PackedRuns, cases: Sequence[Case]) -> Iterator[tuple[Case
             yield case, replace(result.labels, name=str(case.images[0])), result.regions
 
 
-def _sentence(runs: Sequence[Run], count: int, total: int) -> str:
+def _sentence(runs: Sequence[Run], data_set: DataSet, cases: Collection[str]) -> str:
     folds = sorted({run.fold for run in runs})
     words = f"fold {folds[0]}" if len(folds) == 1 else f"folds {', '.join(map(str, folds))}"
-    sentence = f"{words} of {runs[0].plan.training.folds}: {count} of {total} cases, held out of training"
+    of = f"{len(cases)} of {len(data_set.cases)} cases"
+    sentence = f"{words} of {runs[0].plan.training.folds}: {of}, held out of training"
     if len(runs) > 1:
         sentence += "; each case was segmented by those runs alone that never saw it"
-    begun = runs[0].plan.training.start_from
-    if begun:
-        sentence += f"; training began with the weights of {Path(begun).name}, which may have learned from some of them"
+    begun = dict.fromkeys(run.plan.training.start_from for run in runs if run.plan.training.start_from)
+    for model in begun:
+        known = "which held them out too" if set(cases) <= _held_out_by(model, data_set.name) else MAY_HAVE_LEARNED
+        sentence += f"; training began with the weights of {Path(model).name}, {known}"
     return sentence
+
+
+def _held_out_by(model: str, data: str) -> set[str]:
+    """The cases of a data set that no training of a model saw, as its own figures name them; none where they do not."""
+    try:
+        metrics = read_metrics(read_package(find_model(model)))
+    except UserError:
+        return set()
+    named = metrics.get("dice_a_case")
+    if metrics.get("data") != data or not isinstance(named, dict) or MAY_HAVE_LEARNED in str(metrics.get("split")):
+        return set()
+    return set(named)

@@ -178,3 +178,26 @@ def test_weights_that_were_begun_with_are_told_of(data_set, tmp_path, monkeypatc
     assert run_command(monkeypatch, "evaluate", run.folder) == 0
     content = json.loads((run.folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     assert "began with the weights of earlier, which may have learned from some of them" in content["split"]
+
+
+@pytest.mark.parametrize(
+    ("data", "split", "known"),
+    [
+        ("Boxes", "fold 0 of 3", "which held them out too"),
+        ("Others", "fold 0 of 3", "which may have learned from some of them"),
+        ("Boxes", "fold 1 of 3", "which may have learned from some of them"),
+        ("Boxes", "begun with others, which may have learned from some of them", "which may have learned from some"),
+    ],
+)
+def test_weights_of_a_model_that_held_out_the_same_cases(data_set, tmp_path, monkeypatch, data, split, known):
+    plan, cases = small_plan(data_set), ("case_1", "case_4") if split == "fold 1 of 3" else ("case_0", "case_3")
+    packed = pack_runs([finished_run(plan, tmp_path / "first")])
+    metrics = {"data": data, "split": split, "dice_a_case": {case: {"Near box": 0.5} for case in cases}}
+    files = {**packed.files, "metrics.json": json.dumps(metrics).encode()}
+    write_package(packed.description, files, tmp_path / "earlier")
+    run = finished_run(with_settings(plan, [f"training.start_from={tmp_path / 'earlier'}"]), tmp_path / "run")
+    assert run_command(monkeypatch, "evaluate", run.folder) == 0
+    content = json.loads((run.folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
+    assert (
+        f"2 of 6 cases, held out of training; training began with the weights of earlier, {known}" in content["split"]
+    )
