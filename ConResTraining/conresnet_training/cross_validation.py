@@ -1,6 +1,7 @@
 """The folds of a plan trained as processes of their own, one by one or side by side, and gone on with when interrupted.
 
-A cross-validation's folder holds a run's folder a fold: ``fold_0``, ``fold_1`` and so on.
+A cross-validation's folder holds a run's folder a fold: ``fold_0``, ``fold_1`` and so on, and the plan that all of them
+were begun by. A fold that failed may get other training settings in its own plan, such as a lower learning rate.
 """
 
 import contextlib
@@ -14,12 +15,14 @@ from pathlib import Path
 from conresnet.errors import UserError
 from conresnet_training.folders import make_folder
 from conresnet_training.network_with_losses import steps_of_run
-from conresnet_training.plan import Plan
+from conresnet_training.plan import Plan, read_plan, write_plan
 from conresnet_training.progress import PROGRESS_FILE, read_progress
 from conresnet_training.run import PLAN_FILE, Run, open_run, start_run
 from conresnet_training.running import ask_to_stop, sole_process
 from conresnet_training.stopping import StopWatch
 
+# Not a run's PLAN_FILE, since the folder is no run's.
+BEGUN_BY_FILE = "crossval.yaml"
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -49,23 +52,40 @@ class Fold:
 
 
 def open_folds(plan: Plan, folder: Path, folds: Sequence[int]) -> list[Run]:
-    """The runs of these folds, started where they are not there yet.
+    """The runs of these folds, started where they are not there yet; each keeps the training settings of its own plan.
 
     Raises:
-        UserError: ``fold-unknown``, ``run-exists``, or ``plan-differs`` where a fold was begun by another plan.
+        UserError: ``fold-unknown``, ``run-exists``, or ``plan-differs`` where the cross-validation was begun by another
+            plan, or a fold's own has come to differ in what its networks are or are measured on.
     """
+    begun_by = folder / BEGUN_BY_FILE
+    is_begun = begun_by.exists()
+    if is_begun and read_plan(begun_by, plan.data) != plan:
+        sentence = f"{folder} was begun by another plan; name a new folder, or give the plan {begun_by} again."
+        raise UserError("plan-differs", sentence, path=str(folder))
     runs = []
     for fold in folds:
         place = folder / f"fold_{fold}"
         if (place / PLAN_FILE).exists():
             run = open_run(place, plan.data)
-            if run.plan != plan:
+            if is_begun and _what_folds_share(run.plan) != _what_folds_share(plan):
+                sentence = f"{place / PLAN_FILE} is not of the model, targets and folds of {begun_by}; put these back."
+                raise UserError("plan-differs", sentence, path=str(place))
+            # One that was trained before the cross-validation: nothing tells which of its settings were changed later.
+            if not is_begun and run.plan != plan:
                 sentence = f"{place} was begun by another plan; name a new folder, or give the plan in {place} again."
                 raise UserError("plan-differs", sentence, path=str(place))
         else:
             run = start_run(plan, place, fold)
         runs.append(run)
+    if not is_begun:
+        write_plan(plan, begun_by)
     return runs
+
+
+def _what_folds_share(plan: Plan) -> tuple:
+    """What must be the same for folds to be measured together, and to become one model."""
+    return plan.model, plan.targets, plan.training.folds
 
 
 def cross_validate(

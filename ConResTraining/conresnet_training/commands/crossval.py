@@ -37,7 +37,8 @@ def crossval(
 ) -> None:
     """Train the folds of PLAN, each in a process of its own, and measure every case by the fold that never saw it.
 
-    Given again, the command goes on with what is not finished. A stop ends every fold after its step.
+    Given again, the command goes on with what is not finished, each fold by the training settings of its own plan.yaml.
+    A stop ends every fold after its step.
     """
     from conresnet_training.cross_validation import cross_validate
     from conresnet_training.network_with_losses import steps_of_run

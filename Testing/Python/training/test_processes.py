@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from conresnet_training.cross_validation import Fold
+from conresnet.errors import UserError
+from conresnet_training.cross_validation import Fold, open_folds
 from conresnet_training.evaluation import read_evaluation
-from conresnet_training.plan import read_plan
+from conresnet_training.plan import read_plan, with_settings, write_plan
 from conresnet_training.progress import PROGRESS_FILE, ProgressWriter, read_progress
 from conresnet_training.run import start_run
 from training.commands import run_command
@@ -104,6 +105,26 @@ def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data
     assert "was begun by another plan" in capsys.readouterr().err
     assert run_command(monkeypatch, *arguments, "--folds", "one") == 2
     assert "is not a list of folds" in capsys.readouterr().err
+
+
+def test_a_fold_that_failed_goes_on_by_its_own_training_settings(data_set, tmp_path):
+    """As its message says: "lower the learning rate in .../fold_0/plan.yaml, and resume"."""
+    plan = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml"))
+    folder = tmp_path / "folds"
+    open_folds(plan, folder, [0, 1])
+    changed = folder / "fold_0" / "plan.yaml"
+    write_plan(with_settings(plan, ["training.learning_rate=0.001", "augmentation.noise=0"]), changed)
+    ours, theirs = open_folds(plan, folder, [0, 1])
+    assert (ours.plan.training.learning_rate, theirs.plan.training.learning_rate) == (0.001, 0.002)
+    for setting in ("model.preparation.spacing=[1, 1, 2]", "training.folds=2", "targets.Near box=[1, 3]"):
+        write_plan(with_settings(plan, [setting]), changed)
+        with pytest.raises(UserError, match="is not of the model, targets and folds of"):
+            open_folds(plan, folder, [0, 1])
+    write_plan(plan, changed)
+    with pytest.raises(UserError, match="was begun by another plan") as raised:
+        open_folds(with_settings(plan, ["training.learning_rate=0.001"]), folder, [0, 1])
+    assert str(folder / "crossval.yaml") in raised.value.message
+    assert read_plan(folder / "crossval.yaml") == plan
 
 
 @pytest.mark.parametrize(
