@@ -14,6 +14,9 @@ from conresnet.package import ModelDescription, parse_description
 from conresnet_training.augmentation import Augmentation
 from conresnet_training.losses import LossKind
 
+# Of the engine's systems, those whose networks a run trains; an ensemble is made of runs that are exported together.
+TRAINED_SYSTEMS = ("coarse_to_fine", "single")
+
 
 class Training(BaseModel):
     """How long, how fast, by which loss. Where the paper (IV-B) gives another value, the description says so."""
@@ -71,6 +74,14 @@ class Plan(BaseModel):
         segments = [segment.name for segment in self.description.output.segments]
         if sorted(self.targets) != sorted(segments):
             raise ValueError(f"targets must name the segments {', '.join(segments)}")
+        return self
+
+    @model_validator(mode="after")
+    def _system_can_be_trained(self) -> "Plan":
+        """What is not known here would be trained as a single network, and could never be exported."""
+        kind = self.description.system.type
+        if kind not in TRAINED_SYSTEMS:
+            raise ValueError(f"model.system.type must be one of {', '.join(TRAINED_SYSTEMS)}, not {kind!r}")
         return self
 
     @model_validator(mode="after")

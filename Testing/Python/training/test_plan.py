@@ -50,6 +50,11 @@ def test_every_line_may_be_edited(plan_file):
             "the targets Near box and Far box share the label value 1; .* set model.output.kind to regions",
         ),
         (lambda plan: plan["model"]["inference"].update(window=[0, 8, 8]), "inference.window"),
+        (
+            lambda plan: plan["model"]["system"].update(type="foo"),
+            "model.system.type must be one of coarse_to_fine, single, not 'foo'",
+        ),
+        (lambda plan: plan["model"]["system"].update(type="ensemble"), "not 'ensemble'"),
         (lambda plan: plan.pop("model"), "model"),
     ],
 )
