@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +16,8 @@ from conresnet_training.losses import LossKind
 
 # Of the engine's systems, those whose networks a run trains; an ensemble is made of runs that are exported together.
 TRAINED_SYSTEMS = ("coarse_to_fine", "single")
+# What a label map's voxel can be and belong to a segment; 0 is the background.
+LabelValue = Annotated[int, Field(ge=1, le=255)]
 
 
 class Training(BaseModel):
@@ -64,7 +66,7 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     data: Path
-    targets: dict[str, list[int]]
+    targets: dict[str, Annotated[list[LabelValue], Field(min_length=1)]]
     training: Training = Training()
     augmentation: Augmentation = Augmentation()
     model: dict[str, Any]

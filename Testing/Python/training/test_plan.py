@@ -45,6 +45,9 @@ def test_every_line_may_be_edited(plan_file):
         (lambda plan: plan["training"].update(steps=-1), "training.steps"),
         (lambda plan: plan["training"].update(stepz=9), "training.stepz"),
         (lambda plan: plan["targets"].pop("Far box"), "targets must name the segments"),
+        (lambda plan: plan["targets"].update({"Far box": []}), r"targets\.Far box: .* at least 1 item"),
+        (lambda plan: plan["targets"].update({"Far box": [0]}), r"targets\.Far box\.0: .* greater than or equal to 1"),
+        (lambda plan: plan["targets"].update({"Far box": [256]}), r"targets\.Far box\.0: .* less than or equal to 255"),
         (
             lambda plan: plan["targets"].update({"Far box": [3, 1, 1]}),
             "the targets Near box and Far box share the label value 1; .* set model.output.kind to regions",
