@@ -30,7 +30,7 @@ class ContextResidualDecoder(nn.Module):
         residual_axis: "S", "H" or "W", the axis across which residuals are taken (paper V-C).
         residual_mapping: context residual mapping (eqs 4, 5).
         attention_mapping: context attention mapping (eq. 6); needs residual mapping. Both off: the paper's baseline.
-        dropout: share of the deepest features' channels dropped while training.
+        dropout: share of the deepest features' channels dropped while training, below 1.
 
     Raises:
         ValueError: an argument out of its range.
@@ -57,6 +57,8 @@ class ContextResidualDecoder(nn.Module):
             raise ValueError(f"residual_axis must be one of {', '.join(AXES)}, not {residual_axis!r}.")
         if attention_mapping and not residual_mapping:
             raise ValueError("attention_mapping weighs by the residual path and so needs residual_mapping.")
+        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be a share of at least 0 and below 1, not {dropout!r}.")
         *skips, deepest = channels
         if not 1 <= len(skips) <= len(SCALES) or any(count % GROUPS for count in channels):
             raise ValueError(f"channels must be 2 to {len(SCALES) + 1} multiples of {GROUPS}, not {tuple(channels)}.")

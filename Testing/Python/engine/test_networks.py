@@ -109,6 +109,13 @@ def test_wrong_arguments_are_refused(arguments):
         small_network(**arguments)
 
 
+@pytest.mark.parametrize("dropout", [-1, 1, 1e9, "foo", None, [], True])
+def test_dropout_that_is_no_share_is_refused(dropout):
+    """PyTorch would refuse some of them at the first step of a training, and take others."""
+    with pytest.raises(ValueError, match="dropout must be a share of at least 0 and below 1"):
+        small_network(dropout=dropout)
+
+
 def test_unknown_network_is_named():
     with pytest.raises(ValueError, match="no network 'mystery'"):
         build_network("mystery", {})
