@@ -109,6 +109,11 @@ def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: S
     )
     if done >= last and checkpoint.get("validated") == done:
         return Outcome(done, steps, done >= steps)
+    # Before the cases are prepared, which takes long: the model to begin with may not be there, or not fit.
+    lightning.fabric.seed_everything(training.seed, verbose=False)
+    trained = SegmentationTraining(plan)
+    if training.start_from and checkpoint is None:
+        begin_with(training.start_from, trained.network)
     labels = set(data_set.labels).union(*data_set.regions.values())
 
     def prepared(case: Case) -> TrainingCase:
@@ -129,10 +134,6 @@ def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: S
         return Outcome(done, steps, False)
     if fabric.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    lightning.fabric.seed_everything(training.seed, verbose=False)
-    trained = SegmentationTraining(plan)
-    if training.start_from and checkpoint is None:
-        begin_with(training.start_from, trained.network)
     cases = _stages(plan, trained, [prepared(case) for case in used], [prepared(case) for case in held_out])
     with reused_memory():
         loop = TrainingLoop(run, fabric, trained, cases, checkpoint, tell, stop)

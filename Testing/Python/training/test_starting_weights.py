@@ -7,6 +7,7 @@ from conresnet.errors import UserError
 from conresnet.networks import build_network
 from conresnet.networks.loading import load_network
 from conresnet_training.checkpoints import read_checkpoint, without_prefix
+from conresnet_training.fitting import PREPARED_FOLDER
 from conresnet_training.starting_weights import begin_with
 from training.commands import run_command
 from training.tiny_plan import write_tiny_plan
@@ -50,8 +51,14 @@ def test_model_of_another_size_is_refused_and_nothing_changes():
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
 
 
-def test_unknown_model_is_said(data_set, tmp_path, monkeypatch, capsys):
-    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml")
-    options = ("--output", tmp_path / "run", "--set", "training.start_from=no-such-model")
+@pytest.mark.parametrize(
+    ("model", "sentence"), [("no-such-model", "no-such-model"), (SHIPPED, "another kind or size of network")]
+)
+def test_model_that_cannot_be_begun_with_is_said_before_cases_are_prepared(
+    data_set, tmp_path, monkeypatch, capsys, model, sentence
+):
+    plan, run = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "run"
+    options = ("--output", run, "--set", f"training.start_from={model}")
     assert run_command(monkeypatch, "train", plan, *options) == 2
-    assert "no-such-model" in capsys.readouterr().err
+    assert sentence in capsys.readouterr().err
+    assert not (run / PREPARED_FOLDER).exists()
