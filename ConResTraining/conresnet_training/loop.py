@@ -264,13 +264,15 @@ class TrainingLoop:
 
     def _restore(self, content: dict) -> None:
         try:
-            trained = content["training_state_dict"] if self.average is not None else content["state_dict"]
+            # The weights to which the optimizer's moments belong, whether or not the plan had them averaged until now.
+            trained = content.get("training_state_dict", content["state_dict"])
             self.training.network.load_state_dict(without_prefix(trained))
             self.adam.load_state_dict(content["optimizer"])
             self.fabric.strategy.precision.load_state_dict(content["precision"])
             self.step, self.validated = content["global_step"], content["validated"]
             self.best_dice = content["best_dice"]
             if self.average is not None:
+                # Where none was kept, "state_dict" is what is trained, with which an average begins.
                 self.average.module.load_state_dict(without_prefix(content["state_dict"]))
                 self.average.n_averaged.fill_(self.step % self.settings.steps)
         except (KeyError, RuntimeError, ValueError) as error:

@@ -1,9 +1,16 @@
 """The moving average of a network's weights."""
 
+import pytest
+import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from conresnet_training.fitting import fit
+from conresnet_training.plan import read_plan, with_settings
+from conresnet_training.run import Run, start_run
 from conresnet_training.weight_average import averaging
+from training.broken_runs import assert_same, checkpoint
+from training.tiny_plan import write_tiny_plan
 
 
 def averaged(decay, values):
@@ -26,3 +33,17 @@ def test_later_the_decay_is_what_was_asked_for():
     settled = [0.0] * 2000
     assert abs(averaged(0.9, [*settled, 1.0]) - 0.1) < 1e-6
     assert abs(averaged(0.99, [*settled, 1.0, 1.0]) - (1 - 0.99**2)) < 1e-6
+
+
+@pytest.mark.parametrize("kept", [0.8, 0])
+def test_average_that_is_turned_off_or_on_leaves_what_is_trained_as_it_is(data_set, tmp_path, kept):
+    plan = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml", f"training.weight_average={kept}"))
+    runs = {decay: start_run(plan, tmp_path / str(decay), 0) for decay in (0.8, 0)}
+    for decay, run in runs.items():
+        fit(run, 2)
+        fit(Run(run.folder, with_settings(plan, [f"training.weight_average={decay}"]), 0), 4)
+    averaged, plain = (checkpoint(run.folder) for run in runs.values())
+    assert_same(averaged["training_state_dict"], plain["state_dict"])
+    assert_same(averaged["optimizer"], plain["optimizer"])
+    assert "training_state_dict" not in plain
+    assert any(not torch.equal(averaged["state_dict"][name], plain["state_dict"][name]) for name in plain["state_dict"])
