@@ -2,7 +2,7 @@
 
 A checkpoint holds "state_dict" (the weights that validation and export use, their names after "network."),
 "training_state_dict" where those are a moving average, "optimizer", "precision", "global_step" (steps made),
-"validated" (the step that was validated last) and "best_dice".
+"validated" (the step that was validated last), "best_dice" and "steps" (the plan's, of each stage).
 """
 
 import io

@@ -93,6 +93,8 @@ def fit(run: Run, most_steps: int | None = None, devices: int = 1, nodes: int = 
 def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: StopWatch, steps: int) -> Outcome:
     plan, training = run.plan, run.plan.training
     checkpoint = read_checkpoint(run.checkpoint)
+    stages = steps // training.steps
+    _check_steps(checkpoint or {}, training.steps, stages)
     done = checkpoint["global_step"] if checkpoint else 0
     data_set = read_data_set(plan.data)
     used, held_out = begin_split(run, data_set, is_first_process())
@@ -101,7 +103,7 @@ def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: S
         "started",
         step=done,
         steps=steps,
-        stages=steps // training.steps,
+        stages=stages,
         fold=run.fold,
         **_process_facts(fabric),
         cases=len(used),
@@ -138,6 +140,17 @@ def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: S
     with reused_memory():
         loop = TrainingLoop(run, fabric, trained, cases, checkpoint, tell, stop)
         return loop.run_to(last)
+
+
+def _check_steps(checkpoint: dict, steps: int, stages: int) -> None:
+    """Refuse other steps where they say which part a step trained. Older checkpoints do not tell theirs."""
+    begun = checkpoint.get("steps", steps)
+    if stages > 1 and begun != steps:
+        sentence = (
+            f"The run was begun with training.steps of {begun}, which cannot be changed where {stages} parts are "
+            f"trained one after the other; set it to {begun} again, or start a new run."
+        )
+        raise UserError("steps-changed", sentence, steps=begun)
 
 
 def _stages(

@@ -134,8 +134,8 @@ class TrainingLoop:
         )
 
     def _stage_of(self, made: int) -> int:
-        """The stage to which the last of so many steps belongs."""
-        return max(made - 1, 0) // self.settings.steps
+        """The stage to which the last of so many steps belongs; the last stage where the plan's steps are fewer."""
+        return min(max(made - 1, 0) // self.settings.steps, self.training.stages - 1)
 
     def _begin_stage(self, stage: int) -> None:
         if self.training.stages == 1:
@@ -206,7 +206,8 @@ class TrainingLoop:
 
     def _is_validation_due(self) -> bool:
         is_place = any(self.step % n == 0 for n in (self.settings.steps_between_checkpoints, self.settings.steps))
-        return is_place and self.step != self.validated
+        # More steps than the plan's were made where it asks for fewer than it did.
+        return (is_place or self.step >= self.steps) and self.step != self.validated
 
     def _validate(self) -> bool:
         """Whether the validation was carried out; a stop breaks it off, and the resumed run begins with it."""
@@ -260,6 +261,7 @@ class TrainingLoop:
             "global_step": self.step,
             "validated": self.validated,
             "best_dice": self.best_dice,
+            "steps": self.settings.steps,
         }
 
     def _restore(self, content: dict) -> None:

@@ -19,7 +19,7 @@ from conresnet_training.found_boxes import FoundBoxes
 from conresnet_training.held_out import whole_case
 from conresnet_training.network_with_losses import SegmentationTraining, stages_of, steps_of_run
 from conresnet_training.packing import pack_runs
-from conresnet_training.plan import read_plan
+from conresnet_training.plan import read_plan, with_settings
 from conresnet_training.progress import PROGRESS_FILE, read_progress
 from conresnet_training.run import Run, open_run, start_run
 from training.broken_runs import assert_same, checkpoint, curve, run_all
@@ -93,6 +93,18 @@ def test_run_that_is_broken_around_the_boundary_ends_as_an_unbroken_one(data_set
         assert_same(checkpoint(whole, name), checkpoint(broken, name))
     assert curve(whole) == curve(broken)
     assert [point["step"] for point in curve(whole)[0]] == [STEPS, 2 * STEPS]
+
+
+@pytest.mark.parametrize("steps", [STEPS - 1, STEPS + 2])
+def test_other_steps_are_refused_once_a_stage_was_begun(data_set, tmp_path, steps):
+    """Of a finished run, steps of the second stage would count as those of the first."""
+    run = staged_run(data_set, tmp_path, "coarse-to-fine")
+    fit(run, 1)
+    other = Run(run.folder, with_settings(run.plan, [f"training.steps={steps}"]), 0)
+    with pytest.raises(UserError, match=f"begun with training.steps of {STEPS}, which cannot be changed") as raised:
+        fit(other)
+    assert raised.value.code == "steps-changed"
+    assert fit(run, 2).step == 2
 
 
 def test_schedules_begin_anew_with_each_stage(data_set, tmp_path, monkeypatch):

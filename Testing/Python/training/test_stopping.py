@@ -16,7 +16,10 @@ import torch
 
 from conresnet.errors import UserError
 from conresnet_training import held_out, loop, samples
+from conresnet_training.fitting import PREPARED_FOLDER, fit
+from conresnet_training.plan import read_plan, with_settings
 from conresnet_training.progress import PROGRESS_FILE, read_progress
+from conresnet_training.run import Run, start_run
 from conresnet_training.running import RUNNING_FILE, STOP_FILE, ask_to_stop, running_process, sole_process
 from conresnet_training.stopping import StopWatch
 from training.commands import run_command
@@ -246,3 +249,16 @@ def test_process_that_makes_samples_and_dies_gets_a_sentence(data_set, run, tmp_
     assert run_command(monkeypatch, "train", plan, "--output", run) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "A process that makes samples" in error and "training.workers" in error
+
+
+def test_run_that_made_more_steps_than_are_planned_now_is_finished(plan_file, run):
+    """Its last step is validated, though no checkpoint was due there."""
+    plan = read_plan(plan_file)
+    started = start_run(plan, run, 0)
+    fit(started, 5)
+    shorter = Run(run, with_settings(plan, ["training.steps=2"]), 0)
+    outcome = fit(shorter)
+    assert (outcome.step, outcome.steps, outcome.finished) == (5, 2, True)
+    assert [event["step"] for event in read_progress(run / PROGRESS_FILE).validations] == [3, 5]
+    assert not (run / PREPARED_FOLDER).exists()
+    assert fit(shorter).finished
