@@ -94,7 +94,7 @@ def total_loss(
 ) -> dict[str, Tensor]:
     """Segmentation loss (eq. 7), of the auxiliary outputs too, plus residual loss (eqs 8, 9; of several segments 13).
 
-    Logits may be smaller than the target; they then cover its center.
+    Logits of segmentations may be smaller than the target; they then cover its center.
 
     Args:
         outputs: the network's "segmentation"; where it gives them "auxiliary", a list of segmentations for deep
@@ -117,10 +117,7 @@ def total_loss(
         weighed = zip(auxiliary_weights, outputs["auxiliary"], strict=True)
         losses["auxiliary_loss"] = sum(weight * cost(logits) for weight, logits in weighed)
     if "residuals" in outputs:
-        # Of the whole target, since the part's first slice has a residual too.
         edges = context_residual(target, AXES[residual_axis])
-        finest, *deeper = (
-            residual_loss(logits.float(), central_part(edges, logits.shape[2:])) for logits in outputs["residuals"]
-        )
+        finest, *deeper = (residual_loss(logits.float(), edges) for logits in outputs["residuals"])
         losses["residual_loss"] = finest + deep_weight * sum(deeper)
     return {"loss": sum(losses.values()), **losses}
