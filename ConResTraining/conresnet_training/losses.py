@@ -31,13 +31,18 @@ def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
     return (1 - (overlap + SMOOTH) / (total + SMOOTH)).mean()
 
 
+def with_background(target: Tensor) -> Tensor:
+    """``target`` of exclusive segments (batch, segments, S, H, W) with the background before them."""
+    return torch.cat([1 - target.sum(1, keepdim=True), target], 1)
+
+
 def cross_entropy(logits: Tensor, target: Tensor, exclusive: bool) -> Tensor:
     """The cross entropy of eq. 7 (VoxResNet's eq. 3, ResDSN's eq. 1), a mean over voxels where the papers sum it.
 
     Args: see ``segmentation_loss``.
     """
     if exclusive:
-        return F.cross_entropy(logits, torch.cat([1 - target.sum(1, keepdim=True), target], 1))
+        return F.cross_entropy(logits, with_background(target))
     return F.binary_cross_entropy_with_logits(logits, target)
 
 
@@ -46,6 +51,11 @@ def segmentation_loss(logits: Tensor, target: Tensor, exclusive: bool, kind: Los
 
     As a mean over voxels the cross entropy leaves Dice a weight, which the sum of eq. 7 as printed would not.
 
+    Where no voxel of a segment is, its Dice is 1 whatever is found, all but without a gradient, and what keeps it from
+    being found there is the cross entropy. Dice alone therefore takes the background in as a class, as the pyramid's
+    eq. 1 does (its K = 8 are seven organs "plus background"); of regions there is none to take in, and Dice alone does
+    not learn from such windows.
+
     Args:
         logits: (batch, outputs, S, H, W).
         target: (batch, segments, S, H, W) of 0 and 1.
@@ -53,6 +63,8 @@ def segmentation_loss(logits: Tensor, target: Tensor, exclusive: bool, kind: Los
             segment).
         kind: the sum, or one of its parts alone.
     """
+    if kind == "dice" and exclusive:
+        return dice_loss(torch.softmax(logits, 1), with_background(target))
     parts = []
     if kind != "dice":
         parts.append(cross_entropy(logits, target, exclusive))

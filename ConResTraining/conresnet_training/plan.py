@@ -32,7 +32,7 @@ class Training(BaseModel):
     loss: LossKind = Field(
         default="cross_entropy_dice",
         description="of the segmentation and of auxiliary outputs: eq. 7; cross_entropy is VoxResNet's and ResDSN's, "
-        "dice the pyramid's",
+        "dice the pyramid's, which learns nothing from windows without a region where outputs are regions",
     )
     deep_supervision: float = Field(default=0.5, ge=0, description="lambda of eq. 9")
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"

@@ -36,6 +36,30 @@ def test_perfect_logits_cost_nothing_in_both_modes():
     assert segmentation_loss(torch.cat([background, regions], 1), target, exclusive=True) < 1e-3
 
 
+@pytest.mark.parametrize("kind", ["cross_entropy_dice", "cross_entropy", "dice"])
+def test_a_window_without_a_segment_teaches_that_none_is_there(kind):
+    """The Dice of segments alone is 1 there whatever is found, and networks trained by it find segments everywhere."""
+    empty = torch.zeros(1, 2, 6, 8, 8)
+    logits = torch.zeros(1, 3, 6, 8, 8)
+    logits[:, 1] = 2
+    logits.requires_grad_()
+    segmentation_loss(logits, empty, True, kind).backward()
+    background, wrong, _ = logits.grad.sum((0, 2, 3, 4))
+    assert background < -0.01 and wrong > 0.01
+
+
+def test_dice_alone_is_the_mean_over_all_classes_by_hand():
+    """Eq. 1 of the pyramid's paper, where the background is one of the K classes (section 3), and 1 is added."""
+    target = torch.zeros(1, 1, 1, 1, 4)
+    target[..., :2] = 1
+    found = torch.zeros_like(target)
+    found[..., 0] = 1
+    logits = 40 * torch.cat([1 - found, found], 1)
+    segment, background = 2 * 1 / (1 + 2), 2 * 2 / (3 + 2)
+    expected = 1 - (segment + background) / 2
+    assert segmentation_loss(logits, target, True, "dice").item() == pytest.approx(expected, abs=1e-4)
+
+
 def test_residual_voxels_weigh_log_of_their_rarity():
     target = torch.zeros(1, 1, 4, 4, 4)
     target[0, 0, 0, 0, :2] = 1
