@@ -12,8 +12,13 @@ SMALLEST_ALPHA = 0.01
 def signed_distances(target: Tensor) -> Tensor:
     """How far each voxel lies from its segment's boundary, in voxels: negative inside, positive outside.
 
-    As in the loss authors' code, voxels next to the boundary have 0 inside and 1 outside. A segment that is nowhere, or
-    everywhere, has no boundary and gets 0.
+    As in the loss authors' code, voxels next to the boundary have 0 inside and 1 outside. A segment that is everywhere
+    has no boundary and gets 0.
+
+    In their code one that is nowhere gets 0 too; here we leave it. Such a window would be left to the other losses,
+    which eq. 14 fades to 1 %, and the network would unlearn that nothing is there. All voxels lie outside such a
+    segment, by an unknown distance: they get half the window's smallest side, about what they have in windows that
+    hold the segment, so that neither kind of window outweighs the other.
 
     Args:
         target: (segments, S, H, W), boolean.
@@ -39,7 +44,9 @@ def region_weight(progress: float) -> float:
 
 
 def _signed_distance(inside: np.ndarray) -> np.ndarray:
-    if not inside.any() or inside.all():
+    if not inside.any():
+        return np.full(inside.shape, min(inside.shape) / 2, np.float32)
+    if inside.all():
         return np.zeros(inside.shape, np.float32)
     outward = distance_transform_edt(~inside)
     inward = distance_transform_edt(inside)

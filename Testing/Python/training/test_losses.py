@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from conresnet_training.boundary import boundary_loss, region_weight, signed_distances
 from conresnet_training.data_sets import read_data_set
@@ -105,8 +106,43 @@ def test_signed_distance_by_hand():
     inside[0, ..., 2:5] = True
     distances = signed_distances(inside)
     assert distances[0].flatten().tolist() == [2, 1, 0, -1, 0, 1, 2]
-    assert not distances[1].any()
+    assert (distances[1] == 0.5).all()
     assert not signed_distances(~inside[1:]).any()
+
+
+def test_a_segment_that_is_nowhere_lies_half_the_smallest_side_away():
+    """Each segment of a window on its own: those that are there keep the paper's distances."""
+    target = blocks()[0].bool()
+    target[0] = False
+    distances = signed_distances(target)
+    assert (distances[0] == 3).all()
+    assert torch.equal(distances[1], signed_distances(target[1:])[0])
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions"])
+def test_what_is_found_in_vain_still_costs_at_the_end_of_eq_14(kind, data_set):
+    """Where the losses but the boundary loss weigh 1 %, a window teaches that a segment is not there."""
+    plan = make_plan(read_data_set(data_set), data_set)
+    plan.model["output"]["kind"] = kind
+    outputs = 3 if kind == "labels" else 2
+    plan.model["system"]["networks"][0]["arguments"] |= {"base_width": 8, "outputs": outputs}
+    training = SegmentationTraining(plan)
+    target = torch.zeros(1, 2, 16, 16, 16)
+    target[0, 1, 6:10, 6:10, 6:10] = 1
+    logits = torch.zeros(1, outputs, 16, 16, 16)
+    in_vain = (0, outputs - 2, slice(0, 4), slice(0, 4), slice(0, 4))
+    logits[in_vain] = 2
+    logits.requires_grad_()
+
+    class Network(nn.Module):
+        def forward(self, image):
+            return {"segmentation": logits}
+
+    training.network = Network()
+    distances = signed_distances(target[0].bool())[None]
+    training(torch.zeros(1, 1, 16, 16, 16), target, distances, progress=1.0)["loss"].backward()
+    # The other losses alone give less than 0.02.
+    assert (target.numel() * logits.grad[in_vain] > 0.3).all()
 
 
 def test_boundary_loss_is_least_for_the_truth():
