@@ -29,7 +29,7 @@ from conresnet_training.folds import begin_split
 from conresnet_training.found_boxes import FoundBoxes
 from conresnet_training.held_out import HeldOutCases
 from conresnet_training.loop import Outcome, StageCases, TrainingLoop
-from conresnet_training.network_with_losses import SegmentationTraining, stages_of, steps_of_run
+from conresnet_training.network_with_losses import SegmentationTraining, coarsest_step, stages_of, steps_of_run
 from conresnet_training.plan import Plan
 from conresnet_training.preparation import TrainingCase, prepare_case
 from conresnet_training.reports import reporting
@@ -38,6 +38,7 @@ from conresnet_training.running import sole_process
 from conresnet_training.samples import Sampling, TrainingSamples
 from conresnet_training.starting_weights import begin_with
 from conresnet_training.stopping import StopWatch
+from conresnet_training.words import product
 
 PREPARED_FOLDER = "prepared"
 # Lightning's names of the engine's.
@@ -61,7 +62,7 @@ def fit(run: Run, most_steps: int | None = None, devices: int = 1, nodes: int = 
 
     Raises:
         UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-there``, those of the data, of
-            ``TrainingLoop.run_to`` and of ``as_user_error``.
+            ``TrainingLoop.run_to`` and of ``as_user_error``; ``precision-unavailable``, ``steps-changed``.
     """
     fabric = _fabric(run, devices, nodes)
     steps = steps_of_run(run.plan)
@@ -221,7 +222,7 @@ def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
             devices=devices,
             num_nodes=nodes,
             strategy=_strategy(run) if processes > 1 else "auto",
-            precision=_precision(training.precision, run.plan.description.inference.window),
+            precision=_precision(training.precision, run.plan.description.inference.window, coarsest_step(run.plan)),
         )
     except (ValueError, RuntimeError) as error:
         raise _no_devices(error) from error
@@ -252,16 +253,29 @@ def _no_devices(error: Exception) -> UserError:
     return UserError("devices-not-there", f"The devices asked for are not there as asked: {reason}.")
 
 
-def _precision(wanted: str, window: Sequence[int]) -> str:
-    """Lightning's name of what is wanted; "auto" is the engine's choice, but for windows that bf16 gets wrong."""
-    if wanted != "auto":
-        return wanted
+def _precision(wanted: str, window: Sequence[int], step: int = MULTIPLE) -> str:
+    """Lightning's name of what is wanted; "auto" is the engine's choice, but for windows that bf16 gets wrong.
+
+    Args:
+        step: see ``coarsest_step``.
+
+    Raises:
+        UserError: ``precision-unavailable`` where bf16 is asked for by name and would get the window wrong.
+    """
     best = choose_backend()
     # Where a side has two voxels at the coarsest scale, the processor's bf16 leaves parts of a gradient unwritten: what
     # the memory held before, NaN at times, becomes the gradient.
-    if best.device.type == "cpu" and any(side <= 2 * MULTIPLE for side in window):
-        return "32-true"
-    return PRECISIONS[best.precision]
+    is_wrong = best.device.type == "cpu" and min(window) <= 2 * step
+    # On a processor Lightning takes bf16 for 16-mixed too.
+    if is_wrong and wanted in ("bf16-mixed", "16-mixed"):
+        sentence = (
+            f"In {wanted} a processor computes wrong gradients where a side of the window ({product(window)}) has "
+            f"{2 * step} voxels or fewer; set training.precision to auto or 32-true, or plan a larger window."
+        )
+        raise UserError("precision-unavailable", sentence, precision=wanted)
+    if wanted != "auto":
+        return wanted
+    return "32-true" if is_wrong else PRECISIONS[best.precision]
 
 
 def _process_facts(fabric: Fabric) -> dict:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from conresnet.errors import UserError
+from conresnet.inference.windows import MULTIPLE
 from conresnet.networks import build_network
 from conresnet.networks.outputs import segment_probabilities
+from conresnet.networks.pyramid import Pyramid
 from conresnet.package.description import Network
 from conresnet_training.boundary import boundary_loss, region_weight
 from conresnet_training.coarse_then_fine import CoarseThenFine
@@ -76,6 +78,13 @@ def stages_of(plan: Plan) -> int:
 def steps_of_run(plan: Plan) -> int:
     """The steps of all stages together. Raises UserError ``network-unknown``."""
     return stages_of(plan) * plan.training.steps
+
+
+def coarsest_step(plan: Plan) -> int:
+    """How many voxels of the window are one where the plan's network sees it coarsest. Raises as ``stages_of``."""
+    with torch.device("meta"):
+        parts = SegmentationTraining(plan).network.modules()
+    return MULTIPLE * max([2 ** (len(part.levels) - 1) for part in parts if isinstance(part, Pyramid)], default=1)
 
 
 def _built(network: Network) -> nn.Module:

@@ -6,17 +6,20 @@ import pytest
 import torch
 import yaml
 
+from conresnet.errors import UserError
 from conresnet.image_files import read_volume
 from conresnet.inference.devices import Backend
 from conresnet.package import read_package
 from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet_training import loop
 from conresnet_training.data_sets import read_data_set
-from conresnet_training.fitting import _precision
-from conresnet_training.plan import write_plan
+from conresnet_training.fitting import _fabric, _precision
+from conresnet_training.plan import read_plan, write_plan
 from conresnet_training.planning import make_plan
 from conresnet_training.progress import PROGRESS_FILE, read_progress
+from conresnet_training.run import Run
 from training.commands import run_command
+from training.tiny_plan import write_tiny_plan
 
 CHECKPOINTS = ("last.ckpt", "best.ckpt")
 
@@ -102,7 +105,40 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
 def test_precision_on_the_processor_is_one_that_it_computes_right(window, precisions, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert _precision("auto", window) in precisions
-    assert _precision("bf16-mixed", window) == "bf16-mixed"
+
+
+@pytest.mark.parametrize("wanted", ["bf16-mixed", "16-mixed"])
+def test_named_precision_that_the_processor_computes_wrong_is_refused(wanted, monkeypatch):
+    monkeypatch.setattr("conresnet_training.fitting.choose_backend", lambda: Backend(torch.device("cpu"), "bf16"))
+    with pytest.raises(
+        UserError, match=rf"In {wanted} a processor computes wrong .* \(16 x 24 x 24\) has 16"
+    ) as raised:
+        _precision(wanted, (16, 24, 24))
+    assert raised.value.code == "precision-unavailable"
+    assert _precision(wanted, (24, 24, 24)) == wanted
+    with pytest.raises(UserError, match="has 32 voxels or fewer"):
+        _precision(wanted, (32, 48, 48), 16)
+    monkeypatch.setattr("conresnet_training.fitting.choose_backend", lambda: Backend(torch.device("cuda"), "bf16"))
+    assert _precision(wanted, (16, 24, 24)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("system", "side", "precision"),
+    [
+        ("conresnet", 16, "32-true"),
+        ("conresnet", 24, "bf16-mixed"),
+        ("pyramid", 32, "32-true"),
+        ("pyramid", 48, "bf16-mixed"),
+    ],
+)
+def test_windows_that_the_processor_gets_wrong_depend_on_the_network(
+    data_set, tmp_path, monkeypatch, system, side, precision
+):
+    """Where its coarsest convolutions see two voxels."""
+    monkeypatch.setattr("conresnet_training.fitting.choose_backend", lambda: Backend(torch.device("cpu"), "bf16"))
+    settings = f"model.inference.window=[{side}, 48, 48]", "training.precision=auto"
+    plan = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml", *settings, system=system))
+    assert _fabric(Run(tmp_path, plan, 0), 1, 1).strategy.precision.precision == precision
 
 
 @pytest.mark.parametrize(
