@@ -27,6 +27,7 @@ from conresnet_training.checkpoints import with_prefix, without_prefix, write_ch
 from conresnet_training.held_out import HeldOutCases, dice_of_cases
 from conresnet_training.network_with_losses import SegmentationTraining
 from conresnet_training.run import PLAN_FILE, Run
+from conresnet_training.sample_processes import sample_processes
 from conresnet_training.samples import StepSamples, TrainingSamples
 from conresnet_training.stopping import SIGNALS, StopWatch
 from conresnet_training.weight_average import averaging
@@ -82,6 +83,7 @@ class TrainingLoop:
         self.settings, self.tell, self.stop, self.training = run.plan.training, tell, stop, training
         self.adam = Adam(training.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay)
         self.model, self.optimizer = fabric.setup(training, self.adam)
+        self.workers = sample_processes(self.settings.workers, fabric)
         self.average = None
         if self.settings.weight_average:
             average = averaging(self.settings.weight_average)
@@ -128,7 +130,7 @@ class TrainingLoop:
         return DataLoader(
             samples,
             batch_sampler=StepSamples(steps, self.settings.batch, self.fabric.global_rank, self.fabric.world_size),
-            num_workers=self.settings.workers,
+            num_workers=self.workers,
             pin_memory=self.fabric.device.type == "cuda",
             worker_init_fn=_leave_signals_to_the_parent,
         )

@@ -50,14 +50,12 @@ class Budget:
         widths: base widths to choose from, the preferred first. The paper's is 32. A processor has the memory for it
             and not the time, so 16 is tried first there.
         source: where the figure comes from, for people.
-        workers: processes that make samples. On a processor they would compete with the network for its cores.
         is_gpu: whether it is a GPU's memory, so that a GPU makes the steps.
     """
 
     bytes: int
     widths: tuple[int, ...]
     source: str
-    workers: int = 1
     is_gpu: bool = False
 
     @classmethod
@@ -74,7 +72,7 @@ class Budget:
             return cls(free, (32, 16, 8), source, is_gpu=True)
         free = _free_memory()
         source = f"{free / 2**30:.1f} GB free on this computer, which has no GPU for torch"
-        return cls(free, (16, 8), source, workers=0)
+        return cls(free, (16, 8), source)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,12 @@ class Training(BaseModel):
     steps_between_checkpoints: int = Field(default=250, gt=0)
     seed: int = Field(default=0, ge=0)
     folds: int = Field(default=5, ge=2)
-    workers: int = Field(default=1, ge=0, description="processes that make samples, for each device")
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        description="processes that make samples, for each device; null is none on a processor, and beside a GPU what "
+        "the computer's cores allow",
+    )
     boundary: bool = Field(default=False, description="mix in the boundary loss, more from step to step (eq. 14)")
     foreground_share: float = Field(default=0.5, ge=0, le=1, description="share of samples around a label")
     balanced_segments: bool = Field(

@@ -98,7 +98,6 @@ def plan_with_reasons(
         steps=steps,
         batch=fit.batch,
         folds=len(data_set.held_out) or min(Training().folds, len(data_set.patients)),
-        workers=budget.workers,
         steps_between_checkpoints=max(Training().steps_between_checkpoints, steps // VALIDATIONS),
         balanced_segments=True,
         weight_average=WEIGHT_AVERAGE,

@@ -62,7 +62,11 @@ def reasons(made: Planned) -> list[Reason]:
         *_inputs(made),
         Reason("window", f"{product(model['inference']['window'])} voxels", _why_window(made)),
         Reason("batch", str(training.batch), "samples a step"),
-        Reason("workers", str(training.workers), "processes that make samples beside the training"),
+        Reason(
+            "workers",
+            "chosen where it trains",
+            "processes that make samples: beside a GPU as many as its computer's cores allow, on a processor none",
+        ),
         Reason(
             "base width",
             str(made.fit.width),

@@ -124,6 +124,8 @@ def test_settings_replace_values_and_nothing_else(plan_file):
         ("training.steps.more=1", "training.steps holds nothing further"),
         ("training.steps=-5", "training.steps: Input should be greater than 0"),
         ("training.steps=many", "training.steps: Input should be a valid integer"),
+        ("training.workers=-1", "training.workers: Input should be greater than or equal to 0"),
+        ("training.workers=all", "training.workers: Input should be a valid integer"),
         ("training.steps", "has no value"),
         ("training.steps=[1", "is not YAML"),
         ("model.inference.window=[0, 8, 8]", "inference.window"),

@@ -306,9 +306,7 @@ def test_edited_plan_is_kept_unless_its_loss_is_asked_for(tmp_path, monkeypatch,
     assert "training:" in output.read_text(encoding="utf-8")
 
 
-def test_samples_are_made_beside_a_gpu_and_not_beside_a_processor(tmp_path):
-    """Where the network trains on the cores, a process more would take them from it."""
+def test_computer_that_trains_decides_how_many_processes_make_samples(tmp_path):
+    """It may be another one than that on which was planned."""
     folder = decathlon(tmp_path / "set")
-    assert planned(folder, Budget.given(8)).training.workers == 1
-    here = Budget.here()
-    assert planned(folder, here).training.workers == here.workers == (1 if torch.cuda.is_available() else 0)
+    assert {planned(folder, budget).training.workers for budget in (Budget.given(8), Budget.here())} == {None}
