@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from conresnet.boxes import Box
 from conresnet.inference.components import small_components
 from conresnet.systems.coarse_to_fine import crop
-from conresnet_training.held_out import found_segments, segment_mask
+from conresnet_training.held_out import found_segments, segment_mask, whole_case
 from conresnet_training.preparation import TrainingCase
 
 
@@ -39,8 +38,8 @@ class FoundBoxes:
         """The box (S, H, W) around all that is found, with the margin; None where nothing is."""
         if case.name not in self._boxes:
             device = next(self.network.parameters()).device
-            image = torch.from_numpy(case.image.copy())
-            found = found_segments(self.network, image, self.window, self.segments, self.exclusive, device)
+            box = whole_case(case)
+            found = found_segments(self.network, case.image, box, self.window, self.segments, self.exclusive, device)
             kept = np.zeros(found.shape[-3:], bool)
             for segment in range(self.segments):
                 mask = segment_mask(found, segment)

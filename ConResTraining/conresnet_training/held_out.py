@@ -9,11 +9,15 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from conresnet.boxes import Box, whole_box
+from conresnet.inference.windows import fitted_windows
 from conresnet_training.label_places import VALUES
 from conresnet_training.preparation import TrainingCase
 
 # The logits of a case are put together on the device up to so many bytes, else in the computer's own memory.
 MOST_BYTES_ON_DEVICE = 2 * 1024**3
+
+# The share of a window that the next one covers too.
+OVERLAP = 0.5
 
 
 def whole_case(case: TrainingCase) -> Box:
@@ -22,13 +26,13 @@ def whole_case(case: TrainingCase) -> Box:
 
 
 class HeldOutCases(Dataset):
-    """Prepared cases, as (image (C, s, h, w) in a box, label map (S, H, W) uint8 of the whole case, the box).
+    """Prepared cases, as (image (C, S, H, W), label map (S, H, W) uint8, the box in which the network is to look).
 
-    The label map is mapped from its file, not in memory.
+    Image and label map are of the whole case, and mapped from their files, not in memory.
 
     Args:
         targets: a segment each, the label values that belong to it.
-        box_of: where the network is to look in a case; None where it is to look nowhere. The image is empty then.
+        box_of: where the network is to look in a case; None where it is to look nowhere.
     """
 
     def __init__(
@@ -43,10 +47,9 @@ class HeldOutCases(Dataset):
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, np.ndarray, Box]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, Box | None]:
         case = self.cases[index]
-        box = self.box_of(case) or (slice(0, 0),) * 3
-        return torch.from_numpy(case.image[(slice(None), *box)].copy()), case.label, box
+        return case.image, case.label, self.box_of(case)
 
 
 @torch.no_grad()
@@ -80,8 +83,8 @@ def dice_of_cases(
             # Of the whole case: what lies outside the box was missed.
             there = sum((np.bincount(plane.ravel(), minlength=VALUES) for plane in label), np.zeros(VALUES, np.int64))
             found = np.zeros((len(cases.targets), VALUES), np.int64)
-            if image.numel():
-                segments = found_segments(network, image, window, len(found), exclusive, device)
+            if box:
+                segments = found_segments(network, image, box, window, len(found), exclusive, device)
                 found = _label_counts(segments, label[box], len(found))
             for segment, values in enumerate(cases.targets):
                 volume = int(found[segment].sum() + there[values].sum())
@@ -108,28 +111,37 @@ def _label_counts(found: np.ndarray, label: np.ndarray, segments: int) -> np.nda
 
 def found_segments(
     network: nn.Module,
-    image: Tensor,
+    image: np.ndarray,
+    box: Box,
     window: Sequence[int],
     segments: int,
     exclusive: bool,
     device: torch.device,
 ) -> np.ndarray:
-    """What a network finds in an image (C, S, H, W) by windows that overlap by half.
+    """What a network finds in a box of an image (C, S, H, W).
+
+    It sees what the engine shows it: windows as those are fitted to the box, which take in the image around a box that
+    they are longer than.
 
     Held as small as it may be, since a case may have many voxels and many segments: beside the logits, a byte a voxel
     for labels and a byte a voxel and segment for regions.
 
     Returns:
-        for labels (S, H, W) uint8, 0 or the segment's place from 1; for regions (segments, S, H, W) bool.
+        of the box, for labels (S, H, W) uint8, 0 or the segment's place from 1; for regions (segments, S, H, W) bool.
     """
 
     def predict(x: Tensor) -> Tensor:
         return network(x, wanted=("segmentation",))["segmentation"].float()
 
-    fits = image[0].numel() * (segments + 1) * 4 <= MOST_BYTES_ON_DEVICE
+    plan = fitted_windows(box, image.shape[1:], window, OVERLAP)
+    seen = plan.extent(image.shape[1:])
+    shown = torch.from_numpy(image[(slice(None), *seen)].copy())
+    fits = shown[0].numel() * (segments + 1) * 4 <= MOST_BYTES_ON_DEVICE
     stitched_on = device if fits else torch.device("cpu")
-    options = {"overlap": 0.5, "mode": "gaussian", "sw_device": device, "device": stitched_on}
-    logits = sliding_window_inference(image[None], window, 1, predict, **options)[0]
+    options = {"overlap": OVERLAP, "mode": "gaussian", "sw_device": device, "device": stitched_on}
+    logits = sliding_window_inference(shown[None], plan.size, 1, predict, **options)[0]
+    inside = (slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(box, seen, strict=True))
+    logits = logits[(slice(None), *inside)]
     if not exclusive:
         return (logits > 0).cpu().numpy()
     # Slice by slice, since torch gives eight bytes a voxel.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from conresnet.image_files import read_volume
+from conresnet.inference.windows import fitted_windows
 from conresnet_training.found_boxes import FoundBoxes
 from conresnet_training.held_out import HeldOutCases, dice_of_cases, found_segments
 from peak_memory import PEAK_MEMORY, REASON
@@ -72,12 +73,36 @@ def test_what_lies_outside_the_box_counts_as_missed():
     assert dice(Bright(), item, boxes(Bright())) == 1
 
 
+@pytest.mark.parametrize("box", [np.s_[6:11, 7:14, 3:12], np.s_[0:5, 13:20, 7:16], np.s_[2:22, 1:20, 4:12]])
+def test_a_box_is_seen_with_what_is_around_it_as_the_engine_shows_it(box):
+    """Cut out, the box would be padded with zeros to the window, which the network in use never sees."""
+    random = np.random.default_rng(0)
+    image = random.choice([0.25, 0.75], size=(1, 24, 24, 16)).astype(np.float32)
+    shown = []
+
+    class Network(Bright):
+        def forward(self, x, wanted):
+            shown.append(x[0].numpy())
+            return super().forward(x, wanted)
+
+    network = Network()
+    with torch.no_grad():
+        found = found_segments(network, image, box, (16, 16, 16), 1, True, CPU)
+    assert np.array_equal(found, image[0][box] > 0.5)
+    plan = fitted_windows(box, image.shape[1:], (16, 16, 16), 0.5)
+    engine = [
+        image[(slice(None), *(slice(first, first + side) for first, side in zip(start, plan.size, strict=True)))]
+        for start in map(plan.start, plan)
+    ]
+    assert len(shown) == len(engine) and all(map(np.array_equal, shown, engine))
+
+
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_dice_is_that_of_the_masks_of_a_real_case(hippocampus_image, hippocampus_label, exclusive):
     """Counted by label value, without a mask of the whole case for each segment."""
     image, label = (read_volume(path).array for path in (hippocampus_image, hippocampus_label))
     item = SimpleNamespace(name="a", image=((image - image.mean()) / image.std())[None].astype(np.float32), label=label)
-    targets, box = [[1], [2]] if exclusive else [[1, 2], [2]], (slice(3, 99), slice(0, 40), slice(5, 30))
+    targets, box = [[1], [2]] if exclusive else [[1, 2], [2]], (slice(3, len(label)), slice(0, 40), slice(5, 30))
     torch.manual_seed(0)
     convolution = nn.Conv3d(1, len(targets) + exclusive, 5, padding="same")
 
@@ -88,7 +113,7 @@ def test_dice_is_that_of_the_masks_of_a_real_case(hippocampus_image, hippocampus
     cases = HeldOutCases([item], targets, lambda case: box)
     found = dice_of_cases(Network(), cases, [0], (24, 24, 24), exclusive, CPU, lambda: False)[0]
     with torch.no_grad():
-        segments = found_segments(Network(), cases[0][0], (24, 24, 24), len(targets), exclusive, CPU)
+        segments = found_segments(Network(), item.image, box, (24, 24, 24), len(targets), exclusive, CPU)
     for place, values in enumerate(targets):
         mask, truth = np.zeros(label.shape, bool), np.isin(label, values)
         mask[box] = segments == place + 1 if exclusive else segments[place]
