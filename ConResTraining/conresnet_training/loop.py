@@ -9,7 +9,6 @@ the schedules, and the search for the best validation, begin anew with each.
 """
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from conresnet_training.network_with_losses import SegmentationTraining
 from conresnet_training.run import PLAN_FILE, Run
 from conresnet_training.sample_processes import sample_processes
 from conresnet_training.samples import StepSamples, TrainingSamples
-from conresnet_training.stopping import SIGNALS, StopWatch
+from conresnet_training.stopping import StopWatch, leave_signals_to_the_parent
 from conresnet_training.weight_average import averaging
 
 POLYNOMIAL_POWER = 0.9
@@ -132,7 +131,7 @@ class TrainingLoop:
             batch_sampler=StepSamples(steps, self.settings.batch, self.fabric.global_rank, self.fabric.world_size),
             num_workers=self.workers,
             pin_memory=self.fabric.device.type == "cuda",
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=leave_signals_to_the_parent,
         )
 
     def _stage_of(self, made: int) -> int:
@@ -336,12 +335,7 @@ class TrainingLoop:
         cases = sorted(set(names))
         sentence = (
             f"Step {self.step + 1} gave numbers that are not finite, with samples of {', '.join(cases)}; look at these "
-            f"cases, or lower the learning rate in {self.run.folder / PLAN_FILE}, and resume: the checkpoints are good."
+            f"cases, or lower the learning rate in {self.run.folder / PLAN_FILE}, and resume; the checkpoints are of "
+            "earlier steps."
         )
         return UserError("not-finite", sentence, cases=cases, step=self.step + 1)
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """A terminal or a queue signals every process; those that make samples must live until the run has ended."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

@@ -10,7 +10,13 @@ from conresnet_training.running import STOP_FILE
 # SIGBREAK is what Windows can send to a process in a group of its own; SIGHUP comes from a terminal that
 # is closed.
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
-SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+
+
+def leave_signals_to_the_parent(worker: int = 0) -> None:
+    """A terminal or a queue signals every process; those that make samples must live until the run has ended."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class StopWatch:
@@ -30,7 +36,7 @@ class StopWatch:
 
     def __enter__(self) -> "StopWatch":
         if threading.current_thread() is threading.main_thread():
-            heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
             self._handlers = {number: signal.signal(number, self._on_signal) for number in heard}
         return self
 

@@ -4,7 +4,6 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from conresnet.channel_matching import sort_by_channel
