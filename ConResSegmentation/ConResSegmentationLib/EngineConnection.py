@@ -19,6 +19,7 @@ SECONDS_TO_START = 120
 # After its standard input has closed, the engine has this long to leave by itself.
 SECONDS_TO_LEAVE = 5
 _LOG_LINES = 300
+_REMOVALS, _MILLISECONDS_BETWEEN_REMOVALS = 20, 250
 
 
 class EngineConnection:
@@ -131,7 +132,7 @@ class EngineConnection:
         self._timer.stop()
         qt.QTimer.singleShot(0, self._letGo)
         if self.hello:
-            session_folder.remove(self.hello["session"])
+            _removeSession(self.hello["session"], _REMOVALS)
         if not self._leaving:
             program, log = self.launch.program, self.log
             self._end(_ended(exitCode, log) if self.hello else _neverSpoke(program, exitCode, log))
@@ -159,6 +160,15 @@ class EngineConnection:
     def _end(self, error: EngineError) -> None:
         self.kill()
         self._onEnded(error)
+
+
+def _removeSession(path: str, tries: int) -> None:
+    """Remove what a process has left; again a little later where it ended as the child of a launcher.
+
+    Of a launcher that was killed one hears at once, while the interpreter itself holds its folder a moment longer.
+    """
+    if not session_folder.remove(path) and tries > 1:
+        qt.QTimer.singleShot(_MILLISECONDS_BETWEEN_REMOVALS, lambda: _removeSession(path, tries - 1))
 
 
 def _failure(code: str, sentence: str, log: str = "", **values: object) -> EngineError:

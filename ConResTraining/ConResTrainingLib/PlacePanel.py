@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
 
 import slicer
@@ -134,10 +135,12 @@ class PlacePanel:
         self._search = None
         if base is None:
             sentence = _(
-                "No Python {least} or newer was found that can make environments; install one from python.org, or "
+                "No Python {least} or newer was found that can make environments; install one from {source}, or "
                 "choose another Python above."
             )
-            self._finish(sentence.format(least=PYTHON))
+            # On a Mac python.org's, which is for both kinds, would run as Slicer does: as Intel's.
+            source = "Homebrew" if sys.platform == "darwin" else "python.org"
+            self._finish(sentence.format(least=PYTHON, source=source))
             return
         question = _(
             "Make a Python environment from Python {version} in {folder}, and install {packages} into it? Several "

@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
+from conresnet import session_folder
 from conresnet.errors import UserError
 from conresnet.worker.server import SECONDS_OF_GRACE
 from ConResSegmentationLib.EngineError import EngineError
@@ -56,6 +57,17 @@ def test_behind_a_launcher_the_interpreter_itself_is_killed(driver: Driver, imag
     driver.cancel(recorder)
     driver.until(lambda: recorder.ending)
     driver.until(lambda: not is_alive(pid), 1)
+    driver.until(lambda: driver.sessions() == [])
+
+
+def test_a_session_that_is_still_held_is_removed_a_little_later(
+    driver: Driver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.run("any", image)
+    remove, held = session_folder.remove, [False, False]
+    monkeypatch.setattr(session_folder, "remove", lambda path: held.pop() if held else remove(path))
+    os.kill(driver.hello["pid"], signal.SIGKILL)
+    driver.until(lambda: not driver.engine.isRunning)
     driver.until(lambda: driver.sessions() == [])
 
 
