@@ -36,6 +36,16 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+@pytest.fixture
+def all_signals_heard():
+    """As from a terminal: a process in the background, or under nohup, hands it down that some are ignored."""
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def training(*arguments):
     """``python -m conresnet_training`` in a process of its own, which does not outlive the test."""
@@ -101,7 +111,7 @@ def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkey
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="Windows closes a window otherwise")
-def test_closed_terminal_ends_a_run_with_its_checkpoint(data_set, run, tmp_path):
+def test_closed_terminal_ends_a_run_with_its_checkpoint(data_set, run, tmp_path, all_signals_heard):
     plan = write_tiny_plan(
         data_set, tmp_path / "plan.yaml", "training.steps=100000", "training.steps_between_checkpoints=100000"
     )
@@ -123,7 +133,15 @@ def test_closed_terminal_ends_a_run_with_its_checkpoint(data_set, run, tmp_path)
     assert progress.state == "stopped" and last(run)["global_step"] == progress.step > 0
 
 
-def test_second_signal_ends_at_once(tmp_path):
+def test_signal_that_is_ignored_stays_so(tmp_path, all_signals_heard):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopWatch(tmp_path) as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert not stop.asked()
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_second_signal_ends_at_once(tmp_path, all_signals_heard):
     with StopWatch(tmp_path) as stop:
         assert not stop.asked()
         signal.raise_signal(signal.SIGTERM)
