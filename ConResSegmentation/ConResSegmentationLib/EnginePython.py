@@ -76,8 +76,8 @@ class EnginePython:
         Raises:
             UserError: "engine-python-not-found".
         """
-        launch, isSlicers = self._launchModule("conresnet.needs"), self.isSlicers
         self.dropCheck()
+        launch, isSlicers = self._launchModule("conresnet.needs"), self.isSlicers
 
         def onEnded(exitCode: int | None, output: str, _errors: str) -> None:
             onChecked(_evaluated(output if exitCode == 0 else "", launch.program, isSlicers))

@@ -126,11 +126,19 @@ def _newNode(volume: MapVolume, volumeNode):
 
 def _computedBox(volumes: list[MapVolume]) -> tuple[slice, slice, slice]:
     """The box [k, j, i] around what the engine has computed of any of the maps: everywhere else they are 0."""
-    boxes = [box for volume in volumes if (box := bounding_box(volume.array)) is not None]
+    boxes = [box for volume in volumes if (box := bounding_box(_bits(volume.array))) is not None]
     if not boxes:
         return whole_box(volumes[0].array.shape if volumes else (0, 0, 0))
     axes = zip(*boxes, strict=True)
     return tuple(slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in axes)
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """The same numbers as unsigned integers, in the same order where none is negative, and 0 where they are 0.
+
+    numpy compares half precision about ten times slower than integers, and maps may have a hundred million voxels.
+    """
+    return array.view(f"u{array.dtype.itemsize}")
 
 
 def _fill(node, array: np.ndarray, first: list[int], volumeNode) -> None:
@@ -156,8 +164,9 @@ def _display(node, kind: str, array: np.ndarray) -> None:
     low, high = 0.0, 1.0
     if kind in ("attention", "features"):
         # Only differences say something: their scale is the network's own.
-        computed = array[array != 0]
-        some = computed[:: max(1, computed.size // _SAMPLE)].astype(np.float32)
+        step = max(1, round((array.size / _SAMPLE) ** (1 / 3)))
+        every = array[::step, ::step, ::step]
+        some = every[every != 0].astype(np.float32)
         low, high = np.percentile(some, (1, 99)) if some.size else (0.0, 1.0)
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(float(low), float(max(high, low + 1e-3)))
@@ -175,7 +184,9 @@ def _clearWhereNothing(node, kind: str, array: np.ndarray) -> None:
     low = _CLEAR_BELOW
     if kind == "attention":
         # A region that is rotated against the voxels leaves corners of the box empty.
-        low = float(np.min(array, where=array != 0, initial=1))
-    display.SetThreshold(low, max(1.0, float(array.max(initial=0))))
+        bits = _bits(array)
+        low = float(bits.min(where=bits != 0, initial=_bits(np.ones(1, array.dtype))[0]).view(array.dtype))
+    highest = _bits(array).max(initial=0).view(array.dtype)
+    display.SetThreshold(low, max(1.0, float(highest)))
     display.SetApplyThreshold(True)
     node.SetAttribute(_CLEAR_BELOW_ATTRIBUTE, f"{low:g}")

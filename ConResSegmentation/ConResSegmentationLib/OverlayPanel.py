@@ -41,7 +41,7 @@ class OverlayPanel:
         self._fillSegments(True)
         self.adopt(node)
         if earlierID:
-            SliceOverlay.hide(slicer.mrmlScene.GetNodeByID(earlierID))
+            SliceOverlay.hide(earlierID)
         if node is not None:
             SliceOverlay.show(node, MapVolumes.inputOf(node), self._ui.mapOpacitySlider.value)
             self._fillSegments(False)

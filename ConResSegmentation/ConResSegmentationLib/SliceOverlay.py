@@ -8,6 +8,7 @@ from . import MapVolumes
 # What the user had in the foreground before a map.
 _COVERED_ROLE = "conresnetCovered"
 _COVERED_OPACITY_ATTRIBUTE = "ConResNet.CoveredOpacity"
+_COVERED_BY_ATTRIBUTE = "ConResNet.CoveredBy"
 
 
 def show(mapNode, backgroundNode, opacity: float) -> None:
@@ -18,6 +19,7 @@ def show(mapNode, backgroundNode, opacity: float) -> None:
             # Kept on the view's own node, so that a saved scene has it too.
             composite.SetNodeReferenceID(_COVERED_ROLE, foreground.GetID() if foreground else None)
             composite.SetAttribute(_COVERED_OPACITY_ATTRIBUTE, f"{composite.GetForegroundOpacity():g}")
+        composite.SetAttribute(_COVERED_BY_ATTRIBUTE, mapNode.GetID())
     background = backgroundNode if backgroundNode is not None else "keep-current"
     slicer.util.setSliceViewerLayers(background=background, foreground=mapNode, foregroundOpacity=opacity)
 
@@ -27,20 +29,22 @@ def setOpacity(opacity: float) -> None:
     slicer.util.setSliceViewerLayers(foregroundOpacity=opacity)
 
 
-def hide(mapNode) -> None:
+def hide(mapID: str) -> None:
     """Take a map off the slices where it lies, give back what it has covered, and leave what else the user shows.
 
-    None stands for a map that was removed from the scene, and so from the slices.
+    A map that was removed from the scene is gone from the slices too, and what it has covered comes back as well.
     """
+    there = mapID if slicer.mrmlScene.GetNodeByID(mapID) else None
     for composite in _composites():
-        if composite.GetForegroundVolumeID() != (mapNode.GetID() if mapNode is not None else None):
+        if composite.GetForegroundVolumeID() != there or composite.GetAttribute(_COVERED_BY_ATTRIBUTE) != mapID:
             continue
         composite.SetForegroundVolumeID(composite.GetNodeReferenceID(_COVERED_ROLE))
         opacity = composite.GetAttribute(_COVERED_OPACITY_ATTRIBUTE)
         if opacity is not None:
             composite.SetForegroundOpacity(float(opacity))
         composite.SetNodeReferenceID(_COVERED_ROLE, None)
-        composite.SetAttribute(_COVERED_OPACITY_ATTRIBUTE, None)
+        for name in (_COVERED_OPACITY_ATTRIBUTE, _COVERED_BY_ATTRIBUTE):
+            composite.SetAttribute(name, None)
 
 
 def isShown(mapNode) -> bool:

@@ -122,8 +122,8 @@ def write_nifti(array: np.ndarray, grid: Grid, path: Path) -> None:
     header.set_data_shape(array.shape[::-1] if array.ndim == 3 else (*array.shape[:0:-1], len(array)))
     header.set_xyzt_units("mm")
     header.set_sform(grid.affine, code="scanner")
-    if _fits_qform(header, grid):
-        header.set_qform(grid.affine, code="scanner")
+    # Set in any case, since it brings the size of voxels into the header.
+    header.set_qform(grid.affine, code="scanner" if _fits_qform(header, grid) else "unknown")
     header["magic"], header["vox_offset"] = b"n+1", _VOXELS_BEGIN
     with replacing(path) as temporary, _created(temporary) as file:
         header.write_to(file)

@@ -5,6 +5,7 @@ were begun by. A fold that failed may get other training settings in its own pla
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from conresnet_training.plan import Plan, read_plan, write_plan
 from conresnet_training.progress import PROGRESS_FILE, read_progress
 from conresnet_training.run import PLAN_FILE, Run, open_run, start_run
 from conresnet_training.running import ask_to_stop, sole_process
+from conresnet_training.sample_processes import JOBS_VARIABLE
 from conresnet_training.stopping import StopWatch
 
 # Not a run's PLAN_FILE, since the folder is no run's.
@@ -34,20 +36,22 @@ class Fold:
     log: Path | None = None
     process: subprocess.Popen | None = None
 
-    def start(self, options: Sequence[str]) -> None:
-        """Let a process of its own train it from where it stands."""
+    def start(self, options: Sequence[str], jobs: int) -> None:
+        """Let a process of its own train it from where it stands, one of so many beside each other."""
         command = [sys.executable, "-m", "conresnet_training", "resume", str(self.run.folder), *options]
         with contextlib.ExitStack() as files:
             output = {}
             if self.log is not None:
                 output = {"stdout": files.enter_context(open(self.log, "ab")), "stderr": subprocess.STDOUT}
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **output)
+            environment = os.environ | {JOBS_VARIABLE: str(jobs)}
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, **output)
 
-    def is_done(self, last: int) -> bool:
-        """Whether nothing is left of it up to this step."""
+    def is_done(self, most_steps: int | None) -> bool:
+        """Whether nothing is left of it, or nothing up to this step."""
         progress = read_progress(self.run.folder / PROGRESS_FILE)
         if progress.state == "finished":
             return True
+        last = steps_of_run(self.run.plan) if most_steps is None else most_steps
         return last < steps_of_run(self.run.plan) and progress.step >= last and progress.state == "stopped"
 
 
@@ -93,7 +97,7 @@ def cross_validate(
     folder: Path,
     folds: Sequence[int],
     jobs: int,
-    last: int,
+    most_steps: int | None,
     options: Sequence[str],
     say: Callable[[str], None],
 ) -> tuple[list[Run], bool]:
@@ -101,7 +105,7 @@ def cross_validate(
 
     Args:
         jobs: how many folds are trained at a time; with more than one, each writes to ``fold_<k>.log``.
-        last: the step at which to end.
+        most_steps: the step at which to end, if not the last of each fold's own plan.
         options: of ``resume``, for every fold.
         say: takes a sentence about each fold.
 
@@ -112,28 +116,34 @@ def cross_validate(
         UserError: ``fold-failed`` once the others have ended, ``run-in-use``, or those of ``make_folder`` and
             ``open_folds``.
     """
+
+    def tell(sentence: str) -> None:
+        # A terminal that was closed hears nothing any longer; the folds must still be asked to stop.
+        with contextlib.suppress(OSError):
+            say(sentence)
+
     make_folder(folder)
     with StopWatch(folder) as stop, sole_process(folder):
         runs = open_folds(plan, folder, folds)
         waiting = []
         for run in runs:
             fold = Fold(run, folder / f"fold_{run.fold}.log" if jobs > 1 else None)
-            if fold.is_done(last):
-                say(f"Fold {run.fold} is done already.")
+            if fold.is_done(most_steps):
+                tell(f"Fold {run.fold} is done already.")
             else:
                 waiting.append(fold)
         failed = []
-        for fold in _ended(waiting, jobs, options, stop, say):
+        for fold in _ended(waiting, jobs, options, stop, tell):
             if fold.process.returncode:
                 failed.append(fold)
-                say(f"Fold {fold.run.fold} failed{f'; see {fold.log}' if fold.log else ''}.")
+                tell(f"Fold {fold.run.fold} failed{f'; see {fold.log}' if fold.log else ''}.")
             else:
-                say(f"Fold {fold.run.fold} {'is done' if fold.is_done(last) else 'was stopped'}.")
+                tell(f"Fold {fold.run.fold} {'is done' if fold.is_done(most_steps) else 'was stopped'}.")
         if failed:
             names = ", ".join(str(fold.run.fold) for fold in failed)
             sentence = f"Fold {names} of {folder} failed; put right what its message says and give the command again."
             raise UserError("fold-failed", sentence, path=str(folder))
-        return runs, all(Fold(run).is_done(last) for run in runs)
+        return runs, all(Fold(run).is_done(most_steps) for run in runs)
 
 
 def _ended(
@@ -146,7 +156,7 @@ def _ended(
             while waiting and len(working) < jobs and not stop.asked():
                 fold = waiting.pop(0)
                 say(f"Fold {fold.run.fold} begins.")
-                fold.start(options)
+                fold.start(options, jobs)
                 working.append(fold)
             for fold in [fold for fold in working if fold.process.poll() is not None]:
                 working.remove(fold)

@@ -8,6 +8,8 @@ from lightning.fabric import Fabric
 
 # More than a GPU was seen to need; each holds the libraries, and two batches in shared memory.
 MOST = 8
+# In the environment of a training, how many go on beside each other on this computer, itself among them.
+JOBS_VARIABLE = "CONRESNET_JOBS"
 
 
 def sample_processes(planned: int | None, fabric: Fabric) -> int:
@@ -25,11 +27,12 @@ def sample_processes(planned: int | None, fabric: Fabric) -> int:
     if fabric.device.type == "cpu":
         return 0
     cores = _cores()
-    return min(MOST, max(1, len(cores) // _processes_on(cores, fabric) - 1))
+    beside = _processes_on(cores, fabric) * int(os.environ.get(JOBS_VARIABLE, 1))
+    return min(MOST, max(1, len(cores) // beside - 1))
 
 
 def _cores() -> tuple[int, ...]:
-    """Those that this process may use; containers and queues grant fewer than there are."""
+    """Those that this process may use; a queue may grant fewer than there are."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))

@@ -52,5 +52,8 @@ class StopWatch:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.reason is not None:
+            # A closed terminal may signal twice: the shell its jobs, and the system the shell's.
+            if number == getattr(signal, "SIGHUP", None):
+                return
             raise KeyboardInterrupt
         self.reason = f"signal {signal.Signals(number).name}"

@@ -41,12 +41,10 @@ def crossval(
     A stop ends every fold after its step.
     """
     from conresnet_training.cross_validation import cross_validate
-    from conresnet_training.network_with_losses import steps_of_run
     from conresnet_training.plan import read_plan, with_settings
 
     followed = with_settings(read_plan(plan, data), settings)
     output = output or Path(f"{plan.stem}_crossval")
-    steps = steps_of_run(followed)
     options = ["--devices", str(devices), "--data", str(followed.data)]
     if max_steps is not None:
         options += ["--max-steps", str(max_steps)]
@@ -55,7 +53,7 @@ def crossval(
         output,
         _numbers(folds, followed.training.folds),
         jobs,
-        min(max_steps or steps, steps),
+        max_steps,
         options,
         click.echo,
     )

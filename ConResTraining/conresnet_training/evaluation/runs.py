@@ -155,7 +155,8 @@ def _sentence(runs: Sequence[Run], data_set: DataSet, cases: Collection[str]) ->
         sentence += "; each case was segmented by those runs alone that never saw it"
     begun = dict.fromkeys(run.plan.training.start_from for run in runs if run.plan.training.start_from)
     for model in begun:
-        known = "which held them out too" if set(cases) <= _held_out_by(model, data_set.name) else MAY_HAVE_LEARNED
+        held_out = set(cases) <= _held_out_by(model, data_set.name)
+        known = "which names them among those it held out" if held_out else MAY_HAVE_LEARNED
         sentence += f"; training began with the weights of {Path(model).name}, {known}"
     return sentence
 

@@ -104,15 +104,17 @@ def test_a_nifti_that_itk_does_not_open_is_refused_rather_than_placed_elsewhere(
 
 def test_a_result_lies_on_the_grid_of_an_image_whose_axes_are_not_quite_at_right_angles(tmp_path):
     """Where a qform, which has no shear and which ITK would take, would lie a millimetre beside it."""
-    affine = np.eye(4)
-    affine[0, 1] = np.sin(np.radians(0.9))
+    affine = np.diag([0.5, 0.5, 3, 1.0])
+    affine[0, 1] = 0.5 * np.sin(np.radians(0.9))
     image = nibabel.Nifti1Image(np.arange(60 * 200 * 5, dtype=np.int16).reshape(60, 200, 5), affine)
     image.set_qform(None, 0)
     nibabel.save(image, tmp_path / "image.nii")
     read = read_volume(tmp_path / "image.nii")
     write_volume(read.array, read.grid, tmp_path / "result.nii")
     assert read_volume(tmp_path / "result.nii").grid.matches(read.grid)
-    assert np.allclose(nibabel.load(tmp_path / "result.nii").affine, affine)
+    result = nibabel.load(tmp_path / "result.nii")
+    assert np.allclose(result.affine, affine)
+    assert np.allclose(result.header.get_zooms(), (0.5, 0.5, 3), atol=0.01)
 
 
 def test_a_nifti_whose_axes_are_almost_at_right_angles_is_read_where_itk_refuses_it(tmp_path):

@@ -183,7 +183,7 @@ def test_weights_that_were_begun_with_are_told_of(data_set, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("data", "split", "known"),
     [
-        ("Boxes", "fold 0 of 3", "which held them out too"),
+        ("Boxes", "fold 0 of 3", "which names them among those it held out"),
         ("Others", "fold 0 of 3", "which may have learned from some of them"),
         ("Boxes", "fold 1 of 3", "which may have learned from some of them"),
         ("Boxes", "begun with others, which may have learned from some of them", "which may have learned from some"),

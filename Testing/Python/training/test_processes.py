@@ -137,6 +137,8 @@ def test_a_fold_that_failed_goes_on_by_its_own_training_settings(data_set, tmp_p
         # Its last validation is left.
         ("stopped", 12, 12, False),
         ("failed", 5, 5, False),
+        # A fold may have more steps in its own plan than the others.
+        ("stopped", 10, None, False),
     ],
 )
 def test_a_fold_is_done_when_nothing_is_left_of_it(data_set, tmp_path, end, step, last, done):

@@ -11,7 +11,7 @@ from conresnet_training import loop
 from conresnet_training.fitting import fit
 from conresnet_training.plan import read_plan
 from conresnet_training.run import start_run
-from conresnet_training.sample_processes import sample_processes
+from conresnet_training.sample_processes import JOBS_VARIABLE, sample_processes
 from training.tiny_plan import write_tiny_plan
 
 
@@ -31,6 +31,12 @@ def test_beside_a_gpu_each_has_a_core_and_one_is_left(cores, count, workers):
     assert sample_processes(None, training_on("cuda")) == workers
     assert sample_processes(None, training_on("cpu")) == 0
     assert sample_processes(3, training_on("cuda")) == 3
+
+
+def test_folds_that_are_trained_beside_each_other_share_the_cores(cores, monkeypatch):
+    cores(range(16))
+    monkeypatch.setenv(JOBS_VARIABLE, "4")
+    assert sample_processes(None, training_on("cuda")) == 3
 
 
 def test_all_cores_count_where_a_process_cannot_tell_its_own(monkeypatch):
