@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from module.panel_driver import PanelDriver
@@ -53,3 +54,29 @@ def head(slicer_app: object, head_image: Path) -> object:
     import slicer
 
     return slicer.util.loadVolume(str(head_image))
+
+
+@pytest.fixture
+def labels(volume: object, hippocampus_label: Path) -> np.ndarray:
+    """The expert's labels of the crop."""
+    import slicer
+
+    node = slicer.util.loadVolume(str(hippocampus_label))
+    array = slicer.util.arrayFromVolume(node).astype(np.uint8)
+    slicer.mrmlScene.RemoveNode(node)
+    return array
+
+
+@pytest.fixture
+def result(volume: object, labels: np.ndarray) -> object:
+    """A segmentation as the module makes it."""
+    import slicer
+
+    from ConResSegmentationLib import SegmentationInScene
+    from module.result_cases import SEGMENTS, origin_of
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
+    made = SegmentationInScene.makeSegments(labels, SEGMENTS, volume)
+    SegmentationInScene.fill(node, made, volume, show3D=True)
+    origin_of(volume).sign(node)
+    return node

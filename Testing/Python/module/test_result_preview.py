@@ -16,7 +16,7 @@ import slicer
 from conresnet.model_list import install_model
 from ConResSegmentationLib import SegmentationInScene
 from module.panel_driver import PanelDriver, label_array
-from module.test_results_in_scene import SEGMENTS
+from module.result_cases import SEGMENTS
 from worker.models import make_model
 
 

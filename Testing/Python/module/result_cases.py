@@ -1,0 +1,22 @@
+"""A result of two segments as tests of the scene need it."""
+
+from __future__ import annotations
+
+import slicer
+
+from conresnet.package.description import Segment
+from conresnet.package.terminology import Code, Terminology
+from conresnet.roi import BoxROI
+from ConResSegmentationLib.ResultOrigin import ResultOrigin, checksum
+
+ANATOMY = Code("SCT", "123037004", "Anatomical Structure")
+SEGMENTS = (
+    Segment("Anterior", 1, (220, 20, 30), Terminology(ANATOMY, Code("SCT", "91609005", "Hippocampus"))),
+    Segment("Posterior", 2, (20, 120, 230), Terminology(ANATOMY, Code("SCT", "64033007", "Kidney"),
+                                                        Code("SCT", "7771000", "Left"))),
+)  # fmt: skip
+MODEL = "organ 1.0.0"
+
+
+def origin_of(volume: object, region: BoxROI | None = None, model: str = MODEL) -> ResultOrigin:
+    return ResultOrigin(model, volume, (checksum(slicer.util.arrayFromVolume(volume)),), region)

@@ -1,0 +1,106 @@
+"""Maps in the scene: where they lie, how they are drawn, and which of them stay with a new result."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import vtk
+
+from ConResSegmentationLib import MapVolumes
+from module.test_scene_inputs import add_transform, rotation
+
+
+def test_maps_lie_on_the_input_and_are_named_by_their_segments(result: object, volume: object) -> None:
+    shape = slicer.util.arrayFromVolume(volume).shape
+    residual = np.random.default_rng(0).random((2, *shape)).astype(np.float16)
+    maps = {"residual": residual, "features": np.stack([residual[0], residual[1] * 5])}
+    nodes = MapVolumes.put(MapVolumes.split(maps, ["Anterior", "Posterior"]), result, volume)
+    name = volume.GetName()
+    assert [node.GetName() for node in nodes] == [
+        f"{name} residual Anterior",
+        f"{name} residual Posterior",
+        f"{name} features before attention",
+        f"{name} features after attention",
+    ]
+    np.testing.assert_array_equal(slicer.util.arrayFromVolume(nodes[1]), residual[1].astype(np.float32))
+    for node in nodes:
+        matrices = [vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()]
+        for owner, matrix in zip((node, volume), matrices, strict=True):
+            owner.GetIJKToRASMatrix(matrix)
+        np.testing.assert_allclose(*map(slicer.util.arrayFromVTKMatrix, matrices))
+        assert node.GetDisplayNode().GetColorNode() is not None
+        assert MapVolumes.inputOf(node) is volume
+    assert nodes[0].GetDisplayNode().GetApplyThreshold()
+
+
+def test_a_new_result_keeps_the_maps_it_has_again_and_takes_the_others_away(result: object, volume: object) -> None:
+    shape = slicer.util.arrayFromVolume(volume).shape
+    residual, attention = np.zeros((1, *shape), np.float16), np.ones((1, *shape), np.float16)
+    first = MapVolumes.put(MapVolumes.split({"residual": residual, "attention": attention}, ["A"]), result, volume)
+    first[1].GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")
+    again = MapVolumes.put(MapVolumes.split({"attention": attention * 2}, ["A"]), result, volume)
+    assert again == [first[1]]
+    assert slicer.util.arrayFromVolume(again[0]).max() == 2
+    assert again[0].GetDisplayNode().GetColorNodeID() == "vtkMRMLColorTableNodeRainbow"
+    assert first[0].GetScene() is None
+
+
+def put_computed_in(box: tuple[slice, ...], result: object, volume: object, kind: str = "attention") -> object:
+    """A map of values from 0.2 to 0.8, computed in a box [k, j, i] only, in the scene."""
+    array = np.zeros((1, *slicer.util.arrayFromVolume(volume).shape), np.float16)
+    part = array[(0, *box)]
+    part[...] = np.random.default_rng(1).uniform(0.2, 0.8, part.shape)
+    (node,) = MapVolumes.put(MapVolumes.split({kind: array}, []), result, volume)
+    return node
+
+
+def ijk_to_world(node: object) -> np.ndarray:
+    matrix, to_world = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    node.GetParentTransformNode().GetMatrixTransformToWorld(to_world)
+    return slicer.util.arrayFromVTKMatrix(to_world) @ slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def test_a_map_holds_what_was_computed_where_it_was_computed(result: object, volume: object) -> None:
+    volume.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(rotation(25, (30, -20, 10)) @ np.diag((-0.9, 0.8, 2.5, 1))))
+    volume.SetAndObserveTransformNodeID(add_transform(rotation(40, (1, 2, 3))).GetID())
+    for box in (np.s_[9:14, 21:40, 3:17], np.s_[2:4, 0:30, 15:36]):
+        array = np.zeros((2, *slicer.util.arrayFromVolume(volume).shape), np.float16)
+        array[(slice(None), *box)] = np.random.default_rng(1).normal(size=array[(slice(None), *box)].shape)
+        # A value of the network's may be 0 anywhere; what was computed ends where both of the maps do.
+        array[0, :, :, 16:] = 0
+        nodes = MapVolumes.put(MapVolumes.split({"features": array}, []), result, volume)
+        for node, component in zip(nodes, array, strict=True):
+            values = slicer.util.arrayFromVolume(node)
+            assert values.shape == component[box].shape
+            np.testing.assert_array_equal(values, component[box])
+            for corner, voxel in (((0, 0, 0), [part.start for part in box]), (values.shape, [p.stop for p in box])):
+                world, expected = ijk_to_world(node) @ (*corner[::-1], 1), ijk_to_world(volume) @ (*voxel[::-1], 1)
+                np.testing.assert_allclose(world, expected, atol=1e-9)
+            assert node.GetParentTransformNode() is volume.GetParentTransformNode()
+
+
+def test_the_scale_of_a_map_is_that_of_what_was_computed_in_however_few_slices(result: object, volume: object) -> None:
+    tall = slicer.util.addVolumeFromArray(np.zeros((65, 4, 4), np.int16))
+    display = put_computed_in(np.s_[33:34, 0:4, 0:4], result, tall).GetDisplayNode()
+    assert 0.2 <= display.GetWindowLevelMin() < display.GetWindowLevelMax() <= 0.8
+
+
+def test_nothing_is_drawn_where_no_attention_was_computed_unless_the_user_wants_it(
+    result: object, volume: object
+) -> None:
+    box = np.s_[9:14, 21:40, 3:17]
+    node = put_computed_in(box, result, volume)
+    display, lowest = node.GetDisplayNode(), slicer.util.arrayFromVolume(node).min()
+    assert display.GetApplyThreshold() and 0.2 <= lowest == display.GetLowerThreshold()
+    display.SetWindowLevelMinMax(0.25, 0.75)
+    other = np.s_[10:12, 21:23, 3:5]
+    assert put_computed_in(other, result, volume) is node
+    assert display.GetLowerThreshold() == slicer.util.arrayFromVolume(node).min() > lowest
+    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == (0.25, 0.75)
+    display.SetThreshold(0.6, 1)
+    put_computed_in(box, result, volume)
+    assert display.GetLowerThreshold() == 0.6, "which the user has chosen"
+    display.SetApplyThreshold(False)
+    put_computed_in(box, result, volume)
+    assert not display.GetApplyThreshold()
