@@ -1,25 +1,26 @@
-# Commands for developers and users of the source tree. They need Python 3.11 and make, and set up the rest in .venv/.
+# Commands for work in the source tree. They need make and Python 3.11 or newer; everything else is installed in .venv/.
 PYTHON ?= python3.11
 VENV := .venv
-# The Slicer that `make package` packs for: its version, and linux or win.
+# The Slicer that `make package` builds the archive for: its version, and linux or win.
 SLICER_VERSION ?= 5.12
 SLICER_OS ?= linux
 BIN := $(VENV)/bin
 REQUIREMENTS := $(filter-out requirements/debian.txt,$(wildcard requirements/*.txt))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Two processes, each with whole files, so that what the tests of a file share is made once; a thread each.
+# Two processes with one thread each. Each test file goes to one process, so that its shared fixtures are created once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help setup test test-all demo lint lists package clean
+.PHONY: help setup test test-all demo lint lists package benchmarks clean
 
 help:
-	@echo "make test      run the tests (about 10 minutes)"
-	@echo "make test-all  run the long tests too"
-	@echo "make demo      segment a real case through the module's logic; pictures and files go to demo/"
-	@echo "make lint      check the style of the Python sources"
-	@echo "make lists     name every file of a Slicer module in its CMakeLists.txt"
-	@echo "make package   build the wheel and the extension archive in dist/ (SLICER_VERSION=5.12 SLICER_OS=linux)"
-	@echo "make clean     remove what these commands made, .venv/ too"
+	@echo "make test        run the tests (about 10 minutes)"
+	@echo "make test-all    also run the long tests"
+	@echo "make demo        segment real cases through the module's logic; pictures and files go to demo/"
+	@echo "make lint        check the style of the Python sources"
+	@echo "make lists       list every file of the Slicer modules in their CMakeLists.txt"
+	@echo "make package     build the wheel and the extension archive in dist/ (SLICER_VERSION=5.12 SLICER_OS=linux)"
+	@echo "make benchmarks  install nnU-Net, for the benchmarks that compare with it, in .venv-nnunet/"
+	@echo "make clean       remove everything that these commands created, including .venv/"
 
 setup: $(VENV)/ready
 
@@ -48,10 +49,14 @@ package: setup
 	$(BIN)/cpack --config build/extension/CPackConfig.cmake -B build/archive
 	cp build/archive/*.* dist/
 
-clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .hypothesis
+# nnU-Net gets an environment of its own, so that its packages and ours need not agree.
+benchmarks: setup
+	$(BIN)/python Testing/Benchmarks/nnunet_tools.py
 
-# torch goes first and in a command of its own, so that a CPU build installed or offered beforehand is kept.
+clean:
+	rm -rf $(VENV) .venv-nnunet build dist demo .pytest_cache .ruff_cache .hypothesis
+
+# torch is installed first and separately, so that a CPU build that is already there, or that pip finds first, is kept.
 $(VENV)/requirements: $(REQUIREMENTS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet $(shell cat requirements/torch.txt)
 	$(BIN)/python -m pip install --quiet -c requirements/constraints.txt \
@@ -65,9 +70,9 @@ $(VENV)/ready: $(VENV)/requirements pyproject.toml Testing/check_machine.py
 
 $(BIN)/python:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
-	    echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not that. Install it, or name it: make PYTHON=/path/to/python3.11"; \
+	    echo "Python 3.11 or newer is required, but '$(PYTHON)' is not available or too old. Install it, or use make PYTHON=/path/to/python"; \
 	    exit 1; }
 	@$(PYTHON) -c "import ensurepip, venv" || { \
-	    echo "This Python cannot make virtual environments. On Debian or Ubuntu: sudo apt-get install python3.11-venv"; \
+	    echo "'$(PYTHON)' cannot create virtual environments. On Debian or Ubuntu: sudo apt-get install python3-venv"; \
 	    exit 1; }
 	$(PYTHON) -m venv $(VENV)

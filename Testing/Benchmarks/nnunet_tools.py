@@ -21,7 +21,9 @@ from conresnet_training.plan import Plan
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 ENVIRONMENT = ROOT / ".venv-nnunet"
-REQUIREMENTS = (ROOT / "requirements" / "torch.txt", HERE / "nnunet_requirements.txt")
+PINS = ROOT / "requirements"
+REQUIREMENTS = HERE / "requirements.txt"
+CONSTRAINTS = tuple(PINS / f"{name}.txt" for name in ("constraints", "engine", "tests", "torch", "training"))
 DATA_SET = "Dataset001_Benchmark"
 SUFFIX = ".nii.gz"
 
@@ -29,13 +31,16 @@ SUFFIX = ".nii.gz"
 def environment_python() -> Path:
     """The Python of nnU-Net's environment, which is made where it is missing or older than its requirements."""
     python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    ready, wanted = ENVIRONMENT / "ready", "".join(path.read_text(encoding="utf-8") for path in REQUIREMENTS)
+    ready = ENVIRONMENT / "ready"
+    wanted = "".join(path.read_text(encoding="utf-8") for path in (REQUIREMENTS, *CONSTRAINTS))
     if not ready.exists() or ready.read_text(encoding="utf-8") != wanted:
         click.echo(f"... making {ENVIRONMENT.name}/ with nnU-Net in it", err=True)
         subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
-        for path in REQUIREMENTS:
-            install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", path]
-            subprocess.run(install, check=True, stdout=sys.stderr)
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        constraints = [part for path in CONSTRAINTS for part in ("-c", path)]
+        # torch goes first and by itself, so that a CPU build that is offered is kept.
+        for path in (PINS / "torch.txt", REQUIREMENTS):
+            subprocess.run([*install, *constraints, "-r", path], check=True, stdout=sys.stderr)
         ready.write_text(wanted, encoding="utf-8")
     return python
 
@@ -146,3 +151,7 @@ def _lay(sources, places, channels) -> None:
         return
     for volume, place in zip(read_channels(list(sources), list(channels)), places, strict=True):
         write_volume(volume.array, volume.grid, place)
+
+
+if __name__ == "__main__":
+    environment_python()

@@ -1,0 +1,249 @@
+"""The documentation against the repository: links, paths, commands, options, panel texts and figures must be real."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+import conresnet.command_line
+import conresnet_training.command_line
+from conresnet.cases import read_case_list
+from conresnet.maps import MAPS
+from conresnet_training.plan import Training
+from conresnet_training.system_catalogue import SYSTEMS
+
+MOST_README_LINES = 150
+TOP_FOLDERS = r"ConResSegmentation|ConResTraining|Testing|Screenshots|Utilities|docs|requirements|\.github|\.ci"
+PATH = re.compile(rf"(?<![\w/.~-])(?:{TOP_FOLDERS})/[\w./-]*\w")
+PROGRAMS = {
+    "conresnet": conresnet.command_line.conresnet,
+    "conresnet_training": conresnet_training.command_line.conresnet_training,
+}
+
+
+def pages_of(repository: Path) -> list[Path]:
+    """The pages that people read: those at the root, in docs/, and the README of each folder."""
+    root, docs = sorted(repository.glob("*.md")), sorted((repository / "docs").glob("*.md"))
+    return [*root, *docs, *sorted((repository / "Testing").rglob("README.md"))]
+
+
+@pytest.fixture(scope="module")
+def pages(repository: Path) -> dict[str, str]:
+    """The text of every page, by its path from the root."""
+    found = {path.relative_to(repository).as_posix(): path.read_text(encoding="utf-8") for path in pages_of(repository)}
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/command-line.md", "docs/training.md"} <= found.keys()
+    return found
+
+
+def code_of(text: str) -> list[str]:
+    """Code blocks and code spans, with continued lines joined."""
+    code = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    code += re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [re.sub(r"\\\n\s*", " ", part).replace("\\|", "|") for part in code]
+
+
+def slugs_of(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_can_be_read_in_five_minutes(pages: dict[str, str]) -> None:
+    assert len(pages["README.md"].splitlines()) <= MOST_README_LINES
+
+
+def test_every_link_leads_to_a_file_and_a_heading(pages: dict[str, str], repository: Path) -> None:
+    broken, followed = [], 0
+    for page, text in pages.items():
+        for target, anchor in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+            followed += 1
+            path = (repository / page).parent / target if target else repository / page
+            if not path.exists():
+                broken.append(f"{page}: {target}")
+            elif anchor and anchor not in slugs_of(path.read_text(encoding="utf-8")):
+                broken.append(f"{page}: {target}#{anchor}")
+    assert followed > 50
+    assert broken == []
+
+
+def test_every_page_of_docs_is_reached_from_the_readme(pages: dict[str, str]) -> None:
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", pages["README.md"]))
+    assert linked == {page for page in pages if page.startswith("docs/")}
+
+
+def test_every_path_into_the_repository_exists(pages: dict[str, str], repository: Path) -> None:
+    named = {(page, path) for page, text in pages.items() for path in PATH.findall(text)}
+    assert len(named) > 20
+    assert [f"{page}: {path}" for page, path in sorted(named) if not (repository / path).exists()] == []
+
+
+def test_every_make_command_exists_and_is_described(pages: dict[str, str], repository: Path) -> None:
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    targets = {name for name in phony.split() if re.search(rf"^{name}:", makefile, re.MULTILINE)}
+    assert targets == set(phony.split())
+
+    def named(text: str) -> set[str]:
+        return set(re.findall(r"^make (?:[A-Z]+=\S+ )*([a-z-]+)", "\n".join(code_of(text)), re.MULTILINE))
+
+    assert set().union(*map(named, pages.values())) <= targets
+    assert named(pages["docs/development.md"]) == targets - {"help", "setup"}
+    workflow = yaml.safe_load((repository / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    commands = "\n".join(step.get("run", "") for step in workflow["jobs"]["test"]["steps"])
+    assert {"lint", "test"} <= set(re.findall(r"\bmake PYTHON=python ([a-z-]+)$", commands, re.MULTILINE))
+
+
+def all_options(command: click.Command) -> set[str]:
+    """The options of a command and of those below it."""
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            options |= all_options(command.get_command(context, name))
+    return options | {"--help", "--version"}
+
+
+def command_lines(pages: dict[str, str]) -> Iterator[tuple[str, str, list[str]]]:
+    """(page, program, words after it) of every command line of ours."""
+    for page, text in pages.items():
+        for part in code_of(text):
+            for line in part.splitlines():
+                if match := re.search(r"python -m (conresnet(?:_training)?) (.+)", line.partition("  #")[0]):
+                    yield page, match[1], match[2].split()
+
+
+def test_every_command_line_of_ours_has_a_command_and_options_that_exist(pages: dict[str, str]) -> None:
+    wrong, seen = [], set()
+    for page, program, words in command_lines(pages):
+        command: click.Command = PROGRAMS[program]
+        shown = " ".join([program, *words])
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            name, *words = words
+            found = command.get_command(click.Context(command), name)
+            if found is None:
+                wrong.append(f"{page}: {shown}")
+                break
+            command = found
+            seen.add((program, name))
+        else:
+            options = {word.partition("=")[0] for word in words if word.startswith("--")}
+            wrong += [f"{page}: {shown}: {option}" for option in options - all_options(command)]
+    assert {("conresnet", "segment"), ("conresnet", "import"), ("conresnet_training", "plan")} <= seen
+    assert wrong == []
+
+
+def test_every_option_that_is_named_by_itself_exists(pages: dict[str, str], repository: Path) -> None:
+    ours = set().union(*map(all_options, PROGRAMS.values()))
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in (repository / "Testing/Benchmarks").glob("*.py"))
+    known = ours | set(re.findall(r"--[a-z][a-z0-9-]+", scripts)) | {"--index-url"}
+    named = {
+        (page, option)
+        for page, text in pages.items()
+        for part in code_of(text)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", part)
+    }
+    assert len(named) > 30
+    assert sorted(f"{page}: {option}" for page, option in named if option not in known) == []
+
+
+def test_every_program_of_the_benchmarks_that_is_named_takes_its_options(
+    pages: dict[str, str], repository: Path
+) -> None:
+    wrong, seen = [], 0
+    for page, text in pages.items():
+        for part in code_of(text):
+            for script, rest in re.findall(r"python (Testing/Benchmarks/\w+\.py)(.*)", part):
+                source = (repository / script).read_text(encoding="utf-8")
+                options = set(re.findall(r"(?<!\S)--[a-z][a-z-]+", rest))
+                wrong += [f"{page}: {script} {option}" for option in options if f'"{option}"' not in source]
+                seen += 1
+    assert seen > 5
+    assert wrong == []
+
+
+def test_every_setting_of_a_plan_that_is_named_exists(pages: dict[str, str]) -> None:
+    named = {key for text in pages.values() for key in re.findall(r"--set training\.(\w+)=", text)}
+    assert len(named) > 5
+    assert named <= Training.model_fields.keys()
+
+
+def test_every_system_and_every_map_is_described(pages: dict[str, str]) -> None:
+    table = pages["docs/training.md"].partition("## Systems")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert {name for cell in cells for name in re.findall(r"`([a-z-]+)`", cell)} == SYSTEMS.keys()
+    guide = pages["docs/user-guide.md"].partition("### Maps")[2].partition("\n### ")[0]
+    assert {name.lower() for name in re.findall(r"^\| ([A-Z]\w+) \|", guide, re.MULTILINE)} == MAPS.keys()
+
+
+def test_every_control_of_the_panels_that_is_named_exists(pages: dict[str, str], repository: Path) -> None:
+    texts = {
+        "".join(element.itertext()).strip().rstrip(":.")
+        for file in repository.glob("ConRes*/Resources/UI/*.ui")
+        for element in ElementTree.parse(file).iter("property")
+        if element.get("name") in ("text", "title")
+    }
+    modules = {"ConRes Segmentation", "ConRes Training"}
+    tutorial = pages["README.md"].partition("## Tutorial")[2].partition("\n## ")[0]
+    named = set(re.findall(r"\*\*([^*]+)\*\*", tutorial + pages["docs/user-guide.md"]))
+    assert {"Segment", "Cancel", "Check", "Start"} <= named
+    assert sorted(name for name in named - modules if name.rstrip(":.") not in texts) == []
+
+
+def test_the_figures_of_the_shipped_models_are_those_in_their_packages(pages: dict[str, str], repository: Path) -> None:
+    models = repository / "ConResSegmentation" / "conresnet" / "models"
+    summary = re.findall(r"^\| \[([\w-]+)\]\(docs/models\.md.*\| (0\.\d{3}), mean", pages["README.md"], re.MULTILINE)
+    versions = re.findall(r"^\| \[([\w-]+)\]\(#[\w-]+\) \| ([\d.]+) \|", pages["docs/models.md"], re.MULTILINE)
+    names = sorted(path.name for path in models.iterdir())
+    assert sorted(name for name, _ in summary) == sorted(name for name, _ in versions) == names
+    for name, dice in summary:
+        metrics = json.loads((models / name / "metrics.json").read_text(encoding="utf-8"))
+        section = pages["docs/models.md"].partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+        assert float(dice) == round(metrics["mean_dice"], 3), name
+        assert dice in section
+        for value in metrics["mean_dice_a_segment"].values():
+            assert f" {value:.3f} |" in section, (name, value)
+    for name, version in versions:
+        assert json.loads((models / name / "model.json").read_text(encoding="utf-8"))["version"] == version
+
+
+def test_the_example_of_a_list_of_cases_is_one(pages: dict[str, str], tmp_path: Path) -> None:
+    (example,) = re.findall(r"```\n(name,.*?)```", pages["docs/command-line.md"], re.DOTALL)
+    (tmp_path / "list.csv").write_text(example, encoding="utf-8")
+    cases = read_case_list(tmp_path / "list.csv", ["T1"])
+    assert [case.name for case in cases] == ["patient-1", "patient-2"]
+    assert cases[1].roi
+
+
+def test_the_python_examples_run(pages: dict[str, str], repository: Path, tmp_path: Path) -> None:
+    """One after the other in one process, in a folder from which the test data have the paths that the page names."""
+    blocks = re.findall(r"```python\n(.*?)```", pages["docs/python.md"], re.DOTALL)
+    assert blocks
+    (tmp_path / "Testing").symlink_to(repository / "Testing", target_is_directory=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_generated_part_of_the_page_on_model_packages_is_marked(pages: dict[str, str]) -> None:
+    before, begin, rest = pages["docs/model-package.md"].partition("<!-- begin generated -->")
+    generated, end, after = rest.partition("<!-- end generated -->")
+    assert begin and end and "begin generated" not in before + after
+    assert all(field in generated for field in ("inputs", "preparation", "system", "output", "files"))
+
+
+def test_every_picture_of_a_case_has_its_license_in_the_readme(pages: dict[str, str], repository: Path) -> None:
+    section = pages["README.md"].partition("## License")[2].partition("\n## ")[0]
+    # The others show panels and curves, which are our own.
+    own = {"panel.png", "training_curves.png", "training_panel.png"}
+    pictures = {path.name for path in (repository / "Screenshots").iterdir()} - own
+    assert pictures and [name for name in sorted(pictures) if f"`Screenshots/{name}`" not in section] == []
