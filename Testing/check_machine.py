@@ -1,6 +1,6 @@
-"""Tell what system library is missing, in one sentence, before a test or the demo fails on it in a riddle.
+"""Report missing system libraries in one sentence, before a test or the demo fails with an obscure message.
 
-Python's packages carry everything else; VTK's renderer and Qt take these from the operating system.
+Everything else comes with the Python packages; VTK's renderer and Qt use these libraries of the operating system.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import importlib
 import sys
 from pathlib import Path
 
-# VTK looks these up only when it draws, so that importing it proves nothing.
+# VTK loads these only when it renders, so a successful import proves nothing.
 RENDERER_LIBRARIES = ("libEGL.so.1", "libGL.so.1")
 MODULES = {"vtkmodules.vtkRenderingOpenGL2": "VTK's renderer", "PySide6.QtUiTools": "Qt"}
 DEBIAN_PACKAGES = Path(__file__).resolve().parents[1] / "requirements" / "debian.txt"
 
 
 def missing() -> list[str]:
-    """One sentence for each thing that cannot be loaded; empty where the machine has all."""
+    """One sentence for each library that cannot be loaded; empty if the machine has all of them."""
     sentences = []
     if sys.platform == "linux":
         for library in RENDERER_LIBRARIES:

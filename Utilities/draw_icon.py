@@ -1,6 +1,8 @@
-"""Draw the icons: a stack of slices, and on the top one where it differs from the slice below, or a rising curve.
+"""Draw the icons: a stack of slices with the difference of the top two highlighted, or with a rising curve in front.
 
-python Utilities/draw_icon.py    writes ConResNet.png and the modules' icons, 128 x 128 with a transparent background
+    python Utilities/draw_icon.py
+
+writes ConResNet.png and the modules' icons, 128 x 128 with a transparent background.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ from pathlib import Path
 from PIL import Image, ImageChops, ImageDraw
 
 SIZE = 128
-SCALE = 8  # drawn this much larger and reduced, for smooth edges
+SCALE = 8  # the icons are drawn this much larger and then reduced, for smooth edges
 REPOSITORY = Path(__file__).resolve().parents[1]
 TARGETS = ("ConResNet.png", "ConResSegmentation/Resources/Icons/ConResSegmentation.png")
 TRAINING_TARGET = "ConResTraining/Resources/Icons/ConResTraining.png"
 
-SLICES = ((92, (32, 66, 104)), (66, (44, 96, 146)), (40, (66, 134, 190)))  # height of the center, fill; bottom first
+SLICES = ((92, (32, 66, 104)), (66, (44, 96, 146)), (40, (66, 134, 190)))  # (height of the center, fill), bottom first
 EDGE = (228, 240, 250)
 ORGAN = (126, 214, 208)
 RESIDUAL = (255, 154, 38)
@@ -25,12 +27,12 @@ ORGANS = ((-0.16, 0.20, 0.48, 0.40), (-0.06, 0.12, 0.60, 0.48), (0.14, -0.06, 0.
 
 
 def project(u: float, v: float, height: float) -> tuple[float, float]:
-    """Bring a point of a slice, u and v in -1..1, to the picture: seen from above at an angle."""
+    """Project a point of a slice, u and v in -1..1, into the picture, seen from above at an angle."""
     return (64 + 30 * (u - v)) * SCALE, (height + 17 * (u + v)) * SCALE
 
 
 def outline(height: float, corner: float = 0.22) -> list[tuple[float, float]]:
-    """A slice: a square with round corners."""
+    """Outline of a slice: a square with rounded corners."""
     points = []
     for quarter, (cu, cv) in enumerate(((1, 1), (-1, 1), (-1, -1), (1, -1))):
         for step in range(13):
@@ -44,7 +46,7 @@ def outline(height: float, corner: float = 0.22) -> list[tuple[float, float]]:
 
 
 def organ(index: int, height: float) -> list[tuple[float, float]]:
-    """The organ of slice ``index`` drawn at ``height``: an ellipse with a bay, so that it reads as anatomy."""
+    """Outline of the organ of slice ``index``, drawn at ``height``: an indented ellipse that looks like anatomy."""
     center_u, center_v, radius_u, radius_v = ORGANS[index]
     points = []
     for step in range(240):
@@ -57,14 +59,14 @@ def organ(index: int, height: float) -> list[tuple[float, float]]:
 
 
 def mask(points: list[tuple[float, float]]) -> Image.Image:
-    """The inside of a polygon, as a picture of 0 and 255."""
+    """Mask of a polygon's inside, with the values 0 and 255."""
     picture = Image.new("L", (SIZE * SCALE, SIZE * SCALE))
     ImageDraw.Draw(picture).polygon(points, fill=255)
     return picture
 
 
 def draw() -> Image.Image:
-    """The icon of the extension and of its segmentation module."""
+    """Icon of the extension and of its segmentation module."""
     icon = draw_stack()
     pen = ImageDraw.Draw(icon)
     top = SLICES[-1][0]
@@ -77,7 +79,7 @@ def draw() -> Image.Image:
 
 
 def draw_training() -> Image.Image:
-    """The icon of the training module: the curve of what is learnt, before the same slices."""
+    """Icon of the training module: a learning curve in front of the same slices."""
     icon = draw_stack()
     pen = ImageDraw.Draw(icon)
     steps = [step / 60 for step in range(61)]
@@ -91,7 +93,7 @@ def draw_training() -> Image.Image:
 
 
 def draw_stack() -> Image.Image:
-    """The slices, each with the organ in it, in the size in which is drawn."""
+    """The slices with the organ in each, at the size in which the icons are drawn."""
     icon = Image.new("RGBA", (SIZE * SCALE, SIZE * SCALE), (0, 0, 0, 0))
     pen = ImageDraw.Draw(icon)
     for index, (height, color) in enumerate(SLICES):

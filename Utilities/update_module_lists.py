@@ -1,6 +1,6 @@
-"""Write a Slicer module's files into the lists of its CMakeLists.txt. Run by ``make lists``.
+"""Write the files of each Slicer module into the lists of its CMakeLists.txt. Run by ``make lists``.
 
-Slicer packs only what these lists name, and does not complain of a file that they leave out; a test does.
+Slicer packages only the files in these lists and does not report one that is missing from them; a test does.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ MODULES = ["ConResSegmentation", "ConResTraining"]
 
 
 def with_list(text: str, variable: str, names: list[str]) -> str:
-    """``text`` with ``set(<variable> ...)`` holding ``names``, one a line."""
+    """``text`` with ``names`` in ``set(<variable> ...)``, one per line."""
     lines = "".join(f"  {name}\n" for name in names)
     changed, count = re.subn(rf"set\({variable}\s[^)]*\)", f"set({variable}\n{lines}  )", text)
     if count != 1:
-        raise ValueError(f"set({variable} ...) is there {count} times")
+        raise ValueError(f"set({variable} ...) occurs {count} times")
     return changed
 
 
 def update(module: Path) -> None:
-    """Bring the lists of one module up to date."""
+    """Update the lists of one module."""
     lists = module / "CMakeLists.txt"
     files = [path for path in module.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     names = sorted(path.relative_to(module).as_posix() for path in files if path != lists)

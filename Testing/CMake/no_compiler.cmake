@@ -1,4 +1,4 @@
-# A toolchain for configuring an extension that has nothing to compile on a machine without compilers.
+# A toolchain for machines without compilers, for an extension that has nothing to compile.
 foreach(language C CXX)
   set(CMAKE_${language}_COMPILER ${CMAKE_COMMAND})
   set(CMAKE_${language}_COMPILER_FORCED ON)

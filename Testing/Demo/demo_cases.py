@@ -1,8 +1,8 @@
 """Real cases through the module's own logic, on real MRML with a real engine process.
 
-Of a crop around a hippocampus come the segmentation, the residual and attention maps, a surface a segment, a picture of
-the views and one of the module's panel; of a whole head a picture with a region drawn around a hippocampus, and one of
-the tissues of its brain.
+A crop around a hippocampus gives the segmentation, the residual and attention maps, one surface per segment, and
+pictures of the views and of the module's panel. A whole head gives a picture with an ROI around a hippocampus and one of
+its brain tissue.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from slicer_host import slot_errors, start_application
 from slicer_host.panel import panel_image
 from slicer_host.views import four_views, save_png
 
-# Importing the stand-in application made qt importable, which this one needs.
+# Needs qt, which importing the stand-in application made importable.
 from demo_picture import with_legend  # isort: skip
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "Testing" / "Data"
 CASE = DATA / "MSD_Task04_Hippocampus" / "imagesTr" / "hippocampus_004.nii.gz"
 HEAD = DATA / "IXI_T1_2mm" / "IXI034.nii.gz"
-# Around the left hippocampus of that head, RAS mm.
+# ROI around the left hippocampus of that head, RAS mm.
 HEAD_REGION_CENTER, HEAD_REGION_SIZE = (-29.0, -22.0, -12.0), (34.0, 56.0, 38.0)
 OUTPUT = REPOSITORY / "demo"
 
 
 def main(output: Path = OUTPUT) -> None:
-    """Make everything in a folder, saying what comes out."""
+    """Create all files of the demo in ``output`` and print the results."""
     started = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
     app = start_application()
@@ -41,7 +41,7 @@ def main(output: Path = OUTPUT) -> None:
         segment_head(module, output)
         segment_brain(module, output)
         if slot_errors:
-            raise RuntimeError("an exception in a slot or an observer, see above")
+            raise RuntimeError("a slot or an observer raised an exception, see above")
     finally:
         app.quit_host()
     files = sorted(path.name for path in output.iterdir())
@@ -49,7 +49,7 @@ def main(output: Path = OUTPUT) -> None:
 
 
 def segment_case(module: object, output: Path) -> None:
-    """A crop around a hippocampus, as the panel does it: load, open the module, click Segment."""
+    """Segment a crop around a hippocampus by clicks: load it, open the module, click Segment."""
     slicer.util.loadVolume(str(CASE))
     panel = module.widgetRepresentation()
     slicer.util.selectModule("ConResSegmentation")
@@ -69,7 +69,7 @@ def segment_case(module: object, output: Path) -> None:
 
 
 def segment_head(module: object, output: Path) -> None:
-    """A whole head: the region says where the structure is."""
+    """Segment the left hippocampus of a whole head inside an ROI."""
     slicer.mrmlScene.Clear(0)
     slicer.util.loadVolume(str(HEAD))
     region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Left hippocampus")
@@ -93,7 +93,7 @@ def segment_head(module: object, output: Path) -> None:
 
 
 def segment_brain(module: object, output: Path) -> None:
-    """A whole head without a region; the gray matter is clear in 3D, so that what it encloses is seen."""
+    """Segment the brain of a whole head, without an ROI; gray matter is transparent in 3D to show what it encloses."""
     slicer.mrmlScene.Clear(0)
     slicer.util.loadVolume(str(HEAD))
     widget = module.widgetRepresentation().self()
@@ -107,15 +107,15 @@ def segment_brain(module: object, output: Path) -> None:
 
 
 def choose_model(widget: object, name: str) -> None:
-    """Choose a model, as a click on its entry does."""
+    """Choose a model as a click on its entry does."""
     selector = widget.ui.modelSelector
     selector.setCurrentIndex(selector.findData(name))
     selector.activated.emit(selector.currentIndex)
 
 
 def click_segment(widget: object) -> object:
-    """Click, wait, and return the choices as they are then; the result is among them."""
-    slicer.app.processEvents()  # the panel fills in the channels by name
+    """Click Segment, wait for the end, and return the parameter node, which holds the result."""
+    slicer.app.processEvents()  # lets the panel select the channels by name
     if not widget.ui.applyButton.enabled:
         raise RuntimeError(widget.ui.applyButton.toolTip)
     widget.ui.applyButton.click()
@@ -130,7 +130,7 @@ def click_segment(widget: object) -> object:
 
 
 def save_map(nodes: list, path: Path) -> None:
-    """One component a segment, on the grid of the case."""
+    """Save the maps of all segments as one image on the grid of the case, with one component per segment."""
     image = sitk.GetImageFromArray(
         np.stack([slicer.util.arrayFromVolume(node) for node in nodes], axis=-1), isVector=True
     )
@@ -139,19 +139,19 @@ def save_map(nodes: list, path: Path) -> None:
 
 
 def save_surfaces(segmentation_node: object, folder: Path) -> None:
-    """A surface file a segment, in Slicer's coordinate system for files (LPS), named by the segment."""
+    """Save one surface file per segment, named after it, in Slicer's coordinate system for files (LPS)."""
     slicer.vtkSlicerSegmentationsModuleLogic.ExportSegmentsClosedSurfaceRepresentationToFiles(
         str(folder), segmentation_node, None, "STL", True, 1.0, False
     )
 
 
 def show(segmentation_node: object, map_node: object) -> None:
-    """Put the slices through the result, in light fills; over a map the module draws outlines alone."""
+    """Center the slices on the result and fill its segments lightly; the module draws only outlines over a map."""
     display = segmentation_node.GetDisplayNode()
     display.SetOpacity2DFill(0.35)
     display.SetOpacity2DOutline(1.0)
     display.SetSliceIntersectionThickness(2)
-    # The map is that of the first segment.
+    # The map shown belongs to the first segment.
     segment_id = segmentation_node.GetSegmentation().GetNthSegmentID(0 if map_node else 1)
     center = segmentation_node.GetSegmentCenterRAS(segment_id)
     slicer.util.resetSliceViews()

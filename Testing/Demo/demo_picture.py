@@ -1,4 +1,4 @@
-"""A legend below a picture of the views: the segments with their colors and sizes, and the scale of the map."""
+"""A legend below a picture of the views: the segments with their colors and volumes, and the color scale of the map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEIGHT = 46
 
 
 def with_legend(picture: np.ndarray, segmentation_node: object, map_node: object) -> np.ndarray:
-    """The picture, (height, width, 3) uint8, with a strip below it."""
+    """Return ``picture``, (height, width, 3) uint8, with the legend below it."""
     width = picture.shape[1]
     strip = qt.QImage(width, HEIGHT, qt.QImage.Format_RGB888)
     strip.fill(qt.QColor(24, 24, 28))

@@ -1,10 +1,10 @@
-"""Train on real cases through the module's own panel, into demo/ or a folder that is named.
+"""Train on real cases through the module's own panel; files go to demo/, or to the folder given.
 
-python Testing/Demo/training_demo.py DATA [FOLDER [STEPS]]
+    python Testing/Demo/training_demo.py DATA [FOLDER [STEPS]]
 
-DATA is the folder of a data set, such as Task04_Hippocampus. In the stand-in application the panel is driven by clicks:
-check, make plan, start, watch the curves, stop, close Slicer and open it again, resume to the end, evaluate, import,
-and segment a case with the imported model. Pictures of the panel, the curves and the views are written.
+DATA is the folder of a data set, such as Task04_Hippocampus. The panel is driven by clicks in the stand-in application:
+check, make a plan, start, watch the curves, stop, close the module and open it again, resume to the end, evaluate,
+import, and segment a case with the imported model. Writes pictures of the panel, the curves and the views.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Demo:
     """One walk through the panel.
 
     Args:
-        data: the folder of the data set.
-        output: where pictures, plan, run and model go.
-        steps: how long to train.
+        data: folder of the data set.
+        output: folder for pictures, plan, run and model.
+        steps: number of training steps.
     """
 
     def __init__(self, data: Path, output: Path, steps: int):
@@ -36,7 +36,7 @@ class Demo:
         self.load()
 
     def load(self) -> None:
-        """Start the module and go to it."""
+        """Load the module and open its panel."""
         import slicer
 
         self.module = self.app.moduleManager().load(REPOSITORY / "ConResTraining" / "ConResTraining.py")
@@ -46,20 +46,20 @@ class Demo:
         self.ui = self.widget.ui
 
     def wait(self, condition) -> None:
-        """Let the event loop run until something is so."""
+        """Run the event loop until ``condition()`` holds."""
         while not condition():
             self.app.processEvents()
             time.sleep(0.02)
 
     def click(self, button) -> None:
-        """Click a button, which must be enabled."""
+        """Click a button. Raises RuntimeError if it is disabled."""
         self.app.processEvents()
         if not button.enabled:
             raise RuntimeError(button.toolTip)
         button.click()
 
     def run_command(self, button, label) -> None:
-        """Click a button that runs a command of the backend, wait for its end, and say how it closed."""
+        """Click a button that runs a command of the backend, wait for it to finish, and print its result."""
         text = button.text
         self.click(button)
         self.wait(lambda: button.text == text)
@@ -67,7 +67,7 @@ class Demo:
         print(label.text)
 
     def prepare(self) -> None:
-        """Choose this Python and the data set, check it, and make a plan."""
+        """Choose this Python and the data set, check the data, and make a plan."""
         ui = self.ui
         ui.placeSelector.setCurrentIndex(ui.placeSelector.findData("python"))
         ui.trainingPythonPathEdit.currentPath = sys.executable
@@ -87,7 +87,7 @@ class Demo:
         ui.planTextEdit.setPlainText(plan.replace("steps_between_checkpoints: 250", often))
 
     def train(self) -> None:
-        """Start, stop after a third, close the module, open it again, and resume to the end."""
+        """Start, stop after a third of the steps, close the module, open it again, and resume to the end."""
         self.click(self.ui.startButton)
         job = self.widget.jobPanel.job
         self.wait(lambda: job.progress.step >= self.steps // 3 or not job.state.isRunning)
@@ -105,7 +105,7 @@ class Demo:
         self.save_curves()
 
     def use(self) -> None:
-        """Evaluate, import, and segment a case with the imported model."""
+        """Evaluate the run, import its model, and segment a case with it."""
         import slicer
 
         from slicer_host import dialogs
@@ -126,14 +126,14 @@ class Demo:
         save_png(four_views(1200, 900, direction=(0.6, 0.7, 0.35)), self.output / "trained_views.png")
 
     def save_panel(self, name: str) -> None:
-        """A picture of the panel."""
+        """Save a picture of the panel."""
         from slicer_host.panel import panel_image
         from slicer_host.views import save_png
 
         save_png(panel_image(self.module.widgetRepresentation()), self.output / name)
 
     def save_curves(self) -> None:
-        """A picture of both plot views, one above the other as in their layout."""
+        """Save a picture of both plot views, one above the other as in their layout."""
         import numpy as np
         import slicer
 
@@ -145,9 +145,9 @@ class Demo:
 
 
 def main(data: Path, output: Path = REPOSITORY / "demo", steps: int = STEPS) -> None:
-    """Make everything in a folder, saying what comes out."""
+    """Run the whole demo, with all files in ``output``."""
     output.mkdir(parents=True, exist_ok=True)
-    # The model is installed into the folder too, not for the user.
+    # Install the model into this folder too, not into the user's models folder.
     os.environ["CONRESNET_MODELS"] = str(output / "models")
     demo = Demo(data, output, steps)
     try:

@@ -1,4 +1,4 @@
-# Write the extension's description, and say how the package is made.
+# Write the extension's description and configure how the package is built.
 set(EXTENSION_NAME ${PROJECT_NAME})
 foreach(field HOMEPAGE CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS)
   if("${EXTENSION_${field}}" STREQUAL "")
@@ -28,7 +28,7 @@ endif()
 
 set(description "${PROJECT_BINARY_DIR}/${EXTENSION_NAME}.s4ext")
 file(WRITE "${description}" "\
-# ${EXTENSION_NAME}: one key and its value a line
+# ${EXTENSION_NAME}: one key and its value per line
 scm git
 scmurl ${EXTENSION_HOMEPAGE}
 scmrevision ${revision}

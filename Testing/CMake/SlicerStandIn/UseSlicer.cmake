@@ -1,3 +1,3 @@
-# What an extension may call once it has included the use file.
+# What an extension can call after including the use file.
 include(CTest)
 include("${CMAKE_CURRENT_LIST_DIR}/ScriptedModule.cmake")
