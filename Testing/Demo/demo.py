@@ -1,4 +1,4 @@
-"""Segment real cases through the module's own logic; files go to demo/, or to the folder given. Run by ``make demo``."""
+"""Segment real cases through the module's own logic, into demo/ or the folder given. Run by ``make demo``."""
 
 import sys
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Real cases through the module's own logic, on real MRML with a real engine process.
 
 A crop around a hippocampus gives the segmentation, the residual and attention maps, one surface per segment, and
-pictures of the views and of the module's panel. A whole head gives a picture with an ROI around a hippocampus and one of
-its brain tissue.
+pictures of the views and of the module's panel. A whole head gives a picture with an ROI around a hippocampus and one
+of its brain tissue.
 """
 
 from __future__ import annotations
