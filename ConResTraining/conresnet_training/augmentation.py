@@ -26,12 +26,16 @@ class Augmentation(BaseModel):
     """How strongly samples are changed; 0 switches a change off.
 
     The paper flips along all three axes and scales. Flipping along one alone, left to right, keeps anatomy possible; a
-    plan says which of the axes that is, and flips along none where labels are of one side.
+    plan says which of the axes that is. Where segments are named for a side, it flips along none, or names the pairs of
+    segments that change places in a mirror.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="of S, H and W, the axes to flip along")
+    swapped_segments: list[tuple[str, str]] = Field(
+        default=[], description="pairs of segments, such as a left and a right one, that change places in a mirror image"
+    )
     scaling: float = Field(default=0.2, ge=0, lt=1, description="up to so much larger or smaller")
     rotation_degrees: float = Field(default=15, ge=0, le=180)
     elastic: float = Field(

@@ -169,7 +169,7 @@ def _stages(
     window = description.inference.window
 
     def samples(sampling: Sampling) -> TrainingSamples:
-        return TrainingSamples(used, window, targets, changes, sampling)
+        return TrainingSamples(used, window, targets, changes, sampling, plan.mirrored_segments)
 
     whole = StageCases(samples(sampling), HeldOutCases(held_out, targets))
     if description.system.type != "coarse_to_fine":

@@ -105,6 +105,21 @@ class Plan(BaseModel):
                 owners[value] = name
         return self
 
+    @model_validator(mode="after")
+    def _swapped_segments_are_pairs(self) -> "Plan":
+        """A segment in two pairs would have to become two others."""
+        named = [name for pair in self.augmentation.swapped_segments for name in pair]
+        if len(set(named)) < len(named) or not set(named) <= set(self.targets):
+            raise ValueError("augmentation.swapped_segments must name pairs of different segments, each at most once")
+        return self
+
+    @property
+    def mirrored_segments(self) -> list[int]:
+        """For each segment, in the output's order, the index of the one that it becomes in a mirror image."""
+        names = [segment.name for segment in self.description.output.segments]
+        others = {one: other for pair in self.augmentation.swapped_segments for one, other in (pair, pair[::-1])}
+        return [names.index(others.get(name, name)) for name in names]
+
     @property
     def description(self) -> ModelDescription:
         """The model's description, checked."""

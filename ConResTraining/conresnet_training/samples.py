@@ -51,6 +51,7 @@ class TrainingSamples(Dataset):
         targets: a segment each, the label values that belong to it.
         changes: what is done to the samples.
         sampling: where the windows are cut.
+        mirrored: for each segment, the index of the one that it becomes in a mirror image. Defaults to itself.
     """
 
     def __init__(
@@ -60,21 +61,25 @@ class TrainingSamples(Dataset):
         targets: Sequence[Sequence[int]],
         changes: SampleChanges,
         sampling: Sampling,
+        mirrored: Sequence[int] | None = None,
     ):
         self.cases, self.window, self.changes, self.sampling = cases, tuple(window), changes, sampling
         # 0 is what no target has, whatever they say.
         self._targets = [sorted({*values} - {0}) for values in targets]
         # For each segment, 1 for the label values that belong to it.
         self._belonging = np.stack([np.isin(np.arange(256), values) for values in targets]).astype(np.float32)
+        self._mirrored = list(range(len(targets)) if mirrored is None else mirrored)
 
     def __getitem__(self, number: int) -> tuple[Tensor, ...]:
         random = np.random.default_rng([self.sampling.seed, number])
         case = self.cases[self._case_index(number)]
         label = case.label
         corner = self._corner(case, label, random, self._is_around_label(number))
-        image, values = self.changes.draw_warp(self.window, random).cut(case.image, label, corner)
+        warp = self.changes.draw_warp(self.window, random)
+        image, values = warp.cut(case.image, label, corner)
         image = self.changes.change_intensities(image, values, random)
-        target = torch.from_numpy(np.take(self._belonging, values.numpy(), axis=1))
+        belonging = self._belonging[self._mirrored] if warp.is_mirror_image else self._belonging
+        target = torch.from_numpy(np.take(belonging, values.numpy(), axis=1))
         if self.sampling.distances:
             return image, target, signed_distances(target.bool())
         return image, target

@@ -30,6 +30,11 @@ class Warp:
     bends: tuple[np.ndarray, ...] = (0, 0, 0)
     flips: tuple[int, ...] = ()
 
+    @property
+    def is_mirror_image(self) -> bool:
+        """Whether what is on the left looks as if it were on the right: two flips are a turn by half a circle."""
+        return len(self.flips) % 2 == 1
+
     def cut(self, image: np.ndarray, label: np.ndarray, corner: np.ndarray) -> tuple[Tensor, Tensor]:
         """The window out of a case; what it shows beyond the case is 0, as padding is in inference.
 
