@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from conresnet_training.scanner_changes import RandCoilField, isolated
+from conresnet_training.surroundings import paint_couch_and_mask
 from conresnet_training.warping import Warp, draw_bend, draw_turn
 
 AXES = {"S": 0, "H": 1, "W": 2}
@@ -48,6 +49,12 @@ class Augmentation(BaseModel):
     isolation: float = Field(
         default=0, ge=0, le=1, description="share of samples with air around the labels, as after skull stripping"
     )
+    couch_and_mask: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="share of samples with a couch, cushion or mask painted into air that is all of one value",
+    )
     coarsening: float = Field(default=0.5, gt=0, le=1, description="smallest resolution that is imitated, of the own")
 
 
@@ -79,6 +86,8 @@ class SampleChanges:
         """An image (C, S, H, W), whose label map is (S, H, W), with other intensities."""
         if self.settings.isolation and random.random() < self.settings.isolation:
             image = isolated(image, label, int(random.integers(LARGEST_MARGIN + 1)))
+        if self.settings.couch_and_mask and random.random() < self.settings.couch_and_mask:
+            image = paint_couch_and_mask(image, self.spacing, random)
         # MONAI draws by numpy's older interface; seeding one for each transform took longer than most transforms.
         state = np.random.RandomState(random.bit_generator)
         for transform in self.intensity:
