@@ -35,7 +35,7 @@ class Augmentation(BaseModel):
 
     flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="of S, H and W, the axes to flip along")
     swapped_segments: list[tuple[str, str]] = Field(
-        default=[], description="pairs of segments, such as a left and a right one, that change places in a mirror image"
+        default=[], description="pairs of segments, such as left and right, that trade places in a mirror image"
     )
     scaling: float = Field(default=0.2, ge=0, lt=1, description="up to so much larger or smaller")
     rotation_degrees: float = Field(default=15, ge=0, le=180)

@@ -56,7 +56,7 @@ def paint_couch_and_mask(image: Tensor, spacing: Sequence[float], random: np.ran
 
 
 def body_of(image: np.ndarray) -> np.ndarray:
-    """Mask (S, H, W) of the body in ``image`` (S, H, W): all that is not air, with the air enclosed by it in a slice."""
+    """Body mask (S, H, W) of an image (S, H, W): everything but air, holes in axial slices filled."""
     air = image.min()
     body = image > air + 1e-5 * (image.max() - air)
     return np.stack([binary_fill_holes(plane) for plane in body])

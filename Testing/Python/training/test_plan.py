@@ -52,6 +52,14 @@ def test_every_line_may_be_edited(plan_file):
             lambda plan: plan["targets"].update({"Far box": [3, 1, 1]}),
             "the targets Near box and Far box share the label value 1; .* set model.output.kind to regions",
         ),
+        (
+            lambda plan: plan["augmentation"].update(swapped_segments=[["Near box", "Third box"]]),
+            "augmentation.swapped_segments must name pairs of different segments",
+        ),
+        (
+            lambda plan: plan["augmentation"].update(swapped_segments=[["Near box", "Near box"]]),
+            "augmentation.swapped_segments must name pairs of different segments",
+        ),
         (lambda plan: plan["model"]["inference"].update(window=[0, 8, 8]), "inference.window"),
         (
             lambda plan: plan["model"]["system"].update(type="foo"),
@@ -68,6 +76,15 @@ def test_wrong_line_is_named(plan_file, edit, names):
     with pytest.raises(UserError, match=names) as raised:
         read_plan(plan_file)
     assert str(plan_file) in raised.value.message
+
+
+def test_segments_of_a_pair_change_places_in_a_mirror(plan_file):
+    plan = read_plan(plan_file)
+    assert plan.mirrored_segments == [0, 1]
+    swapped = with_settings(plan, ["augmentation.swapped_segments=[[Far box, Near box]]"])
+    assert swapped.mirrored_segments == [1, 0]
+    write_plan(swapped, plan_file)
+    assert read_plan(plan_file) == swapped
 
 
 def test_regions_may_share_values(plan_file):

@@ -121,6 +121,36 @@ def test_label_moves_with_the_image():
         assert ((moved[0] > 50).float() != target[0]).float().mean() < 0.02
 
 
+@pytest.mark.parametrize("axes", [["W"], ["S"], ["S", "W"], ["S", "H", "W"]])
+def test_left_and_right_change_places_in_a_mirror_image_alone(axes):
+    """Two flips turn the patient by half a circle, after which the left organ is still the left one."""
+    item = case("a", WINDOW)
+    item.label[...] = 0
+    item.label[:, :, :2], item.label[:, :, 6:] = 1, 2
+    item.image[...] = item.label
+    settings = STILL.model_copy(update={"flip_axes": axes})
+    drawn = TrainingSamples([item], WINDOW, [[1], [2]], SampleChanges(settings), Sampling(), mirrored=[1, 0])
+    seen = set()
+    for number in range(60):
+        image, target = drawn[number]
+        # The image's own values tell where each organ was before the flips.
+        is_swapped = torch.equal(target[0], (image[0] == 2).float())
+        assert is_swapped or torch.equal(target[0], (image[0] == 1).float())
+        assert torch.equal(target[1], (image[0] == (1 if is_swapped else 2)).float())
+        flips = drawn.changes.draw_warp(WINDOW, _after_the_corner(drawn, number)).flips
+        assert is_swapped == (len(flips) in (1, 3))
+        seen.add(len(flips))
+    assert seen == set(range(len(axes) + 1))
+
+
+def _after_the_corner(drawn: TrainingSamples, number: int) -> np.random.Generator:
+    """The random numbers of a sample, from where its warp is drawn on."""
+    random = np.random.default_rng([drawn.sampling.seed, number])
+    item = drawn.cases[0]
+    drawn._corner(item, item.label, random, drawn._is_around_label(number))
+    return random
+
+
 def test_the_label_that_a_window_lies_around_is_anywhere_in_it():
     """Were it mostly at the window's edges, turning the window would lose it, and its surroundings were not seen."""
     item = case("a", (120, 120, 120))
