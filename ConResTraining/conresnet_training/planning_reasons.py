@@ -138,7 +138,8 @@ def _flips(made: Planned) -> Reason:
     axes = made.plan.augmentation.flip_axes
     if axes:
         return Reason("flips", ", ".join(axes), "left to right, which keeps anatomy possible")
-    return Reason("flips", "none", "labels are of one side, which a flip would turn into the other")
+    why = "segments are named for a side; to flip, list the pairs in augmentation.swapped_segments"
+    return Reason("flips", "none", why)
 
 
 def _why_window(made: Planned) -> str:
