@@ -17,20 +17,24 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from conresnet.maps import MAPS, provided_maps
+from conresnet.package.maps import MAPS, provided_maps
 from ConResSegmentationLib import Diagnostics, MapVolumes, SelfTest
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
-from ConResSegmentationLib.ModelPanel import ModelPanel
-from ConResSegmentationLib.OverlayPanel import OverlayPanel
+from ConResSegmentationLib.MapOverlay import OverlayPanel
+from ConResSegmentationLib.Models import ModelPanel
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, chosenMaps
-from ConResSegmentationLib.RegionPanel import RegionPanel
-from ConResSegmentationLib.RunControl import RunControl
-from ConResSegmentationLib.RunPanel import RunPanel
-from ConResSegmentationLib.RunWaiter import RunWaiter
-from ConResSegmentationLib.SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
+from ConResSegmentationLib.RunPanel import RunControl, RunPanel
+from ConResSegmentationLib.SceneInputs import RegionPanel
+from ConResSegmentationLib.SegmentationRun import (
+    RunListener,
+    RunWaiter,
+    SegmentationOutcome,
+    SegmentationRun,
+    SegmentationTask,
+)
 
 
 class ConResSegmentation(ScriptedLoadableModule):

@@ -6,7 +6,7 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from conresnet.channel_matching import Candidate, match_channels
+from conresnet.images.channels import Candidate, match_channels
 
 from . import MapVolumes
 

@@ -3,16 +3,84 @@
 import codecs
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
+import numpy as np
 import qt
 from slicer.i18n import tr as _
 
-from conresnet import session_folder
-from conresnet.protocol import PROTOCOL, LineSplitter, ProtocolError, decode, encode
+from conresnet.worker import session_folder
+from conresnet.worker.protocol import PROTOCOL, LineSplitter, ProtocolError, decode, encode
 
-from .EngineError import EngineError
-from .ProcessLaunch import ProcessLaunch
-from .ProcessTree import killTree
+from .Processes import ProcessLaunch, killTree
+
+
+@dataclass(frozen=True)
+class EngineError:
+    """An error as an observer hears it.
+
+    Args:
+        code: stable name of the fault, by which the sentence is translated.
+        message: one sentence: what is wrong and what to do; in English where it comes from the engine's process.
+        values: what the sentence speaks of.
+        ours: whether it is a fault of the engine, worth a report, rather than something the user can put right.
+        log: a traceback or the end of the engine's log, for the diagnostics; empty when it adds nothing.
+    """
+
+    code: str
+    message: str
+    values: dict = field(default_factory=dict)
+    ours: bool = False
+    log: str = ""
+
+    @classmethod
+    def fromMessage(cls, message: dict) -> "EngineError":
+        """As the engine's process has told it."""
+        return cls(message["code"], message["message"], message["values"], message["ours"], message["log"] or "")
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """A finished segmentation.
+
+    Args:
+        labels: uint8 [k, j, i], the model's label values.
+        maps: by name, float16 [c, k, j, i].
+        report: seconds by phase, device, precision, volumes, warnings.
+        regions: uint8 [b, k, j, i] where the model's segments overlap, for `conresnet.inference.results.region_mask`;
+            else None.
+    """
+
+    labels: np.ndarray
+    maps: dict[str, np.ndarray]
+    report: dict
+    regions: np.ndarray | None = None
+
+
+class EngineObserver:
+    """Hears of a request; every method does nothing until it is overridden."""
+
+    def onStarting(self) -> None:
+        """The engine's process is being started, which may take a few seconds."""
+
+    def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
+        """The work has come to ``fraction``, 0 to 1 over all phases; ``secondsLeft`` is None while nobody knows."""
+
+    def onArray(self, name: str, array: np.ndarray) -> None:
+        """The result ``name`` ("labels", "regions", a map) is there and fills from now on; zero where it is not yet."""
+
+    def onDone(self, result: EngineResult) -> None:
+        """The segmentation is finished."""
+
+    def onDevices(self, devices: list[dict]) -> None:
+        """The devices the engine can compute on: each a dict with ``name`` and ``title``."""
+
+    def onError(self, error: EngineError) -> None:
+        """The request has failed."""
+
+    def onCancelled(self) -> None:
+        """The request was cancelled."""
+
 
 # A slow disk and a virus scanner may look at thousands of files before Python has started.
 SECONDS_TO_START = 120

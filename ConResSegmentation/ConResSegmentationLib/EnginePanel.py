@@ -1,4 +1,9 @@
-"""The engine's Python and its devices: what is there, what is missing, and getting it after asking."""
+"""Fields for a path (ctkPathLineEdit), which tell of fewer changes by themselves than a panel needs to hear of.
+
+The sentence below the widgets of a section.
+
+The engine's Python and its devices: what is there, what is missing, and getting it after asking.
+"""
 
 import logging
 from collections.abc import Callable
@@ -9,10 +14,32 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 
 from . import Messages
-from .EngineObserver import EngineObserver
-from .EngineProcess import EngineProcess
+from .EngineProcess import EngineObserver, EngineProcess
 from .EnginePython import EngineCheck, EnginePython
-from .PathField import whenPathChanges
+
+
+def whenPathChanges(edit, react: Callable[[str], None]) -> None:
+    """Call a function with the new text at every change of a path field.
+
+    The field's own signal, ``currentPathChanged``, leaves out a path that is emptied, and one whose extension is not
+    among the field's: what was chosen before would stay in use.
+
+    Args:
+        edit: a ctkPathLineEdit that shows the paths used before, as it does unless told otherwise.
+        react: called with the text, whatever it is.
+    """
+    edit.comboBox().lineEdit().connect("textChanged(QString)", react)
+
+
+_ERROR_STYLE = "color: #c0392b; font-weight: bold"
+
+
+def say(label, text: str, isError: bool = False) -> None:
+    """Show a sentence, or none: an empty label takes no room."""
+    label.text = text
+    label.styleSheet = _ERROR_STYLE if isError else ""
+    label.visible = bool(text)
+
 
 PYTHON_SETTING = "ConResSegmentation/EnginePython"
 

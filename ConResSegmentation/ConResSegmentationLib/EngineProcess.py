@@ -30,15 +30,13 @@ import qt
 from slicer.i18n import tr as _
 
 from conresnet import __version__
-from conresnet.atomic_file import write_error
 from conresnet.errors import UserError
-from conresnet.grid import Volume
-from conresnet.roi import BoxROI
+from conresnet.files import write_error
+from conresnet.images.grid import Volume
+from conresnet.images.roi import BoxROI
 
-from .EngineConnection import EngineConnection
-from .EngineError import EngineError
-from .EngineObserver import EngineObserver, EngineResult
-from .ProcessLaunch import ProcessLaunch
+from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
+from .Processes import ProcessLaunch
 
 SECONDS_TO_CANCEL = 2
 

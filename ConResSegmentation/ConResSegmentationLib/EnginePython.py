@@ -23,8 +23,7 @@ import conresnet
 from conresnet.errors import UserError
 from conresnet.needs import PACKAGES, PYTHON, find_packages, missing_packages
 
-from .ChildProcess import ChildProcess
-from .ProcessLaunch import ProcessLaunch, variablesOfPython
+from .Processes import ChildProcess, ProcessLaunch, variablesOfPython
 
 SECONDS_TO_CHECK = 60
 # Slicer itself is built on these, and another version of them may break it.

@@ -7,9 +7,9 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from conresnet.boxes import bounding_box, whole_box
+from conresnet.images.grid import bounding_box, whole_box
 
-from . import SegmentationInScene
+from . import ResultSegmentation
 
 MAP_ATTRIBUTE = "ConResNet.Map"
 SEGMENT_ATTRIBUTE = "ConResNet.MapSegment"
@@ -76,7 +76,7 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
     """
     earlier = {_key(node): node for node in mapNodes(segmentationNode)}
     segmentationNode.RemoveNodeReferenceIDs(_ROLE)
-    folder = next((SegmentationInScene.parentItem(node) for node in earlier.values()), None)
+    folder = next((ResultSegmentation.parentItem(node) for node in earlier.values()), None)
     box = _computedBox(volumes)
     nodes = []
     for volume in volumes:
@@ -89,8 +89,8 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
         if isNew:
             _display(node, volume.kind, values)
             name = _("{segmentation} maps").format(segmentation=segmentationNode.GetName())
-            folder = folder or SegmentationInScene.folderBeside(segmentationNode, name)
-            SegmentationInScene.place(node, folder)
+            folder = folder or ResultSegmentation.folderBeside(segmentationNode, name)
+            ResultSegmentation.place(node, folder)
         _clearWhereNothing(node, volume.kind, values)
         segmentationNode.AddNodeReferenceID(_ROLE, node.GetID())
         nodes.append(node)

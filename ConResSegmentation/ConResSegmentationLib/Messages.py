@@ -1,8 +1,145 @@
-"""What the user reads while the engine works and when something fails, in the user's language where there is one."""
+"""The sentences for errors of the engine's process, which speaks English, by their codes.
+
+The names in braces are values that come with the error; where the engine gives a reason of its own, that stays English.
+Errors that arise in Slicer's process are said in the user's language where they arise.
+
+What the user reads while the engine works and when something fails, in the user's language where there is one.
+"""
 
 from slicer.i18n import tr as _
 
-from .ErrorSentences import errorSentences
+
+def errorSentences() -> dict[str, str]:
+    """Sentence by code, in the user's language where there is one."""
+    return {**_aboutImages(), **_aboutTheRegion(), **_aboutComputing(), **_aboutModels()}
+
+
+def _aboutImages() -> dict[str, str]:
+    return {
+        "wrong-channel-count": _(
+            "{given} volumes were given ({images}), but the model takes {wanted} ({channels}); choose one for each."
+        ),
+        "image-empty": _("The volume {name} has no voxels; choose another one."),
+        "image-type": _("The volume {name} holds {type} values, and real numbers are wanted; choose another one."),
+        "image-constant": _("The volume {name} is empty: all its voxels are {value:g}; choose another one."),
+        "image-not-finite": _(
+            "The volume {name} has {count} voxels that are not a number or infinite; replace them, for example by the "
+            "value of its background."
+        ),
+        "intensity-range": _(
+            "The volume {name} has values up to {value:.1e}, which no scanner gives; check how it was made."
+        ),
+        "absurd-spacing": _(
+            "The volume {name} has a voxel size of {size} mm, which cannot be right; correct it in the Volumes module."
+        ),
+        "image-sheared": _(
+            "The volume {name} has axes that are not at right angles to each other; resample it to a regular grid, or "
+            "harden its transform."
+        ),
+        "channels-apart": _(
+            "The volume {name} shows nothing of the place in the volume {first} that is to be segmented; choose "
+            "volumes of one examination, register them, or move the region."
+        ),
+        "image-too-large": _(
+            "The volume {name} takes {size} voxels at the spacing of the model, which is too many; draw a region "
+            "around the structure, or check the spacing of the volume."
+        ),
+        "image-too-large-to-measure": _(
+            "The volume {name} takes {size} voxels at the spacing of {model}, which is too many to measure its "
+            "intensity; crop the volume around the structure (module Crop Volume), or check its spacing."
+        ),
+    }
+
+
+def _aboutTheRegion() -> dict[str, str]:
+    return {
+        "roi-outside": _("The region ({roi}) lies outside the volume {name}; move it onto the structure."),
+        "roi-too-small": _(
+            "The region ({roi}) holds no voxel of the volume {name}; move it onto the structure, or make it larger."
+        ),
+        "roi-empty": _(
+            "The volume {name} is empty inside the region ({roi}): all its voxels there are {value:g}; move the region "
+            "onto the structure."
+        ),
+        "bad-roi": _("The region cannot be used ({reason}); draw it anew."),
+    }
+
+
+def _aboutComputing() -> dict[str, str]:
+    return {
+        "out-of-memory": _(
+            "There is not enough memory for this segmentation; close other programs, draw a smaller region, or choose "
+            "another device."
+        ),
+        "network-not-finite": _(
+            "The network of {model} answers with values that are not numbers; its training may have diverged, or this "
+            "volume has intensities unlike those it was trained on: check the volume, or choose another model."
+        ),
+        "disk-full": _("There is no room left to write {path}; free some space and segment again."),
+        "cannot-write": _("{path} cannot be written ({reason}); make it a folder that you may write to."),
+        "channel-unreadable": _("What was stored of the volume {name} for the engine, {path}, is gone; segment again."),
+        "device-unknown": _("There is no device of the kind {device}; choose another one under Advanced."),
+        "device-unavailable": _(
+            "The device {device} is not there, or PyTorch cannot use it; choose another one under Advanced."
+        ),
+        "precision-unavailable": _("A CPU does not compute in fp16; choose another precision under Advanced."),
+        "map-unavailable": _("The model {model} has no {map} map; choose other maps."),
+        "engine-incomplete": _(
+            "The engine's Python, {python}, cannot run it ({reason}); install what the engine needs, or choose another "
+            "Python under Advanced."
+        ),
+        "engine-broken": _(
+            "The engine's Python, {python}, cannot run it ({reason}); install PyTorch again, in a build for this "
+            "computer, or choose another Python under Advanced."
+        ),
+        "engine-fault": _(
+            "The engine failed by a fault of its own ({reason}); please report it with the diagnostics, which the log "
+            "section copies."
+        ),
+        "bad-request": _("The engine did not understand the module ({reason}); restart Slicer, and segment again."),
+    }
+
+
+def _aboutModels() -> dict[str, str]:
+    return {
+        "model-not-found": _("The model {name} is not there any longer; install it again, or choose another one."),
+        "package-not-found": _(
+            "There is no model package at {file}; choose the folder that holds a model.json, or a .zip file of it."
+        ),
+        "package-exists": _(
+            "{file} exists already and was left as it is; move it elsewhere, and install the model again."
+        ),
+        "package-newer": _(
+            "The model {file} was made for a newer version of ConResNet (format {version}); update the extension."
+        ),
+        "package-json": _("The model {file} cannot be read ({reason}); get a fresh copy of it."),
+        "package-description": _(
+            "The description of the model {file} is wrong ({field} {reason}); get a fresh copy of it."
+        ),
+        "package-damaged": _("The model package {file} cannot be read ({reason}); get a fresh copy of it."),
+        "package-unsafe": _(
+            "The model package {file} was refused because {reason}; get it from a source that you trust."
+        ),
+        "package-file-missing": _("The model package {file} lacks {name}; get a fresh copy of it."),
+        "package-truncated": _(
+            "The file {name} of the model package {file} has {bytes} bytes instead of {expected}; get a fresh copy."
+        ),
+        "package-checksum": _(
+            "The file {name} of the model package {file} is damaged or was changed, as its checksum says; get a fresh "
+            "copy."
+        ),
+        "package-weights": _("The weights {file} are damaged, or of a kind that is not read; get a fresh copy."),
+        "weights-damaged": _("The weights {source} are damaged; get the model again."),
+        "weights-missing": _("The weights {source} lack the tensor {tensor}; get the model again."),
+        "weights-shape": _("The tensor {tensor} of the weights {source} has another shape; get the model again."),
+        "weights-left-over": _(
+            "The weights {source} have a tensor {tensor} that the network has not; get the model again."
+        ),
+        "network-unknown": _("The model {model} cannot be built ({reason}); update the extension."),
+        "system-unknown": _(
+            "The model {model} needs the system {system}, which this version of ConResNet lacks; update the extension."
+        ),
+    }
 
 
 def sentence(error) -> str:

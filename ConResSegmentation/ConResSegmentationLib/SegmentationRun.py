@@ -1,4 +1,7 @@
-"""One segmentation from the scene through the engine and back into the scene."""
+"""One segmentation from the scene through the engine and back into the scene.
+
+Waiting for a segmentation while Slicer stays responsive, for scripts.
+"""
 
 import logging
 import time
@@ -12,11 +15,9 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet.package import ModelDescription, read_package
 
-from . import MapVolumes, Messages, ResultOrigin, SceneInputs, SegmentationFingerprint, SegmentationInScene
-from .EngineError import EngineError
-from .EngineObserver import EngineObserver, EngineResult
-from .EngineProcess import EngineProcess
-from .ResultPreview import ResultPreview
+from . import MapVolumes, Messages, ResultOrigin, ResultSegmentation, SceneInputs
+from .EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
+from .ResultSegmentation import ResultPreview
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class SegmentationRun(EngineObserver):
         task, description = self._task, self._description
         volumeNode = task.volumeNodes[0]
         self._checkUnchanged(volumeNode)
-        segments = SegmentationInScene.makeSegments(
+        segments = ResultSegmentation.makeSegments(
             result.labels, description.output.segments, volumeNode, result.regions
         )
         maps = MapVolumes.split(result.maps, [segment.name for segment in description.output.segments])
@@ -179,11 +180,11 @@ class SegmentationRun(EngineObserver):
         isFirst = node.GetSegmentation().GetNumberOfSegments() == 0
         isNew = isFirst and node is not task.segmentationNode
         try:
-            SegmentationInScene.fill(node, segments, volumeNode, task.show3D)
+            ResultSegmentation.fill(node, segments, volumeNode, task.show3D)
             self._origin.sign(node)
             if isFirst:
                 # Later the user's own choice stays.
-                SegmentationInScene.letPartsShowThrough(node, description.output.segments)
+                ResultSegmentation.letPartsShowThrough(node, description.output.segments)
             mapNodes = MapVolumes.put(maps, node, volumeNode)
         except Exception:
             if isNew:
@@ -246,7 +247,7 @@ def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[
     isThere = chosen is not None and _isInScene(chosen)
     if isThere and origin.mayReplace(chosen):
         return chosen, ""
-    isOtherResult = isThere and SegmentationFingerprint.isUntouched(chosen)
+    isOtherResult = isThere and ResultOrigin.isUntouched(chosen)
     if isOtherResult:
         for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
             if origin.isThatOf(node) and origin.mayReplace(node):
@@ -260,3 +261,33 @@ def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[
         "{made}."
     )
     return node, sentence.format(kept=chosen.GetName(), made=name)
+
+
+class RunWaiter(RunListener):
+    """Hears how a run has ended."""
+
+    def __init__(self):
+        self._outcome: SegmentationOutcome | None = None
+        self._failure: str | None = None
+
+    def wait(self) -> SegmentationOutcome:
+        """The result, once it is there.
+
+        Raises:
+            RuntimeError: when it has failed or was cancelled; with the sentence for the user.
+        """
+        while self._outcome is None and self._failure is None:
+            slicer.app.processEvents()
+            time.sleep(0.01)
+        if self._failure is not None:
+            raise RuntimeError(self._failure)
+        return self._outcome
+
+    def onFinished(self, outcome: SegmentationOutcome) -> None:
+        self._outcome = outcome
+
+    def onFailed(self, sentence: str, details: str) -> None:
+        self._failure = "\n".join(filter(None, (sentence, details)))
+
+    def onCancelled(self) -> None:
+        self._failure = _("Cancelled.")

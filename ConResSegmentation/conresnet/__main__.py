@@ -2,7 +2,7 @@
 
 import sys
 
-from conresnet.command_line import main
+from conresnet.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,7 @@
-"""The data set: its folder, what it is, and what the check has found in it."""
+"""Where what belongs to a data set is proposed to lie: beside its folder, and called after it.
+
+The data set: its folder, what it is, and what the check has found in it.
+"""
 
 import json
 from collections.abc import Callable
@@ -8,15 +11,26 @@ import qt
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet_training.data_sets import DataSet, read_data_set
+from conresnet_training.data import DataSet, read_data_set
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.PathField import whenPathChanges
-from ConResSegmentationLib.StatusLabel import say
+from ConResSegmentationLib.EnginePanel import say, whenPathChanges
 
-from . import Settings
-from .Backend import Backend
-from .BackendTask import BackendTask
-from .BesideDataSet import pathBeside
+from . import TrainingDiagnostics
+from .Backend import Backend, BackendTask
+
+# What a folder without a name of its own, such as the root of a drive, is called.
+_NAMELESS = "data-set"
+
+
+def pathBeside(folder: Path, ending: str) -> Path:
+    """ "scans-plan.yaml" beside the folder "scans", for the ending "-plan.yaml"; nothing is made there.
+
+    There is nothing beside the root of a drive: for it the path lies in the user's home.
+    """
+    if folder.name:
+        return folder.with_name(f"{folder.name}{ending}")
+    return Path.home() / f"{_NAMELESS}{ending}"
+
 
 _EXIT_WITH_ERRORS = 2
 # A path that is typed changes with every letter, and to look into a folder with many others takes seconds.
@@ -47,7 +61,7 @@ class DataSetPanel:
         self._task = BackendTask(ui.checkButton, ui.checkStatusLabel, self._check, log)
         # The heights of the rows follow the width that is left for the last column.
         ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
-        ui.dataSetPathEdit.currentPath = Settings.value("DataSet")
+        ui.dataSetPathEdit.currentPath = TrainingDiagnostics.value("DataSet")
         whenPathChanges(ui.dataSetPathEdit, self._onPathChanged)
         ui.openCheckButton.connect("clicked(bool)", self._onOpenReport)
 
@@ -103,7 +117,7 @@ class DataSetPanel:
         self._task.stop()
 
     def _onPathChanged(self, path: str) -> None:
-        Settings.setValue("DataSet", path)
+        TrainingDiagnostics.setValue("DataSet", path)
         self._ui.findingsTable.setRowCount(0)
         self._ui.findingsTable.visible = False
         say(self._ui.checkStatusLabel, "")

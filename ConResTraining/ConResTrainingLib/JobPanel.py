@@ -1,4 +1,7 @@
-"""The run: where it lies, starting, stopping and resuming it, how it goes, and finding it again."""
+"""How a run stands, in words.
+
+The run: where it lies, starting, stopping and resuming it, how it goes, and finding it again.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +11,69 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
+from conresnet_training.runs.progress import Progress
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.PathField import whenPathChanges
-from ConResSegmentationLib.StatusLabel import say
+from ConResSegmentationLib.EnginePanel import say, whenPathChanges
 
-from . import JobSentences, Settings, TrainingCurves
+from . import TrainingCurves, TrainingDiagnostics
 from .Backend import Backend
-from .BesideDataSet import pathBeside
-from .DataSetPanel import DataSetPanel
+from .DataSetPanel import DataSetPanel, pathBeside
 from .PlanPanel import PlanPanel
 from .TrainingJob import JobState, TrainingJob
+
+
+def sentenceOf(job: TrainingJob) -> str:
+    """How a run stands, in a line or two; empty where there is none."""
+    progress, state = job.progress, job.state
+    if job.problem:
+        return job.problem
+    if state is JobState.none:
+        return ""
+    if state is JobState.starting:
+        return _("Starting")
+    if state is JobState.preparing:
+        done, of = progress.prepared
+        return _("Preparing the cases: {done} of {of}").format(done=done, of=of)
+    parts = [_("Step {step} of {steps}").format(step=progress.step, steps=progress.steps)]
+    if state is JobState.training:
+        parts += [Messages.timeLeft(progress.seconds_left), *_speed(progress)]
+    if progress.validations:
+        newest, best = progress.validations[-1]["dice"], (progress.best or progress.validations[-1])["dice"]
+        if newest is not None and best is not None:
+            parts.append(_("Dice {newest:.3f}, best {best:.3f}").format(newest=newest, best=best))
+    if job.host and state.isRunning:
+        parts.append(_("on {host}").format(host=job.host))
+    text = "; ".join(filter(None, parts)) + "."
+    if state in (JobState.stopping, JobState.stopped, JobState.finished):
+        text = f"{stateName(state)[:1].upper()}{stateName(state)[1:]}. {text}"
+    return text
+
+
+def _speed(progress: Progress) -> list[str]:
+    if not progress.points:
+        return []
+    point, texts = progress.points[-1], []
+    if point.get("samples_per_second"):
+        texts.append(_("{count:.1f} samples/s").format(count=point["samples_per_second"]))
+    if point.get("gpu_memory"):
+        texts.append(_("{memory:.1f} GB of GPU memory").format(memory=point["gpu_memory"] / 1e9))
+    return texts
+
+
+def stateName(state: JobState) -> str:
+    """A state in a word or two."""
+    return {
+        JobState.none: _("empty"),
+        JobState.starting: _("starting"),
+        JobState.preparing: _("preparing"),
+        JobState.training: _("training"),
+        JobState.stopping: _("stopping after its step"),
+        JobState.stopped: _("stopped"),
+        JobState.finished: _("finished"),
+        JobState.failed: _("failed"),
+        JobState.died: _("ended unexpectedly"),
+    }[state]
+
 
 MILLISECONDS_BETWEEN_LOOKS = 1000
 
@@ -54,7 +110,7 @@ class JobPanel:
         self._timer = qt.QTimer(ui.runPathEdit)
         self._timer.setInterval(MILLISECONDS_BETWEEN_LOOKS)
         self._timer.connect("timeout()", self.look)
-        ui.runPathEdit.currentPath = Settings.value("Run")
+        ui.runPathEdit.currentPath = TrainingDiagnostics.value("Run")
         whenPathChanges(ui.runPathEdit, self._onPathChanged)
         ui.runsSelector.connect("activated(int)", self._onRunChosen)
         ui.startButton.connect("clicked(bool)", self._onStart)
@@ -161,7 +217,7 @@ class JobPanel:
         return self._backend.problem
 
     def _onPathChanged(self, path: str) -> None:
-        Settings.setValue("Run", path)
+        TrainingDiagnostics.setValue("Run", path)
         self.adopt()
 
     def _onRunChosen(self, index: int) -> None:
@@ -185,7 +241,7 @@ class JobPanel:
             say(self._ui.runStatusLabel, Messages.sentence(error), isError=True)
             return
         self._isStopWished = False
-        Settings.addRun(self._job.folder)
+        TrainingDiagnostics.addRun(self._job.folder)
         self._showCurves()
         self.look()
 
@@ -230,7 +286,7 @@ class JobPanel:
             if not state.isRunning:
                 self._isStopWished = False
             if state is not JobState.none:
-                Settings.addRun(self._job.folder)
+                TrainingDiagnostics.addRun(self._job.folder)
             self._showRuns()
             self._onChanged()
         progress = self._job.progress if self._job else None
@@ -239,19 +295,19 @@ class JobPanel:
         self._ui.progressBar.maximum = 1000 if isKnown else 0
         self._ui.progressBar.value = round(1000 * progress.step / progress.steps) if isKnown else 0
         if self._job:
-            say(self._ui.runStatusLabel, JobSentences.sentenceOf(self._job), isError=bool(self._job.problem))
+            say(self._ui.runStatusLabel, sentenceOf(self._job), isError=bool(self._job.problem))
         else:
             say(self._ui.runStatusLabel, "")
         self.updateButtons()
 
     def _showRuns(self) -> None:
-        selector, runs = self._ui.runsSelector, Settings.runs()
+        selector, runs = self._ui.runsSelector, TrainingDiagnostics.runs()
         selector.clear()
         for folder in runs:
             job = self._job if self._job and self._job.folder == folder else TrainingJob(folder)
             if job is not self._job:
                 job.look()
-            selector.addItem(f"{folder.name}: {JobSentences.stateName(job.state)}", str(folder))
+            selector.addItem(f"{folder.name}: {stateName(job.state)}", str(folder))
             selector.setItemData(selector.count - 1, str(folder), qt.Qt.ToolTipRole)
         folder = self._job.folder if self._job else None
         selector.setCurrentIndex(runs.index(folder) if folder in runs else -1)

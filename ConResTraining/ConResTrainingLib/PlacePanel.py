@@ -8,16 +8,13 @@ from collections.abc import Callable
 import slicer
 from slicer.i18n import tr as _
 
-from conresnet_training.needs import PACKAGES, PYTHON
-from ConResSegmentationLib.ChildProcess import lastLine
-from ConResSegmentationLib.PathField import whenPathChanges
-from ConResSegmentationLib.StatusLabel import say
+from conresnet_training.cli.needs import PACKAGES, PYTHON
+from ConResSegmentationLib.EnginePanel import say, whenPathChanges
+from ConResSegmentationLib.Processes import lastLine
 
-from . import Settings
-from .Backend import Backend, Place
-from .BackendTask import BackendTask
-from .BasePython import BasePython, BasePythonSearch
-from .TrainingEnvironment import EnvironmentMaker
+from . import TrainingDiagnostics
+from .Backend import Backend, BackendTask, Place
+from .TrainingEnvironment import BasePython, BasePythonSearch, EnvironmentMaker
 
 
 class PlacePanel:
@@ -68,13 +65,13 @@ class PlacePanel:
             self._maker.stop(wait=True)
 
     def _load(self) -> None:
-        kept = Settings.value("Place", Place.environment.value)
+        kept = TrainingDiagnostics.value("Place", Place.environment.value)
         index = self._ui.placeSelector.findData(kept)
         self._ui.placeSelector.setCurrentIndex(max(index, 0))
-        self._ui.trainingPythonPathEdit.currentPath = Settings.value("Python")
-        self._ui.commandEdit.text = Settings.value("Command")
-        self._ui.commandPythonEdit.text = Settings.value("CommandPython")
-        self._ui.torchOptionsEdit.text = Settings.value("TorchOptions")
+        self._ui.trainingPythonPathEdit.currentPath = TrainingDiagnostics.value("Python")
+        self._ui.commandEdit.text = TrainingDiagnostics.value("Command")
+        self._ui.commandPythonEdit.text = TrainingDiagnostics.value("CommandPython")
+        self._ui.torchOptionsEdit.text = TrainingDiagnostics.value("TorchOptions")
         self._setBackend()
 
     def _setBackend(self) -> None:
@@ -87,11 +84,11 @@ class PlacePanel:
 
     def _onEdited(self, *_value) -> None:
         self._setBackend()
-        Settings.setValue("Place", self._backend.place.value)
-        Settings.setValue("Python", self._ui.trainingPythonPathEdit.currentPath)
-        Settings.setValue("Command", self._ui.commandEdit.text)
-        Settings.setValue("CommandPython", self._ui.commandPythonEdit.text)
-        Settings.setValue("TorchOptions", self._ui.torchOptionsEdit.text)
+        TrainingDiagnostics.setValue("Place", self._backend.place.value)
+        TrainingDiagnostics.setValue("Python", self._ui.trainingPythonPathEdit.currentPath)
+        TrainingDiagnostics.setValue("Command", self._ui.commandEdit.text)
+        TrainingDiagnostics.setValue("CommandPython", self._ui.commandPythonEdit.text)
+        TrainingDiagnostics.setValue("TorchOptions", self._ui.torchOptionsEdit.text)
         say(self._ui.placeStatusLabel, "")
         self._update()
         self._onChanged()
@@ -184,7 +181,7 @@ class PlacePanel:
     def _onTest(self) -> None:
         launch, launchModule = self._backend.launch, self._backend.launchModule
         self._test.run(
-            lambda: launchModule("conresnet_training.needs"),
+            lambda: launchModule("conresnet_training.cli.needs"),
             _("Looking for what training needs"),
             lambda output: self._onNeeds(output, launch),
         )
@@ -202,7 +199,7 @@ class PlacePanel:
 
 
 def needsInWords(output: str) -> tuple[str, str]:
-    """What ``conresnet_training.needs`` has answered: (a sentence that says what is wrong, or that all is well)."""
+    """What ``conresnet_training.cli.needs`` has answered: (a sentence that says what is wrong, or that all is well)."""
     try:
         found = json.loads(lastLine(output))
     except ValueError:

@@ -1,5 +1,10 @@
-"""The plan: made from the data, shown with every line to edit, saved, and read again."""
+"""What the text of a plan says, as far as the panel must know; Slicer's Python has no reader of YAML.
 
+The plan: made from the data, shown with every line to edit, saved, and read again.
+"""
+
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,19 +12,47 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from conresnet.atomic_file import replacing
 from conresnet.errors import UserError
-from conresnet_training.system_catalogue import DEFAULT, SYSTEMS
+from conresnet.files import replacing
+from conresnet_training.planning.systems import DEFAULT, SYSTEMS
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.PathField import whenPathChanges
-from ConResSegmentationLib.StatusLabel import say
+from ConResSegmentationLib.EnginePanel import say, whenPathChanges
 
-from . import Settings
-from .Backend import Backend, Place
-from .BackendTask import BackendTask
-from .BesideDataSet import pathBeside
-from .DataSetPanel import DataSetPanel
-from .PlanText import dataOfPlan, foldsOfPlan
+from . import TrainingDiagnostics
+from .Backend import Backend, BackendTask, Place
+from .DataSetPanel import DataSetPanel, pathBeside
+
+# A value goes on in lines that are indented, where it is long.
+_DATA = re.compile(r"^data:[ \t]+(\S.*(?:\n[ \t]+\S.*)*)", re.MULTILINE)
+_FOLDS = re.compile(r"^\s+folds:\s*(\d+)", re.MULTILINE)
+
+
+def foldsOfPlan(text: str) -> int | None:
+    """Into how many folds the plan divides the cases; None where it does not say."""
+    found = _FOLDS.search(text)
+    return int(found[1]) if found else None
+
+
+def dataOfPlan(text: str) -> Path | None:
+    """The data set's folder as it stands there, perhaps relative to the plan's file; None where it does not say."""
+    found = _DATA.search(text)
+    value = _unquoted(found[1].strip()) if found else ""
+    return Path(value) if value else None
+
+
+def _unquoted(value: str) -> str:
+    """A YAML text without its quotes, whose breaks of lines are blanks; empty where it is none that can be read."""
+    if value.startswith('"'):
+        # There a backslash before a break stands for no blank, and one after it for the blank that follows.
+        joined = re.sub(r"\\\n[ \t]*(?:\\(?= ))?", "", value)
+        try:
+            return str(json.loads(re.sub(r"\s*\n\s*", " ", joined)))
+        except ValueError:
+            return ""
+    value = re.sub(r"\s*\n\s*", " ", value)
+    if value.startswith("'"):
+        return value[1:-1].replace("''", "'") if value.endswith("'") else ""
+    return re.sub(r"\s+#.*", "", value)
 
 
 class PlanPanel:
@@ -52,7 +85,7 @@ class PlanPanel:
         self._choicesOfPlan = self._choices
         self._task = BackendTask(ui.makePlanButton, ui.planStatusLabel, self._make, log)
         ui.planTextEdit.setFont(qt.QFontDatabase.systemFont(qt.QFontDatabase.FixedFont))
-        ui.planPathEdit.currentPath = Settings.value("Plan")
+        ui.planPathEdit.currentPath = TrainingDiagnostics.value("Plan")
         whenPathChanges(ui.planPathEdit, self._onPathChanged)
         ui.planTextEdit.connect("textChanged()", self._onTextChanged)
         ui.savePlanButton.connect("clicked(bool)", self._onSave)
@@ -138,7 +171,7 @@ class PlanPanel:
         for name, entry in SYSTEMS.items():
             selector.addItem(entry.title, name)
             selector.setItemData(selector.count - 1, entry.sentence, qt.Qt.ToolTipRole)
-        kept = Settings.value("System")
+        kept = TrainingDiagnostics.value("System")
         selector.setCurrentIndex(selector.findData(kept if kept in SYSTEMS else DEFAULT))
         selector.toolTip = SYSTEMS[selector.currentData].sentence
         selector.connect("currentIndexChanged(int)", self._onSystemChosen)
@@ -166,7 +199,7 @@ class PlanPanel:
 
     def _onSystemChosen(self, _index: int) -> None:
         selector = self._ui.systemSelector
-        Settings.setValue("System", selector.currentData)
+        TrainingDiagnostics.setValue("System", selector.currentData)
         selector.toolTip = SYSTEMS[selector.currentData].sentence
         self._onChoice()
 
@@ -177,7 +210,7 @@ class PlanPanel:
         say(self._ui.planStatusLabel, stale if self._choices != self._choicesOfPlan else "")
 
     def _onPathChanged(self, path: str) -> None:
-        Settings.setValue("Plan", path)
+        TrainingDiagnostics.setValue("Plan", path)
         self._choicesOfPlan = self._choices
         say(self._ui.planStatusLabel, "")
         self.refresh()

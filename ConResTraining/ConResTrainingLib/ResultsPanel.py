@@ -8,11 +8,10 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from ConResSegmentationLib import Messages, ModelChoices
-from ConResSegmentationLib.StatusLabel import say
+from ConResSegmentationLib import Messages, Models
+from ConResSegmentationLib.EnginePanel import say
 
-from .Backend import Backend
-from .BackendTask import BackendTask
+from .Backend import Backend, BackendTask
 from .JobPanel import JobPanel
 
 _SEGMENTATION_MODULE = "ConResSegmentation"
@@ -114,7 +113,7 @@ class ResultsPanel:
     def _install(self, package: Path) -> None:
         self.updateButtons()
         try:
-            name = ModelChoices.installAsking(str(package))
+            name = Models.installAsking(str(package))
         except UserError as error:
             say(self._ui.resultsStatusLabel, Messages.sentence(error), isError=True)
             return

@@ -9,9 +9,9 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
-from ConResSegmentationLib.StatusLabel import say
+from ConResSegmentationLib.EnginePanel import say
 
-from . import DecathlonFolder, SceneCase
+from . import SceneCase
 from .DataSetPanel import DataSetPanel
 
 
@@ -61,7 +61,7 @@ class SceneCasePanel:
             self._problem = _("Choose the folder of a data set, or a new one, above.")
         else:
             try:
-                description = DecathlonFolder.describe(folder)
+                description = SceneCase.describe(folder)
             except UserError as error:
                 self._problem = Messages.sentence(error)
         isNew = description is None and not self._problem
@@ -85,7 +85,7 @@ class SceneCasePanel:
         """Propose a name, unless the user has given one, and see whether all is there."""
         first = self._channels.firstNode
         if first is not None and self._ui.caseNameEdit.text in ("", self._proposed):
-            self._proposed = DecathlonFolder.proposedName(self._dataSetPanel.dataSet, first.GetName())
+            self._proposed = SceneCase.proposedName(self._dataSetPanel.dataSet, first.GetName())
             self._ui.caseNameEdit.text = self._proposed
         self._checkCanAdd()
 
@@ -115,7 +115,7 @@ class SceneCasePanel:
             with slicer.util.WaitCursor():
                 arrays, grid = SceneCase.channelArrays(nodes)
                 masks = SceneCase.segmentMasks(labelsNode, self._channels.firstNode)
-                DecathlonFolder.addCase(folder, name, arrays, masks, grid)
+                SceneCase.addCase(folder, name, arrays, masks, grid)
         except UserError as error:
             say(self._ui.sceneCaseStatusLabel, Messages.sentence(error), isError=True)
             return

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import slicer
 
-from conresnet_training.data_sets import read_data_set
-from ConResSegmentationLib.ChildProcess import ChildProcess
+from conresnet_training.data import read_data_set
+from ConResSegmentationLib.Processes import ChildProcess
 from ConResSegmentationLib.SelfTest import makeVolume
 
-from . import DecathlonFolder, SceneCase, TrainingCurves
+from . import SceneCase, TrainingCurves
 from .Backend import Backend
 from .PlacePanel import needsInWords
 
@@ -26,14 +26,14 @@ def checkCaseFromScene() -> None:
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "data set"
         arrays, grid = SceneCase.channelArrays({"T1": volume})
-        DecathlonFolder.addCase(folder, "phantom", arrays, SceneCase.segmentMasks(segmentation, volume), grid)
+        SceneCase.addCase(folder, "phantom", arrays, SceneCase.segmentMasks(segmentation, volume), grid)
         dataSet = read_data_set(folder)
     assert dataSet.channels == ("T1",) and list(dataSet.labels.values()) == ["Body"], "the data set was read otherwise"
 
 
 def checkCurves() -> None:
     """Events of a run become charts in Slicer's plot views."""
-    from conresnet_training.progress import Progress
+    from conresnet_training.runs.progress import Progress
 
     progress = Progress()
     progress.add({"event": "started", "step": 0, "steps": 20, "segments": ["Body"]})
@@ -53,7 +53,7 @@ def backendProblem(backend: Backend) -> str:
     if backend.problem:
         return backend.problem
     ended = []
-    process = ChildProcess(backend.launchModule("conresnet_training.needs"), lambda *result: ended.append(result))
+    process = ChildProcess(backend.launchModule("conresnet_training.cli.needs"), lambda *result: ended.append(result))
     process.start()
     while not ended:
         slicer.app.processEvents()

@@ -16,13 +16,11 @@ from pathlib import Path
 
 from slicer.i18n import tr as _
 
-from conresnet.atomic_file import write_error
 from conresnet.errors import UserError
-from conresnet_training.progress import PROGRESS_FILE, Progress, ProgressReader
-from conresnet_training.running import STOP_FILE, running_process
-from ConResSegmentationLib.ChildProcess import lastLine
-from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
-from ConResSegmentationLib.ProcessTree import killTree
+from conresnet.files import write_error
+from conresnet_training.runs.progress import PROGRESS_FILE, Progress, ProgressReader
+from conresnet_training.runs.running import STOP_FILE, running_process
+from ConResSegmentationLib.Processes import ProcessLaunch, killTree, lastLine
 
 # Of a run on another computer nothing but its files is seen: it counts as gone when it wrote nothing for so long.
 SECONDS_OF_SILENCE = 600

@@ -2,7 +2,7 @@
 
 import sys
 
-from conresnet_training.command_line import main
+from conresnet_training.cli.main import main
 
 # Data loading starts further processes, which import this file under another name.
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def _random_model(folder: Path) -> Path:
     import safetensors.torch
     import torch
 
-    from conresnet.brats_description import INFERENCE, WEIGHTS_FILE, describe
+    from conresnet.importing.brats import INFERENCE, WEIGHTS_FILE, describe
     from conresnet.networks import build_network
     from conresnet.package import write_package
 
@@ -118,7 +118,7 @@ def _print_agreement(found: dict[str, np.ndarray], label: Path | None, package: 
     if label:
         from measuring import in_model_order, nested_regions
 
-        from conresnet.image_files import read_volume
+        from conresnet.images.files import read_volume
         from conresnet.package import read_package
 
         (values,) = in_model_order(read_package(package), [read_volume(label)])

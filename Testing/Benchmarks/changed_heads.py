@@ -30,7 +30,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--labels", type=FILE, default=HEAD / "IXI034_tissue.nii.gz", help="Its labels, numbered as the model's.")
 def measure(model: str, image: Path, labels: Path) -> None:
     """Segment a head as it is and changed, and print Dice of each segment."""
-    from conresnet.segmentation import load_model
+    from conresnet.inference.segmentation import load_model
 
     loaded = load_model(model)
     segments = loaded.description.output.segments
@@ -73,8 +73,8 @@ def changes(head: sitk.Image, truth: sitk.Image) -> Iterator[tuple[str, sitk.Ima
 
 def segmented(model, head: sitk.Image) -> sitk.Image:
     """The label map that the engine finds, on the head's grid."""
-    from conresnet.image_files import read_volume
-    from conresnet.segmentation import segment
+    from conresnet.images.files import read_volume
+    from conresnet.inference.segmentation import segment
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "head.nii.gz"

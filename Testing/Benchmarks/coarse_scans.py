@@ -26,11 +26,11 @@ sys.path[:0] = [str(REPOSITORY / part) for part in ("ConResSegmentation", "ConRe
 @click.option("--model", default="hippocampus", show_default=True, help="A model's name or package.")
 def measure(data: Path, model: str) -> None:
     """Segment the cases of DATA that the model never saw, as they are and at half the resolution."""
-    from conresnet.model_list import find_model
+    from conresnet.inference.segmentation import load_model
     from conresnet.package import read_package
-    from conresnet.package.metrics import read_metrics
-    from conresnet.segmentation import load_model
-    from conresnet_training.data_sets import read_data_set
+    from conresnet.package.reader import read_metrics
+    from conresnet.package.store import find_model
+    from conresnet_training.data import read_data_set
 
     held_out = set(read_metrics(read_package(find_model(model)))["dice_a_case"])
     cases = [case for case in read_data_set(data).cases if case.name in held_out]

@@ -79,8 +79,8 @@ def compare(plan, output, rows, folds, data, settings, jobs, max_steps, timed_ca
 
     from conresnet.errors import UserError
     from conresnet.networks import NETWORKS
-    from conresnet_training.data_sets import read_data_set
-    from conresnet_training.plan import read_plan, with_settings, write_plan
+    from conresnet_training.data import read_data_set
+    from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 
     NETWORKS.update(PEERS)
     followed = with_settings(read_plan(plan, data), settings)
@@ -156,7 +156,7 @@ class Bench:
         from comparison_table import Comparison, Result
         from row_runs import late_rise
 
-        from conresnet_training.data_sets import read_data_set
+        from conresnet_training.data import read_data_set
         from conresnet_training.evaluation import read_evaluation
 
         results = []
@@ -227,7 +227,7 @@ class Bench:
 
 def fits_a_window(data_set, plan) -> bool:
     """Whether the median case fits a window of the plan, as crops do."""
-    from conresnet_training.survey import survey
+    from conresnet_training.data.survey import survey
 
     found, description = survey(data_set), plan.description
     plane = {letter: axis for axis in ("SI", "AP", "RL") for letter in axis}
@@ -268,6 +268,6 @@ def _window(plan) -> str:
 
 
 if __name__ == "__main__":
-    from conresnet.command_line import main
+    from conresnet.cli.main import main
 
     sys.exit(main(None, compare, "python Testing/Benchmarks/compare_systems.py"))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from conresnet.atomic_file import replacing
+from conresnet.files import replacing
 from conresnet_training.evaluation.metrics import METRICS
 
 INK, GRID = "#333333", "#dddddd"

@@ -11,11 +11,11 @@ from typing import Any
 
 from system_rows import CONRESNET, SIZES, STUDY, Row
 
-from conresnet.atomic_file import replacing
+from conresnet.files import replacing
 from conresnet_training.evaluation import Evaluation
 from conresnet_training.evaluation.compare import compare_evaluations
 from conresnet_training.evaluation.metrics import METRICS
-from conresnet_training.evaluation.summary import OVERALL
+from conresnet_training.evaluation.results import OVERALL
 
 MOST_LATE_RISE = 0.005
 """A row whose validation Dice rose by more in the last quarter of its steps is under-trained."""

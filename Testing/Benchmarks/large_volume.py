@@ -30,9 +30,9 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
     import torch
     from process_memory import peak_memory
 
-    from conresnet.grid import Grid, Volume
+    from conresnet.images.grid import Grid, Volume
     from conresnet.inference.progress import Progress
-    from conresnet.segmentation import SegmentOptions, load_model, segment
+    from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 
     class Shown(Progress):
         def report(self, phase, fraction, seconds_left):
@@ -63,7 +63,7 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
 def _package(folder: Path, spacing: str) -> Path:
     import safetensors.torch
 
-    from conresnet.brats_description import WEIGHTS_FILE, describe
+    from conresnet.importing.brats import WEIGHTS_FILE, describe
     from conresnet.networks import build_network
     from conresnet.package import write_package
 

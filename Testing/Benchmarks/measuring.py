@@ -9,11 +9,11 @@ import plain
 import torch
 from process_memory import peak_memory
 
-from conresnet.image_files import read_channels
+from conresnet.images.files import read_channels
+from conresnet.images.grid import reordering
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.networks.loading import load_network
-from conresnet.orientation import reordering
 from conresnet.package import read_package
-from conresnet.segmentation import SegmentOptions, load_model, segment
 
 
 def measure(task: dict) -> dict:

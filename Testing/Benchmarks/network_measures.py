@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from conresnet.networks.outputs import TRAINING_OUTPUTS
+from conresnet.networks.blocks import TRAINING_OUTPUTS
 
 TINY = (16, 16, 16)
 

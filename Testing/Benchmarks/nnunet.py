@@ -40,9 +40,9 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
     """Train nnU-Net on the cases of PLAN and measure it on the held-out ones, into FOLDER/evaluation."""
     from nnunet_tools import DATA_SET, Workplace
 
-    from conresnet_training.data_sets import read_data_set
+    from conresnet_training.data import read_data_set
     from conresnet_training.evaluation import evaluate_predictions, summary_table
-    from conresnet_training.plan import read_plan
+    from conresnet_training.planning.plan import read_plan
 
     our_plan = read_plan(plan, data)
     data_set = read_data_set(our_plan.data)
@@ -85,6 +85,6 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
 
 
 if __name__ == "__main__":
-    from conresnet.command_line import main
+    from conresnet.cli.main import main
 
     sys.exit(main(None, compare, "python Testing/Benchmarks/nnunet.py"))

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import click
 
-from conresnet.image_files import read_channels, write_volume
-from conresnet_training.data_sets import Case, DataSet
-from conresnet_training.folds import split
-from conresnet_training.plan import Plan
+from conresnet.images.files import read_channels, write_volume
+from conresnet_training.data import Case, DataSet
+from conresnet_training.planning.plan import Plan
+from conresnet_training.runs.folds import split
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

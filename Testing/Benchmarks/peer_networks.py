@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet
 from torch import Tensor, nn
 
-from conresnet.networks.outputs import TRAINING_OUTPUTS
-from conresnet_training.plan import Plan
+from conresnet.networks.blocks import TRAINING_OUTPUTS
+from conresnet_training.planning.plan import Plan
 
 SMALLEST_SIDE = 4
 """nnU-Net halves no axis below so many voxels."""

@@ -30,7 +30,7 @@ def work(task: dict) -> None:
     from peer_networks import PEERS
 
     from conresnet.networks import NETWORKS
-    from conresnet_training.run import open_run
+    from conresnet_training.runs.run import open_run
 
     NETWORKS.update(PEERS)
     runs = [open_run(Path(folder), Path(task["data"])) for folder in task["runs"]]
@@ -45,7 +45,7 @@ def work(task: dict) -> None:
 
 def train(runs: Sequence, most_steps: int | None) -> None:
     """Train each run to its end, or as far as ``most_steps``."""
-    from conresnet_training.fitting import fit
+    from conresnet_training.training.trainer import fit
 
     for run in runs:
         fit(run, most_steps)
@@ -56,12 +56,11 @@ def evaluate(runs: Sequence, output: Path, plan_file: Path) -> None:
 
     Runs may have been trained for other segments, such as the labels that make up regions; then the label maps decide.
     """
-    from conresnet_training.data_sets import read_data_set
-    from conresnet_training.evaluation.predictions import measure_predictions
-    from conresnet_training.evaluation.runs import SEGMENTATIONS, measure_runs
-    from conresnet_training.evaluation.writing import write_results
-    from conresnet_training.folders import make_folder
-    from conresnet_training.plan import read_plan
+    from conresnet_training.data import read_data_set
+    from conresnet_training.evaluation.report import write_results
+    from conresnet_training.evaluation.runs import SEGMENTATIONS, measure_predictions, measure_runs
+    from conresnet_training.pages.text import make_folder
+    from conresnet_training.planning.plan import read_plan
 
     data = runs[0].plan.data
     plan = read_plan(plan_file, data)
@@ -87,14 +86,14 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     from network_measures import acting_parameters, multiply_adds
     from process_memory import peak_memory
 
-    from conresnet.image_files import read_channels
+    from conresnet.images.files import read_channels
+    from conresnet.inference.segmentation import SegmentOptions, load_model, segment
     from conresnet.networks import build_network
     from conresnet.package import write_package
-    from conresnet.segmentation import SegmentOptions, load_model, segment
-    from conresnet_training.data_sets import read_data_set
+    from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.results import write_json
-    from conresnet_training.folds import held_out_of_run
-    from conresnet_training.packing import pack_runs
+    from conresnet_training.runs.folds import held_out_of_run
+    from conresnet_training.runs.packing import pack_runs
 
     plan = runs[0].plan
     held_out = held_out_of_run(runs[0], read_data_set(plan.data))
@@ -129,6 +128,6 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
 
 
 if __name__ == "__main__":
-    from conresnet.command_line import main
+    from conresnet.cli.main import main
 
     sys.exit(main(None, work, "python Testing/Benchmarks/row_work.py"))

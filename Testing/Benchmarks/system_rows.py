@@ -9,11 +9,10 @@ from peer_networks import PEERS, with_peer
 
 from conresnet.errors import UserError
 from conresnet.package.description import AXES, PLANES
-from conresnet_training.colors import segment_color
-from conresnet_training.component_share import planned_share
-from conresnet_training.data_sets import DataSet
-from conresnet_training.plan import Plan, with_settings
-from conresnet_training.system_catalogue import SYSTEMS, change_system
+from conresnet_training.data import DataSet
+from conresnet_training.planning.plan import Plan, with_settings
+from conresnet_training.planning.planner import planned_share, segment_color
+from conresnet_training.planning.systems import SYSTEMS, change_system
 
 CONRESNET, BASELINE = "conresnet", "conresnet-baseline"
 PEER_TITLES = {"dynunet": "DynUNet (MONAI)", "segresnet": "SegResNet (MONAI)", "basicunet": "BasicUNet (MONAI)"}

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from conresnet.inference.memory import reused_memory
-from conresnet_training.fitting import fit
-from conresnet_training.network_with_losses import SegmentationTraining
-from conresnet_training.plan import Plan, read_plan
-from conresnet_training.run import start_run
+from conresnet.inference.devices import reused_memory
+from conresnet_training.planning.plan import Plan, read_plan
+from conresnet_training.runs.run import start_run
+from conresnet_training.training.network import SegmentationTraining
+from conresnet_training.training.trainer import fit
 
 BATCHES = 8
 """So many are kept for the plain way, which takes them in turn."""

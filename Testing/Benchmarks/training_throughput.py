@@ -75,8 +75,8 @@ class Bench:
     """
 
     def __init__(self, plan_file: Path, data: Path | None, steps: int, precision: str, folder: Path):
-        from conresnet_training.data_sets import read_data_set
-        from conresnet_training.plan import read_plan
+        from conresnet_training.data import read_data_set
+        from conresnet_training.planning.plan import read_plan
 
         self.folder, self.runs = folder, 0
         self.plan = read_plan(plan_file, data)
@@ -133,7 +133,7 @@ class Bench:
         return json.loads(done.stdout.splitlines()[-1])["moments"]
 
     def _here(self, way: str, workers: int) -> list[float]:
-        from conresnet_training.plan import write_plan
+        from conresnet_training.planning.plan import write_plan
 
         self.runs += 1
         self.plan.training.workers = workers
@@ -172,6 +172,6 @@ if __name__ == "__main__":
 
         print(json.dumps(measure(json.loads(sys.argv[2]))))
     else:
-        from conresnet.command_line import main
+        from conresnet.cli.main import main
 
         sys.exit(main(None, compare, "python Testing/Benchmarks/training_throughput.py"))

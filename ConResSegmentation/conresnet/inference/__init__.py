@@ -1,0 +1,1 @@
+"""Sliding-window inference: windows, the pass over a case, results, devices, progress."""

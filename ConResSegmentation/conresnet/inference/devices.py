@@ -1,10 +1,17 @@
-"""Where and in which number format a network computes."""
+"""Where and in which number format a network computes.
+
+Keeping the memory of large tensors for the next one instead of fetching it from the system every time.
+
+Watching a network from inside, so that progress moves and a cancel is heard within one window.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import SimpleITK as sitk
@@ -148,3 +155,105 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's mallopt, malloc.h
+_DEFAULT_MMAP_MAX = 65536
+_DEFAULT_TRIM = 128 * 1024
+
+
+@contextmanager
+def reused_memory() -> Iterator[None]:
+    """While it lasts, memory that is freed stays with the process.
+
+    glibc gives every block over 32 MB back to the system as it is freed, so that each operation on a large tensor
+    pays for fresh pages. Afterwards its own ways are back and what is free is returned. Elsewhere than on glibc
+    nothing happens.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
+        libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt") else None
+
+
+_ELEMENT_COST = 300
+"""What norms, activations and resizing cost beside each element of a convolution's output, in multiply-adds."""
+
+_WATCHED = (nn.Conv3d, nn.ConvTranspose3d)
+
+
+class ForwardMonitor:
+    """Calls back after every convolution with the share of the forward pass that is done.
+
+    A trial pass on a tiny input tells in what order the convolutions come, deconvolutions among them, and how much
+    each costs; their shares hardly depend on the input's size. To be used as a context: no hook is left behind.
+
+    Args:
+        networks: whose convolutions to watch.
+        trial: makes the pass that will be made for every window, on a tiny input.
+        tick: called with the share done, 0 to 1; before each convolution with the same share as after the last. What
+            it raises ends the pass.
+    """
+
+    def __init__(self, networks: Iterable[nn.Module], trial: Callable[[], object], tick: Callable[[float], None]):
+        self._networks = list(networks)
+        self._trial = trial
+        self._tick = tick
+        self._stack = ExitStack()
+        self._shares: list[float] = []
+        self._calls = 0
+
+    def __enter__(self) -> ForwardMonitor:
+        costs: list[float] = []
+        with ExitStack() as recording:
+            for layer in self._convolutions():
+                handle = layer.register_forward_hook(lambda *call: costs.append(_cost(*call)))
+                recording.callback(handle.remove)
+            self._trial()
+        done = 0.0
+        for cost in costs:
+            done += cost
+            self._shares.append(done / sum(costs))
+        for layer in self._convolutions():
+            self._stack.callback(layer.register_forward_pre_hook(self._before).remove)
+            self._stack.callback(layer.register_forward_hook(self._after).remove)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def restart(self) -> None:
+        """The next pass begins."""
+        self._calls = 0
+
+    def _convolutions(self) -> list[nn.Module]:
+        return [layer for network in self._networks for layer in network.modules() if isinstance(layer, _WATCHED)]
+
+    def _before(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._tick(self._shares[self._calls - 1] if self._calls else 0.0)
+
+    def _after(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._calls += 1
+        self._tick(self._shares[self._calls - 1])
+
+
+def _cost(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> float:
+    """About how many multiply-adds: a convolution gathers every output from a kernel, a deconvolution spreads every
+    input by one."""
+    applied = inputs[0] if isinstance(layer, nn.ConvTranspose3d) else output
+    return applied.numel() * layer.weight[0].numel() + output.numel() * _ELEMENT_COST

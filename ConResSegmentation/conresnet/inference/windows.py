@@ -1,13 +1,22 @@
-"""Where the windows of a sliding-window pass lie, in voxels of the model's array (S, H, W). Torch-free."""
+"""Where the windows of a sliding-window pass lie, in voxels of the model's array (S, H, W). Torch-free.
+
+How much each window's answer counts where windows overlap. Torch-free.
+
+How the windows of a pass are laid and blended. Torch-free.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
-from conresnet.boxes import Box
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.images.grid import Box
+from conresnet.package.description import TILINGS
 
 MULTIPLE = 8
 """Sides that the networks halve three times without rounding."""
@@ -140,3 +149,77 @@ def counted_windows(box: Box, shape: Sequence[int], window: Sequence[int], more:
         sizes.append(size)
         starts.append(tuple(dict.fromkeys(_spread(part, side, size, count))))
     return WindowPlan(tuple(sizes), tuple(starts))
+
+
+_WIDTH = 1 / 8
+"""Standard deviation of the Gaussian, in window sides: a window's edges, where it lacks context, hardly count."""
+
+
+def axis_weights(starts: Sequence[int], size: int, blending: str) -> list[np.ndarray]:
+    """Weights along one axis that add up to 1 in every voxel that the windows cover.
+
+    Windows lie at every combination of starts and a voxel's weight is the product over the axes, so that weights
+    which add up to 1 along each axis do so in space. That leaves nothing to divide by when the windows are summed.
+
+    Args:
+        starts: first index of each window.
+        size: of all of them.
+        blending: "gaussian" or "uniform".
+
+    Returns:
+        (size,) float32 a window.
+    """
+    profile = np.ones(size)
+    if blending == "gaussian":
+        profile = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size * _WIDTH)) ** 2)
+    total = np.zeros(max(starts) - min(starts) + size)
+    for start in starts:
+        total[start - min(starts) :][:size] += profile
+    return [(profile / total[start - min(starts) :][:size]).astype(np.float32) for start in starts]
+
+
+_BLENDING = {"fitted": "gaussian", "authors": "uniform"}
+"""What goes with a tiling that the user chooses."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How windows are laid and blended, whatever the case.
+
+    Args:
+        kind: "fitted", "authors" or "counted", see ``conresnet.inference.windows``.
+        window: the model's (S, H, W).
+        overlap: of fitted windows.
+        blending: "gaussian" or "uniform".
+        more: of counted windows, those beyond what the box holds side by side.
+    """
+
+    kind: str
+    window: tuple[int, int, int]
+    overlap: float
+    blending: str
+    more: int = 0
+
+    def plan(self, box: Box, shape: Sequence[int]) -> WindowPlan:
+        """The windows over a box of a case's array of ``shape``."""
+        if self.kind == "authors":
+            return authors_windows(shape, self.window)
+        if self.kind == "counted":
+            return counted_windows(box, shape, self.window, self.more)
+        return fitted_windows(box, shape, self.window, self.overlap)
+
+    def chosen(self, kind: str | None) -> Tiling:
+        """That which the user chose instead; this one for None.
+
+        Raises:
+            UserError: "tiling-unknown".
+        """
+        if kind and kind not in TILINGS:
+            raise UserError(
+                "tiling-unknown", f"There is no tiling {kind!r}; choose one of {', '.join(TILINGS)}.", tiling=kind
+            )
+        return replace(self, kind=kind, blending=_BLENDING[kind]) if kind else self
+
+    def smaller(self, window: tuple[int, int, int]) -> Tiling:
+        """Fitted windows of another size, blended as these."""
+        return replace(self, kind="fitted", window=window)

@@ -1,12 +1,141 @@
-"""The steps that turn each value into another: measured on a channel once, then applied to any block of it."""
+"""What a channel's values are like as a whole or a slice: moments, percentiles, histograms, without a float copy.
+
+The steps that turn each value into another: measured on a channel once, then applied to any block of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from conresnet.intensity.channel_values import ChannelValues, moments, percentiles, slice_moments, sparse_tail
+_BLOCK_VOXELS = 2**21
+_DENSE_BINS = 2**24
+
+
+class ChannelValues:
+    """The values of a channel's voxels inside some masks, as float64 blocks in array order.
+
+    The answer depends on the values in array order alone, not on how they lie in memory.
+
+    Args:
+        array: (S, H, W) of any real type.
+        masks: bool of that shape, of which a voxel must be inside all; None is every voxel.
+        change: (block, index of its first slice) to the block's values that are meant, of the block's shape.
+    """
+
+    def __init__(
+        self,
+        array: np.ndarray,
+        masks: Sequence[np.ndarray | None] = (),
+        change: Callable[[np.ndarray, int], np.ndarray] = lambda block, first: block,
+    ):
+        self._array, self._change = array, change
+        self._masks = [mask for mask in masks if mask is not None]
+        self.count = int(np.sum([chosen.sum() for _, chosen in self._chosen()])) if self._masks else array.size
+
+    def _chosen(self, rows: int | None = None) -> Iterator[tuple[slice, np.ndarray | None]]:
+        """Slices of the array, ``rows`` at a time, and which of their voxels are meant (None: all)."""
+        rows = rows or max(1, _BLOCK_VOXELS // max(1, self._array[:1].size))
+        for first in range(0, len(self._array), rows):
+            where = slice(first, first + rows)
+            yield where, np.logical_and.reduce([mask[where] for mask in self._masks]) if self._masks else None
+
+    def _values(self, rows: int | None = None) -> Iterator[np.ndarray]:
+        for where, chosen in self._chosen(rows):
+            if chosen is not None and not chosen.any():
+                yield np.empty(0)
+                continue
+            block = self._change(np.ascontiguousarray(self._array[where]), where.start)
+            yield (block.ravel() if chosen is None else block[chosen]).astype(np.float64, copy=False)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (block for block in self._values() if block.size)
+
+    def slices(self) -> Iterator[np.ndarray]:
+        """The values of each slice, one after another; empty where none is meant."""
+        return self._values(1)
+
+
+def moments(values: ChannelValues) -> tuple[float, float]:
+    """Mean and standard deviation (population); 1 instead of 0 where all values are equal."""
+    mean = sum(float(block.sum()) for block in values) / values.count
+    variance = sum(float(np.square(block - mean).sum()) for block in values) / values.count
+    return mean, float(np.sqrt(variance)) or 1.0
+
+
+def slice_moments(values: ChannelValues) -> np.ndarray:
+    """(S, 3): count, mean and standard deviation (population) of each slice; zeros where a slice has no value."""
+    return np.array([(v.size, v.mean(), v.std()) if v.size else (0.0, 0.0, 0.0) for v in values.slices()])
+
+
+def percentiles(values: ChannelValues, percentages: Sequence[float]) -> list[float]:
+    """Percentiles as numpy's default gives them, of float32 values, exactly, without holding or sorting all of them.
+
+    The bits of a float32, with those of negative numbers turned round, sort like the number itself. One histogram of
+    the upper 16 bits says in which group each wanted rank lies, one more of that group's lower bits says which it is.
+    """
+    positions = [percentage / 100 * (values.count - 1) for percentage in percentages]
+    ranks = sorted({int(f(position)) for position in positions for f in (np.floor, np.ceil)})
+    groups = np.cumsum(_histogram(values, lambda keys: keys >> 16))
+    found = {}
+    for group in {int(np.searchsorted(groups, rank, side="right")) for rank in ranks}:
+        before = int(groups[group - 1]) if group else 0
+        inner = before + np.cumsum(_histogram(values, lambda keys, group=group: keys[keys >> 16 == group] & 0xFFFF))
+        for rank in ranks:
+            if before <= rank < groups[group]:
+                found[rank] = _value_of((group << 16) | int(np.searchsorted(inner, rank, side="right")))
+    results = []
+    for position in positions:
+        low, high = found[int(np.floor(position))], found[int(np.ceil(position))]
+        results.append(float(low + (high - low) * (position - np.floor(position))))
+    return results
+
+
+def _histogram(values: ChannelValues, part: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    counts = np.zeros(2**16, dtype=np.int64)
+    for block in values:
+        bits = block.astype(np.float32).view(np.uint32)
+        keys = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+        counts += np.bincount(part(keys), minlength=2**16)
+    return counts
+
+
+def _value_of(key: int) -> float:
+    bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF
+    return float(np.array(bits, dtype=np.uint32).view(np.float32))
+
+
+def sparse_tail(values: ChannelValues, min_count: int) -> float | None:
+    """Index of the last of int(maximum) equal bins from minimum to maximum with ``min_count`` values, or None."""
+    low = min((float(block.min()) for block in values), default=0.0)
+    high = max((float(block.max()) for block in values), default=0.0)
+    bins = int(high)
+    if bins < 1 or high <= low:
+        return None
+    width = (high - low) / bins
+    # More bins than int64 counts are counted as float64, between whose neighbors many bins lie.
+    kind = np.int64 if bins < 2**62 else np.float64
+    last = kind(bins - 1)
+    dense = np.zeros(bins, dtype=np.int64) if bins <= _DENSE_BINS else None
+    sparse = []
+    for block in values:
+        index = np.minimum(np.floor((block - low) * (bins / (high - low))).astype(kind), last)
+        # A value on an edge belongs to the bin above, also where the division rounded otherwise.
+        index -= block < low + index * width
+        index += (block >= low + (index + 1) * width) & (index < last)
+        if dense is None:
+            sparse.append(np.unique(index, return_counts=True))
+        else:
+            dense += np.bincount(index, minlength=bins)
+    if dense is None:
+        indices, inverse = np.unique(np.concatenate([index for index, _ in sparse]), return_inverse=True)
+        counts = np.bincount(inverse, weights=np.concatenate([count for _, count in sparse]))
+        full = indices[counts >= min_count]
+    else:
+        full = np.flatnonzero(dense >= min_count)
+    return float(full[-1]) if full.size else None
+
 
 # A slice's deviation counts as this share of the channel's at least. So a slice of next to nothing, such as two specks
 # of noise above the head, is not blown up, nor the air around them sent far off.

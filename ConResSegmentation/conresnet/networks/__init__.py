@@ -1,6 +1,6 @@
 """Networks by name. One file a paper; the blocks they share lie beside them.
 
-How every one of them is called: ``conresnet.networks.outputs``.
+How every one of them is called: ``conresnet.networks.blocks``.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,8 @@ from torch import nn
 
 from conresnet.networks.auto_context import AutoContext
 from conresnet.networks.conresnet import ConResNet
-from conresnet.networks.pyramid import Pyramid
+from conresnet.networks.pyramid import Pyramid, UNet
 from conresnet.networks.resdsn import ResDSN
-from conresnet.networks.unet import UNet
 from conresnet.networks.voxresnet import VoxResNet
 
 __all__ = ["NETWORKS", "build_network"]

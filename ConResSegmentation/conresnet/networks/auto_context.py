@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conresnet.networks.outputs import TRAINING_OUTPUTS, segment_count, segment_probabilities
+from conresnet.networks.blocks import TRAINING_OUTPUTS, segment_count, segment_probabilities
 
 Build = Callable[[str, dict[str, Any]], nn.Module]
 

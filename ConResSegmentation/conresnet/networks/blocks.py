@@ -2,6 +2,24 @@
 
 ConResNet's: weight-standardized convolution, pre-activation, residual block. The other papers': a plain convolution
 with a norm of choice, an encoder that pools. Everybody's: resizing and cropping.
+
+Weight standardization done once instead of at every pass, for inference.
+
+What a network may be asked for, and what its logits mean.
+
+Every network is called as ``network(x, wanted)`` with x (batch, channel, S, H, W) of any size, and returns a dict of
+what is wanted and what it ``provides``:
+
+- "segmentation": logits (batch, outputs, S, H, W).
+- "auxiliary": a list of such logits for deep supervision; ``auxiliary_weights(progress)`` says what each one's loss
+  weighs at that share (0..1) of the training.
+- "residuals", "residual", "attention", "features": what a context residual decoder has beside, see
+  ``conresnet.networks.context_residual``.
+
+In training, logits may be smaller than x along an axis; then they cover its center, and ``answered(size)`` says how
+many voxels of an x of that size they cover.
+
+A network that is trained in more than one of ``stages`` has ``begin_stage(k)``.
 """
 
 from collections.abc import Iterable, Sequence
@@ -157,3 +175,39 @@ def resize(x: Tensor, size: torch.Size) -> Tensor:
     if x.shape[2:] == size:
         return x
     return F.interpolate(x, size=size, mode="trilinear", align_corners=True)
+
+
+def fold_weight_standardization(network: nn.Module) -> nn.Module:
+    """Replace the filters of every standardized convolution by their standardized values, in place.
+
+    The outputs stay the same to rounding (6e-6 of a probability). Returns the network.
+    """
+    for module in network.modules():
+        if isinstance(module, StandardizedConv3d):
+            module.fold()
+    return network
+
+
+TRAINING_OUTPUTS = ("segmentation", "auxiliary", "residuals")
+"""What losses are taken of."""
+
+
+def segment_probabilities(logits: Tensor, exclusive: bool) -> Tensor:
+    """Probabilities of the segments (batch, segments, S, H, W), the background left out.
+
+    Args:
+        logits: (batch, outputs, S, H, W).
+        exclusive: whether the outputs are background and labels (softmax) rather than regions (a sigmoid each).
+    """
+    return torch.softmax(logits, dim=1)[:, 1:] if exclusive else torch.sigmoid(logits)
+
+
+def segment_count(outputs: int, exclusive: bool) -> int:
+    """How many segments so many outputs mean.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if outputs <= exclusive:
+        raise ValueError(f"outputs must be more than {int(exclusive)}, so that there is a segment, not {outputs}.")
+    return outputs - exclusive

@@ -4,10 +4,9 @@ from collections.abc import Callable, Collection
 
 from torch import Tensor, nn
 
-from conresnet.networks import resdsn, unet, voxresnet
-from conresnet.networks.blocks import PreActivatedConv, ResidualBlock, StandardizedConv3d, check_sizes
-from conresnet.networks.context_residual_decoder import ContextResidualDecoder
-from conresnet.networks.outputs import TRAINING_OUTPUTS
+from conresnet.networks import pyramid, resdsn, voxresnet
+from conresnet.networks.blocks import TRAINING_OUTPUTS, PreActivatedConv, ResidualBlock, StandardizedConv3d, check_sizes
+from conresnet.networks.context_residual import ContextResidualDecoder
 
 
 class Encoder(nn.Module):
@@ -45,7 +44,7 @@ BACKBONES: dict[str, Callable[[int, int, str], nn.Module]] = {
     "residual": lambda input_channels, width, norm: Encoder(input_channels, width),
     "voxresnet": voxresnet.Trunk,
     "resdsn": resdsn.Encoder,
-    "unet": unet.AnalysisPath,
+    "unet": pyramid.AnalysisPath,
 }
 """Makers of the encoders that the decoder can stand on, by (input channels, base width, norm)."""
 

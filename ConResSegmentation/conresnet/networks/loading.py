@@ -8,19 +8,19 @@ import torch
 from torch import nn
 
 from conresnet.errors import UserError
-from conresnet.model_list import find_model
 from conresnet.networks import build_network
 from conresnet.package import ModelPackage, read_package
 from conresnet.package.description import ModelDescription, Network
+from conresnet.package.store import find_model
 
 
 def load_network(package: str | PathLike | ModelPackage, index: int | None = None) -> nn.Module:
     """Build a network of a model package in eval mode, float32, on the CPU.
 
-    Called with a (batch, channel, S, H, W) tensor it returns a dict of logits, see ``conresnet.networks.outputs``.
+    Called with a (batch, channel, S, H, W) tensor it returns a dict of logits, see ``conresnet.networks.blocks``.
 
     Args:
-        package: a package, or its path or name as ``conresnet.model_list.find_model`` takes it.
+        package: a package, or its path or name as ``conresnet.package.store.find_model`` takes it.
         index: which of the system's networks, from 0; may be left out where there is one.
 
     Raises:
@@ -57,7 +57,7 @@ def _network_named(description: ModelDescription, index: int | None) -> Network:
         raise UserError(
             "network-ambiguous",
             f"The model {description.name} has {len(networks)} networks, which only together give its answer; load one "
-            f"by its index, 0 to {last}, or segment by conresnet.segmentation.",
+            f"by its index, 0 to {last}, or segment by conresnet.inference.segmentation.",
             count=len(networks),
         )
     if index is not None and not 0 <= index <= last:

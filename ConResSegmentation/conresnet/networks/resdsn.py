@@ -5,8 +5,14 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from conresnet.networks.blocks import ConvNormActivation, PoolingEncoder, check_sizes, crop, norm_layer
-from conresnet.networks.outputs import TRAINING_OUTPUTS
+from conresnet.networks.blocks import (
+    TRAINING_OUTPUTS,
+    ConvNormActivation,
+    PoolingEncoder,
+    check_sizes,
+    crop,
+    norm_layer,
+)
 
 AUXILIARY_WEIGHTS = (0.2, 0.4)
 """Xi_1 and Xi_2 of eq. 3: the branches from Conv2b and from Conv3b."""

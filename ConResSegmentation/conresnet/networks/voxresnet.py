@@ -4,8 +4,7 @@ from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from conresnet.networks.blocks import check_sizes, crop, norm_layer
-from conresnet.networks.outputs import TRAINING_OUTPUTS
+from conresnet.networks.blocks import TRAINING_OUTPUTS, check_sizes, crop, norm_layer
 
 LAST_AUXILIARY_WEIGHT = 1e-3
 """Where the weights of the auxiliary classifiers end (paper 2.2); they begin at 1."""

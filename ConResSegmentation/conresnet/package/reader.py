@@ -1,16 +1,91 @@
-"""Reading a model package: what is in it is checked before anything is used, and nothing in it is ever executed."""
+"""The table of contents of a safetensors file, read and checked with nothing but the standard library.
+
+The measured figures that a package may bring, `metrics.json`: of any form, so long as it is one JSON object.
+
+Reading a model package: what is in it is checked before anything is used, and nothing in it is ever executed.
+"""
 
 import hashlib
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from conresnet.errors import UserError
 from conresnet.package.archive import Container, open_container
 from conresnet.package.description import DESCRIPTION_FILE, WEIGHTS_SUFFIX, ModelDescription, PackedFile
+from conresnet.package.fields import load_json
 from conresnet.package.parsing import parse_description
-from conresnet.package.tensors import read_tensor_shapes
+
+MOST_HEADER_BYTES = 16 * 2**20
+# Far more than any network has; a product of millions of sizes would take hours.
+_MOST_DIMENSIONS = 8
+_ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U8": 1, "I8": 1, "BOOL": 1}
+
+
+def read_tensor_shapes(file: BinaryIO, size: int, source: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors in a safetensors file, by name.
+
+    The format: the header's length as 8 bytes, little-endian; the header, JSON; the tensors' data, without gaps.
+
+    Args:
+        file: open at its start.
+        size: the file's size in bytes.
+        source: its name for messages.
+
+    Raises:
+        UserError: ``package-weights`` when it is not in the format, a pickled checkpoint with that suffix for one.
+    """
+    try:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(size - 8, MOST_HEADER_BYTES):
+            raise ValueError
+        header = json.loads(file.read(length))
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = 0
+        for entry in sorted(tensors.values(), key=lambda entry: entry["data_offsets"]):
+            start, stop = entry["data_offsets"]
+            shape = entry["shape"]
+            if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n <= size for n in shape):
+                raise ValueError
+            if start != end or stop - start != math.prod(shape) * _ITEM_BYTES[entry["dtype"]]:
+                raise ValueError
+            end = stop
+        if end != size - 8 - length:
+            raise ValueError
+        return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(
+            "package-weights",
+            f"{source} is not a whole safetensors file, and weights of other kinds are not read; get a fresh copy of "
+            "the model package.",
+            file=source,
+        ) from None
+
+
+METRICS_FILE = "metrics.json"
+
+
+def read_metrics(package: "ModelPackage") -> dict[str, Any]:
+    """What a package's `metrics.json` holds; empty where it brings none.
+
+    Raises:
+        UserError: ``package-json``, or that of ``ModelPackage.read_file``.
+    """
+    if METRICS_FILE not in package.description.files:
+        return {}
+    return load_json(package.read_file(METRICS_FILE), str(package.path / METRICS_FILE))
+
+
+def figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Each figure with its name in words, without the tables inside of tables: those of the single cases."""
+    for name, value in metrics.items():
+        for key, item in value.items() if isinstance(value, dict) else [("", value)]:
+            if not isinstance(item, dict):
+                yield f"{name} {key}".strip().replace("_", " "), item
+
 
 MOST_DESCRIPTION_BYTES = 2**20
 _BLOCK_BYTES = 2**20

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
-from conresnet.atomic_file import move, write_error
 from conresnet.errors import UserError
+from conresnet.files import move, write_error
 from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, PackedFile
 from conresnet.package.parsing import parse_description
 from conresnet.package.reader import ModelPackage, read_package

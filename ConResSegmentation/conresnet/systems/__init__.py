@@ -7,10 +7,7 @@ from collections.abc import Callable
 from conresnet.errors import UserError
 from conresnet.package import ModelPackage
 from conresnet.systems.coarse_to_fine import CoarseToFine
-from conresnet.systems.ensemble import Ensemble
-from conresnet.systems.one_pass import OnePass
-from conresnet.systems.single import SingleNetwork
-from conresnet.systems.system import System
+from conresnet.systems.one_pass import Ensemble, OnePass, SingleNetwork, System
 
 SYSTEMS: dict[str, Callable[[ModelPackage], System]] = {
     "single": lambda package: OnePass(SingleNetwork(package), package.description.inference),

@@ -12,15 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from conresnet.boxes import Box, bounding_box
+from conresnet.images.grid import Box, bounding_box
+from conresnet.images.preparation import PreparedCase
 from conresnet.inference.devices import Backend
-from conresnet.inference.found import FoundSegments
-from conresnet.inference.passes import Passes
-from conresnet.inference.stitching import Taker
-from conresnet.inference.tiling import Tiling
+from conresnet.inference.results import FoundSegments
+from conresnet.inference.sliding import Passes, Taker
+from conresnet.inference.windows import Tiling
 from conresnet.package import ModelPackage
-from conresnet.preparation import PreparedCase
-from conresnet.systems.single import SingleNetwork
+from conresnet.systems.one_pass import SingleNetwork
 
 COARSE_SHARE = 111 / 245
 """Of the time that both passes take together, by the paper's Table 5."""
@@ -45,7 +44,7 @@ class CoarseToFine:
     there too, and to show the coarse network's probability beside the fine one's would show what was thrown away.
 
     Attributes:
-        See ``conresnet.systems.system.System``; the maps are the fine network's.
+        See ``conresnet.systems.one_pass.System``; the maps are the fine network's.
 
     Args:
         package: read for the description and the weights; not kept.

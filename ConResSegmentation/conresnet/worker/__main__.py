@@ -2,7 +2,7 @@
 
 import sys
 
-from conresnet.worker import serve
+from conresnet.worker.server import serve
 
 if __name__ == "__main__":
     sys.exit(serve())

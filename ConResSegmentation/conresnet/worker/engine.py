@@ -1,12 +1,129 @@
-"""What computes, as the worker sees it; `conresnet.worker.torch_engine` has the real one."""
+"""Where results live: files that the client maps too, so that it sees them grow.
+
+One request on its way: whether it was cancelled, the progress it reports, the arrays it fills.
+
+What computes, as the worker sees it; `conresnet.worker.torch_engine` has the real one.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
-from conresnet.worker.job import Job
+import numpy as np
+
+from conresnet.errors import Cancelled
+from conresnet.files import write_error
+from conresnet.inference.progress import Progress
+from conresnet.worker.channel import EventWriter
 from conresnet.worker.requests import SegmentRequest
+from conresnet.worker.session_folder import SessionFolder
+
+_BLOCK = bytes(1 << 20)
+
+
+class ResultArrays:
+    """The arrays of one request.
+
+    Args:
+        folder: where their files go.
+        announce: called with name, path, shape and dtype of each as soon as it can be mapped.
+    """
+
+    def __init__(self, folder: Path, announce: Callable[[str, Path, tuple[int, ...], str], None]):
+        self._folder = folder
+        self._announce = announce
+        self._paths: dict[str, Path] = {}
+
+    def allocate(self, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
+        """A new array of zeros in a file of its own.
+
+        Raises:
+            UserError: "disk-full" or "cannot-write".
+        """
+        path, dtype = self._folder / f"{name}.npy", np.dtype(dtype)
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
+        try:
+            with open(path, "wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                _fill(file, math.prod(shape) * dtype.itemsize)
+            array = np.load(path, mmap_mode="r+", allow_pickle=False)
+        except OSError as error:
+            raise write_error(error, path) from error
+        self._paths[name] = path
+        self._announce(name, path, array.shape, array.dtype.name)
+        return array
+
+    def path(self, name: str) -> str:
+        """The file of an array."""
+        return str(self._paths[name])
+
+
+def _fill(file: BinaryIO, size: int) -> None:
+    """Write zeros, each with its place on the disk: writing to a map when the disk is full would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        file.flush()
+        os.posix_fallocate(file.fileno(), file.tell(), size)
+        return
+    for start in range(0, size, len(_BLOCK)):
+        file.write(_BLOCK[: size - start])
+
+
+class Job(Progress):
+    """A request that was read and is not answered yet; what the engine sees of its client.
+
+    Args:
+        message: the request.
+        writer: for its events.
+        session: for its arrays.
+    """
+
+    def __init__(self, message: dict, writer: EventWriter, session: SessionFolder):
+        self.id: int = message["id"]
+        self.message = message
+        self._writer = writer
+        self._session = session
+        self._arrays: ResultArrays | None = None
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask it to stop; from any thread."""
+        self._cancelled.set()
+
+    def cancelled(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._cancelled.is_set()
+
+    def check(self) -> None:
+        """Raise Cancelled once it was asked to stop."""
+        if self.cancelled():
+            raise Cancelled
+
+    def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+        """Tell the client how far the work is: ``fraction`` 0 to 1 over all phases."""
+        self.send("progress", phase=phase, fraction=float(fraction), seconds_left=seconds_left)
+
+    def allocate(self, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
+        """A result array of zeros that the client can watch; errors as `ResultArrays.allocate`."""
+        if self._arrays is None:
+            self._arrays = ResultArrays(self._session.request_folder(self.id), self._announce)
+        return self._arrays.allocate(name, shape, dtype)
+
+    def path(self, name: str) -> str:
+        """The file of a result array."""
+        return self._arrays.path(name)
+
+    def send(self, event: str, **values: object) -> None:
+        """Send an event in answer to the request."""
+        self._writer.send(event, id=self.id, **values)
+
+    def _announce(self, name: str, path: Path, shape: tuple[int, ...], dtype: str) -> None:
+        self.send("array", name=name, npy=str(path), shape=list(shape), dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -15,7 +132,7 @@ class Segmented:
 
     Args:
         maps: the names of the maps made; they and "labels" were allocated by the job.
-        report: as `conresnet.segmentation` has it.
+        report: as `conresnet.inference.segmentation` has it.
         overlapping: whether the segments overlap, so that "regions" was allocated too.
     """
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.grid import Grid, Volume
-from conresnet.roi import BoxROI
+from conresnet.images.grid import Grid, Volume
+from conresnet.images.roi import BoxROI
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class SegmentRequest:
         """The request in a message.
 
         Raises:
-            UserError: "bad-request" for one that is not as `conresnet.protocol` has it, "channel-unreadable" for a
-                channel whose file is not there or no array, "bad-grid", "bad-roi".
+            UserError: "bad-request" for one that does not follow `conresnet.worker.protocol`, "channel-unreadable" for
+                a channel whose file is missing or is not an array, "bad-grid", "bad-roi".
         """
         channels, maps = message.get("channels"), message.get("maps", [])
         if not isinstance(channels, list) or not channels:

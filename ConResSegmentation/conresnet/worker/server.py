@@ -14,14 +14,13 @@ import time
 import traceback
 from collections.abc import Callable
 
-from conresnet import __version__, session_folder
+from conresnet import __version__
 from conresnet.errors import Cancelled, UserError
-from conresnet.protocol import PROTOCOL
-from conresnet.worker.channel import EventWriter, read_requests
-from conresnet.worker.engine import Engine
-from conresnet.worker.job import Job
+from conresnet.worker import session_folder
+from conresnet.worker.channel import EventWriter, lead_process_group, read_requests, take_standard_streams
+from conresnet.worker.engine import Engine, Job
+from conresnet.worker.protocol import PROTOCOL
 from conresnet.worker.requests import SegmentRequest
-from conresnet.worker.streams import lead_process_group, take_standard_streams
 
 # The client is gone, and what computes has this long to notice; then the process ends all the same.
 SECONDS_OF_GRACE = 2.0

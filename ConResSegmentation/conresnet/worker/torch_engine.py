@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 
 from conresnet.inference.devices import default_threads, has_mps, is_out_of_memory
-from conresnet.model_list import find_model
+from conresnet.inference.segmentation import LoadedModel, SegmentOptions, load_model, segment
 from conresnet.package import ModelDescription, read_package
-from conresnet.segmentation import LoadedModel, SegmentOptions, load_model, segment
-from conresnet.worker.engine import Segmented
-from conresnet.worker.job import Job
+from conresnet.package.store import find_model
+from conresnet.worker.engine import Job, Segmented
 from conresnet.worker.requests import SegmentRequest
 
 

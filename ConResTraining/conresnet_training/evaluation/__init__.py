@@ -1,8 +1,6 @@
 """How good segmentations are: figures of every case, their summary, a page to look at, and comparisons of two."""
 
-from conresnet_training.evaluation.predictions import evaluate_predictions
-from conresnet_training.evaluation.results import Evaluation, read_evaluation
-from conresnet_training.evaluation.runs import evaluate_runs
-from conresnet_training.evaluation.summary import summary_table
+from conresnet_training.evaluation.results import Evaluation, read_evaluation, summary_table
+from conresnet_training.evaluation.runs import evaluate_predictions, evaluate_runs
 
 __all__ = ["Evaluation", "evaluate_predictions", "evaluate_runs", "read_evaluation", "summary_table"]

@@ -9,8 +9,7 @@ from scipy import stats
 
 from conresnet.errors import UserError
 from conresnet_training.evaluation.metrics import METRICS, Figures
-from conresnet_training.evaluation.results import Evaluation
-from conresnet_training.evaluation.summary import AVERAGED, OVERALL, mean_interval, per_case, text_table
+from conresnet_training.evaluation.results import AVERAGED, OVERALL, Evaluation, mean_interval, per_case, text_table
 
 
 @dataclass(frozen=True)

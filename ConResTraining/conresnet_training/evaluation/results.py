@@ -1,17 +1,157 @@
-"""The figures of many cases: as they are kept in files, and read back."""
+"""Many cases in a few numbers: where the middle lies, how far they spread, and how sure the mean is.
+
+The figures of many cases: as they are kept in files, and read back.
+"""
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from conresnet.atomic_file import replacing
+import numpy as np
+from scipy import stats
+
 from conresnet.errors import UserError
+from conresnet.files import replacing
 from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
-from conresnet_training.evaluation.summary import summarize
+from conresnet_training.pages.text import cases_in_words
+
+OVERALL = "overall"
+# Volumes of different segments are not averaged: what one lacks another would make up for.
+AVERAGED = tuple(name for name in METRICS if name != "volume_difference_ml")
+LEAST_CASES_OF_AN_INTERVAL = 5
+RESAMPLES = 9999
+SEED = 0
+
+
+def summarize(cases: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
+    """Summarize the figures of every case and segment.
+
+    Returns:
+        "segments": for each segment and metric "cases" (that have a value), "mean", "interval" (see
+        ``mean_interval``), "median", "lower_quartile", "upper_quartile", "lowest", "highest"; None for a metric that no
+        case has a value of. "overall": the same for the mean over each case's segments. "empty": for each segment the
+        number of cases in which it was "missed", "invented", or rightly "absent".
+    """
+    segments = tuple(next(iter(cases.values())))
+    return {
+        OVERALL: {metric: describe(per_case(cases, OVERALL, metric).values()) for metric in AVERAGED},
+        "segments": {
+            segment: {metric: describe(per_case(cases, segment, metric).values()) for metric in METRICS}
+            for segment in segments
+        },
+        "empty": {segment: _empty([rows[segment] for rows in cases.values()]) for segment in segments},
+    }
+
+
+def per_case(cases: Mapping[str, Mapping[str, Figures]], segment: str, metric: str) -> dict[str, float]:
+    """The values of the cases that have one; of ``OVERALL`` the mean over the segments that have one."""
+    found = {}
+    for case, rows in cases.items():
+        chosen = rows.values() if segment == OVERALL else [rows[segment]]
+        values = [row[metric] for row in chosen if row[metric] is not None]
+        if values:
+            found[case] = float(np.mean(values))
+    return found
+
+
+def describe(values: Sequence[float]) -> dict[str, Any] | None:
+    """One summary, rounded; None where there are no values."""
+    values = np.array(list(values), dtype=float)
+    if not values.size:
+        return None
+    quartiles = np.percentile(values, [25, 50, 75])
+    interval = mean_interval(values)
+    numbers = {
+        "mean": values.mean(),
+        "median": quartiles[1],
+        "lower_quartile": quartiles[0],
+        "upper_quartile": quartiles[2],
+        "lowest": values.min(),
+        "highest": values.max(),
+    }
+    return {
+        "cases": int(values.size),
+        **{name: round(float(number), 6) for name, number in numbers.items()},
+        "interval": None if interval is None else [round(end, 6) for end in interval],
+    }
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % percentile bootstrap interval of the mean over cases; the same values give the same interval.
+
+    None for fewer than five cases: resampling so few makes an interval that is far too narrow.
+    """
+    if values.size < LEAST_CASES_OF_AN_INTERVAL:
+        return None
+    # Blocks of resamples, so that a thousand cases do not take a thousand times 9999 numbers at once.
+    result = stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, batch=999, vectorized=True, method="percentile", rng=SEED
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def _empty(rows: Sequence[Figures]) -> dict[str, int]:
+    """How often one label map, or both, lack the segment."""
+    counts = {"missed": 0, "invented": 0, "absent": 0}
+    for row in rows:
+        if row["hd"] is None:
+            kind = "absent" if row["dice"] == 1 else "missed" if row["volume_difference_ml"] < 0 else "invented"
+            counts[kind] += 1
+    return counts
+
+
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence on every segment that was empty somewhere."""
+    words = {"missed": "missed in {}", "invented": "invented in {}", "absent": "rightly left out in {}"}
+    sentences = []
+    for segment, counts in summary["empty"].items():
+        parts = [words[kind].format(cases_in_words(count)) for kind, count in counts.items() if count]
+        if parts:
+            sentences.append(f"{segment} was {', '.join(parts)}; these have no distances.")
+    return sentences
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The summary as text, a line a segment and metric."""
+    rows = [("segment", "metric", "mean", "95 % interval", "median", "quartiles", "lowest", "highest", "cases")]
+    blocks = dict(summary["segments"])
+    if len(blocks) > 1:
+        blocks["mean of segments"] = summary[OVERALL]
+    for segment, metrics in blocks.items():
+        for name, found in metrics.items():
+            if found is not None:
+                rows.append((segment, METRICS[name].heading, *summary_cells(name, found)))
+    return text_table(rows, left=2)
+
+
+def summary_cells(metric: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Mean, interval, median, quartiles, lowest, highest and number of cases as text."""
+
+    def shown(*names: str) -> str:
+        return " to ".join(f"{found[name]:.{METRICS[metric].decimals}f}" for name in names)
+
+    interval = found["interval"]
+    between = "" if interval is None else " to ".join(f"{end:.{METRICS[metric].decimals}f}" for end in interval)
+    quartiles = shown("lower_quartile", "upper_quartile")
+    return (shown("mean"), between, shown("median"), quartiles, shown("lowest"), shown("highest"), str(found["cases"]))
+
+
+def text_table(rows: Sequence[Sequence[str]], left: int) -> str:
+    """Columns of text, the first ``left`` of them flush left and the others, numbers, flush right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+    return "\n".join(lines)
+
 
 JSON_FILE = "evaluation.json"
 CSV_FILE = "evaluation.csv"

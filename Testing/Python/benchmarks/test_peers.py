@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from conresnet_training.losses import segmentation_loss
-from conresnet_training.network_with_losses import SegmentationTraining
-from conresnet_training.plan import read_plan, with_settings
+from conresnet_training.planning.plan import read_plan, with_settings
+from conresnet_training.training.losses import segmentation_loss
+from conresnet_training.training.network import SegmentationTraining
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_plain_way_and_our_loop_are_measured(run_benchmark, plan_file, tmp_path)
 
 def test_both_ways_begin_with_the_same_loss(benchmark, plan_file, tmp_path, monkeypatch):
     """The plain way computes what our loop does: the same weights on the same batch cost the same, step after step."""
-    from conresnet_training.plan import read_plan, with_settings, write_plan
+    from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 
     ways = benchmark("throughput_ways")
     training = ways.SegmentationTraining

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import pytest
-import yaml
-
 import conresnet.command_line
 import conresnet_training.command_line
+import pytest
+import yaml
 from conresnet.cases import read_case_list
 from conresnet.maps import MAPS
 from conresnet_training.plan import Training

@@ -17,21 +17,21 @@ TRAINING = {"monai", "lightning", "pytorch_lightning", "tensorboard", "conresnet
 # What Slicer's own process uses of the engine, and everything that these bring along.
 CORE = [
     "conresnet",
-    "conresnet.channel_matching",
+    "conresnet.images.channels",
     "conresnet.errors",
-    "conresnet.foreground",
-    "conresnet.geometry",
-    "conresnet.grid",
-    "conresnet.image_files",
+    "conresnet.images.preparation",
+    "conresnet.images.geometry",
+    "conresnet.images.grid",
+    "conresnet.images.files",
     "conresnet.intensity",
-    "conresnet.model_list",
+    "conresnet.package.store",
     "conresnet.package",
-    "conresnet.protocol",
-    "conresnet.roi",
+    "conresnet.worker.protocol",
+    "conresnet.images.roi",
 ]
 # What no process of Slicer's ever has: whole libraries that belong to the engine's and the backend's processes.
 HEAVY = {"torch", "safetensors", "click", "nibabel", "yaml", "pydantic", *TRAINING}
-ENGINE = ["conresnet.__main__", "conresnet.networks", "conresnet.segmentation", "conresnet.worker"]
+ENGINE = ["conresnet.__main__", "conresnet.networks", "conresnet.inference.segmentation", "conresnet.worker"]
 
 # What a Slicer module file may import when it is loaded: nothing that a fresh Slicer lacks.
 SLICER_MODULE_MAY_IMPORT = {*sys.stdlib_module_names, "slicer", "vtk", "qt", "ctk", "SimpleITK", "numpy"}

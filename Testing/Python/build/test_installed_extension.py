@@ -22,9 +22,9 @@ class Blocked:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
-import conresnet.geometry, conresnet.model_list, conresnet.package, conresnet.protocol
+import conresnet.images.geometry, conresnet.package.store, conresnet.package, conresnet.worker.protocol
 print(conresnet.__file__)
-print(sorted(entry.name for entry in conresnet.model_list.list_models()))
+print(sorted(entry.name for entry in conresnet.package.store.list_models()))
 """
 
 

@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from conresnet.inference.segmentation import LoadedModel, load_model
 from conresnet.networks import NETWORKS, build_network
 from conresnet.package import ModelPackage, parse_description, write_package
-from conresnet.segmentation import LoadedModel, load_model
 
 WEIGHTS = "network.safetensors"
 COLOR = [200, 100, 50]

@@ -5,11 +5,10 @@ import importlib
 import numpy as np
 import pytest
 
-from conresnet.grid import Grid, Volume
-from conresnet.image_files import read_volume
+from conresnet.images.files import read_volume
+from conresnet.images.grid import Grid, Volume, reordering
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.networks.loading import load_network
-from conresnet.orientation import reordering
-from conresnet.segmentation import SegmentOptions, load_model, segment
 from engine.model_cases import description, write_model
 
 STEPS = [

@@ -8,9 +8,9 @@ import os
 
 import pytest
 
-from conresnet import atomic_file
-from conresnet.atomic_file import replacing
+from conresnet import files
 from conresnet.errors import UserError
+from conresnet.files import replacing
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_file_that_somebody_reads_is_waited_for_on_windows(path, monkeypatch, 
         replace(*paths)
 
     monkeypatch.setattr(os, "replace", refuse)
-    monkeypatch.setattr(atomic_file, "_SECONDS_TO_TRY", seconds)
+    monkeypatch.setattr(files, "_SECONDS_TO_TRY", seconds)
     with contextlib.suppress(UserError), replacing(path) as temporary:
         temporary.write_text("new")
     assert contents(path) == {path.name: kept}

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import conresnet
-from conresnet.authors_checkpoint import convert, read_checkpoint
-from conresnet.command_line import main
+from conresnet.cli.main import main
+from conresnet.importing.checkpoint import convert, read_checkpoint
 from conresnet.networks import build_network
 from conresnet.package import read_package
 from engine import authors_network

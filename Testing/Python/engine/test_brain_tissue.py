@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from conresnet.grid import Volume
-from conresnet.image_files import read_volume
-from conresnet.model_list import find_model
-from conresnet.orientation import Reordering
+from conresnet.images.files import read_volume
+from conresnet.images.grid import Reordering, Volume
+from conresnet.images.roi import BoxROI
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.package import read_package
-from conresnet.roi import BoxROI
-from conresnet.segmentation import SegmentOptions, load_model, segment
+from conresnet.package.store import find_model
 from engine.volumes import stored
 
 LABELS = {"CSF": 1, "Gray matter": 2, "White matter": 3}

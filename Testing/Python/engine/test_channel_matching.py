@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conresnet.brats_description import CHANNELS
-from conresnet.channel_matching import Candidate, match_channels, score, sort_by_channel
 from conresnet.errors import UserError
+from conresnet.images.channels import Candidate, match_channels, score, sort_by_channel
+from conresnet.importing.brats import CHANNELS
 
 
 @dataclass(frozen=True)

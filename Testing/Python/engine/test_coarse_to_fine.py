@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from conresnet.command_line import main
+from conresnet.cli.main import main
 from conresnet.errors import Cancelled
-from conresnet.image_files import read_volume
-from conresnet.inference.found import FoundSegments
-from conresnet.inference.painting import region_mask
+from conresnet.images.files import read_volume
+from conresnet.images.preparation import prepare
+from conresnet.images.roi import BoxROI
+from conresnet.inference.results import FoundSegments, region_mask
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.package import parse_description
-from conresnet.preparation import prepare
-from conresnet.roi import BoxROI
-from conresnet.segmentation import SegmentOptions, load_model, segment
 from conresnet.systems.coarse_to_fine import COARSE_SHARE, DeCrop, crop
 from engine.coarse_to_fine_cases import (
     HUNDREDTHS,

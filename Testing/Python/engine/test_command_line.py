@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 import pytest
 
-from conresnet import __version__, command_line
-from conresnet.command_line import main
+from conresnet import __version__
+from conresnet.cli import main as cli_main
+from conresnet.cli.main import main
 from conresnet.errors import Cancelled, UserError
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
 from engine.model_cases import description
@@ -39,7 +40,7 @@ def ending(monkeypatch: pytest.MonkeyPatch):
                 return error()
             raise error
 
-        monkeypatch.setattr("conresnet.commands.models.models", failing)
+        monkeypatch.setattr("conresnet.cli.models.models", failing)
         return main(["models"])
 
     return end
@@ -64,7 +65,7 @@ def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixtur
 def test_help_needs_no_torch(repository: Path) -> None:
     code = (
         "import sys\nfor name in ('torch', 'SimpleITK', 'numpy'): sys.modules[name] = None\n"
-        "from conresnet.command_line import main\n"
+        "from conresnet.cli.main import main\n"
         "for command in ([], ['models'], ['models', 'verify'], ['import']): main([*command, '--help'])\n"
     )
     folder = repository / "ConResSegmentation"
@@ -94,7 +95,7 @@ def test_a_wrong_command_line_is_one_sentence_and_status_2(arguments: list[str],
 def test_a_fault_of_ours_names_the_log_and_is_status_1(
     ending, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command_line.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cli_main.tempfile, "tempdir", str(tmp_path))
     assert ending(ZeroDivisionError("division by zero")) == 1
     sentence = capsys.readouterr().err
     assert sentence.count("\n") == 1 and "Traceback" not in sentence and "division by zero" in sentence
@@ -105,7 +106,7 @@ def test_a_fault_of_ours_names_the_log_and_is_status_1(
 def test_without_room_for_a_log_it_still_ends_in_a_sentence(
     ending, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command_line.tempfile, "tempdir", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(cli_main.tempfile, "tempdir", str(tmp_path / "nowhere"))
     assert ending(ZeroDivisionError()) == 1
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -6,9 +6,8 @@ from monai.networks.nets import BasicUNet, SegResNet
 from torch import Tensor, nn
 
 from conresnet.networks import build_network
-from conresnet.networks.context_residual_decoder import ContextResidualDecoder
-from conresnet.networks.outputs import TRAINING_OUTPUTS
-from conresnet.residual import context_residual
+from conresnet.networks.blocks import TRAINING_OUTPUTS
+from conresnet.networks.context_residual import ContextResidualDecoder, context_residual
 from engine.network_sizes import parameter_count
 
 SMALL = {"input_channels": 2, "outputs": 3, "residual_outputs": 2, "base_width": 8}

@@ -16,7 +16,7 @@ from conresnet.inference.devices import (
     is_out_of_memory,
     using_threads,
 )
-from conresnet.segmentation import SegmentOptions, segment
+from conresnet.inference.segmentation import SegmentOptions, segment
 from engine.model_cases import make_model
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume
@@ -174,7 +174,7 @@ def test_a_gpu_that_is_too_small_leaves_it_to_the_cpu(tmp_path, monkeypatch):
     expected = segment(model, [volume], SegmentOptions(threads=1, precision="fp32"))
     model.backend = Backend(torch.device("cuda:0"), "fp16")
     short = ShortOfMemory(monkeypatch, model, fits=10, on="cuda")
-    monkeypatch.setattr("conresnet.segmentation.choose_backend", lambda *asked: model.backend)
+    monkeypatch.setattr("conresnet.inference.segmentation.choose_backend", lambda *asked: model.backend)
     monkeypatch.setattr("conresnet.inference.devices.cpu_has_bf16", lambda: False)
     result = segment(model, [volume], SegmentOptions(threads=1))
     assert (result.report["device"], result.report["precision"]) == ("cpu", "fp32")
@@ -202,7 +202,7 @@ def test_too_little_memory_beside_the_windows_is_a_sentence(tmp_path, monkeypatc
     def short(*arguments):
         raise error
 
-    monkeypatch.setattr(f"conresnet.segmentation.{step}", short)
+    monkeypatch.setattr(f"conresnet.inference.segmentation.{step}", short)
     volume = random_volume(grid((20, 20, 20)))
     assert "ROI" in refusal("out-of-memory", segment, make_model(tmp_path), [volume], SegmentOptions(threads=1))
 

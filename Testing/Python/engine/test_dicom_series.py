@@ -11,7 +11,7 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from conresnet.errors import UserError
-from conresnet.image_files import read_channels, read_volume
+from conresnet.images.files import read_channels, read_volume
 from engine.volumes import rotation
 
 PIXELS = np.random.default_rng(0).integers(0, 2000, (6, 7, 9)).astype(np.int16)

@@ -14,13 +14,13 @@ import safetensors.torch
 import torch
 
 import conresnet
-from conresnet.command_line import main
+from conresnet.cli.main import main
 from conresnet.errors import Cancelled
 from conresnet.inference.progress import Progress
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.networks import build_network
 from conresnet.package import ModelPackage, parse_description, write_package
-from conresnet.segmentation import SegmentOptions, load_model, segment
-from conresnet.systems.single import SingleNetwork
+from conresnet.systems.one_pass import SingleNetwork
 from engine.model_cases import WEIGHTS, description, use_test_networks, write_model
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conresnet.networks import build_network
-from conresnet.networks.outputs import TRAINING_OUTPUTS
+from conresnet.networks.blocks import TRAINING_OUTPUTS
 
 SMALL = {"input_channels": 2, "outputs": 3, "base_width": 8}
 CASES = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.foreground import background_value, foreground_box, foreground_mask
+from conresnet.images.preparation import background_value, foreground_box, foreground_mask
 from engine.volumes import every_reordering
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conresnet.errors import UserError
-from conresnet.geometry import ModelSpace
-from conresnet.grid import Volume
-from conresnet.roi import BoxROI
+from conresnet.images.geometry import ModelSpace
+from conresnet.images.grid import Volume
+from conresnet.images.roi import BoxROI
 from engine.volumes import (
     ANISOTROPIC,
     CODES,

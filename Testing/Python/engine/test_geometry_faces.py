@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conresnet.geometry import ModelSpace
-from conresnet.resampling import sample
-from conresnet.roi import BoxROI
+from conresnet.images.geometry import ModelSpace
+from conresnet.images.resampling import sample
+from conresnet.images.roi import BoxROI
 from engine.volumes import from_model, grid, rotation
 
 COARSER = [

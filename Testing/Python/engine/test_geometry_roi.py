@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.geometry import ModelSpace
-from conresnet.grid import Volume
+from conresnet.images.geometry import ModelSpace
+from conresnet.images.grid import Volume
+from conresnet.images.preparation import prepare
+from conresnet.images.roi import BoxROI
 from conresnet.package import parse_description
-from conresnet.preparation import prepare
-from conresnet.roi import BoxROI
 from engine.model_cases import description
 from engine.volumes import anatomy, from_model, grid, model_array, random_volume, rotation
 

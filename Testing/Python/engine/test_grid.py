@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.grid import Grid
-from conresnet.orientation import axis_directions, check_orientation, reordering
+from conresnet.images.grid import Grid, axis_directions, check_orientation, reordering
 from engine.volumes import CODES, every_reordering, grid, random_volume, rotation
 
 

@@ -13,9 +13,9 @@ import pytest
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
-from conresnet.geometry import ModelSpace
-from conresnet.grid import Grid, Volume
-from conresnet.image_files import read_channels, read_volume, write_volume
+from conresnet.images.files import read_channels, read_volume, write_volume
+from conresnet.images.geometry import ModelSpace
+from conresnet.images.grid import Grid, Volume
 from engine.image_cases import TILTED, ramp, refused, save_nifti, sitk_affine, write_with_itk
 from engine.volumes import every_reordering, grid, random_volume, stored
 from peak_memory import PEAK_MEMORY, REASON
@@ -221,8 +221,8 @@ def test_reading_holds_little_more_than_the_image(tmp_path):
     """In a process of its own: the peak while a 64 MB image is read stays below three times that."""
     save_nifti(tmp_path / "large.nii.gz", np.zeros((320, 320, 320), np.int16) + ramp((320, 1, 1)))
     code = f"""
-        from conresnet import nifti_files
-        from conresnet.image_files import read_volume
+        from conresnet.images import nifti
+        from conresnet.images.files import read_volume
         before = {PEAK_MEMORY}
         read_volume({str(tmp_path / "large.nii.gz")!r})
         print(({PEAK_MEMORY} - before) / 2**20)

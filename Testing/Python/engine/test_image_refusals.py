@@ -12,9 +12,9 @@ import pytest
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
-from conresnet.grid import Grid, Volume
-from conresnet.image_checks import check_volume
-from conresnet.image_files import read_image
+from conresnet.images.checks import check_volume
+from conresnet.images.files import read_image
+from conresnet.images.grid import Grid, Volume
 from engine.image_cases import ramp, refused, save_nifti, write_with_itk
 from engine.volumes import grid, random_volume
 

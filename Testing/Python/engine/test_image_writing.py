@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
-from conresnet.image_files import read_volume, write_volume
+from conresnet.images.files import read_volume, write_volume
 from engine.image_cases import TILTED, ramp, sitk_affine
 from engine.volumes import every_reordering, grid, random_volume, stored
 
@@ -81,8 +81,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path, suffix)
         import resource, sys
         import numpy as np
         from conresnet.errors import UserError
-        from conresnet.grid import Grid
-        from conresnet.image_files import write_volume
+        from conresnet.images.grid import Grid
+        from conresnet.images.files import write_volume
         values = np.random.default_rng(0).random((40, 40, 40)).astype(np.float32)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         try:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conresnet.errors import UserError
-from conresnet.intensity import channel_values, check_steps, fitting, split_steps
+from conresnet.intensity import check_steps, fitting, split_steps
 from engine.volumes import every_reordering
 
 Z_SCORE = {"step": "z_score", "over": "foreground", "outside": "zero"}
@@ -30,7 +30,7 @@ def run(steps, array, foreground=None, inside=None):
 
 
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(channel_values, "_BLOCK_VOXELS", 3000)
+    monkeypatch.setattr(fitting, "_BLOCK_VOXELS", 3000)
 
 
 def test_z_score_over_the_foreground(monkeypatch):
@@ -114,7 +114,7 @@ def test_the_sparse_tail_is_cut_where_numpys_histogram_says(dtype, shift, monkey
 def test_the_sparse_tail_of_huge_values_needs_no_huge_histogram(monkeypatch):
     array = scan(np.int64)
     expected = fitting.measure([SPARSE_TAIL], array)
-    monkeypatch.setattr(channel_values, "_DENSE_BINS", 10)
+    monkeypatch.setattr(fitting, "_DENSE_BINS", 10)
     assert fitting.measure([SPARSE_TAIL], array) == expected
     monkeypatch.undo()
     for factor in (1_000_000_000, 1e20):  # of the latter int64 cannot number the bins

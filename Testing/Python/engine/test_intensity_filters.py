@@ -11,10 +11,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.exposure import equalize_adapthist
 
 from conresnet.errors import Cancelled
-from conresnet.geometry import ModelSpace
-from conresnet.image_files import read_volume
-from conresnet.intensity.equalization import BINS, SliceEqualizer
-from conresnet.intensity.filters import filtered
+from conresnet.images.files import read_volume
+from conresnet.images.geometry import ModelSpace
+from conresnet.intensity.filters import BINS, SliceEqualizer, filtered
 
 GAUSSIAN = {"step": "subtract_gaussian", "sigma_mm": 5.0}
 EQUALIZE = {"step": "equalize", "clip_limit": 0.01, "tiles": 8}

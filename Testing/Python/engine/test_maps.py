@@ -2,10 +2,10 @@
 
 import pytest
 
-from conresnet.maps import provided_maps, residual_plane
+from conresnet.inference.segmentation import load_model
 from conresnet.networks import NETWORKS
 from conresnet.package import parse_description
-from conresnet.segmentation import load_model
+from conresnet.package.maps import provided_maps, residual_plane
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
 from engine.model_cases import description, write_model
 

@@ -19,9 +19,9 @@ SCRIPT = f"""
 SIDE = {SIDE}
 import sys
 import numpy as np
-from conresnet.grid import Grid, Volume
+from conresnet.images.grid import Grid, Volume
 from conresnet.networks import NETWORKS
-from conresnet.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from engine.model_cases import Pointwise
 
 NETWORKS["pointwise"] = Pointwise

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conresnet import model_list
-from conresnet.model_list import find_model, install_model, list_models, model_folders
+from conresnet.package import store
+from conresnet.package.store import find_model, install_model, list_models, model_folders
 from engine.package_cases import WEIGHTS, document, make_folder, refusal
 from engine.test_package_reader import make_zip
 
@@ -23,7 +23,7 @@ def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def shipped_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "shipped"
-    monkeypatch.setattr(model_list, "SHIPPED_FOLDER", folder)
+    monkeypatch.setattr(store, "SHIPPED_FOLDER", folder)
     return folder
 
 
@@ -136,7 +136,7 @@ def test_the_users_folder_is_where_the_platform_keeps_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variable: str, expected: str
 ) -> None:
     monkeypatch.delenv("CONRESNET_MODELS")
-    monkeypatch.setattr(model_list.sys, "platform", platform)
+    monkeypatch.setattr(store.sys, "platform", platform)
     monkeypatch.setenv(variable, str(tmp_path))
     assert dict(model_folders())["user"] == tmp_path / expected
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conresnet.networks import build_network
-from conresnet.networks.folding import fold_weight_standardization
+from conresnet.networks.blocks import fold_weight_standardization
 
 PAPER = {"input_channels": 4, "outputs": 3}
 SMALL = {"input_channels": 2, "outputs": 3, "residual_outputs": 2, "base_width": 8}

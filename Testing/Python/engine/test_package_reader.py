@@ -263,7 +263,9 @@ def test_a_package_of_a_newer_format(tmp_path: Path) -> None:
 
 
 def test_reading_needs_nothing_beyond_the_standard_library_on_import(repository: Path) -> None:
-    code = "import sys, conresnet.package, conresnet.model_list; print({'torch', 'numpy', 'click'} & set(sys.modules))"
+    code = (
+        "import sys, conresnet.package, conresnet.package.store; print({'torch', 'numpy', 'click'} & set(sys.modules))"
+    )
     finished = subprocess.run(
         [sys.executable, "-c", code], cwd=repository / "ConResSegmentation", capture_output=True, text=True, timeout=60
     )

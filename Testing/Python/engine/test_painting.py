@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from conresnet.inference.painting import Painter, packed_size, region_mask
-from conresnet.maps import check_maps, to_half
+from conresnet.inference.results import Painter, packed_size, region_mask
 from conresnet.package import parse_description
+from conresnet.package.maps import check_maps, to_half
 from engine.model_cases import description
 from engine.package_cases import refusal
 

@@ -5,12 +5,12 @@ import pytest
 import safetensors.numpy
 
 from conresnet.errors import Cancelled
-from conresnet.grid import Grid, Volume
-from conresnet.image_files import read_volume
+from conresnet.images.files import read_volume
+from conresnet.images.grid import Grid, Volume
+from conresnet.images.preparation import prepare
+from conresnet.images.roi import BoxROI
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.package import parse_description
-from conresnet.preparation import prepare
-from conresnet.roi import BoxROI
-from conresnet.segmentation import SegmentOptions, load_model, segment
 from engine.model_cases import description, use_test_networks, write_model
 from engine.package_cases import refusal
 from engine.volumes import anatomy, grid, random_volume

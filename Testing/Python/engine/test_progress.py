@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from conresnet.errors import Cancelled
-from conresnet.inference.hooks import ForwardMonitor
+from conresnet.inference.devices import ForwardMonitor
 from conresnet.inference.progress import Progress, Tracker
+from conresnet.inference.segmentation import SegmentOptions, segment
 from conresnet.networks import build_network
-from conresnet.segmentation import SegmentOptions, segment
 from engine.model_cases import make_model
 from engine.volumes import grid, random_volume
 

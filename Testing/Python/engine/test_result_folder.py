@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from conresnet import result_folder
+from conresnet.cli import cases
+from conresnet.cli.cases import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling
 from conresnet.errors import UserError
-from conresnet.result_folder import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling
 
 
 def fill(folder: Path) -> Path:
@@ -38,10 +38,8 @@ def test_the_folder_one_stands_in(tmp_path, monkeypatch):
 
 def test_the_root_of_all_folders(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        result_folder.tempfile, "mkdtemp", lambda prefix, dir: asked.append(dir) or str(tmp_path / "temporary")
-    )
-    monkeypatch.setattr(result_folder, "_move", lambda temporary, folder: None)
+    monkeypatch.setattr(cases.tempfile, "mkdtemp", lambda prefix, dir: asked.append(dir) or str(tmp_path / "temporary"))
+    monkeypatch.setattr(cases, "_move", lambda temporary, folder: None)
     with filling(Path("/"), overwrite=False):
         pass
     assert asked == [Path("/")]

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.geometry import ModelSpace
-from conresnet.grid import Volume
-from conresnet.image_files import read_volume
+from conresnet.images.files import read_volume
+from conresnet.images.geometry import ModelSpace
+from conresnet.images.grid import Volume
+from conresnet.images.preparation import _whole, prepare
+from conresnet.images.roi import BoxROI
+from conresnet.inference.segmentation import SegmentOptions, segment
 from conresnet.package import parse_description
-from conresnet.preparation import _whole, prepare
-from conresnet.roi import BoxROI
-from conresnet.segmentation import SegmentOptions, segment
 from engine.model_cases import description, make_model, use_test_networks
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume, rotation

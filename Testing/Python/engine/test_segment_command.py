@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conresnet.command_line import main
-from conresnet.grid import Grid
-from conresnet.image_files import read_volume, write_volume
+from conresnet.cli.main import main
+from conresnet.images.files import read_volume, write_volume
+from conresnet.images.grid import Grid
 from engine.model_cases import description, write_model
 from engine.volumes import grid, random_volume
 
@@ -320,11 +320,11 @@ def test_many_cases_of_which_one_fails(capsys, tmp_path, model, image):
 
 
 def test_a_fault_of_ours_in_one_case_does_not_stop_the_others(capsys, tmp_path, model, image, monkeypatch):
-    from conresnet import image_files
+    from conresnet.images import files
 
-    read = image_files.read_channels
+    read = files.read_channels
     monkeypatch.setattr(
-        image_files, "read_channels", lambda paths, names: 1 / 0 if paths[0].name == "x.nii" else read(paths, names)
+        files, "read_channels", lambda paths, names: 1 / 0 if paths[0].name == "x.nii" else read(paths, names)
     )
     path = write_list(tmp_path, image, "name,T1\na,x.nii\nb,{image}\n")
     assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 1

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from conresnet.grid import Grid, Volume
-from conresnet.image_files import read_volume
-from conresnet.inference.painting import region_mask
-from conresnet.roi import BoxROI
-from conresnet.segmentation import SegmentOptions, SegmentResult, segment
+from conresnet.images.files import read_volume
+from conresnet.images.grid import Grid, Volume
+from conresnet.images.roi import BoxROI
+from conresnet.inference.results import region_mask
+from conresnet.inference.segmentation import SegmentOptions, SegmentResult, segment
 from engine.model_cases import make_model, use_test_networks
 from engine.package_cases import refusal
 from engine.volumes import anatomy, every_reordering, grid, random_volume, rotation, stored

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conresnet.grid import Grid, Volume
-from conresnet.image_files import read_volume
-from conresnet.model_list import find_model
+from conresnet.images.files import read_volume
+from conresnet.images.grid import Grid, Volume
+from conresnet.images.roi import BoxROI
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.package import read_package
-from conresnet.roi import BoxROI
-from conresnet.segmentation import SegmentOptions, load_model, segment
+from conresnet.package.store import find_model
 
 CASES = ("hippocampus_004", "hippocampus_123", "hippocampus_210")
 

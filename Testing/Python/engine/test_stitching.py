@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conresnet.inference.blending import axis_weights
-from conresnet.inference.stitching import Stitcher
-from conresnet.inference.windows import authors_windows, fitted_windows
+from conresnet.inference.sliding import Stitcher
+from conresnet.inference.windows import authors_windows, axis_weights, fitted_windows
 from conresnet.package.description import BLENDINGS
 
 

@@ -7,9 +7,8 @@ from itertools import permutations, product
 
 import numpy as np
 
-from conresnet.geometry import ModelSpace
-from conresnet.grid import Grid, Volume
-from conresnet.orientation import Reordering
+from conresnet.images.geometry import ModelSpace
+from conresnet.images.grid import Grid, Reordering, Volume
 
 LETTERS = ("RL", "AP", "SI")
 CODES = [

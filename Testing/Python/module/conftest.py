@@ -72,11 +72,11 @@ def result(volume: object, labels: np.ndarray) -> object:
     """A segmentation as the module makes it."""
     import slicer
 
-    from ConResSegmentationLib import SegmentationInScene
+    from ConResSegmentationLib import ResultSegmentation
     from module.result_cases import SEGMENTS, origin_of
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
-    made = SegmentationInScene.makeSegments(labels, SEGMENTS, volume)
-    SegmentationInScene.fill(node, made, volume, show3D=True)
+    made = ResultSegmentation.makeSegments(labels, SEGMENTS, volume)
+    ResultSegmentation.fill(node, made, volume, show3D=True)
     origin_of(volume).sign(node)
     return node

@@ -9,7 +9,7 @@ import torch
 
 from conresnet.networks import build_network
 from conresnet.package import parse_description, write_package
-from conresnet.package.metrics import METRICS_FILE
+from conresnet.package.reader import METRICS_FILE
 
 WEIGHTS = "network.safetensors"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import slicer
 
+from conresnet.images.roi import BoxROI
 from conresnet.package.description import Segment
 from conresnet.package.terminology import Code, Terminology
-from conresnet.roi import BoxROI
 from ConResSegmentationLib.ResultOrigin import ResultOrigin, checksum
 
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")

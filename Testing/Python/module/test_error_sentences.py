@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.EngineError import EngineError
-from ConResSegmentationLib.ErrorSentences import errorSentences
+from ConResSegmentationLib.EngineProcess import EngineError
+from ConResSegmentationLib.Messages import errorSentences
 
 # Errors that cannot come up when the engine works for Slicer, by what keeps them away.
 NOT_FROM_SLICER = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import slicer
 
-from conresnet.model_list import find_model, install_model
+from conresnet.package.store import find_model, install_model
 from module.models import write_broken, write_four_channels
 from module.panel_driver import PanelDriver, result_nodes
 from slicer_host import dialogs

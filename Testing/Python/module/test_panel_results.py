@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import slicer
 
-from conresnet.model_list import find_model, install_model
+from conresnet.package.store import find_model, install_model
 from module.models import write_four_channels
 from module.panel_driver import PanelDriver, label_array, result_nodes
 from module.test_scene_inputs import add_region

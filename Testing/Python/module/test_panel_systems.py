@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conresnet.model_list import install_model
+from conresnet.package.store import install_model
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
 from engine.model_cases import description
 from module.panel_driver import PanelDriver, label_array, result_nodes

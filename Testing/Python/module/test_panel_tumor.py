@@ -10,12 +10,12 @@ import pytest
 import safetensors.torch
 import slicer
 
-from conresnet.command_line import main
-from conresnet.model_list import find_model, install_model
+from conresnet.cli.main import main
 from conresnet.package import parse_description, write_package
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.plan import with_settings
-from conresnet_training.planning import Choices, make_plan
+from conresnet.package.store import find_model, install_model
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.plan import with_settings
+from conresnet_training.planning.planner import Choices, make_plan
 from engine.coarse_to_fine_cases import random_weights
 from module.panel_driver import PanelDriver
 from training.data_folders import brats

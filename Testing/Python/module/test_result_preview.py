@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import slicer
 
-from conresnet.model_list import install_model
-from ConResSegmentationLib import SegmentationInScene
+from conresnet.package.store import install_model
+from ConResSegmentationLib import ResultSegmentation
 from module.panel_driver import PanelDriver, label_array
 from module.result_cases import SEGMENTS
 from worker.models import make_model
@@ -23,7 +23,7 @@ from worker.models import make_model
 @pytest.fixture
 def windows(panel: PanelDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """A volume of so many windows of the chosen model that a busy computer sees it grow; the preview looks often."""
-    monkeypatch.setattr(sys.modules["ConResSegmentationLib.ResultPreview"], "MILLISECONDS_BETWEEN_LOOKS", 10)
+    monkeypatch.setattr(sys.modules["ConResSegmentationLib.ResultSegmentation"], "MILLISECONDS_BETWEEN_LOOKS", 10)
     install_model(make_model(tmp_path))
     panel.widget.modelPanel.refresh()
     panel.choose(panel.ui.modelSelector, "An organ")
@@ -100,7 +100,7 @@ def test_nothing_of_it_stays_when_there_is_no_result(panel: PanelDriver, windows
 def test_an_edited_segmentation_is_not_touched_by_it(panel: PanelDriver, windows: object) -> None:
     edited = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "corrected by hand")
     labels = np.ones(slicer.util.arrayFromVolume(windows).shape, np.uint8)
-    SegmentationInScene.setSegments(edited, SegmentationInScene.makeSegments(labels, SEGMENTS, windows), windows)
+    ResultSegmentation.setSegments(edited, ResultSegmentation.makeSegments(labels, SEGMENTS, windows), windows)
     panel.ui.segmentationSelector.setCurrentNode(edited)
     before = label_array(edited, windows)
     assert start(panel) is not edited
@@ -122,7 +122,7 @@ def test_it_is_not_saved_with_the_scene(panel: PanelDriver, windows: object, tmp
 def test_nothing_is_put_into_the_scene_while_there_is_nothing_to_see(panel: PanelDriver, windows: object) -> None:
     labels = np.zeros(slicer.util.arrayFromVolume(windows).shape, np.uint8)
     looks = []
-    preview = sys.modules["ConResSegmentationLib.ResultPreview"].ResultPreview(labels, SEGMENTS, windows)
+    preview = sys.modules["ConResSegmentationLib.ResultSegmentation"].ResultPreview(labels, SEGMENTS, windows)
     look = preview._look
     preview._timer.disconnect("timeout()")
     preview._timer.connect("timeout()", lambda: (look(), looks.append(len(previews()))))
@@ -136,7 +136,7 @@ def test_nothing_is_put_into_the_scene_while_there_is_nothing_to_see(panel: Pane
 
 def test_nothing_of_it_stays_in_memory(panel: PanelDriver, windows: object) -> None:
     labels = np.zeros(slicer.util.arrayFromVolume(windows).shape, np.uint8)
-    preview = sys.modules["ConResSegmentationLib.ResultPreview"].ResultPreview(labels, SEGMENTS, windows)
+    preview = sys.modules["ConResSegmentationLib.ResultSegmentation"].ResultPreview(labels, SEGMENTS, windows)
     kept = weakref.ref(preview)
     preview.remove()
     assert preview._volumeNode is None

@@ -10,7 +10,7 @@ import pytest
 import slicer
 import vtk
 
-from ConResSegmentationLib import MapVolumes, SegmentationFingerprint, SegmentationInScene
+from ConResSegmentationLib import MapVolumes, ResultOrigin, ResultSegmentation
 from module.panel_driver import label_array
 from module.result_cases import SEGMENTS, origin_of
 
@@ -49,8 +49,8 @@ def test_what_was_not_found_is_an_empty_segment_and_no_error_in_the_log(
 ) -> None:
     nothing = np.zeros_like(labels)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "nothing")
-    made = SegmentationInScene.makeSegments(nothing, SEGMENTS, volume, nothing[None] if overlapping else None)
-    SegmentationInScene.fill(node, made, volume, show3D=True)
+    made = ResultSegmentation.makeSegments(nothing, SEGMENTS, volume, nothing[None] if overlapping else None)
+    ResultSegmentation.fill(node, made, volume, show3D=True)
     origin_of(volume).sign(node)
     assert capfd.readouterr().err == ""
     np.testing.assert_array_equal(label_array(node, volume), nothing)
@@ -84,8 +84,8 @@ def test_a_result_that_replaces_another_one_is_shown_as_the_user_has_chosen(
 ) -> None:
     display = result.GetDisplayNode()
     around = [dataclasses.replace(SEGMENTS[0], includes=("Posterior",)), SEGMENTS[1]]
-    SegmentationInScene.letPartsShowThrough(result, around)
-    assert display.GetSegmentOpacity3D("Segment_1") == SegmentationInScene.OPACITY_AROUND_PARTS
+    ResultSegmentation.letPartsShowThrough(result, around)
+    assert display.GetSegmentOpacity3D("Segment_1") == ResultSegmentation.OPACITY_AROUND_PARTS
     chosen = {
         "Visibility": False,
         "Visibility3D": False,
@@ -100,7 +100,7 @@ def test_a_result_that_replaces_another_one_is_shown_as_the_user_has_chosen(
         getattr(display, f"SetSegment{name}")("Segment_1", value)
     # A segment that the user has taken away is there again, as a new one.
     result.GetSegmentation().RemoveSegment("Segment_2")
-    SegmentationInScene.fill(result, SegmentationInScene.makeSegments(labels, around, volume), volume, show3D=True)
+    ResultSegmentation.fill(result, ResultSegmentation.makeSegments(labels, around, volume), volume, show3D=True)
     assert {name: getattr(display, f"GetSegment{name}")("Segment_1") for name in chosen} == chosen
     assert display.GetSegmentVisibility("Segment_2") and display.GetSegmentOpacity3D("Segment_2") == 1
 
@@ -117,7 +117,7 @@ def test_results_lie_under_the_inputs_item_or_with_it_in_its_study(
         expected = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
         hierarchy.SetItemParent(item, expected)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
-    SegmentationInScene.fill(node, SegmentationInScene.makeSegments(labels, SEGMENTS, volume), volume, False)
+    ResultSegmentation.fill(node, ResultSegmentation.makeSegments(labels, SEGMENTS, volume), volume, False)
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == expected
     maps = MapVolumes.split({"attention": np.zeros((1, *labels.shape), np.float16)}, [])
     (map_node,) = MapVolumes.put(maps, node, volume)
@@ -132,8 +132,8 @@ def test_segments_that_overlap_are_whole_in_the_scene_and_in_a_file(
     both = labels > 0
     packed = (both * np.uint8(1) + (labels == 2) * np.uint8(2))[None]
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
-    made = SegmentationInScene.makeSegments(labels, SEGMENTS, volume, packed)
-    SegmentationInScene.fill(node, made, volume, show3D=True)
+    made = ResultSegmentation.makeSegments(labels, SEGMENTS, volume, packed)
+    ResultSegmentation.fill(node, made, volume, show3D=True)
     origin_of(volume).sign(node)
     for one in (node, reloaded(node, tmp_path)):
         content = one.GetSegmentation()
@@ -149,7 +149,7 @@ def test_segments_that_overlap_are_whole_in_the_scene_and_in_a_file(
 def test_an_unedited_result_may_be_replaced(result: object, volume: object, tmp_path: Path) -> None:
     assert origin_of(volume).mayReplace(result)
     again = reloaded(result, tmp_path)
-    assert SegmentationFingerprint.fingerprint(again) == SegmentationFingerprint.fingerprint(result)
+    assert ResultOrigin.fingerprint(again) == ResultOrigin.fingerprint(result)
 
 
 def paint_a_voxel(node: object, volume: object) -> None:
@@ -169,19 +169,19 @@ def test_a_saved_scene_brings_an_unedited_result_back_as_such_whatever_its_spaci
     image.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(to_ras))
     labels = labels[:, ::-1, ::-1]
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
-    SegmentationInScene.fill(node, SegmentationInScene.makeSegments(labels, SEGMENTS, image), image, False)
-    SegmentationFingerprint.sign(node)
+    ResultSegmentation.fill(node, ResultSegmentation.makeSegments(labels, SEGMENTS, image), image, False)
+    ResultOrigin.sign(node)
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
     slicer.mrmlScene.Clear(0)
     slicer.util.loadScene(str(tmp_path / "scene.mrb"))
     (again,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-    assert SegmentationFingerprint.isUntouched(again)
+    assert ResultOrigin.isUntouched(again)
     matrix = vtk.vtkMatrix4x4()
     matrix.SetElement(0, 3, 0.01)
     moved = vtk.vtkTransform()
     moved.SetMatrix(matrix)
     again.ApplyTransform(moved)
-    assert not SegmentationFingerprint.isUntouched(again), "a hundredth of a millimeter is an edit"
+    assert not ResultOrigin.isUntouched(again), "a hundredth of a millimeter is an edit"
 
 
 EDITS = {
@@ -224,7 +224,7 @@ def test_what_is_not_the_same_models_result_for_the_same_volume_is_not_replaced(
 def test_an_empty_result_is_a_result(volume: object, labels: np.ndarray) -> None:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     nothing = np.zeros_like(labels)
-    SegmentationInScene.fill(node, SegmentationInScene.makeSegments(nothing, SEGMENTS, volume), volume, True)
+    ResultSegmentation.fill(node, ResultSegmentation.makeSegments(nothing, SEGMENTS, volume), volume, True)
     origin_of(volume).sign(node)
     assert not label_array(node, volume).any()
-    assert SegmentationFingerprint.isUntouched(node)
+    assert ResultOrigin.isUntouched(node)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conresnet_training.command_line import main
+from conresnet_training.cli.main import main
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -13,9 +13,11 @@ import sys
 import torch
 from lightning.fabric import Fabric
 
-from conresnet_training import checkpoints, fitting, held_out, loop, preparation
-from conresnet_training.command_line import main
-from conresnet_training.progress import ProgressWriter
+from conresnet_training.cli.main import main
+from conresnet_training.data import preparation
+from conresnet_training.runs import run as run_folder
+from conresnet_training.runs.progress import ProgressWriter
+from conresnet_training.training import loop, trainer, validation
 
 
 def die() -> None:
@@ -38,15 +40,15 @@ def dies(owner, name: str, call: int = 1, after: bool = False) -> None:
     setattr(owner, name, wrapper)
 
 
-def dies_writing(owner, file: int) -> None:
-    """Let the process die when half of the given file that the module ``owner`` replaces is written."""
+def dies_writing(owner, file: int, ending: str = ".ckpt") -> None:
+    """Let the process die when half of the given file of that ending that the module ``owner`` replaces is written."""
     original, files = owner.replacing, iter(range(1, 10**6))
 
     @contextlib.contextmanager
     def replacing(path):
         with original(path) as temporary:
             yield temporary
-            if next(files) == file:
+            if str(path).endswith(ending) and next(files) == file:
                 os.truncate(temporary, temporary.stat().st_size // 2)
                 die()
 
@@ -69,18 +71,18 @@ def dies_in_a_line() -> None:
 
 MOMENTS = {
     "never": lambda: None,
-    "while a case is prepared": lambda: dies_writing(preparation, 5),
-    "between two cases": lambda: dies(fitting, "prepare_case", 3),
+    "while a case is prepared": lambda: dies_writing(preparation, 5, ""),
+    "between two cases": lambda: dies(trainer, "prepare_case", 3),
     "before the first step": lambda: dies(loop.TrainingLoop, "_make_step"),
     "between gradient and step": lambda: dies(Fabric, "clip_gradients", 2),
     "right after a step": lambda: dies(torch.optim.Adam, "step", 2, after=True),
-    "while the best checkpoint is written": lambda: dies_writing(checkpoints, 1),
-    "between best and last": lambda: dies_writing(checkpoints, 2),
+    "while the best checkpoint is written": lambda: dies_writing(run_folder, 1),
+    "between best and last": lambda: dies_writing(run_folder, 2),
     "right after a checkpoint": lambda: dies(loop, "write_checkpoint", after=True),
-    "during validation": lambda: dies(held_out, "found_segments", 2),
+    "during validation": lambda: dies(validation, "found_segments", 2),
     "right after it was resumed": lambda: dies(loop.TrainingLoop, "_restore", after=True),
     "in a line of the progress file": dies_in_a_line,
-    "while it clears up": lambda: dies(fitting.shutil, "rmtree"),
+    "while it clears up": lambda: dies(trainer.shutil, "rmtree"),
 }
 
 

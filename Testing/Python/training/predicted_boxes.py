@@ -5,8 +5,8 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.evaluation.predictions import measure_predictions
+from conresnet_training.data import read_data_set
+from conresnet_training.evaluation.runs import measure_predictions
 
 
 def expert(data_set, number: int) -> np.ndarray:

@@ -5,9 +5,15 @@ import pytest
 import torch
 from scipy.ndimage import affine_transform
 
-from conresnet_training.augmentation import Augmentation, SampleChanges
-from conresnet_training.scanner_changes import RandCoilField, isolated
-from conresnet_training.warping import Warp, draw_bend, draw_turn
+from conresnet_training.data.augmentation import (
+    Augmentation,
+    RandCoilField,
+    SampleChanges,
+    Warp,
+    draw_bend,
+    draw_turn,
+    isolated,
+)
 
 WINDOW = (10, 16, 12)
 CORNER = np.array([6, 5, 7])

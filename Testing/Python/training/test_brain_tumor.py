@@ -12,8 +12,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from conresnet.command_line import main as conresnet_main
-from conresnet.image_files import read_volume
+from conresnet.cli.main import main as conresnet_main
+from conresnet.images.files import read_volume
 from conresnet.package import read_package
 from training.commands import run_command
 from training.data_folders import save

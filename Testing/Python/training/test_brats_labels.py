@@ -3,9 +3,9 @@
 import pytest
 
 from conresnet.errors import UserError
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.memory_needs import Budget
-from conresnet_training.planning import make_plan
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.memory import Budget
+from conresnet_training.planning.planner import make_plan
 from training.data_folders import brats, describe
 
 SINCE_2023 = (("t1n", "t1c", "t2w", "t2f"), "-", ".nii.gz")

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from conresnet_training.command_line import main
+from conresnet_training.cli.main import main
 from peak_memory import REASON
 from training.data_folders import (
     MANY_VOXELS,
@@ -305,7 +305,7 @@ MANY = """
 import sys
 from pathlib import Path
 from conresnet_training.check import check_data_set
-from conresnet_training.data_sets import read_data_set
+from conresnet_training.data import read_data_set
 
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 report = check_data_set(read_data_set(folder), folder)

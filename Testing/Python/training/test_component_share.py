@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from conresnet_training.component_share import planned_share
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.planning import Choices, plan_with_reasons
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.planner import Choices, plan_with_reasons, planned_share
 from training.data_folders import decathlon, image, save
 
 SHAPE = (40, 30, 20)

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.grid import Volume
-from conresnet.inference.painting import Painter
-from conresnet.segmentation import SegmentResult
-from conresnet_training.data_sets import read_data_set
+from conresnet.images.grid import Volume
+from conresnet.inference.results import Painter
+from conresnet.inference.segmentation import SegmentResult
+from conresnet_training.data import read_data_set
+from conresnet_training.data.label_maps import read_label
 from conresnet_training.evaluation import runs
-from conresnet_training.evaluation.label_maps import SegmentValues, crossing
-from conresnet_training.evaluation.predictions import measure_predictions
-from conresnet_training.evaluation.writing import picture_of
-from conresnet_training.label_maps import read_label
+from conresnet_training.evaluation.metrics import SegmentValues, crossing
+from conresnet_training.evaluation.report import picture_of
+from conresnet_training.evaluation.runs import measure_predictions
 from training.data_folders import turn_into_nnunet
 from training.trained_runs import finished_run, small_plan
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 
-from conresnet.command_line import main as conresnet_main
-from conresnet.image_files import read_channels, read_volume
+from conresnet.cli.main import main as conresnet_main
+from conresnet.images.files import read_channels, read_volume
+from conresnet.images.preparation import prepare
 from conresnet.package import read_package, write_package
-from conresnet.preparation import prepare
 from training.commands import run_command
 from training.data_folders import describe, save
 

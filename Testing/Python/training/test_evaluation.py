@@ -12,14 +12,14 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 
 from conresnet.errors import UserError
-from conresnet.grid import Grid, Volume
-from conresnet.image_files import read_volume
-from conresnet_training.data_sets import read_data_set
+from conresnet.images.files import read_volume
+from conresnet.images.grid import Grid, Volume
+from conresnet_training.data import read_data_set
 from conresnet_training.evaluation import evaluate_predictions, read_evaluation
-from conresnet_training.evaluation.label_maps import SegmentValues, values_of_data_set, values_of_model
-from conresnet_training.evaluation.pictures import Masks, draw_case
-from conresnet_training.evaluation.predictions import measure_predictions
-from conresnet_training.evaluation.summary import OVERALL, mean_interval
+from conresnet_training.evaluation.metrics import SegmentValues, values_of_data_set, values_of_model
+from conresnet_training.evaluation.report import Masks, draw_case
+from conresnet_training.evaluation.results import OVERALL, mean_interval
+from conresnet_training.evaluation.runs import measure_predictions
 from training.commands import run_command
 from training.data_folders import turn_into_nnunet
 from training.predicted_boxes import expert, measure, save

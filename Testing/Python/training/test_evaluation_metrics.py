@@ -6,9 +6,8 @@ import torch
 from monai.metrics import DiceHelper, compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 
-from conresnet.grid import Grid, Volume
-from conresnet_training.evaluation.label_maps import SegmentValues, compare_label_maps
-from conresnet_training.evaluation.metrics import segment_figures
+from conresnet.images.grid import Grid, Volume
+from conresnet_training.evaluation.metrics import SegmentValues, compare_label_maps, segment_figures
 
 SPACING = (3.0, 1.0, 0.5)
 VOXEL_ML = 1.5e-3

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.image_files import read_volume
+from conresnet.images.files import read_volume
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.package import write_package
-from conresnet.segmentation import SegmentOptions, load_model, segment
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.evaluation.predictions import measure_predictions
-from conresnet_training.evaluation.runs import measure_runs
-from conresnet_training.folds import begin_split, held_out_of_run, split
-from conresnet_training.packing import pack_runs
-from conresnet_training.plan import with_settings
-from conresnet_training.preparation import file_stem
-from conresnet_training.run import start_run
+from conresnet_training.data import read_data_set
+from conresnet_training.data.preparation import file_stem
+from conresnet_training.evaluation.runs import measure_predictions, measure_runs
+from conresnet_training.planning.plan import with_settings
+from conresnet_training.runs.folds import begin_split, held_out_of_run, split
+from conresnet_training.runs.packing import pack_runs
+from conresnet_training.runs.run import start_run
 from training.commands import run_command
 from training.data_folders import describe
 from training.trained_runs import finished_folds, finished_run, small_plan

@@ -8,14 +8,14 @@ import pytest
 from matplotlib.image import imread
 
 import conresnet
-from conresnet.command_line import main as conresnet_main
+from conresnet.cli.main import main as conresnet_main
 from conresnet.errors import UserError
-from conresnet.image_files import read_volume
+from conresnet.images.files import read_volume
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.package import read_package
-from conresnet.segmentation import SegmentOptions, load_model, segment
-from conresnet_training.data_sets import read_data_set
+from conresnet_training.data import read_data_set
 from conresnet_training.evaluation.runs import measure_runs
-from conresnet_training.planning import Choices, make_plan
+from conresnet_training.planning.planner import Choices, make_plan
 from training.commands import run_command
 from training.trained_runs import finished_folds, finished_run, small_plan
 
@@ -132,7 +132,7 @@ def test_mistakes_get_a_sentence_before_any_case_is_segmented(data_set, tmp_path
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("mine", encoding="utf-8")
-    monkeypatch.setattr("conresnet_training.export.measure_runs", None)
+    monkeypatch.setattr("conresnet_training.runs.export.measure_runs", None)
     for arguments, sentence in (
         ((run.folder, "--output", mine), "exists already"),
         ((run.folder, "--output", tmp_path / "new", "--name", "../up"), "must be a plain name"),

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from conresnet_training.plan import read_plan
-from conresnet_training.progress import PROGRESS_FILE, read_progress
-from conresnet_training.run import start_run
+from conresnet_training.planning.plan import read_plan
+from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
+from conresnet_training.runs.run import start_run
 from training.tiny_plan import write_tiny_plan
 
 # Collective calls may take 15 s here instead of half an hour; the first case takes longer, or cannot be prepared.
@@ -18,7 +18,8 @@ import datetime, sys, time
 from pathlib import Path
 from lightning.fabric.strategies import DDPStrategy
 from conresnet.errors import UserError
-from conresnet_training import command_line, fitting
+from conresnet_training.cli import main
+from conresnet_training.training import trainer
 
 begin, prepare = DDPStrategy.__init__, fitting.prepare_case
 folder, rank, fails = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "fails"

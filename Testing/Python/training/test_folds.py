@@ -6,10 +6,10 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet_training.check import check_data_set
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.folds import split
-from conresnet_training.memory_needs import Budget
-from conresnet_training.planning import Choices, plan_with_reasons
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.memory import Budget
+from conresnet_training.planning.planner import Choices, plan_with_reasons
+from conresnet_training.runs.folds import split
 from training.data_folders import brats, decathlon
 
 ROOM = Budget(64 * 2**30, (8,), "plenty")

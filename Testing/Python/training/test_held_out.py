@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from conresnet.image_files import read_volume
+from conresnet.images.files import read_volume
 from conresnet.inference.windows import fitted_windows
-from conresnet_training.found_boxes import FoundBoxes
-from conresnet_training.held_out import HeldOutCases, dice_of_cases, found_segments
+from conresnet_training.training.network import FoundBoxes
+from conresnet_training.training.validation import HeldOutCases, dice_of_cases, found_segments
 from peak_memory import PEAK_MEMORY, REASON
 
 ARGUMENTS = {"margin": 2, "smallest_component": 0.2}
@@ -124,7 +124,7 @@ def test_dice_is_that_of_the_masks_of_a_real_case(hippocampus_image, hippocampus
 VALIDATION = f"""
 import numpy as np, torch
 from types import SimpleNamespace
-from conresnet_training.held_out import HeldOutCases, dice_of_cases
+from conresnet_training.training.validation import HeldOutCases, dice_of_cases
 
 segments, side = 13, 96
 class Network(torch.nn.Module):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conresnet_training.label_places import VALUES, LabelPlaces, index_of_labels
+from conresnet_training.data.label_maps import VALUES, LabelPlaces, index_of_labels
 
 
 def label_map() -> np.ndarray:

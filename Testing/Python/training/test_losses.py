@@ -6,11 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from conresnet_training.boundary import boundary_loss, region_weight, signed_distances
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.losses import dice_loss, residual_loss, segmentation_loss, total_loss
-from conresnet_training.network_with_losses import SegmentationTraining
-from conresnet_training.planning import make_plan
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.planner import make_plan
+from conresnet_training.training.losses import (
+    boundary_loss,
+    dice_loss,
+    region_weight,
+    residual_loss,
+    segmentation_loss,
+    signed_distances,
+    total_loss,
+)
+from conresnet_training.training.network import SegmentationTraining
 
 
 def blocks(batch: int = 1) -> torch.Tensor:

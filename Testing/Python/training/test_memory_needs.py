@@ -7,9 +7,8 @@ import sys
 import pytest
 
 from conresnet.errors import UserError
-from conresnet_training.memory_needs import USED_SHARE, Budget, StepCost, fit_memory
-from conresnet_training.system_catalogue import SYSTEMS
-from conresnet_training.system_networks import Frame, conresnet
+from conresnet_training.planning.memory import USED_SHARE, Budget, StepCost, fit_memory
+from conresnet_training.planning.systems import SYSTEMS, Frame, conresnet
 from peak_memory import REASON
 from training.data_folders import peak_memory
 
@@ -49,7 +48,7 @@ STEP = """
 import json, sys
 import torch
 from conresnet.networks import build_network
-from conresnet_training.losses import total_loss
+from conresnet_training.training.losses import total_loss
 
 plan, *window = map(json.loads, sys.argv[1:])
 network = build_network(plan["type"], plan["arguments"])

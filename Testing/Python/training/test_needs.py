@@ -4,7 +4,7 @@ import sys
 
 import monai
 
-from conresnet_training.needs import PACKAGES, report
+from conresnet_training.cli.needs import PACKAGES, report
 
 
 def test_a_package_that_is_too_old_is_a_problem(monkeypatch):

@@ -10,19 +10,19 @@ import nibabel
 import numpy as np
 import pytest
 
-from conresnet.grid import Volume
-from conresnet.image_files import read_volume
+from conresnet.images.files import read_volume
+from conresnet.images.grid import Volume
+from conresnet.images.preparation import prepare
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import write_package
-from conresnet.preparation import prepare
-from conresnet.segmentation import load_model, segment
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.fitting import fit
-from conresnet_training.packing import pack_runs
-from conresnet_training.plan import Plan, with_settings
-from conresnet_training.planning import Choices, make_plan
-from conresnet_training.preparation import prepare_case
-from conresnet_training.run import Run, start_run
-from conresnet_training.system_catalogue import SYSTEMS
+from conresnet_training.data import read_data_set
+from conresnet_training.data.preparation import prepare_case
+from conresnet_training.planning.plan import Plan, with_settings
+from conresnet_training.planning.planner import Choices, make_plan
+from conresnet_training.planning.systems import SYSTEMS
+from conresnet_training.runs.packing import pack_runs
+from conresnet_training.runs.run import Run, start_run
+from conresnet_training.training.trainer import fit
 
 CASE = "hippocampus_123.nii.gz"
 # Where the two segments meet; learning the rest of it too would take seven times as long. The voxels of the pyramid are

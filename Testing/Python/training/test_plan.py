@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from conresnet.errors import UserError
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.plan import read_plan, with_settings, write_plan
-from conresnet_training.planning import make_plan
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.plan import read_plan, with_settings, write_plan
+from conresnet_training.planning.planner import make_plan
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import pytest
 
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.memory_needs import Budget
-from conresnet_training.planning import plan_with_reasons, planned_steps
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.memory import Budget
+from conresnet_training.planning.planner import plan_with_reasons, planned_steps
 from training.data_folders import decathlon
 
 

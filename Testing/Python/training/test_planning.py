@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import yaml
 
-from conresnet.channel_matching import sort_by_channel
 from conresnet.errors import UserError
-from conresnet_training.command_line import main
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.memory_needs import Budget
-from conresnet_training.plan import read_plan
-from conresnet_training.planning import Choices, make_plan
-from conresnet_training.planning_inputs import is_ct
+from conresnet.images.channels import sort_by_channel
+from conresnet_training.cli.main import main
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.inputs import is_ct
+from conresnet_training.planning.memory import Budget
+from conresnet_training.planning.plan import read_plan
+from conresnet_training.planning.planner import Choices, make_plan
 from training.data_folders import BRATS_WORDS, brats, decathlon, image, label, nnunet, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")

@@ -10,13 +10,12 @@ import torch
 
 from conresnet.errors import UserError
 from conresnet.networks import NETWORKS, build_network
-from conresnet_training.command_line import main
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.memory_needs import Budget
-from conresnet_training.plan import read_plan, with_settings, write_plan
-from conresnet_training.planning import Choices, make_plan, plan_with_reasons
-from conresnet_training.system_catalogue import SYSTEMS, catalogued, change_system
-from conresnet_training.system_networks import all_arguments
+from conresnet_training.cli.main import main
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.memory import Budget
+from conresnet_training.planning.plan import read_plan, with_settings, write_plan
+from conresnet_training.planning.planner import Choices, make_plan, plan_with_reasons
+from conresnet_training.planning.systems import SYSTEMS, all_arguments, catalogued, change_system
 from training.data_folders import brats, decathlon, label, nnunet, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")
@@ -265,7 +264,7 @@ def test_help_names_every_system_and_loads_nothing_that_takes_time():
 import sys
 for name in ("torch", "numpy", "pydantic", "monai", "lightning", "SimpleITK"):
     sys.modules[name] = None
-from conresnet_training.command_line import main
+from conresnet_training.cli.main import main
 sys.argv = ["x", "plan", "--help"]
 main()
 """

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.image_files import read_channels
+from conresnet.images.files import read_channels
+from conresnet.images.preparation import prepare
 from conresnet.package import parse_description
-from conresnet.preparation import prepare
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.planning import make_plan
-from conresnet_training.preparation import file_stem, prepare_case
+from conresnet_training.data import read_data_set
+from conresnet_training.data.preparation import file_stem, prepare_case
+from conresnet_training.planning.planner import make_plan
 from peak_memory import REASON
 from training.data_folders import (
     MANY_VOXELS,
@@ -82,7 +82,7 @@ def test_what_training_reads_is_mapped_and_made_once(tmp_path, monkeypatch):
     folder = decathlon(tmp_path / "d")
     first = prepared(folder, tmp_path)
     assert isinstance(first.image, np.memmap) and isinstance(first.label, np.memmap)
-    monkeypatch.setattr("conresnet_training.preparation.read_channels", None)
+    monkeypatch.setattr("conresnet_training.data.preparation.read_channels", None)
     np.testing.assert_array_equal(prepared(folder, tmp_path).image, first.image)
     assert all(path.name.startswith("case_0_") for path in (tmp_path / "prepared").iterdir())
 
@@ -189,8 +189,8 @@ MANY = """
 import json, sys
 from pathlib import Path
 from conresnet.package import parse_description
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.preparation import prepare_case
+from conresnet_training.data import read_data_set
+from conresnet_training.data.preparation import prepare_case
 
 folder, room, model = Path(sys.argv[1]), Path(sys.argv[2]), parse_description(json.loads(sys.argv[3]))
 cases = [prepare_case(case, model, room) for case in read_data_set(folder).cases]

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from conresnet.errors import UserError
-from conresnet_training.cross_validation import Fold, open_folds
 from conresnet_training.evaluation import read_evaluation
-from conresnet_training.plan import read_plan, with_settings, write_plan
-from conresnet_training.progress import PROGRESS_FILE, ProgressWriter, read_progress
-from conresnet_training.run import start_run
+from conresnet_training.planning.plan import read_plan, with_settings, write_plan
+from conresnet_training.runs.cross_validation import Fold, open_folds
+from conresnet_training.runs.progress import PROGRESS_FILE, ProgressWriter, read_progress
+from conresnet_training.runs.run import start_run
 from training.commands import run_command
 from training.tiny_plan import write_tiny_plan
 

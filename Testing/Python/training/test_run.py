@@ -7,17 +7,17 @@ import torch
 import yaml
 
 from conresnet.errors import UserError
-from conresnet.image_files import read_volume
+from conresnet.images.files import read_volume
 from conresnet.inference.devices import Backend
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.package import read_package
-from conresnet.segmentation import SegmentOptions, load_model, segment
-from conresnet_training import loop
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.fitting import _fabric, _precision
-from conresnet_training.plan import read_plan, write_plan
-from conresnet_training.planning import make_plan
-from conresnet_training.progress import PROGRESS_FILE, read_progress
-from conresnet_training.run import Run
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.plan import read_plan, write_plan
+from conresnet_training.planning.planner import make_plan
+from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
+from conresnet_training.runs.run import Run
+from conresnet_training.training import loop
+from conresnet_training.training.trainer import _fabric, _precision
 from training.commands import run_command
 from training.tiny_plan import write_tiny_plan
 
@@ -109,7 +109,9 @@ def test_precision_on_the_processor_is_one_that_it_computes_right(window, precis
 
 @pytest.mark.parametrize("wanted", ["bf16-mixed", "16-mixed"])
 def test_named_precision_that_the_processor_computes_wrong_is_refused(wanted, monkeypatch):
-    monkeypatch.setattr("conresnet_training.fitting.choose_backend", lambda: Backend(torch.device("cpu"), "bf16"))
+    monkeypatch.setattr(
+        "conresnet_training.training.trainer.choose_backend", lambda: Backend(torch.device("cpu"), "bf16")
+    )
     with pytest.raises(
         UserError, match=rf"In {wanted} a processor computes wrong .* \(16 x 24 x 24\) has 16"
     ) as raised:
@@ -118,7 +120,9 @@ def test_named_precision_that_the_processor_computes_wrong_is_refused(wanted, mo
     assert _precision(wanted, (24, 24, 24)) == wanted
     with pytest.raises(UserError, match="has 32 voxels or fewer"):
         _precision(wanted, (32, 48, 48), 16)
-    monkeypatch.setattr("conresnet_training.fitting.choose_backend", lambda: Backend(torch.device("cuda"), "bf16"))
+    monkeypatch.setattr(
+        "conresnet_training.training.trainer.choose_backend", lambda: Backend(torch.device("cuda"), "bf16")
+    )
     assert _precision(wanted, (16, 24, 24)) == wanted
 
 
@@ -135,7 +139,9 @@ def test_windows_that_the_processor_gets_wrong_depend_on_the_network(
     data_set, tmp_path, monkeypatch, system, side, precision
 ):
     """Where its coarsest convolutions see two voxels."""
-    monkeypatch.setattr("conresnet_training.fitting.choose_backend", lambda: Backend(torch.device("cpu"), "bf16"))
+    monkeypatch.setattr(
+        "conresnet_training.training.trainer.choose_backend", lambda: Backend(torch.device("cpu"), "bf16")
+    )
     settings = f"model.inference.window=[{side}, 48, 48]", "training.precision=auto"
     plan = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml", *settings, system=system))
     assert _fabric(Run(tmp_path, plan, 0), 1, 1).strategy.precision.precision == precision
@@ -154,5 +160,5 @@ def test_windows_that_the_processor_gets_wrong_depend_on_the_network(
 )
 def test_precision_is_the_engines_but_for_small_windows_on_the_processor(device, best, window, precision, monkeypatch):
     backend = Backend(torch.device(device), best)
-    monkeypatch.setattr("conresnet_training.fitting.choose_backend", lambda: backend)
+    monkeypatch.setattr("conresnet_training.training.trainer.choose_backend", lambda: backend)
     assert _precision("auto", window) == precision

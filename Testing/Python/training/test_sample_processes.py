@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conresnet_training import loop
-from conresnet_training.fitting import fit
-from conresnet_training.plan import read_plan
-from conresnet_training.run import start_run
-from conresnet_training.sample_processes import JOBS_VARIABLE, sample_processes
+from conresnet_training.data.samples import JOBS_VARIABLE, sample_processes
+from conresnet_training.planning.plan import read_plan
+from conresnet_training.runs.run import start_run
+from conresnet_training.training import loop
+from conresnet_training.training.trainer import fit
 from training.tiny_plan import write_tiny_plan
 
 

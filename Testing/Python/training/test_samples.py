@@ -9,11 +9,11 @@ import psutil
 import pytest
 import torch
 
-from conresnet_training.augmentation import Augmentation, SampleChanges
-from conresnet_training.boundary import signed_distances
-from conresnet_training.label_places import LabelPlaces, index_of_labels
-from conresnet_training.preparation import TrainingCase
-from conresnet_training.samples import Sampling, StepSamples, TrainingSamples
+from conresnet_training.data.augmentation import Augmentation, SampleChanges
+from conresnet_training.data.label_maps import LabelPlaces, index_of_labels
+from conresnet_training.data.preparation import TrainingCase
+from conresnet_training.data.samples import Sampling, StepSamples, TrainingSamples
+from conresnet_training.training.losses import signed_distances
 
 WINDOW = (8, 16, 8)
 STILL = Augmentation(flip_axes=[], scaling=0, rotation_degrees=0, brightness=0, contrast=0, noise=0, coarsening=1)

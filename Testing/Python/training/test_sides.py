@@ -2,7 +2,7 @@
 
 import pytest
 
-from conresnet_training.planning import planned_flips
+from conresnet_training.planning.planner import planned_flips
 
 
 @pytest.mark.parametrize(

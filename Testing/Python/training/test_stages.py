@@ -13,15 +13,14 @@ from conresnet.errors import UserError
 from conresnet.networks.loading import load_network
 from conresnet.networks.resdsn import ResDSN
 from conresnet.package import write_package
-from conresnet_training import loop
-from conresnet_training.fitting import fit
-from conresnet_training.found_boxes import FoundBoxes
-from conresnet_training.held_out import whole_case
-from conresnet_training.network_with_losses import SegmentationTraining, stages_of, steps_of_run
-from conresnet_training.packing import pack_runs
-from conresnet_training.plan import read_plan, with_settings
-from conresnet_training.progress import PROGRESS_FILE, read_progress
-from conresnet_training.run import Run, open_run, start_run
+from conresnet_training.planning.plan import read_plan, with_settings
+from conresnet_training.runs.packing import pack_runs
+from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
+from conresnet_training.runs.run import Run, open_run, start_run
+from conresnet_training.training import loop
+from conresnet_training.training.network import FoundBoxes, SegmentationTraining, stages_of, steps_of_run
+from conresnet_training.training.trainer import fit
+from conresnet_training.training.validation import whole_case
 from training.broken_runs import assert_same, checkpoint, curve, run_all
 from training.tiny_plan import write_tiny_plan
 
@@ -157,7 +156,7 @@ def test_fine_network_is_trained_around_the_segments(data_set, tmp_path, monkeyp
     settings = "training.foreground_share=0", "model.inference.window=[8, 8, 8]"
     unchanged = "augmentation.scaling=0", "augmentation.rotation_degrees=0"
     run = staged_run(data_set, tmp_path, "coarse-to-fine", *settings, *unchanged)
-    monkeypatch.setattr("conresnet_training.fitting.shutil.rmtree", lambda *_, **__: None)
+    monkeypatch.setattr("conresnet_training.training.trainer.shutil.rmtree", lambda *_, **__: None)
     fit(run)
     coarse, fine = seen
     assert all(fine.samples[number][1].any() for number in range(40))

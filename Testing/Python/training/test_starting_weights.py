@@ -6,9 +6,8 @@ import torch
 from conresnet.errors import UserError
 from conresnet.networks import build_network
 from conresnet.networks.loading import load_network
-from conresnet_training.checkpoints import read_checkpoint, without_prefix
-from conresnet_training.fitting import PREPARED_FOLDER
-from conresnet_training.starting_weights import begin_with
+from conresnet_training.runs.run import read_checkpoint, without_prefix
+from conresnet_training.training.trainer import PREPARED_FOLDER, begin_with
 from training.commands import run_command
 from training.tiny_plan import write_tiny_plan
 

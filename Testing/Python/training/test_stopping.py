@@ -15,13 +15,14 @@ import pytest
 import torch
 
 from conresnet.errors import UserError
-from conresnet_training import held_out, loop, samples
-from conresnet_training.fitting import PREPARED_FOLDER, fit
-from conresnet_training.plan import read_plan, with_settings
-from conresnet_training.progress import PROGRESS_FILE, read_progress
-from conresnet_training.run import Run, start_run
-from conresnet_training.running import RUNNING_FILE, STOP_FILE, ask_to_stop, running_process, sole_process
-from conresnet_training.stopping import StopWatch
+from conresnet_training.data import samples
+from conresnet_training.planning.plan import read_plan, with_settings
+from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
+from conresnet_training.runs.run import Run, start_run
+from conresnet_training.runs.running import RUNNING_FILE, STOP_FILE, ask_to_stop, running_process, sole_process
+from conresnet_training.training import loop, validation
+from conresnet_training.training.processes import StopWatch
+from conresnet_training.training.trainer import PREPARED_FOLDER, fit
 from training.commands import run_command
 from training.tiny_plan import write_tiny_plan
 
@@ -158,7 +159,7 @@ def test_second_signal_ends_at_once(tmp_path, all_signals_heard):
 
 def test_lock_of_a_killed_process_is_free_whoever_has_its_number_now(tmp_path):
     code = (
-        "import os, pathlib, sys; from conresnet_training.running import sole_process\n"
+        "import os, pathlib, sys; from conresnet_training.runs.running import sole_process\n"
         "with sole_process(pathlib.Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -180,13 +181,13 @@ def test_lock_of_a_killed_process_is_free_whoever_has_its_number_now(tmp_path):
 
 def test_stop_during_validation_leaves_it_to_the_resumed_run(plan_file, run, monkeypatch):
     """Not a step is lost, and the curve has the validation where an unbroken run has it."""
-    original = held_out.found_segments
+    original = validation.found_segments
 
     def stopped(*arguments, **options):
         (run / STOP_FILE).touch()
         return original(*arguments, **options)
 
-    monkeypatch.setattr(held_out, "found_segments", stopped)
+    monkeypatch.setattr(validation, "found_segments", stopped)
     assert run_command(monkeypatch, "train", plan_file, "--output", run) == 0
     progress = read_progress(run / PROGRESS_FILE)
     assert (progress.state, progress.step, progress.validations) == ("stopped", 3, [])

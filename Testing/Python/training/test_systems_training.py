@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from conresnet.command_line import main as conresnet_main
-from conresnet.image_files import read_volume
+from conresnet.cli.main import main as conresnet_main
+from conresnet.images.files import read_volume
 from conresnet.package import read_package
-from conresnet_training.network_with_losses import SegmentationTraining
-from conresnet_training.plan import read_plan
-from conresnet_training.progress import PROGRESS_FILE, read_progress
-from conresnet_training.system_catalogue import SYSTEMS
+from conresnet_training.planning.plan import read_plan
+from conresnet_training.planning.systems import SYSTEMS
+from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
+from conresnet_training.training.network import SegmentationTraining
 from training.commands import run_command
 from training.data_folders import brats
 from training.tiny_plan import write_tiny_plan

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from conresnet_training.fitting import fit
-from conresnet_training.plan import read_plan, with_settings
-from conresnet_training.run import Run, start_run
-from conresnet_training.weight_average import averaging
+from conresnet_training.planning.plan import read_plan, with_settings
+from conresnet_training.runs.run import Run, start_run
+from conresnet_training.training.loop import averaging
+from conresnet_training.training.trainer import fit
 from training.broken_runs import assert_same, checkpoint
 from training.tiny_plan import write_tiny_plan
 

@@ -1,6 +1,6 @@
 """Counts, names and sizes in sentences."""
 
-from conresnet_training.words import cases_in_words, listed, product
+from conresnet_training.pages.text import cases_in_words, listed, product
 
 
 def test_one_case_is_no_cases():

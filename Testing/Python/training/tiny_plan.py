@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.plan import with_settings, write_plan
-from conresnet_training.planning import Choices, make_plan
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.plan import with_settings, write_plan
+from conresnet_training.planning.planner import Choices, make_plan
 
 SETTINGS = (
     "training.folds=3",

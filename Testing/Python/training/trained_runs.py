@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 
 from conresnet.networks import build_network
-from conresnet_training.checkpoints import with_prefix, write_checkpoint
-from conresnet_training.data_sets import read_data_set
-from conresnet_training.plan import Plan
-from conresnet_training.planning import make_plan
-from conresnet_training.run import Run, start_run
+from conresnet_training.data import read_data_set
+from conresnet_training.planning.plan import Plan
+from conresnet_training.planning.planner import make_plan
+from conresnet_training.runs.run import Run, start_run, with_prefix, write_checkpoint
 
 
 def small_plan(data_set: Path, folds: int = 3) -> Plan:

@@ -10,8 +10,8 @@ import pytest
 import slicer
 import vtk
 
-from conresnet.image_files import read_image
-from conresnet_training.data_sets import read_data_set
+from conresnet.images.files import read_image
+from conresnet_training.data import read_data_set
 from training_module.training_driver import TrainingDriver
 
 SHAPE = (20, 18, 16)

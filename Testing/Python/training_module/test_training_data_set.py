@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 import yaml
 
-from conresnet_training.system_catalogue import SYSTEMS
+from conresnet_training.planning.systems import SYSTEMS
 from slicer_host import dialogs
 from training_module.training_driver import TrainingDriver
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from conresnet_training.progress import PROGRESS_FILE, ProgressWriter
-from conresnet_training.running import RUNNING_FILE
+from conresnet_training.runs.progress import PROGRESS_FILE, ProgressWriter
+from conresnet_training.runs.running import RUNNING_FILE
 from training_module.training_driver import TrainingDriver
 
 STARTED = {"step": 0, "steps": 100, "host": "cluster-7", "pid": 4, "segments": ["A"], "device": "cuda", "fold": 0}
@@ -81,7 +81,7 @@ def test_what_was_started_outlives_a_slicer_that_is_killed_with_all_its_children
 import sys, time
 from pathlib import Path
 import slicer_host
-from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
+from ConResSegmentationLib.Processes import ProcessLaunch
 from ConResTrainingLib.TrainingJob import TrainingJob
 job = TrainingJob(Path(sys.argv[2]))
 job.start(ProcessLaunch(sys.argv[1], (), {}))

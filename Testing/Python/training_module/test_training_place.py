@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conresnet_training import needs
+from conresnet_training.cli import needs
 from slicer_host import dialogs
 from training_module.training_driver import TrainingDriver
 
@@ -48,7 +48,7 @@ def test_a_file_in_the_working_directory_is_no_module_of_python(
 
 
 def test_a_mac_has_more_places_for_its_pythons(training: TrainingDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = sys.modules["ConResTrainingLib.BasePython"]
+    library = sys.modules["ConResTrainingLib.TrainingEnvironment"]
     asked: list[str] = []
     monkeypatch.setattr(library.shutil, "which", lambda name, path: asked.append(path) or f"{path}/{name}")
     monkeypatch.setattr(library.sys, "platform", "darwin")
@@ -60,7 +60,7 @@ def test_a_mac_has_more_places_for_its_pythons(training: TrainingDriver, monkeyp
 
 @pytest.mark.parametrize(("machine", "able"), [("x86_64", False), ("arm64", True)])
 def test_what_runs_as_on_an_intel_mac_makes_no_environment(training: TrainingDriver, machine: str, able: bool) -> None:
-    question = sys.modules["ConResTrainingLib.BasePython"]._QUESTION
+    question = sys.modules["ConResTrainingLib.TrainingEnvironment"]._QUESTION
     mac = f"import platform, sys; sys.platform = 'darwin'; platform.machine = lambda: '{machine}'\n"
     answer = subprocess.run([sys.executable, "-c", mac + question], capture_output=True, check=True)
     assert json.loads(answer.stdout)["able"] is able
@@ -157,7 +157,7 @@ def test_an_environment_that_cannot_be_made_leaves_none_behind(training: Trainin
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nmkdir -p \"$3\"\necho 'No space left on device' >&2\nexit 1\n", encoding="utf-8")
     python.chmod(0o755)
-    base = sys.modules["ConResTrainingLib.BasePython"].BasePython(str(python), "3.12.0")
+    base = sys.modules["ConResTrainingLib.TrainingEnvironment"].BasePython(str(python), "3.12.0")
     ended: list[str] = []
     library.EnvironmentMaker(environment, base, [], training.widget.addToLog, ended.append).start()
     training.wait(lambda: len(ended) == 1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import slicer
 
-from conresnet.model_list import install_model
+from conresnet.package.store import install_model
 from module.models import write_four_channels
 from slicer_host import dialogs
 from training_module.training_driver import TrainingDriver

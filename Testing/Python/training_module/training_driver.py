@@ -113,9 +113,9 @@ class TrainingDriver(ModuleDriver):
 
     def use_tiny_plan(self, data_set: Path, **values: object) -> None:
         """Choose a data set and the file of a plan for it, made here, that trains in seconds."""
-        from conresnet_training.data_sets import read_data_set
-        from conresnet_training.plan import write_plan
-        from conresnet_training.planning import make_plan
+        from conresnet_training.data import read_data_set
+        from conresnet_training.planning.plan import write_plan
+        from conresnet_training.planning.planner import make_plan
 
         self.choose_data_set(data_set)
         path = data_set.with_name("tiny plan.yaml")

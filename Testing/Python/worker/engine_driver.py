@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from conresnet.grid import Grid, Volume
-from ConResSegmentationLib.EngineError import EngineError
-from ConResSegmentationLib.EngineObserver import EngineObserver, EngineResult
-from ConResSegmentationLib.EngineProcess import EngineProcess
-from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
+from conresnet.images.grid import Grid, Volume
+from ConResSegmentationLib.EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
+from ConResSegmentationLib.Processes import ProcessLaunch
 from worker.client import FAKE, engine_environment, is_alive
 
 

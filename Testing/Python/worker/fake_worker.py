@@ -11,10 +11,9 @@ import sys
 import time
 
 from conresnet.errors import UserError
-from conresnet.worker import serve
-from conresnet.worker.engine import Segmented
-from conresnet.worker.job import Job
+from conresnet.worker.engine import Job, Segmented
 from conresnet.worker.requests import SegmentRequest
+from conresnet.worker.server import serve
 
 
 class FakeEngine:

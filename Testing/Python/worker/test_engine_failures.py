@@ -13,12 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
-from conresnet import session_folder
 from conresnet.errors import UserError
+from conresnet.worker import session_folder
 from conresnet.worker.server import SECONDS_OF_GRACE
-from ConResSegmentationLib.EngineError import EngineError
-from ConResSegmentationLib.EngineProcess import EngineProcess
-from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
+from ConResSegmentationLib.EngineProcess import EngineError, EngineProcess
+from ConResSegmentationLib.Processes import ProcessLaunch
 from worker.client import FAKE, engine_environment, is_alive, wait_until
 from worker.engine_driver import Driver, Recorder
 

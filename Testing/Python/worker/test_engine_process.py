@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import qt
 
-from conresnet.grid import Grid, Volume
-from ConResSegmentationLib.EngineObserver import EngineResult
+from conresnet.images.grid import Grid, Volume
+from ConResSegmentationLib.EngineProcess import EngineResult
 from worker.client import is_alive
 from worker.engine_driver import Driver, Recorder
 

@@ -17,11 +17,10 @@ import slicer
 
 from conresnet.errors import UserError
 from conresnet.needs import PACKAGES
-from ConResSegmentationLib.ChildProcess import ChildProcess
 from ConResSegmentationLib.EngineConnection import EngineConnection
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EngineCheck, EnginePython
-from ConResSegmentationLib.ProcessLaunch import ProcessLaunch
+from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch
 from slicer_host import dialogs, packaging
 from worker.client import ENGINE
 from worker.engine_driver import Recorder

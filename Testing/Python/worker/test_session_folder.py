@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from conresnet.session_folder import LOCK_FILE, SessionFolder, remove, remove_abandoned
+from conresnet.worker.session_folder import LOCK_FILE, SessionFolder, remove, remove_abandoned
 from worker.client import engine_environment
 
 _HOLD = (
-    "import sys; from conresnet.session_folder import SessionFolder as S; s = S(sys.argv[1]); print(s.path, flush=True)"
+    "import sys; from conresnet.worker.session_folder import SessionFolder as S; s = S(sys.argv[1]); "
+    "print(s.path, flush=True)"
 )
 
 

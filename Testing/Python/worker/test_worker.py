@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conresnet import __version__
-from conresnet.protocol import PROTOCOL
+from conresnet.worker.protocol import PROTOCOL
 from worker.client import FAKE, Client, running, wait_until
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import psutil
 import pytest
 
-from conresnet.grid import Grid, Volume
-from conresnet.segmentation import SegmentOptions, load_model, segment
+from conresnet.images.grid import Grid, Volume
+from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from worker.client import REAL, Client, is_alive, running, wait_until
 from worker.models import make_model
 

@@ -1,0 +1,147 @@
+"""``python -m conresnet import``: a model package from a checkpoint of the paper's authors."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from conresnet.errors import UserError
+from conresnet.package.description import TILINGS
+
+
+@click.command("import")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    metavar="PACKAGE",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The model package to write: a .zip file if it ends so, else a folder.",
+)
+@click.option("--name", help="The name by which the model is called.  [default: that of PACKAGE]")
+@click.option("--title", help="What users read in a list of models.")
+@click.option("--license", "license_name", help="The license of the weights.")
+@click.option(
+    "--channel",
+    "channels",
+    multiple=True,
+    metavar="NAME",
+    help="An input channel; give all, in the network's order.  [default: FLAIR T1 T1ce T2]",
+)
+@click.option(
+    "--segment",
+    "segments",
+    multiple=True,
+    metavar="NAME=LABEL",
+    help="A region and its value in the labelmap; give all, in the network's order. They are painted in this order.  "
+    "[default: enhancing tumor 4, whole tumor 2, tumor core 1; painted whole, core, enhancing]",
+)
+@click.option("--orientation", help="Directions in which S, H and W increase.  [default: SLP]")
+@click.option("--spacing", metavar="S,H,W", help="Voxel size in mm.  [default: the image's own]")
+@click.option("--tiling", type=click.Choice(TILINGS), help="How windows are laid.  [default: authors]")
+@click.option(
+    "--settings",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A JSON file with fields of model.json that replace the defaults, for all that has no option here.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a model package that is there.")
+def import_checkpoint(
+    checkpoint: Path,
+    output: Path,
+    name: str | None,
+    title: str | None,
+    license_name: str | None,
+    channels: tuple[str, ...],
+    segments: tuple[str, ...],
+    orientation: str | None,
+    spacing: str | None,
+    tiling: str | None,
+    settings: Path | None,
+    overwrite: bool,
+) -> None:
+    """Make a model package of CHECKPOINT, a state_dict of the authors of the paper (.pth).
+
+    Channels, preparation, tiling and regions are those of their BraTS 2018 models unless told otherwise. Nothing in
+    the checkpoint is executed; every tensor must be there, and none that is not ConResNet's.
+    """
+    from conresnet.package.writer import check_replaceable
+
+    check_replaceable(output, overwrite)
+    chosen = _read_settings(settings) if settings else {}
+    chosen.setdefault("name", _plain(output.stem if output.suffix.lower() == ".zip" else output.name))
+    chosen.update({key: text for key, text in (("name", name), ("title", title), ("license", license_name)) if text})
+    if channels:
+        chosen["inputs"] = [{"name": channel, "keywords": [channel.lower()]} for channel in channels]
+    if segments:
+        chosen["output"] = {"kind": "regions", "segments": _segments(segments)}
+    if orientation:
+        _section(chosen, "preparation")["orientation"] = orientation
+    if spacing:
+        _section(chosen, "preparation")["spacing"] = _numbers(spacing)
+    if tiling:
+        from conresnet.importing.brats import INFERENCE
+
+        _section(chosen, "inference").update(INFERENCE[tiling])
+    _write(checkpoint, chosen, output, overwrite)
+
+
+def _write(checkpoint: Path, settings: dict[str, Any], output: Path, overwrite: bool) -> None:
+    # These need torch, which --help must not.
+    import safetensors.torch
+
+    from conresnet.importing.brats import WEIGHTS_FILE, describe
+    from conresnet.importing.checkpoint import convert, read_checkpoint
+    from conresnet.package import write_package
+
+    arguments, weights = convert(read_checkpoint(checkpoint), checkpoint)
+    description = describe(arguments, settings, str(checkpoint))
+    package = write_package(description, {WEIGHTS_FILE: safetensors.torch.save(weights)}, output, overwrite)
+    parameters = package.count_parameters(WEIGHTS_FILE) / 1e6
+    click.echo(f"Wrote {package.path}: {description.title}, {parameters:.2f} M parameters that act.")
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    from conresnet.package.fields import load_json
+
+    try:
+        return load_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(
+            "settings-unreadable",
+            f"The settings {path} cannot be read ({error.strerror}); check the path.",
+            file=str(path),
+        ) from None
+
+
+def _section(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    section = settings.setdefault(key, {})
+    if not isinstance(section, dict):
+        raise click.UsageError(f'"{key}" in the settings is not an object.')
+    return section
+
+
+def _segments(texts: Sequence[str]) -> list[dict[str, Any]]:
+    from conresnet.importing.brats import COLORS
+
+    segments = []
+    for index, text in enumerate(texts):
+        name, _, label = text.rpartition("=")
+        if not name or not label.strip().isdecimal():
+            raise click.BadParameter(f'"{text}" is not of the form NAME=LABEL.', param_hint="--segment")
+        segments.append({"name": name.strip(), "label": int(label), "color": COLORS[index % len(COLORS)]})
+    return segments
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f'"{text}" is not three numbers divided by commas.', param_hint="--spacing") from None
+
+
+def _plain(text: str) -> str:
+    """The nearest text that may be a model's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "imported"

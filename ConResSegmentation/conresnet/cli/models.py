@@ -1,0 +1,219 @@
+"""``python -m conresnet models``: which models there are, what one is, whether it is whole, and getting another."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from conresnet.errors import UserError
+from conresnet.package import ModelPackage, read_package
+from conresnet.package.description import CARD_FILE, Input, Segment
+from conresnet.package.reader import figures, read_metrics
+from conresnet.package.store import find_model, install_model, list_models, model_folders
+
+_WIDTH = 100
+
+_extra_folder = click.option(
+    "--folder", metavar="PATH", help="Look here first: a folder of model packages, or one model package."
+)
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def models(context: click.Context) -> None:
+    """List, show, verify and install model packages.
+
+    Models are looked for in the path given by --folder, then in your own models folder (or in the folders that the
+    environment variable CONRESNET_MODELS names instead), then among those shipped. The first of a name is meant by it.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@models.command("list", short_help="List the models that can be named.")
+@_extra_folder
+def list_command(folder: str | None) -> None:
+    """List the models that can be named, and those that cannot be used with the reason."""
+    entries = list_models(folder)
+    usable = [entry for entry in entries if entry.description]
+    rows = [
+        (
+            entry.name,
+            entry.description.version,
+            entry.kind,
+            ", ".join(item.name for item in entry.description.inputs),
+            str(len(entry.description.output.segments)),
+            entry.description.title,
+        )
+        for entry in usable
+        if not entry.hidden_by
+    ]
+    if rows:
+        click.echo(_table([("NAME", "VERSION", "FROM", "CHANNELS", "SEGMENTS", "TITLE"), *rows]))
+    else:
+        click.echo("There are no models.")
+    for entry in usable:
+        if entry.hidden_by:
+            click.echo(f"\nHidden: {entry.path}, since {entry.hidden_by} comes first under the name {entry.name}.")
+    for entry in entries:
+        if entry.problem:
+            click.echo(f"\nCannot be used: {entry.problem.message}")
+    place = next(path for kind, path in model_folders(folder) if kind == "user")
+    click.echo(f"\nYour models folder is {place}.")
+
+
+@models.command(short_help="What a model takes, gives and comes from.")
+@click.argument("model", metavar="NAME|PATH")
+@_extra_folder
+def show(model: str, folder: str | None) -> None:
+    """Show what a model takes and gives, how it computes, and where it comes from."""
+    click.echo(_shown(read_package(find_model(model, folder), verify=False)))
+
+
+@models.command(short_help="Check that models are whole.")
+@click.argument("names", metavar="NAME|PATH...", nargs=-1, required=True)
+@_extra_folder
+def verify(names: tuple[str, ...], folder: str | None) -> None:
+    """Check that models are whole: description, sizes, checksums, weights."""
+    problems = []
+    for name in names:
+        try:
+            package = read_package(find_model(name, folder))
+        except UserError as error:
+            problems.append(error)
+            if len(names) > 1:
+                click.echo(f"{name}: {error.message}")
+        else:
+            files = ", ".join(package.description.files)
+            click.echo(f"{name}: whole ({files}; {_megabytes(package)}).")
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise UserError(
+            "packages-wrong", f"{len(problems)} of {len(names)} models cannot be used, for the reasons above."
+        )
+
+
+@models.command(short_help="Copy a model package into your models folder.")
+@click.argument("source", metavar="PATH")
+@click.option("--overwrite", is_flag=True, help="Replace a model of the same name.")
+def install(source: str, overwrite: bool) -> None:
+    """Copy a model package, a folder or a .zip file, into your models folder."""
+    package = install_model(source, overwrite)
+    click.echo(f"Installed {package.description.name} {package.description.version} as {package.path}.")
+
+
+def _shown(package: ModelPackage) -> str:
+    description = package.description
+    blocks = [
+        f"{description.title} ({description.name} {description.version})",
+        _pairs(_about(package)),
+        "Channels\n" + _indented(_table([_channel_row(item) for item in description.inputs])),
+        "Segments\n" + _indented(_table([_segment_row(segment) for segment in description.output.segments])),
+        "Computation\n" + _pairs(_computation(package)),
+    ]
+    if metrics := read_metrics(package):
+        shown = [(name, _figure(value)) for name, value in figures(metrics)]
+        blocks.append("Measured figures\n" + _pairs(shown))
+    return "\n\n".join(blocks)
+
+
+def _about(package: ModelPackage) -> list[tuple[str, str]]:
+    description = package.description
+    pairs = [
+        ("Place", f"{package.path} ({_megabytes(package)})"),
+        ("Description", description.description),
+        ("Intended use", description.intended_use),
+        ("Limitations", description.limitations),
+        ("Training data", description.training_data),
+        ("License", description.license),
+        ("Attribution", description.attribution),
+        *(("Please cite", citation) for citation in description.citations),
+        ("Model card", str(package.path / CARD_FILE) if CARD_FILE in description.files else ""),
+    ]
+    return [(key, text) for key, text in pairs if text]
+
+
+def _computation(package: ModelPackage) -> list[tuple[str, str]]:
+    from conresnet.package.maps import residual_plane
+
+    description = package.description
+    inference, preparation = description.inference, description.preparation
+    spacing = " x ".join(f"{side:g}" for side in preparation.spacing) + " mm" if preparation.spacing else "the image's"
+    plane = residual_plane(description)
+    system = description.system
+    arguments = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in system.arguments.items())
+    pairs = [
+        *_networks(package),
+        ("System", f"{system.type}{arguments}"),
+        ("Residual", f"between {plane} slices" if plane else ""),
+        ("Orientation", preparation.orientation),
+        ("Voxels", spacing),
+        ("Window", " x ".join(str(side) for side in inference.window) + f", {inference.tiling} tiling"),
+    ]
+    return [(key, text) for key, text in pairs if text]
+
+
+def _networks(package: ModelPackage) -> Iterator[tuple[str, str]]:
+    """A line for one network, or for all those of a kind and size."""
+    sizes = ((item.type, package.count_parameters(item.weights)) for item in package.description.system.networks)
+    for (kind, parameters), count in Counter(sizes).items():
+        each = f"{count} of {kind}, each" if count > 1 else f"{kind},"
+        yield ("Networks" if count > 1 else "Network"), f"{each} {parameters / 1e6:.2f} M parameters"
+
+
+def _channel_row(item: Input) -> tuple[str, ...]:
+    own, *copies = (", ".join(step["step"] for step in steps) or "as is" for steps in item.channels)
+    return (
+        item.name,
+        item.modality,
+        f"known by: {', '.join(item.keywords) or 'nothing'}",
+        "; ".join([f"intensity: {own}", *(f"a copy: {steps}" for steps in copies)]),
+    )
+
+
+def _segment_row(segment: Segment) -> tuple[str, ...]:
+    code = segment.terminology.type if segment.terminology else None
+    return (
+        str(segment.label),
+        segment.name,
+        "#{:02x}{:02x}{:02x}".format(*segment.color),
+        f"{code.scheme} {code.value} {code.meaning}" if code else "",
+    )
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_figure(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _megabytes(package: ModelPackage) -> str:
+    return f"{sum(entry.bytes for entry in package.description.files.values()) / 1e6:.1f} MB"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    margin = max((len(key) for key, _ in pairs), default=0) + 2
+    return "\n".join(
+        textwrap.fill(
+            text,
+            _WIDTH,
+            initial_indent="  " + key.ljust(margin),
+            subsequent_indent=" " * (margin + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for key, text in pairs
+    )
+
+
+def _indented(text: str) -> str:
+    return textwrap.indent(text, "  ")

@@ -1,1 +1,0 @@
-"""The commands of ``python -m conresnet``, one file each; `conresnet.command_line` loads one when it is called."""

@@ -1,0 +1,277 @@
+"""Bringing a case into the orientation and spacing a model wants, and the model's answer back onto the case's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.images.grid import Box, Grid, Reordering, Volume, axis_directions, box_corners, reordering, transformed
+from conresnet.images.resampling import covered, sample, translation
+from conresnet.images.roi import BoxROI
+
+_ALIGNED_DEGREES = 0.5
+_SAME_SPACING = 1e-3
+_SLAB = 16
+_MOST_VOXELS = 2**31
+# An eighth of a window is seen around an ROI on each side. Without it, what lies at its faces is guessed; more brought
+# nothing on the heads that brain-tissue never saw.
+_MARGIN = 8
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSpace:
+    """How one case is brought to a model and back. Made by ``ModelSpace.fit``.
+
+    Args:
+        reference: the grid of the case's first channel, on which results are wanted.
+        orientation: three letters in array order, see ``conresnet.images.grid``.
+        grid: the grid of the model's arrays (S, H, W), cut to the ROI or to what is around it.
+        exact: whether the model's voxels are the reference's own, merely reordered and cut.
+        roi: the box the result is wanted in, or None.
+        reorder: brings an array on ``reference`` into the model's axis order.
+        index_map: (4, 4) index in the model's array to index in the reordered reference.
+    """
+
+    reference: Grid
+    orientation: str
+    grid: Grid
+    exact: bool
+    roi: BoxROI | None
+    reorder: Reordering
+    index_map: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        reference: Grid,
+        orientation: str,
+        spacing: Sequence[float] | None = None,
+        roi: BoxROI | None = None,
+        name: str = "the image",
+        window: Sequence[int] | None = None,
+    ) -> ModelSpace:
+        """Plan the way from ``reference`` to a model and back.
+
+        Without ``spacing``, or with the image's own, voxels are only reordered: to the nearest axes where the image is
+        oblique. An image along the patient's axes (to half a degree) but of another spacing is resampled along its own
+        axes, around its own middle. An oblique one is resampled onto a grid along the patient's axes whose voxels lie
+        at multiples of the spacing, so that one anatomy gives the same voxels however obliquely it was stored.
+
+        Args:
+            orientation: three letters in array order, such as "SAR".
+            spacing: (S, H, W) mm, or None for the image's own.
+            roi: limits the model's array to the box's bounding box.
+            name: what messages call the image.
+            window: (S, H, W) voxels that the model sees at a time, if it is to see what is around the ROI: the array
+                then has a margin around the box, and is no smaller than a window, as far as the image goes.
+
+        Raises:
+            UserError: "bad-orientation", "bad-spacing", "roi-outside", "roi-too-small" or "image-too-large".
+        """
+        reorder = reordering(reference, orientation)
+        source = reorder.grid(reference)
+        index_map, shape = _plan(source, axis_directions(orientation), spacing)
+        exact = bool(np.array_equal(index_map, np.eye(4)))
+        if roi is not None:
+            start, shape = _cut_to(roi, source, index_map, shape, exact, window, name)
+            index_map = index_map @ translation(start)
+        grid = Grid.of_array(shape, source.array_affine @ index_map)
+        if np.prod(shape, dtype=float) > _MOST_VOXELS:
+            size = " x ".join(map(str, shape))
+            raise UserError(
+                "image-too-large",
+                f"At the model's spacing {name} takes {size} voxels, which is too many; draw an ROI around the "
+                "structure, or check the image's spacing.",
+                name=name,
+                size=size,
+            )
+        if roi is not None and not roi.contains(grid.array_affine, shape).any():
+            raise _too_small(roi, name)
+        return cls(reference, orientation, grid, exact, roi, reorder, index_map)
+
+    def part_of(self, whole: ModelSpace) -> Box:
+        """Where this space's array lies in that of the same image's space without an ROI."""
+        start = np.rint((np.linalg.inv(whole.index_map) @ self.index_map)[:3, 3]).astype(int)
+        return tuple(slice(int(a), int(a) + size) for a, size in zip(start, self.grid.shape, strict=True))
+
+    def to_model(self, volume: Volume, fill: float = 0.0) -> np.ndarray:
+        """A channel on the model's grid.
+
+        Args:
+            volume: on the reference grid or any other; another one is brought in by its place in the patient.
+            fill: value of places the volume does not cover, such as its background.
+
+        Returns:
+            (S, H, W): a view of the stored voxels where they are the model's own, else float32.
+        """
+        reorder, index_map = self._way_to(volume.grid)
+        return sample(reorder.view(volume.array), index_map, self.grid.shape, fill, antialias=True)
+
+    def _way_to(self, grid: Grid) -> tuple[Reordering, np.ndarray]:
+        """What brings an array on a grid into the model's axis order, and (4, 4) the model's index to index in that."""
+        if grid.matches(self.reference):
+            return self.reorder, self.index_map
+        reorder = reordering(grid, self.orientation)
+        return reorder, np.round(np.linalg.inv(reorder.grid(grid).array_affine) @ self.grid.array_affine, 7)
+
+    def covered(self, grid: Grid) -> np.ndarray | None:
+        """(S, H, W) bool, model voxels that a channel on ``grid`` covers; None where it covers all."""
+        corners = transformed(self.grid.corners(0), np.linalg.inv(grid.array_affine))
+        if ((corners >= -0.5) & (corners <= np.array(grid.shape) - 0.5)).all():
+            return None
+        reorder, index_map = self._way_to(grid)
+        mask = covered(index_map, reorder.grid(grid).shape, self.grid.shape)
+        return None if mask.all() else mask
+
+    def output_view(self, array: np.ndarray) -> np.ndarray:
+        """The part of an array on the reference grid that the model's voxels are, in the model's order.
+
+        Args:
+            array: [k, j, i] or [c, k, j, i]; written to through the view.
+
+        Raises:
+            ValueError: where the model's voxels are not the reference's own; use ``slabs_from_model`` there.
+        """
+        if not self.exact:
+            raise ValueError("the model's voxels are not the image's own; use slabs_from_model")
+        start = np.rint(self.index_map[:3, 3]).astype(int)
+        cut = tuple(slice(a, a + size) for a, size in zip(start, self.grid.shape, strict=True))
+        return self.reorder.view(array)[(..., *cut)]
+
+    def reference_view(self, array: np.ndarray) -> np.ndarray:
+        """An array [k, j, i] or [c, k, j, i] on the reference grid as a writable view in the model's axis order."""
+        return self.reorder.view(array)
+
+    def slabs_from_model(self, array: np.ndarray, first: Sequence[int] = (0, 0, 0)) -> Iterator[tuple[Box, np.ndarray]]:
+        """Values on the model's grid interpolated linearly onto the reference grid, a slab of slices at a time.
+
+        So several components never lie at full size at once. Where the image reaches beyond the outermost voxel centers
+        of the model's grid, the values there go on up to its faces: a model's voxels need not fit into an image.
+
+        Args:
+            array: (c, S, H, W) on the model's grid, or a part of it.
+            first: index on the model's grid of the part's first voxel.
+
+        Yields:
+            (where, block): ``reference_view(result)[where]`` is what ``block``, (c, ...) float32, belongs to. Places
+            that no block covers, outside the model's grid and the ROI, are 0.
+        """
+        source = self.reorder.grid(self.reference)
+        part = Grid.of_array(array.shape[1:], self.grid.array_affine @ translation(first))
+        # A grid that does not fit leaves less than a voxel beside its last centers. Beyond one that was cut to an ROI
+        # inside the image there is nothing of the ROI.
+        ends = np.array([np.array(first) == 0, np.add(first, part.shape) == self.grid.shape])
+        reach = np.where(ends, 1.0, 0.5)
+        corners = part.to_ras(box_corners(-reach[0], np.array(part.shape) - 1 + reach[1]))
+        low, high = _bounding_indices(corners, source, outward=True)
+        low, high = np.maximum(low, 0), np.minimum(high, np.array(source.shape) - 1)
+        if (high < low).any():
+            return
+        to_array = np.linalg.inv(self.index_map @ translation(first))
+        # Slabs along the axis the result is stored slice by slice in.
+        axis = self.reorder.axes.index(0)
+        for begin in range(low[axis], high[axis] + 1, _SLAB):
+            start, stop = low.copy(), high + 1
+            start[axis], stop[axis] = begin, min(begin + _SLAB, high[axis] + 1)
+            slab_map, shape = to_array @ translation(start), tuple(int(size) for size in stop - start)
+            block = np.stack([sample(component, slab_map, shape, continued=ends) for component in array])
+            block = block.astype(np.float32, copy=False)
+            if self.roi is not None:
+                block *= self.roi.contains(source.array_affine @ translation(start), shape)
+            yield tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True)), block
+
+
+def _plan(source: Grid, directions: np.ndarray, spacing: Sequence[float] | None) -> tuple[np.ndarray, tuple]:
+    """(index in the model's array to index in the reordered image, the model's shape), before any ROI."""
+    if spacing is None:
+        return np.eye(4), source.shape
+    wanted = np.array(spacing, dtype=np.float64)
+    if wanted.shape != (3,) or not (np.isfinite(wanted).all() and (wanted > 0).all()):
+        raise UserError("bad-spacing", f"The model's spacing {spacing!r} is not three positive numbers of mm.")
+    own = np.round(source.spacing[::-1], 6)
+    same = np.abs(own - wanted) <= _SAME_SPACING
+    cosines = (source.direction[:, ::-1] * directions).sum(axis=0)
+    if (cosines >= np.cos(np.radians(_ALIGNED_DEGREES))).all():
+        step = np.where(same, 1.0, wanted / own)
+        shape = np.where(same, source.shape, np.maximum(1, np.rint(np.array(source.shape) / step)))
+        index_map = np.diag([*step, 1.0])
+        index_map[:3, 3] = (np.array(source.shape) - 1 - (shape - 1) * step) / 2
+        return index_map, tuple(int(size) for size in shape)
+    grid = Grid.of_array((1, 1, 1), _affine(directions * wanted, np.zeros(3)))
+    low, high = _bounding_indices(source.corners(), grid, outward=False)
+    high = np.maximum(low, high)
+    affine = _affine(directions * wanted, directions @ (low * wanted))
+    # The middle is the same for every storage; the origin is whichever corner the file begins with.
+    middle = np.round(source.center, 6)
+    linear = np.round(source.array_affine[:3, :3], 9)
+    centered = _affine(linear, middle - linear @ ((np.array(source.shape) - 1) / 2))
+    return np.linalg.inv(centered) @ affine, tuple(int(size) for size in high - low + 1)
+
+
+def _affine(linear: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = linear, origin
+    return matrix
+
+
+def _bounding_indices(corners: np.ndarray, grid: Grid, outward: bool) -> tuple[np.ndarray, np.ndarray]:
+    """First and last array index of the voxel centers inside the corners' bounding box; ``outward``: that cover it."""
+    indices = transformed(corners, np.linalg.inv(grid.array_affine))
+    low, high = np.clip([indices.min(axis=0), indices.max(axis=0)], -_MOST_VOXELS, _MOST_VOXELS)
+    if outward:
+        return np.floor(low + 1e-3).astype(int), np.ceil(high - 1e-3).astype(int)
+    return np.ceil(low - 1e-3).astype(int), np.floor(high + 1e-3).astype(int)
+
+
+def _cut_to(
+    roi: BoxROI,
+    source: Grid,
+    index_map: np.ndarray,
+    shape: tuple[int, ...],
+    exact: bool,
+    window: Sequence[int] | None,
+    name: str,
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Start and shape of the model voxels in the ROI's bounding box; those that cover it where they are resampled.
+
+    With a ``window`` also those around it, see ``ModelSpace.fit``.
+    """
+    grid = Grid.of_array(shape, source.array_affine @ index_map)
+    inner_low, inner_high = _bounding_indices(roi.corners(), grid, outward=False)
+    if (inner_low > np.array(shape) - 1).any() or (inner_high < 0).any():
+        raise UserError(
+            "roi-outside",
+            f"The ROI ({roi}) lies outside {name}; move it onto the structure, in RAS mm as Slicer shows it.",
+            name=name,
+            roi=str(roi),
+        )
+    if (inner_high < inner_low).any():
+        raise _too_small(roi, name)
+    low, high = (inner_low, inner_high) if exact else _bounding_indices(roi.corners(), grid, outward=True)
+    low, high = np.maximum(low, 0), np.minimum(high, np.array(shape) - 1)
+    if window is not None:
+        margin = np.array(window) // _MARGIN
+        low, high = np.maximum(low - margin, 0), np.minimum(high + margin, np.array(shape) - 1)
+        low, high = _filling_a_window(low, high, np.array(shape), np.minimum(window, shape))
+    return low, tuple(int(size) for size in high - low + 1)
+
+
+def _filling_a_window(
+    low: np.ndarray, high: np.ndarray, shape: np.ndarray, window: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and last voxel of a box as large as the window at least, around the given one and inside the image."""
+    lacking = np.maximum(window - (high - low + 1), 0)
+    low = np.minimum(np.maximum(low - lacking // 2, 0), shape - np.maximum(window, high - low + 1))
+    return low, np.maximum(high, low + window - 1)
+
+
+def _too_small(roi: BoxROI, name: str) -> UserError:
+    return UserError(
+        "roi-too-small",
+        f"The ROI ({roi}) holds no voxel of {name}; move it onto the structure, or make it larger.",
+        name=name,
+        roi=str(roi),
+    )

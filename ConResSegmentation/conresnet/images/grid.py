@@ -1,0 +1,230 @@
+"""Where voxels lie: a regular grid in patient space, and a volume on one. Imports numpy alone.
+
+Boxes of voxels in an array of three axes, a slice an axis. Imports numpy alone.
+
+Which way the axes of an array run in the patient, and how to bring them into a wanted order without copying.
+
+An orientation is three letters in array order (S, H, W), each the patient direction toward which that axis's index
+grows: "SAR" is superior, anterior, right (an RAS file read as [k, j, i]); the paper authors' BraTS arrays are "SLP".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from conresnet.errors import UserError
+
+# Turns points and directions of either system into the other's; ITK and DICOM count in LPS, Slicer in RAS.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A regular grid of voxels in patient space.
+
+    Args:
+        shape: array shape (k, j, i).
+        affine: (4, 4); voxel index (i, j, k, 1) to RAS mm, the matrix Slicer calls IJKToRAS.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    def __post_init__(self):
+        affine = np.array(self.affine, dtype=np.float64)
+        shape = tuple(int(n) for n in self.shape)
+        if affine.shape != (4, 4) or len(shape) != 3:
+            raise ValueError(f"a grid has three sizes and a 4 x 4 matrix, not {shape} and {affine.shape}")
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    @classmethod
+    def of_array(cls, shape: Sequence[int], array_affine: np.ndarray) -> Grid:
+        """The grid of an array of ``shape`` whose indices (k, j, i, 1) a (4, 4) matrix turns to RAS mm."""
+        return cls(shape, array_affine[:, [2, 1, 0, 3]])
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """(3,) mm along the index axes i, j, k."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def direction(self) -> np.ndarray:
+        """(3, 3) unit vectors in RAS, one column an index axis i, j, k."""
+        return self.affine[:3, :3] / self.spacing
+
+    @property
+    def array_affine(self) -> np.ndarray:
+        """(4, 4) array index (k, j, i, 1) to RAS mm."""
+        return self.affine[:, [2, 1, 0, 3]]
+
+    @property
+    def center(self) -> np.ndarray:
+        """(3,) RAS mm of the middle of the grid."""
+        return self.array_affine[:3] @ [*((np.array(self.shape) - 1) / 2), 1]
+
+    @property
+    def voxel_volume(self) -> float:
+        """mm³ of one voxel."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def corners(self, margin: float = 0.5) -> np.ndarray:
+        """(8, 3) RAS mm of the corners, ``margin`` voxels beyond the outermost voxel centers."""
+        return self.to_ras(box_corners(np.full(3, -margin), np.array(self.shape) - 1 + margin))
+
+    def to_ras(self, index: np.ndarray) -> np.ndarray:
+        """Array indices (..., 3) in order (k, j, i) to RAS mm (..., 3)."""
+        return transformed(index, self.array_affine)
+
+    def matches(self, other: Grid, tolerance: float = 0.01) -> bool:
+        """Whether both grids have their voxels at the same places, to ``tolerance`` voxels at the farthest corner."""
+        if self.shape != other.shape:
+            return False
+        distance = np.linalg.norm(self.corners(0) - other.corners(0), axis=1).max()
+        return bool(distance <= tolerance * self.spacing.min())
+
+    def to_dict(self) -> dict:
+        """As JSON: ``{"shape": [k, j, i], "ijk_to_ras": 4 x 4}``."""
+        return {"shape": list(self.shape), "ijk_to_ras": self.affine.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Grid:
+        """The grid that ``to_dict`` wrote. Raises UserError("bad-grid") for anything else."""
+        try:
+            return cls(tuple(values["shape"]), np.array(values["ijk_to_ras"], dtype=np.float64))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError("bad-grid", f"The grid {values!r} is not a shape and a 4 x 4 ijk_to_ras matrix.") from error
+
+
+@dataclass
+class Volume:
+    """One image on its grid.
+
+    Args:
+        array: [k, j, i], any real numeric type.
+        grid: where its voxels lie.
+        name: what messages call it, such as its file or node name.
+    """
+
+    array: np.ndarray
+    grid: Grid
+    name: str
+
+    def __post_init__(self):
+        if tuple(self.array.shape) != self.grid.shape:
+            raise ValueError(f"{self.name}: the array is {self.array.shape}, its grid {self.grid.shape}")
+
+
+def transformed(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Points (..., 3) as a (4, 4) matrix moves them."""
+    return np.asarray(points) @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def box_corners(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(8, 3) corners of the box between two points."""
+    choice = np.indices((2, 2, 2)).reshape(3, 8).T
+    return np.where(choice == 0, low, high)
+
+
+Box = tuple[slice, slice, slice]
+
+
+def whole_box(shape: Sequence[int]) -> Box:
+    """All of an array of ``shape``."""
+    return tuple(slice(0, side) for side in shape)
+
+
+def bounding_box(array: np.ndarray) -> Box | None:
+    """The smallest box around all that is not 0, or None where there is nothing."""
+    return box_of_flags([array.any(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)])
+
+
+def box_of_flags(occupied: Sequence[np.ndarray]) -> Box | None:
+    """``bounding_box`` of an array of which it is known, for each index along each axis, whether anything is there."""
+    if not occupied[0].any():
+        return None
+    found = [np.flatnonzero(flags) for flags in occupied]
+    return tuple(slice(int(indices[0]), int(indices[-1]) + 1) for indices in found)
+
+
+_LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
+
+
+def check_orientation(code: str) -> str:
+    """Return ``code`` if it is one of the 48 orientations. Raises UserError("bad-orientation") otherwise."""
+    if isinstance(code, str) and len(code) == 3 and set(code) <= set(_LETTERS):
+        if {_LETTERS[letter][0] for letter in code} == {0, 1, 2}:
+            return code
+    raise UserError(
+        "bad-orientation",
+        f"The orientation {code!r} is not three letters with one each of R or L, A or P, S or I, such as SAR.",
+        orientation=str(code),
+    )
+
+
+def axis_directions(code: str) -> np.ndarray:
+    """(3, 3) RAS unit vectors, one column an array axis (S, H, W) of an array in orientation ``code``."""
+    directions = np.zeros((3, 3))
+    for axis, letter in enumerate(check_orientation(code)):
+        row, sign = _LETTERS[letter]
+        directions[row, axis] = sign
+    return directions
+
+
+@dataclass(frozen=True)
+class Reordering:
+    """A permutation and flip of the last three axes of an array.
+
+    Args:
+        axes: for each new axis the old one it was.
+        flips: for each new axis whether it is reversed.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    def view(self, array: np.ndarray) -> np.ndarray:
+        """The array in the new order; the same memory. Leading axes stay."""
+        lead = array.ndim - 3
+        array = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
+        return array[(..., *(slice(None, None, -1) if flip else slice(None) for flip in self.flips))]
+
+    def grid(self, grid: Grid) -> Grid:
+        """The grid of ``view(array)`` for an array on ``grid``: every voxel stays where it is in the patient."""
+        old = grid.array_affine
+        new = np.eye(4)
+        new[:3, 3] = old[:3, 3]
+        for axis, (source, flip) in enumerate(zip(self.axes, self.flips, strict=True)):
+            column = old[:3, source]
+            new[:3, axis] = -column if flip else column
+            if flip:
+                new[:3, 3] += column * (grid.shape[source] - 1)
+        return Grid.of_array([grid.shape[axis] for axis in self.axes], new)
+
+
+def reordering(grid: Grid, code: str) -> Reordering:
+    """How to bring an array on ``grid`` nearest to orientation ``code``.
+
+    The choice depends on the voxels' places alone, not on the order in which they are stored, also where an oblique
+    grid lies halfway between two axes.
+    """
+    directions = grid.direction[:, ::-1]
+
+    def merit(order: tuple[int, ...]) -> tuple:
+        # Along each patient axis the grid axis it would get, pointing the positive way.
+        chosen = directions[:, list(order)]
+        chosen = chosen * np.where(np.diag(chosen) < 0, -1, 1)
+        return round(float(np.trace(chosen)), 5), tuple(np.round(chosen, 5).ravel())
+
+    order = max(permutations(range(3)), key=merit)
+    axes, flips = [], []
+    for letter in check_orientation(code):
+        row, sign = _LETTERS[letter]
+        axes.append(order[row])
+        flips.append(bool(directions[row, order[row]] * sign < 0))
+    return Reordering(tuple(axes), tuple(flips))

@@ -1,0 +1,291 @@
+"""Telling the image from the empty air or padding around it.
+
+A case as a model sees it: in the model's space, its intensity measured, read a block at a time. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.images.checks import check_channel_count, check_volume
+from conresnet.images.geometry import ModelSpace
+from conresnet.images.grid import Box, Volume, box_of_flags, whole_box
+from conresnet.images.roi import BoxROI, wants_roi
+from conresnet.intensity import split_steps
+from conresnet.intensity.filters import filtered
+from conresnet.intensity.fitting import apply, measure, of_slices
+from conresnet.package.description import FOREGROUNDS, ModelDescription
+
+
+def background_value(array: np.ndarray) -> float:
+    """The value most of the eight corner voxels have; of equally frequent ones the smallest.
+
+    The paper's authors look at one corner; all eight give the same answer however the axes are stored.
+    """
+    corners = [array[corner] for corner in product((0, -1), repeat=3)]
+    values, counts = np.unique(np.array(corners), return_counts=True)
+    return float(values[counts.argmax()])
+
+
+def check_foreground(how: str) -> str:
+    """Return ``how`` if it names a foreground. Raises UserError("bad-foreground") otherwise."""
+    if how not in FOREGROUNDS:
+        raise UserError("bad-foreground", f"The foreground {how!r} is none of {', '.join(FOREGROUNDS)}.")
+    return how
+
+
+def foreground_mask(array: np.ndarray, how: str, background: float | None = None) -> np.ndarray:
+    """Which voxels belong to the image.
+
+    Args:
+        array: (S, H, W), or a block of one.
+        how: "not_background" (voxels that differ from the background value) or "all".
+        background: the whole image's ``background_value``; None takes this array's own.
+
+    Returns:
+        bool array of the same shape.
+    """
+    if check_foreground(how) == "all":
+        return np.ones(array.shape, dtype=bool)
+    return array != (background_value(array) if background is None else background)
+
+
+def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequence[float]) -> Box:
+    """The smallest box around the foreground of all channels together.
+
+    Args:
+        channels: arrays (S, H, W) of one shape.
+        how: see ``foreground_mask``.
+        backgrounds: a background value a channel.
+
+    Returns:
+        A slice an axis; the whole array where no voxel is foreground.
+    """
+    shape = channels[0].shape
+    if check_foreground(how) == "all":
+        return whole_box(shape)
+    occupied = [np.zeros(size, dtype=bool) for size in shape]
+    # Slice by slice, so that no mask of a whole volume is needed.
+    for index in range(shape[0]):
+        mask = np.zeros(shape[1:], dtype=bool)
+        for channel, background in zip(channels, backgrounds, strict=True):
+            mask |= channel[index] != background
+        occupied[0][index] = mask.any()
+        occupied[1] |= mask.any(axis=1)
+        occupied[2] |= mask.any(axis=0)
+    return box_of_flags(occupied) or whole_box(shape)
+
+
+# Of what is to be segmented, the share that every image should show.
+_ENOUGH_SHOWN = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedChannel:
+    """One channel of the network, made of one image by its own intensity steps or those of a copy.
+
+    Args:
+        image: which of ``PreparedCase.images`` it is made of.
+        values: (S, H, W): that image itself, or, where there are filters among the steps, float32 after them.
+        intensity: the other steps, fitted to ``values``, see ``conresnet.intensity.fitting.measure``.
+    """
+
+    image: int
+    values: np.ndarray
+    intensity: list[dict]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """Made by ``prepare``.
+
+    Images whose voxels are the model's own are views of what was read. A channel with filters holds a float32 array,
+    4 bytes a voxel; without filters there is no float copy of a volume.
+
+    Args:
+        space: the way to the model and back; cut to the ROI, or to what the model sees around it.
+        images: (S, H, W) each, one an input of the model, of the stored type where not resampled.
+        backgrounds: each image's background value.
+        foreground: see ``conresnet.images.preparation.foreground_mask``.
+        channels: what the network takes, in its order; copies included.
+        inside: (S, H, W) bool, the model's voxels in a ROI that the array is not merely cut to; None is all.
+        warnings: sentences for the user.
+    """
+
+    space: ModelSpace
+    images: tuple[np.ndarray, ...]
+    backgrounds: tuple[float, ...]
+    foreground: str
+    channels: tuple[PreparedChannel, ...]
+    inside: np.ndarray | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the model's array (S, H, W)."""
+        return self.space.grid.shape
+
+    def box(self) -> Box:
+        """The smallest box around the foreground of all images."""
+        return foreground_box(self.images, self.foreground, self.backgrounds)
+
+    def block(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+        """(C, S, H, W) float32 as the network takes it, 0 beyond the array's end.
+
+        Args:
+            start: first voxel (S, H, W), inside the array.
+            size: may reach beyond its end.
+        """
+        values = np.zeros((len(self.channels), *size), dtype=np.float32)
+        part = tuple(slice(first, first + side) for first, side in zip(start, size, strict=True))
+        masks = [None] * len(self.images)
+        if self.foreground != "all":
+            masks = [
+                foreground_mask(image[part], self.foreground, background)
+                for image, background in zip(self.images, self.backgrounds, strict=True)
+            ]
+        for row, channel in zip(values, self.channels, strict=True):
+            cut = channel.values[part]
+            s, h, w = cut.shape
+            row[:s, :h, :w] = apply(channel.intensity, cut, masks[channel.image], start[0])
+        return values
+
+
+def prepare(
+    description: ModelDescription,
+    volumes: Sequence[Volume],
+    roi: BoxROI | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> PreparedCase:
+    """Bring a case to a model.
+
+    A model of crops sees nothing but the ROI: background and intensity are measured in it, and filters see no more, so
+    that a crop gives the same whether it was cut out before or is cut out by an ROI. For a model of whole scans all
+    that is done on the whole image, and the array holds what is around the ROI too, so that an ROI limits what is
+    segmented without changing what the network sees there. See ``conresnet.package.description.Preparation``.
+
+    Args:
+        volumes: one an input of the model, in its order; the first one's grid is that of the results.
+        roi: where to segment; None is the whole image.
+        check: called now and then; what it raises ends the work.
+
+    Raises:
+        UserError: "wrong-channel-count", "roi-empty", "channels-apart", and those of ``check_volume`` and
+            ``ModelSpace.fit``.
+    """
+    check_channel_count([volume.name for volume in volumes], [item.name for item in description.inputs])
+    for volume in volumes:
+        check_volume(volume)
+        check()
+    how, first = description.preparation, volumes[0]
+    is_limited = roi is not None and how.roi == "limit"
+    window = description.inference.window if is_limited else None
+    space = ModelSpace.fit(first.grid, how.orientation, how.spacing, roi, first.name, window)
+    seen = _whole(description, first) if is_limited else space
+    part, inside = space.part_of(seen), _inside(space)
+    images, backgrounds, channels, warnings = [], [], [], []
+    if roi is None and wants_roi(description, first.grid):
+        warnings.append(
+            f"{first.name} is much larger than what {description.title} looks at; draw an ROI around the structure, "
+            "unless the model is meant for whole scans."
+        )
+    for index, (volume, item) in enumerate(zip(volumes, description.inputs, strict=True)):
+        whole = seen.to_model(volume, background_value(volume.array))
+        check()
+        background = background_value(whole)
+        mask = None if how.foreground == "all" else foreground_mask(whole, how.foreground, background)
+        covered = seen.covered(volume.grid)
+        measured = _both(None if is_limited else inside, covered)
+        images.append(_kept(whole, part))
+        backgrounds.append(background)
+        if covered is not None:
+            wanted = _both(inside, images[0] != backgrounds[0])
+            warnings += _warn_where_missing(volume, wanted, covered[part], first.name)
+        if roi is not None:
+            _check_not_empty(volume, images[-1] if inside is None else images[-1][inside], roi)
+        for steps in item.channels:
+            filters, others = split_steps(steps)
+            values, cut = whole, images[-1]
+            if filters:
+                values = filtered(filters, whole, space.grid.spacing[::-1], _both(mask, measured), check)
+                cut = _kept(values, part)
+            fitted = measure(others, values, mask, measured)
+            channels.append(PreparedChannel(index, cut, of_slices(fitted, part[0])))
+            check()
+    return PreparedCase(
+        space, tuple(images), tuple(backgrounds), how.foreground, tuple(channels), inside, tuple(warnings)
+    )
+
+
+def _check_not_empty(volume: Volume, values: np.ndarray, roi: BoxROI) -> None:
+    """Refuse an image whose values in the ROI are all the same."""
+    if values.min() == values.max():
+        raise UserError(
+            "roi-empty",
+            f"{volume.name} is empty inside the ROI ({roi}): all voxels there are {values.flat[0]:g}; move the ROI.",
+            name=volume.name,
+            roi=str(roi),
+            value=float(values.flat[0]),
+        )
+
+
+def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
+    """The way of the whole image to a model that is to see no more than a part of it, but to measure all."""
+    how = description.preparation
+    try:
+        return ModelSpace.fit(volume.grid, how.orientation, how.spacing, name=volume.name)
+    except UserError as error:
+        if error.code != "image-too-large":
+            raise
+        raise UserError(
+            "image-too-large-to-measure",
+            f"{volume.name} takes {error.values['size']} voxels at the spacing of {description.title}, which is too "
+            "many to measure its intensity; crop the image around the structure, or check its spacing.",
+            name=volume.name,
+            size=error.values["size"],
+            model=description.title,
+        ) from error
+
+
+def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray, first: str) -> list[str]:
+    """A warning where an image covers not all of the voxels that are wanted; one that covers none is refused."""
+    share = covered[wanted].mean() if wanted.any() else covered.any()
+    if share >= _ENOUGH_SHOWN:
+        return []
+    if not share:
+        raise UserError(
+            "channels-apart",
+            f"{volume.name} shows nothing of the place in {first} that is to be segmented; choose images of one "
+            "examination, register them, or move the ROI.",
+            name=volume.name,
+            first=first,
+        )
+    return [
+        f"{volume.name} shows only {share:.0%} of what is to be segmented in {first}; elsewhere the result rests on "
+        "the other images."
+    ]
+
+
+def _kept(array: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
+    """A part of an array; by itself where the array is ours alone, so that the rest of it is freed."""
+    cut = array[part]
+    return cut.copy() if cut.size < array.size and array.base is None else cut
+
+
+def _inside(space: ModelSpace) -> np.ndarray | None:
+    """Which of the model's voxels lie in the ROI; None where all do."""
+    if space.roi is None:
+        return None
+    mask = space.roi.contains(space.grid.array_affine, space.grid.shape)
+    return None if mask.all() or not mask.any() else mask
+
+
+def _both(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first & second

@@ -1,0 +1,170 @@
+"""The box in which the user wants the segmentation: aligned or rotated, in RAS mm as Slicer shows it.
+
+When a model needs an ROI to be of use. Torch-free, and without ITK, so that Slicer asks the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.images.grid import LPS_TO_RAS, Grid, box_corners
+from conresnet.package.description import ModelDescription
+
+
+@dataclass(frozen=True, eq=False)
+class BoxROI:
+    """A box in patient space.
+
+    Args:
+        center: (3,) RAS mm.
+        axes: (3, 3) the box's own axes as unit vectors in RAS, one a column.
+        size: (3,) mm along those axes.
+
+    Raises:
+        UserError: "bad-roi" if it is not finite, has no extent, or its axes are not at right angles.
+    """
+
+    center: np.ndarray
+    axes: np.ndarray
+    size: np.ndarray
+
+    def __post_init__(self):
+        for name, shape in (("center", (3,)), ("axes", (3, 3)), ("size", (3,))):
+            try:
+                value = np.array(getattr(self, name), dtype=np.float64)
+            except (TypeError, ValueError) as error:
+                raise _bad(f"its {name} is not made of numbers") from error
+            if value.shape != shape or not np.isfinite(value).all():
+                raise _bad(f"its {name} is not {' x '.join(map(str, shape))} finite numbers")
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        if (self.size <= 0).any():
+            raise _bad("it has no extent")
+        if not np.allclose(self.axes.T @ self.axes, np.eye(3), atol=1e-3):
+            raise _bad("its axes are not at right angles")
+
+    @classmethod
+    def from_bounds(cls, bounds: Sequence[float]) -> BoxROI:
+        """Box from six RAS mm numbers R0, R1, A0, A1, S0, S1, each pair in either order."""
+        values = np.asarray(bounds, dtype=np.float64)
+        if values.shape != (6,) or not np.isfinite(values).all():
+            raise _bad("it takes six numbers: R0,R1,A0,A1,S0,S1 in mm")
+        pairs = values.reshape(3, 2)
+        return cls(pairs.mean(axis=1), np.eye(3), np.abs(pairs[:, 1] - pairs[:, 0]))
+
+    @classmethod
+    def from_text(cls, text: str) -> BoxROI:
+        """Box from what ``--roi`` takes: "R0,R1,A0,A1,S0,S1" in RAS mm, or the path of a Slicer .mrk.json file."""
+        if text.strip().lower().endswith(".json"):
+            return cls.from_markups_file(text.strip())
+        try:
+            bounds = [float(part) for part in text.replace(";", ",").split(",")]
+        except ValueError as error:
+            raise _bad(f"{text!r} is neither six numbers R0,R1,A0,A1,S0,S1 in mm nor a .mrk.json file") from error
+        return cls.from_bounds(bounds)
+
+    @classmethod
+    def from_markups_file(cls, path: str | Path) -> BoxROI:
+        """Box from a Slicer markups file (.mrk.json) that holds one ROI, in LPS or RAS."""
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise UserError("roi-not-found", f"The ROI file {path} does not exist.", path=str(path)) from error
+        except (OSError, ValueError) as error:
+            raise _bad(f"{path} cannot be read as a Slicer markups file (.mrk.json)") from error
+        markups = content.get("markups") if isinstance(content, dict) else None
+        if not isinstance(markups, list):
+            raise _bad(f"{path} is not a Slicer markups file (.mrk.json)")
+        boxes = [markup for markup in markups if isinstance(markup, dict) and markup.get("type") == "ROI"]
+        if len(boxes) != 1:
+            raise _bad(f"{path} holds {len(boxes)} ROIs where one is wanted")
+        return cls._from_markup(boxes[0], path)
+
+    @classmethod
+    def _from_markup(cls, markup: Mapping, path: Path) -> BoxROI:
+        if markup.get("insideOut"):
+            raise _bad(f"{path} is turned inside out; switch that off in Slicer's Markups module")
+        system = markup.get("coordinateSystem", "LPS")
+        # Slicer's older files write the coordinate system as a number: 0 RAS, 1 LPS.
+        if system not in ("LPS", "RAS", 0, 1, "0", "1"):
+            raise _bad(f"{path} has the unknown coordinate system {system!r}")
+        to_ras = np.eye(3) if system in ("RAS", 0, "0") else LPS_TO_RAS
+        try:
+            center = to_ras @ np.array(markup["center"], dtype=np.float64)
+            axes = to_ras @ np.array(markup.get("orientation", np.eye(3)), dtype=np.float64).reshape(3, 3)
+            size = np.array(markup["size"], dtype=np.float64)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _bad(f"{path} lacks the ROI's center, orientation or size") from error
+        return cls(center, axes, size)
+
+    def corners(self) -> np.ndarray:
+        """(8, 3) RAS mm."""
+        return self.center + box_corners(-self.size / 2, self.size / 2) @ self.axes.T
+
+    def contains(self, affine: np.ndarray, shape: Sequence[int], tolerance: float = 1e-3) -> np.ndarray:
+        """Which voxel centers of a block lie in the box.
+
+        Args:
+            affine: (4, 4) array index (k, j, i, 1) of the block to RAS mm.
+            shape: of the block.
+            tolerance: mm by which a center may lie outside, since faces often fall on voxel centers.
+
+        Returns:
+            bool array of ``shape``.
+        """
+        inside = np.ones(tuple(shape), dtype=bool)
+        steps = self.axes.T @ affine[:3, :3]
+        start = self.axes.T @ (affine[:3, 3] - self.center)
+        # Slice by slice, so that no distances of a whole volume are kept.
+        for index, plane in enumerate(inside):
+            for own_axis in range(3):
+                rows = np.arange(shape[1])[:, None] * steps[own_axis, 1]
+                columns = np.arange(shape[2]) * steps[own_axis, 2]
+                distance = start[own_axis] + index * steps[own_axis, 0] + rows + columns
+                plane &= np.abs(distance) <= self.size[own_axis] / 2 + tolerance
+        return inside
+
+    def to_dict(self) -> dict:
+        """As JSON."""
+        return {"center": self.center.tolist(), "axes": self.axes.tolist(), "size": self.size.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> BoxROI:
+        """The box that ``to_dict`` wrote. Raises UserError("bad-roi") for anything else."""
+        try:
+            return cls(values["center"], values["axes"], values["size"])
+        except (KeyError, TypeError) as error:
+            raise _bad(f"{values!r} lacks center, axes or size") from error
+
+    def __str__(self) -> str:
+        low, high = self.corners().min(axis=0), self.corners().max(axis=0)
+        return ", ".join(f"{axis} {a:.1f} to {b:.1f}" for axis, a, b in zip("RAS", low, high, strict=True)) + " mm"
+
+
+def _bad(why: str) -> UserError:
+    return UserError("bad-roi", f"The ROI cannot be used: {why}.", reason=why)
+
+
+# A whole head has about seventy times the volume of the window of a model for the hippocampus.
+_MUCH_LARGER = 27
+
+
+def seen_at_once(description: ModelDescription, grid: Grid) -> np.ndarray:
+    """(3,) mm along the model's S, H and W that it looks at in one window of an image on ``grid``."""
+    spacing = description.preparation.spacing or [grid.spacing.min()] * 3
+    return np.multiply(description.inference.window, spacing)
+
+
+def wants_roi(description: ModelDescription, grid: Grid) -> bool:
+    """Whether an image is so much larger than the crops that a model learned from that only an ROI makes it of use."""
+    if description.preparation.roi == "limit":
+        return False
+    volume = grid.voxel_volume * np.prod(grid.shape, dtype=float)
+    return bool(volume > _MUCH_LARGER * seen_at_once(description, grid).prod())

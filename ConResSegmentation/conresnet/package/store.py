@@ -1,0 +1,162 @@
+"""The one place that knows where models live, for the command line and both Slicer modules. Needs no torch.
+
+A models folder holds model packages, each a folder or a .zip file. Looked at in this order, the first package of a name
+being the one that the name means:
+
+1. the extra path a caller gives: a models folder, or one model package;
+2. the user's: the folders of ``CONRESNET_MODELS`` (divided as in PATH) where that is set, else the platform's place for
+   a user's data. `install_model` puts new ones into the first;
+3. shipped with the engine.
+
+So a user's newer version stands in for a shipped model, and the list shows that it does. A package that cannot be used
+is an entry like any other, with the sentence that says why; it never hides the rest.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+from conresnet.errors import UserError
+from conresnet.package import ModelDescription, ModelPackage, read_package, write_package
+from conresnet.package.description import DESCRIPTION_FILE
+
+SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "models"
+FOLDERS_VARIABLE = "CONRESNET_MODELS"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model package that was found.
+
+    Attributes:
+        name: the name in its description; of a broken one, its folder's or file's.
+        path: the folder or zip file.
+        kind: where it is from: ``extra``, ``user`` or ``shipped``.
+        description: None for a broken one.
+        problem: the sentence of a broken one, else None.
+        hidden_by: the package that has its name and comes before it, so that this one answers to its path alone.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    description: ModelDescription | None
+    problem: UserError | None = None
+    hidden_by: Path | None = None
+
+
+def model_folders(extra: str | PathLike | None = None) -> list[tuple[str, Path]]:
+    """Where models are looked for, in order: (kind, path); the paths need not exist."""
+    folders = [("extra", Path(extra))] if extra else []
+    folders += [("user", folder) for folder in _user_folders()]
+    return [*folders, ("shipped", SHIPPED_FOLDER)]
+
+
+def list_models(extra: str | PathLike | None = None) -> list[ModelEntry]:
+    """Every model package there is, broken and hidden ones too, in the order in which names are looked up.
+
+    Descriptions and sizes are checked, checksums are not: see `ModelPackage.verify`.
+
+    Raises:
+        UserError: ``models-folder-not-found`` when `extra` does not exist.
+    """
+    if extra and not Path(extra).exists():
+        raise UserError(
+            "models-folder-not-found", f"There is no models folder at {extra}; check the path.", file=str(extra)
+        )
+    entries: list[ModelEntry] = []
+    first: dict[str, Path] = {}
+    for kind, folder in model_folders(extra):
+        for path in _packages_in(folder):
+            entry = _read_entry(kind, path)
+            if entry.description:
+                hidden_by = first.setdefault(entry.name, path)
+                if hidden_by != path:
+                    entry = replace(entry, hidden_by=hidden_by)
+            entries.append(entry)
+    return entries
+
+
+def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None) -> Path:
+    """The model package that a name or path means.
+
+    A text that is a listed model's name means that model; any other is a path. So a folder in the current directory
+    never stands in for a model by accident: write ``./hippocampus`` for it.
+
+    Raises:
+        UserError: ``model-not-found`` with the names there are, or the sentence of the broken model of that name.
+    """
+    text = os.fspath(name_or_path)
+    entries = list_models(extra)
+    for entry in entries:
+        if entry.description and entry.name == text:
+            return entry.path
+    if Path(text).exists():
+        return Path(text)
+    for entry in entries:
+        if entry.problem and entry.name == text:
+            raise entry.problem
+    names = sorted({entry.name for entry in entries if entry.description})
+    near = difflib.get_close_matches(text, names, n=1)
+    advice = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(names)}." if names else "there are none."
+    raise UserError(
+        "model-not-found",
+        f'There is no model named "{text}" and no model package at that path; {advice}',
+        name=text,
+        names=names,
+    )
+
+
+def install_model(source: str | PathLike, overwrite: bool = False) -> ModelPackage:
+    """Copy a model package, a folder or a zip file, into the user's models folder, as a folder of the model's name.
+
+    Raises:
+        UserError: when it is broken, ``package-exists``, ``disk-full`` or ``cannot-write``; nothing is installed then.
+    """
+    package = read_package(source)
+    files = {name: package.read_file(name) for name in package.description.files}
+    return write_package(package.description, files, _user_folders()[0] / package.description.name, overwrite)
+
+
+def _user_folders() -> list[Path]:
+    named = [Path(text).expanduser() for text in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if text]
+    return named or [_user_data_folder() / "conresnet" / "models"]
+
+
+def _user_data_folder() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support"
+    # The XDG specification has relative paths ignored.
+    named = Path(os.environ.get("XDG_DATA_HOME") or "")
+    return named if named.is_absolute() else Path.home() / ".local" / "share"
+
+
+def _packages_in(folder: Path) -> Iterator[Path]:
+    """The packages directly in a models folder, by name; the folder itself where it is a package."""
+    if os.path.isfile(folder) or os.path.exists(folder / DESCRIPTION_FILE):
+        yield folder
+        return
+    try:
+        items = sorted(folder.iterdir())
+    except OSError:
+        # Not made yet, or not readable to this user: nothing can come from it.
+        return
+    for item in items:
+        # A hidden one is a package that is being written just now.
+        is_package = item.suffix.lower() == ".zip" or os.path.exists(item / DESCRIPTION_FILE)
+        if is_package and not item.name.startswith("."):
+            yield item
+
+
+def _read_entry(kind: str, path: Path) -> ModelEntry:
+    try:
+        description = read_package(path, verify=False).description
+    except UserError as error:
+        return ModelEntry(path.name, path, kind, None, problem=error)
+    return ModelEntry(description.name, path, kind, description)

@@ -1,0 +1,88 @@
+"""What the engine's process and its client say to each other. Imports the standard library alone.
+
+One message a line: a JSON object in UTF-8 that ends with "\n". The client writes requests to the engine's standard
+input and reads events from its standard output; the engine's standard error is its log. The engine ends when its
+standard input closes.
+
+Events without an id concern the engine:
+
+    {"event": "hello", "protocol": 2, "version": "0.1.0", "pid": 4711, "python": "3.12.10", "torch": "2.13.0" or null,
+     "session": path}                      first and at once; pid is the interpreter's own, whatever launched it
+    {"event": "ready"}                     torch is loaded; requests may come before and wait
+    {"event": "error", ...}                as below; the engine cannot work, or a line was no request
+
+Requests carry an id, a whole number that the client chooses and that all events in answer carry:
+
+    {"request": "segment", "id": 1, "model": "name or path", "channels": [{"npy": path, "grid": Grid.to_dict(),
+     "name": "what messages call it"}], "roi": BoxROI.to_dict() or null, "maps": ["residual"], "device": "auto",
+     "precision": "auto"}
+    {"request": "devices", "id": 2}
+    {"request": "release", "id": 1}        the client has read the arrays of request 1; no answer
+    {"request": "cancel"}                  all requests; with an id that one; no answer of its own
+    {"request": "shutdown"}                no answer; the same as closing standard input
+
+Arrays are .npy files: those of request 1 lie in the folder "1" of the session folder, where the client also puts the
+channels before it asks. A request has one ending, which is done, devices, cancelled or error:
+
+    {"event": "progress", "id": 1, "phase": "...", "fraction": 0.4, "seconds_left": 12.3 or null}
+    {"event": "array", "id": 1, "name": "labels", "npy": path, "shape": [...], "dtype": "uint8"}   readable as it grows
+    {"event": "done", "id": 1, "labels": path, "regions": path or null, "maps": {"residual": path}, "report": {...}}
+    {"event": "devices", "id": 2, "devices": [{"name": "cuda:0", "title": "..."}, ...]}
+    {"event": "cancelled", "id": 1}
+    {"event": "error", "id": 1, "code": "...", "message": "...", "values": {}, "ours": false, "log": null}
+
+Labels are uint8 [k, j, i], maps float16 [c, k, j, i]; where segments overlap, regions are uint8 [b, k, j, i] for
+`conresnet.inference.results.region_mask`. A progress event's phase is "loading" while the model is read, then one that
+`conresnet.inference.progress.Progress` names. An error's code and values are for translation; with "ours" it is the
+engine's fault and "log" holds the traceback.
+"""
+
+import json
+from collections.abc import Iterator
+
+PROTOCOL = 2
+"""Raised by one when a message changes in a way that the other side would misread."""
+
+
+class ProtocolError(Exception):
+    """A line that is no message."""
+
+
+def encode(message: dict) -> bytes:
+    """The line for a message. Letters outside ASCII are escaped, so that undecodable file names survive too."""
+    return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> dict:
+    """The message in a line.
+
+    Raises:
+        ProtocolError: when it is no JSON object in UTF-8.
+    """
+    try:
+        message = json.loads(line.decode("utf-8"))
+    except ValueError as error:
+        raise ProtocolError(f"no JSON in UTF-8: {line[:200]!r}") from error
+    except RecursionError:
+        raise ProtocolError(f"nested too deep: {line[:200]!r}") from None
+    if not isinstance(message, dict):
+        raise ProtocolError(f"no JSON object: {line[:200]!r}")
+    return message
+
+
+class LineSplitter:
+    """Cuts a stream of bytes that arrives in pieces into lines."""
+
+    def __init__(self):
+        self._pieces: list[bytes] = []
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Add what arrived; yield the lines that are now complete, without their ends, leaving out empty ones."""
+        *complete, rest = data.split(b"\n")
+        for end in complete:
+            line = b"".join([*self._pieces, end]).rstrip(b"\r")
+            self._pieces.clear()
+            if line.strip():
+                yield line
+        if rest:
+            self._pieces.append(rest)

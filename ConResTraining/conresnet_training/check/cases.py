@@ -1,0 +1,236 @@
+"""One case looked at: are its files there and whole, do its grids agree, are its values such as can be trained on.
+
+Every case of a data set looked at, one at a time, and what only shows between cases.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.images.checks import check_volume
+from conresnet.images.files import read_image, read_single
+from conresnet.images.grid import Volume, reordering
+from conresnet.images.preparation import foreground_mask
+from conresnet_training.check.findings import ERROR, PERCENTILES, WARNING, CaseReport, Finding, SetReport, Tile
+from conresnet_training.data import Case, DataSet
+from conresnet_training.data.description import SPLITS_FILE
+from conresnet_training.data.label_maps import check_expected, grid_difference, label_counts, whole_labels
+
+# Superior, anterior, right: the order in which sizes of different cases are compared.
+PATIENT_AXES = "SAR"
+MOST_VALUES = 200_000
+LARGEST_TILE = 160
+
+
+def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
+    """Look at one case. Holds its images while it does, and of them nothing but the report afterwards.
+
+    Args:
+        with_tile: whether a slice of it is kept to be looked at.
+    """
+    report = CaseReport(case.name)
+    channels = _channels(case, data_set.channels, report)
+    label = _label(case, data_set, channels, report)
+    if not channels:
+        return report
+    reference = next(iter(channels.values()))
+    _measure(reference, report)
+    usable = {name: volume for name, volume in channels.items() if _is_usable(volume, name, report)}
+    report.intensities = {name: _percentiles(volume) for name, volume in usable.items()}
+    for name, volume in channels.items():
+        if difference := grid_difference(volume.grid, reference.grid):
+            report.add(
+                WARNING,
+                "channel-grid-differs",
+                f"channel {name} lies on another grid than the first ({difference}) and will be resampled",
+            )
+    if len(channels) == len(data_set.channels):
+        report.digest = _digest(channels)
+    if with_tile and reference in usable.values():
+        matching = label if label is not None and label.grid.matches(reference.grid) else None
+        report.tile = _tile(reference, matching)
+    report.findings.sort(key=lambda finding: finding.level)
+    return report
+
+
+def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[str, Volume]:
+    """The channels that can be read, in order; what cannot is noted."""
+    if len(case.images) == 1:
+        (path,) = case.images
+        if (arrays := _read(path, "the image", "missing-image", report)) is None:
+            return {}
+        if len(arrays) != len(names):
+            sentence = f"{path} holds {len(arrays)} images, but the data set has {len(names)} channels"
+            report.add(ERROR, "wrong-channel-count", f"{sentence} ({', '.join(names)})")
+            return {}
+        return dict(zip(names, arrays, strict=True))
+    channels = {}
+    for name, path in zip(names, case.images, strict=True):
+        arrays = _read(path, f"channel {name}", "missing-image", report)
+        if arrays is None:
+            continue
+        if len(arrays) == 1:
+            channels[name] = arrays[0]
+        else:
+            report.add(ERROR, "image-4d", f"channel {name}: {path} holds {len(arrays)} images where one is wanted")
+    return channels
+
+
+def _read(path: Path, what: str, code_of_missing: str, report: CaseReport) -> list[Volume] | None:
+    if not path.exists():
+        report.add(ERROR, code_of_missing, f"{what} is missing: {path} does not exist")
+        return None
+    try:
+        image = read_image(path)
+    except UserError as error:
+        report.add(ERROR, error.code, _inside(error))
+        return None
+    return [Volume(array, image.grid, str(path)) for array in image.components]
+
+
+def _is_usable(volume: Volume, name: str, report: CaseReport) -> bool:
+    try:
+        check_volume(volume)
+    except UserError as error:
+        match error.code:
+            case "image-constant":
+                sentence = f"channel {name} is constant: all voxels are {error.values['value']:g}"
+            case "image-not-finite":
+                sentence = f"channel {name} has {error.values['count']} voxels that are NaN or infinite"
+            case _:
+                sentence = f"channel {name}: {_inside(error)}"
+        report.add(ERROR, error.code, sentence)
+        return False
+    return True
+
+
+def _label(case: Case, data_set: DataSet, channels: dict[str, Volume], report: CaseReport) -> Volume | None:
+    """The label map where it can be measured; what is wrong with it is noted."""
+    if not case.label.exists():
+        report.add(ERROR, "missing-label", f"the label map is missing: {case.label} does not exist")
+        return None
+    try:
+        stored = read_single(case.label)
+    except UserError as error:
+        report.add(ERROR, error.code, _inside(error))
+        return None
+    first = channels.get(data_set.channels[0])
+    if first is not None and (difference := grid_difference(stored.grid, first.grid)):
+        report.add(ERROR, "label-grid-differs", f"the label map lies on another grid than the image: {difference}")
+    try:
+        label = whole_labels(stored)
+        check_expected(label, data_set.labels)
+    except UserError as error:
+        report.add(ERROR, error.code, _inside(error))
+        if error.code != "unexpected-labels":
+            return None
+    counts = label_counts(label)
+    ml = label.grid.voxel_volume / 1000
+    report.label_ml = {name: counts.get(value, 0) * ml for value, name in data_set.labels.items()}
+    if not counts:
+        report.add(WARNING, "empty-label", "the label map is empty")
+    return label
+
+
+def _measure(volume: Volume, report: CaseReport) -> None:
+    patient = reordering(volume.grid, PATIENT_AXES).grid(volume.grid)
+    report.size, report.spacing = volume.grid.shape[::-1], tuple(volume.grid.spacing.tolist())
+    report.patient_size, report.patient_spacing = patient.shape, tuple(patient.spacing[::-1].tolist())
+
+
+def _percentiles(volume: Volume) -> tuple[float, ...]:
+    values = volume.array[foreground_mask(volume.array, "not_background")]
+    step = max(1, len(values) // MOST_VALUES)
+    return tuple(np.percentile(values[::step].astype(np.float64), PERCENTILES).tolist())
+
+
+def _digest(channels: dict[str, Volume]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for volume in channels.values():
+        digest.update(f"{volume.array.shape} {volume.array.dtype}".encode())
+        for plane in volume.array:
+            digest.update(np.ascontiguousarray(plane).data)
+    return digest.digest()
+
+
+def _tile(image: Volume, label: Volume | None) -> Tile:
+    """The slice across superior-inferior with most label, or the middle one."""
+    order = reordering(image.grid, PATIENT_AXES)
+    stack, spacing = order.view(image.array), order.grid(image.grid).spacing[::-1]
+    labels = np.zeros(stack.shape, np.uint8) if label is None else order.view(label.array)
+    labelled = np.count_nonzero(labels, axis=(1, 2))
+    index = int(labelled.argmax()) if labelled.any() else len(stack) // 2
+    step = max(1, -(-max(stack.shape[1:]) // LARGEST_TILE))
+    gray = stack[index, ::step, ::step].astype(np.float64)
+    low, high = np.percentile(gray, (0.5, 99.5))
+    gray = np.clip((gray - low) / ((high - low) or 1) * 255, 0, 255).astype(np.uint8)
+    return Tile(gray, np.ascontiguousarray(labels[index, ::step, ::step]), float(spacing[1] / spacing[2]))
+
+
+def _inside(error: UserError) -> str:
+    """An engine's sentence as part of a line."""
+    return error.message.rstrip(".")
+
+
+# A case stands out whose spacing, or size in voxels, is so many times the median or a part of it, of so many cases.
+SPACING_FACTOR, SIZE_FACTOR, FEWEST_TO_COMPARE = 2, 3, 5
+# Cases of which a slice is kept to be looked at.
+MOST_TILES = 24
+_DIRECTIONS = ("superior-inferior", "anterior-posterior", "right-left")
+
+
+def check_data_set(data_set: DataSet, folder: Path, done: Callable[[str], None] = lambda name: None) -> SetReport:
+    """Read every case and report what is wrong or odd; memory holds one case at a time.
+
+    Args:
+        folder: where the data set lies.
+        done: told the name of each case after it.
+    """
+    with_tile = set(data_set.spread(MOST_TILES))
+    cases = []
+    for index, case in enumerate(data_set.cases):
+        cases.append(check_case(case, data_set, index in with_tile))
+        done(case.name)
+    _note_duplicates(cases)
+    _note_outliers(cases, "patient_spacing", "spacing", "mm", SPACING_FACTOR)
+    _note_outliers(cases, "patient_size", "size", "voxels", SIZE_FACTOR)
+    return SetReport(folder.resolve(), data_set, cases, _of_the_whole(data_set, folder, cases))
+
+
+def _note_duplicates(cases: list[CaseReport]) -> None:
+    first: dict[bytes, str] = {}
+    for case in cases:
+        if case.digest is not None and (other := first.setdefault(case.digest, case.name)) != case.name:
+            case.add(WARNING, "duplicate-image", f"its images are those of {other}, voxel for voxel")
+
+
+def _note_outliers(cases: list[CaseReport], attribute: str, what: str, unit: str, factor: float) -> None:
+    measured = [case for case in cases if getattr(case, attribute) is not None]
+    if len(measured) < FEWEST_TO_COMPARE:
+        return
+    median = np.median([getattr(case, attribute) for case in measured], axis=0)
+    for case in measured:
+        ratios = np.array(getattr(case, attribute)) / median
+        axis = int(np.abs(np.log(ratios)).argmax())
+        if not 1 / factor <= ratios[axis] <= factor:
+            sentence = f"its {what} is {getattr(case, attribute)[axis]:.4g} {unit} {_DIRECTIONS[axis]}"
+            case.add(WARNING, f"{what}-outlier", f"{sentence}, where the median is {median[axis]:.4g}")
+
+
+def _of_the_whole(data_set: DataSet, folder: Path, cases: list[CaseReport]) -> list[Finding]:
+    """Too few cases to plan for, folds that are not as a file gives them, and labels that no case has, once any label
+    map could be read.
+    """
+    found = []
+    if sentence := data_set.too_few(folder):
+        found.append(Finding(ERROR, "too-few-cases", sentence))
+    if data_set.unused_splits:
+        sentence = f"{SPLITS_FILE} is not followed: {data_set.unused_splits}"
+        found.append(Finding(WARNING, "splits-not-followed", sentence))
+    if not any(case.label_ml for case in cases):
+        return found
+    unused = [name for name in data_set.labels.values() if not any(case.label_ml.get(name) for case in cases)]
+    return found + [Finding(WARNING, "label-unused", f"no case has the label {name}") for name in unused]

@@ -1,0 +1,38 @@
+"""``python -m conresnet_training check``: is a data set fit to be trained on."""
+
+from pathlib import Path
+
+import click
+
+from conresnet_training.cli.options import FOLDER
+
+
+@click.command()
+@click.argument("data", type=FOLDER)
+@click.option("--output", type=FOLDER, help="Folder for the page and the JSON file.  [default: DATA's name and _check]")
+def check(data: Path, output: Path | None) -> int:
+    """Read every case of the data set in the folder DATA and say what is wrong or odd, a line a case.
+
+    DATA is a folder in the layout of the Medical Segmentation Decathlon, of nnU-Net's raw data, or of BraTS; nothing in
+    it is changed. Written are check.html, a page with sizes, spacings, intensities, label volumes and a slice of the
+    cases, and check.json. Ends with 2 where anything is an error, which training would refuse, else with 0.
+    """
+    from conresnet_training.check import check_data_set
+    from conresnet_training.check.page import PAGE_FILE, make_output_folder, write_check
+    from conresnet_training.data import read_data_set
+    from conresnet_training.pages.text import cases_in_words
+    from conresnet_training.runs.reports import counted
+
+    data_set = read_data_set(data)
+    output = make_output_folder(output or Path(f"{data.resolve().name}_check"), data)
+    with counted(len(data_set.cases)) as done:
+        report = check_data_set(data_set, data, done)
+    for line in report.lines():
+        click.echo(line)
+    write_check(report, output)
+    click.echo(
+        f"Checked {cases_in_words(len(report.cases))} of {data_set.name}: {report.count('error')} with errors, "
+        f"{report.count('warning')} with warnings only; see {output / PAGE_FILE}.",
+        err=True,
+    )
+    return 2 if report.has_errors else 0

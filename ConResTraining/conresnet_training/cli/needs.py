@@ -1,0 +1,62 @@
+"""What training needs from the Python that runs it; ``python -m conresnet_training.cli.needs`` reports what is there.
+
+Imports the standard library and the engine's needs alone at file level, and runs on a Python that is too old for the
+rest, so that it can say so. The packages are really imported: one that is there and broken would otherwise fail hours
+later.
+"""
+
+import importlib
+import json
+import platform
+
+from conresnet import needs as engine
+from conresnet.needs import PYTHON, is_enough
+
+# As pyproject.toml names them, with the least version: the engine's, those of its command line and of reading files,
+# and the extra "training".
+PACKAGES = {
+    **engine.PACKAGES,
+    "click": "8.1",
+    "nibabel": "5.2",
+    "lightning": "2.4",
+    "monai": "1.4",
+    "pydantic": "2.7",
+    "PyYAML": "6.0",
+    "scipy": "1.15",
+    "matplotlib": "3.8",
+    "Jinja2": "3.1",
+    "tensorboard": "2.16",
+    "tqdm": "4.66",
+}
+_IMPORTED_AS = {"PyYAML": "yaml", "Jinja2": "jinja2"}
+
+
+def report() -> dict:
+    """Versions by package, why each that cannot be imported or is too old will not do, and torch's graphics cards."""
+    found, problems = {}, {}
+    for name, least in PACKAGES.items():
+        try:
+            module = importlib.import_module(_IMPORTED_AS.get(name, name))
+            if not engine.is_whole(module.__spec__):
+                raise ImportError("only parts of it are there")
+            found[name] = str(getattr(module, "__version__", ""))
+        except Exception as error:
+            problems[name] = str(error).partition("\n")[0] or type(error).__name__
+        else:
+            if not is_enough(found[name], least):
+                problems[name] = f"{found[name]} is too old"
+    devices = []
+    if "torch" in found:
+        cuda = importlib.import_module("torch").cuda
+        devices = [cuda.get_device_name(number) for number in range(cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "python_is_enough": is_enough(platform.python_version(), PYTHON),
+        "packages": found,
+        "problems": problems,
+        "devices": devices,
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(report()))

@@ -1,0 +1,6 @@
+"""Data sets that researchers already have, read without conversion, and the samples made from them."""
+
+from conresnet_training.data.data_set import Case, DataSet
+from conresnet_training.data.layouts import read_data_set
+
+__all__ = ["Case", "DataSet", "read_data_set"]

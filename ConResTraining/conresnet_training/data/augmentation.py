@@ -1,0 +1,294 @@
+"""Windows that are turned, scaled, bent and flipped, cut from a case in one resampling.
+
+MONAI has a transform for each of these. Each resamples the window anew, image and label by grids of their own, and
+knows nothing of what lies around the window; that took half of the time of a sample.
+
+Changes that make one scanner's images look like another's, or like images that were processed before.
+
+Random changes of a training sample: of its place by ``warping``, of its intensities by MONAI.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from monai import transforms as mt
+from monai.data import set_track_meta
+from monai.transforms import RandBiasField
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.nn.functional import grid_sample, max_pool3d
+
+from conresnet_training.data.surroundings import paint_couch_and_mask
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Where the voxels of a changed window come from.
+
+    Args:
+        window: voxels (S, H, W).
+        turn: (3, 3), offsets from the window's center to offsets in the case, in voxels; None leaves every voxel in its
+            place.
+        bends: for each axis, by how many voxels its planes are shifted along it before they are turned.
+        flips: axes to flip along.
+    """
+
+    window: tuple[int, int, int]
+    turn: np.ndarray | None = None
+    bends: tuple[np.ndarray, ...] = (0, 0, 0)
+    flips: tuple[int, ...] = ()
+
+    @property
+    def is_mirror_image(self) -> bool:
+        """Whether what is on the left looks as if it were on the right: two flips are a turn by half a circle."""
+        return len(self.flips) % 2 == 1
+
+    def cut(self, image: np.ndarray, label: np.ndarray, corner: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The window out of a case; what it shows beyond the case is 0, as padding is in inference.
+
+        Args:
+            image: (C, S, H, W) float32 of the case.
+            label: (S, H, W) uint8.
+            corner: index (S, H, W) of the unchanged window's first voxel; negative where it begins before the case.
+
+        Returns:
+            Image (C, S, H, W) float32 and label (S, H, W) uint8 of the window's size.
+        """
+        if self.turn is None:
+            cut = (torch.from_numpy(_cut(array, corner, self.window)) for array in (image, label))
+        else:
+            cut = self._resampled(image, label, corner)
+        return tuple(torch.flip(part, [axis - 3 for axis in self.flips]) if self.flips else part for part in cut)
+
+    def _resampled(self, image: np.ndarray, label: np.ndarray, corner: np.ndarray) -> tuple[Tensor, Tensor]:
+        middle = (np.array(self.window) - 1) / 2
+        # (n, 3) each: what an axis of the window adds to a voxel's place in the case; the place is the sum of three.
+        axes = [np.arange(n) - m + bend for n, m, bend in zip(self.window, middle, self.bends, strict=True)]
+        steps = [axis[:, None] * column for axis, column in zip(axes, self.turn.T, strict=True)]
+        # Of the case, no more is read than the window shows.
+        low = np.floor(corner + middle + sum(step.min(axis=0) for step in steps)).astype(int)
+        high = np.ceil(corner + middle + sum(step.max(axis=0) for step in steps)).astype(int) + 1
+        low, high = np.clip(low, 0, label.shape), np.clip(high, 0, label.shape)
+        size = high - low
+        if not (size > 0).all():
+            return torch.zeros(len(image), *self.window), torch.zeros(self.window, dtype=torch.uint8)
+        box = tuple(slice(begin, end) for begin, end in zip(low, high, strict=True))
+        # As grid_sample counts: from -1 at the first voxel's edge to 1 at the last one's, W first.
+        s, h, w = (torch.from_numpy((2 * step / size)[:, ::-1].astype(np.float32)) for step in steps)
+        first = torch.from_numpy(((2 * (corner + middle - low) + 1) / size - 1)[::-1].astype(np.float32))
+        grid = s[:, None, None] + (h[:, None] + (w + first))
+        moved = _sample(torch.from_numpy(image[:, *box].copy()), grid, "bilinear")
+        values = torch.from_numpy(label[box].astype(np.float32))
+        return moved, _sample(values[None], grid, "nearest")[0].to(torch.uint8)
+
+
+def draw_turn(degrees: float, scaling: float, spacing: Sequence[float], random: np.random.Generator) -> np.ndarray:
+    """A random ``Warp.turn``: a rotation about each axis, and a scale along each, both in millimeters.
+
+    Args:
+        degrees: the largest angle, to either side.
+        scaling: the largest part by which the window shows more or less.
+        spacing: mm (S, H, W) of a voxel.
+        random: what is drawn from.
+    """
+    turn = np.diag(1 + random.uniform(-scaling, scaling, 3))
+    for axis, angle in enumerate(np.deg2rad(random.uniform(-degrees, degrees, 3))):
+        one, other = (axis + 1) % 3, (axis + 2) % 3
+        rotation = np.eye(3)
+        rotation[[one, other], [one, other]] = np.cos(angle)
+        rotation[one, other], rotation[other, one] = -np.sin(angle), np.sin(angle)
+        turn = rotation @ turn
+    return turn * np.array(spacing) / np.array(spacing)[:, None]
+
+
+def draw_bend(length: int, cells: int, strength: float, random: np.random.Generator) -> np.ndarray:
+    """Random shifts (length,) along an axis, in voxels, that widen or narrow each of its cells by up to ``strength``.
+
+    The axis keeps its middle: its ends go either way alike.
+    """
+    edges = np.linspace(0, length, cells + 1)
+    shifts = np.concatenate([[0], np.cumsum(random.uniform(-strength, strength, cells) * length / cells)])
+    return np.interp(np.arange(length) + 0.5, edges, shifts - shifts[-1] / 2)
+
+
+def _cut(array: np.ndarray, corner: np.ndarray, window: Sequence[int]) -> np.ndarray:
+    """The window of an array whose last axes are (S, H, W), 0 beyond the array."""
+    cut = np.zeros((*array.shape[:-3], *window), array.dtype)
+    source = tuple(slice(max(c, 0), min(c + w, n)) for c, w, n in zip(corner, window, array.shape[-3:], strict=True))
+    place = tuple(slice(part.start - c, part.stop - c) for part, c in zip(source, corner, strict=True))
+    cut[(..., *place)] = array[(..., *source)]
+    return cut
+
+
+def _sample(array: Tensor, grid: Tensor, mode: str) -> Tensor:
+    """(C, S, H, W) of the grid's size."""
+    return grid_sample(array[None], grid[None], mode=mode, padding_mode="zeros", align_corners=False)[0]
+
+
+FIELD_DEGREE = 3
+# A window with fewer voxels of labels has too few to measure intensities by.
+SMALLEST_SHARE = 0.02
+
+
+class RandCoilField(RandBiasField):
+    """A smooth brightening and darkening, as by a receiving coil. The darkest value, air, stays as it is.
+
+    MONAI's own multiplies the values as they are, which after a z-score would turn dark tissue darker where the coil is
+    near.
+    """
+
+    def __init__(self, largest: float):
+        super().__init__(degree=FIELD_DEGREE, coeff_range=(-largest, largest), prob=0.5)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """An image (C, S, H, W) with the field."""
+        air = image.amin((1, 2, 3), keepdim=True)
+        return super().__call__(image - air) + air
+
+
+def isolated(image: Tensor, label: Tensor, margin: int) -> Tensor:
+    """An image with air around the labels, and what is left normalized anew, as skull stripping leaves a head.
+
+    Args:
+        image: (C, S, H, W).
+        label: (S, H, W), 0 where nothing is labelled.
+        margin: voxels around the labels that stay.
+
+    Returns:
+        (C, S, H, W); ``image`` itself where hardly anything of it is labelled.
+    """
+    kept = (label > 0).float()[None]
+    if margin:
+        kept = max_pool3d(kept, 2 * margin + 1, stride=1, padding=margin)
+    kept = kept[0] > 0
+    if kept.float().mean() < SMALLEST_SHARE:
+        return image
+    inside = image[:, kept]
+    deviation, mean = torch.std_mean(inside, dim=1)
+    stripped = torch.where(kept, image, image.amin((1, 2, 3), keepdim=True))
+    return (stripped - mean.view(-1, 1, 1, 1)) / deviation.clamp(min=1e-3).view(-1, 1, 1, 1)
+
+
+AXES = {"S": 0, "H": 1, "W": 2}
+TURNED_SHARE, BENT_SHARE, FLIPPED_SHARE = 0.8, 0.3, 0.5
+BENT_CELLS = 4
+LARGEST_MARGIN = 2
+
+# MONAI's tensors that know where they lie in the patient cost more than most of what is done to them here.
+set_track_meta(False)
+
+
+class Augmentation(BaseModel):
+    """How strongly samples are changed; 0 switches a change off.
+
+    The paper flips along all three axes and scales. Flipping along one alone, left to right, keeps anatomy possible; a
+    plan says which of the axes that is. Where segments are named for a side, it flips along none, or names the pairs of
+    segments that change places in a mirror.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="of S, H and W, the axes to flip along")
+    swapped_segments: list[tuple[str, str]] = Field(
+        default=[], description="pairs of segments, such as left and right, that trade places in a mirror image"
+    )
+    scaling: float = Field(default=0.2, ge=0, lt=1, description="up to so much larger or smaller")
+    rotation_degrees: float = Field(default=15, ge=0, le=180)
+    elastic: float = Field(
+        default=0, ge=0, lt=0.5, description="bending: how much wider or narrower each quarter of an axis gets"
+    )
+    brightness: float = Field(default=0.3, ge=0, description="shift in standard deviations")
+    contrast: float = Field(default=0.3, ge=0, lt=1, description="scale, and exponent of a gamma curve")
+    noise: float = Field(default=0.15, ge=0, description="standard deviation")
+    bias_field: float = Field(default=0, ge=0, description="largest coefficient of a smooth field, as of a coil")
+    isolation: float = Field(
+        default=0, ge=0, le=1, description="share of samples with air around the labels, as after skull stripping"
+    )
+    couch_and_mask: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="share of samples with a couch, cushion or mask painted into air that is all of one value",
+    )
+    coarsening: float = Field(default=0.5, gt=0, le=1, description="smallest resolution that is imitated, of the own")
+
+
+class SampleChanges:
+    """Draws what is done to a sample.
+
+    Args:
+        settings: how strongly.
+        spacing: mm (S, H, W) of a voxel. Defaults to voxels that are as long along every axis.
+    """
+
+    def __init__(self, settings: Augmentation, spacing: Sequence[float] | None = None):
+        self.settings, self.spacing = settings, tuple(spacing or (1, 1, 1))
+        self.flip_axes = [AXES[axis] for axis in settings.flip_axes]
+        self.intensity = _intensity_transforms(settings)
+
+    def draw_warp(self, window: Sequence[int], random: np.random.Generator) -> Warp:
+        """Where the voxels of a window (S, H, W) are taken from."""
+        settings, turn, bends = self.settings, None, (0, 0, 0)
+        if (settings.rotation_degrees or settings.scaling) and random.random() < TURNED_SHARE:
+            turn = draw_turn(settings.rotation_degrees, settings.scaling, self.spacing, random)
+        if settings.elastic and random.random() < BENT_SHARE:
+            turn = np.eye(3) if turn is None else turn
+            bends = tuple(draw_bend(length, BENT_CELLS, settings.elastic, random) for length in window)
+        flips = tuple(axis for axis in self.flip_axes if random.random() < FLIPPED_SHARE)
+        return Warp(tuple(window), turn, bends, flips)
+
+    def change_intensities(self, image: Tensor, label: Tensor, random: np.random.Generator) -> Tensor:
+        """An image (C, S, H, W), whose label map is (S, H, W), with other intensities."""
+        if self.settings.isolation and random.random() < self.settings.isolation:
+            image = isolated(image, label, int(random.integers(LARGEST_MARGIN + 1)))
+        if self.settings.couch_and_mask and random.random() < self.settings.couch_and_mask:
+            image = paint_couch_and_mask(image, self.spacing, random)
+        # MONAI draws by numpy's older interface; seeding one for each transform took longer than most transforms.
+        state = np.random.RandomState(random.bit_generator)
+        for transform in self.intensity:
+            image = transform.set_random_state(state=state)(image)
+        return image
+
+
+class EachChannel(mt.Randomizable):
+    """A change that is drawn for each channel by itself, as the sequences of one scan vary apart from each other.
+
+    Args:
+        change: of an image of one channel.
+    """
+
+    def __init__(self, change: mt.RandomizableTransform):
+        self.change = change
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "EachChannel":
+        """See MONAI's."""
+        self.change.set_random_state(seed, state)
+        return self
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """An image (C, S, H, W) with other intensities."""
+        return torch.cat([self.change(channel[None]) for channel in image])
+
+
+def _intensity_transforms(settings: Augmentation) -> list[mt.Randomizable]:
+    steps: list[mt.Randomizable] = []
+    if settings.coarsening < 1:
+        steps.append(mt.RandGaussianSmooth(prob=0.1, **{f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}))
+        # "nearest", MONAI's default, takes voxels from one side, and so moves the image off its labels.
+        steps.append(
+            mt.RandSimulateLowResolution(prob=0.2, downsample_mode="area", zoom_range=(settings.coarsening, 1.0))
+        )
+    if settings.bias_field:
+        steps.append(RandCoilField(settings.bias_field))
+    if settings.contrast:
+        exponents = (1 - settings.contrast, 1 / (1 - settings.contrast))
+        steps.append(EachChannel(mt.RandAdjustContrast(prob=0.3, gamma=exponents)))
+        steps.append(EachChannel(mt.RandScaleIntensity(prob=0.5, factors=settings.contrast)))
+    if settings.brightness:
+        steps.append(EachChannel(mt.RandShiftIntensity(prob=0.5, offsets=settings.brightness)))
+    if settings.noise:
+        steps.append(mt.RandGaussianNoise(prob=0.2, std=settings.noise))
+    return steps

@@ -1,0 +1,165 @@
+"""Cases brought into the model's space by the engine's own code, and kept on disk for the training loop."""
+
+import hashlib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.files import replacing
+from conresnet.images.files import read_channels
+from conresnet.images.geometry import ModelSpace
+from conresnet.images.grid import Volume
+from conresnet.images.preparation import PreparedCase, prepare
+from conresnet.package.description import ModelDescription
+from conresnet_training.data import Case
+from conresnet_training.data.label_maps import (
+    LabelPlaces,
+    check_expected,
+    grid_difference,
+    index_of_labels,
+    label_counts,
+    read_label,
+)
+
+# So many slices of the image are computed at a time.
+SLAB = 16
+LONGEST_NAME = 100
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A labelled case in the model's space, in files that are mapped anew whenever they are looked into.
+
+    So many cases hold neither memory nor open files, and a process that makes samples is handed names alone.
+    """
+
+    name: str
+    image_file: Path
+    label_file: Path
+    places_file: Path
+
+    @property
+    def image(self) -> np.ndarray:
+        """(channel, S, H, W) float32, as the network takes it."""
+        return np.load(self.image_file, mmap_mode="r")
+
+    @property
+    def label(self) -> np.ndarray:
+        """(S, H, W) uint8, label values."""
+        return np.load(self.label_file, mmap_mode="r")
+
+    @property
+    def places(self) -> LabelPlaces:
+        """Where in ``label`` each value is."""
+        return LabelPlaces(np.load(self.places_file, mmap_mode="r"))
+
+
+def prepare_case(
+    case: Case, model: ModelDescription, folder: Path, labels: Collection[int] | None = None
+) -> TrainingCase:
+    """Bring a case into ``model``'s space and keep it in ``folder``; one that is there already is only opened.
+
+    It is made anew where its files, or what ``model`` says of its preparation, have changed since.
+
+    Channels may lie on different grids, in files of their own or in one 4-D file; the label map must lie on the first
+    channel's grid.
+
+    Args:
+        labels: the values that may occur in the label map beside 0. Defaults to any.
+
+    Raises:
+        UserError: ``label-grid-differs``, ``unexpected-labels``, or any of reading the files and writing the arrays;
+            the sentence names the case.
+    """
+    stem = f"{file_stem(case.name)}_{_state(case, model)}"
+    image_file, label_file, places_file = (folder / f"{stem}_{part}.npy" for part in ("image", "label", "places"))
+    # The places are written last: where they are, the others are whole.
+    if not places_file.exists():
+        for old in folder.glob("*.npy"):
+            if re.fullmatch(rf"{re.escape(file_stem(case.name))}_[0-9a-f]{{12}}_[a-z]+\.npy", old.name):
+                old.unlink()
+        try:
+            prepared, label = _read(case, model, labels)
+            _write_image(prepared, image_file)
+            array = _label(label, prepared.space)
+            _write_array(array, label_file)
+            _write_array(index_of_labels(array), places_file)
+        except UserError as error:
+            values = {**error.values, "case": case.name}
+            raise UserError(error.code, f"Case {case.name}: {error.message}", **values) from error
+    return TrainingCase(case.name, image_file, label_file, places_file)
+
+
+def _state(case: Case, model: ModelDescription) -> str:
+    """A digest of what a prepared case is made from: the files as they are, and how they are prepared."""
+    files = [path.stat() for path in (*case.images, case.label) if path.exists()]
+    made_from = [(file.st_size, file.st_mtime_ns) for file in files], model.preparation, model.inputs
+    return hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]
+
+
+def file_stem(name: str) -> str:
+    """A case's name as the beginning of a file's name: itself where it is short and plain, else with a digest of it."""
+    plain = re.sub(r"[^\w.-]", "_", name)
+    short = plain.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return name if short == name else f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def check_label_grid(label: Volume, image: Volume) -> None:
+    """Refuse a label map off its image's grid. Raises UserError ``label-grid-differs``, which says by how much."""
+    difference = grid_difference(label.grid, image.grid)
+    if difference:
+        raise UserError(
+            "label-grid-differs",
+            f"The label map {label.name} does not lie on the grid of {image.name} ({difference}); resample the label "
+            "map onto the image, or correct its header.",
+            path=label.name,
+            difference=difference,
+        )
+
+
+def _read(case: Case, model: ModelDescription, labels: Collection[int] | None) -> tuple[PreparedCase, Volume]:
+    channels = read_channels(list(case.images), [item.name for item in model.inputs])
+    label = read_label(case.label)
+    check_label_grid(label, channels[0])
+    if labels is not None:
+        check_expected(label, labels)
+    return prepare(model, channels), label
+
+
+def _write_image(prepared: PreparedCase, path: Path) -> None:
+    depth, *plane = prepared.shape
+    shape = (len(prepared.channels), depth, *plane)
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
+    slice_bytes = 4 * plane[0] * plane[1]
+    # By writing rather than through a memory map, where a full disk would end the process.
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        begin = file.tell()
+        for first in range(0, depth, SLAB):
+            block = prepared.block((first, 0, 0), (min(SLAB, depth - first), *plane))
+            for channel, values in enumerate(block):
+                file.seek(begin + (channel * depth + first) * slice_bytes)
+                file.write(values.tobytes())
+
+
+def _write_array(array: np.ndarray, path: Path) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+
+
+def _label(label: Volume, space: ModelSpace) -> np.ndarray:
+    """(S, H, W) uint8; where the case is resampled, each voxel takes the label with the largest interpolated share."""
+    if space.exact:
+        return np.ascontiguousarray(space.to_model(label))
+    largest = space.to_model(Volume((label.array == 0).astype(np.float32), label.grid, ""))
+    result = np.zeros(largest.shape, np.uint8)
+    for value in label_counts(label):
+        share = space.to_model(Volume((label.array == value).astype(np.float32), label.grid, ""))
+        won = share > largest
+        result[won] = value
+        np.maximum(largest, share, out=largest)
+    return result

@@ -1,0 +1,192 @@
+"""How many processes make samples beside those that train.
+
+Training samples as a function of the seed and the sample's number alone.
+
+Order and augmentation then need no state: a resumed run goes on with the very samples an unbroken one would have had,
+whichever process makes them.
+"""
+
+import math
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from conresnet_training.data.augmentation import SampleChanges
+from conresnet_training.data.label_maps import LabelPlaces
+from conresnet_training.data.preparation import TrainingCase
+from conresnet_training.training.losses import signed_distances
+
+# More than a GPU was seen to need; each holds the libraries, and two batches in shared memory.
+MOST = 8
+# In the environment of a training, how many go on beside each other on this computer, itself among them.
+JOBS_VARIABLE = "CONRESNET_JOBS"
+
+
+def sample_processes(planned: int | None, fabric: Fabric) -> int:
+    """How many there are for each process that trains. Samples depend on their number alone, so any give the same.
+
+    On a processor there are none, since they would compete with the network for its cores. Beside a GPU each has a
+    core of its own, and so has the process that trains.
+
+    Args:
+        planned: so many, or None for what suits the computer.
+        fabric: Lightning's, launched; all processes must ask at the same place.
+    """
+    if planned is not None:
+        return planned
+    if fabric.device.type == "cpu":
+        return 0
+    cores = _cores()
+    beside = _processes_on(cores, fabric) * int(os.environ.get(JOBS_VARIABLE, 1))
+    return min(MOST, max(1, len(cores) // beside - 1))
+
+
+def _cores() -> tuple[int, ...]:
+    """Those that this process may use; a queue may grant fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _processes_on(cores: tuple[int, ...], fabric: Fabric) -> int:
+    """How many of those that train together share these cores: several GPUs of one computer may, unless a queue has
+    given each its own."""
+    if fabric.world_size == 1:
+        return 1
+    own, places = (socket.gethostname(), cores), [None] * fabric.world_size
+    torch.distributed.all_gather_object(places, own)
+    return places.count(own)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where the windows are cut.
+
+    Args:
+        seed: of the whole run.
+        foreground_share: of the samples, those around a voxel of the targets.
+        balanced: draw one of the segments that the case has first, so that small ones come as often as large ones.
+        distances: give the targets' signed distances too, see ``conresnet_training.training.losses``.
+        answered: size (S, H, W) of the central part of a window that a network answers for, if not for all. That part
+            is what lies anywhere in a case, so that the case's borders are learned too.
+    """
+
+    seed: int = 0
+    foreground_share: float = 0.5
+    balanced: bool = False
+    distances: bool = False
+    answered: tuple[int, int, int] | None = None
+
+
+class TrainingSamples(Dataset):
+    """Windows around random places of the cases, some at a voxel of the targets, augmented.
+
+    Sample ``n`` is (image (C, S, H, W), target (segments, S, H, W)), both float32 of the window's size, and with
+    ``sampling.distances`` a third of the target's shape.
+
+    Args:
+        cases: prepared cases.
+        window: voxels (S, H, W).
+        targets: a segment each, the label values that belong to it.
+        changes: what is done to the samples.
+        sampling: where the windows are cut.
+        mirrored: for each segment, the index of the one that it becomes in a mirror image. Defaults to itself.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        window: Sequence[int],
+        targets: Sequence[Sequence[int]],
+        changes: SampleChanges,
+        sampling: Sampling,
+        mirrored: Sequence[int] | None = None,
+    ):
+        self.cases, self.window, self.changes, self.sampling = cases, tuple(window), changes, sampling
+        # 0 is what no target has, whatever they say.
+        self._targets = [sorted({*values} - {0}) for values in targets]
+        # For each segment, 1 for the label values that belong to it.
+        self._belonging = np.stack([np.isin(np.arange(256), values) for values in targets]).astype(np.float32)
+        self._mirrored = list(range(len(targets)) if mirrored is None else mirrored)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
+        random = np.random.default_rng([self.sampling.seed, number])
+        case = self.cases[self._case_index(number)]
+        label = case.label
+        corner = self._corner(case, label, random, self._is_around_label(number))
+        warp = self.changes.draw_warp(self.window, random)
+        image, values = warp.cut(case.image, label, corner)
+        image = self.changes.change_intensities(image, values, random)
+        belonging = self._belonging[self._mirrored] if warp.is_mirror_image else self._belonging
+        target = torch.from_numpy(np.take(belonging, values.numpy(), axis=1))
+        if self.sampling.distances:
+            return image, target, signed_distances(target.bool())
+        return image, target
+
+    def case_name(self, number: int) -> str:
+        """The name of the case from which sample ``number`` is cut."""
+        return self.cases[self._case_index(number)].name
+
+    def _case_index(self, number: int) -> int:
+        """Every case once before any comes again, in an order of its own each time."""
+        turn, place = divmod(number, len(self.cases))
+        return int(np.random.default_rng([self.sampling.seed, turn, 1]).permutation(len(self.cases))[place])
+
+    def _is_around_label(self, number: int) -> bool:
+        """Spread evenly over the numbers, from the first on."""
+        share = self.sampling.foreground_share
+        return math.ceil((number + 1) * share) > math.ceil(number * share)
+
+    def _corner(self, case: TrainingCase, label: np.ndarray, random: np.random.Generator, around: bool) -> np.ndarray:
+        """Index (S, H, W) of the window's first voxel; negative where the window begins before the case."""
+        shape, window = np.array(label.shape), np.array(self.sampling.answered or self.window)
+        free = shape - window
+        low, high = np.minimum(free, 0), np.maximum(free, 0)
+        if around and (place := self._center(case.places, random)) is not None:
+            center = np.array(np.unravel_index(place, label.shape))
+            # The voxel is anywhere in the window: at its edge alone, a turn would put it outside.
+            low, high = np.maximum(center - window + 1, low), np.minimum(center, high)
+        return random.integers(low, np.maximum(low, high) + 1) - (np.array(self.window) - window) // 2
+
+    def _center(self, places: LabelPlaces, random: np.random.Generator) -> int | None:
+        """Flat index of a voxel of the targets around which the window lies; None where the case has none."""
+        present = [values for values in self._targets if places.count(values)]
+        if not present:
+            return None
+        if self.sampling.balanced:
+            return places.draw(present[random.integers(len(present))], random)
+        return places.draw(sorted(set().union(*present)), random)
+
+
+class StepSamples(Sampler[list[int]]):
+    """For every step of a run, the numbers of the samples that one of its processes takes.
+
+    Step ``t`` of the whole run takes the samples ``t * batch`` to ``(t + 1) * batch - 1``; each process has an equal
+    part of them, so that the steps of several processes are those of one.
+
+    Args:
+        steps: from the first that is still to be made to the last.
+        batch: samples a step, of all processes together.
+        process, processes: which of how many; ``processes`` divides ``batch``.
+    """
+
+    def __init__(self, steps: range, batch: int, process: int = 0, processes: int = 1):
+        self.steps, self.batch = steps, batch
+        self.share = batch // processes
+        self.offset = process * self.share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            first = step * self.batch + self.offset
+            yield list(range(first, first + self.share))
+
+    def __len__(self) -> int:
+        return len(self.steps)

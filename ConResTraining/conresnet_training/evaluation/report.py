@@ -1,0 +1,301 @@
+"""The plots of an evaluation as SVG images, the same bytes for the same figures.
+
+Pictures of a case: slices with the outlines of the reference's segments and of the result's.
+
+The page of an evaluation: one HTML file with everything in it, to be read, sent or printed.
+
+The folder of an evaluation: tables, and the page with plots and the worst cases' pictures.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from conresnet import __version__
+from conresnet.files import replacing
+from conresnet.images.files import read_image
+from conresnet.images.grid import Box, Volume, bounding_box, reordering, whole_box
+from conresnet_training.data import Case
+from conresnet_training.data.label_maps import read_label
+from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures, SegmentValues, crossing
+from conresnet_training.evaluation.results import (
+    OVERALL,
+    PAGE_FILE,
+    Evaluation,
+    per_case,
+    remarks,
+    summary_cells,
+    write_tables,
+)
+from conresnet_training.pages.drawing import (
+    INK,
+    data_uri,
+    fill_template,
+    outline,
+    short_name,
+    style_axes,
+    to_png,
+    to_svg,
+)
+from conresnet_training.pages.text import listed
+
+Cases = Mapping[str, Mapping[str, Figures]]
+Colors = Mapping[str, Sequence[int]]
+
+HEIGHT = 2.9
+
+
+def metric_plot(cases: Cases, metric: str, colors: Colors) -> bytes:
+    """Every case as a point, and a box from quartile to quartile with the median, for each segment."""
+    segments = list(next(iter(cases.values())))
+    figure, axes = _figure(max(2.6, 0.9 + 0.75 * len(segments)), METRICS[metric].heading)
+    jitter = np.random.default_rng(0)
+    for place, segment in enumerate(segments):
+        values = np.array(list(per_case(cases, segment, metric).values()))
+        if not values.size:
+            continue
+        color = _shade(colors[segment])
+        axes.boxplot(
+            values,
+            positions=[place],
+            widths=0.55,
+            showfliers=False,
+            medianprops={"color": INK, "linewidth": 1.4},
+            boxprops={"color": INK, "linewidth": 0.8},
+            whiskerprops={"color": INK, "linewidth": 0.8},
+            capprops={"color": INK, "linewidth": 0.8},
+        )
+        axes.scatter(place + jitter.uniform(-0.18, 0.18, values.size), values, s=9, color=color, alpha=0.75, lw=0)
+    names = [short_name(name) for name in segments]
+    axes.set_xticks(range(len(segments)), names, rotation=20, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-0.6, len(segments) - 0.4)
+    if METRICS[metric].better == "zero":
+        axes.axhline(0, color=INK, linewidth=0.6)
+    return to_svg(figure)
+
+
+def dice_against_volume(cases: Cases, colors: Colors) -> bytes:
+    """Whether small segments fare worse: Dice of each case over the reference's volume."""
+    figure, axes = _figure(3.8, METRICS["dice"].heading, "Reference volume (mL)")
+    volumes = []
+    for segment in next(iter(cases.values())):
+        rows = [rows[segment] for rows in cases.values() if rows[segment][VOLUME] > 0]
+        volumes += [row[VOLUME] for row in rows]
+        points = [row[VOLUME] for row in rows], [row["dice"] for row in rows]
+        axes.scatter(*points, s=12, color=_shade(colors[segment]), alpha=0.75, lw=0, label=segment)
+    if volumes and max(volumes) > 20 * min(volumes):
+        axes.set_xscale("log")
+    _legend(axes)
+    return to_svg(figure)
+
+
+def bland_altman(cases: Cases, segment: str, colors: Colors) -> bytes:
+    """Result less reference over the mean of both volumes, with the mean difference and the limits of agreement."""
+    rows = [rows[segment] for rows in cases.values()]
+    difference = np.array([row["volume_difference_ml"] for row in rows])
+    middle = np.array([row[VOLUME] for row in rows]) + difference / 2
+    figure, axes = _figure(3.3, "Result less reference (mL)", "Mean of both (mL)")
+    axes.set_title(segment, fontsize=9, color=INK)
+    axes.scatter(middle, difference, s=12, color=_shade(colors[segment]), alpha=0.75, lw=0)
+    axes.axhline(0, color=INK, linewidth=0.6)
+    axes.axhline(difference.mean(), color=_shade(colors[segment]), linewidth=1.4)
+    if difference.size > 1:
+        for side in (-1.96, 1.96):
+            limit = difference.mean() + side * difference.std(ddof=1)
+            axes.axhline(limit, color=_shade(colors[segment]), linewidth=1, linestyle="dashed")
+    return to_svg(figure)
+
+
+def _figure(width: float, vertical: str, horizontal: str = "") -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, HEIGHT), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_ylabel(vertical, fontsize=8, color=INK)
+    axes.set_xlabel(horizontal, fontsize=8, color=INK)
+    style_axes(axes, size=7.5)
+    return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    count = len(axes.get_legend_handles_labels()[1])
+    if count > 1:
+        axes.legend(fontsize=7, frameon=False, ncols=1 + count // 12)
+
+
+def _shade(color: Sequence[int]) -> tuple[float, ...]:
+    return tuple(part / 255 for part in color)
+
+
+Color = Sequence[int]
+
+# Index grows to inferior, posterior, left: rows of the slices then run downward as radiologists look at them.
+ORIENTATION = "IPL"
+MARGIN_MM = 12.0
+PANEL_INCHES, DPI = 3.0, 110
+REFERENCE_COLOR = "white"
+
+
+@dataclass(frozen=True)
+class Masks:
+    """One segment in two label maps, both [k, j, i] on the image's grid."""
+
+    found: np.ndarray
+    truth: np.ndarray
+    values: SegmentValues
+
+    def cut(self, view, box: Box) -> tuple[np.ndarray, np.ndarray]:
+        """The segment's masks (result, reference), bool, after ``view`` in ``box``."""
+        return (
+            np.isin(view(self.found)[box], self.values.found),
+            np.isin(view(self.truth)[box], self.values.truth),
+        )
+
+
+def draw_case(
+    image: Volume, masks: Mapping[str, Masks], colors: Mapping[str, Color], planes: int = 3, worst: bool = True
+) -> bytes:
+    """A PNG of slices of a case, one a plane.
+
+    The image is cut to what either label map holds with a margin around it, and turned to its nearest anatomical axes.
+    The result is outlined in the segments' colors, the reference's segments in dashed white.
+
+    Args:
+        planes: how many of axial, coronal and sagittal, in this order.
+        worst: of the slices with most voxels in the wrong segment; else, and where none is wrong, of those with most
+            voxels of the reference's segments.
+    """
+    reorder = reordering(image.grid, ORIENTATION)
+    spacing = reorder.grid(image.grid).spacing[::-1]
+    first = next(iter(masks.values()))
+    shown = reorder.view((first.found != 0) | (first.truth != 0))
+    box = _with_margin(bounding_box(shown) or whole_box(shown.shape), spacing)
+    gray = reorder.view(image.array)[box].astype(np.float32)
+    pairs = {name: item.cut(reorder.view, box) for name, item in masks.items()}
+    place = _place_with_most([found != truth for found, truth in pairs.values()]) if worst else None
+    place = place or _place_with_most([truth for _, truth in pairs.values()]) or [side // 2 for side in gray.shape]
+    low, high = np.percentile(gray[np.isfinite(gray)], [1, 99.5]) if np.isfinite(gray).any() else (0, 1)
+    figure = Figure(figsize=(PANEL_INCHES * planes, PANEL_INCHES), facecolor="black", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    for axis, axes in enumerate(np.ravel(figure.subplots(1, planes))):
+        rows, columns = (other for other in range(3) if other != axis)
+        axes.imshow(
+            gray.take(place[axis], axis),
+            cmap="gray",
+            vmin=low,
+            vmax=max(high, low + 1e-6),
+            aspect=spacing[rows] / spacing[columns],
+            interpolation="nearest",
+        )
+        for name, (found, truth) in pairs.items():
+            shade = np.array(colors[name]) / 255
+            outline(axes, found.take(place[axis], axis), colors=[shade], linewidths=1.6)
+            outline(axes, truth.take(place[axis], axis), colors=REFERENCE_COLOR, linewidths=0.9, linestyles="dashed")
+        # Outlines reach half a voxel beyond the slice.
+        height, width = gray.take(place[axis], axis).shape
+        axes.set(xlim=(-1, width), ylim=(height, -1))
+        axes.set_axis_off()
+    return to_png(figure, DPI)
+
+
+def _with_margin(box: Box, spacing: np.ndarray) -> Box:
+    margins = np.ceil(MARGIN_MM / spacing).astype(int)
+    return tuple(
+        slice(max(0, part.start - margin), part.stop + margin) for part, margin in zip(box, margins, strict=True)
+    )
+
+
+def _place_with_most(masks: Sequence[np.ndarray]) -> list[int] | None:
+    """Along each axis the slice with most voxels of all masks together; None where they are empty."""
+    total = sum(mask.astype(np.int32) for mask in masks)
+    if not total.any():
+        return None
+    return [int(total.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+
+
+def make_page(evaluation: Evaluation, pictures: Mapping[str, bytes], colors: Mapping[str, Sequence[int]]) -> str:
+    """HTML text.
+
+    Args:
+        pictures: PNG images of the worst cases, the worst first.
+        colors: red, green and blue, 0 to 255, by segment.
+    """
+    cases, summary = evaluation.cases, evaluation.summary
+    blocks = [(name, summary["segments"][name]) for name in evaluation.segments]
+    if len(blocks) > 1:
+        blocks.append(("Mean of segments", summary[OVERALL]))
+    tables = [
+        (name, [(METRICS[metric].heading, summary_cells(metric, found)) for metric, found in metrics.items() if found])
+        for name, metrics in blocks
+    ]
+    captions = {
+        name: ", ".join(f"{segment} {row['dice']:.3f}" for segment, row in cases[name].items()) for name in pictures
+    }
+    return fill_template(
+        "evaluation/page.html",
+        evaluation=evaluation,
+        version=__version__,
+        metrics=METRICS,
+        volume=VOLUME,
+        tables=tables,
+        missing=listed(evaluation.missing),
+        remarks=remarks(summary),
+        plots=[data_uri(metric_plot(cases, metric, colors), "svg+xml") for metric in METRICS],
+        volume_plot=data_uri(dice_against_volume(cases, colors), "svg+xml"),
+        agreement_plots=[data_uri(bland_altman(cases, segment, colors), "svg+xml") for segment in evaluation.segments],
+        pictures=[(name, data_uri(picture, "png"), captions[name]) for name, picture in pictures.items()],
+        swatches={name: "#{:02x}{:02x}{:02x}".format(*colors[name]) for name in evaluation.segments},
+        shown=_shown,
+    )
+
+
+def _shown(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+WORST_CASES = 6
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation, and what pictures of its cases take.
+
+    Args:
+        files: each case with the label map that was found for it.
+        values: label values by segment.
+        colors: red, green and blue, 0 to 255, by segment.
+    """
+
+    evaluation: Evaluation
+    files: Mapping[str, tuple[Case, Path]]
+    values: Mapping[str, SegmentValues]
+    colors: Mapping[str, Color]
+
+
+def write_results(measured: Measured, output: Path) -> None:
+    """Write the page, the CSV file and, last, the JSON file."""
+    pictures = {
+        name: picture
+        for name in measured.evaluation.worst_first()[:WORST_CASES]
+        if (picture := picture_of(name, measured)) is not None
+    }
+    page = make_page(measured.evaluation, pictures, measured.colors)
+    with replacing(output / PAGE_FILE) as path:
+        path.write_text(page, encoding="utf-8", newline="\n")
+    write_tables(measured.evaluation, output)
+
+
+def picture_of(name: str, measured: Measured, **options) -> bytes | None:
+    """A case's PNG picture by ``draw_case``, which takes the options; None where its image is not at hand.
+
+    None too where regions overlap in part: the label map, from which the outlines are drawn, does not hold all of them.
+    """
+    case, found_file = measured.files[name]
+    if not case.images[0].exists() or crossing(measured.values):
+        return None
+    image, found, truth = read_image(case.images[0]), read_label(found_file), read_label(case.label)
+    masks = {segment: Masks(found.array, truth.array, item) for segment, item in measured.values.items()}
+    # Of several channels the first is shown.
+    return draw_case(Volume(image.components[0], image.grid, name), masks, measured.colors, **options)

@@ -1,0 +1,1 @@
+"""What the HTML pages of checks and evaluations have in common."""

@@ -1,0 +1,193 @@
+"""How much memory a training step takes, and the largest network and window that fit what there is.
+
+What a network keeps of a step for its backward pass is counted, on the device "meta", where torch works out shapes
+alone. How much more a step takes was measured: steps in fp32 on a processor with all losses and Adam, their peak memory
+taken in processes of their own at windows of 24 x 32 x 32 and 40 x 56 x 48, batch 2, base width 16. Between the two
+windows memory rose by 1.5 (ResDSN) to 2.4 (VoxResNet) times what was kept, by 1.85 for ConResNet. Twice is counted on,
+beside the parameters and something fixed. Under bf16 autocast ConResNet took about a quarter less, which is not counted
+on. It was not measured on a GPU.
+"""
+
+import contextlib
+import functools
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from conresnet.errors import UserError
+from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE
+from conresnet.networks import build_network
+from conresnet_training.planning.systems import Build, Frame, Network
+from conresnet_training.training.losses import total_loss
+
+# What is kept grows evenly with the voxels of the window.
+COUNTED_WINDOWS = ((32, 32, 32), (48, 48, 48))
+# A step's memory for what is kept for the backward pass.
+TIMES_KEPT = 2.0
+# Each parameter with its gradient and two moments of Adam, in fp32.
+BYTES_A_PARAMETER = 16
+# Python, torch, a GPU's context, and what convolutions work in.
+FIXED_BYTES = 2**30
+# The rest is for fluctuation, and for others.
+USED_SHARE = 0.8
+# What a computer that does not tell is taken to have.
+ASSUMED_BYTES = 8 * 2**30
+
+BATCH = 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What training may use.
+
+    Args:
+        bytes: of memory.
+        widths: base widths to choose from, the preferred first. The paper's is 32. A processor has the memory for it
+            and not the time, so 16 is tried first there.
+        source: where the figure comes from, for people.
+        is_gpu: whether it is a GPU's memory, so that a GPU makes the steps.
+    """
+
+    bytes: int
+    widths: tuple[int, ...]
+    source: str
+    is_gpu: bool = False
+
+    @classmethod
+    def given(cls, gigabytes: float) -> "Budget":
+        """For a GPU with so much memory."""
+        return cls(int(gigabytes * 2**30), (32, 16, 8), f"{gigabytes:g} GB of GPU memory, as you said", is_gpu=True)
+
+    @classmethod
+    def here(cls) -> "Budget":
+        """What is free on this computer: of its first GPU where torch sees one, else of its memory."""
+        if torch.cuda.is_available():
+            free = torch.cuda.mem_get_info()[0]
+            source = f"{free / 2**30:.1f} GB free on {torch.cuda.get_device_name()}"
+            return cls(free, (32, 16, 8), source, is_gpu=True)
+        free = _free_memory()
+        source = f"{free / 2**30:.1f} GB free on this computer, which has no GPU for torch"
+        return cls(free, (16, 8), source)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A network and a window that fit, and the memory they are expected to take."""
+
+    width: int
+    batch: int
+    window: tuple[int, int, int]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a training step of a network takes, by the module's rule.
+
+    Args:
+        parameters: how many.
+        kept: bytes for the backward pass whatever the window, such as standardized weights.
+        kept_a_voxel: bytes for each voxel of each sample.
+    """
+
+    parameters: int
+    kept: float
+    kept_a_voxel: float
+
+    @classmethod
+    def of(cls, network: Network, segments: int) -> "StepCost":
+        """Count it.
+
+        Args:
+            network: its type and arguments, as a plan names them.
+            segments: output structures.
+        """
+        with torch.device("meta"):
+            built = build_network(network["type"], network["arguments"])
+        small, large = (_kept(built, segments, window) for window in COUNTED_WINDOWS)
+        voxels = [math.prod(window) for window in COUNTED_WINDOWS]
+        a_voxel = (large - small) / (voxels[1] - voxels[0])
+        parameters = sum(parameter.numel() for parameter in built.parameters())
+        return cls(parameters, small - a_voxel * voxels[0], a_voxel)
+
+    def bytes(self, batch: int, window: Sequence[int]) -> int:
+        """For so many samples a step, of a window's voxels (S, H, W)."""
+        kept = self.kept + self.kept_a_voxel * batch * math.prod(window)
+        return round(FIXED_BYTES + BYTES_A_PARAMETER * self.parameters + TIMES_KEPT * kept)
+
+
+def fit_memory(budget: Budget, build: Build, frame: Frame, window: Sequence[int]) -> Fit:
+    """The best that fits: first a narrower network is taken, then one sample a step, then a smaller window.
+
+    Args:
+        build: makes the network.
+        frame: what the data decide of it; base width and batch are chosen here.
+        window: voxels (S, H, W).
+
+    Raises:
+        UserError: ``memory-too-small``.
+    """
+    narrow = [width for width in budget.widths if width >= 16] or list(budget.widths)
+    choices = [(width, BATCH, tuple(window)) for width in narrow] + [(narrow[-1], 1, tuple(window))]
+    windows = [tuple(window)]
+    while windows[-1] != (smaller := _smaller(windows[-1])):
+        windows.append(smaller)
+    choices += [(width, 1, smaller) for width in (narrow[-1], budget.widths[-1]) for smaller in windows]
+
+    @functools.cache
+    def cost(width: int, batch: int) -> StepCost:
+        return StepCost.of(build(replace(frame, base_width=width, batch=batch)), frame.segments)
+
+    for width, batch, size in choices:
+        needed = cost(width, batch).bytes(batch, size)
+        if needed <= USED_SHARE * budget.bytes:
+            return Fit(width, batch, size, needed)
+    raise UserError(
+        "memory-too-small",
+        f"Even the smallest network needs {needed / USED_SHARE / 2**30:.1f} GB of memory (there is {budget.source}); "
+        "train on a computer that has more, and say how much with --memory.",
+        needed=needed,
+    )
+
+
+def _kept(network: nn.Module, segments: int, window: Sequence[int]) -> int:
+    """Bytes that a sample's forward pass and losses keep for the backward pass, parameters aside."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.device("meta"), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = network(torch.empty(1, network.input_channels, *window))
+        weights = network.auxiliary_weights(0.0) if "auxiliary" in outputs else ()
+        target, exclusive = torch.empty(1, segments, *window), outputs["segmentation"].shape[1] > segments
+        losses = total_loss(outputs, target, exclusive, "S", deep_weight=0.5, auxiliary_weights=weights)
+    for parameter in network.parameters():
+        kept.pop(parameter.untyped_storage()._cdata, None)
+    # Storages are told apart by where they lie, so all of them had to live until here.
+    del losses
+    return sum(kept.values())
+
+
+def _smaller(window: tuple[int, ...]) -> tuple[int, int, int]:
+    """One step less along the longest side, down to the smallest."""
+    longest = max(range(3), key=lambda axis: window[axis])
+    side = max(min(window[longest], SMALLEST_SIDE), window[longest] - MULTIPLE)
+    return tuple(side if axis == longest else size for axis, size in enumerate(window))
+
+
+def _free_memory() -> int:
+    """Bytes that programs could take: what Linux tells, else half of what there is, else an assumption."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    return ASSUMED_BYTES

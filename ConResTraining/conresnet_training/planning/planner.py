@@ -1,0 +1,320 @@
+"""Colors of segments and labels. Each is far in hue from those before, however many there are.
+
+Whether names of segments speak of a side of the body, which a flip from left to right would turn into the other.
+
+Which small components of a segment may be dropped without losing what the labels themselves have.
+
+A plan made from the data: what the cases are decides spacing, orientation, intensities, window and length.
+"""
+
+import colorsys
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.images.grid import bounding_box
+from conresnet.importing.brats import SEGMENTS as BRATS_SEGMENTS
+from conresnet.inference.results import small_components
+from conresnet.inference.windows import MULTIPLE
+from conresnet.networks.blocks import GROUPS
+from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION
+from conresnet_training.data import DataSet
+from conresnet_training.data.augmentation import Augmentation
+from conresnet_training.data.label_maps import read_label
+from conresnet_training.data.survey import Survey, survey
+from conresnet_training.planning.inputs import plan_inputs, words_of
+from conresnet_training.planning.memory import BATCH, Budget, fit_memory
+from conresnet_training.planning.plan import Plan, Training
+from conresnet_training.planning.reasons import Planned, Reason, reasons
+from conresnet_training.planning.systems import DEFAULT, Catalogued, Frame, catalogued
+
+# Slicer-like ones.
+FIRST = ([111, 184, 210], [216, 101, 79], [128, 174, 128], [241, 214, 145], [177, 122, 101], [192, 104, 88])
+# Its multiples spread evenly over the hues, whatever their number.
+GOLDEN_RATIO = 0.618034
+
+
+def segment_color(place: int) -> list[int]:
+    """Red, green and blue, 0 to 255, of the segment at a place."""
+    if place < len(FIRST):
+        return list(FIRST[place])
+    return [round(255 * part) for part in colorsys.hsv_to_rgb(place * GOLDEN_RATIO % 1, 0.55, 0.85)]
+
+
+def bright_colors(count: int) -> list[tuple[float, float, float]]:
+    """Red, green and blue, 0 to 1, of so many labels whose outlines must stand out in gray pictures."""
+    return [colorsys.hsv_to_rgb((0.03 + place * GOLDEN_RATIO) % 1, 0.8, 0.9) for place in range(count)]
+
+
+# L and R stand for sides in many lists of labels; then in German, French, Spanish, Italian, Portuguese and Latin.
+SIDES = {"left", "right", "l", "r", "lh", "rh", "lt", "rt"}
+SIDES |= {"links", "linke", "linker", "linkes", "rechts", "rechte", "rechter", "rechtes"}
+SIDES |= {"gauche", "droit", "droite", "izquierdo", "izquierda", "derecho", "derecha"}
+SIDES |= {"sinistro", "sinistra", "destro", "destra", "esquerdo", "esquerda", "direito", "direita"}
+SIDES |= {"sinister", "sinistrum", "dexter", "dextra", "dextrum"}
+# What is exchanged within a word, wherever in it, to find the other of a pair; then what only begins or ends a word.
+_WITHIN = (("left", "right"), ("左", "右"))
+_LETTERS = {"l": "r", "r": "l"}
+
+
+def speak_of_sides(names: Sequence[str]) -> bool:
+    """Whether a name has a word for a side, or two become one another when left and right are exchanged in a word.
+
+    "LeftLung" and "Kidney_L" have one; "lhippo" speaks of a side where there is an "rhippo" too, as "Liver" never does.
+    """
+    divided = [_words(name) for name in names]
+    if any(SIDES & set(words) for words in divided):
+        return True
+    known = set(divided)
+    return any(other in known for words in divided for other in _exchanged(words))
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """In small letters; CamelCase is divided before a capital that follows a small letter or begins a word."""
+    parted = re.sub(r"(?<=[a-zß-ÿ])(?=[A-ZÀ-Þ])|(?<=[A-ZÀ-Þ])(?=[A-ZÀ-Þ][a-zß-ÿ])", " ", name)
+    return tuple(re.findall(r"[^\W_]+", parted.lower()))
+
+
+def _exchanged(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The words with the side of one of them exchanged, in each way that there is."""
+    for place, word in enumerate(words):
+        others = [word.replace(one, other, 1) for one, other in _WITHIN if one in word]
+        if word[0] in _LETTERS:
+            others.append(_LETTERS[word[0]] + word[1:])
+        if word[-1] in _LETTERS:
+            others.append(word[:-1] + _LETTERS[word[-1]])
+        yield from ((*words[:place], other, *words[place + 1 :]) for other in others)
+
+
+# ResDSN's for an organ (4.2) and for one with lesions (4.3); tissue, and organs that come in many pieces, keep all.
+SHARES = (0.2, 0.05)
+MOST_CASES = 10
+# Of a segment's labelled voxels in all the cases that are looked at.
+MOST_LOST = 0.01
+
+
+def planned_share(data_set: DataSet, targets: Mapping[str, Sequence[int]]) -> float:
+    """The largest of ``SHARES`` by which the labels of no segment lose more than ``MOST_LOST``; 0 where there is none.
+
+    Raises:
+        UserError: any of reading a label map.
+    """
+    labels = [read_label(data_set.cases[index].label).array for index in data_set.spread(MOST_CASES)]
+    return next((share for share in SHARES if _most_lost(labels, targets.values(), share) <= MOST_LOST), 0.0)
+
+
+def _most_lost(labels: Sequence[np.ndarray], targets: Iterable[Sequence[int]], share: float) -> float:
+    """Of all segments the largest part of the labelled voxels that is dropped."""
+    return max(_lost([np.isin(label, values) for label in labels], share) for values in targets)
+
+
+def _lost(masks: Sequence[np.ndarray], share: float) -> float:
+    there = [mask[box] for mask in masks if (box := bounding_box(mask)) is not None]
+    voxels = sum(np.count_nonzero(mask) for mask in there)
+    return sum(np.count_nonzero(small_components(mask, share)) for mask in there) / max(voxels, 1)
+
+
+# Steps of two samples show each case 60 times, or 75 times where five folds hold a fifth of them out. The shipped
+# hippocampus model saw each case that it was trained on 169 times, 56 in each of its three stages. The least is for few
+# cases, which augmentation makes more of; the most bounds the time. A GPU makes many more steps in that time, and
+# networks go on gaining from them: nnU-Net makes 250,000 whatever the data.
+STEPS_A_CASE, FEWEST_STEPS, MOST_STEPS = 30, 2000, 30_000
+FEWEST_STEPS_OF_GPU, MOST_STEPS_OF_GPU = 50_000, 250_000
+# What the average holds is of the last ninth of the steps, at most of a thousand, so that short runs bear it too.
+WEIGHT_AVERAGE = 0.999
+# Millimeters; a scan of any region of an adult's body has a side that is longer.
+SHORTEST_SCAN = 100
+# A run validates so often, unless that were more often than by default.
+VALIDATIONS = 24
+REGION_NAMES = {"ET": "Enhancing tumor", "TC": "Tumor core", "WT": "Whole tumor", "RC": "Resection cavity"}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a person chooses, and the data do not decide.
+
+    Args:
+        system: a key of `system_catalogue.SYSTEMS`.
+        kind: "labels" or "regions"; None is regions where the data set has them.
+        residual_axis: "S", "H" or "W", across which the network takes residuals. Defaults to "S".
+        base_width: channels of the networks' first stage, a multiple of 8; None is what fits the memory.
+    """
+
+    system: str = DEFAULT
+    kind: str | None = None
+    residual_axis: str | None = None
+    base_width: int | None = None
+
+
+def make_plan(data_set: DataSet, folder: Path, budget: Budget | None = None, choices: Choices | None = None) -> Plan:
+    """Plan a run from what the data are.
+
+    Args:
+        folder: where the data set lies.
+        budget: memory to train in. Defaults to what is free on this computer.
+        choices: defaults to ConResNet.
+
+    Raises:
+        UserError: ``too-few-cases``, ``case-incomplete``, ``memory-too-small``, ``system-unknown``, ``no-regions``,
+            ``no-residuals``, ``base-width-invalid``, or any of reading the data.
+    """
+    return plan_with_reasons(data_set, folder, budget, choices)[0]
+
+
+def plan_with_reasons(
+    data_set: DataSet, folder: Path, budget: Budget | None = None, choices: Choices | None = None
+) -> tuple[Plan, list[Reason]]:
+    """``make_plan``, and why the plan is as it is."""
+    choices = choices or Choices()
+    entry = catalogued(choices.system)
+    _check(data_set, folder, choices, entry)
+    kind = choices.kind or ("regions" if data_set.regions else "labels")
+    budget = budget or Budget.here()
+    if choices.base_width:
+        budget = replace(budget, widths=(choices.base_width,))
+    found = survey(data_set)
+    segments, order, targets = _regions(data_set) if kind == "regions" else _labels(data_set)
+    model = _model(data_set, found, planned_window(found, entry.largest_window))
+    model["output"] = {"kind": kind, "threshold": 0.5, "segments": segments, "paint_order": order}
+    entry.prepare(model)
+    frame = Frame.of(model, budget.widths[0], choices.residual_axis or "S", BATCH)
+    wanted = tuple(model["inference"]["window"])
+    fit = fit_memory(budget, entry.build, frame, wanted)
+    model["inference"]["window"] = [side - side % entry.window_step for side in fit.window]
+    model["system"] = entry.system(replace(frame, base_width=fit.width, batch=fit.batch))
+    if entry.coarse_to_fine:
+        model["system"]["arguments"]["smallest_component"] = planned_share(data_set, targets)
+    steps, why_steps = planned_steps(len(data_set.cases), budget.is_gpu, entry.stages)
+    training = Training(
+        steps=steps,
+        batch=fit.batch,
+        folds=len(data_set.held_out) or min(Training().folds, len(data_set.patients)),
+        steps_between_checkpoints=max(Training().steps_between_checkpoints, steps // VALIDATIONS),
+        balanced_segments=True,
+        weight_average=WEIGHT_AVERAGE,
+    )
+    changes = Augmentation(flip_axes=planned_flips(found.orientation, list(targets)))
+    plan = Plan(data=folder.resolve(), targets=targets, training=training, augmentation=changes, model=model)
+    return plan, reasons(Planned(plan, entry, data_set, found, wanted, fit, budget, why_steps))
+
+
+def planned_window(found: Survey, largest: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Voxels (S, H, W) that hold the median case, in multiples of 8, and no more than ``largest``."""
+    sides = (max(-(-int(size) // MULTIPLE), 1) * MULTIPLE for size in found.size)
+    return tuple(min(side, most) for side, most in zip(sides, largest, strict=True))
+
+
+def planned_flips(orientation: str, names: Sequence[str]) -> list[str]:
+    """The axis from left to right, unless segments are named for a side."""
+    if speak_of_sides(names):
+        return []
+    return [axis for axis, letter in zip(AXES, orientation, strict=True) if letter in "LR"]
+
+
+def planned_steps(cases: int, is_gpu: bool, stages: int) -> tuple[int, str]:
+    """How many steps each of the stages takes, and why."""
+    fewest, most = (FEWEST_STEPS_OF_GPU, MOST_STEPS_OF_GPU) if is_gpu else (FEWEST_STEPS, MOST_STEPS)
+    steps = min(max(STEPS_A_CASE * cases, fewest), most)
+    bound = {fewest: " (the least)", most: " (the most)"}.get(steps, "")
+    if is_gpu and bound:
+        bound = f"{bound[:-1]} on a GPU, whose steps are quick; nnU-Net makes 250,000)"
+    return steps, f"{STEPS_A_CASE} for each case{bound}{f', in each of {stages} stages' if stages > 1 else ''}"
+
+
+def is_of_crops(found: Survey) -> bool:
+    """Whether the images are cut to a structure: no side of the median case is as long as a scan's."""
+    return found.longest_side < SHORTEST_SCAN
+
+
+def _check(data_set: DataSet, folder: Path, choices: Choices, entry: Catalogued) -> None:
+    """Refuse what can be known to be wrong before the images are looked at."""
+    if sentence := data_set.too_few(folder):
+        raise UserError("too-few-cases", sentence, path=str(folder))
+    if choices.kind == "regions" and not data_set.regions:
+        raise UserError(
+            "no-regions",
+            f"No label of {folder} is part of a region, so that there are no regions to plan; plan labels.",
+            path=str(folder),
+        )
+    if choices.residual_axis and not entry.takes_residuals:
+        raise UserError(
+            "no-residuals",
+            f"{entry.title} takes no residuals across an axis; leave the residual axis out, or plan ConResNet.",
+            system=choices.system,
+        )
+    if choices.base_width and choices.base_width % GROUPS:
+        sentence = f"A base width is a multiple of {GROUPS}, which {choices.base_width} is not; choose one."
+        raise UserError("base-width-invalid", sentence, width=choices.base_width)
+
+
+Segments = tuple[list[dict[str, Any]], list[str], dict[str, list[int]]]
+
+
+def _labels(data_set: DataSet) -> Segments:
+    """(segments, the order they are painted in, the label values of each), where each voxel has one label."""
+    segments = [
+        {"name": name, "label": value, "color": segment_color(place)}
+        for place, (value, name) in enumerate(sorted(data_set.labels.items()))
+    ]
+    names = [segment["name"] for segment in segments]
+    return segments, names, {segment["name"]: [segment["label"]] for segment in segments}
+
+
+def _regions(data_set: DataSet) -> Segments:
+    """As ``_labels``, where labels overlap as regions."""
+    known = {segment["name"]: segment for segment in BRATS_SEGMENTS}
+    segments = []
+    for place, name in enumerate(data_set.regions):
+        title = REGION_NAMES.get(name)
+        segment = known.get(title, {"name": title or name, "color": segment_color(place)})
+        segments.append({**segment, "label": data_set.region_labels[name]})
+    order = list(data_set.region_labels)
+    names = {name: segment["name"] for name, segment in zip(data_set.regions, segments, strict=True)}
+    for name, segment in zip(data_set.regions, segments, strict=True):
+        later = order[order.index(name) + 1 :]
+        own = set(data_set.regions[name])
+        segment["includes"] = [names[other] for other in later if own > set(data_set.regions[other])]
+    targets = {names[name]: list(values) for name, values in data_set.regions.items()}
+    return segments, [names[name] for name in order], targets
+
+
+def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> dict[str, Any]:
+    """``model.json`` but for the system and the output."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "name": _plain_name(data_set.name),
+        "title": data_set.name,
+        "version": "1.0.0",
+        "description": "",
+        "license": data_set.licence or "not stated",
+        "attribution": "",
+        "citations": [],
+        "training_data": data_set.name,
+        "intended_use": "Research only, not for diagnosis.",
+        "limitations": "",
+        "inputs": plan_inputs(data_set),
+        "preparation": {
+            "orientation": found.orientation,
+            "spacing": [round(mm, 4) for mm in found.spacing],
+            "foreground": "not_background",
+            "roi": "cut" if is_of_crops(found) else "limit",
+        },
+        "inference": {
+            "window": list(window),
+            "overlap": 0.5,
+            "tiling": "fitted",
+            "blending": "gaussian",
+            "mirror_axes": [],
+        },
+    }
+
+
+def _plain_name(name: str) -> str:
+    """A name that a model package may have: letters, digits and dashes."""
+    return "-".join(words_of(name))[:80] or "model"

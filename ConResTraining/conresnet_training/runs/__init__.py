@@ -1,0 +1,1 @@
+"""Run folders: their plan and fold, progress, checkpoints, cross-validation, export."""

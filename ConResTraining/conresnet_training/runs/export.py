@@ -1,0 +1,153 @@
+"""Finished runs as a model package, with figures measured by the engine on held-out cases, and a model card."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from conresnet import __version__
+from conresnet.package import ModelDescription, parse_description, write_package
+from conresnet.package.description import CARD_FILE
+from conresnet.package.maps import residual_plane
+from conresnet.package.reader import METRICS_FILE
+from conresnet.package.writer import check_replaceable
+from conresnet_training.evaluation.metrics import METRICS
+from conresnet_training.evaluation.report import Measured, picture_of
+from conresnet_training.evaluation.results import Evaluation, remarks, summary_cells
+from conresnet_training.evaluation.runs import measure_runs
+from conresnet_training.pages.drawing import fill_template
+from conresnet_training.pages.text import cases_in_words
+from conresnet_training.runs.packing import pack_runs
+from conresnet_training.runs.run import Run
+
+LOWEST_CASES = 3
+
+
+def write_card(
+    description: ModelDescription, evaluation: Evaluation, metrics: Mapping[str, Any], pictured: str | None
+) -> str:
+    """The text of ``MODEL_CARD.md``.
+
+    Args:
+        metrics: what ``metrics.json`` holds.
+        pictured: the case that the thumbnail shows, or None without one.
+    """
+    rows = [
+        (segment, METRICS[metric].heading, summary_cells(metric, found))
+        for segment, found_by_metric in evaluation.summary["segments"].items()
+        for metric, found in found_by_metric.items()
+        if found
+    ]
+    lowest = {
+        segment: sorted((rows[segment]["dice"], case) for case, rows in evaluation.cases.items())[:LOWEST_CASES]
+        for segment in evaluation.segments
+    }
+    return fill_template(
+        "runs/model_card.md",
+        model=description,
+        networks=description.system.networks,
+        spacing=" x ".join(f"{side:g}" for side in description.preparation.spacing or ()),
+        residual_plane=residual_plane(description),
+        evaluation=evaluation,
+        metrics=metrics,
+        rows=rows,
+        lowest=lowest,
+        remarks=remarks(evaluation.summary),
+        pictured=pictured,
+        version=__version__,
+    )
+
+
+THUMBNAIL_FILE = "thumbnail.png"
+REPORTED = ("dice", "surface_dice", "hd95", "volume_difference_ml")
+
+
+def export_runs(
+    runs: Sequence[Run],
+    output: Path,
+    checkpoint: str = "last",
+    overwrite: bool = False,
+    name: str | None = None,
+    title: str | None = None,
+) -> str:
+    """Write the package ``output`` and return one sentence about it.
+
+    Several runs, such as the folds of a cross-validation, become one model, an ensemble. Into the package go
+    ``metrics.json``, the figures of every held-out case, ``MODEL_CARD.md``, and ``thumbnail.png``, a slice of the case
+    in the middle.
+
+    Args:
+        checkpoint: "last", or "best" by validation Dice; figures of "best" are optimistic, because the held-out cases
+            chose it, and the card says so.
+        overwrite: replace a model package that is there.
+        name, title: instead of those in the plan.
+
+    Raises:
+        UserError: ``package-exists``, ``checkpoint-not-found``, ``runs-differ``, or any of reading the data and writing
+            the package.
+    """
+    check_replaceable(output, overwrite)
+    packed = pack_runs(runs, checkpoint)
+    changes = {"name": name, "title": title}
+    description = replace(packed.description, **{key: text for key, text in changes.items() if text is not None})
+    # Before the work, so that a name that cannot be is known at once.
+    parse_description(description.to_dict(), "to be written")
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure_runs(runs, Path(folder), checkpoint=checkpoint)
+        shown = _case_in_the_middle(measured.evaluation)
+        thumbnail = picture_of(shown, measured, planes=1, worst=False)
+    metrics = _metrics(measured, len(runs), packed.steps, checkpoint)
+    card = write_card(description, measured.evaluation, metrics, shown if thumbnail else None)
+    files = {
+        **packed.files,
+        METRICS_FILE: json.dumps(metrics, indent=1, ensure_ascii=False).encode(),
+        CARD_FILE: card.encode(),
+        **({THUMBNAIL_FILE: thumbnail} if thumbnail else {}),
+    }
+    write_package(description, files, output, overwrite)
+    return f"{output} is written: mean Dice {metrics['mean_dice']:.3f} on {_counted(measured.evaluation, len(runs))}."
+
+
+def _counted(evaluation: Evaluation, networks: int) -> str:
+    cases = cases_in_words(len(evaluation.cases))
+    return f"{cases} it never saw" if networks == 1 else f"{cases}, each by those of its networks that never saw it"
+
+
+def _case_in_the_middle(evaluation: Evaluation) -> str:
+    """The case with the median of the cases' Dice."""
+    order = evaluation.worst_first()
+    return order[len(order) // 2]
+
+
+def _metrics(measured: Measured, networks: int, steps: Sequence[int], checkpoint: str) -> dict[str, Any]:
+    """``metrics.json``: figures, means by segment, and a table a metric of all cases."""
+    evaluation = measured.evaluation
+    what = "Whole cases, segmented by the exported package through the engine, on the images' own grids"
+    if networks > 1:
+        what = (
+            "Whole cases on the images' own grids, each segmented through the engine by those of the package's "
+            f"{networks} networks that never saw it; the package averages all of them"
+        )
+    overall, segments = evaluation.summary["overall"], evaluation.summary["segments"]
+    content = {
+        "what": what,
+        "data": evaluation.data,
+        "split": evaluation.split,
+        "mean_dice": round(overall["dice"]["mean"], 4),
+        "mean_dice_interval": overall["dice"]["interval"],
+        "lowest_dice_a_segment": {name: round(rows["dice"]["lowest"], 4) for name, rows in segments.items()},
+        "surface_tolerance_mm": evaluation.surface_tolerance_mm,
+    }
+    for metric in REPORTED:
+        means = {name: round(rows[metric]["mean"], 4) for name, rows in segments.items() if rows[metric]}
+        content[f"mean_{metric}_a_segment"] = means
+    for metric in REPORTED:
+        content[f"{metric}_a_case"] = {
+            case: {name: None if row[metric] is None else round(row[metric], 4) for name, row in rows.items()}
+            for case, rows in evaluation.cases.items()
+        }
+    content["checkpoint"] = checkpoint
+    content["steps"] = steps[0] if networks == 1 else list(steps)
+    return content

@@ -1,0 +1,111 @@
+"""A bar on a terminal, for work that takes its time over many cases.
+
+Where a run's events go: its progress file, the curves of TensorBoard, and the terminal.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from lightning.fabric.loggers import TensorBoardLogger
+from tqdm import tqdm
+
+from conresnet.files import write_error
+from conresnet_training.runs.progress import PROGRESS_FILE, ProgressWriter
+from conresnet_training.runs.run import Run
+
+
+@contextmanager
+def counted(cases: int) -> Iterator[Callable[[str], None]]:
+    """A function to call with each case's name once it is done; it moves a bar on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda name: None
+        return
+    with click.progressbar(length=cases, file=sys.stderr, item_show_func=lambda name: name or "") as bar:
+        yield lambda name: bar.update(1, name)
+
+
+_LOSSES = ("loss", "segmentation_loss", "auxiliary_loss", "residual_loss", "boundary_loss")
+_CURVES = (*_LOSSES, "learning_rate", "samples_per_second", "dice")
+
+
+class Reports:
+    """Tells each event of ``conresnet_training.runs.progress`` to whom it concerns."""
+
+    def __init__(self, run: Run):
+        self._path = run.folder / PROGRESS_FILE
+        try:
+            self._progress = ProgressWriter(self._path)
+        except OSError as error:
+            raise write_error(error, self._path) from error
+        # Every start of the run logs into a folder of its own, so that a resumption keeps what came before.
+        self._curves = TensorBoardLogger(run.folder, name="tensorboard")
+        self._bar: tqdm | None = None
+        self._step = 0
+
+    def __call__(self, event: str, **values: Any) -> None:
+        """Tell an event. Raises UserError ``disk-full`` or ``cannot-write``."""
+        try:
+            self._progress.write(event, **values)
+            self._log(event, values)
+        except OSError as error:
+            raise write_error(error, self._path) from error
+        # A terminal that was closed hears nothing any longer; the run must still end with its checkpoint.
+        with contextlib.suppress(OSError):
+            self._show(event, values)
+
+    def close(self) -> None:
+        """Close the files; what does not fit on the disk any more, or into a closed terminal, is left out."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()
+        for close in (lambda: self._curves.finalize("success"), self._progress.close):
+            with contextlib.suppress(OSError):
+                close()
+
+    def _log(self, event: str, values: dict) -> None:
+        curves = {name: value for name, value in values.items() if name in _CURVES}
+        curves |= {f"dice_{name}": value for name, value in values.get("dice_a_segment", {}).items()}
+        if curves:
+            self._curves.log_metrics(curves, values["step"])
+        if event == "checkpoint":
+            self._curves.save()
+
+    def _show(self, event: str, values: dict) -> None:
+        if event == "started":
+            # Only a terminal gets the bar; a log keeps the lines.
+            self._bar = tqdm(
+                total=values["steps"], initial=values["step"], unit="step", disable=None, dynamic_ncols=True
+            )
+            self._step = values["step"]
+        elif event == "preparing":
+            self._bar.set_description(f"Preparing case {values['done']} of {values['of']}")
+        elif event == "step":
+            self._bar.set_description("Training")
+            self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+            self._bar.update(values["step"] - self._step)
+            self._step = values["step"]
+        elif event == "validation":
+            segments = ", ".join(f"{name} {dice:.3f}" for name, dice in values["dice_a_segment"].items())
+            best = "; the best so far" if values["best"] else ""
+            with tqdm.external_write_mode():
+                click.echo(f"Step {values['step']}: mean Dice {values['dice']:.3f} ({segments}){best}.")
+        elif event == "stopping":
+            with tqdm.external_write_mode():
+                click.echo(f"Stopping after this step ({values['reason']}); once more ends at once.", err=True)
+
+
+@contextlib.contextmanager
+def reporting(run: Run, is_first_process: bool) -> Iterator[Any]:
+    """Something to tell events to, ``tell(event, **values)``; of several processes the first alone is heard."""
+    if not is_first_process:
+        yield lambda event, **values: None
+        return
+    reports = Reports(run)
+    try:
+        yield reports
+    finally:
+        reports.close()

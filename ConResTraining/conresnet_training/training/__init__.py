@@ -1,0 +1,1 @@
+"""The training itself: losses, networks with their losses, the loop, validation, processes."""

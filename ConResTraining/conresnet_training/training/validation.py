@@ -1,0 +1,153 @@
+"""The cases that a fold holds out, whole, and how well a network segments them."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from conresnet.images.grid import Box, whole_box
+from conresnet.inference.windows import fitted_windows
+from conresnet_training.data.label_maps import VALUES
+from conresnet_training.data.preparation import TrainingCase
+
+# The logits of a case are put together on the device up to so many bytes, else in the computer's own memory.
+MOST_BYTES_ON_DEVICE = 2 * 1024**3
+
+# The share of a window that the next one covers too.
+OVERLAP = 0.5
+
+
+def whole_case(case: TrainingCase) -> Box:
+    """All of a case (S, H, W)."""
+    return whole_box(case.label.shape)
+
+
+class HeldOutCases(Dataset):
+    """Prepared cases, as (image (C, S, H, W), label map (S, H, W) uint8, the box in which the network is to look).
+
+    Image and label map are of the whole case, and mapped from their files, not in memory.
+
+    Args:
+        targets: a segment each, the label values that belong to it.
+        box_of: where the network is to look in a case; None where it is to look nowhere.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        targets: Sequence[Sequence[int]],
+        box_of: Callable[[TrainingCase], Box | None] = whole_case,
+    ):
+        self.cases, self.box_of = cases, box_of
+        self.targets = [sorted({*values}) for values in targets]
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, Box | None]:
+        case = self.cases[index]
+        return case.image, case.label, self.box_of(case)
+
+
+@torch.no_grad()
+def dice_of_cases(
+    network: nn.Module,
+    cases: HeldOutCases,
+    indices: Sequence[int],
+    window: Sequence[int],
+    exclusive: bool,
+    device: torch.device,
+    is_cancelled: Callable[[], bool],
+) -> Tensor | None:
+    """Dice of some of the cases' segments, 1 where a segment is in neither; None once ``is_cancelled``.
+
+    Args:
+        indices: of the cases.
+        window: voxels (S, H, W) that the network sees at a time.
+        exclusive: labels (softmax) rather than regions (a sigmoid a segment).
+
+    Returns:
+        (all cases, segments) on the CPU, 0 for cases that were not asked for.
+    """
+    dice = torch.zeros(len(cases), len(cases.targets))
+    training = network.training
+    network.eval()
+    try:
+        for index in indices:
+            if is_cancelled():
+                return None
+            image, label, box = cases[index]
+            # Of the whole case: what lies outside the box was missed.
+            there = sum((np.bincount(plane.ravel(), minlength=VALUES) for plane in label), np.zeros(VALUES, np.int64))
+            found = np.zeros((len(cases.targets), VALUES), np.int64)
+            if box:
+                segments = found_segments(network, image, box, window, len(found), exclusive, device)
+                found = _label_counts(segments, label[box], len(found))
+            for segment, values in enumerate(cases.targets):
+                volume = int(found[segment].sum() + there[values].sum())
+                dice[index, segment] = 2 * int(found[segment, values].sum()) / volume if volume else 1.0
+    finally:
+        network.train(training)
+    return dice
+
+
+def _label_counts(found: np.ndarray, label: np.ndarray, segments: int) -> np.ndarray:
+    """(segments, 256): how many voxels of each segment that was found have each label value.
+
+    Slice by slice, since numpy counts in eight bytes a voxel.
+    """
+    counts = np.zeros((segments, VALUES), np.int64)
+    for place, values in enumerate(label):
+        if found.ndim == 4:
+            counts += [np.bincount(values[mask], minlength=VALUES) for mask in found[:, place]]
+        else:
+            pairs = found[place].astype(np.intp) * VALUES + values
+            counts += np.bincount(pairs.ravel(), minlength=(segments + 1) * VALUES).reshape(-1, VALUES)[1:]
+    return counts
+
+
+def found_segments(
+    network: nn.Module,
+    image: np.ndarray,
+    box: Box,
+    window: Sequence[int],
+    segments: int,
+    exclusive: bool,
+    device: torch.device,
+) -> np.ndarray:
+    """What a network finds in a box of an image (C, S, H, W).
+
+    It sees what the engine shows it: windows as those are fitted to the box, which take in the image around a box that
+    they are longer than.
+
+    Held as small as it may be, since a case may have many voxels and many segments: beside the logits, a byte a voxel
+    for labels and a byte a voxel and segment for regions.
+
+    Returns:
+        of the box, for labels (S, H, W) uint8, 0 or the segment's place from 1; for regions (segments, S, H, W) bool.
+    """
+
+    def predict(x: Tensor) -> Tensor:
+        return network(x, wanted=("segmentation",))["segmentation"].float()
+
+    plan = fitted_windows(box, image.shape[1:], window, OVERLAP)
+    seen = plan.extent(image.shape[1:])
+    shown = torch.from_numpy(image[(slice(None), *seen)].copy())
+    fits = shown[0].numel() * (segments + 1) * 4 <= MOST_BYTES_ON_DEVICE
+    stitched_on = device if fits else torch.device("cpu")
+    options = {"overlap": OVERLAP, "mode": "gaussian", "sw_device": device, "device": stitched_on}
+    logits = sliding_window_inference(shown[None], plan.size, 1, predict, **options)[0]
+    inside = (slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(box, seen, strict=True))
+    logits = logits[(slice(None), *inside)]
+    if not exclusive:
+        return (logits > 0).cpu().numpy()
+    # Slice by slice, since torch gives eight bytes a voxel.
+    return torch.stack([plane.argmax(0).to(torch.uint8) for plane in logits.unbind(1)]).cpu().numpy()
+
+
+def segment_mask(found: np.ndarray, segment: int) -> np.ndarray:
+    """(S, H, W) bool of one segment, counted from 0, in what ``found_segments`` gives."""
+    return found[segment] if found.ndim == 4 else found == segment + 1
