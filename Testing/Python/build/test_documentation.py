@@ -11,21 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import conresnet.command_line
-import conresnet_training.command_line
 import pytest
 import yaml
-from conresnet.cases import read_case_list
-from conresnet.maps import MAPS
-from conresnet_training.plan import Training
-from conresnet_training.system_catalogue import SYSTEMS
+
+import conresnet.cli.main
+import conresnet_training.cli.main
+from conresnet.cli.cases import read_case_list
+from conresnet.package.maps import MAPS
+from conresnet_training.planning.plan import Training
+from conresnet_training.planning.systems import SYSTEMS
 
 MOST_README_LINES = 150
 TOP_FOLDERS = r"ConResSegmentation|ConResTraining|Testing|Screenshots|Utilities|docs|requirements|\.github|\.ci"
 PATH = re.compile(rf"(?<![\w/.~-])(?:{TOP_FOLDERS})/[\w./-]*\w")
 PROGRAMS = {
-    "conresnet": conresnet.command_line.conresnet,
-    "conresnet_training": conresnet_training.command_line.conresnet_training,
+    "conresnet": conresnet.cli.main.conresnet,
+    "conresnet_training": conresnet_training.cli.main.conresnet_training,
 }
 
 
