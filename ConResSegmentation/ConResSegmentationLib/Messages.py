@@ -8,6 +8,8 @@ What the user reads while the engine works and when something fails, in the user
 
 from slicer.i18n import tr as _
 
+from conresnet.messages import sentence as catalogSentence
+
 
 def errorSentences() -> dict[str, str]:
     """Sentence by code, in the user's language where there is one."""
@@ -143,13 +145,17 @@ def _aboutModels() -> dict[str, str]:
 
 
 def sentence(error) -> str:
-    """The sentence for an error with ``code``, ``message`` and ``values``; without one of ours, the error's English."""
+    """The sentence for an error with ``code``, ``message`` and ``values``, in the user's language where possible."""
+    try:
+        return catalogSentence(error.code, error.values, _)
+    except (KeyError, IndexError, ValueError):
+        # An engine of another version may send other codes or values.
+        pass
     template = errorSentences().get(error.code)
     if template is not None:
         try:
             return template.format(**error.values)
         except (KeyError, IndexError, ValueError):
-            # An engine of another version may bring other values.
             pass
     return error.message
 
