@@ -1,120 +1,97 @@
-"""Every error that a user of Slicer can meet is said in the user's language, with the values that it comes with."""
+"""Every error that a user can meet has its sentence in the catalog, once, marked for translation."""
 
 from __future__ import annotations
 
 import ast
 import string
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from conresnet.errors import UserError
+from conresnet.messages import MESSAGES
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.EngineProcess import EngineError
-from ConResSegmentationLib.Messages import errorSentences
+from ConResSegmentationLib.EngineConnection import EngineError
 
-# Errors that cannot come up when the engine works for Slicer, by what keeps them away.
-NOT_FROM_SLICER = {
-    # Slicer reads the images and the region itself.
-    *("image-not-found", "cannot-read", "not-an-image", "image-2d", "image-4d", "image-color", "image-complex"),
-    *("wrong-component-count", "roi-not-found", "dicom-none", "dicom-several", "dicom-mixed", "dicom-no-position"),
-    *("dicom-tilt", "dicom-uneven"),
-    # The command line's own: its lists, its output and its options, which the panel offers as choices.
-    *("cases-unreadable", "cases-columns", "cases-row", "cases-empty", "cases-failed", "packages-wrong"),
-    *("output-not-folder", "output-not-nifti", "results-exist", "models-folder-not-found"),
-    *("tiling-unknown", "precision-unknown", "map-unknown", "channels-unclear"),
-    # The import of the authors' checkpoints, and networks loaded one by one, are for the command line and Python.
-    *("checkpoint-not-found", "checkpoint-unreadable", "checkpoint-object"),
-    *("settings-unreadable", "settings-unknown", "channels-differ", "network-ambiguous", "network-not-found"),
-    # A package with such a value has been refused as "package-description" before.
-    *("bad-orientation", "bad-spacing", "bad-foreground", "bad-intensity"),
-    # The module writes the grids.
-    "bad-grid",
-}
-# They pass on the codes of others: the engine's, the command line's, and a few of the import's.
-PASSED_ON_IN = ("EngineProcess.py", "EngineConnection.py", "result_folder.py", "authors_checkpoint.py")
-
-Raised = tuple[str, str, str, set[str]]
+PRODUCT = ("ConResSegmentation", "ConResTraining")
+CATALOG = Path("ConResSegmentation") / "conresnet" / "messages"
 
 
-def raised(folder: Path) -> Iterator[Raised]:
-    """(file and line, code, kind of the message's node, names of the values) of every error made in a folder."""
-    for path in sorted(folder.rglob("*.py")):
+def modules(repository: Path) -> Iterator[tuple[Path, ast.Module]]:
+    """(file, its syntax tree) of every module of the product."""
+    for folder in PRODUCT:
+        for path in sorted((repository / folder).rglob("*.py")):
+            yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def errors(repository: Path) -> Iterator[tuple[str, str, set[str] | None]]:
+    """(file and line, code, names of the values or None where they are not written out) of each UserError.
+
+    An error that still brings its own sentence is left out: its code need not be in the catalog.
+    """
+    for path, tree in modules(repository):
+        for node in ast.walk(tree):
+            name = getattr(getattr(node, "func", None), "id", getattr(getattr(node, "func", None), "attr", ""))
+            if not isinstance(node, ast.Call) or name not in ("UserError", "within") or len(node.args) != 1:
+                continue
+            code = node.args[0]
+            if isinstance(code, ast.Constant) and isinstance(code.value, str):
+                names = {keyword.arg for keyword in node.keywords}
+                names |= {"sentence"} if name == "within" else set()
+                yield f"{path.name}:{node.lineno}", code.value, None if None in names else names
+
+
+def named(template: str) -> set[str]:
+    """The values that a sentence names."""
+    return {name.split(".")[0] for _text, name, *_rest in string.Formatter().parse(template) if name}
+
+
+def test_every_error_has_a_sentence_and_gives_it_the_values_it_names(repository: Path) -> None:
+    for place, code, names in errors(repository):
+        assert code in MESSAGES, f"{place}: {code} has no sentence in the catalog"
+        missing = named(MESSAGES[code]) - names if names is not None else set()
+        assert not missing, f"{place}: {code} is raised without {sorted(missing)}"
+
+
+def test_no_sentence_is_written_twice(repository: Path) -> None:
+    repeated = [template for template, count in Counter(MESSAGES.values()).items() if count > 1]
+    assert repeated == []
+    templates = set(MESSAGES.values())
+    for path, tree in modules(repository):
+        if CATALOG.as_posix() not in path.as_posix():
+            texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+            assert not texts & templates, f"{path.name} repeats {texts & templates}"
+
+
+def test_every_sentence_is_marked_for_translation_under_a_code_of_its_own(repository: Path) -> None:
+    codes = []
+    for path in sorted((repository / CATALOG).glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            place = f"{path.name}:{getattr(node, 'lineno', 0)}"
-            if isinstance(node, ast.Call):
-                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                if name in ("UserError", "EngineError", "_failure", "send_error") and node.args:
-                    yield from _call(place, path, node)
-            elif isinstance(node, ast.Dict):
-                fields = {key.value: value for key, value in zip(node.keys, node.values, strict=True) if _text(key)}
-                if _text(fields.get("code")):
-                    values = _keys(fields.get("values"))
-                    yield place, fields["code"].value, type(fields["message"]).__name__, values
+            if path.name == "__init__.py" or not isinstance(node, ast.Dict):
+                continue
+            for key, value in zip(node.keys, node.values, strict=True):
+                codes.append(key.value)
+                assert getattr(getattr(value, "func", None), "id", "") == "_", f"{path.name}: {key.value} lacks _()"
+                assert isinstance(value.args[0], ast.Constant), f"{path.name}: {key.value} is not one literal"
+    assert sorted(codes) == sorted(MESSAGES), "a code is in the catalog twice"
 
 
-def _call(place: str, path: Path, node: ast.Call) -> Iterator[Raised]:
-    values = {keyword.arg for keyword in node.keywords if keyword.arg} - {"log", "ours"}
-    if len(node.args) > 2:
-        values |= _keys(node.args[2])
-    if _text(node.args[0]):
-        yield place, node.args[0].value, type(node.args[1]).__name__, values
-    elif path.name == "server.py":
-        # One of two codes, chosen some lines above.
-        for code in ("engine-incomplete", "engine-broken"):
-            assert f'"{code}"' in path.read_text(encoding="utf-8")
-            yield place, code, "", values
-    else:
-        assert path.name in PASSED_ON_IN, f"{place}: which code is it?"
+def test_every_sentence_can_be_told_and_is_one() -> None:
+    for code, template in MESSAGES.items():
+        assert template == template.strip() and template[-1] in ".?}", template
+        values = {name: 2 for name in named(template)}
+        said = Messages.sentence(EngineError(code, "English", values))
+        assert said != "English" and "{" not in said, code
 
 
-def _text(node: ast.AST | None) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def test_an_error_is_told_in_the_users_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MESSAGES, "for-this-test", "The file {name} is not there.")
+    monkeypatch.setattr(Messages, "_", lambda text: text.replace("The file", "Die Datei"))
+    assert Messages.sentence(UserError("for-this-test", name="a.nii")) == "Die Datei a.nii is not there."
 
 
-def _keys(node: ast.AST | None) -> set[str]:
-    return {key.value for key in node.keys} if isinstance(node, ast.Dict) else set()
-
-
-@pytest.fixture(scope="module")
-def from_the_engine(repository: Path) -> list[Raised]:
-    return list(raised(repository / "ConResSegmentation" / "conresnet"))
-
-
-def test_every_error_of_the_engine_has_a_sentence_or_a_reason_to_have_none(from_the_engine: list[Raised]) -> None:
-    codes = {code for _place, code, *_rest in from_the_engine}
-    assert len(codes) > 60
-    sentences = set(errorSentences())
-    assert codes - sentences - NOT_FROM_SLICER == set()
-    assert sentences - codes == set(), "sentences for errors that there are not"
-    assert NOT_FROM_SLICER - codes == set()
-    assert sentences & NOT_FROM_SLICER == set()
-
-
-def test_every_sentence_gets_the_values_it_speaks_of(from_the_engine: list[Raised]) -> None:
-    sentences = errorSentences()
-    for place, code, _kind, values in from_the_engine:
-        names = {name for _text, name, *_rest in string.Formatter().parse(sentences.get(code, "")) if name}
-        assert names <= values, f"{place}: {code} lacks {names - values}"
-
-
-def test_errors_of_slicers_own_process_are_said_in_the_users_language(repository: Path) -> None:
-    made = list(raised(repository / "ConResSegmentation" / "ConResSegmentationLib"))
-    assert len(made) > 12
-    english = [(place, code) for place, code, kind, _values in made if kind in ("Constant", "JoinedStr")]
-    assert english == []
-
-
-@pytest.mark.parametrize("code", errorSentences())
-def test_every_sentence_can_be_said(code: str) -> None:
-    sentence = errorSentences()[code]
-    names = {name for _text, name, *_rest in string.Formatter().parse(sentence) if name}
-    numbers = {"value": 1.5, "count": 2}
-    said = Messages.sentence(EngineError(code, "English", {name: numbers.get(name, name) for name in names}))
-    assert said != "English" and "{" not in said and said.endswith(".")
-
-
-def test_without_its_values_an_error_is_said_as_the_engine_said_it() -> None:
-    assert Messages.sentence(EngineError("roi-outside", "English", {})) == "English"
-    assert Messages.sentence(EngineError("image-constant", "English", {"name": "a", "value": "b"})) == "English"
+def test_without_its_values_an_error_is_told_as_the_engine_told_it() -> None:
     assert Messages.sentence(EngineError("new-code", "English", {})) == "English"
+    assert Messages.sentence(EngineError("roi-outside", "English", {})) == "English"
