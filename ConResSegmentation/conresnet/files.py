@@ -72,6 +72,18 @@ def write_error(error: OSError, path: str | Path) -> UserError:
     )
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, so that a place that cannot be written to is reported before any work.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(error, folder) from error
+
+
 if os.name == "nt":
     import msvcrt
 else:

@@ -56,10 +56,10 @@ def evaluate(runs: Sequence, output: Path, plan_file: Path) -> None:
 
     Runs may have been trained for other segments, such as the labels that make up regions; then the label maps decide.
     """
+    from conresnet.files import make_folder
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.report import write_results
     from conresnet_training.evaluation.runs import SEGMENTATIONS, measure_predictions, measure_runs
-    from conresnet_training.pages.text import make_folder
     from conresnet_training.planning.plan import read_plan
 
     data = runs[0].plan.data

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conresnet_training.data import DataSet
-from conresnet_training.pages.text import cases_in_words
+from conresnet_training.reporting.text import case_count
 
 ERROR, WARNING = "error", "warning"
 # Shares of a channel's voxels below the values that stand for its distribution.
@@ -107,7 +107,7 @@ class SetReport:
             if findings:
                 yield f"{name}: " + "; ".join(f"{found.level}: {found.message}" for found in findings)
         fine = self.count(None)
-        yield f"{fine} of {cases_in_words(len(self.cases))} {'is' if 1 in (fine, len(self.cases)) else 'are'} fine."
+        yield f"{fine} of {case_count(len(self.cases))} {'is' if 1 in (fine, len(self.cases)) else 'are'} fine."
 
     def median(self, attribute: str) -> list[float] | None:
         """Of ``patient_size`` or ``patient_spacing``, an axis each; None where no case could be read."""

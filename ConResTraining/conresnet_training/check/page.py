@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 
 from conresnet import __version__
 from conresnet.errors import UserError
-from conresnet.files import replacing
+from conresnet.files import make_folder, replacing
 from conresnet_training.check.findings import ERROR, WARNING, CaseReport, SetReport, Tile
-from conresnet_training.pages.drawing import INK, data_uri, fill_template, outline, short_name, style_axes, to_png
-from conresnet_training.pages.text import make_folder, product
 from conresnet_training.planning.planner import GOLDEN_RATIO, bright_colors
+from conresnet_training.reporting.drawing import INK, data_uri, fill_template, outline, plot_name, style_axes, to_png
+from conresnet_training.reporting.text import product
 
 BLUE = "#3b7ea1"
 AXES = ("superior-\ninferior", "anterior-\nposterior", "right-\nleft")
@@ -54,7 +54,7 @@ def plot_intensities(cases: Sequence[CaseReport], channels: Sequence[str]) -> by
         axes.set_visible(False)
     for axes, name in zip(grid, shown, strict=False):
         values = np.array(sorted((c.intensities[name] for c in cases if name in c.intensities), key=lambda v: v[2]))
-        _style(axes, short_name(name))
+        _style(axes, plot_name(name))
         # Steps of equal width, so that a single case is seen too.
         places = np.arange(len(values) + 1)
         ends = np.vstack([values, values[-1:]])
@@ -81,7 +81,7 @@ def plot_volumes(cases: Sequence[CaseReport], colors: Mapping[str, Sequence[floa
         values = np.array([volumes[name] for volumes in measured if volumes[name] > 0])
         _strip(axes, values, place, color, vertical=False)
         lacking = len(measured) - len(values)
-        names.append(short_name(name) + (f" (not in {lacking})" if lacking else ""))
+        names.append(plot_name(name) + (f" (not in {lacking})" if lacking else ""))
         all_values.extend(values)
     if all_values and max(all_values) > WIDE * min(all_values):
         axes.set_xscale("log")

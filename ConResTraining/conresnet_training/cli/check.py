@@ -20,18 +20,17 @@ def check(data: Path, output: Path | None) -> int:
     from conresnet_training.check import check_data_set
     from conresnet_training.check.page import PAGE_FILE, make_output_folder, write_check
     from conresnet_training.data import read_data_set
-    from conresnet_training.pages.text import cases_in_words
-    from conresnet_training.runs.reports import counted
+    from conresnet_training.reporting.text import case_count, progress_bar
 
     data_set = read_data_set(data)
     output = make_output_folder(output or Path(f"{data.resolve().name}_check"), data)
-    with counted(len(data_set.cases)) as done:
+    with progress_bar(len(data_set.cases)) as done:
         report = check_data_set(data_set, data, done)
     for line in report.lines():
         click.echo(line)
     write_check(report, output)
     click.echo(
-        f"Checked {cases_in_words(len(report.cases))} of {data_set.name}: {report.count('error')} with errors, "
+        f"Checked {case_count(len(report.cases))} of {data_set.name}: {report.count('error')} with errors, "
         f"{report.count('warning')} with warnings only; see {output / PAGE_FILE}.",
         err=True,
     )

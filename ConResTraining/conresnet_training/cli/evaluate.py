@@ -40,7 +40,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     from conresnet_training.evaluation import evaluate_predictions, evaluate_runs, summary_table
     from conresnet_training.evaluation.results import PAGE_FILE, remarks
     from conresnet_training.evaluation.runs import open_runs
-    from conresnet_training.pages.text import cases_in_words, listed
+    from conresnet_training.reporting.text import case_count, listed
 
     if not folder.is_dir():
         raise click.UsageError(f"The folder {folder} does not exist.")
@@ -61,7 +61,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
         click.echo(sentence)
     if evaluation.missing:
         click.echo(f"Not counted, since they have no label map: {listed(evaluation.missing)}.")
-    measured = f"{cases_in_words(len(evaluation.cases))} of {evaluation.data}"
+    measured = f"{case_count(len(evaluation.cases))} of {evaluation.data}"
     click.echo(
         f"Measured {measured}: mean Dice {evaluation.mean('dice'):.3f}; see {output / PAGE_FILE}.",
         err=True,
@@ -81,7 +81,7 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     from conresnet_training.evaluation import read_evaluation
     from conresnet_training.evaluation.compare import compare_evaluations, comparison_table
     from conresnet_training.evaluation.results import remarks, write_json
-    from conresnet_training.pages.text import cases_in_words, listed
+    from conresnet_training.reporting.text import case_count, listed
 
     evaluations = [read_evaluation(path) for path in (first, second)]
     comparison = compare_evaluations(*evaluations)
@@ -95,4 +95,4 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     if output:
         write_json(comparison.to_dict(), output)
     common = len(set(evaluations[0].cases) & set(evaluations[1].cases))
-    click.echo(f"Compared {first} with {second} on {cases_in_words(common)}.", err=True)
+    click.echo(f"Compared {first} with {second} on {case_count(common)}.", err=True)

@@ -13,7 +13,7 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.images.files import read_single
 from conresnet.images.grid import Grid, Volume
-from conresnet_training.pages.text import product
+from conresnet_training.reporting.text import product
 
 # What is not worth a word: relative for spacings, in voxels for places, in degrees.
 SAME_SPACING, SAME_PLACE, SAME_DEGREES = 1e-3, 0.01, 0.01

@@ -31,17 +31,17 @@ from conresnet_training.evaluation.results import (
     summary_cells,
     write_tables,
 )
-from conresnet_training.pages.drawing import (
+from conresnet_training.reporting.drawing import (
     INK,
     data_uri,
     fill_template,
     outline,
-    short_name,
+    plot_name,
     style_axes,
     to_png,
     to_svg,
 )
-from conresnet_training.pages.text import listed
+from conresnet_training.reporting.text import listed
 
 Cases = Mapping[str, Mapping[str, Figures]]
 Colors = Mapping[str, Sequence[int]]
@@ -70,7 +70,7 @@ def metric_plot(cases: Cases, metric: str, colors: Colors) -> bytes:
             capprops={"color": INK, "linewidth": 0.8},
         )
         axes.scatter(place + jitter.uniform(-0.18, 0.18, values.size), values, s=9, color=color, alpha=0.75, lw=0)
-    names = [short_name(name) for name in segments]
+    names = [plot_name(name) for name in segments]
     axes.set_xticks(range(len(segments)), names, rotation=20, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, len(segments) - 0.4)
     if METRICS[metric].better == "zero":

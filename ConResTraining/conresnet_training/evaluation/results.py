@@ -17,7 +17,7 @@ from scipy import stats
 from conresnet.errors import UserError
 from conresnet.files import replacing
 from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
-from conresnet_training.pages.text import cases_in_words
+from conresnet_training.reporting.text import case_count
 
 OVERALL = "overall"
 # Volumes of different segments are not averaged: what one lacks another would make up for.
@@ -109,7 +109,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
     words = {"missed": "missed in {}", "invented": "invented in {}", "absent": "rightly left out in {}"}
     sentences = []
     for segment, counts in summary["empty"].items():
-        parts = [words[kind].format(cases_in_words(count)) for kind, count in counts.items() if count]
+        parts = [words[kind].format(case_count(count)) for kind, count in counts.items() if count]
         if parts:
             sentences.append(f"{segment} was {', '.join(parts)}; these have no distances.")
     return sentences

@@ -13,6 +13,7 @@ import numpy as np
 
 from conresnet.cli.cases import SEGMENTATION_FILE
 from conresnet.errors import UserError
+from conresnet.files import make_folder
 from conresnet.images.files import read_channels, write_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import SegmentOptions, load_model, segment
@@ -25,11 +26,10 @@ from conresnet_training.data.preparation import check_label_grid, file_stem
 from conresnet_training.evaluation.metrics import compare_label_maps, crossing, values_of_data_set, values_of_model
 from conresnet_training.evaluation.report import Measured, write_results
 from conresnet_training.evaluation.results import Evaluation
-from conresnet_training.pages.text import make_folder
 from conresnet_training.planning.planner import segment_color
+from conresnet_training.reporting.text import progress_bar
 from conresnet_training.runs.folds import held_out_of_run
 from conresnet_training.runs.packing import PackedRuns, check_agreement, pack_runs
-from conresnet_training.runs.reports import counted
 from conresnet_training.runs.run import FOLD_FILE, Run, open_run
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -79,7 +79,7 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
         )
     known = {*data_set.labels, *(value for item in values.values() for value in (*item.truth, *item.found))}
     cases = {}
-    with counted(len(files)) as done:
+    with progress_bar(len(files)) as done:
         for name, (case, path) in files.items():
             found, truth = read_label(path), read_label(case.label)
             check_expected(found, known)
@@ -157,7 +157,7 @@ def measure_runs(
     groups = _by_who_held_them_out(runs)
     # All of them first, so that a checkpoint that lacks is known before hours of work.
     packed = [pack_runs([runs[index] for index in indices], checkpoint) for indices in groups]
-    with counted(sum(map(len, groups.values()))) as done:
+    with progress_bar(sum(map(len, groups.values()))) as done:
         for model, held_out in zip(packed, groups.values(), strict=True):
             for case, found, regions in _segmented(model, held_out):
                 file = folder / f"{file_stem(case.name)}.nii.gz"

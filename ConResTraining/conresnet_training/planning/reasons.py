@@ -8,11 +8,11 @@ from conresnet.inference.windows import MULTIPLE
 from conresnet_training.data import DataSet
 from conresnet_training.data.description import SPLITS_FILE
 from conresnet_training.data.survey import Survey
-from conresnet_training.pages.text import listed, product
 from conresnet_training.planning.inputs import ABDOMEN, abdomen_of_ct, half_resolution
 from conresnet_training.planning.memory import Budget, Fit
 from conresnet_training.planning.plan import Plan
 from conresnet_training.planning.systems import Catalogued, all_arguments
+from conresnet_training.reporting.text import listed, product
 
 MOST_LISTED = 6
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conresnet.errors import UserError
+from conresnet.files import make_folder
 from conresnet_training.data.samples import JOBS_VARIABLE
-from conresnet_training.pages.text import make_folder
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
 from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import PLAN_FILE, Run, open_run, start_run

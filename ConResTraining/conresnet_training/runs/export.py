@@ -17,8 +17,8 @@ from conresnet_training.evaluation.metrics import METRICS
 from conresnet_training.evaluation.report import Measured, picture_of
 from conresnet_training.evaluation.results import Evaluation, remarks, summary_cells
 from conresnet_training.evaluation.runs import measure_runs
-from conresnet_training.pages.drawing import fill_template
-from conresnet_training.pages.text import cases_in_words
+from conresnet_training.reporting.drawing import fill_template
+from conresnet_training.reporting.text import case_count
 from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import Run
 
@@ -111,7 +111,7 @@ def export_runs(
 
 
 def _counted(evaluation: Evaluation, networks: int) -> str:
-    cases = cases_in_words(len(evaluation.cases))
+    cases = case_count(len(evaluation.cases))
     return f"{cases} it never saw" if networks == 1 else f"{cases}, each by those of its networks that never saw it"
 
 

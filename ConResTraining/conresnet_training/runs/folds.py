@@ -6,8 +6,8 @@ from pathlib import Path
 from conresnet.errors import UserError
 from conresnet.files import replacing
 from conresnet_training.data import Case, DataSet
-from conresnet_training.pages.text import listed
 from conresnet_training.planning.plan import Plan
+from conresnet_training.reporting.text import listed
 from conresnet_training.runs.run import Run
 
 SPLIT_FILE = "split.json"

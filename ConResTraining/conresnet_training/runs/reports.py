@@ -1,12 +1,7 @@
-"""A bar on a terminal, for work that takes its time over many cases.
-
-Where a run's events go: its progress file, the curves of TensorBoard, and the terminal.
-"""
+"""Where the events of a run go: its progress file, TensorBoard and the terminal."""
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -16,17 +11,6 @@ from tqdm import tqdm
 from conresnet.files import write_error
 from conresnet_training.runs.progress import PROGRESS_FILE, ProgressWriter
 from conresnet_training.runs.run import Run
-
-
-@contextmanager
-def counted(cases: int) -> Iterator[Callable[[str], None]]:
-    """A function to call with each case's name once it is done; it moves a bar on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda name: None
-        return
-    with click.progressbar(length=cases, file=sys.stderr, item_show_func=lambda name: name or "") as bar:
-        yield lambda name: bar.update(1, name)
-
 
 _LOSSES = ("loss", "segmentation_loss", "auxiliary_loss", "residual_loss", "boundary_loss")
 _CURVES = (*_LOSSES, "learning_rate", "samples_per_second", "dice")

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from conresnet.errors import UserError
-from conresnet.files import replacing
-from conresnet_training.pages.text import make_folder
+from conresnet.files import make_folder, replacing
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
 
 PREFIX = "network."

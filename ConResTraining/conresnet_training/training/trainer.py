@@ -30,8 +30,8 @@ from conresnet_training.data import Case, read_data_set
 from conresnet_training.data.augmentation import SampleChanges
 from conresnet_training.data.preparation import TrainingCase, prepare_case
 from conresnet_training.data.samples import Sampling, TrainingSamples
-from conresnet_training.pages.text import product
 from conresnet_training.planning.plan import Plan
+from conresnet_training.reporting.text import product
 from conresnet_training.runs.folds import begin_split
 from conresnet_training.runs.reports import reporting
 from conresnet_training.runs.run import Run, read_checkpoint

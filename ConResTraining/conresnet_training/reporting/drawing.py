@@ -1,7 +1,4 @@
-"""What the plots and pictures of all pages have in common: their look, outlines of segments, and image files.
-
-Texts and pages made of a template; all pages extend ``pages/page.html``.
-"""
+"""Plots, pictures and HTML pages: a common look, outlines of segments, image files and templates."""
 
 import base64
 import contextlib
@@ -21,10 +18,10 @@ LONGEST_NAME = 24
 
 
 def style_axes(axes: Axes, along: str = "y", size: float = 8) -> None:
-    """Two spines, a pale grid below what is drawn, and numbers in points of ``size``.
+    """Two spines, a pale grid behind the data, and tick labels of ``size`` points.
 
     Args:
-        along: "x" or "y", of which axis the grid marks the values.
+        along: "x" or "y", the axis whose values the grid marks.
     """
     axes.tick_params(labelsize=size, color=INK, labelcolor=INK)
     axes.spines[["top", "right"]].set_visible(False)
@@ -32,45 +29,46 @@ def style_axes(axes: Axes, along: str = "y", size: float = 8) -> None:
     axes.set_axisbelow(True)
 
 
-def short_name(name: str) -> str:
-    """The name, cut where it would take the room of the plot."""
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+def plot_name(name: str) -> str:
+    """A name as matplotlib draws it literally: shortened, and without the dollar signs that would start a formula."""
+    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return short.replace("$", r"\$")
 
 
 def outline(axes: Axes, mask: np.ndarray, **style) -> None:
-    """Draw the border of a mask, bool [row, column], over an image of its size; ``style`` is that of a contour."""
+    """Draw the border of a mask, bool [row, column], over an image of its size; ``style`` as for a contour."""
     if mask.any():
-        # A border of background, so that what touches the picture's edge is outlined too.
+        # Padded with background, so that what touches the edge of the picture is outlined too.
         places = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
         axes.contour(*places, np.pad(mask, 1).astype(np.float32), levels=[0.5], **style)
 
 
 def to_png(figure: Figure, dpi: int) -> bytes:
-    """The figure as a PNG, the same bytes for the same figure."""
+    """The figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    with _lacking_letters():
+    with _quiet_about_fonts():
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def to_svg(figure: Figure) -> bytes:
-    """The figure as an SVG without a background, the same bytes for the same figure."""
+    """The figure as SVG with a transparent background; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    with _lacking_letters(), matplotlib.rc_context({"svg.hashsalt": "conresnet", "svg.fonttype": "path"}):
+    with _quiet_about_fonts(), matplotlib.rc_context({"svg.hashsalt": "conresnet", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
 
 
 @contextlib.contextmanager
-def _lacking_letters() -> Iterator[None]:
-    """matplotlib's own font lacks some scripts; their letters are drawn as boxes, without a word."""
+def _quiet_about_fonts() -> Iterator[None]:
+    """matplotlib's own font has no glyphs for some scripts and draws boxes instead; no warning is needed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
 
 
 def fill_template(name: str, **values: Any) -> str:
-    """The text of a template, named by its path in this package; in .html what is filled in cannot become markup."""
+    """Fill in a template, named by its path in this package; in .html, values are escaped."""
     environment = Environment(
         loader=PackageLoader("conresnet_training", ""),
         autoescape=select_autoescape(["html"], default=False),
@@ -83,5 +81,5 @@ def fill_template(name: str, **values: Any) -> str:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """An image as an address that holds it, so that a page is one file; ``kind`` is such as "png" or "svg+xml"."""
+    """An image as a URI that contains it, so that a page is one file; ``kind`` is "png" or "svg+xml"."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

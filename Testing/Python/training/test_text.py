@@ -1,10 +1,10 @@
 """Counts, names and sizes in sentences."""
 
-from conresnet_training.pages.text import cases_in_words, listed, product
+from conresnet_training.reporting.text import case_count, listed, product
 
 
 def test_one_case_is_no_cases():
-    assert [cases_in_words(count) for count in (0, 1, 2)] == ["0 cases", "1 case", "2 cases"]
+    assert [case_count(count) for count in (0, 1, 2)] == ["0 cases", "1 case", "2 cases"]
 
 
 def test_of_many_names_the_first_are_listed():

@@ -1,1 +1,0 @@
-"""What the HTML pages of checks and evaluations have in common."""
