@@ -1,11 +1,11 @@
-"""The engine against the plain way: one 4-channel case, the paper's full-width network, each run in its own process.
+"""Compare the engine with plain inference on one 4-channel case, with the paper's full-width network.
 
     python Testing/Benchmarks/against_plain.py --case FOLDER_OR_FILE [FILE FILE FILE] [--label FILE] [--model PACKAGE]
 
-The plain way is the authors' tiling in eager fp32 (plain.py). Runs are interleaved, so that a busy machine slows all
-of them, and processor seconds are shown beside those of the clock; weights, threads and inference mode are the same.
-Without --model the weights are random, with a seed. With --label (BraTS values 1, 2, 4) the Dice of the regions is
-printed too, which needs a model that was trained.
+Plain inference is the authors' tiling in eager fp32 (plain.py). Each run has its own process. Runs are interleaved, so
+that a busy machine slows all of them alike, and CPU seconds are shown next to wall-clock seconds. Weights, threads and
+inference mode are the same. Without --model, the weights are random with a fixed seed. With --label (BraTS values 1, 2,
+4), the Dice of the regions is printed too, which is meaningful only for a trained model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "ConResSegmentation"), str(Path(__file__).parent)]
 
 WAYS = {
-    "plain": "plain way, authors' tiling, fp32",
+    "plain": "plain, authors' tiling, fp32",
     "authors-fp32": "ours, authors' tiling, fp32",
     "fitted-fp32": "ours, fitted windows, fp32",
     "fitted-auto": "ours, fitted windows, auto",
@@ -37,13 +37,17 @@ PHASES = ("preparing", "segmenting", "writing")
 @click.option("--case", "case", required=True, multiple=True, type=click.Path(exists=True, path_type=Path))
 @click.argument("more", nargs=-1, type=click.Path(exists=True, path_type=Path))
 @click.option("--label", type=click.Path(exists=True, path_type=Path), help="BraTS labels of the case.")
-@click.option("--model", type=click.Path(exists=True, path_type=Path), help="A 4-channel package of three regions.")
-@click.option("--threads", default=0, help="Threads of all ways.  [default: PyTorch's]")
-@click.option("--rounds", default=1, help="How often each way runs; the fastest counts.")
-@click.option("--windows", default=0, help="Only so many windows the plain way, and their time scaled up.")
-@click.option("--only", "ways", multiple=True, type=click.Choice(list(WAYS)), help="Of the ways, these.")
+@click.option(
+    "--model", type=click.Path(exists=True, path_type=Path), help="Model package with 4 channels and 3 regions."
+)
+@click.option("--threads", default=0, help="CPU threads.  [default: PyTorch's]")
+@click.option("--rounds", default=1, help="Runs of each variant; the fastest one counts.")
+@click.option("--windows", default=0, help="Time only this many windows of plain inference and scale up.")
+@click.option(
+    "--only", "ways", multiple=True, type=click.Choice(list(WAYS)), help="Run only this variant; may be repeated."
+)
 def compare(case, more, label, model, threads, rounds, windows, ways) -> None:
-    """Measure the engine against the plain way on a case: --case FOLDER, or --case FILE FILE FILE FILE."""
+    """Compare the engine with plain inference on a case: --case FOLDER, or --case FILE FILE FILE FILE."""
     images = _images([*case, *more])
     with tempfile.TemporaryDirectory() as folder:
         package = model or _random_model(Path(folder) / "model")
@@ -61,16 +65,16 @@ def compare(case, more, label, model, threads, rounds, windows, ways) -> None:
 
 
 def _images(paths: list[Path]) -> list[Path]:
-    """Four files in the authors' order: FLAIR, T1, T1ce, T2."""
+    """The four files in the authors' order: FLAIR, T1, T1ce, T2."""
     if len(paths) == 1 and paths[0].is_dir():
         files = sorted(paths[0].glob("*.nii*"))
         words = (("flair",), ("t1",), ("t1ce", "t1gd", "t1c"), ("t2",))
         found = [next((f for f in files if f.name.lower().split(".")[0].endswith(word)), None) for word in words]
         if None in found:
-            raise click.BadParameter(f"{paths[0]} lacks a file that ends in FLAIR, T1, T1ce (or T1Gd) or T2.")
+            raise click.BadParameter(f"{paths[0]} must contain files that end in FLAIR, T1, T1ce (or T1Gd) and T2.")
         return found
     if len(paths) != 4:
-        raise click.BadParameter("Name a folder or four files.")
+        raise click.BadParameter("Give a folder or four files.")
     return paths
 
 
@@ -89,7 +93,7 @@ def _random_model(folder: Path) -> Path:
 
 
 def _run(task: dict) -> dict:
-    """One measurement in a process of its own, so that its peak memory is its own."""
+    """Run one measurement in a process of its own, so that its peak memory is not that of another run."""
     command = [sys.executable, __file__, "--measure", json.dumps(task)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout)
 
@@ -107,14 +111,12 @@ def _print_table(best: dict[str, dict]) -> None:
 
 
 def _print_logits(run: dict) -> None:
-    click.echo(
-        f"\nOne window in fp32: logits differ by {run['difference']:.1e} of their largest, {run['largest']:.3g}."
-    )
+    click.echo(f"\nOne window in fp32: logits differ by {run['difference']:.1e} of the largest, {run['largest']:.3g}.")
 
 
 def _print_agreement(found: dict[str, np.ndarray], label: Path | None, package: Path) -> None:
-    """Dice of each way's regions with the first way's, and with the labels."""
-    references = {"the first way": next(iter(found.values()))}
+    """Print the Dice of each variant's regions with those of the first variant, and with the labels."""
+    references = {"the first variant": next(iter(found.values()))}
     if label:
         from measuring import in_model_order, nested_regions
 

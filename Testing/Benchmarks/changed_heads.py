@@ -1,10 +1,10 @@
-"""How a model of the brain's tissues stands other ways in which a head may come: a table of Dice.
+"""How robust a brain-tissue model is to other scanners, protocols and preprocessing: a table of Dice.
 
     python Testing/Benchmarks/changed_heads.py [--model brain-tissue] [--image HEAD --labels LABELS]
 
-One head is changed as other scanners, protocols and programs would have it, segmented whole by the engine, and what is
-found held against the labels on their own grid. By default that is the head of the test data, which the shipped model
-never saw. Only imitations are measured: real other scanners may be harder.
+One head is altered to imitate other scanners, protocols and programs and segmented by the engine, and the result is
+compared with the labels on their own grid. The default is the head of the test data, which the shipped model never saw.
+These are only simulations: scans from real other scanners may be harder.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command()
 @click.option("--model", default="brain-tissue", show_default=True, help="A model's name or package.")
-@click.option("--image", type=FILE, default=HEAD / "IXI034.nii.gz", help="A T1 MR of a head with its skull.")
-@click.option("--labels", type=FILE, default=HEAD / "IXI034_tissue.nii.gz", help="Its labels, numbered as the model's.")
+@click.option("--image", type=FILE, default=HEAD / "IXI034.nii.gz", help="T1 MR of a head with its skull.")
+@click.option(
+    "--labels", type=FILE, default=HEAD / "IXI034_tissue.nii.gz", help="Its labels, with the model's label values."
+)
 def measure(model: str, image: Path, labels: Path) -> None:
-    """Segment a head as it is and changed, and print Dice of each segment."""
+    """Segment a head unchanged and altered, and print the Dice of each segment."""
     from conresnet.inference.segmentation import load_model
 
     loaded = load_model(model)
@@ -46,7 +48,7 @@ def measure(model: str, image: Path, labels: Path) -> None:
 
 
 def changes(head: sitk.Image, truth: sitk.Image) -> Iterator[tuple[str, sitk.Image, sitk.Image]]:
-    """(what was changed, the changed head, the labels to hold the result against)."""
+    """Yield (name of the change, altered head, labels to compare with)."""
     array, brain = sitk.GetArrayFromImage(head), truth > 0
     rng = np.random.default_rng(0)
     noise = 0.05 * np.percentile(array, 99)
@@ -57,22 +59,22 @@ def changes(head: sitk.Image, truth: sitk.Image) -> Iterator[tuple[str, sitk.Ima
     tilt.SetCenter(head.TransformContinuousIndexToPhysicalPoint([side / 2 for side in head.GetSize()]))
     tilt.SetRotation(0.35, 0.1, 0.2)
 
-    yield "as it is", head, truth
+    yield "unchanged", head, truth
     yield "1 mm", resampled(head, (1, 1, 1)), truth
-    yield "slices of 3 mm in LPS order, 1 mm in the plane", resampled(supine, (1, 1, 3)), truth
-    yield "skull stripped, with a voxel to spare", sitk.Mask(head, sitk.BinaryDilate(brain, (1, 1, 1))), truth
+    yield "3 mm slices in LPS order, 1 mm in plane", resampled(supine, (1, 1, 3)), truth
+    yield "skull stripped, with a margin of one voxel", sitk.Mask(head, sitk.BinaryDilate(brain, (1, 1, 1))), truth
     yield "skull stripped closely", sitk.Mask(head, brain), truth
     rician = np.hypot(array + rng.normal(0, noise, array.shape), rng.normal(0, noise, array.shape))
     yield "Rician noise of 5 %", like(head, rician), truth
-    yield "a coil's uneven sensitivity", like(head, array * coil), truth
-    yield "other contrast, by a gamma of 0.6", like(head, (array / array.max()) ** 0.6), truth
+    yield "uneven coil sensitivity", like(head, array * coil), truth
+    yield "different contrast (gamma 0.6)", like(head, (array / array.max()) ** 0.6), truth
     yield "without neck and lower face", supine[:, :, int(0.35 * supine.GetSize()[2]) :], truth
     turned = sitk.Resample(head, head, tilt, sitk.sitkLinear)
     yield "tilted by 20 degrees", turned, sitk.Resample(truth, head, tilt, sitk.sitkNearestNeighbor)
 
 
 def segmented(model, head: sitk.Image) -> sitk.Image:
-    """The label map that the engine finds, on the head's grid."""
+    """The engine's label map, on the head's grid."""
     from conresnet.images.files import read_volume
     from conresnet.inference.segmentation import segment
 
@@ -84,7 +86,7 @@ def segmented(model, head: sitk.Image) -> sitk.Image:
 
 
 def resampled(image: sitk.Image, spacing: Sequence[float]) -> sitk.Image:
-    """Over the same box of the patient, by cubic B-splines."""
+    """``image`` resampled to ``spacing`` (mm) over the same physical box, with cubic B-splines."""
     ratio = np.array(spacing) / image.GetSpacing()
     size = [round(side / step) for side, step in zip(image.GetSize(), ratio, strict=True)]
     origin = image.TransformContinuousIndexToPhysicalPoint(((ratio - 1) / 2).tolist())
@@ -92,16 +94,17 @@ def resampled(image: sitk.Image, spacing: Sequence[float]) -> sitk.Image:
 
 
 def like(image: sitk.Image, array: np.ndarray) -> sitk.Image:
-    """An image of ``array``, on the grid of ``image``."""
+    """``array`` as an image on the grid of ``image``."""
     made = sitk.GetImageFromArray(array if array.dtype == np.uint8 else array.astype(np.float32))
     made.CopyInformation(image)
     return made
 
 
 def on_grid_of(reference: sitk.Image, labels: sitk.Image) -> np.ndarray:
-    """The label that has the largest share of each voxel of ``reference``.
+    """The label with the largest share of each voxel of ``reference``.
 
-    The nearest one would be off to one side: voxels of 2 mm have their centers right between those of 1 mm.
+    Nearest-neighbor interpolation would be biased to one side: centers of 2 mm voxels are halfway between centers of
+    1 mm voxels.
     """
     shares = [
         sitk.Resample(sitk.Cast(labels == value, sitk.sitkFloat32), reference, sitk.Transform(), sitk.sitkLinear)
@@ -111,7 +114,7 @@ def on_grid_of(reference: sitk.Image, labels: sitk.Image) -> np.ndarray:
 
 
 def overlap(found: np.ndarray, expected: np.ndarray) -> float:
-    """Dice."""
+    """Dice coefficient of two masks."""
     return 2 * np.count_nonzero(found & expected) / (np.count_nonzero(found) + np.count_nonzero(expected))
 
 

@@ -1,10 +1,10 @@
-"""How a model stands scans of half their resolution: a table of Dice, and of how far what is found lies off the labels.
+"""How robust a model is to scans of half the resolution: a table of Dice and of the shift between result and labels.
 
     python Testing/Benchmarks/coarse_scans.py Task04_Hippocampus [--model hippocampus]
 
-The cases are those that the model's own figures name as held out. Each is averaged over two voxels along every axis and
-interpolated back, centered, so that it is blurred and moved nowhere; the labels stay. A model that answers with a shift
-has learned it.
+The cases are those that the model's own figures name as held out. Each scan is averaged over two voxels along every
+axis and interpolated back without a shift, so that it is only blurred; the labels stay unchanged. A model whose results
+are shifted has learned the shift.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path[:0] = [str(REPOSITORY / part) for part in ("ConResSegmentation", "ConRe
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--model", default="hippocampus", show_default=True, help="A model's name or package.")
 def measure(data: Path, model: str) -> None:
-    """Segment the cases of DATA that the model never saw, as they are and at half the resolution."""
+    """Segment the cases of DATA that the model never saw, unchanged and at half the resolution."""
     from conresnet.inference.segmentation import load_model
     from conresnet.package import read_package
     from conresnet.package.reader import read_metrics
@@ -36,7 +36,7 @@ def measure(data: Path, model: str) -> None:
     cases = [case for case in read_data_set(data).cases if case.name in held_out]
     loaded = load_model(model)
     segments = loaded.description.output.segments
-    click.echo(" | ".join(["| scan", *(segment.name for segment in segments), "found less label, mm (R, A, S) |"]))
+    click.echo(" | ".join(["| scan", *(segment.name for segment in segments), "result minus label, mm (R, A, S) |"]))
     click.echo("|---" * (2 + len(segments)) + "|")
     for name, rows in figures(loaded, cases).items():
         *dice, right, front, up = np.mean(rows, axis=0)
@@ -48,7 +48,7 @@ def measure(data: Path, model: str) -> None:
 
 
 def figures(model, cases: Iterable) -> dict[str, list[list[float]]]:
-    """Of each way of scanning, a row a case: each segment's Dice, and the centroids' difference in mm."""
+    """For each kind of scan, one row per case: Dice of each segment, then the centroid's shift in mm (R, A, S)."""
     from changed_heads import overlap, segmented
 
     rows: dict[str, list[list[float]]] = {}
@@ -66,15 +66,15 @@ def figures(model, cases: Iterable) -> dict[str, list[list[float]]]:
 
 
 def scans(scan: sitk.Image) -> Iterator[tuple[str, sitk.Image]]:
-    """(how it was scanned, the image on the grid of ``scan``)."""
-    yield "as it is", scan
+    """Yield (kind of scan, image on the grid of ``scan``)."""
+    yield "unchanged", scan
     coarse = sitk.BinShrink(scan, [2, 2, 2])
-    # What lies between the outermost coarse voxels' centers and the faces takes their values.
+    # Between the centers of the outermost coarse voxels and the faces, their values are repeated.
     yield "half the resolution", sitk.Resample(coarse, scan, useNearestNeighborExtrapolator=True)
 
 
 def centroid(labels: np.ndarray, grid: sitk.Image) -> np.ndarray:
-    """Of all that is labeled, in mm (R, A, S)."""
+    """Centroid of all labeled voxels, in mm (R, A, S)."""
     index = np.argwhere(labels > 0).mean(axis=0)[::-1]
     return np.array(grid.TransformContinuousIndexToPhysicalPoint(index.tolist())) * (-1, -1, 1)
 

@@ -1,34 +1,34 @@
-"""All systems, ConResNet's study and their peers on the same cases: trained, evaluated, measured, compared, drawn.
+"""Train, evaluate and compare all systems, the experiments of ConResNet's paper, and peer networks on the same cases.
 
     python Testing/Benchmarks/compare_systems.py PLAN.yaml --output FOLDER [--rows conresnet,dynunet] [--fold 0]
 
-Every row is PLAN with another system in it: the same data and split, steps, batch, window and augmentation. Into FOLDER
-come ``table.md``, ``table.csv`` and ``comparison.png``: Dice and Hausdorff distance of the cases that the fold holds
-out, with 95 % intervals over cases, the differences to ConResNet case by case, parameters, multiply-adds, seconds a
-case and peak memory. Rows are
+Every row is PLAN with another system: the same data, split, steps, batch, window and augmentation. FOLDER receives
+``table.md``, ``table.csv`` and ``comparison.png``: Dice and Hausdorff distance on the held-out cases of the fold with
+95 % intervals over cases, case-by-case differences to ConResNet, parameters, multiply-adds, seconds per case and peak
+memory. There are three groups of rows:
 
-- systems: those that ``python -m conresnet_training plan --system`` knows.
-- peers: MONAI's DynUNet (as nnU-Net configures it), SegResNet and BasicUNet. nnU-Net itself has ``nnunet.py``.
+- systems: all systems of ``python -m conresnet_training plan --system``.
+- peers: MONAI's DynUNet (as nnU-Net configures it), SegResNet and BasicUNet. For nnU-Net itself, see ``nnunet.py``.
 - study: the tables of ConResNet's paper: ensemble (I), mapping and attention (III), residual axis (IV), regions and
   labels (V), boundary loss (VI), lambda of deep supervision (Fig. 8), parameters and multiply-adds (VII).
 
-Given again, the command goes on where it was; further rows and folds may be asked for, and the tables hold all that is
-there. A run that was made elsewhere counts too where it is put to ``FOLDER/<row>/fold_<k>`` and its plan trains the
-same. With every fold it is a cross-validation, here of ConResNet and its baseline:
+Run the command again to continue where it stopped, or to add rows and folds; the tables contain everything in FOLDER. A
+run that was made elsewhere is included if it is moved to ``FOLDER/<row>/fold_<k>`` and its plan trains the same thing.
+With every fold, the command is a cross-validation, here of ConResNet and its baseline:
 
     python Testing/Benchmarks/compare_systems.py ConResTraining/conresnet_training/recipes/hippocampus.yaml \\
         --data Task04_Hippocampus --output FOLDER --rows conresnet,conresnet-baseline --jobs 2 \\
         --set training.steps=2000 --set training.folds=3 --fold 0 --fold 1 --fold 2
 
-Who has BraTS 2018 or Pancreas-CT repeats the paper's study on them, given a GPU and days:
+With BraTS 2018 or Pancreas-CT, a GPU and several days, the paper's study can be repeated:
 
     python -m conresnet_training plan MICCAI_BraTS_2018_Data_Training --output brats.yaml
     python Testing/Benchmarks/compare_systems.py brats.yaml --output brats --rows study
 
-A row is under-trained where its validation Dice rose by more than 0.005 in the last quarter of its steps; the table
-marks it, and nothing follows from it on how systems rank. A system that is trained in stages makes the plan's steps in
-each. Seconds and memory are the engine's on held-out cases, one row after the other in processes of their own, and of
-use only where nothing else runs meanwhile: ``--remeasure`` measures them again, and trains nothing.
+A row is under-trained if its validation Dice rose by more than 0.005 in the last quarter of its steps. The table marks
+such rows, and no ranking follows from them. A system that is trained in stages makes the plan's steps in each stage.
+Seconds and memory are those of the engine on held-out cases, one row after the other in processes of their own. They
+mean something only if nothing else is running; ``--remeasure`` measures them again without training.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ EVALUATION, COST_FILE, PLAN_FILE = "evaluation", "cost.json", "plan.yaml"
 
 @click.command()
 @click.argument("plan", type=FILE)
-@click.option("--output", type=FOLDER, required=True, help="Where runs and tables are kept.")
+@click.option("--output", type=FOLDER, required=True, help="Folder for runs and tables.")
 @click.option(
-    "--rows", default="systems,peers,study", show_default=True, help="Which, by name or as systems, peers, study."
+    "--rows", default="systems,peers,study", show_default=True, help="Rows, by name or as systems, peers, study."
 )
 @click.option(
     "--fold",
@@ -62,16 +62,26 @@ EVALUATION, COST_FILE, PLAN_FILE = "evaluation", "cost.json", "plan.yaml"
     multiple=True,
     default=[0],
     show_default=True,
-    help="The fold that is held out; may be given several times.",
+    help="Fold to hold out; may be repeated.",
 )
-@click.option("--data", type=FOLDER, help="The data, if not where the plan says.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the plan, for all rows alike.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Runs trained side by side.")
-@click.option("--max-steps", type=click.IntRange(min=1), help="Stop every run once so many steps were made in all.")
-@click.option("--timed-cases", type=click.IntRange(min=1), default=10, show_default=True, help="Of a row, at the most.")
-@click.option("--remeasure", is_flag=True, help="Measure seconds and memory again; train nothing.")
+@click.option("--data", type=FOLDER, help="Folder of the data, if not the one in the plan.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Replace a value of the plan, for all rows."
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of runs to train in parallel."
+)
+@click.option("--max-steps", type=click.IntRange(min=1), help="Stop every run after this many steps in total.")
+@click.option(
+    "--timed-cases",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Maximum number of timed cases per row.",
+)
+@click.option("--remeasure", is_flag=True, help="Measure seconds and memory again, without training.")
 def compare(plan, output, rows, folds, data, settings, jobs, max_steps, timed_cases, remeasure) -> None:
-    """Train, evaluate, measure and compare systems by PLAN."""
+    """Train, evaluate, measure and compare systems with PLAN."""
     from comparison_plot import draw_comparison
     from comparison_table import write_csv, write_markdown
     from peer_networks import PEERS
@@ -98,29 +108,29 @@ def compare(plan, output, rows, folds, data, settings, jobs, max_steps, timed_ca
         draw_comparison(comparison, output / "comparison.png")
         click.echo((output / "table.md").read_text(encoding="utf-8"))
     if failed:
-        sentence = f"{', '.join(failed)} failed; put right what was said of them and give the command again."
+        sentence = f"{', '.join(failed)} failed; fix the cause given above and run the command again."
         raise UserError("rows-failed", sentence)
     done = {result.row.name for result in comparison.results}
     left = [row.name for row in chosen if row.name not in done]
-    rest = f"; {', '.join(left)} not finished, the same command goes on with them" if left else ""
-    click.echo(f"{len(done)} rows are compared in {output}{rest}.", err=True)
+    rest = f"; {', '.join(left)} not finished: run the command again to continue" if left else ""
+    click.echo(f"Compared {len(done)} rows in {output}{rest}.", err=True)
 
 
 class Bench:
     """The runs, evaluations and measurements in a folder.
 
     Args:
-        plan: that of the comparison.
+        plan: plan of the comparison.
         output: the folder.
-        rows: all that there can be, by name.
-        jobs: how many processes train or evaluate side by side.
+        rows: all possible rows, by name.
+        jobs: number of processes that train or evaluate in parallel.
     """
 
     def __init__(self, plan, output: Path, rows: dict, jobs: int):
         self.plan, self.output, self.rows, self.jobs = plan, output, rows, jobs
 
     def train(self, rows: Sequence, folds: Sequence[int], max_steps: int | None) -> list[str]:
-        """Train what is not trained yet, and return the names of runs that failed."""
+        """Train the runs that are not finished, and return the names of those that failed."""
         from row_runs import is_trained, runs_of
 
         runs = {run.folder: run for row in rows for run in runs_of(row, self.output, folds)}
@@ -132,7 +142,7 @@ class Bench:
         return self._work(tasks, self.jobs)
 
     def evaluate(self, rows: Sequence) -> list[str]:
-        """Evaluate the rows of which there are trained runs that were not yet, and return those that failed."""
+        """Evaluate rows with trained runs that are not evaluated yet, and return the names of those that failed."""
         tasks = {}
         for row in rows:
             runs, output = self._trained(row), self.output / row.name / EVALUATION
@@ -142,7 +152,7 @@ class Bench:
         return self._work(tasks, self.jobs)
 
     def measure(self, rows: Sequence, cases: int, again: bool) -> list[str]:
-        """Measure what the rows cost, one after the other, and return those that failed."""
+        """Measure the cost of the rows, one after the other, and return the names of those that failed."""
         tasks = {}
         for row in rows:
             runs, output = self._trained(row), self.output / row.name / COST_FILE
@@ -152,7 +162,7 @@ class Bench:
         return self._work(tasks, 1)
 
     def comparison(self):
-        """All rows that are evaluated and measured, whether asked for now or not."""
+        """All rows that are evaluated and measured, whether they were requested now or earlier."""
         from comparison_table import Comparison, Result
         from row_runs import late_rise
 
@@ -173,7 +183,7 @@ class Bench:
         return Comparison(results, _about(self.plan, results), fits_a_window(data_set, self.plan))
 
     def _trained(self, row) -> list:
-        """The runs of the folds in which all of the row's runs are trained, fold by fold."""
+        """The runs of all folds in which every run of the row is trained, fold by fold."""
         from row_runs import is_trained, started_runs_of
 
         trained = [run for run in started_runs_of(row, self.output) if is_trained(run)]
@@ -182,7 +192,7 @@ class Bench:
         return [run for fold in whole for run in trained if run.fold == fold]
 
     def _evaluated_folds(self, row) -> list[int]:
-        """Of each of its evaluation's runs the fold; none where it has no evaluation, or a broken-off one."""
+        """The folds of the runs in the row's evaluation; empty if there is none or it is incomplete."""
         from conresnet_training.evaluation import read_evaluation
         from conresnet_training.evaluation.results import JSON_FILE
 
@@ -193,9 +203,9 @@ class Bench:
         return {"do": do, "runs": [str(run.folder) for run in runs], "data": str(self.plan.data), **more}
 
     def _work(self, tasks: dict[str, dict], jobs: int) -> list[str]:
-        """Do each task in a process of its own, and return the names of those that failed.
+        """Run each task in a process of its own, and return the names of those that failed.
 
-        Several at a time write into files in ``logs``. Where this process is asked to end, each of them is, once.
+        Their output goes to files in ``logs``. If this process is asked to stop, each of them is stopped, once.
         """
         logs, processes = self.output / "logs", []
         logs.mkdir(exist_ok=True)
@@ -204,7 +214,7 @@ class Bench:
             click.echo(f"... {name}", err=True)
             command = [sys.executable, HERE / "row_work.py", json.dumps(tasks[name])]
             with open(logs / f"{name}.log", "ab") as log:
-                # In a session of its own Ctrl-C does not reach it; a second signal would end it at once.
+                # In a session of its own, the process does not receive Ctrl-C; a second signal would end it at once.
                 process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
@@ -226,7 +236,7 @@ class Bench:
 
 
 def fits_a_window(data_set, plan) -> bool:
-    """Whether the median case fits a window of the plan, as crops do."""
+    """Whether the median case fits into one window of the plan, as crops do."""
     from conresnet_training.data.survey import survey
 
     found, description = survey(data_set), plan.description
@@ -239,24 +249,24 @@ def fits_a_window(data_set, plan) -> bool:
 
 
 def _about(plan, results: Sequence) -> list[str]:
-    """Sentences on what all rows have in common, and on where they were measured."""
+    """Sentences about what all rows have in common and where they were measured."""
     if not results:
         return []
     training, evaluation = plan.training, results[0].evaluation
     splits = {item.evaluation.split for item in results}
-    of_all = evaluation.split if len(splits) == 1 else "of each row the cases of its own folds, held out of training"
+    of_all = evaluation.split if len(splits) == 1 else "for each row the cases of its own folds, held out of training"
     machines = {(item.cost["device"], item.cost["precision"], item.cost["threads"]) for item in results}
     measured = "; ".join(
         f"{device} in {precision}, {threads} threads" for device, precision, threads in sorted(machines)
     )
     sentences = [
         f"{evaluation.data}, {of_all}.",
-        f"Each row was trained for {training.steps} steps (of each stage) of {training.batch} samples.",
-        f"Windows are of {_window(plan)}.",
+        f"Each row was trained for {training.steps} steps (in each stage) of {training.batch} samples.",
+        f"Windows have {_window(plan)}.",
     ]
     for item in results:
         if _window(item.row.plan) != _window(plan):
-            sentences.append(f"Those of {item.row.title} are of {_window(item.row.plan)}.")
+            sentences.append(f"Those of {item.row.title} have {_window(item.row.plan)}.")
     return [*sentences, f"Seconds and peak memory: {measured}."]
 
 

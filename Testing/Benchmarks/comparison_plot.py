@@ -1,4 +1,4 @@
-"""What ``compare_systems.py`` found, as a picture: a line a row, a panel a figure."""
+"""The results of ``compare_systems.py`` as a picture: one line per row, one panel per figure."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from conresnet_training.evaluation.metrics import METRICS
 
 INK, GRID = "#333333", "#dddddd"
 COLORS = {"systems": "#2166ac", "peers": "#b2622d", "study": "#5b8c5a"}
-GROUP_TITLES = {"systems": "systems", "peers": "their peers", "study": "ConResNet's study"}
-INCHES_A_ROW = 0.27
+GROUP_TITLES = {"systems": "systems", "peers": "peers", "study": "ConResNet's study"}
+INCHES_PER_ROW = 0.27
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:
-    """Draw Dice and Hausdorff distance with their 95 % intervals, and what each row costs, as a PNG.
+    """Draw Dice and Hausdorff distance with their 95 % intervals and the cost of each row, as a PNG.
 
-    Rows that are under-trained have hollow marks. Raises UserError where the file cannot be written.
+    Under-trained rows have hollow markers. Raises UserError if the file cannot be written.
     """
     results = comparison.results
-    figure = Figure(figsize=(15, 1.5 + INCHES_A_ROW * len(results)), layout="constrained")
+    figure = Figure(figsize=(15, 1.5 + INCHES_PER_ROW * len(results)), layout="constrained")
     panels = figure.subplots(1, 6, sharey=True, width_ratios=(1.6, 1.6, 1, 1, 1, 1))
     for panel, metric in zip(panels, COMPARED, strict=False):
         _draw_means(panel, results, metric)
     _draw_costs(panels[2], results, "parameters (M)", [item.cost["parameters"] / 1e6 for item in results])
-    _draw_costs(panels[3], results, "multiply-adds, window (G)", [item.cost["multiply_adds"] / 1e9 for item in results])
-    _draw_costs(panels[4], results, "seconds a case", [item.seconds_a_case for item in results])
+    _draw_costs(
+        panels[3], results, "multiply-adds per window (G)", [item.cost["multiply_adds"] / 1e9 for item in results]
+    )
+    _draw_costs(panels[4], results, "seconds per case", [item.seconds_per_case for item in results])
     _draw_costs(panels[5], results, "peak memory (GB)", [item.cost["peak_bytes"] / 1e9 for item in results])
     titles = [f"{item.row.title} {comparison.marks(item)}".rstrip() for item in results]
     panels[0].set_yticks(range(len(results)), titles)
@@ -45,7 +47,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         fontsize=8,
         frameon=False,
     )
-    explained = ["Lines: 95 % intervals over cases. Hollow: marked † or ?.", *comparison.notes()]
+    explained = ["Lines: 95 % intervals over cases. Hollow markers: † or ?.", *comparison.notes()]
     figure.supxlabel("\n".join(explained), x=0.01, ha="left", fontsize=8, color=INK)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130)

@@ -1,4 +1,4 @@
-"""What ``compare_systems.py`` found, as tables: ``table.csv`` for programs, ``table.md`` for people."""
+"""The results of ``compare_systems.py`` as tables: ``table.csv`` for programs, ``table.md`` for people."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from conresnet_training.evaluation.metrics import METRICS
 from conresnet_training.evaluation.results import OVERALL
 
 MOST_LATE_RISE = 0.005
-"""A row whose validation Dice rose by more in the last quarter of its steps is under-trained."""
+"""A row whose validation Dice rose by more than this in the last quarter of its steps is under-trained."""
 
 COMPARED = ("dice", "hd95")
 COLUMNS = (
@@ -26,8 +26,8 @@ COLUMNS = (
     "Dice (95 % interval)",
     "Hausdorff 95 %, mm (95 % interval)",
     "parameters, M",
-    "multiply-adds a window, G",
-    "seconds a case",
+    "multiply-adds per window, G",
+    "seconds per case",
     "peak memory, GB",
     "steps",
     "cases",
@@ -52,8 +52,8 @@ class Result:
 
     Args:
         cost: see ``row_work.measure``.
-        steps: made by each of its runs, of all stages.
-        late_rise: of the validation Dice, see ``row_runs.late_rise``, the mean over its runs; None where unknown.
+        steps: steps made by each of its runs, in all stages.
+        late_rise: late rise of the validation Dice (see ``row_runs.late_rise``), mean over its runs; None if unknown.
     """
 
     row: Row
@@ -64,27 +64,27 @@ class Result:
 
     @property
     def is_under_trained(self) -> bool:
-        """Whether it says little of how good the system is."""
+        """Whether its figures say little about how good the system is."""
         return self.late_rise is not None and self.late_rise > MOST_LATE_RISE
 
     @property
-    def seconds_a_case(self) -> float:
-        """The mean over the timed cases."""
+    def seconds_per_case(self) -> float:
+        """Mean over the timed cases."""
         return sum(self.cost["seconds"].values()) / len(self.cost["seconds"])
 
     def mean(self, metric: str, segment: str = OVERALL) -> Mapping[str, Any] | None:
-        """See ``summary.describe``; None where no case has a value."""
+        """Summary of a metric as in ``summary.describe``; None if no case has a value."""
         summary = self.evaluation.summary
         return summary[OVERALL][metric] if segment == OVERALL else summary["segments"][segment][metric]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All rows, and what they were made from.
+    """All rows and their background.
 
     Args:
-        about: sentences on the data, the split and the training.
-        are_crops: whether the median case fits a window, so that systems for whole images are not judged on such.
+        about: sentences about the data, the split and the training.
+        are_crops: whether the median case fits into one window, so that systems for whole images cannot be judged.
     """
 
     results: Sequence[Result]
@@ -98,7 +98,7 @@ class Comparison:
 
     @cached_property
     def differences(self) -> dict[str, Mapping[str, Mapping[str, Any]]]:
-        """Of each row that has cases in common with ConResNet, by metric: the row less ConResNet, paired by case."""
+        """For each row that shares cases with ConResNet, by metric: the row minus ConResNet, paired by case."""
         found = {}
         for result in self.results if self.ours else ():
             if result is not self.ours and set(result.evaluation.cases) & set(self.ours.evaluation.cases):
@@ -107,30 +107,30 @@ class Comparison:
         return found
 
     def marks(self, result: Result) -> str:
-        """What is to be known before its figures are believed; the notes below the table say it in words."""
+        """Symbols for caveats about its figures; the notes below the table explain them."""
         unknown = _UNKNOWN if result.late_rise is None else ""
         return (_UNDER_TRAINED if result.is_under_trained else unknown) + (
             _CROPS if self.are_crops and result.row.is_for_whole_images else ""
         )
 
     def notes(self) -> list[str]:
-        """A sentence for every mark that stands in the table."""
+        """One sentence for every symbol used in the table."""
         texts = {
-            _UNDER_TRAINED: f"under-trained: in the last quarter of its steps the validation Dice rose by more than "
-            f"{MOST_LATE_RISE}. Nothing is said here of how such a system ranks.",
-            _UNKNOWN: "validated too rarely to tell whether it is under-trained.",
-            _CROPS: "made for whole images or abdominal CT. Here the median case fits a window: there is nothing to "
-            "find first, and no wider context to see.",
+            _UNDER_TRAINED: f"under-trained: the validation Dice rose in the last quarter of the steps by more than "
+            f"{MOST_LATE_RISE}. The table does not rank such a system.",
+            _UNKNOWN: "validated too rarely to know whether it is under-trained.",
+            _CROPS: "made for whole images or abdominal CT. Here the median case fits into one window: there is "
+            "nothing to find first, and no wider context to see.",
         }
         standing = "".join(map(self.marks, self.results))
         notes = [f"{mark} {text}" for mark, text in texts.items() if mark in standing]
         if self.differences and self.marks(self.ours):
-            notes.append("Since ConResNet itself has such a mark, no difference to it tells which system is better.")
+            notes.append("Because ConResNet itself is marked, differences to it do not show which system is better.")
         return notes
 
 
 def write_csv(comparison: Comparison, path: Path) -> None:
-    """Write a line a row, every figure a column; what there is no value of is empty. Raises UserError."""
+    """Write one line per row and one column per figure; missing values are empty. Raises UserError."""
     lines = [_csv_line(comparison, result) for result in comparison.results]
     columns = list(dict.fromkeys(column for line in lines for column in line))
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
@@ -156,16 +156,19 @@ def _csv_line(comparison: Comparison, result: Result) -> dict[str, Any]:
             name = metric if segment == OVERALL else f"{metric} {segment}"
             line |= _numbers(name, result.mean(metric, segment), "mean", "cases")
     line |= {name: result.cost[name] for name in ("parameters", "multiply_adds")}
-    line |= {"window": " x ".join(map(str, result.cost["window"])), "seconds_a_case": round(result.seconds_a_case, 4)}
+    line |= {
+        "window": " x ".join(map(str, result.cost["window"])),
+        "seconds_per_case": round(result.seconds_per_case, 4),
+    }
     line |= {name: result.cost[name] for name in ("peak_bytes", "device", "precision", "threads")}
     for metric in COMPARED:
         found = comparison.differences.get(result.row.name, {}).get(metric)
-        line |= _numbers(f"{metric} less {CONRESNET}", found, "difference", "p", "cases")
+        line |= _numbers(f"{metric} minus {CONRESNET}", found, "difference", "p", "cases")
     return line
 
 
 def _numbers(name: str, found: Mapping[str, Any] | None, value: str, *more: str) -> dict[str, Any]:
-    """The columns of one figure: itself, its interval's ends, and more of what belongs to it."""
+    """The columns of one figure: its value, the ends of its interval, and further entries."""
     if not found:
         return {}
     low, high = found["interval"] or ("", "")
@@ -174,7 +177,7 @@ def _numbers(name: str, found: Mapping[str, Any] | None, value: str, *more: str)
 
 
 def write_markdown(comparison: Comparison, path: Path) -> None:
-    """Write systems and peers, how they differ from ConResNet, the study's tables, and segments. Raises UserError."""
+    """Write tables of systems and peers, differences to ConResNet, the study, and segments. Raises UserError."""
     results, segments = comparison.results, comparison.results[0].evaluation.segments
     parts = ["# Systems compared", " ".join(comparison.about)]
     parts += _section(comparison, "Systems and peers", [item for item in results if item.row.group != "study"])
@@ -184,7 +187,7 @@ def write_markdown(comparison: Comparison, path: Path) -> None:
         if has_its_own or (table == SIZES and len(rows) == len(systems)):
             parts += _section(comparison, f"{table} of ConResNet's paper: {subject}", rows)
     if len(segments) > 1:
-        parts += ["## Segment by segment", _table(SEGMENT_COLUMNS, _segment_lines(comparison, segments))]
+        parts += ["## By segment", _table(SEGMENT_COLUMNS, _segment_lines(comparison, segments))]
     parts += comparison.notes()
     with replacing(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8", newline="\n")
@@ -195,7 +198,7 @@ def _section(comparison: Comparison, title: str, results: Sequence[Result]) -> l
     compared = [item for item in results if item.row.name in comparison.differences]
     if compared:
         lines = [_difference_line(comparison, item) for item in compared]
-        parts += ["Less ConResNet, case by case:", _table(DIFFERENCE_COLUMNS, lines)]
+        parts += ["Minus ConResNet, case by case:", _table(DIFFERENCE_COLUMNS, lines)]
     return parts
 
 
@@ -211,7 +214,7 @@ def _line(comparison: Comparison, result: Result) -> list[str]:
         *(_mean_cell(result, metric) for metric in COMPARED),
         f"{cost['parameters'] / 1e6:.2f}",
         f"{cost['multiply_adds'] / 1e9:.1f}",
-        f"{result.seconds_a_case:.2f}",
+        f"{result.seconds_per_case:.2f}",
         f"{cost['peak_bytes'] / 1e9:.2f}",
         str(result.steps),
         str(len(result.evaluation.cases)),
@@ -245,7 +248,7 @@ def _title(comparison: Comparison, result: Result) -> str:
 
 
 def _mean_cell(result: Result, metric: str, segment: str = OVERALL) -> str:
-    """The mean, with its interval where there are several cases, and their number where some have no value."""
+    """The mean with its interval if there is one, and the number of cases if some have no value."""
     found, cases = result.mean(metric, segment), len(result.evaluation.cases)
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""Peak memory and time of the engine on a large made-up volume: 512 x 512 x 400 voxels, one channel, base width 16.
+"""Peak memory and time of the engine on a large synthetic volume: 512 x 512 x 400 voxels, one channel, base width 16.
 
 python Testing/Benchmarks/large_volume.py [--shape 400,512,512] [--precision auto] [--maps residual]
 """
@@ -21,12 +21,12 @@ GOAL = 6e9
 
 @click.command()
 @click.option("--shape", default="400,512,512", help="Slices, rows, columns.")
-@click.option("--spacing", default="", help="The model's S,H,W in mm where it shall be resampled; the image has 1 mm.")
-@click.option("--maps", default="", help="Maps to make too, divided by commas.")
+@click.option("--spacing", default="", help="Model spacing S,H,W in mm, to include resampling; the image has 1 mm.")
+@click.option("--maps", default="", help="Maps to compute too, separated by commas.")
 @click.option("--precision", default="auto")
 @click.option("--threads", default=0)
 def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -> None:
-    """Segment a volume of random values and print what it took; exit 1 where the peak is 6 GB or more."""
+    """Segment a volume of random values and print time and memory; exit with 1 if the peak is 6 GB or more."""
     import torch
     from process_memory import peak_memory
 

@@ -1,4 +1,4 @@
-"""One measurement of ``against_plain.py``, in the process that it is made in."""
+"""One measurement of ``against_plain.py``, in its own process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conresnet.package import read_package
 
 
 def measure(task: dict) -> dict:
-    """Do what the task names, and say how long each phase took and how much memory all of it."""
+    """Run the variant named in ``task`` and return the seconds of each phase and the peak memory."""
     if task["threads"]:
         torch.set_num_threads(task["threads"])
     package = read_package(task["model"])
@@ -76,19 +76,19 @@ def _ours(package, volumes, task: dict, tiling: str, precision: str) -> dict:
 
 
 def nested_regions(labels: np.ndarray) -> np.ndarray:
-    """(3, ...) bool: ET, WT, TC of BraTS label values."""
+    """(3, ...) bool masks of ET, WT and TC from BraTS label values."""
     return np.stack([labels == 4, labels > 0, (labels == 1) | (labels == 4)])
 
 
 def in_model_order(package, volumes) -> list[np.ndarray]:
-    """The arrays (S, H, W) as the authors' code would have them."""
+    """The arrays (S, H, W) in the model's orientation, as in the authors' code."""
     orientation = package.description.preparation.orientation
     return [reordering(volume.grid, orientation).view(volume.array) for volume in volumes]
 
 
 @torch.inference_mode()
 def _logits(package, volumes) -> dict:
-    """Largest difference between the plain way's logits and ours in the middle window."""
+    """Largest difference between the logits of plain inference and ours in the middle window."""
     window = package.description.inference.window
     image = plain.prepare(in_model_order(package, volumes))
     start = tuple((side - size) // 2 for side, size in zip(image.shape[1:], window, strict=True))

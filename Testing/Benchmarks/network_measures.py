@@ -1,4 +1,4 @@
-"""How large a network is and how much it computes (ConResNet paper, Table VII)."""
+"""Parameters and multiply-adds of a network (ConResNet paper, Table VII)."""
 
 import copy
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def multiply_adds(network: nn.Module, size: Sequence[int]) -> int:
     """Multiply-adds of the convolutions in one pass; the paper's "GFLOPs" are 10^9 of these.
 
     Args:
-        network: as ``build_network`` makes it.
+        network: a network from ``build_network``.
         size: (S, H, W) of the input.
     """
     with FlopCounterMode(display=False) as counter:
@@ -25,9 +25,9 @@ def multiply_adds(network: nn.Module, size: Sequence[int]) -> int:
 
 
 def acting_parameters(network: nn.Module) -> int:
-    """Numbers to learn on which the segmentation, auxiliary or residual outputs depend.
+    """Number of parameters on which the segmentation, auxiliary or residual outputs depend.
 
-    What a network holds and never uses counts for nothing.
+    Parameters that the network has but never uses are not counted.
     """
     network = _without_data(network)
     acting: set[nn.Parameter] = set()
@@ -38,7 +38,7 @@ def acting_parameters(network: nn.Module) -> int:
 
 
 def _without_data(network: nn.Module) -> nn.Module:
-    """A copy on the device "meta", where torch works out shapes alone."""
+    """A copy on the device "meta", where torch computes only shapes."""
     return copy.deepcopy(network).to("meta").eval()
 
 

@@ -1,12 +1,12 @@
-"""nnU-Net itself on the same cases as ours: its own plan, network, augmentation, schedule and inference, our folds.
+"""nnU-Net on the same cases and folds as ours, with its own plan, network, augmentation, schedule and inference.
 
     python Testing/Benchmarks/nnunet.py PLAN.yaml --fold 0 --output FOLDER
     python -m conresnet_training compare OURS/evaluation FOLDER/evaluation
 
-It trains by 3d_fullres for as many samples as PLAN makes in all its steps, in at most 50 epochs, at whose end its
-schedule ends: by larger batches in fewer steps, and far from the 250,000 steps that it makes by default. Then it
-segments the cases that the fold holds out, and they are measured as our runs are. nnU-Net gets an environment of its
-own in .venv-nnunet/. Run again with the same folder, it goes on where it was.
+It trains 3d_fullres for as many samples as PLAN does in all its steps, in at most 50 epochs, and its schedule ends with
+them: larger batches in fewer steps, and far fewer than its default of 250,000 steps. Then it segments the held-out
+cases of the fold, which are measured like those of our runs. nnU-Net has an environment of its own in .venv-nnunet/.
+Run the command again with the same folder to continue where it stopped.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ FILE, FOLDER = click.Path(dir_okay=False, path_type=Path), click.Path(file_okay=
 
 @click.command()
 @click.argument("plan", type=FILE)
-@click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="The fold that is held out.")
-@click.option("--output", type=FOLDER, required=True, help="Where it works.")
-@click.option("--data", type=FOLDER, help="The data, if not where the plan says.")
-@click.option("--samples", type=click.IntRange(min=1), help="To train on, in all.  [default: the plan's steps x batch]")
-@click.option("--batch", type=click.IntRange(min=1), help="Samples a step.  [default: what nnU-Net plans]")
+@click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="Fold to hold out.")
+@click.option("--output", type=FOLDER, required=True, help="Working folder.")
+@click.option("--data", type=FOLDER, help="Folder of the data, if not the one in the plan.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), help="Total training samples.  [default: the plan's steps x batch]"
+)
+@click.option("--batch", type=click.IntRange(min=1), help="Samples per step.  [default: nnU-Net's plan]")
 @click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True)
-@click.option("--workers", default=0, show_default=True, help="Processes that make samples.")
+@click.option("--workers", default=0, show_default=True, help="Processes that prepare samples.")
 def compare(plan, fold, output, data, samples, batch, precision, workers) -> None:
-    """Train nnU-Net on the cases of PLAN and measure it on the held-out ones, into FOLDER/evaluation."""
+    """Train nnU-Net on the cases of PLAN and evaluate it on the held-out ones; results go to FOLDER/evaluation."""
     from nnunet_tools import DATA_SET, Workplace
 
     from conresnet_training.data import read_data_set
@@ -71,15 +73,15 @@ def compare(plan, fold, output, data, samples, batch, precision, workers) -> Non
     files = sorted(found.glob("*.nii.gz"))
     for file in files:
         shutil.copyfile(file, predictions / file.name)
-    # Segments have the plan's names, so that the evaluation can be compared with those of runs.
+    # Use the plan's segment names, so that the evaluation can be compared with those of runs.
     by_value = {value: name for name, values in our_plan.targets.items() for value in values}
     evaluation = evaluate_predictions(predictions, replace(data_set, labels=by_value), output / "evaluation")
     click.echo(summary_table(evaluation.summary))
     made = iterations * epochs
     click.echo(
         f"nnU-Net made {made} steps of {batch} windows of {' x '.join(map(str, planned['patch_size']))}, "
-        f"{made * batch} samples, where the plan makes {our_plan.training.steps} steps of {our_plan.training.batch}; "
-        f"{len(files)} cases are segmented in {predictions}.",
+        f"{made * batch} samples; the plan makes {our_plan.training.steps} steps of {our_plan.training.batch}. "
+        f"{len(files)} segmented cases are in {predictions}.",
         err=True,
     )
 

@@ -1,4 +1,4 @@
-"""What runs in nnU-Net's environment, started by nnunet.py and training_throughput.py with a task in JSON."""
+"""The part that runs in nnU-Net's environment, started by nnunet.py and training_throughput.py with a task in JSON."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from conresnet_training.training.losses import total_loss
 
 
 class Trainer(nnUNetTrainer):
-    """nnU-Net's trainer, whose convolutions may take bf16 on a processor too, as they take fp16 on a GPU.
+    """nnU-Net's trainer with optional bf16 on the CPU, as it uses fp16 on a GPU.
 
     Attributes:
-        autocast: whether they do; nnU-Net itself computes in fp32 on a processor.
+        autocast: whether bf16 is used; nnU-Net itself computes in fp32 on a CPU.
     """
 
     autocast = False
 
     def initialize(self) -> None:
-        """Let the network's own computation alone be in bf16; what it returns and the loss are fp32."""
+        """Run only the network itself in bf16; its outputs and the loss are fp32."""
         super().initialize()
         forward = self.network.forward
 
@@ -51,12 +51,12 @@ class TrainerOfOurNetwork(Trainer):
     def build_network_architecture(
         plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision=True
     ) -> nn.Module:
-        """Our network by the task's description."""
+        """Build our network from the task's description."""
         network = TrainerOfOurNetwork.task["network"]
         return build_network(network["type"], network["arguments"])
 
     def configure_optimizers(self):
-        """Adam as in our loop; nnU-Net's schedule is a step an epoch, of which there is one here."""
+        """Adam as in our loop; nnU-Net's schedule changes once per epoch, and there is only one here."""
         task = self.task
         optimizer = torch.optim.Adam(
             self.network.parameters(), task["learning_rate"], weight_decay=task["weight_decay"]
@@ -64,7 +64,7 @@ class TrainerOfOurNetwork(Trainer):
         return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """Ours is in the network's own heads and loss."""
+        """Do nothing: deep supervision is in our network's heads and loss."""
 
     def _build_loss(self):
         values = [torch.tensor(values) for values in self.task["targets"]]
@@ -78,15 +78,15 @@ class TrainerOfOurNetwork(Trainer):
 
 
 def train(task: dict) -> None:
-    """Train to the end, or on from where it was, and let nnU-Net segment the fold's held-out cases.
+    """Train to the end, continuing an earlier run, and let nnU-Net segment the held-out cases of the fold.
 
     Args:
-        task: "plans" (file), "fold", "epochs", "iterations" an epoch, "autocast", "seed".
+        task: "plans" (file), "fold", "epochs", "iterations" per epoch, "autocast", "seed".
     """
     torch.manual_seed(task["seed"])
     trainer = _trainer(Trainer, task)
     trainer.num_epochs, trainer.num_iterations_per_epoch = task["epochs"], task["iterations"]
-    # It measures itself on random windows, which decides nothing here; one a time is the least that it takes.
+    # Its validation on random windows decides nothing here; one iteration is the minimum.
     trainer.num_val_iterations_per_epoch, trainer.save_every = 1, 5
     maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
     trainer.run_training()
@@ -94,10 +94,10 @@ def train(task: dict) -> None:
 
 
 def measure(task: dict) -> None:
-    """Print the seconds of each of nnU-Net's training steps with our network, the last line being JSON.
+    """Print the times of nnU-Net's training steps with our network, as JSON in the last line.
 
     Args:
-        task: as for ``train``, and "steps", "network", "targets" (label values a segment), "exclusive",
+        task: as for ``train``, and "steps", "network", "targets" (label values of each segment), "exclusive",
             "residual_axis", "deep_supervision", "learning_rate", "weight_decay".
     """
     torch.manual_seed(task["seed"])
@@ -111,7 +111,7 @@ def measure(task: dict) -> None:
         trainer.train_step(next(trainer.dataloader_train))
         moments.append(time.perf_counter())
     for loader in (trainer.dataloader_train, trainer.dataloader_val):
-        # Processes that make samples do not end by themselves.
+        # The processes that prepare samples do not end by themselves.
         if isinstance(loader, NonDetMultiThreadedAugmenter):
             loader._finish()
     print(json.dumps({"moments": moments}))

@@ -1,6 +1,7 @@
-"""What the benchmarks need to run nnU-Net: an environment of its own, our data set in its layout, our folds as its own.
+"""Running nnU-Net for the benchmarks: an environment of its own, our data set in its layout, and our folds.
 
-Our packages and nnU-Net's do not have to agree: its side (nnunet_side.py) runs in a process of that environment.
+nnunet_side.py runs in a process of that environment, so our packages and nnU-Net's need not agree. Run as a program,
+this creates the environment (``make benchmarks``).
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ SUFFIX = ".nii.gz"
 
 
 def environment_python() -> Path:
-    """The Python of nnU-Net's environment, which is made where it is missing or older than its requirements."""
+    """Python of nnU-Net's environment, which is created if it is missing or its requirements have changed."""
     python = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ready = ENVIRONMENT / "ready"
     wanted = "".join(path.read_text(encoding="utf-8") for path in (REQUIREMENTS, *CONSTRAINTS))
     if not ready.exists() or ready.read_text(encoding="utf-8") != wanted:
-        click.echo(f"... making {ENVIRONMENT.name}/ with nnU-Net in it", err=True)
+        click.echo(f"... installing nnU-Net in {ENVIRONMENT.name}/", err=True)
         subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         constraints = [part for path in CONSTRAINTS for part in ("-c", path)]
-        # torch goes first and by itself, so that a CPU build that is offered is kept.
+        # torch is installed first and separately, so that a CPU build that pip finds first is kept.
         for path in (PINS / "torch.txt", REQUIREMENTS):
             subprocess.run([*install, *constraints, "-r", path], check=True, stdout=sys.stderr)
         ready.write_text(wanted, encoding="utf-8")
@@ -46,10 +47,10 @@ def environment_python() -> Path:
 
 
 class Workplace:
-    """The folder in which nnU-Net finds a data set and keeps what it makes of it.
+    """A folder in which nnU-Net finds a data set and writes its own files.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
     """
 
     def __init__(self, folder: Path):
@@ -69,18 +70,18 @@ class Workplace:
         """Run a Python command line in nnU-Net's environment.
 
         Args:
-            workers: processes that make samples; 0 is the training process itself, which planning does not take.
+            workers: processes that prepare samples; 0, which planning does not accept, is the training process itself.
 
         Raises:
-            CalledProcessError: it failed.
+            CalledProcessError: the command failed.
         """
         environment = {**os.environ, **self._variables, "nnUNet_n_proc_DA": str(workers)}
         return subprocess.run([environment_python(), *command], check=True, env=environment, **options)
 
     def prepare(self, data_set: DataSet, plan: Plan) -> dict:
-        """Bring the data set and all folds of the plan into nnU-Net's layout; let nnU-Net plan and preprocess.
+        """Convert the data set and all folds of the plan to nnU-Net's layout, and let nnU-Net plan and preprocess.
 
-        What is there already is kept.
+        Steps that are done already are not repeated.
 
         Returns:
             nnU-Net's own plan for 3d_fullres.
@@ -110,22 +111,22 @@ class Workplace:
 
 
 def names(cases: list[Case]) -> list[str]:
-    """The cases' names."""
+    """Names of cases."""
     return [case.name for case in cases]
 
 
 def write_raw(data_set: DataSet, folder: Path) -> None:
-    """Lay out a data set as nnU-Net wants it: a file a channel, links where the files are such.
+    """Write a data set in nnU-Net's layout, with one file per channel; existing files are linked where possible.
 
     Raises:
-        ClickException: regions, which this layout does not write, or labels that are not 1, 2, 3, ..., which nnU-Net
-            refuses.
+        ClickException: the data set has regions, which this layout does not support, or its labels are not 1, 2, 3,
+            ..., which nnU-Net refuses.
     """
     if data_set.regions:
-        raise click.ClickException(f"The regions of {data_set.name} may overlap; name a data set with plain labels.")
+        raise click.ClickException(f"The regions of {data_set.name} may overlap; choose a data set with plain labels.")
     if sorted(data_set.labels) != list(range(1, len(data_set.labels) + 1)):
         values = ", ".join(map(str, sorted(data_set.labels)))
-        raise click.ClickException(f"nnU-Net takes label values 1, 2, 3, ... without a gap; these are {values}.")
+        raise click.ClickException(f"nnU-Net accepts only consecutive label values 1, 2, 3, ...; these are {values}.")
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for case in data_set.cases:

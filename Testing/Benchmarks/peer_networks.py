@@ -1,7 +1,7 @@
-"""Networks of others, trained by our loop and run by our engine, so that a comparison differs in the network alone.
+"""MONAI's networks, trained by our loop and run by our engine, so that a comparison differs only in the network.
 
-They take the place of a plan's network under a name of their own, which the benchmarks enter into the engine's table,
-in their processes only: the engine itself stays without MONAI.
+They replace a plan's network under names of their own. Only the benchmarks' processes register them: the engine itself
+does not depend on MONAI.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from conresnet.networks.blocks import TRAINING_OUTPUTS
 from conresnet_training.planning.plan import Plan
 
 SMALLEST_SIDE = 4
-"""nnU-Net halves no axis below so many voxels."""
+"""nnU-Net halves no axis below this many voxels."""
 
 SMALLEST_SIDE_ALONE = 12
-"""Nor one that has fewer, where it would be the only one."""
+"""Nor an axis with fewer voxels than this, if it would be the only one."""
 
 ANISOTROPY = 2
-"""Nor one whose voxels are so many times longer than the shortest."""
+"""Nor an axis whose voxels are this many times longer than the shortest."""
 
 
 class PeerNetwork(nn.Module):
-    """A network that answers as ours do, whose strides need multiples of voxels.
+    """A network with the interface of ours, whose strides require multiples of a size.
 
     Args:
-        network: MONAI's.
-        input_channels: images a case has.
-        multiple: voxels (S, H, W) of which it takes whole multiples; others are padded by 0 and cut again.
+        network: MONAI's network.
+        input_channels: number of images per case.
+        multiple: sizes (S, H, W) must be multiples of these; others are padded with 0 and cropped again.
     """
 
     stages = 1
@@ -42,11 +42,11 @@ class PeerNetwork(nn.Module):
         self.provides = {"segmentation"}
 
     def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
-        """See ``ConResNet.forward``; "auxiliary", finest first, is given in training alone, where there is any."""
+        """See ``ConResNet.forward``. "auxiliary", finest first, is returned only in training, if there is any."""
         size = x.shape[2:]
         missing = [-side % step for side, step in zip(size, self.multiple, strict=True)]
         if all(side + gap == step for side, gap, step in zip(size, missing, self.multiple, strict=True)):
-            # Instance norm takes no single voxel, which would be all of the coarsest scale.
+            # Instance norm cannot normalize a single voxel, which would be all of the coarsest scale.
             missing[0] += self.multiple[0]
         padded = F.pad(x, [part for gap in reversed(missing) for part in (0, gap)])
         finest, *auxiliary = (logits[..., : size[0], : size[1], : size[2]] for logits in self._logits(padded))
@@ -59,11 +59,11 @@ class PeerNetwork(nn.Module):
 class DynUNetPeer(PeerNetwork):
     """MONAI's DynUNet as nnU-Net configures it: instance norm, leaky ReLU, strided convolutions, 32 to 320 features.
 
-    Deep supervision is at every scale but the coarsest two, as in nnU-Net, where the coarsest decoder scale has
-    weight 0.
+    Deep supervision is applied at every scale except the coarsest two, as in nnU-Net, where the coarsest decoder scale
+    has weight 0.
 
     Args:
-        strides, kernels: a triple a stage, as ``nnunet_stages`` gives them.
+        strides, kernels: one triple per stage, from ``nnunet_stages``.
     """
 
     def __init__(
@@ -89,35 +89,35 @@ class DynUNetPeer(PeerNetwork):
             self.provides |= {"auxiliary"}
 
     def auxiliary_weights(self, progress: float) -> tuple[float, ...]:
-        """1/2, 1/4, ... beside the finest scale's 1, as in nnU-Net, which divides all by their sum."""
+        """1/2, 1/4, ... relative to 1 at the finest scale, as in nnU-Net, which divides all by their sum."""
         return tuple(0.5**scale for scale in range(1, self.auxiliary + 1))
 
     def _logits(self, x: Tensor) -> Sequence[Tensor]:
         logits = self.network(x)
-        # In training, (batch, scale, channel, S, H, W), all at the finest size.
+        # In training: (batch, scale, channel, S, H, W), all at the finest size.
         return logits.unbind(1) if logits.ndim == 6 else [logits]
 
 
 class SegResNetPeer(PeerNetwork):
-    """MONAI's SegResNet with the 32 features of its paper (Myronenko 2018), three halvings."""
+    """MONAI's SegResNet with the 32 features of its paper (Myronenko 2018) and three halvings."""
 
     def __init__(self, input_channels: int, outputs: int):
         super().__init__(SegResNet(3, 32, input_channels, outputs), input_channels, (8, 8, 8))
 
 
 class BasicUNetPeer(PeerNetwork):
-    """MONAI's BasicUNet as it comes: 32 to 256 features, four halvings, instance norm."""
+    """MONAI's BasicUNet with its defaults: 32 to 256 features, four halvings, instance norm."""
 
     def __init__(self, input_channels: int, outputs: int):
         super().__init__(BasicUNet(3, input_channels, outputs), input_channels, (16, 16, 16))
 
 
 def nnunet_stages(window: Sequence[int], spacing: Sequence[float] | None) -> tuple[list[list[int]], list[list[int]]]:
-    """(strides, kernels), a triple a stage, by nnU-Net's rule (Isensee et al., Nature Methods 2021).
+    """(strides, kernels), one triple per stage, by nnU-Net's rule (Isensee et al., Nature Methods 2021).
 
-    Each stage halves the axes that keep at least 4 voxels and whose voxels are less than twice as long as the
-    shortest of those. Kernels are 3, but 1 along an axis whose voxels are still at least twice as long as the
-    shortest; at the deepest stage always 3.
+    Each stage halves the axes that keep at least 4 voxels and whose voxels are less than twice as long as the shortest
+    of those. Kernels are 3, except 1 along an axis whose voxels are still at least twice as long as the shortest, and
+    always 3 at the deepest stage.
     """
     sides, lengths = list(window), list(spacing or (1, 1, 1))
     strides, kernels = [[1, 1, 1]], [_kernels(lengths)]
@@ -142,7 +142,7 @@ PEERS = {"dynunet": DynUNetPeer, "segresnet": SegResNetPeer, "basicunet": BasicU
 
 
 def with_peer(plan: Plan, name: str) -> Plan:
-    """``plan`` with another network in the place of its own, everything else as it is.
+    """``plan`` with another network in place of its own, and everything else unchanged.
 
     Args:
         name: a key of ``PEERS``.

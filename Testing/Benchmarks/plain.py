@@ -1,4 +1,4 @@
-"""Sliding-window inference written the plain way, as the paper's authors run it; the engine is measured against it."""
+"""Plain sliding-window inference as the paper's authors run it, the baseline for the engine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 
 def prepare(channels: list[np.ndarray]) -> np.ndarray:
-    """(C, S, H, W) float32: the sparse end of the histogram clipped, then the z-score over what differs from the
-    corner's value, the rest 0."""
+    """Normalize the channels as the authors do, and return (C, S, H, W) float32.
+
+    The sparse tail of the histogram is clipped. Voxels that differ from the corner's value get their z-score; the
+    others become 0.
+    """
     prepared = []
     for array in channels:
         counts, _ = np.histogram(array, bins=int(array.max()))
@@ -23,7 +26,7 @@ def prepare(channels: list[np.ndarray]) -> np.ndarray:
 
 
 def starts(side: int, window: int) -> list[int]:
-    """The authors' windows along one axis: steps of two thirds, the last moved back inside."""
+    """Starts of the authors' windows along one axis: steps of two thirds, the last window moved back inside."""
     stride = int(np.ceil(window * 2 / 3))
     count = int(np.ceil((side - window) / stride)) + 1
     return [min(number * stride, side - window) for number in range(max(1, count))]
@@ -31,17 +34,17 @@ def starts(side: int, window: int) -> list[int]:
 
 @torch.inference_mode()
 def logits(network: nn.Module, image: np.ndarray, start: tuple[int, ...], window: tuple[int, ...]) -> Tensor:
-    """(K, S, H, W) of one window, eager fp32; the network standardizes its weights anew and computes all its heads."""
+    """Logits (K, S, H, W) of one window in eager fp32. The network standardizes its weights and computes all heads."""
     place = tuple(slice(a, a + n) for a, n in zip(start, window, strict=True))
     return network(torch.from_numpy(image[(slice(None), *place)])[None])["segmentation"][0]
 
 
 @torch.inference_mode()
 def segment(network: nn.Module, image: np.ndarray, window: tuple[int, ...], limit: int | None = None) -> np.ndarray:
-    """(K, S, H, W) bool regions: mean of the windows' sigmoids above a half.
+    """Regions (K, S, H, W) as bool: mean of the windows' sigmoids above one half.
 
     Args:
-        limit: stop after so many windows, to estimate the time of all.
+        limit: stop after this many windows, to estimate the time of all.
     """
     total = counts = None
     places = list(product(*(starts(side, size) for side, size in zip(image.shape[1:], window, strict=True))))

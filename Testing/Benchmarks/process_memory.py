@@ -1,4 +1,4 @@
-"""The most memory that this process has held."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ STATUS = Path("/proc/self/status")
 
 
 def peak_memory() -> int:
-    """Bytes of the computer's memory, all that was loaded included. Not on Windows."""
+    """Peak resident memory in bytes, including loaded libraries. Not available on Windows."""
     if STATUS.exists():
-        # What resource says begins at what the process that started this one had held by then.
+        # The value of resource starts at the peak of the process that started this one.
         return int(STATUS.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,4 +1,4 @@
-"""The runs of a row: their folders, whether what lies in them is what the row wants, and how their training went."""
+"""The runs of a row: their folders, whether they match the row, and how their training went."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ LAST_QUARTER = 0.75
 
 
 def runs_of(row: Row, output: Path, folds: Sequence[int]) -> list[Run]:
-    """The runs of a row, each in ``OUTPUT/<name>/fold_<k>``; those that are not there yet are started.
+    """The runs of a row, each in ``OUTPUT/<name>/fold_<k>``; missing ones are created.
 
     Raises:
-        UserError: ``plan-differs`` where one was begun by a plan that trains something else, or ``fold-unknown``.
+        UserError: ``plan-differs`` if a run was started with a plan that trains something else, or ``fold-unknown``.
     """
     return [_run(plan, output / name / f"fold_{fold}", fold) for name, plan in row.plans.items() for fold in folds]
 
 
 def started_runs_of(row: Row, output: Path) -> list[Run]:
-    """Those of the row's runs that are there, of whatever folds."""
+    """The existing runs of the row, in any fold."""
     folders = [(plan, folder) for name, plan in row.plans.items() for folder in sorted((output / name).glob("fold_*"))]
     return [_run(plan, folder, int(folder.name.removeprefix("fold_"))) for plan, folder in folders]
 
@@ -39,15 +39,15 @@ def _run(plan: Plan, folder: Path, fold: int) -> Run:
         return start_run(plan, folder, fold)
     run = open_run(folder, plan.data)
     if run.fold != fold or what_trains(run.plan) != what_trains(plan):
-        sentence = f"{folder} was begun by another plan; name a new folder for this plan, or move that one away."
+        sentence = f"{folder} was started with another plan; choose a new folder for this plan, or move that one away."
         raise UserError("plan-differs", sentence, path=str(folder))
     return run
 
 
 def what_trains(plan: Plan) -> dict[str, Any]:
-    """What a plan's result depends on: not where the data lie, nor what the model is called and says of itself.
+    """Everything a plan's result depends on, which excludes the location of the data and the model's name and texts.
 
-    Arguments of networks that a plan leaves out count as what they are by default.
+    Network arguments that a plan omits are filled in with their defaults.
     """
     description = plan.description
     networks = [_with_defaults(network.type, network.arguments) for network in description.system.networks]
@@ -70,14 +70,14 @@ def _with_defaults(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_trained(run: Run) -> bool:
-    """Whether nothing is left of it."""
+    """Whether the run is finished."""
     return _progress(run).state == "finished"
 
 
 def late_rise(run: Run) -> float | None:
-    """By how much the validation Dice rose in the last quarter of the run's last stage; None where none was before it.
+    """Rise of the validation Dice in the last quarter of the run's last stage; None without an earlier validation.
 
-    A network that is trained in stages begins anew with each.
+    A network that is trained in stages starts anew in each stage.
     """
     progress, steps = _progress(run), run.plan.training.steps
     first = steps_of_run(run.plan) - steps

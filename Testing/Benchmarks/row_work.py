@@ -1,10 +1,10 @@
-"""The work on one row of ``compare_systems.py``, in the process that it is done in: train, evaluate, or measure it.
+"""Train, evaluate or measure one row of ``compare_systems.py``, in its own process.
 
     python Testing/Benchmarks/row_work.py TASK
 
-TASK is JSON: "do" ("train", "evaluate" or "measure"), "runs" (their folders), "data" (the data set's folder); of train
-"max_steps"; of evaluate "output" (a folder) and "plan" (a file: the plan whose segments are measured); of measure
-"output" (a file) and "cases" (how many are timed at the most).
+TASK is JSON: "do" ("train", "evaluate" or "measure"), "runs" (folders), "data" (folder of the data set). For train also
+"max_steps"; for evaluate "output" (a folder) and "plan" (a file, whose segments are measured); for measure "output" (a
+file) and "cases" (maximum number of timed cases).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path[:0] = [str(HERE.parents[1] / part) for part in ("ConResSegmentation", "
 @click.command()
 @click.argument("task", type=json.loads)
 def work(task: dict) -> None:
-    """Do a task."""
+    """Run one task."""
     from peer_networks import PEERS
 
     from conresnet.networks import NETWORKS
@@ -44,7 +44,7 @@ def work(task: dict) -> None:
 
 
 def train(runs: Sequence, most_steps: int | None) -> None:
-    """Train each run to its end, or as far as ``most_steps``."""
+    """Train each run to its end, or up to ``most_steps``."""
     from conresnet_training.training.trainer import fit
 
     for run in runs:
@@ -52,9 +52,10 @@ def train(runs: Sequence, most_steps: int | None) -> None:
 
 
 def evaluate(runs: Sequence, output: Path, plan_file: Path) -> None:
-    """Segment the held-out cases by the engine and measure the segments of a plan.
+    """Segment the held-out cases with the engine and measure the segments of a plan.
 
-    Runs may have been trained for other segments, such as the labels that make up regions; then the label maps decide.
+    Runs may have been trained for other segments, such as the labels that make up regions. Then the label maps are
+    measured.
     """
     from conresnet.files import make_folder
     from conresnet_training.data import read_data_set
@@ -78,9 +79,9 @@ def evaluate(runs: Sequence, output: Path, plan_file: Path) -> None:
 
 
 def measure(runs: Sequence, output: Path, most_cases: int) -> None:
-    """Write how large the networks of runs are, and what segmenting held-out cases with all of them takes.
+    """Write the size of the runs' networks, and the time and memory for segmenting held-out cases with all of them.
 
-    A case is segmented once before it counts, since the first one of a process takes longer.
+    The first case of a process takes longer, so one case is segmented before timing starts.
     """
     import torch
     from network_measures import acting_parameters, multiply_adds
@@ -111,7 +112,7 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     device = model.backend.device
     is_gpu = device.type == "cuda"
     peak = torch.cuda.max_memory_reserved(device) if is_gpu else peak_memory()
-    # Counting computes too, and comes last so that its memory does not count.
+    # Counting runs the networks too, so it comes last and does not affect the peak memory.
     networks = [build_network(network.type, network.arguments) for network in packed.description.system.networks]
     window = plan.description.inference.window
     found = {

@@ -1,4 +1,4 @@
-"""What ``compare_systems.py`` compares: for every row its plans, which differ from a given one in the system alone."""
+"""The rows of ``compare_systems.py`` and their plans, which differ from a given plan only in the system."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conresnet_training.planning.systems import SYSTEMS, change_system
 CONRESNET, BASELINE = "conresnet", "conresnet-baseline"
 PEER_TITLES = {"dynunet": "DynUNet (MONAI)", "segresnet": "SegResNet (MONAI)", "basicunet": "BasicUNet (MONAI)"}
 SIZES = "Table VII"
-# Of ConResNet's paper: what each table is on, and which of the catalogue's systems stand in it beside its own rows.
+# The tables of ConResNet's paper: subject, and systems of the catalog shown in addition to the table's own rows.
 STUDY = {
     "Table I": ("one network and an ensemble", (CONRESNET,)),
     "Table III": ("residual mapping and attention mapping", (BASELINE, CONRESNET)),
@@ -28,10 +28,10 @@ STUDY = {
     SIZES: ("parameters and multiply-adds", (BASELINE, CONRESNET)),
 }
 LAMBDAS = (0.0, 0.1, 0.5, 1.0)
-"""Those that the paper tried (V-B)."""
+"""Values that the paper tried (V-B)."""
 
 ENSEMBLE = 3
-"""So many networks answer together in Table I (IV-C)."""
+"""Number of networks in the ensemble of Table I (IV-C)."""
 
 GROUPS = ("systems", "peers", "study")
 _ARGUMENTS = "model.system.networks.0.arguments"
@@ -42,10 +42,10 @@ class Row:
     """One line of the comparison.
 
     Args:
-        title: as it is shown.
-        plans: by the names of its runs' folders; several runs answer together, as an ensemble.
+        title: text in tables and plots.
+        plans: by the folder names of its runs; several runs form an ensemble.
         group: one of ``GROUPS``.
-        table: of the study, the key of ``STUDY`` that it was made for.
+        table: for rows of the study, the key in ``STUDY`` that the row belongs to.
     """
 
     name: str
@@ -56,22 +56,22 @@ class Row:
 
     @property
     def plan(self) -> Plan:
-        """That of its first run."""
+        """Plan of the first run."""
         return next(iter(self.plans.values()))
 
     @property
     def is_for_whole_images(self) -> bool:
-        """Whether its system is meant for large images, so that crops tell little of it."""
+        """Whether its system is made for large images, so that crops say little about it."""
         system = self.plan.description.system
         return system.type == "coarse_to_fine" or system.networks[0].type == "pyramid"
 
     def is_in(self, table: str) -> bool:
-        """Whether it stands in a table of the study."""
+        """Whether the row belongs to a table of the study."""
         return self.table == table or self.name in STUDY[table][1]
 
 
 def all_rows(plan: Plan, data_set: DataSet) -> dict[str, Row]:
-    """Every row that can be made of ``plan``, by name: the catalogue's systems, the peers, ConResNet's study."""
+    """All rows that ``plan`` allows, by name: the catalog's systems, the peers, and ConResNet's study."""
     rows = [Row(name, item.title, {name: _changed(plan, name, data_set)}, "systems") for name, item in SYSTEMS.items()]
     rows += [Row(name, PEER_TITLES[name], {name: with_peer(plan, name)}, "peers") for name in PEERS]
     rows += _study(plan, data_set)
@@ -87,7 +87,7 @@ def _changed(plan: Plan, name: str, data_set: DataSet) -> Plan:
 
 
 def chosen_rows(rows: dict[str, Row], wanted: str) -> list[Row]:
-    """Those that a list such as "conresnet,peers" names: rows and ``GROUPS``. The study takes what it is compared with.
+    """The rows named in a list such as "conresnet,peers" of rows and ``GROUPS``. The study includes its references.
 
     Raises:
         UserError: ``row-unknown``.
@@ -95,7 +95,7 @@ def chosen_rows(rows: dict[str, Row], wanted: str) -> list[Row]:
     names = [name.strip() for name in wanted.split(",")]
     for name in names:
         if name not in rows and name not in GROUPS:
-            sentence = f"There is no row {name}; choose of {', '.join((*GROUPS, *rows))}."
+            sentence = f"Unknown row {name}; choose from {', '.join((*GROUPS, *rows))}."
             raise UserError("row-unknown", sentence, row=name)
     if "study" in names:
         names += [CONRESNET, BASELINE]
@@ -103,7 +103,7 @@ def chosen_rows(rows: dict[str, Row], wanted: str) -> list[Row]:
 
 
 def _study(plan: Plan, data_set: DataSet) -> Iterator[Row]:
-    """The rows that ConResNet's paper has beside ConResNet and its baseline."""
+    """The rows of ConResNet's paper, except ConResNet and its baseline."""
     plans = {base: change_system(plan, base) for base in (CONRESNET, BASELINE)}
     ours = plans[CONRESNET]
     training, description = ours.training, ours.description
@@ -135,10 +135,10 @@ def _study(plan: Plan, data_set: DataSet) -> Iterator[Row]:
 
 
 def of_other_kind(plan: Plan, data_set: DataSet) -> Plan:
-    """The plan with a sigmoid a segment instead of one softmax, or the reverse (paper V-D).
+    """The plan with one sigmoid per segment instead of a softmax, or the reverse (paper V-D).
 
-    Regions become the parts that they are made of, a label for each of the data set's values. The network is not yet
-    one for them; ``change_system`` makes it.
+    Regions become the labels they consist of, one for each value of the data set. The network does not match them yet;
+    ``change_system`` replaces it.
     """
     output, targets = plan.model["output"], plan.targets
     if output["kind"] == "labels":

@@ -1,4 +1,4 @@
-"""One measurement of ``training_throughput.py``, in the process that it is made in."""
+"""One measurement of ``training_throughput.py``, in its own process."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from conresnet_training.training.network import SegmentationTraining
 from conresnet_training.training.trainer import fit
 
 BATCHES = 8
-"""So many are kept for the plain way, which takes them in turn."""
+"""Number of batches kept for the plain loop, which uses them in turn."""
 
 
-# The loop makes the training itself, so what is noted of it is left here.
+# The loop creates the training module itself, so the hook records its observations here.
 MOMENTS: list[float] = []
 KEPT: list[tuple[Tensor, Tensor]] = []
 
 
 def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Before any module computes: note when our training begins a step, and keep the first batches."""
+    """Forward pre-hook of all modules: record when our training starts a step, and keep the first batches."""
     if isinstance(module, SegmentationTraining):
         MOMENTS.append(time.perf_counter())
         if len(KEPT) < BATCHES:
@@ -36,20 +36,20 @@ def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def measure(task: dict) -> dict:
-    """Train by the way that the task names.
+    """Train with the loop named in the task.
 
     Args:
-        task: "way", "plan" (file), "folder" (new, of the run), "batches" (file).
+        task: "way" ("plain" or "ours"), "plan" (file), "folder" (new, for the run), "batches" (file).
 
     Returns:
-        "moments": seconds at which the steps began.
+        "moments": times at which the steps started, in seconds.
     """
     plan = read_plan(Path(task["plan"]))
     match task["way"]:
         case "plain":
             _plain(plan, torch.load(task["batches"], weights_only=True))
         case "ours":
-            # Standard output is the result's.
+            # Standard output is reserved for the result.
             sys.stdout = sys.stderr
             with register_module_forward_pre_hook(watch):
                 fit(start_run(plan, Path(task["folder"]), 0))
@@ -60,7 +60,7 @@ def measure(task: dict) -> dict:
 
 
 def _plain(plan: Plan, batches: list[tuple[Tensor, Tensor]]) -> None:
-    """What a step must compute, and nothing else; the memory is kept as our loop keeps it."""
+    """A loop with only what a step has to compute; memory is reused as in our loop."""
     settings = plan.training
     torch.manual_seed(settings.seed)
     training = SegmentationTraining(plan).train()

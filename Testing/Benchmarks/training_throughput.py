@@ -1,12 +1,12 @@
-"""Samples a second of our training loop, against a plain PyTorch loop and against nnU-Net's trainer.
+"""Samples per second of our training loop, a plain PyTorch loop and nnU-Net's trainer.
 
     python Testing/Benchmarks/training_throughput.py PLAN.yaml [--workers 0 --workers 1] [--without-nnunet]
 
-All ways train the plan's network with its loss and optimizer, window and batch, in processes of their own that take
-turns, so that a busy machine slows all of them; the ratios are of runs of the same round. Ours reads, cuts and augments
-samples, logs, and writes its progress file; checkpoints and validation lie outside the steps that are timed. The plain
-way computes on batches that our loop had made and that lie in memory. nnU-Net's trainer reads its own preprocessed
-copies of the same cases and augments by its own rules, in an environment of its own, .venv-nnunet/.
+All loops train the plan's network with its loss, optimizer, window and batch, in processes of their own that take
+turns, so that a busy machine slows all of them alike; ratios compare runs of the same round. Our loop reads, crops and
+augments samples, logs, and writes its progress file; checkpoints and validation are outside the timed steps. The plain
+loop computes on batches in memory that our loop prepared before. nnU-Net's trainer reads its own preprocessed copies of
+the same cases and augments by its own rules, in an environment of its own, .venv-nnunet/.
 """
 
 from __future__ import annotations
@@ -30,18 +30,24 @@ GOAL = 0.05
 
 @click.command()
 @click.argument("plan", type=FILE)
-@click.option("--data", type=FOLDER, help="The data, if not where the plan says.")
-@click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True, help="That are timed, a run.")
-@click.option("--warm-up", type=click.IntRange(min=0), default=5, show_default=True, help="Steps before them.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="How often each way runs.")
-@click.option("--workers", multiple=True, default=[0, 1, 2], show_default=True, help="Processes that make samples.")
-@click.option("--threads", default=0, help="Threads of each way.  [default: PyTorch's]")
+@click.option("--data", type=FOLDER, help="Folder of the data, if not the one in the plan.")
+@click.option("--steps", type=click.IntRange(min=1), default=40, show_default=True, help="Timed steps per run.")
+@click.option("--warm-up", type=click.IntRange(min=0), default=5, show_default=True, help="Steps before timing starts.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each loop.")
+@click.option(
+    "--workers",
+    multiple=True,
+    default=[0, 1, 2],
+    show_default=True,
+    help="Processes that prepare samples; may be repeated.",
+)
+@click.option("--threads", default=0, help="CPU threads.  [default: PyTorch's]")
 @click.option("--precision", type=click.Choice(["bf16-mixed", "32-true"]), default="bf16-mixed", show_default=True)
-@click.option("--without-nnunet", is_flag=True, help="Leave nnU-Net out, and its environment.")
-@click.option("--work", type=FOLDER, help="Where nnU-Net's copy of the data is kept.  [default: made anew]")
-@click.option("--output", type=FILE, help="Write what was measured as JSON too.")
+@click.option("--without-nnunet", is_flag=True, help="Skip nnU-Net, which needs an environment of its own.")
+@click.option("--work", type=FOLDER, help="Folder for nnU-Net's copy of the data.  [default: a temporary one]")
+@click.option("--output", type=FILE, help="Also write the measurements as JSON.")
 def compare(plan, data, steps, warm_up, rounds, workers, threads, precision, without_nnunet, work, output) -> None:
-    """Measure how many samples of PLAN each way trains on in a second."""
+    """Measure how many samples per second each loop trains on with PLAN."""
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryDirectory() as temporary:
@@ -61,17 +67,17 @@ def compare(plan, data, steps, warm_up, rounds, workers, threads, precision, wit
                 measured[way].append(bench.batch / seconds)
     print_table(measured)
     if output:
-        result = {"samples_a_second": measured, "steps": steps, "precision": precision, "batch": bench.batch}
+        result = {"samples_per_second": measured, "steps": steps, "precision": precision, "batch": bench.batch}
         output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 class Bench:
-    """The ways, each a function that trains in a process of its own and returns the seconds at which steps began.
+    """The loops, each a method that trains in a process of its own and returns the times at which steps started.
 
     Args:
-        plan_file, data: what is trained, on which data.
-        steps: of every run, and one more whose beginning ends the last.
-        folder: for what the runs write.
+        plan_file, data: plan and folder of the data (None: the plan's own).
+        steps: timed and untimed steps per run; one more step marks the end of the last.
+        folder: for the files of the runs.
     """
 
     def __init__(self, plan_file: Path, data: Path | None, steps: int, precision: str, folder: Path):
@@ -82,25 +88,25 @@ class Bench:
         self.plan = read_plan(plan_file, data)
         self.data_set = read_data_set(self.plan.data)
         settings = self.plan.training
-        # One held-out case is the least that a run takes, and it is looked at after the last step alone.
+        # A run needs at least one held-out case; it is validated only after the last step.
         settings.folds, settings.precision = len(self.data_set.cases), precision
         settings.steps = settings.steps_between_checkpoints = steps + 1
         self.batch = settings.batch
 
     def record_batches(self) -> None:
-        """Let our loop make the batches of the plain way."""
+        """Let our loop prepare the batches of the plain loop."""
         self.ours(0)
 
     def plain(self) -> list[float]:
-        """A plain loop over batches in memory."""
+        """Train with a plain loop over batches in memory."""
         return self._here("plain", 0)
 
     def ours(self, workers: int) -> list[float]:
-        """Our loop as it is."""
+        """Train with our loop."""
         return self._here("ours", workers)
 
     def prepare_nnunet(self, folder: Path) -> None:
-        """Bring the cases into nnU-Net's layout, and our window and batch into its plan."""
+        """Convert the cases to nnU-Net's layout, and set our window and batch in its plan."""
         from nnunet_tools import Workplace
 
         self.place = Workplace(folder)
@@ -109,7 +115,7 @@ class Bench:
         self.place.change(batch_size=self.batch, patch_size=window)
 
     def nnunet(self, workers: int) -> list[float]:
-        """nnU-Net's loop around our network."""
+        """Train our network with nnU-Net's loop."""
         settings, description = self.plan.training, self.plan.description
         network = description.system.networks[0]
         task = {
@@ -151,9 +157,9 @@ class Bench:
 
 
 def print_table(measured: dict[str, list[float]]) -> None:
-    """Medians with the lowest and highest round, and ratios to the plain way of the same round."""
+    """Print medians with the lowest and highest round, and ratios to the plain loop of the same round."""
     plain = measured["plain"]
-    click.echo(f"\n{'':22}{'samples a second':>26}{'of the plain way':>26}{'overhead':>12}")
+    click.echo(f"\n{'':22}{'samples per second':>26}{'relative to plain':>26}{'overhead':>12}")
     for way, rates in measured.items():
         ratios = [rate / other for rate, other in zip(rates, plain, strict=True)]
         overhead = 1 / statistics.median(ratios) - 1

@@ -1,4 +1,4 @@
-"""Benchmarks are scripts beside their own modules, not a package: as modules for tests, and as a terminal runs them."""
+"""Benchmarks are scripts next to their own modules, not a package. Tests import them or run them as in a terminal."""
 
 import importlib
 import os
@@ -24,7 +24,7 @@ def benchmark(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 
 @pytest.fixture
 def peers(benchmark: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module of the peers, which are in the engine's table as long as the test lasts."""
+    """The module of the peer networks, which are registered with the engine for the duration of the test."""
     module = benchmark("peer_networks")
     for name, network in module.PEERS.items():
         monkeypatch.setitem(NETWORKS, name, network)
@@ -33,7 +33,7 @@ def peers(benchmark: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def run_benchmark(repository: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs a benchmark in a process of its own, on one thread; the test fails where it does."""
+    """Runs a benchmark in a process of its own with one thread; the test fails if it fails."""
 
     def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
         command = [sys.executable, repository / "Testing" / "Benchmarks" / script, *map(str, arguments)]
@@ -47,12 +47,12 @@ def run_benchmark(repository: Path) -> Callable[..., subprocess.CompletedProcess
 
 @pytest.fixture
 def boxes(tmp_path: Path) -> Path:
-    """A Decathlon folder of three small cases with two boxes each."""
+    """A Decathlon folder with three small cases that contain two boxes each."""
     return decathlon(tmp_path / "boxes")
 
 
 @pytest.fixture
 def plan_file(boxes: Path, tmp_path: Path) -> Path:
-    """A plan for it of two steps, with windows that nnU-Net's rule halves twice."""
+    """A plan for it with two steps, and windows that nnU-Net's rule halves twice."""
     settings = "training.steps=2", "training.steps_between_checkpoints=1", "model.inference.window=[24, 16, 16]"
     return write_tiny_plan(boxes, tmp_path / "plan.yaml", *settings)

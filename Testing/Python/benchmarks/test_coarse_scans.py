@@ -1,10 +1,10 @@
-"""The benchmark of coarse scans: they are blurred and moved nowhere, and held-out cases are segmented."""
+"""Benchmark of coarse scans: they are blurred but not shifted, and the held-out cases are segmented."""
 
 import numpy as np
 import SimpleITK as sitk
 
 
-def test_a_coarse_scan_lies_where_the_scan_lay(benchmark):
+def test_a_coarse_scan_is_not_shifted(benchmark):
     module = benchmark("coarse_scans")
     place = np.stack(np.meshgrid(*(np.arange(side) - 15.2 for side in (33, 31, 32)), indexing="ij"))
     blob = sitk.GetImageFromArray(np.exp(-(place**2).sum(0) / 40).astype(np.float32))
@@ -22,5 +22,5 @@ def test_the_held_out_cases_are_measured(run_benchmark, repository):
         "coarse_scans.py", repository / "Testing" / "Data" / "MSD_Task04_Hippocampus"
     ).stdout.splitlines()
     rows = {line.split("|")[1].strip(): line.split("|")[2:4] for line in lines[2:]}
-    sharp, coarse = (np.array(rows[name], float) for name in ("as it is", "half the resolution"))
+    sharp, coarse = (np.array(rows[name], float) for name in ("unchanged", "half the resolution"))
     assert (sharp > coarse).all() and (coarse > 0.75).all()

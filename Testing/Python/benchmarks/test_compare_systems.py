@@ -1,4 +1,4 @@
-"""Systems compared by one command: their rows, their runs, and the tables that come of them."""
+"""Comparison of systems: its rows, their runs, and the resulting tables."""
 
 import csv
 import json
@@ -22,16 +22,16 @@ from training.trained_runs import finished_run
 
 @pytest.fixture
 def rows(benchmark, peers):
-    """The module that makes rows."""
+    """The module that creates the rows."""
     return benchmark("system_rows")
 
 
 def of_network(row) -> dict:
-    """The arguments of a row's network."""
+    """Arguments of a row's network."""
     return row.plan.description.system.networks[0].arguments
 
 
-def test_every_row_differs_from_the_plan_in_its_system_alone(rows, plan_file):
+def test_every_row_differs_from_the_plan_only_in_its_system(rows, plan_file):
     plan = read_plan(plan_file)
     found = rows.all_rows(plan, read_data_set(plan.data))
     assert {*rows.SYSTEMS, "dynunet", "segresnet", "basicunet"} < set(found)
@@ -43,7 +43,7 @@ def test_every_row_differs_from_the_plan_in_its_system_alone(rows, plan_file):
             assert kept[0] == kept[1], row.name
 
 
-def test_study_is_that_of_the_paper(rows, plan_file):
+def test_the_study_has_the_rows_of_the_papers_tables(rows, plan_file):
     plan = read_plan(plan_file)
     found = rows.all_rows(plan, read_data_set(plan.data))
     tables = {table: [name for name, row in found.items() if row.is_in(table)] for table in rows.STUDY}
@@ -69,11 +69,12 @@ def test_study_is_that_of_the_paper(rows, plan_file):
     assert [found[name].plan.training.deep_supervision for name in tables["Fig. 8"]] == [0.5, 0, 0.1, 1]
     seeds = [plan.training.seed for plan in found["conresnet-ensemble"].plans.values()]
     assert seeds == [0, 1, 2]
-    with pytest.raises(UserError, match="There is no row resnet"):
+    with pytest.raises(UserError) as caught:
         rows.chosen_rows(found, "conresnet,resnet")
+    assert (caught.value.code, caught.value.values) == ("row-unknown", {"row": "resnet"})
 
 
-def test_regions_become_the_labels_that_they_are_made_of(rows, tmp_path):
+def test_regions_become_the_labels_they_consist_of(rows, tmp_path):
     folder = brats(tmp_path / "brats")
     plan = read_plan(write_tiny_plan(folder, tmp_path / "plan.yaml"))
     found = rows.all_rows(plan, read_data_set(folder))
@@ -83,7 +84,7 @@ def test_regions_become_the_labels_that_they_are_made_of(rows, tmp_path):
     assert (of_network(found["conresnet-labels"])["outputs"], of_network(found["conresnet"])["outputs"]) == (4, 3)
 
 
-def test_labels_are_judged_by_the_regions_that_they_make_up(benchmark, rows, tmp_path):
+def test_labels_are_measured_by_the_regions_they_make_up(benchmark, rows, tmp_path):
     folder = brats(tmp_path / "brats")
     plan_file = write_tiny_plan(folder, tmp_path / "plan.yaml")
     plan = read_plan(plan_file)
@@ -101,18 +102,19 @@ def test_labels_are_judged_by_the_regions_that_they_make_up(benchmark, rows, tmp
         assert found.cases["BraTS_2"][name]["dice"] == pytest.approx(dice)
 
 
-def test_run_made_elsewhere_counts_where_it_trains_the_same(benchmark, rows, plan_file, tmp_path):
+def test_a_run_made_elsewhere_is_used_if_it_trains_the_same(benchmark, rows, plan_file, tmp_path):
     runs, plan = benchmark("row_runs"), read_plan(plan_file)
     row = rows.all_rows(plan, read_data_set(plan.data))["conresnet"]
     elsewhere = row.plan.model_copy(update={"data": tmp_path / "moved", "model": {**row.plan.model, "title": "Mine"}})
     start_run(elsewhere, tmp_path / "conresnet" / "fold_1", 1)
     assert [run.folder.name for run in runs.runs_of(row, tmp_path, [1])] == ["fold_1"]
     other = rows.Row("conresnet", "", {"conresnet": with_settings(row.plan, ["training.batch=1"])}, "systems")
-    with pytest.raises(UserError, match="begun by another plan"):
+    with pytest.raises(UserError) as caught:
         runs.runs_of(other, tmp_path, [1])
+    assert caught.value.code == "plan-differs"
 
 
-def test_rise_is_that_of_the_last_stages_last_quarter(benchmark, rows, plan_file, tmp_path):
+def test_the_late_rise_is_that_of_the_last_quarter_of_the_last_stage(benchmark, rows, plan_file, tmp_path):
     plan = with_settings(read_plan(plan_file), ["training.steps=8"])
     found = rows.all_rows(plan, read_data_set(plan.data))
     dice = {2: 0.1, 5: 0.3, 6: 0.4, 8: 0.9, 10: 0.5, 14: 0.8, 16: 0.81}
@@ -130,7 +132,7 @@ def test_rise_is_that_of_the_last_stages_last_quarter(benchmark, rows, plan_file
 
 
 def evaluation(dice: list[float]) -> Evaluation:
-    """Of as many cases, named a, b and so on, with one segment."""
+    """An evaluation of one case per Dice value, named a, b and so on, with one segment."""
     blank = dict.fromkeys(COLUMNS, 1.0)
     cases = {name: {"box": {**blank, "dice": value}} for name, value in zip("abcde", dice, strict=False)}
     cases["a"]["box"]["hd95"] = None if len(cases) == 2 else 1.0
@@ -139,7 +141,7 @@ def evaluation(dice: list[float]) -> Evaluation:
 
 @pytest.fixture
 def comparison(benchmark, rows, plan_file):
-    """Four rows, of which one is under-trained and one is for whole images."""
+    """Four rows; one is under-trained and one is for whole images."""
     module, plan = benchmark("comparison_table"), read_plan(plan_file)
     found = rows.all_rows(plan, read_data_set(plan.data))
     cost = {"parameters": 4_800_000, "multiply_adds": 9_000_000_000, "window": [8, 8, 8], "seconds": {"a": 0.5, "b": 1}}
@@ -154,7 +156,7 @@ def comparison(benchmark, rows, plan_file):
     return module.Comparison(results, ["Boxes."], are_crops=True)
 
 
-def test_table_marks_what_must_not_be_ranked(benchmark, comparison, tmp_path):
+def test_the_table_marks_rows_that_must_not_be_ranked(benchmark, comparison, tmp_path):
     benchmark("comparison_table").write_markdown(comparison, tmp_path / "table.md")
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "| ConResNet | 0.800 (0.680 to 0.920) | 1.00 (1.00 to 1.00) | 4.80 | 9.0 | 0.75 | 2.00 | 9 |" in text
@@ -165,18 +167,18 @@ def test_table_marks_what_must_not_be_ranked(benchmark, comparison, tmp_path):
     assert "† under-trained" in text and "‡ made for whole images" in text
 
 
-def test_csv_has_every_figure(benchmark, comparison, tmp_path):
+def test_the_csv_file_has_every_figure(benchmark, comparison, tmp_path):
     benchmark("comparison_table").write_csv(comparison, tmp_path / "table.csv")
     with open(tmp_path / "table.csv", encoding="utf-8", newline="") as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}
     assert float(lines["conresnet"]["dice"]) == pytest.approx(0.8)
     assert lines["conresnet-baseline"]["under_trained"] == "yes"
-    assert float(lines["conresnet-baseline"]["dice less conresnet"]) == pytest.approx(-0.1)
+    assert float(lines["conresnet-baseline"]["dice minus conresnet"]) == pytest.approx(-0.1)
     assert (lines["dynunet"]["under_trained"], lines["dynunet"]["late_rise"]) == ("unknown", "")
     assert lines["coarse-to-fine"]["judged_on_crops"] == "yes"
 
 
-def test_picture_has_a_line_a_row(benchmark, comparison, tmp_path):
+def test_the_picture_is_drawn(benchmark, comparison, tmp_path):
     plot = benchmark("comparison_plot")
     plot.draw_comparison(comparison, tmp_path / "four.png")
     picture = matplotlib.image.imread(tmp_path / "four.png")
@@ -184,7 +186,7 @@ def test_picture_has_a_line_a_row(benchmark, comparison, tmp_path):
 
 
 def test_rows_are_trained_evaluated_measured_and_compared(benchmark, rows, plan_file, tmp_path, monkeypatch, capsys):
-    """In this process, since each of the command's own takes seconds to start; the slow test has them."""
+    """Runs in this process, because each process of the command takes seconds to start; the slow test uses them."""
     module, work, done = benchmark("compare_systems"), benchmark("row_work"), []
 
     def here(self, tasks: dict[str, dict], jobs: int) -> list[str]:
@@ -200,7 +202,7 @@ def test_rows_are_trained_evaluated_measured_and_compared(benchmark, rows, plan_
     writer = ProgressWriter(run.folder / PROGRESS_FILE)
     writer.write("finished", step=2)
     writer.close()
-    # An evaluation that was broken off.
+    # An incomplete evaluation.
     (output / "conresnet" / "evaluation" / "segmentations").mkdir(parents=True)
     command = [str(plan_file), "--output", str(output), "--rows", "conresnet,dynunet", "--fold", "1"]
     module.compare.main([*command, "--max-steps", "1"], standalone_mode=False)
@@ -221,12 +223,12 @@ def test_rows_are_trained_evaluated_measured_and_compared(benchmark, rows, plan_
 
 
 @pytest.mark.slow
-def test_rows_of_every_kind_run_by_the_command(run_benchmark, plan_file, tmp_path):
+def test_the_command_runs_rows_of_every_kind(run_benchmark, plan_file, tmp_path):
     rows = "conresnet,voxresnet-auto-context,coarse-to-fine,pyramid,basicunet,conresnet-ensemble"
     output = tmp_path / "compared"
     options = [plan_file, "--output", output, "--rows", rows, "--jobs", 2, "--set", "training.batch=1"]
     done = run_benchmark("compare_systems.py", *options)
-    assert "6 rows are compared" in done.stderr
+    assert "Compared 6 rows" in done.stderr
     with open(output / "table.csv", encoding="utf-8", newline="") as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}
     assert list(lines) == [*sorted(rows.split(","), key=list(lines).index)]

@@ -1,4 +1,4 @@
-"""The figures of ConResNet's Table VII, and what counts."""
+"""Parameters and multiply-adds against the figures of the ConResNet paper's Table VII."""
 
 import pytest
 import torch
@@ -21,8 +21,8 @@ def test_multiply_adds_of_table_vii(measures):
     assert measures.multiply_adds(build_network("conresnet", PAPER | BASELINE), WINDOW) == 453_181_440_000
 
 
-def test_deconvolutions_count_by_what_they_spread(measures):
-    """At 16 x 16 x 16, base width 8: an input voxel of a deconvolution meets its whole kernel."""
+def test_each_input_voxel_of_a_deconvolution_counts_with_its_whole_kernel(measures):
+    """At 16 x 16 x 16 with base width 8."""
     network = build_network("resdsn", {"input_channels": 1, "outputs": 2, "base_width": 8, "deep_supervision": False})
     deconvolutions = 64 * 32 * 64 * 2**3 + 32 * 16 * 64 * 4**3 + 16 * 8 * 64 * 8**3
     down = 27 * (8 * 16**3 + (8 * 16 + 16 * 16) * 8**3 + (16 * 32 + 32 * 32) * 4**3 + (32 * 64 + 64 * 64) * 2**3)
@@ -30,7 +30,7 @@ def test_deconvolutions_count_by_what_they_spread(measures):
     assert measures.multiply_adds(network, (16, 16, 16)) == deconvolutions + down + up
 
 
-def test_all_parameters_of_ours_act(measures):
+def test_all_parameters_of_our_networks_act(measures):
     networks = [build_network("conresnet", PAPER), build_network("conresnet", PAPER | BASELINE)]
     assert [measures.acting_parameters(network) for network in networks] == [19_018_732, 18_783_715]
     narrow = {"base_width": 8}
@@ -40,7 +40,7 @@ def test_all_parameters_of_ours_act(measures):
         assert measures.acting_parameters(network) == sum(value.numel() for value in network.parameters())
 
 
-def test_what_is_never_used_does_not_count_and_the_network_stays_as_it_is(measures):
+def test_unused_parameters_do_not_count_and_the_network_is_unchanged(measures):
     network = build_network("unet", {"input_channels": 1, "outputs": 2, "base_width": 8}).train()
     acting = measures.acting_parameters(network)
     network.unused = nn.Conv3d(8, 8, 3)

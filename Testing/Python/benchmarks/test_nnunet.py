@@ -1,4 +1,4 @@
-"""nnU-Net beside us: our data sets in its layout, and, where its environment was made, itself."""
+"""The comparison with nnU-Net: our data sets in its layout and, if its environment exists, nnU-Net itself."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def test_files_are_linked_and_described(benchmark, boxes, tmp_path):
     }
 
 
-def test_channels_of_one_file_become_files_of_their_own(benchmark, tmp_path):
+def test_channels_of_one_file_become_separate_files(benchmark, tmp_path):
     data = decathlon(tmp_path / "data", channels=("T1", "T2"))
     benchmark("nnunet_tools").write_raw(read_data_set(data), tmp_path / "raw")
     whole = nibabel.load(data / "imagesTr" / "case_2.nii.gz")
@@ -35,7 +35,7 @@ def test_channels_of_one_file_become_files_of_their_own(benchmark, tmp_path):
         assert np.allclose(part.affine, whole.affine)
 
 
-def test_what_nnunet_cannot_train_on_alike_is_refused(benchmark, tmp_path):
+def test_data_that_nnunet_cannot_train_on_in_the_same_way_are_refused(benchmark, tmp_path):
     write_raw = benchmark("nnunet_tools").write_raw
     with pytest.raises(click.ClickException, match="regions"):
         write_raw(read_data_set(brats(tmp_path / "brats")), tmp_path / "raw")
@@ -46,13 +46,13 @@ def test_what_nnunet_cannot_train_on_alike_is_refused(benchmark, tmp_path):
 
 @pytest.fixture
 def needs_nnunet(benchmark):
-    """Its environment takes 2 GB and minutes to make, so tests use one that a benchmark has made and make none."""
+    """Skip without nnU-Net's environment: it takes 2 GB and minutes, so the tests do not create it."""
     if not (benchmark("nnunet_tools").ENVIRONMENT / "ready").exists():
-        pytest.skip("nnU-Net's environment .venv-nnunet/ is not there; Testing/Benchmarks/nnunet.py makes it")
+        pytest.skip("nnU-Net's environment .venv-nnunet/ does not exist; make benchmarks creates it")
 
 
 @pytest.mark.slow
-def test_nnunet_trains_on_our_fold_and_is_measured_as_ours(needs_nnunet, run_benchmark, plan_file, tmp_path):
+def test_nnunet_trains_on_our_fold_and_is_measured_like_ours(needs_nnunet, run_benchmark, plan_file, tmp_path):
     output = tmp_path / "nnunet"
     options = [plan_file, "--fold", 2, "--batch", 2, "--samples", 4, "--output", output]
     assert "nnU-Net made 2 steps of 2 windows" in run_benchmark("nnunet.py", *options).stderr
@@ -67,13 +67,13 @@ def test_nnunet_trains_on_our_fold_and_is_measured_as_ours(needs_nnunet, run_ben
 def test_nnunets_trainer_runs_our_network(needs_nnunet, run_benchmark, plan_file, tmp_path):
     options = ["--steps", 2, "--warm-up", 1, "--rounds", 1, "--workers", 0, "--workers", 1]
     run_benchmark("training_throughput.py", plan_file, *options, "--output", tmp_path / "measured.json")
-    rates = json.loads((tmp_path / "measured.json").read_text())["samples_a_second"]
+    rates = json.loads((tmp_path / "measured.json").read_text())["samples_per_second"]
     assert list(rates) == ["plain", "ours, 0 workers", "ours, 1 workers", "nnU-Net, 0 workers", "nnU-Net, 1 workers"]
     assert all(rate > 0 for way in rates.values() for rate in way)
 
 
 @pytest.mark.slow
-def test_stages_agree_with_an_nnunet_that_is_there(needs_nnunet, benchmark):
+def test_stages_agree_with_nnunet(needs_nnunet, benchmark):
     questions = [((s, 160, 96), (spacing, 0.7, 0.9)) for s in (12, 24, 48) for spacing in (0.8, 1.5, 4)]
     ask = (
         "import json, sys\n"

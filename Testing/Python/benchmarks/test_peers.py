@@ -1,4 +1,4 @@
-"""Networks of others by our loop: built as theirs, and with their loss."""
+"""MONAI's networks in our loop: built as their authors configure them, and with their loss."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from conresnet_training.training.network import SegmentationTraining
 @pytest.mark.parametrize(
     ("window", "spacing", "strides", "kernels"),
     [
-        # As nnU-Net 2.8.1 plans for these; the first is its plan for the Decathlon's hippocampus.
+        # From nnU-Net 2.8.1; the first is its plan for the Decathlon's hippocampus.
         ((40, 56, 40), (1, 1, 1), [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]], [[3, 3, 3]] * 4),
         (
             (20, 256, 256),
@@ -19,7 +19,7 @@ from conresnet_training.training.network import SegmentationTraining
             [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2], [1, 2, 2]],
             [[1, 3, 3], [1, 3, 3], *[[3, 3, 3]] * 5],
         ),
-        # The last halving would be of one axis alone, of fewer than 12 voxels.
+        # The last halving would affect only one axis, with fewer than 12 voxels.
         ((12, 160, 96), (0.8, 0.7, 0.9), [[1, 1, 1], [2, 2, 2], *[[1, 2, 2]] * 3], [[3, 3, 3]] * 5),
         (
             (80, 160, 160),
@@ -29,7 +29,7 @@ from conresnet_training.training.network import SegmentationTraining
         ),
     ],
 )
-def test_stages_are_those_that_nnunet_plans(peers, window, spacing, strides, kernels):
+def test_stages_are_those_of_nnunets_plan(peers, window, spacing, strides, kernels):
     assert peers.nnunet_stages(window, spacing) == (strides, kernels)
 
 
@@ -38,13 +38,13 @@ def test_dynunet_has_nnunets_features_and_scales(peers):
     assert network.network.filters == [32, 64, 128, 256]
     outputs = network(torch.zeros(1, 1, 16, 24, 16))
     assert outputs["segmentation"].shape == (1, 3, 16, 24, 16)
-    # Of three decoder scales the coarsest has weight 0 in nnU-Net, and the finest is the segmentation.
+    # The coarsest of the three decoder scales has weight 0 in nnU-Net, and the finest is the segmentation.
     assert [logits.shape for logits in outputs["auxiliary"]] == [(1, 3, 16, 24, 16)]
 
 
 @pytest.mark.parametrize("size", [(17, 16, 19), (3, 4, 5)])
 @pytest.mark.parametrize("kind", ["dynunet", "segresnet", "basicunet"])
-def test_peer_takes_any_size_and_answers_as_ours_do(peers, kind, size, plan_file):
+def test_a_peer_accepts_any_size_and_has_the_interface_of_our_networks(peers, kind, size, plan_file):
     description = peers.with_peer(read_plan(plan_file), kind).description.system.networks[0]
     network = peers.PEERS[kind](**description.arguments).eval()
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_peer_takes_any_size_and_answers_as_ours_do(peers, kind, size, plan_file
     assert {name: value.shape for name, value in outputs.items()} == {"segmentation": (1, 3, *size)}
 
 
-def test_peers_loss_weighs_scales_as_nnunet_does(peers, plan_file):
+def test_a_peers_loss_weighs_scales_as_nnunet_does(peers, plan_file):
     plan = with_settings(read_plan(plan_file), ["model.inference.window=[32, 32, 32]"])
     training = SegmentationTraining(peers.with_peer(plan, "dynunet"))
     target = (torch.rand(1, 2, 16, 16, 16) > 0.8).float()

@@ -1,32 +1,32 @@
-"""The throughput of our loop: what the figures mean, and that every way really trains."""
+"""Throughput of our training loop: the meaning of the figures, and that every loop really trains."""
 
 import json
 
 
-def test_ratios_are_of_the_same_round(benchmark, capsys):
+def test_ratios_compare_runs_of_the_same_round(benchmark, capsys):
     measured = {"plain": [1.0, 10.0, 2.0], "ours, 0 workers": [0.8, 9.8, 1.6], "ours, 1 workers": [0.98, 9.9, 1.97]}
     benchmark("training_throughput").print_table(measured)
     lines = capsys.readouterr().out.splitlines()
     slow, quick = (line for line in lines if line.startswith("ours"))
-    # A machine that was ten times quicker in one round changes no ratio.
+    # A machine that was ten times faster in one round changes no ratio.
     assert "0.800 (0.800 to 0.980)" in slow
     assert slow.endswith("25.0 %  over the goal")
     assert "0.985 (0.980 to 0.990)" in quick
     assert quick.endswith("1.5 %  within the goal")
 
 
-def test_plain_way_and_our_loop_are_measured(run_benchmark, plan_file, tmp_path):
+def test_the_plain_loop_and_ours_are_measured(run_benchmark, plan_file, tmp_path):
     options = ["--steps", 2, "--warm-up", 1, "--rounds", 1, "--workers", 0, "--precision", "32-true"]
     output = tmp_path / "measured.json"
     done = run_benchmark("training_throughput.py", plan_file, *options, "--without-nnunet", "--output", output)
     measured = json.loads(output.read_text())
-    assert list(measured["samples_a_second"]) == ["plain", "ours, 0 workers"]
-    assert all(len(rates) == 1 and rates[0] > 0 for rates in measured["samples_a_second"].values())
+    assert list(measured["samples_per_second"]) == ["plain", "ours, 0 workers"]
+    assert all(len(rates) == 1 and rates[0] > 0 for rates in measured["samples_per_second"].values())
     assert "Median of 1 rounds" in done.stdout
 
 
-def test_both_ways_begin_with_the_same_loss(benchmark, plan_file, tmp_path, monkeypatch):
-    """The plain way computes what our loop does: the same weights on the same batch cost the same, step after step."""
+def test_both_loops_start_with_the_same_loss(benchmark, plan_file, tmp_path, monkeypatch):
+    """The plain loop computes the same as ours: the same weights on the same batches give the same losses."""
     from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 
     ways = benchmark("throughput_ways")

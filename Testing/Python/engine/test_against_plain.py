@@ -1,4 +1,4 @@
-"""The authors' tiling of the engine against the plain way of the benchmark, which shares no inference code with it."""
+"""The engine with the authors' tiling against the benchmark's plain inference, which shares no code with it."""
 
 import importlib
 
@@ -20,14 +20,14 @@ WINDOW = (32, 40, 24)
 
 @pytest.fixture
 def plain(repository, monkeypatch):
-    """The benchmark's module; a benchmark is a script beside its own modules, not a package."""
+    """The benchmark's module; benchmarks are scripts next to their own modules, not a package."""
     monkeypatch.syspath_prepend(repository / "Testing" / "Benchmarks")
     return importlib.import_module("plain")
 
 
 @pytest.fixture
 def channels(head_image) -> list[Volume]:
-    """Two channels of a head whose background is one value, as after skull stripping."""
+    """Two channels of a head with a constant background, as after skull stripping."""
     head = read_volume(head_image)
     array = np.where(head.array > 40, head.array, 0).round().astype(np.int16)
     array = np.ascontiguousarray(array[:60, :70, 30:])
@@ -36,7 +36,7 @@ def channels(head_image) -> list[Volume]:
     return [Volume(array, grid, "T1"), Volume(array[::-1] // 2, grid, "other")]
 
 
-def test_authors_tiling_gives_the_plain_ways_probabilities(tmp_path, channels, plain):
+def test_the_authors_tiling_gives_the_probabilities_of_plain_inference(tmp_path, channels, plain):
     document = description(
         channels=2,
         segments=3,
@@ -55,7 +55,7 @@ def test_authors_tiling_gives_the_plain_ways_probabilities(tmp_path, channels, p
     assert result.report["windows"] == np.prod(
         [len(plain.starts(side, size)) for side, size in zip(image.shape[1:], WINDOW, strict=True)]
     )
-    # Half precision of the map decides nothing but what lies within its rounding.
+    # Only voxels within the rounding of the half-precision map may differ.
     sure = np.abs(found - 0.5) > 1e-3
     assert sure.mean() > 0.9 and 0.001 < expected.mean() < 0.999
     assert np.array_equal((found > 0.5)[sure], expected[sure])
