@@ -1,7 +1,7 @@
 """Every sentence a user can read when something is wrong, by code: the only place where these sentences are written.
 
-`conresnet.errors.UserError` looks its sentence up here. Slicer's module translates the same templates, which is why each
-is marked by ``_()``. Names in braces are the values that come with the error. Standard library only.
+`conresnet.errors.UserError` looks its sentence up here. Slicer's module translates the same templates, which is why
+each is marked by ``_()``. Names in braces are the values that come with the error. Standard library only.
 
 A good sentence names the file or setting, says what is wrong and what to do, and ends with a period. It says "image"
 and "ROI", which fit the command line and Slicer alike.
