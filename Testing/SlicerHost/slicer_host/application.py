@@ -33,6 +33,7 @@ from . import (
     qmrml_widgets,
     sample_data,
     scripted_module,
+    slicer_python,
 )
 from . import subject_hierarchy as hierarchy
 from .file_io import CoreIOManager
@@ -202,9 +203,13 @@ def install() -> None:
     custom_classes.update(qmrml_widgets.WIDGETS)
     qmrml_widgets.install()
     modules.install()
-    slicer.i18n = sys.modules["slicer.i18n"] = i18n
-    slicer.ScriptedLoadableModule = sys.modules["slicer.ScriptedLoadableModule"] = scripted_module
-    parameter_node.install()
+    real = slicer_python.folder()
+    if real is not None:
+        slicer_python.install(real)
+    else:
+        slicer.i18n = sys.modules["slicer.i18n"] = i18n
+        slicer.ScriptedLoadableModule = sys.modules["slicer.ScriptedLoadableModule"] = scripted_module
+        parameter_node.install()
     packaging.install()
 
 
