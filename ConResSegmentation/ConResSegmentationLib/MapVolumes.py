@@ -44,7 +44,9 @@ def split(maps: dict[str, np.ndarray], segmentNames: list[str]) -> list[MapVolum
     volumes = []
     for kind, array in maps.items():
         for component, values in enumerate(array):
-            segment = segmentNames[component] if kind in ("residual", "probability") else ""
+            # A model may have one residual for all segments together.
+            isOfSegment = kind in ("residual", "probability") and len(array) == len(segmentNames)
+            segment = segmentNames[component] if isOfSegment else ""
             volumes.append(MapVolume(kind, segment, _title(kind, segment, component), values))
     return volumes
 
@@ -100,6 +102,8 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
 
 
 def _title(kind: str, segment: str, component: int) -> str:
+    if kind == "residual" and not segment:
+        return _("residual")
     if kind == "residual":
         return _("residual {segment}").format(segment=segment)
     if kind == "probability":

@@ -23,7 +23,7 @@ from conresnet.inference.sliding import Pass, Passes
 from conresnet.inference.windows import Tiling
 from conresnet.package import ModelPackage, read_package
 from conresnet.package.description import ModelDescription
-from conresnet.package.maps import check_maps
+from conresnet.package.maps import check_maps, map_components
 from conresnet.package.store import find_model
 from conresnet.systems import build_system
 from conresnet.systems.one_pass import System
@@ -106,7 +106,8 @@ class SegmentResult:
 
     Args:
         labels: uint8 [k, j, i].
-        maps: float16 [c, k, j, i] by name; "probability" and "residual" have a component a segment.
+        maps: float16 [c, k, j, i] by name; "probability" and "residual" have one component per segment, where
+            the model does not have one residual for all segments together.
         report: see ``conresnet.inference.segmentation``.
         regions: of a model whose segments overlap, uint8 [b, k, j, i]: which ones each voxel belongs to, for
             ``conresnet.inference.results.region_mask``; None where segments exclude each other.
@@ -204,7 +205,8 @@ def _segment(
         tracker.begin("preparing")
         case = prepare(description, channels, options.roi, tracker.check)
         tracker.begin("segmenting")
-        components = _components(description, maps)
+        counts = map_components(description)
+        components = {name: counts[name] for name in maps}
         results = Results(case, description.output, components, allocate or _zeros, watched=allocate is not None)
         passes = Passes(model.backend, tiling, maps, results, tracker)
         model.system.segment(case, passes)
@@ -225,12 +227,6 @@ def _segment(
 
 def _zeros(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return np.zeros(shape, dtype)
-
-
-def _components(description: ModelDescription, maps: Sequence[str]) -> dict[str, int]:
-    segments = len(description.output.segments)
-    counts = {"probability": segments, "residual": segments, "attention": 1, "features": 2}
-    return {name: counts[name] for name in maps}
 
 
 def _computing(case: PreparedCase, tiling: Tiling, made: Sequence[Pass], threads: int) -> dict:

@@ -1,6 +1,6 @@
 """ConResNet (Zhang et al., IEEE TMI 2020, section III): shared encoder, segmentation decoder, residual decoder."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from torch import Tensor, nn
 
@@ -71,6 +71,7 @@ class ConResNet(ContextResidualDecoder):
         dropout: share of channels dropped before the last encoder convolution while training.
         backbone: whose encoder it stands on: "residual", the paper's own, "voxresnet", "resdsn" or "unet".
         norm: of the backbones of other papers: "group", as everywhere else in ConResNet, or "batch", as in theirs.
+        pairs: see ``ContextResidualDecoder``.
 
     Raises:
         ValueError: an argument out of its range.
@@ -88,6 +89,7 @@ class ConResNet(ContextResidualDecoder):
         dropout: float = 0.1,
         backbone: str = "residual",
         norm: str = "group",
+        pairs: Sequence[Sequence[int]] = (),
     ):
         check_sizes(input_channels, outputs, base_width)
         if backbone not in BACKBONES:
@@ -104,6 +106,7 @@ class ConResNet(ContextResidualDecoder):
             residual_mapping,
             attention_mapping,
             dropout,
+            pairs,
         )
         self.encoder = encoder
 

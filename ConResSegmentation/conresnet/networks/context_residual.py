@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conresnet.networks.blocks import GROUPS, TRAINING_OUTPUTS, PreActivatedConv, StandardizedConv3d, resize
@@ -104,6 +105,48 @@ class ContextResidualModule(nn.Module):
         return ModuleOutput(gated, residual, fused)
 
 
+class PairedOutputs(nn.Module):
+    """Logits of left and right segments from one logit per pair and one for the side.
+
+    With z_k the logit of structure k on either side, and s that of "left", the pair's logits are
+    ``z_k + log sigmoid(s)`` and ``z_k + log sigmoid(-s)``. Their softmax is p(k) p(side), so that the cross entropy is
+    the sum of those of the structure and of the side: structures are learned from both sides at once, and the side,
+    which is one decision for all of them, is learned from every voxel of a pair.
+
+    Args:
+        outputs: logits that come out, background included.
+        pairs: [left, right] places among them; each place at most once.
+
+    Attributes:
+        inputs: channels it takes: one per pair and per unpaired output, in the order of the outputs (a pair where its
+            first output is), then that of the side.
+
+    Raises:
+        ValueError: a place that is repeated, is the background, or does not exist.
+    """
+
+    def __init__(self, outputs: int, pairs: Sequence[Sequence[int]]):
+        super().__init__()
+        places = [place for pair in pairs for place in pair]
+        if any(len(pair) != 2 for pair in pairs) or len(set(places)) != len(places):
+            raise ValueError(f"pairs must be [left, right] outputs, each output at most once, not {pairs!r}.")
+        if not all(isinstance(place, int) and 0 < place < outputs for place in places):
+            raise ValueError(f"pairs must name outputs from 1 to {outputs - 1}, not {pairs!r}.")
+        partner = {place: min(pair) for pair in pairs for place in pair}
+        sources = sorted({partner.get(place, place) for place in range(outputs)})
+        sides = {place: sign for pair in pairs for place, sign in zip(pair, (1.0, -1.0), strict=True)}
+        self.inputs = len(sources) + 1
+        # Plain lists: buffers would be averaged along with the weights.
+        self._taken = [sources.index(partner.get(place, place)) for place in range(outputs)]
+        self._left, self._right = ([float(sides.get(p, 0) == sign) for p in range(outputs)] for sign in (1, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, outputs, S, H, W) logits from (batch, inputs, S, H, W)."""
+        side = x[:, -1:]
+        left, right = (x.new_tensor(places).view(1, -1, 1, 1, 1) for places in (self._left, self._right))
+        return x[:, self._taken] + left * F.logsigmoid(side) + right * F.logsigmoid(-side)
+
+
 SCALES = ("full", "half", "quarter", "eighth", "sixteenth")
 """Names of the decoder's parts by the features they work at, finest first."""
 
@@ -119,12 +162,13 @@ class ContextResidualDecoder(nn.Module):
         channels: of the features, finest first: two to six multiples of 8.
         input_channels: images a case has.
         outputs: segmentation channels: one a region (sigmoid), or background and labels (softmax).
-        residual_outputs: residual channels, one a segment. Defaults to ``outputs``; with labels the background has
-            none (paper V-D), so it is ``outputs - 1``.
+        residual_outputs: residual channels, one per segment, or 1 for all segments together. Defaults to ``outputs``;
+            with labels the background has none (paper V-D), so it is ``outputs - 1``.
         residual_axis: "S", "H" or "W", the axis across which residuals are taken (paper V-C).
         residual_mapping: context residual mapping (eqs 4, 5).
         attention_mapping: context attention mapping (eq. 6); needs residual mapping. Both off: the paper's baseline.
         dropout: share of the deepest features' channels dropped while training, below 1.
+        pairs: [left, right] outputs (0 is the background) that share one channel of the head, see ``PairedOutputs``.
 
     Raises:
         ValueError: an argument out of its range.
@@ -142,6 +186,7 @@ class ContextResidualDecoder(nn.Module):
         residual_mapping: bool = True,
         attention_mapping: bool = True,
         dropout: float = 0.1,
+        pairs: Sequence[Sequence[int]] = (),
     ):
         super().__init__()
         residual_outputs = outputs if residual_outputs is None else residual_outputs
@@ -176,7 +221,8 @@ class ContextResidualDecoder(nn.Module):
                 skips[level], module_outputs[level], residual_inputs, first=first, **switches
             )
             self.add_module(f"decoder_{self._scales[level]}", module)
-        self.segmentation_head = nn.Conv3d(skips[0], outputs, 1)
+        self.paired_outputs = PairedOutputs(outputs, pairs) if pairs else nn.Identity()
+        self.segmentation_head = nn.Conv3d(skips[0], getattr(self.paired_outputs, "inputs", outputs), 1)
         if residual_mapping:
             for scale, count in zip(self._scales, module_outputs, strict=True):
                 self.add_module(f"residual_head_{scale}", nn.Conv3d(count, residual_outputs, 1))
@@ -201,7 +247,7 @@ class ContextResidualDecoder(nn.Module):
         modules, size = self._outputs_of_modules(features, image), image.shape[2:]
         fine = modules[0]
         compute = {
-            "segmentation": lambda: self.segmentation_head(fine.segmentation),
+            "segmentation": lambda: self.paired_outputs(self.segmentation_head(fine.segmentation)),
             "residual": lambda: self.residual_head_full(fine.residual),
             "attention": lambda: torch.sigmoid(fine.residual).mean(dim=1, keepdim=True),
             "features": lambda: torch.stack([fine.before_attention.sum(dim=1), fine.segmentation.sum(dim=1)], dim=1),

@@ -34,6 +34,15 @@ def residual_plane(description: ModelDescription) -> str:
     return description.residual_axis if "residual" in provided_maps(description) else ""
 
 
+def map_components(description: ModelDescription) -> dict[str, int]:
+    """How many components each map of a model has: one per segment, or one residual for all segments together."""
+    segments = len(description.output.segments)
+    arguments = description.system.networks[-1].arguments
+    inner = arguments.get("network", {}).get("arguments", {})
+    residuals = {**inner, **arguments}.get("residual_outputs")
+    return {"probability": segments, "residual": 1 if residuals == 1 else segments, "attention": 1, "features": 2}
+
+
 def _maps_of_network(kind: str, arguments: Mapping[str, Any]) -> set[str]:
     if kind == "auto_context":
         inner = arguments.get("network", {})

@@ -79,5 +79,8 @@ def _check_residuals(
         return
     residuals = arguments.get("residual_outputs")
     residuals = outputs if residuals is None else residuals
-    if residuals is not None and residuals != segments:
-        fields.refuse(f"{place}.residual_outputs", f"must be {segments}, one a segment; left out, it is as outputs")
+    if residuals is not None and residuals not in (1, segments):
+        fields.refuse(
+            f"{place}.residual_outputs",
+            f"must be {segments}, one per segment, or 1 for all segments together; left out, it is as outputs",
+        )

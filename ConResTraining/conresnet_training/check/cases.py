@@ -34,6 +34,8 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
     report = CaseReport(case.name)
     channels = _channels(case, data_set.channels, report)
     label = _label(case, data_set, channels, report)
+    if label is not None and not case.images:
+        _measure(label, report)
     if not channels:
         return report
     reference = next(iter(channels.values()))
@@ -58,6 +60,8 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
 
 def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[str, Volume]:
     """The channels that can be read, in order; what cannot is noted."""
+    if not case.images:
+        return {}
     if len(case.images) == 1:
         (path,) = case.images
         if (arrays := _read(path, "the image", "missing-image", report)) is None:
@@ -121,15 +125,19 @@ def _label(case: Case, data_set: DataSet, channels: dict[str, Volume], report: C
     if first is not None and (difference := grid_difference(stored.grid, first.grid)):
         report.add(ERROR, "label-grid-differs", f"the label map lies on another grid than the image: {difference}")
     try:
-        label = whole_labels(stored)
-        check_expected(label, data_set.labels)
+        if case.images:
+            label = whole_labels(stored)
+            check_expected(label, data_set.known_values)
+        else:
+            label = data_set.tissues.as_values(data_set.tissues.as_places(stored))
     except UserError as error:
         report.add(ERROR, error.code, _inside(error))
         if error.code != "unexpected-labels":
             return None
     counts = label_counts(label)
     ml = label.grid.voxel_volume / 1000
-    report.label_ml = {name: counts.get(value, 0) * ml for value, name in data_set.labels.items()}
+    own = {name: data_set.values_of_labels.get(name, (value,)) for value, name in data_set.labels.items()}
+    report.label_ml = {name: sum(counts.get(value, 0) for value in values) * ml for name, values in own.items()}
     if not counts:
         report.add(WARNING, "empty-label", "the label map is empty")
     return label

@@ -134,7 +134,12 @@ def _strip(axes: Axes, values: np.ndarray, place: int, color: Sequence[float] | 
 
 
 PAGE_FILE, JSON_FILE = "check.html", "check.json"
-LAYOUTS = {"decathlon": "Medical Segmentation Decathlon", "nnunet": "nnU-Net", "brats": "BraTS"}
+LAYOUTS = {
+    "decathlon": "Medical Segmentation Decathlon",
+    "nnunet": "nnU-Net",
+    "brats": "BraTS",
+    "label_maps": "label maps, from which images are synthesized",
+}
 MOST_LISTED = 500
 
 

@@ -34,12 +34,15 @@ class Warp:
             place.
         bends: for each axis, by how many voxels its planes are shifted along it before they are turned.
         flips: axes to flip along.
+        displacements: (3, a, b, c), by how many voxels of the case each place is moved along its axes, at nodes spread
+            evenly over the window; in between they are interpolated. Only ``cut_label`` follows them.
     """
 
     window: tuple[int, int, int]
     turn: np.ndarray | None = None
     bends: tuple[np.ndarray, ...] = (0, 0, 0)
     flips: tuple[int, ...] = ()
+    displacements: np.ndarray | None = None
 
     @property
     def is_mirror_image(self) -> bool:
@@ -62,6 +65,36 @@ class Warp:
         else:
             cut = self._resampled(image, label, corner)
         return tuple(torch.flip(part, [axis - 3 for axis in self.flips]) if self.flips else part for part in cut)
+
+    def cut_label(self, label: np.ndarray, corner: np.ndarray) -> Tensor:
+        """``cut`` of a label map alone, displacements included.
+
+        Voxels are looked up by index, which takes a third of the time of ``grid_sample``.
+        """
+        if self.turn is None and self.displacements is None:
+            cut = torch.from_numpy(_cut(label, corner, self.window))
+        else:
+            inside, flat = torch.ones(self.window, dtype=torch.bool), torch.zeros(self.window, dtype=torch.int32)
+            for axis, size in enumerate(label.shape):
+                place = self._places(axis, float(corner[axis])).round_().to(torch.int32)
+                inside &= (place >= 0) & (place < size)
+                flat.mul_(size).add_(place)
+            values = torch.from_numpy(np.array(label).reshape(-1))
+            cut = torch.where(inside, values[flat.masked_fill_(~inside, 0)], values.new_zeros(()))
+        return torch.flip(cut, self.flips) if self.flips else cut
+
+    def _places(self, axis: int, corner: float) -> Tensor:
+        """(S, H, W): where along an axis of the case each voxel comes from."""
+        turn = np.eye(3) if self.turn is None else self.turn
+        middle = (np.array(self.window) - 1) / 2
+        axes = [np.arange(n) - m + bend for n, m, bend in zip(self.window, middle, self.bends, strict=True)]
+        s, h, w = (torch.from_numpy((own * turn[axis, k]).astype(np.float32)) for k, own in enumerate(axes))
+        places = s[:, None, None] + (h[:, None] + (w + (corner + middle[axis])))
+        if self.displacements is not None:
+            nodes = torch.from_numpy(self.displacements[axis].astype(np.float32))
+            across = [_linear(length, count) for length, count in zip(self.window, nodes.shape, strict=True)]
+            places += torch.einsum("sa,hb,abc->shc", *across[:2], nodes) @ across[2].T
+        return places
 
     def _resampled(self, image: np.ndarray, label: np.ndarray, corner: np.ndarray) -> tuple[Tensor, Tensor]:
         middle = (np.array(self.window) - 1) / 2
@@ -121,6 +154,12 @@ def _cut(array: np.ndarray, corner: np.ndarray, window: Sequence[int]) -> np.nda
     place = tuple(slice(part.start - c, part.stop - c) for part, c in zip(source, corner, strict=True))
     cut[(..., *place)] = array[(..., *source)]
     return cut
+
+
+def _linear(length: int, nodes: int) -> Tensor:
+    """(length, nodes): what each of the nodes, spread evenly over the length, weighs in linear interpolation."""
+    place = torch.linspace(0, nodes - 1, length)
+    return (1 - (place[:, None] - torch.arange(nodes)).abs()).clamp(min=0)
 
 
 def _sample(array: Tensor, grid: Tensor, mode: str) -> Tensor:

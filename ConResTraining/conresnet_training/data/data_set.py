@@ -4,18 +4,26 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from conresnet.errors import UserError
 
+if TYPE_CHECKING:
+    from conresnet_training.data.label_map_folder import Tissues
+
 # As in BraTS-GLI-00005-100: since 2023 the patient's number, then that of the time point.
 _BRATS_TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+")
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)
 class Case:
     """One labelled subject: a name, the image files of its channels (or one 4-D file of all), and its label map.
+
+    Without images it is a label map from which they are synthesized.
 
     The files need not exist: ``check`` reports what is missing, and training refuses it.
     """
@@ -43,11 +51,13 @@ class DataSet:
     Args:
         channels: their names, in the order of a case's images.
         labels: what each label value (1 to 255) means.
-        layout: "decathlon", "nnunet" or "brats".
+        layout: "decathlon", "nnunet", "brats" or "label_maps".
         regions: for each region the label values that make it up; empty where labels exclude each other.
         region_labels: the value each region is painted with where one label map is wanted, first painted first.
         held_out: the cases' names that each fold holds out, where a file beside the data gives the folds; else empty.
         unused_splits: why such a file is there but not followed; else empty.
+        values_of_labels: for each label's name all values that belong to it, where a label has more than one.
+        tissues: what is in the label maps of cases without images; None where every case has images.
     """
 
     name: str
@@ -60,11 +70,19 @@ class DataSet:
     region_labels: dict[str, int] = field(default_factory=dict)
     held_out: tuple[frozenset[str], ...] = ()
     unused_splits: str = ""
+    values_of_labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tissues: "Tissues | None" = None
 
     @property
     def patients(self) -> list[str]:
         """Whose cases they are, each once, in the order of the cases."""
         return list(dict.fromkeys(case.patient for case in self.cases))
+
+    @property
+    def known_values(self) -> set[int]:
+        """The values that label maps of cases with images may have, apart from 0."""
+        others = self.tissues.values if self.tissues else ()
+        return {*self.labels, *others}.union(*self.regions.values(), *self.values_of_labels.values())
 
     def too_few(self, folder: Path) -> str | None:
         """The sentence that refuses the set in ``folder`` where no case can be held out beside others to train on."""
@@ -101,6 +119,12 @@ def sorted_cases(cases: Iterable[Case], source: Path) -> tuple[Case, ...]:
     if not found:
         raise UserError("no-cases", f"{source} has no labelled cases to train on.", path=str(source))
     return tuple(found[name] for name in sorted(found))
+
+
+def case_name(image: Path) -> str:
+    """The file's name without the ending of its kind."""
+    ending = next((ending for ending in ENDINGS if image.name.lower().endswith(ending)), image.suffix)
+    return image.name[: len(image.name) - len(ending)]
 
 
 def folder_name(folder: Path) -> str:

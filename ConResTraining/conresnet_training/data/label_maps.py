@@ -147,6 +147,11 @@ class LabelPlaces:
         self._index, self._counts = index, np.array(index[:VALUES])
         self._begins = VALUES + np.cumsum(self._counts) - self._counts
 
+    @property
+    def counts(self) -> np.ndarray:
+        """(256,): voxels of each value, 0 for the value 0."""
+        return self._counts
+
     def count(self, values: Iterable[int]) -> int:
         """How many voxels have one of these values; 0 is none."""
         return int(self._counts[list(values)].sum())

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conresnet.errors import UserError
-from conresnet_training.data.data_set import Case, DataSet, folder_name, painting, sorted_cases
+from conresnet_training.data.data_set import Case, DataSet, case_name, folder_name, painting, sorted_cases
 from conresnet_training.data.description import FILE_NAME, Description, read_description, with_splits
-
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+from conresnet_training.data.label_map_folder import LABEL_MAPS_FILE, read_label_map_folder
 
 
 def read_decathlon(description: Description) -> DataSet:
@@ -40,12 +39,6 @@ def _decathlon_cases(description: Description) -> Iterator[Case]:
         image, label = (folder / file for file in files)
         if not image.name.startswith("."):
             yield Case(case_name(image), (image,), label)
-
-
-def case_name(image: Path) -> str:
-    """The file's name without the ending of its kind."""
-    ending = next((ending for ending in ENDINGS if image.name.lower().endswith(ending)), image.suffix)
-    return image.name[: len(image.name) - len(ending)]
 
 
 # nnU-Net takes their spacing from a CASE.json beside them (its Tiff3DIO); without it voxels would be cubes of 1 mm.
@@ -262,6 +255,8 @@ def _read(folder: Path) -> DataSet:
     if (folder / FILE_NAME).is_file():
         description = read_description(folder / FILE_NAME)
         return read_nnunet(description) if is_nnunet(description) else read_decathlon(description)
+    if (folder / LABEL_MAPS_FILE).is_file():
+        return read_label_map_folder(folder)
     data_set = read_brats(folder)
     if data_set is None:
         raise UserError(

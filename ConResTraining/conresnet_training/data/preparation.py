@@ -2,20 +2,21 @@
 
 import hashlib
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import replacing
-from conresnet.images.files import read_channels
+from conresnet.images.files import read_channels, read_single
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.package.description import ModelDescription
 from conresnet_training.data import Case
+from conresnet_training.data.label_map_folder import Tissues
 from conresnet_training.data.label_maps import (
     LabelPlaces,
     check_expected,
@@ -24,6 +25,7 @@ from conresnet_training.data.label_maps import (
     label_counts,
     read_label,
 )
+from conresnet_training.data.synthesis import OVERSAMPLING, Synthesizer
 
 # So many slices of the image are computed at a time.
 SLAB = 16
@@ -59,7 +61,11 @@ class TrainingCase:
 
 
 def prepare_case(
-    case: Case, model: ModelDescription, folder: Path, labels: Collection[int] | None = None
+    case: Case,
+    model: ModelDescription,
+    folder: Path,
+    labels: Collection[int] | None = None,
+    synthesizer: Synthesizer | None = None,
 ) -> TrainingCase:
     """Bring a case into ``model``'s space and keep it in ``folder``; one that is there already is only opened.
 
@@ -70,12 +76,14 @@ def prepare_case(
 
     Args:
         labels: the values that may occur in the label map beside 0. Defaults to any.
+        synthesizer: makes the images of a case without any.
 
     Raises:
         UserError: ``label-grid-differs``, ``unexpected-labels``, or any of reading the files and writing the arrays;
             the sentence names the case.
     """
-    stem = f"{file_stem(case.name)}_{_state(case, model)}"
+    drawn = () if case.images else (synthesizer.tissues, synthesizer.settings)
+    stem = f"{file_stem(case.name)}_{_state(case, model, *drawn)}"
     image_file, label_file, places_file = (folder / f"{stem}_{part}.npy" for part in ("image", "label", "places"))
     # The places are written last: where they are, the others are whole.
     if not places_file.exists():
@@ -83,7 +91,10 @@ def prepare_case(
             if re.fullmatch(rf"{re.escape(file_stem(case.name))}_[0-9a-f]{{12}}_[a-z]+\.npy", old.name):
                 old.unlink()
         try:
-            prepared, label = _read(case, model, labels)
+            channels, label = read_case(case, [item.name for item in model.inputs], synthesizer)
+            if labels is not None and case.images:
+                check_expected(label, labels)
+            prepared = prepare(model, channels)
             _write_image(prepared, image_file)
             array = _label(label, prepared.space)
             _write_array(array, label_file)
@@ -94,10 +105,33 @@ def prepare_case(
     return TrainingCase(case.name, image_file, label_file, places_file)
 
 
-def _state(case: Case, model: ModelDescription) -> str:
+def prepare_label_map(case: Case, model: ModelDescription, folder: Path, tissues: Tissues) -> TrainingCase:
+    """Bring a label map without images into ``model``'s orientation, at twice its resolution; keep it in ``folder``.
+
+    Its values become places in ``tissues.values``, counted from 1; it has no image file.
+
+    Raises:
+        UserError: ``unexpected-labels``, or any of reading the file and writing the arrays; it names the case.
+    """
+    how = replace(model.preparation, spacing=tuple(mm / OVERSAMPLING for mm in model.preparation.spacing))
+    stem = f"{file_stem(case.name)}_{_state(case, replace(model, preparation=how), tissues.values)}"
+    label_file, places_file = (folder / f"{stem}_{part}.npy" for part in ("label", "places"))
+    if not places_file.exists():
+        try:
+            label = tissues.as_places(read_single(case.label))
+            array = _label(label, ModelSpace.fit(label.grid, how.orientation, how.spacing, name=label.name))
+            _write_array(array, label_file)
+            _write_array(index_of_labels(array), places_file)
+        except UserError as error:
+            values = {**error.values, "case": case.name}
+            raise UserError(error.code, f"Case {case.name}: {error.message}", **values) from error
+    return TrainingCase(case.name, folder / f"{stem}_image.npy", label_file, places_file)
+
+
+def _state(case: Case, model: ModelDescription, *further: object) -> str:
     """A digest of what a prepared case is made from: the files as they are, and how they are prepared."""
     files = [path.stat() for path in (*case.images, case.label) if path.exists()]
-    made_from = [(file.st_size, file.st_mtime_ns) for file in files], model.preparation, model.inputs
+    made_from = [(file.st_size, file.st_mtime_ns) for file in files], model.preparation, model.inputs, *further
     return hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]
 
 
@@ -121,13 +155,26 @@ def check_label_grid(label: Volume, image: Volume) -> None:
         )
 
 
-def _read(case: Case, model: ModelDescription, labels: Collection[int] | None) -> tuple[PreparedCase, Volume]:
-    channels = read_channels(list(case.images), [item.name for item in model.inputs])
+def read_case(
+    case: Case, channels: Sequence[str], synthesizer: Synthesizer | None = None
+) -> tuple[list[Volume], Volume]:
+    """The channels of a case and its label map (uint8), on the first channel's grid.
+
+    Without images they are synthesized, whole and always the same; what is above 255 in the label map becomes 0.
+
+    Args:
+        channels: what messages call them.
+
+    Raises:
+        UserError: ``label-grid-differs``, or any of reading the files.
+    """
+    if not case.images:
+        places = synthesizer.tissues.as_places(read_single(case.label))
+        return synthesizer.whole(places, case.name), synthesizer.tissues.as_values(places)
+    volumes = read_channels(list(case.images), channels)
     label = read_label(case.label)
-    check_label_grid(label, channels[0])
-    if labels is not None:
-        check_expected(label, labels)
-    return prepare(model, channels), label
+    check_label_grid(label, volumes[0])
+    return volumes, label
 
 
 def _write_image(prepared: PreparedCase, path: Path) -> None:

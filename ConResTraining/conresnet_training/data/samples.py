@@ -10,7 +10,7 @@ import math
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from conresnet_training.data.augmentation import SampleChanges
+from conresnet_training.data.augmentation import SampleChanges, Warp
 from conresnet_training.data.label_maps import LabelPlaces
 from conresnet_training.data.preparation import TrainingCase
+from conresnet_training.data.synthesis import OVERSAMPLING, Synthesizer, target_places
 from conresnet_training.training.losses import signed_distances
 
 # More than a GPU was seen to need; each holds the libraries, and two batches in shared memory.
@@ -125,6 +126,9 @@ class TrainingSamples(Dataset):
         warp = self.changes.draw_warp(self.window, random)
         image, values = warp.cut(case.image, label, corner)
         image = self.changes.change_intensities(image, values, random)
+        return self._sample(image, values, warp)
+
+    def _sample(self, image: Tensor, values: Tensor, warp: Warp) -> tuple[Tensor, ...]:
         belonging = self._belonging[self._mirrored] if warp.is_mirror_image else self._belonging
         target = torch.from_numpy(np.take(belonging, values.numpy(), axis=1))
         if self.sampling.distances:
@@ -164,6 +168,78 @@ class TrainingSamples(Dataset):
         if self.sampling.balanced:
             return places.draw(present[random.integers(len(present))], random)
         return places.draw(sorted(set().union(*present)), random)
+
+
+class SynthesizedSamples(TrainingSamples):
+    """Windows of label maps, with images synthesized from them; otherwise as ``TrainingSamples``.
+
+    Args:
+        cases: label maps prepared at twice the model's resolution, see ``preparation.prepare_label_map``.
+        targets: a segment each, the places in those label maps that belong to it.
+        synthesizer: makes the images.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[TrainingCase],
+        window: Sequence[int],
+        targets: Sequence[Sequence[int]],
+        changes: SampleChanges,
+        sampling: Sampling,
+        mirrored: Sequence[int] | None,
+        synthesizer: Synthesizer,
+    ):
+        fine = [side * OVERSAMPLING for side in window]
+        answered = sampling.answered and tuple(side * OVERSAMPLING for side in sampling.answered)
+        super().__init__(cases, fine, targets, changes, replace(sampling, answered=answered), mirrored)
+        self.synthesizer = synthesizer
+
+    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
+        random = np.random.default_rng([self.sampling.seed, number, 2])
+        case = self.cases[self._case_index(number)]
+        label = case.label
+        corner = self._corner(case, label, random, self._is_around_label(number))
+        warp = self.changes.draw_warp(self.window, random)
+        warp = replace(warp, displacements=self._displacements(random))
+        values = warp.cut_label(label, corner)
+        counts = case.places.counts.copy()
+        counts[0] = label.size - counts.sum()
+        image = self.synthesizer.image(values, counts, random)
+        return self._sample(image, target_places(values), warp)
+
+    def _displacements(self, random: np.random.Generator) -> np.ndarray | None:
+        settings = self.synthesizer.settings
+        if not settings.bending:
+            return None
+        spacing = np.array(self.synthesizer.spacing) / OVERSAMPLING
+        nodes = np.maximum(np.rint(self.window * spacing / settings.bending_cell).astype(int), 1) + 1
+        strength = settings.bending * random.random()
+        return random.normal(0, strength, (3, *nodes)) / spacing[:, None, None, None]
+
+
+class MixedSamples(Dataset):
+    """Samples of cases with images and synthesized ones, spread evenly.
+
+    Args:
+        images, synthesized: of the two kinds.
+        share: of the samples, those of cases with images.
+    """
+
+    def __init__(self, images: TrainingSamples, synthesized: TrainingSamples, share: float):
+        self.images, self.synthesized, self.share = images, synthesized, share
+
+    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
+        samples, own = self._of(number)
+        return samples[own]
+
+    def case_name(self, number: int) -> str:
+        """The name of the case from which sample ``number`` is made."""
+        samples, own = self._of(number)
+        return samples.case_name(own)
+
+    def _of(self, number: int) -> tuple[TrainingSamples, int]:
+        before, after = (math.ceil(count * self.share) for count in (number, number + 1))
+        return (self.images, before) if after > before else (self.synthesized, number - before)
 
 
 class StepSamples(Sampler[list[int]]):

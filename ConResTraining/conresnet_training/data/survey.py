@@ -68,7 +68,7 @@ def survey(data_set: DataSet) -> Survey:
                 case=case.name,
                 path=str(path),
             )
-    grids = [_read_grid(case.images[0]) for case in data_set.cases]
+    grids = [_read_grid((*case.images, case.label)[0]) for case in data_set.cases]
     orientation = _orientation(grids)
     placed = [reordering(grid, orientation).grid(grid) for grid in grids]
     spacings = np.array([grid.spacing[::-1] for grid in placed])

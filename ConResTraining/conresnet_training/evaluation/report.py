@@ -293,7 +293,7 @@ def picture_of(name: str, measured: Measured, **options) -> bytes | None:
     None too where regions overlap in part: the label map, from which the outlines are drawn, does not hold all of them.
     """
     case, found_file = measured.files[name]
-    if not case.images[0].exists() or crossing(measured.values):
+    if not case.images or not case.images[0].exists() or crossing(measured.values):
         return None
     image, found, truth = read_image(case.images[0]), read_label(found_file), read_label(case.label)
     masks = {segment: Masks(found.array, truth.array, item) for segment, item in measured.values.items()}

@@ -14,7 +14,7 @@ import numpy as np
 from conresnet.cli.cases import SEGMENTATION_FILE
 from conresnet.errors import UserError
 from conresnet.files import make_folder
-from conresnet.images.files import read_channels, write_volume
+from conresnet.images.files import write_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.package import read_package, write_package
@@ -22,12 +22,14 @@ from conresnet.package.reader import read_metrics
 from conresnet.package.store import find_model
 from conresnet_training.data import Case, DataSet, read_data_set
 from conresnet_training.data.label_maps import check_expected, read_label
-from conresnet_training.data.preparation import check_label_grid, file_stem
+from conresnet_training.data.preparation import check_label_grid, file_stem, read_case
+from conresnet_training.data.synthesis import Synthesizer
 from conresnet_training.evaluation.metrics import compare_label_maps, crossing, values_of_data_set, values_of_model
 from conresnet_training.evaluation.report import Measured, write_results
 from conresnet_training.evaluation.results import Evaluation
+from conresnet_training.planning.plan import synthesizer_of
 from conresnet_training.planning.planner import segment_color
-from conresnet_training.reporting.text import progress_bar
+from conresnet_training.reporting.text import listed, progress_bar
 from conresnet_training.runs.folds import held_out_of_run
 from conresnet_training.runs.packing import PackedRuns, check_agreement, pack_runs
 from conresnet_training.runs.run import FOLD_FILE, Run, open_run
@@ -153,17 +155,16 @@ def measure_runs(
     check_agreement(runs)
     plan = runs[0].plan
     data_set, values = read_data_set(plan.data), values_of_model(plan.description.output.segments, plan.targets)
+    synthesizer = synthesizer_of(plan, data_set.tissues)
     cases, files = {}, {}
     groups = _by_who_held_them_out(runs)
     # All of them first, so that a checkpoint that lacks is known before hours of work.
     packed = [pack_runs([runs[index] for index in indices], checkpoint) for indices in groups]
     with progress_bar(sum(map(len, groups.values()))) as done:
         for model, held_out in zip(packed, groups.values(), strict=True):
-            for case, found, regions in _segmented(model, held_out):
+            for case, truth, found, regions in _segmented(model, held_out, synthesizer):
                 file = folder / f"{file_stem(case.name)}.nii.gz"
                 write_volume(found.array, found.grid, file)
-                truth = read_label(case.label)
-                check_label_grid(truth, found)
                 cases[case.name] = compare_label_maps(found, truth, values, surface_tolerance_mm, regions)
                 files[case.name] = (case, file)
                 done(case.name)
@@ -209,8 +210,10 @@ def _by_who_held_them_out(runs: Sequence[Run]) -> dict[tuple[int, ...], list[Cas
     return groups
 
 
-def _segmented(packed: PackedRuns, cases: Sequence[Case]) -> Iterator[tuple[Case, Volume, np.ndarray | None]]:
-    """Each case with the label map, named like the case's first image, and the regions that a model gives for it."""
+def _segmented(
+    packed: PackedRuns, cases: Sequence[Case], synthesizer: Synthesizer | None
+) -> Iterator[tuple[Case, Volume, Volume, np.ndarray | None]]:
+    """Each case with its label map, what is found, named like its first image, and the regions that a model gives."""
     with tempfile.TemporaryDirectory() as folder:
         package = write_package(packed.description, packed.files, Path(folder) / packed.description.name)
         model = load_model(package, "auto", "auto")
@@ -222,8 +225,10 @@ def _segmented(packed: PackedRuns, cases: Sequence[Case]) -> Iterator[tuple[Case
                     f"The case {case.name} lacks {', '.join(map(str, case.missing))}; check the data set.",
                     case=case.name,
                 )
-            result = segment(model, read_channels(list(case.images), channels), SegmentOptions())
-            yield case, replace(result.labels, name=str(case.images[0])), result.regions
+            images, truth = read_case(case, channels, synthesizer)
+            result = segment(model, images, SegmentOptions())
+            name = str(case.images[0]) if case.images else images[0].name
+            yield case, truth, replace(result.labels, name=name), result.regions
 
 
 def _sentence(runs: Sequence[Run], data_set: DataSet, cases: Collection[str]) -> str:
@@ -231,6 +236,8 @@ def _sentence(runs: Sequence[Run], data_set: DataSet, cases: Collection[str]) ->
     words = f"fold {folds[0]}" if len(folds) == 1 else f"folds {', '.join(map(str, folds))}"
     of = f"{len(cases)} of {len(data_set.cases)} cases"
     sentence = f"{words} of {runs[0].plan.training.folds}: {of}, held out of training"
+    if synthesized := [case.name for case in data_set.cases if case.name in cases and not case.images]:
+        sentence += f"; synthesized images of {listed(synthesized)}"
     if len(runs) > 1:
         sentence += "; each case was segmented by those runs alone that never saw it"
     begun = dict.fromkeys(run.plan.training.start_from for run in runs if run.plan.training.start_from)

@@ -12,6 +12,8 @@ from conresnet.errors import UserError
 from conresnet.files import replacing
 from conresnet.package import ModelDescription, parse_description
 from conresnet_training.data.augmentation import Augmentation
+from conresnet_training.data.label_map_folder import Tissues
+from conresnet_training.data.synthesis import Synthesis, Synthesizer
 from conresnet_training.training.losses import LossKind
 
 # Of the engine's systems, those whose networks a run trains; an ensemble is made of runs that are exported together.
@@ -66,6 +68,7 @@ class Plan(BaseModel):
         data: the data set's folder; one that is relative is relative to the plan's file.
         model: ``model.json`` of the package that the run exports (conresnet.package), without its files.
         targets: the label values that belong to each segment, by its name.
+        synthesis: how images are synthesized where cases are label maps without images.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -74,6 +77,7 @@ class Plan(BaseModel):
     targets: dict[str, Annotated[list[LabelValue], Field(min_length=1)]]
     training: Training = Training()
     augmentation: Augmentation = Augmentation()
+    synthesis: Synthesis | None = None
     model: dict[str, Any]
 
     @model_validator(mode="after")
@@ -124,6 +128,25 @@ class Plan(BaseModel):
     def description(self) -> ModelDescription:
         """The model's description, checked."""
         return parse_description(self.model, "the plan's model")
+
+
+def synthesizer_of(plan: Plan, tissues: Tissues | None) -> Synthesizer | None:
+    """What makes the plan's images of label maps; None where every case has images.
+
+    Raises:
+        UserError: ``synthesis-missing`` where the plan does not say how, ``synthesis-spacing``, ``synthesis-filters``.
+    """
+    if tissues is None:
+        return None
+    if plan.synthesis is None:
+        sentence = "The data set has label maps without images, but the plan has no synthesis; plan the data set anew."
+        raise UserError("synthesis-missing", sentence)
+    description = plan.description
+    if description.preparation.spacing is None:
+        sentence = "Images are synthesized at one spacing; set model.preparation.spacing in the plan."
+        raise UserError("synthesis-spacing", sentence)
+    inputs = [steps for item in description.inputs for steps in item.channels]
+    return Synthesizer(tissues, plan.synthesis, inputs, description.preparation.spacing)
 
 
 def write_plan(plan: Plan, path: Path) -> None:

@@ -27,11 +27,12 @@ from conresnet_training.data import DataSet
 from conresnet_training.data.augmentation import Augmentation
 from conresnet_training.data.label_maps import read_label
 from conresnet_training.data.survey import Survey, survey
+from conresnet_training.data.synthesis import Synthesis
 from conresnet_training.planning.inputs import plan_inputs, words_of
 from conresnet_training.planning.memory import BATCH, Budget, fit_memory
 from conresnet_training.planning.plan import Plan, Training
 from conresnet_training.planning.reasons import Planned, Reason, reasons
-from conresnet_training.planning.systems import DEFAULT, Catalogued, Frame, catalogued
+from conresnet_training.planning.systems import DEFAULT, Catalogued, Frame, catalogued, share_outputs
 
 # Slicer-like ones.
 FIRST = ([111, 184, 210], [216, 101, 79], [128, 174, 128], [241, 214, 145], [177, 122, 101], [192, 104, 88])
@@ -72,6 +73,18 @@ def speak_of_sides(names: Sequence[str]) -> bool:
         return True
     known = set(divided)
     return any(other in known for words in divided for other in _exchanged(words))
+
+
+def side_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The names that become one another when left and right are exchanged, the left one of each pair first."""
+    by_words = {_words(name): name for name in names}
+    pairs = []
+    for words, name in by_words.items():
+        other = next((by_words[other] for other in _exchanged(words) if other in by_words), None)
+        if other is not None and other not in {one for pair in pairs for one in pair}:
+            is_left = any(word.startswith("l") for word in words if word not in _words(other))
+            pairs.append((name, other) if is_left else (other, name))
+    return pairs
 
 
 def _words(name: str) -> tuple[str, ...]:
@@ -199,7 +212,17 @@ def plan_with_reasons(
         weight_average=WEIGHT_AVERAGE,
     )
     changes = Augmentation(flip_axes=planned_flips(found.orientation, list(targets)))
-    plan = Plan(data=folder.resolve(), targets=targets, training=training, augmentation=changes, model=model)
+    synthesis = None
+    if data_set.tissues:
+        # Label maps are of many structures, most of them in pairs.
+        synthesis, pairs = Synthesis(), side_pairs(list(targets))
+        if pairs:
+            flips = planned_flips(found.orientation, [])
+            changes = changes.model_copy(update={"flip_axes": flips, "swapped_segments": pairs})
+        for network in model["system"]["networks"]:
+            share_outputs(network, list(targets), pairs)
+    parts = {"training": training, "augmentation": changes, "synthesis": synthesis, "model": model}
+    plan = Plan(data=folder.resolve(), targets=targets, **parts)
     return plan, reasons(Planned(plan, entry, data_set, found, wanted, fit, budget, why_steps))
 
 
@@ -262,7 +285,9 @@ def _labels(data_set: DataSet) -> Segments:
         for place, (value, name) in enumerate(sorted(data_set.labels.items()))
     ]
     names = [segment["name"] for segment in segments]
-    return segments, names, {segment["name"]: [segment["label"]] for segment in segments}
+    values = data_set.values_of_labels
+    targets = {segment["name"]: list(values.get(segment["name"], [segment["label"]])) for segment in segments}
+    return segments, names, targets
 
 
 def _regions(data_set: DataSet) -> Segments:

@@ -181,6 +181,9 @@ def total_loss(
         losses["auxiliary_loss"] = sum(weight * cost(logits) for weight, logits in weighed)
     if "residuals" in outputs:
         edges = context_residual(target, AXES[residual_axis])
+        if outputs["residuals"][0].shape[1] == 1:
+            # One residual for all segments together: where any of them begins or ends.
+            edges = edges.amax(1, keepdim=True)
         finest, *deeper = (residual_loss(logits.float(), edges) for logits in outputs["residuals"])
         losses["residual_loss"] = finest + deep_weight * sum(deeper)
     return {"loss": sum(losses.values()), **losses}

@@ -28,9 +28,10 @@ from conresnet.inference.windows import MULTIPLE
 from conresnet.networks.loading import load_network
 from conresnet_training.data import Case, read_data_set
 from conresnet_training.data.augmentation import SampleChanges
-from conresnet_training.data.preparation import TrainingCase, prepare_case
-from conresnet_training.data.samples import Sampling, TrainingSamples
-from conresnet_training.planning.plan import Plan
+from conresnet_training.data.preparation import TrainingCase, prepare_case, prepare_label_map
+from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples, TrainingSamples
+from conresnet_training.data.synthesis import Synthesizer
+from conresnet_training.planning.plan import Plan, synthesizer_of
 from conresnet_training.reporting.text import product
 from conresnet_training.runs.folds import begin_split
 from conresnet_training.runs.reports import reporting
@@ -173,10 +174,13 @@ def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: S
     trained = SegmentationTraining(plan)
     if training.start_from and checkpoint is None:
         begin_with(training.start_from, trained.network)
-    labels = set(data_set.labels).union(*data_set.regions.values())
+    labels, prepared_folder = data_set.known_values, run.folder / PREPARED_FOLDER
+    synthesizer = synthesizer_of(plan, data_set.tissues)
 
     def prepared(case: Case) -> TrainingCase:
-        return prepare_case(case, plan.description, run.folder / PREPARED_FOLDER, labels)
+        if not case.images and case in used:
+            return prepare_label_map(case, plan.description, prepared_folder, data_set.tissues)
+        return prepare_case(case, plan.description, prepared_folder, labels, synthesizer)
 
     def all_are_prepared() -> bool:
         is_whole = _prepare(run, [*used, *held_out], prepared, tell, stop)
@@ -193,7 +197,14 @@ def _fit(run: Run, fabric: Fabric, last: int, tell: Callable[..., None], stop: S
         return Outcome(done, steps, False)
     if fabric.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    cases = _stages(plan, trained, [prepared(case) for case in used], [prepared(case) for case in held_out])
+    cases = _stages(
+        plan,
+        trained,
+        [prepared(case) for case in used if case.images],
+        [prepared(case) for case in used if not case.images],
+        [prepared(case) for case in held_out],
+        synthesizer,
+    )
     with reused_memory():
         loop = TrainingLoop(run, fabric, trained, cases, checkpoint, tell, stop)
         return loop.run_to(last)
@@ -211,21 +222,39 @@ def _check_steps(checkpoint: dict, steps: int, stages: int) -> None:
 
 
 def _stages(
-    plan: Plan, trained: SegmentationTraining, used: Sequence[TrainingCase], held_out: Sequence[TrainingCase]
+    plan: Plan,
+    trained: SegmentationTraining,
+    used: Sequence[TrainingCase],
+    label_maps: Sequence[TrainingCase],
+    held_out: Sequence[TrainingCase],
+    synthesizer: Synthesizer | None,
 ) -> list[StageCases]:
-    """The cases as each stage takes them."""
+    """The cases as each stage takes them.
+
+    Args:
+        used: cases with images.
+        label_maps: prepared label maps from which images are synthesized.
+        held_out: cases with images, synthesized or not.
+        synthesizer: makes images of label maps; None where every case has images.
+    """
     training, description = plan.training, plan.description
     targets = [plan.targets[segment.name] for segment in description.output.segments]
-    answered = trained.answered(description.inference.window)
+    window, spacing = description.inference.window, description.preparation.spacing
+    answered = trained.answered(window)
     sampling = Sampling(
         training.seed, training.foreground_share, training.balanced_segments, training.boundary, answered
     )
-    changes = SampleChanges(plan.augmentation, description.preparation.spacing)
+    changes = SampleChanges(plan.augmentation, spacing)
 
-    window = description.inference.window
-
-    def samples(sampling: Sampling) -> TrainingSamples:
-        return TrainingSamples(used, window, targets, changes, sampling, plan.mirrored_segments)
+    def samples(sampling: Sampling) -> TrainingSamples | MixedSamples:
+        images = TrainingSamples(used, window, targets, changes, sampling, plan.mirrored_segments)
+        if not label_maps:
+            return images
+        places = [synthesizer.tissues.places(values) for values in targets]
+        synthesized = SynthesizedSamples(
+            label_maps, window, places, changes, sampling, plan.mirrored_segments, synthesizer
+        )
+        return MixedSamples(images, synthesized, plan.synthesis.image_share) if used else synthesized
 
     whole = StageCases(samples(sampling), HeldOutCases(held_out, targets))
     if description.system.type != "coarse_to_fine":

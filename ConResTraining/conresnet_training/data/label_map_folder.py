@@ -1,0 +1,175 @@
+"""Folders of label maps without images, described by ``label_maps.json``; training images are made from them.
+
+::
+
+    {"name": "Brain structures", "licence": "Apache-2.0", "channel": "MR",
+     "label_maps": "label_maps/*.nii.gz",
+     "segments": {"Left thalamus": [10], "Right thalamus": [49], "Left cerebral white matter": [2, 25]},
+     "surroundings": [502, 506],
+     "inside": [24],
+     "alike": [[10, 49]],
+     "contrasts": {"T1": {"10": [0.7, 0.04], "2": [0.8, 0.04]}},
+     "images": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}]}
+
+Only ``label_maps`` and ``segments`` are required. A segment's first value is its label in the result.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.images.grid import Volume
+from conresnet_training.data.data_set import Case, DataSet, case_name, folder_name, sorted_cases
+
+LABEL_MAPS_FILE = "label_maps.json"
+MOST_VALUES = 255
+_KEYS = {
+    "name", "licence", "license", "channel", "label_maps", "segments", "surroundings", "inside", "alike", "contrasts",
+    "images",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tissues:
+    """What the values of label maps are, apart from segments: what decides how their intensities are drawn.
+
+    Prepared label maps hold places in ``values``, counted from 1, so that files may have values above 255.
+
+    Args:
+        values: all values other than 0 that may occur, rising.
+        groups: for each of ``values`` a number; values of one group have one intensity.
+        surroundings: values around the organ, which some images lack, as after skull stripping.
+        contrasts: known ones by name: mean and standard deviation of values, on a scale from 0 to 1.
+    """
+
+    values: tuple[int, ...]
+    groups: tuple[int, ...]
+    surroundings: frozenset[int]
+    contrasts: dict[str, dict[int, tuple[float, float]]]
+
+    def places(self, values: Iterable[int]) -> list[int]:
+        """Places of those of the values that may occur."""
+        return [self.values.index(value) + 1 for value in values if value in self.values]
+
+    def as_places(self, label: Volume) -> Volume:
+        """A label map of places, uint8. Raises UserError ``unexpected-labels``."""
+        known = np.array([0, *self.values])
+        places = np.searchsorted(known, label.array).clip(0, len(known) - 1).astype(np.uint8)
+        strange = known[places] != label.array
+        if strange.any():
+            value = label.array[strange][0]
+            raise UserError(
+                "unexpected-labels",
+                f"The label map {label.name} has the value {value:g}, which the data set does not name; add it to "
+                '"inside" or "surroundings" of label_maps.json, or to a segment.',
+                path=label.name,
+                values=[float(value)],
+            )
+        return Volume(places, label.grid, label.name)
+
+    def as_values(self, label: Volume) -> Volume:
+        """A label map of values, uint8, from one of places; what is above 255 becomes 0."""
+        values = np.array([0, *(value if value <= MOST_VALUES else 0 for value in self.values)], np.uint8)
+        return Volume(values[label.array], label.grid, label.name)
+
+
+def read_label_map_folder(folder: Path) -> DataSet:
+    """The data set of a folder with ``label_maps.json``. A case without images is a label map.
+
+    Raises:
+        UserError: ``data-set-invalid``, ``no-cases`` or ``case-repeated``.
+    """
+    path = folder / LABEL_MAPS_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise _invalid(path, f"it cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise _invalid(path, "it does not hold a JSON object")
+    for key in content.keys() - _KEYS:
+        raise _invalid(path, f'"{key}" is unknown; known keys are {", ".join(sorted(_KEYS))}')
+    segments = _segments(path, content.get("segments"))
+    return DataSet(
+        str(content.get("name") or folder_name(folder)),
+        (str(content.get("channel") or "MR"),),
+        {values[0]: name for name, values in segments.items()},
+        str(content.get("licence") or content.get("license") or ""),
+        sorted_cases(_cases(path, content), folder),
+        "label_maps",
+        values_of_labels=segments,
+        tissues=_tissues(path, content, segments),
+    )
+
+
+def _segments(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
+    if not isinstance(found, Mapping) or not found:
+        raise _invalid(path, 'it needs "segments", such as {"Left thalamus": [10]}')
+    segments = {str(name): _values(path, values, f"segments.{name}") for name, values in found.items()}
+    seen: set[int] = set()
+    for name, values in segments.items():
+        if not values or not all(1 <= value <= MOST_VALUES for value in values):
+            raise _invalid(path, f'the segment "{name}" needs values from 1 to {MOST_VALUES}')
+        if seen & set(values):
+            raise _invalid(path, f'the segment "{name}" shares the value {min(seen & set(values))} with another')
+        seen |= set(values)
+    return segments
+
+
+def _tissues(path: Path, content: Mapping[str, Any], segments: Mapping[str, tuple[int, ...]]) -> Tissues:
+    surroundings = _values(path, content.get("surroundings", []), "surroundings")
+    inside = _values(path, content.get("inside", []), "inside")
+    own = [value for values in segments.values() for value in values]
+    values = tuple(sorted({*own, *surroundings, *inside}))
+    if len(values) > MOST_VALUES:
+        raise _invalid(path, f"it names {len(values)} values, more than {MOST_VALUES}")
+    groups = {value: value for value in values}
+    for number, alike in enumerate(content.get("alike", [])):
+        alike = _values(path, alike, f"alike[{number}]")
+        for value in alike:
+            if value not in groups:
+                raise _invalid(path, f'"alike" names {value}, which is no value of a segment, of "inside" or around')
+            groups[value] = min(alike)
+    contrasts = content.get("contrasts", {})
+    try:
+        known = {
+            str(name): {int(value): (float(mean), float(deviation)) for value, (mean, deviation) in of.items()}
+            for name, of in contrasts.items()
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _invalid(path, '"contrasts" must be such as {"T1": {"10": [0.7, 0.04]}}') from error
+    return Tissues(values, tuple(groups[value] for value in values), frozenset(surroundings), known)
+
+
+def _values(path: Path, found: Any, key: str) -> tuple[int, ...]:
+    if not isinstance(found, list) or not all(isinstance(value, int) and value > 0 for value in found):
+        raise _invalid(path, f'"{key}" must be a list of label values above 0')
+    return tuple(found)
+
+
+def _cases(path: Path, content: Mapping[str, Any]) -> Iterator[Case]:
+    folder, patterns = path.parent, content.get("label_maps")
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    if not isinstance(patterns, list) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
+        raise _invalid(path, 'it needs "label_maps", a pattern such as "label_maps/*.nii.gz" or a list of them')
+    for pattern in patterns:
+        try:
+            files = sorted(folder.glob(pattern))
+        except (ValueError, NotImplementedError) as error:
+            raise _invalid(path, f'"label_maps" must be relative to its folder, which {pattern} is not') from error
+        if not files:
+            raise _invalid(path, f"no file is called {pattern}")
+        yield from (Case(case_name(file), (), file) for file in files)
+    for entry in content.get("images", []):
+        files = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]
+        if not all(isinstance(file, str) and file for file in files):
+            raise _invalid(path, f'the entry {entry!r} of "images" is not an "image" with its "label"')
+        yield Case(case_name(folder / files[0]), (folder / files[0],), folder / files[1])
+
+
+def _invalid(path: Path, reason: str) -> UserError:
+    return UserError("data-set-invalid", f"{path} cannot be used: {reason}.", path=str(path))

@@ -1,0 +1,255 @@
+"""Images synthesized from label maps (Billot et al., SynthSeg, Medical Image Analysis 86:102789, 2023).
+
+A label map is bent and turned, and each label's voxels get intensities from a Gaussian with a random mean and
+deviation, so that a network learns shapes and places instead of one contrast. A bias field, a gamma curve, blur, thick
+slices and noise follow. Labels around the organ are left out of some images, as after skull stripping.
+
+TorchIO's RandomLabelsToImage does the central step, one label after another over the whole volume, which at 1 mm takes
+longer than a training step on a processor. Here the label map is looked up once, at twice the model's resolution, and
+averaged, which gives the partial volumes that real images have at the borders of structures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from conresnet.errors import UserError
+from conresnet.images.grid import Volume
+from conresnet.intensity import split_steps
+from conresnet.intensity.fitting import apply, measure
+from conresnet_training.data.label_map_folder import Tissues
+
+OVERSAMPLING = 2
+"""Voxels of a prepared label map per voxel of the model, along each axis."""
+
+# Of the whole image so many values are drawn, by which the model's intensity steps are fitted.
+_MEASURED = 16_384
+_BIAS_NODES = (2, 5)
+_NARROWEST, _WIDEST = 0.01, 0.10
+
+
+class Synthesis(BaseModel):
+    """How images are synthesized from label maps; 0 switches a part off. Intensities are on a scale from 0 to 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_share: float = Field(default=0.3, ge=0, le=1, description="share of samples from cases that have images")
+    known_contrasts: float = Field(
+        default=0.5, ge=0, le=1, description="share of synthesized samples with a contrast that the data set describes"
+    )
+    known_variation: float = Field(
+        default=0.06, ge=0, description="standard deviation of a label's mean around that of a known contrast"
+    )
+    stripped: float = Field(default=0.3, ge=0, le=1, description="share without the labels around the organ")
+    bending: float = Field(default=3.0, ge=0, description="standard deviation of smooth displacements, in mm")
+    bending_cell: float = Field(default=25.0, gt=0, description="distance of independent displacements, in mm")
+    bias_field: float = Field(default=0.3, ge=0, description="standard deviation of the logarithm of a smooth field")
+    gamma: float = Field(default=0.25, ge=0, description="standard deviation of the logarithm of gamma")
+    blur: float = Field(default=1.0, ge=0, description="largest standard deviation of a blur, in voxels")
+    thick_slices: float = Field(default=0.3, ge=0, le=1, description="share with thick slices across a random axis")
+    thickest: float = Field(default=5.0, gt=0, description="of thick slices, in mm")
+    noise: float = Field(default=0.05, ge=0, description="largest standard deviation")
+    normalization: float = Field(
+        default=0.2, ge=0, lt=1, description="how far scale and shift are off after the model's intensity steps"
+    )
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was drawn for one channel of one image. The tensors have one number per place, 0 being air."""
+
+    means: Tensor
+    deviations: Tensor
+    gamma: float
+    air_share: float
+
+
+class Synthesizer:
+    """Makes images of prepared label maps, as the model's intensity steps would leave them.
+
+    Args:
+        tissues: what is in the label maps.
+        settings: how strongly things vary.
+        inputs: intensity steps of each channel of the model.
+        spacing: mm (S, H, W) of the model's voxels.
+
+    Raises:
+        UserError: ``synthesis-filters`` where a channel's steps have filters, which need the whole image.
+    """
+
+    def __init__(
+        self,
+        tissues: Tissues,
+        settings: Synthesis,
+        inputs: Sequence[Sequence[dict[str, Any]]],
+        spacing: Sequence[float],
+    ):
+        self.tissues, self.settings, self.spacing = tissues, settings, tuple(spacing)
+        self.steps = []
+        for steps in inputs:
+            filters, others = split_steps(steps)
+            if filters:
+                name = filters[0]["step"]
+                sentence = (
+                    f"Images cannot be synthesized for a model with the intensity step {name}, which needs the whole "
+                    "image; plan another system."
+                )
+                raise UserError("synthesis-filters", sentence, step=name)
+            self.steps.append(others)
+        groups = sorted(set(tissues.groups))
+        # Air has a group of its own, the first.
+        self._group = torch.tensor([0, *(groups.index(group) + 1 for group in tissues.groups)])
+        self._groups = len(groups) + 1
+        self._around = np.array([False, *(value in tissues.surroundings for value in tissues.values)])
+
+    def whole(self, label: Volume, name: str) -> list[Volume]:
+        """Channels on the grid of a whole label map, as a scanner might give them; the same for every call.
+
+        They have the first of the contrasts that the data set describes, if any; nothing around the organ is left out.
+
+        Args:
+            label: places in ``tissues.values``, uint8.
+            name: of the case, on which depends what is drawn.
+        """
+        random = np.random.default_rng(list(name.encode()))
+        known = next(iter(self.tissues.contrasts), None)
+        places = torch.from_numpy(np.ascontiguousarray(label.array)).int()
+        channels = []
+        for number in range(len(self.steps)):
+            look = self._look(random, known)
+            generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+            image = look.means[places]
+            image += look.deviations[places] * torch.randn(image.shape, generator=generator)
+            image = self._with_field(image.abs_() ** look.gamma, random, generator)
+            image[places == 0] = 0.0
+            channels.append(Volume(image.numpy(), label.grid, f"channel {number} synthesized from {label.name}"))
+        return channels
+
+    def image(self, values: Tensor, counts: np.ndarray, random: np.random.Generator) -> Tensor:
+        """An image (channel, S, H, W) float32 of the model's voxels.
+
+        Args:
+            values: (2S, 2H, 2W) uint8, places in a prepared label map.
+            counts: of the whole label map, voxels of each place, by which the intensity steps are fitted.
+            random: what is drawn from.
+        """
+        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+        settings = self.settings
+        kept = np.ones(len(self._around), bool)
+        if random.random() < settings.stripped:
+            kept = ~self._around
+        # What is left out becomes air.
+        lookup = torch.from_numpy(np.where(kept, np.arange(len(kept)), 0))
+        counts = np.where(kept, counts[: len(kept)], 0)
+        channels = []
+        for steps in self.steps:
+            look = self._look(random)
+            channels.append(self._channel(values, lookup, look, counts, steps, random, generator))
+        return torch.stack(channels)
+
+    def _look(self, random: np.random.Generator, known: str | None = None) -> Look:
+        settings, tissues = self.settings, self.tissues
+        means = random.uniform(0, 1, self._groups)
+        deviations = random.uniform(_NARROWEST, _WIDEST, self._groups)
+        means, deviations = means[self._group.numpy()], deviations[self._group.numpy()]
+        contrasts = tissues.contrasts
+        if contrasts and (known is not None or random.random() < settings.known_contrasts):
+            name = known or list(contrasts)[random.integers(len(contrasts))]
+            apart = random.normal(0, settings.known_variation, self._groups)[self._group.numpy()]
+            wider = random.uniform(0.5, 2.0, self._groups)[self._group.numpy()]
+            for place, value in enumerate(tissues.values, start=1):
+                if value in contrasts[name]:
+                    mean, deviation = contrasts[name][value]
+                    means[place], deviations[place] = mean + apart[place], deviation * wider[place]
+        # Air is black, or has the noise of a magnitude image; then it counts as image, as much as there is of it.
+        air_share = 0.0 if random.random() < 0.5 else random.uniform(0, 0.6)
+        means[0], deviations[0] = 0.0, random.uniform(0.005, 0.04) if air_share else 0.0
+        exponent = float(np.exp(random.normal(0, settings.gamma)))
+        as_tensor = [torch.from_numpy(array.clip(0, None).astype(np.float32)) for array in (means, deviations)]
+        return Look(*as_tensor, exponent, air_share)
+
+    def _channel(self, values, lookup, look, counts, steps, random, generator) -> Tensor:
+        settings = self.settings
+        means, deviations = look.means[lookup], look.deviations[lookup]
+        image = _averaged(means[values.int()])
+        some = values[::OVERSAMPLING, ::OVERSAMPLING, ::OVERSAMPLING].int()
+        image += deviations[some] * torch.randn(image.shape, generator=generator)
+        air = image == 0
+        image = self._blurred(self._with_field(image.abs_() ** look.gamma, random, generator), random)
+        if settings.noise:
+            image += torch.randn(image.shape, generator=generator) * (settings.noise * random.random())
+        image[air] = 0.0
+        fitted = self._fitted(look, means, deviations, counts, steps, generator)
+        image = torch.from_numpy(apply(fitted, image.numpy(), ~air.numpy()))
+        scale = 1 + settings.normalization * random.uniform(-1, 1)
+        return image * scale + 2 * settings.normalization * random.uniform(-1, 1)
+
+    def _with_field(self, image: Tensor, random: np.random.Generator, generator: torch.Generator) -> Tensor:
+        """(S, H, W) times a smooth field, as of a coil; changed in place."""
+        if not self.settings.bias_field:
+            return image
+        nodes = torch.randn((1, 1, *random.integers(*_BIAS_NODES, 3, endpoint=True)), generator=generator)
+        field = _resized(nodes * (self.settings.bias_field * random.random()), image.shape)
+        return image.mul_(torch.exp(field))
+
+    def _fitted(self, look: Look, means, deviations, counts, steps, generator) -> list[dict]:
+        """The intensity steps, fitted to values as the whole image would have them."""
+        shares = torch.from_numpy(counts.astype(np.float64))
+        shares[0] = look.air_share / (1 - look.air_share) * shares[1:].sum()
+        if not shares.sum():
+            shares[0] = 1.0
+        drawn = torch.multinomial(shares, _MEASURED, replacement=True, generator=generator)
+        noise = torch.randn(_MEASURED, generator=generator)
+        whole = (means[drawn] + deviations[drawn] * noise).abs() ** look.gamma
+        return measure(steps, whole.numpy().reshape(1, 1, -1))
+
+    def _blurred(self, image: Tensor, random: np.random.Generator) -> Tensor:
+        """(S, H, W) as of thick slices or of a blurred acquisition."""
+        settings = self.settings
+        if random.random() < settings.thick_slices:
+            axis = int(random.integers(3))
+            thickness = random.uniform(self.spacing[axis], max(settings.thickest, self.spacing[axis]))
+            size = list(image.shape)
+            size[axis] = max(round(size[axis] * self.spacing[axis] / thickness), 1)
+            coarse = F.interpolate(image[None, None], size, mode="area")
+            return _resized(coarse, image.shape)
+        sigma = settings.blur * random.random()
+        if sigma < 0.25 or random.random() < 0.5:
+            return image
+        reach = int(np.ceil(3 * sigma))
+        kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
+        kernel /= kernel.sum()
+        for axis in range(3):
+            rows = image.movedim(axis, -1)
+            padded = F.pad(rows.reshape(1, -1, rows.shape[-1]), (reach, reach), mode="replicate")
+            rows = F.conv1d(padded.movedim(0, 1), kernel.view(1, 1, -1)).reshape(rows.shape)
+            image = rows.movedim(-1, axis)
+        return image.contiguous()
+
+
+def target_places(values: Tensor) -> Tensor:
+    """(S, H, W) uint8: the most frequent place in each 2 x 2 x 2 voxels of (2S, 2H, 2W)."""
+    step = OVERSAMPLING
+    each = range(step)
+    parts = [values[i::step, j::step, k::step].contiguous() for i in each for j in each for k in each]
+    best, most = parts[0], torch.zeros_like(parts[0])
+    for place, one in enumerate(parts[:-1]):
+        # The first of several that are the same has all of their votes.
+        votes = sum((one == other).to(torch.uint8) for other in parts[place + 1 :])
+        best = torch.where(votes > most, one, best)
+        most = torch.maximum(most, votes)
+    return best
+
+
+def _averaged(fine: Tensor) -> Tensor:
+    return F.avg_pool3d(fine[None, None], OVERSAMPLING)[0, 0]
+
+
+def _resized(coarse: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(coarse, tuple(size), mode="trilinear", align_corners=False)[0, 0]
