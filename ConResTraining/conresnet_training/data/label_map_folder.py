@@ -28,6 +28,8 @@ from conresnet_training.data.data_set import Case, DataSet, case_name, folder_na
 
 LABEL_MAPS_FILE = "label_maps.json"
 MOST_VALUES = 255
+OVERSAMPLING = 2
+"""Voxels of a prepared label map per voxel of the model, along each axis."""
 _KEYS = {
     "name", "licence", "license", "channel", "label_maps", "segments", "surroundings", "inside", "alike", "contrasts",
     "images",

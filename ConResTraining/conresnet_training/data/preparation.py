@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from conresnet.images.grid import Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.package.description import ModelDescription
 from conresnet_training.data import Case
-from conresnet_training.data.label_map_folder import Tissues
+from conresnet_training.data.label_map_folder import OVERSAMPLING, Tissues
 from conresnet_training.data.label_maps import (
     LabelPlaces,
     check_expected,
@@ -25,7 +26,9 @@ from conresnet_training.data.label_maps import (
     label_counts,
     read_label,
 )
-from conresnet_training.data.synthesis import OVERSAMPLING, Synthesizer
+
+if TYPE_CHECKING:  # it needs torch, which plans are made without
+    from conresnet_training.data.synthesis import Synthesizer
 
 # So many slices of the image are computed at a time.
 SLAB = 16
@@ -65,7 +68,7 @@ def prepare_case(
     model: ModelDescription,
     folder: Path,
     labels: Collection[int] | None = None,
-    synthesizer: Synthesizer | None = None,
+    synthesizer: "Synthesizer | None" = None,
 ) -> TrainingCase:
     """Bring a case into ``model``'s space and keep it in ``folder``; one that is there already is only opened.
 
@@ -156,7 +159,7 @@ def check_label_grid(label: Volume, image: Volume) -> None:
 
 
 def read_case(
-    case: Case, channels: Sequence[str], synthesizer: Synthesizer | None = None
+    case: Case, channels: Sequence[str], synthesizer: "Synthesizer | None" = None
 ) -> tuple[list[Volume], Volume]:
     """The channels of a case and its label map (uint8), on the first channel's grid.
 

@@ -23,10 +23,7 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Volume
 from conresnet.intensity import split_steps
 from conresnet.intensity.fitting import apply, measure
-from conresnet_training.data.label_map_folder import Tissues
-
-OVERSAMPLING = 2
-"""Voxels of a prepared label map per voxel of the model, along each axis."""
+from conresnet_training.data.label_map_folder import OVERSAMPLING, Tissues
 
 # Of the whole image so many values are drawn, by which the model's intensity steps are fitted.
 _MEASURED = 16_384

@@ -169,7 +169,7 @@ WRONG = [
     ("system.networks.0.arguments", {"residual_axis": "X"}),
     ("system.networks.0.arguments", {"input_channels": 1, "outputs": 3}),
     ("system.networks.0.arguments", {"input_channels": 1, "outputs": 3, "residual_outputs": None}),
-    ("system.networks.0.arguments", {"input_channels": 1, "outputs": 3, "residual_outputs": 1}),
+    ("system.networks.0.arguments", {"input_channels": 1, "outputs": 3, "residual_outputs": 3}),
     ("system.networks.0", auto_context("conresnet")),
     ("system.networks.0", auto_context({"type": "unet", "arguments": []})),
     ("system.networks.0", auto_context({"type": [], "arguments": {}})),

@@ -17,9 +17,10 @@ from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.package import parse_description
 from conresnet_training.data import read_data_set
 from conresnet_training.data.augmentation import Augmentation, SampleChanges, Warp, draw_turn
+from conresnet_training.data.label_map_folder import OVERSAMPLING
 from conresnet_training.data.preparation import prepare_label_map, read_case
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples
-from conresnet_training.data.synthesis import OVERSAMPLING, Synthesis, Synthesizer, target_places
+from conresnet_training.data.synthesis import Synthesis, Synthesizer, target_places
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import Plan, with_settings
 from conresnet_training.planning.planner import Choices, make_plan
