@@ -206,6 +206,7 @@ def _summary(dataSet: DataSet) -> str:
         "decathlon": _("Medical Segmentation Decathlon"),
         "nnunet": _("nnU-Net (raw data)"),
         "brats": _("BraTS"),
+        "label_maps": _("Label maps, from which images are synthesized"),
     }[dataSet.layout]
     if dataSet.regions:
         labels = _("Regions: {names}").format(names=", ".join(dataSet.regions))

@@ -13,9 +13,10 @@ from conresnet_training.cli.options import FOLDER
 def check(data: Path, output: Path | None) -> int:
     """Read every case of the data set in the folder DATA and say what is wrong or odd, a line a case.
 
-    DATA is a folder in the layout of the Medical Segmentation Decathlon, of nnU-Net's raw data, or of BraTS; nothing in
-    it is changed. Written are check.html, a page with sizes, spacings, intensities, label volumes and a slice of the
-    cases, and check.json. Ends with 2 where anything is an error, which training would refuse, else with 0.
+    DATA is a folder in the layout of the Medical Segmentation Decathlon, of nnU-Net's raw data, or of BraTS, or one of
+    label maps with a label_maps.json; nothing in it is changed. Written are check.html, a page with sizes, spacings,
+    intensities, label volumes and a slice of the cases, and check.json. Ends with 2 where anything is an error, which
+    training would refuse, else with 0.
     """
     from conresnet_training.check import check_data_set
     from conresnet_training.check.page import PAGE_FILE, make_output_folder, write_check

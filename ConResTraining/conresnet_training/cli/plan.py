@@ -62,8 +62,8 @@ def plan(
 ) -> None:
     """Look at the data set in the folder DATA and write a plan for it, every line of which may be edited.
 
-    DATA is a folder in the layout of the Medical Segmentation Decathlon, of nnU-Net's raw data, or of BraTS. What was
-    planned, and why, is shown.
+    DATA is a folder in the layout of the Medical Segmentation Decathlon, of nnU-Net's raw data, or of BraTS, or one of
+    label maps with a label_maps.json, from which training images are synthesized. What was planned, and why, is shown.
     """
     from conresnet.errors import UserError
     from conresnet_training.data import read_data_set

@@ -262,7 +262,8 @@ def _read(folder: Path) -> DataSet:
         raise UserError(
             "data-set-not-found",
             f"{folder} holds no dataset.json (Medical Segmentation Decathlon, nnU-Net) and no case folders with "
-            "CASE/CASE_t1.nii.gz and so on (BraTS); name the folder of a data set in one of these three layouts.",
+            "CASE/CASE_t1.nii.gz and so on (BraTS), nor a label_maps.json; name the folder of a data set in one of "
+            "these layouts.",
             path=str(folder),
         )
     return data_set
