@@ -36,6 +36,13 @@ class Training(BaseModel):
         description="of the segmentation and of auxiliary outputs: eq. 7; cross_entropy is VoxResNet's and ResDSN's, "
         "dice the pyramid's, which learns nothing from windows without a region where outputs are regions",
     )
+    rare_labels: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="how much more a voxel of a small label weighs in the cross entropy: at 0 each voxel counts alike, "
+        "at 1 each label; needed where labels are many and some of them tiny",
+    )
     deep_supervision: float = Field(default=0.5, ge=0, description="lambda of eq. 9")
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     gradient_clip: float = Field(default=10.0, ge=0, description="largest norm of the gradient; 0 is off")

@@ -87,17 +87,32 @@ def with_background(target: Tensor) -> Tensor:
     return torch.cat([1 - target.sum(1, keepdim=True), target], 1)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, exclusive: bool) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, exclusive: bool, rare_labels: float = 0.0) -> Tensor:
     """The cross entropy of eq. 7 (VoxResNet's eq. 3, ResDSN's eq. 1), a mean over voxels where the papers sum it.
 
     Args: see ``segmentation_loss``.
     """
+    if exclusive and rare_labels:
+        return torch.stack([_balanced(*one, rare_labels) for one in zip(logits, target, strict=True)]).mean()
     if exclusive:
         return F.cross_entropy(logits, with_background(target))
     return F.binary_cross_entropy_with_logits(logits, target)
 
 
-def segmentation_loss(logits: Tensor, target: Tensor, exclusive: bool, kind: LossKind = "cross_entropy_dice") -> Tensor:
+def _balanced(logits: Tensor, target: Tensor, rare_labels: float) -> Tensor:
+    """The mean cross entropy of one sample (outputs, S, H, W) whose voxels weigh ``V_k ** -rare_labels``."""
+    labels = with_background(target[None]).argmax(1)
+    counts = torch.bincount(labels.flatten(), minlength=len(logits))
+    return F.cross_entropy(logits[None], labels, counts.clamp(min=1).to(logits.dtype) ** -rare_labels)
+
+
+def segmentation_loss(
+    logits: Tensor,
+    target: Tensor,
+    exclusive: bool,
+    kind: LossKind = "cross_entropy_dice",
+    rare_labels: float = 0.0,
+) -> Tensor:
     """What one segmentation costs: by eq. 7 cross entropy plus Dice, or either alone, as other papers have it.
 
     As a mean over voxels the cross entropy leaves Dice a weight, which the sum of eq. 7 as printed would not.
@@ -113,12 +128,14 @@ def segmentation_loss(logits: Tensor, target: Tensor, exclusive: bool, kind: Los
         exclusive: labels (softmax over the background and the segments, paper V-D) rather than regions (a sigmoid a
             segment).
         kind: the sum, or one of its parts alone.
+        rare_labels: 0 to 1; in the cross entropy of labels, a voxel of a label (background included) that has V_k
+            voxels in the sample weighs ``V_k ** -rare_labels``: at 0 each voxel counts alike, at 1 each label.
     """
     if kind == "dice" and exclusive:
         return dice_loss(torch.softmax(logits, 1), with_background(target))
     parts = []
     if kind != "dice":
-        parts.append(cross_entropy(logits, target, exclusive))
+        parts.append(cross_entropy(logits, target, exclusive, rare_labels))
     if kind != "cross_entropy":
         parts.append(dice_loss(segment_probabilities(logits, exclusive), target))
     return sum(parts)
@@ -154,6 +171,7 @@ def total_loss(
     deep_weight: float,
     kind: LossKind = "cross_entropy_dice",
     auxiliary_weights: Sequence[float] = (),
+    rare_labels: float = 0.0,
 ) -> dict[str, Tensor]:
     """Segmentation loss (eq. 7), of the auxiliary outputs too, plus residual loss (eqs 8, 9; of several segments 13).
 
@@ -163,7 +181,7 @@ def total_loss(
         outputs: the network's "segmentation"; where it gives them "auxiliary", a list of segmentations for deep
             supervision, and "residuals", finest first.
         target: (batch, segments, S, H, W) of 0 and 1.
-        exclusive, kind: see ``segmentation_loss``.
+        exclusive, kind, rare_labels: see ``segmentation_loss``.
         residual_axis: "S", "H" or "W".
         deep_weight: lambda of eq. 9, of the coarser residuals; 0.5 in the paper.
         auxiliary_weights: what each of the auxiliary outputs weighs beside the segmentation.
@@ -173,7 +191,8 @@ def total_loss(
     """
 
     def cost(logits: Tensor) -> Tensor:
-        return segmentation_loss(logits.float(), central_part(target, logits.shape[2:]), exclusive, kind)
+        part = central_part(target, logits.shape[2:])
+        return segmentation_loss(logits.float(), part, exclusive, kind, rare_labels)
 
     losses = {"segmentation_loss": cost(outputs["segmentation"])}
     if "auxiliary" in outputs:

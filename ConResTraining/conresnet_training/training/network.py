@@ -147,7 +147,8 @@ class SegmentationTraining(nn.Module):
         settings = self.plan.training
         weights = self.network.auxiliary_weights(progress) if "auxiliary" in outputs else ()
         deep_weight = settings.deep_supervision
-        return total_loss(outputs, target, self.exclusive, self.residual_axis, deep_weight, settings.loss, weights)
+        how = self.exclusive, self.residual_axis, deep_weight, settings.loss, weights, settings.rare_labels
+        return total_loss(outputs, target, *how)
 
 
 def stages_of(plan: Plan) -> int:

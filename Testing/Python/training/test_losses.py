@@ -215,3 +215,21 @@ def test_losses_are_means_over_samples(exclusive):
         for i in range(2)
     ]
     torch.testing.assert_close(whole, torch.stack(halves).mean())
+
+
+def test_rare_labels_weigh_more_in_the_cross_entropy():
+    """At 1 each label that is there counts alike, at 0.5 by the root of its voxels, sample by sample."""
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(2, 4, 4, 6, 5, generator=generator, dtype=torch.float64)
+    labels = torch.zeros(2, 4, 6, 5, dtype=torch.long)
+    labels[0, :2], labels[0, 2, 0, :3], labels[1, 0, 0, 0] = 1, 2, 2
+    target = torch.nn.functional.one_hot(labels, 4).movedim(-1, 1)[:, 1:].double()
+    voxels = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    means = [[voxels[n][labels[n] == label].mean() for label in labels[n].unique()] for n in (0, 1)]
+    expected = sum(torch.stack(each).mean() for each in means) / 2
+    torch.testing.assert_close(segmentation_loss(logits, target, True, "cross_entropy", 1.0), expected)
+    sizes = [[(labels[n] == label).sum().double().sqrt() for label in labels[n].unique()] for n in (0, 1)]
+    sums = [sum(m * s for m, s in zip(*each, strict=True)) for each in zip(means, sizes, strict=True)]
+    expected = sum(total / sum(each) for total, each in zip(sums, sizes, strict=True)) / 2
+    torch.testing.assert_close(segmentation_loss(logits, target, True, "cross_entropy", 0.5), expected)
+    assert segmentation_loss(logits, target, True, "cross_entropy", 0.0) == pytest.approx(float(voxels.mean()))
