@@ -34,6 +34,8 @@ MIDLINE = {"Third ventricle": ([14, 72], [4]), "Fourth ventricle": ([15], [11]),
 # MUSE's of both sides: corpus callosum and vermis, which FreeSurfer divides between the nearer sides.
 DIVIDED = {95: (2, 41), 71: (8, 47), 72: (8, 47), 73: (8, 47)}
 FIRST_CORTEX = 100
+# By fold; those of fold 0 are the heads that brain-tissue never saw either.
+HELD_OUT = [{"IXI012", "IXI034", "training_seg_20"}, {"IXI013", "IXI048", "training_seg_09"}]
 OTHERS = [85]
 SURROUNDINGS = [502, 506, 507, 508, 509, 511, 512, 514, 515, 516, 530]
 # Of T1 images: mean and standard deviation inside of each structure, on a scale on which white matter is 0.8. Measured
@@ -99,6 +101,10 @@ def main(label_maps: Path, heads: Path, output: Path) -> None:
         shutil.copy(heads / "imagesTr" / file.name, output / "images")
         content["images"].append({"image": f"images/{file.name}", "label": f"labels/{file.name}"})
     (output / "label_maps.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    files = [*(output / "label_maps").iterdir(), *(output / "images").iterdir()]
+    names = {file.name.removesuffix(".nii.gz") for file in files}
+    folds = [{"train": sorted(names - fold), "val": sorted(names & fold)} for fold in HELD_OUT]
+    (output / "splits_final.json").write_text(json.dumps(folds, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

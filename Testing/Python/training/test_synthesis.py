@@ -1,5 +1,6 @@
 """Training on images synthesized from label maps: real heads at 4 mm, from the folder to a model package."""
 
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -22,7 +23,7 @@ from conresnet_training.data.preparation import prepare_label_map, read_case
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples
 from conresnet_training.data.synthesis import Synthesis, Synthesizer, target_places
 from conresnet_training.planning.memory import Budget
-from conresnet_training.planning.plan import Plan, with_settings
+from conresnet_training.planning.plan import Plan, read_plan, with_settings
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.runs.run import read_checkpoint, start_run
 from conresnet_training.training.trainer import fit
@@ -362,3 +363,20 @@ def test_one_residual_for_all_segments_can_be_described(plan):
     with pytest.raises(UserError, match="or 1 for all segments together"):
         parse_description(content, "here")
     assert replace(plan.description, title="x").title == "x"
+
+
+def test_the_recipes_data_set_numbers_regions_as_freesurfer_does(repository: Path):
+    recipes = repository / "ConResTraining" / "conresnet_training" / "recipes"
+    spec = importlib.util.spec_from_file_location("brain_structures_data", recipes / "brain_structures_data.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    muse = np.zeros((12, 3, 3), np.uint8)
+    # From left to right: thalamus, cortex, the corpus callosum, which has no side, cortex, thalamus.
+    muse[:2], muse[2:4], muse[4:8], muse[8:10], muse[10:] = 60, 101, 95, 100, 59
+    found = script.renumbered(muse)[:, 0, 0].tolist()
+    assert found == [10, 10, 3, 3, 2, 2, 41, 41, 42, 42, 49, 49]
+    plan = read_plan(recipes / "brain-structures.yaml")
+    described_segments = script.description()["segments"]
+    assert described_segments == plan.targets
+    for item in plan.description.output.segments:
+        assert item.label == described_segments[item.name][0] and item.terminology is not None
