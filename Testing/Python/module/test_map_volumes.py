@@ -33,6 +33,12 @@ def test_maps_lie_on_the_input_and_are_named_by_their_segments(result: object, v
     assert nodes[0].GetDisplayNode().GetApplyThreshold()
 
 
+def test_one_residual_for_all_segments_is_named_for_none(result: object, volume: object) -> None:
+    residual = np.zeros((1, *slicer.util.arrayFromVolume(volume).shape), np.float16)
+    (node,) = MapVolumes.put(MapVolumes.split({"residual": residual}, ["Left", "Right"]), result, volume)
+    assert node.GetName() == f"{volume.GetName()} residual"
+
+
 def test_a_new_result_keeps_the_maps_it_has_again_and_takes_the_others_away(result: object, volume: object) -> None:
     shape = slicer.util.arrayFromVolume(volume).shape
     residual, attention = np.zeros((1, *shape), np.float16), np.ones((1, *shape), np.float16)
