@@ -13,58 +13,7 @@ from conresnet.messages import sentence as catalogSentence
 
 def errorSentences() -> dict[str, str]:
     """Sentence by code, in the user's language where there is one."""
-    return {**_aboutImages(), **_aboutTheRegion(), **_aboutComputing(), **_aboutModels()}
-
-
-def _aboutImages() -> dict[str, str]:
-    return {
-        "wrong-channel-count": _(
-            "{given} volumes were given ({images}), but the model takes {wanted} ({channels}); choose one for each."
-        ),
-        "image-empty": _("The volume {name} has no voxels; choose another one."),
-        "image-type": _("The volume {name} holds {type} values, and real numbers are wanted; choose another one."),
-        "image-constant": _("The volume {name} is empty: all its voxels are {value:g}; choose another one."),
-        "image-not-finite": _(
-            "The volume {name} has {count} voxels that are not a number or infinite; replace them, for example by the "
-            "value of its background."
-        ),
-        "intensity-range": _(
-            "The volume {name} has values up to {value:.1e}, which no scanner gives; check how it was made."
-        ),
-        "absurd-spacing": _(
-            "The volume {name} has a voxel size of {size} mm, which cannot be right; correct it in the Volumes module."
-        ),
-        "image-sheared": _(
-            "The volume {name} has axes that are not at right angles to each other; resample it to a regular grid, or "
-            "harden its transform."
-        ),
-        "channels-apart": _(
-            "The volume {name} shows nothing of the place in the volume {first} that is to be segmented; choose "
-            "volumes of one examination, register them, or move the region."
-        ),
-        "image-too-large": _(
-            "The volume {name} takes {size} voxels at the spacing of the model, which is too many; draw a region "
-            "around the structure, or check the spacing of the volume."
-        ),
-        "image-too-large-to-measure": _(
-            "The volume {name} takes {size} voxels at the spacing of {model}, which is too many to measure its "
-            "intensity; crop the volume around the structure (module Crop Volume), or check its spacing."
-        ),
-    }
-
-
-def _aboutTheRegion() -> dict[str, str]:
-    return {
-        "roi-outside": _("The region ({roi}) lies outside the volume {name}; move it onto the structure."),
-        "roi-too-small": _(
-            "The region ({roi}) holds no voxel of the volume {name}; move it onto the structure, or make it larger."
-        ),
-        "roi-empty": _(
-            "The volume {name} is empty inside the region ({roi}): all its voxels there are {value:g}; move the region "
-            "onto the structure."
-        ),
-        "bad-roi": _("The region cannot be used ({reason}); draw it anew."),
-    }
+    return {**_aboutComputing(), **_aboutModels()}
 
 
 def _aboutComputing() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Which image is which channel of a model, told by the words in the images' names. The standard library alone."""
+"""Which image is which channel of a model, from the words in the images' names. Standard library only."""
 
 import re
 from collections.abc import Hashable, Sequence
@@ -61,8 +61,6 @@ def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
         first = wrong[0]
         raise UserError(
             "channels-unclear",
-            f"{names[found[first]]} was given as {inputs[found[first]].name}, but its name speaks for "
-            f"{inputs[first].name}, and not all of the images have such a name; name each with --channel.",
             name=names[found[first]],
             given=inputs[found[first]].name,
             spoken=inputs[first].name,

@@ -1,12 +1,13 @@
-"""Refusing, in one sentence that names it, what is no usable image; shared by every reader."""
+"""Refusals that all readers of images share: each names the image in one sentence. NumPy and the standard library."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Volume
@@ -14,33 +15,32 @@ from conresnet.images.grid import Volume
 _SPACING_RANGE = (1e-3, 1e2)
 _MOST_SHEAR = float(np.sin(np.radians(1)))
 _LARGEST_VALUE = 1e30
+# gzip stores a byte in no less than 1/1032 of one.
+_MOST_COMPRESSION = 1032
 
 
 def check_channel_count(given: Sequence[str], channels: Sequence[str]) -> None:
-    """Refuse another number of images than a model has channels.
+    """Refuse a number of images other than the model's number of channels.
 
     Args:
         given: the images, as messages name them.
-        channels: the model's.
+        channels: the model's channels.
 
     Raises:
         UserError: "wrong-channel-count".
     """
     if len(given) != len(channels):
-        images, names = ", ".join(given), ", ".join(channels)
-        were = "1 image was" if len(given) == 1 else f"{len(given)} images were"
         raise UserError(
             "wrong-channel-count",
-            f"{were} given ({images}), but the model takes {len(channels)} ({names}).",
-            images=images,
+            images=", ".join(given),
             given=len(given),
             wanted=len(channels),
-            channels=names,
+            channels=", ".join(channels),
         )
 
 
 def check_volume(volume: Volume) -> None:
-    """Refuse an image no model can use.
+    """Refuse an image that no model can use.
 
     Raises:
         UserError: "image-empty", "image-type", "absurd-spacing", "image-sheared", "image-not-finite",
@@ -49,12 +49,7 @@ def check_volume(volume: Volume) -> None:
     name, array = volume.name, volume.array
     _check_grid(volume)
     if array.dtype.kind not in "biuf":
-        raise UserError(
-            "image-type",
-            f"{name} holds {array.dtype} values where real numbers are wanted.",
-            name=name,
-            type=str(array.dtype),
-        )
+        raise UserError("image-type", name=name, type=str(array.dtype))
     low, high, bad = np.inf, -np.inf, 0
     for block in array:
         if block.dtype.kind == "f":
@@ -62,81 +57,78 @@ def check_volume(volume: Volume) -> None:
         if not bad:
             low, high = min(low, float(block.min())), max(high, float(block.max()))
     if bad:
-        raise UserError(
-            "image-not-finite",
-            f"{name} has {bad} {'voxel that is' if bad == 1 else 'voxels that are'} NaN or infinite; "
-            "replace them, for example by the background's value.",
-            name=name,
-            count=bad,
-        )
+        raise UserError("image-not-finite", name=name, count=bad)
     if max(-low, high) > _LARGEST_VALUE:
-        raise UserError(
-            "intensity-range",
-            f"{name} has values up to {max(-low, high):.1e}, which no scanner gives; check how it was made.",
-            name=name,
-            value=max(-low, high),
-        )
+        raise UserError("intensity-range", name=name, value=max(-low, high))
     if low == high:
-        raise UserError(
-            "image-constant",
-            f"{name} is empty: all its voxels are {low:g}; choose another image.",
-            name=name,
-            value=low,
-        )
+        raise UserError("image-constant", name=name, value=low)
 
 
 def _check_grid(volume: Volume) -> None:
     name, grid = volume.name, volume.grid
     if 0 in grid.shape:
-        raise UserError("image-empty", f"{name} has no voxels.", name=name)
+        raise UserError("image-empty", name=name)
     spacing = grid.spacing
     low, high = _SPACING_RANGE
     if not np.isfinite(grid.affine).all() or not ((spacing >= low) & (spacing <= high)).all():
         raise absurd_spacing(name, spacing)
     directions = grid.direction
     if np.abs(directions.T @ directions - np.eye(3)).max() > _MOST_SHEAR:
-        raise UserError(
-            "image-sheared",
-            f"{name} has axes that are not at right angles to each other; resample it to a regular grid first.",
-            name=name,
-        )
+        raise UserError("image-sheared", name=name)
 
 
 def absurd_spacing(name: str, spacing: Sequence[float]) -> UserError:
-    """The sentence for a voxel size that cannot be right."""
-    size = " x ".join(f"{value:g}" for value in spacing)
-    return UserError(
-        "absurd-spacing",
-        f"{name} has a voxel size of {size} mm, which cannot be right; correct its header.",
-        name=name,
-        size=size,
-    )
+    """The error for a voxel size that cannot be right."""
+    return UserError("absurd-spacing", name=name, size=" x ".join(f"{value:g}" for value in spacing))
 
 
-def check_kind(path: Path, dimensions: int, pixel_id: int, components: int) -> None:
-    """Refuse what is not one or several 3-D gray images: "image-2d", "image-color", "image-complex"."""
-    if dimensions < 3:
-        raise UserError("image-2d", f"{path} is a 2-D image; a 3-D volume is wanted.", path=str(path))
-    if pixel_id == sitk.sitkVectorUInt8 and components in (3, 4):
-        raise color_image(path)
-    if pixel_id in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
-        raise complex_image(path)
+def truncated(path: Path, shape: Sequence[int]) -> UserError:
+    """The error for a file that holds fewer voxels than its header describes."""
+    return UserError("image-truncated", path=str(path), size=_size(shape))
 
 
-def color_image(path: Path) -> UserError:
-    """The sentence for RGB images."""
-    return UserError("image-color", f"{path} is a color (RGB) image; a gray-scale scan is wanted.", path=str(path))
+def check_size(path: Path, shape: Sequence[int], claimed: int, held: int, compressed: bool) -> None:
+    """Refuse a header that describes more voxels than its file can hold, or than memory can, before any are read.
+
+    Args:
+        shape: what the header says, for the message.
+        claimed: bytes according to the header.
+        held: bytes of the file that they are in.
+        compressed: whether they are compressed there.
+
+    Raises:
+        UserError: "image-truncated" or "image-beyond-memory".
+    """
+    if claimed > held * (_MOST_COMPRESSION if compressed else 1) + (1024 if compressed else 0):
+        raise truncated(path, shape)
+    check_memory(path, shape, claimed)
 
 
-def complex_image(path: Path) -> UserError:
-    """The sentence for complex numbers."""
-    return UserError("image-complex", f"{path} holds complex numbers; save its magnitude first.", path=str(path))
+def check_memory(path: Path, shape: Sequence[int], needed: int) -> None:
+    """Refuse an image that takes more bytes than are free. Raises UserError("image-beyond-memory")."""
+    if needed > free_memory():
+        raise UserError(
+            "image-beyond-memory", path=str(path), size=_size(shape), gigabytes=f"{needed / 1e9:.1f}"
+        )
 
 
-def not_an_image(path: Path) -> UserError:
-    """The sentence for a file that no reader understands, or that ends too early."""
-    return UserError(
-        "not-an-image",
-        f"{path} is damaged or is not an image of a kind that can be read (NIfTI, NRRD, MetaImage, DICOM folder).",
-        path=str(path),
-    )
+def _size(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def free_memory() -> int:
+    """Bytes that this process can still allocate; where the system does not tell, all the memory that there is."""
+    free = 2**62
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+        group = Path("/sys/fs/cgroup")  # a container's own limit; not counting the file cache, which is given up
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        if limit != "max":
+            used = int((group / "memory.current").read_text(encoding="ascii"))
+            rows = (line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+            free = min(free, int(limit) - used + int(dict(rows).get("inactive_file", 0)))
+    if free == 2**62 and hasattr(os, "sysconf"):
+        with contextlib.suppress(OSError, ValueError):
+            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return free

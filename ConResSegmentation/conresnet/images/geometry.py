@@ -81,13 +81,7 @@ class ModelSpace:
         grid = Grid.of_array(shape, source.array_affine @ index_map)
         if np.prod(shape, dtype=float) > _MOST_VOXELS:
             size = " x ".join(map(str, shape))
-            raise UserError(
-                "image-too-large",
-                f"At the model's spacing {name} takes {size} voxels, which is too many; draw an ROI around the "
-                "structure, or check the image's spacing.",
-                name=name,
-                size=size,
-            )
+            raise UserError("image-too-large", name=name, size=size)
         if roi is not None and not roi.contains(grid.array_affine, shape).any():
             raise _too_small(roi, name)
         return cls(reference, orientation, grid, exact, roi, reorder, index_map)
@@ -190,7 +184,7 @@ def _plan(source: Grid, directions: np.ndarray, spacing: Sequence[float] | None)
         return np.eye(4), source.shape
     wanted = np.array(spacing, dtype=np.float64)
     if wanted.shape != (3,) or not (np.isfinite(wanted).all() and (wanted > 0).all()):
-        raise UserError("bad-spacing", f"The model's spacing {spacing!r} is not three positive numbers of mm.")
+        raise UserError("bad-spacing", spacing=repr(spacing))
     own = np.round(source.spacing[::-1], 6)
     same = np.abs(own - wanted) <= _SAME_SPACING
     cosines = (source.direction[:, ::-1] * directions).sum(axis=0)
@@ -242,12 +236,7 @@ def _cut_to(
     grid = Grid.of_array(shape, source.array_affine @ index_map)
     inner_low, inner_high = _bounding_indices(roi.corners(), grid, outward=False)
     if (inner_low > np.array(shape) - 1).any() or (inner_high < 0).any():
-        raise UserError(
-            "roi-outside",
-            f"The ROI ({roi}) lies outside {name}; move it onto the structure, in RAS mm as Slicer shows it.",
-            name=name,
-            roi=str(roi),
-        )
+        raise UserError("roi-outside", name=name, roi=str(roi))
     if (inner_high < inner_low).any():
         raise _too_small(roi, name)
     low, high = (inner_low, inner_high) if exact else _bounding_indices(roi.corners(), grid, outward=True)
@@ -269,9 +258,4 @@ def _filling_a_window(
 
 
 def _too_small(roi: BoxROI, name: str) -> UserError:
-    return UserError(
-        "roi-too-small",
-        f"The ROI ({roi}) holds no voxel of {name}; move it onto the structure, or make it larger.",
-        name=name,
-        roi=str(roi),
-    )
+    return UserError("roi-too-small", name=name, roi=str(roi))

@@ -1,11 +1,9 @@
-"""Where voxels lie: a regular grid in patient space, and a volume on one. Imports numpy alone.
+"""Voxel grids in patient space, volumes on them, boxes of voxels, and the orientation of array axes. NumPy only.
 
-Boxes of voxels in an array of three axes, a slice an axis. Imports numpy alone.
+A `Grid` is a shape with the matrix that takes voxel indices to RAS mm. Arrays are indexed [k, j, i], slices first.
 
-Which way the axes of an array run in the patient, and how to bring them into a wanted order without copying.
-
-An orientation is three letters in array order (S, H, W), each the patient direction toward which that axis's index
-grows: "SAR" is superior, anterior, right (an RAS file read as [k, j, i]); the paper authors' BraTS arrays are "SLP".
+An orientation is three letters in array order (S, H, W), each the patient direction in which that axis's index
+increases: "SAR" is superior, anterior, right (an RAS file read as [k, j, i]). The BraTS arrays of the paper are "SLP".
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 
-# Turns points and directions of either system into the other's; ITK and DICOM count in LPS, Slicer in RAS.
+# Converts points and directions between the two systems, both ways; ITK and DICOM use LPS, Slicer RAS.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -29,10 +27,14 @@ class Grid:
     Args:
         shape: array shape (k, j, i).
         affine: (4, 4); voxel index (i, j, k, 1) to RAS mm, the matrix Slicer calls IJKToRAS.
+        nifti_fields: the fields of a NIfTI header that placed an image here (qform, sform, their codes, units). Files
+            written on this grid repeat them, so that a result overlays its image in every viewer, whichever of the
+            fields the viewer uses.
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
+    nifti_fields: Mapping | None = None
 
     def __post_init__(self):
         affine = np.array(self.affine, dtype=np.float64)
@@ -55,7 +57,7 @@ class Grid:
 
     @property
     def direction(self) -> np.ndarray:
-        """(3, 3) unit vectors in RAS, one column an index axis i, j, k."""
+        """(3, 3) unit vectors in RAS, one column per index axis i, j, k."""
         return self.affine[:3, :3] / self.spacing
 
     @property
@@ -98,7 +100,7 @@ class Grid:
         try:
             return cls(tuple(values["shape"]), np.array(values["ijk_to_ras"], dtype=np.float64))
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError("bad-grid", f"The grid {values!r} is not a shape and a 4 x 4 ijk_to_ras matrix.") from error
+            raise UserError("bad-grid", grid=repr(values)) from error
 
 
 @dataclass
@@ -107,17 +109,34 @@ class Volume:
 
     Args:
         array: [k, j, i], any real numeric type.
-        grid: where its voxels lie.
+        grid: where its voxels are.
         name: what messages call it, such as its file or node name.
+        warnings: sentences about its file, for whoever uses it.
     """
 
     array: np.ndarray
     grid: Grid
     name: str
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self):
         if tuple(self.array.shape) != self.grid.shape:
             raise ValueError(f"{self.name}: the array is {self.array.shape}, its grid {self.grid.shape}")
+
+
+@dataclass
+class ImageFile:
+    """What a file contains: one or several 3-D images on one grid.
+
+    Args:
+        components: (c, k, j, i).
+        grid: of each component.
+        warnings: sentences about the file.
+    """
+
+    components: np.ndarray
+    grid: Grid
+    warnings: tuple[str, ...] = ()
 
 
 def transformed(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -140,12 +159,12 @@ def whole_box(shape: Sequence[int]) -> Box:
 
 
 def bounding_box(array: np.ndarray) -> Box | None:
-    """The smallest box around all that is not 0, or None where there is nothing."""
+    """The smallest box around all nonzero voxels, or None if there are none."""
     return box_of_flags([array.any(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)])
 
 
 def box_of_flags(occupied: Sequence[np.ndarray]) -> Box | None:
-    """``bounding_box`` of an array of which it is known, for each index along each axis, whether anything is there."""
+    """``bounding_box`` from flags: for each axis, whether any voxel at that index is nonzero."""
     if not occupied[0].any():
         return None
     found = [np.flatnonzero(flags) for flags in occupied]
@@ -160,15 +179,11 @@ def check_orientation(code: str) -> str:
     if isinstance(code, str) and len(code) == 3 and set(code) <= set(_LETTERS):
         if {_LETTERS[letter][0] for letter in code} == {0, 1, 2}:
             return code
-    raise UserError(
-        "bad-orientation",
-        f"The orientation {code!r} is not three letters with one each of R or L, A or P, S or I, such as SAR.",
-        orientation=str(code),
-    )
+    raise UserError("bad-orientation", orientation=str(code))
 
 
 def axis_directions(code: str) -> np.ndarray:
-    """(3, 3) RAS unit vectors, one column an array axis (S, H, W) of an array in orientation ``code``."""
+    """(3, 3) RAS unit vectors, one column per array axis (S, H, W) of an array in orientation ``code``."""
     directions = np.zeros((3, 3))
     for axis, letter in enumerate(check_orientation(code)):
         row, sign = _LETTERS[letter]
@@ -208,10 +223,10 @@ class Reordering:
 
 
 def reordering(grid: Grid, code: str) -> Reordering:
-    """How to bring an array on ``grid`` nearest to orientation ``code``.
+    """The permutation and flips that bring an array on ``grid`` closest to orientation ``code``.
 
-    The choice depends on the voxels' places alone, not on the order in which they are stored, also where an oblique
-    grid lies halfway between two axes.
+    The choice depends only on where the voxels are, not on the order in which they are stored, even if an oblique grid
+    is halfway between two axes.
     """
     directions = grid.direction[:, ::-1]
 

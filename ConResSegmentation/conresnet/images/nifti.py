@@ -1,129 +1,297 @@
-"""NIfTI files, with nibabel: it notices a file that ends too early, in reading and in writing, where ITK does not.
+"""NIfTI files: reading them without trusting the header, and writing them.
 
-Only who reads or writes NIfTI files needs nibabel: the engine inside Slicer gets its arrays from Slicer.
+The header is parsed with nibabel's header classes, the voxels are read here: so many bytes as the header describes and
+the file can hold, into one array. Where an image is in the patient follows the rule of ITK 5.3 and later, and so of
+Slicer, whichever version of ITK is installed; where the header contradicts itself, the image gets a warning.
+
+Only code that reads or writes NIfTI files needs nibabel: inside Slicer, the engine gets its arrays from Slicer.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import nibabel
-import nibabel.imageglobals
 import numpy as np
-import SimpleITK as sitk
 
 from conresnet.errors import UserError
 from conresnet.files import replacing
-from conresnet.images.checks import absurd_spacing, color_image, complex_image, not_an_image
-from conresnet.images.grid import Grid
-from conresnet.images.itk import ImageFile, grid_of, quiet_itk
+from conresnet.images.checks import absurd_spacing, check_memory, check_size, truncated
+from conresnet.images.file_kinds import GZIP, byte_order, is_nifti
+from conresnet.images.grid import Grid, ImageFile, transformed
+from conresnet.messages import sentence
 
 _VOXELS_BEGIN = 352
-_NOT_READABLE = (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, ValueError, EOFError)
+#: Size of the header, to its class and the first byte that voxels can have in a single file.
+_HEADERS = {348: (nibabel.Nifti1Header, 352), 540: (nibabel.Nifti2Header, 544)}
+_TYPES = {
+    **{2: "u1", 4: "i2", 8: "i4", 16: "f4", 32: "c8", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8"},
+    **{1280: "u8", 1792: "c16"},
+}
+_COLORS = (128, 2304)
+_COMPLEX_LONG_DOUBLE = 2048
+#: xyzt_units to mm; anything else counts as mm.
+_MM = {1: 1000.0, 3: 0.001}
+_PLACING_FIELDS = (
+    *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+# How far the columns of an sform may be from right angles for ITK to take it.
+_ORTHONORMAL = 1e-4
+# Behind the voxels, a file is read on to the end, where gzip keeps its checksum; but no more than so many bytes, since
+# some kilobytes of gzip can swell to gigabytes.
+_MOST_REST = 2**26
 
 
 def read_nifti(path: Path) -> ImageFile:
-    """Read a .nii or .nii.gz file with one or several 3-D images.
-
-    Where the header holds two transforms that differ, the one is taken that ITK, and so Slicer, takes; where ITK
-    refuses both because their axes are not exactly at right angles, and in NIfTI-2, which it does not read, the one
-    nibabel takes.
+    """Read a NIfTI file, compressed or not, with one or several 3-D images.
 
     Raises:
-        UserError: "cannot-read", "not-an-image", "image-2d", "image-color", "image-complex", "absurd-spacing".
+        UserError: "not-an-image", "image-header", "image-damaged", "image-truncated", "image-beyond-memory",
+            "image-empty", "image-2d", "image-color", "image-complex" or "absurd-spacing".
     """
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with _quiet_nibabel(), opened(path, "rb") as file:
-            image = _image(file, path)
-            array = _voxels(image)
-            file.read()  # to the end, where gzip keeps the checksum
-    except (*_NOT_READABLE, OSError, zlib.error) as error:
-        raise not_an_image(path) from error
-    return ImageFile(array, _grid(image, path))
+        with _opened(path) as file:
+            header = _header(file, path)
+            grid, warnings = _placed(header, path)
+            array, more = _voxels(file, header, path)
+            rest = _MOST_REST
+            while isinstance(file, gzip.GzipFile) and rest > 0 and (block := file.read(2**20)):
+                rest -= len(block)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError("image-damaged", path=str(path)) from error
+    return ImageFile(array, grid, (*warnings, *more))
 
 
-@contextlib.contextmanager
-def _quiet_nibabel() -> Iterator[None]:
-    """Keep nibabel's remarks about headers off stderr; ``_image`` says what matters."""
-    was, nibabel.imageglobals.logger.disabled = nibabel.imageglobals.logger.disabled, True
+def read_nifti_grid(path: Path) -> Grid:
+    """The grid of a NIfTI file, from its header alone. Raises as `read_nifti` does."""
     try:
-        yield
-    finally:
-        nibabel.imageglobals.logger.disabled = was
+        with _opened(path) as file:
+            return _placed(_header(file, path), path)[0]
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError("image-damaged", path=str(path)) from error
 
 
-def _image(file: BinaryIO, path: Path) -> nibabel.Nifti1Image:
-    """The image in an open file, its header checked and its voxels not yet read."""
-    size = file.read(4)
-    kinds = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}
-    kind = next((kinds[n] for order in ("little", "big") if (n := int.from_bytes(size, order)) in kinds), None)
-    if kind is None:
-        raise not_an_image(path)
-    file.seek(0)
-    # Both libraries silently take 1 mm for a size of 0 and drop a minus sign: look at what the file says.
-    sizes = kind.header_class.from_fileobj(file, check=False)["pixdim"][1:4]
-    file.seek(0)
-    image = kind.from_file_map(kind.make_file_map({"header": file, "image": file}))
-    if len(image.shape) < 3:
-        raise UserError("image-2d", f"{path} is a 2-D image; a 3-D volume is wanted.", path=str(path))
-    dtype = image.get_data_dtype()
-    if dtype.names:
-        raise color_image(path)
-    if dtype.kind == "c":
-        raise complex_image(path)
-    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
-        raise absurd_spacing(str(path), sizes)
-    if not np.isfinite(image.affine).all():
-        raise absurd_spacing(str(path), np.linalg.norm(image.affine[:3, :3], axis=0))
-    return image
+def _opened(path: Path) -> BinaryIO:
+    """The file, decompressed if its first bytes say that it is compressed, whatever its name says."""
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == GZIP
+    return gzip.open(path, "rb") if is_compressed else path.open("rb", buffering=0)
 
 
-def _voxels(image: nibabel.Nifti1Image) -> np.ndarray:
-    """(c, k, j, i) in the stored type; scaled as the header says, then in float32 where that holds the stored type."""
-    proxy = image.dataobj
-    slope, intercept = proxy.slope, proxy.inter
-    array = np.asanyarray(proxy.get_unscaled())
+def _header(file: BinaryIO, path: Path) -> nibabel.Nifti1Header:
+    """The header, with sizes that make sense."""
+    beginning = file.read(540)
+    if not is_nifti(beginning):
+        raise UserError("not-an-image", path=str(path))
+    kind, _ = _HEADERS[int.from_bytes(beginning[:4], byte_order(beginning))]
+    size = kind.template_dtype.itemsize
+    endianness = "<" if byte_order(beginning) == "little" else ">"
+    header = kind(beginning[:size], endianness=endianness, check=False)
+    dimensions = int(header["dim"][0])
+    if not 1 <= dimensions <= 7:
+        raise _wrong(path, "dim[0]", dimensions)
+    shape = _shape(header)
+    if min(shape) < 0:
+        raise _wrong(path, "dim", " x ".join(map(str, shape)))
+    if len(shape) < 3:
+        raise UserError("image-2d", path=str(path))
+    if 0 in shape:
+        raise UserError("image-empty", name=str(path))
+    return header
+
+
+def _wrong(path: Path, field: str, value: object) -> UserError:
+    return UserError("image-header", path=str(path), field=field, value=value)
+
+
+def _shape(header: nibabel.Nifti1Header) -> tuple[int, ...]:
+    """Sizes (i, j, k, ...); a size of 0 behind the third counts as 1, as in ITK."""
+    dimensions = int(header["dim"][0])
+    return tuple(int(size) or (place > 2) * 1 for place, size in enumerate(header["dim"][1 : dimensions + 1]))
+
+
+def _voxels(file: BinaryIO, header: nibabel.Nifti1Header, path: Path) -> tuple[np.ndarray, list[str]]:
+    """((c, k, j, i), warnings), in the stored type; scaled as the header says, then in float32 if that is exact."""
+    shape, dtype = _shape(header), _type(header, path)
+    slope, intercept, warnings = _scaling(header, path)
+    scaled = None
     if (slope, intercept) != (1, 0):
-        kind = np.float32 if np.can_cast(array.dtype, np.float32, "safe") else np.float64
-        array = array.astype(kind)
-        array *= kind(slope)
-        array += kind(intercept)
-    array = array.T.reshape(-1, *array.shape[2::-1])
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+        scaled = np.float32 if np.can_cast(dtype, np.float32, "safe") else np.float64
+    offset = header["vox_offset"]
+    if not np.isfinite(offset):
+        raise _wrong(path, "vox_offset", offset)
+    # A single file's voxels cannot begin inside its header, whatever the field says.
+    offset = max(int(offset), _HEADERS[header.template_dtype.itemsize][1])
+    count = int(np.prod(shape, dtype=object))
+    is_compressed = isinstance(file, gzip.GzipFile)
+    check_size(path, shape, offset + count * dtype.itemsize, path.stat().st_size, is_compressed)
+    check_memory(path, shape, count * (dtype.itemsize + (np.dtype(scaled).itemsize if scaled else 0)))
+    array = np.empty(shape[::-1], dtype)
+    file.seek(offset)
+    if not _filled(array, file):
+        raise truncated(path, shape)
+    if scaled:
+        array = array.astype(scaled)
+        array *= scaled(slope)
+        array += scaled(intercept)
+    array = array.reshape(-1, *array.shape[-3:])
+    return (array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), warnings
 
 
-def _grid(image: nibabel.Nifti1Image, path: Path) -> Grid:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        with quiet_itk():
-            reader.ReadImageInformation()
-        return grid_of(reader)
-    except RuntimeError as error:
-        if isinstance(image, nibabel.Nifti2Image) or "orthonormal" in str(error):
-            return Grid(image.shape[2::-1], image.affine)
-        # Another guess at where the image lies would be a wrong result without a word.
-        sentence = f"The image {path} cannot be read (ITK does not take its header or its path); copy or convert it."
-        raise UserError("cannot-read", sentence, path=str(path)) from error
+def _filled(array: np.ndarray, file: BinaryIO) -> bool:
+    """Read an array's bytes from a file; whether there were enough of them."""
+    memory, place = memoryview(array.reshape(-1).view(np.uint8)), 0
+    while place < len(memory):
+        # In steps, since a compressed file is read into a buffer of the wanted size first.
+        got = file.readinto(memory[place : place + 2**24])
+        if not got:
+            return False
+        place += got
+    return True
+
+
+def _type(header: nibabel.Nifti1Header, path: Path) -> np.dtype:
+    code = int(header["datatype"])
+    if code in _COLORS:
+        raise UserError("image-color", path=str(path))
+    name = _TYPES.get(code)
+    if code == _COMPLEX_LONG_DOUBLE or (name and name.startswith("c")):
+        raise UserError("image-complex", path=str(path))
+    if name is None:
+        raise _wrong(path, "datatype", code)
+    return np.dtype(name).newbyteorder(header.endianness)
+
+
+def _scaling(header: nibabel.Nifti1Header, path: Path) -> tuple[float, float, list[str]]:
+    """Slope, intercept and warnings; a slope of 0 means that values are not scaled."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite(slope) or slope == 0:
+        return 1.0, 0.0, []
+    if not np.isfinite(intercept):
+        return slope, 0.0, [sentence("warn-scaling-ignored", {"path": path})]
+    return slope, intercept, []
+
+
+def _placed(header: nibabel.Nifti1Header, path: Path) -> tuple[Grid, list[str]]:
+    """Where the voxels are, and warnings where the header does not say so, or says two things.
+
+    ITK takes the directions and the origin of the sform or qform, and the size of voxels from pixdim.
+    """
+    # Both libraries silently take 1 mm for a size of 0 and drop a minus sign: look at what the file says.
+    pixdim = np.array(header["pixdim"][1:4], np.float64)
+    if not (np.isfinite(pixdim).all() and (pixdim > 0).all()):
+        raise absurd_spacing(str(path), pixdim)
+    unit = _MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    shape = _shape(header)[2::-1]
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    qform, sform = _qform(header, pixdim), _sform(header)
+    fields = {name: np.array(header[name]) for name in (*_PLACING_FIELDS, "xyzt_units")}
+    fields["pixdim"] = np.array(header["pixdim"][:4])
+    warnings = []
+    if max(codes) <= 0:
+        chosen = np.diag([-1.0, -1.0, 1.0, 1.0])
+        chosen[:3, :3] *= pixdim
+        warnings.append(sentence("warn-no-orientation", {"path": path}))
+    elif _takes_sform(codes, qform, sform):
+        chosen = _with_spacing(sform, pixdim)
+    elif codes[0] > 0:
+        chosen = _with_spacing(qform, pixdim)
+    else:
+        # ITK refuses this one. A header made anew has a qform besides, which it takes.
+        chosen, fields = sform, None
+    stated = [matrix for matrix, code in zip((qform, sform), codes, strict=True) if code > 0]
+    scale = np.diag([unit, unit, unit, 1.0])
+    chosen = scale @ chosen
+    if not np.isfinite(chosen).all():
+        raise absurd_spacing(str(path), np.linalg.norm(chosen[:3, :3], axis=0))
+    grid = Grid(shape, chosen, fields)
+    distance = max((_distance(grid, scale @ matrix) for matrix in stated), default=0.0)
+    if distance > 0.5 * grid.spacing.min():
+        taken = "sform" if codes[0] <= 0 or _takes_sform(codes, qform, sform) else "qform"
+        values = {"path": path, "distance": distance, "taken": taken}
+        warnings.append(sentence("warn-transforms-differ", values))
+    return grid, warnings
+
+
+def _takes_sform(codes: tuple[int, int], qform: np.ndarray, sform: np.ndarray) -> bool:
+    """Whether ITK takes the sform: if its axes are at right angles, and it is the scanner's, the only one, or the same.
+
+    ITK compares the two by the bases of their singular vectors, so it takes a sform that is a mirror image of the qform
+    around the same origin for the same. Here, that is a contradiction, and the qform is used.
+    """
+    if codes[1] <= 0 or not np.isfinite(sform).all():
+        return False
+    norms = np.linalg.norm(sform[:3, :3], axis=0)
+    if not norms.all():
+        return False
+    directions = sform[:3, :3] / norms
+    if np.abs(directions @ directions.T - np.eye(3)).max() > _ORTHONORMAL:
+        return False
+    return codes[0] <= 0 or codes[1] == 1 or bool(np.abs(sform - qform).max() <= 1e-4)
+
+
+def _with_spacing(matrix: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """The matrix with columns of these lengths."""
+    result = matrix.copy()
+    norms = np.linalg.norm(matrix[:3, :3], axis=0)
+    result[:3, :3] = matrix[:3, :3] / np.where(norms > 0, norms, 1) * spacing
+    return result
+
+
+def _sform(header: nibabel.Nifti1Header) -> np.ndarray:
+    rows = [np.array(header[name], np.float64) for name in ("srow_x", "srow_y", "srow_z")]
+    return np.array([*rows, [0, 0, 0, 1.0]])
+
+
+def _qform(header: nibabel.Nifti1Header, pixdim: np.ndarray) -> np.ndarray:
+    """The matrix of the quaternion, in the float32 that the NIfTI library keeps it in."""
+    b, c, d = (float(header[name]) for name in ("quatern_b", "quatern_c", "quatern_d"))
+    a = 1.0 - (b * b + c * c + d * d)
+    if a < 1e-7:
+        length = np.sqrt(b * b + c * c + d * d)
+        a, b, c, d = 0.0, b / length, c / length, d / length
+    else:
+        a = np.sqrt(a)
+    rotation = np.array(
+        [
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ]
+    )
+    matrix = np.eye(4)
+    matrix[:3, :3] = rotation * pixdim * [1, 1, -1 if header["pixdim"][0] < 0 else 1]
+    matrix[:3, 3] = [float(header[name]) for name in ("qoffset_x", "qoffset_y", "qoffset_z")]
+    return matrix.astype(np.float32).astype(np.float64)
+
+
+def _distance(grid: Grid, affine: np.ndarray) -> float:
+    """mm by which a corner's voxel is elsewhere by another (4, 4) matrix; infinite if that is not finite."""
+    if not np.isfinite(affine).all():
+        return float("inf")
+    corners = Grid(grid.shape, np.eye(4)).corners(0)
+    return float(np.linalg.norm(transformed(corners, affine) - transformed(corners, grid.affine), axis=1).max())
 
 
 def write_nifti(array: np.ndarray, grid: Grid, path: Path) -> None:
-    """See ``conresnet.images.files.write_volume``. Slice by slice, so that no converted copy of ``array`` is needed."""
+    """See `conresnet.images.files.write_volume`. Slice by slice, so that no converted copy of ``array`` is needed."""
     dtype = np.dtype({"bool": np.uint8, "float16": np.float32}.get(array.dtype.name, array.dtype))
     components = array if array.ndim == 4 else array[None]
     header = nibabel.Nifti1Header()
     header.set_data_dtype(dtype)
     header.set_data_shape(array.shape[::-1] if array.ndim == 3 else (*array.shape[:0:-1], len(array)))
-    header.set_xyzt_units("mm")
-    header.set_sform(grid.affine, code="scanner")
-    # Set in any case, since it brings the size of voxels into the header.
-    header.set_qform(grid.affine, code="scanner" if _fits_qform(header, grid) else "unknown")
+    if grid.nifti_fields is None:
+        _place(header, grid)
+    else:
+        for name, value in grid.nifti_fields.items():
+            if name == "pixdim":
+                header["pixdim"][:4] = value
+            else:
+                header[name] = value
     header["magic"], header["vox_offset"] = b"n+1", _VOXELS_BEGIN
     with replacing(path) as temporary, _created(temporary) as file:
         header.write_to(file)
@@ -133,8 +301,16 @@ def write_nifti(array: np.ndarray, grid: Grid, path: Path) -> None:
                 file.write(np.ascontiguousarray(plane, dtype=dtype).tobytes())
 
 
+def _place(header: nibabel.Nifti1Header, grid: Grid) -> None:
+    """Write where the voxels are as both sform and qform, the latter with a code only if it can express the place."""
+    header.set_xyzt_units("mm")
+    header.set_sform(grid.affine, code="scanner")
+    # Set in any case, since it brings the size of voxels into the header.
+    header.set_qform(grid.affine, code="scanner" if _fits_qform(header, grid) else "unknown")
+
+
 def _fits_qform(header: nibabel.Nifti1Header, grid: Grid) -> bool:
-    """Whether a rotation with a size of voxels, all that a qform holds, says of every corner where it lies.
+    """Whether a rotation with a size of voxels, all that a qform can hold, places every corner correctly.
 
     ITK takes the qform where the axes of the sform are not at right angles, so it must not say anything else.
     """

@@ -1,6 +1,7 @@
-"""Telling the image from the empty air or padding around it.
+"""A case as a model sees it: in the model's space, its intensity measured, read block by block. Torch-free.
 
-A case as a model sees it: in the model's space, its intensity measured, read a block at a time. Torch-free.
+The first part separates the image from the empty air or padding around it (foreground and background); `prepare` then
+brings images to a model, and the `PreparedCase` that it returns serves blocks of them as the network takes them.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.images.checks import check_channel_count, check_volume
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Box, Volume, box_of_flags, whole_box
+from conresnet.images.grid import Box, Volume, box_of_flags, reordering, whole_box
 from conresnet.images.roi import BoxROI, wants_roi
 from conresnet.intensity import split_steps
 from conresnet.intensity.filters import filtered
 from conresnet.intensity.fitting import apply, measure, of_slices
+from conresnet.messages import sentence
 from conresnet.package.description import FOREGROUNDS, ModelDescription
 
 
@@ -35,7 +37,7 @@ def background_value(array: np.ndarray) -> float:
 def check_foreground(how: str) -> str:
     """Return ``how`` if it names a foreground. Raises UserError("bad-foreground") otherwise."""
     if how not in FOREGROUNDS:
-        raise UserError("bad-foreground", f"The foreground {how!r} is none of {', '.join(FOREGROUNDS)}.")
+        raise UserError("bad-foreground", foreground=repr(how), known=", ".join(FOREGROUNDS))
     return how
 
 
@@ -81,8 +83,13 @@ def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequen
     return box_of_flags(occupied) or whole_box(shape)
 
 
-# Of what is to be segmented, the share that every image should show.
+# The share of what is segmented that every image should cover.
 _ENOUGH_SHOWN = 0.95
+# Of a model's window, the share that an image should cover along each axis; crops are often smaller than a window.
+_MUCH_SMALLER = 0.25
+# Models for scans of 1 mm still find structures in slices of 3 mm.
+_MUCH_THICKER = 3.0
+_AXES = {**dict.fromkeys("RL", "left-right"), **dict.fromkeys("AP", "front-back"), **dict.fromkeys("SI", "head-foot")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,12 +195,9 @@ def prepare(
     space = ModelSpace.fit(first.grid, how.orientation, how.spacing, roi, first.name, window)
     seen = _whole(description, first) if is_limited else space
     part, inside = space.part_of(seen), _inside(space)
-    images, backgrounds, channels, warnings = [], [], [], []
-    if roi is None and wants_roi(description, first.grid):
-        warnings.append(
-            f"{first.name} is much larger than what {description.title} looks at; draw an ROI around the structure, "
-            "unless the model is meant for whole scans."
-        )
+    images, backgrounds, channels = [], [], []
+    warnings = [warning for volume in volumes for warning in volume.warnings]
+    warnings += _warn_of_size(description, first, whole_scan=roi is None)
     for index, (volume, item) in enumerate(zip(volumes, description.inputs, strict=True)):
         whole = seen.to_model(volume, background_value(volume.array))
         check()
@@ -222,16 +226,32 @@ def prepare(
     )
 
 
+def _warn_of_size(description: ModelDescription, volume: Volume, whole_scan: bool) -> list[str]:
+    """Warnings if an image is much larger or smaller than the model's window, or much coarser than its voxels."""
+    names = {"name": volume.name, "model": description.title}
+    warnings = []
+    if whole_scan and wants_roi(description, volume.grid):
+        warnings.append(sentence("warn-much-larger", names))
+    how = description.preparation
+    own = reordering(volume.grid, how.orientation).grid(volume.grid)
+    spacing = own.spacing[::-1]
+    seen = np.multiply(description.inference.window, how.spacing or spacing)
+    for axis, letter in enumerate(how.orientation):
+        covered = own.shape[axis] * spacing[axis]
+        along = {**names, "axis": _AXES[letter]}
+        if covered < _MUCH_SMALLER * seen[axis]:
+            sizes = {"covered": f"{covered:.3g}", "seen": f"{seen[axis]:.3g}"}
+            warnings.append(sentence("warn-much-smaller", {**along, **sizes}))
+        if how.spacing and spacing[axis] > _MUCH_THICKER * how.spacing[axis]:
+            sizes = {"spacing": f"{spacing[axis]:.3g}", "wanted": f"{how.spacing[axis]:.3g}"}
+            warnings.append(sentence("warn-much-thicker", {**along, **sizes}))
+    return warnings
+
+
 def _check_not_empty(volume: Volume, values: np.ndarray, roi: BoxROI) -> None:
     """Refuse an image whose values in the ROI are all the same."""
     if values.min() == values.max():
-        raise UserError(
-            "roi-empty",
-            f"{volume.name} is empty inside the ROI ({roi}): all voxels there are {values.flat[0]:g}; move the ROI.",
-            name=volume.name,
-            roi=str(roi),
-            value=float(values.flat[0]),
-        )
+        raise UserError("roi-empty", name=volume.name, roi=str(roi), value=float(values.flat[0]))
 
 
 def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
@@ -242,14 +262,9 @@ def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
     except UserError as error:
         if error.code != "image-too-large":
             raise
-        raise UserError(
-            "image-too-large-to-measure",
-            f"{volume.name} takes {error.values['size']} voxels at the spacing of {description.title}, which is too "
-            "many to measure its intensity; crop the image around the structure, or check its spacing.",
-            name=volume.name,
-            size=error.values["size"],
-            model=description.title,
-        ) from error
+        size = error.values["size"]
+        model = description.title
+        raise UserError("image-too-large-to-measure", name=volume.name, size=size, model=model) from error
 
 
 def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray, first: str) -> list[str]:
@@ -258,17 +273,8 @@ def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray,
     if share >= _ENOUGH_SHOWN:
         return []
     if not share:
-        raise UserError(
-            "channels-apart",
-            f"{volume.name} shows nothing of the place in {first} that is to be segmented; choose images of one "
-            "examination, register them, or move the ROI.",
-            name=volume.name,
-            first=first,
-        )
-    return [
-        f"{volume.name} shows only {share:.0%} of what is to be segmented in {first}; elsewhere the result rests on "
-        "the other images."
-    ]
+        raise UserError("channels-apart", name=volume.name, first=first)
+    return [sentence("warn-partly-covered", {"name": volume.name, "share": share, "first": first})]
 
 
 def _kept(array: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""The box in which the user wants the segmentation: aligned or rotated, in RAS mm as Slicer shows it.
+"""The box in which the user wants the segmentation, and whether a model needs one. NumPy only; Slicer uses it too.
 
-When a model needs an ROI to be of use. Torch-free, and without ITK, so that Slicer asks the same.
+A box may be aligned with the patient's axes or rotated; it is in RAS mm, as Slicer shows it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class BoxROI:
 
     Args:
         center: (3,) RAS mm.
-        axes: (3, 3) the box's own axes as unit vectors in RAS, one a column.
+        axes: (3, 3) the box's own axes as unit vectors in RAS, one per column.
         size: (3,) mm along those axes.
 
     Raises:
@@ -74,10 +74,11 @@ class BoxROI:
         """Box from a Slicer markups file (.mrk.json) that holds one ROI, in LPS or RAS."""
         path = Path(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            # json tells UTF-8 from UTF-16 and UTF-32 by the first bytes; a mark in front of UTF-8 is not for it.
+            content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
         except FileNotFoundError as error:
-            raise UserError("roi-not-found", f"The ROI file {path} does not exist.", path=str(path)) from error
-        except (OSError, ValueError) as error:
+            raise UserError("roi-not-found", path=str(path)) from error
+        except (OSError, ValueError, RecursionError) as error:
             raise _bad(f"{path} cannot be read as a Slicer markups file (.mrk.json)") from error
         markups = content.get("markups") if isinstance(content, dict) else None
         if not isinstance(markups, list):
@@ -149,7 +150,7 @@ class BoxROI:
 
 
 def _bad(why: str) -> UserError:
-    return UserError("bad-roi", f"The ROI cannot be used: {why}.", reason=why)
+    return UserError("bad-roi", reason=why)
 
 
 # A whole head has about seventy times the volume of the window of a model for the hippocampus.

@@ -1,4 +1,4 @@
-"""What intensity steps there are, and whether a list of them is right. Imports the standard library alone."""
+"""The intensity steps that exist, and checks of a list of them. Standard library only."""
 
 from __future__ import annotations
 
@@ -105,4 +105,4 @@ def _pair(value: object) -> bool:
 
 
 def _bad(step: object, why: str) -> UserError:
-    return UserError("bad-intensity", f"The model's intensity step {step!r} cannot be used: {why}.")
+    return UserError("bad-intensity", step=repr(step), reason=why)

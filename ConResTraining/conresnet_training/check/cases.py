@@ -92,6 +92,8 @@ def _read(path: Path, what: str, code_of_missing: str, report: CaseReport) -> li
     except UserError as error:
         report.add(ERROR, error.code, _inside(error))
         return None
+    for warning in image.warnings:
+        report.add(WARNING, "image-header", f"{what}: {warning}")
     return [Volume(array, image.grid, str(path)) for array in image.components]
 
 

@@ -1,16 +1,13 @@
 """What a plan needs to know of the cases: their sizes and spacings, from headers, and the values inside of labels."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from conresnet.errors import UserError
-from conresnet.images.files import read_channels, read_image
+from conresnet.images.files import read_channels, read_grid
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Grid, reordering
-from conresnet.images.itk import grid_of, quiet_itk
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import read_label
 from conresnet_training.data.preparation import check_label_grid
@@ -68,7 +65,7 @@ def survey(data_set: DataSet) -> Survey:
                 case=case.name,
                 path=str(path),
             )
-    grids = [_read_grid((*case.images, case.label)[0]) for case in data_set.cases]
+    grids = [read_grid((*case.images, case.label)[0]) for case in data_set.cases]
     orientation = _orientation(grids)
     placed = [reordering(grid, orientation).grid(grid) for grid in grids]
     spacings = np.array([grid.spacing[::-1] for grid in placed])
@@ -121,17 +118,3 @@ def _orientation(grids: list[Grid]) -> str:
         return USUAL_ORIENTATION
     across = max(_ACROSS, key=thick.count)
     return _ACROSS[across] if thick.count(across) > len(grids) / 2 else USUAL_ORIENTATION
-
-
-def _read_grid(path: Path) -> Grid:
-    """From the header alone where ITK understands it."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    try:
-        with quiet_itk():
-            reader.ReadImageInformation()
-        if reader.GetDimension() >= 3:
-            return grid_of(reader)
-    except RuntimeError:
-        pass
-    return read_image(path).grid

@@ -107,4 +107,4 @@ def test_files_whose_names_speak_for_another_order_only_in_part_are_refused() ->
     with pytest.raises(UserError) as error:
         sort_by_channel(BRATS, ["first.nii", "flair.nii", "t1c.nii", "last.nii"])
     assert error.value.code == "channels-unclear"
-    assert "flair.nii was given as T1, but its name speaks for FLAIR" in error.value.message
+    assert error.value.values == {"name": "flair.nii", "given": "T1", "spoken": "FLAIR"}

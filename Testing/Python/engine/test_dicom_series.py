@@ -122,8 +122,8 @@ def test_several_series_are_named_and_refused(tmp_path):
     write_series(tmp_path / "ct", description="Thorax native")
     write_series(tmp_path / "ct", description="Thorax venous", heights=[0, 2, 4])
     message = refused(tmp_path / "ct", "dicom-several")
-    assert "3 Thorax native (6 files)" in message
-    assert "3 Thorax venous (3 files)" in message
+    assert "3 Thorax native, 6 files" in message
+    assert "3 Thorax venous, 3 files" in message
 
 
 @pytest.mark.parametrize("heights", [[0, 2, 4, 8, 10, 12], [0, 2, 4, 6, 8, 9], [0, 3, 4, 6]])
@@ -136,19 +136,19 @@ def test_uneven_slices_are_refused(tmp_path, heights, capfd):
 @pytest.mark.parametrize("heights", [[0, 0, 2, 2, 4, 4], [5, 5]])
 def test_several_slices_at_one_place_are_refused(tmp_path, heights):
     write_series(tmp_path / "ct", heights=heights)
-    assert "same place" in refused(tmp_path / "ct", "dicom-uneven")
+    refused(tmp_path / "ct", "dicom-same-place")
 
 
 def test_gantry_tilt_is_refused(tmp_path, capfd):
     write_series(tmp_path / "ct", shift=2 * np.tan(np.radians(15)))
-    assert "15.0 degrees of gantry tilt" in refused(tmp_path / "ct", "dicom-tilt")
+    assert "15.00 degrees of gantry tilt" in refused(tmp_path / "ct", "dicom-tilt")
     assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("down", [[0, 0, 3, 3, 0, 0], [0, 0, 0, 3, 0, 0], [3, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 0]])
 def test_slices_that_lie_beside_each_other_are_refused(tmp_path, down):
     write_series(tmp_path / "ct", shift=down)
-    assert "beside" in refused(tmp_path / "ct", "dicom-uneven")
+    refused(tmp_path / "ct", "dicom-sideways")
 
 
 def test_a_tilt_that_is_small_but_reaches_far_is_refused(tmp_path):
@@ -204,5 +204,5 @@ def test_a_cut_off_slice_is_refused(tmp_path, capfd):
     write_series(tmp_path / "ct")
     last = next(tmp_path.glob("ct/*-5.dcm"))
     last.write_bytes(last.read_bytes()[:-60])
-    assert last.name in refused(tmp_path / "ct", "not-an-image")
+    assert last.name in refused(tmp_path / "ct", "image-truncated")
     assert capfd.readouterr().err == ""

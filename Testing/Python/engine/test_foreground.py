@@ -54,5 +54,5 @@ def test_without_foreground_the_box_is_everything():
 
 def test_an_unknown_foreground_is_refused():
     for call in (foreground_mask, lambda array, how: foreground_box([array], how, [-0.5])):
-        with pytest.raises(UserError, match="none of not_background, all"):
+        with pytest.raises(UserError, match="not_background, all"):
             call(head(), "brain")

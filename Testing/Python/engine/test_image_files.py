@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from conresnet.errors import UserError
 from conresnet.images.files import read_channels, read_volume, write_volume
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Grid, Volume
 from engine.image_cases import TILTED, ramp, refused, save_nifti, sitk_affine, write_with_itk
-from engine.volumes import every_reordering, grid, random_volume, stored
+from engine.volumes import every_reordering, grid, random_volume, rotation, stored
 from peak_memory import PEAK_MEMORY, REASON
 
 FORMATS = [".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"]
@@ -81,25 +80,15 @@ def test_nifti_2_is_read(tmp_path):
 
 
 def test_of_two_nifti_transforms_the_one_slicer_uses_is_taken(tmp_path):
+    turned = np.eye(4)
+    turned[:3, :3], turned[:3, 3] = rotation(10), (1, 2, 3)
     for name, sform, qform in [("s", 1, 0), ("q", 0, 1), ("both", 1, 1), ("scanner", 2, 1), ("neither", 0, 0)]:
         image = nibabel.Nifti1Image(ramp(), np.eye(4))
-        image.set_sform(np.diag([-1, 1, 1, 1]), sform)
+        image.set_sform(turned, sform)
         image.set_qform(np.diag([1, -1, 1, 1]), qform)
         path = tmp_path / f"{name}.nii"
         nibabel.save(image, path)
-        assert np.allclose(read_volume(path).grid.affine, sitk_affine(path))
-
-
-def test_a_nifti_that_itk_does_not_open_is_refused_rather_than_placed_elsewhere(tmp_path, monkeypatch):
-    """As on Windows, where ITK may not find a path with letters of another language."""
-
-    def fail(_):
-        raise RuntimeError("Unable to determine ImageIO reader for the file")
-
-    nibabel.save(nibabel.Nifti1Image(ramp(), np.eye(4)), tmp_path / "image.nii")
-    monkeypatch.setattr(sitk.ImageFileReader, "ReadImageInformation", fail)
-    with pytest.raises(UserError, match="ITK does not take its header or its path"):
-        read_volume(tmp_path / "image.nii")
+        assert np.allclose(read_volume(path).grid.affine, sitk_affine(path), atol=1e-5)
 
 
 def test_a_result_lies_on_the_grid_of_an_image_whose_axes_are_not_quite_at_right_angles(tmp_path):
@@ -203,7 +192,7 @@ def test_one_4d_file_is_split_into_channels(tmp_path, kind):
 def test_the_wrong_number_of_files_is_refused(tmp_path):
     paths = [write_with_itk(random_volume(grid()), tmp_path / f"{name}.nrrd") for name in "ab"]
     error = refused("wrong-channel-count", *paths, channels=("FLAIR", "T1", "T1c", "T2"))
-    assert "2 images" in error.message and "takes 4 (FLAIR, T1, T1c, T2)" in error.message
+    assert error.values["given"] == 2 and error.values["wanted"] == 4
     refused("wrong-channel-count", *paths, channels=("CT",))
     refused("wrong-component-count", paths[0], channels=("FLAIR", "T1"))
 
@@ -211,7 +200,7 @@ def test_the_wrong_number_of_files_is_refused(tmp_path):
 def test_a_4d_file_of_another_number_of_channels_is_refused(tmp_path):
     path = save_nifti(tmp_path / "four.nii.gz", ramp((4, 5, 6, 3)))
     error = refused("wrong-component-count", path, channels=("FLAIR", "T1"))
-    assert "holds 3 images" in error.message and "2 channels (FLAIR, T1)" in error.message
+    assert error.values["given"] == 3 and error.values["wanted"] == 2
     refused("image-4d", path)
     refused("image-4d", path, path, channels=("FLAIR", "T1"))
 

@@ -27,14 +27,15 @@ def test_a_missing_file_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"no image at all", b""])
 def test_what_is_no_image_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    refused("not-an-image", tmp_path / name)
+    refused("not-an-image" if content else "image-file-empty", tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
 def test_a_file_that_ends_too_early_is_refused(tmp_path, suffix, capfd):
     path = write_with_itk(random_volume(grid((20, 20, 20))), tmp_path / f"cut{suffix}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    refused("not-an-image", path)
+    # Where the voxels are compressed, it takes unpacking to see that they end too early.
+    refused("image-truncated" if suffix != ".nii.gz" else "image-damaged", path)
     assert capfd.readouterr().err == ""
 
 
@@ -43,7 +44,7 @@ def test_a_damaged_gz_file_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
-    refused("not-an-image", path)
+    refused("image-damaged", path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
@@ -55,7 +56,7 @@ def test_a_name_that_is_no_text_is_refused(tmp_path, name):
     path.write_bytes(b"")
     with pytest.raises(UserError, match="rename it") as caught:
         read_image(path.parent if name.endswith(b"dcm") else path)
-    assert caught.value.code == "cannot-read" and "caf" in caught.value.message
+    assert caught.value.code == "image-name-not-text" and "caf" in caught.value.message
     assert caught.value.message.isprintable()
 
 
@@ -96,7 +97,7 @@ def test_nan_and_infinite_voxels_are_refused(tmp_path, value, count, suffix):
     volume = random_volume(grid(), np.float32)
     volume.array[0, 0, :count] = value
     error = refused("image-not-finite", write_with_itk(volume, tmp_path / f"bad{suffix}"))
-    assert f"has {count} voxel" in error.message
+    assert error.values["count"] == count
 
 
 @pytest.mark.parametrize("value", [0, 7])
@@ -152,7 +153,7 @@ def test_sheared_axes_are_refused(tmp_path, capfd):
 def test_arrays_that_come_without_a_file_are_checked_alike():
     of = grid()
     check_volume(random_volume(of))
-    with pytest.raises(UserError, match="T1 node holds complex"):
+    with pytest.raises(UserError, match="T1 node contains complex"):
         check_volume(Volume(np.zeros(of.shape, complex), of, "T1 node"))
     with pytest.raises(UserError, match="has no voxels"):
         check_volume(Volume(np.zeros((0, 4, 4)), grid((0, 4, 4)), "T1 node"))

@@ -286,7 +286,7 @@ def test_one_value_or_an_empty_foreground_is_no_accident():
     ],
 )
 def test_wrong_steps_are_refused(steps):
-    with pytest.raises(UserError, match="cannot be used") as caught:
+    with pytest.raises(UserError) as caught:
         check_steps(steps)
     assert caught.value.code == "bad-intensity"
 

@@ -163,7 +163,7 @@ def test_a_network_is_given_the_copies(monkeypatch, tmp_path, head_image):
 def test_channels_of_different_places_are_refused(settings):
     far = Volume(random_volume(grid((9, 9, 9)), seed=1).array, grid((9, 9, 9), origin=(900, 0, 0)), "knee")
     sentence = refusal("channels-apart", prepare, model(channels=2, **settings), [random_volume(grid((9, 9, 9))), far])
-    assert "knee shows nothing of the place in random" in sentence
+    assert "knee does not overlap the ROI, or the image random" in sentence
 
 
 @pytest.mark.parametrize("settings", [{}, VOXRESNET])

@@ -79,7 +79,7 @@ def test_an_image_too_large_to_measure_is_refused_with_what_helps():
     large = Volume(np.broadcast_to(np.int16(1), (3000, 3000, 3000)), grid((3000, 3000, 3000)), "large")
     space = ModelSpace.fit(large.grid, "SAR", (2, 2, 2), box_at(large, (0, 0, 0), (9, 9, 9)), window=WINDOW)
     assert space.grid.shape == WINDOW
-    with pytest.raises(UserError, match="crop the image around the structure") as caught:
+    with pytest.raises(UserError) as caught:
         _whole(parse_description(description(**settings("limit", [2, 2, 2]))), large)
     assert caught.value.code == "image-too-large-to-measure"
 
@@ -118,7 +118,7 @@ def test_a_crop_model_says_so_when_it_is_given_a_whole_scan(tmp_path):
     crop, scan = random_volume(grid((20, 20, 20))), random_volume(grid((64, 48, 48)))
     assert segment(model, [crop], SegmentOptions(threads=1)).report["warnings"] == []
     (warning,) = segment(model, [scan], SegmentOptions(threads=1)).report["warnings"]
-    assert "random is much larger than what A model for tests looks at" in warning and "draw an ROI" in warning
+    assert "random is much larger" in warning and "A model for tests" in warning and "draw an ROI" in warning
     box = box_at(scan, (0, 0, 0), (16, 16, 16))
     assert segment(model, [scan], SegmentOptions(roi=box, threads=1)).report["warnings"] == []
 
@@ -128,7 +128,7 @@ def test_an_image_that_misses_much_of_the_case_is_named(slices, share):
     first, part = random_volume(grid((40, 20, 20))), grid((slices, 20, 20))
     second = Volume(random_volume(part, seed=1).array, part, "slab")
     case = prepare(parse_description(description(channels=2)), [first, second])
-    expected = f"slab shows only {share} of what is to be segmented in random"
+    expected = f"slab covers only {share} of what is segmented in random"
     assert [warning.split(";")[0] for warning in case.warnings] == ([expected] if share else [])
 
 
@@ -139,4 +139,4 @@ def test_a_second_channel_must_show_the_roi_itself():
     model = parse_description(description(channels=2, **settings("limit")))
     low, high = box_at(first, (0, 0, -15), (5, 5, 5)), box_at(first, (0, 0, 15), (5, 5, 5))
     prepare(model, [first, second], low)
-    assert "half shows nothing of the place" in refusal("channels-apart", prepare, model, [first, second], high)
+    assert "half does not overlap" in refusal("channels-apart", prepare, model, [first, second], high)

@@ -1,0 +1,246 @@
+"""Files that are taken for images, text headers that claim too much or too little, and readers that crash."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import textwrap
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conresnet.errors import UserError
+from conresnet.images import reader_process
+from conresnet.images.files import read_grid, read_image, read_volume
+from engine.image_cases import TILTED, ramp, refused, write_with_itk
+from engine.volumes import random_volume
+
+SHAPE = (4, 5, 6)
+VOXELS = ramp(SHAPE[::-1])
+
+
+def metaimage(path: Path, voxels: bytes | None = None, **changes: str | None) -> Path:
+    fields = {
+        **{"ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False"},
+        **{"CompressedData": "False", "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "0 0 0"},
+        **{"ElementSpacing": "1 1 1", "DimSize": "4 5 6", "ElementType": "MET_SHORT", "ElementDataFile": "LOCAL"},
+    }
+    fields |= changes
+    lines = "".join(f"{name} = {value}\n" for name, value in fields.items() if value is not None)
+    path.write_bytes(lines.encode() + (VOXELS.tobytes() if voxels is None else voxels))
+    return path
+
+
+def nrrd(path: Path, body: bytes | None = None, **changes: str | None) -> Path:
+    fields = {
+        **{"type": "short", "dimension": "3", "sizes": "4 5 6", "space": "right-anterior-superior"},
+        **{"space directions": "(1,0,0) (0,1,0) (0,0,1)", "space origin": "(0,0,0)", "endian": "little"},
+        "encoding": "raw",
+    }
+    fields |= {name.replace("_", " "): value for name, value in changes.items()}
+    lines = "".join(f"{name}: {value}\n" for name, value in fields.items() if value is not None)
+    path.write_bytes(f"NRRD0004\n{lines}\n".encode() + (VOXELS.tobytes() if body is None else body))
+    return path
+
+
+def tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("a.nii"), io.BytesIO())
+    return buffer.getvalue()
+
+
+def zipped() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.nii", "text")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("code", "content"),
+    [
+        ("image-file-empty", b""),
+        ("image-lfs-pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 5\n"),
+        ("image-web-page", b"<!DOCTYPE html><html><body>Please log in</body></html>"),
+        ("image-web-page", b"\n  <HTML><head></head></HTML>"),
+        ("image-archive", zipped()),
+        ("image-archive", tar()),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.nrrd", "a.dcm", "a"])
+def test_files_that_are_taken_for_images_are_named_as_what_they_are(tmp_path, code, content, name):
+    (tmp_path / name).write_bytes(content)
+    refused(code, tmp_path / name)
+
+
+@pytest.mark.parametrize("make", [nrrd, metaimage])
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.nii", "a.dcm", "a"])
+def test_text_headers_are_recognized_whatever_the_name(tmp_path, make, name):
+    read = read_volume(make(tmp_path / name))
+    assert np.array_equal(read.array, VOXELS) and read.warnings == ()
+    assert np.array_equal(read_grid(tmp_path / name).affine, read.grid.affine)
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("image-no-spacing", {"space_directions": None, "space": None, "space_origin": None}),
+        ("image-no-spacing", {"space_directions": "none none none"}),
+        ("image-no-spacing", {"space_directions": None, "spacings": "nan nan nan"}),
+        ("image-truncated", {"sizes": "4 5 7"}),
+        ("image-truncated", {"sizes": "40000 50000 60000"}),
+        ("image-truncated", {"sizes": "40000 50000 60000", "encoding": "gzip"}),
+        ("image-empty", {"sizes": "4 0 6"}),
+        ("image-header", {"sizes": "4 -5 6"}),
+        ("image-header", {"sizes": "4 five 6"}),
+        ("image-data-file", {"data_file": "not-there.raw"}),
+        ("image-data-file", {"data_file": "."}),
+        ("image-data-file", {"data_file": "x" * 5000}),
+        ("not-an-image", {"dimension": "two"}),
+    ],
+)
+def test_a_nrrd_header_is_compared_with_its_file(tmp_path, code, changes):
+    refused(code, nrrd(tmp_path / "a.nrrd", **changes))
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("image-no-spacing", {"ElementSpacing": None}),
+        ("image-truncated", {"DimSize": "4 5 7"}),
+        ("image-truncated", {"DimSize": "40000 50000 60000", "CompressedData": "True"}),
+        ("image-empty", {"DimSize": "0 5 6"}),
+        ("image-header", {"NDims": "-1"}),
+        ("image-header", {"NDims": "1000000"}),
+        ("image-header", {"NDims": "4"}),
+        ("image-header", {"DimSize": None}),
+        ("image-data-file", {"ElementDataFile": "%s%s%s%s 1 10 1"}),
+        ("image-data-file", {"ElementDataFile": "%n 1 10 1"}),
+        ("image-data-file", {"ElementDataFile": "not-there.raw"}),
+        ("image-data-file", {"ElementDataFile": None}),
+    ],
+)
+def test_a_metaimage_header_is_compared_with_its_file(tmp_path, code, changes):
+    refused(code, metaimage(tmp_path / "a.mha", **changes))
+
+
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (nrrd, {"space_directions": None, "space": None, "space_origin": None, "spacings": "1 1 1"}),
+        (metaimage, {"TransformMatrix": None}),
+    ],
+)
+def test_a_header_without_orientation_gets_a_warning(tmp_path, make, changes):
+    assert "patient's orientation" in read_volume(make(tmp_path / "a", **changes)).warnings[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+@pytest.mark.parametrize("make", [nrrd, metaimage])
+def test_a_header_that_names_a_pipe_is_refused_at_once(tmp_path, make):
+    os.mkfifo(tmp_path / "pipe")
+    key = {"data_file": "pipe"} if make is nrrd else {"ElementDataFile": "pipe"}
+    begun = time.monotonic()
+    refused("image-data-file", make(tmp_path / "a.nhdr", b"", **key))
+    assert time.monotonic() - begun < 10
+
+
+def test_slices_listed_by_a_metaimage_are_read(tmp_path):
+    for number, plane in enumerate(VOXELS):
+        (tmp_path / f"slice{number:02}.raw").write_bytes(plane.tobytes())
+    path = metaimage(tmp_path / "a.mhd", b"", ElementDataFile="slice%02d.raw 0 5 1")
+    assert np.array_equal(read_volume(path).array, VOXELS)
+
+
+def test_pictures_have_no_spacing(tmp_path):
+    import SimpleITK as sitk
+
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS.astype(np.uint8)), str(tmp_path / "a.tif"))
+    refused("image-no-spacing", tmp_path / "a.tif")
+
+
+# The process that reads
+
+
+def test_one_process_reads_all_images(tmp_path):
+    read_image(nrrd(tmp_path / "a.nrrd"))
+    reader = reader_process._reader
+    read_image(metaimage(tmp_path / "a.mha"))
+    with pytest.raises(UserError):
+        read_image(nrrd(tmp_path / "b.nrrd", sizes="4 5 7"))
+    read_image(nrrd(tmp_path / "a.nrrd"))
+    assert reader_process._reader is reader
+
+
+@pytest.mark.skipif(os.name == "nt", reason="ends a process by a signal")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGSEGV, "image-reader-crashed"), (signal.SIGKILL, "image-out-of-memory")]
+)
+def test_a_crash_costs_one_image(tmp_path, number, code):
+    path = nrrd(tmp_path / "a.nrrd")
+    read_image(path)
+    process = reader_process._reader._process
+    os.kill(process.pid, signal.SIGSTOP)
+    # The request is under way when the process ends, as in a crash of ITK.
+    os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGCONT)
+    refused(code, path)
+    assert np.array_equal(read_volume(path).array, VOXELS)
+
+
+def test_large_images_come_through_whole(tmp_path):
+    volume = random_volume(TILTED)
+    large = np.tile(volume.array, (20, 20, 20))
+    path = nrrd(tmp_path / "a.nrrd", large.tobytes(), sizes=" ".join(map(str, large.shape[::-1])))
+    assert np.array_equal(read_volume(path).array, large)
+
+
+def test_relative_names_are_those_of_the_folder_one_is_in_now(tmp_path, monkeypatch):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_with_itk(random_volume(TILTED, seed=len(name)), tmp_path / name / f"{name}.nrrd")
+        monkeypatch.chdir(tmp_path / name)
+        assert read_volume(f"{name}.nrrd").name == f"{name}.nrrd"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="looks for a process by its number")
+@pytest.mark.parametrize("end", ["pass", "os._exit(3)", "os.kill(os.getpid(), 9)"])
+def test_the_process_ends_with_the_program(tmp_path, end):
+    path = nrrd(tmp_path / "a.nrrd")
+    code = f"""
+        import os
+        from conresnet.images import reader_process
+        from conresnet.images.files import read_image
+        read_image(__import__("pathlib").Path({str(path)!r}))
+        print(reader_process._reader._process.pid, flush=True)
+        {end}
+    """
+    folder = Path(sys.modules["conresnet"].__file__).parents[1]
+    finished = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True, timeout=100
+    )
+    number = int(finished.stdout)
+    for _ in range(100):
+        try:
+            os.kill(number, 0)
+        except ProcessLookupError:
+            break
+        if Path(f"/proc/{number}/stat").exists() and ") Z " in Path(f"/proc/{number}/stat").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the reader process outlives its program")
+
+
+def test_gzip_that_ends_too_early_is_refused(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(5000))[:12])
+    refused("image-damaged", tmp_path / "a.nii.gz")
