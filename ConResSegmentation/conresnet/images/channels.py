@@ -12,7 +12,7 @@ _PLUS_CONTRAST = re.compile(r"\+\s*(?:c|ce|contrast|gd|gad)(?![a-z0-9])")
 
 @dataclass(frozen=True)
 class Candidate:
-    """An image that may become a channel: its name, and what holds a patient's images together, such as a study."""
+    """An image that may become a channel: its name, and what groups a patient's images, such as a study."""
 
     name: str
     group: Hashable = None
@@ -22,15 +22,14 @@ def match_channels(inputs: Sequence, candidates: Sequence[Candidate]) -> list[in
     """Choose a candidate for every input of a model.
 
     All channels come from one group, the one that fills most of them, so that patients are not mixed. An input that no
-    name speaks for stays empty, except that the only input of a model takes the first image that no word speaks
-    against.
+    name matches stays empty, except that the only input of a model takes the first image that no word excludes.
 
     Args:
         inputs: with ``name``, ``keywords`` and ``exclude_keywords``, as a model's description has them.
         candidates: the images, preferred ones first.
 
     Returns:
-        for every input the candidate's place in ``candidates``, or None.
+        for every input the candidate's index in ``candidates``, or None.
     """
     best: list[int | None] = [None] * len(inputs)
     for group in dict.fromkeys(candidate.group for candidate in candidates):
@@ -44,13 +43,13 @@ def match_channels(inputs: Sequence, candidates: Sequence[Candidate]) -> list[in
 
 
 def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
-    """The places of images, one for every input, in the order of the inputs.
+    """The indices of images, one for every input, in the order of the inputs.
 
-    Names decide where they speak for every input; otherwise the order that was given stays, unless one of the names
-    speaks against it.
+    Names decide if every input has a name that matches it; otherwise the given order stays, unless a name contradicts
+    it.
 
     Raises:
-        UserError: "channels-unclear", where some names speak for another order and others for nothing.
+        UserError: "channels-unclear" if some names suggest another order and others suggest nothing.
     """
     given = list(range(len(names)))
     found = match_channels(inputs, [Candidate(name) for name in names])
@@ -69,7 +68,7 @@ def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
 
 
 def score(channel, name: str) -> int | None:
-    """How strongly a name speaks for an input: 0 not at all, None when it speaks against it."""
+    """How strongly a name suggests an input: 0 not at all, None if it excludes it."""
     words = _words(name)
     if any(_strength(keyword, words) > 0 for keyword in channel.exclude_keywords):
         return None

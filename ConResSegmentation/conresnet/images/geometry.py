@@ -1,4 +1,13 @@
-"""Bringing a case into the orientation and spacing a model wants, and the model's answer back onto the case's grid."""
+"""A case brought to the orientation and spacing of a model, and the model's results brought back onto the case's grid.
+
+Why this is not left to a library: the axes of an image can be stored in 48 ways (6 orders, 8 flips), and whatever the
+scanner or converter chose, the model must see the same voxels, to the last bit, or the same patient gets two results.
+Resampling filters (ITK's, SciPy's, MONAI's) work from the first stored voxel in mm. That voxel is a different corner in
+each storage, so positions differ by rounding, and a sample halfway between two voxels falls to either side. Here, axes
+are permuted first, as a view and without interpolation; what remains is one map between array indices, computed from
+the center of the image, which all 48 storages share. `conresnet.images.resampling` samples by that map. If the
+model's voxels are the image's own, nothing is copied or interpolated at all. The tests compare all 48 storages bitwise.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +25,8 @@ _ALIGNED_DEGREES = 0.5
 _SAME_SPACING = 1e-3
 _SLAB = 16
 _MOST_VOXELS = 2**31
-# An eighth of a window is seen around an ROI on each side. Without it, what lies at its faces is guessed; more brought
-# nothing on the heads that brain-tissue never saw.
+# The model sees an eighth of a window around an ROI on each side. Without it, voxels at the faces are guessed; more did
+# not improve results on heads that brain-tissue was not trained on.
 _MARGIN = 8
 
 
@@ -26,11 +35,11 @@ class ModelSpace:
     """How one case is brought to a model and back. Made by ``ModelSpace.fit``.
 
     Args:
-        reference: the grid of the case's first channel, on which results are wanted.
+        reference: the grid of the case's first channel, which results are on.
         orientation: three letters in array order, see ``conresnet.images.grid``.
-        grid: the grid of the model's arrays (S, H, W), cut to the ROI or to what is around it.
+        grid: the grid of the model's arrays (S, H, W), cut to the ROI or to its surroundings.
         exact: whether the model's voxels are the reference's own, merely reordered and cut.
-        roi: the box the result is wanted in, or None.
+        roi: the box in which to segment, or None.
         reorder: brings an array on ``reference`` into the model's axis order.
         index_map: (4, 4) index in the model's array to index in the reordered reference.
     """
@@ -53,20 +62,20 @@ class ModelSpace:
         name: str = "the image",
         window: Sequence[int] | None = None,
     ) -> ModelSpace:
-        """Plan the way from ``reference`` to a model and back.
+        """Plan how to bring ``reference`` to a model and back.
 
         Without ``spacing``, or with the image's own, voxels are only reordered: to the nearest axes where the image is
         oblique. An image along the patient's axes (to half a degree) but of another spacing is resampled along its own
         axes, around its own middle. An oblique one is resampled onto a grid along the patient's axes whose voxels lie
-        at multiples of the spacing, so that one anatomy gives the same voxels however obliquely it was stored.
+        are at multiples of the spacing, so that one anatomy gives the same voxels however obliquely it was stored.
 
         Args:
             orientation: three letters in array order, such as "SAR".
             spacing: (S, H, W) mm, or None for the image's own.
             roi: limits the model's array to the box's bounding box.
             name: what messages call the image.
-            window: (S, H, W) voxels that the model sees at a time, if it is to see what is around the ROI: the array
-                then has a margin around the box, and is no smaller than a window, as far as the image goes.
+            window: (S, H, W) voxels that the model sees at a time, if it is to see the surroundings of the ROI: the
+                array then has a margin around the box, and is no smaller than a window, as far as the image extends.
 
         Raises:
             UserError: "bad-orientation", "bad-spacing", "roi-outside", "roi-too-small" or "image-too-large".
@@ -87,7 +96,7 @@ class ModelSpace:
         return cls(reference, orientation, grid, exact, roi, reorder, index_map)
 
     def part_of(self, whole: ModelSpace) -> Box:
-        """Where this space's array lies in that of the same image's space without an ROI."""
+        """The part of the array without an ROI that this space's array is."""
         start = np.rint((np.linalg.inv(whole.index_map) @ self.index_map)[:3, 3]).astype(int)
         return tuple(slice(int(a), int(a) + size) for a, size in zip(start, self.grid.shape, strict=True))
 
@@ -95,24 +104,24 @@ class ModelSpace:
         """A channel on the model's grid.
 
         Args:
-            volume: on the reference grid or any other; another one is brought in by its place in the patient.
-            fill: value of places the volume does not cover, such as its background.
+            volume: on the reference grid or any other; from another grid, it is resampled.
+            fill: value where the volume has no voxels, such as its background.
 
         Returns:
-            (S, H, W): a view of the stored voxels where they are the model's own, else float32.
+            (S, H, W): a view of the stored voxels if they are the model's own, else float32.
         """
         reorder, index_map = self._way_to(volume.grid)
         return sample(reorder.view(volume.array), index_map, self.grid.shape, fill, antialias=True)
 
     def _way_to(self, grid: Grid) -> tuple[Reordering, np.ndarray]:
-        """What brings an array on a grid into the model's axis order, and (4, 4) the model's index to index in that."""
+        """The reordering of an array on ``grid`` to the model's axes, and (4, 4) the model's index to index in that."""
         if grid.matches(self.reference):
             return self.reorder, self.index_map
         reorder = reordering(grid, self.orientation)
         return reorder, np.round(np.linalg.inv(reorder.grid(grid).array_affine) @ self.grid.array_affine, 7)
 
     def covered(self, grid: Grid) -> np.ndarray | None:
-        """(S, H, W) bool, model voxels that a channel on ``grid`` covers; None where it covers all."""
+        """(S, H, W) bool, model voxels that a channel on ``grid`` covers; None if it covers all."""
         corners = transformed(self.grid.corners(0), np.linalg.inv(grid.array_affine))
         if ((corners >= -0.5) & (corners <= np.array(grid.shape) - 0.5)).all():
             return None
@@ -121,13 +130,13 @@ class ModelSpace:
         return None if mask.all() else mask
 
     def output_view(self, array: np.ndarray) -> np.ndarray:
-        """The part of an array on the reference grid that the model's voxels are, in the model's order.
+        """The part of an array on the reference grid that is made of the model's voxels, in the model's order.
 
         Args:
             array: [k, j, i] or [c, k, j, i]; written to through the view.
 
         Raises:
-            ValueError: where the model's voxels are not the reference's own; use ``slabs_from_model`` there.
+            ValueError: if the model's voxels are not the reference's own; use ``slabs_from_model`` then.
         """
         if not self.exact:
             raise ValueError("the model's voxels are not the image's own; use slabs_from_model")
@@ -142,21 +151,21 @@ class ModelSpace:
     def slabs_from_model(self, array: np.ndarray, first: Sequence[int] = (0, 0, 0)) -> Iterator[tuple[Box, np.ndarray]]:
         """Values on the model's grid interpolated linearly onto the reference grid, a slab of slices at a time.
 
-        So several components never lie at full size at once. Where the image reaches beyond the outermost voxel centers
-        of the model's grid, the values there go on up to its faces: a model's voxels need not fit into an image.
+        So several components are never in memory at full size at once. Where the image extends beyond the outermost
+        voxel centers of the model's grid, their values continue to its faces: a model's voxels need not fit an image.
 
         Args:
             array: (c, S, H, W) on the model's grid, or a part of it.
             first: index on the model's grid of the part's first voxel.
 
         Yields:
-            (where, block): ``reference_view(result)[where]`` is what ``block``, (c, ...) float32, belongs to. Places
-            that no block covers, outside the model's grid and the ROI, are 0.
+            (where, block): ``block``, (c, ...) float32, belongs to ``reference_view(result)[where]``. Voxels that no
+            block covers, outside the model's grid and the ROI, are 0.
         """
         source = self.reorder.grid(self.reference)
         part = Grid.of_array(array.shape[1:], self.grid.array_affine @ translation(first))
-        # A grid that does not fit leaves less than a voxel beside its last centers. Beyond one that was cut to an ROI
-        # inside the image there is nothing of the ROI.
+        # A grid that does not fit leaves less than a voxel next to its last centers. A grid that was cut to an ROI
+        # inside the image leaves nothing of the ROI.
         ends = np.array([np.array(first) == 0, np.add(first, part.shape) == self.grid.shape])
         reach = np.where(ends, 1.0, 0.5)
         corners = part.to_ras(box_corners(-reach[0], np.array(part.shape) - 1 + reach[1]))
@@ -198,7 +207,7 @@ def _plan(source: Grid, directions: np.ndarray, spacing: Sequence[float] | None)
     low, high = _bounding_indices(source.corners(), grid, outward=False)
     high = np.maximum(low, high)
     affine = _affine(directions * wanted, directions @ (low * wanted))
-    # The middle is the same for every storage; the origin is whichever corner the file begins with.
+    # The center is the same in every storage; the origin is whichever corner the file begins with.
     middle = np.round(source.center, 6)
     linear = np.round(source.array_affine[:3, :3], 9)
     centered = _affine(linear, middle - linear @ ((np.array(source.shape) - 1) / 2))

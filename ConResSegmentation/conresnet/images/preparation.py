@@ -25,9 +25,9 @@ from conresnet.package.description import FOREGROUNDS, ModelDescription
 
 
 def background_value(array: np.ndarray) -> float:
-    """The value most of the eight corner voxels have; of equally frequent ones the smallest.
+    """The value of most of the eight corner voxels; the smallest of equally frequent ones.
 
-    The paper's authors look at one corner; all eight give the same answer however the axes are stored.
+    The paper's authors use one corner; all eight give the same answer however the axes are stored.
     """
     corners = [array[corner] for corner in product((0, -1), repeat=3)]
     values, counts = np.unique(np.array(corners), return_counts=True)
@@ -63,10 +63,10 @@ def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequen
     Args:
         channels: arrays (S, H, W) of one shape.
         how: see ``foreground_mask``.
-        backgrounds: a background value a channel.
+        backgrounds: one background value per channel.
 
     Returns:
-        A slice an axis; the whole array where no voxel is foreground.
+        One slice per axis; the whole array if no voxel is foreground.
     """
     shape = channels[0].shape
     if check_foreground(how) == "all":
@@ -94,12 +94,12 @@ _AXES = {**dict.fromkeys("RL", "left-right"), **dict.fromkeys("AP", "front-back"
 
 @dataclass(frozen=True, eq=False)
 class PreparedChannel:
-    """One channel of the network, made of one image by its own intensity steps or those of a copy.
+    """One channel of the network, computed from one image by its own intensity steps or those of a copy.
 
     Args:
-        image: which of ``PreparedCase.images`` it is made of.
-        values: (S, H, W): that image itself, or, where there are filters among the steps, float32 after them.
-        intensity: the other steps, fitted to ``values``, see ``conresnet.intensity.fitting.measure``.
+        image: index in `PreparedCase.images`.
+        values: (S, H, W): that image itself or, if there are filters among the steps, float32 after them.
+        intensity: the other steps, fitted to ``values``, see `conresnet.intensity.fitting.measure`.
     """
 
     image: int
@@ -109,18 +109,18 @@ class PreparedChannel:
 
 @dataclass(frozen=True, eq=False)
 class PreparedCase:
-    """Made by ``prepare``.
+    """A case in a model's space. Made by `prepare`.
 
     Images whose voxels are the model's own are views of what was read. A channel with filters holds a float32 array,
-    4 bytes a voxel; without filters there is no float copy of a volume.
+    4 bytes per voxel; without filters there is no float copy of a volume.
 
     Args:
-        space: the way to the model and back; cut to the ROI, or to what the model sees around it.
-        images: (S, H, W) each, one an input of the model, of the stored type where not resampled.
+        space: the way to the model and back; cut to the ROI, or to its surroundings that the model sees.
+        images: (S, H, W) each, one per input of the model, of the stored type unless resampled.
         backgrounds: each image's background value.
-        foreground: see ``conresnet.images.preparation.foreground_mask``.
-        channels: what the network takes, in its order; copies included.
-        inside: (S, H, W) bool, the model's voxels in a ROI that the array is not merely cut to; None is all.
+        foreground: see `foreground_mask`.
+        channels: the network's inputs in its order, copies included.
+        inside: (S, H, W) bool, the model's voxels in an ROI, unless the array is cut to exactly the ROI; None is all.
         warnings: sentences for the user.
     """
 
@@ -134,7 +134,7 @@ class PreparedCase:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the model's array (S, H, W)."""
+        """Shape of the model's array (S, H, W)."""
         return self.space.grid.shape
 
     def box(self) -> Box:
@@ -171,15 +171,15 @@ def prepare(
 ) -> PreparedCase:
     """Bring a case to a model.
 
-    A model of crops sees nothing but the ROI: background and intensity are measured in it, and filters see no more, so
-    that a crop gives the same whether it was cut out before or is cut out by an ROI. For a model of whole scans all
-    that is done on the whole image, and the array holds what is around the ROI too, so that an ROI limits what is
-    segmented without changing what the network sees there. See ``conresnet.package.description.Preparation``.
+    A model of crops sees only the ROI: background and intensity are measured in it, and filters see no more, so that a
+    crop gives the same result whether it was cropped before or by an ROI. For a model of whole scans all of that is
+    done on the whole image, and the array includes the surroundings of the ROI, so that an ROI limits what is segmented
+    without changing what the network sees there. See `conresnet.package.description.Preparation`.
 
     Args:
-        volumes: one an input of the model, in its order; the first one's grid is that of the results.
+        volumes: one per input of the model, in its order; results are on the first one's grid.
         roi: where to segment; None is the whole image.
-        check: called now and then; what it raises ends the work.
+        check: called now and then; an exception that it raises ends the work.
 
     Raises:
         UserError: "wrong-channel-count", "roi-empty", "channels-apart", and those of ``check_volume`` and
@@ -255,7 +255,7 @@ def _check_not_empty(volume: Volume, values: np.ndarray, roi: BoxROI) -> None:
 
 
 def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
-    """The way of the whole image to a model that is to see no more than a part of it, but to measure all."""
+    """The space of the whole image, for a model that segments a part of it but measures all of it."""
     how = description.preparation
     try:
         return ModelSpace.fit(volume.grid, how.orientation, how.spacing, name=volume.name)
@@ -268,7 +268,7 @@ def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
 
 
 def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray, first: str) -> list[str]:
-    """A warning where an image covers not all of the voxels that are wanted; one that covers none is refused."""
+    """A warning if an image does not cover all wanted voxels; one that covers none is refused."""
     share = covered[wanted].mean() if wanted.any() else covered.any()
     if share >= _ENOUGH_SHOWN:
         return []
@@ -278,13 +278,13 @@ def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray,
 
 
 def _kept(array: np.ndarray, part: tuple[slice, ...]) -> np.ndarray:
-    """A part of an array; by itself where the array is ours alone, so that the rest of it is freed."""
+    """A part of an array; a copy if nothing else uses the array, so that the rest of it is freed."""
     cut = array[part]
     return cut.copy() if cut.size < array.size and array.base is None else cut
 
 
 def _inside(space: ModelSpace) -> np.ndarray | None:
-    """Which of the model's voxels lie in the ROI; None where all do."""
+    """Which of the model's voxels are in the ROI; None if all are."""
     if space.roi is None:
         return None
     mask = space.roi.contains(space.grid.array_affine, space.grid.shape)

@@ -1,7 +1,10 @@
-"""Bringing the values of one voxel grid onto another, by the affine map between their array indices.
+"""The values of one voxel grid on another, by the affine map between their array indices.
 
-Working in indices instead of mm keeps the result independent of how an image was stored: two storages of one image
-give the same map to the last bit, while their origins in mm may differ by rounding.
+Indices instead of mm make the result independent of how an image was stored: two storages of one image give the same
+map to the last bit, while their origins in mm differ by rounding. For the same reason axis-aligned maps, which are by
+far the most frequent, are sampled axis by axis here and not by ITK: a library's filter does not promise that a flipped
+array gives the flipped result bitwise, nor that an even background stays even. See `conresnet.images.geometry`. Only
+oblique maps go through ITK.
 """
 
 from __future__ import annotations
@@ -42,14 +45,14 @@ def sample(
         array: (S, H, W) of any real type.
         index_map: (4, 4) index on the wanted grid (s, h, w, 1) to index in ``array``.
         shape: of the wanted grid.
-        fill: value of places beyond the outer faces of ``array``'s voxels.
-        antialias: average over what a voxel of the wanted grid covers, where that is more than a voxel of ``array``.
-        continued: (2, 3) bool, at the first and the last voxel along each axis: whether the edge's values go on beyond
-            it instead of ``fill``; for a voxel at least.
+        fill: value beyond the outer faces of ``array``'s voxels.
+        antialias: average over all that a voxel of the wanted grid covers, if that is more than a voxel of ``array``.
+        continued: (2, 3) bool, at the first and the last voxel along each axis: whether the edge's values continue
+            beyond it instead of ``fill``; for at least one voxel.
 
     Returns:
-        Array of ``shape``: a view of ``array`` where the grids coincide and the wanted one lies inside, a copy of its
-        type where it sticks out, else linearly interpolated float32.
+        Array of ``shape``: a view of ``array`` if the grids coincide and the wanted one is inside, a copy of its type
+        if it extends beyond, else linearly interpolated float32.
     """
     shape = tuple(int(size) for size in shape)
     offset = np.rint(index_map[:3, 3])
@@ -61,7 +64,7 @@ def sample(
 
 
 def covered(index_map: np.ndarray, covering: Sequence[int], shape: Sequence[int]) -> np.ndarray:
-    """Which voxels of a grid lie, by their centers, within the outer faces of an array's voxels.
+    """Which voxels of a grid have their centers within the outer faces of an array's voxels.
 
     Args:
         index_map: (4, 4) index on the grid (s, h, w, 1) to index in the array.
@@ -97,7 +100,7 @@ def _moves_at_most(difference: np.ndarray, shape: Sequence[int], tolerance: floa
 def _cut(
     array: np.ndarray, offset: np.ndarray, shape: tuple[int, ...], fill: float, continued: np.ndarray
 ) -> np.ndarray:
-    """``array[offset:offset + shape]``, with ``fill`` or the edge's values where that lies outside."""
+    """``array[offset:offset + shape]``, with ``fill`` or the edge's values outside."""
     low = np.clip(offset, 0, array.shape)
     high = np.clip(offset + shape, low, array.shape)
     inside = array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
@@ -144,7 +147,7 @@ def _sample_along_axes(
         first = max(int(positions.min() - width), 0)
         parts[axis] = slice(first, int(np.ceil(positions.max() + width)) + 1)
         wanted[axis] = positions - first, width
-    # What no position touches is not to be converted and averaged for every slab anew.
+    # Only the part that positions touch is converted and averaged.
     array = array[tuple(parts)]
     for axis, (positions, width) in wanted.items():
         array = resample_axis(array, axis, positions, width)
@@ -194,9 +197,9 @@ def _taps(positions: np.ndarray, count: int, width: float) -> tuple[np.ndarray, 
 
 
 def _weighted(neighbors: Iterator[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Their weighted mean, by differences from the heaviest: where all are equal it is that very value.
+    """Their weighted mean, by differences from the heaviest: if all are equal, it is exactly that value.
 
-    Background must stay what it is, or rounding would turn it into foreground.
+    Background has to keep its value, or rounding would turn it into foreground.
     """
     base = next(neighbors)
     result = base.copy()
@@ -215,7 +218,7 @@ def _sample_oblique(
     antialias: bool,
     continued: np.ndarray,
 ) -> np.ndarray:
-    """Through SimpleITK, a slab of the wanted grid at a time, on only that part of ``array`` that the slab touches."""
+    """With SimpleITK, one slab of the wanted grid at a time, from only the part of ``array`` that the slab touches."""
     result = np.empty(shape, dtype=np.float32)
     for first in range(0, shape[0], _SLAB):
         slab = result[first : first + _SLAB]
@@ -244,7 +247,7 @@ def _sample_slab(
     for axis in range(3):
         if widths[axis] > 1:
             part = resample_axis(part, axis, np.arange(part.shape[axis], dtype=float), widths[axis])
-    # ITK goes on with an edge's values for half a voxel; with one more beside it, for one and a half.
+    # ITK continues an edge's values for half a voxel; with one more voxel, for one and a half.
     added = continued & [low == 0, high == array.shape]
     if added.any():
         part = np.pad(part, added.T.astype(int), mode="edge")

@@ -27,7 +27,7 @@ class BoxROI:
         size: (3,) mm along those axes.
 
     Raises:
-        UserError: "bad-roi" if it is not finite, has no extent, or its axes are not at right angles.
+        UserError: "bad-roi" if it is not finite, has no size, or its axes are not at right angles.
     """
 
     center: np.ndarray
@@ -45,7 +45,7 @@ class BoxROI:
             value.setflags(write=False)
             object.__setattr__(self, name, value)
         if (self.size <= 0).any():
-            raise _bad("it has no extent")
+            raise _bad("its size is 0")
         if not np.allclose(self.axes.T @ self.axes, np.eye(3), atol=1e-3):
             raise _bad("its axes are not at right angles")
 
@@ -54,13 +54,13 @@ class BoxROI:
         """Box from six RAS mm numbers R0, R1, A0, A1, S0, S1, each pair in either order."""
         values = np.asarray(bounds, dtype=np.float64)
         if values.shape != (6,) or not np.isfinite(values).all():
-            raise _bad("it takes six numbers: R0,R1,A0,A1,S0,S1 in mm")
+            raise _bad("six numbers are required: R0,R1,A0,A1,S0,S1 in mm")
         pairs = values.reshape(3, 2)
         return cls(pairs.mean(axis=1), np.eye(3), np.abs(pairs[:, 1] - pairs[:, 0]))
 
     @classmethod
     def from_text(cls, text: str) -> BoxROI:
-        """Box from what ``--roi`` takes: "R0,R1,A0,A1,S0,S1" in RAS mm, or the path of a Slicer .mrk.json file."""
+        """Box from the text of ``--roi``: "R0,R1,A0,A1,S0,S1" in RAS mm, or the path of a Slicer .mrk.json file."""
         if text.strip().lower().endswith(".json"):
             return cls.from_markups_file(text.strip())
         try:
@@ -71,7 +71,7 @@ class BoxROI:
 
     @classmethod
     def from_markups_file(cls, path: str | Path) -> BoxROI:
-        """Box from a Slicer markups file (.mrk.json) that holds one ROI, in LPS or RAS."""
+        """Box from a Slicer markups file (.mrk.json) that contains one ROI, in LPS or RAS."""
         path = Path(path)
         try:
             # json tells UTF-8 from UTF-16 and UTF-32 by the first bytes; a mark in front of UTF-8 is not for it.
@@ -85,13 +85,13 @@ class BoxROI:
             raise _bad(f"{path} is not a Slicer markups file (.mrk.json)")
         boxes = [markup for markup in markups if isinstance(markup, dict) and markup.get("type") == "ROI"]
         if len(boxes) != 1:
-            raise _bad(f"{path} holds {len(boxes)} ROIs where one is wanted")
+            raise _bad(f"{path} contains {len(boxes)} ROIs, but exactly one is required")
         return cls._from_markup(boxes[0], path)
 
     @classmethod
     def _from_markup(cls, markup: Mapping, path: Path) -> BoxROI:
         if markup.get("insideOut"):
-            raise _bad(f"{path} is turned inside out; switch that off in Slicer's Markups module")
+            raise _bad(f"{path} is inverted (Inside out); switch that off in Slicer's Markups module")
         system = markup.get("coordinateSystem", "LPS")
         # Slicer's older files write the coordinate system as a number: 0 RAS, 1 LPS.
         if system not in ("LPS", "RAS", 0, 1, "0", "1"):
@@ -102,7 +102,7 @@ class BoxROI:
             axes = to_ras @ np.array(markup.get("orientation", np.eye(3)), dtype=np.float64).reshape(3, 3)
             size = np.array(markup["size"], dtype=np.float64)
         except (KeyError, TypeError, ValueError) as error:
-            raise _bad(f"{path} lacks the ROI's center, orientation or size") from error
+            raise _bad(f"{path} has no ROI center, orientation or size") from error
         return cls(center, axes, size)
 
     def corners(self) -> np.ndarray:
@@ -115,7 +115,7 @@ class BoxROI:
         Args:
             affine: (4, 4) array index (k, j, i, 1) of the block to RAS mm.
             shape: of the block.
-            tolerance: mm by which a center may lie outside, since faces often fall on voxel centers.
+            tolerance: mm by which a center may be outside, since faces are often at voxel centers.
 
         Returns:
             bool array of ``shape``.
@@ -123,7 +123,7 @@ class BoxROI:
         inside = np.ones(tuple(shape), dtype=bool)
         steps = self.axes.T @ affine[:3, :3]
         start = self.axes.T @ (affine[:3, 3] - self.center)
-        # Slice by slice, so that no distances of a whole volume are kept.
+        # Slice by slice, so that distances of a whole volume are never in memory.
         for index, plane in enumerate(inside):
             for own_axis in range(3):
                 rows = np.arange(shape[1])[:, None] * steps[own_axis, 1]
@@ -142,7 +142,7 @@ class BoxROI:
         try:
             return cls(values["center"], values["axes"], values["size"])
         except (KeyError, TypeError) as error:
-            raise _bad(f"{values!r} lacks center, axes or size") from error
+            raise _bad(f"{values!r} has no center, axes or size") from error
 
     def __str__(self) -> str:
         low, high = self.corners().min(axis=0), self.corners().max(axis=0)
@@ -153,18 +153,18 @@ def _bad(why: str) -> UserError:
     return UserError("bad-roi", reason=why)
 
 
-# A whole head has about seventy times the volume of the window of a model for the hippocampus.
+# A whole head has about seventy times the volume of the window of the hippocampus model.
 _MUCH_LARGER = 27
 
 
 def seen_at_once(description: ModelDescription, grid: Grid) -> np.ndarray:
-    """(3,) mm along the model's S, H and W that it looks at in one window of an image on ``grid``."""
+    """(3,) mm along the model's S, H and W that one window covers of an image on ``grid``."""
     spacing = description.preparation.spacing or [grid.spacing.min()] * 3
     return np.multiply(description.inference.window, spacing)
 
 
 def wants_roi(description: ModelDescription, grid: Grid) -> bool:
-    """Whether an image is so much larger than the crops that a model learned from that only an ROI makes it of use."""
+    """Whether an image is so much larger than the crops a model was trained on that it needs an ROI."""
     if description.preparation.roi == "limit":
         return False
     volume = grid.voxel_volume * np.prod(grid.shape, dtype=float)

@@ -1,9 +1,8 @@
-"""Contrast-limited adaptive histogram equalization (CLAHE) of the slices of a volume.
+"""The intensity steps that use a voxel's neighbors: Gaussian subtraction, and contrast-limited equalization (CLAHE).
 
-SimpleITK's filter of a similar name limits no contrast and visits every voxel's neighborhood, so this is ours: the
-tiles, the limit and the bilinear blend of Zuiderveld (Graphics Gems IV, 1994), vectorized a slice.
-
-The steps that look at a voxel's neighbors: they make a new array of a whole channel.
+CLAHE is that of Zuiderveld (Graphics Gems IV, 1994): tiles, a limit, and bilinear blending, vectorized per slice. It is
+implemented here because SimpleITK's filter of a similar name does not limit contrast, and scikit-image, whose filter
+does, is not a dependency of the engine; here, too, the histograms can leave out the air around a head.
 """
 
 from __future__ import annotations
@@ -16,18 +15,17 @@ import SimpleITK as sitk
 from conresnet.intensity.fitting import ChannelValues, percentiles
 
 BINS = 256
-# What is cut off the peaks is spread over all bins, which may lift some above the limit again; so little is left after
-# this many rounds that it does not matter.
+# What is cut off the peaks is spread over all bins, which may lift some above the limit again; after this many rounds,
+# the rest does not matter.
 _ROUNDS = 5
 
 
 class SliceEqualizer:
     """Equalizes slices of one shape.
 
-    A tile's curve gives each level the share of the tile's voxels up to it, after the histogram's peaks were cut at
-    the limit and what was cut off was spread over all levels. So the curve's slope is limited, and with it how far the
-    contrast of a nearly even tile is raised. A voxel takes the curves of the four tiles whose centers are around it,
-    blended by how near it is to each.
+    A tile's curve maps each level to the share of the tile's voxels up to it, after the peaks of the histogram were cut
+    at the limit and spread over all levels. This limits the slope of the curve, and so how much contrast a nearly even
+    tile gains. A voxel uses the curves of the four tiles whose centers surround it, weighted by their distances.
 
     Args:
         shape: (H, W) of a slice.
@@ -51,8 +49,8 @@ class SliceEqualizer:
 
         Args:
             levels: (H, W) whole numbers from 0 to ``BINS`` - 1.
-            counted: (H, W) bool, voxels that the histograms count; None is every voxel. Those left out are turned by
-                the same curves. A tile that counts none leaves levels as they are.
+            counted: (H, W) bool, voxels that the histograms count; None is every voxel. The others are mapped by the
+                same curves. A tile that counts none leaves levels unchanged.
         """
         keys = self._tile * BINS + levels
         chosen = keys.ravel() if counted is None else keys[counted]
@@ -61,7 +59,7 @@ class SliceEqualizer:
         return sum(weight * curves[tile * BINS + levels] for tile, weight in self._corners)
 
     def _curves(self, counts: np.ndarray) -> np.ndarray:
-        """(tiles, BINS) float32: what becomes of each level in each tile."""
+        """(tiles, BINS) float32: the new value of each level in each tile."""
         sizes = counts.sum(axis=1, keepdims=True)
         shares = np.where(sizes > 0, counts / np.maximum(sizes, 1), 1 / BINS)
         for _ in range(_ROUNDS):
@@ -71,7 +69,7 @@ class SliceEqualizer:
 
 
 def _neighbors(side: int, tiles: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each voxel along an axis the tile whose center is before it and the one after it, each with its weight."""
+    """For each voxel along an axis, the tiles with the next center before and after it, each with its weight."""
     place = (np.arange(side) + 0.5) * tiles / side - 0.5
     before = np.floor(place).astype(int)
     share = place - before
@@ -81,14 +79,14 @@ def _neighbors(side: int, tiles: int) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-# The levels of an equalization reach over these percentiles of the channel, so that a few very bright voxels do not
-# leave all others in a handful of bins.
+# Equalization levels span these percentiles of the channel, so that a few very bright voxels do not leave all others in
+# a handful of bins.
 RANGE_PERCENTILES = (0.5, 99.5)
-# Percentiles this near to each other, as a share of the whole range, tell of rounding alone.
+# Percentiles this close, as a share of the whole range, differ by rounding only.
 _NOTHING = 1e-5
-# Rounding must not send a value that lies between two levels now to one and now to the other.
+# A value on the border of two levels must always get the same one, however it was rounded.
 _HAIR = 1e-4
-# What ITK's recursive filter asks for along an axis.
+# The least that ITK's recursive filter accepts along an axis.
 _FEWEST_VOXELS = 4
 
 
@@ -101,20 +99,19 @@ def filtered(
 ) -> np.ndarray:
     """A channel after its filters.
 
-    The array is held in memory whole: 4 bytes a voxel for the result, and while it is made up to 12 more for ITK's
-    copies.
+    The whole array is in memory: 4 bytes per voxel for the result, and up to 12 more for ITK's copies meanwhile.
 
-    Neither filter tells one value of "no signal" from another, so the result is the same whatever number was added to
-    all voxels, and after ``equalize`` also whatever positive number they were multiplied by.
+    The result does not change if a number is added to all voxels, nor, after ``equalize``, if they are multiplied by a
+    positive number.
 
     Args:
-        filters: checked steps, see ``conresnet.intensity.split_steps``; one at least.
-        array: (S, H, W) of any real type, cut to the ROI where there is one; left as it is.
+        filters: checked steps, see `conresnet.intensity.split_steps`; at least one.
+        array: (S, H, W) of any real type, cut to the ROI if there is one; not modified.
         spacing: mm along S, H, W.
         counted: bool of that shape, the foreground that the image covers; None, or none at all, is every voxel.
-            Equalization counts these alone and ranges over their values, so that the air around a head, however much
-            of it there is, has no say in the head's contrast.
-        check: called now and then; what it raises ends the work.
+            Equalization counts only these and spans their values, so that the amount of air around a head does not
+            change the head's contrast.
+        check: called now and then; an exception that it raises ends the work.
 
     Returns:
         New (S, H, W) float32.
@@ -134,7 +131,7 @@ def filtered(
 
 
 def _centered(array: np.ndarray) -> np.ndarray:
-    """A float32 copy less the middle of its range, so that float32 tells apart what a large offset would blur."""
+    """A float32 copy minus the middle of its range, which keeps differences that float32 would lose to an offset."""
     middle = (float(array.min()) + float(array.max())) / 2
     values = np.empty(array.shape, np.float32)
     for index, plane in enumerate(array):
@@ -143,11 +140,11 @@ def _centered(array: np.ndarray) -> np.ndarray:
 
 
 def _subtract_gaussian(values: np.ndarray, sigma_mm: float, spacing: Sequence[float]) -> None:
-    """Subtract the smoothed image from ``values`` in place; beyond its edge the image goes on as at the edge."""
+    """Subtract the smoothed image from ``values`` in place; beyond an edge, the edge's values continue."""
     missing = [max(0, _FEWEST_VOXELS - size) for size in values.shape]
     image = sitk.GetImageFromArray(np.pad(values, [(0, count) for count in missing], mode="edge"))
     image.SetSpacing([float(mm) for mm in reversed(spacing)])
-    # A view's memory is the image's, so the image needs a name of its own for as long.
+    # The view's memory belongs to the image, so the image is kept in a variable.
     smooth = sitk.SmoothingRecursiveGaussian(image, [float(sigma_mm)] * 3)
     values -= sitk.GetArrayViewFromImage(smooth)[tuple(slice(size) for size in values.shape)]
 
@@ -157,7 +154,7 @@ def _equalize(
 ) -> None:
     """Equalize each slice in place; an array of one value becomes 0.
 
-    All slices share one range of levels. So a slice that is nearly even, such as one above the head, stays so.
+    All slices share one range of levels, so a slice that is nearly even, such as one above the head, stays so.
     """
     low, high = percentiles(ChannelValues(values, [counted]), RANGE_PERCENTILES)
     least, most = float(values.min()), float(values.max())

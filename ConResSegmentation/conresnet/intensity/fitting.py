@@ -1,6 +1,8 @@
-"""What a channel's values are like as a whole or a slice: moments, percentiles, histograms, without a float copy.
+"""The intensity steps that map each value to another: measured once on a channel, then applied to any block of it.
 
-The steps that turn each value into another: measured on a channel once, then applied to any block of it.
+The first part measures: moments, percentiles and histograms, in blocks. NumPy's `percentile` and `histogram` would give
+the same numbers, but from a float copy of all values (1 GB for a 512 x 512 x 512 CT), or with as many bins as the
+largest value.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ _DENSE_BINS = 2**24
 class ChannelValues:
     """The values of a channel's voxels inside some masks, as float64 blocks in array order.
 
-    The answer depends on the values in array order alone, not on how they lie in memory.
+    Results depend only on the values in array order, not on their order in memory.
 
     Args:
         array: (S, H, W) of any real type.
-        masks: bool of that shape, of which a voxel must be inside all; None is every voxel.
-        change: (block, index of its first slice) to the block's values that are meant, of the block's shape.
+        masks: bool of that shape; a voxel must be inside all of them; None is every voxel.
+        change: (block, index of its first slice) to the values to measure, of the block's shape.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class ChannelValues:
         self.count = int(np.sum([chosen.sum() for _, chosen in self._chosen()])) if self._masks else array.size
 
     def _chosen(self, rows: int | None = None) -> Iterator[tuple[slice, np.ndarray | None]]:
-        """Slices of the array, ``rows`` at a time, and which of their voxels are meant (None: all)."""
+        """Slices of the array, ``rows`` at a time, and which of their voxels are measured (None: all)."""
         rows = rows or max(1, _BLOCK_VOXELS // max(1, self._array[:1].size))
         for first in range(0, len(self._array), rows):
             where = slice(first, first + rows)
@@ -53,27 +55,27 @@ class ChannelValues:
         return (block for block in self._values() if block.size)
 
     def slices(self) -> Iterator[np.ndarray]:
-        """The values of each slice, one after another; empty where none is meant."""
+        """The values of each slice, one after another; empty for a slice outside the masks."""
         return self._values(1)
 
 
 def moments(values: ChannelValues) -> tuple[float, float]:
-    """Mean and standard deviation (population); 1 instead of 0 where all values are equal."""
+    """Mean and standard deviation (population); 1 instead of 0 if all values are equal."""
     mean = sum(float(block.sum()) for block in values) / values.count
     variance = sum(float(np.square(block - mean).sum()) for block in values) / values.count
     return mean, float(np.sqrt(variance)) or 1.0
 
 
 def slice_moments(values: ChannelValues) -> np.ndarray:
-    """(S, 3): count, mean and standard deviation (population) of each slice; zeros where a slice has no value."""
+    """(S, 3): count, mean and standard deviation (population) of each slice; zeros for a slice without values."""
     return np.array([(v.size, v.mean(), v.std()) if v.size else (0.0, 0.0, 0.0) for v in values.slices()])
 
 
 def percentiles(values: ChannelValues, percentages: Sequence[float]) -> list[float]:
     """Percentiles as numpy's default gives them, of float32 values, exactly, without holding or sorting all of them.
 
-    The bits of a float32, with those of negative numbers turned round, sort like the number itself. One histogram of
-    the upper 16 bits says in which group each wanted rank lies, one more of that group's lower bits says which it is.
+    The bits of a float32, with those of negative numbers inverted, sort like the number itself. One histogram of the
+    upper 16 bits finds the group of each wanted rank, another of that group's lower bits finds the value.
     """
     positions = [percentage / 100 * (values.count - 1) for percentage in percentages]
     ranks = sorted({int(f(position)) for position in positions for f in (np.floor, np.ceil)})
@@ -114,14 +116,14 @@ def sparse_tail(values: ChannelValues, min_count: int) -> float | None:
     if bins < 1 or high <= low:
         return None
     width = (high - low) / bins
-    # More bins than int64 counts are counted as float64, between whose neighbors many bins lie.
+    # If there are more bins than int64 can number, float64 numbers them, with gaps of many bins.
     kind = np.int64 if bins < 2**62 else np.float64
     last = kind(bins - 1)
     dense = np.zeros(bins, dtype=np.int64) if bins <= _DENSE_BINS else None
     sparse = []
     for block in values:
         index = np.minimum(np.floor((block - low) * (bins / (high - low))).astype(kind), last)
-        # A value on an edge belongs to the bin above, also where the division rounded otherwise.
+        # A value on an edge belongs to the bin above, even if the division rounded down.
         index -= block < low + index * width
         index += (block >= low + (index + 1) * width) & (index < last)
         if dense is None:
@@ -137,8 +139,8 @@ def sparse_tail(values: ChannelValues, min_count: int) -> float | None:
     return float(full[-1]) if full.size else None
 
 
-# A slice's deviation counts as this share of the channel's at least. So a slice of next to nothing, such as two specks
-# of noise above the head, is not blown up, nor the air around them sent far off.
+# A slice's deviation is at least this share of the channel's, so that an almost empty slice, such as one with two specks
+# of noise above the head, is not amplified.
 _LEAST_SHARE = 0.05
 
 
@@ -147,17 +149,17 @@ def measure(
 ) -> list[dict]:
     """Turn steps into arithmetic with fixed numbers.
 
-    Each step is measured on the values that the steps before it leave. Measured in float64, in blocks; the answer
-    depends on the values in array order alone, not on how they lie in memory.
+    Each step is measured on the values that the steps before it return, in float64 and in blocks. Results depend only
+    on the values in array order, not on their order in memory.
 
     Args:
         steps: checked ones (``conresnet.intensity.check_steps``), filters left out.
-        array: (S, H, W) of any real type: the whole channel, cut to the ROI where there is one.
+        array: (S, H, W) of any real type: the whole channel, cut to the ROI if there is one.
         foreground: bool of that shape, what "foreground" means; None is every voxel.
         inside: bool of that shape, voxels that the image covers at all; None is every voxel.
 
     Returns:
-        What ``apply`` takes; JSON-able.
+        The argument ``fitted`` of `apply`; JSON-able.
     """
     fitted: list[dict] = []
     for step in steps:
@@ -192,7 +194,7 @@ def measure(
 
 
 def of_slices(fitted: Sequence[Mapping], slices: slice) -> list[dict]:
-    """What ``measure`` fixed for a channel, for the part of it that begins and ends with these slices."""
+    """The result of `measure` for a channel, limited to these slices of it."""
     tables = ("means", "stds")
     return [{key: value[slices] if key in tables else value for key, value in step.items()} for step in fitted]
 
@@ -200,10 +202,10 @@ def of_slices(fitted: Sequence[Mapping], slices: slice) -> list[dict]:
 def apply(
     fitted: Sequence[Mapping], block: np.ndarray, foreground: np.ndarray | None = None, first_slice: int = 0
 ) -> np.ndarray:
-    """The arithmetic that ``measure`` fixed, on a block of the channel.
+    """Apply the arithmetic of `measure` to a block of the channel.
 
     Args:
-        block: (s, h, w), any part of the channel and of any real type; left as it is.
+        block: (s, h, w), any part of the channel, of any real type; not modified.
         foreground: bool of the block's shape; None is every voxel.
         first_slice: the index of the block's first slice in the channel.
 
@@ -216,7 +218,7 @@ def apply(
 def _arithmetic(
     fitted: Sequence[Mapping], block: np.ndarray, foreground: np.ndarray | None, first_slice: int
 ) -> np.ndarray:
-    # float32 holds small integers and float32 exactly; float64 and large integers would lose what tells voxels apart.
+    # float32 represents small integers exactly; float64 and large integers would lose differences between voxels.
     exact_in_float32 = np.can_cast(block.dtype, np.float32, "safe")
     values = np.array(block, dtype=np.float32 if exact_in_float32 else np.float64, order="C")
     for step in fitted:
@@ -252,9 +254,9 @@ def _values(
 
 
 def _slice_scales(over: ChannelValues, everything: ChannelValues) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each slice, the latter ``_LEAST_SHARE`` of the channel's at least.
+    """Mean and standard deviation of each slice, the latter at least ``_LEAST_SHARE`` of the channel's.
 
-    A slice without foreground is measured whole; one that the image does not cover takes the channel's own.
+    A slice without foreground is measured as a whole; one that the image does not cover gets the channel's values.
     """
     table = slice_moments(over)
     without = table[:, 0] == 0

@@ -79,15 +79,15 @@ def test_a_roi_beside_other_markups_is_found(tmp_path):
 @pytest.mark.parametrize(
     ("markups", "why"),
     [
-        ([], "holds 0 ROIs"),
-        ([{"type": "Fiducial"}], "holds 0 ROIs"),
-        ([markup(), markup()], "holds 2 ROIs"),
-        ([markup(insideOut=True)], "inside out"),
+        ([], "contains 0 ROIs"),
+        ([{"type": "Fiducial"}], "contains 0 ROIs"),
+        ([markup(), markup()], "contains 2 ROIs"),
+        ([markup(insideOut=True)], "Inside out"),
         ([markup(coordinateSystem="IJK")], "unknown coordinate system"),
         ([markup(center=None)], "center"),
         ([markup(size=[1, 2])], "size"),
-        ([markup(size=[0, 2, 3])], "no extent"),
-        ([markup(orientation=[1, 2, 3])], "lacks"),
+        ([markup(size=[0, 2, 3])], "its size is 0"),
+        ([markup(orientation=[1, 2, 3])], "has no ROI center"),
         ([markup(orientation=[1, 1, 0, 0, 1, 0, 0, 0, 1])], "right angles"),
     ],
 )

@@ -1,0 +1,218 @@
+"""Runs campaigns of damaged and odd inputs against the commands, and reports what they do wrong.
+
+    python Testing/Robustness/robustness.py                             # all campaigns, in full
+    python Testing/Robustness/robustness.py images --seconds 60         # one, for a minute
+    python Testing/Robustness/robustness.py images --seed 7 --only 3    # one trial again
+
+Every trial runs a command on inputs that were made from the seed. Whatever the inputs are, the command must end with
+status 0 or 2 (or what the trial allows), without a signal, with a sentence for everything that it refuses, and leave
+nothing behind but its results. The seed is printed, so that every trial can be repeated.
+
+To add a campaign, add a file ``campaign_<name>.py`` to this folder with a function that makes one trial::
+
+    @campaign("models", full=500)
+    def models(random: random.Random, folder: Path) -> Trial:
+        path = damaged_package(random, folder)
+        return Trial(("conresnet", "models", "verify", path))
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PATHS = [ROOT / "ConResSegmentation", ROOT / "ConResTraining", ROOT / "Testing" / "Python", HERE]
+#: Words of an error that the code did not foresee.
+UNFORESEEN = ("Traceback (most recent call last)", "internal error", "fault of its own", "fault of ConResNet's own")
+
+
+@dataclass
+class Answer:
+    """What a command did. ``status`` is negative for a signal and None if the command had to be stopped."""
+
+    status: int | None
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def lines(self) -> list[str]:
+        """The sentences on stderr."""
+        return [line for line in self.err.replace("\r", "\n").splitlines() if line.strip()]
+
+
+@dataclass
+class Trial:
+    """One run of a command.
+
+    Args:
+        command: the module and its arguments: ("conresnet", "segment", ...).
+        parts: how many inputs it tries at once; they count toward the campaign's number.
+        allowed: exit statuses.
+        check: further problems, from the answer; each is a sentence.
+        kill_after: seconds after which the command is killed, as when a computer loses power; None lets it end. A
+            killed command may leave temporary files, so ``check`` has to say what must not be there.
+        seconds: after which it counts as hanging.
+    """
+
+    command: Sequence[object]
+    parts: int = 1
+    allowed: Collection[int] = (0, 2)
+    check: Callable[[Answer], list[str]] = lambda answer: []
+    kill_after: float | None = None
+    seconds: float = 300.0
+
+
+@dataclass
+class Campaign:
+    """Trials of one kind: ``make(random, folder)`` makes one, ``full`` is the number of inputs in a full run."""
+
+    name: str
+    full: int
+    make: Callable[[random.Random, Path], Trial]
+
+
+CAMPAIGNS: dict[str, Campaign] = {}
+
+
+def campaign(name: str, full: int) -> Callable:
+    """Register the function below as a campaign of ``full`` inputs."""
+
+    def register(make: Callable[[random.Random, Path], Trial]) -> Callable:
+        # This file is __main__ when it is run, and a module when a campaign imports it.
+        sys.modules.setdefault("robustness", sys.modules[__name__])
+        CAMPAIGNS[name] = Campaign(name, full, make)
+        return make
+
+    return register
+
+
+@dataclass
+class Tally:
+    """What a campaign has seen."""
+
+    inputs: int = 0
+    problems: list[str] = field(default_factory=list)
+    statuses: dict[int | None, int] = field(default_factory=dict)
+
+
+def run(trial: Trial, folder: Path) -> Answer:
+    """Run a trial's command in a folder, with a folder for temporary files of its own."""
+    temporary = folder / "tmp"
+    temporary.mkdir(exist_ok=True)
+    environment = os.environ | {
+        **{"PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
+        **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary)),
+        "CONRESNET_MODELS": str(folder / "models"),
+    }
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", *map(str, trial.command)],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    try:
+        out, err = process.communicate(timeout=trial.kill_after or trial.seconds)
+        status = process.returncode
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        status = -signal.SIGKILL if trial.kill_after else None
+    return Answer(status, out, err, time.monotonic() - begun)
+
+
+def problems_of(trial: Trial, answer: Answer, folder: Path) -> list[str]:
+    """What is wrong with an answer, a sentence each."""
+    found = []
+    was_killed = trial.kill_after is not None and answer.status == -9
+    if answer.status is None:
+        found.append(f"still running after {trial.seconds:.0f} s")
+    elif answer.status not in trial.allowed and not was_killed:
+        how = f"signal {-answer.status}" if answer.status < 0 else f"exit status {answer.status}"
+        found.append(f"{how}: {answer.lines[-1][:200] if answer.lines else 'nothing said'}")
+    if answer.status == 2 and not answer.lines:
+        found.append("exit status 2 without a sentence")
+    found += [line[:300] for line in answer.lines if any(words in line for words in UNFORESEEN)]
+    if not was_killed and answer.status is not None:
+        left = [path.relative_to(folder) for path in (folder / "tmp").rglob("*")]
+        hidden = (path for path in folder.rglob(".*") if path.name.startswith((".conresnet", ".part")))
+        left += [path.relative_to(folder) for path in hidden]
+        found += [f"left behind: {path}" for path in left[:5]]
+    return found + trial.check(answer)
+
+
+def run_campaign(
+    one: Campaign, seed: int, count: int, seconds: float, only: int | None = None, keep: Path | None = None
+) -> Tally:
+    """Run trials until so many inputs were tried, or so many seconds have passed."""
+    tally, number, end = Tally(), 0, time.monotonic() + seconds
+    while tally.inputs < count and (time.monotonic() < end or not number):
+        number += 1
+        if only is not None:
+            number = only
+        with tempfile.TemporaryDirectory(prefix="robustness-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            trial = one.make(random.Random(f"{seed}-{one.name}-{number}"), folder)
+            answer = run(trial, folder)
+            problems = problems_of(trial, answer, folder)
+            tally.inputs += trial.parts
+            tally.statuses[answer.status] = tally.statuses.get(answer.status, 0) + 1
+            for problem in problems:
+                print(f"  {one.name} {number}: {problem}", flush=True)
+            tally.problems += problems
+            if keep and (problems or only is not None):
+                shutil.copytree(folder, keep / f"{one.name}-{number}", dirs_exist_ok=True)
+                (keep / f"{one.name}-{number}" / "stderr.txt").write_text(answer.err, encoding="utf-8")
+        if only is not None:
+            break
+    return tally
+
+
+def main() -> int:
+    """The command; its exit status is 1 if anything went wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="CAMPAIGN", help="default: all")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop each campaign after this time")
+    parser.add_argument("--count", type=int, help="inputs per campaign  [default: those of a full run]")
+    parser.add_argument("--seed", type=int, help="default: a new one, which is printed")
+    parser.add_argument("--only", type=int, metavar="N", help="run the N-th trial alone")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the inputs of trials that went wrong here")
+    options = parser.parse_args()
+    sys.path[:0] = map(str, PATHS)
+    for path in sorted(HERE.glob("campaign_*.py")):
+        importlib.import_module(path.stem)
+    unknown = set(options.names) - set(CAMPAIGNS)
+    if unknown:
+        parser.error(f"unknown campaign {', '.join(sorted(unknown))}; choose from {', '.join(CAMPAIGNS)}")
+    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    went_wrong = False
+    for name in options.names or CAMPAIGNS:
+        one = CAMPAIGNS[name]
+        tally = run_campaign(one, seed, options.count or one.full, options.seconds, options.only, options.keep)
+        statuses = ", ".join(f"{count} x status {status}" for status, count in sorted(tally.statuses.items(), key=str))
+        print(f"{name}: {tally.inputs} inputs, {statuses}; {len(tally.problems)} problems", flush=True)
+        went_wrong |= bool(tally.problems)
+    return int(went_wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
