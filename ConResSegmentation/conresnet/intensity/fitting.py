@@ -139,8 +139,8 @@ def sparse_tail(values: ChannelValues, min_count: int) -> float | None:
     return float(full[-1]) if full.size else None
 
 
-# A slice's deviation is at least this share of the channel's, so that an almost empty slice, such as one with two specks
-# of noise above the head, is not amplified.
+# A slice's deviation is at least this share of the channel's, so that an almost empty slice, such as one with two
+# specks of noise above the head, is not amplified.
 _LEAST_SHARE = 0.05
 
 
