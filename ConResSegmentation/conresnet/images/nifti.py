@@ -56,7 +56,7 @@ def read_nifti(path: Path) -> ImageFile:
     try:
         with _opened(path) as file:
             header = _header(file, path)
-            grid, warnings = _placed(header, path)
+            grid, warnings = nifti_grid(header, str(path))
             array, more = _voxels(file, header, path)
             rest = _MOST_REST
             while isinstance(file, gzip.GzipFile) and rest > 0 and (block := file.read(2**20)):
@@ -70,7 +70,7 @@ def read_nifti_grid(path: Path) -> Grid:
     """The grid of a NIfTI file, from its header alone. Raises as `read_nifti` does."""
     try:
         with _opened(path) as file:
-            return _placed(_header(file, path), path)[0]
+            return nifti_grid(_header(file, path), str(path))[0]
     except (OSError, EOFError, zlib.error) as error:
         raise UserError("image-damaged", path=str(path)) from error
 
@@ -115,12 +115,9 @@ def _shape(header: nibabel.Nifti1Header) -> tuple[int, ...]:
 
 
 def _voxels(file: BinaryIO, header: nibabel.Nifti1Header, path: Path) -> tuple[np.ndarray, list[str]]:
-    """((c, k, j, i), warnings), in the stored type; scaled as the header says, then in float32 if that is exact."""
+    """(c, k, j, i), scaled as the header says, and warnings."""
     shape, dtype = _shape(header), _type(header, path)
     slope, intercept, warnings = _scaling(header, path)
-    scaled = None
-    if (slope, intercept) != (1, 0):
-        scaled = np.float32 if np.can_cast(dtype, np.float32, "safe") else np.float64
     offset = header["vox_offset"]
     if not np.isfinite(offset):
         raise _wrong(path, "vox_offset", offset)
@@ -129,17 +126,31 @@ def _voxels(file: BinaryIO, header: nibabel.Nifti1Header, path: Path) -> tuple[n
     count = int(np.prod(shape, dtype=object))
     is_compressed = isinstance(file, gzip.GzipFile)
     check_size(path, shape, offset + count * dtype.itemsize, path.stat().st_size, is_compressed)
-    check_memory(path, shape, count * (dtype.itemsize + (np.dtype(scaled).itemsize if scaled else 0)))
+    # Scaled values are a second array.
+    each = dtype.itemsize if (slope, intercept) == (1, 0) else 2 * max(4, dtype.itemsize)
+    check_memory(path, shape, count * each)
     array = np.empty(shape[::-1], dtype)
     file.seek(offset)
     if not _filled(array, file):
         raise truncated(path, shape)
-    if scaled:
-        array = array.astype(scaled)
-        array *= scaled(slope)
-        array += scaled(intercept)
+    return _components(array, slope, intercept), warnings
+
+
+def stored_voxels(image: nibabel.Nifti1Image) -> np.ndarray:
+    """(c, k, j, i) of an image that nibabel has opened, as `read_nifti` reads them from its file."""
+    proxy = image.dataobj
+    return _components(np.asanyarray(proxy.get_unscaled()).T, proxy.slope, proxy.inter)
+
+
+def _components(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """(c, k, j, i) in the stored type; if scaled, in float32, or in float64 if float32 cannot represent the values."""
+    if (slope, intercept) != (1, 0):
+        kind = np.float32 if np.can_cast(array.dtype, np.float32, "safe") else np.float64
+        array = array.astype(kind)
+        array *= kind(slope)
+        array += kind(intercept)
     array = array.reshape(-1, *array.shape[-3:])
-    return (array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))), warnings
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _filled(array: np.ndarray, file: BinaryIO) -> bool:
@@ -176,15 +187,22 @@ def _scaling(header: nibabel.Nifti1Header, path: Path) -> tuple[float, float, li
     return slope, intercept, []
 
 
-def _placed(header: nibabel.Nifti1Header, path: Path) -> tuple[Grid, list[str]]:
-    """Where the voxels are, and warnings where the header does not say so, or says two things.
+def nifti_grid(header: nibabel.Nifti1Header, name: str) -> tuple[Grid, list[str]]:
+    """The grid that a header describes, and warnings if it describes none, or two.
 
     ITK takes the directions and the origin of the sform or qform, and the size of voxels from pixdim.
+
+    Args:
+        header: of three dimensions or more.
+        name: what messages call the image.
+
+    Raises:
+        UserError: "absurd-spacing".
     """
     # Both libraries silently take 1 mm for a size of 0 and drop a minus sign: look at what the file says.
     pixdim = np.array(header["pixdim"][1:4], np.float64)
     if not (np.isfinite(pixdim).all() and (pixdim > 0).all()):
-        raise absurd_spacing(str(path), pixdim)
+        raise absurd_spacing(name, pixdim)
     unit = _MM.get(int(header["xyzt_units"]) & 7, 1.0)
     shape = _shape(header)[2::-1]
     codes = int(header["qform_code"]), int(header["sform_code"])
@@ -195,7 +213,7 @@ def _placed(header: nibabel.Nifti1Header, path: Path) -> tuple[Grid, list[str]]:
     if max(codes) <= 0:
         chosen = np.diag([-1.0, -1.0, 1.0, 1.0])
         chosen[:3, :3] *= pixdim
-        warnings.append(sentence("warn-no-orientation", {"path": path}))
+        warnings.append(sentence("warn-no-orientation", {"path": name}))
     elif _takes_sform(codes, qform, sform):
         chosen = _with_spacing(sform, pixdim)
     elif codes[0] > 0:
@@ -207,12 +225,12 @@ def _placed(header: nibabel.Nifti1Header, path: Path) -> tuple[Grid, list[str]]:
     scale = np.diag([unit, unit, unit, 1.0])
     chosen = scale @ chosen
     if not np.isfinite(chosen).all():
-        raise absurd_spacing(str(path), np.linalg.norm(chosen[:3, :3], axis=0))
+        raise absurd_spacing(name, np.linalg.norm(chosen[:3, :3], axis=0))
     grid = Grid(shape, chosen, fields)
     distance = max((_distance(grid, scale @ matrix) for matrix in stated), default=0.0)
     if distance > 0.5 * grid.spacing.min():
         taken = "sform" if codes[0] <= 0 or _takes_sform(codes, qform, sform) else "qform"
-        values = {"path": path, "distance": distance, "taken": taken}
+        values = {"path": name, "distance": distance, "taken": taken}
         warnings.append(sentence("warn-transforms-differ", values))
     return grid, warnings
 
