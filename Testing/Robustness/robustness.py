@@ -92,8 +92,6 @@ def campaign(name: str, full: int) -> Callable:
     """Register the function below as a campaign of ``full`` inputs."""
 
     def register(make: Callable[[random.Random, Path], Trial]) -> Callable:
-        # This file is __main__ when it is run, and a module when a campaign imports it.
-        sys.modules.setdefault("robustness", sys.modules[__name__])
         CAMPAIGNS[name] = Campaign(name, full, make)
         return make
 
@@ -197,6 +195,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the inputs of trials that went wrong here")
     options = parser.parse_args()
     sys.path[:0] = map(str, PATHS)
+    # This file is __main__ now; campaigns import it by its name.
+    sys.modules["robustness"] = sys.modules[__name__]
     for path in sorted(HERE.glob("campaign_*.py")):
         importlib.import_module(path.stem)
     unknown = set(options.names) - set(CAMPAIGNS)

@@ -7,55 +7,34 @@ and all slices get the same checks. The functions run in the reader process, see
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
 from conresnet.images.checks import check_memory, truncated
+from conresnet.images.dicom_headers import (
+    Slice,
+    read_header,
+    series_name,
+    series_uid,
+    slices_of,
+    subfolder_with_dicom,
+)
 from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile
 from conresnet.images.itk import check_kind, quiet_itk
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-#: Of what a DICOMDIR and the objects made from a scan are; none is a slice of it.
-_DIRECTORY = "1.2.840.10008.1.3.10"
-_MADE_FROM_SCANS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7", "1.2.840.10008.5.1.4.1.1.481.2")
+#: Objects that are made from a scan and are not it: segmentations, surfaces, doses.
+_MADE_FROM_SCANS = [f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("66.4", "66.5", "66.7", "481.2")]
 #: The share of the slice distance by which a slice may be off its regular place; headers round to a tenth of a mm.
 _UNEVEN = 0.1
-_UNDEFINED_LENGTH = 0xFFFFFFFF
 _SIBLINGS = 200
-_DEEPEST, _MOST_FOLDERS = 3, 300
-
-
-@dataclass(frozen=True, eq=False)
-class _Slice:
-    """What a header says of one frame: LPS mm, and unit vectors along a row and a column.
-
-    Args:
-        frame: index in its file, which has ``frames`` of them.
-        size: columns, rows.
-        spacing: mm from column to column and from row to row.
-        thickness: mm, None if unknown.
-        scale: rescale slope and intercept, as the header writes them.
-    """
-
-    file: Path
-    frame: int
-    frames: int
-    position: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
-    size: tuple[int, int]
-    spacing: tuple[float, float]
-    thickness: float | None
-    scale: tuple[str, str]
 
 
 def read_series(folder: Path) -> ImageFile:
@@ -70,7 +49,7 @@ def read_series(folder: Path) -> ImageFile:
     """
     found: dict[str, list[tuple[Path, Dataset]]] = {}
     for file in sorted(folder.iterdir()):
-        if file.is_file() and (header := _header(file)) is not None:
+        if file.is_file() and (header := read_header(file)) is not None:
             found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
     scans = {
         uid: files
@@ -78,15 +57,15 @@ def read_series(folder: Path) -> ImageFile:
         if any(header.get("SOPClassUID") not in _MADE_FROM_SCANS for _file, header in files)
     }
     if len(scans) > 1:
-        listed = "; ".join(f"{_description(*files[0])}, {len(files)} files" for files in scans.values())
+        listed = "; ".join(f"{series_name(*files[0])}, {len(files)} files" for files in scans.values())
         raise UserError("dicom-several", path=str(folder), count=len(scans), series=listed)
     if not scans:
-        inner = _subfolder_with_dicom(folder)
+        inner = subfolder_with_dicom(folder)
         if inner is not None:
             raise UserError("dicom-in-subfolder", path=str(folder), subfolder=str(inner.relative_to(folder)))
         raise UserError("dicom-none", path=str(folder))
     (files,) = scans.values()
-    return _read(folder, [piece for file, header in files for piece in _slices(file, header)])
+    return _read(folder, [piece for file, header in files for piece in slices_of(file, header)])
 
 
 def read_slice_file(path: Path) -> ImageFile:
@@ -95,255 +74,19 @@ def read_slice_file(path: Path) -> ImageFile:
     Raises:
         UserError: "dicom-one-slice" if further slices are next to it; otherwise as `read_series`.
     """
-    header = _header(path)
+    header = read_header(path)
     if header is None:
         raise UserError("not-an-image", path=str(path))
-    slices = list(_slices(path, header))
+    slices = list(slices_of(path, header))
     if len(slices) == 1:
         uid = header.get("SeriesInstanceUID")
         for sibling in sorted(path.absolute().parent.iterdir())[:_SIBLINGS]:
-            if sibling.name != path.name and uid and _series_uid(sibling) == uid:
+            if sibling.name != path.name and uid and series_uid(sibling) == uid:
                 raise UserError("dicom-one-slice", path=str(path), folder=str(path.absolute().parent))
     return _read(path, slices)
 
 
-def _header(file: Path) -> Dataset | None:
-    """A DICOM image's header, checked against its file; None for anything else, such as a report or a text.
-
-    Raises:
-        UserError: "cannot-read", "image-damaged" or "image-truncated".
-    """
-    pydicom = _pydicom(file)
-    try:
-        with file.open("rb") as opened:
-            beginning = opened.read(132)
-            is_dicom = beginning[128:132] == b"DICM"
-            # Old files have no preamble and begin with their first group of elements.
-            if not is_dicom and beginning[:2] not in (b"\x08\0", b"\x02\0"):
-                return None
-            opened.seek(0)
-            header = _parsed(pydicom, opened, file, is_dicom)
-            if header is None:
-                return None
-            kind = str(header.get("SOPClassUID", "") or header.file_meta.get("MediaStorageSOPClassUID", ""))
-            element = opened.read(12)
-            tag = int.from_bytes(element[:2], "little"), int.from_bytes(element[2:4], "little")
-            if {tag, tag[::-1]} & {(0x7FE0, 0x0010), (0x7FE0, 0x1000)} or _is_big_pixels(element):
-                _check_pixels(file, header, opened, element)
-                return header
-    except OSError as error:
-        raise UserError("cannot-read", path=str(file), reason=error.strerror or str(error)) from error
-    # An image without pixels was cut off. Any other object never had them.
-    if kind != _DIRECTORY and "Image Storage" in (pydicom.uid.UID(kind).name if kind else "Image Storage"):
-        raise UserError("image-damaged", path=str(file))
-    return None
-
-
-def _pydicom(file: Path) -> Any:
-    try:
-        import pydicom
-    except ImportError as error:
-        raise UserError("reader-needs-package", path=str(file), package="pydicom") from error
-    return pydicom
-
-
-def _parsed(pydicom: Any, opened: BinaryIO, file: Path, is_dicom: bool) -> Dataset | None:
-    """All elements before the pixels, where the file then stands; None for what only resembles DICOM."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = pydicom.dcmread(opened, stop_before_pixels=True, force=not is_dicom)
-            if not is_dicom and "SOPClassUID" not in header:
-                return None
-            # Values are parsed when they are first asked for, so ask here, where a damaged one is noticed.
-            for name in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames"):
-                if header.get(name) is not None:
-                    int(header[name].value)
-            list(header)
-        return header
-    except OSError:
-        raise
-    except Exception as error:  # pydicom raises what its parts raise: struct.error, KeyError, RecursionError, ...
-        if is_dicom:
-            raise UserError("image-damaged", path=str(file)) from error
-        return None
-
-
-def _is_big_pixels(element: bytes) -> bool:
-    return element[:4] == b"\x7f\xe0\x00\x10"
-
-
-def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes) -> None:
-    """Compare the size that a header describes with the pixels that its file holds.
-
-    Args:
-        opened: behind the first 12 bytes of the element of pixels, which are ``element``.
-    """
-    syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
-    try:
-        rows, columns, samples = int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel", 1))
-        frames = _frame_count(header)
-        claimed = rows * columns * samples * frames * int(header.BitsAllocated) // 8
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError("image-damaged", path=str(file)) from error
-    if min(rows, columns, frames) < 1:
-        raise UserError("image-damaged", path=str(file))
-    if samples in (3, 4) or str(header.get("PhotometricInterpretation", "")).strip() == "PALETTE COLOR":
-        raise UserError("image-color", path=str(file))
-    shape = (columns, rows, frames)
-    order = "big" if _is_big_pixels(element) else "little"
-    if element[4:6].isalpha():
-        length = int.from_bytes(element[8:12], order)
-    else:
-        length = int.from_bytes(element[4:8], order)
-        opened.seek(-4, 1)
-    begin = opened.tell()
-    held = file.stat().st_size - begin
-    if length == _UNDEFINED_LENGTH:
-        # Compressed; one fragment per frame at least, behind the table of their places.
-        if _fragments(opened, begin + held) - 1 < frames:
-            raise truncated(file, shape)
-    elif not (syntax and syntax.is_deflated) and (length < claimed or held < claimed):
-        raise truncated(file, shape)
-    check_memory(file, shape, claimed)
-
-
-def _fragments(opened: BinaryIO, end: int) -> int:
-    """How many whole items a sequence of fragments has."""
-    count = 0
-    while True:
-        item = opened.read(8)
-        if len(item) < 8 or item[:4] != b"\xfe\xff\x00\xe0":
-            return count
-        length = int.from_bytes(item[4:], "little")
-        if opened.tell() + length > end:
-            return count
-        opened.seek(length, 1)
-        count += 1
-
-
-def _frame_count(header: Dataset) -> int:
-    value = header.get("NumberOfFrames")
-    return 1 if value in (None, "") else int(value)
-
-
-def _series_uid(file: Path) -> str | None:
-    pydicom = _pydicom(file)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return pydicom.dcmread(file, specific_tags=["SeriesInstanceUID"]).get("SeriesInstanceUID")
-    except Exception:  # whatever is wrong with it, it is not the same series
-        return None
-
-
-def _description(file: Path, header: Dataset) -> str:
-    parts = (str(header.get(name, "")).strip() for name in ("SeriesNumber", "SeriesDescription"))
-    return " ".join(part for part in parts if part and part != "None") or file.name
-
-
-def _subfolder_with_dicom(folder: Path) -> Path | None:
-    """The first subfolder, not many levels down, in which a file begins like DICOM."""
-    level, looked = [folder], 0
-    for _ in range(_DEEPEST):
-        inner = []
-        for parent in level:
-            try:
-                inner += sorted(entry for entry in parent.iterdir() if entry.is_dir())
-            except OSError:
-                continue
-        for candidate in inner[: _MOST_FOLDERS - looked]:
-            if any(_begins_like_dicom(file) for file in _some_files(candidate)):
-                return candidate
-        looked += len(inner)
-        level = inner
-        if looked >= _MOST_FOLDERS:
-            break
-    return None
-
-
-def _some_files(folder: Path) -> Iterator[Path]:
-    try:
-        entries = sorted(folder.iterdir())[:20]
-    except OSError:
-        return
-    for entry in entries:
-        if entry.is_file():
-            yield entry
-
-
-def _begins_like_dicom(file: Path) -> bool:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def _slices(file: Path, header: Dataset) -> Iterator[_Slice]:
-    """Every frame of a file. Raises UserError("dicom-no-position" or "dicom-no-spacing")."""
-    frames = _frame_count(header)
-    for frame in range(frames):
-        places = _groups(header, frame)
-        position = _numbers(places, "PlanePositionSequence", "ImagePositionPatient", 3)
-        orientation = _numbers(places, "PlaneOrientationSequence", "ImageOrientationPatient", 6)
-        if position is None or orientation is None:
-            raise UserError("dicom-no-position", path=str(file))
-        row, column = orientation[:3], orientation[3:]
-        lengths = [abs(np.linalg.norm(row) - 1), abs(np.linalg.norm(column) - 1), abs(row @ column)]
-        if not np.isfinite([*position, *lengths]).all() or max(lengths) > 0.01:
-            raise UserError("dicom-no-position", path=str(file))
-        # ImagerPixelSpacing is that of the detector, not of the patient, so it does not help out.
-        spacing = _numbers(places, "PixelMeasuresSequence", "PixelSpacing", 2)
-        if spacing is None or not (np.isfinite(spacing).all() and (spacing > 0).all()):
-            raise UserError("dicom-no-spacing", path=str(file))
-        thickness = _numbers(places, "PixelMeasuresSequence", "SpacingBetweenSlices", 1)
-        if thickness is None:
-            thickness = _numbers(places, "PixelMeasuresSequence", "SliceThickness", 1)
-        yield _Slice(
-            file,
-            frame,
-            frames,
-            position,
-            row,
-            column,
-            (int(header.Columns), int(header.Rows)),
-            (float(spacing[1]), float(spacing[0])),
-            None if thickness is None else abs(float(thickness[0])),
-            tuple(str(_value(places, "PixelValueTransformationSequence", f"Rescale{name}")) for name in _SCALE),
-        )
-
-
-_SCALE = ("Slope", "Intercept")
-
-
-def _groups(header: Dataset, frame: int) -> list[Dataset]:
-    """Where to look for what is said of a frame: its own groups, those of all frames, and a single frame's header."""
-    own = header.get("PerFrameFunctionalGroupsSequence")
-    shared = header.get("SharedFunctionalGroupsSequence")
-    places = [own[frame]] if own is not None and frame < len(own) else []
-    places += [shared[0]] if shared else []
-    return places if _frame_count(header) > 1 else [*places, header]
-
-
-def _value(places: Sequence[Dataset], sequence: str, name: str) -> Any:
-    for place in places:
-        items = place.get(sequence)
-        for item in (items[0] if items else None, place):
-            if item is not None and item.get(name) not in (None, ""):
-                return item.get(name)
-    return None
-
-
-def _numbers(places: Sequence[Dataset], sequence: str, name: str, count: int) -> np.ndarray | None:
-    try:
-        values = np.array(_value(places, sequence, name), dtype=np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        return None
-    return values if values.shape == (count,) and np.isfinite(values).all() else None
-
-
-def _read(path: Path, slices: list[_Slice]) -> ImageFile:
+def _read(path: Path, slices: list[Slice]) -> ImageFile:
     """The volume of a series' slices, checked and in order.
 
     Args:
@@ -364,7 +107,7 @@ def _read(path: Path, slices: list[_Slice]) -> ImageFile:
     return ImageFile(_narrowed(array)[None], grid)
 
 
-def _files(slices: Sequence[_Slice]) -> np.ndarray:
+def _files(slices: Sequence[Slice]) -> np.ndarray:
     """[k, j, i] of slices that are a file each."""
     names = [str(piece.file) for piece in slices]
     kinds = [_kind(piece.file) for piece in (slices if len({piece.scale for piece in slices}) > 1 else slices[:1])]
@@ -378,7 +121,7 @@ def _files(slices: Sequence[_Slice]) -> np.ndarray:
     return sitk.GetArrayFromImage(reader.Execute())
 
 
-def _frames(slices: Sequence[_Slice]) -> np.ndarray:
+def _frames(slices: Sequence[Slice]) -> np.ndarray:
     """[k, j, i] of slices some of which are frames of one file."""
     files = {}
     for piece in slices:
@@ -416,7 +159,7 @@ def _narrowed(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _in_order(path: Path, slices: list[_Slice]) -> list[_Slice]:
+def _in_order(path: Path, slices: list[Slice]) -> list[Slice]:
     """Sorted along the normal of the slices, which must be parallel and of one size."""
     first = slices[0]
     for piece in slices[1:]:
@@ -427,7 +170,7 @@ def _in_order(path: Path, slices: list[_Slice]) -> list[_Slice]:
     return sorted(slices, key=lambda piece: float(piece.position @ normal))
 
 
-def _regular_grid(path: Path, slices: list[_Slice]) -> Grid:
+def _regular_grid(path: Path, slices: list[Slice]) -> Grid:
     """The grid on which the slices are. Raises UserError if they are not on one."""
     first = slices[0]
     normal = np.cross(first.row, first.column)
@@ -445,7 +188,7 @@ def _regular_grid(path: Path, slices: list[_Slice]) -> Grid:
     return Grid((len(slices), *reversed(first.size)), affine)
 
 
-def _slice_distance(path: Path, slices: Sequence[_Slice], normal: np.ndarray) -> float:
+def _slice_distance(path: Path, slices: Sequence[Slice], normal: np.ndarray) -> float:
     """mm from slice to slice, of slices in order."""
     travels = np.array([piece.position - slices[0].position for piece in slices])
     heights = travels @ normal

@@ -158,7 +158,10 @@ def _filled(array: np.ndarray, file: BinaryIO) -> bool:
     memory, place = memoryview(array.reshape(-1).view(np.uint8)), 0
     while place < len(memory):
         # In steps, since a compressed file is read into a buffer of the wanted size first.
-        got = file.readinto(memory[place : place + 2**24])
+        try:
+            got = file.readinto(memory[place : place + 2**24])
+        except EOFError:  # of a compressed file
+            return False
         if not got:
             return False
         place += got

@@ -109,7 +109,7 @@ def test_channels_in_any_order_where_their_files_are_named_after_them(capsys, tm
     found = [read_volume(tmp_path / name / "segmentation.nii.gz").array for name in "ab"]
     assert np.array_equal(*found) and found[0].any()
     sentence = refused(capsys, tmp_path, files["T2"], files["first"], *arguments, tmp_path / "c")
-    assert "pat_T2.nii was given as T1, but its name speaks for T2" in sentence
+    assert "pat_T2.nii was given as T1, but its name suggests T2" in sentence
 
 
 def test_existing_results_are_kept_unless_told_otherwise(capsys, tmp_path, model, image):
@@ -206,7 +206,7 @@ def test_bad_calls_end_with_one_sentence(capsys, tmp_path, pair_model, image, wo
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"), [(0.2, 0.8, "holds no voxel of"), (-900, -800, "lies outside"), (3, 8, "is empty inside")]
+    ("low", "high", "words"), [(0.2, 0.8, "contains no voxel of"), (-900, -800, "is outside"), (3, 8, "is empty inside")]
 )
 def test_a_useless_roi_is_a_sentence_that_names_the_file(capsys, tmp_path, model, low, high, words):
     volume = random_volume(grid((20, 20, 20)))

@@ -211,14 +211,14 @@ def test_truncated_file(check, tmp_path, part):
     path = folder / part / "case_1.nii.gz"
     path.write_bytes(path.read_bytes()[:-40])
     checked = check(folder)
-    assert checked.status == 2 and checked.codes == {"case_1": [("error", "not-an-image")]}
-    assert "case_1.nii.gz is damaged or is not an image" in checked.line("case_1")
+    assert checked.status == 2 and checked.codes == {"case_1": [("error", "image-truncated")]}
+    assert "case_1.nii.gz is cut off" in checked.line("case_1")
 
 
 def test_file_that_is_no_image(check, tmp_path):
     folder = nnunet(tmp_path / "set", ending=".nrrd")
     (folder / "imagesTr" / "case_1_0000.nrrd").write_text("<html>404</html>", encoding="utf-8")
-    assert check(folder).codes == {"case_1": [("error", "not-an-image")]}
+    assert check(folder).codes == {"case_1": [("error", "image-web-page")]}
 
 
 def test_duplicates_are_named(check, tmp_path):
