@@ -7,6 +7,7 @@ import gzip
 import random
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from robustness import Answer, Trial, campaign
 from engine.model_cases import description, write_model
 from engine.test_dicom_frames import new_object, write_frames
 from engine.test_dicom_series import write_series
+
+# pydicom remarks on every value that does not belong where it is put here.
+warnings.filterwarnings("ignore", module="pydicom")
 
 AT_ONCE = 50
 FOLDERS_AT_ONCE = 20

@@ -77,7 +77,7 @@ def read_slice_file(path: Path) -> ImageFile:
     header = read_header(path)
     if header is None:
         raise UserError("not-an-image", path=str(path))
-    slices = list(slices_of(path, header))
+    slices = slices_of(path, header)
     if len(slices) == 1:
         uid = header.get("SeriesInstanceUID")
         for sibling in sorted(path.absolute().parent.iterdir())[:_SIBLINGS]:

@@ -219,8 +219,21 @@ def _begins_like_dicom(file: Path) -> bool:
         return False
 
 
-def slices_of(file: Path, header: Dataset) -> Iterator[Slice]:
-    """Every frame of a file. Raises UserError("dicom-no-position" or "dicom-no-spacing")."""
+def slices_of(file: Path, header: Dataset) -> list[Slice]:
+    """Every frame of a file.
+
+    Raises:
+        UserError: "dicom-no-position", "dicom-no-spacing", or "image-damaged".
+    """
+    try:
+        return list(_slices(file, header))
+    except UserError:
+        raise
+    except Exception as error:  # pydicom parses what is inside sequences only now, and raises what its parts raise
+        raise UserError("image-damaged", path=str(file)) from error
+
+
+def _slices(file: Path, header: Dataset) -> Iterator[Slice]:
     frames = _frame_count(header)
     for frame in range(frames):
         places = _groups(header, frame)

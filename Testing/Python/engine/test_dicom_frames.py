@@ -144,6 +144,12 @@ def test_frames_of_one_scale_are_scaled(tmp_path):
     assert np.array_equal(read_volume(path).array, FRAMES * np.float32(0.5))
 
 
+def test_a_damaged_value_inside_a_sequence_is_refused(tmp_path):
+    path = write_frames(tmp_path / "a.dcm")
+    path.write_bytes(path.read_bytes().replace(b"\x20\x00\x32\x00DS", b"\x20\x00\x32\x00DW", 1))
+    assert "a.dcm" in refused(path, "image-damaged")
+
+
 def test_a_file_that_says_more_frames_than_it_holds_is_refused(tmp_path):
     path = write_frames(tmp_path / "a.dcm")
     path.write_bytes(path.read_bytes().replace(b"\x28\x00\x08\x00IS\x02\x006 ", b"\x28\x00\x08\x00IS\x02\x0080"))
