@@ -1,14 +1,13 @@
 """Auto-context: a network that is asked again, knowing what it said (Chen et al., 2016, section 2.3)."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from conresnet.networks import build_network, register_network
 from conresnet.networks.blocks import TRAINING_OUTPUTS, segment_count, segment_probabilities
-
-Build = Callable[[str, dict[str, Any]], nn.Module]
 
 CONTEXTS = ("probability", "residual")
 """What a round may take of the one before."""
@@ -17,6 +16,26 @@ CONTEXTS = ("probability", "residual")
 _MOST_ROUNDS = 16
 
 
+@register_network(
+    "auto_context",
+    wraps="network",
+    plans={
+        "conresnet-refined": {
+            "title": "ConResNet, refined",
+            "sentence": "ConResNet twice: the second takes the first's residuals as a prior. Twice the steps, and no "
+            "better where it was measured.",
+            "arguments": {
+                "network": {"type": "conresnet", "arguments": {"norm": "group"}},
+                "context": ["residual"],
+            },
+        },
+        "voxresnet-auto-context": {
+            "title": "VoxResNet with auto-context",
+            "sentence": "VoxResNet twice: the second also takes the first's probabilities. Trains for twice the steps.",
+            "arguments": {"network": {"type": "voxresnet", "arguments": {}}, "context": ["probability"]},
+        },
+    },
+)
 class AutoContext(nn.Module):
     """Rounds of one kind of network; each but the first takes what the one before found beside the image.
 
@@ -29,10 +48,9 @@ class AutoContext(nn.Module):
     at, by the earlier rounds as they are in use (evaluation, no gradient), so that training and inference see the same.
 
     Args:
-        build: makes a network of its type and arguments, as ``conresnet.networks.build_network`` does.
         input_channels: images a case has, their preprocessed copies among them.
         outputs: segmentation channels: one a region (sigmoid), or background and labels (softmax).
-        network: {"type": a key of ``NETWORKS``, "arguments": its arguments but for the input channels and outputs}.
+        network: {"type": the name of a network, "arguments": its arguments but for the input channels and outputs}.
         rounds: how many, at least 2.
         context: what a round takes of the one before: "probability" (of each segment), "residual" (of each residual
             channel), or both.
@@ -45,7 +63,6 @@ class AutoContext(nn.Module):
 
     def __init__(
         self,
-        build: Build,
         input_channels: int,
         outputs: int,
         network: dict[str, Any],
@@ -64,14 +81,14 @@ class AutoContext(nn.Module):
         self.exclusive = exclusive
         self.stages = rounds
         self.stage = rounds - 1
-        first = _round(build, network, input_channels, outputs, residual_axis)
+        first = _round(network, input_channels, outputs, residual_axis)
         channels = {"probability": segment_count(outputs, exclusive), "residual": 0}
         if "residual" in context:
             if "residual" not in first.provides:
                 raise ValueError(f"The network {network['type']!r} gives no residual to take as context.")
             channels["residual"] = first.residual_outputs
         inputs = input_channels + sum(channels[name] for name in context)
-        later = (_round(build, network, inputs, outputs, residual_axis) for _ in range(rounds - 1))
+        later = (_round(network, inputs, outputs, residual_axis) for _ in range(rounds - 1))
         self.rounds = nn.ModuleList([first, *later])
         self.provides = self.rounds[-1].provides
 
@@ -110,15 +127,13 @@ class AutoContext(nn.Module):
         return [maps[name](logits[names[name]]).to(image.dtype) for name in self.context]
 
 
-def _round(
-    build: Build, network: dict[str, Any], input_channels: int, outputs: int, residual_axis: str | None
-) -> nn.Module:
+def _round(network: dict[str, Any], input_channels: int, outputs: int, residual_axis: str | None) -> nn.Module:
     if not isinstance(network, dict) or set(network) != {"type", "arguments"}:
         raise ValueError('network must be {"type": ..., "arguments": {...}}.')
     arguments = {**network["arguments"], "input_channels": input_channels, "outputs": outputs}
     if residual_axis is not None and arguments.setdefault("residual_axis", residual_axis) != residual_axis:
         raise ValueError(f"residual_axis is {residual_axis!r} here and {arguments['residual_axis']!r} in the network.")
-    built = build(network["type"], arguments)
+    built = build_network(network["type"], arguments)
     if built.stages > 1:
         raise ValueError(f"The network {network['type']!r} is trained in stages itself.")
     return built

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from torch import Tensor, nn
 
-from conresnet.networks import pyramid, resdsn, voxresnet
+from conresnet.networks import pyramid, register_network, resdsn, voxresnet
 from conresnet.networks.blocks import TRAINING_OUTPUTS, PreActivatedConv, ResidualBlock, StandardizedConv3d, check_sizes
 from conresnet.networks.context_residual import ContextResidualDecoder
 
@@ -49,6 +49,38 @@ BACKBONES: dict[str, Callable[[int, int, str], nn.Module]] = {
 """Makers of the encoders that the decoder can stand on, by (input channels, base width, norm)."""
 
 
+@register_network(
+    "conresnet",
+    provides={"features": True, "residual": "residual_mapping", "attention": "attention_mapping"},
+    plans={
+        "conresnet": {
+            "title": "ConResNet",
+            "sentence": "Also learns where neighboring slices differ, which makes outlines more consistent from slice "
+            "to slice.",
+            "arguments": {"norm": "group"},
+        },
+        "conresnet-baseline": {
+            "title": "ConResNet, baseline",
+            "sentence": "ConResNet without context residuals, to see what they add.",
+            "arguments": {"norm": "group", "residual_mapping": False, "attention_mapping": False},
+        },
+        "conresnet-voxresnet": {
+            "title": "ConResNet on VoxResNet",
+            "sentence": "ConResNet's decoder on the encoder of VoxResNet.",
+            "arguments": {"backbone": "voxresnet"},
+        },
+        "conresnet-resdsn": {
+            "title": "ConResNet on ResDSN",
+            "sentence": "ConResNet's decoder on the encoder of ResDSN.",
+            "arguments": {"backbone": "resdsn"},
+        },
+        "conresnet-unet": {
+            "title": "ConResNet on 3D U-Net",
+            "sentence": "ConResNet's decoder on the encoder of the 3D U-Net.",
+            "arguments": {"backbone": "unet"},
+        },
+    },
+)
 class ConResNet(ContextResidualDecoder):
     """3-D context residual network.
 

@@ -5,6 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from conresnet.networks import register_network
 from conresnet.networks.blocks import (
     TRAINING_OUTPUTS,
     ConvNormActivation,
@@ -60,6 +61,31 @@ class DecoderStep(nn.Module):
         return self.convolutions(x if long_residual is None else x + long_residual)
 
 
+@register_network(
+    "resdsn",
+    window=(64, 64, 64),
+    plans={
+        "resdsn": {
+            "title": "ResDSN",
+            "sentence": "An encoder and decoder with summed long connections and deep supervision, in one pass.",
+        },
+        "fresdsn": {
+            "title": "FResDSN",
+            "sentence": "ResDSN with both short and long residual connections.",
+            "arguments": {"short_residual": True},
+        },
+        "sresdsn": {
+            "title": "SResDSN",
+            "sentence": "ResDSN with short residual connections instead of long ones.",
+            "arguments": {"long_residual": False, "short_residual": True},
+        },
+        "dsn": {
+            "title": "DSN",
+            "sentence": "ResDSN without residual connections.",
+            "arguments": {"long_residual": False},
+        },
+    },
+)
 class ResDSN(nn.Module):
     """ResDSN (section 3.4, Fig. 3) and its variants of Table 1.
 

@@ -1,9 +1,11 @@
 """VoxResNet (Chen et al., 2016): voxelwise residual network with four fused classifiers."""
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import Tensor, nn
 
+from conresnet.networks import register_network
 from conresnet.networks.blocks import TRAINING_OUTPUTS, check_sizes, crop, norm_layer
 
 LAST_AUXILIARY_WEIGHT = 1e-3
@@ -84,6 +86,20 @@ class Classifier(nn.Sequential):
         )
 
 
+_SLICES = {"step": "z_score_slices", "over": "foreground", "outside": "keep"}
+
+
+@register_network(
+    "voxresnet",
+    window=(80, 80, 80),
+    plans={
+        "voxresnet": {
+            "title": "VoxResNet",
+            "sentence": "A deep residual network for brain tissue, which also sees a contrast-equalized copy of each "
+            "image.",
+        },
+    },
+)
 class VoxResNet(nn.Module):
     """VoxResNet (paper 2.2, Fig. 1a): 25 convolutions, 4 deconvolutions, 1/8 at the deepest.
 
@@ -116,6 +132,24 @@ class VoxResNet(nn.Module):
             Classifier(channels, base_width, outputs, 2**level, norm)
             for level, channels in enumerate(self.trunk.channels)
         )
+
+    @staticmethod
+    def plan_images(model: dict[str, Any]) -> dict[str, str]:
+        """Normalize each slice on its own, and add a contrast-equalized copy of each image (paper 3.1).
+
+        The copy is the image minus its Gaussian-smoothed version, then contrast-limited adaptive histogram
+        equalization. The paper states neither the width of the Gaussian nor the contrast limit: chosen.
+
+        Args:
+            model: a planned ``model.json``, changed in place.
+        """
+        for item in model["inputs"]:
+            clips = [step for step in item["intensity"] if step["step"] not in ("z_score", "rescale")]
+            item["intensity"] = [*clips, dict(_SLICES)]
+            smoothed = {"step": "subtract_gaussian", "sigma_mm": 5.0}
+            equalized = {"step": "equalize", "clip_limit": 0.01, "tiles": 8}
+            item["copies"] = [[smoothed, equalized, dict(_SLICES)]]
+        return {}
 
     @staticmethod
     def auxiliary_weights(progress: float) -> tuple[float, ...]:

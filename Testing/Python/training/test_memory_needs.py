@@ -8,10 +8,11 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet_training.planning.memory import USED_SHARE, Budget, StepCost, fit_memory
-from conresnet_training.planning.systems import SYSTEMS, Frame, conresnet
+from conresnet_training.planning.systems import SYSTEMS, Frame
 from peak_memory import REASON
 from training.data_folders import peak_memory
 
+conresnet = SYSTEMS["conresnet"].build
 FRAME = Frame(channels=4, segments=3, exclusive=False, base_width=16, residual_axis="S", batch=2)
 
 

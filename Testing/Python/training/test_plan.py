@@ -126,7 +126,7 @@ def test_settings_replace_values_and_nothing_else(plan_file):
     assert changed.training.steps == 500 and changed.augmentation.flip_axes == ["S", "W"]
     assert changed.description.system.networks[0].arguments["attention_mapping"] is False
     assert changed.description.inference.window == (16, 16, 24)
-    assert plan.training.steps != 500 and plan.model["system"]["networks"][0]["arguments"]["attention_mapping"]
+    assert plan.training.steps != 500 and plan.model.system.networks[0].arguments["attention_mapping"]
     same = changed.model_dump() | {key: plan.model_dump()[key] for key in ("training", "model", "augmentation")}
     assert same == plan.model_dump()
     assert with_settings(plan, []) == plan
