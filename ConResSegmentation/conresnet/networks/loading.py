@@ -20,19 +20,19 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
     Called with a (batch, channel, S, H, W) tensor it returns a dict of logits, see ``conresnet.networks.blocks``.
 
     Args:
-        package: a package, or its path or name as ``conresnet.package.store.find_model`` takes it.
-        index: which of the system's networks, from 0; may be left out where there is one.
+        package: a package, or its path or name as ``conresnet.package.store.find_model`` accepts it.
+        index: which of the system's networks, from 0; may be left out where there is only one.
 
     Raises:
-        UserError: the package is not found, damaged, or holds other weights than its description says;
-            ``network-ambiguous`` or ``network-not-found`` where ``index`` does not say which of its networks.
+        UserError: the package is not found, is damaged, or has other weights than its description says;
+            ``network-ambiguous`` or ``network-not-found`` where ``index`` does not select one of its networks.
     """
     if not isinstance(package, ModelPackage):
         package = read_package(find_model(package))
     description = _network_named(package.description, index)
     source = f"{description.weights} of the model {package.description.name}"
     try:
-        # Without memory at first: a description may ask for a network of any size, its weights cannot.
+        # First without memory: a description may ask for a network of any size, but its weights cannot.
         planned = _planned(description)
         check_tensors(planned, package.tensor_shapes(description.weights), source)
         network = build_network(description.type, description.arguments)
@@ -57,7 +57,7 @@ def _network_named(description: ModelDescription, index: int | None) -> Network:
 
 
 def _planned(description: Network) -> nn.Module:
-    """The network without memory. Raises ValueError as ``build_network`` does, and for sizes beyond counting."""
+    """The network without memory. Raises ValueError as ``build_network`` does, and for absurd sizes."""
     try:
         with torch.device("meta"):
             return build_network(description.type, description.arguments)
