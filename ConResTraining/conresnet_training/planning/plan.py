@@ -241,6 +241,12 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
     return changed.model_copy(update={"data": changed.data.resolve()})
 
 
+def chosen_batch(settings: Iterable[str]) -> int | None:
+    """The batch among settings, on which a network's norm depends; None where there is none, or a wrong one."""
+    values = [value for key, _, value in (setting.partition("=") for setting in settings) if key == "training.batch"]
+    return int(values[-1]) if values and values[-1].isdecimal() and int(values[-1]) else None
+
+
 def _replace(content: Any, key: str, value: Any) -> None:
     """Replace what ``key`` names in nested dicts and lists by ``value``."""
     parts = key.split(".")

@@ -206,6 +206,17 @@ def test_norm_is_of_groups_while_batches_are_small(plans):
         assert arguments_of(networks(change_system(large, name))[0])["norm"] == "batch"
 
 
+def test_a_batch_given_to_the_command_decides_the_norm(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "plan.yaml"
+    command = ["plan", str(decathlon(tmp_path / "set")), "--output", str(output), "--memory", "8", "--system", "resdsn"]
+    monkeypatch.setattr("sys.argv", ["x", *command, "--set", "training.batch=16", "--set", "training.optimizer=sgd"])
+    assert main() == 0
+    plan = read_plan(output)
+    assert (plan.training.batch, plan.training.optimizer) == (16, "sgd")
+    assert plan.model.system.networks[0].arguments["norm"] == "batch"
+    assert "group" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_system_of_a_plan_is_changed_and_the_rest_kept(plans, name):
     edited = with_settings(plans["conresnet"], ["training.steps=77", "augmentation.flip_axes=[W]"])
@@ -247,7 +258,7 @@ def test_regions_have_an_output_each_in_every_system(tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("unet", {"norm": "batches of 2 are too small"}),
+        ("unet", {"norm": "plan with --set training.batch=8 or more"}),
         ("coarse-to-fine", {"margin": "20 voxels", "steps": "in each of 2 stages"}),
         ("pyramid", {"spacing": "the median of 3 cases, doubled", "window": "training uses its middle half"}),
         ("voxresnet", {"copy of MRI": "minus its blur by 5 mm, contrast equalized, z-score of each slice"}),
