@@ -29,7 +29,7 @@ def test_less_memory_makes_a_narrower_network_then_a_smaller_batch_and_window():
     sizes = [fit.width * fit.batch * math.prod(fit.window) for fit in fits]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[-2]
     assert all(side % 8 == 0 and side >= 32 for fit in fits for side in fit.window)
-    with pytest.raises(UserError, match=r"Even the smallest network needs .* GB of memory \(there is 0.5 GB"):
+    with pytest.raises(UserError, match=r"Even the smallest network needs .* GB of memory \(available: 0.5 GB"):
         fit_memory(Budget.given(0.5), conresnet, FRAME, window)
 
 

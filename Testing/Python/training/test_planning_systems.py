@@ -237,12 +237,15 @@ def test_change_of_system_keeps_width_and_axis_and_refuses_what_it_cannot_undo(p
     assert inner["base_width"] == 24 and networks(refined)[0]["arguments"]["residual_axis"] == "H"
     assert change_system(refined, "conresnet") == ours
     for name in ("voxresnet", "pyramid", "coarse-to-fine"):
-        with pytest.raises(UserError, match="prepares the images for its own system"):
+        with pytest.raises(UserError) as raised:
             change_system(plans[name], "conresnet")
-    with pytest.raises(UserError, match="leaves every image its own spacing"):
+        assert raised.value.code == "system-unchangeable"
+    with pytest.raises(UserError) as raised:
         change_system(with_settings(ours, ["model.preparation.spacing=null"]), "pyramid")
-    with pytest.raises(UserError, match="There is no system conresne; the nearest is conresnet"):
+    assert raised.value.code == "spacing-unknown"
+    with pytest.raises(UserError) as raised:
         cataloged("conresne")
+    assert (raised.value.code, raised.value.values["nearest"]) == ("plan-system-unknown", "conresnet")
 
 
 def test_regions_have_an_output_each_in_every_system(tmp_path):
