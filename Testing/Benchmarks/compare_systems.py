@@ -92,7 +92,7 @@ def compare(plan, output, rows, folds, data, settings, jobs, max_steps, timed_ca
     from conresnet_training.data import read_data_set
     from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 
-    NETWORKS.update(PEERS)
+    NETWORKS.classes.update(PEERS)
     followed = with_settings(read_plan(plan, data), settings)
     known = all_rows(followed, read_data_set(followed.data))
     chosen = chosen_rows(known, rows)

@@ -7,12 +7,14 @@ does not depend on MONAI.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import torch.nn.functional as F
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet
 from torch import Tensor, nn
 
 from conresnet.networks.blocks import TRAINING_OUTPUTS
+from conresnet.package.description import Network, System
 from conresnet_training.planning.plan import Plan
 
 SMALLEST_SIDE = 4
@@ -154,6 +156,5 @@ def with_peer(plan: Plan, name: str) -> Plan:
     if name == "dynunet":
         strides, kernels = nnunet_stages(description.inference.window, description.preparation.spacing)
         arguments |= {"strides": strides, "kernels": kernels}
-    network = {"type": name, "arguments": arguments, "weights": f"{name}.safetensors"}
-    model = {**plan.model, "name": name, "title": name, "system": {"type": "single", "networks": [network]}}
-    return plan.model_copy(update={"model": model})
+    system = System("single", (Network(name, arguments, f"{name}.safetensors"),), {})
+    return plan.model_copy(update={"model": replace(description, name=name, title=name, system=system)})

@@ -10,7 +10,7 @@ from typing import Any
 from system_rows import Row
 
 from conresnet.errors import UserError
-from conresnet.networks import NETWORKS
+from conresnet.networks import network_class
 from conresnet_training.planning.plan import Plan
 from conresnet_training.runs.progress import PROGRESS_FILE, Progress, read_progress
 from conresnet_training.runs.run import PLAN_FILE, Run, open_run, start_run
@@ -64,7 +64,7 @@ def what_trains(plan: Plan) -> dict[str, Any]:
 
 
 def _with_defaults(kind: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(NETWORKS[kind]).parameters.values()
+    parameters = inspect.signature(network_class(kind)).parameters.values()
     defaults = {item.name: item.default for item in parameters if item.default is not item.empty}
     return {"type": kind, **defaults, **arguments}
 

@@ -32,7 +32,7 @@ def work(task: dict) -> None:
     from conresnet.networks import NETWORKS
     from conresnet_training.runs.run import open_run
 
-    NETWORKS.update(PEERS)
+    NETWORKS.classes.update(PEERS)
     runs = [open_run(Path(folder), Path(task["data"])) for folder in task["runs"]]
     match task["do"]:
         case "train":

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peer_networks import PEERS, with_peer
 
 from conresnet.errors import UserError
-from conresnet.package.description import AXES, PLANES
+from conresnet.package.description import AXES, PLANES, Segment
 from conresnet_training.data import DataSet
 from conresnet_training.planning.plan import Plan, with_settings
-from conresnet_training.planning.planner import planned_share, segment_color
+from conresnet_training.planning.planner import labeled_masks, segment_color
 from conresnet_training.planning.systems import SYSTEMS, change_system
 
 CONRESNET, BASELINE = "conresnet", "conresnet-baseline"
@@ -62,8 +62,7 @@ class Row:
     @property
     def is_for_whole_images(self) -> bool:
         """Whether its system is made for large images, so that crops say little about it."""
-        system = self.plan.description.system
-        return system.type == "coarse_to_fine" or system.networks[0].type == "pyramid"
+        return self.name in ("coarse-to-fine", "pyramid")
 
     def is_in(self, table: str) -> bool:
         """Whether the row belongs to a table of the study."""
@@ -80,10 +79,8 @@ def all_rows(plan: Plan, data_set: DataSet) -> dict[str, Row]:
 
 def _changed(plan: Plan, name: str, data_set: DataSet) -> Plan:
     changed = change_system(plan, name)
-    if SYSTEMS[name].coarse_to_fine:
-        share = planned_share(data_set, plan.targets)
-        changed = with_settings(changed, [f"model.system.arguments.smallest_component={share}"])
-    return changed
+    arguments = SYSTEMS[name].plan_arguments(lambda: labeled_masks(data_set, plan.targets)).values
+    return with_settings(changed, [f"model.system.arguments.{key}={value}" for key, value in arguments.items()])
 
 
 def chosen_rows(rows: dict[str, Row], wanted: str) -> list[Row]:
@@ -122,7 +119,7 @@ def _study(plan: Plan, data_set: DataSet) -> Iterator[Row]:
             yield option("Table IV", PLANES[letter], f"{_ARGUMENTS}.residual_axis={axis}")
     other = of_other_kind(plan, data_set)
     for base in plans:
-        yield row("Table V", other.model["output"]["kind"], change_system(other, base), base)
+        yield row("Table V", other.model.output.kind, change_system(other, base), base)
     for base in plans:
         yield option("Table VI", "boundary loss", "training.boundary=true", base)
     for weight in LAMBDAS:
@@ -140,15 +137,15 @@ def of_other_kind(plan: Plan, data_set: DataSet) -> Plan:
     Regions become the labels they consist of, one for each value of the data set. The network does not match them yet;
     ``change_system`` replaces it.
     """
-    output, targets = plan.model["output"], plan.targets
-    if output["kind"] == "labels":
-        output = {**output, "kind": "regions"}
+    output, targets = plan.model.output, plan.targets
+    if output.kind == "labels":
+        output = replace(output, kind="regions")
     else:
         values = sorted({value for region in targets.values() for value in region})
         targets = {data_set.labels.get(value, f"label {value}"): [value] for value in values}
-        segments = [
-            {"name": name, "label": value, "color": segment_color(place)}
+        segments = tuple(
+            Segment(name, value, tuple(segment_color(place)), None)
             for place, (name, [value]) in enumerate(targets.items())
-        ]
-        output = {**output, "kind": "labels", "segments": segments, "paint_order": list(targets)}
-    return plan.model_copy(update={"model": {**plan.model, "output": output}, "targets": targets})
+        )
+        output = replace(output, kind="labels", segments=segments, paint_order=tuple(targets))
+    return plan.model_copy(update={"model": replace(plan.model, output=output), "targets": targets})

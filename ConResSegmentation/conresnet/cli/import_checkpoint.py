@@ -104,7 +104,7 @@ def _write(checkpoint: Path, settings: dict[str, Any], output: Path, overwrite: 
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    from conresnet.package.fields import load_json
+    from conresnet.package.schema import load_json
 
     try:
         return load_json(path.read_bytes(), str(path))

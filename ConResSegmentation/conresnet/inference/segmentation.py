@@ -25,8 +25,7 @@ from conresnet.package import ModelPackage, read_package
 from conresnet.package.description import ModelDescription
 from conresnet.package.maps import check_maps, map_components
 from conresnet.package.store import find_model
-from conresnet.systems import build_system
-from conresnet.systems.one_pass import System
+from conresnet.systems import System, build_system
 
 
 def segment_rows(description: ModelDescription, painter: Painter, grid: Grid) -> list[dict]:

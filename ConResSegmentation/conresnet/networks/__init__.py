@@ -1,46 +1,103 @@
-"""Networks by name. One file a paper; the blocks they share lie beside them.
+"""Networks by name: one file per paper, next to the blocks that they share.
 
-How every one of them is called: ``conresnet.networks.blocks``.
+A new network is one file with one class:
+
+    @register_network("mynet", provides={"attention": True})
+    class MyNet(nn.Module):
+        ...
+
+It is then planned, trained, exported and used like the others. `conresnet.networks.blocks` says how a network is
+called. Constructor arguments of these names are filled in by a plan: ``input_channels``, ``outputs``,
+``residual_outputs`` (one per segment), ``base_width``, ``norm``, ``residual_axis``, ``exclusive``. All others need
+defaults. Importing this module does not import torch.
 """
 
-from collections.abc import Callable
-from functools import partial
+from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from conresnet.networks.auto_context import AutoContext
-from conresnet.networks.conresnet import ConResNet
-from conresnet.networks.pyramid import Pyramid, UNet
-from conresnet.networks.resdsn import ResDSN
-from conresnet.networks.voxresnet import VoxResNet
+from conresnet.registry import Registry
 
-__all__ = ["NETWORKS", "build_network"]
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def build_network(kind: str, arguments: dict) -> nn.Module:
+@dataclass(frozen=True)
+class NetworkDeclaration:
+    """What a network says of itself where torch is not imported.
+
+    Args:
+        provides: its outputs besides "segmentation", each with True or the name of the argument that switches it. One
+            that provides "residual" compares neighboring slices along its argument ``residual_axis`` and has one
+            residual channel per segment.
+        wraps: the argument that holds another network, ``{"type": ..., "arguments": {...}}``, whose outputs this one
+            gives.
+        window: the largest window (S, H, W) in voxels that is planned for it.
+        multiple: planned windows have sides that are multiples of it.
+        plans: what can be planned with it, by the name for ``plan --system``: "title", "sentence", and "arguments" that
+            differ from their defaults. Empty: it can be planned by its own name.
+    """
+
+    provides: Mapping[str, bool | str] = field(default_factory=dict)
+    wraps: str = ""
+    window: tuple[int, int, int] = (80, 160, 160)
+    multiple: int = 8
+    plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+NETWORKS = Registry("conresnet.networks", "register_network", NetworkDeclaration)
+register_network = NETWORKS.register
+network_names = NETWORKS.names
+
+
+def declared_network(kind: str) -> NetworkDeclaration:
+    """What a network says of itself; of one that is not installed here, that it gives a segmentation."""
+    return NETWORKS.declaration(kind) or NetworkDeclaration()
+
+
+def provided_outputs(kind: str, arguments: Mapping[str, Any]) -> set[str]:
+    """The outputs of a network with these arguments, read from its declaration."""
+    declaration = declared_network(kind)
+    if declaration.wraps:
+        inner = arguments.get(declaration.wraps, {})
+        return provided_outputs(inner.get("type", ""), inner.get("arguments", {}))
+    given = {name for name, switch in declaration.provides.items() if switch is True or arguments.get(switch, True)}
+    return {"segmentation", *given}
+
+
+def all_arguments(kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a network, and of the one that it wraps where there is one."""
+    wraps = declared_network(kind).wraps
+    inner = arguments.get(wraps) if wraps else None
+    return {**(all_arguments(inner["type"], inner["arguments"]) if inner else {}), **arguments}
+
+
+def network_class(kind: str) -> type[nn.Module]:
+    """The class of a network.
+
+    Raises:
+        ValueError: an unknown name, or a network whose file cannot be imported.
+    """
+    try:
+        return NETWORKS.load(kind)
+    except LookupError:
+        raise ValueError(f"There is no network {kind!r}; known are {', '.join(network_names())}.") from None
+
+
+def build_network(kind: str, arguments: dict[str, Any]) -> nn.Module:
     """Make a network with fresh weights.
 
     Args:
-        kind: a key of ``NETWORKS``.
+        kind: its name, one of ``network_names()``.
         arguments: its constructor's keyword arguments.
 
     Raises:
         ValueError: an unknown name, an unknown argument or one out of range.
     """
-    if kind not in NETWORKS:
-        raise ValueError(f"There is no network {kind!r}; known are {', '.join(sorted(NETWORKS))}.")
+    made = network_class(kind)
     try:
-        return NETWORKS[kind](**arguments)
+        return made(**arguments)
     except TypeError as error:
         raise ValueError(f"The arguments of network {kind!r} do not fit: {error}.") from error
-
-
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    # Its rounds are networks of this table, which its file cannot import, since this one imports it.
-    "auto_context": partial(AutoContext, build_network),
-    "conresnet": ConResNet,
-    "pyramid": Pyramid,
-    "resdsn": ResDSN,
-    "unet": UNet,
-    "voxresnet": VoxResNet,
-}

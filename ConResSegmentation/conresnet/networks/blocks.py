@@ -1,25 +1,23 @@
-"""Blocks that the networks share.
+"""Blocks that the networks share, and how every network is called.
 
-ConResNet's: weight-standardized convolution, pre-activation, residual block. The other papers': a plain convolution
-with a norm of choice, an encoder that pools. Everybody's: resizing and cropping.
-
-Weight standardization done once instead of at every pass, for inference.
-
-What a network may be asked for, and what its logits mean.
+ConResNet's blocks: weight-standardized convolution, pre-activation, residual block. Those of the other papers: a plain
+convolution with a choice of norm, an encoder with pooling. For all: resizing and cropping.
 
 Every network is called as ``network(x, wanted)`` with x (batch, channel, S, H, W) of any size, and returns a dict of
-what is wanted and what it ``provides``:
+those outputs that are wanted and that it ``provides``:
 
 - "segmentation": logits (batch, outputs, S, H, W).
-- "auxiliary": a list of such logits for deep supervision; ``auxiliary_weights(progress)`` says what each one's loss
-  weighs at that share (0..1) of the training.
-- "residuals", "residual", "attention", "features": what a context residual decoder has beside, see
+- "auxiliary": a list of such logits for deep supervision; ``auxiliary_weights(progress)`` gives the weight of each
+  one's loss at that share (0..1) of the training.
+- "residuals", "residual", "attention", "features": the other outputs of a context residual decoder, see
   ``conresnet.networks.context_residual``.
 
-In training, logits may be smaller than x along an axis; then they cover its center, and ``answered(size)`` says how
+In training, logits may be smaller than x along an axis. They then cover its center, and ``answered(size)`` gives how
 many voxels of an x of that size they cover.
 
-A network that is trained in more than one of ``stages`` has ``begin_stage(k)``.
+A network has ``input_channels`` and the number of ``stages`` it is trained in; one with more than one stage also has
+``begin_stage(k)``. Its class may have ``plan_images(model)``, which changes what a planned ``model.json`` says of the
+images and returns remarks (see ``conresnet.systems.System.plan_images``).
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,7 +35,7 @@ VARIANCE_EPSILON = 1e-12
 class StandardizedConv3d(nn.Conv3d):
     """3-D convolution whose filters have zero mean and unit variance [37], without bias, padded to keep the size.
 
-    ``fold()`` writes the standardized filters into ``weight`` once, so that inference does not repeat it a window.
+    ``fold()`` writes the standardized filters into ``weight`` once, so that inference does not repeat it per window.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1):
@@ -46,7 +44,7 @@ class StandardizedConv3d(nn.Conv3d):
         self.folded = False
 
     def standardized_weight(self) -> Tensor:
-        """The filters as they act: (outputs, inputs, k, k, k), unbiased variance 1 a filter."""
+        """The filters as they act: (outputs, inputs, k, k, k), each with unbiased variance 1."""
         variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3, 4), keepdim=True)
         return (self.weight - mean) * torch.rsqrt(variance + VARIANCE_EPSILON)
 
@@ -154,10 +152,10 @@ class PoolingEncoder(nn.ModuleList):
 
 
 def check_sizes(input_channels: int, outputs: int, base_width: int) -> None:
-    """Refuse constructor arguments out of range.
+    """Refuse constructor arguments that are out of range.
 
     Raises:
-        ValueError: no input channel, no output, or a base width that eight groups do not divide.
+        ValueError: no input channel, no output, or a base width that is not a multiple of eight groups.
     """
     if input_channels < 1 or outputs < 1:
         raise ValueError("A network needs at least one input channel and one output.")
@@ -166,7 +164,7 @@ def check_sizes(input_channels: int, outputs: int, base_width: int) -> None:
 
 
 def crop(x: Tensor, size: torch.Size) -> Tensor:
-    """The first ``size`` (S, H, W) voxels: what doubling made too large where halving had rounded up."""
+    """The first ``size`` (S, H, W) voxels: doubling gives too many where halving had rounded up."""
     return x[..., : size[0], : size[1], : size[2]]
 
 
@@ -189,25 +187,25 @@ def fold_weight_standardization(network: nn.Module) -> nn.Module:
 
 
 TRAINING_OUTPUTS = ("segmentation", "auxiliary", "residuals")
-"""What losses are taken of."""
+"""The outputs that have losses."""
 
 
 def segment_probabilities(logits: Tensor, exclusive: bool) -> Tensor:
-    """Probabilities of the segments (batch, segments, S, H, W), the background left out.
+    """Probabilities of the segments (batch, segments, S, H, W), without the background.
 
     Args:
         logits: (batch, outputs, S, H, W).
-        exclusive: whether the outputs are background and labels (softmax) rather than regions (a sigmoid each).
+        exclusive: whether the outputs are background and labels (softmax) rather than regions (one sigmoid each).
     """
     return torch.softmax(logits, dim=1)[:, 1:] if exclusive else torch.sigmoid(logits)
 
 
 def segment_count(outputs: int, exclusive: bool) -> int:
-    """How many segments so many outputs mean.
+    """The number of segments for a number of outputs.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there would be none.
     """
     if outputs <= exclusive:
-        raise ValueError(f"outputs must be more than {int(exclusive)}, so that there is a segment, not {outputs}.")
+        raise ValueError(f"outputs must be more than {int(exclusive)}, or there is no segment, not {outputs}.")
     return outputs - exclusive

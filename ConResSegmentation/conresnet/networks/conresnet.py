@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from torch import Tensor, nn
 
-from conresnet.networks import pyramid, resdsn, voxresnet
+from conresnet.networks import pyramid, register_network, resdsn, voxresnet
 from conresnet.networks.blocks import TRAINING_OUTPUTS, PreActivatedConv, ResidualBlock, StandardizedConv3d, check_sizes
 from conresnet.networks.context_residual import ContextResidualDecoder
 
@@ -13,8 +13,8 @@ class Encoder(nn.Module):
     """Five stages, nine residual blocks, down to 1/8; the last stage dilated by 2 (paper III-A).
 
     Attributes:
-        channels: of the features at 1/1, 1/2, 1/4 and 1/8 of the input's size: w, 2w, 4w, 8w, w the base width, 32 in
-            the paper.
+        channels: of the features at 1/1, 1/2, 1/4 and 1/8 of the input's size: w, 2w, 4w, 8w, where w is the base
+            width, 32 in the paper.
     """
 
     def __init__(self, input_channels: int, width: int):
@@ -33,7 +33,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Features, finest first; sides that are not even are rounded up."""
+        """Features, finest first; odd sides are rounded up when halved."""
         full = self.stage1(x)
         half = self.stage2(full)
         quarter = self.stage3(half)
@@ -46,22 +46,57 @@ BACKBONES: dict[str, Callable[[int, int, str], nn.Module]] = {
     "resdsn": resdsn.Encoder,
     "unet": pyramid.AnalysisPath,
 }
-"""Makers of the encoders that the decoder can stand on, by (input channels, base width, norm)."""
+"""Makers of the encoders that the decoder works on, from (input channels, base width, norm)."""
 
 
+@register_network(
+    "conresnet",
+    provides={"features": True, "residual": "residual_mapping", "attention": "attention_mapping"},
+    plans={
+        "conresnet": {
+            "title": "ConResNet",
+            "sentence": "Also learns where neighboring slices differ, which makes outlines more consistent from slice "
+            "to slice.",
+            "arguments": {"norm": "group"},
+        },
+        "conresnet-baseline": {
+            "title": "ConResNet, baseline",
+            "sentence": "ConResNet without context residuals, to see what they add.",
+            "arguments": {"norm": "group", "residual_mapping": False, "attention_mapping": False},
+        },
+        "conresnet-voxresnet": {
+            "title": "ConResNet on VoxResNet",
+            "sentence": "ConResNet's decoder on the encoder of VoxResNet.",
+            "arguments": {"backbone": "voxresnet"},
+        },
+        "conresnet-resdsn": {
+            "title": "ConResNet on ResDSN",
+            "sentence": "ConResNet's decoder on the encoder of ResDSN.",
+            "arguments": {"backbone": "resdsn"},
+        },
+        "conresnet-unet": {
+            "title": "ConResNet on 3D U-Net",
+            "sentence": "ConResNet's decoder on the encoder of the 3D U-Net.",
+            "arguments": {"backbone": "unet"},
+        },
+    },
+)
 class ConResNet(ContextResidualDecoder):
     """3-D context residual network.
 
-    Parameters that act, with 4 input channels, 3 outputs and base width 32: 19,018,732; the baseline (both mappings
-    off) 18,783,715, the paper's 18.8 M. The authors' file holds 19,441,196 numbers, because each of their context
-    residual modules also carries tensors that never act: a second residual convolution (166 thousand in all), and
-    input projections for the places where the module does not stand. With the projections but without the second
-    convolution it is 19.27 M, which the paper's Table VII gives as 19.3 M.
+    Parameters in use with 4 input channels, 3 outputs and base width 32: 19,018,732; the baseline (both mappings off)
+    has 18,783,715, the paper's 18.8 M. The authors' file holds 19,441,196 numbers, because each of their context
+    residual modules also carries tensors that are never used: a second residual convolution (166 thousand in all), and
+    input projections for other positions of the module. With the projections but without the second convolution it is
+    19.27 M, which the paper's Table VII gives as 19.3 M.
 
-    It extends its decoder by an encoder, instead of holding both, so that weights keep the names they have had.
+    The paper clips CT to [-100, 240] HU and maps that range to [0, 1]. That is an intensity step of the model, not a
+    part of the network; plans take the range from the data (see ``conresnet_training.planning.inputs``).
+
+    It extends its decoder by an encoder, instead of holding both, so that weights keep their names.
 
     Args:
-        input_channels: images a case has (T1, T1c, ...).
+        input_channels: images per case (T1, T1c, ...).
         outputs: see ``ContextResidualDecoder``.
         residual_outputs: see ``ContextResidualDecoder``.
         base_width: channels of the first stage, a multiple of 8. Defaults to the paper's 32.
@@ -69,12 +104,12 @@ class ConResNet(ContextResidualDecoder):
         residual_mapping: see ``ContextResidualDecoder``.
         attention_mapping: see ``ContextResidualDecoder``.
         dropout: share of channels dropped before the last encoder convolution while training.
-        backbone: whose encoder it stands on: "residual", the paper's own, "voxresnet", "resdsn" or "unet".
-        norm: of the backbones of other papers: "group", as everywhere else in ConResNet, or "batch", as in theirs.
+        backbone: the encoder: "residual", the paper's own, or that of "voxresnet", "resdsn" or "unet".
+        norm: of the other papers' backbones: "group", as everywhere else in ConResNet, or "batch", as in those papers.
         pairs: see ``ContextResidualDecoder``.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -111,8 +146,8 @@ class ConResNet(ContextResidualDecoder):
         self.encoder = encoder
 
     def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
-        """Compute what is wanted of x (batch, channel, S, H, W) of any size, see ``ContextResidualDecoder.forward``.
+        """The wanted outputs for x (batch, channel, S, H, W) of any size, see ``ContextResidualDecoder.forward``.
 
-        Sides that are multiples of 8 lose nothing to rounding.
+        Sides that are multiples of 8 are not rounded.
         """
         return super().forward(self.encoder(x), x, wanted)

@@ -1,8 +1,7 @@
-"""The inter-slice context residual: one definition for images, labels and features.
+"""The inter-slice context residual, and ConResNet's decoder around it (paper III-A to III-D).
 
-The context residual module, which joins a segmentation decoder to a residual decoder (paper III-C, Fig. 2b).
-
-The decoder of ConResNet (paper III-A to III-D), which takes the features of any 3-D network.
+One definition of the residual serves images, labels and features. Context residual modules join a segmentation decoder
+to a residual decoder (Fig. 2b). The decoder works on the features of any 3-D network.
 """
 
 from collections.abc import Collection, Sequence
@@ -35,8 +34,6 @@ def context_residual(values, axis: int):
         residual[later] = np.maximum(values[later], values[earlier])
         residual[later] -= np.minimum(values[later], values[earlier])
         return residual
-    import torch  # here, because Slicer's process uses the numpy half without torch
-
     first = torch.zeros_like(values.narrow(axis, 0, 1))
     return torch.cat([first, (values[later] - values[earlier]).abs()], dim=axis)
 
@@ -46,7 +43,7 @@ AXES = {"S": 2, "H": 3, "W": 4}
 
 
 class ModuleOutput(NamedTuple):
-    """What one context residual module gives; all (batch, channels, S', H', W')."""
+    """The outputs of one context residual module; all (batch, channels, S', H', W')."""
 
     segmentation: Tensor
     """O_seg of eq. 6, or F of eq. 3 where attention is off."""
@@ -62,8 +59,8 @@ class ContextResidualModule(nn.Module):
     Eq. 3: ``F = Conv(I_seg + I_skip)``; eq. 4: ``G = |sigmoid(F)[s+1] - sigmoid(F)[s]|``;
     eq. 5: ``O_res = Conv(Conv(G) + I_res)``; eq. 6: ``O_seg = F * (1 + sigmoid(O_res))``.
 
-    Where the paper's text and what its authors trained differ, the latter is built: the text has each Conv as
-    convolution, norm, ReLU; trained was norm, ReLU, convolution. The inner Conv of eq. 5 is a bare 1x1x1 convolution.
+    Where the paper's text differs from what its authors trained, this is what they trained: the text has each Conv as
+    convolution, norm, ReLU; they trained norm, ReLU, convolution. The inner Conv of eq. 5 is a bare 1x1x1 convolution.
     ``I_res`` of the first module is the image's own inter-slice residual, through a convolution without a norm.
 
     Args:
@@ -154,14 +151,14 @@ SCALES = ("full", "half", "quarter", "eighth", "sixteenth")
 class ContextResidualDecoder(nn.Module):
     """Segmentation and context residual decoders side by side, joined by context residual modules.
 
-    The deepest features go through a convolution; then each of the other features, coarsest first, meets them in a
-    context residual module, which also takes the residual path on to the next. Segmentation is read from the last
-    module; residuals are read from every module (deep supervision, eq. 9).
+    The deepest features go through a convolution. Then each of the other features, coarsest first, is fused with them
+    in a context residual module, which also passes the residual path on to the next one. The segmentation comes from
+    the last module, residuals come from every module (deep supervision, eq. 9).
 
     Args:
         channels: of the features, finest first: two to six multiples of 8.
-        input_channels: images a case has.
-        outputs: segmentation channels: one a region (sigmoid), or background and labels (softmax).
+        input_channels: images per case.
+        outputs: segmentation channels: one per region (sigmoid), or background and labels (softmax).
         residual_outputs: residual channels, one per segment, or 1 for all segments together. Defaults to ``outputs``;
             with labels the background has none (paper V-D), so it is ``outputs - 1``.
         residual_axis: "S", "H" or "W", the axis across which residuals are taken (paper V-C).
@@ -171,7 +168,7 @@ class ContextResidualDecoder(nn.Module):
         pairs: [left, right] outputs (0 is the background) that share one channel of the head, see ``PairedOutputs``.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of range.
     """
 
     stages = 1
@@ -230,16 +227,16 @@ class ContextResidualDecoder(nn.Module):
     def forward(
         self, features: Sequence[Tensor], image: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS
     ) -> dict[str, Tensor | list[Tensor]]:
-        """Compute what is wanted, and of the heads nothing else.
+        """Compute the wanted outputs, and no other heads.
 
         Args:
-            features: of ``image``, finest first, (batch, channels, S', H', W') of whatever sizes.
+            features: of ``image``, finest first, (batch, channels, S', H', W') of any sizes.
             image: (batch, channel, S, H, W).
             wanted: any of "segmentation" (batch, outputs, S, H, W); "residuals", (batch, residual_outputs, S, H, W)
                 from every module, finest first, for deep supervision (eq. 9); "residual", the finest alone;
                 "attention" (batch, 1, S, H, W), the mean over channels of sigmoid(O_res) of the last module;
                 "features" (batch, 2, S, H, W), the sum over channels of the last module before and after attention
-                (Fig. 6). What the decoder does not provide (``provides``) is left out.
+                (Fig. 6). Outputs that it does not have (``provides``) are left out.
 
         Returns:
             dict of logits (attention: weights in 0..1) under the wanted names.
@@ -262,7 +259,7 @@ class ContextResidualDecoder(nn.Module):
         return outputs
 
     def _outputs_of_modules(self, features: Sequence[Tensor], image: Tensor) -> list[ModuleOutput]:
-        """What every context residual module gives, finest first."""
+        """The outputs of all context residual modules, finest first."""
         *skips, deepest = features
         x, residual = self.bottleneck(deepest), None
         if "residual" in self.provides:

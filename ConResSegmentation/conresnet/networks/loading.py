@@ -20,33 +20,29 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
     Called with a (batch, channel, S, H, W) tensor it returns a dict of logits, see ``conresnet.networks.blocks``.
 
     Args:
-        package: a package, or its path or name as ``conresnet.package.store.find_model`` takes it.
-        index: which of the system's networks, from 0; may be left out where there is one.
+        package: a package, or its path or name as ``conresnet.package.store.find_model`` accepts it.
+        index: which of the system's networks, from 0; may be left out where there is only one.
 
     Raises:
-        UserError: the package is not found, damaged, or holds other weights than its description says;
-            ``network-ambiguous`` or ``network-not-found`` where ``index`` does not say which of its networks.
+        UserError: the package is not found, is damaged, or has other weights than its description says;
+            ``network-ambiguous`` or ``network-not-found`` where ``index`` does not select one of its networks.
     """
     if not isinstance(package, ModelPackage):
         package = read_package(find_model(package))
     description = _network_named(package.description, index)
     source = f"{description.weights} of the model {package.description.name}"
     try:
-        # Without memory at first: a description may ask for a network of any size, its weights cannot.
+        # First without memory: a description may ask for a network of any size, but its weights cannot.
         planned = _planned(description)
         check_tensors(planned, package.tensor_shapes(description.weights), source)
         network = build_network(description.type, description.arguments)
     except ValueError as error:
         name = package.description.name
-        raise UserError(
-            "network-unknown", f"The model {name} cannot be built: {error}", model=name, reason=str(error)
-        ) from error
+        raise UserError("network-unknown", model=name, reason=str(error).rstrip(".")) from error
     try:
         tensors = safetensors.torch.load(package.read_file(description.weights))
     except safetensors.SafetensorError as error:
-        raise UserError(
-            "weights-damaged", f"{source} cannot be read ({error}); get the model again.", source=source
-        ) from error
+        raise UserError("weights-damaged", source=source, reason=str(error)) from error
     network.load_state_dict(tensors)
     return network.float().eval()
 
@@ -54,21 +50,14 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
 def _network_named(description: ModelDescription, index: int | None) -> Network:
     networks, last = description.system.networks, len(description.system.networks) - 1
     if index is None and last:
-        raise UserError(
-            "network-ambiguous",
-            f"The model {description.name} has {len(networks)} networks, which only together give its answer; load one "
-            f"by its index, 0 to {last}, or segment by conresnet.inference.segmentation.",
-            count=len(networks),
-        )
+        raise UserError("network-ambiguous", model=description.name, count=len(networks), last=last)
     if index is not None and not 0 <= index <= last:
-        raise UserError(
-            "network-not-found", f"The model {description.name} has no network {index}, only 0 to {last}.", index=index
-        )
+        raise UserError("network-not-found", model=description.name, index=index, last=last)
     return networks[index or 0]
 
 
 def _planned(description: Network) -> nn.Module:
-    """The network without memory. Raises ValueError as ``build_network`` does, and for sizes beyond counting."""
+    """The network without memory. Raises ValueError as ``build_network`` does, and for absurd sizes."""
     try:
         with torch.device("meta"):
             return build_network(description.type, description.arguments)
@@ -78,27 +67,17 @@ def _planned(description: Network) -> nn.Module:
 
 
 def check_tensors(network: nn.Module, shapes: dict[str, tuple[int, ...]], source: str) -> None:
-    """Refuse by name a tensor that is missing, left over or of another shape.
+    """Refuse by name a tensor that is missing, superfluous or of another shape.
 
     Raises:
         UserError: ``weights-missing``, ``weights-left-over`` or ``weights-shape``.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    for name in expected:
+    for name, shape in expected.items():
         if name not in shapes:
-            raise UserError("weights-missing", f"{source} lacks the tensor {name}.", source=source, tensor=name)
-        if shapes[name] != expected[name]:
-            raise UserError(
-                "weights-shape",
-                f"In {source} the tensor {name} is {shapes[name]}, not {expected[name]}.",
-                source=source,
-                tensor=name,
-            )
+            raise UserError("weights-missing", source=source, tensor=name)
+        if shapes[name] != shape:
+            raise UserError("weights-shape", source=source, tensor=name, shape=shapes[name], expected=shape)
     for name in shapes:
         if name not in expected:
-            raise UserError(
-                "weights-left-over",
-                f"{source} has the tensor {name}, which the network does not.",
-                source=source,
-                tensor=name,
-            )
+            raise UserError("weights-left-over", source=source, tensor=name)

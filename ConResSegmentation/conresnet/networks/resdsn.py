@@ -5,6 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from conresnet.networks import register_network
 from conresnet.networks.blocks import (
     TRAINING_OUTPUTS,
     ConvNormActivation,
@@ -29,7 +30,7 @@ class Deconvolution(nn.Sequential):
 class Encoder(PoolingEncoder):
     """Conv1a to Conv4b of Fig. 3: one convolution, then three times two, and max pooling in between.
 
-    Its features at 1/1, 1/2, 1/4 and 1/8 have w, 2w, 4w, 8w ``channels``, w the base width.
+    Its features at 1/1, 1/2, 1/4 and 1/8 have w, 2w, 4w, 8w ``channels``, where w is the base width.
     """
 
     def __init__(self, input_channels: int, width: int, norm: str, short_residual: bool = False):
@@ -60,14 +61,39 @@ class DecoderStep(nn.Module):
         return self.convolutions(x if long_residual is None else x + long_residual)
 
 
+@register_network(
+    "resdsn",
+    window=(64, 64, 64),
+    plans={
+        "resdsn": {
+            "title": "ResDSN",
+            "sentence": "An encoder and decoder with summed long connections and deep supervision, in one pass.",
+        },
+        "fresdsn": {
+            "title": "FResDSN",
+            "sentence": "ResDSN with both short and long residual connections.",
+            "arguments": {"short_residual": True},
+        },
+        "sresdsn": {
+            "title": "SResDSN",
+            "sentence": "ResDSN with short residual connections instead of long ones.",
+            "arguments": {"long_residual": False, "short_residual": True},
+        },
+        "dsn": {
+            "title": "DSN",
+            "sentence": "ResDSN without residual connections.",
+            "arguments": {"long_residual": False},
+        },
+    },
+)
 class ResDSN(nn.Module):
     """ResDSN (section 3.4, Fig. 3) and its variants of Table 1.
 
-    An encoder and a decoder of four resolution steps. The encoder has Conv1a, and Conv2a to Conv4b two by two, with
-    max pooling in between; each step of the decoder has a 4x4x4 deconvolution of stride 2 and two convolutions, the
-    last being Res/Conv1b; a 1x1x1 convolution ends it. Every convolution and deconvolution goes through norm and ReLU.
-    The low-level features are added to those that the deconvolution gives. Auxiliary branches lead from Conv2b and
-    Conv3b through deconvolutions to full size.
+    An encoder and a decoder of four resolution steps. The encoder has Conv1a and the pairs Conv2a to Conv4b, with max
+    pooling in between. Each step of the decoder has a 4x4x4 deconvolution of stride 2 and two convolutions, the last
+    being Res/Conv1b; a 1x1x1 convolution ends it. Norm and ReLU follow every convolution and deconvolution. The
+    encoder's features are added to those of the deconvolution. Auxiliary branches lead from Conv2b and Conv3b through
+    deconvolutions to full size.
 
     =========  =============  ==============
     Table 1    long_residual  short_residual
@@ -78,14 +104,20 @@ class ResDSN(nn.Module):
     DSN        no             no
     =========  =============  ==============
 
-    What only Fig. 3 holds is chosen, but for the 32 channels of Conv1a, which its caption names: the channels double
-    with each step of the encoder and halve with each of the decoder, as the text says; a branch has one deconvolution
-    for each halving, each halving the channels too, and a 1x1x1 convolution; a short residual connection leads around
-    the second convolution of a step. Parameters with one input channel and two outputs: 8,188,326.
+    Details that only Fig. 3 shows are chosen, except the 32 channels of Conv1a, which its caption states. The channels
+    double with each step of the encoder and halve with each of the decoder, as the text says. A branch has one
+    deconvolution per halving, each of which also halves the channels, and a 1x1x1 convolution. A short residual
+    connection leads around the second convolution of a step. The decoder's layer names (Res/Conv3b, 2b, 1b) could also
+    mean a single convolution per step; here a step has two, like those of the encoder. Parameters with one input
+    channel and two outputs: 8,188,326.
+
+    The paper trains by SGD with momentum 0.9, learning rate 0.01 and batches of 16, with flips and turns by 90 degrees:
+    ``training.optimizer=sgd``, ``training.learning_rate=0.01``, ``training.batch=16``, ``augmentation.flip_axes=[S, H,
+    W]`` and ``augmentation.quarter_turns=true`` in a plan.
 
     Args:
-        input_channels: images a case has.
-        outputs: segmentation channels: one a region (sigmoid), or background and labels (softmax).
+        input_channels: images per case.
+        outputs: segmentation channels: one per region (sigmoid), or background and labels (softmax).
         base_width: w, a multiple of 8.
         norm: "batch", as in the paper, or "group".
         long_residual: add the encoder's features to the decoder's.
@@ -93,7 +125,7 @@ class ResDSN(nn.Module):
         deep_supervision: build the auxiliary branches (eq. 2).
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: an argument is out of range.
     """
 
     stages = 1
@@ -132,7 +164,7 @@ class ResDSN(nn.Module):
         return AUXILIARY_WEIGHTS
 
     def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
-        """Compute what is wanted.
+        """Compute the wanted outputs.
 
         Args:
             x: (batch, channel, S, H, W) of any size.

@@ -1,153 +1,307 @@
-"""The description of a model, `model.json`: what it takes, how it computes, what comes out, and who made it from what.
+"""The description of a model, `model.json`: inputs, how it computes, outputs, and who made it from what.
 
-The dataclasses here are its schema; a whole example stands in the docstring of `conresnet.package`.
+These dataclasses are the format's only schema: `parse_description` checks a document against them,
+docs/model-package.md and docs/model.schema.json are generated from them (Utilities/update_model_format.py). Standard
+library only, so that Slicer's process can use it.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from conresnet.package.terminology import Terminology
+from conresnet.errors import UserError
+from conresnet.intensity import check_steps
+from conresnet.networks import declared_network, provided_outputs
+from conresnet.package.schema import Place, dump, field, load, load_json, repeated
+from conresnet.systems import declared_system
 
 FORMAT = "conresnet-model"
-# Version 2 added the copies of an input, regions that hold others, and systems and intensity steps that version 1 did
-# not know; version 3 what an ROI means to a model.
+# Version 2 added the copies of an input, regions that include others, and systems and intensity steps that version 1
+# did not have; version 3 added what an ROI means to a model.
 FORMAT_VERSION = 3
 DESCRIPTION_FILE = "model.json"
 CARD_FILE = "MODEL_CARD.md"
 WEIGHTS_SUFFIX = ".safetensors"
+FILE_SUFFIXES = (WEIGHTS_SUFFIX, ".json", ".md", ".png", ".txt")
+MOST_BYTES = 4 * 2**30
+MOST_COPIES = 16
 AXES = ("S", "H", "W")
 ROI_USES = ("limit", "cut")
 FOREGROUNDS = ("not_background", "all")
 TILINGS = ("fitted", "authors")
 BLENDINGS = ("gaussian", "uniform")
 
-# The plane of slices that follow one another in a direction.
+# The plane of the slices that follow one another in a direction.
 PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}
+
+_VERSION = r"\d{1,6}(\.\d{1,6}){0,3}([.+-]?[A-Za-z0-9.]{1,30})?"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_DIVIDERS = r"[^^~\r\n]*"
+_NO_DIVIDERS = "not contain ^, ~ or line breaks, which separate the parts of a terminology entry"
+
+
+def _plain_name(name: str) -> str | None:
+    """A name that is a file's or folder's name on every system, and nothing more: no folder, drive or device in it."""
+    if isinstance(name, str) and _PLAIN_NAME.fullmatch(name) and name[-1] != "." and not _DEVICES.fullmatch(name):
+        return None
+    return f'must be a plain name of letters, digits, ".", "_" and "-", but is "{str(name)[:80]}"'
+
+
+def _weights_name(name: str) -> str | None:
+    if name.endswith(WEIGHTS_SUFFIX):
+        return _plain_name(name)
+    return f'must be a {WEIGHTS_SUFFIX} file, but is "{name[:80]}"'
+
+
+def _packed_name(name: str) -> str | None:
+    if (reason := _plain_name(name)) or (name.lower().endswith(FILE_SUFFIXES) and name != DESCRIPTION_FILE):
+        return reason
+    return f"must be a file of one of these kinds: {', '.join(FILE_SUFFIXES)}"
+
+
+def _orientation(text: str) -> str | None:
+    if sorted(PLANES.get(letter, "?") for letter in text) == ["axial", "coronal", "sagittal"]:
+        return None
+    return f'must name three axes as in "SAR", but is "{text[:40]}"'
+
+
+def _segment_name(text: str) -> str | None:
+    return None if len(text) <= 200 and text.isprintable() else "must be at most 200 printable characters"
+
+
+@dataclass(frozen=True)
+class Code:
+    """One coded concept as DICOM writes it."""
+
+    scheme: str = field("coding scheme; `SCT` is SNOMED CT", pattern=_DIVIDERS, shape=_NO_DIVIDERS)
+    value: str = field("code value", pattern=_DIVIDERS, shape=_NO_DIVIDERS)
+    meaning: str = field("code meaning in words", pattern=_DIVIDERS, shape=_NO_DIVIDERS)
+
+
+@dataclass(frozen=True)
+class Terminology:
+    """A segment's terminology entry, as in Slicer; a modifier refines its type or region."""
+
+    category: Code = field("segmented property category")
+    type: Code = field("segmented property type")
+    type_modifier: Code | None = field("refines the type, such as Left", default=None)
+    region: Code | None = field("anatomic region", default=None, omit=True)
+    region_modifier: Code | None = field("refines the region", default=None, omit=True)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """A modifier of nothing."""
+        if self.region_modifier and not self.region:
+            yield "region_modifier", "needs a region"
 
 
 @dataclass(frozen=True)
 class Input:
-    """One image: name, modality, words in a node's or file's name that speak for or against it, intensity steps.
+    """One image. It is one channel of the network by its ``intensity``, and one more by each of its ``copies``."""
 
-    It is one channel of the network by its ``intensity``, and one more by the steps of each of its ``copies``.
-    """
-
-    name: str
-    modality: str
-    keywords: tuple[str, ...]
-    exclude_keywords: tuple[str, ...]
-    intensity: tuple[dict[str, Any], ...]
-    copies: tuple[tuple[dict[str, Any], ...], ...] = ()
+    name: str = field("name of the channel, such as `T1`")
+    modality: str = field("such as `MR` or `CT`")
+    keywords: tuple[str, ...] = field("words in an image's name that suggest this channel", default=())
+    exclude_keywords: tuple[str, ...] = field("words that rule it out", default=())
+    intensity: tuple[dict[str, Any], ...] = field("intensity steps, applied in order (see below)", default=())
+    copies: tuple[tuple[dict[str, Any], ...], ...] = field(
+        "more channels made from the same image, each with its own steps",
+        default=(),
+        most=MOST_COPIES,
+        since=2,
+        before=(),
+    )
 
     @property
     def channels(self) -> tuple[tuple[dict[str, Any], ...], ...]:
         """The intensity steps of each of its channels, in the network's order: its own, then those of its copies."""
         return (self.intensity, *self.copies)
 
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Intensity steps that cannot be applied."""
+        for place, steps in zip(
+            ["intensity", *(f"copies[{index}]" for index in range(len(self.copies)))], self.channels, strict=True
+        ):
+            try:
+                check_steps(steps)
+            except UserError as error:
+                yield place, f"cannot be used ({error.message.rstrip('.')})"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """The model's space: direction of increasing index along (S, H, W), voxel size in mm (None: the image's own).
+    """The model's space.
 
-    ``roi`` is what an ROI does. "cut": nothing else is seen of the image, as for a model that learned from crops around
-    its structure. "limit": intensity is measured on the whole image and the network sees what is around the ROI, as for
-    a model that learned from whole scans; only the result ends there.
+    With ``roi`` "cut" the model sees nothing of the image outside the ROI, for models trained on crops around their
+    structure. With "limit" intensity is measured on the whole image and the network sees what is around the ROI, for
+    models trained on whole scans; only the result ends at the ROI.
     """
 
-    orientation: str
-    spacing: tuple[float, float, float] | None
-    foreground: str
-    roi: str
+    orientation: str = field("the directions in which S, H and W increase, such as `SAR`", check=_orientation)
+    spacing: tuple[float, float, float] | None = field(
+        "voxel size in mm along S, H, W; null: the image's own", default=None, low=0.01, high=100
+    )
+    foreground: str = field("voxels that are measured and segmented", choices=FOREGROUNDS)
+    roi: str = field(
+        "`cut`: the model sees only the ROI; `limit`: only the result ends at the ROI",
+        choices=ROI_USES,
+        since=3,
+        before="cut",
+    )
 
 
 @dataclass(frozen=True)
 class Network:
-    """One network of the system: type and arguments for `conresnet.networks.build_network`, and its weights' file."""
+    """One network of the system, for `conresnet.networks.build_network`."""
 
-    type: str
-    arguments: dict[str, Any]
-    weights: str
+    type: str = field("name of the network")
+    arguments: dict[str, Any] = field("arguments of the network")
+    weights: str = field("its file of weights", check=_weights_name)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Arguments that the description needs to understand."""
+        if self.arguments.get("residual_axis", "S") not in AXES:
+            yield "arguments.residual_axis", f"must be one of {', '.join(AXES)}"
+        yield from _network_faults("arguments", self.type, self.arguments)
+
+
+def _network_faults(place: str, kind: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A network inside another that is not one: which outputs there are is read from it."""
+    wraps = declared_network(kind).wraps
+    if not wraps or wraps not in arguments:
+        return
+    inner, place = arguments[wraps], f"{place}.{wraps}"
+    is_network = isinstance(inner, dict) and set(inner) == {"type", "arguments"}
+    if not (is_network and isinstance(inner["type"], str) and isinstance(inner["arguments"], dict)):
+        yield place, 'must be {"type": ..., "arguments": {...}}'
+    else:
+        yield from _network_faults(f"{place}.arguments", inner["type"], inner["arguments"])
 
 
 @dataclass(frozen=True)
 class System:
-    """How networks make a segmentation; `arguments` are the system's own, such as a margin."""
+    """How networks make a segmentation."""
 
-    type: str
-    networks: tuple[Network, ...]
-    arguments: dict[str, Any]
+    type: str = field("name of the system (see below)")
+    networks: tuple[Network, ...] = field("its networks, in the system's order", least=1)
+    arguments: dict[str, Any] = field("arguments of the system", default=None)
+
+    def resolved(self, place: Place, version: int) -> "System":
+        """The same with every argument of a known system, which checks its own."""
+        given = self.arguments or {}
+        kind = declared_system(self.type)
+        if kind is None or kind.Arguments is None:
+            return replace(self, arguments=given)
+        return replace(self, arguments=dump(load(kind.Arguments, given, place.inside("arguments"), version)))
 
 
 @dataclass(frozen=True)
 class Inference:
-    """The sliding-window pass: window in voxels (S, H, W), overlap as a fraction of it, axes to mirror (of S, H, W)."""
+    """The sliding-window pass."""
 
-    window: tuple[int, int, int]
-    overlap: float
-    tiling: str
-    blending: str
-    mirror_axes: tuple[str, ...]
+    window: tuple[int, int, int] = field("voxels along S, H, W", low=1, high=2048)
+    overlap: float = field("minimum overlap as a fraction of the window", low=0, high=0.9)
+    tiling: str = field("how windows are placed: as few as fit, or as the paper's authors do", choices=TILINGS)
+    blending: str = field("weight of a window's voxels where windows overlap", choices=BLENDINGS)
+    mirror_axes: tuple[str, ...] = field(
+        "axes along which the image is also mirrored, and the answers averaged", default=(), choices=AXES, unique=True
+    )
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One output structure: name, value in the labelmap (1 to 255), color (red, green, blue; 0 to 255), codes.
+    """One output structure."""
 
-    Of regions also the names of those that are part of it, as the enhancing tumor is of the whole tumor.
-    """
+    name: str = field("name of the segment, at most 200 printable characters", check=_segment_name)
+    label: int = field("value in the label map", low=1, high=255)
+    color: tuple[int, int, int] = field("red, green, blue", low=0, high=255)
+    terminology: Terminology | None = field("codes, as in Slicer's terminology", default=None)
+    includes: tuple[str, ...] = field(
+        "for regions: names of regions inside this one, which are painted later",
+        default=(),
+        most=255,
+        since=2,
+        before=(),
+    )
 
-    name: str
-    label: int
-    color: tuple[int, int, int]
-    terminology: Terminology | None
-    includes: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Output:
     """What comes out, in the order of the network's output channels.
 
-    ``labels``: one softmax over the background and the segments. ``regions``: one sigmoid a segment, cut at `threshold`
-    and painted in `paint_order` (names), a later one over an earlier one. Where a region is, those that include it are
-    too, whatever the network says: so a region is the same by itself and in a labelmap, by the values of its parts.
+    ``labels``: one softmax over the background and the segments. ``regions``: one sigmoid per segment, cut at
+    ``threshold`` and painted in ``paint_order``. Where a region is, those that include it are too, whatever the network
+    says, so that a region is the same on its own and in a label map, by the values of its parts.
     """
 
-    kind: str
-    threshold: float
-    segments: tuple[Segment, ...]
-    paint_order: tuple[str, ...]
+    kind: str = field(
+        "`labels`: softmax over background and segments; `regions`: one sigmoid per segment",
+        choices=("labels", "regions"),
+    )
+    threshold: float = field("for regions", default=0.5, low=0.01, high=0.99)
+    segments: tuple[Segment, ...] = field(
+        "in the order of the network's outputs, without the background", least=1, most=255
+    )
+    paint_order: tuple[str, ...] = field(
+        "names of all segments; later ones overwrite earlier ones. Default: the order of the segments",
+        default=None,
+        most=255,
+    )
+
+    def resolved(self, place: Place, version: int) -> "Output":
+        """The same with an order of painting."""
+        return self if self.paint_order is not None else replace(self, paint_order=self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the segments."""
+        return tuple(segment.name for segment in self.segments)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Segments that cannot be told apart, or an order of painting that does not fit them."""
+        for names in (self.names, [f"label {segment.label}" for segment in self.segments]):
+            if reason := repeated(names):
+                yield "segments", reason
+        if sorted(self.paint_order) != sorted(self.names):
+            yield "paint_order", "must name every segment once"
+        for index, segment in enumerate(self.segments):
+            later = self.paint_order[self.paint_order.index(segment.name) + 1 :] if self.kind == "regions" else ()
+            if not set(segment.includes) <= set(later):
+                yield f"segments[{index}].includes", "must contain only names of regions that are painted later"
 
 
 @dataclass(frozen=True)
 class PackedFile:
-    """What a file of the package must be: its SHA-256 in hexadecimal, and its size."""
+    """What a file of the package must be."""
 
-    sha256: str
-    bytes: int
+    sha256: str = field("SHA-256 checksum", pattern="[0-9a-f]{64}", shape="be 64 hexadecimal digits in lower case")
+    bytes: int = field("size", low=0, high=MOST_BYTES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelDescription:
     """A whole `model.json`; made by `parse_description`, which has checked it."""
 
-    name: str
-    title: str
-    version: str
-    description: str
-    license: str
-    attribution: str
-    citations: tuple[str, ...]
-    training_data: str
-    intended_use: str
-    limitations: str
-    inputs: tuple[Input, ...]
-    preparation: Preparation
-    system: System
-    inference: Inference
-    output: Output
-    files: dict[str, PackedFile]
+    format: str = field("always `conresnet-model`", choices=(FORMAT,))
+    format_version: int = field("version of this format", low=1, high=FORMAT_VERSION)
+    name: str = field("name of the folder once installed: letters, digits, `.`, `_`, `-`", check=_plain_name)
+    title: str = field("name for people")
+    version: str = field("version of the model, such as 1.0.0", pattern=_VERSION, shape="look like 1.0.0")
+    description: str = field("what the model is for", default="")
+    license: str = field("license of the weights")
+    attribution: str = field("whose work they are", default="")
+    citations: tuple[str, ...] = field("publications", default=())
+    training_data: str = field("what the model was trained on", default="")
+    intended_use: str = field("what the model may be used for", default="")
+    limitations: str = field("what it cannot do", default="")
+    inputs: tuple[Input, ...] = field("the images, in the order in which they are given", least=1, most=64)
+    preparation: Preparation = field("the space and the part of the image that the model works on")
+    system: System = field("the networks, and how they make a segmentation")
+    inference: Inference = field("the sliding-window pass")
+    output: Output = field("the segments")
+    files: dict[str, PackedFile] = field("every file except model.json", default=None, keys=_packed_name)
 
     @property
     def channel_count(self) -> int:
@@ -160,48 +314,107 @@ class ModelDescription:
         axis = self.system.networks[0].arguments.get("residual_axis", "S")
         return PLANES[self.preparation.orientation[AXES.index(axis)]]
 
+    def resolved(self, place: Place, version: int) -> "ModelDescription":
+        """The same as this version writes it."""
+        return replace(self, format_version=FORMAT_VERSION, files=self.files or {})
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Parts that do not fit each other."""
+        if reason := repeated([item.name for item in self.inputs]):
+            yield "inputs", reason
+        yield from _system_faults(self)
+        for index, network in enumerate(self.system.networks):
+            # Only a description that is yet to be written may do without its files.
+            if self.files and network.weights not in self.files:
+                yield f"system.networks[{index}].weights", f"names {network.weights}, which is not among the files"
+
     def with_files(self, files: Mapping[str, PackedFile]) -> "ModelDescription":
         """The same description of other files, as the writer makes it."""
         return replace(self, files=dict(files))
 
     def to_dict(self) -> dict[str, Any]:
-        """The description as JSON knows it; `parse_description` brings it back."""
-        inputs = [
-            {
-                **vars(item),
-                **_lists(item, "keywords", "exclude_keywords", "intensity"),
-                "copies": [list(steps) for steps in item.copies],
-            }
-            for item in self.inputs
-        ]
-        spacing = self.preparation.spacing
-        system = {**vars(self.system), "networks": [dict(vars(network)) for network in self.system.networks]}
-        segments = [
-            {
-                **vars(segment),
-                **_lists(segment, "color", "includes"),
-                "terminology": segment.terminology.to_dict() if segment.terminology else None,
-            }
-            for segment in self.output.segments
-        ]
-        return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            **vars(self),
-            "citations": list(self.citations),
-            "residual_axis": self.residual_axis,
-            "inputs": inputs,
-            "preparation": {**vars(self.preparation), "spacing": list(spacing) if spacing else None},
-            "system": system,
-            "inference": {**vars(self.inference), **_lists(self.inference, "window", "mirror_axes")},
-            "output": {**vars(self.output), "segments": segments, "paint_order": list(self.output.paint_order)},
-            "files": {name: dict(vars(entry)) for name, entry in self.files.items()},
-        }
+        """The description as JSON has it; `parse_description` brings it back."""
+        return {**dump(self), "residual_axis": self.residual_axis}
 
     def to_json(self) -> str:
         """The text of `model.json`."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _lists(item: object, *names: str) -> dict[str, list]:
-    return {name: list(getattr(item, name)) for name in names}
+def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIPTION_FILE) -> ModelDescription:
+    """Check a description and return it.
+
+    Reading is strict. Every field is checked for type and range, and an unknown field is refused as a misspelling,
+    because the format version rises whenever a field is added; so are repeated keys, NaN and numbers without bound. The
+    arguments of networks belong to the networks: here they only need to be finite. Older versions of the format are
+    read; they must not have fields that came later.
+
+    Args:
+        document: the content of a `model.json`, or the object in it. ``files`` may be empty or missing in an object
+            that is yet to be written. The derived ``residual_axis`` may be left out.
+        source: the file's name for messages.
+
+    Raises:
+        UserError: ``package-json``, ``package-newer`` or ``package-description``, with a sentence that names the field.
+    """
+    is_file = isinstance(document, bytes)
+    place = Place(source)
+    content = load_json(document, source) if is_file else document
+    if not isinstance(content, Mapping):
+        place.refuse("must be an object")
+    version = content.get("format_version")
+    if content.get("format") == FORMAT and type(version) is int and FORMAT_VERSION < version <= 10**6:
+        raise UserError("package-newer", file=source, version=version, ours=FORMAT_VERSION)
+    plane = content.get("residual_axis")
+    rest = {key: value for key, value in content.items() if key != "residual_axis"}
+    description = load(ModelDescription, rest, place, version if type(version) is int else FORMAT_VERSION)
+    if plane is not None and plane != description.residual_axis:
+        derived = f"must be {description.residual_axis}, which follows from the network and the orientation"
+        place.inside("residual_axis").refuse(derived)
+    if is_file and not description.files:
+        weights = description.system.networks[0].weights
+        place.inside("system.networks[0].weights").refuse(f"names {weights}, which is not among the files")
+    return description
+
+
+def _system_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
+    """Too many or too few networks, or networks with other channels than the model.
+
+    Systems that are not installed here may chain networks freely.
+    """
+    system, kind = description.system, declared_system(description.system.type)
+    if kind is None:
+        return
+    if kind.files and len(system.networks) != len(kind.files):
+        yield "system.networks", f"must have {len(kind.files)} entries, because the system is {system.type}"
+    segments = len(description.output.segments)
+    expected = {
+        "input_channels": description.channel_count,
+        "outputs": segments + (description.output.kind == "labels"),
+    }
+    first_axis = system.networks[0].arguments.get("residual_axis", "S")
+    for index, network in enumerate(system.networks):
+        place = f"system.networks[{index}].arguments"
+        for key, value in expected.items():
+            if network.arguments.get(key, value) != value:
+                yield f"{place}.{key}", f"must be {value}, to match the inputs and segments"
+        outputs = network.arguments.get("outputs")
+        yield from _residual_faults(place, network.type, network.arguments, segments, outputs)
+        if network.arguments.get("residual_axis", "S") != first_axis:
+            yield f"{place}.residual_axis", f"must be {first_axis}, as for the first network"
+
+
+def _residual_faults(
+    place: str, kind: str, arguments: Mapping[str, Any], segments: int, outputs: Any
+) -> Iterator[tuple[str, str]]:
+    """Residuals of anything but the segments, which are all that the residual map shows."""
+    wraps = declared_network(kind).wraps
+    if wraps and wraps in arguments:
+        inner = arguments[wraps]
+        yield from _residual_faults(f"{place}.{wraps}.arguments", inner["type"], inner["arguments"], segments, outputs)
+    elif "residual" in provided_outputs(kind, arguments):
+        residuals = arguments.get("residual_outputs")
+        residuals = outputs if residuals is None else residuals
+        if residuals is not None and residuals not in (1, segments):
+            reason = f"must be {segments}, one per segment, or 1 for all segments; by default it equals outputs"
+            yield f"{place}.residual_outputs", reason

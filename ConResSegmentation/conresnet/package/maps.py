@@ -1,61 +1,109 @@
-"""The maps a model can show beside its segmentation. Torch-free."""
+"""The maps that a model can give besides its segmentation, each described once. Torch-free.
+
+A new map is one entry of `MAPS`, and the network's output that it shows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from conresnet.errors import UserError
+from conresnet.networks import all_arguments, provided_outputs
 from conresnet.package.description import ModelDescription
+from conresnet.systems import declared_system
+
+
+@dataclass(frozen=True)
+class MapKind:
+    """One kind of map.
+
+    Args:
+        title: for lists.
+        description: what it shows, for people.
+        output: the network's output that it is made from, see `conresnet.networks.blocks`.
+        is_logit: whether that output goes through a sigmoid. (The segmentation is made probabilities in any case.)
+        per_segment: whether it has one component per segment; else ``components``.
+        components: how many components it has where it has none per segment.
+        range: lowest and highest value it can have; None where it depends on the network.
+    """
+
+    title: str
+    description: str
+    output: str
+    is_logit: bool = False
+    per_segment: bool = False
+    components: int = 1
+    range: tuple[float, float] | None = (0.0, 1.0)
+
+    def component_count(self, segments: int) -> int:
+        """Its components for a model of so many segments."""
+        return segments if self.per_segment else self.components
+
 
 MAPS = {
-    "probability": "How sure the network is of each segment, 0 to 1.",
-    "residual": "Where each segment is predicted to change from the slice before, 0 to 1 (context residual, eq. 5).",
-    "attention": "How much the residual path raises the features of a place, 0 to 1: the mean over channels of "
-    "sigmoid(O_res) of the last module (eq. 6).",
-    "features": "Sum over channels of the last module's features, before and after attention (Fig. 6).",
+    "probability": MapKind(
+        "Probability",
+        "Probability of each segment, 0 to 1.",
+        "segmentation",
+        is_logit=True,
+        per_segment=True,
+    ),
+    "residual": MapKind(
+        "Residual",
+        "Where each segment is predicted to change from the previous slice, 0 to 1 (context residual, eq. 5).",
+        "residual",
+        is_logit=True,
+        per_segment=True,
+    ),
+    "attention": MapKind(
+        "Attention",
+        "How much the residual path amplifies the features of a place, 0 to 1: the mean over channels of "
+        "sigmoid(O_res) of the last module (eq. 6).",
+        "attention",
+    ),
+    "features": MapKind(
+        "Features",
+        "Sum over channels of the last module's features, before and after attention (Fig. 6).",
+        "features",
+        components=2,
+        range=None,
+    ),
 }
 
 _HALF_MAXIMUM = float(np.finfo(np.float16).max)
 
 
+def maps_from(outputs: Collection[str]) -> set[str]:
+    """The maps that a network with these outputs gives."""
+    return {name for name, kind in MAPS.items() if kind.output in outputs}
+
+
 def provided_maps(description: ModelDescription) -> set[str]:
-    """The maps that a model can make, told from its description alone, as Slicer's process has to."""
+    """The maps that a model can give, read from its description alone, as Slicer's process has to."""
     system = description.system
-    # Of a system of several passes, the last one makes the maps.
-    networks = system.networks[-1:] if system.type == "coarse_to_fine" else system.networks
-    return set.intersection(*(_maps_of_network(network.type, network.arguments) for network in networks))
+    kind = declared_system(system.type)
+    networks = kind.shown(system.networks) if kind else system.networks
+    return set.intersection(*(maps_from(provided_outputs(item.type, item.arguments)) for item in networks))
 
 
 def residual_plane(description: ModelDescription) -> str:
-    """Between slices of which plane a model predicts residuals: axial, coronal or sagittal; "" where it has none."""
+    """The plane of the slices between which a model predicts residuals; "" where it predicts none."""
     return description.residual_axis if "residual" in provided_maps(description) else ""
 
 
 def map_components(description: ModelDescription) -> dict[str, int]:
     """How many components each map of a model has: one per segment, or one residual for all segments together."""
     segments = len(description.output.segments)
-    arguments = description.system.networks[-1].arguments
-    inner = arguments.get("network", {}).get("arguments", {})
-    residuals = {**inner, **arguments}.get("residual_outputs")
-    return {"probability": segments, "residual": 1 if residuals == 1 else segments, "attention": 1, "features": 2}
-
-
-def _maps_of_network(kind: str, arguments: Mapping[str, Any]) -> set[str]:
-    if kind == "auto_context":
-        inner = arguments.get("network", {})
-        return _maps_of_network(inner.get("type", ""), inner.get("arguments", {}))
-    maps = {"probability"}
-    if kind == "conresnet":
-        maps.add("features")
-        maps |= {name for name in ("residual", "attention") if arguments.get(f"{name}_mapping", True)}
-    return maps
+    network = description.system.networks[-1]
+    shared = all_arguments(network.type, network.arguments).get("residual_outputs") == 1
+    return {name: 1 if shared and name == "residual" else kind.component_count(segments) for name, kind in MAPS.items()}
 
 
 def check_maps(names: Iterable[str], provided: Collection[str], model: str) -> tuple[str, ...]:
-    """The maps wanted, each once.
+    """The requested maps, each once.
 
     Args:
         names: what the user asked for.
@@ -63,22 +111,18 @@ def check_maps(names: Iterable[str], provided: Collection[str], model: str) -> t
         model: its name, for messages.
 
     Raises:
-        UserError: "map-unknown" or "map-unavailable".
+        UserError: ``map-unknown`` or ``map-unavailable``.
     """
     names = tuple(dict.fromkeys(names))
     for name in names:
         if name not in MAPS:
-            raise UserError("map-unknown", f"There is no map {name!r}; choose of {', '.join(MAPS)}.", map=name)
+            raise UserError("map-unknown", map=name, known=", ".join(MAPS))
         if name not in provided:
-            raise UserError(
-                "map-unavailable",
-                f"The model {model} has no {name} map; it has {', '.join(sorted(provided))}.",
-                map=name,
-                model=model,
-            )
+            available = ", ".join(sorted(provided))
+            raise UserError("map-unavailable", map=name, model=model, available=available)
     return names
 
 
 def to_half(values: np.ndarray) -> np.ndarray:
-    """Values as float16; those out of its range become its largest."""
+    """Values as float16; those outside its range become its largest."""
     return np.clip(values, -_HALF_MAXIMUM, _HALF_MAXIMUM).astype(np.float16)

@@ -15,9 +15,14 @@ from typing import Any, BinaryIO
 
 from conresnet.errors import UserError
 from conresnet.package.archive import Container, open_container
-from conresnet.package.description import DESCRIPTION_FILE, WEIGHTS_SUFFIX, ModelDescription, PackedFile
-from conresnet.package.fields import load_json
-from conresnet.package.parsing import parse_description
+from conresnet.package.description import (
+    DESCRIPTION_FILE,
+    WEIGHTS_SUFFIX,
+    ModelDescription,
+    PackedFile,
+    parse_description,
+)
+from conresnet.package.schema import load_json
 
 MOST_HEADER_BYTES = 16 * 2**20
 # Far more than any network has; a product of millions of sizes would take hours.

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from conresnet.errors import UserError
 from conresnet.files import move, write_error
-from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, PackedFile
-from conresnet.package.parsing import parse_description
+from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, PackedFile, parse_description
 from conresnet.package.reader import ModelPackage, read_package
 
 LICENSE_FILE = "LICENSE.txt"

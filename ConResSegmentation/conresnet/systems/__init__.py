@@ -1,34 +1,177 @@
-"""How networks make a segmentation, by name."""
+"""Systems by name: how the networks of a model make a segmentation.
+
+A new system is one file with one class:
+
+    @register_system("mysystem")
+    class MySystem(System):
+        ...
+
+Slicer's process reads model descriptions, and for that imports the files of systems. They, and this module, must
+therefore import torch, numpy and SimpleITK inside methods only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from conresnet.errors import UserError
-from conresnet.package import ModelPackage
-from conresnet.systems.coarse_to_fine import CoarseToFine
-from conresnet.systems.one_pass import Ensemble, OnePass, SingleNetwork, System
+from conresnet.registry import Registry
 
-SYSTEMS: dict[str, Callable[[ModelPackage], System]] = {
-    "single": lambda package: OnePass(SingleNetwork(package), package.description.inference),
-    "ensemble": lambda package: OnePass(Ensemble(package), package.description.inference),
-    "coarse_to_fine": CoarseToFine,
-}
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from conresnet.images.grid import Box
+    from conresnet.images.preparation import PreparedCase
+    from conresnet.inference.devices import Backend
+    from conresnet.inference.sliding import Passes, Predictor
+    from conresnet.inference.windows import Tiling
+    from conresnet.package import ModelPackage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The training of one of a system's networks; stages follow one another, each for the plan's steps.
+
+    Args:
+        around_segments: whether every window is drawn around a labeled voxel, instead of the plan's share of them.
+        find_box: from what the network of the stage before finds in a case, one (S, H, W) mask per segment, to the box
+            in which this stage's network is validated; None where that is the whole case.
+    """
+
+    around_segments: bool = False
+    find_box: Callable[[Iterable[np.ndarray]], Box | None] | None = None
+
+
+@dataclass(frozen=True)
+class PlannedArguments:
+    """Arguments of a system that a plan sets by the data.
+
+    Args:
+        values: arguments that differ from their defaults.
+        reasons: (what, value, why) for people, one per line of the plan's summary.
+    """
+
+    values: Mapping[str, Any]
+    reasons: Sequence[tuple[str, str, str]] = ()
+
+
+class System:
+    """Networks that together segment a prepared case.
+
+    The class describes the system without its weights. An instance holds the networks of one package.
+
+    Class attributes:
+        Arguments: a dataclass of the system's own arguments, by the rules of `conresnet.package.schema`; None where it
+            has none.
+        files: the names of its networks, in their order, as in a package's weights files; empty for any number.
+        ensemble: the system that several trained runs of this one make together; "" where they cannot.
+        plans: what can be planned with it, by the name for ``plan --system``: "title", "sentence", "network" (its type)
+            and "arguments" of the network that differ from their defaults.
+
+    Attributes:
+        predictors: what answers for a window in each of its passes.
+        networks: all of them.
+        maps: names in ``conresnet.package.maps.MAPS`` that it can give.
+        tiling: how the model's windows are placed.
+    """
+
+    Arguments: ClassVar[type | None] = None
+    files: ClassVar[tuple[str, ...]] = ()
+    ensemble: ClassVar[str] = ""
+    plans: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    predictors: Sequence[Predictor]
+    networks: Sequence[nn.Module]
+    maps: Collection[str]
+    tiling: Tiling
+
+    def __init__(self, package: ModelPackage):
+        raise NotImplementedError
+
+    @classmethod
+    def shown(cls, networks: Sequence[Any]) -> Sequence[Any]:
+        """Those of a description's networks that make the maps; a map is available where all of them provide it."""
+        return networks
+
+    @classmethod
+    def stages(cls, arguments: Mapping[str, Any]) -> Sequence[Stage]:
+        """How it is trained: one stage per network, in their order; empty where a plan cannot train it."""
+        return ()
+
+    @classmethod
+    def plan_images(cls, model: dict[str, Any]) -> dict[str, str]:
+        """Change what a planned ``model.json`` says of the images, in place.
+
+        Returns:
+            Remarks for the plan's summary, by the line that they are added to ("spacing", "window", "intensity T1").
+        """
+        return {}
+
+    @classmethod
+    def plan_arguments(cls, segments: Callable[[], Iterable[Sequence[np.ndarray]]] | None) -> PlannedArguments:
+        """Arguments for a plan.
+
+        Args:
+            segments: reads the labels of some cases: for each segment its masks, (S, H, W) bool per case; None where
+                there are no data to look at.
+        """
+        return PlannedArguments({})
+
+    def place(self, backend: Backend) -> None:
+        """Move to a device, for its precision."""
+        for predictor in self.predictors:
+            predictor.place(backend)
+
+    def segment(self, case: PreparedCase, passes: Passes) -> None:
+        """Make the passes over a case, the last of which goes to ``passes.results``.
+
+        Raises:
+            Cancelled: noticed inside a window.
+            UserError: ``out-of-memory`` or ``network-not-finite``.
+        """
+        raise NotImplementedError
+
+
+SYSTEMS = Registry("conresnet.systems", "register_system", lambda: None)
+_BROKEN: set[str] = set()
+register_system = SYSTEMS.register
+system_names = SYSTEMS.names
+
+
+def declared_system(kind: str) -> type[System] | None:
+    """The class of a system; None where there is none of this name, or its file cannot be imported."""
+    try:
+        return SYSTEMS.load(kind)
+    except LookupError:
+        return None
+    except ValueError as error:
+        if kind not in _BROKEN:
+            logger.warning("The system %s is not available: %s.", kind, error)
+        _BROKEN.add(kind)
+        return None
+
+
+def trained_systems() -> list[str]:
+    """The names of the systems that a plan can train."""
+    kinds = ((name, declared_system(name)) for name in system_names())
+    return [name for name, kind in kinds if kind and kind.stages.__func__ is not System.stages.__func__]
 
 
 def build_system(package: ModelPackage) -> System:
     """The system of a model package with its weights, on the CPU.
 
     Raises:
-        UserError: "system-unknown", or what loading a network raises.
+        UserError: ``system-unknown``, or what loading a network raises.
     """
-    kind = package.description.system.type
-    if kind not in SYSTEMS:
-        raise UserError(
-            "system-unknown",
-            f"The model {package.description.name} needs the system {kind!r}, which this version of ConResNet does not "
-            f"have (it has {', '.join(SYSTEMS)}); update ConResNet.",
-            model=package.description.name,
-            system=kind,
-        )
-    return SYSTEMS[kind](package)
+    model, kind = package.description, package.description.system.type
+    made = declared_system(kind)
+    if made is None:
+        known = ", ".join(system_names())
+        raise UserError("system-unknown", model=model.name, system=kind, known=known)
+    return made(package)

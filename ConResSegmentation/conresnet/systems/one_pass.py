@@ -1,201 +1,66 @@
-"""What every system is to those who use it: the passes over a case, and the placing of its networks.
-
-One network that answers for a window: the paper's own way.
-
-Several networks of the same inputs and outputs, such as those of a cross-validation; what they say is averaged.
-
-One pass over the windows of a case, by one network or by several together.
-"""
+"""One pass over the windows of a case, by one network or by the mean of several."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from itertools import chain, combinations
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from conresnet.systems import Stage, System, register_system
 
-from conresnet.errors import UserError
-from conresnet.images.preparation import PreparedCase
-from conresnet.inference.devices import Backend
-from conresnet.inference.sliding import Passes, Predictor
-from conresnet.inference.windows import Tiling
-from conresnet.networks.blocks import fold_weight_standardization, segment_probabilities
-from conresnet.networks.context_residual import AXES
-from conresnet.networks.loading import load_network
-from conresnet.package import ModelPackage
-from conresnet.package.description import Inference
+if TYPE_CHECKING:
+    from conresnet.images.preparation import PreparedCase
+    from conresnet.inference.sliding import Passes, Predictor
+    from conresnet.package import ModelPackage
 
 
-class System(Protocol):
-    """Networks that together segment a prepared case.
-
-    Attributes:
-        predictors: what answers for a window in each of its passes.
-        networks: all of them.
-        maps: names in ``conresnet.package.maps.MAPS`` that it can give.
-        tiling: how the model would have windows laid.
-    """
-
-    predictors: Sequence[Predictor]
-    networks: Sequence[nn.Module]
-    maps: Collection[str]
-    tiling: Tiling
-
-    def place(self, backend: Backend) -> None:
-        """Move to a device, for its precision."""
-
-    def segment(self, case: PreparedCase, passes: Passes) -> None:
-        """Make the passes over a case, the last of which goes to ``passes.results``.
-
-        Raises:
-            Cancelled: heard inside a window.
-            UserError: "out-of-memory" or "network-not-finite".
-        """
-
-
-class SingleNetwork:
-    """A network made ready for inference.
-
-    Attributes:
-        networks: to be watched; here one.
-        maps: names in ``conresnet.package.maps.MAPS`` that it can give.
-
-    Args:
-        package: read for the description and the weights; not kept.
-        index: which of the package's networks.
-        mirror_axes: over which the answer is averaged, of "S", "H", "W"; None is the model's.
-
-    Raises:
-        UserError: what loading raises.
-    """
-
-    def __init__(self, package: ModelPackage, index: int = 0, mirror_axes: Sequence[str] | None = None):
-        description = package.description
-        self._title = description.title
-        self._network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
-        self._exclusive = description.output.kind == "labels"
-        mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
-        self._mirrorings = _subsets([AXES[name] for name in mirror_axes])
-        self._input_channels = description.channel_count
-        self.networks = [self._network]
-        self.maps = {"probability"} | ({"residual", "attention", "features"} & set(self._network.provides))
-
-    def place(self, backend: Backend) -> None:
-        """Move to a device, for its precision."""
-        self._backend = backend
-        backend.place(self._network)
-
-    @torch.inference_mode()
-    def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
-        """One window, see ``Predictor.predict``.
-
-        Raises:
-            UserError: "network-not-finite".
-        """
-        wanted = {"segmentation"} | (set(maps) - {"probability"})
-        # A mirrored pass sees each slice's other neighbor, so that maps are those of the pass that is not mirrored.
-        output = self._forward(block[None], wanted)
-        probability = segment_probabilities(output.pop("segmentation").float(), self._exclusive)
-        for axes in self._mirrorings:
-            mirrored = self._forward(block[None].flip(axes), {"segmentation"})["segmentation"]
-            probability += segment_probabilities(mirrored.float(), self._exclusive).flip(axes)
-        result = {"probability": probability.div_(1 + len(self._mirrorings)) if self._mirrorings else probability}
-        # They would be painted as background, and nobody would know why there is no segment.
-        if not probability.isfinite().all():
-            raise UserError(
-                "network-not-finite",
-                f"The network of {self._title} answers with values that are not numbers; its training may have "
-                "diverged, or this image has intensities unlike those it was trained on: check the image, or choose "
-                "another model.",
-                model=self._title,
-            )
-        for name, value in output.items():
-            result[name] = value.float().sigmoid_() if name == "residual" else value.float()
-        return {name: value[0].cpu() for name, value in result.items()}
-
-    def trial(self, maps: Collection[str]) -> None:
-        """Make all that ``predict`` makes, on a window as small as can be."""
-        self.predict(torch.zeros(self._input_channels, 16, 16, 16), maps)
-
-    def _forward(self, batch: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        with self._backend.computing():
-            return self._network(self._backend.take(batch), wanted=wanted)
-
-
-def _subsets(axes: list[int]) -> list[tuple[int, ...]]:
-    """Every way to mirror, but for not at all."""
-    return list(chain.from_iterable(combinations(axes, count) for count in range(1, len(axes) + 1)))
-
-
-class Ensemble:
-    """The networks of a package, one after the other over each window.
-
-    Probabilities, residuals, attention and features are means over the networks. Only one network computes at a time
-    and only the sum of the answers is kept, so that beyond their weights several take the memory of one.
-
-    Attributes:
-        networks: all of them.
-        maps: those that every network can give.
-
-    Args:
-        package: read for the description and the weights; not kept.
-
-    Raises:
-        UserError: what loading a network raises.
-    """
+class OnePass(System):
+    """A system whose one predictor answers for every window."""
 
     def __init__(self, package: ModelPackage):
-        count = len(package.description.system.networks)
-        self._members = [SingleNetwork(package, index) for index in range(count)]
-        self.networks = [network for member in self._members for network in member.networks]
-        self.maps = set.intersection(*(set(member.maps) for member in self._members))
+        from conresnet.inference.windows import Tiling
 
-    def place(self, backend: Backend) -> None:
-        """Move to a device, for its precision."""
-        for member in self._members:
-            member.place(backend)
-
-    @torch.inference_mode()
-    def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
-        """One window, see ``Predictor.predict``."""
-        first, *others = self._members
-        total = first.predict(block, maps)
-        for member in others:
-            _add(total, member.predict(block, maps))
-        return {name: value.div_(len(self._members)) for name, value in total.items()}
-
-    def trial(self, maps: Collection[str]) -> None:
-        """Make all that ``predict`` makes, on a window as small as can be."""
-        for member in self._members:
-            member.trial(maps)
-
-
-def _add(total: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    """In place; a function, so that no name holds the values while the next network computes."""
-    for name, value in values.items():
-        total[name] += value
-
-
-class OnePass:
-    """See ``conresnet.systems.one_pass.System``.
-
-    Args:
-        predictor: what answers for a window.
-        inference: the model's windows.
-    """
-
-    def __init__(self, predictor: Predictor, inference: Inference):
-        self.predictors = [predictor]
-        self.networks = predictor.networks
-        self.maps = predictor.maps
+        predictor = self._predictor(package)
+        inference = package.description.inference
+        self.predictors, self.networks, self.maps = [predictor], predictor.networks, predictor.maps
         self.tiling = Tiling(inference.tiling, inference.window, inference.overlap, inference.blending)
 
-    def place(self, backend: Backend) -> None:
-        """Move to a device, for its precision."""
-        self.predictors[0].place(backend)
+    @staticmethod
+    def _predictor(package: ModelPackage) -> Predictor:
+        raise NotImplementedError
 
     def segment(self, case: PreparedCase, passes: Passes) -> None:
         """The windows over the foreground of a case."""
         passes.make("only", self.predictors[0], case, case.box(), passes.tiling, passes.results, passes.maps)
+
+
+@register_system("single")
+class Single(OnePass):
+    """One network: the usual way. It is trained in the stages that the network has."""
+
+    files = ("network",)
+    ensemble = "ensemble"
+
+    @classmethod
+    def stages(cls, arguments: Mapping[str, Any]) -> Sequence[Stage]:
+        """One."""
+        return (Stage(),)
+
+    @staticmethod
+    def _predictor(package: ModelPackage) -> Predictor:
+        from conresnet.systems.predictors import SingleNetwork
+
+        return SingleNetwork(package)
+
+
+@register_system("ensemble")
+class Ensemble(OnePass):
+    """Several networks with the same inputs and outputs, such as those of a cross-validation, averaged.
+
+    It is made of runs that are exported together, and not trained as a whole.
+    """
+
+    @staticmethod
+    def _predictor(package: ModelPackage) -> Predictor:
+        from conresnet.systems.predictors import AveragedNetworks
+
+        return AveragedNetworks(package)

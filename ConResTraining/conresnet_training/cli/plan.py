@@ -68,7 +68,7 @@ def plan(
     from conresnet.errors import UserError
     from conresnet_training.data import read_data_set
     from conresnet_training.planning.memory import Budget
-    from conresnet_training.planning.plan import with_settings, write_plan
+    from conresnet_training.planning.plan import chosen_batch, with_settings, write_plan
     from conresnet_training.planning.planner import Choices, plan_with_reasons
 
     if output.exists() and not overwrite:
@@ -76,7 +76,8 @@ def plan(
         raise UserError("plan-exists", sentence, path=str(output))
     data_set = read_data_set(data)
     budget = Budget.given(memory) if memory else Budget.here()
-    made, reasons = plan_with_reasons(data_set, data, budget, Choices(system, kind, residual_axis, base_width))
+    choices = Choices(system, kind, residual_axis, base_width, chosen_batch(settings))
+    made, reasons = plan_with_reasons(data_set, data, budget, choices)
     made = with_settings(made, settings)
     write_plan(made, output)
     widths = [max(len(getattr(reason, column)) for reason in reasons) for column in ("what", "value")]

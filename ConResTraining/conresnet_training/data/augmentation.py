@@ -137,6 +137,23 @@ def draw_turn(degrees: float, scaling: float, spacing: Sequence[float], random: 
     return turn * np.array(spacing) / np.array(spacing)[:, None]
 
 
+def draw_quarter_turns(spacing: Sequence[float], random: np.random.Generator) -> np.ndarray:
+    """A random ``Warp.turn`` by a multiple of 90 degrees about each axis.
+
+    Args:
+        spacing: mm (S, H, W) of a voxel.
+        random: what is drawn from.
+    """
+    turn = np.eye(3)
+    for axis, quarters in enumerate(random.integers(0, 4, 3)):
+        one, other = (axis + 1) % 3, (axis + 2) % 3
+        quarter = np.eye(3)
+        quarter[[one, other]] = quarter[[other, one]]
+        quarter[one, other] = -1
+        turn = np.linalg.matrix_power(quarter, quarters) @ turn
+    return turn * np.array(spacing) / np.array(spacing)[:, None]
+
+
 def draw_bend(length: int, cells: int, strength: float, random: np.random.Generator) -> np.ndarray:
     """Random shifts (length,) along an axis, in voxels, that widen or narrow each of its cells by up to ``strength``.
 
@@ -236,6 +253,9 @@ class Augmentation(BaseModel):
     )
     scaling: float = Field(default=0.2, ge=0, lt=1, description="up to so much larger or smaller")
     rotation_degrees: float = Field(default=15, ge=0, le=180)
+    quarter_turns: bool = Field(
+        default=False, description="also turn by 0, 90, 180 or 270 degrees about each axis, as in ResDSN's paper"
+    )
     elastic: float = Field(
         default=0, ge=0, lt=0.5, description="bending: how much wider or narrower each quarter of an axis gets"
     )
@@ -273,6 +293,8 @@ class SampleChanges:
         settings, turn, bends = self.settings, None, (0, 0, 0)
         if (settings.rotation_degrees or settings.scaling) and random.random() < TURNED_SHARE:
             turn = draw_turn(settings.rotation_degrees, settings.scaling, self.spacing, random)
+        if settings.quarter_turns:
+            turn = draw_quarter_turns(self.spacing, random) @ (np.eye(3) if turn is None else turn)
         if settings.elastic and random.random() < BENT_SHARE:
             turn = np.eye(3) if turn is None else turn
             bends = tuple(draw_bend(length, BENT_CELLS, settings.elastic, random) for length in window)

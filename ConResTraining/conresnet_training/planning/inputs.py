@@ -1,16 +1,10 @@
-"""The inputs of a planned model: what each channel is, the words that recognize it, and what is done to its values.
-
-What a system asks of the images: how a plan's inputs, spacing and window change for it.
-
-Each function changes the ``model`` of a plan in place.
-"""
+"""The inputs of a planned model: what each channel is, the words that recognize it, and what is done to its values."""
 
 import re
 from typing import Any
 
 import numpy as np
 
-from conresnet.errors import UserError
 from conresnet.importing.brats import CHANNELS as BRATS_CHANNELS
 from conresnet_training.data import DataSet
 from conresnet_training.data.survey import labelled_values
@@ -19,7 +13,7 @@ PERCENTILES = (0.5, 99.5)
 
 
 def plan_inputs(data_set: DataSet) -> list[dict[str, Any]]:
-    """``inputs`` of a ``model.json``, one a channel.
+    """``inputs`` of a ``model.json``, one per channel.
 
     Raises:
         UserError: any of reading a case, for the values of CT.
@@ -29,18 +23,22 @@ def plan_inputs(data_set: DataSet) -> list[dict[str, Any]]:
 
 
 def is_ct(channel: str) -> bool:
-    """Whether a channel's name says that it is a CT, and not a PET that was taken with one."""
+    """Whether a channel's name says that it is a CT, and not a PET that was acquired with one."""
     words = words_of(channel)
     return "ct" in words and not {"pet", "pt", "spect"} & set(words)
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a name, in small letters: of letters and digits alone."""
+    """The words of a name in lower case: runs of letters and digits."""
     return re.findall(r"[a-z0-9]+", name.lower())
 
 
 def _intensity(data_set: DataSet, channel: int) -> list[dict[str, Any]]:
-    """CT counts in the same units everywhere, so one scale serves all cases; others are measured each by itself."""
+    """CT has the same unit everywhere, so one scale fits all cases; other images are measured one by one.
+
+    ConResNet's paper clips CT to [-100, 240] HU and maps that to [0, 1]; here the range follows from the data. To use
+    the paper's, set the steps ``{step: clip, low: -100, high: 240}, {step: rescale, from: [-100, 240], to: [0, 1]}``.
+    """
     if is_ct(data_set.channels[channel]):
         values = labelled_values(data_set, channel)
         low, high = (_shortened(value) for value in np.percentile(values, PERCENTILES))
@@ -55,7 +53,7 @@ def _intensity(data_set: DataSet, channel: int) -> list[dict[str, Any]]:
 
 
 def _shortened(value: float) -> float:
-    """Four digits of it, whatever its unit."""
+    """Four significant digits, whatever the unit."""
     return float(f"{value:.4g}")
 
 
@@ -72,66 +70,8 @@ def _input(name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _known_channel(name: str) -> dict[str, Any] | None:
-    """The sequence of brain MR that a name stands for: T1, T1w, T1_ce, T2-FLAIR, ..."""
+    """The brain MR sequence that a name stands for: T1, T1w, T1_ce, T2-FLAIR, ..."""
     word = "".join(words_of(name)).removesuffix("w")
     if "flair" in word:
         word = "flair"
     return next((known for known in BRATS_CHANNELS if word in (known["name"].lower(), *known["keywords"])), None)
-
-
-# The ResDSN paper's range for abdominal CT, in HU (4.1).
-ABDOMEN = (-100, 240)
-# Windows of a pyramid of two levels: the first level sees half as many voxels a side, in multiples of 8.
-PYRAMID_STEP, PYRAMID_SMALLEST = 16, 32
-
-_SLICES = {"step": "z_score_slices", "over": "foreground", "outside": "keep"}
-
-
-def as_planned(model: dict[str, Any]) -> None:
-    """Take the images as the data alone decide."""
-
-
-def slices_and_copies(model: dict[str, Any]) -> None:
-    """Each slice normalized by itself, and beside each image a copy with its contrast evened out (VoxResNet, 3.1).
-
-    The copy: the Gaussian-smoothed image subtracted, then contrast-limited adaptive histogram equalization. How wide
-    the Gaussian is and how much contrast is allowed, the paper leaves open: chosen.
-    """
-    for item in model["inputs"]:
-        clips = [step for step in item["intensity"] if step["step"] not in ("z_score", "rescale")]
-        item["intensity"] = [*clips, dict(_SLICES)]
-        smoothed = {"step": "subtract_gaussian", "sigma_mm": 5.0}
-        equalized = {"step": "equalize", "clip_limit": 0.01, "tiles": 8}
-        item["copies"] = [[smoothed, equalized, dict(_SLICES)]]
-
-
-def abdomen_of_ct(model: dict[str, Any]) -> None:
-    """CT is clipped to the range of the abdomen, then its z-score taken (ResDSN, 4.1); MR is left as it is.
-
-    So is CT whose planned range, that of the values inside of labels, does not lie in the paper's: bone, lung or a
-    vessel with contrast medium would be clipped away.
-    """
-    low, high = ABDOMEN
-    for item in model["inputs"]:
-        planned = next((step for step in item["intensity"] if step["step"] == "clip"), None)
-        if item["modality"] == "CT" and planned and low <= planned["low"] and planned["high"] <= high:
-            clip = {"step": "clip", "low": low, "high": high}
-            item["intensity"] = [clip, {"step": "z_score", "over": "all", "outside": "keep"}]
-
-
-def half_resolution(model: dict[str, Any]) -> None:
-    """Voxels of twice the size, in a window of as many of them: a pyramid's last level works at 1/2 (2.2, S = 2).
-
-    In training that level sees the half of the window in its middle, which spans what the whole window of another
-    system spans; so both are trained on as much of a case, and the first level sees twice as far.
-
-    Raises:
-        UserError: ``spacing-unknown`` where images keep their own.
-    """
-    preparation, inference = model["preparation"], model["inference"]
-    if preparation["spacing"] is None:
-        sentence = "The plan leaves every image its own spacing, of which there is no double; plan with a spacing."
-        raise UserError("spacing-unknown", sentence)
-    preparation["spacing"] = [round(2 * mm, 4) for mm in preparation["spacing"]]
-    sides = (-(-side // PYRAMID_STEP) * PYRAMID_STEP for side in inference["window"])
-    inference["window"] = [max(side, PYRAMID_SMALLEST) for side in sides]

@@ -1,18 +1,18 @@
-"""How much memory a training step takes, and the largest network and window that fit what there is.
+"""How much memory a training step takes, and the largest network and window that fit into the available memory.
 
-What a network keeps of a step for its backward pass is counted, on the device "meta", where torch works out shapes
-alone. How much more a step takes was measured: steps in fp32 on a processor with all losses and Adam, their peak memory
-taken in processes of their own at windows of 24 x 32 x 32 and 40 x 56 x 48, batch 2, base width 16. Between the two
-windows memory rose by 1.5 (ResDSN) to 2.4 (VoxResNet) times what was kept, by 1.85 for ConResNet. Twice is counted on,
-beside the parameters and something fixed. Under bf16 autocast ConResNet took about a quarter less, which is not counted
-on. It was not measured on a GPU.
+What a network keeps of a step for its backward pass is counted on the device "meta", where torch only computes shapes.
+How much more a step takes was measured: steps in fp32 on a CPU with all losses and Adam, their peak memory taken in
+separate processes at windows of 24 x 32 x 32 and 40 x 56 x 48, batch 2, base width 16. Between the two windows memory
+rose by 1.5 (ResDSN) to 2.4 (VoxResNet) times what was kept, and by 1.85 for ConResNet. The estimate takes twice, plus
+the parameters and a fixed amount. Under bf16 autocast ConResNet took about a quarter less, which is ignored. It was not
+measured on a GPU.
 """
 
 import contextlib
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,33 +22,35 @@ from torch import Tensor, nn
 from conresnet.errors import UserError
 from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE
 from conresnet.networks import build_network
-from conresnet_training.planning.systems import Build, Frame, Network
+from conresnet_training.planning.systems import Frame, Network
 from conresnet_training.training.losses import total_loss
 
-# What is kept grows evenly with the voxels of the window.
+# What is kept grows linearly with the voxels of the window.
 COUNTED_WINDOWS = ((32, 32, 32), (48, 48, 48))
-# A step's memory for what is kept for the backward pass.
+# A step's memory, as a multiple of what is kept for the backward pass.
 TIMES_KEPT = 2.0
-# Each parameter with its gradient and two moments of Adam, in fp32.
-BYTES_A_PARAMETER = 16
-# Python, torch, a GPU's context, and what convolutions work in.
+# Each parameter with its gradient and Adam's two moments, in fp32.
+BYTES_PER_PARAMETER = 16
+# Python, torch, a GPU's context, and the workspace of convolutions.
 FIXED_BYTES = 2**30
-# The rest is for fluctuation, and for others.
+# The rest is for fluctuation and other programs.
 USED_SHARE = 0.8
-# What a computer that does not tell is taken to have.
+# Assumed for a computer that does not report its memory.
 ASSUMED_BYTES = 8 * 2**30
 
 BATCH = 2
 
+Build = Callable[[Frame], Network]
+
 
 @dataclass(frozen=True)
 class Budget:
-    """What training may use.
+    """The memory that training may use.
 
     Args:
         bytes: of memory.
-        widths: base widths to choose from, the preferred first. The paper's is 32. A processor has the memory for it
-            and not the time, so 16 is tried first there.
+        widths: base widths to choose from, the preferred one first. The paper's is 32. A CPU has the memory for it but
+            not the time, so 16 is tried first there.
         source: where the figure comes from, for people.
         is_gpu: whether it is a GPU's memory, so that a GPU makes the steps.
     """
@@ -60,24 +62,24 @@ class Budget:
 
     @classmethod
     def given(cls, gigabytes: float) -> "Budget":
-        """For a GPU with so much memory."""
-        return cls(int(gigabytes * 2**30), (32, 16, 8), f"{gigabytes:g} GB of GPU memory, as you said", is_gpu=True)
+        """For a GPU with this much memory."""
+        return cls(int(gigabytes * 2**30), (32, 16, 8), f"{gigabytes:g} GB of GPU memory, as given", is_gpu=True)
 
     @classmethod
     def here(cls) -> "Budget":
-        """What is free on this computer: of its first GPU where torch sees one, else of its memory."""
+        """What is free on this computer: the memory of its first GPU where torch finds one, else its own."""
         if torch.cuda.is_available():
             free = torch.cuda.mem_get_info()[0]
             source = f"{free / 2**30:.1f} GB free on {torch.cuda.get_device_name()}"
             return cls(free, (32, 16, 8), source, is_gpu=True)
         free = _free_memory()
-        source = f"{free / 2**30:.1f} GB free on this computer, which has no GPU for torch"
+        source = f"{free / 2**30:.1f} GB free on this computer, which has no GPU that torch can use"
         return cls(free, (16, 8), source)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A network and a window that fit, and the memory they are expected to take."""
+    """A network and a window that fit, and the memory that they are expected to take."""
 
     width: int
     batch: int
@@ -87,17 +89,17 @@ class Fit:
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a training step of a network takes, by the module's rule.
+    """The memory for a training step of a network, by this module's rule.
 
     Args:
         parameters: how many.
-        kept: bytes for the backward pass whatever the window, such as standardized weights.
-        kept_a_voxel: bytes for each voxel of each sample.
+        kept: bytes for the backward pass that do not depend on the window, such as standardized weights.
+        kept_per_voxel: bytes per voxel of each sample.
     """
 
     parameters: int
     kept: float
-    kept_a_voxel: float
+    kept_per_voxel: float
 
     @classmethod
     def of(cls, network: Network, segments: int) -> "StepCost":
@@ -106,34 +108,40 @@ class StepCost:
         Args:
             network: its type and arguments, as a plan names them.
             segments: output structures.
+
+        Raises:
+            UserError: ``plan-network-wrong``.
         """
-        with torch.device("meta"):
-            built = build_network(network["type"], network["arguments"])
+        try:
+            with torch.device("meta"):
+                built = build_network(network["type"], network["arguments"])
+        except ValueError as error:
+            raise UserError("plan-network-wrong", reason=str(error).rstrip(".")) from error
         small, large = (_kept(built, segments, window) for window in COUNTED_WINDOWS)
         voxels = [math.prod(window) for window in COUNTED_WINDOWS]
-        a_voxel = (large - small) / (voxels[1] - voxels[0])
+        per_voxel = (large - small) / (voxels[1] - voxels[0])
         parameters = sum(parameter.numel() for parameter in built.parameters())
-        return cls(parameters, small - a_voxel * voxels[0], a_voxel)
+        return cls(parameters, small - per_voxel * voxels[0], per_voxel)
 
     def bytes(self, batch: int, window: Sequence[int]) -> int:
-        """For so many samples a step, of a window's voxels (S, H, W)."""
-        kept = self.kept + self.kept_a_voxel * batch * math.prod(window)
-        return round(FIXED_BYTES + BYTES_A_PARAMETER * self.parameters + TIMES_KEPT * kept)
+        """For so many samples per step, with windows of so many voxels (S, H, W)."""
+        kept = self.kept + self.kept_per_voxel * batch * math.prod(window)
+        return round(FIXED_BYTES + BYTES_PER_PARAMETER * self.parameters + TIMES_KEPT * kept)
 
 
 def fit_memory(budget: Budget, build: Build, frame: Frame, window: Sequence[int]) -> Fit:
-    """The best that fits: first a narrower network is taken, then one sample a step, then a smaller window.
+    """The best that fits: first a narrower network is tried, then one sample per step, then a smaller window.
 
     Args:
         build: makes the network.
-        frame: what the data decide of it; base width and batch are chosen here.
+        frame: what the data decide about it, and the batch that is tried first; the base width is chosen here.
         window: voxels (S, H, W).
 
     Raises:
-        UserError: ``memory-too-small``.
+        UserError: ``memory-too-small`` or ``plan-network-wrong``.
     """
     narrow = [width for width in budget.widths if width >= 16] or list(budget.widths)
-    choices = [(width, BATCH, tuple(window)) for width in narrow] + [(narrow[-1], 1, tuple(window))]
+    choices = [(width, frame.batch, tuple(window)) for width in narrow] + [(narrow[-1], 1, tuple(window))]
     windows = [tuple(window)]
     while windows[-1] != (smaller := _smaller(windows[-1])):
         windows.append(smaller)
@@ -147,16 +155,11 @@ def fit_memory(budget: Budget, build: Build, frame: Frame, window: Sequence[int]
         needed = cost(width, batch).bytes(batch, size)
         if needed <= USED_SHARE * budget.bytes:
             return Fit(width, batch, size, needed)
-    raise UserError(
-        "memory-too-small",
-        f"Even the smallest network needs {needed / USED_SHARE / 2**30:.1f} GB of memory (there is {budget.source}); "
-        "train on a computer that has more, and say how much with --memory.",
-        needed=needed,
-    )
+    raise UserError("memory-too-small", gigabytes=round(needed / USED_SHARE / 2**30, 1), available=budget.source)
 
 
 def _kept(network: nn.Module, segments: int, window: Sequence[int]) -> int:
-    """Bytes that a sample's forward pass and losses keep for the backward pass, parameters aside."""
+    """Bytes that a sample's forward pass and losses keep for the backward pass, without parameters."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -171,20 +174,20 @@ def _kept(network: nn.Module, segments: int, window: Sequence[int]) -> int:
         losses = total_loss(outputs, target, exclusive, "S", deep_weight=0.5, auxiliary_weights=weights)
     for parameter in network.parameters():
         kept.pop(parameter.untyped_storage()._cdata, None)
-    # Storages are told apart by where they lie, so all of them had to live until here.
+    # Storages are distinguished by their addresses, so all of them had to live until here.
     del losses
     return sum(kept.values())
 
 
 def _smaller(window: tuple[int, ...]) -> tuple[int, int, int]:
-    """One step less along the longest side, down to the smallest."""
+    """One step less along the longest side, down to the smallest size."""
     longest = max(range(3), key=lambda axis: window[axis])
     side = max(min(window[longest], SMALLEST_SIDE), window[longest] - MULTIPLE)
     return tuple(side if axis == longest else size for axis, size in enumerate(window))
 
 
 def _free_memory() -> int:
-    """Bytes that programs could take: what Linux tells, else half of what there is, else an assumption."""
+    """Bytes that programs could take: what Linux reports, else half of the memory, else an assumption."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])

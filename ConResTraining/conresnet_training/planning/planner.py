@@ -1,15 +1,11 @@
-"""Colors of segments and labels. Each is far in hue from those before, however many there are.
+"""A plan made from the data: the cases decide spacing, orientation, intensities, window and length.
 
-Whether names of segments speak of a side of the body, which a flip from left to right would turn into the other.
-
-Which small components of a segment may be dropped without losing what the labels themselves have.
-
-A plan made from the data: what the cases are decides spacing, orientation, intensities, window and length.
+Also how segments are colored, and whether their names tell a side of the body, which flips would exchange.
 """
 
 import colorsys
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +13,7 @@ from typing import Any
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.grid import bounding_box
 from conresnet.importing.brats import SEGMENTS as BRATS_SEGMENTS
-from conresnet.inference.results import small_components
 from conresnet.inference.windows import MULTIPLE
 from conresnet.networks.blocks import GROUPS
 from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION
@@ -32,41 +26,41 @@ from conresnet_training.planning.inputs import plan_inputs, words_of
 from conresnet_training.planning.memory import BATCH, Budget, fit_memory
 from conresnet_training.planning.plan import Plan, Training
 from conresnet_training.planning.reasons import Planned, Reason, reasons
-from conresnet_training.planning.systems import DEFAULT, Catalogued, Frame, catalogued, share_outputs
+from conresnet_training.planning.systems import DEFAULT, CatalogEntry, Frame, cataloged, share_outputs
 
-# Slicer-like ones.
+# Similar to Slicer's.
 FIRST = ([111, 184, 210], [216, 101, 79], [128, 174, 128], [241, 214, 145], [177, 122, 101], [192, 104, 88])
-# Its multiples spread evenly over the hues, whatever their number.
+# Its multiples spread evenly over the hues, however many there are.
 GOLDEN_RATIO = 0.618034
 
 
 def segment_color(place: int) -> list[int]:
-    """Red, green and blue, 0 to 255, of the segment at a place."""
+    """Red, green and blue, 0 to 255, for the segment with this index."""
     if place < len(FIRST):
         return list(FIRST[place])
     return [round(255 * part) for part in colorsys.hsv_to_rgb(place * GOLDEN_RATIO % 1, 0.55, 0.85)]
 
 
 def bright_colors(count: int) -> list[tuple[float, float, float]]:
-    """Red, green and blue, 0 to 1, of so many labels whose outlines must stand out in gray pictures."""
+    """Red, green and blue, 0 to 1, for so many labels whose outlines must stand out in gray pictures."""
     return [colorsys.hsv_to_rgb((0.03 + place * GOLDEN_RATIO) % 1, 0.8, 0.9) for place in range(count)]
 
 
-# L and R stand for sides in many lists of labels; then in German, French, Spanish, Italian, Portuguese and Latin.
+# L and R abbreviate sides in many lists of labels. Then German, French, Spanish, Italian, Portuguese and Latin words.
 SIDES = {"left", "right", "l", "r", "lh", "rh", "lt", "rt"}
 SIDES |= {"links", "linke", "linker", "linkes", "rechts", "rechte", "rechter", "rechtes"}
 SIDES |= {"gauche", "droit", "droite", "izquierdo", "izquierda", "derecho", "derecha"}
 SIDES |= {"sinistro", "sinistra", "destro", "destra", "esquerdo", "esquerda", "direito", "direita"}
 SIDES |= {"sinister", "sinistrum", "dexter", "dextra", "dextrum"}
-# What is exchanged within a word, wherever in it, to find the other of a pair; then what only begins or ends a word.
+# Exchanged anywhere in a word to find the other one of a pair; then letters, only where they begin or end a word.
 _WITHIN = (("left", "right"), ("左", "右"))
 _LETTERS = {"l": "r", "r": "l"}
 
 
 def speak_of_sides(names: Sequence[str]) -> bool:
-    """Whether a name has a word for a side, or two become one another when left and right are exchanged in a word.
+    """Whether a name contains a word for a side, or two names differ only by left and right within a word.
 
-    "LeftLung" and "Kidney_L" have one; "lhippo" speaks of a side where there is an "rhippo" too, as "Liver" never does.
+    "LeftLung" and "Kidney_L" contain one. "lhippo" names a side where there is also an "rhippo"; "Liver" never does.
     """
     divided = [_words(name) for name in names]
     if any(SIDES & set(words) for words in divided):
@@ -88,13 +82,13 @@ def side_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """In small letters; CamelCase is divided before a capital that follows a small letter or begins a word."""
+    """In lower case; CamelCase is split before a capital that follows a lower-case letter or begins a word."""
     parted = re.sub(r"(?<=[a-zß-ÿ])(?=[A-ZÀ-Þ])|(?<=[A-ZÀ-Þ])(?=[A-ZÀ-Þ][a-zß-ÿ])", " ", name)
     return tuple(re.findall(r"[^\W_]+", parted.lower()))
 
 
 def _exchanged(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The words with the side of one of them exchanged, in each way that there is."""
+    """The words with the side of one of them exchanged, in every possible way."""
     for place, word in enumerate(words):
         others = [word.replace(one, other, 1) for one, other in _WITHIN if one in word]
         if word[0] in _LETTERS:
@@ -104,77 +98,54 @@ def _exchanged(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         yield from ((*words[:place], other, *words[place + 1 :]) for other in others)
 
 
-# ResDSN's for an organ (4.2) and for one with lesions (4.3); tissue, and organs that come in many pieces, keep all.
-SHARES = (0.2, 0.05)
-MOST_CASES = 10
-# Of a segment's labelled voxels in all the cases that are looked at.
-MOST_LOST = 0.01
-
-
-def planned_share(data_set: DataSet, targets: Mapping[str, Sequence[int]]) -> float:
-    """The largest of ``SHARES`` by which the labels of no segment lose more than ``MOST_LOST``; 0 where there is none.
-
-    Raises:
-        UserError: any of reading a label map.
-    """
-    labels = [read_label(data_set.cases[index].label).array for index in data_set.spread(MOST_CASES)]
-    return next((share for share in SHARES if _most_lost(labels, targets.values(), share) <= MOST_LOST), 0.0)
-
-
-def _most_lost(labels: Sequence[np.ndarray], targets: Iterable[Sequence[int]], share: float) -> float:
-    """Of all segments the largest part of the labelled voxels that is dropped."""
-    return max(_lost([np.isin(label, values) for label in labels], share) for values in targets)
-
-
-def _lost(masks: Sequence[np.ndarray], share: float) -> float:
-    there = [mask[box] for mask in masks if (box := bounding_box(mask)) is not None]
-    voxels = sum(np.count_nonzero(mask) for mask in there)
-    return sum(np.count_nonzero(small_components(mask, share)) for mask in there) / max(voxels, 1)
-
-
 # Steps of two samples show each case 60 times, or 75 times where five folds hold a fifth of them out. The shipped
-# hippocampus model saw each case that it was trained on 169 times, 56 in each of its three stages. The least is for few
-# cases, which augmentation makes more of; the most bounds the time. A GPU makes many more steps in that time, and
-# networks go on gaining from them: nnU-Net makes 250,000 whatever the data.
-STEPS_A_CASE, FEWEST_STEPS, MOST_STEPS = 30, 2000, 30_000
+# hippocampus model saw each of its training cases 169 times, 56 in each of its three stages. The minimum is for few
+# cases, which augmentation multiplies; the maximum bounds the time. A GPU makes many more steps in that time, and
+# networks keep gaining from them: nnU-Net makes 250,000 for any data.
+STEPS_PER_CASE, FEWEST_STEPS, MOST_STEPS = 30, 2000, 30_000
 FEWEST_STEPS_OF_GPU, MOST_STEPS_OF_GPU = 50_000, 250_000
-# What the average holds is of the last ninth of the steps, at most of a thousand, so that short runs bear it too.
+# The average covers the last ninth of the steps, a thousand at most, so that it works for short runs too.
 WEIGHT_AVERAGE = 0.999
-# Millimeters; a scan of any region of an adult's body has a side that is longer.
+# Cases whose labels are looked at for a system's arguments.
+MOST_CASES = 10
+# Millimeters; a scan of any part of an adult's body has a longer side.
 SHORTEST_SCAN = 100
-# A run validates so often, unless that were more often than by default.
+# How often a run validates, unless that is more often than the default.
 VALIDATIONS = 24
 REGION_NAMES = {"ET": "Enhancing tumor", "TC": "Tumor core", "WT": "Whole tumor", "RC": "Resection cavity"}
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a person chooses, and the data do not decide.
+    """What the user chooses, and the data do not decide.
 
     Args:
-        system: a key of `system_catalogue.SYSTEMS`.
-        kind: "labels" or "regions"; None is regions where the data set has them.
+        system: a key of `conresnet_training.planning.systems.SYSTEMS`.
+        kind: "labels" or "regions"; None: regions where the data set has them.
         residual_axis: "S", "H" or "W", across which the network takes residuals. Defaults to "S".
-        base_width: channels of the networks' first stage, a multiple of 8; None is what fits the memory.
+        base_width: channels of the networks' first stage, a multiple of 8; None: what fits the memory.
+        batch: samples per step; None: 2, or 1 where memory is short.
     """
 
     system: str = DEFAULT
     kind: str | None = None
     residual_axis: str | None = None
     base_width: int | None = None
+    batch: int | None = None
 
 
 def make_plan(data_set: DataSet, folder: Path, budget: Budget | None = None, choices: Choices | None = None) -> Plan:
-    """Plan a run from what the data are.
+    """Plan a run from the data.
 
     Args:
-        folder: where the data set lies.
+        folder: where the data set is.
         budget: memory to train in. Defaults to what is free on this computer.
         choices: defaults to ConResNet.
 
     Raises:
-        UserError: ``too-few-cases``, ``case-incomplete``, ``memory-too-small``, ``system-unknown``, ``no-regions``,
-            ``no-residuals``, ``base-width-invalid``, or any of reading the data.
+        UserError: ``too-few-cases``, ``case-incomplete``, ``memory-too-small``, ``plan-system-unknown``,
+            ``no-regions``, ``no-residuals``, ``base-width-invalid``, ``plan-network-wrong``, or any of reading the
+            data.
     """
     return plan_with_reasons(data_set, folder, budget, choices)[0]
 
@@ -184,7 +155,7 @@ def plan_with_reasons(
 ) -> tuple[Plan, list[Reason]]:
     """``make_plan``, and why the plan is as it is."""
     choices = choices or Choices()
-    entry = catalogued(choices.system)
+    entry = cataloged(choices.system)
     _check(data_set, folder, choices, entry)
     kind = choices.kind or ("regions" if data_set.regions else "labels")
     budget = budget or Budget.here()
@@ -192,17 +163,17 @@ def plan_with_reasons(
         budget = replace(budget, widths=(choices.base_width,))
     found = survey(data_set)
     segments, order, targets = _regions(data_set) if kind == "regions" else _labels(data_set)
-    model = _model(data_set, found, planned_window(found, entry.largest_window))
+    model = _model(data_set, found, planned_window(found, entry.declaration.window))
     model["output"] = {"kind": kind, "threshold": 0.5, "segments": segments, "paint_order": order}
-    entry.prepare(model)
-    frame = Frame.of(model, budget.widths[0], choices.residual_axis or "S", BATCH)
+    remarks = entry.prepare(model)
+    frame = Frame.of(model, budget.widths[0], choices.residual_axis or "S", choices.batch or BATCH)
     wanted = tuple(model["inference"]["window"])
     fit = fit_memory(budget, entry.build, frame, wanted)
-    model["inference"]["window"] = [side - side % entry.window_step for side in fit.window]
-    model["system"] = entry.system(replace(frame, base_width=fit.width, batch=fit.batch))
-    if entry.coarse_to_fine:
-        model["system"]["arguments"]["smallest_component"] = planned_share(data_set, targets)
-    steps, why_steps = planned_steps(len(data_set.cases), budget.is_gpu, entry.stages)
+    model["inference"]["window"] = [side - side % entry.declaration.multiple for side in fit.window]
+    network = entry.build(replace(frame, base_width=fit.width, batch=fit.batch))
+    arguments = entry.plan_arguments(lambda: labeled_masks(data_set, targets))
+    model["system"] = entry.describe(network, arguments.values)
+    steps, why_steps = planned_steps(len(data_set.cases), budget.is_gpu, entry.stages(network))
     training = Training(
         steps=steps,
         batch=fit.batch,
@@ -223,7 +194,17 @@ def plan_with_reasons(
             share_outputs(network, list(targets), pairs)
     parts = {"training": training, "augmentation": changes, "synthesis": synthesis, "model": model}
     plan = Plan(data=folder.resolve(), targets=targets, **parts)
-    return plan, reasons(Planned(plan, entry, data_set, found, wanted, fit, budget, why_steps))
+    return plan, reasons(Planned(plan, entry, data_set, found, wanted, fit, budget, why_steps, remarks, arguments))
+
+
+def labeled_masks(data_set: DataSet, targets: Mapping[str, Sequence[int]]) -> Iterator[list[np.ndarray]]:
+    """For each segment its masks (S, H, W) in some of the cases.
+
+    Raises:
+        UserError: any of reading a label map.
+    """
+    labels = [read_label(data_set.cases[index].label).array for index in data_set.spread(MOST_CASES)]
+    return ([np.isin(label, values) for label in labels] for values in targets.values())
 
 
 def planned_window(found: Survey, largest: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -233,46 +214,37 @@ def planned_window(found: Survey, largest: tuple[int, int, int]) -> tuple[int, i
 
 
 def planned_flips(orientation: str, names: Sequence[str]) -> list[str]:
-    """The axis from left to right, unless segments are named for a side."""
+    """The left-right axis, unless segments are named for a side."""
     if speak_of_sides(names):
         return []
     return [axis for axis, letter in zip(AXES, orientation, strict=True) if letter in "LR"]
 
 
 def planned_steps(cases: int, is_gpu: bool, stages: int) -> tuple[int, str]:
-    """How many steps each of the stages takes, and why."""
+    """How many steps each of the stages takes, and the reason."""
     fewest, most = (FEWEST_STEPS_OF_GPU, MOST_STEPS_OF_GPU) if is_gpu else (FEWEST_STEPS, MOST_STEPS)
-    steps = min(max(STEPS_A_CASE * cases, fewest), most)
-    bound = {fewest: " (the least)", most: " (the most)"}.get(steps, "")
+    steps = min(max(STEPS_PER_CASE * cases, fewest), most)
+    bound = {fewest: " (the minimum)", most: " (the maximum)"}.get(steps, "")
     if is_gpu and bound:
         bound = f"{bound[:-1]} on a GPU, whose steps are quick; nnU-Net makes 250,000)"
-    return steps, f"{STEPS_A_CASE} for each case{bound}{f', in each of {stages} stages' if stages > 1 else ''}"
+    return steps, f"{STEPS_PER_CASE} per case{bound}{f', in each of {stages} stages' if stages > 1 else ''}"
 
 
 def is_of_crops(found: Survey) -> bool:
-    """Whether the images are cut to a structure: no side of the median case is as long as a scan's."""
+    """Whether the images are crops around a structure: no side of the median case is as long as a scan's."""
     return found.longest_side < SHORTEST_SCAN
 
 
-def _check(data_set: DataSet, folder: Path, choices: Choices, entry: Catalogued) -> None:
-    """Refuse what can be known to be wrong before the images are looked at."""
+def _check(data_set: DataSet, folder: Path, choices: Choices, entry: CatalogEntry) -> None:
+    """Refuse what is known to be wrong before the images are read."""
     if sentence := data_set.too_few(folder):
         raise UserError("too-few-cases", sentence, path=str(folder))
     if choices.kind == "regions" and not data_set.regions:
-        raise UserError(
-            "no-regions",
-            f"No label of {folder} is part of a region, so that there are no regions to plan; plan labels.",
-            path=str(folder),
-        )
+        raise UserError("no-regions", path=str(folder))
     if choices.residual_axis and not entry.takes_residuals:
-        raise UserError(
-            "no-residuals",
-            f"{entry.title} takes no residuals across an axis; leave the residual axis out, or plan ConResNet.",
-            system=choices.system,
-        )
+        raise UserError("no-residuals", title=entry.title)
     if choices.base_width and choices.base_width % GROUPS:
-        sentence = f"A base width is a multiple of {GROUPS}, which {choices.base_width} is not; choose one."
-        raise UserError("base-width-invalid", sentence, width=choices.base_width)
+        raise UserError("base-width-invalid", width=choices.base_width, multiple=GROUPS)
 
 
 Segments = tuple[list[dict[str, Any]], list[str], dict[str, list[int]]]
@@ -309,7 +281,7 @@ def _regions(data_set: DataSet) -> Segments:
 
 
 def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> dict[str, Any]:
-    """``model.json`` but for the system and the output."""
+    """``model.json`` without the system and the output."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

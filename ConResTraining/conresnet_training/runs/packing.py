@@ -9,6 +9,7 @@ from torch import Tensor
 from conresnet.errors import UserError
 from conresnet.package import ModelDescription
 from conresnet.package.description import System
+from conresnet.systems import declared_system
 from conresnet_training.runs.run import Run, read_checkpoint, without_prefix
 from conresnet_training.training.network import stages_of
 
@@ -37,12 +38,9 @@ def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
     """
     check_agreement(runs)
     description = runs[0].plan.description
-    if len(runs) > 1 and description.system.type != "single":
-        sentence = (
-            f"The runs {runs[0].folder} and {runs[1].folder} have several networks each, which only a model of their "
-            "own can hold; name one run."
-        )
-        raise UserError("runs-not-joined", sentence)
+    ensemble = declared_system(description.system.type).ensemble
+    if len(runs) > 1 and not ensemble:
+        raise UserError("runs-not-joined", first=str(runs[0].folder), second=str(runs[1].folder))
     trained = [_trained(run, checkpoint) for run in runs]
     if len(runs) == 1:
         system, states = description.system, _of_networks(description.system, trained[0].weights)
@@ -51,7 +49,7 @@ def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
             replace(run.plan.description.system.networks[0], weights=f"network_{index}.safetensors")
             for index, run in enumerate(runs)
         ]
-        system, states = System("ensemble", tuple(networks), {}), [each.weights for each in trained]
+        system, states = System(ensemble, tuple(networks), {}), [each.weights for each in trained]
     files = {
         network.weights: safetensors.torch.save({name: _as_kept(tensor) for name, tensor in state.items()})
         for network, state in zip(system.networks, states, strict=True)

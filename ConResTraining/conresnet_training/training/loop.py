@@ -14,12 +14,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.optim import SGD, Adam
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
@@ -45,6 +46,8 @@ def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Ten
     return average
 
 
+# ResDSN's paper trains by SGD with this momentum (4.1).
+OPTIMIZERS = {"adam": Adam, "sgd": partial(SGD, momentum=0.9)}
 POLYNOMIAL_POWER = 0.9
 STEPS_BETWEEN_POINTS = 10
 # Below it, 16-bit gradients were infinite at so many steps on end that the network, not the scale, is at fault.
@@ -94,8 +97,10 @@ class TrainingLoop:
         self.run, self.fabric, self.cases = run, fabric, cases
         self.steps = training.stages * run.plan.training.steps
         self.settings, self.tell, self.stop, self.training = run.plan.training, tell, stop, training
-        self.adam = Adam(training.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay)
-        self.model, self.optimizer = fabric.setup(training, self.adam)
+        self.bare_optimizer = OPTIMIZERS[self.settings.optimizer](
+            training.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
+        self.model, self.optimizer = fabric.setup(training, self.bare_optimizer)
         self.workers = sample_processes(self.settings.workers, fabric)
         self.average = None
         if self.settings.weight_average:
@@ -271,7 +276,7 @@ class TrainingLoop:
             weights = {"state_dict": with_prefix(self.average.module.state_dict()), "training_state_dict": trained}
         return {
             **weights,
-            "optimizer": self.adam.state_dict(),
+            "optimizer": self.bare_optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "global_step": self.step,
             "validated": self.validated,
@@ -284,7 +289,7 @@ class TrainingLoop:
             # The weights to which the optimizer's moments belong, whether or not the plan had them averaged until now.
             trained = content.get("training_state_dict", content["state_dict"])
             self.training.network.load_state_dict(without_prefix(trained))
-            self.adam.load_state_dict(content["optimizer"])
+            self.bare_optimizer.load_state_dict(content["optimizer"])
             self.fabric.strategy.precision.load_state_dict(content["precision"])
             self.step, self.validated = content["global_step"], content["validated"]
             self.best_dice = content["best_dice"]

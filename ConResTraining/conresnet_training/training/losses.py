@@ -148,17 +148,17 @@ def central_part(volume: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def residual_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Eq. 8: binary cross entropy whose residual voxels weigh ``log(V / V_k)``, a mean over voxels.
+    """Eq. 8: binary cross entropy, a mean over voxels, in which residual voxels have the weight ``log(V / V_k)``.
 
     ``V`` counts a sample's voxels, ``V_k`` those of segment k's residual in it; a segment without any adds only its
-    background term.
+    background term. Unlike in eq. 8, the weight is at least 1, so that a residual that fills more than 1/e of the
+    window does not weigh less than its background.
 
     Args:
         logits, target: (batch, segments, S, H, W), target of 0 and 1.
     """
     voxels = target[0, 0].numel()
     weight = torch.log(voxels / target.sum(SPATIAL, keepdim=True).clamp(min=1))
-    # A residual that fills more than 1/e of the window must not weigh less than its background.
     weight = 1 + (weight.clamp(min=1) - 1) * target
     return F.binary_cross_entropy_with_logits(logits, target, weight)
 

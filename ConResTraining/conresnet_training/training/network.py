@@ -1,12 +1,6 @@
-"""Where the coarse network of coarse-to-fine finds the segments of cases that it never saw.
+"""The networks of a plan's system with their losses, as the training loop takes them."""
 
-The two networks of coarse-to-fine, in training.
-
-The plan's network with its losses, as the loop takes it.
-"""
-
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,13 +8,11 @@ from torch import Tensor, nn
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Box
-from conresnet.inference.results import small_components
 from conresnet.inference.windows import MULTIPLE
 from conresnet.networks import build_network
 from conresnet.networks.blocks import segment_probabilities
-from conresnet.networks.pyramid import Pyramid
 from conresnet.package.description import Network
-from conresnet.systems.coarse_to_fine import crop
+from conresnet.systems import Stage, declared_system
 from conresnet_training.data.preparation import TrainingCase
 from conresnet_training.planning.plan import Plan
 from conresnet_training.training.losses import boundary_loss, central_part, region_weight, total_loss
@@ -28,69 +20,70 @@ from conresnet_training.training.validation import found_segments, segment_mask,
 
 
 class FoundBoxes:
-    """The boxes in which the fine network will be used, and is validated in; called with a case.
+    """The boxes in which a stage's network will be used, and is validated; called with a case.
 
-    The true ones would flatter it: what the coarse network misses is lost, and what it finds too much widens the box.
-    Each is computed once, since the coarse network learns no more.
+    Each is computed once, because the network that finds it no longer learns.
 
     Args:
-        network: the coarse one, on its device.
+        network: that of the stage before, on its device.
         window: voxels (S, H, W) that it sees at a time.
         segments: how many there are.
         exclusive: labels rather than regions.
-        arguments: of the system, see ``conresnet.systems.coarse_to_fine.CoarseToFine``.
+        find_box: see ``conresnet.systems.Stage``.
     """
 
     def __init__(
-        self, network: nn.Module, window: Sequence[int], segments: int, exclusive: bool, arguments: Mapping[str, Any]
+        self,
+        network: nn.Module,
+        window: Sequence[int],
+        segments: int,
+        exclusive: bool,
+        find_box: Callable[[Iterable[np.ndarray]], Box | None],
     ):
         self.network, self.window, self.segments, self.exclusive = network, window, segments, exclusive
-        self.margin, self.smallest = arguments["margin"], arguments["smallest_component"]
+        self.find_box = find_box
         self._boxes: dict[str, Box | None] = {}
 
     def __call__(self, case: TrainingCase) -> Box | None:
-        """The box (S, H, W) around all that is found, with the margin; None where nothing is."""
+        """The box (S, H, W), or None where the network finds nothing."""
         if case.name not in self._boxes:
             device = next(self.network.parameters()).device
             box = whole_case(case)
             found = found_segments(self.network, case.image, box, self.window, self.segments, self.exclusive, device)
-            kept = np.zeros(found.shape[-3:], bool)
-            for segment in range(self.segments):
-                mask = segment_mask(found, segment)
-                if mask.any():
-                    kept |= mask & ~small_components(mask, self.smallest)
-            self._boxes[case.name] = crop(kept, self.margin) if kept.any() else None
+            self._boxes[case.name] = self.find_box(segment_mask(found, segment) for segment in range(self.segments))
         return self._boxes[case.name]
 
 
-class CoarseThenFine(nn.ModuleList):
-    """The coarse network, then the fine one, as one network that is trained in two stages (ResDSN paper, section 3).
+class StagedNetworks(nn.ModuleList):
+    """The networks of a system as one that is trained in stages. Each has a stage, and sees nothing of the others.
 
-    Neither sees what the other finds: the coarse one is trained on windows from the whole case, the fine one on windows
-    around the segments. In segmenting, ``conresnet.systems`` puts them together.
+    When segmenting, ``conresnet.systems`` puts them together.
+
+    Args:
+        networks: in the order of their stages.
     """
 
-    stages = 2
-
-    def __init__(self, coarse: nn.Module, fine: nn.Module):
-        super().__init__([coarse, fine])
-        self.stage = 0
+    def __init__(self, networks: Iterable[nn.Module]):
+        super().__init__(networks)
+        self.stages, self.stage = len(self), 0
 
     def begin_stage(self, stage: int) -> None:
-        """Train the coarse network (0) or the fine one (1); the other stays as it is."""
+        """Train the network with this index; the others stay as they are."""
         self.stage = stage
         for place, network in enumerate(self):
             network.requires_grad_(place == stage)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "CoarseThenFine":
-        """See ``nn.Module.train``; what is not trained at this stage stays in eval mode."""
+    def train(self, mode: bool = True) -> "StagedNetworks":
+        """See ``nn.Module.train``; networks of other stages stay in eval mode."""
         super().train(mode)
-        self[1 - self.stage].eval()
+        for place, network in enumerate(self):
+            if place != self.stage:
+                network.eval()
         return self
 
     def forward(self, x: Tensor, **options: Collection[str]) -> dict[str, Tensor | list[Tensor]]:
-        """The outputs of the stage's network, see ``ConResNet.forward``."""
+        """The outputs of the stage's network, see ``conresnet.networks.blocks``."""
         return self[self.stage](x, **options)
 
     def auxiliary_weights(self, progress: float) -> tuple[float, ...]:
@@ -112,8 +105,10 @@ class SegmentationTraining(nn.Module):
         self.exclusive = plan.description.output.kind == "labels"
         system = plan.description.system
         self.residual_axis = system.networks[0].arguments.get("residual_axis", "S")
+        #: What each stage of the system trains; a system of one stage is trained in those of its network.
+        self.system_stages: Sequence[Stage] = declared_system(system.type).stages(system.arguments)
         networks = [_built(network) for network in system.networks]
-        self.network = CoarseThenFine(*networks) if system.type == "coarse_to_fine" else networks[0]
+        self.network = StagedNetworks(networks) if len(networks) > 1 else networks[0]
         self.stages = self.network.stages
 
     def forward(
@@ -152,25 +147,25 @@ class SegmentationTraining(nn.Module):
 
 
 def stages_of(plan: Plan) -> int:
-    """How many parts of the plan's system are trained one after the other. Raises UserError ``network-unknown``."""
+    """How many parts of the plan's system are trained one after the other. Raises UserError ``plan-network-wrong``."""
     with torch.device("meta"):
         return SegmentationTraining(plan).stages
 
 
 def steps_of_run(plan: Plan) -> int:
-    """The steps of all stages together. Raises UserError ``network-unknown``."""
+    """The steps of all stages together. Raises UserError ``plan-network-wrong``."""
     return stages_of(plan) * plan.training.steps
 
 
 def coarsest_step(plan: Plan) -> int:
-    """How many voxels of the window are one where the plan's network sees it coarsest. Raises as ``stages_of``."""
+    """How many voxels of the window are one at the coarsest scale of the plan's network. Raises as ``stages_of``."""
     with torch.device("meta"):
         parts = SegmentationTraining(plan).network.modules()
-    return MULTIPLE * max([2 ** (len(part.levels) - 1) for part in parts if isinstance(part, Pyramid)], default=1)
+    return max([MULTIPLE, *(part.multiple for part in parts if isinstance(getattr(part, "multiple", None), int))])
 
 
 def _built(network: Network) -> nn.Module:
     try:
         return build_network(network.type, network.arguments)
     except ValueError as error:
-        raise UserError("network-unknown", f"The plan's network cannot be built: {error}") from error
+        raise UserError("plan-network-wrong", reason=str(error).rstrip(".")) from error

@@ -40,7 +40,7 @@ from conresnet_training.runs.running import sole_process
 from conresnet_training.training.loop import Outcome, StageCases, TrainingLoop
 from conresnet_training.training.network import FoundBoxes, SegmentationTraining, coarsest_step, stages_of, steps_of_run
 from conresnet_training.training.processes import StopWatch, first_does
-from conresnet_training.training.validation import HeldOutCases
+from conresnet_training.training.validation import HeldOutCases, whole_case
 
 
 def as_user_error(error: Exception, folder: object) -> UserError | None:
@@ -256,13 +256,16 @@ def _stages(
         )
         return MixedSamples(images, synthesized, plan.synthesis.image_share) if used else synthesized
 
-    whole = StageCases(samples(sampling), HeldOutCases(held_out, targets))
-    if description.system.type != "coarse_to_fine":
-        return [whole] * trained.stages
-    arguments = description.system.arguments
-    boxes = FoundBoxes(trained.network[0], window, len(targets), trained.exclusive, arguments)
-    around_segments = samples(replace(sampling, foreground_share=1.0))
-    return [whole, StageCases(around_segments, HeldOutCases(held_out, targets, boxes))]
+    stages = []
+    for number, stage in enumerate(trained.system_stages):
+        share = 1.0 if stage.around_segments else sampling.foreground_share
+        boxes = whole_case
+        if stage.find_box:
+            before = trained.network[number - 1]
+            boxes = FoundBoxes(before, window, len(targets), trained.exclusive, stage.find_box)
+        drawn = samples(replace(sampling, foreground_share=share))
+        stages.append(StageCases(drawn, HeldOutCases(held_out, targets, boxes)))
+    return stages if len(stages) > 1 else stages * trained.stages
 
 
 def _prepare(

@@ -27,7 +27,7 @@ def peers(benchmark: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatc
     """The module of the peer networks, which are registered with the engine for the duration of the test."""
     module = benchmark("peer_networks")
     for name, network in module.PEERS.items():
-        monkeypatch.setitem(NETWORKS, name, network)
+        monkeypatch.setitem(NETWORKS.classes, name, network)
     return module
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import matplotlib.image
 import nibabel
@@ -105,7 +106,7 @@ def test_labels_are_measured_by_the_regions_they_make_up(benchmark, rows, tmp_pa
 def test_a_run_made_elsewhere_is_used_if_it_trains_the_same(benchmark, rows, plan_file, tmp_path):
     runs, plan = benchmark("row_runs"), read_plan(plan_file)
     row = rows.all_rows(plan, read_data_set(plan.data))["conresnet"]
-    elsewhere = row.plan.model_copy(update={"data": tmp_path / "moved", "model": {**row.plan.model, "title": "Mine"}})
+    elsewhere = row.plan.model_copy(update={"data": tmp_path / "moved", "model": replace(row.plan.model, title="Mine")})
     start_run(elsewhere, tmp_path / "conresnet" / "fold_1", 1)
     assert [run.folder.name for run in runs.runs_of(row, tmp_path, [1])] == ["fold_1"]
     other = rows.Row("conresnet", "", {"conresnet": with_settings(row.plan, ["training.batch=1"])}, "systems")

@@ -49,8 +49,8 @@ class Smooth(nn.Module):
 
 def use_test_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let packages name the networks of this file."""
-    monkeypatch.setitem(NETWORKS, "pointwise", Pointwise)
-    monkeypatch.setitem(NETWORKS, "smooth", Smooth)
+    monkeypatch.setitem(NETWORKS.classes, "pointwise", Pointwise)
+    monkeypatch.setitem(NETWORKS.classes, "smooth", Smooth)
 
 
 def description(

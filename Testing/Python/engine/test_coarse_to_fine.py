@@ -348,6 +348,6 @@ def test_networks_are_two_and_of_the_models_channels():
     document = coarse_to_fine(description())
     networks = document["system"]["networks"]
     document["system"]["networks"] = networks * 2
-    assert "must hold 2 of them" in refusal("package-description", parse_description, document)
+    assert "must have 2 entries" in refusal("package-description", parse_description, document)
     document["system"]["networks"] = [networks[0], {**networks[1], "arguments": {"input_channels": 2}}]
     assert "networks[1].arguments.input_channels" in refusal("package-description", parse_description, document)

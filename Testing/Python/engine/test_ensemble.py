@@ -20,7 +20,7 @@ from conresnet.inference.progress import Progress
 from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.networks import build_network
 from conresnet.package import ModelPackage, parse_description, write_package
-from conresnet.systems.one_pass import SingleNetwork
+from conresnet.systems.predictors import SingleNetwork
 from engine.model_cases import WEIGHTS, description, use_test_networks, write_model
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume

@@ -3,7 +3,7 @@
 import pytest
 
 from conresnet.inference.segmentation import load_model
-from conresnet.networks import NETWORKS
+from conresnet.networks import network_names
 from conresnet.package import parse_description
 from conresnet.package.maps import provided_maps, residual_plane
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
@@ -38,7 +38,7 @@ CASES = [
 
 
 def test_every_network_is_among_the_cases():
-    assert {kind for kind, _, _ in CASES} == set(NETWORKS)
+    assert {kind for kind, _, _ in CASES} == set(network_names())
 
 
 @pytest.mark.parametrize(("kind", "settings", "expected"), CASES)

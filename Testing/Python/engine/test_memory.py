@@ -20,11 +20,11 @@ SIDE = {SIDE}
 import sys
 import numpy as np
 from conresnet.images.grid import Grid, Volume
-from conresnet.networks import NETWORKS
+from conresnet.networks import register_network
 from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from engine.model_cases import Pointwise
 
-NETWORKS["pointwise"] = Pointwise
+register_network("pointwise")(Pointwise)
 model, depth = load_model(sys.argv[1], "cpu", "fp32"), int(sys.argv[2])
 grid = Grid((depth, SIDE, SIDE), np.eye(4))
 array = np.zeros(grid.shape, np.int16)

@@ -8,7 +8,7 @@ from conresnet import load_network
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import SegmentOptions, load_model, segment
-from conresnet.networks import NETWORKS
+from conresnet.networks import network_names
 from engine.model_cases import description, write_model
 from engine.package_cases import refusal
 from engine.volumes import grid, model_array
@@ -27,7 +27,7 @@ ARGUMENTS = {
 
 
 def test_no_network_is_left_out():
-    assert set(ARGUMENTS) == set(NETWORKS)
+    assert set(ARGUMENTS) == set(network_names())
 
 
 @pytest.mark.parametrize("kind", ARGUMENTS)

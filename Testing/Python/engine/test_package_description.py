@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import conresnet.package
 from conresnet.errors import UserError
 from conresnet.package import parse_description
-from conresnet.package.terminology import is_snomed_concept
 from engine.model_cases import description as model_description
 from engine.package_cases import ARGUMENTS, changed, document, older, refusal
 
@@ -105,11 +104,9 @@ def test_steps_in_the_wrong_order_are_refused_by_name() -> None:
     assert '"inputs[0].intensity" cannot be used' in sentence and "equalize stands after z_score_slices" in sentence
 
 
-def test_the_example_in_the_documentation_is_right() -> None:
-    text = conresnet.package.__doc__
-    lines = text[text.index("    {\n") :].splitlines()
-    # Remarks stand two or more blanks after the JSON and begin with a letter or a star.
-    example = "\n".join(re.sub(r"(?<=\S)\s{2,}[\w*].*$", "", line) for line in lines)
+def test_the_example_in_the_documentation_is_right(repository: Path) -> None:
+    text = (repository / "docs" / "model-package.md").read_text(encoding="utf-8")
+    example = re.search(r"```json\n(\{\n.*?\n\})\n```", text, re.DOTALL).group(1)
     assert parse_description(example.encode()).name == "hippocampus"
 
 
@@ -184,7 +181,6 @@ WRONG = [
     ("output.segments.0.label", 2),
     ("output.segments.0.name", "right PART"),
     ("output.segments.0.color", [0, 0, 256]),
-    ("output.segments.0.terminology.type.value", "64033008"),
     ("output.segments.0.terminology.type.meaning", "Kidney~Left"),
     ("output.paint_order", ["Left part"]),
     ("residual_axis", "coronal"),
@@ -220,12 +216,12 @@ def test_a_newer_format_asks_for_an_update(version: int) -> None:
     [
         (b"", "Expecting value"),
         (b'{"format": ', "Expecting value"),
-        (b"[1, 2]", "does not hold a JSON object"),
+        (b"[1, 2]", "does not contain a JSON object"),
         (b'{"name": "caf\xe9"}', "not UTF-8"),
         (b'{"overlap": NaN}', "NaN"),
         (b'{"overlap": -Infinity}', "Infinity"),
-        (b'{"name": "a", "name": "b"}', '"name" is there twice'),
-        (b'{"label": ' + b"9" * 5000 + b"}", "too large a number"),
+        (b'{"name": "a", "name": "b"}', '"name" occurs twice'),
+        (b'{"label": ' + b"9" * 5000 + b"}", "is too large"),
         (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
         (b"\x80\x04\x95pickle", "not UTF-8"),
     ],
@@ -259,15 +255,3 @@ def test_any_value_in_any_place_is_read_or_refused_in_one_sentence(path: str, va
         assert error.code in ("package-description", "package-newer") and "\n" not in error.message
     else:
         assert parse_description(json.loads(description.to_json())) == description
-
-
-@pytest.mark.parametrize("code", ["123037004", "49755003", "108369006", "12738006", "7771000", "24028007"])
-def test_snomed_concepts_are_known_by_their_check_digit(code: str) -> None:
-    assert is_snomed_concept(code)
-    mistyped = code[:2] + str((int(code[2]) + 1) % 10) + code[3:]
-    assert not is_snomed_concept(mistyped)
-
-
-@pytest.mark.parametrize("code", ["", "123", "T-D0050", "0123037004", "1230370041", "١٢٣٠٣٧٠٠٤"])
-def test_other_texts_are_no_snomed_concepts(code: str) -> None:
-    assert not is_snomed_concept(code)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import slicer
 
 from conresnet.images.roi import BoxROI
-from conresnet.package.description import Segment
-from conresnet.package.terminology import Code, Terminology
+from conresnet.package.description import Code, Segment, Terminology
 from ConResSegmentationLib.ResultOrigin import ResultOrigin, checksum
 
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")

@@ -11,7 +11,7 @@ import safetensors.torch
 import slicer
 
 from conresnet.cli.main import main
-from conresnet.package import parse_description, write_package
+from conresnet.package import write_package
 from conresnet.package.store import find_model, install_model
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.plan import with_settings
@@ -32,8 +32,8 @@ def tumor_model(tmp_path: Path) -> str:
     plan = make_plan(read_data_set(data_set), data_set, choices=Choices(base_width=8))
     plan = with_settings(plan, ["model.inference.window=[24, 32, 32]", "model.preparation.spacing=[4, 4, 4]"])
     package = write_package(
-        parse_description(plan.model),
-        {"network.safetensors": safetensors.torch.save(random_weights(plan.model, 0))},
+        plan.model,
+        {"network.safetensors": safetensors.torch.save(random_weights(plan.document()["model"], 0))},
         tmp_path / "package" / "tumor",
     )
     install_model(package.path)

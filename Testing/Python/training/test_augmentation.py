@@ -26,7 +26,7 @@ INTENSITIES = {
     "coarsening": 0.5,
 }
 OFF = {name: 1 if name == "coarsening" else 0 for name in INTENSITIES}
-GEOMETRY = {"flip_axes", "swapped_segments", "scaling", "rotation_degrees", "elastic"}
+GEOMETRY = {"flip_axes", "swapped_segments", "scaling", "rotation_degrees", "quarter_turns", "elastic"}
 # Changes only what lies outside of the body; see test_surroundings.
 OUTSIDE = {"couch_and_mask"}
 
@@ -53,6 +53,26 @@ def test_a_turned_window_is_what_scipy_makes_of_the_whole_case(case):
         expected = affine_transform(channel, turn, offset, WINDOW, order=1, mode="grid-constant")
         np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_array_equal(values, affine_transform(label, turn, offset, WINDOW, order=0, mode="grid-constant"))
+
+
+def test_quarter_turns_turn_and_never_mirror(case):
+    """Each is one of the 24 turns of a cube; in voxels that are not, sides are longer or shorter."""
+    image, label = case
+    window = (8, 8, 8)
+    whole = tuple(slice(begin, begin + size) for begin, size in zip(CORNER, window, strict=True))
+    turns = set()
+    for warp in warps(quarter_turns=True, flip_axes=[], scaling=0, rotation_degrees=0):
+        assert np.linalg.det(warp.turn) == pytest.approx(1)
+        turns.add(tuple(warp.turn.ravel().astype(int)))
+    assert len(turns) == 24
+    for turn in sorted(turns)[::5]:
+        turn = np.array(turn, float).reshape(3, 3)
+        values = Warp(window, turn).cut(image, label, CORNER)[1]
+        expected = np.transpose(label[whole], [int(np.flatnonzero(column)[0]) for column in turn.T])
+        expected = np.flip(expected, [axis for axis, column in enumerate(turn.T) if column.sum() < 0])
+        np.testing.assert_array_equal(values, expected)
+    long = warps(1, (4, 1, 1), quarter_turns=True, flip_axes=[], scaling=0, rotation_degrees=0)[0].turn
+    assert np.abs(long[long != 0]).prod() == pytest.approx(1)
 
 
 def test_a_flipped_window_has_the_very_values(case):

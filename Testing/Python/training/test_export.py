@@ -15,6 +15,7 @@ from conresnet.inference.segmentation import SegmentOptions, load_model, segment
 from conresnet.package import read_package
 from conresnet_training.data import read_data_set
 from conresnet_training.evaluation.runs import measure_runs
+from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import Choices, make_plan
 from training.commands import run_command
 from training.trained_runs import finished_folds, finished_run, small_plan
@@ -73,7 +74,7 @@ def test_a_package_brings_figures_a_card_and_a_picture(data_set, tmp_path, monke
 
 def test_the_card_of_a_network_without_residuals_claims_none(data_set, tmp_path, monkeypatch):
     plan = make_plan(read_data_set(data_set), data_set, choices=Choices("voxresnet", base_width=8))
-    plan.training.folds, plan.training.workers, plan.model["inference"]["window"] = 3, 0, [16, 16, 16]
+    plan = with_settings(plan, ["training.folds=3", "training.workers=0", "model.inference.window=[16, 16, 16]"])
     run = finished_run(plan, tmp_path / "run")
     assert run_command(monkeypatch, "export", run.folder, "--output", tmp_path / "package") == 0
     card = read_package(tmp_path / "package").read_file("MODEL_CARD.md").decode()

@@ -121,6 +121,6 @@ def test_folds_of_other_cases_are_not_followed_which_plan_and_check_say(tmp_path
     write_splits(folder, content)
     data_set, plan, why = planned(folder)
     assert held_out(data_set, plan) == [[f"case_{number}"] for number in range(4)]
-    assert "splits_final.json is not followed: " in why and reason in why
+    assert "splits_final.json is not used: " in why and reason in why
     (finding,) = check_data_set(data_set, folder).findings
     assert finding.code == "splits-not-followed" and reason in finding.message

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from conresnet_training.data import read_data_set
+from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import make_plan
 from conresnet_training.training.losses import (
     boundary_loss,
@@ -126,13 +127,17 @@ def test_a_segment_that_is_nowhere_lies_half_the_smallest_side_away():
     assert torch.equal(distances[1], signed_distances(target[1:])[0])
 
 
+def plan_of_kind(data_set, kind):
+    """A plan of a narrow network for two segments."""
+    arguments, outputs = "model.system.networks.0.arguments", 3 if kind == "labels" else 2
+    settings = [f"model.output.kind={kind}", f"{arguments}.outputs={outputs}", f"{arguments}.base_width=8"]
+    return with_settings(make_plan(read_data_set(data_set), data_set), settings)
+
+
 @pytest.mark.parametrize("kind", ["labels", "regions"])
 def test_what_is_found_in_vain_still_costs_at_the_end_of_eq_14(kind, data_set):
     """Where the losses but the boundary loss weigh 1 %, a window teaches that a segment is not there."""
-    plan = make_plan(read_data_set(data_set), data_set)
-    plan.model["output"]["kind"] = kind
-    outputs = 3 if kind == "labels" else 2
-    plan.model["system"]["networks"][0]["arguments"] |= {"base_width": 8, "outputs": outputs}
+    plan, outputs = plan_of_kind(data_set, kind), 3 if kind == "labels" else 2
     training = SegmentationTraining(plan)
     target = torch.zeros(1, 2, 16, 16, 16)
     target[0, 1, 6:10, 6:10, 6:10] = 1
@@ -169,9 +174,7 @@ def test_boundary_loss_counts_more_from_step_to_step():
 
 @pytest.mark.parametrize("kind", ["labels", "regions"])
 def test_compound_loss_is_a_mean_over_samples_and_as_eq_14_mixes_it(kind, data_set):
-    plan = make_plan(read_data_set(data_set), data_set)
-    plan.model["output"]["kind"] = kind
-    plan.model["system"]["networks"][0]["arguments"] |= {"base_width": 8, "outputs": 3 if kind == "labels" else 2}
+    plan = plan_of_kind(data_set, kind)
     torch.manual_seed(0)
     training = SegmentationTraining(plan).eval()
     target = torch.zeros(2, 2, 16, 16, 16)

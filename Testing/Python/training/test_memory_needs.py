@@ -8,10 +8,11 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet_training.planning.memory import USED_SHARE, Budget, StepCost, fit_memory
-from conresnet_training.planning.systems import SYSTEMS, Frame, conresnet
+from conresnet_training.planning.systems import SYSTEMS, Frame
 from peak_memory import REASON
 from training.data_folders import peak_memory
 
+conresnet = SYSTEMS["conresnet"].build
 FRAME = Frame(channels=4, segments=3, exclusive=False, base_width=16, residual_axis="S", batch=2)
 
 
@@ -28,7 +29,7 @@ def test_less_memory_makes_a_narrower_network_then_a_smaller_batch_and_window():
     sizes = [fit.width * fit.batch * math.prod(fit.window) for fit in fits]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[-2]
     assert all(side % 8 == 0 and side >= 32 for fit in fits for side in fit.window)
-    with pytest.raises(UserError, match=r"Even the smallest network needs .* GB of memory \(there is 0.5 GB"):
+    with pytest.raises(UserError, match=r"Even the smallest network needs .* GB of memory \(available: 0.5 GB"):
         fit_memory(Budget.given(0.5), conresnet, FRAME, window)
 
 

@@ -27,7 +27,7 @@ def planned(tmp_path):
 def test_rare_segments_are_drawn_as_often_as_others(planned):
     plan, said = planned
     assert plan.training.balanced_segments
-    assert said["samples"] == "50% around segments: each segment as often, however small it is"
+    assert said["samples"] == "50% around segments: all segments equally often, however small"
 
 
 def test_weights_are_averaged_and_a_gpus_steps_explained(planned):

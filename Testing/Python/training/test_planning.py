@@ -222,7 +222,7 @@ def test_base_width_may_be_chosen_and_is_held_against_the_memory(tmp_path):
     assert [arguments(planned(folder, little, base_width=width))["base_width"] for width in (8, 24)] == [8, 24]
     with pytest.raises(UserError, match=r"needs .* GB of memory"):
         planned(folder, little, base_width=64)
-    with pytest.raises(UserError, match="A base width is a multiple of 8, which 12 is not"):
+    with pytest.raises(UserError, match="The base width must be a multiple of 8, which 12 is not"):
         planned(folder, base_width=12)
 
 
@@ -262,7 +262,7 @@ def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
     captured = capsys.readouterr()
     said = {line.split("  ")[0].strip(): line for line in captured.out.splitlines()}
     assert "16 x 24 x 24 voxels" in said["window"] and "the median case (16 x 18 x 20)" in said["window"]
-    assert "4 GB of GPU memory, as you said" in said["base width"] and "coronal" in said["residual axis"]
+    assert "4 GB of GPU memory, as given" in said["base width"] and "coronal" in said["residual axis"]
     assert captured.out.splitlines()[-2:] == [
         f"{'set by you':<15}{part}" for part in ("training.steps=500", "training.batch=1")
     ]

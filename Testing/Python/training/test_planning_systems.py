@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from inspect import signature
 
 import numpy as np
@@ -9,13 +10,13 @@ import pytest
 import torch
 
 from conresnet.errors import UserError
-from conresnet.networks import NETWORKS, build_network
+from conresnet.networks import all_arguments, build_network, network_class
 from conresnet_training.cli.main import main
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning.planner import Choices, make_plan, plan_with_reasons
-from conresnet_training.planning.systems import SYSTEMS, all_arguments, catalogued, change_system
+from conresnet_training.planning.systems import SYSTEMS, cataloged, change_system
 from training.data_folders import brats, decathlon, label, nnunet, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")
@@ -23,6 +24,16 @@ ROOM = Budget(64 * 2**30, (16, 8), "plenty")
 
 def planned(folder, system="conresnet", **choices):
     return make_plan(read_data_set(folder), folder, ROOM, Choices(system, **choices))
+
+
+def networks(plan):
+    """Of a plan, as its file has them."""
+    return plan.document()["model"]["system"]["networks"]
+
+
+def arguments_of(network):
+    """Of a network, and of the one that it wraps."""
+    return all_arguments(network["type"], network["arguments"])
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +58,8 @@ def test_networks_of_each_system_are_there_and_take_the_arguments(plans, name):
     for network in plans[name].description.system.networks:
         with torch.device("meta"):
             built = build_network(network.type, network.arguments)
-        assert built.stages * len(plans[name].description.system.networks) == SYSTEMS[name].stages
+        stages = SYSTEMS[name].stages(networks(plans[name])[0])
+        assert built.stages * len(plans[name].description.system.networks) == stages
         assert built.input_channels == plans[name].description.channel_count
 
 
@@ -56,14 +68,14 @@ def test_every_argument_of_a_network_is_written_out(plans, name):
     """So that each is one ``--set`` away: what the network has beside them nobody could set."""
 
     def check(network, inherited=()):
-        names = set(signature(NETWORKS[network["type"]]).parameters)
+        names = set(signature(network_class(network["type"])).parameters)
         # Of a network without residuals there is no axis.
         assert names - set(network["arguments"]) - set(inherited) <= {"residual_axis"}
         assert set(network["arguments"]) <= names - set(inherited)
         if "network" in network["arguments"]:
             check(network["arguments"]["network"], ("input_channels", "outputs", "residual_axis"))
 
-    for network in plans[name].model["system"]["networks"]:
+    for network in networks(plans[name]):
         check(network)
 
 
@@ -71,15 +83,11 @@ def test_systems_that_take_images_as_they_are_differ_in_their_network_alone(plan
     ours = plans["conresnet"]
     for name, plan in plans.items():
         same = name not in ("pyramid", "voxresnet", "voxresnet-auto-context")
-        assert (plan.model["inputs"], plan.model["preparation"]) == (
-            ours.model["inputs"],
-            ours.model["preparation"],
-        ) or not same
+        images = plan.model.inputs, plan.model.preparation
+        assert images == (ours.model.inputs, ours.model.preparation) or not same
         assert plan.targets == ours.targets and plan.training == ours.training
-        rest = {"inputs", "preparation", "inference", "system"}
-        assert {key: plan.model[key] for key in plan.model if key not in rest} == {
-            key: ours.model[key] for key in ours.model if key not in rest
-        }
+        rest = {key: getattr(ours.model, key) for key in ("inputs", "preparation", "inference", "system")}
+        assert replace(plan.model, **rest) == ours.model
 
 
 @pytest.mark.parametrize(
@@ -100,7 +108,7 @@ def test_options_of_the_study_are_one_setting_away(plans, setting, network):
 
 def test_baseline_boundary_loss_and_lambda_are_one_choice_away(plans):
     """Tables III and VI, and Fig. 8."""
-    baseline = all_arguments(plans["conresnet-baseline"].model["system"]["networks"][0])
+    baseline = arguments_of(networks(plans["conresnet-baseline"])[0])
     assert not baseline["residual_mapping"] and not baseline["attention_mapping"]
     changed = with_settings(plans["conresnet"], ["training.boundary=true", "training.deep_supervision=0.1"])
     assert changed.training.boundary and changed.training.deep_supervision == 0.1
@@ -122,9 +130,9 @@ def test_voxresnet_sees_a_copy_of_each_image(tmp_path, name):
     plan = planned(decathlon(tmp_path / "set", channels=("T1", "T1 IR", "FLAIR")), name)
     assert plan.description.channel_count == 6
     assert plan.description.system.networks[0].arguments["input_channels"] == 6
-    for item in plan.model["inputs"]:
-        assert [step["step"] for step in item["intensity"]] == ["clip_percentiles", "z_score_slices"]
-        (copy,) = item["copies"]
+    for item in plan.model.inputs:
+        assert [step["step"] for step in item.intensity] == ["clip_percentiles", "z_score_slices"]
+        (copy,) = item.copies
         assert [step["step"] for step in copy] == ["subtract_gaussian", "equalize", "z_score_slices"]
 
 
@@ -151,11 +159,11 @@ def test_coarse_to_fine_keeps_the_range_of_ct_that_the_papers_would_clip_away(tm
     for number in range(3):
         save(np.full((20, 18, 16), value, np.int16) + 20 * label(), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
     plan, why = plan_with_reasons(read_data_set(folder), folder, ROOM, Choices("coarse-to-fine"))
-    assert plan.model["inputs"] == planned(folder).model["inputs"]
+    assert plan.model.inputs == planned(folder).model.inputs
     (ct,) = plan.description.inputs
     assert dict(ct.intensity[0]) == {"step": "clip", "low": value + 20, "high": value + 40}
     (sentence,) = [reason.why for reason in why if reason.what == "intensity CT"]
-    assert "which the paper's range (-100 ... 240) does not hold" in sentence
+    assert "which the paper's range (-100 ... 240) does not contain" in sentence
 
 
 def test_pyramid_works_at_half_of_the_resolution_in_windows_that_its_levels_divide(plans):
@@ -190,12 +198,23 @@ def test_window_is_no_larger_than_in_the_systems_paper(tmp_path, name, largest):
 
 
 def test_norm_is_of_groups_while_batches_are_small(plans):
-    assert all_arguments(plans["unet"].model["system"]["networks"][0])["norm"] == "group"
+    assert arguments_of(networks(plans["unet"])[0])["norm"] == "group"
     # Group norm would see that a pyramid's windows are larger in use than in training.
-    assert all_arguments(plans["pyramid"].model["system"]["networks"][0])["norm"] == "batch"
+    assert arguments_of(networks(plans["pyramid"])[0])["norm"] == "batch"
     large = with_settings(plans["conresnet"], ["training.batch=16"])
     for name in ("voxresnet-auto-context", "resdsn", "pyramid"):
-        assert all_arguments(change_system(large, name).model["system"]["networks"][0])["norm"] == "batch"
+        assert arguments_of(networks(change_system(large, name))[0])["norm"] == "batch"
+
+
+def test_a_batch_given_to_the_command_decides_the_norm(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "plan.yaml"
+    command = ["plan", str(decathlon(tmp_path / "set")), "--output", str(output), "--memory", "8", "--system", "resdsn"]
+    monkeypatch.setattr("sys.argv", ["x", *command, "--set", "training.batch=16", "--set", "training.optimizer=sgd"])
+    assert main() == 0
+    plan = read_plan(output)
+    assert (plan.training.batch, plan.training.optimizer) == (16, "sgd")
+    assert plan.model.system.networks[0].arguments["norm"] == "batch"
+    assert "group" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -204,26 +223,29 @@ def test_system_of_a_plan_is_changed_and_the_rest_kept(plans, name):
     edited = with_settings(edited, ["model.inference.window=[32, 48, 32]", "model.title=Edited"])
     changed = change_system(edited, name)
     assert (changed.training, changed.augmentation, changed.data) == (edited.training, edited.augmentation, edited.data)
-    assert changed.model["inference"]["window"] == [32, 48, 32] and changed.model["title"] == "Edited"
+    assert changed.model.inference.window == (32, 48, 32) and changed.model.title == "Edited"
     for key in ("system", "inputs", "preparation"):
-        assert changed.model[key] == plans[name].model[key]
-    assert edited.model["system"] == plans["conresnet"].model["system"]
+        assert getattr(changed.model, key) == getattr(plans[name].model, key)
+    assert edited.model.system == plans["conresnet"].model.system
 
 
 def test_change_of_system_keeps_width_and_axis_and_refuses_what_it_cannot_undo(plans):
     settings = ["base_width=24", "residual_axis=H"]
     ours = with_settings(plans["conresnet"], [f"model.system.networks.0.arguments.{setting}" for setting in settings])
     refined = change_system(ours, "conresnet-refined")
-    inner = refined.model["system"]["networks"][0]["arguments"]["network"]["arguments"]
-    assert inner["base_width"] == 24 and refined.model["system"]["networks"][0]["arguments"]["residual_axis"] == "H"
+    inner = networks(refined)[0]["arguments"]["network"]["arguments"]
+    assert inner["base_width"] == 24 and networks(refined)[0]["arguments"]["residual_axis"] == "H"
     assert change_system(refined, "conresnet") == ours
     for name in ("voxresnet", "pyramid", "coarse-to-fine"):
-        with pytest.raises(UserError, match="prepares the images for its own system"):
+        with pytest.raises(UserError) as raised:
             change_system(plans[name], "conresnet")
-    with pytest.raises(UserError, match="leaves every image its own spacing"):
+        assert raised.value.code == "system-unchangeable"
+    with pytest.raises(UserError) as raised:
         change_system(with_settings(ours, ["model.preparation.spacing=null"]), "pyramid")
-    with pytest.raises(UserError, match="There is no system conresne; the nearest is conresnet"):
-        catalogued("conresne")
+    assert raised.value.code == "spacing-unknown"
+    with pytest.raises(UserError) as raised:
+        cataloged("conresne")
+    assert (raised.value.code, raised.value.values["nearest"]) == ("plan-system-unknown", "conresnet")
 
 
 def test_regions_have_an_output_each_in_every_system(tmp_path):
@@ -231,7 +253,7 @@ def test_regions_have_an_output_each_in_every_system(tmp_path):
     for kind, outputs in (("regions", 3), ("labels", 4)):
         plan = planned(folder, kind=kind)
         for name in SYSTEMS:
-            network = change_system(plan, name).model["system"]["networks"][0]
+            network = networks(change_system(plan, name))[0]
             assert network["arguments"]["outputs"] == outputs
             assert network["arguments"].get("exclusive", kind == "labels") == (kind == "labels")
 
@@ -239,10 +261,10 @@ def test_regions_have_an_output_each_in_every_system(tmp_path):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("unet", {"norm": "batches of 2 are too small"}),
+        ("unet", {"norm": "plan with --set training.batch=8 or more"}),
         ("coarse-to-fine", {"margin": "20 voxels", "steps": "in each of 2 stages"}),
-        ("pyramid", {"spacing": "twice the median of 3 cases", "window": "the half in its middle"}),
-        ("voxresnet", {"copy of MRI": "less its blur of 5 mm, contrast evened out, z-score of each slice"}),
+        ("pyramid", {"spacing": "the median of 3 cases, doubled", "window": "training uses its middle half"}),
+        ("voxresnet", {"copy of MRI": "minus its blur by 5 mm, contrast equalized, z-score of each slice"}),
         ("conresnet-refined", {"residual axis": "residuals between axial slices"}),
     ],
 )
@@ -256,7 +278,7 @@ def test_command_plans_a_system_and_says_why(tmp_path, monkeypatch, capsys, name
     for what, words in said.items():
         assert words in lines[what]
     assert ("residual axis" in lines) == SYSTEMS[name].takes_residuals
-    assert read_plan(output).model["system"]["type"] == ("coarse_to_fine" if name == "coarse-to-fine" else "single")
+    assert read_plan(output).model.system.type == ("coarse_to_fine" if name == "coarse-to-fine" else "single")
 
 
 def test_help_names_every_system_and_loads_nothing_that_takes_time():

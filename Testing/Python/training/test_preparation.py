@@ -12,6 +12,7 @@ from conresnet.images.preparation import prepare
 from conresnet.package import parse_description
 from conresnet_training.data import read_data_set
 from conresnet_training.data.preparation import file_stem, prepare_case
+from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import make_plan
 from peak_memory import REASON
 from training.data_folders import (
@@ -31,7 +32,7 @@ def prepared(folder, tmp_path, number=0, spacing=None):
     data_set = read_data_set(folder)
     plan = make_plan(data_set, folder)
     if spacing:
-        plan.model["preparation"]["spacing"] = spacing
+        plan = with_settings(plan, [f"model.preparation.spacing={list(spacing)}"])
     room = tmp_path / "prepared"
     room.mkdir(exist_ok=True)
     return prepare_case(data_set.cases[number], plan.description, room, data_set.labels)

@@ -30,7 +30,7 @@ def plan_file(data_set, tmp_path):
     plan = make_plan(read_data_set(data_set), data_set)
     plan.training.steps, plan.training.steps_between_checkpoints, plan.training.folds = 30, 10, 3
     plan.training.precision, plan.training.learning_rate, plan.training.workers = "32-true", 2e-3, 0
-    plan.model["system"]["networks"][0]["arguments"]["base_width"] = 8
+    plan.model.system.networks[0].arguments["base_width"] = 8
     path = tmp_path / "plan.yaml"
     write_plan(plan, path)
     return path

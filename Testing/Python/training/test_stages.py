@@ -164,9 +164,8 @@ def test_fine_network_is_trained_around_the_segments(data_set, tmp_path, monkeyp
     assert coarse.held_out.box_of is whole_case
     boxes = fine.held_out.box_of
     assert isinstance(boxes, FoundBoxes) and boxes.network is not None
-    assert (boxes.margin, boxes.smallest) == tuple(
-        run.plan.model["system"]["arguments"][name] for name in ("margin", "smallest_component")
-    )
+    arguments = run.plan.model.system.arguments
+    assert boxes.find_box.keywords == {"margin": arguments["margin"], "smallest": arguments["smallest_component"]}
 
 
 def test_case_without_labels_is_validated_too(data_set, tmp_path):
@@ -215,8 +214,7 @@ def test_steps_of_a_run_are_those_of_all_stages(data_set, tmp_path):
     plans["conresnet"] = read_plan(write_tiny_plan(data_set, tmp_path / "plain.yaml", *SETTINGS))
     assert {system: stages_of(plan) for system, plan in plans.items()} == {**dict.fromkeys(STAGED, 2), "conresnet": 1}
     assert [steps_of_run(plans[system]) for system in ("conresnet", STAGED[0])] == [STEPS, 2 * STEPS]
-    network = plans["conresnet"].model["system"]["networks"][0]
-    network["arguments"]["base_width"] = 12
+    plans["conresnet"].model.system.networks[0].arguments["base_width"] = 12
     with pytest.raises(UserError, match=r"network cannot be built: .*multiple of 8") as raised:
         steps_of_run(plans["conresnet"])
-    assert raised.value.code == "network-unknown"
+    assert raised.value.code == "plan-network-wrong"

@@ -286,7 +286,7 @@ def test_samples_of_both_kinds_come_in_turn(share):
 def test_a_plan_of_label_maps_mirrors_pairs_and_lets_them_share_outputs(plan):
     assert plan.synthesis == Synthesis()
     assert plan.augmentation.flip_axes == ["W"] and len(plan.augmentation.swapped_segments) == 14
-    arguments = plan.model["system"]["networks"][0]["arguments"]
+    arguments = plan.model.system.networks[0].arguments
     names = ["background", *(item.name for item in plan.description.output.segments)]
     assert ["Left hippocampus", "Right hippocampus"] in [[names[one] for one in pair] for pair in arguments["pairs"]]
     assert arguments["residual_outputs"] == 1 and arguments["outputs"] == 33
@@ -357,11 +357,12 @@ def test_checking_label_maps_finds_nothing_wrong(heads, tmp_path, monkeypatch, c
 
 
 def test_one_residual_for_all_segments_can_be_described(plan):
-    content = json.loads(json.dumps(plan.model))
+    content = plan.document()["model"]
     assert parse_description(content, "here")
     content["system"]["networks"][0]["arguments"]["residual_outputs"] = 2
-    with pytest.raises(UserError, match="or 1 for all segments together"):
+    with pytest.raises(UserError) as caught:
         parse_description(content, "here")
+    assert caught.value.values["field"] == "system.networks[0].arguments.residual_outputs"
     assert replace(plan.description, title="x").title == "x"
 
 
