@@ -1,10 +1,9 @@
-"""ConRes Segmentation: segment images with ConResNet models, and see what the network saw between the slices."""
+"""ConRes Segmentation: segments images with ConResNet models and shows the network's residual and attention maps."""
 
 import importlib
 import logging
 import sys
 
-import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -18,16 +17,16 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from conresnet.package.maps import MAPS, provided_maps
-from ConResSegmentationLib import Diagnostics, MapVolumes, SelfTest
+from ConResSegmentationLib import ConResSegmentationSubjectHierarchyPlugin, Diagnostics, Loading, MapVolumes, SelfTest
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
 from ConResSegmentationLib.MapOverlay import OverlayPanel
-from ConResSegmentationLib.Models import ModelPanel
+from ConResSegmentationLib.Models import ModelPanel, installAsking
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, chosenMaps
 from ConResSegmentationLib.RunPanel import RunControl, RunPanel
-from ConResSegmentationLib.SceneInputs import RegionPanel
+from ConResSegmentationLib.SceneInputs import ROIPanel
 from ConResSegmentationLib.SegmentationRun import (
     RunListener,
     RunWaiter,
@@ -35,6 +34,7 @@ from ConResSegmentationLib.SegmentationRun import (
     SegmentationRun,
     SegmentationTask,
 )
+from ConResSegmentationLib.Widgets import addShortcuts, singleShotTimer, stayNarrow
 
 
 class ConResSegmentation(ScriptedLoadableModule):
@@ -47,19 +47,21 @@ class ConResSegmentation(ScriptedLoadableModule):
         self.parent.dependencies = []
         self.parent.contributors = ["ConResNet for 3D Slicer contributors"]
         self.parent.helpText = _(
-            "Segments volumes with ConResNet models, and shows the context residual and attention maps of the network "
-            "over the slices. For research use only, not for diagnosis. See the {documentation}."
+            "Segments volumes with ConResNet models and shows the network's context residual and attention maps over "
+            "the slices. For research use only, not for diagnosis. See the {documentation}."
         ).format(
             documentation='<a href="https://github.com/ConResNet/SlicerConResNet">{}</a>'.format(_("documentation"))
         )
         self.parent.acknowledgementText = _(
-            "The network is that of J. Zhang, Y. Xie, Y. Wang and Y. Xia, Inter-Slice Context Residual Learning for 3D "
-            "Medical Image Segmentation, IEEE Transactions on Medical Imaging 40(2), 2021."
+            "The network was published by J. Zhang, Y. Xie, Y. Wang and Y. Xia: Inter-Slice Context Residual Learning "
+            "for 3D Medical Image Segmentation, IEEE Transactions on Medical Imaging 40(2), 2021."
         )
+        slicer.app.connect("startupCompleted()", Loading.registerSampleData)
+        slicer.app.connect("startupCompleted()", ConResSegmentationSubjectHierarchyPlugin.register)
 
 
 class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel: choices go to the parameter node, clicks to the logic, and what happens to the panel's parts."""
+    """The panel: connects the parameter node, the logic and the parts of the panel."""
 
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -71,34 +73,65 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self._wantsMap = True
 
     def setup(self) -> None:
-        """Build the panel; Slicer calls this when the module is opened for the first time."""
+        """Build the panel. Slicer calls this when the module is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/ConResSegmentation.ui"))
         self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        self.ui = ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ConResSegmentationLogic()
-        self.modelPanel = ModelPanel(self.ui, self._onModelChosen)
-        self.channels = ChannelSelectors(self.ui.inputsCollapsibleButton.layout(), 3, self._onChannelsChosen)
-        self.regionPanel = RegionPanel(self.ui, lambda: (self._description, self.channels.firstNode))
-        self.enginePanel = EnginePanel(self.ui, self.logic.enginePython, self.logic.engine, self._onDeviceChosen)
-        self.runPanel = RunPanel(self.ui)
-        self.runControl = RunControl(
-            self.ui, self.runPanel, self.enginePanel, self._task, self.logic.segment, self._onFinished
+        self.modelPanel = ModelPanel(
+            ui.modelSelector,
+            ui.installModelButton,
+            ui.removeModelButton,
+            ui.modelSummaryLabel,
+            ui.modelDetailsButton,
+            ui.modelDetailsLabel,
+            self._onModelChosen,
         )
-        self.overlayPanel = OverlayPanel(self.ui)
+        self.channels = ChannelSelectors(ui.inputsCollapsibleButton.layout(), 4, self._onChannelsChosen)
+        self.loadPanel = Loading.LoadPanel(
+            uiWidget, ui.loadButton, ui.exampleButton, self._onLoaded, self.modelPanel.install
+        )
+        self.roiPanel = ROIPanel(
+            ui.regionSelector, ui.regionHintLabel, lambda: (self._description, self.channels.firstNode)
+        )
+        stayNarrow(ui.segmentationSelector)
+        self.runPanel = RunPanel(ui.applyButton, ui.cancelButton, ui.progressBar, ui.statusLabel, ui.logTextEdit)
+        self.enginePanel = EnginePanel(
+            ui.advancedCollapsibleButton,
+            self.logic.enginePython,
+            self.logic.engine,
+            self._onDeviceChosen,
+            self._onInstalling,
+            lambda line: self.runControl.onInstallationLine(line),
+        )
+        self.runControl = RunControl(self.runPanel, self.enginePanel, self._task, self.logic.segment, self._onFinished)
+        self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
+        ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
+        ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
+        ui.installEngineButton.connect("clicked(bool)", lambda _checked: self.runControl.setUp())
+        ui.editButton.connect("clicked(bool)", self.onEdit)
+        ui.copyDiagnosticsButton.connect("clicked(bool)", self.onCopyDiagnostics)
+        actions = {
+            "Ctrl+Return": ui.applyButton.click,
+            "Ctrl+Backspace": ui.cancelButton.click,
+            "Ctrl+Shift+M": self.overlayPanel.toggle,
+        }
+        self._shortcuts = addShortcuts(uiWidget, actions)
+        self._nodesTimer = singleShotTimer(uiWidget, self._onNodesAdded)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
-        self.ui.copyDiagnosticsButton.connect("clicked(bool)", self.onCopyDiagnostics)
         self.modelPanel.refresh()
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
-        """Slicer ends, or the module is reloaded."""
+        """Slicer quits, or the module is reloaded."""
+        self._nodesTimer.stop()
         self.runControl.cancel()
         self.enginePanel.close()
         self.logic.engine.stop(wait=True)
@@ -107,38 +140,40 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def enter(self) -> None:
         """The user opens the module."""
-        # Models come and go beside Slicer too: by the command line, or from a share.
+        # Models are also installed and removed outside Slicer: from the command line, or on a shared folder.
         self.modelPanel.refresh()
         self.initializeParameterNode()
+        self._setShortcutsEnabled(True)
 
     def exit(self) -> None:
-        """The user goes to another module; a segmentation that runs goes on."""
+        """The user goes to another module; a running segmentation continues."""
+        self._setShortcutsEnabled(False)
         self.setParameterNode(None)
 
     def onReload(self) -> None:
-        """Reload the library with the module file, whose imports would otherwise find the old one."""
+        """Reload the library together with the module file, which would otherwise import the old one."""
         importlib.invalidate_caches()
         for name in [name for name in sys.modules if name.split(".")[0] in ("ConResSegmentationLib", "conresnet")]:
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneStartClose(self, caller, event) -> None:
-        """What runs must not reach into the next scene, and the parameter node is about to be reset."""
+        """A run must not reach into the next scene, and the parameter node is about to be reset."""
         self.runControl.cancel()
         self.runPanel.clear()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
-        """A module that is shown needs a parameter node at once."""
+        """If the module is open, it needs a parameter node at once."""
         self._initializeIfEntered()
 
     def onSceneStartImport(self, caller, event) -> None:
-        """Selectors that fill while a scene is loaded must not change the choices that are loaded with it."""
+        """Selectors that are filled during the import must not change the choices that are imported."""
         self.setParameterNode(None)
 
     def onSceneEndImport(self, caller, event) -> None:
-        """Show the choices that were loaded, once everything else in Slicer knows the new nodes too."""
-        qt.QTimer.singleShot(0, self._initializeIfEntered)
+        """Show the imported choices once the rest of Slicer knows the new nodes too."""
+        self._nodesTimer.start()
 
     def _initializeIfEntered(self) -> None:
         if self.parent.isEntered and self._parameterNode is None:
@@ -146,16 +181,20 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:
-        """A volume may be the channel that is still missing; its name and image may come only after it was added."""
+        """A volume may be a missing channel. Its name and image may be set only after it was added."""
         if isinstance(node, slicer.vtkMRMLScalarVolumeNode) and not slicer.mrmlScene.IsImporting():
-            qt.QTimer.singleShot(0, self._fillChannels)
+            self._nodesTimer.start()
+
+    def _onNodesAdded(self) -> None:
+        self._initializeIfEntered()
+        self._fillChannels()
 
     def initializeParameterNode(self) -> None:
-        """Have a parameter node, observed and with the model and the volumes that the user most likely wants."""
+        """Show the parameter node, with the model and the volumes that the user most likely wants."""
         self.setParameterNode(self.logic.getParameterNode())
 
     def setParameterNode(self, parameterNode: ConResSegmentationParameterNode | None) -> None:
-        """Show the choices of a parameter node, and follow it; None to follow none."""
+        """Show and observe the choices of a parameter node; None for none."""
         if self._parameterNode:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
             self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
@@ -170,27 +209,28 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     @property
     def _description(self):
-        """The chosen model's description, None while there is no usable one."""
+        """The chosen model's description; None if there is no usable model."""
         choice = self.modelPanel.choice
         return choice.description if choice else None
 
     @property
     def _providedMaps(self) -> set[str]:
-        """The maps that the chosen model can make."""
+        """The maps that the chosen model can compute."""
         return provided_maps(self._description) if self._description else set()
 
-    # Choices that no connector of Slicer's binds to a widget
+    # Choices that Slicer cannot connect to a widget by itself
 
     def _onModelChosen(self, name: str) -> None:
-        # A scene's model that was just installed takes the volumes that were saved with it.
+        # If it is the scene's model that was just installed, it gets the volumes that were saved with it.
         isSame = self._parameterNode is not None and self._parameterNode.model == name
         self._chooseModel(self.modelPanel.select(name), list(self._parameterNode.channels) if isSame else [])
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
         self.channels.setInputs(self._description.inputs if self._description else ())
         for kind in MAPS:
-            # A map that is wanted stays so, for the next model that has it.
+            # The choice is kept for the next model that has the map.
             getattr(self.ui, f"{kind}CheckBox").enabled = kind in self._providedMaps
+        self.loadPanel.setModel(name)
         if volumeNodes:
             self.channels.setNodes(volumeNodes)
         if self._parameterNode:
@@ -202,9 +242,17 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             self.channels.fillEmpty()
             self._onChannelsChosen()
 
+    def _onLoaded(self, volumeNodes: list) -> None:
+        """Volumes that the user has just loaded or named replace the chosen ones."""
+        if self._parameterNode and volumeNodes:
+            isOneForOne = len(volumeNodes) == len(self.channels.nodes) == 1
+            self.channels.setNodes(volumeNodes if isOneForOne else [None] * len(self.channels.nodes))
+            self.channels.fillEmpty(volumeNodes)
+            self._onChannelsChosen()
+
     def _onChannelsChosen(self) -> None:
         if self._parameterNode:
-            # Of a model that cannot be used there are no channels to choose; those of the scene are kept for it.
+            # A model that cannot be used has no channels to choose; those of the scene are kept for it.
             if self._description and list(self._parameterNode.channels) != self.channels.nodes:
                 self._parameterNode.channels = self.channels.nodes
             self._onParameterNodeModified()
@@ -213,23 +261,29 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         if self._parameterNode:
             self._parameterNode.device = name
 
+    def _onInstalling(self, isInstalling: bool) -> None:
+        for section in (self.ui.inputsCollapsibleButton, self.ui.outputsCollapsibleButton):
+            section.enabled = not isInstalling
+
     def _onParameterNodeModified(self, caller=None, event=None) -> None:
         self.enginePanel.selectDevice(self._parameterNode.device)
         hint = self.channels.hint()
         self.ui.channelsHintLabel.text, self.ui.channelsHintLabel.visible = hint, bool(hint)
-        self.regionPanel.update()
-        self._checkCanApply()
-
-    def _checkCanApply(self) -> None:
+        self.ui.editButton.enabled = self._parameterNode.segmentation is not None
+        self.roiPanel.update()
         self.runPanel.setProblem(self.modelPanel.problem or self.channels.problem())
+
+    def _setShortcutsEnabled(self, isEnabled: bool) -> None:
+        for shortcut in self._shortcuts:
+            shortcut.enabled = isEnabled
 
     # Running
 
     def _task(self) -> SegmentationTask:
         node, volumeNodes = self.logic.getParameterNode(), tuple(self.channels.nodes)
-        # The log keeps them beyond the scene that they are in.
+        # The log names them even after their scene was closed.
         self._namesSegmented |= {used.GetName() for used in (*volumeNodes, node.region, node.segmentation) if used}
-        # Who has chosen no map while there were some wants none over the next result either.
+        # A user who has chosen no map although there were some does not want one over the next result either.
         self._wantsMap = node.shownMap is not None or not (node.segmentation and MapVolumes.mapNodes(node.segmentation))
         names = ", ".join(volume.GetName() for volume in volumeNodes)
         self.runPanel.addToLog(f"{self._description.name} {self._description.version}: {names}")
@@ -244,21 +298,37 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             show3D=node.show3D,
         )
 
+    def segmentVolume(self, volumeNode, model: str) -> None:
+        """Choose a model and a volume, and segment if nothing else has to be chosen."""
+        self._chooseModel(self.modelPanel.select(model), [])
+        self._onLoaded([volumeNode])
+        if self.ui.applyButton.enabled:
+            self.runControl.start()
+
     def _onFinished(self, outcome: SegmentationOutcome) -> None:
-        """Choose the result, so that it is replaced next time, and lay a map over the slices."""
+        """Choose the result, so that it is replaced next time, and show a map over the slices."""
         node = self._parameterNode or self.logic.getParameterNode()
         isNew = node.segmentation is not outcome.segmentationNode
         node.segmentation = outcome.segmentationNode
         if self._wantsMap and outcome.mapNodes and node.shownMap not in outcome.mapNodes:
             node.shownMap = outcome.mapNodes[0]
-            # The selector tells it only while the module is open.
+            # The selector shows it only while the module is open.
             self.overlayPanel.show(node.shownMap)
-        # A Slicer without a main window has no views.
+        # Slicer without a main window has no views.
         if isNew and node.show3D and slicer.app.layoutManager() is not None:
             slicer.util.resetThreeDViews()
 
+    def onEdit(self) -> None:
+        """Open the chosen segmentation in the Segment Editor, on the volume it was made from."""
+        segmentationNode, volumeNode = self._parameterNode.segmentation, self.channels.firstNode
+        slicer.util.selectModule("SegmentEditor")
+        editor = slicer.util.getModuleWidget("SegmentEditor").editor
+        editor.setSegmentationNode(segmentationNode)
+        if volumeNode is not None:
+            editor.setSourceVolumeNode(volumeNode)
+
     def onCopyDiagnostics(self) -> None:
-        """Put a report on the clipboard that holds no name of an image."""
+        """Copy a bug report without the names of images to the clipboard."""
         node = self.logic.getParameterNode()
         description, maps = self._description, chosenMaps(node, self._providedMaps)
         text = Diagnostics.report(
@@ -269,11 +339,11 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             self._namesSegmented,
         )
         slicer.app.clipboard().setText(text)
-        slicer.util.showStatusMessage(_("The diagnostics are on the clipboard."), 3000)
+        slicer.util.showStatusMessage(_("The diagnostics were copied to the clipboard."), 3000)
 
 
 class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
-    """Segmentation without a panel, for this module's own and for scripts:
+    """Segmentation for the panel, and for scripts without it:
 
     logic = slicer.modules.ConResSegmentationWidget.logic   # or ConResSegmentationLogic()
     outcome = logic.segmentAndWait(SegmentationTask(modelPath, (volumeNode,), maps=("residual",)))
@@ -283,16 +353,37 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.enginePython = EnginePython()
         self.engine = EngineProcess(self.enginePython.launch)
+        self._parameterNode: ConResSegmentationParameterNode | None = None
 
     def getParameterNode(self) -> ConResSegmentationParameterNode:
         """The choices of this scene."""
-        return ConResSegmentationParameterNode(super().getParameterNode())
+        node = super().getParameterNode()
+        # Each wrapper adds observers to the node that stay, so there is one per scene. A closed scene empties the node.
+        isCurrent = self._parameterNode is not None and self._parameterNode.parameterNode is node
+        if not isCurrent or not node.GetParameterNamesAsCommaSeparatedList():
+            self._parameterNode = ConResSegmentationParameterNode(node)
+        return self._parameterNode
 
-    def segment(self, task: SegmentationTask, listener: RunListener) -> SegmentationRun:
-        """Start a segmentation and return at once; the listener hears of it from Slicer's event loop.
+    def install(self, package: str) -> str:
+        """Install a model package after asking about an existing name, and choose it in the scene.
+
+        Returns:
+            the name of the installed model; empty if the user does not want to install it.
 
         Raises:
-            UserError: when the inputs cannot be segmented; nothing has been started then.
+            UserError: the package cannot be installed.
+        """
+        name = installAsking(package)
+        if name:
+            choices = self.getParameterNode()
+            choices.model, choices.channels = name, []
+        return name
+
+    def segment(self, task: SegmentationTask, listener: RunListener) -> SegmentationRun:
+        """Start a segmentation and return at once; the listener is called from Slicer's event loop.
+
+        Raises:
+            UserError: the inputs cannot be segmented; nothing is started then.
         """
         return SegmentationRun(task, self.engine, listener)
 
@@ -300,8 +391,8 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
         """Segment and return the result, while Slicer stays responsive.
 
         Raises:
-            UserError: when the inputs cannot be segmented.
-            RuntimeError: when it has failed or was cancelled; with the sentence for the user.
+            UserError: the inputs cannot be segmented.
+            RuntimeError: the segmentation failed or was canceled; with the sentence for the user.
         """
         waiter = RunWaiter()
         self.segment(task, waiter)
@@ -309,26 +400,26 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
 
 
 class ConResSegmentationTest(ScriptedLoadableModuleTest):
-    """The module's test in a user's own Slicer (Developer tools: Reload and Test)."""
+    """The module's self-test in a user's Slicer (Developer tools: Reload and Test)."""
 
     def setUp(self):
         """Start from an empty scene."""
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        """All there is to test; what this Slicer cannot run is said aloud."""
+        """Run all tests, and report those that this Slicer cannot run."""
         self.setUp()
-        self.test_modelsComeAlong()
+        self.test_shippedModels()
         self.setUp()
         self.test_segmentation()
 
-    def test_modelsComeAlong(self):
-        """The packages of the shipped models are whole."""
+    def test_shippedModels(self):
+        """The packages of the shipped models are complete."""
         self.delayDisplay("Looking for models")
         SelfTest.checkModels()
 
     def test_segmentation(self):
-        """From a volume through the engine to segments and maps, and the care for edited results."""
+        """A volume becomes segments and maps, and edited results are kept."""
         logic = ConResSegmentationLogic()
         problem = SelfTest.engineProblem(logic.enginePython)
         if problem:

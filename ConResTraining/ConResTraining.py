@@ -1,12 +1,12 @@
-"""ConRes Training: from a folder of labelled scans to a model in Slicer, trained in a process of its own."""
+"""ConRes Training: trains a model for ConRes Segmentation from a folder of labeled images, in a separate process."""
 
 import importlib
 import logging
 import sys
 from pathlib import Path
 
-import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -19,7 +19,7 @@ from slicer.util import VTKObservationMixin
 
 from ConResTrainingLib import SelfTest, TrainingCurves, TrainingDiagnostics
 from ConResTrainingLib.Backend import Backend
-from ConResTrainingLib.DataSetPanel import DataSetPanel
+from ConResTrainingLib.DataSetPanel import DataSetPanel, pathNextTo
 from ConResTrainingLib.JobPanel import JobPanel
 from ConResTrainingLib.PlacePanel import PlacePanel
 from ConResTrainingLib.PlanPanel import PlanPanel
@@ -38,21 +38,21 @@ class ConResTraining(ScriptedLoadableModule):
         self.parent.dependencies = ["ConResSegmentation"]
         self.parent.contributors = ["ConResNet for 3D Slicer contributors"]
         self.parent.helpText = _(
-            "Trains models for ConRes Segmentation from a folder of labelled images, in a Python environment of its "
-            "own, with live curves. A training goes on when Slicer is closed. See the {documentation}."
+            "Trains models for ConRes Segmentation from a folder of labeled images, in a separate Python environment, "
+            "with live curves. Training continues when Slicer is closed. See the {documentation}."
         ).format(
             documentation='<a href="https://github.com/ConResNet/SlicerConResNet">{}</a>'.format(_("documentation"))
         )
         self.parent.acknowledgementText = _(
-            "The network is that of J. Zhang, Y. Xie, Y. Wang and Y. Xia, Inter-Slice Context Residual Learning for 3D "
-            "Medical Image Segmentation, IEEE Transactions on Medical Imaging 40(2), 2021."
+            "The network was published by J. Zhang, Y. Xie, Y. Wang and Y. Xia: Inter-Slice Context Residual Learning "
+            "for 3D Medical Image Segmentation, IEEE Transactions on Medical Imaging 40(2), 2021."
         )
         # A scene that was saved with the curves may be opened before this module is.
         slicer.app.connect("startupCompleted()", TrainingCurves.describeLayout)
 
 
 class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel: its parts, and what one of them must hear of another."""
+    """The panel: its sections, and what connects them."""
 
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -60,20 +60,33 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = None
 
     def setup(self) -> None:
-        """Build the panel; Slicer calls this when the module is opened for the first time."""
+        """Build the panel. Slicer calls this when the module is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/ConResTraining.ui"))
         self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
+        self.ui = ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ConResTrainingLogic()
         backend = self.logic.backend
-        self.placePanel = PlacePanel(self.ui, backend, self.addToLog, self.updateButtons)
-        self.dataSetPanel = DataSetPanel(self.ui, backend, self.addToLog, self.onDataSetChanged)
-        self.sceneCasePanel = SceneCasePanel(self.ui, self.dataSetPanel, self.onCaseAdded)
-        self.planPanel = PlanPanel(self.ui, backend, self.dataSetPanel, self.addToLog, self.onPlanChanged)
-        self.jobPanel = JobPanel(self.ui, backend, self.planPanel, self.dataSetPanel, self.addToLog, self.onRunChanged)
-        self.resultsPanel = ResultsPanel(self.ui, backend, self.jobPanel, self.addToLog)
+        log = self.addToLog
+        self.placePanel = PlacePanel(ui.placeCollapsibleButton, backend, log, self.updateButtons)
+        self.dataSetPanel = DataSetPanel(
+            ui.dataSetCollapsibleButton, backend, self._checkFolder, log, self.onDataSetChanged
+        )
+        self.sceneCasePanel = SceneCasePanel(ui.sceneCaseCollapsibleButton, self.dataSetPanel, self.onCaseAdded)
+        self.planPanel = PlanPanel(ui.planCollapsibleButton, backend, self.dataSetPanel, log, self.onPlanChanged)
+        self.jobPanel = JobPanel(
+            ui.runCollapsibleButton, backend, self.planPanel, self.dataSetPanel, log, self.onRunChanged
+        )
+        self.resultsPanel = ResultsPanel(ui.resultsCollapsibleButton, backend, self.jobPanel, log)
+        self._panels = (
+            self.placePanel,
+            self.dataSetPanel,
+            self.sceneCasePanel,
+            self.planPanel,
+            self.jobPanel,
+            self.resultsPanel,
+        )
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
@@ -81,13 +94,13 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.enter()
 
     def cleanup(self) -> None:
-        """Slicer ends, or the module is reloaded; a training that runs goes on."""
-        for panel in (self.placePanel, self.dataSetPanel, self.planPanel, self.jobPanel, self.resultsPanel):
+        """Slicer quits, or the module is reloaded; a running training continues."""
+        for panel in self._panels:
             panel.close()
         self.removeObservers()
 
     def enter(self) -> None:
-        """The user opens the module: see what has become of the files meanwhile, and of the run."""
+        """The user opens the module: files and runs may have changed meanwhile."""
         self.dataSetPanel.refresh()
         self.sceneCasePanel.refresh()
         self.planPanel.refresh()
@@ -95,7 +108,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.updateButtons()
 
     def onReload(self) -> None:
-        """Reload the library with the module file, whose imports would otherwise find the old one."""
+        """Reload the library together with the module file, which would otherwise import the old one."""
         importlib.invalidate_caches()
         ours = ("ConResTrainingLib", "conresnet_training")
         for name in [name for name in sys.modules if name.split(".")[0] in ours]:
@@ -103,15 +116,18 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneEndClose(self, caller, event) -> None:
-        """The curves' nodes went with the scene; the run did not, and may be looked at."""
-        qt.QTimer.singleShot(0, self.jobPanel.updateCurves)
+        """The nodes of the curves were removed with the scene, but the run's curves may still be shown."""
+        self.jobPanel.updateCurvesLater()
 
-    def onNodeAdded(self, caller, event) -> None:
-        """A volume may be a channel of the case that is to be added; its name and image may come only after it was."""
-        qt.QTimer.singleShot(0, self.sceneCasePanel.fill)
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAdded(self, caller, event, node) -> None:
+        """A volume or segmentation may belong to the case to be added."""
+        isInput = isinstance(node, (slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSegmentationNode))
+        if isInput and not slicer.mrmlScene.IsImporting() and self.parent.isEntered:
+            self.sceneCasePanel.fillLater()
 
     def onDataSetChanged(self) -> None:
-        """Another data set: its plan and its run have other names, once its folder has been looked at."""
+        """Another data set was chosen: once its folder has been read, other paths are proposed for plan and run."""
         if self.dataSetPanel.isSettled:
             self.sceneCasePanel.refresh()
             self.planPanel.proposePath()
@@ -121,21 +137,21 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.updateButtons()
 
     def onCaseAdded(self) -> None:
-        """The data set has one case more."""
+        """A case was added to the data set."""
         self.dataSetPanel.refresh()
         self.sceneCasePanel.refresh()
         self.updateButtons()
 
     def onPlanChanged(self) -> None:
-        """A run may start now, or not any more."""
+        """The plan decides whether a run can start."""
         self.jobPanel.updateButtons()
 
     def onRunChanged(self) -> None:
-        """Another run, or it has come on."""
+        """Another run was chosen, or it has made progress."""
         self.resultsPanel.runChanged()
 
     def updateButtons(self) -> None:
-        """What can be done depends on the place, the data set, the plan and the run."""
+        """What is possible depends on the place, the data set, the plan and the run."""
         for panel in (self.dataSetPanel, self.planPanel, self.jobPanel, self.resultsPanel):
             panel.updateButtons()
 
@@ -144,11 +160,16 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.logTextEdit.appendPlainText(line)
 
     def onCopyDiagnostics(self) -> None:
-        """Put a report on the clipboard that holds no name of a case."""
-        log = self.ui.logTextEdit.toPlainText()
-        text = TrainingDiagnostics.report(self.logic.backend, self.jobPanel.job, self.dataSetPanel.dataSet, log)
+        """Copy a bug report without the names of cases to the clipboard."""
+        log, data = self.ui.logTextEdit.toPlainText(), self.dataSetPanel
+        text = TrainingDiagnostics.report(self.logic.backend, self.jobPanel.job, data.dataSet, log, data.namesSeen)
         slicer.app.clipboard().setText(text)
-        slicer.util.showStatusMessage(_("The diagnostics are on the clipboard."), 3000)
+        slicer.util.showStatusMessage(_("The diagnostics were copied to the clipboard."), 3000)
+
+    def _checkFolder(self, dataSet: Path) -> Path:
+        """Where the report of a check goes: next to the plan, which a remote machine can reach; never into the data."""
+        folder, plan = pathNextTo(dataSet, "-check"), self.planPanel.path
+        return plan.parent / folder.name if plan else folder
 
 
 class ConResTrainingLogic(ScriptedLoadableModuleLogic):
@@ -167,28 +188,28 @@ class ConResTrainingLogic(ScriptedLoadableModuleLogic):
         """Start a training that outlives Slicer, and return at once; `TrainingJob.look` follows it.
 
         Raises:
-            UserError: when it cannot be started.
+            UserError: it cannot be started.
         """
         job = TrainingJob(Path(run))
         job.start(self.backend.launch("train", str(plan), "--output", str(run), "--fold", str(fold)))
         return job
 
     def resume(self, run: str | Path) -> TrainingJob:
-        """Go on with a run, alike."""
+        """Continue a run, as for `train`."""
         job = TrainingJob(Path(run))
         job.start(self.backend.launch("resume", str(run)))
         return job
 
 
 class ConResTrainingTest(ScriptedLoadableModuleTest):
-    """The module's test in a user's own Slicer (Developer tools: Reload and Test)."""
+    """The module's self-test in a user's Slicer (Developer tools: Reload and Test)."""
 
     def setUp(self):
         """Start from an empty scene."""
         slicer.mrmlScene.Clear()
 
     def runTest(self):
-        """All there is to test; what this Slicer cannot run is said aloud."""
+        """Run all tests, and report those that this Slicer cannot run."""
         self.setUp()
         self.test_caseFromScene()
         self.setUp()
@@ -198,7 +219,7 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
         self.delayDisplay("Test passed")
 
     def test_caseFromScene(self):
-        """What is segmented becomes a case of a data set."""
+        """A volume and its segmentation become a case of a data set."""
         self.delayDisplay("Adding a case")
         SelfTest.checkCaseFromScene()
 
@@ -211,7 +232,7 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
         SelfTest.checkCurves()
 
     def test_backend(self):
-        """The backend starts, where its environment was made."""
+        """The backend starts, if its environment was created."""
         problem = SelfTest.backendProblem(Backend())
         if problem:
             logging.warning("NOT TESTED: the training backend. %s", problem)

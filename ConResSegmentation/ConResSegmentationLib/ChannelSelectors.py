@@ -1,4 +1,4 @@
-"""One volume selector for every channel of the chosen model, filled in by name."""
+"""One volume selector per channel of a model, with volumes chosen by their names."""
 
 from collections.abc import Callable
 
@@ -9,21 +9,22 @@ from slicer.i18n import tr as _
 from conresnet.images.channels import Candidate, match_channels
 
 from . import MapVolumes
+from .Widgets import plain, stayNarrow
 
 
 class ChannelSelectors:
     """The selectors, as rows of a form.
 
     Args:
-        form: the QFormLayout in which they stand.
-        firstRow: the row of the first one; the rows that are there move down.
+        form: the QFormLayout that contains them.
+        firstRow: the row of the first selector; existing rows move down.
         onChanged: called when the user, or the scene, has changed a selection.
     """
 
     def __init__(self, form, firstRow: int, onChanged: Callable[[], None]):
         self._form, self._firstRow, self._onChanged = form, firstRow, onChanged
         self._inputs: tuple = ()
-        # Rows that a model does not need are hidden, and used again by one that does.
+        # Rows that a model does not need are hidden, and reused by one that does.
         self._rows: list[tuple] = []
         self._quiet = False
 
@@ -34,16 +35,16 @@ class ChannelSelectors:
 
     @property
     def nodes(self) -> list:
-        """The chosen volumes, None where none is chosen."""
+        """The chosen volumes; None for a channel without one."""
         return [combo.currentNode() for combo in self.combos]
 
     @property
     def firstNode(self):
-        """The volume whose grid the result has; None where none is chosen."""
+        """The first channel's volume, whose grid the result has; None if none is chosen."""
         return next(iter(self.nodes), None)
 
     def setInputs(self, inputs) -> None:
-        """Show a selector for every input of a model; an input that was there before keeps its volume."""
+        """Show one selector per input of a model; an input that existed before keeps its volume."""
         earlier = {item.name: node for item, node in zip(self._inputs, self.nodes, strict=True)}
         self._inputs = tuple(inputs)
         while len(self._rows) < len(self._inputs):
@@ -52,23 +53,22 @@ class ChannelSelectors:
             label.visible = combo.visible = number < len(self._inputs)
         for item, (label, combo) in zip(self._inputs, self._rows, strict=False):
             label.text = f"{item.name}:"
-            combo.toolTip = _("The {modality} volume of this channel. Known by: {words}.").format(
-                modality=item.modality, words=", ".join(item.keywords) or item.name
-            )
+            tip = _("The {modality} volume for this channel. It is recognized by these words in its name: {words}.")
+            combo.toolTip = plain(tip.format(modality=item.modality, words=", ".join(item.keywords) or item.name))
         self.setNodes([earlier.get(item.name) for item in self._inputs])
 
     def setNodes(self, nodes) -> None:
-        """Choose volumes, without telling anybody; those that there is no selector for are passed over."""
+        """Choose volumes without calling `onChanged`; those without a selector are ignored."""
         self._quiet = True
         for combo, node in zip(self.combos, nodes, strict=False):
             combo.setCurrentNode(node)
         self._quiet = False
 
-    def fillEmpty(self) -> bool:
-        """Choose volumes by their names where none is chosen; returns whether there were any."""
+    def fillEmpty(self, candidates: list | None = None) -> bool:
+        """Choose volumes by their names for empty channels; returns whether any was found."""
         chosen = self.nodes
         empty = [number for number, node in enumerate(chosen) if node is None]
-        nodes = [node for node in _candidates() if node not in chosen]
+        nodes = [node for node in (_candidates() if candidates is None else candidates) if node not in chosen]
         groups = {_group(node) for node in chosen if node is not None}
         if groups:
             nodes = [node for node in nodes if _group(node) in groups]
@@ -80,12 +80,12 @@ class ChannelSelectors:
         return any(place is not None for place in found)
 
     def problem(self) -> str:
-        """What is still to be chosen, as a sentence; empty when all is there."""
+        """What still has to be chosen, as a sentence; empty if nothing."""
         nodes = self.nodes
         for item, node in zip(self._inputs, nodes, strict=True):
             if node is None:
                 return _("Choose the volume for {channel}.").format(channel=item.name)
-            # Of a volume that is removed, the selector's next entry takes the place.
+            # If a volume is removed, the selector chooses its next entry, which may be a map.
             if node.GetAttribute(MapVolumes.MAP_ATTRIBUTE):
                 return _("{volume} is a map; choose an image for {channel}.").format(
                     volume=node.GetName(), channel=item.name
@@ -99,7 +99,7 @@ class ChannelSelectors:
         return ""
 
     def hint(self) -> str:
-        """That the chosen volumes are not of one patient; empty where they are, or where nothing says so."""
+        """A warning that the chosen volumes belong to different patients; empty if nothing indicates that."""
         patients = {}
         for node in filter(None, self.nodes):
             patients.setdefault(_patient(node), node)
@@ -108,7 +108,7 @@ class ChannelSelectors:
             return ""
         one, other = list(patients)[:2]
         return _(
-            "{first} is of the patient {patient}, but {second} is of {other}: choose images of one patient."
+            "{first} belongs to patient {patient}, but {second} belongs to {other}. Choose images of one patient."
         ).format(
             first=patients[one].GetName(),
             patient=_hierarchy().GetItemName(one),
@@ -118,6 +118,9 @@ class ChannelSelectors:
 
     def _newRow(self) -> tuple:
         label, combo = qt.QLabel(), slicer.qMRMLNodeComboBox()
+        # The name comes from the model package, and is not markup.
+        label.textFormat = qt.Qt.PlainText
+        stayNarrow(combo)
         combo.objectName = f"channelSelector{len(self._rows)}"
         combo.nodeTypes = ["vtkMRMLScalarVolumeNode"]
         combo.showChildNodeTypes = False
@@ -135,7 +138,7 @@ class ChannelSelectors:
 
 
 def _candidates() -> list:
-    """The scene's volumes that may be a channel; the one in the slice views first."""
+    """The volumes of the scene that can be a channel; those shown in the slice views come first."""
     nodes = [
         node
         for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
@@ -153,7 +156,7 @@ def _group(node) -> int:
 
 
 def _patient(node) -> int:
-    """The item of the patient that a volume is of; 0 where nothing says so, as of what comes from a file."""
+    """The subject hierarchy item of a volume's patient; 0 if unknown, as for a volume from a NIfTI file."""
     item = _hierarchy().GetItemByDataNode(node)
     level = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelPatient()
     return _hierarchy().GetItemAncestorAtLevel(item, level) if item else 0

@@ -1,4 +1,4 @@
-"""What a report of a fault should hold, and what it must not: the names of a patient's images."""
+"""The text of a bug report, without the names of images, which may identify a patient."""
 
 import os
 import platform
@@ -8,14 +8,14 @@ import slicer
 
 
 def report(engine, model: str, choices: dict[str, object], log: str, names: Iterable[str]) -> str:
-    """A text for a fault report. Names of nodes, which may be a patient's, are replaced in it.
+    """The text of a bug report. Names of nodes, which may identify a patient, are replaced.
 
     Args:
         engine: the engine process.
         model: name and version of the model.
-        choices: the settings in the panel, by name.
-        log: what the panel has logged.
-        names: of what was segmented, besides the nodes that are in the scene now.
+        choices: the settings of the panel by name.
+        log: the panel's log.
+        names: names of what was segmented earlier, in addition to the nodes of the scene.
     """
     app = slicer.app
     lines = [
@@ -32,8 +32,8 @@ def report(engine, model: str, choices: dict[str, object], log: str, names: Iter
 
 
 def withoutNames(text: str, privateNames: list[str]) -> str:
-    """The text with image names and the user's home folder replaced."""
-    # A name of one or two letters tells nobody, and replacing it would leave nothing readable.
+    """The text with the given names and the user's home folder replaced."""
+    # A name of one or two letters identifies nobody, and replacing it would make the text unreadable.
     names = [name for name in dict.fromkeys(privateNames) if len(name or "") > 2]
     named = sorted(enumerate(names, start=1), key=lambda item: -len(item[1]))
     for number, name in named:

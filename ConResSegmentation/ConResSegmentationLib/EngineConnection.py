@@ -1,6 +1,5 @@
-"""One life of the engine's process: its start, the messages to and from it, its log, and its end."""
+"""One engine process from start to end: its messages, its log and its temporary folder."""
 
-import codecs
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,22 +8,30 @@ import numpy as np
 import qt
 from slicer.i18n import tr as _
 
+from conresnet.messages import sentence
 from conresnet.worker import session_folder
 from conresnet.worker.protocol import PROTOCOL, LineSplitter, ProtocolError, decode, encode
 
-from .Processes import ProcessLaunch, killTree
+from .Processes import ChildProcess, ProcessLaunch
+
+# A slow disk and a virus scanner may examine thousands of files before Python has started.
+SECONDS_TO_START = 120
+# Time for the engine to end by itself after its standard input was closed.
+SECONDS_TO_LEAVE = 5
+_LOG_LINES = 300
+_REMOVALS, _MILLISECONDS_BETWEEN_REMOVALS = 20, 250
 
 
 @dataclass(frozen=True)
 class EngineError:
-    """An error as an observer hears it.
+    """Why a request failed.
 
     Args:
-        code: stable name of the fault, by which the sentence is translated.
-        message: one sentence: what is wrong and what to do; in English where it comes from the engine's process.
-        values: what the sentence speaks of.
-        ours: whether it is a fault of the engine, worth a report, rather than something the user can put right.
-        log: a traceback or the end of the engine's log, for the diagnostics; empty when it adds nothing.
+        code: stable name of the error, used to look up the translated sentence.
+        message: the sentence in English: what is wrong and what to do.
+        values: the values that the sentence names.
+        ours: whether it is a bug worth reporting rather than something the user can fix.
+        log: traceback or end of the engine's log, for the diagnostics.
     """
 
     code: str
@@ -35,8 +42,13 @@ class EngineError:
 
     @classmethod
     def fromMessage(cls, message: dict) -> "EngineError":
-        """As the engine's process has told it."""
+        """From an error event of the engine process."""
         return cls(message["code"], message["message"], message["values"], message["ours"], message["log"] or "")
+
+    @classmethod
+    def ofCode(cls, code: str, log: str = "", **values: object) -> "EngineError":
+        """An error that Slicer's process noticed."""
+        return cls(code, sentence(code, values), values, log=log)
 
 
 @dataclass(frozen=True)
@@ -45,10 +57,9 @@ class EngineResult:
 
     Args:
         labels: uint8 [k, j, i], the model's label values.
-        maps: by name, float16 [c, k, j, i].
-        report: seconds by phase, device, precision, volumes, warnings.
-        regions: uint8 [b, k, j, i] where the model's segments overlap, for `conresnet.inference.results.region_mask`;
-            else None.
+        maps: float16 [c, k, j, i] by name.
+        report: seconds by phase, device, precision, volumes in mL, warnings.
+        regions: uint8 [b, k, j, i] if the model's segments overlap, for `conresnet.inference.results.region_mask`.
     """
 
     labels: np.ndarray
@@ -58,36 +69,28 @@ class EngineResult:
 
 
 class EngineObserver:
-    """Hears of a request; every method does nothing until it is overridden."""
+    """Receives what becomes of a request. Every method does nothing unless overridden."""
 
     def onStarting(self) -> None:
-        """The engine's process is being started, which may take a few seconds."""
+        """The engine process is starting, which may take a few seconds."""
 
     def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
-        """The work has come to ``fraction``, 0 to 1 over all phases; ``secondsLeft`` is None while nobody knows."""
+        """``fraction`` of the work is done, 0 to 1 over all phases; ``secondsLeft`` is None if unknown."""
 
     def onArray(self, name: str, array: np.ndarray) -> None:
-        """The result ``name`` ("labels", "regions", a map) is there and fills from now on; zero where it is not yet."""
+        """The result ``name`` ("labels", "regions", a map) exists and is being filled; zero where it is not yet."""
 
     def onDone(self, result: EngineResult) -> None:
         """The segmentation is finished."""
 
     def onDevices(self, devices: list[dict]) -> None:
-        """The devices the engine can compute on: each a dict with ``name`` and ``title``."""
+        """The available devices, each a dict with ``name`` and ``title``."""
 
     def onError(self, error: EngineError) -> None:
-        """The request has failed."""
+        """The request failed."""
 
     def onCancelled(self) -> None:
-        """The request was cancelled."""
-
-
-# A slow disk and a virus scanner may look at thousands of files before Python has started.
-SECONDS_TO_START = 120
-# After its standard input has closed, the engine has this long to leave by itself.
-SECONDS_TO_LEAVE = 5
-_LOG_LINES = 300
-_REMOVALS, _MILLISECONDS_BETWEEN_REMOVALS = 20, 250
+        """The request was canceled."""
 
 
 class EngineConnection:
@@ -95,9 +98,9 @@ class EngineConnection:
 
     Args:
         launch: how to start it.
-        onMessage: called with each event, hello among them.
-        onEnded: called once with an EngineError, when the process ended other than by `close` or `kill`, could not be
-            started, or speaks another protocol.
+        onMessage: called with each event, including hello.
+        onEnded: called once with an EngineError if the process ended other than by `close` or `kill`, could not be
+            started, or uses another protocol.
     """
 
     def __init__(
@@ -107,72 +110,63 @@ class EngineConnection:
         self.hello: dict | None = None
         self._onMessage, self._onEnded = onMessage, onEnded
         self._splitter = LineSplitter()
-        self._logDecoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._log: deque[str] = deque([""], maxlen=_LOG_LINES)
-        self._leaving = False
-        self._process = qt.QProcess()
+        self._log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._isLeaving, self._removals = False, _REMOVALS
+        self._process = ChildProcess(launch, self._onProcessEnded, self._log.append, onOutput=self._onOutput)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
-        self._signals = [
-            (self._process, "readyReadStandardOutput()", self._onOutput),
-            (self._process, "readyReadStandardError()", self._onLog),
-            (self._process, "finished(int,QProcess::ExitStatus)", self._onFinished),
-            (self._process, "errorOccurred(QProcess::ProcessError)", self._onProcessError),
-            (self._timer, "timeout()", self._onTimeout),
-        ]
-        for sender, signal, slot in self._signals:
-            sender.connect(signal, slot)
+        self._timer.connect("timeout()", self._onTimeout)
 
     def open(self) -> None:
-        """Start the process; hello comes as the first message."""
+        """Start the process; its first message is hello."""
         self._timer.start(SECONDS_TO_START * 1000)
-        self.launch.start(self._process)
+        self._process.start()
 
     def send(self, message: dict) -> None:
-        """Write a request; a process that is gone has told so by its end."""
+        """Write a request. If the process has ended, `onEnded` is called."""
         self._process.write(encode(message))
 
     def close(self) -> None:
-        """Let the engine leave: it stops what it does and removes its files. Killed when it does not."""
-        self._leaving = True
+        """Let the engine stop its work, remove its files and end; it is killed if it does not."""
+        self._isLeaving = True
         if self.isRunning:
-            self._process.closeWriteChannel()
+            self._process.closeInput()
             self._timer.start(SECONDS_TO_LEAVE * 1000)
 
     def waitUntilClosed(self) -> None:
-        """Wait for the end after `close`, a few seconds at most. For the end of Slicer, when no event loop follows."""
-        if self.isRunning and not self._process.waitForFinished(SECONDS_TO_LEAVE * 1000):
+        """Wait for the end after `close`, a few seconds at most, when no event loop follows: Slicer is quitting."""
+        if not self._process.waitForEnd(SECONDS_TO_LEAVE):
             self.kill()
-            self._process.waitForFinished(SECONDS_TO_LEAVE * 1000)
+            self._process.waitForEnd(SECONDS_TO_LEAVE)
+        if self.hello:
+            session_folder.remove(self.hello["session"])
 
     def kill(self) -> None:
-        """End the process and what it started at once. What it left lying is removed when it is gone."""
-        self._leaving = True
+        """Kill the process and its children. Files it left behind are removed once it has ended."""
+        self._isLeaving = True
         if self.isRunning:
-            if self.hello:
-                # The process that Qt knows may be a launcher, and the interpreter would outlive it.
-                killTree(self.hello["pid"])
-            self._process.kill()
+            # Qt may know only a launcher, and the interpreter would outlive it.
+            self._process.kill(self.hello["pid"] if self.hello else None)
 
     @property
     def isRunning(self) -> bool:
-        """Whether the process is starting or there."""
-        return self._process.state() != qt.QProcess.NotRunning
+        """Whether the process is starting or running."""
+        return self._process.isRunning
 
     @property
     def log(self) -> str:
         """The last lines of the engine's standard error."""
         return "\n".join(self._log).strip()
 
-    def _onOutput(self) -> None:
-        for line in self._splitter.feed(bytes(self._process.readAllStandardOutput().data())):
+    def _onOutput(self, data: bytes) -> None:
+        for line in self._splitter.feed(data):
             try:
                 message = decode(line)
             except ProtocolError:
-                # Something that ran before the engine could take the stream over has printed.
-                self._appendLog(line.decode("utf-8", errors="replace") + "\n")
+                # Printed by something that ran before the engine took over the stream.
+                self._log.append(line.decode("utf-8", errors="replace"))
                 continue
-            if not self._leaving:
+            if not self._isLeaving:
                 self._receive(message)
 
     def _receive(self, message: dict) -> None:
@@ -181,102 +175,56 @@ class EngineConnection:
                 return
             self._timer.stop()
             if message.get("protocol") != PROTOCOL:
-                self._end(_otherProtocol(message, self.launch.program))
+                version, protocol = message.get("version"), message.get("protocol")
+                values = {"version": version, "protocol": protocol, "ours": PROTOCOL}
+                self._end(EngineError.ofCode("engine-version", program=self.launch.program, **values))
                 return
             self.hello = message
         self._onMessage(message)
 
-    def _onLog(self) -> None:
-        self._appendLog(self._logDecoder.decode(bytes(self._process.readAllStandardError().data())))
-
-    def _appendLog(self, text: str) -> None:
-        first, *others = text.replace("\r\n", "\n").split("\n")
-        self._log[-1] += first
-        self._log.extend(others)
-
-    def _onFinished(self, exitCode: int, exitStatus: int) -> None:
-        self._onOutput()
-        self._onLog()
+    def _onProcessEnded(self, exitCode: int | None, _output: str, _errors: str) -> None:
         self._timer.stop()
-        qt.QTimer.singleShot(0, self._letGo)
         if self.hello:
-            _removeSession(self.hello["session"], _REMOVALS)
-        if not self._leaving:
-            program, log = self.launch.program, self.log
-            self._end(_ended(exitCode, log) if self.hello else _neverSpoke(program, exitCode, log))
+            self._removeSession()
+        else:
+            self._letGo()
+        if not self._isLeaving:
+            self._end(self._whyEnded(exitCode))
 
-    def _letGo(self) -> None:
-        # As in ChildProcess; nothing more is heard of a process that has gone.
-        for sender, signal, _slot in self._signals:
-            sender.disconnect(signal)
-        self._signals.clear()
-
-    def _onProcessError(self, error: int) -> None:
-        if error != qt.QProcess.FailedToStart:
-            return
-        qt.QTimer.singleShot(0, self._letGo)
-        if not self._leaving:
-            self._timer.stop()
-            self._end(_notStarted(self.launch.program))
+    def _whyEnded(self, exitCode: int | None) -> EngineError:
+        program, log = self.launch.program, self.log
+        if not self._process.hasStarted:
+            return EngineError.ofCode("engine-not-started", program=program)
+        if exitCode is None:
+            exitCode = _("none, it crashed")
+        if self.hello:
+            return EngineError.ofCode("engine-died", log, exitCode=exitCode)
+        reason = log.splitlines()[-1] if log else _("exit code {exitCode}").format(exitCode=exitCode)
+        return EngineError.ofCode("engine-start-failed", log, program=program, reason=reason)
 
     def _onTimeout(self) -> None:
-        if self._leaving:
+        if not self.isRunning:
+            self._removeSession()
+        elif self._isLeaving:
             self.kill()
         else:
-            self._end(_silent(self.launch.program, self.log))
+            values = {"program": self.launch.program, "seconds": SECONDS_TO_START}
+            self._end(EngineError.ofCode("engine-silent", self.log, **values))
+
+    def _removeSession(self) -> None:
+        """Remove the session folder, again a little later if needed.
+
+        The interpreter behind a killed launcher holds its folder a moment longer than the launcher lives.
+        """
+        self._removals -= 1
+        if session_folder.remove(self.hello["session"]) or self._removals <= 0:
+            self._letGo()
+        else:
+            self._timer.start(_MILLISECONDS_BETWEEN_REMOVALS)
+
+    def _letGo(self) -> None:
+        self._timer.disconnect("timeout()")
 
     def _end(self, error: EngineError) -> None:
         self.kill()
         self._onEnded(error)
-
-
-def _removeSession(path: str, tries: int) -> None:
-    """Remove what a process has left; again a little later where it ended as the child of a launcher.
-
-    Of a launcher that was killed one hears at once, while the interpreter itself holds its folder a moment longer.
-    """
-    if not session_folder.remove(path) and tries > 1:
-        qt.QTimer.singleShot(_MILLISECONDS_BETWEEN_REMOVALS, lambda: _removeSession(path, tries - 1))
-
-
-def _failure(code: str, sentence: str, log: str = "", **values: object) -> EngineError:
-    return EngineError(code, sentence.format(**values), values, log=log)
-
-
-def _notStarted(program: str) -> EngineError:
-    sentence = _("The engine could not be started with {program}; choose another Python under Advanced.")
-    return _failure("engine-not-started", sentence, program=program)
-
-
-def _neverSpoke(program: str, exitCode: int, log: str) -> EngineError:
-    sentence = _(
-        "The engine ended before it was ready ({reason}); check that the Python {program} has what the engine needs, "
-        "and see the log."
-    )
-    reason = log.splitlines()[-1] if log else _("exit code {exitCode}").format(exitCode=exitCode)
-    return _failure("engine-start-failed", sentence, log, program=program, reason=reason)
-
-
-def _silent(program: str, log: str) -> EngineError:
-    sentence = _(
-        "The engine gave no sign for {seconds} seconds after it was started with {program}; check that this is a "
-        "working Python, and segment again."
-    )
-    return _failure("engine-silent", sentence, log, program=program, seconds=SECONDS_TO_START)
-
-
-def _otherProtocol(hello: dict, program: str) -> EngineError:
-    sentence = _(
-        "The engine that {program} runs is of another version ({version}, protocol {protocol} instead of {ours}); "
-        "restart Slicer, and install the extension again if that does not help."
-    )
-    version, protocol = hello.get("version"), hello.get("protocol")
-    return _failure("engine-version", sentence, program=program, version=version, protocol=protocol, ours=PROTOCOL)
-
-
-def _ended(exitCode: int, log: str) -> EngineError:
-    sentence = _(
-        "The engine ended unexpectedly (exit code {exitCode}), often because memory ran out; close other programs, "
-        "draw a smaller region or choose another device, and segment again."
-    )
-    return _failure("engine-died", sentence, log, exitCode=exitCode)

@@ -1,11 +1,5 @@
-"""Fields for a path (ctkPathLineEdit), which tell of fewer changes by themselves than a panel needs to hear of.
+"""The section Advanced: device, the engine's Python, setting it up, and freeing its memory."""
 
-The sentence below the widgets of a section.
-
-The engine's Python and its devices: what is there, what is missing, and getting it after asking.
-"""
-
-import logging
 from collections.abc import Callable
 
 import slicer
@@ -15,31 +9,8 @@ from conresnet.errors import UserError
 
 from . import Messages
 from .EngineProcess import EngineObserver, EngineProcess
-from .EnginePython import EngineCheck, EnginePython
-
-
-def whenPathChanges(edit, react: Callable[[str], None]) -> None:
-    """Call a function with the new text at every change of a path field.
-
-    The field's own signal, ``currentPathChanged``, leaves out a path that is emptied, and one whose extension is not
-    among the field's: what was chosen before would stay in use.
-
-    Args:
-        edit: a ctkPathLineEdit that shows the paths used before, as it does unless told otherwise.
-        react: called with the text, whatever it is.
-    """
-    edit.comboBox().lineEdit().connect("textChanged(QString)", react)
-
-
-_ERROR_STYLE = "color: #c0392b; font-weight: bold"
-
-
-def say(label, text: str, isError: bool = False) -> None:
-    """Show a sentence, or none: an empty label takes no room."""
-    label.text = text
-    label.styleSheet = _ERROR_STYLE if isError else ""
-    label.visible = bool(text)
-
+from .EnginePython import EngineCheck, EnginePython, Installation, torchProblem
+from .Widgets import EditedPath, plain
 
 PYTHON_SETTING = "ConResSegmentation/EnginePython"
 
@@ -50,31 +21,43 @@ class EnginePanel(EngineObserver):
     The Python is a setting of this computer, kept in the application's settings; the device belongs to the scene.
 
     Args:
-        ui: the module's widgets by name.
+        section: the collapsible button that contains the widgets.
         enginePython: the Python that runs the engine.
-        engine: the engine's process.
+        engine: the engine process.
         onDeviceChosen: called with the name of a device that the user has chosen.
+        onInstalling: called with True when an installation starts and with False when it has ended.
+        onLine: called with each line that an installation prints.
     """
 
-    def __init__(self, ui, enginePython: EnginePython, engine: EngineProcess, onDeviceChosen: Callable[[str], None]):
-        self._ui, self._python, self._engine, self._onDeviceChosen = ui, enginePython, engine, onDeviceChosen
+    def __init__(
+        self,
+        section,
+        enginePython: EnginePython,
+        engine: EngineProcess,
+        onDeviceChosen: Callable[[str], None],
+        onInstalling: Callable[[bool], None],
+        onLine: Callable[[str], None],
+    ):
+        self._section, self._ui = section, slicer.util.childWidgetVariables(section)
+        self._python, self._engine = enginePython, engine
+        self._onDeviceChosen, self._onInstalling, self._onLine = onDeviceChosen, onInstalling, onLine
         self._check: EngineCheck | None = None
         self._waiting: tuple[Callable[[], None], Callable[[str], None]] | None = None
+        self._installation: Installation | None = None
         self._devices: list[dict] = []
         self._device = "auto"
         self._isOutdated = False
         self._python.program = slicer.util.settingsValue(PYTHON_SETTING, "")
-        ui.pythonPathEdit.currentPath = self._python.program
-        whenPathChanges(ui.pythonPathEdit, self._onPythonChanged)
-        ui.installEngineButton.connect("clicked(bool)", lambda _checked: self._install())
-        ui.freeMemoryButton.connect("clicked(bool)", self._onFreeMemory)
-        ui.deviceSelector.connect("activated(int)", self._onDeviceActivated)
-        ui.advancedCollapsibleButton.connect("contentsCollapsed(bool)", self._onCollapsed)
+        self._ui.pythonPathEdit.currentPath = self._python.program
+        self._path = EditedPath(self._ui.pythonPathEdit, self._onPythonChanged)
+        self._ui.freeMemoryButton.connect("clicked(bool)", self._onFreeMemory)
+        self._ui.deviceSelector.connect("activated(int)", self._onDeviceActivated)
+        section.connect("contentsCollapsed(bool)", self._onCollapsed)
         self.selectDevice("auto")
         self._showCheck()
 
     def selectDevice(self, device: str) -> None:
-        """Show a device as the chosen one, also when the engine has not listed it (yet)."""
+        """Show a device as the chosen one, even if the engine has not listed it (yet)."""
         self._device = device
         names = [self._name(number) for number in range(len(self._devices) + 1)]
         selector = self._ui.deviceSelector
@@ -87,12 +70,13 @@ class EnginePanel(EngineObserver):
         selector.setCurrentIndex(names.index(device) if device in names else selector.count - 1)
 
     def whenReady(self, proceed: Callable[[], None], refuse: Callable[[str], None]) -> None:
-        """Go on when the engine's Python has all it needs, after offering to install what is missing.
+        """Continue once the engine's Python has the required packages, after offering to install missing ones.
 
         Args:
-            proceed: called when the engine can run; at once where that is known.
-            refuse: called otherwise, with the sentence that says why.
+            proceed: called when the engine can run; at once if that is known.
+            refuse: called otherwise, with a sentence that says why.
         """
+        self._path.flush()
         if self._isOutdated and not self._engine.isSegmenting:
             self._isOutdated = False
             self._engine.stop()
@@ -102,16 +86,24 @@ class EnginePanel(EngineObserver):
             proceed()
             return
         self._waiting = (proceed, refuse)
-        self._look(self._offerMissing)
+        self._look(self._installMissing)
 
     def stopWaiting(self) -> None:
-        """Forget who waits in `whenReady`."""
+        """Forget who waits in `whenReady`, and stop an installation."""
         self._waiting = None
+        if self._installation:
+            self._installation.stop()
 
     def close(self) -> None:
-        """The panel goes: an answer that is still under way must not start the engine again."""
-        self.stopWaiting()
+        """The panel is about to be deleted: a pending answer must not start the engine again."""
+        self._waiting = None
+        if self._installation:
+            self._installation.stop(wait=True)
         self._python.dropCheck()
+
+    def unfold(self) -> None:
+        """Show the section."""
+        self._section.collapsed = False
 
     def onDevices(self, devices: list[dict]) -> None:
         """The engine has listed its devices."""
@@ -128,26 +120,26 @@ class EnginePanel(EngineObserver):
             self._onDeviceChosen(self._name(index))
 
     def _onCollapsed(self, collapsed: bool) -> None:
-        if not collapsed and self._check is None:
-            self._look(self._offerMissing)
+        if not collapsed and self._check is None and not self._waiting:
+            self._look(lambda: None)
 
     def _onPythonChanged(self, path: str) -> None:
         if path == self._python.program:
             return
         slicer.app.userSettings().setValue(PYTHON_SETTING, path)
         self._python.program = path
-        # Every letter that is typed comes here, and is no reason to stop what is computed; the next run is another's.
+        # A running segmentation is not interrupted; the next one uses the other Python.
         self._isOutdated = self._engine.isSegmenting
         if not self._isOutdated:
             self._engine.stop()
         self._devices = []
         self.selectDevice(self._device)
         self._check = None
-        self._look(self._offerMissing)
+        self._look(self._installMissing)
 
     def _look(self, then: Callable[[], None]) -> None:
-        """Look at what the engine's Python has, and go on with ``then``."""
-        self._ui.engineStatusLabel.text = _("Looking for what the engine needs...")
+        """Check which packages the engine's Python has, and continue with ``then``."""
+        self._ui.engineStatusLabel.text = _("Checking the engine's Python...")
 
         def onChecked(check: EngineCheck) -> None:
             self._check = check
@@ -161,19 +153,47 @@ class EnginePanel(EngineObserver):
         except UserError as error:
             onChecked(EngineCheck(problem=Messages.sentence(error)))
 
-    def _offerMissing(self) -> None:
-        if self._waiting is not None and self._check.canInstall:
-            self._install()
+    def _installMissing(self) -> None:
+        """Install what is missing for the one who waits, after asking."""
+        if self._installation:
+            # It was canceled and is about to end, and will answer.
+            return
+        if self._waiting is None or not self._check.canInstall:
+            self._answer(self._check.problem)
+            return
+        problem = torchProblem() if "torch" in self._check.missing else ""
+        if problem:
+            self._answer(problem)
+            return
+        installation = Installation(self._python, self._check.missing, self._onLine, self._onInstalled)
+        question = _("Install {requirements} into Slicer's Python? Its other packages are not changed.")
+        question = question.format(requirements=", ".join(installation.requirements))
+        if slicer.util.confirmOkCancelDisplay(plain(question)):
+            self._installation = installation
+            self._setInstalling(True)
+            installation.start()
         else:
-            self._answer()
+            self._answer(self._check.problem)
 
-    def _answer(self) -> None:
-        """Tell who waits whether the engine can run."""
+    def _onInstalled(self, problem: str) -> None:
+        self._installation = None
+        self._setInstalling(False)
+        self._look(lambda: self._answer(problem or self._check.problem))
+
+    def _setInstalling(self, isInstalling: bool) -> None:
+        for widget in (self._ui.pythonPathEdit, self._ui.installEngineButton, self._ui.freeMemoryButton):
+            widget.enabled = not isInstalling
+        if isInstalling:
+            self._ui.engineStatusLabel.text = _("Installing packages; see the log for details.")
+        self._onInstalling(isInstalling)
+
+    def _answer(self, problem: str) -> None:
+        """Tell the one who waits whether the engine can run."""
         if self._waiting is None:
             return
         (proceed, refuse), self._waiting = self._waiting, None
-        if self._check.problem:
-            refuse(self._check.problem)
+        if problem:
+            refuse(problem)
         else:
             proceed()
 
@@ -182,23 +202,13 @@ class EnginePanel(EngineObserver):
             text = _("The engine is segmenting; cancel that first.")
         else:
             self._engine.stop()
-            text = _("The engine has ended, and what it held is free.")
+            text = _("The engine was stopped and its memory freed.")
         slicer.util.showStatusMessage(text, 3000)
-
-    def _install(self) -> None:
-        """Install what is missing into Slicer's Python, which asks, and look again, whatever has become of it."""
-        try:
-            with slicer.util.tryWithErrorDisplay(_("The installation failed.")):
-                self._python.install(self._check.missing)
-        except Exception:
-            # The display raises anew what it has shown, and who waits would never get an answer.
-            logging.exception("The installation failed.")
-        self._look(self._answer)
 
     def _showCheck(self) -> None:
         if self._check is None:
             text = _("Slicer's own Python.") if self._python.isSlicers else ""
         else:
-            text = self._check.problem or _("Has all that the engine needs.")
+            text = self._check.problem or _("Ready: all required packages are installed.")
         self._ui.engineStatusLabel.text = text
         self._ui.installEngineButton.visible = self._check is not None and self._check.canInstall

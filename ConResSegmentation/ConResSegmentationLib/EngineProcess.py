@@ -1,33 +1,32 @@
-"""The engine seen from Slicer: a process of its own that is started when needed, kept warm, and survived when it dies.
+"""The engine as Slicer sees it: a separate process, started when needed, kept warm, and replaced if it dies.
 
-Nothing here waits: every call returns at once, and what happens then is told to an observer from Slicer's event loop.
+Nothing here waits: every call returns at once, and an observer is told from Slicer's event loop what happens.
 
     engine = EngineProcess(enginePython.launch)          # a function without arguments that returns a ProcessLaunch
     number = engine.segment(modelPath, [Volume(array, grid, name)], observer, maps=["residual"], roi=boxROI)
     engine.listDevices(observer)                         # observer.onDevices([{"name": "cpu", "title": ...}, ...])
-    engine.cancel(number)                                # the observer hears onCancelled, after two seconds at most
+    engine.cancel(number)                                # the observer's onCancelled follows within two seconds
     engine.stop()                                        # when the user chooses another Python
     engine.stop(wait=True)                               # in the widget's cleanup
     engine.isSegmenting, engine.isRunning, engine.diagnostics()
 
-An observer derives from EngineObserver and overrides what it wants to hear. Each request ends with exactly one of
-onDone, onDevices, onError and onCancelled. Requests made while another runs wait their turn. The process is started by
-the first request, and again by the first one after it has ended or died.
+An observer derives from EngineObserver and overrides the methods it needs. Each request ends with exactly one of
+onDone, onDevices, onError and onCancelled. Requests made while another one runs are queued. The first request starts
+the process, and so does the first one after it has ended or died.
 
-Arrays given to onArray and onDone are read-only maps of files that the engine has written: labels [k, j, i], maps
-[c, k, j, i], on the grid of the first channel. They stay readable as long as they are held; copy what is to last, and
-let go of them, so that their disk space is freed.
+Arrays given to onArray and onDone are read-only memory maps of files that the engine writes: labels [k, j, i], maps
+[c, k, j, i], on the grid of the first channel. They stay readable while they are referenced; copy what must last, and
+drop the references so that the disk space is freed.
 """
 
 import platform
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import qt
-from slicer.i18n import tr as _
 
 from conresnet import __version__
 from conresnet.errors import UserError
@@ -36,9 +35,11 @@ from conresnet.images.grid import Volume
 from conresnet.images.roi import BoxROI
 
 from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
-from .Processes import ProcessLaunch
+from .Processes import ProcessLaunch, callLater
 
 SECONDS_TO_CANCEL = 2
+# Inputs are written in pieces, between which Slicer handles events.
+_BYTES_AT_ONCE = 1 << 25
 
 
 @dataclass
@@ -50,17 +51,17 @@ class _Request:
 
 
 class EngineProcess:
-    """The engine, whatever process it lives in at the moment.
+    """The engine, across any number of processes.
 
     Args:
-        launch: says how to start the process; asked at each start, so that a changed setting counts from then on. It
-            may raise UserError, which the observer then hears.
+        launch: returns how to start the process. It is called at each start, so that a changed setting takes effect
+            then. A UserError that it raises goes to the observer.
     """
 
     def __init__(self, launch: Callable[[], ProcessLaunch]):
         self._launch = launch
         self._connection: EngineConnection | None = None
-        # Objects of processes that are leaving must outlive the signal that tells of their end.
+        # These must outlive the signal that their process has ended.
         self._leaving: list[EngineConnection] = []
         self._waiting: deque[_Request] = deque()
         self._current: _Request | None = None
@@ -81,14 +82,14 @@ class EngineProcess:
         device: str = "auto",
         precision: str = "auto",
     ) -> int:
-        """Ask for a segmentation, and return the number of the request, for `cancel`.
+        """Request a segmentation; returns the number of the request, for `cancel`.
 
         Args:
             model: folder or .zip file of the model package.
-            channels: one volume an input of the model; their arrays are read when the engine is ready for them.
-            observer: hears what becomes of it.
+            channels: one volume per input of the model; the arrays are read when the engine is ready for them.
+            observer: told what becomes of it.
             roi: where to segment. Defaults to the whole image.
-            maps: of "residual", "attention", "probability", "features".
+            maps: any of "residual", "attention", "probability", "features".
             device: "auto" or a name from `listDevices`.
             precision: "auto", "fp32", "bf16" or "fp16".
         """
@@ -103,23 +104,29 @@ class EngineProcess:
         return self._add(message, observer, list(channels))
 
     def listDevices(self, observer: EngineObserver) -> None:
-        """Ask for the devices that the engine can compute on."""
+        """Request the list of devices."""
         self._add({"request": "devices"}, observer, [])
 
     def cancel(self, number: int) -> None:
-        """Stop one request, and no other's. An engine that does not answer in two seconds is killed."""
+        """Cancel one request. An engine that does not answer within two seconds is killed."""
         for request in [request for request in self._waiting if request.id == number]:
             self._waiting.remove(request)
-            _later(request.observer.onCancelled)
-        if self._current and self._current.id == number and not self._cancelTimer.isActive():
+            callLater(request.observer.onCancelled)
+        if self._current and self._current.id == number and self._current.channels:
+            # Its inputs are still being written, and the engine has not been asked yet.
+            request, self._current = self._current, None
+            self._connection.send({"request": "release", "id": number})
+            callLater(request.observer.onCancelled)
+            callLater(self._advance)
+        elif self._current and self._current.id == number and not self._cancelTimer.isActive():
             self._connection.send({"request": "cancel", "id": number})
             self._cancelTimer.start(SECONDS_TO_CANCEL * 1000)
 
     def stop(self, wait: bool = False) -> None:
-        """End the process; observers of unfinished requests hear onCancelled before this returns.
+        """End the process; the observers of unfinished requests get onCancelled before this returns.
 
         Args:
-            wait: until it has gone, a few seconds at most; for when Slicer is about to end.
+            wait: until the process has ended, a few seconds at most; for when Slicer is about to end.
         """
         connection, stopped = self._connection, self._takeAll()
         self._dropConnection()
@@ -133,17 +140,17 @@ class EngineProcess:
 
     @property
     def isSegmenting(self) -> bool:
-        """Whether a segmentation is computed, or waits."""
+        """Whether a segmentation is running or queued."""
         requests = [*([self._current] if self._current else []), *self._waiting]
         return any(request.message["request"] == "segment" for request in requests)
 
     @property
     def isRunning(self) -> bool:
-        """Whether the engine has a process and has said hello."""
+        """Whether the engine has a process that is ready."""
         return self._connection is not None and self._connection.hello is not None
 
     def diagnostics(self) -> str:
-        """Everything a report of a fault should hold: versions, the engine's Python, the last error, the log."""
+        """What a bug report needs: versions, the engine's Python, the last error and the log."""
         connection = self._connection
         hello = (connection and connection.hello) or {}
         lines = [
@@ -159,21 +166,31 @@ class EngineProcess:
     def _add(self, message: dict, observer: EngineObserver, channels: list[Volume]) -> int:
         self._lastId += 1
         self._waiting.append(_Request(self._lastId, {**message, "id": self._lastId}, observer, channels))
-        _later(self._advance)
+        callLater(self._advance)
         return self._lastId
 
     def _advance(self) -> None:
-        """Start the process if it must be, and the next request if it can be."""
+        """Start the process or the next request if that is possible now."""
         if self._current or not self._waiting:
             return
         if self._connection is None:
             self._open()
         elif self._connection.hello:
             request = self._current = self._waiting.popleft()
-            try:
-                self._write(request)
-            except UserError as error:
-                self._finish("onError", EngineError(error.code, error.message, error.values))
+            self._continue(request, self._write(request))
+
+    def _continue(self, request: _Request, pieces: Iterator[None]) -> None:
+        """Write the next piece of a request's inputs, unless it was canceled meanwhile."""
+        if self._current is not request or self._connection is None:
+            return
+        try:
+            next(pieces)
+        except StopIteration:
+            return
+        except UserError as error:
+            self._finish("onError", EngineError(error.code, error.message, error.values))
+            return
+        callLater(lambda: self._continue(request, pieces))
 
     def _open(self) -> None:
         try:
@@ -187,23 +204,28 @@ class EngineProcess:
         if self._connection:
             self._connection.open()
 
-    def _write(self, request: _Request) -> None:
-        """Put the channels where the engine finds them, and ask."""
+    def _write(self, request: _Request) -> Iterator[None]:
+        """Write the channels where the engine reads them, piece by piece, and send the request."""
         channels = []
         session = Path(self._connection.hello["session"])
         for number, volume in enumerate(request.channels):
             path = session / str(request.id) / f"channel{number}.npy"
             try:
-                # Never the session folder itself: made anew it would belong to nobody, and stay.
+                # Never create the session folder itself: nothing would ever remove it.
                 path.parent.mkdir(exist_ok=True)
-                np.save(path, volume.array, allow_pickle=False)
+                array = np.ascontiguousarray(volume.array)
+                with open(path, "wb") as file:
+                    header = np.lib.format.header_data_from_array_1_0(array)
+                    np.lib.format.write_array_header_1_0(file, header)
+                    data = array.reshape(-1).view(np.uint8)
+                    for start in range(0, data.size, _BYTES_AT_ONCE):
+                        file.write(data[start : start + _BYTES_AT_ONCE])
+                        yield
             except FileNotFoundError as error:
-                # The engine is ending, or the system has cleaned up.
+                # The engine is ending, or the system cleaned its temporary folder.
                 self._connection.close()
                 self._dropConnection()
-                raise UserError(
-                    "engine-folder-gone", _("The engine's temporary folder is gone; segment again.")
-                ) from error
+                raise UserError("engine-folder-gone") from error
             except OSError as error:
                 raise write_error(error, path) from error
             channels.append({"npy": str(path), "grid": volume.grid.to_dict(), "name": volume.name})
@@ -239,18 +261,18 @@ class EngineProcess:
             self._finish("onError", EngineError.fromMessage(message))
 
     def _finish(self, ending: str, *arguments: object) -> None:
-        """End the current request. The observer may ask for the next thing at once."""
+        """End the current request. The observer may make the next request at once."""
         request, self._current = self._current, None
         self._cancelTimer.stop()
         if ending == "onError":
             self._lastError = arguments[0]
-        _later(self._advance)
+        callLater(self._advance)
         if self._connection:
             self._connection.send({"request": "release", "id": request.id})
         getattr(request.observer, ending)(*arguments)
 
     def _onEnded(self, error: EngineError) -> None:
-        """The process has died, or is of no use."""
+        """The process died or cannot be used."""
         cancelling = self._cancelTimer.isActive()
         neverWorked = self._connection is None or self._connection.hello is None
         self._dropConnection()
@@ -266,7 +288,7 @@ class EngineProcess:
         self._finish("onCancelled")
 
     def _fail(self, error: EngineError) -> None:
-        """The engine does not start: tell everybody who waits for it."""
+        """The engine does not start: tell every observer that waits for it."""
         self._lastError = error
         for request in self._takeAll():
             request.observer.onError(error)
@@ -284,10 +306,6 @@ class EngineProcess:
             self._leaving = [connection for connection in self._leaving if connection.isRunning]
             self._leaving.append(self._connection)
             self._connection = None
-
-
-def _later(function: Callable[[], object]) -> None:
-    qt.QTimer.singleShot(0, function)
 
 
 def _mapped(path: str) -> np.ndarray:

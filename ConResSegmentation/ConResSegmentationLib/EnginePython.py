@@ -1,16 +1,8 @@
-"""Which Python runs the engine, whether it has what the engine needs, and getting what is missing.
+"""The Python that runs the engine: how it is started, whether it has the required packages, and installing them."""
 
-enginePython = EnginePython()                # Slicer's own Python; EnginePython("/path/to/python") another
-engine = EngineProcess(enginePython.launch)
-enginePython.check(onChecked)                # later: onChecked(EngineCheck)
-if enginePython.install(check.missing):      # asks; Slicer's own packages stay as they are
-    ...
-"""
-
-import importlib
 import json
-import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,23 +13,26 @@ from slicer.i18n import tr as _
 
 import conresnet
 from conresnet.errors import UserError
-from conresnet.needs import PACKAGES, PYTHON, find_packages, missing_packages
+from conresnet.needs import PACKAGES, PYTHON
 
-from .Processes import ChildProcess, ProcessLaunch, variablesOfPython
+from .Processes import ChildProcess, ProcessLaunch, lastLine, pythonEnvironment
 
 SECONDS_TO_CHECK = 60
+_PYTHON_NAME = re.compile(r"python|pypy|^py(\.exe)?$", re.IGNORECASE)
 # Slicer itself is built on these, and another version of them may break it.
 _SLICERS_OWN = ("numpy", "SimpleITK")
+# What Slicer's PyTorch extension uses to choose the build for this computer's graphics card.
+_LIGHT_THE_TORCH = "light-the-torch>=0.5"
 
 
 @dataclass(frozen=True)
 class EngineCheck:
-    """What a look at the engine's Python has found.
+    """The outcome of checking the engine's Python.
 
     Args:
         missing: names of the packages that are missing or too old.
-        problem: a sentence that says what is wrong and what to do; empty when the engine can run.
-        canInstall: whether `EnginePython.install` can get what is missing.
+        problem: a sentence that says what is wrong and what to do; empty if the engine can run.
+        canInstall: whether `Installation` can install what is missing.
     """
 
     missing: tuple[str, ...] = ()
@@ -62,21 +57,38 @@ class EnginePython:
         return not self.program
 
     def launch(self) -> ProcessLaunch:
-        """How the engine's process is started.
+        """How the engine process is started.
 
         Raises:
-            UserError: "engine-python-not-found".
+            UserError: ``engine-python-not-found`` or ``engine-python-name``.
         """
-        return self._launchModule("conresnet.worker")
+        return self.launchModule("conresnet.worker")
+
+    def launchModule(self, module: str, *arguments: str) -> ProcessLaunch:
+        """How a module is run by this Python, with the engine's package importable; errors as for `launch`."""
+        program = self.program or shutil.which("PythonSlicer") or ""
+        if not program or not (os.path.isfile(program) or shutil.which(program)):
+            raise UserError("engine-python-not-found", program=program or "PythonSlicer")
+        if not _PYTHON_NAME.search(os.path.basename(program)):
+            # Any other program would be run too, with unknown consequences.
+            raise UserError("engine-python-name", program=program)
+        environment = pythonEnvironment(self.isSlicers)
+        folders = [str(Path(conresnet.__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+        environment["PYTHONUTF8"] = "1"
+        # Otherwise a file in the working directory, such as random.py, would be imported as the module of that name.
+        environment["PYTHONSAFEPATH"] = "1"
+        environment["PYTHONFAULTHANDLER"] = "1"
+        return ProcessLaunch(program, ("-m", module, *arguments), environment)
 
     def check(self, onChecked: Callable[[EngineCheck], None]) -> None:
-        """Look what is there, in a process of its own; a check that is still going on is dropped.
+        """Check which packages are there, in a process of its own; a check that is still running is dropped.
 
         Raises:
-            UserError: "engine-python-not-found".
+            UserError: as for `launch`.
         """
         self.dropCheck()
-        launch, isSlicers = self._launchModule("conresnet.needs"), self.isSlicers
+        launch, isSlicers = self.launchModule("conresnet.needs"), self.isSlicers
 
         def onEnded(exitCode: int | None, output: str, _errors: str) -> None:
             onChecked(_evaluated(output if exitCode == 0 else "", launch.program, isSlicers))
@@ -85,39 +97,103 @@ class EnginePython:
         self._inquiry.start()
 
     def dropCheck(self) -> None:
-        """End a check that is going on; nothing is heard of it."""
+        """End a check that is running; its answer is not delivered."""
         if self._inquiry:
             self._inquiry.drop()
             self._inquiry = None
 
-    def install(self, missing: Sequence[str]) -> bool:
-        """Install into Slicer's own Python what is missing there, each after asking.
 
-        Returns:
-            whether all of it is there now. If not, the user has declined, or has been told what to do.
+def torchProblem() -> str:
+    """Why PyTorch cannot be installed into Slicer's Python, as a sentence; empty if it can.
+
+    It is installed only where Slicer's PyTorch extension is loaded, which this extension depends on. An extension that
+    was just installed is loaded at the next start, and one that is disabled never is.
+    """
+    try:
+        import PyTorchUtils  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        return ""
+    manager = slicer.app.extensionsManagerModel()
+    # installExtensionFromServer returns True at once for an extension that is installed but disabled.
+    if manager.isExtensionInstalled("PyTorch"):
+        return _(
+            "The PyTorch extension is installed but not loaded. Restart Slicer and try again. If you see this message "
+            "after a restart, the extension is disabled: enable it in the Extensions Manager, or choose another Engine "
+            "Python under Advanced."
+        )
+    # The manager asks by itself. Without "False" it would also offer to restart, in front of our own sentence.
+    if manager.installExtensionFromServer("PyTorch", False):
+        return _("The PyTorch extension is now installed. Restart Slicer, then click Segment again.")
+    return _("The PyTorch extension is not installed. Install it in the Extensions Manager and restart Slicer.")
+
+
+class Installation:
+    """Installs missing packages into Slicer's own Python, by processes that Slicer does not wait for.
+
+    Args:
+        python: the engine's Python, which must be Slicer's own.
+        missing: names of the packages, none of them Slicer's own.
+        onLine: called with each line that pip prints.
+        onEnded: called once with a sentence that says what went wrong; empty if nothing did.
+    """
+
+    def __init__(
+        self,
+        python: EnginePython,
+        missing: Sequence[str],
+        onLine: Callable[[str], None],
+        onEnded: Callable[[str], None],
+    ):
+        self.requirements = tuple(f"{name}>={PACKAGES[name]}" for name in missing)
+        self._python, self._onLine, self._onEnded = python, onLine, onEnded
+        self._process: ChildProcess | None = None
+        self._isStopped = False
+        torch = [requirement for requirement in self.requirements if requirement.startswith("torch>=")]
+        others = [requirement for requirement in self.requirements if requirement not in torch]
+        pip = ("pip", "install", "--disable-pip-version-check", "--no-input")
+        self._steps: list[tuple[str, ...]] = []
+        if torch:
+            self._steps += [(*pip, _LIGHT_THE_TORCH), ("light_the_torch", "install", *torch)]
+        if others:
+            self._steps.append((*pip, "--no-deps", *others))
+
+    def start(self) -> None:
+        """Begin, and return at once."""
+        self._next()
+
+    def stop(self, wait: bool = False) -> None:
+        """Stop the process that is running.
+
+        Args:
+            wait: until it has ended, for when the module is about to end; `onEnded` is not called then.
         """
-        rest = [name for name in missing if name not in ("torch", *_SLICERS_OWN)]
-        if not self.isSlicers or set(missing) & set(_SLICERS_OWN):
-            return False
-        if "torch" in missing and not _installTorch():
-            return False
-        return not rest or _installRest([f"{name}>={PACKAGES[name]}" for name in rest])
+        self._isStopped = True
+        if self._process:
+            self._process.stop(wait)
 
-    def _launchModule(self, module: str) -> ProcessLaunch:
-        program = self.program or shutil.which("PythonSlicer") or ""
-        if not program or not (os.path.isfile(program) or shutil.which(program)):
-            sentence = _(
-                "The Python that shall run the engine, {program}, does not exist; choose another under Advanced."
-            )
-            raise UserError("engine-python-not-found", sentence.format(program=program or "PythonSlicer"))
-        environment = variablesOfPython(self.isSlicers)
-        folders = [str(Path(conresnet.__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
-        environment["PYTHONUTF8"] = "1"
-        # Or else a file of the working directory, such as random.py, is taken for the module of that name.
-        environment["PYTHONSAFEPATH"] = "1"
-        environment["PYTHONFAULTHANDLER"] = "1"
-        return ProcessLaunch(program, ("-m", module), environment)
+    def _next(self) -> None:
+        try:
+            launch = self._python.launchModule(*self._steps.pop(0))
+        except UserError as error:
+            self._onEnded(error.message)
+            return
+        self._onLine(f"> {launch}")
+        self._process = ChildProcess(launch, self._onStepEnded, self._onLine)
+        self._process.start()
+
+    def _onStepEnded(self, exitCode: int | None, output: str, errors: str) -> None:
+        self._process = None
+        if self._isStopped:
+            self._onEnded(_("The installation was canceled."))
+        elif exitCode != 0:
+            sentence = _("The installation failed ({reason}); see the log.")
+            self._onEnded(sentence.format(reason=lastLine(errors, output)))
+        elif self._steps:
+            self._next()
+        else:
+            self._onEnded("")
 
 
 def _evaluated(output: str, program: str, isSlicers: bool) -> EngineCheck:
@@ -127,10 +203,10 @@ def _evaluated(output: str, program: str, isSlicers: bool) -> EngineCheck:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        problem = _("{program} does not run as a Python; choose another for the engine.").format(program=program)
-        return EngineCheck(problem=problem)
+        problem = _("{program} does not run as a Python interpreter; choose another one for the engine.")
+        return EngineCheck(problem=problem.format(program=program))
     if not found["python_is_enough"]:
-        problem = _("{program} is Python {found}, and the engine needs {least} or newer; choose another.")
+        problem = _("{program} is Python {found}, but the engine needs {least} or later; choose another one.")
         return EngineCheck(problem=problem.format(program=program, found=found["python"], least=PYTHON))
     missing = tuple(found["missing"])
     wanted = " ".join(f'"{name}>={PACKAGES[name]}"' for name in missing)
@@ -138,57 +214,21 @@ def _evaluated(output: str, program: str, isSlicers: bool) -> EngineCheck:
         return EngineCheck()
     canInstall = False
     if "torch" in missing and (found.get("platform"), found.get("machine")) == ("darwin", "x86_64"):
-        # Slicer for macOS is built for Intel, and PyTorch for Intel Macs ends with 2.2.2. A Python for both kinds of
-        # Macs would run as Slicer does.
+        # Slicer for macOS is built for Intel, and PyTorch for Intel Macs ended with 2.2.2. A universal Python would
+        # run the way Slicer does.
         wanted = " ".join(f'"{name}>={least}"' for name, least in PACKAGES.items())
         problem = _(
-            "PyTorch no longer exists for the Intel Python that Slicer has on a Mac; make a Python for Apple silicon "
-            "that has {wanted}, and name it in Engine Python under Advanced."
+            "PyTorch is no longer available for the Intel Python that Slicer uses on a Mac. Make a Python environment "
+            "for Apple silicon with {wanted}, and choose it as Engine Python under Advanced."
         )
     elif not isSlicers:
-        problem = _("The engine's Python lacks packages. Install them with: {program} -m pip install {wanted}")
+        problem = _("The engine's Python is missing packages. Install them with: {program} -m pip install {wanted}")
     elif set(missing) & set(_SLICERS_OWN):
         problem = _(
-            "This Slicer is too old for the engine, which needs {wanted}; use a newer Slicer or another Python."
+            "This version of Slicer is too old for the engine, which needs {wanted}; use a newer Slicer or another "
+            "Python."
         )
     else:
         problem = _("The engine needs {wanted}, which can be installed into Slicer's Python now.")
         canInstall = True
     return EngineCheck(missing, problem.format(program=program, wanted=wanted), canInstall)
-
-
-def _installTorch() -> bool:
-    """Through the PyTorch extension, which chooses the build for this computer's graphics card."""
-    try:
-        import PyTorchUtils
-    except ImportError:
-        _offerTorchExtension()
-        return False
-    requirement = f">={PACKAGES['torch']}"
-    try:
-        torch = PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=requirement)
-    except Exception:
-        # It ends with an import of PyTorch in Slicer, which may fail where the engine's own process can import it.
-        importlib.invalidate_caches()
-        if "torch" in missing_packages(find_packages()):
-            raise
-        logging.exception("Slicer itself cannot import PyTorch.")
-        return True
-    return torch is not None
-
-
-def _offerTorchExtension() -> None:
-    # It asks by itself, and would offer to restart at once, in front of our own sentence.
-    if slicer.app.extensionsManagerModel().installExtensionFromServer("PyTorch", False):
-        text = _("The PyTorch extension is installed. Restart Slicer, then segment again.")
-    else:
-        text = _("The PyTorch extension is not installed. Install it in the Extensions Manager, and restart Slicer.")
-    slicer.util.infoDisplay(text)
-
-
-def _installRest(requirements: Sequence[str]) -> bool:
-    question = _("Install {requirements} into Slicer's Python? Nothing else in it is changed.")
-    if not slicer.util.confirmOkCancelDisplay(question.format(requirements=", ".join(requirements))):
-        return False
-    slicer.util.pip_install(f"--no-deps {' '.join(requirements)}")
-    return True

@@ -1,12 +1,10 @@
-"""A map over the input in the slice views: the foreground layer, its opacity and its colors.
-
-Which map lies over the slices, how strongly, and in which colors.
-"""
+"""A map over the input in the slice views: which one, its opacity and its colors."""
 
 import slicer
 from slicer.i18n import tr as _
 
 from . import MapVolumes
+from .Widgets import stayNarrow
 
 # What the user had in the foreground before a map.
 _COVERED_ROLE = "conresnetCovered"
@@ -15,11 +13,11 @@ _COVERED_BY_ATTRIBUTE = "ConResNet.CoveredBy"
 
 
 def show(mapNode, backgroundNode, opacity: float) -> None:
-    """Lay a map over the slices; the input becomes their background where another volume is."""
+    """Show a map over the slices, with the input as their background."""
     for composite in _composites():
         foreground = slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID() or "")
         if foreground is None or not foreground.GetAttribute(MapVolumes.MAP_ATTRIBUTE):
-            # Kept on the view's own node, so that a saved scene has it too.
+            # Stored in the view's own node, so that it is saved with the scene.
             composite.SetNodeReferenceID(_COVERED_ROLE, foreground.GetID() if foreground else None)
             composite.SetAttribute(_COVERED_OPACITY_ATTRIBUTE, f"{composite.GetForegroundOpacity():g}")
         composite.SetAttribute(_COVERED_BY_ATTRIBUTE, mapNode.GetID())
@@ -28,14 +26,14 @@ def show(mapNode, backgroundNode, opacity: float) -> None:
 
 
 def setOpacity(opacity: float) -> None:
-    """Make the foreground of all slice views more or less opaque, 0 to 1."""
+    """Set the opacity of the foreground of all slice views, 0 to 1."""
     slicer.util.setSliceViewerLayers(foregroundOpacity=opacity)
 
 
 def hide(mapID: str) -> None:
-    """Take a map off the slices where it lies, give back what it has covered, and leave what else the user shows.
+    """Remove a map from the slice views that show it, and restore what it covered there.
 
-    A map that was removed from the scene is gone from the slices too, and what it has covered comes back as well.
+    This also works for a map that was removed from the scene. Views in which the user shows something else stay.
     """
     there = mapID if slicer.mrmlScene.GetNodeByID(mapID) else None
     for composite in _composites():
@@ -51,7 +49,7 @@ def hide(mapID: str) -> None:
 
 
 def isShown(mapNode) -> bool:
-    """Whether a map lies over the slices of any view."""
+    """Whether any slice view shows a map."""
     return any(composite.GetForegroundVolumeID() == mapNode.GetID() for composite in _composites())
 
 
@@ -60,7 +58,7 @@ def _composites() -> list:
 
 
 def colorNodes() -> list[tuple[str, object]]:
-    """The color maps on offer, (title, color node), of those that this Slicer has."""
+    """The offered color maps that this Slicer has: (title, color node)."""
     offered = (
         (_("Inferno"), "vtkMRMLColorTableNodeFileInferno.txt"),
         (_("Viridis"), "vtkMRMLColorTableNodeFileViridis.txt"),
@@ -79,31 +77,34 @@ class OverlayPanel:
     """The widgets of the overlay; the map and the opacity themselves are parameters of the module.
 
     Args:
-        ui: the module's widgets by name.
+        section: the collapsible button that contains the widgets.
     """
 
-    def __init__(self, ui):
-        self._ui = ui
+    def __init__(self, section):
+        self._ui = ui = slicer.util.childWidgetVariables(section)
+        stayNarrow(ui.mapSelector)
+        self._lastID = ""
         self._shownID = ""
         self._outlinedID = ""
         self._wasFilled = True
         self._colors: list = []
         ui.mapSelector.addAttribute("vtkMRMLScalarVolumeNode", MapVolumes.MAP_ATTRIBUTE)
         ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.show)
-        # Chosen once more, a map comes back that something else has taken the place of.
+        # Choosing a map again shows it again if something else has replaced it.
         ui.mapSelector.connect("nodeActivated(vtkMRMLNode*)", self._onMapChosen)
         ui.mapOpacitySlider.connect("valueChanged(double)", self._onOpacityChanged)
         ui.mapColorsSelector.connect("activated(int)", self._onColorsChosen)
 
     def adopt(self, mapNode) -> None:
-        """Take a map as the one that is chosen, and leave the slice views as the user has arranged them."""
+        """Make a map the chosen one without changing the slice views."""
         self._shownID = mapNode.GetID() if mapNode else ""
+        self._lastID = self._shownID or self._lastID
         segmentationNode = MapVolumes.segmentationOf(mapNode) if mapNode else None
         self._outlinedID = segmentationNode.GetID() if segmentationNode else ""
         self._updateColors(mapNode)
 
     def show(self, node) -> None:
-        """Lay a map over the slices in place of the one that is there; None for no map."""
+        """Show a map over the slices in place of the current one; None for no map."""
         nodeID = node.GetID() if node else ""
         if nodeID == self._shownID:
             return
@@ -116,13 +117,19 @@ class OverlayPanel:
             show(node, MapVolumes.inputOf(node), self._ui.mapOpacitySlider.value)
             self._fillSegments(False)
 
+    def toggle(self) -> None:
+        """Hide the map, or show the one that was shown last."""
+        selector = self._ui.mapSelector
+        last = slicer.mrmlScene.GetNodeByID(self._lastID) or selector.nodeFromIndex(0)
+        selector.setCurrentNode(None if selector.currentNode() is not None else last)
+
     def _onMapChosen(self, node) -> None:
         if node is not None and node.GetID() == self._shownID and not isShown(node):
             self._shownID = ""
             self.show(node)
 
     def _fillSegments(self, isFilled: bool) -> None:
-        """Draw outlines alone of the segments that the map belongs to, which hide no map, or fill them as before."""
+        """Draw the segments of the map as outlines only, so that they do not hide it, or fill them as before."""
         segmentationNode = slicer.mrmlScene.GetNodeByID(self._outlinedID)
         display = segmentationNode.GetDisplayNode() if segmentationNode else None
         if display is None:

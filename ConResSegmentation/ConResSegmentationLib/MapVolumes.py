@@ -1,4 +1,4 @@
-"""What the network thought, as volumes in the scene: residual, attention, probability and feature maps."""
+"""Residual, attention, probability and feature maps as volumes in the scene."""
 
 from dataclasses import dataclass
 
@@ -17,9 +17,9 @@ TITLE_ATTRIBUTE = "ConResNet.MapTitle"
 _CLEAR_BELOW_ATTRIBUTE = "ConResNet.MapClearBelow"
 _ROLE = "conresnetMap"
 _INPUT_ROLE = "conresnetInput"
-# Below this a map says nothing, and the image shall show through.
+# Below this value a map is transparent.
 _CLEAR_BELOW = 0.05
-# So many values tell the scale of a map well enough.
+# Number of values from which the display range is estimated.
 _SAMPLE = 100_000
 _COLORS = {
     "residual": ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLPETProceduralColorNodePET-Heat"),
@@ -31,7 +31,7 @@ _COLORS = {
 
 @dataclass(frozen=True)
 class MapVolume:
-    """One component of a map, not in the scene yet: kind, its segment's name (or ""), title, [k, j, i]."""
+    """One component of a map, not in the scene yet: kind, segment (or ""), title, array [k, j, i]."""
 
     kind: str
     segment: str
@@ -40,7 +40,7 @@ class MapVolume:
 
 
 def split(maps: dict[str, np.ndarray], segmentNames: list[str]) -> list[MapVolume]:
-    """The components of the engine's maps, each [c, k, j, i], one by one; nothing is copied."""
+    """Split the engine's maps, each [c, k, j, i], into components; nothing is copied."""
     volumes = []
     for kind, array in maps.items():
         for component, values in enumerate(array):
@@ -52,29 +52,30 @@ def split(maps: dict[str, np.ndarray], segmentNames: list[str]) -> list[MapVolum
 
 
 def mapNodes(segmentationNode) -> list:
-    """The maps that belong to a segmentation, in their order."""
+    """The maps of a segmentation, in order."""
     count = segmentationNode.GetNumberOfNodeReferences(_ROLE)
     return [node for n in range(count) if (node := segmentationNode.GetNthNodeReference(_ROLE, n)) is not None]
 
 
 def inputOf(mapNode):
-    """The volume that a map belongs to; None when it is gone."""
+    """The volume that a map was computed from; None if it was removed."""
     return mapNode.GetNodeReference(_INPUT_ROLE)
 
 
 def segmentationOf(mapNode):
-    """The segmentation that a map belongs to; None when it is gone."""
+    """The segmentation that a map belongs to; None if it was removed."""
     segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     return next((node for node in segmentations if node.HasNodeReferenceID(_ROLE, mapNode.GetID())), None)
 
 
 def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
-    """Put the maps of a result into the scene, in place of those of the result that it replaces.
+    """Put the maps of a result into the scene, replacing those of the earlier result.
 
-    They end where what was computed ends: the rest, 0, would be drawn as a value, and may be most of a large image.
+    They are cropped to what was computed: the rest, 0, would be drawn as a value, and may be most of a large image.
 
-    A node whose map is there again is kept, with the colors and the place that the user has chosen; others of the
-    earlier result go. New maps lie beside those that are kept, else in a folder of their own.
+    The node of a map that exists again is kept with the colors and the place that the user has chosen; the other maps
+    of the earlier result are removed. New maps go next to the kept ones, or else into a folder next to the
+    segmentation.
     """
     earlier = {_key(node): node for node in mapNodes(segmentationNode)}
     segmentationNode.RemoveNodeReferenceIDs(_ROLE)
@@ -91,7 +92,7 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
         if isNew:
             _display(node, volume.kind, values)
             name = _("{segmentation} maps").format(segmentation=segmentationNode.GetName())
-            folder = folder or ResultSegmentation.folderBeside(segmentationNode, name)
+            folder = folder or ResultSegmentation.folderNextTo(segmentationNode, name)
             ResultSegmentation.place(node, folder)
         _clearWhereNothing(node, volume.kind, values)
         segmentationNode.AddNodeReferenceID(_ROLE, node.GetID())
@@ -121,7 +122,7 @@ def _newNode(volume: MapVolume, volumeNode):
     node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
     node.UnRegister(None)
     node.SetName(slicer.mrmlScene.GenerateUniqueName(f"{volumeNode.GetName()} {volume.title}"))
-    # Selectors look at the attributes of a node when it comes into the scene.
+    # Selectors read the attributes of a node when it is added to the scene.
     node.SetAttribute(MAP_ATTRIBUTE, volume.kind)
     node.SetAttribute(SEGMENT_ATTRIBUTE, volume.segment)
     node.SetAttribute(TITLE_ATTRIBUTE, volume.title)
@@ -129,7 +130,7 @@ def _newNode(volume: MapVolume, volumeNode):
 
 
 def _computedBox(volumes: list[MapVolume]) -> tuple[slice, slice, slice]:
-    """The box [k, j, i] around what the engine has computed of any of the maps: everywhere else they are 0."""
+    """The box [k, j, i] around the computed part of all maps; outside it they are 0."""
     boxes = [box for volume in volumes if (box := bounding_box(_bits(volume.array))) is not None]
     if not boxes:
         return whole_box(volumes[0].array.shape if volumes else (0, 0, 0))
@@ -138,21 +139,21 @@ def _computedBox(volumes: list[MapVolume]) -> tuple[slice, slice, slice]:
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-    """The same numbers as unsigned integers, in the same order where none is negative, and 0 where they are 0.
+    """The same numbers as unsigned integers: 0 where they are 0, and in the same order if none is negative.
 
-    numpy compares half precision about ten times slower than integers, and maps may have a hundred million voxels.
+    numpy compares half-precision numbers about ten times slower than integers, and maps may have 100 million voxels.
     """
     return array.view(f"u{array.dtype.itemsize}")
 
 
 def _fill(node, array: np.ndarray, first: list[int], volumeNode) -> None:
-    """Fill a node with an array whose first voxel is the volume's one at [k, j, i]."""
+    """Fill a node with an array whose first voxel is voxel [k, j, i] of the volume."""
     ijkToRas = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(ijkToRas)
     for axis, place in enumerate(ijkToRas.MultiplyPoint((*first[::-1], 1))[:3]):
         ijkToRas.SetElement(axis, 3, place)
     with slicer.util.NodeModify(node):
-        # VTK has no half precision. A map at a time is converted: together they may be larger than the memory.
+        # VTK has no half precision. Maps are converted one at a time: together they may not fit into memory.
         slicer.util.updateVolumeFromArray(node, array.astype(np.float32))
         node.SetIJKToRASMatrix(ijkToRas)
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
@@ -167,7 +168,7 @@ def _display(node, kind: str, array: np.ndarray) -> None:
         display.SetAndObserveColorNodeID(colors)
     low, high = 0.0, 1.0
     if kind in ("attention", "features"):
-        # Only differences say something: their scale is the network's own.
+        # Only differences are meaningful: the scale depends on the network.
         step = max(1, round((array.size / _SAMPLE) ** (1 / 3)))
         every = array[::step, ::step, ::step]
         some = every[every != 0].astype(np.float32)
@@ -177,17 +178,17 @@ def _display(node, kind: str, array: np.ndarray) -> None:
 
 
 def _clearWhereNothing(node, kind: str, array: np.ndarray) -> None:
-    """Draw nothing where a map says nothing, unless the user has chosen another threshold."""
+    """Make a map transparent where it is near 0, unless the user has chosen another threshold."""
     display = node.GetDisplayNode()
     if display is None or kind == "features":
-        # Features have both signs: no threshold tells their values from the 0 of what was not computed.
+        # Features have both signs: no threshold separates their values from the 0 outside the computed part.
         return
     chosen = f"{display.GetLowerThreshold():g}" if display.GetApplyThreshold() else ""
     if node.GetAttribute(_CLEAR_BELOW_ATTRIBUTE) not in (None, chosen):
         return
     low = _CLEAR_BELOW
     if kind == "attention":
-        # A region that is rotated against the voxels leaves corners of the box empty.
+        # A rotated ROI leaves corners of the box empty.
         bits = _bits(array)
         low = float(bits.min(where=bits != 0, initial=_bits(np.ones(1, array.dtype))[0]).view(array.dtype))
     highest = _bits(array).max(initial=0).view(array.dtype)

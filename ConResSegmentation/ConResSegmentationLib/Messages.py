@@ -1,10 +1,4 @@
-"""The sentences for errors of the engine's process, which speaks English, by their codes.
-
-The names in braces are values that come with the error; where the engine gives a reason of its own, that stays English.
-Errors that arise in Slicer's process are said in the user's language where they arise.
-
-What the user reads while the engine works and when something fails, in the user's language where there is one.
-"""
+"""What the user reads while the engine works and when something fails, translated where a translation exists."""
 
 from slicer.i18n import tr as _
 
@@ -12,7 +6,7 @@ from conresnet.messages import sentence as catalogSentence
 
 
 def errorSentences() -> dict[str, str]:
-    """Sentence by code, in the user's language where there is one."""
+    """Sentences whose codes are not in the catalog yet."""
     return {**_aboutComputing(), **_aboutModels()}
 
 
@@ -94,7 +88,7 @@ def _aboutModels() -> dict[str, str]:
 
 
 def sentence(error) -> str:
-    """The sentence for an error with ``code``, ``message`` and ``values``, in the user's language where possible."""
+    """The translated sentence for an error with ``code``, ``message`` and ``values``; in English if it has no code."""
     try:
         return catalogSentence(error.code, error.values, _)
     except (KeyError, IndexError, ValueError):
@@ -110,7 +104,7 @@ def sentence(error) -> str:
 
 
 def phase(name: str) -> str:
-    """A phase of the engine's work in words."""
+    """The name of a phase of the engine's work."""
     return {
         "loading": _("Loading the model"),
         "reading": _("Reading the images"),
@@ -121,7 +115,7 @@ def phase(name: str) -> str:
 
 
 def timeLeft(seconds: float | None) -> str:
-    """How long it will take, as roughly as it can be known; empty when nobody knows."""
+    """The time remaining, rounded as far as it is uncertain; empty if unknown."""
     if seconds is None:
         return ""
     if seconds < 1.5:
@@ -132,13 +126,13 @@ def timeLeft(seconds: float | None) -> str:
 
 
 def finished(report: dict, seconds: float) -> str:
-    """How long the user has waited and how large the segments are; regions with what overlies them, as in the scene."""
+    """How long the user waited and the volume of each segment, including what is painted over it."""
     volumes = ", ".join(f"{name} {size:.2f} mL" for name, size in report.get("volumes_ml", {}).items())
     return _("Done in {seconds:.1f} s: {volumes}.").format(seconds=seconds, volumes=volumes)
 
 
 def logOf(report: dict) -> str:
-    """What the log keeps of how a result was computed."""
+    """How a result was computed, for the log."""
     seconds = ", ".join(f"{name} {value:.2f}" for name, value in report.get("seconds", {}).items())
     kept = {key: report[key] for key in ("device", "precision", "windows", "window", "tiling") if key in report}
     return "; ".join([*(f"{key} {value}" for key, value in kept.items()), f"seconds: {seconds}"])

@@ -1,7 +1,4 @@
-"""The models on offer, what the panel says of them, and their installation.
-
-The model selector, what it says of the chosen model, and installing one from a file.
-"""
+"""The models: the list in the panel, what it shows of each, installing and removing them."""
 
 import html
 from collections.abc import Callable, Iterator
@@ -16,14 +13,30 @@ from conresnet.errors import UserError
 from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import residual_plane
 from conresnet.package.reader import figures, read_metrics
-from conresnet.package.store import ModelEntry, install_model, list_models
+from conresnet.package.store import (
+    ModelEntry,
+    free_name,
+    install_model,
+    is_removable,
+    list_models,
+    remove_model,
+)
 
 from . import Messages
+from .Widgets import FittedHeight, plain
+
+_LAST_SETTING = "ConResSegmentation/Model"
+_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".pth.tar", ".tar")
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A model as it stands in the selector; a broken one has no description but the sentence that says why."""
+    """An entry of the model selector. A broken one has a problem instead of a description.
+
+    Args:
+        name: the model's name; for one that another model of the same name hides, its path.
+        title: the text in the selector.
+    """
 
     name: str
     title: str
@@ -33,39 +46,66 @@ class ModelChoice:
 
 
 def modelChoices() -> list[ModelChoice]:
-    """The models of the user and those that come with the extension, usable ones first, broken ones last."""
-    choices = [_choice(entry) for entry in list_models() if entry.hidden_by is None]
+    """The user's and the shipped models, usable ones first, broken ones last."""
+    entries = list_models()
+    hiding = {entry.hidden_by for entry in entries if entry.kind == "shipped"}
+    shown = [entry for entry in entries if entry.hidden_by is None or entry.kind == "shipped"]
+    choices = [_choice(entry, entry.path in hiding) for entry in shown]
     return sorted(choices, key=lambda choice: (choice.problem is not None, choice.title.casefold()))
 
 
+def _choice(entry: ModelEntry, hidesShipped: bool) -> ModelChoice:
+    name = entry.name
+    if entry.problem:
+        title = _("{name} (cannot be used)").format(name=entry.name)
+    else:
+        title = entry.description.title
+    if entry.hidden_by:
+        name, title = str(entry.path), _("{title} (shipped)").format(title=title)
+    elif hidesShipped:
+        title = _("{title} (installed)").format(title=title)
+    return ModelChoice(name, title, entry.path, entry.description, entry.problem)
+
+
 def installAsking(source: str) -> str:
-    """Copy a model package, a folder or a .zip file, into the user's models folder; asks before it replaces a model.
+    """Copy a model package, a folder or a .zip file, into the user's models folder, asking about an existing name.
+
+    A model with the name of a shipped one gets another name; one with the name of an installed one may replace it.
 
     Returns:
-        its name; empty when one of that name is there and shall stay.
+        its name; empty if the user does not want to install it.
 
     Raises:
-        UserError: when it is broken, or ``package-exists`` when what has its name there is no model package.
+        UserError: it is broken or a checkpoint, or ``package-exists`` if what has its name is not a model package.
     """
+    if source.casefold().endswith(_CHECKPOINTS) and Path(source).is_file():
+        raise UserError("model-is-checkpoint", name=Path(source).name)
+    name = read_package(source).description.name
+    if name in {entry.name for entry in list_models() if entry.kind == "shipped"}:
+        other = free_name(name)
+        question = _("The extension already ships a model named {name}. Install this one as {other}?")
+        if not slicer.util.confirmYesNoDisplay(question.format(name=name, other=other)):
+            return ""
+        return install_model(source, name=other).description.name
     try:
         return install_model(source).description.name
     except UserError as error:
         if error.code != "package-exists":
             raise
-    if not slicer.util.confirmYesNoDisplay(_("A model of this name is installed already. Replace it?")):
+    if not slicer.util.confirmYesNoDisplay(_("A model with this name is already installed. Replace it?")):
         return ""
     return install_model(source, overwrite=True).description.name
 
 
 def summary(description: ModelDescription) -> str:
-    """One sentence: what goes in and what comes out."""
+    """One line: the inputs and the segments of a model."""
     channels = ", ".join(f"{item.name} ({item.modality})" for item in description.inputs)
     segments = ", ".join(segment.name for segment in description.output.segments)
     return _("{channels} → {segments}").format(channels=channels, segments=segments)
 
 
 def details(choice: ModelChoice) -> str:
-    """All that a user should know of a model before trusting it, as rich text."""
+    """What a user should know about a model before using it, as rich text."""
     description = choice.description
     if description is None:
         return html.escape(f"{choice.path}")
@@ -90,7 +130,7 @@ def details(choice: ModelChoice) -> str:
 
 
 def measured(path: Path) -> list[str]:
-    """The measured figures that a model brings, in words; empty when it brings none, or none that can be read."""
+    """The figures that come with a model, in words; empty if there are none that can be read."""
     try:
         return list(_sentences(read_metrics(read_package(path, verify=False))))
     except UserError:
@@ -98,11 +138,11 @@ def measured(path: Path) -> list[str]:
 
 
 def _sentences(metrics: dict) -> Iterator[str]:
-    """Those that training writes in words; any others as they stand."""
+    """Figures from our training as a sentence; others as they are."""
     overall, segments, cases = (metrics.get(key) for key in ("mean_dice", "mean_dice_a_segment", "dice_a_case"))
     if isinstance(cases, dict) and isinstance(segments, dict) and _areNumbers(overall, *segments.values()):
         each = ", ".join(f"{name} {value:.3f}" for name, value in segments.items())
-        sentence = _("mean Dice {overall:.3f} on {count} cases it never saw ({each})")
+        sentence = _("mean Dice {overall:.3f} on {count} cases not used for training ({each})")
         yield sentence.format(overall=overall, count=len(cases), each=each)
         return
     for name, value in figures(metrics):
@@ -114,74 +154,92 @@ def _areNumbers(*values) -> bool:
     return all(isinstance(value, float | int) for value in values)
 
 
-def _choice(entry: ModelEntry) -> ModelChoice:
-    if entry.problem:
-        title = _("{name} (cannot be used)").format(name=entry.name)
-    else:
-        title = entry.description.title
-    return ModelChoice(entry.name, title, entry.path, entry.description, entry.problem)
-
-
-_LAST_SETTING = "ConResSegmentation/Model"
+def _megabytes(path: Path) -> float:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6
 
 
 class ModelPanel:
     """The widgets of the model.
 
-    A scene names its model; for a new one, the application's settings keep which the user has chosen last.
+    A scene names its model. For a new scene, the application's settings remember the model that was chosen last.
 
     Args:
-        ui: the module's widgets by name.
+        selector, installButton, removeButton, summaryLabel, detailsButton, detailsLabel: the widgets.
         onChosen: called with the name of a model that the user has chosen.
     """
 
-    def __init__(self, ui, onChosen: Callable[[str], None]):
-        self._ui, self._onChosen = ui, onChosen
+    def __init__(
+        self,
+        selector,
+        installButton,
+        removeButton,
+        summaryLabel,
+        detailsButton,
+        detailsLabel,
+        onChosen: Callable[[str], None],
+    ):
+        self._selector, self._removeButton, self._onChosen = selector, removeButton, onChosen
+        self._summary, self._detailsButton, self._details = summaryLabel, detailsButton, detailsLabel
+        self._fitted = FittedHeight(detailsLabel)
         self._choices: list[ModelChoice] = []
         self._wanted = ""
-        ui.modelSelector.connect("activated(int)", self._onActivated)
-        ui.installModelButton.connect("clicked(bool)", self._onInstall)
+        selector.connect("activated(int)", self._onActivated)
+        installButton.connect("clicked(bool)", self._onInstall)
+        removeButton.connect("clicked(bool)", self._onRemove)
 
     @property
     def choice(self) -> ModelChoice | None:
-        """The chosen model, which may be a broken one; None when the one that is wanted is not here."""
+        """The chosen model, which may be broken; None if it is not installed here."""
         return next((choice for choice in self._choices if choice.name == self._wanted), None)
 
     @property
     def problem(self) -> str:
-        """Why the chosen model cannot be used, as a sentence; empty when it can."""
+        """Why the chosen model cannot be used, as a sentence; empty if it can."""
         choice = self.choice
         if choice is not None:
             return Messages.sentence(choice.problem) if choice.problem else ""
         if self._wanted:
-            return _("The model {name} is not installed here; install it, or choose another one.").format(
-                name=self._wanted
-            )
+            sentence = _("The model {name} is not installed here; install it, or choose another one.")
+            return sentence.format(name=self._wanted)
         return _("There is no model; install one from a file.")
 
     def refresh(self) -> None:
-        """List the models anew."""
+        """List the models again."""
         self._choices = modelChoices()
-        self._ui.modelSelector.clear()
+        self._selector.clear()
         for choice in self._choices:
-            self._ui.modelSelector.addItem(choice.title, choice.name)
+            self._selector.addItem(choice.title, choice.name)
         self.select(self._wanted)
 
     def select(self, name: str) -> str:
-        """Show a model; for an empty name the one that the user has chosen last, else the first usable one.
+        """Show a model; for an empty name the one that the user has chosen last, or else the first usable one.
 
         Returns:
-            the name of the one that is shown.
+            the name of the model that is shown.
         """
         self._wanted = name or self._likely()
         names = [choice.name for choice in self._choices]
-        self._ui.modelSelector.setCurrentIndex(names.index(self._wanted) if self._wanted in names else -1)
+        self._selector.setCurrentIndex(names.index(self._wanted) if self._wanted in names else -1)
         choice = self.choice
         isUsable = choice is not None and choice.problem is None
-        self._ui.modelSummaryLabel.text = summary(choice.description) if isUsable else self.problem
-        self._ui.modelDetailsLabel.text = details(choice) if choice else ""
-        self._ui.modelDetailsButton.enabled = choice is not None
+        self._summary.text = summary(choice.description) if isUsable else self.problem
+        self._details.text = details(choice) if choice else ""
+        self._fitted.fit()
+        self._detailsButton.enabled = choice is not None
+        self._removeButton.enabled = choice is not None and is_removable(choice.path)
         return self._wanted
+
+    def install(self, source: str) -> None:
+        """Install a model package, a folder or a .zip file, and choose it."""
+        try:
+            name = installAsking(source)
+        except UserError as error:
+            slicer.util.errorDisplay(plain(Messages.sentence(error)))
+            return
+        if name:
+            self.refresh()
+            self._choose(name)
 
     def _likely(self) -> str:
         usable = [choice.name for choice in self._choices if choice.problem is None]
@@ -197,16 +255,22 @@ class ModelPanel:
 
     def _onInstall(self) -> None:
         source = self._askForPackage()
-        if not source:
+        if source:
+            self.install(source)
+
+    def _onRemove(self) -> None:
+        choice = self.choice
+        question = _("Delete the model {title} ({megabytes:.1f} MB) from {path}?")
+        text = question.format(title=choice.title, megabytes=_megabytes(choice.path), path=choice.path)
+        if not slicer.util.confirmYesNoDisplay(plain(text)):
             return
         try:
-            name = installAsking(source)
+            remove_model(choice.path)
         except UserError as error:
-            slicer.util.errorDisplay(Messages.sentence(error))
-            return
-        if name:
-            self.refresh()
-            self._choose(name)
+            slicer.util.errorDisplay(plain(Messages.sentence(error)))
+        self.refresh()
+        # A shipped model of the same name takes over; otherwise the first one.
+        self._choose(self.select(choice.name if self.choice else ""))
 
     def _askForPackage(self) -> str:
         parent = slicer.util.mainWindow()
@@ -217,8 +281,9 @@ class ModelPanel:
         folderButton = box.addButton(_("A folder"), qt.QMessageBox.AcceptRole)
         box.addButton(qt.QMessageBox.Cancel)
         box.exec_()
-        if box.clickedButton() == zipButton:
-            return qt.QFileDialog.getOpenFileName(parent, box.windowTitle, "", _("Model packages (*.zip)"))
-        if box.clickedButton() == folderButton:
-            return qt.QFileDialog.getExistingDirectory(parent, box.windowTitle)
-        return ""
+        isZip, isFolder = box.clickedButton() == zipButton, box.clickedButton() == folderButton
+        # Otherwise it would stay as a child of the main window.
+        box.deleteLater()
+        if isZip:
+            return qt.QFileDialog.getOpenFileName(parent, _("Install a model"), "", _("Model packages (*.zip)"))
+        return qt.QFileDialog.getExistingDirectory(parent, _("Install a model")) if isFolder else ""

@@ -1,4 +1,4 @@
-"""The user's choices, which are saved with the scene."""
+"""The user's choices in a scene, which are saved with it."""
 
 import enum
 from collections.abc import Collection
@@ -10,7 +10,7 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 
 class Precision(enum.Enum):
-    """The number type that the network computes with."""
+    """The number type used by the network."""
 
     auto = "auto"
     fp32 = "fp32"
@@ -18,7 +18,7 @@ class Precision(enum.Enum):
     fp16 = "fp16"
 
     def label(self) -> str:
-        """What the selector shows."""
+        """The text in the selector."""
         return _("Automatic") if self is Precision.auto else self.value
 
 
@@ -26,12 +26,12 @@ class Precision(enum.Enum):
 class ConResSegmentationParameterNode:
     """The choices of a scene.
 
-    model - name of the model; empty for the one that was chosen last, or the first one.
-    channels - one volume a channel of the model, in its order.
-    region - where to segment; the whole image without one.
-    segmentation - where the result goes; a new segmentation without one.
-    residualMap, attentionMap, probabilityMap, featuresMap - which maps to make.
-    show3D - whether to make surfaces.
+    model - name of the model; empty for the one chosen last, or the first one.
+    channels - one volume per channel of the model, in its order.
+    region - the ROI to segment in; the whole image if there is none. The name is that in scenes saved earlier.
+    segmentation - where the result goes; a new segmentation if there is none.
+    residualMap, attentionMap, probabilityMap, featuresMap - which maps to compute.
+    show3D - whether to create surfaces.
     device, precision - how to compute.
     shownMap, mapOpacity - the map over the slices.
     """
@@ -52,7 +52,7 @@ class ConResSegmentationParameterNode:
 
 
 def chosenMaps(parameterNode: ConResSegmentationParameterNode, provided: Collection[str]) -> tuple[str, ...]:
-    """The names of the maps to make, as the engine calls them: those chosen that the model provides."""
+    """The maps to compute, by the engine's names: those chosen that the model provides."""
     wanted = {
         "residual": parameterNode.residualMap,
         "attention": parameterNode.attentionMap,

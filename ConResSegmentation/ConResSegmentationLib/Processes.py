@@ -1,8 +1,7 @@
-"""Ending a process at once together with those that it has started.
+"""Child processes of both modules: how a program is started, read line by line, stopped and killed.
 
-How a program is started beside Slicer: its words, and the environment variables that suit it.
-
-A command that runs beside Slicer and ends with it: its output line by line, its end, and stopping it.
+Every process that Slicer starts here goes through `ChildProcess`, except a training, which must outlive Slicer
+(`ProcessLaunch.startDetached`). The workarounds for PythonQt's object ownership are in this file only.
 """
 
 import codecs
@@ -10,17 +9,44 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import qt
 import slicer
 
+SECONDS_TO_TERMINATE = 3
+_MOST_CHARACTERS = 1_000_000
+_later: deque[Callable[[], object]] = deque()
+_laterTimer = None
+
+
+def callLater(function: Callable[[], object]) -> None:
+    """Call a function from Slicer's event loop, soon and in order.
+
+    Not with ``qt.QTimer.singleShot``: Slicer replaces that by a timer that keeps its function until Slicer quits.
+    """
+    global _laterTimer
+    if _laterTimer is None:
+        _laterTimer = qt.QTimer()
+        _laterTimer.setSingleShot(True)
+        _laterTimer.connect("timeout()", _callNext)
+    _later.append(function)
+    _laterTimer.start(0)
+
+
+def _callNext() -> None:
+    function = _later.popleft()
+    if _later:
+        _laterTimer.start(0)
+    function()
+
 
 def killTree(pid: int) -> None:
-    """Kill a process and what it has started; one that has gone already is no error.
+    """Kill a process and its children. A process that no longer exists is not an error.
 
-    On Linux and macOS what it has started is found where it leads a process group, also when it is gone itself.
+    On Linux and macOS the children are found if the process leads a process group, even after it has ended.
     """
     with contextlib.suppress(OSError):
         if os.name == "nt":
@@ -29,50 +55,65 @@ def killTree(pid: int) -> None:
         try:
             os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
-            # It shares the group of another, such as a shell, which is not ours to kill.
+            # It is in the group of another process, such as a shell, which is not ours to kill.
             os.kill(pid, signal.SIGKILL)
+
+
+def pythonEnvironment(isSlicers: bool) -> dict[str, str]:
+    """The environment variables for a Python process, as a copy.
+
+    Args:
+        isSlicers: whether it is Slicer's own Python, which finds its standard library only with Slicer's variables.
+            Any other Python would load Slicer's libraries because of them, and crash.
+    """
+    return dict(os.environ) if isSlicers else slicer.util.startupEnvironment()
 
 
 @dataclass(frozen=True)
 class ProcessLaunch:
-    """A program, its arguments, and its whole environment."""
+    """A program, its arguments and its complete environment."""
 
     program: str
     arguments: tuple[str, ...]
     environment: dict[str, str]
 
-    def start(self, process: qt.QProcess) -> None:
-        """Start it as ``process``."""
-        environment = qt.QProcessEnvironment()
-        for name, value in self.environment.items():
-            environment.insert(name, value)
-        process.setProcessEnvironment(environment)
-        process.start(self.program, list(self.arguments))
+    def __str__(self) -> str:
+        return f"{self.program} {' '.join(self.arguments)}"
 
+    def startDetached(self, log) -> subprocess.Popen:
+        """Start a process that keeps running when Slicer ends.
 
-def variablesOfPython(isSlicers: bool) -> dict[str, str]:
-    """The environment variables that a Python starts with; a copy, to be added to.
+        Args:
+            log: binary file that receives standard output and standard error.
 
-    Args:
-        isSlicers: whether it is Slicer's own, which finds its standard library by Slicer's variables alone. Another one
-            would load Slicer's libraries instead of its own by them, and crash.
-    """
-    return dict(os.environ) if isSlicers else slicer.util.startupEnvironment()
-
-
-SECONDS_TO_TERMINATE = 3
+        Raises:
+            OSError: the program cannot be started.
+        """
+        options: dict = {"start_new_session": True}
+        if os.name == "nt":
+            # Without a window. With no console at all, each process it starts would open a window of its own.
+            options = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+        return subprocess.Popen(
+            [self.program, *self.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=self.environment,
+            **options,
+        )
 
 
 class ChildProcess:
-    """One run of a program.
+    """A process that ends with Slicer at the latest.
 
     Args:
         launch: what to start.
-        onEnded: called once from the event loop with (exit code, all that was written to the standard output, all that
-            was written to the standard error); the exit code is None where it could not be started, or did not end by
-            itself.
-        onLine: called with every finished line of either stream.
-        secondsToEnd: it is killed when it takes longer. Defaults to no limit.
+        onEnded: called once, from the event loop, with (exit code, standard output, standard error). The exit code is
+            None if the process could not be started, was stopped, or crashed.
+        onLine: called with each complete line of either stream.
+        secondsToEnd: time limit after which it is killed. Defaults to none.
+        onOutput: takes the bytes of standard output instead of `onLine` and `onEnded`; standard input stays open then,
+            for `write`.
     """
 
     def __init__(
@@ -81,17 +122,19 @@ class ChildProcess:
         onEnded: Callable[[int | None, str, str], None],
         onLine: Callable[[str], None] | None = None,
         secondsToEnd: int | None = None,
+        onOutput: Callable[[bytes], None] | None = None,
     ):
         self.launch = launch
+        self.hasStarted = True
         self._secondsToEnd = secondsToEnd
-        self._onEnded, self._onLine = onEnded, onLine
+        self._onEnded, self._onLine, self._onOutput = onEnded, onLine, onOutput
         self._isStopped = self._isOver = False
         self._texts, self._rests = ["", ""], ["", ""]
         self._decoders = [codecs.getincrementaldecoder("utf-8")(errors="replace") for _stream in range(2)]
         self._process = qt.QProcess()
         self._signals = {
-            "readyReadStandardOutput()": self._onOutput,
-            "readyReadStandardError()": self._onError,
+            "readyReadStandardOutput()": self._readOutput,
+            "readyReadStandardError()": self._readErrors,
             "finished(int,QProcess::ExitStatus)": self._onFinished,
             "errorOccurred(QProcess::ProcessError)": self._onProcessError,
         }
@@ -102,61 +145,98 @@ class ChildProcess:
         self._killer.connect("timeout()", self._process.kill)
 
     def start(self) -> None:
-        """Start it; what becomes of it is heard later."""
+        """Start the process and return at once."""
         if self._secondsToEnd is not None:
             self._killer.start(self._secondsToEnd * 1000)
-        self.launch.start(self._process)
-        self._process.closeWriteChannel()
+        environment = qt.QProcessEnvironment()
+        for name, value in self.launch.environment.items():
+            environment.insert(name, value)
+        self._process.setProcessEnvironment(environment)
+        self._process.start(self.launch.program, list(self.launch.arguments))
+        if self._onOutput is None:
+            self._process.closeWriteChannel()
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether the process is starting or running."""
+        return self._process.state() != qt.QProcess.NotRunning
 
     @property
     def isStopped(self) -> bool:
         """Whether it was asked to stop."""
         return self._isStopped
 
+    def processId(self) -> int:
+        """The process Qt started, which may be a launcher of the real one."""
+        return self._process.processId()
+
+    def write(self, data: bytes) -> None:
+        """Write to standard input."""
+        self._process.write(data)
+
+    def closeInput(self) -> None:
+        """Close standard input."""
+        self._process.closeWriteChannel()
+
     def stop(self, wait: bool = False) -> None:
-        """Have it end; killed when it does not in a few seconds.
+        """Ask the process to end, and kill it if it has not ended after a few seconds.
 
         Args:
-            wait: until it has gone; for when Slicer or the module is about to end. Nothing is told then.
+            wait: until it has ended, for when Slicer or the module is about to end; `onEnded` is not called then.
         """
         self._isStopped = True
         if wait:
             self._onEnded = lambda *_ended: None
-        # A console program of Windows hears no request to end.
+        # A console program on Windows does not receive this request.
         self._process.terminate()
         self._killer.start(SECONDS_TO_TERMINATE * 1000)
-        if wait and not self._process.waitForFinished(SECONDS_TO_TERMINATE * 1000):
-            self._process.kill()
-            self._process.waitForFinished(SECONDS_TO_TERMINATE * 1000)
+        if wait and not self.waitForEnd(SECONDS_TO_TERMINATE):
+            self.kill()
+            self.waitForEnd(SECONDS_TO_TERMINATE)
 
     def drop(self) -> None:
-        """Kill it at once, and tell nothing: for a question whose answer nobody wants any more."""
+        """Kill the process without calling `onEnded`, when nobody needs its answer any more."""
         self._onEnded = lambda *_ended: None
+        self.kill()
+        self.waitForEnd(1)
+
+    def kill(self, pid: int | None = None) -> None:
+        """Kill the process at once, and with it the tree of ``pid``, the process behind a launcher."""
+        if pid is not None:
+            killTree(pid)
         self._process.kill()
-        self._process.waitForFinished(1000)
 
-    def _onOutput(self) -> None:
-        self._take(0, bytes(self._process.readAllStandardOutput().data()))
+    def waitForEnd(self, seconds: float) -> bool:
+        """Wait without an event loop; returns whether the process has ended."""
+        return not self.isRunning or self._process.waitForFinished(round(seconds * 1000))
 
-    def _onError(self) -> None:
+    def _readOutput(self) -> None:
+        data = bytes(self._process.readAllStandardOutput().data())
+        if self._onOutput:
+            self._onOutput(data)
+        else:
+            self._take(0, data)
+
+    def _readErrors(self) -> None:
         self._take(1, bytes(self._process.readAllStandardError().data()))
 
-    def _take(self, stream: int, data: bytes) -> None:
-        text = self._decoders[stream].decode(data).replace("\r\n", "\n")
-        self._texts[stream] += text
-        # A progress bar goes back to the start of its line again and again.
-        *lines, self._rests[stream] = (self._rests[stream] + text).replace("\r", "\n").split("\n")
+    def _take(self, stream: int, data: bytes, isLast: bool = False) -> None:
+        text = self._decoders[stream].decode(data, isLast).replace("\r\n", "\n")
+        self._texts[stream] = (self._texts[stream] + text)[-_MOST_CHARACTERS:]
+        # A progress bar returns to the start of its line again and again.
+        *lines, self._rests[stream] = (self._rests[stream] + text + "\n" * isLast).replace("\r", "\n").split("\n")
         if self._onLine:
             for line in filter(str.strip, lines):
                 self._onLine(line)
 
     def _onFinished(self, exitCode: int, exitStatus: int) -> None:
-        self._onOutput()
-        self._onError()
+        self._readOutput()
+        self._readErrors()
         self._end(None if self._isStopped or exitStatus != qt.QProcess.NormalExit else exitCode)
 
     def _onProcessError(self, error: int) -> None:
         if error == qt.QProcess.FailedToStart:
+            self.hasStarted = False
             self._texts[1] += f"{self.launch.program} could not be started."
             self._end(None)
 
@@ -165,19 +245,22 @@ class ChildProcess:
         if self._isOver:
             return
         self._isOver = True
-        # Who hears it may start the next process and drop this one: not while its process is still telling.
-        qt.QTimer.singleShot(0, lambda: self._tellEnd(exitCode))
+        for stream in (0, 1):
+            self._take(stream, b"", isLast=True)
+        # The listener may drop this object and start the next process, but not while Qt is still emitting.
+        callLater(lambda: self._tellEnd(exitCode))
 
     def _tellEnd(self, exitCode: int | None) -> None:
-        # What a signal calls PythonQt keeps as long as the sender lives, and Python's collector does not see that ring.
+        # PythonQt keeps slots for as long as the sender lives, and Python's collector does not see that cycle.
         for processSignal in self._signals:
             self._process.disconnect(processSignal)
         self._signals.clear()
+        self._killer.disconnect("timeout()")
         self._onEnded(exitCode, *self._texts)
 
 
 def lastLine(*texts: str) -> str:
-    """The last line that says something, of the first text that has one: what a command closes with."""
+    """The last line that is not blank of the first text that has one, such as a command's closing sentence."""
     for text in texts:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if lines:

@@ -1,10 +1,8 @@
-"""Whether a segmentation is still as it was made: a digest of all that a user can edit in it.
-
-What a result was made of, and so whether nothing is lost when another one takes its place.
-"""
+"""What a result was made from, and whether nothing is lost if another result replaces it."""
 
 import hashlib
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,93 +10,73 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
-from conresnet.images.grid import bounding_box
+from conresnet.images.grid import box_corners, box_of_flags, transformed
 from conresnet.images.roi import BoxROI
 
 FINGERPRINT_ATTRIBUTE = "ConResNet.Fingerprint"
+MODEL_ATTRIBUTE = "ConResNet.Model"
+IMAGES_ATTRIBUTE = "ConResNet.Images"
+# In a slice with more values than this, all voxels at once are faster than one value after another.
+_MANY_VALUES = 20
+
+
+def checksum(array: np.ndarray) -> str:
+    """Checksum of a volume's voxels, used to detect that they were replaced."""
+    return f"{zlib.adler32(np.ascontiguousarray(array).data.cast('B')):08x}"
 
 
 def sign(segmentationNode) -> None:
-    """Remember a segmentation's content as our own."""
+    """Store the fingerprint of a segmentation, so that later edits are noticed."""
     segmentationNode.SetAttribute(FINGERPRINT_ATTRIBUTE, fingerprint(segmentationNode))
 
 
 def isUntouched(segmentationNode) -> bool:
-    """Whether nobody has changed the segmentation since `sign`, also over saving and loading."""
+    """Whether a segmentation has not been edited since `sign`, even if it was saved and loaded meanwhile."""
     signed = segmentationNode.GetAttribute(FINGERPRINT_ATTRIBUTE)
     return signed is not None and signed == fingerprint(segmentationNode)
 
 
 def fingerprint(segmentationNode) -> str:
-    """A digest of the segments: names, colors, terminology, and the voxels with their place.
+    """Digest of all that a user can edit: names, colors, terminology, order, and the voxels with their positions.
 
-    It does not depend on how the voxels are held (shared labelmaps, their extent, label values, integer type), which
-    changes when Slicer saves and loads.
+    It does not depend on how voxels are stored (shared labelmaps, extent, label values, integer type), which changes
+    when Slicer saves and loads a segmentation.
     """
     digest = hashlib.blake2b(digest_size=16)
-    segmentation = segmentationNode.GetSegmentation()
-    for number in range(segmentation.GetNumberOfSegments()):
-        segment = segmentation.GetNthSegment(number)
+    for layer in _segmentVoxels(segmentationNode):
+        segment = layer.segment
         terminology = vtk.mutable("")
         segment.GetTag(segment.GetTerminologyEntryTagName(), terminology)
         color = [round(255 * value) for value in segment.GetColor()]
         digest.update(repr((segment.GetName(), color, str(terminology))).encode())
-        digest.update(_voxels(segment))
+        digest.update(layer.digestible())
     return digest.hexdigest()
-
-
-def _voxels(segment) -> bytes:
-    name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    image = segment.GetRepresentation(name)
-    scalars = image.GetPointData().GetScalars() if image else None
-    if scalars is None or image.GetNumberOfPoints() == 0:
-        return b"no labelmap"
-    extent = image.GetExtent()
-    shape = [extent[5] - extent[4] + 1, extent[3] - extent[2] + 1, extent[1] - extent[0] + 1]
-    labels = numpy_support.vtk_to_numpy(scalars).reshape(shape)
-    mask = labels == segment.GetLabelValue()
-    box = bounding_box(mask)
-    if box is None:
-        return b"empty"
-    first = [extent[0] + box[2].start, extent[2] + box[1].start, extent[4] + box[0].start, 1]
-    toWorld = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(toWorld)
-    matrix = slicer.util.arrayFromVTKMatrix(toWorld)
-    # A file changes the last bit, and a micrometer is no edit. Spacings such as 240/256 = 0.9375 lie right between two
-    # micrometers, where that bit would decide; an irrational boundary between up and down lies beside all of them.
-    place = np.floor(np.column_stack([matrix[:3, :3], matrix[:3] @ first]) * 1e3 + 1 / np.pi)
-    inside = mask[box]
-    return repr((place.tolist(), inside.shape)).encode() + np.packbits(inside).tobytes()
-
-
-MODEL_ATTRIBUTE = "ConResNet.Model"
-IMAGES_ATTRIBUTE = "ConResNet.Images"
 
 
 @dataclass(frozen=True)
 class ResultOrigin:
-    """What a result is of.
+    """What a result was made from.
 
     Args:
-        model: its name and version.
-        volumeNode: the first of the model's volumes, over which the result lies.
-        images: the ``checksum`` of each of them; another frame of a sequence has another one.
-        region: where it was looked for. Defaults to the whole image.
+        model: name and version of the model.
+        volumeNode: the first of the model's volumes; the result has its geometry.
+        images: `checksum` of each volume; another frame of a sequence has another one.
+        roi: where it was searched for. Defaults to the whole image.
     """
 
     model: str
     volumeNode: object
     images: tuple[str, ...]
-    region: BoxROI | None = None
+    roi: BoxROI | None = None
 
     def sign(self, segmentationNode) -> None:
-        """Remember that a segmentation is of this origin, and what is in it, so that edits are noticed."""
+        """Mark a segmentation as a result of this origin, unedited so far."""
         segmentationNode.SetAttribute(MODEL_ATTRIBUTE, self.model)
         segmentationNode.SetAttribute(IMAGES_ATTRIBUTE, " ".join(self.images))
         sign(segmentationNode)
 
     def isThatOf(self, segmentationNode) -> bool:
-        """Whether a segmentation is an unedited result of the same model and images, wherever it was looked for."""
+        """Whether a segmentation is an unedited result of the same model and images, from any ROI."""
         role = segmentationNode.GetReferenceImageGeometryReferenceRole()
         return (
             segmentationNode.GetAttribute(MODEL_ATTRIBUTE) == self.model
@@ -108,19 +86,18 @@ class ResultOrigin:
         )
 
     def mayReplace(self, segmentationNode) -> bool:
-        """Whether nothing is lost when a result of this origin takes the place of what a segmentation holds.
+        """Whether nothing is lost if a result of this origin replaces what a segmentation contains.
 
-        So it is when that is empty, or an unedited result of the same model and images that lies in the region: the
-        other hippocampus, found in another region, stays.
+        That is so if the segmentation is empty, or an unedited result of the same model and images that lies inside
+        the ROI: the other hippocampus, found in another ROI, stays.
         """
         if segmentationNode.GetSegmentation().GetNumberOfSegments() == 0:
             return True
         return self.isThatOf(segmentationNode) and self._covers(segmentationNode)
 
     def _covers(self, segmentationNode) -> bool:
-        if self.region is None:
+        if self.roi is None:
             return True
-        segmentation = segmentationNode.GetSegmentation()
         toWorld = np.eye(4)
         transformNode = segmentationNode.GetParentTransformNode()
         if transformNode is not None:
@@ -128,28 +105,94 @@ class ResultOrigin:
             if not transformNode.GetMatrixTransformToWorld(matrix):
                 return False
             toWorld = slicer.util.arrayFromVTKMatrix(matrix)
-        segments = map(segmentation.GetNthSegment, range(segmentation.GetNumberOfSegments()))
-        return all(_isInside(self.region, segment, toWorld) for segment in segments)
+        return all(layer.isInside(self.roi, toWorld) for layer in _segmentVoxels(segmentationNode))
 
 
-def checksum(array: np.ndarray) -> str:
-    """Of the voxels of a volume, which others of the same size may take the place of."""
-    return f"{zlib.adler32(np.ascontiguousarray(array).data.cast('B')):08x}"
+@dataclass(frozen=True)
+class _SegmentVoxels:
+    """The voxels of one segment.
+
+    Args:
+        segment: the vtkSegment.
+        image: its labelmap, which other segments may share; None if it has none.
+        labels: [k, j, i] the labelmap's values.
+        box: around the voxels with the segment's value, as slices of ``labels``; None if there are none.
+    """
+
+    segment: object
+    image: object = None
+    labels: np.ndarray | None = None
+    box: tuple[slice, slice, slice] | None = None
+
+    def _affine(self) -> np.ndarray:
+        """(4, 4) array index (k, j, i, 1) inside the box to RAS mm, without the transforms above the node."""
+        matrix = vtk.vtkMatrix4x4()
+        self.image.GetImageToWorldMatrix(matrix)
+        affine = slicer.util.arrayFromVTKMatrix(matrix)[:, [2, 1, 0, 3]]
+        first = self.image.GetExtent()[::2][::-1]
+        affine[:3, 3] += affine[:3, :3] @ [start + part.start for start, part in zip(first, self.box, strict=True)]
+        return affine
+
+    def _mask(self) -> np.ndarray:
+        return self.labels[self.box] == self.segment.GetLabelValue()
+
+    def digestible(self) -> bytes:
+        """Bytes that change with the segment's voxels and their positions."""
+        if self.box is None:
+            return b"no labelmap" if self.labels is None else b"empty"
+        # A file changes the last bit, and a micrometer is not an edit. Spacings such as 240/256 = 0.9375 lie exactly
+        # between two micrometers, where that bit would decide; an irrational rounding boundary avoids all of them.
+        place = np.floor(self._affine()[:3, [2, 1, 0, 3]] * 1e3 + 1 / np.pi)
+        inside = self._mask()
+        return repr((place.tolist(), inside.shape)).encode() + np.packbits(inside).tobytes()
+
+    def isInside(self, roi: BoxROI, toWorld: np.ndarray) -> bool:
+        """Whether all voxels are inside an ROI; at its faces they may be outside by half a voxel."""
+        if self.box is None:
+            return True
+        affine = toWorld @ self._affine()
+        shape = [part.stop - part.start for part in self.box]
+        tolerance = np.linalg.norm(affine[:3, :3], axis=0).max() / 2
+        # A box is convex: if the corners are inside, so is everything between them.
+        corners = transformed(box_corners(np.zeros(3), np.subtract(shape, 1)), affine)
+        inROI = np.abs((corners - roi.center) @ roi.axes) <= roi.size / 2 + tolerance
+        return bool(inROI.all()) or not np.any(self._mask() & ~roi.contains(affine, shape, tolerance))
 
 
-def _isInside(region: BoxROI, segment, toWorld: np.ndarray) -> bool:
-    """Whether all voxels of a segment are in a region, but for half a voxel at its faces."""
+def _segmentVoxels(segmentationNode) -> Iterator[_SegmentVoxels]:
+    """The voxels of each segment, in order; every labelmap is searched only once."""
+    segmentation = segmentationNode.GetSegmentation()
     name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    image = segment.GetRepresentation(name)
-    scalars = image.GetPointData().GetScalars() if image else None
-    if scalars is None or image.GetNumberOfPoints() == 0:
-        return True
-    first, shape = image.GetExtent()[::2][::-1], image.GetDimensions()[::-1]
-    matrix = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(matrix)
-    # Of (k, j, i), which arrays have.
-    affine = (toWorld @ slicer.util.arrayFromVTKMatrix(matrix))[:, [2, 1, 0, 3]]
-    affine[:3, 3] += affine[:3, :3] @ first
-    tolerance = np.linalg.norm(affine[:3, :3], axis=0).max() / 2
-    mask = numpy_support.vtk_to_numpy(scalars).reshape(shape) == segment.GetLabelValue()
-    return not np.any(mask & ~region.contains(affine, shape, tolerance))
+    searched: dict[object, tuple[np.ndarray, dict]] = {}
+    for number in range(segmentation.GetNumberOfSegments()):
+        segment = segmentation.GetNthSegment(number)
+        image = segment.GetRepresentation(name)
+        scalars = image.GetPointData().GetScalars() if image else None
+        if scalars is None or image.GetNumberOfPoints() == 0:
+            yield _SegmentVoxels(segment)
+            continue
+        if image not in searched:
+            labels = numpy_support.vtk_to_numpy(scalars).reshape(image.GetDimensions()[::-1])
+            searched[image] = labels, _boxes(labels)
+        labels, boxes = searched[image]
+        yield _SegmentVoxels(segment, image, labels, boxes.get(segment.GetLabelValue()))
+
+
+def _boxes(labels: np.ndarray) -> dict[int, tuple[slice, slice, slice]]:
+    """The box around the voxels of each value other than 0."""
+    count = int(labels.max(initial=0)) + 1
+    found = [np.zeros((size, count), bool) for size in labels.shape]
+    for k, plane in enumerate(labels):
+        values = np.flatnonzero(np.bincount(np.maximum(plane, 0).ravel(), minlength=count)[1:]) + 1
+        found[0][k, values] = True
+        if len(values) > _MANY_VALUES:
+            rows, columns = np.nonzero(plane > 0)
+            of = plane[rows, columns]
+            found[1][rows, of] = found[2][columns, of] = True
+            continue
+        for value in values:
+            mask = plane == value
+            found[1][:, value] |= mask.any(axis=1)
+            found[2][:, value] |= mask.any(axis=0)
+    values = np.flatnonzero(found[0].any(axis=0))
+    return {int(value): box_of_flags([flags[:, value] for flags in found]) for value in values}

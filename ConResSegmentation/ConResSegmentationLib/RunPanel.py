@@ -1,7 +1,4 @@
-"""The buttons that start and stop, the progress, the sentence that says how it went, and the log.
-
-Starting, following and stopping a segmentation from the panel.
-"""
+"""Starting, following and canceling a segmentation from the panel: buttons, progress, outcome and log."""
 
 import logging
 import time
@@ -14,112 +11,117 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 
 from . import Messages
-from .EnginePanel import EnginePanel, say
+from .EnginePanel import EnginePanel
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
+from .Widgets import plain, say
 
 
 class RunPanel:
     """The widgets of a run.
 
     Args:
-        ui: the module's widgets by name.
+        applyButton, cancelButton, progressBar, statusLabel, logTextEdit: the widgets.
     """
 
-    def __init__(self, ui):
-        self._ui = ui
+    def __init__(self, applyButton, cancelButton, progressBar, statusLabel, logTextEdit):
+        self._apply, self._cancel = applyButton, cancelButton
+        self._progressBar, self._status, self._log = progressBar, statusLabel, logTextEdit
         self._problem = ""
         self._isRunning = False
 
     @property
     def isRunning(self) -> bool:
-        """Whether a segmentation is under way."""
+        """Whether a segmentation, or the engine's setup, is running."""
         return self._isRunning
 
     @property
     def log(self) -> str:
-        """All that was logged."""
-        return self._ui.logTextEdit.toPlainText()
+        """Everything that was logged."""
+        return self._log.toPlainText()
 
     def setProblem(self, problem: str) -> None:
-        """Allow Segment, or say on it why it cannot start."""
+        """Enable Segment, or show on it why it is not available."""
         self._problem = problem
         self._updateButtons()
 
     def begin(self, text: str) -> None:
-        """A segmentation starts."""
+        """A run starts."""
         self._isRunning = True
         self._updateButtons()
-        self._ui.progressBar.visible = True
+        self._progressBar.visible = True
         self.addToLog(text)
         self.progress(text, 0.0)
 
-    def progress(self, text: str, fraction: float) -> None:
-        """It has come to ``fraction``, 0 to 1."""
-        self._ui.progressBar.value = round(1000 * fraction)
-        say(self._ui.statusLabel, text)
+    def progress(self, text: str, fraction: float | None) -> None:
+        """``fraction`` of the work is done, 0 to 1; None if unknown."""
+        self._progressBar.maximum = 0 if fraction is None else 1000
+        self._progressBar.value = round(1000 * (fraction or 0))
+        say(self._status, text)
 
     def end(self, text: str, isError: bool = False) -> None:
-        """It is over; the sentence stays, also in the status bar and the log."""
+        """The run has ended; the sentence stays in the panel, and is added to the status bar and the log."""
         self._isRunning = False
         self._updateButtons()
-        self._ui.progressBar.visible = False
-        say(self._ui.statusLabel, text, isError)
+        self._progressBar.visible = False
+        self._progressBar.maximum = 1000
+        say(self._status, text, isError)
         self.addToLog(text)
         slicer.util.showStatusMessage(text, 5000)
 
     def clear(self) -> None:
-        """Forget the last sentence: what it speaks of is gone."""
-        say(self._ui.statusLabel, "")
+        """Remove the last sentence, because what it names no longer exists."""
+        say(self._status, "")
 
     def addToLog(self, text: str) -> None:
-        """Add a line, or several, to the log."""
-        self._ui.logTextEdit.appendPlainText(f"{time.strftime('%H:%M:%S')} {text}")
+        """Add one or more lines to the log."""
+        self._log.appendPlainText(f"{time.strftime('%H:%M:%S')} {text}")
 
     def _updateButtons(self) -> None:
-        self._ui.applyButton.enabled = not self._isRunning and not self._problem
-        self._ui.applyButton.toolTip = (
-            _("A segmentation is under way.") if self._isRunning else self._problem or _("Segment the chosen volumes.")
-        )
-        self._ui.cancelButton.enabled = self._isRunning
+        self._apply.enabled = not self._isRunning and not self._problem
+        busy = _("Wait until the current run has ended, or cancel it.")
+        self._apply.toolTip = plain(busy if self._isRunning else self._problem or _("Segment the chosen volumes."))
+        self._cancel.enabled = self._isRunning
 
 
 class RunControl(RunListener):
-    """What the buttons Segment and Cancel do.
+    """What the buttons Segment, Set up the engine and Cancel do.
 
     Args:
-        ui: the module's widgets by name.
-        runPanel: shows how it goes.
+        runPanel: shows the run.
         enginePanel: knows whether the engine can run.
         task: returns what to segment, as chosen in the panel.
-        segment: starts it, and has a listener hear of it.
+        segment: starts it, with a listener.
         onFinished: called when a result is in the scene.
     """
 
     def __init__(
         self,
-        ui,
         runPanel: RunPanel,
         enginePanel: EnginePanel,
         task: Callable[[], SegmentationTask],
         segment: Callable[[SegmentationTask, RunListener], SegmentationRun],
         onFinished: Callable[[SegmentationOutcome], None],
     ):
-        self._ui, self._panel, self._enginePanel = ui, runPanel, enginePanel
+        self._panel, self._enginePanel = runPanel, enginePanel
         self._task, self._segment, self._onFinished = task, segment, onFinished
         self._run: SegmentationRun | None = None
-        ui.applyButton.connect("clicked(bool)", lambda _checked: self.start())
-        ui.cancelButton.connect("clicked(bool)", lambda _checked: self.cancel())
 
     def start(self) -> None:
-        """Segment, once the engine's Python is known to have what it needs."""
+        """Segment, once the engine's Python is known to have the required packages."""
         self._panel.begin(_("Looking for the engine"))
         try:
-            # As chosen at the click: until the engine's Python is known, or installed, the choices may change.
+            # The choices at the click: they may change until the engine's Python is checked, or set up.
             task = self._task()
             self._enginePanel.whenReady(lambda: self._ask(task), self._refuse)
         except Exception:
             self._enginePanel.stopWaiting()
             self._onNotStarted()
+
+    def setUp(self) -> None:
+        """Set up the engine without segmenting."""
+        if not self._panel.isRunning:
+            self._panel.begin(_("Setting up the engine"))
+            self._enginePanel.whenReady(lambda: self._panel.end(_("The engine is ready.")), self._refuse)
 
     def cancel(self) -> None:
         """Stop what runs, or what is about to."""
@@ -128,6 +130,12 @@ class RunControl(RunListener):
             self._run.cancel()
         elif self._panel.isRunning:
             self.onCancelled()
+
+    def onInstallationLine(self, line: str) -> None:
+        """Show what an installation prints."""
+        self._panel.addToLog(line)
+        if self._panel.isRunning and not self._run:
+            self._panel.progress(_("Installing: {line}").format(line=line.strip()[:90]), None)
 
     def _ask(self, task: SegmentationTask) -> None:
         try:
@@ -141,7 +149,7 @@ class RunControl(RunListener):
         self.onFailed(_("The segmentation could not be started; see the log."), traceback.format_exc())
 
     def _refuse(self, problem: str) -> None:
-        self._ui.advancedCollapsibleButton.collapsed = False
+        self._enginePanel.unfold()
         self.onFailed(problem, "")
 
     def onProgress(self, text: str, fraction: float) -> None:
@@ -162,4 +170,4 @@ class RunControl(RunListener):
 
     def onCancelled(self) -> None:
         self._run = None
-        self._panel.end(_("Cancelled."))
+        self._panel.end(_("Canceled."))

@@ -1,9 +1,4 @@
-"""The volumes and the region that a segmentation starts from, read from the scene as they lie in the world.
-
-A first place and size for a region that the user has just created, and when to advise one.
-
-The region's selector: placing a new region, and advising one where the image is large and the structure small.
-"""
+"""The volumes and the ROI of a segmentation, in world coordinates, and the ROI's row in the panel."""
 
 import contextlib
 from collections.abc import Callable
@@ -17,9 +12,11 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import BoxROI, seen_at_once, wants_roi
 
+from .Widgets import stayNarrow
+
 
 def volumeInput(volumeNode) -> Volume:
-    """The voxels of a volume node and where they lie in the world; the transforms above the node are applied.
+    """The voxels of a volume node and their grid in the world, with all transforms above the node applied.
 
     The array is the node's own memory, not a copy.
 
@@ -28,12 +25,9 @@ def volumeInput(volumeNode) -> Volume:
     """
     image = volumeNode.GetImageData()
     if image is None or image.GetPointData().GetScalars() is None or image.GetNumberOfPoints() == 0:
-        sentence = _("The volume {name} holds no image; load it again or choose another one.")
-        raise UserError("volume-empty", sentence.format(name=volumeNode.GetName()))
+        raise UserError("volume-empty", name=volumeNode.GetName())
     if image.GetNumberOfScalarComponents() != 1:
-        sentence = _("The volume {name} has {count} values a voxel, as a color image has; choose one of gray values.")
-        count = image.GetNumberOfScalarComponents()
-        raise UserError("volume-color", sentence.format(name=volumeNode.GetName(), count=count))
+        raise UserError("volume-color", name=volumeNode.GetName(), count=image.GetNumberOfScalarComponents())
     array = slicer.util.arrayFromVolume(volumeNode)
     return Volume(array, Grid(array.shape, ijkToWorld(volumeNode)), volumeNode.GetName())
 
@@ -45,8 +39,8 @@ def ijkToWorld(volumeNode) -> np.ndarray:
     return _linearToWorld(volumeNode) @ slicer.util.arrayFromVTKMatrix(ijkToRas)
 
 
-def regionInput(roiNode) -> BoxROI:
-    """The box of an ROI node in the world, rotated as it is.
+def roiInput(roiNode) -> BoxROI:
+    """The box of an ROI node in the world, including its rotation.
 
     Raises:
         UserError: ``roi-not-placed``, ``roi-inside-out``, ``transform-not-linear`` or ``bad-roi``.
@@ -54,11 +48,9 @@ def regionInput(roiNode) -> BoxROI:
     size = [0.0] * 3
     roiNode.GetSizeWorld(size)
     if roiNode.GetNumberOfControlPoints() == 0 or min(size) <= 0:
-        sentence = _("The region {name} is not placed yet; draw it around the structure in the slices, or choose none.")
-        raise UserError("roi-not-placed", sentence.format(name=roiNode.GetName()))
+        raise UserError("roi-not-placed", name=roiNode.GetName())
     if roiNode.GetInsideOut():
-        sentence = _("The region {name} is turned inside out; switch that off in the Markups module.")
-        raise UserError("roi-inside-out", sentence.format(name=roiNode.GetName()))
+        raise UserError("roi-inside-out", name=roiNode.GetName())
     _linearToWorld(roiNode)
     matrix = slicer.util.arrayFromVTKMatrix(roiNode.GetObjectToWorldMatrix())
     axes = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
@@ -70,12 +62,7 @@ def _linearToWorld(node) -> np.ndarray:
     transformNode = node.GetParentTransformNode()
     if transformNode is not None:
         if not transformNode.IsTransformToWorldLinear():
-            sentence = _(
-                "{name} lies under the transform {transform}, which is not linear, so that it is no box in the world; "
-                "harden the transform in the Transforms module, or take {name} out of it."
-            )
-            values = {"name": node.GetName(), "transform": transformNode.GetName()}
-            raise UserError("transform-not-linear", sentence.format(**values))
+            raise UserError("transform-not-linear", name=node.GetName(), transform=transformNode.GetName())
         transformNode.GetMatrixTransformToWorld(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
 
@@ -84,7 +71,7 @@ _AXES = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
 def fieldOfView(description, volumeNode) -> np.ndarray:
-    """(3,) mm right, anterior, superior that the model looks at in one window; errors as for `isAdvised`."""
+    """(3,) size of one window of the model in mm, along right, anterior and superior; errors as for `isAdvised`."""
     axes = [_AXES[direction] for direction in description.preparation.orientation]
     size = np.zeros(3)
     size[axes] = seen_at_once(description, _grid(volumeNode))
@@ -92,16 +79,16 @@ def fieldOfView(description, volumeNode) -> np.ndarray:
 
 
 def isAdvised(description, volumeNode) -> bool:
-    """Whether the image is of use to the model only in a region.
+    """Whether the image is so large that the model needs an ROI.
 
     Raises:
-        UserError: ``transform-not-linear``, so that the volume is no grid in the world.
+        UserError: ``transform-not-linear``.
     """
     return wants_roi(description, _grid(volumeNode))
 
 
 def place(roiNode, description, volumeNode) -> None:
-    """Put a new region where the slices cross, if that is in the image, in the size that the model looks at.
+    """Place a new ROI where the slices intersect, or else in the middle of the image, in the size of one window.
 
     Raises:
         UserError: as for `isAdvised`; nothing is placed then.
@@ -113,12 +100,12 @@ def place(roiNode, description, volumeNode) -> None:
     roiNode.SetCenterWorld(crossing if (low < crossing).all() and (crossing < high).all() else middle)
     roiNode.SetSizeWorld(np.minimum(fieldOfView(description, volumeNode), high - low))
     roiNode.CreateDefaultDisplayNodes()
-    # A filled box would hide the structure it is drawn around.
+    # A filled box would hide the structure inside it.
     roiNode.GetDisplayNode().SetFillVisibility(False)
 
 
 def _slicesCross(start: np.ndarray) -> np.ndarray:
-    """(3,) The point of all slices, however they are turned, nearest to ``start``: parallel ones leave it open."""
+    """(3,) The common point of all slices, in any orientation, that is nearest to ``start``."""
     planes = [
         slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
         for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode")
@@ -132,31 +119,31 @@ def _grid(volumeNode) -> Grid:
     return Grid(volumeNode.GetImageData().GetDimensions()[::-1], ijkToWorld(volumeNode))
 
 
-class RegionPanel:
-    """The widgets of the region; the region itself is a parameter of the module.
+class ROIPanel:
+    """The widgets of the ROI; the ROI itself is a parameter of the module.
 
     Args:
-        ui: the module's widgets by name.
+        selector: the selector of ROI nodes.
+        hintLabel: shows the advice to draw an ROI.
         current: returns the description of the chosen model and the first chosen volume; either may be None.
     """
 
-    def __init__(self, ui, current: Callable[[], tuple[object, object]]):
-        self._ui, self._current = ui, current
-        ui.regionSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onAdded)
+    def __init__(self, selector, hintLabel, current: Callable[[], tuple[object, object]]):
+        self._selector, self._hintLabel, self._current = selector, hintLabel, current
+        stayNarrow(selector)
+        selector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onAdded)
 
     def update(self) -> None:
-        """Advise a region, or not."""
+        """Show or hide the advice to draw an ROI."""
         description, volumeNode = self._whenComplete()
         advised = False
-        if description is not None and self._ui.regionSelector.currentNode() is None:
-            # A volume that cannot be segmented at all is refused with its sentence when it is to be.
+        if description is not None and self._selector.currentNode() is None:
+            # A volume that cannot be segmented is refused with a sentence when the user clicks Segment.
             with contextlib.suppress(UserError):
                 advised = isAdvised(description, volumeNode)
-        hint = _(
-            "The image is much larger than what this model looks at: create a region and move it to the structure."
-        )
-        self._ui.regionHintLabel.text = hint if advised else ""
-        self._ui.regionHintLabel.visible = advised
+        hint = _("The image is much larger than the model's field of view: create an ROI and move it to the structure.")
+        self._hintLabel.text = hint if advised else ""
+        self._hintLabel.visible = advised
 
     def _onAdded(self, roiNode) -> None:
         description, volumeNode = self._whenComplete()

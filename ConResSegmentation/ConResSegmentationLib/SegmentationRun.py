@@ -1,7 +1,4 @@
-"""One segmentation from the scene through the engine and back into the scene.
-
-Waiting for a segmentation while Slicer stays responsive, for scripts.
-"""
+"""One segmentation: from the scene to the engine and back into the scene."""
 
 import logging
 import time
@@ -26,13 +23,13 @@ class SegmentationTask:
 
     Args:
         model: folder or .zip file of the model package.
-        volumeNodes: one an input of the model, in its order.
-        roiNode: where. Defaults to the whole image.
-        segmentationNode: where the result shall go. Defaults to a new node.
-        maps: of "residual", "attention", "probability", "features".
+        volumeNodes: one volume per input of the model, in its order.
+        roiNode: where to segment. Defaults to the whole image.
+        segmentationNode: where the result goes. Defaults to a new node.
+        maps: any of "residual", "attention", "probability", "features".
         device: "auto" or a name that the engine lists.
         precision: "auto", "fp32", "bf16" or "fp16".
-        show3D: whether to make surfaces and show them.
+        show3D: whether to create surfaces and show them.
     """
 
     model: str
@@ -47,14 +44,14 @@ class SegmentationTask:
 
 @dataclass(frozen=True)
 class SegmentationOutcome:
-    """What a finished segmentation has put into the scene.
+    """What a finished segmentation has added to the scene.
 
     Args:
         segmentationNode: the segments.
-        mapNodes: the maps, in the order of the engine's.
-        report: of the engine: seconds by phase, device, precision, volumes in mL.
-        seconds: from the start of the run, with that of the engine and the model's loading, until the result was here.
-        notes: sentences for the user: warnings of the engine, and why a result went elsewhere than chosen.
+        mapNodes: the maps, in the engine's order.
+        report: the engine's report: seconds by phase, device, precision, volumes in mL.
+        seconds: how long the user waited, including the start of the engine and loading the model.
+        notes: sentences for the user: the engine's warnings, and why the result is not in the chosen segmentation.
     """
 
     segmentationNode: object
@@ -65,26 +62,26 @@ class SegmentationOutcome:
 
 
 class RunListener:
-    """Hears of a run; exactly one of onFinished, onFailed and onCancelled comes, and it comes last."""
+    """Receives what becomes of a run; the last call is exactly one of onFinished, onFailed and onCancelled."""
 
     def onProgress(self, text: str, fraction: float) -> None:
-        """The work has come to ``fraction``, 0 to 1; the text says at what it is and how long it will take."""
+        """``fraction`` of the work is done, 0 to 1; the text names the current step and the time remaining."""
 
     def onFinished(self, outcome: SegmentationOutcome) -> None:
         """The result is in the scene."""
 
     def onFailed(self, sentence: str, details: str) -> None:
-        """The scene is as it was; one sentence for the user, and details for the log."""
+        """The scene is unchanged. The sentence is for the user, the details are for the log."""
 
     def onCancelled(self) -> None:
-        """The scene is as it was."""
+        """The scene is unchanged."""
 
 
 class SegmentationRun(EngineObserver):
-    """Takes a task to the engine and its result to the scene.
+    """Sends a task to the engine and puts its result into the scene.
 
     Raises:
-        UserError: when the inputs cannot be segmented; nothing has been started then.
+        UserError: if the inputs cannot be segmented; nothing is started then.
     """
 
     def __init__(self, task: SegmentationTask, engine: EngineProcess, listener: RunListener):
@@ -93,22 +90,22 @@ class SegmentationRun(EngineObserver):
         self._description = read_package(task.model, verify=False).description
         channels = _channels(task, self._description)
         self._grid = channels[0].grid
-        region = _region(task)
+        roi = _roi(task)
         self._origin = ResultOrigin.ResultOrigin(
             f"{self._description.name} {self._description.version}",
             task.volumeNodes[0],
             tuple(ResultOrigin.checksum(channel.array) for channel in channels),
-            region,
+            roi,
         )
         self._isOver = False
         self._preview: ResultPreview | None = None
-        # Nodes of a closed scene must not come to life again in the next.
+        # Nodes of a closed scene must not reappear in the next one.
         scene = slicer.mrmlScene
         self._closeTag = scene.AddObserver(scene.StartCloseEvent, lambda caller, event: self.cancel())
-        self._request = engine.segment(task.model, channels, self, region, task.maps, task.device, task.precision)
+        self._request = engine.segment(task.model, channels, self, roi, task.maps, task.device, task.precision)
 
     def cancel(self) -> None:
-        """Stop; the listener hears of it at once, whatever the engine takes."""
+        """Cancel; the listener is told at once, however long the engine takes."""
         if not self._isOver:
             self._engine.cancel(self._request)
             self._end()
@@ -148,7 +145,7 @@ class SegmentationRun(EngineObserver):
         except Exception:
             logging.exception("The result could not be shown")
             self._listener.onFailed(
-                _("The result could not be put into the scene; see the log."), traceback.format_exc()
+                _("The result could not be added to the scene; see the log."), traceback.format_exc()
             )
         else:
             self._listener.onFinished(outcome)
@@ -160,20 +157,20 @@ class SegmentationRun(EngineObserver):
         slicer.mrmlScene.RemoveObserver(self._closeTag)
 
     def _show(self, result: EngineResult) -> SegmentationOutcome:
-        """Everything that can fail is made before the scene is touched, and new nodes go if something still fails."""
+        """Create everything that can fail before changing the scene, and remove new nodes if something still fails."""
         task, description = self._task, self._description
         volumeNode = task.volumeNodes[0]
         self._checkUnchanged(volumeNode)
         segments = ResultSegmentation.makeSegments(
-            result.labels, description.output.segments, volumeNode, result.regions
+            result.labels, description.output.segments, volumeNode, result.regions, self._origin.model
         )
         maps = MapVolumes.split(result.maps, [segment.name for segment in description.output.segments])
         notes = [str(warning) for warning in result.report.get("warnings", [])]
         if not np.any(result.labels):
             notes.append(
-                _("The model has found nothing in the region; move it onto the structure, or make it larger.")
+                _("The model found nothing in the ROI; move it onto the structure, or make it larger.")
                 if task.roiNode
-                else _("The model has found nothing in this image.")
+                else _("The model found nothing in this image.")
             )
         node, note = _target(task.segmentationNode, self._origin, description.name)
         notes += [note] if note else []
@@ -183,7 +180,7 @@ class SegmentationRun(EngineObserver):
             ResultSegmentation.fill(node, segments, volumeNode, task.show3D)
             self._origin.sign(node)
             if isFirst:
-                # Later the user's own choice stays.
+                # Later the user's own settings are kept.
                 ResultSegmentation.letPartsShowThrough(node, description.output.segments)
             mapNodes = MapVolumes.put(maps, node, volumeNode)
         except Exception:
@@ -195,18 +192,14 @@ class SegmentationRun(EngineObserver):
 
     def _checkUnchanged(self, volumeNode) -> None:
         if not _isInScene(volumeNode):
-            sentence = _(
-                "The volume {name} was removed while it was segmented, so there is nothing to lay the result on."
-            )
-            raise UserError("volume-removed", sentence.format(name=volumeNode.GetName()))
+            raise UserError("volume-removed", name=volumeNode.GetName())
         image = volumeNode.GetImageData()
         if (
             image is None
             or image.GetDimensions()[::-1] != self._grid.shape
             or ResultOrigin.checksum(slicer.util.arrayFromVolume(volumeNode)) != self._origin.images[0]
         ):
-            sentence = _("The volume {name} was changed while it was segmented; segment it again.")
-            raise UserError("volume-changed", sentence.format(name=volumeNode.GetName()))
+            raise UserError("volume-changed", name=volumeNode.GetName())
 
 
 def _isInScene(node) -> bool:
@@ -214,35 +207,33 @@ def _isInScene(node) -> bool:
 
 
 def _checkInScene(node) -> None:
-    """The engine may start some seconds after the click."""
+    """The engine may start a few seconds after the click."""
     if not _isInScene(node):
-        sentence = _("{name} was removed before its segmentation began; choose what to segment, and click Segment.")
-        raise UserError("input-removed", sentence.format(name=node.GetName()))
+        raise UserError("input-removed", name=node.GetName())
 
 
 def _channels(task: SegmentationTask, description: ModelDescription) -> list:
     wanted = description.inputs
     if len(task.volumeNodes) != len(wanted) or None in task.volumeNodes:
-        sentence = _("The model {model} takes {count} volumes: {names}.")
         names = ", ".join(item.name for item in wanted)
-        raise UserError("channels-missing", sentence.format(model=description.title, count=len(wanted), names=names))
+        raise UserError("channels-missing", model=description.title, count=len(wanted), names=names)
     for node in task.volumeNodes:
         _checkInScene(node)
     return [SceneInputs.volumeInput(node) for node in task.volumeNodes]
 
 
-def _region(task: SegmentationTask):
+def _roi(task: SegmentationTask):
     if task.roiNode is None:
         return None
     _checkInScene(task.roiNode)
-    return SceneInputs.regionInput(task.roiNode)
+    return SceneInputs.roiInput(task.roiNode)
 
 
 def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[object, str]:
-    """The node for the result, and why it is not the chosen one where that surprises.
+    """The node for the result, and why it is not the chosen one if that may surprise the user.
 
-    It is the chosen one if nothing is lost by it; where that is a result of something else, one of the same origin as
-    the new one, which images or models segmented in turn leave behind; else a new one.
+    It is the chosen one if nothing is lost by that. If the chosen one is a result of another origin, it is an earlier
+    result of the same origin as the new one, if there is any. Otherwise it is a new node.
     """
     isThere = chosen is not None and _isInScene(chosen)
     if isThere and origin.mayReplace(chosen):
@@ -257,24 +248,24 @@ def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[
     if not isThere or isOtherResult:
         return node, ""
     sentence = _(
-        "{kept} was left as it is, since it was edited or not made by this module; the result is the new segmentation "
-        "{made}."
+        "{kept} was kept unchanged because it was edited or was not created by this module; the result is in the new "
+        "segmentation {made}."
     )
     return node, sentence.format(kept=chosen.GetName(), made=name)
 
 
 class RunWaiter(RunListener):
-    """Hears how a run has ended."""
+    """Waits for the end of a run while Slicer stays responsive, for scripts."""
 
     def __init__(self):
         self._outcome: SegmentationOutcome | None = None
         self._failure: str | None = None
 
     def wait(self) -> SegmentationOutcome:
-        """The result, once it is there.
+        """The result, when it is there.
 
         Raises:
-            RuntimeError: when it has failed or was cancelled; with the sentence for the user.
+            RuntimeError: if the run failed or was canceled; with the sentence for the user.
         """
         while self._outcome is None and self._failure is None:
             slicer.app.processEvents()
@@ -290,4 +281,4 @@ class RunWaiter(RunListener):
         self._failure = "\n".join(filter(None, (sentence, details)))
 
     def onCancelled(self) -> None:
-        self._failure = _("Cancelled.")
+        self._failure = _("Canceled.")

@@ -1,4 +1,4 @@
-"""What the module's own test checks in a user's Slicer, with an image made here and the models that come along."""
+"""What the module's self-test checks in a user's Slicer, with an image made here and the shipped models."""
 
 import logging
 import time
@@ -12,12 +12,12 @@ from conresnet.package.store import list_models
 from . import MapVolumes, ResultOrigin
 from .SegmentationRun import SegmentationTask
 
-# Its window is about as large as the volume that is made here.
+# Its window is about as large as the volume made here.
 _MODEL = "hippocampus"
 
 
 def makeVolume(name: str = "T1 phantom", shape: tuple[int, int, int] = (40, 48, 36)):
-    """A volume with a bright body in noise, 1 mm, not at the origin."""
+    """A volume with a bright body in noise, 1 mm, away from the origin."""
     noise = np.random.default_rng(0).normal(100, 10, shape)
     k, j, i = np.indices(shape)
     center = (np.array(shape) - 1) / 2
@@ -27,20 +27,20 @@ def makeVolume(name: str = "T1 phantom", shape: tuple[int, int, int] = (40, 48, 
 
 
 def checkModels() -> str:
-    """The models come along and their packages are whole; returns the path of the one to segment with.
+    """Check that the shipped models are complete; returns the path of the one to segment with.
 
     Raises:
-        UserError: the sentence of a package that is broken.
+        UserError: a package is broken.
     """
     shipped = {entry.name: entry.path for entry in list_models() if entry.kind == "shipped"}
-    assert _MODEL in shipped, f"the model {_MODEL} does not come along"
+    assert _MODEL in shipped, f"the model {_MODEL} is not shipped"
     for path in shipped.values():
         read_package(path)
     return str(shipped[_MODEL])
 
 
 def engineProblem(enginePython) -> str:
-    """Why the engine cannot run here, as a sentence; empty when it can."""
+    """Why the engine cannot run here, as a sentence; empty if it can."""
     answers = []
     enginePython.check(answers.append)
     while not answers:
@@ -50,7 +50,7 @@ def engineProblem(enginePython) -> str:
 
 
 def checkSegmentation(logic, model: str) -> None:
-    """A volume goes through the engine; segments and maps lie on its grid and under its transform."""
+    """Segment a volume and check that segments and maps are on its grid and under its transform."""
     volume = makeVolume()
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     volume.SetAndObserveTransformNodeID(transform.GetID())

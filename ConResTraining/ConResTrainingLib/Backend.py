@@ -1,13 +1,11 @@
-"""Where the training backend runs, and how its commands are started there.
+"""Where the training backend runs, how its commands are started there, and the buttons that run them.
 
 backend = Backend()
 backend.place, backend.python = Place.python, "/path/to/python"
 launch = backend.launch("train", plan, "--output", run)     # a ProcessLaunch: program, arguments, environment
 
-The folders that hold the packages conresnet and conresnet_training are handed over in PYTHONPATH, so that nothing of
-ours is installed anywhere. No command goes through a shell of this computer.
-
-A command of the backend that a button starts, and stops while it runs.
+PYTHONPATH names the folders of the packages conresnet and conresnet_training, so that nothing has to be installed. No
+command goes through a shell of this computer.
 """
 
 import enum
@@ -25,12 +23,12 @@ import conresnet
 import conresnet_training
 from conresnet.errors import UserError
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.EnginePanel import say
-from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, variablesOfPython
+from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, pythonEnvironment
+from ConResSegmentationLib.Widgets import say
 
 from .TrainingEnvironment import TrainingEnvironment
 
-# These hand what they are given to a shell on the other side, which would divide a path at its blanks.
+# These pass their arguments to a shell on the remote machine, which would split a path at spaces.
 _HAND_TO_A_SHELL = {"ssh", "autossh", "plink"}
 
 
@@ -44,12 +42,12 @@ class Place(enum.Enum):
 
 @dataclass
 class Backend:
-    """The training backend, wherever it runs.
+    """The training backend.
 
     Args:
-        place: in the module's own environment, in another Python, or behind a command.
-        python: the executable of another Python; with a command, the Python as the other side names it.
-        command: what is put before the Python, such as ``ssh host`` or ``srun -c 8``.
+        place: the module's own environment, another Python, or a command prefix.
+        python: executable of another Python; with a command prefix, path to python on the remote machine.
+        command: the command prefix, such as ``ssh host`` or ``srun -c 8``.
         environment: the module's own environment.
     """
 
@@ -60,18 +58,19 @@ class Backend:
 
     @property
     def problem(self) -> str:
-        """Why nothing can be started as it is set, as a sentence; empty when it can be tried."""
+        """Why nothing can be started with these settings, as a sentence; empty if it can be tried."""
         try:
             self.launch("--version")
         except UserError as error:
-            return error.message
+            return Messages.sentence(error)
         return ""
 
     def launch(self, *arguments: str) -> ProcessLaunch:
         """How a command of the backend is started.
 
         Raises:
-            UserError: ``training-environment-missing``, ``training-python-not-found`` or ``training-command-invalid``.
+            UserError: ``training-environment-missing``, ``training-python-missing``, ``training-python-not-found``,
+                ``training-command-missing`` or ``training-command-invalid``.
         """
         return self.launchModule("conresnet_training", *arguments)
 
@@ -82,31 +81,28 @@ class Backend:
             return self._behindCommand(words)
         if self.place is Place.environment:
             if not self.environment.isReady:
-                sentence = _("There is no training environment yet; make it, or choose another Python.")
-                raise UserError("training-environment-missing", sentence)
+                raise UserError("training-environment-missing")
             return ProcessLaunch(self.environment.python, words, {**self.environment.variables(), **_ours()})
-        if not self.python or not (os.path.isfile(self.python) or shutil.which(self.python)):
-            sentence = _("The Python that shall train, {program}, does not exist; choose another.")
-            if not self.python:
-                sentence = _("Choose the python executable that shall train.")
-            raise UserError("training-python-not-found", sentence.format(program=self.python), program=self.python)
-        return ProcessLaunch(self.python, words, {**variablesOfPython(isSlicers=False), **_ours()})
+        if not self.python:
+            raise UserError("training-python-missing")
+        if not (os.path.isfile(self.python) or shutil.which(self.python)):
+            raise UserError("training-python-not-found", program=self.python)
+        return ProcessLaunch(self.python, words, {**pythonEnvironment(isSlicers=False), **_ours()})
 
     def _behindCommand(self, words: tuple[str, ...]) -> ProcessLaunch:
+        if not self.command.strip():
+            raise UserError("training-command-missing")
         try:
-            # On Windows a backslash divides folders.
+            # On Windows a backslash separates folders.
             prefix = shlex.split(self.command.replace("\\", "\\\\") if os.name == "nt" else self.command)
         except ValueError:
             prefix = []
         program = shutil.which(prefix[0]) if prefix else None
         if program is None:
-            sentence = _("The command {command} cannot be started; check its spelling.")
-            if not self.command.strip():
-                sentence = _("Name the command that goes before the Python, such as: ssh host")
-            raise UserError("training-command-invalid", sentence.format(command=self.command), command=self.command)
-        # The variables of this process do not reach the other side: they go along as words.
+            raise UserError("training-command-invalid", command=self.command)
+        # Environment variables of this process do not reach the remote machine: they are passed as arguments.
         inner = ["env", *(f"{name}={value}" for name, value in _ours().items()), self.python or "python3", *words]
-        # Behind others too, as in nice ssh host; where one leads to another, each shell takes its quotes away.
+        # Also within a prefix, as in "nice ssh host". Each shell in a chain removes one level of quotes.
         for word in prefix:
             if Path(word).stem.lower() in _HAND_TO_A_SHELL:
                 inner = [shlex.quote(given) for given in inner]
@@ -114,7 +110,7 @@ class Backend:
 
 
 def packageFolders() -> list[str]:
-    """The folders that hold the backend's two packages: two in a source tree, one and the same once installed."""
+    """The folders that contain the backend's two packages: two in a source tree, a single one after installation."""
     return list(
         dict.fromkeys(str(Path(package.__file__).resolve().parents[1]) for package in (conresnet, conresnet_training))
     )
@@ -124,7 +120,7 @@ def _ours() -> dict[str, str]:
     return {
         "PYTHONPATH": os.pathsep.join(packageFolders()),
         "PYTHONUTF8": "1",
-        # Or else a file of the working directory, such as random.py, is taken for the module of that name.
+        # Otherwise a file in the working directory, such as random.py, would be imported as the module of that name.
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
@@ -132,12 +128,12 @@ def _ours() -> dict[str, str]:
 
 
 class BackendTask:
-    """The button, the label that says how it goes, and the process.
+    """A command of the backend that a button starts, and cancels while it runs.
 
     Args:
-        button: started by a click; while the command runs it is called Cancel.
-        label: says what goes on, and the sentence with which a command has failed.
-        onClicked: called by a click that shall start something.
+        button: the button; its text is "Cancel" while the command runs.
+        label: shows what is being done, and the command's closing sentence.
+        onClicked: called by a click when no command is running.
         onLine: called with each line that the command prints.
     """
 
@@ -149,7 +145,7 @@ class BackendTask:
 
     @property
     def isRunning(self) -> bool:
-        """Whether the command is at work."""
+        """Whether the command is running."""
         return self._process is not None
 
     def run(
@@ -162,23 +158,23 @@ class BackendTask:
         """Start a command. When it has ended, the label shows its closing sentence.
 
         Args:
-            launch: says how; may raise UserError, which is shown.
-            text: what goes on, for the label.
-            onDone: called with the standard output when it ended with one of ``doneCodes``.
+            launch: returns how to start it; may raise UserError, which is shown.
+            text: what is being done, for the label.
+            onDone: called with the standard output if the exit code is one of ``doneCodes``.
         """
         try:
             how = launch()
         except UserError as error:
             say(self._label, Messages.sentence(error), isError=True)
             return
-        self._onLine(f"> {how.program} {' '.join(how.arguments)}")
+        self._onLine(f"> {how}")
         self._process = ChildProcess(how, lambda *ended: self._onEnded(onDone, doneCodes, *ended), self._onLine)
         self._button.text = _("Cancel")
         say(self._label, text)
         self._process.start()
 
     def stop(self) -> None:
-        """Stop the command and wait until it has gone, without telling anybody; the module is about to end."""
+        """Stop the command and wait until it has ended; for when the module is about to end."""
         if self._process:
             self._process.stop(wait=True)
 
@@ -195,9 +191,9 @@ class BackendTask:
         self._process = None
         self._button.text = self._text
         if wasStopped:
-            say(self._label, _("Cancelled."))
+            say(self._label, _("Canceled."))
             return
-        sentence = lastLine(errors, output) or _("The command ended without a word; see the log.")
+        sentence = lastLine(errors, output) or _("The command exited without a message; see the log.")
         say(self._label, sentence, isError=exitCode != 0)
         if exitCode in doneCodes:
             onDone(output)

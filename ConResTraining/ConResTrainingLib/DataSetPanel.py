@@ -1,31 +1,31 @@
-"""Where what belongs to a data set is proposed to lie: beside its folder, and called after it.
+"""The section Data set: the folder, a summary of what it contains, and the findings of the check."""
 
-The data set: its folder, what it is, and what the check has found in it.
-"""
-
+import contextlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet_training.data import DataSet, read_data_set
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.EnginePanel import say, whenPathChanges
+from ConResSegmentationLib.Widgets import openFile, plain, say, singleShotTimer, whenPathChanges
 
-from . import TrainingDiagnostics
+from . import TrainingSettings
 from .Backend import Backend, BackendTask
 
-# What a folder without a name of its own, such as the root of a drive, is called.
+# Name for a folder without one, such as the root of a drive.
 _NAMELESS = "data-set"
 
 
-def pathBeside(folder: Path, ending: str) -> Path:
-    """ "scans-plan.yaml" beside the folder "scans", for the ending "-plan.yaml"; nothing is made there.
+def pathNextTo(folder: Path, ending: str) -> Path:
+    """The path "scans-plan.yaml" next to the folder "scans", for the ending "-plan.yaml"; nothing is created.
 
-    There is nothing beside the root of a drive: for it the path lies in the user's home.
+    For the root of a drive, the path is in the user's home folder.
     """
     if folder.name:
         return folder.with_name(f"{folder.name}{ending}")
@@ -33,7 +33,7 @@ def pathBeside(folder: Path, ending: str) -> Path:
 
 
 _EXIT_WITH_ERRORS = 2
-# A path that is typed changes with every letter, and to look into a folder with many others takes seconds.
+# A path changes with every letter that is typed, and reading a folder with many files takes seconds.
 _MILLISECONDS_UNTIL_LOOK = 300
 _ICONS = {"error": qt.QStyle.SP_MessageBoxCritical}
 
@@ -42,52 +42,58 @@ class DataSetPanel:
     """The widgets of the data set.
 
     Args:
-        ui: the module's widgets by name.
+        section: the collapsible button that contains the widgets.
         backend: where the check runs.
-        log: called with what the check prints, line by line.
-        onChanged: called when another folder was chosen, and again when it has been looked at.
+        reportFolder: returns the folder for the check's report, given the folder of the data set.
+        log: called with each line that the check prints.
+        onChanged: called when another folder was chosen, and again when it has been read.
     """
 
-    def __init__(self, ui, backend: Backend, log: Callable[[str], None], onChanged: Callable[[], None]):
-        self._ui, self._backend, self._onChanged = ui, backend, onChanged
+    def __init__(
+        self,
+        section,
+        backend: Backend,
+        reportFolder: Callable[[Path], Path],
+        log: Callable[[str], None],
+        onChanged: Callable[[], None],
+    ):
+        self._ui = ui = slicer.util.childWidgetVariables(section)
+        self._backend, self._reportFolder, self._onChanged = backend, reportFolder, onChanged
+        self.namesSeen: set[str] = set()
         self._dataSet: DataSet | None = None
         self._problem = ""
         self._isSettled = True
-        # Goes with a widget: PythonQt holds what a timer calls, and so this panel, for as long as the timer lives.
-        self._timer = qt.QTimer(ui.dataSetPathEdit)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_MILLISECONDS_UNTIL_LOOK)
-        self._timer.connect("timeout()", self.refresh)
+        self._timer = singleShotTimer(section, self.refresh, _MILLISECONDS_UNTIL_LOOK)
         self._task = BackendTask(ui.checkButton, ui.checkStatusLabel, self._check, log)
-        # The heights of the rows follow the width that is left for the last column.
+        # The heights of the rows depend on the width that is left for the last column.
         ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
-        ui.dataSetPathEdit.currentPath = TrainingDiagnostics.value("DataSet")
+        ui.dataSetPathEdit.currentPath = TrainingSettings.value("DataSet")
         whenPathChanges(ui.dataSetPathEdit, self._onPathChanged)
         ui.openCheckButton.connect("clicked(bool)", self._onOpenReport)
 
     @property
     def folder(self) -> Path | None:
-        """The chosen folder, which need not exist; None while none is chosen."""
+        """The chosen folder, which may not exist; None if none is chosen."""
         text = self._ui.dataSetPathEdit.currentPath.strip()
         return Path(text) if text else None
 
     @property
     def dataSet(self) -> DataSet | None:
-        """What lies in the folder; None when that is no data set."""
+        """The data set in the folder; None if there is none."""
         return self._dataSet
 
     @property
     def problem(self) -> str:
-        """Why there is no data set, as a sentence; empty when there is one."""
+        """Why there is no data set, as a sentence; empty if there is one."""
         return self._problem
 
     @property
     def isSettled(self) -> bool:
-        """Whether the folder that is named has been looked at; a moment after the last letter it is."""
+        """Whether the chosen folder has been read, which happens a moment after the last letter was typed."""
         return self._isSettled
 
     def refresh(self) -> None:
-        """Look at the folder again."""
+        """Read the folder again."""
         self._timer.stop()
         wasSettled, self._isSettled = self._isSettled, True
         self._dataSet, self._problem = None, ""
@@ -98,6 +104,11 @@ class DataSetPanel:
                 self._dataSet = read_data_set(self.folder)
             except UserError as error:
                 self._problem = Messages.sentence(error)
+            except OSError as error:
+                sentence = _("{folder} cannot be read ({reason}).")
+                self._problem = sentence.format(folder=self.folder, reason=error.strerror)
+            else:
+                self.namesSeen |= {case.name for case in self._dataSet.cases}
         summary = _summary(self._dataSet) if self._dataSet else self._problem if self.folder else ""
         say(self._ui.dataSetSummaryLabel, summary)
         self.updateButtons()
@@ -105,37 +116,32 @@ class DataSetPanel:
             self._onChanged()
 
     def updateButtons(self) -> None:
-        """Allow Check, or say on it why it cannot be done."""
+        """Enable Check, or show on it why it is not available."""
         problem = self._problem or self._backend.problem
         self._ui.checkButton.enabled = self._task.isRunning or not problem
-        self._ui.checkButton.toolTip = problem or _("Read every case, and report what is missing or wrong.")
-        self._ui.openCheckButton.enabled = bool(self._report) and self._report.is_file()
+        self._ui.checkButton.toolTip = plain(problem or _("Read every case and report what is missing or wrong."))
+        self._ui.openCheckButton.enabled = bool(self._report) and os.path.isfile(self._report)
 
     def close(self) -> None:
-        """The panel goes."""
+        """The panel is about to be deleted."""
         self._timer.stop()
         self._task.stop()
 
     def _onPathChanged(self, path: str) -> None:
-        TrainingDiagnostics.setValue("DataSet", path)
+        TrainingSettings.setValue("DataSet", path)
         self._ui.findingsTable.setRowCount(0)
         self._ui.findingsTable.visible = False
         say(self._ui.checkStatusLabel, "")
         say(self._ui.dataSetSummaryLabel, "")
-        # What is known is of another folder, and nothing may be started with it.
+        # What is known belongs to the previous folder, and must not be used to start anything.
         self._isSettled, self._dataSet = False, None
-        self._problem = _("The folder of the data set is being looked at.")
+        self._problem = _("Reading the folder of the data set.")
         self._timer.start()
         self._onChanged()
 
     @property
     def _output(self) -> Path | None:
-        if self.folder is None:
-            return None
-        # Beside the plan, where the user may write and the other side of a command reaches; never among the data.
-        plan = self._ui.planPathEdit.currentPath.strip()
-        beside = pathBeside(self.folder, "-check")
-        return Path(plan).parent / beside.name if plan else beside
+        return self._reportFolder(self.folder) if self.folder else None
 
     @property
     def _report(self) -> Path | None:
@@ -144,8 +150,9 @@ class DataSetPanel:
     def _check(self) -> None:
         output = self._output
         arguments = ("check", str(self.folder), "--output", str(output))
-        # What it found last time must not pass for what it finds now.
-        (output / "check.json").unlink(missing_ok=True)
+        # Earlier findings must not be shown as those of this check.
+        with contextlib.suppress(OSError):
+            (output / "check.json").unlink()
         self._ui.findingsTable.setRowCount(0)
         self._ui.findingsTable.visible = False
         self._task.run(
@@ -159,7 +166,7 @@ class DataSetPanel:
         try:
             report = json.loads((output / "check.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
-            # It could not begin, and has said why.
+            # The check could not start, and its closing sentence says why.
             return
         except (OSError, ValueError) as error:
             say(self._ui.checkStatusLabel, _("The findings cannot be read: {error}").format(error=error), isError=True)
@@ -173,7 +180,7 @@ class DataSetPanel:
         for number, (case, finding) in enumerate(rows):
             for column, text in enumerate(("", case, finding["message"])):
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip(text)
+                item.setToolTip(plain(text))
                 table.setItem(number, column, item)
             icon = _ICONS.get(finding["level"], qt.QStyle.SP_MessageBoxWarning)
             table.item(number, 0).setIcon(table.style().standardIcon(icon))
@@ -187,13 +194,13 @@ class DataSetPanel:
         self._ui.findingsTable.resizeRowsToContents()
 
     def _onOpenReport(self) -> None:
-        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self._report)))
+        openFile(self._report, self._ui.checkStatusLabel)
 
 
 def _outcome(summary: dict) -> str:
     if summary["fine"] == summary["cases"]:
-        return _("All {count} cases are fine.").format(count=summary["cases"])
-    parts = [_("{count} of {of} cases are fine").format(count=summary["fine"], of=summary["cases"])]
+        return _("No problems were found in {count} cases.").format(count=summary["cases"])
+    parts = [_("{count} of {of} cases have no problems").format(count=summary["fine"], of=summary["cases"])]
     if summary["with_errors"]:
         parts.append(_("{count} have errors").format(count=summary["with_errors"]))
     if summary["with_warnings"]:
@@ -214,5 +221,5 @@ def _summary(dataSet: DataSet) -> str:
         labels = _("Labels: {names}").format(
             names=", ".join(f"{value} {name}" for value, name in dataSet.labels.items())
         )
-    sentence = _("{layout}: {count} labelled cases. Channels: {channels}. {labels}.")
+    sentence = _("{layout}: {count} labeled cases. Channels: {channels}. {labels}.")
     return sentence.format(layout=layout, count=len(dataSet.cases), channels=", ".join(dataSet.channels), labels=labels)

@@ -1,8 +1,6 @@
-"""How a run stands, in words.
+"""The section Run: its folder, starting, stopping and resuming it, its progress, and earlier runs."""
 
-The run: where it lies, starting, stopping and resuming it, how it goes, and finding it again.
-"""
-
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,17 +11,17 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet_training.runs.progress import Progress
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.EnginePanel import say, whenPathChanges
+from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, whenPathChanges
 
-from . import TrainingCurves, TrainingDiagnostics
+from . import TrainingCurves, TrainingSettings
 from .Backend import Backend
-from .DataSetPanel import DataSetPanel, pathBeside
+from .DataSetPanel import DataSetPanel, pathNextTo
 from .PlanPanel import PlanPanel
 from .TrainingJob import JobState, TrainingJob
 
 
 def sentenceOf(job: TrainingJob) -> str:
-    """How a run stands, in a line or two; empty where there is none."""
+    """The state and progress of a run, in a line or two; empty if there is no run."""
     progress, state = job.progress, job.state
     if job.problem:
         return job.problem
@@ -61,13 +59,13 @@ def _speed(progress: Progress) -> list[str]:
 
 
 def stateName(state: JobState) -> str:
-    """A state in a word or two."""
+    """A state in words."""
     return {
         JobState.none: _("empty"),
         JobState.starting: _("starting"),
         JobState.preparing: _("preparing"),
         JobState.training: _("training"),
-        JobState.stopping: _("stopping after its step"),
+        JobState.stopping: _("stopping after the current step"),
         JobState.stopped: _("stopped"),
         JobState.finished: _("finished"),
         JobState.failed: _("failed"),
@@ -82,35 +80,37 @@ class JobPanel:
     """The widgets of the run.
 
     Args:
-        ui: the module's widgets by name.
+        section: the collapsible button that contains the widgets.
         backend: where it runs.
-        planPanel: what it follows.
-        dataSetPanel: what it learns from.
-        log: called with what the run prints, line by line.
-        onChanged: called when another run was chosen, or this one has come on.
+        planPanel: the plan.
+        dataSetPanel: the data set.
+        log: called with each line that the run prints.
+        onChanged: called when another run was chosen, or this one has made progress.
     """
 
     def __init__(
         self,
-        ui,
+        section,
         backend: Backend,
         planPanel: PlanPanel,
         dataSetPanel: DataSetPanel,
         log: Callable[[str], None],
         onChanged: Callable[[], None],
     ):
-        self._ui, self._backend, self._planPanel, self._dataSetPanel = ui, backend, planPanel, dataSetPanel
+        self._ui = ui = slicer.util.childWidgetVariables(section)
+        self._backend, self._planPanel, self._dataSetPanel = backend, planPanel, dataSetPanel
         self._log, self._onChanged = log, onChanged
         self._job: TrainingJob | None = None
         self._shown: JobState | None = None
         self._isStopWished = False
         self._proposed = ""
         self._layoutBefore: int | None = None
-        # It ends with a widget of the panel: its connection would keep this object for good.
-        self._timer = qt.QTimer(ui.runPathEdit)
+        # A child of a widget: its connection keeps this object for as long as the timer lives.
+        self._timer = qt.QTimer(section)
         self._timer.setInterval(MILLISECONDS_BETWEEN_LOOKS)
         self._timer.connect("timeout()", self.look)
-        ui.runPathEdit.currentPath = TrainingDiagnostics.value("Run")
+        self._curvesTimer = singleShotTimer(section, self.updateCurves)
+        ui.runPathEdit.currentPath = TrainingSettings.value("Run")
         whenPathChanges(ui.runPathEdit, self._onPathChanged)
         ui.runsSelector.connect("activated(int)", self._onRunChosen)
         ui.startButton.connect("clicked(bool)", self._onStart)
@@ -120,16 +120,16 @@ class JobPanel:
 
     @property
     def job(self) -> TrainingJob | None:
-        """The chosen run; None while no folder is named."""
+        """The chosen run; None if no folder is chosen."""
         return self._job
 
     @property
     def state(self) -> JobState:
-        """How the chosen run stands, as of the last look."""
+        """The state of the chosen run at the last look."""
         return self._job.state if self._job else JobState.none
 
     def adopt(self) -> None:
-        """Take up the run whose folder is named, which may have gone on while nobody looked."""
+        """Show the run in the chosen folder, which may have made progress meanwhile."""
         text = self._ui.runPathEdit.currentPath.strip()
         folder = Path(text) if text else None
         if (self._job.folder if self._job else None) != folder:
@@ -138,19 +138,19 @@ class JobPanel:
         self.look()
 
     def proposeFolder(self) -> None:
-        """Name a new folder beside the data set for a run to come, unless the user has named one that is free."""
+        """Propose a new folder next to the data set, unless the user has chosen an unused one."""
         folder = self._dataSetPanel.folder
         isTheUsers = self._job is not None and str(self._job.folder) != self._proposed and not _isUsed(self._job.folder)
         if not folder or self.state.isRunning or isTheUsers:
             return
         number = 1
-        while _isUsed(pathBeside(folder, f"-run-{number}")):
+        while _isUsed(pathNextTo(folder, f"-run-{number}")):
             number += 1
-        self._proposed = str(pathBeside(folder, f"-run-{number}"))
+        self._proposed = str(pathNextTo(folder, f"-run-{number}"))
         self._ui.runPathEdit.currentPath = self._proposed
 
     def look(self) -> None:
-        """See what is new, and show it. Looks again by itself while the run is at work."""
+        """Read and show what is new. Repeats itself while the run is active."""
         if self._job is None:
             self._timer.stop()
             self._showState()
@@ -168,56 +168,61 @@ class JobPanel:
             self._onChanged()
 
     def updateCurves(self) -> None:
-        """Bring the curves up to the run, which are made where they are shown and the scene has none."""
+        """Update the curves, which are created if they are shown and the scene has none."""
         isWanted = TrainingCurves.isShown() or TrainingCurves.charts()
         if self.state is not JobState.none and isWanted:
             TrainingCurves.update(self._job.folder.name, self._job.progress)
 
+    def updateCurvesLater(self) -> None:
+        """Update the curves once Slicer has finished closing the scene."""
+        self._curvesTimer.start()
+
     def updateButtons(self) -> None:
-        """Allow what can be done, and say on the buttons why the rest cannot."""
+        """Enable the buttons, or show on them why they are not available."""
         state, ui = self.state, self._ui
         self._ui.foldSpinBox.maximum = max((self._planPanel.folds or 100) - 1, 0)
         startProblem = self._startProblem(state)
         ui.startButton.enabled = not startProblem
-        ui.startButton.toolTip = startProblem or _("Train by the plan. The training goes on when Slicer is closed.")
+        ui.startButton.toolTip = plain(startProblem or _("Train as planned. Training continues if Slicer is closed."))
         resumeProblem = self._resumeProblem(state)
         ui.resumeButton.enabled = not resumeProblem
-        ui.resumeButton.toolTip = resumeProblem or _("Go on from the newest checkpoint, as if it had never stopped.")
+        ui.resumeButton.toolTip = plain(resumeProblem or _("Continue from the latest checkpoint."))
         ui.stopButton.enabled = state.isRunning
-        stopTip = _("End after the current step with a checkpoint, from which Resume goes on.")
+        stopTip = _("Stop after the current step and save a checkpoint, from which Resume continues.")
         if self._isStopWished:
-            stopTip = _("It ends after its step. Click again to end it at once.")
+            stopTip = _("Stopping after the current step. Click again to end it immediately.")
         ui.stopButton.toolTip = stopTip if state.isRunning else _("Nothing is training in this folder.")
         ui.curvesButton.enabled = state is not JobState.none
         ui.curvesButton.checked = TrainingCurves.isShown()
         ui.runPathEdit.enabled = ui.runsSelector.enabled = state is not JobState.starting
 
     def close(self) -> None:
-        """The panel goes; the training stays."""
+        """The panel is about to be deleted; the training continues."""
         self._timer.stop()
+        self._curvesTimer.stop()
 
     def _startProblem(self, state: JobState) -> str:
         if state.isRunning:
-            return _("A training is under way in this folder; choose another one for another run.")
+            return _("A training is running in this folder; choose another folder for another run.")
         if self._job is None:
-            return _("Name a new folder for the run.")
+            return _("Choose a new folder for the run.")
         if _isUsed(self._job.folder):
-            return _("{name} is not empty; name a new folder, or resume the run in it.").format(
+            return _("{name} is not empty; choose a new folder, or resume the run in it.").format(
                 name=self._job.folder.name
             )
         return self._planPanel.problem or self._backend.problem
 
     def _resumeProblem(self, state: JobState) -> str:
         if state.isRunning:
-            return _("A training is under way in this folder.")
-        # One that was stopped while it started has said nothing, and can begin.
+            return _("A training is running in this folder.")
+        # A run that was stopped while starting has no progress yet, and can start.
         canResume = state.canResume or state is JobState.none
-        if self._job is None or not canResume or not (self._job.folder / "plan.yaml").is_file():
-            return _("There is no run in this folder that could go on.")
+        if self._job is None or not canResume or not os.path.isfile(self._job.folder / "plan.yaml"):
+            return _("This folder has no run that can be continued.")
         return self._backend.problem
 
     def _onPathChanged(self, path: str) -> None:
-        TrainingDiagnostics.setValue("Run", path)
+        TrainingSettings.setValue("Run", path)
         self.adopt()
 
     def _onRunChosen(self, index: int) -> None:
@@ -241,14 +246,14 @@ class JobPanel:
             say(self._ui.runStatusLabel, Messages.sentence(error), isError=True)
             return
         self._isStopWished = False
-        TrainingDiagnostics.addRun(self._job.folder)
+        TrainingSettings.addRun(self._job.folder)
         self._showCurves()
         self.look()
 
     def _onStop(self) -> None:
         if self._isStopWished and self._job.canKill:
             question = _(
-                "End the training at once? What it has learnt since its newest checkpoint is lost, and made again when "
+                "End the training immediately? The steps since the latest checkpoint will be lost, and repeated when "
                 "it is resumed."
             )
             if slicer.util.confirmYesNoDisplay(question):
@@ -286,7 +291,7 @@ class JobPanel:
             if not state.isRunning:
                 self._isStopWished = False
             if state is not JobState.none:
-                TrainingDiagnostics.addRun(self._job.folder)
+                TrainingSettings.addRun(self._job.folder)
             self._showRuns()
             self._onChanged()
         progress = self._job.progress if self._job else None
@@ -301,18 +306,21 @@ class JobPanel:
         self.updateButtons()
 
     def _showRuns(self) -> None:
-        selector, runs = self._ui.runsSelector, TrainingDiagnostics.runs()
+        selector, runs = self._ui.runsSelector, TrainingSettings.runs()
         selector.clear()
         for folder in runs:
-            job = self._job if self._job and self._job.folder == folder else TrainingJob(folder)
-            if job is not self._job:
-                job.look()
+            isChosen = self._job is not None and self._job.folder == folder
+            job = self._job if isChosen else TrainingJob.glance(folder)
             selector.addItem(f"{folder.name}: {stateName(job.state)}", str(folder))
-            selector.setItemData(selector.count - 1, str(folder), qt.Qt.ToolTipRole)
+            selector.setItemData(selector.count - 1, plain(str(folder)), qt.Qt.ToolTipRole)
         folder = self._job.folder if self._job else None
         selector.setCurrentIndex(runs.index(folder) if folder in runs else -1)
         selector.visible = self._ui.runsLabel.visible = bool(runs)
 
 
 def _isUsed(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    """Whether a folder contains anything; one that cannot be read counts as used."""
+    try:
+        return os.path.isdir(folder) and any(os.scandir(folder))
+    except OSError:
+        return True

@@ -1,4 +1,4 @@
-"""Where training runs: the module's own environment, which it makes after asking, another Python, or a command."""
+"""The section Where to run: the module's own environment, another Python, or a command prefix."""
 
 import json
 import shlex
@@ -9,10 +9,10 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet_training.cli.needs import PACKAGES, PYTHON
-from ConResSegmentationLib.EnginePanel import say, whenPathChanges
 from ConResSegmentationLib.Processes import lastLine
+from ConResSegmentationLib.Widgets import plain, say, whenPathChanges
 
-from . import TrainingDiagnostics
+from . import TrainingSettings
 from .Backend import Backend, BackendTask, Place
 from .TrainingEnvironment import BasePython, BasePythonSearch, EnvironmentMaker
 
@@ -21,22 +21,23 @@ class PlacePanel:
     """The widgets of the place.
 
     Args:
-        ui: the module's widgets by name.
-        backend: what is set.
-        log: called with what the tools print, line by line.
-        onChanged: called when another place was set, or the environment is there.
+        section: the collapsible button that contains the widgets.
+        backend: gets the settings.
+        log: called with each line that the tools print.
+        onChanged: called when the settings have changed, or the environment is ready.
     """
 
-    def __init__(self, ui, backend: Backend, log: Callable[[str], None], onChanged: Callable[[], None]):
-        self._ui, self._backend, self._log, self._onChanged = ui, backend, log, onChanged
+    def __init__(self, section, backend: Backend, log: Callable[[str], None], onChanged: Callable[[], None]):
+        self._ui = ui = slicer.util.childWidgetVariables(section)
+        self._backend, self._log, self._onChanged = backend, log, onChanged
         self._search: BasePythonSearch | None = None
         self._maker: EnvironmentMaker | None = None
         self._makeText = ui.makeEnvironmentButton.text
         self._test = BackendTask(ui.testPlaceButton, ui.placeStatusLabel, self._onTest, log)
         titles = {
-            Place.environment: _("An environment of this module"),
+            Place.environment: _("Environment of this module"),
             Place.python: _("Another Python"),
-            Place.command: _("Behind a command (ssh, srun)"),
+            Place.command: _("Command prefix (ssh, srun)"),
         }
         for place, title in titles.items():
             ui.placeSelector.addItem(title, place.value)
@@ -47,17 +48,18 @@ class PlacePanel:
         ui.commandPythonEdit.connect("textChanged(QString)", self._onEdited)
         ui.torchOptionsEdit.connect("textChanged(QString)", self._onEdited)
         ui.makeEnvironmentButton.connect("clicked(bool)", self._onMake)
-        # What is still to be done is seen at once.
-        ui.placeCollapsibleButton.collapsed = not backend.problem
+        ui.removeEnvironmentButton.connect("clicked(bool)", self._onRemove)
+        # Open it if something still has to be set up.
+        section.collapsed = not backend.problem
         self._update()
 
     @property
     def isMaking(self) -> bool:
-        """Whether the environment is being made."""
+        """Whether the environment is being created."""
         return bool(self._search or self._maker)
 
     def close(self) -> None:
-        """The panel goes: an environment that is half made is given up."""
+        """The panel is about to be deleted; an incomplete environment is abandoned."""
         self._test.stop()
         if self._search:
             self._search.stop()
@@ -65,13 +67,13 @@ class PlacePanel:
             self._maker.stop(wait=True)
 
     def _load(self) -> None:
-        kept = TrainingDiagnostics.value("Place", Place.environment.value)
+        kept = TrainingSettings.value("Place", Place.environment.value)
         index = self._ui.placeSelector.findData(kept)
         self._ui.placeSelector.setCurrentIndex(max(index, 0))
-        self._ui.trainingPythonPathEdit.currentPath = TrainingDiagnostics.value("Python")
-        self._ui.commandEdit.text = TrainingDiagnostics.value("Command")
-        self._ui.commandPythonEdit.text = TrainingDiagnostics.value("CommandPython")
-        self._ui.torchOptionsEdit.text = TrainingDiagnostics.value("TorchOptions")
+        self._ui.trainingPythonPathEdit.currentPath = TrainingSettings.value("Python")
+        self._ui.commandEdit.text = TrainingSettings.value("Command")
+        self._ui.commandPythonEdit.text = TrainingSettings.value("CommandPython")
+        self._ui.torchOptionsEdit.text = TrainingSettings.value("TorchOptions")
         self._setBackend()
 
     def _setBackend(self) -> None:
@@ -84,11 +86,11 @@ class PlacePanel:
 
     def _onEdited(self, *_value) -> None:
         self._setBackend()
-        TrainingDiagnostics.setValue("Place", self._backend.place.value)
-        TrainingDiagnostics.setValue("Python", self._ui.trainingPythonPathEdit.currentPath)
-        TrainingDiagnostics.setValue("Command", self._ui.commandEdit.text)
-        TrainingDiagnostics.setValue("CommandPython", self._ui.commandPythonEdit.text)
-        TrainingDiagnostics.setValue("TorchOptions", self._ui.torchOptionsEdit.text)
+        TrainingSettings.setValue("Place", self._backend.place.value)
+        TrainingSettings.setValue("Python", self._ui.trainingPythonPathEdit.currentPath)
+        TrainingSettings.setValue("Command", self._ui.commandEdit.text)
+        TrainingSettings.setValue("CommandPython", self._ui.commandPythonEdit.text)
+        TrainingSettings.setValue("TorchOptions", self._ui.torchOptionsEdit.text)
         say(self._ui.placeStatusLabel, "")
         self._update()
         self._onChanged()
@@ -96,7 +98,12 @@ class PlacePanel:
     def _update(self) -> None:
         ui, place = self._ui, self._backend.place
         shown = {
-            Place.environment: (ui.torchOptionsLabel, ui.torchOptionsEdit, ui.makeEnvironmentButton),
+            Place.environment: (
+                ui.torchOptionsLabel,
+                ui.torchOptionsEdit,
+                ui.makeEnvironmentButton,
+                ui.removeEnvironmentButton,
+            ),
             Place.python: (ui.trainingPythonLabel, ui.trainingPythonPathEdit),
             Place.command: (ui.commandLabel, ui.commandEdit, ui.commandPythonLabel, ui.commandPythonEdit),
         }
@@ -105,9 +112,10 @@ class PlacePanel:
                 widget.visible = ofPlace is place
         problem = self._backend.problem
         ui.testPlaceButton.enabled = not problem or self._test.isRunning
-        tip = _("Start the backend there, and see whether all that it needs is there.")
-        ui.testPlaceButton.toolTip = problem or tip
-        ui.placeSelector.enabled = not self.isMaking
+        tip = _("Start the backend with these settings and check that the required packages are installed.")
+        ui.testPlaceButton.toolTip = plain(problem or tip)
+        ui.placeSelector.enabled = ui.torchOptionsEdit.enabled = not self.isMaking
+        ui.removeEnvironmentButton.enabled = self._backend.environment.isReady and not self.isMaking
         ui.makeEnvironmentButton.text = _("Cancel") if self.isMaking else self._makeText
         if not ui.placeStatusLabel.text and not self.isMaking:
             ready = _("The environment is in {folder}.").format(folder=self._backend.environment.folder)
@@ -121,10 +129,10 @@ class PlacePanel:
         elif self._search:
             self._search.stop()
             self._search = None
-            self._finish(_("Cancelled; no environment was made."), isError=False)
+            self._finish(_("Canceled; no environment was created."), isError=False)
         else:
             self._search = BasePythonSearch(self._onFound)
-            say(self._ui.placeStatusLabel, _("Looking for a Python"))
+            say(self._ui.placeStatusLabel, _("Looking for a Python interpreter"))
             self._update()
             self._search.start()
 
@@ -132,44 +140,53 @@ class PlacePanel:
         self._search = None
         if base is None:
             sentence = _(
-                "No Python {least} or newer was found that can make environments; install one from {source}, or "
+                "No Python {least} or later that can create environments was found; install one from {source}, or "
                 "choose another Python above."
             )
-            # On a Mac python.org's, which is for both kinds, would run as Slicer does: as Intel's.
+            # On a Mac, the universal Python from python.org would run for Intel, the way Slicer does.
             source = "Homebrew" if sys.platform == "darwin" else "python.org"
             self._finish(sentence.format(least=PYTHON, source=source))
             return
         question = _(
-            "Make a Python environment from Python {version} in {folder}, and install {packages} into it? Several "
-            "gigabytes are downloaded with a PyTorch for CUDA, which pip takes on Linux by default, and a few hundred "
-            "megabytes with any other. Slicer's own packages stay as they are."
+            "Create a Python environment from Python {version} in {folder}, and install {packages} into it? Several "
+            "gigabytes are downloaded for PyTorch with CUDA, the default on Linux, and a few hundred megabytes for any "
+            "other build. Slicer's own packages are not changed."
         )
         environment = self._backend.environment
         values = {"version": base.version, "folder": environment.folder, "packages": ", ".join(PACKAGES)}
-        if not slicer.util.confirmOkCancelDisplay(question.format(**values)):
+        if not slicer.util.confirmOkCancelDisplay(plain(question.format(**values))):
             self._finish("", isError=False)
             return
         try:
             options = shlex.split(self._ui.torchOptionsEdit.text)
         except ValueError:
-            self._finish(_("The options for PyTorch have a quotation mark without its partner."))
+            self._finish(_("The options for PyTorch have an unmatched quotation mark."))
             return
         self._maker = EnvironmentMaker(environment, base, options, self._onMakerLine, self._onMade)
-        say(self._ui.placeStatusLabel, _("Making the environment"))
+        say(self._ui.placeStatusLabel, _("Creating the environment"))
         self._update()
         self._maker.start()
 
     def _onMakerLine(self, line: str) -> None:
         self._log(line)
-        # The status says no more than what pip is at; the rest is in the log.
+        # The status shows only the current step of pip; the rest is in the log.
         if line.lstrip().startswith(("Collecting", "Downloading", "Installing", ">")):
-            say(self._ui.placeStatusLabel, _("Making the environment: {line}").format(line=line.strip()[:90]))
+            say(self._ui.placeStatusLabel, _("Creating the environment: {line}").format(line=line.strip()[:90]))
 
     def _onMade(self, problem: str) -> None:
         self._maker = None
         self._finish(problem)
         if not problem:
             self._onTest()
+
+    def _onRemove(self) -> None:
+        environment = self._backend.environment
+        question = _("Delete the training environment in {folder} ({megabytes:.0f} MB)?")
+        text = question.format(folder=environment.folder, megabytes=environment.megabytes)
+        if slicer.util.confirmYesNoDisplay(plain(text)):
+            with slicer.util.WaitCursor():
+                environment.remove()
+            self._finish("", isError=False)
 
     def _finish(self, sentence: str, isError: bool = True) -> None:
         say(self._ui.placeStatusLabel, sentence, isError=isError and bool(sentence))
@@ -182,7 +199,7 @@ class PlacePanel:
         launch, launchModule = self._backend.launch, self._backend.launchModule
         self._test.run(
             lambda: launchModule("conresnet_training.cli.needs"),
-            _("Looking for what training needs"),
+            _("Checking the required packages"),
             lambda output: self._onNeeds(output, launch),
         )
 
@@ -199,20 +216,20 @@ class PlacePanel:
 
 
 def needsInWords(output: str) -> tuple[str, str]:
-    """What ``conresnet_training.cli.needs`` has answered: (a sentence that says what is wrong, or that all is well)."""
+    """The answer of ``conresnet_training.cli.needs`` as (what is wrong, or else what is installed)."""
     try:
         found = json.loads(lastLine(output))
     except ValueError:
-        return _("This does not run as a Python; choose another."), ""
+        return _("This does not run as a Python interpreter; choose another one."), ""
     if not found["python_is_enough"]:
-        sentence = _("This is Python {found}, and training needs {least} or newer; choose another.")
+        sentence = _("This is Python {found}, but training needs {least} or later; choose another one.")
         return sentence.format(found=found["python"], least=PYTHON), ""
     if found["problems"]:
         wanted = " ".join(f'"{name}>={PACKAGES[name]}"' for name in found["problems"])
         name, reason = next(iter(found["problems"].items()))
-        sentence = _("It lacks {names} ({first}: {reason}). Install them there: python -m pip install {wanted}")
+        sentence = _("Missing packages: {names} ({first}: {reason}). Install them with: python -m pip install {wanted}")
         values = {"names": ", ".join(found["problems"]), "first": name, "reason": reason, "wanted": wanted}
         return sentence.format(**values), ""
-    devices = ", ".join(found["devices"]) or _("no graphics card, it computes on the processor")
+    devices = ", ".join(found["devices"]) or _("no GPU, trains on the CPU")
     sentence = _("Python {python}, PyTorch {torch}: {devices}.")
     return "", sentence.format(python=found["python"], torch=found["packages"]["torch"], devices=devices)

@@ -1,9 +1,7 @@
-"""What the text of a plan says, as far as the panel must know; Slicer's Python has no reader of YAML.
-
-The plan: made from the data, shown with every line to edit, saved, and read again.
-"""
+"""The section Plan: making a plan from the data set, editing, saving and reading it."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,36 +12,36 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.files import replacing
-from conresnet_training.planning.systems import DEFAULT, SYSTEMS
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.EnginePanel import say, whenPathChanges
+from ConResSegmentationLib.Widgets import plain, say, whenPathChanges
 
-from . import TrainingDiagnostics
+from . import TrainingSettings
 from .Backend import Backend, BackendTask, Place
-from .DataSetPanel import DataSetPanel, pathBeside
+from .DataSetPanel import DataSetPanel, pathNextTo
 
-# A value goes on in lines that are indented, where it is long.
+# Slicer's Python cannot read YAML, and the panel needs only two values of a plan. Long values continue on indented
+# lines.
 _DATA = re.compile(r"^data:[ \t]+(\S.*(?:\n[ \t]+\S.*)*)", re.MULTILINE)
 _FOLDS = re.compile(r"^\s+folds:\s*(\d+)", re.MULTILINE)
 
 
 def foldsOfPlan(text: str) -> int | None:
-    """Into how many folds the plan divides the cases; None where it does not say."""
+    """The number of folds in a plan; None if it is missing."""
     found = _FOLDS.search(text)
     return int(found[1]) if found else None
 
 
 def dataOfPlan(text: str) -> Path | None:
-    """The data set's folder as it stands there, perhaps relative to the plan's file; None where it does not say."""
+    """The data set's folder in a plan, which may be relative to the plan's file; None if it is missing."""
     found = _DATA.search(text)
     value = _unquoted(found[1].strip()) if found else ""
     return Path(value) if value else None
 
 
 def _unquoted(value: str) -> str:
-    """A YAML text without its quotes, whose breaks of lines are blanks; empty where it is none that can be read."""
+    """A YAML string without its quotes, with line breaks as spaces; empty if it is invalid."""
     if value.startswith('"'):
-        # There a backslash before a break stands for no blank, and one after it for the blank that follows.
+        # In double quotes, a backslash before a line break removes it, and one after it keeps the space that follows.
         joined = re.sub(r"\\\n[ \t]*(?:\\(?= ))?", "", value)
         try:
             return str(json.loads(re.sub(r"\s*\n\s*", " ", joined)))
@@ -59,33 +57,34 @@ class PlanPanel:
     """The widgets of the plan.
 
     Args:
-        ui: the module's widgets by name.
+        section: the collapsible button that contains the widgets.
         backend: where the plan is made.
         dataSetPanel: what it is made from.
-        log: called with what the backend prints, line by line.
+        log: called with each line that the backend prints.
         onChanged: called when there is another plan, or none.
     """
 
     def __init__(
         self,
-        ui,
+        section,
         backend: Backend,
         dataSetPanel: DataSetPanel,
         log: Callable[[str], None],
         onChanged: Callable[[], None],
     ):
-        self._ui, self._backend, self._dataSetPanel, self._onChanged = ui, backend, dataSetPanel, onChanged
-        # The text as it is in the file.
+        self._ui = ui = slicer.util.childWidgetVariables(section)
+        self._backend, self._dataSetPanel, self._onChanged = backend, dataSetPanel, onChanged
+        # The text in the file.
         self._saved = ""
         self._fillSystems()
         self._fields = (ui.stepsSpinBox, ui.batchSpinBox, ui.widthSpinBox, ui.foldsSpinBox)
         for field in self._fields:
             field.connect("valueChanged(int)", self._onChoice)
-        # What was chosen above the plan when it was made, or read.
+        # The choices above the plan when it was made or read.
         self._choicesOfPlan = self._choices
         self._task = BackendTask(ui.makePlanButton, ui.planStatusLabel, self._make, log)
         ui.planTextEdit.setFont(qt.QFontDatabase.systemFont(qt.QFontDatabase.FixedFont))
-        ui.planPathEdit.currentPath = TrainingDiagnostics.value("Plan")
+        ui.planPathEdit.currentPath = TrainingSettings.value("Plan")
         whenPathChanges(ui.planPathEdit, self._onPathChanged)
         ui.planTextEdit.connect("textChanged()", self._onTextChanged)
         ui.savePlanButton.connect("clicked(bool)", self._onSave)
@@ -93,31 +92,31 @@ class PlanPanel:
 
     @property
     def path(self) -> Path | None:
-        """The plan's file, which need not exist; None while none is named."""
+        """The plan's file, which may not exist; None if none is chosen."""
         text = self._ui.planPathEdit.currentPath.strip()
         return Path(text) if text else None
 
     @property
     def problem(self) -> str:
-        """Why a run cannot start by it, as a sentence; empty when it can."""
+        """Why a run cannot start with this plan, as a sentence; empty if it can."""
         if self._task.isRunning:
-            return _("A plan is being made.")
+            return _("The plan is being made.")
         if not self._ui.planTextEdit.toPlainText().strip() or self.path is None:
-            return _("Make a plan first, or choose the file of one.")
+            return _("Make a plan first, or choose a plan file.")
         return self._problemOfData
 
     @property
     def folds(self) -> int | None:
-        """Into how many folds the plan divides the cases, as its text says; None where it does not."""
+        """The number of folds in the plan's text; None if it is missing."""
         return foldsOfPlan(self._ui.planTextEdit.toPlainText())
 
     @property
     def _problemOfData(self) -> str:
-        """That the plan is for another data set than the chosen one, under whose name it would train."""
+        """That the plan is for another data set than the chosen one."""
         chosen, planned = self._dataSetPanel.folder, dataOfPlan(self._ui.planTextEdit.toPlainText())
         if chosen is None or planned is None:
             return ""
-        # The other side of a command may reach the same folder by another path.
+        # A remote machine may have the same folder under another path.
         isSame = self._backend.place is Place.command and planned.name == chosen.name
         if isSame or (self.path.parent / planned).resolve() == chosen.resolve():
             return ""
@@ -125,16 +124,16 @@ class PlanPanel:
         return sentence.format(planned=planned, chosen=chosen)
 
     def refresh(self) -> None:
-        """Read the plan's file, unless what is in the editor was not saved."""
+        """Read the plan's file, unless the editor contains unsaved changes."""
         if not self._isEdited:
             self._read()
         self.updateButtons()
 
     def save(self) -> None:
-        """Write what is in the editor into the plan's file, where it differs.
+        """Write the text in the editor to the plan's file if it was changed.
 
         Raises:
-            UserError: where it cannot be written.
+            UserError: the file cannot be written.
         """
         if not self._isEdited:
             return
@@ -145,35 +144,37 @@ class PlanPanel:
         self.updateButtons()
 
     def proposePath(self) -> None:
-        """Name a file beside the data set for its plan, when another data set was chosen."""
+        """Propose a file next to the data set when another data set was chosen."""
         folder = self._dataSetPanel.folder
         if folder and not self._isEdited:
-            self._ui.planPathEdit.currentPath = str(pathBeside(folder, "-plan.yaml"))
+            self._ui.planPathEdit.currentPath = str(pathNextTo(folder, "-plan.yaml"))
 
     def updateButtons(self) -> None:
-        """Allow what can be done, and say on the buttons why the rest cannot."""
+        """Enable the buttons, or show on them why they are not available."""
         problem = self._dataSetPanel.problem or self._backend.problem
         if not problem and self.path is None:
-            problem = _("Name the file of the plan.")
+            problem = _("Choose a file for the plan.")
         self._ui.makePlanButton.enabled = self._task.isRunning or not problem
-        self._ui.makePlanButton.toolTip = problem or _(
-            "Look at the data set and make a plan for it; the values above are put into it."
-        )
+        tip = _("Analyze the data set and make a plan for it with the values chosen above.")
+        self._ui.makePlanButton.toolTip = plain(problem or tip)
         self._ui.savePlanButton.enabled = self._isEdited and self.path is not None
         self._ui.resetPlanButton.enabled = self._isEdited
 
     def close(self) -> None:
-        """The panel goes."""
+        """The panel is about to be deleted."""
         self._task.stop()
 
     def _fillSystems(self) -> None:
+        # It imports SimpleITK, which takes time when Slicer starts.
+        from conresnet_training.planning.systems import DEFAULT, SYSTEMS
+
         selector = self._ui.systemSelector
         for name, entry in SYSTEMS.items():
             selector.addItem(entry.title, name)
-            selector.setItemData(selector.count - 1, entry.sentence, qt.Qt.ToolTipRole)
-        kept = TrainingDiagnostics.value("System")
+            selector.setItemData(selector.count - 1, plain(entry.sentence), qt.Qt.ToolTipRole)
+        kept = TrainingSettings.value("System")
         selector.setCurrentIndex(selector.findData(kept if kept in SYSTEMS else DEFAULT))
-        selector.toolTip = SYSTEMS[selector.currentData].sentence
+        selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole)
         selector.connect("currentIndexChanged(int)", self._onSystemChosen)
 
     @property
@@ -186,31 +187,31 @@ class PlanPanel:
 
     def _read(self) -> None:
         text = ""
-        if self.path and self.path.is_file():
+        if self.path and os.path.isfile(self.path):
             try:
                 text = self.path.read_text(encoding="utf-8")
             except (OSError, ValueError) as error:
                 sentence = _("The plan {path} cannot be read: {error}").format(path=self.path, error=error)
                 say(self._ui.planStatusLabel, sentence, isError=True)
         self._saved = text
-        # One that is there already keeps its place in the view.
+        # Text that has not changed keeps its scroll position.
         if self._isEdited:
             self._ui.planTextEdit.setPlainText(text)
 
     def _onSystemChosen(self, _index: int) -> None:
         selector = self._ui.systemSelector
-        TrainingDiagnostics.setValue("System", selector.currentData)
-        selector.toolTip = SYSTEMS[selector.currentData].sentence
+        TrainingSettings.setValue("System", selector.currentData)
+        selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole)
         self._onChoice()
 
     def _onChoice(self, _value: int = 0) -> None:
         if self._task.isRunning or not self._ui.planTextEdit.toPlainText().strip():
             return
-        stale = _("This plan was not made with what is chosen above it; make it anew.")
+        stale = _("This plan was not made with the values chosen above; make it again.")
         say(self._ui.planStatusLabel, stale if self._choices != self._choicesOfPlan else "")
 
     def _onPathChanged(self, path: str) -> None:
-        TrainingDiagnostics.setValue("Plan", path)
+        TrainingSettings.setValue("Plan", path)
         self._choicesOfPlan = self._choices
         say(self._ui.planStatusLabel, "")
         self.refresh()
@@ -233,9 +234,9 @@ class PlanPanel:
         self._read()
 
     def _make(self) -> None:
-        question = _("The plan in {path} is made anew, and what was edited in it is lost. Go on?")
-        isThere = self.path.exists() or bool(self._ui.planTextEdit.toPlainText().strip())
-        if isThere and not slicer.util.confirmYesNoDisplay(question.format(path=self.path.name)):
+        question = _("Replace the plan in {path}? Your edits will be lost.")
+        isThere = os.path.lexists(self.path) or bool(self._ui.planTextEdit.toPlainText().strip())
+        if isThere and not slicer.util.confirmYesNoDisplay(plain(question.format(path=self.path.name))):
             return
         choices = self._choices
         where = (str(self._dataSetPanel.folder), "--output", str(self.path), "--overwrite")
@@ -246,7 +247,7 @@ class PlanPanel:
         self._onChanged()
 
     def _options(self) -> list[str]:
-        """What is chosen, for the command; 0 leaves a value to the plan."""
+        """The choices as command-line options; 0 leaves a value to the planner."""
         ui = self._ui
         options = ["--system", ui.systemSelector.currentData]
         if ui.widthSpinBox.value > 0:

@@ -1,15 +1,15 @@
-"""What comes of a run: its figures, and its model in ConRes Segmentation."""
+"""The section Results: evaluating a run, and importing its model into ConRes Segmentation."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-import qt
 import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from ConResSegmentationLib import Messages, Models
-from ConResSegmentationLib.EnginePanel import say
+from ConResSegmentationLib import Messages
+from ConResSegmentationLib.Widgets import openFile, plain, say
 
 from .Backend import Backend, BackendTask
 from .JobPanel import JobPanel
@@ -21,53 +21,54 @@ class ResultsPanel:
     """The widgets of the results.
 
     Args:
-        ui: the module's widgets by name.
-        backend: where they are made.
-        jobPanel: says which run.
-        log: called with what the backend prints, line by line.
+        section: the collapsible button that contains the widgets.
+        backend: where they are computed.
+        jobPanel: the chosen run.
+        log: called with each line that the backend prints.
     """
 
-    def __init__(self, ui, backend: Backend, jobPanel: JobPanel, log: Callable[[str], None]):
-        self._ui, self._backend, self._jobPanel = ui, backend, jobPanel
+    def __init__(self, section, backend: Backend, jobPanel: JobPanel, log: Callable[[str], None]):
+        self._ui = ui = slicer.util.childWidgetVariables(section)
+        self._backend, self._jobPanel = backend, jobPanel
         self._lastRun: Path | None = None
-        ui.checkpointSelector.addItem(_("The newest"), "last")
-        ui.checkpointSelector.addItem(_("The best in validation"), "best")
+        ui.checkpointSelector.addItem(_("Latest"), "last")
+        ui.checkpointSelector.addItem(_("Best validation Dice"), "best")
         self._evaluation = BackendTask(ui.evaluateButton, ui.resultsStatusLabel, self._evaluate, log)
         self._export = BackendTask(ui.importButton, ui.resultsStatusLabel, self._onImport, log)
         ui.openEvaluationButton.connect("clicked(bool)", self._onOpenReport)
         ui.checkpointSelector.connect("currentIndexChanged(int)", self.updateButtons)
 
     def updateButtons(self, _index: int = 0) -> None:
-        """Allow what can be done, and say on the buttons why the rest cannot."""
+        """Enable the buttons, or show on them why they are not available."""
         problem = self._problem()
         for button, task, other, tip in (
             (
                 self._ui.evaluateButton,
                 self._evaluation,
                 self._export,
-                _("Segment the cases that the run never saw, and measure how well."),
+                _("Segment the held-out cases and measure the quality."),
             ),
             (
                 self._ui.importButton,
                 self._export,
                 self._evaluation,
-                _("Pack the network as a model, and install it for ConRes Segmentation."),
+                _("Pack the network as a model and install it in ConRes Segmentation."),
             ),
         ):
-            busy = _("Wait for the other command to end.") if other.isRunning else ""
+            busy = _("Wait until the other command has ended.") if other.isRunning else ""
             button.enabled = task.isRunning or not (problem or busy)
-            button.toolTip = problem or busy or tip
-        self._ui.openEvaluationButton.enabled = self._report is not None and self._report.is_file()
+            button.toolTip = plain(problem or busy or tip)
+        self._ui.openEvaluationButton.enabled = self._report is not None and os.path.isfile(self._report)
 
     def runChanged(self) -> None:
-        """Another run was chosen, or it has come on."""
+        """Another run was chosen, or it has made progress."""
         isOther, self._lastRun = self._run != self._lastRun, self._run
         if isOther and not self._evaluation.isRunning and not self._export.isRunning:
             say(self._ui.resultsStatusLabel, "")
         self.updateButtons()
 
     def close(self) -> None:
-        """The panel goes."""
+        """The panel is about to be deleted."""
         self._evaluation.stop()
         self._export.stop()
 
@@ -84,13 +85,13 @@ class ResultsPanel:
         return self._run / "evaluation" / "report.html" if self._run else None
 
     def _problem(self) -> str:
-        if self._run is None or not (self._run / "checkpoints" / f"{self._checkpoint}.ckpt").is_file():
+        if self._run is None or not os.path.isfile(self._run / "checkpoints" / f"{self._checkpoint}.ckpt"):
             return _("The run has no checkpoint yet.")
         return self._backend.problem
 
     def _evaluate(self) -> None:
         arguments = ("evaluate", str(self._run), "--checkpoint", self._checkpoint)
-        text = _("Segmenting and measuring the held-out cases")
+        text = _("Segmenting and evaluating the held-out cases")
         self._evaluation.run(lambda: self._backend.launch(*arguments), text, self._onEvaluated)
         self.updateButtons()
 
@@ -99,43 +100,34 @@ class ResultsPanel:
         self._onOpenReport()
 
     def _onOpenReport(self) -> None:
-        qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(self._report)))
+        openFile(self._report, self._ui.resultsStatusLabel)
 
     def _onImport(self) -> None:
-        # In the run's folder, which the other side of a command reaches too.
+        # In the run's folder, which a remote machine can reach too.
         package = self._run / "model.zip"
         options = ("--output", str(package), "--checkpoint", self._checkpoint, "--overwrite")
         arguments = ("export", str(self._run), *options)
-        text = _("Packing the model and measuring it on the held-out cases")
+        text = _("Packing the model and evaluating it on the held-out cases")
         self._export.run(lambda: self._backend.launch(*arguments), text, lambda _output: self._install(package))
         self.updateButtons()
 
     def _install(self, package: Path) -> None:
         self.updateButtons()
         try:
-            name = Models.installAsking(str(package))
+            name = slicer.util.getModuleLogic(_SEGMENTATION_MODULE).install(str(package))
         except UserError as error:
             say(self._ui.resultsStatusLabel, Messages.sentence(error), isError=True)
             return
         if not name:
             say(
                 self._ui.resultsStatusLabel,
-                _("The model was packed as {path}, and not installed.").format(path=package),
+                _("The model was packed as {path}, but not installed.").format(path=package),
             )
             return
-        widget = _segmentationWidget()
-        widget.modelPanel.refresh()
-        choices = widget.logic.getParameterNode()
-        choices.model, choices.channels = name, []
         say(
             self._ui.resultsStatusLabel,
-            _("The model {name} is installed, and chosen in ConRes Segmentation.").format(name=name),
+            _("The model {name} is installed and chosen in ConRes Segmentation.").format(name=name),
         )
-        question = _("The model {name} is installed, and chosen in ConRes Segmentation. Go there now?")
+        question = _("The model {name} is installed and chosen in ConRes Segmentation. Go there now?")
         if slicer.util.confirmYesNoDisplay(question.format(name=name)):
             slicer.util.selectModule(_SEGMENTATION_MODULE)
-
-
-def _segmentationWidget():
-    """The other module's panel, which is built when it was not opened yet."""
-    return slicer.app.moduleManager().module(_SEGMENTATION_MODULE).widgetRepresentation().self()

@@ -1,22 +1,17 @@
-"""New cases for a folder in the form of the Medical Segmentation Decathlon, which is made where there is none.
-
-What a case of a data set takes from the scene: volumes brought onto one grid, and segments as masks on it.
-"""
+"""Adding volumes and segments of the scene to a data set in the layout of the Medical Segmentation Decathlon."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
-from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet.files import replacing
+from conresnet.files import replacing, write_error
 from conresnet.images.grid import LPS_TO_RAS, Grid
-from conresnet.images.resampling import sample
 from conresnet_training.data.data_set import DataSet
 from conresnet_training.data.description import FILE_NAME, Description, read_description
 from conresnet_training.data.layouts import is_nnunet
@@ -26,29 +21,25 @@ _NAME = re.compile(r"[^\W_][\w.-]*")
 
 
 def describe(folder: Path) -> Description | None:
-    """What a folder's dataset.json says; None where there is none yet.
+    """The content of a folder's dataset.json; None if there is none yet.
 
     Raises:
-        UserError: where cases cannot be added: ``data-set-invalid``, ``data-set-other-layout`` or
-            ``data-set-with-regions``.
+        UserError: cases cannot be added: ``data-set-invalid``, ``case-folder-used``, ``case-folder-nnunet`` or
+            ``case-folder-regions``.
     """
-    if not (folder / FILE_NAME).is_file():
-        if folder.is_dir() and any(not item.name.startswith(".") for item in folder.iterdir()):
-            sentence = _("{folder} is no data set, and not empty; choose a new folder for a new data set.")
-            raise UserError("data-set-other-layout", sentence.format(folder=folder))
+    if not os.path.isfile(folder / FILE_NAME):
+        try:
+            isUsed = os.path.isdir(folder) and any(not name.startswith(".") for name in os.listdir(folder))
+        except OSError:
+            isUsed = True
+        if isUsed:
+            raise UserError("case-folder-used", folder=str(folder))
         return None
     description = read_description(folder / FILE_NAME)
     if is_nnunet(description):
-        sentence = _(
-            "{folder} has the layout of nnU-Net; cases can be added to one of the Medical Segmentation Decathlon, or "
-            "to a new folder."
-        )
-        raise UserError("data-set-other-layout", sentence.format(folder=folder))
+        raise UserError("case-folder-nnunet", folder=str(folder))
     if description.regions:
-        sentence = _(
-            "The labels of {folder} overlap as regions, which no single label map can hold; choose another one."
-        )
-        raise UserError("data-set-with-regions", sentence.format(folder=folder))
+        raise UserError("case-folder-regions", folder=str(folder))
     return description
 
 
@@ -59,25 +50,25 @@ def addCase(
     masks: Mapping[str, np.ndarray],
     grid: Grid,
 ) -> None:
-    """Write a case and add it to dataset.json, last, so that a data set never names what is not there.
+    """Write a case, and finally add it to dataset.json, so that a data set never lists a missing file.
 
     Args:
-        folder: the data set's; made where it is not there.
-        name: of the case, and of its files.
-        channels: [k, j, i] by the channel's name, in order; all on ``grid``.
-        masks: boolean [k, j, i] by the segment's name.
-        grid: where the voxels lie.
+        folder: the data set's folder; created if needed.
+        name: of the case and its files.
+        channels: [k, j, i] by channel name, in order; all on ``grid``.
+        masks: boolean [k, j, i] by segment name.
+        grid: of the voxels.
 
     Raises:
-        UserError: ``case-name-invalid``, ``case-repeated``, ``channels-differ``, ``segment-unknown``,
-            ``segments-overlap``, ``segments-empty``, ``grid-sheared``, those of `describe`, or of writing.
+        UserError: ``case-name-invalid``, ``case-repeated``, ``case-channels-differ``, ``case-segment-unknown``,
+            ``case-segments-overlap``, ``case-segments-empty``, ``case-grid-sheared``, as for `describe`, or a file
+            cannot be written.
     """
     description = describe(folder)
     _checkName(folder, name, description)
     if description and list(description.channels) != list(channels):
-        sentence = _("The data set has the channels {wanted}, and the case has {given}.")
         values = {"wanted": ", ".join(description.channels), "given": ", ".join(channels)}
-        raise UserError("channels-differ", sentence.format(**values))
+        raise UserError("case-channels-differ", **values)
     labels = description.labels if description else dict(enumerate(masks, start=1))
     label = _labelMap(masks, _valuesByName(labels, masks))
     _checkAxes(grid)
@@ -87,8 +78,7 @@ def addCase(
         try:
             (folder / kind).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            sentence = _("{folder} cannot be written to ({reason}); choose another folder.")
-            raise UserError("cannot-write", sentence.format(folder=folder, reason=error.strerror)) from error
+            raise write_error(error, folder) from error
         _writeImage(array, grid, folder / kind / f"{name}.nii.gz")
     content = dict(description.content) if description else _newContent(folder, channels, labels)
     entry = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
@@ -100,7 +90,7 @@ def addCase(
 
 
 def proposedName(dataSet: DataSet | None, wished: str) -> str:
-    """A name for a case that no other has, as near to a wish as file names allow."""
+    """An unused name for a case, as close to the wanted one as file names allow."""
     base = re.sub(r"[^\w.-]+", "_", wished).strip("._-") or "case"
     taken = {case.name.casefold() for case in dataSet.cases} if dataSet else set()
     name, number = base, 2
@@ -111,27 +101,18 @@ def proposedName(dataSet: DataSet | None, wished: str) -> str:
 
 def _checkName(folder: Path, name: str, description: Description | None) -> None:
     if not _NAME.fullmatch(name):
-        sentence = _(
-            '"{name}" cannot name a case; use letters, digits, dots, - and _, and begin with a letter or digit.'
-        )
-        raise UserError("case-name-invalid", sentence.format(name=name))
+        raise UserError("case-name-invalid", name=name)
     there = [folder / kind / f"{name}.nii.gz" for kind in ("imagesTr", "labelsTr")]
-    if any(path.exists() for path in there):
-        sentence = _("The data set has a case {name} already; choose another name.")
-        raise UserError("case-repeated", sentence.format(name=name))
+    if any(os.path.lexists(path) for path in there):
+        raise UserError("case-repeated", name=name)
 
 
 def _valuesByName(labels: Mapping[int, str], masks: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """The label value of each segment, found by its name."""
+    """The label value of each segment, by its name."""
     values = {name.casefold(): value for value, name in labels.items()}
     unknown = [name for name in masks if name.strip().casefold() not in values]
     if unknown:
-        sentence = _(
-            "The data set has no label {segments}; its labels are {labels}. Rename the segments, or remove them."
-        )
-        raise UserError(
-            "segment-unknown", sentence.format(segments=", ".join(unknown), labels=", ".join(labels.values()))
-        )
+        raise UserError("case-segment-unknown", segments=", ".join(unknown), labels=", ".join(labels.values()))
     return {name: values[name.strip().casefold()] for name in masks}
 
 
@@ -141,28 +122,27 @@ def _labelMap(masks: Mapping[str, np.ndarray], values: Mapping[str, int]) -> np.
         if label is None:
             label = np.zeros(mask.shape, np.uint8)
         if (label[mask] != 0).any():
-            sentence = _("The segment {name} overlaps another one, which no label map can hold; separate them first.")
-            raise UserError("segments-overlap", sentence.format(name=name))
+            raise UserError("case-segments-overlap", name=name)
         label[mask] = values[name]
     if label is None or not label.any():
-        raise UserError("segments-empty", _("There is nothing segmented in the image; choose another segmentation."))
+        raise UserError("case-segments-empty")
     return label
 
 
 def _checkAxes(grid: Grid) -> None:
     axes = grid.direction
     if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-4:
-        sentence = _(
-            "The axes of the volume are not at right angles, which NIfTI files cannot hold; resample it first."
-        )
-        raise UserError("grid-sheared", sentence)
+        raise UserError("case-grid-sheared")
 
 
 def _writeImage(array: np.ndarray, grid: Grid, path: Path) -> None:
     """Write [k, j, i], or [c, k, j, i] as a 4-D file; Slicer's Python has no nibabel."""
+    # Imported when needed: it takes time when Slicer starts.
+    import SimpleITK as sitk
+
     array = array.astype(np.float32) if array.dtype in (np.float16, np.float64, np.int64, np.uint64) else array
     image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=False)
-    # LPS_TO_RAS is its own inverse, and ITK counts in LPS.
+    # ITK uses LPS, and LPS_TO_RAS is its own inverse.
     more = image.GetDimension() - 3
     direction = np.eye(3 + more)
     direction[:3, :3] = LPS_TO_RAS @ grid.direction
@@ -190,11 +170,14 @@ def _newContent(folder: Path, channels: Mapping[str, np.ndarray], labels: Mappin
 
 
 def channelArrays(nodes: dict[str, object]) -> tuple[dict[str, np.ndarray], Grid]:
-    """The voxels of each channel's volume, [k, j, i] by its name, on the grid of the first, which is returned too.
+    """The voxels of each channel, [k, j, i] by name, on the grid of the first volume, which is returned too.
 
     Raises:
-        UserError: as ``volumeInput`` does.
+        UserError: as for ``volumeInput``.
     """
+    # It imports SimpleITK.
+    from conresnet.images.resampling import sample
+
     volumes = {name: volumeInput(node) for name, node in nodes.items()}
     grid = next(iter(volumes.values())).grid
     arrays = {}
@@ -207,14 +190,14 @@ def channelArrays(nodes: dict[str, object]) -> tuple[dict[str, np.ndarray], Grid
 
 
 def segmentMasks(node, volumeNode) -> dict[str, np.ndarray]:
-    """Boolean [k, j, i] on the voxels of a volume, by the segment's name.
+    """Boolean [k, j, i] on the voxels of a volume, by segment name.
 
     Args:
-        node: a segmentation, or a label map, whose labels go by the names in its color table.
+        node: a segmentation, or a label map, whose labels are named by its color table.
         volumeNode: the first channel.
 
     Raises:
-        UserError: ``segment-name-repeated``, ``label-grid-differs`` or ``label-unnamed``.
+        UserError: ``case-segment-repeated``, ``case-label-grid-differs`` or ``case-label-unnamed``.
     """
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
         return _labelMasks(node, volumeNode)
@@ -223,9 +206,8 @@ def segmentMasks(node, volumeNode) -> dict[str, np.ndarray]:
     for number in range(segmentation.GetNumberOfSegments()):
         segmentId, name = segmentation.GetNthSegmentID(number), segmentation.GetNthSegment(number).GetName()
         if name in masks:
-            sentence = _("Two segments are named {name}; rename one of them.")
-            raise UserError("segment-name-repeated", sentence.format(name=name))
-        # Slicer brings the segment onto the grid of the volume, the transforms above both included.
+            raise UserError("case-segment-repeated", name=name)
+        # Slicer resamples the segment to the grid of the volume, including the transforms above both.
         masks[name] = slicer.util.arrayFromSegmentBinaryLabelmap(node, segmentId, volumeNode) != 0
     return masks
 
@@ -233,20 +215,13 @@ def segmentMasks(node, volumeNode) -> dict[str, np.ndarray]:
 def _labelMasks(node, volumeNode) -> dict[str, np.ndarray]:
     labels = volumeInput(node)
     if not labels.grid.matches(volumeInput(volumeNode).grid):
-        sentence = _(
-            "The label map {label} does not lie on the voxels of {volume}; resample it, or make it a segmentation."
-        )
-        names = {"label": node.GetName(), "volume": volumeNode.GetName()}
-        raise UserError("label-grid-differs", sentence.format(**names))
+        raise UserError("case-label-grid-differs", label=node.GetName(), volume=volumeNode.GetName())
     display = node.GetDisplayNode()
     colors = display.GetColorNode() if display else None
     masks = {}
     for value in np.unique(labels.array[labels.array != 0]):
         name = (colors.GetColorName(int(value)) if colors and value < colors.GetNumberOfColors() else "") or ""
         if not name or name in masks:
-            sentence = _(
-                "The value {value} of the label map {label} has no name of its own in its color table; name it."
-            )
-            raise UserError("label-unnamed", sentence.format(value=value, label=node.GetName()))
+            raise UserError("case-label-unnamed", value=int(value), label=node.GetName())
         masks[name] = labels.array == value
     return masks

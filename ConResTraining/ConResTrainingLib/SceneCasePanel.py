@@ -1,4 +1,4 @@
-"""Adding what is segmented in the scene to a data set, as a case of it."""
+"""The group Add a case from the scene: volumes and their segmentation become a case of the data set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
-from ConResSegmentationLib.EnginePanel import say
+from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, stayNarrow
 
 from . import SceneCase
 from .DataSetPanel import DataSetPanel
@@ -17,7 +17,7 @@ from .DataSetPanel import DataSetPanel
 
 @dataclass(frozen=True)
 class _Channel:
-    """A channel of a data set, as the selectors of volumes know a model's input."""
+    """A channel of a data set, in the form of a model's input that the volume selectors need."""
 
     name: str
     keywords: tuple[str, ...] = ()
@@ -32,30 +32,34 @@ class SceneCasePanel:
     """The widgets that choose volumes, a segmentation and a name, and write the case.
 
     Args:
-        ui: the module's widgets by name.
-        dataSetPanel: says which folder.
+        section: the collapsible button that contains the widgets.
+        dataSetPanel: the data set.
         onAdded: called when a case was written.
     """
 
-    def __init__(self, ui, dataSetPanel: DataSetPanel, onAdded: Callable[[], None]):
-        self._ui, self._dataSetPanel, self._onAdded = ui, dataSetPanel, onAdded
+    def __init__(self, section, dataSetPanel: DataSetPanel, onAdded: Callable[[], None]):
+        self._section, self._ui = section, slicer.util.childWidgetVariables(section)
+        self._dataSetPanel, self._onAdded = dataSetPanel, onAdded
+        ui = self._ui
+        self._timer = singleShotTimer(section, self.fill)
         self._problem = ""
         self._proposed = ""
         self._names: list[str] = []
-        self._channels = ChannelSelectors(ui.sceneCaseCollapsibleButton.layout(), 1, self.update)
+        self._channels = ChannelSelectors(section.layout(), 1, self.update)
         ui.newChannelsEdit.connect("editingFinished()", self.refresh)
+        stayNarrow(ui.sceneLabelsSelector)
         ui.sceneLabelsSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)
         ui.caseNameEdit.connect("textChanged(QString)", self._checkCanAdd)
         ui.addCaseButton.connect("clicked(bool)", self._onAdd)
-        ui.sceneCaseCollapsibleButton.connect("contentsCollapsed(bool)", self._onCollapsed)
+        section.connect("contentsCollapsed(bool)", self._onCollapsed)
 
     @property
     def combos(self) -> list:
-        """The selectors of the channels' volumes."""
+        """The volume selectors of the channels."""
         return self._channels.combos
 
     def refresh(self) -> None:
-        """Another folder was chosen, or its content has changed."""
+        """Another folder was chosen, or its contents have changed."""
         self._problem, description, folder = "", None, self._dataSetPanel.folder
         if folder is None:
             self._problem = _("Choose the folder of a data set, or a new one, above.")
@@ -72,8 +76,8 @@ class SceneCasePanel:
         self.fill()
 
     def fill(self) -> None:
-        """Choose volumes by their names where none is chosen, and a segmentation where there is but one."""
-        if self._ui.sceneCaseCollapsibleButton.collapsed:
+        """Choose volumes by their names for empty channels, and a segmentation if there is only one."""
+        if self._section.collapsed:
             return
         self._channels.fillEmpty()
         selector = self._ui.sceneLabelsSelector
@@ -81,8 +85,17 @@ class SceneCasePanel:
             selector.setCurrentNodeIndex(0)
         self.update()
 
+    def fillLater(self) -> None:
+        """As `fill`, when nodes that were just added have got their names and images."""
+        if not self._section.collapsed:
+            self._timer.start()
+
+    def close(self) -> None:
+        """The panel is about to be deleted."""
+        self._timer.stop()
+
     def update(self, _node=None) -> None:
-        """Propose a name, unless the user has given one, and see whether all is there."""
+        """Propose a name, unless the user has entered one, and check whether the case can be added."""
         first = self._channels.firstNode
         if first is not None and self._ui.caseNameEdit.text in ("", self._proposed):
             self._proposed = SceneCase.proposedName(self._dataSetPanel.dataSet, first.GetName())
@@ -94,18 +107,18 @@ class SceneCasePanel:
             self.refresh()
 
     def _checkCanAdd(self, _text: str = "") -> None:
-        # The channels below are those of the folder before.
+        # Until then the channels are those of the previous folder.
         problem = "" if self._dataSetPanel.isSettled else self._dataSetPanel.problem
         problem = problem or self._problem or self._channels.problem()
         if not problem and not self._names:
-            problem = _("Name the channels of the new data set.")
+            problem = _("Enter the names of the channels of the new data set.")
         if not problem and self._ui.sceneLabelsSelector.currentNode() is None:
             problem = _("Choose the segmentation of these volumes.")
         if not problem and not self._ui.caseNameEdit.text.strip():
-            problem = _("Name the case.")
+            problem = _("Enter a name for the case.")
         self._ui.addCaseButton.enabled = not problem
-        tip = _("Write the volumes and the segments as a case of the data set, on the voxels of the first volume.")
-        self._ui.addCaseButton.toolTip = problem or self._channels.hint() or tip
+        tip = _("Save the volumes and segments as a case of the data set, on the voxel grid of the first volume.")
+        self._ui.addCaseButton.toolTip = plain(problem or self._channels.hint() or tip)
 
     def _onAdd(self) -> None:
         folder, name = self._dataSetPanel.folder, self._ui.caseNameEdit.text.strip()
@@ -120,6 +133,7 @@ class SceneCasePanel:
             say(self._ui.sceneCaseStatusLabel, Messages.sentence(error), isError=True)
             return
         self._proposed = self._ui.caseNameEdit.text
+        self._dataSetPanel.namesSeen.add(name)
         self._onAdded()
-        sentence = _("The case {name} is added: {segments}.").format(name=name, segments=", ".join(masks))
+        sentence = _("Added the case {name}: {segments}.").format(name=name, segments=", ".join(masks))
         say(self._ui.sceneCaseStatusLabel, sentence)

@@ -1,4 +1,4 @@
-"""What the module's own test checks in a user's Slicer, with files made here; training itself needs its environment."""
+"""What the module's self-test checks in a user's Slicer, with files made here; it does not train."""
 
 import tempfile
 import time
@@ -16,7 +16,7 @@ from .PlacePanel import needsInWords
 
 
 def checkCaseFromScene() -> None:
-    """A volume and a segment become a case of a new data set, which is read again."""
+    """A volume and a segment become a case of a new data set, which is read back."""
     volume = makeVolume()
     segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
@@ -28,7 +28,7 @@ def checkCaseFromScene() -> None:
         arrays, grid = SceneCase.channelArrays({"T1": volume})
         SceneCase.addCase(folder, "phantom", arrays, SceneCase.segmentMasks(segmentation, volume), grid)
         dataSet = read_data_set(folder)
-    assert dataSet.channels == ("T1",) and list(dataSet.labels.values()) == ["Body"], "the data set was read otherwise"
+    assert dataSet.channels == ("T1",) and list(dataSet.labels.values()) == ["Body"], "the data set has changed"
 
 
 def checkCurves() -> None:
@@ -49,7 +49,7 @@ def checkCurves() -> None:
 
 
 def backendProblem(backend: Backend) -> str:
-    """Why the backend does not run as it is set, as a sentence; empty when it does."""
+    """Why the backend does not run with these settings, as a sentence; empty if it does."""
     if backend.problem:
         return backend.problem
     ended = []

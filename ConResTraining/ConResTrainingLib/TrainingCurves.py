@@ -1,6 +1,6 @@
-"""The curves of a run in Slicer's plot views: a table, its series and a chart for the losses, and alike for Dice.
+"""The curves of a run in Slicer's plot views: one chart for the losses and one for Dice, each with a table and series.
 
-The nodes are not saved with the scene, since the run's folder holds what they show.
+The nodes are not saved with the scene, since the run's folder contains the data.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from conresnet_training.runs.progress import Progress
 
 CURVES_ATTRIBUTE = "ConResNet.Curves"
 _EXTENT_ATTRIBUTE = "ConResNet.CurvesExtent"
-# A number of our own, beyond those of Slicer's layouts.
+# A number above those of Slicer's own layouts.
 LAYOUT = 5127
 _VIEWS = {"loss": "ConResLoss", "dice": "ConResDice"}
 _LAYOUT_DESCRIPTION = '<layout type="vertical">{}</layout>'.format(
@@ -25,7 +25,7 @@ _LAYOUT_DESCRIPTION = '<layout type="vertical">{}</layout>'.format(
         for tag in _VIEWS.values()
     )
 )
-# Black for the whole, then colors that can be told apart by those who do not see all of them (Okabe and Ito).
+# Black for the total, then colors that color-blind people can distinguish (Okabe and Ito).
 _COLORS = (
     (0.0, 0.0, 0.0),
     (0.0, 0.45, 0.70),
@@ -38,10 +38,11 @@ _COLORS = (
 
 
 def update(name: str, progress: Progress) -> None:
-    """Show a run's progress in the charts' nodes, which are made where they are not there.
+    """Show a run's progress in the nodes of the charts, which are created if needed.
 
     Args:
-        name: of the run, for the charts' titles.
+        name: of the run, for the titles.
+        progress: of the run.
     """
     parts = {
         "loss": _("Loss"),
@@ -65,26 +66,26 @@ def update(name: str, progress: Progress) -> None:
 
 
 def charts() -> dict[str, object]:
-    """The chart nodes of this scene, by "loss" and "dice"."""
+    """The chart nodes of this scene by "loss" and "dice"."""
     return {kind: node for kind in _VIEWS if (node := _find("vtkMRMLPlotChartNode", kind)) is not None}
 
 
 def viewNodes() -> dict[str, object]:
-    """The nodes of the curves' own plot views, alike; the layout makes them when it is chosen for the first time."""
-    # Slicer's layout manager would name those of its own plot views too, whether they are shown or not.
+    """The nodes of the curves' plot views by "loss" and "dice"; the layout creates them when it is first used."""
+    # Slicer's layout manager would also list its own plot views, even hidden ones.
     found = {kind: slicer.mrmlScene.GetSingletonNode(tag, "vtkMRMLPlotViewNode") for kind, tag in _VIEWS.items()}
     return {kind: node for kind, node in found.items() if node is not None}
 
 
 def isPossible() -> bool:
-    """Whether there are views to show them in: a Slicer without a main window has none."""
+    """Whether there are views: Slicer without a main window has none."""
     return _layoutManager() is not None
 
 
 def describeLayout() -> None:
-    """Tell Slicer what the curves' layout is, which a scene may bring with it: of that one only the number is saved."""
+    """Register the curves' layout. A scene that was saved with it contains only its number."""
     if isPossible():
-        # Where it is known already, this changes nothing.
+        # If it is registered already, this changes nothing.
         _layoutManager().layoutLogic().GetLayoutNode().AddLayoutDescription(LAYOUT, _LAYOUT_DESCRIPTION)
 
 
@@ -97,7 +98,7 @@ def show() -> int | None:
     """Choose the curves' layout: losses above, Dice below.
 
     Returns:
-        The layout from before, for `hide`.
+        the previous layout, for `hide`.
     """
     if not isPossible():
         return None
@@ -106,20 +107,20 @@ def show() -> int | None:
     before = manager.layout
     manager.setLayout(LAYOUT)
     for viewNode in viewNodes().values():
-        # Another module that shows a chart means its own view.
+        # Charts of other modules do not belong here.
         viewNode.SetDoPropagatePlotChartSelection(False)
     _assignCharts()
     return before
 
 
 def hide(layout: int | None) -> None:
-    """Choose another layout, the one from before; Slicer's usual one where none is known."""
+    """Return to a layout, or to Slicer's default one."""
     if isPossible():
         _layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView if layout is None else layout)
 
 
 def _layoutManager():
-    """Slicer's arrangement of the views; None in a Slicer without a main window."""
+    """Slicer's layout manager; None without a main window."""
     return slicer.app.layoutManager()
 
 
@@ -135,7 +136,7 @@ def _fill(kind: str, title: str, yTitle: str, steps: Sequence[int], columns: dic
     table = vtk.vtkTable()
     stepName = _("Step")
     for name, values in {stepName: steps, **columns}.items():
-        # What is not a number is not drawn: a gap in the curve.
+        # Values that are not a number are not drawn: the curve has a gap.
         array = numpy_support.numpy_to_vtk(np.array(values, dtype=float), deep=True)
         array.SetName(name)
         table.AddColumn(array)
@@ -144,11 +145,11 @@ def _fill(kind: str, title: str, yTitle: str, steps: Sequence[int], columns: dic
     chart = _findOrMake("vtkMRMLPlotChartNode", kind)
     with slicer.util.NodeModify(chart):
         chart.SetTitle(title)
-        # The legend lies over the curves.
+        # The legend covers part of the curves.
         chart.SetLegendFontSize(12)
         chart.SetXAxisTitle(stepName)
         chart.SetYAxisTitle(yTitle)
-        # A user who zooms in keeps what he sees, as long as the run stays the same.
+        # The user's zoom is kept as long as the run is the same.
         extent = f"{title} {lastStep}"
         isNew = chart.GetAttribute(_EXTENT_ATTRIBUTE) != extent
         chart.SetAttribute(_EXTENT_ATTRIBUTE, extent)
@@ -159,7 +160,7 @@ def _fill(kind: str, title: str, yTitle: str, steps: Sequence[int], columns: dic
             chart.SetYAxisRangeAuto(False)
             chart.SetYAxisRange(0, 1)
         _setSeries(chart, tableNode, stepName, list(columns), hasMarkers=kind == "dice")
-    # Observers of the table hear of its new content by the node.
+    # Observers of the node do not notice new content of its table.
     tableNode.Modified()
     _assignCharts()
 
@@ -192,7 +193,7 @@ def _findOrMake(className: str, kind: str):
         node = slicer.mrmlScene.AddNewNodeByClass(className, names[kind])
         node.SetAttribute(CURVES_ATTRIBUTE, kind)
         node.SetSaveWithScene(False)
-        # Slicer would ask to save a table, unsaved as it is, with every scene that the user closes.
+        # Otherwise Slicer would ask to save the table whenever the user closes a scene.
         node.SetHideFromEditors(node.IsA("vtkMRMLStorableNode"))
     return node
 

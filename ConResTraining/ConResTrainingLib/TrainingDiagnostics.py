@@ -1,55 +1,30 @@
-"""What the module remembers from one start of Slicer to the next.
+"""The text of a bug report on training, without the names of cases, which may identify a patient."""
 
-Folders, Pythons and runs are those of this computer and outlive every scene: they are kept in the application's
-settings, not in a parameter node, which another computer would load with the scene.
-
-What a report of a fault in training should hold, and what it must not: the names of cases, who may be patients.
-"""
-
-import json
 import platform
-from pathlib import Path
+from collections.abc import Iterable
 
 import slicer
 
 from conresnet import __version__
-from conresnet_training.data import DataSet
+from conresnet.errors import UserError
+from conresnet_training.data import DataSet, read_data_set
 from ConResSegmentationLib.Diagnostics import withoutNames
 
 from .Backend import Backend
+from .PlanPanel import dataOfPlan
 from .TrainingJob import TrainingJob
 
-_GROUP = "ConResTraining/"
-_MOST_RUNS = 12
 
+def report(backend: Backend, job: TrainingJob | None, dataSet: DataSet | None, log: str, names: Iterable[str]) -> str:
+    """The text of a bug report, with the names of cases and the user's home folder replaced.
 
-def value(name: str, default: str = "") -> str:
-    """A text that was kept."""
-    return slicer.util.settingsValue(_GROUP + name, default)
-
-
-def setValue(name: str, text: str) -> None:
-    """Keep a text."""
-    slicer.app.userSettings().setValue(_GROUP + name, text)
-
-
-def runs() -> list[Path]:
-    """The folders of the runs that were started or looked at last, the newest first; those that are gone left out."""
-    try:
-        kept = json.loads(value("Runs", "[]"))
-    except ValueError:
-        kept = []
-    return [Path(folder) for folder in kept if Path(folder).is_dir()]
-
-
-def addRun(folder: Path) -> None:
-    """Remember a run's folder as the newest."""
-    folders = [folder, *(other for other in runs() if other != folder)][:_MOST_RUNS]
-    setValue("Runs", json.dumps([str(other) for other in folders]))
-
-
-def report(backend: Backend, job: TrainingJob | None, dataSet: DataSet | None, log: str) -> str:
-    """A text for a fault report, with the names of the cases and the user's home folder replaced."""
+    Args:
+        backend: where training runs.
+        job: the chosen run.
+        dataSet: the chosen data set.
+        log: the panel's log.
+        names: of all cases seen in this session.
+    """
     app = slicer.app
     lines = [
         f"Slicer {app.applicationVersion} (revision {app.revision}) on {platform.platform()}",
@@ -69,4 +44,16 @@ def report(backend: Backend, job: TrainingJob | None, dataSet: DataSet | None, l
         if job.problem:
             lines.append(f"  {job.problem}")
     lines += ["", "Log:", log]
-    return withoutNames("\n".join(lines), [case.name for case in dataSet.cases] if dataSet else [])
+    return withoutNames("\n".join(lines), sorted({*names, *_namesInRun(job)}))
+
+
+def _namesInRun(job: TrainingJob | None) -> list[str]:
+    """The cases of a run that was started in an earlier session, whose log the panel shows again."""
+    if job is None:
+        return []
+    try:
+        plan = job.folder / "plan.yaml"
+        data = dataOfPlan(plan.read_text(encoding="utf-8"))
+        return [case.name for case in read_data_set(plan.parent / data).cases] if data else []
+    except (OSError, ValueError, UserError):
+        return []

@@ -1,9 +1,7 @@
-"""A Python that an environment can be made from: one of this computer, or Slicer's own interpreter.
+"""The module's own Python environment for training, created on request; Slicer's packages are never changed.
 
-A Python environment of the training backend's own, made on request: Slicer's packages stay as they are.
-
-It lies in the user's application data. A file in it says that it is whole; one that lacks the file was left half-made
-and is made anew.
+It is in the user's application data. A file in it marks it as complete; an environment without the file is incomplete
+and is created again. It is based on a Python of this computer, or else on Slicer's own interpreter.
 """
 
 import json
@@ -21,10 +19,11 @@ from slicer.i18n import tr as _
 from conresnet.files import replacing, write_error
 from conresnet.needs import PYTHON, is_enough
 from conresnet_training.cli.needs import PACKAGES
-from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, variablesOfPython
+from ConResSegmentationLib import Messages
+from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, callLater, lastLine, pythonEnvironment
 
-# What every candidate is asked; runs on any Python 3. Debian's comes without ensurepip, and makes no environment; for
-# one that runs as on an Intel Mac there is no PyTorch.
+# Every candidate runs this, on any Python 3. Debian's comes without ensurepip and cannot create environments; there is
+# no PyTorch for a Python that runs for Intel on a Mac.
 _QUESTION = """
 import json, platform, sys, importlib.util as u
 able = all(u.find_spec(name) for name in ("venv", "ensurepip"))
@@ -35,12 +34,12 @@ print(json.dumps({"program": sys.executable, "version": "%d.%d.%d" % sys.version
 
 @dataclass(frozen=True)
 class BasePython:
-    """A Python that has answered.
+    """A Python that can create environments.
 
     Args:
         program: its executable.
         version: such as "3.12.4".
-        isSlicers: whether it needs the variables of Slicer's own process to run.
+        isSlicers: whether it needs Slicer's environment variables.
     """
 
     program: str
@@ -49,13 +48,12 @@ class BasePython:
 
 
 class BasePythonSearch:
-    """Asks the Pythons of this computer, one after the other, for the first that can make an environment.
+    """Tries the Pythons of this computer one after another until one can create an environment.
 
-    The user's own come first: on Windows nothing can be made from Slicer's, whose executable has another name than the
-    one that an environment looks for.
+    The user's own come first. On Windows Slicer's cannot be used: environments look for an executable of another name.
 
     Args:
-        onFound: called once with a BasePython, or with None where there is none.
+        onFound: called once with a BasePython, or None if there is none.
     """
 
     def __init__(self, onFound: Callable[[BasePython | None], None]):
@@ -64,11 +62,11 @@ class BasePythonSearch:
         self._candidates = _candidates()
 
     def start(self) -> None:
-        """Begin; the answer is heard later."""
+        """Begin, and return at once."""
         self._next()
 
     def stop(self) -> None:
-        """End without an answer."""
+        """Stop without calling `onFound`."""
         self._onFound = lambda _found: None
         self._candidates = []
         if self._process:
@@ -79,7 +77,7 @@ class BasePythonSearch:
             self._onFound(None)
             return
         words, isSlicers = self._candidates.pop(0)
-        variables = variablesOfPython(isSlicers)
+        variables = pythonEnvironment(isSlicers)
         variables["PYTHONUTF8"] = variables["PYTHONSAFEPATH"] = "1"
         launch = ProcessLaunch(words[0], (*words[1:], "-c", _QUESTION), variables)
         self._process = ChildProcess(launch, lambda code, output, _errors: self._onAnswer(code, output, isSlicers))
@@ -97,10 +95,10 @@ class BasePythonSearch:
 
 
 def _candidates() -> list[tuple[list[str], bool]]:
-    """(program and first arguments, whether it is Slicer's), the best first."""
+    """(program and first arguments, whether it is Slicer's), best first."""
     paths = [slicer.util.startupEnvironment().get("PATH")]
     if sys.platform == "darwin":
-        # Homebrew's and python.org's, which a Slicer that was started from the Finder does not have on its path.
+        # Homebrew and python.org, which are not in the PATH of a Slicer that was started from the Finder.
         paths.append("/opt/homebrew/bin:/usr/local/bin")
     names = [["python3.12"], ["python3.11"], ["python3.13"], ["python3"], ["python"]]
     if os.name == "nt":
@@ -117,10 +115,10 @@ _READY_FILE = "conresnet-ready.json"
 
 
 class TrainingEnvironment:
-    """The environment, which may not be there yet.
+    """The environment, which may not exist yet.
 
     Args:
-        folder: where it lies. Defaults to a folder of the user's application data.
+        folder: its folder. Defaults to one in the user's application data.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -128,7 +126,7 @@ class TrainingEnvironment:
 
     @property
     def folder(self) -> Path:
-        """Where it lies, or will."""
+        """Its folder, which may not exist yet."""
         if self._folder:
             return self._folder
         data = qt.QStandardPaths.writableLocation(qt.QStandardPaths.GenericDataLocation)
@@ -141,34 +139,45 @@ class TrainingEnvironment:
 
     @property
     def isReady(self) -> bool:
-        """Whether it was made to its end and is still there."""
-        return (self.folder / _READY_FILE).is_file() and os.path.isfile(self.python)
+        """Whether it is complete and still exists."""
+        return os.path.isfile(self.folder / _READY_FILE) and os.path.isfile(self.python)
 
     def variables(self) -> dict[str, str]:
-        """The environment variables that its Python starts with."""
+        """The environment variables for its Python."""
         try:
             ready = json.loads((self.folder / _READY_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             ready = {}
-        return variablesOfPython(ready.get("needs_slicers_variables", False))
+        return pythonEnvironment(ready.get("needs_slicers_variables", False))
+
+    @property
+    def megabytes(self) -> float:
+        """Its size on disk."""
+        files = (os.path.join(folder, name) for folder, _folders, names in os.walk(self.folder) for name in names)
+        return sum(os.lstat(file).st_size for file in files) / 1e6
+
+    def remove(self) -> None:
+        """Delete it, the mark first."""
+        (self.folder / _READY_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def markReady(self, base: BasePython) -> None:
-        """Say that it is whole."""
+        """Mark it as complete."""
         content = {"base": base.program, "python": base.version, "needs_slicers_variables": base.isSlicers}
         with replacing(self.folder / _READY_FILE) as temporary:
             temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 class EnvironmentMaker:
-    """Makes the environment: an empty one, then PyTorch, then the rest, each in a process of its own.
+    """Creates the environment in three processes: an empty environment, PyTorch, the other packages.
 
     Args:
-        environment: what to make; a half-made one is removed first.
-        base: the Python that it is made from.
-        torchOptions: options of pip for PyTorch, such as the address of builds for a graphics card.
-        onLine: called with each line that the tools print, and with what they are called by.
-        onEnded: called with a sentence that says what went wrong; empty when all is well.
-        packages: what is installed, by name with the least version. Defaults to what the backend needs.
+        environment: what to create; an incomplete one is removed first.
+        base: the Python it is based on.
+        torchOptions: pip options for PyTorch, such as the index of builds for a GPU.
+        onLine: called with each command, and with each line that it prints.
+        onEnded: called with a sentence that says what went wrong; empty if nothing did.
+        packages: packages to install with their minimum versions. Defaults to what the backend needs.
     """
 
     def __init__(
@@ -187,7 +196,7 @@ class EnvironmentMaker:
         self._isStopped = False
         self._process: ChildProcess | None = None
         pip = ("-m", "pip", "install", "--disable-pip-version-check", "--no-input")
-        # PyTorch comes first and by itself, so that its options count for nothing else.
+        # PyTorch comes first and alone, so that its options apply to nothing else.
         self._steps = [
             (base.program, ("-m", "venv", str(environment.folder))),
             *([(environment.python, (*pip, *torchOptions, *torch))] if torch else []),
@@ -195,18 +204,18 @@ class EnvironmentMaker:
         ]
 
     def start(self) -> None:
-        """Begin; what becomes of it is heard later."""
+        """Begin, and return at once."""
         shutil.rmtree(self._environment.folder, ignore_errors=True)
         try:
             self._environment.folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            sentence = write_error(error, self._environment.folder.parent).message
-            qt.QTimer.singleShot(0, lambda: self._onEnded(sentence))
+            sentence = Messages.sentence(write_error(error, self._environment.folder.parent))
+            callLater(lambda: self._onEnded(sentence))
             return
         self._next()
 
     def stop(self, wait: bool = False) -> None:
-        """End what runs; nothing that could pass for an environment stays."""
+        """Stop, and remove the incomplete environment."""
         self._isStopped = True
         if self._process:
             self._process.stop(wait)
@@ -215,11 +224,12 @@ class EnvironmentMaker:
 
     def _next(self) -> None:
         program, arguments = self._steps.pop(0)
-        variables = variablesOfPython(self._base.isSlicers)
+        variables = pythonEnvironment(self._base.isSlicers)
         variables.pop("PYTHONPATH", None)
         variables["PYTHONUTF8"] = variables["PYTHONSAFEPATH"] = "1"
-        self._onLine(f"> {program} {' '.join(arguments)}")
-        self._process = ChildProcess(ProcessLaunch(program, arguments, variables), self._onStepEnded, self._onLine)
+        launch = ProcessLaunch(program, arguments, variables)
+        self._onLine(f"> {launch}")
+        self._process = ChildProcess(launch, self._onStepEnded, self._onLine)
         self._process.start()
 
     def _onStepEnded(self, exitCode: int | None, output: str, errors: str) -> None:
@@ -228,10 +238,10 @@ class EnvironmentMaker:
             return
         problem = ""
         if self._isStopped:
-            problem = _("Cancelled; no environment was made.")
+            problem = _("Canceled; no environment was created.")
         elif exitCode != 0:
             reason = lastLine(errors, output)
-            problem = _("The environment could not be made: {reason}").format(reason=reason)
+            problem = _("The environment could not be created: {reason}").format(reason=reason)
         if problem:
             shutil.rmtree(self._environment.folder, ignore_errors=True)
         else:

@@ -1,17 +1,19 @@
-"""A training in its run folder: started so that it outlives Slicer, followed, stopped, and found again.
+"""A training in its run folder: it outlives Slicer, and is followed and stopped through files in the folder.
 
 job = TrainingJob(runFolder)
 job.start(backend.launch("train", plan, "--output", runFolder))
-job.look()          # now and then: what is new; then job.state, job.progress, job.log()
-job.requestStop()   # it ends after its step, with a checkpoint, wherever it runs
+job.look()          # from time to time; then job.state, job.progress, job.newLogLines()
+job.requestStop()   # it stops after the current step with a checkpoint, on any computer
 """
 
 import contextlib
 import enum
+import json
 import os
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from slicer.i18n import tr as _
@@ -22,13 +24,13 @@ from conresnet_training.runs.progress import PROGRESS_FILE, Progress, ProgressRe
 from conresnet_training.runs.running import STOP_FILE, running_process
 from ConResSegmentationLib.Processes import ProcessLaunch, killTree, lastLine
 
-# Of a run on another computer nothing but its files is seen: it counts as gone when it wrote nothing for so long.
+# Only the files of a run on another computer are visible: it counts as dead if it has written nothing for this long.
 SECONDS_OF_SILENCE = 600
 _LOG_BYTES = 40_000
 
 
 class JobState(enum.Enum):
-    """How a run stands."""
+    """The state of a run."""
 
     none = "none"
     starting = "starting"
@@ -42,20 +44,20 @@ class JobState(enum.Enum):
 
     @property
     def isRunning(self) -> bool:
-        """Whether a process is at work."""
+        """Whether a process is running."""
         return self in (JobState.starting, JobState.preparing, JobState.training, JobState.stopping)
 
     @property
     def canResume(self) -> bool:
-        """Whether it ended before its last step."""
+        """Whether it ended before the last step."""
         return self in (JobState.stopped, JobState.failed, JobState.died)
 
 
 class TrainingJob:
-    """A run's folder, and the process that trains in it, if there is one.
+    """A run's folder, and the process that trains in it, if any.
 
     Args:
-        folder: the run's folder; it need not be there yet.
+        folder: the run's folder, which may not exist yet.
     """
 
     def __init__(self, folder: Path):
@@ -63,21 +65,29 @@ class TrainingJob:
         self.progress = Progress()
         self._reader = ProgressReader(self.folder / PROGRESS_FILE)
         self._process: subprocess.Popen | None = None
-        # Whether the process that was started last has said so in the progress file.
+        # Whether the process started last has written to the progress file.
         self._hasSpoken = True
         self._logPosition: int | None = None
         self._logRest = b""
 
+    @classmethod
+    def glance(cls, folder: Path) -> "TrainingJob":
+        """A run with only its latest events: enough for `state`, and fast for a progress file of any size."""
+        job = cls(folder)
+        for event in _lastEvents(job.folder / PROGRESS_FILE):
+            job.progress.add(event)
+        return job
+
     @property
     def logFile(self) -> Path:
-        """What the backend prints. It lies beside the run's folder, which must be empty when a run starts in it."""
+        """What the backend prints. It is next to the run's folder, which must be empty when a run starts."""
         return self.folder.parent / f"{self.folder.name}.log"
 
     def start(self, launch: ProcessLaunch) -> None:
-        """Start a process that goes on when Slicer ends.
+        """Start a process that continues when Slicer ends.
 
         Raises:
-            UserError: ``training-not-started``, or where the log cannot be written.
+            UserError: ``training-not-started``, or the log cannot be written.
         """
         self.look()
         try:
@@ -86,27 +96,17 @@ class TrainingJob:
         except OSError as error:
             raise write_error(error, self.logFile) from error
         with log:
-            log.write(f"> {launch.program} {' '.join(launch.arguments)}\n".encode())
+            log.write(f"> {launch}\n".encode())
             log.flush()
             try:
-                self._process = subprocess.Popen(
-                    [launch.program, *launch.arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=launch.environment,
-                    **_detached(),
-                )
+                self._process = launch.startDetached(log)
             except OSError as error:
-                sentence = _("The training could not be started with {program}: {reason}.")
                 reason = error.strerror or str(error)
-                raise UserError(
-                    "training-not-started", sentence.format(program=launch.program, reason=reason)
-                ) from error
+                raise UserError("training-not-started", program=launch.program, reason=reason) from error
         self._hasSpoken = False
 
     def look(self) -> bool:
-        """Read what is new; returns whether anything was."""
+        """Read new events; returns whether there were any."""
         events = self._reader.new_events()
         for event in events:
             self._hasSpoken = self._hasSpoken or event["event"] == "started"
@@ -118,28 +118,28 @@ class TrainingJob:
 
     @property
     def state(self) -> JobState:
-        """How it stands, as of the last `look`."""
+        """The state at the last `look`."""
         if not self._hasSpoken:
             return JobState.starting if self._process else JobState.died
-        said = self.progress.state
-        if said in ("stopped", "finished", "failed"):
-            return JobState(said)
+        reported = self.progress.state
+        if reported in ("stopped", "finished", "failed"):
+            return JobState(reported)
         if not self._isAlive():
-            return JobState.none if said == "new" else JobState.died
-        if said == "stopping" or (self.folder / STOP_FILE).exists():
+            return JobState.none if reported == "new" else JobState.died
+        if reported == "stopping" or os.path.exists(self.folder / STOP_FILE):
             return JobState.stopping
-        return JobState.starting if said == "new" else JobState(said)
+        return JobState.starting if reported == "new" else JobState(reported)
 
     @property
     def problem(self) -> str:
-        """What went wrong, as a sentence; empty when nothing did."""
+        """What went wrong, as a sentence; empty if nothing did."""
         state = self.state
         if state is JobState.failed:
             return self.progress.failed["message"]
         if state is not JobState.died:
             return ""
         if not self._hasSpoken:
-            # It ended before it began, and closed with a sentence.
+            # It ended before it started, with a closing sentence.
             reason = lastLine(self._endOfLog())
             return _("The training did not start: {reason}").format(reason=reason)
         sentence = _("The training ended unexpectedly after step {step}; see the log, and resume it.")
@@ -147,12 +147,12 @@ class TrainingJob:
 
     @property
     def host(self) -> str:
-        """The other computer on which it runs, or ran; empty when it is this one."""
+        """The other computer on which it runs or ran; empty for this one."""
         host = (self.progress.started or {}).get("host", "")
         return "" if host == socket.gethostname() else host
 
     def newLogLines(self) -> list[str]:
-        """The lines that the backend has printed since the last look; at first the end of what is there."""
+        """The lines printed since the last call; the first call returns the end of the log."""
         try:
             with open(self.logFile, "rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -165,18 +165,18 @@ class TrainingJob:
             return []
         self._logPosition += len(added)
         *lines, self._logRest = (self._logRest + added).replace(b"\r\n", b"\n").split(b"\n")
-        # Of a progress bar that was drawn over and over, its last state.
+        # For a progress bar that was redrawn, the last state.
         texts = [line.rsplit(b"\r", 1)[-1].decode("utf-8", errors="replace") for line in lines[1 if isCut else 0 :]]
         return [text for text in texts if text.strip()]
 
     def requestStop(self) -> None:
-        """Have it end after its step, with a checkpoint; one that has not begun yet is killed.
+        """Ask the run to stop after the current step, with a checkpoint. A run that is still starting is killed.
 
         Raises:
-            UserError: where the run's folder cannot be written to.
+            UserError: the run's folder cannot be written to.
         """
         if self.state is JobState.starting:
-            # It would take away a file that asks it to stop: such a file may be from before it started.
+            # It would delete the file that asks it to stop, which may be from before it started.
             self.kill()
             self._hasSpoken = True
             self.look()
@@ -188,11 +188,11 @@ class TrainingJob:
 
     @property
     def canKill(self) -> bool:
-        """Whether the process is within reach: one of this computer, or behind a command that was started here."""
+        """Whether the process can be killed: it runs on this computer, or was started from it."""
         return self._pid() is not None
 
     def kill(self) -> None:
-        """End the process at once, and those it has started."""
+        """Kill the process and its children."""
         pid = self._pid()
         if pid is not None:
             killTree(pid)
@@ -226,9 +226,19 @@ class TrainingJob:
             return False
 
 
-def _detached() -> dict:
-    """What makes a process live on when the one that started it ends."""
-    if os.name == "nt":
-        # Without a window; one of no console at all would give every process that it starts a window of its own.
-        return {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
-    return {"start_new_session": True}
+def _lastEvents(path: Path) -> Iterator[dict]:
+    """The events in the last part of a progress file."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _LOG_BYTES))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return
+    for line in lines[1:] if size > _LOG_BYTES else lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and "event" in event:
+            yield event

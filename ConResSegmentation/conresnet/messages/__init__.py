@@ -13,9 +13,10 @@ from typing import Any
 from conresnet.messages.computing import COMPUTING
 from conresnet.messages.images import IMAGES
 from conresnet.messages.models import MODELS
+from conresnet.messages.slicer import SLICER
 from conresnet.messages.training import TRAINING
 
-MESSAGES: dict[str, str] = {**IMAGES, **MODELS, **COMPUTING, **TRAINING}
+MESSAGES: dict[str, str] = {**IMAGES, **MODELS, **COMPUTING, **TRAINING, **SLICER}
 
 
 def sentence(code: str, values: Mapping[str, Any], translate: Callable[[str], str] = str) -> str:

@@ -14,6 +14,7 @@ is an entry like any other, with the sentence that says why; it never hides the 
 
 import difflib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +22,8 @@ from os import PathLike
 from pathlib import Path
 
 from conresnet.errors import UserError
-from conresnet.package import ModelDescription, ModelPackage, read_package, write_package
+from conresnet.files import write_error
+from conresnet.package import ModelDescription, ModelPackage, parse_description, read_package, write_package
 from conresnet.package.description import DESCRIPTION_FILE
 
 SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "models"
@@ -111,15 +113,55 @@ def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None
     )
 
 
-def install_model(source: str | PathLike, overwrite: bool = False) -> ModelPackage:
+def install_model(source: str | PathLike, overwrite: bool = False, name: str | None = None) -> ModelPackage:
     """Copy a model package, a folder or a zip file, into the user's models folder, as a folder of the model's name.
+
+    Args:
+        source: the package.
+        overwrite: replace an installed model of the same name.
+        name: install it under another name. Defaults to its own.
 
     Raises:
         UserError: when it is broken, ``package-exists``, ``disk-full`` or ``cannot-write``; nothing is installed then.
     """
     package = read_package(source)
-    files = {name: package.read_file(name) for name in package.description.files}
-    return write_package(package.description, files, _user_folders()[0] / package.description.name, overwrite)
+    description = package.description
+    if name:
+        description = parse_description({**description.to_dict(), "name": name}, DESCRIPTION_FILE)
+    files = {file: package.read_file(file) for file in description.files}
+    return write_package(description, files, _user_folders()[0] / description.name, overwrite)
+
+
+def free_name(name: str) -> str:
+    """A name like this one that no model has: "hippocampus-2"."""
+    taken = {entry.name for entry in list_models()} | {path.name for path in _user_folders()[0].glob("*")}
+    number = 2
+    while f"{name}-{number}" in taken:
+        number += 1
+    return f"{name}-{number}"
+
+
+def is_removable(path: str | PathLike) -> bool:
+    """Whether a model package lies directly in one of the user's models folders."""
+    return any(Path(path).parent == folder for folder in _user_folders())
+
+
+def remove_model(path: str | PathLike) -> None:
+    """Delete an installed model package.
+
+    Raises:
+        UserError: ``cannot-write`` if it cannot be deleted; ValueError if it is not removable.
+    """
+    path = Path(path)
+    if not is_removable(path):
+        raise ValueError(f"{path} is not an installed model package")
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise write_error(error, path) from error
 
 
 def _user_folders() -> list[Path]:

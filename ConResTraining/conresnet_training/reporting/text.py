@@ -4,8 +4,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-import click
-
 
 def case_count(count: int) -> str:
     """ "1 case", "2 cases"."""
@@ -33,6 +31,9 @@ def printable(text: str) -> str:
 
 def echo(text: str, err: bool = False) -> None:
     """Print text that may hold names from outside; see ``printable``."""
+    # Slicer's Python, which uses the rest of this module, has no click.
+    import click
+
     click.echo(printable(text), err=err)
 
 
@@ -42,5 +43,7 @@ def progress_bar(cases: int) -> Iterator[Callable[[str], None]]:
     if not sys.stderr.isatty():
         yield lambda name: None
         return
+    import click
+
     with click.progressbar(length=cases, file=sys.stderr, item_show_func=lambda name: printable(name or "")) as bar:
         yield lambda name: bar.update(1, name)

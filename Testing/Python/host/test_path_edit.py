@@ -1,4 +1,4 @@
-"""The field for a path tells of a path as CTK's does: only where its validator accepts it."""
+"""The path field emits its signal as CTK's does: only for paths that its validator accepts."""
 
 import gc
 

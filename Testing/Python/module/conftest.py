@@ -17,19 +17,52 @@ __all__ = ["no_main_window", "slicer_app", "slicer_session"]
 
 
 @pytest.fixture
-def panel(slicer_app: object, repository: Path) -> Iterator[PanelDriver]:
-    """The module's panel, open, the model of the hippocampus chosen; unloaded afterwards, which ends its engine."""
+def panel(slicer_app: object, repository: Path, request: pytest.FixtureRequest) -> Iterator[PanelDriver]:
+    """The module's panel, open, the model of the hippocampus chosen; unloaded afterwards, which ends its engine.
+
+    In a test file that uses ``warm_engine``, the engine process is handed on to the next test: it starts slowly.
+    """
     kept = _our_modules()
     slicer_app.moduleManager().load(repository / "ConResSegmentation" / "ConResSegmentation.py")
     driver = PanelDriver(slicer_app)
     driver.open()
     driver.choose_model("hippocampus")
+    engines = request.getfixturevalue("warm_engine") if "warm_engine" in request.fixturenames else None
+    if engines:
+        _hand_over(engines.pop(), driver.widget.logic.engine)
     yield driver
+    if engines is not None and (connection := _taken_from(driver.widget.logic.engine)):
+        engines.append(connection)
     slicer_app.moduleManager().unload("ConResSegmentation")
     # A reload of the module imports everything anew, while other tests hold the classes of before.
     for name in _our_modules():
         del sys.modules[name]
     sys.modules.update(kept)
+
+
+@pytest.fixture(scope="module")
+def warm_engine() -> Iterator[list]:
+    """The idle engine process of the test before, if it has one: a list of at most one EngineConnection."""
+    engines: list = []
+    yield engines
+    for connection in engines:
+        connection.close()
+        connection.waitUntilClosed()
+
+
+def _hand_over(connection: object, engine: object) -> None:
+    """Give an engine a running process."""
+    connection._onMessage, connection._onEnded = engine._onMessage, engine._onEnded
+    engine._connection, engine._lastId = connection, connection.lastId
+
+
+def _taken_from(engine: object) -> object:
+    """Take the process away from an engine; None if it is not running or not idle."""
+    connection = engine._connection
+    if connection is None or not connection.isRunning or not connection.hello or engine._current or engine._waiting:
+        return None
+    connection.lastId, engine._connection = engine._lastId, None
+    return connection
 
 
 def _our_modules() -> dict[str, ModuleType]:

@@ -17,5 +17,5 @@ SEGMENTS = (
 MODEL = "organ 1.0.0"
 
 
-def origin_of(volume: object, region: BoxROI | None = None, model: str = MODEL) -> ResultOrigin:
-    return ResultOrigin(model, volume, (checksum(slicer.util.arrayFromVolume(volume)),), region)
+def origin_of(volume: object, roi: BoxROI | None = None, model: str = MODEL) -> ResultOrigin:
+    return ResultOrigin(model, volume, (checksum(slicer.util.arrayFromVolume(volume)),), roi)

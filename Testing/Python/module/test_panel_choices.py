@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
+from PySide6 import QtCore, QtWidgets
 
-from conresnet.package.store import find_model, install_model
+from conresnet.package.store import SHIPPED_FOLDER, find_model, install_model
 from module.models import write_broken, write_four_channels
 from module.panel_driver import PanelDriver, result_nodes
 from slicer_host import dialogs
+
+pytestmark = pytest.mark.usefixtures("warm_engine")
 
 
 @pytest.fixture
@@ -138,7 +142,7 @@ def test_volumes_of_two_patients_are_pointed_out_and_may_be_segmented(four_chann
     combo = panel.widget.channels.combos[2]
     combo.setCurrentNode(nodes["Bo", "T1c"])
     assert not hint.isHidden()
-    assert hint.text == "FLAIR Ada is of the patient Ada, but T1c Bo is of Bo: choose images of one patient."
+    assert hint.text == "FLAIR Ada belongs to patient Ada, but T1c Bo belongs to Bo. Choose images of one patient."
     assert panel.ui.applyButton.enabled
     combo.setCurrentNode(add_volume("T1c from a file"))
     assert hint.isHidden()
@@ -258,6 +262,87 @@ def test_a_broken_package_is_not_installed(panel: PanelDriver, tmp_path: Path, m
     panel.ui.installModelButton.click()
     assert "cannot be read (Expecting property name" in dialogs.shown[-1].text
     assert not list(models_folder.iterdir())
+
+
+def test_a_model_with_the_name_of_a_shipped_one_gets_another_name(panel: PanelDriver, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(find_model("hippocampus"), other)
+    before = titles(panel)
+    dialogs.answer("A folder", str(other), "No")
+    panel.ui.installModelButton.click()
+    assert "already ships a model named hippocampus" in dialogs.shown[-1].text and titles(panel) == before
+    dialogs.answer("A folder", str(other), "Yes")
+    panel.ui.installModelButton.click()
+    assert panel.choices.model == "hippocampus-2"
+    assert find_model("hippocampus") == SHIPPED_FOLDER / "hippocampus"
+
+
+def test_a_shipped_model_that_an_installed_one_hides_is_listed_too(panel: PanelDriver) -> None:
+    install_model(find_model("hippocampus"))
+    panel.widget.modelPanel.refresh()
+    (installed,) = [title for title in titles(panel) if title.endswith("(installed)")]
+    (shipped,) = [title for title in titles(panel) if title.endswith("(shipped)")]
+    panel.choose(panel.ui.modelSelector, shipped)
+    assert panel.widget.modelPanel.choice.path == SHIPPED_FOLDER / "hippocampus"
+    assert not panel.ui.removeModelButton.enabled
+    panel.choose(panel.ui.modelSelector, installed)
+    assert panel.choices.model == "hippocampus" and panel.ui.removeModelButton.enabled
+    dialogs.answer("No", "Yes")
+    panel.ui.removeModelButton.click()
+    assert installed in titles(panel) and " MB) from " in dialogs.shown[-1].text
+    panel.ui.removeModelButton.click()
+    assert not any(title.endswith(("(installed)", "(shipped)")) for title in titles(panel))
+    assert panel.widget.modelPanel.choice.path == SHIPPED_FOLDER / "hippocampus"
+
+
+def test_a_checkpoint_is_not_called_a_broken_package_and_no_dialog_is_left_behind(
+    panel: PanelDriver, tmp_path: Path
+) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"PK")
+    for _time in range(2):
+        dialogs.answer("A .zip file", str(tmp_path / "weights.pth"))
+        panel.ui.installModelButton.click()
+    assert "conresnet import" in dialogs.shown[-1].text
+    panel.app.sendPostedEvents(None, QtCore.QEvent.DeferredDelete)
+    assert slicer.util.mainWindow().findChildren(QtWidgets.QMessageBox) == []
+
+
+def drawn_markup() -> list[str]:
+    """The widgets in which Qt would interpret markup: they could load any file of this computer."""
+    found = []
+    for widget in QtWidgets.QApplication.allWidgets():
+        texts = [widget.toolTip]
+        if isinstance(widget, QtWidgets.QLabel) and widget.textFormat != QtCore.Qt.TextFormat.PlainText:
+            texts.append(widget.text)
+        found += [widget.objectName for text in texts if "<img" in text]
+    return found
+
+
+def test_markup_in_the_names_of_models_and_volumes_is_shown_as_text(panel: PanelDriver, tmp_path: Path) -> None:
+    picture = f'<img src="{tmp_path}/picture.png">'
+    source = write_four_channels(tmp_path / "four")
+    content = json.loads((source / "model.json").read_text(encoding="utf-8"))
+    for place in (content["inputs"][0], content["output"]["segments"][0]):
+        place["name"] += picture
+    content["inputs"][1]["modality"] += picture
+    content["title"] += picture
+    content["output"]["paint_order"][0] += picture
+    (source / "model.json").write_text(json.dumps(content), encoding="utf-8")
+    install_model(source)
+    panel.widget.modelPanel.refresh()
+    panel.choose_model("four")
+    for name in ("T1", "T1c"):
+        add_volume(name + picture)
+    panel.settle()
+    assert picture in panel.ui.modelSummaryLabel.text
+    assert drawn_markup() == []
+    dialogs.answer("A folder", str(source), "No")
+    panel.ui.installModelButton.click()
+    node = add_volume(f"p1_T1 {picture}")
+    for combo in panel.widget.channels.combos:
+        combo.setCurrentNode(node)
+    assert picture not in panel.ui.applyButton.toolTip and "p1_T1" in panel.ui.applyButton.toolTip
+    assert drawn_markup() == []
 
 
 def test_a_model_that_a_scene_names_but_is_not_here_is_said(panel: PanelDriver) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
 import psutil
 import pytest
 import slicer
@@ -24,7 +25,7 @@ def children() -> set[int]:
 
 def open_advanced(panel: PanelDriver) -> None:
     panel.ui.advancedCollapsibleButton.collapsed = False
-    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Has all that the engine needs.")
+    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Ready: all required packages are installed.")
 
 
 def test_devices_are_listed_when_they_are_looked_for(panel: PanelDriver) -> None:
@@ -48,11 +49,11 @@ def test_another_python_is_remembered_and_one_that_is_none_is_said(
     panel: PanelDriver, volume: object, tmp_path: Path
 ) -> None:
     panel.ui.pythonPathEdit.currentPath = sys.executable
-    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Has all that the engine needs.")
+    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Ready: all required packages are installed.")
     assert slicer.util.settingsValue("ConResSegmentation/EnginePython", "") == sys.executable
     assert panel.segment() is not None
     panel.ui.pythonPathEdit.currentPath = str(tmp_path / "no python")
-    assert "does not exist" in panel.ui.engineStatusLabel.text
+    panel.wait(lambda: "does not exist" in panel.ui.engineStatusLabel.text)
     panel.click_segment()
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "does not exist" in panel.status
@@ -61,10 +62,12 @@ def test_another_python_is_remembered_and_one_that_is_none_is_said(
 
 def test_an_emptied_path_goes_back_to_slicers_python(panel: PanelDriver) -> None:
     panel.ui.pythonPathEdit.currentPath = "/no/python"
+    panel.wait(lambda: "does not exist" in panel.ui.engineStatusLabel.text)
     panel.ui.pythonPathEdit.currentPath = ""
+    panel.wait(lambda: "Ready" in panel.ui.engineStatusLabel.text)
     assert panel.widget.logic.enginePython.isSlicers
     assert slicer.util.settingsValue("ConResSegmentation/EnginePython", "") == ""
-    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Has all that the engine needs.")
+    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Ready: all required packages are installed.")
 
 
 def test_typing_the_path_of_another_python_stops_nothing_that_is_computed(
@@ -81,15 +84,54 @@ def test_typing_the_path_of_another_python_stops_nothing_that_is_computed(
     assert "does not exist" in panel.status, "the next run is the other Python's"
 
 
+def test_a_path_is_used_when_its_typing_has_finished_and_only_a_python_is_run(
+    panel: PanelDriver, tmp_path: Path
+) -> None:
+    # Its name is the beginning of the path that is typed.
+    (tmp_path / "clean").write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/ran"\n', encoding="utf-8")
+    (tmp_path / "clean").chmod(0o755)
+    python = tmp_path / "clean-env" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/asked"\n', encoding="utf-8")
+    python.chmod(0o755)
+    edit = panel.ui.pythonPathEdit.comboBox().lineEdit()
+    for end in range(len(str(tmp_path)), len(str(python)) + 1):
+        edit.text = str(python)[:end]
+        panel.settle()
+    assert slicer.util.settingsValue("ConResSegmentation/EnginePython", "") == "", "editing has not finished"
+    edit.editingFinished.emit()
+    panel.wait(lambda: "does not run as a Python" in panel.ui.engineStatusLabel.text)
+    assert (tmp_path / "asked").exists() and not (tmp_path / "ran").exists()
+    edit.text = str(tmp_path / "clean")
+    panel.wait(lambda: "does not look like a Python" in panel.ui.engineStatusLabel.text)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_opening_the_module_again_and_again_leaves_nothing_behind(panel: PanelDriver, volume: object) -> None:
+    panel.segment()
+    kept = len(panel.app.kept_timers)
+    wrapper = panel.choices
+    for _time in range(3):
+        panel.leave()
+        panel.open()
+        panel.segment()
+    assert len(panel.app.kept_timers) == kept == 0, "QTimer.singleShot keeps what it calls"
+    assert panel.choices is wrapper, "each wrapper adds observers to the node"
+    wrapper.show3D = False
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert panel.choices.show3D and panel.choices is not wrapper
+
+
 def test_cancel_works_before_the_engine_is_there(panel: PanelDriver, volume: object) -> None:
     panel.click_segment()
     panel.ui.cancelButton.click()
-    assert panel.status == "Cancelled."
-    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Has all that the engine needs.")
+    assert panel.status == "Canceled."
+    panel.wait(lambda: panel.ui.engineStatusLabel.text == "Ready: all required packages are installed.")
     # What is asked of the engine together with its devices would have come to begin by the time these are listed.
     panel.wait(lambda: panel.ui.deviceSelector.count > 1)
     panel.settle()
-    assert panel.status == "Cancelled." and not panel.widget.runPanel.isRunning
+    assert panel.status == "Canceled." and not panel.widget.runPanel.isRunning
     assert not panel.widget.logic.engine.isSegmenting
 
 
@@ -182,6 +224,7 @@ from slicer_host import start_application
 import slicer
 app = start_application()
 module = app.moduleManager().load(sys.argv[1])
+assert "SimpleITK" not in sys.modules, "it takes time at each start of Slicer"
 module.widgetRepresentation()
 slicer.util.selectModule("ConResSegmentation")
 print(module.widgetRepresentation().self().ui.modelSelector.findData("hippocampus"))
@@ -195,6 +238,20 @@ app.quit_host()
     assert run.returncode == 0, run.stderr
     assert int(run.stdout.split()[-1]) >= 0, "the model is not listed"
     assert "Traceback" not in run.stderr
+
+
+def test_the_panel_is_as_wide_as_slicers_and_fits_a_screen(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+    volume.SetName("W" * 68)
+    panel.segment()
+    picture = panel.picture(tmp_path / "panel.png")
+    assert matplotlib.image.imread(picture).shape[:2] < (900, 421), "with everything advanced folded"
+    panel.ui.modelDetailsButton.collapsed = False
+    panel.ui.advancedCollapsibleButton.collapsed = False
+    panel.settle()
+    panel.picture(tmp_path / "unfolded.png")
+    assert panel.representation.minimumSizeHint.width() <= 420
+    label = panel.ui.modelDetailsLabel
+    assert label.height >= label.heightForWidth(label.width) > 100, "all of its text is shown"
 
 
 def test_the_whole_panel_can_be_drawn(panel: PanelDriver, volume: object, tmp_path: Path) -> None:

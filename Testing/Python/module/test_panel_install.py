@@ -1,42 +1,65 @@
-"""Installing what the engine lacks, at the click on Segment: what fails, what only seems to, and what is declined."""
+"""Installing what the engine needs: in a process of its own, with progress and Cancel, and everything else disabled."""
 
 from __future__ import annotations
 
-import subprocess
+import shutil
 import sys
 import types
-from collections.abc import Callable
+from pathlib import Path
 
+import psutil
 import pytest
-import qt
-import slicer
 
+from conresnet.needs import PACKAGES
+from ConResSegmentationLib.Processes import callLater
 from module.panel_driver import PanelDriver
 from slicer_host import dialogs
 
-WHOLE = "Has all that the engine needs."
+NEEDED = "The engine needs packages."
 
 
-def lacking(panel: PanelDriver, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
-    """Have the engine's Python lack packages: what is taken out of the returned list is installed."""
-    engine_python = sys.modules["ConResSegmentationLib.EnginePython"]
-    missing = list(names)
+class FakePip:
+    """A PythonSlicer whose pip writes down what it is asked for.
 
-    def check(on_checked: object) -> None:
-        problem = "The engine needs packages." if missing else ""
-        found = engine_python.EngineCheck(tuple(missing), problem, bool(missing))
-        qt.QTimer.singleShot(0, lambda: on_checked(found))
+    Args:
+        folder: for the program and its files.
+        panel: whose check of the engine's Python reports as missing what was not installed yet.
+        missing: the packages that are missing at first.
+    """
 
-    monkeypatch.setattr(panel.widget.logic.enginePython, "check", check)
-    return missing
+    def __init__(self, folder: Path, panel: PanelDriver, missing: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+        self.calls, self.behavior, self._missing = folder / "calls", folder / "behavior", missing
+        self.calls.touch()
+        self.behavior.write_text("exit 0\n", encoding="utf-8")
+        real = shutil.which("PythonSlicer")
+        program = folder / "PythonSlicer"
+        program.write_text(
+            '#!/bin/sh\ncase "$2" in\n'
+            f'pip|light_the_torch) echo "$@" >> "{self.calls}"; echo "Collecting it"; . "{self.behavior}";;\n'
+            f'*) exec "{real}" "$@";;\nesac\n',
+            encoding="utf-8",
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+        self._library = sys.modules["ConResSegmentationLib.EnginePython"]
+        monkeypatch.setattr(panel.widget.logic.enginePython, "check", self._check)
+
+    def _check(self, on_checked: object) -> None:
+        done = self.calls.read_text(encoding="utf-8")
+        succeeds = "exit 0" in self.behavior.read_text(encoding="utf-8")
+        missing = tuple(name for name in self._missing if not succeeds or f"{name}>=" not in done)
+        found = self._library.EngineCheck(missing, NEEDED if missing else "", bool(missing))
+        callLater(lambda: on_checked(found))
+
+    @property
+    def asked(self) -> list[str]:
+        return self.calls.read_text(encoding="utf-8").splitlines()
 
 
-def torch_extension(monkeypatch: pytest.MonkeyPatch, install: Callable[[], None]) -> None:
-    """Have the PyTorch extension there, which imports torch when it has installed it (its PyTorchUtils.py)."""
-    logic = types.SimpleNamespace(installTorch=lambda **_options: install())
-    module = types.ModuleType("PyTorchUtils")
-    module.PyTorchUtilsLogic = lambda: logic
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
+@pytest.fixture
+def torch_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slicer's PyTorch extension is loaded."""
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", types.ModuleType("PyTorchUtils"))
 
 
 def end(panel: PanelDriver) -> None:
@@ -46,69 +69,103 @@ def end(panel: PanelDriver) -> None:
     assert panel.ui.applyButton.enabled and not panel.ui.cancelButton.enabled
 
 
-def test_a_failed_installation_ends_the_run(
-    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
+def test_everything_missing_is_installed_by_processes_and_the_run_continues(
+    panel: PanelDriver, volume: object, tmp_path: Path, torch_extension: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_requirements: str) -> None:
-        raise subprocess.CalledProcessError(1, ["PythonSlicer", "-m", "pip", "install"])
-
-    lacking(panel, monkeypatch, "safetensors")
-    monkeypatch.setattr(slicer.util, "pip_install", fail)
+    pip = FakePip(tmp_path, panel, ("torch", "safetensors"), monkeypatch)
     dialogs.answer("OK")
-    end(panel)
-    assert panel.status == panel.ui.engineStatusLabel.text == "The engine needs packages."
-    assert len(dialogs.shown) == 2 and "The installation failed." in dialogs.shown[1].text
-    assert "CalledProcessError" in dialogs.shown[1].details
-
-
-def test_who_declines_is_asked_once(panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    lacking(panel, monkeypatch, "safetensors")
-    dialogs.answer("Cancel")
-    end(panel)
-    assert panel.status == "The engine needs packages." and len(dialogs.shown) == 1
-
-
-def test_torch_that_slicer_itself_cannot_import_is_there_for_the_engine(
-    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    missing = lacking(panel, monkeypatch, "torch", "safetensors")
-    monkeypatch.setattr(slicer.util, "pip_install", lambda _requirements: missing.remove("safetensors"))
-    dialogs.answer("OK")
-
-    def install() -> None:
-        missing.remove("torch")
-        raise ImportError("libgomp.so.1: cannot allocate memory in static TLS block")
-
-    torch_extension(monkeypatch, install)
     end(panel)
     assert panel.status.startswith("Done in") and len(dialogs.shown) == 1
+    versions = [f"{name}>={PACKAGES[name]}" for name in ("torch", "safetensors")]
+    assert all(version in dialogs.shown[0].text for version in versions)
+    chooser, torch, rest = pip.asked
+    assert chooser.startswith("-m pip install") and "light-the-torch" in chooser
+    assert torch == f"-m light_the_torch install {versions[0]}", "it chooses the build for the graphics card"
+    assert rest.startswith("-m pip install") and rest.endswith(f"--no-deps {versions[1]}")
+    assert "Collecting it" in panel.widget.runPanel.log
 
 
-def test_torch_that_is_not_there_afterwards_has_failed(
-    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
+def test_a_failed_installation_ends_the_run_with_its_last_line(
+    panel: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lacking(panel, monkeypatch, "torch")
-    monkeypatch.setattr(sys.modules["ConResSegmentationLib.EnginePython"], "find_packages", dict)
-    torch_extension(monkeypatch, lambda: 1 / 0)
+    pip = FakePip(tmp_path, panel, ("safetensors",), monkeypatch)
+    pip.behavior.write_text("echo 'No space left on device' >&2; exit 1\n", encoding="utf-8")
+    dialogs.answer("OK")
     end(panel)
-    assert panel.status == "The engine needs packages."
-    assert [shown.text.splitlines()[0] for shown in dialogs.shown] == ["The installation failed."]
+    assert panel.status == "The installation failed (No space left on device); see the log."
 
 
-def test_the_button_installs_too(panel: PanelDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = lacking(panel, monkeypatch, "safetensors")
-    monkeypatch.setattr(slicer.util, "pip_install", lambda _requirements: missing.clear())
+def test_a_user_who_declines_is_asked_once(
+    panel: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = FakePip(tmp_path, panel, ("safetensors",), monkeypatch)
+    dialogs.answer("Cancel")
+    end(panel)
+    assert panel.status == NEEDED and len(dialogs.shown) == 1 and pip.asked == []
+
+
+def test_while_packages_are_installed_nothing_else_can_be_started_and_cancel_works(
+    panel: PanelDriver, volume: object, tmp_path: Path, torch_extension: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = FakePip(tmp_path, panel, ("torch",), monkeypatch)
+    pip.behavior.write_text("exec sleep 60\n", encoding="utf-8")
+    ui = panel.ui
+    ui.advancedCollapsibleButton.collapsed = False
+    panel.wait(lambda: ui.engineStatusLabel.text == NEEDED)
+    dialogs.answer("OK")
+    ui.installEngineButton.click()
+    panel.wait(lambda: "Collecting it" in panel.status)
+    assert ui.progressBar.maximum == 0 and ui.cancelButton.enabled
+    for widget in (ui.applyButton, ui.installEngineButton, ui.pythonPathEdit, ui.freeMemoryButton, ui.modelSelector):
+        assert not widget.isEnabled(), widget.objectName
+    ui.installEngineButton.click()
+    ui.applyButton.click()
+    (child,) = [p for p in psutil.Process().children(recursive=True) if "sleep" in p.name()]
+    ui.cancelButton.click()
+    assert panel.status == "Canceled."
+    panel.wait(lambda: not child.is_running() and ui.installEngineButton.isEnabled())
+    assert len(pip.asked) == 1 and ui.modelSelector.isEnabled() and ui.applyButton.enabled
+
+
+def test_the_button_installs_without_segmenting(
+    panel: PanelDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakePip(tmp_path, panel, ("safetensors",), monkeypatch)
     panel.ui.advancedCollapsibleButton.collapsed = False
-    panel.wait(lambda: panel.ui.engineStatusLabel.text == "The engine needs packages.")
+    panel.wait(lambda: panel.ui.engineStatusLabel.text == NEEDED)
     assert not panel.ui.installEngineButton.isHidden()
     dialogs.answer("OK")
     panel.ui.installEngineButton.click()
-    panel.wait(lambda: panel.ui.engineStatusLabel.text == WHOLE)
+    panel.wait(lambda: panel.status == "The engine is ready.")
     assert panel.ui.installEngineButton.isHidden()
     panel.wait(lambda: panel.ui.deviceSelector.count > 1)
 
 
-def test_a_fault_at_the_click_ends_the_run(panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pytorch_extension_that_is_installed_but_disabled_is_not_offered_again_and_again(
+    panel: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = FakePip(tmp_path, panel, ("torch",), monkeypatch)
+    panel.app.extensionsManagerModel().installed.append("PyTorch")
+    end(panel)
+    assert "enable it in the Extensions Manager" in panel.status and "another Engine Python" in panel.status
+    assert pip.asked == [] and dialogs.shown == []
+
+
+@pytest.mark.parametrize("answer", ["Yes", "No"])
+def test_a_missing_pytorch_extension_is_offered(
+    panel: PanelDriver, volume: object, tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakePip(tmp_path, panel, ("torch",), monkeypatch)
+    dialogs.answer(answer)
+    end(panel)
+    model = panel.app.extensionsManagerModel()
+    assert model.requests == (["PyTorch"] if answer == "Yes" else [])
+    assert ("Restart Slicer, then" if answer == "Yes" else "is not installed") in panel.status
+
+
+def test_an_internal_error_at_the_click_ends_the_run(
+    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(panel.widget.runControl, "_task", lambda: 1 / 0)
     end(panel)
     assert "could not be started" in panel.status and "ZeroDivisionError" in panel.widget.runPanel.log

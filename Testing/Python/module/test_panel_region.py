@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import slicer
 import vtk
 
 from module.panel_driver import PanelDriver
 from module.test_scene_inputs import rotation
+
+pytestmark = pytest.mark.usefixtures("warm_engine")
 
 
 def test_a_region_is_advised_for_a_head_and_placed_where_the_slices_cross(panel: PanelDriver, head: object) -> None:

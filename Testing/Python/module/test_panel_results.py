@@ -15,6 +15,8 @@ from module.panel_driver import PanelDriver, label_array, result_nodes
 from module.test_scene_inputs import add_region
 from slicer_host import dialogs
 
+pytestmark = pytest.mark.usefixtures("warm_engine")
+
 
 def half_region(volume: object, side: int) -> object:
     """A region that holds the posterior (-1) or the anterior (1) half of a volume."""

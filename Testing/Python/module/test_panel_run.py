@@ -14,6 +14,8 @@ import slicer
 from module.panel_driver import PanelDriver, label_array, result_nodes
 from module.test_scene_inputs import add_bent_transform, add_region, add_transform, rotation
 
+pytestmark = pytest.mark.usefixtures("warm_engine")
+
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
     return 2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other))
@@ -36,11 +38,12 @@ def test_a_region_beside_the_structure_is_said_to_be_empty(panel: PanelDriver, v
     panel.ui.regionSelector.setCurrentNode(add_region((bounds[1] - 4, bounds[3] - 4, bounds[5] - 4), (6, 6, 6)))
     node = panel.segment()
     assert not label_array(node, volume).any()
-    assert "found nothing in the region; move it" in panel.status and "in this image" not in panel.status
+    assert "found nothing in the ROI; move it" in panel.status and "in this image" not in panel.status
 
 
 def test_the_time_that_is_told_is_what_the_user_waited(panel: PanelDriver, volume: object) -> None:
     """With the start of the engine and the loading of the model."""
+    panel.widget.logic.engine.stop()
     panel.segment()
     told = float(re.match(r"Done in (\S+) s", panel.status)[1])
     phases = panel.ui.logTextEdit.toPlainText().partition("seconds: ")[2]
@@ -130,7 +133,7 @@ def test_an_edited_segmentation_is_kept(panel: PanelDriver, volume: object) -> N
     assert second is not first
     assert first.GetSegmentation().GetNthSegment(0).GetName() == "corrected by hand"
     np.testing.assert_array_equal(label_array(first, volume), before)
-    assert f"{first.GetName()} was left as it is" in panel.status and second.GetName() in panel.status
+    assert f"{first.GetName()} was kept unchanged" in panel.status and second.GetName() in panel.status
 
 
 def test_a_result_lies_right_under_any_linear_transform(panel: PanelDriver, volume: object) -> None:
@@ -175,7 +178,7 @@ def test_a_non_linear_transform_is_refused_with_a_sentence(panel: PanelDriver, v
     node = {"volume": volume, "region": region}[place]
     node.SetAndObserveTransformNodeID(add_bent_transform().GetID())
     assert panel.segment() is None
-    assert panel.status.startswith(f"{node.GetName()} lies under the transform bent, which is not linear")
+    assert panel.status.startswith(f"{node.GetName()} is under the transform bent, which is not linear")
     assert result_nodes() == []
 
 
@@ -187,13 +190,13 @@ def test_a_panel_with_such_a_volume_and_no_region_opens_and_says_so(panel: Panel
     assert region.GetNumberOfControlPoints() == 0, "it cannot be placed"
     slicer.mrmlScene.RemoveNode(region)
     assert panel.segment() is None
-    assert panel.status.startswith(f"{head.GetName()} lies under the transform bent, which is not linear")
+    assert panel.status.startswith(f"{head.GetName()} is under the transform bent, which is not linear")
 
 
 def test_an_error_of_the_engine_is_a_sentence_and_changes_nothing(panel: PanelDriver, volume: object) -> None:
     panel.ui.regionSelector.setCurrentNode(add_region((5000, 0, 0)))
     assert panel.segment() is None
-    assert "ROI" in panel.status or "region" in panel.status
+    assert "ROI" in panel.status
     assert panel.status in panel.ui.logTextEdit.toPlainText()
     assert result_nodes() == []
     panel.ui.regionSelector.setCurrentNode(None)
@@ -208,7 +211,7 @@ def test_progress_comes_on_and_cancel_leaves_the_scene_as_it_was(panel: PanelDri
     first = panel.ui.progressBar.value
     panel.wait(lambda: panel.ui.progressBar.value > first)
     panel.ui.cancelButton.click()
-    assert panel.status == "Cancelled."
+    assert panel.status == "Canceled."
     assert panel.ui.applyButton.enabled
     panel.wait(lambda: not panel.widget.logic.engine.isSegmenting, seconds=4)
     panel.settle()
@@ -244,7 +247,7 @@ def test_a_killed_engine_is_a_sentence_and_the_next_click_works(
     panel.wait_until_computing()
     os.kill(panel.widget.logic.engine._connection.hello["pid"], signal.SIGKILL)
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
-    assert panel.status.startswith("The engine ended unexpectedly")
+    assert panel.status.startswith("The engine stopped unexpectedly")
     assert result_nodes() == []
     crop = slicer.util.loadVolume(str(hippocampus_image))
     panel.widget.channels.combos[0].setCurrentNode(crop)
@@ -256,7 +259,7 @@ def test_removing_the_volume_while_it_is_segmented_is_survived(panel: PanelDrive
     panel.wait_until_asked()
     slicer.mrmlScene.RemoveNode(volume)
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
-    assert "was removed while it was segmented" in panel.status
+    assert "was removed during the segmentation" in panel.status
     assert result_nodes() == []
 
 
@@ -265,7 +268,7 @@ def test_other_voxels_in_the_volume_while_it_is_segmented_are_noticed(panel: Pan
     panel.wait_until_asked()
     slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume)[::-1].copy())
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
-    assert "was changed while it was segmented" in panel.status
+    assert "was changed during the segmentation" in panel.status
     assert result_nodes() == []
 
 
@@ -290,6 +293,6 @@ def test_a_result_that_cannot_be_shown_leaves_nothing_behind(
     shows = sys.modules["ConResSegmentation"].SegmentationRun._show
     monkeypatch.setattr(shows.__globals__["MapVolumes"], "put", fail)
     assert panel.segment() is None
-    assert panel.status == "The result could not be put into the scene; see the log."
+    assert panel.status == "The result could not be added to the scene; see the log."
     assert "no memory for maps" in panel.ui.logTextEdit.toPlainText()
     assert result_nodes() == []

@@ -12,6 +12,8 @@ from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pa
 from engine.model_cases import description
 from module.panel_driver import PanelDriver, label_array, result_nodes
 
+pytestmark = pytest.mark.usefixtures("warm_engine")
+
 
 @pytest.fixture
 def coarse_to_fine_panel(panel: PanelDriver, volume: object, tmp_path: Path) -> PanelDriver:

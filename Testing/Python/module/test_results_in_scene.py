@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 import slicer
 import vtk
 
+from conresnet.images.roi import BoxROI
 from ConResSegmentationLib import MapVolumes, ResultOrigin, ResultSegmentation
 from module.panel_driver import label_array
 from module.result_cases import SEGMENTS, origin_of
+from slicer_host.subject_hierarchy import delete
 
 
 def segment_of(node: object, number: int) -> object:
@@ -41,6 +44,34 @@ def test_segments_have_the_models_names_colors_and_codes(result: object) -> None
     assert entry.GetTypeObject().GetCodeValue() == "64033007"
     assert entry.GetTypeModifierObject().GetCodeMeaning() == "Left"
     assert entry.GetCategoryObject().GetCodingSchemeDesignator() == "SCT"
+    # Slicer's list "3D Slicer General Anatomy" has neither of the shipped models' codes.
+    assert "DICOM master list" in entry.GetTerminologyContextName()
+    assert "DICOM master list" in entry.GetRegionContextName()
+
+
+def test_dicom_files_of_a_result_will_name_the_model_and_not_a_human(volume: object, labels: np.ndarray) -> None:
+    for packed in (None, (labels > 0).astype(np.uint8)[None]):
+        for _id, segment in ResultSegmentation.makeSegments(labels, SEGMENTS, volume, packed, algorithm="organ 1.0.0"):
+            kind, name = vtk.mutable(""), vtk.mutable("")
+            assert segment.GetTag("DICOM.SegmentAlgorithmType", kind) and str(kind) == "AUTOMATIC"
+            assert segment.GetTag("DICOM.SegmentAlgorithmName", name) and str(name) == "ConResNet organ 1.0.0"
+
+
+def test_an_earlier_result_with_many_segments_is_compared_with_an_roi_in_a_moment(slicer_app: object) -> None:
+    count, size = 40, 256
+    labels = np.zeros((size,) * 3, np.uint8)
+    for number in range(count):
+        labels[10 + number * 236 // count : 10 + (number + 1) * 236 // count, 10:246, 10:246] = number + 1
+    image = slicer.util.addVolumeFromArray(np.zeros(labels.shape, np.int16))
+    segments = [dataclasses.replace(SEGMENTS[0], name=f"s{n}", label=n) for n in range(1, count + 1)]
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    ResultSegmentation.setSegments(node, ResultSegmentation.makeSegments(labels, segments, image), image)
+    whole, half = (BoxROI.from_bounds([-400, 400, -400, 400, 0, height]) for height in (400, 120))
+    origin_of(image).sign(node)
+    begun = time.process_time()
+    assert origin_of(image, whole).mayReplace(node)
+    assert time.process_time() - begun < 1.2
+    assert not origin_of(image, half).mayReplace(node), "most segments are outside"
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
@@ -106,13 +137,14 @@ def test_a_result_that_replaces_another_one_is_shown_as_the_user_has_chosen(
 
 
 @pytest.mark.parametrize("place", ["scene", "folder", "study"])
-def test_results_lie_under_the_inputs_item_or_with_it_in_its_study(
+def test_results_are_next_to_the_input_and_stay_when_it_is_deleted(
     volume: object, labels: np.ndarray, place: str
 ) -> None:
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    expected = item = hierarchy.GetItemByDataNode(volume)
+    expected, item = hierarchy.GetSceneItemID(), hierarchy.GetItemByDataNode(volume)
     if place == "folder":
-        hierarchy.SetItemParent(item, hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "folder"))
+        expected = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "folder")
+        hierarchy.SetItemParent(item, expected)
     elif place == "study":
         expected = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
         hierarchy.SetItemParent(item, expected)
@@ -124,6 +156,10 @@ def test_results_lie_under_the_inputs_item_or_with_it_in_its_study(
     folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(map_node))
     assert hierarchy.GetItemName(folder) == "result maps"
     assert hierarchy.GetItemParent(folder) == expected
+    delete(volume)
+    assert slicer.mrmlScene.GetNodeByID(volume.GetID()) is None
+    for kept in (node, map_node):
+        assert slicer.mrmlScene.GetNodeByID(kept.GetID()) is kept
 
 
 def test_segments_that_overlap_are_whole_in_the_scene_and_in_a_file(

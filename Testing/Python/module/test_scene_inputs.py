@@ -67,29 +67,32 @@ def test_all_transforms_above_a_volume_are_applied(volume: object) -> None:
 
 def test_a_volume_under_a_non_linear_transform_is_refused(volume: object) -> None:
     volume.SetAndObserveTransformNodeID(add_bent_transform().GetID())
-    with pytest.raises(UserError, match=f"{volume.GetName()} lies under the transform bent") as caught:
+    with pytest.raises(UserError) as caught:
         SceneInputs.volumeInput(volume)
     assert caught.value.code == "transform-not-linear"
+    assert caught.value.values == {"name": volume.GetName(), "transform": "bent"}
 
 
 def test_an_empty_volume_and_a_color_volume_are_refused(slicer_app: object) -> None:
     empty = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "nothing")
-    with pytest.raises(UserError, match="nothing holds no image"):
+    with pytest.raises(UserError) as caught:
         SceneInputs.volumeInput(empty)
+    assert (caught.value.code, caught.value.values) == ("volume-empty", {"name": "nothing"})
     color = slicer.util.addVolumeFromArray(np.zeros((3, 4, 5, 3), np.uint8), nodeClassName="vtkMRMLVectorVolumeNode")
-    with pytest.raises(UserError, match="3 values a voxel"):
+    with pytest.raises(UserError) as caught:
         SceneInputs.volumeInput(color)
+    assert caught.value.code == "volume-color" and caught.value.values["count"] == 3
 
 
 def test_a_region_is_taken_as_it_lies_in_the_world(slicer_app: object) -> None:
     region = add_region()
-    plain = SceneInputs.regionInput(region)
+    plain = SceneInputs.roiInput(region)
     np.testing.assert_allclose(plain.center, (1, 2, 3))
     np.testing.assert_allclose(plain.axes, np.eye(3))
     np.testing.assert_allclose(plain.size, (10, 20, 30))
     matrix = rotation(40, (100, 0, 0))
     region.SetAndObserveTransformNodeID(add_transform(matrix).GetID())
-    moved = SceneInputs.regionInput(region)
+    moved = SceneInputs.roiInput(region)
     np.testing.assert_allclose(moved.center, (matrix @ (1, 2, 3, 1))[:3])
     np.testing.assert_allclose(moved.axes, matrix[:3, :3], atol=1e-9)
     np.testing.assert_allclose(moved.size, (10, 20, 30))
@@ -100,7 +103,7 @@ def test_a_region_that_is_itself_rotated_and_scaled_keeps_its_corners(slicer_app
     turned = slicer.util.vtkMatrixFromArray(rotation(25, (3, 2, 1)))
     region.SetAndObserveObjectToNodeMatrix(turned)
     region.SetAndObserveTransformNodeID(add_transform(np.diag([2.0, 2.0, 2.0, 1.0])).GetID())
-    taken = SceneInputs.regionInput(region)
+    taken = SceneInputs.roiInput(region)
     corners = np.array([[x, y, z, 1] for x in (-5, 5) for y in (-10, 10) for z in (-15, 15)]).T
     expected = (np.diag([2, 2, 2, 1]) @ rotation(25, (3, 2, 1)) @ corners)[:3].T
     assert np.abs(taken.corners()[:, None] - expected[None]).max(axis=2).min(axis=1).max() < 1e-6
@@ -108,13 +111,16 @@ def test_a_region_that_is_itself_rotated_and_scaled_keeps_its_corners(slicer_app
 
 def test_regions_that_are_no_box_yet_are_refused(slicer_app: object) -> None:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
-    with pytest.raises(UserError, match="R is not placed yet"):
-        SceneInputs.regionInput(node)
+    with pytest.raises(UserError) as caught:
+        SceneInputs.roiInput(node)
+    assert (caught.value.code, caught.value.values) == ("roi-not-placed", {"name": "R"})
     region = add_region()
     region.SetInsideOut(True)
-    with pytest.raises(UserError, match="inside out"):
-        SceneInputs.regionInput(region)
+    with pytest.raises(UserError) as caught:
+        SceneInputs.roiInput(region)
+    assert caught.value.code == "roi-inside-out"
     region.SetInsideOut(False)
     region.SetAndObserveTransformNodeID(add_bent_transform().GetID())
-    with pytest.raises(UserError, match="not linear"):
-        SceneInputs.regionInput(region)
+    with pytest.raises(UserError) as caught:
+        SceneInputs.roiInput(region)
+    assert caught.value.code == "transform-not-linear"

@@ -60,7 +60,7 @@ def test_a_case_joins_a_data_set_on_the_volumes_voxels_by_the_segments_names(
     open_section(training)
     assert training.ui.caseNameEdit.text == "Müller_T1", "proposed from the volume's name"
     training.ui.caseNameEdit.text = "case_new"
-    assert add(training) == "The case case_new is added: far box, Near box."
+    assert add(training) == "Added the case case_new: far box, Near box."
     assert "7 labelled cases" in training.ui.dataSetSummaryLabel.text
     found = read_data_set(data_set)
     case = next(case for case in found.cases if case.name == "case_new")
@@ -89,7 +89,7 @@ def test_a_new_data_set_takes_channels_of_several_grids(training: TrainingDriver
     training.ui.newChannelsEdit.editingFinished.emit()
     training.settle()
     assert [combo.currentNode().GetName() for combo in training.widget.sceneCasePanel.combos] == ["T1", "T2"]
-    assert "is added" in add(training)
+    assert "Added the case" in add(training)
     found = read_data_set(folder)
     assert found.channels == ("T1", "T2") and found.labels == {1: "Lesion"} and found.layout == "decathlon"
     image = read_image(found.cases[0].images[0])
@@ -122,18 +122,18 @@ def test_a_label_map_and_transforms_above_the_nodes_are_taken(training: Training
     assert (read_image(case.label).components[0] > 0).sum() == 6 * 6 * 5
     training.ui.sceneLabelsSelector.setCurrentNode(labels)
     training.ui.caseNameEdit.text = "again"
-    # A label map that was cut to what is labeled does not lie on the volume's voxels.
-    assert "does not lie on the voxels" in add(training) or "is added" in training.ui.sceneCaseStatusLabel.text
+    # A label map that was cropped to its labels is not on the volume's voxel grid.
+    assert "is not on the voxel grid" in add(training) or "Added the case" in training.ui.sceneCaseStatusLabel.text
 
 
 @pytest.mark.parametrize(
     ("masks", "name", "sentence"),
     [
         ({"Tumor": NEAR}, "a", "The data set has no label Tumor; its labels are Near box, Far box."),
-        ({"Near_box": NEAR, "Far_box": NEAR}, "a", "The segment Far box overlaps another one"),
-        ({"Near_box": np.s_[0:0]}, "a", "There is nothing segmented"),
-        ({"Near_box": NEAR}, "case_2", "has a case case_2 already"),
-        ({"Near_box": NEAR}, "../a", "cannot name a case"),
+        ({"Near_box": NEAR, "Far_box": NEAR}, "a", "The segment Far box overlaps another segment"),
+        ({"Near_box": np.s_[0:0]}, "a", "No voxel of the image is segmented"),
+        ({"Near_box": NEAR}, "case_2", "already has a case case_2"),
+        ({"Near_box": NEAR}, "../a", "cannot be the name of a case"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_a_sentence_and_changes_nothing(
@@ -156,4 +156,4 @@ def test_a_folder_of_another_layout_takes_no_cases(training: TrainingDriver, tmp
     (folder / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     training.choose_data_set(folder)
     open_section(training)
-    assert not training.ui.addCaseButton.enabled and "layout of nnU-Net" in training.ui.addCaseButton.toolTip
+    assert not training.ui.addCaseButton.enabled and "nnU-Net layout" in training.ui.addCaseButton.toolTip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -48,6 +50,31 @@ def test_a_plan_of_other_data_does_not_start(here: TrainingDriver, data_set: Pat
     assert here.ui.startButton.enabled, here.ui.startButton.toolTip
 
 
+def test_folders_that_may_not_be_read_are_told_and_raise_nothing(
+    here: TrainingDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+
+    def denied(path: object, *_arguments: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    real = {name: getattr(os, name) for name in ("stat", "lstat", "scandir", "listdir")}
+    for name, function in real.items():
+        def guarded(path: object = ".", *rest: object, function: object = function, **options: object) -> object:
+            return denied(path) if str(closed) in str(path) else function(path, *rest, **options)
+
+        monkeypatch.setattr(os, name, guarded)
+    for edit in (here.ui.dataSetPathEdit, here.ui.planPathEdit, here.ui.runPathEdit):
+        for end in ("set", "set/x.yaml"):
+            edit.currentPath = str(closed / end)
+            here.wait(lambda: here.widget.dataSetPanel.isSettled)
+            here.settle()
+    assert slot_errors == []
+    assert not here.ui.startButton.enabled and not here.ui.checkButton.enabled
+    assert str(closed) in here.ui.dataSetSummaryLabel.text
+
+
 def test_an_emptied_path_names_nothing_any_more(here: TrainingDriver, data_set: Path) -> None:
     here.use_tiny_plan(data_set)
     ui, plan, run = here.ui, here.ui.planPathEdit.currentPath, here.ui.runPathEdit.currentPath
@@ -55,12 +82,12 @@ def test_an_emptied_path_names_nothing_any_more(here: TrainingDriver, data_set: 
     assert ui.startButton.enabled and run
 
     ui.runPathEdit.currentPath = ""
-    assert not ui.startButton.enabled and ui.startButton.toolTip == "Name a new folder for the run."
+    assert not ui.startButton.enabled and ui.startButton.toolTip == "Choose a new folder for the run."
     ui.runPathEdit.currentPath = run
     assert ui.startButton.enabled
 
     ui.planPathEdit.currentPath = ""
-    assert not ui.makePlanButton.enabled and ui.makePlanButton.toolTip == "Name the file of the plan."
+    assert not ui.makePlanButton.enabled and ui.makePlanButton.toolTip == "Choose a file for the plan."
     assert not ui.startButton.enabled and ui.startButton.toolTip.startswith("Make a plan first")
     ui.planPathEdit.currentPath = plan
     assert ui.makePlanButton.enabled and ui.startButton.enabled
@@ -72,7 +99,7 @@ def test_an_emptied_path_names_nothing_any_more(here: TrainingDriver, data_set: 
 
     ui.trainingPythonPathEdit.currentPath = ""
     assert not ui.testPlaceButton.enabled
-    assert ui.testPlaceButton.toolTip == "Choose the python executable that shall train."
+    assert ui.testPlaceButton.toolTip == "Choose the Python used for training."
     # Nor at the next start of Slicer.
     here.unload()
     here.load()

@@ -25,7 +25,7 @@ def test_the_panel_says_what_lies_in_the_folder(training: TrainingDriver, data_s
     assert not training.ui.checkButton.enabled
     training.choose_data_set(data_set)
     text = training.ui.dataSetSummaryLabel.text
-    assert text == ("Medical Segmentation Decathlon: 6 labelled cases. Channels: MRI. Labels: 1 Near box, 2 Far box.")
+    assert text == ("Medical Segmentation Decathlon: 6 labeled cases. Channels: MRI. Labels: 1 Near box, 2 Far box.")
     # Nothing is set up yet that could check it.
     assert not training.ui.checkButton.enabled and "environment" in training.ui.checkButton.toolTip
     training.choose_data_set(tmp_path / "nothing here")
@@ -58,10 +58,10 @@ def test_a_path_that_is_typed_is_looked_at_after_its_last_letter(
     assert looks == [] and here.ui.planPathEdit.currentPath == plan
     # What is known is of the folder before.
     for button in (here.ui.checkButton, here.ui.makePlanButton, here.ui.addCaseButton):
-        assert not button.enabled and button.toolTip == "The folder of the data set is being looked at."
+        assert not button.enabled and button.toolTip == "Reading the folder of the data set."
     assert here.ui.dataSetSummaryLabel.text == ""
     here.wait(lambda: here.ui.checkButton.enabled)
-    assert looks == [other] and "6 labelled cases" in here.ui.dataSetSummaryLabel.text
+    assert looks == [other] and "6 labeled cases" in here.ui.dataSetSummaryLabel.text
     assert here.ui.makePlanButton.enabled and here.ui.planPathEdit.currentPath == f"{other}-plan.yaml"
     # Going to the module looks at once, and what follows from it is not forgotten.
     here.ui.dataSetPathEdit.currentPath = str(data_set)
@@ -89,6 +89,9 @@ def test_a_check_shows_its_findings_errors_first_and_opens_its_page(here: Traini
     here.click(here.ui.openCheckButton)
     (page,) = [Path(unquote(urlparse(url).path)) for url in dialogs.opened_urls]
     assert page.name == "check.html" and page.is_file() and data_set not in page.parents
+    dialogs.can_open = False
+    here.click(here.ui.openCheckButton)
+    assert here.ui.checkStatusLabel.text.endswith(f"Open it in a web browser: {page}")
     # Another folder has other findings, none so far.
     here.choose_data_set(data_set.parent)
     assert findings(here) == [] and here.ui.findingsTable.isHidden()
@@ -119,7 +122,7 @@ def test_a_plan_is_made_edited_saved_and_read_again(here: TrainingDriver, data_s
     # What was edited is not lost without a question.
     dialogs.answer("No")
     here.click(here.ui.makePlanButton)
-    assert here.ui.makePlanButton.text == "Make plan" and "is made anew" in dialogs.shown[-1].text
+    assert here.ui.makePlanButton.text == "Make plan" and "Replace the plan in" in dialogs.shown[-1].text
     dialogs.answer("Yes")
     here.ui.stepsSpinBox.value = 80
     here.run_command(here.ui.makePlanButton)
@@ -144,7 +147,7 @@ def test_the_chosen_system_is_planned_and_remembered(here: TrainingDriver, data_
     # What is chosen next, the plan was not made with.
     for choose in (lambda: here.choose_system("pyramid"), lambda: setattr(here.ui.batchSpinBox, "value", 1)):
         choose()
-        assert "was not made with what is chosen above" in here.ui.planStatusLabel.text
+        assert "was not made with the values chosen above" in here.ui.planStatusLabel.text
         here.choose_system("voxresnet-auto-context")
         here.ui.batchSpinBox.value = 0
         assert here.ui.planStatusLabel.text == ""

@@ -70,6 +70,30 @@ def test_a_failed_run_says_why_and_its_curve_keeps_what_is_no_number_out(
     assert training.points() == 2
 
 
+def test_earlier_runs_are_listed_without_reading_all_of_their_progress(
+    training: TrainingDriver, tmp_path: Path
+) -> None:
+    from ConResTrainingLib import TrainingSettings
+    from ConResTrainingLib.TrainingJob import JobState, TrainingJob
+
+    run = tmp_path / "long run"
+    run.mkdir()
+    writer = ProgressWriter(run / PROGRESS_FILE)
+    writer.write("started", **STARTED)
+    line = json.dumps({"event": "step", "time": 1, "step": 5, "loss": 0.5}).encode() + b"\n"
+    writer.close()
+    with open(run / PROGRESS_FILE, "ab") as file:
+        file.write(line * 500_000)
+        file.write(json.dumps({"event": "finished", "time": 2, "step": 100}).encode() + b"\n")
+    TrainingSettings.addRun(run)
+    begun = time.process_time()
+    assert TrainingJob.glance(run).state is JobState.finished
+    training.ui.runPathEdit.currentPath = str(tmp_path / "another")
+    training.settle()
+    assert time.process_time() - begun < 0.5
+    assert "long run: finished" in [training.ui.runsSelector.itemText(0)]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="kills a process group")
 def test_what_was_started_outlives_a_slicer_that_is_killed_with_all_its_children(
     repository: Path, tmp_path: Path

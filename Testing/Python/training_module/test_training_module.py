@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import matplotlib.image
+import numpy as np
 import pytest
 import slicer
 
@@ -29,7 +31,7 @@ def test_reloading_gives_a_working_panel(here: TrainingDriver, data_set: Path) -
     before.onReload()
     here.settle()
     assert here.widget is not before
-    assert "6 labelled cases" in here.ui.dataSetSummaryLabel.text
+    assert "6 labeled cases" in here.ui.dataSetSummaryLabel.text
     assert here.ui.makePlanButton.enabled
 
 
@@ -49,6 +51,44 @@ def test_diagnostics_say_what_helps_and_name_no_case(here: TrainingDriver, data_
         assert part in text, part
 
 
+def test_diagnostics_name_no_case_of_any_data_set_seen_before(here: TrainingDriver, data_set: Path) -> None:
+    other = data_set.with_name("another")
+    shutil.copytree(data_set, other)
+    for path in [*(other / "imagesTr").iterdir(), *(other / "labelsTr").iterdir()]:
+        path.rename(path.with_name(path.name.replace("case_", "DOE_JANE_")))
+    description = other / "dataset.json"
+    description.write_text(description.read_text(encoding="utf-8").replace("case_", "DOE_JANE_"), encoding="utf-8")
+    here.choose_data_set(other)
+    here.widget.addToLog("DOE_JANE_3: error: the label map has another grid")
+    here.choose_data_set(data_set)
+    here.click(here.ui.copyDiagnosticsButton)
+    text = here.app.clipboard().text()
+    assert "DOE_JANE" not in text and "error: the label map has another grid" in text
+
+
+def test_nodes_that_are_added_cost_nothing_and_leave_nothing_behind(here: TrainingDriver, data_set: Path) -> None:
+    here.choose_data_set(data_set)
+    here.ui.sceneCaseCollapsibleButton.collapsed = False
+    fills = []
+    fill = here.widget.sceneCasePanel.fill
+    here.widget.sceneCasePanel._timer.connect("timeout()", lambda: fills.append(1))
+    for _number in range(200):
+        slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode")
+    here.settle()
+    assert fills == [] and here.app.kept_timers == []
+    for number in range(50):
+        slicer.util.addVolumeFromArray(np.zeros((4, 4, 4), np.int16), name=f"MRI {number}")
+    here.settle()
+    assert len(fills) == 1 and here.app.kept_timers == []
+    assert here.widget.sceneCasePanel.combos[0].currentNode() is not None
+    fill()
+    # What was added just before the module's end is not looked at any more.
+    slicer.util.addVolumeFromArray(np.zeros((4, 4, 4), np.int16), name="last")
+    here.unload()
+    here.settle()
+    here.load()
+
+
 def test_slicers_process_never_imports_what_trains(repository: Path, data_set: Path) -> None:
     program = """
 import sys
@@ -59,6 +99,7 @@ import slicer
 app = start_application()
 for path in sys.argv[1:3]:
     module = app.moduleManager().load(path)
+assert "SimpleITK" not in sys.modules, "it takes time at each start of Slicer"
 slicer.util.selectModule("ConResTraining")
 widget = module.widgetRepresentation().self()
 ui = widget.ui
@@ -79,4 +120,4 @@ app.quit_host()
         encoding="utf-8",
     )
     assert run.returncode == 0, run.stderr
-    assert "6 labelled cases" in run.stdout
+    assert "6 labeled cases" in run.stdout

@@ -33,7 +33,7 @@ def test_a_python_that_is_none_or_lacks_packages_is_said(training: TrainingDrive
     training.choose_python(str(bare / "bin" / "python"))
     training.run_command(training.ui.testPlaceButton)
     text = training.ui.placeStatusLabel.text
-    assert text.startswith("It lacks torch") and "pip install" in text
+    assert text.startswith("Missing packages: torch") and "pip install" in text
 
 
 def test_a_file_in_the_working_directory_is_no_module_of_python(
@@ -143,7 +143,7 @@ def test_the_environment_is_made_after_asking(
     assert backend.environment.isReady, training.log
     # It is tried at once, and has only what the test put into it.
     training.wait(lambda: ui.testPlaceButton.text == "Test")
-    assert ui.placeStatusLabel.text.startswith("It lacks ")
+    assert ui.placeStatusLabel.text.startswith("Missing packages: ")
     found = subprocess.run(
         [backend.environment.python, "-c", "import torch; print(torch.__file__)"], capture_output=True
     )
@@ -161,7 +161,7 @@ def test_an_environment_that_cannot_be_made_leaves_none_behind(training: Trainin
     ended: list[str] = []
     library.EnvironmentMaker(environment, base, [], training.widget.addToLog, ended.append).start()
     training.wait(lambda: len(ended) == 1)
-    assert ended[0] == "The environment could not be made: No space left on device"
+    assert ended[0] == "The environment could not be created: No space left on device"
     assert not environment.folder.exists()
     environment.folder.parent.rmdir()
     environment.folder.parent.write_text("a file is in the way", encoding="utf-8")
@@ -177,7 +177,7 @@ def test_making_the_environment_can_be_cancelled(
     assert training.ui.makeEnvironmentButton.text == "Cancel"
     training.click(training.ui.makeEnvironmentButton)
     training.wait(lambda: not training.widget.placePanel.isMaking)
-    assert "Cancelled" in training.ui.placeStatusLabel.text
+    assert "Canceled" in training.ui.placeStatusLabel.text
     assert not training.widget.logic.backend.environment.folder.exists()
 
 

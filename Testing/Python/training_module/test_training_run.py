@@ -64,7 +64,7 @@ def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: 
 
     dialogs.answer("Yes")
     here.run_command(here.ui.importButton)
-    assert "is installed, and chosen" in here.ui.resultsStatusLabel.text
+    assert "is installed and chosen" in here.ui.resultsStatusLabel.text
     segmentation = slicer.modules.ConResSegmentationWidget
     assert slicer.app.moduleManager()._selected == "ConResSegmentation"
     assert segmentation.modelPanel.choice.name == "boxes" and segmentation.modelPanel.problem == ""
@@ -102,7 +102,7 @@ def test_a_training_behind_a_command_is_killed_after_asking_and_that_is_said(
     assert here.state == "stopping"
     here.click(here.ui.stopButton)
     here.wait(lambda: here.state == "died")
-    assert "newest checkpoint" in dialogs.shown[-1].text
+    assert "latest checkpoint" in dialogs.shown[-1].text
     assert "ended unexpectedly after step" in here.ui.runStatusLabel.text
     assert here.ui.resumeButton.enabled and not here.ui.stopButton.enabled
     # Found so too when Slicer is opened again.
@@ -148,8 +148,8 @@ def test_a_model_of_the_same_name_stays_without_a_yes(training: TrainingDriver, 
     training.ui.runPathEdit.currentPath = str(run)
     dialogs.answer("No")
     training.run_command(training.ui.importButton)
-    assert [shown.text for shown in dialogs.shown] == ["A model of this name is installed already. Replace it?"]
-    assert training.ui.resultsStatusLabel.text == f"The model was packed as {run / 'model.zip'}, and not installed."
+    assert [shown.text for shown in dialogs.shown] == ["A model with this name is already installed. Replace it?"]
+    assert training.ui.resultsStatusLabel.text == f"The model was packed as {run / 'model.zip'}, but not installed."
     assert training.ui.resultsStatusLabel.styleSheet == "", "it is no error"
     assert (installed / "model.json").stat().st_ino == before
 

@@ -130,7 +130,7 @@ def test_a_full_disk_for_the_channels(driver: Driver, image: np.ndarray, monkeyp
         raise OSError(28, "No space left on device")
 
     driver.run("any", image)
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     assert driver.run("any", image).error.code == "disk-full"
     monkeypatch.undo()
     assert driver.run("any", image).ending == "done"

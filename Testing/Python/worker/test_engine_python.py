@@ -1,4 +1,4 @@
-"""The Python that runs the engine: how it is started, what it lacks, and what is installed after asking."""
+"""The Python that runs the engine: how it is started, and which packages it is missing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import json
 import os
 import sys
 import time
-import types
 import weakref
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
-import slicer
 
 from conresnet.errors import UserError
 from conresnet.needs import PACKAGES
@@ -21,7 +18,6 @@ from ConResSegmentationLib.EngineConnection import EngineConnection
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EngineCheck, EnginePython
 from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch
-from slicer_host import dialogs, packaging
 from worker.client import ENGINE
 from worker.engine_driver import Recorder
 
@@ -46,13 +42,6 @@ def pretend(folder: Path, *lines: str) -> str:
     return str(program)
 
 
-@pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was asked of pip."""
-    monkeypatch.setattr(packaging, "requests", [])
-    return packaging.requests
-
-
 def test_slicers_python_has_slicers_environment(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "of slicer")
     launch = EnginePython().launch()
@@ -73,13 +62,20 @@ def test_another_python_has_the_environment_from_before_slicer(slicer_app, monke
     assert launch.environment["PATH"] == before.value("PATH")
 
 
-@pytest.mark.parametrize("program", ["/no/such/python", "no-such-python"])
-def test_a_python_that_is_not_there_is_named(slicer_app, program: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        ("/no/such/python", "engine-python-not-found"),
+        ("no-such-python", "engine-python-not-found"),
+        ("/bin/sh", "engine-python-name"),
+    ],
+)
+def test_what_is_not_a_python_is_named_and_never_run(slicer_app, program: str, code: str) -> None:
     python = EnginePython(program)
     for ask in (python.launch, lambda: python.check(print)):
         with pytest.raises(UserError) as caught:
             ask()
-        assert caught.value.code == "engine-python-not-found" and program in caught.value.message
+        assert caught.value.code == code and caught.value.values == {"program": program}
 
 
 def test_a_slicer_without_its_python(slicer_app, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,8 +130,7 @@ def test_a_slicer_whose_own_packages_are_too_old_is_said(slicer_app, tmp_path: P
     os.rename(program, tmp_path / "PythonSlicer")
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     check = checked(slicer_app, EnginePython())
-    assert "newer Slicer" in check.problem
-    assert not EnginePython().install(check.missing)
+    assert "newer Slicer" in check.problem and not check.canInstall
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "arm64"])
@@ -172,64 +167,6 @@ def test_a_process_that_has_ended_stays_in_no_memory(slicer_app) -> None:
     slicer_app.processEvents()
     gc.collect()
     assert kept() is None
-
-
-class TorchLogic:
-    """Stands in for the PyTorch extension."""
-
-    asked: ClassVar[list[dict]] = []
-    result: ClassVar[object] = types.ModuleType("torch")
-
-    def installTorch(self, **options: object) -> object:
-        self.asked.append(options)
-        return self.result
-
-
-@pytest.fixture
-def torchLogic(monkeypatch: pytest.MonkeyPatch) -> type[TorchLogic]:
-    """The PyTorch extension is there."""
-    module = types.ModuleType("PyTorchUtils")
-    module.PyTorchUtilsLogic = TorchLogic
-    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
-    monkeypatch.setattr(TorchLogic, "asked", [])
-    return TorchLogic
-
-
-def test_torch_comes_through_the_extension_and_the_rest_without_its_dependencies(
-    slicer_app, installed: list[str], torchLogic: type[TorchLogic]
-) -> None:
-    dialogs.answer("OK")
-    assert EnginePython().install(("torch", "safetensors"))
-    assert torchLogic.asked == [{"askConfirmation": True, "torchVersionRequirement": f">={PACKAGES['torch']}"}]
-    assert installed == [f"--no-deps safetensors>={PACKAGES['safetensors']}"]
-    assert "safetensors" in dialogs.shown[0].text
-
-
-def test_nothing_is_installed_without_a_yes(
-    slicer_app, installed: list[str], torchLogic: type[TorchLogic], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dialogs.answer("Cancel")
-    assert not EnginePython().install(("safetensors",))
-    monkeypatch.setattr(torchLogic, "result", None)
-    assert not EnginePython().install(("torch", "safetensors"))
-    assert installed == []
-
-
-@pytest.mark.parametrize("answer", ["Yes", "No"])
-def test_without_the_extension_it_is_offered(slicer_app, installed: list[str], answer: str) -> None:
-    model = slicer.app.extensionsManagerModel()
-    dialogs.answer(answer)
-    assert not EnginePython().install(("torch",))
-    assert model.requests == (["PyTorch"] if answer == "Yes" else [])
-    question, told = dialogs.shown
-    assert question.text == "Do you want to install 'PyTorch' now?"
-    assert ("Restart Slicer, then" if answer == "Yes" else "is not installed") in told.text
-    assert installed == []
-
-
-def test_nothing_is_installed_into_another_python(slicer_app, installed: list[str]) -> None:
-    assert not EnginePython(sys.executable).install(("safetensors",))
-    assert installed == []
 
 
 @pytest.mark.parametrize("program", ["", "/bin/nothing"])

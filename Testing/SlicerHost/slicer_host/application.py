@@ -64,6 +64,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         self._logic, self._logics = start_scene(share, Path(self.temporaryPath))
         self._io = CoreIOManager(self._logics, self._logic)
         self._manager = modules.ModuleManager(self._logics)
+        self._kept_timers: list[QtCore.QTimer] = []
         self._extensions = packaging.ExtensionsManagerModel()
         self._testing = False
 
@@ -73,6 +74,14 @@ class qSlicerApplication(QtWidgets.QApplication):
         scene = slicer.mrmlScene
         scene.AddObserver(slicer.vtkMRMLScene.EndCloseEvent, lambda *_: add_default_nodes(scene))
         hierarchy.follow(scene)
+
+    def _single_shot(self, milliseconds: int, receiver: object) -> None:
+        """slicerqt.py replaces QTimer.singleShot: its timer keeps the callable, and lives as long as Slicer."""
+        timer = QtCore.QTimer(self)
+        timer.setSingleShot(True)
+        timer.connect("timeout()", receiver)
+        timer.start(milliseconds)
+        self._kept_timers.append(timer)
 
     def _make_home(self) -> None:
         """Slicer's own Python is behind a launcher, which is the parent of the real interpreter: so is this."""
@@ -85,6 +94,8 @@ class qSlicerApplication(QtWidgets.QApplication):
         os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
         (Path(self._folder) / "tmp").mkdir()
 
+    kept_timers = property(lambda self: self._kept_timers)
+    """Not Slicer's: the timers that calls of QTimer.singleShot have left behind."""
     slicerHome = property(lambda self: str(Path(self._folder) / "home"))
     temporaryPath = property(lambda self: str(Path(self._folder) / "tmp"))
     extensionsInstallPath = property(lambda self: str(Path(self._folder) / "home" / "slicer.org" / "Extensions-33000"))
@@ -211,6 +222,8 @@ def install() -> None:
         slicer.ScriptedLoadableModule = sys.modules["slicer.ScriptedLoadableModule"] = scripted_module
         parameter_node.install()
     packaging.install()
+    for name in ("qSlicerSubjectHierarchyPluginHandler", "qSlicerSubjectHierarchyScriptedPlugin"):
+        setattr(slicer, name, getattr(hierarchy, name))
 
 
 def start_application(terminologies: str | Path | None = None) -> qSlicerApplication:
@@ -221,6 +234,7 @@ def start_application(terminologies: str | Path | None = None) -> qSlicerApplica
     if getattr(slicer, "app", None) is None:
         QtCore.qInstallMessageHandler(_show_qt_message)
         slicer.app = qSlicerApplication(Path(terminologies) if terminologies else None)
+        QtCore.QTimer.singleShot = staticmethod(slicer.app._single_shot)
         _use_fonts()
         slicer.app._start()
         slicer.app.startupCompleted.emit()

@@ -1,4 +1,4 @@
-"""A stand-in for CTK's field for a path, which tells of a path only where its validator accepts it."""
+"""Stand-in for CTK's path field, which emits its signal only for paths that its validator accepts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EXTENSION = re.compile(r"\*\.(\w+)", re.ASCII)
 
 
 def _accepted(name_filters: tuple[str, ...]) -> str:
-    """nameFiltersToRegExpPattern of ctkUtils.cpp: of a filter without parentheses it takes the first extension only."""
+    """nameFiltersToRegExpPattern of ctkUtils.cpp: only the first extension of a filter without parentheses."""
     patterns = []
     for name_filter in name_filters:
         named = _NAMED_FILTER.match(name_filter)
@@ -68,7 +68,7 @@ class ctkPathLineEdit(QtWidgets.QWidget):
         self._validator.setRegularExpression(QtCore.QRegularExpression(_accepted(self.nameFilters)))
 
     def _update_has_valid_input(self, text: str) -> None:
-        """updateHasValidInput of ctkPathLineEdit.cpp: of an empty path, among others, nobody is told."""
+        """updateHasValidInput of ctkPathLineEdit.cpp: no signal for an empty path, for example."""
         was_valid, self._isValid = self._isValid, self._edit.hasAcceptableInput()
         if self._isValid:
             self.currentPathChanged.emit(text)

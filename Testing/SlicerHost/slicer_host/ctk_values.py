@@ -116,7 +116,7 @@ class ctkDoubleSpinBox(_Number):
 
 
 class ctkSliderWidget(_Number):
-    """A slider with a spin box beside it."""
+    """A slider with a spin box next to it."""
 
     SLOTS = ("setValue(double)", "setDecimals(int)", "setSpinBoxVisible(bool)", "reset()")
     valueIsChanging, decimalsChanged = QtCore.Signal(float), QtCore.Signal(int)

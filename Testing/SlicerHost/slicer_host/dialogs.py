@@ -32,13 +32,14 @@ class Dialogs:
 
     Answers: a button's name ("Yes", or the text on it) for a message box; a path, a list of paths or "" (cancelled) for
     a file dialog; a text or None (cancelled) for an input dialog; a function of the dialog for any other, which returns
-    what ``exec_`` shall.
+    what ``exec_`` returns.
     """
 
     def __init__(self) -> None:
         self.shown: list[Shown] = []
         self.answers: deque[object] = deque()
         self.opened_urls: list[str] = []
+        self.can_open = True
 
     def answer(self, *answers: object) -> None:
         """Queue answers for the questions to come, in their order."""
@@ -49,6 +50,7 @@ class Dialogs:
         self.shown.clear()
         self.answers.clear()
         self.opened_urls.clear()
+        self.can_open = True
 
     def next_answer(self, shown: Shown) -> object:
         """Record ``shown`` and return the next queued answer."""
@@ -123,7 +125,7 @@ class QDesktopServices:
     @staticmethod
     def openUrl(url: object) -> bool:
         dialogs.opened_urls.append(url.toString())
-        return True
+        return dialogs.can_open
 
 
 def install() -> None:

@@ -13,7 +13,7 @@ def getContext(sourceFile: str) -> str:
 def translate(context: str, text: str) -> str:
     """Return ``text`` in the user's language."""
     if not isinstance(context, str) or not isinstance(text, str):
-        raise TypeError("translate takes two texts, the context and what is to be translated")
+        raise TypeError("translate takes two texts: the context and the text to translate")
     return text
 
 

@@ -1,4 +1,4 @@
-"""What driving any module's panel in the stand-in application takes."""
+"""Driving a module's panel in the stand-in application."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class ModuleDriver:
 
     moduleName = ""
     patience = 300.0
-    """Seconds to wait for something before the test fails."""
+    """Seconds to wait before a test fails."""
 
     def __init__(self, app: object):
         self.app = app
 
     @property
     def told(self) -> str:
-        """What the panel says, for a test that waited in vain."""
+        """The panel's current message, for a test that has waited too long."""
         raise NotImplementedError
 
     @property
@@ -52,18 +52,18 @@ class ModuleDriver:
         self.settle()
 
     def settle(self) -> None:
-        """Let timers and signals that are due arrive."""
+        """Process pending events."""
         for _round in range(3):
             self.app.processEvents()
 
     def wait(self, condition: Callable[[], bool], seconds: float | None = None) -> None:
-        """Let Slicer's event loop run until something is so."""
+        """Process events until a condition is met."""
         seconds = seconds or self.patience
         end = time.monotonic() + seconds
         while not condition():
             self.app.processEvents()
             time.sleep(0.005)
-            assert time.monotonic() < end, f"waited {seconds} s in vain; the panel says: {self.told}"
+            assert time.monotonic() < end, f"waited {seconds} s; the panel shows: {self.told}"
 
     def picture(self, path: Path) -> Path:
         """Write a picture of the panel."""

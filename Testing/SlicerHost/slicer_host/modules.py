@@ -97,7 +97,7 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         return self._python
 
     def reload(self) -> None:
-        """Build the panel anew from the reloaded source."""
+        """Build the panel again from the reloaded source."""
         self._build()
 
     def enter(self) -> None:

@@ -1,4 +1,4 @@
-"""``slicer.packaging``: installing Python packages. The stand-in records what would be installed, no more."""
+"""``slicer.packaging``: installing Python packages. The stand-in only records what would be installed."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _answers_yes(title: str, text: str) -> bool:
 
 
 class ExtensionsManagerModel:
-    """The Extensions Manager: records what would be installed; ``installed`` lists what counts as there."""
+    """The Extensions Manager: records what would be installed; ``installed`` lists the installed extensions."""
 
     interactive = True
 
@@ -79,7 +79,7 @@ class ExtensionsManagerModel:
         return name in self.installed
 
     def installExtensionFromServer(self, name: str, restart: bool = True, update: bool = False) -> bool:
-        """Asks before and, unless told otherwise, after it, as Slicer's qSlicerExtensionsManagerModel.cxx does."""
+        """Ask before, and by default also after, as Slicer's qSlicerExtensionsManagerModel.cxx does."""
         if self.isExtensionInstalled(name):
             return True
         if self.interactive and not _answers_yes("Install extension ?", f"Do you want to install '{name}' now?"):

@@ -88,7 +88,7 @@ class PlotView(OffscreenView):
 
 
 def _add_plot(chart: object, series: object) -> None:
-    """One series, as Slicer draws it; none where its table lacks a column, and no other kinds than lines and points."""
+    """One series as Slicer draws it, as lines and points; nothing if a column is missing in its table."""
     table_node = series.GetTableNode()
     table = table_node.GetTable() if table_node is not None else None
     names = (series.GetXColumnName(), series.GetYColumnName()) if table is not None else ()

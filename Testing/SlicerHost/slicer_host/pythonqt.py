@@ -1,4 +1,4 @@
-"""Give PySide6's classes the manners of PythonQt, the Qt binding inside Slicer.
+"""Make PySide6's classes behave like PythonQt, the Qt binding inside Slicer.
 
 PythonQt reads Qt properties as attributes (``button.checked = True``, ``label.text``), connects by signature
 (``button.connect("clicked(bool)", f)``), drops the arguments a slot does not take, and refuses attributes a Qt object
@@ -31,7 +31,7 @@ _connections: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def report_exception(kind: type, value: BaseException, trace: object) -> None:
-    """Print an exception nobody could catch, as Slicer's console does, and remember it in ``slot_errors``."""
+    """Print an uncaught exception, as Slicer's console does, and store it in ``slot_errors``."""
     text = "".join(traceback.format_exception(kind, value, trace))
     slot_errors.append(text)
     sys.stderr.write(text)
@@ -111,7 +111,7 @@ def _patch_properties(cls: type) -> None:
         prop = meta.property(index)
         if cls is QtCore.QTimer and prop.name() == "singleShot":
             continue  # PythonQt has the static function of that name only: an instance takes setSingleShot(True)
-        # A class that defines anew the method of an inherited property (QPushButton.sizeHint) would hide the property.
+        # A class that overrides the method of an inherited property (QPushButton.sizeHint) would hide the property.
         if index >= meta.propertyOffset() or prop.name() in cls.__dict__:
             setattr(cls, prop.name(), QtProperty(prop, *_accessors(cls, prop)))
             if prop.name() == "objectName":
@@ -172,7 +172,7 @@ def _argument_count(signature: str) -> int:
 def find_signal(obj: QtCore.QObject, signature: str) -> tuple[str, object]:
     """Return the normalized signature and the bound signal; ValueError when the object has no such signal."""
     if "(" not in signature:
-        raise ValueError(f"'{signature}' is not a signal's signature: it lacks its argument types, e.g. clicked(bool)")
+        raise ValueError(f"'{signature}' is not a signal's signature: it needs argument types, e.g. clicked(bool)")
     normalized = bytes(QtCore.QMetaObject.normalizedSignature(signature).data()).decode()
     name = normalized[: normalized.index("(")]
     declared = getattr(type(obj), "SIGNALS", {})

@@ -85,7 +85,7 @@ class ScriptedLoadableModuleWidget:
         """Called when the application is about to unload the module."""
 
     def onReload(self) -> None:
-        """Load the source anew and build the panel again."""
+        """Load the source and build the panel again."""
         slicer.util.reloadScriptedModule(self.moduleName)
 
     def _onModuleAboutToBeUnloaded(self, name: str) -> None:

@@ -1,0 +1,164 @@
+"""Loading images from the panel: files, DICOM folders, dropped files, and an example per shipped model."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from .Widgets import plain
+
+# One image per shipped model, named after the model.
+EXAMPLES_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Examples"
+_EXAMPLE_SUFFIX = ".nii.gz"
+_MODULE_RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
+_IMAGES = ("*.nii", "*.nii.gz", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
+
+
+def examples() -> dict[str, Path]:
+    """The example images by the name of their model."""
+    return {path.name.removesuffix(_EXAMPLE_SUFFIX): path for path in sorted(EXAMPLES_FOLDER.glob("*.nii.gz"))}
+
+
+def registerSampleData() -> None:
+    """Offer the examples in Slicer's Sample Data module."""
+    try:
+        import SampleData
+    except ImportError:
+        return
+    for model, path in examples().items():
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category="ConResNet",
+            sampleName=f"ConResNet {model}",
+            uris=path.as_uri(),
+            fileNames=path.name,
+            nodeNames=model,
+            thumbnailFileName=str(_MODULE_RESOURCES / "Icons" / "ConResSegmentation.png"),
+            checksums=f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}",
+        )
+
+
+def loadImages(paths: Sequence[str]) -> list:
+    """Load image files and DICOM folders.
+
+    Returns:
+        the volume nodes.
+
+    Raises:
+        RuntimeError: something cannot be loaded; what was loaded before stays in the scene.
+    """
+    nodes = []
+    for path in paths:
+        # The name of an example would be repeated in the names of its results.
+        properties = {"name": _("T1 example")} if Path(path).parent == EXAMPLES_FOLDER else {}
+        nodes += _loadDICOM(path) if Path(path).is_dir() else [slicer.util.loadVolume(path, properties)]
+    return nodes
+
+
+def _loadDICOM(folder: str) -> list:
+    from DICOMLib import DICOMUtils
+
+    before = set(_volumes())
+    with DICOMUtils.TemporaryDICOMDatabase() as database:
+        DICOMUtils.importDicom(folder, database)
+        for patient in database.patients():
+            DICOMUtils.loadPatientByUID(patient)
+    nodes = [node for node in _volumes() if node not in before]
+    if not nodes:
+        raise RuntimeError(_("The folder {folder} contains no DICOM images.").format(folder=folder))
+    return nodes
+
+
+def _volumes() -> list:
+    return slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+
+
+class LoadPanel:
+    """The buttons that load images, and files dropped on the panel.
+
+    Args:
+        panel: the widget that takes dropped files.
+        loadButton, exampleButton: the buttons.
+        onLoaded: called with the volume nodes that were loaded.
+        onPackage: called with the path of a model package that was dropped.
+    """
+
+    def __init__(
+        self,
+        panel,
+        loadButton,
+        exampleButton,
+        onLoaded: Callable[[list], None],
+        onPackage: Callable[[str], None],
+    ):
+        self._exampleButton, self._onLoaded, self._onPackage = exampleButton, onLoaded, onPackage
+        self._example: Path | None = None
+        menu = qt.QMenu(loadButton)
+        for title, ask in ((_("Image files..."), self._askForFiles), (_("DICOM folder..."), self._askForFolder)):
+            action = menu.addAction(title)
+            action.connect("triggered(bool)", lambda _checked, ask=ask: self._load(ask()))
+        loadButton.setMenu(menu)
+        exampleButton.connect("clicked(bool)", self._onExample)
+        self._drops = _DroppedFiles(panel, self.drop)
+
+    def setModel(self, name: str) -> None:
+        """Offer the example of a model, if there is one."""
+        self._example = examples().get(name)
+        self._exampleButton.enabled = self._example is not None
+        self._exampleButton.toolTip = (
+            _("Load an image that this model can segment.") if self._example else _("This model has no example image.")
+        )
+
+    def drop(self, paths: Sequence[str]) -> None:
+        """Load dropped files and folders; model packages are installed."""
+        packages = [path for path in paths if path.casefold().endswith(".zip") or (Path(path) / "model.json").is_file()]
+        for package in packages:
+            self._onPackage(package)
+        self._load([path for path in paths if path not in packages])
+
+    def _askForFiles(self) -> list[str]:
+        title, kinds = _("Load images"), _("Images ({patterns})").format(patterns=" ".join(_IMAGES))
+        return list(qt.QFileDialog.getOpenFileNames(slicer.util.mainWindow(), title, "", kinds))
+
+    def _askForFolder(self) -> list[str]:
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Load a DICOM folder"))
+        return [folder] if folder else []
+
+    def _onExample(self) -> None:
+        self._load([str(self._example)])
+
+    def _load(self, paths: Sequence[str]) -> None:
+        if not paths:
+            return
+        try:
+            with slicer.util.WaitCursor():
+                nodes = loadImages(paths)
+        except RuntimeError as error:
+            slicer.util.errorDisplay(plain(str(error)))
+            return
+        slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
+        self._onLoaded(nodes)
+
+
+class _DroppedFiles(qt.QObject):
+    """Calls a function with the paths of files that are dropped on a widget."""
+
+    def __init__(self, widget, onDropped: Callable[[list[str]], None]):
+        qt.QObject.__init__(self, widget)
+        self._onDropped = onDropped
+        widget.acceptDrops = True
+        widget.installEventFilter(self)
+
+    def eventFilter(self, watched, event) -> bool:
+        """Called by Qt for each event of the widget."""
+        if event.type() not in (qt.QEvent.DragEnter, qt.QEvent.Drop):
+            return False
+        paths = [url.toLocalFile() for url in event.mimeData().urls()]
+        if not any(paths):
+            return False
+        event.acceptProposedAction()
+        if event.type() == qt.QEvent.Drop:
+            self._onDropped([path for path in paths if path])
+        return True

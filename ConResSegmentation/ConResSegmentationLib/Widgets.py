@@ -1,0 +1,130 @@
+"""What the panels of both modules do with Qt's widgets: sentences, plain text, paths, and a panel that stays narrow."""
+
+import html
+from collections.abc import Callable
+from pathlib import Path
+
+import qt
+from slicer.i18n import tr as _
+
+_ERROR_STYLE = "color: #c0392b; font-weight: bold"
+_MILLISECONDS_AFTER_LAST_KEY = 700
+_FEWEST_LETTERS = 12
+
+
+def say(label, text: str, isError: bool = False) -> None:
+    """Show a sentence in a label, or hide the label if there is none."""
+    label.text = text
+    label.toolTip = plain(text)
+    label.styleSheet = _ERROR_STYLE if isError else ""
+    label.visible = bool(text)
+
+
+def plain(text: str) -> str:
+    """A text for a tooltip or message box, which would otherwise interpret markup in the names of nodes and models.
+
+    Qt would load the pictures that such markup names, from any file of this computer.
+    """
+    return f"<qt>{html.escape(text)}</qt>" if "<" in text or "&lt" in text else text
+
+
+def openFile(path: Path, label) -> None:
+    """Open a file in the desktop's program for it; if there is none, the label says where the file is."""
+    if not qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path))):
+        sentence = _("This desktop cannot open the report. Open it in a web browser: {path}")
+        say(label, sentence.format(path=path), isError=True)
+
+
+def singleShotTimer(widget, react: Callable[[], None], milliseconds: int = 0):
+    """A timer that calls a function once each time it is started, and starts over if it is started again.
+
+    It is a child of a widget, because PythonQt keeps what a timer calls for as long as the timer lives. Without a
+    widget, disconnect it when it is no longer needed.
+    """
+    timer = qt.QTimer(widget) if widget is not None else qt.QTimer()
+    timer.setSingleShot(True)
+    timer.setInterval(milliseconds)
+    timer.connect("timeout()", react)
+    return timer
+
+
+def whenPathChanges(edit, react: Callable[[str], None]) -> None:
+    """Call a function with the new text at every change of a ctkPathLineEdit.
+
+    The field's own signal, ``currentPathChanged``, leaves out an emptied path and a path with an extension that is not
+    among the field's: the previous choice would stay in use.
+    """
+    edit.comboBox().lineEdit().connect("textChanged(QString)", react)
+
+
+class EditedPath:
+    """Calls a function with the path of a ctkPathLineEdit once editing has finished.
+
+    That is at Return, when the field loses the focus, and when no key was pressed for a moment.
+    """
+
+    def __init__(self, edit, react: Callable[[str], None]):
+        self._edit, self._react = edit, react
+        self._timer = singleShotTimer(edit, self._use, _MILLISECONDS_AFTER_LAST_KEY)
+        whenPathChanges(edit, lambda _path: self._timer.start())
+        edit.comboBox().lineEdit().connect("editingFinished()", self.flush)
+
+    def flush(self) -> None:
+        """Use what is in the field now, if it has changed."""
+        if self._timer.isActive():
+            self._timer.stop()
+            self._use()
+
+    def _use(self) -> None:
+        self._react(self._edit.currentPath)
+
+
+def stayNarrow(selector) -> None:
+    """Let a qMRMLNodeComboBox be narrower than the longest name in it; call this before it is shown.
+
+    Slicer's module panel has no horizontal scroll bar, and would widen at the cost of the slice views.
+    """
+    for child in selector.children():
+        if hasattr(child, "minimumContentsLength"):
+            child.sizeAdjustPolicy = qt.QComboBox.AdjustToMinimumContentsLengthWithIcon
+            child.minimumContentsLength = _FEWEST_LETTERS
+
+
+class FittedHeight(qt.QObject):
+    """Gives a label with much text the height that its text needs at the current width.
+
+    The label's width must be free (size policy Ignored), since the layouts around it do not ask for its height.
+    """
+
+    def __init__(self, label):
+        qt.QObject.__init__(self, label)
+        self._label = label
+        label.installEventFilter(self)
+
+    def eventFilter(self, watched, event) -> bool:
+        """Called by Qt for each event of the label."""
+        if event.type() in (qt.QEvent.Resize, qt.QEvent.Show):
+            self.fit()
+        return False
+
+    def fit(self) -> None:
+        """Call this after the text has changed."""
+        # Before it is shown its width means nothing.
+        isShown = self._label.visible
+        self._label.minimumHeight = max(self._label.heightForWidth(self._label.width), 0) if isShown else 0
+
+
+def addShortcuts(widget, actions: dict[str, Callable[[], object]]) -> list:
+    """Keyboard shortcuts that work in the whole application while they are enabled.
+
+    Args:
+        widget: the shortcuts end with it.
+        actions: what to call, by key sequence such as "Ctrl+Return".
+    """
+    shortcuts = []
+    for keys, action in actions.items():
+        shortcut = qt.QShortcut(qt.QKeySequence(keys), widget)
+        shortcut.setContext(qt.Qt.ApplicationShortcut)
+        shortcut.connect("activated()", action)
+        shortcuts.append(shortcut)
+    return shortcuts

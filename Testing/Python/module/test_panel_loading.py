@@ -1,0 +1,188 @@
+"""Images come into the scene from the panel, and results go on to the Segment Editor: buttons, drops and shortcuts."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import slicer
+from PySide6 import QtCore, QtGui
+
+from ConResSegmentationLib import Loading
+from module.models import write_four_channels
+from module.panel_driver import PanelDriver, result_nodes
+from slicer_host import dialogs, sample_data
+from slicer_host.subject_hierarchy import context_menu
+
+pytestmark = pytest.mark.usefixtures("warm_engine")
+
+EDITOR = '''
+import slicer
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleWidget
+
+
+class SegmentEditor(ScriptedLoadableModule):
+    pass
+
+
+class Editor:
+    """As qMRMLSegmentEditorWidget."""
+
+    def setSegmentationNode(self, node):
+        self.segmentationNode = node
+
+    def setSourceVolumeNode(self, node):
+        self.sourceVolumeNode = node
+
+
+class SegmentEditorWidget(ScriptedLoadableModuleWidget):
+    def setup(self):
+        ScriptedLoadableModuleWidget.setup(self)
+        self.editor = Editor()
+'''
+
+
+def load_action(panel: PanelDriver, text: str) -> object:
+    """The entry of the button's menu."""
+    return next(action for action in panel.ui.loadButton.menu().actions() if action.text == text)
+
+
+def drop(panel: PanelDriver, *paths: Path) -> None:
+    """Drop files on the panel."""
+    widget = panel.ui.inputsCollapsibleButton.parent()
+    data = QtCore.QMimeData()
+    data.setUrls([QtCore.QUrl.fromLocalFile(str(path)) for path in paths])
+    copy, left = QtCore.Qt.DropAction.CopyAction, QtCore.Qt.MouseButton.LeftButton
+    none = QtCore.Qt.KeyboardModifier.NoModifier
+    enter = QtGui.QDragEnterEvent(QtCore.QPoint(5, 5), copy, data, left, none)
+    panel.app.sendEvent(widget, enter)
+    assert enter.isAccepted()
+    panel.app.sendEvent(widget, QtGui.QDropEvent(QtCore.QPointF(5, 5), copy, data, left, none))
+    panel.settle()
+
+
+def test_an_example_is_segmented_without_a_file_or_a_network(panel: PanelDriver) -> None:
+    assert panel.ui.exampleButton.enabled
+    panel.ui.exampleButton.click()
+    (volume,) = panel.widget.channels.nodes
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    assert {c.GetBackgroundVolumeID() for c in composites} == {volume.GetID()}
+    panel.segment()
+    assert "Anterior hippocampus 1.84 mL" in panel.status
+    panel.choose_model("brain-tissue")
+    panel.ui.exampleButton.click()
+    assert panel.widget.channels.nodes != [volume] and panel.ui.applyButton.enabled
+
+
+def test_the_examples_are_offered_as_sample_data_with_their_checksums(panel: PanelDriver) -> None:
+    sample_data.sources.clear()
+    Loading.registerSampleData()
+    assert {Path(source.fileNames[0]).name for source in sample_data.sources} == {
+        f"{name}.nii.gz" for name in Loading.examples()
+    }
+    assert set(Loading.examples()) == {"hippocampus", "brain-tissue"}
+
+
+def test_images_are_loaded_and_chosen_by_name(panel: PanelDriver, tumor_images: list[Path], tmp_path: Path) -> None:
+    dialogs.answer("A folder", str(write_four_channels(tmp_path / "four")))
+    panel.ui.installModelButton.click()
+    assert not panel.ui.exampleButton.enabled
+    dialogs.answer([str(path) for path in tumor_images])
+    load_action(panel, "Image files...").trigger()
+    names = [node.GetName() for node in panel.widget.channels.nodes]
+    assert names == ["pat2_flair", "pat2_t1", "pat2_t1ce", "pat2_t2"]
+    assert panel.ui.applyButton.enabled
+
+
+def test_a_loaded_image_replaces_the_chosen_one_whatever_its_name(
+    panel: PanelDriver, volume: object, hippocampus_image: Path, tmp_path: Path
+) -> None:
+    panel.settle()
+    assert panel.widget.channels.nodes == [volume]
+    shutil.copy(hippocampus_image, tmp_path / "scan 7.nii.gz")
+    drop(panel, tmp_path / "scan 7.nii.gz")
+    assert [node.GetName() for node in panel.widget.channels.nodes] == ["scan 7"]
+    (tmp_path / "broken.nii").write_bytes(b"no image")
+    drop(panel, tmp_path / "broken.nii")
+    assert "broken.nii" in dialogs.shown[-1].text or "load" in dialogs.shown[-1].text.casefold()
+    assert [node.GetName() for node in panel.widget.channels.nodes] == ["scan 7"]
+
+
+def test_a_dicom_folder_goes_through_slicers_dicom_module(
+    panel: PanelDriver, hippocampus_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported = []
+
+    @contextlib.contextmanager
+    def database():
+        yield types.SimpleNamespace(patients=lambda: ["1"] if imported else [])
+
+    utilities = types.SimpleNamespace(
+        TemporaryDICOMDatabase=database,
+        importDicom=lambda folder, _database: imported.append(folder) if list(Path(folder).iterdir()) else None,
+        loadPatientByUID=lambda _patient: slicer.util.loadVolume(str(hippocampus_image)),
+    )
+    library = types.ModuleType("DICOMLib")
+    library.DICOMUtils = utilities
+    monkeypatch.setitem(sys.modules, "DICOMLib", library)
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "image.dcm").touch()
+    dialogs.answer(str(tmp_path / "empty"))
+    load_action(panel, "DICOM folder...").trigger()
+    assert "contains no DICOM images" in dialogs.shown[-1].text
+    drop(panel, tmp_path / "full")
+    assert imported == [str(tmp_path / "full")] and panel.ui.applyButton.enabled
+
+
+def test_a_dropped_model_package_is_installed(panel: PanelDriver, tmp_path: Path) -> None:
+    drop(panel, write_four_channels(tmp_path / "four.zip"))
+    assert panel.choices.model == "four"
+
+
+def test_a_result_is_opened_in_the_segment_editor(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+    assert not panel.ui.editButton.enabled
+    (tmp_path / "SegmentEditor.py").write_text(EDITOR, encoding="utf-8")
+    panel.app.moduleManager().load(tmp_path / "SegmentEditor.py")
+    node = panel.segment()
+    panel.ui.editButton.click()
+    editor = slicer.util.getModuleWidget("SegmentEditor").editor
+    assert (editor.segmentationNode, editor.sourceVolumeNode) == (node, volume)
+    assert panel.app.moduleManager()._selected == "SegmentEditor"
+    panel.app.moduleManager().unload("SegmentEditor")
+
+
+def test_a_volume_is_segmented_from_its_context_menu(panel: PanelDriver, volume: object) -> None:
+    panel.leave()
+    (entry,) = context_menu(volume)
+    assert entry.text == "Segment with ConResNet"
+    models = {action.text: action for action in entry.menu().actions()}
+    assert "Hippocampus, anterior and posterior, in T1 MR" in models and len(models) == 2
+    models["Hippocampus, anterior and posterior, in T1 MR"].trigger()
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert panel.status.startswith("Done in") and panel.choices.segmentation is not None
+    assert context_menu(panel.choices.segmentation) == []
+    assert context_menu(result_nodes()[1]) == [], "a map is not an image"
+
+
+def test_shortcuts_work_while_the_module_is_open(panel: PanelDriver, volume: object) -> None:
+    shortcuts = {shortcut.key.toString(): shortcut for shortcut in panel.widget._shortcuts}
+    assert set(shortcuts) == {"Ctrl+Return", "Ctrl+Backspace", "Ctrl+Shift+M"}
+    panel.settle()
+    shortcuts["Ctrl+Return"].activated.emit()
+    assert panel.widget.runPanel.isRunning
+    shortcuts["Ctrl+Backspace"].activated.emit()
+    assert panel.status == "Canceled."
+    panel.segment()
+    shown = panel.choices.shownMap
+    assert shown in result_nodes()
+    shortcuts["Ctrl+Shift+M"].activated.emit()
+    assert panel.choices.shownMap is None
+    shortcuts["Ctrl+Shift+M"].activated.emit()
+    assert panel.choices.shownMap is shown
+    panel.leave()
+    assert not any(shortcut.enabled for shortcut in shortcuts.values())
