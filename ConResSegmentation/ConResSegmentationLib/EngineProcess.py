@@ -3,7 +3,7 @@
 Nothing here waits: every call returns at once, and what happens then is told to an observer from Slicer's event loop.
 
     engine = EngineProcess(enginePython.launch)          # a function without arguments that returns a ProcessLaunch
-    number = engine.segment(modelPath, [Volume(array, grid, name)], observer, maps=["residual"], roi=boxROI)
+    number = engine.segment(SegmentRequest(modelPath, (Volume(array, grid, name),), SegmentOptions(...)), observer)
     engine.listDevices(observer)                         # observer.onDevices([{"name": "cpu", "title": ...}, ...])
     engine.cancel(number)                                # the observer hears onCancelled, after two seconds at most
     engine.stop()                                        # when the user chooses another Python
@@ -21,8 +21,8 @@ let go of them, so that their disk space is freed.
 
 import platform
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +32,7 @@ from slicer.i18n import tr as _
 from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.files import write_error
-from conresnet.images.grid import Volume
-from conresnet.images.roi import BoxROI
+from conresnet.request import SegmentRequest
 
 from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
 from .Processes import ProcessLaunch
@@ -44,9 +43,9 @@ SECONDS_TO_CANCEL = 2
 @dataclass
 class _Request:
     id: int
-    message: dict
+    kind: str
     observer: EngineObserver
-    channels: list[Volume] = field(default_factory=list)
+    asked: SegmentRequest | None = None
 
 
 class EngineProcess:
@@ -71,40 +70,18 @@ class EngineProcess:
         self._cancelTimer.setSingleShot(True)
         self._cancelTimer.connect("timeout()", self._onCancelUnanswered)
 
-    def segment(
-        self,
-        model: str,
-        channels: Sequence[Volume],
-        observer: EngineObserver,
-        roi: BoxROI | None = None,
-        maps: Sequence[str] = (),
-        device: str = "auto",
-        precision: str = "auto",
-    ) -> int:
+    def segment(self, request: SegmentRequest, observer: EngineObserver) -> int:
         """Ask for a segmentation, and return the number of the request, for `cancel`.
 
         Args:
-            model: folder or .zip file of the model package.
-            channels: one volume an input of the model; their arrays are read when the engine is ready for them.
-            observer: hears what becomes of it.
-            roi: where to segment. Defaults to the whole image.
-            maps: of "residual", "attention", "probability", "features".
-            device: "auto" or a name from `listDevices`.
-            precision: "auto", "fp32", "bf16" or "fp16".
+            request: its arrays are read when the engine is ready for them.
+            observer: is told what becomes of it.
         """
-        message = {
-            "request": "segment",
-            "model": str(model),
-            "roi": roi.to_dict() if roi else None,
-            "maps": list(maps),
-            "device": device,
-            "precision": precision,
-        }
-        return self._add(message, observer, list(channels))
+        return self._add("segment", observer, request)
 
     def listDevices(self, observer: EngineObserver) -> None:
         """Ask for the devices that the engine can compute on."""
-        self._add({"request": "devices"}, observer, [])
+        self._add("devices", observer)
 
     def cancel(self, number: int) -> None:
         """Stop one request, and no other's. An engine that does not answer in two seconds is killed."""
@@ -135,7 +112,7 @@ class EngineProcess:
     def isSegmenting(self) -> bool:
         """Whether a segmentation is computed, or waits."""
         requests = [*([self._current] if self._current else []), *self._waiting]
-        return any(request.message["request"] == "segment" for request in requests)
+        return any(request.kind == "segment" for request in requests)
 
     @property
     def isRunning(self) -> bool:
@@ -156,9 +133,9 @@ class EngineProcess:
         lines += ["", "Log of the engine:", connection.log if connection else self._lastLog]
         return "\n".join(lines).rstrip() + "\n"
 
-    def _add(self, message: dict, observer: EngineObserver, channels: list[Volume]) -> int:
+    def _add(self, kind: str, observer: EngineObserver, asked: SegmentRequest | None = None) -> int:
         self._lastId += 1
-        self._waiting.append(_Request(self._lastId, {**message, "id": self._lastId}, observer, channels))
+        self._waiting.append(_Request(self._lastId, kind, observer, asked))
         _later(self._advance)
         return self._lastId
 
@@ -189,9 +166,10 @@ class EngineProcess:
 
     def _write(self, request: _Request) -> None:
         """Put the channels where the engine finds them, and ask."""
-        channels = []
+        asked, request.asked = request.asked, None
+        paths = []
         session = Path(self._connection.hello["session"])
-        for number, volume in enumerate(request.channels):
+        for number, volume in enumerate(asked.channels if asked else ()):
             path = session / str(request.id) / f"channel{number}.npy"
             try:
                 # Never the session folder itself: made anew it would belong to nobody, and stay.
@@ -206,11 +184,8 @@ class EngineProcess:
                 ) from error
             except OSError as error:
                 raise write_error(error, path) from error
-            channels.append({"npy": str(path), "grid": volume.grid.to_dict(), "name": volume.name})
-        request.channels.clear()
-        if channels:
-            request.message["channels"] = channels
-        self._connection.send(request.message)
+            paths.append(path)
+        self._connection.send({"request": request.kind, "id": request.id, **(asked.to_dict(paths) if asked else {})})
 
     def _onMessage(self, message: dict) -> None:
         event, request = message.get("event"), self._current

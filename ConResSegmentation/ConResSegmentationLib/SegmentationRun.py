@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.package import ModelDescription, read_package
+from conresnet.request import SegmentOptions, SegmentRequest
 
 from . import MapVolumes, Messages, ResultOrigin, ResultSegmentation, SceneInputs
 from .EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
@@ -105,7 +106,8 @@ class SegmentationRun(EngineObserver):
         # Nodes of a closed scene must not come to life again in the next.
         scene = slicer.mrmlScene
         self._closeTag = scene.AddObserver(scene.StartCloseEvent, lambda caller, event: self.cancel())
-        self._request = engine.segment(task.model, channels, self, region, task.maps, task.device, task.precision)
+        options = SegmentOptions(roi=region, maps=tuple(task.maps), device=task.device, precision=task.precision)
+        self._request = engine.segment(SegmentRequest(str(task.model), tuple(channels), options), self)
 
     def cancel(self) -> None:
         """Stop; the listener hears of it at once, whatever the engine takes."""

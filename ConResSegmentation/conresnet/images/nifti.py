@@ -41,7 +41,7 @@ def read_nifti(path: Path) -> ImageFile:
     try:
         with _quiet_nibabel(), opened(path, "rb") as file:
             image = _image(file, path)
-            array = _voxels(image)
+            array = stored_voxels(image)
             file.read()  # to the end, where gzip keeps the checksum
     except (*_NOT_READABLE, OSError, zlib.error) as error:
         raise not_an_image(path) from error
@@ -84,7 +84,7 @@ def _image(file: BinaryIO, path: Path) -> nibabel.Nifti1Image:
     return image
 
 
-def _voxels(image: nibabel.Nifti1Image) -> np.ndarray:
+def stored_voxels(image: nibabel.Nifti1Image) -> np.ndarray:
     """(c, k, j, i) in the stored type; scaled as the header says, then in float32 where that holds the stored type."""
     proxy = image.dataobj
     slope, intercept = proxy.slope, proxy.inter

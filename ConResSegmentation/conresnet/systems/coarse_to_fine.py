@@ -16,7 +16,7 @@ from conresnet.images.grid import Box, bounding_box
 from conresnet.images.preparation import PreparedCase
 from conresnet.inference.devices import Backend
 from conresnet.inference.results import FoundSegments
-from conresnet.inference.sliding import Passes, Taker
+from conresnet.inference.sliding import Accumulator, Passes
 from conresnet.inference.windows import Tiling
 from conresnet.package import ModelPackage
 from conresnet.systems.one_pass import SingleNetwork
@@ -122,7 +122,7 @@ class DeCrop:
         box: X^F as ``crop`` has it.
     """
 
-    def __init__(self, whole: Taker, box: Box):
+    def __init__(self, whole: Accumulator, box: Box):
         self._whole = whole
         self._box = box
 
