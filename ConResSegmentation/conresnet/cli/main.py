@@ -6,7 +6,6 @@ the command is called, so that ``--help`` is quick and needs no torch.
 """
 
 import contextlib
-import errno
 import importlib
 import io
 import os
@@ -22,19 +21,10 @@ from collections.abc import Iterator, Sequence
 import click
 
 from conresnet import __version__
-from conresnet.errors import Cancelled, UserError
+from conresnet.errors import Cancelled, UserError, as_user_error
 
 PROGRAM = "python -m conresnet"
 _INTERRUPTED = 128 + signal.SIGINT
-_OURS = ("conresnet", "conresnet_training")
-
-# What the file system or the user's account can cause at any time.
-_FILE_SYSTEM = {
-    getattr(errno, name)
-    for name in "EACCES EPERM ENAMETOOLONG ELOOP EROFS EIO ESTALE ETIMEDOUT EHOSTDOWN EMFILE ENFILE".split()
-    if hasattr(errno, name)
-}
-_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 # Those that mean "end now": a user's, a session's and a job queue's.
 _ENDING = ("SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGQUIT")
 _BLANK = re.compile(r"(--[\w-]+)=\s*")
@@ -175,28 +165,8 @@ def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
         _refuse("Stopped.")
         return _INTERRUPTED
     except Exception as error:
-        mistake = user_error(error)
+        mistake = as_user_error(error)
         return _refuse(mistake.message) if mistake else _internal_error(error, arguments)
-
-
-def user_error(error: Exception) -> UserError | None:
-    """What the user can do about an error; None if it is a bug.
-
-    Besides UserErrors, these are lack of memory, what the file system says about a path, and packages that this Python
-    does not have.
-    """
-    match error:
-        case UserError():
-            return error
-        case MemoryError():
-            return UserError("memory-short")
-        case ModuleNotFoundError(name=str(name)) if name.split(".")[0] not in _OURS:
-            return UserError("package-missing", package=name, python=sys.executable)
-        case OSError(filename=str() | bytes() | os.PathLike() as path, errno=number) if number in _FULL_DISK:
-            return UserError("disk-full", path=os.fsdecode(path))
-        case OSError(filename=str() | bytes() | os.PathLike() as path, errno=number) if number in _FILE_SYSTEM:
-            return UserError("cannot-access", path=os.fsdecode(path), reason=error.strerror)
-    return None
 
 
 def _check_not_blank(arguments: Sequence[str]) -> None:

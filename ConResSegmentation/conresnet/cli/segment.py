@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from conresnet.cli.main import say, user_error
-from conresnet.errors import UserError
+from conresnet.cli.main import say
+from conresnet.errors import UserError, as_user_error
 from conresnet.request import OptionSpec, SegmentOptions
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class _Run:
                 roi = BoxROI.from_text(case.roi) if case.roi else None
                 self.segment(case.images, replace(options, roi=roi), output / case.name)
             except Exception as error:
-                if mistake := user_error(error):
+                if mistake := as_user_error(error):
                     mistakes += 1
                     say(" ".join(f"{case.name}: {mistake.message}".split()), err=True)
                     continue

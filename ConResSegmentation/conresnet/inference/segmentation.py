@@ -49,8 +49,8 @@ class SegmentResult:
 
     Args:
         labels: uint8 [k, j, i].
-        maps: float16 [c, k, j, i] by name; "probability" and "residual" have one component per segment, unless the model
-            has one residual for all segments together.
+        maps: float16 [c, k, j, i] by name; "probability" and "residual" have one component per segment, unless the
+            model has one residual for all segments together.
         report: what ``report.json`` holds, see ``_report``.
         regions: for a model whose segments overlap, uint8 [b, k, j, i]: the ones each voxel belongs to, for
             ``conresnet.inference.results.region_mask``; None where segments exclude each other.

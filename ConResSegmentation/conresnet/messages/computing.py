@@ -58,7 +58,9 @@ COMPUTING: dict[str, str] = {
         "folder."
     ),
     "input-in-the-way": _("Writing to {path} would replace the input {file}; name another folder."),
-    # Images given by channel or in memory, options and lists of cases.
+    # The command line: models, images given by channel or in memory, and lists of cases.
+    "packages-wrong": _("{wrong} of {count} models cannot be used, for the reasons above."),
+    "settings-unreadable": _("The settings {file} cannot be read ({reason}); check the path."),
     "channel-unknown": _("Unknown channel {name!r}; the model's channels are {channels}."),
     "channel-repeated": _("The channel {name} is given twice."),
     "channel-missing": _("The model also needs {missing}; name an image for each channel."),
@@ -75,7 +77,7 @@ COMPUTING: dict[str, str] = {
         "a fourth for channels, and the affine 4 x 4 numbers."
     ),
     "argument-blank": _("The value of {option} is empty; give it a value, or leave the option out."),
-    "package-missing": _("This command needs {package}, which the Python at {python} does not have; install it there."),
+    "package-missing": _("This needs {package}, which the Python at {python} does not have; install it there."),
     "memory-short": _("The computer does not have enough memory for this; close other programs, and try again."),
     "internal-error": _("An internal error occurred ({reason}); please report it with the log {log}."),
     "internal-error-no-log": _("An internal error occurred ({reason}), and no log could be written."),

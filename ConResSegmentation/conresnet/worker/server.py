@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 
 from conresnet import __version__
-from conresnet.errors import Cancelled, UserError
+from conresnet.errors import Cancelled, UserError, as_user_error
 from conresnet.request import SegmentRequest
 from conresnet.worker import session_folder
 from conresnet.worker.channel import EventWriter, lead_process_group, read_requests, take_standard_streams
@@ -194,16 +194,15 @@ class _Server:
             done = True
         except Cancelled:
             ending = ("cancelled", {})
-        except UserError as error:
-            failure = (UserError(error.code, error.message, **error.values), False, None)
-            if error.code in ("out-of-memory", "gpu-failed"):
-                engine.forget()
         except MemoryError:
             failure = (UserError("out-of-memory", name="this case"), False, traceback.format_exc())
             engine.forget()
-        except Exception:
-            failure = _fault()
-            engine.forget()
+        except Exception as error:
+            # A copy, since the error's traceback holds the arrays.
+            mistake = as_user_error(error)
+            failure = (UserError(mistake.code, mistake.message, **mistake.values),) if mistake else _fault()
+            if not mistake or mistake.code in ("out-of-memory", "gpu-failed"):
+                engine.forget()
         if not done:
             # By now the error is gone, which held the arrays.
             gc.collect()
