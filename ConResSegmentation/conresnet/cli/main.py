@@ -150,13 +150,15 @@ def _terminable() -> Iterator[list[int]]:
 
 
 def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
+    streams = sys.stdout, sys.stderr
     try:
         _check_not_blank(arguments)
         return command.main(arguments, prog_name=program, standalone_mode=False) or 0
-    except SystemExit as ended:
-        if not isinstance(ended.__context__, BrokenPipeError):
+    except SystemExit:
+        if (sys.stdout, sys.stderr) == streams:
             raise
-        # Whoever read our output has seen enough.
+        # click's way when nobody reads the output any more, as after "| head".
+        sys.stdout, sys.stderr = streams
         _discard(sys.stdout)
         return 0
     except click.ClickException as error:

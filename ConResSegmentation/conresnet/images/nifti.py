@@ -45,7 +45,7 @@ def read_nifti(path: Path) -> ImageFile:
             file.read()  # to the end, where gzip keeps the checksum
     except (*_NOT_READABLE, OSError, zlib.error) as error:
         raise not_an_image(path) from error
-    return ImageFile(array, _grid(image, path))
+    return ImageFile(array, nifti_grid(image, path))
 
 
 @contextlib.contextmanager
@@ -98,7 +98,8 @@ def stored_voxels(image: nibabel.Nifti1Image) -> np.ndarray:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _grid(image: nibabel.Nifti1Image, path: Path) -> Grid:
+def nifti_grid(image: nibabel.Nifti1Image, path: Path) -> Grid:
+    """Where an image lies, by the header in a file."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,6 @@ from conresnet.images.itk import ImageFile, grid_of
 
 Wrap = Callable[[np.ndarray], Any]
 """From an array [k, j, i] or [c, k, j, i] on an image's grid to an object of the image's kind."""
-
-_MM = {"micron": 1e-3, "meter": 1e3}
 
 
 def is_path(image: object) -> bool:
@@ -115,7 +114,7 @@ def _wrap_as_itk(grid: Grid, spacing: Any = None, origin: Any = None, direction:
 def _open_nibabel(image: Any, name: str) -> tuple[ImageFile, Wrap]:
     import nibabel
 
-    from conresnet.images.nifti import stored_voxels
+    from conresnet.images.nifti import nifti_grid, stored_voxels
 
     if len(image.shape) < 3:
         raise UserError("image-2d", path=name)
@@ -123,20 +122,30 @@ def _open_nibabel(image: Any, name: str) -> tuple[ImageFile, Wrap]:
         components = stored_voxels(image)
     else:
         components = np.asanyarray(image.dataobj).T.reshape(-1, *image.shape[2::-1])
-    units = image.header.get_xyzt_units()[0] if hasattr(image.header, "get_xyzt_units") else "mm"
-    affine = np.diag([*[_MM.get(units, 1.0)] * 3, 1.0]) @ image.affine
+    if isinstance(image, nibabel.Nifti1Image):
+        # By the rules for files, bit for bit: two transforms may disagree, and units may not be mm.
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "header.nii"
+            with path.open("wb") as file:
+                header = image.header.copy()
+                header["magic"], header["vox_offset"] = header.single_magic, header.single_vox_offset
+                header.write_to(file)
+                file.write(bytes(header.single_vox_offset - file.tell()))
+            grid = nifti_grid(image, path)
+    else:
+        grid = Grid(components.shape[1:], image.affine)
 
     def wrap(array: np.ndarray) -> nibabel.spatialimages.SpatialImage:
         stored = np.moveaxis(array, 0, -1).transpose(2, 1, 0, 3) if array.ndim == 4 else array.T
         if not isinstance(image, nibabel.Nifti1Image):
-            return nibabel.Nifti1Image(stored, affine)
+            return nibabel.Nifti1Image(stored, image.affine)
         header = image.header.copy()
         header.set_data_dtype(stored.dtype)
         header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0
         return type(image)(stored, image.affine, header)
 
-    return ImageFile(components, Grid(components.shape[1:], affine)), wrap
+    return ImageFile(components, grid), wrap
 
 
 def _open_array(array: Any, affine: Any, name: str) -> tuple[ImageFile, Wrap]:

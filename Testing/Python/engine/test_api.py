@@ -1,5 +1,6 @@
 """``conresnet.segment``: the same voxels as the command line for each kind of image, in that kind's own form."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -86,7 +87,9 @@ def test_every_kind_of_image_gives_the_voxels_of_the_command_line(tmp_path, mode
 
     result = segment((np.asanyarray(source.dataobj), source.affine), model, maps=MAPS)
     assert np.array_equal(result.labels, labels.T) and result.labels.dtype == np.uint8
-    assert all(np.array_equal(result.maps[name], maps[name]) for name in MAPS)
+    for name in MAPS:
+        # A file's header has fewer digits than an affine, which shows in the last one of an oblique image's maps.
+        np.testing.assert_allclose(result.maps[name], maps[name], atol=0 if kind != "oblique" else 1e-3)
 
     for image in (str(tmp_path / "image.nii"), tmp_path / "image.nii"):
         result = segment(image, model, maps="residual, attention")
@@ -135,7 +138,8 @@ def test_it_saves_what_the_command_line_writes(tmp_path, model):
     assert set(ours) == set(theirs)
     for name, path in ours.items():
         if name != "report.json":
-            assert path.read_bytes() == theirs[name].read_bytes()
+            # The compressed files hold the time at which they were made.
+            assert gzip.decompress(path.read_bytes()) == gzip.decompress(theirs[name].read_bytes())
     reports = [json.loads(files["report.json"].read_text(encoding="utf-8")) for files in (ours, theirs)]
     for report in reports:
         assert set(report.pop("seconds")) == {"loading", "reading", "preparing", "segmenting", "writing", "total"}

@@ -193,7 +193,7 @@ def test_a_gpu_that_is_too_small_leaves_it_to_the_cpu(tmp_path, monkeypatch):
     assert "the CPU" in result.report["warnings"][-1] and "cuda:0" in result.report["warnings"][-1]
     assert np.array_equal(result.labels.array, expected.labels.array)
     segment(model, [volume], SegmentOptions(threads=1))
-    tries = ["cuda"] * 3 + ["cpu"]
+    tries = ["cuda"] * 4 + ["cpu"]
     assert short.places == tries * 2, "the next case tries the GPU again"
 
 

@@ -250,7 +250,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, model, image, al
     running = process(image, "--model", model, "--output", tmp_path / "out", "--maps", "residual", preexec_fn=limit)
     _, sentence = running.communicate(timeout=100)
     assert running.returncode == 2, sentence
-    assert "room" in sentence and sentence.count("\n") == 1
+    assert "disk space" in sentence and sentence.count("\n") == 1
     assert str(tmp_path / "out") in sentence and ".conresnet" not in sentence
     assert sorted(tmp_path.rglob("*")) == before
 
