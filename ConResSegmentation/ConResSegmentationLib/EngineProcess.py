@@ -3,7 +3,7 @@
 Nothing here waits: every call returns at once, and an observer is told from Slicer's event loop what happens.
 
     engine = EngineProcess(enginePython.launch)          # a function without arguments that returns a ProcessLaunch
-    number = engine.segment(modelPath, [Volume(array, grid, name)], observer, maps=["residual"], roi=boxROI)
+    number = engine.segment(SegmentRequest(modelPath, (Volume(array, grid, name),), SegmentOptions(...)), observer)
     engine.listDevices(observer)                         # observer.onDevices([{"name": "cpu", "title": ...}, ...])
     engine.cancel(number)                                # the observer's onCancelled follows within two seconds
     engine.stop()                                        # when the user chooses another Python
@@ -21,8 +21,8 @@ drop the references so that the disk space is freed.
 
 import platform
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,7 @@ import qt
 from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.files import write_error
-from conresnet.images.grid import Volume
-from conresnet.images.roi import BoxROI
+from conresnet.request import SegmentRequest
 
 from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
 from .Processes import ProcessLaunch, callLater
@@ -45,9 +44,9 @@ _BYTES_AT_ONCE = 1 << 25
 @dataclass
 class _Request:
     id: int
-    message: dict
+    kind: str
     observer: EngineObserver
-    channels: list[Volume] = field(default_factory=list)
+    asked: SegmentRequest | None = None
 
 
 class EngineProcess:
@@ -72,47 +71,25 @@ class EngineProcess:
         self._cancelTimer.setSingleShot(True)
         self._cancelTimer.connect("timeout()", self._onCancelUnanswered)
 
-    def segment(
-        self,
-        model: str,
-        channels: Sequence[Volume],
-        observer: EngineObserver,
-        roi: BoxROI | None = None,
-        maps: Sequence[str] = (),
-        device: str = "auto",
-        precision: str = "auto",
-    ) -> int:
+    def segment(self, request: SegmentRequest, observer: EngineObserver) -> int:
         """Request a segmentation; returns the number of the request, for `cancel`.
 
         Args:
-            model: folder or .zip file of the model package.
-            channels: one volume per input of the model; the arrays are read when the engine is ready for them.
+            request: its arrays are read when the engine is ready for them.
             observer: told what becomes of it.
-            roi: where to segment. Defaults to the whole image.
-            maps: any of "residual", "attention", "probability", "features".
-            device: "auto" or a name from `listDevices`.
-            precision: "auto", "fp32", "bf16" or "fp16".
         """
-        message = {
-            "request": "segment",
-            "model": str(model),
-            "roi": roi.to_dict() if roi else None,
-            "maps": list(maps),
-            "device": device,
-            "precision": precision,
-        }
-        return self._add(message, observer, list(channels))
+        return self._add("segment", observer, request)
 
     def listDevices(self, observer: EngineObserver) -> None:
         """Request the list of devices."""
-        self._add({"request": "devices"}, observer, [])
+        self._add("devices", observer)
 
     def cancel(self, number: int) -> None:
         """Cancel one request. An engine that does not answer within two seconds is killed."""
         for request in [request for request in self._waiting if request.id == number]:
             self._waiting.remove(request)
             callLater(request.observer.onCancelled)
-        if self._current and self._current.id == number and self._current.channels:
+        if self._current and self._current.id == number and self._current.asked:
             # Its inputs are still being written, and the engine has not been asked yet.
             request, self._current = self._current, None
             self._connection.send({"request": "release", "id": number})
@@ -142,7 +119,7 @@ class EngineProcess:
     def isSegmenting(self) -> bool:
         """Whether a segmentation is running or queued."""
         requests = [*([self._current] if self._current else []), *self._waiting]
-        return any(request.message["request"] == "segment" for request in requests)
+        return any(request.kind == "segment" for request in requests)
 
     @property
     def isRunning(self) -> bool:
@@ -163,9 +140,9 @@ class EngineProcess:
         lines += ["", "Log of the engine:", connection.log if connection else self._lastLog]
         return "\n".join(lines).rstrip() + "\n"
 
-    def _add(self, message: dict, observer: EngineObserver, channels: list[Volume]) -> int:
+    def _add(self, kind: str, observer: EngineObserver, asked: SegmentRequest | None = None) -> int:
         self._lastId += 1
-        self._waiting.append(_Request(self._lastId, {**message, "id": self._lastId}, observer, channels))
+        self._waiting.append(_Request(self._lastId, kind, observer, asked))
         callLater(self._advance)
         return self._lastId
 
@@ -206,9 +183,9 @@ class EngineProcess:
 
     def _write(self, request: _Request) -> Iterator[None]:
         """Write the channels where the engine reads them, piece by piece, and send the request."""
-        channels = []
+        asked, paths = request.asked, []
         session = Path(self._connection.hello["session"])
-        for number, volume in enumerate(request.channels):
+        for number, volume in enumerate(asked.channels if asked else ()):
             path = session / str(request.id) / f"channel{number}.npy"
             try:
                 # Never create the session folder itself: nothing would ever remove it.
@@ -228,11 +205,9 @@ class EngineProcess:
                 raise UserError("engine-folder-gone") from error
             except OSError as error:
                 raise write_error(error, path) from error
-            channels.append({"npy": str(path), "grid": volume.grid.to_dict(), "name": volume.name})
-        request.channels.clear()
-        if channels:
-            request.message["channels"] = channels
-        self._connection.send(request.message)
+            paths.append(path)
+        request.asked = None
+        self._connection.send({"request": request.kind, "id": request.id, **(asked.to_dict(paths) if asked else {})})
 
     def _onMessage(self, message: dict) -> None:
         event, request = message.get("event"), self._current

@@ -12,36 +12,11 @@ def errorSentences() -> dict[str, str]:
 
 def _aboutComputing() -> dict[str, str]:
     return {
-        "out-of-memory": _(
-            "There is not enough memory for this segmentation; close other programs, draw a smaller region, or choose "
-            "another device."
-        ),
         "network-not-finite": _(
             "The network of {model} answers with values that are not numbers; its training may have diverged, or this "
             "volume has intensities unlike those it was trained on: check the volume, or choose another model."
         ),
-        "disk-full": _("There is no room left to write {path}; free some space and segment again."),
-        "cannot-write": _("{path} cannot be written ({reason}); make it a folder that you may write to."),
-        "channel-unreadable": _("What was stored of the volume {name} for the engine, {path}, is gone; segment again."),
-        "device-unknown": _("There is no device of the kind {device}; choose another one under Advanced."),
-        "device-unavailable": _(
-            "The device {device} is not there, or PyTorch cannot use it; choose another one under Advanced."
-        ),
-        "precision-unavailable": _("A CPU does not compute in fp16; choose another precision under Advanced."),
         "map-unavailable": _("The model {model} has no {map} map; choose other maps."),
-        "engine-incomplete": _(
-            "The engine's Python, {python}, cannot run it ({reason}); install what the engine needs, or choose another "
-            "Python under Advanced."
-        ),
-        "engine-broken": _(
-            "The engine's Python, {python}, cannot run it ({reason}); install PyTorch again, in a build for this "
-            "computer, or choose another Python under Advanced."
-        ),
-        "engine-fault": _(
-            "The engine failed by a fault of its own ({reason}); please report it with the diagnostics, which the log "
-            "section copies."
-        ),
-        "bad-request": _("The engine did not understand the module ({reason}); restart Slicer, and segment again."),
     }
 
 

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.package import ModelDescription, read_package
+from conresnet.request import SegmentOptions, SegmentRequest
 
 from . import MapVolumes, Messages, ResultOrigin, ResultSegmentation, SceneInputs
 from .EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
@@ -102,7 +103,8 @@ class SegmentationRun(EngineObserver):
         # Nodes of a closed scene must not reappear in the next one.
         scene = slicer.mrmlScene
         self._closeTag = scene.AddObserver(scene.StartCloseEvent, lambda caller, event: self.cancel())
-        self._request = engine.segment(task.model, channels, self, roi, task.maps, task.device, task.precision)
+        options = SegmentOptions(roi=roi, maps=tuple(task.maps), device=task.device, precision=task.precision)
+        self._request = engine.segment(SegmentRequest(str(task.model), tuple(channels), options), self)
 
     def cancel(self) -> None:
         """Cancel; the listener is told at once, however long the engine takes."""

@@ -1,15 +1,19 @@
 """ConResNet: inter-slice context residual learning for 3-D medical image segmentation (Zhang et al., IEEE TMI 2020).
 
-Importing this package imports neither torch nor SimpleITK: Slicer's own process uses its package reader, protocol and
-model list where torch is absent. ``load_network`` is resolved on first use for the same reason.
+The public API is ``segment``, ``read_model`` and ``load_network``. Each is imported on first use, so that importing
+this package loads neither torch nor SimpleITK: Slicer's own process uses parts of it where torch is not installed.
 """
 
 __version__ = "0.1.0"
 
+__all__ = ["load_network", "read_model", "segment"]
+
+_HOMES = {"load_network": "networks.loading", "read_model": "api", "segment": "api"}
+
 
 def __getattr__(name: str):
-    if name == "load_network":
-        from conresnet.networks.loading import load_network
+    if name in _HOMES:
+        from importlib import import_module
 
-        return load_network
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,19 @@
 """The two exceptions that the whole engine shares. Standard library only, so that Slicer's process can use them too."""
 
+import errno
+import os
+import sys
+
 from conresnet.messages import sentence
+
+_OUR_PACKAGES = ("conresnet", "conresnet_training")
+_FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+# What the file system or the user's account can cause at any time.
+_FILE_SYSTEM = {
+    getattr(errno, name)
+    for name in "EACCES EPERM ENAMETOOLONG ELOOP EROFS EIO ESTALE ETIMEDOUT EHOSTDOWN EMFILE ENFILE".split()
+    if hasattr(errno, name)
+}
 
 
 class UserError(Exception):
@@ -30,3 +43,23 @@ class UserError(Exception):
 
 class Cancelled(Exception):  # noqa: N818 - a request of the user's, not an error
     """The user asked to stop; raised from inside the running work, which then leaves nothing half-written."""
+
+
+def as_user_error(error: Exception) -> UserError | None:
+    """What the user can do about any exception; None if it is a bug.
+
+    Besides UserErrors, these are lack of memory, what the file system says about a path, and packages that this Python
+    does not have.
+    """
+    match error:
+        case UserError():
+            return error
+        case MemoryError():
+            return UserError("memory-short")
+        case ModuleNotFoundError(name=str(name)) if name.split(".")[0] not in _OUR_PACKAGES:
+            return UserError("package-missing", package=name, python=sys.executable)
+        case OSError(filename=str() | bytes() | os.PathLike() as path, errno=number) if number in _FULL_DISK:
+            return UserError("disk-full", path=os.fsdecode(path))
+        case OSError(filename=str() | bytes() | os.PathLike() as path, errno=number) if number in _FILE_SYSTEM:
+            return UserError("cannot-access", path=os.fsdecode(path), reason=error.strerror)
+    return None

@@ -1,6 +1,6 @@
-"""Writing a file so that it is either there whole or not at all.
+"""Files that are either written whole or not at all, and folders that belong to one process for as long as it lives.
 
-Locks on open files, which the operating system lets go of however their owner ends. The standard library alone.
+Standard library only: Slicer's process uses these too.
 """
 
 from __future__ import annotations
@@ -8,23 +8,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from conresnet.errors import UserError
 
+LOCK_FILE = "owner.lock"
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# A virus scanner looks at a new file for about so long.
+# A virus scanner keeps a new file open for about this long.
 _SECONDS_TO_TRY = 3.0 if os.name == "nt" else 0.0
+_TRIES = 5
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, with its suffixes, that takes its place when the block ends well.
+    """A temporary name next to ``path``, with the same suffixes; that file replaces ``path`` when the block succeeds.
 
     Raises:
-        UserError: "disk-full" or "cannot-write" for any OSError inside; nothing new is left behind then.
+        UserError: "disk-full" or "cannot-write" for any OSError in the block; nothing new is left behind then.
     """
     path = Path(path)
     temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
@@ -39,13 +44,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def move(made: str | Path, path: str | Path) -> None:
-    """Give a file or folder the name ``path``, in the place of a file of that name.
+    """Rename a file or folder to ``path``, replacing a file of that name.
 
-    Windows refuses that while anybody has one of the two open, as a virus scanner or whoever reads the older file has
-    for a moment, so it is tried for some seconds there.
+    Windows refuses while another process, such as a virus scanner or a reader of the old file, has either of them open,
+    so there it is tried again for a few seconds.
 
     Raises:
-        OSError: as of ``os.replace``.
+        OSError: as ``os.replace``.
     """
     end = time.monotonic() + _SECONDS_TO_TRY
     while True:
@@ -58,18 +63,10 @@ def move(made: str | Path, path: str | Path) -> None:
 
 
 def write_error(error: OSError, path: str | Path) -> UserError:
-    """The sentence for an OSError met while writing ``path``."""
+    """The sentence for an OSError raised while writing ``path``."""
     if error.errno in _FULL:
-        return UserError(
-            "disk-full", f"There is no room left to write {path}; free some space and try again.", path=str(path)
-        )
-    reason = error.strerror or str(error)
-    return UserError(
-        "cannot-write",
-        f"{path} cannot be written ({reason}); choose a folder you may write to.",
-        path=str(path),
-        reason=reason,
-    )
+        return UserError("disk-full", path=str(path))
+    return UserError("cannot-write", path=str(path), reason=error.strerror or str(error))
 
 
 def make_folder(folder: Path) -> None:
@@ -91,16 +88,16 @@ else:
 
 
 def lock(descriptor: int, *, inherited: bool) -> None:
-    """Lock an open file against everybody else, without waiting.
+    """Lock an open file against all other processes, without waiting. It is released when its owner ends, however.
 
     Args:
         descriptor: of the file, open for writing.
-        inherited: whether processes that this one forks hold the lock too, for as long as they live. Without, this
-            process lets go of it as soon as it closes the file once, however often it has opened it. Windows has but
-            one kind, of the open file, which no process inherits.
+        inherited: whether processes forked from this one hold the lock too, for as long as they live. If not, closing
+            any of this process's descriptors of the file releases it. Windows has only one kind of lock, which belongs
+            to the open file and is not inherited.
 
     Raises:
-        OSError: somebody has it, or the file system knows no locks.
+        OSError: another process holds it, or the file system has no locks.
     """
     if os.name == "nt":
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -108,3 +105,92 @@ def lock(descriptor: int, *, inherited: bool) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     else:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class OwnedFolder:
+    """A temporary folder with a locked file in it, which shows whether the process that made it still runs.
+
+    A folder whose lock is free was left by a process that was killed, and anyone may take it over and remove it.
+    Process ids would not do: they are reused, and are not unique where containers share a file system.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path, descriptor: int | None):
+        self.path = path
+        self._descriptor = descriptor
+
+    @classmethod
+    def make(cls, prefix: str, parent: str | Path | None = None, *, needs_lock: bool = True) -> OwnedFolder:
+        """A new folder.
+
+        Args:
+            prefix: how its name begins.
+            parent: where to make it; the user's temporary folder by default.
+            needs_lock: whether to refuse a file system that has no locks; without a lock, a folder that is left behind
+                is never taken for abandoned.
+
+        Raises:
+            OSError: it cannot be made or locked.
+        """
+        for _ in range(_TRIES):
+            path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            descriptor = _locked(path, os.O_CREAT)
+            # Another process that was cleaning up may have removed the folder before it was locked.
+            if descriptor is not None or (not needs_lock and path.is_dir()):
+                return cls(path, descriptor)
+        raise OSError(errno.ENOLCK, "no file can be locked", str(path.parent))
+
+    @classmethod
+    def take(cls, path: Path) -> OwnedFolder | None:
+        """An abandoned folder, which is this process's from now on; None if it is in use or is not such a folder."""
+        if not path.is_dir() or path.is_symlink():
+            return None
+        descriptor = _locked(path, 0)
+        return None if descriptor is None else cls(path, descriptor)
+
+    def remove(self) -> None:
+        """Remove the folder with everything in it, except files that are mapped on Windows.
+
+        The lock goes last: what could not be removed is then still recognized as abandoned later.
+        """
+        for entry in list(self.path.iterdir()) if self.path.is_dir() else []:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != LOCK_FILE:
+                with contextlib.suppress(OSError):
+                    entry.unlink()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        with contextlib.suppress(OSError):
+            if set(os.listdir(self.path)) <= {LOCK_FILE}:
+                shutil.rmtree(self.path)
+
+
+def abandoned_folders(parent: str | Path, prefix: str) -> Iterator[OwnedFolder]:
+    """The folders in ``parent`` that processes which no longer run have left."""
+    with contextlib.suppress(OSError):
+        for path in sorted(Path(parent).glob(f"{prefix}*")):
+            if owned := OwnedFolder.take(path):
+                yield owned
+
+
+def _locked(folder: Path, flags: int) -> int | None:
+    """Lock the folder's lock file; None if another process holds it, or there is none."""
+    path = folder / LOCK_FILE
+    try:
+        descriptor = os.open(path, os.O_RDWR | flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except OSError:
+        return None
+    try:
+        # Inherited, because looking at the folder again from the same process must not release it.
+        lock(descriptor, inherited=True)
+        # If another process removed the folder in the meantime, this is the lock of a file that no longer exists.
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None

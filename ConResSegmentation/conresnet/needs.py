@@ -1,7 +1,7 @@
-"""What the engine's process needs of the Python that runs it: ``python -m conresnet.needs`` says what is missing.
+"""What the engine's process needs from the Python that runs it: ``python -m conresnet.needs`` lists what is missing.
 
-Imports the standard library alone, and runs on a Python that is too old for the rest, so that it can say so. Packages
-are looked up and not imported, which takes no time. Reading files and the command line need nibabel and click besides.
+Standard library only, and it runs on a Python that is too old for the rest, so that it can report that. Packages are
+looked up rather than imported, which takes no time. Reading files and the command line also need nibabel and click.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ PACKAGES = {"torch": "2.6", "numpy": "1.26", "SimpleITK": "2.3", "safetensors": 
 
 
 def find_packages() -> dict:
-    """The needed packages that are there, by name, with their versions; "" for one that does not tell."""
+    """The installed ones of the needed packages, by name, with their versions; "" where a version is unknown."""
     found = {}
     for name in PACKAGES:
         if is_whole(importlib.util.find_spec(name)):
@@ -28,17 +28,17 @@ def find_packages() -> dict:
 
 
 def is_whole(spec) -> bool:
-    """Whether a package's spec names more than a folder: what a removal has left of one is importable, and empty."""
+    """Whether a package's spec names more than a folder: one that was removed may leave an empty folder."""
     return spec is not None and spec.origin is not None
 
 
 def missing_packages(found: dict) -> list:
-    """The names of the needed packages that are not among ``found`` or too old there."""
+    """The names of the needed packages that are not in ``found`` or are too old."""
     return [name for name, least in PACKAGES.items() if name not in found or not is_enough(found[name], least)]
 
 
 def is_enough(version: str, least: str) -> bool:
-    """Whether a version is ``least`` or later; one that is not told counts as such."""
+    """Whether a version is ``least`` or later; an unknown one counts as such."""
     return not version or _numbers(version) >= _numbers(least)
 
 

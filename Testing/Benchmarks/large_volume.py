@@ -32,7 +32,8 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
 
     from conresnet.images.grid import Grid, Volume
     from conresnet.inference.progress import Progress
-    from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+    from conresnet.inference.segmentation import load_model, segment
+    from conresnet.request import SegmentOptions
 
     class Shown(Progress):
         def report(self, phase, fraction, seconds_left):

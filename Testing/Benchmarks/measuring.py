@@ -11,9 +11,10 @@ from process_memory import peak_memory
 
 from conresnet.images.files import read_channels
 from conresnet.images.grid import reordering
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks.loading import load_network
 from conresnet.package import read_package
+from conresnet.request import SegmentOptions
 
 
 def measure(task: dict) -> dict:

@@ -88,9 +88,10 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     from process_memory import peak_memory
 
     from conresnet.images.files import read_channels
-    from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+    from conresnet.inference.segmentation import load_model, segment
     from conresnet.networks import build_network
     from conresnet.package import write_package
+    from conresnet.request import SegmentOptions
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.results import write_json
     from conresnet_training.runs.folds import held_out_of_run
@@ -109,7 +110,7 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
             report = segment(model, images, SegmentOptions()).report
             if place:
                 seconds[case.name] = round(time.perf_counter() - begun, 4)
-    device = model.backend.device
+    device = torch.device(report["device"])
     is_gpu = device.type == "cuda"
     peak = torch.cuda.max_memory_reserved(device) if is_gpu else peak_memory()
     # Counting runs the networks too, so it comes last and does not affect the peak memory.

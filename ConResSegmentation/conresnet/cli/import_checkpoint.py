@@ -1,4 +1,4 @@
-"""``python -m conresnet import``: a model package from a checkpoint of the paper's authors."""
+"""``python -m conresnet import``: a model package from a checkpoint by the paper's authors."""
 
 import re
 from collections.abc import Sequence
@@ -18,36 +18,36 @@ from conresnet.package.description import TILINGS
     metavar="PACKAGE",
     required=True,
     type=click.Path(path_type=Path),
-    help="The model package to write: a .zip file if it ends so, else a folder.",
+    help="The model package to write: a .zip file if its name ends so, else a folder.",
 )
-@click.option("--name", help="The name by which the model is called.  [default: that of PACKAGE]")
-@click.option("--title", help="What users read in a list of models.")
+@click.option("--name", help="The model's name.  [default: that of PACKAGE]")
+@click.option("--title", help="The model's title in lists.")
 @click.option("--license", "license_name", help="The license of the weights.")
 @click.option(
     "--channel",
     "channels",
     multiple=True,
     metavar="NAME",
-    help="An input channel; give all, in the network's order.  [default: FLAIR T1 T1ce T2]",
+    help="An input channel; name all, in the network's order.  [default: FLAIR T1 T1ce T2]",
 )
 @click.option(
     "--segment",
     "segments",
     multiple=True,
     metavar="NAME=LABEL",
-    help="A region and its value in the labelmap; give all, in the network's order. They are painted in this order.  "
-    "[default: enhancing tumor 4, whole tumor 2, tumor core 1; painted whole, core, enhancing]",
+    help="A region and its value in the label map; name all, in the network's order. Later ones cover earlier ones.  "
+    "[default: enhancing tumor 4, whole tumor 2, tumor core 1; drawn whole, core, enhancing]",
 )
 @click.option("--orientation", help="Directions in which S, H and W increase.  [default: SLP]")
 @click.option("--spacing", metavar="S,H,W", help="Voxel size in mm.  [default: the image's own]")
-@click.option("--tiling", type=click.Choice(TILINGS), help="How windows are laid.  [default: authors]")
+@click.option("--tiling", type=click.Choice(TILINGS), help="How windows are placed.  [default: authors]")
 @click.option(
     "--settings",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A JSON file with fields of model.json that replace the defaults, for all that has no option here.",
+    help="A JSON file with fields of model.json that replace the defaults, for anything that has no option here.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a model package that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing model package.")
 def import_checkpoint(
     checkpoint: Path,
     output: Path,
@@ -62,10 +62,10 @@ def import_checkpoint(
     settings: Path | None,
     overwrite: bool,
 ) -> None:
-    """Make a model package of CHECKPOINT, a state_dict of the authors of the paper (.pth).
+    """Make a model package from CHECKPOINT, a state_dict by the paper's authors (.pth).
 
-    Channels, preparation, tiling and regions are those of their BraTS 2018 models unless told otherwise. Nothing in
-    the checkpoint is executed; every tensor must be there, and none that is not ConResNet's.
+    Channels, preparation, tiling and regions default to those of their BraTS 2018 models. Nothing in the checkpoint is
+    executed; it must hold all tensors of ConResNet and no others.
     """
     from conresnet.package.writer import check_replaceable
 
@@ -89,7 +89,7 @@ def import_checkpoint(
 
 
 def _write(checkpoint: Path, settings: dict[str, Any], output: Path, overwrite: bool) -> None:
-    # These need torch, which --help must not.
+    # Imported here because they need torch, which --help does not.
     import safetensors.torch
 
     from conresnet.importing.brats import WEIGHTS_FILE, describe
@@ -100,7 +100,7 @@ def _write(checkpoint: Path, settings: dict[str, Any], output: Path, overwrite: 
     description = describe(arguments, settings, str(checkpoint))
     package = write_package(description, {WEIGHTS_FILE: safetensors.torch.save(weights)}, output, overwrite)
     parameters = package.count_parameters(WEIGHTS_FILE) / 1e6
-    click.echo(f"Wrote {package.path}: {description.title}, {parameters:.2f} M parameters that act.")
+    click.echo(f"Wrote {package.path}: {description.title}, {parameters:.2f} M parameters in use.")
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -109,11 +109,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     try:
         return load_json(path.read_bytes(), str(path))
     except OSError as error:
-        raise UserError(
-            "settings-unreadable",
-            f"The settings {path} cannot be read ({error.strerror}); check the path.",
-            file=str(path),
-        ) from None
+        raise UserError("settings-unreadable", file=str(path), reason=error.strerror) from None
 
 
 def _section(settings: dict[str, Any], key: str) -> dict[str, Any]:
@@ -129,7 +125,7 @@ def _segments(texts: Sequence[str]) -> list[dict[str, Any]]:
     segments = []
     for index, text in enumerate(texts):
         name, _, label = text.rpartition("=")
-        if not name or not label.strip().isdecimal():
+        if not name or not re.fullmatch("[0-9]{1,9}", label.strip()):
             raise click.BadParameter(f'"{text}" is not of the form NAME=LABEL.', param_hint="--segment")
         segments.append({"name": name.strip(), "label": int(label), "color": COLORS[index % len(COLORS)]})
     return segments
@@ -139,9 +135,11 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise click.BadParameter(f'"{text}" is not three numbers divided by commas.', param_hint="--spacing") from None
+        raise click.BadParameter(
+            f'"{text}" is not three numbers separated by commas.', param_hint="--spacing"
+        ) from None
 
 
 def _plain(text: str) -> str:
-    """The nearest text that may be a model's name."""
+    """The closest text that is a valid model name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "imported"

@@ -1,14 +1,16 @@
-"""``python -m conresnet``: the commands by name, and how every one of them ends.
+"""``python -m conresnet``: the commands by name, and how each of them ends.
 
-Exit status: 0 done; 2 a mistake the user can put right, one sentence on stderr; 1 a fault of ours, one sentence that
-names the log with the traceback; 130 stopped by Ctrl-C, 143 by SIGTERM, both cleaned up. A command's module is imported
-when the command is called, so that ``--help`` needs no torch and is quick.
+Exit status: 0 done; 2 something the user can fix, one sentence on stderr; 1 an internal error, one sentence that names
+the log with the traceback; 130 stopped by Ctrl-C, 143 by SIGTERM, both cleaned up. A command's module is imported when
+the command is called, so that ``--help`` is quick and needs no torch.
 """
 
 import contextlib
 import importlib
 import io
+import os
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -19,32 +21,33 @@ from collections.abc import Iterator, Sequence
 import click
 
 from conresnet import __version__
-from conresnet.errors import Cancelled, UserError
+from conresnet.errors import Cancelled, UserError, as_user_error
 
 PROGRAM = "python -m conresnet"
 _INTERRUPTED = 128 + signal.SIGINT
-# What ``--help`` does without, and a Python that was chosen to run the engine may lack.
-REQUIRED = ("numpy", "safetensors", "SimpleITK", "torch")
+# Those that mean "end now": a user's, a session's and a job queue's.
+_ENDING = ("SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGQUIT")
+_BLANK = re.compile(r"(--[\w-]+)=\s*")
 
-# Command: module below conresnet.cli, its click command, what it does in a line.
+# Command: module in conresnet.cli, its click command, one line on what it does.
 _COMMANDS = {
     "segment": ("segment", "segment", "Segment images with a model."),
     "models": ("models", "models", "List, show, verify and install model packages."),
     "import": (
         "import_checkpoint",
         "import_checkpoint",
-        "Make a model package of a checkpoint of the paper authors.",
+        "Make a model package from a checkpoint by the paper's authors.",
     ),
-    "worker": ("worker", "worker", "Serve requests on stdin and stdout, as the Slicer module has it do."),
+    "worker": ("worker", "worker", "Serve requests on stdin and stdout, for the Slicer module."),
 }
 
 
 class LazyGroup(click.Group):
-    """Commands whose modules are imported when they are called; called without one, it shows its help.
+    """Commands whose modules are imported when they are called; without a command, the help is shown.
 
     Args:
-        package: that holds the modules.
-        modules: for each command, its module in the package, the click command there, and what it does in a line.
+        package: contains the modules.
+        modules: for each command, its module in the package, the click command there, and one line on what it does.
     """
 
     def __init__(self, *args, package: str, modules: dict[str, tuple[str, str, str]], **options):
@@ -90,7 +93,7 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = conres
         program: how the user started it, for help and messages.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A console that lacks a letter of a file's name must not turn the report of a success into a failure.
+        # A console that lacks a character of a file's name must not turn the report of a success into a failure.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -99,12 +102,28 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = conres
     return 128 + terminated[0] if terminated and status == _INTERRUPTED else status
 
 
+def say(text: str, err: bool = False) -> None:
+    """Print a line; if nobody reads the output any more, as after ``| head``, go on without it."""
+    try:
+        click.echo(text, err=err)
+    except OSError:
+        _discard(sys.stderr if err else sys.stdout)
+
+
+def _discard(stream: io.TextIOBase) -> None:
+    """Send what else is written to a stream nowhere, also what Python flushes when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
 @contextlib.contextmanager
 def _terminable() -> Iterator[list[int]]:
-    """Let SIGTERM and SIGHUP end the work as Ctrl-C does, so that nothing is left lying; yields those heard.
+    """Let signals that ask to end do so as Ctrl-C does, so that nothing is left behind; yields those received.
 
-    Python's own answer to them ends the process at once. One that is ignored, as nohup has it, stays so. A command that
-    wants to hear them otherwise, as training does, sets its own handler. Signals go to the main thread alone.
+    By default, they end Python at once. One that is ignored, as by nohup, stays ignored. A command that handles them
+    in another way, as training does, installs its own handler. Only the main thread receives signals.
     """
     heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -113,12 +132,12 @@ def _terminable() -> Iterator[list[int]]:
 
     def stop(number: int, frame: object) -> None:
         heard.append(number)
-        # A second one must not cut the cleaning up short.
+        # A second one must not interrupt the cleaning up.
         for other in before:
             signal.signal(other, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    numbers = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+    numbers = (getattr(signal, name) for name in _ENDING if hasattr(signal, name))
     before = {number: signal.getsignal(number) for number in numbers}
     before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
     for number in before:
@@ -131,43 +150,51 @@ def _terminable() -> Iterator[list[int]]:
 
 
 def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
+    streams = sys.stdout, sys.stderr
     try:
+        _check_not_blank(arguments)
         return command.main(arguments, prog_name=program, standalone_mode=False) or 0
-    except UserError as error:
-        _say(error.message)
-        return 2
+    except SystemExit:
+        if (sys.stdout, sys.stderr) == streams:
+            raise
+        # click's way when nobody reads the output any more, as after "| head".
+        sys.stdout, sys.stderr = streams
+        _discard(sys.stdout)
+        return 0
     except click.ClickException as error:
-        _say(_click_sentence(error))
-        return 2
+        return _refuse(_click_sentence(error))
     except (click.Abort, KeyboardInterrupt, Cancelled):
-        _say("Stopped.")
+        _refuse("Stopped.")
         return _INTERRUPTED
-    except ModuleNotFoundError as error:
-        if error.name not in REQUIRED:
-            _say(_our_fault(error, arguments))
-            return 1
-        _say(f"This command needs {error.name}, which the Python at {sys.executable} lacks; install it there.")
-        return 2
     except Exception as error:
-        _say(_our_fault(error, arguments))
-        return 1
+        mistake = as_user_error(error)
+        return _refuse(mistake.message) if mistake else _internal_error(error, arguments)
 
 
-def _say(sentence: str) -> None:
-    # A terminal that was closed hears nothing any longer.
-    with contextlib.suppress(OSError):
-        click.echo(" ".join(sentence.split()), err=True)
+def _check_not_blank(arguments: Sequence[str]) -> None:
+    """Refuse an empty value, such as of a shell variable that is not set, which must not mean the option's absence."""
+    for place, argument in enumerate(arguments):
+        before = arguments[place - 1] if place else ""
+        if match := _BLANK.fullmatch(argument):
+            raise UserError("argument-blank", option=match[1])
+        if not argument.strip():
+            raise UserError("argument-blank", option=before if before.startswith("-") else "an argument")
+
+
+def _refuse(text: str) -> int:
+    say(" ".join(text.split()), err=True)
+    return 2
 
 
 def _click_sentence(error: click.ClickException) -> str:
-    sentence = error.format_message().rstrip(".")
+    text = error.format_message().rstrip(".")
     context = getattr(error, "ctx", None)
-    return f"{sentence}; {context.command_path} --help says more." if context else f"{sentence}."
+    return f"{text}; see {context.command_path} --help." if context else f"{text}."
 
 
-def _our_fault(error: Exception, arguments: Sequence[str]) -> str:
-    """Write the log and return the sentence that names it."""
-    what = f"{type(error).__name__}: {error}".rstrip(": ")
+def _internal_error(error: Exception, arguments: Sequence[str]) -> int:
+    """Write a log and say where it is."""
+    reason = f"{type(error).__name__}: {error}".rstrip(": ")
     details = [
         f"ConResNet {__version__}, Python {platform.python_version()}, {platform.platform()}",
         f"Arguments: {list(arguments)}",
@@ -180,5 +207,7 @@ def _our_fault(error: Exception, arguments: Sequence[str]) -> str:
         ) as log:
             log.write("\n".join(details))
     except OSError:
-        return f"ConResNet failed by a fault of its own ({what}), and no log could be written."
-    return f"ConResNet failed by a fault of its own ({what}); please report it with the log {log.name}."
+        _refuse(UserError("internal-error-no-log", reason=reason).message)
+    else:
+        _refuse(UserError("internal-error", reason=reason, log=log.name).message)
+    return 1

@@ -1,4 +1,4 @@
-"""``python -m conresnet models``: which models there are, what one is, whether it is whole, and getting another."""
+"""``python -m conresnet models``: list, show, verify and install model packages."""
 
 import textwrap
 from collections import Counter
@@ -25,17 +25,17 @@ _extra_folder = click.option(
 def models(context: click.Context) -> None:
     """List, show, verify and install model packages.
 
-    Models are looked for in the path given by --folder, then in your own models folder (or in the folders that the
-    environment variable CONRESNET_MODELS names instead), then among those shipped. The first of a name is meant by it.
+    Models are searched for in the path given by --folder, then in your own models folder (or in the folders that the
+    environment variable CONRESNET_MODELS names instead), then among those shipped. The first one of a name is used.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
-@models.command("list", short_help="List the models that can be named.")
+@models.command("list", short_help="List the available models.")
 @_extra_folder
 def list_command(folder: str | None) -> None:
-    """List the models that can be named, and those that cannot be used with the reason."""
+    """List the available models, and those that cannot be used with the reason."""
     entries = list_models(folder)
     usable = [entry for entry in entries if entry.description]
     rows = [
@@ -53,7 +53,7 @@ def list_command(folder: str | None) -> None:
     if rows:
         click.echo(_table([("NAME", "VERSION", "FROM", "CHANNELS", "SEGMENTS", "TITLE"), *rows]))
     else:
-        click.echo("There are no models.")
+        click.echo("No models are available.")
     for entry in usable:
         if entry.hidden_by:
             click.echo(f"\nHidden: {entry.path}, since {entry.hidden_by} comes first under the name {entry.name}.")
@@ -64,19 +64,19 @@ def list_command(folder: str | None) -> None:
     click.echo(f"\nYour models folder is {place}.")
 
 
-@models.command(short_help="What a model takes, gives and comes from.")
+@models.command(short_help="Show what a model needs, returns and was made from.")
 @click.argument("model", metavar="NAME|PATH")
 @_extra_folder
 def show(model: str, folder: str | None) -> None:
-    """Show what a model takes and gives, how it computes, and where it comes from."""
+    """Show a model's channels and segments, how it computes, and where it comes from."""
     click.echo(_shown(read_package(find_model(model, folder), verify=False)))
 
 
-@models.command(short_help="Check that models are whole.")
+@models.command(short_help="Check that models are complete.")
 @click.argument("names", metavar="NAME|PATH...", nargs=-1, required=True)
 @_extra_folder
 def verify(names: tuple[str, ...], folder: str | None) -> None:
-    """Check that models are whole: description, sizes, checksums, weights."""
+    """Check that models are complete: description, sizes, checksums, weights."""
     problems = []
     for name in names:
         try:
@@ -91,9 +91,7 @@ def verify(names: tuple[str, ...], folder: str | None) -> None:
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        raise UserError(
-            "packages-wrong", f"{len(problems)} of {len(names)} models cannot be used, for the reasons above."
-        )
+        raise UserError("packages-wrong", wrong=len(problems), count=len(names))
 
 
 @models.command(short_help="Copy a model package into your models folder.")
@@ -144,7 +142,7 @@ def _computation(package: ModelPackage) -> list[tuple[str, str]]:
     spacing = " x ".join(f"{side:g}" for side in preparation.spacing) + " mm" if preparation.spacing else "the image's"
     plane = residual_plane(description)
     system = description.system
-    arguments = "".join(f", {name.replace('_', ' ')} {value:g}" for name, value in system.arguments.items())
+    arguments = "".join(f", {name.replace('_', ' ')} {_figure(value)}" for name, value in system.arguments.items())
     pairs = [
         *_networks(package),
         ("System", f"{system.type}{arguments}"),
@@ -157,7 +155,7 @@ def _computation(package: ModelPackage) -> list[tuple[str, str]]:
 
 
 def _networks(package: ModelPackage) -> Iterator[tuple[str, str]]:
-    """A line for one network, or for all those of a kind and size."""
+    """One line for each kind and size of network."""
     sizes = ((item.type, package.count_parameters(item.weights)) for item in package.description.system.networks)
     for (kind, parameters), count in Counter(sizes).items():
         each = f"{count} of {kind}, each" if count > 1 else f"{kind},"

@@ -1,4 +1,4 @@
-"""``python -m conresnet worker``: the engine's process, for a program that talks to it."""
+"""``python -m conresnet worker``: the engine's process, for programs."""
 
 import click
 
@@ -9,7 +9,7 @@ from conresnet.worker.server import serve
 def worker() -> int:
     """Serve requests on standard input until it closes.
 
-    A program starts this, not a person: it writes requests and reads events, one JSON object per line, as described
-    in conresnet.worker.protocol.
+    This is for programs: they write requests and read events, one JSON object per line, as described in
+    conresnet.worker.protocol.
     """
     return serve()

@@ -107,9 +107,7 @@ def check_size(path: Path, shape: Sequence[int], claimed: int, held: int, compre
 def check_memory(path: Path, shape: Sequence[int], needed: int) -> None:
     """Refuse an image that takes more bytes than are free. Raises UserError("image-beyond-memory")."""
     if needed > free_memory():
-        raise UserError(
-            "image-beyond-memory", path=str(path), size=_size(shape), gigabytes=f"{needed / 1e9:.1f}"
-        )
+        raise UserError("image-beyond-memory", path=str(path), size=_size(shape), gigabytes=f"{needed / 1e9:.1f}")
 
 
 def _size(shape: Sequence[int]) -> str:

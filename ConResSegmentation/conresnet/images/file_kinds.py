@@ -31,7 +31,7 @@ _META_BYTES = {
 
 
 def kind_of(path: Path) -> str:
-    """"nifti", "dicom", "nrrd", "meta" or "other", by a file's first bytes.
+    """ "nifti", "dicom", "nrrd", "meta" or "other", by a file's first bytes.
 
     Raises:
         UserError: "image-file-empty", "image-lfs-pointer", "image-web-page" or "image-archive" for files that people
@@ -77,7 +77,7 @@ def _decompressed(path: Path, fallback: bytes) -> bytes:
 
 
 def byte_order(beginning: bytes) -> str | None:
-    """"little" or "big" for a NIfTI header, by its size of 348 or 540 bytes; None if it is neither."""
+    """ "little" or "big" for a NIfTI header, by its size of 348 or 540 bytes; None if it is neither."""
     orders = (order for order in ("little", "big") if int.from_bytes(beginning[:4], order) in (348, 540))
     return next(orders, None)
 

@@ -105,7 +105,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def _kind(path: Path) -> str:
-    """"folder", or the kind of a file; both exist, can be opened, and have names that ITK can take."""
+    """ "folder", or the kind of a file; both exist, can be opened, and have names that ITK can take."""
     _check_name(path)
     try:
         if path.is_dir():

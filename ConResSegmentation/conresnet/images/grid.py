@@ -158,6 +158,17 @@ def whole_box(shape: Sequence[int]) -> Box:
     return tuple(slice(0, side) for side in shape)
 
 
+def overlap_of(slab: Box, box: Box) -> tuple[Box, Box]:
+    """Where a slab and a box overlap: in an array of the box alone, and in one of the slab alone; maybe nowhere."""
+    low = [max(part.start, limit.start) for part, limit in zip(slab, box, strict=True)]
+    high = [max(start, min(part.stop, limit.stop)) for start, part, limit in zip(low, slab, box, strict=True)]
+    inside, cut = (
+        tuple(slice(a - of.start, b - of.start) for a, b, of in zip(low, high, origin, strict=True))
+        for origin in (box, slab)
+    )
+    return inside, cut
+
+
 def bounding_box(array: np.ndarray) -> Box | None:
     """The smallest box around all nonzero voxels, or None if there are none."""
     return box_of_flags([array.any(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)])

@@ -1,1 +1,1 @@
-"""Sliding-window inference: windows, the pass over a case, results, devices, progress."""
+"""From prepared images to results: windows, the sliding pass, label maps, devices and progress."""

@@ -1,17 +1,13 @@
-"""Where and in which number format a network computes.
-
-Keeping the memory of large tensors for the next one instead of fetching it from the system every time.
-
-Watching a network from inside, so that progress moves and a cancel is heard within one window.
-"""
+"""Devices: where a network computes and in which number format, what went wrong there, CPU threads and memory."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 import SimpleITK as sitk
@@ -20,27 +16,37 @@ from torch import Tensor, nn
 
 from conresnet.errors import UserError
 from conresnet.needs import is_enough
-
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+from conresnet.request import PRECISIONS
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# What PyTorch says, and ITK.
-_NO_MEMORY = ("out of memory", "can't allocate memory", "failed to allocate memory", "bad_alloc")
-# Before it, PyTorch has no trilinear upsampling or 3-D pooling on Apple's GPU.
+# Earlier versions of PyTorch have no trilinear upsampling or 3-D pooling on Apple's GPU.
 _MPS_SINCE = "2.9"
+_INDEX = re.compile("[0-9]{1,4}")
 _CPU_BF16 = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16")
+
+# How PyTorch, the GPU's libraries and ITK say that there was no memory left.
+_NO_MEMORY = (
+    *("out of memory", "can't allocate memory", "failed to allocate memory", "not enough memory", "bad_alloc"),
+    *("cudnn_status_alloc_failed", "cublas_status_alloc_failed", "cusolver_status_alloc_failed"),
+)
+# How they begin when the GPU, its driver or its libraries fail: a GPU that this PyTorch was not built for, a driver
+# that is too old, an operator that Apple's GPU lacks.
+_GPU_FAILED = (
+    *("cuda error", "cuda driver", "no kernel image", "cudnn", "cublas", "cusolver", "cufft", "nvrtc", "nvidia"),
+    *("hip error", "miopen", "rocblas", "hipblas", "mps backend", "mps device", "mps:", "metal"),
+)
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A device and the precision of the convolutions on it; both as they are, not "auto"."""
+    """A device and the precision of the convolutions on it; neither is "auto"."""
 
     device: torch.device
     precision: str
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Channels last where it is fast; never in fp32 on a CPU, where PyTorch's group norm would be inexact in it."""
+        """Channels last where that is fast; never for fp32, where PyTorch's group norm on the CPU would be inexact."""
         return torch.contiguous_format if self.precision == "fp32" else torch.channels_last_3d
 
     def place(self, network: nn.Module) -> None:
@@ -54,11 +60,25 @@ class Backend:
     def computing(self) -> AbstractContextManager:
         """The context in which the network runs."""
         if self.precision == "fp32":
-            return nullcontext()
+            return _without_tf32() if self.device.type == "cuda" else nullcontext()
         return torch.autocast(self.device.type, dtype=_TYPES[self.precision])
 
     def __str__(self) -> str:
         return str(self.device)
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """fp32 in all 24 bits: by default, PyTorch lets cuDNN round what convolutions multiply to the 11 bits of TF32."""
+    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = False
+        yield
+    finally:
+        for switch, allowed in zip(switches, before, strict=True):
+            switch.allow_tf32 = allowed
 
 
 def choose_backend(device: str = "auto", precision: str = "auto") -> Backend:
@@ -73,15 +93,11 @@ def choose_backend(device: str = "auto", precision: str = "auto") -> Backend:
     """
     chosen = _choose_device(device)
     if precision not in PRECISIONS:
-        raise UserError(
-            "precision-unknown",
-            f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.",
-            precision=precision,
-        )
+        raise UserError("precision-unknown", precision=precision, known=", ".join(PRECISIONS))
     if precision == "auto":
         return Backend(chosen, _best_precision(chosen))
     if precision == "fp16" and chosen.type == "cpu":
-        raise UserError("precision-unavailable", "fp16 does not compute on the CPU; choose auto, bf16 or fp32.")
+        raise UserError("precision-unavailable")
     return Backend(chosen, precision)
 
 
@@ -89,19 +105,12 @@ def _choose_device(name: str) -> torch.device:
     if name == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if has_mps() else "cpu"
         return torch.device(kind)
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdecimal())):
-        raise UserError(
-            "device-unknown", f"There is no device {name!r}; choose auto, cpu, cuda, cuda:N or mps.", device=name
-        )
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not (kind == "cuda" and _INDEX.fullmatch(index))):
+        raise UserError("device-unknown", device=name)
     available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(has_mps())}[kind]
     if int(index or 0) >= available:
-        raise UserError(
-            "device-unavailable",
-            f"The device {name} is not there (or this PyTorch, {torch.__version__}, cannot use it); choose auto or "
-            "another.",
-            device=name,
-        )
+        raise UserError("device-unavailable", device=name, torch=torch.__version__)
     return torch.device(name)
 
 
@@ -120,7 +129,7 @@ def _best_precision(device: torch.device) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices itself; where PyTorch cannot tell, it is taken not to."""
+    """Whether the CPU multiplies bfloat16 matrices in hardware; False where PyTorch cannot tell."""
     if hasattr(torch.cpu, "get_capabilities"):
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name, False) for name in _CPU_BF16)
@@ -129,15 +138,14 @@ def cpu_has_bf16() -> bool:
 
 
 def default_threads() -> int:
-    """As many as PyTorch would take, less one that keeps a desktop alive; all of one or two, or what OMP_NUM_THREADS
-    says."""
+    """PyTorch's number less one of three or more, which keeps a desktop responsive; or that of OMP_NUM_THREADS."""
     threads = torch.get_num_threads()
     return threads - 1 if threads > 2 and "OMP_NUM_THREADS" not in os.environ else threads
 
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[int]:
-    """Compute with ``count`` threads, or with the default number, in ITK too; gives the number."""
+    """Compute with ``count`` threads, or with the default number, in PyTorch and ITK; yields the number."""
     before, itk_before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     count = count or default_threads()
     torch.set_num_threads(count)
@@ -150,25 +158,40 @@ def using_threads(count: int | None) -> Iterator[int]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the computer had no memory left for a tensor."""
+    """Whether a device or the computer had no memory left, as PyTorch, ITK or numpy say so."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # names of glibc's mallopt, malloc.h
+def is_gpu_failure(error: BaseException) -> bool:
+    """Whether an error is about the GPU itself, its driver or its libraries, so that the CPU may do better."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _GPU_FAILED)
+
+
+def free_memory(backend: Backend) -> None:
+    """Give a GPU's memory that PyTorch keeps for later back to the system; a GPU that has failed is left alone."""
+    with suppress(RuntimeError):
+        if backend.device.type == "cuda":
+            torch.cuda.empty_cache()
+        elif backend.device.type == "mps":
+            torch.mps.empty_cache()
+
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of glibc's mallopt, from malloc.h
 _DEFAULT_MMAP_MAX = 65536
 _DEFAULT_TRIM = 128 * 1024
 
 
 @contextmanager
 def reused_memory() -> Iterator[None]:
-    """While it lasts, memory that is freed stays with the process.
+    """Within this context, memory that is freed stays with the process, to be used for the next large tensor.
 
-    glibc gives every block over 32 MB back to the system as it is freed, so that each operation on a large tensor
-    pays for fresh pages. Afterwards its own ways are back and what is free is returned. Elsewhere than on glibc
-    nothing happens.
+    glibc returns every block over 32 MB to the system as soon as it is freed, so that each operation on a large tensor
+    pays for fresh pages. Afterwards the defaults are restored and free memory is returned. Without glibc, this does
+    nothing.
     """
     libc = _glibc()
     if libc is None:
@@ -189,71 +212,3 @@ def _glibc() -> ctypes.CDLL | None:
         return None
     libc = ctypes.CDLL(None)
     return libc if hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt") else None
-
-
-_ELEMENT_COST = 300
-"""What norms, activations and resizing cost beside each element of a convolution's output, in multiply-adds."""
-
-_WATCHED = (nn.Conv3d, nn.ConvTranspose3d)
-
-
-class ForwardMonitor:
-    """Calls back after every convolution with the share of the forward pass that is done.
-
-    A trial pass on a tiny input tells in what order the convolutions come, deconvolutions among them, and how much
-    each costs; their shares hardly depend on the input's size. To be used as a context: no hook is left behind.
-
-    Args:
-        networks: whose convolutions to watch.
-        trial: makes the pass that will be made for every window, on a tiny input.
-        tick: called with the share done, 0 to 1; before each convolution with the same share as after the last. What
-            it raises ends the pass.
-    """
-
-    def __init__(self, networks: Iterable[nn.Module], trial: Callable[[], object], tick: Callable[[float], None]):
-        self._networks = list(networks)
-        self._trial = trial
-        self._tick = tick
-        self._stack = ExitStack()
-        self._shares: list[float] = []
-        self._calls = 0
-
-    def __enter__(self) -> ForwardMonitor:
-        costs: list[float] = []
-        with ExitStack() as recording:
-            for layer in self._convolutions():
-                handle = layer.register_forward_hook(lambda *call: costs.append(_cost(*call)))
-                recording.callback(handle.remove)
-            self._trial()
-        done = 0.0
-        for cost in costs:
-            done += cost
-            self._shares.append(done / sum(costs))
-        for layer in self._convolutions():
-            self._stack.callback(layer.register_forward_pre_hook(self._before).remove)
-            self._stack.callback(layer.register_forward_hook(self._after).remove)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def restart(self) -> None:
-        """The next pass begins."""
-        self._calls = 0
-
-    def _convolutions(self) -> list[nn.Module]:
-        return [layer for network in self._networks for layer in network.modules() if isinstance(layer, _WATCHED)]
-
-    def _before(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._tick(self._shares[self._calls - 1] if self._calls else 0.0)
-
-    def _after(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._calls += 1
-        self._tick(self._shares[self._calls - 1])
-
-
-def _cost(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> float:
-    """About how many multiply-adds: a convolution gathers every output from a kernel, a deconvolution spreads every
-    input by one."""
-    applied = inputs[0] if isinstance(layer, nn.ConvTranspose3d) else output
-    return applied.numel() * layer.weight[0].numel() + output.numel() * _ELEMENT_COST

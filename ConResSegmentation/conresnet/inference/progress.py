@@ -1,4 +1,4 @@
-"""Telling how far the work is and how long it will take, and hearing that it shall stop. Torch-free."""
+"""Progress: how far the work is, the time remaining, and whether to stop. Torch-free."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from conresnet.errors import Cancelled
 
 
 class Progress:
-    """What the engine tells whoever waits for it; this one tells nobody. Derive from it and replace both methods."""
+    """What the engine reports to, and asks whether to stop; this one ignores it. Subclasses override both methods."""
 
     def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-        """Take notice.
+        """Hear how far the work is.
 
         Args:
-            phase: "reading", "preparing", "segmenting" or "writing".
-            fraction: 0 to 1 of the whole work, never less than before.
-            seconds_left: of the whole work, or None while that is not known.
+            phase: "loading", "reading", "preparing", "segmenting" or "writing".
+            fraction: 0 to 1 of the whole work; never decreases.
+            seconds_left: for the whole work, or None while that is not known.
         """
 
     def cancelled(self) -> bool:
-        """Whether the work shall stop. Asked many times a second, so it must be quick."""
+        """Whether to stop. Called many times per second, so it must be quick."""
         return False
 
 
 class Tracker:
-    """Turns work done within a phase into a fraction of the whole and the time left.
+    """Turns work done within a phase into a fraction of the whole and the time remaining.
 
     Args:
-        progress: whom to tell.
-        shares: what share of the whole each phase takes, in order; they add up to 1.
+        progress: what to report to.
+        shares: each phase's share of the whole, in order; they add up to 1.
         clock: seconds.
     """
 
@@ -50,13 +50,13 @@ class Tracker:
         self._left, self._left_at = None, 0.0
 
     def begin(self, phase: str) -> None:
-        """Enter a phase, which ends the one before."""
+        """Begin a phase, which ends the previous one."""
         self._phase, self._left = phase, None
         self._begun[phase] = self._clock()
         self.part(0.0, 1.0)
 
     def part(self, first: float, last: float) -> None:
-        """Go over to a part of the phase, such as one of several passes, which goes at a pace of its own.
+        """Begin a part of the phase, such as one of several passes, which has a speed of its own.
 
         Args:
             first, last: where it begins and ends, 0 to 1 of the phase.
@@ -69,7 +69,7 @@ class Tracker:
         self._tell(self._offset)
 
     def update(self, done: float) -> None:
-        """Say how much of the phase, or of the part, is done, 0 to 1; raises Cancelled where the user asked for it."""
+        """Report how much of the phase, or of its part, is done, 0 to 1. Raises Cancelled if the user asked to stop."""
         self.check()
         now = self._clock()
         if now - self._told >= self._QUIET:
@@ -77,7 +77,7 @@ class Tracker:
             self._tell(self._offset + self._share * done)
 
     def check(self) -> None:
-        """Raise Cancelled where the user asked for it."""
+        """Raise Cancelled if the user asked to stop."""
         if self._progress.cancelled():
             raise Cancelled("The user asked to stop.")
 
@@ -94,7 +94,7 @@ class Tracker:
             return
         left = elapsed / done * ((1 - self._offset) / self._share - done)
         if self._left is not None:
-            # Smoothed, but counting down as time goes by.
+            # Smoothed, but counting down as time passes.
             left = 0.8 * max(0.0, self._left - (now - self._left_at)) + 0.2 * left
         self._left, self._left_at = left, now
 

@@ -1,11 +1,4 @@
-"""The connected components of what was found. Torch-free.
-
-From probabilities to label values. Torch-free.
-
-What a pass finds that is not the last one: kept aside on the model's grid, a byte a voxel. Torch-free.
-
-Where finished slabs go: onto the input's grid at once, or by way of the model's where it has another. Torch-free.
-"""
+"""From probabilities to label values, and onto the input's grid while slabs of slices come in. Torch-free."""
 
 from __future__ import annotations
 
@@ -21,10 +14,10 @@ from conresnet.package.maps import to_half
 
 
 def small_components(mask: np.ndarray, smallest: float) -> np.ndarray:
-    """The voxels of those components that are less than a share of the whole.
+    """The voxels of connected components that are smaller than a share of the whole.
 
-    Voxels that touch, be it by a corner, belong together (chosen). The largest component is never small, so that an
-    object in many pieces does not vanish whole (chosen).
+    Voxels that touch at a face, an edge or a corner are connected (our choice). The largest component is never small,
+    so that an object in many pieces does not vanish (our choice).
 
     Args:
         mask: bool, three axes.
@@ -42,16 +35,16 @@ def small_components(mask: np.ndarray, smallest: float) -> np.ndarray:
 
 
 def packed_size(regions: int) -> int:
-    """How many bytes a voxel takes that keeps which of so many regions it belongs to."""
+    """Bytes per voxel for one bit per region."""
     return -(-regions // 8)
 
 
 def region_mask(packed: np.ndarray, index: int) -> np.ndarray:
-    """Where a region is, whatever overlies it.
+    """Where a region is, including what lies over it.
 
     Args:
-        packed: (b, ...) uint8, see `Painter.paint`.
-        index: of the region in the segments' order.
+        packed: (b, ...) uint8, see ``LabelWriter.labels``.
+        index: of the region, in the order of the model's segments.
 
     Returns:
         (...) bool.
@@ -59,15 +52,35 @@ def region_mask(packed: np.ndarray, index: int) -> np.ndarray:
     return (packed[index // 8] >> (index % 8) & 1).astype(bool)
 
 
-class Painter:
-    """Decides voxels and counts them.
+def exclusive_labels(probability: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The value of the most likely of the segments, or 0 for the background, which has what they leave of 1.
 
     Args:
-        output: the model's segments and how they exclude or overlie each other.
+        probability: (K, ...), one per segment.
+        values: (K,) uint8, the label of each.
+
+    Returns:
+        (...) uint8.
+    """
+    # One segment after another: argmax over the leading axis takes three times as long.
+    highest = probability[0].copy()
+    labels = np.full(highest.shape, values[0])
+    for value, one in zip(values[1:], probability[1:], strict=True):
+        labels[one > highest] = value
+        np.maximum(highest, one, out=highest)
+    labels *= highest > 1 - probability.sum(axis=0)
+    return labels
+
+
+class LabelWriter:
+    """Decides each voxel's label by the probabilities, and counts voxels.
+
+    Args:
+        output: the model's segments, which exclude or overlap each other.
 
     Attributes:
-        voxels: how many have each segment's label so far, in the segments' order.
-        region_voxels: how many belong to each region before others were painted over it; None for labels.
+        voxels: how many have each segment's label so far, in the order of the segments.
+        region_voxels: how many belong to each region, including those where another lies over it; None for labels.
     """
 
     def __init__(self, output: Output):
@@ -75,45 +88,34 @@ class Painter:
         self._values = np.array([segment.label for segment in output.segments], dtype=np.uint8)
         names = [segment.name for segment in output.segments]
         self._order = [names.index(name) for name in output.paint_order]
-        # Pairs of a region and a part of it, the last painted first, so that each is whole before it is a part itself.
+        # Pairs of a region and a part of it, the last written first, so that each is whole before it is a part itself.
         self._parts = [
             (index, names.index(part)) for index in reversed(self._order) for part in output.segments[index].includes
         ]
         self.voxels = np.zeros(len(names), dtype=np.int64)
         self.region_voxels = None if output.kind == "labels" else np.zeros(len(names), dtype=np.int64)
 
-    def paint(
+    def labels(
         self, probability: np.ndarray, mask: np.ndarray | None = None, packed: np.ndarray | None = None
     ) -> np.ndarray:
         """Label values of a block.
 
         Args:
-            probability: (K, ...), one a segment; 0 where there is nothing.
-            mask: where False there is no segment, as outside a ROI.
-            packed: (b, ...) uint8, b as ``packed_size`` has it; where given, which regions each voxel belongs to is
-                written there, a bit a region: that of the n-th is bit n % 8 of byte n // 8.
+            probability: (K, ...), one per segment; 0 where there is nothing.
+            mask: False where there is no segment, such as outside an ROI.
+            packed: (b, ...) uint8 with b of ``packed_size``; if given, receives the regions that each voxel belongs
+                to, one bit per region: bit n % 8 of byte n // 8 for the n-th.
 
         Returns:
             (...) uint8; 0 is the background.
         """
         if self._output.kind == "labels":
-            labels = self._exclusive(probability)
+            labels = exclusive_labels(probability, self._values)
             if mask is not None:
                 labels *= mask
         else:
             labels = self._overlaid(probability, mask, packed)
         self.voxels += np.bincount(labels.ravel(), minlength=256)[self._values]
-        return labels
-
-    def _exclusive(self, probability: np.ndarray) -> np.ndarray:
-        """The likeliest of the segments and the background, which has what they leave of 1."""
-        # One segment after another: argmax over the leading axis takes three times as long.
-        highest = probability[0].copy()
-        labels = np.full(highest.shape, self._values[0])
-        for value, values in zip(self._values[1:], probability[1:], strict=True):
-            labels[values > highest] = value
-            np.maximum(highest, values, out=highest)
-        labels *= highest > 1 - probability.sum(axis=0)
         return labels
 
     def _overlaid(self, probability: np.ndarray, mask: np.ndarray | None, packed: np.ndarray | None) -> np.ndarray:
@@ -127,21 +129,21 @@ class Painter:
         for index, region in enumerate(regions):
             self.region_voxels[index] += np.count_nonzero(region)
         labels = np.zeros(probability.shape[1:], dtype=np.uint8)
-        self._paint_over(labels, lambda index: regions[index])
+        self._write_over(labels, lambda index: regions[index])
         return labels
 
-    def _paint_over(self, labels: np.ndarray, region: Callable[[int], np.ndarray]) -> None:
+    def _write_over(self, labels: np.ndarray, region: Callable[[int], np.ndarray]) -> None:
         for index in self._order:
             labels[region(index)] = self._values[index]
 
     def drop_small_components(self, labels: np.ndarray, packed: np.ndarray | None, smallest: float) -> None:
-        """Take away, segment by segment, the components that are less than a share of it, and count anew.
+        """Remove each segment's components that are smaller than a share of it, and count again.
 
-        Regions are judged whole, with what overlies them.
+        Regions are judged whole, including where another lies over them.
 
         Args:
-            labels: (S, H, W) or any other order of axes, all that was painted; changed in place.
-            packed: the regions painted with them, or None for labels; changed in place.
+            labels: (S, H, W) or any other order of axes, the whole result; changed in place.
+            packed: the regions that belong to them, or None for labels; changed in place.
             smallest: see ``small_components``.
         """
         box = bounding_box(labels)
@@ -161,12 +163,13 @@ class Painter:
                 packed[index // 8][region_mask(packed, part)] |= 1 << index % 8
             self.region_voxels[:] = [np.count_nonzero(region_mask(packed, index)) for index in range(len(self._values))]
             labels[...] = 0
-            self._paint_over(labels, lambda index: region_mask(packed, index))
+            self._write_over(labels, lambda index: region_mask(packed, index))
         self.voxels[:] = [np.count_nonzero(labels == value) for value in self._values]
 
 
 class FoundSegments:
-    """The segments of a case as labels, and a bit a segment where they overlap; probabilities are not kept.
+    """The segments that a pass finds which is not the last one: a byte per voxel, and a bit per segment where they
+    overlap. Probabilities are not kept.
 
     Args:
         case: what is segmented.
@@ -183,45 +186,45 @@ class FoundSegments:
         if output.kind == "regions":
             self._regions = np.zeros((packed_size(len(output.segments)), *case.shape), np.uint8)
         self.labels = np.zeros(case.shape, np.uint8)
-        self._painter = Painter(output)
+        self._writer = LabelWriter(output)
 
     def restart(self) -> None:
         """Forget all slabs."""
         self.labels[...] = 0
         if self._regions is not None:
             self._regions[...] = 0
-        self._painter = Painter(self._output)
+        self._writer = LabelWriter(self._output)
 
     def finish(self, where: Box, values: Mapping[str, np.ndarray]) -> None:
-        """Take a finished slab; nothing is found outside an ROI."""
+        """Take a finished slab; outside an ROI there is nothing."""
         mask = None if self._case.inside is None else self._case.inside[where]
         packed = None if self._regions is None else self._regions[(slice(None), *where)]
-        self.labels[where] = self._painter.paint(values["probability"], mask, packed)
+        self.labels[where] = self._writer.labels(values["probability"], mask, packed)
 
     def drop_small_components(self, smallest: float) -> None:
-        """Take away each segment's components of less than a share of it."""
-        self._painter.drop_small_components(self.labels, self._regions, smallest)
+        """Remove each segment's components that are smaller than a share of it."""
+        self._writer.drop_small_components(self.labels, self._regions, smallest)
 
 
 Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
 
 
 class Results:
-    """The label map and the maps wanted, on the grid of the case's first channel, growing as slabs come in.
+    """The label map and the requested maps on the grid of the case's first channel, which grow as slabs come in.
 
     Args:
         case: what is segmented.
         output: the model's segments.
-        components: of each map wanted, by name.
-        allocate: makes each result's array of zeros, by name, shape and type.
-        watched: whether somebody looks at the labels while they grow.
+        components: number of components of each requested map, by name.
+        allocate: makes each result's array of zeros from name, shape and type.
+        watched: whether the labels are shown while they grow.
 
     Attributes:
         labels: [k, j, i] uint8.
-        regions: [b, k, j, i] uint8, which regions each voxel belongs to as ``Painter.paint`` packs it; None for a
-            model of labels, which exclude each other.
+        regions: [b, k, j, i] uint8, the regions each voxel belongs to as ``LabelWriter.labels`` packs them; None for
+            labels, which exclude each other.
         maps: [c, k, j, i] float16 by name.
-        painter: has counted the voxels, once ``complete`` is done.
+        writer: has counted the voxels once ``complete`` is done.
     """
 
     def __init__(
@@ -241,21 +244,21 @@ class Results:
         if output.kind == "regions":
             self.regions = allocate("regions", (packed_size(len(output.segments)), *shape), np.dtype(np.uint8))
         self.maps = {name: allocate(name, (count, *shape), np.dtype(np.float16)) for name, count in components.items()}
-        self.painter = Painter(output)
+        self.writer = LabelWriter(output)
         self._smallest_component = 0.0
         # On the model's grid; pages of an array of zeros that nobody writes to take no memory.
         self._kept: dict[str, np.ndarray] = {}
 
     def drop_components_under(self, share: float) -> None:
-        """Have ``complete`` take away each segment's components of less than a share of it; maps stay as they are."""
+        """Have ``complete`` remove each segment's components that are smaller than a share of it, but not from maps."""
         self._smallest_component = share
 
     def restart(self) -> None:
-        """Forget all slabs: the windows are made anew, of another size."""
+        """Forget all slabs, because the pass starts over with other windows."""
         for array in (self.labels, self.regions, *self.maps.values()):
             if array is not None:
                 array[...] = 0
-        self.painter = Painter(self._output)
+        self.writer = LabelWriter(self._output)
         self._kept = {}
 
     def finish(self, where: Box, values: Mapping[str, np.ndarray]) -> None:
@@ -271,18 +274,18 @@ class Results:
             self._show(where, values["probability"])
 
     def _show(self, where: Box, probability: np.ndarray) -> None:
-        """Lay a slab onto the input's grid for those who watch; ``complete`` puts the final labels over it."""
+        """Show a slab on the input's grid; ``complete`` replaces it with the final labels."""
         labels = self._case.space.reference_view(self.labels)
         for place, block in self._case.space.slabs_from_model(probability, [part.start for part in where]):
-            painted = Painter(self._output).paint(block)
-            # What lies around an oblique slab is another one's.
-            np.copyto(labels[place], painted, where=painted != 0)
+            shown = LabelWriter(self._output).labels(block)
+            # What lies around an oblique slab belongs to another one.
+            np.copyto(labels[place], shown, where=shown != 0)
 
     def _finish_exactly(self, where: Box, values: Mapping[str, np.ndarray]) -> None:
         space = self._case.space
         mask = None if self._case.inside is None else self._case.inside[where]
         packed = None if self.regions is None else space.output_view(self.regions)[(slice(None), *where)]
-        space.output_view(self.labels)[where] = self.painter.paint(values["probability"], mask, packed)
+        space.output_view(self.labels)[where] = self.writer.labels(values["probability"], mask, packed)
         for name, target in self.maps.items():
             value = to_half(values[name])
             if mask is not None:
@@ -290,7 +293,7 @@ class Results:
             space.output_view(target)[(slice(None), *where)] = value
 
     def complete(self, done: Callable[[float], None]) -> None:
-        """Bring what was kept on the model's grid onto the input's, and drop small components where that was asked for.
+        """Resample what was kept on the model's grid onto the input's, and drop small components if asked to.
 
         Args:
             done: called with the share that is done.
@@ -298,21 +301,21 @@ class Results:
         if not self._case.space.exact:
             self._bring_back(done)
         if self._smallest_component:
-            self.painter.drop_small_components(self.labels, self.regions, self._smallest_component)
+            self.writer.drop_small_components(self.labels, self.regions, self._smallest_component)
             done(1.0)
 
     def _bring_back(self, done: Callable[[float], None]) -> None:
         space = self._case.space
         labels = space.reference_view(self.labels)
         regions = None if self.regions is None else space.reference_view(self.regions)
-        # Nothing is there where no pass came as far.
+        # Empty if no pass came this far.
         names = sorted(self._kept, key=lambda name: name != "probability")
         for number, name in enumerate(names):
             target = space.reference_view(self.maps[name]) if name in self.maps else None
             for where, block in space.slabs_from_model(self._kept.pop(name)):
                 if name == "probability":
                     packed = None if regions is None else regions[(slice(None), *where)]
-                    labels[where] = self.painter.paint(block, packed=packed)
+                    labels[where] = self.writer.labels(block, packed=packed)
                 if target is not None:
                     target[(slice(None), *where)] = to_half(block)
                 done(number / len(names))

@@ -1,18 +1,16 @@
-"""What answers for one window of a prepared case: one network, or several together.
+"""One pass of a network over the windows of an array, and what happens when memory or the GPU fails in it.
 
-Putting windows together while they come, holding no more slices than windows still touch.
-
-One pass over all windows, and what becomes of it when memory runs out or half precision does not suffice.
-
-The passes over the windows of one case that a system makes, one after the other.
+``slide`` is the pass itself, used for segmenting as well as for validation during training. ``Passes`` is what a system
+works with: it watches progress, hears a cancel within a window, and finds a way around lack of memory.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,57 +20,51 @@ from torch import Tensor, nn
 from conresnet.errors import UserError
 from conresnet.images.grid import Box
 from conresnet.images.preparation import PreparedCase
-from conresnet.inference.devices import Backend, ForwardMonitor, choose_backend, is_out_of_memory
+from conresnet.inference.devices import Backend, choose_backend, free_memory, is_gpu_failure, is_out_of_memory
 from conresnet.inference.progress import Tracker
 from conresnet.inference.results import Results
 from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE, Tiling, WindowPlan, axis_weights
+from conresnet.messages import sentence
 
+logger = logging.getLogger(__name__)
 
-class Predictor(Protocol):
-    """Networks that together answer for one window.
-
-    Attributes:
-        networks: those whose convolutions tell how far a pass is.
-        maps: names in ``conresnet.package.maps.MAPS`` that it can give.
-    """
-
-    networks: Sequence[nn.Module]
-    maps: Collection[str]
-
-    def place(self, backend: Backend) -> None:
-        """Move to a device, for its precision."""
-
-    def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
-        """One window.
-
-        Args:
-            block: (C, S, H, W) float32 on the CPU.
-            maps: wanted beside the probability.
-
-        Returns:
-            (c, S, H, W) float32 on the CPU by name: always "probability", one component a segment (of labels without
-            the background); "residual" as probabilities; "attention" and "features" as the networks give them.
-
-        Raises:
-            UserError: "network-not-finite" where a probability is no number, as of values that half precision cannot
-                hold.
-        """
-
-    def trial(self, maps: Collection[str]) -> None:
-        """Make all that ``predict`` makes, on a window as small as can be."""
-
+_MOST_HALVINGS = 3
 
 Finish = Callable[[Box, dict[str, np.ndarray]], None]
 
 
-class Taker(Protocol):
-    """Whoever the slabs of a pass go to."""
+class Accumulator(Protocol):
+    """What receives the finished slabs of a pass."""
 
     def finish(self, where: Box, values: Mapping[str, np.ndarray]) -> None:
         """Take a finished slab: its place (S, H, W) and its values by name, (c, ...) float32, not to be kept."""
 
     def restart(self) -> None:
-        """Forget all slabs: the windows are made anew, of another size."""
+        """Forget all slabs, because the pass starts over with other windows."""
+
+
+def slide(
+    predict: Callable[[Tensor], Mapping[str, Tensor]],
+    block: Callable[[Sequence[int], Sequence[int]], np.ndarray],
+    plan: WindowPlan,
+    shape: Sequence[int],
+    blending: str,
+    finish: Finish,
+) -> None:
+    """Go over the windows of an array and blend what a network says about each.
+
+    Args:
+        predict: one window, (C, S, H, W) float32 on the CPU, to values by name, (c, S, H, W) float32 on any device.
+        block: the array's voxels (C, S, H, W) from a first voxel (S, H, W) on, of a size; 0 beyond the array's end.
+        plan: the windows.
+        shape: of the array (S, H, W).
+        blending: "gaussian" or "uniform", see ``axis_weights``.
+        finish: called with the place (S, H, W) of each finished slab of slices and its values by name, (c, ...)
+            float32, which it must not keep.
+    """
+    stitcher = Stitcher(plan, shape, blending, finish)
+    for window in plan:
+        stitcher.add(window, predict(torch.from_numpy(block(plan.start(window), plan.size))))
 
 
 class Stitcher:
@@ -82,10 +74,7 @@ class Stitcher:
 
     Args:
         plan: the windows; ``add`` takes them in its order.
-        shape: of the array they lie in.
-        blending: see ``axis_weights``.
-        finish: called with the place (S, H, W) of each finished slab and its values by name, (c, ...) float32, which
-            it must not keep.
+        shape, blending, finish: see ``slide``.
     """
 
     def __init__(self, plan: WindowPlan, shape: Sequence[int], blending: str, finish: Finish):
@@ -99,7 +88,7 @@ class Stitcher:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, window: Sequence[int], values: Mapping[str, Tensor]) -> None:
-        """Add one window's values by name, (c, S, H, W) float32 on the CPU, of the plan's size."""
+        """Add one window's values by name, (c, S, H, W) float32 on one device, of the plan's size."""
         row, starts = window[0], self._plan.start(window)
         # Slices count from the row's first, the other axes from the extent's.
         places, parts = [], []
@@ -111,15 +100,16 @@ class Stitcher:
         s, h, w = (self._weights[axis][number][parts[axis]] for axis, number in enumerate(window))
         weight = s[:, None, None] * h[:, None] * w
         for name, value in values.items():
-            self._sum(name, len(value))[(slice(None), *places)].addcmul_(value[(slice(None), *parts)], weight)
+            total = self._sum(name, value)[(slice(None), *places)]
+            total.addcmul_(value[(slice(None), *parts)], weight.to(value.device))
         if tuple(window[1:]) == tuple(len(starts) - 1 for starts in self._plan.starts[1:]):
             self._close(row)
 
-    def _sum(self, name: str, components: int) -> Tensor:
+    def _sum(self, name: str, value: Tensor) -> Tensor:
         if name not in self._sums:
             depth = min(self._plan.size[0], self._extent[0].stop - self._extent[0].start)
             sides = [part.stop - part.start for part in self._extent[1:]]
-            self._sums[name] = torch.zeros(components, depth, *sides)
+            self._sums[name] = torch.zeros(len(value), depth, *sides, device=value.device)
         return self._sums[name]
 
     def _close(self, row: int) -> None:
@@ -129,154 +119,45 @@ class Stitcher:
         end = starts[row + 1] if row + 1 < len(starts) else self._extent[0].stop
         done = end - begin
         where = (slice(begin, end), *self._extent[1:])
-        self._finish(where, {name: total[:, :done].numpy() for name, total in self._sums.items()})
+        self._finish(where, {name: total[:, :done].cpu().numpy() for name, total in self._sums.items()})
         for total in self._sums.values():
             rest = total.shape[1] - done
             total[:, :rest] = total[:, done:].clone()
             total[:, rest:] = 0
 
 
-logger = logging.getLogger(__name__)
+class Predictor(Protocol):
+    """One or several networks that together give the answer for a window.
 
-_MOST_HALVINGS = 3
-
-
-@dataclass
-class Sweep:
-    """How a pass was made in the end."""
-
-    plan: WindowPlan
-    backend: Backend
-    warnings: list[str] = field(default_factory=list)
-
-
-def sweep(
-    predictor: Predictor,
-    backend: Backend,
-    case: PreparedCase,
-    box: Box,
-    tiling: Tiling,
-    maps: Collection[str],
-    taker: Taker,
-    tracker: Tracker,
-) -> Sweep:
-    """Go over all windows of a box of a case; what they say goes to ``taker``.
-
-    When memory runs out, the longest side of the windows is halved, up to three times; then, where it was a GPU, the
-    CPU does it. Where half precision gives values that are not numbers, fp32 does it. All of that is logged and told in
-    the warnings. Afterwards the predictor is on ``backend`` as before.
-
-    Raises:
-        Cancelled: heard inside a window.
-        UserError: "out-of-memory" where nothing helped; "network-not-finite" in fp32 too.
+    Attributes:
+        networks: those whose convolutions show how far a pass is.
+        maps: names in ``conresnet.package.maps.MAPS`` that it can provide.
     """
-    laid = tiling
-    done = Sweep(laid.plan(box, case.shape), backend)
-    halvings = 0
-    try:
-        while trouble := _trouble(
-            lambda: _pass(predictor, case, done.plan, tiling.blending, maps, taker, tracker), done.backend
-        ):
-            taker.restart()
-            _free(done.backend)
-            if trouble == "network-not-finite":
-                _tell(done, f"Values went beyond what {done.backend.precision} holds; fp32 was used instead.")
-                done.backend = Backend(done.backend.device, "fp32")
-                predictor.place(done.backend)
-                continue
-            smaller = _halved(done.plan.size) if halvings < _MOST_HALVINGS else None
-            name, size = _name(done.backend), _text(done.plan.size)
-            if smaller:
-                halvings += 1
-                laid = tiling.smaller(smaller)
-            elif done.backend.device.type != "cpu":
-                halvings = 0
-                laid = tiling
-                done.backend = choose_backend("cpu")
-                predictor.place(done.backend)
-            else:
-                raise UserError(
-                    "out-of-memory",
-                    f"The memory of {name} does not hold the segmentation of {case.space.grid.shape} voxels; close "
-                    "other programs, or draw an ROI around the structure.",
-                )
-            done.plan = laid.plan(box, case.shape)
-            change = f"smaller ones of {_text(done.plan.size)}" if smaller else "the CPU, which takes longer,"
-            subject = name[0].upper() + name[1:]
-            _tell(done, f"{subject} ran out of memory with windows of {size} voxels; {change} were used instead.")
-    finally:
-        if done.backend is not backend:
-            predictor.place(backend)
-    return done
 
+    networks: Sequence[nn.Module]
+    maps: Collection[str]
 
-def _pass(
-    predictor: Predictor,
-    case: PreparedCase,
-    plan: WindowPlan,
-    blending: str,
-    maps: Collection[str],
-    taker: Taker,
-    tracker: Tracker,
-) -> None:
-    stitcher = Stitcher(plan, case.shape, blending, taker.finish)
-    finished = 0
+    def place(self, backend: Backend) -> None:
+        """Move to a device, for its precision."""
 
-    def tick(share: float) -> None:
-        tracker.update((finished + share) / len(plan))
+    def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
+        """One window.
 
-    with ForwardMonitor(predictor.networks, lambda: predictor.trial(maps), tick) as monitor:
-        for window in plan:
-            monitor.restart()
-            block = case.block(plan.start(window), plan.size)
-            stitcher.add(window, predictor.predict(torch.from_numpy(block), maps))
-            finished += 1
+        Args:
+            block: (C, S, H, W) float32 on the CPU.
+            maps: wanted along with the probability.
 
+        Returns:
+            (c, S, H, W) float32 on the CPU by name: always "probability", one component per segment (without the
+            background where segments exclude each other); "residual" as probabilities; "attention" and "features" as
+            the networks give them.
 
-def _trouble(attempt: Callable[[], None], backend: Backend) -> str:
-    """The code of an error that can be helped, once the error and all that it holds is gone; "" if all went well."""
-    try:
-        attempt()
-    except Exception as error:
-        if is_out_of_memory(error):
-            return "out-of-memory"
-        if isinstance(error, UserError) and error.code == "network-not-finite" and backend.precision != "fp32":
-            return error.code
-        raise
-    return ""
+        Raises:
+            UserError: "network-not-finite" where a probability is not a number, as when half precision overflows.
+        """
 
-
-def _tell(done: Sweep, warning: str) -> None:
-    done.warnings.append(warning)
-    logger.warning(warning)
-
-
-def _free(backend: Backend) -> None:
-    if backend.device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif backend.device.type == "mps":
-        torch.mps.empty_cache()
-
-
-def _halved(size: tuple[int, int, int]) -> tuple[int, int, int] | None:
-    """The window with its longest side halved, or None where that would be too little to see by."""
-    longest = max(size)
-    half = -(-longest // (2 * MULTIPLE)) * MULTIPLE
-    if half < SMALLEST_SIDE:
-        return None
-    axis = size.index(longest)
-    return (*size[:axis], half, *size[axis + 1 :])
-
-
-def _name(backend: Backend) -> str:
-    return "the computer" if backend.device.type == "cpu" else f"the device {backend}"
-
-
-def _text(size: tuple[int, ...]) -> str:
-    return " x ".join(map(str, size))
-
-
-logger = logging.getLogger(__name__)
+    def trial(self, maps: Collection[str]) -> None:
+        """Make all that ``predict`` makes, on the smallest possible window."""
 
 
 @dataclass(frozen=True)
@@ -284,15 +165,17 @@ class Pass:
     """A pass that was made.
 
     Args:
-        name: which of the system's it was, such as "coarse".
-        box: of the model's array, what its windows had to cover.
-        made: the windows it took in the end, and where they were computed.
+        name: which of the system's passes, such as "coarse".
+        box: part of the model's array that its windows had to cover.
+        plan: the windows it used in the end.
+        backend: where they were computed.
         seconds: how long it took.
     """
 
     name: str
     box: Box
-    made: Sweep
+    plan: WindowPlan
+    backend: Backend
     seconds: float
 
 
@@ -300,14 +183,14 @@ class Passes:
     """What a system works with: it makes passes, and gives the last one's answer to ``results``.
 
     Args:
-        backend: where the system's predictors are.
-        tiling: how windows shall be laid, the model's way unless the user chose another.
-        maps: wanted beside the segmentation; made by the last pass alone.
+        backend: where the networks are to compute.
+        tiling: how windows are placed: the model's way unless the user chose another.
+        maps: wanted along with the segmentation; made by the last pass only.
         results: what the user gets, and sees growing.
-        tracker: of progress; hears a cancel.
+        tracker: of progress; raises Cancelled.
 
     Attributes:
-        made: the passes so far.
+        outputs: the passes so far.
         warnings: sentences for the user, in the order in which they came up.
     """
 
@@ -317,7 +200,7 @@ class Passes:
         self.tiling = tiling
         self.maps = tuple(maps)
         self.results = results
-        self.made: list[Pass] = []
+        self.outputs: list[Pass] = []
         self.warnings: list[str] = []
 
     def make(
@@ -327,31 +210,216 @@ class Passes:
         case: PreparedCase,
         box: Box,
         tiling: Tiling,
-        taker: Taker,
+        accumulator: Accumulator,
         maps: Sequence[str] = (),
         share: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        """Go over the windows of a box of a case. Each pass begins anew with windows and device as they were chosen.
+        """Go over the windows of a box of a case.
+
+        Each pass begins anew with the windows and the device that were chosen. When memory runs out, the longest side
+        of the windows is halved, up to three times; then the CPU takes over from a GPU. It also does when the GPU has
+        no room for the network, or fails. Where half precision gives values that are not numbers, fp32 is used.
+        All of that is logged and added to the warnings.
 
         Args:
             name: see ``Pass``.
             box: (S, H, W), what the windows must cover.
-            tiling: how they lie.
-            taker: whom the answer goes to.
-            maps: wanted beside the probability.
-            share: from where to where of the work this pass probably goes, 0 to 1.
+            tiling: how they are placed.
+            accumulator: receives the answer.
+            maps: wanted along with the probability.
+            share: the part of the whole work that this pass probably is, from and to, 0 to 1.
 
         Raises:
-            Cancelled: heard inside a window.
-            UserError: "out-of-memory" or "network-not-finite".
+            Cancelled: from inside a window.
+            UserError: "out-of-memory" where nothing helped; "network-not-finite" in fp32 too; "gpu-failed" where the
+                CPU cannot take over because the weights cannot be read back.
         """
         self._tracker.part(*share)
         begun = time.monotonic()
-        made = sweep(predictor, self._backend, case, box, tiling, maps, taker, self._tracker)
-        self.made.append(Pass(name, box, made, time.monotonic() - begun))
-        self.warnings += made.warnings
+        backend, placement, halvings = self._backend, tiling, 0
+        plan = placement.plan(box, case.shape)
+        while trouble := self._attempt(predictor, backend, case, plan, tiling.blending, maps, accumulator):
+            accumulator.restart()
+            free_memory(backend)
+            if trouble.kind == "precision":
+                self.warn(sentence(trouble.code, trouble.values))
+                backend = Backend(backend.device, "fp32")
+                continue
+            smaller = _halved(plan.size) if trouble.kind == "memory" and halvings < _MOST_HALVINGS else None
+            if smaller:
+                before, placement, halvings = plan.size, tiling.smaller(smaller), halvings + 1
+                plan = placement.plan(box, case.shape)
+                values = {"where": _where(backend), "size": _text(before), "smaller": _text(plan.size)}
+                self.warn(sentence("smaller-windows", values))
+                continue
+            if backend.device.type == "cpu":
+                raise MemoryError("not even small windows fit")
+            self.warn(sentence(trouble.code, {**trouble.values, "where": _where(backend)}))
+            backend, placement, halvings = choose_backend("cpu"), tiling, 0
+            plan = placement.plan(box, case.shape)
+        self.outputs.append(Pass(name, box, plan, backend, time.monotonic() - begun))
 
-    def warn(self, sentence: str) -> None:
-        """Have the user read a sentence with the result."""
-        self.warnings.append(sentence)
-        logger.warning(sentence)
+    def warn(self, warning: str) -> None:
+        """Show the user a sentence with the result."""
+        self.warnings.append(warning)
+        logger.warning(warning)
+
+    def _attempt(
+        self,
+        predictor: Predictor,
+        backend: Backend,
+        case: PreparedCase,
+        plan: WindowPlan,
+        blending: str,
+        maps: Sequence[str],
+        accumulator: Accumulator,
+    ) -> _Trouble | None:
+        """Make the pass; returns what went wrong if that can be helped, when the error and its tensors are gone."""
+        is_gpu = backend.device.type != "cpu"
+        try:
+            predictor.place(backend)
+        except Exception as error:
+            if is_gpu and is_out_of_memory(error):
+                return _Trouble("gpu", "cpu-for-network", {})
+            if is_gpu and is_gpu_failure(error):
+                return _Trouble("gpu", "cpu-for-failure", {"reason": _first_line(error)})
+            if is_gpu_failure(error):
+                # The weights are still in the memory of a GPU that no longer answers.
+                raise UserError("gpu-failed", reason=_first_line(error)) from error
+            raise
+        try:
+            with self._watched(predictor, maps, len(plan)) as predict:
+                slide(predict, case.block, plan, case.shape, blending, accumulator.finish)
+        except Exception as error:
+            if is_out_of_memory(error):
+                return _Trouble("memory", "cpu-for-windows", {"size": _text(plan.size)})
+            if is_gpu and is_gpu_failure(error):
+                return _Trouble("gpu", "cpu-for-failure", {"reason": _first_line(error)})
+            if isinstance(error, UserError) and error.code == "network-not-finite" and backend.precision != "fp32":
+                return _Trouble("precision", "half-precision-exceeded", {"precision": backend.precision})
+            raise
+        return None
+
+    @contextmanager
+    def _watched(
+        self, predictor: Predictor, maps: Sequence[str], windows: int
+    ) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
+        """``predictor.predict`` for one window after another, with progress and cancellation inside each."""
+        finished = 0
+
+        def tick(share: float) -> None:
+            self._tracker.update((finished + share) / windows)
+
+        with ForwardMonitor(predictor.networks, lambda: predictor.trial(maps), tick) as monitor:
+
+            def predict(block: Tensor) -> dict[str, Tensor]:
+                nonlocal finished
+                monitor.restart()
+                values = predictor.predict(block, maps)
+                finished += 1
+                return values
+
+            yield predict
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why a pass failed.
+
+    Args:
+        kind: "memory" of the windows, "precision", or "gpu", where only the CPU helps.
+        code, values: of the warning; where memory ran out, of the one for using the CPU.
+    """
+
+    kind: str
+    code: str
+    values: dict[str, str]
+
+
+def _halved(size: tuple[int, int, int]) -> tuple[int, int, int] | None:
+    """The window with its longest side halved, or None where it would show too little."""
+    longest = max(size)
+    half = -(-longest // (2 * MULTIPLE)) * MULTIPLE
+    if half < SMALLEST_SIDE:
+        return None
+    axis = size.index(longest)
+    return (*size[:axis], half, *size[axis + 1 :])
+
+
+def _where(backend: Backend) -> str:
+    return "The computer" if backend.device.type == "cpu" else f"The GPU {backend}"
+
+
+def _text(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
+
+
+_ELEMENT_COST = 300
+"""What norms, activations and resizing cost per element of a convolution's output, in multiply-adds."""
+
+_WATCHED = (nn.Conv3d, nn.ConvTranspose3d)
+
+
+class ForwardMonitor:
+    """Calls back after every convolution with the share of the forward pass that is done.
+
+    A trial pass on a tiny input shows in what order the convolutions and deconvolutions come and how much each costs;
+    their shares hardly depend on the input's size. A context manager, so that no hook is left behind.
+
+    Args:
+        networks: whose convolutions to watch.
+        trial: runs, on a tiny input, the pass that will be made for every window.
+        tick: called with the share done, 0 to 1; before each convolution with the same share as after the previous one.
+            An exception from it ends the pass.
+    """
+
+    def __init__(self, networks: Iterable[nn.Module], trial: Callable[[], object], tick: Callable[[float], None]):
+        self._networks = list(networks)
+        self._trial = trial
+        self._tick = tick
+        self._stack = ExitStack()
+        self._shares: list[float] = []
+        self._calls = 0
+
+    def __enter__(self) -> ForwardMonitor:
+        costs: list[float] = []
+        with ExitStack() as recording:
+            for layer in self._convolutions():
+                handle = layer.register_forward_hook(lambda *call: costs.append(_cost(*call)))
+                recording.callback(handle.remove)
+            self._trial()
+        done = 0.0
+        for cost in costs:
+            done += cost
+            self._shares.append(done / sum(costs))
+        for layer in self._convolutions():
+            self._stack.callback(layer.register_forward_pre_hook(self._before).remove)
+            self._stack.callback(layer.register_forward_hook(self._after).remove)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def restart(self) -> None:
+        """The next pass begins."""
+        self._calls = 0
+
+    def _convolutions(self) -> list[nn.Module]:
+        return [layer for network in self._networks for layer in network.modules() if isinstance(layer, _WATCHED)]
+
+    def _before(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._tick(self._shares[self._calls - 1] if self._calls else 0.0)
+
+    def _after(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._calls += 1
+        self._tick(self._shares[self._calls - 1])
+
+
+def _cost(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> float:
+    """Multiply-adds, roughly: a convolution applies its kernel once per output, a deconvolution once per input."""
+    applied = inputs[0] if isinstance(layer, nn.ConvTranspose3d) else output
+    return applied.numel() * layer.weight[0].numel() + output.numel() * _ELEMENT_COST

@@ -1,9 +1,4 @@
-"""Where the windows of a sliding-window pass lie, in voxels of the model's array (S, H, W). Torch-free.
-
-How much each window's answer counts where windows overlap. Torch-free.
-
-How the windows of a pass are laid and blended. Torch-free.
-"""
+"""The windows of a sliding-window pass: their places in the model's array (S, H, W) and their weights. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,16 +14,16 @@ from conresnet.images.grid import Box
 from conresnet.package.description import TILINGS
 
 MULTIPLE = 8
-"""Sides that the networks halve three times without rounding."""
+"""The networks halve a side three times; a multiple of this needs no rounding."""
 
 SMALLEST_SIDE = 32
-"""A side of a window is not made shorter than this for want of memory: it would show too little."""
+"""The shortest side that lack of memory may reduce a window to; less would show too little context."""
 
 STRETCH = 1.25
-"""How much longer than the model's own a fitted window may be."""
+"""How much longer than the model's window a fitted one may be along an axis."""
 
 GROWTH = 1.15
-"""How many more voxels than the model's own it may have: memory grows by them, and group norm sees them."""
+"""How many more voxels it may have: memory grows with them, and group norm depends on them."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +31,8 @@ class WindowPlan:
     """Windows of one size at every combination of starts along the axes.
 
     Args:
-        size: (S, H, W); a window may reach beyond the array's end, where it is padded.
-        starts: for each axis the windows' first indices, increasing.
+        size: (S, H, W); a window may extend past the end of the array, where it is padded.
+        starts: along each axis the windows' first indices, increasing.
     """
 
     size: tuple[int, int, int]
@@ -47,15 +42,15 @@ class WindowPlan:
         return math.prod(len(starts) for starts in self.starts)
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        """Each window as its number along every axis, all windows of one S before those of the next."""
+        """Each window as its number along each axis; all windows of one S come before those of the next."""
         return product(*(range(len(starts)) for starts in self.starts))
 
     def start(self, window: Sequence[int]) -> tuple[int, int, int]:
-        """First voxel of a window that iteration gave."""
+        """First voxel of a window that iteration yielded."""
         return tuple(starts[number] for starts, number in zip(self.starts, window, strict=True))
 
     def extent(self, shape: Sequence[int]) -> Box:
-        """The box that all windows together cover of an array of ``shape``."""
+        """The box of an array of ``shape`` that the windows cover together."""
         return tuple(
             slice(starts[0], min(starts[-1] + size, side))
             for starts, size, side in zip(self.starts, self.size, shape, strict=True)
@@ -63,18 +58,18 @@ class WindowPlan:
 
 
 def fitted_windows(box: Box, shape: Sequence[int], window: Sequence[int], overlap: float) -> WindowPlan:
-    """Cover a box with few windows, and those as small as they can be.
+    """Cover a box with few windows that are as small as possible.
 
-    Along each axis: as few windows as go without one being more than ``STRETCH`` times the model's, their common size
-    the smallest multiple of 8 at which neighbors share at least ``overlap`` of it, spread evenly; along some axes more
-    of them where one would have more than ``GROWTH`` times the model's voxels. A single window that is longer than the
-    box takes in the image around it; where the array ends it is padded, to the multiple of 8.
+    Along each axis: as few windows as possible without any being longer than ``STRETCH`` times the model's. Their
+    common size is the smallest multiple of 8 at which neighbors share at least ``overlap`` of it, and they are spread
+    evenly. Where a window would have more than ``GROWTH`` times the model's voxels, some axes get more windows. A
+    single window that is longer than the box includes the image around it; past the end of the array it is padded.
 
     Args:
         box: what must be covered, such as the foreground's box.
         shape: of the array.
         window: the model's (S, H, W).
-        overlap: least share of a window that the next one covers too, below 1.
+        overlap: smallest share of a window that the next one covers too, below 1.
     """
     window = [_round_up(length) for length in window]
     lengths = [part.stop - part.start for part in box]
@@ -93,7 +88,7 @@ def fitted_windows(box: Box, shape: Sequence[int], window: Sequence[int], overla
         while sizes(counts)[axis] > window[axis] * STRETCH:
             counts[axis] += 1
     while math.prod(sizes(counts)) > math.prod(window) * GROWTH:
-        # The fewest more along an axis that make windows smaller at all; one as small as can be stays out of it.
+        # The smallest increase along an axis that makes windows smaller; an axis at the minimum is left out.
         smaller = [more(counts, axis) for axis in range(3) if sizes(counts)[axis] > MULTIPLE]
         counts = min(smaller, key=lambda new: (sum(new), math.prod(new) * math.prod(sizes(new))))
     axes = zip(box, shape, sizes(counts), counts, strict=True)
@@ -106,7 +101,7 @@ def _spread(box: slice, side: int, size: int, count: int) -> tuple[int, ...]:
     if count == 1 or size >= length:
         centered = box.start - (size - length) // 2
         return (max(0, min(centered, side - size)),)
-    # Shorter than the box, so all of them lie inside it.
+    # Shorter than the box, so all of them are inside it.
     return tuple(box.start + round(number * (length - size) / (count - 1)) for number in range(count))
 
 
@@ -115,10 +110,10 @@ def _round_up(length: float) -> int:
 
 
 def authors_windows(shape: Sequence[int], window: Sequence[int]) -> WindowPlan:
-    """The paper authors' tiling of the whole array, not of its foreground.
+    """The paper authors' tiling of the whole array rather than its foreground.
 
-    Windows of exactly the model's size step by two thirds of it, rounded up; the last is moved back inside. A smaller
-    array is padded to the window.
+    Windows of exactly the model's size advance by two thirds of it, rounded up; the last one is moved back inside. A
+    smaller array is padded to the window.
     """
     starts = []
     for side, length in zip(shape, window, strict=True):
@@ -131,16 +126,15 @@ def authors_windows(shape: Sequence[int], window: Sequence[int]) -> WindowPlan:
 def counted_windows(box: Box, shape: Sequence[int], window: Sequence[int], more: int) -> WindowPlan:
     """The windows of the ResDSN paper (section 4.1): floor(W / w) + n along an axis of length W.
 
-    Windows have the model's size w, on which the paper trains, up to the multiple of 8; those of a longer axis are
-    spread evenly from end to end (chosen), and where two would be one, it is made once. On an axis shorter than a
-    window there is one, which takes in the image around the box; only where the array ends it is padded, to the
-    multiple of 8 alone.
+    Windows have the model's size w, the one the paper trains on, rounded up to the multiple of 8. Along a longer axis
+    they are spread evenly from end to end (our choice), and duplicates are made once. Along an axis shorter than a
+    window there is one, which includes the image around the box and is padded only past the end of the array.
 
     Args:
         box: what must be covered.
         shape: of the array.
         window: the model's (S, H, W).
-        more: n, at least 1; more of them overlap more.
+        more: n, at least 1; more windows overlap more.
     """
     sizes, starts = [], []
     for part, side, length in zip(box, shape, window, strict=True):
@@ -152,14 +146,14 @@ def counted_windows(box: Box, shape: Sequence[int], window: Sequence[int], more:
 
 
 _WIDTH = 1 / 8
-"""Standard deviation of the Gaussian, in window sides: a window's edges, where it lacks context, hardly count."""
+"""Standard deviation of the Gaussian in window sides: the edges of a window, which lack context, hardly count."""
 
 
 def axis_weights(starts: Sequence[int], size: int, blending: str) -> list[np.ndarray]:
-    """Weights along one axis that add up to 1 in every voxel that the windows cover.
+    """Weights along one axis that add up to 1 at every voxel that the windows cover.
 
-    Windows lie at every combination of starts and a voxel's weight is the product over the axes, so that weights
-    which add up to 1 along each axis do so in space. That leaves nothing to divide by when the windows are summed.
+    Windows are placed at every combination of starts and a voxel's weight is the product over the axes, so weights
+    that add up to 1 along each axis do so in space, and the sum of the windows needs no division.
 
     Args:
         starts: first index of each window.
@@ -167,7 +161,7 @@ def axis_weights(starts: Sequence[int], size: int, blending: str) -> list[np.nda
         blending: "gaussian" or "uniform".
 
     Returns:
-        (size,) float32 a window.
+        (size,) float32 per window.
     """
     profile = np.ones(size)
     if blending == "gaussian":
@@ -179,19 +173,19 @@ def axis_weights(starts: Sequence[int], size: int, blending: str) -> list[np.nda
 
 
 _BLENDING = {"fitted": "gaussian", "authors": "uniform"}
-"""What goes with a tiling that the user chooses."""
+"""The blending of a tiling that the user chooses."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How windows are laid and blended, whatever the case.
+    """How windows are placed and blended in any case.
 
     Args:
-        kind: "fitted", "authors" or "counted", see ``conresnet.inference.windows``.
+        kind: "fitted", "authors" or "counted", see ``fitted_windows`` and so on.
         window: the model's (S, H, W).
         overlap: of fitted windows.
         blending: "gaussian" or "uniform".
-        more: of counted windows, those beyond what the box holds side by side.
+        more: of counted windows, those in addition to the ones that fit side by side.
     """
 
     kind: str
@@ -209,17 +203,15 @@ class Tiling:
         return fitted_windows(box, shape, self.window, self.overlap)
 
     def chosen(self, kind: str | None) -> Tiling:
-        """That which the user chose instead; this one for None.
+        """The tiling that the user chose instead; this one for None.
 
         Raises:
             UserError: "tiling-unknown".
         """
         if kind and kind not in TILINGS:
-            raise UserError(
-                "tiling-unknown", f"There is no tiling {kind!r}; choose one of {', '.join(TILINGS)}.", tiling=kind
-            )
+            raise UserError("tiling-unknown", tiling=kind, known=", ".join(TILINGS))
         return replace(self, kind=kind, blending=_BLENDING[kind]) if kind else self
 
     def smaller(self, window: tuple[int, int, int]) -> Tiling:
-        """Fitted windows of another size, blended as these."""
+        """Fitted windows of another size, blended like these."""
         return replace(self, kind="fitted", window=window)

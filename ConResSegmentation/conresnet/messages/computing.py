@@ -6,4 +6,99 @@ def _(template: str) -> str:
     return template
 
 
-COMPUTING: dict[str, str] = {}
+COMPUTING: dict[str, str] = {
+    # Devices, precision and memory.
+    "device-unknown": _("Unknown device {device!r}; choose auto, cpu, cuda, cuda:N or mps."),
+    "device-unavailable": _(
+        "The device {device} is not available (or this PyTorch, {torch}, cannot use it); choose auto or another device."
+    ),
+    "precision-unknown": _("Unknown precision {precision!r}; choose one of {known}."),
+    "precision-unavailable": _("fp16 is not supported on the CPU; choose auto, bf16 or fp32."),
+    "tiling-unknown": _("Unknown tiling {tiling!r}; choose one of {known}."),
+    "out-of-memory": _(
+        "The computer does not have enough memory to segment {name}; close other programs, or draw an ROI around the "
+        "structure."
+    ),
+    "gpu-failed": _("The GPU failed ({reason}); restart the program, or choose the CPU as the device."),
+    # Warnings that come with a result.
+    "half-precision-exceeded": _("Values exceeded the range of {precision}; fp32 was used instead."),
+    "smaller-windows": _(
+        "{where} ran out of memory with windows of {size} voxels; windows of {smaller} were used instead."
+    ),
+    "cpu-for-windows": _(
+        "{where} ran out of memory with windows of {size} voxels; the CPU, which takes longer, was used instead."
+    ),
+    "cpu-for-network": _(
+        "{where} does not have enough memory for the network; the CPU, which takes longer, was used instead."
+    ),
+    "cpu-for-failure": _("{where} failed ({reason}); the CPU, which takes longer, was used instead."),
+    # The engine's process.
+    "bad-request": _("The engine did not understand the request ({reason}); restart Slicer, and segment again."),
+    "channel-unreadable": _("The array of {name} cannot be read from {path} ({reason}); segment again."),
+    "engine-incomplete": _(
+        "The engine's Python, {python}, does not have {package}; install what the engine needs, or choose another "
+        "Python."
+    ),
+    "engine-broken": _(
+        "The engine's Python, {python}, cannot run it ({reason}); install PyTorch again, in a build for this computer, "
+        "or choose another Python."
+    ),
+    "engine-fault": _("An internal error occurred in the engine ({reason}); please report it with the diagnostics."),
+    # Files.
+    "disk-full": _("There is not enough disk space to write {path}; free some space and try again."),
+    "cannot-write": _("{path} cannot be written ({reason}); choose a folder you may write to."),
+    "cannot-access": _("{path} cannot be accessed ({reason}); check its name and permissions."),
+    # The folder of a case's results.
+    "output-not-folder": _("The output {path} is a file; name a folder for the results."),
+    "results-exist": _(
+        "{path} already holds results ({files}); name another folder, or replace them with --overwrite."
+    ),
+    "results-not-ours": _(
+        "{path} holds {files}, which no report there lists as a result of ConResNet; move that away, or name another "
+        "folder."
+    ),
+    "input-in-the-way": _("Writing to {path} would replace the input {file}; name another folder."),
+    # The command line: models, images given by channel or in memory, and lists of cases.
+    "packages-wrong": _("{wrong} of {count} models cannot be used, for the reasons above."),
+    "settings-unreadable": _("The settings {file} cannot be read ({reason}); check the path."),
+    "channel-unknown": _("Unknown channel {name!r}; the model's channels are {channels}."),
+    "channel-repeated": _("The channel {name} is given twice."),
+    "channel-missing": _("The model also needs {missing}; name an image for each channel."),
+    "image-kind": _(
+        "{name} cannot be segmented because it is a {kind}; give a path, a SimpleITK or nibabel image, or a pair "
+        "(array, affine)."
+    ),
+    "image-components": _(
+        "{name} holds {given} images, but {wanted} are needed ({channels}); give one image per channel, or one that "
+        "holds all of them."
+    ),
+    "array-shape": _(
+        "{name} has an array of the shape {array} and an affine of the shape {affine}; the array needs three axes, or "
+        "a fourth for channels, and the affine 4 x 4 numbers."
+    ),
+    "argument-blank": _("The value of {option} is empty; give it a value, or leave the option out."),
+    "package-missing": _("This needs {package}, which the Python at {python} does not have; install it there."),
+    "memory-short": _("The computer does not have enough memory for this; close other programs, and try again."),
+    "internal-error": _("An internal error occurred ({reason}); please report it with the log {log}."),
+    "internal-error-no-log": _("An internal error occurred ({reason}), and no log could be written."),
+    "cases-unreadable": _("The list of cases {path} cannot be read ({reason})."),
+    "cases-columns": _(
+        "The list of cases {path} must have the columns {columns}, separated by commas, and may have {roi}, but its "
+        "first line is {line!r}."
+    ),
+    "cases-empty": _("The list of cases {path} has no case below its first line."),
+    "cases-failed": _("{failed} of {cases} cases could not be segmented, for the reasons above."),
+    "case-incomplete": _("Line {line} of the list of cases {path} has no {column}."),
+    "case-too-long": _(
+        "Line {line} of the list of cases {path} has more fields than there are columns; put quotes around a field "
+        "that contains commas."
+    ),
+    "case-name": _(
+        "Line {line} of the list of cases {path} has the name {name!r}, which cannot be a folder's name on every "
+        "system; rename the case."
+    ),
+    "case-repeated": _(
+        "The list of cases {path} has the names {other!r} and {name!r}, whose results would be in the same folder on "
+        "some systems; rename one."
+    ),
+}

@@ -13,9 +13,7 @@ TRAINING: dict[str, str] = {
         "The plan {title} prepares the images for its own system; make a new plan for {system} from the data, or "
         "change a plan of ConResNet."
     ),
-    "spacing-unknown": _(
-        "The plan keeps the spacing of every image, so there is none to double; plan with a spacing."
-    ),
+    "spacing-unknown": _("The plan keeps the spacing of every image, so there is none to double; plan with a spacing."),
     "no-regions": _("No label of {path} is part of a region, so there are no regions to plan; plan labels."),
     "no-residuals": _(
         "{title} does not compare slices across an axis; leave the residual axis out, or plan ConResNet."

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from conresnet.images.grid import Box
     from conresnet.images.preparation import PreparedCase
-    from conresnet.inference.sliding import Passes, Taker
+    from conresnet.inference.sliding import Accumulator, Passes
     from conresnet.inference.windows import Tiling
     from conresnet.package import ModelPackage
 
@@ -243,7 +243,7 @@ class DeCrop:
         box: X^F as ``crop`` has it.
     """
 
-    def __init__(self, whole: Taker, box: Box):
+    def __init__(self, whole: Accumulator, box: Box):
         self._whole = whole
         self._box = box
 

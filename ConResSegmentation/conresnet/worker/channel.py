@@ -1,4 +1,4 @@
-"""The worker's end of the pipe: standard input and output kept for the protocol, requests in, events out."""
+"""The worker's end of the pipe: standard input and output are reserved for the protocol, requests in, events out."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import sys
 import threading
 from collections.abc import Callable
 
+from conresnet.errors import UserError
 from conresnet.worker.protocol import LineSplitter, ProtocolError, decode, encode
 
 
 def take_standard_streams() -> tuple[int, int]:
-    """Take standard input and output away from everybody else.
+    """Reserve standard input and output for the protocol.
 
-    What any library prints goes to standard error from now on, and reading standard input finds nothing. The latter is
-    more than tidiness: on Windows, a library that looks at standard input while it is loaded (numpy's does) would hang
-    behind our reader that waits for a request (https://github.com/numpy/numpy/issues/24290).
+    From now on, what any library prints goes to standard error, and standard input is empty for everyone else. The
+    latter matters on Windows, where a library that looks at standard input while it is loaded, as numpy does, would
+    hang behind our reader, which waits for a request (https://github.com/numpy/numpy/issues/24290).
 
     Returns:
         file descriptors of the input and the output, not inherited by other processes.
@@ -32,7 +33,7 @@ def take_standard_streams() -> tuple[int, int]:
 
 
 def lead_process_group() -> None:
-    """Become the leader of a process group where there are such, so that the client can end all of it at once."""
+    """Become the leader of a process group where there are any, so that the client can end the whole group."""
     if hasattr(os, "setsid") and not os.isatty(0) and os.getpgrp() != os.getpid():
         os.setsid()
 
@@ -41,8 +42,8 @@ class EventWriter:
     """Writes events, from any thread.
 
     Args:
-        descriptor: where to.
-        on_lost: called, once or more, when nobody reads any longer.
+        descriptor: to write to.
+        on_lost: called, once or more, when nobody reads any more.
     """
 
     def __init__(self, descriptor: int, on_lost: Callable[[], None]):
@@ -60,22 +61,19 @@ class EventWriter:
         except OSError:
             self._on_lost()
 
-    def send_error(
-        self,
-        code: str,
-        message: str,
-        values: dict | None = None,
-        ours: bool = False,
-        log: str | None = None,
-        **ids: object,
-    ) -> None:
-        """Write an error event; with ``id`` when it answers a request."""
-        plain = {name: _plain(value) for name, value in (values or {}).items()}
-        self.send("error", **ids, code=code, message=message, values=plain, ours=ours, log=log)
+    def send_error(self, error: UserError, ours: bool = False, log: str | None = None, **ids: object) -> None:
+        """Write an error event; with ``id`` if it answers a request.
+
+        Args:
+            ours: whether it is a bug in the engine.
+            log: a traceback.
+        """
+        values = {name: _plain(value) for name, value in error.values.items()}
+        self.send("error", **ids, code=error.code, message=error.message, values=values, ours=ours, log=log)
 
 
 def read_requests(descriptor: int, on_request: Callable[[dict], None], on_garbage: Callable[[str], None]) -> None:
-    """Call ``on_request`` with each message, ``on_garbage`` with a reason for each line that is none, until the end."""
+    """Call ``on_request`` with each message, ``on_garbage`` with a reason for any other line, until the input ends."""
     splitter = LineSplitter()
     while True:
         try:
@@ -92,7 +90,7 @@ def read_requests(descriptor: int, on_request: Callable[[dict], None], on_garbag
 
 
 def _plain(value: object) -> object:
-    """A value of an error as JSON has it."""
+    """A value of an error, as JSON can hold it."""
     if isinstance(value, list | tuple | set):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,8 +1,7 @@
-"""Where results live: files that the client maps too, so that it sees them grow.
+"""What computes, as the worker sees it, and what it sees of its client: a job with progress and result arrays.
 
-One request on its way: whether it was cancelled, the progress it reports, the arrays it fills.
-
-What computes, as the worker sees it; `conresnet.worker.torch_engine` has the real one.
+The arrays are files that the client maps too, so that it sees them grow. The real engine is in
+`conresnet.worker.torch_engine`.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ import numpy as np
 from conresnet.errors import Cancelled
 from conresnet.files import write_error
 from conresnet.inference.progress import Progress
+from conresnet.request import SegmentRequest
 from conresnet.worker.channel import EventWriter
-from conresnet.worker.requests import SegmentRequest
 from conresnet.worker.session_folder import SessionFolder
 
 _BLOCK = bytes(1 << 20)
@@ -31,7 +30,7 @@ class ResultArrays:
     """The arrays of one request.
 
     Args:
-        folder: where their files go.
+        folder: for their files.
         announce: called with name, path, shape and dtype of each as soon as it can be mapped.
     """
 
@@ -65,7 +64,7 @@ class ResultArrays:
 
 
 def _fill(file: BinaryIO, size: int) -> None:
-    """Write zeros, each with its place on the disk: writing to a map when the disk is full would end the process."""
+    """Write zeros that take up disk space, because writing to a map when the disk is full would kill the process."""
     if hasattr(os, "posix_fallocate"):
         file.flush()
         os.posix_fallocate(file.fileno(), file.tell(), size)
@@ -75,7 +74,7 @@ def _fill(file: BinaryIO, size: int) -> None:
 
 
 class Job(Progress):
-    """A request that was read and is not answered yet; what the engine sees of its client.
+    """A request that has not been answered yet: what the engine sees of its client.
 
     Args:
         message: the request.
@@ -92,20 +91,20 @@ class Job(Progress):
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
-        """Ask it to stop; from any thread."""
+        """Ask it to stop. May be called from any thread."""
         self._cancelled.set()
 
     def cancelled(self) -> bool:
-        """Whether it was asked to stop."""
+        """Whether the client asked to stop."""
         return self._cancelled.is_set()
 
     def check(self) -> None:
-        """Raise Cancelled once it was asked to stop."""
+        """Raise Cancelled if the client asked to stop."""
         if self.cancelled():
             raise Cancelled
 
     def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-        """Tell the client how far the work is: ``fraction`` 0 to 1 over all phases."""
+        """Send how far the work is: ``fraction`` 0 to 1 over all phases."""
         self.send("progress", phase=phase, fraction=float(fraction), seconds_left=seconds_left)
 
     def allocate(self, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
@@ -132,7 +131,7 @@ class Segmented:
 
     Args:
         maps: the names of the maps made; they and "labels" were allocated by the job.
-        report: as `conresnet.inference.segmentation` has it.
+        report: as `conresnet.inference.segmentation.segment` returns it.
         overlapping: whether the segments overlap, so that "regions" was allocated too.
     """
 
@@ -142,18 +141,18 @@ class Segmented:
 
 
 class Engine(Protocol):
-    """Anything that segments. Tests put their own in its place."""
+    """Anything that segments. Tests substitute their own."""
 
     def segment(self, request: SegmentRequest, job: Job) -> Segmented:
-        """Segment into arrays that the job allocates: "labels", uint8 [k, j, i], "regions" where they overlap, and one
-        a map.
+        """Segment into arrays that the job allocates: "labels", uint8 [k, j, i], "regions" where segments overlap, and
+        one per map.
 
         Raises:
-            UserError, Cancelled, MemoryError: and anything else for a fault of ours.
+            UserError, Cancelled, MemoryError: anything else is a bug.
         """
 
     def devices(self) -> list[dict]:
-        """The devices to choose from: each a dict with ``name`` and ``title``."""
+        """The available devices: each a dict with ``name`` and ``title``."""
 
     def forget(self) -> None:
-        """Free the memory that is kept for the next request."""
+        """Free memory that is kept for the next request."""

@@ -1,28 +1,29 @@
-"""What the engine's process and its client say to each other. Imports the standard library alone.
+"""The messages between the engine's process and its client. Standard library only.
 
-One message a line: a JSON object in UTF-8 that ends with "\n". The client writes requests to the engine's standard
+One message per line: a JSON object in UTF-8 that ends with "\n". The client writes requests to the engine's standard
 input and reads events from its standard output; the engine's standard error is its log. The engine ends when its
 standard input closes.
 
 Events without an id concern the engine:
 
-    {"event": "hello", "protocol": 2, "version": "0.1.0", "pid": 4711, "python": "3.12.10", "torch": "2.13.0" or null,
-     "session": path}                      first and at once; pid is the interpreter's own, whatever launched it
-    {"event": "ready"}                     torch is loaded; requests may come before and wait
-    {"event": "error", ...}                as below; the engine cannot work, or a line was no request
+    {"event": "hello", "protocol": 3, "version": "0.1.0", "pid": 4711, "python": "3.12.10", "torch": "2.13.0" or null,
+     "session": path}                      first, immediately; pid is that of the interpreter itself, not of a launcher
+    {"event": "ready"}                     torch is loaded; earlier requests wait
+    {"event": "error", ...}                as below; the engine cannot work, or a line was not a request
 
-Requests carry an id, a whole number that the client chooses and that all events in answer carry:
+Requests carry an id, a whole number that the client chooses and that all events in reply carry. A segment request is
+`conresnet.request.SegmentRequest.to_dict`; any of its options may be left out:
 
     {"request": "segment", "id": 1, "model": "name or path", "channels": [{"npy": path, "grid": Grid.to_dict(),
-     "name": "what messages call it"}], "roi": BoxROI.to_dict() or null, "maps": ["residual"], "device": "auto",
-     "precision": "auto"}
+     "name": "what messages call it"}], "options": {"roi": BoxROI.to_dict(), "maps": ["residual"], "device": "auto",
+     "precision": "auto", "tiling": "fitted", "threads": 4}}
     {"request": "devices", "id": 2}
-    {"request": "release", "id": 1}        the client has read the arrays of request 1; no answer
-    {"request": "cancel"}                  all requests; with an id that one; no answer of its own
-    {"request": "shutdown"}                no answer; the same as closing standard input
+    {"request": "release", "id": 1}        the client has read the arrays of request 1; no reply
+    {"request": "cancel"}                  all requests, or with an id that one; no reply of its own
+    {"request": "shutdown"}                no reply; the same as closing standard input
 
-Arrays are .npy files: those of request 1 lie in the folder "1" of the session folder, where the client also puts the
-channels before it asks. A request has one ending, which is done, devices, cancelled or error:
+Arrays are .npy files: those of request 1 are in the folder "1" of the session folder, where the client also puts the
+channels before it asks. Each request ends with exactly one of done, devices, cancelled and error:
 
     {"event": "progress", "id": 1, "phase": "...", "fraction": 0.4, "seconds_left": 12.3 or null}
     {"event": "array", "id": 1, "name": "labels", "npy": path, "shape": [...], "dtype": "uint8"}   readable as it grows
@@ -33,23 +34,23 @@ channels before it asks. A request has one ending, which is done, devices, cance
 
 Labels are uint8 [k, j, i], maps float16 [c, k, j, i]; where segments overlap, regions are uint8 [b, k, j, i] for
 `conresnet.inference.results.region_mask`. A progress event's phase is "loading" while the model is read, then one that
-`conresnet.inference.progress.Progress` names. An error's code and values are for translation; with "ours" it is the
-engine's fault and "log" holds the traceback.
+`conresnet.inference.progress.Progress` lists. An error's code and values are for translation; "ours" means that it is a
+bug in the engine, and "log" holds the traceback.
 """
 
 import json
 from collections.abc import Iterator
 
-PROTOCOL = 2
-"""Raised by one when a message changes in a way that the other side would misread."""
+PROTOCOL = 3
+"""Incremented when a message changes in a way that the other side would misread."""
 
 
 class ProtocolError(Exception):
-    """A line that is no message."""
+    """A line that is not a message."""
 
 
 def encode(message: dict) -> bytes:
-    """The line for a message. Letters outside ASCII are escaped, so that undecodable file names survive too."""
+    """The line for a message. Characters outside ASCII are escaped, so that undecodable file names survive."""
     return json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
 
 
@@ -57,16 +58,16 @@ def decode(line: bytes) -> dict:
     """The message in a line.
 
     Raises:
-        ProtocolError: when it is no JSON object in UTF-8.
+        ProtocolError: it is not a JSON object in UTF-8.
     """
     try:
         message = json.loads(line.decode("utf-8"))
     except ValueError as error:
-        raise ProtocolError(f"no JSON in UTF-8: {line[:200]!r}") from error
+        raise ProtocolError(f"not JSON in UTF-8: {line[:200]!r}") from error
     except RecursionError:
-        raise ProtocolError(f"nested too deep: {line[:200]!r}") from None
+        raise ProtocolError(f"nested too deeply: {line[:200]!r}") from None
     if not isinstance(message, dict):
-        raise ProtocolError(f"no JSON object: {line[:200]!r}")
+        raise ProtocolError(f"not a JSON object: {line[:200]!r}")
     return message
 
 

@@ -1,4 +1,4 @@
-"""The worker's life: hello, requests one after another, and an end that leaves nothing behind."""
+"""The worker's main loop: hello, requests one after another, and an end that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ import traceback
 from collections.abc import Callable
 
 from conresnet import __version__
-from conresnet.errors import Cancelled, UserError
+from conresnet.errors import Cancelled, UserError, as_user_error
+from conresnet.request import SegmentRequest
 from conresnet.worker import session_folder
 from conresnet.worker.channel import EventWriter, lead_process_group, read_requests, take_standard_streams
 from conresnet.worker.engine import Engine, Job
 from conresnet.worker.protocol import PROTOCOL
-from conresnet.worker.requests import SegmentRequest
 
-# The client is gone, and what computes has this long to notice; then the process ends all the same.
+# Once the client is gone, running work has this long to notice; then the process ends anyway.
 SECONDS_OF_GRACE = 2.0
 _LARGEST_ID = 2**53
 
 
 def serve(load: Callable[[], Engine] | None = None) -> int:
-    """Serve one client until it goes, and return the exit status.
+    """Serve one client until it leaves, and return the exit status.
 
     Args:
-        load: makes the engine, after the hello; it may take its time. Defaults to the real one.
+        load: makes the engine, after the hello; it may be slow. Defaults to the real one.
     """
     lead_process_group()
     requests, events = take_standard_streams()
@@ -55,9 +55,11 @@ class _Server:
         self._session = session
         self._writer = EventWriter(events, self.stop)
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._stops: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._jobs: dict[int, Job] = {}
         self._lock = threading.Lock()
         self._stopping = False
+        threading.Thread(target=self._stop_when_asked, name="end", daemon=True).start()
 
     def run(self, load: Callable[[], Engine]) -> int:
         for name in ("SIGTERM", "SIGINT", "SIGHUP"):
@@ -70,33 +72,36 @@ class _Server:
             self._wait_for_the_client_to_leave()
             return 1
         self._writer.send("ready")
-        # Not before: see take_standard_streams. Until now the requests have waited in the pipe.
+        # Only now, see take_standard_streams; until here requests have waited in the pipe.
         threading.Thread(target=self._read, name="requests", daemon=True).start()
         while job := self._queue.get():
             self._answer(job, engine)
         return 0
 
     def _wait_for_the_client_to_leave(self) -> None:
-        """It may be writing into the session folder, not having heard yet; but not for long."""
-        self._expire()
+        """It may not have heard yet and be writing into the session folder; but do not wait for long."""
+        threading.Thread(target=self._leave_by_force, name="expiry", daemon=True).start()
         read_requests(self._requests, lambda message: None, lambda reason: None)
 
     def stop(self) -> None:
-        """Leave as soon as may be; from any thread."""
+        """Leave as soon as possible. May be called from any thread, and from a signal handler.
+
+        A handler interrupts the main thread, which may hold the lock or be starting a thread, so it must neither take
+        a lock nor start one; putting into a SimpleQueue is safe.
+        """
+        self._stops.put(None)
+
+    def _stop_when_asked(self) -> None:
+        self._stops.get()
         with self._lock:
-            if self._stopping:
-                return
             self._stopping = True
             for job in self._jobs.values():
                 job.cancel()
         self._queue.put(None)
-        self._expire()
-
-    def _expire(self) -> None:
-        """Leave after the time of grace, whatever happens."""
-        threading.Thread(target=self._leave_by_force, name="end", daemon=True).start()
+        self._leave_by_force()
 
     def _leave_by_force(self) -> None:
+        """Leave after the grace period, whatever happens."""
         time.sleep(SECONDS_OF_GRACE)
         self._session.remove()
         os._exit(1)
@@ -116,21 +121,17 @@ class _Server:
         try:
             return load()
         except ImportError as error:
-            log = traceback.format_exc()
             if isinstance(error, ModuleNotFoundError):
-                code, what = "engine-incomplete", f"{error.name} is missing"
-                advice = "install what the engine needs, or choose another Python"
+                refusal = UserError("engine-incomplete", python=sys.executable, package=error.name)
             else:
-                code, what = "engine-broken", " ".join(str(error).split())
-                advice = "install PyTorch again, in a build for this computer, or choose another Python"
-            message = f"The engine's Python, {sys.executable}, cannot run it: {what}; {advice}."
-            self._writer.send_error(code, message, {"python": sys.executable, "reason": what}, log=log)
+                refusal = UserError("engine-broken", python=sys.executable, reason=" ".join(str(error).split()))
+            self._writer.send_error(refusal, log=traceback.format_exc())
         except Exception:
-            self._writer.send_error(**_fault())
+            self._writer.send_error(*_fault())
         return None
 
     def _read(self) -> None:
-        # Whatever a request does to this thread: nobody would hear any more, not even that the client has left.
+        # Whatever a request does to this thread: without it, nobody would notice that the client has left.
         try:
             read_requests(self._requests, self._receive, self._refuse)
         finally:
@@ -179,13 +180,11 @@ class _Server:
         self._session.release(number)
 
     def _refuse(self, reason: str, **ids: int) -> None:
-        self._writer.send_error(
-            "bad-request", f"The request cannot be understood: {reason}.", {"reason": reason}, **ids
-        )
+        self._writer.send_error(UserError("bad-request", reason=reason), **ids)
 
     def _answer(self, job: Job, engine: Engine) -> None:
-        """Do what was asked; whatever goes wrong is told, and the worker lives on."""
-        done = False
+        """Do what was asked; whatever goes wrong is reported, and the worker lives on."""
+        done, failure = False, None
         try:
             job.check()
             if job.message["request"] == "devices":
@@ -195,29 +194,30 @@ class _Server:
             done = True
         except Cancelled:
             ending = ("cancelled", {})
-        except UserError as error:
-            ending = ("error", {"code": error.code, "message": error.message, "values": error.values})
         except MemoryError:
-            ending = ("error", _out_of_memory())
+            failure = (UserError("out-of-memory", name="this case"), False, traceback.format_exc())
             engine.forget()
-        except Exception:
-            ending = ("error", _fault())
-            engine.forget()
+        except Exception as error:
+            # A copy, since the error's traceback holds the arrays.
+            mistake = as_user_error(error)
+            failure = (UserError(mistake.code, mistake.message, **mistake.values),) if mistake else _fault()
+            if not mistake or mistake.code in ("out-of-memory", "gpu-failed"):
+                engine.forget()
         if not done:
-            # What is left of it is held by the error alone, which is gone by now.
+            # By now the error is gone, which held the arrays.
             gc.collect()
             self._session.release(job.id)
         with self._lock:
             del self._jobs[job.id]
-        event, values = ending
-        if event == "error":
-            self._writer.send_error(id=job.id, **values)
+        if failure:
+            self._writer.send_error(*failure, id=job.id)
         else:
+            event, values = ending
             job.send(event, **values)
 
 
 def _segment(job: Job, engine: Engine) -> dict:
-    result = engine.segment(SegmentRequest.from_message(job.message), job)
+    result = engine.segment(SegmentRequest.from_dict(job.message), job)
     maps = {name: job.path(name) for name in result.maps}
     regions = job.path("regions") if result.overlapping else None
     return {"labels": job.path("labels"), "regions": regions, "maps": maps, "report": result.report}
@@ -230,23 +230,8 @@ def _installed_version(name: str) -> str | None:
         return None
 
 
-def _out_of_memory() -> dict:
-    return {
-        "code": "out-of-memory",
-        "message": "There is not enough memory for this segmentation; close other programs, or draw a smaller region "
-        "of interest, and try again.",
-        "log": traceback.format_exc(),
-    }
-
-
-def _fault() -> dict:
-    """The error event's fields for the exception at hand, which is ours."""
+def _fault() -> tuple[UserError, bool, str]:
+    """The arguments of ``EventWriter.send_error`` for the exception being handled, which is a bug in the engine."""
     what = traceback.format_exception_only(*sys.exc_info()[:2])[-1].strip()
     print(traceback.format_exc(), file=sys.stderr)
-    return {
-        "code": "engine-fault",
-        "message": f"The engine failed by a fault of its own ({what}); please report it with the diagnostics.",
-        "values": {"reason": what},
-        "ours": True,
-        "log": traceback.format_exc(),
-    }
+    return UserError("engine-fault", reason=what), True, traceback.format_exc()

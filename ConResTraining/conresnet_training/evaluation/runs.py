@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from conresnet.cli.cases import SEGMENTATION_FILE
 from conresnet.errors import UserError
 from conresnet.files import make_folder
 from conresnet.images.files import write_volume
 from conresnet.images.grid import Volume
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package, write_package
 from conresnet.package.reader import read_metrics
 from conresnet.package.store import find_model
+from conresnet.request import SegmentOptions
+from conresnet.result_folder import SEGMENTATION_FILE
 from conresnet_training.data import Case, DataSet, read_data_set
 from conresnet_training.data.label_maps import check_expected, read_label
 from conresnet_training.data.preparation import check_label_grid, file_stem, read_case

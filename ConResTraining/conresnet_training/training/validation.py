@@ -4,20 +4,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from conresnet.images.grid import Box, whole_box
+from conresnet.images.grid import Box, overlap_of, whole_box
+from conresnet.inference.results import exclusive_labels
+from conresnet.inference.sliding import slide
 from conresnet.inference.windows import fitted_windows
+from conresnet.networks.blocks import segment_probabilities
 from conresnet_training.data.label_maps import VALUES
 from conresnet_training.data.preparation import TrainingCase
 
-# The logits of a case are put together on the device up to so many bytes, else in the computer's own memory.
-MOST_BYTES_ON_DEVICE = 2 * 1024**3
-
 # The share of a window that the next one covers too.
 OVERLAP = 0.5
+
+# From this probability on, a voxel belongs to a region.
+THRESHOLD = 0.5
 
 
 def whole_case(case: TrainingCase) -> Box:
@@ -118,34 +120,41 @@ def found_segments(
     exclusive: bool,
     device: torch.device,
 ) -> np.ndarray:
-    """What a network finds in a box of an image (C, S, H, W).
+    """What a network finds in a box of an image (C, S, H, W), by the engine's own pass over windows.
 
-    It sees what the engine shows it: windows as those are fitted to the box, which take in the image around a box that
-    they are longer than.
-
-    Held as small as it may be, since a case may have many voxels and many segments: beside the logits, a byte a voxel
-    for labels and a byte a voxel and segment for regions.
+    It sees what the engine shows it: windows fitted to the box, which include the image around a box that they are
+    longer than. Probabilities are blended and voxels decided slab by slab, so that no more than one window's depth of
+    probabilities is kept.
 
     Returns:
         of the box, for labels (S, H, W) uint8, 0 or the segment's place from 1; for regions (segments, S, H, W) bool.
     """
+    shape = image.shape[1:]
+    lengths = [part.stop - part.start for part in box]
+    values = np.arange(1, segments + 1, dtype=np.uint8)
+    found = np.zeros(lengths, np.uint8) if exclusive else np.zeros((segments, *lengths), bool)
 
-    def predict(x: Tensor) -> Tensor:
-        return network(x, wanted=("segmentation",))["segmentation"].float()
+    def block(start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+        shown = np.zeros((len(image), *size), np.float32)
+        part = image[(slice(None), *(slice(first, first + side) for first, side in zip(start, size, strict=True)))]
+        shown[tuple(map(slice, part.shape))] = part
+        return shown
 
-    plan = fitted_windows(box, image.shape[1:], window, OVERLAP)
-    seen = plan.extent(image.shape[1:])
-    shown = torch.from_numpy(image[(slice(None), *seen)].copy())
-    fits = shown[0].numel() * (segments + 1) * 4 <= MOST_BYTES_ON_DEVICE
-    stitched_on = device if fits else torch.device("cpu")
-    options = {"overlap": OVERLAP, "mode": "gaussian", "sw_device": device, "device": stitched_on}
-    logits = sliding_window_inference(shown[None], plan.size, 1, predict, **options)[0]
-    inside = (slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(box, seen, strict=True))
-    logits = logits[(slice(None), *inside)]
-    if not exclusive:
-        return (logits > 0).cpu().numpy()
-    # Slice by slice, since torch gives eight bytes a voxel.
-    return torch.stack([plane.argmax(0).to(torch.uint8) for plane in logits.unbind(1)]).cpu().numpy()
+    def predict(shown: Tensor) -> dict[str, Tensor]:
+        logits = network(shown[None].to(device), wanted=("segmentation",))["segmentation"].float()
+        return {"probability": segment_probabilities(logits, exclusive)[0]}
+
+    def finish(where: Box, slab: dict[str, np.ndarray]) -> None:
+        place, cut = overlap_of(where, box)
+        probability = slab["probability"][(slice(None), *cut)]
+        if probability.size and exclusive:
+            found[place] = exclusive_labels(probability, values)
+        elif probability.size:
+            found[(slice(None), *place)] = probability > THRESHOLD
+
+    plan = fitted_windows(box, shape, window, OVERLAP)
+    slide(predict, block, plan, shape, "gaussian", finish)
+    return found
 
 
 def segment_mask(found: np.ndarray, segment: int) -> np.ndarray:

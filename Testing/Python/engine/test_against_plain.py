@@ -7,8 +7,9 @@ import pytest
 
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume, reordering
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks.loading import load_network
+from conresnet.request import SegmentOptions
 from engine.model_cases import description, write_model
 
 STEPS = [

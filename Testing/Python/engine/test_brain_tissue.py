@@ -12,9 +12,10 @@ import SimpleITK as sitk
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Reordering, Volume
 from conresnet.images.roi import BoxROI
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
 from conresnet.package.store import find_model
+from conresnet.request import SegmentOptions
 from engine.volumes import stored
 
 LABELS = {"CSF": 1, "Gray matter": 2, "White matter": 3}

@@ -37,10 +37,12 @@ def test_columns_in_any_order_and_paths_from_the_lists_folder(tmp_path, encoding
         ("cases-columns", "name,T1,FLAIR,T2\na,b,c,d\n"),
         ("cases-columns", "name,T1,t1,FLAIR\na,b,c,d\n"),
         ("cases-empty", "name,T1,FLAIR\n\n,,\n"),
-        ("cases-row", "name,T1,FLAIR\na,b\n"),
-        ("cases-row", "name,T1,FLAIR\n,b,c\n"),
-        ("cases-row", "name,T1,FLAIR\n../a,b,c\n"),
-        ("cases-row", "name,T1,FLAIR\na,b,c\nA,d,e\n"),
+        ("case-incomplete", "name,T1,FLAIR\na,b\n"),
+        ("case-incomplete", "name,T1,FLAIR\n,b,c\n"),
+        ("case-name", "name,T1,FLAIR\n../a,b,c\n"),
+        ("case-repeated", "name,T1,FLAIR\na,b,c\nA,d,e\n"),
+        # The same name, composed and decomposed: macOS keeps one folder.
+        ("case-repeated", "name,T1,FLAIR\n\u00c4,b,c\nA\u0308,d,e\n"),
         ("cases-unreadable", "name,T1,FLAIR\na,b\0,c\n"),
     ],
 )
@@ -50,13 +52,38 @@ def test_refusals(tmp_path, code, text):
 
 @pytest.mark.parametrize("columns", ["name,T1,FLAIR", "name,T1,FLAIR,roi"])
 def test_a_roi_without_quotes_is_not_cut_off(tmp_path, columns):
-    sentence = refusal("cases-row", read_case_list, write(tmp_path, f"{columns}\na,b,c,0,1,0,1,0,1\n"), CHANNELS)
+    sentence = refusal("case-too-long", read_case_list, write(tmp_path, f"{columns}\na,b,c,0,1,0,1,0,1\n"), CHANNELS)
     assert "quotes" in sentence and "Line 2" in sentence
 
 
 def test_spaces_may_follow_the_commas(tmp_path):
     (case,) = read_case_list(write(tmp_path, 'name, T1, FLAIR, roi\na, "b, c", d, "0,1,0,1,0,1"\n'), CHANNELS)
     assert case == ListedCase("a", (tmp_path / "b, c", tmp_path / "d"), "0,1,0,1,0,1")
+
+
+@pytest.mark.parametrize(
+    "name", ["x.", "CON", "nul", "com1.x", "LPT9", "a:b", "a\tb", "n" * 256, "ä" * 128, "...", "a?", "CONOUT$"]
+)
+def test_a_name_that_some_system_cannot_give_to_a_folder_is_refused(tmp_path, name):
+    sentence = refusal(
+        "case-name", read_case_list, write(tmp_path, f"name,T1,FLAIR\nfirst,b,c\n{name},b,c\n"), CHANNELS
+    )
+    assert "ine 3" in sentence
+
+
+@pytest.mark.parametrize("name", ["console", "com10", "a.b", "n" * 255, "$HOME", "-x", "é 1"])
+def test_other_names_are_accepted(tmp_path, name):
+    (case,) = read_case_list(write(tmp_path, f"name,T1,FLAIR\n{name},b,c\n"), CHANNELS)
+    assert case.name == name
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_lists_as_excel_writes_them_where_the_comma_is_the_decimal_sign(tmp_path, delimiter):
+    text = 'name;T1;FLAIR;roi\na;b, c.nii;d.nii;0,1,0,1,0,1\n"b";e;f;\n'.replace(";", delimiter)
+    assert read_case_list(write(tmp_path, text, "utf-8-sig"), CHANNELS) == [
+        ListedCase("a", (tmp_path / "b, c.nii", tmp_path / "d.nii"), "0,1,0,1,0,1"),
+        ListedCase("b", (tmp_path / "e", tmp_path / "f"), ""),
+    ]
 
 
 def test_no_list(tmp_path):

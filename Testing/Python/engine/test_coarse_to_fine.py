@@ -12,8 +12,9 @@ from conresnet.images.files import read_volume
 from conresnet.images.preparation import prepare
 from conresnet.images.roi import BoxROI
 from conresnet.inference.results import FoundSegments, region_mask
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
+from conresnet.request import SegmentOptions
 from conresnet.systems.coarse_to_fine import COARSE_SHARE, DeCrop, crop
 from engine.coarse_to_fine_cases import (
     HUNDREDTHS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -114,13 +115,58 @@ def test_without_room_for_a_log_it_still_ends_in_a_sentence(
 def test_a_python_without_torch_is_named(ending, capsys: pytest.CaptureFixture) -> None:
     assert ending(ModuleNotFoundError("No module named 'torch'", name="torch")) == 2
     assert "needs torch" in capsys.readouterr().err
+    assert ending(ModuleNotFoundError("No module named 'monai'", name="monai")) == 2
+    assert "needs monai" in capsys.readouterr().err
     assert ending(ModuleNotFoundError("No module named 'conresnet.typo'", name="conresnet.typo")) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.EROFS, errno.EIO, errno.ENOSPC])
+def test_what_the_file_system_says_of_a_path_is_a_sentence(ending, capsys: pytest.CaptureFixture, number: int) -> None:
+    assert ending(OSError(number, os.strerror(number), "/some/päth")) == 2
+    assert "/some/päth" in capsys.readouterr().err
+    assert ending(OSError(number, os.strerror(number))) == 1, "without a path, nobody could do anything about it"
+    capsys.readouterr()
+
+
+def test_lack_of_memory_anywhere_is_a_sentence(ending, capsys: pytest.CaptureFixture) -> None:
+    assert ending(MemoryError()) == 2
+    assert "memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["models", "show", ""], ["models", "list", "--folder", " "], [""]])
+def test_an_empty_argument_is_refused(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(arguments) == 2
+    assert "empty" in capsys.readouterr().err
+
+
+def test_output_that_nobody_reads_is_no_failure(repository: Path) -> None:
+    command = [sys.executable, "-m", "conresnet", "models", "list"]
+    running = subprocess.Popen(
+        command, cwd=repository / "ConResSegmentation", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    running.stdout.close()
+    assert running.wait(60) == 0 and running.stderr.read() == ""
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Cancelled()])
 def test_stopping_is_status_130(ending, error: BaseException, capsys: pytest.CaptureFixture) -> None:
     assert ending(error) == 130
     assert capsys.readouterr().err.strip() == "Stopped."
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGQUIT"])
+def test_signals_that_end_a_process_let_it_clean_up_first(ending, name: str) -> None:
+    number = getattr(signal, name)
+    cleaned = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            cleaned.append(True)
+
+    assert ending(work) == 128 + number and cleaned
+    assert signal.getsignal(number) == signal.SIG_DFL
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")

@@ -16,7 +16,8 @@ from conresnet.inference.devices import (
     is_out_of_memory,
     using_threads,
 )
-from conresnet.inference.segmentation import SegmentOptions, segment
+from conresnet.inference.segmentation import segment
+from conresnet.request import SegmentOptions
 from engine.model_cases import make_model
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume
@@ -63,6 +64,10 @@ def test_gpus_compute_in_the_best_they_have(monkeypatch, capability, precision):
         ("device-unknown", ("gpu",)),
         ("device-unknown", ("cuda:x",)),
         ("device-unknown", ("cpu:1",)),
+        *(
+            ("device-unknown", (name,))
+            for name in ("cpu:", "cuda:", "mps:", "", ":0", "cuda:-1", "cuda:²", "cuda:" + "9" * 5000)
+        ),
         ("device-unavailable", ("cuda:99",)),
         ("precision-unknown", ("cpu", "fp64")),
         ("precision-unavailable", ("cpu", "fp16")),
@@ -130,7 +135,16 @@ def test_values_beyond_half_precision_are_computed_in_single(tmp_path):
     half = segment(model, [volume], SegmentOptions(maps=("probability",), precision="bf16", threads=1))
     assert half.report["precision"] == "fp32" and "bf16" in half.report["warnings"][0]
     assert np.array_equal(half.maps["probability"], exact.maps["probability"])
-    assert model.backend.precision == "bf16", "the next case tries half precision again"
+
+
+def test_half_precision_is_tried_again_with_the_next_case(tmp_path):
+    model = make_model(tmp_path)
+    spoiling = [True]
+    spoil(model, lambda number_format: number_format != torch.float32 and spoiling[0])
+    volume, options = random_volume(grid((20, 24, 28))), SegmentOptions(precision="bf16", threads=1)
+    assert segment(model, [volume], options).report["precision"] == "fp32"
+    spoiling[0] = False
+    assert segment(model, [volume], options).report["precision"] == "bf16"
 
 
 class ShortOfMemory:
@@ -172,15 +186,118 @@ def test_a_gpu_that_is_too_small_leaves_it_to_the_cpu(tmp_path, monkeypatch):
     model = make_model(tmp_path, inference={"window": [64, 64, 64]})
     volume = random_volume(grid((60, 60, 60)))
     expected = segment(model, [volume], SegmentOptions(threads=1, precision="fp32"))
-    model.backend = Backend(torch.device("cuda:0"), "fp16")
     short = ShortOfMemory(monkeypatch, model, fits=10, on="cuda")
-    monkeypatch.setattr("conresnet.inference.segmentation.choose_backend", lambda *asked: model.backend)
-    monkeypatch.setattr("conresnet.inference.devices.cpu_has_bf16", lambda: False)
+    a_gpu(monkeypatch, "fp16")
     result = segment(model, [volume], SegmentOptions(threads=1))
     assert (result.report["device"], result.report["precision"]) == ("cpu", "fp32")
     assert "the CPU" in result.report["warnings"][-1] and "cuda:0" in result.report["warnings"][-1]
     assert np.array_equal(result.labels.array, expected.labels.array)
-    assert short.places == ["cpu", "cuda"], "the next case tries the GPU again"
+    segment(model, [volume], SegmentOptions(threads=1))
+    tries = ["cuda"] * 4 + ["cpu"]
+    assert short.places == tries * 2, "the next case tries the GPU again"
+
+
+def a_gpu(monkeypatch, precision="fp32") -> None:
+    """Let "auto" be a GPU, as far as choosing it goes."""
+    backend = Backend(torch.device("cuda:0"), precision)
+    monkeypatch.setattr("conresnet.inference.segmentation.choose_backend", lambda *asked: backend)
+    monkeypatch.setattr("conresnet.inference.devices.cpu_has_bf16", lambda: False)
+
+
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+FAILURES = [
+    RuntimeError(
+        "CUDA error: no kernel image is available for execution on the device\nCompile with TORCH_USE_CUDA_DSA."
+    ),
+    RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+    RuntimeError("The NVIDIA driver on your system is too old (found version 11040)."),
+    NotImplementedError("The operator 'aten::slow_conv3d' is not currently implemented for the MPS device."),
+]
+
+
+class FailingGPU:
+    """Raises an error at one of the steps on a GPU, and computes as the CPU does otherwise."""
+
+    def __init__(self, monkeypatch, at: str, error: Exception):
+        a_gpu(monkeypatch)
+        self.placed = []
+        place, take = Backend.place, Backend.take
+
+        def placed(backend, network):
+            self.placed.append(backend.device.type)
+            if backend.device.type == "cpu":
+                return place(backend, network)
+            if at == "place":
+                raise error
+
+        def taken(backend, block):
+            if backend.device.type == "cpu":
+                return take(backend, block)
+            if at == "window":
+                raise error
+            return block
+
+        monkeypatch.setattr(Backend, "place", placed)
+        monkeypatch.setattr(Backend, "take", taken)
+
+
+@pytest.mark.parametrize("at", ["place", "window"])
+@pytest.mark.parametrize("error", FAILURES, ids=["kernel", "cuDNN", "driver", "MPS"])
+def test_a_gpu_that_fails_leaves_it_to_the_cpu_and_says_why(tmp_path, monkeypatch, at, error):
+    model = make_model(tmp_path)
+    model.device = "auto"
+    volume = random_volume(grid((30, 30, 30)))
+    expected = segment(model, [volume], SegmentOptions(threads=1, device="cpu", precision="fp32"))
+    gpu = FailingGPU(monkeypatch, at, error)
+    result = segment(model, [volume], SegmentOptions(threads=1))
+    assert result.report["device"] == "cpu" and gpu.placed == ["cuda", "cpu"]
+    (warning,) = result.report["warnings"]
+    assert "cuda:0" in warning and "the CPU" in warning and str(error).splitlines()[0].rstrip(".") in warning
+    assert "memory" not in warning and "Compile" not in warning
+    assert np.array_equal(result.labels.array, expected.labels.array)
+
+
+def test_a_gpu_without_room_for_the_network_leaves_it_to_the_cpu(tmp_path, monkeypatch):
+    model = make_model(tmp_path)
+    gpu = FailingGPU(monkeypatch, "place", OUT_OF_MEMORY)
+    result = segment(model, [random_volume(grid((30, 30, 30)))], SegmentOptions(threads=1))
+    assert result.report["device"] == "cpu" and gpu.placed == ["cuda", "cpu"], "smaller windows would not help"
+    (warning,) = result.report["warnings"]
+    assert warning.startswith("The GPU cuda:0 does not have enough memory") and "computer" not in warning
+
+
+@pytest.mark.parametrize("status", ["CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_an_allocation_that_fails_in_a_library_is_lack_of_memory(status):
+    assert is_out_of_memory(RuntimeError(f"cuDNN error: {status}"))
+    assert not is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_BAD_PARAM"))
+
+
+def test_weights_that_cannot_be_read_back_from_a_gpu_are_a_sentence(tmp_path, monkeypatch):
+    model = make_model(tmp_path)
+    a_gpu(monkeypatch)
+
+    def place(backend, network):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Backend, "place", place)
+    volume = random_volume(grid((30, 30, 30)))
+    assert "illegal memory access" in refusal("gpu-failed", segment, model, [volume], SegmentOptions(threads=1))
+
+
+def test_errors_that_are_not_about_the_gpu_are_not_hidden_by_the_cpu(tmp_path, monkeypatch):
+    model = make_model(tmp_path)
+    FailingGPU(monkeypatch, "window", RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
+    with pytest.raises(RuntimeError, match="must match"):
+        segment(model, [random_volume(grid((30, 30, 30)))], SegmentOptions(threads=1))
+
+
+def test_fp32_on_a_gpu_is_not_rounded_to_tf32():
+    switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [switch.allow_tf32 for switch in switches]
+    assert before[0], "PyTorch's own default"
+    with Backend(torch.device("cuda:0"), "fp32").computing():
+        assert [switch.allow_tf32 for switch in switches] == [False, False]
+    assert [switch.allow_tf32 for switch in switches] == before
 
 
 def test_too_little_memory_for_anything_is_a_sentence(tmp_path, monkeypatch):
@@ -192,7 +309,7 @@ def test_too_little_memory_for_anything_is_a_sentence(tmp_path, monkeypatch):
     assert re.search("ROI", sentence)
 
 
-@pytest.mark.parametrize("step", ["prepare", "make_report"])
+@pytest.mark.parametrize("step", ["prepare", "_report"])
 @pytest.mark.parametrize(
     "error",
     [MemoryError("Unable to allocate 9 GiB"), RuntimeError("ITK ERROR: Failed to allocate memory for image.")],

@@ -17,9 +17,10 @@ import conresnet
 from conresnet.cli.main import main
 from conresnet.errors import Cancelled
 from conresnet.inference.progress import Progress
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import build_network
 from conresnet.package import ModelPackage, parse_description, write_package
+from conresnet.request import SegmentOptions
 from conresnet.systems.predictors import SingleNetwork
 from engine.model_cases import WEIGHTS, description, use_test_networks, write_model
 from engine.package_cases import refusal

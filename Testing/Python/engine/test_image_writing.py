@@ -94,7 +94,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path, suffix)
     finished = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True, timeout=60
     )
-    assert finished.stderr.startswith("disk-full: There is no room left")
+    assert finished.stderr.startswith("disk-full: There is not enough disk space")
     assert finished.stderr.count("\n") == 1
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [
         (f"result{suffix}", b"the last result")

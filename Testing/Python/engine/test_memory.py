@@ -21,7 +21,8 @@ import sys
 import numpy as np
 from conresnet.images.grid import Grid, Volume
 from conresnet.networks import register_network
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
+from conresnet.request import SegmentOptions
 from engine.model_cases import Pointwise
 
 register_network("pointwise")(Pointwise)

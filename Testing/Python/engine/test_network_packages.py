@@ -7,8 +7,9 @@ import torch
 from conresnet import load_network
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Volume
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import network_names
+from conresnet.request import SegmentOptions
 from engine.model_cases import description, write_model
 from engine.package_cases import refusal
 from engine.volumes import grid, model_array

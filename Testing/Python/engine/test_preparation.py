@@ -9,8 +9,9 @@ from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.preparation import prepare
 from conresnet.images.roi import BoxROI
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
+from conresnet.request import SegmentOptions
 from engine.model_cases import description, use_test_networks, write_model
 from engine.package_cases import refusal
 from engine.volumes import anatomy, grid, random_volume

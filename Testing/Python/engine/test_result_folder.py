@@ -1,67 +1,197 @@
-"""The folder of a case's results: where the temporary one lies meanwhile, and that it holds all of them or none."""
+"""The folder of a case's results: it holds all files of one run or what was there before, and only our files go."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from conresnet.cli import cases
-from conresnet.cli.cases import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling
 from conresnet.errors import UserError
+from conresnet.result_folder import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling
+
+REPORT = {"conresnet": "0.1.0", "model": {"name": "m"}, "volumes_ml": {}}
 
 
-def fill(folder: Path) -> Path:
-    """Results in a folder; where they lay meanwhile."""
-    with filling(folder, overwrite=True) as temporary:
-        (temporary / SEGMENTATION_FILE).write_text("s")
-        (temporary / REPORT_FILE).write_text("r")
-    assert sorted(path.name for path in folder.iterdir()) == sorted([SEGMENTATION_FILE, REPORT_FILE])
+def write(folder: Path, text: str, maps: tuple[str, ...] = ()) -> None:
+    """The files of a run, all of which hold the text."""
+    files = [SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in maps)]
+    for name in files:
+        (folder / name).write_text(text)
+    (folder / REPORT_FILE).write_text(json.dumps({**REPORT, "files": [*files, REPORT_FILE], "text": text}))
+
+
+def fill(folder: Path, text: str = "s", maps: tuple[str, ...] = (), **options) -> Path:
+    """Write results into a folder; where they were meanwhile."""
+    with filling(folder, overwrite=True, maps=maps, **options) as temporary:
+        write(temporary, text, maps)
     return temporary
 
 
-def test_a_folder_that_is_there_is_filled_from_within(tmp_path):
-    # So that it may be a disk of its own, or lie in a folder that this user cannot write to.
-    (tmp_path / "there").mkdir()
-    assert fill(tmp_path / "there").parent == tmp_path / "there"
-    assert fill(tmp_path / "one" / "two").parent == tmp_path
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def refused(code: str, function, *arguments, **options) -> UserError:
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **options)
+    assert caught.value.code == code
+    return caught.value
+
+
+def test_a_folder_is_filled_from_within(tmp_path):
+    # So that it may be a disk of its own, or inside a folder that this user cannot write to.
+    assert tmp_path / "one" / "two" in fill(tmp_path / "one" / "two").parents
+    assert sorted(content(tmp_path / "one" / "two")) == sorted([SEGMENTATION_FILE, REPORT_FILE])
 
 
 def test_a_link_is_filled_where_it_leads(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
-    assert fill(tmp_path / "link").resolve().parent == tmp_path / "disk"
+    fill(tmp_path / "link")
+    assert SEGMENTATION_FILE in content(tmp_path / "disk")
 
 
-def test_the_folder_one_stands_in(tmp_path, monkeypatch):
+def test_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fill(Path("."))
+    assert SEGMENTATION_FILE in content(tmp_path)
 
 
-def test_the_root_of_all_folders(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(cases.tempfile, "mkdtemp", lambda prefix, dir: asked.append(dir) or str(tmp_path / "temporary"))
-    monkeypatch.setattr(cases, "_move", lambda temporary, folder: None)
-    with filling(Path("/"), overwrite=False):
-        pass
-    assert asked == [Path("/")]
-
-
-def test_results_that_came_meanwhile_are_kept(tmp_path):
-    with pytest.raises(UserError, match="already holds results"), filling(tmp_path, overwrite=False) as temporary:
-        (temporary / SEGMENTATION_FILE).write_text("late")
-        fill(tmp_path / "elsewhere")
-        (tmp_path / "elsewhere" / SEGMENTATION_FILE).rename(tmp_path / SEGMENTATION_FILE)
-    assert (tmp_path / SEGMENTATION_FILE).read_text() == "s"
-
-
-def test_a_name_that_the_system_does_not_take_is_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="cannot be written"):
-        check_replaceable(tmp_path / ("n" * 300), overwrite=True)
+def test_work_that_fails_leaves_no_folder(tmp_path):
+    with pytest.raises(KeyError), filling(tmp_path / "one" / "two", overwrite=False) as temporary:
+        write(temporary, "new")
+        raise KeyError
+    assert content(tmp_path) == {}
 
 
 def test_work_that_fails_leaves_the_folder_as_it_was(tmp_path):
     fill(tmp_path)
+    before = content(tmp_path)
     with pytest.raises(KeyError), filling(tmp_path, overwrite=True) as temporary:
-        (temporary / SEGMENTATION_FILE).write_text("new")
+        write(temporary, "new")
         raise KeyError
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([SEGMENTATION_FILE, REPORT_FILE])
-    assert (tmp_path / SEGMENTATION_FILE).read_text() == "s"
+    assert content(tmp_path) == before
+
+
+def test_results_that_came_meanwhile_are_kept(tmp_path):
+    def work() -> None:
+        with filling(tmp_path, overwrite=False) as temporary:
+            write(temporary, "late")
+            (tmp_path / SEGMENTATION_FILE).write_text("s")
+
+    refused("results-exist", work)
+    assert content(tmp_path) == {SEGMENTATION_FILE: "s"}
+
+
+def test_a_name_that_the_system_does_not_take_is_a_sentence(tmp_path):
+    assert "n" * 300 in refused("cannot-write", check_replaceable, tmp_path / ("n" * 300), overwrite=True).message
+
+
+def test_maps_of_an_earlier_run_go_with_it(tmp_path):
+    fill(tmp_path, "old", ("residual", "features"))
+    fill(tmp_path, "new", ("residual",))
+    assert sorted(content(tmp_path)) == sorted([SEGMENTATION_FILE, "residual.nii.gz", REPORT_FILE])
+
+
+def test_files_that_no_report_of_ours_lists_are_left_alone(tmp_path):
+    (tmp_path / SEGMENTATION_FILE).write_text("an expert's")
+    (tmp_path / "features.nii.gz").write_text("an expert's")
+    error = refused("results-not-ours", fill, tmp_path)
+    assert error.values["files"] == SEGMENTATION_FILE
+    (tmp_path / REPORT_FILE).write_text('{"volumes_ml": "another program\'s"}')
+    assert REPORT_FILE in refused("results-not-ours", fill, tmp_path).values["files"]
+    assert (tmp_path / SEGMENTATION_FILE).read_text() == "an expert's"
+
+
+def test_a_file_named_like_a_map_that_is_not_written_stays(tmp_path):
+    (tmp_path / "features.nii.gz").write_text("an expert's")
+    fill(tmp_path, "one")
+    fill(tmp_path, "two")
+    assert content(tmp_path)["features.nii.gz"] == "an expert's"
+    assert content(tmp_path)[SEGMENTATION_FILE] == "two"
+
+
+@pytest.mark.parametrize("name", ["features.nii.gz", SEGMENTATION_FILE])
+def test_an_input_is_never_replaced(tmp_path, name):
+    fill(tmp_path, "old", ("features",))
+    before = content(tmp_path)
+    link = tmp_path / "link.nii.gz"
+    link.symlink_to(tmp_path / name)
+    for image in (tmp_path / name, link):
+        assert refused("input-in-the-way", fill, tmp_path, inputs=[tmp_path / "none", image]).values["file"] == str(
+            image
+        )
+    link.unlink()
+    assert content(tmp_path) == before
+
+
+def test_a_report_without_a_list_of_files_owns_what_version_0_1_wrote(tmp_path):
+    fill(tmp_path, "old", ("residual",))
+    (tmp_path / REPORT_FILE).write_text(json.dumps(REPORT))
+    fill(tmp_path, "new")
+    assert sorted(content(tmp_path)) == sorted([SEGMENTATION_FILE, REPORT_FILE])
+
+
+KILLED = """
+import json, os, sys
+from pathlib import Path
+from conresnet.result_folder import filling
+sys.path.insert(0, sys.argv[3])
+from engine.test_result_folder import write
+
+count = 0
+def audit(event, arguments):
+    global count
+    if event == "os.rename":
+        count += 1
+        if count == int(sys.argv[2]):
+            os._exit(9)
+
+folder = Path(sys.argv[1])
+with filling(folder, overwrite=True, maps=("residual",)) as temporary:
+    write(temporary, "new", ("residual",))
+    sys.addaudithook(audit)
+print("whole")
+"""
+
+
+def kill_at(folder: Path, number: int) -> bool:
+    """Run ``filling`` in a process that dies at a rename; whether it came that far."""
+    tests = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", KILLED, str(folder), str(number), str(tests)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode in (0, 9), done.stderr
+    return done.returncode == 9
+
+
+def test_a_report_belongs_to_the_files_next_to_it_whenever_the_run_is_killed(tmp_path):
+    for number in range(1, 20):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        fill(folder, "old", ("residual", "attention"))
+        (folder / "notes.txt").write_text("mine")
+        killed = kill_at(folder, number)
+        files = {path.name: path for path in folder.iterdir() if path.is_file()}
+        if REPORT_FILE in files:
+            text = json.loads(files[REPORT_FILE].read_text())["text"]
+            assert {path.read_text() for name, path in files.items() if name.endswith(".gz")} == {text}
+        # The next run finds the old results whole, unless the new ones were; it leaves nothing else.
+        with pytest.raises(KeyError), filling(folder, overwrite=True):
+            names = {path.name for path in folder.iterdir() if path.is_file()}
+            assert len(names) == (5 if killed else 4)
+            raise KeyError
+        fill(folder, "next")
+        assert sorted(content(folder)) == sorted(["notes.txt", SEGMENTATION_FILE, REPORT_FILE])
+        if not killed:
+            break
+    assert 6 < number < 19
+
+
+def test_a_folder_in_use_by_another_run_is_not_taken_for_abandoned(tmp_path):
+    with filling(tmp_path, overwrite=True) as first:
+        fill(tmp_path, "second")
+        write(first, "first")
+    assert content(tmp_path)[SEGMENTATION_FILE] == "first"

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 CAMPAIGNS = sorted(
-    path.stem.removeprefix("campaign_")
-    for path in (Path(__file__).parents[2] / "Robustness").glob("campaign_*.py")
+    path.stem.removeprefix("campaign_") for path in (Path(__file__).parents[2] / "Robustness").glob("campaign_*.py")
 )
 
 

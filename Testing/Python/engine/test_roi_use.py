@@ -9,8 +9,9 @@ from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Volume
 from conresnet.images.preparation import _whole, prepare
 from conresnet.images.roi import BoxROI
-from conresnet.inference.segmentation import SegmentOptions, segment
+from conresnet.inference.segmentation import segment
 from conresnet.package import parse_description
+from conresnet.request import SegmentOptions
 from engine.model_cases import description, make_model, use_test_networks
 from engine.package_cases import refusal
 from engine.volumes import grid, random_volume, rotation
@@ -102,8 +103,8 @@ def test_a_limited_result_is_that_of_the_whole_inside_the_roi_and_nothing_outsid
     box = box_at(head, (0, -10, 5), (90, 80, 60), turn)
     inside = box.contains(head.grid.array_affine, head.grid.shape)
     maps = ("probability",)
-    whole = segment(model, [head], SegmentOptions(maps, threads=1))
-    part = segment(model, [head], SegmentOptions(maps, box, threads=1))
+    whole = segment(model, [head], SegmentOptions(maps=maps, threads=1))
+    part = segment(model, [head], SegmentOptions(maps=maps, roi=box, threads=1))
     assert len(np.unique(whole.labels.array[inside])) > 1
     assert np.array_equal(part.labels.array, np.where(inside, whole.labels.array, 0))
     assert np.allclose(part.maps["probability"], whole.maps["probability"] * inside, atol=2e-3)

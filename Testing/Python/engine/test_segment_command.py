@@ -250,7 +250,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, model, image, al
     running = process(image, "--model", model, "--output", tmp_path / "out", "--maps", "residual", preexec_fn=limit)
     _, sentence = running.communicate(timeout=100)
     assert running.returncode == 2, sentence
-    assert "room" in sentence and sentence.count("\n") == 1
+    assert "disk space" in sentence and sentence.count("\n") == 1
     assert str(tmp_path / "out") in sentence and ".conresnet" not in sentence
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -271,7 +271,7 @@ def test_a_signal_stops_within_a_window_and_leaves_nothing(tmp_path, image, numb
         preexec_fn=heed_signals,
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".conresnet-*")) and time.monotonic() < deadline:
+    while not list(tmp_path.rglob(".conresnet-*")) and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(2)
     running.send_signal(number)
@@ -320,11 +320,11 @@ def test_many_cases_of_which_one_fails(capsys, tmp_path, model, image):
 
 
 def test_a_fault_of_ours_in_one_case_does_not_stop_the_others(capsys, tmp_path, model, image, monkeypatch):
-    from conresnet.images import files
+    from conresnet.images import sources
 
-    read = files.read_channels
+    read = sources.read_channels
     monkeypatch.setattr(
-        files, "read_channels", lambda paths, names: 1 / 0 if paths[0].name == "x.nii" else read(paths, names)
+        sources, "read_channels", lambda paths, names: 1 / 0 if paths[0].name == "x.nii" else read(paths, names)
     )
     path = write_list(tmp_path, image, "name,T1\na,x.nii\nb,{image}\n")
     assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 1
@@ -348,3 +348,70 @@ def test_more_threads_than_cores_are_not_started(tmp_path, model, image):
     arguments = (image, "--model", model, "--output", tmp_path / "out", "--threads", 100_000)
     assert main(["segment", *map(str, arguments)]) == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["threads"] == os.cpu_count()
+
+
+@pytest.mark.parametrize("option", ["--roi", "--maps", "--device", "--channel", "--cases", "--output", "--model"])
+@pytest.mark.parametrize("together", [True, False])
+def test_an_empty_value_is_not_the_absence_of_the_option(capsys, tmp_path, model, image, option, together, monkeypatch):
+    """As of a shell variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    empty = [f"{option}="] if together else [option, ""]
+    sentence = refused(capsys, tmp_path, image, "--model", model, "--output", tmp_path / "out", *empty)
+    assert option in sentence and "empty" in sentence
+
+
+def test_nobody_reading_the_output_any_more_stops_nothing(tmp_path, model, image):
+    """As after ``| head -1``: the other cases are segmented all the same, and the status is that of the work."""
+    path = write_list(tmp_path, image, "name,T1\na,{image}\nb,{image}\n")
+    running = process("--cases", path, "--model", model, "--output", tmp_path / "out", "--threads", 1)
+    running.stdout.close()
+    assert running.wait(200) == 0 and running.stderr.read() == ""
+    assert (tmp_path / "out" / "a" / "report.json").exists() and (tmp_path / "out" / "b" / "report.json").exists()
+
+
+def test_the_image_itself_is_never_replaced(capsys, tmp_path, model, image):
+    folder = tmp_path / "dir"
+    folder.mkdir()
+    for name in ("features.nii.gz", "segmentation.nii.gz"):
+        shutil.copy(image, folder / name)
+    before = image.read_bytes()
+    arguments = "--model", model, "--output", folder, "--overwrite"
+    sentence = refused(capsys, tmp_path, folder / "features.nii.gz", *arguments)
+    assert "segmentation.nii.gz" in sentence and "move that away" in sentence
+    (folder / "segmentation.nii.gz").unlink()
+    assert call(folder / "features.nii.gz", *arguments) == 0
+    assert (folder / "features.nii.gz").read_bytes() == before
+    capsys.readouterr()
+    assert "features.nii.gz" in refused(capsys, tmp_path, folder / "features.nii.gz", *arguments, "--maps", "features")
+
+
+def test_an_image_of_another_case_of_the_list_is_not_replaced_either(capsys, tmp_path, model, image):
+    assert call(image, "--model", model, "--output", tmp_path / "out" / "b") == 0
+    before = (tmp_path / "out" / "b" / "segmentation.nii.gz").read_bytes()
+    path = write_list(tmp_path, image, "name,T1\nb,{image}\na,out/b/segmentation.nii.gz\n")
+    assert call("--cases", path, "--model", model, "--output", tmp_path / "out", "--overwrite") == 2
+    assert "b: " in capsys.readouterr().err
+    assert (tmp_path / "out" / "b" / "segmentation.nii.gz").read_bytes() == before
+
+
+def test_a_folder_that_may_not_be_written_to_is_a_mistake_of_one_case(capsys, tmp_path, model, image, monkeypatch):
+    from conresnet import result_folder
+
+    def closed(folder, *arguments):
+        if folder.name == "a":
+            raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(result_folder, "check_replaceable", closed)
+    path = write_list(tmp_path, image, "name,T1\na,{image}\nb,{image}\n")
+    assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 2
+    assert "Permission denied" in capsys.readouterr().err
+    assert (tmp_path / "out" / "b" / "report.json").exists()
+
+
+def test_loading_the_model_counts_for_the_first_case_of_a_list(tmp_path, model, image):
+    path = write_list(tmp_path, image, "name,T1\na,{image}\nb,{image}\n")
+    assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 0
+    seconds = [json.loads((tmp_path / "out" / name / "report.json").read_text())["seconds"] for name in "ab"]
+    assert seconds[0]["loading"] > 0 and seconds[1]["loading"] == 0
+    for each in seconds:
+        assert each.pop("total") == pytest.approx(sum(each.values()))

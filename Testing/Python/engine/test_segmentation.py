@@ -7,7 +7,8 @@ from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import BoxROI
 from conresnet.inference.results import region_mask
-from conresnet.inference.segmentation import SegmentOptions, SegmentResult, segment
+from conresnet.inference.segmentation import SegmentResult, segment
+from conresnet.request import SegmentOptions
 from engine.model_cases import make_model, use_test_networks
 from engine.package_cases import refusal
 from engine.volumes import anatomy, every_reordering, grid, random_volume, rotation, stored

@@ -9,9 +9,10 @@ import pytest
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import BoxROI
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
 from conresnet.package.store import find_model
+from conresnet.request import SegmentOptions
 
 CASES = ("hippocampus_004", "hippocampus_123", "hippocampus_210")
 

@@ -7,8 +7,9 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet.images.files import read_volume
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import write_package
+from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
 from conresnet_training.data.preparation import file_stem
 from conresnet_training.evaluation.runs import measure_predictions, measure_runs

@@ -11,8 +11,9 @@ import conresnet
 from conresnet.cli.main import main as conresnet_main
 from conresnet.errors import UserError
 from conresnet.images.files import read_volume
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
+from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
 from conresnet_training.evaluation.runs import measure_runs
 from conresnet_training.planning.plan import with_settings

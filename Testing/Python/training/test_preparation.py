@@ -159,7 +159,7 @@ def test_disk_that_fills_up_leaves_no_half_case(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(UserError, match="no room left") as raised:
+    with pytest.raises(UserError, match="not enough disk space") as raised:
         prepared(folder, tmp_path)
     assert raised.value.code == "disk-full"
     monkeypatch.undo()

@@ -9,8 +9,9 @@ import yaml
 from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.inference.devices import Backend
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
+from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.plan import read_plan, write_plan
 from conresnet_training.planning.planner import make_plan

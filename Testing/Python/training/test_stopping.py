@@ -235,7 +235,7 @@ def test_full_disk_leaves_the_last_checkpoint(plan_file, run, monkeypatch, capsy
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 2
-    assert "There is no room left to write" in capsys.readouterr().err
+    assert "There is not enough disk space to write" in capsys.readouterr().err
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt"]
     assert read_progress(run / PROGRESS_FILE).failed["code"] == "disk-full"

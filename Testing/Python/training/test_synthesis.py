@@ -14,8 +14,9 @@ from scipy.ndimage import affine_transform
 
 from conresnet.errors import UserError
 from conresnet.images.files import read_single
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
+from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
 from conresnet_training.data.augmentation import Augmentation, SampleChanges, Warp, draw_turn
 from conresnet_training.data.label_map_folder import OVERSAMPLING

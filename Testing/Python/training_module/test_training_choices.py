@@ -61,6 +61,7 @@ def test_folders_that_may_not_be_read_are_told_and_raise_nothing(
 
     real = {name: getattr(os, name) for name in ("stat", "lstat", "scandir", "listdir")}
     for name, function in real.items():
+
         def guarded(path: object = ".", *rest: object, function: object = function, **options: object) -> object:
             return denied(path) if str(closed) in str(path) else function(path, *rest, **options)
 

@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 
 from conresnet.images.grid import Grid, Volume
+from conresnet.request import SegmentOptions, SegmentRequest
 from ConResSegmentationLib.EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
 from ConResSegmentationLib.Processes import ProcessLaunch
 from worker.client import FAKE, engine_environment, is_alive
@@ -81,7 +82,8 @@ class Driver:
     def segment(self, model: str, array: np.ndarray, **options) -> Recorder:
         recorder = Recorder()
         volume = Volume(array, Grid(array.shape, np.eye(4)), "Bild ä")
-        recorder.number = self.engine.segment(model, [volume], recorder, **options)
+        request = SegmentRequest(model, (volume,), SegmentOptions(**options))
+        recorder.number = self.engine.segment(request, recorder)
         return recorder
 
     def cancel(self, recorder: Recorder) -> None:

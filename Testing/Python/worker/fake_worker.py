@@ -11,8 +11,8 @@ import sys
 import time
 
 from conresnet.errors import UserError
+from conresnet.request import SegmentRequest
 from conresnet.worker.engine import Job, Segmented
-from conresnet.worker.requests import SegmentRequest
 from conresnet.worker.server import serve
 
 
@@ -31,7 +31,7 @@ class FakeEngine:
             behave(job)
         array = request.channels[0].array
         labels = job.allocate("labels", array.shape, "uint8")
-        maps = {name: job.allocate(name, (2, *array.shape), "float16") for name in request.maps}
+        maps = {name: job.allocate(name, (2, *array.shape), "float16") for name in request.options.maps}
         for k in range(len(array)):
             job.check()
             labels[k] = array[k] > array.mean()

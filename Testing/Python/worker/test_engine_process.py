@@ -10,6 +10,7 @@ import pytest
 import qt
 
 from conresnet.images.grid import Grid, Volume
+from conresnet.request import SegmentRequest
 from ConResSegmentationLib.EngineProcess import EngineResult
 from worker.client import is_alive
 from worker.engine_driver import Driver, Recorder
@@ -58,7 +59,7 @@ def test_an_observer_may_ask_for_the_next_thing_at_once(driver: Driver, image: n
             following.append(driver.segment("any", image))
 
     volume = Volume(image, Grid(image.shape, np.eye(4)), "image")
-    driver.engine.segment("any", [volume], Chain())
+    driver.engine.segment(SegmentRequest("any", (volume,)), Chain())
     driver.until(lambda: following and following[0].ending == "done")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from conresnet import __version__
+from conresnet.files import LOCK_FILE
 from conresnet.worker.protocol import PROTOCOL
 from worker.client import FAKE, Client, running, wait_until
 
@@ -160,9 +161,12 @@ def bad_segment_requests() -> dict[str, dict]:
         "no such file": {"channels": [{**right, "npy": "missing.npy"}]},
         "a pickle": {"channels": [{**right, "npy": "{pickle}"}]},
         "no array": {"channels": [{**right, "npy": "{text}"}]},
-        "a bad ROI": {"channels": [right], "roi": {"center": [0, 0, 0]}},
-        "an ROI that is no object": {"channels": [right], "roi": [1, 2]},
-        "maps that are no list": {"channels": [right], "maps": "residual"},
+        "a bad ROI": {"channels": [right], "options": {"roi": {"center": [0, 0, 0]}}},
+        "an ROI that is no object": {"channels": [right], "options": {"roi": [1, 2]}},
+        "maps that are no list": {"channels": [right], "options": {"maps": "residual"}},
+        "threads that are not a number": {"channels": [right], "options": {"threads": True}},
+        "an option of another version": {"channels": [right], "options": {"sharpness": 1}},
+        "options that are not an object": {"channels": [right], "options": []},
     }
 
 
@@ -206,7 +210,7 @@ def test_an_id_in_use_is_refused(client: Client, image: np.ndarray) -> None:
 def test_a_session_folder_that_was_swept_away_is_made_again(client: Client, image: np.ndarray) -> None:
     """macOS and systemd clean temporary folders of what was not used for days."""
     session = Path(client.hello["session"])
-    session.joinpath("session.lock").unlink()
+    session.joinpath(LOCK_FILE).unlink()
     session.rmdir()
     client.segment(1, "any", image)
     assert client.expect("done")["id"] == 1

@@ -53,6 +53,57 @@ def test_a_polite_signal_ends_it(client: Client, image: np.ndarray, number: int)
     assert client.sessions() == []
 
 
+HOLDING_THE_LOCK = """
+import os, signal, sys, threading, time
+from conresnet.worker import server, session_folder
+from conresnet.worker.engine import Job
+
+session = session_folder.SessionFolder(sys.argv[1])
+worker = server._Server(*os.pipe(), session)
+signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+
+class Lock:
+    \"\"\"The worker's own lock, but the first signal arrives while its main thread holds it.\"\"\"
+
+    def __init__(self, lock):
+        self.lock, self.done = lock, False
+
+    def __enter__(self):
+        self.lock.acquire()
+        if threading.current_thread() is threading.main_thread() and not self.done:
+            self.done = True
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+class Engine:
+    devices = lambda self: []
+
+worker._lock = Lock(worker._lock)
+job = Job({"request": "devices", "id": 1}, worker._writer, session)
+worker._jobs[1] = job
+worker._answer(job, Engine())
+print("answered", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_signal_while_it_holds_its_lock_ends_it_within_its_grace(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDING_THE_LOCK, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env=engine_environment(tmp_path),
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "answered\n"
+        assert process.wait(SECONDS_OF_GRACE + 10) == 1
+    finally:
+        process.kill()
+    assert list(tmp_path.glob("conresnet-*")) == []
+
+
 def test_nobody_reading_its_answers_ends_it(client: Client, image: np.ndarray) -> None:
     """The other end of its output closes while its input stays open."""
     process = subprocess.Popen(

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from conresnet.images.grid import Grid, Volume
-from conresnet.inference.segmentation import SegmentOptions, load_model, segment
+from conresnet.inference.segmentation import load_model, segment
+from conresnet.request import SegmentOptions
 from worker.client import REAL, Client, is_alive, running, wait_until
 from worker.models import make_model
 

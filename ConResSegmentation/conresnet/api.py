@@ -1,0 +1,212 @@
+"""Segmenting from Python in one call: what ``conresnet.segment`` and ``conresnet.read_model`` are.
+
+    result = conresnet.segment("head.nii.gz", "brain-tissue", maps=["residual"])
+    result.volumes_ml, result.warnings
+    result.save("results")
+
+The command line is a thin layer on this module.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.images.roi import BoxROI
+from conresnet.images.sources import Wrap, is_path, read_sources
+from conresnet.inference.progress import Progress
+from conresnet.inference.segmentation import LoadedModel, SegmentResult, WarmModel
+from conresnet.inference.segmentation import segment as segment_volumes
+from conresnet.package import ModelPackage, read_package
+from conresnet.package.store import find_model
+from conresnet.request import SegmentOptions
+from conresnet.result_folder import filling, result_files, write_images, write_report
+
+Report = Callable[[str, float, float | None], None]
+
+_warm = WarmModel()
+
+
+def read_model(model: str | os.PathLike | ModelPackage) -> ModelPackage:
+    """A model package: its description (channels, segments, license, ...) and its weights, verified.
+
+    Args:
+        model: name of an installed or shipped model, or the path of a package.
+
+    Raises:
+        UserError: it is not found or is damaged.
+    """
+    return model if isinstance(model, ModelPackage) else read_package(find_model(model))
+
+
+def segment(
+    image: Any,
+    model: str | os.PathLike | ModelPackage,
+    *,
+    channels: Mapping[str, Any] | None = None,
+    roi: BoxROI | Sequence[float] | str | os.PathLike | None = None,
+    maps: str | Iterable[str] = (),
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Report | Progress | None = None,
+    **options: Any,
+) -> Result:
+    """Segment one case. The model that was used last stays loaded.
+
+    Args:
+        image: a path (NIfTI, NRRD, MetaImage, or a folder with a DICOM series), a SimpleITK image, a nibabel image, or
+            a pair (array, affine), whose 4 x 4 affine brings the array's indices to RAS mm. For a model of several
+            channels, one image with all of them (4-D, in arrays the last axis), a list in the model's order, or None
+            if ``channels`` is given.
+        model: name of an installed or shipped model, the path of a package, or what ``read_model`` returned.
+        channels: images by the model's names for them, such as ``{"T1": ..., "FLAIR": ...}``.
+        roi: where to segment: six numbers R0, R1, A0, A1, S0, S1 in RAS mm, a .mrk.json file from Slicer, or a
+            ``BoxROI``; None for the whole image.
+        maps: also make these: "residual", "attention", "probability", "features".
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "auto", "fp32", "bf16" or "fp16".
+        progress: called with the phase, the fraction done (0 to 1) and the seconds left (or None). An exception from it
+            ends the work.
+        options: others of ``conresnet.request.SegmentOptions``, such as ``tiling`` and ``threads``.
+
+    Raises:
+        UserError: one sentence says what is wrong with an image, the model or an option, and what to do.
+    """
+    package = read_model(model)
+    chosen = SegmentOptions(roi=_box(roi), maps=_names(maps), device=device, precision=precision, **options)
+    names = [item.name for item in package.description.inputs]
+    if (image is None) == (channels is None):
+        raise TypeError("give either image or channels")
+    images = by_channel(channels, names) if channels else image if isinstance(image, list) else [image]
+    listener = progress if isinstance(progress, Progress) else _Calling(progress) if progress else Progress()
+    began = time.monotonic()
+    if not _warm.has(package):
+        listener.report("loading", 0.0, None)
+    loaded = _warm.get(package)
+    return segment_images(loaded, images, chosen, listener, time.monotonic() - began)
+
+
+def segment_images(
+    model: LoadedModel,
+    images: Sequence[Any],
+    options: SegmentOptions,
+    progress: Progress | None = None,
+    loading: float = 0.0,
+) -> Result:
+    """Segment one case with a model that is loaded.
+
+    Args:
+        images: one per channel in the model's order, or a single one with all; each as ``segment`` accepts it.
+        loading: seconds that loading the model took, for the report.
+    """
+    progress = progress or Progress()
+    began = time.monotonic()
+    progress.report("reading", 0.0, None)
+    volumes, wrap = read_sources(images, [item.name for item in model.description.inputs])
+    reading = time.monotonic() - began
+    result = segment_volumes(model, volumes, options, progress)
+    result.report["seconds"] = {"loading": loading, "reading": reading, **result.report["seconds"]}
+    return Result(result, wrap, [Path(image) for image in images if is_path(image)])
+
+
+def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Images by channel, in the model's order; upper and lower case do not matter.
+
+    Args:
+        names: the model's channels.
+
+    Raises:
+        UserError: "channel-unknown", "channel-repeated" or "channel-missing".
+    """
+    found: dict[str, Any] = {}
+    for name, image in given.items():
+        known = next((channel for channel in names if channel.casefold() == name.strip().casefold()), None)
+        if known is None:
+            raise UserError("channel-unknown", name=name, channels=", ".join(names))
+        if known in found:
+            raise UserError("channel-repeated", name=known)
+        found[known] = image
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UserError("channel-missing", missing=", ".join(missing))
+    return [found[name] for name in names]
+
+
+class Result:
+    """A segmented case.
+
+    Attributes:
+        labels: the model's label values (uint8) as an image of the source's kind, on its own grid and in its axis
+            order: a SimpleITK image for a path or a SimpleITK image, a nibabel image for one, an array for a pair.
+            With several channels, the source is the model's first one.
+        maps: float32 images by name, likewise; those of several components have them as pixel components in SimpleITK
+            and as the last axis elsewhere.
+        volumes_ml: mL of each segment, by name.
+        report: what ``report.json`` holds: windows, device, precision, seconds, segments and more.
+        warnings: sentences about what to check.
+    """
+
+    def __init__(self, result: SegmentResult, wrap: Wrap, inputs: Sequence[Path] = ()):
+        self._result = result
+        self._wrap = wrap
+        self._inputs = list(inputs)
+        self.report = result.report
+        self.volumes_ml: dict[str, float] = result.report["volumes_ml"]
+        self.warnings: list[str] = result.report["warnings"]
+
+    @cached_property
+    def labels(self) -> Any:
+        return self._wrap(self._result.labels.array)
+
+    @cached_property
+    def maps(self) -> dict[str, Any]:
+        arrays = {name: array.astype(np.float32) for name, array in self._result.maps.items()}
+        return {name: self._wrap(array[0] if len(array) == 1 else array) for name, array in arrays.items()}
+
+    def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
+        """Write what the command line writes: segmentation.nii.gz, <map>.nii.gz for each map, and report.json.
+
+        Args:
+            overwrite: whether an earlier run's results in the folder may be replaced.
+
+        Raises:
+            UserError: see ``conresnet.result_folder.filling``; the folder is unchanged then.
+        """
+        with filling(Path(folder), overwrite, self._result.maps, self._inputs) as temporary:
+            self.write(temporary)
+
+    def write(self, folder: Path) -> None:
+        """Write the files into a folder that exists. Raises UserError("disk-full") or UserError("cannot-write")."""
+        began = time.monotonic()
+        write_images(self._result, folder)
+        seconds = dict(self.report["seconds"])
+        seconds["writing"] += time.monotonic() - began
+        seconds["total"] = sum(seconds.values())
+        write_report({**self.report, "seconds": seconds, "files": result_files(self._result.maps)}, folder)
+
+
+class _Calling(Progress):
+    """Progress told to a function."""
+
+    def __init__(self, function: Report):
+        self._function = function
+
+    def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+        self._function(phase, fraction, seconds_left)
+
+
+def _box(roi: object) -> BoxROI | None:
+    if roi is None or isinstance(roi, BoxROI):
+        return roi
+    return BoxROI.from_text(os.fspath(roi)) if is_path(roi) else BoxROI.from_bounds(roi)
+
+
+def _names(maps: str | Iterable[str]) -> tuple[str, ...]:
+    return tuple(name.strip() for name in maps.split(",")) if isinstance(maps, str) else tuple(maps)

@@ -1,0 +1,229 @@
+"""What can be asked of the engine, described once: for the panel, the command line, Python programs and the pipe.
+
+To add an option, add a field to ``SegmentOptions`` and use it in ``conresnet.inference.segmentation``: the command line
+offers it, the pipe carries it and ``conresnet.segment`` accepts it. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.images.grid import Grid, Volume
+from conresnet.images.roi import BoxROI
+from conresnet.package.description import TILINGS
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class OptionSpec:
+    """How one field of ``SegmentOptions`` is written outside Python.
+
+    Args:
+        help: for --help.
+        metavar: what stands for the value in --help.
+        choices: all values, where there are few.
+        least: of a whole number.
+        from_text: from the command line's text.
+        to_plain, from_plain: to and from what JSON has. ``from_plain`` raises TypeError, ValueError or UserError for
+            anything else.
+    """
+
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+    from_text: Callable[[str], Any] = str
+    to_plain: Callable[[Any], Any] = lambda value: value
+    from_plain: Callable[[Any], Any] = lambda value: value
+
+
+def option(help: str, **spec: Any) -> dict[str, OptionSpec]:
+    """The metadata of a field of ``SegmentOptions``, by the arguments of its ``OptionSpec``."""
+    return {"spec": OptionSpec(help, **spec)}
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError("it is not text")
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError("it is not a list of names")
+    return tuple(value)
+
+
+def _whole_number(value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise TypeError("it is not a whole number above 0")
+    return value
+
+
+def _box(value: object) -> BoxROI:
+    if not isinstance(value, dict):
+        raise TypeError("it is not an object")
+    return BoxROI.from_dict(value)
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """How to segment a case. Each field is an option of ``python -m conresnet segment`` of the same name.
+
+    Args:
+        roi: where to segment; None for the whole image.
+        maps: names in ``conresnet.package.maps.MAPS``, made along with the labels.
+        device: "cpu", "cuda", "cuda:N" or "mps"; "auto" for where the model was loaded, or the best one.
+        precision: "fp32", "bf16" or "fp16"; "auto" for what the model was loaded with, or the device's best.
+        tiling: "fitted" (Gaussian blending) or "authors" (uniform, as the paper's authors place windows); None for the
+            model's.
+        threads: of the CPU; None for all but one of three or more, which keeps a desktop responsive.
+    """
+
+    roi: BoxROI | None = field(
+        default=None,
+        metadata=option(
+            "Segment only in this box: R0,R1,A0,A1,S0,S1 in mm as Slicer shows it, or a .mrk.json file from Slicer.",
+            metavar="BOX",
+            from_text=BoxROI.from_text,
+            to_plain=BoxROI.to_dict,
+            from_plain=_box,
+        ),
+    )
+    maps: tuple[str, ...] = field(
+        default=(),
+        metadata=option(
+            "Also write these, separated by commas: residual, attention, probability, features.",
+            metavar="NAMES",
+            from_text=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
+            to_plain=list,
+            from_plain=_names,
+        ),
+    )
+    device: str = field(
+        default="auto",
+        metadata=option("auto, cpu, cuda, cuda:N or mps.  [default: auto]", metavar="NAME", from_plain=_text),
+    )
+    precision: str = field(
+        default="auto",
+        metadata=option(
+            "auto uses half precision where the processor gains from it.  [default: auto]",
+            choices=PRECISIONS,
+            from_plain=_text,
+        ),
+    )
+    tiling: str | None = field(
+        default=None,
+        metadata=option(
+            "How windows are placed: fitted to the foreground, or as the paper's authors do.  [default: the model's]",
+            choices=TILINGS,
+            from_plain=_text,
+        ),
+    )
+    threads: int | None = field(
+        default=None,
+        metadata=option(
+            "CPU threads, at most one per core.  [default: all but one of three or more]",
+            metavar="N",
+            least=1,
+            from_text=int,
+            from_plain=_whole_number,
+        ),
+    )
+
+    @classmethod
+    def specs(cls) -> dict[str, OptionSpec]:
+        """Each option's description, by name."""
+        return {item.name: item.metadata["spec"] for item in fields(cls)}
+
+    def to_dict(self) -> dict:
+        """As JSON; options at their defaults are left out."""
+        return {
+            item.name: item.metadata["spec"].to_plain(value)
+            for item in fields(self)
+            if (value := getattr(self, item.name)) != item.default
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> SegmentOptions:
+        """The options that ``to_dict`` wrote. Raises UserError("bad-request") for anything else, or "bad-roi"."""
+        specs = cls.specs()
+        found = {}
+        for name, value in values.items():
+            if name not in specs:
+                raise UserError("bad-request", reason=f"unknown option {name!r}")
+            try:
+                found[name] = specs[name].from_plain(value)
+            except (TypeError, ValueError) as error:
+                raise UserError("bad-request", reason=f"{name}: {error}") from error
+        return cls(**found)
+
+
+@dataclass(frozen=True)
+class SegmentRequest:
+    """A case to segment, a model and how: what the client sends through the pipe, and what arrives there.
+
+    Args:
+        model: name of a model, or path of its package.
+        channels: one volume per input of the model, in its order; the results are on the first one's grid.
+        options: how to segment.
+    """
+
+    model: str
+    channels: tuple[Volume, ...]
+    options: SegmentOptions = SegmentOptions()
+
+    def to_dict(self, arrays: Sequence[str | Path]) -> dict:
+        """As JSON.
+
+        Args:
+            arrays: for each channel the .npy file that its array was saved to.
+        """
+        channels = [
+            {"npy": str(path), "grid": volume.grid.to_dict(), "name": volume.name}
+            for path, volume in zip(arrays, self.channels, strict=True)
+        ]
+        return {"model": self.model, "channels": channels, "options": self.options.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> SegmentRequest:
+        """The request that ``to_dict`` wrote; its arrays are read-only maps of their files.
+
+        Raises:
+            UserError: "bad-request" for anything else, "channel-unreadable" for a channel whose file is missing or
+                is not an array, "bad-grid", "bad-roi".
+        """
+        channels, options = values.get("channels"), values.get("options", {})
+        if not isinstance(channels, list) or not channels:
+            raise UserError("bad-request", reason="it has no channels")
+        if not isinstance(options, dict):
+            raise UserError("bad-request", reason="its options are not an object")
+        try:
+            model = _text(values.get("model"))
+        except TypeError as error:
+            raise UserError("bad-request", reason=f"model: {error}") from error
+        return cls(model, tuple(map(_channel, channels)), SegmentOptions.from_dict(options))
+
+
+def _channel(entry: object) -> Volume:
+    if not isinstance(entry, dict) or not isinstance(entry.get("grid"), dict):
+        raise UserError("bad-request", reason="a channel or its grid is not an object")
+    try:
+        path, name = Path(_text(entry.get("npy"))), _text(entry.get("name"))
+    except TypeError as error:
+        raise UserError("bad-request", reason=f"a channel's file or name: {error}") from error
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError("channel-unreadable", name=name, path=str(path), reason=str(error)) from error
+    grid = Grid.from_dict(entry["grid"])
+    if not isinstance(array, np.ndarray) or array.shape != grid.shape:
+        raise UserError("bad-request", reason=f"the array in {path} does not have the shape {grid.shape} of its grid")
+    return Volume(array, grid, name)

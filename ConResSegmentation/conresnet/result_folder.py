@@ -1,0 +1,204 @@
+"""The folder that a case's results are written to: it holds all files of one run, or what was there before.
+
+Files are first written to a hidden folder inside it. They take the place of an older run's files in an order in which a
+report, where there is one, always belongs to the files next to it; a run that fails or is killed in between is undone,
+by itself or by the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from conresnet.errors import UserError
+from conresnet.files import OwnedFolder, abandoned_folders, move, replacing, write_error
+from conresnet.package.maps import MAPS
+
+if TYPE_CHECKING:
+    from conresnet.inference.segmentation import SegmentResult
+
+SEGMENTATION_FILE = "segmentation.nii.gz"
+REPORT_FILE = "report.json"
+
+_PREFIX = ".conresnet-"
+# Inside the hidden folder: the new files, the old files while the new ones move in, and the names of the new ones,
+# which are written down before the first file is moved.
+_NEW, _OLD, _JOURNAL = "new", "old", "moving.json"
+
+
+def result_files(maps: Collection[str]) -> list[str]:
+    """The names of the files that a run with these maps writes."""
+    return [SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in maps), REPORT_FILE]
+
+
+def check_replaceable(
+    folder: Path, overwrite: bool, maps: Collection[str] = tuple(MAPS), inputs: Collection[Path] = ()
+) -> None:
+    """Refuse a folder in which a run would destroy something that it was not asked to replace.
+
+    Args:
+        overwrite: whether the files that an earlier run has written there, by its report, may be replaced.
+        maps: those that will be written.
+        inputs: images that must not be replaced or removed.
+
+    Raises:
+        UserError: "output-not-folder", "results-exist", "results-not-ours", "input-in-the-way" or "cannot-write".
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError("output-not-folder", path=str(folder))
+        existing = [name for name in result_files(MAPS) if (folder / name).exists()]
+        if existing and not overwrite:
+            raise UserError("results-exist", path=str(folder), files=", ".join(existing))
+        ours, new = _written_by_us(folder), set(result_files(maps))
+        foreign = [name for name in existing if name in new - ours]
+        if foreign:
+            raise UserError("results-not-ours", path=str(folder), files=", ".join(foreign))
+        for name in existing:
+            for image in inputs if name in ours | new else ():
+                if image.exists() and image.samefile(folder / name):
+                    raise UserError("input-in-the-way", path=str(folder), file=str(image))
+    except OSError as error:
+        raise write_error(error, folder) from error
+
+
+def _written_by_us(folder: Path) -> set[str]:
+    """The files in a folder that belong to the run whose report is there."""
+    try:
+        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    if not isinstance(report, dict) or not {"conresnet", "model", "volumes_ml"} <= set(report):
+        return set()
+    # Reports of version 0.1 did not list their files.
+    files = report.get("files", result_files(MAPS))
+    return set(result_files(MAPS)) & {REPORT_FILE, *(files if isinstance(files, list) else ())}
+
+
+@contextlib.contextmanager
+def filling(
+    folder: Path, overwrite: bool, maps: Collection[str] = tuple(MAPS), inputs: Collection[Path] = ()
+) -> Iterator[Path]:
+    """A temporary folder whose files move into ``folder`` when the block succeeds; otherwise nothing is left of it.
+
+    They replace the files of an earlier run, all of them. The temporary folder is made before the block runs, so that
+    an output folder that cannot be written to is reported at once.
+
+    Args:
+        folder, overwrite, maps, inputs: see ``check_replaceable``.
+
+    Raises:
+        UserError: "disk-full", "cannot-write", or as ``check_replaceable``, both before the block and after it, since
+            another program may have written there in the meantime.
+    """
+    _undo_killed_runs(folder)
+    check_replaceable(folder, overwrite, maps, inputs)
+    absolute = folder.absolute()
+    made: list[Path] = []
+    owned = None
+    try:
+        try:
+            made = [path for path in (absolute, *absolute.parents) if not path.exists()]
+            absolute.mkdir(parents=True, exist_ok=True)
+            # Inside the folder itself, since what is next to it may be another disk, or closed to this user.
+            owned = OwnedFolder.make(_PREFIX, absolute, needs_lock=False)
+            (owned.path / _NEW).mkdir()
+        except OSError as error:
+            raise write_error(error, folder) from error
+        yield owned.path / _NEW
+        check_replaceable(folder, overwrite, maps, inputs)
+        try:
+            _move_in(owned.path, folder)
+        except OSError as error:
+            raise write_error(error, folder) from error
+    except UserError as error:
+        # The user knows the folder, not the hidden one inside it.
+        hidden = str(owned.path / _NEW) if owned else ""
+        if not hidden or hidden not in error.message:
+            raise
+        values = {
+            name: value.replace(hidden, str(folder)) if isinstance(value, str) else value
+            for name, value in error.values.items()
+        }
+        raise UserError(error.code, **values) from error
+    finally:
+        if owned:
+            owned.remove()
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # only while it is empty
+
+
+def _move_in(hidden: Path, folder: Path) -> None:
+    """Move an earlier run's files out, its report first, and the new files in, their report last."""
+    names = sorted((path.name for path in (hidden / _NEW).iterdir()), key=lambda name: name == REPORT_FILE)
+    ours = sorted(_written_by_us(folder), key=lambda name: name != REPORT_FILE)
+    (hidden / _OLD).mkdir()
+    with replacing(hidden / _JOURNAL) as path:
+        path.write_text(json.dumps(names), encoding="utf-8")
+    try:
+        for name in ours:
+            if (folder / name).exists():
+                move(folder / name, hidden / _OLD / name)
+        for name in names:
+            move(hidden / _NEW / name, folder / name)
+    except BaseException:
+        _undo(hidden, folder)
+        raise
+
+
+def _undo(hidden: Path, folder: Path) -> None:
+    """Bring back what was there before ``_move_in``, unless that was complete. May itself be interrupted and repeated.
+
+    Raises:
+        OSError: a file cannot be moved.
+    """
+    try:
+        names = json.loads((hidden / _JOURNAL).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # nothing was moved yet
+    waiting = {path.name for path in (hidden / _NEW).iterdir()}
+    if not waiting:
+        return
+    for name in names:
+        if name not in waiting and (folder / name).exists():
+            move(folder / name, hidden / _NEW / name)
+    for name in sorted((path.name for path in (hidden / _OLD).iterdir()), key=lambda name: name == REPORT_FILE):
+        move(hidden / _OLD / name, folder / name)
+
+
+def _undo_killed_runs(folder: Path) -> None:
+    """Undo what runs that were killed have left half done in the folder, and remove their hidden folders."""
+    for owned in abandoned_folders(folder, _PREFIX):
+        try:
+            _undo(owned.path, folder)
+        except OSError as error:
+            raise write_error(error, folder) from error
+        owned.remove()
+
+
+def write_images(result: SegmentResult, folder: Path) -> None:
+    """Write the segmentation (uint8 label values) and the maps (float32; several components as 4-D).
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    from conresnet.images.files import write_volume
+
+    grid = result.labels.grid
+    write_volume(result.labels.array, grid, folder / SEGMENTATION_FILE)
+    for name, array in result.maps.items():
+        write_volume(array[0] if len(array) == 1 else array, grid, folder / f"{name}.nii.gz")
+
+
+def write_report(report: dict, folder: Path) -> None:
+    """Write the report.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    with replacing(folder / REPORT_FILE) as path:
+        path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

@@ -1,0 +1,222 @@
+"""``conresnet.segment``: the same voxels as the command line for each kind of image, in that kind's own form."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import conresnet
+from conresnet.cli.main import main
+from conresnet.errors import UserError
+from conresnet.images.files import read_volume, write_volume
+from conresnet.images.grid import Volume
+from engine.image_cases import write_with_itk
+from engine.model_cases import description, write_model
+from engine.package_cases import refusal
+from engine.volumes import anatomy, every_reordering, grid, random_volume, rotation, stored
+
+FLIPPED = list(every_reordering())[29]
+GRIDS = {
+    "plain": grid((20, 22, 24), (1, 1, 2), (-12, -11, -20)),
+    "oblique": grid((24, 22, 20), (1.1, 0.9, 1.7), (-14, -8, -18), rotation(17) @ rotation(-9, axis=0)),
+}
+MAPS = ["residual", "attention"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """It resamples to 1.3 mm, so that every way a grid is stored passes through resampling."""
+    settings = description(preparation={"spacing": [1.3, 1.3, 1.3]}, inference={"window": [24, 24, 24]})
+    return write_model(tmp_path_factory.mktemp("models") / "test", settings, scale=3).path
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "pair", description(channels=2), scale=3).path
+
+
+def volume(kind: str) -> Volume:
+    """A smooth anatomy with noise, stored plainly, obliquely, or with its axes permuted and flipped."""
+    of = GRIDS["oblique" if kind == "oblique" else "plain"]
+    noise = np.random.default_rng(0).normal(0, 3, of.shape).astype(np.float32)
+    made = Volume(anatomy(of) + noise, of, kind)
+    return stored(made, FLIPPED) if kind == "flipped" else made
+
+
+def segmented_by_the_command_line(image: Path, model: Path, output: Path) -> dict[str, Volume]:
+    arguments = ["segment", image, "--model", model, "--output", output, "--maps", ",".join(MAPS)]
+    assert main([*map(str, arguments), "--precision", "fp32", "--device", "cpu", "--threads", "1"]) == 0
+    found = {"labels": read_volume(output / "segmentation.nii.gz").array}
+    assert len(np.unique(found["labels"])) == 3, "nothing is compared where nothing was found"
+    for name in MAPS:
+        found[name] = np.asanyarray(nibabel.load(output / f"{name}.nii.gz").dataobj)
+    return found
+
+
+def segment(image, model: Path, **options) -> "conresnet.api.Result":
+    return conresnet.segment(image, model, device="cpu", precision="fp32", threads=1, **options)
+
+
+@pytest.mark.parametrize("kind", ["plain", "oblique", "flipped"])
+def test_every_kind_of_image_gives_the_voxels_of_the_command_line(tmp_path, model, kind):
+    of = volume(kind)
+    write_volume(of.array, of.grid, tmp_path / "image.nii")
+    write_with_itk(of, tmp_path / "image.mha")
+    by_kind = {}
+    for file in ("image.nii", "image.mha"):
+        expected = segmented_by_the_command_line(tmp_path / file, model, tmp_path / file.replace(".", "_"))
+        by_kind[file] = expected
+    labels, maps = by_kind["image.nii"]["labels"], {name: by_kind["image.nii"][name] for name in MAPS}
+
+    source = nibabel.load(tmp_path / "image.nii")
+    result = segment(source, model, maps=MAPS)
+    assert isinstance(result.labels, nibabel.Nifti1Image) and result.labels.get_data_dtype() == np.uint8
+    assert np.array_equal(result.labels.affine, source.affine)
+    for code in ("qform_code", "sform_code"):
+        assert result.labels.header[code] == source.header[code]
+    assert np.array_equal(np.asanyarray(result.labels.dataobj), labels.T)
+    for name in MAPS:
+        assert np.array_equal(np.asanyarray(result.maps[name].dataobj), maps[name])
+
+    result = segment((np.asanyarray(source.dataobj), source.affine), model, maps=MAPS)
+    assert np.array_equal(result.labels, labels.T) and result.labels.dtype == np.uint8
+    for name in MAPS:
+        # A file's header has fewer digits than an affine, which shows in the last one of an oblique image's maps.
+        np.testing.assert_allclose(result.maps[name], maps[name], atol=0 if kind != "oblique" else 1e-3)
+
+    for image in (str(tmp_path / "image.nii"), tmp_path / "image.nii"):
+        result = segment(image, model, maps="residual, attention")
+        assert np.array_equal(sitk.GetArrayFromImage(result.labels), labels)
+
+    source = sitk.ReadImage(str(tmp_path / "image.mha"))
+    result = segment(source, model, maps=MAPS)
+    found = sitk.GetArrayFromImage(result.labels)
+    assert np.array_equal(found, by_kind["image.mha"]["labels"])
+    residual = sitk.GetArrayFromImage(result.maps["residual"])
+    assert np.array_equal(residual.transpose(2, 1, 0, 3), by_kind["image.mha"]["residual"])
+    for part in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(result.labels, part)() == getattr(source, part)()
+        assert getattr(result.maps["attention"], part)() == getattr(source, part)()
+
+
+def test_the_shipped_model_on_a_real_case(tmp_path, hippocampus_image):
+    arguments = ["segment", hippocampus_image, "--model", "hippocampus", "--output", tmp_path / "o", "--precision"]
+    assert main([*map(str, arguments), "fp32", "--device", "cpu", "--threads", "1"]) == 0
+    expected = read_volume(tmp_path / "o" / "segmentation.nii.gz")
+    report = json.loads((tmp_path / "o" / "report.json").read_text(encoding="utf-8"))
+    phases = []
+    result = conresnet.segment(
+        nibabel.load(hippocampus_image),
+        "hippocampus",
+        device="cpu",
+        precision="fp32",
+        threads=1,
+        progress=lambda phase, fraction, left: phases.append((phase, fraction)),
+    )
+    assert np.array_equal(np.asanyarray(result.labels.dataobj), expected.array.T)
+    assert result.volumes_ml == report["volumes_ml"] and result.warnings == report["warnings"]
+    assert {phase for phase, _ in phases} >= {"reading", "preparing", "segmenting", "writing"}
+    assert set(conresnet.segment(hippocampus_image, conresnet.read_model("hippocampus")).report) == set(result.report)
+
+
+def test_it_saves_what_the_command_line_writes(tmp_path, model):
+    of = volume("plain")
+    write_volume(of.array, of.grid, tmp_path / "image.nii")
+    segmented_by_the_command_line(tmp_path / "image.nii", model, tmp_path / "by command")
+    result = segment(tmp_path / "image.nii", model, maps=MAPS)
+    result.save(tmp_path / "by call")
+    refusal("results-exist", result.save, tmp_path / "by call")
+    result.save(tmp_path / "by call", overwrite=True)
+    ours, theirs = ({path.name: path for path in (tmp_path / name).iterdir()} for name in ("by call", "by command"))
+    assert set(ours) == set(theirs)
+    for name, path in ours.items():
+        if name != "report.json":
+            # The compressed files hold the time at which they were made.
+            assert gzip.decompress(path.read_bytes()) == gzip.decompress(theirs[name].read_bytes())
+    reports = [json.loads(files["report.json"].read_text(encoding="utf-8")) for files in (ours, theirs)]
+    for report in reports:
+        assert set(report.pop("seconds")) == {"loading", "reading", "preparing", "segmenting", "writing", "total"}
+        report["passes"][0].pop("seconds")
+    assert reports[0] == reports[1]
+
+
+def test_channels_by_name_in_order_or_in_one_image(tmp_path, pair):
+    first, second = (random_volume(GRIDS["plain"], seed=seed) for seed in (1, 2))
+    affine = first.grid.affine
+    arrays = [one.array.T for one in (first, second)]
+    write_volume(second.array, second.grid, tmp_path / "t2.nii")
+    write_volume(first.array, first.grid, tmp_path / "t1.nii")
+    write_volume(np.stack([first.array, second.array]), first.grid, tmp_path / "both.nii")
+    expected = segment([tmp_path / "t1.nii", tmp_path / "t2.nii"], pair)
+    found = {
+        "named": segment(None, pair, channels={"t2": tmp_path / "t2.nii", "T1": (arrays[0], affine)}).labels,
+        "4-D": segment((np.stack(arrays, axis=-1), affine), pair).labels,
+    }
+    labels = sitk.GetArrayFromImage(expected.labels)
+    assert len(np.unique(labels)) == 3
+    for how, array in found.items():
+        assert np.array_equal(array, labels.T), how
+    image = nibabel.load(tmp_path / "both.nii")
+    assert np.array_equal(np.asanyarray(segment(image, pair).labels.dataobj), labels.T)
+    assert np.array_equal(sitk.GetArrayFromImage(segment(tmp_path / "both.nii", pair).labels), labels)
+
+
+def test_an_roi_in_each_form(tmp_path, model):
+    of = volume("plain")
+    write_volume(of.array, of.grid, tmp_path / "image.nii")
+    center = of.grid.center
+    bounds = [value + side for value in center for side in (-6, 6)]
+    markup = {"type": "ROI", "coordinateSystem": "RAS", "center": list(center), "size": [12, 12, 12]}
+    (tmp_path / "box.mrk.json").write_text(json.dumps({"markups": [markup]}), encoding="utf-8")
+    rois = [bounds, ",".join(map(str, bounds)), tmp_path / "box.mrk.json"]
+    found = [sitk.GetArrayFromImage(segment(tmp_path / "image.nii", model, roi=roi).labels) for roi in rois]
+    assert found[0].any() and all(np.array_equal(one, found[0]) for one in found[1:])
+
+
+def test_refusals(tmp_path, model, pair):
+    array, affine = np.random.default_rng(0).random((8, 9, 10)), np.eye(4)
+    refusal("channel-unknown", segment, None, pair, channels={"T1": (array, affine), "PD": (array, affine)})
+    refusal("channel-missing", segment, None, pair, channels={"T1": (array, affine)})
+    refusal("channel-repeated", segment, None, pair, channels={"T1": (array, affine), "t1": (array, affine)})
+    refusal("image-components", segment, (np.stack([array] * 3, axis=-1), affine), pair)
+    refusal("wrong-channel-count", segment, [(array, affine)] * 3, pair)
+    refusal("image-kind", segment, array, model)
+    refusal("array-shape", segment, (array[0], affine), model)
+    refusal("image-constant", segment, (np.ones((8, 9, 10)), affine), model)
+    refusal("map-unknown", segment, (array, affine), model, maps=["rezidual"])
+    refusal("device-unknown", conresnet.segment, (array, affine), model, device="cpu:")
+    refusal("model-not-found", segment, (array, affine), "nobody")
+    refusal("image-color", segment, sitk.Image([8, 9, 10], sitk.sitkVectorUInt8, 3), model)
+    with pytest.raises(TypeError):
+        segment((array, affine), model, sharpness=1)
+    with pytest.raises(TypeError):
+        segment(None, model)
+
+
+def test_an_exception_from_progress_ends_the_work(model):
+    def stop(phase, fraction, left):
+        if phase == "segmenting":
+            raise KeyboardInterrupt
+
+    of = volume("plain")
+    with pytest.raises(KeyboardInterrupt):
+        segment((of.array.T, of.grid.affine), model, progress=stop)
+
+
+def test_importing_the_package_is_light_and_the_api_is_three_names(repository):
+    code = (
+        "import sys, conresnet; assert not {'torch', 'SimpleITK', 'numpy', 'click'} & set(sys.modules); "
+        "print(conresnet.__all__); conresnet.segment; conresnet.read_model; conresnet.load_network"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(repository / "ConResSegmentation")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.stdout.strip() == "['load_network', 'read_model', 'segment']", done.stderr
+    with pytest.raises(UserError):
+        conresnet.read_model("nobody")
