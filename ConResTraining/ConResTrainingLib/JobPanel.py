@@ -14,9 +14,9 @@ from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, whenPathChanges
 
 from . import TrainingCurves, TrainingSettings
-from .Backend import Backend
+from .Backend import Backend, Place
 from .DataSetPanel import DataSetPanel, pathNextTo
-from .PlanPanel import PlanPanel
+from .PlanPanel import PlanPanel, dataOfPlan
 from .TrainingJob import JobState, TrainingJob
 
 
@@ -167,6 +167,17 @@ class JobPanel:
         if isNew:
             self._onChanged()
 
+    def dataOptions(self) -> tuple[str, ...]:
+        """The chosen data set as a command-line option, if the run's own data set is no longer where it was."""
+        chosen = self._dataSetPanel.folder
+        try:
+            planned = dataOfPlan((self._job.folder / "plan.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            planned = None
+        # What a remote machine can see is not known here.
+        isElsewhere = planned is None or chosen is None or self._backend.place is Place.command
+        return () if isElsewhere or os.path.isdir(self._job.folder / planned) else ("--data", str(chosen))
+
     def updateCurves(self) -> None:
         """Update the curves, which are created if they are shown and the scene has none."""
         isWanted = TrainingCurves.isShown() or TrainingCurves.charts()
@@ -237,7 +248,7 @@ class JobPanel:
         self._launch(launch)
 
     def _onResume(self) -> None:
-        self._launch(lambda: self._backend.launch("resume", str(self._job.folder)))
+        self._launch(lambda: self._backend.launch("resume", str(self._job.folder), *self.dataOptions()))
 
     def _launch(self, launch: Callable) -> None:
         try:

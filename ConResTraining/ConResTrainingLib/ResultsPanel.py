@@ -90,7 +90,9 @@ class ResultsPanel:
         return self._backend.problem
 
     def _evaluate(self) -> None:
-        arguments = ("evaluate", str(self._run), "--checkpoint", self._checkpoint)
+        # Here the data set is an argument.
+        data = self._jobPanel.dataOptions()[1:]
+        arguments = ("evaluate", str(self._run), *data, "--checkpoint", self._checkpoint)
         text = _("Segmenting and evaluating the held-out cases")
         self._evaluation.run(lambda: self._backend.launch(*arguments), text, self._onEvaluated)
         self.updateButtons()
@@ -106,7 +108,7 @@ class ResultsPanel:
         # In the run's folder, which a remote machine can reach too.
         package = self._run / "model.zip"
         options = ("--output", str(package), "--checkpoint", self._checkpoint, "--overwrite")
-        arguments = ("export", str(self._run), *options)
+        arguments = ("export", str(self._run), *options, *self._jobPanel.dataOptions())
         text = _("Packing the model and evaluating it on the held-out cases")
         self._export.run(lambda: self._backend.launch(*arguments), text, lambda _output: self._install(package))
         self.updateButtons()

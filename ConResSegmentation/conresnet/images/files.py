@@ -6,6 +6,8 @@ process (`conresnet.images.reader_process`), since the libraries that read it ca
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,6 +113,9 @@ def _kind(path: Path) -> str:
         if path.is_dir():
             for file in path.iterdir():
                 _check_name(file)
+                # Any of them may be a slice, which must not be missing without a word.
+                if not os.access(file, os.R_OK) and file.is_file():
+                    raise UserError("cannot-read", path=str(file), reason=os.strerror(errno.EACCES))
             return "folder"
         return kind_of(path)
     except FileNotFoundError as error:

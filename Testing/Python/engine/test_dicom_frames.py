@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -256,6 +257,17 @@ def test_a_slice_with_an_impossible_size_is_refused(tmp_path, tag, value):
     struct.pack_into("<H", content, content.index(tag) + 8, value)
     last.write_bytes(content)
     assert last.name in refused(tmp_path / "ct", "image-truncated")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are others there")
+def test_a_slice_that_one_may_not_read_is_refused_and_named(tmp_path, monkeypatch):
+    write_series(tmp_path / "ct")
+    last = next(tmp_path.glob("ct/*-5.dcm"))
+    last.chmod(0)
+    if os.geteuid() == 0:  # who may read everything, so what the system says to others is said here
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != last)
+    assert last.name in refused(tmp_path / "ct", "cannot-read")
+    last.chmod(0o600)
 
 
 def test_a_dicomdir_next_to_the_slices_does_no_harm(tmp_path):

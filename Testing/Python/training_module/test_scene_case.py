@@ -61,7 +61,7 @@ def test_a_case_joins_a_data_set_on_the_volumes_voxels_by_the_segments_names(
     assert training.ui.caseNameEdit.text == "Müller_T1", "proposed from the volume's name"
     training.ui.caseNameEdit.text = "case_new"
     assert add(training) == "Added the case case_new: far box, Near box."
-    assert "7 labelled cases" in training.ui.dataSetSummaryLabel.text
+    assert "7 labeled cases" in training.ui.dataSetSummaryLabel.text
     found = read_data_set(data_set)
     case = next(case for case in found.cases if case.name == "case_new")
     image, label = read_image(case.images[0]), read_image(case.label)

@@ -165,7 +165,7 @@ def test_a_roi_outside_the_image(client: Client, models: Path, image: np.ndarray
     roi = {"center": [500.0, 0.0, 0.0], "axes": np.eye(3).tolist(), "size": [10.0, 10.0, 10.0]}
     client.segment(44, str(models / "organ"), image, roi=roi)
     error = client.expect("error")
-    assert error["code"] == "roi-outside" and "lies outside Bild ä" in error["message"] and not error["ours"]
+    assert error["code"] == "roi-outside" and "is outside Bild ä" in error["message"] and not error["ours"]
     assert error["values"] == {"name": "Bild ä", "roi": "R 495.0 to 505.0, A -5.0 to 5.0, S -5.0 to 5.0 mm"}
 
 
