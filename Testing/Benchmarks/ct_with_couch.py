@@ -1,6 +1,6 @@
 """Whether a CT model ignores the couch, the mask and the noisy air of a real scan: a table of Dice.
 
-    python Testing/Benchmarks/ct_with_couch.py HN_OAR_OpenKBP --model head-neck-organs [--pictures FOLDER]
+    python Testing/Benchmarks/ct_with_couch.py HN_OAR_OpenKBP --model PACKAGE [--pictures FOLDER]
 
 The data set has everything outside the body removed. Each case that the model never saw (those in its metrics.json) is
 segmented unchanged, and again the way a scanner delivers it: on a finer grid, with a couch top, a head rest, a
@@ -30,7 +30,7 @@ FINE_SPACING = (1.5, 1.5, 3.0)
 
 @click.command()
 @click.argument("data", type=FOLDER)
-@click.option("--model", default="head-neck-organs", show_default=True, help="A model's name or package.")
+@click.option("--model", required=True, help="A model's name or package.")
 @click.option("--most", type=int, default=1000, help="Number of cases to measure at most.")
 @click.option("--pictures", type=click.Path(path_type=Path), help="Folder for one picture per case.")
 def measure(data: Path, model: str, most: int, pictures: Path | None) -> None:

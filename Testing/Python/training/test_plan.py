@@ -112,7 +112,7 @@ def test_file_that_is_no_plan(plan_file, tmp_path):
         assert raised.value.code == code
 
 
-@pytest.mark.parametrize("name", ["hippocampus", "brain-tissue"])
+@pytest.mark.parametrize("name", ["hippocampus", "brain-tissue", "head-neck-organs"])
 def test_shipped_recipe_is_a_plan(repository, tmp_path, name):
     recipe = repository / "ConResTraining" / "conresnet_training" / "recipes" / f"{name}.yaml"
     plan = read_plan(recipe, tmp_path)
