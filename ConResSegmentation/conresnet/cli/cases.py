@@ -48,7 +48,7 @@ def read_case_list(path: Path, channels: Sequence[str]) -> list[ListedCase]:
 
     Raises:
         UserError: "cases-unreadable", "cases-columns", "cases-empty", or for one line "case-incomplete",
-            "case-too-long", "case-name" or "case-repeated".
+            "case-too-long", "case-name" or "case-names-collide".
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -113,5 +113,5 @@ def _check_distinct(path: Path, cases: Sequence[ListedCase]) -> None:
     for case in cases:
         key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", case.name).casefold())
         if key in seen:
-            raise UserError("case-repeated", path=str(path), name=case.name, other=seen[key])
+            raise UserError("case-names-collide", path=str(path), name=case.name, other=seen[key])
         seen[key] = case.name

@@ -97,7 +97,7 @@ COMPUTING: dict[str, str] = {
         "Line {line} of the list of cases {path} has the name {name!r}, which cannot be a folder's name on every "
         "system; rename the case."
     ),
-    "case-repeated": _(
+    "case-names-collide": _(
         "The list of cases {path} has the names {other!r} and {name!r}, whose results would be in the same folder on "
         "some systems; rename one."
     ),

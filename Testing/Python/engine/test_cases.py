@@ -40,9 +40,9 @@ def test_columns_in_any_order_and_paths_from_the_lists_folder(tmp_path, encoding
         ("case-incomplete", "name,T1,FLAIR\na,b\n"),
         ("case-incomplete", "name,T1,FLAIR\n,b,c\n"),
         ("case-name", "name,T1,FLAIR\n../a,b,c\n"),
-        ("case-repeated", "name,T1,FLAIR\na,b,c\nA,d,e\n"),
+        ("case-names-collide", "name,T1,FLAIR\na,b,c\nA,d,e\n"),
         # The same name, composed and decomposed: macOS keeps one folder.
-        ("case-repeated", "name,T1,FLAIR\n\u00c4,b,c\nA\u0308,d,e\n"),
+        ("case-names-collide", "name,T1,FLAIR\n\u00c4,b,c\nA\u0308,d,e\n"),
         ("cases-unreadable", "name,T1,FLAIR\na,b\0,c\n"),
     ],
 )
