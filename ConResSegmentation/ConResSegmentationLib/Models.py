@@ -26,7 +26,6 @@ from . import Messages
 from .Widgets import FittedHeight, plain
 
 _LAST_SETTING = "ConResSegmentation/Model"
-_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".pth.tar", ".tar")
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,8 @@ def installAsking(source: str) -> str:
         its name; empty if the user does not want to install it.
 
     Raises:
-        UserError: it is broken or a checkpoint, or ``package-exists`` if what has its name is not a model package.
+        UserError: it is broken or a checkpoint, or what has its name is not a model package.
     """
-    if source.casefold().endswith(_CHECKPOINTS) and Path(source).is_file():
-        raise UserError("model-is-checkpoint", name=Path(source).name)
     name = read_package(source).description.name
     if name in {entry.name for entry in list_models() if entry.kind == "shipped"}:
         other = free_name(name)

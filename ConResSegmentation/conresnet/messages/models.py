@@ -36,4 +36,39 @@ MODELS: dict[str, str] = {
     "weights-left-over": _("{source} has the tensor {tensor}, which the network does not have."),
     "map-unknown": _("Unknown map {map}; choose from {known}."),
     "map-unavailable": _("The model {model} has no {map} map; it has {available}."),
+    # Files of a package
+    "package-not-found": _("There is no model package at {file}; check the path."),
+    "package-without-description": _(
+        "{file} has no model.json, so it is not a model package; choose the folder or .zip file that has one."
+    ),
+    "model-is-checkpoint": _(
+        "{name} is a checkpoint, not a model package. Convert it with the command 'python -m conresnet import', or "
+        "'python -m conresnet_training export' if you trained it; then install the result."
+    ),
+    "package-damaged": _("The model package {file} cannot be read ({reason}); get a fresh copy."),
+    "package-unsafe": _("The model package {file} was refused because {reason}; get it from a source that you trust."),
+    "package-file-missing": _("The model package {file} is incomplete: {name} is missing; get a fresh copy."),
+    "package-truncated": _(
+        "{name} in the model package {file} has {bytes} bytes instead of {expected}; get a fresh copy."
+    ),
+    "package-checksum": _(
+        "{name} in the model package {file} does not match the checksum in its model.json, so it is damaged or was "
+        "changed; get a fresh copy."
+    ),
+    "package-weights": _(
+        "{file} is not a complete safetensors file, and weights in other formats are not read; get a fresh copy of the "
+        "model package."
+    ),
+    "package-exists": _("{file} already exists and was not changed; choose another name, or allow overwriting."),
+    "package-path-taken": _(
+        "{file} already exists, is not a model package, and was not changed; choose another name, or move it."
+    ),
+    # Finding models
+    "models-folder-not-found": _("There is no models folder at {file}; check the path."),
+    "model-not-found": _(
+        'There is no model named "{name}" and no model package at that path; the available models are: {names}.'
+    ),
+    "model-not-found-near": _(
+        'There is no model named "{name}" and no model package at that path; did you mean "{near}"?'
+    ),
 }

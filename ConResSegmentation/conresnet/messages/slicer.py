@@ -43,10 +43,6 @@ SLICER: dict[str, str] = {
         "programs, draw a smaller ROI or choose another device, and segment again."
     ),
     "engine-folder-gone": _("The engine's temporary folder no longer exists; segment again."),
-    "model-is-checkpoint": _(
-        "{name} is a checkpoint, not a model package. Convert it with the command 'python -m conresnet import', then "
-        "install the folder that the command writes."
-    ),
     "training-environment-missing": _("There is no training environment yet; create it, or choose another Python."),
     "training-python-missing": _("Choose the Python used for training."),
     "training-python-not-found": _("The Python for training, {program}, does not exist; choose another one."),

@@ -47,21 +47,11 @@ class Container(ABC):
 
     def damaged(self, reason: str) -> UserError:
         """The error for a container that cannot be read."""
-        return UserError(
-            "package-damaged",
-            f"The model package {self.path} cannot be read ({reason}); get a fresh copy.",
-            file=str(self.path),
-            reason=reason,
-        )
+        return UserError("package-damaged", file=str(self.path), reason=reason)
 
     def unsafe(self, reason: str) -> UserError:
         """The error for a container that holds what no model package has any need of."""
-        return UserError(
-            "package-unsafe",
-            f"The model package {self.path} was refused because {reason}; get it from a source that you trust.",
-            file=str(self.path),
-            reason=reason,
-        )
+        return UserError("package-unsafe", file=str(self.path), reason=reason)
 
 
 class Folder(Container):
@@ -151,10 +141,12 @@ def open_container(path: Path) -> Container:
     """The container at `path`.
 
     Raises:
-        UserError: ``package-not-found`` when there is none, else the container's own.
+        UserError: ``package-not-found``, ``model-is-checkpoint``, or one from reading the container.
     """
     if path.is_dir():
         return Folder(path)
     if not path.is_file():
-        raise UserError("package-not-found", f"There is no model package at {path}; check the path.", file=str(path))
+        raise UserError("package-not-found", file=str(path))
+    if path.suffix.lower() in (".pth", ".pt", ".ckpt", ".tar"):
+        raise UserError("model-is-checkpoint", name=path.name)
     return Archive(path)

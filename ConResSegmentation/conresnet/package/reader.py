@@ -62,12 +62,7 @@ def read_tensor_shapes(file: BinaryIO, size: int, source: str) -> dict[str, tupl
             raise ValueError
         return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(
-            "package-weights",
-            f"{source} is not a whole safetensors file, and weights of other kinds are not read; get a fresh copy of "
-            "the model package.",
-            file=source,
-        ) from None
+        raise UserError("package-weights", file=source) from None
 
 
 METRICS_FILE = "metrics.json"
@@ -158,14 +153,8 @@ class ModelPackage:
         if size is None:
             raise _missing(self.path, name)
         if size != entry.bytes:
-            raise UserError(
-                "package-truncated",
-                f"{name} in the model package {self.path} has {size} bytes instead of {entry.bytes}; get a fresh copy.",
-                file=str(self.path),
-                name=name,
-                bytes=size,
-                expected=entry.bytes,
-            )
+            values = {"file": str(self.path), "name": name, "bytes": size, "expected": entry.bytes}
+            raise UserError("package-truncated", **values)
 
     def _blocks(self, name: str, entry: PackedFile) -> Iterator[bytes]:
         """The file in blocks; never more than its listed size, and the checksum compared before the last is given."""
@@ -179,13 +168,7 @@ class ModelPackage:
                 if left:
                     yield block
         if digest.hexdigest() != entry.sha256:
-            raise UserError(
-                "package-checksum",
-                f"{name} in the model package {self.path} does not have the checksum in its {DESCRIPTION_FILE}, so it "
-                "is damaged or was changed; get a fresh copy.",
-                file=str(self.path),
-                name=name,
-            )
+            raise UserError("package-checksum", file=str(self.path), name=name)
         if entry.bytes:
             yield block
 
@@ -204,12 +187,7 @@ def read_package(path: str | PathLike, verify: bool = True) -> ModelPackage:
     container = open_container(Path(path))
     size = container.size(DESCRIPTION_FILE)
     if size is None:
-        raise UserError(
-            "package-not-found",
-            f"{container.path} holds no {DESCRIPTION_FILE}, so it is no model package; choose the folder or zip file "
-            "that holds one.",
-            file=str(container.path),
-        )
+        raise UserError("package-without-description", file=str(container.path))
     if size > MOST_DESCRIPTION_BYTES:
         raise container.unsafe(f"its {DESCRIPTION_FILE} has {size} bytes")
     with container.open(DESCRIPTION_FILE) as file:
@@ -223,9 +201,4 @@ def read_package(path: str | PathLike, verify: bool = True) -> ModelPackage:
 
 
 def _missing(path: Path, name: str) -> UserError:
-    return UserError(
-        "package-file-missing",
-        f"The model package {path} is incomplete: {name} is not in it; get a fresh copy.",
-        file=str(path),
-        name=name,
-    )
+    return UserError("package-file-missing", file=str(path), name=name)

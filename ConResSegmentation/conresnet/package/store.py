@@ -67,9 +67,7 @@ def list_models(extra: str | PathLike | None = None) -> list[ModelEntry]:
         UserError: ``models-folder-not-found`` when `extra` does not exist.
     """
     if extra and not Path(extra).exists():
-        raise UserError(
-            "models-folder-not-found", f"There is no models folder at {extra}; check the path.", file=str(extra)
-        )
+        raise UserError("models-folder-not-found", file=str(extra))
     entries: list[ModelEntry] = []
     first: dict[str, Path] = {}
     for kind, folder in model_folders(extra):
@@ -90,7 +88,7 @@ def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None
     never stands in for a model by accident: write ``./hippocampus`` for it.
 
     Raises:
-        UserError: ``model-not-found`` with the names there are, or the sentence of the broken model of that name.
+        UserError: ``model-not-found``, ``model-not-found-near``, or the error of the broken model of that name.
     """
     text = os.fspath(name_or_path)
     entries = list_models(extra)
@@ -104,13 +102,9 @@ def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None
             raise entry.problem
     names = sorted({entry.name for entry in entries if entry.description})
     near = difflib.get_close_matches(text, names, n=1)
-    advice = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(names)}." if names else "there are none."
-    raise UserError(
-        "model-not-found",
-        f'There is no model named "{text}" and no model package at that path; {advice}',
-        name=text,
-        names=names,
-    )
+    if near:
+        raise UserError("model-not-found-near", name=text, near=near[0])
+    raise UserError("model-not-found", name=text, names=", ".join(names) or "none")
 
 
 def install_model(source: str | PathLike, overwrite: bool = False, name: str | None = None) -> ModelPackage:

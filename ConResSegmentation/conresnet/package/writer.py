@@ -65,15 +65,14 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
     """Refuse a path where something is, unless it is a model package and may be overwritten.
 
     Raises:
-        UserError: ``package-exists``.
+        UserError: ``package-exists`` or ``package-path-taken``.
     """
     if not os.path.lexists(path):
         return
     is_package = path.suffix.lower() == ".zip" if path.is_file() else (path / DESCRIPTION_FILE).is_file()
     if overwrite and is_package and not path.is_symlink():
         return
-    advice = "choose another name or allow overwriting" if is_package else "choose another name"
-    raise UserError("package-exists", f"{path} exists already and was left as it is; {advice}.", file=str(path))
+    raise UserError("package-exists" if is_package else "package-path-taken", file=str(path))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ PACKAGES = {
     **engine.PACKAGES,
     "click": "8.1",
     "nibabel": "5.2",
+    "pydicom": "2.4",
     "lightning": "2.4",
     "monai": "1.4",
     "pydantic": "2.7",

@@ -34,7 +34,7 @@ def folders(user_folder: Path, shipped_folder: Path) -> tuple[Path, Path]:
 
 def test_without_any_models_the_list_is_empty(folders: tuple[Path, Path]) -> None:
     assert list_models() == []
-    assert "there are none" in refusal("model-not-found", find_model, "organ")
+    assert "none" in refusal("model-not-found", find_model, "organ")
 
 
 def test_models_of_every_folder_are_listed_in_order(tmp_path: Path, folders: tuple[Path, Path]) -> None:
@@ -113,8 +113,8 @@ def test_a_name_means_the_model_and_a_path_the_path(
 
 def test_a_near_name_is_offered(folders: tuple[Path, Path]) -> None:
     make_folder(folders[0] / "organ")
-    assert 'did you mean "organ"?' in refusal("model-not-found", find_model, "Organ")
-    assert "there are organ" in refusal("model-not-found", find_model, "brain/tumor")
+    assert 'did you mean "organ"?' in refusal("model-not-found-near", find_model, "Organ")
+    assert "models are: organ" in refusal("model-not-found", find_model, "brain/tumor")
 
 
 def test_several_folders_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,13 @@ def test_no_package_there(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_package(tmp_path: Path) -> None:
-    assert "no model.json" in refusal("package-not-found", read_package, tmp_path)
+    assert "no model.json" in refusal("package-without-description", read_package, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "last.ckpt"])
+def test_a_checkpoint_is_not_a_damaged_package(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"PK")
+    assert name in refusal("model-is-checkpoint", read_package, tmp_path / name)
 
 
 def test_a_file_that_is_no_package(tmp_path: Path) -> None:

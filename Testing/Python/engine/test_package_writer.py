@@ -73,7 +73,7 @@ def test_what_is_no_package_is_never_replaced(tmp_path: Path, description: Model
     (tmp_path / "notes").write_text("n", encoding="utf-8")
     for name in ("photos", "notes"):
         files = {WEIGHTS: safetensors_bytes()}
-        refusal("package-exists", write_package, description, files, tmp_path / name, overwrite=True)
+        refusal("package-path-taken", write_package, description, files, tmp_path / name, overwrite=True)
     assert (tmp_path / "photos" / "one.png").exists() and (tmp_path / "notes").exists()
 
 

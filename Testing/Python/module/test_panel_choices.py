@@ -171,8 +171,8 @@ def test_a_broken_model_is_listed_with_its_sentence_and_hides_nothing(panel: Pan
     add_volume("T1")
     panel.settle()
     assert not panel.ui.applyButton.enabled
-    assert "cannot be read (Expecting property name" in panel.ui.applyButton.toolTip
-    assert "cannot be read (Expecting property name" in panel.ui.modelSummaryLabel.text
+    assert "cannot be read as JSON (Expecting property name" in panel.ui.applyButton.toolTip
+    assert "cannot be read as JSON (Expecting property name" in panel.ui.modelSummaryLabel.text
 
 
 @pytest.mark.parametrize("form", ["A .zip file", "A folder"])
@@ -251,16 +251,16 @@ def test_a_model_of_the_same_name_stays_without_a_yes(panel: PanelDriver, tmp_pa
 
 def test_what_is_no_model_is_not_replaced_by_one(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
     (models_folder / "four").mkdir()
-    dialogs.answer("A folder", str(write_four_channels(tmp_path / "four")), "Yes")
+    dialogs.answer("A folder", str(write_four_channels(tmp_path / "four")))
     panel.ui.installModelButton.click()
-    assert "was left as it is; move it elsewhere" in dialogs.shown[-1].text
+    assert "is not a model package, and was not changed" in dialogs.shown[-1].text
     assert not list((models_folder / "four").iterdir())
 
 
 def test_a_broken_package_is_not_installed(panel: PanelDriver, tmp_path: Path, models_folder: Path) -> None:
     dialogs.answer("A folder", str(write_broken(tmp_path / "broken")))
     panel.ui.installModelButton.click()
-    assert "cannot be read (Expecting property name" in dialogs.shown[-1].text
+    assert "cannot be read as JSON (Expecting property name" in dialogs.shown[-1].text
     assert not list(models_folder.iterdir())
 
 
