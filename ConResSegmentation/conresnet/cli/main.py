@@ -23,9 +23,6 @@ from conresnet.errors import Cancelled, UserError
 
 PROGRAM = "python -m conresnet"
 _INTERRUPTED = 128 + signal.SIGINT
-# What ``--help`` does without, and a Python that was chosen to run the engine may lack.
-REQUIRED = ("numpy", "safetensors", "SimpleITK", "torch")
-
 # Command: module below conresnet.cli, its click command, what it does in a line.
 _COMMANDS = {
     "segment": ("segment", "segment", "Segment images with a model."),
@@ -143,10 +140,14 @@ def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
         _say("Stopped.")
         return _INTERRUPTED
     except ModuleNotFoundError as error:
-        if error.name not in REQUIRED:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "conresnet", "conresnet_training"):
             _say(_our_fault(error, arguments))
             return 1
-        _say(f"This command needs {error.name}, which the Python at {sys.executable} lacks; install it there.")
+        _say(UserError("package-missing", package=package, python=sys.executable).message)
+        return 2
+    except PermissionError as error:
+        _say(UserError("no-permission", path=str(error.filename), reason=error.strerror or str(error)).message)
         return 2
     except Exception as error:
         _say(_our_fault(error, arguments))

@@ -32,9 +32,7 @@ IMAGES: dict[str, str] = {
         "{path} cannot be read: the image reader crashed, most likely because the file is damaged; copy, download or "
         "export it again."
     ),
-    "image-out-of-memory": _(
-        "{path} cannot be read because memory ran out; close other programs, or crop the image."
-    ),
+    "image-out-of-memory": _("{path} cannot be read because memory ran out; close other programs, or crop the image."),
     "image-header": _("{path} has an invalid header: {field} is {value}; export the image again."),
     "image-data-file": _("{path} stores its voxels in {file}, which is not a file that can be read."),
     "image-beyond-memory": _(

@@ -11,7 +11,7 @@ from torch import nn
 
 from conresnet.images.files import read_volume
 from conresnet.inference.windows import fitted_windows
-from conresnet_training.training.network import FoundBoxes
+from conresnet_training.training.network import FirstStageBoxes
 from conresnet_training.training.validation import HeldOutCases, dice_of_cases, found_segments
 from peak_memory import PEAK_MEMORY, REASON
 
@@ -39,7 +39,7 @@ def case(bright, label=None):
 
 
 def boxes(network):
-    return FoundBoxes(network, (8, 8, 8), 1, True, ARGUMENTS)
+    return FirstStageBoxes(network, (8, 8, 8), 1, True, ARGUMENTS)
 
 
 def dice(network, item, box_of):
