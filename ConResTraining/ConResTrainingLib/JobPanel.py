@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet_training.runs.progress import Progress
+from conresnet_training.runs.running import can_begin_in
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, whenPathChanges
 
@@ -330,8 +331,8 @@ class JobPanel:
 
 
 def _isUsed(folder: Path) -> bool:
-    """Whether a folder contains anything; one that cannot be read counts as used."""
+    """Whether a new run may not use a folder; one that cannot be read counts as used."""
     try:
-        return os.path.isdir(folder) and any(os.scandir(folder))
+        return not can_begin_in(folder)
     except OSError:
         return True

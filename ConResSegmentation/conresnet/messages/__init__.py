@@ -30,4 +30,12 @@ def sentence(code: str, values: Mapping[str, Any], translate: Callable[[str], st
     Raises:
         KeyError: no sentence has this code, or a value that it names is missing.
     """
-    return translate(MESSAGES[code]).format(**values)
+    shown = {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
+    return translate(MESSAGES[code]).format(**shown)
+
+
+def printable(text: str) -> str:
+    r"""``text`` with control characters and lone surrogates escaped (``\x1b``), so that it cannot steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

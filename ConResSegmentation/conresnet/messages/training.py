@@ -7,6 +7,84 @@ def _(template: str) -> str:
 
 
 TRAINING: dict[str, str] = {
+    # The Python and its files
+    # Data sets
+    "folder-not-found": _("The folder {path} does not exist."),
+    "folder-unreadable": _("The data set {path} cannot be read ({reason}); check its permissions."),
+    "data-set-not-found": _(
+        "{path} has neither a dataset.json (Medical Segmentation Decathlon, nnU-Net), nor case folders with "
+        "CASE/CASE_t1.nii.gz and so on (BraTS), nor a label_maps.json. Name the folder of a data set in one of these "
+        "layouts."
+    ),
+    "run-data-not-found": _(
+        "The data set {path} of the run {run} does not exist. If it was moved, name its new folder with --data (with "
+        "evaluate: after RUN)."
+    ),
+    "data-set-mixed": _(
+        "{path} has cases named as in BraTS until 2021 (_t1) and since 2023 (-t1n), whose label values differ. Move "
+        "them to two folders."
+    ),
+    "labels-unclear": _(
+        "{path} contains {case} of BraTS-PEDs, whose label values changed their meaning in 2024. Add a dataset.json "
+        "that lists the files of each case and the meaning of its values, as for nnU-Net."
+    ),
+    "no-cases": _("{path} has no labeled cases to train on."),
+    "one-case": _("{path} has only one case, which cannot be used for both training and validation. Add more cases."),
+    "one-patient": _(
+        "All cases in {path} are of one patient, who cannot be used for both training and validation. Add other "
+        "patients."
+    ),
+    "case-repeated": _('{path} has two cases named "{case}" ({first} and {second}). Rename one of them.'),
+    "case-listed-twice": _('The case "{case}" is listed twice in {path}. Remove one of the two entries.'),
+    "case-incomplete": _(
+        'The case {case} has no file {path}. Run "python -m conresnet_training check" to list everything that is '
+        "missing."
+    ),
+    "in-case": _("Case {case}: {sentence}"),
+    "no-foreground": _("No case that {path} has for training contains a labeled voxel, so there is nothing to learn."),
+    # dataset.json
+    "data-set-unreadable": _("{path} cannot be read ({reason})."),
+    "data-set-not-json": _("{path} is not JSON text. Save it as UTF-8, and check its quotes, commas and brackets."),
+    "data-set-no-object": _("{path} must contain a JSON object."),
+    "data-set-channels": _('{path} needs "modality" or "channel_names", such as {{"0": "T1"}}.'),
+    "data-set-no-labels": _('{path} needs "labels", such as {{"0": "background", "1": "tumor"}}.'),
+    "data-set-label-invalid": _("In {path}, the label {label} is not a name with a value."),
+    "data-set-label-ignore": _(
+        '{path} has the label "ignore", which is not supported. Give those voxels another label, and remove it.'
+    ),
+    "data-set-label-range": _('In {path}, the label "{label}" has a value that is not between 1 and 255.'),
+    "data-set-label-repeated": _('In {path}, two labels are named "{label}".'),
+    "data-set-value-repeated": _("In {path}, two labels have the same value."),
+    "data-set-only-background": _("{path} names no labels other than the background."),
+    "data-set-region-order": _('In {path}, "regions_class_order" must have one value for each region, all different.'),
+    "data-set-no-list": _('{path} needs "training", a list of images and labels.'),
+    "data-set-entry": _('In {path}, the entry {entry} of "training" is not an "image" with its "label".'),
+    "data-set-case-files": _('In {path}, the case "{case}" does not have {count} "images" and a "label".'),
+    "data-set-ending": _('In {path}, "file_ending" must be an ending such as ".nii.gz".'),
+    "data-set-without-spacing": _(
+        "{path} lists {ending} files, which do not store the voxel size. Convert them to NIfTI with the correct "
+        "spacing."
+    ),
+    "label-maps-invalid": _("{path} is not a valid description of label maps: {reason}."),
+    "unexpected-value": _(
+        'The label map {path} has the value {value:g}, which the data set does not name. Add it to "inside" or '
+        '"surroundings" in label_maps.json, or to a segment.'
+    ),
+    # Label maps
+    "label-not-whole": _(
+        "The label map {path} has values that are not whole numbers, such as {value:g}. It was probably "
+        "interpolated; resample it again with nearest-neighbor interpolation."
+    ),
+    "label-range": _("The label map {path} has the value {value:g}, but labels are whole numbers from 0 to 255."),
+    "unexpected-labels": _(
+        "The label map {path} has values that the data set does not name: {found} (with the number of voxels). The "
+        "data set names {known}. Correct the label map, or name the values in dataset.json."
+    ),
+    "label-grid-differs": _(
+        "The label map {path} is not on the grid of {image} ({difference}). Resample the label map to the image, or "
+        "correct its header."
+    ),
+    "output-in-data": _("{path} is inside the data set's folder, which is never modified. Choose another --output."),
     # Planning
     "plan-system-unknown": _("There is no system {system}; the nearest is {nearest}."),
     "system-unchangeable": _(
@@ -42,4 +120,109 @@ TRAINING: dict[str, str] = {
     "setting-too-deep": _("The plan has no {setting}; {above} contains nothing further."),
     "setting-invalid": _("With {settings} the plan is wrong: {reason}."),
     "in-plan-with-settings": _("With {settings} the plan is wrong: {sentence}"),
+    # Folds
+    "plan-exists": _("{path} already exists. Choose another file, or give --overwrite to lose the edits in it."),
+    "synthesis-filters": _(
+        "Images cannot be synthesized for a model with the intensity step {step}, which needs the whole image. Plan "
+        "another system."
+    ),
+    "too-many-folds": _(
+        "{cases} cases of {patients} patients cannot be divided into {folds} folds. Plan fewer folds (training.folds)."
+    ),
+    "fold-unknown": _("There is no fold {fold}; the plan has folds 0 to {last}."),
+    # Runs
+    "run-exists": _("The folder {path} is not empty. Resume the run in it, or name a new folder."),
+    "run-not-found": _("{path} is not the folder of a training run."),
+    "run-unreadable": _("The folder {path} cannot be read ({reason}); check its permissions."),
+    "run-in-use": _("Process {pid} is training in {path}. Stop it, or wait until it ends."),
+    "run-not-running": _("Nothing is training in {path}."),
+    "fold-file-damaged": _("{path} must contain the number of the run's fold, 0 to {last}. Write it there again."),
+    "split-damaged": _("{path} does not list the run's cases ({part}). Restore it from a backup, or start a new run."),
+    "cases-gone": _(
+        "Cases that the run {run} was started with are missing from the data set {data}: {names}. Restore them, or "
+        "start a new run."
+    ),
+    "plan-changed": _(
+        "In {path}, {part} was changed after training began, so the plan no longer describes what the network has "
+        "learned. Undo the change, or start a new run."
+    ),
+    "steps-changed": _(
+        "The run was started with training.steps={steps}, which cannot be changed, because {stages} parts are "
+        "trained one after the other. Change it back, or start a new run."
+    ),
+    "checkpoint-damaged": _("The checkpoint {path} cannot be read. Restore it from a backup, or start a new run."),
+    "checkpoint-of-another-plan": _(
+        "The checkpoint {path} does not fit the network in the plan. Undo the changes to the plan, or start a new run."
+    ),
+    "checkpoint-not-found": _(
+        "The run {run} has no checkpoint {path} yet. Train it further, or choose another checkpoint."
+    ),
+    "stage-not-reached": _(
+        "The checkpoint {path} was saved after {steps} steps, before the last of {stages} parts was trained. Train "
+        "the run further."
+    ),
+    "not-finite": _(
+        "Step {step} gave numbers that are not finite, with samples of {names}. Check these cases, or lower the "
+        "learning rate in {plan}, and resume; the checkpoints are from earlier steps."
+    ),
+    "start-does-not-fit": _(
+        "The model {model} has another kind or size of network than the plan: only {fitting} of {tensors} tensors "
+        "fit. Plan a network like the model's, or remove start_from."
+    ),
+    # Devices
+    "processes-differ": _(
+        "{launched} processes were launched, but --devices and --nodes require {processes}. Make them agree."
+    ),
+    "batch-not-divisible": _(
+        "A batch of {batch} cannot be divided among {processes} processes. Change training.batch or --devices."
+    ),
+    "devices-not-available": _("The requested devices are not available: {reason}."),
+    "bf16-window-too-small": _(
+        "With {precision}, CPUs compute wrong gradients if a side of the window ({window}) has {smallest} voxels or "
+        "fewer. Set training.precision to auto or 32-true, or plan a larger window."
+    ),
+    "training-out-of-memory": _(
+        "There is not enough memory to train {path}. Close other programs that use the device and resume, or start a "
+        "new run with a smaller training.batch, inference.window or base_width."
+    ),
+    "workers-died": _(
+        "A process that made samples for {path} died ({reason}), possibly for lack of memory, or of shared memory in "
+        "a container. Set fewer training.workers or provide more memory, and resume."
+    ),
+    # Cross-validation and export
+    "crossval-plan-differs": _("{path} was started with another plan. Name a new folder, or use the plan {plan}."),
+    "fold-plan-differs": _(
+        "{path} no longer has the model, targets and folds of {plan}. Change them back; only training settings may "
+        "differ."
+    ),
+    "fold-failed": _("Training failed in {path}, folds {folds}. Fix what their messages say, and repeat the command."),
+    "runs-differ": _(
+        "The plans of {first} and {second} differ in {part} ({one} and {other}). Only runs that agree can become one "
+        "model."
+    ),
+    "run-repeated": _("The run {path} is named twice. Name it once."),
+    # Evaluation
+    "predictions-not-found": _(
+        "{path} is not a training run and has no label map named like a case of {data}, such as {case}.nii.gz or "
+        "{case}/segmentation.nii.gz."
+    ),
+    "regions-cross": _(
+        "The regions {first} and {second} of {data} overlap in part, which a label map cannot show. Evaluate the "
+        "training run itself, or define regions that are inside each other."
+    ),
+    "evaluation-not-found": _(
+        'The evaluation {path} cannot be read ({reason}). Make it with "python -m conresnet_training evaluate".'
+    ),
+    "evaluation-invalid": _("{path} is not an evaluation, or is damaged. Evaluate again."),
+    "evaluation-segments-differ": _("In {path}, not all cases have the same segments. Evaluate again."),
+    "no-common-case": _(
+        "The evaluations of {first} and of {second} have no case in common, so they cannot be compared."
+    ),
+    "evaluation-segments-unlike": _(
+        "The two evaluations measured different segments ({first}; {second}), so they cannot be compared."
+    ),
+    "tolerances-differ": _(
+        "The two evaluations used different tolerances for surface Dice ({first:g} mm and {second:g} mm). Evaluate "
+        "again with the same tolerance."
+    ),
 }

@@ -1,4 +1,4 @@
-"""Looking at every case of a data set before it is trained on: findings in words, and a page to look at."""
+"""Checks of every case of a data set before training: findings as text, and an HTML page."""
 
 from conresnet_training.check.cases import check_data_set
 from conresnet_training.check.findings import CaseReport, Finding, SetReport

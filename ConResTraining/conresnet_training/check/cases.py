@@ -1,9 +1,7 @@
-"""One case looked at: are its files there and whole, do its grids agree, are its values such as can be trained on.
-
-Every case of a data set looked at, one at a time, and what only shows between cases.
-"""
+"""Checks every case of a data set, one at a time: files, grids, values, and what only shows between cases."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,20 +14,95 @@ from conresnet.images.grid import Volume, reordering
 from conresnet.images.preparation import foreground_mask
 from conresnet_training.check.findings import ERROR, PERCENTILES, WARNING, CaseReport, Finding, SetReport, Tile
 from conresnet_training.data import Case, DataSet
-from conresnet_training.data.description import SPLITS_FILE
-from conresnet_training.data.label_maps import check_expected, grid_difference, label_counts, whole_labels
+from conresnet_training.data.label_maps import (
+    TOLERATED_SHIFT,
+    check_expected,
+    grid_difference,
+    label_counts,
+    whole_labels,
+)
 
 # Superior, anterior, right: the order in which sizes of different cases are compared.
 PATIENT_AXES = "SAR"
+_DIRECTIONS = ("superior-inferior", "anterior-posterior", "right-left")
 MOST_VALUES = 200_000
 LARGEST_TILE = 160
+# Cases of which a slice is shown.
+MOST_TILES = 24
+# A case is an outlier if its spacing, or size in voxels, differs from the median by more than these factors; fewer
+# cases are not compared.
+SPACING_FACTOR, SIZE_FACTOR, FEWEST_TO_COMPARE = 2, 3, 5
+
+
+def check_data_set(data_set: DataSet, folder: Path, done: Callable[[str], None] = lambda name: None) -> SetReport:
+    """Read every case and report errors and warnings.
+
+    Args:
+        folder: of the data set.
+        done: called with the name of each case after it was checked.
+    """
+    with_tile = set(data_set.spread(MOST_TILES))
+    cases = []
+    for index, case in enumerate(data_set.cases):
+        cases.append(_checked(case, data_set, index in with_tile))
+        done(case.name)
+    _note_duplicates(cases)
+    _note_outliers(cases, "patient_spacing", "spacing", "mm", SPACING_FACTOR)
+    _note_outliers(cases, "patient_size", "size", "voxels", SIZE_FACTOR)
+    return SetReport(folder.resolve(), data_set, cases, _of_the_whole(data_set, folder, cases))
+
+
+def _checked(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
+    """``check_case``; a file at which a library fails in its own way is an error of this case, not of the check."""
+    try:
+        return check_case(case, data_set, with_tile)
+    except Exception as error:
+        report = CaseReport(case.name)
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        report.add(ERROR, "case-unreadable", f"its files cannot be read ({reason})")
+        return report
+
+
+def _note_duplicates(cases: list[CaseReport]) -> None:
+    first: dict[bytes, str] = {}
+    for case in cases:
+        if case.digest is not None and (other := first.setdefault(case.digest, case.name)) != case.name:
+            case.add(WARNING, "duplicate-image", f"its images are identical to those of {other}")
+
+
+def _note_outliers(cases: list[CaseReport], attribute: str, what: str, unit: str, factor: float) -> None:
+    measured = [case for case in cases if getattr(case, attribute) is not None]
+    if len(measured) < FEWEST_TO_COMPARE:
+        return
+    median = np.median([getattr(case, attribute) for case in measured], axis=0)
+    for case in measured:
+        ratios = np.array(getattr(case, attribute)) / median
+        axis = int(np.abs(np.log(ratios)).argmax())
+        if not 1 / factor <= ratios[axis] <= factor:
+            sentence = f"its {_DIRECTIONS[axis]} {what} is {getattr(case, attribute)[axis]:.4g} {unit}"
+            case.add(WARNING, f"{what}-outlier", f"{sentence}; the median is {median[axis]:.4g}")
+
+
+def _of_the_whole(data_set: DataSet, folder: Path, cases: list[CaseReport]) -> list[Finding]:
+    """Problems of the set as a whole. Those of the labels are known once any label map could be read."""
+    found = [Finding(WARNING, code, sentence) for code, sentence in data_set.warnings.items()]
+    try:
+        data_set.check_size(folder)
+    except UserError as error:
+        found.insert(0, Finding(ERROR, error.code, _clause(error)))
+    if not any(case.label_ml for case in cases):
+        return found
+    unused = [name for name in data_set.labels.values() if not any(case.label_ml.get(name) for case in cases)]
+    if len(unused) == len(data_set.labels):
+        return [*found, Finding(ERROR, "no-foreground", "no case has a labeled voxel, so there is nothing to learn")]
+    return found + [Finding(WARNING, "label-unused", f"no case has the label {name}") for name in unused]
 
 
 def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
-    """Look at one case. Holds its images while it does, and of them nothing but the report afterwards.
+    """Check one case.
 
     Args:
-        with_tile: whether a slice of it is kept to be looked at.
+        with_tile: keep a slice to be shown.
     """
     report = CaseReport(case.name)
     channels = _channels(case, data_set.channels, report)
@@ -47,19 +120,19 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
             report.add(
                 WARNING,
                 "channel-grid-differs",
-                f"channel {name} lies on another grid than the first ({difference}) and will be resampled",
+                f"channel {name} is not on the grid of the first channel ({difference}) and will be resampled",
             )
     if len(channels) == len(data_set.channels):
         report.digest = _digest(channels)
     if with_tile and reference in usable.values():
-        matching = label if label is not None and label.grid.matches(reference.grid) else None
+        matching = label if label is not None and label.grid.matches(reference.grid, TOLERATED_SHIFT) else None
         report.tile = _tile(reference, matching)
     report.findings.sort(key=lambda finding: finding.level)
     return report
 
 
 def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[str, Volume]:
-    """The channels that can be read, in order; what cannot is noted."""
+    """The channels that can be read, in order; problems are noted. A label map without images has none."""
     if not case.images:
         return {}
     if len(case.images) == 1:
@@ -67,7 +140,7 @@ def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[st
         if (arrays := _read(path, "the image", "missing-image", report)) is None:
             return {}
         if len(arrays) != len(names):
-            sentence = f"{path} holds {len(arrays)} images, but the data set has {len(names)} channels"
+            sentence = f"{path} contains {len(arrays)} images, but the data set has {len(names)} channels"
             report.add(ERROR, "wrong-channel-count", f"{sentence} ({', '.join(names)})")
             return {}
         return dict(zip(names, arrays, strict=True))
@@ -79,18 +152,18 @@ def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[st
         if len(arrays) == 1:
             channels[name] = arrays[0]
         else:
-            report.add(ERROR, "image-4d", f"channel {name}: {path} holds {len(arrays)} images where one is wanted")
+            report.add(ERROR, "image-4d", f"channel {name}: {path} contains {len(arrays)} images instead of one")
     return channels
 
 
 def _read(path: Path, what: str, code_of_missing: str, report: CaseReport) -> list[Volume] | None:
-    if not path.exists():
+    if not os.path.exists(path):
         report.add(ERROR, code_of_missing, f"{what} is missing: {path} does not exist")
         return None
     try:
         image = read_image(path)
     except UserError as error:
-        report.add(ERROR, error.code, _inside(error))
+        report.add(ERROR, error.code, _clause(error))
         return None
     for warning in image.warnings:
         report.add(WARNING, "image-header", f"{what}: {warning}")
@@ -107,25 +180,29 @@ def _is_usable(volume: Volume, name: str, report: CaseReport) -> bool:
             case "image-not-finite":
                 sentence = f"channel {name} has {error.values['count']} voxels that are NaN or infinite"
             case _:
-                sentence = f"channel {name}: {_inside(error)}"
+                sentence = f"channel {name}: {_clause(error)}"
         report.add(ERROR, error.code, sentence)
         return False
     return True
 
 
 def _label(case: Case, data_set: DataSet, channels: dict[str, Volume], report: CaseReport) -> Volume | None:
-    """The label map where it can be measured; what is wrong with it is noted."""
-    if not case.label.exists():
+    """The label map if it can be measured; problems are noted."""
+    if not os.path.exists(case.label):
         report.add(ERROR, "missing-label", f"the label map is missing: {case.label} does not exist")
         return None
     try:
         stored = read_single(case.label)
     except UserError as error:
-        report.add(ERROR, error.code, _inside(error))
+        report.add(ERROR, error.code, _clause(error))
         return None
     first = channels.get(data_set.channels[0])
     if first is not None and (difference := grid_difference(stored.grid, first.grid)):
-        report.add(ERROR, "label-grid-differs", f"the label map lies on another grid than the image: {difference}")
+        if stored.grid.matches(first.grid, TOLERATED_SHIFT):
+            sentence = f"the label map is slightly off the grid of the image ({difference}); it will be moved onto it"
+            report.add(WARNING, "label-grid-shifted", sentence)
+        else:
+            report.add(ERROR, "label-grid-differs", f"the label map is not on the grid of the image: {difference}")
     try:
         if case.images:
             label = whole_labels(stored)
@@ -133,7 +210,7 @@ def _label(case: Case, data_set: DataSet, channels: dict[str, Volume], report: C
         else:
             label = data_set.tissues.as_values(data_set.tissues.as_places(stored))
     except UserError as error:
-        report.add(ERROR, error.code, _inside(error))
+        report.add(ERROR, error.code, _clause(error))
         if error.code != "unexpected-labels":
             return None
     counts = label_counts(label)
@@ -167,7 +244,7 @@ def _digest(channels: dict[str, Volume]) -> bytes:
 
 
 def _tile(image: Volume, label: Volume | None) -> Tile:
-    """The slice across superior-inferior with most label, or the middle one."""
+    """The axial slice with the most labeled voxels, or the middle one."""
     order = reordering(image.grid, PATIENT_AXES)
     stack, spacing = order.view(image.array), order.grid(image.grid).spacing[::-1]
     labels = np.zeros(stack.shape, np.uint8) if label is None else order.view(label.array)
@@ -180,67 +257,6 @@ def _tile(image: Volume, label: Volume | None) -> Tile:
     return Tile(gray, np.ascontiguousarray(labels[index, ::step, ::step]), float(spacing[1] / spacing[2]))
 
 
-def _inside(error: UserError) -> str:
-    """An engine's sentence as part of a line."""
+def _clause(error: UserError) -> str:
+    """An error's sentence as part of a line."""
     return error.message.rstrip(".")
-
-
-# A case stands out whose spacing, or size in voxels, is so many times the median or a part of it, of so many cases.
-SPACING_FACTOR, SIZE_FACTOR, FEWEST_TO_COMPARE = 2, 3, 5
-# Cases of which a slice is kept to be looked at.
-MOST_TILES = 24
-_DIRECTIONS = ("superior-inferior", "anterior-posterior", "right-left")
-
-
-def check_data_set(data_set: DataSet, folder: Path, done: Callable[[str], None] = lambda name: None) -> SetReport:
-    """Read every case and report what is wrong or odd; memory holds one case at a time.
-
-    Args:
-        folder: where the data set lies.
-        done: told the name of each case after it.
-    """
-    with_tile = set(data_set.spread(MOST_TILES))
-    cases = []
-    for index, case in enumerate(data_set.cases):
-        cases.append(check_case(case, data_set, index in with_tile))
-        done(case.name)
-    _note_duplicates(cases)
-    _note_outliers(cases, "patient_spacing", "spacing", "mm", SPACING_FACTOR)
-    _note_outliers(cases, "patient_size", "size", "voxels", SIZE_FACTOR)
-    return SetReport(folder.resolve(), data_set, cases, _of_the_whole(data_set, folder, cases))
-
-
-def _note_duplicates(cases: list[CaseReport]) -> None:
-    first: dict[bytes, str] = {}
-    for case in cases:
-        if case.digest is not None and (other := first.setdefault(case.digest, case.name)) != case.name:
-            case.add(WARNING, "duplicate-image", f"its images are those of {other}, voxel for voxel")
-
-
-def _note_outliers(cases: list[CaseReport], attribute: str, what: str, unit: str, factor: float) -> None:
-    measured = [case for case in cases if getattr(case, attribute) is not None]
-    if len(measured) < FEWEST_TO_COMPARE:
-        return
-    median = np.median([getattr(case, attribute) for case in measured], axis=0)
-    for case in measured:
-        ratios = np.array(getattr(case, attribute)) / median
-        axis = int(np.abs(np.log(ratios)).argmax())
-        if not 1 / factor <= ratios[axis] <= factor:
-            sentence = f"its {what} is {getattr(case, attribute)[axis]:.4g} {unit} {_DIRECTIONS[axis]}"
-            case.add(WARNING, f"{what}-outlier", f"{sentence}, where the median is {median[axis]:.4g}")
-
-
-def _of_the_whole(data_set: DataSet, folder: Path, cases: list[CaseReport]) -> list[Finding]:
-    """Too few cases to plan for, folds that are not as a file gives them, and labels that no case has, once any label
-    map could be read.
-    """
-    found = []
-    if sentence := data_set.too_few(folder):
-        found.append(Finding(ERROR, "too-few-cases", sentence))
-    if data_set.unused_splits:
-        sentence = f"{SPLITS_FILE} is not followed: {data_set.unused_splits}"
-        found.append(Finding(WARNING, "splits-not-followed", sentence))
-    if not any(case.label_ml for case in cases):
-        return found
-    unused = [name for name in data_set.labels.values() if not any(case.label_ml.get(name) for case in cases)]
-    return found + [Finding(WARNING, "label-unused", f"no case has the label {name}") for name in unused]

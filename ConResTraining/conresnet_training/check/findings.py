@@ -1,4 +1,4 @@
-"""What a check finds, as lines for the terminal and as JSON for other programs."""
+"""What a check finds, as lines for a terminal and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from conresnet_training.data import DataSet
 from conresnet_training.reporting.text import case_count
 
 ERROR, WARNING = "error", "warning"
-# Shares of a channel's voxels below the values that stand for its distribution.
+# Percentiles that summarize a channel's intensities.
 PERCENTILES = (0.5, 25, 50, 75, 99.5)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong ("error": cannot be trained on) or odd ("warning"); ``code`` is its stable name."""
+    """An error, with which training would refuse the data, or a warning; ``code`` is its stable name."""
 
     level: str
     code: str
@@ -26,10 +26,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Tile:
-    """One slice of a case to look at: its first channel in gray (0 to 255), and the labels there.
+    """One slice of a case to be shown: its first channel in gray (0 to 255), and the labels.
 
     Args:
-        image, label: uint8 of one shape; rows run to anterior, columns to the patient's right.
+        image, label: uint8 of the same shape; rows run to anterior, columns to the patient's right.
         aspect: height of a voxel divided by its width.
     """
 
@@ -40,12 +40,12 @@ class Tile:
 
 @dataclass
 class CaseReport:
-    """What was found in one case, and what it measures; what could not be read is None or missing.
+    """Findings and measurements of one case; what could not be read is None or missing.
 
     Args:
-        size, spacing: of the first channel, along the file's axes; voxels and mm.
-        patient_size, patient_spacing: the same, superior-inferior, anterior-posterior and right-left.
-        intensities: for each channel its values at ``PERCENTILES``, outside of the background.
+        size, spacing: of the first channel along the file's axes, in voxels and mm.
+        patient_size, patient_spacing: the same along superior-inferior, anterior-posterior and right-left.
+        intensities: for each channel its ``PERCENTILES`` outside the background.
         label_ml: volume of each label in mL.
         digest: of all channels' voxels.
     """
@@ -62,16 +62,16 @@ class CaseReport:
     tile: Tile | None = None
 
     def add(self, level: str, code: str, message: str) -> None:
-        """Note a finding."""
+        """Add a finding."""
         self.findings.append(Finding(level, code, message))
 
     @property
     def level(self) -> str | None:
-        """The worst level of its findings; None where there are none."""
+        """The worst level of its findings; None without any."""
         return worst(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it."""
+        """As JSON."""
         return {
             "name": self.name,
             "size": list(self.size) if self.size else None,
@@ -83,7 +83,7 @@ class CaseReport:
 
 @dataclass
 class SetReport:
-    """What was found in a data set: case by case, and of it as a whole."""
+    """Findings in a data set, case by case and as a whole."""
 
     data: Path
     data_set: DataSet
@@ -91,18 +91,16 @@ class SetReport:
     findings: list[Finding] = field(default_factory=list)
 
     def count(self, level: str | None) -> int:
-        """Cases whose worst finding is of that level; None: without any."""
+        """Number of cases whose worst finding has that level; None counts those without findings."""
         return sum(case.level == level for case in self.cases)
 
     @property
     def has_errors(self) -> bool:
-        """Whether something must be put right before training."""
+        """Whether something must be fixed before training."""
         return any(worst(item.findings) == ERROR for item in (self, *self.cases))
 
     def lines(self) -> Iterator[str]:
-        """A line for the whole set where there is something to say of it, one for each case with findings, and one that
-        counts the others.
-        """
+        """One line for the whole set if it has findings, one per case with findings, and one that counts the others."""
         for name, findings in (("the data set", self.findings), *((case.name, case.findings) for case in self.cases)):
             if findings:
                 yield f"{name}: " + "; ".join(f"{found.level}: {found.message}" for found in findings)
@@ -110,12 +108,12 @@ class SetReport:
         yield f"{fine} of {case_count(len(self.cases))} {'is' if 1 in (fine, len(self.cases)) else 'are'} fine."
 
     def median(self, attribute: str) -> list[float] | None:
-        """Of ``patient_size`` or ``patient_spacing``, an axis each; None where no case could be read."""
+        """Median of ``patient_size`` or ``patient_spacing`` along each axis; None if no case could be read."""
         values = [value for case in self.cases if (value := getattr(case, attribute)) is not None]
         return np.median(values, axis=0).tolist() if values else None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it. Sizes and medians of the summary run superior-inferior, anterior-posterior, right-left."""
+        """As JSON. Medians in the summary are in the order superior-inferior, anterior-posterior, right-left."""
         return {
             "data": str(self.data),
             "layout": self.data_set.layout,
@@ -137,6 +135,6 @@ class SetReport:
 
 
 def worst(findings: list[Finding]) -> str | None:
-    """The worst level among findings; None where there are none."""
+    """The worst level among findings; None without any."""
     levels = {finding.level for finding in findings}
     return ERROR if ERROR in levels else WARNING if levels else None

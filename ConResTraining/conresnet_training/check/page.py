@@ -1,7 +1,4 @@
-"""The pictures of a check's page, as PNG images: what the cases measure, and what they look like.
-
-A check's results as files: one page with everything in it, and JSON.
-"""
+"""A check's results as files: one HTML page that contains its plots and pictures, and JSON."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +25,7 @@ PLOT_DPI, TILE_DPI = 150, 96
 
 
 def plot_sizes(cases: Sequence[CaseReport]) -> bytes:
-    """Size in voxels and spacing in mm along the patient's axes, a point a case."""
+    """Size in voxels and spacing in mm along the patient's axes, one point per case."""
     figure = _figure(7.6, 2.9)
     for axes, attribute, title in zip(
         figure.subplots(1, 2), ("patient_size", "patient_spacing"), ("Size (voxels)", "Spacing (mm)"), strict=True
@@ -44,7 +41,7 @@ def plot_sizes(cases: Sequence[CaseReport]) -> bytes:
 
 
 def plot_intensities(cases: Sequence[CaseReport], channels: Sequence[str]) -> bytes:
-    """For each channel the cases side by side, by rising median: median, quartiles, and 0.5th to 99.5th percentile."""
+    """For each channel the cases by ascending median: median, quartiles, and 0.5th to 99.5th percentile."""
     shown = [name for name in channels if any(name in case.intensities for case in cases)]
     columns = min(len(shown), 2)
     rows = -(-len(shown) // columns)
@@ -55,7 +52,7 @@ def plot_intensities(cases: Sequence[CaseReport], channels: Sequence[str]) -> by
     for axes, name in zip(grid, shown, strict=False):
         values = np.array(sorted((c.intensities[name] for c in cases if name in c.intensities), key=lambda v: v[2]))
         _style(axes, plot_name(name))
-        # Steps of equal width, so that a single case is seen too.
+        # Steps of equal width, so that a single case is visible too.
         places = np.arange(len(values) + 1)
         ends = np.vstack([values, values[-1:]])
         for low, high, alpha in ((0, 4, 0.2), (1, 3, 0.4)):
@@ -71,7 +68,7 @@ def plot_intensities(cases: Sequence[CaseReport], channels: Sequence[str]) -> by
 
 
 def plot_volumes(cases: Sequence[CaseReport], colors: Mapping[str, Sequence[float]]) -> bytes:
-    """Volume of each label in mL, a point a case that has it; how many have none stands beside the name."""
+    """Volume of each label in mL, one point per case that has it; the name shows how many have none."""
     measured = [case.label_ml for case in cases if case.label_ml]
     figure = _figure(7.6, 0.9 + 0.34 * len(colors))
     axes = figure.subplots()
@@ -87,14 +84,14 @@ def plot_volumes(cases: Sequence[CaseReport], colors: Mapping[str, Sequence[floa
         axes.set_xscale("log")
     else:
         axes.set_xlim(left=0)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("Volume (mL)", fontsize=8, color=INK)
     return to_png(figure, PLOT_DPI)
 
 
 def draw_tile(tile: Tile, colors: Mapping[int, Sequence[float]]) -> bytes:
-    """The slice with its labels outlined, the patient's right on the left as radiologists look at it.
+    """The slice with its labels outlined, the patient's right on the left as radiologists view it.
 
     Args:
         colors: red, green and blue, 0 to 1, by label value.
@@ -118,12 +115,12 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _style(axes: Axes, title: str, along: str = "y") -> None:
-    axes.set_title(title, fontsize=9, color=INK, loc="left", parse_math=False)
+    axes.set_title(title, fontsize=9, color=INK, loc="left")
     style_axes(axes, along)
 
 
 def _strip(axes: Axes, values: np.ndarray, place: int, color: Sequence[float] | str, vertical: bool) -> None:
-    """A point a value, spread sideways so that equal ones are seen, and a line at the median."""
+    """One point per value, spread sideways so that equal ones are visible, and a line at the median."""
     if not values.size:
         return
     sideways = place + 0.5 * (np.arange(values.size) * GOLDEN_RATIO % 1 - 0.5)
@@ -144,36 +141,32 @@ MOST_LISTED = 500
 
 
 def make_output_folder(output: Path, data: Path) -> Path:
-    """Make the folder for a check's files, so that a place that cannot be written to is known before the work.
+    """Create the folder for a check's files, so that a place that cannot be written to is reported before the work.
 
     Raises:
-        UserError: ``output-in-data`` for a place in the data set's folder, where nothing is written, or those of
+        UserError: ``output-in-data`` for a place in the data set's folder, which is never modified, or those of
             ``make_folder``.
     """
     folder, data = output.resolve(), data.resolve()
     if folder == data or data in folder.parents:
-        raise UserError(
-            "output-in-data",
-            f"{output} lies in the data set's folder, where nothing is written; name another place with --output.",
-            path=str(output),
-        )
+        raise UserError("output-in-data", path=str(output))
     make_folder(output)
     return output
 
 
 def write_check(report: SetReport, output: Path) -> None:
-    """Write ``check.html`` and ``check.json`` into the folder ``output``, each whole or not at all.
+    """Write ``check.html`` and ``check.json`` into the folder ``output``, each completely or not at all.
 
     Raises:
         UserError: ``disk-full`` or ``cannot-write``.
     """
     for name, text in ((PAGE_FILE, make_page(report)), (JSON_FILE, json.dumps(report.to_dict(), indent=1))):
         with replacing(output / name) as path:
-            path.write_text(text + "\n", encoding="utf-8", newline="\n")
+            path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def make_page(report: SetReport) -> str:
-    """HTML text."""
+    """The page as HTML."""
     data_set, cases = report.data_set, report.cases
     colors = dict(zip(data_set.labels, bright_colors(len(data_set.labels)), strict=True))
     by_name = {name: colors[value] for value, name in data_set.labels.items()}

@@ -1,4 +1,4 @@
-"""``python -m conresnet_training crossval``: all folds of a plan, and their evaluation."""
+"""``python -m conresnet_training crossval``: train all folds of a plan and evaluate them."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from conresnet_training.cli.options import (
 
 @click.command()
 @click.argument("plan", type=FILE)
-@click.option("--output", type=FOLDER, help="The folder of the cross-validation.  [default: PLAN's name and _crossval]")
-@click.option("--folds", help="Which, as in 0,1,2.  [default: all of the plan]")
+@click.option("--output", type=FOLDER, help="Folder of the cross-validation.  [default: PLAN's name and _crossval]")
+@click.option("--folds", help="Folds to train, such as 0,1,2.  [default: all of the plan]")
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="So many folds are trained side by side."
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of folds to train in parallel."
 )
 @settings_option
 @data_option
@@ -34,13 +34,15 @@ def crossval(
     data: Path | None,
     max_steps: int | None,
     devices: int,
-) -> None:
-    """Train the folds of PLAN, each in a process of its own, and measure every case by the fold that never saw it.
+) -> int:
+    """Train the folds of PLAN, each in a process of its own, and measure every case with the fold that never saw it.
 
-    Given again, the command goes on with what is not finished, each fold by the training settings of its own plan.yaml.
-    A stop ends every fold after its step.
+    Repeat the command to continue with what is not finished, each fold by the training settings in its own plan.yaml.
+    Stopping ends every fold after its current step; the exit status is then that of a stopped training.
     """
+    from conresnet_training.evaluation import evaluate_runs, summary_table
     from conresnet_training.planning.plan import read_plan, with_settings
+    from conresnet_training.reporting.text import echo
     from conresnet_training.runs.cross_validation import cross_validate
 
     followed = with_settings(read_plan(plan, data), settings)
@@ -48,27 +50,19 @@ def crossval(
     options = ["--devices", str(devices), "--data", str(followed.data)]
     if max_steps is not None:
         options += ["--max-steps", str(max_steps)]
-    runs, is_done = cross_validate(
-        followed,
-        output,
-        _numbers(folds, followed.training.folds),
-        jobs,
-        max_steps,
-        options,
-        click.echo,
-    )
-    if not is_done:
-        click.echo(f"The cross-validation {output} was stopped; the same command goes on with it.", err=True)
-        return
-    from conresnet_training.evaluation import evaluate_runs, summary_table
-
+    chosen = _numbers(folds, followed.training.folds)
+    runs, status = cross_validate(followed, output, chosen, jobs, max_steps, options, echo)
+    if status:
+        echo(f"The cross-validation {output} was stopped. Repeat the command to continue.", err=True)
+        return status
     evaluation = evaluate_runs(runs, output / "evaluation")
-    click.echo(summary_table(evaluation.summary))
-    click.echo(
-        f"{len(runs)} folds are trained and measured on {len(evaluation.cases)} cases: mean Dice "
-        f"{evaluation.mean('dice'):.3f}; see {output / 'evaluation'}.",
+    echo(summary_table(evaluation.summary))
+    echo(
+        f"Trained {len(runs)} folds and measured them on {len(evaluation.cases)} cases: mean Dice "
+        f"{evaluation.mean('dice'):.3f}. See {output / 'evaluation'}.",
         err=True,
     )
+    return 0
 
 
 def _numbers(folds: str | None, count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""``python -m conresnet_training``: the commands by name; they end by the rules of ``conresnet.cli.main``."""
+"""``python -m conresnet_training``: the commands by name; for exit status see ``conresnet.cli.main``."""
 
 import click
 
@@ -6,26 +6,26 @@ from conresnet import __version__
 from conresnet.cli.main import LazyGroup
 from conresnet.cli.main import main as run_command
 
-# Command: module below conresnet_training.cli, its click command, what it does in a line.
+# Command: module in conresnet_training.cli, its click command, summary.
 _COMMANDS = {
-    "check": ("check", "check", "Look at every case of a data set and say what is wrong."),
-    "plan": ("plan", "plan", "Look at a data set and write a plan for it."),
+    "check": ("check", "check", "Check every case of a data set for errors."),
+    "plan": ("plan", "plan", "Plan a training for a data set."),
     "train": ("train", "train", "Train by a plan."),
-    "resume": ("train", "resume", "Go on with a run from its newest checkpoint."),
-    "stop": ("train", "stop", "Ask a run to end after its step, with a checkpoint."),
-    "crossval": ("crossval", "crossval", "Train and measure all folds of a plan."),
-    "evaluate": ("evaluate", "evaluate", "Measure a run, or any predictions, case by case."),
+    "resume": ("train", "resume", "Continue a run from its latest checkpoint."),
+    "stop": ("train", "stop", "Stop a run after the current step, with a checkpoint."),
+    "crossval": ("crossval", "crossval", "Train and evaluate all folds of a plan."),
+    "evaluate": ("evaluate", "evaluate", "Measure a run or other predictions, case by case."),
     "compare": ("evaluate", "compare", "Compare two evaluations on the same cases."),
-    "export": ("export", "export", "Pack the network of a run as a model."),
+    "export": ("export", "export", "Make a model package from a run."),
 }
 
 
 @click.command(cls=LazyGroup, package="conresnet_training.cli", modules=_COMMANDS)
 @click.version_option(__version__, message="ConResNet %(version)s")
 def conresnet_training() -> None:
-    """Train ConResNet's networks and pack them as models.
+    """Train ConResNet's networks and make model packages from them.
 
-    For research; not a medical device. Every command has its own --help.
+    For research only; not a medical device. Every command has its own --help.
     """
 
 

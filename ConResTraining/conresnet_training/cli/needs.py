@@ -1,8 +1,7 @@
-"""What training needs from the Python that runs it; ``python -m conresnet_training.cli.needs`` reports what is there.
+"""What training needs from the Python that runs it; ``python -m conresnet_training.cli.needs`` reports what it has.
 
-Imports the standard library and the engine's needs alone at file level, and runs on a Python that is too old for the
-rest, so that it can say so. The packages are really imported: one that is there and broken would otherwise fail hours
-later.
+Imports only the standard library and the engine's list of packages, and runs on a Python that is too old for the rest,
+so that it can say so. The packages are really imported: a broken one would otherwise fail hours later.
 """
 
 import importlib
@@ -12,8 +11,8 @@ import platform
 from conresnet import needs as engine
 from conresnet.needs import PYTHON, is_enough
 
-# As pyproject.toml names them, with the least version: the engine's, those of its command line and of reading files,
-# and the extra "training".
+# Minimum versions as in pyproject.toml: the engine's packages, those of its command line and of reading files, and the
+# extra "training".
 PACKAGES = {
     **engine.PACKAGES,
     "click": "8.1",
@@ -33,13 +32,13 @@ _IMPORTED_AS = {"PyYAML": "yaml", "Jinja2": "jinja2"}
 
 
 def report() -> dict:
-    """Versions by package, why each that cannot be imported or is too old will not do, and torch's graphics cards."""
+    """Versions of the packages, problems with those that are missing or too old, and the GPUs that torch sees."""
     found, problems = {}, {}
     for name, least in PACKAGES.items():
         try:
             module = importlib.import_module(_IMPORTED_AS.get(name, name))
             if not engine.is_whole(module.__spec__):
-                raise ImportError("only parts of it are there")
+                raise ImportError("only parts of it are installed")
             found[name] = str(getattr(module, "__version__", ""))
         except Exception as error:
             problems[name] = str(error).partition("\n")[0] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Options and kinds of arguments that several commands share."""
+"""Arguments and options that several commands share."""
 
 from pathlib import Path
 
@@ -6,16 +6,16 @@ import click
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-data_option = click.option(
-    "--data", type=FOLDER, help="Where the data set lies on this computer, if not where the plan says."
+data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")
+steps_option = click.option(
+    "--max-steps", type=click.IntRange(min=1), help="Stop once this many steps were made in total."
 )
-steps_option = click.option("--max-steps", type=click.IntRange(min=1), help="Stop once so many steps were made in all.")
 devices_option = click.option(
     "--devices",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="GPUs to use on each computer; processes where there is none. They share the plan's batch.",
+    help="GPUs to use on each computer, or processes on a computer without GPUs. They share the plan's batch.",
 )
 nodes_option = click.option(
     "--nodes",
@@ -29,12 +29,12 @@ settings_option = click.option(
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Replace a value of the plan, as in training.steps=500; may be given several times.",
+    help="Replace a value of the plan, such as training.steps=500. May be repeated.",
 )
 checkpoint_option = click.option(
     "--checkpoint",
     type=click.Choice(["last", "best"]),
     default="last",
     show_default=True,
-    help="Of a run: the newest, or the best by validation Dice, whose figures are optimistic.",
+    help="Latest checkpoint of a run, or the one with the best validation Dice, whose figures are optimistic.",
 )

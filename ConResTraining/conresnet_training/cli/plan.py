@@ -1,4 +1,4 @@
-"""``python -m conresnet_training plan``: a plan made from the data."""
+"""``python -m conresnet_training plan``: plan a training for a data set."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from conresnet_training.planning.systems import DEFAULT, SYSTEMS
 
 
 def _listed_systems() -> str:
-    """The systems for the help, as they stand in the catalogue; the mark keeps click from filling the lines."""
+    """The list of systems for the help; the mark keeps click from rewrapping it."""
     width = max(map(len, SYSTEMS)) + 2
     return "\n".join(["\b", "Systems:", *(f"  {name:<{width}}{entry.title}" for name, entry in SYSTEMS.items())])
 
@@ -23,18 +23,18 @@ def _listed_systems() -> str:
     metavar="NAME",
     default=DEFAULT,
     show_default=True,
-    help="What is trained; the names stand below.",
+    help="System to train (listed below).",
 )
 @click.option(
     "--kind",
     type=click.Choice(["labels", "regions"]),
-    help="Whether each voxel gets one label, or regions may overlap.  [default: regions where the data set has them]",
+    help="Whether each voxel gets one label, or regions may overlap.  [default: regions if the data set has them]",
 )
 @click.option(
     "--memory",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GB",
-    help="Memory of the GPU that will train.  [default: what is free here, of the GPU or else of the computer]",
+    help="Memory of the GPU used for training.  [default: free memory of this GPU, or of this computer]",
 )
 @click.option(
     "--residual-axis",
@@ -45,9 +45,9 @@ def _listed_systems() -> str:
     "--base-width",
     type=click.IntRange(min=8),
     metavar="CHANNELS",
-    help="Channels of the networks' first stage, a multiple of 8.  [default: what fits the memory, 32 at the most]",
+    help="Channels of the networks' first stage, a multiple of 8.  [default: what fits the memory, at most 32]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a plan that is there, and what was edited in it.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing plan, including any edits.")
 @settings_option
 def plan(
     data: Path,
@@ -60,29 +60,36 @@ def plan(
     overwrite: bool,
     settings: tuple[str, ...],
 ) -> None:
-    """Look at the data set in the folder DATA and write a plan for it, every line of which may be edited.
+    """Examine the data set in the folder DATA and write a plan for training on it, every line of which may be edited.
 
-    DATA is a folder in the layout of the Medical Segmentation Decathlon, of nnU-Net's raw data, or of BraTS, or one of
-    label maps with a label_maps.json, from which training images are synthesized. What was planned, and why, is shown.
+    DATA is a folder in the layout of the Medical Segmentation Decathlon, nnU-Net (raw data) or BraTS, or a folder of
+    label maps with a label_maps.json, from which training images are synthesized. The command shows what was planned
+    and why.
     """
     from conresnet.errors import UserError
     from conresnet_training.data import read_data_set
     from conresnet_training.planning.memory import Budget
     from conresnet_training.planning.plan import chosen_batch, with_settings, write_plan
     from conresnet_training.planning.planner import Choices, plan_with_reasons
+    from conresnet_training.reporting.text import case_count, echo
+    from conresnet_training.runs.folds import check_folds
 
     if output.exists() and not overwrite:
-        sentence = f"{output} is there already; name another file, or give --overwrite to lose what was edited in it."
-        raise UserError("plan-exists", sentence, path=str(output))
+        raise UserError("plan-exists", path=str(output))
     data_set = read_data_set(data)
     budget = Budget.given(memory) if memory else Budget.here()
     choices = Choices(system, kind, residual_axis, base_width, chosen_batch(settings))
-    made, reasons = plan_with_reasons(data_set, data, budget, choices)
-    made = with_settings(made, settings)
-    write_plan(made, output)
+    planned, reasons = plan_with_reasons(data_set, data, budget, choices)
+    planned = with_settings(planned, settings)
+    check_folds(data_set, planned)
+    write_plan(planned, output)
     widths = [max(len(getattr(reason, column)) for reason in reasons) for column in ("what", "value")]
     for reason in reasons:
-        click.echo(f"{reason.what:<{widths[0]}}  {reason.value:<{min(widths[1], 40)}}  {reason.why}")
+        echo(f"{reason.what:<{widths[0]}}  {reason.value:<{min(widths[1], 40)}}  {reason.why}")
     for setting in settings:
-        click.echo(f"{'set by you':<{widths[0]}}  {setting}")
-    click.echo(f"Planned for {len(data_set.cases)} cases; read and edit {output}, then train by it.", err=True)
+        echo(f"{'set by you':<{widths[0]}}  {setting}")
+    for sentence in data_set.warnings.values():
+        echo(f"Warning: {sentence}.", err=True)
+    echo(
+        f"Planned for {case_count(len(data_set.cases))}. Review and edit {output}, then use it for training.", err=True
+    )

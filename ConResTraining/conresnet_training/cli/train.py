@@ -1,6 +1,7 @@
-"""``python -m conresnet_training train``, ``resume`` and ``stop``: a run started, continued, and ended early."""
+"""``python -m conresnet_training train``, ``resume`` and ``stop``: start, continue and stop a run."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,8 +18,8 @@ from conresnet_training.cli.options import (
 
 @click.command()
 @click.argument("plan", type=FILE)
-@click.option("--output", type=FOLDER, required=True, help="The folder of the run; new, or empty.")
-@click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="The fold that is held out.")
+@click.option("--output", type=FOLDER, required=True, help="Folder of the run: new, or empty.")
+@click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="The fold to hold out.")
 @settings_option
 @data_option
 @steps_option
@@ -33,19 +34,18 @@ def train(
     max_steps: int | None,
     devices: int,
     nodes: int,
-) -> None:
-    """Train by PLAN; checkpoints, curves and the plan itself go into the run's folder.
+) -> int:
+    """Train by PLAN. Checkpoints, curves and a copy of the plan go into the run's folder.
 
-    Ctrl-C, a signal of a queue, or the command stop end it after its step with a checkpoint.
+    Ctrl-C, a signal from a queue, or the command stop end it after the current step with a checkpoint. Its exit status
+    is then 128 plus the signal's number (130 after the command stop).
     """
     from conresnet_training.planning.plan import read_plan, with_settings
-    from conresnet_training.runs.run import Run, start_run
-    from conresnet_training.training.trainer import fit, is_first_process
+    from conresnet_training.runs.run import Run
+    from conresnet_training.training.trainer import fit
 
-    followed = with_settings(read_plan(plan, data), settings)
-    # Of several processes the first makes the folder; the others only have to know where it is.
-    run = start_run(followed, output, fold) if is_first_process() else Run(output, followed, fold)
-    _say_end(output, fit(run, max_steps, devices=devices, nodes=nodes))
+    run = Run(output, with_settings(read_plan(plan, data), settings), fold)
+    return _report_end(run, fit(run, max_steps, devices, nodes, is_new=True))
 
 
 @click.command()
@@ -54,32 +54,35 @@ def train(
 @steps_option
 @devices_option
 @nodes_option
-def resume(run: Path, data: Path | None, max_steps: int | None, devices: int, nodes: int) -> None:
-    """Go on with the run in the folder RUN from its newest checkpoint, as if it had never stopped."""
+def resume(run: Path, data: Path | None, max_steps: int | None, devices: int, nodes: int) -> int:
+    """Continue the run in the folder RUN from its latest checkpoint, as if it had never stopped."""
     from conresnet_training.runs.run import open_run
     from conresnet_training.training.trainer import fit
 
-    _say_end(run, fit(open_run(run, data), max_steps, devices=devices, nodes=nodes))
+    opened = open_run(run, data)
+    return _report_end(opened, fit(opened, max_steps, devices, nodes))
 
 
 @click.command()
 @click.argument("run", type=FOLDER)
 def stop(run: Path) -> None:
-    """Ask the run or cross-validation in the folder RUN to end after the current step, with a checkpoint."""
+    """Ask the run or cross-validation in the folder RUN to stop after the current step, with a checkpoint."""
+    from conresnet_training.reporting.text import echo
     from conresnet_training.runs.running import ask_to_stop
 
     ask_to_stop(run)
-    click.echo(f"{run} is asked to stop; it ends after its step, with a checkpoint.", err=True)
+    echo(f"Stopping {run} after the current step; a checkpoint will be saved.", err=True)
 
 
-def _say_end(folder: Path, outcome) -> None:
-    from conresnet_training.training.trainer import is_first_process
+def _report_end(run: Any, outcome: Any) -> int:
+    """Say how far the run came, and return the exit status. Processes other than the first are silent."""
+    from conresnet_training.reporting.text import echo
 
-    if not is_first_process():
-        return
+    if outcome is None:
+        return 0
     done = f"{outcome.step} of {outcome.steps} steps"
     if outcome.finished:
-        sentence = f'The run {folder} is finished, {done}; "python -m conresnet_training export" makes a model of it.'
+        echo(f'{run.folder} is finished, {done}. Use "python -m conresnet_training export" to make a model.', err=True)
     else:
-        sentence = f'The run {folder} stands at {done}; "python -m conresnet_training resume" goes on with it.'
-    click.echo(sentence, err=True)
+        echo(f'{run.folder} stopped at {done}. Use "python -m conresnet_training resume" to continue.', err=True)
+    return outcome.status

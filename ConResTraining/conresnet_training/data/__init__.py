@@ -1,4 +1,4 @@
-"""Data sets that researchers already have, read without conversion, and the samples made from them."""
+"""Data sets in their makers' layouts, read without conversion, and the training samples made from them."""
 
 from conresnet_training.data.data_set import Case, DataSet
 from conresnet_training.data.layouts import read_data_set

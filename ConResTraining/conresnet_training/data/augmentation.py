@@ -1,11 +1,8 @@
-"""Windows that are turned, scaled, bent and flipped, cut from a case in one resampling.
+"""Random changes of training samples: of their geometry in one resampling, and of their intensities.
 
-MONAI has a transform for each of these. Each resamples the window anew, image and label by grids of their own, and
-knows nothing of what lies around the window; that took half of the time of a sample.
-
-Changes that make one scanner's images look like another's, or like images that were processed before.
-
-Random changes of a training sample: of its place by ``warping``, of its intensities by MONAI.
+MONAI has a transform for each rotation, scale, bend and flip, but each resamples the window again, image and label
+separately, and sees nothing outside of it; that took half of the time of a sample. Intensities are changed by MONAI and
+by what it does not have: a coil's field and skull stripping.
 """
 
 from collections.abc import Sequence
@@ -23,6 +20,19 @@ from torch.nn.functional import grid_sample, max_pool3d
 
 from conresnet_training.data.surroundings import paint_couch_and_mask
 
+AXES = {"S": 0, "H": 1, "W": 2}
+# Shares of the samples that are rotated and scaled, bent, and flipped along each axis.
+TURNED_SHARE, BENT_SHARE, FLIPPED_SHARE = 0.8, 0.3, 0.5
+BENT_CELLS = 4
+FIELD_DEGREE = 3
+# With a smaller labeled share than this, a window has too few voxels to normalize by.
+SMALLEST_SHARE = 0.02
+# Voxels that simulated skull stripping leaves around the labels.
+LARGEST_MARGIN = 2
+
+# MONAI's tensors with metadata cost more time than most of these transforms.
+set_track_meta(False)
+
 
 @dataclass(frozen=True)
 class Warp:
@@ -30,9 +40,9 @@ class Warp:
 
     Args:
         window: voxels (S, H, W).
-        turn: (3, 3), offsets from the window's center to offsets in the case, in voxels; None leaves every voxel in its
-            place.
-        bends: for each axis, by how many voxels its planes are shifted along it before they are turned.
+        turn: (3, 3) matrix from offsets from the window's center to offsets in the case, in voxels; None for neither
+            rotation nor scale.
+        bends: for each axis, by how many voxels its planes are shifted along it before the turn.
         flips: axes to flip along.
         displacements: (3, a, b, c), by how many voxels of the case each place is moved along its axes, at nodes spread
             evenly over the window; in between they are interpolated. Only ``cut_label`` follows them.
@@ -46,16 +56,16 @@ class Warp:
 
     @property
     def is_mirror_image(self) -> bool:
-        """Whether what is on the left looks as if it were on the right: two flips are a turn by half a circle."""
+        """Whether left and right are exchanged; two flips amount to a rotation by 180 degrees."""
         return len(self.flips) % 2 == 1
 
     def cut(self, image: np.ndarray, label: np.ndarray, corner: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The window out of a case; what it shows beyond the case is 0, as padding is in inference.
+        """Cut the window from a case; outside the case it is 0, as padding is in inference.
 
         Args:
             image: (C, S, H, W) float32 of the case.
             label: (S, H, W) uint8.
-            corner: index (S, H, W) of the unchanged window's first voxel; negative where it begins before the case.
+            corner: index (S, H, W) of the unchanged window's first voxel; negative if it begins outside the case.
 
         Returns:
             Image (C, S, H, W) float32 and label (S, H, W) uint8 of the window's size.
@@ -98,10 +108,10 @@ class Warp:
 
     def _resampled(self, image: np.ndarray, label: np.ndarray, corner: np.ndarray) -> tuple[Tensor, Tensor]:
         middle = (np.array(self.window) - 1) / 2
-        # (n, 3) each: what an axis of the window adds to a voxel's place in the case; the place is the sum of three.
+        # (n, 3) each: what each axis of the window adds to a voxel's position in the case.
         axes = [np.arange(n) - m + bend for n, m, bend in zip(self.window, middle, self.bends, strict=True)]
         steps = [axis[:, None] * column for axis, column in zip(axes, self.turn.T, strict=True)]
-        # Of the case, no more is read than the window shows.
+        # Only the part of the case that the window shows is read.
         low = np.floor(corner + middle + sum(step.min(axis=0) for step in steps)).astype(int)
         high = np.ceil(corner + middle + sum(step.max(axis=0) for step in steps)).astype(int) + 1
         low, high = np.clip(low, 0, label.shape), np.clip(high, 0, label.shape)
@@ -109,7 +119,7 @@ class Warp:
         if not (size > 0).all():
             return torch.zeros(len(image), *self.window), torch.zeros(self.window, dtype=torch.uint8)
         box = tuple(slice(begin, end) for begin, end in zip(low, high, strict=True))
-        # As grid_sample counts: from -1 at the first voxel's edge to 1 at the last one's, W first.
+        # In the units of grid_sample: from -1 at the first voxel's edge to 1 at the last one's, W first.
         s, h, w = (torch.from_numpy((2 * step / size)[:, ::-1].astype(np.float32)) for step in steps)
         first = torch.from_numpy(((2 * (corner + middle - low) + 1) / size - 1)[::-1].astype(np.float32))
         grid = s[:, None, None] + (h[:, None] + (w + first))
@@ -122,10 +132,10 @@ def draw_turn(degrees: float, scaling: float, spacing: Sequence[float], random: 
     """A random ``Warp.turn``: a rotation about each axis, and a scale along each, both in millimeters.
 
     Args:
-        degrees: the largest angle, to either side.
-        scaling: the largest part by which the window shows more or less.
-        spacing: mm (S, H, W) of a voxel.
-        random: what is drawn from.
+        degrees: largest angle in either direction.
+        scaling: largest fraction by which the window shows more or less.
+        spacing: voxel size (S, H, W) in mm.
+        random: source of all random numbers.
     """
     turn = np.diag(1 + random.uniform(-scaling, scaling, 3))
     for axis, angle in enumerate(np.deg2rad(random.uniform(-degrees, degrees, 3))):
@@ -157,7 +167,7 @@ def draw_quarter_turns(spacing: Sequence[float], random: np.random.Generator) ->
 def draw_bend(length: int, cells: int, strength: float, random: np.random.Generator) -> np.ndarray:
     """Random shifts (length,) along an axis, in voxels, that widen or narrow each of its cells by up to ``strength``.
 
-    The axis keeps its middle: its ends go either way alike.
+    The middle of the axis stays in place.
     """
     edges = np.linspace(0, length, cells + 1)
     shifts = np.concatenate([[0], np.cumsum(random.uniform(-strength, strength, cells) * length / cells)])
@@ -165,7 +175,7 @@ def draw_bend(length: int, cells: int, strength: float, random: np.random.Genera
 
 
 def _cut(array: np.ndarray, corner: np.ndarray, window: Sequence[int]) -> np.ndarray:
-    """The window of an array whose last axes are (S, H, W), 0 beyond the array."""
+    """The window of an array whose last axes are (S, H, W); 0 outside the array."""
     cut = np.zeros((*array.shape[:-3], *window), array.dtype)
     source = tuple(slice(max(c, 0), min(c + w, n)) for c, w, n in zip(corner, window, array.shape[-3:], strict=True))
     place = tuple(slice(part.start - c, part.stop - c) for part, c in zip(source, corner, strict=True))
@@ -184,16 +194,10 @@ def _sample(array: Tensor, grid: Tensor, mode: str) -> Tensor:
     return grid_sample(array[None], grid[None], mode=mode, padding_mode="zeros", align_corners=False)[0]
 
 
-FIELD_DEGREE = 3
-# A window with fewer voxels of labels has too few to measure intensities by.
-SMALLEST_SHARE = 0.02
-
-
 class RandCoilField(RandBiasField):
-    """A smooth brightening and darkening, as by a receiving coil. The darkest value, air, stays as it is.
+    """A smooth field of brightness, as from a receiver coil. The smallest value, air, does not change.
 
-    MONAI's own multiplies the values as they are, which after a z-score would turn dark tissue darker where the coil is
-    near.
+    MONAI's transform multiplies the values themselves, which after a z-score would darken dark tissue near the coil.
     """
 
     def __init__(self, largest: float):
@@ -206,15 +210,15 @@ class RandCoilField(RandBiasField):
 
 
 def isolated(image: Tensor, label: Tensor, margin: int) -> Tensor:
-    """An image with air around the labels, and what is left normalized anew, as skull stripping leaves a head.
+    """An image with everything but the labels set to air and then normalized again, like a skull-stripped head.
 
     Args:
         image: (C, S, H, W).
-        label: (S, H, W), 0 where nothing is labelled.
-        margin: voxels around the labels that stay.
+        label: (S, H, W), 0 for background.
+        margin: voxels around the labels that are kept.
 
     Returns:
-        (C, S, H, W); ``image`` itself where hardly anything of it is labelled.
+        (C, S, H, W); ``image`` itself if hardly anything in it is labeled.
     """
     kept = (label > 0).float()[None]
     if margin:
@@ -228,30 +232,23 @@ def isolated(image: Tensor, label: Tensor, margin: int) -> Tensor:
     return (stripped - mean.view(-1, 1, 1, 1)) / deviation.clamp(min=1e-3).view(-1, 1, 1, 1)
 
 
-AXES = {"S": 0, "H": 1, "W": 2}
-TURNED_SHARE, BENT_SHARE, FLIPPED_SHARE = 0.8, 0.3, 0.5
-BENT_CELLS = 4
-LARGEST_MARGIN = 2
-
-# MONAI's tensors that know where they lie in the patient cost more than most of what is done to them here.
-set_track_meta(False)
-
-
 class Augmentation(BaseModel):
-    """How strongly samples are changed; 0 switches a change off.
+    """How strongly samples are changed; 0 turns a change off.
 
-    The paper flips along all three axes and scales. Flipping along one alone, left to right, keeps anatomy possible; a
-    plan says which of the axes that is. Where segments are named for a side, it flips along none, or names the pairs of
-    segments that change places in a mirror.
+    The paper flips along all three axes and scales. Flips from left to right alone keep anatomy plausible; a plan says
+    which axis that is. If segments are named for a side, it flips along none, or lists the pairs of segments that trade
+    places in a mirror image.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="of S, H and W, the axes to flip along")
+    flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="axes to flip along: any of S, H and W")
     swapped_segments: list[tuple[str, str]] = Field(
         default=[], description="pairs of segments, such as left and right, that trade places in a mirror image"
     )
-    scaling: float = Field(default=0.2, ge=0, lt=1, description="up to so much larger or smaller")
+    scaling: float = Field(
+        default=0.2, ge=0, lt=1, description="largest fraction by which samples are enlarged or reduced"
+    )
     rotation_degrees: float = Field(default=15, ge=0, le=180)
     quarter_turns: bool = Field(
         default=False, description="also turn by 0, 90, 180 or 270 degrees about each axis, as in ResDSN's paper"
@@ -262,7 +259,7 @@ class Augmentation(BaseModel):
     brightness: float = Field(default=0.3, ge=0, description="shift in standard deviations")
     contrast: float = Field(default=0.3, ge=0, lt=1, description="scale, and exponent of a gamma curve")
     noise: float = Field(default=0.15, ge=0, description="standard deviation")
-    bias_field: float = Field(default=0, ge=0, description="largest coefficient of a smooth field, as of a coil")
+    bias_field: float = Field(default=0, ge=0, description="largest coefficient of a smooth field, as from a coil")
     isolation: float = Field(
         default=0, ge=0, le=1, description="share of samples with air around the labels, as after skull stripping"
     )
@@ -272,15 +269,17 @@ class Augmentation(BaseModel):
         le=1,
         description="share of samples with a couch, cushion or mask painted into air that is all of one value",
     )
-    coarsening: float = Field(default=0.5, gt=0, le=1, description="smallest resolution that is imitated, of the own")
+    coarsening: float = Field(
+        default=0.5, gt=0, le=1, description="lowest simulated resolution, as a fraction of the own"
+    )
 
 
 class SampleChanges:
-    """Draws what is done to a sample.
+    """Draws the random changes of a sample.
 
     Args:
-        settings: how strongly.
-        spacing: mm (S, H, W) of a voxel. Defaults to voxels that are as long along every axis.
+        settings: how strong they are.
+        spacing: voxel size (S, H, W) in mm. Defaults to cubes.
     """
 
     def __init__(self, settings: Augmentation, spacing: Sequence[float] | None = None):
@@ -289,7 +288,7 @@ class SampleChanges:
         self.intensity = _intensity_transforms(settings)
 
     def draw_warp(self, window: Sequence[int], random: np.random.Generator) -> Warp:
-        """Where the voxels of a window (S, H, W) are taken from."""
+        """Random geometry for a window (S, H, W)."""
         settings, turn, bends = self.settings, None, (0, 0, 0)
         if (settings.rotation_degrees or settings.scaling) and random.random() < TURNED_SHARE:
             turn = draw_turn(settings.rotation_degrees, settings.scaling, self.spacing, random)
@@ -302,12 +301,12 @@ class SampleChanges:
         return Warp(tuple(window), turn, bends, flips)
 
     def change_intensities(self, image: Tensor, label: Tensor, random: np.random.Generator) -> Tensor:
-        """An image (C, S, H, W), whose label map is (S, H, W), with other intensities."""
+        """An image (C, S, H, W) with label map (S, H, W), its intensities changed."""
         if self.settings.isolation and random.random() < self.settings.isolation:
             image = isolated(image, label, int(random.integers(LARGEST_MARGIN + 1)))
         if self.settings.couch_and_mask and random.random() < self.settings.couch_and_mask:
             image = paint_couch_and_mask(image, self.spacing, random)
-        # MONAI draws by numpy's older interface; seeding one for each transform took longer than most transforms.
+        # MONAI uses numpy's legacy generators; creating one per transform took longer than most transforms.
         state = np.random.RandomState(random.bit_generator)
         for transform in self.intensity:
             image = transform.set_random_state(state=state)(image)
@@ -315,17 +314,17 @@ class SampleChanges:
 
 
 class EachChannel(mt.Randomizable):
-    """A change that is drawn for each channel by itself, as the sequences of one scan vary apart from each other.
+    """A change that is drawn separately for each channel, because the sequences of a scan vary independently.
 
     Args:
-        change: of an image of one channel.
+        change: transform of an image of one channel.
     """
 
     def __init__(self, change: mt.RandomizableTransform):
         self.change = change
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "EachChannel":
-        """See MONAI's."""
+        """As in MONAI."""
         self.change.set_random_state(seed, state)
         return self
 
@@ -338,7 +337,7 @@ def _intensity_transforms(settings: Augmentation) -> list[mt.Randomizable]:
     steps: list[mt.Randomizable] = []
     if settings.coarsening < 1:
         steps.append(mt.RandGaussianSmooth(prob=0.1, **{f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}))
-        # "nearest", MONAI's default, takes voxels from one side, and so moves the image off its labels.
+        # "nearest", MONAI's default, takes voxels from one side and so shifts the image off its labels.
         steps.append(
             mt.RandSimulateLowResolution(prob=0.2, downsample_mode="area", zoom_range=(settings.coarsening, 1.0))
         )

@@ -1,9 +1,11 @@
-"""What every layout of a data set is read into: a list of cases, each with its channels' images and a label map."""
+"""A data set in any layout: a list of cases, each with the images of its channels and a label map."""
 
+import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +15,7 @@ from conresnet.errors import UserError
 if TYPE_CHECKING:
     from conresnet_training.data.label_map_folder import Tissues
 
-# As in BraTS-GLI-00005-100: since 2023 the patient's number, then that of the time point.
+# BraTS-GLI-00005-100: since 2023 the patient's number comes before that of the time point.
 _BRATS_TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+")
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -21,9 +23,9 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 @dataclass(frozen=True)
 class Case:
-    """One labelled subject: a name, the image files of its channels (or one 4-D file of all), and its label map.
+    """One labeled subject: a name, the image files of its channels (or one 4-D file of all), and its label map.
 
-    Without images it is a label map from which they are synthesized.
+    Without images, it is a label map from which images are synthesized.
 
     The files need not exist: ``check`` reports what is missing, and training refuses it.
     """
@@ -34,30 +36,32 @@ class Case:
 
     @property
     def patient(self) -> str:
-        """Whose case it is: one name for all time points of a patient, where the case's own tells."""
+        """The patient's name, shared by all time points where the case's name shows it."""
         match = _BRATS_TIME_POINT.fullmatch(self.name)
         return match[1] if match else self.name
 
     @property
     def missing(self) -> tuple[Path, ...]:
         """Those of its files that do not exist."""
-        return tuple(path for path in (*self.images, self.label) if not path.exists())
+        return tuple(path for path in (*self.images, self.label) if not os.path.exists(path))
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Labelled cases, sorted by name, so that folds do not depend on the order of files.
+    """Labeled cases, sorted by name, so that folds do not depend on the order of files.
 
     Args:
         channels: their names, in the order of a case's images.
-        labels: what each label value (1 to 255) means.
+        labels: name of each label value (1 to 255).
         layout: "decathlon", "nnunet", "brats" or "label_maps".
-        regions: for each region the label values that make it up; empty where labels exclude each other.
-        region_labels: the value each region is painted with where one label map is wanted, first painted first.
-        held_out: the cases' names that each fold holds out, where a file beside the data gives the folds; else empty.
-        unused_splits: why such a file is there but not followed; else empty.
-        values_of_labels: for each label's name all values that belong to it, where a label has more than one.
-        tissues: what is in the label maps of cases without images; None where every case has images.
+        regions: label values that make up each region; empty where labels exclude each other.
+        region_labels: the value each region is painted with in a single label map, first painted first.
+        held_out: names of the cases that each fold holds out, where the data set defines folds; else empty.
+        folds_from: what defines these folds: the name of a file, or of a field; empty without ``held_out``.
+        unused_splits: sentence that tells why folds that the data set defines are not used; else empty.
+        values_of_labels: for the name of each label with several values, all of them.
+        tissues: what the label maps of cases without images contain; None if every case has images.
+        announced: how many cases the description announces (nnU-Net's numTraining); 0 where it does not.
     """
 
     name: str
@@ -69,13 +73,15 @@ class DataSet:
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
     region_labels: dict[str, int] = field(default_factory=dict)
     held_out: tuple[frozenset[str], ...] = ()
+    folds_from: str = ""
     unused_splits: str = ""
     values_of_labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
     tissues: "Tissues | None" = None
+    announced: int = 0
 
     @property
     def patients(self) -> list[str]:
-        """Whose cases they are, each once, in the order of the cases."""
+        """The patients, each once, in the order of the cases."""
         return list(dict.fromkeys(case.patient for case in self.cases))
 
     @property
@@ -84,18 +90,26 @@ class DataSet:
         others = self.tissues.values if self.tissues else ()
         return {*self.labels, *others}.union(*self.regions.values(), *self.values_of_labels.values())
 
-    def too_few(self, folder: Path) -> str | None:
-        """The sentence that refuses the set in ``folder`` where no case can be held out beside others to train on."""
-        if len(self.cases) < 2:
-            return f"{folder} has one case, which cannot be both trained on and held out; add further cases."
-        if len(self.patients) < 2 and not self.held_out:
-            return (
-                f"{folder} has cases of one patient, who cannot be both trained on and held out; add those of others."
+    @property
+    def warnings(self) -> dict[str, str]:
+        """What is odd about the data set as a whole, as sentences by code."""
+        found = {"splits-not-followed": self.unused_splits}
+        if self.announced > len(self.cases):
+            found["cases-missing"] = (
+                f"only {len(self.cases)} of the {self.announced} cases that dataset.json announces (numTraining) are "
+                "here; the copy may be incomplete"
             )
-        return None
+        return {code: sentence for code, sentence in found.items() if sentence}
+
+    def check_size(self, folder: Path) -> None:
+        """Refuse a set that cannot be split. Raises UserError ``one-case`` or ``one-patient``."""
+        if len(self.cases) < 2:
+            raise UserError("one-case", path=str(folder))
+        if len(self.patients) < 2 and not self.held_out:
+            raise UserError("one-patient", path=str(folder))
 
     def spread(self, most: int) -> list[int]:
-        """The places of so many cases at the most, evenly spread over the data set."""
+        """The places of at most ``most`` cases, evenly spread over the data set."""
         count = len(self.cases)
         return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
 
@@ -104,20 +118,18 @@ def sorted_cases(cases: Iterable[Case], source: Path) -> tuple[Case, ...]:
     """The cases by name.
 
     Raises:
-        UserError: ``no-cases``, or ``case-repeated`` where two have one name.
+        UserError: ``no-cases``; ``case-listed-twice`` or ``case-repeated`` where two have the same name.
     """
     found: dict[str, Case] = {}
     for case in cases:
         other = found.setdefault(case.name, case)
+        if other == case and other is not case:
+            raise UserError("case-listed-twice", case=case.name, path=str(source))
         if other is not case:
-            raise UserError(
-                "case-repeated",
-                f'{source} has two cases named "{case.name}" ({other.images[0]} and {case.images[0]}); rename one.',
-                case=case.name,
-                path=str(source),
-            )
+            files = str(other.images[0]), str(case.images[0])
+            raise UserError("case-repeated", case=case.name, path=str(source), first=files[0], second=files[1])
     if not found:
-        raise UserError("no-cases", f"{source} has no labelled cases to train on.", path=str(source))
+        raise UserError("no-cases", path=str(source))
     return tuple(found[name] for name in sorted(found))
 
 
@@ -125,6 +137,29 @@ def case_name(image: Path) -> str:
     """The file's name without the ending of its kind."""
     ending = next((ending for ending in ENDINGS if image.name.lower().endswith(ending)), image.suffix)
     return image.name[: len(image.name) - len(ending)]
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """The file that a description names, even if another system spelled its path; it need not exist.
+
+    Backslashes separate folders, unless a file has them in its name. An accented letter may be one character in the
+    description and two on disk, or the reverse.
+    """
+    if os.path.exists(path := folder / name):
+        return path
+    path = folder
+    for part in PurePosixPath(name.replace("\\", "/")).parts:
+        step = path / part
+        if not part.isascii() and not os.path.exists(step) and os.path.isdir(path):
+            wanted = composed(part)
+            step = next((path / other for other in sorted(os.listdir(path)) if composed(other) == wanted), step)
+        path = step
+    return path
+
+
+def composed(name: str) -> str:
+    """A name with every accented letter as one character (Unicode NFC), to compare names with."""
+    return unicodedata.normalize("NFC", name)
 
 
 def folder_name(folder: Path) -> str:
@@ -135,7 +170,7 @@ def folder_name(folder: Path) -> str:
 def painting(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """The value each region is painted with, first painted first: larger regions below those they contain.
 
-    A region's value is the smallest of its own that no later one has; where there is none, one that none has.
+    A region's value is the smallest of its own that no later region has; if there is none, one that no region has.
     """
     order = sorted(regions, key=lambda name: -len(regions[name]))
     values: dict[str, int] = {}

@@ -14,7 +14,6 @@
 Only ``label_maps`` and ``segments`` are required. A segment's first value is its label in the result.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.images.grid import Volume
 from conresnet_training.data.data_set import Case, DataSet, case_name, folder_name, sorted_cases
+from conresnet_training.data.description import read_json_object
 
 LABEL_MAPS_FILE = "label_maps.json"
 MOST_VALUES = 255
@@ -59,19 +59,13 @@ class Tissues:
         return [self.values.index(value) + 1 for value in values if value in self.values]
 
     def as_places(self, label: Volume) -> Volume:
-        """A label map of places, uint8. Raises UserError ``unexpected-labels``."""
+        """A label map of places, uint8. Raises UserError ``unexpected-value``."""
         known = np.array([0, *self.values])
         places = np.searchsorted(known, label.array).clip(0, len(known) - 1).astype(np.uint8)
         strange = known[places] != label.array
         if strange.any():
             value = label.array[strange][0]
-            raise UserError(
-                "unexpected-labels",
-                f"The label map {label.name} has the value {value:g}, which the data set does not name; add it to "
-                '"inside" or "surroundings" of label_maps.json, or to a segment.',
-                path=label.name,
-                values=[float(value)],
-            )
+            raise UserError("unexpected-value", path=label.name, value=float(value))
         return Volume(places, label.grid, label.name)
 
     def as_values(self, label: Volume) -> Volume:
@@ -84,15 +78,10 @@ def read_label_map_folder(folder: Path) -> DataSet:
     """The data set of a folder with ``label_maps.json``. A case without images is a label map.
 
     Raises:
-        UserError: ``data-set-invalid``, ``no-cases`` or ``case-repeated``.
+        UserError: ``label-maps-invalid``, ``no-cases`` or ``case-repeated``.
     """
     path = folder / LABEL_MAPS_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise _invalid(path, f"it cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise _invalid(path, "it does not hold a JSON object")
+    content = read_json_object(path)
     for key in content.keys() - _KEYS:
         raise _invalid(path, f'"{key}" is unknown; known keys are {", ".join(sorted(_KEYS))}')
     segments = _segments(path, content.get("segments"))
@@ -174,4 +163,4 @@ def _cases(path: Path, content: Mapping[str, Any]) -> Iterator[Case]:
 
 
 def _invalid(path: Path, reason: str) -> UserError:
-    return UserError("data-set-invalid", f"{path} cannot be used: {reason}.", path=str(path))
+    return UserError("label-maps-invalid", path=str(path), reason=reason)

@@ -1,9 +1,4 @@
-"""How far two grids are from each other, in words.
-
-Label maps in files, held to what training can take. Unlike an image, one may be empty.
-
-Where the voxels of each label value lie in a case, so that any of them is drawn without a look at the others.
-"""
+"""Label maps: reading and checking them, their place relative to the image, and drawing random labeled voxels."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -15,39 +10,14 @@ from conresnet.images.files import read_single
 from conresnet.images.grid import Grid, Volume
 from conresnet_training.reporting.text import product
 
-# What is not worth a word: relative for spacings, in voxels for places, in degrees.
-SAME_SPACING, SAME_PLACE, SAME_DEGREES = 1e-3, 0.01, 0.01
-
-
-def grid_difference(grid: Grid, reference: Grid) -> str | None:
-    """What differs between a grid and the one it should be; None where ``Grid.matches`` sees no difference.
-
-    Names each that differs: size in voxels, spacing in mm, the first voxel's place in mm, the axes' directions in
-    degrees and, for grids of one size, how far apart their voxels lie at the most.
-    """
-    if grid.matches(reference):
-        return None
-    parts = []
-    if grid.shape != reference.shape:
-        parts.append(f"{product(grid.shape[::-1], 6)} instead of {product(reference.shape[::-1], 6)} voxels")
-    if not np.allclose(grid.spacing, reference.spacing, rtol=SAME_SPACING, atol=0):
-        parts.append(f"spacing {product(grid.spacing, 6)} instead of {product(reference.spacing, 6)} mm")
-    moved = float(np.linalg.norm(grid.affine[:3, 3] - reference.affine[:3, 3]))
-    if moved > SAME_PLACE * reference.spacing.min():
-        parts.append(f"first voxel {moved:.3g} mm away")
-    cosines = np.clip((grid.direction * reference.direction).sum(axis=0), -1, 1)
-    turned = float(np.degrees(np.arccos(cosines.min())))
-    if turned > SAME_DEGREES:
-        parts.append(f"axes turned by {turned:.3g} degrees")
-    if grid.shape == reference.shape:
-        apart = np.linalg.norm(grid.corners(0) - reference.corners(0), axis=1).max()
-        parts.append(f"voxels up to {apart:.3g} mm apart")
-    return ", ".join(parts)
-
-
-LARGEST = 255
+VALUES = 256
 # Files that scale their values may store 1 as 0.9999.
 WHOLE = 1e-3
+# Smaller differences are not mentioned: relative for spacings, in voxels for positions, in degrees.
+SAME_SPACING, SAME_PLACE, SAME_DEGREES = 1e-3, 0.01, 0.01
+# A label map may be off its image by this part of a voxel, as rounded or converted headers are.
+TOLERATED_SHIFT = 0.25
+MOST_LISTED = 10
 
 
 def read_label(path: Path) -> Volume:
@@ -73,71 +43,90 @@ def whole_labels(label: Volume) -> Volume:
         rounded = np.rint(plane)
         wrong = ~(np.abs(plane - rounded) <= WHOLE) if plane.dtype.kind == "f" else np.zeros(plane.shape, bool)
         if wrong.any():
-            raise UserError(
-                "label-not-whole",
-                f"The label map {label.name} has values that are not whole numbers, such as {plane[wrong][0]:g}; "
-                "it must have been interpolated, so make it again with nearest-neighbor interpolation.",
-                path=label.name,
-            )
-        wrong = (rounded < 0) | (rounded > LARGEST)
+            raise UserError("label-not-whole", path=label.name, value=float(plane[wrong][0]))
+        wrong = (rounded < 0) | (rounded >= VALUES)
         if wrong.any():
-            raise UserError(
-                "label-range",
-                f"The label map {label.name} has the value {plane[wrong][0]:g}; labels are whole numbers from 0 to "
-                f"{LARGEST}.",
-                path=label.name,
-            )
+            raise UserError("label-range", path=label.name, value=float(plane[wrong][0]))
         into[...] = rounded
     return Volume(whole, label.grid, label.name)
 
 
 def label_counts(label: Volume) -> dict[int, int]:
     """Voxels of each value other than 0 in a uint8 label map."""
-    counts = np.bincount(label.array.ravel(order="K"), minlength=LARGEST + 1)
+    counts = np.bincount(label.array.ravel(order="K"), minlength=VALUES)
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts) if value}
 
 
 def check_expected(label: Volume, expected: Collection[int]) -> None:
     """Refuse values that the data set does not name. Raises UserError ``unexpected-labels``."""
-    counts = label_counts(label)
-    strange = {value: count for value, count in counts.items() if value not in expected}
+    strange = {value: count for value, count in label_counts(label).items() if value not in expected}
     if strange:
-        listed = ", ".join(
-            f"{value} ({count} {'voxel' if count == 1 else 'voxels'})" for value, count in list(strange.items())[:10]
-        )
-        raise UserError(
-            "unexpected-labels",
-            f"The label map {label.name} has values that the data set does not name: {listed}; it names "
-            f"{', '.join(map(str, sorted(expected)))}; put it right, or name them in a dataset.json.",
-            path=label.name,
-            values=list(strange),
-        )
+        found = ", ".join(f"{value} ({count})" for value, count in list(strange.items())[:MOST_LISTED])
+        known = ", ".join(map(str, sorted(expected)))
+        raise UserError("unexpected-labels", path=label.name, values=list(strange), found=found, known=known)
 
 
-VALUES = 256
+def grid_difference(grid: Grid, reference: Grid) -> str | None:
+    """What differs between two grids; None where ``Grid.matches`` sees no difference.
+
+    Names whatever differs: size in voxels, spacing in mm, position of the first voxel in mm, directions of the axes in
+    degrees and, for grids of one size, the largest distance between corresponding voxels.
+    """
+    if grid.matches(reference):
+        return None
+    parts = []
+    if grid.shape != reference.shape:
+        parts.append(f"{product(grid.shape[::-1], 6)} instead of {product(reference.shape[::-1], 6)} voxels")
+    if not np.allclose(grid.spacing, reference.spacing, rtol=SAME_SPACING, atol=0):
+        parts.append(f"spacing {product(grid.spacing, 6)} instead of {product(reference.spacing, 6)} mm")
+    moved = float(np.linalg.norm(grid.affine[:3, 3] - reference.affine[:3, 3]))
+    if moved > SAME_PLACE * reference.spacing.min():
+        parts.append(f"first voxel {moved:.3g} mm away")
+    cosines = np.clip((grid.direction * reference.direction).sum(axis=0), -1, 1)
+    turned = float(np.degrees(np.arccos(cosines.min())))
+    if turned > SAME_DEGREES:
+        parts.append(f"axes turned by {turned:.3g} degrees")
+    if grid.shape == reference.shape:
+        apart = np.linalg.norm(grid.corners(0) - reference.corners(0), axis=1).max()
+        parts.append(f"voxels up to {apart:.3g} mm apart")
+    return ", ".join(parts)
+
+
+def on_image_grid(label: Volume, image: Volume) -> Volume:
+    """The label map on its image's grid, which it may be off by ``TOLERATED_SHIFT`` of a voxel.
+
+    Raises:
+        UserError: ``label-grid-differs``, which says by how much.
+    """
+    if label.grid.matches(image.grid):
+        return label
+    if label.grid.matches(image.grid, TOLERATED_SHIFT):
+        return Volume(label.array, image.grid, label.name)
+    difference = grid_difference(label.grid, image.grid)
+    raise UserError("label-grid-differs", path=label.name, image=image.name, difference=difference)
 
 
 def index_of_labels(label: np.ndarray) -> np.ndarray:
-    """What ``LabelPlaces`` looks into, for a file.
+    """What ``LabelPlaces`` looks things up in, for a file.
 
     Args:
         label: (S, H, W) uint8.
 
     Returns:
-        int64: how many voxels have each of the 256 values, none of 0; then these voxels' flat indices, one value's
-        after the other's, each rising.
+        int64: how many voxels have each of the 256 values (0 for value 0), then these voxels' flat indices, ascending
+        within each value.
     """
     counts = np.zeros(VALUES, np.int64)
     for plane in label:
         counts += np.bincount(plane.ravel(), minlength=VALUES)
     counts[0] = 0
     flat = label.reshape(-1)
-    # Value by value, since sorting all labelled voxels would hold several times what the index takes.
+    # One value at a time, because sorting all labeled voxels would take several times the memory of the index.
     return np.concatenate([counts, *(np.flatnonzero(flat == value) for value in np.flatnonzero(counts))])
 
 
 class LabelPlaces:
-    """Draws voxels by their label value; of an index that is mapped, one draw reads a page or two.
+    """Draws voxels by their label value; with a memory-mapped index, a draw reads a page or two.
 
     Args:
         index: see ``index_of_labels``.
@@ -153,11 +142,11 @@ class LabelPlaces:
         return self._counts
 
     def count(self, values: Iterable[int]) -> int:
-        """How many voxels have one of these values; 0 is none."""
+        """How many voxels have one of these values; 0 is not counted."""
         return int(self._counts[list(values)].sum())
 
     def draw(self, values: Iterable[int], random: np.random.Generator) -> int:
-        """The flat index of a voxel that has one of these values, each such voxel as likely; there must be one."""
+        """The flat index of a random voxel that has one of these values, all equally likely; there must be one."""
         values = list(values)
         ends = np.cumsum(self._counts[values])
         place = int(random.integers(ends[-1]))

@@ -1,108 +1,132 @@
-"""Folders in the form of the Medical Segmentation Decathlon: ``dataset.json`` lists the images and their labels.
+"""Reads data sets in the folder layouts of the Medical Segmentation Decathlon, nnU-Net and BraTS, without conversion.
 
-nnU-Net's raw folders: ``imagesTr/CASE_0000.nii.gz``, a file a channel, and ``labelsTr/CASE.nii.gz``.
+- Decathlon: ``dataset.json`` lists the images and their labels.
+- nnU-Net (raw data): ``imagesTr/CASE_0000.nii.gz``, one file per channel, and ``labelsTr/CASE.nii.gz``.
+- BraTS: one folder per case with ``CASE_t1.nii.gz`` and so on; no description.
 
-Folders in the form of BraTS: a folder a case with ``CASE_t1.nii.gz`` and so on, and no description.
-
-Which layout a folder has, told by what lies in it.
+Folders of label maps without images are read by ``label_map_folder``.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from conresnet.errors import UserError
-from conresnet_training.data.data_set import Case, DataSet, case_name, folder_name, painting, sorted_cases
-from conresnet_training.data.description import FILE_NAME, Description, read_description, with_splits
+from conresnet_training.data.data_set import (
+    Case,
+    DataSet,
+    case_name,
+    composed,
+    find_file,
+    folder_name,
+    painting,
+    sorted_cases,
+)
+from conresnet_training.data.description import FILE_NAME, Description, read_description, with_folds
 from conresnet_training.data.label_map_folder import LABEL_MAPS_FILE, read_label_map_folder
 
+# nnU-Net takes their spacing from a CASE.json next to them (Tiff3DIO); without it, voxels would be cubes of 1 mm.
+WITHOUT_SPACING = (".tif", ".tiff")
 
-def read_decathlon(description: Description) -> DataSet:
-    """The data set that ``dataset.json`` lists under "training"; several channels lie in one 4-D file a case.
+
+def read_data_set(folder: Path) -> DataSet:
+    """Read a data set in any of these layouts. A file that is missing from a case does not fail the reading.
 
     Raises:
-        UserError: ``data-set-invalid``, ``no-cases`` or ``case-repeated``.
+        UserError: ``folder-not-found``, ``data-set-not-found``, ``data-set-mixed``, ``labels-unclear``, ``no-cases``,
+            ``case-repeated``, ``case-listed-twice``, ``folder-unreadable``, or those of ``read_description``.
     """
-    return description.data_set("decathlon", _decathlon_cases(description))
+    if not os.path.isdir(folder):
+        raise UserError("folder-not-found", path=str(folder))
+    try:
+        return _read(folder)
+    except OSError as error:
+        raise UserError("folder-unreadable", path=str(folder), reason=error.strerror or str(error)) from error
 
 
-def _decathlon_cases(description: Description) -> Iterator[Case]:
+def _read(folder: Path) -> DataSet:
+    if (folder / FILE_NAME).is_file():
+        description = read_description(folder / FILE_NAME)
+        if is_nnunet(description):
+            return with_folds(description.data_set("nnunet", _nnunet_cases(description)), folder)
+        listed = list(_decathlon_cases(description))
+        data_set = description.data_set("decathlon", (case for case, _ in listed))
+        return with_folds(data_set, folder, [(case.name, fold) for case, fold in listed])
+    if (folder / LABEL_MAPS_FILE).is_file():
+        return with_folds(read_label_map_folder(folder), folder)
+    if (data_set := _read_brats(folder)) is None:
+        raise UserError("data-set-not-found", path=str(folder))
+    return with_folds(data_set, folder)
+
+
+def _decathlon_cases(description: Description) -> Iterator[tuple[Case, object]]:
+    """Each case of the list "training", and its "fold"; several channels are in one 4-D file per case."""
     entries = description.content.get("training")
     if not isinstance(entries, list):
-        raise description.invalid('it needs "training", a list of images and labels')
+        raise description.error("data-set-no-list")
     folder = description.path.parent
     for entry in entries:
         files = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]
         if not all(isinstance(file, str) and file for file in files):
-            raise description.invalid(f'the training entry {entry!r} is not an "image" with its "label"')
-        image, label = (folder / file for file in files)
-        if not image.name.startswith("."):
-            yield Case(case_name(image), (image,), label)
-
-
-# nnU-Net takes their spacing from a CASE.json beside them (its Tiff3DIO); without it voxels would be cubes of 1 mm.
-WITHOUT_SPACING = (".tif", ".tiff")
+            raise description.error("data-set-entry", entry=str(entry)[:200])
+        image, label = (find_file(folder, file) for file in files)
+        # macOS leaves such files next to others, and some lists were made from a listing of the folder.
+        if not image.name.startswith("._"):
+            yield Case(case_name(image), (image,), label), entry.get("fold")
 
 
 def is_nnunet(description: Description) -> bool:
-    """Whether a folder with a ``dataset.json`` is nnU-Net's rather than the Decathlon's.
+    """Whether a folder with a ``dataset.json`` is in nnU-Net's layout rather than the Decathlon's.
 
-    Version 2 says how its files end. Version 1 lists ``CASE.nii.gz`` as the Decathlon does, but none of these files is
-    there: they carry the channel's number.
+    Version 2 states how its files end. Version 1 lists ``CASE.nii.gz`` as the Decathlon does, but none of these files
+    exist: the real ones carry the channel's number.
     """
     content, folder = description.content, description.path.parent
     entries = content.get("training")
     if "file_ending" in content or isinstance(content.get("dataset"), dict):
         return True
     files = [entry.get("image") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    if any(isinstance(file, str) and (folder / file).exists() for file in files):
+    if any(isinstance(file, str) and os.path.exists(find_file(folder, file)) for file in files):
         return False
     return next(_channel_files(folder, _ending(description)), None) is not None
 
 
-def read_nnunet(description: Description) -> DataSet:
-    """The data set in an nnU-Net raw folder.
-
-    Cases are those with any file in ``imagesTr`` or ``labelsTr``, so that one that lacks a file is known too; where
-    ``dataset.json`` lists files under "dataset", those.
-
-    Raises:
-        UserError: ``data-set-invalid``, ``no-cases`` or ``case-repeated``.
-    """
-    return description.data_set("nnunet", _nnunet_cases(description))
-
-
 def _nnunet_cases(description: Description) -> Iterator[Case]:
+    """The cases that ``dataset.json`` lists under "dataset", else all with any file in ``imagesTr`` or ``labelsTr``.
+
+    So a case is known even if one of its files is missing.
+    """
     folder, ending = description.path.parent, _ending(description)
     listed = description.content.get("dataset")
     if isinstance(listed, dict):
         yield from (_listed_case(description, name, files) for name, files in listed.items())
         return
-    names = {name for name, _ in _channel_files(folder, ending)}
-    names |= {file.name.removesuffix(ending) for file in _files(folder / "labelsTr", ending)}
+    names = [name for name, _ in _channel_files(folder, ending)]
+    names += [file.name.removesuffix(ending) for file in _files(folder / "labelsTr", ending)]
     entries = description.content.get("training")
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and isinstance(entry.get("label"), str):
-            names.add(case_name(Path(entry["label"])))
+            names.append(case_name(find_file(folder, entry["label"])))
     channels = range(len(description.channels))
-    for name in names:
-        images = tuple(folder / "imagesTr" / f"{name}_{channel:04d}{ending}" for channel in channels)
-        yield Case(name, images, folder / "labelsTr" / f"{name}{ending}")
+    # The name of a label map may compose its letters differently from the name of the image.
+    for name in {composed(name): name for name in reversed(names)}.values():
+        images = tuple(find_file(folder, f"imagesTr/{name}_{channel:04d}{ending}") for channel in channels)
+        yield Case(name, images, find_file(folder, f"labelsTr/{name}{ending}"))
 
 
 def _listed_case(description: Description, name: str, files: object) -> Case:
     images, label = (files.get(key) for key in ("images", "label")) if isinstance(files, dict) else (None, None)
     complete = isinstance(images, list) and len(images) == len(description.channels)
     if not complete or not all(isinstance(file, str) and file for file in (*images, label)):
-        count = len(description.channels)
-        raise description.invalid(f'the case "{name}" does not have {count} "images" and a "label"')
+        raise description.error("data-set-case-files", case=name, count=len(description.channels))
     folder = description.path.parent
-    return Case(name, tuple(folder / file for file in images), folder / label)
+    return Case(name, tuple(find_file(folder, file) for file in images), find_file(folder, label))
 
 
 def _channel_files(folder: Path, ending: str) -> Iterator[tuple[str, Path]]:
-    """(case, file) of the images whose name ends in a channel's number."""
+    """(case, file) of the images whose names end in a channel's number."""
     pattern = re.compile(r"(.+)_\d{4}" + re.escape(ending))
     for file in _files(folder / "imagesTr", ending):
         if match := pattern.fullmatch(file.name):
@@ -118,11 +142,9 @@ def _files(folder: Path, ending: str) -> list[Path]:
 def _ending(description: Description) -> str:
     ending = description.content.get("file_ending", ".nii.gz")
     if not isinstance(ending, str) or not ending.startswith("."):
-        raise description.invalid('"file_ending" must be an ending such as ".nii.gz"')
+        raise description.error("data-set-ending")
     if ending.lower() in WITHOUT_SPACING:
-        raise description.invalid(
-            f"{ending} files do not hold the size of their voxels; convert them to NIfTI with its spacing"
-        )
+        raise description.error("data-set-without-spacing", ending=ending)
     return ending
 
 
@@ -132,88 +154,60 @@ BRATS_ENDINGS = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Naming:
-    """How files are called: what divides case and word, the channels' words, and the value of enhancing tumor."""
+    """How files are named: what separates the case from the channel, the channels' names, and the value of enhancing
+    tumor.
+    """
 
     divider: str
-    words: tuple[str, str, str, str]
+    channels: tuple[str, str, str, str]
     enhancing: int
 
     def files(self, folder: Path) -> list[Path]:
-        """Where the channels of the case in ``folder`` lie, then its label map."""
-        return [self._file(folder, word) for word in (*self.words, "seg")]
+        """The channels of the case in ``folder``, then its label map."""
+        return [self._file(folder, channel) for channel in (*self.channels, "seg")]
 
-    def _file(self, folder: Path, word: str) -> Path:
-        paths = [folder / f"{folder.name}{self.divider}{word}{ending}" for ending in BRATS_ENDINGS]
+    def _file(self, folder: Path, channel: str) -> Path:
+        paths = [folder / f"{folder.name}{self.divider}{channel}{ending}" for ending in BRATS_ENDINGS]
         return next((path for path in paths if path.exists()), paths[0])
 
 
-# Until 2021 enhancing tumor was 4 and no label was 3; since 2023 it is 3.
+# Until 2021 enhancing tumor was 4 and 3 was unused; since 2023 it is 3.
 SINCE_2023 = Naming("-", ("t1n", "t1c", "t2w", "t2f"), 3)
 NAMINGS = (Naming("_", ("t1", "t1ce", "t2", "flair"), 4), SINCE_2023)
-# Gliomas after treatment, which 2024 brought: time points are counted from 100, and 4 is the cavity of the resection.
+# Gliomas after treatment, new in 2024: time points are counted from 100, and 4 is the resection cavity.
 _AFTER_TREATMENT = re.compile(r"BraTS-GLI-\d+-[1-9]\d\d", re.IGNORECASE)
 CAVITY = 4
-# Of children: 1, 2 and 3 were as in adults in 2023, and are enhancing, non-enhancing and cyst since 2024.
+# Children: 1, 2 and 3 meant the same as in adults in 2023, and mean enhancing, non-enhancing and cyst since 2024.
 _OF_CHILDREN = re.compile(r"BraTS-PED", re.IGNORECASE)
 
 
-def read_brats(folder: Path) -> DataSet | None:
-    """The data set of the case folders in ``folder``, or one deeper (HGG, LGG); None where there are none.
+def _read_brats(folder: Path) -> DataSet | None:
+    """The data set of the case folders in ``folder``, or one level deeper (HGG, LGG); None if there are none.
 
-    Labels overlap as regions: ET (enhancing tumor), TC (tumor core) and WT (whole tumor); where gliomas were treated,
-    RC (resection cavity) too.
-
-    Raises:
-        UserError: ``case-repeated``, ``data-set-mixed`` where cases of two years, which number labels differently, lie
-            together, or ``labels-unclear`` where the names of the cases do not tell what the labels mean.
+    Labels overlap as regions: ET (enhancing tumor), TC (tumor core) and WT (whole tumor); in treated gliomas also RC
+    (resection cavity).
     """
     found = list(_case_folders(folder))
     if not found:
         return None
     namings = {naming for _, naming in found}
     if len(namings) > 1:
-        raise UserError(
-            "data-set-mixed",
-            f"{folder} holds cases named as in BraTS until 2021 (_t1) and since 2023 (-t1n), whose label values "
-            "differ; put them into two folders.",
-            path=str(folder),
-        )
+        raise UserError("data-set-mixed", path=str(folder))
     (naming,) = namings
     enhancing = naming.enhancing
     labels = {1: "necrosis", 2: "edema", enhancing: "enhancing"}
     regions = {"ET": (enhancing,), "TC": (1, enhancing), "WT": (1, 2, enhancing)}
     if naming is SINCE_2023:
         names = [path.name for path, _ in found]
-        _refuse_children(folder, names)
+        for name in filter(_OF_CHILDREN.match, names):
+            raise UserError("labels-unclear", path=str(folder), case=name)
         if any(map(_AFTER_TREATMENT.fullmatch, names)):
             labels[CAVITY] = "resection cavity"
             regions["RC"] = (CAVITY,)
+    cases = (Case(path.name, tuple(naming.files(path)[:-1]), naming.files(path)[-1]) for path, naming in found)
     return DataSet(
-        folder_name(folder),
-        CHANNELS,
-        labels,
-        "",
-        sorted_cases((_case(path, naming) for path, _ in found), folder),
-        "brats",
-        regions,
-        painting(regions),
+        folder_name(folder), CHANNELS, labels, "", sorted_cases(cases, folder), "brats", regions, painting(regions)
     )
-
-
-def _refuse_children(folder: Path, names: list[str]) -> None:
-    for name in filter(_OF_CHILDREN.match, names):
-        raise UserError(
-            "labels-unclear",
-            f"{folder} holds {name} of BraTS-PEDs, whose label values changed their meaning in 2024; write "
-            "a dataset.json into it that lists the files of each case and what its values mean, as for nnU-Net.",
-            path=str(folder),
-            case=name,
-        )
-
-
-def _case(folder: Path, naming: Naming) -> Case:
-    *images, label = naming.files(folder)
-    return Case(folder.name, tuple(images), label)
 
 
 def _case_folders(folder: Path) -> Iterator[tuple[Path, Naming]]:
@@ -229,41 +223,5 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _naming(folder: Path) -> Naming | None:
-    """How the files of a case folder are called; None where it has none of them."""
+    """How the files of a case folder are named; None if it is not one."""
     return next((naming for naming in NAMINGS if any(path.exists() for path in naming.files(folder))), None)
-
-
-def read_data_set(folder: Path) -> DataSet:
-    """Read a folder in the layout of the Medical Segmentation Decathlon, nnU-Net (raw data) or BraTS, as it is.
-
-    A file that a case lacks does not fail the reading.
-
-    Raises:
-        UserError: ``data-set-not-found``, ``data-set-invalid``, ``data-set-mixed``, ``no-cases``, ``case-repeated`` or
-            ``cannot-read``.
-    """
-    if not folder.is_dir():
-        raise UserError("data-set-not-found", f"The folder {folder} does not exist.", path=str(folder))
-    try:
-        return with_splits(_read(folder), folder)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError("cannot-read", f"The data set {folder} cannot be read ({reason}).", path=str(folder)) from error
-
-
-def _read(folder: Path) -> DataSet:
-    if (folder / FILE_NAME).is_file():
-        description = read_description(folder / FILE_NAME)
-        return read_nnunet(description) if is_nnunet(description) else read_decathlon(description)
-    if (folder / LABEL_MAPS_FILE).is_file():
-        return read_label_map_folder(folder)
-    data_set = read_brats(folder)
-    if data_set is None:
-        raise UserError(
-            "data-set-not-found",
-            f"{folder} holds no dataset.json (Medical Segmentation Decathlon, nnU-Net) and no case folders with "
-            "CASE/CASE_t1.nii.gz and so on (BraTS), nor a label_maps.json; name the folder of a data set in one of "
-            "these layouts.",
-            path=str(folder),
-        )
-    return data_set

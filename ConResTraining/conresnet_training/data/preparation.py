@@ -1,8 +1,8 @@
-"""Cases brought into the model's space by the engine's own code, and kept on disk for the training loop."""
+"""Cases brought into the model's space by the engine's own code, and kept on disk for training."""
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,25 +21,25 @@ from conresnet_training.data.label_map_folder import OVERSAMPLING, Tissues
 from conresnet_training.data.label_maps import (
     LabelPlaces,
     check_expected,
-    grid_difference,
     index_of_labels,
     label_counts,
+    on_image_grid,
     read_label,
 )
 
-if TYPE_CHECKING:  # it needs torch, which plans are made without
+if TYPE_CHECKING:  # it needs torch, without which plans are made
     from conresnet_training.data.synthesis import Synthesizer
 
-# So many slices of the image are computed at a time.
+# Slices of the image that are computed at a time.
 SLAB = 16
 LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A labelled case in the model's space, in files that are mapped anew whenever they are looked into.
+    """A labeled case in the model's space, in files that are memory-mapped anew at each access.
 
-    So many cases hold neither memory nor open files, and a process that makes samples is handed names alone.
+    So many cases take neither memory nor open files, and processes that make samples are sent only file names.
     """
 
     name: str
@@ -49,7 +49,7 @@ class TrainingCase:
 
     @property
     def image(self) -> np.ndarray:
-        """(channel, S, H, W) float32, as the network takes it."""
+        """(channel, S, H, W) float32, the network's input."""
         return np.load(self.image_file, mmap_mode="r")
 
     @property
@@ -59,7 +59,7 @@ class TrainingCase:
 
     @property
     def places(self) -> LabelPlaces:
-        """Where in ``label`` each value is."""
+        """Where each value is in ``label``."""
         return LabelPlaces(np.load(self.places_file, mmap_mode="r"))
 
 
@@ -69,30 +69,34 @@ def prepare_case(
     folder: Path,
     labels: Collection[int] | None = None,
     synthesizer: "Synthesizer | None" = None,
+    on_change: Callable[[str], None] = lambda case: None,
 ) -> TrainingCase:
-    """Bring a case into ``model``'s space and keep it in ``folder``; one that is there already is only opened.
+    """Bring a case into ``model``'s space and keep it in ``folder``; a case that is there already is only opened.
 
-    It is made anew where its files, or what ``model`` says of its preparation, have changed since.
-
-    Channels may lie on different grids, in files of their own or in one 4-D file; the label map must lie on the first
-    channel's grid.
+    It is prepared again if its files, or the preparation that ``model`` describes, have changed since. Channels may be
+    on different grids, in one file each or in one 4-D file; the label map must be on the first channel's grid.
 
     Args:
-        labels: the values that may occur in the label map beside 0. Defaults to any.
+        labels: the values other than 0 that may occur in the label map. Defaults to any.
         synthesizer: makes the images of a case without any.
+        on_change: called with the case's name if it was prepared before and has changed since.
 
     Raises:
         UserError: ``label-grid-differs``, ``unexpected-labels``, or any of reading the files and writing the arrays;
             the sentence names the case.
     """
     drawn = () if case.images else (synthesizer.tissues, synthesizer.settings)
-    stem = f"{file_stem(case.name)}_{_state(case, model, *drawn)}"
+    own = file_stem(case.name)
+    stem = f"{own}_{_state(case, model, *drawn)}"
     image_file, label_file, places_file = (folder / f"{stem}_{part}.npy" for part in ("image", "label", "places"))
-    # The places are written last: where they are, the others are whole.
+    # The places are written last: if they exist, the others are complete.
     if not places_file.exists():
-        for old in folder.glob("*.npy"):
-            if re.fullmatch(rf"{re.escape(file_stem(case.name))}_[0-9a-f]{{12}}_[a-z]+\.npy", old.name):
-                old.unlink()
+        parts = re.compile(rf"{re.escape(own)}_[0-9a-f]{{12}}_([a-z]+)\.npy")
+        old = {path: match[1] for path in folder.glob("*.npy") if (match := parts.fullmatch(path.name))}
+        if "places" in old.values():
+            on_change(case.name)
+        for path in old:
+            path.unlink()
         try:
             channels, label = read_case(case, [item.name for item in model.inputs], synthesizer)
             if labels is not None and case.images:
@@ -103,8 +107,7 @@ def prepare_case(
             _write_array(array, label_file)
             _write_array(index_of_labels(array), places_file)
         except UserError as error:
-            values = {**error.values, "case": case.name}
-            raise UserError(error.code, f"Case {case.name}: {error.message}", **values) from error
+            raise error.within("in-case", case=case.name) from error
     return TrainingCase(case.name, image_file, label_file, places_file)
 
 
@@ -114,7 +117,8 @@ def prepare_label_map(case: Case, model: ModelDescription, folder: Path, tissues
     Its values become places in ``tissues.values``, counted from 1; it has no image file.
 
     Raises:
-        UserError: ``unexpected-labels``, or any of reading the file and writing the arrays; it names the case.
+        UserError: ``unexpected-labels``, or any of reading the file and writing the arrays; the sentence names the
+            case.
     """
     how = replace(model.preparation, spacing=tuple(mm / OVERSAMPLING for mm in model.preparation.spacing))
     stem = f"{file_stem(case.name)}_{_state(case, replace(model, preparation=how), tissues.values)}"
@@ -126,36 +130,24 @@ def prepare_label_map(case: Case, model: ModelDescription, folder: Path, tissues
             _write_array(array, label_file)
             _write_array(index_of_labels(array), places_file)
         except UserError as error:
-            values = {**error.values, "case": case.name}
-            raise UserError(error.code, f"Case {case.name}: {error.message}", **values) from error
+            raise error.within("in-case", case=case.name) from error
     return TrainingCase(case.name, folder / f"{stem}_image.npy", label_file, places_file)
 
 
 def _state(case: Case, model: ModelDescription, *further: object) -> str:
-    """A digest of what a prepared case is made from: the files as they are, and how they are prepared."""
+    """Digest of what a prepared case is made from: size and time of the files, and the preparation."""
     files = [path.stat() for path in (*case.images, case.label) if path.exists()]
     made_from = [(file.st_size, file.st_mtime_ns) for file in files], model.preparation, model.inputs, *further
     return hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]
 
 
 def file_stem(name: str) -> str:
-    """A case's name as the beginning of a file's name: itself where it is short and plain, else with a digest of it."""
+    """A case's name for use in file names: unchanged if it is short and plain, else shortened, with its digest."""
     plain = re.sub(r"[^\w.-]", "_", name)
     short = plain.encode()[:LONGEST_NAME].decode(errors="ignore")
-    return name if short == name else f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-
-
-def check_label_grid(label: Volume, image: Volume) -> None:
-    """Refuse a label map off its image's grid. Raises UserError ``label-grid-differs``, which says by how much."""
-    difference = grid_difference(label.grid, image.grid)
-    if difference:
-        raise UserError(
-            "label-grid-differs",
-            f"The label map {label.name} does not lie on the grid of {image.name} ({difference}); resample the label "
-            "map onto the image, or correct its header.",
-            path=label.name,
-            difference=difference,
-        )
+    return (
+        name if short == name else f"{short}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:12]}"
+    )
 
 
 def read_case(
@@ -163,10 +155,10 @@ def read_case(
 ) -> tuple[list[Volume], Volume]:
     """The channels of a case and its label map (uint8), on the first channel's grid.
 
-    Without images they are synthesized, whole and always the same; what is above 255 in the label map becomes 0.
+    Without images they are synthesized, whole and always the same; values above 255 in the label map become 0.
 
     Args:
-        channels: what messages call them.
+        channels: their names in messages.
 
     Raises:
         UserError: ``label-grid-differs``, or any of reading the files.
@@ -175,9 +167,7 @@ def read_case(
         places = synthesizer.tissues.as_places(read_single(case.label))
         return synthesizer.whole(places, case.name), synthesizer.tissues.as_values(places)
     volumes = read_channels(list(case.images), channels)
-    label = read_label(case.label)
-    check_label_grid(label, volumes[0])
-    return volumes, label
+    return volumes, on_image_grid(read_label(case.label), volumes[0])
 
 
 def _write_image(prepared: PreparedCase, path: Path) -> None:
@@ -185,7 +175,7 @@ def _write_image(prepared: PreparedCase, path: Path) -> None:
     shape = (len(prepared.channels), depth, *plane)
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
     slice_bytes = 4 * plane[0] * plane[1]
-    # By writing rather than through a memory map, where a full disk would end the process.
+    # Written rather than memory-mapped, because a full disk would then kill the process.
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         begin = file.tell()
@@ -202,7 +192,7 @@ def _write_array(array: np.ndarray, path: Path) -> None:
 
 
 def _label(label: Volume, space: ModelSpace) -> np.ndarray:
-    """(S, H, W) uint8; where the case is resampled, each voxel takes the label with the largest interpolated share."""
+    """(S, H, W) uint8; if the case is resampled, each voxel gets the label with the largest interpolated share."""
     if space.exact:
         return np.ascontiguousarray(space.to_model(label))
     largest = space.to_model(Volume((label.array == 0).astype(np.float32), label.grid, ""))

@@ -1,9 +1,7 @@
-"""How many processes make samples beside those that train.
+"""Training samples as a function of the seed and the sample's number alone, and the processes that make them.
 
-Training samples as a function of the seed and the sample's number alone.
-
-Order and augmentation then need no state: a resumed run goes on with the very samples an unbroken one would have had,
-whichever process makes them.
+Order and augmentation therefore need no state: a resumed run continues with exactly the samples that an uninterrupted
+one would have had, whichever process makes them.
 """
 
 import math
@@ -26,21 +24,21 @@ from conresnet_training.data.preparation import TrainingCase
 from conresnet_training.data.synthesis import Synthesizer, target_places
 from conresnet_training.training.losses import signed_distances
 
-# More than a GPU was seen to need; each holds the libraries, and two batches in shared memory.
+# More than any GPU needed in tests; each loads the libraries and keeps two batches in shared memory.
 MOST = 8
-# In the environment of a training, how many go on beside each other on this computer, itself among them.
+# Environment variable of a training: how many trainings run at the same time on this computer, including itself.
 JOBS_VARIABLE = "CONRESNET_JOBS"
 
 
 def sample_processes(planned: int | None, fabric: Fabric) -> int:
-    """How many there are for each process that trains. Samples depend on their number alone, so any give the same.
+    """Number of processes that make samples for each training process; it does not change the samples.
 
-    On a processor there are none, since they would compete with the network for its cores. Beside a GPU each has a
-    core of its own, and so has the process that trains.
+    None on a CPU, where they would compete with the network for its cores. With a GPU, each gets a core of its own, and
+    so does the training process.
 
     Args:
-        planned: so many, or None for what suits the computer.
-        fabric: Lightning's, launched; all processes must ask at the same place.
+        planned: this many, or None for what suits the computer.
+        fabric: Lightning's, launched; all processes must call this at the same point.
     """
     if planned is not None:
         return planned
@@ -52,15 +50,14 @@ def sample_processes(planned: int | None, fabric: Fabric) -> int:
 
 
 def _cores() -> tuple[int, ...]:
-    """Those that this process may use; a queue may grant fewer than there are."""
+    """The cores that this process may use; a queue may grant fewer than the computer has."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 def _processes_on(cores: tuple[int, ...], fabric: Fabric) -> int:
-    """How many of those that train together share these cores: several GPUs of one computer may, unless a queue has
-    given each its own."""
+    """How many of the processes that train together share these cores, as those of one computer's GPUs may."""
     if fabric.world_size == 1:
         return 1
     own, places = (socket.gethostname(), cores), [None] * fabric.world_size
@@ -74,11 +71,11 @@ class Sampling:
 
     Args:
         seed: of the whole run.
-        foreground_share: of the samples, those around a voxel of the targets.
-        balanced: draw one of the segments that the case has first, so that small ones come as often as large ones.
-        distances: give the targets' signed distances too, see ``conresnet_training.training.losses``.
-        answered: size (S, H, W) of the central part of a window that a network answers for, if not for all. That part
-            is what lies anywhere in a case, so that the case's borders are learned too.
+        foreground_share: share of the samples that are around a voxel of the targets.
+        balanced: first draw one of the case's segments, so that small ones are as frequent as large ones.
+        distances: also return signed distances of the targets, see ``conresnet_training.training.losses``.
+        answered: size (S, H, W) of the central part of a window that the network segments, if not all of it. It is this
+            part that may be anywhere in the case, so that the case's borders are learned too.
     """
 
     seed: int = 0
@@ -89,16 +86,16 @@ class Sampling:
 
 
 class TrainingSamples(Dataset):
-    """Windows around random places of the cases, some at a voxel of the targets, augmented.
+    """Augmented windows at random positions in the cases, some of them around a voxel of the targets.
 
-    Sample ``n`` is (image (C, S, H, W), target (segments, S, H, W)), both float32 of the window's size, and with
-    ``sampling.distances`` a third of the target's shape.
+    Sample ``n`` is (image (C, S, H, W), target (segments, S, H, W)), both float32 and of the window's size; with
+    ``sampling.distances`` a third array of the target's shape follows.
 
     Args:
         cases: prepared cases.
         window: voxels (S, H, W).
-        targets: a segment each, the label values that belong to it.
-        changes: what is done to the samples.
+        targets: for each segment, the label values that belong to it.
+        changes: the augmentation.
         sampling: where the windows are cut.
         mirrored: for each segment, the index of the one that it becomes in a mirror image. Defaults to itself.
     """
@@ -113,9 +110,9 @@ class TrainingSamples(Dataset):
         mirrored: Sequence[int] | None = None,
     ):
         self.cases, self.window, self.changes, self.sampling = cases, tuple(window), changes, sampling
-        # 0 is what no target has, whatever they say.
+        # 0 is never foreground.
         self._targets = [sorted({*values} - {0}) for values in targets]
-        # For each segment, 1 for the label values that belong to it.
+        # (segments, 256): 1 for the label values that belong to the segment.
         self._belonging = np.stack([np.isin(np.arange(256), values) for values in targets]).astype(np.float32)
         self._mirrored = list(range(len(targets)) if mirrored is None else mirrored)
 
@@ -141,28 +138,28 @@ class TrainingSamples(Dataset):
         return self.cases[self._case_index(number)].name
 
     def _case_index(self, number: int) -> int:
-        """Every case once before any comes again, in an order of its own each time."""
+        """Each case once before any is repeated, in a new order every time."""
         turn, place = divmod(number, len(self.cases))
         return int(np.random.default_rng([self.sampling.seed, turn, 1]).permutation(len(self.cases))[place])
 
     def _is_around_label(self, number: int) -> bool:
-        """Spread evenly over the numbers, from the first on."""
+        """Evenly spread over the numbers, starting with the first."""
         share = self.sampling.foreground_share
         return math.ceil((number + 1) * share) > math.ceil(number * share)
 
     def _corner(self, case: TrainingCase, label: np.ndarray, random: np.random.Generator, around: bool) -> np.ndarray:
-        """Index (S, H, W) of the window's first voxel; negative where the window begins before the case."""
+        """Index (S, H, W) of the window's first voxel; negative if the window begins outside the case."""
         shape, window = np.array(label.shape), np.array(self.sampling.answered or self.window)
         free = shape - window
         low, high = np.minimum(free, 0), np.maximum(free, 0)
         if around and (place := self._center(case.places, random)) is not None:
             center = np.array(np.unravel_index(place, label.shape))
-            # The voxel is anywhere in the window: at its edge alone, a turn would put it outside.
+            # The voxel may be anywhere in the window.
             low, high = np.maximum(center - window + 1, low), np.minimum(center, high)
         return random.integers(low, np.maximum(low, high) + 1) - (np.array(self.window) - window) // 2
 
     def _center(self, places: LabelPlaces, random: np.random.Generator) -> int | None:
-        """Flat index of a voxel of the targets around which the window lies; None where the case has none."""
+        """Flat index of a random voxel of the targets; None if the case has none."""
         present = [values for values in self._targets if places.count(values)]
         if not present:
             return None
@@ -244,14 +241,14 @@ class MixedSamples(Dataset):
 
 
 class StepSamples(Sampler[list[int]]):
-    """For every step of a run, the numbers of the samples that one of its processes takes.
+    """For each step, the numbers of the samples that one process uses.
 
-    Step ``t`` of the whole run takes the samples ``t * batch`` to ``(t + 1) * batch - 1``; each process has an equal
-    part of them, so that the steps of several processes are those of one.
+    Step ``t`` of the whole run uses the samples ``t * batch`` to ``(t + 1) * batch - 1``, divided evenly among the
+    processes, so that several processes make the same steps as one.
 
     Args:
-        steps: from the first that is still to be made to the last.
-        batch: samples a step, of all processes together.
+        steps: the steps that remain.
+        batch: samples per step, of all processes together.
         process, processes: which of how many; ``processes`` divides ``batch``.
     """
 

@@ -1,4 +1,4 @@
-"""What a plan needs to know of the cases: their sizes and spacings, from headers, and the values inside of labels."""
+"""What a plan needs to know about the cases: sizes and spacings from headers, and intensities inside the labels."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,14 @@ from conresnet.images.files import read_channels, read_grid
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Grid, reordering
 from conresnet_training.data import Case, DataSet
-from conresnet_training.data.label_maps import read_label
-from conresnet_training.data.preparation import check_label_grid
+from conresnet_training.data.label_maps import on_image_grid, read_label
 
-# The first axis is the one across slices. Superior, anterior, right where the data do not speak for another.
+# The first axis is the one across slices: superior, anterior, right unless the data suggest another order.
 USUAL_ORIENTATION = "SAR"
 _ACROSS = {"S": USUAL_ORIENTATION, "A": "ASR", "R": "RSA"}
-# From this ratio of the largest to the smallest spacing on, slices are thick.
+# Slices are thick from this ratio of the largest to the smallest spacing on.
 THICK = 2.0
-# Of so many cases, spread over the set, so many values each are looked at.
+# Cases, spread over the set, and values of each that are looked at.
 MOST_CASES, MOST_VALUES = 100, 10_000
 
 
@@ -29,7 +28,7 @@ class Survey:
         orientation: three letters in array order (S, H, W).
         spacing: mm.
         size: voxels at that spacing.
-        ratio: of the largest to the smallest spacing.
+        ratio: largest divided by smallest spacing.
     """
 
     orientation: str
@@ -44,27 +43,22 @@ class Survey:
 
     @property
     def longest_side(self) -> float:
-        """Of the median case, in mm."""
+        """Longest side of the median case in mm."""
         return max(size * mm for size, mm in zip(self.size, self.spacing, strict=True))
 
 
 def survey(data_set: DataSet) -> Survey:
     """Read the header of every case's first image.
 
-    The median spacing keeps the resolution in the plane of thick slices. The axis across such slices, where most cases
-    have the same, becomes the model's first.
+    The median spacing keeps the in-plane resolution of thick slices. The axis across thick slices becomes the model's
+    first if most cases have the same.
 
     Raises:
         UserError: ``case-incomplete``, or any of reading an image.
     """
     for case in data_set.cases:
         for path in case.missing:
-            raise UserError(
-                "case-incomplete",
-                f"Case {case.name} lacks {path}; python -m conresnet_training check lists all that is missing.",
-                case=case.name,
-                path=str(path),
-            )
+            raise UserError("case-incomplete", case=case.name, path=str(path))
     grids = [read_grid((*case.images, case.label)[0]) for case in data_set.cases]
     orientation = _orientation(grids)
     placed = [reordering(grid, orientation).grid(grid) for grid in grids]
@@ -75,29 +69,29 @@ def survey(data_set: DataSet) -> Survey:
 
 
 def labelled_values(data_set: DataSet, channel: int) -> np.ndarray:
-    """A channel's values inside of the labels, float64, of many cases that have labels; each counts alike.
+    """A channel's values inside the labels of many cases, float64, each case with equal weight.
 
-    Of the whole images, where no case has a label.
+    If no case has a label, values of the whole images.
 
     Raises:
         UserError: any of reading a case, and ``label-grid-differs``.
     """
     chosen = data_set.spread(MOST_CASES)
     found = [_values(data_set.cases[i], data_set, channel, seed=i) for i in chosen]
-    # An image without a label is mostly air, and would draw the range there.
+    # An image without labels is mostly air, which would dominate the range.
     return np.concatenate([inside for inside, _ in found if inside.size] or [whole for _, whole in found])
 
 
 def _values(case: Case, data_set: DataSet, channel: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Some values of a channel inside of the labels, and of all of it."""
+    """Some values of a channel inside the labels, and some of the whole channel."""
     if len(case.images) == 1:
         image = read_channels(list(case.images), data_set.channels)[channel]
     else:
         (image,) = read_channels([case.images[channel]], [data_set.channels[channel]])
     label = read_label(case.label)
+    # Other channels may have grids of their own.
     if channel == 0:
-        check_label_grid(label, image)
-    # Further channels may lie on grids of their own.
+        label = on_image_grid(label, image)
     space = ModelSpace.fit(label.grid, USUAL_ORIENTATION)
     values = space.to_model(image)
     inside = values[space.to_model(label) > 0]

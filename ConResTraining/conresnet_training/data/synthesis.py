@@ -93,12 +93,7 @@ class Synthesizer:
         for steps in inputs:
             filters, others = split_steps(steps)
             if filters:
-                name = filters[0]["step"]
-                sentence = (
-                    f"Images cannot be synthesized for a model with the intensity step {name}, which needs the whole "
-                    "image; plan another system."
-                )
-                raise UserError("synthesis-filters", sentence, step=name)
+                raise UserError("synthesis-filters", step=filters[0]["step"])
             self.steps.append(others)
         groups = sorted(set(tissues.groups))
         # Air has a group of its own, the first.

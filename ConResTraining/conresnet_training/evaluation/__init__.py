@@ -1,4 +1,4 @@
-"""How good segmentations are: figures of every case, their summary, a page to look at, and comparisons of two."""
+"""Figures of every case, their summary, a page for people, and comparisons of two evaluations."""
 
 from conresnet_training.evaluation.results import Evaluation, read_evaluation, summary_table
 from conresnet_training.evaluation.runs import evaluate_predictions, evaluate_runs

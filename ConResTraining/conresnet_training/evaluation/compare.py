@@ -1,4 +1,4 @@
-"""Two evaluations on the same cases, case against case."""
+"""Compares two evaluations on the same cases, case by case."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from conresnet_training.evaluation.results import AVERAGED, OVERALL, Evaluation,
 
 @dataclass(frozen=True)
 class Comparison:
-    """Paired differences, the first evaluation less the second.
+    """Paired differences: the first evaluation minus the second.
 
     Args:
-        first, second: what was compared.
+        first, second: the evaluations.
         left_out: cases that only one of them has.
-        rows: for each segment, and ``OVERALL``, and each metric: "cases" (in which both have a value), "first" and
-            "second" (their means there), "difference" (of the means), "interval" (95 %, percentile bootstrap over
-            cases, None for one case), "p" (Wilcoxon's signed-rank test, two-sided).
+        rows: for each segment and ``OVERALL``, and each metric: "cases" (in which both have a value), "first" and
+            "second" (the means over these), "difference" (of the means), "interval" (95 %, percentile bootstrap over
+            cases; None for fewer than five cases), "p" (Wilcoxon's signed-rank test, two-sided).
     """
 
     first: Evaluation
@@ -30,11 +30,11 @@ class Comparison:
     rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it."""
+        """As JSON."""
         return {
             "first": _origin(self.first),
             "second": _origin(self.second),
-            "difference": "first less second, paired by case; positive where the first is larger",
+            "difference": "first minus second, paired by case; positive if the first is larger",
             "left_out": list(self.left_out),
             "rows": {segment: {name: dict(row) for name, row in rows.items()} for segment, rows in self.rows.items()},
         }
@@ -44,17 +44,18 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
     """Compare case by case what both measured.
 
     Raises:
-        UserError: ``evaluations-differ`` where they have no cases in common, other segments or another tolerance.
+        UserError: ``no-common-case``, ``evaluation-segments-unlike`` or ``tolerances-differ``.
     """
     common = [case for case in first.cases if case in second.cases]
     if not common:
-        raise _differ("have no case in common", first, second)
+        raise UserError("no-common-case", first=_named(first), second=_named(second))
     if set(first.segments) != set(second.segments):
-        raise _differ("are of different segments", ", ".join(first.segments), ", ".join(second.segments))
+        names = {"first": ", ".join(first.segments), "second": ", ".join(second.segments)}
+        raise UserError("evaluation-segments-unlike", **names)
     if first.surface_tolerance_mm != second.surface_tolerance_mm:
-        tolerances = (f"{item.surface_tolerance_mm:g} mm" for item in (first, second))
-        raise _differ("take different tolerances for surface Dice", *tolerances)
-    # Cases are taken as one data set's even where it was named otherwise; the names of cases decide.
+        tolerances = {"first": first.surface_tolerance_mm, "second": second.surface_tolerance_mm}
+        raise UserError("tolerances-differ", **tolerances)
+    # Cases of the same name count as the same case, even if the data sets have different names.
     ours, theirs = ({case: item.cases[case] for case in common} for item in (first, second))
     names = list(first.segments) + ([OVERALL] if len(first.segments) > 1 else [])
     rows = {
@@ -72,9 +73,9 @@ Cases = Mapping[str, Mapping[str, Figures]]
 
 
 def _of_both(ours: Cases, theirs: Cases, segment: str, metric: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Of each case both values; of ``OVERALL`` the means over the segments in which both have one.
+    """Both values of each case; for ``OVERALL`` the means over the segments for which both have one.
 
-    Otherwise missing a segment that is hard to find would be rewarded by a better mean of the others.
+    Otherwise, missing a difficult segment would be rewarded with a better mean of the others.
     """
     if segment != OVERALL:
         return per_case(ours, segment, metric), per_case(theirs, segment, metric)
@@ -97,12 +98,8 @@ def _origin(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _differ(how: str, first: object, second: object) -> UserError:
-    shown = [f"{item.model} on {item.data}" if isinstance(item, Evaluation) else item for item in (first, second)]
-    return UserError(
-        "evaluations-differ",
-        f"The two evaluations {how} ({shown[0]}; {shown[1]}), so they cannot be compared; evaluate both alike.",
-    )
+def _named(evaluation: Evaluation) -> str:
+    return f"{evaluation.model} on {evaluation.data}"
 
 
 def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, Any]:
@@ -112,7 +109,7 @@ def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str,
     one, other = (np.array([values[case] for case in cases]) for values in (ours, theirs))
     difference = one - other
     interval = mean_interval(difference)
-    # Where nothing differs nothing can be ranked, and nothing speaks for a difference.
+    # Without any difference there is nothing to rank.
     p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
     return {
         "cases": len(cases),
@@ -125,7 +122,7 @@ def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str,
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """The comparison as text, a line a segment and metric."""
+    """The comparison as text, one line per segment and metric."""
     rows = [("segment", "metric", "A", "B", "A - B", "95 % interval", "p", "cases")]
     for segment, metrics in comparison.rows.items():
         for name, row in metrics.items():

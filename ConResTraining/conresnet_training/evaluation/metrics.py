@@ -1,15 +1,13 @@
-"""The figures of one segment in one case, on the image's own grid.
+"""The figures of one segment in one case, on the image's own grid, and the label values of segments in label maps.
 
-Where a segment is empty:
+If a segment is empty
 
-- in both label maps: Dice and surface Dice are 1, for what is not there was rightly left out; there is no distance.
-- in one alone: Dice and surface Dice are 0; there is no distance. The summary counts such cases, as "missed" where the
-  reference has the segment and as "invented" where only the result has it.
+- in both label maps, Dice and surface Dice are 1, because it was correctly left out, and there is no distance;
+- in only one, Dice and surface Dice are 0, and there is no distance. The summary counts such cases as "missed" if the
+  reference has the segment and as "invented" if only the result has it.
 
-A distance that is not there is None. It is in no mean, since neither 0 nor the size of the image would say how far off
-the result is.
-
-Label maps against each other, and which values a segment has in each.
+A missing distance is None and part of no mean, because neither 0 nor the size of the image would say how far off the
+result is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,12 +30,12 @@ DECIMALS = 8
 
 @dataclass(frozen=True)
 class Metric:
-    """What people read of a metric.
+    """How a metric is shown.
 
     Args:
-        unit: "" for a share.
-        better: "higher", "lower", or "zero" of one with a sign.
-        decimals: to show.
+        unit: "" for a ratio.
+        better: "higher", "lower", or "zero" for one with a sign.
+        decimals: shown.
     """
 
     title: str
@@ -64,22 +62,22 @@ VOLUME = "volume_ml"
 def segment_figures(
     found: np.ndarray, truth: np.ndarray, spacing: Sequence[float], voxel_ml: float, tolerance_mm: float
 ) -> Figures:
-    """Compare one segment of a result with the reference's.
+    """Compare one segment of a result with the reference.
 
-    Surfaces are the voxels of a mask with a face neighbor outside of it, distances those between voxel centers, both
-    by MONAI. The Hausdorff distance is the longest way from any voxel of one surface to the other surface; its 95th
+    Surfaces are the voxels of a mask with a face neighbor outside of it, distances are between voxel centers, both by
+    MONAI. The Hausdorff distance is the largest distance from any voxel of one surface to the other surface; its 95th
     percentile is the larger of the two directions' 95th percentiles, each over its own surface. Surface Dice is the
-    share of the voxels of both surfaces that lie within the tolerance of the other surface (not weighted by area).
+    share of both surfaces' voxels within the tolerance of the other surface (not weighted by area).
 
     Args:
         found, truth: bool [k, j, i].
         spacing: mm along k, j, i.
-        voxel_ml: of one voxel.
+        voxel_ml: volume of a voxel.
         tolerance_mm: of surface Dice.
 
     Returns:
-        "dice", "surface_dice", "hd95" and "hd" (mm), "volume_difference_ml" (result less reference), and "volume_ml",
-        the reference's.
+        "dice", "surface_dice", "hd95" and "hd" (mm), "volume_difference_ml" (result minus reference), and
+        "volume_ml", the reference's.
     """
     size_found, size_truth = np.count_nonzero(found), np.count_nonzero(truth)
     both = size_found + size_truth
@@ -113,7 +111,7 @@ class SegmentValues:
 
     Args:
         truth: in the reference's label map.
-        found: in the result's, where regions that it contains may be painted over it with values of their own.
+        found: in the result's, where regions inside it may be painted over it with their own values.
     """
 
     truth: tuple[int, ...]
@@ -121,13 +119,13 @@ class SegmentValues:
 
 
 def values_of_model(segments: Sequence[Segment], targets: Mapping[str, Sequence[int]]) -> dict[str, SegmentValues]:
-    """For the segments of a model that was trained for ``targets``: a region also has the values of those inside it."""
+    """For the segments of a model trained for ``targets``; a region also has the values of those inside it."""
     painted = {segment.name: segment.label for segment in segments}
     return {name: SegmentValues(tuple(targets[name]), tuple(_inside(name, targets, painted))) for name in painted}
 
 
 def values_of_data_set(data_set: DataSet) -> dict[str, SegmentValues]:
-    """For label maps with the data set's own values, or with those that its regions are painted with."""
+    """For label maps with the data set's own values, or the values its regions are painted with."""
     if not data_set.regions:
         return {name: SegmentValues((value,), (value,)) for value, name in sorted(data_set.labels.items())}
     return {
@@ -141,9 +139,9 @@ def _inside(name: str, members: Mapping[str, Sequence[int]], painted: Mapping[st
 
 
 def crossing(values: Mapping[str, SegmentValues]) -> tuple[str, str] | None:
-    """The first two regions that overlap while neither lies inside the other; None where there are no such.
+    """The first two regions that overlap while neither is inside the other, if any.
 
-    Where they overlap, a label map has a value for one of them alone.
+    Where they overlap, a label map can only show one of them.
     """
     for (name, item), (other_name, other) in combinations(values.items(), 2):
         shared = set(item.truth) & set(other.truth)
@@ -159,11 +157,11 @@ def compare_label_maps(
     tolerance_mm: float,
     regions: np.ndarray | None = None,
 ) -> dict[str, Figures]:
-    """The figures of every segment of a case whose label maps lie on one grid.
+    """The figures of every segment of a case whose label maps are on the same grid.
 
     Args:
-        regions: where the result's regions overlap, all of each as in ``SegmentResult``, in the order
-            of ``values``; they are measured instead of ``found``.
+        regions: overlapping regions of the result in full, as in ``SegmentResult``, in the order of ``values``; they
+            are measured instead of ``found``.
     """
     box = bounding_box((found.array != 0) | (truth.array != 0)) or whole_box(truth.array.shape)
     ours, theirs = found.array[box], truth.array[box]

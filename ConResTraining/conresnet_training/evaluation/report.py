@@ -1,14 +1,7 @@
-"""The plots of an evaluation as SVG images, the same bytes for the same figures.
-
-Pictures of a case: slices with the outlines of the reference's segments and of the result's.
-
-The page of an evaluation: one HTML file with everything in it, to be read, sent or printed.
-
-The folder of an evaluation: tables, and the page with plots and the worst cases' pictures.
-"""
+"""The results of an evaluation for people: plots, pictures of cases with outlines, and one HTML page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from conresnet import __version__
+from conresnet.errors import UserError
 from conresnet.files import replacing
 from conresnet.images.files import read_image
 from conresnet.images.grid import Box, Volume, bounding_box, reordering, whole_box
@@ -50,7 +44,7 @@ HEIGHT = 2.9
 
 
 def metric_plot(cases: Cases, metric: str, colors: Colors) -> bytes:
-    """Every case as a point, and a box from quartile to quartile with the median, for each segment."""
+    """For each segment every case as a point, and a box with quartiles and median."""
     segments = list(next(iter(cases.values())))
     figure, axes = _figure(max(2.6, 0.9 + 0.75 * len(segments)), METRICS[metric].heading)
     jitter = np.random.default_rng(0)
@@ -79,14 +73,14 @@ def metric_plot(cases: Cases, metric: str, colors: Colors) -> bytes:
 
 
 def dice_against_volume(cases: Cases, colors: Colors) -> bytes:
-    """Whether small segments fare worse: Dice of each case over the reference's volume."""
+    """Dice of each case over the reference's volume, to show whether small segments do worse."""
     figure, axes = _figure(3.8, METRICS["dice"].heading, "Reference volume (mL)")
     volumes = []
     for segment in next(iter(cases.values())):
         rows = [rows[segment] for rows in cases.values() if rows[segment][VOLUME] > 0]
         volumes += [row[VOLUME] for row in rows]
         points = [row[VOLUME] for row in rows], [row["dice"] for row in rows]
-        axes.scatter(*points, s=12, color=_shade(colors[segment]), alpha=0.75, lw=0, label=segment)
+        axes.scatter(*points, s=12, color=_shade(colors[segment]), alpha=0.75, lw=0, label=plot_name(segment))
     if volumes and max(volumes) > 20 * min(volumes):
         axes.set_xscale("log")
     _legend(axes)
@@ -94,12 +88,12 @@ def dice_against_volume(cases: Cases, colors: Colors) -> bytes:
 
 
 def bland_altman(cases: Cases, segment: str, colors: Colors) -> bytes:
-    """Result less reference over the mean of both volumes, with the mean difference and the limits of agreement."""
+    """Result minus reference over the mean of both volumes, with mean difference and limits of agreement."""
     rows = [rows[segment] for rows in cases.values()]
     difference = np.array([row["volume_difference_ml"] for row in rows])
     middle = np.array([row[VOLUME] for row in rows]) + difference / 2
-    figure, axes = _figure(3.3, "Result less reference (mL)", "Mean of both (mL)")
-    axes.set_title(segment, fontsize=9, color=INK)
+    figure, axes = _figure(3.3, "Result minus reference (mL)", "Mean of both (mL)")
+    axes.set_title(plot_name(segment), fontsize=9, color=INK)
     axes.scatter(middle, difference, s=12, color=_shade(colors[segment]), alpha=0.75, lw=0)
     axes.axhline(0, color=INK, linewidth=0.6)
     axes.axhline(difference.mean(), color=_shade(colors[segment]), linewidth=1.4)
@@ -129,9 +123,7 @@ def _shade(color: Sequence[int]) -> tuple[float, ...]:
     return tuple(part / 255 for part in color)
 
 
-Color = Sequence[int]
-
-# Index grows to inferior, posterior, left: rows of the slices then run downward as radiologists look at them.
+# Indices increase to inferior, posterior and left, so that slices are shown as radiologists view them.
 ORIENTATION = "IPL"
 MARGIN_MM = 12.0
 PANEL_INCHES, DPI = 3.0, 110
@@ -154,18 +146,16 @@ class Masks:
         )
 
 
-def draw_case(
-    image: Volume, masks: Mapping[str, Masks], colors: Mapping[str, Color], planes: int = 3, worst: bool = True
-) -> bytes:
-    """A PNG of slices of a case, one a plane.
+def draw_case(image: Volume, masks: Mapping[str, Masks], colors: Colors, planes: int = 3, worst: bool = True) -> bytes:
+    """A PNG of slices of a case, one per plane.
 
-    The image is cut to what either label map holds with a margin around it, and turned to its nearest anatomical axes.
-    The result is outlined in the segments' colors, the reference's segments in dashed white.
+    The image is cut to the segments of both label maps with a margin, and reoriented to its nearest anatomical axes.
+    The result is outlined in the segments' colors, the reference in dashed white.
 
     Args:
         planes: how many of axial, coronal and sagittal, in this order.
-        worst: of the slices with most voxels in the wrong segment; else, and where none is wrong, of those with most
-            voxels of the reference's segments.
+        worst: show the slices with the most wrong voxels; otherwise, or if none is wrong, those with the most voxels of
+            the reference.
     """
     reorder = reordering(image.grid, ORIENTATION)
     spacing = reorder.grid(image.grid).spacing[::-1]
@@ -193,7 +183,7 @@ def draw_case(
             shade = np.array(colors[name]) / 255
             outline(axes, found.take(place[axis], axis), colors=[shade], linewidths=1.6)
             outline(axes, truth.take(place[axis], axis), colors=REFERENCE_COLOR, linewidths=0.9, linestyles="dashed")
-        # Outlines reach half a voxel beyond the slice.
+        # Outlines extend half a voxel beyond the slice.
         height, width = gray.take(place[axis], axis).shape
         axes.set(xlim=(-1, width), ylim=(height, -1))
         axes.set_axis_off()
@@ -208,7 +198,7 @@ def _with_margin(box: Box, spacing: np.ndarray) -> Box:
 
 
 def _place_with_most(masks: Sequence[np.ndarray]) -> list[int] | None:
-    """Along each axis the slice with most voxels of all masks together; None where they are empty."""
+    """Along each axis the slice with the most voxels of all masks together; None if they are empty."""
     total = sum(mask.astype(np.int32) for mask in masks)
     if not total.any():
         return None
@@ -216,10 +206,10 @@ def _place_with_most(masks: Sequence[np.ndarray]) -> list[int] | None:
 
 
 def make_page(evaluation: Evaluation, pictures: Mapping[str, bytes], colors: Mapping[str, Sequence[int]]) -> str:
-    """HTML text.
+    """The page as HTML.
 
     Args:
-        pictures: PNG images of the worst cases, the worst first.
+        pictures: PNG images of the worst cases, worst first.
         colors: red, green and blue, 0 to 255, by segment.
     """
     cases, summary = evaluation.cases, evaluation.summary
@@ -260,22 +250,24 @@ WORST_CASES = 6
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation, and what pictures of its cases take.
+    """An evaluation, and what is needed for pictures of its cases.
 
     Args:
-        files: each case with the label map that was found for it.
+        files: each case with the label map of its result.
         values: label values by segment.
         colors: red, green and blue, 0 to 255, by segment.
+        errors: for each case that could not be measured, why.
     """
 
     evaluation: Evaluation
     files: Mapping[str, tuple[Case, Path]]
     values: Mapping[str, SegmentValues]
-    colors: Mapping[str, Color]
+    colors: Colors
+    errors: Mapping[str, UserError] = field(default_factory=dict)
 
 
 def write_results(measured: Measured, output: Path) -> None:
-    """Write the page, the CSV file and, last, the JSON file."""
+    """Write the page, the CSV file and finally the JSON file."""
     pictures = {
         name: picture
         for name in measured.evaluation.worst_first()[:WORST_CASES]
@@ -283,14 +275,14 @@ def write_results(measured: Measured, output: Path) -> None:
     }
     page = make_page(measured.evaluation, pictures, measured.colors)
     with replacing(output / PAGE_FILE) as path:
-        path.write_text(page, encoding="utf-8", newline="\n")
+        path.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
     write_tables(measured.evaluation, output)
 
 
 def picture_of(name: str, measured: Measured, **options) -> bytes | None:
-    """A case's PNG picture by ``draw_case``, which takes the options; None where its image is not at hand.
+    """A case's PNG picture, see ``draw_case`` for the options; None if its image is not available.
 
-    None too where regions overlap in part: the label map, from which the outlines are drawn, does not hold all of them.
+    Also None if regions overlap in part: the label map, from which the outlines are drawn, does not show all of them.
     """
     case, found_file = measured.files[name]
     if not case.images or not case.images[0].exists() or crossing(measured.values):

@@ -1,7 +1,4 @@
-"""Many cases in a few numbers: where the middle lies, how far they spread, and how sure the mean is.
-
-The figures of many cases: as they are kept in files, and read back.
-"""
+"""The figures of many cases: their summary with intervals, the files they are stored in, and text tables of them."""
 
 import csv
 import json
@@ -20,7 +17,7 @@ from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
 from conresnet_training.reporting.text import case_count
 
 OVERALL = "overall"
-# Volumes of different segments are not averaged: what one lacks another would make up for.
+# Volumes of different segments are not averaged, because errors in opposite directions would cancel.
 AVERAGED = tuple(name for name in METRICS if name != "volume_difference_ml")
 LEAST_CASES_OF_AN_INTERVAL = 5
 RESAMPLES = 9999
@@ -31,10 +28,10 @@ def summarize(cases: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
     """Summarize the figures of every case and segment.
 
     Returns:
-        "segments": for each segment and metric "cases" (that have a value), "mean", "interval" (see
-        ``mean_interval``), "median", "lower_quartile", "upper_quartile", "lowest", "highest"; None for a metric that no
-        case has a value of. "overall": the same for the mean over each case's segments. "empty": for each segment the
-        number of cases in which it was "missed", "invented", or rightly "absent".
+        "segments": for each segment and metric "cases" (with a value), "mean", "interval" (see ``mean_interval``),
+        "median", "lower_quartile", "upper_quartile", "lowest", "highest"; None for a metric without any value.
+        "overall": the same for the mean over each case's segments. "empty": for each segment the number of cases in
+        which it was "missed", "invented", or correctly "absent".
     """
     segments = tuple(next(iter(cases.values())))
     return {
@@ -48,7 +45,7 @@ def summarize(cases: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
 
 
 def per_case(cases: Mapping[str, Mapping[str, Figures]], segment: str, metric: str) -> dict[str, float]:
-    """The values of the cases that have one; of ``OVERALL`` the mean over the segments that have one."""
+    """The values of the cases that have one; for ``OVERALL`` the mean over the segments that have one."""
     found = {}
     for case, rows in cases.items():
         chosen = rows.values() if segment == OVERALL else [rows[segment]]
@@ -59,7 +56,7 @@ def per_case(cases: Mapping[str, Mapping[str, Figures]], segment: str, metric: s
 
 
 def describe(values: Sequence[float]) -> dict[str, Any] | None:
-    """One summary, rounded; None where there are no values."""
+    """One summary, rounded; None if there are no values."""
     values = np.array(list(values), dtype=float)
     if not values.size:
         return None
@@ -83,11 +80,11 @@ def describe(values: Sequence[float]) -> dict[str, Any] | None:
 def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
     """The 95 % percentile bootstrap interval of the mean over cases; the same values give the same interval.
 
-    None for fewer than five cases: resampling so few makes an interval that is far too narrow.
+    None for fewer than five cases: resampling so few gives an interval that is far too narrow.
     """
     if values.size < LEAST_CASES_OF_AN_INTERVAL:
         return None
-    # Blocks of resamples, so that a thousand cases do not take a thousand times 9999 numbers at once.
+    # In blocks, so that a thousand cases do not take a thousand times 9999 numbers at once.
     result = stats.bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, batch=999, vectorized=True, method="percentile", rng=SEED
     )
@@ -95,7 +92,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def _empty(rows: Sequence[Figures]) -> dict[str, int]:
-    """How often one label map, or both, lack the segment."""
+    """How often the segment is absent from one label map or both."""
     counts = {"missed": 0, "invented": 0, "absent": 0}
     for row in rows:
         if row["hd"] is None:
@@ -105,18 +102,18 @@ def _empty(rows: Sequence[Figures]) -> dict[str, int]:
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
-    """A sentence on every segment that was empty somewhere."""
-    words = {"missed": "missed in {}", "invented": "invented in {}", "absent": "rightly left out in {}"}
+    """A sentence about every segment that was empty in some case."""
+    words = {"missed": "missed in {}", "invented": "invented in {}", "absent": "correctly absent in {}"}
     sentences = []
     for segment, counts in summary["empty"].items():
         parts = [words[kind].format(case_count(count)) for kind, count in counts.items() if count]
         if parts:
-            sentences.append(f"{segment} was {', '.join(parts)}; these have no distances.")
+            sentences.append(f"{segment} was {', '.join(parts)}; these cases have no distances.")
     return sentences
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
-    """The summary as text, a line a segment and metric."""
+    """The summary as text, one line per segment and metric."""
     rows = [("segment", "metric", "mean", "95 % interval", "median", "quartiles", "lowest", "highest", "cases")]
     blocks = dict(summary["segments"])
     if len(blocks) > 1:
@@ -141,7 +138,7 @@ def summary_cells(metric: str, found: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def text_table(rows: Sequence[Sequence[str]], left: int) -> str:
-    """Columns of text, the first ``left`` of them flush left and the others, numbers, flush right."""
+    """Columns of text: the first ``left`` flush left, the others, which are numbers, flush right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(
@@ -161,16 +158,18 @@ COLUMNS = (*METRICS, VOLUME)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, and on what.
+    """What was measured, and on which cases.
 
     Args:
         data: the data set's name.
-        split: a sentence on which cases these are.
+        split: which cases these are, as a sentence.
         model: the model's name, or the folder of the predictions.
         surface_tolerance_mm: of surface Dice.
         cases: for each case and segment its figures, see ``metrics.segment_figures``.
-        missing: cases of the data set that should have been measured and have no result.
-        made_by: of runs, each one's fold, number of steps and checkpoint; of predictions nothing.
+        missing: cases of the data set that should have been measured but have no result.
+        made_by: for each run its fold, number of steps and checkpoint, and how far an unfinished training came; empty
+            for predictions.
+        failed: for each case that could not be measured, why.
     """
 
     data: str
@@ -179,29 +178,39 @@ class Evaluation:
     surface_tolerance_mm: float
     cases: Mapping[str, Mapping[str, Figures]]
     missing: tuple[str, ...] = ()
-    made_by: tuple[Mapping[str, Any], ...] = field(default=())
+    made_by: tuple[Mapping[str, Any], ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def segments(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of the segments."""
         return tuple(next(iter(self.cases.values())))
 
     def mean(self, metric: str) -> float | None:
-        """The mean over cases and segments, of those that have a value."""
+        """The mean over the cases and segments that have a value."""
         summary = self.summary["overall"].get(metric)
         return summary["mean"] if summary else None
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """See ``summary.summarize``."""
+        """See ``summarize``."""
         return summarize(self.cases)
+
+    @property
+    def unfinished(self) -> list[str]:
+        """A sentence about each run whose training was not finished."""
+        return [
+            f"Fold {run['fold']} is unfinished: {run['unfinished']} were made."
+            for run in self.made_by
+            if run.get("unfinished")
+        ]
 
     def worst_first(self) -> list[str]:
         """The cases by mean Dice over segments, the lowest first."""
         return sorted(self.cases, key=lambda case: (sum(row["dice"] for row in self.cases[case].values()), case))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON knows it."""
+        """As JSON."""
         return {
             "data": self.data,
             "split": self.split,
@@ -209,18 +218,22 @@ class Evaluation:
             "made_by": [dict(entry) for entry in self.made_by],
             "surface_tolerance_mm": self.surface_tolerance_mm,
             "missing": list(self.missing),
+            "failed": dict(self.failed),
             "summary": self.summary,
             "cases": {name: {segment: dict(row) for segment, row in rows.items()} for name, rows in self.cases.items()},
         }
 
 
 def write_tables(evaluation: Evaluation, folder: Path) -> None:
-    """Write ``evaluation.csv``, a row a case and segment, and ``evaluation.json``.
+    """Write ``evaluation.csv``, one row per case and segment, and ``evaluation.json``.
 
     Raises:
-        UserError: "disk-full" or "cannot-write".
+        UserError: ``disk-full`` or ``cannot-write``.
     """
-    with replacing(folder / CSV_FILE) as path, open(path, "w", encoding="utf-8", newline="") as file:
+    with (
+        replacing(folder / CSV_FILE) as path,
+        open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["case", "segment", *COLUMNS])
         writer.writerows(_rows(evaluation))
@@ -228,24 +241,29 @@ def write_tables(evaluation: Evaluation, folder: Path) -> None:
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Write JSON text. Raises UserError where the file cannot be written."""
+    """Write JSON text. Raises UserError ``disk-full`` or ``cannot-write``."""
     with replacing(path) as temporary:
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def _rows(evaluation: Evaluation) -> Iterable[list]:
     for case, rows in evaluation.cases.items():
         for segment, figures in rows.items():
-            # What has no value is an empty field.
-            yield [case, segment, *(figures[name] for name in COLUMNS)]
+            # A figure without a value is an empty field.
+            yield [_as_cell(case), _as_cell(segment), *(figures[name] for name in COLUMNS)]
+
+
+def _as_cell(name: str) -> str:
+    """A name that a spreadsheet does not take for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 def read_evaluation(path: Path) -> Evaluation:
     """Read an ``evaluation.json``, or the one in a folder.
 
     Raises:
-        UserError: ``evaluation-not-found`` or ``evaluation-invalid``.
+        UserError: ``evaluation-not-found``, ``evaluation-invalid`` or ``evaluation-segments-differ``.
     """
     path = path / JSON_FILE if path.is_dir() else path
     try:
@@ -261,22 +279,12 @@ def read_evaluation(path: Path) -> Evaluation:
             },
             missing=tuple(content["missing"]),
             made_by=tuple(content["made_by"]),
+            failed=dict(content.get("failed", {})),
         )
     except OSError as error:
-        raise UserError(
-            "evaluation-not-found",
-            f"The evaluation {path} cannot be read: {error.strerror}; make it with python -m conresnet_training "
-            "evaluate.",
-            path=str(path),
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _invalid(path, f"{error!r}") from error
+        raise UserError("evaluation-not-found", path=str(path), reason=error.strerror or str(error)) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError("evaluation-invalid", path=str(path)) from error
     if not evaluation.cases or len({tuple(rows) for rows in evaluation.cases.values()}) != 1:
-        raise _invalid(path, "its cases do not all have the same segments")
+        raise UserError("evaluation-segments-differ", path=str(path))
     return evaluation
-
-
-def _invalid(path: Path, why: str) -> UserError:
-    return UserError(
-        "evaluation-invalid", f"{path} is not an evaluation ({why}); make it anew with evaluate.", path=str(path)
-    )

@@ -1,11 +1,8 @@
-"""Label maps that anything made, measured against a data set's labels.
-
-Training runs measured on the cases that they held out, segmented by the engine as a user's would be.
-"""
+"""Measures training runs on the cases they held out, segmented by the engine as for a user, and other predictions."""
 
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +18,9 @@ from conresnet.package.reader import read_metrics
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import SEGMENTATION_FILE
-from conresnet_training.data import Case, DataSet, read_data_set
-from conresnet_training.data.label_maps import check_expected, read_label
-from conresnet_training.data.preparation import check_label_grid, file_stem, read_case
+from conresnet_training.data import Case, DataSet
+from conresnet_training.data.label_maps import check_expected, on_image_grid, read_label
+from conresnet_training.data.preparation import file_stem, read_case
 from conresnet_training.data.synthesis import Synthesizer
 from conresnet_training.evaluation.metrics import compare_label_maps, crossing, values_of_data_set, values_of_model
 from conresnet_training.evaluation.report import Measured, write_results
@@ -36,12 +33,15 @@ from conresnet_training.runs.packing import PackedRuns, check_agreement, pack_ru
 from conresnet_training.runs.run import FOLD_FILE, Run, open_run
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+SEGMENTATIONS = "segmentations"
+# Said about the weights that a training started with; a model that says it of itself cannot show what it never saw.
+MAY_HAVE_LEARNED = "which may have learned from some of them"
 
 
 def evaluate_predictions(
     folder: Path, data_set: DataSet, output: Path, surface_tolerance_mm: float = 1.0
 ) -> Evaluation:
-    """Measure the label maps in a folder, see ``measure_predictions``, and write what was found.
+    """Measure the label maps in a folder, see ``measure_predictions``, and write the results.
 
     Args:
         output: a folder for ``evaluation.json``, ``evaluation.csv`` and ``report.html``.
@@ -55,40 +55,35 @@ def evaluate_predictions(
 def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: float = 1.0) -> Measured:
     """Measure the label maps in a folder.
 
-    They carry the data set's own label values and are named like the cases: ``<case>.nii.gz`` (.nii, .nrrd, .mha or
-    .mhd; a name that is no short file name also as ``file_stem`` writes it), or ``<case>/segmentation.nii.gz`` as
-    ``python -m conresnet segment --cases`` writes them. Cases without one are named in the result and not counted.
+    They have the data set's own label values and are named like the cases: ``<case>.nii.gz`` (.nii, .nrrd, .mha or
+    .mhd; an unsuitable name also as ``file_stem`` writes it), or ``<case>/segmentation.nii.gz`` as ``python -m
+    conresnet segment --cases`` writes them. Cases without one, and those that cannot be measured, are named in the
+    result.
 
     Raises:
-        UserError: ``predictions-not-found``, ``regions-cross``, ``unexpected-labels``, ``label-grid-differs``, or any
-            of reading one.
+        UserError: ``predictions-not-found`` or ``regions-cross``; if no case can be measured, what is wrong with the
+            first.
     """
     files = {case.name: (case, path) for case in data_set.cases if (path := _prediction(folder, case.name))}
     if not files:
         first = data_set.cases[0].name
-        raise UserError(
-            "predictions-not-found",
-            f"{folder} is no training run and holds no label map named like a case of {data_set.name}, such as "
-            f"{first}.nii.gz or {first}/{SEGMENTATION_FILE}.",
-            path=str(folder),
-        )
+        raise UserError("predictions-not-found", path=str(folder), data=data_set.name, case=first)
     values = values_of_data_set(data_set)
     if pair := crossing(values):
-        raise UserError(
-            "regions-cross",
-            f"The regions {pair[0]} and {pair[1]} of {data_set.name} overlap in part, which a label map cannot hold; "
-            "evaluate the training run itself, or describe regions of which one lies inside the other.",
-            regions=list(pair),
-        )
+        raise UserError("regions-cross", data=data_set.name, first=pair[0], second=pair[1])
     known = {*data_set.labels, *(value for item in values.values() for value in (*item.truth, *item.found))}
-    cases = {}
+    cases, errors = {}, {}
     with progress_bar(len(files)) as done:
         for name, (case, path) in files.items():
-            found, truth = read_label(path), read_label(case.label)
-            check_expected(found, known)
-            check_label_grid(found, truth)
-            cases[name] = compare_label_maps(found, truth, values, surface_tolerance_mm)
+            try:
+                truth = read_label(case.label)
+                found = on_image_grid(read_label(path), truth)
+                check_expected(found, known)
+                cases[name] = compare_label_maps(found, truth, values, surface_tolerance_mm)
+            except UserError as error:
+                errors[name] = error
             done(name)
+    _need_any(cases, errors)
     evaluation = Evaluation(
         data=data_set.name,
         split=f"{len(cases)} of {len(data_set.cases)} cases, those with a label map among the predictions",
@@ -96,22 +91,23 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
         surface_tolerance_mm=surface_tolerance_mm,
         cases=cases,
         missing=tuple(case.name for case in data_set.cases if case.name not in files),
+        failed={name: error.message for name, error in errors.items()},
     )
     colors = {name: segment_color(place) for place, name in enumerate(values)}
-    return Measured(evaluation, files, values, colors)
+    return Measured(evaluation, files, values, colors, errors)
+
+
+def _need_any(cases: Mapping, errors: Mapping[str, UserError]) -> None:
+    if not cases:
+        raise next(iter(errors.values()))
 
 
 def _prediction(folder: Path, case: str) -> Path | None:
     names = dict.fromkeys((case, file_stem(case)))
     candidates = [folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
     candidates += [folder / name / SEGMENTATION_FILE for name in names]
-    # Path.is_file fails where a name is longer than a file's may be.
+    # Path.is_file fails for a name that is longer than a file's may be.
     return next((path for path in candidates if os.path.isfile(path)), None)
-
-
-SEGMENTATIONS = "segmentations"
-# Said of the weights that a training began with; a model that says it of its own does not tell what it never saw.
-MAY_HAVE_LEARNED = "which may have learned from some of them"
 
 
 def evaluate_runs(
@@ -120,7 +116,7 @@ def evaluate_runs(
     checkpoint: str = "last",
     surface_tolerance_mm: float = 1.0,
 ) -> Evaluation:
-    """Measure runs, see ``measure_runs``, and write what was found.
+    """Measure runs, see ``measure_runs``, and write the results.
 
     Args:
         output: a folder for ``evaluation.json``, ``evaluation.csv``, ``report.html`` and the label maps
@@ -139,40 +135,42 @@ def measure_runs(
     checkpoint: str = "last",
     surface_tolerance_mm: float = 1.0,
 ) -> Measured:
-    """Segment every case that a run held out, once, and measure it.
+    """Segment and measure every case that a run held out.
 
-    A case that several runs held out, such as those of different seeds, is segmented by all of these together, as an
-    ensemble; never by one that was trained on it.
+    A case that several runs held out, such as those of different seeds, is segmented by their ensemble; never by a run
+    that was trained on it. Cases with files that cannot be read are named in the result.
 
     Args:
-        runs: of one data set; one, the folds of a cross-validation, or several seeds.
+        runs: of one data set: one run, the folds of a cross-validation, or several seeds.
         folder: for the label maps, ``<case>.nii.gz``, the case as ``file_stem`` writes it.
         checkpoint: "last", or "best" by validation Dice; figures of "best" are optimistic, because the held-out cases
             chose it.
 
     Raises:
-        UserError: ``checkpoint-not-found``, ``runs-differ``, or any of reading the data and segmenting it.
+        UserError: ``checkpoint-not-found``, ``runs-differ``, or any of segmenting; if no case can be measured, what is
+            wrong with the first.
     """
     check_agreement(runs)
     plan = runs[0].plan
-    data_set, values = read_data_set(plan.data), values_of_model(plan.description.output.segments, plan.targets)
+    data_set, values = runs[0].data_set(), values_of_model(plan.description.output.segments, plan.targets)
     synthesizer = synthesizer_of(plan, data_set.tissues)
-    cases, files = {}, {}
-    groups = _by_who_held_them_out(runs)
-    # All of them first, so that a checkpoint that lacks is known before hours of work.
+    cases, files, errors = {}, {}, {}
+    groups = _by_who_held_them_out(runs, data_set)
+    # All of them first, so that a missing checkpoint is reported before hours of work.
     packed = [pack_runs([runs[index] for index in indices], checkpoint) for indices in groups]
     with progress_bar(sum(map(len, groups.values()))) as done:
         for model, held_out in zip(packed, groups.values(), strict=True):
-            for case, truth, found, regions in _segmented(model, held_out, synthesizer):
+            for case, truth, found, regions in _segmented(model, held_out, synthesizer, errors.__setitem__):
                 file = folder / f"{file_stem(case.name)}.nii.gz"
                 write_volume(found.array, found.grid, file)
                 cases[case.name] = compare_label_maps(found, truth, values, surface_tolerance_mm, regions)
                 files[case.name] = (case, file)
                 done(case.name)
-    steps = {
-        index: made
+    _need_any(cases, errors)
+    trained = {
+        index: facts
         for indices, model in zip(groups, packed, strict=True)
-        for index, made in zip(indices, model.steps, strict=True)
+        for index, *facts in zip(indices, model.steps, model.unfinished, strict=True)
     }
     evaluation = Evaluation(
         data=data_set.name,
@@ -181,24 +179,26 @@ def measure_runs(
         surface_tolerance_mm=surface_tolerance_mm,
         cases={name: cases[name] for name in sorted(cases)},
         made_by=tuple(
-            {"fold": run.fold, "steps": steps[index], "checkpoint": checkpoint} for index, run in enumerate(runs)
+            {"fold": run.fold, "steps": trained[index][0], "checkpoint": checkpoint}
+            | ({"unfinished": trained[index][1]} if trained[index][1] else {})
+            for index, run in enumerate(runs)
         ),
+        failed={name: error.message for name, error in errors.items()},
     )
     colors = {item.name: item.color for item in plan.description.output.segments}
-    return Measured(evaluation, files, values, colors)
+    return Measured(evaluation, files, values, colors, errors)
 
 
 def open_runs(folder: Path, data: Path | None = None) -> list[Run]:
     """The run in a folder, or the runs of a cross-validation in it (``fold_0``, ``fold_1``, ...); else none."""
-    if (folder / FOLD_FILE).is_file():
+    if os.path.isfile(folder / FOLD_FILE):
         return [open_run(folder, data)]
     folds = sorted(folder.glob("fold_*"), key=lambda path: (len(path.name), path.name))
     return [open_run(path, data) for path in folds if (path / FOLD_FILE).is_file()]
 
 
-def _by_who_held_them_out(runs: Sequence[Run]) -> dict[tuple[int, ...], list[Case]]:
-    """The cases by the places of those runs that may segment them: those that held them out."""
-    data_set = read_data_set(runs[0].plan.data)
+def _by_who_held_them_out(runs: Sequence[Run], data_set: DataSet) -> dict[tuple[int, ...], list[Case]]:
+    """The cases by the indices of the runs that may segment them: those that held them out."""
     holders: dict[str, list[int]] = {}
     cases = {}
     for index, run in enumerate(runs):
@@ -212,21 +212,24 @@ def _by_who_held_them_out(runs: Sequence[Run]) -> dict[tuple[int, ...], list[Cas
 
 
 def _segmented(
-    packed: PackedRuns, cases: Sequence[Case], synthesizer: Synthesizer | None
+    packed: PackedRuns,
+    cases: Sequence[Case],
+    synthesizer: Synthesizer | None,
+    note_error: Callable[[str, UserError], None],
 ) -> Iterator[tuple[Case, Volume, Volume, np.ndarray | None]]:
-    """Each case with its label map, what is found, named like its first image, and the regions that a model gives."""
+    """Each readable case with its reference, the model's label map, and the model's regions if it has them."""
     with tempfile.TemporaryDirectory() as folder:
         package = write_package(packed.description, packed.files, Path(folder) / packed.description.name)
         model = load_model(package, "auto", "auto")
-        channels = [item.name for item in packed.description.inputs]
+        names = [item.name for item in packed.description.inputs]
         for case in cases:
-            if case.missing:
-                raise UserError(
-                    "case-incomplete",
-                    f"The case {case.name} lacks {', '.join(map(str, case.missing))}; check the data set.",
-                    case=case.name,
-                )
-            images, truth = read_case(case, channels, synthesizer)
+            try:
+                for path in case.missing:
+                    raise UserError("case-incomplete", case=case.name, path=str(path))
+                images, truth = read_case(case, names, synthesizer)
+            except UserError as error:
+                note_error(case.name, error)
+                continue
             result = segment(model, images, SegmentOptions())
             name = str(case.images[0]) if case.images else images[0].name
             yield case, truth, replace(result.labels, name=name), result.regions
@@ -234,23 +237,23 @@ def _segmented(
 
 def _sentence(runs: Sequence[Run], data_set: DataSet, cases: Collection[str]) -> str:
     folds = sorted({run.fold for run in runs})
-    words = f"fold {folds[0]}" if len(folds) == 1 else f"folds {', '.join(map(str, folds))}"
+    named = f"fold {folds[0]}" if len(folds) == 1 else f"folds {', '.join(map(str, folds))}"
     of = f"{len(cases)} of {len(data_set.cases)} cases"
-    sentence = f"{words} of {runs[0].plan.training.folds}: {of}, held out of training"
+    sentence = f"{named} of {runs[0].plan.training.folds}: {of}, held out of training"
     if synthesized := [case.name for case in data_set.cases if case.name in cases and not case.images]:
         sentence += f"; synthesized images of {listed(synthesized)}"
     if len(runs) > 1:
-        sentence += "; each case was segmented by those runs alone that never saw it"
+        sentence += "; each case was segmented only by runs that never saw it"
     begun = dict.fromkeys(run.plan.training.start_from for run in runs if run.plan.training.start_from)
     for model in begun:
         held_out = set(cases) <= _held_out_by(model, data_set.name)
         known = "which names them among those it held out" if held_out else MAY_HAVE_LEARNED
-        sentence += f"; training began with the weights of {Path(model).name}, {known}"
+        sentence += f"; training started with the weights of {Path(model).name}, {known}"
     return sentence
 
 
 def _held_out_by(model: str, data: str) -> set[str]:
-    """The cases of a data set that no training of a model saw, as its own figures name them; none where they do not."""
+    """The cases of a data set that no training of a model saw, according to its own figures; empty if unknown."""
     try:
         metrics = read_metrics(read_package(find_model(model)))
     except UserError:

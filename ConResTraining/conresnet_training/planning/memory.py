@@ -10,6 +10,7 @@ measured on a GPU.
 
 import contextlib
 import functools
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -112,21 +113,28 @@ class StepCost:
         Raises:
             UserError: ``plan-network-wrong``.
         """
-        try:
-            with torch.device("meta"):
-                built = build_network(network["type"], network["arguments"])
-        except ValueError as error:
-            raise UserError("plan-network-wrong", reason=str(error).rstrip(".")) from error
-        small, large = (_kept(built, segments, window) for window in COUNTED_WINDOWS)
-        voxels = [math.prod(window) for window in COUNTED_WINDOWS]
-        per_voxel = (large - small) / (voxels[1] - voxels[0])
-        parameters = sum(parameter.numel() for parameter in built.parameters())
-        return cls(parameters, small - per_voxel * voxels[0], per_voxel)
+        return _step_cost(json.dumps(network), segments)
 
     def bytes(self, batch: int, window: Sequence[int]) -> int:
         """For so many samples per step, with windows of so many voxels (S, H, W)."""
         kept = self.kept + self.kept_per_voxel * batch * math.prod(window)
         return round(FIXED_BYTES + BYTES_PER_PARAMETER * self.parameters + TIMES_KEPT * kept)
+
+
+@functools.lru_cache(maxsize=256)
+def _step_cost(network: str, segments: int) -> StepCost:
+    """``StepCost.of``, computed once in a process for each network, given as JSON."""
+    described = json.loads(network)
+    try:
+        with torch.device("meta"):
+            built = build_network(described["type"], described["arguments"])
+    except ValueError as error:
+        raise UserError("plan-network-wrong", reason=str(error).rstrip(".")) from error
+    small, large = (_kept(built, segments, window) for window in COUNTED_WINDOWS)
+    voxels = [math.prod(window) for window in COUNTED_WINDOWS]
+    per_voxel = (large - small) / (voxels[1] - voxels[0])
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    return StepCost(parameters, small - per_voxel * voxels[0], per_voxel)
 
 
 def fit_memory(budget: Budget, build: Build, frame: Frame, window: Sequence[int]) -> Fit:

@@ -17,6 +17,8 @@ from conresnet_training.data.label_map_folder import Tissues
 from conresnet_training.data.synthesis import Synthesis, Synthesizer
 from conresnet_training.training.losses import LossKind
 
+# A plan of a hundred segments has a few thousand values, at most eight levels deep.
+MOST_VALUES, DEEPEST = 100_000, 40
 # The values in a label map that can belong to a segment; 0 is the background.
 LabelValue = Annotated[int, Field(ge=1, le=255)]
 
@@ -195,10 +197,10 @@ def read_plan(path: Path, data: Path | None = None) -> Plan:
         UserError: ``plan-not-found``, ``plan-not-yaml``, or ``plan-invalid``, naming the field.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError("plan-not-found", path=str(path), reason=error.strerror) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError("plan-not-yaml", path=str(path), reason=" ".join(str(error).split())) from error
     try:
         plan = Plan.model_validate(content)
@@ -207,6 +209,25 @@ def read_plan(path: Path, data: Path | None = None) -> Plan:
     except UserError as error:
         raise error.within("in-plan", path=str(path)) from error
     return plan.model_copy(update={"data": (data or path.parent / plan.data).resolve()})
+
+
+def _parsed(text: str) -> Any:
+    """YAML text. Raises yaml.YAMLError, also for text that is nested or repeated beyond any plan."""
+    try:
+        content = yaml.safe_load(text)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    # Aliases can make a short text stand for billions of values.
+    count, level = 0, [content]
+    for _ in range(DEEPEST):
+        parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = [item for part in parts for item in part]
+        count += len(level)
+        if not level:
+            return content
+        if count > MOST_VALUES:
+            break
+    raise yaml.YAMLError("it has too many values or levels")
 
 
 def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
@@ -229,8 +250,8 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
         if not equals:
             raise UserError("setting-without-value", setting=setting)
         try:
-            _replace(content, key.strip(), yaml.safe_load(value))
-        except yaml.YAMLError as error:
+            _replace(content, key.strip(), _parsed(value))
+        except (yaml.YAMLError, ValueError) as error:
             raise UserError("setting-not-yaml", setting=setting) from error
     try:
         changed = Plan.model_validate(content)

@@ -143,7 +143,7 @@ def make_plan(data_set: DataSet, folder: Path, budget: Budget | None = None, cho
         choices: defaults to ConResNet.
 
     Raises:
-        UserError: ``too-few-cases``, ``case-incomplete``, ``memory-too-small``, ``plan-system-unknown``,
+        UserError: ``one-case``, ``one-patient``, ``case-incomplete``, ``memory-too-small``, ``plan-system-unknown``,
             ``no-regions``, ``no-residuals``, ``base-width-invalid``, ``plan-network-wrong``, or any of reading the
             data.
     """
@@ -237,8 +237,7 @@ def is_of_crops(found: Survey) -> bool:
 
 def _check(data_set: DataSet, folder: Path, choices: Choices, entry: CatalogEntry) -> None:
     """Refuse what is known to be wrong before the images are read."""
-    if sentence := data_set.too_few(folder):
-        raise UserError("too-few-cases", sentence, path=str(folder))
+    data_set.check_size(folder)
     if choices.kind == "regions" and not data_set.regions:
         raise UserError("no-regions", path=str(folder))
     if choices.residual_axis and not entry.takes_residuals:

@@ -8,7 +8,6 @@ from conresnet.inference.windows import MULTIPLE
 from conresnet.networks import all_arguments
 from conresnet.systems import PlannedArguments
 from conresnet_training.data import DataSet
-from conresnet_training.data.description import SPLITS_FILE
 from conresnet_training.data.survey import Survey
 from conresnet_training.planning.memory import Budget, Fit
 from conresnet_training.planning.plan import Plan
@@ -128,10 +127,12 @@ def _in_words(steps: Sequence[dict[str, Any]]) -> str:
         "subtract_gaussian": "minus its blur by {sigma_mm:g} mm",
         "equalize": "contrast equalized",
     }
-    return ", ".join(words[step["step"]].format(**step) for step in steps)
+    return ", ".join(words[step["step"]].format(**step) for step in steps) or "unchanged"
 
 
 def _why_intensity(steps: Sequence[dict[str, Any]]) -> str:
+    if not steps:
+        return "nnU-Net calls the channel noNorm, so its values are not normalized"
     if steps[0]["step"] != "clip":
         return "measured in each case"
     return "CT: percentiles, mean and standard deviation of the values inside labels, over the data set"
@@ -179,7 +180,7 @@ def _of_networks(made: Planned) -> Iterator[Reason]:
 def _why_folds(data_set: DataSet) -> str:
     why = "each run holds one out"
     if data_set.held_out:
-        return f"{why}; {SPLITS_FILE} assigns the cases as long as the plan has as many folds"
+        return f"{why}; {data_set.folds_from} assigns the cases as long as the plan has as many folds"
     if len(data_set.patients) < len(data_set.cases):
         why += f"; the time points of each of the {len(data_set.patients)} patients stay together"
-    return f"{why}; {SPLITS_FILE} is not used: {data_set.unused_splits}" if data_set.unused_splits else why
+    return f"{why}; {data_set.unused_splits}" if data_set.unused_splits else why

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from conresnet.messages import printable
+
 
 def case_count(count: int) -> str:
     """ "1 case", "2 cases"."""
@@ -21,20 +23,12 @@ def product(values: Iterable[float], digits: int = 4) -> str:
     return " x ".join(f"{value:.{digits}g}" for value in values)
 
 
-def printable(text: str) -> str:
-    r"""``text`` with control characters and lone surrogates escaped (``\x1b``), so that it cannot steer a terminal."""
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
-
-
 def echo(text: str, err: bool = False) -> None:
-    """Print text that may hold names from outside; see ``printable``."""
+    """Print lines of text that may hold names from outside; see ``printable``."""
     # Slicer's Python, which uses the rest of this module, has no click.
     import click
 
-    click.echo(printable(text), err=err)
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
 @contextmanager

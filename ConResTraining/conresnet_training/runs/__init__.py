@@ -1,1 +1,1 @@
-"""Run folders: their plan and fold, progress, checkpoints, cross-validation, export."""
+"""Run folders: plan and fold, progress, checkpoints, cross-validation, export."""

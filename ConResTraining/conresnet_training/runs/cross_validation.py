@@ -1,7 +1,8 @@
-"""The folds of a plan trained as processes of their own, one by one or side by side, and gone on with when interrupted.
+"""Trains the folds of a plan in processes of their own, one by one or in parallel, and continues after interruptions.
 
-A cross-validation's folder holds a run's folder a fold: ``fold_0``, ``fold_1`` and so on, and the plan that all of them
-were begun by. A fold that failed may get other training settings in its own plan, such as a lower learning rate.
+The folder of a cross-validation contains one run folder per fold, ``fold_0``, ``fold_1`` and so on, and the plan that
+all of them were started with. A fold that failed may get other training settings, such as a lower learning rate, in its
+own plan.
 """
 
 import contextlib
@@ -15,29 +16,31 @@ from pathlib import Path
 
 from conresnet.errors import UserError
 from conresnet.files import make_folder
+from conresnet_training.data import read_data_set
 from conresnet_training.data.samples import JOBS_VARIABLE
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
+from conresnet_training.runs.folds import check_folds
 from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
-from conresnet_training.runs.run import PLAN_FILE, Run, open_run, start_run
-from conresnet_training.runs.running import ask_to_stop, sole_process
+from conresnet_training.runs.run import Run, open_run, start_run
+from conresnet_training.runs.running import PLAN_FILE, ask_to_stop, sole_process
 from conresnet_training.training.network import steps_of_run
-from conresnet_training.training.processes import StopWatch
+from conresnet_training.training.processes import STOPPED, STOPPED_ELSEWHERE, StopWatch
 
-# Not a run's PLAN_FILE, since the folder is no run's.
+# Not a run's PLAN_FILE, because the folder is not a run's.
 BEGUN_BY_FILE = "crossval.yaml"
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass
 class Fold:
-    """A fold's run and, while one is at work on it, its process; without ``log`` the process writes to the terminal."""
+    """A fold's run and, while it is being trained, its process; without ``log``, that writes to the terminal."""
 
     run: Run
     log: Path | None = None
     process: subprocess.Popen | None = None
 
     def start(self, options: Sequence[str], jobs: int) -> None:
-        """Let a process of its own train it from where it stands, one of so many beside each other."""
+        """Train it further in a process of its own, one of ``jobs`` at a time."""
         command = [sys.executable, "-m", "conresnet_training", "resume", str(self.run.folder), *options]
         with contextlib.ExitStack() as files:
             output = {}
@@ -47,38 +50,41 @@ class Fold:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, **output)
 
     def is_done(self, most_steps: int | None) -> bool:
-        """Whether nothing is left of it, or nothing up to this step."""
+        """Whether nothing remains to be trained, or nothing up to this step."""
         progress = read_progress(self.run.folder / PROGRESS_FILE)
         if progress.state == "finished":
             return True
         last = steps_of_run(self.run.plan) if most_steps is None else most_steps
         return last < steps_of_run(self.run.plan) and progress.step >= last and progress.state == "stopped"
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether its process ended with an error, rather than done or stopped with a checkpoint."""
+        state = read_progress(self.run.folder / PROGRESS_FILE).state
+        return self.process.returncode != 0 and not (self.process.returncode >= STOPPED and state == "stopped")
+
 
 def open_folds(plan: Plan, folder: Path, folds: Sequence[int]) -> list[Run]:
-    """The runs of these folds, started where they are not there yet; each keeps the training settings of its own plan.
+    """The runs of these folds, started if they do not exist yet; each keeps the training settings of its own plan.
 
     Raises:
-        UserError: ``fold-unknown``, ``run-exists``, or ``plan-differs`` where the cross-validation was begun by another
-            plan, or a fold's own has come to differ in what its networks are or are measured on.
+        UserError: ``fold-unknown``, ``run-exists``, ``crossval-plan-differs`` if the cross-validation was started with
+            another plan, ``fold-plan-differs`` if a fold's own plan now differs in its model, targets or folds.
     """
     begun_by = folder / BEGUN_BY_FILE
     is_begun = begun_by.exists()
     if is_begun and read_plan(begun_by, plan.data) != plan:
-        sentence = f"{folder} was begun by another plan; name a new folder, or give the plan {begun_by} again."
-        raise UserError("plan-differs", sentence, path=str(folder))
+        raise UserError("crossval-plan-differs", path=str(folder), plan=str(begun_by))
     runs = []
     for fold in folds:
         place = folder / f"fold_{fold}"
         if (place / PLAN_FILE).exists():
             run = open_run(place, plan.data)
-            if is_begun and _what_folds_share(run.plan) != _what_folds_share(plan):
-                sentence = f"{place / PLAN_FILE} is not of the model, targets and folds of {begun_by}; put these back."
-                raise UserError("plan-differs", sentence, path=str(place))
-            # One that was trained before the cross-validation: nothing tells which of its settings were changed later.
+            if is_begun and _common_to_folds(run.plan) != _common_to_folds(plan):
+                raise UserError("fold-plan-differs", path=str(place / PLAN_FILE), plan=str(begun_by))
+            # Trained before the cross-validation: whether any of its settings were changed later is unknown.
             if not is_begun and run.plan != plan:
-                sentence = f"{place} was begun by another plan; name a new folder, or give the plan in {place} again."
-                raise UserError("plan-differs", sentence, path=str(place))
+                raise UserError("crossval-plan-differs", path=str(place), plan=str(place / PLAN_FILE))
         else:
             run = start_run(plan, place, fold)
         runs.append(run)
@@ -87,8 +93,8 @@ def open_folds(plan: Plan, folder: Path, folds: Sequence[int]) -> list[Run]:
     return runs
 
 
-def _what_folds_share(plan: Plan) -> tuple:
-    """What must be the same for folds to be measured together, and to become one model."""
+def _common_to_folds(plan: Plan) -> tuple:
+    """What must be the same for folds to be measured together and to become one model."""
     return plan.model, plan.targets, plan.training.folds
 
 
@@ -100,28 +106,29 @@ def cross_validate(
     most_steps: int | None,
     options: Sequence[str],
     say: Callable[[str], None],
-) -> tuple[list[Run], bool]:
+) -> tuple[list[Run], int]:
     """Train the folds that are not trained yet.
 
     Args:
-        jobs: how many folds are trained at a time; with more than one, each writes to ``fold_<k>.log``.
+        jobs: how many folds are trained at a time; if more than one, each writes to ``fold_<k>.log``.
         most_steps: the step at which to end, if not the last of each fold's own plan.
         options: of ``resume``, for every fold.
-        say: takes a sentence about each fold.
+        say: shows a sentence about a fold.
 
     Returns:
-        the folds' runs, and whether all of them are done; they are not where somebody asked to stop.
+        The folds' runs, and the exit status: 0, or that of ``StopWatch`` if somebody asked to stop.
 
     Raises:
-        UserError: ``fold-failed`` once the others have ended, ``run-in-use``, or those of ``make_folder`` and
-            ``open_folds``.
+        UserError: ``fold-failed`` once the others have ended, ``too-many-folds``, ``run-in-use``, or those of
+            ``make_folder`` and ``open_folds``.
     """
 
     def tell(sentence: str) -> None:
-        # A terminal that was closed hears nothing any longer; the folds must still be asked to stop.
+        # If the terminal was closed, the folds must still be asked to stop.
         with contextlib.suppress(OSError):
             say(sentence)
 
+    check_folds(read_data_set(plan.data), plan)
     make_folder(folder)
     with StopWatch(folder) as stop, sole_process(folder):
         runs = open_folds(plan, folder, folds)
@@ -129,33 +136,32 @@ def cross_validate(
         for run in runs:
             fold = Fold(run, folder / f"fold_{run.fold}.log" if jobs > 1 else None)
             if fold.is_done(most_steps):
-                tell(f"Fold {run.fold} is done already.")
+                tell(f"Fold {run.fold} is already trained.")
             else:
                 waiting.append(fold)
         failed = []
         for fold in _ended(waiting, jobs, options, stop, tell):
-            if fold.process.returncode:
+            if fold.has_failed:
                 failed.append(fold)
                 tell(f"Fold {fold.run.fold} failed{f'; see {fold.log}' if fold.log else ''}.")
             else:
-                tell(f"Fold {fold.run.fold} {'is done' if fold.is_done(most_steps) else 'was stopped'}.")
+                tell(f"Fold {fold.run.fold} {'is trained' if fold.is_done(most_steps) else 'was stopped'}.")
         if failed:
-            names = ", ".join(str(fold.run.fold) for fold in failed)
-            sentence = f"Fold {names} of {folder} failed; put right what its message says and give the command again."
-            raise UserError("fold-failed", sentence, path=str(folder))
-        return runs, all(Fold(run).is_done(most_steps) for run in runs)
+            raise UserError("fold-failed", path=str(folder), folds=", ".join(str(fold.run.fold) for fold in failed))
+        all_done = all(Fold(run).is_done(most_steps) for run in runs)
+        return runs, 0 if all_done else stop.status or STOPPED_ELSEWHERE
 
 
 def _ended(
     waiting: list[Fold], jobs: int, options: Sequence[str], stop: StopWatch, say: Callable[[str], None]
 ) -> Iterator[Fold]:
-    """Each fold as its process ends; after a stop no further one is started."""
+    """Each fold when its process ends; after a stop no further one is started."""
     working: list[Fold] = []
     try:
         while working or (waiting and not stop.asked()):
             while waiting and len(working) < jobs and not stop.asked():
                 fold = waiting.pop(0)
-                say(f"Fold {fold.run.fold} begins.")
+                say(f"Training fold {fold.run.fold}.")
                 fold.start(options, jobs)
                 working.append(fold)
             for fold in [fold for fold in working if fold.process.poll() is not None]:
@@ -163,7 +169,7 @@ def _ended(
                 yield fold
             if stop.asked():
                 for fold in working:
-                    # Again and again, since one that has just begun does not listen yet.
+                    # Repeatedly, because one that has just started does not listen yet.
                     with contextlib.suppress(UserError):
                         ask_to_stop(fold.run.folder)
             time.sleep(_SECONDS_BETWEEN_LOOKS)

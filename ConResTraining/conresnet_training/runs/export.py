@@ -1,4 +1,4 @@
-"""Finished runs as a model package, with figures measured by the engine on held-out cases, and a model card."""
+"""Trained runs as a model package, with figures measured by the engine on held-out cases, and a model card."""
 
 import json
 import tempfile
@@ -22,7 +22,61 @@ from conresnet_training.reporting.text import case_count
 from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import Run
 
+THUMBNAIL_FILE = "thumbnail.png"
+REPORTED = ("dice", "surface_dice", "hd95", "volume_difference_ml")
 LOWEST_CASES = 3
+
+
+def export_runs(
+    runs: Sequence[Run],
+    output: Path,
+    checkpoint: str = "last",
+    overwrite: bool = False,
+    name: str | None = None,
+    title: str | None = None,
+) -> str:
+    """Write the package ``output`` and return a sentence about it.
+
+    Several runs, such as the folds of a cross-validation, become one model, an ensemble. The package also contains
+    ``metrics.json`` (the figures of every held-out case), ``MODEL_CARD.md`` and ``thumbnail.png``, a slice of the case
+    with median Dice.
+
+    Args:
+        checkpoint: "last", or "best" by validation Dice; the figures of "best" are optimistic, because the held-out
+            cases chose it, and the card says so.
+        overwrite: replace an existing model package.
+        name, title: instead of those in the plan.
+
+    Raises:
+        UserError: ``package-exists``, ``checkpoint-not-found``, ``runs-differ``, or any of reading the data and writing
+            the package.
+    """
+    check_replaceable(output, overwrite)
+    packed = pack_runs(runs, checkpoint)
+    changes = {"name": name, "title": title}
+    description = replace(packed.description, **{key: text for key, text in changes.items() if text is not None})
+    # Checked before the work, so that an invalid name is reported at once.
+    parse_description(description.to_dict(), "to be written")
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure_runs(runs, Path(folder), checkpoint=checkpoint)
+        for error in measured.errors.values():
+            raise error
+        by_dice = measured.evaluation.worst_first()
+        shown = by_dice[len(by_dice) // 2]
+        thumbnail = picture_of(shown, measured, planes=1, worst=False)
+    metrics = _metrics(measured, len(runs), packed.steps, checkpoint)
+    card = write_card(description, measured.evaluation, metrics, shown if thumbnail else None)
+    files = {
+        **packed.files,
+        METRICS_FILE: json.dumps(metrics, indent=1, ensure_ascii=False).encode(errors="backslashreplace"),
+        CARD_FILE: card.encode(errors="backslashreplace"),
+        **({THUMBNAIL_FILE: thumbnail} if thumbnail else {}),
+    }
+    write_package(description, files, output, overwrite)
+    cases = case_count(len(measured.evaluation.cases))
+    seen = f"{cases} it never saw" if len(runs) == 1 else f"{cases}, each by the networks that never saw it"
+    sentence = f"Wrote {output}: mean Dice {metrics['mean_dice']:.3f} on {seen}."
+    return " ".join([sentence, *measured.evaluation.unfinished])
 
 
 def write_card(
@@ -31,8 +85,8 @@ def write_card(
     """The text of ``MODEL_CARD.md``.
 
     Args:
-        metrics: what ``metrics.json`` holds.
-        pictured: the case that the thumbnail shows, or None without one.
+        metrics: content of ``metrics.json``.
+        pictured: the case in the thumbnail, or None without one.
     """
     rows = [
         (segment, METRICS[metric].heading, summary_cells(metric, found))
@@ -60,69 +114,8 @@ def write_card(
     )
 
 
-THUMBNAIL_FILE = "thumbnail.png"
-REPORTED = ("dice", "surface_dice", "hd95", "volume_difference_ml")
-
-
-def export_runs(
-    runs: Sequence[Run],
-    output: Path,
-    checkpoint: str = "last",
-    overwrite: bool = False,
-    name: str | None = None,
-    title: str | None = None,
-) -> str:
-    """Write the package ``output`` and return one sentence about it.
-
-    Several runs, such as the folds of a cross-validation, become one model, an ensemble. Into the package go
-    ``metrics.json``, the figures of every held-out case, ``MODEL_CARD.md``, and ``thumbnail.png``, a slice of the case
-    in the middle.
-
-    Args:
-        checkpoint: "last", or "best" by validation Dice; figures of "best" are optimistic, because the held-out cases
-            chose it, and the card says so.
-        overwrite: replace a model package that is there.
-        name, title: instead of those in the plan.
-
-    Raises:
-        UserError: ``package-exists``, ``checkpoint-not-found``, ``runs-differ``, or any of reading the data and writing
-            the package.
-    """
-    check_replaceable(output, overwrite)
-    packed = pack_runs(runs, checkpoint)
-    changes = {"name": name, "title": title}
-    description = replace(packed.description, **{key: text for key, text in changes.items() if text is not None})
-    # Before the work, so that a name that cannot be is known at once.
-    parse_description(description.to_dict(), "to be written")
-    with tempfile.TemporaryDirectory() as folder:
-        measured = measure_runs(runs, Path(folder), checkpoint=checkpoint)
-        shown = _case_in_the_middle(measured.evaluation)
-        thumbnail = picture_of(shown, measured, planes=1, worst=False)
-    metrics = _metrics(measured, len(runs), packed.steps, checkpoint)
-    card = write_card(description, measured.evaluation, metrics, shown if thumbnail else None)
-    files = {
-        **packed.files,
-        METRICS_FILE: json.dumps(metrics, indent=1, ensure_ascii=False).encode(),
-        CARD_FILE: card.encode(),
-        **({THUMBNAIL_FILE: thumbnail} if thumbnail else {}),
-    }
-    write_package(description, files, output, overwrite)
-    return f"{output} is written: mean Dice {metrics['mean_dice']:.3f} on {_counted(measured.evaluation, len(runs))}."
-
-
-def _counted(evaluation: Evaluation, networks: int) -> str:
-    cases = case_count(len(evaluation.cases))
-    return f"{cases} it never saw" if networks == 1 else f"{cases}, each by those of its networks that never saw it"
-
-
-def _case_in_the_middle(evaluation: Evaluation) -> str:
-    """The case with the median of the cases' Dice."""
-    order = evaluation.worst_first()
-    return order[len(order) // 2]
-
-
 def _metrics(measured: Measured, networks: int, steps: Sequence[int], checkpoint: str) -> dict[str, Any]:
-    """``metrics.json``: figures, means by segment, and a table a metric of all cases."""
+    """``metrics.json``: summary figures, means by segment, and the figures of all cases by metric."""
     evaluation = measured.evaluation
     what = "Whole cases, segmented by the exported package through the engine, on the images' own grids"
     if networks > 1:

@@ -8,9 +8,8 @@ from conresnet.files import replacing
 from conresnet_training.data import Case, DataSet
 from conresnet_training.planning.plan import Plan
 from conresnet_training.reporting.text import listed
-from conresnet_training.runs.run import Run
+from conresnet_training.runs.run import SPLIT_FILE, Run
 
-SPLIT_FILE = "split.json"
 MOST_NAMED = 5
 
 Split = tuple[list[Case], list[Case]]
@@ -19,11 +18,11 @@ Split = tuple[list[Case], list[Case]]
 def split(data_set: DataSet, plan: Plan, fold: int) -> Split:
     """(training cases, held-out cases) of a fold.
 
-    A file of the data set that gives as many folds as the plan has is followed. Else fold k of n holds out every n-th
-    patient by name, from the k-th on, with all time points: a patient on both sides would be known already.
+    Folds that the data set itself defines are used if they are as many as the plan has. Otherwise fold k of n holds out
+    every n-th patient by name, starting with the k-th, with all time points: a patient never is on both sides.
 
     Raises:
-        UserError: ``too-few-cases``.
+        UserError: ``too-many-folds``.
     """
     cases, folds = data_set.cases, plan.training.folds
     if len(data_set.held_out) == folds:
@@ -34,32 +33,36 @@ def split(data_set: DataSet, plan: Plan, fold: int) -> Split:
     training = [case for case in cases if case.name not in names]
     held_out = [case for case in cases if case.name in names]
     if not training or not held_out:
-        count = len(data_set.patients)
-        of = f" of {count} {'patient' if count == 1 else 'patients'}" if count < len(cases) else ""
-        raise UserError("too-few-cases", f"{len(cases)} cases{of} do not make {folds} folds; plan fewer folds.")
+        raise UserError("too-many-folds", cases=len(cases), patients=len(data_set.patients), folds=folds)
     return training, held_out
 
 
-def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
-    """The split of a run, which is written down in its folder; from its first checkpoint on it stays as it is.
+def check_folds(data_set: DataSet, plan: Plan) -> None:
+    """Refuse folds that cannot all be trained. Raises UserError ``too-many-folds``."""
+    for fold in range(plan.training.folds):
+        split(data_set, plan, fold)
 
-    A data set may get further cases; split anew, it would hold out cases that the run has learned from.
+
+def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
+    """The split of a run, which is recorded in its folder; once there is a checkpoint it no longer changes.
+
+    If cases are added to the data set later, a new split would hold out cases that the run has learned from.
 
     Args:
-        is_writer: whether this process writes it; one of several does.
+        is_writer: whether this process records it; only one of several does.
 
     Raises:
-        UserError: ``cases-gone`` where it lacks cases of the run, ``split-damaged``, ``too-few-cases``,
-            ``disk-full`` or ``cannot-write``.
+        UserError: ``cases-gone``, ``split-damaged``, ``too-many-folds``, ``disk-full`` or ``cannot-write``.
     """
     file = run.folder / SPLIT_FILE
     if file.exists() and run.checkpoint.exists():
-        return _written(run, data_set, "training"), _written(run, data_set, "held_out")
+        return _recorded(run, data_set, "training"), _recorded(run, data_set, "held_out")
     training, held_out = split(data_set, run.plan, run.fold)
     if is_writer:
         names = {"training": [case.name for case in training], "held_out": [case.name for case in held_out]}
         with replacing(file) as temporary:
-            temporary.write_text(json.dumps(names, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            text = json.dumps(names, indent=1, ensure_ascii=False) + "\n"
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return training, held_out
 
 
@@ -67,37 +70,28 @@ def held_out_of_run(run: Run, data_set: DataSet) -> list[Case]:
     """The cases that a run never saw.
 
     Raises:
-        UserError: ``cases-gone`` where the data set lacks some of them, or ``split-damaged``.
+        UserError: ``cases-gone`` if some of them are missing from the data set, or ``split-damaged``.
     """
     if not (run.folder / SPLIT_FILE).exists():
         return split(data_set, run.plan, run.fold)[1]
-    return _written(run, data_set, "held_out")
+    return _recorded(run, data_set, "held_out")
 
 
-def _written(run: Run, data_set: DataSet, part: str) -> list[Case]:
+def _recorded(run: Run, data_set: DataSet, part: str) -> list[Case]:
     names = _read_names(run.folder / SPLIT_FILE, part)
     by_name = {case.name: case for case in data_set.cases}
     gone = [name for name in names if name not in by_name]
     if gone:
-        raise UserError(
-            "cases-gone",
-            f"The data set {data_set.name} lacks {listed(gone, MOST_NAMED)}, with which the run in {run.folder} was "
-            "begun; put them back, or train anew.",
-            cases=gone,
-        )
+        shown = listed(gone, MOST_NAMED)
+        raise UserError("cases-gone", data=data_set.name, run=str(run.folder), names=shown, cases=gone)
     return [by_name[name] for name in names]
 
 
 def _read_names(file: Path, part: str) -> list[str]:
     try:
         names = json.loads(file.read_text(encoding="utf-8"))[part]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         names = None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError(
-            "split-damaged",
-            f"{file} does not tell the run's {part.replace('_', '-')} cases; put a good copy in its place, or start a "
-            "new run.",
-            path=str(file),
-        )
+        raise UserError("split-damaged", path=str(file), part=part)
     return names

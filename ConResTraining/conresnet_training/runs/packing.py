@@ -10,79 +10,72 @@ from conresnet.errors import UserError
 from conresnet.package import ModelDescription
 from conresnet.package.description import System
 from conresnet.systems import declared_system
-from conresnet_training.runs.run import Run, read_checkpoint, without_prefix
+from conresnet_training.runs.run import Run, check_plan_unchanged, read_checkpoint, without_prefix
 from conresnet_training.training.network import stages_of
 
 
 @dataclass(frozen=True)
 class PackedRuns:
-    """What ``conresnet.package.write_package`` takes, and how many steps each run had made."""
+    """What ``conresnet.package.write_package`` takes, and how far each run was trained.
+
+    Args:
+        steps: made for the weights, for each run.
+        unfinished: for each run "2 of 4 steps" if its training was not finished, else "".
+    """
 
     description: ModelDescription
     files: dict[str, bytes]
     steps: tuple[int, ...]
+    unfinished: tuple[str, ...]
 
 
 def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
-    """Take the networks of runs: of one as it is, of several as an ensemble described by the first one's plan.
+    """Take the networks of runs: one unchanged, several as an ensemble described by the first run's plan.
 
-    Where training averaged the weights, they are the averages, by which the run was validated. Convolutions are kept in
-    half precision, which changes no label that matters and halves the download.
+    If training averaged the weights, they are the averages that were validated. Convolutions are stored in half
+    precision, which changes no relevant label and halves the download.
 
     Args:
         checkpoint: "last", or "best" by validation Dice.
 
     Raises:
-        UserError: ``checkpoint-not-found``, ``checkpoint-damaged``, ``stage-not-reached``, ``runs-not-joined``, or any
-            of ``check_agreement``.
+        UserError: ``checkpoint-not-found``, ``checkpoint-damaged``, ``plan-changed``, ``stage-not-reached``,
+            ``runs-not-joined``, or any of ``check_agreement``.
     """
     check_agreement(runs)
     description = runs[0].plan.description
     ensemble = declared_system(description.system.type).ensemble
     if len(runs) > 1 and not ensemble:
         raise UserError("runs-not-joined", first=str(runs[0].folder), second=str(runs[1].folder))
-    trained = [_trained(run, checkpoint) for run in runs]
+    weights, steps, unfinished = zip(*(_trained(run, checkpoint) for run in runs), strict=True)
     if len(runs) == 1:
-        system, states = description.system, _of_networks(description.system, trained[0].weights)
+        system, states = description.system, _of_networks(description.system, weights[0])
     else:
         networks = [
             replace(run.plan.description.system.networks[0], weights=f"network_{index}.safetensors")
             for index, run in enumerate(runs)
         ]
-        system, states = System(ensemble, tuple(networks), {}), [each.weights for each in trained]
+        system, states = System(ensemble, tuple(networks), {}), weights
     files = {
-        network.weights: safetensors.torch.save({name: _as_kept(tensor) for name, tensor in state.items()})
+        network.weights: safetensors.torch.save({name: _as_stored(tensor) for name, tensor in state.items()})
         for network, state in zip(system.networks, states, strict=True)
     }
-    return PackedRuns(replace(description, system=system), files, tuple(each.steps for each in trained))
+    return PackedRuns(replace(description, system=system), files, steps, unfinished)
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """A run's weights by name, and the steps that were made for them."""
-
-    weights: dict[str, Tensor]
-    steps: int
-
-
-def _trained(run: Run, checkpoint: str) -> _Trained:
+def _trained(run: Run, checkpoint: str) -> tuple[dict[str, Tensor], int, str]:
+    """A run's weights by name, the steps that were made for them, and how far an unfinished training came."""
     path = run.checkpoint_named(checkpoint)
     state = read_checkpoint(path)
     if state is None:
-        raise UserError(
-            "checkpoint-not-found",
-            f"The run {run.folder} has no checkpoint {path.name} yet; train it further, or name another checkpoint.",
-            path=str(path),
-        )
-    made, stages = int(state["global_step"]), stages_of(run.plan)
-    if made <= (stages - 1) * run.plan.training.steps:
-        raise UserError(
-            "stage-not-reached",
-            f"The checkpoint {path} is of the first {made} steps, in which the last of the {stages} parts that are "
-            "trained one after the other was not; train the run further.",
-            path=str(path),
-        )
-    return _Trained(without_prefix(state["state_dict"]), made)
+        raise UserError("checkpoint-not-found", run=str(run.folder), path=path.name)
+    check_plan_unchanged(run, state)
+    steps, stages = int(state["global_step"]), stages_of(run.plan)
+    if steps <= (stages - 1) * run.plan.training.steps:
+        raise UserError("stage-not-reached", path=str(path), steps=steps, stages=stages)
+    latest = state if checkpoint == "last" else read_checkpoint(run.checkpoint) or state
+    made, planned = int(latest["global_step"]), stages * run.plan.training.steps
+    return without_prefix(state["state_dict"]), steps, f"{made} of {planned} steps" if made < planned else ""
 
 
 def _of_networks(system: System, weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
@@ -95,42 +88,49 @@ def _of_networks(system: System, weights: dict[str, Tensor]) -> list[dict[str, T
     ]
 
 
-def _as_kept(tensor: Tensor) -> Tensor:
-    """Norms, few as their numbers are, keep their precision: variances may be too small or large for half of it."""
-    # A copy, since what a network holds by two names must not share memory in the file.
+def _as_stored(tensor: Tensor) -> Tensor:
+    """Norms, which have few numbers, keep full precision: variances may be too small or large for half precision."""
+    # A copy, because a tensor that a network has under two names must not share memory in the file.
     return (tensor.half() if tensor.ndim > 1 else tensor.clone()).contiguous()
 
 
 def check_agreement(runs: Sequence[Run]) -> None:
-    """Refuse runs whose networks cannot answer together, or were not trained on the same data.
+    """Refuse runs whose networks cannot be combined, or that were not trained on the same data.
 
     Raises:
         UserError: ``runs-differ``, naming the first thing in which two of them differ, or ``run-repeated``.
     """
-    first = runs[0]
+    folders = [run.folder.resolve() for run in runs]
     for index, run in enumerate(runs):
-        if run.folder.resolve() in [other.folder.resolve() for other in runs[:index]]:
-            raise UserError("run-repeated", f"The run {run.folder} is named twice; name it once.", path=str(run.folder))
-    for run in runs[1:]:
-        ours, theirs = first.plan.description, run.plan.description
-        parts = {
-            "the inputs": (ours.inputs, theirs.inputs),
-            "the preparation": (ours.preparation, theirs.preparation),
-            "the outputs": (ours.output, theirs.output),
-            "the windows of inference": (ours.inference, theirs.inference),
-            "the system": (ours.system.type, theirs.system.type),
-            "the residual axis": (ours.residual_axis, theirs.residual_axis),
-            "the targets": (first.plan.targets, run.plan.targets),
-            "the data set": (first.plan.data, run.plan.data),
-        }
-        for part, (one, other) in parts.items():
-            if one != other:
+        if folders[index] in folders[:index]:
+            raise UserError("run-repeated", path=str(run.folder))
+    compared = [_compared(run) for run in runs]
+    for run, theirs in zip(runs[1:], compared[1:], strict=True):
+        for part, ours in compared[0].items():
+            if ours != theirs[part]:
                 raise UserError(
                     "runs-differ",
-                    f"The runs {first.folder} and {run.folder} differ in {part} of their plans ({_shown(one)} and "
-                    f"{_shown(other)}); only runs that agree in it make one model.",
+                    first=str(runs[0].folder),
+                    second=str(run.folder),
                     part=part,
+                    one=_shown(ours),
+                    other=_shown(theirs[part]),
                 )
+
+
+def _compared(run: Run) -> dict[str, object]:
+    """What runs of one model must have in common, by the words for it."""
+    model = run.plan.description
+    return {
+        "inputs": model.inputs,
+        "preparation": model.preparation,
+        "output": model.output,
+        "inference windows": model.inference,
+        "system": model.system.type,
+        "residual axis": model.residual_axis,
+        "targets": run.plan.targets,
+        "data set": run.plan.data,
+    }
 
 
 def _shown(value: object) -> str:

@@ -1,18 +1,18 @@
-"""``progress.jsonl``: what a run does, one JSON object a line, for people and programs that follow it.
+"""``progress.jsonl``: the events of a run, one JSON object per line, for people and programs that follow it.
 
-Imports the standard library alone, since Slicer's process reads the file too. Every line has "event" and "time"
-(seconds since the epoch), and by its event:
+Imports only the standard library, because Slicer's process reads the file too. Each line has "event" and "time"
+(seconds since the epoch), and depending on the event:
 
-- started: step (made so far), steps (in all), stages (each takes an equal part of the steps), fold, pid, host, device,
-  devices, precision, version, cases (that it trains on), segments (their names)
+- started: step (made so far), steps (in total), stages (each takes an equal share of the steps), fold, pid, host,
+  device, devices, precision, version, cases (used for training), segments (their names)
 - preparing: done, of (cases)
 - step: step, loss and its parts, learning_rate, seconds_left, samples_per_second, gpu_memory (bytes, or null)
-- validation: step, dice (of all segments), dice_a_segment {name: value}, best (whether it is)
+- validation: step, dice (mean over segments), dice_a_segment {name: value}, best (whether it is the best so far)
 - checkpoint: step, name
-- stopping: reason; stopped: step; finished: step; failed: code, message, and cases where some are to blame
+- stopping: reason; stopped: step; finished: step; failed: code, message, and cases if some are to blame
 
-A step counts the steps made, from 1. What a run that was killed had written beyond its checkpoint is made again by the
-resumed one; readers leave the older lines out.
+Steps count from 1. What a killed run had written after its checkpoint is repeated by the resumed one; readers drop the
+older lines.
 """
 
 import json
@@ -26,23 +26,23 @@ PROGRESS_FILE = "progress.jsonl"
 
 
 class ProgressWriter:
-    """Appends events to a progress file; each is on the disk, whole, when ``write`` returns.
+    """Appends events to a progress file; each is written completely when ``write`` returns.
 
     Raises:
-        OSError: where the file cannot be written.
+        OSError: the file cannot be written.
     """
 
     def __init__(self, path: Path):
         self._file = open(path, "ab")
-        # A line that a killed process left unfinished must not swallow our first one.
+        # The first line must not be appended to one that a killed process left unfinished.
         if self._file.tell() and not _ends_a_line(path):
             self._file.write(b"\n")
 
     def write(self, event: str, **values: Any) -> None:
-        """Append one event; numbers that are not finite become null, as JSON has none."""
+        """Append one event; numbers that are not finite become null, since JSON has none."""
         values = {name: _plain(value) for name, value in values.items()}
         line = json.dumps({"event": event, "time": round(time.time(), 3), **values}, ensure_ascii=False)
-        self._file.write(line.encode() + b"\n")
+        self._file.write(line.encode(errors="backslashreplace") + b"\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -51,13 +51,13 @@ class ProgressWriter:
 
 
 class ProgressReader:
-    """Reads what was added to a progress file since the last look; the file need not be there yet."""
+    """Reads what was added to a progress file since the last call; the file need not exist yet."""
 
     def __init__(self, path: Path):
         self._path, self._position, self._rest = Path(path), 0, b""
 
     def new_events(self) -> list[dict]:
-        """The events of the lines that were finished since. A file that became shorter is read from its start."""
+        """The events of the lines completed since then. A file that became shorter is read from its start."""
         try:
             with open(self._path, "rb") as file:
                 if file.seek(0, 2) < self._position:
@@ -73,15 +73,16 @@ class ProgressReader:
 
 @dataclass
 class Progress:
-    """A run's progress, put together from the events of all its starts.
+    """A run's progress, from the events of all its starts.
 
     Args:
-        state: "new", "preparing", "training", "stopping", "stopped", "finished" or "failed": what the file says last. A
-            killed process leaves it at "training"; ``conresnet_training.runs.running`` knows whether one is at work.
-        step, steps: made so far, and in all.
-        points: the "step" events, by rising step, of an unbroken run.
-        validations: the "validation" events alike.
-        started: the newest "started" event.
+        state: "new", "preparing", "training", "stopping", "stopped", "finished" or "failed": the last state in the
+            file. A killed process leaves it at "training"; ``conresnet_training.runs.running`` knows whether one is
+            active.
+        step, steps: made so far, and in total.
+        points: the "step" events by ascending step, as of an uninterrupted run.
+        validations: the same of the "validation" events.
+        started: the latest "started" event.
         failed: the "failed" event while the state is "failed".
         prepared: (done, of) cases while the state is "preparing".
     """
@@ -97,7 +98,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """As of the newest point of a run that trains."""
+        """Seconds left according to the latest step, while the run is training."""
         return self.points[-1].get("seconds_left") if self.points and self.state == "training" else None
 
     @property
@@ -106,12 +107,12 @@ class Progress:
         return next((event for event in reversed(self.validations) if event.get("best")), None)
 
     def add(self, event: dict) -> None:
-        """Take the next event of the file in."""
+        """Include the next event of the file."""
         kind = event["event"]
         if kind == "started":
             self.started, self.failed, self.prepared = event, None, None
             self.state, self.step, self.steps = "training", event["step"], event["steps"]
-            # The process before this one may have gone on after the checkpoint that this one begins from.
+            # The previous process may have continued after the checkpoint that this one starts from.
             self.points = [point for point in self.points if point["step"] <= self.step]
             self.validations = [point for point in self.validations if point["step"] <= self.step]
         elif kind == "preparing":
@@ -128,7 +129,7 @@ class Progress:
 
 
 def read_progress(path: Path) -> Progress:
-    """The progress that a file tells of; a new one's where there is no file."""
+    """The progress recorded in a file; that of a new run if there is no file."""
     progress = Progress()
     for event in ProgressReader(path).new_events():
         progress.add(event)
@@ -145,7 +146,7 @@ def _event(line: bytes) -> dict | None:
     """None for a line that a killed process left unfinished."""
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and "event" in event else None
 

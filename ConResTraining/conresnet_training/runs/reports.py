@@ -6,9 +6,11 @@ from typing import Any
 
 import click
 from lightning.fabric.loggers import TensorBoardLogger
+from torch.utils import tensorboard  # noqa: F401 - a missing package must be noticed before there is a run folder
 from tqdm import tqdm
 
 from conresnet.files import write_error
+from conresnet.messages import printable
 from conresnet_training.runs.progress import PROGRESS_FILE, ProgressWriter
 from conresnet_training.runs.run import Run
 
@@ -16,8 +18,18 @@ _LOSSES = ("loss", "segmentation_loss", "auxiliary_loss", "residual_loss", "boun
 _CURVES = (*_LOSSES, "learning_rate", "samples_per_second", "dice")
 
 
-class Reports:
-    """Tells each event of ``conresnet_training.runs.progress`` to whom it concerns."""
+class SilentReports:
+    """What all processes but the first report to: nothing is written or shown."""
+
+    def __call__(self, event: str, **values: Any) -> None:
+        """Report an event."""
+
+    def note(self, sentence: str) -> None:
+        """Show a sentence."""
+
+
+class Reports(SilentReports):
+    """Writes and shows each event of ``conresnet_training.runs.progress``."""
 
     def __init__(self, run: Run):
         self._path = run.folder / PROGRESS_FILE
@@ -25,24 +37,29 @@ class Reports:
             self._progress = ProgressWriter(self._path)
         except OSError as error:
             raise write_error(error, self._path) from error
-        # Every start of the run logs into a folder of its own, so that a resumption keeps what came before.
+        # Every start of the run logs into a folder of its own, so that resuming keeps what came before.
         self._curves = TensorBoardLogger(run.folder, name="tensorboard")
         self._bar: tqdm | None = None
         self._step = 0
 
     def __call__(self, event: str, **values: Any) -> None:
-        """Tell an event. Raises UserError ``disk-full`` or ``cannot-write``."""
+        """Report an event. Raises UserError ``disk-full`` or ``cannot-write``."""
         try:
             self._progress.write(event, **values)
             self._log(event, values)
         except OSError as error:
             raise write_error(error, self._path) from error
-        # A terminal that was closed hears nothing any longer; the run must still end with its checkpoint.
+        # If the terminal was closed, the run must still end with its checkpoint.
         with contextlib.suppress(OSError):
             self._show(event, values)
 
+    def note(self, sentence: str) -> None:
+        """Show a sentence on the terminal, above the progress bar."""
+        with contextlib.suppress(OSError), tqdm.external_write_mode():
+            click.echo(printable(sentence), err=True)
+
     def close(self) -> None:
-        """Close the files; what does not fit on the disk any more, or into a closed terminal, is left out."""
+        """Close the files; what no longer fits on the disk, or into a closed terminal, is dropped."""
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.close()
@@ -74,19 +91,18 @@ class Reports:
             self._step = values["step"]
         elif event == "validation":
             segments = ", ".join(f"{name} {dice:.3f}" for name, dice in values["dice_a_segment"].items())
-            best = "; the best so far" if values["best"] else ""
+            best = "; best so far" if values["best"] else ""
             with tqdm.external_write_mode():
-                click.echo(f"Step {values['step']}: mean Dice {values['dice']:.3f} ({segments}){best}.")
+                click.echo(printable(f"Step {values['step']}: mean Dice {values['dice']:.3f} ({segments}){best}."))
         elif event == "stopping":
-            with tqdm.external_write_mode():
-                click.echo(f"Stopping after this step ({values['reason']}); once more ends at once.", err=True)
+            self.note(f"Stopping after the current step ({values['reason']}). Stop again to end immediately.")
 
 
 @contextlib.contextmanager
-def reporting(run: Run, is_first_process: bool) -> Iterator[Any]:
-    """Something to tell events to, ``tell(event, **values)``; of several processes the first alone is heard."""
-    if not is_first_process:
-        yield lambda event, **values: None
+def reporting(run: Run, is_rank_zero: bool) -> Iterator[SilentReports]:
+    """Where the events of a run go; only the first of several processes writes and shows them."""
+    if not is_rank_zero:
+        yield SilentReports()
         return
     reports = Reports(run)
     try:

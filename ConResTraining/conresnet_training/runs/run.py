@@ -1,15 +1,16 @@
-"""Checkpoints of a run: whole or not there, plain tensors and numbers alone, so that loading one runs no code.
+"""The folder of a training run: its plan, its fold and its checkpoints.
 
-A checkpoint holds "state_dict" (the weights that validation and export use, their names after "network."),
-"training_state_dict" where those are a moving average, "optimizer", "precision", "global_step" (steps made),
-"validated" (the step that was validated last), "best_dice" and "steps" (the plan's, of each stage).
-
-The folder of a training run: its plan, its fold, its checkpoints.
+A checkpoint is complete or absent, and contains only plain tensors and numbers, so that loading one runs no code. It
+has "state_dict" (the weights that validation and export use, each name after "network."), "training_state_dict" if
+those are a moving average, "optimizer", "precision", "global_step" (steps made), "validated" (the step validated last),
+"best_dice", "steps" (the plan's, for each stage) and "learned" (what the weights depend on, see ``what_is_learned``).
 """
 
 import io
+import json
 import os
 import pickle
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,69 +20,14 @@ import torch
 from torch import Tensor
 
 from conresnet.errors import UserError
-from conresnet.files import make_folder, replacing
+from conresnet.files import make_folder, replacing, write_error
+from conresnet_training.data import DataSet, read_data_set
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
+from conresnet_training.runs.progress import PROGRESS_FILE
+from conresnet_training.runs.running import CHECKPOINTS_FOLDER, FOLD_FILE, PLAN_FILE, can_begin_in
 
+SPLIT_FILE, PREPARED_FOLDER = "split.json", "prepared"
 PREFIX = "network."
-
-
-def write_checkpoint(content: dict, paths: Iterable[Path]) -> None:
-    """Write one checkpoint under several names, in this order; a name that had one keeps it until the new one is whole.
-
-    Raises:
-        UserError: ``disk-full`` or ``cannot-write``.
-    """
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    for path in paths:
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            # A computer that loses power must not have renamed what is not on its disk yet.
-            os.fsync(file.fileno())
-
-
-def read_checkpoint(path: Path) -> dict | None:
-    """A checkpoint's content in the computer's own memory, None where there is none.
-
-    Raises:
-        UserError: ``checkpoint-damaged``, for another program's checkpoint too.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        sentence = f"The checkpoint {path} cannot be read; put a good one in its place, or start a new run."
-        raise UserError("checkpoint-damaged", sentence, path=str(path)) from error
-    if not _is_of_a_run(content):
-        sentence = f"The checkpoint {path} is not one of a run; put a good one in its place, or start a new run."
-        raise UserError("checkpoint-damaged", sentence, path=str(path))
-    return content
-
-
-def _is_of_a_run(content: Any) -> bool:
-    """Whether it has what is read of every checkpoint; the training loop looks at the rest."""
-    if not isinstance(content, dict) or not isinstance(content.get("global_step"), int):
-        return False
-    weights = content.get("state_dict")
-    if not isinstance(weights, dict) or not weights:
-        return False
-    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items())
-
-
-def with_prefix(state: dict) -> dict:
-    """A network's tensors by the names they have in a checkpoint."""
-    return {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
-
-
-def without_prefix(state: dict) -> dict:
-    """The reverse of ``with_prefix``."""
-    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}
-
-
-PLAN_FILE = "plan.yaml"
-FOLD_FILE = "fold.txt"
 
 
 @dataclass(frozen=True)
@@ -94,50 +40,184 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """The newest checkpoint."""
+        """The latest checkpoint."""
         return self.checkpoint_named("last")
 
     def checkpoint_named(self, name: str) -> Path:
         """The checkpoint "last" or "best" (by validation Dice)."""
-        return self.folder / "checkpoints" / f"{name}.ckpt"
+        return self.folder / CHECKPOINTS_FOLDER / f"{name}.ckpt"
+
+    def data_set(self) -> DataSet:
+        """The data set of the plan. Raises UserError ``run-data-not-found``, or those of ``read_data_set``."""
+        if not os.path.isdir(self.plan.data):
+            raise UserError("run-data-not-found", path=str(self.plan.data), run=str(self.folder))
+        return read_data_set(self.plan.data)
+
+
+def check_new_run(plan: Plan, folder: Path, fold: int) -> None:
+    """Refuse what cannot become a run, without writing anything.
+
+    Raises:
+        UserError: ``fold-unknown`` or ``run-exists``.
+    """
+    if not 0 <= fold < plan.training.folds:
+        raise UserError("fold-unknown", fold=fold, last=plan.training.folds - 1)
+    if not can_begin_in(folder):
+        raise UserError("run-exists", path=str(folder))
 
 
 def start_run(plan: Plan, folder: Path, fold: int) -> Run:
-    """Make the folder of a new run.
+    """Create the folder of a new run. A run that ended before its first checkpoint is replaced.
 
     Raises:
-        UserError: ``run-exists``, ``fold-unknown``, ``disk-full`` or ``cannot-write``.
+        UserError: those of ``check_new_run``, ``disk-full`` or ``cannot-write``.
     """
-    if not 0 <= fold < plan.training.folds:
-        raise UserError("fold-unknown", f"There is no fold {fold}; the plan has folds 0 to {plan.training.folds - 1}.")
-    if folder.exists() and any(folder.iterdir()):
-        sentence = f"{folder} is not empty; resume the run in it, or name a new folder."
-        raise UserError("run-exists", sentence, path=str(folder))
+    check_new_run(plan, folder, fold)
     make_folder(folder)
-    write_plan(plan, folder / PLAN_FILE)
-    (folder / FOLD_FILE).write_text(f"{fold}\n", encoding="utf-8")
+    try:
+        for name in (SPLIT_FILE, PROGRESS_FILE):
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        write_plan(plan, folder / PLAN_FILE)
+        (folder / FOLD_FILE).write_text(f"{fold}\n", encoding="utf-8")
+    except OSError as error:
+        raise write_error(error, folder) from error
     return Run(folder, plan, fold)
 
 
 def open_run(folder: Path, data: Path | None = None) -> Run:
     """Open the folder of a run that was started before.
 
+    Args:
+        data: folder of the data set, if it is not where the plan says.
+
     Raises:
-        UserError: ``run-not-found`` where it is none, ``fold-unknown`` where it does not say which of the plan's folds
-            it holds out, or those of ``read_plan``.
+        UserError: ``run-not-found``, ``run-unreadable``, ``fold-file-damaged``, or those of ``read_plan``.
     """
-    if not (folder / PLAN_FILE).is_file() or not (folder / FOLD_FILE).is_file():
-        raise UserError("run-not-found", f"{folder} is not the folder of a training run.", path=str(folder))
-    plan = read_plan(folder / PLAN_FILE, data)
-    return Run(folder, plan, _read_fold(folder / FOLD_FILE, plan.training.folds))
-
-
-def _read_fold(path: Path, folds: int) -> int:
     try:
-        fold = int(path.read_text(encoding="utf-8"))
+        is_run = all(_exists(folder / name) for name in (PLAN_FILE, FOLD_FILE))
+    except OSError as error:
+        raise UserError("run-unreadable", path=str(folder), reason=error.strerror or str(error)) from error
+    if not is_run:
+        raise UserError("run-not-found", path=str(folder))
+    plan = read_plan(folder / PLAN_FILE, data)
+    try:
+        fold = int((folder / FOLD_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         fold = -1
-    if not 0 <= fold < folds:
-        sentence = f"{path} does not hold the number of a fold, 0 to {folds - 1}; write that of the run into it."
-        raise UserError("fold-unknown", sentence, path=str(path))
-    return fold
+    if not 0 <= fold < plan.training.folds:
+        raise UserError("fold-file-damaged", path=str(folder / FOLD_FILE), last=plan.training.folds - 1)
+    return Run(folder, plan, fold)
+
+
+def _exists(path: Path) -> bool:
+    """Whether a file exists. Raises OSError if its folder must not be read."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def what_is_learned(plan: Plan) -> dict[str, Any]:
+    """What a run's weights depend on, by the plan's own keys, in plain JSON types.
+
+    Names, texts, thresholds and the window may change later, and so may the rest of training and augmentation.
+    """
+    model = plan.document()["model"]
+    networks = [
+        {
+            "type": network["type"],
+            "arguments": {k: v for k, v in network.get("arguments", {}).items() if k != "dropout"},
+        }
+        for network in model["system"]["networks"]
+    ]
+    learned = {
+        "targets": [sorted(plan.targets[segment["name"]]) for segment in model["output"]["segments"]],
+        "model.inputs": [[item.get("intensity", []), item.get("copies", [])] for item in model["inputs"]],
+        "model.preparation": {k: v for k, v in model["preparation"].items() if k in ("orientation", "spacing")},
+        "model.output.kind": model["output"]["kind"],
+        "model.system": [model["system"]["type"], networks],
+        "training.optimizer": plan.training.optimizer,
+    }
+    return json.loads(json.dumps(learned))
+
+
+def check_plan_unchanged(run: Run, checkpoint: dict) -> None:
+    """Refuse a plan that was edited in what the weights depend on. Raises UserError ``plan-changed``.
+
+    Checkpoints of earlier versions do not record it.
+    """
+    now = what_is_learned(run.plan)
+    for part, before in checkpoint.get("learned", {}).items():
+        if part in now and now[part] != before:
+            raise UserError("plan-changed", path=str(run.folder / PLAN_FILE), part=part)
+
+
+def write_checkpoint(content: dict, paths: Iterable[Path]) -> None:
+    """Write one checkpoint under several names, in this order; an old one is kept until the new one is complete.
+
+    Raises:
+        UserError: ``disk-full`` or ``cannot-write``.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    for path in paths:
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            # After a loss of power, a file must not have been renamed before its content was on the disk.
+            os.fsync(file.fileno())
+
+
+def read_checkpoint(path: Path) -> dict | None:
+    """A checkpoint's content in CPU memory, or None if there is none.
+
+    Raises:
+        UserError: ``checkpoint-damaged``, also for another program's checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError("checkpoint-damaged", path=str(path)) from error
+    if not _is_of_a_run(content):
+        raise UserError("checkpoint-damaged", path=str(path))
+    return content
+
+
+def read_latest_checkpoint(run: Run) -> tuple[dict | None, Path]:
+    """(content, file) of the latest checkpoint that can be read: "last", or "best" if "last" is damaged.
+
+    Raises:
+        UserError: ``checkpoint-damaged`` if neither can be read.
+    """
+    try:
+        return read_checkpoint(run.checkpoint), run.checkpoint
+    except UserError:
+        best = run.checkpoint_named("best")
+        with_best = read_checkpoint(best) if best.exists() else None
+        if with_best is None:
+            raise
+        return with_best, best
+
+
+def _is_of_a_run(content: Any) -> bool:
+    """Whether it has what every checkpoint has; the training loop checks the rest."""
+    if not isinstance(content, dict) or not isinstance(content.get("global_step"), int):
+        return False
+    weights = content.get("state_dict")
+    if not isinstance(weights, dict) or not weights:
+        return False
+    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items())
+
+
+def with_prefix(state: dict) -> dict:
+    """A network's tensors under the names they have in a checkpoint."""
+    return {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
+
+
+def without_prefix(state: dict) -> dict:
+    """The reverse of ``with_prefix``."""
+    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items()}

@@ -1,7 +1,7 @@
-"""Which process trains in a run's folder, and asking it to stop. Imports the standard library alone, for Slicer.
+"""Which process trains in a run's folder, and asking it to stop. Standard library only, because Slicer uses it too.
 
-``running.json`` tells who: {"pid", "host", "started"}. That somebody still does is told by a lock on a file, which the
-operating system lets go of however its owner ends; process ids would not do, since they are used again.
+``running.json`` names the process: {"pid", "host", "started"}. Whether it still runs is shown by a lock on a file,
+which the operating system releases however its owner ends; a process id would not do, because ids are reused.
 """
 
 import contextlib
@@ -17,17 +17,18 @@ from pathlib import Path
 from conresnet.errors import UserError
 from conresnet.files import lock, replacing, write_error
 
+PLAN_FILE, FOLD_FILE, CHECKPOINTS_FOLDER = "plan.yaml", "fold.txt", "checkpoints"
 RUNNING_FILE = "running.json"
 STOP_FILE = "stop"
 _LOCK_FILE = "running.lock"
 _SECONDS_TO_TRY = 1.0
-# Some file systems of networks have no locks; there, whoever starts a second process is not noticed.
+# Some network file systems have no locks; a second process goes unnoticed there.
 _CANNOT_LOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
 def sole_process(folder: Path) -> Iterator[None]:
-    """While it lasts, this process alone trains in ``folder``, and says so there. A stop asked for before is forgotten.
+    """Make this process the only one that trains in ``folder``, and record it there. Earlier stop requests are dropped.
 
     Raises:
         UserError: ``run-in-use``.
@@ -39,8 +40,7 @@ def sole_process(folder: Path) -> Iterator[None]:
     try:
         if not _locked(descriptor, _SECONDS_TO_TRY):
             other = _read(folder) or {}
-            sentence = f"Process {other.get('pid', 'unknown')} is training in {folder}; stop it first, or wait for it."
-            raise UserError("run-in-use", sentence, path=str(folder), pid=other.get("pid"))
+            raise UserError("run-in-use", path=str(folder), pid=other.get("pid", "unknown"))
         (folder / STOP_FILE).unlink(missing_ok=True)
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with replacing(folder / RUNNING_FILE) as temporary:
@@ -57,9 +57,9 @@ def sole_process(folder: Path) -> Iterator[None]:
 
 
 def running_process(folder: Path) -> dict | None:
-    """``running.json``'s content while a process trains in ``folder``, else None.
+    """Content of ``running.json`` while a process trains in ``folder``, else None.
 
-    Of a process on another computer only the file is known; it may have been killed.
+    Whether a process on another computer was killed cannot be known from here.
     """
     content = _read(folder)
     if content is None or content.get("host") != socket.gethostname():
@@ -74,14 +74,25 @@ def running_process(folder: Path) -> dict | None:
         os.close(descriptor)
 
 
+def can_begin_in(folder: Path) -> bool:
+    """Whether a new run may use a folder: it does not exist, is empty, or holds a run that ended before it had a
+    checkpoint, such as one that was refused.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return True
+    is_run = all((folder / name).is_file() for name in (PLAN_FILE, FOLD_FILE))
+    checkpoints = folder / CHECKPOINTS_FOLDER
+    return is_run and not any(checkpoints.glob("*.ckpt")) and running_process(folder) is None
+
+
 def ask_to_stop(folder: Path) -> None:
-    """Ask the process that trains in ``folder`` to end after its step with a checkpoint.
+    """Ask the process that trains in ``folder`` to stop after the current step, with a checkpoint.
 
     Raises:
-        UserError: ``run-not-running``, or where the file that asks cannot be written.
+        UserError: ``run-not-running``, ``disk-full`` or ``cannot-write``.
     """
     if running_process(folder) is None:
-        raise UserError("run-not-running", f"Nothing is training in {folder}.", path=str(folder))
+        raise UserError("run-not-running", path=str(folder))
     try:
         (folder / STOP_FILE).touch()
     except OSError as error:
@@ -97,11 +108,11 @@ def _read(folder: Path) -> dict | None:
 
 
 def _locked(descriptor: int, seconds: float) -> bool:
-    """Try to lock for so long: somebody who only looks whether it is locked has it for a moment."""
+    """Try to lock for this long: whoever only checks the lock holds it for a moment."""
     end = time.monotonic() + seconds
     while True:
         try:
-            # Processes that load samples would otherwise inherit it, and hold on to it when their parent is killed.
+            # Processes that make samples would otherwise inherit it, and keep it after their parent is killed.
             lock(descriptor, inherited=False)
         except OSError as error:
             if error.errno in _CANNOT_LOCK:

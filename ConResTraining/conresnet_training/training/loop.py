@@ -1,13 +1,10 @@
-"""The moving average of a network's weights, which is steadier than the weights of any one step.
+"""The training loop: steps, validations and checkpoints, in one process or several.
 
-The training loop: steps, validations and checkpoints, on one process or several.
+Everything that a step does is a function of the checkpoint it continues from and of the step's number: its samples, its
+dropout, its learning rate. A run that was stopped or killed therefore ends with the weights of an uninterrupted one.
 
-Everything that a step does is a function of the checkpoint it goes on from and of the step's number: which samples it
-takes, what dropout drops, the learning rate. A run that was stopped or killed so ends with the weights of an unbroken
-one.
-
-What is trained in stages, one part after the other, takes the plan's steps for each. Steps count through all of them;
-the schedules, and the search for the best validation, begin anew with each.
+A network that is trained in stages, one part after the other, takes the plan's steps for each. Steps count through all
+stages; the schedules and the search for the best validation start over with each.
 """
 
 import math
@@ -26,46 +23,47 @@ from torch.utils.data import DataLoader
 
 from conresnet.errors import UserError
 from conresnet_training.data.samples import StepSamples, TrainingSamples, sample_processes
-from conresnet_training.runs.run import PLAN_FILE, Run, with_prefix, without_prefix, write_checkpoint
+from conresnet_training.runs.run import (
+    PLAN_FILE,
+    Run,
+    what_is_learned,
+    with_prefix,
+    without_prefix,
+    write_checkpoint,
+)
 from conresnet_training.training.network import SegmentationTraining
 from conresnet_training.training.processes import StopWatch, leave_signals_to_the_parent
 from conresnet_training.training.validation import HeldOutCases, dice_of_cases
-
-
-def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
-    """How weights go into their moving average, for ``AveragedModel``: of the average, ``decay`` stays at a step.
-
-    Less of it stays at first, or the random weights that a network begins with would be in it for long: (1 + n) /
-    (10 + n) after n steps of the stage.
-    """
-
-    def average(averages: Sequence[Tensor], values: Sequence[Tensor], made: Tensor) -> None:
-        count = float(made)
-        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, values, made)
-
-    return average
-
 
 # ResDSN's paper trains by SGD with this momentum (4.1).
 OPTIMIZERS = {"adam": Adam, "sgd": partial(SGD, momentum=0.9)}
 POLYNOMIAL_POWER = 0.9
 STEPS_BETWEEN_POINTS = 10
-# Below it, 16-bit gradients were infinite at so many steps on end that the network, not the scale, is at fault.
+# Below it, 16-bit gradients were infinite at so many steps in a row that the network is at fault, not the scale.
 SMALLEST_SCALE = 1.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a run came: the steps made, of those planned, and whether nothing is left to do."""
+    """How far a run came.
+
+    Args:
+        step, steps: made, and planned.
+        finished: whether nothing remains to be done.
+        stopped: whether somebody asked to stop.
+        status: exit status of the process; not 0 if it was stopped.
+    """
 
     step: int
     steps: int
     finished: bool
+    stopped: bool = False
+    status: int = 0
 
 
 @dataclass(frozen=True)
 class StageCases:
-    """What one stage is trained on, and the cases on which it is validated."""
+    """The samples that one stage is trained on, and the cases it is validated on."""
 
     samples: TrainingSamples
     held_out: HeldOutCases
@@ -75,13 +73,13 @@ class TrainingLoop:
     """Trains from a checkpoint, or from the start.
 
     Args:
-        run: what is trained, and its folder.
+        run: the plan and the run's folder.
         fabric: Lightning's, launched.
-        training: what is trained.
+        training: the networks and losses.
         cases: for each stage.
-        checkpoint: what to go on from.
-        tell: takes the run's events, see ``conresnet_training.runs.progress``.
-        stop: knows whether somebody wants this process to end.
+        checkpoint: where to continue.
+        tell: receives the run's events, see ``conresnet_training.runs.progress``.
+        stop: knows whether somebody asked this process to stop.
     """
 
     def __init__(
@@ -113,7 +111,7 @@ class TrainingLoop:
         self._begin_stage(self._stage_of(self.step))
 
     def run_to(self, last: int) -> Outcome:
-        """Make the steps up to ``last``, or fewer where a stop is asked for, and leave a checkpoint.
+        """Make the steps up to ``last``, or fewer if asked to stop, and save a checkpoint.
 
         Raises:
             UserError: ``not-finite``, with the cases to blame; ``disk-full`` or ``cannot-write``.
@@ -133,12 +131,13 @@ class TrainingLoop:
                 self._seconds, self._timed = self._seconds + time.monotonic() - begin, self._timed + 1
                 is_stopping = self._do_all_stop()
         if is_stopping:
-            self.tell("stopping", reason=self.stop.reason or "asked of another process")
+            self.tell("stopping", reason=self.stop.reason or "requested in another process")
         self._save()
-        return Outcome(self.step, self.steps, self.step >= self.steps and self.validated == self.step)
+        finished = self.step >= self.steps and self.validated == self.step
+        return Outcome(self.step, self.steps, finished, stopped=is_stopping and not finished)
 
     def _batches(self, last: int) -> Iterator[list[Tensor]]:
-        """Of the steps from here to the last, stage by stage."""
+        """The batches of the remaining steps, stage by stage."""
         ends = [min((stage + 1) * self.settings.steps, last) for stage in range(len(self.cases))]
         begins = [self.step, *(max(end, self.step) for end in ends[:-1])]
         parts = zip(self.cases, map(range, begins, ends), strict=True)
@@ -154,25 +153,25 @@ class TrainingLoop:
         )
 
     def _stage_of(self, made: int) -> int:
-        """The stage to which the last of so many steps belongs; the last stage where the plan's steps are fewer."""
+        """The stage of the last of ``made`` steps; the last stage if the plan now has fewer steps."""
         return min(max(made - 1, 0) // self.settings.steps, self.training.stages - 1)
 
     def _begin_stage(self, stage: int) -> None:
         if self.training.stages == 1:
             return
         if self.average is not None and stage and self.step == stage * self.settings.steps:
-            # What the parts before give to this one is what they will give in use.
+            # This part must be trained on what the previous ones will give in use.
             self.training.network.load_state_dict(self.average.module.state_dict())
             self.average.n_averaged.fill_(0)
         for network in self._networks():
             network.begin_stage(stage)
 
     def _networks(self) -> list[nn.Module]:
-        """That which is trained and, where there is one, the average of its weights."""
+        """The network that is trained and, if there is one, that with the averaged weights."""
         return [self.training.network, *([] if self.average is None else [self.average.module])]
 
     def _progress(self) -> float:
-        """Share of the stage's steps that were made before the next one."""
+        """Share of the stage's steps made so far."""
         return self.step % self.settings.steps / self.settings.steps
 
     def _make_step(self, batch: list[Tensor]) -> None:
@@ -181,7 +180,7 @@ class TrainingLoop:
         learning_rate = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        # Dropout of each step, and of each process, is its own, however often the run was resumed.
+        # Each step and process has its own dropout, however often the run was resumed.
         torch.manual_seed(self.settings.seed * 1_000_003 + self.step + self.fabric.global_rank * 1_000_000_007)
         batch = [part.to(self.fabric.device, non_blocking=True) for part in batch]
         losses = self.model(*batch, progress=self._progress())
@@ -219,18 +218,18 @@ class TrainingLoop:
         )
 
     def _rate(self) -> float:
-        """Steps a second since the last point, waiting for samples included, validation not."""
+        """Steps per second since the last event, including the wait for samples but not validation."""
         rate = self._timed / self._seconds if self._seconds else 0.0
         self._seconds, self._timed = 0.0, 0
         return rate
 
     def _is_validation_due(self) -> bool:
         is_place = any(self.step % n == 0 for n in (self.settings.steps_between_checkpoints, self.settings.steps))
-        # More steps than the plan's were made where it asks for fewer than it did.
+        # A plan that was shortened may have fewer steps than were made.
         return (is_place or self.step >= self.steps) and self.step != self.validated
 
     def _validate(self) -> bool:
-        """Whether the validation was carried out; a stop breaks it off, and the resumed run begins with it."""
+        """Whether the validation was completed; a stop interrupts it, and the resumed run starts with it."""
         stage = self._stage_of(self.step)
         fabric, cases = self.fabric, self.cases[stage].held_out
         network = self._networks()[-1]
@@ -253,10 +252,10 @@ class TrainingLoop:
         return True
 
     def _save(self) -> None:
-        """Write the checkpoint "last", and before it "best" where this step is; nothing where it is written already."""
+        """Write the checkpoint "last", and before it "best" if this step is the best; nothing if already written."""
         if (self.step, self.validated) == self.saved:
             return
-        # "best" first: killed in between, the run makes these steps again from the older "last".
+        # "best" first: if killed in between, the run repeats these steps from the older "last".
         names = ["best", "last"] if self.validated == self.step and self.is_best else ["last"]
         if not all(torch.isfinite(tensor).all() for tensor in self.training.network.state_dict().values()):
             raise self._not_finite(self._case_names(self.step - 1))
@@ -282,11 +281,12 @@ class TrainingLoop:
             "validated": self.validated,
             "best_dice": self.best_dice,
             "steps": self.settings.steps,
+            "learned": what_is_learned(self.run.plan),
         }
 
     def _restore(self, content: dict) -> None:
         try:
-            # The weights to which the optimizer's moments belong, whether or not the plan had them averaged until now.
+            # The weights that the optimizer's moments belong to, whether or not they were averaged so far.
             trained = content.get("training_state_dict", content["state_dict"])
             self.training.network.load_state_dict(without_prefix(trained))
             self.bare_optimizer.load_state_dict(content["optimizer"])
@@ -294,18 +294,14 @@ class TrainingLoop:
             self.step, self.validated = content["global_step"], content["validated"]
             self.best_dice = content["best_dice"]
             if self.average is not None:
-                # Where none was kept, "state_dict" is what is trained, with which an average begins.
+                # Without a stored average, "state_dict" has the trained weights, with which an average starts.
                 self.average.module.load_state_dict(without_prefix(content["state_dict"]))
                 self.average.n_averaged.fill_(self.step % self.settings.steps)
         except (KeyError, RuntimeError, ValueError) as error:
-            path = self.run.checkpoint
-            sentence = (
-                f"The checkpoint {path} is not one of this plan's network; put the plan back, or start a new run."
-            )
-            raise UserError("checkpoint-of-another-plan", sentence, path=str(path)) from error
+            raise UserError("checkpoint-of-another-plan", path=str(self.run.checkpoint)) from error
 
     def _in_first_process(self, action: Callable[[], None]) -> None:
-        """Do what must not be done twice. Its UserError is raised in every process, so that all end together."""
+        """Do what only one process may do. Its UserError is raised in every process, so that all end together."""
         mistake = None
         if self.fabric.is_global_zero:
             try:
@@ -321,7 +317,7 @@ class TrainingLoop:
         return self._any_process(self.stop.asked())
 
     def _any_process(self, is_so: bool) -> bool:
-        """Whether it is so in any of the processes; all of them must ask at the same place."""
+        """Whether it is true in any process; all of them must call this at the same point."""
         if self.fabric.world_size == 1:
             return is_so
         return bool(self.fabric.all_reduce(torch.tensor(float(is_so), device=self.fabric.device), reduce_op="sum"))
@@ -329,11 +325,11 @@ class TrainingLoop:
     def _is_sound(self, loss: Tensor, norm: Tensor) -> bool:
         loss, norm = torch.stack([loss, norm.to(loss)]).tolist()
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
-        # With a scaler an infinite gradient only means too large a scale, and the step is left out.
+        # With a scaler, an infinite gradient only means that the scale is too large, and the step is skipped.
         return math.isfinite(loss) and (math.isfinite(norm) if scaler is None else scaler.get_scale() >= SMALLEST_SCALE)
 
     def _cases_to_blame(self, batch: list[Tensor]) -> list[str]:
-        """Of this step, the cases whose sample alone has no finite loss, or all where it takes all of them."""
+        """The cases of this step whose sample alone gives no finite loss, or all if no single one does."""
         is_sound = []
         with torch.no_grad(), self.fabric.autocast():
             for index in range(len(batch[0])):
@@ -345,16 +341,26 @@ class TrainingLoop:
         return [name for name, sound in zip(names, gathered, strict=True) if not sound] or names
 
     def _case_names(self, step: int) -> list[str]:
-        """Of a step's samples, counted from 0."""
+        """Names of the cases in a step's samples; steps count from 0."""
         batch = self.settings.batch
         samples = self.cases[0].samples
         return [samples.case_name(number) for number in range(step * batch, (step + 1) * batch)]
 
     def _not_finite(self, names: list[str]) -> UserError:
         cases = sorted(set(names))
-        sentence = (
-            f"Step {self.step + 1} gave numbers that are not finite, with samples of {', '.join(cases)}; look at these "
-            f"cases, or lower the learning rate in {self.run.folder / PLAN_FILE}, and resume; the checkpoints are of "
-            "earlier steps."
-        )
-        return UserError("not-finite", sentence, cases=cases, step=self.step + 1)
+        plan = str(self.run.folder / PLAN_FILE)
+        return UserError("not-finite", step=self.step + 1, names=", ".join(cases), plan=plan, cases=cases)
+
+
+def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
+    """Update rule of a moving average of weights for ``AveragedModel``: ``decay`` of the average is kept per step.
+
+    It is steadier than the weights of any one step. Less is kept at first, or the random initial weights would dominate
+    it for long: (1 + n) / (10 + n) after n steps of the stage.
+    """
+
+    def average(averages: Sequence[Tensor], values: Sequence[Tensor], made: Tensor) -> None:
+        count = float(made)
+        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, values, made)
+
+    return average

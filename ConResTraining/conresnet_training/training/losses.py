@@ -1,8 +1,7 @@
-"""The boundary loss of Kervadec et al. (Medical Image Analysis 67, 2021), which eq. 14 of the paper mixes in.
+"""The losses of ConResNet's paper (III-D), with which every network is trained; other papers' losses are parts of them.
 
-The losses of ConResNet's paper (III-D), by which every network is trained; other papers' are parts of them.
-
-Each is a mean over samples, so that it does not depend on how a batch is split.
+Eq. 14 adds the boundary loss of Kervadec et al. (Medical Image Analysis 67, 2021). Each loss is a mean over samples, so
+that it does not depend on how a batch is divided among processes.
 """
 
 from collections.abc import Sequence
@@ -17,20 +16,165 @@ from torch import Tensor
 from conresnet.networks.blocks import segment_probabilities
 from conresnet.networks.context_residual import AXES, context_residual
 
+LossKind = Literal["cross_entropy_dice", "cross_entropy", "dice"]
+
+SMOOTH = 1e-5
+SPATIAL = (2, 3, 4)
 # alpha of eq. 14 falls from 1 to this.
 SMALLEST_ALPHA = 0.01
 
 
-def signed_distances(target: Tensor) -> Tensor:
-    """How far each voxel lies from its segment's boundary, in voxels: negative inside, positive outside.
+def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+    """1 minus the soft Dice of eq. 7 per sample and channel, averaged.
 
-    As in the loss authors' code, voxels next to the boundary have 0 inside and 1 outside. A segment that is everywhere
+    Args:
+        probabilities, target: (batch, channel, S, H, W).
+    """
+    overlap = 2 * (probabilities * target).sum(SPATIAL)
+    total = (probabilities + target).sum(SPATIAL)
+    return (1 - (overlap + SMOOTH) / (total + SMOOTH)).mean()
+
+
+def with_background(target: Tensor) -> Tensor:
+    """``target`` of exclusive segments (batch, segments, S, H, W) with the background first."""
+    return torch.cat([1 - target.sum(1, keepdim=True), target], 1)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, exclusive: bool, rare_labels: float = 0.0) -> Tensor:
+    """The cross entropy of eq. 7 (VoxResNet's eq. 3, ResDSN's eq. 1), as a mean over voxels where the papers have a
+    sum.
+
+    Args: see ``segmentation_loss``.
+    """
+    if exclusive and rare_labels:
+        return torch.stack([_balanced(*one, rare_labels) for one in zip(logits, target, strict=True)]).mean()
+    if exclusive:
+        return F.cross_entropy(logits, with_background(target))
+    return F.binary_cross_entropy_with_logits(logits, target)
+
+
+def _balanced(logits: Tensor, target: Tensor, rare_labels: float) -> Tensor:
+    """The mean cross entropy of one sample (outputs, S, H, W) whose voxels have the weight ``V_k ** -rare_labels``."""
+    labels = with_background(target[None]).argmax(1)
+    counts = torch.bincount(labels.flatten(), minlength=len(logits))
+    return F.cross_entropy(logits[None], labels, counts.clamp(min=1).to(logits.dtype) ** -rare_labels)
+
+
+def segmentation_loss(
+    logits: Tensor,
+    target: Tensor,
+    exclusive: bool,
+    kind: LossKind = "cross_entropy_dice",
+    rare_labels: float = 0.0,
+) -> Tensor:
+    """Loss of one segmentation: cross entropy plus Dice by eq. 7, or one of them alone as in other papers.
+
+    Since the cross entropy is a mean over voxels, Dice keeps a weight; in the sum that eq. 7 prints it would have none.
+
+    In a window without any voxel of a segment, that segment's Dice loss is about 1 whatever is found, with almost no
+    gradient; only the cross entropy keeps the network from finding it there. Dice alone therefore includes the
+    background as a class, as the pyramid's eq. 1 does (its K = 8 are seven organs "plus background"). Regions have no
+    background class, so Dice alone learns nothing from such windows.
+
+    Args:
+        logits: (batch, outputs, S, H, W).
+        target: (batch, segments, S, H, W) of 0 and 1.
+        exclusive: labels (softmax over the background and the segments, paper V-D) rather than regions (one sigmoid per
+            segment).
+        kind: the sum, or one of its parts.
+        rare_labels: 0 to 1; in the cross entropy of labels, a voxel of a label (including the background) that has V_k
+            voxels in the sample has the weight ``V_k ** -rare_labels``: at 0 all voxels count the same, at 1 all
+            labels.
+    """
+    if kind == "dice" and exclusive:
+        return dice_loss(torch.softmax(logits, 1), with_background(target))
+    parts = []
+    if kind != "dice":
+        parts.append(cross_entropy(logits, target, exclusive, rare_labels))
+    if kind != "cross_entropy":
+        parts.append(dice_loss(segment_probabilities(logits, exclusive), target))
+    return sum(parts)
+
+
+def central_part(volume: Tensor, size: Sequence[int]) -> Tensor:
+    """The center of (batch, channel, S, H, W) that logits of the spatial ``size`` cover."""
+    starts = [(side - covered) // 2 for side, covered in zip(volume.shape[2:], size, strict=True)]
+    return volume[(..., *(slice(start, start + side) for start, side in zip(starts, size, strict=True)))]
+
+
+def residual_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Eq. 8: binary cross entropy, mean over voxels, in which residual voxels have the weight ``log(V / V_k)``.
+
+    ``V`` is the number of a sample's voxels, ``V_k`` that of segment k's residual in it; a segment without any adds
+    only its background term. The weight is never below 1.
+
+    Args:
+        logits, target: (batch, segments, S, H, W), target of 0 and 1.
+    """
+    voxels = target[0, 0].numel()
+    weight = torch.log(voxels / target.sum(SPATIAL, keepdim=True).clamp(min=1))
+    # The paper has no such limit: a residual that fills more than 1/e of the window would weigh less than its
+    # background.
+    weight = 1 + (weight.clamp(min=1) - 1) * target
+    return F.binary_cross_entropy_with_logits(logits, target, weight)
+
+
+def total_loss(
+    outputs: dict,
+    target: Tensor,
+    exclusive: bool,
+    residual_axis: str,
+    deep_weight: float,
+    kind: LossKind = "cross_entropy_dice",
+    auxiliary_weights: Sequence[float] = (),
+    rare_labels: float = 0.0,
+) -> dict[str, Tensor]:
+    """Segmentation loss (eq. 7), also of auxiliary outputs, plus residual loss (eqs 8 and 9; for several segments 13).
+
+    Segmentation logits may be smaller than the target; they then cover its center.
+
+    Args:
+        outputs: the network's "segmentation" and, if it has them, "auxiliary" (a list of segmentations for deep
+            supervision) and "residuals" (finest first).
+        target: (batch, segments, S, H, W) of 0 and 1.
+        exclusive, kind, rare_labels: see ``segmentation_loss``.
+        residual_axis: "S", "H" or "W".
+        deep_weight: lambda of eq. 9 for the coarser residuals; 0.5 in the paper.
+        auxiliary_weights: weight of each auxiliary output relative to the segmentation.
+
+    Returns:
+        "loss" and its parts "segmentation_loss", "auxiliary_loss" (weighted) and "residual_loss".
+    """
+
+    def cost(logits: Tensor) -> Tensor:
+        part = central_part(target, logits.shape[2:])
+        return segmentation_loss(logits.float(), part, exclusive, kind, rare_labels)
+
+    losses = {"segmentation_loss": cost(outputs["segmentation"])}
+    if "auxiliary" in outputs:
+        weighed = zip(auxiliary_weights, outputs["auxiliary"], strict=True)
+        losses["auxiliary_loss"] = sum(weight * cost(logits) for weight, logits in weighed)
+    if "residuals" in outputs:
+        edges = context_residual(target, AXES[residual_axis])
+        if outputs["residuals"][0].shape[1] == 1:
+            # One residual for all segments together: where any of them begins or ends.
+            edges = edges.amax(1, keepdim=True)
+        finest, *deeper = (residual_loss(logits.float(), edges) for logits in outputs["residuals"])
+        losses["residual_loss"] = finest + deep_weight * sum(deeper)
+    return {"loss": sum(losses.values()), **losses}
+
+
+def signed_distances(target: Tensor) -> Tensor:
+    """Distance of each voxel from its segment's boundary, in voxels: negative inside, positive outside.
+
+    As in the authors' code, voxels next to the boundary have 0 inside and 1 outside. A segment that fills the window
     has no boundary and gets 0.
 
-    In their code one that is nowhere gets 0 too; here we leave it. Such a window would be left to the other losses,
-    which eq. 14 fades to 1 %, and the network would unlearn that nothing is there. All voxels lie outside such a
-    segment, by an unknown distance: they get half the window's smallest side, about what they have in windows that
-    hold the segment, so that neither kind of window outweighs the other.
+    In their code an absent segment gets 0 too; here it does not. Such a window would be left to the other losses, which
+    eq. 14 fades to 1 %, and the network would unlearn that nothing is there. All voxels are outside such a segment, at
+    an unknown distance: they get half the window's smallest side, about the mean in windows that contain the segment,
+        so
+    that neither kind of window outweighs the other.
 
     Args:
         target: (segments, S, H, W), boolean.
@@ -51,7 +195,7 @@ def boundary_loss(probabilities: Tensor, distances: Tensor) -> Tensor:
 
 
 def region_weight(progress: float) -> float:
-    """alpha of eq. 14 at that share (0 to 1) of the training: what the losses but the boundary loss weigh."""
+    """alpha of eq. 14, the weight of all losses but the boundary loss, at a share (0 to 1) of the training."""
     return 1 - progress * (1 - SMALLEST_ALPHA)
 
 
@@ -63,146 +207,3 @@ def _signed_distance(inside: np.ndarray) -> np.ndarray:
     outward = distance_transform_edt(~inside)
     inward = distance_transform_edt(inside)
     return np.where(inside, 1 - inward, outward).astype(np.float32)
-
-
-LossKind = Literal["cross_entropy_dice", "cross_entropy", "dice"]
-
-SMOOTH = 1e-5
-SPATIAL = (2, 3, 4)
-
-
-def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
-    """1 minus the soft Dice of eq. 7, a sample and a channel, averaged.
-
-    Args:
-        probabilities, target: (batch, channel, S, H, W).
-    """
-    overlap = 2 * (probabilities * target).sum(SPATIAL)
-    total = (probabilities + target).sum(SPATIAL)
-    return (1 - (overlap + SMOOTH) / (total + SMOOTH)).mean()
-
-
-def with_background(target: Tensor) -> Tensor:
-    """``target`` of exclusive segments (batch, segments, S, H, W) with the background before them."""
-    return torch.cat([1 - target.sum(1, keepdim=True), target], 1)
-
-
-def cross_entropy(logits: Tensor, target: Tensor, exclusive: bool, rare_labels: float = 0.0) -> Tensor:
-    """The cross entropy of eq. 7 (VoxResNet's eq. 3, ResDSN's eq. 1), a mean over voxels where the papers sum it.
-
-    Args: see ``segmentation_loss``.
-    """
-    if exclusive and rare_labels:
-        return torch.stack([_balanced(*one, rare_labels) for one in zip(logits, target, strict=True)]).mean()
-    if exclusive:
-        return F.cross_entropy(logits, with_background(target))
-    return F.binary_cross_entropy_with_logits(logits, target)
-
-
-def _balanced(logits: Tensor, target: Tensor, rare_labels: float) -> Tensor:
-    """The mean cross entropy of one sample (outputs, S, H, W) whose voxels weigh ``V_k ** -rare_labels``."""
-    labels = with_background(target[None]).argmax(1)
-    counts = torch.bincount(labels.flatten(), minlength=len(logits))
-    return F.cross_entropy(logits[None], labels, counts.clamp(min=1).to(logits.dtype) ** -rare_labels)
-
-
-def segmentation_loss(
-    logits: Tensor,
-    target: Tensor,
-    exclusive: bool,
-    kind: LossKind = "cross_entropy_dice",
-    rare_labels: float = 0.0,
-) -> Tensor:
-    """What one segmentation costs: by eq. 7 cross entropy plus Dice, or either alone, as other papers have it.
-
-    As a mean over voxels the cross entropy leaves Dice a weight, which the sum of eq. 7 as printed would not.
-
-    Where no voxel of a segment is, its Dice is 1 whatever is found, all but without a gradient, and what keeps it from
-    being found there is the cross entropy. Dice alone therefore takes the background in as a class, as the pyramid's
-    eq. 1 does (its K = 8 are seven organs "plus background"); of regions there is none to take in, and Dice alone does
-    not learn from such windows.
-
-    Args:
-        logits: (batch, outputs, S, H, W).
-        target: (batch, segments, S, H, W) of 0 and 1.
-        exclusive: labels (softmax over the background and the segments, paper V-D) rather than regions (a sigmoid a
-            segment).
-        kind: the sum, or one of its parts alone.
-        rare_labels: 0 to 1; in the cross entropy of labels, a voxel of a label (background included) that has V_k
-            voxels in the sample weighs ``V_k ** -rare_labels``: at 0 each voxel counts alike, at 1 each label.
-    """
-    if kind == "dice" and exclusive:
-        return dice_loss(torch.softmax(logits, 1), with_background(target))
-    parts = []
-    if kind != "dice":
-        parts.append(cross_entropy(logits, target, exclusive, rare_labels))
-    if kind != "cross_entropy":
-        parts.append(dice_loss(segment_probabilities(logits, exclusive), target))
-    return sum(parts)
-
-
-def central_part(volume: Tensor, size: Sequence[int]) -> Tensor:
-    """The part of (batch, channel, S, H, W) that logits of the spatial ``size`` cover: its center."""
-    starts = [(side - covered) // 2 for side, covered in zip(volume.shape[2:], size, strict=True)]
-    return volume[(..., *(slice(start, start + side) for start, side in zip(starts, size, strict=True)))]
-
-
-def residual_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Eq. 8: binary cross entropy, a mean over voxels, in which residual voxels have the weight ``log(V / V_k)``.
-
-    ``V`` counts a sample's voxels, ``V_k`` those of segment k's residual in it; a segment without any adds only its
-    background term. Unlike in eq. 8, the weight is at least 1, so that a residual that fills more than 1/e of the
-    window does not weigh less than its background.
-
-    Args:
-        logits, target: (batch, segments, S, H, W), target of 0 and 1.
-    """
-    voxels = target[0, 0].numel()
-    weight = torch.log(voxels / target.sum(SPATIAL, keepdim=True).clamp(min=1))
-    weight = 1 + (weight.clamp(min=1) - 1) * target
-    return F.binary_cross_entropy_with_logits(logits, target, weight)
-
-
-def total_loss(
-    outputs: dict,
-    target: Tensor,
-    exclusive: bool,
-    residual_axis: str,
-    deep_weight: float,
-    kind: LossKind = "cross_entropy_dice",
-    auxiliary_weights: Sequence[float] = (),
-    rare_labels: float = 0.0,
-) -> dict[str, Tensor]:
-    """Segmentation loss (eq. 7), of the auxiliary outputs too, plus residual loss (eqs 8, 9; of several segments 13).
-
-    Logits of segmentations may be smaller than the target; they then cover its center.
-
-    Args:
-        outputs: the network's "segmentation"; where it gives them "auxiliary", a list of segmentations for deep
-            supervision, and "residuals", finest first.
-        target: (batch, segments, S, H, W) of 0 and 1.
-        exclusive, kind, rare_labels: see ``segmentation_loss``.
-        residual_axis: "S", "H" or "W".
-        deep_weight: lambda of eq. 9, of the coarser residuals; 0.5 in the paper.
-        auxiliary_weights: what each of the auxiliary outputs weighs beside the segmentation.
-
-    Returns:
-        "loss" and its parts "segmentation_loss", "auxiliary_loss" (weighed) and "residual_loss".
-    """
-
-    def cost(logits: Tensor) -> Tensor:
-        part = central_part(target, logits.shape[2:])
-        return segmentation_loss(logits.float(), part, exclusive, kind, rare_labels)
-
-    losses = {"segmentation_loss": cost(outputs["segmentation"])}
-    if "auxiliary" in outputs:
-        weighed = zip(auxiliary_weights, outputs["auxiliary"], strict=True)
-        losses["auxiliary_loss"] = sum(weight * cost(logits) for weight, logits in weighed)
-    if "residuals" in outputs:
-        edges = context_residual(target, AXES[residual_axis])
-        if outputs["residuals"][0].shape[1] == 1:
-            # One residual for all segments together: where any of them begins or ends.
-            edges = edges.amax(1, keepdim=True)
-        finest, *deeper = (residual_loss(logits.float(), edges) for logits in outputs["residuals"])
-        losses["residual_loss"] = finest + deep_weight * sum(deeper)
-    return {"loss": sum(losses.values()), **losses}

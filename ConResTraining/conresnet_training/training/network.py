@@ -19,7 +19,7 @@ from conresnet_training.training.losses import boundary_loss, central_part, regi
 from conresnet_training.training.validation import found_segments, segment_mask, whole_case
 
 
-class FoundBoxes:
+class FirstStageBoxes:
     """The boxes in which a stage's network will be used, and is validated; called with a case.
 
     Each is computed once, because the network that finds it no longer learns.

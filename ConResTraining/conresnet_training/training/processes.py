@@ -1,6 +1,6 @@
-"""What the first of several processes does alone while the others wait, however long it takes.
+"""Work that the first of several processes does while the others wait, and requests to stop.
 
-The wish to end a run early: by Ctrl-C, by a signal of the system or a queue, or by the file ``stop``.
+A run is asked to stop by Ctrl-C, by a signal of the system or of a queue, or by the file ``stop``.
 """
 
 import signal
@@ -17,14 +17,19 @@ from conresnet_training.runs.running import STOP_FILE
 
 _DONE, _HEARD = "done", "heard"
 _SECONDS_BETWEEN_LOOKS, _SECONDS_TO_HEAR = 0.5, 20.0
+# Exit status of a run that was stopped early with a checkpoint: this plus the number of the signal, or of SIGINT where
+# the file ``stop`` asked for it.
+STOPPED = 128
+# Exit status if another process of the same training was asked to stop.
+STOPPED_ELSEWHERE = STOPPED + signal.SIGTERM
 
 
 def first_does(work: Callable[[], bool]) -> bool:
-    """What ``work`` returns in the first process, told to all; False to the others where it raises there.
+    """Do ``work`` in the first process and return its result in all; False in the others if it raises there.
 
-    May be called once in a process, after those that share a training have met. They look into the store by which they
-    met: a collective call would fail after the half hour that is granted to steps, in which a process that hangs is to
-    be noticed. Where the first process dies, so does the store, and the look raises.
+    May be called once per process, after the processes of a training have met. They watch the store through which they
+    met: a collective call would fail after the half hour granted to steps, within which a hanging process must be
+    noticed. If the first process dies, so does the store, and watching it raises.
     """
     if not torch.distributed.is_initialized():
         return work()
@@ -40,17 +45,20 @@ def first_does(work: Callable[[], bool]) -> bool:
         is_done = work()
     finally:
         store.set(_DONE, "yes" if is_done else "no")
-        # The store goes with this process, which may end now.
+        # The store goes away with this process, which may end now.
         end = time.monotonic() + _SECONDS_TO_HEAR
         while store.add(_HEARD, 0) + 1 < torch.distributed.get_world_size() and time.monotonic() < end:
             time.sleep(_SECONDS_BETWEEN_LOOKS / 10)
     return is_done
 
 
-# SIGBREAK is what Windows can send to a process in a group of its own; SIGHUP comes from a terminal that
-# is closed.
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+# Ctrl-C; the end that a system or queue announces, and Ctrl-\; a closed terminal; what queues send before a time limit;
+# the limit on processor time; and what Windows can send to a process in a group of its own.
+_NAMES = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+# These may come again by themselves: a shell and the system both signal a closed terminal, and the limit on processor
+# time is signaled every second.
+_REPEATED = {getattr(signal, name, None) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")}
 
 
 def leave_signals_to_the_parent(worker: int = 0) -> None:
@@ -60,17 +68,23 @@ def leave_signals_to_the_parent(worker: int = 0) -> None:
 
 
 class StopWatch:
-    """Notices the wish to stop. The first signal only sets ``reason``; the second ends the process at once.
+    """Notices requests to stop. The first signal only sets ``reason``; a second Ctrl-C or SIGTERM ends the process.
 
-    A context manager, since it puts the handlers of signals back. A signal that is ignored, as nohup has it, stays so.
-    Outside the main thread, which alone may set handlers, the file ``stop`` is what it goes by.
+    A context manager that restores the signal handlers. Signals that are ignored, as under nohup, stay ignored. Outside
+    the main thread, which alone may set handlers, only the file ``stop`` is noticed.
 
     Args:
-        folder: the run's, in which somebody may put the file ``stop``.
+        folder: the run's, in which the file ``stop`` may appear.
+
+    Attributes:
+        reason: why to stop, for people; None while nobody has asked.
+        status: exit status of a process that was stopped; 0 while nobody has asked.
     """
 
     def __init__(self, folder: Path):
         self.reason: str | None = None
+        self.status = 0
+        self._is_insisted_on = False
         self._file = folder / STOP_FILE
         self._handlers: dict = {}
 
@@ -87,13 +101,14 @@ class StopWatch:
     def asked(self) -> bool:
         """Whether somebody wants the run to end."""
         if self.reason is None and self._file.exists():
-            self.reason = "asked by the file stop"
+            self.reason, self.status = "requested by the file stop", STOPPED + signal.SIGINT
+            self._is_insisted_on = True
         return self.reason is not None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None:
-            # A closed terminal may signal twice: the shell its jobs, and the system the shell's.
-            if number == getattr(signal, "SIGHUP", None):
-                return
-            raise KeyboardInterrupt
-        self.reason = f"signal {signal.Signals(number).name}"
+        if number not in _REPEATED:
+            if self._is_insisted_on:
+                raise KeyboardInterrupt
+            self._is_insisted_on = True
+        if self.reason is None:
+            self.reason, self.status = f"signal {signal.Signals(number).name}", STOPPED + number

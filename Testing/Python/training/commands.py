@@ -2,6 +2,7 @@
 
 import pytest
 
+from conresnet.errors import UserError
 from conresnet_training.cli.main import main
 
 
@@ -9,3 +10,10 @@ def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The exit status of ``python -m conresnet_training`` with these arguments."""
     monkeypatch.setattr("sys.argv", ["conresnet_training", *map(str, arguments)])
     return main()
+
+
+def sentence_of(code: str, **values: object) -> str:
+    """What a command says when it is refused with this error."""
+    return UserError(
+        code, **{name: value if isinstance(value, int | float) else str(value) for name, value in values.items()}
+    ).message

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from conresnet_training.check import cases
 from conresnet_training.cli.main import main
 from peak_memory import REASON
 from training.data_folders import (
@@ -122,12 +123,22 @@ def test_grids_that_differ_by_rounding_alone_are_one(check, tmp_path):
     assert check(folder).status == 0
 
 
+def test_label_map_that_is_slightly_off_its_image_is_a_warning(check, tmp_path):
+    folder = decathlon(tmp_path / "set")
+    matrix = np.eye(4)
+    matrix[:3, 3] = 0.035
+    save(label(), folder / "labelsTr" / "case_1.nii.gz", matrix)
+    checked = check(folder)
+    assert checked.status == 0 and checked.codes == {"case_1": [("warning", "label-grid-shifted")]}
+    assert "0.0606 mm" in checked.line("case_1")
+
+
 def test_channel_on_another_grid_is_only_odd(check, tmp_path):
     folder = brats(tmp_path / "set")
     save(image(1), folder / "BraTS_2" / "BraTS_2_t2.nii.gz", affine(origin=3))
     checked = check(folder)
     assert checked.status == 0 and checked.codes == {"BraTS_2": [("warning", "channel-grid-differs")]}
-    assert "channel T2 lies on another grid than the first (first voxel 3 mm away" in checked.line("BraTS_2")
+    assert "channel T2 is not on the grid of the first channel (first voxel 3 mm away" in checked.line("BraTS_2")
 
 
 def test_missing_channel(check, tmp_path):
@@ -151,13 +162,13 @@ def test_channels_missing_in_a_4d_file(check, tmp_path):
     save(image(0), folder / "imagesTr" / "case_0.nii.gz")
     checked = check(folder)
     assert checked.status == 2 and checked.codes == {"case_0": [("error", "wrong-channel-count")]}
-    assert "holds 1 images, but the data set has 2 channels (T1, T2)" in checked.line("case_0")
+    assert "contains 1 images, but the data set has 2 channels (T1, T2)" in checked.line("case_0")
 
 
 @pytest.mark.parametrize(
     ("array", "code", "sentence"),
     [
-        (label((1, 7)), "unexpected-labels", "values that the data set does not name: 7 (90 voxels); it names 1, 2"),
+        (label((1, 7)), "unexpected-labels", "values that the data set does not name: 7 (90)"),
         (label() * np.float32(0.5), "label-not-whole", "values that are not whole numbers, such as 0.5"),
         (label().astype(np.int16) * 300, "label-range", "has the value 300"),
     ],
@@ -176,6 +187,29 @@ def test_empty_label_is_only_odd(check, tmp_path):
     checked = check(folder)
     assert checked.status == 0 and checked.codes == {"case_2": [("warning", "empty-label")]}
     assert "the label map is empty" in checked.line("case_2")
+
+
+def test_set_without_any_labeled_voxel_cannot_be_trained_on(check, tmp_path):
+    folder = decathlon(tmp_path / "set")
+    for path in (folder / "labelsTr").iterdir():
+        save(np.zeros(SHAPE, np.uint8), path)
+    checked = check(folder)
+    assert checked.status == 2 and checked.content["summary"]["findings"][0]["code"] == "no-foreground"
+
+
+def test_file_at_which_a_library_fails_is_an_error_of_its_case_alone(check, tmp_path, monkeypatch):
+    folder = decathlon(tmp_path / "set")
+    original = cases.read_image
+
+    def broken(path):
+        if path.name == "case_1.nii.gz":
+            raise OverflowError("memory mapped length must be positive")
+        return original(path)
+
+    monkeypatch.setattr(cases, "read_image", broken)
+    checked = check(folder)
+    assert checked.status == 2 and checked.codes == {"case_1": [("error", "case-unreadable")]}
+    assert checked.lines[-1] == "2 of 3 cases are fine."
 
 
 def test_label_that_no_case_has(check, tmp_path):
@@ -227,7 +261,7 @@ def test_duplicates_are_named(check, tmp_path):
         shutil.copy(folder / "BraTS_1" / f"BraTS_1_{word}.nii.gz", folder / "BraTS_3" / f"BraTS_3_{word}.nii.gz")
     checked = check(folder)
     assert checked.status == 0 and checked.codes == {"BraTS_3": [("warning", "duplicate-image")]}
-    assert "its images are those of BraTS_1" in checked.line("BraTS_3")
+    assert "its images are identical to those of BraTS_1" in checked.line("BraTS_3")
 
 
 def test_cases_unlike_the_others_are_named(check, tmp_path):
@@ -240,8 +274,8 @@ def test_cases_unlike_the_others_are_named(check, tmp_path):
     checked = check(folder)
     assert checked.status == 0
     assert checked.codes == {"case_4": [("warning", "spacing-outlier")], "case_5": [("warning", "size-outlier")]}
-    assert "its spacing is 3 mm superior-inferior, where the median is 1" in checked.line("case_4")
-    assert "its size is 80 voxels superior-inferior, where the median is 16" in checked.line("case_5")
+    assert "its superior-inferior spacing is 3 mm; the median is 1" in checked.line("case_4")
+    assert "its superior-inferior size is 80 voxels; the median is 16" in checked.line("case_5")
 
 
 def test_all_that_is_wrong_with_a_case_is_in_one_line(check, tmp_path):
@@ -286,7 +320,7 @@ def test_nothing_is_written_into_the_data(check, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(place)
         monkeypatch.setattr("sys.argv", ["conresnet_training", "check", *map(str, arguments)])
         assert main() == 2
-        assert "lies in the data set's folder, where nothing is written" in capsys.readouterr().err
+        assert "is inside the data set's folder, which is never modified" in capsys.readouterr().err
     check(folder, "--output", "somewhere")
     assert sorted(path for path in folder.rglob("*")) == before
 

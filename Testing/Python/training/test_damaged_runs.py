@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from training.commands import run_command
+from training.commands import run_command, sentence_of
 from training.trained_runs import finished_run, small_plan
 
 
@@ -30,8 +30,10 @@ def refusal(monkeypatch, capsys, *arguments) -> str:
 )
 def test_checkpoint_of_another_program(run, tmp_path, monkeypatch, capsys, content):
     torch.save(content, run.checkpoint)
+    run.checkpoint_named("best").unlink()
     for command in (("resume", run.folder), ("export", run.folder, "--output", tmp_path / "package")):
-        assert f"The checkpoint {run.checkpoint} is not one of a run" in refusal(monkeypatch, capsys, *command)
+        expected = sentence_of("checkpoint-damaged", path=run.checkpoint)
+        assert refusal(monkeypatch, capsys, *command) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,8 +42,9 @@ def test_checkpoint_of_another_program(run, tmp_path, monkeypatch, capsys, conte
 def test_split_that_does_not_tell_the_cases(run, monkeypatch, capsys, text):
     file = run.folder / "split.json"
     file.write_text(text, encoding="utf-8")
-    assert f"{file} does not tell the run's held-out cases" in refusal(monkeypatch, capsys, "evaluate", run.folder)
-    assert f"{file} does not tell the run's training cases" in refusal(monkeypatch, capsys, "resume", run.folder)
+    for command, part in (("evaluate", "held_out"), ("resume", "training")):
+        expected = sentence_of("split-damaged", path=file, part=part)
+        assert refusal(monkeypatch, capsys, command, run.folder) == expected
 
 
 @pytest.mark.parametrize("content", [b"", b"two", b"3", b"-1", b"\xff\xfe"])
@@ -49,5 +52,5 @@ def test_fold_that_is_none_of_the_plan(run, monkeypatch, capsys, content):
     file = run.folder / "fold.txt"
     file.write_bytes(content)
     for command in ("evaluate", "resume"):
-        sentence = f"{file} does not hold the number of a fold, 0 to 2"
-        assert sentence in refusal(monkeypatch, capsys, command, run.folder)
+        expected = sentence_of("fold-file-damaged", path=file, last=2)
+        assert refusal(monkeypatch, capsys, command, run.folder) == expected

@@ -20,7 +20,7 @@ from conresnet_training.evaluation.metrics import SegmentValues, values_of_data_
 from conresnet_training.evaluation.report import Masks, draw_case
 from conresnet_training.evaluation.results import OVERALL, mean_interval
 from conresnet_training.evaluation.runs import measure_predictions
-from training.commands import run_command
+from training.commands import run_command, sentence_of
 from training.data_folders import turn_into_nnunet
 from training.predicted_boxes import expert, measure, save
 
@@ -181,11 +181,17 @@ def test_mistakes_get_a_sentence(predictions, data_set, tmp_path, monkeypatch, c
     nibabel.save(half, tmp_path / "half" / "case_4.nii.gz")
     (tmp_path / "other").mkdir()
     for arguments, sentence in (
-        ((tmp_path / "stray", data_set), "has values that the data set does not name: 7 (1 voxel)"),
-        ((tmp_path / "moved", data_set), "does not lie on the grid of"),
+        (
+            (tmp_path / "stray", data_set),
+            sentence_of("unexpected-labels", path=tmp_path / "stray" / "case_0.nii.gz", found="7 (1)", known="1, 2"),
+        ),
+        ((tmp_path / "moved", data_set), "is not on the grid of"),
         ((tmp_path / "half", data_set), "not whole numbers"),
-        ((tmp_path / "other", data_set), "holds no label map named like a case of Boxes, such as case_0.nii.gz"),
-        ((predictions, tmp_path / "other"), "holds no dataset.json"),
+        (
+            (tmp_path / "other", data_set),
+            sentence_of("predictions-not-found", path=tmp_path / "other", data="Boxes", case="case_0"),
+        ),
+        ((predictions, tmp_path / "other"), sentence_of("data-set-not-found", path=tmp_path / "other")),
         ((predictions,), "name the data set too"),
         ((tmp_path / "nowhere", data_set), "does not exist"),
     ):
@@ -194,14 +200,46 @@ def test_mistakes_get_a_sentence(predictions, data_set, tmp_path, monkeypatch, c
         assert sentence in error and "\n" not in error
 
 
+def test_cases_that_cannot_be_measured_are_listed_and_the_others_are_measured(
+    predictions, data_set, tmp_path, monkeypatch, capsys
+):
+    label = np.asarray(nibabel.load(predictions / "case_1.nii.gz").dataobj)
+    save(label[:-1], predictions / "case_1.nii.gz")
+    (predictions / "case_4.nii.gz").write_bytes(b"")
+    assert run_command(monkeypatch, "evaluate", predictions, data_set, "--output", tmp_path / "out") == 2
+    evaluation = read_evaluation(tmp_path / "out")
+    assert list(evaluation.cases) == ["case_0", "case_2", "case_3", "case_5"]
+    errors = capsys.readouterr().err
+    assert list(evaluation.failed) == ["case_1", "case_4"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for case, sentence in evaluation.failed.items():
+        assert f"{case} could not be measured: {sentence}" in errors
+        assert f"{case} could not be measured:" in page
+
+
+def test_names_are_neither_formulas_of_a_spreadsheet_nor_of_a_plot(data_set, predictions, tmp_path):
+    content = json.loads((data_set / "dataset.json").read_text(encoding="utf-8"))
+    for part in ("imagesTr", "labelsTr"):
+        (data_set / part / "case_0.nii.gz").rename(data_set / part / "=1+2.nii.gz")
+    (predictions / "case_0.nii.gz").rename(predictions / "=1+2.nii.gz")
+    content["training"][0] = {"image": "imagesTr/=1+2.nii.gz", "label": "labelsTr/=1+2.nii.gz"}
+    content["labels"] = {"0": "background", "1": "$\\frac$", "2": "@Far"}
+    (data_set / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    evaluation = evaluate(predictions, data_set, tmp_path)
+    assert "=1+2" in evaluation.cases and evaluation.segments == ("$\\frac$", "@Far")
+    with (tmp_path / "evaluation" / "evaluation.csv").open(encoding="utf-8", newline="") as file:
+        names = {cell for row in csv.reader(file) for cell in row[:2]}
+    assert {"'=1+2", "'@Far"} < names
+
+
 def test_command_prints_a_table_and_writes_beside_predictions(predictions, data_set, tmp_path, monkeypatch, capsys):
     (predictions / "case_5.nii.gz").unlink()
     assert run_command(monkeypatch, "evaluate", predictions, data_set) == 0
     output = tmp_path / "predictions_evaluation"
     printed = capsys.readouterr()
     assert "Near box          Dice" in printed.out and "0.800 to 0.800" in printed.out
-    assert "Not counted, since they have no label map: case_5." in printed.out
-    assert printed.err.strip() == f"Measured 5 cases of Boxes: mean Dice 0.800; see {output / 'report.html'}."
+    assert "Not counted, because they have no label map: case_5." in printed.out
+    assert printed.err.strip() == f"Measured 5 cases of Boxes: mean Dice 0.800. See {output / 'report.html'}."
     assert (output / "evaluation.json").is_file()
     (output / "evaluation.json").unlink()
     monkeypatch.chdir(predictions)
@@ -220,16 +258,16 @@ def test_interval_of_the_mean_is_narrow_for_many_cases_and_none_for_one():
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
-    [(None, "cannot be read"), ("{", "is not an evaluation"), ('{"data": 1}', "is not an evaluation")],
+    ("text", "code"),
+    [(None, "evaluation-not-found"), ("{", "evaluation-invalid"), ('{"data": 1}', "evaluation-invalid")],
 )
-def test_file_that_is_no_evaluation(tmp_path, text, sentence):
+def test_file_that_is_no_evaluation(tmp_path, text, code):
     path = tmp_path / "some.json"
     if text is not None:
         path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=sentence) as raised:
+    with pytest.raises(UserError) as raised:
         read_evaluation(path)
-    assert str(path) in raised.value.message
+    assert raised.value.code == code and raised.value.values["path"] == str(path)
 
 
 def test_a_case_at_the_hospital_keeps_its_geometry(data_folder, tmp_path):

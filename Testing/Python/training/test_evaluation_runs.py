@@ -17,7 +17,7 @@ from conresnet_training.planning.plan import with_settings
 from conresnet_training.runs.folds import begin_split, held_out_of_run, split
 from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import start_run
-from training.commands import run_command
+from training.commands import run_command, sentence_of
 from training.data_folders import describe
 from training.trained_runs import finished_folds, finished_run, small_plan
 
@@ -33,11 +33,13 @@ def test_a_run_is_measured_on_its_held_out_cases_alone(data_set, tmp_path, monke
     run = finished_run(small_plan(data_set), tmp_path / "run", fold=1)
     assert run_command(monkeypatch, "evaluate", run.folder) == 0
     printed = capsys.readouterr()
-    assert "Near box" in printed.out and printed.err.strip().startswith("Measured 2 cases of Boxes: mean Dice ")
+    assert "Near box" in printed.out and "Measured 2 cases of Boxes: mean Dice " in printed.err
     output = run.folder / "evaluation"
     content = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
     assert list(content["cases"]) == ["case_1", "case_4"] and content["split"].startswith("fold 1 of 3: 2 of 6 cases")
-    assert content["made_by"] == [{"fold": 1, "steps": 7, "checkpoint": "last"}]
+    unfinished = f"7 of {run.plan.training.steps} steps"
+    assert content["made_by"] == [{"fold": 1, "steps": 7, "checkpoint": "last", "unfinished": unfinished}]
+    assert f"Fold 1 is unfinished: {unfinished} were made." in printed.err
     assert (output / "report.html").is_file() and (output / "evaluation.csv").is_file()
     # What was written is what was measured: as predictions it has the same figures.
     again = measure_predictions(output / "segmentations", read_data_set(data_set)).evaluation
@@ -78,7 +80,10 @@ def test_a_data_set_that_has_moved_is_named(data_set, tmp_path, monkeypatch, cap
     moved = tmp_path / "moved"
     data_set.rename(moved)
     assert run_command(monkeypatch, "evaluate", run.folder) == 2
-    assert "does not exist" in capsys.readouterr().err
+    expected = sentence_of("run-data-not-found", path=data_set, run=run.folder)
+    assert capsys.readouterr().err.strip() == expected and "--data" in expected
+    assert run_command(monkeypatch, "resume", run.folder) == 2
+    assert capsys.readouterr().err.strip() == expected
     assert run_command(monkeypatch, "evaluate", run.folder, moved) == 0
 
 
@@ -108,22 +113,20 @@ def test_what_lacks_is_said_before_the_work(data_set, tmp_path):
     runs = finished_folds(plan, tmp_path / "folds")
     runs[2].checkpoint.unlink()
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match=r"has no checkpoint last\.ckpt yet"):
+    with pytest.raises(UserError) as raised:
         measure_runs(runs, tmp_path / "out")
+    assert raised.value.code == "checkpoint-not-found"
     assert not list((tmp_path / "out").iterdir())
-    (data_set / "labelsTr" / "case_3.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"case_3 lacks .*case_3\.nii\.gz"):
-        measure_runs(runs[:1], tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("setting", "part"),
     [
-        ("model.preparation.spacing=[1, 1, 2]", "the preparation"),
-        ("model.output.segments.0.label=7", "the outputs"),
-        ("model.inputs.0.name=T2", "the inputs"),
-        ("model.inference.window=[16, 16, 16]", "the windows of inference"),
-        ("model.system.networks.0.arguments.residual_axis=W", "the residual axis"),
+        ("model.preparation.spacing=[1, 1, 2]", "preparation"),
+        ("model.output.segments.0.label=7", "output"),
+        ("model.inputs.0.name=T2", "inputs"),
+        ("model.inference.window=[16, 16, 16]", "inference windows"),
+        ("model.system.networks.0.arguments.residual_axis=W", "residual axis"),
     ],
 )
 def test_runs_of_unlike_plans_are_not_one_model(data_set, tmp_path, setting, part):
@@ -132,9 +135,9 @@ def test_runs_of_unlike_plans_are_not_one_model(data_set, tmp_path, setting, par
         finished_run(plan, tmp_path / "one", fold=0),
         finished_run(with_settings(plan, [setting]), tmp_path / "two", fold=1),
     ]
-    with pytest.raises(UserError, match=f"differ in {part} of their plans") as raised:
+    with pytest.raises(UserError) as raised:
         pack_runs(runs)
-    assert str(runs[1].folder) in raised.value.message and raised.value.code == "runs-differ"
+    assert raised.value.code == "runs-differ" and raised.value.values["part"] == part
 
 
 def test_what_a_run_held_out_stays_so_when_the_data_set_changes(data_set, tmp_path, monkeypatch, capsys):
@@ -157,7 +160,8 @@ def test_what_a_run_held_out_stays_so_when_the_data_set_changes(data_set, tmp_pa
     description["training"] = [item for item in description["training"] if "case_4" not in item["image"]]
     (data_set / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
     assert run_command(monkeypatch, "evaluate", run.folder, "--output", tmp_path / "out") == 2
-    assert "lacks case_4, with which the run" in capsys.readouterr().err
+    expected = sentence_of("cases-gone", data="Boxes", run=run.folder, names="case_4")
+    assert expected in capsys.readouterr().err
 
 
 def test_before_anything_is_trained_a_case_may_be_taken_out(data_set, tmp_path):
@@ -177,7 +181,7 @@ def test_weights_that_were_begun_with_are_told_of(data_set, tmp_path, monkeypatc
     run = finished_run(plan, tmp_path / "run")
     assert run_command(monkeypatch, "evaluate", run.folder) == 0
     content = json.loads((run.folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
-    assert "began with the weights of earlier, which may have learned from some of them" in content["split"]
+    assert "started with the weights of earlier, which may have learned from some of them" in content["split"]
 
 
 @pytest.mark.parametrize(
@@ -199,5 +203,5 @@ def test_weights_of_a_model_that_held_out_the_same_cases(data_set, tmp_path, mon
     assert run_command(monkeypatch, "evaluate", run.folder) == 0
     content = json.loads((run.folder / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     assert (
-        f"2 of 6 cases, held out of training; training began with the weights of earlier, {known}" in content["split"]
+        f"2 of 6 cases, held out of training; training started with the weights of earlier, {known}" in content["split"]
     )

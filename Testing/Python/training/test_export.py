@@ -18,7 +18,7 @@ from conresnet_training.data import read_data_set
 from conresnet_training.evaluation.runs import measure_runs
 from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import Choices, make_plan
-from training.commands import run_command
+from training.commands import run_command, sentence_of
 from training.trained_runs import finished_folds, finished_run, small_plan
 
 
@@ -87,7 +87,7 @@ def test_folds_make_an_ensemble_measured_by_those_that_never_saw_a_case(data_set
     runs = finished_folds(plan, tmp_path / "folds")
     output = tmp_path / "ensemble"
     assert run_command(monkeypatch, "export", tmp_path / "folds", "--output", output) == 0
-    assert "on 6 cases, each by those of its networks that never saw it" in capsys.readouterr().err
+    assert "on 6 cases, each by the networks that never saw it" in capsys.readouterr().err
     package = read_package(output)
     assert package.description.system.type == "ensemble" and len(package.description.system.networks) == 3
     metrics = metrics_of(package)
@@ -122,11 +122,26 @@ def test_the_best_checkpoint_is_said_to_flatter(data_set, tmp_path, monkeypatch,
     run.checkpoint.unlink()
     output = tmp_path / "best"
     assert run_command(monkeypatch, "export", run.folder, "--output", output) == 2
-    assert "has no checkpoint last.ckpt yet" in capsys.readouterr().err and not output.exists()
+    assert (
+        sentence_of("checkpoint-not-found", run=run.folder, path="last.ckpt") in capsys.readouterr().err
+        and not output.exists()
+    )
     assert run_command(monkeypatch, "export", run.folder, "--output", output, "--checkpoint", "best") == 0
     package = read_package(output)
     assert metrics_of(package)["checkpoint"] == "best"
     assert "optimistic" in package.read_file("MODEL_CARD.md").decode()
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_an_unfinished_run_is_exported_with_a_warning(data_set, tmp_path, monkeypatch, capsys, checkpoint):
+    plan = small_plan(data_set)
+    for steps, sentences in ((7, []), (9, ["Fold 0 is unfinished: 7 of 9 steps were made."])):
+        plan.training.steps = steps
+        run, output = finished_run(plan, tmp_path / f"run {steps}"), tmp_path / f"package {steps}"
+        assert run_command(monkeypatch, "export", run.folder, "--output", output, "--checkpoint", checkpoint) == 0
+        printed, card = capsys.readouterr().err, (output / "MODEL_CARD.md").read_text(encoding="utf-8")
+        assert ("unfinished" in printed) == ("unfinished" in card) == bool(sentences)
+        assert all(sentence in printed and sentence in card for sentence in sentences)
 
 
 def test_mistakes_get_a_sentence_before_any_case_is_segmented(data_set, tmp_path, monkeypatch, capsys):
@@ -138,8 +153,8 @@ def test_mistakes_get_a_sentence_before_any_case_is_segmented(data_set, tmp_path
     for arguments, sentence in (
         ((run.folder, "--output", mine), "exists already"),
         ((run.folder, "--output", tmp_path / "new", "--name", "../up"), "must be a plain name"),
-        ((mine, "--output", tmp_path / "new"), "is not the folder of a training run"),
-        ((run.folder, run.folder, "--output", tmp_path / "new"), "is named twice"),
+        ((mine, "--output", tmp_path / "new"), sentence_of("run-not-found", path=mine)),
+        ((run.folder, run.folder, "--output", tmp_path / "new"), sentence_of("run-repeated", path=run.folder)),
     ):
         assert run_command(monkeypatch, "export", *arguments) == 2
         error = capsys.readouterr().err.strip()

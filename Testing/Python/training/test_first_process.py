@@ -10,6 +10,7 @@ import pytest
 from conresnet_training.planning.plan import read_plan
 from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import start_run
+from training.commands import sentence_of
 from training.tiny_plan import write_tiny_plan
 
 # Collective calls may take 15 s here instead of half an hour; the first case takes longer, or cannot be prepared.
@@ -18,10 +19,10 @@ import datetime, sys, time
 from pathlib import Path
 from lightning.fabric.strategies import DDPStrategy
 from conresnet.errors import UserError
-from conresnet_training.cli import main
+from conresnet_training.cli.main import main
 from conresnet_training.training import trainer
 
-begin, prepare = DDPStrategy.__init__, fitting.prepare_case
+begin, prepare = DDPStrategy.__init__, trainer.prepare_case
 folder, rank, fails = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "fails"
 
 def begin_with_little_patience(self, *arguments, **options):
@@ -31,16 +32,16 @@ def prepare_slowly(*arguments, **options):
     if rank == "0" and not (folder / "slept").exists():
         (folder / "slept").touch()
         if fails:
-            raise UserError("case-incomplete", "It cannot be prepared.")
+            raise UserError("case-incomplete", case="case_0", path="image.nii.gz")
         time.sleep(22)
     return prepare(*arguments, **options)
 
-DDPStrategy.__init__, fitting.prepare_case = begin_with_little_patience, prepare_slowly
+DDPStrategy.__init__, trainer.prepare_case = begin_with_little_patience, prepare_slowly
 (folder / rank).touch()
 while not ((folder / "0").exists() and (folder / "1").exists()):
     time.sleep(0.1)
 sys.argv = ["conresnet_training", "resume", str(folder / "run"), "--devices", "2"]
-sys.exit(command_line.main())
+sys.exit(main())
 """
 
 
@@ -85,6 +86,6 @@ def test_preparation_may_take_longer_than_a_step_may(run, tmp_path):
 
 def test_what_cannot_be_prepared_ends_all_and_is_said_once(run, tmp_path):
     (first, error), (second, other_error) = launched(tmp_path, "fails")
-    assert first == 2 and "It cannot be prepared." in error
+    assert first == 2 and sentence_of("case-incomplete", case="case_0", path="image.nii.gz") in error
     assert second == 0 and "Traceback" not in other_error, other_error
     assert read_progress(run.folder / PROGRESS_FILE).failed["code"] == "case-incomplete"

@@ -18,7 +18,7 @@ from conresnet.inference.results import FoundSegments
 from conresnet.inference.segmentation import load_model
 from conresnet.inference.sliding import Passes
 from conresnet.inference.windows import Tiling, fitted_windows
-from conresnet_training.training.network import FoundBoxes
+from conresnet_training.training.network import FirstStageBoxes
 from conresnet_training.training.validation import HeldOutCases, dice_of_cases, found_segments
 from peak_memory import PEAK_MEMORY, REASON
 
@@ -46,7 +46,7 @@ def case(bright, label=None):
 
 
 def boxes(network):
-    return FoundBoxes(network, (8, 8, 8), 1, True, ARGUMENTS)
+    return FirstStageBoxes(network, (8, 8, 8), 1, True, ARGUMENTS)
 
 
 def dice(network, item, box_of):

@@ -1,10 +1,15 @@
 """What training finds of its needs in the Python that runs it."""
 
+import os
+import subprocess
 import sys
 
 import monai
+import pytest
 
 from conresnet_training.cli.needs import PACKAGES, report
+from training.commands import sentence_of
+from training.tiny_plan import write_tiny_plan
 
 
 def test_a_package_that_is_too_old_is_a_problem(monkeypatch):
@@ -18,4 +23,33 @@ def test_what_a_removal_has_left_of_a_package_is_a_problem(tmp_path, monkeypatch
     (tmp_path / "jinja2").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "jinja2", raising=False)
-    assert report()["problems"]["Jinja2"] == "only parts of it are there"
+    assert report()["problems"]["Jinja2"] == "only parts of it are installed"
+
+
+HIDE = """
+import sys
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "{name}":
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+@pytest.mark.parametrize("name", ["monai", "tensorboard"])
+def test_missing_package_is_named_and_no_run_folder_is_left(data_set, tmp_path, name):
+    plan, run = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "run"
+    (tmp_path / "hide").mkdir()
+    (tmp_path / "hide" / "sitecustomize.py").write_text(HIDE.replace("{name}", name), encoding="utf-8")
+    places = [str(tmp_path / "hide"), *(part for part in sys.path if part)]
+    done = subprocess.run(
+        [sys.executable, "-m", "conresnet_training", "train", plan, "--output", run],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(places)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    expected = sentence_of("package-missing", package=name, python=sys.executable)
+    assert (done.returncode, done.stderr.strip()) == (2, expected) and not run.exists()

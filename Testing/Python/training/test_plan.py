@@ -112,6 +112,21 @@ def test_file_that_is_no_plan(plan_file, tmp_path):
         assert raised.value.code == code
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        "[" * 2000 + "]" * 2000,
+        "9" * 10000,
+        "\n".join(f"  - &a{level} [{', '.join([f'*a{level - 1}'] * 9) if level else 'x'}]" for level in range(12)),
+    ],
+)
+def test_text_that_no_plan_can_have_is_refused_at_once(plan_file, note):
+    plan_file.write_text(plan_file.read_text(encoding="utf-8") + f"note:\n{note}\n", encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        read_plan(plan_file)
+    assert raised.value.code == "plan-not-yaml"
+
+
 @pytest.mark.parametrize("name", ["hippocampus", "brain-tissue", "head-neck-organs"])
 def test_shipped_recipe_is_a_plan(repository, tmp_path, name):
     recipe = repository / "ConResTraining" / "conresnet_training" / "recipes" / f"{name}.yaml"

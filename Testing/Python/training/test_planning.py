@@ -13,7 +13,8 @@ from conresnet_training.data import read_data_set
 from conresnet_training.planning.inputs import is_ct
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan
-from conresnet_training.planning.planner import Choices, make_plan
+from conresnet_training.planning.planner import Choices, make_plan, plan_with_reasons
+from training.commands import run_command, sentence_of
 from training.data_folders import BRATS_WORDS, brats, decathlon, image, label, nnunet, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")
@@ -244,14 +245,32 @@ def test_many_labels_make_a_plan(tmp_path):
     assert len(description.output.segments) == 104 and len(colors) == 104
 
 
+def test_channel_that_nnunet_does_not_normalize_keeps_its_values(tmp_path):
+    folder = nnunet(tmp_path / "set", channels=("MRI", "noNorm"))
+    plan, reasons = plan_with_reasons(read_data_set(folder), folder)
+    assert [bool(item.intensity) for item in plan.model.inputs] == [True, False]
+    (reason,) = [reason for reason in reasons if reason.what == "intensity noNorm"]
+    assert reason.value == "unchanged"
+
+
+def test_more_folds_than_cases_are_not_planned(tmp_path, monkeypatch, capsys):
+    folder = decathlon(tmp_path / "set")
+    arguments = ("plan", folder, "--output", tmp_path / "p.yaml", "--set", "training.folds=5")
+    assert run_command(monkeypatch, *arguments) == 2
+    assert sentence_of("too-many-folds", cases=3, patients=3, folds=5) in capsys.readouterr().err
+    assert not (tmp_path / "p.yaml").exists()
+
+
 def test_too_few_or_incomplete_cases_are_refused(tmp_path):
     folder = decathlon(tmp_path / "one", cases=1)
-    with pytest.raises(UserError, match="has one case, which cannot be both trained on and held out"):
+    with pytest.raises(UserError) as raised:
         planned(folder)
+    assert raised.value.code == "one-case"
     folder = brats(tmp_path / "three")
     (folder / "BraTS_2" / "BraTS_2_seg.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"Case BraTS_2 lacks .*BraTS_2_seg.nii.gz; .* check lists all"):
+    with pytest.raises(UserError) as raised:
         planned(folder)
+    assert raised.value.code == "case-incomplete" and raised.value.values["case"] == "BraTS_2"
 
 
 def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):

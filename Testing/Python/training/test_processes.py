@@ -14,7 +14,7 @@ from conresnet_training.planning.plan import read_plan, with_settings, write_pla
 from conresnet_training.runs.cross_validation import Fold, open_folds
 from conresnet_training.runs.progress import PROGRESS_FILE, ProgressWriter, read_progress
 from conresnet_training.runs.run import start_run
-from training.commands import run_command
+from training.commands import run_command, sentence_of
 from training.tiny_plan import write_tiny_plan
 
 
@@ -67,7 +67,7 @@ def test_two_processes_make_the_steps_of_one(data_set, tmp_path, monkeypatch):
 def test_batch_that_processes_cannot_share(data_set, tmp_path, monkeypatch, capsys):
     plan = write_tiny_plan(data_set, tmp_path / "plan.yaml")
     assert run_command(monkeypatch, "train", plan, "--output", tmp_path / "run", "--devices", 3) == 2
-    assert "A batch of 2 cannot be divided among 3 processes" in capsys.readouterr().err
+    assert sentence_of("batch-not-divisible", batch=2, processes=3) in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -94,15 +94,18 @@ def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data
     capsys.readouterr()
     assert run_command(monkeypatch, *arguments, "--jobs", 2) == 0
     spoken = capsys.readouterr()
-    assert "Fold 1 is done already." in spoken.out and "Fold 2 is done." in spoken.out
-    assert "3 folds are trained and measured on 6 cases" in spoken.err.splitlines()[-1]
+    assert "Fold 1 is already trained." in spoken.out and "Fold 2 is trained." in spoken.out
+    assert "Trained 3 folds and measured them on 6 cases" in spoken.err.splitlines()[-1]
     assert (folder / "fold_1" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == finished
     assert "is finished, 6 of 6 steps" in (folder / "fold_0.log").read_text(encoding="utf-8")
     evaluation = read_evaluation(folder / "evaluation")
     assert sorted(evaluation.cases) == [f"case_{number}" for number in range(6)]
 
     assert run_command(monkeypatch, *arguments, "--set", "training.seed=5") == 2
-    assert "was begun by another plan" in capsys.readouterr().err
+    assert (
+        sentence_of("crossval-plan-differs", path=folder.name, plan=f"{folder.name}/crossval.yaml")
+        in capsys.readouterr().err
+    )
     assert run_command(monkeypatch, *arguments, "--folds", "one") == 2
     assert "is not a list of folds" in capsys.readouterr().err
 
@@ -118,12 +121,13 @@ def test_a_fold_that_failed_goes_on_by_its_own_training_settings(data_set, tmp_p
     assert (ours.plan.training.learning_rate, theirs.plan.training.learning_rate) == (0.001, 0.002)
     for setting in ("model.preparation.spacing=[1, 1, 2]", "training.folds=2", "targets.Near box=[1, 3]"):
         write_plan(with_settings(plan, [setting]), changed)
-        with pytest.raises(UserError, match="is not of the model, targets and folds of"):
+        with pytest.raises(UserError) as raised:
             open_folds(plan, folder, [0, 1])
+        assert raised.value.code == "fold-plan-differs"
     write_plan(plan, changed)
-    with pytest.raises(UserError, match="was begun by another plan") as raised:
+    with pytest.raises(UserError) as raised:
         open_folds(with_settings(plan, ["training.learning_rate=0.001"]), folder, [0, 1])
-    assert str(folder / "crossval.yaml") in raised.value.message
+    assert raised.value.code == "crossval-plan-differs" and raised.value.values["plan"] == str(folder / "crossval.yaml")
     assert read_plan(folder / "crossval.yaml") == plan
 
 
@@ -159,5 +163,5 @@ def test_fold_that_fails_is_named_and_the_others_are_trained(data_set, tmp_path,
     (folder / "fold_0" / "checkpoints" / "last.ckpt").write_bytes(b"")
     capsys.readouterr()
     assert run_command(monkeypatch, *arguments) == 2
-    assert "Fold 0 of" in capsys.readouterr().err
+    assert sentence_of("fold-failed", path=folder, folds="0") in capsys.readouterr().err
     assert last(folder / "fold_2")["global_step"] == 2

@@ -18,7 +18,7 @@ from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import Run, open_run, start_run
 from conresnet_training.training import loop
-from conresnet_training.training.network import FoundBoxes, SegmentationTraining, stages_of, steps_of_run
+from conresnet_training.training.network import FirstStageBoxes, SegmentationTraining, stages_of, steps_of_run
 from conresnet_training.training.trainer import fit
 from conresnet_training.training.validation import whole_case
 from training.broken_runs import assert_same, checkpoint, curve, run_all
@@ -100,7 +100,7 @@ def test_other_steps_are_refused_once_a_stage_was_begun(data_set, tmp_path, step
     run = staged_run(data_set, tmp_path, "coarse-to-fine")
     fit(run, 1)
     other = Run(run.folder, with_settings(run.plan, [f"training.steps={steps}"]), 0)
-    with pytest.raises(UserError, match=f"begun with training.steps of {STEPS}, which cannot be changed") as raised:
+    with pytest.raises(UserError) as raised:
         fit(other)
     assert raised.value.code == "steps-changed"
     assert fit(run, 2).step == 2
@@ -163,7 +163,7 @@ def test_fine_network_is_trained_around_the_segments(data_set, tmp_path, monkeyp
     assert not all(coarse.samples[number][1].any() for number in range(40))
     assert coarse.held_out.box_of is whole_case
     boxes = fine.held_out.box_of
-    assert isinstance(boxes, FoundBoxes) and boxes.network is not None
+    assert isinstance(boxes, FirstStageBoxes) and boxes.network is not None
     arguments = run.plan.model.system.arguments
     assert boxes.find_box.keywords == {"margin": arguments["margin"], "smallest": arguments["smallest_component"]}
 
@@ -180,7 +180,7 @@ def test_case_without_labels_is_validated_too(data_set, tmp_path):
 def test_model_is_made_of_nothing_that_was_not_trained(data_set, tmp_path, system):
     run = staged_run(data_set, tmp_path, system)
     fit(run, STEPS)
-    with pytest.raises(UserError, match=rf"first {STEPS} steps, in which the last of the 2 parts") as raised:
+    with pytest.raises(UserError) as raised:
         pack_runs([run])
     assert raised.value.code == "stage-not-reached"
     fit(run, STEPS + 1)
@@ -204,7 +204,7 @@ def test_package_of_coarse_to_fine_has_the_weights_of_each_network(data_set, tmp
 def test_runs_of_several_networks_are_not_joined(data_set, tmp_path):
     plan = read_plan(staged_plan(data_set, tmp_path, "coarse-to-fine"))
     runs = [start_run(plan, tmp_path / str(fold), fold) for fold in (0, 1)]
-    with pytest.raises(UserError, match="name one run") as raised:
+    with pytest.raises(UserError) as raised:
         pack_runs(runs)
     assert raised.value.code == "runs-not-joined"
 
@@ -215,6 +215,6 @@ def test_steps_of_a_run_are_those_of_all_stages(data_set, tmp_path):
     assert {system: stages_of(plan) for system, plan in plans.items()} == {**dict.fromkeys(STAGED, 2), "conresnet": 1}
     assert [steps_of_run(plans[system]) for system in ("conresnet", STAGED[0])] == [STEPS, 2 * STEPS]
     plans["conresnet"].model.system.networks[0].arguments["base_width"] = 12
-    with pytest.raises(UserError, match=r"network cannot be built: .*multiple of 8") as raised:
+    with pytest.raises(UserError) as raised:
         steps_of_run(plans["conresnet"])
     assert raised.value.code == "plan-network-wrong"

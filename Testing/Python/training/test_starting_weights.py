@@ -31,12 +31,13 @@ def test_run_begins_with_the_weights_of_a_model(data_set, tmp_path, monkeypatch)
 def test_layers_made_for_other_channels_or_segments_begin_anew():
     other = network(base_width=16, input_channels=4, outputs=5, residual_outputs=4)
     before, shipped = {name: tensor.clone() for name, tensor in other.state_dict().items()}, load_network(SHIPPED)
-    begin_with(SHIPPED, other)
+    anew = begin_with(SHIPPED, other)
     kept = [name for name, tensor in other.state_dict().items() if torch.equal(tensor, before[name])]
     heads = {"segmentation_head", "residual_head_full", "residual_head_half", "residual_head_quarter"}
     others = {"encoder.stage1.0.weight", "decoder_quarter.residual_input.weight"}
     assert {name for name in kept if name.split(".")[0] not in heads} == others
     assert len(kept) == len(others) + 2 * len(heads)
+    assert set(anew) == {name.rpartition(".")[0] for name in kept}
     expected = {**shipped.state_dict(), **{name: before[name] for name in kept}}
     assert all(torch.equal(tensor, expected[name]) for name, tensor in other.state_dict().items())
 
@@ -44,7 +45,7 @@ def test_layers_made_for_other_channels_or_segments_begin_anew():
 def test_model_of_another_size_is_refused_and_nothing_changes():
     other = network(base_width=8)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    with pytest.raises(UserError, match="another kind or size of network than the plan") as caught:
+    with pytest.raises(UserError) as caught:
         begin_with(SHIPPED, other)
     assert caught.value.code == "start-does-not-fit"
     assert all(torch.equal(tensor, before[name]) for name, tensor in other.state_dict().items())
