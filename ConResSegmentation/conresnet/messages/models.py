@@ -34,6 +34,10 @@ MODELS: dict[str, str] = {
     "weights-missing": _("{source} does not have the tensor {tensor}; get the model again."),
     "weights-shape": _("In {source} the tensor {tensor} has the shape {shape} instead of {expected}."),
     "weights-left-over": _("{source} has the tensor {tensor}, which the network does not have."),
+    "coarse-pass-empty": _(
+        "The coarse pass of {model} found nothing in this case, so the result is empty. Check that the image shows "
+        "what the model segments, or draw an ROI around it."
+    ),
     "map-unknown": _("Unknown map {map}; choose from {known}."),
     "map-unavailable": _("The model {model} has no {map} map; it has {available}."),
     # Files of a package

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from conresnet.messages import sentence
 from conresnet.package.schema import dump, field
 from conresnet.systems import PlannedArguments, Stage, System, register_system
 
@@ -160,10 +161,7 @@ class CoarseToFine(System):
         found.drop_small_components(wanted.smallest_component)
         box = crop(found.labels, wanted.margin)
         if box is None:
-            passes.warn(
-                f"The coarse pass of {self._title} found nothing in this case, so the result is empty; check that "
-                "the image shows what the model segments, or draw an ROI around it."
-            )
+            passes.warn(sentence("coarse-pass-empty", {"model": self._title}))
             return
         into_box = DeCrop(passes.results, box)
         windows = _windows(passes.tiling, wanted.fine_windows)
