@@ -60,7 +60,7 @@ def addCase(
         grid: of the voxels.
 
     Raises:
-        UserError: ``case-name-invalid``, ``case-repeated``, ``case-channels-differ``, ``case-segment-unknown``,
+        UserError: ``case-name-invalid``, ``case-name-taken``, ``case-channels-differ``, ``case-segment-unknown``,
             ``case-segments-overlap``, ``case-segments-empty``, ``case-grid-sheared``, as for `describe`, or a file
             cannot be written.
     """
@@ -104,7 +104,7 @@ def _checkName(folder: Path, name: str, description: Description | None) -> None
         raise UserError("case-name-invalid", name=name)
     there = [folder / kind / f"{name}.nii.gz" for kind in ("imagesTr", "labelsTr")]
     if any(os.path.lexists(path) for path in there):
-        raise UserError("case-repeated", name=name)
+        raise UserError("case-name-taken", name=name)
 
 
 def _valuesByName(labels: Mapping[int, str], masks: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -47,7 +47,7 @@ def read_case_list(path: Path, channels: Sequence[str]) -> list[ListedCase]:
         channels: the model's, in order.
 
     Raises:
-        UserError: "cases-unreadable", "cases-columns", "cases-empty", or for one line "case-incomplete",
+        UserError: "cases-unreadable", "cases-columns", "cases-empty", or for one line "case-line-incomplete",
             "case-too-long", "case-name" or "case-names-collide".
     """
     try:
@@ -88,7 +88,7 @@ def _table(text: str, wanted: Sequence[str]) -> tuple[list[str], list[list[str]]
 def _case(path: Path, line: int, row: dict[str, str], wanted: Sequence[str]) -> ListedCase:
     for column in wanted:
         if not row.get(column):
-            raise UserError("case-incomplete", path=str(path), line=line, column=column)
+            raise UserError("case-line-incomplete", path=str(path), line=line, column=column)
     name, roi = row[NAME], row.get(ROI, "")
     if not _can_be_a_folder(name):
         raise UserError("case-name", path=str(path), line=line, name=name)

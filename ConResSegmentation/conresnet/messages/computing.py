@@ -88,7 +88,7 @@ COMPUTING: dict[str, str] = {
     ),
     "cases-empty": _("The list of cases {path} has no case below its first line."),
     "cases-failed": _("{failed} of {cases} cases could not be segmented, for the reasons above."),
-    "case-incomplete": _("Line {line} of the list of cases {path} has no {column}."),
+    "case-line-incomplete": _("Line {line} of the list of cases {path} has no {column}."),
     "case-too-long": _(
         "Line {line} of the list of cases {path} has more fields than there are columns; put quotes around a field "
         "that contains commas."

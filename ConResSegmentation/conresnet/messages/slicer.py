@@ -61,7 +61,7 @@ SLICER: dict[str, str] = {
         '"{name}" cannot be the name of a case; use letters, digits, periods, hyphens and underscores, starting with a '
         "letter or digit."
     ),
-    "case-repeated": _("The data set already has a case {name}; choose another name."),
+    "case-name-taken": _("The data set already has a case {name}; choose another name."),
     "case-channels-differ": _("The data set has the channels {wanted}, but the case has {given}."),
     "case-segment-unknown": _(
         "The data set has no label {segments}; its labels are {labels}. Rename or remove these segments."

@@ -37,8 +37,8 @@ def test_columns_in_any_order_and_paths_from_the_lists_folder(tmp_path, encoding
         ("cases-columns", "name,T1,FLAIR,T2\na,b,c,d\n"),
         ("cases-columns", "name,T1,t1,FLAIR\na,b,c,d\n"),
         ("cases-empty", "name,T1,FLAIR\n\n,,\n"),
-        ("case-incomplete", "name,T1,FLAIR\na,b\n"),
-        ("case-incomplete", "name,T1,FLAIR\n,b,c\n"),
+        ("case-line-incomplete", "name,T1,FLAIR\na,b\n"),
+        ("case-line-incomplete", "name,T1,FLAIR\n,b,c\n"),
         ("case-name", "name,T1,FLAIR\n../a,b,c\n"),
         ("case-names-collide", "name,T1,FLAIR\na,b,c\nA,d,e\n"),
         # The same name, composed and decomposed: macOS keeps one folder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import string
 from collections import Counter
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ def test_every_sentence_can_be_told_and_is_one() -> None:
         assert template == template.strip() and template[-1] in ".?}", template
         values = {name: 2 for name in named(template)}
         said = Messages.sentence(EngineError(code, "English", values))
-        assert said != "English" and "{" not in said, code
+        assert said != "English" and not re.search(r"\{\w+\}", said), code
 
 
 def test_an_error_is_told_in_the_users_language(monkeypatch: pytest.MonkeyPatch) -> None:
