@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from conresnet_training.augmentation import Augmentation, SampleChanges
-from conresnet_training.surroundings import body_of, paint_couch_and_mask
 
-from conresnet_training import surroundings
+from conresnet_training.data import surroundings
+from conresnet_training.data.augmentation import Augmentation, SampleChanges
+from conresnet_training.data.surroundings import body_of, paint_couch_and_mask
 
 SPACING = (3.0, 4.5, 4.5)
 AIR = (0.0, -2.0)
