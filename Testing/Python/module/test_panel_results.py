@@ -61,7 +61,7 @@ def test_images_segmented_in_turn_have_a_result_each(
     for node in (volume, other, volume, other):
         selector.setCurrentNode(node)
         made.append(panel.segment())
-        assert "left as it is" not in panel.status
+        assert "was kept unchanged" not in panel.status
     assert made[:2] == made[2:] and len(segmentations()) == 2
     assert len(result_nodes()) == 2 * 4
 
@@ -97,7 +97,7 @@ def test_a_region_removed_after_the_click_is_said_and_never_means_the_whole_imag
     panel.click_segment()
     slicer.mrmlScene.RemoveNode(region)
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
-    assert panel.status == "R was removed before its segmentation began; choose what to segment, and click Segment."
+    assert panel.status == "R was removed before the segmentation started; choose the inputs and click Segment."
     assert not result_nodes()
 
 
