@@ -115,7 +115,7 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def free_memory() -> int:
-    """Bytes that this process can still allocate; where the system does not tell, all the memory that there is."""
+    """Bytes that this process can still allocate; all of the memory if the system does not say how much is free."""
     free = 2**62
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

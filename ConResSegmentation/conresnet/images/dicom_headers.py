@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _SCALE = ("Slope", "Intercept")
 _DEEPEST, _MOST_FOLDERS = 3, 300
@@ -87,7 +88,7 @@ def _pydicom(file: Path) -> Any:
 
 
 def _parsed(pydicom: Any, opened: BinaryIO, file: Path, is_dicom: bool) -> Dataset | None:
-    """All elements before the pixels, where the file then stands; None for what only resembles DICOM."""
+    """All elements before the pixels, leaving the file there; None for a file that only resembles DICOM."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -122,10 +123,11 @@ def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes)
     try:
         rows, columns, samples = int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel", 1))
         frames = _frame_count(header)
-        claimed = rows * columns * samples * frames * int(header.BitsAllocated) // 8
+        bits = int(header.BitsAllocated)
+        claimed = rows * columns * samples * frames * bits // 8
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError("image-damaged", path=str(file)) from error
-    if min(rows, columns, frames) < 1:
+    if min(rows, columns, samples, frames, bits) < 1:
         raise UserError("image-damaged", path=str(file))
     if samples in (3, 4) or str(header.get("PhotometricInterpretation", "")).strip() == "PALETTE COLOR":
         raise UserError("image-color", path=str(file))
@@ -142,7 +144,7 @@ def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes)
         # Compressed; one fragment per frame at least, behind the table of their places.
         if _fragments(opened, begin + held) - 1 < frames:
             raise truncated(file, shape)
-    elif not (syntax and syntax.is_deflated) and (length < claimed or held < claimed):
+    elif syntax != _DEFLATED and (length < claimed or held < claimed):
         raise truncated(file, shape)
     check_memory(file, shape, claimed)
 

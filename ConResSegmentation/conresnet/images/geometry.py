@@ -66,7 +66,7 @@ class ModelSpace:
 
         Without ``spacing``, or with the image's own, voxels are only reordered: to the nearest axes where the image is
         oblique. An image along the patient's axes (to half a degree) but of another spacing is resampled along its own
-        axes, around its own middle. An oblique one is resampled onto a grid along the patient's axes whose voxels lie
+        axes, around its own middle. An oblique one is resampled onto a grid along the patient's axes whose voxels
         are at multiples of the spacing, so that one anatomy gives the same voxels however obliquely it was stored.
 
         Args:

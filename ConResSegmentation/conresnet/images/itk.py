@@ -19,6 +19,7 @@ from conresnet.errors import UserError
 from conresnet.images.checks import check_memory
 from conresnet.images.file_kinds import check_text_header, kind_of
 from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile
+from conresnet.messages import sentence
 
 if os.name == "nt":
     # ITK's readers open a path, which comes as UTF-8, by the code page of the C library. Without this they do not find
@@ -69,6 +70,10 @@ def read_with_itk(path: Path, header_only: bool = False) -> ImageFile:
             raise UserError("image-empty", name=str(path))
         if reader.GetImageIOFromFileName(str(path)) in _WITHOUT_SPACING:
             raise UserError("image-no-spacing", path=str(path))
+        # Of a pair of files, .hdr and .img; a single NIfTI file is not read here.
+        codes = [reader.GetMetaData(key) for key in ("qform_code", "sform_code") if reader.HasMetaDataKey(key)]
+        if codes and not any(code.strip() not in ("0", "") for code in codes):
+            warnings.append(sentence("warn-no-orientation", {"path": path}))
         count = int(np.prod(size, dtype=object)) * reader.GetNumberOfComponents()
         if header_only:
             return ImageFile(np.empty((0, *size[2::-1])), grid_of(reader), tuple(warnings))

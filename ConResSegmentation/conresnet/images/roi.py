@@ -74,7 +74,7 @@ class BoxROI:
         """Box from a Slicer markups file (.mrk.json) that contains one ROI, in LPS or RAS."""
         path = Path(path)
         try:
-            # json tells UTF-8 from UTF-16 and UTF-32 by the first bytes; a mark in front of UTF-8 is not for it.
+            # json.loads detects UTF-8, UTF-16 and UTF-32, but refuses a byte-order mark before UTF-8.
             content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
         except FileNotFoundError as error:
             raise UserError("roi-not-found", path=str(path)) from error
@@ -110,7 +110,7 @@ class BoxROI:
         return self.center + box_corners(-self.size / 2, self.size / 2) @ self.axes.T
 
     def contains(self, affine: np.ndarray, shape: Sequence[int], tolerance: float = 1e-3) -> np.ndarray:
-        """Which voxel centers of a block lie in the box.
+        """Which voxel centers of a block are in the box.
 
         Args:
             affine: (4, 4) array index (k, j, i, 1) of the block to RAS mm.

@@ -28,7 +28,7 @@ def check_steps(steps: Sequence[Mapping]) -> list[dict]:
     """Return the steps as a list of dicts.
 
     Raises:
-        UserError: ``bad-intensity`` for an unknown step, a wrong one, or a filter behind one that is none.
+        UserError: "bad-intensity" for an unknown step, an invalid one, or a filter after another step.
     """
     if not isinstance(steps, Sequence) or isinstance(steps, str):
         raise _bad(steps, "the intensity steps are not a list")
@@ -44,7 +44,7 @@ def check_steps(steps: Sequence[Mapping]) -> list[dict]:
         if wrong:
             raise _bad(step, wrong)
         if name in FILTERS and earlier:
-            raise _bad(step, f"{name} stands after {earlier}, but {' and '.join(FILTERS)} come before all other steps")
+            raise _bad(step, f"{name} comes after {earlier}, but {' and '.join(FILTERS)} come before all other steps")
         if name not in FILTERS:
             earlier = name
     return [dict(step) for step in steps]
@@ -58,7 +58,7 @@ def split_steps(steps: Sequence[Mapping]) -> tuple[list[dict], list[dict]]:
 
 
 def _wrong(step: Mapping) -> str | None:
-    """What is wrong with the values of a step that has the right keys."""
+    """The problem with the values of a step that has the right keys, or None."""
     match step["step"]:
         case "subtract_gaussian":
             if not (_number(step["sigma_mm"]) and 0 < step["sigma_mm"] <= LARGEST_SIGMA_MM):

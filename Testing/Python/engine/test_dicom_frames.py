@@ -13,6 +13,7 @@ import pytest
 from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from engine.test_dicom_series import PIXELS, refused, write_series
 from engine.volumes import rotation
@@ -143,6 +144,13 @@ def test_frames_of_different_scales_are_refused(tmp_path):
 def test_frames_of_one_scale_are_scaled(tmp_path):
     path = write_frames(tmp_path / "a.dcm", slopes=[0.5] * 6, order=[5, 4, 3, 2, 1, 0])
     assert np.array_equal(read_volume(path).array, FRAMES * np.float32(0.5))
+
+
+def test_a_damaged_transfer_syntax_does_not_end_the_program(tmp_path):
+    path = write_frames(tmp_path / "a.dcm")
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.2.1\0"))
+    with pytest.raises(UserError):
+        read_volume(path)
 
 
 def test_a_damaged_value_inside_a_sequence_is_refused(tmp_path):

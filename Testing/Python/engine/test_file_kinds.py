@@ -14,6 +14,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -168,6 +169,21 @@ def test_pictures_have_no_spacing(tmp_path):
 
     sitk.WriteImage(sitk.GetImageFromArray(VOXELS.astype(np.uint8)), str(tmp_path / "a.tif"))
     refused("image-no-spacing", tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "warns"), [("Nifti1Pair", 1, 0), ("Nifti1Pair", 0, 1), ("AnalyzeImage", 0, 1)]
+)
+def test_a_pair_of_files_is_read_and_one_without_orientation_gets_a_warning(tmp_path, kind, code, warns):
+    image = getattr(nibabel, kind)(VOXELS.T, np.diag([-1.0, 1, 1, 1]))
+    if kind == "Nifti1Pair":
+        image.set_sform(image.affine, code)
+        image.set_qform(image.affine, code)
+    nibabel.save(image, tmp_path / "a.hdr")
+    for name in ("a.hdr", "a.img"):
+        read = read_volume(tmp_path / name)
+        assert np.array_equal(read.array, VOXELS)
+        assert len(read.warnings) == warns and all("orientation" in warning for warning in read.warnings)
 
 
 # The process that reads

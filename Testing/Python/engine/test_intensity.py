@@ -299,5 +299,5 @@ def test_right_steps_pass():
 
 
 def test_a_filter_behind_another_step_is_named_with_it():
-    with pytest.raises(UserError, match="equalize stands after z_score_slices, but subtract_gaussian and equalize"):
+    with pytest.raises(UserError, match="equalize comes after z_score_slices, but subtract_gaussian and equalize"):
         check_steps([GAUSSIAN, SLICES, EQUALIZE])
