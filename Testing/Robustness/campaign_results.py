@@ -1,0 +1,66 @@
+"""Kills of ``segment`` at any moment while it replaces the results of an earlier run."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+from robustness import Answer, Trial, campaign
+
+from conresnet.images.files import write_volume
+from conresnet.result_folder import REPORT_FILE, check_replaceable, filling, result_files
+from engine.model_cases import description, write_model
+from engine.volumes import grid, random_volume
+
+OLD, NEW = ("residual", "attention"), ("residual",)
+
+
+@campaign("results", full=100)
+def results(chance: random.Random, folder: Path) -> Trial:
+    """Overwrite an earlier run's results, and die in the middle or not."""
+    model = write_model(folder / "model", description(), seed=chance.randrange(1000)).path
+    volume = random_volume(grid((20, 20, 20)), seed=chance.randrange(1000))
+    write_volume(volume.array, volume.grid, folder / "image.nii")
+    output = folder / "output"
+    with filling(output, overwrite=True, maps=OLD) as temporary:
+        for name in result_files(OLD):
+            (temporary / name).write_text("old")
+        report = {"conresnet": "", "model": {}, "volumes_ml": {}, "files": result_files(OLD)}
+        (temporary / REPORT_FILE).write_text(json.dumps(report))
+    (output / "notes.txt").write_text("not ours")
+    command = ("conresnet", "segment", folder / "image.nii", "--model", model, "--output", output, "--overwrite")
+    options = ("--maps", ",".join(NEW), "--threads", 1)
+    # Most of the time goes into imports; the moves are at the end.
+    kill_after = chance.choice([None, chance.uniform(0.5, 12.0), chance.uniform(3.0, 6.0)])
+    return Trial((*command, *options), check=lambda answer: problems(output, answer), kill_after=kill_after)
+
+
+def problems(output: Path, answer: Answer) -> list[str]:
+    """What is wrong with the folder after the command, and after the next run has looked at it."""
+    found = []
+    names = {path.name for path in output.iterdir() if path.is_file()}
+    if REPORT_FILE in names:
+        found += mixture(output)
+    check_replaceable(output, overwrite=True)
+    # The next run undoes what was left half done; it does not come far itself.
+    try:
+        with filling(output, overwrite=True):
+            found += [] if REPORT_FILE in {path.name for path in output.iterdir()} else ["the old results are lost"]
+            found += mixture(output)
+            raise KeyError
+    except KeyError:
+        pass
+    left = sorted(path.name for path in output.iterdir() if path.name.startswith("."))
+    found += [f"left behind: {', '.join(left)}"] if left else []
+    found += [] if (output / "notes.txt").read_text() == "not ours" else ["a file of somebody else's was changed"]
+    return found
+
+
+def mixture(output: Path) -> list[str]:
+    """A sentence if the files are not those of the report."""
+    report = json.loads((output / REPORT_FILE).read_text(encoding="utf-8"))
+    texts = {name: (output / name).read_bytes()[:3] == b"old" for name in report["files"] if name != REPORT_FILE}
+    is_old = report["conresnet"] == ""
+    return [] if np.all([was_old == is_old for was_old in texts.values()]) else [f"a mixture of runs: {texts}"]
