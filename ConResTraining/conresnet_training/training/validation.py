@@ -111,6 +111,7 @@ def _label_counts(found: np.ndarray, label: np.ndarray, segments: int) -> np.nda
     return counts
 
 
+@torch.no_grad()
 def found_segments(
     network: nn.Module,
     image: np.ndarray,
