@@ -42,7 +42,7 @@ def crossval(
     """
     from conresnet_training.evaluation import evaluate_runs, summary_table
     from conresnet_training.planning.plan import read_plan, with_settings
-    from conresnet_training.reporting.text import echo
+    from conresnet_training.reporting.text import case_count, echo
     from conresnet_training.runs.cross_validation import cross_validate
 
     followed = with_settings(read_plan(plan, data), settings)
@@ -57,11 +57,9 @@ def crossval(
         return status
     evaluation = evaluate_runs(runs, output / "evaluation")
     echo(summary_table(evaluation.summary))
-    echo(
-        f"Trained {len(runs)} folds and measured them on {len(evaluation.cases)} cases: mean Dice "
-        f"{evaluation.mean('dice'):.3f}. See {output / 'evaluation'}.",
-        err=True,
-    )
+    trained = "1 fold" if len(runs) == 1 else f"{len(runs)} folds"
+    measured = f"{case_count(len(evaluation.cases))}: mean Dice {evaluation.mean('dice'):.3f}"
+    echo(f"Trained {trained} and measured {measured}. See {output / 'evaluation'}.", err=True)
     return 0
 
 

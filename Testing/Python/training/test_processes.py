@@ -95,7 +95,7 @@ def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data
     assert run_command(monkeypatch, *arguments, "--jobs", 2) == 0
     spoken = capsys.readouterr()
     assert "Fold 1 is already trained." in spoken.out and "Fold 2 is trained." in spoken.out
-    assert "Trained 3 folds and measured them on 6 cases" in spoken.err.splitlines()[-1]
+    assert "Trained 3 folds and measured 6 cases" in spoken.err.splitlines()[-1]
     assert (folder / "fold_1" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == finished
     assert "is finished, 6 of 6 steps" in (folder / "fold_0.log").read_text(encoding="utf-8")
     evaluation = read_evaluation(folder / "evaluation")
