@@ -34,9 +34,9 @@ TRAINING: dict[str, str] = {
         "All cases in {path} are of one patient, who cannot be used for both training and validation. Add other "
         "patients."
     ),
-    "case-repeated": _('{path} has two cases named "{case}" ({first} and {second}). Rename one of them.'),
+    "case-name-repeated": _('{path} has two cases named "{case}" ({first} and {second}). Rename one of them.'),
     "case-listed-twice": _('The case "{case}" is listed twice in {path}. Remove one of the two entries.'),
-    "case-incomplete": _(
+    "case-file-missing": _(
         'The case {case} has no file {path}. Run "python -m conresnet_training check" to list everything that is '
         "missing."
     ),

@@ -118,7 +118,7 @@ def sorted_cases(cases: Iterable[Case], source: Path) -> tuple[Case, ...]:
     """The cases by name.
 
     Raises:
-        UserError: ``no-cases``; ``case-listed-twice`` or ``case-repeated`` where two have the same name.
+        UserError: ``no-cases``; ``case-listed-twice`` or ``case-name-repeated`` where two have the same name.
     """
     found: dict[str, Case] = {}
     for case in cases:
@@ -127,7 +127,7 @@ def sorted_cases(cases: Iterable[Case], source: Path) -> tuple[Case, ...]:
             raise UserError("case-listed-twice", case=case.name, path=str(source))
         if other is not case:
             files = str(other.images[0]), str(case.images[0])
-            raise UserError("case-repeated", case=case.name, path=str(source), first=files[0], second=files[1])
+            raise UserError("case-name-repeated", case=case.name, path=str(source), first=files[0], second=files[1])
     if not found:
         raise UserError("no-cases", path=str(source))
     return tuple(found[name] for name in sorted(found))

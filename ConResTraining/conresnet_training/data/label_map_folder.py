@@ -78,7 +78,7 @@ def read_label_map_folder(folder: Path) -> DataSet:
     """The data set of a folder with ``label_maps.json``. A case without images is a label map.
 
     Raises:
-        UserError: ``label-maps-invalid``, ``no-cases`` or ``case-repeated``.
+        UserError: ``label-maps-invalid``, ``no-cases`` or ``case-name-repeated``.
     """
     path = folder / LABEL_MAPS_FILE
     content = read_json_object(path)

@@ -36,7 +36,7 @@ def read_data_set(folder: Path) -> DataSet:
 
     Raises:
         UserError: ``folder-not-found``, ``data-set-not-found``, ``data-set-mixed``, ``labels-unclear``, ``no-cases``,
-            ``case-repeated``, ``case-listed-twice``, ``folder-unreadable``, or those of ``read_description``.
+            ``case-name-repeated``, ``case-listed-twice``, ``folder-unreadable``, or those of ``read_description``.
     """
     if not os.path.isdir(folder):
         raise UserError("folder-not-found", path=str(folder))

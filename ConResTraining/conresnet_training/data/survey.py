@@ -54,11 +54,11 @@ def survey(data_set: DataSet) -> Survey:
     first if most cases have the same.
 
     Raises:
-        UserError: ``case-incomplete``, or any of reading an image.
+        UserError: ``case-file-missing``, or any of reading an image.
     """
     for case in data_set.cases:
         for path in case.missing:
-            raise UserError("case-incomplete", case=case.name, path=str(path))
+            raise UserError("case-file-missing", case=case.name, path=str(path))
     grids = [read_grid((*case.images, case.label)[0]) for case in data_set.cases]
     orientation = _orientation(grids)
     placed = [reordering(grid, orientation).grid(grid) for grid in grids]

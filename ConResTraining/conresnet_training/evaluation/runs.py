@@ -225,7 +225,7 @@ def _segmented(
         for case in cases:
             try:
                 for path in case.missing:
-                    raise UserError("case-incomplete", case=case.name, path=str(path))
+                    raise UserError("case-file-missing", case=case.name, path=str(path))
                 images, truth = read_case(case, names, synthesizer)
             except UserError as error:
                 note_error(case.name, error)

@@ -143,7 +143,7 @@ def make_plan(data_set: DataSet, folder: Path, budget: Budget | None = None, cho
         choices: defaults to ConResNet.
 
     Raises:
-        UserError: ``one-case``, ``one-patient``, ``case-incomplete``, ``memory-too-small``, ``plan-system-unknown``,
+        UserError: ``one-case``, ``one-patient``, ``case-file-missing``, ``memory-too-small``, ``plan-system-unknown``,
             ``no-regions``, ``no-residuals``, ``base-width-invalid``, ``plan-network-wrong``, or any of reading the
             data.
     """

@@ -1,4 +1,4 @@
-"""The cases that a fold holds out, whole, and how well a network segments them."""
+"""The cases that a fold holds out, and the Dice that a network reaches on them as a whole."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,10 +15,10 @@ from conresnet.networks.blocks import segment_probabilities
 from conresnet_training.data.label_maps import VALUES
 from conresnet_training.data.preparation import TrainingCase
 
-# The share of a window that the next one covers too.
+# Overlap of neighboring windows.
 OVERLAP = 0.5
 
-# From this probability on, a voxel belongs to a region.
+# A voxel belongs to a region from this probability on.
 THRESHOLD = 0.5
 
 
@@ -28,13 +28,13 @@ def whole_case(case: TrainingCase) -> Box:
 
 
 class HeldOutCases(Dataset):
-    """Prepared cases, as (image (C, S, H, W), label map (S, H, W) uint8, the box in which the network is to look).
+    """Prepared cases, as (image (C, S, H, W), label map (S, H, W) uint8, the box that the network segments).
 
-    Image and label map are of the whole case, and mapped from their files, not in memory.
+    Image and label map are those of the whole case, memory-mapped from their files.
 
     Args:
-        targets: a segment each, the label values that belong to it.
-        box_of: where the network is to look in a case; None where it is to look nowhere.
+        targets: for each segment, the label values that belong to it.
+        box_of: the box of a case that the network segments; None for nothing.
     """
 
     def __init__(
@@ -64,15 +64,15 @@ def dice_of_cases(
     device: torch.device,
     is_cancelled: Callable[[], bool],
 ) -> Tensor | None:
-    """Dice of some of the cases' segments, 1 where a segment is in neither; None once ``is_cancelled``.
+    """Dice of the segments in some of the cases, 1 if a segment is absent from both; None once ``is_cancelled``.
 
     Args:
-        indices: of the cases.
+        indices: of the cases to segment.
         window: voxels (S, H, W) that the network sees at a time.
-        exclusive: labels (softmax) rather than regions (a sigmoid a segment).
+        exclusive: labels (softmax) rather than regions (one sigmoid per segment).
 
     Returns:
-        (all cases, segments) on the CPU, 0 for cases that were not asked for.
+        (all cases, segments) on the CPU, 0 for cases that are not among ``indices``.
     """
     dice = torch.zeros(len(cases), len(cases.targets))
     training = network.training
@@ -82,7 +82,7 @@ def dice_of_cases(
             if is_cancelled():
                 return None
             image, label, box = cases[index]
-            # Of the whole case: what lies outside the box was missed.
+            # In the whole case: what is outside the box was missed.
             there = sum((np.bincount(plane.ravel(), minlength=VALUES) for plane in label), np.zeros(VALUES, np.int64))
             found = np.zeros((len(cases.targets), VALUES), np.int64)
             if box:
@@ -97,9 +97,9 @@ def dice_of_cases(
 
 
 def _label_counts(found: np.ndarray, label: np.ndarray, segments: int) -> np.ndarray:
-    """(segments, 256): how many voxels of each segment that was found have each label value.
+    """(segments, 256): how many voxels of each segment in the result have each label value.
 
-    Slice by slice, since numpy counts in eight bytes a voxel.
+    One slice at a time, because numpy needs eight bytes per voxel to count.
     """
     counts = np.zeros((segments, VALUES), np.int64)
     for place, values in enumerate(label):
@@ -121,14 +121,13 @@ def found_segments(
     exclusive: bool,
     device: torch.device,
 ) -> np.ndarray:
-    """What a network finds in a box of an image (C, S, H, W), by the engine's own pass over windows.
+    """Segment a box of an image (C, S, H, W) by the engine's own pass over windows.
 
-    It sees what the engine shows it: windows fitted to the box, which include the image around a box that they are
-    longer than. Probabilities are blended and voxels decided slab by slab, so that no more than one window's depth of
-    probabilities is kept.
+    The windows are fitted to the box as in the engine; if they are longer than the box, they include the image around
+    it. Probabilities are blended and thresholded slab by slab, so that only one window's depth of them is kept.
 
     Returns:
-        of the box, for labels (S, H, W) uint8, 0 or the segment's place from 1; for regions (segments, S, H, W) bool.
+        The box: for labels (S, H, W) uint8, 0 or the segment's index from 1; for regions (segments, S, H, W) bool.
     """
     shape = image.shape[1:]
     lengths = [part.stop - part.start for part in box]
@@ -159,5 +158,5 @@ def found_segments(
 
 
 def segment_mask(found: np.ndarray, segment: int) -> np.ndarray:
-    """(S, H, W) bool of one segment, counted from 0, in what ``found_segments`` gives."""
+    """(S, H, W) bool: one segment, counted from 0, in the result of ``found_segments``."""
     return found[segment] if found.ndim == 4 else found == segment + 1

@@ -239,10 +239,10 @@ def test_data_set_at_the_root_of_a_drive_has_a_name(tmp_path, monkeypatch):
 
 
 def test_two_cases_of_one_name_are_refused(tmp_path):
-    assert refusal(brats(tmp_path / "set", ("HGG/a", "LGG/a"))) == "case-repeated"
+    assert refusal(brats(tmp_path / "set", ("HGG/a", "LGG/a"))) == "case-name-repeated"
     folder = decathlon(tmp_path / "d")
     edited(folder, training=[{"image": f"{part}/a.nii.gz", "label": f"{part}/b.nii.gz"} for part in "xy"])
-    assert refusal(folder) == "case-repeated"
+    assert refusal(folder) == "case-name-repeated"
     edited(folder, training=[{"image": "x/a.nii.gz", "label": "x/b.nii.gz"}] * 2)
     assert refusal(folder) == "case-listed-twice"
 

@@ -32,7 +32,7 @@ def prepare_slowly(*arguments, **options):
     if rank == "0" and not (folder / "slept").exists():
         (folder / "slept").touch()
         if fails:
-            raise UserError("case-incomplete", case="case_0", path="image.nii.gz")
+            raise UserError("case-file-missing", case="case_0", path="image.nii.gz")
         time.sleep(22)
     return prepare(*arguments, **options)
 
@@ -86,6 +86,6 @@ def test_preparation_may_take_longer_than_a_step_may(run, tmp_path):
 
 def test_what_cannot_be_prepared_ends_all_and_is_said_once(run, tmp_path):
     (first, error), (second, other_error) = launched(tmp_path, "fails")
-    assert first == 2 and sentence_of("case-incomplete", case="case_0", path="image.nii.gz") in error
+    assert first == 2 and sentence_of("case-file-missing", case="case_0", path="image.nii.gz") in error
     assert second == 0 and "Traceback" not in other_error, other_error
-    assert read_progress(run.folder / PROGRESS_FILE).failed["code"] == "case-incomplete"
+    assert read_progress(run.folder / PROGRESS_FILE).failed["code"] == "case-file-missing"

@@ -270,7 +270,7 @@ def test_too_few_or_incomplete_cases_are_refused(tmp_path):
     (folder / "BraTS_2" / "BraTS_2_seg.nii.gz").unlink()
     with pytest.raises(UserError) as raised:
         planned(folder)
-    assert raised.value.code == "case-incomplete" and raised.value.values["case"] == "BraTS_2"
+    assert raised.value.code == "case-file-missing" and raised.value.values["case"] == "BraTS_2"
 
 
 def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
