@@ -158,7 +158,8 @@ def _check_meta(path: Path, beginning: bytes) -> list[str]:
         raise UserError("image-header", path=str(path), field="NDims", value=dimensions[0])
     sizes = _whole_numbers(path, "DimSize", fields.get("DimSize", ""))
     if not dimensions or len(sizes) != dimensions[0]:
-        raise UserError("image-header", path=str(path), field="DimSize", value=fields.get("DimSize", "") or "missing")
+        shown = _shown(fields.get("DimSize", "")) or "missing"
+        raise UserError("image-header", path=str(path), field="DimSize", value=shown)
     if not {"ElementSpacing", "ElementSize"} & set(fields):
         raise UserError("image-no-spacing", path=str(path))
     name = fields.get("ElementDataFile", "")
@@ -180,12 +181,18 @@ def _whole_numbers(path: Path, field: str, text: str) -> list[int]:
     try:
         numbers = [int(part) for part in text.split()]
     except ValueError as error:
-        raise UserError("image-header", path=str(path), field=field, value=text[:60]) from error
+        raise UserError("image-header", path=str(path), field=field, value=_shown(text)) from error
     if 0 in numbers and field != "NDims":
         raise UserError("image-empty", name=str(path))
     if min(numbers, default=1) < 0:
-        raise UserError("image-header", path=str(path), field=field, value=text[:60])
+        raise UserError("image-header", path=str(path), field=field, value=_shown(text))
     return numbers
+
+
+def _shown(text: str) -> str:
+    """The beginning of a damaged text, in letters that any terminal and file can hold."""
+    readable = text[:100].encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(letter if letter.isprintable() else "?" for letter in readable)
 
 
 def _product(sizes: list[int]) -> int:
@@ -200,5 +207,5 @@ def _data_file(path: Path, name: str) -> Path:
     except (OSError, ValueError):
         is_file = False
     if not is_file:
-        raise UserError("image-data-file", path=str(path), file=name[:100] or "nothing")
+        raise UserError("image-data-file", path=str(path), file=_shown(name) or "nothing")
     return file

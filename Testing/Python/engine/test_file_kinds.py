@@ -136,6 +136,13 @@ def test_a_metaimage_header_is_compared_with_its_file(tmp_path, code, changes):
     refused(code, metaimage(tmp_path / "a.mha", **changes))
 
 
+def test_letters_that_are_no_text_are_shown_in_others(tmp_path):
+    path = nrrd(tmp_path / "a.nrrd")
+    path.write_bytes(path.read_bytes().replace(b"sizes: 4 5", b"sizes: 4\xa5\xaf\x1b[2J 5"))
+    message = refused("image-header", path).message
+    assert message.isprintable() and message.encode("utf-8") and "4" in message
+
+
 @pytest.mark.parametrize(
     ("make", "changes"),
     [
