@@ -206,7 +206,7 @@ def with_folds(data_set: DataSet, folder: Path, listed: Sequence[tuple[str, obje
         else:
             return data_set
     except _NotFollowedError as error:
-        return replace(data_set, unused_splits=f"{source} is not followed: {error}")
+        return replace(data_set, unused_splits=f"{source} is not used: {error}")
     return replace(data_set, held_out=held_out, folds_from=source)
 
 

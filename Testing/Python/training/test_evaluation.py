@@ -183,7 +183,7 @@ def test_mistakes_get_a_sentence(predictions, data_set, tmp_path, monkeypatch, c
     for arguments, sentence in (
         (
             (tmp_path / "stray", data_set),
-            sentence_of("unexpected-labels", path=tmp_path / "stray" / "case_0.nii.gz", found="7 (1)", known="1, 2"),
+            sentence_of("unexpected-labels", path=tmp_path / "stray" / "case_4.nii.gz", found="7 (1)", known="1, 2"),
         ),
         ((tmp_path / "moved", data_set), "is not on the grid of"),
         ((tmp_path / "half", data_set), "not whole numbers"),

@@ -151,7 +151,7 @@ def test_mistakes_get_a_sentence_before_any_case_is_segmented(data_set, tmp_path
     (mine / "thesis.txt").write_text("mine", encoding="utf-8")
     monkeypatch.setattr("conresnet_training.runs.export.measure_runs", None)
     for arguments, sentence in (
-        ((run.folder, "--output", mine), "exists already"),
+        ((run.folder, "--output", mine), "already exists"),
         ((run.folder, "--output", tmp_path / "new", "--name", "../up"), "must be a plain name"),
         ((mine, "--output", tmp_path / "new"), sentence_of("run-not-found", path=mine)),
         ((run.folder, run.folder, "--output", tmp_path / "new"), sentence_of("run-repeated", path=run.folder)),

@@ -48,7 +48,7 @@ def test_folds_hold_out_every_nth_case_by_name(tmp_path):
     data_set, plan, why = planned(decathlon(tmp_path / "set", cases=7))
     expected = [[0, 5], [1, 6], [2], [3], [4]]
     assert held_out(data_set, plan) == [[f"case_{number}" for number in fold] for fold in expected]
-    assert why == "of which a run holds one out"
+    assert why == "each run holds one out"
 
 
 def test_time_points_of_a_patient_stay_on_one_side(tmp_path):
@@ -100,7 +100,7 @@ def test_folds_of_nnunet_are_followed(tmp_path):
     write_splits(folder, FOLDS)
     data_set, plan, why = planned(folder)
     assert held_out(data_set, plan) == [["case_0", "case_1"], ["case_3"]]
-    assert "splits_final.json determines which cases" in why
+    assert "splits_final.json assigns the cases" in why
     assert check_data_set(data_set, folder).findings == []
     plan.training.folds = 4
     assert held_out(data_set, plan) == [[f"case_{number}"] for number in range(4)]
