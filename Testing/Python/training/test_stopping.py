@@ -1,6 +1,7 @@
 """Runs that are stopped, refused or fail: what stays on the disk, and what is said."""
 
 import contextlib
+import copy
 import os
 import select
 import signal
@@ -288,27 +289,30 @@ def test_newest_checkpoint_that_is_damaged_is_replaced_by_the_one_before(plan_fi
     assert all(torch.equal(tensor, expected[name]) for name, tensor in last(run)["state_dict"].items())
 
 
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        (lambda plan: plan["targets"].update({"Near box": [2], "Far box": [1]}), "targets"),
-        (lambda plan: plan["model"]["preparation"].update(spacing=[1, 1, 2]), "model.preparation"),
-        (lambda plan: plan["model"]["inputs"][0].update(intensity=[]), "model.inputs"),
-    ],
-)
-def test_plan_that_was_changed_in_what_is_learned_is_refused(plan_file, run, monkeypatch, capsys, change, part):
+CHANGES = {
+    "targets": lambda plan: plan["targets"].update({"Near box": [2], "Far box": [1]}),
+    "model.preparation": lambda plan: plan["model"]["preparation"].update(spacing=[1, 1, 2]),
+    "model.inputs": lambda plan: plan["model"]["inputs"][0].update(intensity=[]),
+    "training.optimizer": lambda plan: plan["training"].update(optimizer="sgd"),
+}
+
+
+def test_plan_that_was_changed_in_what_is_learned_is_refused(plan_file, run, monkeypatch, capsys):
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 1) == 0
-    content = yaml.safe_load((run / "plan.yaml").read_text(encoding="utf-8"))
+    plan = run / "plan.yaml"
+    content = yaml.safe_load(plan.read_text(encoding="utf-8"))
     content["training"]["learning_rate"], content["model"]["title"] = 1e-3, "Another title"
-    (run / "plan.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    plan.write_text(yaml.safe_dump(content), encoding="utf-8")
     assert run_command(monkeypatch, "resume", run, "--max-steps", 2) == 0
-    change(content)
-    (run / "plan.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    capsys.readouterr()
-    for command in (("resume", run), ("evaluate", run), ("export", run, "--output", run.parent / "package")):
-        assert run_command(monkeypatch, *command) == 2
-        expected = sentence_of("plan-changed", path=run / "plan.yaml", part=part)
-        assert capsys.readouterr().err.strip().splitlines()[-1] == expected
+    for part, change in CHANGES.items():
+        changed = copy.deepcopy(content)
+        change(changed)
+        plan.write_text(yaml.safe_dump(changed), encoding="utf-8")
+        capsys.readouterr()
+        for command in (("resume", run), ("evaluate", run), ("export", run, "--output", run.parent / "package")):
+            assert run_command(monkeypatch, *command) == 2
+            expected = sentence_of("plan-changed", path=plan, part=part)
+            assert capsys.readouterr().err.strip().splitlines()[-1] == expected
 
 
 def test_changed_case_is_told_when_a_run_goes_on(plan_file, data_set, run, monkeypatch, capsys):
@@ -335,9 +339,9 @@ def test_run_that_ended_before_its_first_checkpoint_can_be_started_again(plan_fi
     assert run_command(monkeypatch, "train", plan_file, "--output", run) == 2, "now it has learned something"
 
 
-@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID", "LOCAL_RANK"])
-def test_single_process_is_the_first_whatever_the_environment_says(plan_file, run, name):
-    with_rank = os.environ | {name: "1", "OMP_NUM_THREADS": "1"}
+def test_single_process_is_the_first_whatever_the_environment_says(plan_file, run):
+    ranks = dict.fromkeys(("RANK", "SLURM_PROCID", "LOCAL_RANK"), "1")
+    with_rank = os.environ | ranks | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "conresnet_training", "train", plan_file, "--output", run, "--max-steps", "1"]
     done = subprocess.run(command, env=with_rank, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -36,7 +36,15 @@ def trained(data_set, folder, monkeypatch, system: str):
     return folder / "run"
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+def few(systems, quick):
+    """Parameters of a test: the systems that ``make test`` tries, and the others, which ``make test-all`` adds."""
+    return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in systems]
+
+
+# One of each kind: residuals or none, a single network, the same twice, two networks, several levels.
+@pytest.mark.parametrize(
+    "system", few(SYSTEMS, {"conresnet", "conresnet-baseline", "voxresnet-auto-context", "coarse-to-fine", "pyramid"})
+)
 def test_losses_reach_every_parameter_of_the_stage_and_no_other(data_set, tmp_path, system):
     plan = read_plan(planned(data_set, tmp_path, system))
     torch.manual_seed(0)
@@ -58,7 +66,11 @@ def test_losses_reach_every_parameter_of_the_stage_and_no_other(data_set, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "system", ["conresnet-unet", "conresnet-refined", "voxresnet", "resdsn", "coarse-to-fine", "unet", "pyramid"]
+    "system",
+    few(
+        ["conresnet-unet", "conresnet-refined", "voxresnet", "resdsn", "coarse-to-fine", "unet", "pyramid"],
+        {"conresnet-unet", "voxresnet", "coarse-to-fine", "pyramid"},
+    ),
 )
 def test_system_is_trained_and_segments(data_set, tmp_path, monkeypatch, capsys, system):
     run, package = trained(data_set, tmp_path, monkeypatch, system), tmp_path / "package"
