@@ -38,15 +38,15 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Tissues:
-    """What the values of label maps are, apart from segments: what decides how their intensities are drawn.
+    """The values in label maps, and what determines the intensities that are drawn for them.
 
-    Prepared label maps hold places in ``values``, counted from 1, so that files may have values above 255.
+    Prepared label maps contain places in ``values``, counted from 1, so that files may have values above 255.
 
     Args:
-        values: all values other than 0 that may occur, rising.
-        groups: for each of ``values`` a number; values of one group have one intensity.
-        surroundings: values around the organ, which some images lack, as after skull stripping.
-        contrasts: known ones by name: mean and standard deviation of values, on a scale from 0 to 1.
+        values: all values other than 0 that may occur, ascending.
+        groups: for each of ``values`` a number; values of one group have the same intensity.
+        surroundings: values around the organ, which are left out of some images, as by skull stripping.
+        contrasts: known contrasts by name: mean and standard deviation per value, on a scale from 0 to 1.
     """
 
     values: tuple[int, ...]
@@ -55,7 +55,7 @@ class Tissues:
     contrasts: dict[str, dict[int, tuple[float, float]]]
 
     def places(self, values: Iterable[int]) -> list[int]:
-        """Places of those of the values that may occur."""
+        """The places of those values that may occur."""
         return [self.values.index(value) + 1 for value in values if value in self.values]
 
     def as_places(self, label: Volume) -> Volume:
@@ -69,7 +69,7 @@ class Tissues:
         return Volume(places, label.grid, label.name)
 
     def as_values(self, label: Volume) -> Volume:
-        """A label map of values, uint8, from one of places; what is above 255 becomes 0."""
+        """A label map of values, uint8, from one of places; values above 255 become 0."""
         values = np.array([0, *(value if value <= MOST_VALUES else 0 for value in self.values)], np.uint8)
         return Volume(values[label.array], label.grid, label.name)
 
@@ -123,7 +123,9 @@ def _tissues(path: Path, content: Mapping[str, Any], segments: Mapping[str, tupl
         alike = _values(path, alike, f"alike[{number}]")
         for value in alike:
             if value not in groups:
-                raise _invalid(path, f'"alike" names {value}, which is no value of a segment, of "inside" or around')
+                raise _invalid(
+                    path, f'"alike" names {value}, which is not a value of a segment, "inside" or "surroundings"'
+                )
             groups[value] = min(alike)
     contrasts = content.get("contrasts", {})
     try:
@@ -132,7 +134,7 @@ def _tissues(path: Path, content: Mapping[str, Any], segments: Mapping[str, tupl
             for name, of in contrasts.items()
         }
     except (AttributeError, TypeError, ValueError) as error:
-        raise _invalid(path, '"contrasts" must be such as {"T1": {"10": [0.7, 0.04]}}') from error
+        raise _invalid(path, '"contrasts" must be like {"T1": {"10": [0.7, 0.04]}}') from error
     return Tissues(values, tuple(groups[value] for value in values), frozenset(surroundings), known)
 
 
@@ -151,9 +153,9 @@ def _cases(path: Path, content: Mapping[str, Any]) -> Iterator[Case]:
         try:
             files = sorted(folder.glob(pattern))
         except (ValueError, NotImplementedError) as error:
-            raise _invalid(path, f'"label_maps" must be relative to its folder, which {pattern} is not') from error
+            raise _invalid(path, f'"label_maps" must be relative to its folder, but {pattern} is not') from error
         if not files:
-            raise _invalid(path, f"no file is called {pattern}")
+            raise _invalid(path, f"no file matches {pattern}")
         yield from (Case(case_name(file), (), file) for file in files)
     for entry in content.get("images", []):
         files = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]

@@ -134,7 +134,7 @@ class TrainingSamples(Dataset):
         return image, target
 
     def case_name(self, number: int) -> str:
-        """The name of the case from which sample ``number`` is cut."""
+        """The name of the case that sample ``number`` is cut from."""
         return self.cases[self._case_index(number)].name
 
     def _case_index(self, number: int) -> int:
@@ -169,11 +169,11 @@ class TrainingSamples(Dataset):
 
 
 class SynthesizedSamples(TrainingSamples):
-    """Windows of label maps, with images synthesized from them; otherwise as ``TrainingSamples``.
+    """Windows of label maps, with images synthesized from them; otherwise like ``TrainingSamples``.
 
     Args:
         cases: label maps prepared at twice the model's resolution, see ``preparation.prepare_label_map``.
-        targets: a segment each, the places in those label maps that belong to it.
+        targets: for each segment, the places in those label maps that belong to it.
         synthesizer: makes the images.
     """
 
@@ -216,11 +216,11 @@ class SynthesizedSamples(TrainingSamples):
 
 
 class MixedSamples(Dataset):
-    """Samples of cases with images and synthesized ones, spread evenly.
+    """A mixture of samples of cases with images and of synthesized samples, spread evenly.
 
     Args:
-        images, synthesized: of the two kinds.
-        share: of the samples, those of cases with images.
+        images, synthesized: the two kinds of samples.
+        share: share of the samples that are of cases with images.
     """
 
     def __init__(self, images: TrainingSamples, synthesized: TrainingSamples, share: float):
@@ -231,7 +231,7 @@ class MixedSamples(Dataset):
         return samples[own]
 
     def case_name(self, number: int) -> str:
-        """The name of the case from which sample ``number`` is made."""
+        """The name of the case that sample ``number`` is made from."""
         samples, own = self._of(number)
         return samples.case_name(own)
 

@@ -26,14 +26,14 @@ from conresnet.intensity import split_steps
 from conresnet.intensity.fitting import apply, measure
 from conresnet_training.data.label_map_folder import OVERSAMPLING, Tissues
 
-# Of the whole image so many values are drawn, by which the model's intensity steps are fitted.
+# Random values of the whole image to which the model's intensity steps are fitted.
 _MEASURED = 16_384
 _BIAS_NODES = (2, 5)
 _NARROWEST, _WIDEST = 0.01, 0.10
 
 
 class Synthesis(BaseModel):
-    """How images are synthesized from label maps; 0 switches a part off. Intensities are on a scale from 0 to 1."""
+    """How images are synthesized from label maps; 0 turns a part off. Intensities are on a scale from 0 to 1."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,7 +51,7 @@ class Synthesis(BaseModel):
     gamma: float = Field(default=0.25, ge=0, description="standard deviation of the logarithm of gamma")
     blur: float = Field(default=1.0, ge=0, description="largest standard deviation of a blur, in voxels")
     thick_slices: float = Field(default=0.3, ge=0, le=1, description="share with thick slices across a random axis")
-    thickest: float = Field(default=5.0, gt=0, description="of thick slices, in mm")
+    thickest: float = Field(default=5.0, gt=0, description="thickness of the thickest slices, in mm")
     noise: float = Field(default=0.05, ge=0, description="largest standard deviation")
     normalization: float = Field(
         default=0.2, ge=0, lt=1, description="how far scale and shift are off after the model's intensity steps"
@@ -60,7 +60,7 @@ class Synthesis(BaseModel):
 
 @dataclass(frozen=True)
 class Look:
-    """What was drawn for one channel of one image. The tensors have one number per place, 0 being air."""
+    """Random appearance of one channel of one image. The tensors have one number per place; place 0 is air."""
 
     means: Tensor
     deviations: Tensor
@@ -72,13 +72,13 @@ class Synthesizer:
     """Makes images of prepared label maps, as the model's intensity steps would leave them.
 
     Args:
-        tissues: what is in the label maps.
-        settings: how strongly things vary.
+        tissues: the values in the label maps.
+        settings: how strongly the images vary.
         inputs: intensity steps of each channel of the model.
         spacing: mm (S, H, W) of the model's voxels.
 
     Raises:
-        UserError: ``synthesis-filters`` where a channel's steps have filters, which need the whole image.
+        UserError: ``synthesis-filters`` if a channel's steps include filters, which need the whole image.
     """
 
     def __init__(
