@@ -145,8 +145,12 @@ class JobPanel:
         if not folder or self.state.isRunning or isTheUsers:
             return
         number = 1
-        while _isUsed(pathNextTo(folder, f"-run-{number}")):
-            number += 1
+        try:
+            while not can_begin_in(pathNextTo(folder, f"-run-{number}")):
+                number += 1
+        except OSError:
+            # Nothing next to this data set can be read, and so no folder there is any better.
+            return
         self._proposed = str(pathNextTo(folder, f"-run-{number}"))
         self._ui.runPathEdit.currentPath = self._proposed
 

@@ -72,6 +72,7 @@ class Driver:
 
     def __init__(self, app, folder: Path):
         self.app, self.folder = app, folder
+        self._earlier = {child.pid for child in psutil.Process().children(recursive=True)}
         self.program, self.arguments = sys.executable, FAKE
         self.engine = EngineProcess(self.launch)
 
@@ -109,4 +110,6 @@ class Driver:
         return sorted(self.folder.glob("conresnet-*"))
 
     def children(self) -> list[psutil.Process]:
-        return [child for child in psutil.Process().children(recursive=True) if is_alive(child.pid)]
+        """Living processes of the engine; not those of earlier tests, such as the reader of untrusted images."""
+        children = psutil.Process().children(recursive=True)
+        return [child for child in children if is_alive(child.pid) and child.pid not in self._earlier]
