@@ -115,7 +115,9 @@ def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_pat
     """Of what the members answer at most two are alive at once: the sum, and the newest."""
     use_test_networks(monkeypatch)
     package = make_members(tmp_path, 5, network="pointwise")[1]
-    (ensemble,) = load_model(package, "cpu", "fp32").system.predictors
+    model = load_model(package, "cpu", "fp32")
+    model.system.place(model.backend)
+    (ensemble,) = model.system.predictors
     plain = SingleNetwork.predict
     alive: list[int] = []
     held: list = []

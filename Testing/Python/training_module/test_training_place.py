@@ -118,6 +118,15 @@ def make_environment(training: TrainingDriver, wheels: Path, monkeypatch: pytest
     panel = sys.modules["ConResTrainingLib.PlacePanel"]
     maker = panel.EnvironmentMaker
     monkeypatch.setattr(panel, "EnvironmentMaker", lambda *arguments: maker(*arguments, packages={"torch": "2.6"}))
+    # Whatever pip is configured to do on this machine, such as to look for wheels elsewhere too, is left out.
+    made = sys.modules["ConResTrainingLib.TrainingEnvironment"]
+    variables = made.pythonEnvironment
+
+    def without_pip_settings(is_slicers: bool) -> dict[str, str]:
+        kept = {name: value for name, value in variables(is_slicers).items() if not name.startswith("PIP_")}
+        return kept | {"PIP_CONFIG_FILE": os.devnull}
+
+    monkeypatch.setattr(made, "pythonEnvironment", without_pip_settings)
     training.ui.torchOptionsEdit.text = f"--no-index --find-links '{wheels}'"
     dialogs.answer("OK")
     training.click(training.ui.makeEnvironmentButton)

@@ -158,7 +158,7 @@ def test_a_damaged_model(client: Client, image: np.ndarray, tmp_path: Path) -> N
 def test_a_wrong_number_of_channels(client: Client, models: Path, image: np.ndarray) -> None:
     client.segment(42, str(models / "organ"), image, channels=2)
     error = client.expect("error")
-    assert error["message"].startswith("2 images were given") and not error["ours"]
+    assert error["code"] == "wrong-channel-count" and error["values"]["given"] == 2 and not error["ours"]
 
 
 def test_a_roi_outside_the_image(client: Client, models: Path, image: np.ndarray) -> None:
