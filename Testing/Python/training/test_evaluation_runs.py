@@ -54,7 +54,7 @@ def test_each_fold_segments_the_cases_it_never_saw(data_set, tmp_path, monkeypat
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
     assert sorted(content["cases"]) == [f"case_{number}" for number in range(6)]
     assert [entry["fold"] for entry in content["made_by"]] == [0, 1, 2]
-    assert "each case was segmented by those runs alone that never saw it" in content["split"]
+    assert "each case was segmented only by runs that never saw it" in content["split"]
     for number in (1, 2):
         found = read_volume(tmp_path / "out" / "segmentations" / f"case_{number}.nii.gz").array
         own, other = (
