@@ -140,7 +140,7 @@ def test_an_unfinished_run_is_exported_with_a_warning(data_set, tmp_path, monkey
         run, output = finished_run(plan, tmp_path / f"run {steps}"), tmp_path / f"package {steps}"
         assert run_command(monkeypatch, "export", run.folder, "--output", output, "--checkpoint", checkpoint) == 0
         printed, card = capsys.readouterr().err, (output / "MODEL_CARD.md").read_text(encoding="utf-8")
-        assert ("unfinished" in printed) == ("unfinished" in card) == bool(sentences)
+        assert ("is unfinished" in printed) == ("is unfinished" in card) == bool(sentences)
         assert all(sentence in printed and sentence in card for sentence in sentences)
 
 
