@@ -99,9 +99,9 @@ def test_labels_and_the_first_version_of_the_format_include_nothing() -> None:
 def test_steps_in_the_wrong_order_are_refused_by_name() -> None:
     sentence = refusal("package-description", parse_description, with_copies([EQUALIZE], [CLIP, EQUALIZE], channels=3))
     assert '"inputs[0].copies[1]" cannot be used' in sentence
-    assert "equalize stands after clip, but subtract_gaussian and equalize come before all other steps" in sentence
+    assert "equalize comes after clip, but subtract_gaussian and equalize come before all other steps" in sentence
     sentence = refusal("package-description", parse_description, changed("inputs.0.intensity", [SLICES, EQUALIZE]))
-    assert '"inputs[0].intensity" cannot be used' in sentence and "equalize stands after z_score_slices" in sentence
+    assert '"inputs[0].intensity" cannot be used' in sentence and "equalize comes after z_score_slices" in sentence
 
 
 def test_the_example_in_the_documentation_is_right(repository: Path) -> None:
