@@ -16,6 +16,7 @@ import torch
 import conresnet
 from conresnet.cli.main import main
 from conresnet.errors import Cancelled
+from conresnet.inference.devices import choose_backend
 from conresnet.inference.progress import Progress
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import build_network
@@ -116,7 +117,7 @@ def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_pat
     use_test_networks(monkeypatch)
     package = make_members(tmp_path, 5, network="pointwise")[1]
     model = load_model(package, "cpu", "fp32")
-    model.system.place(model.backend)
+    model.system.place(choose_backend("cpu", "fp32"))
     (ensemble,) = model.system.predictors
     plain = SingleNetwork.predict
     alive: list[int] = []
