@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
+import vtk
 
 from conresnet.package.store import find_model, install_model
 from module.models import write_four_channels
@@ -25,6 +26,16 @@ def half_region(volume: object, side: int) -> object:
     low, high = np.array(bounds).reshape(3, 2).T
     size = (high - low) * (1, 0.5, 1)
     return add_region(tuple((low + high) / 2 + (0, side * size[1] / 2, 0)), tuple(size))
+
+
+def region_mask(region: object, volume: object) -> np.ndarray:
+    """The voxels of a volume whose centers lie in a region."""
+    to_ras = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(to_ras)
+    matrix = slicer.util.arrayFromVTKMatrix(to_ras)
+    k, j, i = np.indices(slicer.util.arrayFromVolume(volume).shape)
+    ras = np.stack([i, j, k], axis=-1) @ matrix[:3, :3].T + matrix[:3, 3]
+    return (np.abs(ras - region.GetCenter()) <= np.array(region.GetSize()) / 2).all(axis=-1)
 
 
 def segmentations() -> list[object]:
@@ -89,16 +100,19 @@ def test_what_was_chosen_at_the_click_is_segmented(panel: PanelDriver, volume: o
     assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is volume
 
 
-def test_a_region_removed_after_the_click_is_said_and_never_means_the_whole_image(
-    panel: PanelDriver, volume: object
-) -> None:
+def test_a_region_removed_after_the_click_never_means_the_whole_image(panel: PanelDriver, volume: object) -> None:
     region = half_region(volume, 1)
     panel.ui.regionSelector.setCurrentNode(region)
     panel.click_segment()
+    inside = region_mask(region, volume)
     slicer.mrmlScene.RemoveNode(region)
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
-    assert panel.status == "R was removed before the segmentation started; choose the inputs and click Segment."
-    assert not result_nodes()
+    if not result_nodes():
+        assert panel.status == "R was removed before the segmentation started; choose the inputs and click Segment."
+        return
+    # A warm engine may have been asked before the region was gone.
+    labels = label_array(panel.choices.segmentation, volume)
+    assert labels.any() and not labels[~inside].any()
 
 
 def test_a_result_stays_where_the_user_has_put_it_and_is_shown(panel: PanelDriver, volume: object) -> None:
