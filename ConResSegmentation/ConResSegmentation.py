@@ -24,7 +24,7 @@ from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
 from ConResSegmentationLib.MapOverlay import OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
-from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, chosenMaps
+from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, engineOptions
 from ConResSegmentationLib.RunPanel import RunControl, RunPanel
 from ConResSegmentationLib.SceneInputs import ROIPanel
 from ConResSegmentationLib.SegmentationRun import (
@@ -292,9 +292,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             volumeNodes=volumeNodes,
             roiNode=node.region,
             segmentationNode=node.segmentation,
-            maps=chosenMaps(node, self._providedMaps),
-            device=node.device,
-            precision=node.precision.value,
+            options=engineOptions(node, self._providedMaps),
             show3D=node.show3D,
         )
 
@@ -330,11 +328,11 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def onCopyDiagnostics(self) -> None:
         """Copy a bug report without the names of images to the clipboard."""
         node = self.logic.getParameterNode()
-        description, maps = self._description, chosenMaps(node, self._providedMaps)
+        description = self._description
         text = Diagnostics.report(
             self.logic.engine,
             f"{description.name} {description.version}" if description else self.modelPanel.problem,
-            {"Device": node.device, "Precision": node.precision.value, "Maps": ", ".join(maps)},
+            engineOptions(node, self._providedMaps).to_dict(),
             self.runPanel.log,
             self._namesSegmented,
         )
@@ -346,7 +344,7 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
     """Segmentation for the panel, and for scripts without it:
 
     logic = slicer.modules.ConResSegmentationWidget.logic   # or ConResSegmentationLogic()
-    outcome = logic.segmentAndWait(SegmentationTask(modelPath, (volumeNode,), maps=("residual",)))
+    outcome = logic.segmentAndWait(SegmentationTask(modelPath, (volumeNode,)))
     """
 
     def __init__(self) -> None:

@@ -8,6 +8,8 @@ from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmen
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
+from conresnet.request import SegmentOptions
+
 
 class Precision(enum.Enum):
     """The number type used by the network."""
@@ -51,12 +53,20 @@ class ConResSegmentationParameterNode:
     mapOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
 
 
-def chosenMaps(parameterNode: ConResSegmentationParameterNode, provided: Collection[str]) -> tuple[str, ...]:
-    """The maps to compute, by the engine's names: those chosen that the model provides."""
+def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Collection[str]) -> SegmentOptions:
+    """What the engine is asked for, without the ROI: the choices of a scene as the engine names them.
+
+    Args:
+        provided: the maps that the model can compute; others are left out.
+    """
     wanted = {
         "residual": parameterNode.residualMap,
         "attention": parameterNode.attentionMap,
         "probability": parameterNode.probabilityMap,
         "features": parameterNode.featuresMap,
     }
-    return tuple(name for name, isWanted in wanted.items() if isWanted and name in provided)
+    return SegmentOptions(
+        maps=tuple(name for name, isWanted in wanted.items() if isWanted and name in provided),
+        device=parameterNode.device,
+        precision=parameterNode.precision.value,
+    )

@@ -3,7 +3,7 @@
 import logging
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import slicer
@@ -27,9 +27,7 @@ class SegmentationTask:
         volumeNodes: one volume per input of the model, in its order.
         roiNode: where to segment. Defaults to the whole image.
         segmentationNode: where the result goes. Defaults to a new node.
-        maps: any of "residual", "attention", "probability", "features".
-        device: "auto" or a name that the engine lists.
-        precision: "auto", "fp32", "bf16" or "fp16".
+        options: what the engine is asked for, without the ROI, which is ``roiNode``.
         show3D: whether to create surfaces and show them.
     """
 
@@ -37,9 +35,7 @@ class SegmentationTask:
     volumeNodes: tuple
     roiNode: object = None
     segmentationNode: object = None
-    maps: tuple[str, ...] = ()
-    device: str = "auto"
-    precision: str = "auto"
+    options: SegmentOptions = field(default_factory=SegmentOptions)
     show3D: bool = True
 
 
@@ -103,8 +99,8 @@ class SegmentationRun(EngineObserver):
         # Nodes of a closed scene must not reappear in the next one.
         scene = slicer.mrmlScene
         self._closeTag = scene.AddObserver(scene.StartCloseEvent, lambda caller, event: self.cancel())
-        options = SegmentOptions(roi=roi, maps=tuple(task.maps), device=task.device, precision=task.precision)
-        self._request = engine.segment(SegmentRequest(str(task.model), tuple(channels), options), self)
+        request = SegmentRequest(str(task.model), tuple(channels), replace(task.options, roi=roi))
+        self._request = engine.segment(request, self)
 
     def cancel(self) -> None:
         """Cancel; the listener is told at once, however long the engine takes."""

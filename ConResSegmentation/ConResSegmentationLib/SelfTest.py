@@ -8,6 +8,7 @@ import slicer
 
 from conresnet.package import read_package
 from conresnet.package.store import list_models
+from conresnet.request import SegmentOptions
 
 from . import MapVolumes, ResultOrigin
 from .SegmentationRun import SegmentationTask
@@ -54,7 +55,7 @@ def checkSegmentation(logic, model: str) -> None:
     volume = makeVolume()
     transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     volume.SetAndObserveTransformNodeID(transform.GetID())
-    task = SegmentationTask(model, (volume,), maps=("residual", "attention"))
+    task = SegmentationTask(model, (volume,), options=SegmentOptions(maps=("residual", "attention")))
     outcome = logic.segmentAndWait(task)
     node = outcome.segmentationNode
     segmentation = node.GetSegmentation()

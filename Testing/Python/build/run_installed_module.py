@@ -64,11 +64,12 @@ def choose_model(widget: object, name: str) -> None:
 
 def segment(widget: object, volume: object, result: Path) -> dict[str, object]:
     """Segment by the logic, as a script in Slicer would, with the model that the panel has chosen."""
+    from conresnet.request import SegmentOptions
     from ConResSegmentationLib.SegmentationRun import SegmentationTask
 
-    outcome = widget.logic.segmentAndWait(
-        SegmentationTask(str(widget.modelPanel.choice.path), (volume,), maps=("residual",))
-    )
+    options = SegmentOptions(maps=("residual",))
+    task = SegmentationTask(str(widget.modelPanel.choice.path), (volume,), options=options)
+    outcome = widget.logic.segmentAndWait(task)
     node = outcome.segmentationNode
     segmentation = node.GetSegmentation()
     segments = {}
