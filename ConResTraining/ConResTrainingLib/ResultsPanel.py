@@ -15,6 +15,8 @@ from .Backend import Backend, BackendTask
 from .JobPanel import JobPanel
 
 _SEGMENTATION_MODULE = "ConResSegmentation"
+# Some cases could not be measured; the others were, and are in the report.
+_EXIT_WITH_FAILED_CASES = 2
 
 
 class ResultsPanel:
@@ -93,13 +95,21 @@ class ResultsPanel:
         # Here the data set is an argument.
         data = self._jobPanel.dataOptions()[1:]
         arguments = ("evaluate", str(self._run), *data, "--checkpoint", self._checkpoint)
-        text = _("Segmenting and evaluating the held-out cases")
-        self._evaluation.run(lambda: self._backend.launch(*arguments), text, self._onEvaluated)
+        report = self._report
+        before = _timeOf(report)
+        self._evaluation.run(
+            lambda: self._backend.launch(*arguments),
+            _("Segmenting and evaluating the held-out cases"),
+            lambda _output: self._onEvaluated(report, before),
+            doneCodes=(0, _EXIT_WITH_FAILED_CASES),
+        )
         self.updateButtons()
 
-    def _onEvaluated(self, _output: str) -> None:
+    def _onEvaluated(self, report: Path, before: int | None) -> None:
         self.updateButtons()
-        self._onOpenReport()
+        # With the same exit code, the command says that it could not start; the report is then an earlier one.
+        if _timeOf(report) != before:
+            openFile(report, self._ui.resultsStatusLabel)
 
     def _onOpenReport(self) -> None:
         openFile(self._report, self._ui.resultsStatusLabel)
@@ -133,3 +143,11 @@ class ResultsPanel:
         question = _("The model {name} is installed and chosen in ConRes Segmentation. Go there now?")
         if slicer.util.confirmYesNoDisplay(question.format(name=name)):
             slicer.util.selectModule(_SEGMENTATION_MODULE)
+
+
+def _timeOf(file: Path) -> int | None:
+    """When a file was changed last, in ns; None if it is missing."""
+    try:
+        return os.stat(file).st_mtime_ns
+    except OSError:
+        return None

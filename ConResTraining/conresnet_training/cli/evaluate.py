@@ -65,8 +65,9 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
         echo(f"{name} could not be measured: {sentence}", err=True)
     for sentence in evaluation.unfinished:
         echo(sentence, err=True)
-    measured = f"{case_count(len(evaluation.cases))} of {evaluation.data}"
-    echo(f"Measured {measured}: mean Dice {evaluation.mean('dice'):.3f}. See {output / PAGE_FILE}.", err=True)
+    measured = f"Measured {case_count(len(evaluation.cases))} of {evaluation.data}"
+    failed = f"; {case_count(len(evaluation.failed))} could not be measured" if evaluation.failed else ""
+    echo(f"{measured}{failed}: mean Dice {evaluation.mean('dice'):.3f}. See {output / PAGE_FILE}.", err=True)
     return 2 if evaluation.failed else 0
 
 

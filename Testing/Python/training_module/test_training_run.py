@@ -154,6 +154,65 @@ def test_a_model_of_the_same_name_stays_without_a_yes(training: TrainingDriver, 
     assert (installed / "model.json").stat().st_ino == before
 
 
+def backend_that(tmp_path: Path, script: str) -> str:
+    """A Python for the panel that runs this shell script instead; its arguments go to the file "arguments"."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{tmp_path}/arguments"\n{script}\n', encoding="utf-8")
+    python.chmod(0o755)
+    return str(python)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """A run's folder with a checkpoint, as far as the panel looks at it."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "last.ckpt").touch()
+    return run
+
+
+def test_a_report_without_some_cases_is_opened_and_an_earlier_one_is_not(
+    training: TrainingDriver, trained: Path, tmp_path: Path
+) -> None:
+    report = trained / "evaluation" / "report.html"
+    report.parent.mkdir()
+    training.ui.runPathEdit.currentPath = str(trained)
+    said = "Measured 2 cases of Boxes; 1 case could not be measured: mean Dice 0.700."
+    training.choose_python(backend_that(tmp_path, f"touch '{report}'; echo '{said}' >&2; exit 2"))
+    training.run_command(training.ui.evaluateButton)
+    assert [Path(unquote(urlparse(url).path)) for url in dialogs.opened_urls] == [report]
+    assert training.ui.resultsStatusLabel.text == said and "color" in training.ui.resultsStatusLabel.styleSheet
+    training.choose_python(backend_that(tmp_path, "echo 'The data set is missing.' >&2; exit 2"))
+    training.run_command(training.ui.evaluateButton)
+    assert training.ui.resultsStatusLabel.text == "The data set is missing."
+    assert len(dialogs.opened_urls) == 1 and training.ui.openEvaluationButton.enabled
+
+
+def test_the_chosen_data_set_is_handed_over_if_that_of_the_run_was_moved(
+    training: TrainingDriver, trained: Path, data_set: Path, tmp_path: Path
+) -> None:
+    (trained / "plan.yaml").write_text(f"data: {tmp_path / 'gone'}\n", encoding="utf-8")
+    ui = training.ui
+    training.choose_python(backend_that(tmp_path, "exit 2"))
+    training.choose_data_set(data_set)
+    ui.runPathEdit.currentPath = str(trained)
+
+    def arguments() -> list[str]:
+        return (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
+
+    training.run_command(ui.evaluateButton)
+    assert arguments()[:5] == ["-m", "conresnet_training", "evaluate", str(trained), str(data_set)]
+    training.run_command(ui.importButton)
+    assert arguments()[2:4] == ["export", str(trained)] and arguments()[-2:] == ["--data", str(data_set)]
+    training.click(ui.resumeButton)
+    training.wait(lambda: not training.state == "starting")
+    assert arguments()[2:] == ["resume", str(trained), "--data", str(data_set)]
+    # Not if the data set is where the plan says.
+    (trained / "plan.yaml").write_text(f"data: {data_set}\n", encoding="utf-8")
+    training.run_command(ui.importButton)
+    assert "--data" not in arguments()
+
+
 @pytest.mark.slow
 def test_a_run_is_evaluated(here: TrainingDriver, data_set: Path) -> None:
     here.use_tiny_plan(data_set, steps=40)
