@@ -65,7 +65,31 @@ TRAINING: dict[str, str] = {
         "{path} lists {ending} files, which do not store the voxel size. Convert them to NIfTI with the correct "
         "spacing."
     ),
-    "label-maps-invalid": _("{path} is not a valid description of label maps: {reason}."),
+    # label_maps.json
+    "label-maps-key-unknown": _('In {path}, the key "{key}" is unknown. Known keys are {known}.'),
+    "label-maps-no-segments": _('{path} needs "segments", such as {{"Left thalamus": [10]}}.'),
+    "label-maps-segment-range": _('In {path}, the segment "{segment}" needs label values from 1 to {most}.'),
+    "label-maps-value-shared": _(
+        'In {path}, the segment "{segment}" has the value {value}, which also belongs to another segment.'
+    ),
+    "label-maps-too-many-values": _("{path} names {count} label values, but at most {most} are possible."),
+    "label-maps-alike-unknown": _(
+        'In {path}, "alike" names the value {value}, which is not in a segment, "inside" or "surroundings".'
+    ),
+    "label-maps-contrasts": _(
+        'In {path}, "contrasts" must name a mean and a standard deviation per value, such as '
+        '{{"T1": {{"10": [0.7, 0.04]}}}}.'
+    ),
+    "label-maps-no-values": _('In {path}, "{key}" must be a list of label values, which are whole numbers above 0.'),
+    "label-maps-no-list": _('In {path}, "{key}" must be a list.'),
+    "label-maps-no-pattern": _(
+        '{path} needs "label_maps", a pattern such as "label_maps/*.nii.gz" or a list of patterns.'
+    ),
+    "label-maps-pattern-absolute": _(
+        'In {path}, "label_maps" has {pattern}, which is not a pattern relative to the folder of this file.'
+    ),
+    "label-maps-no-match": _('No file matches {pattern}, which {path} names as "label_maps".'),
+    "label-maps-image-entry": _('In {path}, the entry {entry} of "images" is not an "image" with its "label".'),
     "unexpected-value": _(
         'The label map {path} has the value {value:g}, which the data set does not name. Add it to "inside" or '
         '"surroundings" in label_maps.json, or to a segment.'
@@ -119,6 +143,15 @@ TRAINING: dict[str, str] = {
     "setting-unknown": _("The plan has no {setting}; the nearest is {nearest}."),
     "setting-too-deep": _("The plan has no {setting}; {above} contains nothing further."),
     "setting-invalid": _("With {settings} the plan is wrong: {reason}."),
+    "targets-incomplete": _("The targets must name exactly the segments {segments}."),
+    "system-not-trained": _("model.system.type must be one of {known}, not {kind}."),
+    "targets-share-value": _(
+        "The targets {first} and {second} share the label value {value}. Give it to one of them, or set "
+        "model.output.kind to regions."
+    ),
+    "swapped-segments": _(
+        "augmentation.swapped_segments must name pairs of different segments, each segment at most once."
+    ),
     "in-plan-with-settings": _("With {settings} the plan is wrong: {sentence}"),
     # Folds
     "plan-exists": _("{path} already exists. Choose another file, or give --overwrite to lose the edits in it."),

@@ -130,8 +130,8 @@ def _classes(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
         elif type(value) is int:
             name, values = key, (value,)
         else:
-            raise _error(path, "data-set-label-invalid", label=_shortened(f'"{key}": {json.dumps(value)}'))
-        name = _shortened(printable(name))
+            raise _error(path, "data-set-label-invalid", label=shortened(f'"{key}": {json.dumps(value)}'))
+        name = shortened(printable(name))
         if values == (0,):
             continue
         if name == "ignore":
@@ -171,7 +171,8 @@ def _text(content: Mapping[str, Any], key: str) -> str:
     return printable(value).strip() if isinstance(value, str) else ""
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """The text, cut to 200 letters, so that a sentence that names it stays readable."""
     return text if len(text) <= 200 else text[:197] + "..."
 
 
@@ -239,6 +240,6 @@ def _folds_of_file(path: Path, cases: Sequence[str]) -> tuple[frozenset[str], ..
         }
         for sentence, names in wrong.items():
             if names:
-                raise _NotFollowedError(f"fold {number} {sentence.format(_shortened(names[0]))}")
+                raise _NotFollowedError(f"fold {number} {sentence.format(shortened(names[0]))}")
         folds.append(frozenset(known[composed(str(name))] for name in parts[1]))
     return tuple(folds)

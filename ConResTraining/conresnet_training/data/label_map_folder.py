@@ -14,6 +14,8 @@
 Only ``label_maps`` and ``segments`` are required. A segment's first value is its label in the result.
 """
 
+import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +25,13 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Volume
+from conresnet.messages import printable
 from conresnet_training.data.data_set import Case, DataSet, case_name, folder_name, sorted_cases
-from conresnet_training.data.description import read_json_object
+from conresnet_training.data.description import read_json_object, shortened
 
 LABEL_MAPS_FILE = "label_maps.json"
 MOST_VALUES = 255
+LARGEST_VALUE = 2**31 - 1
 OVERSAMPLING = 2
 """Voxels of a prepared label map per voxel of the model, along each axis."""
 _KEYS = {
@@ -78,16 +82,17 @@ def read_label_map_folder(folder: Path) -> DataSet:
     """The data set of a folder with ``label_maps.json``. A case without images is a label map.
 
     Raises:
-        UserError: ``label-maps-invalid``, ``no-cases`` or ``case-name-repeated``.
+        UserError: one of ``label-maps-...`` or ``data-set-label-repeated`` for what is missing or wrong in the
+            description, those of ``read_json_object``, ``no-cases`` or ``case-name-repeated``.
     """
     path = folder / LABEL_MAPS_FILE
     content = read_json_object(path)
     for key in content.keys() - _KEYS:
-        raise _invalid(path, f'"{key}" is unknown; known keys are {", ".join(sorted(_KEYS))}')
+        raise _error(path, "label-maps-key-unknown", key=shortened(key), known=", ".join(sorted(_KEYS)))
     segments = _segments(path, content.get("segments"))
     return DataSet(
-        str(content.get("name") or folder_name(folder)),
-        (str(content.get("channel") or "MR"),),
+        printable(str(content.get("name") or folder_name(folder))),
+        (printable(str(content.get("channel") or "MR")),),
         {values[0]: name for name, values in segments.items()},
         str(content.get("licence") or content.get("license") or ""),
         sorted_cases(_cases(path, content), folder),
@@ -99,14 +104,19 @@ def read_label_map_folder(folder: Path) -> DataSet:
 
 def _segments(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
     if not isinstance(found, Mapping) or not found:
-        raise _invalid(path, 'it needs "segments", such as {"Left thalamus": [10]}')
-    segments = {str(name): _values(path, values, f"segments.{name}") for name, values in found.items()}
+        raise _error(path, "label-maps-no-segments")
+    segments: dict[str, tuple[int, ...]] = {}
+    for key, values in found.items():
+        name = shortened(printable(key))
+        if name in segments:
+            raise _error(path, "data-set-label-repeated", label=name)
+        segments[name] = _values(path, values, f"segments.{name}")
     seen: set[int] = set()
     for name, values in segments.items():
         if not values or not all(1 <= value <= MOST_VALUES for value in values):
-            raise _invalid(path, f'the segment "{name}" needs values from 1 to {MOST_VALUES}')
+            raise _error(path, "label-maps-segment-range", segment=name, most=MOST_VALUES)
         if seen & set(values):
-            raise _invalid(path, f'the segment "{name}" shares the value {min(seen & set(values))} with another')
+            raise _error(path, "label-maps-value-shared", segment=name, value=min(seen & set(values)))
         seen |= set(values)
     return segments
 
@@ -117,52 +127,60 @@ def _tissues(path: Path, content: Mapping[str, Any], segments: Mapping[str, tupl
     own = [value for values in segments.values() for value in values]
     values = tuple(sorted({*own, *surroundings, *inside}))
     if len(values) > MOST_VALUES:
-        raise _invalid(path, f"it names {len(values)} values, more than {MOST_VALUES}")
+        raise _error(path, "label-maps-too-many-values", count=len(values), most=MOST_VALUES)
     groups = {value: value for value in values}
-    for number, alike in enumerate(content.get("alike", [])):
+    for number, alike in enumerate(_list(path, content, "alike")):
         alike = _values(path, alike, f"alike[{number}]")
         for value in alike:
             if value not in groups:
-                raise _invalid(
-                    path, f'"alike" names {value}, which is not a value of a segment, "inside" or "surroundings"'
-                )
+                raise _error(path, "label-maps-alike-unknown", value=value)
             groups[value] = min(alike)
     contrasts = content.get("contrasts", {})
     try:
         known = {
-            str(name): {int(value): (float(mean), float(deviation)) for value, (mean, deviation) in of.items()}
+            printable(name): {int(value): (float(mean), float(deviation)) for value, (mean, deviation) in of.items()}
             for name, of in contrasts.items()
         }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise _invalid(path, '"contrasts" must be like {"T1": {"10": [0.7, 0.04]}}') from error
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        raise _error(path, "label-maps-contrasts") from error
+    numbers = [number for of in known.values() for pair in of.values() for number in pair]
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise _error(path, "label-maps-contrasts")
     return Tissues(values, tuple(groups[value] for value in values), frozenset(surroundings), known)
 
 
 def _values(path: Path, found: Any, key: str) -> tuple[int, ...]:
-    if not isinstance(found, list) or not all(isinstance(value, int) and value > 0 for value in found):
-        raise _invalid(path, f'"{key}" must be a list of label values above 0')
+    if not isinstance(found, list) or not all(type(value) is int and 0 < value <= LARGEST_VALUE for value in found):
+        raise _error(path, "label-maps-no-values", key=key)
     return tuple(found)
+
+
+def _list(path: Path, content: Mapping[str, Any], key: str) -> list:
+    found = content.get(key, [])
+    if not isinstance(found, list):
+        raise _error(path, "label-maps-no-list", key=key)
+    return found
 
 
 def _cases(path: Path, content: Mapping[str, Any]) -> Iterator[Case]:
     folder, patterns = path.parent, content.get("label_maps")
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise _invalid(path, 'it needs "label_maps", a pattern such as "label_maps/*.nii.gz" or a list of them')
+        raise _error(path, "label-maps-no-pattern")
     for pattern in patterns:
         try:
             files = sorted(folder.glob(pattern))
         except (ValueError, NotImplementedError) as error:
-            raise _invalid(path, f'"label_maps" must be relative to its folder, but {pattern} is not') from error
+            raise _error(path, "label-maps-pattern-absolute", pattern=pattern) from error
         if not files:
-            raise _invalid(path, f"no file matches {pattern}")
+            raise _error(path, "label-maps-no-match", pattern=pattern)
         yield from (Case(case_name(file), (), file) for file in files)
-    for entry in content.get("images", []):
+    for entry in _list(path, content, "images"):
         files = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]
         if not all(isinstance(file, str) and file for file in files):
-            raise _invalid(path, f'the entry {entry!r} of "images" is not an "image" with its "label"')
+            raise _error(path, "label-maps-image-entry", entry=shortened(json.dumps(entry)))
         yield Case(case_name(folder / files[0]), (folder / files[0],), folder / files[1])
 
 
-def _invalid(path: Path, reason: str) -> UserError:
-    return UserError("label-maps-invalid", path=str(path), reason=reason)
+def _error(path: Path, code: str, **values: object) -> UserError:
+    return UserError(code, path=str(path), **values)

@@ -124,14 +124,14 @@ class Plan(BaseModel):
     def _targets_fit_segments(self) -> "Plan":
         segments = self.model.output.names
         if sorted(self.targets) != sorted(segments):
-            raise ValueError(f"targets must name the segments {', '.join(segments)}")
+            raise UserError("targets-incomplete", segments=", ".join(segments))
         return self
 
     @model_validator(mode="after")
     def _system_can_be_trained(self) -> "Plan":
         kind, trained = self.model.system.type, trained_systems()
         if kind not in trained:
-            raise ValueError(f"model.system.type must be one of {', '.join(trained)}, not {kind!r}")
+            raise UserError("system-not-trained", known=", ".join(trained), kind=kind)
         return self
 
     @model_validator(mode="after")
@@ -141,10 +141,7 @@ class Plan(BaseModel):
         for name in output.names if output.kind == "labels" else ():
             for value in set(self.targets[name]):
                 if value in owners:
-                    raise ValueError(
-                        f"the targets {owners[value]} and {name} share the label value {value}; give it to one of "
-                        "them, or set model.output.kind to regions"
-                    )
+                    raise UserError("targets-share-value", first=owners[value], second=name, value=value)
                 owners[value] = name
         return self
 
@@ -153,7 +150,7 @@ class Plan(BaseModel):
         """A segment in two pairs would have to become two others."""
         named = [name for pair in self.augmentation.swapped_segments for name in pair]
         if len(set(named)) < len(named) or not set(named) <= set(self.targets):
-            raise ValueError("augmentation.swapped_segments must name pairs of different segments, each at most once")
+            raise UserError("swapped-segments")
         return self
 
     @property

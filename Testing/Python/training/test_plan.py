@@ -52,28 +52,28 @@ def test_every_line_may_be_edited(plan_file):
     [
         (lambda plan: plan["training"].update(steps=-1), "training.steps"),
         (lambda plan: plan["training"].update(stepz=9), "training.stepz"),
-        (lambda plan: plan["targets"].pop("Far box"), "targets must name the segments"),
+        (lambda plan: plan["targets"].pop("Far box"), "segments Near box, Far box"),
         (lambda plan: plan["targets"].update({"Far box": []}), r"targets\.Far box: .* at least 1 item"),
         (lambda plan: plan["targets"].update({"Far box": [0]}), r"targets\.Far box\.0: .* greater than or equal to 1"),
         (lambda plan: plan["targets"].update({"Far box": [256]}), r"targets\.Far box\.0: .* less than or equal to 255"),
         (
             lambda plan: plan["targets"].update({"Far box": [3, 1, 1]}),
-            "the targets Near box and Far box share the label value 1; .* set model.output.kind to regions",
+            "targets Near box and Far box share the label value 1",
         ),
         (
             lambda plan: plan["augmentation"].update(swapped_segments=[["Near box", "Third box"]]),
-            "augmentation.swapped_segments must name pairs of different segments",
+            "augmentation.swapped_segments",
         ),
         (
             lambda plan: plan["augmentation"].update(swapped_segments=[["Near box", "Near box"]]),
-            "augmentation.swapped_segments must name pairs of different segments",
+            "augmentation.swapped_segments",
         ),
         (lambda plan: plan["model"]["inference"].update(window=[0, 8, 8]), "inference.window"),
         (
             lambda plan: plan["model"]["system"].update(type="foo"),
-            "model.system.type must be one of coarse_to_fine, single, not 'foo'",
+            "model.system.type must be one of coarse_to_fine, single, not foo",
         ),
-        (lambda plan: plan["model"]["system"].update(type="ensemble"), "not 'ensemble'"),
+        (lambda plan: plan["model"]["system"].update(type="ensemble"), "not ensemble"),
         (lambda plan: plan.pop("model"), "model"),
     ],
 )

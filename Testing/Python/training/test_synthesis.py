@@ -110,24 +110,33 @@ def test_the_folder_says_what_is_in_the_label_maps(heads):
 
 
 @pytest.mark.parametrize(
-    "changes, reason",
+    ("changes", "code", "values"),
     [
-        ({"segments": None}, '"segments"'),
-        ({"segments": {"A": [2], "B": [2, 3]}}, '"B" shares the value 2'),
-        ({"segments": {"A": [502]}}, "values from 1 to 255"),
-        ({"label_maps": None}, '"label_maps"'),
-        ({"label_maps": "nowhere/*.nii.gz"}, "no file"),
-        ({"label_maps": "/etc/*"}, "relative"),
-        ({"alike": [[2, 1000]]}, "1000"),
-        ({"contrasts": {"T1": {"2": 0.8}}}, '"contrasts"'),
-        ({"images": [{"image": "a.nii.gz"}]}, '"images"'),
-        ({"contrast": {}}, '"contrast" is unknown'),
+        ({"segments": None}, "label-maps-no-segments", {}),
+        ({"segments": {"A": [2], "B": [2, 3]}}, "label-maps-value-shared", {"segment": "B", "value": 2}),
+        ({"segments": {"A": [502]}}, "label-maps-segment-range", {"segment": "A", "most": 255}),
+        ({"segments": {"A": [True]}}, "label-maps-no-values", {"key": "segments.A"}),
+        ({"segments": {"A\x1b": [2], "A\\x1b": [3]}}, "data-set-label-repeated", {}),
+        ({"surroundings": 502}, "label-maps-no-values", {"key": "surroundings"}),
+        ({"inside": [10**30]}, "label-maps-no-values", {"key": "inside"}),
+        ({"label_maps": None}, "label-maps-no-pattern", {}),
+        ({"label_maps": "nowhere/*.nii.gz"}, "label-maps-no-match", {"pattern": "nowhere/*.nii.gz"}),
+        ({"label_maps": "/etc/*"}, "label-maps-pattern-absolute", {"pattern": "/etc/*"}),
+        ({"alike": [[2, 1000]]}, "label-maps-alike-unknown", {"value": 1000}),
+        ({"alike": 2}, "label-maps-no-list", {"key": "alike"}),
+        ({"contrasts": {"T1": {"2": 0.8}}}, "label-maps-contrasts", {}),
+        ({"contrasts": {"T1": {"2": [0.8, float("nan")]}}}, "label-maps-contrasts", {}),
+        ({"images": [{"image": "a.nii.gz"}]}, "label-maps-image-entry", {"entry": '{"image": "a.nii.gz"}'}),
+        ({"images": "a.nii.gz"}, "label-maps-no-list", {"key": "images"}),
+        ({"contrast": {}}, "label-maps-key-unknown", {"key": "contrast"}),
     ],
 )
-def test_a_description_that_cannot_be_used_is_refused(heads, changes, reason):
-    with pytest.raises(UserError, match=reason) as caught:
-        read_data_set(described(heads, **changes))
-    assert caught.value.code == "label-maps-invalid"
+def test_a_description_that_cannot_be_used_is_refused(heads, changes, code, values):
+    folder = described(heads, **changes)
+    with pytest.raises(UserError) as caught:
+        read_data_set(folder)
+    assert caught.value.code == code and caught.value.values["path"] == str(folder / "label_maps.json")
+    assert {key: caught.value.values[key] for key in values} == values
 
 
 def test_a_value_that_is_not_described_is_refused(heads, plan, tmp_path):
