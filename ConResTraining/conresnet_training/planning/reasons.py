@@ -161,11 +161,9 @@ def _of_networks(made: Planned) -> Iterator[Reason]:
     """Lines on arguments that only some systems have."""
     network = made.plan.model.system.networks[0]
     arguments = all_arguments(network.type, network.arguments)
-    if (
-        arguments.get("norm") == "group"
-        and "norm" not in made.entry.arguments
-        and made.fit.batch < FEWEST_FOR_BATCH_NORM
-    ):
+    if "norm" in made.entry.arguments:
+        yield Reason("norm", made.entry.arguments["norm"], "always the norm of this network, whatever the batch")
+    elif arguments.get("norm") == "group" and made.fit.batch < FEWEST_FOR_BATCH_NORM:
         why = (
             f"batches of {made.fit.batch} are too small for batch norm, which the paper uses; for that, plan with "
             f"--set training.batch={FEWEST_FOR_BATCH_NORM} or more"

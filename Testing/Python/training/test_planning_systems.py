@@ -266,6 +266,7 @@ def test_regions_have_an_output_each_in_every_system(tmp_path):
         ("pyramid", {"spacing": "the median of 3 cases, doubled", "window": "training uses its middle half"}),
         ("voxresnet", {"copy of MRI": "minus its blur by 5 mm, contrast equalized, z-score of each slice"}),
         ("conresnet-refined", {"residual axis": "residuals between axial slices"}),
+        ("conresnet-baseline", {"norm": "always the norm of this network"}),
     ],
 )
 def test_command_plans_a_system_and_says_why(tmp_path, monkeypatch, capsys, name, said):
