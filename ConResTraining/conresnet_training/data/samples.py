@@ -100,6 +100,9 @@ class TrainingSamples(Dataset):
         mirrored: for each segment, the index of the one that it becomes in a mirror image. Defaults to itself.
     """
 
+    # Distinguishes the random numbers of different kinds of samples.
+    _stream: tuple[int, ...] = ()
+
     def __init__(
         self,
         cases: Sequence[TrainingCase],
@@ -117,21 +120,23 @@ class TrainingSamples(Dataset):
         self._mirrored = list(range(len(targets)) if mirrored is None else mirrored)
 
     def __getitem__(self, number: int) -> tuple[Tensor, ...]:
-        random = np.random.default_rng([self.sampling.seed, number])
+        random = np.random.default_rng([self.sampling.seed, number, *self._stream])
         case = self.cases[self._case_index(number)]
-        label = case.label
-        corner = self._corner(case, label, random, self._is_around_label(number))
+        corner = self._corner(case, case.label, random, self._is_around_label(number))
         warp = self.changes.draw_warp(self.window, random)
-        image, values = warp.cut(case.image, label, corner)
-        image = self.changes.change_intensities(image, values, random)
-        return self._sample(image, values, warp)
-
-    def _sample(self, image: Tensor, values: Tensor, warp: Warp) -> tuple[Tensor, ...]:
+        image, values = self._cut(case, corner, warp, random)
         belonging = self._belonging[self._mirrored] if warp.is_mirror_image else self._belonging
         target = torch.from_numpy(np.take(belonging, values.numpy(), axis=1))
         if self.sampling.distances:
             return image, target, signed_distances(target.bool())
         return image, target
+
+    def _cut(
+        self, case: TrainingCase, corner: np.ndarray, warp: Warp, random: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """The image (C, S, H, W) and the label values (S, H, W) of a window."""
+        image, values = warp.cut(case.image, case.label, corner)
+        return self.changes.change_intensities(image, values, random), values
 
     def case_name(self, number: int) -> str:
         """The name of the case that sample ``number`` is cut from."""
@@ -177,6 +182,8 @@ class SynthesizedSamples(TrainingSamples):
         synthesizer: makes the images.
     """
 
+    _stream = (2,)
+
     def __init__(
         self,
         cases: Sequence[TrainingCase],
@@ -192,18 +199,14 @@ class SynthesizedSamples(TrainingSamples):
         super().__init__(cases, fine, targets, changes, replace(sampling, answered=answered), mirrored)
         self.synthesizer = synthesizer
 
-    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
-        random = np.random.default_rng([self.sampling.seed, number, 2])
-        case = self.cases[self._case_index(number)]
-        label = case.label
-        corner = self._corner(case, label, random, self._is_around_label(number))
-        warp = self.changes.draw_warp(self.window, random)
+    def _cut(
+        self, case: TrainingCase, corner: np.ndarray, warp: Warp, random: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
         warp = replace(warp, displacements=self._displacements(random))
-        values = warp.cut_label(label, corner)
+        values = warp.cut_label(case.label, corner)
         counts = case.places.counts.copy()
-        counts[0] = label.size - counts.sum()
-        image = self.synthesizer.image(values, counts, random)
-        return self._sample(image, target_places(values), warp)
+        counts[0] = case.label.size - counts.sum()
+        return self.synthesizer.image(values, counts, random), target_places(values)
 
     def _displacements(self, random: np.random.Generator) -> np.ndarray | None:
         settings = self.synthesizer.settings
