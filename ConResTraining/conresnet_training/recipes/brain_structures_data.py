@@ -1,4 +1,4 @@
-"""Make the data set of brain-structures.yaml: SynthSeg's label maps, and IXI heads whose DLMUSE labels are renumbered.
+"""Makes the data set of brain-structures.yaml from SynthSeg's label maps and from IXI heads with labels from DLMUSE.
 
 Usage: python brain_structures_data.py SynthSeg_labelmaps IXI_T1_2mm_tissue OUTPUT
 """
@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-# Structure: FreeSurfer's values on the left and on the right with others that belong to it, and MUSE's values.
+# For each structure: FreeSurfer's values on the left and on the right, the main one first, then MUSE's on either side.
 PAIRS = {
     "cerebral white matter": ([2, 25, 30], [41, 57, 62], [82, 84, 86, 88, 90, 92, 94], [81, 83, 85, 87, 89, 91, 93]),
     "cerebral cortex": ([3], [42], [], []),
@@ -31,15 +31,15 @@ PAIRS = {
 }
 MIDLINE = {"Third ventricle": ([14, 72], [4]), "Fourth ventricle": ([15], [11]), "Brain stem": ([16], [35]),
            "Cerebrospinal fluid": ([24], [1, 46])}  # fmt: skip
-# MUSE's of both sides: corpus callosum and vermis, which FreeSurfer divides between the nearer sides.
+# MUSE's values without a side (corpus callosum, vermis); each voxel gets FreeSurfer's value of the nearer side.
 DIVIDED = {95: (2, 41), 71: (8, 47), 72: (8, 47), 73: (8, 47)}
 FIRST_CORTEX = 100
-# By fold; those of fold 0 are the heads that brain-tissue never saw either.
+# Cases held out in each fold. The IXI heads of fold 0 were also held out when brain-tissue was trained.
 HELD_OUT = [{"IXI012", "IXI034", "training_seg_20"}, {"IXI013", "IXI048", "training_seg_09"}]
 OTHERS = [85]
 SURROUNDINGS = [502, 506, 507, 508, 509, 511, 512, 514, 515, 516, 530]
-# Of T1 images: mean and standard deviation inside of each structure, on a scale on which white matter is 0.8. Measured
-# in the IXI heads; the coil's field, which brightens their middle, is taken off by comparison with white matter nearby.
+# Contrast of T1 images: mean and standard deviation in each structure, on a scale where white matter is 0.8. Measured
+# in the IXI heads, relative to nearby white matter to remove the bias field, which makes their center brighter.
 T1 = {
     2: (0.80, 0.04), 3: (0.55, 0.05), 4: (0.20, 0.04), 5: (0.25, 0.05), 7: (0.79, 0.04), 8: (0.55, 0.06),
     10: (0.69, 0.05), 11: (0.61, 0.03), 12: (0.64, 0.03), 13: (0.74, 0.03), 14: (0.24, 0.05), 15: (0.22, 0.05),
@@ -49,7 +49,7 @@ T1 = {
 
 
 def description() -> dict:
-    """``label_maps.json``."""
+    """The content of ``label_maps.json``."""
     segments, alike = {}, []
     for name, (left, right, *_) in PAIRS.items():
         segments[f"Left {name}"], segments[f"Right {name}"] = left, right
@@ -72,7 +72,7 @@ def description() -> dict:
 
 
 def renumbered(muse: np.ndarray) -> np.ndarray:
-    """FreeSurfer's values (uint8) of MUSE's."""
+    """A label map with MUSE's values converted to FreeSurfer's (uint8)."""
     result = np.zeros(muse.shape, np.uint8)
     for left, right, muse_left, muse_right in PAIRS.values():
         result[np.isin(muse, muse_left)], result[np.isin(muse, muse_right)] = left[0], right[0]
@@ -108,4 +108,6 @@ def main(label_maps: Path, heads: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     main(*map(Path, sys.argv[1:]))
