@@ -24,7 +24,7 @@ from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
 from ConResSegmentationLib.MapOverlay import OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
-from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, engineOptions
+from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, engineOptions, mapName
 from ConResSegmentationLib.RunPanel import RunControl, RunPanel
 from ConResSegmentationLib.SceneInputs import ROIPanel
 from ConResSegmentationLib.SegmentationRun import (
@@ -229,7 +229,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.channels.setInputs(self._description.inputs if self._description else ())
         for kind in MAPS:
             # The choice is kept for the next model that has the map.
-            getattr(self.ui, f"{kind}CheckBox").enabled = kind in self._providedMaps
+            getattr(self.ui, f"{mapName(kind)}CheckBox").enabled = kind in self._providedMaps
         self.loadPanel.setModel(name)
         if volumeNodes:
             self.channels.setNodes(volumeNodes)

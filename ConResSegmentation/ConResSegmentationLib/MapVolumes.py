@@ -1,4 +1,4 @@
-"""Residual, attention, probability and feature maps as volumes in the scene."""
+"""Residual, attention, probability and other maps as volumes in the scene."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ import vtk
 from slicer.i18n import tr as _
 
 from conresnet.images.grid import bounding_box, whole_box
+from conresnet.package.maps import MAPS
 
 from . import ResultSegmentation
 
@@ -26,6 +27,10 @@ _COLORS = {
     "attention": ("vtkMRMLColorTableNodeFileViridis.txt", "vtkMRMLColorTableNodeOcean"),
     "probability": ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLColorTableNodeIron"),
     "features": ("vtkMRMLColorTableNodeFileViridis.txt", "vtkMRMLColorTableNodeRainbow"),
+    "uncertainty": ("vtkMRMLColorTableNodeFileMagma.txt", "vtkMRMLColorTableNodeIron"),
+    "disagreement": ("vtkMRMLColorTableNodeFileMagma.txt", "vtkMRMLColorTableNodeIron"),
+    "result_residual": ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLPETProceduralColorNodePET-Heat"),
+    "residual_difference": ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLPETProceduralColorNodePET-Heat"),
 }
 
 
@@ -45,7 +50,7 @@ def split(maps: dict[str, np.ndarray], segmentNames: list[str]) -> list[MapVolum
     for kind, array in maps.items():
         for component, values in enumerate(array):
             # A model may have one residual for all segments together.
-            isOfSegment = kind in ("residual", "probability") and len(array) == len(segmentNames)
+            isOfSegment = MAPS[kind].per_segment and len(array) == len(segmentNames)
             segment = segmentNames[component] if isOfSegment else ""
             volumes.append(MapVolume(kind, segment, _title(kind, segment, component), values))
     return volumes
@@ -103,15 +108,18 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
 
 
 def _title(kind: str, segment: str, component: int) -> str:
-    if kind == "residual" and not segment:
-        return _("residual")
-    if kind == "residual":
-        return _("residual {segment}").format(segment=segment)
-    if kind == "probability":
-        return _("probability {segment}").format(segment=segment)
-    if kind == "attention":
-        return _("attention")
-    return _("features before attention") if component == 0 else _("features after attention")
+    if kind == "features":
+        return _("features before attention") if component == 0 else _("features after attention")
+    titles = {
+        "residual": _("residual"),
+        "attention": _("attention"),
+        "probability": _("probability"),
+        "uncertainty": _("uncertainty"),
+        "disagreement": _("disagreement"),
+        "result_residual": _("residual of the result"),
+        "residual_difference": _("residual difference"),
+    }
+    return f"{titles[kind]} {segment}" if segment else titles[kind]
 
 
 def _key(node) -> tuple[str, str, str]:

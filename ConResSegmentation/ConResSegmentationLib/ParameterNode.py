@@ -8,6 +8,7 @@ from slicer import vtkMRMLMarkupsROINode, vtkMRMLScalarVolumeNode, vtkMRMLSegmen
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
+from conresnet.package.maps import MAPS
 from conresnet.request import SegmentOptions
 
 
@@ -32,7 +33,7 @@ class ConResSegmentationParameterNode:
     channels - one volume per channel of the model, in its order.
     region - the ROI to segment in; the whole image if there is none. The name is that in scenes saved earlier.
     segmentation - where the result goes; a new segmentation if there is none.
-    residualMap, attentionMap, probabilityMap, featuresMap - which maps to compute.
+    residualMap, attentionMap and so on - which maps to compute, see mapName.
     show3D - whether to create surfaces.
     device, precision - how to compute.
     shownMap, mapOpacity - the map over the slices.
@@ -46,6 +47,10 @@ class ConResSegmentationParameterNode:
     attentionMap: bool = True
     probabilityMap: bool = False
     featuresMap: bool = False
+    uncertaintyMap: bool = False
+    disagreementMap: bool = False
+    resultResidualMap: bool = False
+    residualDifferenceMap: bool = False
     show3D: bool = True
     device: str = "auto"
     precision: Precision = Precision.auto
@@ -59,14 +64,14 @@ def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Coll
     Args:
         provided: the maps that the model can compute; others are left out.
     """
-    wanted = {
-        "residual": parameterNode.residualMap,
-        "attention": parameterNode.attentionMap,
-        "probability": parameterNode.probabilityMap,
-        "features": parameterNode.featuresMap,
-    }
     return SegmentOptions(
-        maps=tuple(name for name, isWanted in wanted.items() if isWanted and name in provided),
+        maps=tuple(name for name in MAPS if name in provided and getattr(parameterNode, f"{mapName(name)}Map")),
         device=parameterNode.device,
         precision=parameterNode.precision.value,
     )
+
+
+def mapName(kind: str) -> str:
+    """A map's name in the names of parameters and widgets: "resultResidual" for "result_residual"."""
+    first, *others = kind.split("_")
+    return first + "".join(map(str.capitalize, others))

@@ -69,7 +69,8 @@ def segment(
         channels: images by the model's names for them, such as ``{"T1": ..., "FLAIR": ...}``.
         roi: where to segment: six numbers R0, R1, A0, A1, S0, S1 in RAS mm, a .mrk.json file from Slicer, or a
             ``BoxROI``; None for the whole image.
-        maps: also make these: "residual", "attention", "probability", "features".
+        maps: also make these: "residual", "attention", "probability", "features", "uncertainty", "disagreement" (of an
+            ensemble), "result_residual", "residual_difference".
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
         progress: called with the phase, the fraction done (0 to 1) and the seconds left (or None). An exception from it

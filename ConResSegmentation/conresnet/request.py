@@ -100,7 +100,8 @@ class SegmentOptions:
     maps: tuple[str, ...] = field(
         default=(),
         metadata=option(
-            "Also write these, separated by commas: residual, attention, probability, features.",
+            "Also write these, separated by commas: residual, attention, probability, features, uncertainty, "
+            "disagreement, result_residual, residual_difference.",
             metavar="NAMES",
             from_text=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
             to_plain=list,

@@ -9,8 +9,10 @@ import SimpleITK as sitk
 
 from conresnet.images.grid import Box, bounding_box
 from conresnet.images.preparation import PreparedCase
+from conresnet.images.resampling import translation
+from conresnet.inference.result_maps import result_residual, slice_step, uncertainty
 from conresnet.package.description import Output
-from conresnet.package.maps import to_half
+from conresnet.package.maps import MAPS, predicted_maps, to_half
 
 
 def small_components(mask: np.ndarray, smallest: float) -> np.ndarray:
@@ -218,6 +220,7 @@ class Results:
         components: number of components of each requested map, by name.
         allocate: makes each result's array of zeros from name, shape and type.
         watched: whether the labels are shown while they grow.
+        slice_axis: of the model's array, along which slices follow one another for maps of the result's residual.
 
     Attributes:
         labels: [k, j, i] uint8.
@@ -234,7 +237,9 @@ class Results:
         components: Mapping[str, int],
         allocate: Allocate,
         watched: bool = False,
+        slice_axis: int = 0,
     ):
+        self._slice_axis = slice_axis
         self._case = case
         self._output = output
         self._watched = watched
@@ -244,6 +249,14 @@ class Results:
         if output.kind == "regions":
             self.regions = allocate("regions", (packed_size(len(output.segments)), *shape), np.dtype(np.uint8))
         self.maps = {name: allocate(name, (count, *shape), np.dtype(np.float16)) for name, count in components.items()}
+        # Predicted maps that others are made from, without being asked for themselves.
+        self._hidden = {
+            name: np.zeros(self.maps["residual_difference"].shape, np.float16)
+            for name in predicted_maps(components)
+            if name not in components
+        }
+        self._predicted = {name: array for name, array in self.maps.items() if not MAPS[name].from_result}
+        self._predicted |= self._hidden
         self.writer = LabelWriter(output)
         self._smallest_component = 0.0
         # On the model's grid; pages of an array of zeros that nobody writes to take no memory.
@@ -255,7 +268,7 @@ class Results:
 
     def restart(self) -> None:
         """Forget all slabs, because the pass starts over with other windows."""
-        for array in (self.labels, self.regions, *self.maps.values()):
+        for array in (self.labels, self.regions, *self.maps.values(), *self._hidden.values()):
             if array is not None:
                 array[...] = 0
         self.writer = LabelWriter(self._output)
@@ -286,11 +299,18 @@ class Results:
         mask = None if self._case.inside is None else self._case.inside[where]
         packed = None if self.regions is None else space.output_view(self.regions)[(slice(None), *where)]
         space.output_view(self.labels)[where] = self.writer.labels(values["probability"], mask, packed)
-        for name, target in self.maps.items():
-            value = to_half(values[name])
+        found = dict(values)
+        if "uncertainty" in self.maps:
+            found["uncertainty"] = self._uncertainty(values["probability"])
+        for name in found.keys() & (self._predicted.keys() | self.maps.keys()):
+            value = to_half(found[name])
             if mask is not None:
                 value *= mask
+            target = self.maps[name] if name in self.maps else self._hidden[name]
             space.output_view(target)[(slice(None), *where)] = value
+
+    def _uncertainty(self, probability: np.ndarray) -> np.ndarray:
+        return uncertainty(probability, self._output.kind == "labels")[None]
 
     def complete(self, done: Callable[[float], None]) -> None:
         """Resample what was kept on the model's grid onto the input's, and drop small components if asked to.
@@ -303,6 +323,9 @@ class Results:
         if self._smallest_component:
             self.writer.drop_small_components(self.labels, self.regions, self._smallest_component)
             done(1.0)
+        if "result_residual" in self.maps or "residual_difference" in self.maps:
+            self._find_residual()
+            done(1.0)
 
     def _bring_back(self, done: Callable[[float], None]) -> None:
         space = self._case.space
@@ -311,11 +334,63 @@ class Results:
         # Empty if no pass came this far.
         names = sorted(self._kept, key=lambda name: name != "probability")
         for number, name in enumerate(names):
-            target = space.reference_view(self.maps[name]) if name in self.maps else None
+            target = space.reference_view(self._predicted[name]) if name in self._predicted else None
+            uncertain = name == "probability" and "uncertainty" in self.maps
             for where, block in space.slabs_from_model(self._kept.pop(name)):
                 if name == "probability":
                     packed = None if regions is None else regions[(slice(None), *where)]
                     labels[where] = self.writer.labels(block, packed=packed)
+                if uncertain:
+                    value = to_half(self._uncertainty(block))
+                    space.reference_view(self.maps["uncertainty"])[(slice(None), *where)] = value
                 if target is not None:
                     target[(slice(None), *where)] = to_half(block)
                 done(number / len(names))
+
+    def _find_residual(self) -> None:
+        """Fill in the maps of the result's residual, on the image's own slices."""
+        space, axis = self._case.space, self._slice_axis
+        arrays = {name: self._along(array) for name, array in {**self.maps, **self._hidden}.items()}
+        labels = self._along(self.labels[None])[:, 0]
+        regions = None if self.regions is None else self._along(self.regions)
+        source = space.reorder.grid(space.reference)
+        step = slice_step(space.grid.spacing[::-1], source.spacing[::-1], axis)
+        together = next(arrays[n].shape[1] for n in ("result_residual", "residual_difference") if n in arrays) == 1
+
+        def masks(number: int) -> np.ndarray:
+            if together:
+                return (labels[number] if regions is None else regions[number])[None]
+            return self.masks(labels[number], None if regions is None else regions[number])
+
+        def inside(number: int) -> np.ndarray:
+            start, shape = [0, 0, 0], list(source.shape)
+            start[axis], shape[axis] = number, 1
+            return space.roi.contains(source.array_affine @ translation(start), shape).squeeze(axis)
+
+        def write(number: int, residual: np.ndarray) -> None:
+            if together and residual.ndim == 4:
+                residual = residual.any(axis=1)
+            if "result_residual" in arrays:
+                arrays["result_residual"][number] = residual
+            if "residual_difference" in arrays:
+                arrays["residual_difference"][number] = np.abs(arrays["residual"][number] - residual)
+
+        if "residual_difference" in arrays:
+            # Slices that have no predecessor keep what was predicted: nothing changes there.
+            arrays["residual_difference"][...] = arrays["residual"]
+        result_residual(len(labels), masks, step, inside if space.roi is not None else None, write)
+
+    def _along(self, array: np.ndarray) -> np.ndarray:
+        """An array [c, k, j, i] as a view (slices, c, ...) along the residual axis, in the model's direction."""
+        return np.moveaxis(self._case.space.reference_view(array), 1 + self._slice_axis, 0)
+
+    def masks(self, labels: np.ndarray, regions: np.ndarray | None) -> np.ndarray:
+        """(K, ...) bool: each segment in a part of the result, regions with what lies over them.
+
+        Args:
+            labels: (...) of ``labels``.
+            regions: (b, ...) of ``regions``, or None where there are none.
+        """
+        if regions is not None:
+            return np.stack([region_mask(regions, index) for index in range(len(self._output.segments))])
+        return np.stack([labels == segment.label for segment in self._output.segments])

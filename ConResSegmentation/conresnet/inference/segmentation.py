@@ -19,7 +19,7 @@ from conresnet.inference.sliding import Pass, Passes
 from conresnet.inference.windows import Tiling
 from conresnet.package import ModelPackage, read_package
 from conresnet.package.description import ModelDescription
-from conresnet.package.maps import check_maps, map_components
+from conresnet.package.maps import check_maps, map_components, predicted_maps, slice_axis
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions
 from conresnet.systems import System, build_system
@@ -48,7 +48,7 @@ class SegmentResult:
 
     Args:
         labels: uint8 [k, j, i].
-        maps: float16 [c, k, j, i] by name; "probability" and "residual" have one component per segment, unless the
+        maps: float16 [c, k, j, i] by name; "probability" and the residuals have one component per segment, unless the
             model has one residual for all segments together.
         report: what ``report.json`` holds, see ``_report``.
         regions: for a model whose segments overlap, uint8 [b, k, j, i]: the ones each voxel belongs to, for
@@ -157,8 +157,10 @@ def _segment(
         tracker.begin("segmenting")
         counts = map_components(description)
         components = {name: counts[name] for name in maps}
-        results = Results(case, description.output, components, allocate or _zeros, watched=allocate is not None)
-        passes = Passes(backend, tiling, maps, results, tracker)
+        results = Results(
+            case, description.output, components, allocate or _zeros, allocate is not None, slice_axis(description)
+        )
+        passes = Passes(backend, tiling, predicted_maps(maps), results, tracker)
         system.segment(case, passes)
         tracker.begin("writing")
         results.complete(tracker.update)

@@ -1,6 +1,7 @@
 """The maps that a model can give besides its segmentation, each described once. Torch-free.
 
-A new map is one entry of `MAPS`, and the network's output that it shows.
+A new map is one entry of `MAPS`, and the network's output that it shows. What is computed from the result instead, such
+as the uncertainty, is in `conresnet.inference.result_maps`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.networks import all_arguments, provided_outputs
-from conresnet.package.description import ModelDescription
+from conresnet.package.description import AXES, ModelDescription
 from conresnet.systems import declared_system
 
 
@@ -23,11 +24,14 @@ class MapKind:
     Args:
         title: for lists.
         description: what it shows, for people.
-        output: the network's output that it is made from, see `conresnet.networks.blocks`.
+        output: the network's output that it is made from, see `conresnet.networks.blocks`, or one that the system adds
+            (`conresnet.systems.System.adds`).
         is_logit: whether that output goes through a sigmoid. (The segmentation is made probabilities in any case.)
         per_segment: whether it has one component per segment; else ``components``.
         components: how many components it has where it has none per segment.
         range: lowest and highest value it can have; None where it depends on the network.
+        from_result: whether it is computed from the result, once that is known, and not window by window.
+        follows_residual: whether it has the components of the residual map, see ``map_components``.
     """
 
     title: str
@@ -37,6 +41,8 @@ class MapKind:
     per_segment: bool = False
     components: int = 1
     range: tuple[float, float] | None = (0.0, 1.0)
+    from_result: bool = False
+    follows_residual: bool = False
 
     def component_count(self, segments: int) -> int:
         """Its components for a model of so many segments."""
@@ -57,6 +63,7 @@ MAPS = {
         "residual",
         is_logit=True,
         per_segment=True,
+        follows_residual=True,
     ),
     "attention": MapKind(
         "Attention",
@@ -70,6 +77,34 @@ MAPS = {
         "features",
         components=2,
         range=None,
+    ),
+    "uncertainty": MapKind(
+        "Uncertainty",
+        "Predictive entropy of the probabilities, 0 (certain) to 1 (all equally likely); of overlapping regions, that "
+        "of the least certain one.",
+        "segmentation",
+        from_result=True,
+    ),
+    "disagreement": MapKind(
+        "Disagreement",
+        "How much the members of an ensemble disagree, 0 to 1: the mutual information between prediction and member.",
+        "members",
+    ),
+    "result_residual": MapKind(
+        "Residual of the result",
+        "Where the segmentation itself changes from the previous slice, 0 or 1 (eq. 1 of the result).",
+        "segmentation",
+        per_segment=True,
+        from_result=True,
+        follows_residual=True,
+    ),
+    "residual_difference": MapKind(
+        "Residual difference",
+        "How far the predicted residual and that of the result are apart, 0 to 1.",
+        "residual",
+        per_segment=True,
+        from_result=True,
+        follows_residual=True,
     ),
 }
 
@@ -86,7 +121,23 @@ def provided_maps(description: ModelDescription) -> set[str]:
     system = description.system
     kind = declared_system(system.type)
     networks = kind.shown(system.networks) if kind else system.networks
-    return set.intersection(*(maps_from(provided_outputs(item.type, item.arguments)) for item in networks))
+    common = set.intersection(*(maps_from(provided_outputs(item.type, item.arguments)) for item in networks))
+    return common | maps_from(kind.adds if kind else ())
+
+
+def predicted_maps(names: Iterable[str]) -> tuple[str, ...]:
+    """The maps that networks have to make for these: themselves, or the one that a map of the result is made from."""
+    needed = ("residual" if MAPS[name].output == "residual" else name for name in names)
+    return tuple(dict.fromkeys(name for name in needed if not MAPS[name].from_result))
+
+
+def slice_axis(description: ModelDescription) -> int:
+    """The axis of a model's arrays (0 to 2 for S, H, W) along which slices follow one another in its residual.
+
+    S for a model that predicts none.
+    """
+    network = description.system.networks[0]
+    return AXES.index(all_arguments(network.type, network.arguments).get("residual_axis", "S"))
 
 
 def residual_plane(description: ModelDescription) -> str:
@@ -95,11 +146,16 @@ def residual_plane(description: ModelDescription) -> str:
 
 
 def map_components(description: ModelDescription) -> dict[str, int]:
-    """How many components each map of a model has: one per segment, or one residual for all segments together."""
+    """How many components each map of a model has: one per segment, or one residual for all segments together.
+
+    Maps of the result's residual are like the predicted one; a model that predicts none has one per segment.
+    """
     segments = len(description.output.segments)
     network = description.system.networks[-1]
     shared = all_arguments(network.type, network.arguments).get("residual_outputs") == 1
-    return {name: 1 if shared and name == "residual" else kind.component_count(segments) for name, kind in MAPS.items()}
+    return {
+        name: 1 if shared and kind.follows_residual else kind.component_count(segments) for name, kind in MAPS.items()
+    }
 
 
 def check_maps(names: Iterable[str], provided: Collection[str], model: str) -> tuple[str, ...]:

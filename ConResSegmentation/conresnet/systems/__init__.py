@@ -71,6 +71,7 @@ class System:
             has none.
         files: the names of its networks, in their order, as in a package's weights files; empty for any number.
         ensemble: the system that several trained runs of this one make together; "" where they cannot.
+        adds: outputs that maps are made from and that the system makes itself, besides those of its networks.
         plans: what can be planned with it, by the name for ``plan --system``: "title", "sentence", "network" (its type)
             and "arguments" of the network that differ from their defaults.
 
@@ -84,6 +85,7 @@ class System:
     Arguments: ClassVar[type | None] = None
     files: ClassVar[tuple[str, ...]] = ()
     ensemble: ClassVar[str] = ""
+    adds: ClassVar[Collection[str]] = ()
     plans: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     predictors: Sequence[Predictor]

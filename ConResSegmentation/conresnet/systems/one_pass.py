@@ -59,6 +59,8 @@ class Ensemble(OnePass):
     It is made of runs that are exported together, and not trained as a whole.
     """
 
+    adds = ("members",)
+
     @staticmethod
     def _predictor(package: ModelPackage) -> Predictor:
         from conresnet.systems.predictors import AveragedNetworks

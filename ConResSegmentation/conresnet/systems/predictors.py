@@ -10,6 +10,7 @@ from torch import Tensor
 
 from conresnet.errors import UserError
 from conresnet.inference.devices import Backend
+from conresnet.inference.result_maps import disagreement, entropies
 from conresnet.networks.blocks import fold_weight_standardization, segment_probabilities
 from conresnet.networks.context_residual import AXES
 from conresnet.networks.loading import load_network
@@ -91,11 +92,12 @@ class AveragedNetworks:
     """The networks of a package, one after the other over each window.
 
     Probabilities, residuals, attention and features are means over the networks. Only one network computes at a time
-    and only the sum of the answers is kept, so that beyond their weights several take the memory of one.
+    and only the sum of the answers is kept, so that beyond their weights several take the memory of one. How much the
+    networks disagree is measured in each window, and not between the windows.
 
     Attributes:
         networks: all of them.
-        maps: those that every network can give.
+        maps: those that every network can give, and "disagreement".
 
     Args:
         package: read for the description and the weights; not kept.
@@ -108,7 +110,8 @@ class AveragedNetworks:
         count = len(package.description.system.networks)
         self._members = [SingleNetwork(package, index) for index in range(count)]
         self.networks = [network for member in self._members for network in member.networks]
-        self.maps = set.intersection(*(set(member.maps) for member in self._members))
+        self.maps = set.intersection(*(set(member.maps) for member in self._members)) | {"disagreement"}
+        self._exclusive = package.description.output.kind == "labels"
 
     def place(self, backend: Backend) -> None:
         """Move to a device, for its precision."""
@@ -119,15 +122,26 @@ class AveragedNetworks:
     def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
         """One window, see ``Predictor.predict``."""
         first, *others = self._members
-        total = first.predict(block, maps)
+        total = self._answer(first, block, maps)
         for member in others:
-            _add(total, member.predict(block, maps))
-        return {name: value.div_(len(self._members)) for name, value in total.items()}
+            _add(total, self._answer(member, block, maps))
+        mean = {name: value.div_(len(self._members)) for name, value in total.items()}
+        if "disagreement" in mean:
+            parts = (mean["probability"].numpy(), mean["disagreement"].numpy(), self._exclusive)
+            mean["disagreement"] = torch.from_numpy(disagreement(*parts))[None]
+        return mean
+
+    def _answer(self, member: SingleNetwork, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
+        """What a member says; its entropies take the place of the disagreement, which needs those of all members."""
+        answer = member.predict(block, [name for name in maps if name != "disagreement"])
+        if "disagreement" in maps:
+            answer["disagreement"] = torch.from_numpy(entropies(answer["probability"].numpy(), self._exclusive))
+        return answer
 
     def trial(self, maps: Collection[str]) -> None:
         """Make all that ``predict`` makes, on a window as small as can be."""
         for member in self._members:
-            member.trial(maps)
+            member.trial([name for name in maps if name != "disagreement"])
 
 
 def _add(total: dict[str, Tensor], values: dict[str, Tensor]) -> None:

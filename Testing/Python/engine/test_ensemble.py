@@ -71,6 +71,12 @@ def test_every_map_is_the_mean_of_the_members(tmp_path, regions, inference):
         assert np.ptp(each, axis=0).mean() > 0
         # As exact as half precision, in which maps are given, keeps the members.
         assert np.abs(result.maps[name] - each.mean(axis=0)).max() <= 1e-3 * np.abs(each).max(), name
+    # The members' own uncertainty is the rest of the ensemble's.
+    both = run(together, volume, maps=("uncertainty", "disagreement")).maps
+    own = np.mean([run(member, volume, maps=("uncertainty",)).maps["uncertainty"][0] for member in members], axis=0)
+    if not regions and not inference:
+        assert both["disagreement"][0] == pytest.approx(both["uncertainty"][0] - own, abs=5e-3)
+    assert 0.01 < both["disagreement"].mean() < both["uncertainty"].mean()
     differing = [np.mean(result.labels.array != single.labels.array) for single in singles]
     assert max(differing) > 0
 
