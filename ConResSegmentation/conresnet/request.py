@@ -6,6 +6,7 @@ offers it, the pipe carries it and ``conresnet.segment`` accepts it. Torch-free.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -29,7 +30,8 @@ class OptionSpec:
         help: for --help.
         metavar: what stands for the value in --help.
         choices: all values, where there are few.
-        least: of a whole number.
+        least: of a number; whole numbers only if it is an int.
+        is_flag: whether the option is given without a value, for True.
         from_text: from the command line's text.
         to_plain, from_plain: to and from what JSON has. ``from_plain`` raises TypeError, ValueError or UserError for
             anything else.
@@ -38,7 +40,8 @@ class OptionSpec:
     help: str
     metavar: str | None = None
     choices: tuple[str, ...] = ()
-    least: int | None = None
+    least: int | float | None = None
+    is_flag: bool = False
     from_text: Callable[[str], Any] = str
     to_plain: Callable[[Any], Any] = lambda value: value
     from_plain: Callable[[Any], Any] = lambda value: value
@@ -67,6 +70,22 @@ def _whole_number(value: object) -> int:
     return value
 
 
+def _volume(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise TypeError("it is not a number above 0")
+    return float(value)
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("it is neither true nor false")
+    return value
+
+
+def _flag(help: str) -> dict[str, OptionSpec]:
+    return option(help, is_flag=True, from_text=bool, from_plain=_truth)
+
+
 def _box(value: object) -> BoxROI:
     if not isinstance(value, dict):
         raise TypeError("it is not an object")
@@ -85,6 +104,8 @@ class SegmentOptions:
         tiling: "fitted" (Gaussian blending) or "authors" (uniform, as the paper's authors place windows); None for the
             model's.
         threads: of the CPU; None for all but one of three or more, which keeps a desktop responsive.
+        fast: without mirroring, and with less overlap of windows, which are fitted unless ``tiling`` is given.
+        keep_largest, drop_below, fill_holes: see ``conresnet.inference.postprocessing.postprocess``.
     """
 
     roi: BoxROI | None = field(
@@ -138,6 +159,21 @@ class SegmentOptions:
             from_plain=_whole_number,
         ),
     )
+    fast: bool = field(
+        default=False, metadata=_flag("Faster and less accurate: no mirroring, less overlap of windows.")
+    )
+    keep_largest: bool = field(default=False, metadata=_flag("Keep only the largest connected piece of each segment."))
+    drop_below: float | None = field(
+        default=None,
+        metadata=option(
+            "Remove pieces of a segment that are smaller than this many mL.",
+            metavar="ML",
+            least=0.0,
+            from_text=float,
+            from_plain=_volume,
+        ),
+    )
+    fill_holes: bool = field(default=False, metadata=_flag("Fill holes that a segment encloses on all sides."))
 
     @classmethod
     def specs(cls) -> dict[str, OptionSpec]:

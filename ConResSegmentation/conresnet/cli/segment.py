@@ -31,14 +31,19 @@ _STEPS = 1000
 def _engine_options(command: Callable) -> Callable:
     """A click option for each of ``SegmentOptions``."""
     for name, spec in reversed(SegmentOptions.specs().items()):
-        command = click.option(f"--{name}", type=_click_type(spec), metavar=spec.metavar, help=spec.help)(command)
+        # A flag that is not given is None, as any option.
+        how = {"is_flag": True, "default": None} if spec.is_flag else {"type": _click_type(spec)}
+        name = f"--{name.replace('_', '-')}"
+        command = click.option(name, metavar=spec.metavar, help=spec.help, **how)(command)
     return command
 
 
 def _click_type(spec: OptionSpec) -> click.ParamType | None:
     if spec.choices:
         return click.Choice(spec.choices)
-    return click.IntRange(spec.least) if spec.least is not None else None
+    if spec.least is None:
+        return None
+    return click.IntRange(spec.least) if isinstance(spec.least, int) else click.FloatRange(spec.least, min_open=True)
 
 
 @click.command(context_settings={"max_content_width": 100})

@@ -163,10 +163,59 @@ class LabelWriter:
         if packed is not None:
             for index, part in self._parts:
                 packed[index // 8][region_mask(packed, part)] |= 1 << index % 8
+        self._repaint(labels, packed)
+
+    def revise(
+        self,
+        labels: np.ndarray,
+        packed: np.ndarray | None,
+        change: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
+    ) -> None:
+        """Replace each segment that has voxels, and count again. What leaves a region leaves its parts too.
+
+        Args:
+            labels, packed: see ``drop_small_components``; changed in place.
+            change: called for one segment after another, a region before its parts, with the number of the segment,
+                its mask, and where it may grow: where no other segment is, or anywhere for regions. Both are cut to
+                the box around the segment, and so is the mask that it returns.
+        """
+        around = bounding_box(labels)
+        if around is None:
+            return
+        labels = labels[around]
+        packed = None if packed is None else packed[(slice(None), *around)]
+        for index in self._order:
+            mask = labels == self._values[index] if packed is None else region_mask(packed, index)
+            box = bounding_box(mask)
+            if box is None:
+                continue
+            mask = mask[box]
+            if packed is None:
+                block = labels[box]
+                new = change(index, mask, block == 0)
+                block[mask & ~new] = 0
+                block[new & ~mask] = self._values[index]
+                continue
+            block = packed[(slice(None), *box)]
+            new = change(index, mask, np.ones_like(mask))
+            _set_bits(block, index, new)
+            for whole, part in self._parts:
+                if whole == index:
+                    _set_bits(block, part, region_mask(block, part) & new)
+        self._repaint(labels, packed)
+
+    def _repaint(self, labels: np.ndarray, packed: np.ndarray | None) -> None:
+        """Make the labels those of changed regions, and count."""
+        if packed is not None:
             self.region_voxels[:] = [np.count_nonzero(region_mask(packed, index)) for index in range(len(self._values))]
             labels[...] = 0
             self._write_over(labels, lambda index: region_mask(packed, index))
         self.voxels[:] = [np.count_nonzero(labels == value) for value in self._values]
+
+
+def _set_bits(packed: np.ndarray, index: int, mask: np.ndarray) -> None:
+    packed[index // 8] &= 255 - (1 << index % 8)
+    packed[index // 8] |= mask.astype(np.uint8) << index % 8
 
 
 class FoundSegments:
@@ -312,17 +361,20 @@ class Results:
     def _uncertainty(self, probability: np.ndarray) -> np.ndarray:
         return uncertainty(probability, self._output.kind == "labels")[None]
 
-    def complete(self, done: Callable[[float], None]) -> None:
+    def complete(self, done: Callable[[float], None], revise: Callable[[Results], None] | None = None) -> None:
         """Resample what was kept on the model's grid onto the input's, and drop small components if asked to.
 
         Args:
             done: called with the share that is done.
+            revise: changes the labels and regions in place, before maps are made from them.
         """
         if not self._case.space.exact:
             self._bring_back(done)
         if self._smallest_component:
             self.writer.drop_small_components(self.labels, self.regions, self._smallest_component)
             done(1.0)
+        if revise:
+            revise(self)
         if "result_residual" in self.maps or "residual_difference" in self.maps:
             self._find_residual()
             done(1.0)

@@ -13,6 +13,7 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
+from conresnet.inference.postprocessing import PostProcessing, check_postprocessing
 from conresnet.inference.progress import Progress, Tracker
 from conresnet.inference.results import Allocate, LabelWriter, Results
 from conresnet.inference.sliding import Pass, Passes
@@ -146,6 +147,9 @@ def _segment(
     description, system = model.description, model.system
     maps = check_maps(options.maps, system.maps, description.name)
     tiling = system.tiling.chosen(options.tiling)
+    if options.fast:
+        tiling = (tiling if options.tiling else tiling.chosen("fitted")).faster()
+    check_postprocessing(options)
     backend = choose_backend(
         model.device if options.device == "auto" else options.device,
         model.precision if options.precision == "auto" else options.precision,
@@ -160,12 +164,16 @@ def _segment(
         results = Results(
             case, description.output, components, allocate or _zeros, allocate is not None, slice_axis(description)
         )
-        passes = Passes(backend, tiling, predicted_maps(maps), results, tracker)
+        passes = Passes(backend, tiling, predicted_maps(maps), results, tracker, not options.fast)
         system.segment(case, passes)
         tracker.begin("writing")
-        results.complete(tracker.update)
+        changes = PostProcessing(description, options, channels[0].grid, tracker.update)
+        results.complete(tracker.update, changes.apply if changes.is_wanted else None)
+        for warning in changes.warnings:
+            passes.warn(warning)
         seconds = tracker.finish()
     report = _report(description, channels, case, tiling, passes, results.writer, threads, seconds)
+    report |= {"fast": options.fast, "postprocessing": changes.report}
     labels = Volume(results.labels, channels[0].grid, description.title)
     return SegmentResult(labels, results.maps, report, results.regions)
 

@@ -140,12 +140,13 @@ class Predictor(Protocol):
     def place(self, backend: Backend) -> None:
         """Move to a device, for its precision."""
 
-    def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
+    def predict(self, block: Tensor, maps: Collection[str], mirrors: bool = True) -> dict[str, Tensor]:
         """One window.
 
         Args:
             block: (C, S, H, W) float32 on the CPU.
             maps: wanted along with the probability.
+            mirrors: whether to average over mirrored windows, as the model asks for.
 
         Returns:
             (c, S, H, W) float32 on the CPU by name: always "probability", one component per segment (without the
@@ -156,7 +157,7 @@ class Predictor(Protocol):
             UserError: "network-not-finite" where a probability is not a number, as when half precision overflows.
         """
 
-    def trial(self, maps: Collection[str]) -> None:
+    def trial(self, maps: Collection[str], mirrors: bool = True) -> None:
         """Make all that ``predict`` makes, on the smallest possible window."""
 
 
@@ -188,14 +189,24 @@ class Passes:
         maps: wanted along with the segmentation; made by the last pass only.
         results: what the user gets, and sees growing.
         tracker: of progress; raises Cancelled.
+        mirrors: whether to average over mirrored windows, as the model asks for.
 
     Attributes:
         outputs: the passes so far.
         warnings: sentences for the user, in the order in which they came up.
     """
 
-    def __init__(self, backend: Backend, tiling: Tiling, maps: Sequence[str], results: Results, tracker: Tracker):
+    def __init__(
+        self,
+        backend: Backend,
+        tiling: Tiling,
+        maps: Sequence[str],
+        results: Results,
+        tracker: Tracker,
+        mirrors: bool = True,
+    ):
         self._backend = backend
+        self._mirrors = mirrors
         self._tracker = tracker
         self.tiling = tiling
         self.maps = tuple(maps)
@@ -310,12 +321,12 @@ class Passes:
         def tick(share: float) -> None:
             self._tracker.update((finished + share) / windows)
 
-        with ForwardMonitor(predictor.networks, lambda: predictor.trial(maps), tick) as monitor:
+        with ForwardMonitor(predictor.networks, lambda: predictor.trial(maps, self._mirrors), tick) as monitor:
 
             def predict(block: Tensor) -> dict[str, Tensor]:
                 nonlocal finished
                 monitor.restart()
-                values = predictor.predict(block, maps)
+                values = predictor.predict(block, maps, self._mirrors)
                 finished += 1
                 return values
 

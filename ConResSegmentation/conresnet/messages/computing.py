@@ -15,6 +15,7 @@ COMPUTING: dict[str, str] = {
     "precision-unknown": _("Unknown precision {precision!r}; choose one of {known}."),
     "precision-unavailable": _("fp16 is not supported on the CPU; choose auto, bf16 or fp32."),
     "tiling-unknown": _("Unknown tiling {tiling!r}; choose one of {known}."),
+    "volume-not-positive": _("{option} must be a volume above 0 mL, not {value}."),
     "out-of-memory": _(
         "The computer does not have enough memory to segment {name}; close other programs, or draw an ROI around the "
         "structure."
@@ -32,6 +33,9 @@ COMPUTING: dict[str, str] = {
         "{where} does not have enough memory for the network; the CPU, which takes longer, was used instead."
     ),
     "cpu-for-failure": _("{where} failed ({reason}); the CPU, which takes longer, was used instead."),
+    "segment-dropped": _(
+        "Nothing is left of {segment}: every piece of it is smaller than {volume} mL. Choose a smaller volume."
+    ),
     # The engine's process.
     "bad-request": _("The engine did not understand the request ({reason}); restart Slicer, and segment again."),
     "channel-unreadable": _("The array of {name} cannot be read from {path} ({reason}); segment again."),

@@ -51,7 +51,7 @@ class SingleNetwork:
         backend.place(self._network)
 
     @torch.inference_mode()
-    def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
+    def predict(self, block: Tensor, maps: Collection[str], mirrors: bool = True) -> dict[str, Tensor]:
         """One window, see ``Predictor.predict``.
 
         Raises:
@@ -61,10 +61,11 @@ class SingleNetwork:
         # A mirrored pass sees each slice's other neighbor, so that maps are those of the pass that is not mirrored.
         output = self._forward(block[None], wanted)
         probability = segment_probabilities(output.pop("segmentation").float(), self._exclusive)
-        for axes in self._mirrorings:
+        mirrorings = self._mirrorings if mirrors else []
+        for axes in mirrorings:
             mirrored = self._forward(block[None].flip(axes), {"segmentation"})["segmentation"]
             probability += segment_probabilities(mirrored.float(), self._exclusive).flip(axes)
-        result = {"probability": probability.div_(1 + len(self._mirrorings)) if self._mirrorings else probability}
+        result = {"probability": probability.div_(1 + len(mirrorings)) if mirrorings else probability}
         # They would be painted as background, and nobody would know why there is no segment.
         if not probability.isfinite().all():
             raise UserError("network-not-finite", model=self._title)
@@ -74,9 +75,9 @@ class SingleNetwork:
                 result[name] = value.sigmoid_() if MAPS[name].is_logit else value
         return {name: value[0].cpu() for name, value in result.items()}
 
-    def trial(self, maps: Collection[str]) -> None:
+    def trial(self, maps: Collection[str], mirrors: bool = True) -> None:
         """Make all that ``predict`` makes, on a window as small as can be."""
-        self.predict(torch.zeros(self._input_channels, 16, 16, 16), maps)
+        self.predict(torch.zeros(self._input_channels, 16, 16, 16), maps, mirrors)
 
     def _forward(self, batch: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         with self._backend.computing():
@@ -119,29 +120,29 @@ class AveragedNetworks:
             member.place(backend)
 
     @torch.inference_mode()
-    def predict(self, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
+    def predict(self, block: Tensor, maps: Collection[str], mirrors: bool = True) -> dict[str, Tensor]:
         """One window, see ``Predictor.predict``."""
         first, *others = self._members
-        total = self._answer(first, block, maps)
+        total = self._answer(first, block, maps, mirrors)
         for member in others:
-            _add(total, self._answer(member, block, maps))
+            _add(total, self._answer(member, block, maps, mirrors))
         mean = {name: value.div_(len(self._members)) for name, value in total.items()}
         if "disagreement" in mean:
             parts = (mean["probability"].numpy(), mean["disagreement"].numpy(), self._exclusive)
             mean["disagreement"] = torch.from_numpy(disagreement(*parts))[None]
         return mean
 
-    def _answer(self, member: SingleNetwork, block: Tensor, maps: Collection[str]) -> dict[str, Tensor]:
+    def _answer(self, member: SingleNetwork, block: Tensor, maps: Collection[str], mirrors: bool) -> dict[str, Tensor]:
         """What a member says; its entropies take the place of the disagreement, which needs those of all members."""
-        answer = member.predict(block, [name for name in maps if name != "disagreement"])
+        answer = member.predict(block, [name for name in maps if name != "disagreement"], mirrors)
         if "disagreement" in maps:
             answer["disagreement"] = torch.from_numpy(entropies(answer["probability"].numpy(), self._exclusive))
         return answer
 
-    def trial(self, maps: Collection[str]) -> None:
+    def trial(self, maps: Collection[str], mirrors: bool = True) -> None:
         """Make all that ``predict`` makes, on a window as small as can be."""
         for member in self._members:
-            member.trial([name for name in maps if name != "disagreement"])
+            member.trial([name for name in maps if name != "disagreement"], mirrors)
 
 
 def _add(total: dict[str, Tensor], values: dict[str, Tensor]) -> None:

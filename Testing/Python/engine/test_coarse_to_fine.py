@@ -175,8 +175,8 @@ def test_maps_of_the_fine_network_lie_where_it_looked(tmp_path, head_image):
     fine = model.system.predictors[1]
     predict = fine.predict
 
-    def listening(block, maps):
-        answer = predict(block, maps)
+    def listening(block, maps, *how):
+        answer = predict(block, maps, *how)
         said.append((block.clone(), {name: value.clone() for name, value in answer.items()}))
         return answer
 
@@ -284,9 +284,9 @@ def test_progress_goes_on_through_both_passes_and_only_the_last_one_grows(tmp_pa
     seen = []
     for predictor in model.system.predictors:
 
-        def watching(block, maps, predictor=predictor, predict=predictor.predict):
+        def watching(block, maps, *how, predictor=predictor, predict=predictor.predict):
             seen.append((predictor, progress.told[-1][1], np.count_nonzero(arrays["labels"])))
-            return predict(block, maps)
+            return predict(block, maps, *how)
 
         predictor.predict = watching
 

@@ -156,12 +156,12 @@ class ShortOfMemory:
         predictor = model.system.predictors[index]
         predict, place = predictor.predict, predictor.place
 
-        def short(block, maps):
+        def short(block, maps, *how):
             if tuple(block.shape[1:]) != (16, 16, 16):
                 self.sizes.append(tuple(block.shape[1:]))
                 if block[0].numel() > fits and on in ("any", self.places[-1] if self.places else "cuda"):
                     raise error
-            return predict(block, maps)
+            return predict(block, maps, *how)
 
         def moved(backend):
             self.places.append(backend.device.type)

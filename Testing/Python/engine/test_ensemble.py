@@ -129,8 +129,8 @@ def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_pat
     alive: list[int] = []
     held: list = []
 
-    def counted(member, block, maps):
-        answer = plain(member, block, maps)
+    def counted(member, block, maps, *how):
+        answer = plain(member, block, maps, *how)
         gc.collect()
         held.append(weakref.ref(answer["probability"]))
         alive.append(sum(reference() is not None for reference in held))

@@ -15,7 +15,16 @@ from engine.volumes import grid, random_volume
 
 BOX = BoxROI.from_bounds([0, 10, -5, 5, 20, 40])
 OPTIONS = SegmentOptions(
-    roi=BOX, maps=("residual", "probability"), device="cuda:1", precision="bf16", tiling="authors", threads=3
+    roi=BOX,
+    maps=("residual", "probability"),
+    device="cuda:1",
+    precision="bf16",
+    tiling="authors",
+    threads=3,
+    fast=True,
+    keep_largest=True,
+    drop_below=0.5,
+    fill_holes=True,
 )
 
 
@@ -23,7 +32,7 @@ def test_every_option_is_one_of_the_command_line():
     given = {parameter.name: parameter for parameter in segment.params}
     for item in fields(SegmentOptions):
         parameter = given[item.name]
-        assert parameter.opts == [f"--{item.name}"] and parameter.help == item.metadata["spec"].help
+        assert parameter.opts == [f"--{item.name.replace('_', '-')}"] and parameter.help == item.metadata["spec"].help
         assert parameter.default is None or parameter.to_info_dict()["default"] is None
 
 
@@ -59,6 +68,9 @@ def test_defaults_are_not_sent():
         ("bad-request", {"precision": ""}),
         ("bad-request", {"threads": 0}),
         ("bad-request", {"threads": True}),
+        ("bad-request", {"fast": 1}),
+        ("bad-request", {"drop_below": 0}),
+        ("bad-request", {"drop_below": "1"}),
         ("bad-request", {"roi": [1, 2]}),
         ("bad-roi", {"roi": {"center": [0, 0, 0]}}),
     ],

@@ -261,10 +261,10 @@ def watched(model, volume, **options) -> tuple[SegmentResult, dict[str, np.ndarr
     (predictor,) = model.system.predictors
     predict = predictor.predict
 
-    def counting(block, maps):
+    def counting(block, maps, *how):
         if "labels" in arrays:
             grown.append(np.count_nonzero(arrays["labels"]))
-        return predict(block, maps)
+        return predict(block, maps, *how)
 
     predictor.predict = counting
     return segment(model, [volume], SegmentOptions(threads=1, **options), allocate=allocate), arrays, grown
