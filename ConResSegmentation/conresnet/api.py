@@ -27,7 +27,18 @@ from conresnet.inference.segmentation import segment as segment_volumes
 from conresnet.package import ModelPackage, read_package
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions
-from conresnet.result_folder import filling, result_files, write_images, write_report
+from conresnet.result_folder import (
+    PAGE_FILE,
+    REVIEW_FILE,
+    STATISTICS_FILE,
+    filling,
+    result_files,
+    wanted_tables,
+    write_images,
+    write_report,
+)
+from conresnet.review import ReviewRow, write_review
+from conresnet.statistics import segment_statistics, write_statistics
 
 Report = Callable[[str, float, float | None], None]
 
@@ -75,7 +86,7 @@ def segment(
         precision: "auto", "fp32", "bf16" or "fp16".
         progress: called with the phase, the fraction done (0 to 1) and the seconds left (or None). An exception from it
             ends the work.
-        options: others of ``conresnet.request.SegmentOptions``, such as ``tiling`` and ``threads``.
+        options: others of ``conresnet.request.SegmentOptions``, such as ``review=True``, ``tiling`` and ``threads``.
 
     Raises:
         UserError: one sentence says what is wrong with an image, the model or an option, and what to do.
@@ -114,7 +125,7 @@ def segment_images(
     reading = time.monotonic() - began
     result = segment_volumes(model, volumes, options, progress)
     result.report["seconds"] = {"loading": loading, "reading": reading, **result.report["seconds"]}
-    return Result(result, wrap, [Path(image) for image in images if is_path(image)])
+    return Result(result, wrap, [Path(image) for image in images if is_path(image)], model, options)
 
 
 def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
@@ -150,11 +161,17 @@ class Result:
         maps: float32 images by name, likewise; those of several components have them as pixel components in SimpleITK
             and as the last axis elsewhere.
         volumes_ml: mL of each segment, by name.
+        review: the places worth checking, see ``conresnet.review.ReviewRow``; None unless asked for.
+        statistics: the figures of each segment, see ``conresnet.statistics.segment_statistics``; uncertainties only if
+            they were asked for.
         report: what ``report.json`` holds: windows, device, precision, seconds, segments and more.
         warnings: sentences about what to check.
     """
 
-    def __init__(self, result: SegmentResult, wrap: Wrap, inputs: Sequence[Path] = ()):
+    def __init__(
+        self, result: SegmentResult, wrap: Wrap, inputs: Sequence[Path], model: LoadedModel, options: SegmentOptions
+    ):
+        self._model, self._options = model, options
         self._result = result
         self._wrap = wrap
         self._inputs = list(inputs)
@@ -171,8 +188,43 @@ class Result:
         arrays = {name: array.astype(np.float32) for name, array in self._result.maps.items()}
         return {name: self._wrap(array[0] if len(array) == 1 else array) for name, array in arrays.items()}
 
+    @cached_property
+    def review(self) -> list[ReviewRow] | None:
+        found = self.report.get("review")
+        return found and [ReviewRow(**row) for row in found["rows"]]
+
+    @cached_property
+    def statistics(self) -> list[dict[str, Any]]:
+        if "statistics" in self.report:
+            return self.report["statistics"]
+        result, maps = self._result, {**self._result.maps, **self._result.hidden}
+        uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
+        grid, output = result.labels.grid, self._model.description.output
+        return segment_statistics(result.labels.array, grid, output, result.channels, uncertainty, result.regions)
+
+    def save_report(self, path: str | os.PathLike, name: str | None = None) -> None:
+        """Write the page that the command line writes with ``--report``: pictures, figures and the model's card.
+
+        It names neither the patient nor any file. Uncertainty and the review list are in it if they were asked for.
+
+        Args:
+            name: what the page calls the case.
+
+        Raises:
+            UserError: "disk-full" or "cannot-write".
+        """
+        from conresnet.report import write_page
+
+        report = {**self.report, "statistics": self.statistics}
+        result, package = self._result, self._model.package
+        maps = {**result.hidden, **result.maps}
+        write_page(
+            Path(path), package, result.labels, result.channels, maps, report, regions=result.regions, name=name or ""
+        )
+
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
-        """Write what the command line writes: segmentation.nii.gz, <map>.nii.gz for each map, and report.json.
+        """Write what the command line writes: segmentation.nii.gz, <map>.nii.gz for each map, report.json, and the
+        files that were asked for: review.csv, statistics.csv, report.html.
 
         Args:
             overwrite: whether an earlier run's results in the folder may be replaced.
@@ -180,17 +232,32 @@ class Result:
         Raises:
             UserError: see ``conresnet.result_folder.filling``; the folder is unchanged then.
         """
-        with filling(Path(folder), overwrite, self._result.maps, self._inputs) as temporary:
+        with filling(Path(folder), overwrite, self._result.maps, self._inputs, self._tables) as temporary:
             self.write(temporary)
 
     def write(self, folder: Path) -> None:
         """Write the files into a folder that exists. Raises UserError("disk-full") or UserError("cannot-write")."""
         began = time.monotonic()
         write_images(self._result, folder)
+        if self._options.review:
+            write_review(self.review, folder / REVIEW_FILE)
+        if self._options.statistics:
+            write_statistics(self.statistics, folder / STATISTICS_FILE)
+        if self._options.report:
+            self.save_report(folder / PAGE_FILE, self._options.report_name)
         seconds = dict(self.report["seconds"])
         seconds["writing"] += time.monotonic() - began
         seconds["total"] = sum(seconds.values())
-        write_report({**self.report, "seconds": seconds, "files": result_files(self._result.maps)}, folder)
+        files = result_files(self._result.maps, self._tables)
+        report = {**self.report, "seconds": seconds, "files": files}
+        if "review" in report:
+            # The rows have a file of their own.
+            report["review"] = {key: value for key, value in report["review"].items() if key != "rows"}
+        write_report(report, folder)
+
+    @property
+    def _tables(self) -> tuple[str, ...]:
+        return wanted_tables(self._options)
 
 
 class _Calling(Progress):

@@ -69,6 +69,11 @@ def write_error(error: OSError, path: str | Path) -> UserError:
     return UserError("cannot-write", path=str(path), reason=error.strerror or str(error))
 
 
+def csv_cell(name: str) -> str:
+    """A name that a spreadsheet does not take for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents, so that a place that cannot be written to is reported before any work.
 

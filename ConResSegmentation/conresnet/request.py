@@ -106,6 +106,10 @@ class SegmentOptions:
         threads: of the CPU; None for all but one of three or more, which keeps a desktop responsive.
         fast: without mirroring, and with less overlap of windows, which are fitted unless ``tiling`` is given.
         keep_largest, drop_below, fill_holes: see ``conresnet.inference.postprocessing.postprocess``.
+        review: list the places worth checking, see ``conresnet.review``.
+        statistics: measure each segment, see ``conresnet.statistics``.
+        report: write a page about the case, see ``conresnet.report``.
+        report_name: what the page calls the case; None for nothing, since names of files may identify a patient.
     """
 
     roi: BoxROI | None = field(
@@ -174,6 +178,22 @@ class SegmentOptions:
         ),
     )
     fill_holes: bool = field(default=False, metadata=_flag("Fill holes that a segment encloses on all sides."))
+    review: bool = field(
+        default=False,
+        metadata=_flag("Also write review.csv, the places worth checking, most expected errors first."),
+    )
+    statistics: bool = field(
+        default=False,
+        metadata=_flag("Also write statistics.csv: volume, surface, mean intensity and uncertainty of each segment."),
+    )
+    report: bool = field(
+        default=False,
+        metadata=_flag("Also write report.html, a page with pictures and figures; it names neither patient nor file."),
+    )
+    report_name: str | None = field(
+        default=None,
+        metadata=option("What the report calls the case.  [default: nothing]", metavar="NAME", from_plain=_text),
+    )
 
     @classmethod
     def specs(cls) -> dict[str, OptionSpec]:

@@ -19,9 +19,13 @@ from conresnet.package.maps import MAPS
 
 if TYPE_CHECKING:
     from conresnet.inference.segmentation import SegmentResult
+    from conresnet.request import SegmentOptions
 
 SEGMENTATION_FILE = "segmentation.nii.gz"
 REPORT_FILE = "report.json"
+REVIEW_FILE, STATISTICS_FILE, PAGE_FILE = "review.csv", "statistics.csv", "report.html"
+# Files that a run writes if it is asked to. Others may well have files of these names.
+_TABLES = (REVIEW_FILE, STATISTICS_FILE, PAGE_FILE)
 
 _PREFIX = ".conresnet-"
 # Inside the hidden folder: the new files, the old files while the new ones move in, and the names of the new ones,
@@ -29,13 +33,23 @@ _PREFIX = ".conresnet-"
 _NEW, _OLD, _JOURNAL = "new", "old", "moving.json"
 
 
-def result_files(maps: Collection[str]) -> list[str]:
-    """The names of the files that a run with these maps writes."""
-    return [SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in maps), REPORT_FILE]
+def result_files(maps: Collection[str], tables: Collection[str] = ()) -> list[str]:
+    """The names of the files that a run with these maps writes, and with these of ``wanted_tables``."""
+    return [SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in maps), *tables, REPORT_FILE]
+
+
+def wanted_tables(options: SegmentOptions) -> tuple[str, ...]:
+    """The files besides images and ``report.json`` that a run with these options writes."""
+    wanted = {REVIEW_FILE: options.review, STATISTICS_FILE: options.statistics, PAGE_FILE: options.report}
+    return tuple(name for name in _TABLES if wanted[name])
 
 
 def check_replaceable(
-    folder: Path, overwrite: bool, maps: Collection[str] = tuple(MAPS), inputs: Collection[Path] = ()
+    folder: Path,
+    overwrite: bool,
+    maps: Collection[str] = tuple(MAPS),
+    inputs: Collection[Path] = (),
+    tables: Collection[str] = (),
 ) -> None:
     """Refuse a folder in which a run would destroy something that it was not asked to replace.
 
@@ -43,6 +57,7 @@ def check_replaceable(
         overwrite: whether the files that an earlier run has written there, by its report, may be replaced.
         maps: those that will be written.
         inputs: images that must not be replaced or removed.
+        tables: see ``wanted_tables``.
 
     Raises:
         UserError: "output-not-folder", "results-exist", "results-not-ours", "input-in-the-way" or "cannot-write".
@@ -50,10 +65,11 @@ def check_replaceable(
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError("output-not-folder", path=str(folder))
-        existing = [name for name in result_files(MAPS) if (folder / name).exists()]
+        ours, new = _written_by_us(folder), set(result_files(maps, tables))
+        possible = [name for name in result_files(MAPS, _TABLES) if name not in _TABLES or name in ours | new]
+        existing = [name for name in possible if (folder / name).exists()]
         if existing and not overwrite:
             raise UserError("results-exist", path=str(folder), files=", ".join(existing))
-        ours, new = _written_by_us(folder), set(result_files(maps))
         foreign = [name for name in existing if name in new - ours]
         if foreign:
             raise UserError("results-not-ours", path=str(folder), files=", ".join(foreign))
@@ -75,12 +91,16 @@ def _written_by_us(folder: Path) -> set[str]:
         return set()
     # Reports of version 0.1 did not list their files.
     files = report.get("files", result_files(MAPS))
-    return set(result_files(MAPS)) & {REPORT_FILE, *(files if isinstance(files, list) else ())}
+    return set(result_files(MAPS, _TABLES)) & {REPORT_FILE, *(files if isinstance(files, list) else ())}
 
 
 @contextlib.contextmanager
 def filling(
-    folder: Path, overwrite: bool, maps: Collection[str] = tuple(MAPS), inputs: Collection[Path] = ()
+    folder: Path,
+    overwrite: bool,
+    maps: Collection[str] = tuple(MAPS),
+    inputs: Collection[Path] = (),
+    tables: Collection[str] = (),
 ) -> Iterator[Path]:
     """A temporary folder whose files move into ``folder`` when the block succeeds; otherwise nothing is left of it.
 
@@ -88,14 +108,14 @@ def filling(
     an output folder that cannot be written to is reported at once.
 
     Args:
-        folder, overwrite, maps, inputs: see ``check_replaceable``.
+        folder, overwrite, maps, inputs, tables: see ``check_replaceable``.
 
     Raises:
         UserError: "disk-full", "cannot-write", or as ``check_replaceable``, both before the block and after it, since
             another program may have written there in the meantime.
     """
     _undo_killed_runs(folder)
-    check_replaceable(folder, overwrite, maps, inputs)
+    check_replaceable(folder, overwrite, maps, inputs, tables)
     absolute = folder.absolute()
     made: list[Path] = []
     owned = None
@@ -109,7 +129,7 @@ def filling(
         except OSError as error:
             raise write_error(error, folder) from error
         yield owned.path / _NEW
-        check_replaceable(folder, overwrite, maps, inputs)
+        check_replaceable(folder, overwrite, maps, inputs, tables)
         try:
             _move_in(owned.path, folder)
         except OSError as error:

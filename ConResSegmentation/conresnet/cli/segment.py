@@ -80,18 +80,20 @@ def segment(
     in the model's.
 
     An image is a NIfTI, NRRD or MetaImage file, or a folder with a DICOM series. Written to DIR are
-    segmentation.nii.gz (the model's label values on the first image's grid), <map>.nii.gz for each of --maps, and
-    report.json (volumes in mL, windows, device, precision, seconds).
+    segmentation.nii.gz (the model's label values on the first image's grid), <map>.nii.gz for each of --maps, the files
+    of --review, --statistics and --report, and report.json (volumes in mL, windows, device, precision, seconds).
     """
     from conresnet.api import by_channel, read_model
     from conresnet.cli.cases import ListedCase, read_case_list
     from conresnet.package.maps import check_maps
-    from conresnet.result_folder import check_replaceable
+    from conresnet.result_folder import check_replaceable, wanted_tables
 
     if sum(map(bool, (images, named, cases))) != 1:
         raise click.UsageError("Name the images as IMAGE..., each with --channel, or in a list with --cases.")
     if cases and given["roi"] is not None:
         raise click.UsageError("With --cases, each case has its own roi in the list.")
+    if cases and given["report_name"] is not None:
+        raise click.UsageError("With --cases, reports have no names, because one name would be that of all cases.")
     package = read_model(model)
     channels = [item.name for item in package.description.inputs]
     options = _options(given)
@@ -101,7 +103,7 @@ def segment(
         paths = by_channel(_files(named), channels) if named else _sorted(images, package.description.inputs)
         listed = [ListedCase("", tuple(paths), "")]
         # Before the model is loaded, which takes seconds.
-        check_replaceable(output, overwrite, options.maps, paths)
+        check_replaceable(output, overwrite, options.maps, paths, wanted_tables(options))
     began = time.monotonic()
     from conresnet.inference.segmentation import load_model
 
@@ -168,14 +170,16 @@ class _Run:
 
     def segment(self, images: Sequence[Path], options: SegmentOptions, output: Path) -> None:
         from conresnet.api import segment_images
-        from conresnet.result_folder import filling
+        from conresnet.result_folder import filling, wanted_tables
 
-        with _shown_progress() as progress, filling(output, self._overwrite, options.maps, self._inputs) as folder:
+        files = options.maps, self._inputs, wanted_tables(options)
+        with _shown_progress() as progress, filling(output, self._overwrite, *files) as folder:
             result = segment_images(self._model, images, options, progress, self._loading)
             self._loading = 0.0
             progress.report("writing", 1.0, None)
             result.write(folder)
-        for warning in result.warnings:
+        note = result.report.get("review", {}).get("note")
+        for warning in [*result.warnings, *([note] if note else [])]:
             say(" ".join(warning.split()), err=True)
         volumes_ml = ", ".join(f"{name} {volume:.2f} mL" for name, volume in result.volumes_ml.items())
         say(f"Wrote {output}: {volumes_ml}.")

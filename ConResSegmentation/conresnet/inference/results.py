@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import SimpleITK as sitk
 
 from conresnet.images.grid import Box, bounding_box
 from conresnet.images.preparation import PreparedCase
 from conresnet.images.resampling import translation
 from conresnet.inference.result_maps import result_residual, slice_step, uncertainty
 from conresnet.package.description import Output
-from conresnet.package.maps import MAPS, predicted_maps, to_half
+from conresnet.package.maps import MAPS, to_half
 
 
 def small_components(mask: np.ndarray, smallest: float) -> np.ndarray:
@@ -28,6 +27,9 @@ def small_components(mask: np.ndarray, smallest: float) -> np.ndarray:
     Returns:
         bool of the same shape.
     """
+    # Not at the top, because Slicer's process uses this module and must not load SimpleITK when it starts.
+    import SimpleITK as sitk
+
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     by_size = sitk.RelabelComponentImageFilter()
     components = sitk.GetArrayFromImage(by_size.Execute(sitk.ConnectedComponent(image, True)))
@@ -52,6 +54,19 @@ def region_mask(packed: np.ndarray, index: int) -> np.ndarray:
         (...) bool.
     """
     return (packed[index // 8] >> (index % 8) & 1).astype(bool)
+
+
+def segment_masks(labels: np.ndarray, regions: np.ndarray | None, output: Output) -> np.ndarray:
+    """(K, ...) bool: where each segment is in a result or a part of it, regions with what lies over them.
+
+    Args:
+        labels: (...) uint8.
+        regions: (b, ...) uint8, see ``LabelWriter.labels``; None where segments exclude each other.
+        output: the model's segments.
+    """
+    if regions is not None:
+        return np.stack([region_mask(regions, index) for index in range(len(output.segments))])
+    return np.stack([labels == segment.label for segment in output.segments])
 
 
 def exclusive_labels(probability: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -267,15 +282,19 @@ class Results:
         case: what is segmented.
         output: the model's segments.
         components: number of components of each requested map, by name.
+        hidden: likewise those of maps that others, or the review, need without their being requested.
         allocate: makes each result's array of zeros from name, shape and type.
         watched: whether the labels are shown while they grow.
         slice_axis: of the model's array, along which slices follow one another for maps of the result's residual.
+        sums_entropy: whether to sum the entropy of each slice.
 
     Attributes:
         labels: [k, j, i] uint8.
         regions: [b, k, j, i] uint8, the regions each voxel belongs to as ``LabelWriter.labels`` packs them; None for
             labels, which exclude each other.
-        maps: [c, k, j, i] float16 by name.
+        maps: [c, k, j, i] float16 by name; ``hidden`` likewise.
+        entropy: (K + 1, slices) float64 along the slice axis of the image, in the model's direction: the sum of the
+            uncertainty over each slice, then of each segment's binary entropy. None unless asked for.
         writer: has counted the voxels once ``complete`` is done.
     """
 
@@ -287,6 +306,8 @@ class Results:
         allocate: Allocate,
         watched: bool = False,
         slice_axis: int = 0,
+        hidden: Mapping[str, int] | None = None,
+        sums_entropy: bool = False,
     ):
         self._slice_axis = slice_axis
         self._case = case
@@ -298,14 +319,13 @@ class Results:
         if output.kind == "regions":
             self.regions = allocate("regions", (packed_size(len(output.segments)), *shape), np.dtype(np.uint8))
         self.maps = {name: allocate(name, (count, *shape), np.dtype(np.float16)) for name, count in components.items()}
-        # Predicted maps that others are made from, without being asked for themselves.
-        self._hidden = {
-            name: np.zeros(self.maps["residual_difference"].shape, np.float16)
-            for name in predicted_maps(components)
-            if name not in components
-        }
-        self._predicted = {name: array for name, array in self.maps.items() if not MAPS[name].from_result}
-        self._predicted |= self._hidden
+        self.hidden = {name: np.zeros((count, *shape), np.float16) for name, count in (hidden or {}).items()}
+        self._all_maps = {**self.maps, **self.hidden}
+        self._predicted = {name: array for name, array in self._all_maps.items() if not MAPS[name].from_result}
+        self.entropy = None
+        if sums_entropy:
+            slices = case.space.reference_view(self.labels).shape[slice_axis]
+            self.entropy = np.zeros((len(output.segments) + 1, slices))
         self.writer = LabelWriter(output)
         self._smallest_component = 0.0
         # On the model's grid; pages of an array of zeros that nobody writes to take no memory.
@@ -317,7 +337,7 @@ class Results:
 
     def restart(self) -> None:
         """Forget all slabs, because the pass starts over with other windows."""
-        for array in (self.labels, self.regions, *self.maps.values(), *self._hidden.values()):
+        for array in (self.labels, self.regions, *self._all_maps.values(), self.entropy):
             if array is not None:
                 array[...] = 0
         self.writer = LabelWriter(self._output)
@@ -348,18 +368,41 @@ class Results:
         mask = None if self._case.inside is None else self._case.inside[where]
         packed = None if self.regions is None else space.output_view(self.regions)[(slice(None), *where)]
         space.output_view(self.labels)[where] = self.writer.labels(values["probability"], mask, packed)
-        found = dict(values)
-        if "uncertainty" in self.maps:
-            found["uncertainty"] = self._uncertainty(values["probability"])
-        for name in found.keys() & (self._predicted.keys() | self.maps.keys()):
-            value = to_half(found[name])
+        for name, target in self._predicted.items():
+            value = to_half(values[name])
             if mask is not None:
                 value *= mask
-            target = self.maps[name] if name in self.maps else self._hidden[name]
             space.output_view(target)[(slice(None), *where)] = value
+        if "uncertainty" in self._all_maps or self.entropy is not None:
+            offset = round(space.index_map[self._slice_axis, 3])
+            view = space.output_view(self._all_maps["uncertainty"]) if "uncertainty" in self._all_maps else None
+            self._measure(view, where, offset, values["probability"], mask)
 
-    def _uncertainty(self, probability: np.ndarray) -> np.ndarray:
-        return uncertainty(probability, self._output.kind == "labels")[None]
+    def _measure(
+        self, view: np.ndarray | None, where: Box, offset: int, probability: np.ndarray, mask: np.ndarray | None = None
+    ) -> None:
+        """Fill in the uncertainty of a block, and add its entropies to those of its slices.
+
+        Args:
+            view: of the map of the uncertainty (1, ...), if that is made; ``where`` is the block's place in it.
+            offset: number of the slice that ``where`` counts slices from.
+            probability: (K, ...).
+            mask: False where there is no segment.
+        """
+        exclusive, axis = self._output.kind == "labels", self._slice_axis
+        uncertain = uncertainty(probability, exclusive)
+        if mask is not None:
+            uncertain *= mask
+        if view is not None:
+            view[(0, *where)] = to_half(uncertain)
+        if self.entropy is None:
+            return
+        others = tuple({0, 1, 2} - {axis})
+        place = slice(offset + where[axis].start, offset + where[axis].stop)
+        self.entropy[0, place] += uncertain.sum(axis=others)
+        for index, one in enumerate(probability, start=1):
+            entropy = uncertainty(one[None], exclusive=False)
+            self.entropy[index, place] += (entropy if mask is None else entropy * mask).sum(axis=others)
 
     def complete(self, done: Callable[[float], None], revise: Callable[[Results], None] | None = None) -> None:
         """Resample what was kept on the model's grid onto the input's, and drop small components if asked to.
@@ -375,7 +418,7 @@ class Results:
             done(1.0)
         if revise:
             revise(self)
-        if "result_residual" in self.maps or "residual_difference" in self.maps:
+        if self._all_maps.keys() & {"result_residual", "residual_difference"}:
             self._find_residual()
             done(1.0)
 
@@ -387,14 +430,14 @@ class Results:
         names = sorted(self._kept, key=lambda name: name != "probability")
         for number, name in enumerate(names):
             target = space.reference_view(self._predicted[name]) if name in self._predicted else None
-            uncertain = name == "probability" and "uncertainty" in self.maps
+            measured = name == "probability" and ("uncertainty" in self._all_maps or self.entropy is not None)
             for where, block in space.slabs_from_model(self._kept.pop(name)):
                 if name == "probability":
                     packed = None if regions is None else regions[(slice(None), *where)]
                     labels[where] = self.writer.labels(block, packed=packed)
-                if uncertain:
-                    value = to_half(self._uncertainty(block))
-                    space.reference_view(self.maps["uncertainty"])[(slice(None), *where)] = value
+                if measured:
+                    uncertain = self._all_maps.get("uncertainty")
+                    self._measure(None if uncertain is None else space.reference_view(uncertain), where, 0, block)
                 if target is not None:
                     target[(slice(None), *where)] = to_half(block)
                 done(number / len(names))
@@ -402,7 +445,7 @@ class Results:
     def _find_residual(self) -> None:
         """Fill in the maps of the result's residual, on the image's own slices."""
         space, axis = self._case.space, self._slice_axis
-        arrays = {name: self._along(array) for name, array in {**self.maps, **self._hidden}.items()}
+        arrays = {name: self._along(array) for name, array in self._all_maps.items()}
         labels = self._along(self.labels[None])[:, 0]
         regions = None if self.regions is None else self._along(self.regions)
         source = space.reorder.grid(space.reference)
@@ -412,7 +455,8 @@ class Results:
         def masks(number: int) -> np.ndarray:
             if together:
                 return (labels[number] if regions is None else regions[number])[None]
-            return self.masks(labels[number], None if regions is None else regions[number])
+            part = None if regions is None else regions[number]
+            return segment_masks(labels[number], part, self._output)
 
         def inside(number: int) -> np.ndarray:
             start, shape = [0, 0, 0], list(source.shape)
@@ -435,14 +479,3 @@ class Results:
     def _along(self, array: np.ndarray) -> np.ndarray:
         """An array [c, k, j, i] as a view (slices, c, ...) along the residual axis, in the model's direction."""
         return np.moveaxis(self._case.space.reference_view(array), 1 + self._slice_axis, 0)
-
-    def masks(self, labels: np.ndarray, regions: np.ndarray | None) -> np.ndarray:
-        """(K, ...) bool: each segment in a part of the result, regions with what lies over them.
-
-        Args:
-            labels: (...) of ``labels``.
-            regions: (b, ...) of ``regions``, or None where there are none.
-        """
-        if regions is not None:
-            return np.stack([region_mask(regions, index) for index in range(len(self._output.segments))])
-        return np.stack([labels == segment.label for segment in self._output.segments])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 
 import numpy as np
@@ -23,6 +23,8 @@ from conresnet.package.description import ModelDescription
 from conresnet.package.maps import check_maps, map_components, predicted_maps, slice_axis
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions
+from conresnet.review import Ranking, Slices, make_review, read_ranking
+from conresnet.statistics import segment_statistics
 from conresnet.systems import System, build_system
 
 # Of the whole work.
@@ -35,12 +37,14 @@ class LoadedModel:
 
     Args:
         device, precision: where it computes unless the options of a case say otherwise.
+        package: where it was read from.
     """
 
     description: ModelDescription
     system: System
     device: str = "auto"
     precision: str = "auto"
+    package: ModelPackage | None = None
 
 
 @dataclass
@@ -54,12 +58,16 @@ class SegmentResult:
         report: what ``report.json`` holds, see ``_report``.
         regions: for a model whose segments overlap, uint8 [b, k, j, i]: the ones each voxel belongs to, for
             ``conresnet.inference.results.region_mask``; None where segments exclude each other.
+        channels: the images by the model's names for them.
+        hidden: further maps, which the review or the report needed.
     """
 
     labels: Volume
     maps: dict[str, np.ndarray]
     report: dict
     regions: np.ndarray | None = None
+    channels: dict[str, Volume] = field(default_factory=dict)
+    hidden: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def load_model(package: ModelPackage | str | PathLike, device: str = "auto", precision: str = "auto") -> LoadedModel:
@@ -76,7 +84,7 @@ def load_model(package: ModelPackage | str | PathLike, device: str = "auto", pre
     if not isinstance(package, ModelPackage):
         package = read_package(find_model(package), verify=False)
     try:
-        return LoadedModel(package.description, build_system(package), device, precision)
+        return LoadedModel(package.description, build_system(package), device, precision, package)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -146,6 +154,7 @@ def _segment(
 ) -> SegmentResult:
     description, system = model.description, model.system
     maps = check_maps(options.maps, system.maps, description.name)
+    ranking = read_ranking(model.package) if options.review or options.report else None
     tiling = system.tiling.chosen(options.tiling)
     if options.fast:
         tiling = (tiling if options.tiling else tiling.chosen("fitted")).faster()
@@ -160,22 +169,69 @@ def _segment(
         case = prepare(description, channels, options.roi, tracker.check)
         tracker.begin("segmenting")
         counts = map_components(description)
-        components = {name: counts[name] for name in maps}
+        needed = _needed_maps(maps, options, ranking)
         results = Results(
-            case, description.output, components, allocate or _zeros, allocate is not None, slice_axis(description)
+            case,
+            description.output,
+            {name: counts[name] for name in maps},
+            allocate or _zeros,
+            watched=allocate is not None,
+            slice_axis=slice_axis(description),
+            hidden={name: counts[name] for name in needed if name not in maps},
+            sums_entropy=ranking is not None,
         )
-        passes = Passes(backend, tiling, predicted_maps(maps), results, tracker, not options.fast)
+        passes = Passes(backend, tiling, predicted_maps(needed), results, tracker, not options.fast)
         system.segment(case, passes)
         tracker.begin("writing")
         changes = PostProcessing(description, options, channels[0].grid, tracker.update)
         results.complete(tracker.update, changes.apply if changes.is_wanted else None)
         for warning in changes.warnings:
             passes.warn(warning)
+        by_name = {item.name: volume for item, volume in zip(description.inputs, channels, strict=True)}
+        labels = Volume(results.labels, channels[0].grid, description.title)
+        result = SegmentResult(labels, results.maps, {}, results.regions, by_name, results.hidden)
+        further = _further(result, description, results, options, ranking)
         seconds = tracker.finish()
-    report = _report(description, channels, case, tiling, passes, results.writer, threads, seconds)
-    report |= {"fast": options.fast, "postprocessing": changes.report}
-    labels = Volume(results.labels, channels[0].grid, description.title)
-    return SegmentResult(labels, results.maps, report, results.regions)
+    result.report = _report(description, channels, case, tiling, passes, results.writer, threads, seconds) | further
+    result.report |= {"fast": options.fast, "postprocessing": changes.report}
+    return result
+
+
+def _needed_maps(maps: Sequence[str], options: SegmentOptions, ranking: Ranking | None) -> tuple[str, ...]:
+    """The requested maps, and those that the review, the statistics or the page need."""
+    needed = list(maps)
+    if options.review or options.statistics or options.report:
+        needed.append("uncertainty")
+    if ranking and "log_disagreement" in ranking.features:
+        needed.append("residual_difference")
+    return tuple(dict.fromkeys([*needed, *predicted_maps(needed)]))
+
+
+def _further(
+    result: SegmentResult,
+    description: ModelDescription,
+    results: Results,
+    options: SegmentOptions,
+    ranking: Ranking | None,
+) -> dict:
+    """What the report says beyond ``_report`` where that was asked for: "review" and "statistics", see ``_report``."""
+    maps, labels, further = {**result.maps, **result.hidden}, result.labels, {}
+    uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
+    if ranking:
+        place = description.preparation.orientation, slice_axis(description)
+        slices = Slices(labels.array, result.regions, description.output, labels.grid, *place)
+        rows = make_review(slices, results.entropy, uncertainty, ranking, maps.get("residual_difference"))
+        further["review"] = {
+            "rows": [asdict(row) for row in rows],
+            "axis": slices.voxel_axis,
+            "note": ranking.note,
+            "figures": ranking.figures,
+        }
+    if options.statistics or options.report:
+        further["statistics"] = segment_statistics(
+            labels.array, labels.grid, description.output, result.channels, uncertainty, result.regions
+        )
+    return further
 
 
 def _zeros(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -197,6 +253,10 @@ def _report(
     "windows" counts those of all passes; "window", "device" and "precision" are the last pass's. "seconds" are by
     phase. "volumes_ml" are of whole regions, as they are in the scene; else the whole tumor would be smaller than its
     core.
+
+    "review", where asked for, has "rows" (``conresnet.review.ReviewRow``), "axis" (that of the label map, 0 to 2 for k,
+    j, i, along which slices are numbered), "note" and "figures" about the ranking. "statistics" has what
+    ``conresnet.statistics.segment_statistics`` returns.
     """
     last = passes.outputs[-1]
     segments = _segment_rows(description, writer, channels[0].grid)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from conresnet.errors import UserError
-from conresnet.files import replacing
+from conresnet.files import csv_cell, replacing
 from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
 from conresnet_training.reporting.text import case_count
 
@@ -251,12 +251,7 @@ def _rows(evaluation: Evaluation) -> Iterable[list]:
     for case, rows in evaluation.cases.items():
         for segment, figures in rows.items():
             # A figure without a value is an empty field.
-            yield [_as_cell(case), _as_cell(segment), *(figures[name] for name in COLUMNS)]
-
-
-def _as_cell(name: str) -> str:
-    """A name that a spreadsheet does not take for a formula."""
-    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
+            yield [csv_cell(case), csv_cell(segment), *(figures[name] for name in COLUMNS)]
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -25,6 +25,10 @@ OPTIONS = SegmentOptions(
     keep_largest=True,
     drop_below=0.5,
     fill_holes=True,
+    review=True,
+    statistics=True,
+    report=True,
+    report_name="a case",
 )
 
 
@@ -71,6 +75,7 @@ def test_defaults_are_not_sent():
         ("bad-request", {"fast": 1}),
         ("bad-request", {"drop_below": 0}),
         ("bad-request", {"drop_below": "1"}),
+        ("bad-request", {"review": 1}),
         ("bad-request", {"roi": [1, 2]}),
         ("bad-roi", {"roi": {"center": [0, 0, 0]}}),
     ],

@@ -1,0 +1,386 @@
+"""Where to look first in a result: slices and uncertain spots, those with the most expected errors first.
+
+Slices follow one another along the model's residual axis. What is measured in each (its area, the entropy of its
+probabilities, its neighbors, and where the residual helps the disagreement of predicted and actual residual) goes into
+two small regressions: a Poisson one of the wrong area, and a fractional logit of the slice's Dice (Papke and
+Wooldridge, Journal of Applied Econometrics 11, 1996). ``python -m conresnet_training export`` fits them on held-out
+cases and stores them in the package's ``review.json``; a package without one gets `FALLBACK`. NumPy only, so that
+Slicer can use it; finding spots needs SimpleITK.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conresnet.files import csv_cell, replacing
+from conresnet.images.grid import Grid, Reordering, reordering
+from conresnet.inference.results import segment_masks
+from conresnet.package import ModelPackage
+from conresnet.package.description import Output
+from conresnet.package.schema import Place, field, load, load_json
+
+RANKING_FILE = "review.json"
+FORMAT, FORMAT_VERSION = "conresnet-review", 1
+COLUMNS = ("rank", "kind", "segment", "slice", "r", "a", "s", "expected_wrong_voxels", "expected_dice", "reason")
+ALL = "all"
+
+# A spot is where the largest probability leaves most of one bit open: that of 0.24 against 0.76 and more.
+SPOT_BITS = 0.8
+SMALLEST_SPOT = 5
+MOST_SPOTS = 50
+# Dice below which a slice is called bad.
+BAD_DICE = 0.8
+
+_LARGEST_RANKING = 2**18
+_MOST_MM2 = 1e6
+_REASONS = {
+    "log_area": ("small cross-section", "large cross-section"),
+    "log_entropy": ("", "uncertain boundary"),
+    "log_change": ("", "the area changes from slice to slice"),
+    "overlap": ("little overlap with the neighboring slices", ""),
+    "log_disagreement": ("", "not where the residual predicts a change"),
+}
+FEATURES = tuple(_REASONS)
+_TYPICAL, _END, _OPEN = "typical slice", "first or last slice of the segment", "uncertain boundary"
+_MISSED = "uncertain place outside the segments"
+_UNFITTED = " (ranked by area and entropy; not fitted to this model)"
+
+
+@dataclass(frozen=True)
+class Regressions:
+    """What a slice's features say about its errors.
+
+    ``exp(wrong_intercept + wrong_weights . features)`` is the wrong area in mm2, and the logistic function of the same
+    with ``dice_`` the slice's Dice.
+    """
+
+    means: tuple[float, ...] = field("mean of each feature where it was fitted; says which features stand out")
+    wrong_intercept: float = field("of the wrong area in mm2", low=-1e6, high=1e6)
+    wrong_weights: tuple[float, ...] = field("one per feature", low=-1e6, high=1e6)
+    dice_intercept: float = field("of the slice's Dice", low=-1e6, high=1e6)
+    dice_weights: tuple[float, ...] = field("one per feature", low=-1e6, high=1e6)
+
+    def wrong_mm2(self, features: np.ndarray) -> np.ndarray:
+        """Expected wrong area of slices (n, features), n values."""
+        return np.exp(np.minimum(self.wrong_intercept + features @ self.wrong_weights, np.log(_MOST_MM2)))
+
+    def dice(self, features: np.ndarray) -> np.ndarray:
+        """Expected Dice of slices (n, features), n values."""
+        return 1 / (1 + np.exp(-np.clip(self.dice_intercept + features @ self.dice_weights, -50, 50)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """The whole of a package's ``review.json``; plain numbers."""
+
+    format: str = field("always `conresnet-review`", choices=(FORMAT,))
+    format_version: int = field("version of this format", low=1, high=FORMAT_VERSION)
+    what: str = field("how it was fitted and measured")
+    features: tuple[str, ...] = field("features of a slice, in order", choices=FEATURES, least=1, unique=True)
+    whole: Regressions = field("for all segments of a slice together")
+    segments: Regressions = field("for each segment of a slice")
+    spot_rate: float = field("wrong voxels per voxel of an uncertain spot", low=0, high=1)
+    note: str = field("a sentence for users about how good the ranking is", default="")
+    figures: dict[str, Any] = field("how good it is, cross-validated over the cases", default=None)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Numbers that do not fit the features."""
+        for name in ("whole", "segments"):
+            for key in ("means", "wrong_weights", "dice_weights"):
+                if len(getattr(getattr(self, name), key)) != len(self.features):
+                    yield f"{name}.{key}", f"must have {len(self.features)} entries, one per feature"
+
+
+FALLBACK_NOTE = (
+    "This model has no review.json, so the ranking is not fitted to it: area and entropy are weighed as was right for "
+    "hippocampi, and expected numbers are rough."
+)
+_FALLBACK = Regressions(
+    means=(4.2, 3.3),
+    wrong_intercept=-0.5,
+    wrong_weights=(0.0, 1.0),
+    dice_intercept=0.6,
+    dice_weights=(1.5, -1.5),
+)
+FALLBACK = Ranking(
+    format=FORMAT,
+    format_version=FORMAT_VERSION,
+    what="Fixed weights, rounded from those of the hippocampus model.",
+    features=("log_area", "log_entropy"),
+    whole=_FALLBACK,
+    segments=_FALLBACK,
+    spot_rate=0.4,
+    note=FALLBACK_NOTE,
+    figures=None,
+)
+
+
+def read_ranking(package: ModelPackage) -> Ranking:
+    """The ranking of a package, or `FALLBACK` where it has none.
+
+    Raises:
+        UserError: ``package-json`` or ``package-description`` for a ``review.json`` that is not as it must be, or that
+            of ``ModelPackage.read_file``.
+    """
+    entry = package.description.files.get(RANKING_FILE)
+    if entry is None:
+        return FALLBACK
+    place = Place(str(package.path / RANKING_FILE))
+    if entry.bytes > _LARGEST_RANKING:
+        place.refuse(f"has {entry.bytes} bytes")
+    return load(Ranking, load_json(package.read_file(RANKING_FILE), place.source), place, FORMAT_VERSION)
+
+
+@dataclass(frozen=True)
+class ReviewRow:
+    """One place worth checking.
+
+    Args:
+        rank: from 1, the most expected wrong voxels first.
+        kind: "slice" or "spot".
+        segment: its name, or "all".
+        slice: number along the voxel axis of the image that is closest to the residual axis, from 0.
+        r, a, s: a point of the place in mm.
+        expected_wrong_voxels: in the slice or spot, of the segment or of all.
+        expected_dice: of the slice; None for a spot.
+        reason: in words.
+    """
+
+    rank: int
+    kind: str
+    segment: str
+    slice: int
+    r: float
+    a: float
+    s: float
+    expected_wrong_voxels: float
+    expected_dice: float | None
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Slices:
+    """A result slice by slice along the residual axis, in the model's direction.
+
+    Args:
+        labels: [k, j, i] uint8.
+        regions: [b, k, j, i] uint8 where segments overlap, else None; see ``SegmentResult``.
+        output: the model's segments.
+        grid: of the labels.
+        orientation: of the model's arrays, such as "SAR".
+        axis: of the model's arrays, along which slices follow one another (``conresnet.package.maps.slice_axis``).
+    """
+
+    labels: np.ndarray
+    regions: np.ndarray | None
+    output: Output
+    grid: Grid
+    orientation: str
+    axis: int
+
+    @cached_property
+    def _reorder(self) -> Reordering:
+        return reordering(self.grid, self.orientation)
+
+    @cached_property
+    def _grid(self) -> Grid:
+        return self._reorder.grid(self.grid)
+
+    def __len__(self) -> int:
+        return self._grid.shape[self.axis]
+
+    @property
+    def voxel_axis(self) -> int:
+        """The axis of ``labels`` that the slices are numbered along: 0, 1 or 2 for k, j, i."""
+        return self._reorder.axes[self.axis]
+
+    @property
+    def pixel_mm2(self) -> float:
+        """Area of a voxel in a slice."""
+        return self.grid.voxel_volume / float(self.grid.spacing[::-1][self.voxel_axis])
+
+    def number(self, place: int) -> int:
+        """The number of a slice in the image, for one in the model's direction."""
+        return len(self) - 1 - place if self._reorder.flips[self.axis] else place
+
+    def along(self, array: np.ndarray) -> np.ndarray:
+        """An array [..., k, j, i] as a view [slice, ..., row, column] in the model's direction."""
+        return np.moveaxis(self._reorder.view(array), self.axis - 3, 0)
+
+    def masks(self, place: int) -> np.ndarray:
+        """(K + 1, rows, columns) bool of a slice: all segments together, then each."""
+        regions = None if self.regions is None else self.along(self.regions)[place]
+        masks = segment_masks(self.along(self.labels)[place], regions, self.output)
+        return np.concatenate([masks.any(axis=0, keepdims=True), masks])
+
+    def point(self, place: int, mask: np.ndarray) -> tuple[float, float, float]:
+        """RAS mm of the voxel of a slice's mask that is closest to its center."""
+        voxels = np.argwhere(mask)
+        nearest = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+        return tuple(float(x) for x in self._grid.to_ras(np.insert(nearest, self.axis, place)))
+
+
+@dataclass(frozen=True, eq=False)
+class SliceFeatures:
+    """What is measured of a slice of a segment.
+
+    Args:
+        place: of the slice, in the model's direction.
+        segment: 0 for all, else 1 + the segment's index.
+        values: by the names in `FEATURES`; "log_disagreement" only where the residual was given.
+        is_end: whether a neighboring slice has nothing of the segment.
+        point: RAS mm.
+    """
+
+    place: int
+    segment: int
+    values: Mapping[str, float]
+    is_end: bool
+    point: tuple[float, float, float]
+
+
+def slice_features(
+    slices: Slices, entropy: np.ndarray, difference: np.ndarray | None = None
+) -> Iterator[SliceFeatures]:
+    """Measure every slice that holds a segment, in mm2, so that finer voxels change nothing.
+
+    Args:
+        entropy: (K + 1, slices): sum over each slice of the uncertainty, then of each segment's binary entropy.
+        difference: the map "residual_difference", [c, k, j, i].
+    """
+    unit, count = slices.pixel_mm2, len(slices)
+    disagreements = None if difference is None else slices.along(difference)
+    before, now = None, slices.masks(0)
+    for place in range(count):
+        after = slices.masks(place + 1) if place + 1 < count else None
+        for segment in np.flatnonzero(now.any(axis=(1, 2))):
+            mask = now[segment]
+            area = np.count_nonzero(mask)
+            others = [other[segment] for other in (before, after) if other is not None]
+            areas = [np.count_nonzero(other) for other in others] + [0] * (2 - len(others))
+            shared = sum(np.count_nonzero(other & mask) for other in others)
+            values = {
+                "log_area": np.log1p(area * unit),
+                "log_entropy": np.log1p(entropy[segment, place] * unit),
+                "log_change": np.log1p(sum(abs(other - area) for other in areas) * unit),
+                "overlap": shared / (2 * area),
+            }
+            if disagreements is not None:
+                part = disagreements[place]
+                part = part if segment == 0 or len(part) == 1 else part[segment - 1]
+                values["log_disagreement"] = np.log1p(float(part.sum(dtype=np.float64)) * unit)
+            yield SliceFeatures(place, int(segment), values, 0 in areas, slices.point(place, mask))
+        before, now = now, after
+
+
+def make_review(
+    slices: Slices,
+    entropy: np.ndarray,
+    uncertainty: np.ndarray,
+    ranking: Ranking,
+    difference: np.ndarray | None = None,
+) -> list[ReviewRow]:
+    """The review list of a result.
+
+    Args:
+        entropy, difference: see ``slice_features``; the latter where ``ranking`` uses it.
+        uncertainty: the map [k, j, i].
+    """
+    names = [ALL, *slices.output.names]
+    found = []
+    for item in slice_features(slices, entropy, difference):
+        regressions = ranking.segments if item.segment else ranking.whole
+        features = np.array([item.values[name] for name in ranking.features])
+        wrong = float(regressions.wrong_mm2(features)) / slices.pixel_mm2
+        dice = float(regressions.dice(features))
+        reason = _reason(item, features, regressions, ranking.features, dice)
+        reason += _UNFITTED if ranking is FALLBACK else ""
+        found.append(("slice", names[item.segment], slices.number(item.place), item.point, wrong, dice, reason))
+    found += _spots(slices, uncertainty, ranking.spot_rate)
+    found.sort(key=lambda row: (-round(row[4], 2), row[0], row[2], row[1]))
+    return [
+        ReviewRow(
+            rank,
+            kind,
+            segment,
+            number,
+            *(round(x, 2) for x in point),
+            round(wrong, 2),
+            None if dice is None else round(dice, 4),
+            reason,
+        )
+        for rank, (kind, segment, number, point, wrong, dice, reason) in enumerate(found, start=1)
+    ]
+
+
+def _reason(
+    item: SliceFeatures, features: np.ndarray, regressions: Regressions, names: Sequence[str], dice: float
+) -> str:
+    """What sets a slice apart: the features that lower its Dice most if that is low, or else add most wrong voxels."""
+    weights = -np.array(regressions.dice_weights) if dice < BAD_DICE else np.array(regressions.wrong_weights)
+    distance = features - regressions.means
+    pushes = weights * distance
+    parts = [_END] if item.is_end else []
+    for index in np.argsort(-pushes)[:2]:
+        text = _REASONS[names[index]][int(distance[index] > 0)]
+        if pushes[index] > 0.1 and text:
+            parts.append(text)
+    return "; ".join(parts) or _TYPICAL
+
+
+def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
+    """Connected places where the model is torn between two answers, the largest first; faces connect voxels."""
+    import SimpleITK as sitk
+
+    # In bits: the map is relative to the largest entropy of all classes, and two classes can have one bit at most.
+    scale = np.log2(len(slices.output.segments) + 1) if slices.output.kind == "labels" else 1.0
+    uncertain = uncertainty >= SPOT_BITS / scale
+    if not uncertain.any():
+        return []
+    components = sitk.ConnectedComponent(sitk.GetImageFromArray(uncertain.astype(np.uint8)))
+    sorting = sitk.RelabelComponentImageFilter()
+    sorting.SetMinimumObjectSize(SMALLEST_SPOT)
+    components = sitk.GetArrayFromImage(sorting.Execute(components))
+    sizes = sorting.GetSizeOfObjectsInPixels()[:MOST_SPOTS]
+    boxes = sitk.LabelShapeStatisticsImageFilter()
+    boxes.Execute(sitk.GetImageFromArray(components))
+    names = {segment.label: segment.name for segment in slices.output.segments}
+    rows = []
+    for spot, size in enumerate(sizes, start=1):
+        i, j, k, *extent = boxes.GetBoundingBox(spot)
+        first = np.maximum(np.array([k, j, i]) - 1, 0)
+        box = tuple(slice(a, b + 1) for a, b in zip(first, np.array([k, j, i]) + extent[::-1], strict=True))
+        voxels = np.argwhere(components[box] == spot)
+        center = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()] + first
+        # The segment that most of the spot and of what is around it has.
+        values, counts = np.unique(slices.labels[box], return_counts=True)
+        inside = {int(value): count for value, count in zip(values, counts, strict=True) if value}
+        segment = names[max(inside, key=inside.get)] if inside else ALL
+        point = tuple(float(x) for x in slices.grid.to_ras(center))
+        number = int(center[slices.voxel_axis])
+        rows.append(("spot", segment, number, point, rate * size, None, _OPEN if inside else _MISSED))
+    return rows
+
+
+def write_review(rows: Sequence[ReviewRow | Mapping[str, Any]], path: Path) -> None:
+    """Write ``review.csv``; a spot's Dice is an empty field.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            values = dict(row) if isinstance(row, Mapping) else asdict(row)
+            writer.writerow({**values, "segment": csv_cell(values["segment"])})

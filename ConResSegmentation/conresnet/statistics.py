@@ -1,0 +1,109 @@
+"""Figures of each segment of a result: volume, surface, intensity, uncertainty. Torch-free: Slicer can use it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conresnet.files import csv_cell, replacing
+from conresnet.images.grid import Grid, Volume, bounding_box, transformed
+from conresnet.inference.results import segment_masks
+from conresnet.package.description import Output
+
+# Voxels whose places are computed at a time.
+_BLOCK = 1 << 20
+
+
+def segment_statistics(
+    labels: np.ndarray,
+    grid: Grid,
+    output: Output,
+    channels: Mapping[str, Volume],
+    uncertainty: np.ndarray | None = None,
+    regions: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    """The figures of each segment; regions are measured whole, including what lies over them.
+
+    Args:
+        labels: [k, j, i] uint8.
+        grid: of the labels.
+        output: the model's segments.
+        channels: images by name, each on any grid; at each voxel of a segment, their nearest voxel counts.
+        uncertainty: the map [k, j, i].
+        regions: see ``SegmentResult``.
+
+    Returns:
+        For each segment "segment", "voxels", "volume_ml", "surface_cm2" (by Crofton's formula, as ITK estimates it from
+        voxels), "mean_intensity" (by channel) and "mean_uncertainty". Means of nothing are None, as is the uncertainty
+        without its map.
+    """
+    box = bounding_box(labels if regions is None else regions.any(axis=0))
+    rows = []
+    for index, segment in enumerate(output.segments):
+        row: dict[str, Any] = {"segment": segment.name, "voxels": 0, "volume_ml": 0.0, "surface_cm2": 0.0}
+        row |= {"mean_intensity": dict.fromkeys(channels), "mean_uncertainty": None}
+        rows.append(row)
+        if box is None:
+            continue
+        packed = None if regions is None else regions[(slice(None), *box)]
+        mask = segment_masks(labels[box], packed, output)[index] if packed is not None else labels[box] == segment.label
+        voxels = np.argwhere(mask)
+        if not len(voxels):
+            continue
+        row["voxels"] = len(voxels)
+        row["volume_ml"] = len(voxels) * grid.voxel_volume / 1000
+        row["surface_cm2"] = surface_mm2(mask, grid.spacing) / 100
+        if uncertainty is not None:
+            row["mean_uncertainty"] = float(uncertainty[box][mask].mean(dtype=np.float64))
+        voxels += [part.start for part in box]
+        row["mean_intensity"] = {name: _mean(volume, grid, voxels) for name, volume in channels.items()}
+    return rows
+
+
+def surface_mm2(mask: np.ndarray, spacing: Sequence[float]) -> float:
+    """The surface of a mask [k, j, i] by Crofton's formula; ``spacing`` in mm along i, j, k."""
+    import SimpleITK as sitk
+
+    # What touches the border of the array ends there too.
+    image = sitk.GetImageFromArray(np.pad(mask, 1).astype(np.uint8))
+    image.SetSpacing([float(size) for size in spacing])
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.ComputePerimeterOn()
+    shapes.Execute(image)
+    return shapes.GetPerimeter(1)
+
+
+def _mean(volume: Volume, grid: Grid, voxels: np.ndarray) -> float | None:
+    """The mean of an image at the voxels (n, 3) of a grid, [k, j, i]; None where the image has none of them."""
+    if volume.grid.matches(grid):
+        return float(volume.array[tuple(voxels.T)].mean(dtype=np.float64))
+    to_image, shape = np.linalg.inv(volume.grid.array_affine) @ grid.array_affine, np.array(volume.grid.shape)
+    total, count = 0.0, 0
+    for start in range(0, len(voxels), _BLOCK):
+        places = np.rint(transformed(voxels[start : start + _BLOCK], to_image)).astype(np.int64)
+        places = places[((places >= 0) & (places < shape)).all(axis=1)]
+        total += float(volume.array[tuple(places.T)].sum(dtype=np.float64))
+        count += len(places)
+    return total / count if count else None
+
+
+def write_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write ``statistics.csv``: segment, voxels, volume_ml, surface_cm2, mean_intensity CHANNEL..., mean_uncertainty.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    names = list(rows[0]["mean_intensity"])
+    intensities = [f"mean_intensity {name}" for name in names]
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["segment", "voxels", "volume_ml", "surface_cm2", *intensities, "mean_uncertainty"])
+        for row in rows:
+            means = [row["mean_intensity"][name] for name in names] + [row["mean_uncertainty"]]
+            numbers = [row["volume_ml"], row["surface_cm2"], *means]
+            cells = ["" if number is None else f"{number:.6g}" for number in numbers]
+            writer.writerow([csv_cell(row["segment"]), row["voxels"], *cells])

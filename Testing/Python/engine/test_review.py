@@ -1,0 +1,155 @@
+"""The review list and the statistics of a result, on cases small enough to count by hand."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from conresnet.errors import UserError
+from conresnet.images.grid import Volume
+from conresnet.package import parse_description, write_package
+from conresnet.package.schema import dump
+from conresnet.review import (
+    COLUMNS,
+    FALLBACK,
+    RANKING_FILE,
+    Slices,
+    make_review,
+    read_ranking,
+    slice_features,
+    write_review,
+)
+from conresnet.statistics import segment_statistics, surface_mm2, write_statistics
+from engine.model_cases import description, write_model
+from engine.volumes import grid
+
+PARTS = parse_description(description()).output
+REGIONS = parse_description(description(regions=True)).output
+# 2 mm along R, 1 mm along A, 3 mm along S.
+GRID = grid((5, 6, 7), spacing=(2.0, 1.0, 3.0), origin=(10.0, 20.0, 30.0))
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """Part 1 (value 10) in slices 1 to 3, Part 2 (value 20) in slice 3 only."""
+    labels = np.zeros(GRID.shape, np.uint8)
+    labels[1, 1:3, 1:4] = 10
+    labels[2, 1:3, 1:4] = 10
+    labels[3, 1:3, 1:3] = 10
+    labels[3, 4, 5] = 20
+    return labels
+
+
+def test_features_are_measured_in_mm2_of_the_slices_of_the_model(labels):
+    slices = Slices(labels, None, PARTS, GRID, "SAR", 0)
+    entropy = np.arange(15.0).reshape(3, 5)
+    found = {(item.segment, item.place): item for item in slice_features(slices, entropy)}
+    assert sorted(found) == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (2, 3)]
+    middle = found[1, 2]
+    assert not middle.is_end and found[1, 3].is_end and found[0, 1].is_end
+    assert middle.values == pytest.approx(
+        {"log_area": np.log1p(12), "log_entropy": np.log1p(14), "log_change": np.log1p(4), "overlap": 10 / 12}
+    )
+    assert middle.point == (14.0, 21.0, 36.0)
+    # The same anatomy in the other direction, or along another axis.
+    down = Slices(labels, None, PARTS, GRID, "IAR", 0)
+    assert [down.number(place) for place in range(5)] == [4, 3, 2, 1, 0]
+    sideways = Slices(labels, None, PARTS, GRID, "SAR", 2)
+    assert len(sideways) == 7 and sideways.voxel_axis == 2 and sideways.pixel_mm2 == 3.0
+    assert {item.place for item in slice_features(sideways, np.zeros((3, 7)))} == {1, 2, 3, 5}
+
+
+def test_overlapping_regions_are_measured_whole():
+    regions = np.zeros((1, *GRID.shape), np.uint8)
+    regions[0, 2, :2] = 1
+    regions[0, 2, 1] |= 2
+    labels = np.where(regions[0] & 2, 20, np.where(regions[0], 10, 0)).astype(np.uint8)
+    found = slice_features(Slices(labels, regions, REGIONS, GRID, "SAR", 0), np.zeros((3, 5)))
+    areas = {item.segment: np.expm1(item.values["log_area"]) / 2 for item in found}
+    assert areas == pytest.approx({0: 14, 1: 14, 2: 7})
+    rows = segment_statistics(labels, GRID, REGIONS, {}, regions=regions)
+    assert [row["voxels"] for row in rows] == [14, 7]
+
+
+def test_the_list_is_that_of_the_slices_and_spots_ordered_by_expected_wrong_voxels(labels, tmp_path):
+    slices = Slices(labels, None, PARTS, GRID, "SAR", 0)
+    uncertainty = np.zeros(GRID.shape, np.float32)
+    uncertainty[1:3, 3, 1:4] = 0.6  # 0.95 bits of two of three classes
+    uncertainty[4, 0, 0] = 1  # a single voxel
+    rows = make_review(slices, np.ones((3, 5)), uncertainty, FALLBACK)
+    assert [row.rank for row in rows] == list(range(1, len(rows) + 1))
+    wrong = [row.expected_wrong_voxels for row in rows]
+    assert wrong == sorted(wrong, reverse=True)
+    assert {row.slice for row in rows if row.kind == "slice" and row.segment == "all"} == {1, 2, 3}
+    assert [row.slice for row in rows if row.segment == "Part 2"] == [3]
+    (spot,) = [row for row in rows if row.kind == "spot"]
+    assert (spot.segment, spot.expected_dice) == ("Part 1", None)
+    assert spot.expected_wrong_voxels == pytest.approx(6 * FALLBACK.spot_rate)
+    assert (spot.r, spot.a, spot.slice) == (14.0, 23.0, (spot.s - 30) / 3)
+    assert all("not fitted" in row.reason for row in rows if row.kind == "slice")
+    write_review(rows, tmp_path / "review.csv")
+    with open(tmp_path / "review.csv", encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert tuple(written[0]) == COLUMNS and len(written) == len(rows)
+    assert written[spot.rank - 1]["expected_dice"] == "" and float(written[0]["r"]) == rows[0].r
+
+
+def test_a_small_blurred_slice_is_expected_to_be_worse_than_a_large_sharp_one(labels):
+    entropy = np.ones((3, 5))
+    entropy[:, 3] = 4
+    rows = make_review(Slices(labels, None, PARTS, GRID, "SAR", 0), entropy, np.zeros(GRID.shape), FALLBACK)
+    dice = {(row.segment, row.slice): row.expected_dice for row in rows}
+    assert dice["Part 1", 3] < dice["Part 1", 2] and dice["Part 2", 3] < dice["Part 1", 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda ranking: ranking.pop("whole"), "whole"),
+        (lambda ranking: ranking["features"].append("luck"), "features"),
+        (lambda ranking: ranking["segments"].update(dice_weights=[1.0]), "segments.dice_weights"),
+        (lambda ranking: ranking["whole"].update(wrong_intercept="1"), "whole.wrong_intercept"),
+        (lambda ranking: ranking.update(extra=1), "extra"),
+        (lambda ranking: ranking.update(spot_rate=2), "spot_rate"),
+    ],
+)
+def test_a_ranking_that_is_not_as_it_must_be_is_refused(tmp_path, change, named):
+    package = write_model(tmp_path / "model", description("voxresnet", base_width=8))
+    assert read_ranking(package) is FALLBACK
+    files = {name: package.read_file(name) for name in package.description.files}
+
+    def with_ranking(ranking: dict):
+        content = json.dumps(ranking).encode()
+        return write_package(package.description, {**files, RANKING_FILE: content}, tmp_path / "ranked", overwrite=True)
+
+    ranking = dump(FALLBACK)
+    assert read_ranking(with_ranking(ranking)) == FALLBACK
+    change(ranking)
+    with pytest.raises(UserError) as caught:
+        read_ranking(with_ranking(ranking))
+    assert caught.value.code == "package-description" and caught.value.values["field"] == named
+
+
+def test_statistics_of_known_shapes(labels, tmp_path):
+    image = Volume(np.arange(labels.size, dtype=np.int16).reshape(labels.shape), GRID, "image")
+    # Half the resolution: each of its voxels is nearest to some of the labels'.
+    half = Volume(np.full((3, 3, 4), 7.0, np.float32), grid((3, 3, 4), (4.0, 2.0, 6.0), (10.0, 20.0, 30.0)), "half")
+    rows = segment_statistics(labels, GRID, PARTS, {"T1": image, "T2": half}, np.full(labels.shape, 0.25, np.float32))
+    first, second = rows
+    assert (first["voxels"], first["volume_ml"]) == (16, pytest.approx(16 * 6 / 1000))
+    assert first["mean_intensity"] == pytest.approx({"T1": image.array[labels == 10].mean(), "T2": 7.0})
+    assert first["mean_uncertainty"] == 0.25 and second["voxels"] == 1
+    write_statistics(rows, tmp_path / "statistics.csv")
+    lines = (tmp_path / "statistics.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "segment,voxels,volume_ml,surface_cm2,mean_intensity T1,mean_intensity T2,mean_uncertainty"
+    assert lines[1].startswith("Part 1,16,0.096,") and len(lines) == 3
+    nothing = segment_statistics(np.zeros_like(labels), GRID, PARTS, {"T1": image})
+    assert nothing[0]["voxels"] == 0 and nothing[0]["mean_intensity"] == {"T1": None}
+
+
+def test_the_surface_of_a_ball():
+    places = np.indices((41, 41, 21)) - np.array([20, 20, 10])[:, None, None, None]
+    ball = (places * np.array([1, 1, 2])[:, None, None, None] ** 1).astype(float)
+    mask = (ball**2).sum(axis=0) <= 15**2
+    assert surface_mm2(mask, (2.0, 1.0, 1.0)) == pytest.approx(4 * np.pi * 15**2, rel=0.05)
