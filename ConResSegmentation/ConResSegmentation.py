@@ -22,6 +22,7 @@ from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
+from ConResSegmentationLib.Map3D import Map3DPanel
 from ConResSegmentationLib.MapOverlay import OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, engineOptions, mapName
@@ -108,6 +109,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         )
         self.runControl = RunControl(self.runPanel, self.enginePanel, self._task, self.logic.segment, self._onFinished)
         self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
+        self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
         ui.installEngineButton.connect("clicked(bool)", lambda _checked: self.runControl.setUp())
@@ -133,6 +135,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         """Slicer quits, or the module is reloaded."""
         self._nodesTimer.stop()
         self.runControl.cancel()
+        self.map3DPanel.close()
         self.enginePanel.close()
         self.logic.engine.stop(wait=True)
         self.setParameterNode(None)

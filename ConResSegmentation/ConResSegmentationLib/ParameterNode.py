@@ -25,6 +25,25 @@ class Precision(enum.Enum):
         return _("Automatic") if self is Precision.auto else self.value
 
 
+class Map3D(enum.Enum):
+    """How the map over the slices is shown in 3D."""
+
+    nothing = "nothing"
+    surfaces = "surfaces"
+    isosurface = "isosurface"
+    volume = "volume"
+
+    def label(self) -> str:
+        """The text in the selector."""
+        titles = {
+            "nothing": _("Not shown"),
+            "surfaces": _("On surfaces"),
+            "isosurface": _("Isosurface"),
+            "volume": _("Volume rendering"),
+        }
+        return titles[self.value]
+
+
 @parameterNodeWrapper
 class ConResSegmentationParameterNode:
     """The choices of a scene.
@@ -37,6 +56,8 @@ class ConResSegmentationParameterNode:
     show3D - whether to create surfaces.
     device, precision - how to compute.
     shownMap, mapOpacity - the map over the slices.
+    map3D, mapThreshold - how that map is shown in 3D, and where its isosurface lies: 0 is the low end of the displayed
+        range, 1 the high end.
     """
 
     model: str
@@ -56,6 +77,8 @@ class ConResSegmentationParameterNode:
     precision: Precision = Precision.auto
     shownMap: vtkMRMLScalarVolumeNode
     mapOpacity: Annotated[float, WithinRange(0, 1)] = 0.5
+    map3D: Map3D = Map3D.nothing
+    mapThreshold: Annotated[float, WithinRange(0, 1)] = 0.5
 
 
 def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Collection[str]) -> SegmentOptions:

@@ -61,7 +61,7 @@ class qSlicerApplication(QtWidgets.QApplication):
         self._settings = QtCore.QSettings()
         self._make_home()
         share = terminologies or write_terminologies(Path(self._folder) / "home" / "share" / "terminologies")
-        self._logic, self._logics = start_scene(share, Path(self.temporaryPath))
+        self._logic, self._logics = start_scene(share, Path(self.temporaryPath), Path(self.slicerHome))
         self._io = CoreIOManager(self._logics, self._logic)
         self._manager = modules.ModuleManager(self._logics)
         self._kept_timers: list[QtCore.QTimer] = []

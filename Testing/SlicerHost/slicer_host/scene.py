@@ -9,10 +9,11 @@ import slicer
 import vtk
 import vtkmodules.vtkInteractionStyle
 import vtkmodules.vtkRenderingFreeType
-import vtkmodules.vtkRenderingOpenGL2  # noqa: F401 - importing registers the factories that rendering needs
+import vtkmodules.vtkRenderingOpenGL2
+import vtkmodules.vtkRenderingVolumeOpenGL2  # noqa: F401 - importing registers the factories that rendering needs
 
 _LOGICS = {
-    "Colors": "vtkMRMLColorLogic",
+    "Colors": "vtkSlicerColorLogic",
     "Volumes": "vtkSlicerVolumesLogic",
     "Terminologies": "vtkSlicerTerminologiesModuleLogic",
     "SubjectHierarchy": "vtkSlicerSubjectHierarchyModuleLogic",
@@ -35,6 +36,7 @@ _VIEW_CLASSES_2D = (
     "vtkMRMLSegmentationsDisplayableManager2D",
     "vtkMRMLMarkupsDisplayableManager",
     "vtkMRMLScalarBarDisplayableManager",
+    "vtkMRMLColorLegendDisplayableManager",
 )
 _VIEW_CLASSES_3D = (
     "vtkMRMLCameraDisplayableManager",
@@ -43,19 +45,29 @@ _VIEW_CLASSES_3D = (
     "vtkMRMLSegmentationsDisplayableManager3D",
     "vtkMRMLMarkupsDisplayableManager",
     "vtkMRMLOrientationMarkerDisplayableManager",
+    "vtkMRMLVolumeRenderingDisplayableManager",
+    "vtkMRMLColorLegendDisplayableManager",
 )
 
 
-def start_scene(terminologies: Path, temporary: Path) -> tuple[object, dict[str, object]]:
+# Color tables that Slicer reads from files of its own; matplotlib, of which VTK needs parts, has them by these names.
+_COLOR_FILES = ("Cividis", "Inferno", "Magma", "Plasma", "Viridis")
+
+
+def start_scene(terminologies: Path, temporary: Path, home: Path) -> tuple[object, dict[str, object]]:
     """Create ``slicer.mrmlScene`` with its logics and default color tables.
 
     ``terminologies``: the folder that holds the terminology files. ``temporary``: where bundles are unpacked.
+    ``home``: the application's folder.
     Returns the application logic and the module logics by module name.
     """
     scene = slicer.vtkMRMLScene()
     application_logic = slicer.vtkSlicerApplicationLogic()
     slicer.mrmlScene = scene
     application_logic.SetMRMLScene(scene)
+    application_logic.SetHomeDirectory(os.fspath(home))
+    application_logic.SetShareDirectory("share")
+    _write_color_files(home / "share" / "ColorFiles")
     application_logic.SetSliceLogics(vtk.vtkCollection())
     application_logic.SetViewLogics(vtk.vtkCollection())
     for factory, classes in (
@@ -80,6 +92,16 @@ def start_scene(terminologies: Path, temporary: Path) -> tuple[object, dict[str,
     logics["RemoteIO"] = _start_remote_io(scene, temporary)
     add_default_nodes(scene)
     return application_logic, logics
+
+
+def _write_color_files(folder: Path) -> None:
+    import matplotlib
+
+    folder.mkdir(parents=True)
+    for name in _COLOR_FILES:
+        colors = matplotlib.colormaps[name.lower()].resampled(256)(range(256), bytes=True)
+        lines = [f"{index} {index} {' '.join(map(str, color))}" for index, color in enumerate(colors)]
+        (folder / f"{name}.txt").write_text("\n".join(["# 256 values", *lines, ""]), encoding="utf-8")
 
 
 def _start_remote_io(scene: object, temporary: Path) -> object:

@@ -40,6 +40,9 @@ class OffscreenView:
         self._window.SetSize(400, 400)
         self._group = self._factory().InstantiateDisplayableManagers(self._renderer)
         self._group.SetMRMLDisplayableNode(self._node())
+        for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
+            # Their displayable manager draws only those that come while there is a view, as there always is in Slicer.
+            slicer.mrmlScene.InvokeEvent(slicer.vtkMRMLScene.NodeAddedEvent, legend)
 
     def renderWindow(self) -> object:
         self._start()

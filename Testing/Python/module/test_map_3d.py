@@ -1,0 +1,267 @@
+"""A map in 3D: what is painted, in which colors, and that it comes and goes with the result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+import vtk
+from scipy.ndimage import map_coordinates
+from vtk.util.numpy_support import vtk_to_numpy
+
+from ConResSegmentationLib import MapVolumes
+from module.panel_driver import PanelDriver
+from module.test_scene_inputs import add_transform, rotation
+
+BOX = np.s_[2:-2, 3:-3, 3:-3]
+
+
+@pytest.fixture
+def maps(result: object, volume: object) -> list[object]:
+    """A residual for each of the two segments, and one attention map, all computed in a box."""
+    shape = slicer.util.arrayFromVolume(volume).shape
+    residual, attention = np.zeros((2, *shape), np.float16), np.zeros((1, *shape), np.float16)
+    numbers = np.random.default_rng(3)
+    for array in (*residual, *attention):
+        array[BOX] = numbers.random(array[BOX].shape)
+    return put({"residual": residual, "attention": attention}, result, volume)
+
+
+def put(arrays: dict[str, np.ndarray], result: object, volume: object) -> list[object]:
+    return MapVolumes.put(MapVolumes.split(arrays, ["Anterior", "Posterior"]), result, volume)
+
+
+def points_of(model: object) -> np.ndarray:
+    return vtk_to_numpy(model.GetPolyData().GetPoints().GetData()).astype(float)
+
+
+def values_at(node: object, points: np.ndarray) -> np.ndarray:
+    """A map at points (n, 3) in the coordinates of the node: scipy's interpolation of the array."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetRASToIJKMatrix(matrix)
+    to_ijk = slicer.util.arrayFromVTKMatrix(matrix)
+    ijk = points @ to_ijk[:3, :3].T + to_ijk[:3, 3]
+    return map_coordinates(slicer.util.arrayFromVolume(node), ijk.T[::-1], order=1, mode="nearest")
+
+
+def painted_values(model: object) -> np.ndarray:
+    return vtk_to_numpy(model.GetPolyData().GetPointData().GetScalars())
+
+
+class Driver3D(PanelDriver):
+    """The panel with its choices of a map in 3D."""
+
+    def show(self, node: object, how: str) -> list[object]:
+        """Choose a map and how to show it in 3D; returns what then shows it."""
+        self.choices.shownMap = node
+        self.choose(self.ui.map3DSelector, how)
+        return self.shown()
+
+    def shown(self) -> list[object]:
+        """What shows a map of the only segmentation in 3D, once all of it is there."""
+        self.settle()
+        self.wait(lambda: not self.widget.map3DPanel.isBusy)
+        segmentations = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        return [node for segmentation in segmentations for node in self.map3D.nodes(segmentation)]
+
+    @property
+    def map3D(self) -> object:
+        import ConResSegmentationLib.Map3D
+
+        return ConResSegmentationLib.Map3D
+
+
+@pytest.fixture
+def panel(panel: PanelDriver) -> Driver3D:
+    return Driver3D(panel.app)
+
+
+def left_over() -> set[str]:
+    """Names of all nodes that a map in 3D may consist of."""
+    classes = (
+        "vtkMRMLModelNode", "vtkMRMLModelDisplayNode", "vtkMRMLModelStorageNode", "vtkMRMLColorLegendDisplayNode",
+        "vtkMRMLVolumeRenderingDisplayNode", "vtkMRMLVolumePropertyNode", "vtkMRMLVolumePropertyStorageNode",
+    )  # fmt: skip
+    nodes = [node for name in classes for node in slicer.util.getNodesByClass(name)]
+    return {node.GetName() for node in nodes if "Slice" not in node.GetName() and node.GetSaveWithScene()}
+
+
+def test_surfaces_are_painted_with_the_map_at_their_points(
+    panel: Driver3D, result: object, volume: object, maps: list[object]
+) -> None:
+    volume.SetAndObserveTransformNodeID(add_transform(rotation(40, (1, 2, 3))).GetID())
+    for node in (result, *maps):
+        node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+    anterior, posterior = panel.show(maps[2], "On surfaces")
+    for model in (anterior, posterior):
+        assert model.GetParentTransformNode() is volume.GetParentTransformNode()
+        np.testing.assert_allclose(painted_values(model), values_at(maps[2], points_of(model)), atol=1e-3)
+        assert painted_values(model).std() > 0.05
+    # A residual is that of a segment: each is painted with its own.
+    models = panel.show(maps[0], "On surfaces")
+    assert models == [anterior, posterior]
+    for model, node in zip(models, maps, strict=False):
+        assert panel.map3D.mapOf(model) is node
+        np.testing.assert_allclose(painted_values(model), values_at(node, points_of(model)), atol=1e-3)
+
+
+def test_a_map_that_was_moved_is_sampled_where_it_lies(panel: Driver3D, maps: list[object]) -> None:
+    maps[2].SetAndObserveTransformNodeID(add_transform(rotation(0, (1.5, 0, 0))).GetID())
+    model, _other = panel.show(maps[2], "On surfaces")
+    np.testing.assert_allclose(painted_values(model), values_at(maps[2], points_of(model) - (1.5, 0, 0)), atol=1e-3)
+
+
+def test_overlapping_segments_have_a_painted_surface_each(panel: Driver3D, result: object, maps: list[object]) -> None:
+    whole = result.GetSegmentation().GetNthSegmentID(0)
+    labels = slicer.util.arrayFromSegmentBinaryLabelmap(result, whole, panel.choices.channels[0])
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        np.ones_like(labels), result, result.GetSegmentation().AddEmptySegment(), panel.choices.channels[0]
+    )
+    result.GetSegmentation().AddEmptySegment()
+    models = panel.show(maps[2], "On surfaces")
+    assert len(models) == 3, "an empty segment has no surface"
+    for model in models:
+        np.testing.assert_allclose(painted_values(model), values_at(maps[2], points_of(model)), atol=1e-3)
+
+
+def test_the_isosurface_lies_where_the_map_has_the_chosen_value(panel: Driver3D, maps: list[object]) -> None:
+    panel.ui.mapThresholdSlider.value = 0.6
+    (model,) = panel.show(maps[0], "Isosurface")
+    points = points_of(model)
+    np.testing.assert_allclose(painted_values(model), 0.6, atol=1e-3)
+    shape = np.array(slicer.util.arrayFromVolume(maps[0]).shape)
+    matrix = vtk.vtkMatrix4x4()
+    maps[0].GetRASToIJKMatrix(matrix)
+    to_ijk = slicer.util.arrayFromVTKMatrix(matrix)
+    ijk = points @ to_ijk[:3, :3].T + to_ijk[:3, 3]
+    inside = ((ijk > 0.01) & (ijk < shape[::-1] - 1.01)).all(axis=1)
+    assert inside.any()
+    np.testing.assert_allclose(values_at(maps[0], points[inside]), 0.6, atol=1e-3)
+    assert not panel.ui.mapThresholdSlider.isHidden()
+    maps[0].GetDisplayNode().SetWindowLevelMinMax(0, 0.5)
+    panel.shown()
+    np.testing.assert_allclose(painted_values(model), 0.3, atol=1e-3, err_msg="follows the range")
+
+
+def test_colors_range_and_opacity_are_those_of_the_overlay(panel: Driver3D, result: object, maps: list[object]) -> None:
+    display = maps[0].GetDisplayNode()
+    for how in ("On surfaces", "Isosurface", "Volume rendering"):
+        panel.ui.mapOpacitySlider.value = 0.5
+        shown = panel.show(maps[0], how)
+        assert shown and not result.GetDisplayNode().GetVisibility3D()
+        for colors, low, high, opacity in (("Ocean", 0.1, 0.7, 0.25), ("Rainbow", 0.2, 0.9, 1.0)):
+            panel.choose(panel.ui.mapColorsSelector, colors)
+            display.SetWindowLevelMinMax(low, high)
+            panel.ui.mapOpacitySlider.value = opacity
+            for node in panel.shown():
+                own = node if node.IsA("vtkMRMLDisplayNode") else node.GetDisplayNode()
+                assert own.GetVisibility() and own.GetColorNodeID() == f"vtkMRMLColorTableNode{colors}"
+                np.testing.assert_allclose(own.GetScalarRange(), (low, high))
+                assert own.GetOpacity() == pytest.approx(opacity)
+            legend = panel.map3D.legendOf(shown[0])
+            assert legend.GetVisibility() and legend.GetTitleText() == "Residual"
+            assert legend.GetPrimaryDisplayNode() is (
+                shown[0] if how == "Volume rendering" else shown[0].GetDisplayNode()
+            )
+            assert len(slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")) == 1
+    properties = shown[0].GetVolumePropertyNode().GetVolumeProperty()
+    table, rgb = display.GetColorNode().GetLookupTable(), [0.0] * 3
+    table.GetColor(table.GetRange()[1], rgb)
+    np.testing.assert_allclose(properties.GetRGBTransferFunction().GetColor(0.9), rgb, atol=0.01)
+    opacities = properties.GetScalarOpacity()
+    np.testing.assert_allclose(
+        [opacities.GetValue(value) for value in (0.1, 0.2, 0.55, 0.9)], (0, 0, 0.5, 1), atol=1e-6
+    )
+
+
+def test_a_hidden_or_translucent_segment_is_so_when_painted(
+    panel: Driver3D, result: object, maps: list[object]
+) -> None:
+    panel.ui.mapOpacitySlider.value = 0.5
+    first, second = panel.show(maps[2], "On surfaces")
+    display, segments = result.GetDisplayNode(), result.GetSegmentation()
+    display.SetSegmentVisibility(segments.GetNthSegmentID(0), False)
+    display.SetSegmentOpacity3D(segments.GetNthSegmentID(1), 0.4)
+    panel.shown()
+    assert not first.GetDisplayNode().GetVisibility() and second.GetDisplayNode().GetOpacity() == pytest.approx(0.2)
+    assert panel.map3D.legendOf(first) is None and panel.map3D.legendOf(second).GetVisibility()
+
+
+@pytest.mark.parametrize("how", ["On surfaces", "Isosurface", "Volume rendering"])
+def test_what_is_in_3d_goes_with_the_result_and_comes_back_with_the_scene(
+    panel: Driver3D, result: object, maps: list[object], tmp_path: Path, how: str
+) -> None:
+    count = len(panel.show(maps[0], how))
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    for model in slicer.util.getNodesByClass("vtkMRMLModelNode"):
+        if panel.map3D.nodes(result).count(model):
+            places = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in (model, maps[0])}
+            assert len(places) == 1, "next to its map"
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    names = left_over()
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert not left_over()
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    shown = panel.shown()
+    assert left_over() == names and len(shown) == count
+    assert panel.ui.map3DSelector.currentText == how
+    assert panel.map3D.legendOf(shown[0]).GetTitleText() == "Residual"
+    (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert not segmentation.GetDisplayNode().GetVisibility3D()
+    slicer.util.getNode("*residual Anterior").GetDisplayNode().SetWindowLevelMinMax(0, 0.5)
+    for node in panel.shown():
+        own = node if node.IsA("vtkMRMLDisplayNode") else node.GetDisplayNode()
+        np.testing.assert_allclose(own.GetScalarRange(), (0, 0.5))
+    slicer.mrmlScene.RemoveNode(segmentation)
+    panel.shown()
+    assert not left_over()
+
+
+def test_it_is_hidden_with_the_overlay_and_removed_when_it_is_no_longer_wanted(
+    panel: Driver3D, result: object, maps: list[object]
+) -> None:
+    models = panel.show(maps[2], "On surfaces")
+    panel.widget.overlayPanel.toggle()
+    panel.shown()
+    assert not any(model.GetDisplayNode().GetVisibility() for model in models)
+    assert result.GetDisplayNode().GetVisibility3D()
+    panel.widget.overlayPanel.toggle()
+    assert panel.shown() == models and all(model.GetDisplayNode().GetVisibility() for model in models)
+    assert panel.show(maps[2], "Not shown") == [] and not left_over()
+    assert result.GetDisplayNode().GetVisibility3D()
+    before = panel.show(maps[2], "Volume rendering")
+    slicer.mrmlScene.RemoveNode(maps[2])
+    # The selector chooses another map.
+    (after,) = panel.shown()
+    assert panel.map3D.mapOf(after) is panel.choices.shownMap and after is not before[0]
+    assert len(left_over()) == 3, "one rendering, its property and its legend"
+
+
+def test_a_new_result_is_painted_anew_on_the_same_nodes(
+    panel: Driver3D, result: object, volume: object, maps: list[object]
+) -> None:
+    before = panel.show(maps[2], "On surfaces")
+    shape = slicer.util.arrayFromVolume(volume).shape
+    attention = np.random.default_rng(9).random((1, *shape)).astype(np.float16)
+    (again,) = put({"attention": attention}, result, volume)
+    assert panel.shown() == before
+    for model in before:
+        np.testing.assert_allclose(painted_values(model), values_at(again, points_of(model)), atol=1e-3)
+    result.GetSegmentation().RemoveSegment(result.GetSegmentation().GetNthSegmentID(0))
+    assert panel.shown() == before[1:] and before[0].GetScene() is None
+
+
+def test_surfaces_are_made_one_at_a_time(panel: Driver3D, result: object, maps: list[object]) -> None:
+    panel.choices.shownMap = maps[2]
+    panel.ui.map3DSelector.setCurrentIndex(1)
+    painter, counts = panel.widget.map3DPanel, []
+    painter._updateTimer.stop()
+    painter.update()
+    while painter.isBusy:
+        painter._workTimer.stop()
+        painter._paintNext()
+        counts.append(len(panel.map3D.nodes(result)))
+    assert counts == [1, 2]
