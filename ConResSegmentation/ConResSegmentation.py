@@ -17,7 +17,15 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 from conresnet.package.maps import MAPS, provided_maps
-from ConResSegmentationLib import ConResSegmentationSubjectHierarchyPlugin, Diagnostics, Loading, MapVolumes, SelfTest
+from ConResSegmentationLib import (
+    ConResSegmentationSubjectHierarchyPlugin,
+    Diagnostics,
+    Loading,
+    MapVolumes,
+    ResultOrigin,
+    ResultSegmentation,
+    SelfTest,
+)
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
@@ -114,6 +122,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
         ui.installEngineButton.connect("clicked(bool)", lambda _checked: self.runControl.setUp())
         ui.editButton.connect("clicked(bool)", self.onEdit)
+        ui.smoothingSlider.connect("valueChanged(double)", self._onSmoothingChanged)
         ui.copyDiagnosticsButton.connect("clicked(bool)", self.onCopyDiagnostics)
         actions = {
             "Ctrl+Return": ui.applyButton.click,
@@ -264,6 +273,12 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         if self._parameterNode:
             self._parameterNode.device = name
 
+    def _onSmoothingChanged(self, smoothing: float) -> None:
+        """Surfaces that are shown follow the slider; those of the next result will, too."""
+        segmentationNode = self._parameterNode.segmentation if self._parameterNode else None
+        if segmentationNode is not None and segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE):
+            ResultSegmentation.smoothSurfaces(segmentationNode, smoothing)
+
     def _onInstalling(self, isInstalling: bool) -> None:
         for section in (self.ui.inputsCollapsibleButton, self.ui.outputsCollapsibleButton):
             section.enabled = not isInstalling
@@ -297,6 +312,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             segmentationNode=node.segmentation,
             options=engineOptions(node, self._providedMaps),
             show3D=node.show3D,
+            smoothing=node.smoothing,
         )
 
     def segmentVolume(self, volumeNode, model: str) -> None:

@@ -1,5 +1,7 @@
 """What the user reads while the engine works and when something fails, translated where a translation exists."""
 
+from collections.abc import Iterator
+
 from slicer.i18n import tr as _
 
 from conresnet.messages import sentence as catalogSentence
@@ -37,9 +39,23 @@ def timeLeft(seconds: float | None) -> str:
 
 
 def finished(report: dict, seconds: float) -> str:
-    """How long the user waited and the volume of each segment, including what is painted over it."""
+    """How long the user waited, the volume of each segment, including what is painted over it, and what was changed."""
     volumes = ", ".join(f"{name} {size:.2f} mL" for name, size in report.get("volumes_ml", {}).items())
-    return _("Done in {seconds:.1f} s: {volumes}.").format(seconds=seconds, volumes=volumes)
+    done = (
+        _("Done in {seconds:.1f} s (fast): {volumes}.")
+        if report.get("fast")
+        else _("Done in {seconds:.1f} s: {volumes}.")
+    )
+    return " ".join([done.format(seconds=seconds, volumes=volumes), *_changes(report.get("postprocessing") or {})])
+
+
+def _changes(postprocessing: dict) -> Iterator[str]:
+    """What post-processing has changed, in sentences."""
+    sentences = {"removed_ml": _("Removed: {volumes}."), "filled_ml": _("Filled: {volumes}.")}
+    for key, template in sentences.items():
+        volumes = [f"{name} {size:.2f} mL" for name, size in postprocessing.get(key, {}).items() if size]
+        if volumes:
+            yield template.format(volumes=", ".join(volumes))
 
 
 def logOf(report: dict) -> str:

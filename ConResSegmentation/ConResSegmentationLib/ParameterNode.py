@@ -54,6 +54,8 @@ class ConResSegmentationParameterNode:
     segmentation - where the result goes; a new segmentation if there is none.
     residualMap, attentionMap and so on - which maps to compute, see mapName.
     show3D - whether to create surfaces.
+    fast, keepLargest, dropBelow, fillHoles - as in SegmentOptions; dropBelow is 0 mL for off.
+    smoothing - of surfaces in 3D, 0 for none. The default is Slicer's own.
     device, precision - how to compute.
     shownMap, mapOpacity - the map over the slices.
     map3D, mapThreshold - how that map is shown in 3D, and where its isosurface lies: 0 is the low end of the displayed
@@ -73,6 +75,11 @@ class ConResSegmentationParameterNode:
     resultResidualMap: bool = False
     residualDifferenceMap: bool = False
     show3D: bool = True
+    fast: bool = False
+    keepLargest: bool = False
+    dropBelow: Annotated[float, WithinRange(0, 1000)] = 0.0
+    fillHoles: bool = False
+    smoothing: Annotated[float, WithinRange(0, 1)] = 0.5
     device: str = "auto"
     precision: Precision = Precision.auto
     shownMap: vtkMRMLScalarVolumeNode
@@ -91,6 +98,10 @@ def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Coll
         maps=tuple(name for name in MAPS if name in provided and getattr(parameterNode, f"{mapName(name)}Map")),
         device=parameterNode.device,
         precision=parameterNode.precision.value,
+        fast=parameterNode.fast,
+        keep_largest=parameterNode.keepLargest,
+        drop_below=parameterNode.dropBelow or None,
+        fill_holes=parameterNode.fillHoles,
     )
 
 

@@ -110,8 +110,24 @@ def _shown(segmentationNode) -> dict[str, dict]:
     return {key: {name: getattr(display, f"GetSegment{name}")(key) for name in _OF_A_SEGMENT} for key in ids}
 
 
-def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, show3D: bool) -> None:
+def smoothSurfaces(segmentationNode, smoothing: float) -> None:
+    """Set how strongly surfaces are smoothed, 0 to 1; those that exist are made anew."""
+    rule = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule
+    segmentation, name = segmentationNode.GetSegmentation(), rule.GetSmoothingFactorParameterName()
+    if float(segmentation.GetConversionParameter(name)) == smoothing:
+        return
+    segmentation.SetConversionParameter(name, f"{smoothing:g}")
+    if segmentation.ContainsRepresentation(slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()):
+        segmentationNode.RemoveClosedSurfaceRepresentation()
+        segmentationNode.CreateClosedSurfaceRepresentation()
+
+
+def fill(
+    segmentationNode, segments: list[tuple[str, object]], volumeNode, show3D: bool, smoothing: float | None = None
+) -> None:
     """Put a model's segments into a node, shown over the input and in 3D.
+
+    Surfaces are smoothed as asked, or as the node has it.
 
     The node goes next to the volume in the subject hierarchy, never under it: Slicer's Delete removes the children of
     an item without asking. A node that had segments stays where the user has put it.
@@ -119,6 +135,8 @@ def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, show3
     isFirst = segmentationNode.GetSegmentation().GetNumberOfSegments() == 0
     setSegments(segmentationNode, segments, volumeNode)
     segmentationNode.CreateDefaultDisplayNodes()
+    if smoothing is not None:
+        smoothSurfaces(segmentationNode, smoothing)
     if show3D:
         segmentationNode.CreateClosedSurfaceRepresentation()
     display = segmentationNode.GetDisplayNode()

@@ -29,6 +29,7 @@ class SegmentationTask:
         segmentationNode: where the result goes. Defaults to a new node.
         options: what the engine is asked for, without the ROI, which is ``roiNode``.
         show3D: whether to create surfaces and show them.
+        smoothing: of surfaces, 0 to 1. Defaults to what the segmentation has.
     """
 
     model: str
@@ -37,6 +38,7 @@ class SegmentationTask:
     segmentationNode: object = None
     options: SegmentOptions = field(default_factory=SegmentOptions)
     show3D: bool = True
+    smoothing: float | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class SegmentationRun(EngineObserver):
         isFirst = node.GetSegmentation().GetNumberOfSegments() == 0
         isNew = isFirst and node is not task.segmentationNode
         try:
-            ResultSegmentation.fill(node, segments, volumeNode, task.show3D)
+            ResultSegmentation.fill(node, segments, volumeNode, task.show3D, task.smoothing)
             self._origin.sign(node)
             if isFirst:
                 # Later the user's own settings are kept.

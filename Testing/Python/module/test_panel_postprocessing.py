@@ -1,0 +1,46 @@
+"""Post-processing, the fast mode and smooth surfaces, chosen in the panel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import slicer
+from vtk.util import numpy_support
+
+from module.panel_driver import PanelDriver, label_array
+
+pytestmark = pytest.mark.usefixtures("warm_engine")
+
+
+def surface(segmentation: object) -> np.ndarray:
+    """The points of the first segment's surface."""
+    name = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+    polydata = segmentation.GetSegmentation().GetNthSegment(0).GetRepresentation(name)
+    return numpy_support.vtk_to_numpy(polydata.GetPoints().GetData()).copy()
+
+
+def test_a_result_is_fast_and_without_what_is_dropped_and_both_are_said(panel: PanelDriver, volume: object) -> None:
+    before = label_array(panel.segment(), volume)
+    assert "(fast)" not in panel.status and "Removed" not in panel.status
+    ui = panel.ui
+    for box in (ui.keepLargestCheckBox, ui.fillHolesCheckBox, ui.fastCheckBox):
+        box.click()
+    # Of 1.84 mL and 1.74 mL.
+    ui.dropBelowSpinBox.value = 1.8
+    after = label_array(panel.segment(), volume)
+    assert (before == 2).any() and not (after == 2).any() and np.count_nonzero(after == 1) > 1700
+    assert "(fast)" in panel.status and "Removed:" in panel.status and "Posterior hippocampus" in panel.status
+    choices = panel.choices
+    assert choices.fast and choices.keepLargest and choices.fillHoles and choices.dropBelow == 1.8
+
+
+def test_surfaces_follow_the_slider_and_so_do_later_results(panel: PanelDriver, volume: object) -> None:
+    node = panel.segment()
+    name = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule.GetSmoothingFactorParameterName()
+    smooth = surface(node)
+    panel.ui.smoothingSlider.value = 0.0
+    rough = surface(node)
+    assert rough.shape != smooth.shape or not np.allclose(rough, smooth)
+    assert panel.segment() is node and np.allclose(surface(node), rough), "an unedited result is replaced"
+    panel.choices.segmentation = None
+    assert panel.segment().GetSegmentation().GetConversionParameter(name) == "0"
