@@ -143,7 +143,8 @@ def test_every_command_line_of_ours_has_a_command_and_options_that_exist(pages: 
 
 def test_every_option_that_is_named_by_itself_exists(pages: dict[str, str], repository: Path) -> None:
     ours = set().union(*map(all_options, PROGRAMS.values()))
-    scripts = "\n".join(path.read_text(encoding="utf-8") for path in (repository / "Testing/Benchmarks").glob("*.py"))
+    folders = [repository / "Testing" / name for name in ("Benchmarks", "Robustness")]
+    scripts = "\n".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.py"))
     known = ours | set(re.findall(r"--[a-z][a-z0-9-]+", scripts)) | {"--index-url"}
     named = {
         (page, option)
