@@ -240,7 +240,7 @@ class Augmentation(BaseModel):
     places in a mirror image.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="axes to flip along: any of S, H and W")
     swapped_segments: list[tuple[str, str]] = Field(

@@ -35,7 +35,7 @@ _NARROWEST, _WIDEST = 0.01, 0.10
 class Synthesis(BaseModel):
     """How images are synthesized from label maps; 0 turns a part off. Intensities are on a scale from 0 to 1."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     image_share: float = Field(default=0.3, ge=0, le=1, description="share of samples from cases that have images")
     known_contrasts: float = Field(

@@ -19,6 +19,7 @@ from conresnet_training.training.losses import LossKind
 
 # A plan of a hundred segments has a few thousand values, at most eight levels deep.
 MOST_VALUES, DEEPEST = 100_000, 40
+MOST_STEPS = 10**9
 # The values in a label map that can belong to a segment; 0 is the background.
 LabelValue = Annotated[int, Field(ge=1, le=255)]
 
@@ -38,12 +39,15 @@ Description = Annotated[ModelDescription, PlainValidator(_parsed), PlainSerializ
 class Training(BaseModel):
     """How long, how fast, by which loss. Where the paper (IV-B) has another value, the description says so."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(default=6000, gt=0, description="per stage, where parts are trained one after the other")
+    steps: int = Field(
+        default=6000, gt=0, le=MOST_STEPS, description="per stage, where parts are trained one after the other"
+    )
     batch: int = Field(
         default=2,
         gt=0,
+        le=65_536,
         description="samples per step, over all devices together. ResDSN's paper takes 16. The network's norm does not "
         "change with it: plan with --set training.batch=8 or more for batch norm",
     )
@@ -70,11 +74,12 @@ class Training(BaseModel):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     gradient_clip: float = Field(default=10.0, ge=0, description="largest norm of the gradient; 0 turns it off")
     steps_between_checkpoints: int = Field(default=250, gt=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     folds: int = Field(default=5, ge=2)
     workers: int | None = Field(
         default=None,
         ge=0,
+        le=256,
         description="processes that make samples, per device; null: none on a CPU, and with a GPU as many as the "
         "computer's cores allow",
     )

@@ -78,8 +78,9 @@ def start_run(plan: Plan, folder: Path, fold: int) -> Run:
         for name in (SPLIT_FILE, PROGRESS_FILE):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        write_plan(plan, folder / PLAN_FILE)
+        # First, because it marks the folder as a run's: one that is killed here does not block its folder.
         (folder / FOLD_FILE).write_text(f"{fold}\n", encoding="utf-8")
+        write_plan(plan, folder / PLAN_FILE)
     except OSError as error:
         raise write_error(error, folder) from error
     return Run(folder, plan, fold)

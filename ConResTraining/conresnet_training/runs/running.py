@@ -42,6 +42,9 @@ def sole_process(folder: Path) -> Iterator[None]:
             other = _read(folder) or {}
             raise UserError("run-in-use", path=str(folder), pid=other.get("pid", "unknown"))
         (folder / STOP_FILE).unlink(missing_ok=True)
+        for left in folder.glob(".part-*"):
+            # What a killed process was writing.
+            left.unlink(missing_ok=True)
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with replacing(folder / RUNNING_FILE) as temporary:
             content = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
@@ -76,11 +79,11 @@ def running_process(folder: Path) -> dict | None:
 
 def can_begin_in(folder: Path) -> bool:
     """Whether a new run may use a folder: it does not exist, is empty, or holds a run that ended before it had a
-    checkpoint, such as one that was refused.
+    checkpoint, such as one that was refused, or killed before its plan was written.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return True
-    is_run = all((folder / name).is_file() for name in (PLAN_FILE, FOLD_FILE))
+    is_run = (folder / FOLD_FILE).is_file()
     checkpoints = folder / CHECKPOINTS_FOLDER
     return is_run and not any(checkpoints.glob("*.ckpt")) and running_process(folder) is None
 

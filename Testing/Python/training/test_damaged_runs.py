@@ -3,6 +3,10 @@
 import pytest
 import torch
 
+from conresnet.errors import UserError
+from conresnet_training.planning.plan import write_plan
+from conresnet_training.runs import run as run_folder
+from conresnet_training.runs import running
 from training.commands import run_command, sentence_of
 from training.trained_runs import finished_run, small_plan
 
@@ -54,3 +58,25 @@ def test_fold_that_is_none_of_the_plan(run, monkeypatch, capsys, content):
     for command in ("evaluate", "resume"):
         expected = sentence_of("fold-file-damaged", path=file, last=2)
         assert refusal(monkeypatch, capsys, command, run.folder) == expected
+
+
+def test_run_that_was_killed_while_it_began_does_not_block_its_folder(data_set, tmp_path, monkeypatch):
+    plan, folder = small_plan(data_set), tmp_path / "run"
+    with monkeypatch.context() as dying:
+        dying.setattr(run_folder, "write_plan", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_folder.start_run(plan, folder, 1)
+    (folder / ".part-123-running.json").touch()
+    assert run_folder.start_run(plan, folder, 2).folder == folder
+    assert run_folder.open_run(folder).fold == 2
+    with running.sole_process(folder):
+        assert not list(folder.glob(".part-*"))
+
+
+def test_plan_that_the_user_keeps_in_a_folder_is_not_replaced(data_set, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_plan(small_plan(data_set), folder / "plan.yaml")
+    with pytest.raises(UserError) as raised:
+        run_folder.start_run(small_plan(data_set), folder, 0)
+    assert raised.value.code == "run-exists"
