@@ -19,7 +19,7 @@ CAMPAIGNS = sorted(
 def test_short_campaigns_find_nothing(repository: Path) -> None:
     command = [sys.executable, repository / "Testing" / "Robustness" / "robustness.py", "--count", "50"]
     finished = subprocess.run(
-        [*map(str, command), "--seconds", "120"], capture_output=True, text=True, timeout=580, check=False
+        [*map(str, command), "--seconds", "60"], capture_output=True, text=True, timeout=580, check=False
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert CAMPAIGNS and finished.stdout.count(" inputs, ") >= len(CAMPAIGNS)
