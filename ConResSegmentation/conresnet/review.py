@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,8 +23,12 @@ from conresnet.files import csv_cell, replacing
 from conresnet.images.grid import Grid, Reordering, reordering
 from conresnet.inference.results import segment_masks
 from conresnet.package import ModelPackage
-from conresnet.package.description import Output
+from conresnet.package.description import ModelDescription, Output
+from conresnet.package.maps import slice_axis
 from conresnet.package.schema import Place, field, load, load_json
+
+if TYPE_CHECKING:
+    from conresnet.inference.segmentation import SegmentResult
 
 RANKING_FILE = "review.json"
 FORMAT, FORMAT_VERSION = "conresnet-review", 1
@@ -103,11 +107,11 @@ FALLBACK_NOTE = (
     "hippocampi, and expected numbers are rough."
 )
 _FALLBACK = Regressions(
-    means=(4.2, 3.3),
-    wrong_intercept=-0.5,
-    wrong_weights=(0.0, 1.0),
-    dice_intercept=0.6,
-    dice_weights=(1.5, -1.5),
+    means=(4.4, 3.3),
+    wrong_intercept=-0.2,
+    wrong_weights=(0.0, 0.95),
+    dice_intercept=0.1,
+    dice_weights=(1.3, -1.3),
 )
 FALLBACK = Ranking(
     format=FORMAT,
@@ -116,7 +120,7 @@ FALLBACK = Ranking(
     features=("log_area", "log_entropy"),
     whole=_FALLBACK,
     segments=_FALLBACK,
-    spot_rate=0.4,
+    spot_rate=0.45,
     note=FALLBACK_NOTE,
     figures=None,
 )
@@ -167,7 +171,7 @@ class ReviewRow:
 
 @dataclass(frozen=True, eq=False)
 class Slices:
-    """A result slice by slice along the residual axis, in the model's direction.
+    """A result slice by slice along the residual axis, in the model's direction; see ``Slices.of``.
 
     Args:
         labels: [k, j, i] uint8.
@@ -184,6 +188,12 @@ class Slices:
     grid: Grid
     orientation: str
     axis: int
+
+    @classmethod
+    def of(cls, result: SegmentResult, description: ModelDescription) -> Slices:
+        """The slices of a result of a model."""
+        place = description.preparation.orientation, slice_axis(description)
+        return cls(result.labels.array, result.regions, description.output, result.labels.grid, *place)
 
     @cached_property
     def _reorder(self) -> Reordering:
@@ -335,25 +345,39 @@ def _reason(
     return "; ".join(parts) or _TYPICAL
 
 
-def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
-    """Connected places where the model is torn between two answers, the largest first; faces connect voxels."""
+def find_spots(uncertainty: np.ndarray, output: Output) -> tuple[np.ndarray, list[int]]:
+    """Connected places where the model is torn between two answers; faces connect voxels.
+
+    Args:
+        uncertainty: the map [k, j, i].
+        output: the model's segments.
+
+    Returns:
+        Each voxel's spot, from 1, 0 for none; and the voxels of each spot, the largest first.
+    """
     import SimpleITK as sitk
 
     # In bits: the map is relative to the largest entropy of all classes, and two classes can have one bit at most.
-    scale = np.log2(len(slices.output.segments) + 1) if slices.output.kind == "labels" else 1.0
+    scale = np.log2(len(output.segments) + 1) if output.kind == "labels" else 1.0
     uncertain = uncertainty >= SPOT_BITS / scale
-    if not uncertain.any():
-        return []
     components = sitk.ConnectedComponent(sitk.GetImageFromArray(uncertain.astype(np.uint8)))
     sorting = sitk.RelabelComponentImageFilter()
     sorting.SetMinimumObjectSize(SMALLEST_SPOT)
     components = sitk.GetArrayFromImage(sorting.Execute(components))
-    sizes = sorting.GetSizeOfObjectsInPixels()[:MOST_SPOTS]
+    return components, list(sorting.GetSizeOfObjectsInPixels())
+
+
+def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
+    import SimpleITK as sitk
+
+    components, sizes = find_spots(uncertainty, slices.output)
+    if not sizes:
+        return []
     boxes = sitk.LabelShapeStatisticsImageFilter()
     boxes.Execute(sitk.GetImageFromArray(components))
     names = {segment.label: segment.name for segment in slices.output.segments}
     rows = []
-    for spot, size in enumerate(sizes, start=1):
+    for spot, size in enumerate(sizes[:MOST_SPOTS], start=1):
         i, j, k, *extent = boxes.GetBoundingBox(spot)
         first = np.maximum(np.array([k, j, i]) - 1, 0)
         box = tuple(slice(a, b + 1) for a, b in zip(first, np.array([k, j, i]) + extent[::-1], strict=True))

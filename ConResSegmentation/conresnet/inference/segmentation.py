@@ -60,6 +60,7 @@ class SegmentResult:
             ``conresnet.inference.results.region_mask``; None where segments exclude each other.
         channels: the images by the model's names for them.
         hidden: further maps, which the review or the report needed.
+        entropy: (K + 1, slices) sums for the review, see ``conresnet.inference.results.Results``.
     """
 
     labels: Volume
@@ -68,6 +69,7 @@ class SegmentResult:
     regions: np.ndarray | None = None
     channels: dict[str, Volume] = field(default_factory=dict)
     hidden: dict[str, np.ndarray] = field(default_factory=dict)
+    entropy: np.ndarray | None = None
 
 
 def load_model(package: ModelPackage | str | PathLike, device: str = "auto", precision: str = "auto") -> LoadedModel:
@@ -189,8 +191,8 @@ def _segment(
             passes.warn(warning)
         by_name = {item.name: volume for item, volume in zip(description.inputs, channels, strict=True)}
         labels = Volume(results.labels, channels[0].grid, description.title)
-        result = SegmentResult(labels, results.maps, {}, results.regions, by_name, results.hidden)
-        further = _further(result, description, results, options, ranking)
+        result = SegmentResult(labels, results.maps, {}, results.regions, by_name, results.hidden, results.entropy)
+        further = _further(result, description, options, ranking)
         seconds = tracker.finish()
     result.report = _report(description, channels, case, tiling, passes, results.writer, threads, seconds) | further
     result.report |= {"fast": options.fast, "postprocessing": changes.report}
@@ -210,7 +212,6 @@ def _needed_maps(maps: Sequence[str], options: SegmentOptions, ranking: Ranking 
 def _further(
     result: SegmentResult,
     description: ModelDescription,
-    results: Results,
     options: SegmentOptions,
     ranking: Ranking | None,
 ) -> dict:
@@ -218,9 +219,8 @@ def _further(
     maps, labels, further = {**result.maps, **result.hidden}, result.labels, {}
     uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
     if ranking:
-        place = description.preparation.orientation, slice_axis(description)
-        slices = Slices(labels.array, result.regions, description.output, labels.grid, *place)
-        rows = make_review(slices, results.entropy, uncertainty, ranking, maps.get("residual_difference"))
+        slices = Slices.of(result, description)
+        rows = make_review(slices, result.entropy, uncertainty, ranking, maps.get("residual_difference"))
         further["review"] = {
             "rows": [asdict(row) for row in rows],
             "axis": slices.voxel_axis,

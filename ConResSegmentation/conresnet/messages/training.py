@@ -258,4 +258,16 @@ TRAINING: dict[str, str] = {
         "The two evaluations used different tolerances for surface Dice ({first:g} mm and {second:g} mm). Evaluate "
         "again with the same tolerance."
     ),
+    # The review list.
+    "review-cases-unknown": _(
+        "The package {model} does not say which cases its training never saw; name them with --cases."
+    ),
+    "review-case-missing": _("The data set {data} has no case {case}; check --data, or name other cases with --cases."),
+    "review-labels-differ": _(
+        "The model {model} has the segments {segments}, but the data set {data} has the labels {labels}; use a data "
+        "set with the same names or values."
+    ),
+    "review-empty": _(
+        "The model {model} found nothing in these cases, so there is nothing to fit; check that they are of its kind."
+    ),
 }

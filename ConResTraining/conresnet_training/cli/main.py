@@ -16,6 +16,7 @@ _COMMANDS = {
     "crossval": ("crossval", "crossval", "Train and evaluate all folds of a plan."),
     "evaluate": ("evaluate", "evaluate", "Measure a run or other predictions, case by case."),
     "compare": ("evaluate", "compare", "Compare two evaluations on the same cases."),
+    "fit-review": ("export", "fit_review", "Fit the review list of a model package to held-out cases."),
     "export": ("export", "export", "Make a model package from a run."),
 }
 

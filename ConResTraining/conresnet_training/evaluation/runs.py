@@ -12,19 +12,27 @@ from conresnet.errors import UserError
 from conresnet.files import make_folder
 from conresnet.images.files import write_volume
 from conresnet.images.grid import Volume
-from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import read_package, write_package
+from conresnet.inference.segmentation import LoadedModel, load_model, segment
+from conresnet.package import ModelDescription, ModelPackage, read_package, write_package
 from conresnet.package.reader import read_metrics
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import SEGMENTATION_FILE
+from conresnet.review import Ranking
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import check_expected, on_image_grid, read_label
 from conresnet_training.data.preparation import file_stem, read_case
 from conresnet_training.data.synthesis import Synthesizer
-from conresnet_training.evaluation.metrics import compare_label_maps, crossing, values_of_data_set, values_of_model
+from conresnet_training.evaluation.metrics import (
+    SegmentValues,
+    compare_label_maps,
+    crossing,
+    values_of_data_set,
+    values_of_model,
+)
 from conresnet_training.evaluation.report import Measured, write_results
 from conresnet_training.evaluation.results import Evaluation
+from conresnet_training.evaluation.review_fit import ReviewSamples
 from conresnet_training.planning.plan import synthesizer_of
 from conresnet_training.planning.planner import segment_color
 from conresnet_training.reporting.text import listed, progress_bar
@@ -134,6 +142,7 @@ def measure_runs(
     folder: Path,
     checkpoint: str = "last",
     surface_tolerance_mm: float = 1.0,
+    samples: ReviewSamples | None = None,
 ) -> Measured:
     """Segment and measure every case that a run held out.
 
@@ -145,6 +154,7 @@ def measure_runs(
         folder: for the label maps, ``<case>.nii.gz``, the case as ``file_stem`` writes it.
         checkpoint: "last", or "best" by validation Dice; figures of "best" are optimistic, because the held-out cases
             chose it.
+        samples: receives what the review list is fitted on.
 
     Raises:
         UserError: ``checkpoint-not-found``, ``runs-differ``, or any of segmenting; if no case can be measured, what is
@@ -160,7 +170,8 @@ def measure_runs(
     packed = [pack_runs([runs[index] for index in indices], checkpoint) for indices in groups]
     with progress_bar(sum(map(len, groups.values()))) as done:
         for model, held_out in zip(packed, groups.values(), strict=True):
-            for case, truth, found, regions in _segmented(model, held_out, synthesizer, errors.__setitem__):
+            segmented = _segmented(model, held_out, values, synthesizer, errors.__setitem__, samples)
+            for case, truth, found, regions in segmented:
                 file = folder / f"{file_stem(case.name)}.nii.gz"
                 write_volume(found.array, found.grid, file)
                 cases[case.name] = compare_label_maps(found, truth, values, surface_tolerance_mm, regions)
@@ -214,25 +225,79 @@ def _by_who_held_them_out(runs: Sequence[Run], data_set: DataSet) -> dict[tuple[
 def _segmented(
     packed: PackedRuns,
     cases: Sequence[Case],
+    values: Mapping[str, SegmentValues],
     synthesizer: Synthesizer | None,
     note_error: Callable[[str, UserError], None],
+    samples: ReviewSamples | None,
 ) -> Iterator[tuple[Case, Volume, Volume, np.ndarray | None]]:
     """Each readable case with its reference, the model's label map, and the model's regions if it has them."""
     with tempfile.TemporaryDirectory() as folder:
         package = write_package(packed.description, packed.files, Path(folder) / packed.description.name)
         model = load_model(package, "auto", "auto")
-        names = [item.name for item in packed.description.inputs]
         for case in cases:
             try:
-                for path in case.missing:
-                    raise UserError("case-file-missing", case=case.name, path=str(path))
-                images, truth = read_case(case, names, synthesizer)
+                images, truth = _read(case, model, synthesizer)
             except UserError as error:
                 note_error(case.name, error)
                 continue
-            result = segment(model, images, SegmentOptions())
+            result = segment(model, images, SegmentOptions() if samples is None else samples.options(model))
+            if samples is not None:
+                samples.add(case.name, model, result, [item.truth for item in values.values()], truth)
             name = str(case.images[0]) if case.images else images[0].name
             yield case, truth, replace(result.labels, name=name), result.regions
+
+
+def _read(case: Case, model: LoadedModel, synthesizer: Synthesizer | None = None) -> tuple[list[Volume], Volume]:
+    """The channels of a case and its label map. Raises UserError ``case-file-missing``, or that of ``read_case``."""
+    for path in case.missing:
+        raise UserError("case-file-missing", case=case.name, path=str(path))
+    return read_case(case, [item.name for item in model.description.inputs], synthesizer)
+
+
+def fit_review(package: ModelPackage, data_set: DataSet, cases: Sequence[str] = ()) -> Ranking:
+    """Fit a package's review list on cases that its training never saw.
+
+    Args:
+        cases: their names; by default those that the package's metrics.json has figures of.
+
+    Raises:
+        UserError: ``review-cases-unknown`` where neither names any, ``review-case-missing`` for one that the data set
+            does not have, ``review-labels-differ`` where its labels are not the model's segments, ``review-empty``
+            where the model finds nothing, or any of reading and segmenting.
+    """
+    names = tuple(cases) or tuple(read_metrics(package).get("dice_a_case", ()))
+    if not names:
+        raise UserError("review-cases-unknown", model=package.description.name)
+    by_name = {case.name: case for case in data_set.cases}
+    for name in names:
+        if name not in by_name:
+            raise UserError("review-case-missing", case=name, data=data_set.name)
+    references = _values_of_segments(package.description, data_set)
+    model, samples = load_model(package), ReviewSamples()
+    with progress_bar(len(names)) as done:
+        for name in names:
+            images, truth = _read(by_name[name], model)
+            samples.add(name, model, segment(model, images, samples.options(model)), references, truth)
+            done(name)
+    what = f"Fitted on {len(names)} cases of {data_set.name} that were held out of training, segmented by the package"
+    ranking = samples.fit(what, package.description.output.names)
+    if ranking is None:
+        raise UserError("review-empty", model=package.description.name)
+    return ranking
+
+
+def _values_of_segments(description: ModelDescription, data_set: DataSet) -> list[tuple[int, ...]]:
+    """The values of each of a model's segments in the label maps of a data set, by its name or its value."""
+    by_name = {name.casefold(): item.truth for name, item in values_of_data_set(data_set).items()}
+    segments = description.output.segments
+    if all(item.name.casefold() in by_name for item in segments):
+        return [by_name[item.name.casefold()] for item in segments]
+    if data_set.regions or {item.label for item in segments} != set(data_set.labels):
+        ours, theirs = ", ".join(description.output.names), ", ".join(by_name)
+        raise UserError(
+            "review-labels-differ", model=description.name, segments=ours, data=data_set.name, labels=theirs
+        )
+    return [(item.label,) for item in segments]
 
 
 def _sentence(runs: Sequence[Run], data_set: DataSet, cases: Collection[str]) -> str:

@@ -13,9 +13,11 @@ from conresnet.package.description import CARD_FILE
 from conresnet.package.maps import residual_plane
 from conresnet.package.reader import METRICS_FILE
 from conresnet.package.writer import check_replaceable
+from conresnet.review import RANKING_FILE
 from conresnet_training.evaluation.metrics import METRICS
 from conresnet_training.evaluation.report import Measured, picture_of
 from conresnet_training.evaluation.results import Evaluation, remarks, summary_cells
+from conresnet_training.evaluation.review_fit import ReviewSamples, describe_ranking, ranking_file
 from conresnet_training.evaluation.runs import measure_runs
 from conresnet_training.reporting.drawing import fill_template
 from conresnet_training.reporting.text import case_count
@@ -38,8 +40,8 @@ def export_runs(
     """Write the package ``output`` and return a sentence about it.
 
     Several runs, such as the folds of a cross-validation, become one model, an ensemble. The package also contains
-    ``metrics.json`` (the figures of every held-out case), ``MODEL_CARD.md`` and ``thumbnail.png``, a slice of the case
-    with median Dice.
+    ``metrics.json`` (the figures of every held-out case), ``review.json`` (how the places worth checking are found,
+    fitted on these cases), ``MODEL_CARD.md`` and ``thumbnail.png``, a slice of the case with median Dice.
 
     Args:
         checkpoint: "last", or "best" by validation Dice; the figures of "best" are optimistic, because the held-out
@@ -58,25 +60,29 @@ def export_runs(
     # Checked before the work, so that an invalid name is reported at once.
     parse_description(description.to_dict(), "to be written")
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure_runs(runs, Path(folder), checkpoint=checkpoint)
+        samples = ReviewSamples()
+        measured = measure_runs(runs, Path(folder), checkpoint=checkpoint, samples=samples)
         for error in measured.errors.values():
             raise error
         by_dice = measured.evaluation.worst_first()
         shown = by_dice[len(by_dice) // 2]
         thumbnail = picture_of(shown, measured, planes=1, worst=False)
     metrics = _metrics(measured, len(runs), packed.steps, checkpoint)
+    ranking = samples.fit(f"{metrics['what']}: {metrics['split']}", description.output.names)
     card = write_card(description, measured.evaluation, metrics, shown if thumbnail else None)
     files = {
         **packed.files,
         METRICS_FILE: json.dumps(metrics, indent=1, ensure_ascii=False).encode(errors="backslashreplace"),
         CARD_FILE: card.encode(errors="backslashreplace"),
         **({THUMBNAIL_FILE: thumbnail} if thumbnail else {}),
+        **({RANKING_FILE: ranking_file(ranking)} if ranking else {}),
     }
     write_package(description, files, output, overwrite)
     cases = case_count(len(measured.evaluation.cases))
     seen = f"{cases} it never saw" if len(runs) == 1 else f"{cases}, each by the networks that never saw it"
     sentence = f"Wrote {output}: mean Dice {metrics['mean_dice']:.3f} on {seen}."
-    return " ".join([sentence, *measured.evaluation.unfinished])
+    review = describe_ranking(ranking) if ranking else "No review list was fitted, because the model found nothing."
+    return " ".join([sentence, review, *measured.evaluation.unfinished])
 
 
 def write_card(

@@ -14,6 +14,7 @@ from conresnet.images.files import read_volume
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
 from conresnet.request import SegmentOptions
+from conresnet.review import read_ranking
 from conresnet_training.data import read_data_set
 from conresnet_training.evaluation.runs import measure_runs
 from conresnet_training.planning.plan import with_settings
@@ -41,7 +42,11 @@ def test_a_package_brings_figures_a_card_and_a_picture(data_set, tmp_path, monke
         "metrics.json",
         "MODEL_CARD.md",
         "thumbnail.png",
+        "review.json",
     }
+    ranking = read_ranking(package)
+    assert ranking.figures["cases"] == 2 and "only 2 held-out cases" in ranking.note
+    assert "fold 2 of 3" in ranking.what and f"Review list ({', '.join(ranking.features)})" in printed.err
     metrics = metrics_of(package)
     assert metrics["steps"] == 7 and metrics["checkpoint"] == "last" and metrics["split"].startswith("fold 2 of 3")
     truth = read_volume(data_set / "labelsTr" / "case_5.nii.gz").array

@@ -1,0 +1,258 @@
+"""Pictures of a result for its report: slices with outlines, maps in color, shaded surfaces. NumPy and SimpleITK only.
+
+Slicer's Python has no matplotlib, and neither has a server that only segments.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from conresnet.images.grid import Box, Grid, Volume, bounding_box, reordering, whole_box
+
+# Indices increase to inferior, posterior and left, so that slices are shown as radiologists view them.
+ORIENTATION = "IPL"
+PLANES = ("axial", "coronal", "sagittal")
+MARGIN_MM = 10.0
+PANEL, GAP = 300, 6
+# Colors from black over red to yellow, even in brightness (those of matplotlib's inferno, CC0).
+HEAT = np.array(
+    [
+        (0, 0, 4),
+        (40, 11, 84),
+        (101, 21, 110),
+        (159, 42, 99),
+        (212, 72, 66),
+        (245, 125, 21),
+        (250, 193, 39),
+        (252, 255, 164),
+    ],
+    np.float32,
+)
+_SURFACE_VOXELS = 150
+# From the patient's left, front and above; and from the right, behind and above. RAS.
+_VIEWS = ((-0.6, 0.7, 0.4), (0.6, -0.7, 0.4))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file of (height, width, 3) uint8."""
+    import SimpleITK as sitk
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        image = sitk.GetImageFromArray(np.ascontiguousarray(pixels), isVector=True)
+        sitk.WriteImage(image, str(path), useCompression=True)
+        return path.read_bytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A result cut to its segments with a margin, along the axes nearest to the patient's; arrays are in `ORIENTATION`.
+
+    Args:
+        gray: the image, 0 to 1.
+        masks: (K, ...) bool.
+        colors: (K, 3), 0 to 1.
+        spacing: mm along the axes.
+        box: where it was cut from the reordered image.
+        grid: of the whole image.
+    """
+
+    gray: np.ndarray
+    masks: np.ndarray
+    colors: np.ndarray
+    spacing: np.ndarray
+    box: Box
+    grid: Grid
+
+    @classmethod
+    def of(cls, image: Volume, grid: Grid, masks: np.ndarray, colors: Sequence[Sequence[int]]) -> Scene:
+        """Cut an image to what was found in it.
+
+        Args:
+            image: the first channel, on ``grid``.
+            masks: (K, k, j, i) bool.
+            colors: red, green and blue of each segment, 0 to 255.
+        """
+        reorder = reordering(grid, ORIENTATION)
+        spacing = reorder.grid(grid).spacing[::-1]
+        masks = reorder.view(masks)
+        found = bounding_box(masks.any(axis=0)) or whole_box(masks.shape[1:])
+        margins = np.ceil(MARGIN_MM / spacing).astype(int)
+        box = tuple(slice(max(0, a.start - m), a.stop + m) for a, m in zip(found, margins, strict=True))
+        gray = reorder.view(image.array)[box].astype(np.float32)
+        finite = gray[np.isfinite(gray)]
+        low, high = np.percentile(finite, (1, 99.5)) if finite.size else (0, 1)
+        gray = np.clip(np.nan_to_num((gray - low) / max(high - low, 1e-6)), 0, 1)
+        return cls(gray, masks[(slice(None), *box)], np.array(colors, np.float32) / 255, spacing, box, grid)
+
+    def cut(self, array: np.ndarray) -> np.ndarray:
+        """The part of an array [..., k, j, i] on the image's grid that the scene shows."""
+        return reordering(self.grid, ORIENTATION).view(array)[(..., *self.box)]
+
+    def place(self, mask: np.ndarray) -> list[int]:
+        """Along each axis the slice in which a mask has the most voxels; the middle if it has none."""
+        if not mask.any():
+            return [side // 2 for side in mask.shape]
+        return [int(mask.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+
+    def slices(self, place: Sequence[int], shown: np.ndarray | None = None) -> np.ndarray:
+        """An axial, a coronal and a sagittal slice next to each other, with the outlines of all segments.
+
+        Args:
+            place: which slice along each axis.
+            shown: a map from 0 to 1 in colors over the image; near 0 it is transparent.
+
+        Returns:
+            (height, width, 3) uint8.
+        """
+        panels = []
+        for axis in range(3):
+            rows, columns = (other for other in range(3) if other != axis)
+            extent = np.array([self.gray.shape[side] * self.spacing[side] for side in (rows, columns)])
+            size = np.maximum(1, np.rint(PANEL * extent / extent.max())).astype(int)
+
+            def drawn(array: np.ndarray, axis: int = axis, size: np.ndarray = size) -> np.ndarray:
+                return _resized(array.take(place[axis], axis).astype(np.float32), size)
+
+            picture = np.repeat(drawn(self.gray)[..., None], 3, axis=2)
+            if shown is not None:
+                values = np.clip(drawn(shown), 0, 1)
+                weight = (0.75 * np.clip(values / 0.15, 0, 1))[..., None]
+                picture = (1 - weight) * picture + weight * heat(values)
+            for mask, color in zip(self.masks, self.colors, strict=True):
+                picture[_edge(drawn(mask) > 0.5)] = color
+            panel = np.zeros((PANEL, PANEL, 3), np.float32)
+            first = (PANEL - size) // 2
+            panel[first[0] : first[0] + size[0], first[1] : first[1] + size[1]] = picture
+            panels += [panel, np.ones((PANEL, GAP, 3), np.float32)]
+        return np.rint(255 * np.concatenate(panels[:-1], axis=1)).astype(np.uint8)
+
+    def surfaces(self, translucent: Sequence[bool]) -> np.ndarray:
+        """The segments' surfaces from two sides, shaded, next to each other: (height, width, 3) uint8.
+
+        Args:
+            translucent: which segments show what is inside them.
+        """
+        meshes = [_surface_points(mask, self.spacing) for mask in self.masks]
+        found = [index for index, mesh in enumerate(meshes) if mesh is not None]
+        panels = []
+        for view in _VIEWS:
+            picture = np.ones((2 * PANEL, 2 * PANEL, 3), np.float32)
+            layers = _layers([meshes[index] for index in found], np.array(view))
+            # Opaque segments hide each other by depth; what is translucent is laid over them.
+            nearest = np.full(picture.shape[:2], np.inf, np.float32)
+            for through in (False, True):
+                for index, (depth, light) in zip(found, layers, strict=True):
+                    if bool(translucent[index]) != through:
+                        continue
+                    seen = depth < nearest
+                    color = light[seen][:, None] * self.colors[index]
+                    picture[seen] = 0.65 * picture[seen] + 0.35 * color if through else color
+                    if not through:
+                        nearest[seen] = depth[seen]
+            panels.append(picture.reshape(PANEL, 2, PANEL, 2, 3).mean(axis=(1, 3)))
+        return np.rint(255 * np.clip(np.concatenate(panels, axis=1), 0, 1)).astype(np.uint8)
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """Colors (..., 3) from 0 to 1 of values from 0 to 1."""
+    places = np.linspace(0, 1, len(HEAT))
+    return np.stack([np.interp(values, places, HEAT[:, part] / 255) for part in range(3)], axis=-1)
+
+
+def _resized(slice_: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """A slice in another size, linearly between its voxels."""
+    for axis, count in enumerate(size):
+        places = np.clip((np.arange(count) + 0.5) * slice_.shape[axis] / count - 0.5, 0, slice_.shape[axis] - 1)
+        low = np.floor(places).astype(int)
+        high = np.minimum(low + 1, slice_.shape[axis] - 1)
+        weight = (places - low).astype(np.float32)
+        weight = weight[:, None] if axis == 0 else weight
+        slice_ = slice_.take(low, axis) * (1 - weight) + slice_.take(high, axis) * weight
+    return slice_
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:
+    """The outline of a mask, two pixels wide, inside it."""
+    inner = mask
+    for _ in range(2):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner
+
+
+def _surface_points(mask: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Points on the smoothed surface of a mask, their outward normals, and the distance between points; None if empty.
+
+    Both are (n, 3) in RAS mm from the array's first voxel.
+    """
+    import SimpleITK as sitk
+
+    if not mask.any():
+        return None
+    # Room for smoothing, which also closes what touches the border.
+    padded = np.pad(mask, 3).astype(np.float32)
+    image = sitk.GetImageFromArray(padded)
+    image.SetSpacing([float(side) for side in spacing[::-1]])
+    extent = np.array(padded.shape) * spacing
+    step = max(float(extent.max()) / _SURFACE_VOXELS, 0.3)
+    smooth = sitk.SmoothingRecursiveGaussian(image, 0.7 * float(spacing.max()))
+    size = [int(side) for side in np.ceil(extent[::-1] / step)]
+    fine = sitk.Resample(smooth, size, sitk.Transform(), sitk.sitkLinear, [0.0, 0.0, 0.0], [step] * 3)
+    values = sitk.GetArrayFromImage(fine)
+    # A segment thinner than the smoothing still has a surface.
+    level = min(0.5, 0.5 * float(values.max()))
+    inside = values > level
+    core = np.zeros_like(inside)
+    core[1:-1, 1:-1, 1:-1] = inside[1:-1, 1:-1, 1:-1]
+    for axis in range(3):
+        for shift in (-1, 1):
+            core &= np.roll(inside, shift, axis)
+    shell = np.argwhere(inside & ~core)
+    gradient = np.stack([part[tuple(shell.T)] for part in np.gradient(values)], axis=1)
+    # Axes I, P, L to R, A, S; normals point from high to low values.
+    points = -(shell * step - 3 * spacing)[:, ::-1]
+    normals = gradient[:, ::-1]
+    return points, normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6), step
+
+
+def _layers(
+    meshes: Sequence[tuple[np.ndarray, np.ndarray, float]], toward: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Each surface as seen from a direction: depth (infinite where it is not) and light (0 to 1) of square pictures."""
+    if not meshes:
+        return []
+    toward = toward / np.linalg.norm(toward)
+    right = np.cross((0, 0, 1), toward)
+    right /= np.linalg.norm(right)
+    up = np.cross(toward, right)
+    side = 2 * PANEL
+    projected = [points @ np.stack([right, -up, -toward], axis=1) for points, _, _ in meshes]
+    low = np.min([part.min(axis=0) for part in projected], axis=0)
+    high = np.max([part.max(axis=0) for part in projected], axis=0)
+    scale = 0.9 * side / max(float((high - low)[:2].max()), 1e-6)
+    offset = side / 2 - scale * (low + high)[:2] / 2
+    lamp = 0.8 * toward + 0.3 * up - 0.3 * right
+    layers = []
+    for place, (_, normals, step) in zip(projected, meshes, strict=True):
+        light = 0.3 + 0.7 * np.clip(normals @ (lamp / np.linalg.norm(lamp)), 0, 1)
+        depth, shade = np.full((side, side), np.inf, np.float32), np.zeros((side, side), np.float32)
+        order = np.argsort(-place[:, 2])  # the nearest last, which numpy keeps
+        pixel = np.rint(place[order, :2] * scale + offset).astype(int)
+        reach = int(np.ceil(0.75 * step * scale))
+        for x in range(-reach, reach + 1):
+            for y in range(-reach, reach + 1):
+                column, row = np.clip(pixel[:, 0] + x, 0, side - 1), np.clip(pixel[:, 1] + y, 0, side - 1)
+                near = np.full((side, side), np.inf, np.float32)
+                near[row, column] = place[order, 2]
+                lit = np.zeros((side, side), np.float32)
+                lit[row, column] = light[order]
+                closer = near < depth
+                depth[closer], shade[closer] = near[closer], lit[closer]
+        layers.append((depth, shade))
+    return layers

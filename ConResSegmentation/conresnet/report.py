@@ -1,0 +1,301 @@
+"""The report of a case: one HTML file with pictures, figures, the review list and the model's card.
+
+Everything is in the file itself, and no script. Names from outside are escaped. It names neither the patient nor a
+file: what the engine calls an image, its path or Slicer's node, is replaced by the model's name for it. Torch-free, so
+that Slicer can make it, too.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from conresnet import __version__
+from conresnet.files import replacing
+from conresnet.images.grid import Volume
+from conresnet.inference.results import segment_masks
+from conresnet.package import ModelPackage
+from conresnet.package.maps import MAPS, residual_plane
+from conresnet.package.reader import figures, read_metrics
+from conresnet.pictures import HEAT, Scene, png
+
+LISTED_ROWS = 25
+RESEARCH_ONLY = "For research only. Not a medical device, not for diagnosis or treatment."
+
+_PAGE = Template(
+    """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+body { font: 15px/1.45 system-ui, "Segoe UI", Arial, sans-serif; color: #222; background: #fff; max-width: 960px;
+       margin: 2em auto; padding: 0 1.2em; }
+h1 { font-size: 1.5em; margin: 0 0 .2em; }
+h2 { font-size: 1.12em; margin: 2em 0 .6em; border-bottom: 1px solid #ddd; padding-bottom: .2em; }
+h3 { font-size: 1em; margin: 1.2em 0 .3em; }
+p { margin: .4em 0; max-width: 75ch; }
+p.note, figcaption { color: #555; font-size: .9em; }
+p.research { background: #fff4d6; padding: .4em .7em; border-radius: 4px; max-width: none; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92em; }
+th, td { padding: .25em .8em .25em 0; border-bottom: 1px solid #eee; text-align: right; vertical-align: top; }
+th { font-weight: 600; color: #444; vertical-align: bottom; }
+th.text, td.text { text-align: left; }
+figure { margin: 0 0 1em; break-inside: avoid; }
+figure img { width: 100%; max-width: 912px; display: block; }
+img.surfaces { max-width: 600px; }
+.swatch { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
+.scale { display: inline-block; width: 9em; height: .8em; margin: 0 .4em; vertical-align: middle; }
+.wide { overflow-x: auto; }
+@media print { body { margin: 0; padding: 0; max-width: none; } h2 { break-after: avoid; } }
+</style>
+</head>
+<body>
+<h1>$title</h1>
+<p>$subtitle</p>
+<p class="research">$research</p>
+$content
+<p class="note" style="margin-top: 2em">ConResNet $version, $how.</p>
+</body>
+</html>
+"""
+)
+
+
+def write_page(
+    path: Path,
+    package: ModelPackage,
+    labels: Volume,
+    channels: Mapping[str, Volume],
+    maps: Mapping[str, np.ndarray],
+    report: Mapping[str, Any],
+    **options: Any,
+) -> None:
+    """Write ``make_page``; its arguments are this one's. Raises UserError("disk-full") or UserError("cannot-write")."""
+    page = make_page(package, labels, channels, maps, report, **options)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def make_page(
+    package: ModelPackage,
+    labels: Volume,
+    channels: Mapping[str, Volume],
+    maps: Mapping[str, np.ndarray],
+    report: Mapping[str, Any],
+    *,
+    regions: np.ndarray | None = None,
+    name: str = "",
+    surfaces: bytes | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        package: the model.
+        labels: [k, j, i] uint8.
+        channels: images by the model's names for them; the first one is on the grid of ``labels`` and is drawn.
+        maps: [c, k, j, i] by name.
+        report: the result's, with "statistics", and "review" if there is a list.
+        regions: [b, k, j, i] uint8 where segments overlap.
+        name: of the case; "" for none.
+        surfaces: a PNG picture of the segments in 3D; by default one is made.
+    """
+    description = package.description
+    segments = description.output.segments
+    masks = segment_masks(labels.array, regions, description.output)
+    scene = Scene.of(next(iter(channels.values())), labels.grid, masks, [item.color for item in segments])
+    swatches = {item.name: _swatch(item.color) for item in segments}
+    parts = [_warnings(report), "<h2>Segments</h2>", _statistics(report["statistics"], swatches)]
+    if masks.any():
+        if surfaces is None:
+            surfaces = png(scene.surfaces([bool(item.includes) for item in segments]))
+        caption = "The segments in 3D: from the left, front and above; and from the right, behind and above."
+        parts.append(_figure(surfaces, "Surfaces of the segments", caption, "surfaces"))
+        parts += _segments(scene, list(swatches), swatches)
+    parts += _maps(scene, maps, list(swatches), residual_plane(description))
+    if "review" in report:
+        parts += _review(report["review"], swatches)
+    parts += _card(package)
+    title = f"Segmentation of {name}" if name else "Segmentation report"
+    model = f"{description.title} (version {description.version})"
+    seconds = sum(report.get("seconds", {}).values())
+    how = f"{report.get('device', '')} {report.get('precision', '')}, {seconds:.0f} s"
+    return _PAGE.substitute(
+        title=escape(title),
+        subtitle=escape(f"By the model {model}. {description.description}".strip()),
+        research=RESEARCH_ONLY,
+        content="\n".join(part for part in parts if part),
+        version=__version__,
+        how=escape(how),
+    )
+
+
+def _figure(picture: bytes, alt: str, caption: str, kind: str = "") -> str:
+    """A picture in the page; ``caption`` is HTML."""
+    uri = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    text = f"<figcaption>{caption}</figcaption>"
+    return f'<figure><img class="{kind}" src="{uri}" alt="{escape(alt)}">{text}</figure>'
+
+
+def _swatch(color: Sequence[int]) -> str:
+    return '<span class="swatch" style="background:#{:02x}{:02x}{:02x}"></span>'.format(*color)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
+    """Cells are HTML; the first ``texts`` columns are text, the others numbers."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        kinds = [' class="text"' if place < texts else "" for place in range(len(cells))]
+        return "".join(f"<{tag}{kind}>{cell}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
+
+    body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    return f'<div class="wide"><table>\n<tr>{line(header, "th")}</tr>\n{body}\n</table></div>'
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+def _warnings(report: Mapping[str, Any]) -> str:
+    warnings = [_anonymous(str(text), report.get("channels", {})) for text in report.get("warnings", ())]
+    if not warnings:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in warnings)
+    return f"<h2>Warnings</h2>\n<ul>{items}</ul>"
+
+
+def _anonymous(text: str, channels: Mapping[str, str]) -> str:
+    """A sentence that names images by their channels instead of files or nodes."""
+    for channel, called in channels.items():
+        for name in sorted({called, Path(called).name, str(Path(called).parent)}, key=len, reverse=True):
+            if len(name) > 1:
+                text = text.replace(name, f"the {channel} image")
+    return text
+
+
+def _statistics(rows: Sequence[Mapping[str, Any]], swatches: Mapping[str, str]) -> str:
+    channels = list(rows[0]["mean_intensity"])
+    header = ["Segment", "Volume (mL)", "Voxels", "Surface (cm<sup>2</sup>)"]
+    header += [f"Mean {escape(channel)}" for channel in channels] + ["Mean uncertainty"]
+    cells = [
+        [
+            swatches[row["segment"]] + escape(row["segment"]),
+            _number(row["volume_ml"], 3),
+            str(row["voxels"]),
+            _number(row["surface_cm2"], 2),
+            *(_number(row["mean_intensity"][channel], 2) for channel in channels),
+            _number(row["mean_uncertainty"], 3),
+        ]
+        for row in rows
+    ]
+    return _table(header, cells, texts=1)
+
+
+def _segments(scene: Scene, names: Sequence[str], swatches: Mapping[str, str]) -> Iterator[str]:
+    yield "<h2>Slices</h2>"
+    yield (
+        '<p class="note">For each segment the axial, coronal and sagittal slice with most of it, seen from the '
+        "patient's feet, front and left. Outlines are those of all segments.</p>"
+    )
+    for index, name in enumerate(names):
+        mask = scene.masks[index]
+        if mask.any():
+            picture = png(scene.slices(scene.place(mask)))
+            yield _figure(picture, f"Slices of {name}", swatches[name] + escape(name))
+        else:
+            yield f"<p>{swatches[name]}{escape(name)}: not found in this image.</p>"
+
+
+def _maps(scene: Scene, maps: Mapping[str, np.ndarray], names: Sequence[str], plane: str) -> Iterator[str]:
+    if not maps:
+        return
+    colors = ", ".join("#{:02x}{:02x}{:02x}".format(*np.rint(color).astype(int)) for color in HEAT)
+    yield "<h2>Maps</h2>"
+    for kind, array in sorted(maps.items(), key=lambda item: list(MAPS).index(item[0])):
+        about = MAPS[kind]
+        planes = f" Slices are {plane}." if about.follows_residual and plane else ""
+        yield f"<h3>{about.title}</h3>\n<p>{escape(about.description)}{planes}</p>"
+        values = scene.cut(array)
+        for component, one in enumerate(values):
+            per_segment = about.per_segment and len(values) == len(names)
+            shown = one.astype(np.float32)
+            low, high = about.range or (0.0, 1.0)
+            if kind in ("attention", "features"):
+                # Only differences are meaningful: the scale depends on the network.
+                low, high = (float(x) for x in np.percentile(shown, (1, 99)))
+            mask = scene.masks[component] if per_segment else scene.masks.any(axis=0)
+            scaled = (shown - low) / max(high - low, 1e-6)
+            title = names[component] if per_segment else about.title if len(values) == 1 else f"{component + 1}"
+            scale = (
+                f'{low:.2g}<span class="scale" style="background:linear-gradient(90deg, {colors})"></span>{high:.2g}'
+            )
+            picture = png(scene.slices(scene.place(mask), scaled))
+            yield _figure(picture, f"{about.title}: {title}", f"{escape(title)} &nbsp; {scale}")
+
+
+def _review(review: Mapping[str, Any], swatches: Mapping[str, str]) -> Iterator[str]:
+    rows = review["rows"]
+    yield "<h2>Places worth checking</h2>"
+    yield (
+        "<p>Slices and uncertain spots, most expected wrong voxels first. The expected numbers come from "
+        "a regression on cases with reference labels; they are not a measurement of this case.</p>"
+    )
+    found = review.get("figures")
+    if found and found.get("auroc") is not None:
+        yield (
+            f'<p class="note">In {found["cases"]} held-out cases, slices with a Dice below 0.8 were found with an '
+            f"AUROC of {found['auroc']:.3f} ({found['auroc_area']:.3f} by smallest area).</p>"
+        )
+    if review.get("note"):
+        yield f"<p><strong>{escape(review['note'])}</strong></p>"
+    header = ["Rank", "Place", "Segment", "Reason", "Slice", "R, A, S (mm)", "Expected wrong voxels", "Expected Dice"]
+    cells = [
+        [
+            str(row["rank"]),
+            row["kind"],
+            swatches.get(row["segment"], "") + escape(row["segment"]),
+            escape(row["reason"]),
+            str(row["slice"]),
+            ", ".join(f"{row[axis]:.1f}" for axis in "ras"),
+            _number(row["expected_wrong_voxels"], 1),
+            _number(row["expected_dice"], 2),
+        ]
+        for row in rows[:LISTED_ROWS]
+    ]
+    yield _table(header, cells, texts=4) if rows else "<p>Nothing was found, so there is nothing to check.</p>"
+    if len(rows) > LISTED_ROWS:
+        yield f'<p class="note">{len(rows) - LISTED_ROWS} more places are in the full list (--review).</p>'
+
+
+def _card(package: ModelPackage) -> Iterator[str]:
+    description = package.description
+    yield f"<h2>About the model {escape(description.title)}</h2>"
+    texts = {
+        "Intended use": description.intended_use,
+        "Limits": description.limitations,
+        "Training data": description.training_data,
+        "License": ". ".join(text.rstrip(".") for text in (description.license, description.attribution) if text),
+    }
+    for heading, text in texts.items():
+        if text:
+            yield f"<p><strong>{heading}.</strong> {escape(text)}</p>"
+    measured = [[escape(str(name)), escape(_shown(value))] for name, value in figures(read_metrics(package))]
+    if measured:
+        yield "<h3>Measured figures</h3>"
+        yield _table(["Figure", "Value"], measured, texts=2)
+    if description.citations:
+        items = "".join(f"<li>{escape(text)}</li>" for text in description.citations)
+        yield f"<h3>Please cite</h3>\n<ul>{items}</ul>"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return " to ".join(map(_shown, value)) if isinstance(value, list | tuple) else str(value)

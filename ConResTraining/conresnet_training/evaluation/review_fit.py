@@ -1,0 +1,334 @@
+"""Fits a model's review list on held-out cases, and measures how good it is by cross-validation over the cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from conresnet.images.grid import Volume
+from conresnet.inference.results import segment_masks
+from conresnet.inference.segmentation import LoadedModel, SegmentResult
+from conresnet.package.schema import dump
+from conresnet.request import SegmentOptions
+from conresnet.review import (
+    BAD_DICE,
+    FALLBACK,
+    FORMAT,
+    FORMAT_VERSION,
+    Ranking,
+    Regressions,
+    Slices,
+    find_spots,
+    slice_features,
+)
+
+# Features that are tried, each set larger than the one before; a larger one must be better by GAIN.
+SETS = (
+    ("log_area", "log_entropy"),
+    ("log_area", "log_entropy", "log_change", "overlap"),
+    ("log_area", "log_entropy", "log_change", "overlap", "log_disagreement"),
+)
+GAIN = 0.005
+FOLDS, INNER_FOLDS = 10, 5
+# Fewer cases cannot choose among features.
+FEWEST_CASES = 5
+_RIDGE = 1.0
+_STEPS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One slice of a segment of a held-out case.
+
+    Args:
+        case: its number.
+        segment: 0 for all together, else 1 + the segment's index.
+        features: see ``conresnet.review.slice_features``.
+        wrong_mm2: area that is wrong; of all together, where any segment is.
+        dice: of the slice; of all together, voxels of the right segment count as overlap.
+    """
+
+    case: int
+    segment: int
+    features: Mapping[str, float]
+    wrong_mm2: float
+    dice: float
+
+
+@dataclass
+class ReviewSamples:
+    """What the slices of held-out cases look like, and what is wrong in each.
+
+    Attributes:
+        cases: names.
+        samples: slices that hold a segment in the result.
+        spot_voxels, wrong_spot_voxels: of all uncertain spots.
+    """
+
+    cases: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    spot_voxels: int = 0
+    wrong_spot_voxels: int = 0
+
+    @staticmethod
+    def options(model: LoadedModel) -> SegmentOptions:
+        """What the engine has to be asked for."""
+        maps = ("residual_difference",) if "residual_difference" in model.system.maps else ()
+        return SegmentOptions(review=True, maps=maps)
+
+    def add(
+        self,
+        case: str,
+        model: LoadedModel,
+        result: SegmentResult,
+        values: Sequence[Sequence[int]],
+        label_map: Volume,
+    ) -> None:
+        """Measure a case.
+
+        Args:
+            result: made with ``options``.
+            values: of each segment in the reference.
+            label_map: the reference, on the grid of the result.
+        """
+        truth = np.stack([np.isin(label_map.array, list(one)) for one in values])
+        slices = Slices.of(result, model.description)
+        number, references = len(self.cases), slices.along(truth)
+        self.cases.append(case)
+        for item in slice_features(slices, result.entropy, result.maps.get("residual_difference")):
+            found, reference = slices.masks(item.place), references[item.place]
+            reference = np.concatenate([reference.any(axis=0, keepdims=True), reference])
+            wrong = found[item.segment] != reference[item.segment]
+            if item.segment == 0:
+                wrong = (found != reference).any(axis=0)
+            ours, theirs = found[item.segment], reference[item.segment]
+            both = np.count_nonzero(ours) + np.count_nonzero(theirs)
+            dice = 2 * np.count_nonzero(ours & theirs & ~wrong) / both
+            area = np.count_nonzero(wrong) * slices.pixel_mm2
+            self.samples.append(Sample(number, item.segment, item.values, area, dice))
+        spots = find_spots({**result.maps, **result.hidden}["uncertainty"][0], slices.output)[0] > 0
+        self.spot_voxels += np.count_nonzero(spots)
+        found = segment_masks(result.labels.array, result.regions, slices.output)
+        self.wrong_spot_voxels += np.count_nonzero((found != truth).any(axis=0) & spots)
+
+    def fit(self, what: str, segments: Sequence[str]) -> Ranking | None:
+        """The ranking for the package; None where no slice of any case holds a segment.
+
+        Args:
+            what: which cases these are, in a sentence.
+            segments: names.
+        """
+        if not self.samples:
+            return None
+        whole, parts = _Table.of(self.samples, True), _Table.of(self.samples, False)
+        features, expected = _chosen(whole), _cross_validated(parts)
+        figures = {"cases": len(self.cases), **_figures(whole, _cross_validated(whole)), "segments": {}}
+        for index, name in enumerate(segments, start=1):
+            chosen = parts.segments == index
+            if chosen.any():
+                figures["segments"][name] = _figures(parts.part(chosen), expected and expected.of(chosen))
+        return Ranking(
+            format=FORMAT,
+            format_version=FORMAT_VERSION,
+            what=what,
+            features=features,
+            whole=_fit(whole, features),
+            segments=_fit(parts, features),
+            spot_rate=round(self.wrong_spot_voxels / self.spot_voxels, 4) if self.spot_voxels else FALLBACK.spot_rate,
+            note=_note(figures),
+            figures=figures,
+        )
+
+
+def describe_ranking(ranking: Ranking) -> str:
+    """How good a ranking is, in a sentence or two."""
+    figures = ranking.figures
+    parts = [f"Review list ({', '.join(ranking.features)})"]
+    if figures["auroc"] is not None:
+        parts.append(
+            f"slices with Dice below {BAD_DICE} are found with AUROC {figures['auroc']:.3f} "
+            f"({figures['auroc_area']:.3f} smallest area first)"
+        )
+    if figures["spearman"] is not None:
+        parts.append(f"expected and actual wrong voxels have Spearman {figures['spearman']:.2f}")
+    return f"{parts[0]}: {'; '.join(parts[1:]) or 'too few cases to measure it'}. {ranking.note}".strip()
+
+
+def ranking_file(ranking: Ranking) -> bytes:
+    """The content of ``review.json``."""
+    return (json.dumps(dump(ranking), indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def _note(figures: Mapping[str, Any]) -> str:
+    """What users of the list should know of it; "" for a good one."""
+    sentences = []
+    if figures["cases"] < FEWEST_CASES:
+        count = "1 held-out case" if figures["cases"] == 1 else f"{figures['cases']} held-out cases"
+        sentences.append(f"The ranking was fitted on only {count}, so expected numbers are rough.")
+    ours, area = (
+        (figures["auroc"], figures["auroc_area"])
+        if figures["auroc"] is not None
+        else (figures["spearman"], figures["spearman_area"])
+    )
+    if ours is not None and area is not None and ours - area < GAIN:
+        sentences.append(
+            f"In held-out cases this ranking is no better than one by area alone ({ours:.3f} against {area:.3f})."
+        )
+    return " ".join(sentences)
+
+
+@dataclass(frozen=True, eq=False)
+class _Expected:
+    wrong: np.ndarray
+    dice: np.ndarray
+    dice_by_area: np.ndarray
+
+    def of(self, chosen: np.ndarray) -> _Expected:
+        return _Expected(self.wrong[chosen], self.dice[chosen], self.dice_by_area[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Samples as arrays."""
+
+    cases: np.ndarray
+    segments: np.ndarray
+    features: Mapping[str, np.ndarray]
+    wrong: np.ndarray
+    dice: np.ndarray
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], whole: bool) -> _Table:
+        """Those of all segments together, or those of each by itself."""
+        chosen = [item for item in samples if (item.segment == 0) == whole]
+        names = chosen[0].features
+        return cls(
+            np.array([item.case for item in chosen], int),
+            np.array([item.segment for item in chosen], int),
+            {name: np.array([item.features[name] for item in chosen]) for name in names},
+            np.array([item.wrong_mm2 for item in chosen]),
+            np.array([item.dice for item in chosen]),
+        )
+
+    def matrix(self, features: Sequence[str]) -> np.ndarray:
+        return np.stack([self.features[name] for name in features], axis=1)
+
+    def part(self, chosen: np.ndarray) -> _Table:
+        features = {name: values[chosen] for name, values in self.features.items()}
+        return _Table(self.cases[chosen], self.segments[chosen], features, self.wrong[chosen], self.dice[chosen])
+
+    def folds(self, count: int) -> list[np.ndarray]:
+        """For each fold of the cases which samples it holds out."""
+        names = np.unique(self.cases)
+        return [np.isin(self.cases, names[first::count]) for first in range(min(count, len(names)))]
+
+
+def _fit(table: _Table, features: Sequence[str]) -> Regressions:
+    matrix = table.matrix(features)
+    wrong, dice = _regression(matrix, table.wrong, np.exp), _regression(matrix, table.dice, _logistic)
+    means = tuple(round(float(x), 6) for x in matrix.mean(axis=0))
+    return Regressions(means, wrong[0], wrong[1], dice[0], dice[1])
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def _regression(
+    matrix: np.ndarray, target: np.ndarray, mean_of: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, tuple[float, ...]]:
+    """Intercept and weights of a generalized linear model by Newton's method, with a ridge on the weights.
+
+    Args:
+        mean_of: ``np.exp`` for a Poisson model, ``_logistic`` for a fractional logit.
+    """
+    center, spread = matrix.mean(axis=0), matrix.std(axis=0) + 1e-6
+    columns = np.column_stack([np.ones(len(matrix)), (matrix - center) / spread])
+    ridge = np.diag([0.0] + [_RIDGE] * matrix.shape[1])
+    weights = np.zeros(columns.shape[1])
+    for _ in range(_STEPS):
+        mean = mean_of(np.clip(columns @ weights, -20, 20))
+        variance = mean if mean_of is np.exp else mean * (1 - mean)
+        curvature = columns.T @ (columns * variance[:, None]) + ridge
+        step = np.linalg.lstsq(curvature, columns.T @ (target - mean) - ridge @ weights, rcond=None)[0]
+        # Short steps: where all slices are right or all wrong, the intercept has no end.
+        weights += step / max(1.0, float(np.abs(step).max()))
+        if np.abs(step).max() < 1e-8:
+            break
+    slopes = weights[1:] / spread
+    return round(float(weights[0] - slopes @ center), 6), tuple(round(float(slope), 6) for slope in slopes)
+
+
+def _chosen(table: _Table) -> tuple[str, ...]:
+    """The features to use: the smallest set that no larger one beats by GAIN, cross-validated over cases."""
+    best, highest = SETS[0], -np.inf
+    if len(np.unique(table.cases)) < FEWEST_CASES:
+        return best
+    for features in SETS:
+        if not set(features) <= set(table.features):
+            continue
+        expected = _predicted(table, INNER_FOLDS, lambda part, features=features: features)
+        score = np.mean([value for value in (_auroc(-expected.dice, table), _spearman(expected.wrong, table)) if value])
+        if score > highest + (GAIN if features != SETS[0] else 0):
+            best, highest = features, score
+    return best
+
+
+def _cross_validated(table: _Table) -> _Expected | None:
+    """What is expected of each slice by regressions that were fitted, with their features, on other cases."""
+    return _predicted(table, FOLDS, _chosen) if len(np.unique(table.cases)) > 1 else None
+
+
+def _predicted(table: _Table, folds: int, choose: Callable[[_Table], Sequence[str]]) -> _Expected:
+    wrong, dice, by_area = (np.zeros(len(table.dice)) for _ in range(3))
+    for held_out in table.folds(folds):
+        others, part = table.part(~held_out), table.part(held_out)
+        features = choose(others)
+        fitted, by_area_alone = _fit(others, features), _fit(others, SETS[0][:1])
+        wrong[held_out] = fitted.wrong_mm2(part.matrix(features))
+        dice[held_out] = fitted.dice(part.matrix(features))
+        by_area[held_out] = by_area_alone.dice(part.matrix(SETS[0][:1]))
+    return _Expected(wrong, dice, by_area)
+
+
+def _figures(table: _Table, expected: _Expected | None) -> dict[str, Any]:
+    """How well slices were ordered, next to the order by area, the smallest or the largest first."""
+    area = table.features["log_area"]
+    tenth = max(1, len(area) // 10)
+    total = table.wrong.sum()
+
+    def share(score: np.ndarray) -> float | None:
+        return round(float(table.wrong[np.argsort(-score, kind="stable")[:tenth]].sum() / total), 4) if total else None
+
+    return {
+        "slices": len(area),
+        "bad_share": round(float(np.mean(table.dice < BAD_DICE)), 4),
+        "auroc": None if expected is None else _auroc(-expected.dice, table),
+        "auroc_area": _auroc(-area, table),
+        "auroc_area_fitted": None if expected is None else _auroc(-expected.dice_by_area, table),
+        "spearman": None if expected is None else _spearman(expected.wrong, table),
+        "spearman_area": _spearman(area, table),
+        "wrong_in_top_tenth": None if expected is None else share(expected.wrong),
+        "wrong_in_top_tenth_at_best": share(table.wrong),
+    }
+
+
+def _auroc(score: np.ndarray, table: _Table) -> float | None:
+    """Of slices with a Dice below BAD_DICE, by a score that is high for them; None without both kinds of slices."""
+    bad = table.dice < BAD_DICE
+    count, others = np.count_nonzero(bad), np.count_nonzero(~bad)
+    if not count or not others:
+        return None
+    ranks = stats.rankdata(score)
+    return round(float((ranks[bad].sum() - count * (count + 1) / 2) / (count * others)), 4)
+
+
+def _spearman(score: np.ndarray, table: _Table) -> float | None:
+    if np.ptp(score) == 0 or np.ptp(table.wrong) == 0:
+        return None
+    return round(float(stats.spearmanr(score, table.wrong).statistic), 4)

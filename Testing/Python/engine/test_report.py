@@ -1,0 +1,129 @@
+"""The page about a case, and what --review, --statistics and --report write into the folder of its results."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import conresnet
+from conresnet.cli.main import main
+from conresnet.images.files import write_volume
+from conresnet.pictures import Scene, heat
+from conresnet.review import COLUMNS
+from engine.model_cases import description, write_model
+from engine.volumes import grid, random_volume
+
+SCRIPT = "<script>alert(1)</script> & Co"
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Collects tags and text, and checks that what is opened is closed."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.open, self.text, self.sources = [], [], "", []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    document = description(segments=2, regions=True)
+    document["output"]["segments"][0]["name"] = SCRIPT
+    document["title"] = f"A model {SCRIPT}"
+    document["intended_use"] = f"Tests {SCRIPT}"
+    return write_model(tmp_path_factory.mktemp("model") / "model", document, scale=3)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    volume = random_volume(grid((12, 16, 14)))
+    path = tmp_path_factory.mktemp("Jane Doe") / "jane_doe.nii.gz"
+    # Much smaller than the model's window, which gives a warning that names the file.
+    write_volume(volume.array[:7], grid((7, 16, 14)), path)
+    return path
+
+
+def test_the_command_writes_the_files_it_is_asked_for_and_replaces_them(model, image, tmp_path, capsys):
+    command = ["segment", str(image), "--model", str(model.path), "--output", str(tmp_path / "out"), "--threads", "1"]
+    wanted = ["--review", "--statistics", "--report", "--maps", "residual"]
+    assert main([*command, *wanted]) == 0
+    assert "review.json" in capsys.readouterr().err  # the package has none, and the user is told so
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert written == set(report["files"])
+    assert written >= {"review.csv", "statistics.csv", "report.html", "residual.nii.gz"}
+    assert "rows" not in report["review"] and report["statistics"][0]["segment"] == SCRIPT
+    with open(tmp_path / "out" / "review.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS and {"slice"} <= {row["kind"] for row in rows} <= {"slice", "spot"}
+    page_text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    page = Page(page_text)
+    assert "script" not in page.tags and SCRIPT in page.text
+    assert len(page.sources) >= 5 and all(source.startswith("data:image/png;base64,") for source in page.sources)
+    readable = re.sub(r"base64,[\w+/=]+", "", page_text).lower()
+    for private in ("jane", "doe", image.parent, model.path, tmp_path):
+        assert str(private).lower() not in readable
+    assert report["warnings"] and "the T1 image" in page.text and "For research only" in page.text
+    # A later run without them leaves none behind.
+    assert main(command) == 2
+    assert main([*command, "--overwrite"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"segmentation.nii.gz", "report.json"}
+
+
+def test_files_of_others_are_neither_in_the_way_nor_replaced(model, image, tmp_path):
+    (tmp_path / "report.html").write_text("mine", encoding="utf-8")
+    command = ["segment", str(image), "--model", str(model.path), "--output", str(tmp_path), "--threads", "1"]
+    assert main([*command, "--report", "--overwrite"]) == 2
+    assert main([*command, "--report-name", "no page was asked for"]) == 0
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "mine"
+
+
+def test_python_has_the_same_list_and_figures(model, image, tmp_path):
+    result = conresnet.segment(str(image), model, review=True, statistics=True, threads=1)
+    assert [row.rank for row in result.review] == list(range(1, len(result.review) + 1))
+    assert result.report["review"]["rows"][0]["segment"] == result.review[0].segment
+    assert result.statistics[0]["volume_ml"] == pytest.approx(result.volumes_ml[SCRIPT])
+    assert 0 < result.statistics[0]["mean_uncertainty"] < 1 and result.maps == {}
+    plain = conresnet.segment(str(image), model, threads=1)
+    assert plain.review is None and plain.statistics[0]["mean_uncertainty"] is None
+    plain.save_report(tmp_path / "page.html", name="Case <7>")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "Segmentation of Case <7>" in page.text and "Places worth checking" not in page.text
+
+
+def test_pictures_show_each_segment_in_its_color(model):
+    of = grid((10, 30, 20), spacing=(1.0, 1.0, 3.0))
+    masks = np.zeros((2, *of.shape), bool)
+    masks[0, 3:7, 5:25, 4:10], masks[1, 3:7, 5:25, 10:16] = True, True
+    scene = Scene.of(random_volume(of), of, masks, [(255, 0, 0), (0, 0, 255)])
+    place = scene.place(scene.masks[0])
+    assert scene.masks[0][place[0]].any()
+    picture = scene.slices(place)
+    red, blue = ((picture == color).all(axis=-1) for color in ((255, 0, 0), (0, 0, 255)))
+    assert red.sum() > 300 and blue.sum() > 300
+    # As radiologists view them: the patient's right is on the left. Higher i is right.
+    axial = np.s_[:, :300]
+    assert np.argwhere(blue[axial])[:, 1].mean() < np.argwhere(red[axial])[:, 1].mean()
+    shown = scene.surfaces([False, False]).astype(int)
+    assert (shown[..., 0] - shown[..., 2] > 60).sum() > 500 and (shown[..., 2] - shown[..., 0] > 60).sum() > 500
+    nothing = Scene.of(random_volume(of), of, np.zeros_like(masks), [(255, 0, 0), (0, 0, 255)])
+    assert nothing.slices(nothing.place(nothing.masks[0])).shape == (300, 912, 3)
+    assert (nothing.surfaces([False, False]) == 255).all()
+    assert (heat(np.array([0.0, 1.0])) * 255).round().tolist() == [[0, 0, 4], [252, 255, 164]]

@@ -1,0 +1,93 @@
+"""The review list that is fitted to held-out cases: what it learns, how it is measured, and what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from conresnet.inference.segmentation import load_model, segment
+from conresnet.package import read_package
+from conresnet.review import RANKING_FILE, read_ranking
+from conresnet_training.data import read_data_set
+from conresnet_training.data.preparation import read_case
+from conresnet_training.evaluation.review_fit import ReviewSamples, Sample, describe_ranking
+from conresnet_training.runs.export import export_runs
+from training.commands import run_command, sentence_of
+from training.trained_runs import finished_run, small_plan
+
+
+def made_up(cases: int, what_matters: str, seed: int = 0) -> ReviewSamples:
+    """Slices whose errors follow one feature, and noise."""
+    random = np.random.default_rng(seed)
+    found = ReviewSamples([f"case {number}" for number in range(cases)])
+    for case in range(cases):
+        for _ in range(40):
+            values = {"log_area": random.uniform(2, 5), "log_entropy": random.uniform(1, 3), "log_change": 0.0}
+            values |= {"overlap": random.uniform(0, 1), "log_disagreement": random.uniform(0, 1)}
+            wrong = random.poisson(np.exp(1 + values[what_matters]))
+            found.samples += [
+                Sample(case, segment, values, float(wrong), float(np.clip(1 - wrong / 40, 0, 1))) for segment in (0, 1)
+            ]
+    return found
+
+
+def test_the_regressions_find_what_the_errors_follow():
+    ranking = made_up(12, "log_entropy").fit("made up", ["Part"])
+    assert ranking.features == ("log_area", "log_entropy")
+    assert ranking.whole.wrong_weights == pytest.approx((0, 1), abs=0.05)
+    assert ranking.whole.wrong_intercept == pytest.approx(1, abs=0.2)
+    figures = ranking.figures
+    assert figures["auroc"] > 0.9 > 0.65 > figures["auroc_area"] and figures["spearman"] > 0.9 and ranking.note == ""
+    assert figures["slices"] == 480 and figures["segments"]["Part"]["slices"] == 480
+    assert figures["wrong_in_top_tenth"] <= figures["wrong_in_top_tenth_at_best"] < 1
+
+
+def test_neighbors_are_used_where_they_help():
+    assert made_up(12, "overlap").fit("made up", ["Part"]).features[2:] == ("log_change", "overlap")
+    assert made_up(12, "log_disagreement").fit("made up", ["Part"]).features[-1] == "log_disagreement"
+
+
+def test_a_ranking_that_is_no_better_than_area_says_so():
+    samples = made_up(12, "log_area")
+    samples.samples = [replace(item, dice=1 - item.dice) for item in samples.samples]
+    ranking = samples.fit("made up", ["Part"])
+    assert "no better than one by area" in ranking.note and ranking.note in describe_ranking(ranking)
+
+
+def test_a_case_is_measured_slice_by_slice(data_set, tmp_path):
+    run = finished_run(small_plan(data_set), tmp_path / "run")
+    export_runs([run], tmp_path / "package")
+    model = load_model(tmp_path / "package", "cpu", "fp32")
+    data = read_data_set(data_set)
+    images, truth = read_case(data.cases[0], data.channels)
+    samples = ReviewSamples()
+    result = segment(model, images, samples.options(model))
+    samples.add("case", model, result, [(1,), (2,)], truth)
+    labels, reference = result.labels.array, truth.array
+    found = [item for item in samples.samples if item.segment == 0]
+    occupied = np.flatnonzero(labels.any(axis=(1, 2)))
+    assert len(found) == len(occupied) > 0
+    area = result.labels.grid.voxel_volume / result.labels.grid.spacing[2]
+    wrong = [np.count_nonzero(labels[place] != reference[place]) * area for place in occupied]
+    assert sorted(item.wrong_mm2 for item in found) == pytest.approx(sorted(wrong))
+    place = occupied[0]
+    right = np.count_nonzero((labels[place] == reference[place]) & (labels[place] > 0))
+    both = np.count_nonzero(labels[place]) + np.count_nonzero(reference[place])
+    assert any(item.dice == pytest.approx(2 * right / both) for item in found)
+
+
+def test_fit_review_stores_the_ranking_of_export_in_a_package(data_set, tmp_path, monkeypatch, capsys):
+    run, output = finished_run(small_plan(data_set), tmp_path / "run", fold=2), tmp_path / "package"
+    assert run_command(monkeypatch, "export", run.folder, "--output", output) == 0
+    before = read_package(output)
+    exported, weights = read_ranking(before), before.description.files["network.safetensors"]
+    assert run_command(monkeypatch, "fit-review", output, "--data", data_set) == 0
+    package = read_package(output)
+    fitted = read_ranking(package)
+    assert replace(fitted, what="") == replace(exported, what="")
+    assert package.description.files["network.safetensors"] == weights
+    assert RANKING_FILE in capsys.readouterr().err
+    assert run_command(monkeypatch, "fit-review", output, "--data", data_set, "--cases", "case_0,case_9") == 2
+    data = read_data_set(data_set).name
+    assert sentence_of("review-case-missing", case="case_9", data=data) in capsys.readouterr().err
+    assert read_ranking(read_package(output)) == fitted
