@@ -16,8 +16,10 @@ from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, whenPathC
 
 from . import TrainingCurves, TrainingSettings
 from .Backend import Backend, Place
+from .CrossValidation import CrossValidation, jobIn
 from .DataSetPanel import DataSetPanel, pathNextTo
-from .PlanPanel import PlanPanel, dataOfPlan
+from .PlanPanel import PlanPanel
+from .PlanText import dataOfPlan
 from .TrainingJob import JobState, TrainingJob
 
 
@@ -30,12 +32,21 @@ def sentenceOf(job: TrainingJob) -> str:
         return ""
     if state is JobState.starting:
         return _("Starting")
-    if state is JobState.preparing:
+    parts = []
+    if isinstance(job, CrossValidation):
+        if state is JobState.evaluating:
+            return _("All {count} folds are trained. Evaluating the held-out cases.").format(count=job.count)
+        if state is JobState.finished:
+            return _("Finished. All {count} folds are trained.").format(count=job.count)
+        if job.current is not None:
+            text = _("Fold {fold}, {trained} of {count} folds trained")
+            parts.append(text.format(fold=job.current, trained=job.trained, count=job.count))
+    if state is JobState.preparing and progress.prepared:
         done, of = progress.prepared
-        return _("Preparing the cases: {done} of {of}").format(done=done, of=of)
-    parts = [_("Step {step} of {steps}").format(step=progress.step, steps=progress.steps)]
+        return "; ".join([*parts, _("Preparing the cases: {done} of {of}").format(done=done, of=of)])
+    parts.append(_("Step {step} of {steps}").format(step=progress.step, steps=progress.steps))
     if state is JobState.training:
-        parts += [Messages.timeLeft(progress.seconds_left), *_speed(progress)]
+        parts += [Messages.timeLeft(job.secondsLeft), *_speed(progress)]
     if progress.validations:
         newest, best = progress.validations[-1]["dice"], (progress.best or progress.validations[-1])["dice"]
         if newest is not None and best is not None:
@@ -66,6 +77,7 @@ def stateName(state: JobState) -> str:
         JobState.starting: _("starting"),
         JobState.preparing: _("preparing"),
         JobState.training: _("training"),
+        JobState.evaluating: _("evaluating"),
         JobState.stopping: _("stopping after the current step"),
         JobState.stopped: _("stopped"),
         JobState.finished: _("finished"),
@@ -75,6 +87,8 @@ def stateName(state: JobState) -> str:
 
 
 MILLISECONDS_BETWEEN_LOOKS = 1000
+# The choice of a fold that means each in turn; the spin box shows it as a text.
+_ALL_FOLDS = -1
 
 
 class JobPanel:
@@ -114,6 +128,7 @@ class JobPanel:
         ui.runPathEdit.currentPath = TrainingSettings.value("Run")
         whenPathChanges(ui.runPathEdit, self._onPathChanged)
         ui.runsSelector.connect("activated(int)", self._onRunChosen)
+        ui.foldSpinBox.connect("valueChanged(int)", lambda _value: self.updateButtons())
         ui.startButton.connect("clicked(bool)", self._onStart)
         ui.resumeButton.connect("clicked(bool)", self._onResume)
         ui.stopButton.connect("clicked(bool)", self._onStop)
@@ -133,8 +148,11 @@ class JobPanel:
         """Show the run in the chosen folder, which may have made progress meanwhile."""
         text = self._ui.runPathEdit.currentPath.strip()
         folder = Path(text) if text else None
-        if (self._job.folder if self._job else None) != folder:
-            self._job = TrainingJob(folder) if folder else None
+        found = jobIn(folder) if folder else None
+        isSame = (self._job.folder if self._job else None) == folder
+        # A cross-validation may have been started in the folder elsewhere.
+        if not isSame or (isinstance(found, CrossValidation) and not isinstance(self._job, CrossValidation)):
+            self._job = found
             self._shown, self._isStopWished = None, False
         self.look()
 
@@ -176,7 +194,7 @@ class JobPanel:
         """The chosen data set as a command-line option, if the run's own data set is no longer where it was."""
         chosen = self._dataSetPanel.folder
         try:
-            planned = dataOfPlan((self._job.folder / "plan.yaml").read_text(encoding="utf-8"))
+            planned = dataOfPlan(self._job.planFile.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             planned = None
         # What a remote machine can see is not known here.
@@ -187,7 +205,7 @@ class JobPanel:
         """Update the curves, which are created if they are shown and the scene has none."""
         isWanted = TrainingCurves.isShown() or TrainingCurves.charts()
         if self.state is not JobState.none and isWanted:
-            TrainingCurves.update(self._job.folder.name, self._job.progress)
+            self._fillCurves()
 
     def updateCurvesLater(self) -> None:
         """Update the curves once Slicer has finished closing the scene."""
@@ -196,10 +214,13 @@ class JobPanel:
     def updateButtons(self) -> None:
         """Enable the buttons, or show on them why they are not available."""
         state, ui = self.state, self._ui
-        self._ui.foldSpinBox.maximum = max((self._planPanel.folds or 100) - 1, 0)
+        ui.foldSpinBox.maximum = max((self._planPanel.folds or 100) - 1, 0)
         startProblem = self._startProblem(state)
         ui.startButton.enabled = not startProblem
-        ui.startButton.toolTip = plain(startProblem or _("Train as planned. Training continues if Slicer is closed."))
+        tip = _("Train as planned. Training continues if Slicer is closed.")
+        if self._isOfAllFolds:
+            tip = _("Train all folds one after the other and evaluate each case with the fold that never saw it.")
+        ui.startButton.toolTip = plain(startProblem or tip)
         resumeProblem = self._resumeProblem(state)
         ui.resumeButton.enabled = not resumeProblem
         ui.resumeButton.toolTip = plain(resumeProblem or _("Continue from the latest checkpoint."))
@@ -233,7 +254,7 @@ class JobPanel:
             return _("A training is running in this folder.")
         # A run that was stopped while starting has no progress yet, and can start.
         canResume = state.canResume or state is JobState.none
-        if self._job is None or not canResume or not os.path.isfile(self._job.folder / "plan.yaml"):
+        if self._job is None or not canResume or not os.path.isfile(self._job.planFile):
             return _("This folder has no run that can be continued.")
         return self._backend.problem
 
@@ -247,13 +268,22 @@ class JobPanel:
     def _onStart(self) -> None:
         def launch():
             self._planPanel.save()
-            plan, fold = str(self._planPanel.path), str(self._ui.foldSpinBox.value)
-            return self._backend.launch("train", plan, "--output", str(self._job.folder), "--fold", fold)
+            where = (str(self._planPanel.path), "--output", str(self._job.folder))
+            if self._isOfAllFolds:
+                return self._backend.launch("crossval", *where)
+            return self._backend.launch("train", *where, "--fold", str(self._ui.foldSpinBox.value))
 
+        kind = CrossValidation if self._isOfAllFolds else TrainingJob
+        if type(self._job) is not kind:
+            self._job = kind(self._job.folder)
         self._launch(launch)
 
+    @property
+    def _isOfAllFolds(self) -> bool:
+        return self._ui.foldSpinBox.value == _ALL_FOLDS
+
     def _onResume(self) -> None:
-        self._launch(lambda: self._backend.launch("resume", str(self._job.folder), *self.dataOptions()))
+        self._launch(lambda: self._backend.launch(*self._job.resumeCommand, *self.dataOptions()))
 
     def _launch(self, launch: Callable) -> None:
         try:
@@ -294,9 +324,16 @@ class JobPanel:
         self.updateButtons()
 
     def _showCurves(self) -> None:
-        TrainingCurves.update(self._job.folder.name, self._job.progress)
+        self._fillCurves()
         if not TrainingCurves.isShown():
             self._layoutBefore = TrainingCurves.show()
+
+    def _fillCurves(self) -> None:
+        name = self._job.folder.name
+        if isinstance(self._job, CrossValidation):
+            TrainingCurves.updateFolds(name, {number: fold.progress for number, fold in self._job.folds.items()})
+        else:
+            TrainingCurves.update(name, self._job.progress)
 
     # How it goes
 
@@ -310,11 +347,10 @@ class JobPanel:
                 TrainingSettings.addRun(self._job.folder)
             self._showRuns()
             self._onChanged()
-        progress = self._job.progress if self._job else None
-        isKnown = state.isRunning and progress.steps > 0
+        isKnown = state.isRunning and self._job.progress.steps > 0
         self._ui.progressBar.visible = state.isRunning
         self._ui.progressBar.maximum = 1000 if isKnown else 0
-        self._ui.progressBar.value = round(1000 * progress.step / progress.steps) if isKnown else 0
+        self._ui.progressBar.value = round(1000 * self._job.share) if isKnown else 0
         if self._job:
             say(self._ui.runStatusLabel, sentenceOf(self._job), isError=bool(self._job.problem))
         else:
@@ -326,7 +362,7 @@ class JobPanel:
         selector.clear()
         for folder in runs:
             isChosen = self._job is not None and self._job.folder == folder
-            job = self._job if isChosen else TrainingJob.glance(folder)
+            job = self._job if isChosen else jobIn(folder, isGlance=True)
             selector.addItem(f"{folder.name}: {stateName(job.state)}", str(folder))
             selector.setItemData(selector.count - 1, plain(str(folder)), qt.Qt.ToolTipRole)
         folder = self._job.folder if self._job else None

@@ -1,9 +1,11 @@
-"""The section Results: evaluating a run, and importing its model into ConRes Segmentation."""
+"""The section Results: evaluating runs, comparing them, and importing them as a model into ConRes Segmentation."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
@@ -11,12 +13,15 @@ from conresnet.errors import UserError
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Widgets import openFile, plain, say
 
+from . import TrainingSettings
 from .Backend import Backend, BackendTask
+from .CrossValidation import jobIn
 from .JobPanel import JobPanel
 
 _SEGMENTATION_MODULE = "ConResSegmentation"
 # Some cases could not be measured; the others were, and are in the report.
 _EXIT_WITH_FAILED_CASES = 2
+_SEGMENT_COLUMN = 1
 
 
 class ResultsPanel:
@@ -33,46 +38,75 @@ class ResultsPanel:
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._backend, self._jobPanel = backend, jobPanel
         self._lastRun: Path | None = None
+        self._listed: list[Path] = []
         ui.checkpointSelector.addItem(_("Latest"), "last")
         ui.checkpointSelector.addItem(_("Best validation Dice"), "best")
         self._evaluation = BackendTask(ui.evaluateButton, ui.resultsStatusLabel, self._evaluate, log)
         self._export = BackendTask(ui.importButton, ui.resultsStatusLabel, self._onImport, log)
+        self._comparison = BackendTask(ui.compareButton, ui.resultsStatusLabel, self._compare, log)
+        self._importText = ui.importButton.text
+        # The names of segments get the width that the numbers leave.
+        header = ui.comparisonTable.horizontalHeader()
+        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(_SEGMENT_COLUMN, qt.QHeaderView.Stretch)
+        ui.otherRunsList.connect("itemChanged(QListWidgetItem*)", self._onOthersChosen)
         ui.openEvaluationButton.connect("clicked(bool)", self._onOpenReport)
         ui.checkpointSelector.connect("currentIndexChanged(int)", self.updateButtons)
 
     def updateButtons(self, _index: int = 0) -> None:
         """Enable the buttons, or show on them why they are not available."""
-        problem = self._problem()
-        for button, task, other, tip in (
+        others = self.others
+        importTip = _("Pack the network as a model and install it in ConRes Segmentation.")
+        if others:
+            importTip = _("Pack the networks of this run and of the checked runs as one model, which averages them.")
+        for button, task, problem, tip in (
             (
                 self._ui.evaluateButton,
                 self._evaluation,
-                self._export,
+                self._problem(),
                 _("Segment the held-out cases and measure the quality."),
             ),
+            (self._ui.importButton, self._export, self._problem(*others), importTip),
             (
-                self._ui.importButton,
-                self._export,
-                self._evaluation,
-                _("Pack the network as a model and install it in ConRes Segmentation."),
+                self._ui.compareButton,
+                self._comparison,
+                self._problemOfComparison(),
+                _("Compare both evaluations, case by case. A is this run, B the checked one."),
             ),
         ):
-            busy = _("Wait until the other command has ended.") if other.isRunning else ""
+            isBusy = any(other.isRunning for other in self._tasks if other is not task)
+            busy = _("Wait until the other command has ended.") if isBusy else ""
             button.enabled = task.isRunning or not (problem or busy)
             button.toolTip = plain(problem or busy or tip)
+        if not self._export.isRunning:
+            ensemble = _("Import {count} runs as one ensemble").format(count=1 + len(others))
+            self._ui.importButton.text = ensemble if others else self._importText
         self._ui.openEvaluationButton.enabled = self._report is not None and os.path.isfile(self._report)
 
     def runChanged(self) -> None:
         """Another run was chosen, or it has made progress."""
         isOther, self._lastRun = self._run != self._lastRun, self._run
-        if isOther and not self._evaluation.isRunning and not self._export.isRunning:
+        if isOther:
+            self._ui.comparisonTable.visible = False
+        if isOther and not any(task.isRunning for task in self._tasks):
             say(self._ui.resultsStatusLabel, "")
+        self._listOthers()
         self.updateButtons()
 
     def close(self) -> None:
         """The panel is about to be deleted."""
-        self._evaluation.stop()
-        self._export.stop()
+        for task in self._tasks:
+            task.stop()
+
+    @property
+    def others(self) -> list[Path]:
+        """The runs that are checked in the list."""
+        items = [self._ui.otherRunsList.item(number) for number in range(self._ui.otherRunsList.count)]
+        return [run for run, item in zip(self._listed, items, strict=True) if item.checkState() == qt.Qt.Checked]
+
+    @property
+    def _tasks(self) -> tuple[BackendTask, ...]:
+        return self._evaluation, self._export, self._comparison
 
     @property
     def _run(self) -> Path | None:
@@ -86,10 +120,82 @@ class ResultsPanel:
     def _report(self) -> Path | None:
         return self._run / "evaluation" / "report.html" if self._run else None
 
-    def _problem(self) -> str:
-        if self._run is None or not os.path.isfile(self._run / "checkpoints" / f"{self._checkpoint}.ckpt"):
+    def _problem(self, *others: Path) -> str:
+        job = self._jobPanel.job
+        if job is None or not job.hasCheckpoint(self._checkpoint):
             return _("The run has no checkpoint yet.")
+        for folder in others:
+            if not jobIn(folder, isGlance=True).hasCheckpoint(self._checkpoint):
+                return _("The run {name} has no checkpoint yet.").format(name=folder.name)
         return self._backend.problem
+
+    def _problemOfComparison(self) -> str:
+        if len(self.others) != 1:
+            return _("Check one run in the list to compare this run with.")
+        for folder in (self._run, *self.others):
+            if folder is None or not os.path.isfile(folder / "evaluation" / "evaluation.json"):
+                return _("Evaluate {name} first.").format(name=folder.name if folder else _("this run"))
+        return self._backend.problem
+
+    def _listOthers(self) -> None:
+        """List the earlier runs except the chosen one; those that were checked stay checked."""
+        runs = [folder for folder in TrainingSettings.runs() if folder != self._run]
+        view = self._ui.otherRunsList
+        if runs != self._listed:
+            checked, self._listed = self.others, runs
+            wasBlocked = view.blockSignals(True)
+            view.clear()
+            for folder in runs:
+                item = qt.QListWidgetItem(folder.name)
+                item.setToolTip(plain(str(folder)))
+                item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+                item.setCheckState(qt.Qt.Checked if folder in checked else qt.Qt.Unchecked)
+                view.addItem(item)
+            view.blockSignals(wasBlocked)
+        for widget in (self._ui.otherRunsLabel, view, self._ui.compareButton):
+            widget.visible = bool(runs)
+
+    def _onOthersChosen(self, _item) -> None:
+        if not self._ui.comparisonTable.isHidden():
+            self._ui.comparisonTable.visible = False
+            say(self._ui.resultsStatusLabel, "")
+        self.updateButtons()
+
+    def _compare(self) -> None:
+        (other,) = self.others
+        folders = [folder / "evaluation" for folder in (self._run, other)]
+        output = folders[0] / "comparison.json"
+        arguments = ("compare", *map(str, folders), "--output", str(output))
+        self._ui.comparisonTable.visible = False
+        self._comparison.run(
+            lambda: self._backend.launch(*arguments),
+            _("Comparing"),
+            lambda _output: self._onCompared(output, self._run.name, other.name),
+        )
+        self.updateButtons()
+
+    def _onCompared(self, output: Path, first: str, second: str) -> None:
+        self.updateButtons()
+        try:
+            rows = comparedRows(json.loads(output.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            say(
+                self._ui.resultsStatusLabel,
+                _("The comparison cannot be read: {error}").format(error=error),
+                isError=True,
+            )
+            return
+        table = self._ui.comparisonTable
+        table.setRowCount(len(rows))
+        for number, (cells, tip) in enumerate(rows):
+            for column, text in enumerate(cells):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(plain(tip))
+                table.setItem(number, column, item)
+        table.resizeRowsToContents()
+        table.visible = True
+        sentence = _("A: {first}. B: {second}. Point at a row for the interval of the difference.")
+        say(self._ui.resultsStatusLabel, sentence.format(first=first, second=second))
 
     def _evaluate(self) -> None:
         # Here the data set is an argument.
@@ -118,7 +224,8 @@ class ResultsPanel:
         # In the run's folder, which a remote machine can reach too.
         package = self._run / "model.zip"
         options = ("--output", str(package), "--checkpoint", self._checkpoint, "--overwrite")
-        arguments = ("export", str(self._run), *options, *self._jobPanel.dataOptions())
+        runs = map(str, (self._run, *self.others))
+        arguments = ("export", *runs, *options, *self._jobPanel.dataOptions())
         text = _("Packing the model and evaluating it on the held-out cases")
         self._export.run(lambda: self._backend.launch(*arguments), text, lambda _output: self._install(package))
         self.updateButtons()
@@ -143,6 +250,28 @@ class ResultsPanel:
         question = _("The model {name} is installed and chosen in ConRes Segmentation. Go there now?")
         if slicer.util.confirmYesNoDisplay(question.format(name=name)):
             slicer.util.selectModule(_SEGMENTATION_MODULE)
+
+
+def comparedRows(comparison: dict) -> list[tuple[tuple[str, ...], str]]:
+    """The cells (measure, segment, A, B, A - B, p) and the tooltip of each row, from the JSON of ``compare``."""
+    titles = {"dice": (_("Dice"), 3), "surface_dice": (_("Surface Dice"), 3), "hd95": (_("HD95, mm"), 2)}
+    rows = []
+    for metric, (title, digits) in titles.items():
+        for segment, metrics in comparison["rows"].items():
+            row = metrics.get(metric)
+            if not row or not row["cases"]:
+                continue
+            numbers = [f"{row[key]:.{digits}f}" for key in ("first", "second")]
+            p = f"{row['p']:.2g}" if row["p"] is not None else ""
+            name = _("Mean") if segment == "overall" else segment
+            tip = _("{count} cases").format(count=row["cases"])
+            if row["interval"]:
+                low, high = (f"{end:+.{digits}f}" for end in row["interval"])
+                tip = _("{count} cases; 95 % interval of A - B: {low} to {high}").format(
+                    count=row["cases"], low=low, high=high
+                )
+            rows.append(((title, name, *numbers, f"{row['difference']:+.{digits}f}", p), tip))
+    return rows
 
 
 def _timeOf(file: Path) -> int | None:

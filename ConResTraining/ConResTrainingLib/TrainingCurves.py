@@ -3,7 +3,7 @@
 The nodes are not saved with the scene, since the run's folder contains the data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import slicer
@@ -63,6 +63,26 @@ def update(name: str, progress: Progress) -> None:
         columns[segment] = [point.get("dice_a_segment", {}).get(segment) for point in validations]
     title = _("Dice of {name} on the held-out cases").format(name=name)
     _fill("dice", title, _("Dice"), [point["step"] for point in validations], columns, progress.steps)
+
+
+def updateFolds(name: str, folds: Mapping[int, Progress]) -> None:
+    """Show a cross-validation in the same charts: the loss and the mean Dice of each fold.
+
+    Args:
+        name: of the cross-validation, for the titles.
+        folds: progress of each fold, by its number.
+    """
+    last = max((progress.steps for progress in folds.values()), default=0)
+    for kind, key, title, yTitle in (
+        ("loss", "loss", _("Loss of {name} by fold"), _("Loss")),
+        ("dice", "dice", _("Mean Dice of {name} by fold, on the held-out cases"), _("Dice")),
+    ):
+        points = {number: fold.points if kind == "loss" else fold.validations for number, fold in folds.items()}
+        values = {number: {point["step"]: point.get(key) for point in of} for number, of in points.items()}
+        # All folds report at the same steps; those that one has not reached yet are gaps at the end of its curve.
+        steps = sorted({step for of in values.values() for step in of})
+        columns = {_("Fold {number}").format(number=n): [of.get(step) for step in steps] for n, of in values.items()}
+        _fill(kind, title.format(name=name), yTitle, steps, columns, last)
 
 
 def charts() -> dict[str, object]:

@@ -11,7 +11,7 @@ from conresnet_training.data import DataSet, read_data_set
 from ConResSegmentationLib.Diagnostics import withoutNames
 
 from .Backend import Backend
-from .PlanPanel import dataOfPlan
+from .PlanText import dataOfPlan
 from .TrainingJob import TrainingJob
 
 
@@ -52,7 +52,7 @@ def _namesInRun(job: TrainingJob | None) -> list[str]:
     if job is None:
         return []
     try:
-        plan = job.folder / "plan.yaml"
+        plan = job.planFile
         data = dataOfPlan(plan.read_text(encoding="utf-8"))
         return [case.name for case in read_data_set(plan.parent / data).cases] if data else []
     except (OSError, ValueError, UserError):

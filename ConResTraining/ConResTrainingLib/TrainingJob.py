@@ -21,7 +21,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet.files import write_error
 from conresnet_training.runs.progress import PROGRESS_FILE, Progress, ProgressReader
-from conresnet_training.runs.running import STOP_FILE, running_process
+from conresnet_training.runs.running import CHECKPOINTS_FOLDER, PLAN_FILE, STOP_FILE, running_process
 from ConResSegmentationLib.Processes import ProcessLaunch, killTree, lastLine
 
 # Only the files of a run on another computer are visible: it counts as dead if it has written nothing for this long.
@@ -36,6 +36,7 @@ class JobState(enum.Enum):
     starting = "starting"
     preparing = "preparing"
     training = "training"
+    evaluating = "evaluating"
     stopping = "stopping"
     stopped = "stopped"
     finished = "finished"
@@ -45,7 +46,13 @@ class JobState(enum.Enum):
     @property
     def isRunning(self) -> bool:
         """Whether a process is running."""
-        return self in (JobState.starting, JobState.preparing, JobState.training, JobState.stopping)
+        return self in (
+            JobState.starting,
+            JobState.preparing,
+            JobState.training,
+            JobState.evaluating,
+            JobState.stopping,
+        )
 
     @property
     def canResume(self) -> bool:
@@ -69,6 +76,30 @@ class TrainingJob:
         self._hasSpoken = True
         self._logPosition: int | None = None
         self._logRest = b""
+
+    @property
+    def planFile(self) -> Path:
+        """The plan that it was started with."""
+        return self.folder / PLAN_FILE
+
+    @property
+    def resumeCommand(self) -> tuple[str, ...]:
+        """The backend's command that continues it."""
+        return ("resume", str(self.folder))
+
+    @property
+    def share(self) -> float:
+        """How much of the training is done, from 0 to 1."""
+        return self.progress.step / self.progress.steps if self.progress.steps else 0.0
+
+    @property
+    def secondsLeft(self) -> float | None:
+        """Seconds left for the training; None if unknown."""
+        return self.progress.seconds_left
+
+    def hasCheckpoint(self, name: str) -> bool:
+        """Whether the checkpoint "last" or "best" exists."""
+        return os.path.isfile(self.folder / CHECKPOINTS_FOLDER / f"{name}.ckpt")
 
     @classmethod
     def glance(cls, folder: Path) -> "TrainingJob":
@@ -220,10 +251,14 @@ class TrainingJob:
         running = running_process(self.folder)
         if running is None or running.get("host") == socket.gethostname():
             return running is not None
+        return time.time() - self._lastSign() < SECONDS_OF_SILENCE
+
+    def _lastSign(self) -> float:
+        """When it wrote to its progress file last, in seconds since 1970; 0 if it never did."""
         try:
-            return time.time() - (self.folder / PROGRESS_FILE).stat().st_mtime < SECONDS_OF_SILENCE
+            return (self.folder / PROGRESS_FILE).stat().st_mtime
         except OSError:
-            return False
+            return 0.0
 
 
 def _lastEvents(path: Path) -> Iterator[dict]:

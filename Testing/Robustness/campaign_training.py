@@ -86,9 +86,9 @@ def digest(path: Path) -> str:
 
 
 def unchanged(*paths: Path) -> Callable[[], list[str]]:
-    """Remembers files or folders; the function that it returns names those that have changed since."""
-    before = {path: digest(path) for path in paths}
-    return lambda: [f"{path.name} was changed" for path in paths if not path.exists() or digest(path) != before[path]]
+    """Remembers files or folders; the function that it returns names those that have changed or gone since."""
+    before = {path: digest(path) for path in paths if path.exists()}
+    return lambda: [f"{path.name} was changed" for path in before if not path.exists() or digest(path) != before[path]]
 
 
 def damaged_document(content: Any, random: random.Random) -> Any:

@@ -22,12 +22,10 @@ from conresnet_training.planning.plan import Plan, read_plan, write_plan
 from conresnet_training.runs.folds import check_folds
 from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import Run, open_run, start_run
-from conresnet_training.runs.running import PLAN_FILE, ask_to_stop, sole_process
+from conresnet_training.runs.running import CROSSVAL_FILE, PLAN_FILE, ask_to_stop, sole_process
 from conresnet_training.training.network import steps_of_run
 from conresnet_training.training.processes import STOPPED, STOPPED_ELSEWHERE, StopWatch
 
-# Not a run's PLAN_FILE, because the folder is not a run's.
-BEGUN_BY_FILE = "crossval.yaml"
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
@@ -71,7 +69,7 @@ def open_folds(plan: Plan, folder: Path, folds: Sequence[int]) -> list[Run]:
         UserError: ``fold-unknown``, ``run-exists``, ``crossval-plan-differs`` if the cross-validation was started with
             another plan, ``fold-plan-differs`` if a fold's own plan now differs in its model, targets or folds.
     """
-    begun_by = folder / BEGUN_BY_FILE
+    begun_by = folder / CROSSVAL_FILE
     is_begun = begun_by.exists()
     if is_begun and read_plan(begun_by, plan.data) != plan:
         raise UserError("crossval-plan-differs", path=str(folder), plan=str(begun_by))

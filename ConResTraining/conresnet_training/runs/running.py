@@ -18,6 +18,8 @@ from conresnet.errors import UserError
 from conresnet.files import lock, replacing, write_error
 
 PLAN_FILE, FOLD_FILE, CHECKPOINTS_FOLDER = "plan.yaml", "fold.txt", "checkpoints"
+# The plan that a cross-validation was started with. Not a run's PLAN_FILE, because its folder is not a run's.
+CROSSVAL_FILE = "crossval.yaml"
 RUNNING_FILE = "running.json"
 STOP_FILE = "stop"
 _LOCK_FILE = "running.lock"

@@ -128,6 +128,17 @@ class TrainingDriver(ModuleDriver):
         self.run_command(self.ui.makePlanButton)
         self.edit_plan(**{**TINY, **values})
 
+    def check_runs(self, *names: str) -> None:
+        """Check these runs, and no others, in the list of other runs."""
+        from PySide6.QtCore import Qt
+
+        view = self.ui.otherRunsList
+        listed = {view.item(number).text(): view.item(number) for number in range(view.count)}
+        for name, item in listed.items():
+            item.setCheckState(Qt.Checked if name in names else Qt.Unchecked)
+        assert set(names) <= set(listed), listed
+        self.settle()
+
     def points(self) -> int:
         """How many points the curve of the loss has in Slicer's plot."""
         from ConResTrainingLib import TrainingCurves
