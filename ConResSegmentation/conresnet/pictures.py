@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.images.grid import Box, Grid, Volume, bounding_box, reordering, whole_box
+from conresnet.inference.results import segment_mask
+from conresnet.package.description import Output
 
 # Indices increase to inferior, posterior and left, so that slices are shown as radiologists view them.
 ORIENTATION = "IPL"
@@ -55,47 +57,49 @@ class Scene:
 
     Args:
         gray: the image, 0 to 1.
-        masks: (K, ...) bool.
-        colors: (K, 3), 0 to 1.
+        labels: uint8.
+        regions: (b, ...) uint8 where segments overlap, else None.
+        output: the model's segments.
         spacing: mm along the axes.
         box: where it was cut from the reordered image.
         grid: of the whole image.
     """
 
     gray: np.ndarray
-    masks: np.ndarray
-    colors: np.ndarray
+    labels: np.ndarray
+    regions: np.ndarray | None
+    output: Output
     spacing: np.ndarray
     box: Box
     grid: Grid
 
     @classmethod
-    def of(cls, image: Volume, grid: Grid, masks: np.ndarray, colors: Sequence[Sequence[int]]) -> Scene:
-        """Cut an image to what was found in it.
-
-        Args:
-            image: the first channel, on ``grid``.
-            masks: (K, k, j, i) bool.
-            colors: red, green and blue of each segment, 0 to 255.
-        """
-        reorder = reordering(grid, ORIENTATION)
-        spacing = reorder.grid(grid).spacing[::-1]
-        masks = reorder.view(masks)
-        found = bounding_box(masks.any(axis=0)) or whole_box(masks.shape[1:])
+    def of(cls, image: Volume, labels: np.ndarray, regions: np.ndarray | None, output: Output) -> Scene:
+        """Cut an image to what was found in it; labels and regions as in ``SegmentResult``, on the image's grid."""
+        reorder = reordering(image.grid, ORIENTATION)
+        spacing = reorder.grid(image.grid).spacing[::-1]
+        labels = reorder.view(labels)
+        found = bounding_box(labels) or whole_box(labels.shape)
         margins = np.ceil(MARGIN_MM / spacing).astype(int)
         box = tuple(slice(max(0, a.start - m), a.stop + m) for a, m in zip(found, margins, strict=True))
         gray = reorder.view(image.array)[box].astype(np.float32)
         finite = gray[np.isfinite(gray)]
         low, high = np.percentile(finite, (1, 99.5)) if finite.size else (0, 1)
         gray = np.clip(np.nan_to_num((gray - low) / max(high - low, 1e-6)), 0, 1)
-        return cls(gray, masks[(slice(None), *box)], np.array(colors, np.float32) / 255, spacing, box, grid)
+        regions = None if regions is None else reorder.view(regions)[(slice(None), *box)]
+        return cls(gray, labels[box], regions, output, spacing, box, image.grid)
+
+    def mask(self, index: int | None) -> np.ndarray:
+        """Where a segment is, or any for None: bool."""
+        return self.labels > 0 if index is None else segment_mask(self.labels, self.regions, self.output, index)
 
     def cut(self, array: np.ndarray) -> np.ndarray:
         """The part of an array [..., k, j, i] on the image's grid that the scene shows."""
         return reordering(self.grid, ORIENTATION).view(array)[(..., *self.box)]
 
-    def place(self, mask: np.ndarray) -> list[int]:
-        """Along each axis the slice in which a mask has the most voxels; the middle if it has none."""
+    def place(self, index: int | None) -> list[int]:
+        """Along each axis the slice with most of a segment, or of all for None; the middle if there is nothing."""
+        mask = self.mask(index)
         if not mask.any():
             return [side // 2 for side in mask.shape]
         return [int(mask.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
@@ -124,21 +128,25 @@ class Scene:
                 values = np.clip(drawn(shown), 0, 1)
                 weight = (0.75 * np.clip(values / 0.15, 0, 1))[..., None]
                 picture = (1 - weight) * picture + weight * heat(values)
-            for mask, color in zip(self.masks, self.colors, strict=True):
-                picture[_edge(drawn(mask) > 0.5)] = color
+            labels = self.labels.take(place[axis], axis)
+            regions = None if self.regions is None else self.regions.take(place[axis], axis + 1)
+            for index, item in enumerate(self.output.segments):
+                mask = segment_mask(labels, regions, self.output, index)
+                if mask.any():
+                    picture[_edge(_resized(mask.astype(np.float32), size) > 0.5)] = np.array(item.color) / 255
             panel = np.zeros((PANEL, PANEL, 3), np.float32)
             first = (PANEL - size) // 2
             panel[first[0] : first[0] + size[0], first[1] : first[1] + size[1]] = picture
             panels += [panel, np.ones((PANEL, GAP, 3), np.float32)]
         return np.rint(255 * np.concatenate(panels[:-1], axis=1)).astype(np.uint8)
 
-    def surfaces(self, translucent: Sequence[bool]) -> np.ndarray:
+    def surfaces(self) -> np.ndarray:
         """The segments' surfaces from two sides, shaded, next to each other: (height, width, 3) uint8.
 
-        Args:
-            translucent: which segments show what is inside them.
+        Regions that include others show what is inside them.
         """
-        meshes = [_surface_points(mask, self.spacing) for mask in self.masks]
+        segments = self.output.segments
+        meshes = [_surface_points(self.mask(index), self.spacing) for index in range(len(segments))]
         found = [index for index, mesh in enumerate(meshes) if mesh is not None]
         panels = []
         for view in _VIEWS:
@@ -148,10 +156,10 @@ class Scene:
             nearest = np.full(picture.shape[:2], np.inf, np.float32)
             for through in (False, True):
                 for index, (depth, light) in zip(found, layers, strict=True):
-                    if bool(translucent[index]) != through:
+                    if bool(segments[index].includes) != through:
                         continue
                     seen = depth < nearest
-                    color = light[seen][:, None] * self.colors[index]
+                    color = light[seen][:, None] * np.array(segments[index].color) / 255
                     picture[seen] = 0.65 * picture[seen] + 0.35 * color if through else color
                     if not through:
                         nearest[seen] = depth[seen]
@@ -193,10 +201,11 @@ def _surface_points(mask: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, 
     """
     import SimpleITK as sitk
 
-    if not mask.any():
+    box = bounding_box(mask)
+    if box is None:
         return None
     # Room for smoothing, which also closes what touches the border.
-    padded = np.pad(mask, 3).astype(np.float32)
+    padded = np.pad(mask[box], 3).astype(np.float32)
     image = sitk.GetImageFromArray(padded)
     image.SetSpacing([float(side) for side in spacing[::-1]])
     extent = np.array(padded.shape) * spacing
@@ -216,7 +225,7 @@ def _surface_points(mask: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, 
     shell = np.argwhere(inside & ~core)
     gradient = np.stack([part[tuple(shell.T)] for part in np.gradient(values)], axis=1)
     # Axes I, P, L to R, A, S; normals point from high to low values.
-    points = -(shell * step - 3 * spacing)[:, ::-1]
+    points = -(shell * step + ([part.start for part in box] - np.array(3)) * spacing)[:, ::-1]
     normals = gradient[:, ::-1]
     return points, normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-6), step
 

@@ -19,7 +19,6 @@ import numpy as np
 from conresnet import __version__
 from conresnet.files import replacing
 from conresnet.images.grid import Volume
-from conresnet.inference.results import segment_masks
 from conresnet.package import ModelPackage
 from conresnet.package.maps import MAPS, residual_plane
 from conresnet.package.reader import figures, read_metrics
@@ -109,13 +108,12 @@ def make_page(
     """
     description = package.description
     segments = description.output.segments
-    masks = segment_masks(labels.array, regions, description.output)
-    scene = Scene.of(next(iter(channels.values())), labels.grid, masks, [item.color for item in segments])
+    scene = Scene.of(next(iter(channels.values())), labels.array, regions, description.output)
     swatches = {item.name: _swatch(item.color) for item in segments}
     parts = [_warnings(report), "<h2>Segments</h2>", _statistics(report["statistics"], swatches)]
-    if masks.any():
+    if scene.labels.any():
         if surfaces is None:
-            surfaces = png(scene.surfaces([bool(item.includes) for item in segments]))
+            surfaces = png(scene.surfaces())
         caption = "The segments in 3D: from the left, front and above; and from the right, behind and above."
         parts.append(_figure(surfaces, "Surfaces of the segments", caption, "surfaces"))
         parts += _segments(scene, list(swatches), swatches)
@@ -205,9 +203,8 @@ def _segments(scene: Scene, names: Sequence[str], swatches: Mapping[str, str]) -
         "patient's feet, front and left. Outlines are those of all segments.</p>"
     )
     for index, name in enumerate(names):
-        mask = scene.masks[index]
-        if mask.any():
-            picture = png(scene.slices(scene.place(mask)))
+        if scene.mask(index).any():
+            picture = png(scene.slices(scene.place(index)))
             yield _figure(picture, f"Slices of {name}", swatches[name] + escape(name))
         else:
             yield f"<p>{swatches[name]}{escape(name)}: not found in this image.</p>"
@@ -230,13 +227,12 @@ def _maps(scene: Scene, maps: Mapping[str, np.ndarray], names: Sequence[str], pl
             if kind in ("attention", "features"):
                 # Only differences are meaningful: the scale depends on the network.
                 low, high = (float(x) for x in np.percentile(shown, (1, 99)))
-            mask = scene.masks[component] if per_segment else scene.masks.any(axis=0)
             scaled = (shown - low) / max(high - low, 1e-6)
             title = names[component] if per_segment else about.title if len(values) == 1 else f"{component + 1}"
             scale = (
                 f'{low:.2g}<span class="scale" style="background:linear-gradient(90deg, {colors})"></span>{high:.2g}'
             )
-            picture = png(scene.slices(scene.place(mask), scaled))
+            picture = png(scene.slices(scene.place(component if per_segment else None), scaled))
             yield _figure(picture, f"{about.title}: {title}", f"{escape(title)} &nbsp; {scale}")
 
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conresnet.files import csv_cell, replacing
-from conresnet.images.grid import Grid, Reordering, reordering
-from conresnet.inference.results import segment_masks
+from conresnet.images.grid import Box, Grid, Reordering, bounding_box, reordering, whole_box
+from conresnet.inference.results import segment_mask
 from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription, Output
 from conresnet.package.maps import slice_axis
@@ -224,11 +224,26 @@ class Slices:
         """An array [..., k, j, i] as a view [slice, ..., row, column] in the model's direction."""
         return np.moveaxis(self._reorder.view(array), self.axis - 3, 0)
 
-    def masks(self, place: int) -> np.ndarray:
-        """(K + 1, rows, columns) bool of a slice: all segments together, then each."""
+    def mask(self, place: int, segment: int) -> np.ndarray:
+        """(rows, columns) bool of a slice: all segments together (0), or one (1 + its index)."""
+        labels = self.along(self.labels)[place]
+        if segment == 0:
+            return labels > 0
         regions = None if self.regions is None else self.along(self.regions)[place]
-        masks = segment_masks(self.along(self.labels)[place], regions, self.output)
-        return np.concatenate([masks.any(axis=0, keepdims=True), masks])
+        return segment_mask(labels, regions, self.output, segment - 1)
+
+    def masks(self, place: int) -> np.ndarray:
+        """(K + 1, rows, columns) bool: ``mask`` of all segments together, then of each."""
+        return np.stack([self.mask(place, segment) for segment in range(len(self.output.segments) + 1)])
+
+    def held(self, place: int) -> list[int]:
+        """Which segments a slice holds, as ``mask`` numbers them; 0 comes first if it holds any."""
+        if self.regions is None:
+            counts = np.bincount(self.along(self.labels)[place].ravel(), minlength=256)
+            parts = [index for index, item in enumerate(self.output.segments, start=1) if counts[item.label]]
+        else:
+            parts = [index for index in range(1, len(self.output.segments) + 1) if self.mask(place, index).any()]
+        return [0, *parts] if parts else []
 
     def point(self, place: int, mask: np.ndarray) -> tuple[float, float, float]:
         """RAS mm of the voxel of a slice's mask that is closest to its center."""
@@ -267,13 +282,11 @@ def slice_features(
     """
     unit, count = slices.pixel_mm2, len(slices)
     disagreements = None if difference is None else slices.along(difference)
-    before, now = None, slices.masks(0)
     for place in range(count):
-        after = slices.masks(place + 1) if place + 1 < count else None
-        for segment in np.flatnonzero(now.any(axis=(1, 2))):
-            mask = now[segment]
+        for segment in slices.held(place):
+            mask = slices.mask(place, segment)
             area = np.count_nonzero(mask)
-            others = [other[segment] for other in (before, after) if other is not None]
+            others = [slices.mask(other, segment) for other in (place - 1, place + 1) if 0 <= other < count]
             areas = [np.count_nonzero(other) for other in others] + [0] * (2 - len(others))
             shared = sum(np.count_nonzero(other & mask) for other in others)
             values = {
@@ -286,8 +299,7 @@ def slice_features(
                 part = disagreements[place]
                 part = part if segment == 0 or len(part) == 1 else part[segment - 1]
                 values["log_disagreement"] = np.log1p(float(part.sum(dtype=np.float64)) * unit)
-            yield SliceFeatures(place, int(segment), values, 0 in areas, slices.point(place, mask))
-        before, now = now, after
+            yield SliceFeatures(place, segment, values, 0 in areas, slices.point(place, mask))
 
 
 def make_review(
@@ -345,7 +357,7 @@ def _reason(
     return "; ".join(parts) or _TYPICAL
 
 
-def find_spots(uncertainty: np.ndarray, output: Output) -> tuple[np.ndarray, list[int]]:
+def find_spots(uncertainty: np.ndarray, output: Output) -> tuple[np.ndarray, Box, list[int]]:
     """Connected places where the model is torn between two answers; faces connect voxels.
 
     Args:
@@ -353,38 +365,45 @@ def find_spots(uncertainty: np.ndarray, output: Output) -> tuple[np.ndarray, lis
         output: the model's segments.
 
     Returns:
-        Each voxel's spot, from 1, 0 for none; and the voxels of each spot, the largest first.
+        Each voxel's spot, from 1, 0 for none, in a box around all of them; that box; and the voxels of each spot, the
+        largest first.
     """
     import SimpleITK as sitk
 
     # In bits: the map is relative to the largest entropy of all classes, and two classes can have one bit at most.
     scale = np.log2(len(output.segments) + 1) if output.kind == "labels" else 1.0
-    uncertain = uncertainty >= SPOT_BITS / scale
-    components = sitk.ConnectedComponent(sitk.GetImageFromArray(uncertain.astype(np.uint8)))
+    uncertain = uncertainty >= np.asarray(SPOT_BITS / scale, uncertainty.dtype)
+    box = bounding_box(uncertain)
+    if box is None:
+        return np.zeros((0, 0, 0), np.uint32), whole_box((0, 0, 0)), []
+    # Larger by a voxel, so that what is around a spot is in the box, too.
+    box = tuple(slice(max(0, a.start - 1), min(side, a.stop + 1)) for a, side in zip(box, uncertain.shape, strict=True))
+    components = sitk.ConnectedComponent(sitk.GetImageFromArray(uncertain[box].astype(np.uint8)))
     sorting = sitk.RelabelComponentImageFilter()
     sorting.SetMinimumObjectSize(SMALLEST_SPOT)
     components = sitk.GetArrayFromImage(sorting.Execute(components))
-    return components, list(sorting.GetSizeOfObjectsInPixels())
+    return components, box, list(sorting.GetSizeOfObjectsInPixels())
 
 
 def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
     import SimpleITK as sitk
 
-    components, sizes = find_spots(uncertainty, slices.output)
+    components, box, sizes = find_spots(uncertainty, slices.output)
     if not sizes:
         return []
-    boxes = sitk.LabelShapeStatisticsImageFilter()
-    boxes.Execute(sitk.GetImageFromArray(components))
+    origin, labels = np.array([part.start for part in box]), slices.labels[box]
+    shapes = sitk.LabelShapeStatisticsImageFilter()
+    shapes.Execute(sitk.GetImageFromArray(components))
     names = {segment.label: segment.name for segment in slices.output.segments}
     rows = []
     for spot, size in enumerate(sizes[:MOST_SPOTS], start=1):
-        i, j, k, *extent = boxes.GetBoundingBox(spot)
+        i, j, k, *extent = shapes.GetBoundingBox(spot)
         first = np.maximum(np.array([k, j, i]) - 1, 0)
-        box = tuple(slice(a, b + 1) for a, b in zip(first, np.array([k, j, i]) + extent[::-1], strict=True))
-        voxels = np.argwhere(components[box] == spot)
-        center = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()] + first
+        part = tuple(slice(a, b + 1) for a, b in zip(first, np.array([k, j, i]) + extent[::-1], strict=True))
+        voxels = np.argwhere(components[part] == spot)
+        center = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()] + first + origin
         # The segment that most of the spot and of what is around it has.
-        values, counts = np.unique(slices.labels[box], return_counts=True)
+        values, counts = np.unique(labels[part], return_counts=True)
         inside = {int(value): count for value, count in zip(values, counts, strict=True) if value}
         segment = names[max(inside, key=inside.get)] if inside else ALL
         point = tuple(float(x) for x in slices.grid.to_ras(center))

@@ -1,12 +1,17 @@
 """Real cases through the module's own logic, on real MRML with a real engine process.
 
 A crop around a hippocampus gives the segmentation, the residual and attention maps, one surface per segment, and
-pictures of the views and of the module's panel. A whole head gives a picture with an ROI around a hippocampus and one
+pictures of the views and of the module's panel; and by the engine's command a report, the places worth checking and
+statistics. A whole head gives a picture with an ROI around a hippocampus and one
 of its brain tissue.
 """
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -38,6 +43,7 @@ def main(output: Path = OUTPUT) -> None:
     try:
         module = app.moduleManager().load(REPOSITORY / "ConResSegmentation" / "ConResSegmentation.py")
         segment_case(module, output)
+        report_case(output)
         segment_head(module, output)
         segment_brain(module, output)
         if slot_errors:
@@ -66,6 +72,24 @@ def segment_case(module: object, output: Path) -> None:
     save_png(with_legend(four_views(1200, 900), outcome.segmentation, outcome.shownMap), output / "views.png")
     widget.ui.modelDetailsButton.collapsed = True
     save_png(panel_image(panel), output / "panel.png")
+
+
+def report_case(output: Path) -> None:
+    """Segment the same crop by the engine's own command, which writes report.html, review.csv and statistics.csv."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "conresnet", "segment", str(CASE), "--model", "hippocampus"]
+        wanted = [
+            "--output",
+            folder,
+            "--review",
+            "--statistics",
+            "--report",
+            "--maps",
+            "residual,attention,uncertainty",
+        ]
+        subprocess.run([*command, *wanted], check=True, stdout=subprocess.DEVNULL)
+        for name in ("report.html", "review.csv", "statistics.csv"):
+            shutil.copyfile(Path(folder) / name, output / name)
 
 
 def segment_head(module: object, output: Path) -> None:

@@ -56,17 +56,21 @@ def region_mask(packed: np.ndarray, index: int) -> np.ndarray:
     return (packed[index // 8] >> (index % 8) & 1).astype(bool)
 
 
-def segment_masks(labels: np.ndarray, regions: np.ndarray | None, output: Output) -> np.ndarray:
-    """(K, ...) bool: where each segment is in a result or a part of it, regions with what lies over them.
+def segment_mask(labels: np.ndarray, regions: np.ndarray | None, output: Output, index: int) -> np.ndarray:
+    """(...) bool: where a segment is in a result or a part of it; a region with what lies over it.
 
     Args:
         labels: (...) uint8.
         regions: (b, ...) uint8, see ``LabelWriter.labels``; None where segments exclude each other.
         output: the model's segments.
+        index: of the segment.
     """
-    if regions is not None:
-        return np.stack([region_mask(regions, index) for index in range(len(output.segments))])
-    return np.stack([labels == segment.label for segment in output.segments])
+    return labels == output.segments[index].label if regions is None else region_mask(regions, index)
+
+
+def segment_masks(labels: np.ndarray, regions: np.ndarray | None, output: Output) -> np.ndarray:
+    """(K, ...) bool: where each segment is, see ``segment_mask``."""
+    return np.stack([segment_mask(labels, regions, output, index) for index in range(len(output.segments))])
 
 
 def exclusive_labels(probability: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -111,10 +111,11 @@ class ReviewSamples:
             dice = 2 * np.count_nonzero(ours & theirs & ~wrong) / both
             area = np.count_nonzero(wrong) * slices.pixel_mm2
             self.samples.append(Sample(number, item.segment, item.values, area, dice))
-        spots = find_spots({**result.maps, **result.hidden}["uncertainty"][0], slices.output)[0] > 0
+        spots, box, _ = find_spots({**result.maps, **result.hidden}["uncertainty"][0], slices.output)
         self.spot_voxels += np.count_nonzero(spots)
-        found = segment_masks(result.labels.array, result.regions, slices.output)
-        self.wrong_spot_voxels += np.count_nonzero((found != truth).any(axis=0) & spots)
+        regions = None if result.regions is None else result.regions[(slice(None), *box)]
+        found = segment_masks(result.labels.array[box], regions, slices.output)
+        self.wrong_spot_voxels += np.count_nonzero((found != truth[(slice(None), *box)]).any(axis=0) & (spots > 0))
 
     def fit(self, what: str, segments: Sequence[str]) -> Ranking | None:
         """The ranking for the package; None where no slice of any case holds a segment.

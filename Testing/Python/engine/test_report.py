@@ -11,6 +11,7 @@ import pytest
 import conresnet
 from conresnet.cli.main import main
 from conresnet.images.files import write_volume
+from conresnet.package import parse_description
 from conresnet.pictures import Scene, heat
 from conresnet.review import COLUMNS
 from engine.model_cases import description, write_model
@@ -108,22 +109,26 @@ def test_python_has_the_same_list_and_figures(model, image, tmp_path):
     assert "Segmentation of Case <7>" in page.text and "Places worth checking" not in page.text
 
 
-def test_pictures_show_each_segment_in_its_color(model):
+def test_pictures_show_each_segment_in_its_color():
     of = grid((10, 30, 20), spacing=(1.0, 1.0, 3.0))
-    masks = np.zeros((2, *of.shape), bool)
-    masks[0, 3:7, 5:25, 4:10], masks[1, 3:7, 5:25, 10:16] = True, True
-    scene = Scene.of(random_volume(of), of, masks, [(255, 0, 0), (0, 0, 255)])
-    place = scene.place(scene.masks[0])
-    assert scene.masks[0][place[0]].any()
+    labels = np.zeros(of.shape, np.uint8)
+    labels[3:7, 5:25, 4:10], labels[3:7, 5:25, 10:16] = 10, 20
+    document = description()
+    for segment, color in zip(document["output"]["segments"], ([255, 0, 0], [0, 0, 255]), strict=True):
+        segment["color"] = color
+    output = parse_description(document).output
+    scene = Scene.of(random_volume(of), labels, None, output)
+    place = scene.place(0)
+    assert scene.mask(0)[place[0]].any()
     picture = scene.slices(place)
     red, blue = ((picture == color).all(axis=-1) for color in ((255, 0, 0), (0, 0, 255)))
     assert red.sum() > 300 and blue.sum() > 300
     # As radiologists view them: the patient's right is on the left. Higher i is right.
     axial = np.s_[:, :300]
     assert np.argwhere(blue[axial])[:, 1].mean() < np.argwhere(red[axial])[:, 1].mean()
-    shown = scene.surfaces([False, False]).astype(int)
+    shown = scene.surfaces().astype(int)
     assert (shown[..., 0] - shown[..., 2] > 60).sum() > 500 and (shown[..., 2] - shown[..., 0] > 60).sum() > 500
-    nothing = Scene.of(random_volume(of), of, np.zeros_like(masks), [(255, 0, 0), (0, 0, 255)])
-    assert nothing.slices(nothing.place(nothing.masks[0])).shape == (300, 912, 3)
-    assert (nothing.surfaces([False, False]) == 255).all()
+    nothing = Scene.of(random_volume(of), np.zeros_like(labels), None, output)
+    assert nothing.slices(nothing.place(None)).shape == (300, 912, 3)
+    assert (nothing.surfaces() == 255).all()
     assert (heat(np.array([0.0, 1.0])) * 255).round().tolist() == [[0, 0, 4], [252, 255, 164]]

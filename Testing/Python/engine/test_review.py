@@ -2,14 +2,19 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Volume
+from conresnet.images.grid import Reordering, Volume
+from conresnet.images.roi import BoxROI
+from conresnet.inference.result_maps import entropies
+from conresnet.inference.segmentation import segment
 from conresnet.package import parse_description, write_package
 from conresnet.package.schema import dump
+from conresnet.request import SegmentOptions
 from conresnet.review import (
     COLUMNS,
     FALLBACK,
@@ -21,8 +26,8 @@ from conresnet.review import (
     write_review,
 )
 from conresnet.statistics import segment_statistics, surface_mm2, write_statistics
-from engine.model_cases import description, write_model
-from engine.volumes import grid
+from engine.model_cases import description, make_model, write_model
+from engine.volumes import grid, random_volume, stored
 
 PARTS = parse_description(description()).output
 REGIONS = parse_description(description(regions=True)).output
@@ -101,6 +106,39 @@ def test_a_small_blurred_slice_is_expected_to_be_worse_than_a_large_sharp_one(la
     rows = make_review(Slices(labels, None, PARTS, GRID, "SAR", 0), entropy, np.zeros(GRID.shape), FALLBACK)
     dice = {(row.segment, row.slice): row.expected_dice for row in rows}
     assert dice["Part 1", 3] < dice["Part 1", 2] and dice["Part 2", 3] < dice["Part 1", 3]
+
+
+@pytest.mark.parametrize("settings", [{}, {"regions": True}, {"preparation": {"spacing": [2.0, 1.0, 1.0]}}])
+def test_the_entropy_of_a_slice_is_that_of_its_probabilities(tmp_path, settings):
+    model = make_model(tmp_path, scale=3, **settings)
+    options = SegmentOptions(review=True, maps=("probability", "uncertainty"), threads=1)
+    roi = BoxROI.from_bounds((-100, 100, 8, 17, 22.5, 28.5))
+    for chosen in (options, replace(options, roi=roi)):
+        result = segment(model, [random_volume(grid((12, 16, 14)))], chosen)
+        probability = result.maps["probability"].astype(np.float64)
+        each = [entropies(one[None], exclusive=False)[0] for one in probability]
+        expected = np.stack([result.maps["uncertainty"][0].astype(np.float64), *each]).sum(axis=(2, 3))
+        assert result.entropy.shape == (3, 12) and expected.any()
+        assert result.entropy == pytest.approx(expected, rel=0.02, abs=0.5)
+
+
+def test_the_list_is_the_same_however_the_image_is_stored(tmp_path):
+    model = make_model(tmp_path, scale=3, residual_axis="H")
+    volume = random_volume(grid((12, 16, 14), spacing=(1.0, 1.5, 2.0)))
+    lists = []
+    for way in (Reordering((0, 1, 2), (False,) * 3), Reordering((2, 0, 1), (True, False, True))):
+        image = stored(volume, way)
+        result = segment(model, [image], SegmentOptions(review=True, threads=1))
+        report = result.report["review"]
+        axis = report["axis"]
+        assert image.grid.shape[axis] == 16
+        for row in report["rows"]:
+            # The slice's number and the point name the same place.
+            index = np.linalg.inv(image.grid.array_affine) @ [row["r"], row["a"], row["s"], 1]
+            assert index[axis] == pytest.approx(row["slice"], abs=0.02)
+        kept = ("kind", "segment", "expected_wrong_voxels", "expected_dice", "reason")
+        lists.append(sorted(str([row[name] for name in kept]) for row in report["rows"]))
+    assert lists[0] == lists[1] and len(lists[0]) >= 16
 
 
 @pytest.mark.parametrize(

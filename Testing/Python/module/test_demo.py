@@ -26,5 +26,9 @@ def test_the_demo_writes_segments_maps_surfaces_and_pictures(
             assert image.GetSize() == case.GetSize()
             assert max(abs(a - b) for a, b in zip(image.GetOrigin(), case.GetOrigin(), strict=True)) < 1e-4
     assert len(list(folder.glob("*.stl"))) == 2
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Anterior hippocampus" in page and "hippocampus_004" not in page
+    assert (folder / "review.csv").read_text(encoding="utf-8").startswith("rank,kind,segment,slice,")
+    assert len((folder / "statistics.csv").read_text(encoding="utf-8").splitlines()) == 3
     for name in ("views.png", "whole_head.png", "brain_tissue.png", "panel.png"):
         assert matplotlib.image.imread(folder / name)[..., :3].std() > 0.05, f"{name} is empty"
