@@ -21,6 +21,7 @@ def phase(name: str) -> str:
     return {
         "loading": _("Loading the model"),
         "reading": _("Reading the images"),
+        "locating": _("Finding the ROI"),
         "preparing": _("Preparing the images"),
         "segmenting": _("Segmenting"),
         "writing": _("Collecting the result"),

@@ -79,7 +79,7 @@ def fieldOfView(description, volumeNode) -> np.ndarray:
 
 
 def isAdvised(description, volumeNode) -> bool:
-    """Whether the image is so large that the model needs an ROI.
+    """Whether the image is so large that the model needs an ROI, from the user or from its locator.
 
     Raises:
         UserError: ``transform-not-linear``.
@@ -134,15 +134,25 @@ class ROIPanel:
         selector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onAdded)
 
     def update(self) -> None:
-        """Show or hide the advice to draw an ROI."""
+        """Say what no ROI means, and show or hide the advice to draw one."""
         description, volumeNode = self._whenComplete()
-        advised = False
-        if description is not None and self._selector.currentNode() is None:
+        needed = False
+        if description is not None:
             # A volume that cannot be segmented is refused with a sentence when the user clicks Segment.
             with contextlib.suppress(UserError):
-                advised = isAdvised(description, volumeNode)
-        hint = _("The image is much larger than the model's field of view: create an ROI and move it to the structure.")
-        self._hintLabel.text = hint if advised else ""
+                needed = isAdvised(description, volumeNode)
+        isFound = needed and description.locator is not None
+        self._selector.noneDisplay = _("Automatic") if isFound else _("Whole image")
+        advised = needed and self._selector.currentNode() is None
+        if not advised:
+            hint = ""
+        elif isFound:
+            hint = _("The model {locator} finds the structure in the image.").format(locator=description.locator.model)
+        else:
+            hint = _(
+                "The image is much larger than the model's field of view: create an ROI and move it to the structure."
+            )
+        self._hintLabel.text = hint
         self._hintLabel.visible = advised
 
     def _onAdded(self, roiNode) -> None:

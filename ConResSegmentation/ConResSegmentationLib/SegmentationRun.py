@@ -122,7 +122,10 @@ class SegmentationRun(EngineObserver):
 
     def onArray(self, name: str, array: np.ndarray) -> None:
         if not self._isOver and name == "labels":
-            self._preview = ResultPreview(array, self._description.output.segments, self._task.volumeNodes[0])
+            # A locator's places have label values of their own; the first has the model's.
+            description = self._description
+            output = description.located_output if description.locator else description.output
+            self._preview = ResultPreview(array, output.segments, self._task.volumeNodes[0])
 
     def onError(self, error: EngineError) -> None:
         if not self._isOver:
@@ -161,10 +164,11 @@ class SegmentationRun(EngineObserver):
         task, description = self._task, self._description
         volumeNode = task.volumeNodes[0]
         self._checkUnchanged(volumeNode)
+        output = description.located_output if "located" in result.report else description.output
         segments = ResultSegmentation.makeSegments(
-            result.labels, description.output.segments, volumeNode, result.regions, self._origin.model
+            result.labels, output.segments, volumeNode, result.regions, self._origin.model
         )
-        maps = MapVolumes.split(result.maps, [segment.name for segment in description.output.segments])
+        maps = MapVolumes.split(result.maps, [segment.name for segment in output.segments])
         notes = [str(warning) for warning in result.report.get("warnings", [])]
         if not np.any(result.labels):
             notes.append(
@@ -181,7 +185,7 @@ class SegmentationRun(EngineObserver):
             self._origin.sign(node)
             if isFirst:
                 # Later the user's own settings are kept.
-                ResultSegmentation.letPartsShowThrough(node, description.output.segments)
+                ResultSegmentation.letPartsShowThrough(node, output.segments)
             mapNodes = MapVolumes.put(maps, node, volumeNode)
         except Exception:
             if isNew:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.roi import BoxROI
+from conresnet.images.roi import BoxROI, roi_from_text
 from conresnet.images.sources import Wrap, is_path, read_sources
 from conresnet.inference.progress import Progress
 from conresnet.inference.segmentation import LoadedModel, SegmentResult, WarmModel
@@ -78,8 +78,9 @@ def segment(
             if ``channels`` is given.
         model: name of an installed or shipped model, the path of a package, or what ``read_model`` returned.
         channels: images by the model's names for them, such as ``{"T1": ..., "FLAIR": ...}``.
-        roi: where to segment: six numbers R0, R1, A0, A1, S0, S1 in RAS mm, a .mrk.json file from Slicer, or a
-            ``BoxROI``; None for the whole image.
+        roi: where to segment: six numbers R0, R1, A0, A1, S0, S1 in RAS mm, a .mrk.json file from Slicer, a ``BoxROI``,
+            "auto" (the model's locator finds it) or "all" (the whole image). None is "auto" for a model with a locator
+            in an image much larger than the model was trained on, else "all".
         maps: also make these: "residual", "attention", "probability", "features", "uncertainty", "disagreement" (of an
             ensemble), "result_residual", "residual_difference".
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -199,7 +200,7 @@ class Result:
             return self.report["statistics"]
         result, maps = self._result, {**self._result.maps, **self._result.hidden}
         uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
-        grid, output = result.labels.grid, self._model.description.output
+        grid, output = result.labels.grid, result.output
         return segment_statistics(result.labels.array, grid, output, result.channels, uncertainty, result.regions)
 
     def save_report(self, path: str | os.PathLike, name: str | None = None) -> None:
@@ -270,10 +271,10 @@ class _Calling(Progress):
         self._function(phase, fraction, seconds_left)
 
 
-def _box(roi: object) -> BoxROI | None:
+def _box(roi: object) -> BoxROI | str | None:
     if roi is None or isinstance(roi, BoxROI):
         return roi
-    return BoxROI.from_text(os.fspath(roi)) if is_path(roi) else BoxROI.from_bounds(roi)
+    return roi_from_text(os.fspath(roi)) if is_path(roi) else BoxROI.from_bounds(roi)
 
 
 def _names(maps: str | Iterable[str]) -> tuple[str, ...]:

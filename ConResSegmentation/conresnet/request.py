@@ -16,7 +16,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume
-from conresnet.images.roi import BoxROI
+from conresnet.images.roi import AUTOMATIC, WHOLE_IMAGE, BoxROI, roi_from_text
 from conresnet.package.description import TILINGS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -86,7 +86,9 @@ def _flag(help: str) -> dict[str, OptionSpec]:
     return option(help, is_flag=True, from_text=bool, from_plain=_truth)
 
 
-def _box(value: object) -> BoxROI:
+def _roi(value: object) -> BoxROI | str:
+    if value in (AUTOMATIC, WHOLE_IMAGE):
+        return value
     if not isinstance(value, dict):
         raise TypeError("it is not an object")
     return BoxROI.from_dict(value)
@@ -97,7 +99,8 @@ class SegmentOptions:
     """How to segment a case. Each field is an option of ``python -m conresnet segment`` of the same name.
 
     Args:
-        roi: where to segment; None for the whole image.
+        roi: where to segment: a box, "auto" (the model's locator finds it) or "all" (the whole image). None is "auto"
+            for a model with a locator in an image much larger than the model was trained on, else "all".
         maps: names in ``conresnet.package.maps.MAPS``, made along with the labels.
         device: "cpu", "cuda", "cuda:N" or "mps"; "auto" for where the model was loaded, or the best one.
         precision: "fp32", "bf16" or "fp16"; "auto" for what the model was loaded with, or the device's best.
@@ -112,14 +115,16 @@ class SegmentOptions:
         report_name: what the page calls the case; None for nothing, since names of files may identify a patient.
     """
 
-    roi: BoxROI | None = field(
+    roi: BoxROI | str | None = field(
         default=None,
         metadata=option(
-            "Segment only in this box: R0,R1,A0,A1,S0,S1 in mm as Slicer shows it, or a .mrk.json file from Slicer.",
-            metavar="BOX",
-            from_text=BoxROI.from_text,
-            to_plain=BoxROI.to_dict,
-            from_plain=_box,
+            "Segment only in this box: R0,R1,A0,A1,S0,S1 in mm as Slicer shows it, or a .mrk.json file from Slicer. "
+            "auto: the model's locator finds the box; all: the whole image.  [default: auto for a model with a locator "
+            "in an image much larger than it was trained on, else all]",
+            metavar="BOX|auto|all",
+            from_text=roi_from_text,
+            to_plain=lambda roi: roi if isinstance(roi, str) else roi.to_dict(),
+            from_plain=_roi,
         ),
     )
     maps: tuple[str, ...] = field(

@@ -193,7 +193,7 @@ class Slices:
     def of(cls, result: SegmentResult, description: ModelDescription) -> Slices:
         """The slices of a result of a model."""
         place = description.preparation.orientation, slice_axis(description)
-        return cls(result.labels.array, result.regions, description.output, result.labels.grid, *place)
+        return cls(result.labels.array, result.regions, result.output, result.labels.grid, *place)
 
     @cached_property
     def _reorder(self) -> Reordering:

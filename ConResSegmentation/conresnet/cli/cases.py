@@ -29,7 +29,7 @@ class ListedCase:
     Args:
         name: the folder of its results inside the output folder.
         images: one file per channel, in the model's order.
-        roi: as ``BoxROI.from_text`` accepts it; empty for the whole image.
+        roi: as ``conresnet.images.roi.roi_from_text`` accepts it; may be empty.
     """
 
     name: str

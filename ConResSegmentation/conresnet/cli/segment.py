@@ -186,12 +186,12 @@ class _Run:
 
     def segment_all(self, cases: Sequence, options: SegmentOptions, output: Path) -> None:
         """Each case by itself: one of a thousand that cannot be segmented must not keep the others from it."""
-        from conresnet.images.roi import BoxROI
+        from conresnet.images.roi import roi_from_text
 
         mistakes, faults = 0, []
         for case in cases:
             try:
-                roi = BoxROI.from_text(case.roi) if case.roi else None
+                roi = roi_from_text(case.roi) if case.roi else None
                 self.segment(case.images, replace(options, roi=roi), output / case.name)
             except Exception as error:
                 if mistake := as_user_error(error):

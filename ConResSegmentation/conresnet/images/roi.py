@@ -169,3 +169,24 @@ def wants_roi(description: ModelDescription, grid: Grid) -> bool:
         return False
     volume = grid.voxel_volume * np.prod(grid.shape, dtype=float)
     return bool(volume > _MUCH_LARGER * seen_at_once(description, grid).prod())
+
+
+# What ``SegmentOptions.roi`` may be besides a box: found by the model's locator, or the whole image.
+AUTOMATIC, WHOLE_IMAGE = "auto", "all"
+
+
+def roi_from_text(text: str) -> BoxROI | str:
+    """What the text of ``--roi`` means: "auto", "all", or a box as ``BoxROI.from_text`` accepts it."""
+    word = text.strip().lower()
+    return word if word in (AUTOMATIC, WHOLE_IMAGE) else BoxROI.from_text(text)
+
+
+def uses_locator(description: ModelDescription, roi: BoxROI | str | None, grid: Grid) -> bool:
+    """Whether the model's locator finds the ROI in an image on ``grid``.
+
+    Raises:
+        UserError: "no-locator" if that is wanted of a model that names none.
+    """
+    if roi == AUTOMATIC and description.locator is None:
+        raise UserError("no-locator", model=description.title)
+    return roi == AUTOMATIC or (roi is None and description.locator is not None and wants_roi(description, grid))

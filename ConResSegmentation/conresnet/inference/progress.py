@@ -15,7 +15,7 @@ class Progress:
         """Hear how far the work is.
 
         Args:
-            phase: "loading", "reading", "preparing", "segmenting" or "writing".
+            phase: "loading", "reading", "locating", "preparing", "segmenting" or "writing".
             fraction: 0 to 1 of the whole work; never decreases.
             seconds_left: for the whole work, or None while that is not known.
         """

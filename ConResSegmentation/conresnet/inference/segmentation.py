@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 
 import numpy as np
@@ -12,14 +12,16 @@ from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.preparation import PreparedCase, prepare
+from conresnet.images.roi import WHOLE_IMAGE, uses_locator
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
+from conresnet.inference.locating import LocatedResults, Part, check_locator, located_rois, not_located
 from conresnet.inference.postprocessing import PostProcessing, check_postprocessing
 from conresnet.inference.progress import Progress, Tracker
 from conresnet.inference.results import Allocate, LabelWriter, Results
 from conresnet.inference.sliding import Pass, Passes
 from conresnet.inference.windows import Tiling
 from conresnet.package import ModelPackage, read_package
-from conresnet.package.description import ModelDescription
+from conresnet.package.description import ModelDescription, Output
 from conresnet.package.maps import check_maps, map_components, predicted_maps, slice_axis
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions
@@ -45,6 +47,24 @@ class LoadedModel:
     device: str = "auto"
     precision: str = "auto"
     package: ModelPackage | None = None
+    _finder: LoadedModel | None = None
+
+    def finder(self) -> LoadedModel:
+        """The model that its locator names, loaded when it is first needed.
+
+        Raises:
+            UserError: "locator-not-installed", "locator-differs", or as ``load_model``.
+        """
+        if self._finder is None:
+            locator = self.description.locator
+            try:
+                path = find_model(locator.model)
+            except UserError as error:
+                raise UserError("locator-not-installed", model=self.description.title, locator=locator.model) from error
+            finder = load_model(path, self.device, self.precision)
+            check_locator(locator, finder.description)
+            self._finder = finder
+        return self._finder
 
 
 @dataclass
@@ -61,6 +81,7 @@ class SegmentResult:
         channels: the images by the model's names for them.
         hidden: further maps, which the review or the report needed.
         entropy: (K + 1, slices) sums for the review, see ``conresnet.inference.results.Results``.
+        output: the segments: the model's, or those of all places where its locator looked.
     """
 
     labels: Volume
@@ -70,6 +91,7 @@ class SegmentResult:
     channels: dict[str, Volume] = field(default_factory=dict)
     hidden: dict[str, np.ndarray] = field(default_factory=dict)
     entropy: np.ndarray | None = None
+    output: Output | None = None
 
 
 def load_model(package: ModelPackage | str | PathLike, device: str = "auto", precision: str = "auto") -> LoadedModel:
@@ -138,8 +160,17 @@ def segment(
         UserError: an image, the ROI or an option cannot be used, or memory is not sufficient.
         Cancelled: ``progress`` asked to stop.
     """
+    options, progress = options or SegmentOptions(), progress or Progress()
+    description = model.description
     try:
-        return _segment(model, channels, options or SegmentOptions(), progress or Progress(), allocate)
+        ranking = read_ranking(model.package) if options.review or options.report else None
+        if uses_locator(description, options.roi, channels[0].grid):
+            result = _segment_located(model, channels, options, ranking, progress, allocate or _zeros)
+        else:
+            roi = None if options.roi == WHOLE_IMAGE else options.roi
+            result = _segment(model, channels, replace(options, roi=roi), ranking, progress, allocate)
+        result.report |= _further(result, description, options, ranking)
+        return result
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -151,12 +182,12 @@ def _segment(
     model: LoadedModel,
     channels: Sequence[Volume],
     options: SegmentOptions,
+    ranking: Ranking | None,
     progress: Progress,
     allocate: Allocate | None,
 ) -> SegmentResult:
     description, system = model.description, model.system
     maps = check_maps(options.maps, system.maps, description.name)
-    ranking = read_ranking(model.package) if options.review or options.report else None
     tiling = system.tiling.chosen(options.tiling)
     if options.fast:
         tiling = (tiling if options.tiling else tiling.chosen("fitted")).faster()
@@ -191,12 +222,19 @@ def _segment(
             passes.warn(warning)
         by_name = {item.name: volume for item, volume in zip(description.inputs, channels, strict=True)}
         labels = Volume(results.labels, channels[0].grid, description.title)
-        result = SegmentResult(labels, results.maps, {}, results.regions, by_name, results.hidden, results.entropy)
-        further = _further(result, description, options, ranking)
         seconds = tracker.finish()
-    result.report = _report(description, channels, case, tiling, passes, results.writer, threads, seconds) | further
-    result.report |= {"fast": options.fast, "postprocessing": changes.report}
-    return result
+    report = _report(description, channels, case, tiling, passes, results.writer, threads, seconds)
+    report |= {"fast": options.fast, "postprocessing": changes.report}
+    return SegmentResult(
+        labels,
+        results.maps,
+        report,
+        results.regions,
+        by_name,
+        results.hidden,
+        results.entropy,
+        description.output,
+    )
 
 
 def _needed_maps(maps: Sequence[str], options: SegmentOptions, ranking: Ranking | None) -> tuple[str, ...]:
@@ -229,9 +267,58 @@ def _further(
         }
     if options.statistics or options.report:
         further["statistics"] = segment_statistics(
-            labels.array, labels.grid, description.output, result.channels, uncertainty, result.regions
+            labels.array, labels.grid, result.output, result.channels, uncertainty, result.regions
         )
     return further
+
+
+# Of the whole work; the locator sees the whole image.
+_LOCATING = 0.6
+
+
+def _segment_located(
+    model: LoadedModel,
+    channels: Sequence[Volume],
+    options: SegmentOptions,
+    ranking: Ranking | None,
+    progress: Progress,
+    allocate: Allocate,
+) -> SegmentResult:
+    """Segment in the ROIs that the model's locator finds, and put the results together."""
+    description, locator = model.description, model.description.locator
+    finder, output = model.finder(), model.description.located_output
+    coarse = SegmentOptions(device=options.device, precision=options.precision, threads=options.threads)
+    found = _segment(finder, channels, coarse, None, Part(progress, 0.0, _LOCATING, "locating"), None)
+    rois = located_rois(locator, found.labels, finder.description.output)
+    warnings = not_located(locator, rois, finder.description.title, channels[0].name)
+    together, reports = LocatedResults(description, channels[0].grid, allocate), []
+    share = (1 - _LOCATING) / sum(roi is not None for roi in rois)
+    for index, roi in enumerate(rois):
+        if roi is not None:
+            first = _LOCATING + share * len(reports)
+            part = Part(progress, first, first + share)
+            one = _segment(model, channels, replace(options, roi=roi), ranking, part, None)
+            together.add(index, one.labels.array, one.maps, one.hidden, one.entropy)
+            reports.append(one.report)
+    rows = _segment_rows(output, together.voxels(output), channels[0].grid)
+    report = {
+        **reports[-1],
+        "windows": sum(each["windows"] for each in reports),
+        "passes": [row for each in reports for row in each["passes"]],
+        "seconds": {
+            "locating": sum(found.report["seconds"].values()),
+            **{phase: sum(each["seconds"][phase] for each in reports) for phase in reports[0]["seconds"]},
+        },
+        "segments": rows,
+        "volumes_ml": {row["name"]: row["volume_ml"] for row in rows},
+        "warnings": list(dict.fromkeys([*warnings, *(text for each in reports for text in each["warnings"])])),
+        "located": {
+            "model": found.report["model"],
+            "rois": {place.name: roi and roi.to_dict() for place, roi in zip(locator.places, rois, strict=True)},
+        },
+    }
+    labels = Volume(together.labels, channels[0].grid, description.title)
+    return SegmentResult(labels, together.maps, report, None, one.channels, together.hidden, together.entropy, output)
 
 
 def _zeros(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -259,7 +346,7 @@ def _report(
     ``conresnet.statistics.segment_statistics`` returns.
     """
     last = passes.outputs[-1]
-    segments = _segment_rows(description, writer, channels[0].grid)
+    segments = _segment_rows(description.output, writer.voxels, channels[0].grid, writer.region_voxels)
     return {
         "conresnet": __version__,
         "model": {"name": description.name, "version": description.version, "title": description.title},
@@ -292,14 +379,20 @@ def _pass_row(one: Pass) -> dict:
     }
 
 
-def _segment_rows(description: ModelDescription, writer: LabelWriter, grid: Grid) -> list[dict]:
+def _segment_rows(
+    output: Output, voxels: Sequence[int], grid: Grid, region_voxels: Sequence[int] | None = None
+) -> list[dict]:
     """For each segment its name, label, voxels and mL in the label map; for a region also its whole volume."""
     milliliters = grid.voxel_volume / 1000
     rows = []
-    for index, segment in enumerate(description.output.segments):
-        voxels = int(writer.voxels[index])
-        row = {"name": segment.name, "label": segment.label, "voxels": voxels, "volume_ml": voxels * milliliters}
-        if writer.region_voxels is not None:
-            row["region_volume_ml"] = int(writer.region_voxels[index]) * milliliters
+    for index, (segment, count) in enumerate(zip(output.segments, voxels, strict=True)):
+        row = {
+            "name": segment.name,
+            "label": segment.label,
+            "voxels": int(count),
+            "volume_ml": int(count) * milliliters,
+        }
+        if region_voxels is not None:
+            row["region_volume_ml"] = int(region_voxels[index]) * milliliters
         rows.append(row)
     return rows

@@ -36,6 +36,24 @@ COMPUTING: dict[str, str] = {
     "segment-dropped": _(
         "Nothing is left of {segment}: every piece of it is smaller than {volume} mL. Choose a smaller volume."
     ),
+    # The locator, which finds ROIs.
+    "no-locator": _("{model} has no locator, so it cannot find its ROI; draw an ROI around the structure."),
+    "locator-not-installed": _(
+        "{model} finds its ROI with the model {locator}, which is not installed; install that model, or draw an ROI "
+        "around the structure."
+    ),
+    "locator-differs": _(
+        "The installed model {locator} cannot find the ROI, because it does not have the segments {segments} in one "
+        "image; install the version that belongs to the model, or draw an ROI around the structure."
+    ),
+    "nothing-located": _(
+        "{locator} found none of these structures in {name}: {structures}. Check that the image shows them, or draw an "
+        "ROI around the structure."
+    ),
+    "warn-not-located": _(
+        "{locator} did not find this place in {name}: {place}. Nothing was segmented there; if it is wanted, draw an "
+        "ROI around it."
+    ),
     # The engine's process.
     "bad-request": _("The engine did not understand the request ({reason}); restart Slicer, and segment again."),
     "channel-unreadable": _("The array of {name} cannot be read from {path} ({reason}); segment again."),

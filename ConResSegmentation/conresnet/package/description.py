@@ -19,8 +19,8 @@ from conresnet.systems import declared_system
 
 FORMAT = "conresnet-model"
 # Version 2 added the copies of an input, regions that include others, and systems and intensity steps that version 1
-# did not have; version 3 added what an ROI means to a model.
-FORMAT_VERSION = 3
+# did not have; version 3 added what an ROI means to a model; version 4 added the locator.
+FORMAT_VERSION = 4
 DESCRIPTION_FILE = "model.json"
 CARD_FILE = "MODEL_CARD.md"
 WEIGHTS_SUFFIX = ".safetensors"
@@ -272,6 +272,58 @@ class Output:
                 yield f"segments[{index}].includes", "must contain only names of regions that are painted later"
 
 
+@dataclass(frozen=True, kw_only=True)
+class LocatedPlace:
+    """One place in the body where the locator looks, such as one side."""
+
+    name: str = field("goes before the name of each segment found there, such as `Left`", check=_segment_name)
+    segments: tuple[str, ...] = field("the locator's segments that are there", least=1, unique=True)
+    region: Code | None = field("anatomic region of what is found there", default=None, omit=True)
+    region_modifier: Code | None = field("refines the region", default=None, omit=True)
+
+    def of(self, segment: Segment, label: int) -> Segment:
+        """A segment of the model as it is found here."""
+        terms = segment.terminology
+        if terms and self.region and not terms.region:
+            terms = replace(terms, region=self.region, region_modifier=self.region_modifier)
+        name = f"{self.name} {segment.name[:1].lower()}{segment.name[1:]}"
+        return replace(segment, name=name, label=label, terminology=terms)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """A modifier of nothing."""
+        if self.region_modifier and not self.region:
+            yield "region_modifier", "needs a region"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locator:
+    """Another model that finds the ROIs in an image of more than the model was trained on.
+
+    It segments the whole image. Around what it finds of each place lies an ROI with a margin, in which the model then
+    segments, so that each place has segments of its own.
+    """
+
+    model: str = field("name of the other model, which takes the first image", check=_plain_name)
+    margin: float = field("mm from what it finds to the faces of the ROI", low=0, high=100)
+    places: tuple[LocatedPlace, ...] = field("where it looks", least=1, most=16)
+
+    def output(self, output: Output) -> Output:
+        """What comes out: the model's segments at the first place, then those at the next.
+
+        The label values of each place begin after the highest of the place before; the first has the model's own.
+        """
+        step = max(segment.label for segment in output.segments)
+        places = [
+            {segment.name: place.of(segment, segment.label + index * step) for segment in output.segments}
+            for index, place in enumerate(self.places)
+        ]
+        return replace(
+            output,
+            segments=tuple(segment for found in places for segment in found.values()),
+            paint_order=tuple(found[name].name for found in places for name in output.paint_order),
+        )
+
+
 @dataclass(frozen=True)
 class PackedFile:
     """What a file of the package must be."""
@@ -301,6 +353,7 @@ class ModelDescription:
     system: System = field("the networks, and how they make a segmentation")
     inference: Inference = field("the sliding-window pass")
     output: Output = field("the segments")
+    locator: Locator | None = field("finds the ROIs where the user gives none", default=None, omit=True, since=4)
     files: dict[str, PackedFile] = field("every file except model.json", default=None, keys=_packed_name)
 
     @property
@@ -323,10 +376,16 @@ class ModelDescription:
         if reason := repeated([item.name for item in self.inputs]):
             yield "inputs", reason
         yield from _system_faults(self)
+        yield from _locator_faults(self)
         for index, network in enumerate(self.system.networks):
             # Only a description that is yet to be written may do without its files.
             if self.files and network.weights not in self.files:
                 yield f"system.networks[{index}].weights", f"names {network.weights}, which is not among the files"
+
+    @property
+    def located_output(self) -> Output:
+        """What comes out where the locator has found the ROIs."""
+        return self.locator.output(self.output)
 
     def with_files(self, files: Mapping[str, PackedFile]) -> "ModelDescription":
         """The same description of other files, as the writer makes it."""
@@ -402,6 +461,23 @@ def _system_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
         yield from _residual_faults(place, network.type, network.arguments, segments, outputs)
         if network.arguments.get("residual_axis", "S") != first_axis:
             yield f"{place}.residual_axis", f"must be {first_axis}, as for the first network"
+
+
+def _locator_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
+    """A locator whose places cannot be told apart in one label map."""
+    locator, output = description.locator, description.output
+    if locator is None:
+        return
+    if output.kind != "labels":
+        yield "locator", "needs segments that exclude each other (output.kind labels)"
+    if len(description.inputs) > 1:
+        yield "locator", "needs a model of one image"
+    if locator.model == description.name:
+        yield "locator.model", "must be another model"
+    if len(locator.places) * max(segment.label for segment in output.segments) > 255:
+        yield "locator.places", "are too many: their label values would exceed 255"
+    if reason := repeated([place.name for place in locator.places]):
+        yield "locator.places", reason
 
 
 def _residual_faults(

@@ -86,9 +86,11 @@ def test_every_kind_of_image_gives_the_voxels_of_the_command_line(tmp_path, mode
         assert np.array_equal(np.asanyarray(result.maps[name].dataobj), maps[name])
 
     result = segment((np.asanyarray(source.dataobj), source.affine), model, maps=MAPS)
-    assert np.array_equal(result.labels, labels.T) and result.labels.dtype == np.uint8
+    # A file's header has fewer digits than an affine, which shows in the last digit of an oblique image's maps, and in
+    # the labels where two segments are equally likely.
+    differing = np.mean(result.labels != labels.T)
+    assert differing <= (0 if kind != "oblique" else 1e-3) and result.labels.dtype == np.uint8
     for name in MAPS:
-        # A file's header has fewer digits than an affine, which shows in the last one of an oblique image's maps.
         np.testing.assert_allclose(result.maps[name], maps[name], atol=0 if kind != "oblique" else 1e-3)
 
     for image in (str(tmp_path / "image.nii"), tmp_path / "image.nii"):

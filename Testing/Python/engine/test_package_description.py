@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from conresnet.errors import UserError
 from conresnet.package import parse_description
+from conresnet.package.description import FORMAT_VERSION
 from engine.model_cases import description as model_description
 from engine.package_cases import ARGUMENTS, changed, document, older, refusal
 
@@ -204,7 +205,7 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(path: str, value: obj
     assert re.split(r"[.\[]", field)[0] in (path.split(".")[0], "system")
 
 
-@pytest.mark.parametrize("version", [4, 99])
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
 def test_a_newer_format_asks_for_an_update(version: int) -> None:
     newer = {"format": "conresnet-model", "format_version": version, "something": "new"}
     sentence = refusal("package-newer", parse_description, newer, "a/model.json")

@@ -1,0 +1,154 @@
+"""From what a locator found to ROIs, and from the result in each ROI to one result. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from conresnet.errors import UserError
+from conresnet.images.grid import Grid, Volume, bounding_box, transformed
+from conresnet.images.roi import BoxROI
+from conresnet.inference.progress import Progress
+from conresnet.inference.results import Allocate, small_components
+from conresnet.messages import sentence
+from conresnet.package.description import Locator, ModelDescription, Output
+from conresnet.package.maps import MAPS
+
+
+def check_locator(locator: Locator, finder: ModelDescription) -> None:
+    """Refuse another model than the locator means.
+
+    Raises:
+        UserError: "locator-differs" if it takes several images or lacks a segment that the locator names.
+    """
+    wanted = {name for place in locator.places for name in place.segments}
+    if len(finder.inputs) > 1 or finder.output.kind != "labels" or not wanted <= set(finder.output.names):
+        raise UserError("locator-differs", locator=finder.title, segments=", ".join(sorted(wanted)))
+
+
+def located_rois(locator: Locator, labels: Volume, output: Output) -> list[BoxROI | None]:
+    """For each place the ROI around what was found of it: its largest connected part, and the margin on all sides.
+
+    Args:
+        labels: label values as the locator's model gives them.
+        output: of the locator's model.
+
+    Returns:
+        Boxes along the patient's axes; None for a place of which nothing was found.
+    """
+    values = {segment.name: segment.label for segment in output.segments}
+    rois: list[BoxROI | None] = []
+    for place in locator.places:
+        mask = np.isin(labels.array, [values[name] for name in place.segments])
+        box = bounding_box(mask)
+        if box is None:
+            rois.append(None)
+            continue
+        mask = mask[box]
+        # Sizes as shares of all: only the largest part is not smaller than all of it.
+        index = np.argwhere(mask & ~small_components(mask, 1.0)) + [part.start for part in box]
+        points = transformed(index, labels.grid.array_affine)
+        low, high = points.min(axis=0) - locator.margin, points.max(axis=0) + locator.margin
+        rois.append(BoxROI((low + high) / 2, np.eye(3), np.maximum(high - low, labels.grid.spacing.max())))
+    return rois
+
+
+def not_located(locator: Locator, rois: Sequence[BoxROI | None], finder: str, image: str) -> list[str]:
+    """Warnings for the places that were not found.
+
+    Raises:
+        UserError: "nothing-located" if no place was.
+    """
+    missing = [place.name for place, roi in zip(locator.places, rois, strict=True) if roi is None]
+    structures = ", ".join(name for place in locator.places for name in place.segments)
+    if len(missing) == len(rois):
+        raise UserError("nothing-located", name=image, locator=finder, structures=structures)
+    return [sentence("warn-not-located", {"name": image, "locator": finder, "place": place}) for place in missing]
+
+
+class LocatedResults:
+    """The results at all places together, on the grid of the case's first channel.
+
+    What has one component per segment gets one per place and segment, in the order of ``Locator.output``.
+
+    Args:
+        description: the model's; it names a locator.
+        grid: of the results.
+        allocate: see ``conresnet.inference.segmentation.segment``.
+
+    Attributes:
+        labels: [k, j, i] uint8, values as ``Locator.output`` has them.
+        maps, hidden: [c, k, j, i] float16 by name; see ``conresnet.inference.segmentation.SegmentResult``.
+        entropy: as ``conresnet.inference.results.Results`` has it; None without a review.
+    """
+
+    def __init__(self, description: ModelDescription, grid: Grid, allocate: Allocate):
+        self._count = len(description.output.segments)
+        self._step = max(segment.label for segment in description.output.segments)
+        self._places = len(description.locator.places)
+        self._allocate = allocate
+        self._grid = grid
+        self.labels = allocate("labels", grid.shape, np.dtype(np.uint8))
+        self.maps: dict[str, np.ndarray] = {}
+        self.hidden: dict[str, np.ndarray] = {}
+        self.entropy: np.ndarray | None = None
+
+    def add(
+        self,
+        place: int,
+        labels: np.ndarray,
+        maps: Mapping[str, np.ndarray],
+        hidden: Mapping[str, np.ndarray],
+        entropy: np.ndarray | None,
+    ) -> None:
+        """Take the result at a place; where two places meet, the first one stays."""
+        box = bounding_box(labels)
+        if box is not None:
+            found, target = labels[box], self.labels[box]
+            np.copyto(target, found + np.uint8(place * self._step), where=(found != 0) & (target == 0))
+        for name, array in maps.items():
+            self._merge(self.maps, name, array, place, self._allocate)
+        for name, array in hidden.items():
+            self._merge(self.hidden, name, array, place, lambda name, shape, dtype: np.zeros(shape, dtype))
+        if entropy is not None:
+            if self.entropy is None:
+                self.entropy = np.zeros((1 + self._places * self._count, entropy.shape[1]))
+            self.entropy[0] += entropy[0]
+            self.entropy[1 + place * self._count :][: self._count] += entropy[1:]
+
+    def _merge(self, into: dict[str, np.ndarray], name: str, array: np.ndarray, place: int, allocate: Allocate) -> None:
+        is_per_segment = MAPS[name].per_segment and len(array) == self._count
+        if name not in into:
+            components = self._count * self._places if is_per_segment else len(array)
+            into[name] = allocate(name, (components, *self._grid.shape), array.dtype)
+        target = into[name][place * self._count :][: self._count] if is_per_segment else into[name]
+        np.maximum(target, array, out=target)
+
+    def voxels(self, output: Output) -> list[int]:
+        """How many voxels each segment has."""
+        counts = np.bincount(self.labels.ravel(), minlength=256)
+        return [int(counts[segment.label]) for segment in output.segments]
+
+
+class Part(Progress):
+    """A part of a longer work, with a progress of its own.
+
+    Args:
+        whole: what to tell.
+        first, last: where the part begins and ends, 0 to 1 of the whole.
+        phase: what the part is called; "" for the names of its own phases.
+    """
+
+    def __init__(self, whole: Progress, first: float, last: float, phase: str = ""):
+        self._whole, self._first, self._last, self._phase = whole, first, last, phase
+
+    def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+        done = self._first + (self._last - self._first) * fraction
+        if seconds_left is not None and done < self._last:
+            # As if the rest took as long for its share as the rest of this part.
+            seconds_left *= (1 - done) / (self._last - done)
+        self._whole.report(self._phase or phase, done, seconds_left if done < self._last else None)
+
+    def cancelled(self) -> bool:
+        return self._whole.cancelled()

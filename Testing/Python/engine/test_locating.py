@@ -1,0 +1,175 @@
+"""A locator finds the ROIs: what it names, where they lie, and that the results in them become one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import conresnet
+from conresnet.errors import UserError
+from conresnet.images.grid import Volume
+from conresnet.inference.progress import Progress
+from conresnet.inference.segmentation import LoadedModel, load_model, segment
+from conresnet.package import ModelPackage, parse_description, write_package
+from conresnet.request import SegmentOptions
+from engine.model_cases import WEIGHTS, description, use_test_networks
+from engine.package_cases import document, refusal
+from engine.volumes import grid
+
+PLACES = [
+    {
+        "name": "Left",
+        "segments": ["Part 1"],
+        "region": {"scheme": "SCT", "value": "12738006", "meaning": "Brain"},
+        "region_modifier": {"scheme": "SCT", "value": "7771000", "meaning": "Left"},
+    },
+    {"name": "Right", "segments": ["Part 2"]},
+]
+LOCATOR = {"model": "finder", "margin": 3, "places": PLACES}
+
+
+def located(**changes: object) -> dict:
+    return document(format_version=4, locator={**LOCATOR, **changes})
+
+
+def write(folder: Path, name: str, locator: dict | None = None) -> ModelPackage:
+    """A model that gives voxels of 1 and 2 the segments of that number."""
+    values = description(network="pointwise", intensity=(), inference={"window": [8, 8, 8]}) | {"name": name}
+    if locator:
+        values |= {"format_version": 4, "locator": locator}
+    weights = {"layer.weight": torch.tensor([0.0, 4.0, 10.0]).reshape(3, 1, 1, 1, 1)}
+    weights["layer.bias"] = torch.tensor([0.0, -2.0, -13.5])
+    return write_package(parse_description(values), {WEIGHTS: safetensors.torch.save(weights)}, folder / name)
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+    use_test_networks(monkeypatch)
+    monkeypatch.setenv("CONRESNET_MODELS", str(tmp_path))
+    write(tmp_path, "finder")
+    return load_model(write(tmp_path, "organ", LOCATOR), "cpu", "fp32")
+
+
+@pytest.fixture
+def image() -> Volume:
+    """A block of 1 on one side with a speck of it far away, a block of 2 on the other side."""
+    array = np.zeros((40, 44, 48), np.float32)
+    array[10:16, 20:27, 8:12] = 1
+    array[35, 2, 2] = 1
+    array[11:17, 20:27, 34:40] = 2
+    return Volume(array, grid(array.shape), "head")
+
+
+def test_the_result_has_segments_of_each_place(model: LoadedModel, image: Volume) -> None:
+    result = segment(model, [image], SegmentOptions(maps=("probability",), review=True, statistics=True))
+    expected = np.where(image.array == 1, 10, np.where(image.array == 2, 40, 0))
+    expected[35, 2, 2] = 0
+    np.testing.assert_array_equal(result.labels.array, expected)
+    rows = {row["name"]: (row["label"], row["voxels"]) for row in result.report["segments"]}
+    assert rows == {
+        "Left part 1": (10, 168),
+        "Left part 2": (20, 0),
+        "Right part 1": (30, 0),
+        "Right part 2": (40, 252),
+    }
+    assert result.report["volumes_ml"]["Right part 2"] == pytest.approx(252 * image.grid.voxel_volume / 1000)
+    assert result.report["located"]["model"]["name"] == "finder"
+    assert result.maps["probability"].shape == (4, *image.array.shape)
+    assert (result.maps["probability"].argmax(axis=0)[expected == 40] == 3).all()
+    names = [item.name for item in result.output.segments]
+    assert names == [row["name"] for row in result.report["segments"]]
+    assert names == [row["segment"] for row in result.report["statistics"]]
+    slices = {row["segment"] for row in result.report["review"]["rows"] if row["kind"] == "slice"}
+    assert slices == {"all", "Left part 1", "Right part 2"}
+
+
+def test_the_margin_lies_around_the_largest_part(model: LoadedModel, image: Volume) -> None:
+    result = segment(model, [image], SegmentOptions(roi="auto"))
+    roi = result.report["located"]["rois"]["Left"]
+    points = image.grid.to_ras(np.argwhere(image.array == 1)[:-1].astype(float))
+    np.testing.assert_allclose(roi["size"], np.ptp(points, axis=0) + 6, atol=1e-6)
+    np.testing.assert_allclose(roi["center"], (points.min(axis=0) + points.max(axis=0)) / 2, atol=1e-6)
+
+
+def test_a_place_that_is_not_found_is_said(model: LoadedModel, image: Volume) -> None:
+    image.array[image.array == 2] = 0
+    result = segment(model, [image])
+    assert result.report["located"]["rois"]["Right"] is None
+    assert [text for text in result.report["warnings"] if "Right" in text]
+    image.array[image.array == 1] = 0
+    image.array[0, 0, 0] = 0.1
+    with pytest.raises(UserError) as caught:
+        segment(model, [image])
+    assert caught.value.code == "nothing-located"
+
+
+def test_the_whole_image_a_crop_and_a_box_need_no_locator(model: LoadedModel, image: Volume, tmp_path: Path) -> None:
+    (tmp_path / "finder" / "model.json").unlink()
+    assert set(np.unique(segment(model, [image], SegmentOptions(roi="all")).labels.array)) == {0, 10, 20}
+    crop = Volume(image.array[8:18, 18:29, 6:14].copy(), grid((10, 11, 8)), "crop")
+    assert "located" not in segment(model, [crop]).report
+    with pytest.raises(UserError) as caught:
+        segment(model, [image])
+    assert caught.value.code == "locator-not-installed"
+
+
+def test_auto_needs_a_locator_with_the_segments(model: LoadedModel, image: Volume, tmp_path: Path) -> None:
+    plain = load_model(tmp_path / "finder", "cpu", "fp32")
+    with pytest.raises(UserError) as caught:
+        segment(plain, [image], SegmentOptions(roi="auto"))
+    assert caught.value.code == "no-locator"
+    other = {**LOCATOR, "places": [{"name": "Left", "segments": ["Liver"]}]}
+    with pytest.raises(UserError) as caught:
+        segment(load_model(write(tmp_path, "other", other)), [image])
+    assert caught.value.code == "locator-differs"
+
+
+def test_progress_never_goes_back_and_can_be_stopped(model: LoadedModel, image: Volume) -> None:
+    class Heard(Progress):
+        def __init__(self) -> None:
+            self.said: list[tuple[str, float]] = []
+
+        def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+            self.said.append((phase, fraction))
+
+    heard = Heard()
+    segment(model, [image], progress=heard)
+    fractions = [fraction for _phase, fraction in heard.said]
+    assert fractions == sorted(fractions) and fractions[-1] == pytest.approx(1.0)
+    assert heard.said[0][0] == "locating" and heard.said[-1][0] == "writing"
+
+
+def test_python_takes_auto(model: LoadedModel, image: Volume) -> None:
+    pair = (np.asarray(image.array).transpose(2, 1, 0), image.grid.affine)
+    result = conresnet.segment(pair, "organ", roi="auto", device="cpu")
+    assert set(np.unique(result.labels)) == {0, 10, 40}
+
+
+def test_a_region_is_added_to_the_terminology() -> None:
+    first, second = parse_description(located()).located_output.segments[:2]
+    assert first.name == "Left left part" and first.terminology.region_modifier.meaning == "Left"
+    assert first.terminology.type_modifier.meaning == "Left" and second.terminology is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"model": "organ"}, "locator.model"),
+        ({"model": "../other"}, "locator.model"),
+        ({"places": []}, "locator.places"),
+        ({"places": [PLACES[0], PLACES[0]]}, "locator.places"),
+        ({"places": [{**PLACES[1], "region_modifier": PLACES[0]["region_modifier"]}]}, "region_modifier"),
+        ({"margin": -1}, "locator.margin"),
+    ],
+)
+def test_a_locator_that_cannot_be_used_is_refused(changes: dict, field: str) -> None:
+    assert field in refusal("package-description", parse_description, located(**changes))
+
+
+def test_before_version_4_there_was_no_locator() -> None:
+    assert parse_description(document()).locator is None
+    assert "locator" in refusal("package-description", parse_description, document(locator=LOCATOR))
