@@ -244,6 +244,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the inputs of trials that went wrong here")
     options = parser.parse_args()
     sys.path[:0] = map(str, PATHS)
+    # For processes that are forked from another one than this.
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, PATHS))
     # This file is __main__ now; campaigns import it by its name.
     sys.modules["robustness"] = sys.modules[__name__]
     for path in sorted(HERE.glob("campaign_*.py")):

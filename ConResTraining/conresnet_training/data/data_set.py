@@ -126,7 +126,8 @@ def sorted_cases(cases: Iterable[Case], source: Path) -> tuple[Case, ...]:
         if other == case and other is not case:
             raise UserError("case-listed-twice", case=case.name, path=str(source))
         if other is not case:
-            files = str(other.images[0]), str(case.images[0])
+            # A label map without images is a case too.
+            files = [str((one.images or (one.label,))[0]) for one in (other, case)]
             raise UserError("case-name-repeated", case=case.name, path=str(source), first=files[0], second=files[1])
     if not found:
         raise UserError("no-cases", path=str(source))

@@ -26,7 +26,7 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.images.grid import Volume
 from conresnet.messages import printable
-from conresnet_training.data.data_set import Case, DataSet, case_name, folder_name, sorted_cases
+from conresnet_training.data.data_set import Case, DataSet, case_name, find_file, folder_name, sorted_cases
 from conresnet_training.data.description import read_json_object, shortened
 
 LABEL_MAPS_FILE = "label_maps.json"
@@ -169,7 +169,8 @@ def _cases(path: Path, content: Mapping[str, Any]) -> Iterator[Case]:
         raise _error(path, "label-maps-no-pattern")
     for pattern in patterns:
         try:
-            files = sorted(folder.glob(pattern))
+            # Windows separates folders by backslashes.
+            files = sorted(folder.glob(pattern)) or sorted(folder.glob(pattern.replace("\\", "/")))
         except (ValueError, NotImplementedError) as error:
             raise _error(path, "label-maps-pattern-absolute", pattern=pattern) from error
         if not files:
@@ -179,7 +180,8 @@ def _cases(path: Path, content: Mapping[str, Any]) -> Iterator[Case]:
         files = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]
         if not all(isinstance(file, str) and file for file in files):
             raise _error(path, "label-maps-image-entry", entry=shortened(json.dumps(entry)))
-        yield Case(case_name(folder / files[0]), (folder / files[0],), folder / files[1])
+        image, label = (find_file(folder, file) for file in files)
+        yield Case(case_name(image), (image,), label)
 
 
 def _error(path: Path, code: str, **values: object) -> UserError:

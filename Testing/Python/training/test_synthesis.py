@@ -139,6 +139,20 @@ def test_a_description_that_cannot_be_used_is_refused(heads, changes, code, valu
     assert {key: caught.value.values[key] for key in values} == values
 
 
+def test_an_image_that_is_named_like_a_label_map_is_another_case_of_that_name(heads):
+    name = "training_seg_01.nii.gz"
+    folder = described(heads, images=[{"image": f"images/{name}", "label": f"labels/{name}"}])
+    with pytest.raises(UserError) as caught:
+        read_data_set(folder)
+    assert caught.value.code == "case-name-repeated"
+    assert [Path(caught.value.values[key]).parent.name for key in ("first", "second")] == ["label_maps", "images"]
+
+
+def test_paths_of_windows_are_found(heads):
+    folder = described(heads, label_maps="label_maps\\*.nii.gz")
+    assert len(read_data_set(folder).cases) == 3
+
+
 def test_a_value_that_is_not_described_is_refused(heads, plan, tmp_path):
     content = json.loads((heads / "label_maps.json").read_text(encoding="utf-8"))
     left = [value for value in content["surroundings"] if value != 507]
