@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from conresnet.package.description import ModelDescription
 from conresnet_training.data import Case
 from conresnet_training.data.label_map_folder import OVERSAMPLING, Tissues
 from conresnet_training.data.label_maps import (
+    VALUES,
     LabelPlaces,
     check_expected,
     index_of_labels,
@@ -62,6 +64,16 @@ class TrainingCase:
         """Where each value is in ``label``."""
         return LabelPlaces(np.load(self.places_file, mmap_mode="r"))
 
+    def is_whole(self, has_image: bool = True) -> bool:
+        """Whether the files exist and have sizes that fit each other; somebody may have damaged or removed them."""
+        try:
+            label, index = self.label, np.load(self.places_file, mmap_mode="r")
+            image_fits = not has_image or (self.image.dtype == np.float32 and self.image.shape[1:] == label.shape)
+            counts = np.array(index[:VALUES])
+            return bool(image_fits and label.dtype == np.uint8 and len(index) == VALUES + counts.sum() == index.size)
+        except (OSError, ValueError, EOFError, TypeError):
+            return False
+
 
 def prepare_case(
     case: Case,
@@ -89,14 +101,14 @@ def prepare_case(
     own = file_stem(case.name)
     stem = f"{own}_{_state(case, model, *drawn)}"
     image_file, label_file, places_file = (folder / f"{stem}_{part}.npy" for part in ("image", "label", "places"))
-    # The places are written last: if they exist, the others are complete.
-    if not places_file.exists():
+    made = TrainingCase(case.name, image_file, label_file, places_file)
+    if not made.is_whole():
         parts = re.compile(rf"{re.escape(own)}_[0-9a-f]{{12}}_([a-z]+)\.npy")
         old = {path: match[1] for path in folder.glob("*.npy") if (match := parts.fullmatch(path.name))}
-        if "places" in old.values():
+        if "places" in [part for path, part in old.items() if path != places_file]:
             on_change(case.name)
         for path in old:
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         try:
             channels, label = read_case(case, [item.name for item in model.inputs], synthesizer)
             if labels is not None and case.images:
@@ -108,7 +120,7 @@ def prepare_case(
             _write_array(index_of_labels(array), places_file)
         except UserError as error:
             raise error.within("in-case", case=case.name) from error
-    return TrainingCase(case.name, image_file, label_file, places_file)
+    return made
 
 
 def prepare_label_map(case: Case, model: ModelDescription, folder: Path, tissues: Tissues) -> TrainingCase:
@@ -122,16 +134,16 @@ def prepare_label_map(case: Case, model: ModelDescription, folder: Path, tissues
     """
     how = replace(model.preparation, spacing=tuple(mm / OVERSAMPLING for mm in model.preparation.spacing))
     stem = f"{file_stem(case.name)}_{_state(case, replace(model, preparation=how), tissues.values)}"
-    label_file, places_file = (folder / f"{stem}_{part}.npy" for part in ("label", "places"))
-    if not places_file.exists():
+    made = TrainingCase(case.name, *(folder / f"{stem}_{part}.npy" for part in ("image", "label", "places")))
+    if not made.is_whole(has_image=False):
         try:
             label = tissues.as_places(read_single(case.label))
             array = _label(label, ModelSpace.fit(label.grid, how.orientation, how.spacing, name=label.name))
-            _write_array(array, label_file)
-            _write_array(index_of_labels(array), places_file)
+            _write_array(array, made.label_file)
+            _write_array(index_of_labels(array), made.places_file)
         except UserError as error:
             raise error.within("in-case", case=case.name) from error
-    return TrainingCase(case.name, folder / f"{stem}_image.npy", label_file, places_file)
+    return made
 
 
 def _state(case: Case, model: ModelDescription, *further: object) -> str:

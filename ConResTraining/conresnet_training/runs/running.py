@@ -33,7 +33,7 @@ def sole_process(folder: Path) -> Iterator[None]:
     """Make this process the only one that trains in ``folder``, and record it there. Earlier stop requests are dropped.
 
     Raises:
-        UserError: ``run-in-use``.
+        UserError: ``run-in-use``, ``disk-full`` or ``cannot-write``.
     """
     try:
         descriptor = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
@@ -43,10 +43,12 @@ def sole_process(folder: Path) -> Iterator[None]:
         if not _locked(descriptor, _SECONDS_TO_TRY):
             other = _read(folder) or {}
             raise UserError("run-in-use", path=str(folder), pid=other.get("pid", "unknown"))
-        (folder / STOP_FILE).unlink(missing_ok=True)
-        for left in folder.glob(".part-*"):
-            # What a killed process was writing.
-            left.unlink(missing_ok=True)
+        try:
+            # The second is what a killed process was writing.
+            for left in (folder / STOP_FILE, *folder.glob(".part-*")):
+                left.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(error, left) from error
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with replacing(folder / RUNNING_FILE) as temporary:
             content = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}

@@ -73,6 +73,11 @@ def test_run_that_was_killed_while_it_began_does_not_block_its_folder(data_set, 
         assert not list(folder.glob(".part-*"))
 
 
+def test_folder_in_place_of_the_stop_file_is_named(run, monkeypatch, capsys):
+    (run.folder / "stop").mkdir()
+    assert str(run.folder / "stop") in refusal(monkeypatch, capsys, "resume", run.folder)
+
+
 def test_plan_that_the_user_keeps_in_a_folder_is_not_replaced(data_set, tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()

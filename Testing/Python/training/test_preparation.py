@@ -203,6 +203,26 @@ def test_long_paths_that_are_not_ascii(tmp_path):
     assert case.label.any()
 
 
+@pytest.mark.parametrize("part", ["image", "label", "places"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "other", "folder", "gone"])
+def test_prepared_files_that_were_damaged_are_made_again(tmp_path, part, damage):
+    folder = decathlon(tmp_path / "d")
+    whole = prepared(folder, tmp_path)
+    before = [np.array(one) for one in (whole.image, whole.label, whole.places.counts)]
+    file = getattr(whole, f"{part}_file")
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "folder":
+        file.mkdir()
+    elif damage == "other":
+        np.save(file, np.zeros((3, 3)))
+    elif damage != "gone":
+        file.write_bytes(content[:200] if damage == "cut" else b"")
+    again = prepared(folder, tmp_path)
+    for one, other in zip(before, (again.image, again.label, again.places.counts), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 MANY = """
 import json, sys
 from pathlib import Path
