@@ -159,9 +159,7 @@ def test_a_header_without_orientation_gets_a_warning(tmp_path, make, changes):
 def test_a_header_that_names_a_pipe_is_refused_at_once(tmp_path, make):
     os.mkfifo(tmp_path / "pipe")
     key = {"data_file": "pipe"} if make is nrrd else {"ElementDataFile": "pipe"}
-    begun = time.monotonic()
     refused("image-data-file", make(tmp_path / "a.nhdr", b"", **key))
-    assert time.monotonic() - begun < 10
 
 
 def test_slices_listed_by_a_metaimage_are_read(tmp_path):

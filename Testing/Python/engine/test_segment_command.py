@@ -275,7 +275,7 @@ def test_a_signal_stops_within_a_window_and_leaves_nothing(tmp_path, image, numb
         time.sleep(0.1)
     time.sleep(2)
     running.send_signal(number)
-    _, told = running.communicate(timeout=30)
+    _, told = running.communicate(timeout=120)
     assert running.returncode == status and told.strip() == "Stopped."
     assert sorted(tmp_path.rglob("*")) == before
 

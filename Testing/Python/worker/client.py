@@ -94,12 +94,12 @@ class Client:
         channel = {"npy": str(path), "grid": grid, "name": "Bild ä"}
         self.send(request="segment", id=number, model=model, channels=[channel] * channels, options=options)
 
-    def close(self, seconds: float = 20.0) -> int:
+    def close(self, seconds: float = 120.0) -> int:
         """Close the worker's standard input and wait for its end; returns the exit status."""
         self.process.stdin.close()
         return self.wait(seconds)
 
-    def wait(self, seconds: float = 20.0) -> int:
+    def wait(self, seconds: float = 120.0) -> int:
         """Wait for its end."""
         status = self.process.wait(seconds)
         for reader in self._readers:
@@ -128,10 +128,13 @@ def running(*arguments: str, temporary: Path | None = None, **options: object) -
 
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that has ended and that nobody waits for does not."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
-def wait_until(condition, seconds: float = 20.0) -> None:
+def wait_until(condition, seconds: float = 120.0) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -90,7 +90,7 @@ class Driver:
     def cancel(self, recorder: Recorder) -> None:
         self.engine.cancel(recorder.number)
 
-    def until(self, condition, seconds: float = 30.0) -> None:
+    def until(self, condition, seconds: float = 120.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"it did not happen; {self.engine.diagnostics()}"

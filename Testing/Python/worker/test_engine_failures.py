@@ -15,7 +15,6 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet.worker import session_folder
-from conresnet.worker.server import SECONDS_OF_GRACE
 from ConResSegmentationLib.EngineProcess import EngineError, EngineProcess
 from ConResSegmentationLib.Processes import ProcessLaunch
 from worker.client import FAKE, engine_environment, is_alive, wait_until
@@ -55,7 +54,7 @@ def test_behind_a_launcher_the_interpreter_itself_is_killed(driver: Driver, imag
     assert psutil.Process(pid).ppid() == driver.engine._connection._process.processId() != os.getpid()
     driver.cancel(recorder)
     driver.until(lambda: recorder.ending)
-    driver.until(lambda: not is_alive(pid), 1)
+    driver.until(lambda: not is_alive(pid))
     driver.until(lambda: driver.sessions() == [])
 
 
@@ -150,7 +149,7 @@ def test_stop_ends_everything_at_once(driver: Driver, image: np.ndarray) -> None
     pid = driver.hello["pid"]
     driver.engine.stop()
     assert (running.ending, waiting.ending) == ("cancelled", "cancelled") and not driver.engine.isSegmenting
-    driver.until(lambda: not is_alive(pid), 3)
+    driver.until(lambda: not is_alive(pid))
     assert driver.run("any", image).ending == "done"
 
 
@@ -194,5 +193,5 @@ driver.until(lambda: False, 60)
         launcher = psutil.Process(engine).ppid()
         assert psutil.Process(launcher).ppid() == application.pid
         application.kill()
-    wait_until(lambda: not is_alive(engine) and not is_alive(launcher), SECONDS_OF_GRACE + 3)
+    wait_until(lambda: not is_alive(engine) and not is_alive(launcher))
     assert list(tmp_path.glob("conresnet-*")) == []

@@ -38,7 +38,7 @@ def test_what_libraries_print_goes_to_the_log(client: Client, image: np.ndarray)
     client.segment(1, "any", image)
     names = set()
     while "done" not in names:
-        names.add(client.events.get(timeout=20)["event"])
+        names.add(client.events.get(timeout=120)["event"])
     assert "nonsense" not in names
     wait_until(lambda: b"nonsense" in client.log and "log of any ä".encode() in client.log)
 
@@ -64,7 +64,7 @@ def test_a_result_is_readable_while_it_grows(client: Client, image: np.ndarray) 
 def test_progress_goes_forward(client: Client, image: np.ndarray) -> None:
     client.segment(1, "any", image)
     seen = []
-    while (message := client.events.get(timeout=20))["event"] != "done":
+    while (message := client.events.get(timeout=120))["event"] != "done":
         if message["event"] == "progress":
             assert message["phase"] == "segmenting" and message["seconds_left"] is None
             seen.append(message["fraction"])

@@ -85,7 +85,7 @@ job = Job({"request": "devices", "id": 1}, worker._writer, session)
 worker._jobs[1] = job
 worker._answer(job, Engine())
 print("answered", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -98,7 +98,7 @@ def test_a_signal_while_it_holds_its_lock_ends_it_within_its_grace(tmp_path: Pat
     )
     try:
         assert process.stdout.readline() == "answered\n"
-        assert process.wait(SECONDS_OF_GRACE + 10) == 1
+        assert process.wait(SECONDS_OF_GRACE + 30) == 1
     finally:
         process.kill()
     assert list(tmp_path.glob("conresnet-*")) == []
@@ -161,7 +161,7 @@ time.sleep(60)
             worker = int(parent.stdout.readline())
             assert psutil.Process(worker).ppid() == parent.pid
             parent.kill()
-        wait_until(lambda worker=worker: not is_alive(worker), SECONDS_OF_GRACE + 3)
+        wait_until(lambda worker=worker: not is_alive(worker))
         assert list(tmp_path.glob("conresnet-*")) == []
 
 
