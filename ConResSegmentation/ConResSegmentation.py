@@ -3,6 +3,7 @@
 import importlib
 import logging
 import sys
+from collections.abc import Callable
 
 import slicer
 import vtk
@@ -26,6 +27,8 @@ from ConResSegmentationLib import (
     ResultSegmentation,
     SelfTest,
 )
+from ConResSegmentationLib.Batch import BatchRun
+from ConResSegmentationLib.BatchPanel import BatchPanel
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
@@ -106,7 +109,20 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             ui.regionSelector, ui.regionHintLabel, lambda: (self._description, self.channels.firstNode)
         )
         stayNarrow(ui.segmentationSelector)
-        self.runPanel = RunPanel(ui.applyButton, ui.cancelButton, ui.progressBar, ui.statusLabel, ui.logTextEdit)
+        self.runPanel = RunPanel(
+            ui.applyButton,
+            ui.cancelButton,
+            ui.progressBar,
+            ui.statusLabel,
+            ui.logTextEdit,
+            ui.batchButton,
+            lambda: self.batchPanel.end(),
+        )
+        self.batchPanel = BatchPanel(
+            ui.batchCollapsibleButton,
+            lambda: self._description.inputs if self._description else (),
+            self._onBatchChosen,
+        )
         self.enginePanel = EnginePanel(
             ui.advancedCollapsibleButton,
             self.logic.enginePython,
@@ -119,6 +135,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
+        ui.batchButton.connect("clicked(bool)", lambda _checked: self.runControl.launch(self._prepareBatch))
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
         ui.installEngineButton.connect("clicked(bool)", lambda _checked: self.runControl.setUp())
         ui.editButton.connect("clicked(bool)", self.onEdit)
@@ -137,6 +154,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
         self.addObserver(scene, scene.EndImportEvent, self.onSceneEndImport)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
         self.modelPanel.refresh()
         self.initializeParameterNode()
 
@@ -194,12 +212,20 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:
         """A volume may be a missing channel. Its name and image may be set only after it was added."""
-        if isinstance(node, slicer.vtkMRMLScalarVolumeNode) and not slicer.mrmlScene.IsImporting():
+        kinds = (slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSequenceNode)
+        if isinstance(node, kinds) and not slicer.mrmlScene.IsImporting():
             self._nodesTimer.start()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeRemoved(self, caller, event, node) -> None:
+        """What is gone can no longer be segmented."""
+        if isinstance(node, (slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSequenceNode)):
+            self.batchPanel.refreshSoon()
 
     def _onNodesAdded(self) -> None:
         self._initializeIfEntered()
         self._fillChannels()
+        self.batchPanel.refresh()
 
     def initializeParameterNode(self) -> None:
         """Show the parameter node, with the model and the volumes that the user most likely wants."""
@@ -243,6 +269,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             # The choice is kept for the next model that has the map.
             getattr(self.ui, f"{mapName(kind)}CheckBox").enabled = kind in self._providedMaps
         self.loadPanel.setModel(name)
+        self.batchPanel.refresh()
+        self._onBatchChosen()
         if volumeNodes:
             self.channels.setNodes(volumeNodes)
         if self._parameterNode:
@@ -279,6 +307,12 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         if segmentationNode is not None and segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE):
             ResultSegmentation.smoothSurfaces(segmentationNode, smoothing)
 
+    def _onBatchChosen(self) -> None:
+        problem = self.modelPanel.problem
+        if not problem and not self.batchPanel.chosen:
+            problem = _("Check at least one case.")
+        self.runPanel.setBatchProblem(problem)
+
     def _onInstalling(self, isInstalling: bool) -> None:
         for section in (self.ui.inputsCollapsibleButton, self.ui.outputsCollapsibleButton):
             section.enabled = not isInstalling
@@ -298,22 +332,35 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     # Running
 
     def _task(self) -> SegmentationTask:
-        node, volumeNodes = self.logic.getParameterNode(), tuple(self.channels.nodes)
-        # The log names them even after their scene was closed.
-        self._namesSegmented |= {used.GetName() for used in (*volumeNodes, node.region, node.segmentation) if used}
+        """What to segment, as chosen in the panel."""
+        node = self.logic.getParameterNode()
         # A user who has chosen no map although there were some does not want one over the next result either.
         self._wantsMap = node.shownMap is not None or not (node.segmentation and MapVolumes.mapNodes(node.segmentation))
+        return self._taskOf(tuple(self.channels.nodes), node.segmentation)
+
+    def _taskOf(self, volumeNodes: tuple, segmentationNode) -> SegmentationTask:
+        node = self.logic.getParameterNode()
+        # The log names them even after their scene was closed.
+        self._namesSegmented |= {used.GetName() for used in (*volumeNodes, node.region, segmentationNode) if used}
         names = ", ".join(volume.GetName() for volume in volumeNodes)
         self.runPanel.addToLog(f"{self._description.name} {self._description.version}: {names}")
         return SegmentationTask(
             model=str(self.modelPanel.choice.path),
             volumeNodes=volumeNodes,
             roiNode=node.region,
-            segmentationNode=node.segmentation,
+            segmentationNode=segmentationNode,
             options=engineOptions(node, self._providedMaps),
             show3D=node.show3D,
             smoothing=node.smoothing,
         )
+
+    def _prepareBatch(self) -> Callable[[], BatchRun]:
+        """The checked cases with today's choices; returns what starts them."""
+        entries, folder = self.batchPanel.chosen, self.batchPanel.folder
+        self._namesSegmented |= {entry.title for entry in entries}
+        task = self._taskOf((), None)
+        self.batchPanel.begin()
+        return lambda: BatchRun(entries, task, self.logic.segment, self.runControl, self.batchPanel.setText, folder)
 
     def segmentVolume(self, volumeNode, model: str) -> None:
         """Choose a model and a volume, and segment if nothing else has to be chosen."""

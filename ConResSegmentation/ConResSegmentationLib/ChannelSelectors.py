@@ -64,16 +64,16 @@ class ChannelSelectors:
             combo.setCurrentNode(node)
         self._quiet = False
 
-    def fillEmpty(self, candidates: list | None = None) -> bool:
+    def fillEmpty(self, among: list | None = None) -> bool:
         """Choose volumes by their names for empty channels; returns whether any was found."""
         chosen = self.nodes
         empty = [number for number, node in enumerate(chosen) if node is None]
-        nodes = [node for node in (_candidates() if candidates is None else candidates) if node not in chosen]
-        groups = {_group(node) for node in chosen if node is not None}
+        nodes = [node for node in (candidates() if among is None else among) if node not in chosen]
+        groups = {group(node) for node in chosen if node is not None}
         if groups:
-            nodes = [node for node in nodes if _group(node) in groups]
-        candidates = [Candidate(node.GetName(), _group(node)) for node in nodes]
-        found = match_channels([self._inputs[number] for number in empty], candidates)
+            nodes = [node for node in nodes if group(node) in groups]
+        named = [Candidate(node.GetName(), group(node)) for node in nodes]
+        found = match_channels([self._inputs[number] for number in empty], named)
         for number, place in zip(empty, found, strict=True):
             chosen[number] = None if place is None else nodes[place]
         self.setNodes(chosen)
@@ -137,7 +137,7 @@ class ChannelSelectors:
             self._onChanged()
 
 
-def _candidates() -> list:
+def candidates() -> list:
     """The volumes of the scene that can be a channel; those shown in the slice views come first."""
     nodes = [
         node
@@ -151,7 +151,8 @@ def _candidates() -> list:
     return sorted(nodes, key=lambda node: node.GetID() not in shown)
 
 
-def _group(node) -> int:
+def group(node) -> int:
+    """What volumes of one patient have in common: the subject hierarchy item that contains them."""
     return _hierarchy().GetItemParent(_hierarchy().GetItemByDataNode(node))
 
 

@@ -14,7 +14,7 @@ from .Widgets import plain
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Examples"
 _EXAMPLE_SUFFIX = ".nii.gz"
 _MODULE_RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
-_IMAGES = ("*.nii", "*.nii.gz", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
+IMAGES = ("*.nii", "*.nii.gz", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
 
 
 def examples() -> dict[str, Path]:
@@ -75,6 +75,12 @@ def _volumes() -> list:
     return slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
 
 
+def askForImages() -> list[str]:
+    """Ask for image files; empty if the user chooses none."""
+    title, kinds = _("Load images"), _("Images ({patterns})").format(patterns=" ".join(IMAGES))
+    return list(qt.QFileDialog.getOpenFileNames(slicer.util.mainWindow(), title, "", kinds))
+
+
 class LoadPanel:
     """The buttons that load images, and files dropped on the panel.
 
@@ -96,7 +102,7 @@ class LoadPanel:
         self._exampleButton, self._onLoaded, self._onPackage = exampleButton, onLoaded, onPackage
         self._example: Path | None = None
         menu = qt.QMenu(loadButton)
-        for title, ask in ((_("Image files..."), self._askForFiles), (_("DICOM folder..."), self._askForFolder)):
+        for title, ask in ((_("Image files..."), askForImages), (_("DICOM folder..."), self._askForFolder)):
             action = menu.addAction(title)
             action.connect("triggered(bool)", lambda _checked, ask=ask: self._load(ask()))
         loadButton.setMenu(menu)
@@ -117,10 +123,6 @@ class LoadPanel:
         for package in packages:
             self._onPackage(package)
         self._load([path for path in paths if path not in packages])
-
-    def _askForFiles(self) -> list[str]:
-        title, kinds = _("Load images"), _("Images ({patterns})").format(patterns=" ".join(_IMAGES))
-        return list(qt.QFileDialog.getOpenFileNames(slicer.util.mainWindow(), title, "", kinds))
 
     def _askForFolder(self) -> list[str]:
         folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Load a DICOM folder"))

@@ -158,7 +158,9 @@ def letPartsShowThrough(segmentationNode, segments) -> None:
 def parentItem(node) -> int:
     """The subject hierarchy item that contains a node; for a series of a DICOM study, the study."""
     hierarchy = _hierarchy()
-    return hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) or hierarchy.GetSceneItemID()
+    item = hierarchy.GetItemByDataNode(node)
+    # A hidden node has no item.
+    return (hierarchy.GetItemParent(item) if item else 0) or hierarchy.GetSceneItemID()
 
 
 def folderNextTo(node, name: str) -> int:

@@ -20,13 +20,17 @@ class RunPanel:
     """The widgets of a run.
 
     Args:
-        applyButton, cancelButton, progressBar, statusLabel, logTextEdit: the widgets.
+        applyButton, cancelButton, progressBar, statusLabel, logTextEdit, batchButton: the widgets.
+        onIdle: called when a run has ended.
     """
 
-    def __init__(self, applyButton, cancelButton, progressBar, statusLabel, logTextEdit):
-        self._apply, self._cancel = applyButton, cancelButton
+    def __init__(
+        self, applyButton, cancelButton, progressBar, statusLabel, logTextEdit, batchButton, onIdle: Callable[[], None]
+    ):
+        self._onIdle = onIdle
+        self._apply, self._cancel, self._batch = applyButton, cancelButton, batchButton
         self._progressBar, self._status, self._log = progressBar, statusLabel, logTextEdit
-        self._problem = ""
+        self._problem = self._batchProblem = ""
         self._isRunning = False
 
     @property
@@ -42,6 +46,11 @@ class RunPanel:
     def setProblem(self, problem: str) -> None:
         """Enable Segment, or show on it why it is not available."""
         self._problem = problem
+        self._updateButtons()
+
+    def setBatchProblem(self, problem: str) -> None:
+        """The same for the button of the batch."""
+        self._batchProblem = problem
         self._updateButtons()
 
     def begin(self, text: str) -> None:
@@ -67,6 +76,7 @@ class RunPanel:
         say(self._status, text, isError)
         self.addToLog(text)
         slicer.util.showStatusMessage(text, 5000)
+        self._onIdle()
 
     def clear(self) -> None:
         """Remove the last sentence, because what it names no longer exists."""
@@ -77,9 +87,13 @@ class RunPanel:
         self._log.appendPlainText(f"{time.strftime('%H:%M:%S')} {text}")
 
     def _updateButtons(self) -> None:
-        self._apply.enabled = not self._isRunning and not self._problem
         busy = _("Wait until the current run has ended, or cancel it.")
-        self._apply.toolTip = plain(busy if self._isRunning else self._problem or _("Segment the chosen volumes."))
+        for button, problem, tip in (
+            (self._apply, self._problem, _("Segment the chosen volumes.")),
+            (self._batch, self._batchProblem, _("Segment all checked cases, one after another.")),
+        ):
+            button.enabled = not self._isRunning and not problem
+            button.toolTip = plain(busy if self._isRunning else problem or tip)
         self._cancel.enabled = self._isRunning
 
 
@@ -107,12 +121,26 @@ class RunControl(RunListener):
         self._run: SegmentationRun | None = None
 
     def start(self) -> None:
-        """Segment, once the engine's Python is known to have the required packages."""
+        """Segment the chosen volumes."""
+
+        def prepare() -> Callable[[], SegmentationRun]:
+            task = self._task()
+            return lambda: self._segment(task, self)
+
+        self.launch(prepare)
+
+    def launch(self, prepare: Callable[[], Callable[[], object]]) -> None:
+        """Start something, once the engine's Python is known to have the required packages.
+
+        Args:
+            prepare: called now, with the choices at the click, which may change until the engine's Python is checked
+                or set up. It returns what starts the run, which has a method ``cancel`` and tells this object how far
+                it is and when it has ended.
+        """
         self._panel.begin(_("Looking for the engine"))
         try:
-            # The choices at the click: they may change until the engine's Python is checked, or set up.
-            task = self._task()
-            self._enginePanel.whenReady(lambda: self._ask(task), self._refuse)
+            begin = prepare()
+            self._enginePanel.whenReady(lambda: self._ask(begin), self._refuse)
         except Exception:
             self._enginePanel.stopWaiting()
             self._onNotStarted()
@@ -137,9 +165,13 @@ class RunControl(RunListener):
         if self._panel.isRunning and not self._run:
             self._panel.progress(_("Installing: {line}").format(line=line.strip()[:90]), None)
 
-    def _ask(self, task: SegmentationTask) -> None:
+    def log(self, text: str) -> None:
+        """Add lines to the log."""
+        self._panel.addToLog(text)
+
+    def _ask(self, begin: Callable[[], object]) -> None:
         try:
-            self._run = self._segment(task, self)
+            self._run = begin()
         except UserError as error:
             self.onFailed(Messages.sentence(error), "")
         except Exception:
@@ -169,5 +201,9 @@ class RunControl(RunListener):
             logging.error("%s\n%s", sentence, details)
 
     def onCancelled(self) -> None:
+        self.onEnded(_("Canceled."))
+
+    def onEnded(self, text: str, isError: bool = False) -> None:
+        """A run has ended, with a sentence for the user."""
         self._run = None
-        self._panel.end(_("Canceled."))
+        self._panel.end(text, isError)

@@ -49,6 +49,11 @@ SLICER: dict[str, str] = {
     "training-command-missing": _("Enter the command prefix, such as: ssh host."),
     "training-command-invalid": _("The command {command} cannot be started; check its spelling."),
     "training-not-started": _("The training could not be started with {program}: {reason}."),
+    "batch-channels-missing": _("No image in {folder} is named like {channels}; rename the images, or load them."),
+    "series-unreadable": _(
+        "{path} cannot be read as a series of volumes; load it in Slicer, and check the series there."
+    ),
+    "result-not-saved": _("The result could not be saved to {path}; choose a folder you may write to."),
     "case-folder-used": _("{folder} is not empty and is not a data set; choose a new folder for a new data set."),
     "case-folder-nnunet": _(
         "{folder} uses the nnU-Net layout; cases can be added to a data set in the layout of the Medical Segmentation "

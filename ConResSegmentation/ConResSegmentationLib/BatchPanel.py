@@ -1,0 +1,147 @@
+"""The section Batch: the list of cases that can be segmented, where more come from, and the button."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from . import Loading
+from .Batch import BatchEntry, fileEntries, imagesIn, sceneEntries
+from .ChannelSelectors import candidates, group
+from .Widgets import plain, singleShotTimer
+
+_WIDTH_OF_NAMES = 150
+
+
+class BatchPanel:
+    """The widgets of a batch.
+
+    Args:
+        section: the collapsible button that contains them.
+        inputs: returns the inputs of the chosen model; empty if there is none.
+        onChanged: called when the number of checked cases has changed.
+    """
+
+    def __init__(self, section, inputs: Callable[[], tuple], onChanged: Callable[[], None]):
+        self._section, self._ui = section, slicer.util.childWidgetVariables(section)
+        self._inputs, self._onChanged = inputs, onChanged
+        self._entries: list[BatchEntry] = []
+        self._checked: set[str] = set()
+        self._texts: dict[str, str] = {}
+        # What was found in each folder, and single files by themselves.
+        self._added: dict[Path, list[Path]] = {}
+        self._isFilling = self._isRunning = False
+        table = self._ui.batchTable
+        table.setColumnCount(2)
+        table.setHorizontalHeaderLabels([_("Case"), _("Result")])
+        table.horizontalHeader().setStretchLastSection(True)
+        table.verticalHeader().visible = False
+        table.setColumnWidth(0, _WIDTH_OF_NAMES)
+        table.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
+        menu = qt.QMenu(self._ui.addBatchButton)
+        for title, ask in ((_("A folder..."), self._addFolder), (_("Image files..."), self._addFiles)):
+            menu.addAction(title).connect("triggered(bool)", lambda _checked, ask=ask: ask())
+        self._ui.addBatchButton.setMenu(menu)
+        self._ui.checkAllButton.connect("clicked(bool)", lambda _checked: self._checkAll())
+        self._timer = singleShotTimer(section, self.refresh)
+        section.connect("contentsCollapsed(bool)", lambda _collapsed: self.refresh())
+
+    @property
+    def chosen(self) -> list[BatchEntry]:
+        """The checked entries."""
+        return [entry for entry in self._entries if entry.key in self._checked]
+
+    @property
+    def folder(self) -> Path | None:
+        """Where results are to be saved; None for the scene."""
+        text = self._ui.batchFolderPathEdit.currentPath.strip()
+        return Path(text) if text else None
+
+    def refreshSoon(self) -> None:
+        """Make the list again once the scene has settled."""
+        self._timer.start()
+
+    def refresh(self) -> None:
+        """Make the list again; what is checked, and what was said about it, stays."""
+        if self._section.collapsed or self._isRunning:
+            return
+        inputs = self._inputs()
+        self._entries = sceneEntries(inputs, candidates(), group) if inputs else []
+        for root, paths in self._added.items() if inputs else ():
+            self._entries += fileEntries(inputs, paths, root)
+        table, self._isFilling = self._ui.batchTable, True
+        table.setRowCount(len(self._entries))
+        for row, entry in enumerate(self._entries):
+            item = qt.QTableWidgetItem(entry.title)
+            item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+            item.setCheckState(qt.Qt.Checked if entry.key in self._checked else qt.Qt.Unchecked)
+            item.setToolTip(plain(entry.title))
+            table.setItem(row, 0, item)
+            self._show(row, entry.key)
+        self._isFilling = False
+        self._onChanged()
+
+    def begin(self) -> None:
+        """A run of the checked entries starts; the list stays as it is until it has ended."""
+        self._isRunning = True
+        for entry in self.chosen:
+            self.setText(entry.key, _("Waiting"))
+
+    def end(self) -> None:
+        """The run has ended, perhaps early."""
+        self._isRunning = False
+        for key in [key for key, text in self._texts.items() if text == _("Waiting")]:
+            self.setText(key, "")
+        self.refresh()
+
+    def setText(self, key: str, text: str) -> None:
+        """Show what became of an entry."""
+        self._texts[key] = text
+        for row, entry in enumerate(self._entries):
+            if entry.key == key:
+                self._show(row, key)
+
+    def _show(self, row: int, key: str) -> None:
+        text, wasFilling = self._texts.get(key, ""), self._isFilling
+        self._isFilling = True
+        item = qt.QTableWidgetItem(text)
+        item.setFlags(qt.Qt.ItemIsEnabled)
+        item.setToolTip(plain(text))
+        self._ui.batchTable.setItem(row, 1, item)
+        self._isFilling = wasFilling
+
+    def _onItemChanged(self, item) -> None:
+        if self._isFilling or item.column() != 0:
+            return
+        key = self._entries[item.row()].key
+        (self._checked.add if item.checkState() == qt.Qt.Checked else self._checked.discard)(key)
+        self._onChanged()
+
+    def _checkAll(self) -> None:
+        """Check all entries, or none if all are checked."""
+        keys = {entry.key for entry in self._entries}
+        self._checked = set() if keys <= self._checked else keys
+        self.refresh()
+
+    def _addFolder(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Add a folder of images"))
+        if folder:
+            found = imagesIn(Path(folder))
+            if not found:
+                slicer.util.errorDisplay(plain(_("There are no images in {folder}.").format(folder=folder)))
+                return
+            self._add(Path(folder), found)
+
+    def _addFiles(self) -> None:
+        for path in map(Path, Loading.askForImages()):
+            self._add(path.parent, [path])
+
+    def _add(self, root: Path, paths: list[Path]) -> None:
+        """List what was added, checked."""
+        known = {entry.key for entry in self._entries}
+        self._added[root] = list(dict.fromkeys([*self._added.get(root, []), *paths]))
+        self.refresh()
+        self._checked |= {entry.key for entry in self._entries} - known
+        self.refresh()

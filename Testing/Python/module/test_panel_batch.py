@@ -1,0 +1,205 @@
+"""Many cases in one go: volumes, folders and series, with one that fails among them, driven by clicks."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import slicer
+from PySide6 import QtCore
+
+from conresnet.images.files import read_volume
+from ConResSegmentationLib.Batch import isSeries
+from module.models import write_four_channels
+from module.panel_driver import PanelDriver
+from slicer_host import dialogs
+
+pytestmark = pytest.mark.usefixtures("warm_engine")
+
+CHECKED, UNCHECKED = QtCore.Qt.CheckState.Checked, QtCore.Qt.CheckState.Unchecked
+
+
+@pytest.fixture
+def batch(panel: PanelDriver) -> PanelDriver:
+    """The panel with the list open, and without surfaces and maps, which take time."""
+    panel.ui.show3DCheckBox.checked = False
+    for name in ("residualCheckBox", "attentionCheckBox"):
+        getattr(panel.ui, name).checked = False
+    panel.ui.batchCollapsibleButton.collapsed = False
+    panel.settle()
+    return panel
+
+
+def cases(panel: PanelDriver) -> dict[str, str]:
+    """What the list says about each case."""
+    table = panel.ui.batchTable
+    return {table.item(row, 0).text(): table.item(row, 1).text() for row in range(table.rowCount)}
+
+
+def check(panel: PanelDriver, *titles: str) -> None:
+    """Click the boxes of these cases."""
+    table = panel.ui.batchTable
+    for row in range(table.rowCount):
+        if table.item(row, 0).text() in titles:
+            table.item(row, 0).setCheckState(CHECKED)
+
+
+def add(panel: PanelDriver, entry: str, answer: object) -> None:
+    """Choose an entry of the button Add."""
+    dialogs.answer(answer)
+    next(action for action in panel.ui.addBatchButton.menu().actions() if action.text == entry).trigger()
+    panel.settle()
+
+
+def run(panel: PanelDriver) -> None:
+    panel.settle()
+    assert panel.ui.batchButton.enabled, panel.ui.batchButton.toolTip
+    panel.ui.batchButton.click()
+    assert not panel.ui.batchButton.enabled and not panel.ui.applyButton.enabled
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+
+
+def volumes() -> dict[str, list]:
+    """The columns of the newest table of volumes."""
+    table = slicer.util.getNodesByClass("vtkMRMLTableNode")[-1].GetTable()
+    columns = [table.GetColumn(number) for number in range(table.GetNumberOfColumns())]
+    return {column.GetName(): [column.GetValue(row) for row in range(table.GetNumberOfRows())] for column in columns}
+
+
+def write_series(path: Path, image: Path, frames: int) -> np.ndarray:
+    """A 4-D file of an image that moves from frame to frame; returns it, (frame, k, j, i)."""
+    one = nibabel.load(image)
+    array = one.get_fdata().astype(np.float32)
+    series = np.stack([np.roll(array, 2 * number, axis=1) for number in range(frames)], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(series, one.affine), path)
+    return series.T
+
+
+def test_one_broken_volume_among_five_does_not_stop_the_others(
+    batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
+) -> None:
+    names = [hippocampus_image.name, "hippocampus_123.nii.gz", "hippocampus_210.nii.gz"]
+    nodes = [slicer.util.loadVolume(str(hippocampus_image.with_name(name))) for name in names]
+    nodes.append(slicer.util.addVolumeFromArray(slicer.util.arrayFromVolume(nodes[0]).copy(), name="copy"))
+    broken = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "broken")
+    batch.settle()
+    assert len(cases(batch)) == 5 and batch.ui.batchButton.toolTip == "Check at least one case."
+    batch.ui.checkAllButton.click()
+    told = []
+    batch.ui.progressBar.valueChanged.connect(told.append)
+    run(batch)
+    batch.picture(tmp_path / "batch.png")
+    said = cases(batch)
+    assert all("Anterior hippocampus" in said[node.GetName()] for node in nodes)
+    assert "broken" in said["broken"] and "mL" not in said["broken"]
+    table = volumes()
+    assert table["Case"] == list(said) and len(table["Case"]) == 5
+    row = table["Case"].index("hippocampus_004")
+    assert table["Anterior hippocampus (mL)"][row] == pytest.approx(1.84, abs=0.01)
+    failed = table["Case"].index("broken")
+    assert math.isnan(table["Anterior hippocampus (mL)"][failed]) and table["Problem"][failed] == said["broken"]
+    results = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert {node.GetName().split(" ")[0] for node in results} == {node.GetName() for node in nodes}
+    assert "4 of 5" in batch.status and table is not None and broken is not None
+    rising = [value for value in told if value > 0]
+    assert rising == sorted(rising), "one bar for all cases"
+    assert batch.ui.batchButton.enabled and batch.ui.applyButton.enabled
+
+
+def test_a_series_becomes_a_series_of_segmentations(
+    batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "cine.nii.gz", hippocampus_image, 3)
+    assert isSeries(tmp_path / "cine.nii.gz") and not isSeries(hippocampus_image)
+    add(batch, "Image files...", [str(tmp_path / "cine.nii.gz")])
+    assert list(cases(batch)) == ["cine (series)"], "it is checked at once"
+    run(batch)
+    assert cases(batch)["cine (series)"] == "3 of 3 frames segmented."
+    images, results = slicer.util.getNodesByClass("vtkMRMLSequenceNode")
+    assert results.GetName() == "cine segmentation"
+    assert images.GetNumberOfDataNodes() == results.GetNumberOfDataNodes() == 3
+    browser = slicer.util.getNode("cine browser")
+    assert browser.IsSynchronizedSequenceNode(results, False)
+    table = volumes()
+    assert len(table["Case"]) == 3 and min(table["Anterior hippocampus (mL)"]) > 0.5
+    frame = results.GetNthDataNode(0)
+    assert frame.IsA("vtkMRMLSegmentationNode") and frame.GetSegmentation().GetNumberOfSegments() == 2
+    left = [
+        *slicer.util.getNodesByClass("vtkMRMLSegmentationNode"),
+        *slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"),
+    ]
+    proxies = {browser.GetProxyNode(node) for node in (images, results)}
+    assert set(left) <= proxies, "frames do not stay in the scene"
+    assert list(cases(batch)) == ["cine (3 frames)", "cine (series)"]
+
+
+def test_a_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_image: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "scans", tmp_path / "results"
+    (source / "deep").mkdir(parents=True)
+    target.mkdir()
+    for name in ("a.nii.gz", "deep/b.nii.gz"):
+        (source / name).write_bytes(hippocampus_image.read_bytes())
+    (source / "bad.nii.gz").write_bytes(b"no image")
+    (source / "notes.txt").write_text("not an image")
+    add(batch, "A folder...", str(source))
+    assert list(cases(batch)) == ["a", "bad", "deep/b"]
+    batch.ui.batchFolderPathEdit.currentPath = str(target)
+    run(batch)
+    # Slicer writes the types of the columns next to a table.
+    written = {path.name for path in target.iterdir()} - {"ConResNet volumes.schema.csv"}
+    assert written == {"ConResNet volumes.csv", "a.seg.nrrd", "deep_b.seg.nrrd"}
+    labels = read_volume(target / "a.seg.nrrd").array
+    assert set(np.unique(labels)) == {0, 1, 2}
+    with open(target / "ConResNet volumes.csv", encoding="utf-8", newline="") as file:
+        rows = {row["Case"]: row for row in csv.DictReader(file)}
+    assert float(rows["a"]["Anterior hippocampus (mL)"]) == pytest.approx(1.84, abs=0.01)
+    assert "bad.nii.gz" in rows["bad"]["Problem"]
+    assert not slicer.util.getNodesByClass("vtkMRMLSegmentationNode"), "the scene does not fill up"
+    assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+
+
+def test_cancel_keeps_what_is_finished_and_the_rest_can_go_on(batch: PanelDriver, volume: object, head: object) -> None:
+    # What is shown comes first; the head takes minutes.
+    slicer.util.setSliceViewerLayers(background=volume)
+    batch.settle()
+    batch.ui.checkAllButton.click()
+    first, second = cases(batch)
+    batch.ui.batchButton.click()
+    batch.wait(lambda: "2 of 2" in batch.status and batch.ui.progressBar.value > 500)
+    batch.ui.cancelButton.click()
+    assert batch.status.startswith("Canceled.") and "1 of 1" in batch.status
+    assert "mL" in cases(batch)[first] and cases(batch)[second] == ""
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
+    batch.wait(lambda: not batch.widget.logic.engine.isSegmenting)
+    assert batch.ui.batchButton.enabled
+
+
+def test_closing_the_scene_ends_the_run(batch: PanelDriver, volume: object, head: object) -> None:
+    batch.settle()
+    batch.ui.checkAllButton.click()
+    batch.ui.batchButton.click()
+    batch.wait(lambda: batch.status.startswith("1 of 2"))
+    slicer.mrmlScene.Clear(0)
+    batch.settle()
+    assert not batch.widget.runPanel.isRunning and cases(batch) == {}
+    assert not slicer.util.getNodesByClass("vtkMRMLTableNode")
+
+
+def test_images_of_several_channels_are_grouped_by_folder(
+    batch: PanelDriver, tumor_images: list[Path], tmp_path: Path
+) -> None:
+    dialogs.answer("A folder", str(write_four_channels(tmp_path / "four")))
+    batch.ui.installModelButton.click()
+    for case in ("one", "two"):
+        (tmp_path / "scans" / case).mkdir(parents=True)
+        for path in tumor_images[: None if case == "one" else 2]:
+            (tmp_path / "scans" / case / path.name).write_bytes(path.read_bytes())
+    add(batch, "A folder...", str(tmp_path / "scans"))
+    assert list(cases(batch)) == ["one", "two"]
+    run(batch)
+    said = cases(batch)
+    assert "Whole" in said["one"] and "FLAIR" in said["two"] and "mL" not in said["two"]
