@@ -216,12 +216,9 @@ class Result:
         """
         from conresnet.report import write_page
 
-        report = {**self.report, "statistics": self.statistics}
-        result, package = self._result, self._model.package
-        maps = {**result.hidden, **result.maps}
-        write_page(
-            Path(path), package, result.labels, result.channels, maps, report, regions=result.regions, name=name or ""
-        )
+        result, maps = self._result, {**self._result.hidden, **self._result.maps}
+        shown = self._model.package, result.labels, result.channels, maps, self.report
+        write_page(Path(path), *shown, regions=result.regions, name=name or "")
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
         """Write what the command line writes: segmentation.nii.gz, <map>.nii.gz for each map, report.json, and the

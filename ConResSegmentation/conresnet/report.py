@@ -23,8 +23,10 @@ from conresnet.package import ModelPackage
 from conresnet.package.maps import MAPS, residual_plane
 from conresnet.package.reader import figures, read_metrics
 from conresnet.pictures import HEAT, Scene, png
+from conresnet.review import ALL
+from conresnet.statistics import segment_statistics
 
-LISTED_ROWS = 25
+LISTED_ROWS = 10
 RESEARCH_ONLY = "For research only. Not a medical device, not for diagnosis or treatment."
 
 _PAGE = Template(
@@ -101,7 +103,7 @@ def make_page(
         labels: [k, j, i] uint8.
         channels: images by the model's names for them; the first one is on the grid of ``labels`` and is drawn.
         maps: [c, k, j, i] by name.
-        report: the result's, with "statistics", and "review" if there is a list.
+        report: the result's; "statistics" are measured if it has none, and "review" is shown if it has one.
         regions: [b, k, j, i] uint8 where segments overlap.
         name: of the case; "" for none.
         surfaces: a PNG picture of the segments in 3D; by default one is made.
@@ -110,7 +112,12 @@ def make_page(
     segments = description.output.segments
     scene = Scene.of(next(iter(channels.values())), labels.array, regions, description.output)
     swatches = {item.name: _swatch(item.color) for item in segments}
-    parts = [_warnings(report), "<h2>Segments</h2>", _statistics(report["statistics"], swatches)]
+    statistics = report.get("statistics")
+    if statistics is None:
+        uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
+        measured = labels.array, labels.grid, description.output, channels, uncertainty, regions
+        statistics = segment_statistics(*measured)
+    parts = [_warnings(report), "<h2>Segments</h2>", _statistics(statistics, swatches)]
     if scene.labels.any():
         if surfaces is None:
             surfaces = png(scene.surfaces())
@@ -251,23 +258,30 @@ def _review(review: Mapping[str, Any], swatches: Mapping[str, str]) -> Iterator[
         )
     if review.get("note"):
         yield f"<p><strong>{escape(review['note'])}</strong></p>"
-    header = ["Rank", "Place", "Segment", "Reason", "Slice", "R, A, S (mm)", "Expected wrong voxels", "Expected Dice"]
-    cells = [
-        [
-            str(row["rank"]),
-            row["kind"],
-            swatches.get(row["segment"], "") + escape(row["segment"]),
-            escape(row["reason"]),
-            str(row["slice"]),
-            ", ".join(f"{row[axis]:.1f}" for axis in "ras"),
-            _number(row["expected_wrong_voxels"], 1),
-            _number(row["expected_dice"], 2),
+    if not rows:
+        yield "<p>Nothing was found, so there is nothing to check.</p>"
+    kinds = {
+        "Slices, all segments together": [row for row in rows if row["kind"] == "slice" and row["segment"] == ALL],
+        "Uncertain spots": [row for row in rows if row["kind"] == "spot"],
+    }
+    header = ["Rank", "Segment", "Reason", "Slice", "R, A, S (mm)", "Expected wrong voxels", "Expected Dice"]
+    for heading, chosen in kinds.items():
+        cells = [
+            [
+                str(row["rank"]),
+                swatches.get(row["segment"], "") + escape(row["segment"]),
+                escape(row["reason"]),
+                str(row["slice"]),
+                ", ".join(f"{row[axis]:.1f}" for axis in "ras"),
+                _number(row["expected_wrong_voxels"], 1),
+                _number(row["expected_dice"], 2),
+            ]
+            for row in chosen[:LISTED_ROWS]
         ]
-        for row in rows[:LISTED_ROWS]
-    ]
-    yield _table(header, cells, texts=4) if rows else "<p>Nothing was found, so there is nothing to check.</p>"
-    if len(rows) > LISTED_ROWS:
-        yield f'<p class="note">{len(rows) - LISTED_ROWS} more places are in the full list (--review).</p>'
+        if cells:
+            yield f"<h3>{heading}</h3>"
+            yield _table(header, cells, texts=3)
+    yield f'<p class="note">The full list has {len(rows)} places, also of each segment in each slice (--review).</p>'
 
 
 def _card(package: ModelPackage) -> Iterator[str]:

@@ -35,8 +35,11 @@ FORMAT, FORMAT_VERSION = "conresnet-review", 1
 COLUMNS = ("rank", "kind", "segment", "slice", "r", "a", "s", "expected_wrong_voxels", "expected_dice", "reason")
 ALL = "all"
 
-# A spot is where the largest probability leaves most of one bit open: that of 0.24 against 0.76 and more.
-SPOT_BITS = 0.8
+# A spot is where the probabilities leave most of one bit open: 0.8 are those of 0.24 against 0.76. In a long uncertain
+# boundary all of it would be one spot; one that is longer than this is cut to where it is more uncertain still, and in
+# the end into cubes of this size.
+SPOT_BITS = (0.8, 0.9, 0.95, 0.98)
+LONGEST_SPOT_MM = 20.0
 SMALLEST_SPOT = 5
 MOST_SPOTS = 50
 # Dice below which a slice is called bad.
@@ -345,9 +348,17 @@ def make_review(
 def _reason(
     item: SliceFeatures, features: np.ndarray, regressions: Regressions, names: Sequence[str], dice: float
 ) -> str:
-    """What sets a slice apart: the features that lower its Dice most if that is low, or else add most wrong voxels."""
+    """What sets a slice apart: the features that lower its Dice most if that is low, or else add most wrong voxels.
+
+    A boundary grows with the square root of the area, and its entropy with it. So much of the entropy is counted as the
+    area's, and only what exceeds it as uncertainty.
+    """
     weights = -np.array(regressions.dice_weights) if dice < BAD_DICE else np.array(regressions.wrong_weights)
     distance = features - regressions.means
+    if {"log_area", "log_entropy"} <= set(names):
+        area, entropy = names.index("log_area"), names.index("log_entropy")
+        weights[area] += weights[entropy] / 2
+        distance[entropy] -= distance[area] / 2
     pushes = weights * distance
     parts = [_END] if item.is_end else []
     for index in np.argsort(-pushes)[:2]:
@@ -357,38 +368,59 @@ def _reason(
     return "; ".join(parts) or _TYPICAL
 
 
-def find_spots(uncertainty: np.ndarray, output: Output) -> tuple[np.ndarray, Box, list[int]]:
+def find_spots(uncertainty: np.ndarray, output: Output, spacing: np.ndarray) -> tuple[np.ndarray, Box, list[int]]:
     """Connected places where the model is torn between two answers; faces connect voxels.
 
     Args:
         uncertainty: the map [k, j, i].
         output: the model's segments.
+        spacing: mm along i, j, k.
 
     Returns:
-        Each voxel's spot, from 1, 0 for none, in a box around all of them; that box; and the voxels of each spot, the
-        largest first.
+        Each voxel's spot, from 1, 0 for none, in a box around all of them; that box; and the voxels of each spot.
     """
     import SimpleITK as sitk
 
     # In bits: the map is relative to the largest entropy of all classes, and two classes can have one bit at most.
     scale = np.log2(len(output.segments) + 1) if output.kind == "labels" else 1.0
-    uncertain = uncertainty >= np.asarray(SPOT_BITS / scale, uncertainty.dtype)
-    box = bounding_box(uncertain)
+    levels = np.array(SPOT_BITS) / scale
+    open_ = uncertainty >= np.asarray(levels[0], uncertainty.dtype)
+    box = bounding_box(open_)
     if box is None:
         return np.zeros((0, 0, 0), np.uint32), whole_box((0, 0, 0)), []
     # Larger by a voxel, so that what is around a spot is in the box, too.
-    box = tuple(slice(max(0, a.start - 1), min(side, a.stop + 1)) for a, side in zip(box, uncertain.shape, strict=True))
-    components = sitk.ConnectedComponent(sitk.GetImageFromArray(uncertain[box].astype(np.uint8)))
-    sorting = sitk.RelabelComponentImageFilter()
+    box = tuple(slice(max(0, a.start - 1), min(side, a.stop + 1)) for a, side in zip(box, open_.shape, strict=True))
+    uncertainty, open_ = uncertainty[box], open_[box]
+    spots, sizes = np.zeros(open_.shape, np.uint32), []
+    sorting, shapes = sitk.RelabelComponentImageFilter(), sitk.LabelShapeStatisticsImageFilter()
     sorting.SetMinimumObjectSize(SMALLEST_SPOT)
-    components = sitk.GetArrayFromImage(sorting.Execute(components))
-    return components, box, list(sorting.GetSizeOfObjectsInPixels())
+    for level in levels:
+        open_ &= uncertainty >= np.asarray(level, uncertainty.dtype)
+        components = sorting.Execute(sitk.ConnectedComponent(sitk.GetImageFromArray(open_.astype(np.uint8))))
+        shapes.Execute(components)
+        extents = [np.array(shapes.GetBoundingBox(label)[3:]) * spacing for label in shapes.GetLabels()]
+        found, counts = sitk.GetArrayFromImage(components), sorting.GetSizeOfObjectsInPixels()
+        numbers = np.zeros(len(counts) + 1, np.uint32)
+        for label, (extent, count) in enumerate(zip(extents, counts, strict=True), start=1):
+            if extent.max() <= LONGEST_SPOT_MM:
+                sizes.append(int(count))
+                numbers[label] = len(sizes)
+        spots += numbers[found]
+        open_ = (numbers[found] == 0) & (found > 0)
+    voxels = np.argwhere(open_)
+    cubes = np.unique((voxels * spacing[::-1] // LONGEST_SPOT_MM).astype(int), axis=0, return_inverse=True)[1].ravel()
+    for cube in range(cubes.max(initial=-1) + 1):
+        piece = voxels[cubes == cube]
+        if len(piece) >= SMALLEST_SPOT:
+            sizes.append(len(piece))
+            spots[tuple(piece.T)] = len(sizes)
+    return spots, box, sizes
 
 
 def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
     import SimpleITK as sitk
 
-    components, box, sizes = find_spots(uncertainty, slices.output)
+    components, box, sizes = find_spots(uncertainty, slices.output, slices.grid.spacing)
     if not sizes:
         return []
     origin, labels = np.array([part.start for part in box]), slices.labels[box]
@@ -396,7 +428,7 @@ def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
     shapes.Execute(sitk.GetImageFromArray(components))
     names = {segment.label: segment.name for segment in slices.output.segments}
     rows = []
-    for spot, size in enumerate(sizes[:MOST_SPOTS], start=1):
+    for spot in sorted(range(1, len(sizes) + 1), key=lambda spot: -sizes[spot - 1])[:MOST_SPOTS]:
         i, j, k, *extent = shapes.GetBoundingBox(spot)
         first = np.maximum(np.array([k, j, i]) - 1, 0)
         part = tuple(slice(a, b + 1) for a, b in zip(first, np.array([k, j, i]) + extent[::-1], strict=True))
@@ -408,7 +440,7 @@ def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
         segment = names[max(inside, key=inside.get)] if inside else ALL
         point = tuple(float(x) for x in slices.grid.to_ras(center))
         number = int(center[slices.voxel_axis])
-        rows.append(("spot", segment, number, point, rate * size, None, _OPEN if inside else _MISSED))
+        rows.append(("spot", segment, number, point, rate * sizes[spot - 1], None, _OPEN if inside else _MISSED))
     return rows
 
 

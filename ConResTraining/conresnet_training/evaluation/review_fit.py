@@ -111,7 +111,8 @@ class ReviewSamples:
             dice = 2 * np.count_nonzero(ours & theirs & ~wrong) / both
             area = np.count_nonzero(wrong) * slices.pixel_mm2
             self.samples.append(Sample(number, item.segment, item.values, area, dice))
-        spots, box, _ = find_spots({**result.maps, **result.hidden}["uncertainty"][0], slices.output)
+        uncertainty = {**result.maps, **result.hidden}["uncertainty"][0]
+        spots, box, _ = find_spots(uncertainty, slices.output, slices.grid.spacing)
         self.spot_voxels += np.count_nonzero(spots)
         regions = None if result.regions is None else result.regions[(slice(None), *box)]
         found = segment_masks(result.labels.array[box], regions, slices.output)

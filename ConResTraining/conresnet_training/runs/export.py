@@ -69,7 +69,8 @@ def export_runs(
         thumbnail = picture_of(shown, measured, planes=1, worst=False)
     metrics = _metrics(measured, len(runs), packed.steps, checkpoint)
     ranking = samples.fit(f"{metrics['what']}: {metrics['split']}", description.output.names)
-    card = write_card(description, measured.evaluation, metrics, shown if thumbnail else None)
+    review = describe_ranking(ranking) if ranking else "No review list was fitted, because the model found nothing."
+    card = write_card(description, measured.evaluation, metrics, review, shown if thumbnail else None)
     files = {
         **packed.files,
         METRICS_FILE: json.dumps(metrics, indent=1, ensure_ascii=False).encode(errors="backslashreplace"),
@@ -81,17 +82,17 @@ def export_runs(
     cases = case_count(len(measured.evaluation.cases))
     seen = f"{cases} it never saw" if len(runs) == 1 else f"{cases}, each by the networks that never saw it"
     sentence = f"Wrote {output}: mean Dice {metrics['mean_dice']:.3f} on {seen}."
-    review = describe_ranking(ranking) if ranking else "No review list was fitted, because the model found nothing."
     return " ".join([sentence, review, *measured.evaluation.unfinished])
 
 
 def write_card(
-    description: ModelDescription, evaluation: Evaluation, metrics: Mapping[str, Any], pictured: str | None
+    description: ModelDescription, evaluation: Evaluation, metrics: Mapping[str, Any], review: str, pictured: str | None
 ) -> str:
     """The text of ``MODEL_CARD.md``.
 
     Args:
         metrics: content of ``metrics.json``.
+        review: sentences about the review list.
         pictured: the case in the thumbnail, or None without one.
     """
     rows = [
@@ -112,6 +113,7 @@ def write_card(
         residual_plane=residual_plane(description),
         evaluation=evaluation,
         metrics=metrics,
+        review=review,
         rows=rows,
         lowest=lowest,
         remarks=remarks(evaluation.summary),

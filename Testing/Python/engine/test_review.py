@@ -20,6 +20,7 @@ from conresnet.review import (
     FALLBACK,
     RANKING_FILE,
     Slices,
+    find_spots,
     make_review,
     read_ranking,
     slice_features,
@@ -98,6 +99,22 @@ def test_the_list_is_that_of_the_slices_and_spots_ordered_by_expected_wrong_voxe
         written = list(csv.DictReader(file))
     assert tuple(written[0]) == COLUMNS and len(written) == len(rows)
     assert written[spot.rank - 1]["expected_dice"] == "" and float(written[0]["r"]) == rows[0].r
+
+
+def test_a_long_uncertain_boundary_is_cut_to_its_most_uncertain_places():
+    uncertainty = np.zeros((5, 6, 60), np.float32)
+    uncertainty[2, 2:4] = 0.85 / np.log2(3)
+    millimeters = np.ones(3)
+    assert find_spots(uncertainty, PARTS, millimeters)[2] == []
+    uncertainty[2, 2:4, 10:14] = uncertainty[2, 2:4, 30:40] = 0.92 / np.log2(3)
+    spots, box, sizes = find_spots(uncertainty, PARTS, millimeters)
+    assert sorted(sizes) == [8, 20] and np.bincount(spots.ravel())[1:].tolist() == sizes
+    assert (spots > 0).sum() == ((uncertainty * np.log2(3))[box] > 0.9).sum()
+    assert find_spots(uncertainty, PARTS, 0.3 * millimeters)[2] == [120]
+    # As uncertain as can be all along: pieces.
+    uncertainty[2, 2:4] = 1
+    spots, box, sizes = find_spots(uncertainty, PARTS, millimeters)
+    assert sorted(sizes) == [40, 40, 40] and np.bincount(spots.ravel())[1:].tolist() == sizes
 
 
 def test_a_small_blurred_slice_is_expected_to_be_worse_than_a_large_sharp_one(labels):

@@ -55,17 +55,25 @@ def events_until(client: Client, last: str) -> list[dict]:
 
 
 def test_it_gives_what_the_engine_gives_in_this_process(client: Client, models: Path, image: np.ndarray) -> None:
-    client.segment(1, str(models / "organ"), image, maps=["probability", "attention"], precision="fp32")
+    further = {"precision": "fp32", "review": True, "statistics": True}
+    client.segment(1, str(models / "organ"), image, maps=["probability", "attention"], **further)
     done = client.expect("done")
     expected = segment(
         load_model(models / "organ"),
         [Volume(image, Grid(image.shape, np.eye(4)), "image")],
-        SegmentOptions(maps=("probability", "attention"), precision="fp32", threads=1),
+        SegmentOptions(maps=("probability", "attention"), threads=1, **further),
     )
     np.testing.assert_array_equal(np.load(done["labels"]), expected.labels.array)
     for name, array in expected.maps.items():
         np.testing.assert_allclose(np.load(done["maps"][name]), array, atol=2e-3)
     assert done["report"]["model"] == expected.report["model"]
+    assert done["maps"].keys() == expected.maps.keys()
+    assert done["report"]["review"]["axis"] == expected.report["review"]["axis"]
+    places = [[row["kind"], row["segment"], row["slice"]] for row in done["report"]["review"]["rows"]]
+    slices = [place for place in places if place[0] == "slice"]
+    assert len(slices) > 20 and ["slice", "all", 0] in slices
+    counts = [[row["voxels"] for row in done["report"][name]] for name in ("statistics", "segments")]
+    assert counts[0] == counts[1]
 
 
 def test_the_model_stays_loaded_until_another_is_asked_for(client: Client, models: Path, image: np.ndarray) -> None:
