@@ -20,7 +20,7 @@ from .CrossValidation import CrossValidation, jobIn
 from .DataSetPanel import DataSetPanel, pathNextTo
 from .PlanPanel import PlanPanel
 from .PlanText import dataOfPlan
-from .TrainingJob import JobState, TrainingJob
+from .TrainingJob import REPORT_FILE, JobState, TrainingJob
 
 
 def sentenceOf(job: TrainingJob) -> str:
@@ -36,8 +36,11 @@ def sentenceOf(job: TrainingJob) -> str:
     if isinstance(job, CrossValidation):
         if state is JobState.evaluating:
             return _("All {count} folds are trained. Evaluating the held-out cases.").format(count=job.count)
+        if state is JobState.finished and os.path.isfile(job.folder / REPORT_FILE):
+            return _("Finished. All {count} folds are trained and evaluated.").format(count=job.count)
         if state is JobState.finished:
-            return _("Finished. All {count} folds are trained.").format(count=job.count)
+            sentence = _("All {count} folds are trained, but they were not evaluated. Click Evaluate.")
+            return sentence.format(count=job.count)
         if job.current is not None:
             text = _("Fold {fold}, {trained} of {count} folds trained")
             parts.append(text.format(fold=job.current, trained=job.trained, count=job.count))

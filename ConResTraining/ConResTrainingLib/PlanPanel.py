@@ -156,8 +156,11 @@ class PlanPanel:
         if self.path and os.path.isfile(self.path):
             try:
                 text = self.path.read_text(encoding="utf-8")
-            except (OSError, ValueError) as error:
-                sentence = _("The plan {path} cannot be read: {error}").format(path=self.path, error=error)
+            except OSError as error:
+                sentence = _("The plan {path} cannot be read: {reason}.")
+                say(self._ui.planStatusLabel, sentence.format(path=self.path, reason=error.strerror), isError=True)
+            except ValueError:
+                sentence = _("The plan {path} is not plain text. Save it as UTF-8.").format(path=self.path)
                 say(self._ui.planStatusLabel, sentence, isError=True)
         self._saved = text
         # Text that has not changed keeps its scroll position.

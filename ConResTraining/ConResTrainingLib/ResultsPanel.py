@@ -17,6 +17,7 @@ from . import TrainingSettings
 from .Backend import Backend, BackendTask
 from .CrossValidation import jobIn
 from .JobPanel import JobPanel
+from .TrainingJob import REPORT_FILE
 
 _SEGMENTATION_MODULE = "ConResSegmentation"
 # Some cases could not be measured; the others were, and are in the report.
@@ -118,7 +119,7 @@ class ResultsPanel:
 
     @property
     def _report(self) -> Path | None:
-        return self._run / "evaluation" / "report.html" if self._run else None
+        return self._run / REPORT_FILE if self._run else None
 
     def _problem(self, *others: Path) -> str:
         job = self._jobPanel.job

@@ -26,6 +26,8 @@ from ConResSegmentationLib.Processes import ProcessLaunch, killTree, lastLine
 
 # Only the files of a run on another computer are visible: it counts as dead if it has written nothing for this long.
 SECONDS_OF_SILENCE = 600
+# In a run's folder, where the command evaluate writes it.
+REPORT_FILE = "evaluation/report.html"
 _LOG_BYTES = 40_000
 
 

@@ -196,14 +196,18 @@ def read_plan(path: Path, data: Path | None = None) -> Plan:
         data: where the data set is on this computer, instead of what the plan says.
 
     Raises:
-        UserError: ``plan-not-found``, ``plan-not-yaml``, or ``plan-invalid``, naming the field.
+        UserError: ``plan-not-found``, ``plan-not-text``, ``plan-not-yaml`` with the line, or ``plan-invalid`` with the
+            field.
     """
     try:
-        content = _parsed(path.read_text(encoding="utf-8"))
+        # PyYAML tells UTF-8 from UTF-16, as Windows may save it.
+        content = _parsed(path.read_bytes())
     except OSError as error:
         raise UserError("plan-not-found", path=str(path), reason=error.strerror) from error
+    except yaml.reader.ReaderError as error:
+        raise UserError("plan-not-text", path=str(path)) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError("plan-not-yaml", path=str(path), reason=" ".join(str(error).split())) from error
+        raise UserError("plan-not-yaml", path=str(path), reason=_reason(error)) from error
     try:
         plan = Plan.model_validate(content)
     except ValidationError as error:
@@ -213,7 +217,15 @@ def read_plan(path: Path, data: Path | None = None) -> Plan:
     return plan.model_copy(update={"data": (data or path.parent / plan.data).resolve()})
 
 
-def _parsed(text: str) -> Any:
+def _reason(error: Exception) -> str:
+    """What is wrong in YAML text, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is not None and problem:
+        return f"line {mark.line + 1}: {problem}"
+    return " ".join(str(error).split())
+
+
+def _parsed(text: str | bytes) -> Any:
     """YAML text. Raises yaml.YAMLError, also for text that is nested or repeated beyond any plan."""
     try:
         content = yaml.safe_load(text)

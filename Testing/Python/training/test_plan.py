@@ -112,6 +112,22 @@ def test_file_that_is_no_plan(plan_file, tmp_path):
         assert raised.value.code == code
 
 
+def test_plan_is_read_in_the_encodings_of_windows_and_its_faults_are_found_by_line(plan_file):
+    text, plan = plan_file.read_text(encoding="utf-8"), read_plan(plan_file)
+    for encoding in ("utf-16", "utf-8-sig"):
+        plan_file.write_text(text, encoding=encoding)
+        assert read_plan(plan_file) == plan
+    for content, code, reason in (
+        (b"\xff\xff\xff", "plan-not-text", None),
+        (b"data: \xe4\n", "plan-not-text", None),
+        (b"data: x\ntargets: [1, 2\ntraining: {}\n", "plan-not-yaml", "line 3: "),
+    ):
+        plan_file.write_bytes(content)
+        with pytest.raises(UserError) as raised:
+            read_plan(plan_file)
+        assert raised.value.code == code and raised.value.values.get("reason", "").startswith(reason or "")
+
+
 @pytest.mark.parametrize(
     "note",
     [

@@ -96,7 +96,12 @@ def test_a_cross_validation_that_fails_names_the_fold_and_one_that_is_trained_is
         write_fold(cross_validation, number, step(20), ("finished", {"step": 20}))
     training.widget.jobPanel.look()
     assert training.state == "finished"
-    assert training.ui.runStatusLabel.text == "Finished. All 3 folds are trained."
+    assert "not evaluated. Click Evaluate." in training.ui.runStatusLabel.text
+    (cross_validation / "evaluation").mkdir()
+    (cross_validation / "evaluation" / "report.html").touch()
+    training.open()
+    assert training.ui.runStatusLabel.text == "Finished. All 3 folds are trained and evaluated."
+    assert training.ui.openEvaluationButton.enabled
 
 
 def test_the_lowest_fold_starts_a_cross_validation(training: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
