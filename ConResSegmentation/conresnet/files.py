@@ -24,6 +24,29 @@ _SECONDS_TO_TRY = 3.0 if os.name == "nt" else 0.0
 _TRIES = 5
 
 
+def check_content(path: str | Path, beginning: bytes | None = None) -> None:
+    """Refuse a file that is empty, or that something else was saved in place of: a Git LFS pointer, or a web page.
+
+    Args:
+        path: the file.
+        beginning: its first bytes, if they were read already.
+
+    Raises:
+        UserError: "file-empty", "file-lfs-pointer" or "file-web-page".
+        OSError: the file cannot be read.
+    """
+    if beginning is None:
+        with open(path, "rb") as file:
+            beginning = file.read(512)
+    if not beginning:
+        raise UserError("file-empty", path=str(path))
+    text = beginning[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs."):
+        raise UserError("file-lfs-pointer", path=str(path))
+    if text.startswith((b"<!doctype html", b"<html", b"<head")) or (text.startswith(b"<?xml") and b"<html" in text):
+        raise UserError("file-web-page", path=str(path))
+
+
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary name next to ``path``, with the same suffixes; that file replaces ``path`` when the block succeeds.
@@ -180,6 +203,10 @@ def abandoned_folders(parent: str | Path, prefix: str) -> Iterator[OwnedFolder]:
         for path in sorted(Path(parent).glob(f"{prefix}*")):
             if owned := OwnedFolder.take(path):
                 yield owned
+            else:
+                # One that was left before it was locked; of a process that runs, it would not be empty.
+                with contextlib.suppress(OSError):
+                    path.rmdir()
 
 
 def _locked(folder: Path, flags: int) -> int | None:

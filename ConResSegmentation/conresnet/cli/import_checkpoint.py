@@ -65,7 +65,9 @@ def import_checkpoint(
     """Make a model package from CHECKPOINT, a state_dict by the paper's authors (.pth).
 
     Channels, preparation, tiling and regions default to those of their BraTS 2018 models. Nothing in the checkpoint is
-    executed; it must hold all tensors of ConResNet and no others.
+    executed. It must have all tensors of ConResNet and no others, under any prefix (DataParallel, torch.compile,
+    Lightning), alone or next to what a training loop keeps; of a running average next to the weights, the average is
+    taken.
     """
     from conresnet.package.writer import check_replaceable
 
@@ -96,10 +98,13 @@ def _write(checkpoint: Path, settings: dict[str, Any], output: Path, overwrite: 
     from conresnet.importing.checkpoint import convert, read_checkpoint
     from conresnet.package import write_package
 
-    arguments, weights = convert(read_checkpoint(checkpoint), checkpoint)
+    read = read_checkpoint(checkpoint)
+    arguments, weights = convert(read.tensors, checkpoint)
     description = describe(arguments, settings, str(checkpoint))
     package = write_package(description, {WEIGHTS_FILE: safetensors.torch.save(weights)}, output, overwrite)
     parameters = package.count_parameters(WEIGHTS_FILE) / 1e6
+    if read.average:
+        click.echo(f"The weights are a running average, from {read.average} in {checkpoint}.")
     click.echo(f"Wrote {package.path}: {description.title}, {parameters:.2f} M parameters in use.")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.errors import UserError
+from conresnet.files import check_content
 from conresnet.images.checks import check_size
 from conresnet.messages import sentence
 
@@ -34,22 +35,16 @@ def kind_of(path: Path) -> str:
     """ "nifti", "dicom", "nrrd", "meta" or "other", by a file's first bytes.
 
     Raises:
-        UserError: "image-file-empty", "image-lfs-pointer", "image-web-page" or "image-archive" for files that people
+        UserError: "file-empty", "file-lfs-pointer", "file-web-page" or "image-archive" for files that people
             take for images.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)
-    if not beginning:
-        raise UserError("image-file-empty", path=str(path))
     is_compressed = beginning.startswith(GZIP)
     if is_compressed:
         beginning = _decompressed(path, beginning)
-    text = beginning[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith(b"version https://git-lfs."):
-        raise UserError("image-lfs-pointer", path=str(path))
-    if text.startswith((b"<!doctype html", b"<html", b"<head")) or (text.startswith(b"<?xml") and b"<html" in text):
-        raise UserError("image-web-page", path=str(path))
+    check_content(path, beginning)
     if beginning.startswith(_ARCHIVES) or (is_compressed and beginning[257:262] == b"ustar"):
         raise UserError("image-archive", path=str(path))
     if is_nifti(beginning) and not (path.suffix.lower() == ".hdr" and beginning[344:346] == b"ni"):

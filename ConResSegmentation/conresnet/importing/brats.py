@@ -95,15 +95,11 @@ def describe(arguments: Mapping[str, Any], settings: Mapping[str, Any], source: 
         source: the checkpoint, for messages.
 
     Raises:
-        UserError: ``settings-unknown``, ``channels-differ``, or `parse_description`'s.
+        UserError: ``import-setting-unknown``, ``import-channels-differ``, or `parse_description`'s.
     """
     for key in settings:
         if key not in SETTINGS:
-            raise UserError(
-                "settings-unknown",
-                f'"{key}" cannot be set for the import of {source}; what can be set is {", ".join(SETTINGS)}.',
-                key=key,
-            )
+            raise UserError("import-setting-unknown", path=source, key=str(key), known=", ".join(SETTINGS))
     document = {**_BRATS, **settings}
     for key in _MERGED:
         if isinstance(settings.get(key), Mapping):
@@ -131,11 +127,6 @@ def _check_counts(document: Mapping[str, Any], arguments: Mapping[str, Any], sou
         return
     outputs = arguments["outputs"] - (output.get("kind") == "labels")
     if len(inputs) != arguments["input_channels"] or len(segments) != outputs:
-        raise UserError(
-            "channels-differ",
-            f"{source} takes {arguments['input_channels']} channels and gives {outputs} segments, but {len(inputs)} "
-            f"channels and {len(segments)} segments are described; name them with --channel and --segment.",
-            file=source,
-            channels=arguments["input_channels"],
-            segments=outputs,
-        )
+        given = {"given_channels": len(inputs), "given_segments": len(segments)}
+        channels = arguments["input_channels"]
+        raise UserError("import-channels-differ", path=source, channels=channels, segments=outputs, **given)

@@ -1,24 +1,103 @@
 """Checkpoints of the paper's authors: reading one without executing it, and its tensors under our names.
 
-Such a file is a ``state_dict`` saved with ``torch.save``, its names prefixed ``module.`` where several GPUs trained it.
-The authors' network is our `ConResNet` in the arithmetic, with other names and with tensors that never act.
+Such a file is a ``state_dict`` saved with ``torch.save``, alone or inside what a training loop keeps next to it.
+Wrappers such as DataParallel, torch.compile, Lightning or weight averaging put a prefix before each name; any prefix is
+taken off. The authors' network is our `ConResNet` in the arithmetic, with other names and with tensors that never act.
 """
 
+import functools
+import io
 import pickle
-from collections.abc import Iterator, Mapping
+import pickletools
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from conresnet.errors import UserError
+from conresnet.files import check_content
 from conresnet.networks import build_network
 from conresnet.networks.blocks import GROUPS
+from conresnet.package.description import DESCRIPTION_FILE
 
-PARALLEL_PREFIX = "module."
-# Under these a training script may keep the state_dict beside its optimizer's.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net")
+# A checkpoint of a ConRes training run has these next to its state_dict.
+_OF_A_RUN = {"state_dict", "global_step", "best_dice", "validated"}
+# What wrappers of single modules insert into names.
+_INSERTED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# The tensor by whose name a state_dict of the authors' network is found, with any prefix.
+_FIRST = "conv_4_32.0.weight"
+_ENDS_AS_FIRST = re.compile(rf"(.*\.)?conv_4_32\.({_INSERTED.pattern})?0\.({_INSERTED.pattern})?weight")
+# By-products of common tools among the tensors: an operation counter's, and the number of averaged states.
+_BY_PRODUCTS = {"total_ops", "total_params", "n_averaged"}
+_AVERAGE = re.compile(r"ema|swa|avg|averag|shadow", re.IGNORECASE)
+_MOST_LEVELS = 4
+_MOST_PICKLE_BYTES = 2**24
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a checkpoint.
+
+    Attributes:
+        tensors: by the authors' names, without prefixes and by-products.
+        average: where in the file the weights are, if they are a running average that was preferred to others or was
+            the only one; else "".
+    """
+
+    tensors: dict[str, Tensor]
+    average: str = ""
+
+
+class _Placeholder:
+    """Stands for a value that is not needed, such as a NumPy number; whatever is done with it does nothing."""
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> "_Placeholder":
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any, **keywords: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+@functools.cache
+def _harmless() -> list[tuple[Callable, str]]:
+    """Values that training loops keep next to the weights, by their names in a pickle. None of them is made."""
+    names = [f"numpy.{module}.multiarray.{name}" for module in ("core", "_core") for name in ("scalar", "_reconstruct")]
+    names += [f"numpy.dtypes.{name}" for name in dir(np.dtypes) if name.endswith("DType")]
+    names += ["numpy.dtype", "numpy.ndarray", "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer"]
+    names += [f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")]
+    names += [f"pathlib._local.{name}" for name in ("Path", "PosixPath", "WindowsPath")]
+    names += [f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")]
+    names += ["argparse.Namespace", "types.SimpleNamespace"]
+    names += ["uuid.UUID", "fractions.Fraction", "decimal.Decimal", "torch.torch_version.TorchVersion"]
+    # The argument of a defaultdict, and of some reduced values.
+    names += [f"builtins.{name}" for name in ("dict", "list", "tuple", "int", "float", "str", "bool", "object")]
+    names += [f"builtins.{name}" for name in ("frozenset", "slice", "range")]
+    # One class for each name, since the unpickler compares what it may call.
+    placeholders = [(type("Placeholder", (_Placeholder,), {}), name) for name in names]
+    return [*placeholders, (_new_dict, "collections.defaultdict"), (_new_list, "collections.deque")]
+
+
+def _new_dict(*arguments: Any) -> dict:
+    return {}
+
+
+def _new_list(*arguments: Any) -> list:
+    return []
+
 
 _BLOCKS = {"first": "1", "second": "2"}
 _STAGES = {
@@ -41,25 +120,99 @@ _NORMS = ("gn_seg", "gn_res", "gn_res1", "gn_res2", "gn_mp")
 _CONVOLUTIONS = ("conv_seg", "conv_res", "conv_res1", "conv_res2", "conv_mp_first", "conv_mp")
 
 
-def read_checkpoint(path: str | PathLike) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by the authors' names, ``module.`` taken off.
+def read_checkpoint(path: str | PathLike) -> Checkpoint:
+    """The tensors of a checkpoint, wherever in the file they are.
 
-    Nothing in the file is executed: pickled objects other than tensors in plain containers are refused.
+    Nothing in the file is executed. Pickled objects other than tensors in plain containers are refused, except for
+    common values such as NumPy numbers and parsed arguments, which are passed over.
 
     Raises:
-        UserError: ``checkpoint-not-found``, ``checkpoint-unreadable``, ``checkpoint-object``, ``checkpoint-content``.
+        UserError: a code that begins with ``import-``, or those of `conresnet.files.check_content`.
     """
+    path = Path(path)
+    _refuse_other_kinds(path)
     content = _load(path)
-    if isinstance(content, Mapping) and not _is_state_dict(content):
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping) or not content:
-        raise _wrong(path, "checkpoint-content", "holds no state_dict, that is tensors by their names")
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise _wrong(path, "checkpoint-content", f"holds {str(name)[:80]!r}, which is not a tensor with a name")
-    if all(name.startswith(PARALLEL_PREFIX) for name in content):
-        content = {name.removeprefix(PARALLEL_PREFIX): tensor for name, tensor in content.items()}
-    return dict(content)
+    if isinstance(content, Mapping) and set(content) >= _OF_A_RUN:
+        raise UserError("import-of-run", path=str(path))
+    found = dict(_state_dicts(content))
+    averages = [place for place in found if _AVERAGE.search(place)]
+    if len(averages) == 1:
+        return Checkpoint(found[averages[0]], averages[0])
+    if len(found) > 1:
+        raise UserError("import-several", path=str(path), places=", ".join(sorted(found)))
+    if found:
+        return Checkpoint(*found.values())
+    tensors = _any_tensors(content)
+    if not tensors:
+        raise UserError("import-content", path=str(path))
+    return Checkpoint(tensors)
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Say what else a file or folder is that people give here."""
+    try:
+        if path.is_dir():
+            if (path / DESCRIPTION_FILE).exists():
+                raise UserError("import-of-package", path=str(path))
+            if (path / "plan.yaml").exists():
+                raise UserError("import-of-run", path=str(path))
+            raise UserError("import-folder", path=str(path))
+        check_content(path)
+    except FileNotFoundError:
+        raise UserError("import-not-found", path=str(path)) from None
+    except OSError as error:
+        raise UserError("import-cannot-read", path=str(path), reason=error.strerror or str(error)) from None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.replace("\\", "/").split("/")[-1] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return
+    if DESCRIPTION_FILE in members:
+        raise UserError("import-of-package", path=str(path))
+    if "constants.pkl" in members:
+        raise UserError("import-torchscript", path=str(path))
+
+
+def _state_dicts(content: Any, place: str = "", level: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """(where, tensors by the authors' names) of each of the authors' networks in a file."""
+    if not isinstance(content, Mapping) or level > _MOST_LEVELS:
+        return
+    tensors = {key: item for key, item in content.items() if isinstance(key, str) and isinstance(item, Tensor)}
+    for found in filter(None, map(_ENDS_AS_FIRST.fullmatch, tensors)):
+        prefix = found[1] or ""
+        own = {
+            _INSERTED.sub("", name.removeprefix(prefix)): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        is_average = any(name.split(".")[-1] == "n_averaged" for name in tensors)
+        where = f"{place}{prefix}".rstrip(".") or "the file"
+        yield where + (" (averaged)" if is_average else ""), _without_by_products(own)
+    for key, item in content.items():
+        if isinstance(key, str):
+            yield from _state_dicts(item, f"{place}{key}.", level + 1)
+
+
+def _any_tensors(content: Any) -> dict[str, Tensor]:
+    """The tensors of a file that has no network of the authors, to name what differs; {} if it has none."""
+    while isinstance(content, Mapping) and content:
+        tensors = {key: item for key, item in content.items() if isinstance(key, str) and isinstance(item, Tensor)}
+        if tensors:
+            names = list(tensors)
+            prefix = next((f"{name.split('.')[0]}." for name in names), "")
+            if len(names) > 1 and all(name.startswith(prefix) for name in names):
+                tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            return _without_by_products(tensors)
+        content = next((item for item in content.values() if isinstance(item, Mapping)), None)
+    return {}
+
+
+def _without_by_products(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if isinstance(tensor, Tensor) and name.split(".")[-1] not in _BY_PRODUCTS
+    }
 
 
 def convert(tensors: Mapping[str, Tensor], source: str | PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -74,16 +227,16 @@ def convert(tensors: Mapping[str, Tensor], source: str | PathLike) -> tuple[dict
         state_dict in float32.
 
     Raises:
-        UserError: ``checkpoint-missing``, ``checkpoint-left-over``, ``checkpoint-shape`` or ``checkpoint-values``, with
-            the name of a tensor.
+        UserError: ``import-missing``, ``import-left-over``, ``import-shape`` or ``import-values``, with the name of a
+            tensor.
     """
     names = dict(_names())
     missing = [theirs for theirs in names.values() if theirs not in tensors]
     if missing:
-        raise _wrong(source, "checkpoint-missing", f"lacks the tensor {_listed(missing)}")
+        raise UserError("import-missing", path=str(source), tensor=missing[0], count=len(missing) - 1)
     left_over = sorted(set(tensors) - set(names.values()) - _never_acting(set(names.values())))
     if left_over:
-        raise _wrong(source, "checkpoint-left-over", f"holds the tensor {_listed(left_over)}, which ConResNet lacks")
+        raise UserError("import-left-over", path=str(source), tensor=left_over[0], count=len(left_over) - 1)
     arguments = _arguments(tensors, source)
     with torch.device("meta"):
         expected = build_network("conresnet", arguments).state_dict()
@@ -91,15 +244,23 @@ def convert(tensors: Mapping[str, Tensor], source: str | PathLike) -> tuple[dict
     for ours, template in expected.items():
         tensor = tensors[names[ours]]
         if tensor.shape != template.shape:
-            raise _wrong(
-                source,
-                "checkpoint-shape",
-                f"holds the tensor {names[ours]} in the shape {tuple(tensor.shape)} instead of {tuple(template.shape)}",
-            )
-        if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-            raise _wrong(source, "checkpoint-values", f"holds values in the tensor {names[ours]} that are not finite")
-        weights[ours] = tensor.to(torch.float32).clone(memory_format=torch.contiguous_format)
+            raise _wrong_shape(source, names[ours], tensor, f"{tuple(template.shape)}")
+        weights[ours] = _as_float32(tensor, names[ours], source)
     return arguments, weights
+
+
+def _as_float32(tensor: Tensor, name: str, source: str | PathLike) -> Tensor:
+    """The values in the format of a package, in memory of their own."""
+    error = UserError("import-values", path=str(source), tensor=name)
+    # A file of a few bytes can have tensors of any size that repeat one value, or that have no values at all.
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.is_floating_point()
+    if not is_plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise error
+    values = tensor.detach().to(torch.float32).clone(memory_format=torch.contiguous_format)
+    # After the conversion, in which large float64 values become infinite.
+    if not torch.isfinite(values).all():
+        raise error
+    return values
 
 
 def _names() -> Iterator[tuple[str, str]]:
@@ -155,12 +316,12 @@ def _arguments(tensors: Mapping[str, Tensor], source: str | PathLike) -> dict[st
     ):
         shape = tensors[name].shape
         if len(shape) != dimensions or not 1 <= shape[axis] <= most:
-            raise _wrong(source, "checkpoint-shape", f"holds the tensor {name} in the shape {tuple(shape)}")
+            raise _wrong_shape(source, name, tensors[name], f"one that has 1 to {most} along axis {axis}")
         sizes.append(shape[axis])
     inputs, outputs, residual_outputs, width = sizes
     if width % GROUPS:
-        reason = f"has a base width of {width} in conv_4_32.0.weight, no multiple of {GROUPS}"
-        raise _wrong(source, "checkpoint-shape", reason)
+        wanted = f"one whose first size is a multiple of {GROUPS}"
+        raise _wrong_shape(source, _FIRST, tensors[_FIRST], wanted)
     return {
         "input_channels": inputs,
         "outputs": outputs,
@@ -170,51 +331,63 @@ def _arguments(tensors: Mapping[str, Tensor], source: str | PathLike) -> dict[st
     }
 
 
-def _load(path: str | PathLike) -> Any:
+def _load(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(
-            "checkpoint-not-found", f"There is no checkpoint at {path}; check the path.", file=str(path)
-        ) from None
+        if path.suffix.lower() == ".safetensors":
+            import safetensors.torch
+
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch tells an object that it will not make from bytes that are no pickle in words alone.
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise UserError(
-                "checkpoint-object",
-                f"{path} holds Python objects besides tensors, which would run code when read, and was refused; have "
-                "its maker save the bare state_dict.",
-                file=str(path),
-            ) from None
-        raise _unreadable(path) from None
+        # A pickle names an object before it is made; anything else is damaged or is not a pickle.
+        if names := _foreign_objects(path):
+            raise UserError("import-object", path=str(path), objects=", ".join(names[:3])) from error
+        raise UserError("import-unreadable", path=str(path)) from error
     except OSError as error:
-        raise UserError(
-            "checkpoint-unreadable", f"{path} cannot be read ({error.strerror}); check the file.", file=str(path)
-        ) from None
+        raise UserError("import-cannot-read", path=str(path), reason=error.strerror or str(error)) from None
     except MemoryError:
         raise
-    except Exception:
+    except Exception as error:
         # What torch raises for a file that is cut off or of another kind differs by where it stumbles.
-        raise _unreadable(path) from None
+        raise UserError("import-unreadable", path=str(path)) from error
 
 
-def _unreadable(path: str | PathLike) -> UserError:
-    return UserError(
-        "checkpoint-unreadable",
-        f"{path} is no whole checkpoint as torch.save writes it; get a fresh copy.",
-        file=str(path),
-    )
+def _foreign_objects(path: Path) -> list[str]:
+    """The classes and functions that a pickle names and that are not of tensors, without executing it."""
+    known = {name for _, name in _harmless()}
+    names: set[str] = set()
+    for data in _pickles(path):
+        texts: list[str] = []
+        try:
+            for operation, argument, _ in pickletools.genops(data):
+                if operation.name == "GLOBAL":
+                    names.add(".".join(argument.split(" ", 1)))
+                elif operation.name == "STACK_GLOBAL":
+                    names.add(".".join(texts[-2:]))
+                elif isinstance(argument, str):
+                    texts.append(argument)
+        except (ValueError, UnicodeDecodeError, IndexError, AttributeError):
+            continue
+    return sorted(name for name in names - known if not name.startswith(("torch.", "collections.OrderedDict")))
 
 
-def _is_state_dict(content: Mapping) -> bool:
-    return bool(content) and all(isinstance(value, Tensor) for value in content.values())
+def _pickles(path: Path) -> Iterator[io.BytesIO | bytes]:
+    """The pickles in a checkpoint of the new format, a zip archive, or of the old one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl") and archive.getinfo(name).file_size <= _MOST_PICKLE_BYTES:
+                    yield archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, EOFError, RuntimeError):
+        with path.open("rb") as file:
+            data = io.BytesIO(file.read(_MOST_PICKLE_BYTES))
+        if not data.getbuffer()[:1] == b"\x80":
+            return
+        # The old format: a magic number, a version, the system's properties, the content.
+        for _ in range(4):
+            yield data
 
 
-def _listed(names: list[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-
-
-def _wrong(source: str | PathLike, code: str, reason: str) -> UserError:
-    return UserError(
-        code, f"{source} {reason}; only checkpoints of the paper authors' ConResNet can be imported.", file=str(source)
-    )
+def _wrong_shape(source: str | PathLike, name: str, tensor: Tensor, wanted: str) -> UserError:
+    return UserError("import-shape", path=str(source), tensor=name, shape=str(tuple(tensor.shape)), wanted=wanted)

@@ -69,6 +69,14 @@ COMPUTING: dict[str, str] = {
     # Files.
     "disk-full": _("There is not enough disk space to write {path}; free some space and try again."),
     "cannot-write": _("{path} cannot be written ({reason}); choose a folder you may write to."),
+    "file-empty": _("{path} is an empty file; copy, download or export it again."),
+    "file-lfs-pointer": _(
+        '{path} is a Git LFS pointer and not the file itself; run "git lfs pull", or download the file.'
+    ),
+    "file-web-page": _(
+        "{path} is a web page; check the link that it was downloaded from, which may need a login, and download the "
+        "file itself."
+    ),
     "cannot-access": _("{path} cannot be accessed ({reason}); check its name and permissions."),
     # The folder of a case's results.
     "output-not-folder": _("The output {path} is a file; name a folder for the results."),

@@ -11,13 +11,6 @@ IMAGES: dict[str, str] = {
     "image-not-found": _("The image {path} does not exist."),
     "cannot-read": _("The image {path} cannot be read ({reason})."),
     "image-name-not-text": _("The image {path} cannot be read because its name is not valid UTF-8; rename it."),
-    "image-file-empty": _("{path} is an empty file; copy, download or export it again."),
-    "image-lfs-pointer": _(
-        '{path} is a Git LFS pointer and not the image itself; run "git lfs pull", or download the file.'
-    ),
-    "image-web-page": _(
-        "{path} is a web page and not an image; check the link that it was downloaded from, which may need a login."
-    ),
     "image-archive": _("{path} is an archive; unpack it, and choose the image or DICOM folder inside."),
     "not-an-image": _(
         "{path} is not an image in a supported format (NIfTI, NRRD, MetaImage, or a folder with a DICOM series), or "

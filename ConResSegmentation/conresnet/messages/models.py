@@ -67,6 +67,55 @@ MODELS: dict[str, str] = {
     "package-path-taken": _(
         "{file} already exists, is not a model package, and was not changed; choose another name, or move it."
     ),
+    # Importing checkpoints
+    "import-not-found": _("There is no checkpoint at {path}; check the path."),
+    "import-cannot-read": _("{path} cannot be read ({reason}); check the file."),
+    "import-folder": _("{path} is a folder; choose the checkpoint file in it."),
+    "import-of-package": _(
+        "{path} is a model package already; install it with the command 'python -m conresnet models install'."
+    ),
+    "import-of-run": _(
+        "{path} belongs to a training run of ConResNet; make a model package of the run with the command "
+        "'python -m conresnet_training export'."
+    ),
+    "import-torchscript": _(
+        "{path} is a TorchScript program, which is not run; save the network's state_dict with torch.save instead."
+    ),
+    "import-unreadable": _(
+        "{path} is not a complete checkpoint as torch.save writes it; get a fresh copy, or check that it is the right "
+        "file."
+    ),
+    "import-object": _(
+        "{path} was refused because it contains Python objects besides tensors ({objects}), which could run code when "
+        "read; save the network's state_dict alone."
+    ),
+    "import-content": _(
+        "{path} has no tensors with names (a state_dict); save the network's state_dict with torch.save."
+    ),
+    "import-several": _(
+        "{path} has several networks of the paper's authors ({places}); save the one to import in a file of its own."
+    ),
+    "import-missing": _(
+        "{path} does not have the tensor {tensor} ({count} others are missing too); only checkpoints of the paper "
+        "authors' ConResNet can be imported."
+    ),
+    "import-left-over": _(
+        "{path} has the tensor {tensor} (and {count} others) that ConResNet does not have; only checkpoints of the "
+        "paper authors' ConResNet can be imported."
+    ),
+    "import-shape": _(
+        "In {path} the tensor {tensor} has the shape {shape} instead of {wanted}; only checkpoints of the paper "
+        "authors' ConResNet can be imported."
+    ),
+    "import-values": _(
+        "In {path} the tensor {tensor} has values that are not finite numbers in 32 bits; get a fresh copy, or "
+        "train the network again."
+    ),
+    "import-setting-unknown": _("{key} cannot be set when {path} is imported; the fields that can be set are {known}."),
+    "import-channels-differ": _(
+        "{path} has {channels} channels and {segments} segments, but {given_channels} channels and {given_segments} "
+        "segments are described; name them with --channel and --segment."
+    ),
     # Finding models
     "models-folder-not-found": _("There is no models folder at {file}; check the path."),
     "model-not-found": _(

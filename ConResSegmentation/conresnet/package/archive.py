@@ -4,6 +4,7 @@ A container hands out the bytes of plain files that lie directly in it, and refu
 memory: links, names with folders or drives in them, encrypted members, archives that swell out of proportion.
 """
 
+import re
 import stat
 import zipfile
 import zlib
@@ -83,21 +84,20 @@ class Archive(Container):
     def __init__(self, path: Path):
         super().__init__(path)
         with self._opened() as archive:
-            members = archive.infolist()
-        self._check(members)
-        self._sizes = {item.filename: item.file_size for item in members if not item.is_dir()}
-        folders = [name.rpartition("/")[0] for name in self._sizes if name.split("/")[-1] == DESCRIPTION_FILE]
+            self._members = self._checked(archive.infolist())
+        folders = [name.rpartition("/")[0] for name in self._members if name.split("/")[-1] == DESCRIPTION_FILE]
         folders = [folder for folder in folders if "/" not in folder]
         if len(folders) > 1:
             raise self.damaged(f"it holds {len(folders)} files named {DESCRIPTION_FILE}")
         self._top = f"{folders[0]}/" if folders and folders[0] else ""
 
     def size(self, name: str) -> int | None:
-        return self._sizes.get(self._top + name)
+        item = self._members.get(self._top + name)
+        return None if item is None else item.file_size
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        with self._opened() as archive, archive.open(self._top + name) as file:
+        with self._opened() as archive, archive.open(self._members[self._top + name]) as file:
             yield file
 
     @contextmanager
@@ -113,28 +113,32 @@ class Archive(Container):
         except OSError as error:
             raise self.damaged(error.strerror or str(error)) from None
 
-    def _check(self, members: list[zipfile.ZipInfo]) -> None:
+    def _checked(self, members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
+        """The files by their names with ``/`` between folders, however the program that made the archive wrote them."""
         if len(members) > MOST_MEMBERS:
-            raise self.unsafe(f"it holds {len(members)} files")
-        seen = set()
+            raise self.unsafe(f"it has {len(members)} files")
+        files: dict[str, zipfile.ZipInfo] = {}
         for item in members:
-            # orig_filename is the name as stored: zipfile cuts filename at a NUL and turns backslashes on Windows.
-            name = item.orig_filename
-            shown = ascii(name[:80])
-            if any(mark in name for mark in "\\\0:") or name.startswith("/") or ".." in name.split("/"):
+            # orig_filename is the name as stored: zipfile cuts filename at a NUL.
+            stored = item.orig_filename
+            shown = ascii(stored[:80])
+            # Some programs write backslashes, or "./" first.
+            name = "/".join(part for part in stored.replace("\\", "/").split("/") if part != ".")
+            if "\0" in name or re.match("/|[A-Za-z]:", name) or ".." in name.split("/"):
                 raise self.unsafe(f"the name {shown} in it leads out of it")
             if stat.S_ISLNK(item.external_attr >> 16):
                 raise self.unsafe(f"{shown} in it is a link")
             if item.flag_bits & 1:
                 raise self.unsafe(f"{shown} in it is encrypted")
-            if name in seen:
-                raise self.unsafe(f"it holds {shown} twice")
-            seen.add(name)
+            if name in files:
+                raise self.unsafe(f"it has {shown} twice")
             if item.file_size > SWELLING_IGNORED_BYTES and item.file_size > MOST_SWELLING * item.compress_size:
-                raise self.unsafe(f"{shown} in it would swell to {item.file_size} bytes")
+                raise self.unsafe(f"{shown} in it would expand to {item.file_size} bytes")
+            files[name] = item
         unpacked = sum(item.file_size for item in members)
         if unpacked > MOST_UNPACKED_BYTES:
-            raise self.unsafe(f"it would swell to {unpacked} bytes")
+            raise self.unsafe(f"it would expand to {unpacked} bytes")
+        return {name: item for name, item in files.items() if not name.endswith("/")}
 
 
 def open_container(path: Path) -> Container:

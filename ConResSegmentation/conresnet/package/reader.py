@@ -47,13 +47,20 @@ def read_tensor_shapes(file: BinaryIO, size: int, source: str) -> dict[str, tupl
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(size - 8, MOST_HEADER_BYTES):
             raise ValueError
-        header = json.loads(file.read(length))
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_without_repeats)
+        metadata = header.pop("__metadata__", {})
+        # As strict as the safetensors library, which reads the file later.
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError
+        tensors = header
         end = 0
+        "".join(tensors).encode("utf-8")  # lone surrogates raise UnicodeEncodeError, a ValueError
         for entry in sorted(tensors.values(), key=lambda entry: entry["data_offsets"]):
             start, stop = entry["data_offsets"]
             shape = entry["shape"]
-            if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n <= size for n in shape):
+            if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n <= size for n in (*shape, start)):
+                raise ValueError
+            if type(stop) is not int:
                 raise ValueError
             if start != end or stop - start != math.prod(shape) * _ITEM_BYTES[entry["dtype"]]:
                 raise ValueError
@@ -63,6 +70,12 @@ def read_tensor_shapes(file: BinaryIO, size: int, source: str) -> dict[str, tupl
         return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError("package-weights", file=source) from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError
+    return dict(pairs)
 
 
 METRICS_FILE = "metrics.json"

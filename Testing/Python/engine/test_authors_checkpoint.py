@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import datetime
 import json
 import os
+import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import conresnet
@@ -16,7 +23,7 @@ from conresnet.importing.checkpoint import convert, read_checkpoint
 from conresnet.networks import build_network
 from conresnet.package import read_package
 from engine import authors_network
-from engine.package_cases import refusal
+from engine.package_cases import make_folder, refusal
 
 NEVER_ACTING = ("gn_res.", "gn_res2.", "conv_res2.")
 
@@ -101,15 +108,15 @@ def test_one_missing_tensor_is_named(small: dict[str, torch.Tensor]) -> None:
             or name == "seg_x2.0.conv_mp_first.weight"
         )
         if acts and not unused:
-            assert name in refusal("checkpoint-missing", convert, rest, "a.pth")
+            assert name in refusal("import-missing", convert, rest, "a.pth")
         else:
             convert(rest, "a.pth")
 
 
 @pytest.mark.parametrize("name", ["extra.weight", "layer0.1.conv1.weight", "seg_x4.0.conv_res3.weight", "layer0"])
 def test_one_left_over_tensor_is_named(small: dict[str, torch.Tensor], name: str) -> None:
-    sentence = refusal("checkpoint-left-over", convert, {**small, name: torch.zeros(1)}, "a.pth")
-    assert f"tensor {name}," in sentence and "a.pth" in sentence
+    sentence = refusal("import-left-over", convert, {**small, name: torch.zeros(1)}, "a.pth")
+    assert f"tensor {name} " in sentence and "a.pth" in sentence
 
 
 @pytest.mark.parametrize(
@@ -123,26 +130,125 @@ def test_one_left_over_tensor_is_named(small: dict[str, torch.Tensor], name: str
     ],
 )
 def test_a_wrong_shape_is_named(small: dict[str, torch.Tensor], name: str, shape: tuple[int, ...]) -> None:
-    assert name in refusal("checkpoint-shape", convert, {**small, name: torch.zeros(shape)}, "a.pth")
+    assert name in refusal("import-shape", convert, {**small, name: torch.zeros(shape)}, "a.pth")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_named(small: dict[str, torch.Tensor], value: float) -> None:
     small["layer4.1.gn2.weight"][3] = value
-    assert "layer4.1.gn2.weight" in refusal("checkpoint-values", convert, small, "a.pth")
+    assert "layer4.1.gn2.weight" in refusal("import-values", convert, small, "a.pth")
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model"])
 def test_a_state_dict_beside_other_things_is_found(tmp_path: Path, small: dict[str, torch.Tensor], key: str) -> None:
     optimizer = {"state": {}, "param_groups": [{"lr": 1e-4}]}
     path = save(tmp_path / "a.pth", {"epoch": 3, key: small, "optimizer": optimizer})
-    assert set(read_checkpoint(path)) == set(small)
+    assert set(read_checkpoint(path).tensors) == set(small)
+
+
+PREFIXES = ["_orig_mod.", "module._orig_mod.", "model.", "net.module.", "anything_else."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("place", [None, "state_dict", "checkpoint"])
+def test_any_prefix_is_taken_off(
+    tmp_path: Path, small: dict[str, torch.Tensor], prefix: str, place: str | None
+) -> None:
+    named = {f"{prefix}{name}": tensor for name, tensor in small.items()}
+    # As a loss with weights of its own is kept by Lightning.
+    named["criterion.weight"] = torch.ones(3)
+    path = save(tmp_path / "a.pth", {place: named, "epoch": 3} if place else named)
+    assert set(read_checkpoint(path).tensors) == set(small)
+
+
+def test_by_products_of_training_are_passed_over(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+    counted = small | {"total_ops": torch.zeros(1), "layer0.0.conv1.total_params": torch.zeros(1)}
+    values = {
+        "best_dice": np.float64(0.8),
+        "losses": np.arange(3.0),
+        "args": argparse.Namespace(lr=1, folder=Path("a")),
+        "date": datetime.datetime.now(datetime.UTC),
+        "history": collections.defaultdict(list, a=[1], b=collections.deque([1.0, 2.0])),
+        "classes": frozenset({1}),
+    }
+    for new_format in (True, False):
+        torch.save({"model": counted, **values}, tmp_path / "a.pth", _use_new_zipfile_serialization=new_format)
+        assert set(read_checkpoint(tmp_path / "a.pth").tensors) == set(small)
+
+
+def test_a_running_average_is_preferred_and_named(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+    changed = {name: tensor + 1 for name, tensor in small.items()}
+    name = "layer0.0.conv1.weight"
+    wrapped = {f"module.{key}": tensor for key, tensor in changed.items()}
+    for content, place in (
+        ({"model": small, "model_ema": changed}, "model_ema"),
+        ({"state_dict": small, "ema": {"module": changed}}, "ema.module"),
+        (
+            {
+                f"{part}.{key}": item
+                for part, items in (("net", small), ("ema_net", changed))
+                for key, item in items.items()
+            },
+            "ema_net",
+        ),
+        ({"n_averaged": torch.tensor(3), **wrapped}, "module (averaged)"),
+    ):
+        checkpoint = read_checkpoint(save(tmp_path / "a.pth", content))
+        assert checkpoint.average == place
+        assert torch.equal(checkpoint.tensors[name], changed[name])
+    path = save(tmp_path / "a.pth", {"teacher": small, "student": changed})
+    assert "student, teacher" in refusal("import-several", read_checkpoint, path)
+
+
+def test_a_safetensors_file_is_read_too(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+    safetensors.torch.save_file(small, tmp_path / "a.safetensors")
+    assert set(read_checkpoint(tmp_path / "a.safetensors").tensors) == set(small)
+
+
+def test_files_of_other_kinds_are_told_apart(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n")
+    refusal("file-lfs-pointer", read_checkpoint, tmp_path / "pointer.pth")
+    (tmp_path / "empty.pth").write_bytes(b"")
+    refusal("file-empty", read_checkpoint, tmp_path / "empty.pth")
+    folder = make_folder(tmp_path / "organ")
+    refusal("import-of-package", read_checkpoint, folder)
+    shutil.make_archive(str(folder), "zip", folder)
+    refusal("import-of-package", read_checkpoint, tmp_path / "organ.zip")
+    of_run = {"state_dict": small, "global_step": 3, "best_dice": None, "validated": 0}
+    refusal("import-of-run", read_checkpoint, save(tmp_path / "last.ckpt", of_run))
+    with zipfile.ZipFile(tmp_path / "script.pt", "w") as made:
+        made.writestr("script/constants.pkl", b"")
+    refusal("import-torchscript", read_checkpoint, tmp_path / "script.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: torch.full_like(tensor, 1e300, dtype=torch.float64),
+        lambda tensor: tensor.int(),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: torch.zeros(()).expand(tensor.shape),
+    ],
+    ids=["infinite in 32 bits", "integers", "complex", "without values", "sparse", "one value"],
+)
+def test_tensors_that_a_package_cannot_have(small: dict[str, torch.Tensor], change) -> None:
+    name = "layer1.0.conv1.weight"
+    assert name in refusal("import-values", convert, small | {name: change(small[name])}, "a.pth")
+
+
+def test_eight_bits_are_read(small: dict[str, torch.Tensor]) -> None:
+    name = "layer1.0.conv1.weight"
+    small[name] = small[name].to(torch.float8_e4m3fn)
+    _, weights = convert(small, "a.pth")
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values())
 
 
 def test_half_precision_and_the_old_file_format_are_read(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     half = {name: tensor.half() for name, tensor in small.items()}
     torch.save(half, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
-    _, weights = convert(read_checkpoint(tmp_path / "a.pth"), "a.pth")
+    _, weights = convert(read_checkpoint(tmp_path / "a.pth").tensors, "a.pth")
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
 
 
@@ -157,34 +263,34 @@ class Exploding:
 @pytest.mark.parametrize("new_format", [True, False])
 def test_a_pickled_object_is_refused_and_not_executed(tmp_path: Path, content: object, new_format: bool) -> None:
     torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=new_format)
-    assert "a.pth" in refusal("checkpoint-object", read_checkpoint, tmp_path / "a.pth")
+    assert "a.pth" in refusal("import-object", read_checkpoint, tmp_path / "a.pth")
 
 
 def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.pth", torch.nn.Conv3d(1, 1, 1))
-    refusal("checkpoint-object", read_checkpoint, path)
+    refusal("import-object", read_checkpoint, path)
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"epoch": 3}, {1: torch.zeros(1)}, torch.zeros(3)])
 def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
-    refusal("checkpoint-content", read_checkpoint, save(tmp_path / "a.pth", content))
+    refusal("import-content", read_checkpoint, save(tmp_path / "a.pth", content))
 
 
-@pytest.mark.parametrize("data", [b"", b"text of some kind", b"PK\x03\x04", b"\x80\x02"])
+@pytest.mark.parametrize("data", [b"text of some kind", b"PK\x03\x04", b"\x80\x02"])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.pth").write_bytes(data)
-    assert "a.pth" in refusal("checkpoint-unreadable", read_checkpoint, tmp_path / "a.pth")
+    assert "a.pth" in refusal("import-unreadable", read_checkpoint, tmp_path / "a.pth")
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     path = save(tmp_path / "a.pth", small)
     path.write_bytes(path.read_bytes()[:-1000])
-    refusal("checkpoint-unreadable", read_checkpoint, path)
+    refusal("import-unreadable", read_checkpoint, path)
 
 
 def test_no_checkpoint_there(tmp_path: Path) -> None:
-    refusal("checkpoint-not-found", read_checkpoint, tmp_path / "nowhere.pth")
-    refusal("checkpoint-unreadable", read_checkpoint, tmp_path)
+    refusal("import-not-found", read_checkpoint, tmp_path / "nowhere.pth")
+    refusal("import-folder", read_checkpoint, tmp_path)
 
 
 def test_the_command_is_told_otherwise(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:

@@ -69,10 +69,10 @@ def zipped() -> bytes:
 @pytest.mark.parametrize(
     ("code", "content"),
     [
-        ("image-file-empty", b""),
-        ("image-lfs-pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 5\n"),
-        ("image-web-page", b"<!DOCTYPE html><html><body>Please log in</body></html>"),
-        ("image-web-page", b"\n  <HTML><head></head></HTML>"),
+        ("file-empty", b""),
+        ("file-lfs-pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 5\n"),
+        ("file-web-page", b"<!DOCTYPE html><html><body>Please log in</body></html>"),
+        ("file-web-page", b"\n  <HTML><head></head></HTML>"),
         ("image-archive", zipped()),
         ("image-archive", tar()),
     ],

@@ -27,7 +27,7 @@ def test_a_missing_file_is_refused(tmp_path):
 @pytest.mark.parametrize("content", [b"no image at all", b""])
 def test_what_is_no_image_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    refused("not-an-image" if content else "image-file-empty", tmp_path / name)
+    refused("not-an-image" if content else "file-empty", tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])

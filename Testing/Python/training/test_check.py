@@ -252,7 +252,7 @@ def test_truncated_file(check, tmp_path, part):
 def test_file_that_is_no_image(check, tmp_path):
     folder = nnunet(tmp_path / "set", ending=".nrrd")
     (folder / "imagesTr" / "case_1_0000.nrrd").write_text("<html>404</html>", encoding="utf-8")
-    assert check(folder).codes == {"case_1": [("error", "image-web-page")]}
+    assert check(folder).codes == {"case_1": [("error", "file-web-page")]}
 
 
 def test_duplicates_are_named(check, tmp_path):
