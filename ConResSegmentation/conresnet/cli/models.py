@@ -76,11 +76,12 @@ def show(model: str, folder: str | None) -> None:
 @click.argument("names", metavar="NAME|PATH...", nargs=-1, required=True)
 @_extra_folder
 def verify(names: tuple[str, ...], folder: str | None) -> None:
-    """Check that models are complete: description, sizes, checksums, weights."""
+    """Check that models are complete and can be used: description, sizes, checksums, networks and their weights."""
     problems = []
     for name in names:
         try:
             package = read_package(find_model(name, folder))
+            _check_networks(package)
         except UserError as error:
             problems.append(error)
             if len(names) > 1:
@@ -101,6 +102,18 @@ def install(source: str, overwrite: bool) -> None:
     """Copy a model package, a folder or a .zip file, into your models folder."""
     package = install_model(source, overwrite)
     click.echo(f"Installed {package.description.name} {package.description.version} as {package.path}.")
+
+
+def _check_networks(package: ModelPackage) -> None:
+    """Build the networks with their weights, as for a segmentation.
+
+    Raises:
+        UserError: as ``segment`` would.
+    """
+    # Imported here because it needs torch, which the other commands do not.
+    from conresnet.systems import build_system
+
+    build_system(package)
 
 
 def _shown(package: ModelPackage) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from conresnet.errors import UserError
+from conresnet.files import check_content
 from conresnet.package.description import DESCRIPTION_FILE
 
 MOST_MEMBERS = 1000
@@ -145,7 +146,8 @@ def open_container(path: Path) -> Container:
     """The container at `path`.
 
     Raises:
-        UserError: ``package-not-found``, ``model-is-checkpoint``, or one from reading the container.
+        UserError: ``package-not-found``, ``model-is-checkpoint``, those of `conresnet.files.check_content`, or
+            one from reading the container.
     """
     if path.is_dir():
         return Folder(path)
@@ -153,4 +155,5 @@ def open_container(path: Path) -> Container:
         raise UserError("package-not-found", file=str(path))
     if path.suffix.lower() in (".pth", ".pt", ".ckpt", ".tar"):
         raise UserError("model-is-checkpoint", name=path.name)
+    check_content(path)
     return Archive(path)

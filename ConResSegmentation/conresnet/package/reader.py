@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from conresnet.errors import UserError
+from conresnet.files import check_content
 from conresnet.package.archive import Container, open_container
 from conresnet.package.description import (
     DESCRIPTION_FILE,
@@ -166,6 +167,10 @@ class ModelPackage:
         if size is None:
             raise _missing(self.path, name)
         if size != entry.bytes:
+            if size:
+                # As git leaves it where the file was not downloaded.
+                with self._container.open(name) as file:
+                    check_content(self.path / name, file.read(512))
             values = {"file": str(self.path), "name": name, "bytes": size, "expected": entry.bytes}
             raise UserError("package-truncated", **values)
 

@@ -12,6 +12,7 @@ So a user's newer version stands in for a shipped model, and the list shows that
 is an entry like any other, with the sentence that says why; it never hides the rest.
 """
 
+import contextlib
 import difflib
 import os
 import shutil
@@ -25,6 +26,7 @@ from conresnet.errors import UserError
 from conresnet.files import write_error
 from conresnet.package import ModelDescription, ModelPackage, parse_description, read_package, write_package
 from conresnet.package.description import DESCRIPTION_FILE
+from conresnet.package.writer import recover_packages
 
 SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "models"
 FOLDERS_VARIABLE = "CONRESNET_MODELS"
@@ -61,6 +63,8 @@ def model_folders(extra: str | PathLike | None = None) -> list[tuple[str, Path]]
 def list_models(extra: str | PathLike | None = None) -> list[ModelEntry]:
     """Every model package there is, broken and hidden ones too, in the order in which names are looked up.
 
+    A package of the user's that an installation was replacing when it was killed is brought back first.
+
     Descriptions and sizes are checked, checksums are not: see `ModelPackage.verify`.
 
     Raises:
@@ -70,6 +74,9 @@ def list_models(extra: str | PathLike | None = None) -> list[ModelEntry]:
         raise UserError("models-folder-not-found", file=str(extra))
     entries: list[ModelEntry] = []
     first: dict[str, Path] = {}
+    for folder in _user_folders():
+        with contextlib.suppress(OSError):
+            recover_packages(folder)
     for kind, folder in model_folders(extra):
         for path in _packages_in(folder):
             entry = _read_entry(kind, path)

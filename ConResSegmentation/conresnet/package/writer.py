@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +10,14 @@ from os import PathLike
 from pathlib import Path
 
 from conresnet.errors import UserError
-from conresnet.files import move, write_error
+from conresnet.files import OwnedFolder, abandoned_folders, move, write_error
 from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, PackedFile, parse_description
 from conresnet.package.reader import ModelPackage, read_package
 
 LICENSE_FILE = "LICENSE.txt"
+# Not the one of hidden folders with results, which are treated otherwise after a kill.
+_PREFIX = ".part-package-"
+_ASIDE = "replaced"
 
 
 def write_package(
@@ -77,18 +79,33 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    """An empty folder for the package's files, in a hidden one beside `path` that is gone afterwards."""
+    """An empty folder for the package's files, in a hidden one next to `path` that is gone afterwards."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".conresnet-", dir=path.parent))
+        recover_packages(path.parent)
+        owned = OwnedFolder.make(_PREFIX, path.parent, needs_lock=False)
         try:
-            folder = work / "package"
+            folder = owned.path / "package"
             folder.mkdir()
             yield folder
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            owned.remove()
     except OSError as error:
         raise write_error(error, path) from error
+
+
+def recover_packages(folder: Path) -> None:
+    """Bring back the packages that a process which was killed had moved aside, and remove its hidden folders.
+
+    Raises:
+        OSError: a package cannot be moved back.
+    """
+    for owned in abandoned_folders(folder, _PREFIX):
+        aside = owned.path / _ASIDE
+        for package in list(aside.iterdir()) if aside.is_dir() else []:
+            if not os.path.lexists(folder / package.name):
+                move(package, folder / package.name)
+        owned.remove()
 
 
 def _measure(content: bytes | PathLike) -> PackedFile:
@@ -109,11 +126,15 @@ def _zip(folder: Path, target: Path) -> None:
 
 
 def _replace(made: Path, path: Path) -> None:
-    """Move what was made to its name; a folder that is there steps aside first, and comes back if the move fails."""
+    """Move what was made to its name; a folder that is there steps aside first, and comes back if the move fails.
+
+    After a kill in between, `recover_packages` brings it back.
+    """
     if not path.is_dir():
         move(made, path)
         return
-    aside = made.with_name("replaced")
+    aside = made.parent / _ASIDE / path.name
+    aside.parent.mkdir()
     move(path, aside)
     try:
         move(made, path)

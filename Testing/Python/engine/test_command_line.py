@@ -19,7 +19,7 @@ from conresnet.cli import main as cli_main
 from conresnet.cli.main import main
 from conresnet.errors import Cancelled, UserError
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
-from engine.model_cases import description
+from engine.model_cases import description, write_model
 from engine.package_cases import ARGUMENTS, WEIGHTS, changed, document, make_folder, safetensors_bytes
 
 
@@ -243,11 +243,15 @@ def test_copies_of_a_channel_are_shown(models_folder: Path, capsys: pytest.Captu
 
 
 def test_models_are_verified(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
-    make_folder(models_folder / "a")
+    small = changed("system.networks.0.arguments", {**ARGUMENTS, "base_width": 8})
+    write_model(models_folder / "a", small)
+    make_folder(models_folder / "c", document(name="other-weights"))
     broken = make_folder(models_folder / "b", document(name="broken"))
     (broken / WEIGHTS).write_bytes((broken / WEIGHTS).read_bytes()[:-1] + b"\x01")
     assert main(["models", "verify", "organ"]) == 0
-    assert "organ: whole (network.safetensors;" in capsys.readouterr().out
+    assert "organ: whole (LICENSE.txt, network.safetensors;" in capsys.readouterr().out
+    assert main(["models", "verify", "other-weights"]) == 2
+    assert "does not have the tensor" in capsys.readouterr().err
     assert main(["models", "verify", "broken"]) == 2
     assert "checksum" in capsys.readouterr().err
     assert main(["models", "verify", "broken", "organ", "nowhere"]) == 2

@@ -115,6 +115,14 @@ def test_missing_weights(folder: Path) -> None:
     assert WEIGHTS in refusal("package-file-missing", read_package, folder, verify=False)
 
 
+def test_what_was_saved_in_place_of_a_file_is_named(tmp_path: Path, folder: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 5\n"
+    (folder / WEIGHTS).write_bytes(pointer)
+    assert WEIGHTS in refusal("file-lfs-pointer", read_package, folder, verify=False)
+    (tmp_path / "model.zip").write_bytes(b"<!DOCTYPE html><html></html>")
+    refusal("file-web-page", read_package, tmp_path / "model.zip")
+
+
 def test_weights_that_the_description_does_not_list(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "organ", files={"other.safetensors": safetensors_bytes()})
     assert "not among the files" in refusal("package-description", read_package, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import resource
 import signal
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.package import ModelDescription, parse_description, read_package, write_package
+from conresnet.files import move
+from conresnet.package import ModelDescription, parse_description, read_package, write_package, writer
+from conresnet.package.store import find_model
 from engine.package_cases import WEIGHTS, document, refusal, safetensors_bytes
 
 
@@ -65,6 +68,32 @@ def test_a_package_is_replaced_when_asked_to_alone(tmp_path: Path, description: 
     write_package(newer, {WEIGHTS: safetensors_bytes(9)}, tmp_path / name, overwrite=True)
     assert read_package(tmp_path / name).description.version == "2.0.0"
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("last_move", [0, 1, 2])
+def test_a_kill_while_a_package_is_replaced_loses_none(
+    tmp_path: Path, description: ModelDescription, monkeypatch: pytest.MonkeyPatch, last_move: int
+) -> None:
+    write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
+    moves = []
+
+    def move_or_die(made: Path, path: Path) -> None:
+        if len(moves) == last_move:
+            os._exit(9)
+        moves.append(path)
+        move(made, path)
+
+    newer = dataclasses.replace(description, version="2.0.0")
+    if (child := os.fork()) == 0:
+        monkeypatch.setattr(writer, "move", move_or_die)
+        monkeypatch.setattr(writer.OwnedFolder, "remove", lambda folder: os._exit(9))
+        write_package(newer, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ", overwrite=True)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.setenv("CONRESNET_MODELS", str(tmp_path))
+    found = find_model("organ")
+    assert read_package(found).description.version == ("2.0.0" if last_move == 2 else "1.2.0")
+    assert [path.name for path in tmp_path.iterdir()] == ["organ"]
 
 
 def test_what_is_no_package_is_never_replaced(tmp_path: Path, description: ModelDescription) -> None:
