@@ -164,7 +164,7 @@ def segment(
     description = model.description
     try:
         ranking = read_ranking(model.package) if options.review or options.report else None
-        if uses_locator(description, options.roi, channels[0].grid):
+        if channels and uses_locator(description, options.roi, channels[0].grid):
             result = _segment_located(model, channels, options, ranking, progress, allocate or _zeros)
         else:
             roi = None if options.roi == WHOLE_IMAGE else options.roi

@@ -19,7 +19,8 @@ from conresnet.systems import declared_system
 
 FORMAT = "conresnet-model"
 # Version 2 added the copies of an input, regions that include others, and systems and intensity steps that version 1
-# did not have; version 3 added what an ROI means to a model; version 4 added the locator.
+# did not have; version 3 added what an ROI means to a model; version 4 added the locator and
+# segments of one piece.
 FORMAT_VERSION = 4
 DESCRIPTION_FILE = "model.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -32,6 +33,7 @@ ROI_USES = ("limit", "cut")
 FOREGROUNDS = ("not_background", "all")
 TILINGS = ("fitted", "authors")
 BLENDINGS = ("gaussian", "uniform")
+PIECES = ("all", "largest")
 
 # The plane of the slices that follow one another in a direction.
 PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}
@@ -248,6 +250,13 @@ class Output:
         "names of all segments; later ones overwrite earlier ones. Default: the order of the segments",
         default=None,
         most=255,
+    )
+    pieces: str = field(
+        "`largest`: only the largest connected piece of each segment is kept, for structures that are in one piece",
+        choices=PIECES,
+        default="all",
+        since=4,
+        before="all",
     )
 
     def resolved(self, place: Place, version: int) -> "Output":

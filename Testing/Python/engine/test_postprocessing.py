@@ -29,8 +29,10 @@ EVERYTHING = SegmentOptions(keep_largest=True, drop_below=0.003, fill_holes=True
 ML = 0.001  # per voxel
 
 
-def description_of(regions: bool, nested: bool = False):
+def description_of(regions: bool, nested: bool = False, **output: object):
     document = description(segments=2, regions=regions)
+    document["output"] |= output
+    document["format_version"] = 4
     if nested:
         whole, part = document["output"]["segments"]
         whole["includes"] = [part["name"]]
@@ -49,6 +51,12 @@ def changed(masks: list[np.ndarray], options: SegmentOptions, regions: bool, nes
     counted = writer.region_voxels if regions else writer.voxels
     assert counted.tolist() == [np.count_nonzero(mask) for mask in found]
     return found, changes.report, changes.warnings
+
+
+def test_a_model_may_ask_for_segments_of_one_piece() -> None:
+    model = description_of(regions=False, pieces="largest")
+    assert PostProcessing(model, SegmentOptions(), grid(), lambda share: None).is_wanted
+    assert not PostProcessing(description_of(regions=False), SegmentOptions(), grid(), lambda share: None).is_wanted
 
 
 def kept(mask: np.ndarray, only_largest: bool, fewest: int) -> np.ndarray:
