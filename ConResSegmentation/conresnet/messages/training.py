@@ -219,6 +219,10 @@ TRAINING: dict[str, str] = {
         "There is not enough memory to train {path}. Close other programs that use the device and resume, or start a "
         "new run with a smaller training.batch, inference.window or base_width."
     ),
+    "process-lost": _(
+        "Another process that trains in {path} ended or cannot be reached. See its own message, or whether it was "
+        "killed, possibly for lack of memory; then resume."
+    ),
     "workers-died": _(
         "A process that made samples for {path} died ({reason}), possibly for lack of memory, or of shared memory in "
         "a container. Set fewer training.workers or provide more memory, and resume."

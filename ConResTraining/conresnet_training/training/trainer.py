@@ -122,7 +122,12 @@ def as_user_error(error: Exception, folder: object) -> UserError | None:
     # Such a process may die for lack of memory too and say so, but that is not the memory the network needs.
     if "DataLoader worker" in (text := " ".join(str(error).split())):
         return UserError("workers-died", path=str(folder), reason=text.rstrip("."))
-    return UserError("training-out-of-memory", path=str(folder)) if is_out_of_memory(error) else None
+    if is_out_of_memory(error):
+        return UserError("training-out-of-memory", path=str(folder))
+    # Gloo has no type of its own for the end of a connection.
+    is_of_gloo = isinstance(error, RuntimeError) and "gloo/transport" in text
+    is_lost = is_of_gloo or isinstance(error, torch.distributed.DistError)
+    return UserError("process-lost", path=str(folder)) if is_lost else None
 
 
 def _report_failure(reports: SilentReports, code: str, message: str, values: dict) -> None:

@@ -64,6 +64,31 @@ def test_two_processes_make_the_steps_of_one(data_set, tmp_path, monkeypatch):
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3)
 
 
+SURVIVOR = """
+import os, signal, sys
+import torch
+import torch.distributed as dist
+from conresnet_training.training.trainer import as_user_error
+child = os.fork()
+dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(child == 0), world_size=2)
+dist.all_reduce(torch.ones(1))
+if child == 0:
+    os.kill(os.getpid(), signal.SIGKILL)
+try:
+    while True:
+        dist.all_reduce(torch.ones(1))
+except Exception as error:
+    print(as_user_error(error, "run").code)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="forks")
+def test_survivor_of_a_killed_process_says_so(tmp_path):
+    command = [sys.executable, "-c", SURVIVOR, str(tmp_path / "store")]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert said.stdout.split() == ["process-lost"]
+
+
 def test_batch_that_processes_cannot_share(data_set, tmp_path, monkeypatch, capsys):
     plan = write_tiny_plan(data_set, tmp_path / "plan.yaml")
     assert run_command(monkeypatch, "train", plan, "--output", tmp_path / "run", "--devices", 3) == 2
