@@ -25,6 +25,7 @@ from engine.test_dicom_series import write_series
 # pydicom remarks on every value that does not belong where it is put here.
 warnings.filterwarnings("ignore", module="pydicom")
 
+PRELOADED = ("conresnet.cli.main", "conresnet.api", "conresnet.images.files", "conresnet.inference.segmentation")
 AT_ONCE = 50
 FOLDERS_AT_ONCE = 20
 SHAPE = (11, 12, 13)
@@ -56,7 +57,8 @@ def segment_all(folder: Path, images: dict[str, Path]) -> Trial:
         return found[:10]
 
     command = ("conresnet", "segment", "--cases", folder / "list.csv", "--model", model(), "--output", folder / "out")
-    return Trial((*command, "--device", "cpu", "--threads", 1), len(images), check=check)
+    options = ("--device", "cpu", "--threads", 1)
+    return Trial((*command, *options), len(images), check=check, seconds=1800.0, preload=PRELOADED)
 
 
 def _is_whole(folder: Path) -> bool:

@@ -10,6 +10,7 @@ import io
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -337,7 +338,9 @@ def _load(path: Path) -> Any:
             import safetensors.torch
 
             return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals(_harmless()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
+            # Of the file's format, and of what it may have besides tensors.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # A pickle names an object before it is made; anything else is damaged or is not a pickle.

@@ -18,6 +18,11 @@ from conresnet.errors import UserError
 from conresnet.files import check_content
 from conresnet.package.description import DESCRIPTION_FILE
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it, in which zipfile refuses such members
+    LZMAError = zlib.error
+
 MOST_MEMBERS = 1000
 MOST_UNPACKED_BYTES = 8 * 2**30
 # Weights hardly compress; text compresses tenfold. A hundredfold swelling of more than a few megabytes is no model.
@@ -106,8 +111,8 @@ class Archive(Container):
         try:
             with zipfile.ZipFile(self.path) as archive:
                 yield archive
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise self.damaged(f"it is no whole zip file: {error}") from None
+        except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError) as error:
+            raise self.damaged(f"it is not a complete zip file: {error}") from None
         # What zipfile raises for a compression it does not know and for nonsense in a member's header.
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise self.damaged(str(error)) from None

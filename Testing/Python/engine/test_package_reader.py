@@ -154,6 +154,17 @@ def test_a_zip_file_damaged_in_the_middle(archived: Path) -> None:
     assert "modèle" in refusal("package-damaged", read_package, archived)
 
 
+def test_damage_of_an_archive_is_found_however_it_is_compressed(tmp_path: Path, folder: Path) -> None:
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(tmp_path / "organ.zip", "w", method) as made:
+            made.write(folder / "model.json", "model.json")
+        assert "organ" in refusal("package-file-missing", read_package, tmp_path / "organ.zip")
+        data = bytearray((tmp_path / "organ.zip").read_bytes())
+        data[60:120] = b"\xff" * 60
+        (tmp_path / "organ.zip").write_bytes(data)
+        refusal("package-damaged", read_package, tmp_path / "organ.zip")
+
+
 class Exploding:
     def __reduce__(self):
         return os.abort, ()
