@@ -4,6 +4,7 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import slicer
 import vtk
@@ -30,6 +31,7 @@ from ConResSegmentationLib import (
 from ConResSegmentationLib.Batch import BatchRun
 from ConResSegmentationLib.BatchPanel import BatchPanel
 from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
+from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForSettings
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
@@ -100,6 +102,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             ui.modelDetailsButton,
             ui.modelDetailsLabel,
             self._onModelChosen,
+            self._onCheckpoint,
         )
         self.channels = ChannelSelectors(ui.inputsCollapsibleButton.layout(), 4, self._onChannelsChosen)
         self.loadPanel = Loading.LoadPanel(
@@ -262,6 +265,17 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         # If it is the scene's model that was just installed, it gets the volumes that were saved with it.
         isSame = self._parameterNode is not None and self._parameterNode.model == name
         self._chooseModel(self.modelPanel.select(name), list(self._parameterNode.channels) if isSame else [])
+
+    def _onCheckpoint(self, path: str) -> None:
+        """Import a checkpoint by the paper's authors, after asking what it does not say."""
+        if self.runPanel.isRunning:
+            slicer.util.errorDisplay(_("Wait until the current run has ended, or cancel it."))
+            return
+        settings = askForSettings(Path(path))
+        if settings:
+            python, control = self.logic.enginePython, self.runControl
+            install = self.modelPanel.install
+            control.launch(lambda: lambda: CheckpointImport(python, Path(path), settings, control, install))
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
         self.channels.setInputs(self._description.inputs if self._description else ())

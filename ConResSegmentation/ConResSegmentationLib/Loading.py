@@ -8,6 +8,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
+from conresnet.importing import CHECKPOINT_SUFFIXES
+
 from .Widgets import plain
 
 # One image per shipped model, named after the model.
@@ -118,8 +120,11 @@ class LoadPanel:
         )
 
     def drop(self, paths: Sequence[str]) -> None:
-        """Load dropped files and folders; model packages are installed."""
-        packages = [path for path in paths if path.casefold().endswith(".zip") or (Path(path) / "model.json").is_file()]
+        """Load dropped files and folders; model packages and checkpoints are installed."""
+        endings = (".zip", *CHECKPOINT_SUFFIXES)
+        packages = [
+            path for path in paths if path.casefold().endswith(endings) or (Path(path) / "model.json").is_file()
+        ]
         for package in packages:
             self._onPackage(package)
         self._load([path for path in paths if path not in packages])

@@ -10,6 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
+from conresnet.importing import CHECKPOINT_SUFFIXES
 from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import residual_plane
 from conresnet.package.reader import figures, read_metrics
@@ -164,6 +165,7 @@ class ModelPanel:
     Args:
         selector, installButton, removeButton, summaryLabel, detailsButton, detailsLabel: the widgets.
         onChosen: called with the name of a model that the user has chosen.
+        onCheckpoint: called with the path of a checkpoint that the user wants to import.
     """
 
     def __init__(
@@ -175,7 +177,9 @@ class ModelPanel:
         detailsButton,
         detailsLabel,
         onChosen: Callable[[str], None],
+        onCheckpoint: Callable[[str], None],
     ):
+        self._onCheckpoint = onCheckpoint
         self._selector, self._removeButton, self._onChosen = selector, removeButton, onChosen
         self._summary, self._detailsButton, self._details = summaryLabel, detailsButton, detailsLabel
         self._fitted = FittedHeight(detailsLabel)
@@ -227,16 +231,24 @@ class ModelPanel:
         self._removeButton.enabled = choice is not None and is_removable(choice.path)
         return self._wanted
 
-    def install(self, source: str) -> None:
-        """Install a model package, a folder or a .zip file, and choose it."""
+    def install(self, source: str) -> str:
+        """Install a model package, a folder or a .zip file, and choose it; a checkpoint is imported first.
+
+        Returns:
+            its name; empty if it is not installed (yet).
+        """
+        if source.casefold().endswith(CHECKPOINT_SUFFIXES):
+            self._onCheckpoint(source)
+            return ""
         try:
             name = installAsking(source)
         except UserError as error:
             slicer.util.errorDisplay(plain(Messages.sentence(error)))
-            return
+            return ""
         if name:
             self.refresh()
             self._choose(name)
+        return name
 
     def _likely(self) -> str:
         usable = [choice.name for choice in self._choices if choice.problem is None]
@@ -273,14 +285,22 @@ class ModelPanel:
         parent = slicer.util.mainWindow()
         box = qt.QMessageBox(parent)
         box.windowTitle = _("Install a model")
-        box.text = _("A model package is a .zip file or a folder. Which one do you have?")
+        box.text = _(
+            "A model package is a .zip file or a folder. A checkpoint (.pth) by the authors of ConResNet can be "
+            "imported. Which one do you have?"
+        )
         zipButton = box.addButton(_("A .zip file"), qt.QMessageBox.AcceptRole)
         folderButton = box.addButton(_("A folder"), qt.QMessageBox.AcceptRole)
+        checkpointButton = box.addButton(_("A checkpoint"), qt.QMessageBox.AcceptRole)
         box.addButton(qt.QMessageBox.Cancel)
         box.exec_()
         isZip, isFolder = box.clickedButton() == zipButton, box.clickedButton() == folderButton
+        isCheckpoint = box.clickedButton() == checkpointButton
         # Otherwise it would stay as a child of the main window.
         box.deleteLater()
         if isZip:
             return qt.QFileDialog.getOpenFileName(parent, _("Install a model"), "", _("Model packages (*.zip)"))
+        if isCheckpoint:
+            kinds = _("Checkpoints ({patterns})").format(patterns=" ".join(f"*{one}" for one in CHECKPOINT_SUFFIXES))
+            return qt.QFileDialog.getOpenFileName(parent, _("Import a checkpoint"), "", kinds)
         return qt.QFileDialog.getExistingDirectory(parent, _("Install a model")) if isFolder else ""

@@ -184,7 +184,7 @@ class RunControl(RunListener):
         self._enginePanel.unfold()
         self.onFailed(problem, "")
 
-    def onProgress(self, text: str, fraction: float) -> None:
+    def onProgress(self, text: str, fraction: float | None) -> None:
         self._panel.progress(text, fraction)
 
     def onFinished(self, outcome: SegmentationOutcome) -> None:

@@ -1,6 +1,5 @@
 """``python -m conresnet import``: a model package from a checkpoint by the paper's authors."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,43 +68,36 @@ def import_checkpoint(
     Lightning), alone or next to what a training loop keeps; of a running average next to the weights, the average is
     taken.
     """
+    from conresnet.importing import model_name
+    from conresnet.importing.brats import INFERENCE, inputs_named
     from conresnet.package.writer import check_replaceable
 
     check_replaceable(output, overwrite)
     chosen = _read_settings(settings) if settings else {}
-    chosen.setdefault("name", _plain(output.stem if output.suffix.lower() == ".zip" else output.name))
+    chosen.setdefault("name", model_name(output.stem if output.suffix.lower() == ".zip" else output.name))
     chosen.update({key: text for key, text in (("name", name), ("title", title), ("license", license_name)) if text})
     if channels:
-        chosen["inputs"] = [{"name": channel, "keywords": [channel.lower()]} for channel in channels]
+        chosen["inputs"] = inputs_named(channels)
     if segments:
-        chosen["output"] = {"kind": "regions", "segments": _segments(segments)}
+        chosen["output"] = _segments(segments)
     if orientation:
         _section(chosen, "preparation")["orientation"] = orientation
     if spacing:
         _section(chosen, "preparation")["spacing"] = _numbers(spacing)
     if tiling:
-        from conresnet.importing.brats import INFERENCE
-
         _section(chosen, "inference").update(INFERENCE[tiling])
     _write(checkpoint, chosen, output, overwrite)
 
 
 def _write(checkpoint: Path, settings: dict[str, Any], output: Path, overwrite: bool) -> None:
-    # Imported here because they need torch, which --help does not.
-    import safetensors.torch
+    from conresnet.importing import import_checkpoint
+    from conresnet.importing.brats import WEIGHTS_FILE
 
-    from conresnet.importing.brats import WEIGHTS_FILE, describe
-    from conresnet.importing.checkpoint import convert, read_checkpoint
-    from conresnet.package import write_package
-
-    read = read_checkpoint(checkpoint)
-    arguments, weights = convert(read.tensors, checkpoint)
-    description = describe(arguments, settings, str(checkpoint))
-    package = write_package(description, {WEIGHTS_FILE: safetensors.torch.save(weights)}, output, overwrite)
+    package, average = import_checkpoint(checkpoint, settings, output, overwrite)
+    if average:
+        click.echo(f"The weights are a running average, from {average} in {checkpoint}.")
     parameters = package.count_parameters(WEIGHTS_FILE) / 1e6
-    if read.average:
-        click.echo(f"The weights are a running average, from {read.average} in {checkpoint}.")
-    click.echo(f"Wrote {package.path}: {description.title}, {parameters:.2f} M parameters in use.")
+    click.echo(f"Wrote {package.path}: {package.description.title}, {parameters:.2f} M parameters in use.")
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -124,16 +116,13 @@ def _section(settings: dict[str, Any], key: str) -> dict[str, Any]:
     return section
 
 
-def _segments(texts: Sequence[str]) -> list[dict[str, Any]]:
-    from conresnet.importing.brats import COLORS
+def _segments(texts: Sequence[str]) -> dict[str, Any]:
+    from conresnet.importing.brats import segments_named
 
-    segments = []
-    for index, text in enumerate(texts):
-        name, _, label = text.rpartition("=")
-        if not name or not re.fullmatch("[0-9]{1,9}", label.strip()):
-            raise click.BadParameter(f'"{text}" is not of the form NAME=LABEL.', param_hint="--segment")
-        segments.append({"name": name.strip(), "label": int(label), "color": COLORS[index % len(COLORS)]})
-    return segments
+    try:
+        return segments_named(texts)
+    except ValueError as error:
+        raise click.BadParameter(f'"{error}" is not of the form NAME=LABEL.', param_hint="--segment") from None
 
 
 def _numbers(text: str) -> list[float]:
@@ -143,8 +132,3 @@ def _numbers(text: str) -> list[float]:
         raise click.BadParameter(
             f'"{text}" is not three numbers separated by commas.', param_hint="--spacing"
         ) from None
-
-
-def _plain(text: str) -> str:
-    """The closest text that is a valid model name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "imported"

@@ -1,6 +1,7 @@
 """The description of the authors' BraTS 2018 models: the channels, preparation, tiling and regions they use."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conresnet.errors import UserError
@@ -83,6 +84,22 @@ _BRATS = {
         "paint_order": ["Whole tumor", "Tumor core", "Enhancing tumor"],
     },
 }
+
+
+def inputs_named(channels: Sequence[str]) -> list[dict[str, Any]]:
+    """The setting ``inputs`` for channels that are known by their names alone."""
+    return [{"name": channel, "keywords": [channel.lower()]} for channel in channels]
+
+
+def segments_named(texts: Sequence[str]) -> dict[str, Any]:
+    """The setting ``output`` for segments as NAME=LABEL. Raises ValueError with the text that is not of this form."""
+    segments = []
+    for index, text in enumerate(texts):
+        name, _, label = text.rpartition("=")
+        if not name or not re.fullmatch("[0-9]{1,9}", label.strip()):
+            raise ValueError(text)
+        segments.append({"name": name.strip(), "label": int(label), "color": COLORS[index % len(COLORS)]})
+    return {"kind": "regions", "segments": segments}
 
 
 def describe(arguments: Mapping[str, Any], settings: Mapping[str, Any], source: str) -> ModelDescription:

@@ -1,0 +1,172 @@
+"""Importing a checkpoint by the paper's authors: the questions, and the engine's process that converts it."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from conresnet.errors import UserError
+from conresnet.importing import model_name
+from conresnet.importing.brats import CHANNELS, INFERENCE, SEGMENTS, inputs_named, segments_named
+
+from .EnginePython import EnginePython
+from .Processes import ChildProcess, lastLine
+from .Widgets import plain
+
+
+def askForSettings(checkpoint: Path) -> dict | None:
+    """Ask what the checkpoint does not say, as ``conresnet import`` does; None if the user cancels.
+
+    Returns:
+        the settings, see `conresnet.importing.brats.describe`. What was left empty has the default.
+    """
+    dialog = _Dialog(checkpoint)
+    try:
+        while dialog.exec():
+            try:
+                return dialog.settings()
+            except ValueError as error:
+                slicer.util.errorDisplay(plain(str(error)))
+        return None
+    finally:
+        # Otherwise it would stay as a child of the main window.
+        dialog.close()
+
+
+class _Dialog:
+    """The dialog with the questions."""
+
+    def __init__(self, checkpoint: Path):
+        self._dialog = qt.QDialog(slicer.util.mainWindow())
+        self._dialog.windowTitle = _("Import a checkpoint")
+        self._dialog.minimumWidth = 480
+        form = qt.QFormLayout(self._dialog)
+        hint = qt.QLabel(_("What is left empty is as in the authors' BraTS 2018 models."))
+        hint.wordWrap = True
+        form.addRow(hint)
+        channels = ", ".join(item["name"] for item in CHANNELS)
+        segments = ", ".join(f"{item['name']}={item['label']}" for item in SEGMENTS)
+        self._name = self._row(form, _("Name:"), "nameEdit", "")
+        self._name.text = model_name(checkpoint.stem)
+        self._title = self._row(form, _("Title:"), "titleEdit", _("Brain tumor (BraTS 2018)"))
+        self._license = self._row(form, _("License:"), "licenseEdit", _("Not stated in the checkpoint"))
+        self._channels = self._row(form, _("Channels:"), "channelsEdit", channels)
+        self._channels.toolTip = _("All input channels in the network's order, separated by commas.")
+        self._segments = self._row(form, _("Segments:"), "segmentsEdit", segments)
+        self._segments.toolTip = _(
+            "All regions and their label values in the network's order: NAME=LABEL, separated by commas. Later ones "
+            "cover earlier ones."
+        )
+        self._orientation = self._row(form, _("Orientation:"), "orientationEdit", "SLP")
+        self._orientation.toolTip = _("The patient directions in which the axes S, H and W increase.")
+        self._spacing = self._row(form, _("Spacing:"), "spacingEdit", _("the image's own"))
+        self._spacing.toolTip = _("Voxel size along S, H and W in mm: three numbers separated by commas.")
+        self._tiling = qt.QComboBox()
+        self._tiling.objectName = "tilingSelector"
+        self._tiling.addItems(list(INFERENCE))
+        self._tiling.toolTip = _("How windows are placed: as the authors do, or fitted to the foreground.")
+        form.addRow(_("Tiling:"), self._tiling)
+        buttons = qt.QDialogButtonBox(qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel)
+        buttons.connect("accepted()", self._dialog.accept)
+        buttons.connect("rejected()", self._dialog.reject)
+        form.addRow(buttons)
+
+    @staticmethod
+    def _row(form, label: str, name: str, placeholder: str):
+        edit = qt.QLineEdit()
+        edit.objectName, edit.placeholderText = name, placeholder
+        form.addRow(label, edit)
+        return edit
+
+    def exec(self) -> bool:
+        """Show it; returns whether the user confirmed."""
+        return bool(self._dialog.exec_())
+
+    def close(self) -> None:
+        """It is not needed any more."""
+        self._dialog.deleteLater()
+
+    def settings(self) -> dict:
+        """The answers. Raises ValueError with a sentence."""
+        found: dict = {"name": model_name(self._name.text)}
+        found |= {
+            key: text for key, edit in (("title", self._title), ("license", self._license)) if (text := edit.text)
+        }
+        if channels := _parts(self._channels.text):
+            found["inputs"] = inputs_named(channels)
+        if segments := _parts(self._segments.text):
+            try:
+                found["output"] = segments_named(segments)
+            except ValueError as error:
+                raise ValueError(_("{text} is not of the form NAME=LABEL.").format(text=error)) from error
+        preparation: dict = {}
+        if self._orientation.text:
+            preparation["orientation"] = self._orientation.text.strip().upper()
+        if spacing := _parts(self._spacing.text):
+            try:
+                preparation["spacing"] = [float(part) for part in spacing]
+            except ValueError as error:
+                sentence = _("{text} is not three numbers separated by commas.")
+                raise ValueError(sentence.format(text=self._spacing.text)) from error
+        found |= {"preparation": preparation} if preparation else {}
+        found["inference"] = INFERENCE[self._tiling.currentText]
+        return found
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+class CheckpointImport:
+    """Converts a checkpoint in a process of the engine's Python, and hands over the model package.
+
+    Args:
+        python: the engine's Python.
+        checkpoint: the file.
+        settings: see `askForSettings`.
+        control: told of progress, lines for the log, and the end.
+        install: called with the path of the package; it returns the name of the installed model, or "".
+
+    Raises:
+        UserError: the engine's Python cannot be started.
+    """
+
+    def __init__(self, python: EnginePython, checkpoint: Path, settings: dict, control, install: Callable[[str], str]):
+        self._control, self._install, self._name = control, install, settings["name"]
+        self._folder = Path(tempfile.mkdtemp(prefix="conresnet-import-"))
+        self._package, answers = self._folder / "package", self._folder / "settings.json"
+        answers.write_text(json.dumps(settings), encoding="utf-8")
+        try:
+            launch = python.launchModule("conresnet.importing", str(checkpoint), str(self._package), str(answers))
+        except UserError:
+            self._cleanUp()
+            raise
+        control.onProgress(_("Importing {file}").format(file=checkpoint.name), None)
+        self._process = ChildProcess(launch, self._onEnded, control.log)
+        self._process.start()
+
+    def cancel(self) -> None:
+        """Stop; nothing is installed."""
+        self._process.drop()
+        self._cleanUp()
+        self._control.onCancelled()
+
+    def _onEnded(self, exitCode: int | None, output: str, errors: str) -> None:
+        try:
+            if exitCode == 0:
+                name = self._install(str(self._package))
+                self._control.onEnded(_("Imported {model}.").format(model=name) if name else _("Canceled."))
+            else:
+                self._control.onEnded(lastLine(errors, output) or _("The import failed; see the log."), True)
+        finally:
+            self._cleanUp()
+
+    def _cleanUp(self) -> None:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self._folder)

@@ -1,0 +1,33 @@
+"""``python -m conresnet.importing CHECKPOINT PACKAGE SETTINGS.json``: the import as Slicer runs it.
+
+Slicer's Python has no click, which ``python -m conresnet import`` needs. The settings are those of its ``--settings``.
+It ends with 0, or with 2 and one sentence on stderr.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from conresnet.errors import as_user_error
+from conresnet.importing import import_checkpoint
+from conresnet.package.schema import load_json
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Import as the arguments say; returns the exit status."""
+    checkpoint, output, settings = map(Path, arguments)
+    try:
+        _package, average = import_checkpoint(checkpoint, load_json(settings.read_bytes(), str(settings)), output)
+    except Exception as error:
+        mistake = as_user_error(error)
+        if mistake is None:
+            raise
+        print(mistake.message, file=sys.stderr)
+        return 2
+    if average:
+        print(f"The weights are a running average, from {average} in {checkpoint}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

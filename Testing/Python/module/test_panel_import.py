@@ -1,0 +1,107 @@
+"""A checkpoint by the paper's authors becomes a model from the panel: questions, process, and what can go wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PySide6 import QtWidgets
+
+from conresnet.package import read_package
+from conresnet.package.store import find_model
+from engine import authors_network
+from module.panel_driver import PanelDriver
+from module.test_panel_loading import drop
+from slicer_host import dialogs
+
+
+@pytest.fixture
+def checkpoint(data_folder: Path, tmp_path: Path) -> Path:
+    """The authors' network, narrow, with the names of their training on several GPUs."""
+    tensors = authors_network.state_dict(data_folder, base_width=8)
+    torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "BraTS final.pth")
+    return tmp_path / "BraTS final.pth"
+
+
+def answers(result: int = 1, **texts: str) -> object:
+    """Fills in the dialog and closes it."""
+
+    def fill(dialog: QtWidgets.QDialog) -> int:
+        for name, text in texts.items():
+            dialog.findChild(QtWidgets.QLineEdit, name).setText(text)
+        return result
+
+    return fill
+
+
+def end(panel: PanelDriver) -> None:
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+
+
+def test_a_dropped_checkpoint_is_imported_and_chosen(panel: PanelDriver, checkpoint: Path, tmp_path: Path) -> None:
+    shown = []
+
+    def look(dialog: QtWidgets.QDialog) -> int:
+        dialog.grab().save(str(tmp_path / "dialog.png"))
+        shown.append(dialog.findChild(QtWidgets.QLineEdit, "nameEdit").text)
+        return 1
+
+    dialogs.answer(look)
+    drop(panel, checkpoint)
+    assert panel.widget.runPanel.isRunning
+    end(panel)
+    assert shown == ["BraTS-final"] and panel.status == "Imported BraTS-final."
+    assert panel.choices.model == "BraTS-final" and len(panel.widget.channels.combos) == 4
+    assert "Enhancing tumor" in panel.ui.modelSummaryLabel.text
+    assert read_package(find_model("BraTS-final")).description.inference.tiling == "authors"
+
+
+def test_the_answers_are_those_of_the_command(panel: PanelDriver, checkpoint: Path) -> None:
+    wrong = answers(nameEdit="mine", segmentsEdit="Big")
+    right = answers(
+        titleEdit="Mine",
+        licenseEdit="CC0-1.0",
+        channelsEdit="A, B,C, D",
+        segmentsEdit="Big=1, Middle one=2, Small=7",
+        orientationEdit="sar",
+        spacingEdit="2, 1, 1",
+    )
+    dialogs.answer("A checkpoint", str(checkpoint), wrong, right)
+    panel.ui.installModelButton.click()
+    assert "Big" in dialogs.shown[-2].text, "the dialog comes again, with what was filled in"
+    end(panel)
+    description = read_package(find_model("mine")).description
+    assert (description.title, description.license) == ("Mine", "CC0-1.0")
+    assert [item.name for item in description.inputs] == ["A", "B", "C", "D"]
+    assert [(one.name, one.label) for one in description.output.segments] == [
+        ("Big", 1),
+        ("Middle one", 2),
+        ("Small", 7),
+    ]
+    assert (description.preparation.orientation, description.preparation.spacing) == ("SAR", (2, 1, 1))
+
+
+def test_what_cannot_be_imported_is_said_and_nothing_is_installed(
+    panel: PanelDriver, checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.pth").write_bytes(b"no checkpoint")
+    titles = [panel.ui.modelSelector.itemText(n) for n in range(panel.ui.modelSelector.count)]
+    for path, answer, words in (
+        (tmp_path / "broken.pth", answers(), "broken.pth"),
+        (checkpoint, answers(channelsEdit="CT"), "channels"),
+        (checkpoint, answers(orientationEdit="XYZ"), "orientation"),
+    ):
+        dialogs.answer(answer)
+        drop(panel, path)
+        end(panel)
+        assert words in panel.status
+    dialogs.answer(answers(result=0))
+    drop(panel, checkpoint)
+    assert not panel.widget.runPanel.isRunning
+    dialogs.answer(answers())
+    drop(panel, checkpoint)
+    panel.wait(lambda: panel.status.startswith("Importing"))
+    panel.ui.cancelButton.click()
+    assert panel.status == "Canceled." and not panel.widget.runPanel.isRunning
+    assert [panel.ui.modelSelector.itemText(n) for n in range(panel.ui.modelSelector.count)] == titles
