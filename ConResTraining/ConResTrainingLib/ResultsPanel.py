@@ -153,8 +153,7 @@ class ResultsPanel:
                 item.setCheckState(qt.Qt.Checked if folder in checked else qt.Qt.Unchecked)
                 view.addItem(item)
             view.blockSignals(wasBlocked)
-        for widget in (self._ui.otherRunsLabel, view, self._ui.compareButton):
-            widget.visible = bool(runs)
+        self._ui.otherRunsCollapsibleButton.visible = bool(runs)
 
     def _onOthersChosen(self, _item) -> None:
         if not self._ui.comparisonTable.isHidden():

@@ -132,6 +132,7 @@ class TrainingDriver(ModuleDriver):
         """Check these runs, and no others, in the list of other runs."""
         from PySide6.QtCore import Qt
 
+        self.ui.otherRunsCollapsibleButton.collapsed = False
         view = self.ui.otherRunsList
         listed = {view.item(number).text(): view.item(number) for number in range(view.count)}
         for name, item in listed.items():
