@@ -153,7 +153,7 @@ def damaged_archive(source: Path, path: Path, chance: random.Random) -> Path:
         for file in sorted(source.iterdir()):
             item = zipfile.ZipInfo()
             item.filename = item.orig_filename = top + file.name
-            item.compress_type = chance.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))
+            item.compress_type = chance.choice((zipfile.ZIP_STORED,) * 6 + (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA))
             data = file.read_bytes()
             if chance.random() < 0.1:
                 data = damaged_bytes(data, chance, 300)

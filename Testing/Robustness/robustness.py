@@ -198,6 +198,8 @@ def problems_of(trial: Trial, answer: Answer, folder: Path) -> list[str]:
     if answer.status == 2 and not answer.lines:
         found.append("exit status 2 without a sentence")
     found += [line[:300] for line in answer.lines if any(words in line for words in UNFORESEEN)]
+    if "\x1b" in answer.out + answer.err:
+        found.append("a text from an input steers the terminal")
     if not was_killed and answer.status is not None:
         left = [path.relative_to(folder) for path in (folder / "tmp").rglob("*")]
         hidden = (path for path in folder.rglob(".*") if path.name.startswith((".conresnet", ".part")))

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from conresnet.errors import UserError
+from conresnet.messages import printable
 from conresnet.package import ModelPackage, read_package
 from conresnet.package.description import CARD_FILE, Input, Segment
 from conresnet.package.reader import figures, read_metrics
@@ -126,7 +127,8 @@ def _shown(package: ModelPackage) -> str:
         "Computation\n" + _pairs(_computation(package)),
     ]
     if metrics := read_metrics(package):
-        shown = [(name, _figure(value)) for name, value in figures(metrics)]
+        # Unlike a description, metrics may be any JSON.
+        shown = [(printable(name), printable(_figure(value))) for name, value in figures(metrics)]
         blocks.append("Measured figures\n" + _pairs(shown))
     return "\n\n".join(blocks)
 

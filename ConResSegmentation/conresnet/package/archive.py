@@ -95,6 +95,8 @@ class Archive(Container):
         folders = [folder for folder in folders if "/" not in folder]
         if len(folders) > 1:
             raise self.damaged(f"it holds {len(folders)} files named {DESCRIPTION_FILE}")
+        if not folders and any(name.split("/")[-1] == "data.pkl" for name in self._members):
+            raise UserError("model-is-checkpoint", name=path.name)
         self._top = f"{folders[0]}/" if folders and folders[0] else ""
 
     def size(self, name: str) -> int | None:
@@ -158,7 +160,7 @@ def open_container(path: Path) -> Container:
         return Folder(path)
     if not path.is_file():
         raise UserError("package-not-found", file=str(path))
-    if path.suffix.lower() in (".pth", ".pt", ".ckpt", ".tar"):
+    if path.suffix.lower() in (".pth", ".pt", ".ckpt", ".tar", ".safetensors"):
         raise UserError("model-is-checkpoint", name=path.name)
     check_content(path)
     return Archive(path)

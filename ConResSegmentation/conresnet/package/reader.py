@@ -205,6 +205,8 @@ def read_package(path: str | PathLike, verify: bool = True) -> ModelPackage:
     container = open_container(Path(path))
     size = container.size(DESCRIPTION_FILE)
     if size is None:
+        if container.size("plan.yaml") is not None:
+            raise UserError("import-of-run", path=str(container.path))
         raise UserError("package-without-description", file=str(container.path))
     if size > MOST_DESCRIPTION_BYTES:
         raise container.unsafe(f"its {DESCRIPTION_FILE} has {size} bytes")

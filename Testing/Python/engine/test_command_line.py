@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
@@ -240,6 +241,15 @@ def test_copies_of_a_channel_are_shown(models_folder: Path, capsys: pytest.Captu
     make_folder(models_folder / "a", whole)
     assert main(["models", "show", "organ"]) == 0
     assert "intensity: clip; a copy: equalize" in capsys.readouterr().out
+
+
+def test_metrics_cannot_steer_the_terminal(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    metrics = {"\x1b[2J": {"a": "\x1b[2J", "b\x1b": [1, {"c": None}, "x\x1b"]}}
+    files = {WEIGHTS: safetensors_bytes(), "metrics.json": json.dumps(metrics).encode()}
+    make_folder(models_folder / "a", document(), files)
+    assert main(["models", "show", "organ"]) == 0
+    shown = capsys.readouterr().out
+    assert "\\x1b[2J a" in shown and "\x1b" not in shown
 
 
 def test_models_are_verified(models_folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -87,10 +87,16 @@ def test_a_folder_that_is_no_package(tmp_path: Path) -> None:
     assert "no model.json" in refusal("package-without-description", read_package, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["weights.pth", "last.ckpt"])
+@pytest.mark.parametrize("name", ["weights.pth", "last.ckpt", "a.safetensors", "renamed.zip"])
 def test_a_checkpoint_is_not_a_damaged_package(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"PK")
+    with zipfile.ZipFile(tmp_path / name, "w") as made:
+        made.writestr("archive/data.pkl", b"")
     assert name in refusal("model-is-checkpoint", read_package, tmp_path / name)
+
+
+def test_a_training_run_is_sent_to_the_export(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_bytes(b"")
+    refusal("import-of-run", read_package, tmp_path)
 
 
 def test_a_file_that_is_no_package(tmp_path: Path) -> None:
