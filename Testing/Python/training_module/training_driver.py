@@ -28,7 +28,7 @@ class TrainingDriver(ModuleDriver):
     """
 
     moduleName = "ConResTraining"
-    patience = 120.0
+    patience = 300.0
 
     def __init__(self, app: object, path: Path):
         super().__init__(app)
