@@ -300,11 +300,11 @@ def test_a_checkpoint_is_not_called_a_broken_package_and_no_dialog_is_left_behin
 ) -> None:
     (tmp_path / "weights.pth").write_bytes(b"PK")
     for _time in range(2):
-        dialogs.answer("A .zip file", str(tmp_path / "weights.pth"))
+        dialogs.answer("A .zip file", str(tmp_path / "weights.pth"), lambda dialog: 0)
         panel.ui.installModelButton.click()
-    assert "conresnet import" in dialogs.shown[-1].text
+        assert dialogs.shown[-1].title == "Import a checkpoint"
     panel.app.sendPostedEvents(None, QtCore.QEvent.DeferredDelete)
-    assert slicer.util.mainWindow().findChildren(QtWidgets.QMessageBox) == []
+    assert slicer.util.mainWindow().findChildren(QtWidgets.QDialog) == []
 
 
 def drawn_markup() -> list[str]:

@@ -12,6 +12,7 @@ import slicer
 import vtk
 
 from conresnet.images.roi import BoxROI
+from conresnet.package.store import list_models
 from ConResSegmentationLib import MapVolumes, ResultOrigin, ResultSegmentation
 from module.panel_driver import label_array
 from module.result_cases import SEGMENTS, origin_of
@@ -264,3 +265,33 @@ def test_an_empty_result_is_a_result(volume: object, labels: np.ndarray) -> None
     origin_of(volume).sign(node)
     assert not label_array(node, volume).any()
     assert ResultOrigin.isUntouched(node)
+
+
+def test_slicers_lists_hold_the_codes_of_the_shipped_models(slicer_app: object) -> None:
+    """Otherwise Slicer's selector drops a modifier, or shows nothing."""
+    logic = slicer.app.applicationLogic().GetModuleLogic("Terminologies")
+
+    def listed(count: object, get: object, kind: type, *within: object) -> dict[tuple[str, str, str], object]:
+        found = {}
+        for number in range(count(*within)):
+            one = kind()
+            get(*within, number, one)
+            found[one.GetCodingSchemeDesignator(), one.GetCodeValue(), one.GetCodeMeaning()] = one
+        return found
+
+    category, kind = slicer.vtkSlicerTerminologyCategory, slicer.vtkSlicerTerminologyType
+    segments = [segment for entry in list_models() for segment in entry.description.output.segments]
+    for segment in segments:
+        context, *parts = ResultSegmentation.terminologyEntry(segment.terminology).split("~")
+        codes = [tuple(part.split("^")) for part in parts[:3]]
+        within = listed(logic.GetNumberOfCategoriesInTerminology, logic.GetNthCategoryInTerminology, category, context)[
+            codes[0]
+        ]
+        where = (context, within)
+        types = listed(logic.GetNumberOfTypesInTerminologyCategory, logic.GetNthTypeInTerminologyCategory, kind, *where)
+        where = (*where, types[codes[1]])
+        modifiers = listed(
+            logic.GetNumberOfTypeModifiersInTerminologyType, logic.GetNthTypeModifierInTerminologyType, kind, *where
+        )
+        assert not any(codes[2]) or codes[2] in modifiers, segment.name
+    assert len(segments) >= 5

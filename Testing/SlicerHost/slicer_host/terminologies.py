@@ -13,6 +13,15 @@ _CATEGORIES = (
     ("Morphologically Altered Structure", "49755003", "Neoplasm", "108369006", [144, 238, 144]),
 )
 
+# From Slicer's DICOM master list, which has them in no other category: a type, with the modifiers that it may have.
+_STRUCTURES = (
+    ("Hippocampus", "5366008", True),
+    ("Cerebrospinal Fluid", "65216001", True),
+    ("Gray Matter", "389081007", False),
+    ("White Matter", "389080008", False),
+)
+_SIDES = (("Right", "24028007"), ("Left", "7771000"), ("Right and left", "51440002"))
+
 
 def _code(meaning: str, value: str, **more: object) -> dict:
     return {"CodeMeaning": meaning, "CodingSchemeDesignator": "SCT", "CodeValue": value, **more}
@@ -25,7 +34,18 @@ def write_terminologies(folder: Path) -> Path:
         _code(name, value, Type=[_code(type_name, type_value, recommendedDisplayRGBValue=color)])
         for name, value, type_name, type_value, color in _CATEGORIES
     ]
+    gray = [128, 128, 128]
+    structures = [
+        _code(name, value, recommendedDisplayRGBValue=gray)
+        | ({"Modifier": [_code(*side, recommendedDisplayRGBValue=gray) for side in _SIDES]} if has_sides else {})
+        for name, value, has_sides in _STRUCTURES
+    ]
     for title, file in (("3D Slicer General Anatomy", "SlicerGeneralAnatomy"), ("DICOM master", "DICOM-Master")):
+        if file == "DICOM-Master":
+            categories = [
+                {**one, "Type": one["Type"] + structures} if one["CodeMeaning"] == "Anatomical Structure" else one
+                for one in categories
+            ]
         content = {
             "SegmentationCategoryTypeContextName": f"Segmentation category and type - {title} list",
             "@schema": _SCHEMAS + "segment-context-schema.json#",
