@@ -53,6 +53,8 @@ def check_replaceable(
 ) -> None:
     """Refuse a folder in which a run would destroy something that it was not asked to replace.
 
+    What a run that was killed left half done there is undone first; its files would not be known as ours.
+
     Args:
         overwrite: whether the files that an earlier run has written there, by its report, may be replaced.
         maps: those that will be written.
@@ -62,6 +64,7 @@ def check_replaceable(
     Raises:
         UserError: "output-not-folder", "results-exist", "results-not-ours", "input-in-the-way" or "cannot-write".
     """
+    _undo_killed_runs(folder)
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError("output-not-folder", path=str(folder))
@@ -114,7 +117,6 @@ def filling(
         UserError: "disk-full", "cannot-write", or as ``check_replaceable``, both before the block and after it, since
             another program may have written there in the meantime.
     """
-    _undo_killed_runs(folder)
     check_replaceable(folder, overwrite, maps, inputs, tables)
     absolute = folder.absolute()
     made: list[Path] = []
@@ -180,7 +182,8 @@ def _undo(hidden: Path, folder: Path) -> None:
         names = json.loads((hidden / _JOURNAL).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # nothing was moved yet
-    waiting = {path.name for path in (hidden / _NEW).iterdir()}
+    # Where the folder for new files is gone already, the run was complete and was cleaning up.
+    waiting = {path.name for path in (hidden / _NEW).iterdir()} if (hidden / _NEW).is_dir() else set()
     if not waiting:
         return
     for name in names:
@@ -188,6 +191,8 @@ def _undo(hidden: Path, folder: Path) -> None:
             move(folder / name, hidden / _NEW / name)
     for name in sorted((path.name for path in (hidden / _OLD).iterdir()), key=lambda name: name == REPORT_FILE):
         move(hidden / _OLD / name, folder / name)
+    # From now on the hidden folder may be removed in any order, even if that is interrupted, too.
+    (hidden / _JOURNAL).unlink()
 
 
 def _undo_killed_runs(folder: Path) -> None:

@@ -325,6 +325,6 @@ def installs(chance: random.Random, folder: Path) -> Trial:
         left = [path.name for path in (folder / "models").iterdir() if path.name != "organ"]
         return found + ([f"left behind: {', '.join(left)}"] if left else [])
 
-    # Preloaded, the command takes about a tenth of a second, at the end of which are the moves.
-    kill_after = chance.choice((None, chance.uniform(0.01, 0.5), chance.uniform(0.05, 0.2)))
-    return trial("models", "install", folder / "download", "--overwrite", check=problems, kill_after=kill_after)
+    # An installation makes 17 changes.
+    kill_at = chance.choice((None, *[chance.randrange(22)] * 5))
+    return trial("models", "install", folder / "download", "--overwrite", check=problems, kill_at=kill_at)

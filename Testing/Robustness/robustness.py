@@ -67,6 +67,7 @@ class Trial:
         check: further problems, from the answer; each is a sentence.
         kill_after: seconds after which the command is killed, as when a computer loses power; None lets it end. A
             killed command may leave temporary files, so ``check`` has to say what must not be there.
+        kill_at: the same before the n-th change of a file or folder, from 0, with ``preload``; this can be repeated.
         seconds: after which it counts as hanging.
         memory: most bytes of address space, with ``preload``; None for no limit.
         preload: modules. The command's process is then forked from one that has imported them, which saves the seconds
@@ -78,7 +79,8 @@ class Trial:
     allowed: Collection[int] = (0, 2)
     check: Callable[[Answer], list[str]] = lambda answer: []
     kill_after: float | None = None
-    seconds: float = 300.0
+    kill_at: int | None = None
+    seconds: float = 1800.0
     memory: int | None = None
     preload: Sequence[str] = ()
 
@@ -156,7 +158,7 @@ def _forked(trial: Trial, folder: Path, environment: dict[str, str]) -> tuple[in
     context.set_forkserver_preload(list(trial.preload))
     with tempfile.TemporaryDirectory() as said:
         files = [Path(said) / name for name in ("out", "err")]
-        arguments = (list(map(str, trial.command)), folder, environment, files, trial.memory)
+        arguments = (list(map(str, trial.command)), folder, environment, files, trial.memory, trial.kill_at)
         process = context.Process(target=_run_module, args=arguments)
         process.start()
         process.join(trial.kill_after or trial.seconds)
@@ -170,7 +172,12 @@ def _forked(trial: Trial, folder: Path, environment: dict[str, str]) -> tuple[in
 
 
 def _run_module(
-    command: list[str], folder: Path, environment: dict[str, str], files: list[Path], memory: int | None
+    command: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    files: list[Path],
+    memory: int | None,
+    kill_at: int | None,
 ) -> None:
     """``python -m COMMAND`` in this process."""
     for number, file in enumerate(files, start=1):
@@ -183,13 +190,30 @@ def _run_module(
     tempfile.tempdir = None
     os.chdir(folder)
     sys.argv = command
+    if kill_at is not None:
+        _die_at_change(kill_at)
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+
+
+def _die_at_change(number: int) -> None:
+    """Kill this process before its n-th change of a file or folder."""
+    left = number
+
+    def look(event: str, arguments: tuple) -> None:
+        nonlocal left
+        is_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if is_write or event in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+    sys.addaudithook(look)
 
 
 def problems_of(trial: Trial, answer: Answer, folder: Path) -> list[str]:
     """What is wrong with an answer, a sentence each."""
     found = []
-    was_killed = trial.kill_after is not None and answer.status == -9
+    was_killed = (trial.kill_after, trial.kill_at) != (None, None) and answer.status == -9
     if answer.status is None:
         found.append(f"still running after {trial.seconds:.0f} s")
     elif answer.status not in trial.allowed and not was_killed:
@@ -209,10 +233,16 @@ def problems_of(trial: Trial, answer: Answer, folder: Path) -> list[str]:
 
 
 def run_campaign(
-    one: Campaign, seed: int, count: int, seconds: float, only: int | None = None, keep: Path | None = None
-) -> Tally:
-    """Run trials until so many inputs were tried, or so many seconds have passed."""
-    tally, number, end = Tally(), 0, time.monotonic() + seconds
+    one: Campaign,
+    tally: Tally,
+    seed: int,
+    count: int,
+    seconds: float,
+    only: int | None = None,
+    keep: Path | None = None,
+) -> None:
+    """Run trials until so many inputs were tried, or so many seconds have passed, and count them in ``tally``."""
+    number, end = 0, time.monotonic() + seconds
     while tally.inputs < count and (time.monotonic() < end or not number):
         number += 1
         if only is not None:
@@ -232,7 +262,6 @@ def run_campaign(
                 (keep / f"{one.name}-{number}" / "stderr.txt").write_text(answer.err, encoding="utf-8")
         if only is not None:
             break
-    return tally
 
 
 def main() -> int:
@@ -259,8 +288,11 @@ def main() -> int:
     print(f"seed {seed}", flush=True)
     went_wrong = False
     for name in options.names or CAMPAIGNS:
-        one = CAMPAIGNS[name]
-        tally = run_campaign(one, seed, options.count or one.full, options.seconds, options.only, options.keep)
+        one, tally = CAMPAIGNS[name], Tally()
+        try:
+            run_campaign(one, tally, seed, options.count or one.full, options.seconds, options.only, options.keep)
+        except KeyboardInterrupt:
+            print(f"{name} was interrupted", flush=True)
         statuses = ", ".join(f"{count} x status {status}" for status, count in sorted(tally.statuses.items(), key=str))
         print(f"{name}: {tally.inputs} inputs, {statuses}; {len(tally.problems)} problems", flush=True)
         went_wrong |= bool(tally.problems)
