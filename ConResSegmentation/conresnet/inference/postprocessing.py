@@ -53,10 +53,11 @@ class PostProcessing:
         self, description: ModelDescription, options: SegmentOptions, grid: Grid, done: Callable[[float], None]
     ):
         self._segments, self._options, self._done = description.output.segments, options, done
-        self._keep_largest = options.keep_largest or description.output.pieces == "largest"
+        segments = description.output.segments
+        self._in_one_piece = {item.name for item in segments if options.keep_largest or item.pieces == "largest"}
         self._voxel_ml = grid.voxel_volume / 1000
         self._fewest = 0 if options.drop_below is None else options.drop_below / self._voxel_ml
-        self._steps = [self._remove] if self._keep_largest or options.drop_below is not None else []
+        self._steps = [self._remove] if self._in_one_piece or options.drop_below is not None else []
         self._steps += [self._fill] if options.fill_holes else []
         self.report: dict = {}
         self.warnings: list[str] = []
@@ -70,7 +71,8 @@ class PostProcessing:
         """Change labels and regions in place, and count again."""
         options = self._options
         self.report = {
-            "keep_largest": self._keep_largest,
+            "keep_largest": options.keep_largest,
+            "in_one_piece": sorted(self._in_one_piece),
             "drop_below_ml": options.drop_below,
             "fill_holes": options.fill_holes,
             "removed_ml": {},
@@ -85,9 +87,9 @@ class PostProcessing:
             results.writer.revise(results.labels, results.regions, change)
 
     def _remove(self, segment: str, mask: np.ndarray, free: np.ndarray) -> np.ndarray:
-        kept = _kept(mask, self._keep_largest, self._fewest)
+        kept = _kept(mask, segment in self._in_one_piece, self._fewest)
         self.report["removed_ml"][segment] = np.count_nonzero(mask & ~kept) * self._voxel_ml
-        if not kept.any():
+        if mask.any() and not kept.any():
             values = {"segment": segment, "volume": f"{self._options.drop_below:g}"}
             self.warnings.append(sentence("segment-dropped", values))
         return kept

@@ -227,6 +227,13 @@ class Segment:
         since=2,
         before=(),
     )
+    pieces: str = field(
+        "`largest`: only the largest connected piece is kept, for a structure that is in one piece",
+        choices=PIECES,
+        default="all",
+        since=4,
+        before="all",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,14 +258,6 @@ class Output:
         default=None,
         most=255,
     )
-    pieces: str = field(
-        "`largest`: only the largest connected piece of each segment is kept, for structures that are in one piece",
-        choices=PIECES,
-        default="all",
-        since=4,
-        before="all",
-    )
-
     def resolved(self, place: Place, version: int) -> "Output":
         """The same with an order of painting."""
         return self if self.paint_order is not None else replace(self, paint_order=self.names)

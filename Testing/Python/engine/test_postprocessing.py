@@ -29,9 +29,9 @@ EVERYTHING = SegmentOptions(keep_largest=True, drop_below=0.003, fill_holes=True
 ML = 0.001  # per voxel
 
 
-def description_of(regions: bool, nested: bool = False, **output: object):
+def description_of(regions: bool, nested: bool = False, **first: object):
     document = description(segments=2, regions=regions)
-    document["output"] |= output
+    document["output"]["segments"][0] |= first
     document["format_version"] = 4
     if nested:
         whole, part = document["output"]["segments"]
@@ -39,9 +39,9 @@ def description_of(regions: bool, nested: bool = False, **output: object):
     return parse_description(document)
 
 
-def changed(masks: list[np.ndarray], options: SegmentOptions, regions: bool, nested: bool = False):
+def changed(masks: list[np.ndarray], options: SegmentOptions, regions: bool, nested: bool = False, **first: object):
     """Two segments after post-processing, with the report and the warnings; regions as their whole masks."""
-    model = description_of(regions, nested)
+    model = description_of(regions, nested, **first)
     writer = LabelWriter(model.output)
     packed = np.zeros((packed_size(2), *masks[0].shape), np.uint8) if regions else None
     labels = writer.labels(np.stack(masks).astype(np.float32), None, packed)
@@ -54,8 +54,12 @@ def changed(masks: list[np.ndarray], options: SegmentOptions, regions: bool, nes
 
 
 def test_a_model_may_ask_for_segments_of_one_piece() -> None:
-    model = description_of(regions=False, pieces="largest")
-    assert PostProcessing(model, SegmentOptions(), grid(), lambda share: None).is_wanted
+    pieces = np.zeros((9, 11, 13), bool)
+    pieces[2:5, 2:5, 2:5] = pieces[7, 7, 7] = True
+    masks = [pieces, np.roll(pieces, 4, axis=2)]
+    (first, second), report, _ = changed(masks, SegmentOptions(), False, pieces="largest")
+    assert first.sum() == 27 and second.sum() == 28
+    assert report["in_one_piece"] == ["Part 1"] and report["removed_ml"]["Part 1"] == pytest.approx(ML)
     assert not PostProcessing(description_of(regions=False), SegmentOptions(), grid(), lambda share: None).is_wanted
 
 
