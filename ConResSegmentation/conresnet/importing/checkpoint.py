@@ -38,7 +38,7 @@ _FIRST = "conv_4_32.0.weight"
 _ENDS_AS_FIRST = re.compile(rf"(.*\.)?conv_4_32\.({_INSERTED.pattern})?0\.({_INSERTED.pattern})?weight")
 # By-products of common tools among the tensors: an operation counter's, and the number of averaged states.
 _BY_PRODUCTS = {"total_ops", "total_params", "n_averaged"}
-_AVERAGE = re.compile(r"ema|swa|avg|averag|shadow", re.IGNORECASE)
+_AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)
 _MOST_LEVELS = 4
 _MOST_PICKLE_BYTES = 2**24
 

@@ -196,6 +196,7 @@ def test_a_running_average_is_preferred_and_named(tmp_path: Path, small: dict[st
         checkpoint = read_checkpoint(save(tmp_path / "a.pth", content))
         assert checkpoint.average == place
         assert torch.equal(checkpoint.tensors[name], changed[name])
+    assert not read_checkpoint(save(tmp_path / "a.pth", {"semantic": small})).average
     path = save(tmp_path / "a.pth", {"teacher": small, "student": changed})
     assert "student, teacher" in refusal("import-several", read_checkpoint, path)
 
