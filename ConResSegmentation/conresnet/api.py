@@ -218,7 +218,7 @@ class Result:
 
         result, maps = self._result, {**self._result.hidden, **self._result.maps}
         shown = self._model.package, result.labels, result.channels, maps, self.report
-        write_page(Path(path), *shown, regions=result.regions, name=name or "")
+        write_page(Path(path), *shown, regions=result.regions, output=result.output, name=name or "")
 
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
         """Write what the command line writes: segmentation.nii.gz, <map>.nii.gz for each map, report.json, and the

@@ -8,12 +8,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from conresnet.images.grid import Box, Grid, Volume, bounding_box, reordering, whole_box
-from conresnet.inference.results import segment_mask
+from conresnet.inference.results import segment_boxes, segment_mask
 from conresnet.package.description import Output
 
 # Indices increase to inferior, posterior and left, so that slices are shown as radiologists view them.
@@ -36,6 +37,8 @@ HEAT = np.array(
     np.float32,
 )
 _SURFACE_VOXELS = 150
+# Number of values from which the display range is estimated.
+_SAMPLE = 100_000
 # From the patient's left, front and above; and from the right, behind and above. RAS.
 _VIEWS = ((-0.6, 0.7, 0.4), (0.6, -0.7, 0.4))
 
@@ -56,7 +59,8 @@ class Scene:
     """A result cut to its segments with a margin, along the axes nearest to the patient's; arrays are in `ORIENTATION`.
 
     Args:
-        gray: the image, 0 to 1.
+        image: the image's voxels.
+        window: the values that are shown as black and as white.
         labels: uint8.
         regions: (b, ...) uint8 where segments overlap, else None.
         output: the model's segments.
@@ -65,7 +69,8 @@ class Scene:
         grid: of the whole image.
     """
 
-    gray: np.ndarray
+    image: np.ndarray
+    window: tuple[float, float]
     labels: np.ndarray
     regions: np.ndarray | None
     output: Output
@@ -82,16 +87,24 @@ class Scene:
         found = bounding_box(labels) or whole_box(labels.shape)
         margins = np.ceil(MARGIN_MM / spacing).astype(int)
         box = tuple(slice(max(0, a.start - m), a.stop + m) for a, m in zip(found, margins, strict=True))
-        gray = reorder.view(image.array)[box].astype(np.float32)
-        finite = gray[np.isfinite(gray)]
-        low, high = np.percentile(finite, (1, 99.5)) if finite.size else (0, 1)
-        gray = np.clip(np.nan_to_num((gray - low) / max(high - low, 1e-6)), 0, 1)
+        voxels = reorder.view(image.array)[box]
+        step = max(1, round((voxels.size / _SAMPLE) ** (1 / 3)))
+        some = voxels[::step, ::step, ::step].astype(np.float32)
+        some = some[np.isfinite(some)]
+        window = tuple(float(x) for x in np.percentile(some, (1, 99.5))) if some.size else (0.0, 1.0)
         regions = None if regions is None else reorder.view(regions)[(slice(None), *box)]
-        return cls(gray, labels[box], regions, output, spacing, box, image.grid)
+        return cls(voxels, window, labels[box], regions, output, spacing, box, image.grid)
 
-    def mask(self, index: int | None) -> np.ndarray:
-        """Where a segment is, or any for None: bool."""
-        return self.labels > 0 if index is None else segment_mask(self.labels, self.regions, self.output, index)
+    @cached_property
+    def boxes(self) -> list[Box | None]:
+        """The box around each segment; None for one that is not there."""
+        return segment_boxes(self.labels, self.regions, self.output)
+
+    def mask(self, index: int) -> np.ndarray:
+        """Where a segment is in its box: bool."""
+        box = self.boxes[index]
+        regions = None if self.regions is None else self.regions[(slice(None), *box)]
+        return segment_mask(self.labels[box], regions, self.output, index)
 
     def cut(self, array: np.ndarray) -> np.ndarray:
         """The part of an array [..., k, j, i] on the image's grid that the scene shows."""
@@ -99,10 +112,12 @@ class Scene:
 
     def place(self, index: int | None) -> list[int]:
         """Along each axis the slice with most of a segment, or of all for None; the middle if there is nothing."""
-        mask = self.mask(index)
+        box = self.boxes[index] if index is not None else whole_box(self.labels.shape)
+        mask = self.labels > 0 if index is None else self.mask(index) if box else np.zeros((1, 1, 1), bool)
         if not mask.any():
-            return [side // 2 for side in mask.shape]
-        return [int(mask.sum(axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+            return [side // 2 for side in self.labels.shape]
+        most = [int(np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+        return [part.start + place for part, place in zip(box, most, strict=True)]
 
     def slices(self, place: Sequence[int], shown: np.ndarray | None = None) -> np.ndarray:
         """An axial, a coronal and a sagittal slice next to each other, with the outlines of all segments.
@@ -117,19 +132,21 @@ class Scene:
         panels = []
         for axis in range(3):
             rows, columns = (other for other in range(3) if other != axis)
-            extent = np.array([self.gray.shape[side] * self.spacing[side] for side in (rows, columns)])
+            extent = np.array([self.labels.shape[side] * self.spacing[side] for side in (rows, columns)])
             size = np.maximum(1, np.rint(PANEL * extent / extent.max())).astype(int)
 
             def drawn(array: np.ndarray, axis: int = axis, size: np.ndarray = size) -> np.ndarray:
-                return _resized(array.take(place[axis], axis).astype(np.float32), size)
+                return _resized(_slice(array, axis, place[axis]).astype(np.float32), size)
 
-            picture = np.repeat(drawn(self.gray)[..., None], 3, axis=2)
+            low, high = self.window
+            gray = np.clip((np.nan_to_num(drawn(self.image)) - low) / max(high - low, 1e-6), 0, 1)
+            picture = np.repeat(gray[..., None], 3, axis=2)
             if shown is not None:
                 values = np.clip(drawn(shown), 0, 1)
                 weight = (0.75 * np.clip(values / 0.15, 0, 1))[..., None]
                 picture = (1 - weight) * picture + weight * heat(values)
-            labels = self.labels.take(place[axis], axis)
-            regions = None if self.regions is None else self.regions.take(place[axis], axis + 1)
+            labels = _slice(self.labels, axis, place[axis])
+            regions = None if self.regions is None else _slice(self.regions, axis + 1, place[axis])
             for index, item in enumerate(self.output.segments):
                 mask = segment_mask(labels, regions, self.output, index)
                 if mask.any():
@@ -146,8 +163,10 @@ class Scene:
         Regions that include others show what is inside them.
         """
         segments = self.output.segments
-        meshes = [_surface_points(self.mask(index), self.spacing) for index in range(len(segments))]
-        found = [index for index, mesh in enumerate(meshes) if mesh is not None]
+        found = [index for index, box in enumerate(self.boxes) if box]
+        # Finer than a pixel would be lost.
+        finest = float((np.array(self.labels.shape) * self.spacing).max()) / PANEL
+        meshes = {index: _surface_points(self.mask(index), self.boxes[index], self.spacing, finest) for index in found}
         panels = []
         for view in _VIEWS:
             picture = np.ones((2 * PANEL, 2 * PANEL, 3), np.float32)
@@ -173,6 +192,11 @@ def heat(values: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(values, places, HEAT[:, part] / 255) for part in range(3)], axis=-1)
 
 
+def _slice(array: np.ndarray, axis: int, place: int) -> np.ndarray:
+    """One slice as a view; ``take`` would copy a whole array that is not stored in this order."""
+    return array[(slice(None),) * axis + (place,)]
+
+
 def _resized(slice_: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """A slice in another size, linearly between its voxels."""
     for axis, count in enumerate(size):
@@ -194,22 +218,22 @@ def _edge(mask: np.ndarray) -> np.ndarray:
     return mask & ~inner
 
 
-def _surface_points(mask: np.ndarray, spacing: np.ndarray) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Points on the smoothed surface of a mask, their outward normals, and the distance between points; None if empty.
+def _surface_points(
+    mask: np.ndarray, box: Box, spacing: np.ndarray, finest: float
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Points on the smoothed surface of a mask, their outward normals, and the distance between points, not finer than
+    ``finest`` mm.
 
-    Both are (n, 3) in RAS mm from the array's first voxel.
+    Both are (n, 3) in RAS mm from the first voxel of the array in which the mask has a box.
     """
     import SimpleITK as sitk
 
-    box = bounding_box(mask)
-    if box is None:
-        return None
     # Room for smoothing, which also closes what touches the border.
-    padded = np.pad(mask[box], 3).astype(np.float32)
+    padded = np.pad(mask, 3).astype(np.float32)
     image = sitk.GetImageFromArray(padded)
     image.SetSpacing([float(side) for side in spacing[::-1]])
     extent = np.array(padded.shape) * spacing
-    step = max(float(extent.max()) / _SURFACE_VOXELS, 0.3)
+    step = max(float(extent.max()) / _SURFACE_VOXELS, finest)
     smooth = sitk.SmoothingRecursiveGaussian(image, 0.7 * float(spacing.max()))
     size = [int(side) for side in np.ceil(extent[::-1] / step)]
     fine = sitk.Resample(smooth, size, sitk.Transform(), sitk.sitkLinear, [0.0, 0.0, 0.0], [step] * 3)

@@ -20,6 +20,7 @@ from conresnet import __version__
 from conresnet.files import replacing
 from conresnet.images.grid import Volume
 from conresnet.package import ModelPackage
+from conresnet.package.description import Output
 from conresnet.package.maps import MAPS, residual_plane
 from conresnet.package.reader import figures, read_metrics
 from conresnet.pictures import HEAT, Scene, png
@@ -27,6 +28,8 @@ from conresnet.review import ALL
 from conresnet.statistics import segment_statistics
 
 LISTED_ROWS = 10
+# Of a map with a component per segment, those of the largest segments.
+MOST_COMPONENTS = 8
 RESEARCH_ONLY = "For research only. Not a medical device, not for diagnosis or treatment."
 
 _PAGE = Template(
@@ -93,6 +96,7 @@ def make_page(
     report: Mapping[str, Any],
     *,
     regions: np.ndarray | None = None,
+    output: Output | None = None,
     name: str = "",
     surfaces: bytes | None = None,
 ) -> str:
@@ -105,17 +109,19 @@ def make_page(
         maps: [c, k, j, i] by name.
         report: the result's; "statistics" are measured if it has none, and "review" is shown if it has one.
         regions: [b, k, j, i] uint8 where segments overlap.
+        output: the segments of the result; by default the model's.
         name: of the case; "" for none.
         surfaces: a PNG picture of the segments in 3D; by default one is made.
     """
     description = package.description
-    segments = description.output.segments
-    scene = Scene.of(next(iter(channels.values())), labels.array, regions, description.output)
+    output = output or description.output
+    segments = output.segments
+    scene = Scene.of(next(iter(channels.values())), labels.array, regions, output)
     swatches = {item.name: _swatch(item.color) for item in segments}
     statistics = report.get("statistics")
     if statistics is None:
         uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
-        measured = labels.array, labels.grid, description.output, channels, uncertainty, regions
+        measured = labels.array, labels.grid, output, channels, uncertainty, regions
         statistics = segment_statistics(*measured)
     parts = [_warnings(report), "<h2>Segments</h2>", _statistics(statistics, swatches)]
     if scene.labels.any():
@@ -210,7 +216,7 @@ def _segments(scene: Scene, names: Sequence[str], swatches: Mapping[str, str]) -
         "patient's feet, front and left. Outlines are those of all segments.</p>"
     )
     for index, name in enumerate(names):
-        if scene.mask(index).any():
+        if scene.boxes[index]:
             picture = png(scene.slices(scene.place(index)))
             yield _figure(picture, f"Slices of {name}", swatches[name] + escape(name))
         else:
@@ -227,13 +233,19 @@ def _maps(scene: Scene, maps: Mapping[str, np.ndarray], names: Sequence[str], pl
         planes = f" Slices are {plane}." if about.follows_residual and plane else ""
         yield f"<h3>{about.title}</h3>\n<p>{escape(about.description)}{planes}</p>"
         values = scene.cut(array)
-        for component, one in enumerate(values):
-            per_segment = about.per_segment and len(values) == len(names)
+        per_segment = about.per_segment and len(values) == len(names)
+        places = enumerate(scene.boxes if per_segment else [None] * len(values))
+        sizes = [np.count_nonzero(scene.mask(index)) if box and per_segment else 0 for index, box in places]
+        chosen = sorted(sorted(range(len(values)), key=lambda index: -sizes[index])[:MOST_COMPONENTS])
+        if len(chosen) < len(values):
+            yield f'<p class="note">Shown for the {len(chosen)} largest of {len(values)} segments.</p>'
+        for component in chosen:
+            one = values[component]
             shown = one.astype(np.float32)
             low, high = about.range or (0.0, 1.0)
             if kind in ("attention", "features"):
                 # Only differences are meaningful: the scale depends on the network.
-                low, high = (float(x) for x in np.percentile(shown, (1, 99)))
+                low, high = (float(x) for x in np.percentile(shown[::2, ::2, ::2], (1, 99)))
             scaled = (shown - low) / max(high - low, 1e-6)
             title = names[component] if per_segment else about.title if len(values) == 1 else f"{component + 1}"
             scale = (

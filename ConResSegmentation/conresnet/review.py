@@ -11,7 +11,7 @@ Slicer can use it; finding spots needs SimpleITK.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from conresnet.images.grid import Box, Grid, Reordering, bounding_box, reorderin
 from conresnet.inference.results import segment_mask
 from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription, Output
-from conresnet.package.maps import slice_axis
+from conresnet.package.maps import provided_maps, slice_axis
 from conresnet.package.schema import Place, field, load, load_json
 
 if TYPE_CHECKING:
@@ -142,7 +142,10 @@ def read_ranking(package: ModelPackage) -> Ranking:
     place = Place(str(package.path / RANKING_FILE))
     if entry.bytes > _LARGEST_RANKING:
         place.refuse(f"has {entry.bytes} bytes")
-    return load(Ranking, load_json(package.read_file(RANKING_FILE), place.source), place, FORMAT_VERSION)
+    ranking = load(Ranking, load_json(package.read_file(RANKING_FILE), place.source), place, FORMAT_VERSION)
+    if "log_disagreement" in ranking.features and "residual_difference" not in provided_maps(package.description):
+        place.inside("features").refuse("needs a residual, which this model does not predict")
+    return ranking
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,11 @@ class ReviewRow:
     reason: str
 
 
+def largest_entropy(output: Output) -> float:
+    """The bits that an uncertainty of 1 stands for: of a choice among all classes, or of a yes or no for regions."""
+    return float(np.log2(len(output.segments) + 1)) if output.kind == "labels" else 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Slices:
     """A result slice by slice along the residual axis, in the model's direction; see ``Slices.of``.
@@ -183,6 +191,7 @@ class Slices:
         grid: of the labels.
         orientation: of the model's arrays, such as "SAR".
         axis: of the model's arrays, along which slices follow one another (``conresnet.package.maps.slice_axis``).
+        bits: what an uncertainty of 1 is, see ``largest_entropy``.
     """
 
     labels: np.ndarray
@@ -191,12 +200,13 @@ class Slices:
     grid: Grid
     orientation: str
     axis: int
+    bits: float
 
     @classmethod
     def of(cls, result: SegmentResult, description: ModelDescription) -> Slices:
         """The slices of a result of a model."""
-        place = description.preparation.orientation, slice_axis(description)
-        return cls(result.labels.array, result.regions, result.output, result.labels.grid, *place)
+        how = description.preparation.orientation, slice_axis(description), largest_entropy(description.output)
+        return cls(result.labels.array, result.regions, result.output, result.labels.grid, *how)
 
     @cached_property
     def _reorder(self) -> Reordering:
@@ -275,17 +285,22 @@ class SliceFeatures:
 
 
 def slice_features(
-    slices: Slices, entropy: np.ndarray, difference: np.ndarray | None = None
+    slices: Slices,
+    entropy: np.ndarray,
+    difference: np.ndarray | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[SliceFeatures]:
     """Measure every slice that holds a segment, in mm2, so that finer voxels change nothing.
 
     Args:
         entropy: (K + 1, slices): sum over each slice of the uncertainty, then of each segment's binary entropy.
         difference: the map "residual_difference", [c, k, j, i].
+        check: called for each slice; an exception that it raises ends the work.
     """
     unit, count = slices.pixel_mm2, len(slices)
     disagreements = None if difference is None else slices.along(difference)
     for place in range(count):
+        check()
         for segment in slices.held(place):
             mask = slices.mask(place, segment)
             area = np.count_nonzero(mask)
@@ -311,16 +326,17 @@ def make_review(
     uncertainty: np.ndarray,
     ranking: Ranking,
     difference: np.ndarray | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[ReviewRow]:
     """The review list of a result.
 
     Args:
-        entropy, difference: see ``slice_features``; the latter where ``ranking`` uses it.
+        entropy, difference, check: see ``slice_features``; the difference where ``ranking`` uses it.
         uncertainty: the map [k, j, i].
     """
     names = [ALL, *slices.output.names]
     found = []
-    for item in slice_features(slices, entropy, difference):
+    for item in slice_features(slices, entropy, difference, check):
         regressions = ranking.segments if item.segment else ranking.whole
         features = np.array([item.values[name] for name in ranking.features])
         wrong = float(regressions.wrong_mm2(features)) / slices.pixel_mm2
@@ -368,12 +384,12 @@ def _reason(
     return "; ".join(parts) or _TYPICAL
 
 
-def find_spots(uncertainty: np.ndarray, output: Output, spacing: np.ndarray) -> tuple[np.ndarray, Box, list[int]]:
+def find_spots(uncertainty: np.ndarray, bits: float, spacing: np.ndarray) -> tuple[np.ndarray, Box, list[int]]:
     """Connected places where the model is torn between two answers; faces connect voxels.
 
     Args:
         uncertainty: the map [k, j, i].
-        output: the model's segments.
+        bits: see ``largest_entropy``.
         spacing: mm along i, j, k.
 
     Returns:
@@ -381,9 +397,7 @@ def find_spots(uncertainty: np.ndarray, output: Output, spacing: np.ndarray) -> 
     """
     import SimpleITK as sitk
 
-    # In bits: the map is relative to the largest entropy of all classes, and two classes can have one bit at most.
-    scale = np.log2(len(output.segments) + 1) if output.kind == "labels" else 1.0
-    levels = np.array(SPOT_BITS) / scale
+    levels = np.array(SPOT_BITS) / bits
     open_ = uncertainty >= np.asarray(levels[0], uncertainty.dtype)
     box = bounding_box(open_)
     if box is None:
@@ -420,7 +434,7 @@ def find_spots(uncertainty: np.ndarray, output: Output, spacing: np.ndarray) -> 
 def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
     import SimpleITK as sitk
 
-    components, box, sizes = find_spots(uncertainty, slices.output, slices.grid.spacing)
+    components, box, sizes = find_spots(uncertainty, slices.bits, slices.grid.spacing)
     if not sizes:
         return []
     origin, labels = np.array([part.start for part in box]), slices.labels[box]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conresnet.files import csv_cell, replacing
-from conresnet.images.grid import Box, Grid, Volume, bounding_box, transformed
-from conresnet.inference.results import segment_mask
+from conresnet.images.grid import Grid, Volume, transformed
+from conresnet.inference.results import segment_boxes, segment_mask
 from conresnet.package.description import Output
 
 # Voxels whose places are computed at a time.
@@ -42,7 +42,7 @@ def segment_statistics(
         without its map.
     """
     rows = []
-    for index, box in enumerate(_boxes(labels, output, regions)):
+    for index, box in enumerate(segment_boxes(labels, regions, output)):
         row: dict[str, Any] = {"segment": output.segments[index].name, "voxels": 0, "volume_ml": 0.0}
         row |= {"surface_cm2": 0.0, "mean_intensity": dict.fromkeys(channels), "mean_uncertainty": None}
         rows.append(row)
@@ -59,20 +59,6 @@ def segment_statistics(
         voxels += [part.start for part in box]
         row["mean_intensity"] = {name: _mean(volume, grid, voxels) for name, volume in channels.items()}
     return rows
-
-
-def _boxes(labels: np.ndarray, output: Output, regions: np.ndarray | None) -> Iterator[Box | None]:
-    """The box around each segment; None for one that is not there."""
-    # Slice by slice, because looking for each of many segments in a whole scan takes long.
-    counts = np.array([np.bincount(plane.ravel(), minlength=256) for plane in labels])
-    for index, segment in enumerate(output.segments):
-        held = np.flatnonzero(counts[:, segment.label] if regions is None else counts[:, 1:].any(axis=1))
-        if not len(held):
-            yield None
-            continue
-        planes = slice(int(held[0]), int(held[-1]) + 1)
-        box = bounding_box(segment_mask(labels[planes], None if regions is None else regions[:, planes], output, index))
-        yield box and (slice(planes.start + box[0].start, planes.start + box[0].stop), *box[1:])
 
 
 def surface_mm2(mask: np.ndarray, spacing: Sequence[float]) -> float:

@@ -73,6 +73,24 @@ def segment_masks(labels: np.ndarray, regions: np.ndarray | None, output: Output
     return np.stack([segment_mask(labels, regions, output, index) for index in range(len(output.segments))])
 
 
+def segment_boxes(labels: np.ndarray, regions: np.ndarray | None, output: Output) -> list[Box | None]:
+    """The box around each segment, see ``segment_mask``; None for one that is not there.
+
+    Args:
+        labels, regions: with three axes for voxels.
+    """
+    # Slice by slice, because looking for each of many segments in a whole scan takes long.
+    counts = np.array([np.bincount(plane.ravel(), minlength=256) for plane in labels])
+    boxes = []
+    for index, segment in enumerate(output.segments):
+        held = np.flatnonzero(counts[:, segment.label] if regions is None else counts[:, 1:].any(axis=1))
+        planes = slice(int(held[0]), int(held[-1]) + 1) if len(held) else slice(0, 0)
+        mask = segment_mask(labels[planes], None if regions is None else regions[:, planes], output, index)
+        box = bounding_box(mask) if len(held) else None
+        boxes.append(box and (slice(planes.start + box[0].start, planes.start + box[0].stop), *box[1:]))
+    return boxes
+
+
 def exclusive_labels(probability: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The value of the most likely of the segments, or 0 for the background, which has what they leave of 1.
 

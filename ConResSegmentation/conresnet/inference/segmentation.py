@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 
 import numpy as np
 
 from conresnet import __version__
-from conresnet.errors import UserError
+from conresnet.errors import Cancelled, UserError
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.images.roi import WHOLE_IMAGE, uses_locator
@@ -169,7 +169,7 @@ def segment(
         else:
             roi = None if options.roi == WHOLE_IMAGE else options.roi
             result = _segment(model, channels, replace(options, roi=roi), ranking, progress, allocate)
-        result.report |= _further(result, description, options, ranking)
+        result.report |= _further(result, description, options, ranking, lambda: _check(progress))
         return result
     except Exception as error:
         if not is_out_of_memory(error):
@@ -252,13 +252,14 @@ def _further(
     description: ModelDescription,
     options: SegmentOptions,
     ranking: Ranking | None,
+    check: Callable[[], None],
 ) -> dict:
     """What the report says beyond ``_report`` where that was asked for: "review" and "statistics", see ``_report``."""
     maps, labels, further = {**result.maps, **result.hidden}, result.labels, {}
     uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
     if ranking:
         slices = Slices.of(result, description)
-        rows = make_review(slices, result.entropy, uncertainty, ranking, maps.get("residual_difference"))
+        rows = make_review(slices, result.entropy, uncertainty, ranking, maps.get("residual_difference"), check)
         further["review"] = {
             "rows": [asdict(row) for row in rows],
             "axis": slices.voxel_axis,
@@ -270,6 +271,11 @@ def _further(
             labels.array, labels.grid, result.output, result.channels, uncertainty, result.regions
         )
     return further
+
+
+def _check(progress: Progress) -> None:
+    if progress.cancelled():
+        raise Cancelled
 
 
 # Of the whole work; the locator sees the whole image.

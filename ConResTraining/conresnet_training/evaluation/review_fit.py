@@ -112,7 +112,7 @@ class ReviewSamples:
             area = np.count_nonzero(wrong) * slices.pixel_mm2
             self.samples.append(Sample(number, item.segment, item.values, area, dice))
         uncertainty = {**result.maps, **result.hidden}["uncertainty"][0]
-        spots, box, _ = find_spots(uncertainty, slices.output, slices.grid.spacing)
+        spots, box, _ = find_spots(uncertainty, slices.bits, slices.grid.spacing)
         self.spot_voxels += np.count_nonzero(spots)
         regions = None if result.regions is None else result.regions[(slice(None), *box)]
         found = segment_masks(result.labels.array[box], regions, slices.output)

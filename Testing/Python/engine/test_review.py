@@ -31,6 +31,7 @@ from engine.model_cases import description, make_model, write_model
 from engine.volumes import grid, random_volume, stored
 
 PARTS = parse_description(description()).output
+BITS = np.log2(3)
 REGIONS = parse_description(description(regions=True)).output
 # 2 mm along R, 1 mm along A, 3 mm along S.
 GRID = grid((5, 6, 7), spacing=(2.0, 1.0, 3.0), origin=(10.0, 20.0, 30.0))
@@ -48,7 +49,7 @@ def labels() -> np.ndarray:
 
 
 def test_features_are_measured_in_mm2_of_the_slices_of_the_model(labels):
-    slices = Slices(labels, None, PARTS, GRID, "SAR", 0)
+    slices = Slices(labels, None, PARTS, GRID, "SAR", 0, BITS)
     entropy = np.arange(15.0).reshape(3, 5)
     found = {(item.segment, item.place): item for item in slice_features(slices, entropy)}
     assert sorted(found) == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (2, 3)]
@@ -59,9 +60,9 @@ def test_features_are_measured_in_mm2_of_the_slices_of_the_model(labels):
     )
     assert middle.point == (14.0, 21.0, 36.0)
     # The same anatomy in the other direction, or along another axis.
-    down = Slices(labels, None, PARTS, GRID, "IAR", 0)
+    down = Slices(labels, None, PARTS, GRID, "IAR", 0, BITS)
     assert [down.number(place) for place in range(5)] == [4, 3, 2, 1, 0]
-    sideways = Slices(labels, None, PARTS, GRID, "SAR", 2)
+    sideways = Slices(labels, None, PARTS, GRID, "SAR", 2, BITS)
     assert len(sideways) == 7 and sideways.voxel_axis == 2 and sideways.pixel_mm2 == 3.0
     assert {item.place for item in slice_features(sideways, np.zeros((3, 7)))} == {1, 2, 3, 5}
 
@@ -71,7 +72,7 @@ def test_overlapping_regions_are_measured_whole():
     regions[0, 2, :2] = 1
     regions[0, 2, 1] |= 2
     labels = np.where(regions[0] & 2, 20, np.where(regions[0], 10, 0)).astype(np.uint8)
-    found = slice_features(Slices(labels, regions, REGIONS, GRID, "SAR", 0), np.zeros((3, 5)))
+    found = slice_features(Slices(labels, regions, REGIONS, GRID, "SAR", 0, BITS), np.zeros((3, 5)))
     areas = {item.segment: np.expm1(item.values["log_area"]) / 2 for item in found}
     assert areas == pytest.approx({0: 14, 1: 14, 2: 7})
     rows = segment_statistics(labels, GRID, REGIONS, {}, regions=regions)
@@ -79,7 +80,7 @@ def test_overlapping_regions_are_measured_whole():
 
 
 def test_the_list_is_that_of_the_slices_and_spots_ordered_by_expected_wrong_voxels(labels, tmp_path):
-    slices = Slices(labels, None, PARTS, GRID, "SAR", 0)
+    slices = Slices(labels, None, PARTS, GRID, "SAR", 0, BITS)
     uncertainty = np.zeros(GRID.shape, np.float32)
     uncertainty[1:3, 3, 1:4] = 0.6  # 0.95 bits of two of three classes
     uncertainty[4, 0, 0] = 1  # a single voxel
@@ -105,22 +106,22 @@ def test_a_long_uncertain_boundary_is_cut_to_its_most_uncertain_places():
     uncertainty = np.zeros((5, 6, 60), np.float32)
     uncertainty[2, 2:4] = 0.85 / np.log2(3)
     millimeters = np.ones(3)
-    assert find_spots(uncertainty, PARTS, millimeters)[2] == []
+    assert find_spots(uncertainty, BITS, millimeters)[2] == []
     uncertainty[2, 2:4, 10:14] = uncertainty[2, 2:4, 30:40] = 0.92 / np.log2(3)
-    spots, box, sizes = find_spots(uncertainty, PARTS, millimeters)
+    spots, box, sizes = find_spots(uncertainty, BITS, millimeters)
     assert sorted(sizes) == [8, 20] and np.bincount(spots.ravel())[1:].tolist() == sizes
     assert (spots > 0).sum() == ((uncertainty * np.log2(3))[box] > 0.9).sum()
-    assert find_spots(uncertainty, PARTS, 0.3 * millimeters)[2] == [120]
+    assert find_spots(uncertainty, BITS, 0.3 * millimeters)[2] == [120]
     # As uncertain as can be all along: pieces.
     uncertainty[2, 2:4] = 1
-    spots, box, sizes = find_spots(uncertainty, PARTS, millimeters)
+    spots, box, sizes = find_spots(uncertainty, BITS, millimeters)
     assert sorted(sizes) == [40, 40, 40] and np.bincount(spots.ravel())[1:].tolist() == sizes
 
 
 def test_a_small_blurred_slice_is_expected_to_be_worse_than_a_large_sharp_one(labels):
     entropy = np.ones((3, 5))
     entropy[:, 3] = 4
-    rows = make_review(Slices(labels, None, PARTS, GRID, "SAR", 0), entropy, np.zeros(GRID.shape), FALLBACK)
+    rows = make_review(Slices(labels, None, PARTS, GRID, "SAR", 0, BITS), entropy, np.zeros(GRID.shape), FALLBACK)
     dice = {(row.segment, row.slice): row.expected_dice for row in rows}
     assert dice["Part 1", 3] < dice["Part 1", 2] and dice["Part 2", 3] < dice["Part 1", 3]
 
@@ -158,6 +159,14 @@ def test_the_list_is_the_same_however_the_image_is_stored(tmp_path):
     assert lists[0] == lists[1] and len(lists[0]) >= 16
 
 
+def refused(function) -> str:
+    """The field that is named where a review.json is refused."""
+    with pytest.raises(UserError) as caught:
+        function()
+    assert caught.value.code == "package-description"
+    return caught.value.values["field"]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -179,11 +188,11 @@ def test_a_ranking_that_is_not_as_it_must_be_is_refused(tmp_path, change, named)
         return write_package(package.description, {**files, RANKING_FILE: content}, tmp_path / "ranked", overwrite=True)
 
     ranking = dump(FALLBACK)
+    uses_residual = {**ranking, "features": ["log_area", "log_disagreement"]}
+    assert refused(lambda: read_ranking(with_ranking(uses_residual))) == "features"
     assert read_ranking(with_ranking(ranking)) == FALLBACK
     change(ranking)
-    with pytest.raises(UserError) as caught:
-        read_ranking(with_ranking(ranking))
-    assert caught.value.code == "package-description" and caught.value.values["field"] == named
+    assert refused(lambda: read_ranking(with_ranking(ranking))) == named
 
 
 def test_statistics_of_known_shapes(labels, tmp_path):
