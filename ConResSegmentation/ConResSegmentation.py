@@ -412,7 +412,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         text = Diagnostics.report(
             self.logic.engine,
             f"{description.name} {description.version}" if description else self.modelPanel.problem,
-            engineOptions(node, self._providedMaps).to_dict(),
+            vars(engineOptions(node, self._providedMaps)),
             self.runPanel.log,
             self._namesSegmented,
         )

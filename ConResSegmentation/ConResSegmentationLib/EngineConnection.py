@@ -74,6 +74,9 @@ class EngineObserver:
     def onStarting(self) -> None:
         """The engine process is starting, which may take a few seconds."""
 
+    def onSent(self, checksums: tuple[str, ...]) -> None:
+        """The inputs were sent; ``ResultOrigin.checksum`` of each, as it was read."""
+
     def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
         """``fraction`` of the work is done, 0 to 1 over all phases; ``secondsLeft`` is None if unknown."""
 

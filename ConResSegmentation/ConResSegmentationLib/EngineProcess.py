@@ -35,10 +35,9 @@ from conresnet.request import SegmentRequest
 
 from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
 from .Processes import ProcessLaunch, callLater
+from .ResultOrigin import checksumInPieces
 
 SECONDS_TO_CANCEL = 2
-# Inputs are written in pieces, between which Slicer handles events.
-_BYTES_AT_ONCE = 1 << 25
 
 
 @dataclass
@@ -183,7 +182,7 @@ class EngineProcess:
 
     def _write(self, request: _Request) -> Iterator[None]:
         """Write the channels where the engine reads them, piece by piece, and send the request."""
-        asked, paths = request.asked, []
+        asked, paths, checksums = request.asked, [], []
         session = Path(self._connection.hello["session"])
         for number, volume in enumerate(asked.channels if asked else ()):
             path = session / str(request.id) / f"channel{number}.npy"
@@ -194,9 +193,9 @@ class EngineProcess:
                 with open(path, "wb") as file:
                     header = np.lib.format.header_data_from_array_1_0(array)
                     np.lib.format.write_array_header_1_0(file, header)
-                    data = array.reshape(-1).view(np.uint8)
-                    for start in range(0, data.size, _BYTES_AT_ONCE):
-                        file.write(data[start : start + _BYTES_AT_ONCE])
+                    checksums.append("")
+                    # The last of them is that of the whole array.
+                    for checksums[-1] in checksumInPieces(array, file.write):
                         yield
             except FileNotFoundError as error:
                 # The engine is ending, or the system cleaned its temporary folder.
@@ -207,6 +206,8 @@ class EngineProcess:
                 raise write_error(error, path) from error
             paths.append(path)
         request.asked = None
+        if asked:
+            request.observer.onSent(tuple(checksums))
         self._connection.send({"request": request.kind, "id": request.id, **(asked.to_dict(paths) if asked else {})})
 
     def _onMessage(self, message: dict) -> None:

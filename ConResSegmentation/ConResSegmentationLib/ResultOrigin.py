@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +16,34 @@ from conresnet.images.roi import BoxROI
 FINGERPRINT_ATTRIBUTE = "ConResNet.Fingerprint"
 MODEL_ATTRIBUTE = "ConResNet.Model"
 IMAGES_ATTRIBUTE = "ConResNet.Images"
+# Volumes are read in pieces of this size.
+BYTES_AT_ONCE = 1 << 25
 # In a slice with more values than this, all voxels at once are faster than one value after another.
 _MANY_VALUES = 20
 
 
 def checksum(array: np.ndarray) -> str:
     """Checksum of a volume's voxels, used to detect that they were replaced."""
-    return f"{zlib.adler32(np.ascontiguousarray(array).data.cast('B')):08x}"
+    *_, whole = checksumInPieces(array)
+    return whole
+
+
+def checksumInPieces(array: np.ndarray, use: Callable[[memoryview], object] = len) -> Iterator[str]:
+    """The same for a volume that is read in pieces, between which Slicer handles events.
+
+    Args:
+        array: any that is not empty.
+        use: called with the bytes of each piece.
+
+    Yields:
+        the checksum of the pieces so far; the last one is that of the array.
+    """
+    data, value = np.ascontiguousarray(array).data.cast("B"), zlib.adler32(b"")
+    for start in range(0, len(data), BYTES_AT_ONCE):
+        piece = data[start : start + BYTES_AT_ONCE]
+        use(piece)
+        value = zlib.adler32(piece, value)
+        yield f"{value:08x}"
 
 
 def sign(segmentationNode) -> None:

@@ -3,6 +3,7 @@
 import logging
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from conresnet.request import SegmentOptions, SegmentRequest
 
 from . import MapVolumes, Messages, ResultOrigin, ResultSegmentation, SceneInputs
 from .EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
+from .Processes import callLater
 from .ResultSegmentation import ResultPreview
 
 
@@ -90,12 +92,9 @@ class SegmentationRun(EngineObserver):
         channels = _channels(task, self._description)
         self._grid = channels[0].grid
         roi = _roi(task)
-        self._origin = ResultOrigin.ResultOrigin(
-            f"{self._description.name} {self._description.version}",
-            task.volumeNodes[0],
-            tuple(ResultOrigin.checksum(channel.array) for channel in channels),
-            roi,
-        )
+        model = f"{self._description.name} {self._description.version}"
+        # The checksums follow when the engine has been sent the images: a large one takes a second to read.
+        self._origin = ResultOrigin.ResultOrigin(model, task.volumeNodes[0], (), roi)
         self._isOver = False
         self._preview: ResultPreview | None = None
         # Nodes of a closed scene must not reappear in the next one.
@@ -114,6 +113,9 @@ class SegmentationRun(EngineObserver):
     def onStarting(self) -> None:
         if not self._isOver:
             self._listener.onProgress(_("Starting the engine"), 0.0)
+
+    def onSent(self, checksums: tuple[str, ...]) -> None:
+        self._origin = replace(self._origin, images=checksums)
 
     def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
         if not self._isOver:
@@ -138,11 +140,31 @@ class SegmentationRun(EngineObserver):
             self._listener.onCancelled()
 
     def onDone(self, result: EngineResult) -> None:
+        if not self._isOver:
+            self._compare(result, self._readAgain())
+
+    def _compare(self, result: EngineResult, checksums: Iterator[str], checksum: str = "") -> None:
+        """Read the first volume again, piece by piece, and show the result if it is still what the engine was sent."""
         if self._isOver:
             return
+        try:
+            checksum = next(checksums)
+        except StopIteration:
+            self._conclude(result, checksum)
+        else:
+            callLater(lambda: self._compare(result, checksums, checksum))
+
+    def _readAgain(self) -> Iterator[str]:
+        volumeNode = self._task.volumeNodes[0]
+        image = volumeNode.GetImageData() if _isInScene(volumeNode) else None
+        if image is None or image.GetDimensions()[::-1] != self._grid.shape:
+            return
+        yield from ResultOrigin.checksumInPieces(slicer.util.arrayFromVolume(volumeNode))
+
+    def _conclude(self, result: EngineResult, checksum: str) -> None:
         self._end()
         try:
-            outcome = self._show(result)
+            outcome = self._show(result, checksum)
         except UserError as error:
             self._listener.onFailed(Messages.sentence(error), "")
         except Exception:
@@ -159,11 +181,11 @@ class SegmentationRun(EngineObserver):
             self._preview.remove()
         slicer.mrmlScene.RemoveObserver(self._closeTag)
 
-    def _show(self, result: EngineResult) -> SegmentationOutcome:
+    def _show(self, result: EngineResult, checksum: str) -> SegmentationOutcome:
         """Create everything that can fail before changing the scene, and remove new nodes if something still fails."""
         task, description = self._task, self._description
         volumeNode = task.volumeNodes[0]
-        self._checkUnchanged(volumeNode)
+        self._checkUnchanged(volumeNode, checksum)
         output = description.located_output if "located" in result.report else description.output
         segments = ResultSegmentation.makeSegments(
             result.labels, output.segments, volumeNode, result.regions, self._origin.model
@@ -194,15 +216,10 @@ class SegmentationRun(EngineObserver):
             raise
         return SegmentationOutcome(node, mapNodes, result.report, time.monotonic() - self._began, notes)
 
-    def _checkUnchanged(self, volumeNode) -> None:
+    def _checkUnchanged(self, volumeNode, checksum: str) -> None:
         if not _isInScene(volumeNode):
             raise UserError("volume-removed", name=volumeNode.GetName())
-        image = volumeNode.GetImageData()
-        if (
-            image is None
-            or image.GetDimensions()[::-1] != self._grid.shape
-            or ResultOrigin.checksum(slicer.util.arrayFromVolume(volumeNode)) != self._origin.images[0]
-        ):
+        if checksum != self._origin.images[0]:
             raise UserError("volume-changed", name=volumeNode.GetName())
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
+import sys
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -270,6 +273,39 @@ def test_other_voxels_in_the_volume_while_it_is_segmented_are_noticed(panel: Pan
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was changed during the segmentation" in panel.status
     assert result_nodes() == []
+
+
+def test_images_are_read_in_pieces_between_events_and_none_at_the_click(
+    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes, run = (sys.modules[f"ConResSegmentationLib.{name}"] for name in ("Processes", "SegmentationRun"))
+    # After the panel was loaded again, both may come from different copies of one file.
+    engine = sys.modules[type(panel.widget.logic.engine).__module__]
+    for names in (engine.checksumInPieces.__globals__, vars(run.ResultOrigin)):
+        monkeypatch.setitem(names, "BYTES_AT_ONCE", 1 << 16)
+    turns, pieces, plain = [0], [], zlib.adler32
+
+    def read(data: bytes, value: int = 1) -> int:
+        if len(data):
+            pieces.append((turns[0], len(data)))
+        return plain(data, value)
+
+    def turn() -> None:
+        turns[0] += 1
+        called()
+
+    called = processes._callNext
+    monkeypatch.setattr(zlib, "adler32", read)
+    # The timer keeps the function that it was connected to.
+    processes._laterTimer = None
+    monkeypatch.setattr(processes, "_callNext", turn)
+    panel.click_segment()
+    assert pieces == []
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert panel.status.startswith("Done in")
+    size = slicer.util.arrayFromVolume(volume).nbytes
+    assert sum(count for _turn, count in pieces) == 2 * size, "once when it is sent, and once to compare"
+    assert len({turn for turn, _count in pieces}) == len(pieces) == 2 * math.ceil(size / (1 << 16)), "one per turn"
 
 
 def test_a_run_goes_on_while_another_module_is_shown(panel: PanelDriver, volume: object) -> None:
