@@ -39,6 +39,7 @@ from ConResSegmentationLib.Map3D import Map3DPanel
 from ConResSegmentationLib.MapOverlay import OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, engineOptions, mapName
+from ConResSegmentationLib.ResultParts import PartRemover
 from ConResSegmentationLib.RunPanel import RunControl, RunPanel
 from ConResSegmentationLib.SceneInputs import ROIPanel
 from ConResSegmentationLib.SegmentationRun import (
@@ -137,6 +138,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.runControl = RunControl(self.runPanel, self.enginePanel, self._task, self.logic.segment, self._onFinished)
         self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
+        self.partRemover = PartRemover(uiWidget)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
         ui.batchButton.connect("clicked(bool)", lambda _checked: self.runControl.launch(self._prepareBatch))
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
@@ -166,6 +168,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self._nodesTimer.stop()
         self.runControl.cancel()
         self.map3DPanel.close()
+        self.partRemover.close()
         self.enginePanel.close()
         self.logic.engine.stop(wait=True)
         self.setParameterNode(None)
@@ -194,6 +197,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         """A run must not reach into the next scene, and the parameter node is about to be reset."""
         self.runControl.cancel()
         self.runPanel.clear()
+        self.map3DPanel.forget()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:

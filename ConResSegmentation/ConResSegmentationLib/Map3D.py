@@ -8,19 +8,15 @@ import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 from vtk.util import numpy_support
 
 from conresnet.images.grid import bounding_box
 from conresnet.package.maps import MAPS
 
-from . import MapVolumes, ResultSegmentation
+from . import MapVolumes, ResultParts
 from .ParameterNode import Map3D
 from .Widgets import singleShotTimer
 
-# From the segmentation to what shows a map, and from a model to its map.
-_ROLE, _MAP_ROLE = "conresnetMap3D", "conresnetMap"
-_DISPLAY_ATTRIBUTE = "ConResNet.Map3D"
 _PAINTED_ATTRIBUTE = "ConResNet.PaintedSegment"
 _THRESHOLD_ATTRIBUTE = "ConResNet.MapThreshold"
 _STYLE_ATTRIBUTE = "ConResNet.MapStyle"
@@ -36,42 +32,13 @@ _LEGEND_SIZE, _LEGEND_FONT_SIZE = (0.12, 0.45), 14
 
 def nodes(segmentationNode) -> list:
     """Everything that shows a map of a segmentation in 3D: models, or the display node of a rendered volume."""
-    count = segmentationNode.GetNumberOfNodeReferences(_ROLE)
-    found = (segmentationNode.GetNthNodeReference(_ROLE, number) for number in range(count))
-    return [node for node in found if node is not None]
-
-
-def mapOf(node):
-    """The map that one of these nodes shows; None if it was removed."""
-    return node.GetDisplayableNode() if node.IsA("vtkMRMLDisplayNode") else node.GetNodeReference(_MAP_ROLE)
-
-
-def legendOf(node):
-    """The color legend of one of these nodes; None if another one has it."""
-    display = _displayOf(node)
-    legends = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
-    return next((legend for legend in legends if legend.GetPrimaryDisplayNode() is display), None)
+    return [node for how in Map3D for node in ResultParts.parts(segmentationNode, _kind(how))]
 
 
 def remove(segmentationNode) -> None:
     """Remove everything that shows a map in 3D, and show the segments' own surfaces again."""
-    removeNodes(nodes(segmentationNode))
-    segmentationNode.RemoveNodeReferenceIDs(_ROLE)
+    ResultParts.remove(nodes(segmentationNode))
     _coverSegments(segmentationNode, False)
-
-
-def removeNodes(shown: list) -> None:
-    """Remove these nodes with their displays, legends and files, as far as they still are in the scene."""
-    for node in shown:
-        if node.GetScene() is None:
-            continue
-        # The legend goes first: it describes a display.
-        parts = [legendOf(node)] if _displayOf(node) else []
-        parts.append(node.GetVolumePropertyNode() if node.IsA("vtkMRMLDisplayNode") else node.GetDisplayNode())
-        parts += [part.GetStorageNode() for part in (node, *parts) if part and part.IsA("vtkMRMLStorableNode")]
-        for part in (*parts, node):
-            if part is not None:
-                slicer.mrmlScene.RemoveNode(part)
 
 
 def paintSegment(segmentationNode, segmentId: str, mapNode):
@@ -107,19 +74,19 @@ def makeIsosurface(segmentationNode, mapNode, threshold: float):
 def renderVolume(segmentationNode, mapNode):
     """Render a map as a volume; returns the display node."""
     for node in nodes(segmentationNode):
-        if _shows(node, Map3D.volume) and mapOf(node) is mapNode:
+        if _shows(node, Map3D.volume) and ResultParts.mapOf(node) is mapNode:
             return node
     logic = slicer.modules.volumerendering.logic()
     # A display of its own: the user may have made another one for this volume.
     display = logic.CreateVolumeRenderingDisplayNode()
     display.UnRegister(None)
     display.SetName(_("{map} volume rendering").format(map=mapNode.GetName()))
-    display.SetAttribute(_DISPLAY_ATTRIBUTE, Map3D.volume.value)
     slicer.mrmlScene.AddNode(display)
     mapNode.AddAndObserveDisplayNodeID(display.GetID())
     logic.UpdateDisplayNodeFromVolumeNode(display, mapNode)
     display.SetFollowVolumeDisplayNode(False)
-    segmentationNode.AddNodeReferenceID(_ROLE, display.GetID())
+    ResultParts.add(segmentationNode, display, _kind(Map3D.volume))
+    ResultParts.setMap(display, mapNode)
     return display
 
 
@@ -156,14 +123,14 @@ def style(segmentationNode, mapNode, opacity: float, isVisible: bool = True) -> 
 def isCurrent(segmentationNode, mapNode, how: Map3D, threshold: float) -> bool:
     """Whether a map is in 3D in this way already, for example in a scene just loaded."""
     shown = nodes(segmentationNode)
-    if not shown or not all(_shows(node, how) and mapOf(node) is not None for node in shown):
+    if not shown or not all(_shows(node, how) and ResultParts.mapOf(node) is not None for node in shown):
         return False
     if how is Map3D.isosurface and shown[0].GetAttribute(_THRESHOLD_ATTRIBUTE) != f"{threshold:g}":
         return False
     kind = mapNode.GetAttribute(MapVolumes.MAP_ATTRIBUTE)
     if how is Map3D.surfaces and mapNode.GetAttribute(MapVolumes.SEGMENT_ATTRIBUTE):
-        return all(mapOf(node).GetAttribute(MapVolumes.MAP_ATTRIBUTE) == kind for node in shown)
-    return all(mapOf(node) is mapNode for node in shown)
+        return all(ResultParts.mapOf(node).GetAttribute(MapVolumes.MAP_ATTRIBUTE) == kind for node in shown)
+    return all(ResultParts.mapOf(node) is mapNode for node in shown)
 
 
 def _displayOf(node):
@@ -171,7 +138,11 @@ def _displayOf(node):
 
 
 def _shows(node, how: Map3D) -> bool:
-    return node.GetAttribute(_DISPLAY_ATTRIBUTE) == how.value
+    return ResultParts.kindOf(node) == _kind(how)
+
+
+def _kind(how: Map3D) -> str:
+    return f"map3D {how.value}"
 
 
 def _isEmpty(segment) -> bool:
@@ -265,16 +236,14 @@ def _put(segmentationNode, mapNode, surface, how: Map3D, name: str, segmentId: s
     else:
         node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLModelNode")
         node.UnRegister(None)
-        node.SetAttribute(_DISPLAY_ATTRIBUTE, how.value)
         if segmentId:
             node.SetAttribute(_PAINTED_ATTRIBUTE, segmentId)
         slicer.mrmlScene.AddNode(node)
-        segmentationNode.AddNodeReferenceID(_ROLE, node.GetID())
-        ResultSegmentation.place(node, ResultSegmentation.parentItem(mapNode))
+        ResultParts.add(segmentationNode, node, _kind(how))
     node.SetName(name)
     node.SetAndObservePolyData(surface)
     node.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID())
-    node.SetNodeReferenceID(_MAP_ROLE, mapNode.GetID())
+    ResultParts.setMap(node, mapNode)
     if node.GetDisplayNode() is None:
         node.CreateDefaultDisplayNodes()
         display = node.GetDisplayNode()
@@ -312,11 +281,13 @@ def _setTransferFunctions(display, mapDisplay, opacity: float) -> None:
 
 def _setLegend(segmentationNode, node, mapNode) -> None:
     """Show one legend, at the first visible node; its place and size are the user's once it is there."""
-    legends = [(other, legendOf(other)) for other in nodes(segmentationNode) if _displayOf(other) is not None]
-    for other, legend in legends:
-        if legend is not None and other is not node and node is not None:
+    if node is None:
+        return
+    for other in nodes(segmentationNode):
+        legend = ResultParts.legendOf(_displayOf(other)) if other is not node else None
+        if legend is not None:
             slicer.mrmlScene.RemoveNode(legend)
-    if node is None or legendOf(node) is not None:
+    if ResultParts.legendOf(_displayOf(node)) is not None:
         return
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(_displayOf(node))
     legend.SetTitleText(MAPS[mapNode.GetAttribute(MapVolumes.MAP_ATTRIBUTE)].title)
@@ -342,7 +313,7 @@ def _coverSegments(segmentationNode, isCovered: bool) -> None:
         display.SetVisibility3D(before == "1")
 
 
-class Map3DPanel(VTKObservationMixin):
+class Map3DPanel:
     """The choices of a map in 3D, below those of the map over the slices; they are parameters of the module.
 
     Surfaces are made one at a time between the user's clicks, and only while a map is wanted in 3D.
@@ -352,31 +323,24 @@ class Map3DPanel(VTKObservationMixin):
     """
 
     def __init__(self, section):
-        VTKObservationMixin.__init__(self)
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._segmentationNode = self._mapNode = None
         self._isStale = False
         self._followed: list[tuple] = []
         self._segmentIds: list[str] = []
-        self._orphans: list = []
         self._updateTimer = singleShotTimer(section, self.update)
         self._workTimer = singleShotTimer(section, self._paintNext)
-        self._removeTimer = singleShotTimer(section, self._removeOrphans)
         ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._updateTimer.start(0))
         ui.map3DSelector.connect("currentIndexChanged(int)", lambda _index: self._updateTimer.start(0))
         ui.mapThresholdSlider.connect("valueChanged(double)", self._onThresholdMoved)
         ui.mapOpacitySlider.connect("valueChanged(double)", lambda _opacity: self._restyle())
-        scene = slicer.mrmlScene
-        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._onNodeAboutToBeRemoved)
-        self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
         self._showThreshold()
 
     def close(self) -> None:
         """Stop following the scene."""
-        for timer in (self._updateTimer, self._workTimer, self._removeTimer):
+        for timer in (self._updateTimer, self._workTimer):
             timer.stop()
-        self._forget()
-        self.removeObservers()
+        self.forget()
 
     @property
     def how(self) -> Map3D:
@@ -386,7 +350,7 @@ class Map3DPanel(VTKObservationMixin):
     @property
     def isBusy(self) -> bool:
         """Whether something remains to be made."""
-        return any(timer.isActive() for timer in (self._updateTimer, self._workTimer, self._removeTimer))
+        return any(timer.isActive() for timer in (self._updateTimer, self._workTimer))
 
     def update(self) -> None:
         """Show the chosen map in 3D in the chosen way; what is there already is kept."""
@@ -394,12 +358,13 @@ class Map3DPanel(VTKObservationMixin):
         mapNode, how = self._ui.mapSelector.currentNode(), self.how
         segmentationNode = MapVolumes.segmentationOf(mapNode) if mapNode else None
         if self._segmentationNode not in (None, segmentationNode) and mapNode is not None:
-            remove(self._segmentationNode)
+            if self._segmentationNode.GetScene() is not None:
+                remove(self._segmentationNode)
         self._observe(segmentationNode, mapNode)
         self._showThreshold()
         if how is Map3D.nothing and segmentationNode is not None:
             remove(segmentationNode)
-        if self._segmentationNode is None or mapNode is None or how is Map3D.nothing:
+        if segmentationNode is None or how is Map3D.nothing:
             self._restyle()
             return
         threshold = self._threshold(mapNode)
@@ -420,26 +385,25 @@ class Map3DPanel(VTKObservationMixin):
 
     def _removeOthers(self, segmentationNode, mapNode, how: Map3D) -> None:
         segmentIds = segmentationNode.GetSegmentation().GetSegmentIDs()
-        removeNodes(
+        ResultParts.remove(
             [
                 node
                 for node in nodes(segmentationNode)
                 if not _shows(node, how)
-                or (how is Map3D.volume and mapOf(node) is not mapNode)
+                or (how is Map3D.volume and ResultParts.mapOf(node) is not mapNode)
                 or (how is Map3D.surfaces and node.GetAttribute(_PAINTED_ATTRIBUTE) not in segmentIds)
             ]
         )
 
     def _paintNext(self) -> None:
-        if not self._segmentIds or self._segmentationNode is None or self._mapNode is None:
+        if not self._segmentIds or any(node.GetScene() is None for node in (self._segmentationNode, self._mapNode)):
             return
         segmentId = self._segmentIds.pop(0)
         if self._segmentationNode.GetSegmentation().GetSegment(segmentId) is not None:
             node = paintSegment(self._segmentationNode, segmentId, self._mapNode)
             if node is None:
-                removeNodes(
-                    [n for n in nodes(self._segmentationNode) if n.GetAttribute(_PAINTED_ATTRIBUTE) == segmentId]
-                )
+                earlier = [n for n in nodes(self._segmentationNode) if n.GetAttribute(_PAINTED_ATTRIBUTE) == segmentId]
+                ResultParts.remove(earlier)
         self._restyle()
         if self._segmentIds:
             self._workTimer.start(0)
@@ -452,18 +416,18 @@ class Map3DPanel(VTKObservationMixin):
 
     def _restyle(self) -> None:
         segmentationNode, mapNode = self._segmentationNode, self._mapNode
-        if segmentationNode is None or not nodes(segmentationNode):
+        if segmentationNode is None or segmentationNode.GetScene() is None:
             return
         isVisible = self._ui.mapSelector.currentNode() is not None and self.how is not Map3D.nothing
-        _coverSegments(segmentationNode, isVisible)
-        if mapNode is not None:
+        _coverSegments(segmentationNode, isVisible and bool(nodes(segmentationNode)))
+        if mapNode.GetScene() is not None:
             style(segmentationNode, mapNode, self._ui.mapOpacitySlider.value, isVisible)
 
     def _observe(self, segmentationNode, mapNode) -> None:
         """Follow a map and its segmentation; without a map, those that were shown last stay known, but hidden."""
         if mapNode is None or (segmentationNode is self._segmentationNode and mapNode is self._mapNode):
             return
-        self._forget()
+        self.forget()
         self._segmentationNode, self._mapNode = segmentationNode, mapNode
         self._follow(mapNode, self._onChanged, mapNode.ImageDataModifiedEvent)
         self._follow(mapNode, self._onStyled, mapNode.DisplayModifiedEvent)
@@ -476,8 +440,8 @@ class Map3DPanel(VTKObservationMixin):
     def _follow(self, followed, react, *events: int) -> None:
         self._followed += [(followed, followed.AddObserver(event, react)) for event in events]
 
-    def _forget(self) -> None:
-        """Slicer's mixin would keep the nodes, and a map may be large."""
+    def forget(self) -> None:
+        """Follow nothing any longer: the scene is closed, or the map or its segmentation is removed."""
         for followed, tag in self._followed:
             followed.RemoveObserver(tag)
         self._followed, self._segmentIds = [], []
@@ -501,26 +465,3 @@ class Map3DPanel(VTKObservationMixin):
     def _showThreshold(self) -> None:
         isWanted = self.how is Map3D.isosurface
         self._ui.mapThresholdLabel.visible = self._ui.mapThresholdSlider.visible = isWanted
-
-    @vtk.calldata_type(vtk.VTK_OBJECT)
-    def _onNodeAboutToBeRemoved(self, caller, event, node) -> None:
-        """What shows a map goes with it, and with the segmentation, after Slicer has removed what it was asked to."""
-        if node is None or slicer.mrmlScene.IsClosing():
-            return
-        if node.IsA("vtkMRMLSegmentationNode"):
-            self._orphans += nodes(node)
-        elif node.GetAttribute(MapVolumes.MAP_ATTRIBUTE):
-            for segmentationNode in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
-                self._orphans += [shown for shown in nodes(segmentationNode) if mapOf(shown) is node]
-        if node in (self._segmentationNode, self._mapNode):
-            self._forget()
-        if self._orphans:
-            self._removeTimer.start(0)
-
-    def _onSceneStartClose(self, caller, event) -> None:
-        self._forget()
-        self._orphans = []
-
-    def _removeOrphans(self) -> None:
-        orphans, self._orphans = self._orphans, []
-        removeNodes(orphans)

@@ -62,6 +62,14 @@ def mapNodes(segmentationNode) -> list:
     return [node for n in range(count) if (node := segmentationNode.GetNthNodeReference(_ROLE, n)) is not None]
 
 
+def folder(segmentationNode) -> int:
+    """The subject hierarchy item that contains the maps; a folder next to the segmentation if there are none yet."""
+    for node in mapNodes(segmentationNode):
+        return ResultSegmentation.parentItem(node)
+    name = _("{segmentation} maps").format(segmentation=segmentationNode.GetName())
+    return ResultSegmentation.folderNextTo(segmentationNode, name)
+
+
 def inputOf(mapNode):
     """The volume that a map was computed from; None if it was removed."""
     return mapNode.GetNodeReference(_INPUT_ROLE)
@@ -83,8 +91,8 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
     segmentation.
     """
     earlier = {_key(node): node for node in mapNodes(segmentationNode)}
+    place = folder(segmentationNode) if volumes else None
     segmentationNode.RemoveNodeReferenceIDs(_ROLE)
-    folder = next((ResultSegmentation.parentItem(node) for node in earlier.values()), None)
     box = _computedBox(volumes)
     nodes = []
     for volume in volumes:
@@ -96,9 +104,7 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
         _fill(node, values, [part.start for part in box], volumeNode)
         if isNew:
             _display(node, volume.kind, values)
-            name = _("{segmentation} maps").format(segmentation=segmentationNode.GetName())
-            folder = folder or ResultSegmentation.folderNextTo(segmentationNode, name)
-            ResultSegmentation.place(node, folder)
+            ResultSegmentation.place(node, place)
         _clearWhereNothing(node, volume.kind, values)
         segmentationNode.AddNodeReferenceID(_ROLE, node.GetID())
         nodes.append(node)

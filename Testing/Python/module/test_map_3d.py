@@ -72,6 +72,16 @@ class Driver3D(PanelDriver):
 
         return ConResSegmentationLib.Map3D
 
+    @property
+    def parts(self) -> object:
+        import ConResSegmentationLib.ResultParts
+
+        return ConResSegmentationLib.ResultParts
+
+    def legend(self, node: object) -> object:
+        """The legend of something shown in 3D."""
+        return self.parts.legendOf(node if node.IsA("vtkMRMLDisplayNode") else node.GetDisplayNode())
+
 
 @pytest.fixture
 def panel(panel: PanelDriver) -> Driver3D:
@@ -103,7 +113,7 @@ def test_surfaces_are_painted_with_the_map_at_their_points(
     models = panel.show(maps[0], "On surfaces")
     assert models == [anterior, posterior]
     for model, node in zip(models, maps, strict=False):
-        assert panel.map3D.mapOf(model) is node
+        assert panel.parts.mapOf(model) is node
         np.testing.assert_allclose(painted_values(model), values_at(node, points_of(model)), atol=1e-3)
 
 
@@ -160,7 +170,7 @@ def test_colors_range_and_opacity_are_those_of_the_overlay(panel: Driver3D, resu
                 assert own.GetVisibility() and own.GetColorNodeID() == f"vtkMRMLColorTableNode{colors}"
                 np.testing.assert_allclose(own.GetScalarRange(), (low, high))
                 assert own.GetOpacity() == pytest.approx(opacity)
-            legend = panel.map3D.legendOf(shown[0])
+            legend = panel.legend(shown[0])
             assert legend.GetVisibility() and legend.GetTitleText() == "Residual"
             assert legend.GetPrimaryDisplayNode() is (
                 shown[0] if how == "Volume rendering" else shown[0].GetDisplayNode()
@@ -186,7 +196,7 @@ def test_a_hidden_or_translucent_segment_is_so_when_painted(
     display.SetSegmentOpacity3D(segments.GetNthSegmentID(1), 0.4)
     panel.shown()
     assert not first.GetDisplayNode().GetVisibility() and second.GetDisplayNode().GetOpacity() == pytest.approx(0.2)
-    assert panel.map3D.legendOf(first) is None and panel.map3D.legendOf(second).GetVisibility()
+    assert panel.legend(first) is None and panel.legend(second).GetVisibility()
 
 
 @pytest.mark.parametrize("how", ["On surfaces", "Isosurface", "Volume rendering"])
@@ -208,7 +218,7 @@ def test_what_is_in_3d_goes_with_the_result_and_comes_back_with_the_scene(
     shown = panel.shown()
     assert left_over() == names and len(shown) == count
     assert panel.ui.map3DSelector.currentText == how
-    assert panel.map3D.legendOf(shown[0]).GetTitleText() == "Residual"
+    assert panel.legend(shown[0]).GetTitleText() == "Residual"
     (segmentation,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     assert not segmentation.GetDisplayNode().GetVisibility3D()
     slicer.util.getNode("*residual Anterior").GetDisplayNode().SetWindowLevelMinMax(0, 0.5)
@@ -236,7 +246,7 @@ def test_it_is_hidden_with_the_overlay_and_removed_when_it_is_no_longer_wanted(
     slicer.mrmlScene.RemoveNode(maps[2])
     # The selector chooses another map.
     (after,) = panel.shown()
-    assert panel.map3D.mapOf(after) is panel.choices.shownMap and after is not before[0]
+    assert panel.parts.mapOf(after) is panel.choices.shownMap and after is not before[0]
     assert len(left_over()) == 3, "one rendering, its property and its legend"
 
 
