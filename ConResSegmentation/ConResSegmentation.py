@@ -36,10 +36,12 @@ from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
 from ConResSegmentationLib.Map3D import Map3DPanel
+from ConResSegmentationLib.MapComparison import ComparisonButton
 from ConResSegmentationLib.MapOverlay import OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, engineOptions, mapName
 from ConResSegmentationLib.ResultParts import PartRemover
+from ConResSegmentationLib.Review import ReviewPanel
 from ConResSegmentationLib.RunPanel import RunControl, RunPanel
 from ConResSegmentationLib.SceneInputs import ROIPanel
 from ConResSegmentationLib.SegmentationRun import (
@@ -138,6 +140,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.runControl = RunControl(self.runPanel, self.enginePanel, self._task, self.logic.segment, self._onFinished)
         self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
+        self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
+        self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton)
         self.partRemover = PartRemover(uiWidget)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
         ui.batchButton.connect("clicked(bool)", lambda _checked: self.runControl.launch(self._prepareBatch))
@@ -340,12 +344,15 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         hint = self.channels.hint()
         self.ui.channelsHintLabel.text, self.ui.channelsHintLabel.visible = hint, bool(hint)
         self.ui.editButton.enabled = self._parameterNode.segmentation is not None
+        self.comparisonButton.update(self._parameterNode.segmentation)
+        self.reviewPanel.show(self._parameterNode.segmentation)
         self.roiPanel.update()
         self.runPanel.setProblem(self.modelPanel.problem or self.channels.problem())
 
     def _setShortcutsEnabled(self, isEnabled: bool) -> None:
         for shortcut in self._shortcuts:
             shortcut.enabled = isEnabled
+        self.reviewPanel.setShortcutsEnabled(isEnabled)
 
     # Running
 

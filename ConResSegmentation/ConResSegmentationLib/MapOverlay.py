@@ -3,7 +3,7 @@
 import slicer
 from slicer.i18n import tr as _
 
-from . import MapVolumes
+from . import MapComparison, MapVolumes
 from .Widgets import stayNarrow
 
 # What the user had in the foreground before a map.
@@ -21,8 +21,10 @@ def show(mapNode, backgroundNode, opacity: float) -> None:
             composite.SetNodeReferenceID(_COVERED_ROLE, foreground.GetID() if foreground else None)
             composite.SetAttribute(_COVERED_OPACITY_ATTRIBUTE, f"{composite.GetForegroundOpacity():g}")
         composite.SetAttribute(_COVERED_BY_ATTRIBUTE, mapNode.GetID())
-    background = backgroundNode if backgroundNode is not None else "keep-current"
-    slicer.util.setSliceViewerLayers(background=background, foreground=mapNode, foregroundOpacity=opacity)
+        if backgroundNode is not None:
+            composite.SetBackgroundVolumeID(backgroundNode.GetID())
+        composite.SetForegroundVolumeID(mapNode.GetID())
+        composite.SetForegroundOpacity(opacity)
 
 
 def setOpacity(opacity: float) -> None:
@@ -54,7 +56,8 @@ def isShown(mapNode) -> bool:
 
 
 def _composites() -> list:
-    return slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return [composite for composite in composites if not MapComparison.isView(composite)]
 
 
 def colorNodes() -> list[tuple[str, object]]:

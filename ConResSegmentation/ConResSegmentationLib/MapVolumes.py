@@ -15,6 +15,8 @@ from . import ResultSegmentation
 MAP_ATTRIBUTE = "ConResNet.Map"
 SEGMENT_ATTRIBUTE = "ConResNet.MapSegment"
 TITLE_ATTRIBUTE = "ConResNet.MapTitle"
+# The plane of the slices between which the residual was predicted: "axial", "coronal" or "sagittal".
+PLANE_ATTRIBUTE = "ConResNet.ResidualPlane"
 _CLEAR_BELOW_ATTRIBUTE = "ConResNet.MapClearBelow"
 _ROLE = "conresnetMap"
 _INPUT_ROLE = "conresnetInput"
@@ -81,7 +83,7 @@ def segmentationOf(mapNode):
     return next((node for node in segmentations if node.HasNodeReferenceID(_ROLE, mapNode.GetID())), None)
 
 
-def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
+def put(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlane: str = "") -> list:
     """Put the maps of a result into the scene, replacing those of the earlier result.
 
     They are cropped to what was computed: the rest, 0, would be drawn as a value, and may be most of a large image.
@@ -105,6 +107,7 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode) -> list:
         if isNew:
             _display(node, volume.kind, values)
             ResultSegmentation.place(node, place)
+        node.SetAttribute(PLANE_ATTRIBUTE, residualPlane)
         _clearWhereNothing(node, volume.kind, values)
         segmentationNode.AddNodeReferenceID(_ROLE, node.GetID())
         nodes.append(node)

@@ -54,6 +54,7 @@ class ConResSegmentationParameterNode:
     segmentation - where the result goes; a new segmentation if there is none.
     residualMap, attentionMap and so on - which maps to compute, see mapName.
     show3D - whether to create surfaces.
+    review - whether to list the places worth checking, and to measure the segments.
     fast, keepLargest, dropBelow, fillHoles - as in SegmentOptions; dropBelow is 0 mL for off.
     smoothing - of surfaces in 3D, 0 for none. The default is Slicer's own.
     device, precision - how to compute.
@@ -75,6 +76,7 @@ class ConResSegmentationParameterNode:
     resultResidualMap: bool = False
     residualDifferenceMap: bool = False
     show3D: bool = True
+    review: bool = True
     fast: bool = False
     keepLargest: bool = False
     dropBelow: Annotated[float, WithinRange(0, 1000)] = 0.0
@@ -102,6 +104,8 @@ def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Coll
         keep_largest=parameterNode.keepLargest,
         drop_below=parameterNode.dropBelow or None,
         fill_holes=parameterNode.fillHoles,
+        review=parameterNode.review,
+        statistics=parameterNode.review,
     )
 
 

@@ -12,9 +12,10 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.package import ModelDescription, read_package
+from conresnet.package.maps import residual_plane
 from conresnet.request import SegmentOptions, SegmentRequest
 
-from . import MapVolumes, Messages, ResultOrigin, ResultSegmentation, SceneInputs
+from . import MapVolumes, Messages, ResultOrigin, ResultParts, ResultSegmentation, Review, SceneInputs
 from .EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
 from .Processes import callLater
 from .ResultSegmentation import ResultPreview
@@ -208,10 +209,11 @@ class SegmentationRun(EngineObserver):
             if isFirst:
                 # Later the user's own settings are kept.
                 ResultSegmentation.letPartsShowThrough(node, output.segments)
-            mapNodes = MapVolumes.put(maps, node, volumeNode)
+            mapNodes = MapVolumes.put(maps, node, volumeNode, residual_plane(description))
+            Review.put(node, result.report)
         except Exception:
             if isNew:
-                for made in (*MapVolumes.mapNodes(node), node):
+                for made in (*MapVolumes.mapNodes(node), *ResultParts.parts(node), node):
                     slicer.mrmlScene.RemoveNode(made)
             raise
         return SegmentationOutcome(node, mapNodes, result.report, time.monotonic() - self._began, notes)

@@ -69,9 +69,9 @@ class ThreeDWidget:
 class LayoutManager:
     """Slicer's arrangement of views; the chosen layout and the nodes of its views are real MRML.
 
-    The slice views and the 3D view are always there, and a plot view for each plot view node of the scene: a layout
-    adds those that it needs, and they stay when another one is chosen (qMRMLLayoutViewFactory.cxx: onViewNodeAdded,
-    viewCount, viewWidget).
+    Slicer's own slice views and the 3D view are always there, and a view for each further slice node and plot view node
+    of the scene: a layout adds those that it needs, and they stay when another one is chosen
+    (qMRMLLayoutViewFactory.cxx: onViewNodeAdded, viewCount, viewWidget).
     """
 
     def __init__(self, application_logic: object) -> None:
@@ -128,10 +128,24 @@ class LayoutManager:
         return [node for node in nodes if node.GetParentLayoutNode() is None]
 
     def sliceViewNames(self) -> list[str]:
+        self._add_slice_views()
         return list(self._slices)
 
     def sliceWidget(self, name: str) -> SliceWidget | None:
+        self._add_slice_views()
         return self._slices.get(name)
+
+    def _add_slice_views(self) -> None:
+        """Widgets of the slice views that layouts of modules have added to the scene."""
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            name = node.GetLayoutName()
+            if name not in self._slices:
+                logic = slicer.vtkMRMLSliceLogic()
+                logic.SetMRMLApplicationLogic(self._application_logic)
+                logic.SetMRMLScene(slicer.mrmlScene)
+                logic.SetSliceNode(node)
+                self._application_logic.GetSliceLogics().AddItem(logic)
+                self._slices[name] = SliceWidget(name, logic, self._application_logic)
 
     def mrmlSliceLogics(self) -> object:
         return self._application_logic.GetSliceLogics()

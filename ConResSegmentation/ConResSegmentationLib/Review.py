@@ -1,0 +1,263 @@
+"""The review list and the statistics of a result: tables in the scene, and going from one place of the list to the next."""
+
+import csv
+from pathlib import Path
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+
+from conresnet.errors import UserError
+from conresnet.files import csv_cell, replacing
+
+from . import Messages, ResultParts
+from .Widgets import addShortcuts, plain, say
+
+REVIEW, STATISTICS = "review", "statistics"
+SEEN = "seen"
+# As the engine names all segments together.
+_ALL = "all"
+_NOTE_ATTRIBUTE = "ConResNet.ReviewNote"
+# Field of view at a place, in mm: of a spot, and the most of a slice, which otherwise depends on the segments' size.
+_SPOT_VIEW, _LARGEST_VIEW = 40.0, 160.0
+_AROUND_SEGMENTS = 1.3
+
+
+def put(segmentationNode, report: dict) -> None:
+    """Put the review list and the statistics of a result into the scene, in place of those of the earlier result.
+
+    Args:
+        segmentationNode: the result.
+        report: the engine's; what it does not contain is removed only.
+    """
+    for kind in (REVIEW, STATISTICS):
+        ResultParts.remove(ResultParts.parts(segmentationNode, kind))
+    review = report.get("review") or {}
+    if review.get("rows"):
+        rows = [{**row, SEEN: False} for row in review["rows"]]
+        node = _addTable(segmentationNode, REVIEW, _("{segmentation} review list"), rows)
+        node.SetAttribute(_NOTE_ATTRIBUTE, review.get("note") or "")
+    if report.get("statistics"):
+        rows = [_statistics(row) for row in report["statistics"]]
+        _addTable(segmentationNode, STATISTICS, _("{segmentation} statistics"), rows)
+
+
+def tableOf(segmentationNode, kind: str):
+    """The table of a result: its ``REVIEW`` list or its ``STATISTICS``; None if it has none."""
+    return next(iter(ResultParts.parts(segmentationNode, kind)), None) if segmentationNode else None
+
+
+def rowsOf(tableNode) -> list[dict]:
+    """The rows of a table by column; numbers that are missing are None."""
+    table = tableNode.GetTable()
+    columns = [table.GetColumn(number) for number in range(table.GetNumberOfColumns())]
+    return [{column.GetName(): _value(column, row) for column in columns} for row in range(table.GetNumberOfRows())]
+
+
+def exportCsv(tableNode, path: Path) -> None:
+    """Write a table as CSV; missing numbers are empty fields.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    rows = rowsOf(tableNode)
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(rows[0])
+        writer.writerows([_cell(value) for value in row.values()] for row in rows)
+
+
+def _statistics(row: dict) -> dict:
+    means = {f"mean_intensity {name}": value for name, value in row["mean_intensity"].items()}
+    flat = {key: value for key, value in row.items() if key not in ("mean_intensity", "mean_uncertainty")}
+    return {**flat, **means, "mean_uncertainty": row["mean_uncertainty"]}
+
+
+def _addTable(segmentationNode, kind: str, title: str, rows: list[dict]):
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", title.format(segmentation=segmentationNode.GetName()))
+    node.SetUseColumnTitleAsColumnHeader(True)
+    with slicer.util.NodeModify(node):
+        for name in rows[0]:
+            node.AddColumn(_column(name, [row[name] for row in rows]))
+    ResultParts.add(segmentationNode, node, kind)
+    return node
+
+
+def _column(name: str, values: list):
+    # The first number tells the type; a missing one is no number.
+    known = next((value for value in values if value is not None), 0.0)
+    kinds = {bool: vtk.vtkBitArray, int: vtk.vtkIntArray, str: vtk.vtkStringArray}
+    column = kinds.get(type(known), vtk.vtkDoubleArray)()
+    column.SetName(name)
+    for value in values:
+        column.InsertNextValue(float("nan") if value is None else value)
+    return column
+
+
+def _value(column, row: int):
+    value = column.GetValue(row)
+    if column.IsA("vtkBitArray"):
+        return bool(value)
+    # Not a number is the only value that differs from itself.
+    return None if value != value else value
+
+
+def _cell(value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else csv_cell(str(value))
+
+
+def goTo(row: dict, segmentationNode) -> None:
+    """Show a place of the review list: slices, crosshair and field of view."""
+    place = [row[axis] for axis in "ras"]
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *place, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
+    crosshair = slicer.mrmlScene.GetSingletonNode("default", "vtkMRMLCrosshairNode")
+    if crosshair is not None:
+        if crosshair.GetCrosshairMode() == slicer.vtkMRMLCrosshairNode.NoCrosshair:
+            crosshair.SetCrosshairMode(slicer.vtkMRMLCrosshairNode.ShowSmallBasic)
+        crosshair.SetCrosshairRAS(place)
+    wide = _SPOT_VIEW
+    if row["kind"] == "slice":
+        bounds = [0.0] * 6
+        segmentationNode.GetRASBounds(bounds)
+        extents = [bounds[axis + 1] - bounds[axis] for axis in (0, 2, 4)]
+        wide = min(max(_AROUND_SEGMENTS * max(extents), _SPOT_VIEW), _LARGEST_VIEW)
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        width, height, _depth = node.GetFieldOfView()
+        scale = wide / min(width, height)
+        node.SetFieldOfView(width * scale, height * scale, node.GetFieldOfView()[2])
+
+
+class ReviewPanel:
+    """The widgets of the review list, and the buttons for the figures of a result.
+
+    The list shows each slice once, for all segments together, and every spot; the table in the scene has all rows.
+
+    Args:
+        section: the collapsible button that contains the widgets.
+    """
+
+    def __init__(self, section):
+        self._section = section
+        self._ui = ui = slicer.util.childWidgetVariables(section)
+        self._segmentationNode = self._tableNode = None
+        self._rows: list[tuple[int, dict]] = []
+        self._shortcutsWanted = False
+        header = ui.reviewTable.horizontalHeader()
+        for column in range(4):
+            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
+        header.stretchLastSection = True
+        ui.reviewTable.connect("cellClicked(int,int)", lambda row, _column: self.go(row))
+        ui.reviewTable.connect("itemChanged(QTableWidgetItem*)", self._onChecked)
+        ui.previousPlaceButton.connect("clicked(bool)", lambda _checked: self.step(-1))
+        ui.nextPlaceButton.connect("clicked(bool)", lambda _checked: self.step(1))
+        ui.exportReviewButton.connect("clicked(bool)", lambda _checked: self._export(self._tableNode))
+        ui.statisticsButton.connect("clicked(bool)", lambda _checked: self._onStatistics())
+        actions = {"P": lambda: self.step(-1), "N": lambda: self.step(1)}
+        self._shortcuts = addShortcuts(section, actions)
+        self.setShortcutsEnabled(False)
+
+    def setShortcutsEnabled(self, isEnabled: bool) -> None:
+        """Whether N and P go to the next and the previous place; they do nothing without a list."""
+        self._shortcutsWanted = isEnabled
+        for shortcut in self._shortcuts:
+            shortcut.enabled = isEnabled and bool(self._rows)
+
+    def show(self, segmentationNode) -> None:
+        """Show the list of a result; None for no result."""
+        tableNode = tableOf(segmentationNode, REVIEW)
+        self._segmentationNode = segmentationNode
+        self._ui.statisticsButton.enabled = tableOf(segmentationNode, STATISTICS) is not None
+        if tableNode is self._tableNode:
+            return
+        self._tableNode = tableNode
+        rows = enumerate(rowsOf(tableNode)) if tableNode else ()
+        self._rows = [(number, row) for number, row in rows if row["kind"] != "slice" or row["segment"] == _ALL]
+        self._fill()
+        self._count()
+        for widget in (self._ui.previousPlaceButton, self._ui.nextPlaceButton, self._ui.exportReviewButton):
+            widget.enabled = bool(self._rows)
+        self._section.collapsed = not self._rows
+        self.setShortcutsEnabled(self._shortcutsWanted)
+
+    def step(self, by: int) -> None:
+        """Go to the next (1) or the previous (-1) place of the list."""
+        if self._rows:
+            row = self._ui.reviewTable.currentRow() + by
+            self.go(min(max(row, 0), len(self._rows) - 1))
+
+    def go(self, row: int) -> None:
+        """Go to a place of the list by its row, from 0."""
+        self._ui.reviewTable.setCurrentCell(row, 0)
+        goTo(self._rows[row][1], self._segmentationNode)
+
+    def _fill(self) -> None:
+        table = self._ui.reviewTable
+        table.blockSignals(True)
+        table.rowCount = 0
+        table.rowCount = len(self._rows)
+        for number, (_index, row) in enumerate(self._rows):
+            where = _("Slice {slice}") if row["kind"] == "slice" else _("Spot: {segment}")
+            dice = "" if row["expected_dice"] is None else f"{row['expected_dice']:.2f}"
+            texts = [
+                str(row["rank"]),
+                where.format(slice=row["slice"], segment=row["segment"]),
+                f"{row['expected_wrong_voxels']:.0f}",
+                dice,
+                row["reason"],
+            ]
+            for column, text in enumerate(texts):
+                item = qt.QTableWidgetItem(text)
+                item.setToolTip(plain(text))
+                if column == 0:
+                    item.setCheckState(qt.Qt.Checked if row[SEEN] else qt.Qt.Unchecked)
+                table.setItem(number, column, item)
+        table.blockSignals(False)
+
+    def _onChecked(self, item) -> None:
+        if item.column() != 0:
+            return
+        index, row = self._rows[item.row()]
+        row[SEEN] = item.checkState() == qt.Qt.Checked
+        self._tableNode.GetTable().GetColumnByName(SEEN).SetValue(index, int(row[SEEN]))
+        # So that the scene asks to be saved.
+        self._tableNode.Modified()
+        self._tableNode.StorableModified()
+        self._count()
+
+    def _count(self) -> None:
+        text = _("Segment with “Review list” checked to list the places worth checking.")
+        if self._rows:
+            seen = sum(row[SEEN] for _index, row in self._rows)
+            text = _("{seen} of {count} seen.").format(seen=seen, count=len(self._rows))
+            text = f"{text} {self._tableNode.GetAttribute(_NOTE_ATTRIBUTE) or ''}".strip()
+        say(self._ui.reviewLabel, text)
+
+    def _onStatistics(self) -> None:
+        """Show the statistics in Slicer's table view, and offer to save them."""
+        tableNode = tableOf(self._segmentationNode, STATISTICS)
+        manager = slicer.app.layoutManager()
+        if manager is not None:
+            manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
+            slicer.app.applicationLogic().GetSelectionNode().SetActiveTableID(tableNode.GetID())
+            slicer.app.applicationLogic().PropagateTableSelection()
+        self._export(tableNode)
+
+    def _export(self, tableNode) -> None:
+        title = _("Save {table}").format(table=tableNode.GetName())
+        path = qt.QFileDialog.getSaveFileName(
+            slicer.util.mainWindow(), title, f"{tableNode.GetName()}.csv", _("Tables (*.csv)")
+        )
+        if not path:
+            return
+        path = Path(path if path.lower().endswith(".csv") else f"{path}.csv")
+        try:
+            exportCsv(tableNode, path)
+        except UserError as error:
+            say(self._ui.reviewLabel, Messages.sentence(error), isError=True)
+        else:
+            say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
