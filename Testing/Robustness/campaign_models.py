@@ -299,12 +299,21 @@ def checkpoints(chance: random.Random, folder: Path) -> Trial:
     return trial("import", path, "--output", output, check=problems)
 
 
+@functools.cache
+def two_versions() -> Path:
+    """A folder with the packages "1.0.0" and "2.0.0" of one model."""
+    folder = Path(tempfile.mkdtemp(prefix="robustness-models-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    document = {**description(inference={"window": [16, 16, 16]}), "name": "organ"}
+    for seed, version in enumerate(("1.0.0", "2.0.0")):
+        write_model(folder / version, {**document, "version": version}, seed)
+    return folder
+
+
 @campaign("installs", full=100)
 def installs(chance: random.Random, folder: Path) -> Trial:
     """Replace an installed model, and die in the middle or not: one of the two stays installed, complete."""
-    document = {**description(inference={"window": [16, 16, 16]}), "name": "organ"}
-    write_model(folder / "models" / "organ", {**document, "version": "1.0.0"}, seed=1)
-    write_model(folder / "download", {**document, "version": "2.0.0"}, seed=2)
+    shutil.copytree(two_versions() / "1.0.0", folder / "models" / "organ")
 
     def problems(answer: Answer) -> list[str]:
         os.environ["CONRESNET_MODELS"] = str(folder / "models")
@@ -327,4 +336,4 @@ def installs(chance: random.Random, folder: Path) -> Trial:
 
     # An installation makes 17 changes.
     kill_at = chance.choice((None, *[chance.randrange(22)] * 5))
-    return trial("models", "install", folder / "download", "--overwrite", check=problems, kill_at=kill_at)
+    return trial("models", "install", two_versions() / "2.0.0", "--overwrite", check=problems, kill_at=kill_at)

@@ -7,11 +7,11 @@ import random
 from pathlib import Path
 
 import numpy as np
+from campaign_images import model
 from robustness import Answer, Trial, campaign
 
 from conresnet.images.files import write_volume
 from conresnet.result_folder import REPORT_FILE, check_replaceable, filling, result_files
-from engine.model_cases import description, write_model
 from engine.volumes import grid, random_volume
 
 PRELOADED = ("conresnet.cli.main", "conresnet.inference.segmentation", "conresnet.images.files")
@@ -21,7 +21,6 @@ OLD, NEW = ("residual", "attention"), ("residual",)
 @campaign("results", full=100)
 def results(chance: random.Random, folder: Path) -> Trial:
     """Overwrite an earlier run's results, and die in the middle or not."""
-    model = write_model(folder / "model", description(), seed=chance.randrange(1000)).path
     volume = random_volume(grid((20, 20, 20)), seed=chance.randrange(1000))
     write_volume(volume.array, volume.grid, folder / "image.nii")
     output = folder / "output"
@@ -31,7 +30,7 @@ def results(chance: random.Random, folder: Path) -> Trial:
         report = {"conresnet": "", "model": {}, "volumes_ml": {}, "files": result_files(OLD)}
         (temporary / REPORT_FILE).write_text(json.dumps(report))
     (output / "notes.txt").write_text("not ours")
-    command = ("conresnet", "segment", folder / "image.nii", "--model", model, "--output", output, "--overwrite")
+    command = ("conresnet", "segment", folder / "image.nii", "--model", model(), "--output", output, "--overwrite")
     options = ("--maps", ",".join(NEW), "--threads", 1)
     # Replacing the results makes 35 changes.
     kill_at = chance.choice((None, *[chance.randrange(42)] * 5))
