@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from conresnet.images.grid import Volume
+from conresnet.images.grid import Grid, Volume
 from conresnet.inference.results import segment_masks
 from conresnet.inference.segmentation import LoadedModel, SegmentResult
+from conresnet.package.maps import map_components
 from conresnet.package.schema import dump
-from conresnet.request import SegmentOptions
+from conresnet.request import WHOLE_IMAGE, SegmentOptions
 from conresnet.review import (
     BAD_DICE,
     FALLBACK,
@@ -38,6 +40,7 @@ FOLDS, INNER_FOLDS = 10, 5
 # Fewer cases cannot choose among features.
 FEWEST_CASES = 5
 _RIDGE = 1.0
+_MOST_BYTES = 2**31
 _STEPS = 50
 
 
@@ -76,10 +79,17 @@ class ReviewSamples:
     wrong_spot_voxels: int = 0
 
     @staticmethod
-    def options(model: LoadedModel) -> SegmentOptions:
-        """What the engine has to be asked for."""
+    def options(model: LoadedModel, grid: Grid) -> SegmentOptions:
+        """What the engine has to be asked for; the residual's disagreement only if that fits into memory.
+
+        Args:
+            grid: of the result.
+        """
         maps = ("residual_difference",) if "residual_difference" in model.system.maps else ()
-        return SegmentOptions(review=True, maps=maps)
+        # In half precision, along with the predicted residual.
+        size = 4 * math.prod(grid.shape) * sum(map_components(model.description)[name] for name in maps)
+        # A locator would cut the case to what it finds.
+        return SegmentOptions(roi=WHOLE_IMAGE, review=True, maps=maps if size <= _MOST_BYTES else ())
 
     def add(
         self,
@@ -96,17 +106,18 @@ class ReviewSamples:
             values: of each segment in the reference.
             label_map: the reference, on the grid of the result.
         """
-        truth = np.stack([np.isin(label_map.array, list(one)) for one in values])
-        slices = Slices.of(result, model.description)
-        number, references = len(self.cases), slices.along(truth)
+        slices, number = Slices.of(result, model.description), len(self.cases)
+        references = slices.along(label_map.array)
+        # For each label value, whether it is that of a segment.
+        belongs = np.array([np.isin(np.arange(256), list(one)) for one in values])
+        belongs = np.concatenate([belongs.any(axis=0, keepdims=True), belongs])
         self.cases.append(case)
         for item in slice_features(slices, result.entropy, result.maps.get("residual_difference")):
-            found, reference = slices.masks(item.place), references[item.place]
-            reference = np.concatenate([reference.any(axis=0, keepdims=True), reference])
-            wrong = found[item.segment] != reference[item.segment]
+            ours = slices.mask(item.place, item.segment)
+            theirs = belongs[item.segment][references[item.place]]
+            wrong = ours != theirs
             if item.segment == 0:
-                wrong = (found != reference).any(axis=0)
-            ours, theirs = found[item.segment], reference[item.segment]
+                wrong = (slices.masks(item.place) != belongs[:, references[item.place]]).any(axis=0)
             both = np.count_nonzero(ours) + np.count_nonzero(theirs)
             dice = 2 * np.count_nonzero(ours & theirs & ~wrong) / both
             area = np.count_nonzero(wrong) * slices.pixel_mm2
@@ -116,7 +127,8 @@ class ReviewSamples:
         self.spot_voxels += np.count_nonzero(spots)
         regions = None if result.regions is None else result.regions[(slice(None), *box)]
         found = segment_masks(result.labels.array[box], regions, slices.output)
-        self.wrong_spot_voxels += np.count_nonzero((found != truth[(slice(None), *box)]).any(axis=0) & (spots > 0))
+        truth = belongs[1:, label_map.array[box]]
+        self.wrong_spot_voxels += np.count_nonzero((found != truth).any(axis=0) & (spots > 0))
 
     def fit(self, what: str, segments: Sequence[str]) -> Ranking | None:
         """The ranking for the package; None where no slice of any case holds a segment.
@@ -208,7 +220,8 @@ class _Table:
     def of(cls, samples: Sequence[Sample], whole: bool) -> _Table:
         """Those of all segments together, or those of each by itself."""
         chosen = [item for item in samples if (item.segment == 0) == whole]
-        names = chosen[0].features
+        # The disagreement of the residual may be unknown in a large case.
+        names = [name for name in chosen[0].features if all(name in item.features for item in chosen)]
         return cls(
             np.array([item.case for item in chosen], int),
             np.array([item.segment for item in chosen], int),

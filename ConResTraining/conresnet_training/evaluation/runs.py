@@ -240,7 +240,9 @@ def _segmented(
             except UserError as error:
                 note_error(case.name, error)
                 continue
-            result = segment(model, images, SegmentOptions() if samples is None else samples.options(model))
+            result = segment(
+                model, images, SegmentOptions() if samples is None else samples.options(model, images[0].grid)
+            )
             if samples is not None:
                 samples.add(case.name, model, result, [item.truth for item in values.values()], truth)
             name = str(case.images[0]) if case.images else images[0].name
@@ -277,7 +279,7 @@ def fit_review(package: ModelPackage, data_set: DataSet, cases: Sequence[str] = 
     with progress_bar(len(names)) as done:
         for name in names:
             images, truth = _read(by_name[name], model)
-            samples.add(name, model, segment(model, images, samples.options(model)), references, truth)
+            samples.add(name, model, segment(model, images, samples.options(model, images[0].grid)), references, truth)
             done(name)
     what = f"Fitted on {len(names)} cases of {data_set.name} that were held out of training, segmented by the package"
     ranking = samples.fit(what, package.description.output.names)

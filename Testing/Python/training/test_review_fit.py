@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from conresnet.images.grid import Grid
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
 from conresnet.review import RANKING_FILE, read_ranking
@@ -61,7 +62,9 @@ def test_a_case_is_measured_slice_by_slice(data_set, tmp_path):
     data = read_data_set(data_set)
     images, truth = read_case(data.cases[0], data.channels)
     samples = ReviewSamples()
-    result = segment(model, images, samples.options(model))
+    huge = Grid((2000, 1000, 1000), np.eye(4))
+    assert samples.options(model, images[0].grid).maps and not samples.options(model, huge).maps
+    result = segment(model, images, samples.options(model, images[0].grid))
     samples.add("case", model, result, [(1,), (2,)], truth)
     labels, reference = result.labels.array, truth.array
     found = [item for item in samples.samples if item.segment == 0]
