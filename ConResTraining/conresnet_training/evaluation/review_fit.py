@@ -12,11 +12,12 @@ import numpy as np
 from scipy import stats
 
 from conresnet.images.grid import Grid, Volume
+from conresnet.images.roi import WHOLE_IMAGE
 from conresnet.inference.results import segment_masks
 from conresnet.inference.segmentation import LoadedModel, SegmentResult
 from conresnet.package.maps import map_components
 from conresnet.package.schema import dump
-from conresnet.request import WHOLE_IMAGE, SegmentOptions
+from conresnet.request import SegmentOptions
 from conresnet.review import (
     BAD_DICE,
     FALLBACK,
