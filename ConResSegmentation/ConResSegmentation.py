@@ -18,7 +18,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from conresnet.package.maps import MAPS, provided_maps
+from conresnet.package.maps import provided_maps
 from ConResSegmentationLib import (
     ConResSegmentationSubjectHierarchyPlugin,
     Diagnostics,
@@ -37,9 +37,9 @@ from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
 from ConResSegmentationLib.Map3D import Map3DPanel
 from ConResSegmentationLib.MapComparison import ComparisonButton
-from ConResSegmentationLib.MapOverlay import OverlayPanel
+from ConResSegmentationLib.MapOverlay import MapChooser, OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
-from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, engineOptions, mapName
+from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, engineOptions
 from ConResSegmentationLib.ResultParts import PartRemover
 from ConResSegmentationLib.Review import ReviewPanel
 from ConResSegmentationLib.RunPanel import RunControl, RunPanel
@@ -111,6 +111,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.loadPanel = Loading.LoadPanel(
             uiWidget, ui.loadButton, ui.exampleButton, self._onLoaded, self.modelPanel.install
         )
+        self.mapChooser = MapChooser(ui.mapsButton, self._onMapsChosen)
         self.roiPanel = ROIPanel(
             ui.regionSelector, ui.regionHintLabel, lambda: (self._description, self.channels.firstNode)
         )
@@ -287,9 +288,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
         self.channels.setInputs(self._description.inputs if self._description else ())
-        for kind in MAPS:
-            # The choice is kept for the next model that has the map.
-            getattr(self.ui, f"{mapName(kind)}CheckBox").enabled = kind in self._providedMaps
+        self.mapChooser.setProvided(self._providedMaps)
         self.loadPanel.setModel(name)
         self.batchPanel.refresh()
         self._onBatchChosen()
@@ -335,19 +334,27 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             problem = _("Check at least one case.")
         self.runPanel.setBatchProblem(problem)
 
+    def _onMapsChosen(self, kinds: list[str]) -> None:
+        if self._parameterNode:
+            self._parameterNode.maps = " ".join(kinds)
+
     def _onInstalling(self, isInstalling: bool) -> None:
         for section in (self.ui.inputsCollapsibleButton, self.ui.outputsCollapsibleButton):
             section.enabled = not isInstalling
 
     def _onParameterNodeModified(self, caller=None, event=None) -> None:
         self.enginePanel.selectDevice(self._parameterNode.device)
+        self.mapChooser.choose(self._parameterNode.maps.split())
         hint = self.channels.hint()
         self.ui.channelsHintLabel.text, self.ui.channelsHintLabel.visible = hint, bool(hint)
         self.ui.editButton.enabled = self._parameterNode.segmentation is not None
-        self.comparisonButton.update(self._parameterNode.segmentation)
-        self.reviewPanel.show(self._parameterNode.segmentation)
+        self._showResult(self._parameterNode.segmentation)
         self.roiPanel.update()
         self.runPanel.setProblem(self.modelPanel.problem or self.channels.problem())
+
+    def _showResult(self, segmentationNode) -> None:
+        self.comparisonButton.update(segmentationNode)
+        self.reviewPanel.show(segmentationNode)
 
     def _setShortcutsEnabled(self, isEnabled: bool) -> None:
         for shortcut in self._shortcuts:
@@ -399,6 +406,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         node = self._parameterNode or self.logic.getParameterNode()
         isNew = node.segmentation is not outcome.segmentationNode
         node.segmentation = outcome.segmentationNode
+        # The same node may have new lists and maps.
+        self._showResult(outcome.segmentationNode)
         if self._wantsMap and outcome.mapNodes and node.shownMap not in outcome.mapNodes:
             node.shownMap = outcome.mapNodes[0]
             # The selector shows it only while the module is open.

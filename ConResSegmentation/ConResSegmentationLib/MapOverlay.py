@@ -1,15 +1,23 @@
-"""A map over the input in the slice views: which one, its opacity and its colors."""
+"""A map over the input in the slice views: which one, its opacity and its colors; and which maps to compute."""
 
+from collections.abc import Callable, Collection
+
+import qt
 import slicer
 from slicer.i18n import tr as _
 
+from conresnet.package.maps import MAPS
+
 from . import MapComparison, MapVolumes
-from .Widgets import stayNarrow
+from .Widgets import plain, stayNarrow
 
 # What the user had in the foreground before a map.
 _COVERED_ROLE = "conresnetCovered"
 _COVERED_OPACITY_ATTRIBUTE = "ConResNet.CoveredOpacity"
 _COVERED_BY_ATTRIBUTE = "ConResNet.CoveredBy"
+
+# Maps to compute that the button names.
+_MOST_NAMED = 2
 
 
 def show(mapNode, backgroundNode, opacity: float) -> None:
@@ -74,6 +82,53 @@ def colorNodes() -> list[tuple[str, object]]:
     )
     found = ((title, slicer.mrmlScene.GetNodeByID(nodeID)) for title, nodeID in offered)
     return [(title, node) for title, node in found if node is not None]
+
+
+class MapChooser:
+    """A button with a menu of all maps, each with a check box; it stays open while the user clicks.
+
+    Args:
+        button: shows what is chosen.
+        onChosen: called with the chosen maps after a click.
+    """
+
+    def __init__(self, button, onChosen: Callable[[list[str]], None]):
+        self._button, self._onChosen = button, onChosen
+        menu = qt.QMenu(button)
+        self.boxes = {}
+        for kind, entry in MAPS.items():
+            box = qt.QCheckBox(_(entry.title), menu)
+            box.toolTip = plain(_(entry.description))
+            box.connect("clicked(bool)", lambda _checked: self._onClicked())
+            action = qt.QWidgetAction(menu)
+            action.setDefaultWidget(box)
+            menu.addAction(action)
+            self.boxes[kind] = box
+        menu.toolTipsVisible = True
+        button.setMenu(menu)
+
+    def setProvided(self, kinds: Collection[str]) -> None:
+        """Enable the maps that the model has; the choice of others is kept for the next model."""
+        for kind, box in self.boxes.items():
+            box.enabled = kind in kinds
+        self._showChosen()
+
+    def choose(self, kinds: Collection[str]) -> None:
+        """Show what is chosen."""
+        for kind, box in self.boxes.items():
+            box.checked = kind in kinds
+        self._showChosen()
+
+    def _onClicked(self) -> None:
+        self._showChosen()
+        self._onChosen([kind for kind, box in self.boxes.items() if box.checked])
+
+    def _showChosen(self) -> None:
+        chosen = [box.text for box in self.boxes.values() if box.checked and box.enabled]
+        if len(chosen) > _MOST_NAMED:
+            others = _("and {count} more").format(count=len(chosen) - _MOST_NAMED)
+            chosen = [*chosen[:_MOST_NAMED], others]
+        self._button.text = ", ".join(chosen) or _("None")
 
 
 class OverlayPanel:

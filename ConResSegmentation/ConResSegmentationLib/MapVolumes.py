@@ -24,16 +24,8 @@ _INPUT_ROLE = "conresnetInput"
 _CLEAR_BELOW = 0.05
 # Number of values from which the display range is estimated.
 _SAMPLE = 100_000
-_COLORS = {
-    "residual": ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLPETProceduralColorNodePET-Heat"),
-    "attention": ("vtkMRMLColorTableNodeFileViridis.txt", "vtkMRMLColorTableNodeOcean"),
-    "probability": ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLColorTableNodeIron"),
-    "features": ("vtkMRMLColorTableNodeFileViridis.txt", "vtkMRMLColorTableNodeRainbow"),
-    "uncertainty": ("vtkMRMLColorTableNodeFileMagma.txt", "vtkMRMLColorTableNodeIron"),
-    "disagreement": ("vtkMRMLColorTableNodeFileMagma.txt", "vtkMRMLColorTableNodeIron"),
-    "result_residual": ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLPETProceduralColorNodePET-Heat"),
-    "residual_difference": ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLPETProceduralColorNodePET-Heat"),
-}
+# Which every Slicer has; the tables that maps name are read from files.
+_OTHER_COLORS = "vtkMRMLPETProceduralColorNodePET-Heat"
 
 
 @dataclass(frozen=True)
@@ -119,16 +111,7 @@ def put(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlane: s
 def _title(kind: str, segment: str, component: int) -> str:
     if kind == "features":
         return _("features before attention") if component == 0 else _("features after attention")
-    titles = {
-        "residual": _("residual"),
-        "attention": _("attention"),
-        "probability": _("probability"),
-        "uncertainty": _("uncertainty"),
-        "disagreement": _("disagreement"),
-        "result_residual": _("residual of the result"),
-        "residual_difference": _("residual difference"),
-    }
-    return f"{titles[kind]} {segment}" if segment else titles[kind]
+    return f"{_(MAPS[kind].title).lower()} {segment}".strip()
 
 
 def _key(node) -> tuple[str, str, str]:
@@ -180,10 +163,9 @@ def _fill(node, array: np.ndarray, first: list[int], volumeNode) -> None:
 def _display(node, kind: str, array: np.ndarray) -> None:
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
-    colors = next((c for c in _COLORS[kind] if slicer.mrmlScene.GetNodeByID(c)), None)
-    if colors:
-        display.SetAndObserveColorNodeID(colors)
-    low, high = 0.0, 1.0
+    colors = f"vtkMRMLColorTableNodeFile{MAPS[kind].colors}.txt"
+    display.SetAndObserveColorNodeID(colors if slicer.mrmlScene.GetNodeByID(colors) else _OTHER_COLORS)
+    low, high = MAPS[kind].range or (0.0, 1.0)
     if kind in ("attention", "features"):
         # Only differences are meaningful: the scale depends on the network.
         step = max(1, round((array.size / _SAMPLE) ** (1 / 3)))

@@ -52,7 +52,7 @@ class ConResSegmentationParameterNode:
     channels - one volume per channel of the model, in its order.
     region - the ROI to segment in; the whole image if there is none. The name is that in scenes saved earlier.
     segmentation - where the result goes; a new segmentation if there is none.
-    residualMap, attentionMap and so on - which maps to compute, see mapName.
+    maps - which maps to compute, by the engine's names, with spaces between.
     show3D - whether to create surfaces.
     review - whether to list the places worth checking, and to measure the segments.
     fast, keepLargest, dropBelow, fillHoles - as in SegmentOptions; dropBelow is 0 mL for off.
@@ -67,14 +67,7 @@ class ConResSegmentationParameterNode:
     channels: list[vtkMRMLScalarVolumeNode]
     region: vtkMRMLMarkupsROINode
     segmentation: vtkMRMLSegmentationNode
-    residualMap: bool = True
-    attentionMap: bool = True
-    probabilityMap: bool = False
-    featuresMap: bool = False
-    uncertaintyMap: bool = False
-    disagreementMap: bool = False
-    resultResidualMap: bool = False
-    residualDifferenceMap: bool = False
+    maps: str = "residual attention"
     show3D: bool = True
     review: bool = True
     fast: bool = False
@@ -97,7 +90,7 @@ def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Coll
         provided: the maps that the model can compute; others are left out.
     """
     return SegmentOptions(
-        maps=tuple(name for name in MAPS if name in provided and getattr(parameterNode, f"{mapName(name)}Map")),
+        maps=tuple(name for name in MAPS if name in provided and name in parameterNode.maps.split()),
         device=parameterNode.device,
         precision=parameterNode.precision.value,
         fast=parameterNode.fast,
@@ -107,9 +100,3 @@ def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Coll
         review=parameterNode.review,
         statistics=parameterNode.review,
     )
-
-
-def mapName(kind: str) -> str:
-    """A map's name in the names of parameters and widgets: "resultResidual" for "result_residual"."""
-    first, *others = kind.split("_")
-    return first + "".join(map(str.capitalize, others))

@@ -1,4 +1,4 @@
-"""The review list and the statistics of a result: tables in the scene, and going from one place of the list to the next."""
+"""The review list and the statistics of a result: tables in the scene, and going from place to place of the list."""
 
 import csv
 from pathlib import Path
@@ -22,6 +22,8 @@ _NOTE_ATTRIBUTE = "ConResNet.ReviewNote"
 # Field of view at a place, in mm: of a spot, and the most of a slice, which otherwise depends on the segments' size.
 _SPOT_VIEW, _LARGEST_VIEW = 40.0, 160.0
 _AROUND_SEGMENTS = 1.3
+# In pixels, of the columns before the reason.
+_COLUMN_WIDTHS = (54, 100, 50, 42)
 
 
 def put(segmentationNode, report: dict) -> None:
@@ -148,9 +150,8 @@ class ReviewPanel:
         self._rows: list[tuple[int, dict]] = []
         self._shortcutsWanted = False
         header = ui.reviewTable.horizontalHeader()
-        for column in range(4):
-            header.setSectionResizeMode(column, qt.QHeaderView.ResizeToContents)
-        header.stretchLastSection = True
+        for column, width in enumerate(_COLUMN_WIDTHS):
+            header.resizeSection(column, width)
         ui.reviewTable.connect("cellClicked(int,int)", lambda row, _column: self.go(row))
         ui.reviewTable.connect("itemChanged(QTableWidgetItem*)", self._onChecked)
         ui.previousPlaceButton.connect("clicked(bool)", lambda _checked: self.step(-1))
@@ -177,11 +178,12 @@ class ReviewPanel:
         self._tableNode = tableNode
         rows = enumerate(rowsOf(tableNode)) if tableNode else ()
         self._rows = [(number, row) for number, row in rows if row["kind"] != "slice" or row["segment"] == _ALL]
+        # Unfolding shows all widgets again, hidden ones too.
+        self._section.collapsed = not self._rows
         self._fill()
         self._count()
         for widget in (self._ui.previousPlaceButton, self._ui.nextPlaceButton, self._ui.exportReviewButton):
             widget.enabled = bool(self._rows)
-        self._section.collapsed = not self._rows
         self.setShortcutsEnabled(self._shortcutsWanted)
 
     def step(self, by: int) -> None:
@@ -230,12 +232,16 @@ class ReviewPanel:
         self._count()
 
     def _count(self) -> None:
-        text = _("Segment with “Review list” checked to list the places worth checking.")
+        """Show in the title how many places were seen."""
+        title, text, note = _("Review"), _("Segment with “Review list” checked to list the places worth checking."), ""
         if self._rows:
-            seen = sum(row[SEEN] for _index, row in self._rows)
-            text = _("{seen} of {count} seen.").format(seen=seen, count=len(self._rows))
-            text = f"{text} {self._tableNode.GetAttribute(_NOTE_ATTRIBUTE) or ''}".strip()
+            seen, text = sum(row[SEEN] for _index, row in self._rows), ""
+            title = _("Review: {seen} of {count} places seen").format(seen=seen, count=len(self._rows))
+            note = self._tableNode.GetAttribute(_NOTE_ATTRIBUTE) or ""
+        self._section.text = title
         say(self._ui.reviewLabel, text)
+        explained = _("Places worth checking, most expected errors first. Click one to go there.")
+        self._ui.reviewTable.toolTip = plain(f"{explained} {note}".strip())
 
     def _onStatistics(self) -> None:
         """Show the statistics in Slicer's table view, and offer to save them."""

@@ -30,6 +30,7 @@ class MapKind:
         per_segment: whether it has one component per segment; else ``components``.
         components: how many components it has where it has none per segment.
         range: lowest and highest value it can have; None where it depends on the network.
+        colors: name of its color table, by which Slicer and matplotlib know the same one.
         from_result: whether it is computed from the result, once that is known, and not window by window.
         follows_residual: whether it has the components of the residual map, see ``map_components``.
     """
@@ -41,6 +42,7 @@ class MapKind:
     per_segment: bool = False
     components: int = 1
     range: tuple[float, float] | None = (0.0, 1.0)
+    colors: str = "Inferno"
     from_result: bool = False
     follows_residual: bool = False
 
@@ -70,6 +72,7 @@ MAPS = {
         "How much the residual path amplifies the features of a place, 0 to 1: the mean over channels of "
         "sigmoid(O_res) of the last module (eq. 6).",
         "attention",
+        colors="Viridis",
     ),
     "features": MapKind(
         "Features",
@@ -77,18 +80,21 @@ MAPS = {
         "features",
         components=2,
         range=None,
+        colors="Viridis",
     ),
     "uncertainty": MapKind(
         "Uncertainty",
         "Predictive entropy of the probabilities, 0 (certain) to 1 (all equally likely); of overlapping regions, that "
         "of the least certain one.",
         "segmentation",
+        colors="Magma",
         from_result=True,
     ),
     "disagreement": MapKind(
         "Disagreement",
         "How much the members of an ensemble disagree, 0 to 1: the mutual information between prediction and member.",
         "members",
+        colors="Magma",
     ),
     "result_residual": MapKind(
         "Residual of the result",

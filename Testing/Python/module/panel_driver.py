@@ -39,6 +39,10 @@ class PanelDriver(ModuleDriver):
         selector.activated.emit(index)
         self.settle()
 
+    def map_box(self, kind: str) -> object:
+        """The check box of a map in the list of maps to compute."""
+        return self.widget.mapChooser.boxes[kind]
+
     def choose_model(self, name: str) -> None:
         """Choose a model, as a click on its entry does."""
         index = self.ui.modelSelector.findData(name)

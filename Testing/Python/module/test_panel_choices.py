@@ -97,7 +97,7 @@ def test_four_channels_are_filled_in_by_name_and_segmented(four_channels: PanelD
     nodes = {name: add_volume(f"p1_{name}") for name in ("T2", "t1gd", "T1", "FLAIR")}
     panel.settle()
     assert panel.widget.channels.nodes == [nodes[name] for name in ("FLAIR", "T1", "t1gd", "T2")]
-    panel.ui.probabilityCheckBox.click()
+    panel.map_box("probability").click()
     segmentation = panel.segment()
     assert segmentation is not None, panel.status
     content = segmentation.GetSegmentation()
@@ -360,8 +360,8 @@ def test_choices_are_back_when_a_saved_scene_is_opened(four_channels: PanelDrive
     for name in names:
         add_volume(name)
     panel.settle()
-    panel.ui.residualCheckBox.click()
-    panel.ui.featuresCheckBox.click()
+    panel.map_box("residual").click()
+    panel.map_box("features").click()
     panel.ui.show3DCheckBox.click()
     panel.ui.precisionSelector.setCurrentIndex(1)
     panel.ui.mapOpacitySlider.value = 0.3
@@ -375,7 +375,7 @@ def test_choices_are_back_when_a_saved_scene_is_opened(four_channels: PanelDrive
     slicer.mrmlScene.Clear(0)
     panel.settle()
     assert panel.widget.channels.nodes == [None] * 4
-    assert panel.choices.residualMap
+    assert "residual" in panel.choices.maps.split()
     slicer.util.loadScene(str(path))
     panel.settle()
     choices = panel.choices
@@ -384,7 +384,7 @@ def test_choices_are_back_when_a_saved_scene_is_opened(four_channels: PanelDrive
     assert panel.ui.regionSelector.currentNode().GetName() == "my region"
     assert panel.ui.segmentationSelector.currentNode().GetName() == result.GetName()
     assert panel.ui.mapSelector.currentNode().GetName() == shown
-    boxes = (panel.ui.residualCheckBox, panel.ui.attentionCheckBox, panel.ui.featuresCheckBox, panel.ui.show3DCheckBox)
+    boxes = (panel.map_box("residual"), panel.map_box("attention"), panel.map_box("features"), panel.ui.show3DCheckBox)
     assert [box.checked for box in boxes] == [False, True, True, False]
     assert choices.precision.value == "fp32" and choices.mapOpacity == pytest.approx(0.3)
     again = panel.segment()

@@ -123,7 +123,7 @@ def test_a_result_stays_where_the_user_has_put_it_and_is_shown(panel: PanelDrive
     node.SetName("left")
     node.GetDisplayNode().SetVisibility(False)
     places = {map_node: hierarchy.GetItemParent(hierarchy.GetItemByDataNode(map_node)) for map_node in result_nodes()}
-    panel.ui.probabilityCheckBox.click()
+    panel.map_box("probability").click()
     assert panel.segment() is node
     assert node.GetDisplayNode().GetVisibility()
     for result, place in places.items():

@@ -112,10 +112,10 @@ def test_segments_are_outlines_while_a_map_lies_under_them(panel: PanelDriver, v
 
 
 def test_only_the_chosen_maps_are_made(panel: PanelDriver, volume: object) -> None:
-    for box in (panel.ui.residualCheckBox, panel.ui.attentionCheckBox):
+    for box in (panel.map_box("residual"), panel.map_box("attention")):
         box.click()
-    panel.ui.probabilityCheckBox.click()
-    panel.ui.featuresCheckBox.click()
+    panel.map_box("probability").click()
+    panel.map_box("features").click()
     panel.segment()
     kinds = [node.GetAttribute("ConResNet.Map") for node in result_nodes()[1:]]
     assert sorted(kinds) == ["features", "features", "probability", "probability"]

@@ -31,17 +31,17 @@ def coarse_to_fine_panel(panel: PanelDriver, volume: object, tmp_path: Path) -> 
 
 def test_maps_that_a_model_lacks_are_not_asked_for(coarse_to_fine_panel: PanelDriver, volume: object) -> None:
     panel = coarse_to_fine_panel
-    assert panel.ui.residualCheckBox.enabled and panel.ui.residualCheckBox.checked
+    assert panel.map_box("residual").enabled and panel.map_box("residual").checked
     panel.choose(panel.ui.modelSelector, "Found")
-    boxes = (panel.ui.residualCheckBox, panel.ui.attentionCheckBox, panel.ui.featuresCheckBox)
-    assert [box.enabled for box in boxes] == [False, False, False] and panel.ui.probabilityCheckBox.enabled
+    boxes = (panel.map_box("residual"), panel.map_box("attention"), panel.map_box("features"))
+    assert [box.enabled for box in boxes] == [False, False, False] and panel.map_box("probability").enabled
     assert "Residual" not in panel.ui.modelDetailsLabel.text
-    panel.ui.probabilityCheckBox.click()
+    panel.map_box("probability").click()
     node = panel.segment()
     assert panel.status.startswith("Done in") and label_array(node, volume).any()
     assert {node.GetAttribute("ConResNet.Map") for node in result_nodes()[1:]} == {"probability"}
     panel.choose_model("hippocampus")
-    assert all(box.enabled for box in boxes) and panel.ui.residualCheckBox.checked
+    assert all(box.enabled for box in boxes) and panel.map_box("residual").checked
 
 
 def test_a_coarse_pass_that_finds_nothing_is_said(coarse_to_fine_panel: PanelDriver, volume: object) -> None:

@@ -1,0 +1,177 @@
+"""The review list, the statistics and the comparison of residuals in the panel, on real MRML."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import slicer
+
+from module.panel_driver import PanelDriver
+from module.test_map_3d import put
+from slicer_host import dialogs
+
+REPORT = {
+    "review": {
+        "rows": [
+            {"rank": 1, "kind": "slice", "segment": "all", "slice": 20, "r": 10.5, "a": 20.25, "s": 20.0,
+             "expected_wrong_voxels": 31.5, "expected_dice": 0.71, "reason": "small and uncertain"},
+            {"rank": 2, "kind": "slice", "segment": "Anterior", "slice": 20, "r": 10.5, "a": 20.25, "s": 20.0,
+             "expected_wrong_voxels": 20.0, "expected_dice": 0.7, "reason": "small"},
+            {"rank": 3, "kind": "spot", "segment": "=Posterior", "slice": 9, "r": 12.0, "a": 15.0, "s": 9.0,
+             "expected_wrong_voxels": 7.0, "expected_dice": None, "reason": "uncertain boundary"},
+        ],
+        "note": "Not fitted.",
+    },
+    "statistics": [
+        {"segment": "Anterior", "voxels": 1840, "volume_ml": 1.84, "surface_cm2": 9.5, "mean_intensity": {"T1": 311.5},
+         "mean_uncertainty": 0.04},
+        {"segment": "Posterior", "voxels": 0, "volume_ml": 0.0, "surface_cm2": 0.0, "mean_intensity": {"T1": None},
+         "mean_uncertainty": None},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def reviewed(panel: PanelDriver, result: object, volume: object) -> object:
+    """A result with a review list and statistics, chosen in the panel."""
+    review().put(result, REPORT)
+    panel.choices.segmentation = result
+    panel.settle()
+    return result
+
+
+def review() -> object:
+    """The module as the panel uses it: the panel's fixture imports it anew."""
+    import ConResSegmentationLib.Review
+
+    return ConResSegmentationLib.Review
+
+
+def table_texts(panel: PanelDriver, row: int) -> list[str]:
+    return [panel.ui.reviewTable.item(row, column).text() for column in range(5)]
+
+
+def cross_point(node: object) -> list[float]:
+    return [node.GetSliceToRAS().GetElement(axis, 3) for axis in range(3)]
+
+
+def press(panel: PanelDriver, key: str) -> None:
+    shortcut = next(s for s in panel.widget.reviewPanel._shortcuts if s.key.toString() == key)
+    assert shortcut.enabled
+    shortcut.activated.emit()
+
+
+def test_the_list_leads_from_place_to_place(panel: PanelDriver, reviewed: object) -> None:
+    assert panel.ui.reviewTable.rowCount == 2, "all segments of a slice together, and spots"
+    assert table_texts(panel, 0) == ["1", "Slice 20", "32", "0.71", "small and uncertain"]
+    assert table_texts(panel, 1)[0] == "3" and "=Posterior" in table_texts(panel, 1)[1]
+    assert table_texts(panel, 1)[2:4] == ["7", ""]
+    crosshair = slicer.mrmlScene.GetSingletonNode("default", "vtkMRMLCrosshairNode")
+    fields = []
+    for key, place in (("N", (10.5, 20.25, 20)), ("N", (12, 15, 9)), ("N", (12, 15, 9)), ("P", (10.5, 20.25, 20))):
+        press(panel, key)
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            np.testing.assert_allclose(cross_point(node), place, atol=1e-6)
+        np.testing.assert_allclose(crosshair.GetCrosshairRAS(), place)
+        fields.append(min(slicer.util.getNode("Red").GetFieldOfView()[:2]))
+    assert crosshair.GetCrosshairMode() != slicer.vtkMRMLCrosshairNode.NoCrosshair
+    assert fields[1] == pytest.approx(40) and fields[0] == fields[3] > 40
+    panel.ui.reviewTable.cellClicked.emit(1, 2)
+    np.testing.assert_allclose(crosshair.GetCrosshairRAS(), (12, 15, 9))
+
+
+def test_what_was_seen_is_saved_with_the_scene_and_in_the_file(
+    panel: PanelDriver, reviewed: object, tmp_path: Path
+) -> None:
+    import qt
+
+    assert "0 of 2" in panel.ui.reviewCollapsibleButton.text and "Not fitted." in panel.ui.reviewTable.toolTip
+    panel.ui.reviewTable.item(1, 0).setCheckState(qt.Qt.Checked)
+    assert "1 of 2" in panel.ui.reviewCollapsibleButton.text
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert panel.ui.reviewTable.rowCount == 0 and not panel.ui.nextPlaceButton.enabled
+    assert not any(shortcut.enabled for shortcut in panel.widget.reviewPanel._shortcuts)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    panel.settle()
+    assert table_texts(panel, 0)[1:] == ["Slice 20", "32", "0.71", "small and uncertain"]
+    states = [panel.ui.reviewTable.item(row, 0).checkState() for row in range(2)]
+    assert states == [qt.Qt.Unchecked, qt.Qt.Checked]
+    path = tmp_path / "list"
+    dialogs.answer(str(path))
+    panel.ui.exportReviewButton.click()
+    rows = list(csv.DictReader(path.with_suffix(".csv").open(encoding="utf-8")))
+    assert [row["seen"] for row in rows] == ["no", "no", "yes"]
+    expected = REPORT["review"]["rows"]
+    assert list(rows[0]) == [*expected[0], "seen"]
+    for row, entry in zip(rows, expected, strict=True):
+        for name in ("rank", "slice", "r", "a", "s", "expected_wrong_voxels"):
+            assert float(row[name]) == pytest.approx(entry[name], rel=1e-5)
+    assert (rows[0]["expected_dice"], rows[2]["expected_dice"]) == ("0.71", "")
+    assert rows[2]["segment"] != "=Posterior", "no spreadsheet may take a name for a formula"
+
+
+def test_statistics_are_a_table_of_the_scene_and_a_file(panel: PanelDriver, reviewed: object, tmp_path: Path) -> None:
+    dialogs.answer(str(tmp_path / "figures.csv"))
+    panel.ui.statisticsButton.click()
+    (node,) = [n for n in slicer.util.getNodesByClass("vtkMRMLTableNode") if "statistics" in n.GetName()]
+    assert slicer.app.applicationLogic().GetSelectionNode().GetActiveTableID() == node.GetID()
+    assert node.GetTable().GetColumnByName("volume_ml").GetValue(0) == 1.84
+    rows = list(csv.DictReader((tmp_path / "figures.csv").open(encoding="utf-8")))
+    assert rows[0] == {"segment": "Anterior", "voxels": "1840", "volume_ml": "1.84", "surface_cm2": "9.5",
+                       "mean_intensity T1": "311.5", "mean_uncertainty": "0.04"}  # fmt: skip
+    assert rows[1]["mean_intensity T1"] == rows[1]["mean_uncertainty"] == ""
+
+
+def test_lists_are_replaced_and_removed_with_the_result(panel: PanelDriver, reviewed: object) -> None:
+    before = slicer.util.getNodesByClass("vtkMRMLTableNode")
+    review().put(reviewed, {"review": {"rows": REPORT["review"]["rows"][:1], "note": ""}})
+    (after,) = slicer.util.getNodesByClass("vtkMRMLTableNode")
+    assert after not in before and after.GetNumberOfRows() == 1
+    panel.widget.reviewPanel.show(reviewed)
+    assert panel.ui.reviewTable.rowCount == 1 and not panel.ui.statisticsButton.enabled
+    slicer.mrmlScene.RemoveNode(reviewed)
+    panel.settle()
+    assert not slicer.util.getNodesByClass("vtkMRMLTableNode") and panel.ui.reviewTable.rowCount == 0
+
+
+def test_predicted_and_actual_residual_side_by_side(panel: PanelDriver, result: object, volume: object) -> None:
+    shape = slicer.util.arrayFromVolume(volume).shape
+    kinds = ("residual", "result_residual", "residual_difference")
+    arrays = {kind: np.full((2, *shape), 0.5, np.float16) for kind in kinds}
+    maps = put({"residual": arrays["residual"]}, result, volume)
+    panel.choices.segmentation = result
+    panel.settle()
+    assert not panel.ui.compareMapsButton.enabled and panel.ui.compareMapsButton.toolTip
+    maps = put(arrays, result, volume)
+    for node in maps:
+        node.SetAttribute("ConResNet.ResidualPlane", "coronal")
+    panel.widget.comparisonButton.update(result)
+    panel.choices.shownMap = maps[1]
+    panel.settle()
+    manager = slicer.app.layoutManager()
+    before = (manager.layout, [foreground(name) for name in ("Red", "Green", "Yellow")])
+    panel.ui.compareMapsButton.click()
+    views = ("ConResPredicted", "ConResActual", "ConResDifference")
+    assert manager.layout != before[0]
+    assert [foreground(name) for name in views] == [maps[n].GetID() for n in (1, 3, 5)], "of the chosen map's segment"
+    for name in views:
+        composite = manager.sliceWidget(name).mrmlSliceCompositeNode()
+        assert composite.GetLinkedControl() and composite.GetBackgroundVolumeID() == volume.GetID()
+        assert manager.sliceWidget(name).mrmlSliceNode().GetOrientation() == "Coronal"
+    panel.choices.shownMap = maps[0]
+    panel.settle()
+    assert [foreground(name) for name in views] == [maps[n].GetID() for n in (0, 2, 4)]
+    panel.choices.shownMap = maps[1]
+    panel.settle()
+    panel.ui.compareMapsButton.click()
+    assert (manager.layout, [foreground(name) for name in ("Red", "Green", "Yellow")]) == before
+    assert not panel.ui.compareMapsButton.checked
+
+
+def foreground(view: str) -> str:
+    return slicer.app.layoutManager().sliceWidget(view).mrmlSliceCompositeNode().GetForegroundVolumeID()
