@@ -142,7 +142,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
-        self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton)
+        self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton, Report.isPossible, Report.write)
         self.partRemover = PartRemover(uiWidget)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
         ui.batchButton.connect("clicked(bool)", lambda _checked: self.runControl.launch(self._prepareBatch))

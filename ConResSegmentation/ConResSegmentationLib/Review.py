@@ -1,6 +1,7 @@
 """The review list and the statistics of a result: tables in the scene, and going from place to place of the list."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import qt
@@ -12,7 +13,7 @@ from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
 
 from . import Messages, ResultParts
-from .Widgets import addShortcuts, plain, say
+from .Widgets import addShortcuts, openFile, plain, say
 
 REVIEW, STATISTICS = "review", "statistics"
 SEEN = "seen"
@@ -141,10 +142,13 @@ class ReviewPanel:
 
     Args:
         section: the collapsible button that contains the widgets.
+        hasReport: whether there is enough about a segmentation for a report.
+        writeReport: writes it to a path; raises UserError.
     """
 
-    def __init__(self, section):
+    def __init__(self, section, hasReport: Callable[[object], bool], writeReport: Callable[[object, Path], None]):
         self._section = section
+        self._hasReport, self._writeReport = hasReport, writeReport
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._segmentationNode = self._tableNode = None
         self._rows: list[tuple[int, dict]] = []
@@ -158,6 +162,7 @@ class ReviewPanel:
         ui.nextPlaceButton.connect("clicked(bool)", lambda _checked: self.step(1))
         ui.exportReviewButton.connect("clicked(bool)", lambda _checked: self._export(self._tableNode))
         ui.statisticsButton.connect("clicked(bool)", lambda _checked: self._onStatistics())
+        ui.reportButton.connect("clicked(bool)", lambda _checked: self._onReport())
         actions = {"P": lambda: self.step(-1), "N": lambda: self.step(1)}
         self._shortcuts = addShortcuts(section, actions)
         self.setShortcutsEnabled(False)
@@ -173,6 +178,7 @@ class ReviewPanel:
         tableNode = tableOf(segmentationNode, REVIEW)
         self._segmentationNode = segmentationNode
         self._ui.statisticsButton.enabled = tableOf(segmentationNode, STATISTICS) is not None
+        self._ui.reportButton.enabled = self._hasReport(segmentationNode)
         if tableNode is self._tableNode:
             return
         self._tableNode = tableNode
@@ -253,17 +259,34 @@ class ReviewPanel:
             slicer.app.applicationLogic().PropagateTableSelection()
         self._export(tableNode)
 
+    def _onReport(self) -> None:
+        """Write the report, and open it in the browser."""
+        path = _askPath(_("Save the report"), f"{self._segmentationNode.GetName()} report", ".html", _("Web pages"))
+        if path is None or not self._saved(lambda: self._writeReport(self._segmentationNode, path), path):
+            return
+        openFile(path, self._ui.reviewLabel)
+
     def _export(self, tableNode) -> None:
         title = _("Save {table}").format(table=tableNode.GetName())
-        path = qt.QFileDialog.getSaveFileName(
-            slicer.util.mainWindow(), title, f"{tableNode.GetName()}.csv", _("Tables (*.csv)")
-        )
-        if not path:
-            return
-        path = Path(path if path.lower().endswith(".csv") else f"{path}.csv")
+        path = _askPath(title, tableNode.GetName(), ".csv", _("Tables"))
+        if path is not None:
+            self._saved(lambda: exportCsv(tableNode, path), path)
+
+    def _saved(self, save: Callable[[], None], path: Path) -> bool:
+        slicer.app.setOverrideCursor(qt.Qt.WaitCursor)
         try:
-            exportCsv(tableNode, path)
+            save()
         except UserError as error:
             say(self._ui.reviewLabel, Messages.sentence(error), isError=True)
-        else:
-            say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
+            return False
+        finally:
+            slicer.app.restoreOverrideCursor()
+        say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
+        return True
+
+
+def _askPath(title: str, name: str, ending: str, kind: str) -> Path | None:
+    path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, f"{name}{ending}", f"{kind} (*{ending})")
+    if not path:
+        return None
+    return Path(path if path.lower().endswith(ending) else f"{path}{ending}")

@@ -15,7 +15,7 @@ from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import residual_plane
 from conresnet.request import SegmentOptions, SegmentRequest
 
-from . import MapVolumes, Messages, ResultOrigin, ResultParts, ResultSegmentation, Review, SceneInputs
+from . import MapVolumes, Messages, Report, ResultOrigin, ResultParts, ResultSegmentation, Review, SceneInputs
 from .EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
 from .Processes import callLater
 from .ResultSegmentation import ResultPreview
@@ -211,6 +211,7 @@ class SegmentationRun(EngineObserver):
                 ResultSegmentation.letPartsShowThrough(node, output.segments)
             mapNodes = MapVolumes.put(maps, node, volumeNode, residual_plane(description))
             Review.put(node, result.report)
+            Report.keep(node, result.report)
         except Exception:
             if isNew:
                 for made in (*MapVolumes.mapNodes(node), *ResultParts.parts(node), node):

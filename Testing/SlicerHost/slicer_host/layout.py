@@ -59,6 +59,9 @@ class ThreeDWidget:
     def __init__(self, view: ThreeDView) -> None:
         self._view = view
 
+    # As in the layouts that tests choose.
+    visible = True
+
     def threeDView(self) -> ThreeDView:
         return self._view
 

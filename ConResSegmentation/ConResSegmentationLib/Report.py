@@ -1,0 +1,139 @@
+"""The report of a result as a web page, made in Slicer's process from what is in the scene."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from vtk.util import numpy_support
+
+from conresnet.errors import UserError
+from conresnet.images.grid import Volume
+
+from . import MapVolumes, ResultOrigin, Review, SceneInputs
+
+_REPORT_ATTRIBUTE = "ConResNet.Report"
+_STATISTICS_OF_A_CHANNEL = "mean_intensity "
+
+
+def keep(segmentationNode, report: dict) -> None:
+    """Keep what the engine has said about a result; its lists are tables of the scene, see ``Review.put``."""
+    kept = {key: value for key, value in report.items() if key != "statistics"}
+    kept["review"] = {key: value for key, value in (report.get("review") or {}).items() if key != "rows"}
+    segmentationNode.SetAttribute(_REPORT_ATTRIBUTE, json.dumps(kept))
+
+
+def isPossible(segmentationNode) -> bool:
+    """Whether there is enough about a result for a report."""
+    return (
+        segmentationNode is not None
+        and bool(segmentationNode.GetAttribute(_REPORT_ATTRIBUTE))
+        and Review.tableOf(segmentationNode, Review.STATISTICS) is not None
+    )
+
+
+def write(segmentationNode, path: Path) -> None:
+    """Write the page, with the 3D view as it is.
+
+    Raises:
+        UserError: the model or the volume is no longer there, or the file cannot be written.
+    """
+    # They import SimpleITK, which takes time when Slicer starts.
+    from conresnet.report import write_page
+
+    from conresnet.package import read_package
+    from conresnet.package.store import find_model
+
+    volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+    if volumeNode is None:
+        raise UserError("input-removed", name=segmentationNode.GetName())
+    package = read_package(find_model(_modelOf(segmentationNode)), verify=False)
+    output = package.description.output
+    channel = SceneInputs.volumeInput(volumeNode)
+    masks = np.stack([_mask(segmentationNode, f"Segment_{item.label}", volumeNode) for item in output.segments])
+    labels, regions = np.zeros(channel.array.shape, np.uint8), None
+    for item, mask in zip(output.segments, masks, strict=True):
+        labels[mask] = item.label
+    if output.kind == "regions":
+        regions = np.packbits(masks, axis=0, bitorder="little")
+    write_page(
+        path,
+        package,
+        Volume(labels, channel.grid, ""),
+        {package.description.inputs[0].name: channel},
+        _maps(segmentationNode, volumeNode),
+        _report(segmentationNode),
+        regions=regions,
+        surfaces=_pictureOf3D(),
+    )
+
+
+def _modelOf(segmentationNode) -> str:
+    name, _space, _version = (segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE) or "").rpartition(" ")
+    return name
+
+
+def _mask(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:
+    if segmentationNode.GetSegmentation().GetSegment(segmentId) is None:
+        return np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, bool)
+    return slicer.util.arrayFromSegmentBinaryLabelmap(segmentationNode, segmentId, volumeNode) != 0
+
+
+def _report(segmentationNode) -> dict:
+    report = json.loads(segmentationNode.GetAttribute(_REPORT_ATTRIBUTE))
+    if not ResultOrigin.isUntouched(segmentationNode):
+        edited = _(
+            "The segmentation was edited after it was computed. The pictures show it as edited; the figures and the "
+            "places worth checking are those from before."
+        )
+        report["warnings"] = [*report.get("warnings", []), edited]
+    report["statistics"] = [
+        {
+            **row,
+            "mean_intensity": {
+                name.removeprefix(_STATISTICS_OF_A_CHANNEL): value
+                for name, value in row.items()
+                if name.startswith(_STATISTICS_OF_A_CHANNEL)
+            },
+        }
+        for row in Review.rowsOf(Review.tableOf(segmentationNode, Review.STATISTICS))
+    ]
+    tableNode = Review.tableOf(segmentationNode, Review.REVIEW)
+    if tableNode is None:
+        del report["review"]
+    else:
+        report["review"]["rows"] = Review.rowsOf(tableNode)
+    return report
+
+
+def _maps(segmentationNode, volumeNode) -> dict[str, np.ndarray]:
+    """The maps by kind, [c, k, j, i] on the voxels of the volume; in the scene they are cropped to what was computed."""
+    shape, found = slicer.util.arrayFromVolume(volumeNode).shape, {}
+    rasToIjk = vtk.vtkMatrix4x4()
+    volumeNode.GetRASToIJKMatrix(rasToIjk)
+    for node in MapVolumes.mapNodes(segmentationNode):
+        values = slicer.util.arrayFromVolume(node)
+        first = np.rint(rasToIjk.MultiplyPoint((*node.GetOrigin(), 1))[2::-1]).astype(int)
+        whole = np.zeros(shape, np.float16)
+        whole[tuple(slice(start, start + size) for start, size in zip(first, values.shape, strict=True))] = values
+        found.setdefault(node.GetAttribute(MapVolumes.MAP_ATTRIBUTE), []).append(whole)
+    return {kind: np.stack(arrays) for kind, arrays in found.items()}
+
+
+def _pictureOf3D() -> bytes | None:
+    """The first 3D view as a PNG file; None if it is not shown."""
+    manager = slicer.app.layoutManager()
+    widget = manager.threeDWidget(0) if manager is not None else None
+    if widget is None or not widget.visible:
+        return None
+    widget.threeDView().forceRender()
+    grabber = vtk.vtkWindowToImageFilter()
+    grabber.SetInput(widget.threeDView().renderWindow())
+    grabber.ReadFrontBufferOff()
+    writer = vtk.vtkPNGWriter()
+    writer.WriteToMemoryOn()
+    writer.SetInputConnection(grabber.GetOutputPort())
+    writer.Write()
+    return numpy_support.vtk_to_numpy(writer.GetResult()).tobytes()
