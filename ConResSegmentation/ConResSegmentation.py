@@ -24,6 +24,7 @@ from ConResSegmentationLib import (
     Diagnostics,
     Loading,
     MapVolumes,
+    Report,
     ResultOrigin,
     ResultSegmentation,
     SelfTest,

@@ -41,10 +41,9 @@ def write(segmentationNode, path: Path) -> None:
         UserError: the model or the volume is no longer there, or the file cannot be written.
     """
     # They import SimpleITK, which takes time when Slicer starts.
-    from conresnet.report import write_page
-
     from conresnet.package import read_package
     from conresnet.package.store import find_model
+    from conresnet.report import write_page
 
     volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
     if volumeNode is None:
@@ -109,7 +108,7 @@ def _report(segmentationNode) -> dict:
 
 
 def _maps(segmentationNode, volumeNode) -> dict[str, np.ndarray]:
-    """The maps by kind, [c, k, j, i] on the voxels of the volume; in the scene they are cropped to what was computed."""
+    """The maps by kind, [c, k, j, i] on the voxels of the volume; in the scene they are cropped."""
     shape, found = slicer.util.arrayFromVolume(volumeNode).shape, {}
     rasToIjk = vtk.vtkMatrix4x4()
     volumeNode.GetRASToIJKMatrix(rasToIjk)

@@ -125,9 +125,10 @@ def make_page(
         statistics = segment_statistics(*measured)
     parts = [_warnings(report), "<h2>Segments</h2>", _statistics(statistics, swatches)]
     if scene.labels.any():
+        caption = "The 3D view in Slicer when the report was written."
         if surfaces is None:
             surfaces = png(scene.surfaces())
-        caption = "The segments in 3D: from the left, front and above; and from the right, behind and above."
+            caption = "The segments in 3D: from the left, front and above; and from the right, behind and above."
         parts.append(_figure(surfaces, "Surfaces of the segments", caption, "surfaces"))
         parts += _segments(scene, list(swatches), swatches)
     parts += _maps(scene, maps, list(swatches), residual_plane(description))
