@@ -49,7 +49,8 @@ def write(segmentationNode, path: Path) -> None:
     if volumeNode is None:
         raise UserError("input-removed", name=segmentationNode.GetName())
     package = read_package(find_model(_modelOf(segmentationNode)), verify=False)
-    output = package.description.output
+    report = _report(segmentationNode)
+    output = package.description.located_output if "located" in report else package.description.output
     channel = SceneInputs.volumeInput(volumeNode)
     masks = np.stack([_mask(segmentationNode, f"Segment_{item.label}", volumeNode) for item in output.segments])
     labels, regions = np.zeros(channel.array.shape, np.uint8), None
@@ -63,8 +64,9 @@ def write(segmentationNode, path: Path) -> None:
         Volume(labels, channel.grid, ""),
         {package.description.inputs[0].name: channel},
         _maps(segmentationNode, volumeNode),
-        _report(segmentationNode),
+        report,
         regions=regions,
+        output=output,
         surfaces=_pictureOf3D(),
     )
 

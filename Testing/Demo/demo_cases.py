@@ -1,17 +1,12 @@
 """Real cases through the module's own logic, on real MRML with a real engine process.
 
-A crop around a hippocampus gives the segmentation, the residual and attention maps, one surface per segment, and
-pictures of the views and of the module's panel; and by the engine's command a report, the places worth checking and
-statistics. A whole head gives a picture with an ROI around a hippocampus and one
-of its brain tissue.
+A crop around a hippocampus gives the segmentation, the residual and attention maps, one surface per segment, pictures
+of the views, of maps in 3D and of the module's panel, and what the buttons below the review list write. A whole head
+gives a picture with an ROI around a hippocampus and one of its brain tissue.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -19,12 +14,12 @@ import numpy as np
 import SimpleITK as sitk
 import slicer
 
-from slicer_host import slot_errors, start_application
+from slicer_host import dialogs, slot_errors, start_application
 from slicer_host.panel import panel_image
 from slicer_host.views import four_views, save_png
 
 # Needs qt, which importing the stand-in application made importable.
-from demo_picture import with_legend  # isort: skip
+from demo_picture import side_by_side, with_legend  # isort: skip
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "Testing" / "Data"
@@ -32,6 +27,7 @@ CASE = DATA / "MSD_Task04_Hippocampus" / "imagesTr" / "hippocampus_004.nii.gz"
 HEAD = DATA / "IXI_T1_2mm" / "IXI034.nii.gz"
 # ROI around the left hippocampus of that head, RAS mm.
 HEAD_REGION_CENTER, HEAD_REGION_SIZE = (-29.0, -22.0, -12.0), (34.0, 56.0, 38.0)
+SIZE_3D = (598, 460)
 OUTPUT = REPOSITORY / "demo"
 
 
@@ -43,7 +39,6 @@ def main(output: Path = OUTPUT) -> None:
     try:
         module = app.moduleManager().load(REPOSITORY / "ConResSegmentation" / "ConResSegmentation.py")
         segment_case(module, output)
-        report_case(output)
         segment_head(module, output)
         segment_brain(module, output)
         if slot_errors:
@@ -61,6 +56,7 @@ def segment_case(module: object, output: Path) -> None:
     slicer.util.selectModule("ConResSegmentation")
     widget = panel.self()
     choose_model(widget, "hippocampus")
+    widget.mapChooser.boxes["uncertainty"].click()
     outcome = click_segment(widget)
     slicer.util.saveNode(outcome.segmentation, str(output / "segmentation.seg.nrrd"))
     maps = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
@@ -72,24 +68,45 @@ def segment_case(module: object, output: Path) -> None:
     save_png(with_legend(four_views(1200, 900), outcome.segmentation, outcome.shownMap), output / "views.png")
     widget.ui.modelDetailsButton.collapsed = True
     save_png(panel_image(panel), output / "panel.png")
+    for button, name in (("exportReview", "review.csv"), ("statistics", "statistics.csv"), ("report", "report.html")):
+        dialogs.answer(str(output / name))
+        getattr(widget.ui, f"{button}Button").click()
+    show_maps_in_3d(widget, outcome, output)
 
 
-def report_case(output: Path) -> None:
-    """Segment the same crop by the engine's own command, which writes report.html, review.csv and statistics.csv."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "conresnet", "segment", str(CASE), "--model", "hippocampus"]
-        wanted = [
-            "--output",
-            folder,
-            "--review",
-            "--statistics",
-            "--report",
-            "--maps",
-            "residual,attention,uncertainty",
-        ]
-        subprocess.run([*command, *wanted], check=True, stdout=subprocess.DEVNULL)
-        for name in ("report.html", "review.csv", "statistics.csv"):
-            shutil.copyfile(Path(folder) / name, output / name)
+def show_maps_in_3d(widget: object, outcome: object, output: Path) -> None:
+    """Pictures of the residual on the segments' surfaces and of the uncertainty as a rendered volume."""
+    view = slicer.app.layoutManager().threeDWidget(0).threeDView()
+    view.mrmlViewNode().SetOrientationMarkerType(slicer.vtkMRMLAbstractViewNode.OrientationMarkerTypeCube)
+    view.look((-0.8, 0.5, 0.4), zoom=1.0)
+    segments = view.image(*SIZE_3D)
+    maps = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    widget.ui.mapOpacitySlider.value = 1.0
+    for kind, how, title, caption, name in (
+        (
+            "residual",
+            "On surfaces",
+            "The same surfaces, painted with the residual",
+            "Bright: the network expects the segment to begin or end between this axial slice and the one before.",
+            "surfaces.png",
+        ),
+        (
+            "uncertainty",
+            "Volume rendering",
+            "Uncertainty as a rendered volume",
+            "Bright: the model is unsure here. Where it is certain, inside and outside, the volume is transparent.",
+            "volume_rendering.png",
+        ),
+    ):
+        widget.ui.mapSelector.setCurrentNode(next(n for n in maps if n.GetAttribute("ConResNet.Map") == kind))
+        selector = widget.ui.map3DSelector
+        selector.setCurrentIndex(selector.findText(how))
+        slicer.app.processEvents()
+        while widget.map3DPanel.isBusy:
+            slicer.app.processEvents()
+        picture = side_by_side({"Segments": segments, title: view.image(*SIZE_3D)}, caption)
+        save_png(with_legend(picture, outcome.segmentation, None), output / name)
+    selector.setCurrentIndex(0)
 
 
 def segment_head(module: object, output: Path) -> None:

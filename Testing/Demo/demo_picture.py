@@ -1,4 +1,4 @@
-"""A legend below a picture of the views: the segments with their colors and volumes, and the color scale of the map."""
+"""Pictures of the views with what explains them: segments with their colors and volumes, color scale, caption."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import qt
 import slicer
 
 HEIGHT = 46
+_GAP = 4
 
 
 def with_legend(picture: np.ndarray, segmentation_node: object, map_node: object) -> np.ndarray:
@@ -28,6 +29,27 @@ def with_legend(picture: np.ndarray, segmentation_node: object, map_node: object
         _draw_scale(painter, width, map_node)
     painter.end()
     return np.vstack([picture, _pixels(strip)])
+
+
+def side_by_side(pictures: dict[str, np.ndarray], caption: str) -> np.ndarray:
+    """Pictures of the same height next to each other, each with its title above it, and a caption below."""
+    width = sum(picture.shape[1] for picture in pictures.values()) + _GAP * (len(pictures) - 1)
+    height = next(iter(pictures.values())).shape[0]
+    frame = qt.QImage(width, height + 2 * HEIGHT, qt.QImage.Format_RGB888)
+    frame.fill(qt.QColor(24, 24, 28))
+    painter = qt.QPainter(frame)
+    painter.setFont(qt.QFont("DejaVu Sans", 11))
+    left = 0
+    for title, picture in pictures.items():
+        _write(painter, left + 14, title)
+        rows = np.ascontiguousarray(picture)
+        shown = qt.QImage(rows.data, rows.shape[1], height, 3 * rows.shape[1], qt.QImage.Format_RGB888)
+        painter.drawImage(left, HEIGHT, shown)
+        left += picture.shape[1] + _GAP
+    painter.setPen(qt.QColor(235, 235, 235))
+    painter.drawText(14, height + HEIGHT + 28, caption)
+    painter.end()
+    return _pixels(frame)
 
 
 def _write(painter: object, left: int, text: str) -> int:

@@ -27,8 +27,9 @@ def test_the_demo_writes_segments_maps_surfaces_and_pictures(
             assert max(abs(a - b) for a, b in zip(image.GetOrigin(), case.GetOrigin(), strict=True)) < 1e-4
     assert len(list(folder.glob("*.stl"))) == 2
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert "Anterior hippocampus" in page and "hippocampus_004" not in page
+    assert "Anterior hippocampus" in page and "hippocampus_004" not in page and page.count("data:image/png") > 5
     assert (folder / "review.csv").read_text(encoding="utf-8").startswith("rank,kind,segment,slice,")
     assert len((folder / "statistics.csv").read_text(encoding="utf-8").splitlines()) == 3
-    for name in ("views.png", "whole_head.png", "brain_tissue.png", "panel.png"):
+    pictures = ("views.png", "surfaces.png", "volume_rendering.png", "whole_head.png", "brain_tissue.png", "panel.png")
+    for name in pictures:
         assert matplotlib.image.imread(folder / name)[..., :3].std() > 0.05, f"{name} is empty"

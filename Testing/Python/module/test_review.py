@@ -175,3 +175,39 @@ def test_predicted_and_actual_residual_side_by_side(panel: PanelDriver, result: 
 
 def foreground(view: str) -> str:
     return slicer.app.layoutManager().sliceWidget(view).mrmlSliceCompositeNode().GetForegroundVolumeID()
+
+
+def test_the_report_is_one_page_without_names_and_says_what_was_edited(
+    panel: PanelDriver, result: object, volume: object, tmp_path: Path
+) -> None:
+    import ConResSegmentationLib.Report as Report
+
+    names = ("Anterior hippocampus", "Posterior hippocampus")
+    statistics = [{**row, "segment": name} for row, name in zip(REPORT["statistics"], names, strict=True)]
+    report = {**REPORT, "statistics": statistics, "warnings": ["A warning."], "seconds": {"segmenting": 2.0}}
+    review().put(result, report)
+    Report.keep(result, report)
+    result.SetAttribute("ConResNet.Model", "hippocampus 1.0.0")
+    shape = slicer.util.arrayFromVolume(volume).shape
+    put({"attention": np.random.default_rng(0).random((1, *shape)).astype(np.float16)}, result, volume)
+    panel.choices.segmentation = result
+    panel.settle()
+    path = tmp_path / "page.html"
+    dialogs.answer(str(path))
+    panel.ui.reportButton.click()
+    assert dialogs.opened_urls[-1].endswith("page.html")
+    page = path.read_text(encoding="utf-8")
+    assert page.count("data:image/png") == 4, "the 3D view, each segment and the map"
+    for text in (*names, "A warning.", "small and uncertain", "1.84", "Not fitted."):
+        assert text in page
+    assert volume.GetName() not in page and "http" not in page.split("<h2>About")[0]
+    warnings = page.count("<li>")
+    result.GetSegmentation().GetNthSegment(0).SetColor(0, 1, 0)
+    dialogs.answer(str(path))
+    panel.ui.reportButton.click()
+    assert path.read_text(encoding="utf-8").count("<li>") == warnings + 1
+    path.unlink()
+    result.SetAttribute("ConResNet.Model", "gone 1.0.0")
+    dialogs.answer(str(path))
+    panel.ui.reportButton.click()
+    assert "gone" in panel.ui.reviewLabel.text and not path.exists()
