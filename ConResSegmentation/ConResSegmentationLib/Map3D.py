@@ -83,7 +83,7 @@ def renderVolume(segmentationNode, mapNode):
     display.SetName(_("{map} volume rendering").format(map=mapNode.GetName()))
     slicer.mrmlScene.AddNode(display)
     mapNode.AddAndObserveDisplayNodeID(display.GetID())
-    logic.UpdateDisplayNodeFromVolumeNode(display, mapNode)
+    logic.UpdateDisplayNodeFromVolumeNode(display, mapNode, None, None, False)
     display.SetFollowVolumeDisplayNode(False)
     ResultParts.add(segmentationNode, display, _kind(Map3D.volume))
     ResultParts.setMap(display, mapNode)

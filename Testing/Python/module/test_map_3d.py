@@ -92,7 +92,8 @@ def left_over() -> set[str]:
     """Names of all nodes that a map in 3D may consist of."""
     classes = (
         "vtkMRMLModelNode", "vtkMRMLModelDisplayNode", "vtkMRMLModelStorageNode", "vtkMRMLColorLegendDisplayNode",
-        "vtkMRMLVolumeRenderingDisplayNode", "vtkMRMLVolumePropertyNode", "vtkMRMLVolumePropertyStorageNode",
+        "vtkMRMLMarkupsROINode", "vtkMRMLVolumeRenderingDisplayNode", "vtkMRMLVolumePropertyNode",
+        "vtkMRMLVolumePropertyStorageNode",
     )  # fmt: skip
     nodes = [node for name in classes for node in slicer.util.getNodesByClass(name)]
     return {node.GetName() for node in nodes if "Slice" not in node.GetName() and node.GetSaveWithScene()}

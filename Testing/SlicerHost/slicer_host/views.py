@@ -39,17 +39,29 @@ class OffscreenView:
         self._interactor.SetRenderWindow(self._window)
         self._window.SetSize(400, 400)
         self._group = self._factory().InstantiateDisplayableManagers(self._renderer)
+        scene = slicer.mrmlScene
+        scene.AddObserver(slicer.vtkMRMLScene.StartImportEvent, lambda *_: self._group.SetMRMLDisplayableNode(None))
+
+    def _attach(self) -> None:
+        """Let the displayable managers draw, from the first use of the view and again after a scene was loaded.
+
+        While one is loaded, the folders of the subject hierarchy are not there yet, and the managers would look for
+        them forever. Slicer's subject hierarchy resolves them first.
+        """
+        self._start()
+        if self._group.GetMRMLDisplayableNode() is not None:
+            return
         self._group.SetMRMLDisplayableNode(self._node())
         for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
             # Their displayable manager draws only those that come while there is a view, as there always is in Slicer.
             slicer.mrmlScene.InvokeEvent(slicer.vtkMRMLScene.NodeAddedEvent, legend)
 
     def renderWindow(self) -> object:
-        self._start()
+        self._attach()
         return self._window
 
     def renderer(self) -> object:
-        self._start()
+        self._attach()
         return self._renderer
 
     def scheduleRender(self) -> None:
@@ -60,7 +72,7 @@ class OffscreenView:
 
     def image(self, width: int = 400, height: int = 400) -> np.ndarray:
         """Render and return the picture: (height, width, 3) uint8, first row at the top."""
-        self._start()
+        self._attach()
         self._window.SetSize(width, height)
         self._prepare(width, height)
         self._window.Render()
@@ -152,7 +164,7 @@ class ThreeDView(OffscreenView):
 
         ``zoom``: at 1 the sphere around everything fills the view.
         """
-        self._start()
+        self._attach()
         bounds = vtk.vtkBoundingBox(self._renderer.ComputeVisiblePropBounds())
         if not bounds.IsValid():
             return
