@@ -27,8 +27,8 @@ CHECKED, UNCHECKED = QtCore.Qt.CheckState.Checked, QtCore.Qt.CheckState.Unchecke
 def batch(panel: PanelDriver) -> PanelDriver:
     """The panel with the list open, and without surfaces and maps, which take time."""
     panel.ui.show3DCheckBox.checked = False
-    for name in ("residualCheckBox", "attentionCheckBox"):
-        getattr(panel.ui, name).checked = False
+    for kind in ("residual", "attention"):
+        panel.map_box(kind).click()
     panel.ui.batchCollapsibleButton.collapsed = False
     panel.settle()
     return panel
