@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # A virus scanner keeps a new file open for about this long.
 _SECONDS_TO_TRY = 3.0 if os.name == "nt" else 0.0
 _TRIES = 5
+_SECONDS_OF_A_DAY = 86_400
 
 
 def check_content(path: str | Path, beginning: bytes | None = None) -> None:
@@ -56,6 +58,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        # Nobody writes one file for a day: such a part is from a process that was killed.
+        for left in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
+            if time.time() - left.stat().st_mtime > _SECONDS_OF_A_DAY:
+                left.unlink()
+    except OSError:
+        pass
     try:
         yield temporary
         move(temporary, path)

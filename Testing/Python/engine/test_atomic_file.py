@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,13 @@ def test_a_file_that_somebody_reads_is_waited_for_on_windows(path, monkeypatch, 
     with contextlib.suppress(UserError), replacing(path) as temporary:
         temporary.write_text("new")
     assert contents(path) == {path.name: kept}
+
+
+def test_the_part_of_a_killed_process_is_removed_a_day_later(tmp_path: Path) -> None:
+    for name in (".part-1-a[1].txt", ".part-2-a[1].txt", ".part-3-other.txt"):
+        (tmp_path / name).write_text("half")
+    for name in (".part-1-a[1].txt", ".part-3-other.txt"):
+        os.utime(tmp_path / name, (1e9, 1e9))
+    with replacing(tmp_path / "a[1].txt") as temporary:
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a[1].txt", ".part-2-a[1].txt", ".part-3-other.txt"}
