@@ -38,6 +38,10 @@ def small_components(mask: np.ndarray, smallest: float) -> np.ndarray:
     return components > max(1, large)
 
 
+# Most slabs of a scan have nothing of most segments of a large model; such entropies are not summed.
+_HARDLY_LIKELY = 1e-3
+
+
 def packed_size(regions: int) -> int:
     """Bytes per voxel for one bit per region."""
     return -(-regions // 8)
@@ -423,6 +427,8 @@ class Results:
         place = slice(offset + where[axis].start, offset + where[axis].stop)
         self.entropy[0, place] += uncertain.sum(axis=others)
         for index, one in enumerate(probability, start=1):
+            if one.max() < _HARDLY_LIKELY:
+                continue
             entropy = uncertainty(one[None], exclusive=False)
             self.entropy[index, place] += (entropy if mask is None else entropy * mask).sum(axis=others)
 
