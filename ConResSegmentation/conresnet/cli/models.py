@@ -13,6 +13,7 @@ from conresnet.package import ModelPackage, read_package
 from conresnet.package.description import CARD_FILE, Input, Segment
 from conresnet.package.reader import figures, read_metrics
 from conresnet.package.store import find_model, install_model, list_models, model_folders
+from conresnet.review import read_ranking
 
 _WIDTH = 100
 
@@ -130,6 +131,10 @@ def _shown(package: ModelPackage) -> str:
         # Unlike a description, metrics may be any JSON.
         shown = [(printable(name), printable(_figure(value))) for name, value in figures(metrics)]
         blocks.append("Measured figures\n" + _pairs(shown))
+    ranking = read_ranking(package)
+    if ranking.figures:
+        shown = [(printable(name), printable(_figure(value))) for name, value in figures(ranking.figures) if value]
+        blocks.append("Review list, cross-validated\n" + _pairs([*shown, ("Note", printable(ranking.note))]))
     return "\n\n".join(blocks)
 
 
