@@ -242,7 +242,10 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def initializeParameterNode(self) -> None:
         """Show the parameter node, with the model and the volumes that the user most likely wants."""
-        self.setParameterNode(self.logic.getParameterNode())
+        node = self.logic.getParameterNode()
+        # Slicer's wrapper keeps what it has read: while a scene is loaded, None for nodes that are not there yet.
+        node.parameterNode.Modified()
+        self.setParameterNode(node)
 
     def setParameterNode(self, parameterNode: ConResSegmentationParameterNode | None) -> None:
         """Show and observe the choices of a parameter node; None for none."""
