@@ -216,6 +216,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onSceneEndImport(self, caller, event) -> None:
         """Show the imported choices once the rest of Slicer knows the new nodes too."""
+        self.logic.forgetParameterNode()
         self._nodesTimer.start()
 
     def _initializeIfEntered(self) -> None:
@@ -465,6 +466,13 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
         if not isCurrent or not node.GetParameterNamesAsCommaSeparatedList():
             self._parameterNode = ConResSegmentationParameterNode(node)
         return self._parameterNode
+
+    def forgetParameterNode(self) -> None:
+        """Read the choices of the scene anew, after a scene was imported.
+
+        Slicer's wrapper keeps the nodes that it has read; those of a scene that is being imported are not there yet.
+        """
+        self._parameterNode = None
 
     def install(self, package: str) -> str:
         """Install a model package after asking about an existing name, and choose it in the scene.
