@@ -19,6 +19,7 @@ class OffscreenView:
     def __init__(self, application_logic: object) -> None:
         self._application_logic = application_logic
         self._window: object = None
+        self._group: object = None
 
     def _node(self) -> object:
         raise NotImplementedError
@@ -49,7 +50,8 @@ class OffscreenView:
         them forever. Slicer's subject hierarchy resolves them first.
         """
         self._start()
-        if self._group.GetMRMLDisplayableNode() is not None:
+        # Plot views have no displayable managers.
+        if self._group is None or self._group.GetMRMLDisplayableNode() is not None:
             return
         self._group.SetMRMLDisplayableNode(self._node())
         for legend in slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode"):
