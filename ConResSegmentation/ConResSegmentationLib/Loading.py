@@ -14,14 +14,14 @@ from .Widgets import plain
 
 # One image per shipped model, named after the model.
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Examples"
-_EXAMPLE_SUFFIX = ".nii.gz"
+_EXAMPLES = {"hippocampus": "hippocampus.nii.gz", "brain-structures": "head.nii.gz", "brain-tissue": "head.nii.gz"}
 _MODULE_RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
 IMAGES = ("*.nii", "*.nii.gz", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
 
 
 def examples() -> dict[str, Path]:
     """The example images by the name of their model."""
-    return {path.name.removesuffix(_EXAMPLE_SUFFIX): path for path in sorted(EXAMPLES_FOLDER.glob("*.nii.gz"))}
+    return {model: EXAMPLES_FOLDER / name for model, name in _EXAMPLES.items()}
 
 
 def registerSampleData() -> None:

@@ -2,7 +2,7 @@
 
 A crop around a hippocampus gives the segmentation, the residual and attention maps, one surface per segment, pictures
 of the views, of maps in 3D and of the module's panel, and what the buttons below the review list write. A whole head
-gives a picture with an ROI around a hippocampus and one of its brain tissue.
+gives pictures of both hippocampi, the structures of its brain and its brain tissue, each by one click.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "Testing" / "Data"
 CASE = DATA / "MSD_Task04_Hippocampus" / "imagesTr" / "hippocampus_004.nii.gz"
 HEAD = DATA / "IXI_T1_2mm" / "IXI034.nii.gz"
-# ROI around the left hippocampus of that head, RAS mm.
-HEAD_REGION_CENTER, HEAD_REGION_SIZE = (-29.0, -22.0, -12.0), (34.0, 56.0, 38.0)
 SIZE_3D = (598, 460)
+# Transparent in 3D, to show what they enclose.
+OUTER_SEGMENTS = [
+    "Gray matter",
+    "Cerebrospinal fluid",
+    *(f"{side} cerebral {part}" for side in ("Left", "Right") for part in ("cortex", "white matter")),
+]
 OUTPUT = REPOSITORY / "demo"
 
 
@@ -39,8 +43,10 @@ def main(output: Path = OUTPUT) -> None:
     try:
         module = app.moduleManager().load(REPOSITORY / "ConResSegmentation" / "ConResSegmentation.py")
         segment_case(module, output)
-        segment_head(module, output)
-        segment_brain(module, output)
+        widget = module.widgetRepresentation().self()
+        segment_head(widget, "hippocampus", output / "whole_head.png", "Left posterior hippocampus", field_mm=120)
+        segment_head(widget, "brain-structures", output / "brain_structures.png", "Left putamen")
+        segment_head(widget, "brain-tissue", output / "brain_tissue.png", "White matter")
         if slot_errors:
             raise RuntimeError("a slot or an observer raised an exception, see above")
     finally:
@@ -109,42 +115,27 @@ def show_maps_in_3d(widget: object, outcome: object, output: Path) -> None:
     selector.setCurrentIndex(0)
 
 
-def segment_head(module: object, output: Path) -> None:
-    """Segment the left hippocampus of a whole head inside an ROI."""
+def segment_head(widget: object, model: str, picture: Path, shown: str, field_mm: float = 0) -> None:
+    """Segment a whole head by one click, without an ROI, and save a picture.
+
+    Args:
+        shown: the segment whose center the slices show.
+        field_mm: height of what the slices show; 0 for all.
+    """
     slicer.mrmlScene.Clear(0)
     slicer.util.loadVolume(str(HEAD))
-    region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Left hippocampus")
-    region.SetCenterWorld(HEAD_REGION_CENTER)
-    region.SetSizeWorld(HEAD_REGION_SIZE)
-    region.CreateDefaultDisplayNodes()
-    display = region.GetDisplayNode()
-    display.SetFillVisibility(False)
-    display.SetHandlesInteractive(False)
-    display.SetPointLabelsVisibility(False)
-    display.SetPropertiesLabelVisibility(False)
-    widget = module.widgetRepresentation().self()
-    choose_model(widget, "hippocampus")
-    widget.ui.regionSelector.setCurrentNode(region)
+    choose_model(widget, model)
     outcome = click_segment(widget)
     widget.ui.mapSelector.setCurrentNode(None)
-    show(outcome.segmentation, None)
-    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-        node.SetFieldOfView(*(2.2 * max(HEAD_REGION_SIZE) * side for side in (1.33, 1.0)), 1)
-    save_png(with_legend(four_views(1200, 900), outcome.segmentation, None), output / "whole_head.png")
-
-
-def segment_brain(module: object, output: Path) -> None:
-    """Segment the brain of a whole head, without an ROI; gray matter is transparent in 3D to show what it encloses."""
-    slicer.mrmlScene.Clear(0)
-    slicer.util.loadVolume(str(HEAD))
-    widget = module.widgetRepresentation().self()
-    choose_model(widget, "brain-tissue")
-    outcome = click_segment(widget)
-    widget.ui.mapSelector.setCurrentNode(None)
-    show(outcome.segmentation, None)
-    gray_matter = outcome.segmentation.GetSegmentation().GetSegmentIdBySegmentName("Gray matter")
-    outcome.segmentation.GetDisplayNode().SetSegmentOpacity3D(gray_matter, 0.3)
-    save_png(with_legend(four_views(1200, 900), outcome.segmentation, None), output / "brain_tissue.png")
+    segmentation = outcome.segmentation.GetSegmentation()
+    show(outcome.segmentation, None, segmentation.GetSegmentIdBySegmentName(shown))
+    for name in OUTER_SEGMENTS:
+        if segment_id := segmentation.GetSegmentIdBySegmentName(name):
+            outcome.segmentation.GetDisplayNode().SetSegmentOpacity3D(segment_id, 0.15)
+    if field_mm:
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            node.SetFieldOfView(1.33 * field_mm, field_mm, 1)
+    save_png(with_legend(four_views(1200, 900), outcome.segmentation, None), picture)
 
 
 def choose_model(widget: object, name: str) -> None:
@@ -186,14 +177,17 @@ def save_surfaces(segmentation_node: object, folder: Path) -> None:
     )
 
 
-def show(segmentation_node: object, map_node: object) -> None:
-    """Center the slices on the result and fill its segments lightly; the module draws only outlines over a map."""
+def show(segmentation_node: object, map_node: object, segment_id: str = "") -> None:
+    """Center the slices on the result, or on one of its segments, and fill its segments lightly.
+
+    The module draws only outlines over a map.
+    """
     display = segmentation_node.GetDisplayNode()
     display.SetOpacity2DFill(0.35)
     display.SetOpacity2DOutline(1.0)
     display.SetSliceIntersectionThickness(2)
     # The map shown belongs to the first segment.
-    segment_id = segmentation_node.GetSegmentation().GetNthSegmentID(0 if map_node else 1)
+    segment_id = segment_id or segmentation_node.GetSegmentation().GetNthSegmentID(0 if map_node else 1)
     center = segmentation_node.GetSegmentCenterRAS(segment_id)
     slicer.util.resetSliceViews()
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *center, slicer.vtkMRMLSliceNode.OffsetJumpSlice)

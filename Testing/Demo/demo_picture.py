@@ -8,23 +8,34 @@ import slicer
 
 HEIGHT = 46
 _GAP = 4
+ROW_HEIGHT, IN_A_ROW = 30, 4
+# A brain has more segments than a legend has room for.
+MOST_SEGMENTS = 12
 
 
 def with_legend(picture: np.ndarray, segmentation_node: object, map_node: object) -> np.ndarray:
     """Return ``picture``, (height, width, 3) uint8, with the legend below it."""
     width = picture.shape[1]
-    strip = qt.QImage(width, HEIGHT, qt.QImage.Format_RGB888)
+    segmentation = segmentation_node.GetSegmentation()
+    ids = segmentation.GetSegmentIDs()
+    entries = [
+        (segment, f"{segment.GetName()}  {_milliliters(segmentation_node, name):.2f} mL")
+        for name in ids[:MOST_SEGMENTS]
+        for segment in [segmentation.GetSegment(name)]
+    ]
+    rows = -(-len(entries) // IN_A_ROW) + (len(ids) > len(entries))
+    strip = qt.QImage(width, 16 + ROW_HEIGHT * rows, qt.QImage.Format_RGB888)
     strip.fill(qt.QColor(24, 24, 28))
     painter = qt.QPainter(strip)
     painter.setRenderHint(qt.QPainter.Antialiasing)
-    painter.setFont(qt.QFont("DejaVu Sans", 11))
-    left = 14
-    segmentation = segmentation_node.GetSegmentation()
-    for number in range(segmentation.GetNumberOfSegments()):
-        segment = segmentation.GetNthSegment(number)
-        painter.fillRect(left, 15, 16, 16, qt.QColor.fromRgbF(*segment.GetColor()))
-        text = f"{segment.GetName()}  {_milliliters(segmentation_node, segmentation.GetNthSegmentID(number)):.2f} mL"
-        left += 24 + _write(painter, left + 24, text) + 28
+    painter.setFont(qt.QFont("DejaVu Sans", 10))
+    for number, (segment, text) in enumerate(entries):
+        row, column = divmod(number, IN_A_ROW)
+        left, top = 14 + column * (width // IN_A_ROW), 15 + row * ROW_HEIGHT
+        painter.fillRect(left, top, 16, 16, qt.QColor.fromRgbF(*segment.GetColor()))
+        _write(painter, left + 24, text, top + 13)
+    if len(ids) > len(entries):
+        _write(painter, 14, f"and {len(ids) - len(entries)} more segments", 28 + (rows - 1) * ROW_HEIGHT)
     if map_node is not None:
         _draw_scale(painter, width, map_node)
     painter.end()
@@ -52,10 +63,9 @@ def side_by_side(pictures: dict[str, np.ndarray], caption: str) -> np.ndarray:
     return _pixels(frame)
 
 
-def _write(painter: object, left: int, text: str) -> int:
+def _write(painter: object, left: int, text: str, baseline: int = 28) -> None:
     painter.setPen(qt.QColor(235, 235, 235))
-    painter.drawText(left, 28, text)
-    return painter.fontMetrics().horizontalAdvance(text)
+    painter.drawText(left, baseline, text)
 
 
 def _draw_scale(painter: object, width: int, map_node: object) -> None:

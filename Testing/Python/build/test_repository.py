@@ -68,7 +68,7 @@ def test_no_tracked_file_names_a_path_of_one_machine(tracked: list[Path], reposi
 
 def test_the_repository_stays_small(tracked: list[Path], repository: Path) -> None:
     """The Extensions Index accepts repositories of up to 100 MB; a shipped model may take 12 of them."""
-    assert sum(path.stat().st_size for path in tracked) < 40e6
+    assert sum(path.stat().st_size for path in tracked) < 60e6
     assert [str(path.relative_to(repository)) for path in tracked if path.stat().st_size > 12e6] == []
 
 

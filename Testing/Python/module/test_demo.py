@@ -30,6 +30,6 @@ def test_the_demo_writes_segments_maps_surfaces_and_pictures(
     assert "Anterior hippocampus" in page and "hippocampus_004" not in page and page.count("data:image/png") > 5
     assert (folder / "review.csv").read_text(encoding="utf-8").startswith("rank,kind,segment,slice,")
     assert len((folder / "statistics.csv").read_text(encoding="utf-8").splitlines()) == 3
-    pictures = ("views.png", "surfaces.png", "volume_rendering.png", "whole_head.png", "brain_tissue.png", "panel.png")
-    for name in pictures:
+    pictures = ("views", "surfaces", "volume_rendering", "whole_head", "brain_structures", "brain_tissue", "panel")
+    for name in (f"{picture}.png" for picture in pictures):
         assert matplotlib.image.imread(folder / name)[..., :3].std() > 0.05, f"{name} is empty"

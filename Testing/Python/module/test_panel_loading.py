@@ -82,9 +82,9 @@ def test_the_examples_are_offered_as_sample_data_with_their_checksums(panel: Pan
     sample_data.sources.clear()
     Loading.registerSampleData()
     assert {Path(source.fileNames[0]).name for source in sample_data.sources} == {
-        f"{name}.nii.gz" for name in Loading.examples()
+        path.name for path in Loading.examples().values()
     }
-    assert set(Loading.examples()) == {"hippocampus", "brain-tissue"}
+    assert set(Loading.examples()) == {"hippocampus", "brain-structures", "brain-tissue"}
 
 
 def test_images_are_loaded_and_chosen_by_name(panel: PanelDriver, tumor_images: list[Path], tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_volume_is_segmented_from_its_context_menu(panel: PanelDriver, volume:
     (entry,) = context_menu(volume)
     assert entry.text == "Segment with ConResNet"
     models = {action.text: action for action in entry.menu().actions()}
-    assert "Hippocampus, anterior and posterior, in T1 MR" in models and len(models) == 2
+    assert "Hippocampus, anterior and posterior, in T1 MR" in models and len(models) == 4
     models["Hippocampus, anterior and posterior, in T1 MR"].trigger()
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert panel.status.startswith("Done in") and panel.choices.segmentation is not None

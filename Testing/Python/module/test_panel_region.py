@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import slicer
 import vtk
 
+from conresnet.package import read_package, write_package
+from conresnet.package.store import find_model, install_model
 from module.panel_driver import PanelDriver
 from module.test_scene_inputs import rotation
 
@@ -15,7 +20,8 @@ pytestmark = pytest.mark.usefixtures("warm_engine")
 
 def test_a_region_is_advised_for_a_head_and_placed_where_the_slices_cross(panel: PanelDriver, head: object) -> None:
     panel.settle()
-    assert panel.ui.regionHintLabel.text.startswith("The image is much larger")
+    assert "brain-structures" in panel.ui.regionHintLabel.text
+    assert panel.ui.regionSelector.noneDisplay == "Automatic"
     slicer.vtkMRMLSliceNode.JumpAllSlices(
         slicer.mrmlScene, -29.0, -22.0, -12.0, slicer.vtkMRMLSliceNode.OffsetJumpSlice
     )
@@ -58,11 +64,29 @@ def test_a_region_is_placed_where_turned_slices_cross(panel: PanelDriver, head: 
 def test_no_region_is_advised_for_a_crop(panel: PanelDriver, volume: object) -> None:
     panel.settle()
     assert panel.ui.regionHintLabel.text == ""
+    assert panel.ui.regionSelector.noneDisplay == "Whole image"
 
 
-def test_no_region_is_advised_for_a_model_of_whole_scans(panel: PanelDriver, head: object) -> None:
-    panel.settle()
-    assert panel.ui.regionHintLabel.text
-    panel.choose_model("brain-tissue")
-    panel.settle()
-    assert panel.ui.regionHintLabel.text == ""
+def test_a_region_is_advised_where_no_locator_finds_it(panel: PanelDriver, head: object, tmp_path: Path) -> None:
+    source = read_package(find_model("hippocampus"))
+    alone = replace(source.description, name="alone", locator=None)
+    install_model(write_package(alone, {name: source.read_file(name) for name in alone.files}, tmp_path / "alone").path)
+    panel.widget.modelPanel.refresh()
+    panel.choose_model("alone")
+    assert panel.ui.regionHintLabel.text.startswith("The image is much larger")
+
+
+def test_both_hippocampi_of_a_head_are_found_by_one_click(panel: PanelDriver, head: object) -> None:
+    node = panel.segment()
+    ids = node.GetSegmentation().GetSegmentIDs()
+    assert [node.GetSegmentation().GetSegment(name).GetName() for name in ids] == [
+        "Left anterior hippocampus",
+        "Left posterior hippocampus",
+        "Right anterior hippocampus",
+        "Right posterior hippocampus",
+    ]
+    for name in ids:
+        mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, name, head)
+        assert 0.6 < mask.sum() * np.prod(head.GetSpacing()) / 1000 < 4, "in mL"
+    to_right = [node.GetSegmentCenterRAS(name)[0] for name in ids]
+    assert max(to_right[:2]) + 30 < min(to_right[2:])

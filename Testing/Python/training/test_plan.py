@@ -143,7 +143,7 @@ def test_text_that_no_plan_can_have_is_refused_at_once(plan_file, note):
     assert raised.value.code == "plan-not-yaml"
 
 
-@pytest.mark.parametrize("name", ["hippocampus", "brain-tissue", "head-neck-organs"])
+@pytest.mark.parametrize("name", ["hippocampus", "brain-structures", "brain-tissue", "head-neck-organs"])
 def test_shipped_recipe_is_a_plan(repository, tmp_path, name):
     recipe = repository / "ConResTraining" / "conresnet_training" / "recipes" / f"{name}.yaml"
     plan = read_plan(recipe, tmp_path)
