@@ -84,7 +84,7 @@ def show_maps_in_3d(widget: object, outcome: object, output: Path) -> None:
     """Pictures of the residual on the segments' surfaces and of the uncertainty as a rendered volume."""
     view = slicer.app.layoutManager().threeDWidget(0).threeDView()
     view.mrmlViewNode().SetOrientationMarkerType(slicer.vtkMRMLAbstractViewNode.OrientationMarkerTypeCube)
-    view.look((-0.8, 0.5, 0.4), zoom=1.0)
+    view.look((-0.8, 0.5, 0.4), zoom=0.85)
     segments = view.image(*SIZE_3D)
     maps = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     widget.ui.mapOpacitySlider.value = 1.0
