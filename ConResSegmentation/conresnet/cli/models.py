@@ -13,7 +13,6 @@ from conresnet.package import ModelPackage, read_package
 from conresnet.package.description import CARD_FILE, Input, Segment
 from conresnet.package.reader import figures, read_metrics
 from conresnet.package.store import find_model, install_model, list_models, model_folders
-from conresnet.review import read_ranking
 
 _WIDTH = 100
 
@@ -119,6 +118,9 @@ def _check_networks(package: ModelPackage) -> None:
 
 
 def _shown(package: ModelPackage) -> str:
+    # It imports numpy, which help does without.
+    from conresnet.review import read_ranking
+
     description = package.description
     blocks = [
         f"{description.title} ({description.name} {description.version})",
