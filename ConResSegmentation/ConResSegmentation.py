@@ -208,6 +208,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onSceneEndClose(self, caller, event) -> None:
         """If the module is open, it needs a parameter node at once."""
+        self.logic.forgetParameterNode()
         self._initializeIfEntered()
 
     def onSceneStartImport(self, caller, event) -> None:
@@ -468,7 +469,7 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
         return self._parameterNode
 
     def forgetParameterNode(self) -> None:
-        """Read the choices of the scene anew, after a scene was imported.
+        """Read the choices of the scene anew, after a scene was closed or imported.
 
         Slicer's wrapper keeps the nodes that it has read; those of a scene that is being imported are not there yet.
         """
