@@ -19,6 +19,22 @@ _STRUCTURES = (
     ("Cerebrospinal Fluid", "65216001", True),
     ("Gray Matter", "389081007", False),
     ("White Matter", "389080008", False),
+    ("Cerebral White Matter", "68523003", True),
+    ("Cerebral cortex", "40146001", True),
+    ("Lateral ventricle", "66720007", True),
+    ("Cerebellar white matter", "33060004", False),
+    ("Thalamus", "42695009", True),
+    ("Caudate nucleus", "11000004", True),
+    ("Putamen", "89278009", True),
+    ("Globus pallidus", "14738005", True),
+    ("Third ventricle", "49841001", False),
+    ("Fourth ventricle", "35918002", False),
+    ("Brain stem", "119238007", False),
+    ("Amygdala", "4958002", True),
+    ("Nucleus accumbens", "427667007", True),
+    ("Spinal cord", "2748008", False),
+    ("Parotid gland", "45289007", True),
+    ("Mandible", "91609006", False),
 )
 _SIDES = (("Right", "24028007"), ("Left", "7771000"), ("Right and left", "51440002"))
 
