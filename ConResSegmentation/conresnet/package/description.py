@@ -287,21 +287,17 @@ class LocatedPlace:
 
     name: str = field("goes before the name of each segment found there, such as `Left`", check=_segment_name)
     segments: tuple[str, ...] = field("the locator's segments that are there", least=1, unique=True)
-    region: Code | None = field("anatomic region of what is found there", default=None, omit=True)
-    region_modifier: Code | None = field("refines the region", default=None, omit=True)
+    type_modifier: Code | None = field(
+        "refines the type of what is found there, such as Left, unless the segment says more", default=None, omit=True
+    )
 
     def of(self, segment: Segment, label: int) -> Segment:
         """A segment of the model as it is found here."""
         terms = segment.terminology
-        if terms and self.region and not terms.region:
-            terms = replace(terms, region=self.region, region_modifier=self.region_modifier)
+        if terms and self.type_modifier and not terms.type_modifier:
+            terms = replace(terms, type_modifier=self.type_modifier)
         name = f"{self.name} {segment.name[:1].lower()}{segment.name[1:]}"
         return replace(segment, name=name, label=label, terminology=terms)
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """A modifier of nothing."""
-        if self.region_modifier and not self.region:
-            yield "region_modifier", "needs a region"
 
 
 @dataclass(frozen=True, kw_only=True)

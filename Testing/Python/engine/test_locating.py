@@ -24,8 +24,7 @@ PLACES = [
     {
         "name": "Left",
         "segments": ["Part 1"],
-        "region": {"scheme": "SCT", "value": "12738006", "meaning": "Brain"},
-        "region_modifier": {"scheme": "SCT", "value": "7771000", "meaning": "Left"},
+        "type_modifier": {"scheme": "SCT", "value": "24028007", "meaning": "Right"},
     },
     {"name": "Right", "segments": ["Part 2"]},
 ]
@@ -149,10 +148,13 @@ def test_python_takes_auto(model: LoadedModel, image: Volume) -> None:
     assert set(np.unique(result.labels)) == {0, 10, 40}
 
 
-def test_a_region_is_added_to_the_terminology() -> None:
-    first, second = parse_description(located()).located_output.segments[:2]
-    assert first.name == "Left left part" and first.terminology.region_modifier.meaning == "Left"
-    assert first.terminology.type_modifier.meaning == "Left" and second.terminology is None
+def test_a_side_is_added_to_the_terminology() -> None:
+    whole = located()
+    first = parse_description(whole).located_output.segments[0]
+    assert first.name == "Left left part" and first.terminology.type_modifier.meaning == "Left", "the segment said more"
+    del whole["output"]["segments"][0]["terminology"]["type_modifier"]
+    first, second = parse_description(whole).located_output.segments[:2]
+    assert first.terminology.type_modifier.meaning == "Right" and second.terminology is None
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,6 @@ def test_a_region_is_added_to_the_terminology() -> None:
         ({"model": "../other"}, "locator.model"),
         ({"places": []}, "locator.places"),
         ({"places": [PLACES[0], PLACES[0]]}, "locator.places"),
-        ({"places": [{**PLACES[1], "region_modifier": PLACES[0]["region_modifier"]}]}, "region_modifier"),
         ({"margin": -1}, "locator.margin"),
     ],
 )
