@@ -151,17 +151,18 @@ class PlanPanel:
     def _isEdited(self) -> bool:
         return self._ui.planTextEdit.toPlainText() != self._saved
 
+    def _showProblem(self, error: UserError) -> None:
+        say(self._ui.planStatusLabel, Messages.sentence(error), isError=True)
+
     def _read(self) -> None:
         text = ""
         if self.path and os.path.isfile(self.path):
             try:
                 text = self.path.read_text(encoding="utf-8")
             except OSError as error:
-                sentence = _("The plan {path} cannot be read: {reason}.")
-                say(self._ui.planStatusLabel, sentence.format(path=self.path, reason=error.strerror), isError=True)
+                self._showProblem(UserError("plan-not-found", path=str(self.path), reason=error.strerror))
             except ValueError:
-                sentence = _("The plan {path} is not plain text. Save it as UTF-8.").format(path=self.path)
-                say(self._ui.planStatusLabel, sentence, isError=True)
+                self._showProblem(UserError("plan-not-text", path=str(self.path)))
         self._saved = text
         # Text that has not changed keeps its scroll position.
         if self._isEdited:
