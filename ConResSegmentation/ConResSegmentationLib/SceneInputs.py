@@ -105,11 +105,10 @@ def place(roiNode, description, volumeNode) -> None:
 
 
 def _slicesCross(start: np.ndarray) -> np.ndarray:
-    """(3,) The common point of all slices, in any orientation, that is nearest to ``start``."""
-    planes = [
-        slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
-        for sliceNode in slicer.util.getNodesByClass("vtkMRMLSliceNode")
-    ]
+    """(3,) The common point of all slices shown, in any orientation, that is nearest to ``start``."""
+    # Views of other layouts keep their nodes.
+    shown = [node for node in slicer.util.getNodesByClass("vtkMRMLSliceNode") if node.IsMappedInLayout()]
+    planes = [slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS()) for sliceNode in shown]
     normals = np.array([plane[:3, 2] for plane in planes]).reshape(-1, 3)
     distances = np.array([plane[:3, 2] @ (plane[:3, 3] - start) for plane in planes])
     return start + np.linalg.pinv(normals, rcond=1e-3) @ distances

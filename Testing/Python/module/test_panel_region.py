@@ -41,7 +41,11 @@ def test_a_region_is_placed_where_turned_slices_cross(panel: PanelDriver, head: 
     turned = rotation(12, (0, 0, 0)) @ slicer.util.arrayFromVTKMatrix(matrix)
     head.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(turned))
     crossing = (rotation(12, (0, 0, 0)) @ (-29.0, -22.0, -12.0, 1.0))[:3]
-    views = slicer.util.getNodesByClass("vtkMRMLSliceNode")
+    views = [slicer.util.getNode(f"vtkMRMLSliceNode{name}") for name in ("Red", "Yellow", "Green")]
+    # One that no layout shows, as another layout leaves it.
+    elsewhere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Elsewhere")
+    elsewhere.SetOrientationToCoronal()
+    elsewhere.JumpSliceByOffsetting(90.0, 90.0, 90.0)
     panel.settle()
 
     def placed() -> np.ndarray:

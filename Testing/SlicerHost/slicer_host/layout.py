@@ -100,7 +100,15 @@ class LayoutManager:
         self._layout_logic = slicer.vtkMRMLLayoutLogic()
         self._layout_logic.SetMRMLApplicationLogic(application_logic)
         self._layout_logic.SetMRMLScene(scene)
+        self._layout_logic.AddObserver("ModifiedEvent", lambda caller, event: self._map_views())
         self.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
+        self._map_views()
+
+    def _map_views(self) -> None:
+        """Mark the slice views that the layout shows (qMRMLLayoutViewFactory.cxx: setViewNodes)."""
+        shown = self._layout_logic.GetViewNodes()
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            node.SetMappedInLayout(bool(shown.IsItemPresent(node)))
 
     threeDViewCount, tableViewCount = 1, 0
     layout = property(lambda self: self.layoutLogic().GetLayoutNode().GetViewArrangement())
