@@ -44,12 +44,12 @@ def test_a_region_is_placed_where_turned_slices_cross(panel: PanelDriver, head: 
     views = [slicer.util.getNode(f"vtkMRMLSliceNode{name}") for name in ("Red", "Yellow", "Green")]
     # One that no layout shows, as another layout leaves it.
     elsewhere = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Elsewhere")
-    elsewhere.SetOrientationToCoronal()
-    elsewhere.JumpSliceByOffsetting(90.0, 90.0, 90.0)
+    elsewhere.SetOrientation("Coronal")
     panel.settle()
 
     def placed() -> np.ndarray:
         slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *crossing, slicer.vtkMRMLSliceNode.OffsetJumpSlice)
+        elsewhere.JumpSliceByOffsetting(90.0, 90.0, 90.0)
         center = [0.0] * 3
         panel.ui.regionSelector.addNode().GetCenterWorld(center)
         return np.array(center)
