@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 .PHONY: help setup test test-all demo lint lists package benchmarks clean
 
 help:
-	@echo "make test        run the tests (about 10 minutes)"
+	@echo "make test        run the tests (6 to 10 minutes on two idle cores)"
 	@echo "make test-all    also run the long tests"
 	@echo "make demo        segment real cases through the module's logic; pictures and files go to demo/"
 	@echo "make lint        check the style of the Python sources"
