@@ -107,7 +107,9 @@ class LayoutManager:
     def _map_views(self) -> None:
         """Mark the slice views that the layout shows (qMRMLLayoutViewFactory.cxx: setViewNodes)."""
         shown = self._layout_logic.GetViewNodes()
-        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        scene = slicer.mrmlScene
+        for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
+            node = scene.GetNthNodeByClass(number, "vtkMRMLSliceNode")
             node.SetMappedInLayout(bool(shown.IsItemPresent(node)))
 
     threeDViewCount, tableViewCount = 1, 0
