@@ -7,7 +7,8 @@ import slicer
 def test_it_has_a_scene_logics_and_views(slicer_app):
     assert slicer.app is slicer_app and slicer_app.mrmlScene() is slicer.mrmlScene
     assert slicer.modules.segmentations.logic() and slicer.modules.volumes.logic()
-    assert slicer_app.layoutManager().sliceViewNames() == ["Red", "Yellow", "Green"]
+    # Layouts of modules may have added more in the same process.
+    assert slicer_app.layoutManager().sliceViewNames()[:3] == ["Red", "Yellow", "Green"]
     assert slicer.util.mainWindow().objectName == "qSlicerMainWindow"
 
 

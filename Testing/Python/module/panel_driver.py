@@ -77,6 +77,12 @@ def result_nodes() -> list[object]:
     return slicer.util.getNodesByClass("vtkMRMLSegmentationNode") + maps
 
 
+def slice_composites() -> list[object]:
+    """What Slicer's own slice views show. The views of Compare stay in the scene, hidden, once a test has used it."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    return [node for node in nodes if node.GetLayoutName() in ("Red", "Yellow", "Green")]
+
+
 def label_array(segmentation: object, volume: object) -> object:
     """The segments as one labelmap on the grid of a volume: 1 for the first, 2 for the second."""
     labels = slicer.util.arrayFromVolume(volume).astype("uint8") * 0

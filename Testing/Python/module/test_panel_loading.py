@@ -14,7 +14,7 @@ from PySide6 import QtCore, QtGui
 
 from ConResSegmentationLib import Loading
 from module.models import write_four_channels
-from module.panel_driver import PanelDriver, result_nodes
+from module.panel_driver import PanelDriver, result_nodes, slice_composites
 from slicer_host import dialogs, sample_data
 from slicer_host.subject_hierarchy import context_menu
 
@@ -69,7 +69,7 @@ def test_an_example_is_segmented_without_a_file_or_a_network(panel: PanelDriver)
     assert panel.ui.exampleButton.enabled
     panel.ui.exampleButton.click()
     (volume,) = panel.widget.channels.nodes
-    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    composites = slice_composites()
     assert {c.GetBackgroundVolumeID() for c in composites} == {volume.GetID()}
     panel.segment()
     assert "Anterior hippocampus 1.84 mL" in panel.status

@@ -12,7 +12,7 @@ import vtk
 
 from conresnet.package.store import find_model, install_model
 from module.models import write_four_channels
-from module.panel_driver import PanelDriver, label_array, result_nodes
+from module.panel_driver import PanelDriver, label_array, result_nodes, slice_composites
 from module.test_scene_inputs import add_region
 from slicer_host import dialogs
 
@@ -43,7 +43,7 @@ def segmentations() -> list[object]:
 
 
 def foregrounds() -> set[str | None]:
-    return {c.GetForegroundVolumeID() for c in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")}
+    return {c.GetForegroundVolumeID() for c in slice_composites()}
 
 
 def test_a_result_of_another_region_stays(panel: PanelDriver, volume: object) -> None:
@@ -141,7 +141,7 @@ def test_a_map_is_laid_over_the_slices_of_who_waits_in_another_module(panel: Pan
     panel.open()
     assert panel.ui.mapSelector.currentNode() is residual
     panel.ui.mapOpacitySlider.value = 0.9
-    assert {c.GetForegroundOpacity() for c in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")} == {0.9}
+    assert {c.GetForegroundOpacity() for c in slice_composites()} == {0.9}
 
 
 def test_a_map_that_something_else_took_the_place_of_comes_back_when_chosen_again(
@@ -161,7 +161,7 @@ def test_what_the_user_had_in_the_foreground_comes_back_when_no_map_is_over_it(
     pet = slicer.util.loadVolume(str(hippocampus_image), {"name": "PET"})
     panel.settle()
     panel.widget.channels.combos[0].setCurrentNode(volume)
-    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    composites = slice_composites()
 
     def layers() -> set[tuple]:
         return {(c.GetForegroundVolumeID(), round(c.GetForegroundOpacity(), 6)) for c in composites}
@@ -188,7 +188,7 @@ def test_what_the_user_had_in_the_foreground_comes_back_when_no_map_is_over_it(
     slicer.mrmlScene.Clear(0)
     slicer.util.loadScene(str(tmp_path / "scene.mrb"))
     panel.settle()
-    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    composites = slice_composites()
     assert layers() == {(panel.choices.shownMap.GetID(), 0.5)}
     panel.ui.mapSelector.setCurrentNode(None)
     assert layers() == {(slicer.util.getNode("PET").GetID(), 0.3)}

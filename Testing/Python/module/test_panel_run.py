@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import slicer
 
-from module.panel_driver import PanelDriver, label_array, result_nodes
+from module.panel_driver import PanelDriver, label_array, result_nodes, slice_composites
 from module.test_scene_inputs import add_bent_transform, add_region, add_transform, rotation
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
@@ -69,7 +69,7 @@ def test_a_slicer_without_a_main_window_segments_too(
 
 def test_the_map_of_a_result_lies_over_the_slices(panel: PanelDriver, volume: object) -> None:
     panel.segment()
-    composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
+    composites = slice_composites()
     residual, _other, attention = result_nodes()[1:]
     assert composites
     assert {c.GetForegroundVolumeID() for c in composites} == {residual.GetID()}
