@@ -28,7 +28,7 @@ from conresnet.review import ALL
 from conresnet.statistics import segment_statistics
 
 LISTED_ROWS = 10
-# Of a map with a component per segment, those of the largest segments.
+# If a map has one component per segment, only the components of the largest segments.
 MOST_COMPONENTS = 8
 RESEARCH_ONLY = "For research only. Not a medical device, not for diagnosis or treatment."
 

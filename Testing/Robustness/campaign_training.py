@@ -79,7 +79,7 @@ def copied(folder: Path, *names: str) -> None:
 
 
 def digest(path: Path) -> str:
-    """Of a file, or of all files in a folder and their names."""
+    """The bytes of a file, or of all files in a folder and their names."""
     found = hashlib.sha256()
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():

@@ -58,7 +58,7 @@ class Checkpoint:
 
 
 class _Placeholder:
-    """Stands for a value that is not needed, such as a NumPy number; whatever is done with it does nothing."""
+    """Takes the place of a value that is not needed, such as a NumPy number. Every operation on it does nothing."""
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> "_Placeholder":
         return super().__new__(cls)
@@ -339,7 +339,7 @@ def _load(path: Path) -> Any:
 
             return safetensors.torch.load_file(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless()):
-            # Of the file's format, and of what it may have besides tensors.
+            # Errors in the file's format, or in entries that are not tensors.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

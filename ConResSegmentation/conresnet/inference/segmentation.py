@@ -278,7 +278,7 @@ def _check(progress: Progress) -> None:
         raise Cancelled
 
 
-# Of the whole work; the locator sees the whole image.
+# The locator's share of the whole work; it segments the whole image.
 _LOCATING = 0.6
 
 

@@ -162,7 +162,7 @@ def _of_networks(made: Planned) -> Iterator[Reason]:
     network = made.plan.model.system.networks[0]
     arguments = all_arguments(network.type, network.arguments)
     if "norm" in made.entry.arguments:
-        yield Reason("norm", made.entry.arguments["norm"], "always the norm of this network, whatever the batch")
+        yield Reason("norm", made.entry.arguments["norm"], "always the norm of this network, for every batch size")
     elif arguments.get("norm") == "group" and made.fit.batch < FEWEST_FOR_BATCH_NORM:
         why = (
             f"batches of {made.fit.batch} are too small for batch norm, which the paper uses; for that, plan with "

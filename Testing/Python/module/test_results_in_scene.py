@@ -276,14 +276,14 @@ def test_slicers_lists_hold_the_codes_of_the_shipped_models(slicer_app: object) 
         for number in range(count(*within)):
             one = kind()
             get(*within, number, one)
-            found[one.GetCodingSchemeDesignator(), one.GetCodeValue()] = one
+            found[one.GetCodingSchemeDesignator(), one.GetCodeValue(), one.GetCodeMeaning()] = one
         return found
 
     category, kind = slicer.vtkSlicerTerminologyCategory, slicer.vtkSlicerTerminologyType
     segments = [segment for entry in list_models() for segment in entry.description.output.segments]
     for segment in segments:
         context, *parts = ResultSegmentation.terminologyEntry(segment.terminology).split("~")
-        codes = [tuple(part.split("^")[:2]) for part in parts[:3]]
+        codes = [tuple(part.split("^")) for part in parts[:3]]
         within = listed(logic.GetNumberOfCategoriesInTerminology, logic.GetNthCategoryInTerminology, category, context)[
             codes[0]
         ]
