@@ -1,1 +1,1 @@
-"""The commands of ``python -m conresnet_training``, one module each, imported when the command is called."""
+"""The commands of ``python -m conresnet_training``; a command's module is imported when the command is called."""

@@ -1,11 +1,11 @@
-"""``python -m conresnet_training train``, ``resume`` and ``stop``: start, continue and stop a run."""
+"""``python -m conresnet_training train``, ``resume``, ``stop`` and ``crossval``: one run, or all folds of a plan."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from conresnet_training.cli.options import (
+from conresnet_training.cli.main import (
     FILE,
     FOLDER,
     data_option,
@@ -86,3 +86,61 @@ def _report_end(run: Any, outcome: Any) -> int:
     else:
         echo(f'{run.folder} stopped at {done}. Use "python -m conresnet_training resume" to continue.', err=True)
     return outcome.status
+
+
+@click.command()
+@click.argument("plan", type=FILE)
+@click.option("--output", type=FOLDER, help="Folder of the cross-validation.  [default: PLAN's name and _crossval]")
+@click.option("--folds", help="Folds to train, such as 0,1,2.  [default: all of the plan]")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of folds to train in parallel."
+)
+@settings_option
+@data_option
+@steps_option
+@devices_option
+def crossval(
+    plan: Path,
+    output: Path | None,
+    folds: str | None,
+    jobs: int,
+    settings: tuple[str, ...],
+    data: Path | None,
+    max_steps: int | None,
+    devices: int,
+) -> int:
+    """Train the folds of PLAN, each in a process of its own, and measure every case with the fold that never saw it.
+
+    Repeat the command to continue with what is not finished, each fold by the training settings in its own plan.yaml.
+    Stopping ends every fold after its current step; the exit status is then that of a stopped training.
+    """
+    from conresnet_training.evaluation import evaluate_runs, summary_table
+    from conresnet_training.planning.plan import read_plan, with_settings
+    from conresnet_training.reporting.text import case_count, echo
+    from conresnet_training.runs.cross_validation import cross_validate
+
+    followed = with_settings(read_plan(plan, data), settings)
+    output = output or Path(f"{plan.stem}_crossval")
+    options = ["--devices", str(devices), "--data", str(followed.data)]
+    if max_steps is not None:
+        options += ["--max-steps", str(max_steps)]
+    chosen = _numbers(folds, followed.training.folds)
+    runs, status = cross_validate(followed, output, chosen, jobs, max_steps, options, echo)
+    if status:
+        echo(f"The cross-validation {output} was stopped. Repeat the command to continue.", err=True)
+        return status
+    evaluation = evaluate_runs(runs, output / "evaluation")
+    echo(summary_table(evaluation.summary))
+    trained = "1 fold" if len(runs) == 1 else f"{len(runs)} folds"
+    measured = f"{case_count(len(evaluation.cases))}: mean Dice {evaluation.mean('dice'):.3f}"
+    echo(f"Trained {trained} and measured {measured}. See {output / 'evaluation'}.", err=True)
+    return 0
+
+
+def _numbers(folds: str | None, count: int) -> list[int]:
+    if folds is None:
+        return list(range(count))
+    try:
+        return sorted({int(number) for number in folds.split(",")})
+    except ValueError as error:
+        raise click.BadParameter(f"{folds} is not a list of folds such as 0,1,2.", param_hint="--folds") from error

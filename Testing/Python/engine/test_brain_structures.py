@@ -71,4 +71,3 @@ def test_labels_are_those_of_freesurfer_in_one_piece(model: LoadedModel, found: 
     assert set(np.unique(found)) <= {0, *names}
     pieces = {segment.name: segment.pieces for segment in model.description.output.segments}
     assert pieces["Left cerebral cortex"] == "largest" and pieces["Cerebrospinal fluid"] == "all"
-
