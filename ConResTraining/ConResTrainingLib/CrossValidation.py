@@ -5,8 +5,7 @@ from pathlib import Path
 
 from slicer.i18n import tr as _
 
-from conresnet_training.runs.progress import Progress
-from conresnet_training.runs.running import CROSSVAL_FILE, PLAN_FILE, STOP_FILE
+from conresnet_training.runs.state import CROSSVAL_FILE, PLAN_FILE, STOP_FILE, Progress
 
 from .TrainingJob import JobState, TrainingJob
 

@@ -9,8 +9,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet_training.runs.progress import Progress
-from conresnet_training.runs.running import can_begin_in
+from conresnet_training.runs.state import Progress, can_begin_in
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, whenPathChanges
 

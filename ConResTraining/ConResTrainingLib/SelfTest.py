@@ -33,7 +33,7 @@ def checkCaseFromScene() -> None:
 
 def checkCurves() -> None:
     """Events of a run become charts in Slicer's plot views."""
-    from conresnet_training.runs.progress import Progress
+    from conresnet_training.runs.state import Progress
 
     progress = Progress()
     progress.add({"event": "started", "step": 0, "steps": 20, "segments": ["Body"]})

@@ -11,7 +11,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
-from conresnet_training.runs.progress import Progress
+from conresnet_training.runs.state import Progress
 
 CURVES_ATTRIBUTE = "ConResNet.Curves"
 _EXTENT_ATTRIBUTE = "ConResNet.CurvesExtent"

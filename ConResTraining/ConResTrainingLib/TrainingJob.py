@@ -20,8 +20,15 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.files import write_error
-from conresnet_training.runs.progress import PROGRESS_FILE, Progress, ProgressReader
-from conresnet_training.runs.running import CHECKPOINTS_FOLDER, PLAN_FILE, STOP_FILE, running_process
+from conresnet_training.runs.state import (
+    CHECKPOINTS_FOLDER,
+    PLAN_FILE,
+    PROGRESS_FILE,
+    STOP_FILE,
+    Progress,
+    ProgressReader,
+    running_process,
+)
 from ConResSegmentationLib.Processes import ProcessLaunch, killTree, lastLine
 
 # Only the files of a run on another computer are visible: it counts as dead if it has written nothing for this long.

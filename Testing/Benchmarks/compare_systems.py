@@ -237,7 +237,7 @@ class Bench:
 
 def fits_a_window(data_set, plan) -> bool:
     """Whether the median case fits into one window of the plan, as crops do."""
-    from conresnet_training.data.survey import survey
+    from conresnet_training.planning.survey import survey
 
     found, description = survey(data_set), plan.description
     plane = {letter: axis for axis in ("SI", "AP", "RL") for letter in axis}

@@ -13,9 +13,8 @@ from system_rows import CONRESNET, SIZES, STUDY, Row
 
 from conresnet.files import replacing
 from conresnet_training.evaluation import Evaluation
-from conresnet_training.evaluation.compare import compare_evaluations
 from conresnet_training.evaluation.metrics import METRICS
-from conresnet_training.evaluation.results import OVERALL
+from conresnet_training.evaluation.results import OVERALL, compare_evaluations
 
 MOST_LATE_RISE = 0.005
 """A row whose validation Dice rose by more than this in the last quarter of its steps is under-trained."""

@@ -17,7 +17,7 @@ import click
 from conresnet.images.files import read_channels, write_volume
 from conresnet_training.data import Case, DataSet
 from conresnet_training.planning.plan import Plan
-from conresnet_training.runs.folds import split
+from conresnet_training.runs.run import split
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -12,8 +12,8 @@ from system_rows import Row
 from conresnet.errors import UserError
 from conresnet.networks import network_class
 from conresnet_training.planning.plan import Plan
-from conresnet_training.runs.progress import PROGRESS_FILE, Progress, read_progress
 from conresnet_training.runs.run import PLAN_FILE, Run, open_run, start_run
+from conresnet_training.runs.state import PROGRESS_FILE, Progress, read_progress
 from conresnet_training.training.network import steps_of_run
 
 LAST_QUARTER = 0.75

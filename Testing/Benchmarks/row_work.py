@@ -94,8 +94,8 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     from conresnet.request import SegmentOptions
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.results import write_json
-    from conresnet_training.runs.folds import held_out_of_run
     from conresnet_training.runs.packing import pack_runs
+    from conresnet_training.runs.run import held_out_of_run
 
     plan = runs[0].plan
     held_out = held_out_of_run(runs[0], read_data_set(plan.data))

@@ -19,9 +19,8 @@ import yaml
 from mutations import NUMBERS, damaged_bytes, damaged_lines
 from robustness import Answer, Trial, campaign
 
-from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import PREPARED_FOLDER
-from conresnet_training.runs.running import FOLD_FILE, PLAN_FILE, can_begin_in
+from conresnet_training.runs.state import FOLD_FILE, PLAN_FILE, PROGRESS_FILE, can_begin_in, read_progress
 from training.broken_runs import assert_same, curve
 from training.data_folders import decathlon
 from training.tiny_plan import write_tiny_plan

@@ -91,7 +91,7 @@ class ConResNet(ContextResidualDecoder):
     19.27 M, which the paper's Table VII gives as 19.3 M.
 
     The paper clips CT to [-100, 240] HU and maps that range to [0, 1]. That is an intensity step of the model, not a
-    part of the network; plans take the range from the data (see ``conresnet_training.planning.inputs``).
+    part of the network; plans take the range from the data (see ``conresnet_training.planning.survey``).
 
     It extends its decoder by an encoder, instead of holding both, so that weights keep their names.
 

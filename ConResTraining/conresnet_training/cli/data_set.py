@@ -22,7 +22,7 @@ def check(data: Path, output: Path | None) -> int:
     from conresnet_training.check import check_data_set
     from conresnet_training.check.page import PAGE_FILE, make_output_folder, write_check
     from conresnet_training.data import read_data_set
-    from conresnet_training.reporting.text import case_count, echo, progress_bar
+    from conresnet_training.reporting import case_count, echo, progress_bar
 
     data_set = read_data_set(data)
     output = make_output_folder(output or Path(f"{data.resolve().name}_check"), data)
@@ -102,8 +102,8 @@ def plan(
     from conresnet_training.planning.memory import Budget
     from conresnet_training.planning.plan import chosen_batch, with_settings, write_plan
     from conresnet_training.planning.planner import Choices, plan_with_reasons
-    from conresnet_training.reporting.text import case_count, echo
-    from conresnet_training.runs.folds import check_folds
+    from conresnet_training.reporting import case_count, echo
+    from conresnet_training.runs.run import check_folds
 
     if output.exists() and not overwrite:
         raise UserError("plan-exists", path=str(output))

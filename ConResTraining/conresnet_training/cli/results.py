@@ -40,7 +40,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     from conresnet_training.evaluation import evaluate_predictions, evaluate_runs, summary_table
     from conresnet_training.evaluation.results import PAGE_FILE, remarks
     from conresnet_training.evaluation.runs import open_runs
-    from conresnet_training.reporting.text import case_count, echo, listed
+    from conresnet_training.reporting import case_count, echo, listed
 
     if not folder.is_dir():
         raise click.UsageError(f"The folder {folder} does not exist.")
@@ -83,9 +83,8 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     test.
     """
     from conresnet_training.evaluation import read_evaluation
-    from conresnet_training.evaluation.compare import compare_evaluations, comparison_table
-    from conresnet_training.evaluation.results import remarks, write_json
-    from conresnet_training.reporting.text import case_count, echo, listed
+    from conresnet_training.evaluation.results import compare_evaluations, comparison_table, remarks, write_json
+    from conresnet_training.reporting import case_count, echo, listed
 
     evaluations = [read_evaluation(path) for path in (first, second)]
     comparison = compare_evaluations(*evaluations)
@@ -128,7 +127,7 @@ def export(
     picture; and review.json, by which the engine lists the places worth checking.
     """
     from conresnet_training.evaluation.runs import open_runs
-    from conresnet_training.reporting.text import echo
+    from conresnet_training.reporting import echo
     from conresnet_training.runs.export import export_runs
     from conresnet_training.runs.run import open_run
 
@@ -156,7 +155,7 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.review_fit import describe_ranking, ranking_file
     from conresnet_training.evaluation.runs import fit_review
-    from conresnet_training.reporting.text import echo
+    from conresnet_training.reporting import echo
 
     model = read_package(find_model(package))
     names = [name.strip() for name in (cases or "").split(",") if name.strip()]

@@ -67,8 +67,8 @@ def resume(run: Path, data: Path | None, max_steps: int | None, devices: int, no
 @click.argument("run", type=FOLDER)
 def stop(run: Path) -> None:
     """Ask the run or cross-validation in the folder RUN to stop after the current step, with a checkpoint."""
-    from conresnet_training.reporting.text import echo
-    from conresnet_training.runs.running import ask_to_stop
+    from conresnet_training.reporting import echo
+    from conresnet_training.runs.state import ask_to_stop
 
     ask_to_stop(run)
     echo(f"Stopping {run} after the current step; a checkpoint will be saved.", err=True)
@@ -76,7 +76,7 @@ def stop(run: Path) -> None:
 
 def _report_end(run: Any, outcome: Any) -> int:
     """Say how far the run came, and return the exit status. Processes other than the first are silent."""
-    from conresnet_training.reporting.text import echo
+    from conresnet_training.reporting import echo
 
     if outcome is None:
         return 0
@@ -116,7 +116,7 @@ def crossval(
     """
     from conresnet_training.evaluation import evaluate_runs, summary_table
     from conresnet_training.planning.plan import read_plan, with_settings
-    from conresnet_training.reporting.text import case_count, echo
+    from conresnet_training.reporting import case_count, echo
     from conresnet_training.runs.cross_validation import cross_validate
 
     followed = with_settings(read_plan(plan, data), settings)

@@ -13,7 +13,7 @@ import numpy as np
 from conresnet.errors import UserError
 
 if TYPE_CHECKING:
-    from conresnet_training.data.label_map_folder import Tissues
+    from conresnet_training.data.label_maps import Tissues
 
 # BraTS-GLI-00005-100: since 2023 the patient's number comes before that of the time point.
 _BRATS_TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+")

@@ -1,6 +1,7 @@
-"""Label maps: reading and checking them, their place relative to the image, and drawing random labeled voxels."""
+"""Label maps: reading and checking them, their values and place relative to the image, and random labeled voxels."""
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.images.files import read_single
 from conresnet.images.grid import Grid, Volume
-from conresnet_training.reporting.text import product
+from conresnet_training.reporting import product
 
 VALUES = 256
 # Files that scale their values may store 1 as 0.9999.
@@ -18,6 +19,9 @@ SAME_SPACING, SAME_PLACE, SAME_DEGREES = 1e-3, 0.01, 0.01
 # A label map may be off its image by this part of a voxel, as rounded or converted headers are.
 TOLERATED_SHIFT = 0.25
 MOST_LISTED = 10
+# Voxels of a prepared label map per voxel of the model, along each axis, where images are synthesized.
+OVERSAMPLING = 2
+MOST_VALUES = 255
 
 
 def read_label(path: Path) -> Volume:
@@ -152,3 +156,41 @@ class LabelPlaces:
         place = int(random.integers(ends[-1]))
         which = int(np.searchsorted(ends, place, side="right"))
         return int(self._index[self._begins[values[which]] + self._counts[values[which]] - ends[which] + place])
+
+
+@dataclass(frozen=True)
+class Tissues:
+    """The values in label maps, and what determines the intensities that are drawn for them.
+
+    Prepared label maps contain places in ``values``, counted from 1, so that files may have values above 255.
+
+    Args:
+        values: all values other than 0 that may occur, ascending.
+        groups: for each of ``values`` a number; values of one group have the same intensity.
+        surroundings: values around the organ, which are left out of some images, as by skull stripping.
+        contrasts: known contrasts by name: mean and standard deviation per value, on a scale from 0 to 1.
+    """
+
+    values: tuple[int, ...]
+    groups: tuple[int, ...]
+    surroundings: frozenset[int]
+    contrasts: dict[str, dict[int, tuple[float, float]]]
+
+    def places(self, values: Iterable[int]) -> list[int]:
+        """The places of those values that may occur."""
+        return [self.values.index(value) + 1 for value in values if value in self.values]
+
+    def as_places(self, label: Volume) -> Volume:
+        """A label map of places, uint8. Raises UserError ``unexpected-value``."""
+        known = np.array([0, *self.values])
+        places = np.searchsorted(known, label.array).clip(0, len(known) - 1).astype(np.uint8)
+        strange = known[places] != label.array
+        if strange.any():
+            value = label.array[strange][0]
+            raise UserError("unexpected-value", path=label.name, value=float(value))
+        return Volume(places, label.grid, label.name)
+
+    def as_values(self, label: Volume) -> Volume:
+        """A label map of values, uint8, from one of places; values above 255 become 0."""
+        values = np.array([0, *(value if value <= MOST_VALUES else 0 for value in self.values)], np.uint8)
+        return Volume(values[label.array], label.grid, label.name)

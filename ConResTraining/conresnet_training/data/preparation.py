@@ -18,10 +18,11 @@ from conresnet.images.grid import Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.package.description import ModelDescription
 from conresnet_training.data import Case
-from conresnet_training.data.label_map_folder import OVERSAMPLING, Tissues
 from conresnet_training.data.label_maps import (
+    OVERSAMPLING,
     VALUES,
     LabelPlaces,
+    Tissues,
     check_expected,
     index_of_labels,
     label_counts,

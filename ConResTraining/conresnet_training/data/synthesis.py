@@ -24,7 +24,7 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Volume
 from conresnet.intensity import split_steps
 from conresnet.intensity.fitting import apply, measure
-from conresnet_training.data.label_map_folder import OVERSAMPLING, Tissues
+from conresnet_training.data.label_maps import OVERSAMPLING, Tissues
 
 # Random values of the whole image to which the model's intensity steps are fitted.
 _MEASURED = 16_384

@@ -25,6 +25,7 @@ from conresnet_training.evaluation.results import (
     summary_cells,
     write_tables,
 )
+from conresnet_training.reporting import listed
 from conresnet_training.reporting.drawing import (
     INK,
     data_uri,
@@ -35,7 +36,6 @@ from conresnet_training.reporting.drawing import (
     to_png,
     to_svg,
 )
-from conresnet_training.reporting.text import listed
 
 Cases = Mapping[str, Mapping[str, Figures]]
 Colors = Mapping[str, Sequence[int]]

@@ -35,10 +35,9 @@ from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.review_fit import ReviewSamples
 from conresnet_training.planning.plan import synthesizer_of
 from conresnet_training.planning.planner import segment_color
-from conresnet_training.reporting.text import listed, progress_bar
-from conresnet_training.runs.folds import held_out_of_run
+from conresnet_training.reporting import listed, progress_bar
 from conresnet_training.runs.packing import PackedRuns, check_agreement, pack_runs
-from conresnet_training.runs.run import FOLD_FILE, Run, open_run
+from conresnet_training.runs.run import FOLD_FILE, Run, held_out_of_run, open_run
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 SEGMENTATIONS = "segmentations"

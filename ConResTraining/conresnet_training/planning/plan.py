@@ -13,7 +13,7 @@ from conresnet.files import replacing
 from conresnet.package import ModelDescription, parse_description
 from conresnet.systems import trained_systems
 from conresnet_training.data.augmentation import Augmentation
-from conresnet_training.data.label_map_folder import Tissues
+from conresnet_training.data.label_maps import Tissues
 from conresnet_training.data.synthesis import Synthesis, Synthesizer
 from conresnet_training.training.losses import LossKind
 

@@ -20,12 +20,11 @@ from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION
 from conresnet_training.data import DataSet
 from conresnet_training.data.augmentation import Augmentation
 from conresnet_training.data.label_maps import read_label
-from conresnet_training.data.survey import Survey, survey
 from conresnet_training.data.synthesis import Synthesis
-from conresnet_training.planning.inputs import plan_inputs, words_of
 from conresnet_training.planning.memory import BATCH, Budget, fit_memory
 from conresnet_training.planning.plan import Plan, Training
 from conresnet_training.planning.reasons import Planned, Reason, reasons
+from conresnet_training.planning.survey import Survey, plan_inputs, survey, words_of
 from conresnet_training.planning.systems import DEFAULT, CatalogEntry, Frame, cataloged, share_outputs
 
 # Similar to Slicer's.

@@ -8,11 +8,11 @@ from conresnet.inference.windows import MULTIPLE
 from conresnet.networks import all_arguments
 from conresnet.systems import PlannedArguments
 from conresnet_training.data import DataSet
-from conresnet_training.data.survey import Survey
 from conresnet_training.planning.memory import Budget, Fit
 from conresnet_training.planning.plan import Plan
+from conresnet_training.planning.survey import Survey
 from conresnet_training.planning.systems import FEWEST_FOR_BATCH_NORM, CatalogEntry
-from conresnet_training.reporting.text import listed, product
+from conresnet_training.reporting import listed, product
 
 MOST_LISTED = 6
 

@@ -19,10 +19,15 @@ from conresnet.files import make_folder
 from conresnet_training.data import read_data_set
 from conresnet_training.data.samples import JOBS_VARIABLE
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
-from conresnet_training.runs.folds import check_folds
-from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
-from conresnet_training.runs.run import Run, open_run, start_run
-from conresnet_training.runs.running import CROSSVAL_FILE, PLAN_FILE, ask_to_stop, sole_process
+from conresnet_training.runs.run import Run, check_folds, open_run, start_run
+from conresnet_training.runs.state import (
+    CROSSVAL_FILE,
+    PLAN_FILE,
+    PROGRESS_FILE,
+    ask_to_stop,
+    read_progress,
+    sole_process,
+)
 from conresnet_training.training.network import steps_of_run
 from conresnet_training.training.processes import STOPPED, STOPPED_ELSEWHERE, StopWatch
 

@@ -19,8 +19,8 @@ from conresnet_training.evaluation.report import Measured, picture_of
 from conresnet_training.evaluation.results import Evaluation, remarks, summary_cells
 from conresnet_training.evaluation.review_fit import ReviewSamples, describe_ranking, ranking_file
 from conresnet_training.evaluation.runs import measure_runs
+from conresnet_training.reporting import case_count
 from conresnet_training.reporting.drawing import fill_template
-from conresnet_training.reporting.text import case_count
 from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import Run
 

@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from conresnet.files import write_error
 from conresnet.messages import printable
-from conresnet_training.runs.progress import PROGRESS_FILE, ProgressWriter
 from conresnet_training.runs.run import Run
+from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter
 
 _LOSSES = ("loss", "segmentation_loss", "auxiliary_loss", "residual_loss", "boundary_loss")
 _CURVES = (*_LOSSES, "learning_rate", "samples_per_second", "dice")
@@ -29,7 +29,7 @@ class SilentReports:
 
 
 class Reports(SilentReports):
-    """Writes and shows each event of ``conresnet_training.runs.progress``."""
+    """Writes and shows each event of ``conresnet_training.runs.state``."""
 
     def __init__(self, run: Run):
         self._path = run.folder / PROGRESS_FILE

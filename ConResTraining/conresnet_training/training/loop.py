@@ -78,7 +78,7 @@ class TrainingLoop:
         training: the networks and losses.
         cases: for each stage.
         checkpoint: where to continue.
-        tell: receives the run's events, see ``conresnet_training.runs.progress``.
+        tell: receives the run's events, see ``conresnet_training.runs.state``.
         stop: knows whether somebody asked this process to stop.
     """
 

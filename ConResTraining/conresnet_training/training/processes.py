@@ -13,7 +13,7 @@ from types import FrameType
 import torch.distributed
 from torch.distributed.distributed_c10d import _get_default_store
 
-from conresnet_training.runs.running import STOP_FILE
+from conresnet_training.runs.state import STOP_FILE
 
 _DONE, _HEARD = "done", "heard"
 _SECONDS_BETWEEN_LOOKS, _SECONDS_TO_HEAR = 0.5, 20.0

@@ -28,18 +28,19 @@ from conresnet_training.data.preparation import TrainingCase, prepare_case, prep
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples, TrainingSamples
 from conresnet_training.data.synthesis import Synthesizer
 from conresnet_training.planning.plan import Plan, synthesizer_of
-from conresnet_training.reporting.text import listed, product
-from conresnet_training.runs.folds import begin_split, split
+from conresnet_training.reporting import listed, product
 from conresnet_training.runs.reports import SilentReports, reporting
 from conresnet_training.runs.run import (
     PREPARED_FOLDER,
     Run,
+    begin_split,
     check_new_run,
     check_plan_unchanged,
     read_latest_checkpoint,
+    split,
     start_run,
 )
-from conresnet_training.runs.running import sole_process
+from conresnet_training.runs.state import sole_process
 from conresnet_training.training.loop import Outcome, StageCases, TrainingLoop
 from conresnet_training.training.network import (
     FirstStageBoxes,

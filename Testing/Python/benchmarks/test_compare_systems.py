@@ -14,8 +14,8 @@ from conresnet_training.data import read_data_set
 from conresnet_training.evaluation import Evaluation, read_evaluation
 from conresnet_training.evaluation.results import COLUMNS
 from conresnet_training.planning.plan import read_plan, with_settings
-from conresnet_training.runs.progress import PROGRESS_FILE, ProgressWriter
 from conresnet_training.runs.run import start_run
+from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter
 from training.data_folders import brats
 from training.tiny_plan import write_tiny_plan
 from training.trained_runs import finished_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
+from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 
 
 def run_all(commands: list[list[str]]) -> list[tuple[int, str]]:

@@ -7,7 +7,7 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet_training.evaluation import read_evaluation
-from conresnet_training.evaluation.compare import compare_evaluations
+from conresnet_training.evaluation.results import compare_evaluations
 from training.commands import run_command
 from training.predicted_boxes import expert, measure, save
 

@@ -14,9 +14,8 @@ from conresnet_training.data import read_data_set
 from conresnet_training.data.preparation import file_stem
 from conresnet_training.evaluation.runs import measure_predictions, measure_runs
 from conresnet_training.planning.plan import with_settings
-from conresnet_training.runs.folds import begin_split, held_out_of_run, split
 from conresnet_training.runs.packing import pack_runs
-from conresnet_training.runs.run import start_run
+from conresnet_training.runs.run import begin_split, held_out_of_run, split, start_run
 from training.commands import run_command, sentence_of
 from training.data_folders import describe
 from training.trained_runs import finished_folds, finished_run, small_plan

@@ -9,7 +9,7 @@ from conresnet_training.check import check_data_set
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.planner import Choices, plan_with_reasons
-from conresnet_training.runs.folds import split
+from conresnet_training.runs.run import split
 from training.data_folders import brats, decathlon
 
 ROOM = Budget(64 * 2**30, (8,), "plenty")

@@ -10,10 +10,10 @@ from conresnet.errors import UserError
 from conresnet.images.channels import sort_by_channel
 from conresnet_training.cli.main import main
 from conresnet_training.data import read_data_set
-from conresnet_training.planning.inputs import is_ct
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan
 from conresnet_training.planning.planner import Choices, make_plan, plan_with_reasons
+from conresnet_training.planning.survey import is_ct
 from training.commands import run_command, sentence_of
 from training.data_folders import BRATS_WORDS, brats, decathlon, image, label, nnunet, save
 

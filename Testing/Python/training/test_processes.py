@@ -12,8 +12,8 @@ from conresnet.errors import UserError
 from conresnet_training.evaluation import read_evaluation
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.runs.cross_validation import Fold, open_folds
-from conresnet_training.runs.progress import PROGRESS_FILE, ProgressWriter, read_progress
 from conresnet_training.runs.run import start_run
+from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter, read_progress
 from training.commands import run_command, sentence_of
 from training.tiny_plan import write_tiny_plan
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from conresnet_training.runs.progress import ProgressReader, ProgressWriter, read_progress
+from conresnet_training.runs.state import ProgressReader, ProgressWriter, read_progress
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_failure_is_kept_until_the_next_start(path):
 
 def test_slicers_python_can_read_it():
     """Neither torch nor anything else of the backend's may be needed."""
-    ours = "conresnet_training.runs.progress, conresnet_training.runs.running"
+    ours = "conresnet_training.runs.state, conresnet_training.runs.state"
     code = f"import sys, {ours}; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "pydantic", "yaml", "lightning", "monai"} & set(loaded)

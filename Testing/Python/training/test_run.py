@@ -15,8 +15,8 @@ from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.plan import read_plan, write_plan
 from conresnet_training.planning.planner import make_plan
-from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import Run
+from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
 from conresnet_training.training.trainer import _fabric, _precision
 from training.commands import run_command, sentence_of

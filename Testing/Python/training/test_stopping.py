@@ -20,9 +20,16 @@ import yaml
 from conresnet.errors import UserError
 from conresnet_training.data import samples
 from conresnet_training.planning.plan import read_plan, with_settings
-from conresnet_training.runs.progress import PROGRESS_FILE, read_progress
 from conresnet_training.runs.run import Run, start_run
-from conresnet_training.runs.running import RUNNING_FILE, STOP_FILE, ask_to_stop, running_process, sole_process
+from conresnet_training.runs.state import (
+    PROGRESS_FILE,
+    RUNNING_FILE,
+    STOP_FILE,
+    ask_to_stop,
+    read_progress,
+    running_process,
+    sole_process,
+)
 from conresnet_training.training import loop, validation
 from conresnet_training.training.processes import StopWatch
 from conresnet_training.training.trainer import PREPARED_FOLDER, fit
@@ -182,7 +189,7 @@ def test_signals_of_queues_stop_with_a_status_of_their_own(tmp_path, all_signals
 
 def test_lock_of_a_killed_process_is_free_whoever_has_its_number_now(tmp_path):
     code = (
-        "import os, pathlib, sys; from conresnet_training.runs.running import sole_process\n"
+        "import os, pathlib, sys; from conresnet_training.runs.state import sole_process\n"
         "with sole_process(pathlib.Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

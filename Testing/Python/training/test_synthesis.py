@@ -19,7 +19,7 @@ from conresnet.package import parse_description
 from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
 from conresnet_training.data.augmentation import Augmentation, SampleChanges, Warp, draw_turn
-from conresnet_training.data.label_map_folder import OVERSAMPLING
+from conresnet_training.data.label_maps import OVERSAMPLING
 from conresnet_training.data.preparation import prepare_label_map, read_case
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples
 from conresnet_training.data.synthesis import Synthesis, Synthesizer, target_places

@@ -1,6 +1,6 @@
 """Counts, names and sizes in sentences."""
 
-from conresnet_training.reporting.text import case_count, listed, product
+from conresnet_training.reporting import case_count, listed, product
 
 
 def test_one_case_is_no_cases():

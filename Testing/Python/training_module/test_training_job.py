@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conresnet_training.runs.progress import PROGRESS_FILE, ProgressWriter
-from conresnet_training.runs.running import RUNNING_FILE
+from conresnet_training.runs.state import PROGRESS_FILE, RUNNING_FILE, ProgressWriter
 from training_module.training_driver import TrainingDriver
 
 STARTED = {"step": 0, "steps": 100, "host": "cluster-7", "pid": 4, "segments": ["A"], "device": "cuda", "fold": 0}
