@@ -4,15 +4,14 @@ A case that fails does not stop the others. What comes from a file stays in the 
 are saved to a folder. The frames of a series become one series of segmentations.
 """
 
-import gzip
 import math
 import re
-import struct
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import slicer
@@ -26,100 +25,39 @@ from . import Loading, Messages
 from .Processes import callLater
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationTask
 
-_SERIES = (".seq.nrrd", ".seq.nhdr")
-_FILE_ATTRIBUTE = "ConResNet.File"
-_NIFTI = (".nii", ".nii.gz")
 
-
+@dataclass(frozen=True)
 class BatchCase:
-    """One case: its volumes are in the scene between `open` and `close`.
+    """One case.
 
     Args:
         name: the name in the table.
-        maps: whether maps are wanted, too.
+        channels: one function per channel, which returns its volume node in a list. They are called one after another,
+            since reading a file takes a while, and raise UserError or RuntimeError.
+        isFromFile: whether the volumes leave the scene again if the result is saved to a folder.
+        series, frame: which frame of which series it is, if it is one.
     """
 
-    maps = True
+    name: str
+    channels: Sequence[Callable[[], list]]
+    isFromFile: bool = False
+    series: "Series | None" = None
+    frame: int = 0
 
-    def __init__(self, name: str):
-        self.name = name
-
-    def open(self) -> list:
-        """The volume nodes, one per channel. Raises UserError or RuntimeError."""
-        raise NotImplementedError
-
-    def close(self, outcome: SegmentationOutcome | None, folder: Path | None) -> None:
+    def close(self, volumeNodes: Sequence, outcome: SegmentationOutcome | None, folder: Path | None) -> None:
         """Keep the result, None if it failed, in the scene or in a folder. Raises UserError."""
-        if outcome and folder:
-            _save(outcome.segmentationNode, folder, self.name, ".seg.nrrd")
-            _remove(outcome.segmentationNode, *outcome.mapNodes)
-
-
-class SceneCase(BatchCase):
-    """Volumes that are in the scene already."""
-
-    def __init__(self, nodes: Sequence):
-        super().__init__(", ".join(node.GetName() for node in nodes))
-        self._nodes = list(nodes)
-
-    def open(self) -> list:
-        return self._nodes
-
-
-class FileCase(BatchCase):
-    """Image files, or a DICOM folder, one per channel."""
-
-    def __init__(self, name: str, paths: Sequence[Path]):
-        super().__init__(name)
-        self._paths, self._nodes = paths, []
-
-    def open(self) -> list:
-        self._nodes = Loading.loadImages([str(path) for path in self._paths])
-        return self._nodes
-
-    def close(self, outcome: SegmentationOutcome | None, folder: Path | None) -> None:
-        super().close(outcome, folder)
+        made = [outcome.segmentationNode, *outcome.mapNodes] if outcome else []
+        if outcome and self.series:
+            self.series.addResult(self.frame, outcome.segmentationNode)
+        try:
+            if outcome and folder:
+                _save(outcome.segmentationNode, folder, self.name, ".seg.nrrd")
+        finally:
+            if self.series:
+                _remove([*volumeNodes, *made])
+        # A result that could not be saved stays in the scene.
         if folder:
-            _remove(*self._nodes)
-
-
-class IncompleteCase(BatchCase):
-    """Image files among which a channel is missing."""
-
-    def __init__(self, name: str, folder: Path, channels: Sequence[str]):
-        super().__init__(name)
-        self._values = {"folder": str(folder), "channels": ", ".join(channels)}
-
-    def open(self) -> list:
-        raise UserError("batch-channels-missing", **self._values)
-
-
-class FrameCase(BatchCase):
-    """One frame of a series."""
-
-    maps = False
-
-    def __init__(self, series: "Series", number: int):
-        super().__init__(f"{series.node.GetName()} [{series.node.GetNthIndexValue(number)}]")
-        self._series, self._number, self._volume = series, number, None
-
-    def open(self) -> list:
-        volume = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
-        volume.UnRegister(None)
-        volume.CopyContent(self._series.node.GetNthDataNode(self._number))
-        volume.SetName(self.name)
-        # Selectors must not offer it, nor choose it.
-        volume.SetHideFromEditors(True)
-        self._volume = slicer.mrmlScene.AddNode(volume)
-        proxy = self._series.proxy
-        volume.SetAndObserveTransformNodeID(proxy.GetTransformNodeID() if proxy else None)
-        return [volume]
-
-    def close(self, outcome: SegmentationOutcome | None, folder: Path | None) -> None:
-        if outcome:
-            self._series.addResult(self._number, outcome.segmentationNode)
-        super().close(outcome, folder)
-        _remove(self._volume, *([outcome.segmentationNode] if outcome else []))
+            _remove([*made, *(volumeNodes if self.isFromFile else ())])
 
 
 class Series:
@@ -131,13 +69,33 @@ class Series:
         self._browser = next((one for one in browsers if one.IsSynchronizedSequenceNode(node, True)), None)
 
     @property
+    def count(self) -> int:
+        """The number of frames."""
+        return self.node.GetNumberOfDataNodes()
+
+    @property
     def proxy(self):
         """The volume in which the frames are shown; None if they are not."""
         return self._browser.GetProxyNode(self.node) if self._browser else None
 
     def cases(self) -> list[BatchCase]:
         """One per frame."""
-        return [FrameCase(self, number) for number in range(self.node.GetNumberOfDataNodes())]
+        names = [f"{self.node.GetName()} [{self.node.GetNthIndexValue(frame)}]" for frame in range(self.count)]
+        return [
+            BatchCase(name, [partial(self._volume, frame, name)], series=self, frame=frame)
+            for frame, name in enumerate(names)
+        ]
+
+    def _volume(self, frame: int, name: str) -> list:
+        volume = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+        volume.UnRegister(None)
+        volume.CopyContent(self.node.GetNthDataNode(frame))
+        volume.SetName(name)
+        # Selectors must not offer it, nor choose it.
+        volume.SetHideFromEditors(True)
+        slicer.mrmlScene.AddNode(volume)
+        volume.SetAndObserveTransformNodeID(self.proxy.GetTransformNodeID() if self.proxy else None)
+        return [volume]
 
     def addResult(self, number: int, segmentationNode) -> None:
         """Add the segmentation of a frame to the sequence of results, which is shown with the frames."""
@@ -175,7 +133,7 @@ def sceneEntries(inputs: Sequence, volumeNodes: Sequence, group: Callable[[objec
         volumeNodes: the volumes to choose from.
         group: tells which volumes belong to one patient.
     """
-    series = [Series(node) for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode") if _hasVolumes(node)]
+    series = [Series(node) for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode") if Loading.hasVolumes(node)]
     if len(inputs) == 1:
         # What shows the frames of a series is not a volume of its own.
         proxies = [one.proxy for one in series]
@@ -185,105 +143,58 @@ def sceneEntries(inputs: Sequence, volumeNodes: Sequence, group: Callable[[objec
         for members in _grouped(volumeNodes, group):
             found = match_channels(inputs, [Candidate(node.GetName()) for node in members])
             chosen += [] if None in found else [[members[place] for place in found]]
-    entries = [_entry(",".join(node.GetID() for node in nodes), SceneCase(nodes)) for nodes in chosen]
+    entries = []
+    for nodes in chosen:
+        case = BatchCase(", ".join(node.GetName() for node in nodes), [partial(list, [node]) for node in nodes])
+        entries.append(_entry(",".join(node.GetID() for node in nodes), case))
     for one in series if len(inputs) == 1 else ():
-        title = _("{name} ({count} frames)").format(name=one.node.GetName(), count=one.node.GetNumberOfDataNodes())
+        title = _("{name} ({count} frames)").format(name=one.node.GetName(), count=one.count)
         entries.append(BatchEntry(one.node.GetID(), title, one.cases))
     return entries
 
 
-def _hasVolumes(sequenceNode) -> bool:
-    return sequenceNode.GetNumberOfDataNodes() > 0 and sequenceNode.GetNthDataNode(0).IsA("vtkMRMLScalarVolumeNode")
-
-
-def fileEntries(inputs: Sequence, paths: Sequence[Path], root: Path) -> list[BatchEntry]:
+def fileEntries(inputs: Sequence, found: dict[Path, bool], root: Path) -> list[BatchEntry]:
     """The cases among image files and DICOM folders; for several channels, those of one folder are a case.
 
     Args:
         inputs: the model's.
-        paths: what `imagesIn` has found.
+        found: what `Loading.imagesIn` has found, in order.
         root: names are relative to it.
     """
     if len(inputs) == 1:
-        return [_fileEntry(path, _withoutSuffix(path.relative_to(root).as_posix())) for path in paths]
+        return [_fileEntry(path, root, hasFrames) for path, hasFrames in found.items()]
     entries = []
-    for members in _grouped(paths, lambda path: path.parent):
+    for members in _grouped(list(found), lambda path: path.parent):
         folder = members[0].parent
         name = folder.name if folder == root else folder.relative_to(root).as_posix()
-        found = match_channels(inputs, [Candidate(path.name) for path in members])
-        missing = [item.name for item, place in zip(inputs, found, strict=True) if place is None]
+        places = match_channels(inputs, [Candidate(path.name) for path in members])
+        missing = ", ".join(item.name for item, place in zip(inputs, places, strict=True) if place is None)
         if missing:
-            entries.append(_entry(str(folder), IncompleteCase(name, folder, missing)))
+            channels = [partial(_raise, "batch-channels-missing", folder=str(folder), channels=missing)]
         else:
-            entries.append(_entry(str(folder), FileCase(name, [members[place] for place in found])))
+            channels = [_loading(members[place]) for place in places]
+        entries.append(_entry(str(folder), BatchCase(name, channels, isFromFile=True)))
     return entries
 
 
-def _fileEntry(path: Path, name: str) -> BatchEntry:
-    if not isSeries(path):
-        return _entry(str(path), FileCase(name, [path]))
+def _fileEntry(path: Path, root: Path, hasFrames: bool) -> BatchEntry:
+    name = Loading.withoutEnding(path.relative_to(root).as_posix())
+    if not hasFrames:
+        return _entry(str(path), BatchCase(name, [_loading(path)], isFromFile=True))
     title = _("{name} (series)").format(name=name)
-    return BatchEntry(str(path), title, lambda: Series(_readSeries(path)).cases())
+    return BatchEntry(str(path), title, lambda: Series(Loading.readSeries(path)).cases())
+
+
+def _loading(path: Path) -> Callable[[], list]:
+    return partial(Loading.loadImages, [str(path)])
+
+
+def _raise(code: str, **values: str) -> list:
+    raise UserError(code, **values)
 
 
 def _entry(key: str, case: BatchCase) -> BatchEntry:
     return BatchEntry(key, case.name, lambda: [case])
-
-
-def imagesIn(folder: Path) -> list[Path]:
-    """The image files in a folder and those below it, and folders with DICOM files, in order."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    series = dict.fromkeys(path.parent for path in files if path.suffix.casefold() == ".dcm")
-    return [path for path in files if _isImage(path.name)] + list(series)
-
-
-def isSeries(path: Path) -> bool:
-    """Whether a file has several frames, by its header or name."""
-    name = path.name.casefold()
-    if name.endswith(_SERIES):
-        return True
-    if not name.endswith(_NIFTI):
-        return False
-    try:
-        with (gzip.open if name.endswith(".gz") else open)(path, "rb") as file:
-            header = file.read(348)
-        # Field "dim" of a NIfTI-1 header in the computer's order, or the other one.
-        order = "<" if struct.unpack_from("<i", header)[0] == 348 else ">"
-        count, *sides = struct.unpack_from(f"{order}8h", header, 40)
-    except (OSError, EOFError, struct.error):
-        # It fails when it is loaded, with a sentence.
-        return False
-    return count >= 4 and sides[3] > 1
-
-
-def _isImage(name: str) -> bool:
-    endings = [pattern.removeprefix("*") for pattern in Loading.IMAGES]
-    return name.casefold().endswith(tuple(endings))
-
-
-def _withoutSuffix(name: str) -> str:
-    endings = sorted([*_SERIES, *(pattern.removeprefix("*") for pattern in Loading.IMAGES)], key=len, reverse=True)
-    ending = next((one for one in endings if name.casefold().endswith(one)), "")
-    return name[: len(name) - len(ending)]
-
-
-def _readSeries(path: Path):
-    """A 4-D file as a sequence node with a browser, as Slicer loads it; if it was read before, that one."""
-    for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode"):
-        if node.GetAttribute(_FILE_ATTRIBUTE) == str(path):
-            return node
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", _withoutSuffix(path.name))
-    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeSequenceStorageNode")
-    storage.SetFileName(str(path))
-    isRead = storage.ReadData(node) and _hasVolumes(node)
-    slicer.mrmlScene.RemoveNode(storage)
-    if not isRead:
-        slicer.mrmlScene.RemoveNode(node)
-        raise UserError("series-unreadable", path=str(path))
-    node.SetAttribute(_FILE_ATTRIBUTE, str(path))
-    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{node.GetName()} browser")
-    browser.SetAndObserveMasterSequenceNodeID(node.GetID())
-    return node
 
 
 def _grouped(items: Sequence, group: Callable[[object], object]) -> Iterator[list]:
@@ -302,9 +213,9 @@ def _save(node, folder: Path, name: str, suffix: str) -> None:
         raise UserError("result-not-saved", path=str(path))
 
 
-def _remove(*nodes) -> None:
+def _remove(nodes: Sequence) -> None:
     for node in nodes:
-        if node is not None and slicer.mrmlScene.IsNodePresent(node):
+        if slicer.mrmlScene.IsNodePresent(node):
             slicer.mrmlScene.RemoveNode(node)
 
 
@@ -341,16 +252,17 @@ class BatchRun(RunListener):
     ):
         self._entries, self._task, self._segment = list(entries), task, segment
         self._control, self._onEntry, self._folder = control, onEntry, folder
-        self._number = -1
+        self._number, self._count = -1, 0
         self._cases: deque[BatchCase] = deque()
-        self._count = 0
         self._case: BatchCase | None = None
+        self._unread: deque[Callable[[], list]] = deque()
+        self._volumeNodes: list = []
         self._run = None
         self._isOver = False
         self._began = time.monotonic()
         self.rows: list[BatchRow] = []
         self._entryRows: list[BatchRow] = []
-        callLater(self._next)
+        self._later(self._next)
 
     def cancel(self) -> None:
         """Stop; finished cases keep their results."""
@@ -360,10 +272,9 @@ class BatchRun(RunListener):
             self.onCancelled()
 
     def onProgress(self, text: str, fraction: float) -> None:
-        done = (self._count - len(self._cases) - 1 + fraction) / max(self._count, 1)
-        where = _("{number} of {count}, {name}").format(
-            number=self._number + 1, count=len(self._entries), name=self._case.name
-        )
+        done = max(self._count - len(self._cases) - 1 + fraction, 0) / max(self._count, 1)
+        name = self._case.name if self._case else self._entries[self._number].title
+        where = _("{number} of {count}, {name}").format(number=self._number + 1, count=len(self._entries), name=name)
         self._control.onProgress(f"{where}: {text}", (self._number + done) / len(self._entries))
 
     def onFinished(self, outcome: SegmentationOutcome) -> None:
@@ -380,18 +291,18 @@ class BatchRun(RunListener):
     def onCancelled(self) -> None:
         self._run = None
         if self._case:
-            self._case.close(None, self._folder)
+            self._case.close(self._volumeNodes, None, self._folder)
         self._end(_("Canceled."))
 
     def _close(self, row: BatchRow, outcome: SegmentationOutcome | None) -> None:
         self._run = None
         try:
-            self._case.close(outcome, self._folder)
+            self._case.close(self._volumeNodes, outcome, self._folder)
         except UserError as error:
             row.problem = Messages.sentence(error)
         self._case = None
         self._note(row)
-        callLater(self._next)
+        self._later(self._next)
 
     def _note(self, row: BatchRow) -> None:
         self.rows.append(row)
@@ -410,41 +321,51 @@ class BatchRun(RunListener):
         text = _("{done} of {count} frames segmented.").format(done=done, count=self._count)
         return f"{text} {problem}".strip()
 
+    def _later(self, step: Callable[[], None]) -> None:
+        """Continue once Slicer has handled its events, unless the run was canceled meanwhile."""
+        callLater(lambda: None if self._isOver else step())
+
     def _next(self) -> None:
-        if self._isOver:
+        """Go to the next case of this entry, or to the next entry."""
+        if self._cases:
+            self._case, self._volumeNodes = self._cases.popleft(), []
+            self._unread = deque(self._case.channels)
+            step = self._read
+        elif self._number + 1 == len(self._entries):
+            self._end("")
             return
-        if not self._cases and not self._nextEntry():
-            return
-        case = self._case = self._cases.popleft()
+        else:
+            self._number, self._count, self._entryRows = self._number + 1, 0, []
+            step = self._open
         self.onProgress(_("Reading the images"), 0.0)
+        self._later(step)
+
+    def _open(self) -> None:
+        """Find the cases of an entry, which reads the file of a series."""
+        entry = self._entries[self._number]
         try:
-            nodes = tuple(case.open())
-            options = self._task.options if case.maps else replace(self._task.options, maps=())
-            self._run = self._segment(replace(self._task, volumeNodes=nodes, options=options), self)
+            self._cases = deque(entry.cases())
+        except UserError as error:
+            self._note(BatchRow(entry.title, problem=Messages.sentence(error)))
+        self._count = len(self._cases)
+        self._later(self._next)
+
+    def _read(self) -> None:
+        """Read one more channel of a case, or start if all are there."""
+        try:
+            if self._unread:
+                self._volumeNodes += self._unread.popleft()()
+                self._later(self._read)
+            else:
+                options = replace(self._task.options, maps=()) if self._case.series else self._task.options
+                task = replace(self._task, volumeNodes=tuple(self._volumeNodes), options=options)
+                self._run = self._segment(task, self)
         except UserError as error:
             self.onFailed(Messages.sentence(error), "")
         except RuntimeError as error:
             self.onFailed(str(error), "")
         except Exception:
             self.onFailed(_("The segmentation could not be started; see the log."), traceback.format_exc())
-
-    def _nextEntry(self) -> bool:
-        """Go to the next entry; False if there is none, or if it has no cases and another turn is needed."""
-        self._number += 1
-        if self._number == len(self._entries):
-            self._end("")
-            return False
-        entry = self._entries[self._number]
-        self._entryRows = []
-        try:
-            cases = entry.cases()
-        except UserError as error:
-            self._count = 0
-            self._note(BatchRow(entry.title, problem=Messages.sentence(error)))
-            callLater(self._next)
-            return False
-        self._cases, self._count = deque(cases), len(cases)
-        return bool(cases) or self._nextEntry()
 
     def _end(self, text: str) -> None:
         self._isOver = True

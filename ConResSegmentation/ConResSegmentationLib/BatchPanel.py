@@ -1,6 +1,6 @@
 """The section Batch: the list of cases that can be segmented, where more come from, and the button."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import qt
@@ -8,7 +8,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import Loading
-from .Batch import BatchEntry, fileEntries, imagesIn, sceneEntries
+from .Batch import BatchEntry, fileEntries, sceneEntries
 from .ChannelSelectors import candidates, group
 from .Widgets import plain, singleShotTimer
 
@@ -30,8 +30,11 @@ class BatchPanel:
         self._entries: list[BatchEntry] = []
         self._checked: set[str] = set()
         self._texts: dict[str, str] = {}
-        # What was found in each folder, and single files by themselves.
-        self._added: dict[Path, list[Path]] = {}
+        # What was found in each folder, single files included, and whether it is a series.
+        self._added: dict[Path, dict[Path, bool]] = {}
+        self._search: Iterator[tuple[Path, Path, bool]] = iter(())
+        self._new: dict[Path, dict[Path, bool]] = {}
+        self._sentenceIfNone = ""
         self._isFilling = self._isRunning = False
         table = self._ui.batchTable
         table.setColumnCount(2)
@@ -46,6 +49,7 @@ class BatchPanel:
         self._ui.addBatchButton.setMenu(menu)
         self._ui.checkAllButton.connect("clicked(bool)", lambda _checked: self._checkAll())
         self._timer = singleShotTimer(section, self.refresh)
+        self._searchTimer = singleShotTimer(section, self._searchOn)
         section.connect("contentsCollapsed(bool)", lambda _collapsed: self.refresh())
 
     @property
@@ -69,8 +73,8 @@ class BatchPanel:
             return
         inputs = self._inputs()
         self._entries = sceneEntries(inputs, candidates(), group) if inputs else []
-        for root, paths in self._added.items() if inputs else ():
-            self._entries += fileEntries(inputs, paths, root)
+        for root, found in self._added.items() if inputs else ():
+            self._entries += fileEntries(inputs, found, root)
         table, self._isFilling = self._ui.batchTable, True
         table.setRowCount(len(self._entries))
         for row, entry in enumerate(self._entries):
@@ -128,20 +132,33 @@ class BatchPanel:
     def _addFolder(self) -> None:
         folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Add a folder of images"))
         if folder:
-            found = imagesIn(Path(folder))
-            if not found:
-                slicer.util.errorDisplay(plain(_("There are no images in {folder}.").format(folder=folder)))
-                return
-            self._add(Path(folder), found)
+            root, sentence = Path(folder), _("There are no images in {folder}.").format(folder=folder)
+            self._begin(((root, path, hasFrames) for path, hasFrames in Loading.imagesIn(root)), sentence)
 
     def _addFiles(self) -> None:
-        for path in map(Path, Loading.askForImages()):
-            self._add(path.parent, [path])
+        paths = [Path(path) for path in Loading.askForImages()]
+        self._begin((path.parent, path, Loading.isSeries(path)) for path in paths)
 
-    def _add(self, root: Path, paths: list[Path]) -> None:
-        """List what was added, checked."""
+    def _begin(self, search: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str = "") -> None:
+        """Look through images, given as (folder, file, whether it is a series), and list them."""
+        self._search, self._new, self._sentenceIfNone = search, {}, sentenceIfNone
+        self._ui.addBatchButton.enabled = False
+        self._searchOn()
+
+    def _searchOn(self) -> None:
+        """Look at one more file, since a folder may have thousands; list them all, checked, when it was the last."""
+        found = next(self._search, None)
+        if found:
+            root, path, hasFrames = found
+            self._new.setdefault(root, {})[path] = hasFrames
+            self._searchTimer.start()
+            return
+        self._ui.addBatchButton.enabled = True
+        if not self._new and self._sentenceIfNone:
+            slicer.util.errorDisplay(plain(self._sentenceIfNone))
         known = {entry.key for entry in self._entries}
-        self._added[root] = list(dict.fromkeys([*self._added.get(root, []), *paths]))
+        for root, images in self._new.items():
+            self._added[root] = self._added.get(root, {}) | images
         self.refresh()
         self._checked |= {entry.key for entry in self._entries} - known
         self.refresh()

@@ -1,13 +1,17 @@
-"""Loading images from the panel: files, DICOM folders, dropped files, and an example per shipped model."""
+"""Loading images: files, DICOM folders, dropped files, series, whole folders, and an example per shipped model."""
 
+import gzip
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import qt
 import slicer
 from slicer.i18n import tr as _
 
+from conresnet.errors import UserError
 from conresnet.importing import CHECKPOINT_SUFFIXES
 
 from .Widgets import plain
@@ -16,7 +20,10 @@ from .Widgets import plain
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Examples"
 _EXAMPLES = {"hippocampus": "hippocampus.nii.gz", "brain-structures": "head.nii.gz", "brain-tissue": "head.nii.gz"}
 _MODULE_RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
-IMAGES = ("*.nii", "*.nii.gz", "*.nrrd", "*.nhdr", "*.mha", "*.mhd")
+_NIFTI = (".nii", ".nii.gz")
+_ENDINGS = (*_NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
+_SERIES = (".seq.nrrd", ".seq.nhdr")
+_FILE_ATTRIBUTE = "ConResNet.File"
 
 
 def examples() -> dict[str, Path]:
@@ -79,8 +86,77 @@ def _volumes() -> list:
 
 def askForImages() -> list[str]:
     """Ask for image files; empty if the user chooses none."""
-    title, kinds = _("Load images"), _("Images ({patterns})").format(patterns=" ".join(IMAGES))
+    patterns = " ".join(f"*{ending}" for ending in _ENDINGS)
+    title, kinds = _("Load images"), _("Images ({patterns})").format(patterns=patterns)
     return list(qt.QFileDialog.getOpenFileNames(slicer.util.mainWindow(), title, "", kinds))
+
+
+def imagesIn(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Each image file in a folder and those below it, and each folder with DICOM files, and whether it is a series."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        shown = [name for name in sorted(names) if not name.startswith(".")]
+        yield from ((path, isSeries(path)) for path in (Path(place, name) for name in shown if _isImage(name)))
+        if any(name.casefold().endswith(".dcm") for name in shown):
+            yield Path(place), False
+
+
+def isSeries(path: Path) -> bool:
+    """Whether a file has several frames, by its header or name."""
+    name = path.name.casefold()
+    if name.endswith(_SERIES):
+        return True
+    if not name.endswith(_NIFTI):
+        return False
+    try:
+        with (gzip.open if name.endswith(".gz") else open)(path, "rb") as file:
+            header = file.read(348)
+        # Field "dim" of a NIfTI-1 header in the computer's order, or the other one.
+        order = "<" if struct.unpack_from("<i", header)[0] == 348 else ">"
+        count, *sides = struct.unpack_from(f"{order}8h", header, 40)
+    except (OSError, EOFError, struct.error):
+        # It fails when it is loaded, with a sentence.
+        return False
+    return count >= 4 and sides[3] > 1
+
+
+def _isImage(name: str) -> bool:
+    return name.casefold().endswith(_ENDINGS)
+
+
+def withoutEnding(name: str) -> str:
+    """The name of an image file without what says its format."""
+    endings = sorted([*_SERIES, *_ENDINGS], key=len, reverse=True)
+    ending = next((one for one in endings if name.casefold().endswith(one)), "")
+    return name[: len(name) - len(ending)]
+
+
+def readSeries(path: Path):
+    """A 4-D file as a sequence node with a browser, as Slicer loads it; if it was read before, that one.
+
+    Raises:
+        UserError: ``series-unreadable``.
+    """
+    for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode"):
+        if node.GetAttribute(_FILE_ATTRIBUTE) == str(path):
+            return node
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", withoutEnding(path.name))
+    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeSequenceStorageNode")
+    storage.SetFileName(str(path))
+    isRead = storage.ReadData(node) and hasVolumes(node)
+    slicer.mrmlScene.RemoveNode(storage)
+    if not isRead:
+        slicer.mrmlScene.RemoveNode(node)
+        raise UserError("series-unreadable", path=str(path))
+    node.SetAttribute(_FILE_ATTRIBUTE, str(path))
+    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{node.GetName()} browser")
+    browser.SetAndObserveMasterSequenceNodeID(node.GetID())
+    return node
+
+
+def hasVolumes(sequenceNode) -> bool:
+    """Whether the frames of a sequence are volumes."""
+    return sequenceNode.GetNumberOfDataNodes() > 0 and sequenceNode.GetNthDataNode(0).IsA("vtkMRMLScalarVolumeNode")
 
 
 class LoadPanel:

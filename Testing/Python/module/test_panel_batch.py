@@ -13,7 +13,7 @@ import slicer
 from PySide6 import QtCore
 
 from conresnet.images.files import read_volume
-from ConResSegmentationLib.Batch import isSeries
+from ConResSegmentationLib.Loading import isSeries
 from module.models import write_four_channels
 from module.panel_driver import PanelDriver
 from slicer_host import dialogs
@@ -52,6 +52,7 @@ def add(panel: PanelDriver, entry: str, answer: object) -> None:
     """Choose an entry of the button Add."""
     dialogs.answer(answer)
     next(action for action in panel.ui.addBatchButton.menu().actions() if action.text == entry).trigger()
+    panel.wait(lambda: panel.ui.addBatchButton.enabled)
     panel.settle()
 
 
@@ -203,3 +204,36 @@ def test_images_of_several_channels_are_grouped_by_folder(
     run(batch)
     said = cases(batch)
     assert "Whole" in said["one"] and "FLAIR" in said["two"] and "mL" not in said["two"]
+
+
+def test_images_are_read_one_by_one_and_cancel_works_between_them(
+    batch: PanelDriver, tumor_images: list[Path], tmp_path: Path
+) -> None:
+    dialogs.answer("A folder", str(write_four_channels(tmp_path / "four")))
+    batch.ui.installModelButton.click()
+    (tmp_path / "scans" / "one").mkdir(parents=True)
+    for path in tumor_images:
+        (tmp_path / "scans" / "one" / path.name).write_bytes(path.read_bytes())
+    add(batch, "A folder...", str(tmp_path / "scans"))
+    batch.ui.batchButton.click()
+    batch.wait(lambda: slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
+    assert "Reading the images" in batch.status
+    batch.ui.cancelButton.click()
+    batch.settle()
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1
+    assert batch.status == "Canceled." and batch.ui.batchButton.enabled
+
+
+def test_a_folder_is_looked_through_without_holding_up_slicer(
+    batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
+) -> None:
+    for number in range(30):
+        (tmp_path / f"{number:02}.nii.gz").write_bytes(hippocampus_image.read_bytes())
+    turns = []
+    timer = QtCore.QTimer()
+    timer.timeout.connect(lambda: turns.append(batch.ui.addBatchButton.enabled))
+    timer.start(0)
+    add(batch, "A folder...", str(tmp_path))
+    timer.stop()
+    assert turns.count(False) >= 30, "other events are handled after each file"
+    assert len(cases(batch)) == 30 and len(batch.widget.batchPanel.chosen) == 30
