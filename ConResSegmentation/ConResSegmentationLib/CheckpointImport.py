@@ -12,8 +12,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet.importing import model_name
-from conresnet.importing.brats import CHANNELS, INFERENCE, SEGMENTS, inputs_named, segments_named
+from conresnet.importing import CHANNELS, INFERENCE, SEGMENTS, inputs_named, model_name, segments_named
 
 from .EnginePython import EnginePython
 from .Processes import ChildProcess, lastLine
@@ -24,7 +23,7 @@ def askForSettings(checkpoint: Path) -> dict | None:
     """Ask what the checkpoint does not say, as ``conresnet import`` does; None if the user cancels.
 
     Returns:
-        the settings, see `conresnet.importing.brats.describe`. What was left empty has the default.
+        the settings, see `conresnet.importing.describe`. What was left empty has the default.
     """
     dialog = _Dialog(checkpoint)
     try:

@@ -82,7 +82,7 @@ def _random_model(folder: Path) -> Path:
     import safetensors.torch
     import torch
 
-    from conresnet.importing.brats import INFERENCE, WEIGHTS_FILE, describe
+    from conresnet.importing import INFERENCE, WEIGHTS_FILE, describe
     from conresnet.networks import build_network
     from conresnet.package import write_package
 

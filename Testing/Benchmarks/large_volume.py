@@ -64,7 +64,7 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
 def _package(folder: Path, spacing: str) -> Path:
     import safetensors.torch
 
-    from conresnet.importing.brats import WEIGHTS_FILE, describe
+    from conresnet.importing import WEIGHTS_FILE, describe
     from conresnet.networks import build_network
     from conresnet.package import write_package
 

@@ -68,8 +68,7 @@ def import_checkpoint(
     Lightning), alone or next to what a training loop keeps; of a running average next to the weights, the average is
     taken.
     """
-    from conresnet.importing import model_name
-    from conresnet.importing.brats import INFERENCE, inputs_named
+    from conresnet.importing import INFERENCE, inputs_named, model_name
     from conresnet.package.writer import check_replaceable
 
     check_replaceable(output, overwrite)
@@ -90,8 +89,7 @@ def import_checkpoint(
 
 
 def _write(checkpoint: Path, settings: dict[str, Any], output: Path, overwrite: bool) -> None:
-    from conresnet.importing import import_checkpoint
-    from conresnet.importing.brats import WEIGHTS_FILE
+    from conresnet.importing import WEIGHTS_FILE, import_checkpoint
 
     package, average = import_checkpoint(checkpoint, settings, output, overwrite)
     if average:
@@ -117,7 +115,7 @@ def _section(settings: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _segments(texts: Sequence[str]) -> dict[str, Any]:
-    from conresnet.importing.brats import segments_named
+    from conresnet.importing import segments_named
 
     try:
         return segments_named(texts)

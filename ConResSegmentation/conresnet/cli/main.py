@@ -38,7 +38,7 @@ _COMMANDS = {
         "import_checkpoint",
         "Make a model package from a checkpoint by the paper's authors.",
     ),
-    "worker": ("worker", "worker", "Serve requests on stdin and stdout, for the Slicer module."),
+    "worker": ("main", "worker", "Serve requests on stdin and stdout, for the Slicer module."),
 }
 
 
@@ -82,6 +82,18 @@ def conresnet() -> None:
 
     For research; not a medical device. Every command has its own --help.
     """
+
+
+@click.command()
+def worker() -> int:
+    """Serve requests on standard input until it closes.
+
+    This is for programs: they write requests and read events, one JSON object per line, as described in
+    conresnet.worker.protocol.
+    """
+    from conresnet.worker.server import serve
+
+    return serve()
 
 
 def main(arguments: Sequence[str] | None = None, command: click.Command = conresnet, program: str = PROGRAM) -> int:

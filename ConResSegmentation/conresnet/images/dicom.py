@@ -2,7 +2,7 @@
 
 Headers are read with pydicom, pixels with ITK. ITK alone makes up what a header does not say (1 mm, the order of
 frames), and applies no check to a file with many frames. Here, every frame of every file is one slice with a position,
-and all slices get the same checks. The functions run in the reader process, see `conresnet.images.reader_process`.
+and all slices get the same checks. The functions run in the reader process, see `conresnet.images.files`.
 """
 
 from __future__ import annotations

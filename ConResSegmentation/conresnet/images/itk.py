@@ -1,7 +1,7 @@
 """Reading with ITK: NRRD, MetaImage and the other formats it knows, and where its images are in the patient.
 
 ITK trusts what a header says, and a damaged file can end the process. So files from outside are read in a process of
-their own: call `conresnet.images.reader_process`, not this.
+their own: call `conresnet.images.files`, not this.
 """
 
 from __future__ import annotations

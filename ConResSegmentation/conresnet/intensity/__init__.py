@@ -23,6 +23,109 @@ mean and unit variance, and a copy that is normalized the same way after subtrac
 other steps and then applies them to any block of it, so that without filters no float copy of a volume is needed.
 """
 
-from conresnet.intensity.steps import check_steps, split_steps
+from __future__ import annotations
 
-__all__ = ["check_steps", "split_steps"]
+import sys
+from collections.abc import Mapping, Sequence
+from numbers import Real
+
+from conresnet.errors import UserError
+
+FILTERS = ("subtract_gaussian", "equalize")
+LARGEST_SIGMA_MM = 1000
+MOST_TILES = 64
+
+_KEYS = {
+    "subtract_gaussian": {"sigma_mm"},
+    "equalize": {"clip_limit", "tiles"},
+    "clip": {"low", "high"},
+    "clip_percentiles": {"low", "high"},
+    "z_score": {"over", "outside"},
+    "z_score_slices": {"over", "outside"},
+    "rescale": {"from", "to"},
+    "clip_sparse_tail": {"bins", "min_count"},
+}
+
+
+def check_steps(steps: Sequence[Mapping]) -> list[dict]:
+    """Return the steps as a list of dicts.
+
+    Raises:
+        UserError: "bad-intensity" for an unknown step, an invalid one, or a filter after another step.
+    """
+    if not isinstance(steps, Sequence) or isinstance(steps, str):
+        raise _bad(steps, "the intensity steps are not a list")
+    earlier = None
+    for step in steps:
+        name = step.get("step") if isinstance(step, Mapping) else None
+        if not isinstance(name, str) or name not in _KEYS:
+            raise _bad(step, f"a step is one of {', '.join(_KEYS)}")
+        keys = set(step) - {"step"}
+        if keys != _KEYS[name]:
+            raise _bad(step, f"{name} takes {', '.join(sorted(_KEYS[name]))}")
+        wrong = _wrong(step)
+        if wrong:
+            raise _bad(step, wrong)
+        if name in FILTERS and earlier:
+            raise _bad(step, f"{name} comes after {earlier}, but {' and '.join(FILTERS)} come before all other steps")
+        if name not in FILTERS:
+            earlier = name
+    return [dict(step) for step in steps]
+
+
+def split_steps(steps: Sequence[Mapping]) -> tuple[list[dict], list[dict]]:
+    """The filters of a list of steps, and the others. Raises as ``check_steps`` does."""
+    checked = check_steps(steps)
+    filters = [step for step in checked if step["step"] in FILTERS]
+    return filters, checked[len(filters) :]
+
+
+def _wrong(step: Mapping) -> str | None:
+    """The problem with the values of a step that has the right keys, or None."""
+    match step["step"]:
+        case "subtract_gaussian":
+            if not (_number(step["sigma_mm"]) and 0 < step["sigma_mm"] <= LARGEST_SIGMA_MM):
+                return f'"sigma_mm" is a number above 0 and at most {LARGEST_SIGMA_MM}'
+        case "equalize":
+            if not (_number(step["clip_limit"]) and 0 < step["clip_limit"] <= 1):
+                return '"clip_limit" is a number above 0 and at most 1, a share of a tile\'s voxels'
+            if not (_whole(step["tiles"]) and 1 <= step["tiles"] <= MOST_TILES):
+                return f'"tiles" is a whole number from 1 to {MOST_TILES}'
+        case "clip":
+            if not _increasing(step["low"], step["high"]):
+                return "low is not below high"
+        case "clip_percentiles":
+            low, high = step["low"], step["high"]
+            if not (_increasing(low, high) and low >= 0 and high <= 100):
+                return "low and high are not percentages, low below high"
+        case "z_score" | "z_score_slices":
+            if step["over"] not in ("foreground", "all") or step["outside"] not in ("zero", "keep"):
+                return '"over" is "foreground" or "all", "outside" is "zero" or "keep"'
+        case "rescale":
+            if not all(_pair(step[key]) for key in ("from", "to")):
+                return '"from" and "to" are each two different numbers'
+        case "clip_sparse_tail":
+            if step["bins"] != "int_max" or not (_whole(step["min_count"]) and step["min_count"] > 0):
+                return '"bins" is "int_max" and "min_count" a positive whole number'
+    return None
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _increasing(low: object, high: object) -> bool:
+    return _number(low) and _number(high) and low < high
+
+
+def _pair(value: object) -> bool:
+    """Whether it is two different numbers."""
+    return isinstance(value, Sequence) and len(value) == 2 and (_increasing(*value) or _increasing(*value[::-1]))
+
+
+def _bad(step: object, why: str) -> UserError:
+    return UserError("bad-intensity", step=repr(step), reason=why)

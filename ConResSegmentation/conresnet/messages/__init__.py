@@ -10,13 +10,93 @@ and "ROI", which fit the command line and Slicer alike.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from conresnet.messages.computing import COMPUTING
-from conresnet.messages.images import IMAGES
-from conresnet.messages.models import MODELS
-from conresnet.messages.slicer import SLICER
+from conresnet.messages.engine import ENGINE, _
 from conresnet.messages.training import TRAINING
 
-MESSAGES: dict[str, str] = {**IMAGES, **MODELS, **COMPUTING, **TRAINING, **SLICER}
+# About volumes and ROIs of a scene, the engine process, and cases from the scene.
+SLICER: dict[str, str] = {
+    "volume-empty": _("The volume {name} has no image; load it again or choose another one."),
+    "volume-color": _("The volume {name} has {count} values per voxel, like a color image; choose a grayscale volume."),
+    "volume-removed": _("The volume {name} was removed during the segmentation, so the result was discarded."),
+    "volume-changed": _("The volume {name} was changed during the segmentation; segment it again."),
+    "input-removed": _("{name} was removed before the segmentation started; choose the inputs and click Segment."),
+    "channels-missing": _("The model {model} needs {count} volumes: {names}."),
+    "roi-not-placed": _("The ROI {name} has not been placed yet; draw it around the structure, or choose no ROI."),
+    "roi-inside-out": _("The ROI {name} is inverted (Inside out); switch that off in the Markups module."),
+    "transform-not-linear": _(
+        "{name} is under the transform {transform}, which is not linear; harden the transform in the Transforms "
+        "module, or move {name} out of it."
+    ),
+    "engine-python-not-found": _(
+        "The Python for the engine, {program}, does not exist; choose another one under Advanced."
+    ),
+    "engine-python-name": _(
+        "{program} does not look like a Python interpreter; choose a python executable under Advanced."
+    ),
+    "engine-not-started": _("The engine could not be started with {program}; choose another Python under Advanced."),
+    "engine-start-failed": _(
+        "The engine stopped before it was ready ({reason}); check that the Python {program} has the required packages, "
+        "and see the log."
+    ),
+    "engine-silent": _(
+        "The engine did not respond for {seconds} seconds after it was started with {program}; check that this is a "
+        "working Python, and segment again."
+    ),
+    "engine-version": _(
+        "The engine that {program} runs has another version ({version}, protocol {protocol} instead of {ours}); "
+        "restart Slicer, and reinstall the extension if that does not help."
+    ),
+    "engine-died": _(
+        "The engine stopped unexpectedly (exit code {exitCode}), often because it ran out of memory; close other "
+        "programs, draw a smaller ROI or choose another device, and segment again."
+    ),
+    "engine-folder-gone": _("The engine's temporary folder no longer exists; segment again."),
+    "training-environment-missing": _("There is no training environment yet; create it, or choose another Python."),
+    "training-python-missing": _("Choose the Python used for training."),
+    "training-python-not-found": _("The Python for training, {program}, does not exist; choose another one."),
+    "training-command-missing": _("Enter the command prefix, such as: ssh host."),
+    "training-command-invalid": _("The command {command} cannot be started; check its spelling."),
+    "training-not-started": _("The training could not be started with {program}: {reason}."),
+    "batch-channels-missing": _("No image in {folder} is named like {channels}; rename the images, or load them."),
+    "series-unreadable": _(
+        "{path} cannot be read as a series of volumes; load it in Slicer, and check the series there."
+    ),
+    "result-not-saved": _("The result could not be saved to {path}; choose a folder you may write to."),
+    "case-folder-used": _("{folder} is not empty and is not a data set; choose a new folder for a new data set."),
+    "case-folder-nnunet": _(
+        "{folder} uses the nnU-Net layout; cases can be added to a data set in the layout of the Medical Segmentation "
+        "Decathlon, or to a new folder."
+    ),
+    "case-folder-regions": _(
+        "The labels of {folder} are overlapping regions, which one label map cannot store; choose another data set."
+    ),
+    "case-name-invalid": _(
+        '"{name}" cannot be the name of a case; use letters, digits, periods, hyphens and underscores, starting with a '
+        "letter or digit."
+    ),
+    "case-name-taken": _("The data set already has a case {name}; choose another name."),
+    "case-channels-differ": _("The data set has the channels {wanted}, but the case has {given}."),
+    "case-segment-unknown": _(
+        "The data set has no label {segments}; its labels are {labels}. Rename or remove these segments."
+    ),
+    "case-segments-overlap": _(
+        "The segment {name} overlaps another segment, which one label map cannot store; separate them first."
+    ),
+    "case-segments-empty": _("No voxel of the image is segmented; choose another segmentation."),
+    "case-grid-sheared": _(
+        "The axes of the volume are not at right angles, which NIfTI files cannot store; resample the volume first."
+    ),
+    "case-segment-repeated": _("Two segments are named {name}; rename one of them."),
+    "case-label-grid-differs": _(
+        "The label map {label} is not on the voxel grid of {volume}; resample it, or convert it to a segmentation."
+    ),
+    "case-label-unnamed": _(
+        "The value {value} of the label map {label} has no unique name in its color table; name it there."
+    ),
+}
+
+
+MESSAGES: dict[str, str] = {**ENGINE, **TRAINING, **SLICER}
 
 
 def sentence(code: str, values: Mapping[str, Any], translate: Callable[[str], str] = str) -> str:

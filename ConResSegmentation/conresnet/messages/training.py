@@ -1,13 +1,8 @@
 """Sentences about training: data sets, plans, runs, evaluation."""
 
-
-def _(template: str) -> str:
-    """Marks a template for translation; Slicer's module translates it when the sentence is shown."""
-    return template
-
+from conresnet.messages.engine import _
 
 TRAINING: dict[str, str] = {
-    # The Python and its files
     # Data sets
     "folder-not-found": _("The folder {path} does not exist."),
     "folder-unreadable": _("The data set {path} cannot be read ({reason}); check its permissions."),

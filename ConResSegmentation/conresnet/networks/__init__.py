@@ -14,7 +14,7 @@ defaults. Importing this module does not import torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,35 @@ def all_arguments(kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     wraps = declared_network(kind).wraps
     inner = arguments.get(wraps) if wraps else None
     return {**(all_arguments(inner["type"], inner["arguments"]) if inner else {}), **arguments}
+
+
+def wrapped_faults(place: str, kind: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A network inside another that is not one: which outputs there are is read from it."""
+    wraps = declared_network(kind).wraps
+    if not wraps or wraps not in arguments:
+        return
+    inner, place = arguments[wraps], f"{place}.{wraps}"
+    is_network = isinstance(inner, dict) and set(inner) == {"type", "arguments"}
+    if not (is_network and isinstance(inner["type"], str) and isinstance(inner["arguments"], dict)):
+        yield place, 'must be {"type": ..., "arguments": {...}}'
+    else:
+        yield from wrapped_faults(f"{place}.arguments", inner["type"], inner["arguments"])
+
+
+def residual_faults(
+    place: str, kind: str, arguments: Mapping[str, Any], segments: int, outputs: Any
+) -> Iterator[tuple[str, str]]:
+    """Residuals of anything but the segments, which are all that the residual map shows."""
+    wraps = declared_network(kind).wraps
+    if wraps and wraps in arguments:
+        inner = arguments[wraps]
+        yield from residual_faults(f"{place}.{wraps}.arguments", inner["type"], inner["arguments"], segments, outputs)
+    elif "residual" in provided_outputs(kind, arguments):
+        residuals = arguments.get("residual_outputs")
+        residuals = outputs if residuals is None else residuals
+        if residuals is not None and residuals not in (1, segments):
+            reason = f"must be {segments}, one per segment, or 1 for all segments; by default it equals outputs"
+            yield f"{place}.residual_outputs", reason
 
 
 def network_class(kind: str) -> type[nn.Module]:

@@ -13,9 +13,9 @@ from typing import Any
 
 from conresnet.errors import UserError
 from conresnet.intensity import check_steps
-from conresnet.networks import declared_network, provided_outputs
+from conresnet.networks import wrapped_faults
 from conresnet.package.schema import Place, dump, field, load, load_json, repeated
-from conresnet.systems import declared_system
+from conresnet.systems import declared_system, system_faults
 
 FORMAT = "conresnet-model"
 # Version 2 added the copies of an input, regions that include others, and systems and intensity steps that version 1
@@ -166,20 +166,7 @@ class Network:
         """Arguments that the description needs to understand."""
         if self.arguments.get("residual_axis", "S") not in AXES:
             yield "arguments.residual_axis", f"must be one of {', '.join(AXES)}"
-        yield from _network_faults("arguments", self.type, self.arguments)
-
-
-def _network_faults(place: str, kind: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """A network inside another that is not one: which outputs there are is read from it."""
-    wraps = declared_network(kind).wraps
-    if not wraps or wraps not in arguments:
-        return
-    inner, place = arguments[wraps], f"{place}.{wraps}"
-    is_network = isinstance(inner, dict) and set(inner) == {"type", "arguments"}
-    if not (is_network and isinstance(inner["type"], str) and isinstance(inner["arguments"], dict)):
-        yield place, 'must be {"type": ..., "arguments": {...}}'
-    else:
-        yield from _network_faults(f"{place}.arguments", inner["type"], inner["arguments"])
+        yield from wrapped_faults("arguments", self.type, self.arguments)
 
 
 @dataclass(frozen=True)
@@ -380,7 +367,7 @@ class ModelDescription:
         """Parts that do not fit each other."""
         if reason := repeated([item.name for item in self.inputs]):
             yield "inputs", reason
-        yield from _system_faults(self)
+        yield from system_faults(self)
         yield from _locator_faults(self)
         for index, network in enumerate(self.system.networks):
             # Only a description that is yet to be written may do without its files.
@@ -441,33 +428,6 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
     return description
 
 
-def _system_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
-    """Too many or too few networks, or networks with other channels than the model.
-
-    Systems that are not installed here may chain networks freely.
-    """
-    system, kind = description.system, declared_system(description.system.type)
-    if kind is None:
-        return
-    if kind.files and len(system.networks) != len(kind.files):
-        yield "system.networks", f"must have {len(kind.files)} entries, because the system is {system.type}"
-    segments = len(description.output.segments)
-    expected = {
-        "input_channels": description.channel_count,
-        "outputs": segments + (description.output.kind == "labels"),
-    }
-    first_axis = system.networks[0].arguments.get("residual_axis", "S")
-    for index, network in enumerate(system.networks):
-        place = f"system.networks[{index}].arguments"
-        for key, value in expected.items():
-            if network.arguments.get(key, value) != value:
-                yield f"{place}.{key}", f"must be {value}, to match the inputs and segments"
-        outputs = network.arguments.get("outputs")
-        yield from _residual_faults(place, network.type, network.arguments, segments, outputs)
-        if network.arguments.get("residual_axis", "S") != first_axis:
-            yield f"{place}.residual_axis", f"must be {first_axis}, as for the first network"
-
-
 def _locator_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
     """A locator whose places cannot be told apart in one label map."""
     locator, output = description.locator, description.output
@@ -483,19 +443,3 @@ def _locator_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
         yield "locator.places", "are too many: their label values would exceed 255"
     if reason := repeated([place.name for place in locator.places]):
         yield "locator.places", reason
-
-
-def _residual_faults(
-    place: str, kind: str, arguments: Mapping[str, Any], segments: int, outputs: Any
-) -> Iterator[tuple[str, str]]:
-    """Residuals of anything but the segments, which are all that the residual map shows."""
-    wraps = declared_network(kind).wraps
-    if wraps and wraps in arguments:
-        inner = arguments[wraps]
-        yield from _residual_faults(f"{place}.{wraps}.arguments", inner["type"], inner["arguments"], segments, outputs)
-    elif "residual" in provided_outputs(kind, arguments):
-        residuals = arguments.get("residual_outputs")
-        residuals = outputs if residuals is None else residuals
-        if residuals is not None and residuals not in (1, segments):
-            reason = f"must be {segments}, one per segment, or 1 for all segments; by default it equals outputs"
-            yield f"{place}.residual_outputs", reason

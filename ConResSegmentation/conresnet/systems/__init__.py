@@ -13,11 +13,12 @@ therefore import torch, numpy and SimpleITK inside methods only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from conresnet.errors import UserError
+from conresnet.networks import residual_faults
 from conresnet.registry import Registry
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from conresnet.inference.devices import Backend
     from conresnet.inference.sliding import Passes, Predictor
     from conresnet.inference.windows import Tiling
-    from conresnet.package import ModelPackage
+    from conresnet.package import ModelDescription, ModelPackage
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +164,33 @@ def trained_systems() -> list[str]:
     """The names of the systems that a plan can train."""
     kinds = ((name, declared_system(name)) for name in system_names())
     return [name for name, kind in kinds if kind and kind.stages.__func__ is not System.stages.__func__]
+
+
+def system_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
+    """Too many or too few networks, or networks with other channels than the model.
+
+    Systems that are not installed here may chain networks freely.
+    """
+    system, kind = description.system, declared_system(description.system.type)
+    if kind is None:
+        return
+    if kind.files and len(system.networks) != len(kind.files):
+        yield "system.networks", f"must have {len(kind.files)} entries, because the system is {system.type}"
+    segments = len(description.output.segments)
+    expected = {
+        "input_channels": description.channel_count,
+        "outputs": segments + (description.output.kind == "labels"),
+    }
+    first_axis = system.networks[0].arguments.get("residual_axis", "S")
+    for index, network in enumerate(system.networks):
+        place = f"system.networks[{index}].arguments"
+        for key, value in expected.items():
+            if network.arguments.get(key, value) != value:
+                yield f"{place}.{key}", f"must be {value}, to match the inputs and segments"
+        outputs = network.arguments.get("outputs")
+        yield from residual_faults(place, network.type, network.arguments, segments, outputs)
+        if network.arguments.get("residual_axis", "S") != first_axis:
+            yield f"{place}.residual_axis", f"must be {first_axis}, as for the first network"
 
 
 def build_system(package: ModelPackage) -> System:

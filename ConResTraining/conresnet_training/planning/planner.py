@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.importing.brats import SEGMENTS as BRATS_SEGMENTS
+from conresnet.importing import SEGMENTS as BRATS_SEGMENTS
 from conresnet.inference.windows import MULTIPLE
 from conresnet.networks.blocks import GROUPS
 from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conresnet.errors import UserError
 from conresnet.images.channels import Candidate, match_channels, score, sort_by_channel
-from conresnet.importing.brats import CHANNELS
+from conresnet.importing import CHANNELS
 
 
 @dataclass(frozen=True)

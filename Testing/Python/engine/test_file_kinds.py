@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.images import reader_process
+from conresnet.images import files
 from conresnet.images.files import read_grid, read_image, read_volume
 from engine.image_cases import TILTED, ramp, refused, write_with_itk
 from engine.volumes import random_volume
@@ -196,12 +196,12 @@ def test_a_pair_of_files_is_read_and_one_without_orientation_gets_a_warning(tmp_
 
 def test_one_process_reads_all_images(tmp_path):
     read_image(nrrd(tmp_path / "a.nrrd"))
-    reader = reader_process._reader
+    reader = files._reader
     read_image(metaimage(tmp_path / "a.mha"))
     with pytest.raises(UserError):
         read_image(nrrd(tmp_path / "b.nrrd", sizes="4 5 7"))
     read_image(nrrd(tmp_path / "a.nrrd"))
-    assert reader_process._reader is reader
+    assert files._reader is reader
 
 
 @pytest.mark.skipif(os.name == "nt", reason="ends a process by a signal")
@@ -211,7 +211,7 @@ def test_one_process_reads_all_images(tmp_path):
 def test_a_crash_costs_one_image(tmp_path, number, code):
     path = nrrd(tmp_path / "a.nrrd")
     read_image(path)
-    process = reader_process._reader._process
+    process = files._reader._process
     os.kill(process.pid, signal.SIGSTOP)
     # The request is under way when the process ends, as in a crash of ITK.
     os.kill(process.pid, number)
@@ -241,10 +241,10 @@ def test_the_process_ends_with_the_program(tmp_path, end):
     path = nrrd(tmp_path / "a.nrrd")
     code = f"""
         import os
-        from conresnet.images import reader_process
+        from conresnet.images import files
         from conresnet.images.files import read_image
         read_image(__import__("pathlib").Path({str(path)!r}))
-        print(reader_process._reader._process.pid, flush=True)
+        print(files._reader._process.pid, flush=True)
         {end}
     """
     folder = Path(sys.modules["conresnet"].__file__).parents[1]

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conresnet.errors import UserError
-from conresnet.package import archive, read_package, reader
+from conresnet.package import read_package, reader
 from engine.package_cases import WEIGHTS, document, make_folder, refusal, safetensors_bytes
 
 
@@ -255,19 +255,19 @@ def test_two_packages_in_one_zip_file(archived: Path) -> None:
 
 
 def test_an_archive_bomb_is_refused_unread(archived: Path) -> None:
-    add_to_zip(archived, "bomb.txt", bytes(archive.SWELLING_IGNORED_BYTES + 1))
+    add_to_zip(archived, "bomb.txt", bytes(reader.SWELLING_IGNORED_BYTES + 1))
     assert "expand" in refusal("package-unsafe", read_package, archived)
 
 
 def test_an_archive_of_too_many_files(archived: Path) -> None:
     with zipfile.ZipFile(archived, "a") as made:
-        for index in range(archive.MOST_MEMBERS):
+        for index in range(reader.MOST_MEMBERS):
             made.writestr(f"{index}.txt", b"")
     assert "files" in refusal("package-unsafe", read_package, archived)
 
 
 def test_an_archive_that_is_large_in_all(archived: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MOST_UNPACKED_BYTES", 100)
+    monkeypatch.setattr(reader, "MOST_UNPACKED_BYTES", 100)
     assert "expand" in refusal("package-unsafe", read_package, archived)
 
 

@@ -1,0 +1,396 @@
+"""Sentences about the engine's work: images and ROIs, model packages and checkpoints, devices, requests, results."""
+
+
+def _(template: str) -> str:
+    """Marks a template for translation; Slicer's module translates it when the sentence is shown."""
+    return template
+
+
+ENGINE: dict[str, str] = {
+    # Files
+    "image-not-found": _("The image {path} does not exist."),
+    "cannot-read": _("The image {path} cannot be read ({reason})."),
+    "image-name-not-text": _("The image {path} cannot be read because its name is not valid UTF-8; rename it."),
+    "image-archive": _("{path} is an archive; unpack it, and choose the image or DICOM folder inside."),
+    "not-an-image": _(
+        "{path} is not an image in a supported format (NIfTI, NRRD, MetaImage, or a folder with a DICOM series), or "
+        "its header is damaged."
+    ),
+    "image-damaged": _("{path} is damaged and cannot be read; copy, download or export it again."),
+    "image-truncated": _(
+        "{path} is cut off or has a damaged header: the header describes {size} voxels, which is more than the file "
+        "holds; copy, download or export it again."
+    ),
+    "image-reader-crashed": _(
+        "{path} cannot be read: the image reader crashed, most likely because the file is damaged; copy, download or "
+        "export it again."
+    ),
+    "image-out-of-memory": _("{path} cannot be read because memory ran out; close other programs, or crop the image."),
+    "image-header": _("{path} has an invalid header: {field} is {value}; export the image again."),
+    "image-data-file": _("{path} stores its voxels in {file}, which is not a file that can be read."),
+    "image-beyond-memory": _(
+        "{path} does not fit into memory: according to its header it has {size} voxels ({gigabytes} GB); crop or "
+        "resample it, or correct its header."
+    ),
+    "image-no-spacing": _(
+        "{path} does not store a voxel size; save it in a format that does, such as NIfTI, with the correct size."
+    ),
+    "reader-needs-package": _(
+        "Reading {path} requires the Python package {package}, which is not installed; install it with pip."
+    ),
+    # What an image must be like
+    "image-2d": _("{path} is a 2-D image, but a 3-D image is required."),
+    "image-4d": _("{path} contains {count} images, but one 3-D image is required; split it first."),
+    "image-color": _("{path} is a color (RGB) image, but a gray-scale scan is required."),
+    "image-complex": _("{path} contains complex numbers; save the magnitude first."),
+    "image-empty": _("{name} has no voxels."),
+    "image-type": _("{name} contains {type} values, but real numbers are required."),
+    "image-constant": _("{name} is empty: all its voxels are {value:g}; choose another image."),
+    "image-not-finite": _(
+        "{name} has voxels that are NaN or infinite ({count} of them); replace them, for example by the background "
+        "value."
+    ),
+    "intensity-range": _("{name} has values up to {value:.1e}, which no scanner produces; check how it was made."),
+    "absurd-spacing": _("{name} has a voxel size of {size} mm, which cannot be right; correct it in the image."),
+    "image-sheared": _("{name} has axes that are not at right angles to each other; resample it to a regular grid."),
+    "image-too-large": _(
+        "At the model's spacing, {name} has {size} voxels, which is too many; draw an ROI around the structure, or "
+        "check the image's spacing."
+    ),
+    "image-too-large-to-measure": _(
+        "At the spacing of {model}, {name} has {size} voxels, which is too many to measure its intensity; crop the "
+        "image around the structure, or check its spacing."
+    ),
+    # DICOM
+    "dicom-none": _("The folder {path} contains no DICOM series; choose an image file, or a folder with one series."),
+    "dicom-in-subfolder": _(
+        "The folder {path} contains no DICOM series, but its subfolder {subfolder} does; choose that folder."
+    ),
+    "dicom-several": _(
+        "The folder {path} contains {count} DICOM series ({series}); move the one you need to a folder of its own."
+    ),
+    "dicom-one-slice": _("{path} is a single slice of a DICOM series; choose its folder, {folder}, instead."),
+    "dicom-no-position": _("{path} does not say where in the patient its slices are (position or orientation)."),
+    "dicom-no-spacing": _("{path} does not say how large its voxels are (PixelSpacing or slice thickness)."),
+    "dicom-mixed": _(
+        "The DICOM slices in {path} differ in size, direction or spacing; move one scan to a folder of its own."
+    ),
+    "dicom-mixed-scale": _(
+        "The frames of {path} have different rescale slopes, which is not supported; convert it first."
+    ),
+    "dicom-tilt": _(
+        "The DICOM slices in {path} are sheared by {degrees:.2f} degrees of gantry tilt; correct it first, for example "
+        "with Slicer's DICOM module."
+    ),
+    "dicom-same-place": _(
+        "Several DICOM slices in {path} are at the same place; the series may contain several scans or time points, "
+        "which have to be separated first."
+    ),
+    "dicom-uneven": _(
+        "The DICOM slices in {path} are not evenly spaced ({smallest:.2f} to {largest:.2f} mm apart); slices may be "
+        "missing, or several scans mixed."
+    ),
+    "dicom-sideways": _(
+        "The DICOM slices in {path} are not above one another (up to {largest:.2f} mm to the side of the first); "
+        "several scans may be mixed."
+    ),
+    # Channels
+    "wrong-channel-count": _(
+        "The model has {wanted} channels ({channels}), but the number of images is {given} ({images})."
+    ),
+    "wrong-component-count": _(
+        "The model has {wanted} channels ({channels}), but the number of images in {path} is {given}; choose one file "
+        "per channel, or a 4-D file with all of them."
+    ),
+    "channels-apart": _(
+        "{name} does not overlap the ROI, or the image {first}; choose images of one examination, register them, or "
+        "move the ROI."
+    ),
+    "channels-unclear": _(
+        "{name} was given as {given}, but its name suggests {spoken}, and not all image names are clear; name each "
+        "image with --channel."
+    ),
+    # ROI
+    "bad-roi": _("The ROI cannot be used: {reason}."),
+    "roi-not-found": _("The ROI file {path} does not exist."),
+    "roi-outside": _("The ROI ({roi}) is outside {name}; move it onto the structure, in RAS mm as in Slicer."),
+    "roi-too-small": _("The ROI ({roi}) contains no voxel of {name}; move it onto the structure, or make it larger."),
+    "roi-empty": _("{name} is empty inside the ROI ({roi}): all voxels there are {value:g}; move the ROI."),
+    # Model settings and requests
+    "bad-grid": _("The grid {grid} is not a shape with a 4 x 4 matrix ijk_to_ras."),
+    "bad-orientation": _(
+        "The orientation {orientation} is not three letters with one each of R or L, A or P, and S or I, such as SAR."
+    ),
+    "bad-spacing": _("The model's spacing {spacing} is not three positive numbers in mm."),
+    "bad-foreground": _("Unknown foreground {foreground}; choose one of {known}."),
+    "bad-intensity": _("The model's intensity step {step} cannot be used: {reason}."),
+    # Results
+    "output-not-nifti": _("{path} cannot be written: choose a name that ends in .nii or .nii.gz."),
+    # Warnings
+    "warn-much-larger": _(
+        "{name} is much larger than the field of view of {model}; draw an ROI around the structure, unless the model "
+        "is meant for whole scans."
+    ),
+    "warn-much-smaller": _(
+        "{name} covers only {covered} mm of the {seen} mm that {model} looks at along its {axis} axis; with so few "
+        "slices the result may be wrong."
+    ),
+    "warn-much-thicker": _(
+        "{name} has a spacing of {spacing} mm along its {axis} axis, much thicker than the {wanted} mm that {model} "
+        "was trained on; the result may be inaccurate."
+    ),
+    "warn-partly-covered": _(
+        "{name} covers only {share:.0%} of what is segmented in {first}; elsewhere the result depends on the other "
+        "images."
+    ),
+    "warn-no-orientation": _(
+        "{path} does not store the patient's orientation (NIfTI: qform and sform codes are 0); it was placed as Slicer "
+        "places it, so check left and right, front and back."
+    ),
+    "warn-transforms-differ": _(
+        "The header of {path} contradicts itself: qform, sform and voxel size place the image up to {distance:.1f} mm "
+        "apart; the {taken} was used."
+    ),
+    "warn-scaling-ignored": _("The value scl_inter in the header of {path} is not a number, and was taken as 0."),
+    # model.json
+    "package-json": _("{file} cannot be read as JSON ({reason}); get a fresh copy of the model package."),
+    "package-newer": _(
+        "{file} has the newer format version {version}, and this version reads versions up to {ours}; update ConResNet."
+    ),
+    "package-description": _(
+        'The model description {file} is wrong: "{field}" {reason}; correct it or get a fresh copy of the package.'
+    ),
+    # Networks, systems and maps
+    "network-unknown": _("The model {model} cannot be built: {reason}; update ConResNet, or install what adds it."),
+    "network-ambiguous": _(
+        "The model {model} has {count} networks, which only together give its answer; load one of them by its index, 0 "
+        "to {last}, or segment with the whole model."
+    ),
+    "network-not-found": _("The model {model} has no network {index}, only 0 to {last}."),
+    "network-not-finite": _(
+        "The network of {model} gives values that are not numbers; its training may have diverged, or the intensities "
+        "of this image are unlike those it was trained on. Check the image, or choose another model."
+    ),
+    "system-unknown": _(
+        "The model {model} needs the system {system}, which this version of ConResNet does not have (it has {known}); "
+        "update ConResNet."
+    ),
+    "weights-damaged": _("{source} cannot be read ({reason}); get the model again."),
+    "weights-missing": _("{source} does not have the tensor {tensor}; get the model again."),
+    "weights-shape": _("In {source} the tensor {tensor} has the shape {shape} instead of {expected}."),
+    "weights-left-over": _("{source} has the tensor {tensor}, which the network does not have."),
+    "coarse-pass-empty": _(
+        "The coarse pass of {model} found nothing in this case, so the result is empty. Check that the image shows "
+        "what the model segments, or draw an ROI around it."
+    ),
+    "map-unknown": _("Unknown map {map}; choose from {known}."),
+    "map-unavailable": _("The model {model} has no {map} map; it has {available}."),
+    # Files of a package
+    "package-not-found": _("There is no model package at {file}; check the path."),
+    "package-without-description": _(
+        "{file} has no model.json, so it is not a model package; choose the folder or .zip file that has one."
+    ),
+    "model-is-checkpoint": _(
+        "{name} is a checkpoint, not a model package. Convert it with the command 'python -m conresnet import', or "
+        "'python -m conresnet_training export' if you trained it; then install the result."
+    ),
+    "package-damaged": _("The model package {file} cannot be read ({reason}); get a fresh copy."),
+    "package-unsafe": _("The model package {file} was refused because {reason}; get it from a source that you trust."),
+    "package-file-missing": _("The model package {file} is incomplete: {name} is missing; get a fresh copy."),
+    "package-truncated": _(
+        "{name} in the model package {file} has {bytes} bytes instead of {expected}; get a fresh copy."
+    ),
+    "package-checksum": _(
+        "{name} in the model package {file} does not match the checksum in its model.json, so it is damaged or was "
+        "changed; get a fresh copy."
+    ),
+    "package-weights": _(
+        "{file} is not a complete safetensors file, and weights in other formats are not read; get a fresh copy of the "
+        "model package."
+    ),
+    "package-exists": _("{file} already exists and was not changed; choose another name, or allow overwriting."),
+    "package-path-taken": _(
+        "{file} already exists, is not a model package, and was not changed; choose another name, or move it."
+    ),
+    # Importing checkpoints
+    "import-not-found": _("There is no checkpoint at {path}; check the path."),
+    "import-cannot-read": _("{path} cannot be read ({reason}); check the file."),
+    "import-folder": _("{path} is a folder; choose the checkpoint file in it."),
+    "import-of-package": _(
+        "{path} is a model package already; install it with the command 'python -m conresnet models install'."
+    ),
+    "import-of-run": _(
+        "{path} belongs to a training run of ConResNet; make a model package of the run with the command "
+        "'python -m conresnet_training export'."
+    ),
+    "import-torchscript": _(
+        "{path} is a TorchScript program, which is not run; save the network's state_dict with torch.save instead."
+    ),
+    "import-unreadable": _(
+        "{path} is not a complete checkpoint as torch.save writes it; get a fresh copy, or check that it is the right "
+        "file."
+    ),
+    "import-object": _(
+        "{path} was refused because it contains Python objects besides tensors ({objects}), which could run code when "
+        "read; save the network's state_dict alone."
+    ),
+    "import-content": _(
+        "{path} has no tensors with names (a state_dict); save the network's state_dict with torch.save."
+    ),
+    "import-several": _(
+        "{path} has several networks of the paper's authors ({places}); save the one to import in a file of its own."
+    ),
+    "import-missing": _(
+        "{path} does not have the tensor {tensor} ({count} others are missing too); only checkpoints of the paper "
+        "authors' ConResNet can be imported."
+    ),
+    "import-left-over": _(
+        "{path} has the tensor {tensor} (and {count} others) that ConResNet does not have; only checkpoints of the "
+        "paper authors' ConResNet can be imported."
+    ),
+    "import-shape": _(
+        "In {path} the tensor {tensor} has the shape {shape} instead of {wanted}; only checkpoints of the paper "
+        "authors' ConResNet can be imported."
+    ),
+    "import-values": _(
+        "In {path} the tensor {tensor} has values that are not finite numbers in 32 bits; get a fresh copy, or "
+        "train the network again."
+    ),
+    "import-setting-unknown": _("{key} cannot be set when {path} is imported; the fields that can be set are {known}."),
+    "import-channels-differ": _(
+        "{path} has {channels} channels and {segments} segments, but {given_channels} channels and {given_segments} "
+        "segments are described; name them with --channel and --segment."
+    ),
+    # Finding models
+    "models-folder-not-found": _("There is no models folder at {file}; check the path."),
+    "model-not-found": _(
+        'There is no model named "{name}" and no model package at that path; the available models are: {names}.'
+    ),
+    "model-not-found-near": _(
+        'There is no model named "{name}" and no model package at that path; did you mean "{near}"?'
+    ),
+    # Devices, precision and memory.
+    "device-unknown": _("Unknown device {device!r}; choose auto, cpu, cuda, cuda:N or mps."),
+    "device-unavailable": _(
+        "The device {device} is not available (or this PyTorch, {torch}, cannot use it); choose auto or another device."
+    ),
+    "precision-unknown": _("Unknown precision {precision!r}; choose one of {known}."),
+    "precision-unavailable": _("fp16 is not supported on the CPU; choose auto, bf16 or fp32."),
+    "tiling-unknown": _("Unknown tiling {tiling!r}; choose one of {known}."),
+    "volume-not-positive": _("{option} must be a volume above 0 mL, not {value}."),
+    "out-of-memory": _(
+        "The computer does not have enough memory to segment {name}; close other programs, or draw an ROI around the "
+        "structure."
+    ),
+    "gpu-failed": _("The GPU failed ({reason}); restart the program, or choose the CPU as the device."),
+    # Warnings that come with a result.
+    "half-precision-exceeded": _("Values exceeded the range of {precision}; fp32 was used instead."),
+    "smaller-windows": _(
+        "{where} ran out of memory with windows of {size} voxels; windows of {smaller} were used instead."
+    ),
+    "cpu-for-windows": _(
+        "{where} ran out of memory with windows of {size} voxels; the CPU, which takes longer, was used instead."
+    ),
+    "cpu-for-network": _(
+        "{where} does not have enough memory for the network; the CPU, which takes longer, was used instead."
+    ),
+    "cpu-for-failure": _("{where} failed ({reason}); the CPU, which takes longer, was used instead."),
+    "segment-dropped": _(
+        "Nothing is left of {segment}: every piece of it is smaller than {volume} mL. Choose a smaller volume."
+    ),
+    # The locator, which finds ROIs.
+    "no-locator": _("{model} has no locator, so it cannot find its ROI; draw an ROI around the structure."),
+    "locator-not-installed": _(
+        "{model} finds its ROI with the model {locator}, which is not installed; install that model, or draw an ROI "
+        "around the structure."
+    ),
+    "locator-differs": _(
+        "The installed model {locator} cannot find the ROI, because it does not have the segments {segments} in one "
+        "image; install the version that belongs to the model, or draw an ROI around the structure."
+    ),
+    "nothing-located": _(
+        "{locator} found none of these structures in {name}: {structures}. Check that the image shows them, or draw an "
+        "ROI around the structure."
+    ),
+    "warn-not-located": _(
+        "{locator} did not find this place in {name}: {place}. Nothing was segmented there; if it is wanted, draw an "
+        "ROI around it."
+    ),
+    # The engine's process.
+    "bad-request": _("The engine did not understand the request ({reason}); restart Slicer, and segment again."),
+    "channel-unreadable": _("The array of {name} cannot be read from {path} ({reason}); segment again."),
+    "engine-incomplete": _(
+        "The engine's Python, {python}, does not have {package}; install what the engine needs, or choose another "
+        "Python."
+    ),
+    "engine-broken": _(
+        "The engine's Python, {python}, cannot run it ({reason}); install PyTorch again, in a build for this computer, "
+        "or choose another Python."
+    ),
+    "engine-fault": _("An internal error occurred in the engine ({reason}); please report it with the diagnostics."),
+    # Files.
+    "disk-full": _("There is not enough disk space to write {path}; free some space and try again."),
+    "cannot-write": _("{path} cannot be written ({reason}); choose a folder you may write to."),
+    "file-empty": _("{path} is an empty file; copy, download or export it again."),
+    "file-lfs-pointer": _(
+        '{path} is a Git LFS pointer and not the file itself; run "git lfs pull", or download the file.'
+    ),
+    "file-web-page": _(
+        "{path} is a web page; check the link that it was downloaded from, which may need a login, and download the "
+        "file itself."
+    ),
+    "cannot-access": _("{path} cannot be accessed ({reason}); check its name and permissions."),
+    # The folder of a case's results.
+    "output-not-folder": _("The output {path} is a file; name a folder for the results."),
+    "results-exist": _(
+        "{path} already holds results ({files}); name another folder, or replace them with --overwrite."
+    ),
+    "results-not-ours": _(
+        "{path} holds {files}, which no report there lists as a result of ConResNet; move that away, or name another "
+        "folder."
+    ),
+    "input-in-the-way": _("Writing to {path} would replace the input {file}; name another folder."),
+    # The command line: models, images given by channel or in memory, and lists of cases.
+    "packages-wrong": _("{wrong} of {count} models cannot be used, for the reasons above."),
+    "settings-unreadable": _("The settings {file} cannot be read ({reason}); check the path."),
+    "channel-unknown": _("Unknown channel {name!r}; the model's channels are {channels}."),
+    "channel-repeated": _("The channel {name} is given twice."),
+    "channel-missing": _("The model also needs {missing}; name an image for each channel."),
+    "image-kind": _(
+        "{name} cannot be segmented because it is a {kind}; give a path, a SimpleITK or nibabel image, or a pair "
+        "(array, affine)."
+    ),
+    "image-components": _(
+        "{name} holds {given} images, but {wanted} are needed ({channels}); give one image per channel, or one that "
+        "holds all of them."
+    ),
+    "array-shape": _(
+        "{name} has an array of the shape {array} and an affine of the shape {affine}; the array needs three axes, or "
+        "a fourth for channels, and the affine 4 x 4 numbers."
+    ),
+    "argument-blank": _("The value of {option} is empty; give it a value, or leave the option out."),
+    "package-missing": _("This needs {package}, which the Python at {python} does not have; install it there."),
+    "memory-short": _("The computer does not have enough memory for this; close other programs, and try again."),
+    "internal-error": _("An internal error occurred ({reason}); please report it with the log {log}."),
+    "internal-error-no-log": _("An internal error occurred ({reason}), and no log could be written."),
+    "cases-unreadable": _("The list of cases {path} cannot be read ({reason})."),
+    "cases-columns": _(
+        "The list of cases {path} must have the columns {columns}, separated by commas, and may have {roi}, but its "
+        "first line is {line!r}."
+    ),
+    "cases-empty": _("The list of cases {path} has no case below its first line."),
+    "cases-failed": _("{failed} of {cases} cases could not be segmented, for the reasons above."),
+    "case-line-incomplete": _("Line {line} of the list of cases {path} has no {column}."),
+    "case-too-long": _(
+        "Line {line} of the list of cases {path} has more fields than there are columns; put quotes around a field "
+        "that contains commas."
+    ),
+    "case-name": _(
+        "Line {line} of the list of cases {path} has the name {name!r}, which cannot be a folder's name on every "
+        "system; rename the case."
+    ),
+    "case-names-collide": _(
+        "The list of cases {path} has the names {other!r} and {name!r}, whose results would be in the same folder on "
+        "some systems; rename one."
+    ),
+}
