@@ -239,7 +239,7 @@ def fits_a_window(data_set, plan) -> bool:
     """Whether the median case fits into one window of the plan, as crops do."""
     from conresnet_training.planning.survey import survey
 
-    found, description = survey(data_set), plan.description
+    found, description = survey(data_set), plan.model
     plane = {letter: axis for axis in ("SI", "AP", "RL") for letter in axis}
     sides = zip(found.orientation, found.size, found.spacing, strict=True)
     millimeters = {plane[letter]: size * spacing for letter, size, spacing in sides}
@@ -271,7 +271,7 @@ def _about(plan, results: Sequence) -> list[str]:
 
 
 def _window(plan) -> str:
-    description = plan.description
+    description = plan.model
     spacing = description.preparation.spacing
     voxels = " x ".join(map(str, description.inference.window))
     return f"{voxels} voxels" + (f" of {' x '.join(f'{mm:g}' for mm in spacing)} mm" if spacing else "")

@@ -149,7 +149,7 @@ def with_peer(plan: Plan, name: str) -> Plan:
     Args:
         name: a key of ``PEERS``.
     """
-    description = plan.description
+    description = plan.model
     segments = len(description.output.segments)
     outputs = segments + 1 if description.output.kind == "labels" else segments
     arguments: dict = {"input_channels": len(description.inputs), "outputs": outputs}

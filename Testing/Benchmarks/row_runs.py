@@ -49,7 +49,7 @@ def what_trains(plan: Plan) -> dict[str, Any]:
 
     Network arguments that a plan omits are filled in with their defaults.
     """
-    description = plan.description
+    description = plan.model
     networks = [_with_defaults(network.type, network.arguments) for network in description.system.networks]
     return {
         "targets": plan.targets,

@@ -68,7 +68,7 @@ def evaluate(runs: Sequence, output: Path, plan_file: Path) -> None:
     make_folder(output / SEGMENTATIONS)
     measured = measure_runs(runs, output / SEGMENTATIONS)
     if runs[0].plan.targets != plan.targets:
-        painted = {segment.name: segment.label for segment in plan.description.output.segments}
+        painted = {segment.name: segment.label for segment in plan.model.output.segments}
         regions = {name: tuple(values) for name, values in plan.targets.items()}
         of_regions = measure_predictions(
             output / SEGMENTATIONS, replace(read_data_set(data), regions=regions, region_labels=painted)
@@ -115,7 +115,7 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     peak = torch.cuda.max_memory_reserved(device) if is_gpu else peak_memory()
     # Counting runs the networks too, so it comes last and does not affect the peak memory.
     networks = [build_network(network.type, network.arguments) for network in packed.description.system.networks]
-    window = plan.description.inference.window
+    window = plan.model.inference.window
     found = {
         "parameters": sum(map(acting_parameters, networks)),
         "multiply_adds": sum(multiply_adds(network, window) for network in networks),

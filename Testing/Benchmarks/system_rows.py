@@ -103,7 +103,7 @@ def _study(plan: Plan, data_set: DataSet) -> Iterator[Row]:
     """The rows of ConResNet's paper, except ConResNet and its baseline."""
     plans = {base: change_system(plan, base) for base in (CONRESNET, BASELINE)}
     ours = plans[CONRESNET]
-    training, description = ours.training, ours.description
+    training, description = ours.training, ours.model
 
     def row(table: str, what: str, changed: Plan, base: str = CONRESNET) -> Row:
         name = f"{base}-{what.replace(' ', '-')}"

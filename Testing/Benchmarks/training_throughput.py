@@ -111,12 +111,12 @@ class Bench:
 
         self.place = Workplace(folder)
         self.place.prepare(self.data_set, self.plan)
-        window = list(self.plan.description.inference.window)
+        window = list(self.plan.model.inference.window)
         self.place.change(batch_size=self.batch, patch_size=window)
 
     def nnunet(self, workers: int) -> list[float]:
         """Train our network with nnU-Net's loop."""
-        settings, description = self.plan.training, self.plan.description
+        settings, description = self.plan.training, self.plan.model
         network = description.system.networks[0]
         task = {
             "do": "measure",

@@ -161,7 +161,7 @@ def measure_runs(
     """
     check_agreement(runs)
     plan = runs[0].plan
-    data_set, values = runs[0].data_set(), values_of_model(plan.description.output.segments, plan.targets)
+    data_set, values = runs[0].data_set(), values_of_model(plan.model.output.segments, plan.targets)
     synthesizer = synthesizer_of(plan, data_set.tissues)
     cases, files, errors = {}, {}, {}
     groups = _by_who_held_them_out(runs, data_set)
@@ -185,7 +185,7 @@ def measure_runs(
     evaluation = Evaluation(
         data=data_set.name,
         split=_sentence(runs, data_set, cases),
-        model=plan.description.name,
+        model=plan.model.name,
         surface_tolerance_mm=surface_tolerance_mm,
         cases={name: cases[name] for name in sorted(cases)},
         made_by=tuple(
@@ -195,7 +195,7 @@ def measure_runs(
         ),
         failed={name: error.message for name, error in errors.items()},
     )
-    colors = {item.name: item.color for item in plan.description.output.segments}
+    colors = {item.name: item.color for item in plan.model.output.segments}
     return Measured(evaluation, files, values, colors, errors)
 
 

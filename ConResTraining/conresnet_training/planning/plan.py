@@ -116,11 +116,6 @@ class Plan(BaseModel):
     synthesis: Synthesis | None = None
     model: Description
 
-    @property
-    def description(self) -> ModelDescription:
-        """The model's description."""
-        return self.model
-
     def document(self) -> dict[str, Any]:
         """The plan as its file has it."""
         return self.model_dump(mode="json")

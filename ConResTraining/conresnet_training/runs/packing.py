@@ -43,7 +43,7 @@ def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
             ``runs-not-joined``, or any of ``check_agreement``.
     """
     check_agreement(runs)
-    description = runs[0].plan.description
+    description = runs[0].plan.model
     ensemble = declared_system(description.system.type).ensemble
     if len(runs) > 1 and not ensemble:
         raise UserError("runs-not-joined", first=str(runs[0].folder), second=str(runs[1].folder))
@@ -52,7 +52,7 @@ def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
         system, states = description.system, _of_networks(description.system, weights[0])
     else:
         networks = [
-            replace(run.plan.description.system.networks[0], weights=f"network_{index}.safetensors")
+            replace(run.plan.model.system.networks[0], weights=f"network_{index}.safetensors")
             for index, run in enumerate(runs)
         ]
         system, states = System(ensemble, tuple(networks), {}), weights
@@ -120,7 +120,7 @@ def check_agreement(runs: Sequence[Run]) -> None:
 
 def _compared(run: Run) -> dict[str, object]:
     """What runs of one model must have in common, by the words for it."""
-    model = run.plan.description
+    model = run.plan.model
     return {
         "inputs": model.inputs,
         "preparation": model.preparation,

@@ -234,14 +234,14 @@ class TrainingLoop:
         fabric, cases = self.fabric, self.cases[stage].held_out
         network = self._networks()[-1]
         own = range(fabric.global_rank, len(cases), fabric.world_size)
-        window = self.run.plan.description.inference.window
+        window = self.run.plan.model.inference.window
         with fabric.autocast():
             dice = dice_of_cases(network, cases, own, window, self.training.exclusive, fabric.device, self.stop.asked)
         if self._any_process(dice is None):
             return False
         if fabric.world_size > 1:
             dice = fabric.all_reduce(dice.to(fabric.device), reduce_op="sum").cpu()
-        segments = [segment.name for segment in self.run.plan.description.output.segments]
+        segments = [segment.name for segment in self.run.plan.model.output.segments]
         mean = dice.double().mean().item()
         if stage != self._stage_of(self.validated):
             self.best_dice = -1.0

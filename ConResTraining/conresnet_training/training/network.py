@@ -102,8 +102,8 @@ class SegmentationTraining(nn.Module):
     def __init__(self, plan: Plan):
         super().__init__()
         self.plan = plan
-        self.exclusive = plan.description.output.kind == "labels"
-        system = plan.description.system
+        self.exclusive = plan.model.output.kind == "labels"
+        system = plan.model.system
         self.residual_axis = system.networks[0].arguments.get("residual_axis", "S")
         #: What each stage of the system trains; a system of one stage is trained in those of its network.
         self.system_stages: Sequence[Stage] = declared_system(system.type).stages(system.arguments)

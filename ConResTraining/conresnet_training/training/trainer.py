@@ -199,7 +199,7 @@ class _Training:
             fold=run.fold,
             **_process_facts(self.fabric),
             cases=len(used),
-            segments=[segment.name for segment in plan.description.output.segments],
+            segments=[segment.name for segment in plan.model.output.segments],
         )
         if done >= self.last and checkpoint.get("validated") == done:
             return Outcome(done, self.steps, done >= self.steps)
@@ -279,7 +279,7 @@ class _Training:
         return True
 
     def _prepared(self, case: Case, synthesizer: Synthesizer | None, is_label_map: bool) -> TrainingCase:
-        description, folder = self.run.plan.description, self.run.folder / PREPARED_FOLDER
+        description, folder = self.run.plan.model, self.run.folder / PREPARED_FOLDER
         if is_label_map:
             return prepare_label_map(case, description, folder, self.data_set.tissues)
 
@@ -305,7 +305,7 @@ def _stages(
         held_out: cases with images, synthesized or not.
         synthesizer: makes images of label maps; None if every case has images.
     """
-    training, description = plan.training, plan.description
+    training, description = plan.training, plan.model
     window = description.inference.window
     targets = [plan.targets[segment.name] for segment in description.output.segments]
     sampling = Sampling(
@@ -359,7 +359,7 @@ def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
             num_nodes=nodes,
             strategy=_strategy(run) if processes > 1 else "auto",
             plugins=[] if processes > 1 else [LightningEnvironment()],
-            precision=_precision(training.precision, run.plan.description.inference.window, coarsest_step(run.plan)),
+            precision=_precision(training.precision, run.plan.model.inference.window, coarsest_step(run.plan)),
         )
     except (ValueError, RuntimeError) as error:
         raise _no_devices(error) from error

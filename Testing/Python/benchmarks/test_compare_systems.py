@@ -29,7 +29,7 @@ def rows(benchmark, peers):
 
 def of_network(row) -> dict:
     """Arguments of a row's network."""
-    return row.plan.description.system.networks[0].arguments
+    return row.plan.model.system.networks[0].arguments
 
 
 def test_every_row_differs_from_the_plan_only_in_its_system(rows, plan_file):
@@ -81,7 +81,7 @@ def test_regions_become_the_labels_they_consist_of(rows, tmp_path):
     found = rows.all_rows(plan, read_data_set(folder))
     multi_class = found["conresnet-labels"].plan
     assert multi_class.targets == {"necrosis": [1], "edema": [2], "enhancing": [4]}
-    assert [segment.label for segment in multi_class.description.output.segments] == [1, 2, 4]
+    assert [segment.label for segment in multi_class.model.output.segments] == [1, 2, 4]
     assert (of_network(found["conresnet-labels"])["outputs"], of_network(found["conresnet"])["outputs"]) == (4, 3)
 
 

@@ -25,7 +25,7 @@ def children() -> set[int]:
     for child in psutil.Process().children(recursive=True):
         # One that has ended meanwhile has no command line any more.
         with contextlib.suppress(psutil.NoSuchProcess):
-            if not any("reader_process" in word for word in child.cmdline()):
+            if not any("images.files import serve" in word for word in child.cmdline()):
                 found.add(child.pid)
     return found
 

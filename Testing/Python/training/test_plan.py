@@ -22,14 +22,14 @@ def test_the_model_of_a_plan_is_parsed_once(plan_file, monkeypatch):
     parsed = []
     monkeypatch.setattr(plan_module, "parse_description", lambda *given: parsed.append(1) or parse_description(*given))
     read = read_plan(plan_file)
-    assert read.description is read.description and read.mirrored_segments == [0, 1]
+    assert read.mirrored_segments == [0, 1]
     assert len(parsed) == 1
 
 
 def test_plan_follows_the_data_and_comes_back_from_its_file(data_set, plan_file):
     plan = read_plan(plan_file)
     assert plan == make_plan(read_data_set(data_set), data_set)
-    description = plan.description
+    description = plan.model
     # The files are 20 x 18 x 16 voxels along right, anterior, superior.
     assert description.inference.window == (16, 24, 24)
     assert [segment.name for segment in description.output.segments] == ["Near box", "Far box"]
@@ -44,7 +44,7 @@ def test_every_line_may_be_edited(plan_file):
     plan_file.write_text(yaml.safe_dump(content), encoding="utf-8")
     plan = read_plan(plan_file)
     assert plan.training.learning_rate == 0.02
-    assert plan.description.system.networks[0].arguments["base_width"] == 8
+    assert plan.model.system.networks[0].arguments["base_width"] == 8
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_shipped_recipe_is_a_plan(repository, tmp_path, name):
     recipe = repository / "ConResTraining" / "conresnet_training" / "recipes" / f"{name}.yaml"
     plan = read_plan(recipe, tmp_path)
     assert plan.data == tmp_path
-    assert plan.description.name == name
+    assert plan.model.name == name
 
 
 def test_settings_replace_values_and_nothing_else(plan_file):
@@ -163,8 +163,8 @@ def test_settings_replace_values_and_nothing_else(plan_file):
         ],
     )
     assert changed.training.steps == 500 and changed.augmentation.flip_axes == ["S", "W"]
-    assert changed.description.system.networks[0].arguments["attention_mapping"] is False
-    assert changed.description.inference.window == (16, 16, 24)
+    assert changed.model.system.networks[0].arguments["attention_mapping"] is False
+    assert changed.model.inference.window == (16, 16, 24)
     assert plan.training.steps != 500 and plan.model.system.networks[0].arguments["attention_mapping"]
     same = changed.model_dump() | {key: plan.model_dump()[key] for key in ("training", "model", "augmentation")}
     assert same == plan.model_dump()

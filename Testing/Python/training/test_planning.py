@@ -25,14 +25,14 @@ def planned(folder, budget=ROOM, **choices):
 
 
 def arguments(plan):
-    return plan.description.system.networks[0].arguments
+    return plan.model.system.networks[0].arguments
 
 
 def test_real_decathlon_data_follow_the_shipped_recipe(data_folder, repository):
     """What a plan takes from the data is what the shipped model was trained by."""
     plan = planned(data_folder / "MSD_Task04_Hippocampus")
     recipe = read_plan(repository / "ConResTraining" / "conresnet_training" / "recipes" / "hippocampus.yaml")
-    ours, theirs = plan.description, recipe.description
+    ours, theirs = plan.model, recipe.model
     assert ours.preparation == theirs.preparation
     assert [item.intensity for item in ours.inputs] == [item.intensity for item in theirs.inputs]
     assert ours.output.kind == theirs.output.kind
@@ -50,7 +50,7 @@ def test_nnunet_ct_gets_one_range_of_values_for_all_cases(tmp_path):
         inside = label() > 0
         array[inside] = 1000 + np.arange(inside.sum()) % 100
         save(array, folder / "imagesTr" / f"case_{number}_0000.nii.gz")
-    ct, pet = planned(folder).description.inputs
+    ct, pet = planned(folder).model.inputs
     assert ct.modality == "CT" and ct.keywords == ("ct",)
     clip, scale = ct.intensity
     assert clip["step"] == "clip" and 1000 <= clip["low"] <= 1001 and 1098 <= clip["high"] <= 1099
@@ -64,7 +64,7 @@ def test_nnunet_ct_gets_one_range_of_values_for_all_cases(tmp_path):
     air = np.full((20, 18, 16), -1000, np.int16)
     air[0] = -990
     save(air, folder / "imagesTr" / "case_1_0000.nii.gz")
-    clip = planned(folder).description.inputs[0].intensity[0]
+    clip = planned(folder).model.inputs[0].intensity[0]
     assert 1000 <= clip["low"] and clip["high"] <= 1099, "a case without labels says nothing of what is labelled"
 
 
@@ -74,7 +74,7 @@ def test_ct_on_a_grid_of_its_own_beside_pet_is_planned(tmp_path):
         coarse = np.full((10, 9, 8), 500, np.int16)
         coarse[:5] = -1000
         save(coarse, folder / "imagesTr" / f"case_{number}_0001.nii.gz", np.diag([2.0, 2.0, 2.0, 1.0]))
-    ct = planned(folder).description.inputs[1]
+    ct = planned(folder).model.inputs[1]
     assert ct.modality == "CT" and -1000 <= ct.intensity[0]["low"] <= ct.intensity[0]["high"] <= 500
 
 
@@ -100,13 +100,13 @@ def test_samples_are_flipped_from_left_to_right_alone_and_not_where_labels_have_
         save(label(), folder / "labelsTr" / f"case_{number}.nii.gz", matrix)
     plan = planned(folder)
     assert plan.augmentation.flip_axes == flipped
-    letters = dict(zip("SHW", plan.description.preparation.orientation, strict=True))
+    letters = dict(zip("SHW", plan.model.preparation.orientation, strict=True))
     assert all(letters[axis] in "LR" for axis in flipped)
 
 
 def test_brats_plans_regions(tmp_path):
     plan = planned(brats(tmp_path / "set"))
-    output = plan.description.output
+    output = plan.model.output
     assert output.kind == "regions" and output.paint_order == ("Whole tumor", "Tumor core", "Enhancing tumor")
     assert plan.targets == {"Enhancing tumor": [4], "Tumor core": [1, 4], "Whole tumor": [1, 2, 4]}
     assert {segment.name: segment.label for segment in output.segments} == {
@@ -127,7 +127,7 @@ def test_brats_plans_regions(tmp_path):
 @pytest.mark.parametrize(("words", "divider"), [(BRATS_WORDS, "_"), (("t1n", "t1c", "t2w", "t2f"), "-")])
 def test_planned_model_recognizes_the_files_it_was_planned_from(tmp_path, words, divider):
     folder = brats(tmp_path / "set", words=words, divider=divider)
-    inputs = planned(folder).description.inputs
+    inputs = planned(folder).model.inputs
     names = [path.name for path in read_data_set(folder).cases[0].images]
     for order in permutations(range(4)):
         assert [order[place] for place in sort_by_channel(inputs, [names[place] for place in order])] == [0, 1, 2, 3]
@@ -136,7 +136,7 @@ def test_planned_model_recognizes_the_files_it_was_planned_from(tmp_path, words,
 def test_brats_may_be_planned_with_a_label_a_voxel(tmp_path):
     """The multi-class mode of the paper's Table V."""
     plan = planned(brats(tmp_path / "set"), kind="labels")
-    output = plan.description.output
+    output = plan.model.output
     assert output.kind == "labels" and plan.targets == {"necrosis": [1], "edema": [2], "enhancing": [4]}
     assert {segment.name: segment.label for segment in output.segments} == {"necrosis": 1, "edema": 2, "enhancing": 4}
     assert (arguments(plan)["outputs"], arguments(plan)["residual_outputs"]) == (4, 3)
@@ -150,7 +150,7 @@ def test_labels_that_exclude_each_other_make_no_regions(tmp_path):
 def test_regions_of_nnunet_are_painted_as_it_says(tmp_path):
     labels = {"background": 0, "whole": [1, 2], "core": 2}
     plan = planned(nnunet(tmp_path / "set", labels=labels, regions_class_order=[1, 2]))
-    assert plan.targets == {"whole": [1, 2], "core": [2]} and plan.description.output.paint_order == ("whole", "core")
+    assert plan.targets == {"whole": [1, 2], "core": [2]} and plan.model.output.paint_order == ("whole", "core")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_regions_of_nnunet_are_painted_as_it_says(tmp_path):
     [("T1w", "t1"), ("t1_Gd", "t1gd"), ("T2-FLAIR", "flair"), ("T2", "t2"), ("FLAIR", "flair"), ("MRI", "mr")],
 )
 def test_words_that_recognize_a_channel(tmp_path, name, keyword):
-    (item,) = planned(decathlon(tmp_path / "set", channels=(name,))).description.inputs
+    (item,) = planned(decathlon(tmp_path / "set", channels=(name,))).model.inputs
     assert keyword in item.keywords and item.modality == "MR" and item.name == name
 
 
@@ -183,7 +183,7 @@ def test_thick_slices_keep_their_plane_and_are_crossed_by_the_first_axis(
         matrix = np.diag([*spacing, 1.0])
         save(image(number, shape), folder / "imagesTr" / f"case_{number}.nii.gz", matrix)
         save(label(shape=shape), folder / "labelsTr" / f"case_{number}.nii.gz", matrix)
-    description = planned(folder).description
+    description = planned(folder).model
     assert description.preparation.orientation == orientation
     assert description.preparation.spacing == pytest.approx(planned_spacing)
     along = dict(zip("RAS", shape, strict=True))
@@ -194,7 +194,7 @@ def test_window_is_that_of_the_median_case_at_the_planned_spacing(tmp_path):
     folder = decathlon(tmp_path / "set", cases=3)
     # One case with voxels of half the size and twice as many: at the median spacing it is as large as the others.
     save(image(0, (40, 36, 32)), folder / "imagesTr" / "case_0.nii.gz", np.diag([0.5, 0.5, 0.5, 1]))
-    description = planned(folder).description
+    description = planned(folder).model
     assert description.preparation.spacing == (1, 1, 1) and description.inference.window == (16, 24, 24)
 
 
@@ -203,7 +203,7 @@ def test_an_roi_only_limits_where_images_are_as_large_as_scans(tmp_path, mm, roi
     folder, shape = decathlon(tmp_path / "set"), (20, 18, 16)
     for number in range(3):
         save(image(number, shape), folder / "imagesTr" / f"case_{number}.nii.gz", np.diag([mm, mm, mm, 1.0]))
-    assert planned(folder).description.preparation.roi == roi
+    assert planned(folder).model.preparation.roi == roi
 
 
 def test_processor_plans_the_narrower_network(monkeypatch):
@@ -229,18 +229,18 @@ def test_base_width_may_be_chosen_and_is_held_against_the_memory(tmp_path):
 
 def test_residual_axis_may_be_chosen(tmp_path):
     plan = planned(decathlon(tmp_path / "set"), residual_axis="W")
-    assert arguments(plan)["residual_axis"] == "W" and plan.description.residual_axis == "sagittal"
+    assert arguments(plan)["residual_axis"] == "W" and plan.model.residual_axis == "sagittal"
 
 
 @pytest.mark.parametrize("name", ["Größe & Maß", "脳腫瘍", "...", "x" * 300, "Task 1 (v2)"])
 def test_names_of_any_script_make_a_plan(tmp_path, name):
     plan = planned(decathlon(tmp_path / "set", name=name))
-    assert plan.description.title == name and plan.description.name.isascii()
+    assert plan.model.title == name and plan.model.name.isascii()
 
 
 def test_many_labels_make_a_plan(tmp_path):
     labels = {str(value): f"organ {value}" for value in range(1, 105)}
-    description = planned(decathlon(tmp_path / "set", labels=labels)).description
+    description = planned(decathlon(tmp_path / "set", labels=labels)).model
     colors = {segment.color for segment in description.output.segments}
     assert len(description.output.segments) == 104 and len(colors) == 104
 

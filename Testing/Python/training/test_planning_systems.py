@@ -46,7 +46,7 @@ def plans(data_folder):
 def test_plan_of_each_system_is_valid_and_comes_back_from_its_file(plans, name, tmp_path):
     write_plan(plans[name], tmp_path / "plan.yaml")
     assert read_plan(tmp_path / "plan.yaml") == plans[name]
-    description = plans[name].description
+    description = plans[name].model
     assert description.system.networks[0].arguments["outputs"] == 3
     assert all(
         network.arguments["input_channels"] == description.channel_count for network in description.system.networks
@@ -55,12 +55,12 @@ def test_plan_of_each_system_is_valid_and_comes_back_from_its_file(plans, name, 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_networks_of_each_system_are_there_and_take_the_arguments(plans, name):
-    for network in plans[name].description.system.networks:
+    for network in plans[name].model.system.networks:
         with torch.device("meta"):
             built = build_network(network.type, network.arguments)
         stages = SYSTEMS[name].stages(networks(plans[name])[0])
-        assert built.stages * len(plans[name].description.system.networks) == stages
-        assert built.input_channels == plans[name].description.channel_count
+        assert built.stages * len(plans[name].model.system.networks) == stages
+        assert built.input_channels == plans[name].model.channel_count
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -101,8 +101,8 @@ def test_systems_that_take_images_as_they_are_differ_in_their_network_alone(plan
 def test_options_of_the_study_are_one_setting_away(plans, setting, network):
     """Tables III and IV; the rest of the study is below."""
     changed = with_settings(plans["conresnet"], [f"model.system.networks.0.arguments.{setting}"])
-    arguments = changed.description.system.networks[0].arguments
-    assert arguments == plans["conresnet"].description.system.networks[0].arguments | network
+    arguments = changed.model.system.networks[0].arguments
+    assert arguments == plans["conresnet"].model.system.networks[0].arguments | network
     build_network("conresnet", arguments)
 
 
@@ -119,7 +119,7 @@ def test_baseline_boundary_loss_and_lambda_are_one_choice_away(plans):
     [("resdsn", (True, False)), ("fresdsn", (True, True)), ("sresdsn", (False, True)), ("dsn", (False, False))],
 )
 def test_variants_of_resdsn_have_the_connections_of_table_1(plans, name, connections):
-    arguments = plans[name].description.system.networks[0].arguments
+    arguments = plans[name].model.system.networks[0].arguments
     assert (arguments["long_residual"], arguments["short_residual"]) == connections
     assert arguments["deep_supervision"] is True
 
@@ -128,8 +128,8 @@ def test_variants_of_resdsn_have_the_connections_of_table_1(plans, name, connect
 def test_voxresnet_sees_a_copy_of_each_image(tmp_path, name):
     """Six channels of three images, as in its paper."""
     plan = planned(decathlon(tmp_path / "set", channels=("T1", "T1 IR", "FLAIR")), name)
-    assert plan.description.channel_count == 6
-    assert plan.description.system.networks[0].arguments["input_channels"] == 6
+    assert plan.model.channel_count == 6
+    assert plan.model.system.networks[0].arguments["input_channels"] == 6
     for item in plan.model.inputs:
         assert [step["step"] for step in item.intensity] == ["clip_percentiles", "z_score_slices"]
         (copy,) = item.copies
@@ -141,13 +141,13 @@ def test_coarse_to_fine_takes_ct_in_the_range_of_the_abdomen_and_mr_as_it_is(tmp
     for number in range(3):
         save(np.full((20, 18, 16), 100, np.int16) + label(), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
     plan = planned(folder, "coarse-to-fine")
-    ct, mr = plan.description.inputs
+    ct, mr = plan.model.inputs
     assert [dict(step) for step in ct.intensity] == [
         {"step": "clip", "low": -100, "high": 240},
         {"step": "z_score", "over": "all", "outside": "keep"},
     ]
-    assert mr.intensity == plans["conresnet"].description.inputs[0].intensity
-    system = plan.description.system
+    assert mr.intensity == plans["conresnet"].model.inputs[0].intensity
+    system = plan.model.system
     assert [network.weights for network in system.networks] == ["coarse.safetensors", "fine.safetensors"]
     assert system.networks[0].arguments == system.networks[1].arguments
     assert (system.arguments["coarse_windows"], system.arguments["fine_windows"]) == (6, 12)
@@ -160,14 +160,14 @@ def test_coarse_to_fine_keeps_the_range_of_ct_that_the_papers_would_clip_away(tm
         save(np.full((20, 18, 16), value, np.int16) + 20 * label(), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
     plan, why = plan_with_reasons(read_data_set(folder), folder, ROOM, Choices("coarse-to-fine"))
     assert plan.model.inputs == planned(folder).model.inputs
-    (ct,) = plan.description.inputs
+    (ct,) = plan.model.inputs
     assert dict(ct.intensity[0]) == {"step": "clip", "low": value + 20, "high": value + 40}
     (sentence,) = [reason.why for reason in why if reason.what == "intensity CT"]
     assert "which the paper's range (-100 ... 240) does not contain" in sentence
 
 
 def test_pyramid_works_at_half_of_the_resolution_in_windows_that_its_levels_divide(plans):
-    ours, pyramid = plans["conresnet"].description, plans["pyramid"].description
+    ours, pyramid = plans["conresnet"].model, plans["pyramid"].model
     assert pyramid.preparation.spacing == tuple(2 * mm for mm in ours.preparation.spacing)
     window = np.array(pyramid.inference.window)
     assert (window % 16 == 0).all() and (window >= 32).all()
@@ -182,7 +182,7 @@ def test_pyramid_in_little_memory_has_windows_that_its_levels_divide(tmp_path):
         save(np.zeros((100, 90, 80), np.int16), folder / "imagesTr" / f"case_{number}.nii.gz")
     for gigabytes in (4, 2.6, 2.2, 1.8):
         budget = Budget(int(gigabytes * 2**30), (16,), "little")
-        window = make_plan(read_data_set(folder), folder, budget, Choices("pyramid")).description.inference.window
+        window = make_plan(read_data_set(folder), folder, budget, Choices("pyramid")).model.inference.window
         assert all(side % 16 == 0 and side >= 32 for side in window), window
     assert window < (80, 96, 112)
 
@@ -194,7 +194,7 @@ def test_window_is_no_larger_than_in_the_systems_paper(tmp_path, name, largest):
     folder, shape = decathlon(tmp_path / "set", cases=2), (200, 170, 165)
     for number in range(2):
         save(np.zeros(shape, np.int16), folder / "imagesTr" / f"case_{number}.nii.gz")
-    assert planned(folder, name).description.inference.window == largest
+    assert planned(folder, name).model.inference.window == largest
 
 
 def test_norm_is_of_groups_while_batches_are_small(plans):

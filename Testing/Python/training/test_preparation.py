@@ -35,7 +35,7 @@ def prepared(folder, tmp_path, number=0, spacing=None, **options):
         plan = with_settings(plan, [f"model.preparation.spacing={list(spacing)}"])
     room = tmp_path / "prepared"
     room.mkdir(exist_ok=True)
-    return prepare_case(data_set.cases[number], plan.description, room, data_set.labels, **options)
+    return prepare_case(data_set.cases[number], plan.model, room, data_set.labels, **options)
 
 
 def test_channels_in_one_file_and_in_several_give_the_same(tmp_path):
@@ -149,7 +149,7 @@ def test_label_that_cannot_be_trained_on_is_named_with_its_case(tmp_path, array,
 def test_missing_file_is_named_with_its_case(tmp_path):
     folder = brats(tmp_path / "b")
     data_set = read_data_set(folder)
-    model = make_plan(data_set, folder).description
+    model = make_plan(data_set, folder).model
     (folder / "BraTS_1" / "BraTS_1_t2.nii.gz").unlink()
     with pytest.raises(UserError, match=r"^Case BraTS_1: The image .*BraTS_1_t2\.nii\.gz does not exist"):
         prepare_case(data_set.cases[0], model, tmp_path)

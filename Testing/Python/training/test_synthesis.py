@@ -82,9 +82,9 @@ def samples(
     """Of all cases of a data set at 4 mm."""
     folder = tmp_path / "prepared"
     folder.mkdir(exist_ok=True)
-    cases = [prepare_label_map(case, plan.description, folder, data_set.tissues) for case in data_set.cases]
-    places = [data_set.tissues.places(plan.targets[item.name]) for item in plan.description.output.segments]
-    changes = SampleChanges(Augmentation(**augmentation), plan.description.preparation.spacing)
+    cases = [prepare_label_map(case, plan.model, folder, data_set.tissues) for case in data_set.cases]
+    places = [data_set.tissues.places(plan.targets[item.name]) for item in plan.model.output.segments]
+    changes = SampleChanges(Augmentation(**augmentation), plan.model.preparation.spacing)
     made = made or synthesizer(data_set)
     return SynthesizedSamples(cases, WINDOW, places, changes, Sampling(0, 1.0), plan.mirrored_segments, made)
 
@@ -261,7 +261,7 @@ def test_left_is_left_in_mirror_images_too(heads, plan, tmp_path):
     """The model's last axis runs from left to right, so a left structure lies before its right one in every sample."""
     made = samples(read_data_set(heads), plan, tmp_path, flip_axes=["W"], scaling=0.0, rotation_degrees=0.0)
     made.window = (80, 100, 100)
-    names = [item.name for item in plan.description.output.segments]
+    names = [item.name for item in plan.model.output.segments]
     pairs = [[names.index(f"{side} {name}") for side in ("Left", "Right")] for name in ("thalamus", "cerebral cortex")]
     seen, differently = 0, set()
     for number in range(6):
@@ -315,11 +315,11 @@ def test_a_plan_of_label_maps_mirrors_pairs_and_lets_them_share_outputs(plan):
     assert plan.synthesis == Synthesis()
     assert plan.augmentation.flip_axes == ["W"] and len(plan.augmentation.swapped_segments) == 14
     arguments = plan.model.system.networks[0].arguments
-    names = ["background", *(item.name for item in plan.description.output.segments)]
+    names = ["background", *(item.name for item in plan.model.output.segments)]
     assert ["Left hippocampus", "Right hippocampus"] in [[names[one] for one in pair] for pair in arguments["pairs"]]
     assert arguments["residual_outputs"] == 1 and arguments["outputs"] == 33
     assert plan.targets["Left cerebral white matter"] == [2, 25, 30]
-    assert plan.description.preparation.spacing == (4, 4, 4)
+    assert plan.model.preparation.spacing == (4, 4, 4)
 
 
 def test_label_maps_alone_become_a_model(heads, plan, tmp_path, monkeypatch):
@@ -391,7 +391,7 @@ def test_one_residual_for_all_segments_can_be_described(plan):
     with pytest.raises(UserError) as caught:
         parse_description(content, "here")
     assert caught.value.values["field"] == "system.networks[0].arguments.residual_outputs"
-    assert replace(plan.description, title="x").title == "x"
+    assert replace(plan.model, title="x").title == "x"
 
 
 def test_the_recipes_data_set_numbers_regions_as_freesurfer_does(repository: Path):
@@ -407,5 +407,5 @@ def test_the_recipes_data_set_numbers_regions_as_freesurfer_does(repository: Pat
     plan = read_plan(recipes / "brain-structures.yaml")
     described_segments = script.description()["segments"]
     assert described_segments == plan.targets
-    for item in plan.description.output.segments:
+    for item in plan.model.output.segments:
         assert item.label == described_segments[item.name][0] and item.terminology is not None

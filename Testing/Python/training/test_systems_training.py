@@ -49,8 +49,8 @@ def test_losses_reach_every_parameter_of_the_stage_and_no_other(data_set, tmp_pa
     plan = read_plan(planned(data_set, tmp_path, system))
     torch.manual_seed(0)
     training = SegmentationTraining(plan).train()
-    window = plan.description.inference.window
-    image = torch.randn(1, plan.description.channel_count, *window)
+    window = plan.model.inference.window
+    image = torch.randn(1, plan.model.channel_count, *window)
     label = torch.randint(3, window)
     target = torch.stack([label == 1, label == 2])[None].float()
     reached = []

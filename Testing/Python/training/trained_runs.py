@@ -24,7 +24,7 @@ def small_plan(data_set: Path, folds: int = 3) -> Plan:
 def finished_run(plan: Plan, folder: Path, fold: int = 0, seed: int = 0, steps: int = 7) -> Run:
     """A run whose last and best checkpoints hold the random weights of a seed."""
     run = start_run(plan, folder, fold)
-    network = plan.description.system.networks[0]
+    network = plan.model.system.networks[0]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         weights = build_network(network.type, network.arguments).state_dict()
