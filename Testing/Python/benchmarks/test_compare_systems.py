@@ -12,7 +12,7 @@ import pytest
 from conresnet.errors import UserError
 from conresnet_training.data import read_data_set
 from conresnet_training.evaluation import Evaluation, read_evaluation
-from conresnet_training.evaluation.results import COLUMNS
+from conresnet_training.evaluation.results import COLUMNS, write_tables
 from conresnet_training.planning.plan import read_plan, with_settings
 from conresnet_training.runs.run import start_run
 from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter
@@ -240,3 +240,18 @@ def test_the_command_runs_rows_of_every_kind(run_benchmark, plan_file, tmp_path)
     assert {name for name, line in lines.items() if line["judged_on_crops"] == "yes"} <= {"coarse-to-fine", "pyramid"}
     assert int(lines["conresnet-ensemble"]["parameters"]) == 3 * int(lines["conresnet"]["parameters"])
     assert "..." not in run_benchmark("compare_systems.py", *options).stderr
+
+
+def test_seeds_are_summarized_with_differences_paired_by_case_and_seed(run_benchmark, tmp_path):
+    given = {"conresnet": [[0.6, 0.8], [0.7, 0.9]], "dynunet": [[0.7, 0.9], [0.8, 1.0]], "pyramid": [[0.5, 0.5]]}
+    for row, seeds in given.items():
+        for seed, dice in enumerate(seeds):
+            folder = tmp_path / f"seed_{seed}" / row / "evaluation"
+            folder.mkdir(parents=True)
+            write_tables(evaluation(dice), folder)
+    table = run_benchmark("over_seeds.py", tmp_path / "seed_0", tmp_path / "seed_1").stdout
+    lines = {line.split(" | ")[0].strip("| "): line for line in table.splitlines() if line.startswith("|")}
+    assert "pyramid" not in lines, "a row without all seeds cannot be compared"
+    assert "| 0.700, 0.800 | 0.750 |" in lines["conresnet"]
+    assert "| 0.800, 0.900 | 0.850 | +0.1000 (+0.1000 to +0.1000) |" in lines["dynunet"]
+    assert "2 seeds, 2 held-out cases" in table
