@@ -161,11 +161,6 @@ class CatalogEntry:
         """What the network says of itself, or the one that it wraps."""
         return declared_network(_inner(self.network, self.arguments))
 
-    @property
-    def changes_images(self) -> bool:
-        """Whether it changes what a plan says of the images."""
-        return _changes_images(self.system, self.network, self.arguments)
-
     def build(self, frame: Frame) -> Network:
         """Its network; where it has several, each of them."""
         return planned_network(self.network, frame, self.arguments)

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 
 def test_ratios_compare_runs_of_the_same_round(benchmark, capsys):
     measured = {"plain": [1.0, 10.0, 2.0], "ours, 0 workers": [0.8, 9.8, 1.6], "ours, 1 workers": [0.98, 9.9, 1.97]}
@@ -15,6 +17,7 @@ def test_ratios_compare_runs_of_the_same_round(benchmark, capsys):
     assert quick.endswith("1.5 %  within the goal")
 
 
+@pytest.mark.slow
 def test_the_plain_loop_and_ours_are_measured(run_benchmark, plan_file, tmp_path):
     options = ["--steps", 2, "--warm-up", 1, "--rounds", 1, "--workers", 0, "--precision", "32-true"]
     output = tmp_path / "measured.json"

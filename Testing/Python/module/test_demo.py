@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import matplotlib.image
+import pytest
 import SimpleITK as sitk
 
 
+@pytest.mark.slow
 def test_the_demo_writes_segments_maps_surfaces_and_pictures(
     repository: Path, hippocampus_image: Path, tmp_path: Path
 ) -> None:

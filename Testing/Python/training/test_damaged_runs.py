@@ -6,7 +6,7 @@ import torch
 from conresnet.errors import UserError
 from conresnet_training.planning.plan import write_plan
 from conresnet_training.runs import run as run_folder
-from conresnet_training.runs import running
+from conresnet_training.runs import state
 from training.commands import run_command, sentence_of
 from training.trained_runs import finished_run, small_plan
 
@@ -69,7 +69,7 @@ def test_run_that_was_killed_while_it_began_does_not_block_its_folder(data_set, 
     (folder / ".part-123-running.json").touch()
     assert run_folder.start_run(plan, folder, 2).folder == folder
     assert run_folder.open_run(folder).fold == 2
-    with running.sole_process(folder):
+    with state.sole_process(folder):
         assert not list(folder.glob(".part-*"))
 
 

@@ -76,6 +76,7 @@ def run(data_set, tmp_path):
     return start_run(read_plan(plan), tmp_path / "run", 0)
 
 
+@pytest.mark.slow
 def test_preparation_may_take_longer_than_a_step_may(run, tmp_path):
     (first, error), (second, other_error) = launched(tmp_path, "sleeps")
     assert first == 0, error
