@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def check_content(path: str | Path, beginning: bytes | None = None) -> None:
         raise UserError("file-lfs-pointer", path=str(path))
     if text.startswith((b"<!doctype html", b"<html", b"<head")) or (text.startswith(b"<?xml") and b"<html" in text):
         raise UserError("file-web-page", path=str(path))
+
+
+def names_in_zip(path: str | Path) -> set[str]:
+    """The names of the files in a zip file, without folders; none if it is not a whole zip file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.replace("\\", "/").split("/")[-1] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return set()
 
 
 @contextlib.contextmanager

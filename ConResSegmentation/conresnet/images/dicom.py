@@ -18,6 +18,7 @@ from conresnet.errors import UserError
 from conresnet.images.checks import check_memory, truncated
 from conresnet.images.dicom_headers import (
     Slice,
+    object_kind,
     read_header,
     series_name,
     series_uid,
@@ -43,9 +44,10 @@ def read_series(folder: Path) -> ImageFile:
     Files that contain no image, such as reports, and objects made from scans (segmentations, doses) are left out.
 
     Raises:
-        UserError: "dicom-none", "dicom-in-subfolder", "dicom-several", "dicom-no-position", "dicom-no-spacing",
-            "dicom-mixed", "dicom-mixed-scale", "dicom-tilt", "dicom-uneven", "dicom-same-place", "dicom-sideways",
-            "cannot-read", "image-damaged", "image-truncated", "image-color", "image-complex" or "image-beyond-memory".
+        UserError: "dicom-none", "dicom-in-subfolder", "dicom-not-scan", "dicom-several", "dicom-no-position",
+            "dicom-no-spacing", "dicom-mixed", "dicom-mixed-scale", "dicom-tilt", "dicom-uneven", "dicom-same-place",
+            "dicom-sideways", "cannot-read", "image-damaged", "image-truncated", "image-color", "image-complex" or
+            "image-beyond-memory".
     """
     found: dict[str, list[tuple[Path, Dataset]]] = {}
     for file in sorted(folder.iterdir()):
@@ -63,6 +65,9 @@ def read_series(folder: Path) -> ImageFile:
         inner = subfolder_with_dicom(folder)
         if inner is not None:
             raise UserError("dicom-in-subfolder", path=str(folder), subfolder=str(inner.relative_to(folder)))
+        if found:
+            file = next(iter(found.values()))[0][0]
+            raise UserError("dicom-not-scan", path=str(file), kind=object_kind(file))
         raise UserError("dicom-none", path=str(folder))
     (files,) = scans.values()
     return _read(folder, [piece for file, header in files for piece in slices_of(file, header)])
@@ -72,11 +77,17 @@ def read_slice_file(path: Path) -> ImageFile:
     """Read one DICOM file: one with many frames, or the only slice of its series.
 
     Raises:
-        UserError: "dicom-one-slice" if further slices are next to it; otherwise as `read_series`.
+        UserError: "dicom-one-slice" if further slices are next to it; "dicom-not-scan" for other DICOM objects;
+            otherwise as `read_series`.
     """
     header = read_header(path)
-    if header is None:
-        raise UserError("not-an-image", path=str(path))
+    if header is None or header.get("SOPClassUID") in _MADE_FROM_SCANS:
+        kind = object_kind(path)
+        raise (
+            UserError("dicom-not-scan", path=str(path), kind=kind)
+            if kind
+            else UserError("not-an-image", path=str(path))
+        )
     slices = slices_of(path, header)
     if len(slices) == 1:
         uid = header.get("SeriesInstanceUID")

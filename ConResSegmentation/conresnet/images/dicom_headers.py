@@ -169,13 +169,25 @@ def _frame_count(header: Dataset) -> int:
 
 
 def series_uid(file: Path) -> str | None:
+    """The series of a file; None if it cannot be read, since it is not the same series then."""
+    return _read_some(file).get("SeriesInstanceUID")
+
+
+def object_kind(file: Path) -> str | None:
+    """What DICOM calls an object such as the one in a file: "RT Structure Set Storage"; None if it does not say."""
+    header = _read_some(file)
+    uid = header.get("SOPClassUID") or getattr(header, "file_meta", header).get("MediaStorageSOPClassUID")
+    return getattr(uid, "name", None)
+
+
+def _read_some(file: Path) -> Dataset | dict:
     pydicom = _pydicom(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return pydicom.dcmread(file, specific_tags=["SeriesInstanceUID"]).get("SeriesInstanceUID")
-    except Exception:  # whatever is wrong with it, it is not the same series
-        return None
+            return pydicom.dcmread(file, specific_tags=["SeriesInstanceUID", "SOPClassUID"])
+    except Exception:  # pydicom raises what its parts raise
+        return {}
 
 
 def series_name(file: Path, header: Dataset) -> str:

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.files import check_content
+from conresnet.files import check_content, names_in_zip
 from conresnet.images.checks import check_size
 from conresnet.messages import sentence
+from conresnet.package.description import DESCRIPTION_FILE
 
 GZIP = b"\x1f\x8b"
 _BEGINNING = 2**16
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+# PyTorch's magic number, pickled, with which checkpoints before version 1.6 begin; and what follows a length in others.
+_OLD_CHECKPOINT, _SAFETENSORS = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", b'{"'
 _NRRD_BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
     **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
@@ -35,8 +38,8 @@ def kind_of(path: Path) -> str:
     """ "nifti", "dicom", "nrrd", "meta" or "other", by a file's first bytes.
 
     Raises:
-        UserError: "file-empty", "file-lfs-pointer", "file-web-page" or "image-archive" for files that people
-            take for images.
+        UserError: "file-empty", "file-lfs-pointer", "file-web-page", "image-is-checkpoint", "image-is-model",
+            "image-is-scene" or "image-archive" for files that people take for images.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
@@ -46,7 +49,7 @@ def kind_of(path: Path) -> str:
         beginning = _decompressed(path, beginning)
     check_content(path, beginning)
     if beginning.startswith(_ARCHIVES) or (is_compressed and beginning[257:262] == b"ustar"):
-        raise UserError("image-archive", path=str(path))
+        raise UserError(_archive_code(path), path=str(path))
     if is_nifti(beginning) and not (path.suffix.lower() == ".hdr" and beginning[344:346] == b"ni"):
         return "nifti"
     if is_compressed:
@@ -55,9 +58,31 @@ def kind_of(path: Path) -> str:
         return "dicom"
     if beginning.startswith(b"NRRD"):
         return "nrrd"
+    if beginning.startswith(_OLD_CHECKPOINT) or beginning[8:10] == _SAFETENSORS:
+        raise UserError("image-is-checkpoint", path=str(path))
     if re.match(rb"\s*(ObjectType|NDims|Comment)\s*=", beginning) or path.suffix.lower() in (".mha", ".mhd"):
         return "meta"
     return "other"
+
+
+def _archive_code(path: Path) -> str:
+    """The code of the error for an archive, by what is in it."""
+    names = names_in_zip(path)
+    if DESCRIPTION_FILE in names:
+        return "image-is-model"
+    if "data.pkl" in names:
+        return "image-is-checkpoint"
+    return "image-is-scene" if any(name.endswith(".mrml") for name in names) else "image-archive"
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a segmentation that Slicer has saved (.seg.nrrd)."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(_BEGINNING)
+    except OSError:
+        return False
+    return beginning.startswith(b"NRRD") and bool(re.search(rb"\nSegment(0|ation)_\w+:=", beginning))
 
 
 def _decompressed(path: Path, fallback: bytes) -> bytes:

@@ -25,8 +25,9 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.images.checks import check_channel_count, check_volume
-from conresnet.images.file_kinds import kind_of
+from conresnet.images.file_kinds import is_segmentation, kind_of
 from conresnet.images.grid import Grid, ImageFile, Volume
+from conresnet.package.description import DESCRIPTION_FILE
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -46,9 +47,12 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
         channel_names: the model's, for messages.
 
     Raises:
-        UserError: "wrong-channel-count", "wrong-component-count", "image-4d", those of `check_volume`, and those of
-            `read_image`.
+        UserError: "wrong-channel-count", "wrong-component-count", "image-4d", "image-is-segmentation", those of
+            `check_volume`, and those of `read_image`.
     """
+    for path in map(Path, paths):
+        if is_segmentation(path):
+            raise UserError("image-is-segmentation", path=str(path))
     if len(paths) == 1 and len(channel_names) > 1:
         path = Path(paths[0])
         image = read_image(path)
@@ -122,6 +126,8 @@ def _kind(path: Path) -> str:
                 # Any of them may be a slice, which must not be missing without a word.
                 if not os.access(file, os.R_OK) and file.is_file():
                     raise UserError("cannot-read", path=str(file), reason=os.strerror(errno.EACCES))
+            if (path / DESCRIPTION_FILE).is_file():
+                raise UserError("image-is-model", path=str(path))
             return "folder"
         return kind_of(path)
     except FileNotFoundError as error:

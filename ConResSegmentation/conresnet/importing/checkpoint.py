@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from conresnet.errors import UserError
-from conresnet.files import check_content
+from conresnet.files import check_content, names_in_zip
 from conresnet.networks import build_network
 from conresnet.networks.blocks import GROUPS
 from conresnet.package.description import DESCRIPTION_FILE
@@ -163,14 +163,10 @@ def _refuse_other_kinds(path: Path) -> None:
         raise UserError("import-not-found", path=str(path)) from None
     except OSError as error:
         raise UserError("import-cannot-read", path=str(path), reason=error.strerror or str(error)) from None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {name.replace("\\", "/").split("/")[-1] for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return
-    if DESCRIPTION_FILE in members:
+    names = names_in_zip(path)
+    if DESCRIPTION_FILE in names:
         raise UserError("import-of-package", path=str(path))
-    if "constants.pkl" in members:
+    if "constants.pkl" in names:
         raise UserError("import-torchscript", path=str(path))
 
 

@@ -12,6 +12,15 @@ ENGINE: dict[str, str] = {
     "cannot-read": _("The image {path} cannot be read ({reason})."),
     "image-name-not-text": _("The image {path} cannot be read because its name is not valid UTF-8; rename it."),
     "image-archive": _("{path} is an archive; unpack it, and choose the image or DICOM folder inside."),
+    "image-is-checkpoint": _(
+        "{path} contains the weights of a network, not an image; convert it with the command 'python -m conresnet "
+        "import', or 'python -m conresnet_training export' if you trained it, and use the result as the model."
+    ),
+    "image-is-model": _(
+        "{path} is a model package, not an image; install it with the command 'python -m conresnet models install'."
+    ),
+    "image-is-scene": _("{path} is a scene of Slicer; open it there, save the image as a file, and choose that file."),
+    "image-is-segmentation": _("{path} is a segmentation, not an image; choose the image that it was made from."),
     "not-an-image": _(
         "{path} is not an image in a supported format (NIfTI, NRRD, MetaImage, or a folder with a DICOM series), or "
         "its header is damaged."
@@ -69,6 +78,7 @@ ENGINE: dict[str, str] = {
     "dicom-several": _(
         "The folder {path} contains {count} DICOM series ({series}); move the one you need to a folder of its own."
     ),
+    "dicom-not-scan": _("{path} is not a scan but a DICOM object of another kind ({kind}); choose the scan itself."),
     "dicom-one-slice": _("{path} is a single slice of a DICOM series; choose its folder, {folder}, instead."),
     "dicom-no-position": _("{path} does not say where in the patient its slices are (position or orientation)."),
     "dicom-no-spacing": _("{path} does not say how large its voxels are (PixelSpacing or slice thickness)."),

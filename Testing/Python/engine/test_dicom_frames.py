@@ -245,6 +245,25 @@ def test_a_segmentation_next_to_the_scan_is_left_out(tmp_path):
     assert read_volume(tmp_path / "ct").array.shape == PIXELS.shape
 
 
+@pytest.mark.parametrize("as_folder", [True, False])
+@pytest.mark.parametrize(
+    ("uid", "kind"),
+    [("1.2.840.10008.5.1.4.1.1.66.4", "Segmentation Storage"), ("1.2.840.10008.5.1.4.1.1.481.2", "RT Dose Storage")],
+)
+def test_what_was_made_from_a_scan_is_not_taken_for_one(tmp_path, uid, kind, as_folder):
+    path = write_frames(tmp_path / "made" / "a.dcm")
+    data = pydicom.dcmread(path)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = uid
+    data.save_as(path)
+    assert kind in refused(path.parent if as_folder else path, "dicom-not-scan")
+
+
+def test_an_object_without_pixels_is_named(tmp_path):
+    data = new_object("1.2.840.10008.5.1.4.1.1.481.3", generate_uid(), generate_uid(), "RTSTRUCT")
+    data.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    assert "RT Structure Set Storage" in refused(tmp_path / "a.dcm", "dicom-not-scan")
+
+
 def test_an_image_that_lost_its_pixels_is_refused(tmp_path):
     write_series(tmp_path / "ct")
     last = next(tmp_path.glob("ct/*-5.dcm"))

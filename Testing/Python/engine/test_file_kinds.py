@@ -17,6 +17,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from conresnet.errors import UserError
 from conresnet.images import files
@@ -59,10 +61,16 @@ def tar() -> bytes:
     return buffer.getvalue()
 
 
-def zipped() -> bytes:
+def zipped(name="a.nii") -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("a.nii", "text")
+        archive.writestr(name, "text")
+    return buffer.getvalue()
+
+
+def checkpoint(is_zip=True) -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.ones(3)}, buffer, _use_new_zipfile_serialization=is_zip)
     return buffer.getvalue()
 
 
@@ -75,14 +83,43 @@ def zipped() -> bytes:
         ("file-web-page", b"\n  <HTML><head></head></HTML>"),
         ("image-archive", zipped()),
         ("image-archive", tar()),
+        ("image-is-checkpoint", checkpoint()),
+        ("image-is-checkpoint", checkpoint(is_zip=False)),
+        ("image-is-checkpoint", safetensors.torch.save({"weight": torch.ones(3)})),
+        ("image-is-model", zipped("organ/model.json")),
+        ("image-is-scene", zipped("scene/scene.mrml")),
     ],
     # Not the contents: the archives hold the time at which they were made.
-    ids=["empty", "lfs-pointer", "web-page", "web-page-later", "zip", "tar"],
+    ids=[
+        "empty",
+        "lfs-pointer",
+        "web-page",
+        "web-page-later",
+        "zip",
+        "tar",
+        "pth",
+        "old-pth",
+        "safetensors",
+        "model",
+        "mrb",
+    ],
 )
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.nrrd", "a.dcm", "a"])
 def test_files_that_are_taken_for_images_are_named_as_what_they_are(tmp_path, code, content, name):
     (tmp_path / name).write_bytes(content)
     refused(code, tmp_path / name)
+
+
+def test_a_model_package_is_not_an_image(tmp_path):
+    (tmp_path / "model.json").write_text("{}")
+    refused("image-is-model", tmp_path)
+
+
+def test_a_segmentation_of_slicer_is_a_label_map_but_not_an_image(tmp_path):
+    path = nrrd(tmp_path / "a.seg.nrrd")
+    path.write_bytes(path.read_bytes().replace(b"\n\n", b"\nSegment0_ID:=Segment_1\n\n", 1))
+    refused("image-is-segmentation", path)
+    assert np.array_equal(read_image(path).components[0], VOXELS)
 
 
 @pytest.mark.parametrize("make", [nrrd, metaimage])
