@@ -186,3 +186,22 @@ def test_it_can_be_stopped_while_a_copy_is_made(head_image):
 
     with pytest.raises(Cancelled):
         prepare(model(**VOXRESNET), [read_volume(head_image)], check=stop)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "words"),
+    [
+        ((20, 20, 20), (1.0, 1.0, 1.0), None),
+        ((20, 20, 7), (1.0, 1.0, 1.0), ("covers only 7 mm of the 32 mm", "head-foot")),
+        ((1, 20, 20), (3.0, 1.0, 1.0), ("covers only 3 mm of the 32 mm", "left-right")),
+        ((20, 20, 20), (1.0, 1.0, 3.0), None),
+        ((20, 20, 20), (1.0, 3.5, 1.0), ("spacing of 3.5 mm", "front-back", "than the 1 mm")),
+    ],
+)
+def test_too_few_or_too_thick_slices_get_a_warning(shape, spacing, words):
+    """Sizes are (right-left, front-back, head-foot)."""
+    of = Grid(shape[::-1], np.diag([*spacing, 1]))
+    chosen = model(preparation={"spacing": [1, 1, 1]})
+    case = prepare(chosen, [Volume(np.random.default_rng(1).random(of.shape), of, "scan")])
+    assert len(case.warnings) == (words is not None)
+    assert all(word in case.warnings[0] for word in words or ())
