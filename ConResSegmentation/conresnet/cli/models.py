@@ -11,6 +11,7 @@ from conresnet.errors import UserError
 from conresnet.messages import printable
 from conresnet.package import ModelPackage, read_package
 from conresnet.package.description import CARD_FILE, Input, Segment
+from conresnet.package.download import get_model, read_catalog
 from conresnet.package.reader import figures, read_metrics
 from conresnet.package.store import find_model, install_model, list_models, model_folders
 
@@ -102,6 +103,52 @@ def verify(names: tuple[str, ...], folder: str | None) -> None:
 def install(source: str, overwrite: bool) -> None:
     """Copy a model package, a folder or a .zip file, into your models folder."""
     package = install_model(source, overwrite)
+    click.echo(f"Installed {package.description.name} {package.description.version} as {package.path}.")
+
+
+_catalog = click.option(
+    "--catalog", default="", metavar="PATH|URL", help="Catalog to use instead of the one in CONRESNET_CATALOG, or ours."
+)
+
+
+@models.command(short_help="List the models that can be downloaded.")
+@_catalog
+def catalog(catalog: str) -> None:
+    """List the models that can be downloaded with `models get`."""
+    entries = read_catalog(catalog)
+    rows = [(item.name, item.version, f"{item.bytes / 1e6:.1f} MB", item.license, item.title) for item in entries]
+    if rows:
+        click.echo(_table([("NAME", "VERSION", "SIZE", "LICENSE", "TITLE"), *rows]))
+    else:
+        click.echo("The catalog lists no models yet; all models that exist are shipped.")
+
+
+@models.command(short_help="Download a model package and install it.")
+@click.argument("source", metavar="NAME|URL")
+@click.option("--sha256", default="", metavar="DIGITS", help="Expected checksum of the .zip file at a URL.")
+@_catalog
+@click.option("--overwrite", is_flag=True, help="Replace a model of the same name.")
+@click.option("--machine-progress", is_flag=True, hidden=True, help="Print the bytes that are here, and all.")
+def get(source: str, sha256: str, catalog: str, overwrite: bool, machine_progress: bool) -> None:
+    """Download a model package and install it into your models folder.
+
+    NAME is a model of the catalog, URL the address of a .zip file. The checksum is verified before anything is
+    installed. A download that was interrupted continues when the command is given again. Proxies are those of the
+    system (HTTPS_PROXY).
+    """
+    shown = -1
+
+    def report(have: int, total: int) -> None:
+        nonlocal shown
+        percent = 100 * have // total if total else have >> 20
+        if machine_progress:
+            click.echo(f"{have} {total}")
+        elif percent // 10 > shown // 10:
+            whole = f" of {total / 1e6:.1f}" if total else ""
+            click.echo(f"Downloaded {have / 1e6:.1f}{whole} MB", err=True)
+        shown = percent
+
+    package = get_model(source, sha256=sha256.lower(), catalog=catalog, overwrite=overwrite, on_progress=report)
     click.echo(f"Installed {package.description.name} {package.description.version} as {package.path}.")
 
 

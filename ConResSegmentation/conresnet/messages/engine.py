@@ -170,6 +170,18 @@ ENGINE: dict[str, str] = {
     "package-description": _(
         'The model description {file} is wrong: "{field}" {reason}; correct it or get a fresh copy of the package.'
     ),
+    # Downloads
+    "catalog-unreadable": _("The catalog of models {file} cannot be read ({reason}); correct it, or name another one."),
+    "catalog-unknown-model": _("The catalog has no model {name}; it has: {names}."),
+    "download-insecure": _("{url} was refused: use an https:// address, or name the SHA-256 checksum of the file."),
+    "download-failed": _("{url} cannot be downloaded ({reason}); check the address and the connection."),
+    "download-interrupted": _("The download of {url} was interrupted; start it again to continue where it stopped."),
+    "download-differs": _(
+        "The file downloaded from {url} is not the expected one: its size or checksum differs. It was deleted; try "
+        "again later, or ask the publisher."
+    ),
+    "download-running": _("{url} is being downloaded already; wait until that has ended."),
+    "download-needs-package": _("Downloading needs the Python package requests; install it with pip."),
     # Networks, systems and maps
     "network-unknown": _("The model {model} cannot be built: {reason}; update ConResNet, or install what adds it."),
     "network-ambiguous": _(

@@ -130,12 +130,17 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
     if name:
         description = parse_description({**description.to_dict(), "name": name}, DESCRIPTION_FILE)
     files = {file: package.read_file(file) for file in description.files}
-    return write_package(description, files, _user_folders()[0] / description.name, overwrite)
+    return write_package(description, files, user_folder() / description.name, overwrite)
+
+
+def user_folder() -> Path:
+    """The folder that models are installed into; it need not exist."""
+    return _user_folders()[0]
 
 
 def free_name(name: str) -> str:
     """A name like this one that no model has: "hippocampus-2"."""
-    taken = {entry.name for entry in list_models()} | {path.name for path in _user_folders()[0].glob("*")}
+    taken = {entry.name for entry in list_models()} | {path.name for path in user_folder().glob("*")}
     number = 2
     while f"{name}-{number}" in taken:
         number += 1

@@ -1,0 +1,253 @@
+"""Model packages from a catalog or a web address: downloaded on request, resumed, checked, and installed.
+
+A catalog is one JSON file that says what can be downloaded, with the checksum of each package::
+
+    {"format": "conresnet-catalog", "models": [{"name": "lung", "title": "Lung in CT", "version": "1.0.0",
+     "url": "https://example.org/lung.zip", "sha256": "0f3c...", "bytes": 9600000, "license": "CC-BY-4.0"}]}
+
+requests does the transfer; it is imported only for that, and follows the system's proxies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import urlsplit
+
+from conresnet.errors import UserError
+from conresnet.files import lock, write_error
+from conresnet.package import ModelPackage
+from conresnet.package.schema import Place, field, load, load_json
+from conresnet.package.store import install_model, user_folder
+
+if TYPE_CHECKING:
+    from requests import Response
+
+CATALOG_VARIABLE = "CONRESNET_CATALOG"
+_FORMAT = "conresnet-catalog"
+_SHIPPED_CATALOG = Path(__file__).with_name("catalog.json")
+_MOST_BYTES = 10 * 2**30
+_LARGEST_CATALOG = 2**20
+# Seconds to connect, and without any byte.
+_TIMEOUT = (15, 60)
+_BLOCK = 2**18
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """A model package that can be downloaded."""
+
+    name: str = field("The model's name.", pattern="[a-z0-9][a-z0-9._-]{0,63}", shape="be a model's name")
+    title: str = field("What users read in place of the name.")
+    version: str = field("The model's version.")
+    url: str = field("Address of the .zip file.", pattern="https?://.+", shape="begin with https:// or http://")
+    sha256: str = field("Checksum of the .zip file.", pattern="[0-9a-f]{64}", shape="be 64 hexadecimal digits")
+    bytes: int = field("Size of the .zip file.", low=1, high=_MOST_BYTES)
+    license: str = field("License of the weights.")
+    modality: str = field("Such as MR or CT.", default="")
+    segments: tuple[str, ...] = field("Names of the segments.", default=(), most=1000)
+    measured: str = field("The main measured figure, and on which data.", default="")
+
+
+@dataclass(frozen=True)
+class _Catalog:
+    format: str = field("What the file is.", choices=(_FORMAT,))
+    models: tuple[CatalogEntry, ...] = field("What can be downloaded.", most=10_000)
+
+
+Report = Callable[[int, int], None]
+
+
+def read_catalog(source: str = "") -> tuple[CatalogEntry, ...]:
+    """The models of a catalog.
+
+    Args:
+        source: path or address of the catalog. Defaults to the one that the environment variable ``CONRESNET_CATALOG``
+            names, or else the one that ships with the engine.
+
+    Raises:
+        UserError: ``catalog-unreadable``, ``download-insecure``, ``download-failed`` or ``download-needs-package``.
+    """
+    source = source or os.environ.get(CATALOG_VARIABLE, "") or str(_SHIPPED_CATALOG)
+    if _is_address(source):
+        with _answer(source, "", {}) as response:
+            text = response.raw.read(_LARGEST_CATALOG + 1, decode_content=True)
+    else:
+        try:
+            with open(source, "rb") as file:
+                text = file.read(_LARGEST_CATALOG + 1)
+        except OSError as error:
+            raise UserError("catalog-unreadable", file=source, reason=error.strerror or str(error)) from error
+    if len(text) > _LARGEST_CATALOG:
+        raise UserError("catalog-unreadable", file=source, reason="it is larger than 1 MB")
+    try:
+        return load(_Catalog, load_json(text, source), Place(source), 1).models
+    except UserError as error:
+        reason = " ".join(str(error.values[key]) for key in ("field", "reason") if key in error.values)
+        raise UserError("catalog-unreadable", file=source, reason=reason) from error
+
+
+def find_entry(name: str, source: str = "") -> CatalogEntry:
+    """The model of that name in a catalog.
+
+    Raises:
+        UserError: ``catalog-unknown-model``, or as `read_catalog`.
+    """
+    entries = read_catalog(source)
+    for entry in entries:
+        if entry.name == name:
+            return entry
+    raise UserError("catalog-unknown-model", name=name, names=", ".join(entry.name for entry in entries) or "none")
+
+
+def get_model(
+    name_or_url: str, *, sha256: str = "", catalog: str = "", overwrite: bool = False, on_progress: Report | None = None
+) -> ModelPackage:
+    """Download a model package, check it, and install it into the user's models folder.
+
+    An interrupted download is kept, and the next call goes on from there.
+
+    Args:
+        name_or_url: the name of a model in the catalog, or the address of a .zip file.
+        sha256: the expected checksum, for an address.
+        catalog: see `read_catalog`.
+        overwrite: replace an installed model of the same name.
+        on_progress: called with the bytes that are here and the bytes in all, which are 0 if unknown.
+
+    Raises:
+        UserError: as `download`, `find_entry` or `conresnet.package.store.install_model`; nothing is installed then.
+    """
+    if _is_address(name_or_url):
+        url, size = name_or_url, 0
+    else:
+        entry = find_entry(name_or_url, catalog)
+        url, sha256, size = entry.url, entry.sha256, entry.bytes
+    folder = user_folder() / ".downloads"
+    path = download(url, folder, sha256=sha256, size=size, on_progress=on_progress)
+    try:
+        return install_model(path, overwrite)
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+            folder.rmdir()  # only while no interrupted download waits there
+
+
+def download(url: str, folder: Path, *, sha256: str = "", size: int = 0, on_progress: Report | None = None) -> Path:
+    """Download a file, going on where an earlier call for the same address and checksum was interrupted.
+
+    Args:
+        url: https, or http if the checksum is known.
+        folder: where the file and its unfinished part are kept; it is created.
+        sha256, size: what is expected; empty and 0 if unknown.
+        on_progress: see `get_model`.
+
+    Returns:
+        the path of the complete file, whose checksum is right if one was given.
+
+    Raises:
+        UserError: ``download-insecure``, ``download-failed``, ``download-interrupted`` (what has arrived is kept),
+            ``download-differs`` (nothing is kept), ``download-running``, ``download-needs-package``, ``disk-full`` or
+            ``cannot-write``.
+    """
+    key = hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:16]
+    part, whole = folder / f"{key}.part", folder / f"{key}.zip"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with part.open("ab") as file:
+            _lock(file, url)
+            # Without a checksum, nobody would notice that the two halves are of different files. The last byte is asked
+            # for again, because a server refuses to send what begins at the end.
+            have = max(file.tell() - 1, 0) if sha256 else 0
+            have = _receive(file, url, sha256, have, size, on_progress)
+        if have > (size or _MOST_BYTES) or (sha256 and _checksum(part) != sha256):
+            part.unlink()
+            raise UserError("download-differs", url=url)
+        part.replace(whole)
+    except OSError as error:
+        raise write_error(error, folder) from error
+    return whole
+
+
+def _receive(file: BinaryIO, url: str, sha256: str, have: int, size: int, on_progress: Report | None) -> int:
+    """Append to a file what it does not have yet; returns its size, which may exceed what is expected."""
+    with _answer(url, sha256, {"Range": f"bytes={have}-"} if have else {}) as response:
+        if response.status_code != 206:
+            have = 0
+        file.truncate(have)
+        length = response.headers.get("Content-Length", "")
+        total = size or (have + int(length) if length.isdecimal() else 0)
+        for block in _blocks(response, url):
+            file.write(block)
+            have += len(block)
+            if have > (size or _MOST_BYTES):
+                break
+            if on_progress:
+                on_progress(have, total)
+    if have < total:
+        raise UserError("download-interrupted", url=url)
+    return have
+
+
+def _lock(file: BinaryIO, url: str) -> None:
+    try:
+        lock(file.fileno(), inherited=False)
+    except OSError as error:
+        raise UserError("download-running", url=url) from error
+
+
+def _is_address(text: str) -> bool:
+    return "://" in text
+
+
+def _refuse_insecure(url: str, sha256: str) -> None:
+    parts = urlsplit(url)
+    is_checked = bool(sha256) or parts.hostname in _LOOPBACK
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_checked):
+        raise UserError("download-insecure", url=url)
+
+
+@contextlib.contextmanager
+def _answer(url: str, sha256: str, headers: dict[str, str]) -> Iterator[Response]:
+    _refuse_insecure(url, sha256)
+    try:
+        import requests
+    except ImportError as error:
+        raise UserError("download-needs-package") from error
+    # A packed answer would have other bytes than the checksum's.
+    headers = {"Accept-Encoding": "identity", **headers}
+    try:
+        response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
+    except (requests.RequestException, ValueError) as error:
+        raise UserError("download-failed", url=url, reason=_reason(error)) from error
+    with response:
+        _refuse_insecure(response.url, sha256)  # it may have been redirected
+        if response.status_code not in (200, 206):
+            raise UserError("download-failed", url=url, reason=f"{response.status_code} {response.reason}".strip())
+        yield response
+
+
+def _blocks(response: Response, url: str) -> Iterator[bytes]:
+    import requests
+
+    try:
+        yield from response.iter_content(_BLOCK)
+    except requests.RequestException as error:
+        raise UserError("download-interrupted", url=url) from error
+
+
+def _reason(error: Any) -> str:
+    """What the system says, without the address and Python's names of classes."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__
+    return str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,265 @@
+"""Model packages from a real HTTP server on this computer: whole, broken, wrong, slow, redirected, behind a proxy."""
+
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from conresnet.cli.main import main
+from conresnet.errors import UserError
+from conresnet.package import download
+from conresnet.package.store import list_models
+from engine.package_cases import WEIGHTS, document, make_folder, safetensors_bytes
+
+
+class Server(ThreadingHTTPServer):
+    """Serves bytes by path.
+
+    Attributes:
+        files: what it serves.
+        redirects: addresses by path.
+        stops_after: bytes after which it closes the connection; None for never.
+        stalls_after: bytes after which it sends nothing more, without closing.
+        takes_ranges: whether it sends a part of a file when asked to.
+        asked: path and Range of every request.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.redirects: dict[str, str] = {}
+        self.stops_after = self.stalls_after = None
+        self.takes_ranges = True
+        self.asked: list[tuple[str, str | None]] = []
+        self.end = threading.Event()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        server, wanted = self.server, self.headers.get("Range")
+        server.asked.append((self.path, wanted))
+        if self.path in server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects[self.path])
+            self.end_headers()
+            return
+        if self.path not in server.files:
+            self.send_error(404)
+            return
+        content, begin = server.files[self.path], 0
+        if wanted and server.takes_ranges:
+            begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(content) - begin))
+        self.end_headers()
+        end = server.stops_after or server.stalls_after
+        self.wfile.write(content[begin:end])
+        self.wfile.flush()
+        if server.stalls_after:
+            server.end.wait()
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with Server() as serving:
+        thread = threading.Thread(target=serving.serve_forever, daemon=True)
+        thread.start()
+        yield serving
+        serving.end.set()
+        serving.shutdown()
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A model package, zipped."""
+    place = tmp_path_factory.mktemp("package")
+    files = {WEIGHTS: safetensors_bytes(), "LICENSE.txt": random.Random(0).randbytes(20_000)}
+    make_folder(place / "organ", document(), files)
+    return Path(shutil.make_archive(str(place / "organ"), "zip", place / "organ")).read_bytes()
+
+
+@pytest.fixture
+def models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONRESNET_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def catalog(server: Server, content: bytes, tmp_path: Path) -> Path:
+    """A catalog of one model, which the server has."""
+    server.files["/tiny.zip"] = content
+    return write_catalog(tmp_path / "catalog.json", server, content)
+
+
+def write_catalog(path: Path, server: Server, content: bytes, **changes: object) -> Path:
+    entry = {"name": "tiny", "title": "Tiny", "version": "1.0.0", "url": f"{server.address}/tiny.zip"}
+    entry |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "license": "CC0-1.0", **changes}
+    path.write_text(json.dumps({"format": "conresnet-catalog", "models": [entry]}), encoding="utf-8")
+    return path
+
+
+def installed() -> list[Path]:
+    return [entry.path for entry in list_models() if entry.kind == "user"]
+
+
+def refused(catalog: Path | str, name: str = "tiny", **options: str) -> str:
+    """The code of the refusal; nothing may be installed."""
+    with pytest.raises(UserError) as caught:
+        download.get_model(name, catalog=str(catalog), **options)
+    assert not installed()
+    return caught.value.code
+
+
+def test_a_model_of_the_catalog_is_installed(catalog, models_folder, content, capsys):
+    assert main(["models", "catalog", "--catalog", str(catalog)]) == 0
+    assert "tiny" in capsys.readouterr().out
+    assert main(["models", "get", "tiny", "--catalog", str(catalog)]) == 0
+    shown = capsys.readouterr()
+    [path] = installed()
+    assert str(path) in shown.out
+    assert f"of {len(content) / 1e6:.1f} MB" in shown.err
+    assert [item.name for item in models_folder.iterdir()] == [path.name], "nothing of the download is left"
+
+
+def test_progress_reaches_the_whole(catalog, models_folder, content, monkeypatch):
+    monkeypatch.setattr(download, "_BLOCK", 1000)
+    seen = []
+    download.get_model("tiny", catalog=str(catalog), on_progress=lambda *progress: seen.append(progress))
+    assert seen[-1] == (len(content), len(content))
+    assert [have for have, _ in seen] == sorted({have for have, _ in seen})
+
+
+@pytest.mark.parametrize("kind", ["stops_after", "stalls_after"])
+def test_an_interrupted_download_goes_on_where_it_was(catalog, models_folder, server, content, kind, monkeypatch):
+    monkeypatch.setattr(download, "_TIMEOUT", (5, 0.5))
+    monkeypatch.setattr(download, "_BLOCK", 500)
+    half = len(content) // 2
+    setattr(server, kind, half)
+    assert refused(catalog) == "download-interrupted"
+    setattr(server, kind, None)
+    server.asked.clear()
+    download.get_model("tiny", catalog=str(catalog))
+    [(_, wanted)] = server.asked
+    begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+    assert half - 501 <= begin < half
+    assert installed()
+
+
+def test_a_server_without_ranges_sends_all_again(catalog, models_folder, server, content):
+    server.stops_after = len(content) // 2
+    assert refused(catalog) == "download-interrupted"
+    server.stops_after, server.takes_ranges = None, False
+    download.get_model("tiny", catalog=str(catalog))
+    assert installed()
+
+
+def test_a_part_that_is_complete_already_is_used(catalog, models_folder, server, content):
+    server.stops_after = len(content) - 1
+    assert refused(catalog) == "download-interrupted"
+    [part] = (models_folder / ".downloads").iterdir()
+    part.write_bytes(content)
+    server.stops_after = None
+    download.get_model("tiny", catalog=str(catalog))
+    assert installed()
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1] + b"x", lambda data: data + b"x" * 5000])
+def test_a_wrong_file_is_deleted(catalog, models_folder, server, content, change):
+    server.files["/tiny.zip"] = change(content)
+    assert refused(catalog) == "download-differs"
+    assert not list((models_folder / ".downloads").iterdir())
+
+
+def test_what_is_no_package_is_not_installed(models_folder, server):
+    server.files["/page.zip"] = b"<!DOCTYPE html><html>Sign in</html>"
+    assert refused("", f"{server.address}/page.zip") == "file-web-page"
+    assert not (models_folder / ".downloads").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("http://example.org/model.zip", "download-insecure"),
+        ("ftp://example.org/model.zip", "download-insecure"),
+        ("file:///etc/passwd", "download-insecure"),
+        ("https://", "download-failed"),
+        ("{server}/missing.zip", "download-failed"),
+        ("{server}/elsewhere.zip", "download-insecure"),
+        ("{server}/file.zip", "download-failed"),
+    ],
+)
+def test_addresses_that_are_refused(models_folder, server, url, code, monkeypatch):
+    server.redirects["/elsewhere.zip"] = f"http://example.org:{server.server_port}/model.zip"
+    server.redirects["/file.zip"] = "file:///etc/passwd"
+    # In place of the other computer, the server answers as its proxy.
+    monkeypatch.setenv("http_proxy", server.address)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server.files[f"http://example.org:{server.server_port}/model.zip"] = b"x"
+    assert refused("", url.format(server=server.address)) == code
+
+
+def test_the_proxy_of_the_system_is_used(models_folder, server, content, tmp_path, monkeypatch):
+    url = "http://models.example/tiny.zip"
+    server.files[url] = content
+    monkeypatch.setenv("http_proxy", server.address)
+    download.get_model("tiny", catalog=str(write_catalog(tmp_path / "catalog.json", server, content, url=url)))
+    assert server.asked == [(url, None)]
+    assert installed()
+
+
+def test_two_downloads_of_one_file_do_not_meet(catalog, models_folder, server, content):
+    server.stops_after = 10
+    assert refused(catalog) == "download-interrupted"
+    [part] = (models_folder / ".downloads").iterdir()
+    program = "import sys; from conresnet.files import lock; file = open(sys.argv[1], 'ab')"
+    program += "; lock(file.fileno(), inherited=False); print('locked', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program, str(part)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        assert refused(catalog) == "download-running"
+        other.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [({"sha256": "12"}, "sha256"), ({"url": "ftp://x"}, "url"), ({"size": 3}, "size"), ({"bytes": -1}, "bytes")],
+)
+def test_a_catalog_that_is_wrong_is_refused_and_the_field_named(server, content, tmp_path, changes, word):
+    path = write_catalog(tmp_path / "catalog.json", server, content, **changes)
+    with pytest.raises(UserError) as caught:
+        download.read_catalog(str(path))
+    assert caught.value.code == "catalog-unreadable"
+    assert word in caught.value.message
+
+
+def test_a_catalog_may_be_on_a_server(catalog, models_folder, server, monkeypatch):
+    server.files["/catalog.json"] = catalog.read_bytes()
+    monkeypatch.setenv("CONRESNET_CATALOG", f"{server.address}/catalog.json")
+    assert [entry.name for entry in download.read_catalog()] == ["tiny"]
+    assert refused("", "other") == "catalog-unknown-model"
+
+
+def test_the_shipped_catalog_is_read(monkeypatch):
+    monkeypatch.delenv("CONRESNET_CATALOG", raising=False)
+    assert download.read_catalog() == ()
