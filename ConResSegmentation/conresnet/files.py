@@ -69,7 +69,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
-        # Nobody writes one file for a day: such a part is from a process that was killed.
+        # Nobody writes one file for a day: an older part is from a process that was killed.
         for left in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
             if time.time() - left.stat().st_mtime > _SECONDS_OF_A_DAY:
                 left.unlink()

@@ -38,7 +38,7 @@ def missing_packages(found: dict) -> list:
 
 
 def is_enough(version: str, least: str) -> bool:
-    """Whether a version is ``least`` or later; an unknown one counts as such."""
+    """Whether a version is ``least`` or later; an unknown one counts as later."""
     return not version or _numbers(version) >= _numbers(least)
 
 

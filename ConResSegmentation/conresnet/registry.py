@@ -105,7 +105,7 @@ class Registry:
         try:
             if not self._enter(point.module, _source(point.module)):
                 raise ValueError(f"{point.module} has no @{self._decorator}")
-        except Exception as error:  # whatever is wrong with it, everything else goes on working
+        except Exception as error:  # its fault must not stop anything else
             package = point.dist.name if point.dist else point.module
             logger.warning("The entry point %s of the package %s is ignored: %s.", point.name, package, error)
 

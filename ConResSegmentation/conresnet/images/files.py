@@ -77,7 +77,7 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
 
 
 def read_single(path: Path) -> Volume:
-    """Read a file that must contain one 3-D image, whatever its values are.
+    """Read a file that must contain one 3-D image, of any values.
 
     Raises:
         UserError: "image-4d", or as `read_image`.
@@ -89,7 +89,7 @@ def read_single(path: Path) -> Volume:
 
 
 def read_image(path: Path) -> ImageFile:
-    """Read a file, or a folder with one DICOM series, whatever its values are; a label map may well be constant.
+    """Read a file, or a folder with one DICOM series, of any values; a label map may well be constant.
 
     Raises:
         UserError: "image-not-found", "cannot-read", "image-name-not-text", "image-out-of-memory", and those of

@@ -70,7 +70,7 @@ def read_with_itk(path: Path, header_only: bool = False) -> ImageFile:
             raise UserError("image-empty", name=str(path))
         if reader.GetImageIOFromFileName(str(path)) in _WITHOUT_SPACING:
             raise UserError("image-no-spacing", path=str(path))
-        # Of a pair of files, .hdr and .img; a single NIfTI file is not read here.
+        # A pair of files, .hdr and .img, has them; a single NIfTI file is not read here.
         codes = [reader.GetMetaData(key) for key in ("qform_code", "sform_code") if reader.HasMetaDataKey(key)]
         if codes and not any(code.strip() not in ("0", "") for code in codes):
             warnings.append(sentence("warn-no-orientation", {"path": path}))

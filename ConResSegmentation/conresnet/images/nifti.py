@@ -76,7 +76,7 @@ def read_nifti_grid(path: Path) -> Grid:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The file, decompressed if its first bytes say that it is compressed, whatever its name says."""
+    """The file, decompressed if its first bytes say that it is compressed; its name does not matter."""
     with path.open("rb") as file:
         is_compressed = file.read(2) == GZIP
     return gzip.open(path, "rb") if is_compressed else path.open("rb", buffering=0)
@@ -121,7 +121,7 @@ def _voxels(file: BinaryIO, header: nibabel.Nifti1Header, path: Path) -> tuple[n
     offset = header["vox_offset"]
     if not np.isfinite(offset):
         raise _wrong(path, "vox_offset", offset)
-    # A single file's voxels cannot begin inside its header, whatever the field says.
+    # A single file's voxels cannot begin inside its header, even if the field says so.
     offset = max(int(offset), _HEADERS[header.template_dtype.itemsize][1])
     count = int(np.prod(shape, dtype=object))
     is_compressed = isinstance(file, gzip.GzipFile)

@@ -85,7 +85,7 @@ def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequen
 
 # The share of what is segmented that every image should cover.
 _ENOUGH_SHOWN = 0.95
-# Of a model's window, the share that an image should cover along each axis; crops are often smaller than a window.
+# The share of a model's window that an image should cover along each axis; crops are often smaller than a window.
 _MUCH_SMALLER = 0.25
 # Models for scans of 1 mm still find structures in slices of 3 mm.
 _MUCH_THICKER = 3.0

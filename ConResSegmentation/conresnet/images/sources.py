@@ -30,7 +30,7 @@ def is_path(image: object) -> bool:
 
 
 def read_sources(images: Sequence[object], channel_names: Sequence[str]) -> tuple[list[Volume], Wrap]:
-    """The images of a case, whatever kind each has, and what brings results into the first one's kind.
+    """The images of a case, each of any kind, and a function that makes results of the first one's kind.
 
     Args:
         images: one per channel, in the model's order, or a single one with all channels.

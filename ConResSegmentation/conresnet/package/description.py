@@ -228,8 +228,8 @@ class Output:
     """What comes out, in the order of the network's output channels.
 
     ``labels``: one softmax over the background and the segments. ``regions``: one sigmoid per segment, cut at
-    ``threshold`` and painted in ``paint_order``. Where a region is, those that include it are too, whatever the network
-    says, so that a region is the same on its own and in a label map, by the values of its parts.
+    ``threshold`` and painted in ``paint_order``. Where a region is, those that include it are too, even against
+    the network, so that a region is the same on its own and in a label map, by the values of its parts.
     """
 
     kind: str = field(
@@ -252,7 +252,7 @@ class Output:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the segments."""
+        """The segments' names."""
         return tuple(segment.name for segment in self.segments)
 
     def faults(self) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ A field's type says what JSON value it takes, and its `rule` which values are ri
 A field with a default may be left out. Every other field is required, and a field that the dataclass does not have is
 refused as a misspelling. A dataclass may also have
 
-    faults(self)                    yields (field, reason) for whatever several fields together get wrong
+    faults(self)                    yields (field, reason) for each field that does not fit the others
     resolved(self, place, version)  the same object with defaults that depend on its other fields
 
 Standard library only, so that Slicer's process can use it.

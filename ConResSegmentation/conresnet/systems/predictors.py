@@ -85,7 +85,7 @@ class SingleNetwork:
 
 
 def _subsets(axes: list[int]) -> list[tuple[int, ...]]:
-    """Every way to mirror, but for not at all."""
+    """Every way to mirror, except not at all."""
     return list(chain.from_iterable(combinations(axes, count) for count in range(1, len(axes) + 1)))
 
 

@@ -73,7 +73,7 @@ def check_expected(label: Volume, expected: Collection[int]) -> None:
 def grid_difference(grid: Grid, reference: Grid) -> str | None:
     """What differs between two grids; None where ``Grid.matches`` sees no difference.
 
-    Names whatever differs: size in voxels, spacing in mm, position of the first voxel in mm, directions of the axes in
+    Names what differs: size in voxels, spacing in mm, position of the first voxel in mm, directions of the axes in
     degrees and, for grids of one size, the largest distance between corresponding voxels.
     """
     if grid.matches(reference):

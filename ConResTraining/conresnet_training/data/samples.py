@@ -44,8 +44,8 @@ def sample_processes(planned: int | None, fabric: Fabric) -> int:
     if fabric.device.type == "cpu":
         return 0
     cores = _cores()
-    beside = _processes_on(cores, fabric) * int(os.environ.get(JOBS_VARIABLE, 1))
-    return min(MOST, max(1, len(cores) // beside - 1))
+    sharing = _processes_on(cores, fabric) * int(os.environ.get(JOBS_VARIABLE, 1))
+    return min(MOST, max(1, len(cores) // sharing - 1))
 
 
 def _cores() -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 # Shares of the painted samples that get a mask, a couch, and a cushion between body and couch.
 MASK_SHARE, COUCH_SHARE, CUSHION_SHARE = 0.6, 0.7, 0.5
-# A couch is usually below or above the body along H; along W it lies beside it, as arm rests do.
+# A couch is usually below or above the body along H; along W it is next to it, as arm rests are.
 ALONG_W_SHARE = 0.15
 # Brightness as a share of the way from air to the median of the body; one shell in ten is as bright as metal.
 SHELL_LEVELS, CUSHION_LEVELS, METAL_LEVELS, METAL_SHARE = (0.1, 1.5), (0.02, 0.8), (1.5, 4.0), 0.1

@@ -289,5 +289,5 @@ def picture_of(name: str, measured: Measured, **options) -> bytes | None:
         return None
     image, found, truth = read_image(case.images[0]), read_label(found_file), read_label(case.label)
     masks = {segment: Masks(found.array, truth.array, item) for segment, item in measured.values.items()}
-    # Of several channels the first is shown.
+    # With several channels, the first one is shown.
     return draw_case(Volume(image.components[0], image.grid, name), masks, measured.colors, **options)

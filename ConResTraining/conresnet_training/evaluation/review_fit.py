@@ -335,7 +335,7 @@ def _figures(table: _Table, expected: _Expected | None) -> dict[str, Any]:
 
 
 def _auroc(score: np.ndarray, table: _Table) -> float | None:
-    """Of slices with a Dice below BAD_DICE, by a score that is high for them; None without both kinds of slices."""
+    """How well a high score finds slices with a Dice below BAD_DICE; None without both kinds of slices."""
     bad = table.dice < BAD_DICE
     count, others = np.count_nonzero(bad), np.count_nonzero(~bad)
     if not count or not others:

@@ -152,7 +152,7 @@ def make_plan(data_set: DataSet, folder: Path, budget: Budget | None = None, cho
 def plan_with_reasons(
     data_set: DataSet, folder: Path, budget: Budget | None = None, choices: Choices | None = None
 ) -> tuple[Plan, list[Reason]]:
-    """``make_plan``, and why the plan is as it is."""
+    """``make_plan``, and the reasons for what was planned."""
     choices = choices or Choices()
     entry = cataloged(choices.system)
     _check(data_set, folder, choices, entry)

@@ -1,4 +1,4 @@
-"""Why a plan is as it is, for people."""
+"""The reasons for what was planned, for people."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

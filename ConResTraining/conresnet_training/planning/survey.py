@@ -165,7 +165,7 @@ def _intensity(data_set: DataSet, channel: int) -> list[dict[str, Any]]:
 
 
 def _shortened(value: float) -> float:
-    """Four significant digits, whatever the unit."""
+    """Four significant digits, in any unit."""
     return float(f"{value:.4g}")
 
 

@@ -1,6 +1,6 @@
 """The systems that a plan can be for: what each is called, a sentence about it, and how it changes a plan.
 
-`SYSTEMS` holds whatever the engine's networks and systems declare under ``plans`` (`conresnet.networks`,
+`SYSTEMS` holds what the engine's networks and systems declare under ``plans`` (`conresnet.networks`,
 `conresnet.systems`), those of other installed packages included. Slicer's own process lists them too, so nothing here
 needs torch or pydantic until a network is planned.
 

@@ -71,7 +71,7 @@ def segmentation_loss(
 
     Since the cross entropy is a mean over voxels, Dice keeps a weight; in the sum that eq. 7 prints it would have none.
 
-    In a window without any voxel of a segment, that segment's Dice loss is about 1 whatever is found, with almost no
+    In a window without any voxel of a segment, that segment's Dice loss is always about 1, with almost no
     gradient; only the cross entropy keeps the network from finding it there. Dice alone therefore includes the
     background as a class, as the pyramid's eq. 1 does (its K = 8 are seven organs "plus background"). Regions have no
     background class, so Dice alone learns nothing from such windows.
@@ -173,8 +173,7 @@ def signed_distances(target: Tensor) -> Tensor:
     In their code an absent segment gets 0 too; here it does not. Such a window would be left to the other losses, which
     eq. 14 fades to 1 %, and the network would unlearn that nothing is there. All voxels are outside such a segment, at
     an unknown distance: they get half the window's smallest side, about the mean in windows that contain the segment,
-        so
-    that neither kind of window outweighs the other.
+    so that neither kind of window outweighs the other.
 
     Args:
         target: (segments, S, H, W), boolean.

@@ -350,7 +350,7 @@ def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
     if training.batch % processes:
         raise UserError("batch-not-divisible", batch=training.batch, processes=processes)
     if processes == 1:
-        # Whatever ranks a queue has left in the environment, a single process is the first.
+        # A single process is the first, even if a queue has left ranks in the environment.
         rank_zero_only.rank = 0
     try:
         return Fabric(
@@ -395,7 +395,7 @@ def _precision(wanted: str, window: Sequence[int], step: int = MULTIPLE) -> str:
     """
     best = choose_backend()
     # If a side has two voxels at the coarsest scale, bf16 on a CPU leaves parts of a gradient unwritten, so that
-    # whatever was in memory before, sometimes NaN, becomes the gradient.
+    # what was in memory before, sometimes NaN, becomes the gradient.
     is_wrong = best.device.type == "cpu" and min(window) <= 2 * step
     # On a CPU, Lightning uses bf16 for 16-mixed too.
     if is_wrong and wanted in ("bf16-mixed", "16-mixed"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-# Of the model of the hippocampus: its segments and their values in a labelmap.
+# The hippocampus model's segments and their values in a labelmap.
 SEGMENTS = {"Anterior hippocampus": 1, "Posterior hippocampus": 2}
 
 TORCH_FREE = """

@@ -33,7 +33,7 @@ def coarse_to_fine(document: dict[str, Any], fine: dict[str, Any] | None = None,
 
 
 def threshold_weights(*levels: float, regions: bool = False) -> dict[str, torch.Tensor]:
-    """Of a ``Pointwise`` network that finds a segment a level, where the intensity is above it."""
+    """Weights of a ``Pointwise`` network that finds one segment per level, where the intensity is above it."""
     outputs = len(levels) + (not regions)
     state = Pointwise(1, outputs).state_dict()
     state = {name: torch.zeros_like(value) for name, value in state.items()}

@@ -8,6 +8,6 @@ from conresnet.networks import build_network
 
 
 def parameter_count(kind: str, arguments: dict[str, Any]) -> int:
-    """Of all parameters of a network of ``build_network``."""
+    """The number of parameters of a network of ``build_network``."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_network(kind, arguments).parameters())

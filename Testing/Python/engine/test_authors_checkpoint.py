@@ -102,7 +102,7 @@ def test_one_missing_tensor_is_named(small: dict[str, torch.Tensor]) -> None:
     for name in list(small):
         acts = not any(part in name for part in NEVER_ACTING)
         rest = {key: tensor for key, tensor in small.items() if key != name}
-        # Of the projections, each module uses its own.
+        # Each module uses its own projection.
         unused = (
             name.startswith(("seg_x4.0.gn_mp", "seg_x4.0.conv_mp.", "seg_x1.0.gn_mp", "seg_x1.0.conv_mp"))
             or name == "seg_x2.0.conv_mp_first.weight"

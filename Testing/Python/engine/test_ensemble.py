@@ -119,7 +119,7 @@ def test_progress_runs_over_all_members_and_cancel_is_heard_in_the_last(tmp_path
 
 
 def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_path):
-    """Of what the members answer at most two are alive at once: the sum, and the newest."""
+    """At most two of the members' answers are in memory at once: the sum, and the latest."""
     use_test_networks(monkeypatch)
     package = make_members(tmp_path, 5, network="pointwise")[1]
     model = load_model(package, "cpu", "fp32")

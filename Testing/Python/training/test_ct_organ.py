@@ -110,7 +110,7 @@ def test_the_liver_of_a_real_ct_is_found_and_it_is_said_where_nothing_is(
     assert dice > 0.6
     assert [one["name"] for one in report["passes"]] == ["coarse", "fine"]
 
-    # Of a coarse network that is sure of the background it is said that it finds nothing, once, and the status is 0.
+    # A coarse network that is sure of the background finds nothing; that is reported once, and the status is 0.
     blind, output = blinded(package, tmp_path / "blind"), tmp_path / "nothing"
     command = [
         sys.executable,

@@ -98,7 +98,7 @@ def planned(data_set: Path, system: str) -> Plan:
 
 
 def dice_at_the_models_resolution(run: Run, folder: Path) -> dict[str, float]:
-    """Of each segment, by the engine, which is given the case in the model's own voxels."""
+    """The Dice of each segment, found by the engine in a case that has the model's own voxels."""
     packed = pack_runs([run])
     package = write_package(packed.description, packed.files, folder / "package")
     case = read_data_set(run.plan.data).cases[0]

@@ -27,12 +27,12 @@ def planned(folder, system="conresnet", **choices):
 
 
 def networks(plan):
-    """Of a plan, as its file has them."""
+    """The networks of a plan, as its file has them."""
     return plan.document()["model"]["system"]["networks"]
 
 
 def arguments_of(network):
-    """Of a network, and of the one that it wraps."""
+    """The arguments of a network, and of the one that it wraps."""
     return all_arguments(network["type"], network["arguments"])
 
 
@@ -69,7 +69,7 @@ def test_every_argument_of_a_network_is_written_out(plans, name):
 
     def check(network, inherited=()):
         names = set(signature(network_class(network["type"])).parameters)
-        # Of a network without residuals there is no axis.
+        # A network without residuals has no axis.
         assert names - set(network["arguments"]) - set(inherited) <= {"residual_axis"}
         assert set(network["arguments"]) <= names - set(inherited)
         if "network" in network["arguments"]:

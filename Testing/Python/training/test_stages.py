@@ -26,7 +26,7 @@ from training.tiny_plan import write_tiny_plan
 
 STEPS = 4
 SETTINGS = (f"training.steps={STEPS}", "training.steps_between_checkpoints=100")
-# Of each system, what the names of its first part's tensors begin with, and the setting of the paper's norm.
+# For each system, how the names of its first part's tensors begin, and the setting of the paper's norm.
 FIRST_PART = {"coarse-to-fine": "network.0.", "voxresnet-auto-context": "network.rounds.0."}
 BATCH_NORM = {
     "coarse-to-fine": tuple(f"model.system.networks.{place}.arguments.norm=batch" for place in (0, 1)),
@@ -96,7 +96,7 @@ def test_run_that_is_broken_around_the_boundary_ends_as_an_unbroken_one(data_set
 
 @pytest.mark.parametrize("steps", [STEPS - 1, STEPS + 2])
 def test_other_steps_are_refused_once_a_stage_was_begun(data_set, tmp_path, steps):
-    """Of a finished run, steps of the second stage would count as those of the first."""
+    """In a finished run, steps of the second stage would count as those of the first."""
     run = staged_run(data_set, tmp_path, "coarse-to-fine")
     fit(run, 1)
     other = Run(run.folder, with_settings(run.plan, [f"training.steps={steps}"]), 0)

@@ -57,7 +57,7 @@ def heads(data_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def plan(heads: Path) -> Plan:
-    """Of a network that is trained in seconds."""
+    """The plan of a network that is trained in seconds."""
     made = make_plan(read_data_set(heads), heads, Budget.given(8), Choices(base_width=8))
     window = ",".join(map(str, WINDOW))
     return with_settings(made, [f"model.inference.window=[{window}]", "training.steps=4", "training.batch=2"])
@@ -79,7 +79,7 @@ def synthesizer(data_set, **settings) -> Synthesizer:
 def samples(
     data_set, plan: Plan, tmp_path: Path, made: Synthesizer | None = None, **augmentation
 ) -> SynthesizedSamples:
-    """Of all cases of a data set at 4 mm."""
+    """Samples of all cases of a data set at 4 mm."""
     folder = tmp_path / "prepared"
     folder.mkdir(exist_ok=True)
     cases = [prepare_label_map(case, plan.model, folder, data_set.tissues) for case in data_set.cases]

@@ -178,7 +178,7 @@ def find_signal(obj: QtCore.QObject, signature: str) -> tuple[str, object]:
     declared = getattr(type(obj), "SIGNALS", {})
     if normalized in declared:
         return normalized, getattr(obj, declared[normalized])
-    # Of its class: what an object says itself may be deleted with it, and is then dead for the whole class.
+    # Looked up in the class: an object's own may be deleted with it, and is then dead for the whole class.
     known = type(obj).staticMetaObject.indexOfSignal(normalized) >= 0 and name not in _NOT_IN_QT5
     if not known or "PyObject" in normalized:
         raise ValueError(f"{type(obj).__name__} has no signal {normalized}")
