@@ -1,8 +1,8 @@
-"""Random changes of training samples: of their geometry in one resampling, and of their intensities.
+"""How strongly training samples are changed, and the random changes of their geometry, in one resampling.
 
 MONAI has a transform for each rotation, scale, bend and flip, but each resamples the window again, image and label
-separately, and sees nothing outside of it; that took half of the time of a sample. Intensities are changed by MONAI and
-by what it does not have: a coil's field and skull stripping.
+separately, and sees nothing outside of it; that took half of the time of a sample.
+`conresnet_training.data.sample_changes` has the changes of intensities, which need MONAI. Plans are made without it.
 """
 
 from collections.abc import Sequence
@@ -11,27 +11,53 @@ from typing import Literal
 
 import numpy as np
 import torch
-from monai import transforms as mt
-from monai.data import set_track_meta
-from monai.transforms import RandBiasField
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn.functional import grid_sample, max_pool3d
-
-from conresnet_training.data.surroundings import paint_couch_and_mask
+from torch.nn.functional import grid_sample
 
 AXES = {"S": 0, "H": 1, "W": 2}
-# Shares of the samples that are rotated and scaled, bent, and flipped along each axis.
-TURNED_SHARE, BENT_SHARE, FLIPPED_SHARE = 0.8, 0.3, 0.5
-BENT_CELLS = 4
-FIELD_DEGREE = 3
-# With a smaller labeled share than this, a window has too few voxels to normalize by.
-SMALLEST_SHARE = 0.02
-# Voxels that simulated skull stripping leaves around the labels.
-LARGEST_MARGIN = 2
 
-# MONAI's tensors with metadata cost more time than most of these transforms.
-set_track_meta(False)
+
+class Augmentation(BaseModel):
+    """How strongly samples are changed; 0 turns a change off.
+
+    The paper flips along all three axes and scales. Flips from left to right alone keep anatomy plausible; a plan says
+    which axis that is. If segments are named for a side, it flips along none, or lists the pairs of segments that trade
+    places in a mirror image.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="axes to flip along: any of S, H and W")
+    swapped_segments: list[tuple[str, str]] = Field(
+        default=[], description="pairs of segments, such as left and right, that trade places in a mirror image"
+    )
+    scaling: float = Field(
+        default=0.2, ge=0, lt=1, description="largest fraction by which samples are enlarged or reduced"
+    )
+    rotation_degrees: float = Field(default=15, ge=0, le=180)
+    quarter_turns: bool = Field(
+        default=False, description="also turn by 0, 90, 180 or 270 degrees about each axis, as in ResDSN's paper"
+    )
+    elastic: float = Field(
+        default=0, ge=0, lt=0.5, description="bending: how much wider or narrower each quarter of an axis gets"
+    )
+    brightness: float = Field(default=0.3, ge=0, description="shift in standard deviations")
+    contrast: float = Field(default=0.3, ge=0, lt=1, description="scale, and exponent of a gamma curve")
+    noise: float = Field(default=0.15, ge=0, description="standard deviation")
+    bias_field: float = Field(default=0, ge=0, description="largest coefficient of a smooth field, as from a coil")
+    isolation: float = Field(
+        default=0, ge=0, le=1, description="share of samples with air around the labels, as after skull stripping"
+    )
+    couch_and_mask: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="share of samples with a couch, cushion or mask painted into air that is all of one value",
+    )
+    coarsening: float = Field(
+        default=0.5, gt=0, le=1, description="lowest simulated resolution, as a fraction of the own"
+    )
 
 
 @dataclass(frozen=True)
@@ -192,163 +218,3 @@ def _linear(length: int, nodes: int) -> Tensor:
 def _sample(array: Tensor, grid: Tensor, mode: str) -> Tensor:
     """(C, S, H, W) of the grid's size."""
     return grid_sample(array[None], grid[None], mode=mode, padding_mode="zeros", align_corners=False)[0]
-
-
-class RandCoilField(RandBiasField):
-    """A smooth field of brightness, as from a receiver coil. The smallest value, air, does not change.
-
-    MONAI's transform multiplies the values themselves, which after a z-score would darken dark tissue near the coil.
-    """
-
-    def __init__(self, largest: float):
-        super().__init__(degree=FIELD_DEGREE, coeff_range=(-largest, largest), prob=0.5)
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """An image (C, S, H, W) with the field."""
-        air = image.amin((1, 2, 3), keepdim=True)
-        return super().__call__(image - air) + air
-
-
-def isolated(image: Tensor, label: Tensor, margin: int) -> Tensor:
-    """An image with everything but the labels set to air and then normalized again, like a skull-stripped head.
-
-    Args:
-        image: (C, S, H, W).
-        label: (S, H, W), 0 for background.
-        margin: voxels around the labels that are kept.
-
-    Returns:
-        (C, S, H, W); ``image`` itself if hardly anything in it is labeled.
-    """
-    kept = (label > 0).float()[None]
-    if margin:
-        kept = max_pool3d(kept, 2 * margin + 1, stride=1, padding=margin)
-    kept = kept[0] > 0
-    if kept.float().mean() < SMALLEST_SHARE:
-        return image
-    inside = image[:, kept]
-    deviation, mean = torch.std_mean(inside, dim=1)
-    stripped = torch.where(kept, image, image.amin((1, 2, 3), keepdim=True))
-    return (stripped - mean.view(-1, 1, 1, 1)) / deviation.clamp(min=1e-3).view(-1, 1, 1, 1)
-
-
-class Augmentation(BaseModel):
-    """How strongly samples are changed; 0 turns a change off.
-
-    The paper flips along all three axes and scales. Flips from left to right alone keep anatomy plausible; a plan says
-    which axis that is. If segments are named for a side, it flips along none, or lists the pairs of segments that trade
-    places in a mirror image.
-    """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="axes to flip along: any of S, H and W")
-    swapped_segments: list[tuple[str, str]] = Field(
-        default=[], description="pairs of segments, such as left and right, that trade places in a mirror image"
-    )
-    scaling: float = Field(
-        default=0.2, ge=0, lt=1, description="largest fraction by which samples are enlarged or reduced"
-    )
-    rotation_degrees: float = Field(default=15, ge=0, le=180)
-    quarter_turns: bool = Field(
-        default=False, description="also turn by 0, 90, 180 or 270 degrees about each axis, as in ResDSN's paper"
-    )
-    elastic: float = Field(
-        default=0, ge=0, lt=0.5, description="bending: how much wider or narrower each quarter of an axis gets"
-    )
-    brightness: float = Field(default=0.3, ge=0, description="shift in standard deviations")
-    contrast: float = Field(default=0.3, ge=0, lt=1, description="scale, and exponent of a gamma curve")
-    noise: float = Field(default=0.15, ge=0, description="standard deviation")
-    bias_field: float = Field(default=0, ge=0, description="largest coefficient of a smooth field, as from a coil")
-    isolation: float = Field(
-        default=0, ge=0, le=1, description="share of samples with air around the labels, as after skull stripping"
-    )
-    couch_and_mask: float = Field(
-        default=0,
-        ge=0,
-        le=1,
-        description="share of samples with a couch, cushion or mask painted into air that is all of one value",
-    )
-    coarsening: float = Field(
-        default=0.5, gt=0, le=1, description="lowest simulated resolution, as a fraction of the own"
-    )
-
-
-class SampleChanges:
-    """Draws the random changes of a sample.
-
-    Args:
-        settings: how strong they are.
-        spacing: voxel size (S, H, W) in mm. Defaults to cubes.
-    """
-
-    def __init__(self, settings: Augmentation, spacing: Sequence[float] | None = None):
-        self.settings, self.spacing = settings, tuple(spacing or (1, 1, 1))
-        self.flip_axes = [AXES[axis] for axis in settings.flip_axes]
-        self.intensity = _intensity_transforms(settings)
-
-    def draw_warp(self, window: Sequence[int], random: np.random.Generator) -> Warp:
-        """Random geometry for a window (S, H, W)."""
-        settings, turn, bends = self.settings, None, (0, 0, 0)
-        if (settings.rotation_degrees or settings.scaling) and random.random() < TURNED_SHARE:
-            turn = draw_turn(settings.rotation_degrees, settings.scaling, self.spacing, random)
-        if settings.quarter_turns:
-            turn = draw_quarter_turns(self.spacing, random) @ (np.eye(3) if turn is None else turn)
-        if settings.elastic and random.random() < BENT_SHARE:
-            turn = np.eye(3) if turn is None else turn
-            bends = tuple(draw_bend(length, BENT_CELLS, settings.elastic, random) for length in window)
-        flips = tuple(axis for axis in self.flip_axes if random.random() < FLIPPED_SHARE)
-        return Warp(tuple(window), turn, bends, flips)
-
-    def change_intensities(self, image: Tensor, label: Tensor, random: np.random.Generator) -> Tensor:
-        """An image (C, S, H, W) with label map (S, H, W), its intensities changed."""
-        if self.settings.isolation and random.random() < self.settings.isolation:
-            image = isolated(image, label, int(random.integers(LARGEST_MARGIN + 1)))
-        if self.settings.couch_and_mask and random.random() < self.settings.couch_and_mask:
-            image = paint_couch_and_mask(image, self.spacing, random)
-        # MONAI uses numpy's legacy generators; creating one per transform took longer than most transforms.
-        state = np.random.RandomState(random.bit_generator)
-        for transform in self.intensity:
-            image = transform.set_random_state(state=state)(image)
-        return image
-
-
-class EachChannel(mt.Randomizable):
-    """A change that is drawn separately for each channel, because the sequences of a scan vary independently.
-
-    Args:
-        change: transform of an image of one channel.
-    """
-
-    def __init__(self, change: mt.RandomizableTransform):
-        self.change = change
-
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "EachChannel":
-        """As in MONAI."""
-        self.change.set_random_state(seed, state)
-        return self
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """An image (C, S, H, W) with other intensities."""
-        return torch.cat([self.change(channel[None]) for channel in image])
-
-
-def _intensity_transforms(settings: Augmentation) -> list[mt.Randomizable]:
-    steps: list[mt.Randomizable] = []
-    if settings.coarsening < 1:
-        steps.append(mt.RandGaussianSmooth(prob=0.1, **{f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}))
-        # "nearest", MONAI's default, takes voxels from one side and so shifts the image off its labels.
-        steps.append(
-            mt.RandSimulateLowResolution(prob=0.2, downsample_mode="area", zoom_range=(settings.coarsening, 1.0))
-        )
-    if settings.bias_field:
-        steps.append(RandCoilField(settings.bias_field))
-    if settings.contrast:
-        exponents = (1 - settings.contrast, 1 / (1 - settings.contrast))
-        steps.append(EachChannel(mt.RandAdjustContrast(prob=0.3, gamma=exponents)))
-        steps.append(EachChannel(mt.RandScaleIntensity(prob=0.5, factors=settings.contrast)))
-    if settings.brightness:
-        steps.append(EachChannel(mt.RandShiftIntensity(prob=0.5, offsets=settings.brightness)))
-    if settings.noise:
-        steps.append(mt.RandGaussianNoise(prob=0.2, std=settings.noise))
-    return steps

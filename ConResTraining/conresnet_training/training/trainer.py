@@ -23,8 +23,8 @@ from conresnet.inference.devices import choose_backend, is_out_of_memory, reused
 from conresnet.inference.windows import MULTIPLE
 from conresnet.networks.loading import load_network
 from conresnet_training.data import Case, DataSet
-from conresnet_training.data.augmentation import SampleChanges
 from conresnet_training.data.preparation import TrainingCase, prepare_case, prepare_label_map
+from conresnet_training.data.sample_changes import SampleChanges
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples, TrainingSamples
 from conresnet_training.data.synthesis import Synthesizer
 from conresnet_training.planning.plan import Plan, synthesizer_of

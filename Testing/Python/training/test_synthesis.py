@@ -18,9 +18,10 @@ from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
 from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
-from conresnet_training.data.augmentation import Augmentation, SampleChanges, Warp, draw_turn
+from conresnet_training.data.augmentation import Augmentation, Warp, draw_turn
 from conresnet_training.data.label_maps import OVERSAMPLING
 from conresnet_training.data.preparation import prepare_label_map, read_case
+from conresnet_training.data.sample_changes import SampleChanges
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples
 from conresnet_training.data.synthesis import Synthesis, Synthesizer, target_places
 from conresnet_training.planning.memory import Budget
