@@ -22,6 +22,7 @@ from conresnet.package.maps import provided_maps
 from ConResSegmentationLib import (
     ConResSegmentationSubjectHierarchyPlugin,
     Diagnostics,
+    Gallery,
     Loading,
     MapVolumes,
     Report,
@@ -158,6 +159,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             "Ctrl+Shift+M": self.overlayPanel.toggle,
         }
         self._shortcuts = addShortcuts(uiWidget, actions)
+        ui.galleryButton.connect("clicked(bool)", self.onGallery)
         self._nodesTimer = singleShotTimer(uiWidget, self._onNodesAdded)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -292,6 +294,22 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             install = self.modelPanel.install
             control.launch(lambda: lambda: CheckpointImport(python, Path(path), settings, control, install))
 
+    def onGallery(self) -> None:
+        """Choose a model by its card, with its example, or download it."""
+        gallery = Gallery.Gallery(self.logic.enginePython)
+        if not gallery.exec():
+            return
+        card = gallery.card
+        if card.entry is None:
+            self.modelPanel.choose(card.name)
+            if gallery.wantsExample:
+                self.ui.exampleButton.click()
+        elif self.runPanel.isRunning:
+            slicer.util.errorDisplay(_("Wait until the current run has ended, or cancel it."))
+        elif Gallery.confirmDownload(card.entry):
+            python, control, install = self.logic.enginePython, self.runControl, self.modelPanel.install
+            control.launch(lambda: lambda: Gallery.PackageDownload(python, card.entry, control, install))
+
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
         self.channels.setInputs(self._description.inputs if self._description else ())
         self.mapChooser.setProvided(self._providedMaps)
@@ -409,6 +427,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _onFinished(self, outcome: SegmentationOutcome) -> None:
         """Choose the result, so that it is replaced next time, and show a map over the slices."""
+        Gallery.rememberSeconds(outcome.report["model"]["name"], outcome.seconds)
         node = self._parameterNode or self.logic.getParameterNode()
         isNew = node.segmentation is not outcome.segmentationNode
         node.segmentation = outcome.segmentationNode

@@ -207,7 +207,9 @@ class EngineConnection:
 
     def _onTimeout(self) -> None:
         if not self.isRunning:
-            self._removeSession()
+            # It may have ended before its hello, a moment before Qt says so.
+            if self.hello:
+                self._removeSession()
         elif self._isLeaving:
             self.kill()
         else:

@@ -127,21 +127,25 @@ def details(choice: ModelChoice) -> str:
     return "".join(f'<p style="margin:0 0 6px 0">{line}</p>' for line in (title, *lines))
 
 
-def measured(path: Path) -> list[str]:
-    """The figures that come with a model, in words; empty if there are none that can be read."""
+def measured(path: Path, isBrief: bool = False) -> list[str]:
+    """The figures that come with a model, in words; empty if there are none that can be read.
+
+    Args:
+        isBrief: leave out the figures of the segments.
+    """
     try:
-        return list(_sentences(read_metrics(read_package(path, verify=False))))
+        return list(_sentences(read_metrics(read_package(path, verify=False)), isBrief))
     except UserError:
         return []
 
 
-def _sentences(metrics: dict) -> Iterator[str]:
+def _sentences(metrics: dict, isBrief: bool) -> Iterator[str]:
     """Figures from our training as a sentence; others as they are."""
     overall, segments, cases = (metrics.get(key) for key in ("mean_dice", "mean_dice_a_segment", "dice_a_case"))
     if isinstance(cases, dict) and isinstance(segments, dict) and _areNumbers(overall, *segments.values()):
-        each = ", ".join(f"{name} {value:.3f}" for name, value in segments.items())
-        sentence = _("mean Dice {overall:.3f} on {count} cases not used for training ({each})")
-        yield sentence.format(overall=overall, count=len(cases), each=each)
+        sentence = _("mean Dice {overall:.3f} on {count} cases not used for training")
+        each = "" if isBrief else ", ".join(f"{name} {value:.3f}" for name, value in segments.items())
+        yield sentence.format(overall=overall, count=len(cases)) + (f" ({each})" if each else "")
         return
     for name, value in figures(metrics):
         if isinstance(value, str | int | float):
@@ -247,7 +251,7 @@ class ModelPanel:
             return ""
         if name:
             self.refresh()
-            self._choose(name)
+            self.choose(name)
         return name
 
     def _likely(self) -> str:
@@ -255,12 +259,13 @@ class ModelPanel:
         last = slicer.util.settingsValue(_LAST_SETTING, "")
         return last if last in usable else next(iter(usable), "")
 
-    def _choose(self, name: str) -> None:
+    def choose(self, name: str) -> None:
+        """Use a model from now on, also in new scenes."""
         slicer.app.userSettings().setValue(_LAST_SETTING, name)
         self._onChosen(name)
 
     def _onActivated(self, index: int) -> None:
-        self._choose(self._choices[index].name)
+        self.choose(self._choices[index].name)
 
     def _onInstall(self) -> None:
         source = self._askForPackage()
@@ -279,7 +284,7 @@ class ModelPanel:
             slicer.util.errorDisplay(plain(Messages.sentence(error)))
         self.refresh()
         # A shipped model of the same name takes over; otherwise the first one.
-        self._choose(self.select(choice.name if self.choice else ""))
+        self.choose(self.select(choice.name if self.choice else ""))
 
     def _askForPackage(self) -> str:
         parent = slicer.util.mainWindow()

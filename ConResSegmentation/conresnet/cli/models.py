@@ -128,8 +128,7 @@ def catalog(catalog: str) -> None:
 @click.option("--sha256", default="", metavar="DIGITS", help="Expected checksum of the .zip file at a URL.")
 @_catalog
 @click.option("--overwrite", is_flag=True, help="Replace a model of the same name.")
-@click.option("--machine-progress", is_flag=True, hidden=True, help="Print the bytes that are here, and all.")
-def get(source: str, sha256: str, catalog: str, overwrite: bool, machine_progress: bool) -> None:
+def get(source: str, sha256: str, catalog: str, overwrite: bool) -> None:
     """Download a model package and install it into your models folder.
 
     NAME is a model of the catalog, URL the address of a .zip file. The checksum is verified before anything is
@@ -141,9 +140,7 @@ def get(source: str, sha256: str, catalog: str, overwrite: bool, machine_progres
     def report(have: int, total: int) -> None:
         nonlocal shown
         percent = 100 * have // total if total else have >> 20
-        if machine_progress:
-            click.echo(f"{have} {total}")
-        elif percent // 10 > shown // 10:
+        if percent // 10 > shown // 10:
             whole = f" of {total / 1e6:.1f}" if total else ""
             click.echo(f"Downloaded {have / 1e6:.1f}{whole} MB", err=True)
         shown = percent

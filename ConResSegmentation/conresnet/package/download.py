@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from urllib.parse import urlsplit
 from conresnet.errors import UserError
 from conresnet.files import lock, write_error
 from conresnet.package import ModelPackage
-from conresnet.package.schema import Place, field, load, load_json
+from conresnet.package.schema import Place, dump, field, load, load_json
 from conresnet.package.store import install_model, user_folder
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ _MOST_BYTES = 10 * 2**30
 _LARGEST_CATALOG = 2**20
 # Seconds to connect, and without any byte.
 _TIMEOUT = (15, 60)
-_BLOCK = 2**18
+# An interruption loses the block that is arriving.
+_BLOCK = 2**14
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -64,18 +67,22 @@ class _Catalog:
 Report = Callable[[int, int], None]
 
 
+def catalog_source() -> str:
+    """Path or address of the catalog in use: ``CONRESNET_CATALOG`` names it, or it is the one that ships."""
+    return os.environ.get(CATALOG_VARIABLE, "") or str(_SHIPPED_CATALOG)
+
+
 def read_catalog(source: str = "") -> tuple[CatalogEntry, ...]:
     """The models of a catalog.
 
     Args:
-        source: path or address of the catalog. Defaults to the one that the environment variable ``CONRESNET_CATALOG``
-            names, or else the one that ships with the engine.
+        source: path or address of the catalog. Defaults to `catalog_source`.
 
     Raises:
         UserError: ``catalog-unreadable``, ``download-insecure``, ``download-failed`` or ``download-needs-package``.
     """
-    source = source or os.environ.get(CATALOG_VARIABLE, "") or str(_SHIPPED_CATALOG)
-    if _is_address(source):
+    source = source or catalog_source()
+    if is_address(source):
         with _answer(source, "", {}) as response:
             text = response.raw.read(_LARGEST_CATALOG + 1, decode_content=True)
     else:
@@ -86,6 +93,11 @@ def read_catalog(source: str = "") -> tuple[CatalogEntry, ...]:
             raise UserError("catalog-unreadable", file=source, reason=error.strerror or str(error)) from error
     if len(text) > _LARGEST_CATALOG:
         raise UserError("catalog-unreadable", file=source, reason="it is larger than 1 MB")
+    return parse_catalog(text, source)
+
+
+def parse_catalog(text: bytes, source: str) -> tuple[CatalogEntry, ...]:
+    """The models of a catalog's text; ``source`` names it in messages. Raises UserError ``catalog-unreadable``."""
     try:
         return load(_Catalog, load_json(text, source), Place(source), 1).models
     except UserError as error:
@@ -123,38 +135,43 @@ def get_model(
     Raises:
         UserError: as `download`, `find_entry` or `conresnet.package.store.install_model`; nothing is installed then.
     """
-    if _is_address(name_or_url):
+    if is_address(name_or_url):
         url, size = name_or_url, 0
     else:
         entry = find_entry(name_or_url, catalog)
         url, sha256, size = entry.url, entry.sha256, entry.bytes
-    folder = user_folder() / ".downloads"
-    path = download(url, folder, sha256=sha256, size=size, on_progress=on_progress)
+    path = download(url, sha256=sha256, size=size, on_progress=on_progress)
     try:
         return install_model(path, overwrite)
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-            folder.rmdir()  # only while no interrupted download waits there
+        remove_download(path)
 
 
-def download(url: str, folder: Path, *, sha256: str = "", size: int = 0, on_progress: Report | None = None) -> Path:
+def remove_download(path: str | Path) -> None:
+    """Delete a file that `download` has returned, once it is installed."""
+    path = Path(path)
+    with contextlib.suppress(OSError):
+        path.unlink()
+        path.parent.rmdir()  # only while no interrupted download waits there
+
+
+def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report | None = None) -> Path:
     """Download a file, going on where an earlier call for the same address and checksum was interrupted.
 
     Args:
         url: https, or http if the checksum is known.
-        folder: where the file and its unfinished part are kept; it is created.
         sha256, size: what is expected; empty and 0 if unknown.
         on_progress: see `get_model`.
 
     Returns:
-        the path of the complete file, whose checksum is right if one was given.
+        the path of the complete file in the user's models folder, whose checksum is right if one was given.
 
     Raises:
         UserError: ``download-insecure``, ``download-failed``, ``download-interrupted`` (what has arrived is kept),
             ``download-differs`` (nothing is kept), ``download-running``, ``download-needs-package``, ``disk-full`` or
             ``cannot-write``.
     """
+    folder = user_folder() / ".downloads"
     key = hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:16]
     part, whole = folder / f"{key}.part", folder / f"{key}.zip"
     try:
@@ -201,7 +218,8 @@ def _lock(file: BinaryIO, url: str) -> None:
         raise UserError("download-running", url=url) from error
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether a text is a web address rather than a path or name."""
     return "://" in text
 
 
@@ -251,3 +269,36 @@ def _reason(error: Any) -> str:
 def _checksum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _for_slicer(command: str, *arguments: str) -> None:
+    """What Slicer's gallery runs in a process of its own: ``catalog ADDRESS`` or ``package ADDRESS SHA256 SIZE``.
+
+    The last line that is printed is the catalog, or the path of the file; the lines before it are "have total", in
+    bytes.
+    """
+    try:
+        if command == "catalog":
+            models = [dump(entry) for entry in read_catalog(*arguments)]
+            print(json.dumps({"format": _FORMAT, "models": models}))
+        else:
+            url, sha256, size = arguments
+            print(download(url, sha256=sha256, size=int(size), on_progress=_print_percents()))
+    except UserError as error:
+        sys.exit(error.message)
+
+
+def _print_percents() -> Report:
+    shown = -1
+
+    def report(have: int, total: int) -> None:
+        nonlocal shown
+        if total and 100 * have // total != shown:
+            shown = 100 * have // total
+            print(have, total, flush=True)
+
+    return report
+
+
+if __name__ == "__main__":
+    _for_slicer(*sys.argv[1:])

@@ -94,7 +94,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A model package, zipped."""
     place = tmp_path_factory.mktemp("package")
-    files = {WEIGHTS: safetensors_bytes(), "LICENSE.txt": random.Random(0).randbytes(20_000)}
+    files = {WEIGHTS: safetensors_bytes(), "LICENSE.txt": random.Random(0).randbytes(200_000)}
     make_folder(place / "organ", document(), files)
     return Path(shutil.make_archive(str(place / "organ"), "zip", place / "organ")).read_bytes()
 

@@ -1,0 +1,171 @@
+"""The gallery, by clicks: cards and search, an example, and downloads from a real server on this computer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import slicer
+from PySide6 import QtCore, QtWidgets
+
+from engine.test_download import Server, content, server, write_catalog
+from module.panel_driver import PanelDriver
+from slicer_host import dialogs
+
+__all__ = ["content", "server"]
+
+
+@pytest.fixture
+def catalog(server: Server, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A catalog of one model, which the server has, and which the engine's gallery reads."""
+    server.files["/tiny.zip"] = content
+    path = write_catalog(tmp_path / "catalog.json", server, content, name="organ", version="1.2.0", modality="CT")
+    monkeypatch.setenv("CONRESNET_CATALOG", str(path))
+    monkeypatch.setenv("CONRESNET_MODELS", str(tmp_path / "models"))
+    return path
+
+
+def cards(dialog: QtWidgets.QDialog) -> dict[str, str]:
+    """The text of each card that is shown, by the model's name."""
+    frames = [frame for frame in dialog.findChildren(QtWidgets.QFrame) if frame.objectName.startswith("card ")]
+    return {
+        frame.objectName.removeprefix("card "): "\n".join(label.text for label in frame.findChildren(QtWidgets.QLabel))
+        for frame in frames
+        if not frame.isHidden()
+    }
+
+
+def click(dialog: QtWidgets.QDialog, card: str, button: str) -> int:
+    """Click a button of a card; returns how the dialog has ended."""
+    dialog.findChild(QtWidgets.QFrame, f"card {card}").findChild(QtWidgets.QPushButton, button).click()
+    return dialog.result()
+
+
+def open_gallery(panel: PanelDriver, use: Callable[[QtWidgets.QDialog], int]) -> None:
+    dialogs.answer(use)
+    panel.ui.galleryButton.click()
+
+
+def end(panel: PanelDriver) -> str:
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    return panel.status
+
+
+def test_every_model_has_a_card_and_a_search_finds_structures(panel: PanelDriver, tmp_path: Path) -> None:
+    found = {}
+
+    def look(dialog: QtWidgets.QDialog) -> int:
+        found["all"] = cards(dialog)
+        dialog.show()
+        dialog.grab().save(str(Path(os.environ.get("CONRESNET_PICTURES", tmp_path)) / "gallery.png"))
+        search = dialog.findChild(QtWidgets.QLineEdit, "searchEdit")
+        search.setText("spinal CORD ct")
+        found["cord"] = cards(dialog)
+        search.setText("kneecap")
+        found["none"] = cards(dialog), dialog.findChild(QtWidgets.QLabel, "messageLabel").text
+        return 0
+
+    open_gallery(panel, look)
+    assert set(found["all"]) >= {"hippocampus", "brain-structures", "head-neck-organs"}
+    text = found["all"]["brain-structures"]
+    assert "MR · 32 structures: Left cerebral white matter" in text and "and 26 more" in text
+    assert "Measured: mean Dice 0.783 on 3 cases not used for training\nLicense: " in text
+    assert "Not run on this computer yet" in text
+    assert set(found["cord"]) == {"head-neck-organs"}
+    assert found["none"] == ({}, "No model matches the search.")
+    assert panel.choices.model == "hippocampus"
+
+
+def test_an_example_is_loaded_and_its_time_is_remembered(panel: PanelDriver) -> None:
+    panel.choose_model("brain-structures")
+    open_gallery(panel, lambda dialog: click(dialog, "hippocampus", "exampleButton"))
+    assert panel.choices.model == "hippocampus"
+    assert [node.GetName() for node in panel.choices.channels] == ["T1 example"]
+    panel.segment()
+    texts = []
+    open_gallery(panel, lambda dialog: texts.append(cards(dialog)["hippocampus"]) or 0)
+    assert "Last run on this computer: " in texts[0]
+
+
+def test_a_model_of_the_catalog_is_downloaded_after_asking(panel, catalog, server, content) -> None:
+    texts = []
+
+    def download(dialog: QtWidgets.QDialog) -> int:
+        texts.append(cards(dialog)["organ"])
+        return click(dialog, "organ", "downloadButton")
+
+    dialogs.answer(download, "Cancel")
+    panel.ui.galleryButton.click()
+    assert "Not installed: 0.2 MB from 127.0.0.1" in texts[0] and "License: CC0-1.0" in texts[0]
+    assert server.asked == [] and not panel.widget.runPanel.isRunning
+
+    # The first try breaks off in the middle; the second one continues.
+    server.stops_after = len(content) // 2
+    dialogs.answer(download, "OK")
+    panel.ui.galleryButton.click()
+    assert "interrupted; start it again" in end(panel)
+    server.stops_after = None
+    dialogs.answer(download, "OK")
+    panel.ui.galleryButton.click()
+    assert end(panel) == "Installed organ."
+    assert server.asked[-1][1], "only the rest is asked for"
+    assert panel.choices.model == "organ"
+    left = []
+    open_gallery(panel, lambda dialog: left.append(cards(dialog)["organ"]) or 0)
+    assert "Not installed" not in left[0], "now it is an installed model"
+
+
+def test_a_download_can_be_canceled(panel, catalog, server, content) -> None:
+    server.stalls_after = len(content) // 2
+    dialogs.answer(lambda dialog: click(dialog, "organ", "downloadButton"), "OK")
+    panel.ui.galleryButton.click()
+    panel.wait(lambda: server.asked != [])
+    assert panel.status.startswith("Downloading organ")
+    panel.ui.cancelButton.click()
+    assert end(panel) == "Canceled." and panel.choices.model == "hippocampus"
+
+
+def test_a_catalog_on_the_web_is_fetched_when_asked_for(panel, catalog, server, monkeypatch) -> None:
+    server.files["/catalog.json"] = catalog.read_bytes()
+    monkeypatch.setenv("CONRESNET_CATALOG", f"{server.address}/catalog.json")
+    before, after, messages = [], [], []
+
+    def look(dialog: QtWidgets.QDialog) -> int:
+        before.append((cards(dialog), list(server.asked)))
+        button = dialog.findChild(QtWidgets.QPushButton, "catalogButton")
+        button.click()
+        panel.wait(lambda: button.enabled)
+        after.append(cards(dialog))
+        server.files.clear()
+        button.click()
+        panel.wait(lambda: button.enabled)
+        messages.append(dialog.findChild(QtWidgets.QLabel, "messageLabel").text)
+        return 0
+
+    open_gallery(panel, look)
+    assert "organ" not in before[0][0] and before[0][1] == []
+    assert "organ" in after[0]
+    assert "cannot be downloaded (404" in messages[0]
+
+
+def test_names_of_a_catalog_are_text_and_a_damaged_one_hides_no_model(panel, catalog, server, content) -> None:
+    write_catalog(catalog, server, content, title="<img src='/dev/zero'>", measured="<b>best</b>")
+    formats, texts = [], []
+
+    def look(dialog: QtWidgets.QDialog) -> int:
+        formats.extend(label.textFormat for label in dialog.findChildren(QtWidgets.QLabel))
+        return 0
+
+    open_gallery(panel, look)
+    assert set(formats) <= {QtCore.Qt.PlainText, QtCore.Qt.AutoText}
+    catalog.write_text("{}", encoding="utf-8")
+
+    def read(dialog: QtWidgets.QDialog) -> int:
+        texts.append((set(cards(dialog)), dialog.findChild(QtWidgets.QLabel, "messageLabel").text))
+        return 0
+
+    open_gallery(panel, read)
+    assert texts[0][0] >= {"hippocampus"} and "cannot be read (format is missing)" in texts[0][1]
+    assert slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") == []
