@@ -47,9 +47,9 @@ class OptionSpec:
     from_plain: Callable[[Any], Any] = lambda value: value
 
 
-def option(help: str, **spec: Any) -> dict[str, OptionSpec]:
-    """The metadata of a field of ``SegmentOptions``, by the arguments of its ``OptionSpec``."""
-    return {"spec": OptionSpec(help, **spec)}
+def option(default: Any, help: str, **spec: Any) -> Any:
+    """A field of ``SegmentOptions``, by its default and the arguments of its ``OptionSpec``."""
+    return field(default=default, metadata={"spec": OptionSpec(help, **spec)})
 
 
 def _text(value: object) -> str:
@@ -82,8 +82,9 @@ def _truth(value: object) -> bool:
     return value
 
 
-def _flag(help: str) -> dict[str, OptionSpec]:
-    return option(help, is_flag=True, from_text=bool, from_plain=_truth)
+def flag(help: str) -> Any:
+    """A field that is False by default."""
+    return option(False, help, is_flag=True, from_text=bool, from_plain=_truth)
 
 
 def _roi(value: object) -> BoxROI | str:
@@ -115,89 +116,64 @@ class SegmentOptions:
         report_name: what the page calls the case; None for nothing, since names of files may identify a patient.
     """
 
-    roi: BoxROI | str | None = field(
-        default=None,
-        metadata=option(
-            "Segment only in this box: R0,R1,A0,A1,S0,S1 in mm as Slicer shows it, or a .mrk.json file from Slicer. "
-            "auto: the model's locator finds the box; all: the whole image.  [default: auto for a model with a locator "
-            "in an image much larger than it was trained on, else all]",
-            metavar="BOX|auto|all",
-            from_text=roi_from_text,
-            to_plain=lambda roi: roi if isinstance(roi, str) else roi.to_dict(),
-            from_plain=_roi,
-        ),
+    roi: BoxROI | str | None = option(
+        None,
+        "Segment only in this box: R0,R1,A0,A1,S0,S1 in mm as Slicer shows it, or a .mrk.json file from Slicer. "
+        "auto: the model's locator finds the box; all: the whole image.  [default: auto for a model with a locator "
+        "in an image much larger than it was trained on, else all]",
+        metavar="BOX|auto|all",
+        from_text=roi_from_text,
+        to_plain=lambda roi: roi if isinstance(roi, str) else roi.to_dict(),
+        from_plain=_roi,
     )
-    maps: tuple[str, ...] = field(
-        default=(),
-        metadata=option(
-            "Also write these, separated by commas: residual, attention, probability, features, uncertainty, "
-            "disagreement, result_residual, residual_difference.",
-            metavar="NAMES",
-            from_text=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
-            to_plain=list,
-            from_plain=_names,
-        ),
+    maps: tuple[str, ...] = option(
+        (),
+        "Also write these, separated by commas: residual, attention, probability, features, uncertainty, "
+        "disagreement, result_residual, residual_difference.",
+        metavar="NAMES",
+        from_text=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
+        to_plain=list,
+        from_plain=_names,
     )
-    device: str = field(
-        default="auto",
-        metadata=option("auto, cpu, cuda, cuda:N or mps.  [default: auto]", metavar="NAME", from_plain=_text),
+    device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.  [default: auto]", metavar="NAME", from_plain=_text)
+    precision: str = option(
+        "auto",
+        "auto uses half precision where the processor gains from it.  [default: auto]",
+        choices=PRECISIONS,
+        from_plain=_text,
     )
-    precision: str = field(
-        default="auto",
-        metadata=option(
-            "auto uses half precision where the processor gains from it.  [default: auto]",
-            choices=PRECISIONS,
-            from_plain=_text,
-        ),
+    tiling: str | None = option(
+        None,
+        "How windows are placed: fitted to the foreground, or as the paper's authors do.  [default: the model's]",
+        choices=TILINGS,
+        from_plain=_text,
     )
-    tiling: str | None = field(
-        default=None,
-        metadata=option(
-            "How windows are placed: fitted to the foreground, or as the paper's authors do.  [default: the model's]",
-            choices=TILINGS,
-            from_plain=_text,
-        ),
+    threads: int | None = option(
+        None,
+        "CPU threads, at most one per core.  [default: all but one of three or more]",
+        metavar="N",
+        least=1,
+        from_text=int,
+        from_plain=_whole_number,
     )
-    threads: int | None = field(
-        default=None,
-        metadata=option(
-            "CPU threads, at most one per core.  [default: all but one of three or more]",
-            metavar="N",
-            least=1,
-            from_text=int,
-            from_plain=_whole_number,
-        ),
+    fast: bool = flag("Faster and less accurate: no mirroring, less overlap of windows.")
+    keep_largest: bool = flag("Keep only the largest connected piece of each segment.")
+    drop_below: float | None = option(
+        None,
+        "Remove pieces of a segment that are smaller than this many mL.",
+        metavar="ML",
+        least=0.0,
+        from_text=float,
+        from_plain=_volume,
     )
-    fast: bool = field(
-        default=False, metadata=_flag("Faster and less accurate: no mirroring, less overlap of windows.")
+    fill_holes: bool = flag("Fill holes that a segment encloses on all sides.")
+    review: bool = flag("Also write review.csv, the places worth checking, most expected errors first.")
+    statistics: bool = flag(
+        "Also write statistics.csv: volume, surface, mean intensity and uncertainty of each segment."
     )
-    keep_largest: bool = field(default=False, metadata=_flag("Keep only the largest connected piece of each segment."))
-    drop_below: float | None = field(
-        default=None,
-        metadata=option(
-            "Remove pieces of a segment that are smaller than this many mL.",
-            metavar="ML",
-            least=0.0,
-            from_text=float,
-            from_plain=_volume,
-        ),
-    )
-    fill_holes: bool = field(default=False, metadata=_flag("Fill holes that a segment encloses on all sides."))
-    review: bool = field(
-        default=False,
-        metadata=_flag("Also write review.csv, the places worth checking, most expected errors first."),
-    )
-    statistics: bool = field(
-        default=False,
-        metadata=_flag("Also write statistics.csv: volume, surface, mean intensity and uncertainty of each segment."),
-    )
-    report: bool = field(
-        default=False,
-        metadata=_flag("Also write report.html, a page with pictures and figures; it names neither patient nor file."),
-    )
-    report_name: str | None = field(
-        default=None,
-        metadata=option("What the report calls the case.  [default: nothing]", metavar="NAME", from_plain=_text),
+    report: bool = flag("Also write report.html, a page with pictures and figures; it names neither patient nor file.")
+    report_name: str | None = option(
+        None, "What the report calls the case.  [default: nothing]", metavar="NAME", from_plain=_text
     )
 
     @classmethod
