@@ -7,8 +7,9 @@ SLICER_OS ?= linux
 BIN := $(VENV)/bin
 REQUIREMENTS := $(filter-out requirements/debian.txt,$(wildcard requirements/*.txt))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Two processes with one thread each. Each test file goes to one process, so that its shared fixtures are created once.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes with one thread each. Each test file goes to one process, so that its shared fixtures are created once;
+# those with the longest tests go first (Testing/Python/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup test test-all demo lint lists package benchmarks clean
 

@@ -14,6 +14,24 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "Testing" / "Data"
 
 
+# Files with the longest tests. Begun last, they would leave the other process idle.
+LONG_FILES = (
+    "test_training_run.py",
+    "test_result_preview.py",
+    "test_brain_tissue.py",
+    "test_brain_structures.py",
+    "test_processes.py",
+    "test_training_data_set.py",
+    "test_outside_package.py",
+    "test_ct_organ.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of the longest tests; `make test` gives files to its processes in this order."""
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the source tree."""

@@ -186,6 +186,7 @@ def test_the_picture_is_drawn(benchmark, comparison, tmp_path):
     assert picture.std() > 0.05
 
 
+@pytest.mark.slow
 def test_rows_are_trained_evaluated_measured_and_compared(benchmark, rows, plan_file, tmp_path, monkeypatch, capsys):
     """Runs in this process, because each process of the command takes seconds to start; the slow test uses them."""
     module, work, done = benchmark("compare_systems"), benchmark("row_work"), []

@@ -31,7 +31,7 @@ def channels(head_image) -> list[Volume]:
     """Two channels of a head with a constant background, as after skull stripping."""
     head = read_volume(head_image)
     array = np.where(head.array > 40, head.array, 0).round().astype(np.int16)
-    array = np.ascontiguousarray(array[:60, :70, 30:])
+    array = np.ascontiguousarray(array[:48, :56, 48:])
     array[[0, -1]] = 0
     grid = Grid(array.shape, head.grid.affine)
     return [Volume(array, grid, "T1"), Volume(array[::-1] // 2, grid, "other")]

@@ -47,14 +47,19 @@ def test_tissues_agree_with_silver_labels(model: LoadedModel, found: np.ndarray,
 
 
 def test_left_is_left_and_right_is_right(model: LoadedModel, head: Volume, found: np.ndarray) -> None:
-    mirrored = head.array[::-1].copy()  # the first axis of this image runs from left to right
+    labels = {name: label for label, name in names_of(model).items()}
+    # The first axis of this image runs from left to right.
     assert abs(head.grid.array_affine[0, 0]) == pytest.approx(head.grid.spacing[2])
-    other = segment(model, [Volume(mirrored, head.grid, "mirrored")]).labels.array[::-1]
-    names = names_of(model)
-    labels = {name: label for label, name in names.items()}
     right = [np.nonzero(found == labels[name])[0].mean() for name in labels if name.startswith("Right ")]
     left = [np.nonzero(found == labels[name])[0].mean() for name in labels if name.startswith("Left ")]
     assert np.sign(np.subtract(right, left)).tolist() == [np.sign(head.grid.array_affine[0, 0])] * len(left)
+
+
+@pytest.mark.slow
+def test_a_mirrored_head_has_mirrored_structures(model: LoadedModel, head: Volume, found: np.ndarray) -> None:
+    labels = {name: label for label, name in names_of(model).items()}
+    mirrored = Volume(head.array[::-1].copy(), head.grid, "mirrored")
+    other = segment(model, [mirrored]).labels.array[::-1]
     for part in ("cerebral cortex", "thalamus", "putamen", "hippocampus"):
         for side, opposite in (("Left", "Right"), ("Right", "Left")):
             assert dice(found == labels[f"{side} {part}"], other == labels[f"{opposite} {part}"]) > 0.75

@@ -107,6 +107,7 @@ def test_the_faces_of_a_long_region_are_segmented_too(model, head, truth):
     assert (found[top] == truth[top]).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_a_skull_stripped_head_is_segmented_too(model, head, truth):
     """Where other programs have removed the skull, the image is 0 outside of the brain."""
     brain = Volume(np.where(truth > 0, head.array, 0).astype(head.array.dtype), head.grid, "stripped")

@@ -58,8 +58,18 @@ def run(package: ModelPackage, volume, **options: Any):
     return segment(load_model(package, "cpu", "fp32"), [volume], SegmentOptions(threads=1, **options))
 
 
-@pytest.mark.parametrize("regions", [False, True])
-@pytest.mark.parametrize("inference", [{}, {"window": [24, 24, 24], "mirror_axes": ["W"]}])
+WINDOWS = {"window": [24, 24, 24], "mirror_axes": ["W"]}
+
+
+@pytest.mark.parametrize(
+    ("regions", "inference"),
+    [
+        (False, {}),
+        (True, WINDOWS),
+        pytest.param(False, WINDOWS, marks=pytest.mark.slow),
+        pytest.param(True, {}, marks=pytest.mark.slow),
+    ],
+)
 def test_every_map_is_the_mean_of_the_members(tmp_path, regions, inference):
     members, together = make_members(tmp_path, 3, regions=regions, inference=inference)
     volume = random_volume(grid((28, 24, 26)))

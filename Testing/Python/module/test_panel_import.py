@@ -89,7 +89,6 @@ def test_what_cannot_be_imported_is_said_and_nothing_is_installed(
     titles = [panel.ui.modelSelector.itemText(n) for n in range(panel.ui.modelSelector.count)]
     for path, answer, words in (
         (tmp_path / "broken.pth", answers(), "broken.pth"),
-        (checkpoint, answers(channelsEdit="CT"), "channels"),
         (checkpoint, answers(orientationEdit="XYZ"), "orientation"),
     ):
         dialogs.answer(answer)

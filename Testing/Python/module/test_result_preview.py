@@ -19,6 +19,8 @@ from module.panel_driver import PanelDriver, label_array
 from module.result_cases import SEGMENTS
 from worker.models import make_model
 
+pytestmark = pytest.mark.usefixtures("warm_engine")
+
 
 @pytest.fixture
 def windows(panel: PanelDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
@@ -27,7 +29,7 @@ def windows(panel: PanelDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     install_model(make_model(tmp_path))
     panel.widget.modelPanel.refresh()
     panel.choose(panel.ui.modelSelector, "An organ")
-    array = np.random.default_rng(0).normal(100, 20, (160, 48, 48)).astype(np.float32)
+    array = np.random.default_rng(0).normal(100, 20, (112, 48, 48)).astype(np.float32)
     return slicer.util.addVolumeFromArray(array, name="T1 of many windows")
 
 
@@ -66,7 +68,7 @@ def test_the_result_fills_in_and_then_gives_way_to_the_real_one(panel: PanelDriv
     node = start(panel)
     seen = seen_in(panel, node, windows)
     first = slices_filled(seen)
-    assert 0 < first < 160
+    assert 0 < first < 112
     panel.wait(lambda: slices_filled(seen_in(panel, node, windows)) > first)
     names = [node.GetSegmentation().GetNthSegment(n).GetName() for n in range(2)]
     assert panel.ui.segmentationSelector.currentNode() is None

@@ -24,9 +24,16 @@ FEW_WINDOWS = ["model.system.arguments.coarse_windows=1", "model.system.argument
 
 
 @pytest.fixture
-def data_set(tmp_path, ct_image, ct_label) -> Path:
+def around_liver(tmp_path, ct_image, ct_label) -> tuple[Path, Path]:
+    """The CT and its labels, cut to the liver and what is around it."""
+    files = tmp_path / "ct.nii.gz", tmp_path / "organs.nii.gz"
+    for source, file in zip((ct_image, ct_label), files, strict=True):
+        nibabel.save(nibabel.load(source).slicer[36:100, 24:84, 4:24], file)
+    return files
+
+
+def liver_cases(folder: Path, ct_image: Path, ct_label: Path) -> Path:
     """Two cases: the CT, and the right two thirds of its body, stored in other directions."""
-    folder = tmp_path / "liver"
     images, labels = folder / "imagesTr", folder / "labelsTr"
     for source, whole, part in (
         (ct_image, images / "a_whole_0000.nii.gz", images / "b_part_0000.nii.gz"),
@@ -37,7 +44,7 @@ def data_set(tmp_path, ct_image, ct_label) -> Path:
         if source == ct_label:
             array = (array == LIVER).astype(np.uint8)
         save(array, whole, image.affine)
-        cut = nibabel.Nifti1Image(array, image.affine).slicer[40:]
+        cut = nibabel.Nifti1Image(array, image.affine).slicer[len(array) // 3 :]
         turned = cut.as_reoriented([[0, -1], [2, 1], [1, -1]])
         save(np.asarray(turned.dataobj), part, turned.affine)
     describe(folder, channel_names={"0": "CT"}, labels={"background": 0, "liver": 1}, file_ending=".nii.gz")
@@ -63,7 +70,9 @@ def segmented(package: Path, image: Path, output: Path) -> tuple[np.ndarray, dic
     return read_volume(output / "segmentation.nii.gz").array, report
 
 
-def test_a_real_ct_is_clipped_normalized_and_passed_twice(data_set, tmp_path, ct_image, ct_label, monkeypatch):
+def test_a_real_ct_is_clipped_normalized_and_passed_twice(around_liver, tmp_path, monkeypatch):
+    ct_image, ct_label = around_liver
+    data_set = liver_cases(tmp_path / "liver", ct_image, ct_label)
     few = ("training.steps=3", "training.steps_between_checkpoints=3", "training.learning_rate=0.003", *FEW_WINDOWS)
     package = trained(data_set, tmp_path, monkeypatch, *few)
     description = read_package(package).description
@@ -98,11 +107,12 @@ def blinded(package: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_liver_of_a_real_ct_is_found_and_it_is_said_where_nothing_is(
-    data_set, tmp_path, ct_image, ct_label, repository, monkeypatch
+    tmp_path, ct_image, ct_label, repository, monkeypatch
 ):
     """250 steps a stage on part of the same CT; a network that calls every voxel liver has a Dice of 0.19."""
     steps = ("training.steps=250", "training.steps_between_checkpoints=250", "training.learning_rate=0.003")
     windows = ("model.system.arguments.coarse_windows=2", "model.system.arguments.fine_windows=3")
+    data_set = liver_cases(tmp_path / "liver", ct_image, ct_label)
     package = trained(data_set, tmp_path, monkeypatch, *steps, *windows, "augmentation.flip_axes=[]")
     found, report = segmented(package, ct_image, tmp_path / "out")
     truth = read_volume(ct_label).array == LIVER

@@ -13,6 +13,9 @@ from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from training.commands import sentence_of
 from training.tiny_plan import write_tiny_plan
 
+# They take long to start, and the first waits.
+pytestmark = pytest.mark.slow
+
 # Collective calls may take 15 s here instead of half an hour; the first case takes longer, or cannot be prepared.
 PROGRAM = """
 import datetime, sys, time
@@ -76,7 +79,6 @@ def run(data_set, tmp_path):
     return start_run(read_plan(plan), tmp_path / "run", 0)
 
 
-@pytest.mark.slow
 def test_preparation_may_take_longer_than_a_step_may(run, tmp_path):
     (first, error), (second, other_error) = launched(tmp_path, "sleeps")
     assert first == 0, error

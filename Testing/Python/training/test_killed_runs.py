@@ -26,11 +26,19 @@ MOMENTS = [
     "right after a checkpoint",
     "while it clears up",
 ]
+FEW = [
+    "between two cases",
+    "between gradient and step",
+    "between best and last",
+    "during validation",
+    "while it clears up",
+]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="forks")
 
 
-def test_run_that_is_killed_wherever_it_hurts_ends_as_an_unbroken_one(data_set, tmp_path):
+@pytest.mark.parametrize("moments", [FEW, pytest.param(MOMENTS, marks=pytest.mark.slow)], ids=["few", "all"])
+def test_run_that_is_killed_wherever_it_hurts_ends_as_an_unbroken_one(data_set, tmp_path, moments):
     """Weights, their average, optimizer, best and last, and curves; with dropout and all options that have state."""
     plan = write_tiny_plan(
         data_set,
@@ -42,10 +50,10 @@ def test_run_that_is_killed_wherever_it_hurts_ends_as_an_unbroken_one(data_set, 
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken run ü"
     first = ["train", str(plan), "--output", str(broken)]
-    commands = [["never", "train", str(plan), "--output", str(whole)], [MOMENTS[0], *first]]
-    commands += [[moment, "resume", str(broken)] for moment in [*MOMENTS[1:], "never"]]
+    commands = [["never", "train", str(plan), "--output", str(whole)], [moments[0], *first]]
+    commands += [[moment, "resume", str(broken)] for moment in [*moments[1:], "never"]]
     ends = run_all(commands)
-    killed = [(-signal.SIGKILL, moment) for moment in MOMENTS]
+    killed = [(-signal.SIGKILL, moment) for moment in moments]
     assert ends == [(0, "never"), *killed, (0, "never")]
     for name in ("last", "best"):
         assert_same(checkpoint(whole, name), checkpoint(broken, name))

@@ -38,7 +38,7 @@ sys.meta_path.insert(0, Hidden())
 """
 
 
-@pytest.mark.parametrize("name", ["monai", "tensorboard"])
+@pytest.mark.parametrize("name", ["monai", pytest.param("tensorboard", marks=pytest.mark.slow)])
 def test_missing_package_is_named_and_no_run_folder_is_left(data_set, tmp_path, name):
     plan, run = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "run"
     (tmp_path / "hide").mkdir()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,23 +100,33 @@ def run_python(site: Path, *arguments: object, expected: int = 0) -> subprocess.
     return done
 
 
+def run_commands(site: Path, group: str, *commands: Sequence[object]) -> subprocess.CompletedProcess:
+    """Several commands in one process, since importing torch takes most of their time."""
+    module, _, name = group.rpartition(".")
+    lines = [f"import sys; from {module} import {name}; from conresnet.cli.main import main"]
+    lines += [f"sys.argv = {[group, *map(str, command)]}; assert main(None, {name}) == 0" for command in commands]
+    return run_python(site, "-c", "\n".join(lines))
+
+
 def test_a_network_and_a_system_of_another_package_work_like_ours(site, data_set, tmp_path):
     (site / "outside" / "__init__.py").write_text("", encoding="utf-8")
     plan, run, package, output = (tmp_path / name for name in ("plan.yaml", "run", "package", "out"))
     settings = ["training.steps=5", "training.folds=3", "training.workers=0", "training.optimizer=sgd"]
     options = [part for setting in settings for part in ("--set", setting)]
-    training = "-m", "conresnet_training"
-    planned = run_python(site, *training, "plan", data_set, "--output", plan, "--system", "patient", *options)
-    assert "Tiny network, alone." in planned.stdout
-    run_python(site, *training, "train", plan, "--output", run)
-    run_python(site, *training, "export", run, "--output", package, "--name", "tiny")
+    made = run_commands(
+        site,
+        "conresnet_training.cli.main.conresnet_training",
+        ["plan", data_set, "--output", plan, "--system", "patient", *options],
+        ["train", plan, "--output", run],
+        ["export", run, "--output", package, "--name", "tiny"],
+    )
+    assert "Tiny network, alone." in made.stdout
     system = read_package(package).description.system
     assert (system.type, system.networks[0].type, system.arguments) == ("patient", "tinynet", {"patience": 3})
     assert system.networks[0].arguments == {"input_channels": 1, "outputs": 3, "base_width": 16, "depth": 1}
-    run_python(site, "-m", "conresnet", "models", "install", package)
     image = data_set / "imagesTr" / "case_0.nii.gz"
     segmented = "segment", image, "--model", "tiny", "--maps", "attention", "--output", output, "--threads", "1"
-    run_python(site, "-m", "conresnet", *segmented)
+    run_commands(site, "conresnet.cli.main.conresnet", ["models", "install", package], segmented)
     attention = read_volume(output / "attention.nii.gz").array
     assert attention.shape == read_volume(image).array.shape and np.ptp(attention) > 0
     # Without the package, the engine says what is missing.

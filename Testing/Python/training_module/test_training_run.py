@@ -26,8 +26,7 @@ def start(driver: TrainingDriver) -> None:
 
 
 def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
-    here.choose_data_set(data_set)
-    here.make_tiny_plan(steps=20_000)
+    here.use_tiny_plan(data_set, steps=20_000)
     start(here)
     manager = slicer.app.layoutManager()
     from ConResTrainingLib import TrainingCurves

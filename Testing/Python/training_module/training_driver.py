@@ -123,11 +123,6 @@ class TrainingDriver(ModuleDriver):
         self.ui.planPathEdit.currentPath = str(path)
         self.edit_plan(**{**TINY, **values})
 
-    def make_tiny_plan(self, **values: object) -> None:
-        """Have a plan made and edit it so that it trains in seconds."""
-        self.run_command(self.ui.makePlanButton)
-        self.edit_plan(**{**TINY, **values})
-
     def check_runs(self, *names: str) -> None:
         """Check these runs, and no others, in the list of other runs."""
         from PySide6.QtCore import Qt
