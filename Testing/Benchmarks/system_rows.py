@@ -11,8 +11,9 @@ from conresnet.errors import UserError
 from conresnet.package.description import AXES, PLANES, Segment
 from conresnet_training.data import DataSet
 from conresnet_training.planning.plan import Plan, with_settings
-from conresnet_training.planning.planner import labeled_masks, segment_color
+from conresnet_training.planning.planner import labeled_masks
 from conresnet_training.planning.systems import SYSTEMS, change_system
+from conresnet_training.reporting import segment_color
 
 CONRESNET, BASELINE = "conresnet", "conresnet-baseline"
 PEER_TITLES = {"dynunet": "DynUNet (MONAI)", "segresnet": "SegResNet (MONAI)", "basicunet": "BasicUNet (MONAI)"}

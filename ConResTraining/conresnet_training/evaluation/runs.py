@@ -34,8 +34,7 @@ from conresnet_training.evaluation.report import Measured, write_results
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.review_fit import ReviewSamples
 from conresnet_training.planning.plan import synthesizer_of
-from conresnet_training.planning.planner import segment_color
-from conresnet_training.reporting import listed, progress_bar
+from conresnet_training.reporting import listed, progress_bar, segment_color
 from conresnet_training.runs.packing import PackedRuns, check_agreement, pack_runs
 from conresnet_training.runs.run import FOLD_FILE, Run, held_out_of_run, open_run
 

@@ -1,9 +1,8 @@
 """A plan made from the data: the cases decide spacing, orientation, intensities, window and length.
 
-Also how segments are colored, and whether their names tell a side of the body, which flips would exchange.
+Also whether the names of segments tell a side of the body, which flips would exchange.
 """
 
-import colorsys
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,24 +25,7 @@ from conresnet_training.planning.plan import Plan, Training
 from conresnet_training.planning.reasons import Planned, Reason, reasons
 from conresnet_training.planning.survey import Survey, plan_inputs, survey, words_of
 from conresnet_training.planning.systems import DEFAULT, CatalogEntry, Frame, cataloged, share_outputs
-
-# Similar to Slicer's.
-FIRST = ([111, 184, 210], [216, 101, 79], [128, 174, 128], [241, 214, 145], [177, 122, 101], [192, 104, 88])
-# Its multiples spread evenly over the hues, however many there are.
-GOLDEN_RATIO = 0.618034
-
-
-def segment_color(place: int) -> list[int]:
-    """Red, green and blue, 0 to 255, for the segment with this index."""
-    if place < len(FIRST):
-        return list(FIRST[place])
-    return [round(255 * part) for part in colorsys.hsv_to_rgb(place * GOLDEN_RATIO % 1, 0.55, 0.85)]
-
-
-def bright_colors(count: int) -> list[tuple[float, float, float]]:
-    """Red, green and blue, 0 to 1, for so many labels whose outlines must stand out in gray pictures."""
-    return [colorsys.hsv_to_rgb((0.03 + place * GOLDEN_RATIO) % 1, 0.8, 0.9) for place in range(count)]
-
+from conresnet_training.reporting import segment_color
 
 # L and R abbreviate sides in many lists of labels. Then German, French, Spanish, Italian, Portuguese and Latin words.
 SIDES = {"left", "right", "l", "r", "lh", "rh", "lt", "rt"}

@@ -1,5 +1,6 @@
-"""Text, pictures and HTML pages for people, shared by all commands; no results are computed here."""
+"""Text for people: counts, lists, sizes, safe terminal output and a progress bar; and the colors of segments."""
 
+import colorsys
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,3 +42,21 @@ def progress_bar(cases: int) -> Iterator[Callable[[str], None]]:
 
     with click.progressbar(length=cases, file=sys.stderr, item_show_func=lambda name: printable(name or "")) as bar:
         yield lambda name: bar.update(1, name)
+
+
+# Similar to Slicer's.
+FIRST = ([111, 184, 210], [216, 101, 79], [128, 174, 128], [241, 214, 145], [177, 122, 101], [192, 104, 88])
+# Its multiples spread evenly over the hues, however many there are.
+GOLDEN_RATIO = 0.618034
+
+
+def segment_color(place: int) -> list[int]:
+    """Red, green and blue, 0 to 255, for the segment with this index."""
+    if place < len(FIRST):
+        return list(FIRST[place])
+    return [round(255 * part) for part in colorsys.hsv_to_rgb(place * GOLDEN_RATIO % 1, 0.55, 0.85)]
+
+
+def bright_colors(count: int) -> list[tuple[float, float, float]]:
+    """Red, green and blue, 0 to 1, for so many labels whose outlines must stand out in gray pictures."""
+    return [colorsys.hsv_to_rgb((0.03 + place * GOLDEN_RATIO) % 1, 0.8, 0.9) for place in range(count)]
