@@ -9,10 +9,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import slicer
 from PySide6 import QtCore
 
-from conresnet.images.files import read_volume
 from ConResSegmentationLib.Loading import isSeries
 from module.models import write_four_channels
 from module.panel_driver import PanelDriver
@@ -153,7 +153,7 @@ def test_a_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_ima
     # Slicer writes the types of the columns next to a table.
     written = {path.name for path in target.iterdir()} - {"ConResNet volumes.schema.csv"}
     assert written == {"ConResNet volumes.csv", "a.seg.nrrd", "deep_b.seg.nrrd"}
-    labels = read_volume(target / "a.seg.nrrd").array
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(target / "a.seg.nrrd")))
     assert set(np.unique(labels)) == {0, 1, 2}
     with open(target / "ConResNet volumes.csv", encoding="utf-8", newline="") as file:
         rows = {row["Case"]: row for row in csv.DictReader(file)}

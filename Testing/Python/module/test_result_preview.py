@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,18 @@ pytestmark = pytest.mark.usefixtures("warm_engine")
 
 
 @pytest.fixture
-def windows(panel: PanelDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
-    """A volume of so many windows of the chosen model that a busy computer sees it grow; the preview looks often."""
+def windows(panel: PanelDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """A volume of so many windows of the chosen model that a busy computer sees it grow; the preview looks often.
+
+    The engine is idle again afterwards, so that the next test can have it.
+    """
     monkeypatch.setattr(sys.modules["ConResSegmentationLib.ResultSegmentation"], "MILLISECONDS_BETWEEN_LOOKS", 10)
     install_model(make_model(tmp_path))
     panel.widget.modelPanel.refresh()
     panel.choose(panel.ui.modelSelector, "An organ")
     array = np.random.default_rng(0).normal(100, 20, (112, 48, 48)).astype(np.float32)
-    return slicer.util.addVolumeFromArray(array, name="T1 of many windows")
+    yield slicer.util.addVolumeFromArray(array, name="T1 of many windows")
+    panel.wait(lambda: not panel.widget.logic.engine.isSegmenting)
 
 
 def previews() -> list[object]:
