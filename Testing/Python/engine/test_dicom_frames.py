@@ -14,6 +14,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from conresnet.errors import UserError
+from conresnet.images.dicom_headers import read_header
 from conresnet.images.files import read_volume
 from engine.test_dicom_series import PIXELS, refused, write_series
 from engine.volumes import rotation
@@ -178,6 +179,21 @@ def test_compressed_frames_are_counted(tmp_path):
     refused(path, "image-truncated")
 
 
+def test_frames_beyond_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
+    """Compressed pixels may claim any size. What reads them is another process, so it is asked here."""
+    path = write_frames(tmp_path / "a.dcm")
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = pydicom.uid.RLELossless
+    data.Rows = data.Columns = 20000
+    data.PixelData = encapsulate([b"\1" * 64] * 6)
+    data["PixelData"].VR = "OB"
+    data.save_as(path)
+    monkeypatch.setattr("conresnet.images.checks.free_memory", lambda: 4 * 10**9)
+    with pytest.raises(UserError) as raised:
+        read_header(path)
+    assert raised.value.code == "image-beyond-memory" and raised.value.values["gigabytes"] == "4.8"
+
+
 # Single slices
 
 
@@ -284,6 +300,22 @@ def test_a_slice_with_an_impossible_size_is_refused(tmp_path, tag, value):
     struct.pack_into("<H", content, content.index(tag) + 8, value)
     last.write_bytes(content)
     assert last.name in refused(tmp_path / "ct", "image-truncated")
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        (b"\x28\0\2\0US\2\0", b"\x28\0\2\0Uf\2\0"),  # NotImplementedError
+        (b"\x28\0\x10\0US\2\0", b"\x28\0\x10\0US\1\0"),  # BytesLengthException
+        (b"\x28\0\0\1US\2\0", b"\x28\0\0\1USZ\0"),  # TypeError
+    ],
+)
+def test_a_header_at_which_the_library_fails_in_its_own_way_is_refused(tmp_path, good, bad):
+    write_series(tmp_path / "ct")
+    last = next(tmp_path.glob("ct/*-5.dcm"))
+    assert last.read_bytes().count(good) == 1
+    last.write_bytes(last.read_bytes().replace(good, bad))
+    assert last.name in refused(tmp_path / "ct", "image-damaged")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="permissions are others there")

@@ -72,9 +72,15 @@ def test_a_package_is_replaced_when_asked_to_alone(tmp_path: Path, description: 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("last_move", [0, 1, 2])
+@pytest.mark.parametrize("next_is_written", [False, True])
 def test_a_kill_while_a_package_is_replaced_loses_none(
-    tmp_path: Path, description: ModelDescription, monkeypatch: pytest.MonkeyPatch, last_move: int
+    tmp_path: Path,
+    description: ModelDescription,
+    monkeypatch: pytest.MonkeyPatch,
+    last_move: int,
+    next_is_written: bool,
 ) -> None:
+    """Whoever looks for a model next, or writes one there, finds nothing else."""
     write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
     moves = []
 
@@ -90,10 +96,13 @@ def test_a_kill_while_a_package_is_replaced_loses_none(
         monkeypatch.setattr(writer.OwnedFolder, "remove", lambda folder: os._exit(9))
         write_package(newer, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ", overwrite=True)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    monkeypatch.setenv("CONRESNET_MODELS", str(tmp_path))
-    found = find_model("organ")
-    assert read_package(found).description.version == ("2.0.0" if last_move == 2 else "1.2.0")
-    assert [path.name for path in tmp_path.iterdir()] == ["organ"]
+    if next_is_written:
+        write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "other")
+    else:
+        monkeypatch.setenv("CONRESNET_MODELS", str(tmp_path))
+        find_model("organ")
+    assert read_package(tmp_path / "organ").description.version == ("2.0.0" if last_move == 2 else "1.2.0")
+    assert {path.name for path in tmp_path.iterdir()} == {"organ", *(["other"] if next_is_written else [])}
 
 
 def test_what_is_no_package_is_never_replaced(tmp_path: Path, description: ModelDescription) -> None:

@@ -90,6 +90,7 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
         (("train", plan_file, "--output", occupied), sentence_of("run-exists", path=occupied)),
         (("train", plan_file, "--output", occupied / "thesis.txt" / "run"), "cannot be written"),
         (("train", plan_file, "--output", tmp_path / "run", "--fold", 3), sentence_of("fold-unknown", fold=3, last=2)),
+        (("train", plan_file, "--output", tmp_path / "run", "--data", tmp_path / "gone"), "gone"),
         (("resume", occupied), sentence_of("run-not-found", path=occupied)),
         (("export", occupied, "--output", tmp_path / "package"), sentence_of("run-not-found", path=occupied)),
         (("plan", occupied, "--output", tmp_path / "p.yaml"), sentence_of("data-set-not-found", path=occupied)),
@@ -98,6 +99,7 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err.strip()
         assert sentence in error and "\n" not in error
     assert (occupied / "thesis.txt").read_text(encoding="utf-8") == "mine"
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
