@@ -1,5 +1,6 @@
 """The three layouts are read as they are, and what cannot be read gets a sentence."""
 
+import errno
 import json
 import shutil
 import unicodedata
@@ -245,6 +246,17 @@ def test_two_cases_of_one_name_are_refused(tmp_path):
     assert refusal(folder) == "case-name-repeated"
     edited(folder, training=[{"image": "x/a.nii.gz", "label": "x/b.nii.gz"}] * 2)
     assert refusal(folder) == "case-listed-twice"
+
+
+def test_folder_that_one_may_not_read_is_refused(tmp_path, monkeypatch):
+    """The administrator, who may run the tests, may read everything, so what the system says to others is said here."""
+    folder = nnunet(tmp_path / "set")
+
+    def iterdir(path: Path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert refusal(folder) == "folder-unreadable"
 
 
 def test_set_without_cases_is_refused(tmp_path):

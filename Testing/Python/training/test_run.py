@@ -83,7 +83,7 @@ def test_training_learns_and_exports_a_model_that_segments(plan_file, data_set, 
 
 
 def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
-    occupied = tmp_path / "occupied"
+    occupied, long = tmp_path / "occupied", tmp_path / ("x" * 300)
     occupied.mkdir()
     (occupied / "thesis.txt").write_text("mine", encoding="utf-8")
     for arguments, sentence in (
@@ -92,6 +92,7 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
         (("train", plan_file, "--output", tmp_path / "run", "--fold", 3), sentence_of("fold-unknown", fold=3, last=2)),
         (("train", plan_file, "--output", tmp_path / "run", "--data", tmp_path / "gone"), "gone"),
         (("resume", occupied), sentence_of("run-not-found", path=occupied)),
+        (("resume", long), sentence_of("run-unreadable", path=long, reason="File name too long")),
         (("export", occupied, "--output", tmp_path / "package"), sentence_of("run-not-found", path=occupied)),
         (("plan", occupied, "--output", tmp_path / "p.yaml"), sentence_of("data-set-not-found", path=occupied)),
     ):

@@ -347,12 +347,14 @@ def test_run_that_ended_before_its_first_checkpoint_can_be_started_again(plan_fi
 
 
 def test_single_process_is_the_first_whatever_the_environment_says(plan_file, run):
+    """As in a shell of a SLURM job of four tasks, or of torchrun."""
     ranks = dict.fromkeys(("RANK", "SLURM_PROCID", "LOCAL_RANK"), "1")
-    with_rank = os.environ | ranks | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "conresnet_training", "train", plan_file, "--output", run, "--max-steps", "1"]
-    done = subprocess.run(command, env=with_rank, capture_output=True, text=True, timeout=300)
+    job = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "conresnet_training", "train", plan_file, "--output", run, "--max-steps", "4"]
+    done = subprocess.run(command, env=os.environ | ranks | job, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "stopped at 1 of 12 steps" in done.stderr and last(run)["global_step"] == 1
+    assert "stopped at 4 of 12 steps" in done.stderr and last(run)["global_step"] == 4
+    assert any(run.glob("tensorboard/**/events*")), "only the first of several processes writes them"
 
 
 def test_data_without_foreground_are_refused_before_the_first_step(plan_file, data_set, run, monkeypatch, capsys):
