@@ -1,24 +1,38 @@
-"""One engine process from start to end: its messages, its log and its temporary folder."""
+"""One engine process from start to end: its messages, its log and its temporary folder.
 
+An engine on another computer has a temporary folder there, and the connection has one here, which the engine's arrays
+are copied into as they come.
+"""
+
+import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import qt
 from slicer.i18n import tr as _
 
+from conresnet.errors import UserError
+from conresnet.files import write_error
 from conresnet.messages import sentence
 from conresnet.worker import session_folder
+from conresnet.worker.blocks import BLOCK_BYTES, BlockWriter, write_block
 from conresnet.worker.protocol import PROTOCOL, LineSplitter, ProtocolError, decode, encode
 
+from .EngineServer import EngineServer
 from .Processes import ChildProcess, ProcessLaunch
+from .ResultOrigin import BYTES_AT_ONCE
 
 # A slow disk and a virus scanner may examine thousands of files before Python has started.
 SECONDS_TO_START = 120
 # Time for the engine to end by itself after its standard input was closed.
 SECONDS_TO_LEAVE = 5
 _LOG_LINES = 300
+# What is not sent yet is in Slicer's memory.
+_MOST_BYTES_TO_WRITE = 4 * BLOCK_BYTES
 _REMOVALS, _MILLISECONDS_BETWEEN_REMOVALS = 20, 250
 
 
@@ -32,6 +46,7 @@ class EngineError:
         values: the values that the sentence names.
         ours: whether it is a bug worth reporting rather than something the user can fix.
         log: traceback or end of the engine's log, for the diagnostics.
+        server: the other computer that it is about; empty for this one.
     """
 
     code: str
@@ -39,11 +54,18 @@ class EngineError:
     values: dict = field(default_factory=dict)
     ours: bool = False
     log: str = ""
+    server: str = ""
 
     @classmethod
-    def fromMessage(cls, message: dict) -> "EngineError":
+    def fromMessage(cls, message: dict, server: str = "") -> "EngineError":
         """From an error event of the engine process."""
-        return cls(message["code"], message["message"], message["values"], message["ours"], message["log"] or "")
+        code, text, values, ours, log = (message[name] for name in ("code", "message", "values", "ours", "log"))
+        return cls(code, text, values, ours, log or "", server)
+
+    @classmethod
+    def fromUserError(cls, error: UserError, log: str = "") -> "EngineError":
+        """From an error in Slicer's process."""
+        return cls(error.code, error.message, error.values, log=log)
 
     @classmethod
     def ofCode(cls, code: str, log: str = "", **values: object) -> "EngineError":
@@ -115,6 +137,7 @@ class EngineConnection:
         self._splitter = LineSplitter()
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._isLeaving, self._removals = False, _REMOVALS
+        self._ownFolder: session_folder.SessionFolder | None = None
         self._process = ChildProcess(launch, self._onProcessEnded, self._log.append, onOutput=self._onOutput)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -129,6 +152,64 @@ class EngineConnection:
         """Write a request. If the process has ended, `onEnded` is called."""
         self._process.write(encode(message))
 
+    @property
+    def isRemote(self) -> bool:
+        """Whether the engine is on another computer."""
+        return bool(self.launch.server)
+
+    @property
+    def session(self) -> Path:
+        """The folder of the arrays, once there was a hello: the engine's, or this side's copy of it."""
+        return self._ownFolder.path if self._ownFolder else Path(self.hello["session"])
+
+    @property
+    def bytesAtOnce(self) -> int:
+        """How much to read and write between two events of Slicer; to compress takes longer."""
+        return BLOCK_BYTES if self.isRemote else BYTES_AT_ONCE
+
+    @property
+    def isBehind(self) -> bool:
+        """Whether so much waits to be sent that the next piece should wait, too."""
+        return self._process.bytesToWrite > _MOST_BYTES_TO_WRITE
+
+    @contextmanager
+    def writing(self, file: str, request: int) -> Iterator[object]:
+        """A new file in the engine's session folder, with a method ``write``.
+
+        Args:
+            file: its path in that folder.
+            request: the request that it is for.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.isRemote:
+            yield BlockWriter(lambda fields: self.sendBlock(fields, request), file)
+            return
+        path = self.session / file
+        # Never create the session folder itself: nothing would ever remove it.
+        path.parent.mkdir(exist_ok=True)
+        with open(path, "wb") as target:
+            yield target
+
+    def sendBlock(self, fields: dict, request: int) -> None:
+        """Send a part of a file for a request."""
+        self.send({"request": "block", "id": request, **fields})
+
+    def store(self, message: dict) -> None:
+        """Write a part of an array that has come from another computer; UserError as for ``write_block``."""
+        write_block(self.session, message)
+
+    def mapped(self, file: str) -> np.ndarray:
+        """An array of the session folder, which may still grow."""
+        return np.load(self.session / file, mmap_mode="r", allow_pickle=False)
+
+    def release(self, request: int) -> None:
+        """The arrays of a request were read, or are not needed."""
+        self.send({"request": "release", "id": request})
+        if self._ownFolder:
+            self._ownFolder.release(request)
+
     def close(self) -> None:
         """Let the engine stop its work, remove its files and end; it is killed if it does not."""
         self._isLeaving = True
@@ -142,14 +223,14 @@ class EngineConnection:
             self.kill()
             self._process.waitForEnd(SECONDS_TO_LEAVE)
         if self.hello:
-            session_folder.remove(self.hello["session"])
+            self._isSessionRemoved()
 
     def kill(self) -> None:
         """Kill the process and its children. Files it left behind are removed once it has ended."""
         self._isLeaving = True
         if self.isRunning:
-            # Qt may know only a launcher, and the interpreter would outlive it.
-            self._process.kill(self.hello["pid"] if self.hello else None)
+            # Qt may know only a launcher, and the interpreter would outlive it. One on another computer ends by itself.
+            self._process.kill(self.hello["pid"] if self.hello and not self.isRemote else None)
 
     @property
     def isRunning(self) -> bool:
@@ -177,13 +258,26 @@ class EngineConnection:
             if message.get("event") != "hello":
                 return
             self._timer.stop()
-            if message.get("protocol") != PROTOCOL:
-                version, protocol = message.get("version"), message.get("protocol")
-                values = {"version": version, "protocol": protocol, "ours": PROTOCOL}
-                self._end(EngineError.ofCode("engine-version", program=self.launch.program, **values))
+            try:
+                self._welcome(message)
+            except UserError as error:
+                self._end(EngineError.fromUserError(error))
                 return
             self.hello = message
         self._onMessage(message)
+
+    def _welcome(self, hello: dict) -> None:
+        if self.isRemote:
+            EngineServer(self.launch.server).checkVersion(hello)
+            # Those of a Slicer that was killed; engines on this computer do the same.
+            session_folder.remove_abandoned()
+            try:
+                self._ownFolder = session_folder.SessionFolder()
+            except OSError as error:
+                raise write_error(error, tempfile.gettempdir()) from error
+        elif hello.get("protocol") != PROTOCOL:
+            values = {"version": hello.get("version"), "protocol": hello.get("protocol"), "ours": PROTOCOL}
+            raise UserError("engine-version", program=self.launch.program, **values)
 
     def _onProcessEnded(self, exitCode: int | None, _output: str, _errors: str) -> None:
         self._timer.stop()
@@ -198,6 +292,10 @@ class EngineConnection:
         program, log = self.launch.program, self.log
         if not self._process.hasStarted:
             return EngineError.ofCode("engine-not-started", program=program)
+        if self.isRemote:
+            error = EngineServer(self.launch.server).whyEnded(exitCode, log, wasReady=self.hello is not None)
+            if error:
+                return EngineError.fromUserError(error, log)
         if exitCode is None:
             exitCode = _("none, it crashed")
         if self.hello:
@@ -213,7 +311,7 @@ class EngineConnection:
         elif self._isLeaving:
             self.kill()
         else:
-            values = {"program": self.launch.program, "seconds": SECONDS_TO_START}
+            values = {"program": self.launch.server or self.launch.program, "seconds": SECONDS_TO_START}
             self._end(EngineError.ofCode("engine-silent", self.log, **values))
 
     def _removeSession(self) -> None:
@@ -222,10 +320,17 @@ class EngineConnection:
         The interpreter behind a killed launcher holds its folder a moment longer than the launcher lives.
         """
         self._removals -= 1
-        if session_folder.remove(self.hello["session"]) or self._removals <= 0:
+        if self._isSessionRemoved() or self._removals <= 0:
             self._letGo()
         else:
             self._timer.start(_MILLISECONDS_BETWEEN_REMOVALS)
+
+    def _isSessionRemoved(self) -> bool:
+        """Remove the session folder of an engine that has ended; returns whether it is gone."""
+        if self._ownFolder:
+            self._ownFolder.remove()
+            return True
+        return session_folder.remove(self.hello["session"])
 
     def _letGo(self) -> None:
         self._timer.disconnect("timeout()")

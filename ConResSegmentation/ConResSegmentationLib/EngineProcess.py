@@ -14,16 +14,16 @@ An observer derives from EngineObserver and overrides the methods it needs. Each
 onDone, onDevices, onError and onCancelled. Requests made while another one runs are queued. The first request starts
 the process, and so does the first one after it has ended or died.
 
-Arrays given to onArray and onDone are read-only memory maps of files that the engine writes: labels [k, j, i], maps
-[c, k, j, i], on the grid of the first channel. They stay readable while they are referenced; copy what must last, and
-drop the references so that the disk space is freed.
+Arrays given to onArray and onDone are read-only memory maps of files that the engine writes, or that are copied from it
+if it is on another computer: labels [k, j, i], maps [c, k, j, i], on the grid of the first channel. They stay readable
+while they are referenced; copy what must last, and drop the references so that the disk space is freed.
 """
 
 import platform
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import qt
@@ -31,13 +31,16 @@ import qt
 from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.files import write_error
+from conresnet.package import read_package
 from conresnet.request import SegmentRequest
 
 from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
+from .EngineServer import sendModels, withoutNames
 from .Processes import ProcessLaunch, callLater
 from .ResultOrigin import checksumInPieces
 
 SECONDS_TO_CANCEL = 2
+_MILLISECONDS_TO_CATCH_UP = 20
 
 
 @dataclass
@@ -54,6 +57,9 @@ class EngineProcess:
     Args:
         launch: returns how to start the process. It is called at each start, so that a changed setting takes effect
             then. A UserError that it raises goes to the observer.
+
+    Attributes:
+        isUnused: whether nobody has requested a segmentation since the process was started.
     """
 
     def __init__(self, launch: Callable[[], ProcessLaunch]):
@@ -64,11 +70,16 @@ class EngineProcess:
         self._waiting: deque[_Request] = deque()
         self._current: _Request | None = None
         self._lastId = 0
+        self.isUnused = True
         self._lastError: EngineError | None = None
         self._lastLog = ""
         self._cancelTimer = qt.QTimer()
         self._cancelTimer.setSingleShot(True)
         self._cancelTimer.connect("timeout()", self._onCancelUnanswered)
+        self._pieces: Iterator[None] = iter(())
+        self._pieceTimer = qt.QTimer()
+        self._pieceTimer.setSingleShot(True)
+        self._pieceTimer.connect("timeout()", lambda: self._continue(self._pieces))
 
     def segment(self, request: SegmentRequest, observer: EngineObserver) -> int:
         """Request a segmentation; returns the number of the request, for `cancel`.
@@ -77,6 +88,7 @@ class EngineProcess:
             request: its arrays are read when the engine is ready for them.
             observer: told what becomes of it.
         """
+        self.isUnused = False
         return self._add("segment", observer, request)
 
     def listDevices(self, observer: EngineObserver) -> None:
@@ -91,7 +103,7 @@ class EngineProcess:
         if self._current and self._current.id == number and self._current.asked:
             # Its inputs are still being written, and the engine has not been asked yet.
             request, self._current = self._current, None
-            self._connection.send({"request": "release", "id": number})
+            self._connection.release(number)
             callLater(request.observer.onCancelled)
             callLater(self._advance)
         elif self._current and self._current.id == number and not self._cancelTimer.isActive():
@@ -125,6 +137,11 @@ class EngineProcess:
         """Whether the engine has a process that is ready."""
         return self._connection is not None and self._connection.hello is not None
 
+    @property
+    def hasProcess(self) -> bool:
+        """Whether the engine has a process, or is about to, that may still be starting."""
+        return self._connection is not None or bool(self._waiting)
+
     def diagnostics(self) -> str:
         """What a bug report needs: versions, the engine's Python, the last error and the log."""
         connection = self._connection
@@ -152,29 +169,34 @@ class EngineProcess:
         if self._connection is None:
             self._open()
         elif self._connection.hello:
-            request = self._current = self._waiting.popleft()
-            self._continue(request, self._write(request))
+            self._current = self._waiting.popleft()
+            self._pieces = self._write(self._current)
+            self._continue(self._pieces)
 
-    def _continue(self, request: _Request, pieces: Iterator[None]) -> None:
-        """Write the next piece of a request's inputs, unless it was canceled meanwhile."""
-        if self._current is not request or self._connection is None:
+    def _continue(self, pieces: Iterator[None]) -> None:
+        """Write the next piece of the current request's inputs, unless it was canceled meanwhile."""
+        if pieces is not self._pieces or self._current is None or self._connection is None:
+            return
+        if self._connection.isBehind:
+            self._pieceTimer.start(_MILLISECONDS_TO_CATCH_UP)
             return
         try:
             next(pieces)
         except StopIteration:
             return
         except UserError as error:
-            self._finish("onError", EngineError(error.code, error.message, error.values))
+            self._finish("onError", EngineError.fromUserError(error))
             return
-        callLater(lambda: self._continue(request, pieces))
+        callLater(lambda: self._continue(pieces))
 
     def _open(self) -> None:
         try:
             launch = self._launch()
         except UserError as error:
-            self._fail(EngineError(error.code, error.message, error.values))
+            self._fail(EngineError.fromUserError(error))
             return
         self._connection = EngineConnection(launch, self._onMessage, self._onEnded)
+        self.isUnused = not self.isSegmenting
         for request in self._waiting:
             request.observer.onStarting()
         if self._connection:
@@ -182,33 +204,40 @@ class EngineProcess:
 
     def _write(self, request: _Request) -> Iterator[None]:
         """Write the channels where the engine reads them, piece by piece, and send the request."""
-        asked, paths, checksums = request.asked, [], []
-        session = Path(self._connection.hello["session"])
+        connection, asked, files, checksums = self._connection, request.asked, [], []
+        if asked and connection.isRemote:
+            package = read_package(asked.model, verify=False)
+            asked = withoutNames(asked, package.description)
+            request.observer.onProgress("sending", 0.0, None)
+            yield from sendModels(
+                package, connection.hello["models"], lambda fields: connection.sendBlock(fields, request.id)
+            )
+        wanted, sent, began = sum(volume.array.nbytes for volume in asked.channels) if asked else 0, 0, time.monotonic()
         for number, volume in enumerate(asked.channels if asked else ()):
-            path = session / str(request.id) / f"channel{number}.npy"
+            files.append(f"{request.id}/channel{number}.npy")
             try:
-                # Never create the session folder itself: nothing would ever remove it.
-                path.parent.mkdir(exist_ok=True)
                 array = np.ascontiguousarray(volume.array)
-                with open(path, "wb") as file:
+                with connection.writing(files[-1], request.id) as target:
                     header = np.lib.format.header_data_from_array_1_0(array)
-                    np.lib.format.write_array_header_1_0(file, header)
+                    np.lib.format.write_array_header_1_0(target, header)
                     checksums.append("")
                     # The last of them is that of the whole array.
-                    for checksums[-1] in checksumInPieces(array, file.write):
+                    for checksums[-1] in checksumInPieces(array, target.write, connection.bytesAtOnce):
+                        if connection.isRemote:
+                            sent += min(connection.bytesAtOnce, wanted - sent)
+                            left = (time.monotonic() - began) * (wanted - sent) / sent
+                            request.observer.onProgress("sending", 0.0, left)
                         yield
             except FileNotFoundError as error:
                 # The engine is ending, or the system cleaned its temporary folder.
-                self._connection.close()
-                self._dropConnection()
+                self._leave()
                 raise UserError("engine-folder-gone") from error
             except OSError as error:
-                raise write_error(error, path) from error
-            paths.append(path)
+                raise write_error(error, connection.session / files[-1]) from error
         request.asked = None
         if asked:
             request.observer.onSent(tuple(checksums))
-        self._connection.send({"request": request.kind, "id": request.id, **(asked.to_dict(paths) if asked else {})})
+        connection.send({"request": request.kind, "id": request.id, **(asked.to_dict(files) if asked else {})})
 
     def _onMessage(self, message: dict) -> None:
         event, request = message.get("event"), self._current
@@ -216,25 +245,42 @@ class EngineProcess:
             self._advance()
         elif event == "error" and "id" not in message:
             self._connection.close()
-            self._onEnded(EngineError.fromMessage(message))
+            self._onEnded(self._errorIn(message))
         elif request is None or message.get("id") != request.id:
             return
         elif event == "progress":
             if not self._cancelTimer.isActive():
                 request.observer.onProgress(message["phase"], message["fraction"], message["seconds_left"])
+        elif event == "block":
+            if not self._cancelTimer.isActive():
+                self._store(message)
         elif event == "array":
             if not self._cancelTimer.isActive():
-                request.observer.onArray(message["name"], _mapped(message["npy"]))
+                request.observer.onArray(message["name"], self._connection.mapped(message["npy"]))
         elif self._cancelTimer.isActive():
             self._finish("onCancelled")
         elif event == "done":
-            maps = {name: _mapped(path) for name, path in message["maps"].items()}
-            regions = _mapped(message["regions"]) if message["regions"] else None
-            self._finish("onDone", EngineResult(_mapped(message["labels"]), maps, message["report"], regions))
+            mapped = self._connection.mapped
+            maps = {name: mapped(file) for name, file in message["maps"].items()}
+            regions = mapped(message["regions"]) if message["regions"] else None
+            self._finish("onDone", EngineResult(mapped(message["labels"]), maps, message["report"], regions))
         elif event == "devices":
             self._finish("onDevices", message["devices"])
         elif event == "error":
-            self._finish("onError", EngineError.fromMessage(message))
+            self._finish("onError", self._errorIn(message))
+
+    def _errorIn(self, message: dict) -> EngineError:
+        return EngineError.fromMessage(message, self._connection.launch.server)
+
+    def _store(self, message: dict) -> None:
+        """Keep a part of a result. If that fails, so does the request."""
+        try:
+            self._connection.store(message)
+        except UserError as error:
+            self._connection.send({"request": "cancel", "id": message["id"]})
+            if error.code == "engine-folder-gone":
+                self._leave()
+            self._finish("onError", EngineError.fromUserError(error))
 
     def _finish(self, ending: str, *arguments: object) -> None:
         """End the current request. The observer may make the next request at once."""
@@ -244,7 +290,7 @@ class EngineProcess:
             self._lastError = arguments[0]
         callLater(self._advance)
         if self._connection:
-            self._connection.send({"request": "release", "id": request.id})
+            self._connection.release(request.id)
         getattr(request.observer, ending)(*arguments)
 
     def _onEnded(self, error: EngineError) -> None:
@@ -276,13 +322,15 @@ class EngineProcess:
         self._cancelTimer.stop()
         return taken
 
+    def _leave(self) -> None:
+        """Let this engine end; the next request starts another one."""
+        connection = self._connection
+        self._dropConnection()
+        connection.close()
+
     def _dropConnection(self) -> None:
         if self._connection:
             self._lastLog = self._connection.log
             self._leaving = [connection for connection in self._leaving if connection.isRunning]
             self._leaving.append(self._connection)
             self._connection = None
-
-
-def _mapped(path: str) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,5 @@
-"""The Python that runs the engine: how it is started, whether it has the required packages, and installing them."""
+"""The Python that runs the engine, here or on a server: how it is started, whether it has the required packages, and
+installing them."""
 
 import json
 import os
@@ -15,6 +16,7 @@ import conresnet
 from conresnet.errors import UserError
 from conresnet.needs import PACKAGES, PYTHON
 
+from .EngineServer import EngineServer
 from .Processes import ChildProcess, ProcessLaunch, lastLine, pythonEnvironment
 
 SECONDS_TO_CHECK = 60
@@ -44,11 +46,15 @@ class EnginePython:
     """The Python that runs the engine.
 
     Args:
-        program: its executable. Defaults to Slicer's own Python. May be changed at any time; a running engine stays.
+        program: its executable. Defaults to Slicer's own Python.
+        server: the other computer where the engine runs, as ssh takes it. Defaults to this one.
+        serverProgram: the executable there.
+
+    All three may be changed at any time; a running engine stays.
     """
 
-    def __init__(self, program: str = ""):
-        self.program = program
+    def __init__(self, program: str = "", server: str = "", serverProgram: str = ""):
+        self.program, self.server, self.serverProgram = program, server, serverProgram
         self._inquiry: ChildProcess | None = None
 
     @property
@@ -60,8 +66,10 @@ class EnginePython:
         """How the engine process is started.
 
         Raises:
-            UserError: ``engine-python-not-found`` or ``engine-python-name``.
+            UserError: ``engine-python-not-found`` or ``engine-python-name``, or as ``EngineServer.launch``.
         """
+        if self.server:
+            return EngineServer(self.server, self.serverProgram).launch()
         return self.launchModule("conresnet.worker")
 
     def launchModule(self, module: str, *arguments: str) -> ProcessLaunch:
@@ -84,10 +92,16 @@ class EnginePython:
     def check(self, onChecked: Callable[[EngineCheck], None]) -> None:
         """Check which packages are there, in a process of its own; a check that is still running is dropped.
 
+        What a server has is known only when the engine starts there.
+
         Raises:
             UserError: as for `launch`.
         """
         self.dropCheck()
+        if self.server:
+            self.launch()
+            onChecked(EngineCheck())
+            return
         launch, isSlicers = self.launchModule("conresnet.needs"), self.isSlicers
 
         def onEnded(exitCode: int | None, output: str, _errors: str) -> None:

@@ -8,23 +8,30 @@ from conresnet.messages import sentence as catalogSentence
 
 
 def sentence(error) -> str:
-    """The translated sentence for an error with ``code``, ``message`` and ``values``; in English for unknown codes."""
+    """The translated sentence for an error with ``code``, ``message`` and ``values``; in English for unknown codes.
+
+    It names the other computer if that is where the error was noticed: its disk is full, and not this one's.
+    """
     try:
-        return catalogSentence(error.code, error.values, _)
+        text = catalogSentence(error.code, error.values, _)
     except (KeyError, IndexError, ValueError):
         # An engine of another version may send other codes or values.
-        return error.message
+        text = error.message
+    server = getattr(error, "server", "")
+    return f"{server}: {text}" if server else text
 
 
 def phase(name: str) -> str:
     """The name of a phase of the engine's work."""
     return {
+        "sending": _("Sending the images"),
         "loading": _("Loading the model"),
         "reading": _("Reading the images"),
         "locating": _("Finding the ROI"),
         "preparing": _("Preparing the images"),
         "segmenting": _("Segmenting"),
         "writing": _("Collecting the result"),
+        "receiving": _("Receiving the result"),
     }.get(name, name)
 
 

@@ -71,11 +71,12 @@ def pythonEnvironment(isSlicers: bool) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ProcessLaunch:
-    """A program, its arguments and its complete environment."""
+    """A program, its arguments and its complete environment; and the other computer where it works, if there is one."""
 
     program: str
     arguments: tuple[str, ...]
     environment: dict[str, str]
+    server: str = ""
 
     def __str__(self) -> str:
         return f"{self.program} {' '.join(self.arguments)}"
@@ -173,6 +174,11 @@ class ChildProcess:
     def write(self, data: bytes) -> None:
         """Write to standard input."""
         self._process.write(data)
+
+    @property
+    def bytesToWrite(self) -> int:
+        """How much of what was written has not left this process yet."""
+        return self._process.bytesToWrite()
 
     def closeInput(self) -> None:
         """Close standard input."""

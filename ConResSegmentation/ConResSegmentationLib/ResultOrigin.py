@@ -28,19 +28,22 @@ def checksum(array: np.ndarray) -> str:
     return whole
 
 
-def checksumInPieces(array: np.ndarray, use: Callable[[memoryview], object] = len) -> Iterator[str]:
+def checksumInPieces(
+    array: np.ndarray, use: Callable[[memoryview], object] = len, size: int = BYTES_AT_ONCE
+) -> Iterator[str]:
     """The same for a volume that is read in pieces, between which Slicer handles events.
 
     Args:
         array: any that is not empty.
         use: called with the bytes of each piece.
+        size: of a piece, in bytes.
 
     Yields:
         the checksum of the pieces so far; the last one is that of the array.
     """
     data, value = np.ascontiguousarray(array).data.cast("B"), zlib.adler32(b"")
-    for start in range(0, len(data), BYTES_AT_ONCE):
-        piece = data[start : start + BYTES_AT_ONCE]
+    for start in range(0, len(data), size):
+        piece = data[start : start + size]
         use(piece)
         value = zlib.adler32(piece, value)
         yield f"{value:08x}"

@@ -231,8 +231,11 @@ class SegmentRequest:
         return {"model": self.model, "channels": channels, "options": self.options.to_dict()}
 
     @classmethod
-    def from_dict(cls, values: Mapping) -> SegmentRequest:
+    def from_dict(cls, values: Mapping, folder: str | Path = "") -> SegmentRequest:
         """The request that ``to_dict`` wrote; its arrays are read-only maps of their files.
+
+        Args:
+            folder: what the files' paths are relative to.
 
         Raises:
             UserError: "bad-request" for anything else, "channel-unreadable" for a channel whose file is missing or
@@ -247,14 +250,14 @@ class SegmentRequest:
             model = _text(values.get("model"))
         except TypeError as error:
             raise UserError("bad-request", reason=f"model: {error}") from error
-        return cls(model, tuple(map(_channel, channels)), SegmentOptions.from_dict(options))
+        return cls(model, tuple(_channel(entry, folder) for entry in channels), SegmentOptions.from_dict(options))
 
 
-def _channel(entry: object) -> Volume:
+def _channel(entry: object, folder: str | Path) -> Volume:
     if not isinstance(entry, dict) or not isinstance(entry.get("grid"), dict):
         raise UserError("bad-request", reason="a channel or its grid is not an object")
     try:
-        path, name = Path(_text(entry.get("npy"))), _text(entry.get("name"))
+        path, name = Path(folder, _text(entry.get("npy"))), _text(entry.get("name"))
     except TypeError as error:
         raise UserError("bad-request", reason=f"a channel's file or name: {error}") from error
     try:

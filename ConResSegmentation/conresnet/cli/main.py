@@ -85,7 +85,8 @@ def conresnet() -> None:
 
 
 @click.command()
-def worker() -> int:
+@click.option("--remote", is_flag=True, help="Send and receive arrays through the pipe, as over ssh.")
+def worker(remote: bool) -> int:
     """Serve requests on standard input until it closes.
 
     This is for programs: they write requests and read events, one JSON object per line, as described in
@@ -93,7 +94,7 @@ def worker() -> int:
     """
     from conresnet.worker.server import serve
 
-    return serve()
+    return serve(remote=remote)
 
 
 def main(arguments: Sequence[str] | None = None, command: click.Command = conresnet, program: str = PROGRAM) -> int:

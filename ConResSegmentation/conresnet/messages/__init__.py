@@ -50,6 +50,34 @@ SLICER: dict[str, str] = {
         "The engine stopped unexpectedly (exit code {exitCode}), often because it ran out of memory; close other "
         "programs, draw a smaller ROI or choose another device, and segment again."
     ),
+    "engine-server-invalid": _(
+        "{server} is not the name of a server; enter user@server, or a name from ssh's configuration, under Advanced."
+    ),
+    "engine-ssh-missing": _(
+        "The engine cannot run on {server} because the program ssh is not installed on this computer; install OpenSSH."
+    ),
+    "engine-server-unknown": _(
+        "ssh does not know the key of {server}, or the key has changed; run ssh {server} once in a terminal, check the "
+        "key there, and click Segment again."
+    ),
+    "engine-server-login": _(
+        "ssh could not log in to {server} without a password; set up a key for it (ssh-copy-id {server}), and click "
+        "Segment again."
+    ),
+    "engine-server-unreachable": _(
+        "{server} cannot be reached ({reason}); check its name and the network, and click Segment again."
+    ),
+    "engine-server-failed": _(
+        "The engine could not be started on {server} ({reason}); install ConResNet there, and enter the path of that "
+        "Python, {python} or later, under Advanced."
+    ),
+    "engine-server-version": _(
+        "{server} has ConResNet {version}, but this Slicer has {ours}; install the same version there."
+    ),
+    "engine-server-lost": _(
+        "The connection to {server} was lost, or the engine there was ended, which can mean that it ran out of memory; "
+        "click Segment to try again."
+    ),
     "engine-folder-gone": _("The engine's temporary folder no longer exists; segment again."),
     "training-environment-missing": _("There is no training environment yet; create it, or choose another Python."),
     "training-python-missing": _("Choose the Python used for training."),

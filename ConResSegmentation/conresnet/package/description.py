@@ -5,6 +5,7 @@ docs/model-package.md and docs/model.schema.json are generated from them (Utilit
 library only, so that Slicer's process can use it.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -386,6 +387,11 @@ class ModelDescription:
     def to_dict(self) -> dict[str, Any]:
         """The description as JSON has it; `parse_description` brings it back."""
         return {**dump(self), "residual_axis": self.residual_axis}
+
+    @property
+    def digest(self) -> str:
+        """Differs between packages that differ in anything: the description holds the checksums of the other files."""
+        return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
 
     def to_json(self) -> str:
         """The text of `model.json`."""

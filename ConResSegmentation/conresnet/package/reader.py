@@ -277,9 +277,7 @@ class ModelPackage:
         Raises:
             UserError: when they are not, or when the package does not list it (``package-file-missing``).
         """
-        if name not in self.description.files:
-            raise _missing(self.path, name)
-        return b"".join(self._blocks(name, self.description.files[name]))
+        return b"".join(self.blocks(name))
 
     def tensor_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
         """The shapes of the tensors in a weights file, by name, without torch.
@@ -300,8 +298,8 @@ class ModelPackage:
         Raises:
             UserError: for the first file that is wrong.
         """
-        for name, entry in self.description.files.items():
-            for _ in self._blocks(name, entry):
+        for name in self.description.files:
+            for _ in self.blocks(name):
                 pass
             if name.endswith(WEIGHTS_SUFFIX):
                 self.tensor_shapes(name)
@@ -327,8 +325,15 @@ class ModelPackage:
             values = {"file": str(self.path), "name": name, "bytes": size, "expected": entry.bytes}
             raise UserError("package-truncated", **values)
 
-    def _blocks(self, name: str, entry: PackedFile) -> Iterator[bytes]:
-        """The file in blocks; never more than its listed size, and the checksum compared before the last is given."""
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """A listed file in blocks; never more than its listed size, and its checksum is compared before the last one.
+
+        Raises:
+            UserError: as for `read_file`.
+        """
+        if name not in self.description.files:
+            raise _missing(self.path, name)
+        entry = self.description.files[name]
         self._check_size(name, entry)
         digest = hashlib.sha256()
         left = entry.bytes

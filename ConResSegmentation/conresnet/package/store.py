@@ -60,6 +60,11 @@ def model_folders(extra: str | PathLike | None = None) -> list[tuple[str, Path]]
     return [*folders, ("shipped", SHIPPED_FOLDER)]
 
 
+def add_models_folder(folder: Path) -> None:
+    """Let a folder be the first of the user's for the rest of this process; it need not exist yet."""
+    os.environ[FOLDERS_VARIABLE] = os.pathsep.join(map(str, [folder, *_user_folders()]))
+
+
 def list_models(extra: str | PathLike | None = None) -> list[ModelEntry]:
     """Every model package there is, broken and hidden ones too, in the order in which names are looked up.
 

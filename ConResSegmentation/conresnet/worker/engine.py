@@ -1,7 +1,7 @@
 """What computes, as the worker sees it, and what it sees of its client: a job with progress and result arrays.
 
-The arrays are files that the client maps too, so that it sees them grow. The real engine is in
-`conresnet.worker.torch_engine`.
+The arrays are files that the client maps too, so that it sees them grow; a client on another computer is sent what
+changes in them. The real engine is in `conresnet.worker.torch_engine`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,23 +21,25 @@ from conresnet.errors import Cancelled
 from conresnet.files import write_error
 from conresnet.inference.progress import Progress
 from conresnet.request import SegmentRequest
+from conresnet.worker.blocks import GrowingFile
 from conresnet.worker.channel import EventWriter
 from conresnet.worker.session_folder import SessionFolder
 
 _BLOCK = bytes(1 << 20)
+# A preview through the pipe may take this share of the time, however slow the connection is.
+_PREVIEW_SHARE, _PREVIEW_SECONDS = 0.1, 0.5
 
 
 class ResultArrays:
-    """The arrays of one request.
+    """The arrays of one request, in files that the client can map.
 
     Args:
         folder: for their files.
-        announce: called with name, path, shape and dtype of each as soon as it can be mapped.
+        send: sends an event in answer to the request.
     """
 
-    def __init__(self, folder: Path, announce: Callable[[str, Path, tuple[int, ...], str], None]):
-        self._folder = folder
-        self._announce = announce
+    def __init__(self, folder: Path, send: Callable[..., None]):
+        self._folder, self._send = folder, send
         self._paths: dict[str, Path] = {}
 
     def allocate(self, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
@@ -55,12 +58,59 @@ class ResultArrays:
         except OSError as error:
             raise write_error(error, path) from error
         self._paths[name] = path
-        self._announce(name, path, array.shape, array.dtype.name)
+        self.announce(name, array)
         return array
 
+    def announce(self, name: str, array: np.ndarray) -> None:
+        """Tell the client that an array exists, as soon as it can be mapped."""
+        self._send("array", name=name, npy=self.path(name), shape=list(array.shape), dtype=array.dtype.name)
+
     def path(self, name: str) -> str:
-        """The file of an array."""
+        """The file of an array, as the client finds it."""
         return str(self._paths[name])
+
+    def show(self) -> None:
+        """Let the client see what has been computed so far."""
+
+    def complete(self, check: Callable[[], None]) -> None:
+        """Let the client see all of the results; ``check`` raises Cancelled if it no longer wants them."""
+
+
+class SentArrays(ResultArrays):
+    """The arrays of one request whose client is on another computer and gets their files through the pipe."""
+
+    def __init__(self, folder: Path, send: Callable[..., None]):
+        super().__init__(folder, send)
+        self._files: dict[str, GrowingFile] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        self._next_preview = 0.0
+
+    def announce(self, name: str, array: np.ndarray) -> None:
+        self._files[name] = GrowingFile(self._paths[name], self.path(name))
+        self._arrays[name] = array
+
+    def path(self, name: str) -> str:
+        path = self._paths[name]
+        return f"{path.parent.name}/{path.name}"
+
+    def show(self) -> None:
+        if "labels" in self._files and time.monotonic() >= self._next_preview:
+            begun = time.monotonic()
+            self._send_changes("labels", lambda: None)
+            now = time.monotonic()
+            self._next_preview = now + max(_PREVIEW_SECONDS, (now - begun) / _PREVIEW_SHARE)
+
+    def complete(self, check: Callable[[], None]) -> None:
+        self._send("progress", phase="receiving", fraction=1.0, seconds_left=None)
+        for name in self._files:
+            self._send_changes(name, check)
+
+    def _send_changes(self, name: str, check: Callable[[], None]) -> None:
+        for fields in self._files[name].changes():
+            check()
+            self._send("block", **fields)
+        if (array := self._arrays.pop(name, None)) is not None:
+            super().announce(name, array)
 
 
 def _fill(file: BinaryIO, size: int) -> None:
@@ -80,14 +130,17 @@ class Job(Progress):
         message: the request.
         writer: for its events.
         session: for its arrays.
+        arrays: how they reach the client.
     """
 
-    def __init__(self, message: dict, writer: EventWriter, session: SessionFolder):
+    def __init__(
+        self, message: dict, writer: EventWriter, session: SessionFolder, arrays: type[ResultArrays] = ResultArrays
+    ):
         self.id: int = message["id"]
         self.message = message
         self._writer = writer
         self._session = session
-        self._arrays: ResultArrays | None = None
+        self._kind, self._arrays = arrays, None
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
@@ -106,12 +159,18 @@ class Job(Progress):
     def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
         """Send how far the work is: ``fraction`` 0 to 1 over all phases."""
         self.send("progress", phase=phase, fraction=float(fraction), seconds_left=seconds_left)
+        if self._arrays:
+            self._arrays.show()
 
     def allocate(self, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
         """A result array of zeros that the client can watch; errors as `ResultArrays.allocate`."""
         if self._arrays is None:
-            self._arrays = ResultArrays(self._session.request_folder(self.id), self._announce)
+            self._arrays = self._kind(self._session.request_folder(self.id), self.send)
         return self._arrays.allocate(name, shape, dtype)
+
+    def complete(self) -> None:
+        """Hand over the results; raises Cancelled if the client asked to stop."""
+        self._arrays.complete(self.check)
 
     def path(self, name: str) -> str:
         """The file of a result array."""
@@ -120,9 +179,6 @@ class Job(Progress):
     def send(self, event: str, **values: object) -> None:
         """Send an event in answer to the request."""
         self._writer.send(event, id=self.id, **values)
-
-    def _announce(self, name: str, path: Path, shape: tuple[int, ...], dtype: str) -> None:
-        self.send("array", name=name, npy=str(path), shape=list(shape), dtype=dtype)
 
 
 @dataclass(frozen=True)

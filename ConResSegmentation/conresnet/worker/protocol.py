@@ -1,4 +1,4 @@
-"""The messages between the engine's process and its client. Standard library only.
+"""The messages between the engine's process and its client, on the same computer or on another. Standard library only.
 
 One message per line: a JSON object in UTF-8 that ends with "\n". The client writes requests to the engine's standard
 input and reads events from its standard output; the engine's standard error is its log. The engine ends when its
@@ -6,8 +6,9 @@ standard input closes.
 
 Events without an id concern the engine:
 
-    {"event": "hello", "protocol": 3, "version": "0.1.0", "pid": 4711, "python": "3.12.10", "torch": "2.13.0" or null,
-     "session": path}                      first, immediately; pid is that of the interpreter itself, not of a launcher
+    {"event": "hello", "protocol": 4, "version": "0.1.0", "pid": 4711, "python": "3.12.10", "torch": "2.13.0" or null,
+     "session": path or null, "models": null or {"hippocampus": its description's digest}}
+                                           first, immediately; pid is that of the interpreter itself, not of a launcher
     {"event": "ready"}                     torch is loaded; earlier requests wait
     {"event": "error", ...}                as below; the engine cannot work, or a line was not a request
 
@@ -32,6 +33,15 @@ channels before it asks. Each request ends with exactly one of done, devices, ca
     {"event": "cancelled", "id": 1}
     {"event": "error", "id": 1, "code": "...", "message": "...", "values": {}, "ours": false, "log": null}
 
+Paths may be relative to the session folder. If the session of the hello is null, the client is on another computer:
+each side has a session folder of its own, and files travel through the pipe before they are named, as
+`conresnet.worker.blocks` describes. The client sends the channels, and a model (or a model's locator) that the worker
+does not have in this version, as "models/name/file"; it keeps names of images and of files to itself. The phase
+"receiving" means that the results are on their way.
+
+    {"request": "block", "id": 1, "file": "1/channel0.npy", "offset": 0, "data": "..."}   no reply unless it fails
+    {"event": "block", "id": 1, "file": "1/labels.npy", "offset": 0, "data": "..."}       again where it has changed
+
 Labels are uint8 [k, j, i], maps float16 [c, k, j, i]; where segments overlap, regions are uint8 [b, k, j, i] for
 `conresnet.inference.results.region_mask`. A progress event's phase is "loading" while the model is read, then one that
 `conresnet.inference.progress.Progress` lists. An error's code and values are for translation; "ours" means that it is a
@@ -41,8 +51,10 @@ bug in the engine, and "log" holds the traceback.
 import json
 from collections.abc import Iterator
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Incremented when a message changes in a way that the other side would misread."""
+MODELS_FOLDER = "models"
+"""The models that a client on another computer sends, in the worker's session folder."""
 
 
 class ProtocolError(Exception):

@@ -1,4 +1,8 @@
-"""The worker's main loop: hello, requests one after another, and an end that leaves nothing behind."""
+"""The worker's main loop: hello, requests one after another, and an end that leaves nothing behind.
+
+A worker whose client is on another computer differs in little: its session folder belongs to it alone, and what the
+client would write there or read from there travels through the pipe, in blocks.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +20,32 @@ from collections.abc import Callable
 
 from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
+from conresnet.package.store import add_models_folder, list_models
 from conresnet.request import SegmentRequest
 from conresnet.worker import session_folder
+from conresnet.worker.blocks import write_block
 from conresnet.worker.channel import EventWriter, lead_process_group, read_requests, take_standard_streams
-from conresnet.worker.engine import Engine, Job
-from conresnet.worker.protocol import PROTOCOL
+from conresnet.worker.engine import Engine, Job, ResultArrays, SentArrays
+from conresnet.worker.protocol import MODELS_FOLDER, PROTOCOL
 
 # Once the client is gone, running work has this long to notice; then the process ends anyway.
 SECONDS_OF_GRACE = 2.0
 _LARGEST_ID = 2**53
 
 
-def serve(load: Callable[[], Engine] | None = None) -> int:
+def serve(load: Callable[[], Engine] | None = None, remote: bool = False) -> int:
     """Serve one client until it leaves, and return the exit status.
 
     Args:
         load: makes the engine, after the hello; it may be slow. Defaults to the real one.
+        remote: whether the client is on another computer, so that arrays and models go through the pipe.
     """
     lead_process_group()
     requests, events = take_standard_streams()
     session = session_folder.SessionFolder()
-    server = _Server(requests, events, session)
+    if remote:
+        add_models_folder(session.path / MODELS_FOLDER)
+    server = _Server(requests, events, session, remote)
     try:
         return server.run(load or _load_torch_engine)
     finally:
@@ -50,9 +59,12 @@ def _load_torch_engine() -> Engine:
 
 
 class _Server:
-    def __init__(self, requests: int, events: int, session: session_folder.SessionFolder):
+    def __init__(self, requests: int, events: int, session: session_folder.SessionFolder, remote: bool = False):
         self._requests = requests
         self._session = session
+        self._remote = remote
+        # Requests of which a block could not be written.
+        self._failed: set[int] = set()
         self._writer = EventWriter(events, self.stop)
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._stops: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -114,7 +126,8 @@ class _Server:
             pid=os.getpid(),
             python=platform.python_version(),
             torch=_installed_version("torch"),
-            session=str(self._session.path),
+            session=None if self._remote else str(self._session.path),
+            models=_model_digests() if self._remote else None,
         )
 
     def _load(self, load: Callable[[], Engine]) -> Engine | None:
@@ -149,13 +162,15 @@ class _Server:
             self._cancel(number)
         elif request == "release":
             self._release(number)
+        elif request == "block" and self._remote:
+            self._take_block(message, number)
         elif request in ("segment", "devices"):
             self._enqueue(message)
         else:
             self._refuse(f"unknown request {request!r}", id=number)
 
     def _enqueue(self, message: dict) -> None:
-        job = Job(message, self._writer, self._session)
+        job = Job(message, self._writer, self._session, SentArrays if self._remote else ResultArrays)
         with self._lock:
             known = job.id in self._jobs
             if not known:
@@ -179,6 +194,21 @@ class _Server:
                 return
         self._session.release(number)
 
+    def _take_block(self, message: dict, number: int) -> None:
+        """Write a part of an input or a model. If that fails, the request fails, and leaves nothing."""
+        if number in self._failed:
+            return
+        try:
+            write_block(self._session.path, message)
+        except UserError as error:
+            # Without its folder, this process cannot go on; the client starts another one.
+            ids = {} if error.code == "engine-folder-gone" else {"id": number}
+            self._writer.send_error(error, **ids)
+        else:
+            return
+        self._failed.add(number)
+        self._session.release(number)
+
     def _refuse(self, reason: str, **ids: int) -> None:
         self._writer.send_error(UserError("bad-request", reason=reason), **ids)
 
@@ -190,7 +220,7 @@ class _Server:
             if job.message["request"] == "devices":
                 ending = ("devices", {"devices": engine.devices()})
             else:
-                ending = ("done", _segment(job, engine))
+                ending = ("done", self._segment(job, engine))
             done = True
         except Cancelled:
             ending = ("cancelled", {})
@@ -215,12 +245,17 @@ class _Server:
             event, values = ending
             job.send(event, **values)
 
+    def _segment(self, job: Job, engine: Engine) -> dict:
+        result = engine.segment(SegmentRequest.from_dict(job.message, self._session.path), job)
+        job.complete()
+        maps = {name: job.path(name) for name in result.maps}
+        regions = job.path("regions") if result.overlapping else None
+        return {"labels": job.path("labels"), "regions": regions, "maps": maps, "report": result.report}
 
-def _segment(job: Job, engine: Engine) -> dict:
-    result = engine.segment(SegmentRequest.from_dict(job.message), job)
-    maps = {name: job.path(name) for name in result.maps}
-    regions = job.path("regions") if result.overlapping else None
-    return {"labels": job.path("labels"), "regions": regions, "maps": maps, "report": result.report}
+
+def _model_digests() -> dict[str, str]:
+    usable = (entry for entry in list_models() if entry.description and not entry.hidden_by)
+    return {entry.name: entry.description.digest for entry in usable}
 
 
 def _installed_version(name: str) -> str | None:

@@ -85,4 +85,4 @@ def load() -> FakeEngine:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(load))
+    sys.exit(serve(load, remote="--remote" in sys.argv))
