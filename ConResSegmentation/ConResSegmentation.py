@@ -188,11 +188,13 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.modelPanel.refresh()
         self.initializeParameterNode()
         self._setShortcutsEnabled(True)
+        self.enginePanel.start()
 
     def exit(self) -> None:
         """The user goes to another module; a running segmentation continues."""
         self._setShortcutsEnabled(False)
         self.setParameterNode(None)
+        self.enginePanel.leave()
 
     def onReload(self) -> None:
         """Reload the library together with the module file, which would otherwise import the old one."""

@@ -1,4 +1,4 @@
-"""The section Advanced: device, the engine's Python, setting it up, and freeing its memory."""
+"""The section Advanced: device, where the engine runs, its Python, setting it up, and freeing its memory."""
 
 from collections.abc import Callable
 
@@ -8,17 +8,21 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 
 from . import Messages
-from .EngineProcess import EngineObserver, EngineProcess
+from .EngineProcess import EngineError, EngineObserver, EngineProcess
 from .EnginePython import EngineCheck, EnginePython, Installation, torchProblem
 from .Widgets import EditedPath, plain
 
 PYTHON_SETTING = "ConResSegmentation/EnginePython"
+SERVER_SETTING = "ConResSegmentation/EngineServer"
+SERVER_PYTHON_SETTING = "ConResSegmentation/EngineServerPython"
+START_SETTING = "ConResSegmentation/StartEngine"
 
 
 class EnginePanel(EngineObserver):
     """The widgets of the engine.
 
-    The Python is a setting of this computer, kept in the application's settings; the device belongs to the scene.
+    Where the engine runs and its Python are settings of this computer, kept in the application's settings; the device
+    belongs to the scene.
 
     Args:
         section: the collapsible button that contains the widgets.
@@ -46,10 +50,17 @@ class EnginePanel(EngineObserver):
         self._installation: Installation | None = None
         self._devices: list[dict] = []
         self._device = "auto"
-        self._isOutdated = False
+        self._isOutdated = self._isFreed = False
         self._python.program = slicer.util.settingsValue(PYTHON_SETTING, "")
+        self._python.server = slicer.util.settingsValue(SERVER_SETTING, "")
+        self._python.serverProgram = slicer.util.settingsValue(SERVER_PYTHON_SETTING, "")
         self._ui.pythonPathEdit.currentPath = self._python.program
-        self._path = EditedPath(self._ui.pythonPathEdit, self._onPythonChanged)
+        self._ui.serverEdit.text, self._ui.serverPythonEdit.text = self._python.server, self._python.serverProgram
+        self._ui.startEngineCheckBox.checked = slicer.util.settingsValue(START_SETTING, True, slicer.util.toBool)
+        self._path = EditedPath(self._ui.pythonPathEdit, self._onPlaceEdited)
+        for edit in (self._ui.serverEdit, self._ui.serverPythonEdit):
+            edit.connect("editingFinished()", self._onPlaceEdited)
+        self._ui.startEngineCheckBox.connect("toggled(bool)", self._onStartToggled)
         self._ui.freeMemoryButton.connect("clicked(bool)", self._onFreeMemory)
         self._ui.deviceSelector.connect("activated(int)", self._onDeviceActivated)
         section.connect("contentsCollapsed(bool)", self._onCollapsed)
@@ -69,6 +80,24 @@ class EnginePanel(EngineObserver):
             selector.addItem(device)
         selector.setCurrentIndex(names.index(device) if device in names else selector.count - 1)
 
+    def start(self) -> None:
+        """The user has opened the module: start the engine in the background, unless the user does not want that.
+
+        Nothing is installed and nothing is asked; what is missing is shown in the section.
+        """
+        isWanted = self._ui.startEngineCheckBox.checked and not self._isFreed
+        if isWanted and not self._engine.hasProcess and not self._waiting and not self._installation:
+            self._look(lambda: None)
+
+    def leave(self) -> None:
+        """The user has left the module: an engine that nobody has used ends."""
+        if self._waiting or self._installation:
+            return
+        self._python.dropCheck()
+        self._showCheck()
+        if self._engine.isUnused:
+            self._engine.stop()
+
     def whenReady(self, proceed: Callable[[], None], refuse: Callable[[str], None]) -> None:
         """Continue once the engine's Python has the required packages, after offering to install missing ones.
 
@@ -77,6 +106,8 @@ class EnginePanel(EngineObserver):
             refuse: called otherwise, with a sentence that says why.
         """
         self._path.flush()
+        self._onPlaceEdited()
+        self._isFreed = False
         if self._isOutdated and not self._engine.isSegmenting:
             self._isOutdated = False
             self._engine.stop()
@@ -111,6 +142,12 @@ class EnginePanel(EngineObserver):
             return
         self._devices = [entry for entry in devices if entry["name"] != "auto"]
         self.selectDevice(self._device)
+        if self._python.server:
+            self._ui.engineStatusLabel.text = _("Ready on {server}.").format(server=self._python.server)
+
+    def onError(self, error: EngineError) -> None:
+        """The engine could not be started to list its devices."""
+        self._ui.engineStatusLabel.text = Messages.sentence(error)
 
     def _name(self, index: int) -> str:
         return "auto" if index == 0 else self._devices[index - 1]["name"]
@@ -120,15 +157,25 @@ class EnginePanel(EngineObserver):
             self._onDeviceChosen(self._name(index))
 
     def _onCollapsed(self, collapsed: bool) -> None:
-        if not collapsed and self._check is None and not self._waiting:
+        if collapsed:
+            return
+        # What was hidden while the section was folded is shown with the rest.
+        self._arrange()
+        if self._check is None and not self._waiting:
             self._look(lambda: None)
 
-    def _onPythonChanged(self, path: str) -> None:
-        if path == self._python.program:
+    def _onStartToggled(self, isWanted: bool) -> None:
+        slicer.app.userSettings().setValue(START_SETTING, isWanted)
+
+    def _onPlaceEdited(self, *_path) -> None:
+        ui, python = self._ui, self._python
+        place = (ui.pythonPathEdit.currentPath, ui.serverEdit.text.strip(), ui.serverPythonEdit.text.strip())
+        if place == (python.program, python.server, python.serverProgram):
             return
-        slicer.app.userSettings().setValue(PYTHON_SETTING, path)
-        self._python.program = path
-        # A running segmentation is not interrupted; the next one uses the other Python.
+        for setting, value in zip((PYTHON_SETTING, SERVER_SETTING, SERVER_PYTHON_SETTING), place, strict=True):
+            slicer.app.userSettings().setValue(setting, value)
+        python.program, python.server, python.serverProgram = place
+        # A running segmentation is not interrupted; the next one uses the other engine.
         self._isOutdated = self._engine.isSegmenting
         if not self._isOutdated:
             self._engine.stop()
@@ -140,6 +187,7 @@ class EnginePanel(EngineObserver):
     def _look(self, then: Callable[[], None]) -> None:
         """Check which packages the engine's Python has, and continue with ``then``."""
         self._ui.engineStatusLabel.text = _("Checking the engine's Python...")
+        self._arrange()
 
         def onChecked(check: EngineCheck) -> None:
             self._check = check
@@ -201,14 +249,24 @@ class EnginePanel(EngineObserver):
         if self._engine.isSegmenting:
             text = _("The engine is segmenting; cancel that first.")
         else:
+            self._isFreed = True
             self._engine.stop()
             text = _("The engine was stopped and its memory freed.")
         slicer.util.showStatusMessage(text, 3000)
 
     def _showCheck(self) -> None:
         if self._check is None:
-            text = _("Slicer's own Python.") if self._python.isSlicers else ""
+            text = _("Slicer's own Python.") if self._python.isSlicers and not self._python.server else ""
+        elif self._python.server and not self._check.problem:
+            text = _("Connecting to {server}...").format(server=self._python.server)
         else:
             text = self._check.problem or _("Ready: all required packages are installed.")
         self._ui.engineStatusLabel.text = text
-        self._ui.installEngineButton.visible = self._check is not None and self._check.canInstall
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Show the widgets that apply to where the engine runs, and to what it needs."""
+        ui, isRemote = self._ui, bool(self._python.server)
+        ui.serverPythonLabel.visible = ui.serverPythonEdit.visible = isRemote
+        ui.pythonLabel.visible = ui.pythonPathEdit.visible = not isRemote
+        ui.installEngineButton.visible = self._check is not None and self._check.canInstall

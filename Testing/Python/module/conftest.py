@@ -20,9 +20,11 @@ __all__ = ["no_main_window", "slicer_app", "slicer_session"]
 def panel(slicer_app: object, repository: Path, request: pytest.FixtureRequest) -> Iterator[PanelDriver]:
     """The module's panel, open, the model of the hippocampus chosen; unloaded afterwards, which ends its engine.
 
+    The engine is not started by opening the panel, as few tests need it.
     In a test file that uses ``warm_engine``, the engine process is handed on to the next test: it starts slowly.
     """
     kept = _our_modules()
+    slicer_app.userSettings().setValue("ConResSegmentation/StartEngine", False)
     slicer_app.moduleManager().load(repository / "ConResSegmentation" / "ConResSegmentation.py")
     driver = PanelDriver(slicer_app)
     driver.open()

@@ -206,6 +206,55 @@ def test_reloading_gives_a_working_panel(panel: PanelDriver, volume: object) -> 
     assert panel.segment() is not None
 
 
+def test_opening_the_module_starts_the_engine_and_delays_nothing(panel: PanelDriver, volume: object) -> None:
+    engine = panel.widget.logic.engine
+    panel.leave()
+    assert not engine.hasProcess and not children(), "the user has switched it off"
+    panel.ui.startEngineCheckBox.click()
+    panel.settle()
+    assert not engine.hasProcess and not children(), "the module is not open"
+    panel.open()
+    # It is being looked at and started now, while the panel already takes a click.
+    assert not engine.isRunning and panel.ui.applyButton.enabled
+    panel.click_segment()
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert panel.status.startswith("Done in"), panel.status
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert engine.isRunning, "a closed scene does not end it"
+    panel.leave()
+    panel.settle()
+    assert engine.isRunning, "one that has a model in memory stays"
+    panel.ui.freeMemoryButton.click()
+    panel.wait(lambda: not children())
+    panel.open()
+    panel.settle()
+    assert not engine.hasProcess and not children(), "the user wants its memory back"
+
+
+def test_an_engine_that_nobody_has_used_ends_when_the_module_is_left(panel: PanelDriver) -> None:
+    engine = panel.widget.logic.engine
+    panel.ui.startEngineCheckBox.click()
+    panel.leave()
+    panel.open()
+    panel.wait(lambda: engine.isRunning)
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert engine.isRunning and children()
+    panel.leave()
+    panel.wait(lambda: not children())
+    # While its Python is still being looked at, too.
+    panel.open()
+    panel.leave()
+    panel.wait(lambda: not children())
+    panel.settle()
+    assert not engine.hasProcess and not children()
+    panel.open()
+    panel.wait(lambda: engine.isRunning)
+    panel.widget.cleanup()
+    assert not engine.isRunning and not children()
+
+
 def test_the_engine_is_gone_when_the_module_is(panel: PanelDriver, volume: object) -> None:
     panel.segment()
     engine = panel.widget.logic.engine

@@ -169,3 +169,15 @@ def test_an_internal_error_at_the_click_ends_the_run(
     monkeypatch.setattr(panel.widget.runControl, "_task", lambda: 1 / 0)
     end(panel)
     assert "could not be started" in panel.status and "ZeroDivisionError" in panel.widget.runPanel.log
+
+
+def test_opening_the_module_installs_nothing(
+    panel: PanelDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = FakePip(tmp_path, panel, ("torch",), monkeypatch)
+    panel.ui.startEngineCheckBox.click()
+    panel.leave()
+    panel.open()
+    panel.wait(lambda: panel.ui.engineStatusLabel.text == NEEDED)
+    panel.settle()
+    assert not panel.widget.logic.engine.hasProcess and pip.asked == [] and dialogs.shown == []
