@@ -99,7 +99,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _object(schema: type) -> dict[str, Any]:
-    fields = list(rules(schema))
+    fields = rules(schema)
     return {
         "type": "object",
         "properties": {item.name: _field(item, hint, rule) for item, hint, rule in fields},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,7 +95,16 @@ def tumor_label(data_folder: Path) -> Path:
     return data_folder / "UPENN_GBM_4mm" / "pat2" / "pat2_seg.nii.gz"
 
 
+@pytest.fixture(scope="session")
+def models_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """New folders, made at once: pytest looks through all of its earlier ones for the number of each new one."""
+    parent = tmp_path_factory.mktemp("models")
+    return (parent / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def no_models_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def no_models_of_the_user(monkeypatch: pytest.MonkeyPatch, models_folders: Iterator[Path]) -> None:
     """Models that a developer has installed must not decide a test, nor a test install one for them."""
-    monkeypatch.setenv("CONRESNET_MODELS", str(tmp_path_factory.mktemp("models")))
+    folder = next(models_folders)
+    folder.mkdir()
+    monkeypatch.setenv("CONRESNET_MODELS", str(folder))

@@ -18,12 +18,13 @@ Standard library only, so that Slicer's process can use it.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from conresnet.errors import UserError
@@ -77,11 +78,11 @@ def field(note: str, *, default: Any = dataclasses.MISSING, **rule: Any) -> Any:
     return dataclasses.field(default=default, metadata={"rule": Rule(note, **rule)})
 
 
-def rules(schema: type) -> Iterator[tuple[dataclasses.Field, Any, Rule]]:
+@functools.cache
+def rules(schema: type) -> list[tuple[dataclasses.Field, Any, Rule]]:
     """The fields of a dataclass, each with its type and its rule."""
     hints = typing.get_type_hints(schema)
-    for item in dataclasses.fields(schema):
-        yield item, hints[item.name], item.metadata.get("rule", Rule())
+    return [(item, hints[item.name], item.metadata.get("rule", Rule())) for item in dataclasses.fields(schema)]
 
 
 @dataclasses.dataclass(frozen=True)
