@@ -157,6 +157,7 @@ def test_the_chosen_system_is_planned_and_remembered(here: TrainingDriver, data_
     assert here.ui.planStatusLabel.text == ""
 
 
+@pytest.mark.slow
 def test_a_value_that_makes_no_plan_is_said_in_the_backends_words(
     here: TrainingDriver, data_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from slicer_host import dialogs
 from training_module.training_driver import TrainingDriver
 
 
+@pytest.mark.slow
 def test_a_test_of_another_python_says_what_is_there(here: TrainingDriver) -> None:
     here.run_command(here.ui.testPlaceButton)
     here.wait(lambda: here.ui.testPlaceButton.text == "Test")
