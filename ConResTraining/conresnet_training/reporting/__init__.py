@@ -25,11 +25,11 @@ def product(values: Iterable[float], digits: int = 4) -> str:
 
 
 def echo(text: str, err: bool = False) -> None:
-    """Print lines of text that may hold names from outside; see ``printable``."""
+    """Print lines of text that may hold names from outside, see ``printable``; in vain after a terminal was closed."""
     # Slicer's Python, which uses the rest of this module, has no click.
-    import click
+    from conresnet.cli.main import say
 
-    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
+    say("\n".join(map(printable, text.split("\n"))), err)
 
 
 @contextmanager

@@ -161,8 +161,17 @@ def test_any_prefix_is_taken_off(
     assert set(read_checkpoint(path).tensors) == set(small)
 
 
+@pytest.mark.parametrize("inserted", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+def test_what_a_wrapper_of_a_part_inserts_is_taken_out(
+    tmp_path: Path, small: dict[str, torch.Tensor], inserted: str
+) -> None:
+    named = {name.replace(".", f".{inserted}.", 1): tensor for name, tensor in small.items()}
+    assert set(read_checkpoint(save(tmp_path / "a.pth", named)).tensors) == set(small)
+
+
 def test_by_products_of_training_are_passed_over(tmp_path: Path, small: dict[str, torch.Tensor]) -> None:
     counted = small | {"total_ops": torch.zeros(1), "layer0.0.conv1.total_params": torch.zeros(1)}
+    counted["n_averaged"] = torch.tensor(7)
     values = {
         "best_dice": np.float64(0.8),
         "losses": np.arange(3.0),

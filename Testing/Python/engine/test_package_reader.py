@@ -94,6 +94,11 @@ def test_a_checkpoint_is_not_a_damaged_package(tmp_path: Path, name: str) -> Non
     assert name in refusal("model-is-checkpoint", read_package, tmp_path / name)
 
 
+def test_a_checkpoint_in_the_old_format_is_known_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"\x80\x02\x8a")
+    refusal("model-is-checkpoint", read_package, tmp_path / "weights.pth")
+
+
 def test_a_training_run_is_sent_to_the_export(tmp_path: Path) -> None:
     (tmp_path / "plan.yaml").write_bytes(b"")
     refusal("import-of-run", read_package, tmp_path)

@@ -125,9 +125,9 @@ def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkey
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="Windows closes a window otherwise")
 def test_closed_terminal_ends_a_run_with_its_checkpoint(data_set, run, tmp_path, all_signals_heard):
-    plan = write_tiny_plan(
-        data_set, tmp_path / "plan.yaml", "training.steps=100000", "training.steps_between_checkpoints=100000"
-    )
+    """Those that make samples are hung up, too, and must make them to the end."""
+    steps = ("training.steps=100000", "training.steps_between_checkpoints=100000")
+    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", *steps, "training.workers=1")
     ours, theirs = os.openpty()
     command = [sys.executable, "-m", "conresnet_training", "train", str(plan), "--output", str(run)]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
@@ -139,13 +139,14 @@ def test_closed_terminal_ends_a_run_with_its_checkpoint(data_set, run, tmp_path,
         os.close(ours)
         # A shell hangs up its jobs, and the system the shell's when that ends.
         for _ in range(2):
-            process.send_signal(signal.SIGHUP)
+            os.killpg(process.pid, signal.SIGHUP)
             time.sleep(0.05)
         process.wait(timeout=120)
     finally:
         process.kill()
         process.wait()
     progress = read_progress(run / PROGRESS_FILE)
+    assert process.returncode == 128 + signal.SIGHUP
     assert progress.state == "stopped" and last(run)["global_step"] == progress.step > 0
 
 
