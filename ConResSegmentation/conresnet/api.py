@@ -220,6 +220,15 @@ class Result:
         shown = self._model.package, result.labels, result.channels, maps, self.report
         write_page(Path(path), *shown, regions=result.regions, output=result.output, name=name or "")
 
+    def picture(self) -> bytes:
+        """A PNG picture: an axial, a coronal and a sagittal slice with the outlines of all segments."""
+        from conresnet.pictures import Scene, png
+
+        result = self._result
+        image = next(iter(result.channels.values()))
+        scene = Scene.of(image, result.labels.array, result.regions, result.output)
+        return png(scene.slices(scene.place(None)))
+
     def save(self, folder: str | os.PathLike, overwrite: bool = False) -> None:
         """Write what the command line writes: segmentation.nii.gz, <map>.nii.gz for each map, report.json, and the
         files that were asked for: review.csv, statistics.csv, report.html.

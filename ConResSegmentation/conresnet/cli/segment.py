@@ -24,6 +24,7 @@ from conresnet.errors import UserError, as_user_error
 from conresnet.request import OptionSpec, SegmentOptions
 
 if TYPE_CHECKING:
+    from conresnet.api import Result
     from conresnet.inference.progress import Progress
     from conresnet.inference.segmentation import LoadedModel
     from conresnet.package.description import Input
@@ -69,6 +70,12 @@ def _click_type(spec: OptionSpec) -> click.ParamType | None:
     metavar="LIST.csv",
     help="Segment many: columns name, one per channel, and optionally roi; results go to DIR/name.",
 )
+@click.option(
+    "--jobs", type=click.IntRange(1), metavar="N", help="With --cases: N processes at once. Finished cases are skipped."
+)
+@click.option(
+    "--scheduler", metavar="URL", help="With --cases: use the workers of this Dask scheduler (tcp:// or tls://)."
+)
 def segment(
     images: tuple[Path, ...],
     model: str,
@@ -76,6 +83,8 @@ def segment(
     named: tuple[str, ...],
     overwrite: bool,
     cases: Path | None,
+    jobs: int | None,
+    scheduler: str | None,
     **given: object,
 ) -> None:
     """Segment a case: one IMAGE per channel, or one 4-D file with all of them.
@@ -97,6 +106,10 @@ def segment(
         raise click.UsageError("With --cases, each case has its own roi in the list.")
     if cases and given["report_name"] is not None:
         raise click.UsageError("With --cases, reports have no names, because one name would be that of all cases.")
+    if (jobs or scheduler) and not cases:
+        raise click.UsageError("--jobs and --scheduler need a list of cases (--cases).")
+    if jobs and scheduler:
+        raise click.UsageError("Name either --jobs or --scheduler.")
     package = read_model(model)
     channels = [item.name for item in package.description.inputs]
     options = _options(given)
@@ -107,6 +120,11 @@ def segment(
         listed = [ListedCase("", tuple(paths), "")]
         # Before the model is loaded, which takes seconds.
         check_replaceable(output, overwrite, options.maps, paths, wanted_tables(options))
+    if jobs or scheduler:
+        from conresnet.cli.cohort import segment_cohort
+
+        segment_cohort(listed, package, options, output, overwrite=overwrite, jobs=jobs or 0, scheduler=scheduler or "")
+        return
     began = time.monotonic()
     from conresnet.inference.segmentation import load_model
 
@@ -172,15 +190,11 @@ class _Run:
         logging.getLogger("conresnet").addHandler(logging.NullHandler())
 
     def segment(self, images: Sequence[Path], options: SegmentOptions, output: Path) -> None:
-        from conresnet.api import segment_images
-        from conresnet.result_folder import filling, wanted_tables
-
-        files = options.maps, self._inputs, wanted_tables(options)
-        with _shown_progress() as progress, filling(output, self._overwrite, *files) as folder:
-            result = segment_images(self._model, images, options, progress, self._loading)
-            self._loading = 0.0
-            progress.report("writing", 1.0, None)
-            result.write(folder)
+        with _shown_progress() as progress:
+            result = segment_to_folder(
+                self._model, images, options, output, self._overwrite, self._inputs, progress, self._loading
+            )
+        self._loading = 0.0
         note = result.report.get("review", {}).get("note")
         for warning in [*result.warnings, *([note] if note else [])]:
             say(" ".join(warning.split()), err=True)
@@ -191,26 +205,77 @@ class _Run:
         """Each case by itself: one of a thousand that cannot be segmented must not keep the others from it."""
         from conresnet.images.roi import roi_from_text
 
-        mistakes, faults = 0, []
+        problems: list[CaseProblem] = []
         for case in cases:
             try:
                 roi = roi_from_text(case.roi) if case.roi else None
                 self.segment(case.images, replace(options, roi=roi), output / case.name)
             except Exception as error:
-                if mistake := as_user_error(error):
-                    mistakes += 1
-                    say(" ".join(f"{case.name}: {mistake.message}".split()), err=True)
-                    continue
-                # As text, since the exception's frames hold the case's images.
-                faults.append(f"Case {case.name}:\n{''.join(traceback.format_exception(error))}")
-                what = " ".join(f"{type(error).__name__}: {error}".split())
-                say(f"{case.name}: an internal error occurred ({what}).", err=True)
-        if faults:
-            failure = RuntimeError(f"{len(faults)} of {len(cases)} cases failed")
-            failure.add_note("\n".join(faults[:20]))
-            raise failure
-        if mistakes:
-            raise UserError("cases-failed", failed=mistakes, cases=len(cases))
+                problems.append(CaseProblem.of(case.name, error))
+                say(f"{case.name}: {problems[-1].sentence}", err=True)
+        raise_for(problems, len(cases))
+
+
+@dataclass(frozen=True)
+class CaseProblem:
+    """Why a case of many was not segmented.
+
+    Args:
+        fault: the traceback of an internal error; empty for what the user can help.
+    """
+
+    sentence: str
+    fault: str = ""
+
+    @classmethod
+    def of(cls, name: str, error: Exception) -> CaseProblem:
+        """As text, since the exception's frames hold the case's images."""
+        if mistake := as_user_error(error):
+            return cls(" ".join(mistake.message.split()))
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        text = "".join(traceback.format_exception(error))
+        return cls(f"an internal error occurred ({what}).", f"Case {name}:\n{text}")
+
+
+def raise_for(problems: Sequence[CaseProblem], cases: int) -> None:
+    """Raise an error that ends the command with status 1 if a problem is an internal error, and with 2 for others."""
+    if faults := [problem.fault for problem in problems if problem.fault]:
+        failure = RuntimeError(f"{len(faults)} of {cases} cases failed")
+        failure.add_note("\n".join(faults[:20]))
+        raise failure
+    if problems:
+        raise UserError("cases-failed", failed=len(problems), cases=cases)
+
+
+def segment_to_folder(
+    model: LoadedModel,
+    images: Sequence[Path],
+    options: SegmentOptions,
+    output: Path,
+    overwrite: bool,
+    inputs: Sequence[Path],
+    progress: Progress | None = None,
+    loading: float = 0.0,
+) -> Result:
+    """Segment one case, and fill the folder of its results.
+
+    Args:
+        inputs: images that results must not replace.
+        loading: seconds that the model took, for the report.
+
+    Raises:
+        UserError: what is wrong; the folder is as it was.
+    """
+    from conresnet.api import segment_images
+    from conresnet.inference.progress import Progress
+    from conresnet.result_folder import filling, wanted_tables
+
+    progress = progress or Progress()
+    with filling(output, overwrite, options.maps, inputs, wanted_tables(options)) as folder:
+        result = segment_images(model, images, options, progress, loading)
+        progress.report("writing", 1.0, None)
+        result.write(folder)
+    return result
 
 
 @contextlib.contextmanager
@@ -224,7 +289,7 @@ def _shown_progress() -> Iterator[Progress]:
 
     class Bar(Progress):
         def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-            left = "" if seconds_left is None else f"{_duration(seconds_left)} left"
+            left = "" if seconds_left is None else f"{duration(seconds_left)} left"
             bar.update(round(_STEPS * fraction) - bar.pos, f"{phase} {left}")
 
     with click.progressbar(
@@ -233,7 +298,8 @@ def _shown_progress() -> Iterator[Progress]:
         yield Bar()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Such as "3 min 20 s"."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 

@@ -401,6 +401,20 @@ ENGINE: dict[str, str] = {
         "first line is {line!r}."
     ),
     "cases-empty": _("The list of cases {path} has no case below its first line."),
+    "cohort-needs-package": _(
+        "Many processes at once need the Python packages distributed and cryptography; install them with: pip install "
+        '"conresnet[cohort]".'
+    ),
+    "cohort-no-scheduler": _("No Dask scheduler answers at {address}; check the address, and that it is running."),
+    "cohort-versions-differ": _(
+        "The workers have ConResNet {theirs}, but this is {ours}; install the same version everywhere."
+    ),
+    "cohort-scheduler-lost": _(
+        "The connection to the Dask scheduler was lost; finished cases were kept. Run the command again to continue."
+    ),
+    "cohort-case-killed": _(
+        "it ended two worker processes, most likely because memory ran out; segment it alone, or draw an ROI."
+    ),
     "cases-failed": _("{failed} of {cases} cases could not be segmented, for the reasons above."),
     "case-line-incomplete": _("Line {line} of the list of cases {path} has no {column}."),
     "case-too-long": _(

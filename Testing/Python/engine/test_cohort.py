@@ -1,0 +1,234 @@
+"""Many cases on several processes: real workers, some of them killed, and a scheduler that goes away."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import psutil
+import pytest
+
+from conresnet.cli import cohort
+from conresnet.cli.main import main
+from conresnet.cli.segment import ListedCase
+from conresnet.package.store import SHIPPED_FOLDER
+
+IMAGES = ("hippocampus_004", "hippocampus_123", "hippocampus_210")
+
+
+@pytest.fixture
+def write_list(data_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a list of so many cases, and further lines."""
+
+    def write(count: int, *lines: str) -> Path:
+        folder = data_folder / "MSD_Task04_Hippocampus" / "imagesTr"
+        rows = [f"case {number},{folder / IMAGES[number % 3]}.nii.gz" for number in range(count)]
+        path = tmp_path / "list.csv"
+        path.write_text("\n".join(["name,T1", *rows, *lines]), encoding="utf-8")
+        return path
+
+    return write
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "conresnet", "segment", "--model", "hippocampus", *map(str, arguments)]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=500, env=environment)
+
+
+def table(output: Path) -> dict[str, dict[str, str]]:
+    with (output / "cohort.csv").open(encoding="utf-8", newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def labels(folder: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(folder / "segmentation.nii.gz").dataobj)
+
+
+def test_cases_are_segmented_as_one_by_one_and_not_again(write_list, tmp_path: Path) -> None:
+    cases, output = write_list(3, "gone,missing.nii.gz", "lost,missing.nii.gz"), tmp_path / "many"
+    done = run("--cases", cases, "--output", output, "--jobs", 2, "--threads", 1)
+    assert done.returncode == 2 and "2 of 5 cases could not be segmented" in done.stderr, done.stderr
+    assert "5 of 5 cases" in done.stderr and "Traceback" not in done.stderr
+    # The number of threads decides in which order sums are made.
+    alone = ["segment", "--model", "hippocampus", "--cases", cases, "--output", tmp_path / "one", "--threads", 1]
+    assert main([str(argument) for argument in alone]) == 2
+    for number in range(3):
+        np.testing.assert_array_equal(labels(output / f"case {number}"), labels(tmp_path / "one" / f"case {number}"))
+    rows = table(output)
+    assert {name: row["state"] for name, row in rows.items()} == {
+        **{f"case {number}": "segmented" for number in range(3)},
+        "gone": "failed",
+        "lost": "failed",
+    }
+    assert float(rows["case 0"]["Anterior hippocampus (mL)"]) == pytest.approx(1.84, abs=0.01)
+    assert 0.8 < float(rows["case 0"]["expected_dice"]) < 1
+    assert "missing.nii.gz does not exist" in rows["gone"]["problem"]
+    assert {path.name for path in output.iterdir() if not path.is_dir()} == {"cohort.csv", "cohort.html"}
+
+    page = (output / "cohort.html").read_text(encoding="utf-8")
+    places = [page.index(f"<h2>{name}</h2>") for name in ("gone", "lost", *sorted_by_dice(rows))]
+    assert places == sorted(places), "failures first, then what is expected to be worst"
+    assert page.count("<img ") == 3 and (output / ".cohort" / "case 0.png").read_bytes().startswith(b"\x89PNG")
+
+    before = (output / "case 0" / "report.json").stat().st_mtime_ns
+    again = run("--cases", cases, "--output", output, "--jobs", 2)
+    assert again.returncode == 2 and f"Kept {output / 'case 0'}" in again.stdout
+    assert (output / "case 0" / "report.json").stat().st_mtime_ns == before
+    assert table(output)["case 1"] == {**rows["case 1"], "state": "already segmented"}
+
+
+def sorted_by_dice(rows: dict[str, dict[str, str]]) -> list[str]:
+    found = [name for name, row in rows.items() if row["expected_dice"]]
+    return sorted(found, key=lambda name: (float(rows[name]["expected_dice"]), name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [8, 300])
+def test_killed_workers_cost_no_case(write_list, tmp_path: Path, count: int) -> None:
+    output = tmp_path / "many"
+    arguments = command("--cases", write_list(count), "--output", output, "--jobs", 2 if count < 100 else 4)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Apart from each other, since a case that ends two workers is given up.
+    killed: set[int] = set()
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as job:
+        lines = []
+        for line in job.stdout:
+            lines.append(line)
+            if line.startswith(("1 of", "5 of")):
+                victim = next(worker for worker in workers_of(job.pid) if worker.pid not in killed)
+                victim.kill()
+                killed.add(victim.pid)
+    assert job.returncode == 0, "".join(lines)
+    assert len(killed) == 2
+    assert {row["state"] for row in table(output).values()} == {"segmented"} and len(table(output)) == count
+    assert not list(output.glob("*/.conresnet-*")), "what a killed worker has left is removed"
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The processes that hold a model, below those that watch them."""
+    found = psutil.Process(pid).children(recursive=True)
+    return [process for process in found if process.memory_info().rss > 300e6]
+
+
+def deadly(job: cohort.Job) -> cohort.Outcome:
+    """In place of segmenting: one case ends its worker, another has a fault."""
+    if job.case.name == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.case.name == "faulty":
+        return cohort.Outcome("faulty", cohort.FAILED, cohort.CaseProblem.of("faulty", ZeroDivisionError("0")))
+    return cohort.Outcome(job.case.name, cohort.DONE, volumes_ml={"A": 1.0}, seconds=1.0)
+
+
+def test_a_case_that_ends_two_workers_is_reported_and_the_others_go_on(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(cohort, "segment_case", deadly)
+    names = ["one", "deadly", "two", "three", "four"]
+    status = run_cohort(names, tmp_path, jobs=2)
+    assert status == "cases-failed"
+    rows = table(tmp_path)
+    assert [name for name, row in rows.items() if row["state"] == "failed"] == ["deadly"]
+    assert "ended two worker processes" in rows["deadly"]["problem"]
+    assert run_cohort(["one", "faulty"], tmp_path, jobs=1) == "RuntimeError"
+    assert "an internal error occurred (ZeroDivisionError: 0)" in capsys.readouterr().err
+
+
+def run_cohort(names: list[str], output: Path, **options: object) -> str:
+    """How it ends: the code of a UserError, or the name of another exception."""
+    from conresnet.api import read_model
+    from conresnet.request import SegmentOptions
+
+    cases = [ListedCase(name, (output / "image.nii.gz",), "") for name in names]
+    with pytest.raises(Exception) as caught:
+        cohort.segment_cohort(cases, read_model(SHIPPED_FOLDER / "hippocampus"), SegmentOptions(), output, **options)
+    return getattr(caught.value, "code", type(caught.value).__name__)
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A scheduler with two workers, as on a cluster: its process and address."""
+    from distributed import Client
+
+    place = tmp_path / "scheduler.json"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment, "cwd": tmp_path}
+    dask = [sys.executable, "-m", "dask"]
+    first = subprocess.Popen(
+        [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", place], **quiet
+    )
+    options = ["--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--memory-limit", "0", "--scheduler-file", place]
+    second = subprocess.Popen([*dask, "worker", *options], **quiet)
+    try:
+        with Client(scheduler_file=str(place), timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=120)
+            address = client.scheduler.addr
+        yield first, address
+    finally:
+        for process in (second, first):
+            process.terminate()
+        for process in (second, first):
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_keeps_what_is_finished(write_list, tmp_path, scheduler) -> None:
+    process, address = scheduler
+    output = tmp_path / "many"
+    arguments = command("--cases", write_list(30), "--output", output, "--scheduler", address)
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as job:
+        for line in job.stdout:
+            if line.startswith("Wrote "):
+                process.kill()
+                break
+        _rest, errors = job.communicate(timeout=300)
+    assert job.returncode == 2, errors
+    assert "The connection to the Dask scheduler was lost" in errors and "Traceback" not in errors
+    finished = [name for name, row in table(output).items() if row["state"] == "segmented"]
+    assert finished and len(finished) < 30
+    wait_until(lambda: not list(output.glob("*/.conresnet-*")), 60)
+    assert all((output / name / "segmentation.nii.gz").exists() for name in finished)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+def test_what_is_in_the_way_is_a_sentence(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(cohort, "_SECONDS_TO_CONNECT", 1)
+    assert run_cohort(["one"], tmp_path, scheduler="tcp://127.0.0.1:1") == "cohort-no-scheduler"
+    assert run_cohort(["one"], tmp_path, scheduler="somewhere") == "cohort-no-scheduler"
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert run_cohort(["one"], tmp_path, jobs=2) == "cohort-needs-package"
+
+
+def test_workers_of_another_version_are_refused(tmp_path, monkeypatch, scheduler) -> None:
+    monkeypatch.setattr(cohort, "__version__", "0.0.1")
+    assert run_cohort(["one"], tmp_path, scheduler=scheduler[1]) == "cohort-versions-differ"
+
+
+@pytest.mark.parametrize("arguments", [["--jobs", "2"], ["--scheduler", "tcp://x:1"]])
+def test_workers_need_a_list(data_folder, tmp_path, arguments, capsys) -> None:
+    image = data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / f"{IMAGES[0]}.nii.gz"
+    given = ["segment", str(image), "--model", "hippocampus", "--output", str(tmp_path / "o"), *arguments]
+    assert main(given) == 2
+    assert "--cases" in capsys.readouterr().err
