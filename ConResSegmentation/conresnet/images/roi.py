@@ -74,8 +74,8 @@ class BoxROI:
         """Box from a Slicer markups file (.mrk.json) that contains one ROI, in LPS or RAS."""
         path = Path(path)
         try:
-            # json.loads detects UTF-8, UTF-16 and UTF-32, but refuses a byte-order mark before UTF-8.
-            content = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+            # json.loads detects UTF-8, UTF-16 and UTF-32 in bytes, with or without a byte-order mark.
+            content = json.loads(path.read_bytes())
         except FileNotFoundError as error:
             raise UserError("roi-not-found", path=str(path)) from error
         except (OSError, ValueError, RecursionError) as error:

@@ -295,9 +295,14 @@ def test_fp32_on_a_gpu_is_not_rounded_to_tf32():
     switches = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [switch.allow_tf32 for switch in switches]
     assert before[0], "PyTorch's own default"
-    with Backend(torch.device("cuda:0"), "fp32").computing():
-        assert [switch.allow_tf32 for switch in switches] == [False, False]
-    assert [switch.allow_tf32 for switch in switches] == before
+    # As another program in the same process may have it.
+    switches[1].allow_tf32 = True
+    try:
+        with Backend(torch.device("cuda:0"), "fp32").computing():
+            assert [switch.allow_tf32 for switch in switches] == [False, False]
+        assert [switch.allow_tf32 for switch in switches] == [True, True]
+    finally:
+        switches[1].allow_tf32 = before[1]
 
 
 def test_too_little_memory_for_anything_is_a_sentence(tmp_path, monkeypatch):

@@ -77,6 +77,13 @@ def test_residual_voxels_weigh_log_of_their_rarity():
     assert residual_loss(torch.zeros_like(target), target).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_residual_voxels_never_weigh_less_than_others():
+    """Of more than 1/e of the window, eq. 8 would make the background weigh more."""
+    target = torch.zeros(1, 1, 4, 4, 4)
+    target[0, 0, :2] = 1
+    assert residual_loss(torch.zeros_like(target), target).item() == pytest.approx(math.log(2), rel=1e-5)
+
+
 def test_residual_that_is_empty_or_everywhere_stays_finite():
     for target in (torch.zeros(1, 1, 2, 4, 4), torch.ones(1, 1, 2, 4, 4)):
         assert torch.isfinite(residual_loss(torch.zeros_like(target), target))
