@@ -81,7 +81,7 @@ class EngineResult:
         labels: uint8 [k, j, i], the model's label values.
         maps: float16 [c, k, j, i] by name.
         report: seconds by phase, device, precision, volumes in mL, warnings.
-        regions: uint8 [b, k, j, i] if the model's segments overlap, for `conresnet.inference.results.region_mask`.
+        regions: uint8 [b, k, j, i] if the model's segments overlap, for `conresnet.inference.labels.region_mask`.
     """
 
     labels: np.ndarray

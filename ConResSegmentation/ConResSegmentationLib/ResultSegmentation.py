@@ -52,7 +52,7 @@ def makeSegments(
     if regions is None:
         return withLabelmap(labelImage(labels, volumeNode), segments, algorithm)
     # It imports SimpleITK, which takes time when Slicer starts.
-    from conresnet.inference.results import region_mask
+    from conresnet.inference.labels import region_mask
 
     made = []
     for index, entry in enumerate(segments):

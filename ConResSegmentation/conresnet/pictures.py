@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.images.grid import Box, Grid, Volume, bounding_box, reordering, whole_box
-from conresnet.inference.results import segment_boxes, segment_mask
+from conresnet.inference.labels import segment_boxes, segment_mask
 from conresnet.package.description import Output
 
 # Indices increase to inferior, posterior and left, so that slices are shown as radiologists view them.

@@ -21,7 +21,7 @@ import numpy as np
 
 from conresnet.files import csv_cell, replacing
 from conresnet.images.grid import Box, Grid, Reordering, bounding_box, reordering, whole_box
-from conresnet.inference.results import segment_mask
+from conresnet.inference.labels import segment_mask
 from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription, Output
 from conresnet.package.maps import provided_maps, slice_axis

@@ -11,7 +11,7 @@ import numpy as np
 
 from conresnet.files import csv_cell, replacing
 from conresnet.images.grid import Grid, Volume, transformed
-from conresnet.inference.results import segment_boxes, segment_mask
+from conresnet.inference.labels import segment_boxes, segment_mask
 from conresnet.package.description import Output
 
 # Voxels whose places are computed at a time.

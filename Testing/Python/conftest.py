@@ -108,3 +108,9 @@ def no_models_of_the_user(monkeypatch: pytest.MonkeyPatch, models_folders: Itera
     folder = next(models_folders)
     folder.mkdir()
     monkeypatch.setenv("CONRESNET_MODELS", str(folder))
+
+
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows and mirrored copies are computed one by one, however small they are."""
+    monkeypatch.setattr("conresnet.inference.devices._CPU_BATCH", 1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
@@ -23,6 +25,11 @@ _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MPS_SINCE = "2.9"
 _INDEX = re.compile("[0-9]{1,4}")
 _CPU_BF16 = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16")
+
+# Voxels of a batch. In fp32 on the CPU, PyTorch computes a single small window without oneDNN, which takes up to 1.8
+# times as long; larger batches gain nothing there. A GPU is idle most of the time with less than a large window.
+_CPU_BATCH = 2**19
+_GPU_BATCH = 2**21
 
 # How PyTorch, the GPU's libraries and ITK say that there was no memory left.
 _NO_MEMORY = (
@@ -49,13 +56,42 @@ class Backend:
         """Channels last where that is fast; never for fp32, where PyTorch's group norm on the CPU would be inexact."""
         return torch.contiguous_format if self.precision == "fp32" else torch.channels_last_3d
 
-    def place(self, network: nn.Module) -> None:
-        """Move a network's weights here."""
-        network.to(device=self.device, memory_format=self.memory_format)
+    def placed(self, network: nn.Module) -> nn.Module:
+        """The network here: itself for fp32 on the CPU, and otherwise a copy, so that the original is never lost.
+
+        In half precision, convolutions have their weights in that format already, which autocast would otherwise
+        convert for every batch.
+        """
+        if self.device.type == "cpu" and self.precision == "fp32":
+            return network
+        placed = copy.deepcopy(network)
+        if self.precision != "fp32":
+            for module in placed.modules():
+                if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+                    module.to(_TYPES[self.precision])
+        return placed.to(device=self.device, memory_format=self.memory_format)
 
     def take(self, block: Tensor) -> Tensor:
-        """A (batch, C, S, H, W) float32 input brought here."""
-        return block.to(device=self.device, memory_format=self.memory_format)
+        """A (batch, C, S, H, W) float32 input brought here.
+
+        To a CUDA device it is copied from pinned memory while the CPU goes on. PyTorch does not reuse that memory
+        before the copy is done, so that the next input is prepared meanwhile.
+        """
+        if self.device.type == "cuda":
+            block = block.pin_memory()
+        return block.to(device=self.device, memory_format=self.memory_format, non_blocking=True)
+
+    def wait(self) -> None:
+        """Wait until a GPU has done what it was given; PyTorch returns before that."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def batch(self, window: Sequence[int]) -> int:
+        """How many windows or mirrored copies of that size (S, H, W) a network takes at once."""
+        most = _CPU_BATCH if self.device.type == "cpu" else _GPU_BATCH
+        return max(1, most // math.prod(window))
 
     def computing(self) -> AbstractContextManager:
         """The context in which the network runs."""

@@ -9,8 +9,9 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume, bounding_box, transformed
 from conresnet.images.roi import BoxROI
+from conresnet.inference.labels import small_components
 from conresnet.inference.progress import Progress
-from conresnet.inference.results import Allocate, small_components
+from conresnet.inference.results import Allocate
 from conresnet.messages import sentence
 from conresnet.package.description import Locator, ModelDescription, Output
 from conresnet.package.maps import MAPS

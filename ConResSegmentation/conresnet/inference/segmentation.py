@@ -14,10 +14,11 @@ from conresnet.images.grid import Grid, Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.images.roi import WHOLE_IMAGE, uses_locator
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
+from conresnet.inference.labels import LabelWriter
 from conresnet.inference.locating import LocatedResults, Part, check_locator, located_rois, not_located
 from conresnet.inference.postprocessing import PostProcessing, check_postprocessing
 from conresnet.inference.progress import Progress, Tracker
-from conresnet.inference.results import Allocate, LabelWriter, Results
+from conresnet.inference.results import Allocate, Results
 from conresnet.inference.sliding import Pass, Passes
 from conresnet.inference.windows import Tiling
 from conresnet.package import ModelPackage, read_package
@@ -77,7 +78,7 @@ class SegmentResult:
             model has one residual for all segments together.
         report: what ``report.json`` holds, see ``_report``.
         regions: for a model whose segments overlap, uint8 [b, k, j, i]: the ones each voxel belongs to, for
-            ``conresnet.inference.results.region_mask``; None where segments exclude each other.
+            ``conresnet.inference.labels.region_mask``; None where segments exclude each other.
         channels: the images by the model's names for them.
         hidden: further maps, which the review or the report needed.
         entropy: (K + 1, slices) sums for the review, see ``conresnet.inference.results.Results``.

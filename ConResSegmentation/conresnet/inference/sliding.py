@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -29,42 +30,51 @@ from conresnet.messages import sentence
 logger = logging.getLogger(__name__)
 
 _MOST_HALVINGS = 3
+_WAIT = 0.1
+"""Seconds after which progress waits for the device, which may be far behind what it was given."""
 
-Finish = Callable[[Box, dict[str, np.ndarray]], None]
+Finish = Callable[[Box, dict[str, Tensor]], None]
 
 
 class Accumulator(Protocol):
     """What receives the finished slabs of a pass."""
 
-    def finish(self, where: Box, values: Mapping[str, np.ndarray]) -> None:
-        """Take a finished slab: its place (S, H, W) and its values by name, (c, ...) float32, not to be kept."""
+    def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
+        """Take a finished slab: its place (S, H, W) and its values by name, (c, ...) float32, not to be kept.
+
+        They are still on the device, so that only what becomes of them needs to be copied from it.
+        """
 
     def restart(self) -> None:
         """Forget all slabs, because the pass starts over with other windows."""
 
 
 def slide(
-    predict: Callable[[Tensor], Mapping[str, Tensor]],
+    predict: Callable[[Tensor], Sequence[Mapping[str, Tensor]]],
     block: Callable[[Sequence[int], Sequence[int]], np.ndarray],
     plan: WindowPlan,
     shape: Sequence[int],
     blending: str,
     finish: Finish,
+    together: int = 1,
 ) -> None:
     """Go over the windows of an array and blend what a network says about each.
 
     Args:
-        predict: one window, (C, S, H, W) float32 on the CPU, to values by name, (c, S, H, W) float32 on any device.
+        predict: windows (N, C, S, H, W) float32 on the CPU, to values by name for each of them, (c, S, H, W) float32
+            on any device.
         block: the array's voxels (C, S, H, W) from a first voxel (S, H, W) on, of a size; 0 beyond the array's end.
         plan: the windows.
         shape: of the array (S, H, W).
         blending: "gaussian" or "uniform", see ``axis_weights``.
-        finish: called with the place (S, H, W) of each finished slab of slices and its values by name, (c, ...)
-            float32, which it must not keep.
+        finish: see ``Accumulator.finish``.
+        together: how many windows are handed to ``predict`` at once.
     """
-    stitcher = Stitcher(plan, shape, blending, finish)
-    for window in plan:
-        stitcher.add(window, predict(torch.from_numpy(block(plan.start(window), plan.size))))
+    stitcher, windows = Stitcher(plan, shape, blending, finish), iter(plan)
+    while some := list(islice(windows, together)):
+        shown = torch.stack([torch.from_numpy(block(plan.start(window), plan.size)) for window in some])
+        for window, values in zip(some, predict(shown), strict=True):
+            stitcher.add(window, values)
 
 
 class Stitcher:
@@ -88,7 +98,7 @@ class Stitcher:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, window: Sequence[int], values: Mapping[str, Tensor]) -> None:
-        """Add one window's values by name, (c, S, H, W) float32 on one device, of the plan's size."""
+        """Add one window's values by name, (c, S, H, W) float32, each always on the same device, of the plan's size."""
         row, starts = window[0], self._plan.start(window)
         # Slices count from the row's first, the other axes from the extent's.
         places, parts = [], []
@@ -97,11 +107,14 @@ class Stitcher:
             inside = min(size, self._extent[axis].stop - start)
             places.append(slice(start - first, start - first + inside))
             parts.append(slice(0, inside))
-        s, h, w = (self._weights[axis][number][parts[axis]] for axis, number in enumerate(window))
-        weight = s[:, None, None] * h[:, None] * w
+        along = [self._weights[axis][number][parts[axis]] for axis, number in enumerate(window)]
+        weights: dict[torch.device, Tensor] = {}
         for name, value in values.items():
+            if value.device not in weights:
+                s, h, w = (one.to(value.device) for one in along)
+                weights[value.device] = s[:, None, None] * h[:, None] * w
             total = self._sum(name, value)[(slice(None), *places)]
-            total.addcmul_(value[(slice(None), *parts)], weight.to(value.device))
+            total.addcmul_(value[(slice(None), *parts)], weights[value.device])
         if tuple(window[1:]) == tuple(len(starts) - 1 for starts in self._plan.starts[1:]):
             self._close(row)
 
@@ -119,7 +132,7 @@ class Stitcher:
         end = starts[row + 1] if row + 1 < len(starts) else self._extent[0].stop
         done = end - begin
         where = (slice(begin, end), *self._extent[1:])
-        self._finish(where, {name: total[:, :done].cpu().numpy() for name, total in self._sums.items()})
+        self._finish(where, {name: total[:, :done] for name, total in self._sums.items()})
         for total in self._sums.values():
             rest = total.shape[1] - done
             total[:, :rest] = total[:, done:].clone()
@@ -127,38 +140,43 @@ class Stitcher:
 
 
 class Predictor(Protocol):
-    """One or several networks that together give the answer for a window.
+    """One or several networks that together give the answer for windows.
 
     Attributes:
-        networks: those whose convolutions show how far a pass is.
+        title: of the model.
+        placed: the networks where they compute; their convolutions show how far a pass is.
         maps: names in ``conresnet.package.maps.MAPS`` that it can provide.
     """
 
-    networks: Sequence[nn.Module]
+    title: str
+    placed: Sequence[nn.Module]
     maps: Collection[str]
 
     def place(self, backend: Backend) -> None:
-        """Move to a device, for its precision."""
+        """Bring the networks to a device, for its precision."""
 
-    def predict(self, block: Tensor, maps: Collection[str], mirrors: bool = True) -> dict[str, Tensor]:
-        """One window.
+    def copies(self, mirrors: bool = True) -> int:
+        """How many times a network looks at a window: once, and at every mirrored copy."""
+
+    def predict(
+        self, windows: Tensor, maps: Collection[str], mirrors: bool = True, batch: int = 1
+    ) -> list[dict[str, Tensor]]:
+        """Several windows.
 
         Args:
-            block: (C, S, H, W) float32 on the CPU.
+            windows: (N, C, S, H, W) float32 on the CPU.
             maps: wanted along with the probability.
             mirrors: whether to average over mirrored windows, as the model asks for.
+            batch: how many windows and mirrored copies a network takes at once.
 
         Returns:
-            (c, S, H, W) float32 on the CPU by name: always "probability", one component per segment (without the
+            For each window (c, S, H, W) float32 by name: always "probability", one component per segment (without the
             background where segments exclude each other); "residual" as probabilities; "attention" and "features" as
             the networks give them.
-
-        Raises:
-            UserError: "network-not-finite" where a probability is not a number, as when half precision overflows.
         """
 
-    def trial(self, maps: Collection[str], mirrors: bool = True) -> None:
-        """Make all that ``predict`` makes, on the smallest possible window."""
+    def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
+        """Make all that ``predict`` makes, on the smallest possible windows."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +245,8 @@ class Passes:
     ) -> None:
         """Go over the windows of a box of a case.
 
-        Each pass begins anew with the windows and the device that were chosen. When memory runs out, the longest side
+        Each pass begins anew with the windows and the device that were chosen. When memory runs out, fewer windows and
+        mirrored copies are computed at once, which changes nothing else. If one at a time is too much, the longest side
         of the windows is halved, up to three times; then the CPU takes over from a GPU. It also does when the GPU has
         no room for the network, or fails. Where half precision gives values that are not numbers, fp32 is used.
         All of that is logged and added to the warnings.
@@ -242,19 +261,25 @@ class Passes:
 
         Raises:
             Cancelled: from inside a window.
-            UserError: "out-of-memory" where nothing helped; "network-not-finite" in fp32 too; "gpu-failed" where the
-                CPU cannot take over because the weights cannot be read back.
+            UserError: "out-of-memory" where nothing helped; "network-not-finite" where a probability is not a number
+                in fp32 either.
         """
         self._tracker.part(*share)
         begun = time.monotonic()
+        copies = predictor.copies(self._mirrors)
         backend, placement, halvings = self._backend, tiling, 0
         plan = placement.plan(box, case.shape)
-        while trouble := self._attempt(predictor, backend, case, plan, tiling.blending, maps, accumulator):
+        batch = min(backend.batch(plan.size), copies * len(plan))
+        while trouble := self._attempt(predictor, backend, case, plan, tiling.blending, maps, accumulator, batch):
             accumulator.restart()
             free_memory(backend)
             if trouble.kind == "precision":
                 self.warn(sentence(trouble.code, trouble.values))
                 backend = Backend(backend.device, "fp32")
+                continue
+            if trouble.kind == "memory" and batch > 1:
+                batch //= 2
+                logger.info("Memory ran out; %d windows or mirrored copies at once are next.", batch)
                 continue
             smaller = _halved(plan.size) if trouble.kind == "memory" and halvings < _MOST_HALVINGS else None
             if smaller:
@@ -268,6 +293,7 @@ class Passes:
             self.warn(sentence(trouble.code, {**trouble.values, "where": _where(backend)}))
             backend, placement, halvings = choose_backend("cpu"), tiling, 0
             plan = placement.plan(box, case.shape)
+            batch = min(backend.batch(plan.size), copies * len(plan))
         self.outputs.append(Pass(name, box, plan, backend, time.monotonic() - begun))
 
     def warn(self, warning: str) -> None:
@@ -284,6 +310,7 @@ class Passes:
         blending: str,
         maps: Sequence[str],
         accumulator: Accumulator,
+        batch: int,
     ) -> _Trouble | None:
         """Make the pass; returns what went wrong if that can be helped, when the error and its tensors are gone."""
         is_gpu = backend.device.type != "cpu"
@@ -294,13 +321,18 @@ class Passes:
                 return _Trouble("gpu", "cpu-for-network", {})
             if is_gpu and is_gpu_failure(error):
                 return _Trouble("gpu", "cpu-for-failure", {"reason": _first_line(error)})
-            if is_gpu_failure(error):
-                # The weights are still in the memory of a GPU that no longer answers.
-                raise UserError("gpu-failed", reason=_first_line(error)) from error
             raise
+
+        def finish(where: Box, values: dict[str, Tensor]) -> None:
+            # It would be painted as background, and nobody would know why there is no segment.
+            if not values["probability"].sum().isfinite():
+                raise UserError("network-not-finite", model=predictor.title)
+            accumulator.finish(where, values)
+
+        together = max(1, batch // predictor.copies(self._mirrors))
         try:
-            with self._watched(predictor, maps, len(plan)) as predict:
-                slide(predict, case.block, plan, case.shape, blending, accumulator.finish)
+            with self._watched(predictor, backend, maps, len(plan), together, batch) as predict:
+                slide(predict, case.block, plan, case.shape, blending, finish, together)
         except Exception as error:
             if is_out_of_memory(error):
                 return _Trouble("memory", "cpu-for-windows", {"size": _text(plan.size)})
@@ -313,21 +345,29 @@ class Passes:
 
     @contextmanager
     def _watched(
-        self, predictor: Predictor, maps: Sequence[str], windows: int
-    ) -> Iterator[Callable[[Tensor], dict[str, Tensor]]]:
-        """``predictor.predict`` for one window after another, with progress and cancellation inside each."""
-        finished = 0
+        self, predictor: Predictor, backend: Backend, maps: Sequence[str], windows: int, together: int, batch: int
+    ) -> Iterator[Callable[[Tensor], list[dict[str, Tensor]]]]:
+        """``predictor.predict`` for some windows after others, with progress and cancellation inside each call."""
+        finished, some, reached = 0, 0, time.monotonic()
 
         def tick(share: float) -> None:
-            self._tracker.update((finished + share) / windows)
+            nonlocal reached
+            if time.monotonic() - reached >= _WAIT:
+                backend.wait()
+                reached = time.monotonic()
+            self._tracker.update((finished + share * some) / windows)
 
-        with ForwardMonitor(predictor.networks, lambda: predictor.trial(maps, self._mirrors), tick) as monitor:
+        def trial() -> None:
+            predictor.trial(maps, self._mirrors, min(together, windows), batch)
 
-            def predict(block: Tensor) -> dict[str, Tensor]:
-                nonlocal finished
+        with ForwardMonitor(predictor.placed, trial, tick) as monitor:
+
+            def predict(shown: Tensor) -> list[dict[str, Tensor]]:
+                nonlocal finished, some
+                some = len(shown)
                 monitor.restart()
-                values = predictor.predict(block, maps, self._mirrors)
-                finished += 1
+                values = predictor.predict(shown, maps, self._mirrors, batch)
+                finished += some
                 return values
 
             yield predict
@@ -379,11 +419,12 @@ class ForwardMonitor:
     """Calls back after every convolution with the share of the forward pass that is done.
 
     A trial pass on a tiny input shows in what order the convolutions and deconvolutions come and how much each costs;
-    their shares hardly depend on the input's size. A context manager, so that no hook is left behind.
+    their shares hardly depend on the input's size. A pass with fewer of them, such as that of a last batch, ends early.
+    A context manager, so that no hook is left behind.
 
     Args:
         networks: whose convolutions to watch.
-        trial: runs, on a tiny input, the pass that will be made for every window.
+        trial: runs, on a tiny input, the pass that will be made for every batch.
         tick: called with the share done, 0 to 1; before each convolution with the same share as after the previous one.
             An exception from it ends the pass.
     """

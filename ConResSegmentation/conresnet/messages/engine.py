@@ -304,7 +304,6 @@ ENGINE: dict[str, str] = {
         "The computer does not have enough memory to segment {name}; close other programs, or draw an ROI around the "
         "structure."
     ),
-    "gpu-failed": _("The GPU failed ({reason}); restart the program, or choose the CPU as the device."),
     # Warnings that come with a result.
     "half-precision-exceeded": _("Values exceeded the range of {precision}; fp32 was used instead."),
     "smaller-windows": _(

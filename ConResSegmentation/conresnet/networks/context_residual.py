@@ -141,7 +141,8 @@ class PairedOutputs(nn.Module):
         """(batch, outputs, S, H, W) logits from (batch, inputs, S, H, W)."""
         side = x[:, -1:]
         left, right = (x.new_tensor(places).view(1, -1, 1, 1, 1) for places in (self._left, self._right))
-        return x[:, self._taken] + left * F.logsigmoid(side) + right * F.logsigmoid(-side)
+        # In place, because these are the largest tensors of all.
+        return x[:, self._taken].addcmul_(left, F.logsigmoid(side)).addcmul_(right, F.logsigmoid(-side))
 
 
 SCALES = ("full", "half", "quarter", "eighth", "sixteenth")

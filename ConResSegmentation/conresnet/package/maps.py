@@ -114,7 +114,7 @@ MAPS = {
     ),
 }
 
-_HALF_MAXIMUM = float(np.finfo(np.float16).max)
+HALF_MAXIMUM = float(np.finfo(np.float16).max)
 
 
 def maps_from(outputs: Collection[str]) -> set[str]:
@@ -187,4 +187,4 @@ def check_maps(names: Iterable[str], provided: Collection[str], model: str) -> t
 
 def to_half(values: np.ndarray) -> np.ndarray:
     """Values as float16; those outside its range become its largest."""
-    return np.clip(values, -_HALF_MAXIMUM, _HALF_MAXIMUM).astype(np.float16)
+    return np.clip(values, -HALF_MAXIMUM, HALF_MAXIMUM).astype(np.float16)

@@ -18,6 +18,7 @@ from conresnet.systems import PlannedArguments, Stage, System, register_system
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from conresnet.images.grid import Box
     from conresnet.images.preparation import PreparedCase
@@ -152,7 +153,7 @@ class CoarseToFine(System):
 
     def segment(self, case: PreparedCase, passes: Passes) -> None:
         """P^C2F of a case: see ``System.segment``."""
-        from conresnet.inference.results import FoundSegments
+        from conresnet.inference.labels import FoundSegments
 
         wanted = self._arguments
         found = FoundSegments(case, self._output)
@@ -197,7 +198,7 @@ def box_around(masks: Iterable[np.ndarray], margin: int, smallest: float) -> Box
     """The box (S, H, W) around what a coarse network found, one mask per segment, without small components."""
     import numpy as np
 
-    from conresnet.inference.results import small_components
+    from conresnet.inference.labels import small_components
 
     kept = None
     for mask in masks:
@@ -227,7 +228,7 @@ def _lost(masks: Sequence[np.ndarray], share: float) -> float:
     """The part of a segment's labeled voxels that is dropped."""
     import numpy as np
 
-    from conresnet.inference.results import small_components
+    from conresnet.inference.labels import small_components
 
     voxels = sum(np.count_nonzero(mask) for mask in masks)
     return sum(np.count_nonzero(small_components(mask, share)) for mask in masks) / max(voxels, 1)
@@ -249,7 +250,7 @@ class DeCrop:
         """Forget all slabs."""
         self._whole.restart()
 
-    def finish(self, where: Box, values: Mapping[str, np.ndarray]) -> None:
+    def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
         """Take a finished slab of windows that cover the box and may reach beyond it; pass on what lies inside."""
         inside = tuple(
             slice(max(part.start, limit.start), min(part.stop, limit.stop))

@@ -1,4 +1,4 @@
-"""What answers for one window of a pass: one network, or the mean of several."""
+"""What answers for the windows of a pass: one network, or the mean of several."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Collection, Sequence
 from itertools import chain, combinations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from conresnet.errors import UserError
 from conresnet.inference.devices import Backend
 from conresnet.inference.result_maps import disagreement, entropies
 from conresnet.networks.blocks import fold_weight_standardization, segment_probabilities
@@ -22,7 +21,9 @@ class SingleNetwork:
     """A network made ready for inference.
 
     Attributes:
-        networks: to be watched; here one.
+        title: of the model.
+        networks: here one.
+        placed: the same where it computes, to be watched.
         maps: names in ``conresnet.package.maps.MAPS`` that it can give.
 
     Args:
@@ -36,52 +37,67 @@ class SingleNetwork:
 
     def __init__(self, package: ModelPackage, index: int = 0, mirror_axes: Sequence[str] | None = None):
         description = package.description
-        self._title = description.title
-        self._network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
+        self.title = description.title
+        network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
         self._exclusive = description.output.kind == "labels"
         mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
         self._mirrorings = _subsets([AXES[name] for name in mirror_axes])
         self._input_channels = description.channel_count
-        self.networks = [self._network]
-        self.maps = maps_from(self._network.provides)
+        self._backend: Backend | None = None
+        self.networks, self.placed = [network], [network]
+        self.maps = maps_from(network.provides)
 
     def place(self, backend: Backend) -> None:
-        """Move to a device, for its precision."""
-        self._backend = backend
-        backend.place(self._network)
+        """Bring the network to a device, for its precision, unless it is there."""
+        if backend != self._backend:
+            # Never two copies at once: the one may have taken the last of a GPU's memory.
+            self._backend, self.placed = None, []
+            self.placed = [backend.placed(self.networks[0])]
+            self._backend = backend
+
+    def copies(self, mirrors: bool = True) -> int:
+        """How many times the network looks at a window."""
+        return 1 + len(self._mirrorings) * mirrors
 
     @torch.inference_mode()
-    def predict(self, block: Tensor, maps: Collection[str], mirrors: bool = True) -> dict[str, Tensor]:
-        """One window, see ``Predictor.predict``.
-
-        Raises:
-            UserError: "network-not-finite".
-        """
+    def predict(
+        self, windows: Tensor, maps: Collection[str], mirrors: bool = True, batch: int = 1
+    ) -> list[dict[str, Tensor]]:
+        """See ``Predictor.predict``."""
         wanted = {"segmentation", *(MAPS[name].output for name in maps)}
-        # A mirrored pass sees each slice's other neighbor, so that maps are those of the pass that is not mirrored.
-        output = self._forward(block[None], wanted)
-        probability = segment_probabilities(output.pop("segmentation").float(), self._exclusive)
-        mirrorings = self._mirrorings if mirrors else []
-        for axes in mirrorings:
-            mirrored = self._forward(block[None].flip(axes), {"segmentation"})["segmentation"]
-            probability += segment_probabilities(mirrored.float(), self._exclusive).flip(axes)
-        result = {"probability": probability.div_(1 + len(mirrorings)) if mirrorings else probability}
-        # They would be painted as background, and nobody would know why there is no segment.
-        if not probability.isfinite().all():
-            raise UserError("network-not-finite", model=self._title)
-        for name in maps:
-            if MAPS[name].output in output:
-                value = output[MAPS[name].output].float()
-                result[name] = value.sigmoid_() if MAPS[name].is_logit else value
-        return {name: value[0].cpu() for name, value in result.items()}
+        shown = self._backend.take(windows)
+        mirrorings = [(), *(self._mirrorings if mirrors else [])]
+        copies = [(axes, index) for axes in mirrorings for index in range(len(windows))]
+        answers: list[dict[str, Tensor]] = []
+        for first in range(0, len(copies), batch):
+            part = copies[first : first + batch]
+            # A mirrored copy sees each slice's other neighbor, so that maps are those of the window as it is.
+            output = self._forward(shown, part, wanted if () in dict(part) else {"segmentation"})
+            probability = segment_probabilities(output.pop("segmentation").float(), self._exclusive)
+            for row, (axes, index) in enumerate(part):
+                if axes:
+                    answers[index]["probability"] += probability[row].flip([axis - 1 for axis in axes])
+                else:
+                    answers.append({"probability": probability[row], **_maps(output, row, maps)})
+        if len(mirrorings) > 1:
+            for answer in answers:
+                answer["probability"] /= len(mirrorings)
+        return answers
 
-    def trial(self, maps: Collection[str], mirrors: bool = True) -> None:
-        """Make all that ``predict`` makes, on a window as small as can be."""
-        self.predict(torch.zeros(self._input_channels, 16, 16, 16), maps, mirrors)
+    def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
+        """Make all that ``predict`` makes, on windows as small as can be."""
+        self.predict(torch.zeros(windows, self._input_channels, 16, 16, 16), maps, mirrors, batch)
 
-    def _forward(self, batch: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    def _forward(self, shown: Tensor, copies: Sequence[tuple], wanted: Collection[str]) -> dict[str, Tensor]:
+        images = torch.cat([shown[index : index + 1].flip(axes) for axes, index in copies])
         with self._backend.computing():
-            return self._network(self._backend.take(batch), wanted=wanted)
+            return self.placed[0](images.contiguous(memory_format=self._backend.memory_format), wanted=wanted)
+
+
+def _maps(output: dict[str, Tensor], row: int, names: Collection[str]) -> dict[str, Tensor]:
+    """The maps that a network's output has for one window of a batch."""
+    values = {name: output[MAPS[name].output][row].float() for name in names if MAPS[name].output in output}
+    return {name: value.sigmoid_() if MAPS[name].is_logit else value for name, value in values.items()}
 
 
 def _subsets(axes: list[int]) -> list[tuple[int, ...]]:
@@ -97,7 +113,7 @@ class AveragedNetworks:
     networks disagree is measured in each window, and not between the windows.
 
     Attributes:
-        networks: all of them.
+        title, networks: of the model.
         maps: those that every network can give, and "disagreement".
 
     Args:
@@ -112,40 +128,58 @@ class AveragedNetworks:
         self._members = [SingleNetwork(package, index) for index in range(count)]
         self.networks = [network for member in self._members for network in member.networks]
         self.maps = set.intersection(*(set(member.maps) for member in self._members)) | {"disagreement"}
-        self._exclusive = package.description.output.kind == "labels"
+        self._exclusive, self.title = package.description.output.kind == "labels", package.description.title
+
+    @property
+    def placed(self) -> list[nn.Module]:
+        """The networks where they compute."""
+        return [network for member in self._members for network in member.placed]
 
     def place(self, backend: Backend) -> None:
-        """Move to a device, for its precision."""
+        """Bring the networks to a device, for its precision."""
         for member in self._members:
             member.place(backend)
 
+    def copies(self, mirrors: bool = True) -> int:
+        """How many times each network looks at a window."""
+        return self._members[0].copies(mirrors)
+
     @torch.inference_mode()
-    def predict(self, block: Tensor, maps: Collection[str], mirrors: bool = True) -> dict[str, Tensor]:
-        """One window, see ``Predictor.predict``."""
+    def predict(
+        self, windows: Tensor, maps: Collection[str], mirrors: bool = True, batch: int = 1
+    ) -> list[dict[str, Tensor]]:
+        """See ``Predictor.predict``."""
         first, *others = self._members
-        total = self._answer(first, block, maps, mirrors)
+        totals = self._answers(first, windows, maps, mirrors, batch)
         for member in others:
-            _add(total, self._answer(member, block, maps, mirrors))
-        mean = {name: value.div_(len(self._members)) for name, value in total.items()}
-        if "disagreement" in mean:
-            parts = (mean["probability"].numpy(), mean["disagreement"].numpy(), self._exclusive)
-            mean["disagreement"] = torch.from_numpy(disagreement(*parts))[None]
-        return mean
+            _add(totals, self._answers(member, windows, maps, mirrors, batch))
+        for total in totals:
+            for value in total.values():
+                value /= len(self._members)
+            if "disagreement" in total:
+                parts = total["probability"].cpu().numpy(), total["disagreement"].numpy(), self._exclusive
+                total["disagreement"] = torch.from_numpy(disagreement(*parts))[None]
+        return totals
 
-    def _answer(self, member: SingleNetwork, block: Tensor, maps: Collection[str], mirrors: bool) -> dict[str, Tensor]:
+    def _answers(
+        self, member: SingleNetwork, windows: Tensor, maps: Collection[str], mirrors: bool, batch: int
+    ) -> list[dict[str, Tensor]]:
         """What a member says; its entropies take the place of the disagreement, which needs those of all members."""
-        answer = member.predict(block, [name for name in maps if name != "disagreement"], mirrors)
+        answers = member.predict(windows, [name for name in maps if name != "disagreement"], mirrors, batch)
         if "disagreement" in maps:
-            answer["disagreement"] = torch.from_numpy(entropies(answer["probability"].numpy(), self._exclusive))
-        return answer
+            for answer in answers:
+                own = entropies(answer["probability"].cpu().numpy(), self._exclusive)
+                answer["disagreement"] = torch.from_numpy(own)
+        return answers
 
-    def trial(self, maps: Collection[str], mirrors: bool = True) -> None:
-        """Make all that ``predict`` makes, on a window as small as can be."""
+    def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
+        """Make all that ``predict`` makes, on windows as small as can be."""
         for member in self._members:
-            member.trial([name for name in maps if name != "disagreement"], mirrors)
+            member.trial([name for name in maps if name != "disagreement"], mirrors, windows, batch)
 
 
-def _add(total: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    """In place; a function, so that no name holds the values while the next network computes."""
-    for name, value in values.items():
-        total[name] += value
+def _add(totals: list[dict[str, Tensor]], answers: list[dict[str, Tensor]]) -> None:
+    """In place; a function, so that no name holds the answers while the next network computes."""
+    for total, answer in zip(totals, answers, strict=True):
+        for name, value in answer.items():
+            total[name] += value

@@ -43,7 +43,7 @@ does not have in this version, as "models/name/file"; it keeps names of images a
     {"event": "block", "id": 1, "file": "1/labels.npy", "offset": 0, "data": "..."}       again where it has changed
 
 Labels are uint8 [k, j, i], maps float16 [c, k, j, i]; where segments overlap, regions are uint8 [b, k, j, i] for
-`conresnet.inference.results.region_mask`. A progress event's phase is "loading" while the model is read, then one that
+`conresnet.inference.labels.region_mask`. A progress event's phase is "loading" while the model is read, then one that
 `conresnet.inference.progress.Progress` lists. An error's code and values are for translation; "ours" means that it is a
 bug in the engine, and "log" holds the traceback.
 """

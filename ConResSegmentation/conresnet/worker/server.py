@@ -231,7 +231,7 @@ class _Server:
             # A copy, since the error's traceback holds the arrays.
             mistake = as_user_error(error)
             failure = (UserError(mistake.code, mistake.message, **mistake.values),) if mistake else _fault()
-            if not mistake or mistake.code in ("out-of-memory", "gpu-failed"):
+            if not mistake or mistake.code == "out-of-memory":
                 engine.forget()
         if not done:
             # By now the error is gone, which held the arrays.

@@ -18,7 +18,7 @@ import numpy as np
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 
 from conresnet.images.grid import Volume, bounding_box, whole_box
-from conresnet.inference.results import region_mask
+from conresnet.inference.labels import region_mask
 from conresnet.package.description import Segment
 from conresnet_training.data import DataSet
 

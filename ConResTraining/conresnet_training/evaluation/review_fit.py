@@ -13,7 +13,7 @@ from scipy import stats
 
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import WHOLE_IMAGE
-from conresnet.inference.results import segment_masks
+from conresnet.inference.labels import segment_masks
 from conresnet.inference.segmentation import LoadedModel, SegmentResult
 from conresnet.package.maps import map_components
 from conresnet.package.schema import dump

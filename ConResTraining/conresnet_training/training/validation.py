@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from conresnet.images.grid import Box, overlap_of, whole_box
-from conresnet.inference.results import exclusive_labels
+from conresnet.inference.labels import exclusive_labels
 from conresnet.inference.sliding import slide
 from conresnet.inference.windows import fitted_windows
 from conresnet.networks.blocks import segment_probabilities
@@ -131,7 +131,7 @@ def found_segments(
     """
     shape = image.shape[1:]
     lengths = [part.stop - part.start for part in box]
-    values = np.arange(1, segments + 1, dtype=np.uint8)
+    values = range(1, segments + 1)
     found = np.zeros(lengths, np.uint8) if exclusive else np.zeros((segments, *lengths), bool)
 
     def block(start: Sequence[int], size: Sequence[int]) -> np.ndarray:
@@ -140,17 +140,17 @@ def found_segments(
         shown[tuple(map(slice, part.shape))] = part
         return shown
 
-    def predict(shown: Tensor) -> dict[str, Tensor]:
-        logits = network(shown[None].to(device), wanted=("segmentation",))["segmentation"].float()
-        return {"probability": segment_probabilities(logits, exclusive)[0]}
+    def predict(shown: Tensor) -> list[dict[str, Tensor]]:
+        logits = network(shown.to(device), wanted=("segmentation",))["segmentation"].float()
+        return [{"probability": one} for one in segment_probabilities(logits, exclusive)]
 
-    def finish(where: Box, slab: dict[str, np.ndarray]) -> None:
+    def finish(where: Box, slab: dict[str, Tensor]) -> None:
         place, cut = overlap_of(where, box)
         probability = slab["probability"][(slice(None), *cut)]
-        if probability.size and exclusive:
-            found[place] = exclusive_labels(probability, values)
-        elif probability.size:
-            found[(slice(None), *place)] = probability > THRESHOLD
+        if probability.numel() and exclusive:
+            found[place] = exclusive_labels(probability, values).cpu().numpy()
+        elif probability.numel():
+            found[(slice(None), *place)] = (probability > THRESHOLD).cpu().numpy()
 
     plan = fitted_windows(box, shape, window, OVERLAP)
     slide(predict, block, plan, shape, "gaussian", finish)

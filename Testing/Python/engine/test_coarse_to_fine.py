@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 from conresnet.cli.main import main
 from conresnet.errors import Cancelled
 from conresnet.images.files import read_volume
 from conresnet.images.preparation import prepare
 from conresnet.images.roi import BoxROI
-from conresnet.inference.results import FoundSegments, region_mask
+from conresnet.inference.labels import FoundSegments, region_mask
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
 from conresnet.request import SegmentOptions
@@ -85,7 +86,7 @@ def test_components_are_judged_segment_by_segment_and_the_box_holds_them_all(reg
     probability[0, 30:33, 2:5, 2:5] = 0.9  # 27 of 1027
     probability[1, 5:8, 35:37, 20] = 0.9  # 6 of 7, and far less than 0.2 of all
     probability[1, 38, 38, 38] = 0.9
-    found.finish((slice(0, 40),) * 3, {"probability": probability})
+    found.finish((slice(0, 40),) * 3, {"probability": torch.from_numpy(probability)})
     assert crop(found.labels, 0) == (slice(5, 39), slice(2, 39), slice(2, 39))
     found.drop_small_components(0.2)
     assert crop(found.labels, 0) == (slice(5, 20), slice(10, 37), slice(10, 21))
@@ -175,10 +176,10 @@ def test_maps_of_the_fine_network_lie_where_it_looked(tmp_path, head_image):
     fine = model.system.predictors[1]
     predict = fine.predict
 
-    def listening(block, maps, *how):
-        answer = predict(block, maps, *how)
-        said.append((block.clone(), {name: value.clone() for name, value in answer.items()}))
-        return answer
+    def listening(windows, maps, *how):
+        answers = predict(windows, maps, *how)
+        said.append((windows[0].clone(), {name: value.clone() for name, value in answers[0].items()}))
+        return answers
 
     fine.predict = listening
     names = ("probability", "residual", "attention", "features")
@@ -229,7 +230,7 @@ def test_the_command_line_says_so_too(tmp_path, capsys, ct_image):
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["coarse", "fine"])
-def test_smaller_windows_where_memory_runs_out_in_either_pass(tmp_path, monkeypatch, ct, index):
+def test_smaller_windows_where_memory_runs_out_in_either_pass(tmp_path, monkeypatch, one_by_one, ct, index):
     package = threshold_pair(tmp_path, [BONE], [249.5], inference={"window": [32, 64, 64]})
     expected = run(package, ct)
     model = load_model(package, "cpu", "fp32")
@@ -266,7 +267,7 @@ FINE_BEGINS = 0.03 + 0.96 * COARSE_SHARE
 
 
 @pytest.mark.parametrize(("fraction", "passes_done"), [(0.03, 0), (FINE_BEGINS, 1)], ids=["coarse", "fine"])
-def test_cancel_is_heard_in_either_pass_and_leaves_the_model_whole(tmp_path, ct, fraction, passes_done):
+def test_cancel_is_heard_in_either_pass_and_leaves_the_model_whole(tmp_path, one_by_one, ct, fraction, passes_done):
     model = load_model(threshold_pair(tmp_path, [BONE], [249.5]), "cpu", "fp32")
     windows = [0, 0]
     for index, network in enumerate(model.system.networks):
@@ -278,15 +279,15 @@ def test_cancel_is_heard_in_either_pass_and_leaves_the_model_whole(tmp_path, ct,
     assert all(not layer._forward_pre_hooks for network in model.system.networks for layer in network.modules())
 
 
-def test_progress_goes_on_through_both_passes_and_only_the_last_one_grows(tmp_path, ct):
+def test_progress_goes_on_through_both_passes_and_only_the_last_one_grows(tmp_path, one_by_one, ct):
     package = threshold_pair(tmp_path, [BONE], [249.5], inference={"window": [16, 32, 32]})
     model, progress, arrays = load_model(package, "cpu", "fp32"), Recorded(), {}
     seen = []
     for predictor in model.system.predictors:
 
-        def watching(block, maps, *how, predictor=predictor, predict=predictor.predict):
+        def watching(windows, maps, *how, predictor=predictor, predict=predictor.predict):
             seen.append((predictor, progress.told[-1][1], np.count_nonzero(arrays["labels"])))
-            return predict(block, maps, *how)
+            return predict(windows, maps, *how)
 
         predictor.predict = watching
 
@@ -303,7 +304,7 @@ def test_progress_goes_on_through_both_passes_and_only_the_last_one_grows(tmp_pa
     assert fine[0][1] == 0 < fine[-1][1]
 
 
-def test_mirroring_is_for_the_fine_pass(tmp_path, ct):
+def test_mirroring_is_for_the_fine_pass(tmp_path, one_by_one, ct):
     package = threshold_pair(tmp_path, [BONE], [249.5], coarse_windows=1, inference={"mirror_axes": ["W"]})
     model = load_model(package, "cpu", "fp32")
     calls = [0, 0]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conresnet.inference.results import small_components
+from conresnet.inference.labels import small_components
 from engine.coarse_to_fine_cases import without_small
 
 

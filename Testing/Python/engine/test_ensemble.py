@@ -139,15 +139,15 @@ def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_pat
     alive: list[int] = []
     held: list = []
 
-    def counted(member, block, maps, *how):
-        answer = plain(member, block, maps, *how)
+    def counted(member, windows, maps, *how):
+        answers = plain(member, windows, maps, *how)
         gc.collect()
-        held.append(weakref.ref(answer["probability"]))
+        held.append(weakref.ref(answers[0]["probability"]))
         alive.append(sum(reference() is not None for reference in held))
-        return answer
+        return answers
 
     monkeypatch.setattr(SingleNetwork, "predict", counted)
-    ensemble.predict(torch.zeros(1, 16, 16, 16), ("probability",))
+    ensemble.predict(torch.zeros(1, 1, 16, 16, 16), ("probability",))
     assert len(alive) == 5 and max(alive) <= 2
 
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from conresnet.inference.results import LabelWriter, packed_size, region_mask
+from conresnet.inference.labels import LabelWriter, packed_size, region_mask
 from conresnet.package import parse_description
 from conresnet.package.maps import check_maps, to_half
 from engine.model_cases import description
@@ -21,7 +22,7 @@ def test_labels_are_the_likeliest_of_segments_and_background():
     logits = generator.normal(size=(4, 5, 6, 7)) * 2
     every = np.exp(logits) / np.exp(logits).sum(axis=0)
     writer = LabelWriter(output(regions=False))
-    labels = writer.labels(every[1:].astype(np.float32))
+    labels = writer.labels(torch.from_numpy(every[1:].astype(np.float32)))
     assert np.array_equal(labels, 10 * logits.argmax(axis=0))
     assert labels.dtype == np.uint8
     assert list(writer.voxels) == [(labels == value).sum() for value in (10, 20, 30)]
@@ -29,7 +30,7 @@ def test_labels_are_the_likeliest_of_segments_and_background():
 
 
 def test_nothing_is_background():
-    assert not LabelWriter(output(regions=False)).labels(np.zeros((3, 2, 2, 2), np.float32)).any()
+    assert not LabelWriter(output(regions=False)).labels(torch.zeros(3, 2, 2, 2)).any()
 
 
 def test_regions_are_painted_in_their_order_over_one_another():
@@ -37,9 +38,9 @@ def test_regions_are_painted_in_their_order_over_one_another():
     probability[0, ..., :3] = 0.9
     probability[1, ..., 1:3] = 0.6
     probability[2, ..., 2:] = 0.8
-    assert LabelWriter(output(regions=True)).labels(probability).ravel().tolist() == [10, 20, 30, 30]
+    assert LabelWriter(output(regions=True)).labels(torch.from_numpy(probability)).ravel().tolist() == [10, 20, 30, 30]
     turned = LabelWriter(output(regions=True, paint_order=["Part 3", "Part 2", "Part 1"], threshold=0.7))
-    assert turned.labels(probability).ravel().tolist() == [10, 10, 10, 30]
+    assert turned.labels(torch.from_numpy(probability)).ravel().tolist() == [10, 10, 10, 30]
     assert list(turned.voxels) == [3, 0, 1]
     assert list(turned.region_voxels) == [3, 0, 2]
 
@@ -50,7 +51,7 @@ def test_every_region_is_kept_whole_beside_the_painted_labels():
     probability = np.random.default_rng(0).random((count, 4, 5, 6), np.float32)
     mask = np.random.default_rng(1).random((4, 5, 6)) > 0.3
     packed = np.full((packed_size(count), 4, 5, 6), 255, np.uint8)
-    labels = LabelWriter(parse_description(document).output).labels(probability, mask, packed)
+    labels = LabelWriter(parse_description(document).output).labels(torch.from_numpy(probability), mask, packed)
     painted = np.zeros_like(labels)
     for index in range(count):
         np.testing.assert_array_equal(region_mask(packed, index), (probability[index] > 0.5) & mask)
@@ -72,7 +73,9 @@ def test_a_region_is_also_where_its_parts_are_and_the_same_in_the_labels():
     mask = np.random.default_rng(1).random((6, 7, 8)) > 0.3
     writers = [LabelWriter(output(regions=True)), LabelWriter(nested())]
     packed = np.zeros((2, 1, 6, 7, 8), np.uint8)
-    apart, labels = (writer.labels(probability, mask, into) for writer, into in zip(writers, packed, strict=True))
+    apart, labels = (
+        writer.labels(torch.from_numpy(probability), mask, into) for writer, into in zip(writers, packed, strict=True)
+    )
     np.testing.assert_array_equal(labels, apart)
     for index, values in enumerate([(10, 20, 30), (20, 30), (30,)]):
         region = region_mask(packed[1], index)
@@ -87,7 +90,7 @@ def test_a_small_component_of_a_region_stays_where_a_part_of_it_does():
     probability[:2, ..., 11] = probability[2, ..., 11] = 0.9  # a ninth of the whole, and all that enhances
     probability[0, ..., 9] = 0.9
     writer, packed = LabelWriter(nested()), np.zeros((1, 1, 1, 12), np.uint8)
-    labels = writer.labels(probability, None, packed)
+    labels = writer.labels(torch.from_numpy(probability), None, packed)
     writer.drop_small_components(labels, packed, 0.2)
     assert labels.ravel().tolist() == [20] * 8 + [0, 0, 0, 30]
     assert list(writer.region_voxels) == [9, 9, 1]
@@ -100,7 +103,12 @@ def test_outside_the_mask_there_is_nothing(regions):
     probability = np.full((3, 1, 1, 4), 0.3, np.float32)
     probability[1] = 0.6
     writer = LabelWriter(output(regions))
-    assert writer.labels(probability, np.array([[[True, False, True, False]]])).ravel().tolist() == [20, 0, 20, 0]
+    assert writer.labels(torch.from_numpy(probability), np.array([[[True, False, True, False]]])).ravel().tolist() == [
+        20,
+        0,
+        20,
+        0,
+    ]
     assert list(writer.voxels) == [0, 2, 0]
 
 

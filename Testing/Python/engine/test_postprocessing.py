@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -15,8 +16,8 @@ from scipy import ndimage
 from conresnet.cli.main import main
 from conresnet.images.files import read_volume, write_volume
 from conresnet.images.grid import Volume
+from conresnet.inference.labels import LabelWriter, packed_size, region_mask
 from conresnet.inference.postprocessing import PostProcessing
-from conresnet.inference.results import LabelWriter, packed_size, region_mask
 from conresnet.inference.segmentation import segment
 from conresnet.package import parse_description
 from conresnet.request import SegmentOptions
@@ -44,7 +45,7 @@ def changed(masks: list[np.ndarray], options: SegmentOptions, regions: bool, nes
     model = description_of(regions, nested, **first)
     writer = LabelWriter(model.output)
     packed = np.zeros((packed_size(2), *masks[0].shape), np.uint8) if regions else None
-    labels = writer.labels(np.stack(masks).astype(np.float32), None, packed)
+    labels = writer.labels(torch.from_numpy(np.stack(masks).astype(np.float32)), None, packed)
     changes = PostProcessing(model, options, grid(labels.shape), lambda share: None)
     changes.apply(SimpleNamespace(writer=writer, labels=labels, regions=packed))
     found = [region_mask(packed, index) if regions else labels == 10 * (index + 1) for index in range(2)]

@@ -6,7 +6,7 @@ import pytest
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import BoxROI
-from conresnet.inference.results import region_mask
+from conresnet.inference.labels import region_mask
 from conresnet.inference.segmentation import SegmentResult, segment
 from conresnet.request import SegmentOptions
 from engine.model_cases import make_model, use_test_networks
@@ -229,7 +229,7 @@ def test_a_warm_model_forgets_the_case_before(tmp_path):
 
 @pytest.mark.parametrize("spacing", [[1.5, 1.5, 1.5], [0.8, 1.0, 1.2]])
 @pytest.mark.parametrize("turn", [None, rotation(25)], ids=["straight", "oblique"])
-def test_labels_of_a_resampled_image_grow_too_and_are_the_same_in_the_end(tmp_path, spacing, turn):
+def test_labels_of_a_resampled_image_grow_too_and_are_the_same_in_the_end(tmp_path, one_by_one, spacing, turn):
     model = make_model(tmp_path, scale=3.0, preparation={"spacing": spacing})
     volume = random_volume(grid((90, 20, 22), rotation=turn))
     expected = run(model, volume).labels.array
@@ -238,7 +238,7 @@ def test_labels_of_a_resampled_image_grow_too_and_are_the_same_in_the_end(tmp_pa
     assert grown == sorted(grown) and grown[0] == 0 < grown[-1] < np.count_nonzero(expected)
 
 
-def test_results_live_where_they_are_allocated_and_grow(tmp_path):
+def test_results_live_where_they_are_allocated_and_grow(tmp_path, one_by_one):
     result, arrays, grown = watched(make_model(tmp_path), random_volume(grid((120, 20, 20))), maps=EVERYTHING)
     assert result.labels.array is arrays["labels"]
     assert {name: (array.shape[0], array.dtype) for name, array in arrays.items() if name != "labels"} == {
@@ -261,10 +261,10 @@ def watched(model, volume, **options) -> tuple[SegmentResult, dict[str, np.ndarr
     (predictor,) = model.system.predictors
     predict = predictor.predict
 
-    def counting(block, maps, *how):
+    def counting(windows, maps, *how):
         if "labels" in arrays:
             grown.append(np.count_nonzero(arrays["labels"]))
-        return predict(block, maps, *how)
+        return predict(windows, maps, *how)
 
     predictor.predict = counting
     return segment(model, [volume], SegmentOptions(threads=1, **options), allocate=allocate), arrays, grown

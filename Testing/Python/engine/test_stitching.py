@@ -43,7 +43,7 @@ def stitch(plan, shape, blending, values_of):
     result, slabs, counted = np.zeros((2, *shape)), [], np.zeros(shape, dtype=int)
 
     def finish(where, values):
-        result[(slice(None), *where)] = values["a"]
+        result[(slice(None), *where)] = values["a"].numpy()
         counted[where] += 1
         slabs.append((where[0].start, where[0].stop))
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Volume
-from conresnet.inference.results import LabelWriter
+from conresnet.inference.labels import LabelWriter
 from conresnet.inference.segmentation import SegmentResult
 from conresnet_training.data import read_data_set
 from conresnet_training.data.label_maps import read_label
@@ -33,7 +34,7 @@ def test_a_run_is_measured_by_its_regions_rather_than_by_what_is_painted(crossin
         truth = read_label(labels[channels[0].name]).array
         masks = np.stack([np.isin(truth, values) for values in REGIONS.values()]).astype(np.float32)
         packed = np.zeros((1, *truth.shape), np.uint8)
-        painted = LabelWriter(model.description.output).labels(masks, packed=packed)
+        painted = LabelWriter(model.description.output).labels(torch.from_numpy(masks), packed=packed)
         assert not np.array_equal(np.isin(painted, [1]), masks[0])
         return SegmentResult(Volume(painted, channels[0].grid, ""), {}, {}, packed)
 

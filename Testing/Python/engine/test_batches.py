@@ -1,0 +1,146 @@
+"""Windows and mirrored copies computed together, and what a GPU needs of it, tried on the CPU."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from conresnet.inference.devices import Backend
+from conresnet.inference.labels import exclusive_labels
+from conresnet.inference.progress import Progress
+from conresnet.inference.segmentation import load_model, segment
+from conresnet.request import SegmentOptions
+from engine.model_cases import description, make_model, use_test_networks, write_model
+from engine.volumes import grid, random_volume
+
+CPU = torch.device("cpu")
+MAPS = ("probability", "residual", "attention", "features")
+
+
+@pytest.mark.parametrize("axes", [[], ["W"], ["S", "H"]])
+@pytest.mark.parametrize("batch", [2, 3, 16])
+def test_a_batch_answers_as_windows_and_copies_do_one_by_one(tmp_path, axes, batch):
+    (predictor,) = make_model(tmp_path, inference={"mirror_axes": axes}).system.predictors
+    predictor.place(Backend(CPU, "fp32"))
+    windows = torch.randn(3, 1, 16, 24, 16, generator=torch.Generator().manual_seed(0))
+    together = predictor.predict(windows, MAPS, True, batch)
+    for window, answer in zip(windows, together, strict=True):
+        (alone,) = predictor.predict(window[None], MAPS, True, 1)
+        assert answer.keys() == alone.keys() == set(MAPS)
+        for name, value in alone.items():
+            assert value.std() > 1e-3
+            assert (answer[name] - value).abs().max() < 1e-4 * value.abs().max()
+
+
+def test_mirrored_copies_are_turned_back_and_averaged(tmp_path):
+    """By hand: the mean of the network's answers to all four ways to mirror two axes."""
+    model = make_model(tmp_path, scale=2, inference={"mirror_axes": ["S", "W"]})
+    (predictor,) = model.system.predictors
+    predictor.place(Backend(CPU, "fp32"))
+    assert (predictor.copies(), predictor.copies(mirrors=False)) == (4, 1)
+    window = torch.randn(1, 1, 16, 24, 16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        answers = [
+            torch.softmax(predictor.placed[0](window.flip(axes))["segmentation"], 1)[0, 1:].flip([a - 1 for a in axes])
+            for axes in [(), (2,), (4,), (2, 4)]
+        ]
+    for batch in (1, 3, 4):
+        (answer,) = predictor.predict(window, (), True, batch)
+        assert (answer["probability"] - sum(answers) / 4).abs().max() < 1e-4
+
+
+def test_networks_get_as_much_at_once_as_pays(tmp_path, monkeypatch):
+    """Small windows go in batches with their mirrored copies; the last batch has what is left."""
+    use_test_networks(monkeypatch)
+    document = description("pointwise", inference={"window": [64, 64, 64], "overlap": 0.0, "mirror_axes": ["W"]})
+    model = load_model(write_model(tmp_path / "model", document), "cpu", "fp32")
+    sizes = []
+    model.system.networks[0].register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape)))
+    segment(model, [random_volume(grid((64, 64, 192)))], SegmentOptions(threads=1))
+    assert sizes[1:] == [(2, 1, 64, 64, 64)] * 3
+    sizes.clear()
+    segment(model, [random_volume(grid((32, 64, 192)))], SegmentOptions(threads=1))
+    assert sizes[1:] == [(4, 1, 32, 64, 64), (2, 1, 32, 64, 64)]
+    assert Backend(CPU, "fp32").batch((80, 160, 160)) == 1
+
+
+def test_half_weights_are_made_once_and_the_original_is_kept(tmp_path):
+    (network,) = make_model(tmp_path).system.networks
+    before = copy.deepcopy(network.state_dict())
+    placed = Backend(CPU, "bf16").placed(network)
+    convolutions = [layer for layer in placed.modules() if isinstance(layer, torch.nn.Conv3d)]
+    assert {layer.weight.dtype for layer in convolutions} == {torch.bfloat16}
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert Backend(CPU, "fp32").placed(network) is network
+    x = torch.randn(1, 1, 16, 16, 16).to(memory_format=torch.channels_last_3d)
+    plain = copy.deepcopy(network).to(memory_format=torch.channels_last_3d)
+    with torch.inference_mode(), Backend(CPU, "bf16").computing():
+        assert torch.equal(placed(x)["segmentation"], plain(x)["segmentation"])
+
+
+def test_progress_waits_for_the_device_before_it_is_told(tmp_path, monkeypatch):
+    """A GPU returns at once from what it is given, so that progress would be at the end before the work began."""
+    told = []
+
+    class Listening(Progress):
+        def report(self, phase, fraction, seconds_left):
+            told.append(phase)
+
+    monkeypatch.setattr(Backend, "wait", lambda backend: told.append("wait"))
+    monkeypatch.setattr("conresnet.inference.progress.Tracker._QUIET", 0.0)
+    monkeypatch.setattr("conresnet.inference.sliding._WAIT", 0.0)
+    model, volume = make_model(tmp_path), random_volume(grid((40, 40, 40)))
+    segment(model, [volume], SegmentOptions(threads=1), Listening())
+    inside = told[told.index("wait") : len(told) - told[::-1].index("wait")]
+    assert len(inside) > 100 and all(one == "wait" for one in inside[::2])
+    told.clear()
+    monkeypatch.setattr("conresnet.inference.sliding._WAIT", 1000.0)
+    segment(model, [volume], SegmentOptions(threads=1), Listening())
+    assert "wait" not in told, "waiting at every tick would leave the GPU without work"
+
+
+def test_a_gpu_is_fed_from_pinned_memory_without_waiting(monkeypatch):
+    done = []
+
+    def pinned(tensor):
+        done.append("pinned")
+        return tensor
+
+    def to(tensor, **how):
+        done.append(how)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    Backend(torch.device("cuda:1"), "bf16").take(torch.zeros(1, 1, 8, 8, 8))
+    kept = {"device": torch.device("cuda:1"), "memory_format": torch.channels_last_3d, "non_blocking": True}
+    assert done == ["pinned", kept]
+
+
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("spacing", [None, [2.0, 2.0, 2.0]])
+def test_only_small_types_are_copied_from_the_device(tmp_path, monkeypatch, regions, spacing):
+    copied = []
+    cpu = torch.Tensor.cpu
+    model = make_model(tmp_path, regions=regions, preparation={"spacing": spacing})
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copied.append(tensor.dtype) or cpu(tensor))
+    segment(model, [random_volume(grid((40, 40, 40)))], SegmentOptions(threads=1, maps=("attention", "probability")))
+    assert copied and set(copied) <= {torch.uint8, torch.bool, torch.float16}
+
+
+def test_the_most_likely_segment_is_that_of_a_sum_and_an_argmax():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(7, 5, 6, 7)).astype(np.float32)
+    probability = np.exp(logits) / np.exp(logits).sum(axis=0)
+    values = np.array([3, 9, 200, 1, 2, 4], np.uint8)
+    expected = np.concatenate([[0], values]).astype(np.uint8)[probability.argmax(axis=0)]
+    found = exclusive_labels(torch.from_numpy(probability[1:]), values)
+    assert found.dtype == torch.uint8 and np.array_equal(found.numpy(), expected)
+    # Of equals, the first; and the background where a segment only reaches it.
+    even = torch.tensor([[0.4, 0.25, 0.5], [0.4, 0.25, 0.0]])
+    assert exclusive_labels(even, [5, 6]).tolist() == [5, 0, 0]
+    for order in itertools.permutations(range(3)):
+        three = torch.tensor([0.5, 0.3, 0.1])[list(order), None]
+        assert exclusive_labels(three, [1, 2, 3]).item() == 1 + order.index(0)
