@@ -11,12 +11,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # those with the longest tests go first (Testing/Python/conftest.py).
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup test test-all demo lint lists package benchmarks clean
+.PHONY: help setup test test-all demo screenshots lint lists package benchmarks clean
 
 help:
 	@echo "make test        run the tests (6 to 10 minutes on two idle cores)"
 	@echo "make test-all    also run the long tests"
 	@echo "make demo        segment real cases through the module's logic; pictures and files go to demo/"
+	@echo "make screenshots DATA=/path/to/Task04_Hippocampus  render Screenshots/ anew, which includes a short training"
 	@echo "make lint        check the style of the Python sources"
 	@echo "make lists       list every file of the Slicer modules in their CMakeLists.txt"
 	@echo "make package     build the wheel and the extension archive in dist/ (SLICER_VERSION=5.12 SLICER_OS=linux)"
@@ -33,6 +34,10 @@ test-all: setup
 
 demo: setup
 	$(BIN)/python Testing/Demo/demo.py
+
+screenshots: demo
+	$(BIN)/python Testing/Demo/training_demo.py $(DATA)
+	cd demo && cp $(notdir $(wildcard Screenshots/*.png)) ../Screenshots
 
 lint: setup
 	$(BIN)/ruff check .

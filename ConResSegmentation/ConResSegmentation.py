@@ -1,24 +1,18 @@
 """ConRes Segmentation: segments images with ConResNet models and shows the network's residual and attention maps."""
 
-import importlib
-import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
 
-from conresnet.package.maps import provided_maps
 from ConResSegmentationLib import (
     ConResSegmentationSubjectHierarchyPlugin,
     Diagnostics,
@@ -28,11 +22,8 @@ from ConResSegmentationLib import (
     Report,
     ResultOrigin,
     ResultSegmentation,
-    SelfTest,
 )
-from ConResSegmentationLib.Batch import BatchRun
 from ConResSegmentationLib.BatchPanel import BatchPanel
-from ConResSegmentationLib.ChannelSelectors import ChannelSelectors
 from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForSettings
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
@@ -41,11 +32,11 @@ from ConResSegmentationLib.Map3D import Map3DPanel
 from ConResSegmentationLib.MapComparison import ComparisonButton
 from ConResSegmentationLib.MapOverlay import MapChooser, OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
-from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, engineOptions
+from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, SceneChoices, engineOptions
 from ConResSegmentationLib.ResultParts import PartRemover
 from ConResSegmentationLib.Review import ReviewPanel
 from ConResSegmentationLib.RunPanel import RunControl, RunPanel
-from ConResSegmentationLib.SceneInputs import ROIPanel
+from ConResSegmentationLib.SceneInputs import ChannelSelectors, ROIPanel
 from ConResSegmentationLib.SegmentationRun import (
     RunListener,
     RunWaiter,
@@ -53,7 +44,14 @@ from ConResSegmentationLib.SegmentationRun import (
     SegmentationRun,
     SegmentationTask,
 )
-from ConResSegmentationLib.Widgets import addShortcuts, singleShotTimer, stayNarrow
+from ConResSegmentationLib.Widgets import (
+    addShortcuts,
+    describeModule,
+    editSegmentation,
+    forgetModules,
+    singleShotTimer,
+    stayNarrow,
+)
 
 
 class ConResSegmentation(ScriptedLoadableModule):
@@ -61,20 +59,11 @@ class ConResSegmentation(ScriptedLoadableModule):
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
-        self.parent.title = _("ConRes Segmentation")
-        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = []
-        self.parent.contributors = ["ConResNet for 3D Slicer contributors"]
-        self.parent.helpText = _(
+        text = _(
             "Segments volumes with ConResNet models and shows the network's context residual and attention maps over "
             "the slices. For research use only, not for diagnosis. See the {documentation}."
-        ).format(
-            documentation='<a href="https://github.com/ConResNet/SlicerConResNet">{}</a>'.format(_("documentation"))
         )
-        self.parent.acknowledgementText = _(
-            "The network was published by J. Zhang, Y. Xie, Y. Wang and Y. Xia: Inter-Slice Context Residual Learning "
-            "for 3D Medical Image Segmentation, IEEE Transactions on Medical Imaging 40(2), 2021."
-        )
+        describeModule(self.parent, _("ConRes Segmentation"), text)
         slicer.app.connect("startupCompleted()", Loading.registerSampleData)
         slicer.app.connect("startupCompleted()", ConResSegmentationSubjectHierarchyPlugin.register)
 
@@ -99,39 +88,17 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.ui = ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ConResSegmentationLogic()
-        self.modelPanel = ModelPanel(
-            ui.modelSelector,
-            ui.installModelButton,
-            ui.removeModelButton,
-            ui.modelSummaryLabel,
-            ui.modelDetailsButton,
-            ui.modelDetailsLabel,
-            self._onModelChosen,
-            self._onCheckpoint,
-        )
+        self.modelPanel = ModelPanel(ui.inputsCollapsibleButton, self._onModelChosen, self._onCheckpoint)
         self.channels = ChannelSelectors(ui.inputsCollapsibleButton.layout(), 4, self._onChannelsChosen)
         self.loadPanel = Loading.LoadPanel(
             uiWidget, ui.loadButton, ui.exampleButton, self._onLoaded, self.modelPanel.install
         )
         self.mapChooser = MapChooser(ui.mapsButton, self._onMapsChosen)
         self.roiPanel = ROIPanel(
-            ui.regionSelector, ui.regionHintLabel, lambda: (self._description, self.channels.firstNode)
+            ui.regionSelector, ui.regionHintLabel, lambda: (self.modelPanel.description, self.channels.firstNode)
         )
         stayNarrow(ui.segmentationSelector)
-        self.runPanel = RunPanel(
-            ui.applyButton,
-            ui.cancelButton,
-            ui.progressBar,
-            ui.statusLabel,
-            ui.logTextEdit,
-            ui.batchButton,
-            lambda: self.batchPanel.end(),
-        )
-        self.batchPanel = BatchPanel(
-            ui.batchCollapsibleButton,
-            lambda: self._description.inputs if self._description else (),
-            self._onBatchChosen,
-        )
+        self.runPanel = RunPanel(ui, lambda: self.batchPanel.end())
         self.enginePanel = EnginePanel(
             ui.advancedCollapsibleButton,
             self.logic.enginePython,
@@ -141,13 +108,15 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             lambda line: self.runControl.onInstallationLine(line),
         )
         self.runControl = RunControl(self.runPanel, self.enginePanel, self._task, self.logic.segment, self._onFinished)
+        self.batchPanel = BatchPanel(
+            ui.batchCollapsibleButton, self.modelPanel, self.runPanel, self.runControl, self._batchTask
+        )
         self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
         self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton, Report.isPossible, Report.write)
         self.partRemover = PartRemover(uiWidget)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
-        ui.batchButton.connect("clicked(bool)", lambda _checked: self.runControl.launch(self._prepareBatch))
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
         ui.installEngineButton.connect("clicked(bool)", lambda _checked: self.runControl.setUp())
         ui.editButton.connect("clicked(bool)", self.onEdit)
@@ -198,9 +167,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onReload(self) -> None:
         """Reload the library together with the module file, which would otherwise import the old one."""
-        importlib.invalidate_caches()
-        for name in [name for name in sys.modules if name.split(".")[0] in ("ConResSegmentationLib", "conresnet")]:
-            del sys.modules[name]
+        forgetModules("ConResSegmentationLib", "conresnet")
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneStartClose(self, caller, event) -> None:
@@ -212,7 +179,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onSceneEndClose(self, caller, event) -> None:
         """If the module is open, it needs a parameter node at once."""
-        self.logic.forgetParameterNode()
+        self.logic.sceneChoices.forget()
         self._initializeIfEntered()
 
     def onSceneStartImport(self, caller, event) -> None:
@@ -221,7 +188,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onSceneEndImport(self, caller, event) -> None:
         """Show the imported choices once the rest of Slicer knows the new nodes too."""
-        self.logic.forgetParameterNode()
+        self.logic.sceneChoices.forget()
         self._nodesTimer.start()
 
     def _initializeIfEntered(self) -> None:
@@ -267,17 +234,6 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParameterNodeModified)
         self._onParameterNodeModified()
 
-    @property
-    def _description(self):
-        """The chosen model's description; None if there is no usable model."""
-        choice = self.modelPanel.choice
-        return choice.description if choice else None
-
-    @property
-    def _providedMaps(self) -> set[str]:
-        """The maps that the chosen model can compute."""
-        return provided_maps(self._description) if self._description else set()
-
     # Choices that Slicer cannot connect to a widget by itself
 
     def _onModelChosen(self, name: str) -> None:
@@ -287,14 +243,10 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _onCheckpoint(self, path: str) -> None:
         """Import a checkpoint by the paper's authors, after asking what it does not say."""
-        if self.runPanel.isRunning:
-            slicer.util.errorDisplay(_("Wait until the current run has ended, or cancel it."))
-            return
-        settings = askForSettings(Path(path))
+        settings = self.runControl.isFree() and askForSettings(Path(path))
         if settings:
-            python, control = self.logic.enginePython, self.runControl
-            install = self.modelPanel.install
-            control.launch(lambda: lambda: CheckpointImport(python, Path(path), settings, control, install))
+            control, install = self.runControl, self.modelPanel.install
+            control.launch(lambda: lambda: self.logic.importCheckpoint(path, settings, control, install))
 
     def onGallery(self) -> None:
         """Choose a model by its card, with its example, or download it."""
@@ -313,11 +265,10 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             control.launch(lambda: lambda: Gallery.PackageDownload(python, card.entry, control, install))
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
-        self.channels.setInputs(self._description.inputs if self._description else ())
-        self.mapChooser.setProvided(self._providedMaps)
+        self.channels.setInputs(self.modelPanel.description.inputs if self.modelPanel.description else ())
+        self.mapChooser.setProvided(self.modelPanel.maps)
         self.loadPanel.setModel(name)
         self.batchPanel.refresh()
-        self._onBatchChosen()
         if volumeNodes:
             self.channels.setNodes(volumeNodes)
         if self._parameterNode:
@@ -340,7 +291,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def _onChannelsChosen(self) -> None:
         if self._parameterNode:
             # A model that cannot be used has no channels to choose; those of the scene are kept for it.
-            if self._description and list(self._parameterNode.channels) != self.channels.nodes:
+            if self.modelPanel.description and list(self._parameterNode.channels) != self.channels.nodes:
                 self._parameterNode.channels = self.channels.nodes
             self._onParameterNodeModified()
 
@@ -353,12 +304,6 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         segmentationNode = self._parameterNode.segmentation if self._parameterNode else None
         if segmentationNode is not None and segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE):
             ResultSegmentation.smoothSurfaces(segmentationNode, smoothing)
-
-    def _onBatchChosen(self) -> None:
-        problem = self.modelPanel.problem
-        if not problem and not self.batchPanel.chosen:
-            problem = _("Check at least one case.")
-        self.runPanel.setBatchProblem(problem)
 
     def _onMapsChosen(self, kinds: list[str]) -> None:
         if self._parameterNode:
@@ -401,24 +346,21 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         # The log names them even after their scene was closed.
         self._namesSegmented |= {used.GetName() for used in (*volumeNodes, node.region, segmentationNode) if used}
         names = ", ".join(volume.GetName() for volume in volumeNodes)
-        self.runPanel.addToLog(f"{self._description.name} {self._description.version}: {names}")
+        self.runPanel.addToLog(f"{self.modelPanel.description.name} {self.modelPanel.description.version}: {names}")
         return SegmentationTask(
             model=str(self.modelPanel.choice.path),
             volumeNodes=volumeNodes,
             roiNode=node.region,
             segmentationNode=segmentationNode,
-            options=engineOptions(node, self._providedMaps),
+            options=engineOptions(node, self.modelPanel.maps),
             show3D=node.show3D,
             smoothing=node.smoothing,
         )
 
-    def _prepareBatch(self) -> Callable[[], BatchRun]:
-        """The checked cases with today's choices; returns what starts them."""
-        entries, folder = self.batchPanel.chosen, self.batchPanel.folder
-        self._namesSegmented |= {entry.title for entry in entries}
-        task = self._taskOf((), None)
-        self.batchPanel.begin()
-        return lambda: BatchRun(entries, task, self.logic.segment, self.runControl, self.batchPanel.setText, folder)
+    def _batchTask(self, titles: list[str]) -> SegmentationTask:
+        """The choices for cases with these titles."""
+        self._namesSegmented |= set(titles)
+        return self._taskOf((), None)
 
     def segmentVolume(self, volumeNode, model: str) -> None:
         """Choose a model and a volume, and segment if nothing else has to be chosen."""
@@ -445,21 +387,16 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onEdit(self) -> None:
         """Open the chosen segmentation in the Segment Editor, on the volume it was made from."""
-        segmentationNode, volumeNode = self._parameterNode.segmentation, self.channels.firstNode
-        slicer.util.selectModule("SegmentEditor")
-        editor = slicer.util.getModuleWidget("SegmentEditor").editor
-        editor.setSegmentationNode(segmentationNode)
-        if volumeNode is not None:
-            editor.setSourceVolumeNode(volumeNode)
+        editSegmentation(self._parameterNode.segmentation, self.channels.firstNode)
 
     def onCopyDiagnostics(self) -> None:
         """Copy a bug report without the names of images to the clipboard."""
         node = self.logic.getParameterNode()
-        description = self._description
+        description = self.modelPanel.description
         text = Diagnostics.report(
             self.logic.engine,
             f"{description.name} {description.version}" if description else self.modelPanel.problem,
-            vars(engineOptions(node, self._providedMaps)),
+            vars(engineOptions(node, self.modelPanel.maps)),
             self.runPanel.log,
             self._namesSegmented,
         )
@@ -478,23 +415,11 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.enginePython = EnginePython()
         self.engine = EngineProcess(self.enginePython.launch)
-        self._parameterNode: ConResSegmentationParameterNode | None = None
+        self.sceneChoices = SceneChoices()
 
     def getParameterNode(self) -> ConResSegmentationParameterNode:
         """The choices of this scene."""
-        node = super().getParameterNode()
-        # Each wrapper adds observers to the node that stay, so there is one per scene. A closed scene empties the node.
-        isCurrent = self._parameterNode is not None and self._parameterNode.parameterNode is node
-        if not isCurrent or not node.GetParameterNamesAsCommaSeparatedList():
-            self._parameterNode = ConResSegmentationParameterNode(node)
-        return self._parameterNode
-
-    def forgetParameterNode(self) -> None:
-        """Read the choices of the scene anew, after a scene was closed or imported.
-
-        Slicer's wrapper keeps the nodes that it has read; those of a scene that is being imported are not there yet.
-        """
-        self._parameterNode = None
+        return self.sceneChoices.of(super().getParameterNode())
 
     def install(self, package: str) -> str:
         """Install a model package after asking about an existing name, and choose it in the scene.
@@ -510,6 +435,12 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
             choices = self.getParameterNode()
             choices.model, choices.channels = name, []
         return name
+
+    def importCheckpoint(
+        self, checkpoint: str, settings: dict, listener, install: Callable[[str], str] | None = None
+    ) -> CheckpointImport:
+        """Convert a checkpoint by the paper's authors without waiting, then `install` it; see `CheckpointImport`."""
+        return CheckpointImport(self.enginePython, Path(checkpoint), settings, listener, install or self.install)
 
     def segment(self, task: SegmentationTask, listener: RunListener) -> SegmentationRun:
         """Start a segmentation and return at once; the listener is called from Slicer's event loop.
@@ -531,36 +462,7 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
         return waiter.wait()
 
 
-class ConResSegmentationTest(ScriptedLoadableModuleTest):
+class ConResSegmentationTest(Diagnostics.SelfTest):
     """The module's self-test in a user's Slicer (Developer tools: Reload and Test)."""
 
-    def setUp(self):
-        """Start from an empty scene."""
-        slicer.mrmlScene.Clear()
-
-    def runTest(self):
-        """Run all tests, and report those that this Slicer cannot run."""
-        self.setUp()
-        self.test_shippedModels()
-        self.setUp()
-        self.test_segmentation()
-
-    def test_shippedModels(self):
-        """The packages of the shipped models are complete."""
-        self.delayDisplay("Looking for models")
-        SelfTest.checkModels()
-
-    def test_segmentation(self):
-        """A volume becomes segments and maps, and edited results are kept."""
-        logic = ConResSegmentationLogic()
-        problem = SelfTest.engineProblem(logic.enginePython)
-        if problem:
-            logging.warning("NOT TESTED: segmentation. %s", problem)
-            self.delayDisplay(f"Not tested: segmentation. {problem}", 3000)
-            return
-        self.delayDisplay("Segmenting")
-        try:
-            SelfTest.checkSegmentation(logic, SelfTest.checkModels())
-        finally:
-            logic.engine.stop(wait=True)
-        self.delayDisplay("Test passed")
+    Logic = ConResSegmentationLogic

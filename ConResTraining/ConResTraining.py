@@ -1,14 +1,11 @@
 """ConRes Training: trains a model for ConRes Segmentation from a folder of labeled images, in a separate process."""
 
-import importlib
 import logging
-import sys
 from pathlib import Path
 
 import slicer
 import vtk
 from slicer.i18n import tr as _
-from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -17,14 +14,16 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from ConResTrainingLib import SelfTest, TrainingCurves, TrainingDiagnostics
+from ConResSegmentationLib.Models import isPackage
+from ConResSegmentationLib.Widgets import DroppedFiles, describeModule, forgetModules
+from ConResTrainingLib import Diagnostics, TrainingCurves
 from ConResTrainingLib.Backend import Backend
 from ConResTrainingLib.DataSetPanel import DataSetPanel, pathNextTo
 from ConResTrainingLib.JobPanel import JobPanel
 from ConResTrainingLib.PlacePanel import PlacePanel
 from ConResTrainingLib.PlanPanel import PlanPanel
 from ConResTrainingLib.ResultsPanel import ResultsPanel
-from ConResTrainingLib.SceneCasePanel import SceneCasePanel
+from ConResTrainingLib.SceneCase import SceneCasePanel
 from ConResTrainingLib.TrainingJob import TrainingJob
 
 
@@ -33,20 +32,12 @@ class ConResTraining(ScriptedLoadableModule):
 
     def __init__(self, parent):
         ScriptedLoadableModule.__init__(self, parent)
-        self.parent.title = _("ConRes Training")
-        self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.dependencies = ["ConResSegmentation"]
-        self.parent.contributors = ["ConResNet for 3D Slicer contributors"]
-        self.parent.helpText = _(
+        text = _(
             "Trains models for ConRes Segmentation from a folder of labeled images, in a separate Python environment, "
             "with live curves. Training continues when Slicer is closed. See the {documentation}."
-        ).format(
-            documentation='<a href="https://github.com/ConResNet/SlicerConResNet">{}</a>'.format(_("documentation"))
         )
-        self.parent.acknowledgementText = _(
-            "The network was published by J. Zhang, Y. Xie, Y. Wang and Y. Xia: Inter-Slice Context Residual Learning "
-            "for 3D Medical Image Segmentation, IEEE Transactions on Medical Imaging 40(2), 2021."
-        )
+        describeModule(self.parent, _("ConRes Training"), text)
         # A scene that was saved with the curves may be opened before this module is.
         slicer.app.connect("startupCompleted()", TrainingCurves.describeLayout)
 
@@ -79,6 +70,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             ui.runCollapsibleButton, backend, self.planPanel, self.dataSetPanel, log, self.onRunChanged
         )
         self.resultsPanel = ResultsPanel(ui.resultsCollapsibleButton, backend, self.jobPanel, log)
+        self._drops = DroppedFiles(uiWidget, self.onDropped)
         self._panels = (
             self.placePanel,
             self.dataSetPanel,
@@ -109,10 +101,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReload(self) -> None:
         """Reload the library together with the module file, which would otherwise import the old one."""
-        importlib.invalidate_caches()
-        ours = ("ConResTrainingLib", "conresnet_training")
-        for name in [name for name in sys.modules if name.split(".")[0] in ours]:
-            del sys.modules[name]
+        forgetModules("ConResTrainingLib", "conresnet_training")
         ScriptedLoadableModuleWidget.onReload(self)
 
     def onSceneEndClose(self, caller, event) -> None:
@@ -125,6 +114,14 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         isInput = isinstance(node, (slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSegmentationNode))
         if isInput and not slicer.mrmlScene.IsImporting() and self.parent.isEntered:
             self.sceneCasePanel.fillLater()
+
+    def onDropped(self, paths: list[str]) -> None:
+        """A dropped model package or checkpoint goes to ConRes Segmentation; any other folder is a data set."""
+        for path in paths:
+            if isPackage(path):
+                self.resultsPanel.install(path)
+            elif Path(path).is_dir():
+                self.ui.dataSetPathEdit.currentPath = path
 
     def onDataSetChanged(self) -> None:
         """Another data set was chosen: once its folder has been read, other paths are proposed for plan and run."""
@@ -162,7 +159,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onCopyDiagnostics(self) -> None:
         """Copy a bug report without the names of cases to the clipboard."""
         log, data = self.ui.logTextEdit.toPlainText(), self.dataSetPanel
-        text = TrainingDiagnostics.report(self.logic.backend, self.jobPanel.job, data.dataSet, log, data.namesSeen)
+        text = Diagnostics.report(self.logic.backend, self.jobPanel.job, data.dataSet, log, data.namesSeen)
         slicer.app.clipboard().setText(text)
         slicer.util.showStatusMessage(_("The diagnostics were copied to the clipboard."), 3000)
 
@@ -221,7 +218,7 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
     def test_caseFromScene(self):
         """A volume and its segmentation become a case of a data set."""
         self.delayDisplay("Adding a case")
-        SelfTest.checkCaseFromScene()
+        Diagnostics.checkCaseFromScene()
 
     def test_curves(self):
         """A run's progress becomes curves in the plot views."""
@@ -229,11 +226,11 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
             logging.warning("NOT TESTED: the curves. This Slicer runs without a main window.")
             return
         self.delayDisplay("Showing curves")
-        SelfTest.checkCurves()
+        Diagnostics.checkCurves()
 
     def test_backend(self):
         """The backend starts, if its environment was created."""
-        problem = SelfTest.backendProblem(Backend())
+        problem = Diagnostics.backendProblem(Backend())
         if problem:
             logging.warning("NOT TESTED: the training backend. %s", problem)
             self.delayDisplay(f"Not tested: the training backend. {problem}", 3000)

@@ -8,8 +8,11 @@ import slicer
 from slicer.i18n import tr as _
 
 from . import Loading
-from .Batch import BatchEntry, fileEntries, sceneEntries
-from .ChannelSelectors import candidates, group
+from .Batch import BatchEntry, BatchRun, fileEntries, sceneEntries
+from .Models import ModelPanel
+from .RunPanel import RunControl, RunPanel
+from .SceneInputs import candidates, group
+from .SegmentationRun import SegmentationTask
 from .Widgets import plain, singleShotTimer
 
 _WIDTH_OF_NAMES = 150
@@ -20,13 +23,23 @@ class BatchPanel:
 
     Args:
         section: the collapsible button that contains them.
-        inputs: returns the inputs of the chosen model; empty if there is none.
-        onChanged: called when the number of checked cases has changed.
+        modelPanel: the chosen model.
+        runPanel: shows why the button is not available.
+        control: runs the batch.
+        task: returns the choices for cases with the given titles, without volumes.
     """
 
-    def __init__(self, section, inputs: Callable[[], tuple], onChanged: Callable[[], None]):
+    def __init__(
+        self,
+        section,
+        modelPanel: ModelPanel,
+        runPanel: RunPanel,
+        control: RunControl,
+        task: Callable[[list[str]], SegmentationTask],
+    ):
         self._section, self._ui = section, slicer.util.childWidgetVariables(section)
-        self._inputs, self._onChanged = inputs, onChanged
+        self._modelPanel, self._runPanel, self._control = modelPanel, runPanel, control
+        self._task = task
         self._entries: list[BatchEntry] = []
         self._checked: set[str] = set()
         self._texts: dict[str, str] = {}
@@ -47,6 +60,7 @@ class BatchPanel:
         for title, ask in ((_("A folder..."), self._addFolder), (_("Image files..."), self._addFiles)):
             menu.addAction(title).connect("triggered(bool)", lambda _checked, ask=ask: ask())
         self._ui.addBatchButton.setMenu(menu)
+        self._ui.batchButton.connect("clicked(bool)", lambda _checked: control.launch(self._prepare))
         self._ui.checkAllButton.connect("clicked(bool)", lambda _checked: self._checkAll())
         self._timer = singleShotTimer(section, self.refresh)
         self._searchTimer = singleShotTimer(section, self._searchOn)
@@ -69,9 +83,13 @@ class BatchPanel:
 
     def refresh(self) -> None:
         """Make the list again; what is checked, and what was said about it, stays."""
-        if self._section.collapsed or self._isRunning:
-            return
-        inputs = self._inputs()
+        if not self._section.collapsed and not self._isRunning:
+            self._fill()
+        self._onChanged()
+
+    def _fill(self) -> None:
+        description = self._modelPanel.description
+        inputs = description.inputs if description else ()
         self._entries = sceneEntries(inputs, candidates(), group) if inputs else []
         for root, found in self._added.items() if inputs else ():
             self._entries += fileEntries(inputs, found, root)
@@ -85,13 +103,15 @@ class BatchPanel:
             table.setItem(row, 0, item)
             self._show(row, entry.key)
         self._isFilling = False
-        self._onChanged()
 
-    def begin(self) -> None:
-        """A run of the checked entries starts; the list stays as it is until it has ended."""
+    def _prepare(self) -> Callable[[], BatchRun]:
+        """Take the checked entries with today's choices; the list stays as it is until their run has ended."""
+        entries, folder = self.chosen, self.folder
+        task = self._task([entry.title for entry in entries])
         self._isRunning = True
-        for entry in self.chosen:
+        for entry in entries:
             self.setText(entry.key, _("Waiting"))
+        return lambda: BatchRun(entries, task, self._control.segment, self._control, self.setText, folder)
 
     def end(self) -> None:
         """The run has ended, perhaps early."""
@@ -115,6 +135,13 @@ class BatchPanel:
         item.setToolTip(plain(text))
         self._ui.batchTable.setItem(row, 1, item)
         self._isFilling = wasFilling
+
+    def _onChanged(self) -> None:
+        """Another model, or other cases, were chosen."""
+        problem = self._modelPanel.problem
+        if not problem and not self.chosen:
+            problem = _("Check at least one case.")
+        self._runPanel.setBatchProblem(problem)
 
     def _onItemChanged(self, item) -> None:
         if self._isFilling or item.column() != 0:

@@ -12,11 +12,26 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet.importing import CHANNELS, INFERENCE, SEGMENTS, inputs_named, model_name, segments_named
+from conresnet.importing import (
+    CHANNELS,
+    CHECKPOINT_SUFFIXES,
+    INFERENCE,
+    SEGMENTS,
+    inputs_named,
+    model_name,
+    segments_named,
+)
 
+from . import Messages
 from .EnginePython import EnginePython
 from .Processes import ChildProcess, lastLine
 from .Widgets import plain
+
+
+def askForCheckpoint() -> str:
+    """Ask for the file of a checkpoint; empty if the user chooses none."""
+    kinds = _("Checkpoints ({patterns})").format(patterns=" ".join(f"*{one}" for one in CHECKPOINT_SUFFIXES))
+    return qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Import a checkpoint"), "", kinds)
 
 
 def askForSettings(checkpoint: Path) -> dict | None:
@@ -130,7 +145,8 @@ class CheckpointImport:
         checkpoint: the file.
         settings: see `askForSettings`.
         control: told of progress, lines for the log, and the end.
-        install: called with the path of the package; it returns the name of the installed model, or "".
+        install: called with the path of the package; it returns the name of the installed model, or "". May raise
+            UserError.
 
     Raises:
         UserError: the engine's Python cannot be started.
@@ -163,6 +179,8 @@ class CheckpointImport:
                 self._control.onEnded(_("Imported {model}.").format(model=name) if name else _("Canceled."))
             else:
                 self._control.onEnded(lastLine(errors, output) or _("The import failed; see the log."), True)
+        except UserError as error:
+            self._control.onEnded(Messages.sentence(error), True)
         finally:
             self._cleanUp()
 

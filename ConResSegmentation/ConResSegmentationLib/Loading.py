@@ -12,9 +12,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet.importing import CHECKPOINT_SUFFIXES
 
-from .Widgets import plain
+from .Models import isPackage
+from .Widgets import DroppedFiles, plain
 
 # One image per shipped model, named after the model.
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Examples"
@@ -185,7 +185,7 @@ class LoadPanel:
             action.connect("triggered(bool)", lambda _checked, ask=ask: self._load(ask()))
         loadButton.setMenu(menu)
         exampleButton.connect("clicked(bool)", self._onExample)
-        self._drops = _DroppedFiles(panel, self.drop)
+        self._drops = DroppedFiles(panel, self.drop)
 
     def setModel(self, name: str) -> None:
         """Offer the example of a model, if there is one."""
@@ -197,10 +197,7 @@ class LoadPanel:
 
     def drop(self, paths: Sequence[str]) -> None:
         """Load dropped files and folders; model packages and checkpoints are installed."""
-        endings = (".zip", *CHECKPOINT_SUFFIXES)
-        packages = [
-            path for path in paths if path.casefold().endswith(endings) or (Path(path) / "model.json").is_file()
-        ]
+        packages = [path for path in paths if isPackage(path)]
         for package in packages:
             self._onPackage(package)
         self._load([path for path in paths if path not in packages])
@@ -223,25 +220,3 @@ class LoadPanel:
             return
         slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
         self._onLoaded(nodes)
-
-
-class _DroppedFiles(qt.QObject):
-    """Calls a function with the paths of files that are dropped on a widget."""
-
-    def __init__(self, widget, onDropped: Callable[[list[str]], None]):
-        qt.QObject.__init__(self, widget)
-        self._onDropped = onDropped
-        widget.acceptDrops = True
-        widget.installEventFilter(self)
-
-    def eventFilter(self, watched, event) -> bool:
-        """Called by Qt for each event of the widget."""
-        if event.type() not in (qt.QEvent.DragEnter, qt.QEvent.Drop):
-            return False
-        paths = [url.toLocalFile() for url in event.mimeData().urls()]
-        if not any(paths):
-            return False
-        event.acceptProposedAction()
-        if event.type() == qt.QEvent.Drop:
-            self._onDropped([path for path in paths if path])
-        return True

@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet.importing import CHECKPOINT_SUFFIXES
 from conresnet.package import ModelDescription, read_package
-from conresnet.package.maps import residual_plane
+from conresnet.package.maps import provided_maps, residual_plane
 from conresnet.package.reader import figures, read_metrics
 from conresnet.package.store import (
     ModelEntry,
@@ -24,6 +24,7 @@ from conresnet.package.store import (
 )
 
 from . import Messages
+from .CheckpointImport import askForCheckpoint
 from .Widgets import FittedHeight, plain
 
 _LAST_SETTING = "ConResSegmentation/Model"
@@ -93,6 +94,11 @@ def installAsking(source: str) -> str:
     if not slicer.util.confirmYesNoDisplay(_("A model with this name is already installed. Replace it?")):
         return ""
     return install_model(source, overwrite=True).description.name
+
+
+def isPackage(path: str) -> bool:
+    """Whether a path looks like a model package, or like a checkpoint that can be imported as one."""
+    return path.casefold().endswith((".zip", *CHECKPOINT_SUFFIXES)) or (Path(path) / "model.json").is_file()
 
 
 def summary(description: ModelDescription) -> str:
@@ -167,36 +173,42 @@ class ModelPanel:
     A scene names its model. For a new scene, the application's settings remember the model that was chosen last.
 
     Args:
-        selector, installButton, removeButton, summaryLabel, detailsButton, detailsLabel: the widgets.
+        section: the collapsible button that contains the widgets.
         onChosen: called with the name of a model that the user has chosen.
         onCheckpoint: called with the path of a checkpoint that the user wants to import.
     """
 
     def __init__(
         self,
-        selector,
-        installButton,
-        removeButton,
-        summaryLabel,
-        detailsButton,
-        detailsLabel,
+        section,
         onChosen: Callable[[str], None],
         onCheckpoint: Callable[[str], None],
     ):
-        self._onCheckpoint = onCheckpoint
-        self._selector, self._removeButton, self._onChosen = selector, removeButton, onChosen
-        self._summary, self._detailsButton, self._details = summaryLabel, detailsButton, detailsLabel
-        self._fitted = FittedHeight(detailsLabel)
+        ui = slicer.util.childWidgetVariables(section)
+        self._onChosen, self._onCheckpoint = onChosen, onCheckpoint
+        self._selector, self._removeButton = ui.modelSelector, ui.removeModelButton
+        self._summary, self._detailsButton = ui.modelSummaryLabel, ui.modelDetailsButton
+        self._details, self._fitted = ui.modelDetailsLabel, FittedHeight(ui.modelDetailsLabel)
         self._choices: list[ModelChoice] = []
         self._wanted = ""
-        selector.connect("activated(int)", self._onActivated)
-        installButton.connect("clicked(bool)", self._onInstall)
-        removeButton.connect("clicked(bool)", self._onRemove)
+        ui.modelSelector.connect("activated(int)", self._onActivated)
+        ui.installModelButton.connect("clicked(bool)", self._onInstall)
+        ui.removeModelButton.connect("clicked(bool)", self._onRemove)
 
     @property
     def choice(self) -> ModelChoice | None:
         """The chosen model, which may be broken; None if it is not installed here."""
         return next((choice for choice in self._choices if choice.name == self._wanted), None)
+
+    @property
+    def description(self) -> ModelDescription | None:
+        """The chosen model's description; None if there is no usable model."""
+        return self.choice.description if self.choice else None
+
+    @property
+    def maps(self) -> set[str]:
+        """The maps that the chosen model can compute."""
+        return provided_maps(self.description) if self.description else set()
 
     @property
     def problem(self) -> str:
@@ -306,6 +318,5 @@ class ModelPanel:
         if isZip:
             return qt.QFileDialog.getOpenFileName(parent, _("Install a model"), "", _("Model packages (*.zip)"))
         if isCheckpoint:
-            kinds = _("Checkpoints ({patterns})").format(patterns=" ".join(f"*{one}" for one in CHECKPOINT_SUFFIXES))
-            return qt.QFileDialog.getOpenFileName(parent, _("Import a checkpoint"), "", kinds)
+            return askForCheckpoint()
         return qt.QFileDialog.getExistingDirectory(parent, _("Install a model")) if isFolder else ""

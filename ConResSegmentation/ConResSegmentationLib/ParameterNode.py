@@ -83,6 +83,28 @@ class ConResSegmentationParameterNode:
     mapThreshold: Annotated[float, WithinRange(0, 1)] = 0.5
 
 
+class SceneChoices:
+    """The choices of the current scene."""
+
+    def __init__(self):
+        self._wrapper: ConResSegmentationParameterNode | None = None
+
+    def of(self, node) -> ConResSegmentationParameterNode:
+        """Those in the scene's parameter node."""
+        # Each wrapper adds observers to the node that stay, so there is one per scene. A closed scene empties the node.
+        isCurrent = self._wrapper is not None and self._wrapper.parameterNode is node
+        if not isCurrent or not node.GetParameterNamesAsCommaSeparatedList():
+            self._wrapper = ConResSegmentationParameterNode(node)
+        return self._wrapper
+
+    def forget(self) -> None:
+        """Read them anew, after a scene was closed or imported.
+
+        Slicer's wrapper keeps the nodes that it has read; those of a scene that is being imported are not there yet.
+        """
+        self._wrapper = None
+
+
 def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Collection[str]) -> SegmentOptions:
     """What the engine is asked for, without the ROI: the choices of a scene as the engine names them.
 

@@ -20,16 +20,14 @@ class RunPanel:
     """The widgets of a run.
 
     Args:
-        applyButton, cancelButton, progressBar, statusLabel, logTextEdit, batchButton: the widgets.
+        ui: the widgets applyButton, batchButton, cancelButton, progressBar, statusLabel and logTextEdit.
         onIdle: called when a run has ended.
     """
 
-    def __init__(
-        self, applyButton, cancelButton, progressBar, statusLabel, logTextEdit, batchButton, onIdle: Callable[[], None]
-    ):
+    def __init__(self, ui, onIdle: Callable[[], None]):
         self._onIdle = onIdle
-        self._apply, self._cancel, self._batch = applyButton, cancelButton, batchButton
-        self._progressBar, self._status, self._log = progressBar, statusLabel, logTextEdit
+        self._apply, self._cancel, self._batch = ui.applyButton, ui.cancelButton, ui.batchButton
+        self._progressBar, self._status, self._log = ui.progressBar, ui.statusLabel, ui.logTextEdit
         self._problem = self._batchProblem = ""
         self._isRunning = False
 
@@ -117,7 +115,7 @@ class RunControl(RunListener):
         onFinished: Callable[[SegmentationOutcome], None],
     ):
         self._panel, self._enginePanel = runPanel, enginePanel
-        self._task, self._segment, self._onFinished = task, segment, onFinished
+        self._task, self.segment, self._onFinished = task, segment, onFinished
         self._run: SegmentationRun | None = None
 
     def start(self) -> None:
@@ -125,7 +123,7 @@ class RunControl(RunListener):
 
         def prepare() -> Callable[[], SegmentationRun]:
             task = self._task()
-            return lambda: self._segment(task, self)
+            return lambda: self.segment(task, self)
 
         self.launch(prepare)
 
@@ -144,6 +142,12 @@ class RunControl(RunListener):
         except Exception:
             self._enginePanel.stopWaiting()
             self._onNotStarted()
+
+    def isFree(self) -> bool:
+        """Whether nothing runs; the user is told otherwise."""
+        if self._panel.isRunning:
+            slicer.util.errorDisplay(_("Wait until the current run has ended, or cancel it."))
+        return not self._panel.isRunning
 
     def setUp(self) -> None:
         """Set up the engine without segmenting."""

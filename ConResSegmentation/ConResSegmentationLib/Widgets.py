@@ -1,15 +1,54 @@
-"""What the panels of both modules do with Qt's widgets: sentences, plain text, paths, and a panel that stays narrow."""
+"""What the panels of both modules have in common: sentences, plain text, paths, and a panel that stays narrow."""
 
 import html
+import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import qt
+import slicer
 from slicer.i18n import tr as _
+from slicer.i18n import translate
 
 _ERROR_STYLE = "color: #c0392b; font-weight: bold"
 _MILLISECONDS_AFTER_LAST_KEY = 700
 _FEWEST_LETTERS = 12
+
+
+def describeModule(parent, title: str, text: str) -> None:
+    """What Slicer shows about a module.
+
+    Args:
+        parent: the module, as Slicer has it.
+        title: its name.
+        text: the help, which names ``{documentation}``, a link.
+    """
+    parent.title = title
+    parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
+    parent.contributors = ["ConResNet for 3D Slicer contributors"]
+    link = '<a href="https://github.com/ConResNet/SlicerConResNet">{}</a>'.format(_("documentation"))
+    parent.helpText = text.format(documentation=link)
+    parent.acknowledgementText = _(
+        "The network was published by J. Zhang, Y. Xie, Y. Wang and Y. Xia: Inter-Slice Context Residual Learning "
+        "for 3D Medical Image Segmentation, IEEE Transactions on Medical Imaging 40(2), 2021."
+    )
+
+
+def forgetModules(*packages: str) -> None:
+    """Let the next import load packages anew, for when a module is reloaded."""
+    importlib.invalidate_caches()
+    for name in [name for name in sys.modules if name.split(".")[0] in packages]:
+        del sys.modules[name]
+
+
+def editSegmentation(segmentationNode, volumeNode) -> None:
+    """Open a segmentation in the Segment Editor, on a volume if there is one."""
+    slicer.util.selectModule("SegmentEditor")
+    editor = slicer.util.getModuleWidget("SegmentEditor").editor
+    editor.setSegmentationNode(segmentationNode)
+    if volumeNode is not None:
+        editor.setSourceVolumeNode(volumeNode)
 
 
 def say(label, text: str, isError: bool = False) -> None:
@@ -112,6 +151,28 @@ class FittedHeight(qt.QObject):
         # Before it is shown its width means nothing.
         isShown = self._label.visible
         self._label.minimumHeight = max(self._label.heightForWidth(self._label.width), 0) if isShown else 0
+
+
+class DroppedFiles(qt.QObject):
+    """Calls a function with the paths of files that are dropped on a widget."""
+
+    def __init__(self, widget, onDropped: Callable[[list[str]], None]):
+        qt.QObject.__init__(self, widget)
+        self._onDropped = onDropped
+        widget.acceptDrops = True
+        widget.installEventFilter(self)
+
+    def eventFilter(self, watched, event) -> bool:
+        """Called by Qt for each event of the widget."""
+        if event.type() not in (qt.QEvent.DragEnter, qt.QEvent.Drop):
+            return False
+        paths = [url.toLocalFile() for url in event.mimeData().urls()]
+        if not any(paths):
+            return False
+        event.acceptProposedAction()
+        if event.type() == qt.QEvent.Drop:
+            self._onDropped([path for path in paths if path])
+        return True
 
 
 def addShortcuts(widget, actions: dict[str, Callable[[], object]]) -> list:

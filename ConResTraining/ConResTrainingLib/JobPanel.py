@@ -17,8 +17,7 @@ from . import TrainingCurves, TrainingSettings
 from .Backend import Backend, Place
 from .CrossValidation import CrossValidation, jobIn
 from .DataSetPanel import DataSetPanel, pathNextTo
-from .PlanPanel import PlanPanel
-from .PlanText import dataOfPlan
+from .PlanPanel import PlanPanel, dataOfPlan
 from .TrainingJob import REPORT_FILE, JobState, TrainingJob
 
 

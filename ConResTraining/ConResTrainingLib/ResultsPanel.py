@@ -10,7 +10,9 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
+from conresnet.importing import CHECKPOINT_SUFFIXES
 from ConResSegmentationLib import Messages
+from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForCheckpoint, askForSettings
 from ConResSegmentationLib.Widgets import openFile, plain, say
 
 from . import TrainingSettings
@@ -26,7 +28,7 @@ _SEGMENT_COLUMN = 1
 
 
 class ResultsPanel:
-    """The widgets of the results.
+    """The widgets of the results. It is also told how the import of a checkpoint goes.
 
     Args:
         section: the collapsible button that contains the widgets.
@@ -42,15 +44,18 @@ class ResultsPanel:
         self._listed: list[Path] = []
         ui.checkpointSelector.addItem(_("Latest"), "last")
         ui.checkpointSelector.addItem(_("Best validation Dice"), "best")
+        self.log = log
         self._evaluation = BackendTask(ui.evaluateButton, ui.resultsStatusLabel, self._evaluate, log)
         self._export = BackendTask(ui.importButton, ui.resultsStatusLabel, self._onImport, log)
         self._comparison = BackendTask(ui.compareButton, ui.resultsStatusLabel, self._compare, log)
-        self._importText = ui.importButton.text
+        self._checkpointImport: CheckpointImport | None = None
+        self._importText, self._checkpointText = ui.importButton.text, ui.checkpointButton.text
         # The names of segments get the width that the numbers leave.
         header = ui.comparisonTable.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(_SEGMENT_COLUMN, qt.QHeaderView.Stretch)
         ui.otherRunsList.connect("itemChanged(QListWidgetItem*)", self._onOthersChosen)
+        ui.checkpointButton.connect("clicked(bool)", self._onCheckpoint)
         ui.openEvaluationButton.connect("clicked(bool)", self._onOpenReport)
         ui.checkpointSelector.connect("currentIndexChanged(int)", self.updateButtons)
 
@@ -75,13 +80,14 @@ class ResultsPanel:
                 _("Compare both evaluations, case by case. A is this run, B the checked one."),
             ),
         ):
-            isBusy = any(other.isRunning for other in self._tasks if other is not task)
-            busy = _("Wait until the other command has ended.") if isBusy else ""
+            busy = self._busy if not task.isRunning else ""
             button.enabled = task.isRunning or not (problem or busy)
             button.toolTip = plain(problem or busy or tip)
         if not self._export.isRunning:
             ensemble = _("Import {count} runs as one ensemble").format(count=1 + len(others))
             self._ui.importButton.text = ensemble if others else self._importText
+        self._ui.checkpointButton.enabled = bool(self._checkpointImport) or not self._busy
+        self._ui.checkpointButton.text = _("Cancel") if self._checkpointImport else self._checkpointText
         self._ui.openEvaluationButton.enabled = self._report is not None and os.path.isfile(self._report)
 
     def runChanged(self) -> None:
@@ -89,7 +95,7 @@ class ResultsPanel:
         isOther, self._lastRun = self._run != self._lastRun, self._run
         if isOther:
             self._ui.comparisonTable.visible = False
-        if isOther and not any(task.isRunning for task in self._tasks):
+        if isOther and not self._busy:
             say(self._ui.resultsStatusLabel, "")
         self._listOthers()
         self.updateButtons()
@@ -98,6 +104,36 @@ class ResultsPanel:
         """The panel is about to be deleted."""
         for task in self._tasks:
             task.stop()
+        if self._checkpointImport:
+            self._checkpointImport.cancel()
+
+    def install(self, source: str) -> None:
+        """Install a model package, or import a checkpoint by the paper's authors, in ConRes Segmentation."""
+        if self._busy:
+            slicer.util.errorDisplay(self._busy)
+        elif not source.casefold().endswith(CHECKPOINT_SUFFIXES):
+            self._install(Path(source), _("Canceled."))
+        elif settings := askForSettings(Path(source)):
+            logic = slicer.util.getModuleLogic(_SEGMENTATION_MODULE)
+            try:
+                self._checkpointImport = logic.importCheckpoint(source, settings, self)
+            except UserError as error:
+                self.onEnded(Messages.sentence(error), isError=True)
+            self.updateButtons()
+
+    def onProgress(self, text: str, _fraction: float | None) -> None:
+        """What an import is doing."""
+        say(self._ui.resultsStatusLabel, text)
+
+    def onCancelled(self) -> None:
+        """An import was canceled."""
+        self.onEnded(_("Canceled."))
+
+    def onEnded(self, text: str, isError: bool = False) -> None:
+        """An import has ended."""
+        self._checkpointImport = None
+        say(self._ui.resultsStatusLabel, text, isError)
+        self.updateButtons()
 
     @property
     def others(self) -> list[Path]:
@@ -108,6 +144,11 @@ class ResultsPanel:
     @property
     def _tasks(self) -> tuple[BackendTask, ...]:
         return self._evaluation, self._export, self._comparison
+
+    @property
+    def _busy(self) -> str:
+        isBusy = self._checkpointImport or any(task.isRunning for task in self._tasks)
+        return _("Wait until the other command has ended.") if isBusy else ""
 
     @property
     def _run(self) -> Path | None:
@@ -227,21 +268,27 @@ class ResultsPanel:
         runs = map(str, (self._run, *self.others))
         arguments = ("export", *runs, *options, *self._jobPanel.dataOptions())
         text = _("Packing the model and evaluating it on the held-out cases")
-        self._export.run(lambda: self._backend.launch(*arguments), text, lambda _output: self._install(package))
+        self._export.run(lambda: self._backend.launch(*arguments), text, lambda _output: self._onPacked(package))
         self.updateButtons()
 
-    def _install(self, package: Path) -> None:
+    def _onPacked(self, package: Path) -> None:
         self.updateButtons()
+        self._install(package, _("The model was packed as {path}, but not installed.").format(path=package))
+
+    def _onCheckpoint(self) -> None:
+        if self._checkpointImport:
+            self._checkpointImport.cancel()
+        elif source := askForCheckpoint():
+            self.install(source)
+
+    def _install(self, package: Path, otherwise: str) -> None:
         try:
             name = slicer.util.getModuleLogic(_SEGMENTATION_MODULE).install(str(package))
         except UserError as error:
             say(self._ui.resultsStatusLabel, Messages.sentence(error), isError=True)
             return
         if not name:
-            say(
-                self._ui.resultsStatusLabel,
-                _("The model was packed as {path}, but not installed.").format(path=package),
-            )
+            say(self._ui.resultsStatusLabel, otherwise)
             return
         say(
             self._ui.resultsStatusLabel,

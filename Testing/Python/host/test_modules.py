@@ -34,7 +34,7 @@ class TinyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.story = []
+        self.story, self.parameters = [], None
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -49,12 +49,15 @@ class TinyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self):
         self.story.append("enter")
         self.parameters = TinyParameterNode(self.logic.getParameterNode())
-        self.parameters.connectGui(self.ui)
+        self.tag = self.parameters.connectGui(self.ui)
 
     def exit(self):
         self.story.append("exit")
 
     def cleanup(self):
+        # The parameter node stays, and would write to widgets that are gone.
+        if self.parameters:
+            self.parameters.disconnectGui(self.tag)
         self.removeObservers()
         self.story.append("cleanup")
 

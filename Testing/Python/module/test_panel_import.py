@@ -4,35 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-import torch
 from PySide6 import QtWidgets
 
 from conresnet.package import read_package
 from conresnet.package.store import find_model
-from engine import authors_network
+from module.checkpoints import answers, checkpoint
 from module.panel_driver import PanelDriver
-from module.test_panel_loading import drop
 from slicer_host import dialogs
 
-
-@pytest.fixture
-def checkpoint(data_folder: Path, tmp_path: Path) -> Path:
-    """The authors' network, narrow, with the names of their training on several GPUs."""
-    tensors = authors_network.state_dict(data_folder, base_width=8)
-    torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "BraTS final.pth")
-    return tmp_path / "BraTS final.pth"
-
-
-def answers(result: int = 1, **texts: str) -> object:
-    """Fills in the dialog and closes it."""
-
-    def fill(dialog: QtWidgets.QDialog) -> int:
-        for name, text in texts.items():
-            dialog.findChild(QtWidgets.QLineEdit, name).setText(text)
-        return result
-
-    return fill
+__all__ = ["checkpoint"]
 
 
 def end(panel: PanelDriver) -> None:
@@ -48,7 +28,7 @@ def test_a_dropped_checkpoint_is_imported_and_chosen(panel: PanelDriver, checkpo
         return 1
 
     dialogs.answer(look)
-    drop(panel, checkpoint)
+    panel.drop(checkpoint)
     assert panel.widget.runPanel.isRunning
     end(panel)
     assert shown == ["BraTS-final"] and panel.status == "Imported BraTS-final."
@@ -92,14 +72,14 @@ def test_what_cannot_be_imported_is_said_and_nothing_is_installed(
         (checkpoint, answers(orientationEdit="XYZ"), "orientation"),
     ):
         dialogs.answer(answer)
-        drop(panel, path)
+        panel.drop(path)
         end(panel)
         assert words in panel.status
     dialogs.answer(answers(result=0))
-    drop(panel, checkpoint)
+    panel.drop(checkpoint)
     assert not panel.widget.runPanel.isRunning
     dialogs.answer(answers())
-    drop(panel, checkpoint)
+    panel.drop(checkpoint)
     panel.wait(lambda: panel.status.startswith("Importing"))
     panel.ui.cancelButton.click()
     assert panel.status == "Canceled." and not panel.widget.runPanel.isRunning

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import slicer
-from PySide6 import QtCore, QtGui
 
 from ConResSegmentationLib import Loading
 from module.models import write_four_channels
@@ -49,20 +48,6 @@ class SegmentEditorWidget(ScriptedLoadableModuleWidget):
 def load_action(panel: PanelDriver, text: str) -> object:
     """The entry of the button's menu."""
     return next(action for action in panel.ui.loadButton.menu().actions() if action.text == text)
-
-
-def drop(panel: PanelDriver, *paths: Path) -> None:
-    """Drop files on the panel."""
-    widget = panel.ui.inputsCollapsibleButton.parent()
-    data = QtCore.QMimeData()
-    data.setUrls([QtCore.QUrl.fromLocalFile(str(path)) for path in paths])
-    copy, left = QtCore.Qt.DropAction.CopyAction, QtCore.Qt.MouseButton.LeftButton
-    none = QtCore.Qt.KeyboardModifier.NoModifier
-    enter = QtGui.QDragEnterEvent(QtCore.QPoint(5, 5), copy, data, left, none)
-    panel.app.sendEvent(widget, enter)
-    assert enter.isAccepted()
-    panel.app.sendEvent(widget, QtGui.QDropEvent(QtCore.QPointF(5, 5), copy, data, left, none))
-    panel.settle()
 
 
 def test_an_example_is_segmented_without_a_file_or_a_network(panel: PanelDriver) -> None:
@@ -104,10 +89,10 @@ def test_a_loaded_image_replaces_the_chosen_one_whatever_its_name(
     panel.settle()
     assert panel.widget.channels.nodes == [volume]
     shutil.copy(hippocampus_image, tmp_path / "scan 7.nii.gz")
-    drop(panel, tmp_path / "scan 7.nii.gz")
+    panel.drop(tmp_path / "scan 7.nii.gz")
     assert [node.GetName() for node in panel.widget.channels.nodes] == ["scan 7"]
     (tmp_path / "broken.nii").write_bytes(b"no image")
-    drop(panel, tmp_path / "broken.nii")
+    panel.drop(tmp_path / "broken.nii")
     assert "broken.nii" in dialogs.shown[-1].text or "load" in dialogs.shown[-1].text.casefold()
     assert [node.GetName() for node in panel.widget.channels.nodes] == ["scan 7"]
 
@@ -135,12 +120,12 @@ def test_a_dicom_folder_goes_through_slicers_dicom_module(
     dialogs.answer(str(tmp_path / "empty"))
     load_action(panel, "DICOM folder...").trigger()
     assert "contains no DICOM images" in dialogs.shown[-1].text
-    drop(panel, tmp_path / "full")
+    panel.drop(tmp_path / "full")
     assert imported == [str(tmp_path / "full")] and panel.ui.applyButton.enabled
 
 
 def test_a_dropped_model_package_is_installed(panel: PanelDriver, tmp_path: Path) -> None:
-    drop(panel, write_four_channels(tmp_path / "four.zip"))
+    panel.drop(write_four_channels(tmp_path / "four.zip"))
     assert panel.choices.model == "four"
 
 

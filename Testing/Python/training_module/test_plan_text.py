@@ -28,7 +28,7 @@ LONG = "a folder with blanks in its name, which are many " * 4
     ],
 )
 def test_the_folder_of_the_data_is_read_as_it_was_written(training: object, folder: str) -> None:
-    from ConResTrainingLib.PlanText import dataOfPlan, foldsOfPlan
+    from ConResTrainingLib.PlanPanel import dataOfPlan, foldsOfPlan
 
     plan = {"data": folder, "targets": {"data": [1]}, "training": {"folds": 4}}
     for width in (40, 100):
@@ -38,7 +38,7 @@ def test_the_folder_of_the_data_is_read_as_it_was_written(training: object, fold
 
 
 def test_a_comment_is_not_part_of_it_and_what_cannot_be_read_is_none(training: object) -> None:
-    from ConResTrainingLib.PlanText import dataOfPlan, foldsOfPlan
+    from ConResTrainingLib.PlanPanel import dataOfPlan, foldsOfPlan
 
     assert dataOfPlan("data: /scans  # on the server\ntargets: {}\n") == Path("/scans")
     for text in ("", "data:\n", "data: 'cut", 'data: "cut', "targets:\n  data: /scans\n"):

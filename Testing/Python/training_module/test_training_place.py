@@ -159,6 +159,13 @@ def test_the_environment_is_made_after_asking(
     )
     assert Path(found.stdout.decode().strip()).is_relative_to(folder)
     assert backend.problem == "" and "-m pip install" in training.log
+    dialogs.answer("No", "Yes")
+    training.click(ui.removeEnvironmentButton)
+    assert backend.environment.isReady and f"Delete the training environment in {folder} (" in dialogs.shown[-1].text
+    assert dialogs.shown[-1].text.endswith(" MB)?")
+    training.click(ui.removeEnvironmentButton)
+    assert not folder.exists() and not ui.removeEnvironmentButton.enabled
+    assert "no training environment yet" in ui.placeStatusLabel.text
 
 
 def test_an_environment_that_cannot_be_made_leaves_none_behind(training: TrainingDriver, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import matplotlib.image
 import numpy as np
 import pytest
 import slicer
@@ -25,7 +26,24 @@ def start(driver: TrainingDriver) -> None:
     driver.wait(lambda: driver.points() > 0)
 
 
+def check_size(driver: TrainingDriver, picture: Path) -> None:
+    """The panel is as wide as Slicer's and fits a screen, with everything advanced folded and all sentences shown."""
+    from ConResSegmentationLib.Widgets import say
+
+    driver.ui.placeCollapsibleButton.collapsed = True
+    say(driver.ui.checkStatusLabel, "No problems were found in 6 cases.")
+    say(driver.ui.planStatusLabel, f"Planned for 6 cases. Review and edit {'long/' * 16}plan.yaml, then use it for training.")
+    driver.settle()
+    height, width = matplotlib.image.imread(driver.picture(picture)).shape[:2]
+    assert height < 900 and width == 420 >= driver.representation.minimumSizeHint.width()
+
+
 def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+    from ConResTrainingLib import TrainingSettings
+
+    # An earlier run, so that the lists of runs are shown.
+    (tmp_path / "earlier").mkdir()
+    TrainingSettings.addRun(tmp_path / "earlier")
     here.use_tiny_plan(data_set, steps=20_000)
     start(here)
     manager = slicer.app.layoutManager()
@@ -38,6 +56,9 @@ def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: 
     here.wait(lambda: here.points() > before and here.job.progress.validations)
     here.wait(lambda: here.ui.importButton.enabled)
     assert "of 20000" in here.ui.runStatusLabel.text and "Dice" in here.ui.runStatusLabel.text
+
+    assert not here.ui.otherRunsCollapsibleButton.isHidden() and not here.ui.progressBar.isHidden()
+    check_size(here, tmp_path / "training.png")
 
     # Slicer is closed and opened again: the run went on, and is found.
     step = here.job.progress.step
@@ -64,6 +85,7 @@ def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: 
     dialogs.answer("Yes")
     here.run_command(here.ui.importButton)
     assert "is installed and chosen" in here.ui.resultsStatusLabel.text
+    check_size(here, tmp_path / "imported.png")
     segmentation = slicer.modules.ConResSegmentationWidget
     assert slicer.app.moduleManager()._selected == "ConResSegmentation"
     assert segmentation.modelPanel.choice.name == "boxes" and segmentation.modelPanel.problem == ""

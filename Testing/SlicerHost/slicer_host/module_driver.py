@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import slicer
+from PySide6 import QtCore, QtGui, QtWidgets
 
 from slicer_host.panel import panel_image
 from slicer_host.views import save_png
@@ -64,6 +65,19 @@ class ModuleDriver:
             self.app.processEvents()
             time.sleep(0.005)
             assert time.monotonic() < end, f"waited {seconds} s; the panel shows: {self.told}"
+
+    def drop(self, *paths: Path) -> None:
+        """Drop files on the panel, which must accept them."""
+        panel = self.representation.findChild(QtWidgets.QWidget, self.moduleName)
+        data = QtCore.QMimeData()
+        data.setUrls([QtCore.QUrl.fromLocalFile(str(path)) for path in paths])
+        copy, left = QtCore.Qt.DropAction.CopyAction, QtCore.Qt.MouseButton.LeftButton
+        none = QtCore.Qt.KeyboardModifier.NoModifier
+        enter = QtGui.QDragEnterEvent(QtCore.QPoint(5, 5), copy, data, left, none)
+        self.app.sendEvent(panel, enter)
+        assert enter.isAccepted()
+        self.app.sendEvent(panel, QtGui.QDropEvent(QtCore.QPointF(5, 5), copy, data, left, none))
+        self.settle()
 
     def picture(self, path: Path) -> Path:
         """Write a picture of the panel."""

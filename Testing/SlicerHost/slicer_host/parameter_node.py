@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 import typing
+import weakref
 
 import slicer
 import vtk
@@ -32,17 +33,21 @@ class _Field:
             self.default = defaults[0] if defaults else parameter_checks.Default(generator=self.codec.default)
 
     def __get__(self, wrapper: object, owner: type | None = None) -> object:
-        if wrapper is None:
-            return self
+        return self if wrapper is None else wrapper._values[self.name]
+
+    def __set__(self, wrapper: object, value: object) -> None:
+        self.codec.check(value)
+        node, name = wrapper.parameterNode, wrapper._prefix + self.name
+        with slicer.util.NodeModify(node):
+            self.codec.write(node, name, value)
+            wrapper._values[self.name] = self.codec.read(node, name)
+
+    def read(self, wrapper: object) -> object:
+        """Return what the node holds; its default is written first where it holds nothing."""
         node, name = wrapper.parameterNode, wrapper._prefix + self.name
         if not self.codec.holds(node, name):
             self.codec.write(node, name, self.default.value)
         return self.codec.read(node, name)
-
-    def __set__(self, wrapper: object, value: object) -> None:
-        self.codec.check(value)
-        with slicer.util.NodeModify(wrapper.parameterNode):
-            self.codec.write(wrapper.parameterNode, wrapper._prefix + self.name, value)
 
 
 class _Wrapper:
@@ -55,9 +60,22 @@ class _Wrapper:
         self._guis: dict[int, tuple[int, dict]] = {}
         self._updating = False
         self._next_tag = 0
+        # As in Slicer, values are read once, and again only when the node says that it was modified: a reference to a
+        # node that is not in the scene yet stays None.
+        self._values: dict[str, object] = {}
         with slicer.util.NodeModify(parameterNode):
-            for name in self.allParameters:
-                getattr(self, name)
+            self._read_all()
+        wrapper = weakref.ref(self)
+        self._observer = parameterNode.AddObserver(
+            vtk.vtkCommand.ModifiedEvent, lambda _caller, _event: wrapper()._read_all()
+        )
+
+    def __del__(self) -> None:
+        self.parameterNode.RemoveObserver(self._observer)
+
+    def _read_all(self) -> None:
+        for name, field in self.allParameters.items():
+            self._values[name] = field.read(self)
 
     def _field(self, name: str) -> _Field:
         if name not in self.allParameters:
@@ -74,7 +92,7 @@ class _Wrapper:
         return self._field(name).default
 
     def isCached(self, name: str) -> bool:
-        """True: Slicer caches values of all types that this stand-in takes. Here each is read when asked for."""
+        """True: Slicer caches values of all types that this stand-in takes."""
         self._field(name)
         return True
 
@@ -150,7 +168,7 @@ def parameterNodeWrapper(cls: type | None = None) -> type:
         if hasattr(_Wrapper, name):
             raise ValueError(f"Cannot use the reserved name '{name}' in a parameterNodeWrapper")
         fields[name] = _Field(cls, name, kind)
-    members = {k: v for k, v in vars(_Wrapper).items() if not k.startswith("__") or k == "__init__"}
+    members = {k: v for k, v in vars(_Wrapper).items() if not k.startswith("__") or k in ("__init__", "__del__")}
     for name, value in (members | fields | {"allParameters": fields, "_is_parameter_node_wrapper": True}).items():
         setattr(cls, name, value)
     return cls

@@ -1,0 +1,82 @@
+"""Models and checkpoints that were made elsewhere are installed from ConRes Training, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6 import QtWidgets
+
+from conresnet.package import read_package
+from conresnet.package.store import find_model, list_models
+from module.checkpoints import answers, checkpoint
+from module.models import write_four_channels
+from slicer_host import dialogs
+from training_module.training_driver import TrainingDriver
+
+__all__ = ["checkpoint"]
+
+
+def status(training: TrainingDriver) -> str:
+    return training.ui.resultsStatusLabel.text
+
+
+def test_a_checkpoint_is_imported_after_the_questions_of_the_command(
+    training: TrainingDriver, checkpoint: Path, tmp_path: Path
+) -> None:
+    shown = []
+
+    def look(dialog: QtWidgets.QDialog) -> int:
+        dialog.grab().save(str(tmp_path / "dialog.png"))
+        shown.append(dialog.findChild(QtWidgets.QLineEdit, "nameEdit").text)
+        return answers(titleEdit="Mine", spacingEdit="2, 1, 1")(dialog)
+
+    button = training.ui.checkpointButton
+    dialogs.answer(str(checkpoint), look)
+    training.click(button)
+    assert status(training) == "Importing BraTS final.pth" and button.text == "Cancel"
+    training.picture(tmp_path / "importing.png")
+    training.wait(lambda: button.text == "Checkpoint...")
+    assert status(training) == "Imported BraTS-final." and shown == ["BraTS-final"]
+    description = read_package(find_model("BraTS-final")).description
+    assert (description.title, description.preparation.spacing) == ("Mine", (2, 1, 1))
+    # ConRes Segmentation has it, and has chosen it.
+    training.app.moduleManager().select("ConResSegmentation")
+    training.settle()
+    segmentation = training.app.moduleManager().module("ConResSegmentation").widgetRepresentation().self()
+    assert segmentation.ui.modelSelector.currentText == "Mine" and len(segmentation.channels.combos) == 4
+
+
+def test_an_import_is_canceled_and_what_is_wrong_is_said(
+    training: TrainingDriver, checkpoint: Path, tmp_path: Path
+) -> None:
+    before = [entry.name for entry in list_models()]
+    button = training.ui.checkpointButton
+    dialogs.answer(answers(result=0))
+    training.drop(checkpoint)
+    assert status(training) == "" and button.text == "Checkpoint..."
+    dialogs.answer(answers())
+    training.drop(checkpoint)
+    training.drop(checkpoint)
+    assert dialogs.shown[-1].text == "Wait until the other command has ended."
+    training.click(button)
+    assert status(training) == "Canceled." and button.text == "Checkpoint..."
+    (tmp_path / "broken.pth").write_bytes(b"no checkpoint")
+    dialogs.answer(answers())
+    training.drop(tmp_path / "broken.pth")
+    training.wait(lambda: button.text == "Checkpoint...")
+    assert "broken.pth" in status(training) and "color" in training.ui.resultsStatusLabel.styleSheet
+    assert [entry.name for entry in list_models()] == before
+
+
+def test_a_dropped_package_is_installed_and_a_dropped_folder_is_the_data_set(
+    training: TrainingDriver, data_set: Path, tmp_path: Path
+) -> None:
+    dialogs.answer("No")
+    training.drop(write_four_channels(tmp_path / "four.zip"))
+    assert "four is installed" in status(training) and find_model("four")
+    dialogs.answer("No")
+    training.drop(tmp_path / "four.zip")
+    assert status(training) == "Canceled."
+    training.drop(data_set)
+    training.wait(lambda: training.widget.dataSetPanel.isSettled)
+    assert "6 labeled cases" in training.ui.dataSetSummaryLabel.text
