@@ -122,13 +122,10 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         ui.editButton.connect("clicked(bool)", self.onEdit)
         ui.smoothingSlider.connect("valueChanged(double)", self._onSmoothingChanged)
         ui.copyDiagnosticsButton.connect("clicked(bool)", self.onCopyDiagnostics)
-        actions = {
-            "Ctrl+Return": ui.applyButton.click,
-            "Ctrl+Backspace": ui.cancelButton.click,
-            "Ctrl+Shift+M": self.overlayPanel.toggle,
-        }
-        self._shortcuts = addShortcuts(uiWidget, actions)
-        ui.galleryButton.connect("clicked(bool)", self.onGallery)
+        actions = {"Ctrl+Return": ui.applyButton.click, "Ctrl+Backspace": ui.cancelButton.click}
+        self._shortcuts = addShortcuts(uiWidget, actions | {"Ctrl+Shift+M": self.overlayPanel.toggle})
+        gallery = (self.logic.enginePython, self.modelPanel, self.runControl, ui.exampleButton.click)
+        ui.galleryButton.connect("clicked(bool)", lambda _checked: Gallery.chooseModel(*gallery))
         self._nodesTimer = singleShotTimer(uiWidget, self._onNodesAdded)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -247,22 +244,6 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         if settings:
             control, install = self.runControl, self.modelPanel.install
             control.launch(lambda: lambda: self.logic.importCheckpoint(path, settings, control, install))
-
-    def onGallery(self) -> None:
-        """Choose a model by its card, with its example, or download it."""
-        gallery = Gallery.Gallery(self.logic.enginePython)
-        if not gallery.exec():
-            return
-        card = gallery.card
-        if card.entry is None:
-            self.modelPanel.choose(card.name)
-            if gallery.wantsExample:
-                self.ui.exampleButton.click()
-        elif self.runPanel.isRunning:
-            slicer.util.errorDisplay(_("Wait until the current run has ended, or cancel it."))
-        elif Gallery.confirmDownload(card.entry):
-            python, control, install = self.logic.enginePython, self.runControl, self.modelPanel.install
-            control.launch(lambda: lambda: Gallery.PackageDownload(python, card.entry, control, install))
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
         self.channels.setInputs(self.modelPanel.description.inputs if self.modelPanel.description else ())

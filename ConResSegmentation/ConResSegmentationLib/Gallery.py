@@ -22,8 +22,9 @@ from conresnet.package.download import (
 from . import Messages
 from .EnginePython import EnginePython
 from .Loading import examples
-from .Models import ModelChoice, measured, modelChoices
+from .Models import ModelChoice, ModelPanel, measured, modelChoices
 from .Processes import ChildProcess, lastLine
+from .RunPanel import RunControl
 from .Widgets import plain
 
 _SECONDS_SETTING = "ConResSegmentation/Seconds/"
@@ -268,6 +269,27 @@ class Gallery:
             self._show(parse_catalog(lastLine(output).encode(), self._source))
         except UserError as error:
             self._message.text = Messages.sentence(error)
+
+
+def chooseModel(python: EnginePython, modelPanel: ModelPanel, control: RunControl, loadExample: Callable) -> None:
+    """Let the user choose a model by its card, with its example, or download it.
+
+    Args:
+        python: the engine's Python.
+        modelPanel: gets the model.
+        control: runs the download.
+        loadExample: loads the example of the chosen model.
+    """
+    gallery = Gallery(python)
+    if not gallery.exec():
+        return
+    card = gallery.card
+    if card.entry is None:
+        modelPanel.choose(card.name)
+        if gallery.wantsExample:
+            loadExample()
+    elif control.isFree() and confirmDownload(card.entry):
+        control.launch(lambda: lambda: PackageDownload(python, card.entry, control, modelPanel.install))
 
 
 def confirmDownload(entry: CatalogEntry) -> bool:

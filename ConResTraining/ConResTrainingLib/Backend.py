@@ -135,10 +135,19 @@ class BackendTask:
         label: shows what is being done, and the command's closing sentence.
         onClicked: called by a click when no command is running.
         onLine: called with each line that the command prints.
+        onIdle: called when a command has ended, failed and canceled ones included.
     """
 
-    def __init__(self, button, label, onClicked: Callable[[], None], onLine: Callable[[str], None]):
+    def __init__(
+        self,
+        button,
+        label,
+        onClicked: Callable[[], None],
+        onLine: Callable[[str], None],
+        onIdle: Callable[[], None] = lambda: None,
+    ):
         self._button, self._label, self._onClicked, self._onLine = button, label, onClicked, onLine
+        self._onIdle = onIdle
         self._text = button.text
         self._process: ChildProcess | None = None
         button.connect("clicked(bool)", self._onButton)
@@ -190,6 +199,7 @@ class BackendTask:
         wasStopped = self._process.isStopped
         self._process = None
         self._button.text = self._text
+        self._onIdle()
         if wasStopped:
             say(self._label, _("Canceled."))
             return

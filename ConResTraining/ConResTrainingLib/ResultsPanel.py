@@ -44,10 +44,10 @@ class ResultsPanel:
         self._listed: list[Path] = []
         ui.checkpointSelector.addItem(_("Latest"), "last")
         ui.checkpointSelector.addItem(_("Best validation Dice"), "best")
-        self.log = log
-        self._evaluation = BackendTask(ui.evaluateButton, ui.resultsStatusLabel, self._evaluate, log)
-        self._export = BackendTask(ui.importButton, ui.resultsStatusLabel, self._onImport, log)
-        self._comparison = BackendTask(ui.compareButton, ui.resultsStatusLabel, self._compare, log)
+        self.log, status = log, ui.resultsStatusLabel
+        self._evaluation = BackendTask(ui.evaluateButton, status, self._evaluate, log, self.updateButtons)
+        self._export = BackendTask(ui.importButton, status, self._onImport, log, self.updateButtons)
+        self._comparison = BackendTask(ui.compareButton, status, self._compare, log, self.updateButtons)
         self._checkpointImport: CheckpointImport | None = None
         self._importText, self._checkpointText = ui.importButton.text, ui.checkpointButton.text
         # The names of segments get the width that the numbers leave.
@@ -216,7 +216,6 @@ class ResultsPanel:
         self.updateButtons()
 
     def _onCompared(self, output: Path, first: str, second: str) -> None:
-        self.updateButtons()
         try:
             rows = comparedRows(json.loads(output.read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
@@ -253,7 +252,6 @@ class ResultsPanel:
         self.updateButtons()
 
     def _onEvaluated(self, report: Path, before: int | None) -> None:
-        self.updateButtons()
         # With the same exit code, the command says that it could not start; the report is then an earlier one.
         if _timeOf(report) != before:
             openFile(report, self._ui.resultsStatusLabel)
@@ -272,7 +270,6 @@ class ResultsPanel:
         self.updateButtons()
 
     def _onPacked(self, package: Path) -> None:
-        self.updateButtons()
         self._install(package, _("The model was packed as {path}, but not installed.").format(path=package))
 
     def _onCheckpoint(self) -> None:

@@ -32,7 +32,10 @@ def check_size(driver: TrainingDriver, picture: Path) -> None:
 
     driver.ui.placeCollapsibleButton.collapsed = True
     say(driver.ui.checkStatusLabel, "No problems were found in 6 cases.")
-    say(driver.ui.planStatusLabel, f"Planned for 6 cases. Review and edit {'long/' * 16}plan.yaml, then use it for training.")
+    say(
+        driver.ui.planStatusLabel,
+        f"Planned for 6 cases. Review and edit {'long/' * 16}plan.yaml, then use it for training.",
+    )
     driver.settle()
     height, width = matplotlib.image.imread(driver.picture(picture)).shape[:2]
     assert height < 900 and width == 420 >= driver.representation.minimumSizeHint.width()
@@ -232,6 +235,22 @@ def test_the_chosen_data_set_is_handed_over_if_that_of_the_run_was_moved(
     (trained / "plan.yaml").write_text(f"data: {data_set}\n", encoding="utf-8")
     training.run_command(ui.importButton)
     assert "--data" not in arguments()
+
+
+def test_after_a_canceled_or_failed_command_the_others_can_be_used(
+    training: TrainingDriver, trained: Path, tmp_path: Path
+) -> None:
+    ui = training.ui
+    training.choose_python(backend_that(tmp_path, "exec sleep 60"))
+    training.ui.runPathEdit.currentPath = str(trained)
+    training.click(ui.evaluateButton)
+    assert not ui.importButton.enabled and not ui.checkpointButton.enabled
+    ui.evaluateButton.click()
+    training.wait(lambda: ui.evaluateButton.text == "Evaluate")
+    assert ui.resultsStatusLabel.text == "Canceled." and ui.importButton.enabled and ui.checkpointButton.enabled
+    training.choose_python(backend_that(tmp_path, "exit 2"))
+    training.run_command(ui.importButton)
+    assert ui.evaluateButton.enabled and ui.checkpointButton.enabled
 
 
 @pytest.mark.slow
