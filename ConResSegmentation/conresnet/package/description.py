@@ -7,7 +7,6 @@ library only, so that Slicer's process can use it.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from conresnet.errors import UserError
 from conresnet.intensity import check_steps
 from conresnet.networks import wrapped_faults
-from conresnet.package.schema import Place, dump, field, load, load_json, repeated
+from conresnet.package.schema import Place, dump, field, load, load_json, plain_name, repeated
 from conresnet.systems import declared_system, system_faults
 
 FORMAT = "conresnet-model"
@@ -40,27 +39,18 @@ PIECES = ("all", "largest")
 PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}
 
 _VERSION = r"\d{1,6}(\.\d{1,6}){0,3}([.+-]?[A-Za-z0-9.]{1,30})?"
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _DIVIDERS = r"[^^~\r\n]*"
 _NO_DIVIDERS = "not contain ^, ~ or line breaks, which separate the parts of a terminology entry"
 
 
-def _plain_name(name: str) -> str | None:
-    """A name that is a file's or folder's name on every system, and nothing more: no folder, drive or device in it."""
-    if isinstance(name, str) and _PLAIN_NAME.fullmatch(name) and name[-1] != "." and not _DEVICES.fullmatch(name):
-        return None
-    return f'must be a plain name of letters, digits, ".", "_" and "-", but is "{str(name)[:80]}"'
-
-
 def _weights_name(name: str) -> str | None:
     if name.endswith(WEIGHTS_SUFFIX):
-        return _plain_name(name)
+        return plain_name(name)
     return f'must be a {WEIGHTS_SUFFIX} file, but is "{name[:80]}"'
 
 
 def _packed_name(name: str) -> str | None:
-    if (reason := _plain_name(name)) or (name.lower().endswith(FILE_SUFFIXES) and name != DESCRIPTION_FILE):
+    if (reason := plain_name(name)) or (name.lower().endswith(FILE_SUFFIXES) and name != DESCRIPTION_FILE):
         return reason
     return f"must be a file of one of these kinds: {', '.join(FILE_SUFFIXES)}"
 
@@ -296,7 +286,7 @@ class Locator:
     segments, so that each place has segments of its own.
     """
 
-    model: str = field("name of the other model, which takes the first image", check=_plain_name)
+    model: str = field("name of the other model, which takes the first image", check=plain_name)
     margin: float = field("mm from what it finds to the faces of the ROI", low=0, high=100)
     places: tuple[LocatedPlace, ...] = field("where it looks", least=1, most=16)
 
@@ -331,7 +321,7 @@ class ModelDescription:
 
     format: str = field("always `conresnet-model`", choices=(FORMAT,))
     format_version: int = field("version of this format", low=1, high=FORMAT_VERSION)
-    name: str = field("name of the folder once installed: letters, digits, `.`, `_`, `-`", check=_plain_name)
+    name: str = field("name of the folder once installed: letters, digits, `.`, `_`, `-`", check=plain_name)
     title: str = field("name for people")
     version: str = field("version of the model, such as 1.0.0", pattern=_VERSION, shape="look like 1.0.0")
     description: str = field("what the model is for", default="")
@@ -379,10 +369,6 @@ class ModelDescription:
     def located_output(self) -> Output:
         """What comes out where the locator has found the ROIs."""
         return self.locator.output(self.output)
-
-    def with_files(self, files: Mapping[str, PackedFile]) -> "ModelDescription":
-        """The same description of other files, as the writer makes it."""
-        return replace(self, files=dict(files))
 
     def to_dict(self) -> dict[str, Any]:
         """The description as JSON has it; `parse_description` brings it back."""

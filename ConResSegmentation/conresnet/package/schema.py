@@ -246,6 +246,17 @@ def _check_leaves(value: Any, place: Place) -> None:
             _check_leaves(item, place)
 
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def plain_name(name: str) -> str | None:
+    """A name that is a file's or folder's name on every system, and nothing more: no folder, drive or device in it."""
+    if isinstance(name, str) and _PLAIN_NAME.fullmatch(name) and name[-1] != "." and not _DEVICES.fullmatch(name):
+        return None
+    return f'must be a plain name of letters, digits, ".", "_" and "-", but is "{str(name)[:80]}"'
+
+
 def repeated(names: Sequence[str]) -> str | None:
     """What is wrong with names that must differ, or None.
 

@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def write_package(
     with _writing(path) as folder:
         entries = {name: _measure(content) for name, content in contents.items()}
         # Checks the names of the files before any is written.
-        written = parse_description(description.with_files(entries).to_dict(), str(path / DESCRIPTION_FILE))
+        written = parse_description(replace(description, files=entries).to_dict(), str(path / DESCRIPTION_FILE))
         for name, content in contents.items():
             if isinstance(content, bytes):
                 (folder / name).write_bytes(content)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -102,7 +103,7 @@ def blinded(package: Path, folder: Path) -> Path:
     coarse = safetensors.torch.load(files["coarse.safetensors"])
     coarse["head.bias"][0] += 100
     files["coarse.safetensors"] = safetensors.torch.save(coarse)
-    return write_package(model.description.with_files({}), files, folder).path
+    return write_package(replace(model.description, files={}), files, folder).path
 
 
 @pytest.mark.slow
