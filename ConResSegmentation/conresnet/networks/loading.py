@@ -34,6 +34,7 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
     try:
         # First without memory: a description may ask for a network of any size, but its weights cannot.
         planned = _planned(description)
+        check_tensors(planned, package.tensor_shapes(description.weights), source)
         network = build_network(description.type, description.arguments)
     except ValueError as error:
         name = package.description.name
