@@ -28,7 +28,7 @@ from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForSetti
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
-from ConResSegmentationLib.Map3D import Map3DPanel
+from ConResSegmentationLib.Map3DPanel import Map3DPanel
 from ConResSegmentationLib.MapComparison import ComparisonButton
 from ConResSegmentationLib.MapOverlay import MapChooser, OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
@@ -45,6 +45,7 @@ from ConResSegmentationLib.SegmentationRun import (
     SegmentationTask,
 )
 from ConResSegmentationLib.Widgets import (
+    WorkInSteps,
     addShortcuts,
     describeModule,
     editSegmentation,
@@ -116,6 +117,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
         self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton, Report.isPossible, Report.write)
         self.partRemover = PartRemover(uiWidget)
+        self._smoothing = WorkInSteps(uiWidget)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
         ui.installEngineButton.connect("clicked(bool)", lambda _checked: self.runControl.setUp())
@@ -140,8 +142,10 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def cleanup(self) -> None:
         """Slicer quits, or the module is reloaded."""
         self._nodesTimer.stop()
+        self._smoothing.stop()
         self.runControl.cancel()
         self.map3DPanel.close()
+        self.reviewPanel.close()
         self.partRemover.close()
         self.enginePanel.close()
         self.logic.engine.stop(wait=True)
@@ -172,6 +176,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.runControl.cancel()
         self.runPanel.clear()
         self.map3DPanel.forget()
+        self.reviewPanel.close()
+        self._smoothing.stop()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event) -> None:
@@ -284,7 +290,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         """Surfaces that are shown follow the slider; those of the next result will, too."""
         segmentationNode = self._parameterNode.segmentation if self._parameterNode else None
         if segmentationNode is not None and segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE):
-            ResultSegmentation.smoothSurfaces(segmentationNode, smoothing)
+            self._smoothing.start(ResultSegmentation.smoothSurfaces(segmentationNode, smoothing))
 
     def _onMapsChosen(self, kinds: list[str]) -> None:
         if self._parameterNode:

@@ -4,29 +4,28 @@ What is shown are nodes of the scene, to which the segmentation refers: Slicer s
 can change them. Colors, range and opacity are those of the map over the slices.
 """
 
+from collections.abc import Generator, Iterator
+
 import numpy as np
 import slicer
 import vtk
 from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
-from conresnet.images.grid import bounding_box
+from conresnet.images.grid import box_of_flags
 from conresnet.package.maps import MAPS
 
-from . import MapVolumes, ResultParts
+from . import MapVolumes, ResultParts, ResultSegmentation
 from .ParameterNode import Map3D
-from .Widgets import singleShotTimer
 
-_PAINTED_ATTRIBUTE = "ConResNet.PaintedSegment"
+PAINTED_ATTRIBUTE = "ConResNet.PaintedSegment"
 _THRESHOLD_ATTRIBUTE = "ConResNet.MapThreshold"
 _STYLE_ATTRIBUTE = "ConResNet.MapStyle"
 # Whether the segmentation's own surfaces were shown; they would hide a map.
 _COVERED_ATTRIBUTE = "ConResNet.CoveredVisibility3D"
 SCALARS = "Map"
-# An isosurface of more voxels is made of every second one, or fewer: it takes a second for each 100 million.
-_MOST_VOXELS = 60_000_000
-_MILLISECONDS_AFTER_LAST_MOVE = 200
-_MILLISECONDS_AFTER_LAST_EDIT = 1000
+# In a larger box, an isosurface is that of every second voxel along each axis, or of fewer.
+_MOST_VOXELS = 30_000_000
 _LEGEND_SIZE, _LEGEND_FONT_SIZE = (0.12, 0.45), 14
 
 
@@ -38,7 +37,7 @@ def nodes(segmentationNode) -> list:
 def remove(segmentationNode) -> None:
     """Remove everything that shows a map in 3D, and show the segments' own surfaces again."""
     ResultParts.remove(nodes(segmentationNode))
-    _coverSegments(segmentationNode, False)
+    coverSegments(segmentationNode, False)
 
 
 def paintSegment(segmentationNode, segmentId: str, mapNode):
@@ -52,10 +51,7 @@ def paintSegment(segmentationNode, segmentId: str, mapNode):
     segment = segmentationNode.GetSegmentation().GetSegment(segmentId)
     mapNode = _mapOfSegment(mapNode, segmentationNode, segment.GetName())
     surface = vtk.vtkPolyData()
-    if not _isEmpty(segment):
-        # This is the surface shown anyway, or it is made for this segment alone.
-        logic = slicer.vtkSlicerSegmentationsModuleLogic
-        logic.GetSegmentClosedSurfaceRepresentation(segmentationNode, segmentId, surface, False)
+    surface.DeepCopy(ResultSegmentation.surfaceOf(segmentationNode, segment))
     if not surface.GetNumberOfPoints():
         return None
     surface.GetPointData().SetScalars(_sample(surface, segmentationNode, mapNode))
@@ -63,18 +59,29 @@ def paintSegment(segmentationNode, segmentId: str, mapNode):
     return _put(segmentationNode, mapNode, surface, Map3D.surfaces, name, segmentId)
 
 
-def makeIsosurface(segmentationNode, mapNode, threshold: float):
-    """Put the surface of a map at a value into the scene; returns the model node."""
-    surface = _isosurface(mapNode, threshold)
+def paint(segmentationNode, mapNode) -> Iterator[None]:
+    """Paint the surfaces of all segments, one per step; segments may be removed between the steps."""
+    segmentation = segmentationNode.GetSegmentation()
+    for segmentId in segmentation.GetSegmentIDs():
+        if segmentation.GetSegment(segmentId) is None:
+            continue
+        if paintSegment(segmentationNode, segmentId, mapNode) is None:
+            earlier = [node for node in nodes(segmentationNode) if node.GetAttribute(PAINTED_ATTRIBUTE) == segmentId]
+            ResultParts.remove(earlier)
+        yield
+
+
+def makeIsosurface(segmentationNode, mapNode, threshold: float) -> Iterator[None]:
+    """Put the surface of a map at a value into the scene, in steps of a moment each."""
+    surface = yield from _isosurface(mapNode, threshold)
     node = _put(segmentationNode, mapNode, surface, Map3D.isosurface, _("{map} surface").format(map=mapNode.GetName()))
     node.SetAttribute(_THRESHOLD_ATTRIBUTE, f"{threshold:g}")
-    return node
 
 
 def renderVolume(segmentationNode, mapNode):
     """Render a map as a volume; returns the display node."""
     for node in nodes(segmentationNode):
-        if _shows(node, Map3D.volume) and ResultParts.mapOf(node) is mapNode:
+        if shows(node, Map3D.volume) and ResultParts.mapOf(node) is mapNode:
             return node
     logic = slicer.modules.volumerendering.logic()
     # A display of its own: the user may have made another one for this volume.
@@ -104,7 +111,7 @@ def style(segmentationNode, mapNode, opacity: float, isVisible: bool = True) -> 
         display, visible, nodeOpacity = _displayOf(node), isVisible, opacity
         if display is None:
             continue
-        segmentId = node.GetAttribute(_PAINTED_ATTRIBUTE)
+        segmentId = node.GetAttribute(PAINTED_ATTRIBUTE)
         if segmentId and segmentDisplay:
             visible = visible and segmentDisplay.GetSegmentVisibility(segmentId)
             visible = bool(visible and segmentDisplay.GetSegmentVisibility3D(segmentId))
@@ -123,7 +130,7 @@ def style(segmentationNode, mapNode, opacity: float, isVisible: bool = True) -> 
 def isCurrent(segmentationNode, mapNode, how: Map3D, threshold: float) -> bool:
     """Whether a map is in 3D in this way already, for example in a scene just loaded."""
     shown = nodes(segmentationNode)
-    if not shown or not all(_shows(node, how) and ResultParts.mapOf(node) is not None for node in shown):
+    if not shown or not all(shows(node, how) and ResultParts.mapOf(node) is not None for node in shown):
         return False
     if how is Map3D.isosurface and shown[0].GetAttribute(_THRESHOLD_ATTRIBUTE) != f"{threshold:g}":
         return False
@@ -137,18 +144,13 @@ def _displayOf(node):
     return node if node.IsA("vtkMRMLDisplayNode") else node.GetDisplayNode()
 
 
-def _shows(node, how: Map3D) -> bool:
+def shows(node, how: Map3D) -> bool:
+    """Whether a node shows a map in this way."""
     return ResultParts.kindOf(node) == _kind(how)
 
 
 def _kind(how: Map3D) -> str:
     return f"map3D {how.value}"
-
-
-def _isEmpty(segment) -> bool:
-    name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    image = segment.GetRepresentation(name)
-    return image is not None and image.GetNumberOfPoints() == 0
 
 
 def _mapOfSegment(mapNode, segmentationNode, name: str):
@@ -191,27 +193,39 @@ def _sample(surface, segmentationNode, mapNode):
     return scalars
 
 
-def _isosurface(mapNode, threshold: float):
-    box = bounding_box(slicer.util.arrayFromVolume(mapNode) >= threshold)
+def _isosurface(mapNode, threshold: float) -> Generator[None, None, object]:
+    values = slicer.util.arrayFromVolume(mapNode)
+    occupied = [np.zeros(size, bool) for size in values.shape]
+    for slab in MapVolumes.slabs(values.shape):
+        above = values[slab] >= threshold
+        occupied[0][slab] = above.any(axis=(1, 2))
+        for axis, others in ((1, (0, 2)), (2, (0, 1))):
+            occupied[axis] |= above.any(axis=others)
+        yield
+    box = box_of_flags(occupied)
     if box is None:
         return vtk.vtkPolyData()
+    step = int(np.ceil((np.prod([part.stop - part.start for part in box]) / _MOST_VOXELS) ** (1 / 3)))
     # Around it lie smaller values, or nothing: the surface is closed.
-    crop = vtk.vtkImageConstantPad()
-    crop.SetInputData(mapNode.GetImageData())
-    crop.SetOutputWholeExtent([end for part in box[::-1] for end in (part.start - 1, part.stop)])
-    crop.SetConstant(min(0.0, threshold - 1))
-    edges = vtk.vtkFlyingEdges3D()
-    step = int(np.ceil((np.prod([part.stop - part.start + 2 for part in box]) / _MOST_VOXELS) ** (1 / 3)))
-    if step > 1:
-        shrink = vtk.vtkImageShrink3D()
-        shrink.SetInputConnection(crop.GetOutputPort())
-        shrink.SetShrinkFactors(step, step, step)
-        edges.SetInputConnection(shrink.GetOutputPort())
-    else:
-        edges.SetInputConnection(crop.GetOutputPort())
+    places = [np.arange(part.start - step, part.stop + step, step) for part in box]
+    inside = [np.flatnonzero((0 <= axis) & (axis < size)) for axis, size in zip(places, values.shape, strict=True)]
+    voxels = np.full([len(axis) for axis in places], min(0.0, threshold - 1), np.float32)
+    target = voxels[tuple(slice(axis[0], axis[-1] + 1) for axis in inside)]
+    ends = [(axis[kept[0]], axis[kept[-1]] + 1) for axis, kept in zip(places, inside, strict=True)]
+    source = values[tuple(slice(*end, step) for end in ends)]
+    for slab in MapVolumes.slabs(source.shape):
+        target[slab] = source[slab]
+        yield
+    image, edges = vtk.vtkImageData(), vtk.vtkFlyingEdges3D()
+    image.SetDimensions(voxels.shape[::-1])
+    image.SetOrigin([float(axis[0]) for axis in places[::-1]])
+    image.SetSpacing([float(step)] * 3)
+    image.GetPointData().SetScalars(numpy_support.numpy_to_vtk(voxels.ravel()))
+    edges.SetInputData(image)
     edges.SetValue(0, threshold)
-    toRas = vtk.vtkTransform()
-    ijkToRas = vtk.vtkMatrix4x4()
+    edges.Update()
+    yield
+    toRas, ijkToRas = vtk.vtkTransform(), vtk.vtkMatrix4x4()
     mapNode.GetIJKToRASMatrix(ijkToRas)
     toRas.SetMatrix(ijkToRas)
     placed = vtk.vtkTransformPolyDataFilter()
@@ -231,13 +245,13 @@ def _isosurface(mapNode, threshold: float):
 def _put(segmentationNode, mapNode, surface, how: Map3D, name: str, segmentId: str = ""):
     """Put a surface into the model node that there is for it, or into a new one."""
     for node in nodes(segmentationNode):
-        if _shows(node, how) and (node.GetAttribute(_PAINTED_ATTRIBUTE) or "") == segmentId:
+        if shows(node, how) and (node.GetAttribute(PAINTED_ATTRIBUTE) or "") == segmentId:
             break
     else:
         node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLModelNode")
         node.UnRegister(None)
         if segmentId:
-            node.SetAttribute(_PAINTED_ATTRIBUTE, segmentId)
+            node.SetAttribute(PAINTED_ATTRIBUTE, segmentId)
         slicer.mrmlScene.AddNode(node)
         ResultParts.add(segmentationNode, node, _kind(how))
     node.SetName(name)
@@ -298,7 +312,7 @@ def _setLegend(segmentationNode, node, mapNode) -> None:
         text.SetFontSize(_LEGEND_FONT_SIZE)
 
 
-def _coverSegments(segmentationNode, isCovered: bool) -> None:
+def coverSegments(segmentationNode, isCovered: bool) -> None:
     """Hide the segments' own surfaces, which lie where a painted one does and around the others; or show them again."""
     display = segmentationNode.GetDisplayNode()
     if display is None:
@@ -311,157 +325,3 @@ def _coverSegments(segmentationNode, isCovered: bool) -> None:
     elif before is not None:
         segmentationNode.RemoveAttribute(_COVERED_ATTRIBUTE)
         display.SetVisibility3D(before == "1")
-
-
-class Map3DPanel:
-    """The choices of a map in 3D, below those of the map over the slices; they are parameters of the module.
-
-    Surfaces are made one at a time between the user's clicks, and only while a map is wanted in 3D.
-
-    Args:
-        section: the collapsible button that contains the widgets.
-    """
-
-    def __init__(self, section):
-        self._ui = ui = slicer.util.childWidgetVariables(section)
-        self._segmentationNode = self._mapNode = None
-        self._isStale = False
-        self._followed: list[tuple] = []
-        self._segmentIds: list[str] = []
-        self._updateTimer = singleShotTimer(section, self.update)
-        self._workTimer = singleShotTimer(section, self._paintNext)
-        ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._updateTimer.start(0))
-        ui.map3DSelector.connect("currentIndexChanged(int)", lambda _index: self._updateTimer.start(0))
-        ui.mapThresholdSlider.connect("valueChanged(double)", self._onThresholdMoved)
-        ui.mapOpacitySlider.connect("valueChanged(double)", lambda _opacity: self._restyle())
-        self._showThreshold()
-
-    def close(self) -> None:
-        """Stop following the scene."""
-        for timer in (self._updateTimer, self._workTimer):
-            timer.stop()
-        self.forget()
-
-    @property
-    def how(self) -> Map3D:
-        """The chosen way to show the map in 3D."""
-        return list(Map3D)[max(self._ui.map3DSelector.currentIndex, 0)]
-
-    @property
-    def isBusy(self) -> bool:
-        """Whether something remains to be made."""
-        return any(timer.isActive() for timer in (self._updateTimer, self._workTimer))
-
-    def update(self) -> None:
-        """Show the chosen map in 3D in the chosen way; what is there already is kept."""
-        self._workTimer.stop()
-        mapNode, how = self._ui.mapSelector.currentNode(), self.how
-        segmentationNode = MapVolumes.segmentationOf(mapNode) if mapNode else None
-        if self._segmentationNode not in (None, segmentationNode) and mapNode is not None:
-            if self._segmentationNode.GetScene() is not None:
-                remove(self._segmentationNode)
-        self._observe(segmentationNode, mapNode)
-        self._showThreshold()
-        if how is Map3D.nothing and segmentationNode is not None:
-            remove(segmentationNode)
-        if segmentationNode is None or how is Map3D.nothing:
-            self._restyle()
-            return
-        threshold = self._threshold(mapNode)
-        if not self._isStale and isCurrent(segmentationNode, mapNode, how, threshold):
-            self._restyle()
-            return
-        self._isStale = False
-        self._removeOthers(segmentationNode, mapNode, how)
-        if how is Map3D.surfaces:
-            self._segmentIds = list(segmentationNode.GetSegmentation().GetSegmentIDs())
-            self._workTimer.start(0)
-            return
-        if how is Map3D.isosurface:
-            makeIsosurface(segmentationNode, mapNode, threshold)
-        else:
-            renderVolume(segmentationNode, mapNode)
-        self._restyle()
-
-    def _removeOthers(self, segmentationNode, mapNode, how: Map3D) -> None:
-        segmentIds = segmentationNode.GetSegmentation().GetSegmentIDs()
-        ResultParts.remove(
-            [
-                node
-                for node in nodes(segmentationNode)
-                if not _shows(node, how)
-                or (how is Map3D.volume and ResultParts.mapOf(node) is not mapNode)
-                or (how is Map3D.surfaces and node.GetAttribute(_PAINTED_ATTRIBUTE) not in segmentIds)
-            ]
-        )
-
-    def _paintNext(self) -> None:
-        if not self._segmentIds or any(node.GetScene() is None for node in (self._segmentationNode, self._mapNode)):
-            return
-        segmentId = self._segmentIds.pop(0)
-        if self._segmentationNode.GetSegmentation().GetSegment(segmentId) is not None:
-            node = paintSegment(self._segmentationNode, segmentId, self._mapNode)
-            if node is None:
-                earlier = [n for n in nodes(self._segmentationNode) if n.GetAttribute(_PAINTED_ATTRIBUTE) == segmentId]
-                ResultParts.remove(earlier)
-        self._restyle()
-        if self._segmentIds:
-            self._workTimer.start(0)
-
-    def _onStyled(self, caller, event) -> None:
-        self._restyle()
-        if self.how is Map3D.isosurface:
-            # It moves with the displayed range.
-            self._updateTimer.start(_MILLISECONDS_AFTER_LAST_MOVE)
-
-    def _restyle(self) -> None:
-        segmentationNode, mapNode = self._segmentationNode, self._mapNode
-        if segmentationNode is None or segmentationNode.GetScene() is None:
-            return
-        isVisible = self._ui.mapSelector.currentNode() is not None and self.how is not Map3D.nothing
-        _coverSegments(segmentationNode, isVisible and bool(nodes(segmentationNode)))
-        if mapNode.GetScene() is not None:
-            style(segmentationNode, mapNode, self._ui.mapOpacitySlider.value, isVisible)
-
-    def _observe(self, segmentationNode, mapNode) -> None:
-        """Follow a map and its segmentation; without a map, those that were shown last stay known, but hidden."""
-        if mapNode is None or (segmentationNode is self._segmentationNode and mapNode is self._mapNode):
-            return
-        self.forget()
-        self._segmentationNode, self._mapNode = segmentationNode, mapNode
-        self._follow(mapNode, self._onChanged, mapNode.ImageDataModifiedEvent)
-        self._follow(mapNode, self._onStyled, mapNode.DisplayModifiedEvent)
-        if segmentationNode is not None:
-            events = slicer.vtkSegmentation
-            changes = (events.SourceRepresentationModified, events.SegmentAdded, events.SegmentRemoved)
-            self._follow(segmentationNode.GetSegmentation(), self._onChanged, *changes)
-            self._follow(segmentationNode, self._onStyled, segmentationNode.DisplayModifiedEvent)
-
-    def _follow(self, followed, react, *events: int) -> None:
-        self._followed += [(followed, followed.AddObserver(event, react)) for event in events]
-
-    def forget(self) -> None:
-        """Follow nothing any longer: the scene is closed, or the map or its segmentation is removed."""
-        for followed, tag in self._followed:
-            followed.RemoveObserver(tag)
-        self._followed, self._segmentIds = [], []
-        self._segmentationNode = self._mapNode = None
-
-    def _onChanged(self, caller, event) -> None:
-        """A new result, or an edited one: what is in 3D is made again, once the user pauses."""
-        self._isStale = True
-        if self.how is not Map3D.nothing:
-            self._updateTimer.start(_MILLISECONDS_AFTER_LAST_EDIT)
-
-    def _onThresholdMoved(self, _threshold: float) -> None:
-        if self.how is Map3D.isosurface:
-            self._updateTimer.start(_MILLISECONDS_AFTER_LAST_MOVE)
-
-    def _threshold(self, mapNode) -> float:
-        display = mapNode.GetDisplayNode()
-        low, high = (display.GetWindowLevelMin(), display.GetWindowLevelMax()) if display else (0.0, 1.0)
-        return low + (high - low) * self._ui.mapThresholdSlider.value
-
-    def _showThreshold(self) -> None:
-        isWanted = self.how is Map3D.isosurface
-        self._ui.mapThresholdLabel.visible = self._ui.mapThresholdSlider.visible = isWanted

@@ -1,5 +1,6 @@
 """Residual, attention, probability and other maps as volumes in the scene."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,7 @@ import slicer
 import vtk
 from slicer.i18n import tr as _
 
-from conresnet.images.grid import bounding_box, whole_box
+from conresnet.images.grid import Box, bounding_box, whole_box
 from conresnet.package.maps import MAPS
 
 from . import ResultSegmentation
@@ -22,6 +23,8 @@ _ROLE = "conresnetMap"
 _INPUT_ROLE = "conresnetInput"
 # Below this value a map is transparent.
 _CLEAR_BELOW = 0.05
+# What is done in one turn of Slicer's event loop: about a tenth of a second.
+_VOXELS_AT_ONCE = 8_000_000
 # Number of values from which the display range is estimated.
 _SAMPLE = 100_000
 # Which every Slicer has; the tables that maps name are read from files.
@@ -75,37 +78,55 @@ def segmentationOf(mapNode):
     return next((node for node in segmentations if node.HasNodeReferenceID(_ROLE, mapNode.GetID())), None)
 
 
-def put(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlane: str = "") -> list:
-    """Put the maps of a result into the scene, replacing those of the earlier result.
+def slabs(shape: tuple[int, ...], planes: slice | None = None) -> Iterator[slice]:
+    """The planes of an array [k, j, i], all or some, in pieces that are a moment's work each."""
+    planes = planes or slice(0, shape[0])
+    step = max(1, _VOXELS_AT_ONCE // max(1, shape[1] * shape[2]))
+    for start in range(planes.start, planes.stop, step):
+        yield slice(start, min(start + step, planes.stop))
+
+
+def put(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlane: str = "") -> Iterator[None]:
+    """Put the maps of a result into the scene, in place of those of the earlier result; each step is a moment's work.
 
     They are cropped to what was computed: the rest, 0, would be drawn as a value, and may be most of a large image.
 
     The node of a map that exists again is kept with the colors and the place that the user has chosen; the other maps
-    of the earlier result are removed. New maps go next to the kept ones, or else into a folder next to the
-    segmentation.
+    of the earlier result are removed, even if the rest of the steps is left out. New maps go next to the kept ones, or
+    else into a folder next to the segmentation.
     """
     earlier = {_key(node): node for node in mapNodes(segmentationNode)}
     place = folder(segmentationNode) if volumes else None
     segmentationNode.RemoveNodeReferenceIDs(_ROLE)
-    box = _computedBox(volumes)
-    nodes = []
-    for volume in volumes:
-        values = volume.array[box]
-        node = earlier.pop((volume.kind, volume.segment, volume.title), None)
-        isNew = node is None
-        if isNew:
-            node = _newNode(volume, volumeNode)
-        _fill(node, values, [part.start for part in box], volumeNode)
-        if isNew:
-            _display(node, volume.kind, values)
-            ResultSegmentation.place(node, place)
-        node.SetAttribute(PLANE_ATTRIBUTE, residualPlane)
-        _clearWhereNothing(node, volume.kind, values)
-        segmentationNode.AddNodeReferenceID(_ROLE, node.GetID())
-        nodes.append(node)
-    for node in earlier.values():
-        slicer.mrmlScene.RemoveNode(node)
-    return nodes
+    try:
+        boxes = []
+        for volume in volumes:
+            boxes.append(bounding_box(_bits(volume.array)))
+            yield
+        box = _around(boxes) or whole_box(volumes[0].array.shape if volumes else (0, 0, 0))
+        for volume in volumes:
+            values = volume.array[box]
+            # VTK has no half precision. Maps are converted one at a time: together they may not fit into memory.
+            voxels = np.empty(values.shape, np.float32)
+            for slab in slabs(values.shape):
+                voxels[slab] = values[slab]
+                yield
+            node = earlier.pop((volume.kind, volume.segment, volume.title), None)
+            isNew = node is None or node.GetScene() is None
+            if isNew:
+                node = _newNode(volume, volumeNode)
+            _fill(node, voxels, [part.start for part in box], volumeNode)
+            if isNew:
+                _display(node, volume.kind, values)
+                ResultSegmentation.place(node, place)
+            node.SetAttribute(PLANE_ATTRIBUTE, residualPlane)
+            _clearWhereNothing(node, volume.kind, values)
+            segmentationNode.AddNodeReferenceID(_ROLE, node.GetID())
+            yield
+    finally:
+        for node in earlier.values():
+            if node.GetScene() is not None:
+                slicer.mrmlScene.RemoveNode(node)
 
 
 def _title(kind: str, segment: str, component: int) -> str:
@@ -129,13 +150,10 @@ def _newNode(volume: MapVolume, volumeNode):
     return slicer.mrmlScene.AddNode(node)
 
 
-def _computedBox(volumes: list[MapVolume]) -> tuple[slice, slice, slice]:
-    """The box [k, j, i] around the computed part of all maps; outside it they are 0."""
-    boxes = [box for volume in volumes if (box := bounding_box(_bits(volume.array))) is not None]
-    if not boxes:
-        return whole_box(volumes[0].array.shape if volumes else (0, 0, 0))
-    axes = zip(*boxes, strict=True)
-    return tuple(slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in axes)
+def _around(boxes: list[Box | None]) -> Box | None:
+    """The box around some boxes; None if there are none."""
+    axes = zip(*filter(None, boxes), strict=True)
+    return tuple(slice(min(part.start for part in parts), max(part.stop for part in parts)) for parts in axes) or None
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
@@ -146,15 +164,14 @@ def _bits(array: np.ndarray) -> np.ndarray:
     return array.view(f"u{array.dtype.itemsize}")
 
 
-def _fill(node, array: np.ndarray, first: list[int], volumeNode) -> None:
-    """Fill a node with an array whose first voxel is voxel [k, j, i] of the volume."""
+def _fill(node, voxels: np.ndarray, first: list[int], volumeNode) -> None:
+    """Fill a node with voxels, the first of which is voxel [k, j, i] of the volume."""
     ijkToRas = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(ijkToRas)
     for axis, place in enumerate(ijkToRas.MultiplyPoint((*first[::-1], 1))[:3]):
         ijkToRas.SetElement(axis, 3, place)
     with slicer.util.NodeModify(node):
-        # VTK has no half precision. Maps are converted one at a time: together they may not fit into memory.
-        slicer.util.updateVolumeFromArray(node, array.astype(np.float32))
+        slicer.util.updateVolumeFromArray(node, voxels)
         node.SetIJKToRASMatrix(ijkToRas)
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         node.SetNodeReferenceID(_INPUT_ROLE, volumeNode.GetID())

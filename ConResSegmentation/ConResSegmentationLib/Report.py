@@ -1,6 +1,8 @@
 """The report of a result as a web page, made in Slicer's process from what is in the scene."""
 
 import json
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,41 +36,41 @@ def isPossible(segmentationNode) -> bool:
     )
 
 
-def write(segmentationNode, path: Path) -> None:
-    """Write the page, with the 3D view as it is.
+def write(segmentationNode, path: Path) -> Iterator[None]:
+    """Write the page, with the 3D view as it is, in steps between which Slicer can handle events.
 
     Raises:
-        UserError: the model or the volume is no longer there, or the file cannot be written.
+        UserError: the model, the volume or the segmentation is no longer there, or the file cannot be written.
     """
     # They import SimpleITK, which takes time when Slicer starts.
+    from conresnet.inference.results import packed_size
     from conresnet.package import read_package
     from conresnet.package.store import find_model
-    from conresnet.report import write_page
+    from conresnet.report import write_in_steps
 
     volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
     if volumeNode is None:
         raise UserError("input-removed", name=segmentationNode.GetName())
     package = read_package(find_model(_modelOf(segmentationNode)), verify=False)
-    report = _report(segmentationNode)
+    report, surfaces = _report(segmentationNode), _pictureOf3D()
+    yield
     output = package.description.located_output if "located" in report else package.description.output
     channel = SceneInputs.volumeInput(volumeNode)
-    masks = np.stack([_mask(segmentationNode, f"Segment_{item.label}", volumeNode) for item in output.segments])
     labels, regions = np.zeros(channel.array.shape, np.uint8), None
-    for item, mask in zip(output.segments, masks, strict=True):
-        labels[mask] = item.label
     if output.kind == "regions":
-        regions = np.packbits(masks, axis=0, bitorder="little")
-    write_page(
-        path,
-        package,
-        Volume(labels, channel.grid, ""),
-        {package.description.inputs[0].name: channel},
-        _maps(segmentationNode, volumeNode),
-        report,
-        regions=regions,
-        output=output,
-        surfaces=_pictureOf3D(),
-    )
+        regions = np.zeros((packed_size(len(output.segments)), *labels.shape), np.uint8)
+    for index, item in enumerate(output.segments):
+        if segmentationNode.GetScene() is None:
+            raise UserError("result-removed", name=segmentationNode.GetName())
+        mask = _mask(segmentationNode, f"Segment_{item.label}", volumeNode)
+        labels[mask] = item.label
+        if regions is not None:
+            regions[index // 8] |= mask.astype(np.uint8) << np.uint8(index % 8)
+        yield
+    maps = yield from _maps(segmentationNode, volumeNode)
+    channels = {package.description.inputs[0].name: channel}
+    shown = package, Volume(labels, channel.grid, ""), channels, maps, report
+    yield from write_in_steps(path, *shown, regions=regions, output=output, surfaces=surfaces)
 
 
 def _modelOf(segmentationNode) -> str:
@@ -109,18 +111,22 @@ def _report(segmentationNode) -> dict:
     return report
 
 
-def _maps(segmentationNode, volumeNode) -> dict[str, np.ndarray]:
+def _maps(segmentationNode, volumeNode) -> Generator[None, None, dict[str, np.ndarray]]:
     """The maps by kind, [c, k, j, i] on the voxels of the volume; in the scene they are cropped."""
-    shape, found = slicer.util.arrayFromVolume(volumeNode).shape, {}
+    nodes = MapVolumes.mapNodes(segmentationNode)
+    counts = Counter(node.GetAttribute(MapVolumes.MAP_ATTRIBUTE) for node in nodes)
+    shape = slicer.util.arrayFromVolume(volumeNode).shape
+    maps = {kind: np.zeros((count, *shape), np.float16) for kind, count in counts.items()}
     rasToIjk = vtk.vtkMatrix4x4()
     volumeNode.GetRASToIJKMatrix(rasToIjk)
-    for node in MapVolumes.mapNodes(segmentationNode):
-        values = slicer.util.arrayFromVolume(node)
+    for node in reversed(nodes):
+        kind, values = node.GetAttribute(MapVolumes.MAP_ATTRIBUTE), slicer.util.arrayFromVolume(node)
+        counts[kind] -= 1
         first = np.rint(rasToIjk.MultiplyPoint((*node.GetOrigin(), 1))[2::-1]).astype(int)
-        whole = np.zeros(shape, np.float16)
-        whole[tuple(slice(start, start + size) for start, size in zip(first, values.shape, strict=True))] = values
-        found.setdefault(node.GetAttribute(MapVolumes.MAP_ATTRIBUTE), []).append(whole)
-    return {kind: np.stack(arrays) for kind, arrays in found.items()}
+        box = tuple(slice(start, start + size) for start, size in zip(first, values.shape, strict=True))
+        maps[kind][(counts[kind], *box)] = values
+        yield
+    return maps
 
 
 def _pictureOf3D() -> bytes | None:

@@ -1,6 +1,7 @@
 """A result in the scene: segments with the model's names, colors and codes on the input's grid, and its preview."""
 
 import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import slicer
@@ -110,24 +111,93 @@ def _shown(segmentationNode) -> dict[str, dict]:
     return {key: {name: getattr(display, f"GetSegment{name}")(key) for name in _OF_A_SEGMENT} for key in ids}
 
 
-def smoothSurfaces(segmentationNode, smoothing: float) -> None:
-    """Set how strongly surfaces are smoothed, 0 to 1; those that exist are made anew."""
-    rule = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule
-    segmentation, name = segmentationNode.GetSegmentation(), rule.GetSmoothingFactorParameterName()
-    if float(segmentation.GetConversionParameter(name)) == smoothing:
+def showSurfaces(segmentationNode) -> Iterator[None]:
+    """Make the surfaces that are missing, one per step, and show them in 3D with the last one.
+
+    Slicer would make all missing ones at once, and handle no events meanwhile, if they were shown before.
+    """
+    name = _surfaceName()
+    yield from _makeSurfaces(segmentationNode, lambda segment: segment.GetRepresentation(name) is None)
+    if segmentationNode.GetScene() is not None:
+        segmentationNode.GetDisplayNode().SetVisibility3D(True)
+
+
+def smoothSurfaces(segmentationNode, smoothing: float) -> Iterator[None]:
+    """Smooth surfaces more or less, 0 to 1; those that exist are made anew, one per step."""
+    if setSmoothing(segmentationNode, smoothing):
+        name = _surfaceName()
+        yield from _makeSurfaces(segmentationNode, lambda segment: segment.GetRepresentation(name) is not None)
+
+
+def _makeSurfaces(segmentationNode, isWanted: Callable[[object], bool]) -> Iterator[None]:
+    """Make the wanted surfaces, one per step, between which Slicer can handle events, and the user remove segments."""
+    segmentation = segmentationNode.GetSegmentation()
+    if segmentation.GetConversionParameter(_rule().GetJointSmoothingParameterName()) == "1":
+        # They cannot be made one by one.
+        segmentation.CreateRepresentation(_surfaceName(), True)
         return
+    for segmentId in segmentation.GetSegmentIDs():
+        segment = segmentation.GetSegment(segmentId)
+        if segment is not None and segmentationNode.GetScene() is not None and isWanted(segment):
+            segment.AddRepresentation(_surfaceName(), _makeSurface(segmentationNode, segment))
+            yield
+
+
+def surfaceOf(segmentationNode, segment):
+    """The surface of a segment (vtkPolyData), made for this purpose if there is none; without points for nothing."""
+    return segment.GetRepresentation(_surfaceName()) or _makeSurface(segmentationNode, segment)
+
+
+def _makeSurface(segmentationNode, segment):
+    """The surface of a segment as Slicer makes it, which would search all of the labelmap that the segments share."""
+    name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    image = segment.GetRepresentation(name)
+    isEmpty = image is None or image.GetNumberOfPoints() == 0
+    labels = None if isEmpty else numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+    box = None if isEmpty else bounding_box(labels.reshape(image.GetDimensions()[::-1]) == segment.GetLabelValue())
+    if box is None:
+        return vtk.vtkPolyData()
+    first, crop = image.GetExtent()[::2], vtk.vtkImageConstantPad()
+    crop.SetInputData(image)
+    # With nothing around it: Slicer closes a surface only there.
+    ends = zip(first, box[::-1], strict=True)
+    crop.SetOutputWholeExtent([end for start, part in ends for end in (start + part.start - 1, start + part.stop)])
+    crop.Update()
+    part, toWorld = slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
+    part.ShallowCopy(crop.GetOutput())
+    image.GetImageToWorldMatrix(toWorld)
+    part.SetImageToWorldMatrix(toWorld)
+    alone, segmentation = slicer.vtkSegment(), slicer.vtkSegmentation()
+    alone.SetLabelValue(segment.GetLabelValue())
+    alone.AddRepresentation(name, part)
+    segmentation.SetSourceRepresentationName(name)
+    segmentation.CopyConversionParameters(segmentationNode.GetSegmentation())
+    segmentation.AddSegment(alone, "alone")
+    segmentation.CreateRepresentation(_surfaceName())
+    return alone.GetRepresentation(_surfaceName())
+
+
+def _surfaceName() -> str:
+    return slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+
+
+def _rule():
+    return slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule
+
+
+def setSmoothing(segmentationNode, smoothing: float) -> bool:
+    """Set how strongly surfaces are smoothed, 0 to 1; returns whether it was another value before."""
+    segmentation, name = segmentationNode.GetSegmentation(), _rule().GetSmoothingFactorParameterName()
+    if float(segmentation.GetConversionParameter(name)) == smoothing:
+        return False
     segmentation.SetConversionParameter(name, f"{smoothing:g}")
-    if segmentation.ContainsRepresentation(slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()):
-        segmentationNode.RemoveClosedSurfaceRepresentation()
-        segmentationNode.CreateClosedSurfaceRepresentation()
+    return True
 
 
-def fill(
-    segmentationNode, segments: list[tuple[str, object]], volumeNode, show3D: bool, smoothing: float | None = None
-) -> None:
-    """Put a model's segments into a node, shown over the input and in 3D.
+def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, smoothing: float | None = None) -> None:
+    """Put a model's segments into a node, shown over the input. `showSurfaces` shows them in 3D.
 
-    Surfaces are smoothed as asked, or as the node has it.
+    Surfaces will be smoothed as asked, or as the node has it.
 
     The node goes next to the volume in the subject hierarchy, never under it: Slicer's Delete removes the children of
     an item without asking. A node that had segments stays where the user has put it.
@@ -136,12 +206,10 @@ def fill(
     setSegments(segmentationNode, segments, volumeNode)
     segmentationNode.CreateDefaultDisplayNodes()
     if smoothing is not None:
-        smoothSurfaces(segmentationNode, smoothing)
-    if show3D:
-        segmentationNode.CreateClosedSurfaceRepresentation()
+        setSmoothing(segmentationNode, smoothing)
     display = segmentationNode.GetDisplayNode()
     display.SetVisibility(True)
-    display.SetVisibility3D(show3D)
+    display.SetVisibility3D(False)
     if isFirst:
         place(segmentationNode, parentItem(volumeNode))
 

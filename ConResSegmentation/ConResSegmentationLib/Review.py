@@ -1,7 +1,7 @@
 """The review list and the statistics of a result: tables in the scene, and going from place to place of the list."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import qt
@@ -13,7 +13,7 @@ from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
 
 from . import Messages, ResultParts
-from .Widgets import addShortcuts, openFile, plain, say
+from .Widgets import WorkInSteps, addShortcuts, openFile, plain, say
 
 REVIEW, STATISTICS = "review", "statistics"
 SEEN = "seen"
@@ -143,16 +143,19 @@ class ReviewPanel:
     Args:
         section: the collapsible button that contains the widgets.
         hasReport: whether there is enough about a segmentation for a report.
-        writeReport: writes it to a path; raises UserError.
+        writeReport: writes it to a path, in steps; raises UserError.
     """
 
-    def __init__(self, section, hasReport: Callable[[object], bool], writeReport: Callable[[object, Path], None]):
+    def __init__(
+        self, section, hasReport: Callable[[object], bool], writeReport: Callable[[object, Path], Iterator[None]]
+    ):
         self._section = section
         self._hasReport, self._writeReport = hasReport, writeReport
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._segmentationNode = self._tableNode = None
         self._rows: list[tuple[int, dict]] = []
         self._shortcutsWanted = False
+        self._work = WorkInSteps(section)
         header = ui.reviewTable.horizontalHeader()
         for column, width in enumerate(_COLUMN_WIDTHS):
             header.resizeSection(column, width)
@@ -167,6 +170,15 @@ class ReviewPanel:
         self._shortcuts = addShortcuts(section, actions)
         self.setShortcutsEnabled(False)
 
+    @property
+    def isBusy(self) -> bool:
+        """Whether a report is being written."""
+        return self._work.isBusy
+
+    def close(self) -> None:
+        """Leave a report unwritten: the scene is closed, or Slicer quits."""
+        self._work.stop()
+
     def setShortcutsEnabled(self, isEnabled: bool) -> None:
         """Whether N and P go to the next and the previous place; they do nothing without a list."""
         self._shortcutsWanted = isEnabled
@@ -178,7 +190,7 @@ class ReviewPanel:
         tableNode = tableOf(segmentationNode, REVIEW)
         self._segmentationNode = segmentationNode
         self._ui.statisticsButton.enabled = tableOf(segmentationNode, STATISTICS) is not None
-        self._ui.reportButton.enabled = self._hasReport(segmentationNode)
+        self._ui.reportButton.enabled = self._hasReport(segmentationNode) and not self.isBusy
         if tableNode is self._tableNode:
             return
         self._tableNode = tableNode
@@ -261,28 +273,35 @@ class ReviewPanel:
 
     def _onReport(self) -> None:
         """Write the report, and open it in the browser."""
-        path = _askPath(_("Save the report"), f"{self._segmentationNode.GetName()} report", ".html", _("Web pages"))
-        if path is None or not self._saved(lambda: self._writeReport(self._segmentationNode, path), path):
-            return
-        openFile(path, self._ui.reviewLabel)
+        node = self._segmentationNode
+        path = _askPath(_("Save the report"), f"{node.GetName()} report", ".html", _("Web pages"))
+        if path is not None:
+            self._ui.reportButton.enabled = False
+            say(self._ui.reviewLabel, _("Writing the report"))
+            self._work.start(self._report(node, path))
+
+    def _report(self, node, path: Path) -> Iterator[None]:
+        try:
+            yield from self._writeReport(node, path)
+        except UserError as error:
+            say(self._ui.reviewLabel, Messages.sentence(error), isError=True)
+        else:
+            say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
+            openFile(path, self._ui.reviewLabel)
+        finally:
+            self._ui.reportButton.enabled = self._hasReport(self._segmentationNode)
 
     def _export(self, tableNode) -> None:
         title = _("Save {table}").format(table=tableNode.GetName())
         path = _askPath(title, tableNode.GetName(), ".csv", _("Tables"))
-        if path is not None:
-            self._saved(lambda: exportCsv(tableNode, path), path)
-
-    def _saved(self, save: Callable[[], None], path: Path) -> bool:
-        slicer.app.setOverrideCursor(qt.Qt.WaitCursor)
+        if path is None:
+            return
         try:
-            save()
+            exportCsv(tableNode, path)
         except UserError as error:
             say(self._ui.reviewLabel, Messages.sentence(error), isError=True)
-            return False
-        finally:
-            slicer.app.restoreOverrideCursor()
-        say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
-        return True
+        else:
+            say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
 
 
 def _askPath(title: str, name: str, ending: str, kind: str) -> Path | None:

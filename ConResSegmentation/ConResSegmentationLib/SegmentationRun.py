@@ -3,7 +3,7 @@
 import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -64,13 +64,16 @@ class SegmentationOutcome:
 
 
 class RunListener:
-    """Receives what becomes of a run; the last call is exactly one of onFinished, onFailed and onCancelled."""
+    """Receives what becomes of a run; the last call is exactly one of onFinished, onFailed and onCancelled.
+
+    Segments appear first, then maps and surfaces one after another: only with ``onFinished`` is all of it there.
+    """
 
     def onProgress(self, text: str, fraction: float) -> None:
         """``fraction`` of the work is done, 0 to 1; the text names the current step and the time remaining."""
 
     def onFinished(self, outcome: SegmentationOutcome) -> None:
-        """The result is in the scene."""
+        """The result is in the scene; if it was canceled then, some maps or surfaces may be missing."""
 
     def onFailed(self, sentence: str, details: str) -> None:
         """The scene is unchanged. The sentence is for the user, the details are for the log."""
@@ -98,6 +101,10 @@ class SegmentationRun(EngineObserver):
         self._origin = ResultOrigin.ResultOrigin(model, task.volumeNodes[0], (), roi)
         self._isOver = False
         self._preview: ResultPreview | None = None
+        # What follows the engine's work, the segments that it has put into the scene, and what it reports.
+        self._work: Generator[None, None, None] | None = None
+        self._segments: list[tuple[str, object]] = []
+        self._outcome: SegmentationOutcome | None = None
         # Nodes of a closed scene must not reappear in the next one.
         scene = slicer.mrmlScene
         self._closeTag = scene.AddObserver(scene.StartCloseEvent, lambda caller, event: self.cancel())
@@ -105,11 +112,18 @@ class SegmentationRun(EngineObserver):
         self._request = engine.segment(request, self)
 
     def cancel(self) -> None:
-        """Cancel; the listener is told at once, however long the engine takes."""
-        if not self._isOver:
-            self._engine.cancel(self._request)
-            self._end()
-            self._listener.onCancelled()
+        """Cancel; the listener is told at once, however long the engine takes.
+
+        A result that is in the scene already stays, without the maps and surfaces that are not there yet.
+        """
+        if self._isOver:
+            return
+        if self._outcome and not slicer.mrmlScene.IsClosing():
+            self._finish()
+            return
+        self._engine.cancel(self._request)
+        self._end()
+        self._listener.onCancelled()
 
     def onStarting(self) -> None:
         if not self._isOver:
@@ -142,18 +156,29 @@ class SegmentationRun(EngineObserver):
 
     def onDone(self, result: EngineResult) -> None:
         if not self._isOver:
-            self._compare(result, self._readAgain())
+            self._work = self._show(result)
+            self._advance()
 
-    def _compare(self, result: EngineResult, checksums: Iterator[str], checksum: str = "") -> None:
-        """Read the first volume again, piece by piece, and show the result if it is still what the engine was sent."""
+    def _advance(self) -> None:
+        """Do the next piece of what follows the engine's work; between the pieces Slicer handles events."""
         if self._isOver:
             return
         try:
-            checksum = next(checksums)
+            self._checkStillShown()
+            next(self._work)
         except StopIteration:
-            self._conclude(result, checksum)
+            self._finish()
+        except UserError as error:
+            self._end()
+            self._listener.onFailed(Messages.sentence(error), "")
+        except Exception:
+            self._end()
+            logging.exception("The result could not be shown")
+            self._listener.onFailed(
+                _("The result could not be added to the scene; see the log."), traceback.format_exc()
+            )
         else:
-            callLater(lambda: self._compare(result, checksums, checksum))
+            callLater(self._advance)
 
     def _readAgain(self) -> Iterator[str]:
         volumeNode = self._task.volumeNodes[0]
@@ -162,31 +187,34 @@ class SegmentationRun(EngineObserver):
             return
         yield from ResultOrigin.checksumInPieces(slicer.util.arrayFromVolume(volumeNode))
 
-    def _conclude(self, result: EngineResult, checksum: str) -> None:
-        self._end()
-        try:
-            outcome = self._show(result, checksum)
-        except UserError as error:
-            self._listener.onFailed(Messages.sentence(error), "")
-        except Exception:
-            logging.exception("The result could not be shown")
-            self._listener.onFailed(
-                _("The result could not be added to the scene; see the log."), traceback.format_exc()
-            )
-        else:
-            self._listener.onFinished(outcome)
-
     def _end(self) -> None:
         self._isOver = True
-        if self._preview:
-            self._preview.remove()
+        if self._work:
+            self._work.close()
+        self._endPreview()
         slicer.mrmlScene.RemoveObserver(self._closeTag)
 
-    def _show(self, result: EngineResult, checksum: str) -> SegmentationOutcome:
-        """Create everything that can fail before changing the scene, and remove new nodes if something still fails."""
+    def _finish(self) -> None:
+        self._end()
+        self._listener.onFinished(replace(self._outcome, seconds=time.monotonic() - self._began))
+
+    def _endPreview(self) -> None:
+        if self._preview:
+            self._preview.remove()
+            self._preview = None
+
+    def _show(self, result: EngineResult) -> Iterator[None]:
+        """Show the result if the first volume still is what the engine was sent: segments, then maps and surfaces.
+
+        Everything that can fail is created before the scene is changed, and new nodes are removed if something still
+        fails.
+        """
         task, description = self._task, self._description
-        volumeNode = task.volumeNodes[0]
-        self._checkUnchanged(volumeNode, checksum)
+        volumeNode, checksum = task.volumeNodes[0], ""
+        for soFar in self._readAgain():
+            checksum = soFar
+            yield
+        self._listener.onProgress(_("Showing the result"), 1.0)
         output = description.located_output if "located" in result.report else description.output
         segments = ResultSegmentation.makeSegments(
             result.labels, output.segments, volumeNode, result.regions, self._origin.model
@@ -199,31 +227,49 @@ class SegmentationRun(EngineObserver):
                 if task.roiNode
                 else _("The model found nothing in this image.")
             )
+        yield
+        self._checkUnchanged(volumeNode, checksum)
         node, note = _target(task.segmentationNode, self._origin, description.name)
         notes += [note] if note else []
         isFirst = node.GetSegmentation().GetNumberOfSegments() == 0
         isNew = isFirst and node is not task.segmentationNode
+        self._endPreview()
         try:
-            ResultSegmentation.fill(node, segments, volumeNode, task.show3D, task.smoothing)
+            ResultSegmentation.fill(node, segments, volumeNode, task.smoothing)
             self._origin.sign(node)
             if isFirst:
                 # Later the user's own settings are kept.
                 ResultSegmentation.letPartsShowThrough(node, output.segments)
-            mapNodes = MapVolumes.put(maps, node, volumeNode, residual_plane(description))
             Review.put(node, result.report)
             Report.keep(node, result.report)
+            self._segments, self._outcome = segments, SegmentationOutcome(node, [], result.report, 0.0, notes)
+            try:
+                yield from MapVolumes.put(maps, node, volumeNode, residual_plane(description))
+            finally:
+                self._outcome.mapNodes[:] = MapVolumes.mapNodes(node)
+            if task.show3D:
+                yield from ResultSegmentation.showSurfaces(node)
         except Exception:
             if isNew:
                 for made in (*MapVolumes.mapNodes(node), *ResultParts.parts(node), node):
                     slicer.mrmlScene.RemoveNode(made)
             raise
-        return SegmentationOutcome(node, mapNodes, result.report, time.monotonic() - self._began, notes)
 
     def _checkUnchanged(self, volumeNode, checksum: str) -> None:
         if not _isInScene(volumeNode):
             raise UserError("volume-removed", name=volumeNode.GetName())
         if checksum != self._origin.images[0]:
             raise UserError("volume-changed", name=volumeNode.GetName())
+
+    def _checkStillShown(self) -> None:
+        """Between the pieces of `_show` the user may remove the result, and another run may replace it."""
+        node = self._outcome and self._outcome.segmentationNode
+        if node is None:
+            return
+        segmentation = node.GetSegmentation()
+        isThere = any(segmentation.GetSegment(key) is segment for key, segment in self._segments)
+        if not _isInScene(node) or not isThere:
+            raise UserError("result-removed", name=node.GetName())
 
 
 def _isInScene(node) -> bool:

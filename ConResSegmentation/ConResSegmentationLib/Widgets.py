@@ -3,7 +3,7 @@
 import html
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import qt
@@ -85,6 +85,38 @@ def singleShotTimer(widget, react: Callable[[], None], milliseconds: int = 0):
     timer.setInterval(milliseconds)
     timer.connect("timeout()", react)
     return timer
+
+
+class WorkInSteps:
+    """Does one piece of work after another, each in a turn of its own, so that Slicer handles events between them.
+
+    Args:
+        widget: the work ends with it.
+    """
+
+    def __init__(self, widget):
+        self._steps: Iterator[None] = iter(())
+        self._timer = singleShotTimer(widget, self._next)
+
+    def start(self, steps: Iterator[None]) -> None:
+        """Do work whose every ``next`` does a piece; what is left of earlier work is not done."""
+        self._steps = steps
+        self._timer.start(0)
+
+    def stop(self) -> None:
+        """Leave the rest undone."""
+        self._timer.stop()
+        self._steps = iter(())
+
+    @property
+    def isBusy(self) -> bool:
+        """Whether something is left to do."""
+        return self._timer.isActive()
+
+    def _next(self) -> None:
+        for _step in self._steps:
+            self._timer.start(0)
+            return
 
 
 def whenPathChanges(edit, react: Callable[[str], None]) -> None:

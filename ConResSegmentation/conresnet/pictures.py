@@ -119,12 +119,15 @@ class Scene:
         most = [int(np.count_nonzero(mask, axis=tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
         return [part.start + place for part, place in zip(box, most, strict=True)]
 
-    def slices(self, place: Sequence[int], shown: np.ndarray | None = None) -> np.ndarray:
+    def slices(
+        self, place: Sequence[int], shown: np.ndarray | None = None, limits: tuple[float, float] = (0.0, 1.0)
+    ) -> np.ndarray:
         """An axial, a coronal and a sagittal slice next to each other, with the outlines of all segments.
 
         Args:
             place: which slice along each axis.
-            shown: a map from 0 to 1 in colors over the image; near 0 it is transparent.
+            shown: a map in colors over the image.
+            limits: its values with the first and the last color; near the first it is transparent.
 
         Returns:
             (height, width, 3) uint8.
@@ -142,7 +145,7 @@ class Scene:
             gray = np.clip((np.nan_to_num(drawn(self.image)) - low) / max(high - low, 1e-6), 0, 1)
             picture = np.repeat(gray[..., None], 3, axis=2)
             if shown is not None:
-                values = np.clip(drawn(shown), 0, 1)
+                values = np.clip((drawn(shown) - limits[0]) / max(limits[1] - limits[0], 1e-6), 0, 1)
                 weight = (0.75 * np.clip(values / 0.15, 0, 1))[..., None]
                 picture = (1 - weight) * picture + weight * heat(values)
             labels = _slice(self.labels, axis, place[axis])

@@ -73,22 +73,14 @@ $content
 )
 
 
-def write_page(
+def write_page(*arguments: Any, **options: Any) -> None:
+    """Write the page at once; for the arguments and errors see ``write_in_steps``."""
+    for _step in write_in_steps(*arguments, **options):
+        pass
+
+
+def write_in_steps(
     path: Path,
-    package: ModelPackage,
-    labels: Volume,
-    channels: Mapping[str, Volume],
-    maps: Mapping[str, np.ndarray],
-    report: Mapping[str, Any],
-    **options: Any,
-) -> None:
-    """Write ``make_page``; its arguments are this one's. Raises UserError("disk-full") or UserError("cannot-write")."""
-    page = make_page(package, labels, channels, maps, report, **options)
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
-
-
-def make_page(
     package: ModelPackage,
     labels: Volume,
     channels: Mapping[str, Volume],
@@ -99,10 +91,11 @@ def make_page(
     output: Output | None = None,
     name: str = "",
     surfaces: bytes | None = None,
-) -> str:
-    """The page.
+) -> Iterator[None]:
+    """Write the page, about one picture per step, so that Slicer can handle events between the steps.
 
     Args:
+        path: of the page.
         package: the model.
         labels: [k, j, i] uint8.
         channels: images by the model's names for them; the first one is on the grid of ``labels`` and is drawn.
@@ -112,7 +105,41 @@ def make_page(
         output: the segments of the result; by default the model's.
         name: of the case; "" for none.
         surfaces: a PNG picture of the segments in 3D; by default one is made.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
     """
+    parts = []
+    for part in _parts(package, labels, channels, maps, report, regions, output, surfaces):
+        parts.append(part)
+        yield
+    description = package.description
+    title = f"Segmentation of {name}" if name else "Segmentation report"
+    model = f"{description.title} (version {description.version})"
+    seconds = sum(report.get("seconds", {}).values())
+    how = f"{report.get('device', '')} {report.get('precision', '')}, {seconds:.0f} s"
+    page = _PAGE.substitute(
+        title=escape(title),
+        subtitle=escape(f"By the model {model}. {description.description}".strip()),
+        research=RESEARCH_ONLY,
+        content="\n".join(part for part in parts if part),
+        version=__version__,
+        how=escape(how),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def _parts(
+    package: ModelPackage,
+    labels: Volume,
+    channels: Mapping[str, Volume],
+    maps: Mapping[str, np.ndarray],
+    report: Mapping[str, Any],
+    regions: np.ndarray | None,
+    output: Output | None,
+    surfaces: bytes | None,
+) -> Iterator[str]:
     description = package.description
     output = output or description.output
     segments = output.segments
@@ -123,30 +150,18 @@ def make_page(
         uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
         measured = labels.array, labels.grid, output, channels, uncertainty, regions
         statistics = segment_statistics(*measured)
-    parts = [_warnings(report), "<h2>Segments</h2>", _statistics(statistics, swatches)]
+    yield "\n".join([_warnings(report), "<h2>Segments</h2>", _statistics(statistics, swatches)])
     if scene.labels.any():
         caption = "The 3D view in Slicer when the report was written."
         if surfaces is None:
             surfaces = png(scene.surfaces())
             caption = "The segments in 3D: from the left, front and above; and from the right, behind and above."
-        parts.append(_figure(surfaces, "Surfaces of the segments", caption, "surfaces"))
-        parts += _segments(scene, list(swatches), swatches)
-    parts += _maps(scene, maps, list(swatches), residual_plane(description))
+        yield _figure(surfaces, "Surfaces of the segments", caption, "surfaces")
+        yield from _segments(scene, list(swatches), swatches)
+    yield from _maps(scene, maps, list(swatches), residual_plane(description))
     if "review" in report:
-        parts += _review(report["review"], swatches)
-    parts += _card(package)
-    title = f"Segmentation of {name}" if name else "Segmentation report"
-    model = f"{description.title} (version {description.version})"
-    seconds = sum(report.get("seconds", {}).values())
-    how = f"{report.get('device', '')} {report.get('precision', '')}, {seconds:.0f} s"
-    return _PAGE.substitute(
-        title=escape(title),
-        subtitle=escape(f"By the model {model}. {description.description}".strip()),
-        research=RESEARCH_ONLY,
-        content="\n".join(part for part in parts if part),
-        version=__version__,
-        how=escape(how),
-    )
+        yield from _review(report["review"], swatches)
+    yield from _card(package)
 
 
 def _figure(picture: bytes, alt: str, caption: str, kind: str = "") -> str:
@@ -242,17 +257,16 @@ def _maps(scene: Scene, maps: Mapping[str, np.ndarray], names: Sequence[str], pl
             yield f'<p class="note">Shown for the {len(chosen)} largest of {len(values)} segments.</p>'
         for component in chosen:
             one = values[component]
-            shown = one.astype(np.float32)
             low, high = about.range or (0.0, 1.0)
             if kind in ("attention", "features"):
                 # Only differences are meaningful: the scale depends on the network.
-                low, high = (float(x) for x in np.percentile(shown[::2, ::2, ::2], (1, 99)))
-            scaled = (shown - low) / max(high - low, 1e-6)
+                some = one[::2, ::2, ::2].astype(np.float32)
+                low, high = (float(x) for x in np.percentile(some, (1, 99)))
             title = names[component] if per_segment else about.title if len(values) == 1 else f"{component + 1}"
             scale = (
                 f'{low:.2g}<span class="scale" style="background:linear-gradient(90deg, {colors})"></span>{high:.2g}'
             )
-            picture = png(scene.slices(scene.place(component if per_segment else None), scaled))
+            picture = png(scene.slices(scene.place(component if per_segment else None), one, (low, high)))
             yield _figure(picture, f"{about.title}: {title}", f"{escape(title)} &nbsp; {scale}")
 
 

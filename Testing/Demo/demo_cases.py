@@ -77,6 +77,8 @@ def segment_case(module: object, output: Path) -> None:
     for button, name in (("exportReview", "review.csv"), ("statistics", "statistics.csv"), ("report", "report.html")):
         dialogs.answer(str(output / name))
         getattr(widget.ui, f"{button}Button").click()
+    while widget.reviewPanel.isBusy:
+        slicer.app.processEvents()
     show_maps_in_3d(widget, outcome, output)
 
 
@@ -93,14 +95,16 @@ def show_maps_in_3d(widget: object, outcome: object, output: Path) -> None:
             "residual",
             "On surfaces",
             "The same surfaces, painted with the residual",
-            "Bright: the network expects the segment to begin or end between this axial slice and the one before.",
+            "Bright: the network expects the segment to begin or end between this axial slice and the one before. "
+            "Dark: it expects no change.",
             "surfaces.png",
         ),
         (
             "uncertainty",
             "Volume rendering",
             "Uncertainty as a rendered volume",
-            "Bright: the model is unsure here. Where it is certain, inside and outside, the volume is transparent.",
+            "Bright: the model is unsure, most of all where the two segments meet. Transparent: it is certain, inside "
+            "and outside.",
             "volume_rendering.png",
         ),
     ):

@@ -19,6 +19,7 @@ SLICER: dict[str, str] = {
     "volume-color": _("The volume {name} has {count} values per voxel, like a color image; choose a grayscale volume."),
     "volume-removed": _("The volume {name} was removed during the segmentation, so the result was discarded."),
     "volume-changed": _("The volume {name} was changed during the segmentation; segment it again."),
+    "result-removed": _("{name} was removed or replaced meanwhile."),
     "input-removed": _("{name} was removed before the segmentation started; choose the inputs and click Segment."),
     "channels-missing": _("The model {model} needs {count} volumes: {names}."),
     "roi-not-placed": _("The ROI {name} has not been placed yet; draw it around the structure, or choose no ROI."),

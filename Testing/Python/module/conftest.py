@@ -108,10 +108,10 @@ def result(volume: object, labels: np.ndarray) -> object:
     import slicer
 
     from ConResSegmentationLib import ResultSegmentation
-    from module.result_cases import SEGMENTS, origin_of
+    from module.result_cases import SEGMENTS, fill, origin_of
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
     made = ResultSegmentation.makeSegments(labels, SEGMENTS, volume)
-    ResultSegmentation.fill(node, made, volume, show3D=True)
+    fill(node, made, volume)
     origin_of(volume).sign(node)
     return node

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import slicer
 
 from conresnet.images.roi import BoxROI
 from conresnet.package.description import Code, Segment, Terminology
+from ConResSegmentationLib import MapVolumes, ResultSegmentation
 from ConResSegmentationLib.ResultOrigin import ResultOrigin, checksum
 
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")
@@ -19,3 +21,19 @@ MODEL = "organ 1.0.0"
 
 def origin_of(volume: object, roi: BoxROI | None = None, model: str = MODEL) -> ResultOrigin:
     return ResultOrigin(model, volume, (checksum(slicer.util.arrayFromVolume(volume)),), roi)
+
+
+def fill(node: object, segments: list[tuple[str, object]], volume: object) -> None:
+    """Put segments into a node and show them in 3D, as a run does."""
+    ResultSegmentation.fill(node, segments, volume)
+    for _step in ResultSegmentation.showSurfaces(node):
+        pass
+
+
+def put_maps(
+    arrays: dict[str, np.ndarray], node: object, volume: object, names: tuple[str, ...] = ("Anterior", "Posterior")
+) -> list[object]:
+    """Put maps into the scene, as a run does."""
+    for _step in MapVolumes.put(MapVolumes.split(arrays, list(names)), node, volume):
+        pass
+    return MapVolumes.mapNodes(node)

@@ -11,8 +11,8 @@ import vtk
 from scipy.ndimage import map_coordinates
 from vtk.util.numpy_support import vtk_to_numpy
 
-from ConResSegmentationLib import MapVolumes
 from module.panel_driver import PanelDriver
+from module.result_cases import put_maps
 from module.test_scene_inputs import add_transform, rotation
 
 BOX = np.s_[2:-2, 3:-3, 3:-3]
@@ -26,11 +26,7 @@ def maps(result: object, volume: object) -> list[object]:
     numbers = np.random.default_rng(3)
     for array in (*residual, *attention):
         array[BOX] = numbers.random(array[BOX].shape)
-    return put({"residual": residual, "attention": attention}, result, volume)
-
-
-def put(arrays: dict[str, np.ndarray], result: object, volume: object) -> list[object]:
-    return MapVolumes.put(MapVolumes.split(arrays, ["Anterior", "Posterior"]), result, volume)
+    return put_maps({"residual": residual, "attention": attention}, result, volume)
 
 
 def points_of(model: object) -> np.ndarray:
@@ -156,6 +152,26 @@ def test_the_isosurface_lies_where_the_map_has_the_chosen_value(panel: Driver3D,
     np.testing.assert_allclose(painted_values(model), 0.3, atol=1e-3, err_msg="follows the range")
 
 
+def test_the_isosurface_of_a_very_large_map_is_coarser_and_in_the_same_place(
+    panel: Driver3D, result: object, volume: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Linear, so that interpolation between every second or third voxel is exact.
+    ramp = np.tensordot((0.011, 0.007, 0.013), np.indices(slicer.util.arrayFromVolume(volume).shape), 1)
+    (node,) = put_maps({"uncertainty": ramp[None].astype(np.float16)}, result, volume)
+    panel.ui.mapThresholdSlider.value = 0.5
+    counts = []
+    for most in (10**9, 10_000, 3_000):
+        monkeypatch.setattr(panel.map3D, "_MOST_VOXELS", most)
+        panel.ui.mapThresholdSlider.value += 0.01
+        (model,) = panel.show(node, "Isosurface")
+        counts.append(model.GetPolyData().GetNumberOfPoints())
+        values = values_at(node, points_of(model))
+        inside = np.abs(values - panel.ui.mapThresholdSlider.value) < 1e-3
+        # The rest closes it around the map.
+        assert inside.sum() > 0.1 * counts[-1] and values.min() > panel.ui.mapThresholdSlider.value - 1e-3
+    assert counts[0] > 2 * counts[1] > 2 * counts[2]
+
+
 def test_colors_range_and_opacity_are_those_of_the_overlay(panel: Driver3D, result: object, maps: list[object]) -> None:
     display = maps[0].GetDisplayNode()
     for how in ("On surfaces", "Isosurface", "Volume rendering"):
@@ -257,22 +273,9 @@ def test_a_new_result_is_painted_anew_on_the_same_nodes(
     before = panel.show(maps[2], "On surfaces")
     shape = slicer.util.arrayFromVolume(volume).shape
     attention = np.random.default_rng(9).random((1, *shape)).astype(np.float16)
-    (again,) = put({"attention": attention}, result, volume)
+    (again,) = put_maps({"attention": attention}, result, volume)
     assert panel.shown() == before
     for model in before:
         np.testing.assert_allclose(painted_values(model), values_at(again, points_of(model)), atol=1e-3)
     result.GetSegmentation().RemoveSegment(result.GetSegmentation().GetNthSegmentID(0))
     assert panel.shown() == before[1:] and before[0].GetScene() is None
-
-
-def test_surfaces_are_made_one_at_a_time(panel: Driver3D, result: object, maps: list[object]) -> None:
-    panel.choices.shownMap = maps[2]
-    panel.ui.map3DSelector.setCurrentIndex(1)
-    painter, counts = panel.widget.map3DPanel, []
-    painter._updateTimer.stop()
-    painter.update()
-    while painter.isBusy:
-        painter._workTimer.stop()
-        painter._paintNext()
-        counts.append(len(panel.map3D.nodes(result)))
-    assert counts == [1, 2]

@@ -7,6 +7,7 @@ import slicer
 import vtk
 
 from ConResSegmentationLib import MapVolumes
+from module.result_cases import put_maps
 from module.test_scene_inputs import add_transform, rotation
 
 
@@ -14,7 +15,7 @@ def test_maps_lie_on_the_input_and_are_named_by_their_segments(result: object, v
     shape = slicer.util.arrayFromVolume(volume).shape
     residual = np.random.default_rng(0).random((2, *shape)).astype(np.float16)
     maps = {"residual": residual, "features": np.stack([residual[0], residual[1] * 5])}
-    nodes = MapVolumes.put(MapVolumes.split(maps, ["Anterior", "Posterior"]), result, volume)
+    nodes = put_maps(maps, result, volume)
     name = volume.GetName()
     assert [node.GetName() for node in nodes] == [
         f"{name} residual Anterior",
@@ -35,16 +36,16 @@ def test_maps_lie_on_the_input_and_are_named_by_their_segments(result: object, v
 
 def test_one_residual_for_all_segments_is_named_for_none(result: object, volume: object) -> None:
     residual = np.zeros((1, *slicer.util.arrayFromVolume(volume).shape), np.float16)
-    (node,) = MapVolumes.put(MapVolumes.split({"residual": residual}, ["Left", "Right"]), result, volume)
+    (node,) = put_maps({"residual": residual}, result, volume)
     assert node.GetName() == f"{volume.GetName()} residual"
 
 
 def test_a_new_result_keeps_the_maps_it_has_again_and_takes_the_others_away(result: object, volume: object) -> None:
     shape = slicer.util.arrayFromVolume(volume).shape
     residual, attention = np.zeros((1, *shape), np.float16), np.ones((1, *shape), np.float16)
-    first = MapVolumes.put(MapVolumes.split({"residual": residual, "attention": attention}, ["A"]), result, volume)
+    first = put_maps({"residual": residual, "attention": attention}, result, volume, ("A",))
     first[1].GetDisplayNode().SetAndObserveColorNodeID("vtkMRMLColorTableNodeRainbow")
-    again = MapVolumes.put(MapVolumes.split({"attention": attention * 2}, ["A"]), result, volume)
+    again = put_maps({"attention": attention * 2}, result, volume, ("A",))
     assert again == [first[1]]
     assert slicer.util.arrayFromVolume(again[0]).max() == 2
     assert again[0].GetDisplayNode().GetColorNodeID() == "vtkMRMLColorTableNodeRainbow"
@@ -56,7 +57,7 @@ def put_computed_in(box: tuple[slice, ...], result: object, volume: object, kind
     array = np.zeros((1, *slicer.util.arrayFromVolume(volume).shape), np.float16)
     part = array[(0, *box)]
     part[...] = np.random.default_rng(1).uniform(0.2, 0.8, part.shape)
-    (node,) = MapVolumes.put(MapVolumes.split({kind: array}, []), result, volume)
+    (node,) = put_maps({kind: array}, result, volume)
     return node
 
 
@@ -75,7 +76,7 @@ def test_a_map_holds_what_was_computed_where_it_was_computed(result: object, vol
         array[(slice(None), *box)] = np.random.default_rng(1).normal(size=array[(slice(None), *box)].shape)
         # A value of the network's may be 0 anywhere; what was computed ends where both of the maps do.
         array[0, :, :, 16:] = 0
-        nodes = MapVolumes.put(MapVolumes.split({"features": array}, []), result, volume)
+        nodes = put_maps({"features": array}, result, volume)
         for node, component in zip(nodes, array, strict=True):
             values = slicer.util.arrayFromVolume(node)
             assert values.shape == component[box].shape

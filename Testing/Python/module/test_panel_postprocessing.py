@@ -39,6 +39,7 @@ def test_surfaces_follow_the_slider_and_so_do_later_results(panel: PanelDriver, 
     name = slicer.vtkBinaryLabelmapToClosedSurfaceConversionRule.GetSmoothingFactorParameterName()
     smooth = surface(node)
     panel.ui.smoothingSlider.value = 0.0
+    panel.settle()
     rough = surface(node)
     assert rough.shape != smooth.shape or not np.allclose(rough, smooth)
     assert panel.segment() is node and np.allclose(surface(node), rough), "an unedited result is replaced"

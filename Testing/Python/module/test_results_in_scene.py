@@ -13,9 +13,9 @@ import vtk
 
 from conresnet.images.roi import BoxROI
 from conresnet.package.store import list_models
-from ConResSegmentationLib import MapVolumes, ResultOrigin, ResultSegmentation
+from ConResSegmentationLib import ResultOrigin, ResultSegmentation
 from module.panel_driver import label_array
-from module.result_cases import SEGMENTS, origin_of
+from module.result_cases import SEGMENTS, fill, origin_of, put_maps
 from slicer_host.subject_hierarchy import delete
 
 
@@ -82,7 +82,7 @@ def test_what_was_not_found_is_an_empty_segment_and_no_error_in_the_log(
     nothing = np.zeros_like(labels)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "nothing")
     made = ResultSegmentation.makeSegments(nothing, SEGMENTS, volume, nothing[None] if overlapping else None)
-    ResultSegmentation.fill(node, made, volume, show3D=True)
+    fill(node, made, volume)
     origin_of(volume).sign(node)
     assert capfd.readouterr().err == ""
     np.testing.assert_array_equal(label_array(node, volume), nothing)
@@ -132,7 +132,7 @@ def test_a_result_that_replaces_another_one_is_shown_as_the_user_has_chosen(
         getattr(display, f"SetSegment{name}")("Segment_1", value)
     # A segment that the user has taken away is there again, as a new one.
     result.GetSegmentation().RemoveSegment("Segment_2")
-    ResultSegmentation.fill(result, ResultSegmentation.makeSegments(labels, around, volume), volume, show3D=True)
+    fill(result, ResultSegmentation.makeSegments(labels, around, volume), volume)
     assert {name: getattr(display, f"GetSegment{name}")("Segment_1") for name in chosen} == chosen
     assert display.GetSegmentVisibility("Segment_2") and display.GetSegmentOpacity3D("Segment_2") == 1
 
@@ -150,10 +150,9 @@ def test_results_are_next_to_the_input_and_stay_when_it_is_deleted(
         expected = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
         hierarchy.SetItemParent(item, expected)
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
-    ResultSegmentation.fill(node, ResultSegmentation.makeSegments(labels, SEGMENTS, volume), volume, False)
+    fill(node, ResultSegmentation.makeSegments(labels, SEGMENTS, volume), volume)
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == expected
-    maps = MapVolumes.split({"attention": np.zeros((1, *labels.shape), np.float16)}, [])
-    (map_node,) = MapVolumes.put(maps, node, volume)
+    (map_node,) = put_maps({"attention": np.zeros((1, *labels.shape), np.float16)}, node, volume)
     folder = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(map_node))
     assert hierarchy.GetItemName(folder) == "result maps"
     assert hierarchy.GetItemParent(folder) == expected
@@ -170,7 +169,7 @@ def test_segments_that_overlap_are_whole_in_the_scene_and_in_a_file(
     packed = (both * np.uint8(1) + (labels == 2) * np.uint8(2))[None]
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
     made = ResultSegmentation.makeSegments(labels, SEGMENTS, volume, packed)
-    ResultSegmentation.fill(node, made, volume, show3D=True)
+    fill(node, made, volume)
     origin_of(volume).sign(node)
     for one in (node, reloaded(node, tmp_path)):
         content = one.GetSegmentation()
@@ -206,7 +205,7 @@ def test_a_saved_scene_brings_an_unedited_result_back_as_such_whatever_its_spaci
     image.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(to_ras))
     labels = labels[:, ::-1, ::-1]
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "result")
-    ResultSegmentation.fill(node, ResultSegmentation.makeSegments(labels, SEGMENTS, image), image, False)
+    fill(node, ResultSegmentation.makeSegments(labels, SEGMENTS, image), image)
     ResultOrigin.sign(node)
     assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
     slicer.mrmlScene.Clear(0)
@@ -261,7 +260,7 @@ def test_what_is_not_the_same_models_result_for_the_same_volume_is_not_replaced(
 def test_an_empty_result_is_a_result(volume: object, labels: np.ndarray) -> None:
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
     nothing = np.zeros_like(labels)
-    ResultSegmentation.fill(node, ResultSegmentation.makeSegments(nothing, SEGMENTS, volume), volume, True)
+    fill(node, ResultSegmentation.makeSegments(nothing, SEGMENTS, volume), volume)
     origin_of(volume).sign(node)
     assert not label_array(node, volume).any()
     assert ResultOrigin.isUntouched(node)

@@ -10,7 +10,7 @@ import pytest
 import slicer
 
 from module.panel_driver import PanelDriver
-from module.test_map_3d import put
+from module.result_cases import put_maps
 from slicer_host import dialogs
 
 REPORT = {
@@ -143,11 +143,11 @@ def test_predicted_and_actual_residual_side_by_side(panel: PanelDriver, result: 
     shape = slicer.util.arrayFromVolume(volume).shape
     kinds = ("residual", "result_residual", "residual_difference")
     arrays = {kind: np.full((2, *shape), 0.5, np.float16) for kind in kinds}
-    maps = put({"residual": arrays["residual"]}, result, volume)
+    maps = put_maps({"residual": arrays["residual"]}, result, volume)
     panel.choices.segmentation = result
     panel.settle()
     assert not panel.ui.compareMapsButton.enabled and panel.ui.compareMapsButton.toolTip
-    maps = put(arrays, result, volume)
+    maps = put_maps(arrays, result, volume)
     for node in maps:
         node.SetAttribute("ConResNet.ResidualPlane", "coronal")
     panel.widget.comparisonButton.update(result)
@@ -177,6 +177,13 @@ def foreground(view: str) -> str:
     return slicer.app.layoutManager().sliceWidget(view).mrmlSliceCompositeNode().GetForegroundVolumeID()
 
 
+def write_report(panel: PanelDriver) -> None:
+    panel.ui.reportButton.click()
+    assert not panel.ui.reportButton.enabled
+    panel.wait(lambda: not panel.widget.reviewPanel.isBusy)
+    assert panel.ui.reportButton.enabled
+
+
 def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     panel: PanelDriver, result: object, volume: object, tmp_path: Path
 ) -> None:
@@ -189,12 +196,12 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     Report.keep(result, report)
     result.SetAttribute("ConResNet.Model", "hippocampus 1.0.0")
     shape = slicer.util.arrayFromVolume(volume).shape
-    put({"attention": np.random.default_rng(0).random((1, *shape)).astype(np.float16)}, result, volume)
+    put_maps({"attention": np.random.default_rng(0).random((1, *shape)).astype(np.float16)}, result, volume)
     panel.choices.segmentation = result
     panel.settle()
     path = tmp_path / "page.html"
     dialogs.answer(str(path))
-    panel.ui.reportButton.click()
+    write_report(panel)
     assert dialogs.opened_urls[-1].endswith("page.html")
     page = path.read_text(encoding="utf-8")
     assert page.count("data:image/png") == 4, "the 3D view, each segment and the map"
@@ -204,10 +211,10 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     warnings = page.count("<li>")
     result.GetSegmentation().GetNthSegment(0).SetColor(0, 1, 0)
     dialogs.answer(str(path))
-    panel.ui.reportButton.click()
+    write_report(panel)
     assert path.read_text(encoding="utf-8").count("<li>") == warnings + 1
     path.unlink()
     result.SetAttribute("ConResNet.Model", "gone 1.0.0")
     dialogs.answer(str(path))
-    panel.ui.reportButton.click()
+    write_report(panel)
     assert "gone" in panel.ui.reviewLabel.text and not path.exists()

@@ -1,0 +1,172 @@
+"""The choices of a map in 3D in the panel: what is shown follows them, the map over the slices, and the segments."""
+
+from collections.abc import Iterator
+
+import slicer
+
+from . import MapVolumes, ResultParts
+from .Map3D import (
+    PAINTED_ATTRIBUTE,
+    coverSegments,
+    isCurrent,
+    makeIsosurface,
+    nodes,
+    paint,
+    remove,
+    renderVolume,
+    shows,
+    style,
+)
+from .ParameterNode import Map3D
+from .Widgets import WorkInSteps, singleShotTimer
+
+_MILLISECONDS_AFTER_LAST_MOVE = 200
+_MILLISECONDS_AFTER_LAST_EDIT = 1000
+
+
+class Map3DPanel:
+    """The choices of a map in 3D, below those of the map over the slices; they are parameters of the module.
+
+    It is made in steps, such as one segment's surface, between which Slicer handles events, and only while a map is
+    wanted in 3D.
+
+    Args:
+        section: the collapsible button that contains the widgets.
+    """
+
+    def __init__(self, section):
+        self._ui = ui = slicer.util.childWidgetVariables(section)
+        self._segmentationNode = self._mapNode = None
+        self._isStale = False
+        self._followed: list[tuple] = []
+        self._updateTimer = singleShotTimer(section, self.update)
+        self._work = WorkInSteps(section)
+        ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._updateTimer.start(0))
+        ui.map3DSelector.connect("currentIndexChanged(int)", lambda _index: self._updateTimer.start(0))
+        ui.mapThresholdSlider.connect("valueChanged(double)", self._onThresholdMoved)
+        ui.mapOpacitySlider.connect("valueChanged(double)", lambda _opacity: self._restyle())
+        self._showThreshold()
+
+    def close(self) -> None:
+        """Stop following the scene."""
+        self._updateTimer.stop()
+        self.forget()
+
+    @property
+    def how(self) -> Map3D:
+        """The chosen way to show the map in 3D."""
+        return list(Map3D)[max(self._ui.map3DSelector.currentIndex, 0)]
+
+    @property
+    def isBusy(self) -> bool:
+        """Whether something remains to be made."""
+        return self._updateTimer.isActive() or self._work.isBusy
+
+    def update(self) -> None:
+        """Show the chosen map in 3D in the chosen way; what is there already is kept."""
+        # What was begun for the same map is not complete.
+        self._isStale |= self._work.isBusy
+        self._work.stop()
+        mapNode, how = self._ui.mapSelector.currentNode(), self.how
+        segmentationNode = MapVolumes.segmentationOf(mapNode) if mapNode else None
+        if self._segmentationNode not in (None, segmentationNode) and mapNode is not None:
+            if self._segmentationNode.GetScene() is not None:
+                remove(self._segmentationNode)
+        self._observe(segmentationNode, mapNode)
+        self._showThreshold()
+        if how is Map3D.nothing and segmentationNode is not None:
+            remove(segmentationNode)
+        if segmentationNode is None or how is Map3D.nothing:
+            self._restyle()
+            return
+        threshold = self._threshold(mapNode)
+        if not self._isStale and isCurrent(segmentationNode, mapNode, how, threshold):
+            self._restyle()
+            return
+        self._isStale = False
+        self._removeOthers(segmentationNode, mapNode, how)
+        if how is Map3D.surfaces:
+            self._work.start(self._inSteps(paint(segmentationNode, mapNode)))
+        elif how is Map3D.isosurface:
+            self._work.start(self._inSteps(makeIsosurface(segmentationNode, mapNode, threshold)))
+        else:
+            renderVolume(segmentationNode, mapNode)
+            self._restyle()
+
+    def _removeOthers(self, segmentationNode, mapNode, how: Map3D) -> None:
+        segmentIds = segmentationNode.GetSegmentation().GetSegmentIDs()
+        ResultParts.remove(
+            [
+                node
+                for node in nodes(segmentationNode)
+                if not shows(node, how)
+                or (how is Map3D.volume and ResultParts.mapOf(node) is not mapNode)
+                or (how is Map3D.surfaces and node.GetAttribute(PAINTED_ATTRIBUTE) not in segmentIds)
+            ]
+        )
+
+    def _inSteps(self, steps: Iterator[None]) -> Iterator[None]:
+        """Work on the map in 3D until it is done, or the map or its segmentation is removed."""
+        while self._segmentationNode.GetScene() and self._mapNode.GetScene() and next(steps, "done") is None:
+            self._restyle()
+            yield
+        self._restyle()
+
+    def _onStyled(self, caller, event) -> None:
+        self._restyle()
+        if self.how is Map3D.isosurface:
+            # It moves with the displayed range.
+            self._updateTimer.start(_MILLISECONDS_AFTER_LAST_MOVE)
+
+    def _restyle(self) -> None:
+        segmentationNode, mapNode = self._segmentationNode, self._mapNode
+        if segmentationNode is None or segmentationNode.GetScene() is None:
+            return
+        isVisible = self._ui.mapSelector.currentNode() is not None and self.how is not Map3D.nothing
+        coverSegments(segmentationNode, isVisible and bool(nodes(segmentationNode)))
+        if mapNode.GetScene() is not None:
+            style(segmentationNode, mapNode, self._ui.mapOpacitySlider.value, isVisible)
+
+    def _observe(self, segmentationNode, mapNode) -> None:
+        """Follow a map and its segmentation; without a map, those that were shown last stay known, but hidden."""
+        if mapNode is None or (segmentationNode is self._segmentationNode and mapNode is self._mapNode):
+            return
+        self.forget()
+        self._segmentationNode, self._mapNode = segmentationNode, mapNode
+        self._follow(mapNode, self._onChanged, mapNode.ImageDataModifiedEvent)
+        self._follow(mapNode, self._onStyled, mapNode.DisplayModifiedEvent)
+        if segmentationNode is not None:
+            events = slicer.vtkSegmentation
+            changes = (events.SourceRepresentationModified, events.SegmentAdded, events.SegmentRemoved)
+            self._follow(segmentationNode.GetSegmentation(), self._onChanged, *changes)
+            self._follow(segmentationNode, self._onStyled, segmentationNode.DisplayModifiedEvent)
+
+    def _follow(self, followed, react, *events: int) -> None:
+        self._followed += [(followed, followed.AddObserver(event, react)) for event in events]
+
+    def forget(self) -> None:
+        """Follow nothing any longer: the scene is closed, or the map or its segmentation is removed."""
+        for followed, tag in self._followed:
+            followed.RemoveObserver(tag)
+        self._followed = []
+        self._work.stop()
+        self._segmentationNode = self._mapNode = None
+
+    def _onChanged(self, caller, event) -> None:
+        """A new result, or an edited one: what is in 3D is made again, once the user pauses."""
+        self._isStale = True
+        if self.how is not Map3D.nothing:
+            self._updateTimer.start(_MILLISECONDS_AFTER_LAST_EDIT)
+
+    def _onThresholdMoved(self, _threshold: float) -> None:
+        if self.how is Map3D.isosurface:
+            self._updateTimer.start(_MILLISECONDS_AFTER_LAST_MOVE)
+
+    def _threshold(self, mapNode) -> float:
+        display = mapNode.GetDisplayNode()
+        low, high = (display.GetWindowLevelMin(), display.GetWindowLevelMax()) if display else (0.0, 1.0)
+        return low + (high - low) * self._ui.mapThresholdSlider.value
+
+    def _showThreshold(self) -> None:
+        isWanted = self.how is Map3D.isosurface
+        self._ui.mapThresholdLabel.visible = self._ui.mapThresholdSlider.visible = isWanted
