@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from slicer.i18n import tr as _
 
+from conresnet.messages import reason as catalogReason
 from conresnet.messages import sentence as catalogSentence
 
 
@@ -19,6 +20,14 @@ def sentence(error) -> str:
         text = error.message
     server = getattr(error, "server", "")
     return f"{server}: {text}" if server else text
+
+
+def reason(row: dict) -> str:
+    """Why a place is in the review list, translated; in English for codes of an engine of another version."""
+    try:
+        return catalogReason(row["reason_codes"], _)
+    except KeyError:
+        return row["reason"]
 
 
 def phase(name: str) -> str:

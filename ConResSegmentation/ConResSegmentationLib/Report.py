@@ -43,7 +43,7 @@ def write(segmentationNode, path: Path) -> Iterator[None]:
         UserError: the model, the volume or the segmentation is no longer there, or the file cannot be written.
     """
     # They import SimpleITK, which takes time when Slicer starts.
-    from conresnet.inference.results import packed_size
+    from conresnet.inference.labels import packed_size
     from conresnet.package import read_package
     from conresnet.package.store import find_model
     from conresnet.report import write_in_steps

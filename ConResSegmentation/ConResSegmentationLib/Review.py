@@ -24,7 +24,7 @@ _NOTE_ATTRIBUTE = "ConResNet.ReviewNote"
 _SPOT_VIEW, _LARGEST_VIEW = 40.0, 160.0
 _AROUND_SEGMENTS = 1.3
 # In pixels, of the columns before the reason.
-_COLUMN_WIDTHS = (54, 100, 50, 42)
+_COLUMN_WIDTHS = (46, 78, 48, 38)
 
 
 def put(segmentationNode, report: dict) -> None:
@@ -38,9 +38,10 @@ def put(segmentationNode, report: dict) -> None:
         ResultParts.remove(ResultParts.parts(segmentationNode, kind))
     review = report.get("review") or {}
     if review.get("rows"):
-        rows = [{**row, SEEN: False} for row in review["rows"]]
+        rows = [_listed(row) for row in review["rows"]]
         node = _addTable(segmentationNode, REVIEW, _("{segmentation} review list"), rows)
-        node.SetAttribute(_NOTE_ATTRIBUTE, review.get("note") or "")
+        note = review.get("note")
+        node.SetAttribute(_NOTE_ATTRIBUTE, _(note) if note else "")
     if report.get("statistics"):
         rows = [_statistics(row) for row in report["statistics"]]
         _addTable(segmentationNode, STATISTICS, _("{segmentation} statistics"), rows)
@@ -69,6 +70,11 @@ def exportCsv(tableNode, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(rows[0])
         writer.writerows([_cell(value) for value in row.values()] for row in rows)
+
+
+def _listed(row: dict) -> dict:
+    kept = {key: value for key, value in row.items() if key != "reason_codes"}
+    return {**kept, "reason": Messages.reason(row), SEEN: False}
 
 
 def _statistics(row: dict) -> dict:

@@ -292,6 +292,11 @@ def _review(review: Mapping[str, Any], swatches: Mapping[str, str]) -> Iterator[
         "Uncertain spots": [row for row in rows if row["kind"] == "spot"],
     }
     header = ["Rank", "Segment", "Reason", "Slice", "R, A, S (mm)", "Expected wrong voxels", "Expected Dice"]
+    if rows:
+        yield (
+            f'<p class="note">Ranks are those in the full list of {len(rows)} places, which also has each segment in '
+            "each slice (review.csv).</p>"
+        )
     for heading, chosen in kinds.items():
         cells = [
             [
@@ -308,7 +313,6 @@ def _review(review: Mapping[str, Any], swatches: Mapping[str, str]) -> Iterator[
         if cells:
             yield f"<h3>{heading}</h3>"
             yield _table(header, cells, texts=3)
-    yield f'<p class="note">The full list has {len(rows)} places, also of each segment in each slice (--review).</p>'
 
 
 def _card(package: ModelPackage) -> Iterator[str]:

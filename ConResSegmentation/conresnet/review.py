@@ -3,9 +3,8 @@
 Slices follow one another along the model's residual axis. What is measured in each (its area, the entropy of its
 probabilities, its neighbors, and where the residual helps the disagreement of predicted and actual residual) goes into
 two small regressions: a Poisson one of the wrong area, and a fractional logit of the slice's Dice (Papke and
-Wooldridge, Journal of Applied Econometrics 11, 1996). ``python -m conresnet_training export`` fits them on held-out
-cases and stores them in the package's ``review.json``; a package without one gets `FALLBACK`. NumPy only, so that
-Slicer can use it; finding spots needs SimpleITK.
+Wooldridge, Journal of Applied Econometrics 11, 1996); ``conresnet.package.ranking`` has their numbers. NumPy only, so
+that Slicer can use it; finding spots needs SimpleITK.
 """
 
 from __future__ import annotations
@@ -22,16 +21,14 @@ import numpy as np
 from conresnet.files import csv_cell, replacing
 from conresnet.images.grid import Box, Grid, Reordering, bounding_box, reordering, whole_box
 from conresnet.inference.labels import segment_mask
-from conresnet.package import ModelPackage
+from conresnet.messages import UNFITTED, reason
 from conresnet.package.description import ModelDescription, Output
-from conresnet.package.maps import provided_maps, slice_axis
-from conresnet.package.schema import Place, field, load, load_json
+from conresnet.package.maps import slice_axis
+from conresnet.package.ranking import FALLBACK, Ranking, Regressions
 
 if TYPE_CHECKING:
     from conresnet.inference.segmentation import SegmentResult
 
-RANKING_FILE = "review.json"
-FORMAT, FORMAT_VERSION = "conresnet-review", 1
 COLUMNS = ("rank", "kind", "segment", "slice", "r", "a", "s", "expected_wrong_voxels", "expected_dice", "reason")
 ALL = "all"
 
@@ -45,107 +42,14 @@ MOST_SPOTS = 50
 # Dice below which a slice is called bad.
 BAD_DICE = 0.8
 
-_LARGEST_RANKING = 2**18
-_MOST_MM2 = 1e6
+# What a value below or above the mean of the feature is in words, see ``conresnet.messages``.
 _REASONS = {
-    "log_area": ("small cross-section", "large cross-section"),
-    "log_entropy": ("", "uncertain boundary"),
-    "log_change": ("", "the area changes from slice to slice"),
-    "overlap": ("little overlap with the neighboring slices", ""),
-    "log_disagreement": ("", "not where the residual predicts a change"),
+    "log_area": ("reason-small", "reason-large"),
+    "log_entropy": ("", "reason-uncertain"),
+    "log_change": ("", "reason-changing"),
+    "overlap": ("reason-little-overlap", ""),
+    "log_disagreement": ("", "reason-disagreement"),
 }
-FEATURES = tuple(_REASONS)
-_TYPICAL, _END, _OPEN = "typical slice", "first or last slice of the segment", "uncertain boundary"
-_MISSED = "uncertain place outside the segments"
-_UNFITTED = " (ranked by area and entropy; not fitted to this model)"
-
-
-@dataclass(frozen=True)
-class Regressions:
-    """What a slice's features say about its errors.
-
-    ``exp(wrong_intercept + wrong_weights . features)`` is the wrong area in mm2, and the logistic function of the same
-    with ``dice_`` the slice's Dice.
-    """
-
-    means: tuple[float, ...] = field("mean of each feature where it was fitted; says which features stand out")
-    wrong_intercept: float = field("of the wrong area in mm2", low=-1e6, high=1e6)
-    wrong_weights: tuple[float, ...] = field("one per feature", low=-1e6, high=1e6)
-    dice_intercept: float = field("of the slice's Dice", low=-1e6, high=1e6)
-    dice_weights: tuple[float, ...] = field("one per feature", low=-1e6, high=1e6)
-
-    def wrong_mm2(self, features: np.ndarray) -> np.ndarray:
-        """Expected wrong area of slices (n, features), n values."""
-        return np.exp(np.minimum(self.wrong_intercept + features @ self.wrong_weights, np.log(_MOST_MM2)))
-
-    def dice(self, features: np.ndarray) -> np.ndarray:
-        """Expected Dice of slices (n, features), n values."""
-        return 1 / (1 + np.exp(-np.clip(self.dice_intercept + features @ self.dice_weights, -50, 50)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """The whole of a package's ``review.json``; plain numbers."""
-
-    format: str = field("always `conresnet-review`", choices=(FORMAT,))
-    format_version: int = field("version of this format", low=1, high=FORMAT_VERSION)
-    what: str = field("how it was fitted and measured")
-    features: tuple[str, ...] = field("features of a slice, in order", choices=FEATURES, least=1, unique=True)
-    whole: Regressions = field("for all segments of a slice together")
-    segments: Regressions = field("for each segment of a slice")
-    spot_rate: float = field("wrong voxels per voxel of an uncertain spot", low=0, high=1)
-    note: str = field("a sentence for users about how good the ranking is", default="")
-    figures: dict[str, Any] = field("how good it is, cross-validated over the cases", default=None)
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """Numbers that do not fit the features."""
-        for name in ("whole", "segments"):
-            for key in ("means", "wrong_weights", "dice_weights"):
-                if len(getattr(getattr(self, name), key)) != len(self.features):
-                    yield f"{name}.{key}", f"must have {len(self.features)} entries, one per feature"
-
-
-FALLBACK_NOTE = (
-    "This model has no review.json, so the ranking is not fitted to it: area and entropy are weighed as was right for "
-    "hippocampi, and expected numbers are rough."
-)
-_FALLBACK = Regressions(
-    means=(4.4, 3.3),
-    wrong_intercept=-0.2,
-    wrong_weights=(0.0, 0.95),
-    dice_intercept=0.1,
-    dice_weights=(1.3, -1.3),
-)
-FALLBACK = Ranking(
-    format=FORMAT,
-    format_version=FORMAT_VERSION,
-    what="Fixed weights, rounded from those of the hippocampus model.",
-    features=("log_area", "log_entropy"),
-    whole=_FALLBACK,
-    segments=_FALLBACK,
-    spot_rate=0.45,
-    note=FALLBACK_NOTE,
-    figures=None,
-)
-
-
-def read_ranking(package: ModelPackage) -> Ranking:
-    """The ranking of a package, or `FALLBACK` where it has none.
-
-    Raises:
-        UserError: ``package-json`` or ``package-description`` for a ``review.json`` that is not as it must be, or that
-            of ``ModelPackage.read_file``.
-    """
-    entry = package.description.files.get(RANKING_FILE)
-    if entry is None:
-        return FALLBACK
-    place = Place(str(package.path / RANKING_FILE))
-    if entry.bytes > _LARGEST_RANKING:
-        place.refuse(f"has {entry.bytes} bytes")
-    ranking = load(Ranking, load_json(package.read_file(RANKING_FILE), place.source), place, FORMAT_VERSION)
-    if "log_disagreement" in ranking.features and "residual_difference" not in provided_maps(package.description):
-        place.inside("features").refuse("needs a residual, which this model does not predict")
-    return ranking
 
 
 @dataclass(frozen=True)
@@ -160,7 +64,8 @@ class ReviewRow:
         r, a, s: a point of the place in mm.
         expected_wrong_voxels: in the slice or spot, of the segment or of all.
         expected_dice: of the slice; None for a spot.
-        reason: in words.
+        reason: in English.
+        reason_codes: the same as codes, see ``conresnet.messages.reason``.
     """
 
     rank: int
@@ -173,6 +78,7 @@ class ReviewRow:
     expected_wrong_voxels: float
     expected_dice: float | None
     reason: str
+    reason_codes: tuple[str, ...] = ()
 
 
 def largest_entropy(output: Output) -> float:
@@ -341,9 +247,9 @@ def make_review(
         features = np.array([item.values[name] for name in ranking.features])
         wrong = float(regressions.wrong_mm2(features)) / slices.pixel_mm2
         dice = float(regressions.dice(features))
-        reason = _reason(item, features, regressions, ranking.features, dice)
-        reason += _UNFITTED if ranking is FALLBACK else ""
-        found.append(("slice", names[item.segment], slices.number(item.place), item.point, wrong, dice, reason))
+        reasons = _reasons(item, features, regressions, ranking.features, dice)
+        reasons += (UNFITTED,) if ranking is FALLBACK else ()
+        found.append(("slice", names[item.segment], slices.number(item.place), item.point, wrong, dice, reasons))
     found += _spots(slices, uncertainty, ranking.spot_rate)
     found.sort(key=lambda row: (-round(row[4], 2), row[0], row[2], row[1]))
     return [
@@ -355,15 +261,16 @@ def make_review(
             *(round(x, 2) for x in point),
             round(wrong, 2),
             None if dice is None else round(dice, 4),
-            reason,
+            reason(reasons),
+            reasons,
         )
-        for rank, (kind, segment, number, point, wrong, dice, reason) in enumerate(found, start=1)
+        for rank, (kind, segment, number, point, wrong, dice, reasons) in enumerate(found, start=1)
     ]
 
 
-def _reason(
+def _reasons(
     item: SliceFeatures, features: np.ndarray, regressions: Regressions, names: Sequence[str], dice: float
-) -> str:
+) -> tuple[str, ...]:
     """What sets a slice apart: the features that lower its Dice most if that is low, or else add most wrong voxels.
 
     A boundary grows with the square root of the area, and its entropy with it. So much of the entropy is counted as the
@@ -376,12 +283,12 @@ def _reason(
         weights[area] += weights[entropy] / 2
         distance[entropy] -= distance[area] / 2
     pushes = weights * distance
-    parts = [_END] if item.is_end else []
+    codes = ["reason-end"] if item.is_end else []
     for index in np.argsort(-pushes)[:2]:
-        text = _REASONS[names[index]][int(distance[index] > 0)]
-        if pushes[index] > 0.1 and text:
-            parts.append(text)
-    return "; ".join(parts) or _TYPICAL
+        code = _REASONS[names[index]][int(distance[index] > 0)]
+        if pushes[index] > 0.1 and code:
+            codes.append(code)
+    return tuple(codes) or ("reason-typical",)
 
 
 def find_spots(uncertainty: np.ndarray, bits: float, spacing: np.ndarray) -> tuple[np.ndarray, Box, list[int]]:
@@ -454,7 +361,8 @@ def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
         segment = names[max(inside, key=inside.get)] if inside else ALL
         point = tuple(float(x) for x in slices.grid.to_ras(center))
         number = int(center[slices.voxel_axis])
-        rows.append(("spot", segment, number, point, rate * sizes[spot - 1], None, _OPEN if inside else _MISSED))
+        reasons = ("reason-uncertain" if inside else "reason-missed",)
+        rows.append(("spot", segment, number, point, rate * sizes[spot - 1], None, reasons))
     return rows
 
 
@@ -468,7 +376,7 @@ def write_review(rows: Sequence[ReviewRow | Mapping[str, Any]], path: Path) -> N
         replacing(path) as temporary,
         open(temporary, "w", encoding="utf-8", newline="") as file,
     ):
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         for row in rows:
             values = dict(row) if isinstance(row, Mapping) else asdict(row)

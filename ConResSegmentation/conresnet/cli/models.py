@@ -163,7 +163,7 @@ def _check_networks(package: ModelPackage) -> None:
 
 def _shown(package: ModelPackage) -> str:
     # It imports numpy, which help does without.
-    from conresnet.review import read_ranking
+    from conresnet.package.ranking import read_ranking
 
     description = package.description
     blocks = [

@@ -24,9 +24,10 @@ from conresnet.inference.windows import Tiling
 from conresnet.package import ModelPackage, read_package
 from conresnet.package.description import ModelDescription, Output
 from conresnet.package.maps import check_maps, map_components, predicted_maps, slice_axis
+from conresnet.package.ranking import Ranking, read_ranking
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions
-from conresnet.review import Ranking, Slices, make_review, read_ranking
+from conresnet.review import Slices, make_review
 from conresnet.statistics import segment_statistics
 from conresnet.systems import System, build_system
 

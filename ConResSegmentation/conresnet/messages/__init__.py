@@ -7,7 +7,7 @@ A good sentence names the file or setting, says what is wrong and what to do, an
 and "ROI", which fit the command line and Slicer alike.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from conresnet.messages.engine import ENGINE, _
@@ -141,6 +141,15 @@ def sentence(code: str, values: Mapping[str, Any], translate: Callable[[str], st
     """
     shown = {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
     return translate(MESSAGES[code]).format(**shown)
+
+
+UNFITTED = "reason-unfitted"
+
+
+def reason(codes: Sequence[str], translate: Callable[[str], str] = str) -> str:
+    """Why a place is in the review list, in words; ``codes`` as in ``conresnet.review.ReviewRow``."""
+    text = "; ".join(sentence(code, {}, translate) for code in codes if code != UNFITTED)
+    return sentence(UNFITTED, {"reason": text}, translate) if UNFITTED in codes else text
 
 
 def printable(text: str) -> str:

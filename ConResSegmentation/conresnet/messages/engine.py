@@ -291,6 +291,21 @@ ENGINE: dict[str, str] = {
     "model-not-found-near": _(
         'There is no model named "{name}" and no model package at that path; did you mean "{near}"?'
     ),
+    # Why a place is in the review list; reasons are parts of a sentence.
+    "reason-typical": _("typical slice"),
+    "reason-end": _("first or last slice of the segment"),
+    "reason-small": _("small cross-section"),
+    "reason-large": _("large cross-section"),
+    "reason-uncertain": _("uncertain boundary"),
+    "reason-changing": _("the area changes from slice to slice"),
+    "reason-little-overlap": _("little overlap with the neighboring slices"),
+    "reason-disagreement": _("not where the residual predicts a change"),
+    "reason-missed": _("uncertain place outside the segments"),
+    "reason-unfitted": _("{reason} (ranked by area and entropy; not fitted to this model)"),
+    "review-not-fitted": _(
+        "This model has no review.json, so the ranking is not fitted to it: area and entropy are weighed as was right "
+        "for hippocampi, and expected numbers are rough."
+    ),
     # Devices, precision and memory.
     "device-unknown": _("Unknown device {device!r}; choose auto, cpu, cuda, cuda:N or mps."),
     "device-unavailable": _(

@@ -61,7 +61,8 @@ MAPS = {
     ),
     "residual": MapKind(
         "Residual",
-        "Where each segment is predicted to change from the previous slice, 0 to 1 (context residual, eq. 5).",
+        "Where each segment is predicted to begin or end between a slice and the one before, 0 to 1: bright along its "
+        "boundary, dark where the model expects no change (context residual, eq. 5).",
         "residual",
         is_logit=True,
         per_segment=True,
@@ -69,8 +70,8 @@ MAPS = {
     ),
     "attention": MapKind(
         "Attention",
-        "How much the residual path amplifies the features of a place, 0 to 1: the mean over channels of "
-        "sigmoid(O_res) of the last module (eq. 6).",
+        "How much weight the network gives to each place, 0 to 1; only differences between places are meaningful (mean "
+        "over channels of sigmoid(O_res) of the last module, eq. 6).",
         "attention",
         colors="Viridis",
     ),
@@ -84,8 +85,8 @@ MAPS = {
     ),
     "uncertainty": MapKind(
         "Uncertainty",
-        "Predictive entropy of the probabilities, 0 (certain) to 1 (all equally likely); of overlapping regions, that "
-        "of the least certain one.",
+        "How unsure the model is, 0 (certain) to 1 (all answers equally likely): predictive entropy of the "
+        "probabilities; of overlapping regions, that of the least certain one.",
         "segmentation",
         colors="Magma",
         from_result=True,
@@ -98,7 +99,7 @@ MAPS = {
     ),
     "result_residual": MapKind(
         "Residual of the result",
-        "Where the segmentation itself changes from the previous slice, 0 or 1 (eq. 1 of the result).",
+        "Where a segment does begin or end between a slice and the one before, 0 or 1 (eq. 1 of the result).",
         "segmentation",
         per_segment=True,
         from_result=True,
@@ -106,7 +107,8 @@ MAPS = {
     ),
     "residual_difference": MapKind(
         "Residual difference",
-        "How far the predicted residual and that of the result are apart, 0 to 1.",
+        "How far the predicted residual and that of the result are apart, 0 to 1: bright where the prediction and the "
+        "segmentation disagree.",
         "residual",
         per_segment=True,
         from_result=True,

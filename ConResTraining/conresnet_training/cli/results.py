@@ -150,8 +150,8 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     are cross-validated over the cases. Only use cases that the model never saw: on others it makes too few errors.
     """
     from conresnet.package import read_package, write_package
+    from conresnet.package.ranking import RANKING_FILE
     from conresnet.package.store import find_model
-    from conresnet.review import RANKING_FILE
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.review_fit import describe_ranking, ranking_file
     from conresnet_training.evaluation.runs import fit_review

@@ -16,19 +16,10 @@ from conresnet.images.roi import WHOLE_IMAGE
 from conresnet.inference.labels import segment_masks
 from conresnet.inference.segmentation import LoadedModel, SegmentResult
 from conresnet.package.maps import map_components
+from conresnet.package.ranking import FALLBACK, FORMAT, FORMAT_VERSION, Ranking, Regressions
 from conresnet.package.schema import dump
 from conresnet.request import SegmentOptions
-from conresnet.review import (
-    BAD_DICE,
-    FALLBACK,
-    FORMAT,
-    FORMAT_VERSION,
-    Ranking,
-    Regressions,
-    Slices,
-    find_spots,
-    slice_features,
-)
+from conresnet.review import BAD_DICE, Slices, find_spots, slice_features
 
 # Features that are tried, each set larger than the one before; a larger one must be better by GAIN.
 SETS = (

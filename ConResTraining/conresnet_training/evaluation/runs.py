@@ -14,11 +14,11 @@ from conresnet.images.files import write_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import LoadedModel, load_model, segment
 from conresnet.package import ModelDescription, ModelPackage, read_package, write_package
+from conresnet.package.ranking import Ranking
 from conresnet.package.reader import read_metrics
 from conresnet.package.store import find_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import SEGMENTATION_FILE
-from conresnet.review import Ranking
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import check_expected, on_image_grid, read_label
 from conresnet_training.data.preparation import file_stem, read_case

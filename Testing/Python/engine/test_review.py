@@ -12,20 +12,12 @@ from conresnet.images.grid import Reordering, Volume
 from conresnet.images.roi import BoxROI
 from conresnet.inference.result_maps import entropies
 from conresnet.inference.segmentation import segment
+from conresnet.messages import reason
 from conresnet.package import parse_description, write_package
+from conresnet.package.ranking import FALLBACK, RANKING_FILE, read_ranking
 from conresnet.package.schema import dump
 from conresnet.request import SegmentOptions
-from conresnet.review import (
-    COLUMNS,
-    FALLBACK,
-    RANKING_FILE,
-    Slices,
-    find_spots,
-    make_review,
-    read_ranking,
-    slice_features,
-    write_review,
-)
+from conresnet.review import COLUMNS, Slices, find_spots, make_review, slice_features, write_review
 from conresnet.statistics import segment_statistics, surface_mm2, write_statistics
 from engine.model_cases import description, make_model, write_model
 from engine.volumes import grid, random_volume, stored
@@ -94,11 +86,18 @@ def test_the_list_is_that_of_the_slices_and_spots_ordered_by_expected_wrong_voxe
     assert (spot.segment, spot.expected_dice) == ("Part 1", None)
     assert spot.expected_wrong_voxels == pytest.approx(6 * FALLBACK.spot_rate)
     assert (spot.r, spot.a, spot.slice) == (14.0, 23.0, (spot.s - 30) / 3)
-    assert all("not fitted" in row.reason for row in rows if row.kind == "slice")
+    assert all(
+        row.reason.endswith(" (ranked by area and entropy; not fitted to this model)")
+        for row in rows
+        if row.expected_dice
+    )
+    assert (spot.reason, spot.reason_codes) == ("uncertain boundary", ("reason-uncertain",))
+    assert all(row.reason == reason(row.reason_codes) for row in rows)
     write_review(rows, tmp_path / "review.csv")
     with open(tmp_path / "review.csv", encoding="utf-8", newline="") as file:
         written = list(csv.DictReader(file))
     assert tuple(written[0]) == COLUMNS and len(written) == len(rows)
+    assert [row["reason"] for row in written] == [row.reason for row in rows]
     assert written[spot.rank - 1]["expected_dice"] == "" and float(written[0]["r"]) == rows[0].r
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,25 @@ def test_what_was_seen_is_saved_with_the_scene_and_in_the_file(
             assert float(row[name]) == pytest.approx(entry[name], rel=1e-5)
     assert (rows[0]["expected_dice"], rows[2]["expected_dice"]) == ("0.71", "")
     assert rows[2]["segment"] != "=Posterior", "no spreadsheet may take a name for a formula"
+
+
+def test_reasons_are_told_in_the_users_language(
+    panel: PanelDriver, result: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    german = {
+        "small cross-section": "kleiner Querschnitt",
+        "uncertain boundary": "unsicherer Rand",
+        "{reason} (ranked by area and entropy; not fitted to this model)": "{reason} (nicht angepasst)",
+    }
+    monkeypatch.setattr(sys.modules["ConResSegmentationLib.Messages"], "_", lambda text: german.get(text, text))
+    known = ["reason-small", "reason-uncertain", "reason-unfitted"]
+    first, _second, third = REPORT["review"]["rows"]
+    rows = [{**first, "reason_codes": known}, {**third, "reason_codes": ["reason-of-a-later-version"]}]
+    review().put(result, {"review": {"rows": rows, "note": ""}})
+    panel.choices.segmentation = result
+    panel.settle()
+    told = [table_texts(panel, row)[4] for row in range(2)]
+    assert told == ["kleiner Querschnitt; unsicherer Rand (nicht angepasst)", "uncertain boundary"]
 
 
 def test_statistics_are_a_table_of_the_scene_and_a_file(panel: PanelDriver, reviewed: object, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from conresnet.images.grid import Grid
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
-from conresnet.review import RANKING_FILE, read_ranking
+from conresnet.package.ranking import RANKING_FILE, read_ranking
 from conresnet_training.data import read_data_set
 from conresnet_training.data.preparation import read_case
 from conresnet_training.evaluation.review_fit import ReviewSamples, Sample, describe_ranking
