@@ -136,11 +136,16 @@ def _makeSurfaces(segmentationNode, isWanted: Callable[[object], bool]) -> Itera
         # They cannot be made one by one.
         segmentation.CreateRepresentation(_surfaceName(), True)
         return
+    made = []
     for segmentId in segmentation.GetSegmentIDs():
         segment = segmentation.GetSegment(segmentId)
         if segment is not None and segmentationNode.GetScene() is not None and isWanted(segment):
-            segment.AddRepresentation(_surfaceName(), _makeSurface(segmentationNode, segment))
+            made.append((segment, _makeSurface(segmentationNode, segment)))
             yield
+    # All together: a view that notices one of them has Slicer make all that are missing at once.
+    with slicer.util.NodeModify(segmentationNode):
+        for segment, surface in made:
+            segment.AddRepresentation(_surfaceName(), surface)
 
 
 def surfaceOf(segmentationNode, segment):
