@@ -149,7 +149,7 @@ UNFITTED = "reason-unfitted"
 def reason(codes: Sequence[str], translate: Callable[[str], str] = str) -> str:
     """Why a place is in the review list, in words; ``codes`` as in ``conresnet.review.ReviewRow``."""
     text = "; ".join(sentence(code, {}, translate) for code in codes if code != UNFITTED)
-    return sentence(UNFITTED, {"reason": text}, translate) if UNFITTED in codes else text
+    return sentence(UNFITTED, dict(reason=text), translate) if UNFITTED in codes else text
 
 
 def printable(text: str) -> str:
