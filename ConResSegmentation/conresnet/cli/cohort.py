@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from conresnet import __version__
+from conresnet.cli.cases import CaseProblem, ListedCase, duration, raise_for, segment_to_folder
 from conresnet.cli.main import say
-from conresnet.cli.segment import CaseProblem, ListedCase, duration, raise_for, segment_to_folder
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
 from conresnet.report import RESEARCH_ONLY

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import logging
 import os
-import re
 import sys
 import time
-import traceback
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from conresnet.cli.cases import CaseProblem, ListedCase, duration, raise_for, read_case_list, segment_to_folder
 from conresnet.cli.main import say
-from conresnet.errors import UserError, as_user_error
+from conresnet.errors import UserError
 from conresnet.request import OptionSpec, SegmentOptions
 
 if TYPE_CHECKING:
-    from conresnet.api import Result
     from conresnet.inference.progress import Progress
     from conresnet.inference.segmentation import LoadedModel
     from conresnet.package.description import Input
@@ -216,68 +211,6 @@ class _Run:
         raise_for(problems, len(cases))
 
 
-@dataclass(frozen=True)
-class CaseProblem:
-    """Why a case of many was not segmented.
-
-    Args:
-        fault: the traceback of an internal error; empty for what the user can help.
-    """
-
-    sentence: str
-    fault: str = ""
-
-    @classmethod
-    def of(cls, name: str, error: Exception) -> CaseProblem:
-        """As text, since the exception's frames hold the case's images."""
-        if mistake := as_user_error(error):
-            return cls(" ".join(mistake.message.split()))
-        what = " ".join(f"{type(error).__name__}: {error}".split())
-        text = "".join(traceback.format_exception(error))
-        return cls(f"an internal error occurred ({what}).", f"Case {name}:\n{text}")
-
-
-def raise_for(problems: Sequence[CaseProblem], cases: int) -> None:
-    """Raise an error that ends the command with status 1 if a problem is an internal error, and with 2 for others."""
-    if faults := [problem.fault for problem in problems if problem.fault]:
-        failure = RuntimeError(f"{len(faults)} of {cases} cases failed")
-        failure.add_note("\n".join(faults[:20]))
-        raise failure
-    if problems:
-        raise UserError("cases-failed", failed=len(problems), cases=cases)
-
-
-def segment_to_folder(
-    model: LoadedModel,
-    images: Sequence[Path],
-    options: SegmentOptions,
-    output: Path,
-    overwrite: bool,
-    inputs: Sequence[Path],
-    progress: Progress | None = None,
-    loading: float = 0.0,
-) -> Result:
-    """Segment one case, and fill the folder of its results.
-
-    Args:
-        inputs: images that results must not replace.
-        loading: seconds that the model took, for the report.
-
-    Raises:
-        UserError: what is wrong; the folder is as it was.
-    """
-    from conresnet.api import segment_images
-    from conresnet.inference.progress import Progress
-    from conresnet.result_folder import filling, wanted_tables
-
-    progress = progress or Progress()
-    with filling(output, overwrite, options.maps, inputs, wanted_tables(options)) as folder:
-        result = segment_images(model, images, options, progress, loading)
-        progress.report("writing", 1.0, None)
-        result.write(folder)
-    return result
-
-
 @contextlib.contextmanager
 def _shown_progress() -> Iterator[Progress]:
     """A bar with the phase and the time remaining if stderr is a terminal, else nothing."""
@@ -296,114 +229,3 @@ def _shown_progress() -> Iterator[Progress]:
         length=_STEPS, file=sys.stderr, show_eta=False, show_percent=True, item_show_func=lambda text: text or ""
     ) as bar:
         yield Bar()
-
-
-def duration(seconds: float) -> str:
-    """Such as "3 min 20 s"."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-NAME, ROI = "name", "roi"
-
-# Excel separates by semicolons where the comma is the decimal sign.
-_DELIMITERS = (",", ";", "\t")
-# What Windows reserves, with or without an ending; a folder of such a name cannot be copied there.
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
-_LONGEST_NAME = 255  # bytes
-
-
-@dataclass(frozen=True)
-class ListedCase:
-    """One row.
-
-    Args:
-        name: the folder of its results inside the output folder.
-        images: one file per channel, in the model's order.
-        roi: as ``conresnet.images.roi.roi_from_text`` accepts it; may be empty.
-    """
-
-    name: str
-    images: tuple[Path, ...]
-    roi: str
-
-
-def read_case_list(path: Path, channels: Sequence[str]) -> list[ListedCase]:
-    """Read a list of cases.
-
-    The header names the columns: "name", each channel of the model, and optionally "roi", in any order, upper or lower
-    case. Fields are separated by commas, semicolons or tabs. Paths are relative to the list's own folder.
-
-    Args:
-        channels: the model's, in order.
-
-    Raises:
-        UserError: "cases-unreadable", "cases-columns", "cases-empty", or for one line "case-line-incomplete",
-            "case-too-long", "case-name" or "case-names-collide".
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            text = file.read()
-        if "\0" in text:
-            raise csv.Error("NUL")
-        wanted = [NAME, *(channel.casefold() for channel in channels)]
-        columns, rows = _table(text, wanted)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or "it is not CSV text in UTF-8"
-        raise UserError("cases-unreadable", path=str(path), reason=reason) from error
-    if not columns:
-        first = next(iter(text.splitlines()), "")
-        raise UserError("cases-columns", path=str(path), columns=", ".join([NAME, *channels]), roi=ROI, line=first)
-    cases = []
-    for line, row in enumerate(rows, start=2):
-        if any(field.strip() for field in row):
-            if any(field.strip() for field in row[len(columns) :]):
-                raise UserError("case-too-long", path=str(path), line=line)
-            cases.append(_case(path, line, dict(zip(columns, map(str.strip, row), strict=False)), wanted))
-    if not cases:
-        raise UserError("cases-empty", path=str(path))
-    _check_distinct(path, cases)
-    return cases
-
-
-def _table(text: str, wanted: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns and the rows, by the delimiter that gives the wanted columns; ([], []) if none does."""
-    for delimiter in _DELIMITERS:
-        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)) or [[]]
-        columns = [column.strip().casefold() for column in table[0]]
-        if sorted(set(columns) - {ROI}) == sorted(wanted) and len(set(columns)) == len(columns):
-            return columns, table[1:]
-    return [], []
-
-
-def _case(path: Path, line: int, row: dict[str, str], wanted: Sequence[str]) -> ListedCase:
-    for column in wanted:
-        if not row.get(column):
-            raise UserError("case-line-incomplete", path=str(path), line=line, column=column)
-    name, roi = row[NAME], row.get(ROI, "")
-    if not _can_be_a_folder(name):
-        raise UserError("case-name", path=str(path), line=line, name=name)
-    if roi.lower().endswith(".json"):
-        roi = str(path.parent / roi)
-    return ListedCase(name, tuple(path.parent / row[column] for column in wanted[1:]), roi)
-
-
-def _can_be_a_folder(name: str) -> bool:
-    """Whether a folder can have this name on Linux, macOS and Windows alike."""
-    return not (
-        _FORBIDDEN.search(name)
-        or _RESERVED.fullmatch(name)
-        or name.endswith((".", " "))
-        or len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME
-    )
-
-
-def _check_distinct(path: Path, cases: Sequence[ListedCase]) -> None:
-    """Refuse names that a file system takes for the same: macOS and Windows ignore case, macOS how accents are made."""
-    seen: dict[str, str] = {}
-    for case in cases:
-        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", case.name).casefold())
-        if key in seen:
-            raise UserError("case-names-collide", path=str(path), name=case.name, other=seen[key])
-        seen[key] = case.name

@@ -16,7 +16,7 @@ import yaml
 
 import conresnet.cli.main
 import conresnet_training.cli.main
-from conresnet.cli.segment import read_case_list
+from conresnet.cli.cases import read_case_list
 from conresnet.package.maps import MAPS
 from conresnet_training.planning.plan import Training
 from conresnet_training.planning.systems import SYSTEMS

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conresnet.cli.segment import ListedCase, read_case_list
+from conresnet.cli.cases import ListedCase, read_case_list
 from engine.package_cases import refusal
 
 CHANNELS = ["T1", "FLAIR"]

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from conresnet.cli import cohort
+from conresnet.cli.cases import ListedCase
 from conresnet.cli.main import main
-from conresnet.cli.segment import ListedCase
 from conresnet.package.store import SHIPPED_FOLDER
 
 IMAGES = ("hippocampus_004", "hippocampus_123", "hippocampus_210")
