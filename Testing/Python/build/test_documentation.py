@@ -145,7 +145,8 @@ def test_every_option_that_is_named_by_itself_exists(pages: dict[str, str], repo
     ours = set().union(*map(all_options, PROGRAMS.values()))
     folders = [repository / "Testing" / name for name in ("Benchmarks", "Robustness")]
     scripts = "\n".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("*.py"))
-    known = ours | set(re.findall(r"--[a-z][a-z0-9-]+", scripts)) | {"--index-url"}
+    of_dask = {"--port", "--nthreads", "--nworkers", "--memory-limit"}
+    known = ours | set(re.findall(r"--[a-z][a-z0-9-]+", scripts)) | {"--index-url"} | of_dask
     named = {
         (page, option)
         for page, text in pages.items()
