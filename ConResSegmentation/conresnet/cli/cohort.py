@@ -155,7 +155,10 @@ def _client(jobs: int, scheduler: str) -> Iterator[Client]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise UserError("cohort-needs-package") from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    # What Dask has to say about workers and connections that end, the user reads in our words. Some of its loggers have
+    # levels of their own.
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if scheduler:
         try:
             client = Client(scheduler, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
@@ -205,27 +208,32 @@ def _version() -> str:
 def _segmented(client: Client, waiting: deque[Job]) -> Iterator[Outcome]:
     """The outcomes as they come."""
     from distributed import as_completed
+    from distributed.comm import CommClosedError
 
     running: dict[str, Job] = {}
     completed = as_completed(loop=client.loop)
     while waiting or running:
+        try:
+            places = max(1, sum(client.nthreads().values()))
+        except CommClosedError as error:
+            raise UserError("cohort-scheduler-lost") from error
         # No more than there are workers, because a worker that dies brings suspicion upon all cases it was given.
-        while waiting and len(running) < max(1, sum(client.nthreads().values())):
+        while waiting and len(running) < places:
             job = waiting.popleft()
             future = client.submit(segment_case, job, key=f"{job.case.name}-{time.monotonic_ns()}", pure=False)
             running[future.key] = job
             completed.add(future)
         future = next(completed)
-        yield _outcome(future, running.pop(future.key), client)
+        yield _outcome(future, running.pop(future.key))
 
 
-def _outcome(future: Future, job: Job, client: Client) -> Outcome:
+def _outcome(future: Future, job: Job) -> Outcome:
     from distributed import KilledWorker
 
     if future.status == "finished":
         return future.result()
     if future.status != "error":
-        raise UserError("cohort-scheduler-lost", address=client.scheduler.addr if client.scheduler else "")
+        raise UserError("cohort-scheduler-lost")
     error = future.exception()
     if isinstance(error, KilledWorker):
         error = UserError("cohort-case-killed")
