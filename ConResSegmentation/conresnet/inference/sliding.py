@@ -50,7 +50,7 @@ class Accumulator(Protocol):
 
 
 def slide(
-    predict: Callable[[Tensor], Sequence[Mapping[str, Tensor]]],
+    predict: Callable[[Tensor], list[Mapping[str, Tensor]]],
     block: Callable[[Sequence[int], Sequence[int]], np.ndarray],
     plan: WindowPlan,
     shape: Sequence[int],
@@ -73,8 +73,10 @@ def slide(
     stitcher, windows = Stitcher(plan, shape, blending, finish), iter(plan)
     while some := list(islice(windows, together)):
         shown = torch.stack([torch.from_numpy(block(plan.start(window), plan.size)) for window in some])
-        for window, values in zip(some, predict(shown), strict=True):
-            stitcher.add(window, values)
+        answers = predict(shown)
+        for window in some:
+            # Taken out of the list, so that nothing holds an answer while the next windows are computed.
+            stitcher.add(window, answers.pop(0))
 
 
 class Stitcher:

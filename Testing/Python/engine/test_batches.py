@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from conresnet.inference.devices import Backend
 from conresnet.inference.labels import exclusive_labels
 from conresnet.inference.progress import Progress
 from conresnet.inference.segmentation import load_model, segment
+from conresnet.inference.sliding import slide
+from conresnet.inference.windows import fitted_windows
 from conresnet.request import SegmentOptions
 from engine.model_cases import description, make_model, use_test_networks, write_model
 from engine.volumes import grid, random_volume
@@ -64,6 +67,23 @@ def test_networks_get_as_much_at_once_as_pays(tmp_path, monkeypatch):
     segment(model, [random_volume(grid((32, 64, 192)))], SegmentOptions(threads=1))
     assert sizes[1:] == [(4, 1, 32, 64, 64), (2, 1, 32, 64, 64)]
     assert Backend(CPU, "fp32").batch((80, 160, 160)) == 1
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_no_answer_is_held_while_the_next_windows_are_computed(together):
+    plan, held = fitted_windows((slice(0, 40),) * 3, (40, 40, 40), (24, 24, 24), 0.5), []
+
+    def predict(shown):
+        assert not any(reference() is not None for reference in held)
+        answers = [{"a": torch.ones(1, *plan.size)} for _ in shown]
+        held.extend(weakref.ref(answer["a"]) for answer in answers)
+        return answers
+
+    def block(start, size):
+        return np.zeros((1, *size), np.float32)
+
+    slide(predict, block, plan, (40, 40, 40), "gaussian", lambda where, values: None, together)
+    assert len(held) == len(plan) > together
 
 
 def test_half_weights_are_made_once_and_the_original_is_kept(tmp_path):
