@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from conresnet.networks import build_network
 from conresnet_training.training.losses import total_loss
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 class Trainer(nnUNetTrainer):
     """nnU-Net's trainer with optional bf16 on the CPU, as it uses fp16 on a GPU.
@@ -32,7 +34,7 @@ class Trainer(nnUNetTrainer):
         forward = self.network.forward
 
         def computed(x: Tensor):
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 return _float(forward(x))
 
         self.network.forward = computed
@@ -121,7 +123,7 @@ def _trainer(kind: type[Trainer], task: dict) -> Trainer:
     plans = json.loads(Path(task["plans"]).read_text(encoding="utf-8"))
     description = json.loads((Path(task["plans"]).parent / "dataset.json").read_text(encoding="utf-8"))
     plans["continue_training"] = True
-    trainer = kind(plans, "3d_fullres", task["fold"], description, torch.device("cpu"))
+    trainer = kind(plans, "3d_fullres", task["fold"], description, DEVICE)
     trainer.autocast = task["autocast"]
     return trainer
 

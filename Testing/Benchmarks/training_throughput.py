@@ -17,6 +17,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from itertools import cycle
 from pathlib import Path
 
 import click
@@ -172,11 +174,91 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
+# What follows runs in the processes that measure.
+
+BATCHES = 8
+"""Number of batches kept for the plain loop, which uses them in turn."""
+
+
+def measure(task: dict) -> dict:
+    """Train with the loop named in the task, on the first GPU if there is one.
+
+    Args:
+        task: "way" ("plain" or "ours"), "plan" (file), "folder" (new, for the run), "batches" (file).
+
+    Returns:
+        "moments": times at which the steps started, in seconds.
+    """
+    from conresnet_training.planning.plan import read_plan
+
+    plan = read_plan(Path(task["plan"]))
+    train = _train_plainly if task["way"] == "plain" else _train_ours
+    return {"moments": train(plan, task)}
+
+
+def _train_ours(plan, task: dict) -> list[float]:
+    """Our loop, which creates the training module itself: a hook of all modules records its steps and batches."""
+    import torch
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    from conresnet_training.runs.run import start_run
+    from conresnet_training.training.network import SegmentationTraining
+    from conresnet_training.training.trainer import fit
+
+    moments, kept = [], []
+
+    def watch(module, inputs) -> None:
+        if isinstance(module, SegmentationTraining):
+            moments.append(_moment())
+            if len(kept) < BATCHES:
+                image, target, *_ = inputs
+                kept.append((image.cpu().clone(), target.cpu().clone()))
+
+    with register_module_forward_pre_hook(watch):
+        fit(start_run(plan, Path(task["folder"]), 0))
+    if not Path(task["batches"]).exists():
+        torch.save(kept, task["batches"])
+    return moments
+
+
+def _train_plainly(plan, task: dict) -> list[float]:
+    """A loop with only what a step has to compute; memory is reused as in our loop."""
+    import torch
+
+    from conresnet.inference.devices import choose_backend, reused_memory
+    from conresnet_training.training.network import SegmentationTraining
+
+    settings, device, moments = plan.training, choose_backend().device, []
+    batches = [[part.to(device) for part in batch] for batch in torch.load(task["batches"], weights_only=True)]
+    torch.manual_seed(settings.seed)
+    training = SegmentationTraining(plan).train().to(device)
+    optimizer = torch.optim.Adam(training.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    with reused_memory():
+        for _, (image, target) in zip(range(settings.steps), cycle(batches), strict=False):
+            moments.append(_moment())
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
+                loss = training(image, target)["loss"]
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(training.parameters(), settings.gradient_clip or float("inf"))
+            optimizer.step()
+            optimizer.zero_grad()
+    return moments
+
+
+def _moment() -> float:
+    """Now, when all that a GPU was given is done."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--measure"]:
-        from throughput_ways import measure
-
-        print(json.dumps(measure(json.loads(sys.argv[2]))))
+        # Standard output is reserved for the result.
+        shown, sys.stdout = sys.stdout, sys.stderr
+        print(json.dumps(measure(json.loads(sys.argv[2]))), file=shown)
     else:
         from conresnet.cli.main import main
 

@@ -1,0 +1,374 @@
+"""Our engine against MONAI's SlidingWindowInferer and nnU-Net's predictor: the same weights, image and mirrored passes.
+
+    python Testing/Benchmarks/against_peers.py [--rows head,tumor,ct] [--precision fp32 --precision bf16] [--rounds 3]
+
+- head: brain-structures on a whole head of 2 mm. Dice of gray and white matter, which the structures add up to.
+- tumor: the paper's full-width network with random weights on four channels of 155 x 240 x 240 voxels.
+- ct: head-neck-organs on a CT of 512 x 512 x 300 voxels. Dice of the organs, if --ct-labels is given.
+
+All get the image as our engine prepares it, cut to its foreground. Peers go over it as their users run them: windows of
+the model's size, the model's overlap, Gaussian weights, autocast for bf16. Each run has its own process, which reports
+the seconds from the prepared image to the label map and its peak memory; the ways take turns, and ratios compare runs
+of the same round. Without --ct and --tumor the images are those of the test data, stretched to the size. nnU-Net has an
+environment of its own, .venv-nnunet/ (``make benchmarks``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT / "ConResSegmentation"), str(ROOT / "ConResTraining"), str(HERE)]
+
+DATA = ROOT / "Testing" / "Data"
+FILE, FOLDER = click.Path(exists=True, path_type=Path), click.Path(exists=True, file_okay=False, path_type=Path)
+ROWS = ("head", "tumor", "ct")
+WAYS = {"ours": "ours", "fast": "ours, --fast", "monai": "MONAI", "nnunet": "nnU-Net", "plain": "authors' tiling"}
+PEERS = ("monai", "nnunet")
+# Windows that MONAI computes at once: as many as makes it fastest.
+MONAI_BATCH = {"ct": 4}
+
+
+@click.command()
+@click.option("--rows", default=",".join(ROWS), show_default=True)
+@click.option("--precision", "precisions", multiple=True, default=["fp32", "bf16"], show_default=True)
+@click.option("--way", "ways", multiple=True, type=click.Choice(list(WAYS)), default=["ours", "monai", "nnunet"])
+@click.option("--rounds", default=3, show_default=True, help="Runs of each way.")
+@click.option("--threads", default=0, help="CPU threads.  [default: PyTorch's]")
+@click.option("--head", type=FILE, default=DATA / "IXI_T1_2mm" / "IXI034.nii.gz", help="A head of 2 mm.")
+@click.option("--head-labels", type=FILE, default=DATA / "IXI_T1_2mm" / "IXI034_tissue.nii.gz", help="Its tissues.")
+@click.option("--tumor", type=FOLDER, default=DATA / "UPENN_GBM_4mm" / "pat2", help="FLAIR, T1, T1ce and T2.")
+@click.option("--ct", type=FILE, default=DATA / "CT_Abdomen_3mm" / "ct.nii.gz")
+@click.option("--ct-labels", type=FILE, help="Organs with the labels of head-neck-organs.")
+@click.option("--quick", is_flag=True, help="Small images, one round: to see whether everything runs.")
+def compare(rows, precisions, ways, rounds, threads, head, head_labels, tumor, ct, ct_labels, quick) -> None:
+    """Compare the ways and print a table per image and precision."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {
+            "head": {"images": [str(head)], "labels": str(head_labels)},
+            "tumor": {"images": [str(path) for path in _channels(tumor)], "labels": None},
+            "ct": {"images": [str(ct)], "labels": ct_labels and str(ct_labels)},
+        }
+        for row in rows.split(","):
+            place = Path(folder) / row
+            place.mkdir()
+            task = {"row": row, **files[row], "folder": str(place), "quick": quick, "threads": threads}
+            shape = _run("prepare", task)["shape"]
+            for precision in precisions:
+                runs: dict[str, list[dict]] = {way: [] for way in ways}
+                for number in range(1 if quick else rounds):
+                    for way in ways:
+                        click.echo(f"... {row}, {precision}, round {number + 1}: {WAYS[way]}", err=True)
+                        runs[way].append(_run(way, {**task, "precision": precision}))
+                _print_table(f"{row}, {' x '.join(map(str, shape))}, {precision}", runs)
+
+
+def _channels(folder: Path) -> list[Path]:
+    """FLAIR, T1, T1ce and T2 among the files of a folder."""
+    files = sorted(folder.glob("*.nii*"))
+    words = (("flair",), ("t1",), ("t1ce", "t1gd", "t1c"), ("t2",))
+    found = [next((f for f in files if f.name.lower().split(".")[0].endswith(word)), None) for word in words]
+    if None in found:
+        raise click.BadParameter(f"{folder} must contain files that end in FLAIR, T1, T1ce (or T1Gd) and T2.")
+    return found
+
+
+def _run(way: str, task: dict) -> dict:
+    """One step in a process of its own, so that its peak memory is not that of another one."""
+    command = [__file__, "--measure", json.dumps({**task, "way": way})]
+    if way == "nnunet":
+        from nnunet_tools import Workplace
+
+        done = Workplace(Path(task["folder"])).run(*command, stdout=subprocess.PIPE, text=True)
+    else:
+        done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _print_table(title: str, runs: dict[str, list[dict]]) -> None:
+    """Medians with the lowest and highest run; ratios to ours of the same round."""
+    click.echo(f"\n| {title} | windows | seconds | times ours | CPU seconds | times ours | peak memory | Dice |")
+    click.echo("|---|---|---|---|---|---|---|---|")
+    ours = next(iter(runs.values()))
+    for way, each in runs.items():
+        ratios = {
+            key: _spread([run[key] / own[key] for run, own in zip(each, ours, strict=True)]) for key in ("wall", "cpu")
+        }
+        wall, cpu = (_spread([run[key] for run in each]) for key in ("wall", "cpu"))
+        peak = statistics.median(run["peak"] for run in each) / 1e9
+        dice = " ".join(f"{value:.3f}" for value in each[-1]["dice"]) or f"{each[-1]['agreement']:.3f} with the first"
+        cells = each[-1]["windows"], wall, ratios["wall"], cpu, ratios["cpu"], f"{peak:.2f} GB", dice
+        click.echo(f"| {WAYS[way]} | {' | '.join(map(str, cells))} |")
+
+
+def _spread(values: list[float]) -> str:
+    middle = statistics.median(values)
+    return f"{middle:.2f}" + (f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else "")
+
+
+# What follows runs in the processes that measure.
+
+
+def measure(task: dict) -> dict:
+    """Do the step that the task names; see ``compare``."""
+    import torch
+
+    if task["threads"]:
+        torch.set_num_threads(task["threads"])
+    if task["way"] == "prepare":
+        return _prepare(task)
+    from process_memory import peak_memory
+
+    way = {"ours": _ours, "fast": _ours, "monai": _monai, "nnunet": _nnunet, "plain": _plain}[task["way"]]
+    work, windows = way(task)
+    begun, cpu = time.perf_counter(), time.process_time()
+    labels = work()
+    taken = {"wall": time.perf_counter() - begun, "cpu": time.process_time() - cpu, "peak": peak_memory()}
+    return {**taken, "windows": windows(), **_judge(task, labels)}
+
+
+def _prepare(task: dict) -> dict:
+    """Write the prepared image, cut to its foreground, and the labels on its grid."""
+    from conresnet.images.grid import transformed
+
+    folder = Path(task["folder"])
+    if task["row"] == "tumor":
+        write_random_model(folder / "model")
+    case, box, _ = _case(task)
+    image = case.block((0, 0, 0), case.shape)[(slice(None), *box)]
+    np.save(folder / "image.npy", image)
+    if task["labels"]:
+        from conresnet.images.files import read_volume
+
+        truth = read_volume(Path(task["labels"]))
+        points = transformed(np.indices(case.shape).reshape(3, -1).T, case.space.grid.array_affine)
+        index = np.rint(transformed(points, np.linalg.inv(truth.grid.array_affine))).astype(int)
+        inside = ((index >= 0) & (index < truth.array.shape)).all(axis=1)
+        labels = np.zeros(len(index), np.uint8)
+        labels[inside] = truth.array[tuple(index[inside].T)]
+        np.save(folder / "labels.npy", labels.reshape(case.shape)[box])
+    return {"shape": image.shape[1:]}
+
+
+def _package(task: dict):
+    from conresnet.package import read_package
+    from conresnet.package.store import find_model
+
+    names = {"head": "brain-structures", "ct": "head-neck-organs"}
+    return read_package(find_model(names[task["row"]]) if task["row"] in names else Path(task["folder"]) / "model")
+
+
+def write_random_model(folder: Path) -> None:
+    """A package of the paper's full-width network for four channels, with random weights."""
+    import safetensors.torch
+    import torch
+
+    from conresnet.importing import INFERENCE, WEIGHTS_FILE, describe
+    from conresnet.networks import build_network
+    from conresnet.package import write_package
+
+    torch.manual_seed(0)
+    arguments = {"input_channels": 4, "outputs": 3, "base_width": 32}
+    weights = safetensors.torch.save(build_network("conresnet", arguments).state_dict())
+    description = describe(arguments, {"name": "random", "inference": INFERENCE["fitted"]}, "random weights")
+    write_package(description, {WEIGHTS_FILE: weights}, folder)
+
+
+def _case(task: dict):
+    """The case as the engine prepares it, its foreground's box, and the package."""
+    from conresnet.images.files import read_channels
+    from conresnet.images.preparation import prepare
+
+    package = _package(task)
+    volumes = read_channels(list(map(Path, task["images"])), [item.name for item in package.description.inputs])
+    if task["quick"]:
+        volumes = [_middle(volume, 40) for volume in volumes]
+    elif shape := {"tumor": (155, 240, 240), "ct": (300, 512, 512)}.get(task["row"]):
+        volumes = [_stretched(volume, shape) for volume in volumes]
+    case = prepare(package.description, volumes)
+    return case, case.box(), package
+
+
+def _stretched(volume, shape: tuple[int, int, int]):
+    """A volume with as many voxels along its axes, slices last in (k, j, i), over the same place."""
+    import SimpleITK as sitk
+
+    from conresnet.images.grid import Grid, Volume
+
+    factors = np.divide(shape, volume.array.shape)
+    image = sitk.GetImageFromArray(volume.array.astype(np.float32))
+    image.SetSpacing((factors[::-1]).tolist())
+    filled = sitk.Resample(image, [int(side) for side in shape[::-1]], sitk.Transform(), sitk.sitkNearestNeighbor)
+    affine = volume.grid.affine @ np.diag([*(1 / factors[::-1]), 1])
+    return Volume(sitk.GetArrayFromImage(filled), Grid(shape, affine), volume.name)
+
+
+def _middle(volume, side: int):
+    """At most ``side`` voxels along each axis from the middle of a volume."""
+    from conresnet.images.grid import Grid, Volume
+
+    starts = [max(0, (n - side) // 2) for n in volume.array.shape]
+    array = volume.array[tuple(slice(start, start + side) for start in starts)]
+    affine = volume.grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ starts[::-1]
+    return Volume(array, Grid(array.shape, affine), volume.name)
+
+
+def _ours(task: dict):
+    from conresnet.inference.devices import choose_backend, reused_memory
+    from conresnet.inference.labels import FoundSegments
+    from conresnet.inference.progress import Progress, Tracker
+    from conresnet.inference.segmentation import load_model
+    from conresnet.inference.sliding import Passes
+
+    case, box, package = _case(task)
+    system = load_model(package, "cpu", task["precision"]).system
+    tiling = system.tiling.faster() if task["way"] == "fast" else system.tiling
+    tracker = Tracker(Progress(), {"segmenting": 1.0})
+    found = FoundSegments(case, package.description.output)
+    backend = choose_backend("cpu", task["precision"])
+    passes = Passes(backend, tiling, (), None, tracker, mirrors=task["way"] != "fast")
+
+    def work() -> np.ndarray:
+        with reused_memory():
+            tracker.begin("segmenting")
+            passes.make("only", system.predictors[0], case, box, tiling, found)
+        return found.labels[box]
+
+    return work, lambda: len(passes.outputs[0].plan)
+
+
+def _network(task: dict):
+    """The network as a peer's user calls it, the prepared image, the package, and how often it was called."""
+    import torch
+
+    from conresnet.networks.loading import load_network
+
+    package, calls = _package(task), []
+    network = load_network(package).eval()
+
+    class Logits(torch.nn.Module):
+        def forward(self, x):
+            calls.append(len(x))
+            with torch.autocast("cpu", torch.bfloat16, enabled=task["precision"] == "bf16"):
+                return network(x, wanted=("segmentation",))["segmentation"].float()
+
+    image = torch.from_numpy(np.load(Path(task["folder"]) / "image.npy"))
+    return Logits(), image, package, lambda: sum(calls)
+
+
+def _mirrors(package) -> list[int]:
+    return ["SHW".index(axis) for axis in package.description.inference.mirror_axes]
+
+
+def _monai(task: dict):
+    import torch
+    from monai.inferers import SlidingWindowInferer
+
+    network, image, package, windows = _network(task)
+    inference = package.description.inference
+    batch = MONAI_BATCH.get(task["row"], 1)
+    inferer = SlidingWindowInferer(inference.window, batch, overlap=inference.overlap, mode="gaussian")
+    axes = [axis + 2 for axis in _mirrors(package)]
+
+    def work() -> np.ndarray:
+        with torch.inference_mode():
+            logits = inferer(image[None], network)
+            for axis in axes:
+                logits += inferer(image[None].flip(axis), network).flip(axis)
+            return _decided(logits[0] / (1 + len(axes)), package)
+
+    return work, windows
+
+
+def _nnunet(task: dict):
+    from types import SimpleNamespace
+
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    network, image, package, windows = _network(task)
+    inference, axes = package.description.inference, _mirrors(package)
+    predictor = nnUNetPredictor(
+        tile_step_size=1 - inference.overlap, use_mirroring=bool(axes), device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.network, predictor.allowed_mirroring_axes = network, tuple(axes)
+    predictor.configuration_manager = SimpleNamespace(patch_size=inference.window)
+    output = package.description.output
+    outputs = len(output.segments) + (output.kind == "labels")
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=outputs)
+
+    def work() -> np.ndarray:
+        with torch.inference_mode():
+            return _decided(predictor.predict_sliding_window_return_logits(image), package)
+
+    return work, windows
+
+
+def _plain(task: dict):
+    """The authors' tiling, written simply and run eagerly, each window with all heads."""
+    import plain
+
+    from conresnet.networks.loading import load_network
+
+    package = _package(task)
+    image, window = np.load(Path(task["folder"]) / "image.npy"), package.description.inference.window
+    network = load_network(package)
+    counts = [len(plain.starts(side, size)) for side, size in zip(image.shape[1:], window, strict=True)]
+    return lambda: plain.segment(network, image, window).argmax(axis=0).astype(np.uint8), lambda: math.prod(counts)
+
+
+def _decided(logits, package) -> np.ndarray:
+    """Label values as a peer's user gets them: argmax, or of regions those that are more likely than not, on top."""
+    output = package.description.output
+    values = np.array([segment.label for segment in output.segments], np.uint8)
+    if output.kind == "labels":
+        return np.concatenate([[0], values]).astype(np.uint8)[logits.argmax(dim=0).numpy()]
+    labels = np.zeros(logits.shape[1:], np.uint8)
+    names = [segment.name for segment in output.segments]
+    for name in output.paint_order:
+        labels[(logits[names.index(name)] > 0).numpy()] = values[names.index(name)]
+    return labels
+
+
+def _judge(task: dict, labels: np.ndarray) -> dict:
+    """Dice to the labels of each part, and the share of voxels where the first way has the same label."""
+    folder = Path(task["folder"])
+    first = folder / f"first_{task['precision']}.npy"
+    if not first.exists():
+        np.save(first, labels)
+    result = {"agreement": float(np.mean(np.load(first) == labels)), "dice": []}
+    if not task["labels"]:
+        return result
+    truth, description = np.load(folder / "labels.npy"), _package(task).description
+    parts = [([segment.label], [segment.label]) for segment in description.output.segments]
+    if task["row"] == "head":
+        from brain_structures import TISSUES, labels_ending
+
+        parts = [(labels_ending(description, endings), [value]) for value, endings in TISSUES.values()]
+    for own, value in parts:
+        one, other = np.isin(labels, own), np.isin(truth, value)
+        if other.any():
+            result["dice"].append(2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other)))
+    return result
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        shown, sys.stdout = sys.stdout, sys.stderr
+        print(json.dumps(measure(json.loads(sys.argv[2]))), file=shown)
+    else:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        compare()
