@@ -28,20 +28,19 @@ def checksum(array: np.ndarray) -> str:
     return whole
 
 
-def checksumInPieces(
-    array: np.ndarray, use: Callable[[memoryview], object] = len, size: int = BYTES_AT_ONCE
-) -> Iterator[str]:
+def checksumInPieces(array: np.ndarray, use: Callable[[memoryview], object] = len, size: int = 0) -> Iterator[str]:
     """The same for a volume that is read in pieces, between which Slicer handles events.
 
     Args:
         array: any that is not empty.
         use: called with the bytes of each piece.
-        size: of a piece, in bytes.
+        size: of a piece, in bytes; by default ``BYTES_AT_ONCE``.
 
     Yields:
         the checksum of the pieces so far; the last one is that of the array.
     """
     data, value = np.ascontiguousarray(array).data.cast("B"), zlib.adler32(b"")
+    size = size or BYTES_AT_ONCE
     for start in range(0, len(data), size):
         piece = data[start : start + size]
         use(piece)
