@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from conresnet.errors import UserError
 from conresnet.images.grid import Box
 from conresnet.images.preparation import PreparedCase
-from conresnet.inference.devices import Backend, choose_backend, free_memory, is_gpu_failure, is_out_of_memory
+from conresnet.inference.devices import (
+    Backend,
+    ForwardMonitor,
+    choose_backend,
+    free_memory,
+    is_gpu_failure,
+    is_out_of_memory,
+)
 from conresnet.inference.progress import Tracker
 from conresnet.inference.results import Results
 from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE, Tiling, WindowPlan, axis_weights
@@ -409,71 +416,3 @@ def _text(size: tuple[int, ...]) -> str:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).rstrip(".")
-
-
-_ELEMENT_COST = 300
-"""What norms, activations and resizing cost per element of a convolution's output, in multiply-adds."""
-
-_WATCHED = (nn.Conv3d, nn.ConvTranspose3d)
-
-
-class ForwardMonitor:
-    """Calls back after every convolution with the share of the forward pass that is done.
-
-    A trial pass on a tiny input shows in what order the convolutions and deconvolutions come and how much each costs;
-    their shares hardly depend on the input's size. A pass with fewer of them, such as that of a last batch, ends early.
-    A context manager, so that no hook is left behind.
-
-    Args:
-        networks: whose convolutions to watch.
-        trial: runs, on a tiny input, the pass that will be made for every batch.
-        tick: called with the share done, 0 to 1; before each convolution with the same share as after the previous one.
-            An exception from it ends the pass.
-    """
-
-    def __init__(self, networks: Iterable[nn.Module], trial: Callable[[], object], tick: Callable[[float], None]):
-        self._networks = list(networks)
-        self._trial = trial
-        self._tick = tick
-        self._stack = ExitStack()
-        self._shares: list[float] = []
-        self._calls = 0
-
-    def __enter__(self) -> ForwardMonitor:
-        costs: list[float] = []
-        with ExitStack() as recording:
-            for layer in self._convolutions():
-                handle = layer.register_forward_hook(lambda *call: costs.append(_cost(*call)))
-                recording.callback(handle.remove)
-            self._trial()
-        done = 0.0
-        for cost in costs:
-            done += cost
-            self._shares.append(done / sum(costs))
-        for layer in self._convolutions():
-            self._stack.callback(layer.register_forward_pre_hook(self._before).remove)
-            self._stack.callback(layer.register_forward_hook(self._after).remove)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def restart(self) -> None:
-        """The next pass begins."""
-        self._calls = 0
-
-    def _convolutions(self) -> list[nn.Module]:
-        return [layer for network in self._networks for layer in network.modules() if isinstance(layer, _WATCHED)]
-
-    def _before(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._tick(self._shares[self._calls - 1] if self._calls else 0.0)
-
-    def _after(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._calls += 1
-        self._tick(self._shares[self._calls - 1])
-
-
-def _cost(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> float:
-    """Multiply-adds, roughly: a convolution applies its kernel once per output, a deconvolution once per input."""
-    applied = inputs[0] if isinstance(layer, nn.ConvTranspose3d) else output
-    return applied.numel() * layer.weight[0].numel() + output.numel() * _ELEMENT_COST

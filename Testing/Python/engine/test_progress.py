@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from conresnet.errors import Cancelled
+from conresnet.inference.devices import ForwardMonitor
 from conresnet.inference.progress import Progress, Tracker
 from conresnet.inference.segmentation import segment
-from conresnet.inference.sliding import ForwardMonitor
 from conresnet.networks import build_network
 from conresnet.request import SegmentOptions
 from engine.model_cases import make_model
