@@ -1,7 +1,7 @@
-"""Every sentence a user can read when something is wrong, by code: the only place where these sentences are written.
+"""All error and warning messages, by code. They are written here and nowhere else.
 
-`conresnet.errors.UserError` looks its sentence up here. Slicer's module translates the same templates, which is why
-each is marked by ``_()``. Names in braces are the values that come with the error. Standard library only.
+`conresnet.errors.UserError` looks up its sentence here. Slicer's module translates the same templates, so each is
+marked with ``_()``. Names in braces are values that come with the error. Standard library only.
 
 A good sentence names the file or setting, says what is wrong and what to do, and ends with a period. It says "image"
 and "ROI", which fit the command line and Slicer alike.
@@ -13,13 +13,13 @@ from typing import Any
 from conresnet.messages.engine import ENGINE, _
 from conresnet.messages.training import TRAINING
 
-# About volumes and ROIs of a scene, the engine process, and cases from the scene.
+# Volumes and ROIs in the scene, the engine process, and training cases made from the scene.
 SLICER: dict[str, str] = {
     "volume-empty": _("The volume {name} has no image; load it again or choose another one."),
     "volume-color": _("The volume {name} has {count} values per voxel, like a color image; choose a grayscale volume."),
     "volume-removed": _("The volume {name} was removed during the segmentation, so the result was discarded."),
     "volume-changed": _("The volume {name} was changed during the segmentation; segment it again."),
-    "result-removed": _("{name} was removed or replaced meanwhile."),
+    "result-removed": _("{name} was removed or replaced in the meantime; segment again."),
     "input-removed": _("{name} was removed before the segmentation started; choose the inputs and click Segment."),
     "channels-missing": _("The model {model} needs {count} volumes: {names}."),
     "roi-not-placed": _("The ROI {name} has not been placed yet; draw it around the structure, or choose no ROI."),
@@ -44,7 +44,7 @@ SLICER: dict[str, str] = {
         "working Python, and segment again."
     ),
     "engine-version": _(
-        "The engine that {program} runs has another version ({version}, protocol {protocol} instead of {ours}); "
+        "The engine that {program} runs has a different version ({version}, protocol {protocol} instead of {ours}); "
         "restart Slicer, and reinstall the extension if that does not help."
     ),
     "engine-died": _(
@@ -58,8 +58,8 @@ SLICER: dict[str, str] = {
         "The engine cannot run on {server} because the program ssh is not installed on this computer; install OpenSSH."
     ),
     "engine-server-unknown": _(
-        "ssh does not know the key of {server}, or the key has changed; run ssh {server} once in a terminal, check the "
-        "key there, and click Segment again."
+        "ssh does not recognize the host key of {server}; run ssh {server} once in a terminal, check the key there, "
+        "and click Segment again."
     ),
     "engine-server-login": _(
         "ssh could not log in to {server} without a password; set up a key for it (ssh-copy-id {server}), and click "
@@ -69,14 +69,14 @@ SLICER: dict[str, str] = {
         "{server} cannot be reached ({reason}); check its name and the network, and click Segment again."
     ),
     "engine-server-failed": _(
-        "The engine could not be started on {server} ({reason}); install ConResNet there, and enter the path of that "
-        "Python, {python} or later, under Advanced."
+        "The engine could not be started on {server} ({reason}); install ConResNet there with Python {python} or "
+        "later, and enter the path of that Python under Advanced."
     ),
     "engine-server-version": _(
         "{server} has ConResNet {version}, but this Slicer has {ours}; install the same version there."
     ),
     "engine-server-lost": _(
-        "The connection to {server} was lost, or the engine there was ended, which can mean that it ran out of memory; "
+        "The connection to {server} was lost, or the engine there stopped, possibly because it ran out of memory; "
         "click Segment to try again."
     ),
     "engine-folder-gone": _("The engine's temporary folder no longer exists; segment again."),
@@ -104,7 +104,9 @@ SLICER: dict[str, str] = {
         "letter or digit."
     ),
     "case-name-taken": _("The data set already has a case {name}; choose another name."),
-    "case-channels-differ": _("The data set has the channels {wanted}, but the case has {given}."),
+    "case-channels-differ": _(
+        "The data set has the channels {wanted}, but the case has {given}; choose a volume for each of them."
+    ),
     "case-segment-unknown": _(
         "The data set has no label {segments}; its labels are {labels}. Rename or remove these segments."
     ),
@@ -129,15 +131,15 @@ MESSAGES: dict[str, str] = {**ENGINE, **TRAINING, **SLICER}
 
 
 def sentence(code: str, values: Mapping[str, Any], translate: Callable[[str], str] = str) -> str:
-    """The sentence for a code.
+    """Return the sentence for a code.
 
     Args:
         code: a key of ``MESSAGES``.
-        values: what the names in braces stand for.
-        translate: from an English template to one in the user's language.
+        values: the values of the names in braces.
+        translate: translates an English template into the user's language.
 
     Raises:
-        KeyError: no sentence has this code, or a value that it names is missing.
+        KeyError: the code is unknown, or a value is missing.
     """
     shown = {name: printable(value) if isinstance(value, str) else value for name, value in values.items()}
     return translate(MESSAGES[code]).format(**shown)
@@ -147,7 +149,7 @@ UNFITTED = "reason-unfitted"
 
 
 def reason(codes: Sequence[str], translate: Callable[[str], str] = str) -> str:
-    """Why a place is in the review list, in words; ``codes`` as in ``conresnet.review.ReviewRow``."""
+    """Return why a place is in the review list, as text; ``codes`` as in ``conresnet.review.ReviewRow``."""
     text = "; ".join(sentence(code, {}, translate) for code in codes if code != UNFITTED)
     return sentence(UNFITTED, dict(reason=text), translate) if UNFITTED in codes else text
 

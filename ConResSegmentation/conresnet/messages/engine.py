@@ -1,8 +1,8 @@
-"""Sentences about the engine's work: images and ROIs, model packages and checkpoints, devices, requests, results."""
+"""Messages about segmentation: images and ROIs, model packages and checkpoints, devices, requests, results."""
 
 
 def _(template: str) -> str:
-    """Marks a template for translation; Slicer's module translates it when the sentence is shown."""
+    """Mark a template for translation; Slicer's module translates it when the sentence is shown."""
     return template
 
 
@@ -36,7 +36,10 @@ ENGINE: dict[str, str] = {
     ),
     "image-out-of-memory": _("{path} cannot be read because memory ran out; close other programs, or crop the image."),
     "image-header": _("{path} has an invalid header: {field} is {value}; export the image again."),
-    "image-data-file": _("{path} stores its voxels in {file}, which is not a file that can be read."),
+    "image-data-file": _(
+        "{path} stores its voxels in {file}, which is missing or cannot be read; put that file back, or export the "
+        "image again."
+    ),
     "image-beyond-memory": _(
         "{path} does not fit into memory: according to its header it has {size} voxels ({gigabytes} GB); crop or "
         "resample it, or correct its header."
@@ -80,13 +83,17 @@ ENGINE: dict[str, str] = {
     ),
     "dicom-not-scan": _("{path} is not a scan but a DICOM object of another kind ({kind}); choose the scan itself."),
     "dicom-one-slice": _("{path} is a single slice of a DICOM series; choose its folder, {folder}, instead."),
-    "dicom-no-position": _("{path} does not say where in the patient its slices are (position or orientation)."),
-    "dicom-no-spacing": _("{path} does not say how large its voxels are (PixelSpacing or slice thickness)."),
+    "dicom-no-position": _(
+        "{path} does not store the position and orientation of its slices; export the series again."
+    ),
+    "dicom-no-spacing": _(
+        "{path} does not store its voxel size (PixelSpacing or slice thickness); export the series again."
+    ),
     "dicom-mixed": _(
         "The DICOM slices in {path} differ in size, direction or spacing; move one scan to a folder of its own."
     ),
     "dicom-mixed-scale": _(
-        "The frames of {path} have different rescale slopes, which is not supported; convert it first."
+        "The frames of {path} have different rescale slopes, which is not supported; convert the file first."
     ),
     "dicom-tilt": _(
         "The DICOM slices in {path} are sheared by {degrees:.2f} degrees of gantry tilt; correct it first, for example "
@@ -117,7 +124,7 @@ ENGINE: dict[str, str] = {
         "move the ROI."
     ),
     "channels-unclear": _(
-        "{name} was given as {given}, but its name suggests {spoken}, and not all image names are clear; name each "
+        "{name} was given as {given}, but its name suggests {spoken}, and not all image names are clear; assign each "
         "image with --channel."
     ),
     # ROI
@@ -142,11 +149,11 @@ ENGINE: dict[str, str] = {
         "is meant for whole scans."
     ),
     "warn-much-smaller": _(
-        "{name} covers only {covered} mm of the {seen} mm that {model} looks at along its {axis} axis; with so few "
-        "slices the result may be wrong."
+        "{name} covers only {covered} mm of the {seen} mm field of view of {model} along the {axis} axis; with so few "
+        "slices, the result may be wrong."
     ),
     "warn-much-thicker": _(
-        "{name} has a spacing of {spacing} mm along its {axis} axis, much thicker than the {wanted} mm that {model} "
+        "{name} has a spacing of {spacing} mm along its {axis} axis, much coarser than the {wanted} mm that {model} "
         "was trained on; the result may be inaccurate."
     ),
     "warn-partly-covered": _(
@@ -158,8 +165,8 @@ ENGINE: dict[str, str] = {
         "places it, so check left and right, front and back."
     ),
     "warn-transforms-differ": _(
-        "The header of {path} contradicts itself: qform, sform and voxel size place the image up to {distance:.1f} mm "
-        "apart; the {taken} was used."
+        "The header of {path} contradicts itself: the positions given by qform, sform and voxel size differ by up to "
+        "{distance:.1f} mm; the {taken} was used."
     ),
     "warn-scaling-ignored": _("The value scl_inter in the header of {path} is not a number, and was taken as 0."),
     # model.json
@@ -171,36 +178,43 @@ ENGINE: dict[str, str] = {
         'The model description {file} is wrong: "{field}" {reason}; correct it or get a fresh copy of the package.'
     ),
     # Downloads
-    "catalog-unreadable": _("The catalog of models {file} cannot be read ({reason}); correct it, or name another one."),
+    "catalog-unreadable": _("The model catalog {file} cannot be read ({reason}); correct it, or choose another one."),
     "catalog-unknown-model": _("The catalog has no model {name}; it has: {names}."),
     "download-insecure": _("{url} was refused: use an https:// address, or name the SHA-256 checksum of the file."),
     "download-failed": _("{url} cannot be downloaded ({reason}); check the address and the connection."),
     "download-interrupted": _("The download of {url} was interrupted; start it again to continue where it stopped."),
     "download-differs": _(
-        "The file downloaded from {url} is not the expected one: its size or checksum differs. It was deleted; try "
-        "again later, or ask the publisher."
+        "The file downloaded from {url} was deleted because its size or checksum is wrong; try again later, or ask the "
+        "publisher."
     ),
-    "download-running": _("{url} is being downloaded already; wait until that has ended."),
+    "download-running": _("{url} is already being downloaded; wait until that download has finished."),
     "download-needs-package": _("Downloading needs the Python package requests; install it with pip."),
     # Networks, systems and maps
-    "network-unknown": _("The model {model} cannot be built: {reason}; update ConResNet, or install what adds it."),
+    "network-unknown": _(
+        "The model {model} cannot be built: {reason}; update ConResNet, or install the package that provides this "
+        "network."
+    ),
     "network-ambiguous": _(
-        "The model {model} has {count} networks, which only together give its answer; load one of them by its index, 0 "
-        "to {last}, or segment with the whole model."
+        "The model {model} combines {count} networks; load one of them by its index, 0 to {last}, or segment with the "
+        "whole model."
     ),
     "network-not-found": _("The model {model} has no network {index}, only 0 to {last}."),
     "network-not-finite": _(
-        "The network of {model} gives values that are not numbers; its training may have diverged, or the intensities "
-        "of this image are unlike those it was trained on. Check the image, or choose another model."
+        "The network of {model} computed values that are not finite; its training may have diverged, or the "
+        "intensities of this image are unlike those it was trained on. Check the image, or choose another model."
     ),
     "system-unknown": _(
         "The model {model} needs the system {system}, which this version of ConResNet does not have (it has {known}); "
         "update ConResNet."
     ),
-    "weights-damaged": _("{source} cannot be read ({reason}); get the model again."),
-    "weights-missing": _("{source} does not have the tensor {tensor}; get the model again."),
-    "weights-shape": _("In {source} the tensor {tensor} has the shape {shape} instead of {expected}."),
-    "weights-left-over": _("{source} has the tensor {tensor}, which the network does not have."),
+    "weights-damaged": _("{source} cannot be read ({reason}); get a fresh copy of the model."),
+    "weights-missing": _("{source} does not have the tensor {tensor}; get a fresh copy of the model."),
+    "weights-shape": _(
+        "In {source} the tensor {tensor} has the shape {shape} instead of {expected}; get a fresh copy of the model."
+    ),
+    "weights-left-over": _(
+        "{source} has the tensor {tensor}, which the network does not have; get a fresh copy of the model."
+    ),
     "coarse-pass-empty": _(
         "The coarse pass of {model} found nothing in this case, so the result is empty. Check that the image shows "
         "what the model segments, or draw an ROI around it."
@@ -260,7 +274,8 @@ ENGINE: dict[str, str] = {
         "{path} has no tensors with names (a state_dict); save the network's state_dict with torch.save."
     ),
     "import-several": _(
-        "{path} has several networks of the paper's authors ({places}); save the one to import in a file of its own."
+        "{path} contains several networks of the paper's authors ({places}); save the one to import in a file of its "
+        "own."
     ),
     "import-missing": _(
         "{path} does not have the tensor {tensor} ({count} others are missing too); only checkpoints of the paper "
@@ -275,13 +290,13 @@ ENGINE: dict[str, str] = {
         "authors' ConResNet can be imported."
     ),
     "import-values": _(
-        "In {path} the tensor {tensor} has values that are not finite numbers in 32 bits; get a fresh copy, or "
-        "train the network again."
+        "In {path} the tensor {tensor} has values that are not finite in 32-bit precision; get a fresh copy, or train "
+        "the network again."
     ),
     "import-setting-unknown": _("{key} cannot be set when {path} is imported; the fields that can be set are {known}."),
     "import-channels-differ": _(
         "{path} has {channels} channels and {segments} segments, but {given_channels} channels and {given_segments} "
-        "segments are described; name them with --channel and --segment."
+        "segments were named; name them with --channel and --segment."
     ),
     # Finding models
     "models-folder-not-found": _("There is no models folder at {file}; check the path."),
@@ -299,17 +314,17 @@ ENGINE: dict[str, str] = {
     "reason-uncertain": _("uncertain boundary"),
     "reason-changing": _("the area changes from slice to slice"),
     "reason-little-overlap": _("little overlap with the neighboring slices"),
-    "reason-disagreement": _("not where the residual predicts a change"),
+    "reason-disagreement": _("differs from what the residual predicts"),
     "reason-missed": _("uncertain place outside the segments"),
     "reason-unfitted": _("{reason} (ranked by area and entropy; not fitted to this model)"),
     "review-not-fitted": _(
-        "This model has no review.json, so the ranking is not fitted to it: area and entropy are weighed as was right "
-        "for hippocampi, and expected numbers are rough."
+        "This model has no review.json, so the ranking is not fitted to it: area and entropy have weights that suit "
+        "hippocampi, and the expected numbers are rough."
     ),
     # Devices, precision and memory.
     "device-unknown": _("Unknown device {device!r}; choose auto, cpu, cuda, cuda:N or mps."),
     "device-unavailable": _(
-        "The device {device} is not available (or this PyTorch, {torch}, cannot use it); choose auto or another device."
+        "The device {device} is not available, or this PyTorch ({torch}) cannot use it; choose auto or another device."
     ),
     "precision-unknown": _("Unknown precision {precision!r}; choose one of {known}."),
     "precision-unavailable": _("fp16 is not supported on the CPU; choose auto, bf16 or fp32."),
@@ -341,27 +356,27 @@ ENGINE: dict[str, str] = {
         "around the structure."
     ),
     "locator-differs": _(
-        "The installed model {locator} cannot find the ROI, because it does not have the segments {segments} in one "
-        "image; install the version that belongs to the model, or draw an ROI around the structure."
+        "The installed model {locator} cannot find the ROI: it needs several images, or does not have all of the "
+        "segments {segments}; install the version that belongs to the model, or draw an ROI around the structure."
     ),
     "nothing-located": _(
         "{locator} found none of these structures in {name}: {structures}. Check that the image shows them, or draw an "
         "ROI around the structure."
     ),
     "warn-not-located": _(
-        "{locator} did not find this place in {name}: {place}. Nothing was segmented there; if it is wanted, draw an "
-        "ROI around it."
+        "{locator} did not find this structure in {name}: {place}. Nothing was segmented there; draw an ROI around it "
+        "if you need it."
     ),
     # The engine's process.
     "bad-request": _("The engine did not understand the request ({reason}); restart Slicer, and segment again."),
     "channel-unreadable": _("The array of {name} cannot be read from {path} ({reason}); segment again."),
     "engine-incomplete": _(
-        "The engine's Python, {python}, does not have {package}; install what the engine needs, or choose another "
+        "The engine's Python, {python}, does not have {package}; install the missing packages, or choose another "
         "Python."
     ),
     "engine-broken": _(
-        "The engine's Python, {python}, cannot run it ({reason}); install PyTorch again, in a build for this computer, "
-        "or choose another Python."
+        "The engine's Python, {python}, cannot run the engine ({reason}); reinstall PyTorch in a build for this "
+        "computer, or choose another Python."
     ),
     "engine-fault": _("An internal error occurred in the engine ({reason}); please report it with the diagnostics."),
     # Files.
@@ -379,11 +394,11 @@ ENGINE: dict[str, str] = {
     # The folder of a case's results.
     "output-not-folder": _("The output {path} is a file; name a folder for the results."),
     "results-exist": _(
-        "{path} already holds results ({files}); name another folder, or replace them with --overwrite."
+        "{path} already contains results ({files}); choose another folder, or replace them with --overwrite."
     ),
     "results-not-ours": _(
-        "{path} holds {files}, which no report there lists as a result of ConResNet; move that away, or name another "
-        "folder."
+        "{path} contains {files}, which no ConResNet report there lists as results; move these files, or choose "
+        "another folder."
     ),
     "input-in-the-way": _("Writing to {path} would replace the input {file}; name another folder."),
     # The command line: models, images given by channel or in memory, and lists of cases.
@@ -397,15 +412,17 @@ ENGINE: dict[str, str] = {
         "(array, affine)."
     ),
     "image-components": _(
-        "{name} holds {given} images, but {wanted} are needed ({channels}); give one image per channel, or one that "
-        "holds all of them."
+        "{name} contains {given} images, but {wanted} are needed ({channels}); give one image per channel, or one that "
+        "contains all of them."
     ),
     "array-shape": _(
         "{name} has an array of the shape {array} and an affine of the shape {affine}; the array needs three axes, or "
         "a fourth for channels, and the affine 4 x 4 numbers."
     ),
     "argument-blank": _("The value of {option} is empty; give it a value, or leave the option out."),
-    "package-missing": _("This needs {package}, which the Python at {python} does not have; install it there."),
+    "package-missing": _(
+        "This requires {package}, which is not installed for the Python at {python}; install it there."
+    ),
     "memory-short": _("The computer does not have enough memory for this; close other programs, and try again."),
     "internal-error": _("An internal error occurred ({reason}); please report it with the log {log}."),
     "internal-error-no-log": _("An internal error occurred ({reason}), and no log could be written."),
@@ -416,10 +433,12 @@ ENGINE: dict[str, str] = {
     ),
     "cases-empty": _("The list of cases {path} has no case below its first line."),
     "cohort-needs-package": _(
-        "Many processes at once need the Python packages distributed and cryptography; install them with: pip install "
-        '"conresnet[cohort]".'
+        "Segmenting several cases at once requires the Python packages distributed and cryptography; install them "
+        'with: pip install "conresnet[cohort]".'
     ),
-    "cohort-no-scheduler": _("No Dask scheduler answers at {address}; check the address, and that it is running."),
+    "cohort-no-scheduler": _(
+        "No Dask scheduler responds at {address}; check the address, and that the scheduler is running."
+    ),
     "cohort-versions-differ": _(
         "The workers have ConResNet {theirs}, but this is {ours}; install the same version everywhere."
     ),
@@ -427,7 +446,7 @@ ENGINE: dict[str, str] = {
         "The connection to the Dask scheduler was lost; finished cases were kept. Run the command again to continue."
     ),
     "cohort-case-killed": _(
-        "it ended two worker processes, most likely because memory ran out; segment it alone, or draw an ROI."
+        "it ended two worker processes, most likely because memory ran out; segment this case alone, or draw an ROI."
     ),
     "cases-failed": _("{failed} of {cases} cases could not be segmented, for the reasons above."),
     "case-line-incomplete": _("Line {line} of the list of cases {path} has no {column}."),
@@ -440,7 +459,7 @@ ENGINE: dict[str, str] = {
         "system; rename the case."
     ),
     "case-names-collide": _(
-        "The list of cases {path} has the names {other!r} and {name!r}, whose results would be in the same folder on "
-        "some systems; rename one."
+        "The list of cases {path} has the names {other!r} and {name!r}, which would share one folder on some systems; "
+        "rename one."
     ),
 }

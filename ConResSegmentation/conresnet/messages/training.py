@@ -1,4 +1,4 @@
-"""Sentences about training: data sets, plans, runs, evaluation."""
+"""Messages about training: data sets, plans, runs, evaluation."""
 
 from conresnet.messages.engine import _
 
@@ -32,11 +32,10 @@ TRAINING: dict[str, str] = {
     "case-name-repeated": _('{path} has two cases named "{case}" ({first} and {second}). Rename one of them.'),
     "case-listed-twice": _('The case "{case}" is listed twice in {path}. Remove one of the two entries.'),
     "case-file-missing": _(
-        'The case {case} has no file {path}. Run "python -m conresnet_training check" to list everything that is '
-        "missing."
+        'The case {case} has no file {path}. Run "python -m conresnet_training check" to list all missing files.'
     ),
     "in-case": _("Case {case}: {sentence}"),
-    "no-foreground": _("No case that {path} has for training contains a labeled voxel, so there is nothing to learn."),
+    "no-foreground": _("No training case of {path} contains a labeled voxel, so there is nothing to learn."),
     # dataset.json
     "data-set-unreadable": _("{path} cannot be read ({reason})."),
     "data-set-not-json": _("{path} is not JSON text. Save it as UTF-8, and check its quotes, commas and brackets."),
@@ -105,13 +104,15 @@ TRAINING: dict[str, str] = {
     ),
     "output-in-data": _("{path} is inside the data set's folder, which is never modified. Choose another --output."),
     # Planning
-    "plan-system-unknown": _("There is no system {system}; the nearest is {nearest}."),
+    "plan-system-unknown": _("There is no system {system}; the closest match is {nearest}."),
     "system-unchangeable": _(
         "The plan {title} prepares the images for its own system; make a new plan for {system} from the data, or "
         "change a plan of ConResNet."
     ),
-    "spacing-unknown": _("The plan keeps the spacing of every image, so there is none to double; plan with a spacing."),
-    "no-regions": _("No label of {path} is part of a region, so there are no regions to plan; plan labels."),
+    "spacing-unknown": _(
+        "The plan keeps the spacing of every image, so there is no spacing to double; make a plan with a fixed spacing."
+    ),
+    "no-regions": _("No label of {path} is part of a region, so regions cannot be planned; plan labels instead."),
     "no-residuals": _(
         "{title} does not compare slices across an axis; leave the residual axis out, or plan ConResNet."
     ),
@@ -136,8 +137,8 @@ TRAINING: dict[str, str] = {
     "in-plan": _("In the plan {path}: {sentence}"),
     "setting-without-value": _("The setting {setting} has no value; write it as KEY=VALUE, as in training.steps=500."),
     "setting-not-yaml": _("The value of the setting {setting} is not YAML; quote it or write it as in the plan."),
-    "setting-unknown": _("The plan has no {setting}; the nearest is {nearest}."),
-    "setting-too-deep": _("The plan has no {setting}; {above} contains nothing further."),
+    "setting-unknown": _("The plan has no {setting}; the closest match is {nearest}."),
+    "setting-too-deep": _("The plan has no {setting}; {above} has no settings inside it."),
     "setting-invalid": _("With {settings} the plan is wrong: {reason}."),
     "targets-incomplete": _("The targets must name exactly the segments {segments}."),
     "system-not-trained": _("model.system.type must be one of {known}, not {kind}."),
@@ -150,7 +151,9 @@ TRAINING: dict[str, str] = {
     ),
     "in-plan-with-settings": _("With {settings} the plan is wrong: {sentence}"),
     # Folds
-    "plan-exists": _("{path} already exists. Choose another file, or give --overwrite to lose the edits in it."),
+    "plan-exists": _(
+        "{path} already exists. Choose another file, or give --overwrite to replace it along with any edits in it."
+    ),
     "synthesis-filters": _(
         "Images cannot be synthesized for a model with the intensity step {step}, which needs the whole image. Plan "
         "another system."
@@ -164,7 +167,7 @@ TRAINING: dict[str, str] = {
     "run-not-found": _("{path} is not the folder of a training run."),
     "run-unreadable": _("The folder {path} cannot be read ({reason}); check its permissions."),
     "run-in-use": _("Process {pid} is training in {path}. Stop it, or wait until it ends."),
-    "run-not-running": _("Nothing is training in {path}."),
+    "run-not-running": _("No training is running in {path}."),
     "fold-file-damaged": _("{path} must contain the number of the run's fold, 0 to {last}. Write it there again."),
     "split-damaged": _("{path} does not list the run's cases ({part}). Restore it from a backup, or start a new run."),
     "cases-gone": _(
@@ -191,7 +194,7 @@ TRAINING: dict[str, str] = {
         "the run further."
     ),
     "not-finite": _(
-        "Step {step} gave numbers that are not finite, with samples of {names}. Check these cases, or lower the "
+        "Step {step} produced values that are not finite, with samples of {names}. Check these cases, or lower the "
         "learning rate in {plan}, and resume; the checkpoints are from earlier steps."
     ),
     "start-does-not-fit": _(
@@ -215,7 +218,7 @@ TRAINING: dict[str, str] = {
         "new run with a smaller training.batch, inference.window or base_width."
     ),
     "process-lost": _(
-        "Another process that trains in {path} ended or cannot be reached. See its own message, or whether it was "
+        "Another process that trains in {path} ended or cannot be reached. Check its own message, and whether it was "
         "killed, possibly for lack of memory; then resume."
     ),
     "workers-died": _(
@@ -240,8 +243,8 @@ TRAINING: dict[str, str] = {
         "{case}/segmentation.nii.gz."
     ),
     "regions-cross": _(
-        "The regions {first} and {second} of {data} overlap in part, which a label map cannot show. Evaluate the "
-        "training run itself, or define regions that are inside each other."
+        "The regions {first} and {second} of {data} partly overlap, which a label map cannot show. Evaluate the "
+        "training run itself, or define regions that contain each other."
     ),
     "evaluation-not-found": _(
         'The evaluation {path} cannot be read ({reason}). Make it with "python -m conresnet_training evaluate".'
@@ -260,7 +263,7 @@ TRAINING: dict[str, str] = {
     ),
     # The review list.
     "review-cases-unknown": _(
-        "The package {model} does not say which cases its training never saw; name them with --cases."
+        "The package {model} does not list the cases that were held out from its training; name them with --cases."
     ),
     "review-case-missing": _("The data set {data} has no case {case}; check --data, or name other cases with --cases."),
     "review-labels-differ": _(
@@ -268,6 +271,7 @@ TRAINING: dict[str, str] = {
         "set with the same names or values."
     ),
     "review-empty": _(
-        "The model {model} found nothing in these cases, so there is nothing to fit; check that they are of its kind."
+        "The model {model} found nothing in these cases, so there is nothing to fit; check that they show what it "
+        "segments."
     ),
 }
