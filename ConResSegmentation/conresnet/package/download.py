@@ -49,7 +49,11 @@ class CatalogEntry:
     name: str = field("The model's name.", pattern="[a-z0-9][a-z0-9._-]{0,63}", shape="be a model's name")
     title: str = field("What users read in place of the name.")
     version: str = field("The model's version.")
-    url: str = field("Address of the .zip file.", pattern="https?://.+", shape="begin with https:// or http://")
+    url: str = field(
+        "Address of the .zip file.",
+        pattern="https?://[A-Za-z0-9.-]+(:[0-9]+)?(/.*)?",
+        shape="be an address that begins with https:// or http://",
+    )
     sha256: str = field("Checksum of the .zip file.", pattern="[0-9a-f]{64}", shape="be 64 hexadecimal digits")
     bytes: int = field("Size of the .zip file.", low=1, high=_MOST_BYTES)
     license: str = field("License of the weights.")
@@ -79,12 +83,17 @@ def read_catalog(source: str = "") -> tuple[CatalogEntry, ...]:
         source: path or address of the catalog. Defaults to `catalog_source`.
 
     Raises:
-        UserError: ``catalog-unreadable``, ``download-insecure``, ``download-failed`` or ``download-needs-package``.
+        UserError: ``catalog-unreadable``, ``download-insecure``, ``download-failed``, ``download-interrupted`` or
+            ``download-needs-package``.
     """
     source = source or catalog_source()
     if is_address(source):
         with _answer(source, "", {}) as response:
-            text = response.raw.read(_LARGEST_CATALOG + 1, decode_content=True)
+            text = b""
+            for block in _blocks(response, source):
+                text += block
+                if len(text) > _LARGEST_CATALOG:
+                    break
     else:
         try:
             with open(source, "rb") as file:
@@ -224,7 +233,10 @@ def is_address(text: str) -> bool:
 
 
 def _refuse_insecure(url: str, sha256: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise UserError("download-failed", url=url, reason=_reason(error)) from error
     is_checked = bool(sha256) or parts.hostname in _LOOPBACK
     if parts.scheme != "https" and not (parts.scheme == "http" and is_checked):
         raise UserError("download-insecure", url=url)
@@ -244,7 +256,9 @@ def _answer(url: str, sha256: str, headers: dict[str, str]) -> Iterator[Response
     except (requests.RequestException, ValueError) as error:
         raise UserError("download-failed", url=url, reason=_reason(error)) from error
     with response:
-        _refuse_insecure(response.url, sha256)  # it may have been redirected
+        # It may have been redirected, and whoever changes an answer on the way may name an https:// address of theirs.
+        for hop in (*response.history, response):
+            _refuse_insecure(hop.url, sha256)
         if response.status_code not in (200, 206):
             raise UserError("download-failed", url=url, reason=f"{response.status_code} {response.reason}".strip())
         yield response

@@ -204,13 +204,18 @@ def test_what_is_no_package_is_not_installed(models_folder, server):
         ("ftp://example.org/model.zip", "download-insecure"),
         ("file:///etc/passwd", "download-insecure"),
         ("https://", "download-failed"),
+        ("https://[::1/model.zip", "download-failed"),
         ("{server}/missing.zip", "download-failed"),
         ("{server}/elsewhere.zip", "download-insecure"),
+        ("{server}/there_and_back.zip", "download-insecure"),
         ("{server}/file.zip", "download-failed"),
     ],
 )
 def test_addresses_that_are_refused(models_folder, server, url, code, monkeypatch):
     server.redirects["/elsewhere.zip"] = f"http://example.org:{server.server_port}/model.zip"
+    server.redirects["/there_and_back.zip"] = f"http://example.org:{server.server_port}/back.zip"
+    server.redirects[f"http://example.org:{server.server_port}/back.zip"] = f"{server.address}/model.zip"
+    server.files["/model.zip"] = server.files[f"{server.address}/model.zip"] = b"x"
     server.redirects["/file.zip"] = "file:///etc/passwd"
     # In place of the other computer, the server answers as its proxy.
     monkeypatch.setenv("http_proxy", server.address)
@@ -243,7 +248,13 @@ def test_two_downloads_of_one_file_do_not_meet(catalog, models_folder, server, c
 
 @pytest.mark.parametrize(
     ("changes", "word"),
-    [({"sha256": "12"}, "sha256"), ({"url": "ftp://x"}, "url"), ({"size": 3}, "size"), ({"bytes": -1}, "bytes")],
+    [
+        ({"sha256": "12"}, "sha256"),
+        ({"url": "ftp://x"}, "url"),
+        ({"url": "https://[x/tiny.zip"}, "url"),
+        ({"size": 3}, "size"),
+        ({"bytes": -1}, "bytes"),
+    ],
 )
 def test_a_catalog_that_is_wrong_is_refused_and_the_field_named(server, content, tmp_path, changes, word):
     path = write_catalog(tmp_path / "catalog.json", server, content, **changes)
@@ -258,6 +269,8 @@ def test_a_catalog_may_be_on_a_server(catalog, models_folder, server, monkeypatc
     monkeypatch.setenv("CONRESNET_CATALOG", f"{server.address}/catalog.json")
     assert [entry.name for entry in download.read_catalog()] == ["tiny"]
     assert refused("", "other") == "catalog-unknown-model"
+    server.stops_after = 10
+    assert refused("", "tiny") == "download-interrupted"
 
 
 def test_the_shipped_catalog_is_read(monkeypatch):
