@@ -1,16 +1,16 @@
-"""Our engine against MONAI's SlidingWindowInferer and nnU-Net's predictor: the same weights, image and mirrored passes.
+"""Compare our engine with MONAI's SlidingWindowInferer and nnU-Net's predictor: same weights, image and mirroring.
 
     python Testing/Benchmarks/against_peers.py [--rows head,tumor,ct] [--precision fp32 --precision bf16] [--rounds 3]
 
-- head: brain-structures on a whole head of 2 mm. Dice of gray and white matter, which the structures add up to.
+- head: brain-structures on a whole head at 2 mm. Dice of gray and white matter, which the structures add up to.
 - tumor: the paper's full-width network with random weights on four channels of 155 x 240 x 240 voxels.
 - ct: head-neck-organs on a CT of 512 x 512 x 300 voxels. Dice of the organs, if --ct-labels is given.
 
-All get the image as our engine prepares it, cut to its foreground. Peers go over it as their users run them: windows of
-the model's size, the model's overlap, Gaussian weights, autocast for bf16. Each run has its own process, which reports
-the seconds from the prepared image to the label map and its peak memory; the ways take turns, and ratios compare runs
-of the same round. Without --ct and --tumor the images are those of the test data, stretched to the size. nnU-Net has an
-environment of its own, .venv-nnunet/ (``make benchmarks``).
+Each program gets the image as our engine prepares it, cut to its foreground. MONAI and nnU-Net run as their users would
+run them: windows of the model's size, the model's overlap, Gaussian weights, autocast for bf16. Each run has its own
+process, which reports its peak memory and the seconds from the prepared image to the label map. The programs take
+turns, and ratios compare runs of the same round. Without --ct and --tumor, images of the test data are stretched to the size.
+nnU-Net has an environment of its own, .venv-nnunet/ (``make benchmarks``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FILE, FOLDER = click.Path(exists=True, path_type=Path), click.Path(exists=True, 
 ROWS = ("head", "tumor", "ct")
 WAYS = {"ours": "ours", "fast": "ours, --fast", "monai": "MONAI", "nnunet": "nnU-Net", "plain": "authors' tiling"}
 PEERS = ("monai", "nnunet")
-# Windows that MONAI computes at once: as many as makes it fastest.
+# Windows that MONAI computes at once: the number that makes it fastest.
 MONAI_BATCH = {"ct": 4}
 
 
@@ -45,16 +45,18 @@ MONAI_BATCH = {"ct": 4}
 @click.option("--rows", default=",".join(ROWS), show_default=True)
 @click.option("--precision", "precisions", multiple=True, default=["fp32", "bf16"], show_default=True)
 @click.option("--way", "ways", multiple=True, type=click.Choice(list(WAYS)), default=["ours", "monai", "nnunet"])
-@click.option("--rounds", default=3, show_default=True, help="Runs of each way.")
+@click.option("--rounds", default=3, show_default=True, help="Runs of each program.")
 @click.option("--threads", default=0, help="CPU threads.  [default: PyTorch's]")
-@click.option("--head", type=FILE, default=DATA / "IXI_T1_2mm" / "IXI034.nii.gz", help="A head of 2 mm.")
-@click.option("--head-labels", type=FILE, default=DATA / "IXI_T1_2mm" / "IXI034_tissue.nii.gz", help="Its tissues.")
-@click.option("--tumor", type=FOLDER, default=DATA / "UPENN_GBM_4mm" / "pat2", help="FLAIR, T1, T1ce and T2.")
+@click.option("--head", type=FILE, default=DATA / "IXI_T1_2mm" / "IXI034.nii.gz", help="A head at 2 mm.")
+@click.option(
+    "--head-labels", type=FILE, default=DATA / "IXI_T1_2mm" / "IXI034_tissue.nii.gz", help="Its tissue labels."
+)
+@click.option("--tumor", type=FOLDER, default=DATA / "UPENN_GBM_4mm" / "pat2", help="Its FLAIR, T1, T1ce and T2.")
 @click.option("--ct", type=FILE, default=DATA / "CT_Abdomen_3mm" / "ct.nii.gz")
 @click.option("--ct-labels", type=FILE, help="Organs with the labels of head-neck-organs.")
-@click.option("--quick", is_flag=True, help="Small images, one round: to see whether everything runs.")
+@click.option("--quick", is_flag=True, help="Small images and one round, to check that everything runs.")
 def compare(rows, precisions, ways, rounds, threads, head, head_labels, tumor, ct, ct_labels, quick) -> None:
-    """Compare the ways and print a table per image and precision."""
+    """Compare inference programs, and print a table per image and precision."""
     with tempfile.TemporaryDirectory() as folder:
         files = {
             "head": {"images": [str(head)], "labels": str(head_labels)},
@@ -76,7 +78,7 @@ def compare(rows, precisions, ways, rounds, threads, head, head_labels, tumor, c
 
 
 def _channels(folder: Path) -> list[Path]:
-    """FLAIR, T1, T1ce and T2 among the files of a folder."""
+    """Find FLAIR, T1, T1ce and T2 in a folder."""
     files = sorted(folder.glob("*.nii*"))
     words = (("flair",), ("t1",), ("t1ce", "t1gd", "t1c"), ("t2",))
     found = [next((f for f in files if f.name.lower().split(".")[0].endswith(word)), None) for word in words]
@@ -86,7 +88,7 @@ def _channels(folder: Path) -> list[Path]:
 
 
 def _run(way: str, task: dict) -> dict:
-    """One step in a process of its own, so that its peak memory is not that of another one."""
+    """Run one step in a process of its own, so that its peak memory is not affected by others."""
     command = [__file__, "--measure", json.dumps({**task, "way": way})]
     if way == "nnunet":
         from nnunet_tools import Workplace
@@ -98,7 +100,7 @@ def _run(way: str, task: dict) -> dict:
 
 
 def _print_table(title: str, runs: dict[str, list[dict]]) -> None:
-    """Medians with the lowest and highest run; ratios to ours of the same round."""
+    """Print medians with the lowest and highest run, and ratios to our engine in the same round."""
     click.echo(f"\n| {title} | windows | seconds | times ours | CPU seconds | times ours | peak memory | Dice |")
     click.echo("|---|---|---|---|---|---|---|---|")
     ours = next(iter(runs.values()))
@@ -118,11 +120,11 @@ def _spread(values: list[float]) -> str:
     return f"{middle:.2f}" + (f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else "")
 
 
-# What follows runs in the processes that measure.
+# The functions below run in the measuring processes.
 
 
 def measure(task: dict) -> dict:
-    """Do the step that the task names; see ``compare``."""
+    """Run the step that the task names; see ``compare``."""
     import torch
 
     if task["threads"]:
@@ -171,7 +173,7 @@ def _package(task: dict):
 
 
 def write_random_model(folder: Path) -> None:
-    """A package of the paper's full-width network for four channels, with random weights."""
+    """Write a package of the paper's full-width network for four channels, with random weights."""
     import safetensors.torch
     import torch
 
@@ -202,7 +204,7 @@ def _case(task: dict):
 
 
 def _stretched(volume, shape: tuple[int, int, int]):
-    """A volume with as many voxels along its axes, slices last in (k, j, i), over the same place."""
+    """Resample a volume to a shape (k, j, i), with the same physical extent."""
     import SimpleITK as sitk
 
     from conresnet.images.grid import Grid, Volume
@@ -216,7 +218,7 @@ def _stretched(volume, shape: tuple[int, int, int]):
 
 
 def _middle(volume, side: int):
-    """At most ``side`` voxels along each axis from the middle of a volume."""
+    """Crop a volume to at most ``side`` voxels along each axis, around its center."""
     from conresnet.images.grid import Grid, Volume
 
     starts = [max(0, (n - side) // 2) for n in volume.array.shape]
@@ -251,7 +253,7 @@ def _ours(task: dict):
 
 
 def _network(task: dict):
-    """The network as a peer's user calls it, the prepared image, the package, and how often it was called."""
+    """The network as MONAI or nnU-Net calls it, the prepared image, the package, and the number of calls."""
     import torch
 
     from conresnet.networks.loading import load_network
@@ -318,7 +320,7 @@ def _nnunet(task: dict):
 
 
 def _plain(task: dict):
-    """The authors' tiling, written simply and run eagerly, each window with all heads."""
+    """The authors' tiling in a plain implementation, run eagerly, with all heads for each window."""
     import plain
 
     from conresnet.networks.loading import load_network
@@ -331,7 +333,7 @@ def _plain(task: dict):
 
 
 def _decided(logits, package) -> np.ndarray:
-    """Label values as a peer's user gets them: argmax, or of regions those that are more likely than not, on top."""
+    """Label values as in MONAI or nnU-Net: argmax, or for regions, those with a probability above one half on top."""
     output = package.description.output
     values = np.array([segment.label for segment in output.segments], np.uint8)
     if output.kind == "labels":
@@ -344,7 +346,7 @@ def _decided(logits, package) -> np.ndarray:
 
 
 def _judge(task: dict, labels: np.ndarray) -> dict:
-    """Dice to the labels of each part, and the share of voxels where the first way has the same label."""
+    """Dice of each part, and the share of voxels with the same label as in the first program's result."""
     folder = Path(task["folder"])
     first = folder / f"first_{task['precision']}.npy"
     if not first.exists():

@@ -1,11 +1,11 @@
-"""Everything about the speed of a GPU in one run of at most eight minutes, with a table at the end.
+"""Measure the speed of inference and training on a GPU in at most eight minutes, and print a table.
 
     python Testing/Benchmarks/gpu.py [--device cuda:0] [--without-nnunet]
-    python Testing/Benchmarks/gpu.py --device cpu --quick        # to see that it runs; the figures mean nothing
+    python Testing/Benchmarks/gpu.py --device cpu --quick        # checks that it runs; the figures mean nothing
 
-- windows per second of the paper's full-width network and of brain-structures, in each precision, one by one, in the
-  engine's batches, and compiled by torch.compile; share of the device's peak, which is that of a large matrix product
-  in the same number format, measured here; peak memory; largest difference of a probability to fp32 on the CPU
+- windows per second of the paper's full-width network and of brain-structures, in each precision: one window at a
+  time, in the engine's batches, and with torch.compile; share of the device's peak, which is measured with a large
+  matrix product in the same number format; peak memory; largest difference in probability from fp32 on the CPU
 - a whole case of four channels of 155 x 240 x 240 voxels through the engine, by phase
 - training steps per second of our loop and of nnU-Net's trainer around our network, on the hippocampi of the test data
 """
@@ -36,7 +36,7 @@ SECONDS = 8 * 60
 @click.command()
 @click.option("--device", default="cuda:0", show_default=True)
 @click.option("--quick", is_flag=True, help="Small windows and few steps.")
-@click.option("--without-nnunet", is_flag=True, help="Skip nnU-Net, which needs an environment of its own.")
+@click.option("--without-nnunet", is_flag=True, help="Skip nnU-Net, which needs its own environment.")
 @click.option("--compile/--no-compile", "compiled", default=True, help="Whether to try torch.compile.")
 def measure(device: str, quick: bool, without_nnunet: bool, compiled: bool) -> None:
     """Measure inference and training on a device."""
@@ -61,7 +61,7 @@ def measure(device: str, quick: bool, without_nnunet: bool, compiled: bool) -> N
 
 
 def _inference(device: str, folder: Path, quick: bool, compiled: bool, end: float) -> Iterator[str]:
-    """A row per network, precision and way; none that would begin after ``end``."""
+    """One row per network, precision and way to run it; rows that would begin after ``end`` are left out."""
     import torch
     from against_peers import write_random_model
 
@@ -117,7 +117,7 @@ def _ways(several: int, compiled: bool) -> list[tuple[str, int]]:
 
 
 def _multiply_adds(predictor, image) -> int:
-    """Of the convolutions of one window."""
+    """Multiply-adds of the convolutions for one window."""
     import torch
     from torch import nn
 
@@ -137,7 +137,7 @@ def _multiply_adds(predictor, image) -> int:
 
 
 def _rate(work: Callable[[], object], backend, quick: bool) -> tuple[float, str]:
-    """Calls per second, measured for at least two seconds after three calls, and the device's peak memory."""
+    """Calls per second, measured for at least two seconds after three warm-up calls, and the device's peak memory."""
     import torch
 
     is_cuda = backend.device.type == "cuda"
@@ -169,7 +169,7 @@ def _matrix_rate(backend, quick: bool) -> float:
 
 
 def _whole_case(device: str, folder: Path, quick: bool) -> str:
-    """A line with the seconds of the second of two runs of a case through the engine."""
+    """Run a case through the engine twice; returns a line with the times of the second run."""
     import numpy as np
 
     from conresnet.images.grid import Grid, Volume

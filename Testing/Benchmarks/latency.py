@@ -1,7 +1,7 @@
-"""How long a user waits beyond the network's own time: first click, second click, and the first piece of the preview.
+"""Measure how long a user waits beyond the network's own time: first click, second click, first piece of the preview.
 
-Each round is a new application with a new engine, driven by clicks in the stand-in application. The two ways alternate:
-the engine is started by the click, or was started in the background when the module was opened. The table shows medians
+Each round starts the stand-in application and an engine anew, and clicks in it. Rounds alternate between starting the
+engine with the click and starting it in the background when the module is opened. The table shows medians
 and ranges in seconds, by phase. Run it on a quiet machine.
 """
 
@@ -38,7 +38,7 @@ PHASES = {
 
 
 class Clock:
-    """When each thing happened for the first time since the last click."""
+    """Records when each event first happened since the last click."""
 
     def __init__(self):
         self.at: dict[str, float] = {}
@@ -52,7 +52,7 @@ class Clock:
         self.at.setdefault(name, time.monotonic())
 
     def look(self) -> None:
-        """Note when the first piece of the result is there."""
+        """Record when the first piece of the result is available."""
         if self.labels is not None and "windows" not in self.at and self.labels.any():
             self.mark("windows")
 
@@ -61,7 +61,7 @@ class Clock:
 
 
 def measure_once(model: str, way: str) -> dict[str, dict[str, float]]:
-    """Open the module in a new application, click twice, and return the seconds of each phase of both clicks."""
+    """Open the module in a new application, click twice, and return the seconds of each phase for both clicks."""
     sys.path[:0] = [str(TESTING / "SlicerHost"), str(TESTING / "Python")]
     from module.panel_driver import PanelDriver
     from slicer_host import start_application
@@ -96,7 +96,7 @@ def measure_once(model: str, way: str) -> dict[str, dict[str, float]]:
 
 
 def _listen(clock: Clock, connection: type, preview: type, run: type) -> None:
-    """Note when the engine starts and answers, and when the first piece of the result is computed and shown."""
+    """Record when the engine starts and responds, and when the first piece of the result is computed and shown."""
     start, receive, show = connection.open, connection._receive, preview._show
     sent, array, done = run.onSent, run.onArray, run.onDone
 
@@ -153,7 +153,7 @@ def _phases(clock: Clock, status: str) -> dict[str, float]:
 
 
 def table(rounds: dict[str, list[dict]]) -> str:
-    """One row per phase, one column per way and click."""
+    """One row per phase, one column per way to start the engine and click."""
     columns = [(way, name) for way in WAYS for name in ("first click", "second click")]
     heads = [f"{name}, {WAYS[way]}" for way, name in columns]
     lines = ["| seconds | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -170,7 +170,7 @@ def table(rounds: dict[str, list[dict]]) -> str:
 @click.command(help=__doc__)
 @click.option("--model", type=click.Choice(list(IMAGES)), default="hippocampus", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--once", type=click.Choice(list(WAYS)), help="One round, as JSON.")
+@click.option("--once", type=click.Choice(list(WAYS)), help="Run one round, and print it as JSON.")
 def main(model: str, rounds: int, once: str | None) -> None:
     if once:
         print(json.dumps(measure_once(model, once)))

@@ -1,4 +1,4 @@
-"""What a comparison of systems shows when its training is repeated with other seeds.
+"""Summarize a comparison of systems that was trained with several seeds.
 
     for seed in 0 1 2; do
         python Testing/Benchmarks/compare_systems.py PLAN.yaml --output FOLDER/seed_$seed --set training.seed=$seed \\
@@ -7,8 +7,7 @@
     python Testing/Benchmarks/over_seeds.py FOLDER/seed_*
 
 Prints a table: the mean Dice and Hausdorff distance of each seed, and the difference of each row to ConResNet, paired
-by case and seed. The interval resamples both cases and seeds, because each of them would give other figures; with three
-seeds it is still only a rough one.
+by case and seed. The interval is a bootstrap over both cases and seeds. With only three seeds it is a rough estimate.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ RESAMPLES = 9999
 
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--reference", default="conresnet", show_default=True, help="Row that the others are compared with.")
+@click.option("--reference", default="conresnet", show_default=True, help="Row to compare the others with.")
 def summarize(folders: Sequence[Path], reference: str) -> None:
     """Summarize the comparisons in FOLDERS, one per seed."""
     values = {metric: figures(folders, metric) for metric in DECIMALS}
@@ -53,7 +52,7 @@ def summarize(folders: Sequence[Path], reference: str) -> None:
 
 
 def figures(folders: Sequence[Path], metric: str) -> dict[str, np.ndarray]:
-    """(seeds, cases) of every row that is evaluated in all folders; NaN where a case has no value."""
+    """Values (seeds, cases) of each row that was evaluated in all folders; NaN where a case has no value."""
     from compare_systems import EVALUATION
 
     from conresnet_training.evaluation import read_evaluation
@@ -71,7 +70,7 @@ def figures(folders: Sequence[Path], metric: str) -> dict[str, np.ndarray]:
 
 
 def difference(table: np.ndarray, decimals: int) -> str:
-    """Mean of the paired differences (seeds, cases) and its 95 % interval by a bootstrap over both."""
+    """Mean of the paired differences (seeds, cases), and its 95 % interval from a bootstrap over both."""
     generator = np.random.default_rng(0)
     seeds, cases = (generator.integers(size, size=(RESAMPLES, size)) for size in table.shape)
     means = [np.nanmean(table[np.ix_(*picked)]) for picked in zip(seeds, cases, strict=True)]
