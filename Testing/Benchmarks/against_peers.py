@@ -9,8 +9,8 @@
 Each program gets the image as our engine prepares it, cut to its foreground. MONAI and nnU-Net run as their users would
 run them: windows of the model's size, the model's overlap, Gaussian weights, autocast for bf16. Each run has its own
 process, which reports its peak memory and the seconds from the prepared image to the label map. The programs take
-turns, and ratios compare runs of the same round. Without --ct and --tumor, images of the test data are stretched to the size.
-nnU-Net has an environment of its own, .venv-nnunet/ (``make benchmarks``).
+turns, and ratios compare runs of the same round. Without --ct and --tumor, images of the test data are stretched to
+that size. nnU-Net has an environment of its own, .venv-nnunet/ (``make benchmarks``).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Many cases: the list that names them, what became of each, and one case's way into the folder of its results."""
+"""Many cases: reading the list, reporting problems, and segmenting one case into its results folder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 NAME, ROI = "name", "roi"
 
-# Excel separates by semicolons where the comma is the decimal sign.
+# Excel writes semicolons in locales where the comma is the decimal separator.
 _DELIMITERS = (",", ";", "\t")
-# What Windows reserves, with or without an ending; a folder of such a name cannot be copied there.
+# Names that Windows reserves, with or without an extension; folders with these names cannot be copied there.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _LONGEST_NAME = 255  # bytes
@@ -32,10 +32,10 @@ _LONGEST_NAME = 255  # bytes
 
 @dataclass(frozen=True)
 class ListedCase:
-    """One row.
+    """One row of a list of cases.
 
     Args:
-        name: the folder of its results inside the output folder.
+        name: name of the results folder inside the output folder.
         images: one file per channel, in the model's order.
         roi: as ``conresnet.images.roi.roi_from_text`` accepts it; may be empty.
     """
@@ -52,7 +52,7 @@ def read_case_list(path: Path, channels: Sequence[str]) -> list[ListedCase]:
     case. Fields are separated by commas, semicolons or tabs. Paths are relative to the list's own folder.
 
     Args:
-        channels: the model's, in order.
+        channels: names of the model's channels, in order.
 
     Raises:
         UserError: "cases-unreadable", "cases-columns", "cases-empty", or for one line "case-line-incomplete",
@@ -84,7 +84,7 @@ def read_case_list(path: Path, channels: Sequence[str]) -> list[ListedCase]:
 
 
 def _table(text: str, wanted: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns and the rows, by the delimiter that gives the wanted columns; ([], []) if none does."""
+    """Columns and rows, using the delimiter that gives the wanted columns; ([], []) if none does."""
     for delimiter in _DELIMITERS:
         table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)) or [[]]
         columns = [column.strip().casefold() for column in table[0]]
@@ -116,7 +116,7 @@ def _can_be_a_folder(name: str) -> bool:
 
 
 def _check_distinct(path: Path, cases: Sequence[ListedCase]) -> None:
-    """Refuse names that a file system takes for the same: macOS and Windows ignore case, macOS how accents are made."""
+    """Refuse names that some file system treats as equal: macOS and Windows ignore case, macOS also Unicode forms."""
     seen: dict[str, str] = {}
     for case in cases:
         key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", case.name).casefold())
@@ -127,10 +127,10 @@ def _check_distinct(path: Path, cases: Sequence[ListedCase]) -> None:
 
 @dataclass(frozen=True)
 class CaseProblem:
-    """Why a case of many was not segmented.
+    """Why one of many cases was not segmented.
 
     Args:
-        fault: the traceback of an internal error; empty for what the user can help.
+        fault: traceback of an internal error; empty for problems that the user can fix.
     """
 
     sentence: str
@@ -138,7 +138,7 @@ class CaseProblem:
 
     @classmethod
     def of(cls, name: str, error: Exception) -> CaseProblem:
-        """As text, since the exception's frames hold the case's images."""
+        """Convert an exception to text, because its frames keep the case's images in memory."""
         if mistake := as_user_error(error):
             return cls(" ".join(mistake.message.split()))
         what = " ".join(f"{type(error).__name__}: {error}".split())
@@ -147,7 +147,7 @@ class CaseProblem:
 
 
 def raise_for(problems: Sequence[CaseProblem], cases: int) -> None:
-    """Raise an error that ends the command with status 1 if a problem is an internal error, and with 2 for others."""
+    """End the command with an error: status 1 if any problem is an internal error, otherwise status 2."""
     if faults := [problem.fault for problem in problems if problem.fault]:
         failure = RuntimeError(f"{len(faults)} of {cases} cases failed")
         failure.add_note("\n".join(faults[:20]))
@@ -166,14 +166,14 @@ def segment_to_folder(
     progress: Progress | None = None,
     loading: float = 0.0,
 ) -> Result:
-    """Segment one case, and fill the folder of its results.
+    """Segment one case, and write its results folder.
 
     Args:
-        inputs: images that results must not replace.
-        loading: seconds that the model took, for the report.
+        inputs: images that the results must not replace.
+        loading: seconds taken to load the model, for the report.
 
     Raises:
-        UserError: what is wrong; the folder is as it was.
+        UserError: the case cannot be segmented; the folder is unchanged.
     """
     from conresnet.api import segment_images
     from conresnet.inference.progress import Progress
@@ -188,6 +188,6 @@ def segment_to_folder(
 
 
 def duration(seconds: float) -> str:
-    """Such as "3 min 20 s"."""
+    """Format a duration, such as "3 min 20 s"."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"

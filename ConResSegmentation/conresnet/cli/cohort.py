@@ -1,8 +1,8 @@
-"""Many cases at once with Dask: ``segment --cases LIST --jobs N`` on this computer, ``--scheduler URL`` on a cluster.
+"""Segment many cases at once with Dask: ``segment --cases LIST --jobs N`` here, ``--scheduler URL`` on a cluster.
 
-Each worker process keeps the model loaded and segments one case at a time, exactly as without workers. Cases whose
-results are complete are not computed again. A case whose worker dies is tried once more elsewhere; one that ends two
-workers is reported, and the others go on. Dask schedules, and restarts the workers of this computer.
+Each worker process keeps the model loaded and segments one case at a time, exactly as without workers. Cases with
+complete results are not computed again. A case whose worker dies is tried once more elsewhere; if that worker dies too,
+the case is reported as failed, and the others continue. Dask schedules the cases, and restarts workers here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 TABLE_FILE, PAGE_FILE = "cohort.csv", "cohort.html"
 _PICTURES = ".cohort"
 DONE, SKIPPED, FAILED = "segmented", "already segmented", "failed"
-# Deaths of a worker after which its case is given up, less one.
+# Workers that may die on a case; after one more, it is given up.
 _ALLOWED_DEATHS = 1
 _SECONDS_TO_CONNECT = 30
 
@@ -52,9 +52,9 @@ class Job:
     """One case for a worker.
 
     Args:
-        model: the package.
-        output: the folder of all cases; this one's is ``output / case.name``.
-        inputs: images that its results must not replace.
+        model: path of the package.
+        output: folder of all cases; the results of this one go to ``output / case.name``.
+        inputs: images that the results must not replace.
     """
 
     case: ListedCase
@@ -71,14 +71,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a case.
+    """The outcome of a case.
 
     Args:
         state: ``DONE``, ``SKIPPED`` or ``FAILED``.
         problem: why it failed.
-        volumes_ml: mL of each segment.
-        expected_dice: by the review list; None if the model has none, or found nothing.
-        seconds: that the engine took, in all phases.
+        volumes_ml: volume of each segment in mL.
+        expected_dice: from the review list; None if there is none, or nothing was found.
+        seconds: time that the engine took, in all phases.
         warnings: sentences about what to check.
     """
 
@@ -101,16 +101,16 @@ def segment_cohort(
     jobs: int = 0,
     scheduler: str = "",
 ) -> None:
-    """Segment cases on several processes, and write ``cohort.csv`` and ``cohort.html`` into ``output``.
+    """Segment cases in several processes, and write ``cohort.csv`` and ``cohort.html`` to ``output``.
 
     Args:
-        package: the model; the computers of a scheduler's workers have it at the same path.
+        package: the model; on the computers of a scheduler, it must be at the same path.
         jobs: number of processes on this computer.
         scheduler: address of a running Dask scheduler, to use its workers instead.
 
     Raises:
         UserError: ``cohort-needs-package``, ``cohort-no-scheduler``, ``cohort-versions-differ`` or
-            ``cohort-scheduler-lost``; what was finished stays, and is not computed again. ``cases-failed`` at the end.
+            ``cohort-scheduler-lost``; finished cases are kept. ``cases-failed`` at the end.
     """
     from conresnet.package.maps import check_maps, provided_maps
 
@@ -118,10 +118,10 @@ def segment_cohort(
     options = replace(
         options, maps=maps, threads=options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
     )
-    # The review list has the expected quality that the page is sorted by.
+    # The page is sorted by the expected Dice, which comes from the review list.
     options = replace(options, review=True)
     images = [image for case in cases for image in case.images]
-    # Only what is inside the output folder can be in the way of another case's results.
+    # Only images inside the output folder could be replaced by another case's results.
     endangered = tuple(image for image in images if output.absolute() in image.absolute().parents)
     waiting = deque(
         Job(case, package.path.absolute(), options, output.absolute(), overwrite, (*case.images, *endangered))
@@ -149,14 +149,14 @@ def segment_cohort(
 
 @contextlib.contextmanager
 def _client(jobs: int, scheduler: str) -> Iterator[Client]:
-    """A connection to the workers: those of a scheduler, or new ones on this computer, which end with it."""
+    """Connect to the workers of a scheduler, or start workers on this computer, which end with the connection."""
     try:
         import dask
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise UserError("cohort-needs-package") from error
-    # What Dask has to say about workers and connections that end, the user reads in our words. Some of its loggers have
-    # levels of their own.
+    # Silence Dask's messages about lost workers and connections, which we report ourselves. Some of its loggers set
+    # their own levels.
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if scheduler:
@@ -175,8 +175,8 @@ def _client(jobs: int, scheduler: str) -> Iterator[Client]:
     with (
         tempfile.TemporaryDirectory(prefix="conresnet-cohort-", ignore_cleanup_errors=True) as folder,
         dask.config.set({"distributed.scheduler.allowed-failures": _ALLOWED_DEATHS}),
-        # Encrypted, since anybody on this computer could run code in workers that listen without it. The engine itself
-        # handles lack of memory, so Dask must not end its processes.
+        # Encrypted, because otherwise any user of this computer could run code in the workers. The engine handles lack
+        # of memory itself, so Dask must not end its processes.
         LocalCluster(
             jobs,
             threads_per_worker=1,
@@ -206,7 +206,7 @@ def _version() -> str:
 
 
 def _segmented(client: Client, waiting: deque[Job]) -> Iterator[Outcome]:
-    """The outcomes as they come."""
+    """Yield the outcomes as cases finish."""
     from distributed import as_completed
     from distributed.comm import CommClosedError
 
@@ -217,7 +217,7 @@ def _segmented(client: Client, waiting: deque[Job]) -> Iterator[Outcome]:
             places = max(1, sum(client.nthreads().values()))
         except CommClosedError as error:
             raise UserError("cohort-scheduler-lost") from error
-        # No more than there are workers, because a worker that dies brings suspicion upon all cases it was given.
+        # No more cases than workers, because Dask blames a worker's death on every case that was assigned to it.
         while waiting and len(running) < places:
             job = waiting.popleft()
             future = client.submit(segment_case, job, key=f"{job.case.name}-{time.monotonic_ns()}", pure=False)
@@ -241,7 +241,7 @@ def _outcome(future: Future, job: Job) -> Outcome:
 
 
 def segment_case(job: Job) -> Outcome:
-    """Segment one case on a worker, unless its results are complete already."""
+    """Segment one case on a worker, unless its results are already complete."""
     from conresnet.api import read_model
     from conresnet.images.roi import roi_from_text
 
@@ -274,7 +274,7 @@ def _warm_model() -> WarmModel:
 
 
 def _device(name: str) -> str:
-    """One of several GPUs for each worker of this computer; their names are numbers."""
+    """Give each worker on this computer its own GPU if there are several; these workers have numbers as names."""
     import torch
     from distributed import get_worker
 
@@ -284,7 +284,7 @@ def _device(name: str) -> str:
 
 
 def _is_complete(job: Job) -> bool:
-    """Whether the folder has all results of this model for these images."""
+    """Whether the folder contains all results of this model for these images."""
     from conresnet.api import read_model
 
     report = _read_report(job)
@@ -317,7 +317,7 @@ def _read_outcome(job: Job, state: str) -> Outcome:
 
 
 def _expected_dice(review: Path, voxels: int) -> float | None:
-    """The Dice of the whole case that its expected wrong voxels amount to, if half of them are missing."""
+    """Estimate the Dice of the whole case from its expected wrong voxels, assuming that half of them are missing."""
     with review.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] == "slice" and row["segment"] == ALL]
     wrong = [float(row["expected_wrong_voxels"]) for row in rows if row["expected_wrong_voxels"]]

@@ -1,11 +1,11 @@
-"""Model packages from a catalog or a web address: downloaded on request, resumed, checked, and installed.
+"""Download model packages from a catalog or a web address, resume interrupted downloads, and verify and install them.
 
-A catalog is one JSON file that says what can be downloaded, with the checksum of each package::
+A catalog is a JSON file that lists packages with their checksums::
 
     {"format": "conresnet-catalog", "models": [{"name": "lung", "title": "Lung in CT", "version": "1.0.0",
      "url": "https://example.org/lung.zip", "sha256": "0f3c...", "bytes": 9600000, "license": "CC-BY-4.0"}]}
 
-requests does the transfer; it is imported only for that, and follows the system's proxies.
+Downloads use requests, which is imported only when needed and uses the system's proxies.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _FORMAT = "conresnet-catalog"
 _SHIPPED_CATALOG = Path(__file__).with_name("catalog.json")
 _MOST_BYTES = 10 * 2**30
 _LARGEST_CATALOG = 2**20
-# Seconds to connect, and without any byte.
+# Seconds to connect, and seconds without receiving data.
 _TIMEOUT = (15, 60)
-# An interruption loses the block that is arriving.
+# An interruption loses the block being received.
 _BLOCK = 2**14
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -47,7 +47,7 @@ class CatalogEntry:
     """A model package that can be downloaded."""
 
     name: str = field("The model's name.", pattern="[a-z0-9][a-z0-9._-]{0,63}", shape="be a model's name")
-    title: str = field("What users read in place of the name.")
+    title: str = field("Title that users see.")
     version: str = field("The model's version.")
     url: str = field(
         "Address of the .zip file.",
@@ -57,9 +57,9 @@ class CatalogEntry:
     sha256: str = field("Checksum of the .zip file.", pattern="[0-9a-f]{64}", shape="be 64 hexadecimal digits")
     bytes: int = field("Size of the .zip file.", low=1, high=_MOST_BYTES)
     license: str = field("License of the weights.")
-    modality: str = field("Such as MR or CT.", default="")
+    modality: str = field("Modality, such as MR or CT.", default="")
     segments: tuple[str, ...] = field("Names of the segments.", default=(), most=1000)
-    measured: str = field("The main measured figure, and on which data.", default="")
+    measured: str = field("The main measured figure, and the data it was measured on.", default="")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ Report = Callable[[int, int], None]
 
 
 def catalog_source() -> str:
-    """Path or address of the catalog in use: ``CONRESNET_CATALOG`` names it, or it is the one that ships."""
+    """Path or address of the catalog: the value of ``CONRESNET_CATALOG``, or the included catalog."""
     return os.environ.get(CATALOG_VARIABLE, "") or str(_SHIPPED_CATALOG)
 
 
@@ -106,7 +106,7 @@ def read_catalog(source: str = "") -> tuple[CatalogEntry, ...]:
 
 
 def parse_catalog(text: bytes, source: str) -> tuple[CatalogEntry, ...]:
-    """The models of a catalog's text; ``source`` names it in messages. Raises UserError ``catalog-unreadable``."""
+    """Parse a catalog; messages name it as ``source``. Raises UserError ``catalog-unreadable``."""
     try:
         return load(_Catalog, load_json(text, source), Place(source), 1).models
     except UserError as error:
@@ -115,7 +115,7 @@ def parse_catalog(text: bytes, source: str) -> tuple[CatalogEntry, ...]:
 
 
 def find_entry(name: str, source: str = "") -> CatalogEntry:
-    """The model of that name in a catalog.
+    """Find a model in a catalog by name.
 
     Raises:
         UserError: ``catalog-unknown-model``, or as `read_catalog`.
@@ -130,16 +130,16 @@ def find_entry(name: str, source: str = "") -> CatalogEntry:
 def get_model(
     name_or_url: str, *, sha256: str = "", catalog: str = "", overwrite: bool = False, on_progress: Report | None = None
 ) -> ModelPackage:
-    """Download a model package, check it, and install it into the user's models folder.
+    """Download a model package, verify it, and install it into the user's models folder.
 
-    An interrupted download is kept, and the next call goes on from there.
+    An interrupted download is kept, and the next call continues it.
 
     Args:
         name_or_url: the name of a model in the catalog, or the address of a .zip file.
-        sha256: the expected checksum, for an address.
+        sha256: the expected checksum, if an address is given.
         catalog: see `read_catalog`.
         overwrite: replace an installed model of the same name.
-        on_progress: called with the bytes that are here and the bytes in all, which are 0 if unknown.
+        on_progress: called with the bytes received and the total, which is 0 if unknown.
 
     Raises:
         UserError: as `download`, `find_entry` or `conresnet.package.store.install_model`; nothing is installed then.
@@ -157,23 +157,23 @@ def get_model(
 
 
 def remove_download(path: str | Path) -> None:
-    """Delete a file that `download` has returned, once it is installed."""
+    """Delete a file returned by `download` after it was installed."""
     path = Path(path)
     with contextlib.suppress(OSError):
         path.unlink()
-        path.parent.rmdir()  # only while no interrupted download waits there
+        path.parent.rmdir()  # fails, on purpose, if an interrupted download is kept there
 
 
 def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report | None = None) -> Path:
-    """Download a file, going on where an earlier call for the same address and checksum was interrupted.
+    """Download a file, or continue an interrupted download of the same address and checksum.
 
     Args:
         url: https, or http if the checksum is known.
-        sha256, size: what is expected; empty and 0 if unknown.
+        sha256, size: expected checksum and size; empty and 0 if unknown.
         on_progress: see `get_model`.
 
     Returns:
-        the path of the complete file in the user's models folder, whose checksum is right if one was given.
+        the path of the complete file in the user's models folder; its checksum was verified if one was given.
 
     Raises:
         UserError: ``download-insecure``, ``download-failed``, ``download-interrupted`` (what has arrived is kept),
@@ -187,8 +187,8 @@ def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report |
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as file:
             _lock(file, url)
-            # Without a checksum, nobody would notice that the two halves are of different files. The last byte is asked
-            # for again, because a server refuses to send what begins at the end.
+            # Without a checksum, parts of two different files could be joined unnoticed. The last byte is requested
+            # again, because servers refuse a range that begins at the end of the file.
             have = max(file.tell() - 1, 0) if sha256 else 0
             have = _receive(file, url, sha256, have, size, on_progress)
         if have > (size or _MOST_BYTES) or (sha256 and _checksum(part) != sha256):
@@ -201,7 +201,7 @@ def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report |
 
 
 def _receive(file: BinaryIO, url: str, sha256: str, have: int, size: int, on_progress: Report | None) -> int:
-    """Append to a file what it does not have yet; returns its size, which may exceed what is expected."""
+    """Append the rest of the download to a file; returns its size, which may exceed the expected size."""
     with _answer(url, sha256, {"Range": f"bytes={have}-"} if have else {}) as response:
         if response.status_code != 206:
             have = 0
@@ -249,7 +249,7 @@ def _answer(url: str, sha256: str, headers: dict[str, str]) -> Iterator[Response
         import requests
     except ImportError as error:
         raise UserError("download-needs-package") from error
-    # A packed answer would have other bytes than the checksum's.
+    # With compression, the bytes received would not match the checksum.
     headers = {"Accept-Encoding": "identity", **headers}
     try:
         response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
@@ -274,7 +274,7 @@ def _blocks(response: Response, url: str) -> Iterator[bytes]:
 
 
 def _reason(error: Any) -> str:
-    """What the system says, without the address and Python's names of classes."""
+    """The system's error message, without the address and Python class names."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__
     return str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
@@ -286,10 +286,9 @@ def _checksum(path: Path) -> str:
 
 
 def _for_slicer(command: str, *arguments: str) -> None:
-    """What Slicer's gallery runs in a process of its own: ``catalog ADDRESS`` or ``package ADDRESS SHA256 SIZE``.
+    """Run for Slicer's gallery in a separate process: ``catalog ADDRESS`` or ``package ADDRESS SHA256 SIZE``.
 
-    The last line that is printed is the catalog, or the path of the file; the lines before it are "have total", in
-    bytes.
+    The last line printed is the catalog, or the path of the file; the lines before it are "received total", in bytes.
     """
     try:
         if command == "catalog":

@@ -1,4 +1,4 @@
-"""How a model's review list is ranked: the package's ``review.json``, see ``conresnet.review``.
+"""The ranking of a model's review list, stored in the package's ``review.json``; see ``conresnet.review``.
 
 ``python -m conresnet_training export`` fits the regressions on held-out cases. Needs NumPy, unlike the rest of the
 package's description.
@@ -19,7 +19,7 @@ from conresnet.package.schema import Place, field, load, load_json
 
 RANKING_FILE = "review.json"
 FORMAT, FORMAT_VERSION = "conresnet-review", 1
-# What ``conresnet.review.slice_features`` measures.
+# The features that ``conresnet.review.slice_features`` measures.
 FEATURES = ("log_area", "log_entropy", "log_change", "overlap", "log_disagreement")
 _LARGEST_RANKING = 2**18
 _MOST_MM2 = 1e6
@@ -27,10 +27,10 @@ _MOST_MM2 = 1e6
 
 @dataclass(frozen=True)
 class Regressions:
-    """What a slice's features say about its errors.
+    """Regressions that predict the errors of a slice from its features.
 
-    ``exp(wrong_intercept + wrong_weights . features)`` is the wrong area in mm2, and the logistic function of the same
-    with ``dice_`` the slice's Dice.
+    The wrong area in mm2 is ``exp(wrong_intercept + wrong_weights . features)``. The Dice of the slice is
+    ``1 / (1 + exp(-(dice_intercept + dice_weights . features)))``.
     """
 
     means: tuple[float, ...] = field("mean of each feature where it was fitted; says which features stand out")
@@ -40,17 +40,17 @@ class Regressions:
     dice_weights: tuple[float, ...] = field("one per feature", low=-1e6, high=1e6)
 
     def wrong_mm2(self, features: np.ndarray) -> np.ndarray:
-        """Expected wrong area of slices (n, features), n values."""
+        """Expected wrong area of each slice; ``features`` is (n, features)."""
         return np.exp(np.minimum(self.wrong_intercept + features @ self.wrong_weights, np.log(_MOST_MM2)))
 
     def dice(self, features: np.ndarray) -> np.ndarray:
-        """Expected Dice of slices (n, features), n values."""
+        """Expected Dice of each slice; ``features`` is (n, features)."""
         return 1 / (1 + np.exp(-np.clip(self.dice_intercept + features @ self.dice_weights, -50, 50)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """The whole of a package's ``review.json``; plain numbers."""
+    """The contents of a package's ``review.json``."""
 
     format: str = field("always `conresnet-review`", choices=(FORMAT,))
     format_version: int = field("version of this format", low=1, high=FORMAT_VERSION)
@@ -63,7 +63,7 @@ class Ranking:
     figures: dict[str, Any] = field("how good it is, cross-validated over the cases", default=None)
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """Numbers that do not fit the features."""
+        """Lists whose length does not match the features."""
         for name in ("whole", "segments"):
             for key in ("means", "wrong_weights", "dice_weights"):
                 if len(getattr(getattr(self, name), key)) != len(self.features):
@@ -91,11 +91,11 @@ FALLBACK = Ranking(
 
 
 def read_ranking(package: ModelPackage) -> Ranking:
-    """The ranking of a package, or `FALLBACK` where it has none.
+    """The ranking of a package, or `FALLBACK` if it has none.
 
     Raises:
-        UserError: ``package-json`` or ``package-description`` for a ``review.json`` that is not as it must be, or that
-            of ``ModelPackage.read_file``.
+        UserError: ``package-json`` or ``package-description`` if ``review.json`` is invalid, or as
+            ``ModelPackage.read_file``.
     """
     entry = package.description.files.get(RANKING_FILE)
     if entry is None:

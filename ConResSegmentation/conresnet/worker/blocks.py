@@ -1,9 +1,9 @@
-"""Files that travel through the pipe in compressed blocks, where both ends do not share a disk. Standard library only.
+"""Files sent through the pipe in compressed blocks, for when both ends do not share a disk. Standard library only.
 
-A block is the part of a message with these fields; its file is relative to the session folder of the side that gets it:
+A block is a message, or part of one, with these fields. Its file is relative to the receiver's session folder:
 
     "file": "1/labels.npy", "offset": 1048576, "data": zlib, in base64, of up to BLOCK_BYTES bytes,
-    "new": true if an older file of that name is replaced; may be left out
+    "new": true to replace an older file of that name; optional
 """
 
 import base64
@@ -17,13 +17,13 @@ from conresnet.errors import UserError
 from conresnet.files import write_error
 
 BLOCK_BYTES = 1 << 20
-# What compresses well does so at once, and the pixels of images hardly gain from more effort.
+# Label maps compress well at any level, and image voxels hardly gain from a higher one.
 _LEVEL = 1
 _FILE = re.compile(r"\w[\w-]*(\.[\w-]+)*(/\w[\w-]*(\.[\w-]+)*)*", re.ASCII)
 
 
 def block(file: str, offset: int, data: bytes | memoryview) -> dict:
-    """The fields of a message that carries a part of a file."""
+    """The fields of a message that contains part of a file."""
     return {"file": file, "offset": offset, "data": base64.b64encode(zlib.compress(data, _LEVEL)).decode("ascii")}
 
 
@@ -31,8 +31,8 @@ def write_block(folder: Path, message: dict) -> None:
     """Write a block of a file below a folder.
 
     Raises:
-        UserError: "bad-request" if it is not a block or leads out of the folder, "engine-folder-gone" if the folder was
-            removed, "disk-full" or "cannot-write"; the file is removed then.
+        UserError: "bad-request" if it is not a block or its path leaves the folder, "engine-folder-gone" if the folder
+            was removed, "disk-full" or "cannot-write"; in the last two cases, the file is removed.
     """
     file, offset = message.get("file"), message.get("offset")
     if not isinstance(file, str) or not _FILE.fullmatch(file) or type(offset) is not int or offset < 0:
@@ -63,18 +63,18 @@ def write_block(folder: Path, message: dict) -> None:
 
 
 class BlockWriter:
-    """A file on the other side of the pipe, to be written from its start to its end.
+    """Writes a file on the other side of the pipe, from start to end.
 
     Args:
         send: sends the fields of a block.
-        file: relative to the other side's session folder.
+        file: path relative to the other side's session folder.
     """
 
     def __init__(self, send: Callable[[dict], object], file: str):
         self._send, self._file, self._offset = send, file, 0
 
     def write(self, data: bytes | memoryview) -> int:
-        """Send bytes; the file is written in as many blocks as they need."""
+        """Send bytes, in as many blocks as needed."""
         for start in range(0, len(data), BLOCK_BYTES):
             piece = data[start : start + BLOCK_BYTES]
             self._send({**block(self._file, self._offset, piece), "new": self._offset == 0})
@@ -83,10 +83,10 @@ class BlockWriter:
 
 
 class GrowingFile:
-    """A file whose changes are sent from time to time.
+    """Sends the changes of a file from time to time.
 
     Args:
-        path: where it is; its size never changes.
+        path: the file, whose size never changes.
         file: its name on the other side.
     """
 
@@ -95,7 +95,7 @@ class GrowingFile:
         self._sums: dict[int, int] = {}
 
     def changes(self) -> Iterator[dict]:
-        """The blocks that differ from what the other side has."""
+        """The blocks that have changed since the last call."""
         with open(self._path, "rb") as source:
             offset = 0
             while data := source.read(BLOCK_BYTES):
