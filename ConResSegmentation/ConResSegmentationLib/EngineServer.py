@@ -1,8 +1,8 @@
-"""The engine on another computer, reached by the system's own ssh: how it is started, and what is sent to it.
+"""The engine on another computer, reached with the system's own ssh: how it is started, and what is sent to it.
 
-Nothing listens there for us, and ssh authenticates: what a user may do there in a terminal, the engine may do. The
-worker is the same program, with files through its pipe (`conresnet.worker.blocks`). What leaves this computer are
-voxels, grids, options and, unless the server has it in this version, the model; no names and no paths.
+There is no service on the server. ssh authenticates the user, and the engine runs with that user's permissions. The
+worker is the same program as on this computer, but files are sent through its pipe (`conresnet.worker.blocks`). Voxels,
+grids, options and, unless the server has the same version, the model are sent; names and paths are not.
 """
 
 import re
@@ -23,9 +23,9 @@ from conresnet.worker.protocol import MODELS_FOLDER, PROTOCOL
 
 from .Processes import ProcessLaunch, lastLine, pythonEnvironment
 
-# A user and a host, or a name from ssh's configuration. Nothing that ssh would take for an option.
+# A user and a host, or a name from ssh's configuration, but nothing that ssh would parse as an option.
 _NAME = re.compile(r"([^\W-][\w.+\\-]*@)?[\w\[:][\w.:%\]-]*")
-# Never ask for a password, which nobody could type, and notice within half a minute that the network is gone.
+# Never ask for a password, which nobody could type, and detect a lost connection within half a minute.
 _OPTIONS = (
     "BatchMode=yes",
     "ConnectTimeout=15",
@@ -41,18 +41,18 @@ _FAILED_BY_ITSELF = 255
 
 @dataclass(frozen=True)
 class EngineServer:
-    """The other computer.
+    """A server that the engine can run on.
 
     Args:
-        name: as ssh takes it: user@host, or a name from its configuration.
-        python: the executable there. Defaults to python3.
+        name: user@host, or a name from ssh's configuration.
+        python: path of the Python executable on the server. Defaults to python3.
     """
 
     name: str
     python: str = ""
 
     def launch(self) -> ProcessLaunch:
-        """How the engine is started there.
+        """The command that starts the engine on the server.
 
         Raises:
             UserError: "engine-server-invalid" or "engine-ssh-missing".
@@ -63,15 +63,15 @@ class EngineServer:
         if not ssh:
             raise UserError("engine-ssh-missing", server=self.name)
         options = [word for option in _OPTIONS for word in ("-o", option)]
-        # A command starts in the home directory, and a tilde in quotes would stay one. With -P, a file there, such as
-        # random.py, is not imported as the module of that name.
+        # ssh runs commands in the home directory, and a quoted tilde is not expanded. With -P, Python does not import
+        # files in that directory, such as a random.py.
         python = re.sub(r"^~/", "./", self.python or "python3")
         command = shlex.join([python, "-P", "-X", "utf8", "-X", "faulthandler", "-m", "conresnet.worker", "--remote"])
         arguments = ("-T", *options, "--", self.name, command)
         return ProcessLaunch(ssh, arguments, pythonEnvironment(isSlicers=False), self.name)
 
     def checkVersion(self, hello: dict) -> None:
-        """Refuse another version of the engine.
+        """Raise an error if the server has a different version of the engine.
 
         Raises:
             UserError: "engine-server-version".
@@ -82,12 +82,12 @@ class EngineServer:
             raise UserError("engine-server-version", server=self.name, version=theirs, ours=ours)
 
     def whyEnded(self, exitCode: int | None, log: str, wasReady: bool) -> UserError | None:
-        """Why the connection has ended; None if the engine there has ended by itself.
+        """Why the connection ended; None if the engine on the server stopped by itself.
 
         Args:
-            exitCode: of ssh.
-            log: what ssh and the engine have printed.
-            wasReady: whether the engine had said hello.
+            exitCode: exit code of ssh.
+            log: output of ssh and the engine.
+            wasReady: whether the engine had sent its hello message.
         """
         server, reason = self.name, lastLine(log) or str(exitCode)
         if exitCode != _FAILED_BY_ITSELF:
@@ -102,7 +102,7 @@ class EngineServer:
 
 
 def withoutNames(request: SegmentRequest, description: ModelDescription) -> SegmentRequest:
-    """The request as it leaves this computer: the model and the images are called what the model calls them."""
+    """The request as it is sent to a server: images have the names of the model's channels."""
     channels = [
         replace(volume, name=wanted.name) for volume, wanted in zip(request.channels, description.inputs, strict=True)
     ]
@@ -110,11 +110,11 @@ def withoutNames(request: SegmentRequest, description: ModelDescription) -> Segm
 
 
 def sendModels(package: ModelPackage, known: dict[str, str], send: Callable[[dict], None]) -> Iterator[None]:
-    """Send a model and its locator, block by block, unless the server has them in this version.
+    """Send a model and its locator block by block, unless the server has the same version.
 
     Args:
-        package: the model's.
-        known: the digest of each model that the server has, by name; updated.
+        package: the package of the model.
+        known: the digest of each model that the server has, by name; updated here.
         send: sends the fields of a block.
     """
     packages = [package]
@@ -129,7 +129,7 @@ def sendModels(package: ModelPackage, known: dict[str, str], send: Callable[[dic
             for block in each.blocks(file):
                 writer.write(block)
                 yield
-        # The last, since it makes the folder a model.
+        # model.json is sent last, because a folder with this file counts as a model.
         description = each.description.to_json().encode("utf-8")
         BlockWriter(send, f"{MODELS_FOLDER}/{name}/{DESCRIPTION_FILE}").write(description)
         known[name] = digest

@@ -1,4 +1,4 @@
-"""The gallery: a card for each model, those that can be downloaded included, and the download of one."""
+"""The gallery: a card for each model, including models that can be downloaded, and the download itself."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,20 +35,20 @@ _MODULE = "conresnet.package.download"
 
 
 def rememberSeconds(model: str, seconds: float) -> None:
-    """Keep how long a model took on this computer, for its card."""
+    """Save how long a model took on this computer, to show it on its card."""
     slicer.app.userSettings().setValue(_SECONDS_SETTING + model, f"{seconds:.1f}")
 
 
 @dataclass(frozen=True)
 class Card:
-    """What the gallery shows of a model.
+    """What the gallery shows for a model.
 
     Args:
         lines: modality and structures, measured figures, license, and time on this computer or size.
         segments: the names of all segments.
-        choice: the installed model; None for one that can be downloaded.
-        entry: the catalog's entry of a model that can be downloaded.
-        picture: a PNG file's bytes.
+        choice: the installed model; None if it is not installed.
+        entry: the catalog's entry if the model can be downloaded.
+        picture: the contents of a PNG file.
     """
 
     name: str
@@ -60,13 +60,13 @@ class Card:
     picture: bytes = b""
 
     def matches(self, text: str) -> bool:
-        """Whether every word of a search occurs in the card."""
+        """Whether every word of a search is found on the card."""
         here = " ".join((self.name, self.title, *self.lines, *self.segments)).casefold()
         return all(word in here for word in text.casefold().split())
 
 
 def cards(entries: Sequence[CatalogEntry]) -> list[Card]:
-    """The cards of all usable models, then those of a catalog's models that are not installed in this version."""
+    """Cards of all usable models, then of models in the catalog that are not installed in the same version."""
     choices = [choice for choice in modelChoices() if choice.description]
     versions = {(choice.description.name, choice.description.version) for choice in choices}
     more = [entry for entry in entries if (entry.name, entry.version) not in versions]
@@ -107,7 +107,7 @@ def _available(entry: CatalogEntry) -> Card:
 
 
 def _contents(modalities: set[str], segments: Sequence[str]) -> str:
-    """Modality and structures, the first ones by name."""
+    """Modality and structures; only the first structures are named."""
     names = ", ".join(segments[:_MOST_SEGMENTS])
     if len(segments) > _MOST_SEGMENTS:
         names = _("{count} structures: {names} and {more} more").format(
@@ -117,13 +117,13 @@ def _contents(modalities: set[str], segments: Sequence[str]) -> str:
 
 
 class Gallery:
-    """The dialog.
+    """The dialog that shows the cards.
 
     Args:
-        python: the engine's Python, which fetches a catalog from a web address when the user asks for it.
+        python: the engine's Python, which downloads a catalog from a web address when the user asks for it.
 
     Attributes:
-        card, wantsExample: what the user has clicked; None and False if nothing.
+        card, wantsExample: the card whose button was clicked, and whether it was the example's; None and False if none.
     """
 
     def __init__(self, python: EnginePython):
@@ -172,13 +172,13 @@ class Gallery:
         layout.addWidget(buttons)
 
     def exec(self) -> bool:
-        """Show it until it is closed; returns whether the user has clicked a button of a card."""
+        """Show the dialog until it is closed; returns whether the user clicked a button on a card."""
         try:
             return bool(self._dialog.exec_())
         finally:
             if self._process:
                 self._process.drop()
-            # Otherwise it would stay as a child of the main window.
+            # Otherwise the dialog would remain a child of the main window.
             self._dialog.deleteLater()
 
     def _show(self, entries: Sequence[CatalogEntry]) -> None:
@@ -272,11 +272,11 @@ class Gallery:
 
 
 def chooseModel(python: EnginePython, modelPanel: ModelPanel, control: RunControl, loadExample: Callable) -> None:
-    """Let the user choose a model by its card, with its example, or download it.
+    """Let the user choose a model in the gallery, try its example, or download it.
 
     Args:
         python: the engine's Python.
-        modelPanel: gets the model.
+        modelPanel: where the model is chosen.
         control: runs the download.
         loadExample: loads the example of the chosen model.
     """
@@ -307,13 +307,13 @@ def confirmDownload(entry: CatalogEntry) -> bool:
 class PackageDownload:
     """Downloads a model package in a process of the engine's Python, and installs it.
 
-    What has arrived is kept when it is canceled or interrupted; the next download of the model goes on from there.
+    If the download is canceled or interrupted, the part received is kept, and the next download continues it.
 
     Args:
         python: the engine's Python.
         entry: what to download.
-        control: told of progress, lines for the log, and the end.
-        install: called with the path of the package; it returns the name of the installed model, or "".
+        control: receives progress and the result.
+        install: called with the path of the package; returns the name of the installed model, or "" if canceled.
 
     Raises:
         UserError: the engine's Python cannot be started.
@@ -327,7 +327,7 @@ class PackageDownload:
         self._process.start()
 
     def cancel(self) -> None:
-        """Stop; nothing is installed."""
+        """Stop the download; nothing is installed."""
         self._process.drop()
         self._control.onCancelled()
 

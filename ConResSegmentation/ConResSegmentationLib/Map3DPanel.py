@@ -1,4 +1,4 @@
-"""The choices of a map in 3D in the panel: what is shown follows them, the map over the slices, and the segments."""
+"""The panel's controls for maps in 3D. The 3D view follows these controls, the chosen map, and the segments."""
 
 from collections.abc import Iterator
 
@@ -25,10 +25,10 @@ _MILLISECONDS_AFTER_LAST_EDIT = 1000
 
 
 class Map3DPanel:
-    """The choices of a map in 3D, below those of the map over the slices; they are parameters of the module.
+    """The controls for a map in 3D, below those of the map over the slices; they are parameters of the module.
 
-    It is made in steps, such as one segment's surface, between which Slicer handles events, and only while a map is
-    wanted in 3D.
+    The map is shown in steps, such as one segment's surface at a time, so that Slicer can handle events between them. No
+    work is done unless a map is to be shown in 3D.
 
     Args:
         section: the collapsible button that contains the widgets.
@@ -59,12 +59,12 @@ class Map3DPanel:
 
     @property
     def isBusy(self) -> bool:
-        """Whether something remains to be made."""
+        """Whether work is pending."""
         return self._updateTimer.isActive() or self._work.isBusy
 
     def update(self) -> None:
-        """Show the chosen map in 3D in the chosen way; what is there already is kept."""
-        # What was begun for the same map is not complete.
+        """Show the chosen map in 3D in the chosen way; up-to-date parts are kept."""
+        # Work that is interrupted here leaves an incomplete result.
         self._isStale |= self._work.isBusy
         self._work.stop()
         mapNode, how = self._ui.mapSelector.currentNode(), self.how
@@ -106,7 +106,7 @@ class Map3DPanel:
         )
 
     def _inSteps(self, steps: Iterator[None]) -> Iterator[None]:
-        """Work on the map in 3D until it is done, or the map or its segmentation is removed."""
+        """Do the steps, and stop early if the map or its segmentation is removed."""
         while self._segmentationNode.GetScene() and self._mapNode.GetScene() and next(steps, "done") is None:
             self._restyle()
             yield
@@ -115,7 +115,7 @@ class Map3DPanel:
     def _onStyled(self, caller, event) -> None:
         self._restyle()
         if self.how is Map3D.isosurface:
-            # It moves with the displayed range.
+            # The isosurface's value depends on the displayed range.
             self._updateTimer.start(_MILLISECONDS_AFTER_LAST_MOVE)
 
     def _restyle(self) -> None:
@@ -128,7 +128,7 @@ class Map3DPanel:
             style(segmentationNode, mapNode, self._ui.mapOpacitySlider.value, isVisible)
 
     def _observe(self, segmentationNode, mapNode) -> None:
-        """Follow a map and its segmentation; without a map, those that were shown last stay known, but hidden."""
+        """Observe a map and its segmentation. If no map is chosen, the last ones stay observed, but hidden."""
         if mapNode is None or (segmentationNode is self._segmentationNode and mapNode is self._mapNode):
             return
         self.forget()
@@ -145,7 +145,7 @@ class Map3DPanel:
         self._followed += [(followed, followed.AddObserver(event, react)) for event in events]
 
     def forget(self) -> None:
-        """Follow nothing any longer: the scene is closed, or the map or its segmentation is removed."""
+        """Stop observing, because the scene is closed, or the map or its segmentation is removed."""
         for followed, tag in self._followed:
             followed.RemoveObserver(tag)
         self._followed = []
@@ -153,7 +153,7 @@ class Map3DPanel:
         self._segmentationNode = self._mapNode = None
 
     def _onChanged(self, caller, event) -> None:
-        """A new result, or an edited one: what is in 3D is made again, once the user pauses."""
+        """Update the 3D view after a new result or an edit, once the user pauses."""
         self._isStale = True
         if self.how is not Map3D.nothing:
             self._updateTimer.start(_MILLISECONDS_AFTER_LAST_EDIT)
