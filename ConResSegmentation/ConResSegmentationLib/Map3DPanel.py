@@ -27,8 +27,8 @@ _MILLISECONDS_AFTER_LAST_EDIT = 1000
 class Map3DPanel:
     """The controls for a map in 3D, below those of the map over the slices; they are parameters of the module.
 
-    The map is shown in steps, such as one segment's surface at a time, so that Slicer can handle events between them. No
-    work is done unless a map is to be shown in 3D.
+    The map is shown in steps, such as one segment's surface at a time, so that Slicer can handle events between them.
+    Nothing is done unless a map is to be shown in 3D.
 
     Args:
         section: the collapsible button that contains the widgets.
