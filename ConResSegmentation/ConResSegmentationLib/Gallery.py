@@ -250,13 +250,13 @@ class Gallery:
         self._message.text = _("No model matches the search.") if isEmpty else ""
 
     def _onLookForMore(self) -> None:
-        self._more.enabled = False
-        self._message.text = _("Looking for more models...")
         try:
             launch = self._python.launchModule(_MODULE, "catalog", self._source)
         except UserError as error:
             self._message.text = Messages.sentence(error)
             return
+        self._more.enabled = False
+        self._message.text = _("Looking for more models...")
         self._process = ChildProcess(launch, self._onCatalog)
         self._process.start()
 

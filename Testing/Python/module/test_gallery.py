@@ -10,6 +10,8 @@ import pytest
 import slicer
 from PySide6 import QtCore, QtWidgets
 
+from conresnet.errors import UserError
+from ConResSegmentationLib.EnginePython import EnginePython
 from engine.test_download import Server, content, server, write_catalog
 from module.panel_driver import PanelDriver
 from slicer_host import dialogs
@@ -142,12 +144,20 @@ def test_a_catalog_on_the_web_is_fetched_when_asked_for(panel, catalog, server, 
         button.click()
         panel.wait(lambda: button.enabled)
         messages.append(dialog.findChild(QtWidgets.QLabel, "messageLabel").text)
+        with monkeypatch.context() as without:
+            without.setattr(EnginePython, "launchModule", no_engine)
+            button.click()
+        messages.append(dialog.findChild(QtWidgets.QLabel, "messageLabel").text)
+        assert button.enabled, "it can be tried again"
         return 0
+
+    def no_engine(*_arguments: object) -> None:
+        raise UserError("engine-python-name", program="ls")
 
     open_gallery(panel, look)
     assert "organ" not in before[0][0] and before[0][1] == []
     assert "organ" in after[0]
-    assert "cannot be downloaded (404" in messages[0]
+    assert "cannot be downloaded (404" in messages[0] and "ls" in messages[1]
 
 
 def test_names_of_a_catalog_are_text_and_a_damaged_one_hides_no_model(panel, catalog, server, content) -> None:
