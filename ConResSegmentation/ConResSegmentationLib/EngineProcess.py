@@ -102,7 +102,7 @@ class EngineProcess:
             callLater(request.observer.onCancelled)
         if self._current and self._current.id == number and self._current.asked:
             # Its inputs are still being written, and the engine has not been asked yet.
-            request, self._current = self._current, None
+            request = self._takeCurrent()
             self._connection.release(number)
             callLater(request.observer.onCancelled)
             callLater(self._advance)
@@ -284,7 +284,7 @@ class EngineProcess:
 
     def _finish(self, ending: str, *arguments: object) -> None:
         """End the current request. The observer may make the next request at once."""
-        request, self._current = self._current, None
+        request = self._takeCurrent()
         self._cancelTimer.stop()
         if ending == "onError":
             self._lastError = arguments[0]
@@ -315,9 +315,14 @@ class EngineProcess:
         for request in self._takeAll():
             request.observer.onError(error)
 
+    def _takeCurrent(self) -> _Request | None:
+        """The current request, which is none from now on; what is not written yet of its inputs is let go."""
+        request, self._current, self._pieces = self._current, None, iter(())
+        return request
+
     def _takeAll(self) -> list[_Request]:
-        taken = [*([self._current] if self._current else []), *self._waiting]
-        self._current = None
+        current = self._takeCurrent()
+        taken = [*([current] if current else []), *self._waiting]
         self._waiting.clear()
         self._cancelTimer.stop()
         return taken

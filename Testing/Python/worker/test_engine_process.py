@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import qt
 from conresnet.images.grid import Grid, Volume
 from conresnet.request import SegmentRequest
 from ConResSegmentationLib.EngineProcess import EngineResult
+from ConResSegmentationLib.ResultOrigin import BYTES_AT_ONCE
 from worker.client import is_alive
 from worker.engine_driver import Driver, Recorder
 
@@ -89,6 +91,19 @@ def test_cancel_is_heard_and_the_engine_stays(driver: Driver, image: np.ndarray)
     assert recorder.ending == "cancelled"
     # Had it not been heard, the engine would have been killed and be another one.
     assert driver.run("any", image).ending == "done" and driver.hello["pid"] == pid
+
+
+@pytest.mark.parametrize("how", ["cancel", "stop"])
+def test_an_input_that_is_no_longer_written_is_let_go(driver: Driver, how: str) -> None:
+    """It may be gigabytes, and on Windows its file could not be removed while it is open."""
+    array = np.zeros((5, 1, BYTES_AT_ONCE // 4), np.float32)
+    recorder, held = driver.segment("any", array), weakref.ref(array)
+    del array
+    driver.until(lambda: driver.engine._current)
+    driver.cancel(recorder) if how == "cancel" else driver.engine.stop()
+    driver.until(lambda: recorder.ending)
+    driver.until(lambda: held() is None, 10)
+    assert recorder.ending == "cancelled"
 
 
 def test_an_engine_that_does_not_listen_is_killed_after_two_seconds(driver: Driver, image: np.ndarray) -> None:
