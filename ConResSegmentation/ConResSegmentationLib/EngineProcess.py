@@ -49,6 +49,8 @@ class _Request:
     kind: str
     observer: EngineObserver
     asked: SegmentRequest | None = None
+    # Those that another computer had before it was sent more for this request.
+    models: dict[str, str] | None = None
 
 
 class EngineProcess:
@@ -209,6 +211,7 @@ class EngineProcess:
             package = read_package(asked.model, verify=False)
             asked = withoutNames(asked, package.description)
             request.observer.onProgress("sending", 0.0, None)
+            request.models = dict(connection.hello["models"])
             yield from sendModels(
                 package, connection.hello["models"], lambda fields: connection.sendBlock(fields, request.id)
             )
@@ -291,6 +294,9 @@ class EngineProcess:
         callLater(self._advance)
         if self._connection:
             self._connection.release(request.id)
+            if ending == "onError" and request.models is not None:
+                # It may not have been able to store what it was sent.
+                self._connection.hello["models"] = request.models
         getattr(request.observer, ending)(*arguments)
 
     def _onEnded(self, error: EngineError) -> None:

@@ -281,6 +281,19 @@ def test_a_full_disk_there_is_said_with_the_servers_name(driver: ServerDriver, k
     assert driver.run("any", array).ending == "done"
 
 
+def test_a_model_that_the_server_could_not_store_is_sent_again(driver: ServerDriver, image: np.ndarray) -> None:
+    listing = Recorder()
+    driver.engine.listDevices(listing)
+    driver.until(lambda: listing.ending)
+    (session,) = driver.server.sessions()
+    stored = session / "models" / "any" / "model.json"
+    # In its way is a folder.
+    stored.mkdir(parents=True)
+    assert driver.run("any", image).error.code == "cannot-write"
+    stored.rmdir()
+    assert driver.run("any", image).ending == "done" and stored.is_file()
+
+
 def test_a_full_disk_here_is_said_and_the_server_stops(
     driver: ServerDriver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
