@@ -128,7 +128,7 @@ class SegmentOptions:
     )
     maps: tuple[str, ...] = option(
         (),
-        "Also write these, separated by commas: residual, attention, probability, features, uncertainty, "
+        "Also write these maps, separated by commas: residual, attention, probability, features, uncertainty, "
         "disagreement, result_residual, residual_difference.",
         metavar="NAMES",
         from_text=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
@@ -138,7 +138,7 @@ class SegmentOptions:
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps.  [default: auto]", metavar="NAME", from_plain=_text)
     precision: str = option(
         "auto",
-        "auto uses half precision where the processor gains from it.  [default: auto]",
+        "auto uses half precision where the processor benefits from it.  [default: auto]",
         choices=PRECISIONS,
         from_plain=_text,
     )
@@ -173,7 +173,7 @@ class SegmentOptions:
     )
     report: bool = flag("Also write report.html, a page with pictures and figures; it names neither patient nor file.")
     report_name: str | None = option(
-        None, "What the report calls the case.  [default: nothing]", metavar="NAME", from_plain=_text
+        None, "Name of the case in the report.  [default: none]", metavar="NAME", from_plain=_text
     )
 
     @classmethod

@@ -107,7 +107,7 @@ def install(source: str, overwrite: bool) -> None:
 
 
 _catalog = click.option(
-    "--catalog", default="", metavar="PATH|URL", help="Catalog to use instead of the one in CONRESNET_CATALOG, or ours."
+    "--catalog", default="", metavar="PATH|URL", help="Catalog to use instead of CONRESNET_CATALOG or the included one."
 )
 
 
@@ -131,9 +131,8 @@ def catalog(catalog: str) -> None:
 def get(source: str, sha256: str, catalog: str, overwrite: bool) -> None:
     """Download a model package and install it into your models folder.
 
-    NAME is a model of the catalog, URL the address of a .zip file. The checksum is verified before anything is
-    installed. A download that was interrupted continues when the command is given again. Proxies are those of the
-    system (HTTPS_PROXY).
+    NAME is a model in the catalog; URL is the address of a .zip file. The checksum is verified before anything is
+    installed. Repeat the command to continue an interrupted download. The system's proxy (HTTPS_PROXY) is used.
     """
     shown = -1
 

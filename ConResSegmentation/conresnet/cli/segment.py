@@ -55,15 +55,15 @@ def _click_type(spec: OptionSpec) -> click.ParamType | None:
     "named",
     multiple=True,
     metavar="NAME=FILE",
-    help="An image by the model's name for it, instead of IMAGE... .",
+    help="Image for the channel NAME of the model, instead of IMAGE... .",
 )
 @_engine_options
-@click.option("--overwrite", is_flag=True, help="Replace results that an earlier run has written there.")
+@click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR.")
 @click.option(
     "--cases",
     type=_PATH,
     metavar="LIST.csv",
-    help="Segment many: columns name, one per channel, and optionally roi; results go to DIR/name.",
+    help="Segment many cases. Columns: name, one per channel, and optionally roi. Results go to DIR/name.",
 )
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N", help="With --cases: N processes at once. Finished cases are skipped."
@@ -84,10 +84,10 @@ def segment(
 ) -> None:
     """Segment a case: one IMAGE per channel, or one 4-D file with all of them.
 
-    Images whose names show which is which, such as pat_T1.nii.gz and pat_FLAIR.nii.gz, may be in any order; others are
-    in the model's.
+    Images whose names show their channel, such as pat_T1.nii.gz and pat_FLAIR.nii.gz, may be in any order. Otherwise,
+    give them in the model's order.
 
-    An image is a NIfTI, NRRD or MetaImage file, or a folder with a DICOM series. Written to DIR are
+    An image is a NIfTI, NRRD or MetaImage file, or a folder with a DICOM series. The command writes these files to DIR:
     segmentation.nii.gz (the model's label values on the first image's grid), <map>.nii.gz for each of --maps, the files
     of --review, --statistics and --report, and report.json (volumes in mL, windows, device, precision, seconds).
     """
@@ -100,7 +100,7 @@ def segment(
     if cases and given["roi"] is not None:
         raise click.UsageError("With --cases, each case has its own roi in the list.")
     if cases and given["report_name"] is not None:
-        raise click.UsageError("With --cases, reports have no names, because one name would be that of all cases.")
+        raise click.UsageError("With --cases, leave out --report-name; all reports would have the same name.")
     if (jobs or scheduler) and not cases:
         raise click.UsageError("--jobs and --scheduler need a list of cases (--cases).")
     if jobs and scheduler:
@@ -143,7 +143,7 @@ def _options(given: dict[str, object]) -> SegmentOptions:
 
 
 def _sorted(images: Sequence[Path], inputs: Sequence[Input]) -> list[Path]:
-    """The images in the model's order, with a message where that is not the given one."""
+    """Sort the images into the model's order, with a message if the order changes."""
     from conresnet.images.channels import sort_by_channel
 
     if len(images) != len(inputs) or len(images) == 1:

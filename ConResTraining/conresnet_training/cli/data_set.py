@@ -91,7 +91,7 @@ def plan(
     overwrite: bool,
     settings: tuple[str, ...],
 ) -> None:
-    """Examine the data set in the folder DATA and write a plan for training on it, every line of which may be edited.
+    """Examine the data set in the folder DATA and write a plan for training on it. Every line of it can be edited.
 
     DATA is a folder in the layout of the Medical Segmentation Decathlon, nnU-Net (raw data) or BraTS, or a folder of
     label maps with a label_maps.json, from which training images are synthesized. The command shows what was planned

@@ -14,9 +14,7 @@ from conresnet.cli.main import main as run_command
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")
-steps_option = click.option(
-    "--max-steps", type=click.IntRange(min=1), help="Stop once this many steps were made in total."
-)
+steps_option = click.option("--max-steps", type=click.IntRange(min=1), help="Stop after this many steps in total.")
 devices_option = click.option(
     "--devices",
     type=click.IntRange(min=1),
@@ -29,7 +27,7 @@ nodes_option = click.option(
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Computers, each started by torchrun or SLURM.",
+    help="Number of computers; torchrun or SLURM starts the command on each.",
 )
 settings_option = click.option(
     "--set",

@@ -34,7 +34,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
 
     The results are evaluation.json, evaluation.csv and report.html, a page with plots and pictures of the worst cases;
     for a run also its label maps. For each segment: Dice, surface Dice, Hausdorff distance (95th percentile and
-    maximum, mm), and volume difference (mL). The exit status is 2 if some cases could not be measured; the others are.
+    maximum, mm), and volume difference (mL). The exit status is 2 if some cases could not be measured.
     """
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation import evaluate_predictions, evaluate_runs, summary_table
@@ -120,11 +120,11 @@ def export(
     overwrite: bool,
     data: Path | None,
 ) -> None:
-    """Make a model of the network of RUN, or an ensemble of those of several runs (folds, seeds).
+    """Make a model package from RUN, or an ensemble from several runs (folds, seeds).
 
     RUN is the folder of a run, or of a cross-validation with fold_0, fold_1 and so on. The package contains figures of
     the held-out cases, measured by the engine itself, each case by the networks that never saw it; a model card; a
-    picture; and review.json, by which the engine lists the places worth checking.
+    picture; and review.json, which the engine uses to list the places worth checking.
     """
     from conresnet_training.evaluation.runs import open_runs
     from conresnet_training.reporting import echo

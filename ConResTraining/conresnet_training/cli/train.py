@@ -35,10 +35,10 @@ def train(
     devices: int,
     nodes: int,
 ) -> int:
-    """Train by PLAN. Checkpoints, curves and a copy of the plan go into the run's folder.
+    """Train a model according to PLAN. Checkpoints, curves and a copy of the plan go into the run's folder.
 
-    Ctrl-C, a signal from a queue, or the command stop end it after the current step with a checkpoint. Its exit status
-    is then 128 plus the signal's number (130 after the command stop).
+    Ctrl-C, a signal from a queue, or the command stop ends training after the current step and saves a checkpoint. The
+    exit status is then 128 plus the signal's number (130 after the command stop).
     """
     from conresnet_training.planning.plan import read_plan, with_settings
     from conresnet_training.runs.run import Run
@@ -111,8 +111,8 @@ def crossval(
 ) -> int:
     """Train the folds of PLAN, each in a process of its own, and measure every case with the fold that never saw it.
 
-    Repeat the command to continue with what is not finished, each fold by the training settings in its own plan.yaml.
-    Stopping ends every fold after its current step; the exit status is then that of a stopped training.
+    Repeat the command to continue the folds that are not finished; each one uses the training settings in its own
+    plan.yaml. Stopping ends every fold after its current step; the exit status is then that of a stopped training.
     """
     from conresnet_training.evaluation import evaluate_runs, summary_table
     from conresnet_training.planning.plan import read_plan, with_settings
