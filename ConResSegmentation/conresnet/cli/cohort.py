@@ -120,9 +120,10 @@ def segment_cohort(
     )
     # The page is sorted by the expected Dice, which comes from the review list.
     options = replace(options, review=True)
+    cases = [_absolute(case) for case in cases]
     images = [image for case in cases for image in case.images]
     # Only images inside the output folder could be replaced by another case's results.
-    endangered = tuple(image for image in images if output.absolute() in image.absolute().parents)
+    endangered = tuple(image for image in images if output.absolute() in image.parents)
     waiting = deque(
         Job(case, package.path.absolute(), options, output.absolute(), overwrite, (*case.images, *endangered))
         for case in cases
@@ -145,6 +146,12 @@ def segment_cohort(
             write_page(outcomes, output / PAGE_FILE)
     say(f"Wrote {output / TABLE_FILE} and {output / PAGE_FILE}.")
     raise_for([outcome.problem for outcome in outcomes if outcome.problem], len(cases))
+
+
+def _absolute(case: ListedCase) -> ListedCase:
+    """The case for workers that were started in another folder."""
+    roi = str(Path(case.roi).absolute()) if case.roi.lower().endswith(".json") else case.roi
+    return ListedCase(case.name, tuple(image.absolute() for image in case.images), roi)
 
 
 @contextlib.contextmanager
@@ -289,13 +296,14 @@ def _is_complete(job: Job) -> bool:
 
     report = _read_report(job)
     description = read_model(job.model).description
-    model = report.get("model")
+    model, channels = report.get("model"), report.get("channels")
     wanted = set(result_files(job.options.maps, wanted_tables(job.options)))
     return (
         isinstance(model, dict)
         and (model.get("name"), model.get("version")) == (description.name, description.version)
-        and report.get("channels")
-        == {item.name: str(path) for item, path in zip(description.inputs, job.case.images, strict=False)}
+        and isinstance(channels, dict)
+        and {name: Path(str(path)).absolute() for name, path in channels.items()}
+        == {item.name: path for item, path in zip(description.inputs, job.case.images, strict=False)}
         and wanted <= set(report.get("files", ()))
         and all((job.folder / name).is_file() for name in wanted)
     )
@@ -345,7 +353,7 @@ def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
-            ["name", "state", "expected_dice", "seconds", *(f"{name} (mL)" for name in segments), "problem"]
+            ["name", "state", "expected_dice", "seconds", *(csv_cell(f"{name} (mL)") for name in segments), "problem"]
         )
         for outcome in sorted(outcomes, key=lambda outcome: outcome.name):
             volumes = [(outcome.volumes_ml or {}).get(name) for name in segments]

@@ -226,6 +226,30 @@ def test_workers_of_another_version_are_refused(tmp_path, monkeypatch, scheduler
     assert run_cohort(["one"], tmp_path, scheduler=scheduler[1]) == "cohort-versions-differ"
 
 
+def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, scheduler) -> None:
+    """They were started in another folder. The same list by another path is the same list."""
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "image.nii.gz").symlink_to(data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / f"{IMAGES[0]}.nii.gz")
+    (lists / "list.csv").write_text("name,T1\ncase,image.nii.gz\n", encoding="utf-8")
+    for cases, state in (("list.csv", "segmented"), (lists / "list.csv", "already segmented")):
+        arguments = command("--cases", cases, "--output", tmp_path / "many", "--scheduler", scheduler[1])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(arguments, capture_output=True, text=True, cwd=lists, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert table(tmp_path / "many")["case"]["state"] == state
+
+
+def test_names_in_the_table_are_no_formulas(tmp_path) -> None:
+    problem = cohort.CaseProblem("-1 image")
+    outcomes = [cohort.Outcome("@a", cohort.DONE, None, {"=1+1": 2.0}), cohort.Outcome("b", cohort.FAILED, problem)]
+    cohort.write_table(outcomes, tmp_path / "cohort.csv")
+    cells = [cell for line in csv.reader((tmp_path / "cohort.csv").open(encoding="utf-8")) for cell in line]
+    assert {"'@a", "'=1+1 (mL)", "'-1 image"} <= set(cells) and not any(
+        cell.startswith(tuple("=+-@")) for cell in cells
+    )
+
+
 @pytest.mark.parametrize("arguments", [["--jobs", "2"], ["--scheduler", "tcp://x:1"]])
 def test_workers_need_a_list(data_folder, tmp_path, arguments, capsys) -> None:
     image = data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / f"{IMAGES[0]}.nii.gz"
