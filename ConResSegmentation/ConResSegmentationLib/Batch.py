@@ -1,7 +1,7 @@
-"""Segmenting many cases one after another: where they come from, the run, and the table of their volumes.
+"""Segment many cases one after another: find the cases, run them, and write the table of their volumes.
 
-A case that fails does not stop the others. What comes from a file stays in the scene with its result, unless results
-are saved to a folder. The frames of a series become one series of segmentations.
+A case that fails does not stop the others. Volumes loaded from files stay in the scene with their results, unless
+results are saved to a folder. The frames of a series become one series of segmentations.
 """
 
 import math
@@ -28,14 +28,14 @@ from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationTask
 
 @dataclass(frozen=True)
 class BatchCase:
-    """One case.
+    """One case of a batch.
 
     Args:
         name: the name in the table.
         channels: one function per channel, which returns its volume node in a list. They are called one after another,
-            since reading a file takes a while, and raise UserError or RuntimeError.
-        isFromFile: whether the volumes leave the scene again if the result is saved to a folder.
-        series, frame: which frame of which series it is, if it is one.
+            because reading a file takes a while, and may raise UserError or RuntimeError.
+        isFromFile: whether to remove the volumes from the scene if the result is saved to a folder.
+        series, frame: the series and the number of the frame, if the case is a frame.
     """
 
     name: str
@@ -45,7 +45,7 @@ class BatchCase:
     frame: int = 0
 
     def close(self, volumeNodes: Sequence, outcome: SegmentationOutcome | None, folder: Path | None) -> None:
-        """Keep the result, None if it failed, in the scene or in a folder. Raises UserError."""
+        """Keep the result in the scene or save it to a folder; ``outcome`` is None if it failed. Raises UserError."""
         made = [outcome.segmentationNode, *outcome.mapNodes] if outcome else []
         if outcome and self.series:
             self.series.addResult(self.frame, outcome.segmentationNode)
@@ -75,11 +75,11 @@ class Series:
 
     @property
     def proxy(self):
-        """The volume in which the frames are shown; None if they are not."""
+        """The volume that shows the current frame; None if there is none."""
         return self._browser.GetProxyNode(self.node) if self._browser else None
 
     def cases(self) -> list[BatchCase]:
-        """One per frame."""
+        """One case per frame."""
         names = [f"{self.node.GetName()} [{self.node.GetNthIndexValue(frame)}]" for frame in range(self.count)]
         return [
             BatchCase(name, [partial(self._volume, frame, name)], series=self, frame=frame)
@@ -91,7 +91,7 @@ class Series:
         volume.UnRegister(None)
         volume.CopyContent(self.node.GetNthDataNode(frame))
         volume.SetName(name)
-        # Selectors must not offer it, nor choose it.
+        # Keep it out of node selectors.
         volume.SetHideFromEditors(True)
         slicer.mrmlScene.AddNode(volume)
         volume.SetAndObserveTransformNodeID(self.proxy.GetTransformNodeID() if self.proxy else None)
@@ -115,9 +115,9 @@ class BatchEntry:
     """A row of the panel's list: a case, or a series of several.
 
     Args:
-        key: stays the same when the list is made anew.
-        title: what the user reads.
-        cases: makes the cases when it is their turn. Raises RuntimeError if a series cannot be read.
+        key: identifies the entry when the list is refreshed.
+        title: the text in the list.
+        cases: creates the cases when it is their turn. Raises RuntimeError if a series cannot be read.
     """
 
     key: str
@@ -221,7 +221,7 @@ def _remove(nodes: Sequence) -> None:
 
 @dataclass
 class BatchRow:
-    """What became of a case."""
+    """The outcome of a case, as a row of the table."""
 
     name: str
     volumes: dict[str, float] = field(default_factory=dict)
@@ -234,10 +234,10 @@ class BatchRun(RunListener):
 
     Args:
         entries: what to segment.
-        task: the choices; its volumes are those of each case.
-        segment: starts a task, with a listener.
-        control: told of progress, lines for the log, and the end.
-        onEntry: called with an entry's key and a sentence each time something is known about it.
+        task: the choices; its volumes are replaced by those of each case.
+        segment: starts a task with a listener.
+        control: receives progress, lines for the log, and the result.
+        onEntry: called with an entry's key and a sentence when its status changes.
         folder: where results are saved. Defaults to the scene.
     """
 
@@ -312,7 +312,7 @@ class BatchRun(RunListener):
         self._onEntry(self._entries[self._number].key, self._summary())
 
     def _summary(self) -> str:
-        """What the list says about the current entry."""
+        """The text in the list for the current entry."""
         rows = self._entryRows
         if self._count <= 1 and len(rows) == 1:
             return rows[0].problem or ", ".join(f"{name} {size:.2f} mL" for name, size in rows[0].volumes.items())

@@ -43,7 +43,7 @@ class BatchPanel:
         self._entries: list[BatchEntry] = []
         self._checked: set[str] = set()
         self._texts: dict[str, str] = {}
-        # What was found in each folder, single files included, and whether it is a series.
+        # Images found in each folder, including single files, and whether each is a series.
         self._added: dict[Path, dict[Path, bool]] = {}
         self._search: Iterator[tuple[Path, Path, bool]] = iter(())
         self._new: dict[Path, dict[Path, bool]] = {}
@@ -78,11 +78,11 @@ class BatchPanel:
         return Path(text) if text else None
 
     def refreshSoon(self) -> None:
-        """Make the list again once the scene has settled."""
+        """Refresh the list once the scene has settled."""
         self._timer.start()
 
     def refresh(self) -> None:
-        """Make the list again; what is checked, and what was said about it, stays."""
+        """Refresh the list; check marks and status texts are kept."""
         if not self._section.collapsed and not self._isRunning:
             self._fill()
         self._onChanged()
@@ -105,7 +105,7 @@ class BatchPanel:
         self._isFilling = False
 
     def _prepare(self) -> Callable[[], BatchRun]:
-        """Take the checked entries with today's choices; the list stays as it is until their run has ended."""
+        """Prepare a run of the checked entries with the current choices; the list stays unchanged until it ends."""
         entries, folder = self.chosen, self.folder
         task = self._task([entry.title for entry in entries])
         self._isRunning = True
@@ -121,7 +121,7 @@ class BatchPanel:
         self.refresh()
 
     def setText(self, key: str, text: str) -> None:
-        """Show what became of an entry."""
+        """Show the status of an entry."""
         self._texts[key] = text
         for row, entry in enumerate(self._entries):
             if entry.key == key:
@@ -137,7 +137,7 @@ class BatchPanel:
         self._isFilling = wasFilling
 
     def _onChanged(self) -> None:
-        """Another model, or other cases, were chosen."""
+        """Called when another model or other cases are chosen."""
         problem = self._modelPanel.problem
         if not problem and not self.chosen:
             problem = _("Check at least one case.")
@@ -173,7 +173,7 @@ class BatchPanel:
         self._searchOn()
 
     def _searchOn(self) -> None:
-        """Look at one more file, since a folder may have thousands; list them all, checked, when it was the last."""
+        """Look at one more file, because a folder may have thousands. After the last one, list them all as checked."""
         found = next(self._search, None)
         if found:
             root, path, hasFrames = found

@@ -1,7 +1,7 @@
 """One engine process from start to end: its messages, its log and its temporary folder.
 
-An engine on another computer has a temporary folder there, and the connection has one here, which the engine's arrays
-are copied into as they come.
+An engine on another computer has a temporary folder there. The connection has one on this computer, which receives
+copies of the engine's arrays.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ SECONDS_TO_START = 120
 # Time for the engine to end by itself after its standard input was closed.
 SECONDS_TO_LEAVE = 5
 _LOG_LINES = 300
-# What is not sent yet is in Slicer's memory.
+# Data waiting to be sent occupies Slicer's memory.
 _MOST_BYTES_TO_WRITE = 4 * BLOCK_BYTES
 _REMOVALS, _MILLISECONDS_BETWEEN_REMOVALS = 20, 250
 
@@ -46,7 +46,7 @@ class EngineError:
         values: the values that the sentence names.
         ours: whether it is a bug worth reporting rather than something the user can fix.
         log: traceback or end of the engine's log, for the diagnostics.
-        server: the other computer that it is about; empty for this one.
+        server: the server that the error is about; empty for this computer.
     """
 
     code: str
@@ -69,7 +69,7 @@ class EngineError:
 
     @classmethod
     def ofCode(cls, code: str, log: str = "", **values: object) -> "EngineError":
-        """An error that Slicer's process noticed."""
+        """An error detected in Slicer's process."""
         return cls(code, sentence(code, values), values, log=log)
 
 
@@ -91,7 +91,7 @@ class EngineResult:
 
 
 class EngineObserver:
-    """Receives what becomes of a request. Every method does nothing unless overridden."""
+    """Receives the events of a request. Every method does nothing unless overridden."""
 
     def onStarting(self) -> None:
         """The engine process is starting, which may take a few seconds."""
@@ -103,7 +103,7 @@ class EngineObserver:
         """``fraction`` of the work is done, 0 to 1 over all phases; ``secondsLeft`` is None if unknown."""
 
     def onArray(self, name: str, array: np.ndarray) -> None:
-        """The result ``name`` ("labels", "regions", a map) exists and is being filled; zero where it is not yet."""
+        """The result ``name`` ("labels", "regions", a map) exists and is being filled; the rest is zero."""
 
     def onDone(self, result: EngineResult) -> None:
         """The segmentation is finished."""
@@ -159,26 +159,26 @@ class EngineConnection:
 
     @property
     def session(self) -> Path:
-        """The folder of the arrays, once there was a hello: the engine's, or this side's copy of it."""
+        """The folder of the arrays, available after the hello message: the engine's own, or this computer's copy."""
         return self._ownFolder.path if self._ownFolder else Path(self.hello["session"])
 
     @property
     def bytesAtOnce(self) -> int:
-        """How much to read and write between two events of Slicer; to compress takes longer."""
+        """How much to read and write between two events of Slicer; compression takes longer."""
         return BLOCK_BYTES if self.isRemote else BYTES_AT_ONCE
 
     @property
     def isBehind(self) -> bool:
-        """Whether so much waits to be sent that the next piece should wait, too."""
+        """Whether so much data is waiting to be sent that the next piece should wait."""
         return self._process.bytesToWrite > _MOST_BYTES_TO_WRITE
 
     @contextmanager
     def writing(self, file: str, request: int) -> Iterator[object]:
-        """A new file in the engine's session folder, with a method ``write``.
+        """Open a new file in the engine's session folder; it has a method ``write``.
 
         Args:
             file: its path in that folder.
-            request: the request that it is for.
+            request: number of the request.
 
         Raises:
             OSError: it cannot be written.
@@ -193,19 +193,19 @@ class EngineConnection:
             yield target
 
     def sendBlock(self, fields: dict, request: int) -> None:
-        """Send a part of a file for a request."""
+        """Send part of a file for a request."""
         self.send({"request": "block", "id": request, **fields})
 
     def store(self, message: dict) -> None:
-        """Write a part of an array that has come from another computer; UserError as for ``write_block``."""
+        """Write part of an array received from another computer; UserError as for ``write_block``."""
         write_block(self.session, message)
 
     def mapped(self, file: str) -> np.ndarray:
-        """An array of the session folder, which may still grow."""
+        """Map an array of the session folder, which may still be incomplete."""
         return np.load(self.session / file, mmap_mode="r", allow_pickle=False)
 
     def release(self, request: int) -> None:
-        """The arrays of a request were read, or are not needed."""
+        """Tell the engine that the arrays of a request were read, or are not needed."""
         self.send({"request": "release", "id": request})
         if self._ownFolder:
             self._ownFolder.release(request)
@@ -229,7 +229,7 @@ class EngineConnection:
         """Kill the process and its children. Files it left behind are removed once it has ended."""
         self._isLeaving = True
         if self.isRunning:
-            # Qt may know only a launcher, and the interpreter would outlive it. One on another computer ends by itself.
+            # Qt may know only a launcher, and the interpreter would outlive it. An engine on a server ends by itself.
             self._process.kill(self.hello["pid"] if self.hello and not self.isRemote else None)
 
     @property
@@ -269,7 +269,7 @@ class EngineConnection:
     def _welcome(self, hello: dict) -> None:
         if self.isRemote:
             EngineServer(self.launch.server).checkVersion(hello)
-            # Those of a Slicer that was killed; engines on this computer do the same.
+            # Remove folders left by a Slicer that was killed; engines on this computer do the same.
             session_folder.remove_abandoned()
             try:
                 self._ownFolder = session_folder.SessionFolder()

@@ -1,4 +1,4 @@
-"""The section Advanced: device, where the engine runs, its Python, setting it up, and freeing its memory."""
+"""The section Advanced: device, server, the engine's Python, its installation, and freeing its memory."""
 
 from collections.abc import Callable
 
@@ -81,7 +81,7 @@ class EnginePanel(EngineObserver):
         selector.setCurrentIndex(names.index(device) if device in names else selector.count - 1)
 
     def start(self) -> None:
-        """The user has opened the module: start the engine in the background, unless the user does not want that.
+        """Called when the module is opened: start the engine in the background, unless this is switched off.
 
         Nothing is installed and nothing is asked; what is missing is shown in the section.
         """
@@ -90,7 +90,7 @@ class EnginePanel(EngineObserver):
             self._look(lambda: None)
 
     def leave(self) -> None:
-        """The user has left the module: an engine that nobody has used ends."""
+        """Called when the user leaves the module: stop an engine that has not been used."""
         if self._waiting or self._installation:
             return
         self._python.dropCheck()
@@ -120,7 +120,7 @@ class EnginePanel(EngineObserver):
         self._look(self._installMissing)
 
     def stopWaiting(self) -> None:
-        """Forget who waits in `whenReady`, and stop an installation."""
+        """Drop a pending `whenReady`, and stop an installation."""
         self._waiting = None
         if self._installation:
             self._installation.stop()
@@ -202,7 +202,7 @@ class EnginePanel(EngineObserver):
             onChecked(EngineCheck(problem=Messages.sentence(error)))
 
     def _installMissing(self) -> None:
-        """Install what is missing for the one who waits, after asking."""
+        """Ask, install missing packages, and then continue `whenReady`."""
         if self._installation:
             # It was canceled and is about to end, and will answer.
             return
@@ -236,7 +236,7 @@ class EnginePanel(EngineObserver):
         self._onInstalling(isInstalling)
 
     def _answer(self, problem: str) -> None:
-        """Tell the one who waits whether the engine can run."""
+        """Tell the caller of `whenReady` whether the engine can run."""
         if self._waiting is None:
             return
         (proceed, refuse), self._waiting = self._waiting, None
@@ -265,7 +265,7 @@ class EnginePanel(EngineObserver):
         self._arrange()
 
     def _arrange(self) -> None:
-        """Show the widgets that apply to where the engine runs, and to what it needs."""
+        """Show the widgets that apply to this computer or to a server, and to missing packages."""
         ui, isRemote = self._ui, bool(self._python.server)
         ui.serverPythonLabel.visible = ui.serverPythonEdit.visible = isRemote
         ui.pythonLabel.visible = ui.pythonPathEdit.visible = not isRemote

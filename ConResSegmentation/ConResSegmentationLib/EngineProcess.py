@@ -88,7 +88,7 @@ class EngineProcess:
 
         Args:
             request: its arrays are read when the engine is ready for them.
-            observer: told what becomes of it.
+            observer: receives its events.
         """
         self.isUnused = False
         return self._add("segment", observer, request)
@@ -276,7 +276,7 @@ class EngineProcess:
         return EngineError.fromMessage(message, self._connection.launch.server)
 
     def _store(self, message: dict) -> None:
-        """Keep a part of a result. If that fails, so does the request."""
+        """Store part of a result. If that fails, the request fails."""
         try:
             self._connection.store(message)
         except UserError as error:

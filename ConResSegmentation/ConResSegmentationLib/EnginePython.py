@@ -47,8 +47,8 @@ class EnginePython:
 
     Args:
         program: its executable. Defaults to Slicer's own Python.
-        server: the other computer where the engine runs, as ssh takes it. Defaults to this one.
-        serverProgram: the executable there.
+        server: where the engine runs, as user@host or a name from ssh's configuration. Defaults to this computer.
+        serverProgram: the Python executable on the server.
 
     All three may be changed at any time; a running engine stays.
     """

@@ -90,7 +90,7 @@ class SceneChoices:
         self._wrapper: ConResSegmentationParameterNode | None = None
 
     def of(self, node) -> ConResSegmentationParameterNode:
-        """Those in the scene's parameter node."""
+        """The choices in a scene's parameter node."""
         # Each wrapper adds observers to the node that stay, so there is one per scene. A closed scene empties the node.
         isCurrent = self._wrapper is not None and self._wrapper.parameterNode is node
         if not isCurrent or not node.GetParameterNamesAsCommaSeparatedList():
@@ -98,15 +98,15 @@ class SceneChoices:
         return self._wrapper
 
     def forget(self) -> None:
-        """Read them anew, after a scene was closed or imported.
+        """Read the choices again, after a scene was closed or imported.
 
-        Slicer's wrapper keeps the nodes that it has read; those of a scene that is being imported are not there yet.
+        Slicer's wrapper caches nodes; those of a scene that is being imported do not exist yet.
         """
         self._wrapper = None
 
 
 def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Collection[str]) -> SegmentOptions:
-    """What the engine is asked for, without the ROI: the choices of a scene as the engine names them.
+    """The choices of a scene as options of the engine, without the ROI.
 
     Args:
         provided: the maps that the model can compute; others are left out.

@@ -71,7 +71,7 @@ def pythonEnvironment(isSlicers: bool) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ProcessLaunch:
-    """A program, its arguments and its complete environment; and the other computer where it works, if there is one."""
+    """A program, its arguments and its complete environment, and the server it connects to, if any."""
 
     program: str
     arguments: tuple[str, ...]
@@ -177,7 +177,7 @@ class ChildProcess:
 
     @property
     def bytesToWrite(self) -> int:
-        """How much of what was written has not left this process yet."""
+        """How many bytes are still waiting to be sent to the process."""
         return self._process.bytesToWrite()
 
     def closeInput(self) -> None:

@@ -112,7 +112,7 @@ def _shown(segmentationNode) -> dict[str, dict]:
 
 
 def showSurfaces(segmentationNode) -> Iterator[None]:
-    """Make the surfaces that are missing, one per step, and show them in 3D with the last one.
+    """Create missing surfaces, one per step, and show all of them in 3D after the last step.
 
     Slicer would make all missing ones at once, and handle no events meanwhile, if they were shown before.
     """
@@ -123,17 +123,17 @@ def showSurfaces(segmentationNode) -> Iterator[None]:
 
 
 def smoothSurfaces(segmentationNode, smoothing: float) -> Iterator[None]:
-    """Smooth surfaces more or less, 0 to 1; those that exist are made anew, one per step."""
+    """Set the smoothing of surfaces, 0 to 1; existing surfaces are created again, one per step."""
     if setSmoothing(segmentationNode, smoothing):
         name = _surfaceName()
         yield from _makeSurfaces(segmentationNode, lambda segment: segment.GetRepresentation(name) is not None)
 
 
 def _makeSurfaces(segmentationNode, isWanted: Callable[[object], bool]) -> Iterator[None]:
-    """Make the wanted surfaces, one per step, between which Slicer can handle events, and the user remove segments."""
+    """Create surfaces, one per step; between steps, Slicer can handle events, and the user may remove segments."""
     segmentation = segmentationNode.GetSegmentation()
     if segmentation.GetConversionParameter(_rule().GetJointSmoothingParameterName()) == "1":
-        # They cannot be made one by one.
+        # These cannot be created one by one.
         segmentation.CreateRepresentation(_surfaceName(), True)
         return
     made = []
@@ -142,19 +142,19 @@ def _makeSurfaces(segmentationNode, isWanted: Callable[[object], bool]) -> Itera
         if segment is not None and segmentationNode.GetScene() is not None and isWanted(segment):
             made.append((segment, _makeSurface(segmentationNode, segment)))
             yield
-    # All together: a view that notices one of them has Slicer make all that are missing at once.
+    # Add all at once: as soon as a view sees one surface, Slicer creates all missing ones in one go.
     with slicer.util.NodeModify(segmentationNode):
         for segment, surface in made:
             segment.AddRepresentation(_surfaceName(), surface)
 
 
 def surfaceOf(segmentationNode, segment):
-    """The surface of a segment (vtkPolyData), made for this purpose if there is none; without points for nothing."""
+    """The surface of a segment (vtkPolyData), created if there is none; it has no points if the segment is empty."""
     return segment.GetRepresentation(_surfaceName()) or _makeSurface(segmentationNode, segment)
 
 
 def _makeSurface(segmentationNode, segment):
-    """The surface of a segment as Slicer makes it, which would search all of the labelmap that the segments share."""
+    """Create the surface of a segment as Slicer does, but without searching the whole shared labelmap."""
     name = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
     image = segment.GetRepresentation(name)
     isEmpty = image is None or image.GetNumberOfPoints() == 0
@@ -164,7 +164,7 @@ def _makeSurface(segmentationNode, segment):
         return vtk.vtkPolyData()
     first, crop = image.GetExtent()[::2], vtk.vtkImageConstantPad()
     crop.SetInputData(image)
-    # With nothing around it: Slicer closes a surface only there.
+    # With an empty margin, because Slicer closes a surface only there.
     ends = zip(first, box[::-1], strict=True)
     crop.SetOutputWholeExtent([end for start, part in ends for end in (start + part.start - 1, start + part.stop)])
     crop.Update()
@@ -191,7 +191,7 @@ def _rule():
 
 
 def setSmoothing(segmentationNode, smoothing: float) -> bool:
-    """Set how strongly surfaces are smoothed, 0 to 1; returns whether it was another value before."""
+    """Set how strongly surfaces are smoothed, 0 to 1; returns whether the value changed."""
     segmentation, name = segmentationNode.GetSegmentation(), _rule().GetSmoothingFactorParameterName()
     if float(segmentation.GetConversionParameter(name)) == smoothing:
         return False

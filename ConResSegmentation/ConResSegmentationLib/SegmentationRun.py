@@ -64,16 +64,16 @@ class SegmentationOutcome:
 
 
 class RunListener:
-    """Receives what becomes of a run; the last call is exactly one of onFinished, onFailed and onCancelled.
+    """Receives the events of a run; the last call is exactly one of onFinished, onFailed and onCancelled.
 
-    Segments appear first, then maps and surfaces one after another: only with ``onFinished`` is all of it there.
+    Segments appear first, then maps and surfaces one after another; the result is complete with ``onFinished``.
     """
 
     def onProgress(self, text: str, fraction: float) -> None:
         """``fraction`` of the work is done, 0 to 1; the text names the current step and the time remaining."""
 
     def onFinished(self, outcome: SegmentationOutcome) -> None:
-        """The result is in the scene; if it was canceled then, some maps or surfaces may be missing."""
+        """The result is in the scene; if the run was canceled late, some maps or surfaces may be missing."""
 
     def onFailed(self, sentence: str, details: str) -> None:
         """The scene is unchanged. The sentence is for the user, the details are for the log."""
@@ -101,7 +101,7 @@ class SegmentationRun(EngineObserver):
         self._origin = ResultOrigin.ResultOrigin(model, task.volumeNodes[0], (), roi)
         self._isOver = False
         self._preview: ResultPreview | None = None
-        # What follows the engine's work, the segments that it has put into the scene, and what it reports.
+        # The steps that show the result, the segments that were added to the scene, and the outcome.
         self._work: Generator[None, None, None] | None = None
         self._segments: list[tuple[str, object]] = []
         self._outcome: SegmentationOutcome | None = None
@@ -114,7 +114,7 @@ class SegmentationRun(EngineObserver):
     def cancel(self) -> None:
         """Cancel; the listener is told at once, however long the engine takes.
 
-        A result that is in the scene already stays, without the maps and surfaces that are not there yet.
+        Segments already in the scene stay, without the maps and surfaces that are still missing.
         """
         if self._isOver:
             return
@@ -160,7 +160,7 @@ class SegmentationRun(EngineObserver):
             self._advance()
 
     def _advance(self) -> None:
-        """Do the next piece of what follows the engine's work; between the pieces Slicer handles events."""
+        """Do the next step of showing the result; Slicer handles events between the steps."""
         if self._isOver:
             return
         try:
@@ -204,7 +204,7 @@ class SegmentationRun(EngineObserver):
             self._preview = None
 
     def _show(self, result: EngineResult) -> Iterator[None]:
-        """Show the result if the first volume still is what the engine was sent: segments, then maps and surfaces.
+        """Show segments, then maps and surfaces, if the first volume is unchanged since it was sent to the engine.
 
         Everything that can fail is created before the scene is changed, and new nodes are removed if something still
         fails.
@@ -262,7 +262,7 @@ class SegmentationRun(EngineObserver):
             raise UserError("volume-changed", name=volumeNode.GetName())
 
     def _checkStillShown(self) -> None:
-        """Between the pieces of `_show` the user may remove the result, and another run may replace it."""
+        """Raise an error if the result was removed or replaced between the steps of `_show`."""
         node = self._outcome and self._outcome.segmentationNode
         if node is None:
             return

@@ -1,4 +1,4 @@
-"""What the panels of both modules have in common: sentences, plain text, paths, and a panel that stays narrow."""
+"""Helpers for the panels of both modules: messages, plain text, paths, and keeping a panel narrow."""
 
 import html
 import importlib
@@ -36,7 +36,7 @@ def describeModule(parent, title: str, text: str) -> None:
 
 
 def forgetModules(*packages: str) -> None:
-    """Let the next import load packages anew, for when a module is reloaded."""
+    """Unload packages so that the next import loads them again, for when a module is reloaded."""
     importlib.invalidate_caches()
     for name in [name for name in sys.modules if name.split(".")[0] in packages]:
         del sys.modules[name]
@@ -88,10 +88,10 @@ def singleShotTimer(widget, react: Callable[[], None], milliseconds: int = 0):
 
 
 class WorkInSteps:
-    """Does one piece of work after another, each in a turn of its own, so that Slicer handles events between them.
+    """Runs work in steps, each in its own turn of the event loop, so that Slicer handles events between them.
 
     Args:
-        widget: the work ends with it.
+        widget: the work stops when it is deleted.
     """
 
     def __init__(self, widget):
@@ -99,18 +99,18 @@ class WorkInSteps:
         self._timer = singleShotTimer(widget, self._next)
 
     def start(self, steps: Iterator[None]) -> None:
-        """Do work whose every ``next`` does a piece; what is left of earlier work is not done."""
+        """Start new work, one step per ``next``; the rest of earlier work is dropped."""
         self._steps = steps
         self._timer.start(0)
 
     def stop(self) -> None:
-        """Leave the rest undone."""
+        """Drop the remaining steps."""
         self._timer.stop()
         self._steps = iter(())
 
     @property
     def isBusy(self) -> bool:
-        """Whether something is left to do."""
+        """Whether steps remain."""
         return self._timer.isActive()
 
     def _next(self) -> None:

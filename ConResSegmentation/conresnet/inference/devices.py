@@ -1,4 +1,4 @@
-"""Devices: where a network computes and in which format, how far it is, what went wrong, CPU threads and memory."""
+"""Devices: where a network runs, in which precision, progress of a forward pass, failures, CPU threads and memory."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _MPS_SINCE = "2.9"
 _INDEX = re.compile("[0-9]{1,4}")
 _CPU_BF16 = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16")
 
-# Voxels of a batch. In fp32 on the CPU, PyTorch computes a single small window without oneDNN, which takes up to 1.8
-# times as long; larger batches gain nothing there. A GPU is idle most of the time with less than a large window.
+# Voxels per batch. In fp32 on the CPU, PyTorch computes a single small window without oneDNN, which takes up to 1.8
+# times as long; larger batches are no faster there. On a GPU, small windows leave most of the device idle.
 _CPU_BATCH = 2**19
 _GPU_BATCH = 2**21
 
@@ -57,10 +57,10 @@ class Backend:
         return torch.contiguous_format if self.precision == "fp32" else torch.channels_last_3d
 
     def placed(self, network: nn.Module) -> nn.Module:
-        """The network here: itself for fp32 on the CPU, and otherwise a copy, so that the original is never lost.
+        """The network on this device: itself for fp32 on the CPU, and otherwise a copy, so that the original is kept.
 
-        In half precision, convolutions have their weights in that format already, which autocast would otherwise
-        convert for every batch.
+        In half precision, the weights of convolutions are converted once; otherwise autocast would convert them for
+        every batch.
         """
         if self.device.type == "cpu" and self.precision == "fp32":
             return network
@@ -72,24 +72,24 @@ class Backend:
         return placed.to(device=self.device, memory_format=self.memory_format)
 
     def take(self, block: Tensor) -> Tensor:
-        """A (batch, C, S, H, W) float32 input brought here.
+        """Copy a (batch, C, S, H, W) float32 input to this device.
 
-        To a CUDA device it is copied from pinned memory while the CPU goes on. PyTorch does not reuse that memory
-        before the copy is done, so that the next input is prepared meanwhile.
+        The copy to a CUDA device is asynchronous, from pinned memory, so that the CPU can prepare the next input.
+        PyTorch does not reuse that memory before the copy is done.
         """
         if self.device.type == "cuda":
             block = block.pin_memory()
         return block.to(device=self.device, memory_format=self.memory_format, non_blocking=True)
 
     def wait(self) -> None:
-        """Wait until a GPU has done what it was given; PyTorch returns before that."""
+        """Wait until a GPU has finished its work, because PyTorch calls return earlier."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
             torch.mps.synchronize()
 
     def batch(self, window: Sequence[int]) -> int:
-        """How many windows or mirrored copies of that size (S, H, W) a network takes at once."""
+        """How many windows or mirrored copies of this size (S, H, W) to compute at once."""
         most = _CPU_BATCH if self.device.type == "cpu" else _GPU_BATCH
         return max(1, most // math.prod(window))
 
@@ -257,15 +257,15 @@ _WATCHED = (nn.Conv3d, nn.ConvTranspose3d)
 
 
 class ForwardMonitor:
-    """Calls back after every convolution with the share of the forward pass that is done.
+    """Calls a function after every convolution with the share of the forward pass that is done.
 
     A trial pass on a tiny input shows in what order the convolutions and deconvolutions come and how much each costs;
-    their shares hardly depend on the input's size. A pass with fewer of them, such as that of a last batch, ends early.
+    their shares hardly depend on the input's size. A pass with fewer of them, such as for a last batch, ends early.
     A context manager, so that no hook is left behind.
 
     Args:
         networks: whose convolutions to watch.
-        trial: runs, on a tiny input, the pass that will be made for every batch.
+        trial: runs the same pass on a tiny input.
         tick: called with the share done, 0 to 1; before each convolution with the same share as after the previous one.
             An exception from it ends the pass.
     """

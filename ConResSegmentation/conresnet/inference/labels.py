@@ -1,6 +1,6 @@
-"""From probabilities to label values: each voxel's segment, the voxels of a segment, and small components. Torch-free.
+"""From probabilities to label values: each voxel's segment, the voxels of a segment, and small components.
 
-Torch-free when imported: probabilities are tensors, on whatever device the network computes.
+Importing this module does not import torch. Probabilities are tensors on the device that the network runs on.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 def small_components(mask: np.ndarray, smallest: float) -> np.ndarray:
-    """The voxels of connected components that are smaller than a share of the whole.
+    """Find the connected components that are smaller than a share of the whole mask.
 
-    Voxels that touch at a face, an edge or a corner are connected (our choice). The largest component is never small,
-    so that an object in many pieces does not vanish (our choice).
+    Voxels that touch at a face, an edge or a corner are connected (our choice). The largest component always counts as
+    large, so that an object in many pieces does not vanish (our choice).
 
     Args:
         mask: bool, three axes.
-        smallest: 0 to 1.
+        smallest: share of the mask's voxels, 0 to 1.
 
     Returns:
-        bool of the same shape.
+        the voxels of these components, bool of the same shape.
     """
     # Not at the top, because Slicer's process uses this module and must not load SimpleITK when it starts.
     import SimpleITK as sitk
@@ -49,7 +49,7 @@ def packed_size(regions: int) -> int:
 
 
 def region_mask(packed: np.ndarray, index: int) -> np.ndarray:
-    """Where a region is, including what lies over it.
+    """The mask of a region, including parts where another region covers it.
 
     Args:
         packed: (b, ...) uint8, see ``LabelWriter.labels``.
@@ -62,7 +62,7 @@ def region_mask(packed: np.ndarray, index: int) -> np.ndarray:
 
 
 def segment_mask(labels: np.ndarray, regions: np.ndarray | None, output: Output, index: int) -> np.ndarray:
-    """(...) bool: where a segment is in a result or a part of it; a region with what lies over it.
+    """The mask of a segment (...) bool, including parts where another region covers it.
 
     Args:
         labels: (...) uint8.
@@ -79,12 +79,12 @@ def segment_masks(labels: np.ndarray, regions: np.ndarray | None, output: Output
 
 
 def segment_boxes(labels: np.ndarray, regions: np.ndarray | None, output: Output) -> list[Box | None]:
-    """The box around each segment, see ``segment_mask``; None for one that is not there.
+    """The bounding box of each segment, see ``segment_mask``; None for an empty one.
 
     Args:
         labels, regions: with three axes for voxels.
     """
-    # Slice by slice, because looking for each of many segments in a whole scan takes long.
+    # Count labels slice by slice, because searching a whole scan for each of many segments is slow.
     counts = np.array([np.bincount(plane.ravel(), minlength=256) for plane in labels])
     boxes = []
     for index, segment in enumerate(output.segments):
@@ -97,7 +97,7 @@ def segment_boxes(labels: np.ndarray, regions: np.ndarray | None, output: Output
 
 
 def exclusive_labels(probability: Tensor, values: Sequence[int]) -> Tensor:
-    """The value of the most likely of the segments, or 0 for the background, which has what they leave of 1.
+    """The value of the most likely segment, or 0 for the background, whose probability is what remains of 1.
 
     Args:
         probability: (K, ...), one per segment.
@@ -120,14 +120,14 @@ def exclusive_labels(probability: Tensor, values: Sequence[int]) -> Tensor:
 
 
 class LabelWriter:
-    """Decides each voxel's label by the probabilities, and counts voxels.
+    """Converts probabilities to labels, and counts voxels.
 
     Args:
         output: the model's segments, which exclude or overlap each other.
 
     Attributes:
-        voxels: how many have each segment's label so far, in the order of the segments.
-        region_voxels: how many belong to each region, including those where another lies over it; None for labels.
+        voxels: number of voxels with each segment's label so far, in the order of the segments.
+        region_voxels: number of voxels in each region, including those that another region covers; None for labels.
     """
 
     def __init__(self, output: Output):
@@ -135,7 +135,7 @@ class LabelWriter:
         self._values = np.array([segment.label for segment in output.segments], dtype=np.uint8)
         names = [segment.name for segment in output.segments]
         self._order = [names.index(name) for name in output.paint_order]
-        # Pairs of a region and a part of it, the last written first, so that each is whole before it is a part itself.
+        # Pairs of a region and its part, innermost first, so that a part is complete before it is added to a region.
         self._parts = [
             (index, names.index(part)) for index in reversed(self._order) for part in output.segments[index].includes
         ]
@@ -145,10 +145,10 @@ class LabelWriter:
     def labels(
         self, probability: Tensor, mask: np.ndarray | None = None, packed: np.ndarray | None = None
     ) -> np.ndarray:
-        """Label values of a block. Decided on the device of the probabilities, so that only bytes are copied from it.
+        """Label values of a block, computed on the device of the probabilities, so that only bytes are copied from it.
 
         Args:
-            probability: (K, ...), one per segment; 0 where there is nothing.
+            probability: (K, ...), one per segment.
             mask: False where there is no segment, such as outside an ROI.
             packed: (b, ...) uint8 with b of ``packed_size``; if given, receives the regions that each voxel belongs
                 to, one bit per region: bit n % 8 of byte n // 8 for the n-th.
@@ -184,9 +184,9 @@ class LabelWriter:
             labels[region(index)] = self._values[index]
 
     def drop_small_components(self, labels: np.ndarray, packed: np.ndarray | None, smallest: float) -> None:
-        """Remove each segment's components that are smaller than a share of it, and count again.
+        """Remove components of each segment that are smaller than a share of it, and count again.
 
-        Regions are judged whole, including where another lies over them.
+        Regions are measured whole, including parts that another region covers.
 
         Args:
             labels: (S, H, W) or any other order of axes, the whole result; changed in place.
@@ -216,13 +216,13 @@ class LabelWriter:
         packed: np.ndarray | None,
         change: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
     ) -> None:
-        """Replace each segment that has voxels, and count again. What leaves a region leaves its parts too.
+        """Change each segment that has voxels, and count again. What leaves a region leaves its parts, too.
 
         Args:
             labels, packed: see ``drop_small_components``; changed in place.
-            change: called for one segment after another, a region before its parts, with the number of the segment,
-                its mask, and where it may grow: where no other segment is, or anywhere for regions. Both are cut to
-                the box around the segment, and so is the mask that it returns.
+            change: called for each segment, a region before its parts, with the number of the segment, its mask, and
+                the mask of where it may grow: voxels of no other segment, or any voxel for regions. Both are cropped
+                to the box around the segment, and so is the new mask that it returns.
         """
         around = bounding_box(labels)
         if around is None:
@@ -250,7 +250,7 @@ class LabelWriter:
         self._repaint(labels, packed)
 
     def _repaint(self, labels: np.ndarray, packed: np.ndarray | None) -> None:
-        """Make the labels those of changed regions, and count."""
+        """Recompute the labels from changed regions, and count."""
         if packed is not None:
             self.region_voxels[:] = [np.count_nonzero(region_mask(packed, index)) for index in range(len(self._values))]
             labels[...] = 0
@@ -264,11 +264,11 @@ def _set_bits(packed: np.ndarray, index: int, mask: np.ndarray) -> None:
 
 
 class FoundSegments:
-    """The segments that a pass finds which is not the last one: a byte per voxel, and a bit per segment where they
-    overlap. Probabilities are not kept.
+    """The segments found by a pass before the last one: a byte per voxel, and a bit per segment if segments overlap.
+    Probabilities are not kept.
 
     Args:
-        case: what is segmented.
+        case: the case being segmented.
         output: the model's segments.
 
     Attributes:
@@ -292,11 +292,11 @@ class FoundSegments:
         self._writer = LabelWriter(self._output)
 
     def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
-        """Take a finished slab; outside an ROI there is nothing."""
+        """Add a finished slab; voxels outside an ROI are left empty."""
         mask = None if self._case.inside is None else self._case.inside[where]
         packed = None if self._regions is None else self._regions[(slice(None), *where)]
         self.labels[where] = self._writer.labels(values["probability"], mask, packed)
 
     def drop_small_components(self, smallest: float) -> None:
-        """Remove each segment's components that are smaller than a share of it."""
+        """Remove components of each segment that are smaller than a share of it."""
         self._writer.drop_small_components(self.labels, self._regions, smallest)

@@ -1,4 +1,4 @@
-"""The results of a case on the input's grid, which grow while slabs of slices come in. Torch-free when imported."""
+"""The results of a case on the input's grid, filled slab by slab. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]
 
 
 def _copied(values: Tensor) -> np.ndarray:
-    """Values as ``to_half`` makes them, converted before they are copied from the device."""
+    """The same as ``to_half``, but converted on the device, before the values are copied from it."""
     return values.clamp(-HALF_MAXIMUM, HALF_MAXIMUM).half().cpu().numpy()
 
 

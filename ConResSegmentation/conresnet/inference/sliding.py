@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_HALVINGS = 3
 _WAIT = 0.1
-"""Seconds after which progress waits for the device, which may be far behind what it was given."""
+"""Seconds between waits for the device, so that progress does not run ahead of an asynchronous GPU."""
 
 Finish = Callable[[Box, dict[str, Tensor]], None]
 
@@ -47,9 +47,9 @@ class Accumulator(Protocol):
     """What receives the finished slabs of a pass."""
 
     def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
-        """Take a finished slab: its place (S, H, W) and its values by name, (c, ...) float32, not to be kept.
+        """Receive a finished slab: its place (S, H, W) and its values by name, (c, ...) float32, not to be kept.
 
-        They are still on the device, so that only what becomes of them needs to be copied from it.
+        The values are still on the device, so that only what is computed from them has to be copied.
         """
 
     def restart(self) -> None:
@@ -75,14 +75,14 @@ def slide(
         shape: of the array (S, H, W).
         blending: "gaussian" or "uniform", see ``axis_weights``.
         finish: see ``Accumulator.finish``.
-        together: how many windows are handed to ``predict`` at once.
+        together: how many windows are passed to ``predict`` at once.
     """
     stitcher, windows = Stitcher(plan, shape, blending, finish), iter(plan)
     while some := list(islice(windows, together)):
         shown = torch.stack([torch.from_numpy(block(plan.start(window), plan.size)) for window in some])
         answers = predict(shown)
         for window in some:
-            # Taken out of the list, so that nothing holds an answer while the next windows are computed.
+            # Removed from the list, so that no output stays in memory while the next windows are computed.
             stitcher.add(window, answers.pop(0))
 
 
@@ -149,11 +149,11 @@ class Stitcher:
 
 
 class Predictor(Protocol):
-    """One or several networks that together give the answer for windows.
+    """One network, or several that are combined, that predict windows.
 
     Attributes:
         title: of the model.
-        placed: the networks where they compute; their convolutions show how far a pass is.
+        placed: the networks on the device; their convolutions show the progress of a pass.
         maps: names in ``conresnet.package.maps.MAPS`` that it can provide.
     """
 
@@ -162,21 +162,21 @@ class Predictor(Protocol):
     maps: Collection[str]
 
     def place(self, backend: Backend) -> None:
-        """Bring the networks to a device, for its precision."""
+        """Move the networks to a device, in its precision."""
 
     def copies(self, mirrors: bool = True) -> int:
-        """How many times a network looks at a window: once, and at every mirrored copy."""
+        """How many times a network processes a window: once, and once per mirrored copy."""
 
     def predict(
         self, windows: Tensor, maps: Collection[str], mirrors: bool = True, batch: int = 1
     ) -> list[dict[str, Tensor]]:
-        """Several windows.
+        """Predict several windows.
 
         Args:
             windows: (N, C, S, H, W) float32 on the CPU.
             maps: wanted along with the probability.
             mirrors: whether to average over mirrored windows, as the model asks for.
-            batch: how many windows and mirrored copies a network takes at once.
+            batch: how many windows and mirrored copies a network computes at once.
 
         Returns:
             For each window (c, S, H, W) float32 by name: always "probability", one component per segment (without the
@@ -185,7 +185,7 @@ class Predictor(Protocol):
         """
 
     def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
-        """Make all that ``predict`` makes, on the smallest possible windows."""
+        """Run ``predict`` on the smallest possible windows."""
 
 
 @dataclass(frozen=True)
@@ -254,8 +254,8 @@ class Passes:
     ) -> None:
         """Go over the windows of a box of a case.
 
-        Each pass begins anew with the windows and the device that were chosen. When memory runs out, fewer windows and
-        mirrored copies are computed at once, which changes nothing else. If one at a time is too much, the longest side
+        Each pass starts with the chosen windows and device. When memory runs out, fewer windows and mirrored copies are
+        computed at once, which does not change the result. If one at a time is too much, the longest side
         of the windows is halved, up to three times; then the CPU takes over from a GPU. It also does when the GPU has
         no room for the network, or fails. Where half precision gives values that are not numbers, fp32 is used.
         All of that is logged and added to the warnings.
@@ -333,7 +333,7 @@ class Passes:
             raise
 
         def finish(where: Box, values: dict[str, Tensor]) -> None:
-            # It would be painted as background, and nobody would know why there is no segment.
+            # NaN would become background, and nobody would know why the segment is missing.
             if not values["probability"].sum().isfinite():
                 raise UserError("network-not-finite", model=predictor.title)
             accumulator.finish(where, values)
@@ -356,7 +356,7 @@ class Passes:
     def _watched(
         self, predictor: Predictor, backend: Backend, maps: Sequence[str], windows: int, together: int, batch: int
     ) -> Iterator[Callable[[Tensor], list[dict[str, Tensor]]]]:
-        """``predictor.predict`` for some windows after others, with progress and cancellation inside each call."""
+        """Wrap ``predictor.predict`` so that it reports progress and can be canceled inside each call."""
         finished, some, reached = 0, 0, time.monotonic()
 
         def tick(share: float) -> None:

@@ -1,4 +1,4 @@
-"""What answers for the windows of a pass: one network, or the mean of several."""
+"""Predictors for the windows of a pass: one network, or the mean of several."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class SingleNetwork:
         self.maps = maps_from(network.provides)
 
     def place(self, backend: Backend) -> None:
-        """Bring the network to a device, for its precision, unless it is there."""
+        """Move the network to a device, in its precision, unless it is already there."""
         if backend != self._backend:
-            # Never two copies at once: the one may have taken the last of a GPU's memory.
+            # Never keep two copies at once: one may fill the GPU's memory.
             self._backend, self.placed = None, []
             self.placed = [backend.placed(self.networks[0])]
             self._backend = backend
 
     def copies(self, mirrors: bool = True) -> int:
-        """How many times the network looks at a window."""
+        """How many times the network processes a window."""
         return 1 + len(self._mirrorings) * mirrors
 
     @torch.inference_mode()
@@ -71,7 +71,7 @@ class SingleNetwork:
         answers: list[dict[str, Tensor]] = []
         for first in range(0, len(copies), batch):
             part = copies[first : first + batch]
-            # A mirrored copy sees each slice's other neighbor, so that maps are those of the window as it is.
+            # In a mirrored copy, each slice follows its other neighbor, so maps come from the original window only.
             output = self._forward(shown, part, wanted if () in dict(part) else {"segmentation"})
             probability = segment_probabilities(output.pop("segmentation").float(), self._exclusive)
             for row, (axes, index) in enumerate(part):
@@ -85,7 +85,7 @@ class SingleNetwork:
         return answers
 
     def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
-        """Make all that ``predict`` makes, on windows as small as can be."""
+        """Run ``predict`` on the smallest possible windows."""
         self.predict(torch.zeros(windows, self._input_channels, 16, 16, 16), maps, mirrors, batch)
 
     def _forward(self, shown: Tensor, copies: Sequence[tuple], wanted: Collection[str]) -> dict[str, Tensor]:
@@ -95,13 +95,13 @@ class SingleNetwork:
 
 
 def _maps(output: dict[str, Tensor], row: int, names: Collection[str]) -> dict[str, Tensor]:
-    """The maps that a network's output has for one window of a batch."""
+    """The maps in a network's output for one window of a batch."""
     values = {name: output[MAPS[name].output][row].float() for name in names if MAPS[name].output in output}
     return {name: value.sigmoid_() if MAPS[name].is_logit else value for name, value in values.items()}
 
 
 def _subsets(axes: list[int]) -> list[tuple[int, ...]]:
-    """Every way to mirror, except not at all."""
+    """All combinations of mirrored axes, except none."""
     return list(chain.from_iterable(combinations(axes, count) for count in range(1, len(axes) + 1)))
 
 
@@ -132,16 +132,16 @@ class AveragedNetworks:
 
     @property
     def placed(self) -> list[nn.Module]:
-        """The networks where they compute."""
+        """The networks on the device."""
         return [network for member in self._members for network in member.placed]
 
     def place(self, backend: Backend) -> None:
-        """Bring the networks to a device, for its precision."""
+        """Move the networks to a device, in its precision."""
         for member in self._members:
             member.place(backend)
 
     def copies(self, mirrors: bool = True) -> int:
-        """How many times each network looks at a window."""
+        """How many times each network processes a window."""
         return self._members[0].copies(mirrors)
 
     @torch.inference_mode()
@@ -173,13 +173,13 @@ class AveragedNetworks:
         return answers
 
     def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
-        """Make all that ``predict`` makes, on windows as small as can be."""
+        """Run ``predict`` on the smallest possible windows."""
         for member in self._members:
             member.trial([name for name in maps if name != "disagreement"], mirrors, windows, batch)
 
 
 def _add(totals: list[dict[str, Tensor]], answers: list[dict[str, Tensor]]) -> None:
-    """In place; a function, so that no name holds the answers while the next network computes."""
+    """Add in place; a function, so that no variable keeps the outputs in memory while the next network computes."""
     for total, answer in zip(totals, answers, strict=True):
         for name, value in answer.items():
             total[name] += value
