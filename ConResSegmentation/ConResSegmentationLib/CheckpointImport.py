@@ -29,13 +29,13 @@ from .Widgets import plain
 
 
 def askForCheckpoint() -> str:
-    """Ask for the file of a checkpoint; empty if the user chooses none."""
+    """Ask for a checkpoint file; empty if the user cancels."""
     kinds = _("Checkpoints ({patterns})").format(patterns=" ".join(f"*{one}" for one in CHECKPOINT_SUFFIXES))
     return qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Import a checkpoint"), "", kinds)
 
 
 def askForSettings(checkpoint: Path) -> dict | None:
-    """Ask what the checkpoint does not say, as ``conresnet import`` does; None if the user cancels.
+    """Ask for settings that the checkpoint does not contain, as in ``conresnet import``; None if the user cancels.
 
     Returns:
         the settings, see `conresnet.importing.describe`. What was left empty has the default.
@@ -103,7 +103,7 @@ class _Dialog:
         return bool(self._dialog.exec_())
 
     def close(self) -> None:
-        """It is not needed any more."""
+        """Delete the dialog."""
         self._dialog.deleteLater()
 
     def settings(self) -> dict:
@@ -138,13 +138,13 @@ def _parts(text: str) -> list[str]:
 
 
 class CheckpointImport:
-    """Converts a checkpoint in a process of the engine's Python, and hands over the model package.
+    """Converts a checkpoint in a process of the engine's Python, and installs the model package.
 
     Args:
         python: the engine's Python.
         checkpoint: the file.
         settings: see `askForSettings`.
-        control: told of progress, lines for the log, and the end.
+        control: receives progress, lines for the log, and the result.
         install: called with the path of the package; it returns the name of the installed model, or "". May raise
             UserError.
 

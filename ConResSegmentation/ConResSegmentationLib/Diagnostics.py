@@ -1,4 +1,4 @@
-"""What a user runs when something is wrong: a bug report without names of images, and the module's self-test."""
+"""Help for diagnosing problems: a bug report without names of images, and the module's self-test."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from conresnet.request import SegmentOptions
 from . import MapVolumes, ResultOrigin
 from .SegmentationRun import SegmentationTask
 
-# Its window is about as large as the volume made here.
+# The window of this model is about as large as the test volume.
 _MODEL = "hippocampus"
 
 
@@ -60,7 +60,7 @@ def _nodes(className: str) -> list:
 
 
 class SelfTest(ScriptedLoadableModuleTest):
-    """The tests, with an image made here and the shipped models. A subclass names the module's Logic."""
+    """The self-test, with a synthetic image and the shipped models. A subclass names the module's Logic."""
 
     Logic = None
 
@@ -97,7 +97,7 @@ class SelfTest(ScriptedLoadableModuleTest):
 
 
 def makeVolume(name: str = "T1 phantom", shape: tuple[int, int, int] = (40, 48, 36)):
-    """A volume with a bright body in noise, 1 mm, away from the origin."""
+    """A synthetic volume of 1 mm voxels with a bright body in noise, away from the origin."""
     noise = np.random.default_rng(0).normal(100, 10, shape)
     k, j, i = np.indices(shape)
     center = (np.array(shape) - 1) / 2

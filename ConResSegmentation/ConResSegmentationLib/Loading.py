@@ -125,14 +125,14 @@ def _isImage(name: str) -> bool:
 
 
 def withoutEnding(name: str) -> str:
-    """The name of an image file without what says its format."""
+    """The name of an image file without its format extension."""
     endings = sorted([*_SERIES, *_ENDINGS], key=len, reverse=True)
     ending = next((one for one in endings if name.casefold().endswith(one)), "")
     return name[: len(name) - len(ending)]
 
 
 def readSeries(path: Path):
-    """A 4-D file as a sequence node with a browser, as Slicer loads it; if it was read before, that one.
+    """Load a 4-D file as a sequence node with a browser; if it was loaded before, return that node.
 
     Raises:
         UserError: ``series-unreadable``.

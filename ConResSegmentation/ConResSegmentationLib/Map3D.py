@@ -72,7 +72,7 @@ def paint(segmentationNode, mapNode) -> Iterator[None]:
 
 
 def makeIsosurface(segmentationNode, mapNode, threshold: float) -> Iterator[None]:
-    """Put the surface of a map at a value into the scene, in steps of a moment each."""
+    """Add the surface of a map at a value to the scene, in short steps."""
     surface = yield from _isosurface(mapNode, threshold)
     node = _put(segmentationNode, mapNode, surface, Map3D.isosurface, _("{map} surface").format(map=mapNode.GetName()))
     node.SetAttribute(_THRESHOLD_ATTRIBUTE, f"{threshold:g}")
@@ -294,7 +294,7 @@ def _setTransferFunctions(display, mapDisplay, opacity: float) -> None:
 
 
 def _setLegend(segmentationNode, node, mapNode) -> None:
-    """Show one legend, at the first visible node; its place and size are the user's once it is there."""
+    """Show one legend, at the first visible node; the user may then move and resize it."""
     if node is None:
         return
     for other in nodes(segmentationNode):
@@ -313,7 +313,7 @@ def _setLegend(segmentationNode, node, mapNode) -> None:
 
 
 def coverSegments(segmentationNode, isCovered: bool) -> None:
-    """Hide the segments' own surfaces, which lie where a painted one does and around the others; or show them again."""
+    """Hide the segments' own surfaces, which would cover the map in 3D, or show them again."""
     display = segmentationNode.GetDisplayNode()
     if display is None:
         return

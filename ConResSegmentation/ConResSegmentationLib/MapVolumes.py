@@ -23,7 +23,7 @@ _ROLE = "conresnetMap"
 _INPUT_ROLE = "conresnetInput"
 # Below this value a map is transparent.
 _CLEAR_BELOW = 0.05
-# What is done in one turn of Slicer's event loop: about a tenth of a second.
+# Work for one turn of Slicer's event loop: about a tenth of a second.
 _VOXELS_AT_ONCE = 8_000_000
 # Number of values from which the display range is estimated.
 _SAMPLE = 100_000
@@ -79,7 +79,7 @@ def segmentationOf(mapNode):
 
 
 def slabs(shape: tuple[int, ...], planes: slice | None = None) -> Iterator[slice]:
-    """The planes of an array [k, j, i], all or some, in pieces that are a moment's work each."""
+    """Split the planes of an array [k, j, i], all or some, into pieces that each take only a moment."""
     planes = planes or slice(0, shape[0])
     step = max(1, _VOXELS_AT_ONCE // max(1, shape[1] * shape[2]))
     for start in range(planes.start, planes.stop, step):
@@ -87,7 +87,7 @@ def slabs(shape: tuple[int, ...], planes: slice | None = None) -> Iterator[slice
 
 
 def put(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlane: str = "") -> Iterator[None]:
-    """Put the maps of a result into the scene, in place of those of the earlier result; each step is a moment's work.
+    """Add the maps of a result to the scene, replacing those of the earlier result, in short steps.
 
     They are cropped to what was computed: the rest, 0, would be drawn as a value, and may be most of a large image.
 

@@ -23,7 +23,7 @@ def sentence(error) -> str:
 
 
 def reason(row: dict) -> str:
-    """Why a place is in the review list, translated; in English for codes of an engine of another version."""
+    """Why a place is in the review list, translated; in English if a code is unknown."""
     try:
         return catalogReason(row["reason_codes"], _)
     except KeyError:
@@ -31,7 +31,7 @@ def reason(row: dict) -> str:
 
 
 def phase(name: str) -> str:
-    """The name of a phase of the engine's work."""
+    """The text for a phase of the engine's work."""
     return {
         "sending": _("Sending the images"),
         "loading": _("Loading the model"),

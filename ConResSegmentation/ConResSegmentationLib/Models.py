@@ -1,4 +1,4 @@
-"""The models: the list in the panel, what it shows of each, installing and removing them."""
+"""The models: the list in the panel, information about each model, installing and removing them."""
 
 import html
 from collections.abc import Callable, Iterator
@@ -134,7 +134,7 @@ def details(choice: ModelChoice) -> str:
 
 
 def measured(path: Path, isBrief: bool = False) -> list[str]:
-    """The figures that come with a model, in words; empty if there are none that can be read.
+    """The measured figures of a model as sentences; empty if there are none that can be read.
 
     Args:
         isBrief: leave out the figures of the segments.

@@ -21,7 +21,7 @@ _STATISTICS_OF_A_CHANNEL = "mean_intensity "
 
 
 def keep(segmentationNode, report: dict) -> None:
-    """Keep what the engine has said about a result; its lists are tables of the scene, see ``Review.put``."""
+    """Store the engine's report of a result in the scene; its lists become tables, see ``Review.put``."""
     kept = {key: value for key, value in report.items() if key != "statistics"}
     kept["review"] = {key: value for key, value in (report.get("review") or {}).items() if key != "rows"}
     segmentationNode.SetAttribute(_REPORT_ATTRIBUTE, json.dumps(kept))
@@ -37,7 +37,7 @@ def isPossible(segmentationNode) -> bool:
 
 
 def write(segmentationNode, path: Path) -> Iterator[None]:
-    """Write the page, with the 3D view as it is, in steps between which Slicer can handle events.
+    """Write the page with the current 3D view, in steps between which Slicer can handle events.
 
     Raises:
         UserError: the model, the volume or the segmentation is no longer there, or the file cannot be written.

@@ -182,7 +182,7 @@ class ReviewPanel:
         return self._work.isBusy
 
     def close(self) -> None:
-        """Leave a report unwritten: the scene is closed, or Slicer quits."""
+        """Stop writing a report, because the scene is closed or Slicer quits."""
         self._work.stop()
 
     def setShortcutsEnabled(self, isEnabled: bool) -> None:
@@ -256,7 +256,7 @@ class ReviewPanel:
         self._count()
 
     def _count(self) -> None:
-        """Show in the title how many places were seen."""
+        """Show in the title how many places were checked."""
         title, text, note = _("Review"), _("Segment with “Review list” checked to list the places worth checking."), ""
         if self._rows:
             seen, text = sum(row[SEEN] for _index, row in self._rows), ""

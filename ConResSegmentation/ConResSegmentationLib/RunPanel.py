@@ -144,7 +144,7 @@ class RunControl(RunListener):
             self._onNotStarted()
 
     def isFree(self) -> bool:
-        """Whether nothing runs; the user is told otherwise."""
+        """Whether nothing is running; otherwise, tell the user."""
         if self._panel.isRunning:
             slicer.util.errorDisplay(_("Wait until the current run has ended, or cancel it."))
         return not self._panel.isRunning
@@ -156,7 +156,7 @@ class RunControl(RunListener):
             self._enginePanel.whenReady(lambda: self._panel.end(_("The engine is ready.")), self._refuse)
 
     def cancel(self) -> None:
-        """Stop what runs, or what is about to."""
+        """Stop the current run, or one that is about to start."""
         self._enginePanel.stopWaiting()
         if self._run:
             self._run.cancel()

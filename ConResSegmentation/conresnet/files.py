@@ -51,7 +51,7 @@ def check_content(path: str | Path, beginning: bytes | None = None) -> None:
 
 
 def names_in_zip(path: str | Path) -> set[str]:
-    """The names of the files in a zip file, without folders; none if it is not a whole zip file."""
+    """Names of the files in a .zip file, without folders; empty if the file is not a complete .zip file."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {name.replace("\\", "/").split("/")[-1] for name in archive.namelist()}
@@ -69,7 +69,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
-        # Nobody writes one file for a day: an older part is from a process that was killed.
+        # Writing a file never takes a day, so an older part is from a process that was killed.
         for left in path.parent.glob(f".part-*-{glob.escape(path.name)}"):
             if time.time() - left.stat().st_mtime > _SECONDS_OF_A_DAY:
                 left.unlink()

@@ -42,7 +42,7 @@ MOST_SPOTS = 50
 # Dice below which a slice is called bad.
 BAD_DICE = 0.8
 
-# What a value below or above the mean of the feature is in words, see ``conresnet.messages``.
+# Message codes for a value below and above the mean of the feature, see ``conresnet.messages``.
 _REASONS = {
     "log_area": ("reason-small", "reason-large"),
     "log_entropy": ("", "reason-uncertain"),

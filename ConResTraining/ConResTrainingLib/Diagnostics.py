@@ -1,4 +1,4 @@
-"""What a user runs when something is wrong: a bug report without names of images, and the module's self-test."""
+"""Help for diagnosing problems: a bug report without names of cases, and the module's self-test."""
 
 import platform
 import tempfile

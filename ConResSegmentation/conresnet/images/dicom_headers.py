@@ -169,12 +169,12 @@ def _frame_count(header: Dataset) -> int:
 
 
 def series_uid(file: Path) -> str | None:
-    """The series of a file; None if it cannot be read, since it is not the same series then."""
+    """The series of a file; None if it cannot be read, which then counts as another series."""
     return _read_some(file).get("SeriesInstanceUID")
 
 
 def object_kind(file: Path) -> str | None:
-    """What DICOM calls an object such as the one in a file: "RT Structure Set Storage"; None if it does not say."""
+    """DICOM's name for the kind of object in a file, such as "RT Structure Set Storage"; None if unknown."""
     header = _read_some(file)
     uid = header.get("SOPClassUID") or getattr(header, "file_meta", header).get("MediaStorageSOPClassUID")
     return getattr(uid, "name", None)

@@ -66,7 +66,7 @@ def kind_of(path: Path) -> str:
 
 
 def _archive_code(path: Path) -> str:
-    """The code of the error for an archive, by what is in it."""
+    """The error code for an archive, depending on its contents."""
     names = names_in_zip(path)
     if DESCRIPTION_FILE in names:
         return "image-is-model"
@@ -76,7 +76,7 @@ def _archive_code(path: Path) -> str:
 
 
 def is_segmentation(path: Path) -> bool:
-    """Whether a file is a segmentation that Slicer has saved (.seg.nrrd)."""
+    """Whether a file is a segmentation saved by Slicer (.seg.nrrd)."""
     try:
         with path.open("rb") as file:
             beginning = file.read(_BEGINNING)

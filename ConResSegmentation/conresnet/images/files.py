@@ -195,7 +195,7 @@ def read_in_process(path: Path, what: str) -> ImageFile:
             code = "image-out-of-memory" if ended.status in _KILLED else "image-reader-crashed"
             raise UserError(code, path=str(path)) from ended
         except BaseException as error:
-            # Only a refusal leaves the pipe at the beginning of the next answer.
+            # After any error except a UserError, the pipe may contain the rest of an answer.
             if not isinstance(error, UserError):
                 _reader.end()
                 _reader = None
@@ -263,13 +263,13 @@ _reader: _Reader | None = None
 
 
 def serve() -> None:
-    """Answer requests, one JSON line each, until stdin ends: the reader process itself."""
+    """The main loop of the reader process: answer requests, one JSON line each, until stdin ends."""
     import signal
 
-    # Ctrl-C reaches every process of a terminal; the program that asks decides what it means.
+    # Ctrl-C reaches every process of a terminal; the main program decides how to handle it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     output = os.fdopen(os.dup(1), "wb")
-    # What a library prints must not get between the answers.
+    # Output that a library prints must not mix with the answers.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     for line in sys.stdin.buffer:
         request = json.loads(line)

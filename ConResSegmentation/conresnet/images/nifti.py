@@ -76,7 +76,7 @@ def read_nifti_grid(path: Path) -> Grid:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The file, decompressed if its first bytes say that it is compressed; its name does not matter."""
+    """Open the file, and decompress it if its first bytes show that it is compressed, regardless of its name."""
     with path.open("rb") as file:
         is_compressed = file.read(2) == GZIP
     return gzip.open(path, "rb") if is_compressed else path.open("rb", buffering=0)

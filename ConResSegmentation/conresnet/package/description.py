@@ -376,7 +376,7 @@ class ModelDescription:
 
     @property
     def digest(self) -> str:
-        """Differs between packages that differ in anything: the description holds the checksums of the other files."""
+        """Digest of the whole package, because the description contains the checksums of all other files."""
         return hashlib.sha256(self.to_json().encode("utf-8")).hexdigest()
 
     def to_json(self) -> str:

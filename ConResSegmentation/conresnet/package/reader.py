@@ -1,4 +1,4 @@
-"""Reading a model package: what is in it is checked before anything is used, and nothing in it is ever executed.
+"""Read model packages. Contents are checked before they are used, and nothing is ever executed.
 
 A package is a folder or a zip archive; nothing is unpacked to disk. Only plain files that are directly in it are read.
 What could lead elsewhere or exhaust memory is refused: links, names with folders or drives in them, encrypted members,
@@ -37,13 +37,13 @@ except ImportError:  # a Python that was built without it, in which zipfile refu
 
 MOST_MEMBERS = 1000
 MOST_UNPACKED_BYTES = 8 * 2**30
-# Weights hardly compress; text compresses tenfold. A hundredfold swelling of more than a few megabytes is no model.
+# Weights hardly compress, and text compresses tenfold. Nothing in a model expands a hundredfold to many megabytes.
 MOST_SWELLING = 100
 SWELLING_IGNORED_BYTES = 4 * 2**20
 
 
 class Container(ABC):
-    """A place that holds a package's files.
+    """A folder or .zip file with a package's files.
 
     Attributes:
         path: the folder or the archive.
@@ -54,11 +54,11 @@ class Container(ABC):
 
     @abstractmethod
     def size(self, name: str) -> int | None:
-        """The size in bytes of the file `name`, None where there is no such file."""
+        """The size of the file `name` in bytes; None if it does not exist."""
 
     @abstractmethod
     def open(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """The file `name`, which `size` has found, for reading, in a ``with`` statement.
+        """Open the existing file `name` for reading, in a ``with`` statement.
 
         Raises:
             UserError: ``package-damaged`` when it cannot be read.
@@ -69,7 +69,7 @@ class Container(ABC):
         return UserError("package-damaged", file=str(self.path), reason=reason)
 
     def unsafe(self, reason: str) -> UserError:
-        """The error for a container that holds what no model package has any need of."""
+        """The error for a container with contents that no model package needs."""
         return UserError("package-unsafe", file=str(self.path), reason=reason)
 
 
@@ -97,7 +97,7 @@ class Folder(Container):
 
 
 class Archive(Container):
-    """A package that is a zip file, its files at the top or all in one folder, as file managers make them."""
+    """A package in a .zip file, with its files at the top level or in a single folder."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -127,14 +127,14 @@ class Archive(Container):
                 yield archive
         except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError) as error:
             raise self.damaged(f"it is not a complete zip file: {error}") from None
-        # What zipfile raises for a compression it does not know and for nonsense in a member's header.
+        # The errors that zipfile raises for an unknown compression or an invalid member header.
         except (NotImplementedError, RuntimeError, ValueError) as error:
             raise self.damaged(str(error)) from None
         except OSError as error:
             raise self.damaged(error.strerror or str(error)) from None
 
     def _checked(self, members: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-        """The files by their names with ``/`` between folders, however the program that made the archive wrote them."""
+        """The files by name, with ``/`` between folders regardless of the program that wrote the archive."""
         if len(members) > MOST_MEMBERS:
             raise self.unsafe(f"it has {len(members)} files")
         files: dict[str, zipfile.ZipInfo] = {}
@@ -326,7 +326,7 @@ class ModelPackage:
             raise UserError("package-truncated", **values)
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """A listed file in blocks; never more than its listed size, and its checksum is compared before the last one.
+        """Read a listed file in blocks, at most its listed size; the checksum is verified before the last block.
 
         Raises:
             UserError: as for `read_file`.

@@ -251,7 +251,7 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def plain_name(name: str) -> str | None:
-    """A name that is a file's or folder's name on every system, and nothing more: no folder, drive or device in it."""
+    """A valid file or folder name on every system, without a path, drive or device."""
     if isinstance(name, str) and _PLAIN_NAME.fullmatch(name) and name[-1] != "." and not _DEVICES.fullmatch(name):
         return None
     return f'must be a plain name of letters, digits, ".", "_" and "-", but is "{str(name)[:80]}"'

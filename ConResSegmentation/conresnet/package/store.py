@@ -61,7 +61,7 @@ def model_folders(extra: str | PathLike | None = None) -> list[tuple[str, Path]]
 
 
 def add_models_folder(folder: Path) -> None:
-    """Let a folder be the first of the user's for the rest of this process; it need not exist yet."""
+    """Search a folder before the user's models folders for the rest of this process; it need not exist yet."""
     os.environ[FOLDERS_VARIABLE] = os.pathsep.join(map(str, [folder, *_user_folders()]))
 
 
@@ -139,7 +139,7 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
 
 
 def user_folder() -> Path:
-    """The folder that models are installed into; it need not exist."""
+    """The folder where models are installed; it may not exist yet."""
     return _user_folders()[0]
 
 

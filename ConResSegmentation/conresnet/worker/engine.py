@@ -1,7 +1,7 @@
-"""What computes, as the worker sees it, and what it sees of its client: a job with progress and result arrays.
+"""The interface between the worker and an engine: the engine segments, and a job has its progress and result arrays.
 
-The arrays are files that the client maps too, so that it sees them grow; a client on another computer is sent what
-changes in them. The real engine is in `conresnet.worker.torch_engine`.
+The arrays are files that the client maps too, so that it sees them fill up. A client on another computer is sent the
+changes. The real engine is in `conresnet.worker.torch_engine`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from conresnet.worker.channel import EventWriter
 from conresnet.worker.session_folder import SessionFolder
 
 _BLOCK = bytes(1 << 20)
-# A preview through the pipe may take this share of the time, however slow the connection is.
+# Previews sent through the pipe take at most this share of the time, even over a slow connection.
 _PREVIEW_SHARE, _PREVIEW_SECONDS = 0.1, 0.5
 
 
@@ -34,8 +34,8 @@ class ResultArrays:
     """The arrays of one request, in files that the client can map.
 
     Args:
-        folder: for their files.
-        send: sends an event in answer to the request.
+        folder: where their files are written.
+        send: sends an event in reply to the request.
     """
 
     def __init__(self, folder: Path, send: Callable[..., None]):
@@ -62,22 +62,22 @@ class ResultArrays:
         return array
 
     def announce(self, name: str, array: np.ndarray) -> None:
-        """Tell the client that an array exists, as soon as it can be mapped."""
+        """Tell the client that an array exists, once it can be mapped."""
         self._send("array", name=name, npy=self.path(name), shape=list(array.shape), dtype=array.dtype.name)
 
     def path(self, name: str) -> str:
-        """The file of an array, as the client finds it."""
+        """The path of an array's file, as sent to the client."""
         return str(self._paths[name])
 
     def show(self) -> None:
-        """Let the client see what has been computed so far."""
+        """Show the client what has been computed so far."""
 
     def complete(self, check: Callable[[], None]) -> None:
-        """Let the client see all of the results; ``check`` raises Cancelled if it no longer wants them."""
+        """Make all results available to the client; ``check`` raises Cancelled if the request was canceled."""
 
 
 class SentArrays(ResultArrays):
-    """The arrays of one request whose client is on another computer and gets their files through the pipe."""
+    """The arrays of one request, sent through the pipe to a client on another computer."""
 
     def __init__(self, folder: Path, send: Callable[..., None]):
         super().__init__(folder, send)

@@ -34,10 +34,10 @@ channels before it asks. Each request ends with exactly one of done, devices, ca
     {"event": "error", "id": 1, "code": "...", "message": "...", "values": {}, "ours": false, "log": null}
 
 Paths may be relative to the session folder. If the session of the hello is null, the client is on another computer:
-each side has a session folder of its own, and files travel through the pipe before they are named, as
-`conresnet.worker.blocks` describes. The client sends the channels, and a model (or a model's locator) that the worker
-does not have in this version, as "models/name/file"; it keeps names of images and of files to itself. The phase
-"receiving" means that the results are on their way.
+each side has its own session folder, and files are sent through the pipe before a message names them, as described in
+`conresnet.worker.blocks`. The client sends the channels, and a model (or a model's locator) that the worker
+does not have in the same version, as "models/name/file"; names of images and files are not sent. The phase
+"receiving" means that the results are being transferred.
 
     {"request": "block", "id": 1, "file": "1/channel0.npy", "offset": 0, "data": "..."}   no reply unless it fails
     {"event": "block", "id": 1, "file": "1/labels.npy", "offset": 0, "data": "..."}       again where it has changed
@@ -54,7 +54,7 @@ from collections.abc import Iterator
 PROTOCOL = 4
 """Incremented when a message changes in a way that the other side would misread."""
 MODELS_FOLDER = "models"
-"""The models that a client on another computer sends, in the worker's session folder."""
+"""Subfolder of the worker's session folder for models sent by a client on another computer."""
 
 
 class ProtocolError(Exception):

@@ -1,7 +1,7 @@
-"""The worker's main loop: hello, requests one after another, and an end that leaves nothing behind.
+"""The worker's main loop: send hello, serve requests one after another, and clean up at the end.
 
-A worker whose client is on another computer differs in little: its session folder belongs to it alone, and what the
-client would write there or read from there travels through the pipe, in blocks.
+If the client is on another computer, the worker has its session folder to itself, and files are sent through the pipe
+in blocks.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class _Server:
         self._requests = requests
         self._session = session
         self._remote = remote
-        # Requests of which a block could not be written.
+        # Requests with a block that could not be written.
         self._failed: set[int] = set()
         self._writer = EventWriter(events, self.stop)
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -195,13 +195,13 @@ class _Server:
         self._session.release(number)
 
     def _take_block(self, message: dict, number: int) -> None:
-        """Write a part of an input or a model. If that fails, the request fails, and leaves nothing."""
+        """Write part of an input or a model. If that fails, the request fails, and its files are removed."""
         if number in self._failed:
             return
         try:
             write_block(self._session.path, message)
         except UserError as error:
-            # Without its folder, this process cannot go on; the client starts another one.
+            # Without its folder, this process cannot continue; the client starts another one.
             ids = {} if error.code == "engine-folder-gone" else {"id": number}
             self._writer.send_error(error, **ids)
         else:
@@ -213,7 +213,7 @@ class _Server:
         self._writer.send_error(UserError("bad-request", reason=reason), **ids)
 
     def _answer(self, job: Job, engine: Engine) -> None:
-        """Do what was asked; whatever goes wrong is reported, and the worker lives on."""
+        """Handle a request. Errors are reported, and the worker continues."""
         done, failure = False, None
         try:
             job.check()
