@@ -256,7 +256,7 @@ class Result:
         seconds["writing"] += time.monotonic() - began
         seconds["total"] = sum(seconds.values())
         files = result_files(self._result.maps, self._tables)
-        report = {**self.report, "seconds": seconds, "files": files}
+        report = {**self.report, "seconds": seconds, "files": files, "options": self._options.of_labels()}
         if "review" in report:
             # The rows have a file of their own.
             report["review"] = {key: value for key, value in report["review"].items() if key != "rows"}

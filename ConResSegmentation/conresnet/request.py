@@ -189,6 +189,10 @@ class SegmentOptions:
             if (value := getattr(self, item.name)) != item.default
         }
 
+    def of_labels(self) -> dict:
+        """As ``to_dict``, only the options that decide which label each voxel gets."""
+        return {name: value for name, value in self.to_dict().items() if name in _OF_LABELS}
+
     @classmethod
     def from_dict(cls, values: Mapping) -> SegmentOptions:
         """The options that ``to_dict`` wrote. Raises UserError("bad-request") for anything else, or "bad-roi"."""
@@ -202,6 +206,9 @@ class SegmentOptions:
             except (TypeError, ValueError) as error:
                 raise UserError("bad-request", reason=f"{name}: {error}") from error
         return cls(**found)
+
+
+_OF_LABELS = ("roi", "precision", "tiling", "fast", "keep_largest", "drop_below", "fill_holes")
 
 
 @dataclass(frozen=True)

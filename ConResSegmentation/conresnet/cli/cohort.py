@@ -254,10 +254,11 @@ def segment_case(job: Job) -> Outcome:
 
     name = job.case.name
     try:
-        if not job.overwrite and _is_complete(job):
-            return _read_outcome(job, SKIPPED)
         roi = roi_from_text(job.case.roi) if job.case.roi else None
-        options = replace(job.options, roi=roi, device=_device(job.options.device))
+        options = replace(job.options, roi=roi)
+        if not job.overwrite and _is_complete(job, options):
+            return _read_outcome(job, SKIPPED)
+        options = replace(options, device=_device(options.device))
         model = _warm_model().get(read_model(job.model))
         result = segment_to_folder(model, job.case.images, options, job.folder, job.overwrite, job.inputs)
         with contextlib.suppress(UserError), replacing(_picture_file(job.output, name)) as path:
@@ -290,20 +291,21 @@ def _device(name: str) -> str:
     return f"cuda:{worker % count}" if isinstance(worker, int) else name
 
 
-def _is_complete(job: Job) -> bool:
-    """Whether the folder contains all results of this model for these images."""
+def _is_complete(job: Job, options: SegmentOptions) -> bool:
+    """Whether the folder contains all results of this model for these images and options."""
     from conresnet.api import read_model
 
     report = _read_report(job)
     description = read_model(job.model).description
     model, channels = report.get("model"), report.get("channels")
-    wanted = set(result_files(job.options.maps, wanted_tables(job.options)))
+    wanted = set(result_files(options.maps, wanted_tables(options)))
     return (
         isinstance(model, dict)
         and (model.get("name"), model.get("version")) == (description.name, description.version)
         and isinstance(channels, dict)
         and {name: Path(str(path)).absolute() for name, path in channels.items()}
         == {item.name: path for item, path in zip(description.inputs, job.case.images, strict=False)}
+        and report.get("options", {}) == options.of_labels()
         and wanted <= set(report.get("files", ()))
         and all((job.folder / name).is_file() for name in wanted)
     )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -20,6 +21,7 @@ from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase
 from conresnet.cli.main import main
 from conresnet.package.store import SHIPPED_FOLDER
+from conresnet.request import SegmentOptions
 
 IMAGES = ("hippocampus_004", "hippocampus_123", "hippocampus_210")
 
@@ -148,7 +150,6 @@ def test_a_case_that_ends_two_workers_is_reported_and_the_others_go_on(tmp_path,
 def run_cohort(names: list[str], output: Path, **options: object) -> str:
     """How it ends: the code of a UserError, or the name of another exception."""
     from conresnet.api import read_model
-    from conresnet.request import SegmentOptions
 
     cases = [ListedCase(name, (output / "image.nii.gz",), "") for name in names]
     with pytest.raises(Exception) as caught:
@@ -238,6 +239,22 @@ def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, sc
         done = subprocess.run(arguments, capture_output=True, text=True, cwd=lists, env=environment)
         assert done.returncode == 0, done.stderr
         assert table(tmp_path / "many")["case"]["state"] == state
+
+
+@pytest.mark.parametrize("change", [{"fast": True}, {"drop_below": 0.5}, {"roi": "-30,30,-60,60,-60,60"}])
+def test_results_of_other_options_are_not_taken_for_those_asked_for(data_folder, tmp_path, change) -> None:
+    image = data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / f"{IMAGES[0]}.nii.gz"
+    options = SegmentOptions(review=True, threads=1)
+
+    def segment(roi: str = "", **changes: object) -> cohort.Outcome:
+        case, model = ListedCase("case", (image,), roi), SHIPPED_FOLDER / "hippocampus"
+        return cohort.segment_case(cohort.Job(case, model, replace(options, **changes), tmp_path, False, (image,)))
+
+    (tmp_path / ".cohort").mkdir()
+    assert segment().state == cohort.DONE
+    assert segment().state == segment(threads=2, device="cpu").state == cohort.SKIPPED
+    other = segment(**change)
+    assert other.state == cohort.FAILED and "--overwrite" in other.problem.sentence, other
 
 
 def test_names_in_the_table_are_no_formulas(tmp_path) -> None:
