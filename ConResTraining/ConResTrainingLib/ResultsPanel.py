@@ -28,7 +28,7 @@ _SEGMENT_COLUMN = 1
 
 
 class ResultsPanel:
-    """The widgets of the results. It is also told how the import of a checkpoint goes.
+    """The widgets of the results. It also receives the progress of importing a checkpoint.
 
     Args:
         section: the collapsible button that contains the widgets.
@@ -122,7 +122,7 @@ class ResultsPanel:
             self.updateButtons()
 
     def onProgress(self, text: str, _fraction: float | None) -> None:
-        """What an import is doing."""
+        """Show the current step of an import."""
         say(self._ui.resultsStatusLabel, text)
 
     def onCancelled(self) -> None:

@@ -1,4 +1,4 @@
-"""Adding volumes and segments of the scene to a data set in the layout of the Medical Segmentation Decathlon.
+"""Add volumes and segments of the scene to a data set in the layout of the Medical Segmentation Decathlon.
 
 The group Add a case from the scene chooses them.
 """
@@ -238,7 +238,7 @@ def _labelMasks(node, volumeNode) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Channel:
-    """A channel of a data set, in the form of a model's input that the volume selectors need."""
+    """A channel of a data set, with the attributes of a model's input that the volume selectors need."""
 
     name: str
     keywords: tuple[str, ...] = ()
@@ -250,7 +250,7 @@ class _Channel:
 
 
 class SceneCasePanel:
-    """The widgets that choose volumes, a segmentation and a name, and write the case.
+    """The widgets for choosing volumes, a segmentation and a name, and for writing the case.
 
     Args:
         section: the collapsible button that contains the widgets.
@@ -280,7 +280,7 @@ class SceneCasePanel:
         return self._channels.combos
 
     def refresh(self) -> None:
-        """Another folder was chosen, or its contents have changed."""
+        """Called when another folder was chosen, or its contents have changed."""
         self._problem, description, folder = "", None, self._dataSetPanel.folder
         if folder is None:
             self._problem = _("Choose the folder of a data set, or a new one, above.")
@@ -307,7 +307,7 @@ class SceneCasePanel:
         self.update()
 
     def fillLater(self) -> None:
-        """As `fill`, when nodes that were just added have got their names and images."""
+        """Call `fill` once newly added nodes have their names and images."""
         if not self._section.collapsed:
             self._timer.start()
 
@@ -328,7 +328,7 @@ class SceneCasePanel:
             self.refresh()
 
     def _checkCanAdd(self, _text: str = "") -> None:
-        # Until then the channels are those of the previous folder.
+        # Until the data set is read, the channels are those of the previous folder.
         problem = "" if self._dataSetPanel.isSettled else self._dataSetPanel.problem
         problem = problem or self._problem or self._channels.problem()
         if not problem and not self._names:

@@ -1,4 +1,4 @@
-"""Checks every case of a data set: files, grids, values, and what only shows between cases; and the reports of them."""
+"""Check every case of a data set: files, grids, values, and differences between cases; and report the findings."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ PERCENTILES = (0.5, 25, 50, 75, 99.5)
 
 @dataclass(frozen=True)
 class Finding:
-    """An error, with which training would refuse the data, or a warning; ``code`` is its stable name."""
+    """A warning, or an error that would prevent training; ``code`` is its stable name."""
 
     level: str
     code: str
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Tile:
-    """One slice of a case to be shown: its first channel in gray (0 to 255), and the labels.
+    """One slice of a case for the report: its first channel in gray (0 to 255), and the labels.
 
     Args:
         image, label: uint8 of the same shape; rows run to anterior, columns to the patient's right.
@@ -81,7 +81,7 @@ class CaseReport:
 
     @property
     def level(self) -> str | None:
-        """The worst level of its findings; None without any."""
+        """The worst level of its findings; None if there are none."""
         return worst(self.findings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class SetReport:
     findings: list[Finding] = field(default_factory=list)
 
     def count(self, level: str | None) -> int:
-        """Number of cases whose worst finding has that level; None counts those without findings."""
+        """Number of cases with this worst level; None counts cases without findings."""
         return sum(case.level == level for case in self.cases)
 
     @property
@@ -149,7 +149,7 @@ class SetReport:
 
 
 def worst(findings: list[Finding]) -> str | None:
-    """The worst level among findings; None without any."""
+    """The worst level among findings; None if there are none."""
     levels = {finding.level for finding in findings}
     return ERROR if ERROR in levels else WARNING if levels else None
 

@@ -1,4 +1,4 @@
-"""``python -m conresnet_training``: the commands by name, and options that several of them share.
+"""``python -m conresnet_training``: the list of commands, and the options that several of them share.
 
 For exit status see ``conresnet.cli.main``.
 """

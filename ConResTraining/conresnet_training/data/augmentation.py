@@ -1,4 +1,4 @@
-"""How strongly training samples are changed, and the random changes of their geometry, in one resampling.
+"""Settings of the augmentation, and random changes of geometry, applied in one resampling.
 
 MONAI has a transform for each rotation, scale, bend and flip, but each resamples the window again, image and label
 separately, and sees nothing outside of it; that took half of the time of a sample.
@@ -19,7 +19,7 @@ AXES = {"S": 0, "H": 1, "W": 2}
 
 
 class Augmentation(BaseModel):
-    """How strongly samples are changed; 0 turns a change off.
+    """The strength of each random change; 0 turns a change off.
 
     The paper flips along all three axes and scales. Flips from left to right alone keep anatomy plausible; a plan says
     which axis that is. If segments are named for a side, it flips along none, or lists the pairs of segments that trade

@@ -1,4 +1,4 @@
-"""Label maps: reading and checking them, their values and place relative to the image, and random labeled voxels."""
+"""Label maps: read and check them, their values, their grid relative to the image, and random labeled voxels."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ SAME_SPACING, SAME_PLACE, SAME_DEGREES = 1e-3, 0.01, 0.01
 # A label map may be off its image by this part of a voxel, as rounded or converted headers are.
 TOLERATED_SHIFT = 0.25
 MOST_LISTED = 10
-# Voxels of a prepared label map per voxel of the model, along each axis, where images are synthesized.
+# Voxels of a prepared label map per voxel of the model, along each axis, if images are synthesized.
 OVERSAMPLING = 2
 MOST_VALUES = 255
 
@@ -160,7 +160,7 @@ class LabelPlaces:
 
 @dataclass(frozen=True)
 class Tissues:
-    """The values in label maps, and what determines the intensities that are drawn for them.
+    """The values in label maps, and how intensities are drawn for them.
 
     Prepared label maps contain places in ``values``, counted from 1, so that files may have values above 255.
 

@@ -1,7 +1,7 @@
-"""The random changes of training samples: their geometry is drawn here, and their intensities are changed.
+"""Random changes of training samples: geometry is drawn here, and intensities are changed.
 
-Intensities are changed by MONAI and by what it does not have: a coil's field, skull stripping, and the couch, cushion
-or mask around the patient in a real scan.
+Most intensity changes come from MONAI. Added here are the field of a receiver coil, skull stripping, and the couch,
+cushion or mask around the patient in a real scan.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from conresnet_training.data.augmentation import AXES, Augmentation, Warp, draw_
 TURNED_SHARE, BENT_SHARE, FLIPPED_SHARE = 0.8, 0.3, 0.5
 BENT_CELLS = 4
 FIELD_DEGREE = 3
-# With a smaller labeled share than this, a window has too few voxels to normalize by.
+# A window with a smaller labeled share has too few voxels for normalization.
 SMALLEST_SHARE = 0.02
 # Voxels that simulated skull stripping leaves around the labels.
 LARGEST_MARGIN = 2
 
-# MONAI's tensors with metadata cost more time than most of these transforms.
+# MONAI's tensors with metadata take more time than most of these transforms.
 set_track_meta(False)
 
 
@@ -44,7 +44,7 @@ class SampleChanges:
         self.intensity = _intensity_transforms(settings)
 
     def draw_warp(self, window: Sequence[int], random: np.random.Generator) -> Warp:
-        """Random geometry for a window (S, H, W)."""
+        """Draw random geometry for a window (S, H, W)."""
         settings, turn, bends = self.settings, None, (0, 0, 0)
         if (settings.rotation_degrees or settings.scaling) and random.random() < TURNED_SHARE:
             turn = draw_turn(settings.rotation_degrees, settings.scaling, self.spacing, random)
@@ -57,7 +57,7 @@ class SampleChanges:
         return Warp(tuple(window), turn, bends, flips)
 
     def change_intensities(self, image: Tensor, label: Tensor, random: np.random.Generator) -> Tensor:
-        """An image (C, S, H, W) with label map (S, H, W), its intensities changed."""
+        """Change the intensities of an image (C, S, H, W) with a label map (S, H, W)."""
         if self.settings.isolation and random.random() < self.settings.isolation:
             image = isolated(image, label, int(random.integers(LARGEST_MARGIN + 1)))
         if self.settings.couch_and_mask and random.random() < self.settings.couch_and_mask:
@@ -85,7 +85,7 @@ class EachChannel(mt.Randomizable):
         return self
 
     def __call__(self, image: Tensor) -> Tensor:
-        """An image (C, S, H, W) with other intensities."""
+        """Apply the change to each channel of an image (C, S, H, W)."""
         return torch.cat([self.change(channel[None]) for channel in image])
 
 
@@ -120,13 +120,13 @@ class RandCoilField(RandBiasField):
         super().__init__(degree=FIELD_DEGREE, coeff_range=(-largest, largest), prob=0.5)
 
     def __call__(self, image: Tensor) -> Tensor:
-        """An image (C, S, H, W) with the field."""
+        """Apply a random field to an image (C, S, H, W)."""
         air = image.amin((1, 2, 3), keepdim=True)
         return super().__call__(image - air) + air
 
 
 def isolated(image: Tensor, label: Tensor, margin: int) -> Tensor:
-    """An image with everything but the labels set to air and then normalized again, like a skull-stripped head.
+    """Set everything but the labels to air and normalize again, like a skull-stripped head.
 
     Args:
         image: (C, S, H, W).
@@ -157,7 +157,7 @@ SHELL_LEVELS, CUSHION_LEVELS, METAL_LEVELS, METAL_SHARE = (0.1, 1.5), (0.02, 0.8
 # Millimeters.
 MASK_GAP, MASK_THICKNESS = (0.0, 15.0), (1.5, 6.0)
 COUCH_GAP, COUCH_THICKNESS, COUCH_HEIGHT = (0.0, 25.0), (2.0, 20.0), (15.0, 70.0)
-# Less air than this leaves no room to paint in.
+# With less air than this, there is no room to paint in.
 LEAST_AIR = 0.03
 
 
@@ -243,7 +243,7 @@ def _couch(body: np.ndarray, spacing: Sequence[float], random: np.random.Generat
 
 
 def _plate(distance: np.ndarray, begin: float, thickness: float, voxel: float) -> np.ndarray:
-    """Share of each voxel, ``voxel`` mm long, that a plate fills which lies ``begin`` to ``begin + thickness`` away."""
+    """Share of each voxel, ``voxel`` mm long, filled by a plate from ``begin`` to ``begin + thickness``."""
     overlap = np.minimum(distance + voxel / 2, begin + thickness) - np.maximum(distance - voxel / 2, begin)
     return np.clip(overlap / voxel, 0, 1)
 

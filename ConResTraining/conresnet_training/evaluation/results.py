@@ -1,4 +1,4 @@
-"""The figures of many cases: their summary with intervals, files, text tables, and comparisons of two sets of them."""
+"""Results of many cases: summaries with intervals, files, text tables, and the comparison of two evaluations."""
 
 import csv
 import json
@@ -314,7 +314,7 @@ class Comparison:
 
 
 def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
-    """Compare case by case what both measured.
+    """Compare two evaluations case by case.
 
     Raises:
         UserError: ``no-common-case``, ``evaluation-segments-unlike`` or ``tolerances-differ``.
@@ -382,7 +382,7 @@ def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str,
     one, other = (np.array([values[case] for case in cases]) for values in (ours, theirs))
     difference = one - other
     interval = mean_interval(difference)
-    # Without any difference there is nothing to rank.
+    # Without any differences, there is nothing to rank.
     p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
     return {
         "cases": len(cases),

@@ -1,4 +1,4 @@
-"""The reasons for what was planned, for people."""
+"""The reasons for the choices in a plan, as text."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a plan reads from the data: sizes and spacings from headers, and what each channel is and how it is scaled."""
+"""Survey of a data set for planning: sizes and spacings from headers, and modality and scaling of each channel."""
 
 import re
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from conresnet.importing import CHANNELS as BRATS_CHANNELS
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import on_image_grid, read_label
 
-# The first axis is the one across slices: superior, anterior, right unless the data suggest another order.
+# The first axis is across slices: superior, anterior, right unless the data suggest another order.
 USUAL_ORIENTATION = "SAR"
 _ACROSS = {"S": USUAL_ORIENTATION, "A": "ASR", "R": "RSA"}
-# Slices are thick from this ratio of the largest to the smallest spacing on.
+# Slices count as thick if the ratio of the largest to the smallest spacing is at least this.
 THICK = 2.0
-# Cases, spread over the set, and values of each that are looked at.
+# Number of cases sampled, spread over the set, and number of values sampled from each.
 MOST_CASES, MOST_VALUES = 100, 10_000
 
 
@@ -131,7 +131,7 @@ def plan_inputs(data_set: DataSet) -> list[dict[str, Any]]:
 
 
 def is_ct(channel: str) -> bool:
-    """Whether a channel's name says that it is a CT, and not a PET that was acquired with one."""
+    """Whether a channel's name means CT, but not the PET of a PET/CT."""
     words = words_of(channel)
     return "ct" in words and not {"pet", "pt", "spect"} & set(words)
 

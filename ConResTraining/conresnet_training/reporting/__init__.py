@@ -14,7 +14,7 @@ def case_count(count: int) -> str:
 
 
 def listed(names: Sequence[str], most: int = 20) -> str:
-    """The names, separated by commas; beyond ``most`` only how many more there are."""
+    """The names, separated by commas; beyond ``most``, only the number of remaining names."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
@@ -25,7 +25,7 @@ def product(values: Iterable[float], digits: int = 4) -> str:
 
 
 def echo(text: str, err: bool = False) -> None:
-    """Print lines of text that may hold names from outside, see ``printable``; in vain after a terminal was closed."""
+    """Print text that may contain arbitrary names, see ``printable``; does nothing if the terminal was closed."""
     # Slicer's Python, which uses the rest of this module, has no click.
     from conresnet.cli.main import say
 
@@ -34,7 +34,7 @@ def echo(text: str, err: bool = False) -> None:
 
 @contextmanager
 def progress_bar(cases: int) -> Iterator[Callable[[str], None]]:
-    """A function to call with each finished case's name; it advances a bar on stderr if that is a terminal."""
+    """Return a function to call with the name of each finished case; it advances a bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda name: None
         return
@@ -58,5 +58,5 @@ def segment_color(place: int) -> list[int]:
 
 
 def bright_colors(count: int) -> list[tuple[float, float, float]]:
-    """Red, green and blue, 0 to 1, for so many labels whose outlines must stand out in gray pictures."""
+    """Red, green and blue, 0 to 1, for a number of labels, bright enough for outlines on gray images."""
     return [colorsys.hsv_to_rgb((0.03 + place * GOLDEN_RATIO) % 1, 0.8, 0.9) for place in range(count)]

@@ -1,9 +1,9 @@
-"""What a run's folder tells about its process: whether one is active, how far it is, and a request to stop it.
+"""The state of a run, as files in its folder: whether a process is active, its progress, and a request to stop.
 
 Standard library only, because Slicer's process uses it too.
 
 ``running.json`` names the process: {"pid", "host", "started"}. Whether it is still active is shown by a lock on a file,
-which the operating system releases however its owner ends; a process id would not do, because ids are reused.
+which the operating system releases however its owner ends. A process id would not be enough, because ids are reused.
 
 ``progress.jsonl`` contains the run's events, one JSON object per line. Each has "event" and "time" (seconds since the
 epoch), and depending on the event:
@@ -14,10 +14,10 @@ epoch), and depending on the event:
 - step: step, loss and its parts, learning_rate, seconds_left, samples_per_second, gpu_memory (bytes, or null)
 - validation: step, dice (mean over segments), dice_a_segment {name: value}, best (whether it is the best so far)
 - checkpoint: step, name
-- stopping: reason; stopped: step; finished: step; failed: code, message, and cases if some are to blame
+- stopping: reason; stopped: step; finished: step; failed: code, message, and the cases that caused it, if known
 
-Steps count from 1. What a killed run had written after its checkpoint is repeated by the resumed one; readers drop the
-older lines.
+Steps count from 1. After a run was killed, the resumed run repeats the steps since the last checkpoint; readers drop
+the older lines.
 """
 
 import contextlib
