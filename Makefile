@@ -17,7 +17,7 @@ help:
 	@echo "make test        run the tests (6 to 10 minutes on two idle cores)"
 	@echo "make test-all    also run the long tests"
 	@echo "make demo        segment real cases through the module's logic; pictures and files go to demo/"
-	@echo "make screenshots DATA=/path/to/Task04_Hippocampus  render Screenshots/ anew, which includes a short training"
+	@echo "make screenshots DATA=/path/to/Task04_Hippocampus  render Screenshots/ again, which includes a short training"
 	@echo "make lint        check the style of the Python sources"
 	@echo "make lists       list every file of the Slicer modules in their CMakeLists.txt"
 	@echo "make package     build the wheel and the extension archive in dist/ (SLICER_VERSION=5.12 SLICER_OS=linux)"

@@ -19,7 +19,7 @@ ENGINE: dict[str, str] = {
     "image-is-model": _(
         "{path} is a model package, not an image; install it with the command 'python -m conresnet models install'."
     ),
-    "image-is-scene": _("{path} is a scene of Slicer; open it there, save the image as a file, and choose that file."),
+    "image-is-scene": _("{path} is a Slicer scene; open it in Slicer, save the image as a file, and choose that file."),
     "image-is-segmentation": _("{path} is a segmentation, not an image; choose the image that it was made from."),
     "not-an-image": _(
         "{path} is not an image in a supported format (NIfTI, NRRD, MetaImage, or a folder with a DICOM series), or "
@@ -108,8 +108,8 @@ ENGINE: dict[str, str] = {
         "missing, or several scans mixed."
     ),
     "dicom-sideways": _(
-        "The DICOM slices in {path} are not above one another (up to {largest:.2f} mm to the side of the first); "
-        "several scans may be mixed."
+        "The DICOM slices in {path} are not aligned (up to {largest:.2f} mm to the side of the first); several scans "
+        "may be mixed."
     ),
     # Channels
     "wrong-channel-count": _(
@@ -161,8 +161,8 @@ ENGINE: dict[str, str] = {
         "images."
     ),
     "warn-no-orientation": _(
-        "{path} does not store the patient's orientation (NIfTI: qform and sform codes are 0); it was placed as Slicer "
-        "places it, so check left and right, front and back."
+        "{path} does not store the patient's orientation (NIfTI: qform and sform codes are 0); it was placed as in "
+        "Slicer, so check left and right, front and back."
     ),
     "warn-transforms-differ": _(
         "The header of {path} contradicts itself: the positions given by qform, sform and voxel size differ by up to "
@@ -180,7 +180,7 @@ ENGINE: dict[str, str] = {
     # Downloads
     "catalog-unreadable": _("The model catalog {file} cannot be read ({reason}); correct it, or choose another one."),
     "catalog-unknown-model": _("The catalog has no model {name}; it has: {names}."),
-    "download-insecure": _("{url} was refused: use an https:// address, or name the SHA-256 checksum of the file."),
+    "download-insecure": _("{url} was refused; use an https:// address, or give the SHA-256 checksum of the file."),
     "download-failed": _("{url} cannot be downloaded ({reason}); check the address and the connection."),
     "download-interrupted": _("The download of {url} was interrupted; start it again to continue where it stopped."),
     "download-differs": _(
@@ -188,7 +188,7 @@ ENGINE: dict[str, str] = {
         "publisher."
     ),
     "download-running": _("{url} is already being downloaded; wait until that download has finished."),
-    "download-needs-package": _("Downloading needs the Python package requests; install it with pip."),
+    "download-needs-package": _("Downloading requires the Python package requests; install it with pip."),
     # Networks, systems and maps
     "network-unknown": _(
         "The model {model} cannot be built: {reason}; update ConResNet, or install the package that provides this "
@@ -253,7 +253,7 @@ ENGINE: dict[str, str] = {
     "import-cannot-read": _("{path} cannot be read ({reason}); check the file."),
     "import-folder": _("{path} is a folder; choose the checkpoint file in it."),
     "import-of-package": _(
-        "{path} is a model package already; install it with the command 'python -m conresnet models install'."
+        "{path} is already a model package; install it with the command 'python -m conresnet models install'."
     ),
     "import-of-run": _(
         "{path} belongs to a training run of ConResNet; make a model package of the run with the command "

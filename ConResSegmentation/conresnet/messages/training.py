@@ -222,7 +222,7 @@ TRAINING: dict[str, str] = {
         "killed, possibly for lack of memory; then resume."
     ),
     "workers-died": _(
-        "A process that made samples for {path} died ({reason}), possibly for lack of memory, or of shared memory in "
+        "A process that made samples for {path} died ({reason}), possibly because memory ran out, or shared memory in "
         "a container. Set fewer training.workers or provide more memory, and resume."
     ),
     # Cross-validation and export
@@ -244,7 +244,7 @@ TRAINING: dict[str, str] = {
     ),
     "regions-cross": _(
         "The regions {first} and {second} of {data} partly overlap, which a label map cannot show. Evaluate the "
-        "training run itself, or define regions that contain each other."
+        "training run itself, or define nested regions."
     ),
     "evaluation-not-found": _(
         'The evaluation {path} cannot be read ({reason}). Make it with "python -m conresnet_training evaluate".'
