@@ -130,21 +130,38 @@ def smoothSurfaces(segmentationNode, smoothing: float) -> Iterator[None]:
 
 
 def _makeSurfaces(segmentationNode, isWanted: Callable[[object], bool]) -> Iterator[None]:
-    """Create surfaces, one per step; between steps, Slicer can handle events, and the user may remove segments."""
+    """Create surfaces, one per step; between steps, Slicer can handle events, and the user may remove segments.
+
+    If the user edits segments or changes the smoothing meanwhile, the surfaces made so far are made again.
+    """
     segmentation = segmentationNode.GetSegmentation()
     if segmentation.GetConversionParameter(_rule().GetJointSmoothingParameterName()) == "1":
         # These cannot be created one by one.
         segmentation.CreateRepresentation(_surfaceName(), True)
         return
-    made = []
-    for segmentId in segmentation.GetSegmentIDs():
-        segment = segmentation.GetSegment(segmentId)
-        if segment is not None and segmentationNode.GetScene() is not None and isWanted(segment):
-            made.append((segment, _makeSurface(segmentationNode, segment)))
+    edited = slicer.vtkSegmentation.SourceRepresentationModified
+    made, edits = {}, []
+
+    def basis() -> tuple:
+        return segmentation.GetConversionParameter(_rule().GetSmoothingFactorParameterName()), len(edits)
+
+    def isMissing(segment) -> bool:
+        return segment is not None and isWanted(segment) and made.get(segment, (None,))[0] != basis()
+
+    tag = segmentation.AddObserver(edited, lambda caller, event: edits.append(event))
+    try:
+        while segmentationNode.GetScene() is not None:
+            segments = map(segmentation.GetSegment, segmentation.GetSegmentIDs())
+            segment = next(filter(isMissing, segments), None)
+            if segment is None:
+                break
+            made[segment] = basis(), _makeSurface(segmentationNode, segment)
             yield
+    finally:
+        segmentation.RemoveObserver(tag)
     # Add all at once: as soon as a view sees one surface, Slicer creates all missing ones in one go.
     with slicer.util.NodeModify(segmentationNode):
-        for segment, surface in made:
+        for segment, (_basis, surface) in made.items():
             segment.AddRepresentation(_surfaceName(), surface)
 
 

@@ -294,3 +294,26 @@ def test_slicers_lists_hold_the_codes_of_the_shipped_models(slicer_app: object) 
         )
         assert not any(codes[2]) or codes[2] in modifiers, segment.name
     assert len(segments) >= 5
+
+
+@pytest.mark.parametrize("change", ["smoothing", "edit"])
+def test_surfaces_follow_what_the_user_changes_while_they_are_made(result: object, volume: object, change: str) -> None:
+    """Slicer handles events after each one; all are put into the scene together with the last one."""
+    closed = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+    result.GetSegmentation().RemoveRepresentation(closed)
+    steps = ResultSegmentation.showSurfaces(result)
+    next(steps)
+    if change == "smoothing":
+        assert list(ResultSegmentation.smoothSurfaces(result, 0.0)) == []
+    else:
+        array = slicer.util.arrayFromSegmentBinaryLabelmap(result, "Segment_1", volume).copy()
+        array[array.shape[0] // 2 :] = 0
+        slicer.util.updateSegmentBinaryLabelmapFromArray(array, result, "Segment_1", volume)
+    for _step in steps:
+        pass
+    shown = [segment_of(result, number).GetRepresentation(closed) for number in (0, 1)]
+    result.GetSegmentation().RemoveRepresentation(closed)
+    for number, surface in enumerate(shown):
+        wanted = ResultSegmentation.surfaceOf(result, segment_of(result, number))
+        assert surface.GetNumberOfPoints() == wanted.GetNumberOfPoints() > 0
+        np.testing.assert_allclose(surface.GetBounds(), wanted.GetBounds())
