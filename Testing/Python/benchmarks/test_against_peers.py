@@ -1,4 +1,4 @@
-"""The comparison with MONAI and nnU-Net, and the benchmark for GPUs: that every way runs, and on the same image."""
+"""The comparison with MONAI and nnU-Net, and the GPU benchmark: every program runs, and on the same image."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def task(benchmark, tmp_path):
-    """The head of the test data, cut to what takes seconds."""
+    """The head of the test data, cropped so that it takes seconds."""
     data = benchmark("against_peers").DATA / "IXI_T1_2mm"
     files = {"images": [str(data / "IXI034.nii.gz")], "labels": str(data / "IXI034_tissue.nii.gz")}
     return {"row": "head", "folder": str(tmp_path), "quick": True, "threads": 1, "precision": "fp32", **files}

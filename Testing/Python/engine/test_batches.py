@@ -1,4 +1,4 @@
-"""Windows and mirrored copies computed together, and what a GPU needs of it, tried on the CPU."""
+"""Windows and mirrored copies computed together, and the code for GPUs, tested on the CPU."""
 
 import copy
 import itertools
@@ -38,7 +38,7 @@ def test_a_batch_answers_as_windows_and_copies_do_one_by_one(tmp_path, axes, bat
 
 
 def test_mirrored_copies_are_turned_back_and_averaged(tmp_path):
-    """By hand: the mean of the network's answers to all four ways to mirror two axes."""
+    """The reference: the mean of the network's outputs for all four ways to mirror two axes."""
     model = make_model(tmp_path, scale=2, inference={"mirror_axes": ["S", "W"]})
     (predictor,) = model.system.predictors
     predictor.place(Backend(CPU, "fp32"))
@@ -101,7 +101,7 @@ def test_half_weights_are_made_once_and_the_original_is_kept(tmp_path):
 
 
 def test_progress_waits_for_the_device_before_it_is_told(tmp_path, monkeypatch):
-    """A GPU returns at once from what it is given, so that progress would be at the end before the work began."""
+    """Calls to a GPU return at once, so that progress would reach the end before the work has begun."""
     told = []
 
     class Listening(Progress):

@@ -1,4 +1,4 @@
-"""Many cases on several processes: real workers, some of them killed, and a scheduler that goes away."""
+"""Many cases in several processes: real workers, some of them killed, and a scheduler that stops."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IMAGES = ("hippocampus_004", "hippocampus_123", "hippocampus_210")
 
 @pytest.fixture
 def write_list(data_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a list of so many cases, and further lines."""
+    """Write a list with a number of cases, and additional lines."""
 
     def write(count: int, *lines: str) -> Path:
         folder = data_folder / "MSD_Task04_Hippocampus" / "imagesTr"
@@ -121,13 +121,13 @@ def test_killed_workers_cost_no_case(write_list, tmp_path: Path, count: int) -> 
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The processes that hold a model, below those that watch them."""
+    """The processes that load a model, below the ones that monitor them."""
     found = psutil.Process(pid).children(recursive=True)
     return [process for process in found if process.memory_info().rss > 300e6]
 
 
 def deadly(job: cohort.Job) -> cohort.Outcome:
-    """In place of segmenting: one case ends its worker, another has a fault."""
+    """Replaces segmentation: one case kills its worker, another raises an internal error."""
     if job.case.name == "deadly":
         os.kill(os.getpid(), signal.SIGKILL)
     if job.case.name == "faulty":
@@ -228,7 +228,7 @@ def test_workers_of_another_version_are_refused(tmp_path, monkeypatch, scheduler
 
 
 def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, scheduler) -> None:
-    """They were started in another folder. The same list by another path is the same list."""
+    """The workers run in another folder. The same list by another path counts as the same list."""
     lists = tmp_path / "lists"
     lists.mkdir()
     (lists / "image.nii.gz").symlink_to(data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / f"{IMAGES[0]}.nii.gz")

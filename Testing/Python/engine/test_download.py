@@ -1,4 +1,4 @@
-"""Model packages from a real HTTP server on this computer: whole, broken, wrong, slow, redirected, behind a proxy."""
+"""Model packages from a real HTTP server on this computer: complete, broken, wrong, slow, redirected, by proxy."""
 
 import hashlib
 import json
@@ -107,7 +107,7 @@ def models_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def catalog(server: Server, content: bytes, tmp_path: Path) -> Path:
-    """A catalog of one model, which the server has."""
+    """A catalog with one model, which the server offers."""
     server.files["/tiny.zip"] = content
     return write_catalog(tmp_path / "catalog.json", server, content)
 
@@ -124,7 +124,7 @@ def installed() -> list[Path]:
 
 
 def refused(catalog: Path | str, name: str = "tiny", **options: str) -> str:
-    """The code of the refusal; nothing may be installed."""
+    """The code of the error; nothing may be installed."""
     with pytest.raises(UserError) as caught:
         download.get_model(name, catalog=str(catalog), **options)
     assert not installed()

@@ -1,4 +1,4 @@
-"""A checkpoint as the paper's authors saved theirs, and a user who answers the questions about it."""
+"""A checkpoint in the format of the paper's authors, and a user who answers the questions about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine import authors_network
 
 @pytest.fixture
 def checkpoint(data_folder: Path, tmp_path: Path) -> Path:
-    """The authors' network, narrow, with the names of their training on several GPUs."""
+    """A narrow version of the authors' network, with tensor names as after training on several GPUs."""
     tensors = authors_network.state_dict(data_folder, base_width=8)
     torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "BraTS final.pth")
     return tmp_path / "BraTS final.pth"

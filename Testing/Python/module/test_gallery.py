@@ -21,7 +21,7 @@ __all__ = ["content", "server"]
 
 @pytest.fixture
 def catalog(server: Server, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A catalog of one model, which the server has, and which the engine's gallery reads."""
+    """A catalog with one model, which the server offers and the gallery reads."""
     server.files["/tiny.zip"] = content
     path = write_catalog(tmp_path / "catalog.json", server, content, name="organ", version="1.2.0", modality="CT")
     monkeypatch.setenv("CONRESNET_CATALOG", str(path))
@@ -40,7 +40,7 @@ def cards(dialog: QtWidgets.QDialog) -> dict[str, str]:
 
 
 def click(dialog: QtWidgets.QDialog, card: str, button: str) -> int:
-    """Click a button of a card; returns how the dialog has ended."""
+    """Click a button on a card; returns the dialog's result."""
     dialog.findChild(QtWidgets.QFrame, f"card {card}").findChild(QtWidgets.QPushButton, button).click()
     return dialog.result()
 

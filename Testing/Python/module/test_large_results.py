@@ -1,4 +1,4 @@
-"""A result of many segments comes into the scene piece by piece, and Slicer handles events between the pieces."""
+"""A result with many segments is added to the scene piece by piece, and Slicer handles events between the pieces."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLOSED_SURFACE = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationN
 
 
 class Engine:
-    """Takes a request; the test says what becomes of it."""
+    """Accepts a request; the test decides its outcome."""
 
     observer: object = None
 
@@ -36,7 +36,7 @@ class Engine:
 
 
 class Listener:
-    """Notes what becomes of a run."""
+    """Records the events of a run."""
 
     def __init__(self) -> None:
         self.ends: list[object] = []
@@ -55,7 +55,7 @@ class Listener:
 
 
 class Ticks:
-    """What a timer of somebody else sees each time that Slicer lets it run."""
+    """Records what another timer sees each time it runs."""
 
     def __init__(self, look: Callable[[], object]) -> None:
         self._look, self.seen = look, []
@@ -73,7 +73,7 @@ class Ticks:
 
 
 def module(name: str) -> object:
-    """A part of the module as it is loaded now: the panel's fixture loads it anew."""
+    """A submodule as currently loaded, because the panel's fixture reloads the module."""
     return sys.modules[f"ConResSegmentationLib.{name}"]
 
 
@@ -124,7 +124,7 @@ class Run:
 
 @pytest.fixture
 def process_events(slicer_app: object) -> Iterator[Callable[[Callable[[], bool]], None]]:
-    """Lets Slicer handle events until something is so."""
+    """Let Slicer handle events until a condition is true."""
 
     def process(isSo: Callable[[], bool]) -> None:
         end = time.monotonic() + 60

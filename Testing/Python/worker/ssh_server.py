@@ -67,7 +67,7 @@ class SshServer:
         self.configure()
 
     def configure(self, **changes: object) -> None:
-        """Let ssh reach it under its name, with other settings where given."""
+        """Configure ssh to reach the server by its name, with other settings if given."""
         options = {
             "HostName": "127.0.0.1",
             "Port": self._port(),
@@ -109,11 +109,11 @@ class SshServer:
                     child.kill()
 
     def sessions(self) -> list[Path]:
-        """What workers have in their temporary folder."""
+        """The contents of the workers' temporary folder."""
         return sorted(self.temporary.iterdir())
 
     def stop(self) -> None:
-        """End it with all of its sessions."""
+        """Stop the server and all of its sessions."""
         self.cut()
         self.process.terminate()
         self.process.wait(30)

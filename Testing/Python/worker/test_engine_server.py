@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model packages, some of them called like what the stand-in engine shall do; the server has none of them."""
+    """Model packages, some named after what the stand-in engine must do; the server has none of them."""
     folder = tmp_path_factory.mktemp("models")
     for name in ("any", "slow", "patient", "deaf", "faulty", "hungry", "crashing", "organ"):
         make_model(folder, name)
@@ -77,7 +77,7 @@ class ServerDriver(Driver):
 def driver(
     slicer_app: object, tmp_path: Path, server: SshServer, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ServerDriver]:
-    """The module's side; nothing of it may be left on either side."""
+    """The module's side; no files may be left on either side."""
     folder = tmp_path / "here ä"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -170,7 +170,7 @@ def test_progress_preview_and_cancel_are_those_of_a_local_engine(driver: ServerD
 
 
 def test_a_deaf_worker_is_left_behind_and_ends(driver: ServerDriver, image: np.ndarray) -> None:
-    """Its process id is of another computer: nothing of that number may be killed here."""
+    """The process id belongs to another computer, so no process with that id may be killed here."""
     deaf = driver.segment("deaf", image)
     driver.until(lambda: max(deaf.fractions, default=0) > 0)
     pid = driver.hello["pid"]
@@ -268,7 +268,7 @@ def test_no_python_of_that_name_is_there(driver: ServerDriver, image: np.ndarray
 
 @pytest.mark.parametrize("kilobytes", [1, 16])
 def test_a_full_disk_there_is_said_with_the_servers_name(driver: ServerDriver, kilobytes: int) -> None:
-    """Too full for the image, which compresses well, or for the result."""
+    """The disk is too full for the image, which compresses well, or for the result."""
     array = np.ones((12, 20, 20), np.int16 if kilobytes > 1 else np.float32)
     driver.server.python(*REMOTE_FAKE, limits=f"ulimit -f {kilobytes * 2}")
     recorder = driver.run("any", array, maps=("residual",))
