@@ -84,7 +84,7 @@ class SshServer:
         self._script(self.bin / "ssh", f'exec {_SSH} -F {config} "$@"')
 
     def python(self, *fake: str, limits: str = "", **environment: object) -> str:
-        """A Python of the server, from which the engine of this source tree runs.
+        """A Python on the server that runs the engine of this source tree.
 
         Args:
             fake: arguments of Python instead of those that are given.
