@@ -49,7 +49,7 @@ class _Request:
     kind: str
     observer: EngineObserver
     asked: SegmentRequest | None = None
-    # Those that another computer had before it was sent more for this request.
+    # Models that the server had before this request, by name.
     models: dict[str, str] | None = None
 
 
@@ -295,7 +295,7 @@ class EngineProcess:
         if self._connection:
             self._connection.release(request.id)
             if ending == "onError" and request.models is not None:
-                # It may not have been able to store what it was sent.
+                # The server may have failed to store a model.
                 self._connection.hello["models"] = request.models
         getattr(request.observer, ending)(*arguments)
 
@@ -322,7 +322,7 @@ class EngineProcess:
             request.observer.onError(error)
 
     def _takeCurrent(self) -> _Request | None:
-        """The current request, which is none from now on; what is not written yet of its inputs is let go."""
+        """Remove and return the current request; inputs that are not written yet are released."""
         request, self._current, self._pieces = self._current, None, iter(())
         return request
 

@@ -132,7 +132,7 @@ def smoothSurfaces(segmentationNode, smoothing: float) -> Iterator[None]:
 def _makeSurfaces(segmentationNode, isWanted: Callable[[object], bool]) -> Iterator[None]:
     """Create surfaces, one per step; between steps, Slicer can handle events, and the user may remove segments.
 
-    If the user edits segments or changes the smoothing meanwhile, the surfaces made so far are made again.
+    If the user edits segments or changes the smoothing meanwhile, finished surfaces are created again.
     """
     segmentation = segmentationNode.GetSegmentation()
     if segmentation.GetConversionParameter(_rule().GetJointSmoothingParameterName()) == "1":

@@ -95,7 +95,7 @@ def test_cancel_is_heard_and_the_engine_stays(driver: Driver, image: np.ndarray)
 
 @pytest.mark.parametrize("how", ["cancel", "stop"])
 def test_an_input_that_is_no_longer_written_is_let_go(driver: Driver, how: str) -> None:
-    """It may be gigabytes, and on Windows its file could not be removed while it is open."""
+    """An input may have gigabytes, and on Windows its file could not be removed while it is open."""
     array = np.zeros((5, 1, BYTES_AT_ONCE // 4), np.float32)
     recorder, held = driver.segment("any", array), weakref.ref(array)
     del array

@@ -287,7 +287,7 @@ def test_a_model_that_the_server_could_not_store_is_sent_again(driver: ServerDri
     driver.until(lambda: listing.ending)
     (session,) = driver.server.sessions()
     stored = session / "models" / "any" / "model.json"
-    # In its way is a folder.
+    # A folder blocks the file.
     stored.mkdir(parents=True)
     assert driver.run("any", image).error.code == "cannot-write"
     stored.rmdir()
