@@ -258,7 +258,7 @@ class BatchRun(RunListener):
         self._unread: deque[Callable[[], list]] = deque()
         self._volumeNodes: list = []
         self._run = None
-        self._isOver = False
+        self._isOver = self._isCanceled = False
         self._began = time.monotonic()
         self.rows: list[BatchRow] = []
         self._entryRows: list[BatchRow] = []
@@ -266,6 +266,7 @@ class BatchRun(RunListener):
 
     def cancel(self) -> None:
         """Stop; finished cases keep their results."""
+        self._isCanceled = True
         if self._run:
             self._run.cancel()
         elif not self._isOver:
@@ -302,7 +303,11 @@ class BatchRun(RunListener):
             row.problem = Messages.sentence(error)
         self._case = None
         self._note(row)
-        self._later(self._next)
+        if self._isCanceled:
+            # Its result was in the scene already.
+            self._end(_("Canceled."))
+        else:
+            self._later(self._next)
 
     def _note(self, row: BatchRow) -> None:
         self.rows.append(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from pathlib import Path
 
 import nibabel
@@ -177,6 +178,30 @@ def test_cancel_keeps_what_is_finished_and_the_rest_can_go_on(batch: PanelDriver
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 1
     batch.wait(lambda: not batch.widget.logic.engine.isSegmenting)
     assert batch.ui.batchButton.enabled
+
+
+def test_cancel_while_a_result_is_shown_ends_the_run_after_that_case(
+    batch: PanelDriver, volume: object, head: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch.ui.show3DCheckBox.checked = True
+    slicer.util.setSliceViewerLayers(background=volume)
+    batch.settle()
+    batch.ui.checkAllButton.click()
+    first, second = cases(batch)
+    runs = sys.modules["ConResSegmentationLib.SegmentationRun"]
+    make = runs.ResultSegmentation._makeSurface
+
+    def cancel_next(*given: object) -> object:
+        # Before the next piece of the result.
+        runs.callLater(batch.ui.cancelButton.click)
+        return make(*given)
+
+    monkeypatch.setattr(runs.ResultSegmentation, "_makeSurface", cancel_next)
+    batch.ui.batchButton.click()
+    batch.wait(lambda: "mL" in cases(batch)[first])
+    assert not batch.widget.runPanel.isRunning and batch.status.startswith("Canceled.") and "1 of 1" in batch.status
+    batch.settle()
+    assert cases(batch)[second] == "" and not batch.widget.logic.engine.isSegmenting
 
 
 def test_closing_the_scene_ends_the_run(batch: PanelDriver, volume: object, head: object) -> None:
