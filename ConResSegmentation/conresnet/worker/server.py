@@ -6,6 +6,7 @@ in blocks.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.metadata
 import os
@@ -45,6 +46,9 @@ def serve(load: Callable[[], Engine] | None = None, remote: bool = False) -> int
     session = session_folder.SessionFolder()
     if remote:
         add_models_folder(session.path / MODELS_FOLDER)
+        # Ends what the shell of the other computer has printed at the start, such as a greeting.
+        with contextlib.suppress(OSError):
+            os.write(events, b"\n")
     server = _Server(requests, events, session, remote)
     try:
         return server.run(load or _load_torch_engine)

@@ -260,6 +260,14 @@ def test_why_an_engine_does_not_start_there(
     assert driver.run("any", image).ending == "done"
 
 
+def test_a_shell_there_that_prints_without_end_of_line_hides_no_hello(driver: ServerDriver, image: np.ndarray) -> None:
+    driver.server.python(*REMOTE_FAKE, limits="printf 'Welcome to the cluster'")
+    recorder = driver.segment("any", image)
+    driver.until(lambda: recorder.ending, 60)
+    assert recorder.ending == "done"
+    driver.server.python(*REMOTE_FAKE)
+
+
 def test_no_python_of_that_name_is_there(driver: ServerDriver, image: np.ndarray) -> None:
     driver.python = "/no/such/python"
     recorder = driver.run("any", image)
