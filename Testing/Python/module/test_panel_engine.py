@@ -20,12 +20,13 @@ NAME = "DOE^JANE 19700101"
 
 
 def children() -> set[int]:
-    """The processes that this one has started, and those started by them; not the tests' own reader of images."""
+    """The processes that this one has started, and those started by them; not the tests' own readers and helpers."""
     found = set()
     for child in psutil.Process().children(recursive=True):
         # One that has ended meanwhile has no command line any more.
         with contextlib.suppress(psutil.NoSuchProcess):
-            if not any("images.files import serve" in word for word in child.cmdline()):
+            own = ("images.files import serve", "multiprocessing.resource_tracker")
+            if not any(name in word for word in child.cmdline() for name in own):
                 found.add(child.pid)
     return found
 
