@@ -206,6 +206,9 @@ def _receive(file: BinaryIO, url: str, sha256: str, have: int, size: int, on_pro
         if response.status_code != 206:
             have = 0
         file.truncate(have)
+        if response.status_code == 416:
+            # What is here is longer than the file, so it is not a part of it.
+            raise UserError("download-interrupted", url=url)
         length = response.headers.get("Content-Length", "")
         total = size or (have + int(length) if length.isdecimal() else 0)
         for block in _blocks(response, url):
@@ -259,7 +262,7 @@ def _answer(url: str, sha256: str, headers: dict[str, str]) -> Iterator[Response
         # It may have been redirected, and whoever changes an answer on the way may name an https:// address of theirs.
         for hop in (*response.history, response):
             _refuse_insecure(hop.url, sha256)
-        if response.status_code not in (200, 206):
+        if response.status_code not in (200, 206, 416):
             raise UserError("download-failed", url=url, reason=f"{response.status_code} {response.reason}".strip())
         yield response
 

@@ -61,6 +61,9 @@ class Handler(BaseHTTPRequestHandler):
         content, begin = server.files[self.path], 0
         if wanted and server.takes_ranges:
             begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if begin >= len(content):
+                self.send_error(416)
+                return
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
         else:
@@ -181,6 +184,18 @@ def test_a_part_that_is_complete_already_is_used(catalog, models_folder, server,
     part.write_bytes(content)
     server.stops_after = None
     download.get_model("tiny", catalog=str(catalog))
+    assert installed()
+
+
+def test_a_part_that_is_longer_than_the_file_is_forgotten(models_folder, server, content):
+    server.files["/tiny.zip"], server.stops_after = content, len(content) // 2
+    url, sha256 = f"{server.address}/tiny.zip", hashlib.sha256(content).hexdigest()
+    assert refused("", url, sha256=sha256) == "download-interrupted"
+    [part] = (models_folder / ".downloads").iterdir()
+    part.write_bytes(content + bytes(500))
+    server.stops_after = None
+    assert refused("", url, sha256=sha256) == "download-interrupted"
+    download.get_model(url, sha256=sha256)
     assert installed()
 
 
