@@ -115,9 +115,9 @@ def test_without_room_for_a_log_it_still_ends_in_a_sentence(
 
 def test_a_python_without_torch_is_named(ending, capsys: pytest.CaptureFixture) -> None:
     assert ending(ModuleNotFoundError("No module named 'torch'", name="torch")) == 2
-    assert "needs torch" in capsys.readouterr().err
+    assert "requires torch" in capsys.readouterr().err
     assert ending(ModuleNotFoundError("No module named 'monai'", name="monai")) == 2
-    assert "needs monai" in capsys.readouterr().err
+    assert "requires monai" in capsys.readouterr().err
     assert ending(ModuleNotFoundError("No module named 'conresnet.typo'", name="conresnet.typo")) == 1
 
 

@@ -154,7 +154,7 @@ def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_pat
 def test_a_single_network_is_loaded_by_its_index(tmp_path):
     members, together = make_members(tmp_path, 2)
     sentence = refusal("network-ambiguous", conresnet.load_network, together)
-    assert "has 2 networks" in sentence and "0 to 1" in sentence
+    assert "2 networks" in sentence and "0 to 1" in sentence
     refusal("network-not-found", conresnet.load_network, together, 2)
     expected = conresnet.load_network(members[1]).state_dict()
     found = conresnet.load_network(together, 1).state_dict()

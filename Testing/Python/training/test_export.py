@@ -103,7 +103,7 @@ def test_folds_make_an_ensemble_measured_by_those_that_never_saw_a_case(data_set
         expected = {name: round(row["dice"], 4) for name, row in rows.items()}
         assert metrics["dice_a_case"][case] == expected
     assert "ensemble, 3 networks (conresnet)" in package.read_file("MODEL_CARD.md").decode()
-    with pytest.raises(UserError, match="has 3 networks"):
+    with pytest.raises(UserError, match="combines 3 networks"):
         conresnet.load_network(output)
     # It is a model like any other: the mean of its networks, by the engine's own command.
     image = data_set / "imagesTr" / "case_0.nii.gz"
