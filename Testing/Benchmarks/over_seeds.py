@@ -56,9 +56,9 @@ def figures(folders: Sequence[Path], metric: str) -> dict[str, np.ndarray]:
     from compare_systems import EVALUATION
 
     from conresnet_training.evaluation import read_evaluation
-    from conresnet_training.evaluation.results import OVERALL, per_case
+    from conresnet_training.evaluation.results import JSON_FILE, OVERALL, per_case
 
-    rows = [{path.parent.name: path for path in folder.glob(f"*/{EVALUATION}")} for folder in folders]
+    rows = [{path.parts[-3]: path for path in folder.glob(f"*/{EVALUATION}/{JSON_FILE}")} for folder in folders]
     evaluated = {
         row: [read_evaluation(paths[row]).cases for paths in rows] for row in sorted(set.intersection(*map(set, rows)))
     }
