@@ -85,6 +85,8 @@ def test_the_result_fills_in_and_then_gives_way_to_the_real_one(panel: PanelDriv
     assert names == [result.GetSegmentation().GetNthSegment(n).GetName() for n in range(2)]
     final = label_array(result, windows)
     done = seen.any(axis=(1, 2))
+    # The engine may have been stopped while it wrote the last one.
+    done[np.flatnonzero(done)[-1]] = False
     np.testing.assert_array_equal(seen[done], final[done])
 
 
