@@ -81,15 +81,15 @@ def write_series(path: Path, image: Path, frames: int) -> np.ndarray:
     return series.T
 
 
-def test_one_broken_volume_among_four_does_not_stop_the_others(
+def test_one_broken_volume_among_five_does_not_stop_the_others(
     batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
 ) -> None:
-    names = [hippocampus_image.name, "hippocampus_123.nii.gz"]
+    names = [hippocampus_image.name, "hippocampus_123.nii.gz", "hippocampus_210.nii.gz"]
     nodes = [slicer.util.loadVolume(str(hippocampus_image.with_name(name))) for name in names]
     nodes.append(slicer.util.addVolumeFromArray(slicer.util.arrayFromVolume(nodes[0]).copy(), name="copy"))
     broken = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "broken")
     batch.settle()
-    assert len(cases(batch)) == 4 and batch.ui.batchButton.toolTip == "Check at least one case."
+    assert len(cases(batch)) == 5 and batch.ui.batchButton.toolTip == "Check at least one case."
     batch.ui.checkAllButton.click()
     told = []
     batch.ui.progressBar.valueChanged.connect(told.append)
@@ -99,14 +99,14 @@ def test_one_broken_volume_among_four_does_not_stop_the_others(
     assert all("Anterior hippocampus" in said[node.GetName()] for node in nodes)
     assert "broken" in said["broken"] and "mL" not in said["broken"]
     table = volumes()
-    assert table["Case"] == list(said) and len(table["Case"]) == 4
+    assert table["Case"] == list(said) and len(table["Case"]) == 5
     row = table["Case"].index("hippocampus_004")
     assert table["Anterior hippocampus (mL)"][row] == pytest.approx(1.84, abs=0.01)
     failed = table["Case"].index("broken")
     assert math.isnan(table["Anterior hippocampus (mL)"][failed]) and table["Problem"][failed] == said["broken"]
     results = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     assert {node.GetName().split(" ")[0] for node in results} == {node.GetName() for node in nodes}
-    assert "3 of 4" in batch.status and table is not None and broken is not None
+    assert "4 of 5" in batch.status and table is not None and broken is not None
     rising = [value for value in told if value > 0]
     assert rising == sorted(rising), "one bar for all cases"
     assert batch.ui.batchButton.enabled and batch.ui.applyButton.enabled
