@@ -97,7 +97,7 @@ def test_a_signal_while_it_holds_its_lock_ends_it_within_its_grace(tmp_path: Pat
         text=True,
     )
     try:
-        assert process.wait(SECONDS_OF_GRACE + 60) == 1
+        assert process.wait(SECONDS_OF_GRACE + 30) == 1
         assert process.stdout.read() == "answered\n"
     finally:
         process.kill()
