@@ -17,6 +17,7 @@ help:
 	@echo "make test        run the tests (6 to 10 minutes on two idle cores)"
 	@echo "make test-all    also run the long tests"
 	@echo "make demo        segment real cases through the module's logic; pictures and files go to demo/"
+	@echo "make demo CT=/path/to/ct.nii.gz   also segment a CT of the head and neck"
 	@echo "make screenshots DATA=/path/to/Task04_Hippocampus  render Screenshots/ again, which includes a short training"
 	@echo "make lint        check the style of the Python sources"
 	@echo "make lists       list every file of the Slicer modules in their CMakeLists.txt"
@@ -33,7 +34,7 @@ test-all: setup
 	$(PYTEST) -m ""
 
 demo: setup
-	$(BIN)/python Testing/Demo/demo.py
+	$(BIN)/python Testing/Demo/demo.py demo $(CT)
 
 screenshots: demo
 	$(BIN)/python Testing/Demo/training_demo.py $(DATA)

@@ -1,4 +1,7 @@
-"""Segment real cases through the module's own logic, into demo/ or the folder given. Run by ``make demo``."""
+"""Segment real cases through the module's own logic, into demo/ or the given folder. Run by ``make demo``.
+
+    python Testing/Demo/demo.py [FOLDER [CT]]
+"""
 
 import sys
 from pathlib import Path
@@ -8,4 +11,4 @@ if __name__ == "__main__":
 
     import demo_cases
 
-    demo_cases.main(*map(Path, sys.argv[1:2]))
+    demo_cases.main(*map(Path, sys.argv[1:3]))

@@ -2,7 +2,8 @@
 
 A crop around a hippocampus gives the segmentation, the residual and attention maps, one surface per segment, pictures
 of the views, of maps in 3D and of the module's panel, and what the buttons below the review list write. A whole head
-gives pictures of both hippocampi, the structures of its brain and its brain tissue, each by one click.
+gives pictures of both hippocampi, the structures of its brain and its brain tissue, each by one click. So does a CT of
+the head and neck, if its file is given; the test data contain none.
 """
 
 from __future__ import annotations
@@ -35,8 +36,12 @@ OUTER_SEGMENTS = [
 OUTPUT = REPOSITORY / "demo"
 
 
-def main(output: Path = OUTPUT) -> None:
-    """Create all files of the demo in ``output`` and print the results."""
+def main(output: Path = OUTPUT, ct: Path | None = None) -> None:
+    """Create all files of the demo in ``output`` and print the results.
+
+    Args:
+        ct: an image of the head and neck.
+    """
     started = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
     app = start_application()
@@ -44,9 +49,11 @@ def main(output: Path = OUTPUT) -> None:
         module = app.moduleManager().load(REPOSITORY / "ConResSegmentation" / "ConResSegmentation.py")
         segment_case(module, output)
         widget = module.widgetRepresentation().self()
-        segment_head(widget, "hippocampus", output / "whole_head.png", "Left posterior hippocampus", field_mm=120)
-        segment_head(widget, "brain-structures", output / "brain_structures.png", "Left putamen")
-        segment_head(widget, "brain-tissue", output / "brain_tissue.png", "White matter")
+        segment_whole(widget, HEAD, "hippocampus", output / "whole_head.png", "Left posterior hippocampus", 120)
+        segment_whole(widget, HEAD, "brain-structures", output / "brain_structures.png", "Left putamen")
+        segment_whole(widget, HEAD, "brain-tissue", output / "brain_tissue.png", "White matter")
+        if ct:
+            segment_whole(widget, ct, "head-neck-organs", output / "ct.png", "Mandible")
         if slot_errors:
             raise RuntimeError("a slot or an observer raised an exception, see above")
     finally:
@@ -119,15 +126,15 @@ def show_maps_in_3d(widget: object, outcome: object, output: Path) -> None:
     selector.setCurrentIndex(0)
 
 
-def segment_head(widget: object, model: str, picture: Path, shown: str, field_mm: float = 0) -> None:
-    """Segment a whole head by one click, without an ROI, and save a picture.
+def segment_whole(widget: object, image: Path, model: str, picture: Path, shown: str, field_mm: float = 0) -> None:
+    """Segment a whole image by one click, without an ROI, and save a picture.
 
     Args:
         shown: the segment whose center the slices show.
         field_mm: height of what the slices show; 0 for all.
     """
     slicer.mrmlScene.Clear(0)
-    slicer.util.loadVolume(str(HEAD))
+    slicer.util.loadVolume(str(image))
     choose_model(widget, model)
     outcome = click_segment(widget)
     widget.ui.mapSelector.setCurrentNode(None)
