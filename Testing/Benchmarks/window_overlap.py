@@ -1,0 +1,75 @@
+"""What the overlap and the size of windows do to a model's Dice and time, case by case.
+
+    python Testing/Benchmarks/window_overlap.py HN_OAR_OpenKBP --model head-neck-organs --overlap 0.25 \\
+        [--window 40,40,48] [--all]
+
+The cases are those that the model's own figures name as held out; with --all, every case with an image. Each is
+segmented with the package's own windows and then with every combination of the given sizes and overlaps. Processor time
+is that of the whole segmentation on one thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import click
+import numpy as np
+
+REPOSITORY, HERE = Path(__file__).resolve().parents[2], Path(__file__).parent
+sys.path[:0] = [str(REPOSITORY / part) for part in ("ConResSegmentation", "ConResTraining")] + [str(HERE)]
+
+
+@click.command()
+@click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--model", required=True, help="A model's name or package.")
+@click.option("--overlap", "overlaps", multiple=True, type=float, default=[0.25], show_default=True)
+@click.option("--window", "windows", multiple=True, help="S,H,W.  [default: the model's]")
+@click.option("--precision", default="auto", show_default=True)
+@click.option("--all", "every", is_flag=True, help="Not only the cases that the model held out.")
+def measure(data, model, overlaps, windows, precision, every) -> None:
+    """Segment the cases of DATA with other windows than the model's, and print a table."""
+    import torch
+    from brain_structures import dice
+
+    from conresnet.images.files import read_channels
+    from conresnet.inference.segmentation import load_model, segment
+    from conresnet.package import read_package
+    from conresnet.package.reader import read_metrics
+    from conresnet.package.store import find_model
+    from conresnet_training.data import read_data_set
+
+    torch.set_num_threads(1)
+    loaded = load_model(model, "cpu", precision)
+    own, segments = loaded.system.tiling, loaded.description.output.segments
+    names = [item.name for item in loaded.description.inputs]
+    known = set(read_metrics(read_package(find_model(model)))["dice_a_case"])
+    cases = [case for case in read_data_set(data).cases if case.images and (every or case.name in known)]
+    sizes = [tuple(map(int, size.split(","))) for size in windows] or [own.window]
+    tilings = [own, *(replace(own, window=size, overlap=share) for size, share in product(sizes, overlaps))]
+    scores, seconds = np.zeros((len(tilings), len(cases))), np.zeros(len(tilings))
+    for column, case in enumerate(cases):
+        volumes, truth = read_channels(list(case.images), names), read_channels([case.label], ["label"])[0].array
+        for row, tiling in enumerate(tilings):
+            loaded.system.tiling = tiling
+            begun = time.process_time()
+            found = segment(loaded, volumes).labels.array
+            seconds[row] += time.process_time() - begun
+            scores[row, column] = np.mean([dice(found == item.label, truth == item.label) for item in segments])
+        click.echo(f"{case.name} {scores[:, column].round(4)}", err=True)
+    click.echo("| window | overlap | Dice | minus the model's own, case by case | processor time, of the model's own |")
+    click.echo("|---|---|---|---|---|")
+    for tiling, each, took in zip(tilings, scores, seconds / seconds[0], strict=True):
+        size, change = " x ".join(map(str, tiling.window)), each - scores[0]
+        error = change.std(ddof=1) / np.sqrt(len(change))
+        click.echo(
+            f"| {size} | {tiling.overlap:g} | {each.mean():.4f} | {change.mean():+.4f}, standard error {error:.4f}, "
+            f"{change.min():+.4f} to {change.max():+.4f} | {took:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    measure()
