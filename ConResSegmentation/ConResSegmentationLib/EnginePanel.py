@@ -50,7 +50,7 @@ class EnginePanel(EngineObserver):
         self._installation: Installation | None = None
         self._devices: list[dict] = []
         self._device = "auto"
-        self._isOutdated = self._isFreed = False
+        self._isOutdated = self._isFreed = self._isLost = False
         self._python.program = slicer.util.settingsValue(PYTHON_SETTING, "")
         self._python.server = slicer.util.settingsValue(SERVER_SETTING, "")
         self._python.serverProgram = slicer.util.settingsValue(SERVER_PYTHON_SETTING, "")
@@ -64,6 +64,7 @@ class EnginePanel(EngineObserver):
         self._ui.freeMemoryButton.connect("clicked(bool)", self._onFreeMemory)
         self._ui.deviceSelector.connect("activated(int)", self._onDeviceActivated)
         section.connect("contentsCollapsed(bool)", self._onCollapsed)
+        engine.onLost = self._onLost
         self.selectDevice("auto")
         self._showCheck()
 
@@ -114,6 +115,9 @@ class EnginePanel(EngineObserver):
             if self._check and not self._check.problem:
                 self._engine.listDevices(self)
         if self._engine.isRunning or (self._check and not self._check.problem):
+            if self._isLost:
+                # It comes before the caller's request, and its answer shows that the server is connected again.
+                self._engine.listDevices(self)
             proceed()
             return
         self._waiting = (proceed, refuse)
@@ -128,6 +132,7 @@ class EnginePanel(EngineObserver):
     def close(self) -> None:
         """The panel is about to be deleted: a pending answer must not start the engine again."""
         self._waiting = None
+        self._engine.onLost = lambda error: None
         if self._installation:
             self._installation.stop(wait=True)
         self._python.dropCheck()
@@ -142,12 +147,18 @@ class EnginePanel(EngineObserver):
             return
         self._devices = [entry for entry in devices if entry["name"] != "auto"]
         self.selectDevice(self._device)
+        self._isLost = False
         if self._python.server:
             self._ui.engineStatusLabel.text = _("Ready on {server}.").format(server=self._python.server)
 
     def onError(self, error: EngineError) -> None:
-        """The engine could not be started to list its devices."""
+        """The engine could not be started to list its devices, or the connection to the server was lost."""
         self._ui.engineStatusLabel.text = Messages.sentence(error)
+
+    def _onLost(self, error: EngineError) -> None:
+        if self._python.server:
+            self._isLost = True
+            self.onError(error)
 
     def _name(self, index: int) -> str:
         return "auto" if index == 0 else self._devices[index - 1]["name"]

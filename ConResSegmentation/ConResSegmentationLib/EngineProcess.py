@@ -62,6 +62,7 @@ class EngineProcess:
 
     Attributes:
         isUnused: whether nobody has requested a segmentation since the process was started.
+        onLost: called with the error when the process ends by itself, even if there is no request.
     """
 
     def __init__(self, launch: Callable[[], ProcessLaunch]):
@@ -73,6 +74,7 @@ class EngineProcess:
         self._current: _Request | None = None
         self._lastId = 0
         self.isUnused = True
+        self.onLost: Callable[[EngineError], None] = lambda error: None
         self._lastError: EngineError | None = None
         self._lastLog = ""
         self._cancelTimer = qt.QTimer()
@@ -304,6 +306,7 @@ class EngineProcess:
         cancelling = self._cancelTimer.isActive()
         neverWorked = self._connection is None or self._connection.hello is None
         self._dropConnection()
+        self.onLost(error)
         if self._current and not neverWorked:
             self._finish("onCancelled") if cancelling else self._finish("onError", error)
         else:

@@ -55,13 +55,16 @@ def test_a_segmentation_on_a_server_looks_like_one_here(
     assert maps
     server.cut()
     panel.wait(lambda: not panel.widget.logic.engine.isRunning)
+    assert f"The connection to {NAME} was lost" in panel.ui.engineStatusLabel.text
     panel.click_segment()
     panel.wait_until_computing()
     server.cut()
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert f"The connection to {NAME} was lost" in panel.status
+    assert panel.ui.engineStatusLabel.text == panel.status
     panel.picture(tmp_path / "lost.png")
     assert panel.segment() is not None and panel.status.startswith("Done in"), panel.status
+    assert panel.ui.engineStatusLabel.text == f"Ready on {NAME}."
     panel.leave()
     panel.open()
     assert (panel.ui.serverEdit.text.strip(), panel.ui.serverPythonEdit.text) == (NAME, str(server.bin / "python"))
