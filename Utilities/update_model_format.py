@@ -33,7 +33,7 @@ DERIVED = (
 def table() -> str:
     """The fields as a Markdown table; a dot stands for a field of an object, ``[]`` for the entries of a list."""
     rows = [f"| {path} | {kind} | {meaning} |" for path, kind, meaning in _rows(ModelDescription, "", set())]
-    rows.append(f"| `residual_axis` * | text | {DERIVED} |")
+    rows.append(f"| `residual_axis` * | string | {DERIVED} |")
     return "\n".join(["| field | value | meaning |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -56,7 +56,7 @@ def _rows_of_systems(above: str) -> Iterator[tuple[str, str, str]]:
     for name in system_names():
         if arguments := declared_system(name).Arguments:
             for path, kind, meaning in _rows(arguments, f"{above}.", set()):
-                yield path, kind, f"of `{name}`: {meaning}"
+                yield path, kind, f"for `{name}`: {meaning}"
 
 
 def _inner(hint: Any) -> tuple[type | None, str]:
@@ -79,14 +79,14 @@ def _words(hint: Any, rule: Rule) -> str:
     if origin is dict:
         return "object" if arguments[1] is Any else "objects by file name"
     if hint is str:
-        return " or ".join(f"`{choice}`" for choice in rule.choices) if rule.choices else "text"
+        return " or ".join(f"`{choice}`" for choice in rule.choices) if rule.choices else "string"
     if hint in (int, float):
         return f"{'whole number' if hint is int else 'number'} from {rule.low:g} to {rule.high:.10g}"
     return "object"
 
 
 def _plural(words: str) -> str:
-    first, rest = re.fullmatch(r"(whole number|number|object|text|list)?(.*)", words).groups()
+    first, rest = re.fullmatch(r"(whole number|number|object|string|list)?(.*)", words).groups()
     return f"{first}s{rest}" if first else rest
 
 

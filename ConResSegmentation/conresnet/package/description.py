@@ -97,7 +97,7 @@ class Input:
     name: str = field("name of the channel, such as `T1`")
     modality: str = field("such as `MR` or `CT`")
     keywords: tuple[str, ...] = field("words in an image's name that suggest this channel", default=())
-    exclude_keywords: tuple[str, ...] = field("words that rule it out", default=())
+    exclude_keywords: tuple[str, ...] = field("words in an image's name that rule this channel out", default=())
     intensity: tuple[dict[str, Any], ...] = field("intensity steps, applied in order (see below)", default=())
     copies: tuple[tuple[dict[str, Any], ...], ...] = field(
         "more channels made from the same image, each with its own steps",
@@ -127,9 +127,9 @@ class Input:
 class Preparation:
     """The model's space.
 
-    With ``roi`` "cut" the model sees nothing of the image outside the ROI, for models trained on crops around their
-    structure. With "limit" intensity is measured on the whole image and the network sees what is around the ROI, for
-    models trained on whole scans; only the result ends at the ROI.
+    With ``roi`` "cut", the model sees nothing outside the ROI. This suits models trained on crops around their
+    structure. With "limit", intensity is measured on the whole image and the network also sees the surroundings of
+    the ROI; only the result ends at the ROI. This suits models trained on whole scans.
     """
 
     orientation: str = field("the directions in which S, H and W increase, such as `SAR`", check=_orientation)
@@ -151,7 +151,7 @@ class Network:
 
     type: str = field("name of the network")
     arguments: dict[str, Any] = field("arguments of the network")
-    weights: str = field("its file of weights", check=_weights_name)
+    weights: str = field("name of its weights file", check=_weights_name)
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Arguments that the description needs to understand."""
@@ -183,10 +183,13 @@ class Inference:
 
     window: tuple[int, int, int] = field("voxels along S, H, W", low=1, high=2048)
     overlap: float = field("minimum overlap as a fraction of the window", low=0, high=0.9)
-    tiling: str = field("how windows are placed: as few as fit, or as the paper's authors do", choices=TILINGS)
+    tiling: str = field(
+        "how windows are placed. `fitted`: as few as needed; `authors`: as the paper's authors did",
+        choices=TILINGS,
+    )
     blending: str = field("weight of a window's voxels where windows overlap", choices=BLENDINGS)
     mirror_axes: tuple[str, ...] = field(
-        "axes along which the image is also mirrored, and the answers averaged", default=(), choices=AXES, unique=True
+        "axes along which the image is also mirrored; the outputs are averaged", default=(), choices=AXES, unique=True
     )
 
 
@@ -199,7 +202,7 @@ class Segment:
     color: tuple[int, int, int] = field("red, green, blue", low=0, high=255)
     terminology: Terminology | None = field("codes, as in Slicer's terminology", default=None)
     includes: tuple[str, ...] = field(
-        "for regions: names of regions inside this one, which are painted later",
+        "for regions: names of regions inside this one, which are painted over it",
         default=(),
         most=255,
         since=2,
@@ -219,8 +222,9 @@ class Output:
     """What comes out, in the order of the network's output channels.
 
     ``labels``: one softmax over the background and the segments. ``regions``: one sigmoid per segment, cut at
-    ``threshold`` and painted in ``paint_order``. Where a region is, those that include it are too, even against
-    the network, so that a region is the same on its own and in a label map, by the values of its parts.
+    ``threshold`` and painted in ``paint_order``. A voxel in a region also belongs to every region that includes it,
+    even where the network disagrees. A region is then the same on its own and when it is put together from the values
+    of its parts in a label map.
     """
 
     kind: str = field(
@@ -263,10 +267,12 @@ class Output:
 class LocatedPlace:
     """One place in the body where the locator looks, such as one side."""
 
-    name: str = field("goes before the name of each segment found there, such as `Left`", check=_segment_name)
-    segments: tuple[str, ...] = field("the locator's segments that are there", least=1, unique=True)
+    name: str = field("prefix for the name of each segment found there, such as `Left`", check=_segment_name)
+    segments: tuple[str, ...] = field("the locator's segments at this place", least=1, unique=True)
     type_modifier: Code | None = field(
-        "refines the type of what is found there, such as Left, unless the segment says more", default=None, omit=True
+        "refines the type of what is found there, such as Left, unless the segment has a modifier of its own",
+        default=None,
+        omit=True,
     )
 
     def of(self, segment: Segment, label: int) -> Segment:
@@ -280,14 +286,14 @@ class LocatedPlace:
 
 @dataclass(frozen=True, kw_only=True)
 class Locator:
-    """Another model that finds the ROIs in an image of more than the model was trained on.
+    """Another model that finds the ROIs in an image that is larger than the model was trained on.
 
-    It segments the whole image. Around what it finds of each place lies an ROI with a margin, in which the model then
-    segments, so that each place has segments of its own.
+    It segments the whole image. For each place, an ROI is put around what it finds, with a margin. The model then
+    segments each ROI, so each place has segments of its own.
     """
 
-    model: str = field("name of the other model, which takes the first image", check=plain_name)
-    margin: float = field("mm from what it finds to the faces of the ROI", low=0, high=100)
+    model: str = field("name of the other model, which segments the first image", check=plain_name)
+    margin: float = field("distance in mm from what it finds to the faces of the ROI", low=0, high=100)
     places: tuple[LocatedPlace, ...] = field("where it looks", least=1, most=16)
 
     def output(self, output: Output) -> Output:
@@ -322,21 +328,21 @@ class ModelDescription:
     format: str = field("always `conresnet-model`", choices=(FORMAT,))
     format_version: int = field("version of this format", low=1, high=FORMAT_VERSION)
     name: str = field("name of the folder once installed: letters, digits, `.`, `_`, `-`", check=plain_name)
-    title: str = field("name for people")
+    title: str = field("title shown to users")
     version: str = field("version of the model, such as 1.0.0", pattern=_VERSION, shape="look like 1.0.0")
     description: str = field("what the model is for", default="")
     license: str = field("license of the weights")
-    attribution: str = field("whose work they are", default="")
+    attribution: str = field("credits for the weights and the training data", default="")
     citations: tuple[str, ...] = field("publications", default=())
     training_data: str = field("what the model was trained on", default="")
     intended_use: str = field("what the model may be used for", default="")
     limitations: str = field("what it cannot do", default="")
     inputs: tuple[Input, ...] = field("the images, in the order in which they are given", least=1, most=64)
-    preparation: Preparation = field("the space and the part of the image that the model works on")
-    system: System = field("the networks, and how they make a segmentation")
+    preparation: Preparation = field("the voxel grid and the part of the image that the model uses")
+    system: System = field("the networks, and how they are combined")
     inference: Inference = field("the sliding-window pass")
     output: Output = field("the segments")
-    locator: Locator | None = field("finds the ROIs where the user gives none", default=None, omit=True, since=4)
+    locator: Locator | None = field("finds ROIs if the user gives none", default=None, omit=True, since=4)
     files: dict[str, PackedFile] = field("every file except model.json", default=None, keys=_packed_name)
 
     @property

@@ -46,11 +46,11 @@ class Arguments:
 
     margin: int = field("voxels around what the coarse network found (m of eq. 4)", low=0, high=1000)
     coarse_windows: int = field(
-        "n of section 4.1 for the coarse pass: how much windows overlap", default=6, low=1, high=100
+        "n of section 4.1 for the coarse pass, which sets how much windows overlap", default=6, low=1, high=100
     )
     fine_windows: int = field("n of section 4.1 for the fine pass", default=12, low=1, high=100)
     smallest_component: float = field(
-        "share of a segment below which a connected component is dropped; 0 keeps all", default=0.2, low=0, high=1
+        "components smaller than this share of their segment are dropped; 0 keeps all", default=0.2, low=0, high=1
     )
 
 
