@@ -1,6 +1,5 @@
 """ConRes Segmentation: segments images with ConResNet models and shows the network's residual and attention maps."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import slicer
@@ -18,9 +17,9 @@ from ConResSegmentationLib import (
     Diagnostics,
     Gallery,
     Loading,
-    MapVolumes,
     Report,
     ResultOrigin,
+    ResultParts,
     ResultSegmentation,
 )
 from ConResSegmentationLib.BatchPanel import BatchPanel
@@ -29,11 +28,9 @@ from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
 from ConResSegmentationLib.Map3DPanel import Map3DPanel
-from ConResSegmentationLib.MapComparison import ComparisonButton
-from ConResSegmentationLib.MapOverlay import MapChooser, OverlayPanel
+from ConResSegmentationLib.MapOverlay import ComparisonButton, MapChooser, OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, SceneChoices, engineOptions
-from ConResSegmentationLib.ResultParts import PartRemover
 from ConResSegmentationLib.Review import ReviewPanel
 from ConResSegmentationLib.RunPanel import RunControl, RunPanel
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, ROIPanel
@@ -53,6 +50,8 @@ from ConResSegmentationLib.Widgets import (
     singleShotTimer,
     stayNarrow,
 )
+
+_INPUTS = (slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSequenceNode)
 
 
 class ConResSegmentation(ScriptedLoadableModule):
@@ -75,9 +74,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = None
-        self._parameterNode = None
-        self._parameterNodeGuiTag = None
+        self.logic = self._parameterNode = self._parameterNodeGuiTag = None
         self._namesSegmented: set[str] = set()
         self._wantsMap = True
 
@@ -116,7 +113,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
         self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton, Report.isPossible, Report.write)
-        self.partRemover = PartRemover(uiWidget)
+        self.partRemover = ResultParts.PartRemover(uiWidget)
         self._smoothing = WorkInSteps(uiWidget)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
@@ -201,14 +198,13 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAdded(self, caller, event, node) -> None:
         """A volume may be a missing channel. Its name and image may be set only after it was added."""
-        kinds = (slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSequenceNode)
-        if isinstance(node, kinds) and not slicer.mrmlScene.IsImporting():
+        if isinstance(node, _INPUTS) and not slicer.mrmlScene.IsImporting():
             self._nodesTimer.start()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node) -> None:
         """What is gone can no longer be segmented."""
-        if isinstance(node, (slicer.vtkMRMLScalarVolumeNode, slicer.vtkMRMLSequenceNode)):
+        if isinstance(node, _INPUTS):
             self.batchPanel.refreshSoon()
 
     def _onNodesAdded(self) -> None:
@@ -325,7 +321,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         """What to segment, as chosen in the panel."""
         node = self.logic.getParameterNode()
         # A user who has chosen no map although there were some does not want one over the next result either.
-        self._wantsMap = node.shownMap is not None or not (node.segmentation and MapVolumes.mapNodes(node.segmentation))
+        hasMaps = bool(node.segmentation and ResultParts.mapNodes(node.segmentation))
+        self._wantsMap = node.shownMap is not None or not hasMaps
         return self._taskOf(tuple(self.channels.nodes), node.segmentation)
 
     def _taskOf(self, volumeNodes: tuple, segmentationNode) -> SegmentationTask:
@@ -423,9 +420,7 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
             choices.model, choices.channels = name, []
         return name
 
-    def importCheckpoint(
-        self, checkpoint: str, settings: dict, listener, install: Callable[[str], str] | None = None
-    ) -> CheckpointImport:
+    def importCheckpoint(self, checkpoint: str, settings: dict, listener, install=None) -> CheckpointImport:
         """Convert a checkpoint by the paper's authors without waiting, then `install` it; see `CheckpointImport`."""
         return CheckpointImport(self.enginePython, Path(checkpoint), settings, listener, install or self.install)
 

@@ -8,8 +8,8 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from ConResSegmentationLib.MapVolumes import MAP_ATTRIBUTE
 from ConResSegmentationLib.Models import modelChoices
+from ConResSegmentationLib.ResultParts import MAP_ATTRIBUTE
 
 _MODULE = "ConResSegmentation"
 

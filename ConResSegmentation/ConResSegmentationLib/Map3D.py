@@ -15,7 +15,7 @@ from vtk.util import numpy_support
 from conresnet.images.grid import box_of_flags
 from conresnet.package.maps import MAPS
 
-from . import MapVolumes, ResultParts, ResultSegmentation
+from . import ResultParts, ResultSegmentation
 from .ParameterNode import Map3D
 
 PAINTED_ATTRIBUTE = "ConResNet.PaintedSegment"
@@ -55,7 +55,7 @@ def paintSegment(segmentationNode, segmentId: str, mapNode):
     if not surface.GetNumberOfPoints():
         return None
     surface.GetPointData().SetScalars(_sample(surface, segmentationNode, mapNode))
-    name = f"{segment.GetName()} {MAPS[mapNode.GetAttribute(MapVolumes.MAP_ATTRIBUTE)].title.lower()}"
+    name = f"{segment.GetName()} {MAPS[mapNode.GetAttribute(ResultParts.MAP_ATTRIBUTE)].title.lower()}"
     return _put(segmentationNode, mapNode, surface, Map3D.surfaces, name, segmentId)
 
 
@@ -134,9 +134,9 @@ def isCurrent(segmentationNode, mapNode, how: Map3D, threshold: float) -> bool:
         return False
     if how is Map3D.isosurface and shown[0].GetAttribute(_THRESHOLD_ATTRIBUTE) != f"{threshold:g}":
         return False
-    kind = mapNode.GetAttribute(MapVolumes.MAP_ATTRIBUTE)
-    if how is Map3D.surfaces and mapNode.GetAttribute(MapVolumes.SEGMENT_ATTRIBUTE):
-        return all(ResultParts.mapOf(node).GetAttribute(MapVolumes.MAP_ATTRIBUTE) == kind for node in shown)
+    kind = mapNode.GetAttribute(ResultParts.MAP_ATTRIBUTE)
+    if how is Map3D.surfaces and mapNode.GetAttribute(ResultParts.SEGMENT_ATTRIBUTE):
+        return all(ResultParts.mapOf(node).GetAttribute(ResultParts.MAP_ATTRIBUTE) == kind for node in shown)
     return all(ResultParts.mapOf(node) is mapNode for node in shown)
 
 
@@ -154,16 +154,15 @@ def _kind(how: Map3D) -> str:
 
 
 def _mapOfSegment(mapNode, segmentationNode, name: str):
-    if not mapNode.GetAttribute(MapVolumes.SEGMENT_ATTRIBUTE):
+    """The map of this kind for the named segment, if there is one for each; otherwise the map itself."""
+    if not mapNode.GetAttribute(ResultParts.SEGMENT_ATTRIBUTE):
         return mapNode
-    kind = mapNode.GetAttribute(MapVolumes.MAP_ATTRIBUTE)
-    for node in MapVolumes.mapNodes(segmentationNode):
-        if (node.GetAttribute(MapVolumes.MAP_ATTRIBUTE), node.GetAttribute(MapVolumes.SEGMENT_ATTRIBUTE)) == (
-            kind,
-            name,
-        ):
-            return node
-    return mapNode
+    wanted = mapNode.GetAttribute(ResultParts.MAP_ATTRIBUTE), name
+    attributes = ResultParts.MAP_ATTRIBUTE, ResultParts.SEGMENT_ATTRIBUTE
+    found = (
+        node for node in ResultParts.mapNodes(segmentationNode) if tuple(map(node.GetAttribute, attributes)) == wanted
+    )
+    return next(found, mapNode)
 
 
 def _sample(surface, segmentationNode, mapNode):
@@ -196,7 +195,7 @@ def _sample(surface, segmentationNode, mapNode):
 def _isosurface(mapNode, threshold: float) -> Generator[None, None, object]:
     values = slicer.util.arrayFromVolume(mapNode)
     occupied = [np.zeros(size, bool) for size in values.shape]
-    for slab in MapVolumes.slabs(values.shape):
+    for slab in ResultParts.slabs(values.shape):
         above = values[slab] >= threshold
         occupied[0][slab] = above.any(axis=(1, 2))
         for axis, others in ((1, (0, 2)), (2, (0, 1))):
@@ -213,7 +212,7 @@ def _isosurface(mapNode, threshold: float) -> Generator[None, None, object]:
     target = voxels[tuple(slice(axis[0], axis[-1] + 1) for axis in inside)]
     ends = [(axis[kept[0]], axis[kept[-1]] + 1) for axis, kept in zip(places, inside, strict=True)]
     source = values[tuple(slice(*end, step) for end in ends)]
-    for slab in MapVolumes.slabs(source.shape):
+    for slab in ResultParts.slabs(source.shape):
         target[slab] = source[slab]
         yield
     image, edges = vtk.vtkImageData(), vtk.vtkFlyingEdges3D()
@@ -304,7 +303,7 @@ def _setLegend(segmentationNode, node, mapNode) -> None:
     if ResultParts.legendOf(_displayOf(node)) is not None:
         return
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(_displayOf(node))
-    legend.SetTitleText(MAPS[mapNode.GetAttribute(MapVolumes.MAP_ATTRIBUTE)].title)
+    legend.SetTitleText(MAPS[mapNode.GetAttribute(ResultParts.MAP_ATTRIBUTE)].title)
     legend.SetLabelFormat("%.2f")
     legend.SetSize(*_LEGEND_SIZE)
     for text in (legend.GetTitleTextProperty(), legend.GetLabelTextProperty()):

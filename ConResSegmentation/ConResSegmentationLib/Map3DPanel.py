@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import slicer
 
-from . import MapVolumes, ResultParts
+from . import ResultParts
 from .Map3D import (
     PAINTED_ATTRIBUTE,
     coverSegments,
@@ -68,7 +68,7 @@ class Map3DPanel:
         self._isStale |= self._work.isBusy
         self._work.stop()
         mapNode, how = self._ui.mapSelector.currentNode(), self.how
-        segmentationNode = MapVolumes.segmentationOf(mapNode) if mapNode else None
+        segmentationNode = ResultParts.segmentationOf(mapNode) if mapNode else None
         if self._segmentationNode not in (None, segmentationNode) and mapNode is not None:
             if self._segmentationNode.GetScene() is not None:
                 remove(self._segmentationNode)

@@ -1,4 +1,4 @@
-"""A map over the input in the slice views: which one, its opacity and its colors; and which maps to compute."""
+"""Maps in the slice views: which to compute, one over the input, and the predicted residual next to the actual one."""
 
 from collections.abc import Callable, Collection
 
@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 
 from conresnet.package.maps import MAPS
 
-from . import MapComparison, MapVolumes
+from . import ResultParts
 from .Widgets import plain, stayNarrow
 
 # What the user had in the foreground before a map.
@@ -19,12 +19,22 @@ _COVERED_BY_ATTRIBUTE = "ConResNet.CoveredBy"
 # Maps to compute that the button names.
 _MOST_NAMED = 2
 
+# One slice view per compared map, of its own, so that Slicer's are as before when the comparison ends.
+_VIEWS = {
+    "residual": "ConResPredicted",
+    "result_residual": "ConResActual",
+    "residual_difference": "ConResDifference",
+}
+_LAYOUT = _VIEW_GROUP = 21502
+# Which layout was there before.
+_BEFORE_ATTRIBUTE = "ConResNet.LayoutBefore"
+
 
 def show(mapNode, backgroundNode, opacity: float) -> None:
     """Show a map over the slices, with the input as their background."""
     for composite in _composites():
         foreground = slicer.mrmlScene.GetNodeByID(composite.GetForegroundVolumeID() or "")
-        if foreground is None or not foreground.GetAttribute(MapVolumes.MAP_ATTRIBUTE):
+        if foreground is None or not foreground.GetAttribute(ResultParts.MAP_ATTRIBUTE):
             # Stored in the view's own node, so that it is saved with the scene.
             composite.SetNodeReferenceID(_COVERED_ROLE, foreground.GetID() if foreground else None)
             composite.SetAttribute(_COVERED_OPACITY_ATTRIBUTE, f"{composite.GetForegroundOpacity():g}")
@@ -33,11 +43,6 @@ def show(mapNode, backgroundNode, opacity: float) -> None:
             composite.SetBackgroundVolumeID(backgroundNode.GetID())
         composite.SetForegroundVolumeID(mapNode.GetID())
         composite.SetForegroundOpacity(opacity)
-
-
-def setOpacity(opacity: float) -> None:
-    """Set the opacity of the foreground of all slice views, 0 to 1."""
-    slicer.util.setSliceViewerLayers(foregroundOpacity=opacity)
 
 
 def hide(mapID: str) -> None:
@@ -64,8 +69,9 @@ def isShown(mapNode) -> bool:
 
 
 def _composites() -> list:
+    """The slice views, except those of the comparison."""
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
-    return [composite for composite in composites if not MapComparison.isView(composite)]
+    return [composite for composite in composites if composite.GetLayoutName() not in _VIEWS.values()]
 
 
 def colorNodes() -> list[tuple[str, object]]:
@@ -146,7 +152,7 @@ class OverlayPanel:
         self._outlinedID = ""
         self._wasFilled = True
         self._colors: list = []
-        ui.mapSelector.addAttribute("vtkMRMLScalarVolumeNode", MapVolumes.MAP_ATTRIBUTE)
+        ui.mapSelector.addAttribute("vtkMRMLScalarVolumeNode", ResultParts.MAP_ATTRIBUTE)
         ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.show)
         # Choosing a map again shows it again if something else has replaced it.
         ui.mapSelector.connect("nodeActivated(vtkMRMLNode*)", self._onMapChosen)
@@ -157,7 +163,7 @@ class OverlayPanel:
         """Make a map the chosen one without changing the slice views."""
         self._shownID = mapNode.GetID() if mapNode else ""
         self._lastID = self._shownID or self._lastID
-        segmentationNode = MapVolumes.segmentationOf(mapNode) if mapNode else None
+        segmentationNode = ResultParts.segmentationOf(mapNode) if mapNode else None
         self._outlinedID = segmentationNode.GetID() if segmentationNode else ""
         self._updateColors(mapNode)
 
@@ -172,7 +178,7 @@ class OverlayPanel:
         if earlierID:
             hide(earlierID)
         if node is not None:
-            show(node, MapVolumes.inputOf(node), self._ui.mapOpacitySlider.value)
+            show(node, ResultParts.inputOf(node), self._ui.mapOpacitySlider.value)
             self._fillSegments(False)
 
     def toggle(self) -> None:
@@ -199,7 +205,7 @@ class OverlayPanel:
     def _onOpacityChanged(self, opacity: float) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._shownID)
         if node is not None and isShown(node):
-            setOpacity(opacity)
+            slicer.util.setSliceViewerLayers(foregroundOpacity=opacity)
 
     def _onColorsChosen(self, index: int) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._shownID)
@@ -218,3 +224,128 @@ class OverlayPanel:
         selector.setCurrentIndex(self._colors.index(colorNode) if colorNode in self._colors else -1)
         for widget in (selector, self._ui.mapOpacitySlider):
             widget.enabled = mapNode is not None
+
+
+def mapsToCompare(segmentationNode, mapNode=None) -> dict[str, object]:
+    """A result's predicted residual, its own residual, and their difference if there is one, of one segment.
+
+    Args:
+        segmentationNode: the result; None for none.
+        mapNode: a map of the wanted segment. Defaults to the first segment.
+
+    Returns:
+        the maps by kind; empty if there is nothing to compare.
+    """
+    found: dict[str, object] = {}
+    maps = ResultParts.mapNodes(segmentationNode) if segmentationNode else []
+    segment = mapNode.GetAttribute(ResultParts.SEGMENT_ATTRIBUTE) if mapNode in maps else ""
+    for node in maps:
+        kind = node.GetAttribute(ResultParts.MAP_ATTRIBUTE)
+        if kind in _VIEWS and (not segment or node.GetAttribute(ResultParts.SEGMENT_ATTRIBUTE) in ("", segment)):
+            found.setdefault(kind, node)
+    return found if {"residual", "result_residual"} <= set(found) else {}
+
+
+def isComparing() -> bool:
+    """Whether the comparison's layout is chosen."""
+    return slicer.app.layoutManager() is not None and slicer.app.layoutManager().layout == _LAYOUT
+
+
+def describeLayout() -> None:
+    """Register the layout of the comparison; a scene that was saved with it contains only its number."""
+    if slicer.app.layoutManager() is None:
+        return
+    titles = {
+        "residual": _("Predicted residual"),
+        "result_residual": _("Residual of the result"),
+        "residual_difference": _("Difference"),
+    }
+    items = "".join(
+        f'<item><view class="vtkMRMLSliceNode" singletontag="{tag}">'
+        f'<property name="orientation" action="default">Axial</property>'
+        f'<property name="viewlabel" action="default">{titles[kind]}</property>'
+        f'<property name="viewcolor" action="default">#8C8C8C</property></view></item>'
+        for kind, tag in _VIEWS.items()
+    )
+    node = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
+    node.AddLayoutDescription(_LAYOUT, f'<layout type="horizontal">{items}</layout>')
+
+
+def compare(maps: dict[str, object], opacity: float) -> None:
+    """Show maps side by side over the input, along the slices between which the residual was predicted."""
+    manager = slicer.app.layoutManager()
+    layoutNode = manager.layoutLogic().GetLayoutNode()
+    if not isComparing():
+        layoutNode.SetAttribute(_BEFORE_ATTRIBUTE, str(manager.layout))
+    describeLayout()
+    manager.setLayout(_LAYOUT)
+    plane = maps["residual"].GetAttribute(ResultParts.PLANE_ATTRIBUTE) or "axial"
+    for kind, tag in _VIEWS.items():
+        widget = manager.sliceWidget(tag)
+        sliceNode, composite = widget.mrmlSliceNode(), widget.mrmlSliceCompositeNode()
+        sliceNode.SetViewGroup(_VIEW_GROUP)
+        sliceNode.SetOrientation(plane.capitalize())
+        # Linked after they are filled: each shows another map.
+        composite.SetLinkedControl(False)
+        mapNode = maps.get(kind)
+        inputNode = ResultParts.inputOf(maps["residual"])
+        composite.SetBackgroundVolumeID(inputNode.GetID() if inputNode else None)
+        composite.SetForegroundVolumeID(mapNode.GetID() if mapNode else None)
+        composite.SetForegroundOpacity(opacity)
+    for tag in _VIEWS.values():
+        widget = manager.sliceWidget(tag)
+        widget.sliceLogic().FitSliceToBackground()
+        widget.mrmlSliceCompositeNode().SetLinkedControl(True)
+
+
+def endComparison() -> None:
+    """Go back to the layout that was there before."""
+    manager = slicer.app.layoutManager()
+    before = manager.layoutLogic().GetLayoutNode().GetAttribute(_BEFORE_ATTRIBUTE)
+    if isComparing():
+        manager.setLayout(int(before or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView))
+
+
+class ComparisonButton:
+    """The button that shows the comparison, and on a second click the earlier layout.
+
+    Args:
+        button: checkable.
+        opacitySlider: of the map over the slices.
+        mapSelector: with the chosen map, whose segment is compared.
+    """
+
+    def __init__(self, button, opacitySlider, mapSelector):
+        self._button, self._opacitySlider, self._mapSelector = button, opacitySlider, mapSelector
+        self._segmentationNode = None
+        describeLayout()
+        button.connect("clicked(bool)", self._onClicked)
+        mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._onMapChosen())
+
+    def update(self, segmentationNode) -> None:
+        """Enable the button for a result whose residuals can be compared."""
+        self._segmentationNode = segmentationNode
+        maps = mapsToCompare(segmentationNode)
+        isPossible = bool(maps) and slicer.app.layoutManager() is not None
+        self._button.enabled = isPossible or isComparing()
+        self._button.checked = isComparing()
+        missing = _("Segment with the maps “Residual” and “Residual of the result” to compare them.")
+        explained = _(
+            "Show the predicted residual, that of the result and their difference side by side, in linked slice views. "
+            "Click again to return to the earlier layout."
+        )
+        self._button.toolTip = explained if isPossible else missing
+
+    def _onClicked(self, isChecked: bool) -> None:
+        maps = mapsToCompare(self._segmentationNode, self._mapSelector.currentNode())
+        if isChecked and maps:
+            compare(maps, self._opacitySlider.value)
+        else:
+            endComparison()
+        self._button.checked = isComparing()
+
+    def _onMapChosen(self) -> None:
+        """Compare those of the segment whose map was chosen."""
+        maps = mapsToCompare(self._segmentationNode, self._mapSelector.currentNode())
+        if isComparing() and maps:
+            compare(maps, self._opacitySlider.value)

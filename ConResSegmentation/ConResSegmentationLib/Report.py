@@ -14,7 +14,7 @@ from vtk.util import numpy_support
 from conresnet.errors import UserError
 from conresnet.images.grid import Volume
 
-from . import MapVolumes, ResultOrigin, Review, SceneInputs
+from . import ResultOrigin, ResultParts, Review, SceneInputs
 
 _REPORT_ATTRIBUTE = "ConResNet.Report"
 _STATISTICS_OF_A_CHANNEL = "mean_intensity "
@@ -113,14 +113,14 @@ def _report(segmentationNode) -> dict:
 
 def _maps(segmentationNode, volumeNode) -> Generator[None, None, dict[str, np.ndarray]]:
     """The maps by kind, [c, k, j, i] on the voxels of the volume; in the scene they are cropped."""
-    nodes = MapVolumes.mapNodes(segmentationNode)
-    counts = Counter(node.GetAttribute(MapVolumes.MAP_ATTRIBUTE) for node in nodes)
+    nodes = ResultParts.mapNodes(segmentationNode)
+    counts = Counter(node.GetAttribute(ResultParts.MAP_ATTRIBUTE) for node in nodes)
     shape = slicer.util.arrayFromVolume(volumeNode).shape
     maps = {kind: np.zeros((count, *shape), np.float16) for kind, count in counts.items()}
     rasToIjk = vtk.vtkMatrix4x4()
     volumeNode.GetRASToIJKMatrix(rasToIjk)
     for node in reversed(nodes):
-        kind, values = node.GetAttribute(MapVolumes.MAP_ATTRIBUTE), slicer.util.arrayFromVolume(node)
+        kind, values = node.GetAttribute(ResultParts.MAP_ATTRIBUTE), slicer.util.arrayFromVolume(node)
         counts[kind] -= 1
         first = np.rint(rasToIjk.MultiplyPoint((*node.GetOrigin(), 1))[2::-1]).astype(int)
         box = tuple(slice(start, start + size) for start, size in zip(first, values.shape, strict=True))

@@ -14,7 +14,7 @@ from conresnet.images.channels import Candidate, match_channels
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import BoxROI, seen_at_once, wants_roi
 
-from . import MapVolumes
+from . import ResultParts
 from .Widgets import plain, stayNarrow
 
 
@@ -221,8 +221,8 @@ class ChannelSelectors:
             combo.setCurrentNode(node)
         self._quiet = False
 
-    def fillEmpty(self, among: list | None = None) -> bool:
-        """Choose volumes by their names for empty channels; returns whether any was found."""
+    def fillEmpty(self, among: list | None = None) -> None:
+        """Choose volumes by their names for empty channels."""
         chosen = self.nodes
         empty = [number for number, node in enumerate(chosen) if node is None]
         nodes = [node for node in (candidates() if among is None else among) if node not in chosen]
@@ -234,7 +234,6 @@ class ChannelSelectors:
         for number, place in zip(empty, found, strict=True):
             chosen[number] = None if place is None else nodes[place]
         self.setNodes(chosen)
-        return any(place is not None for place in found)
 
     def problem(self) -> str:
         """What still has to be chosen, as a sentence; empty if nothing."""
@@ -243,7 +242,7 @@ class ChannelSelectors:
             if node is None:
                 return _("Choose the volume for {channel}.").format(channel=item.name)
             # If a volume is removed, the selector chooses its next entry, which may be a map.
-            if node.GetAttribute(MapVolumes.MAP_ATTRIBUTE):
+            if node.GetAttribute(ResultParts.MAP_ATTRIBUTE):
                 return _("{volume} is a map; choose an image for {channel}.").format(
                     volume=node.GetName(), channel=item.name
                 )
@@ -301,7 +300,7 @@ def candidates() -> list:
         for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
         if node.GetClassName() == "vtkMRMLScalarVolumeNode"
         and not node.GetHideFromEditors()
-        and not node.GetAttribute(MapVolumes.MAP_ATTRIBUTE)
+        and not node.GetAttribute(ResultParts.MAP_ATTRIBUTE)
     ]
     composites = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")
     shown = {composite.GetBackgroundVolumeID() for composite in composites}

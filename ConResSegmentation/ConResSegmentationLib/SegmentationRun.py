@@ -15,7 +15,7 @@ from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import residual_plane
 from conresnet.request import SegmentOptions, SegmentRequest
 
-from . import MapVolumes, Messages, Report, ResultOrigin, ResultParts, ResultSegmentation, Review, SceneInputs
+from . import Messages, Report, ResultOrigin, ResultParts, ResultSegmentation, Review, SceneInputs
 from .EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
 from .Processes import callLater
 from .ResultSegmentation import ResultPreview
@@ -219,7 +219,7 @@ class SegmentationRun(EngineObserver):
         segments = ResultSegmentation.makeSegments(
             result.labels, output.segments, volumeNode, result.regions, self._origin.model
         )
-        maps = MapVolumes.split(result.maps, [segment.name for segment in output.segments])
+        maps = ResultParts.splitMaps(result.maps, [segment.name for segment in output.segments])
         notes = [str(warning) for warning in result.report.get("warnings", [])]
         if not np.any(result.labels):
             notes.append(
@@ -244,14 +244,14 @@ class SegmentationRun(EngineObserver):
             Report.keep(node, result.report)
             self._segments, self._outcome = segments, SegmentationOutcome(node, [], result.report, 0.0, notes)
             try:
-                yield from MapVolumes.put(maps, node, volumeNode, residual_plane(description))
+                yield from ResultParts.putMaps(maps, node, volumeNode, residual_plane(description))
             finally:
-                self._outcome.mapNodes[:] = MapVolumes.mapNodes(node)
+                self._outcome.mapNodes[:] = ResultParts.mapNodes(node)
             if task.show3D:
                 yield from ResultSegmentation.showSurfaces(node)
         except Exception:
             if isNew:
-                for made in (*MapVolumes.mapNodes(node), *ResultParts.parts(node), node):
+                for made in (*ResultParts.mapNodes(node), *ResultParts.parts(node), node):
                     slicer.mrmlScene.RemoveNode(made)
             raise
 

@@ -7,7 +7,7 @@ import slicer
 
 from conresnet.images.roi import BoxROI
 from conresnet.package.description import Code, Segment, Terminology
-from ConResSegmentationLib import MapVolumes, ResultSegmentation
+from ConResSegmentationLib import ResultParts, ResultSegmentation
 from ConResSegmentationLib.ResultOrigin import ResultOrigin, checksum
 
 ANATOMY = Code("SCT", "123037004", "Anatomical Structure")
@@ -34,6 +34,6 @@ def put_maps(
     arrays: dict[str, np.ndarray], node: object, volume: object, names: tuple[str, ...] = ("Anterior", "Posterior")
 ) -> list[object]:
     """Put maps into the scene, as a run does."""
-    for _step in MapVolumes.put(MapVolumes.split(arrays, list(names)), node, volume):
+    for _step in ResultParts.putMaps(ResultParts.splitMaps(arrays, list(names)), node, volume):
         pass
-    return MapVolumes.mapNodes(node)
+    return ResultParts.mapNodes(node)

@@ -267,7 +267,7 @@ def test_an_isosurface_and_a_map_are_made_in_slabs(
     process_events: Callable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    maps, map3D = module("MapVolumes"), module("Map3D")
+    maps, map3D = module("ResultParts"), module("Map3D")
     turn, slabs, plain = [0], [], maps.slabs
 
     def noted(*arguments: object) -> Iterator[slice]:

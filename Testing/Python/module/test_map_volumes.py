@@ -6,7 +6,7 @@ import numpy as np
 import slicer
 import vtk
 
-from ConResSegmentationLib import MapVolumes
+from ConResSegmentationLib import ResultParts
 from module.result_cases import put_maps
 from module.test_scene_inputs import add_transform, rotation
 
@@ -30,7 +30,7 @@ def test_maps_lie_on_the_input_and_are_named_by_their_segments(result: object, v
             owner.GetIJKToRASMatrix(matrix)
         np.testing.assert_allclose(*map(slicer.util.arrayFromVTKMatrix, matrices))
         assert node.GetDisplayNode().GetColorNode() is not None
-        assert MapVolumes.inputOf(node) is volume
+        assert ResultParts.inputOf(node) is volume
     assert nodes[0].GetDisplayNode().GetApplyThreshold()
 
 

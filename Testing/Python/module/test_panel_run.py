@@ -328,7 +328,7 @@ def test_a_result_that_cannot_be_shown_leaves_nothing_behind(
         raise MemoryError("no memory for maps")
 
     shows = sys.modules["ConResSegmentation"].SegmentationRun._show
-    monkeypatch.setattr(shows.__globals__["MapVolumes"], "put", fail)
+    monkeypatch.setattr(shows.__globals__["ResultParts"], "putMaps", fail)
     assert panel.segment() is None
     assert panel.status == "The result could not be added to the scene; see the log."
     assert "no memory for maps" in panel.ui.logTextEdit.toPlainText()
