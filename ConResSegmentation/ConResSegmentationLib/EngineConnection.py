@@ -22,7 +22,7 @@ from conresnet.worker import session_folder
 from conresnet.worker.blocks import BLOCK_BYTES, BlockWriter, write_block
 from conresnet.worker.protocol import PROTOCOL, LineSplitter, ProtocolError, decode, encode
 
-from .EngineServer import EngineServer
+from .EnginePython import EngineServer
 from .Processes import ChildProcess, ProcessLaunch
 from .ResultOrigin import BYTES_AT_ONCE
 

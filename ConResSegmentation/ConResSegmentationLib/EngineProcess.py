@@ -23,7 +23,7 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import qt
@@ -31,11 +31,14 @@ import qt
 from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.files import write_error
-from conresnet.package import read_package
+from conresnet.package import ModelDescription, ModelPackage, read_package
+from conresnet.package.description import DESCRIPTION_FILE
+from conresnet.package.store import find_model
 from conresnet.request import SegmentRequest
+from conresnet.worker.blocks import BlockWriter
+from conresnet.worker.protocol import MODELS_FOLDER
 
 from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
-from .EngineServer import sendModels, withoutNames
 from .Processes import ProcessLaunch, callLater
 from .ResultOrigin import checksumInPieces
 
@@ -211,7 +214,7 @@ class EngineProcess:
         connection, asked, files, checksums = self._connection, request.asked, [], []
         if asked and connection.isRemote:
             package = read_package(asked.model, verify=False)
-            asked = withoutNames(asked, package.description)
+            asked = _withoutNames(asked, package.description)
             request.observer.onProgress("sending", 0.0, None)
             request.models = dict(connection.hello["models"])
             yield from sendModels(
@@ -348,3 +351,37 @@ class EngineProcess:
             self._leaving = [connection for connection in self._leaving if connection.isRunning]
             self._leaving.append(self._connection)
             self._connection = None
+
+
+def _withoutNames(request: SegmentRequest, description: ModelDescription) -> SegmentRequest:
+    """The request as it is sent to a server: images have the names of the model's channels."""
+    channels = [
+        replace(volume, name=wanted.name) for volume, wanted in zip(request.channels, description.inputs, strict=True)
+    ]
+    return SegmentRequest(description.name, tuple(channels), replace(request.options, report_name=None))
+
+
+def sendModels(package: ModelPackage, known: dict[str, str], send: Callable[[dict], None]) -> Iterator[None]:
+    """Send a model and its locator block by block, unless the server has the same version.
+
+    Args:
+        package: the package of the model.
+        known: the digest of each model that the server has, by name; updated here.
+        send: sends the fields of a block.
+    """
+    packages = [package]
+    if package.description.locator:
+        packages.append(read_package(find_model(package.description.locator.model), verify=False))
+    for each in packages:
+        name, digest = each.description.name, each.description.digest
+        if known.get(name) == digest:
+            continue
+        for file in each.description.files:
+            writer = BlockWriter(send, f"{MODELS_FOLDER}/{name}/{file}")
+            for block in each.blocks(file):
+                writer.write(block)
+                yield
+        # model.json is sent last, because a folder with this file counts as a model.
+        description = each.description.to_json().encode("utf-8")
+        BlockWriter(send, f"{MODELS_FOLDER}/{name}/{DESCRIPTION_FILE}").write(description)
+        known[name] = digest

@@ -4,6 +4,7 @@ installing them."""
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from slicer.i18n import tr as _
 import conresnet
 from conresnet.errors import UserError
 from conresnet.needs import PACKAGES, PYTHON
+from conresnet.worker.protocol import PROTOCOL
 
-from .EngineServer import EngineServer
 from .Processes import ChildProcess, ProcessLaunch, lastLine, pythonEnvironment
 
 SECONDS_TO_CHECK = 60
@@ -25,6 +26,21 @@ _PYTHON_NAME = re.compile(r"python|pypy|^py(\.exe)?$", re.IGNORECASE)
 _SLICERS_OWN = ("numpy", "SimpleITK")
 # What Slicer's PyTorch extension uses to choose the build for this computer's graphics card.
 _LIGHT_THE_TORCH = "light-the-torch>=0.5"
+# A user and a host, or a name from ssh's configuration, but nothing that ssh would parse as an option.
+_SERVER_NAME = re.compile(r"([^\W-][\w.+\\-]*@)?[\w\[:][\w.:%\]-]*")
+# Never ask for a password, which nobody could type, and detect a lost connection within half a minute.
+_SSH_OPTIONS = (
+    "BatchMode=yes",
+    "ConnectTimeout=15",
+    "ServerAliveInterval=10",
+    "ServerAliveCountMax=3",
+    "ControlMaster=no",
+    "ClearAllForwardings=yes",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+)
+# The exit code of ssh if ssh itself failed.
+_SSH_FAILED = 255
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,72 @@ class EnginePython:
         if self._inquiry:
             self._inquiry.drop()
             self._inquiry = None
+
+
+@dataclass(frozen=True)
+class EngineServer:
+    """A server that the engine can run on, reached with the system's own ssh.
+
+    There is no service on the server: ssh authenticates the user, and the engine runs with that user's permissions. The
+    worker is the same program as on this computer, but files are sent through its pipe (`conresnet.worker.blocks`).
+    Voxels, grids, options and, unless the server has the same version, the model are sent; names and paths are not.
+
+    Args:
+        name: user@host, or a name from ssh's configuration.
+        python: path of the Python executable on the server. Defaults to python3.
+    """
+
+    name: str
+    python: str = ""
+
+    def launch(self) -> ProcessLaunch:
+        """The command that starts the engine on the server.
+
+        Raises:
+            UserError: "engine-server-invalid" or "engine-ssh-missing".
+        """
+        if not _SERVER_NAME.fullmatch(self.name):
+            raise UserError("engine-server-invalid", server=self.name)
+        ssh = shutil.which("ssh")
+        if not ssh:
+            raise UserError("engine-ssh-missing", server=self.name)
+        options = [word for option in _SSH_OPTIONS for word in ("-o", option)]
+        # ssh runs commands in the home directory, and a quoted tilde is not expanded. With -P, Python does not import
+        # files in that directory, such as a random.py.
+        python = re.sub(r"^~/", "./", self.python or "python3")
+        command = shlex.join([python, "-P", "-X", "utf8", "-X", "faulthandler", "-m", "conresnet.worker", "--remote"])
+        arguments = ("-T", *options, "--", self.name, command)
+        return ProcessLaunch(ssh, arguments, pythonEnvironment(isSlicers=False), self.name)
+
+    def checkVersion(self, hello: dict) -> None:
+        """Raise an error if the server has a different version of the engine.
+
+        Raises:
+            UserError: "engine-server-version".
+        """
+        versions = ((hello.get("version"), hello.get("protocol")), (conresnet.__version__, PROTOCOL))
+        theirs, ours = (f"{version} (protocol {protocol})" for version, protocol in versions)
+        if theirs != ours:
+            raise UserError("engine-server-version", server=self.name, version=theirs, ours=ours)
+
+    def whyEnded(self, exitCode: int | None, log: str, wasReady: bool) -> UserError | None:
+        """Why the connection ended; None if the engine on the server stopped by itself.
+
+        Args:
+            exitCode: exit code of ssh.
+            log: output of ssh and the engine.
+            wasReady: whether the engine had sent its hello message.
+        """
+        server, reason = self.name, lastLine(log) or str(exitCode)
+        if exitCode != _SSH_FAILED:
+            return None if wasReady else UserError("engine-server-failed", server=server, python=PYTHON, reason=reason)
+        if wasReady:
+            return UserError("engine-server-lost", server=server)
+        if "Host key verification failed" in log:
+            return UserError("engine-server-unknown", server=server)
+        if "Permission denied" in log:
+            return UserError("engine-server-login", server=server)
+        return UserError("engine-server-unreachable", server=server, reason=reason)
 
 
 def torchProblem() -> str:

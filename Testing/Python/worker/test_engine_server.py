@@ -23,7 +23,8 @@ from conresnet.package.store import SHIPPED_FOLDER
 from conresnet.request import SegmentOptions, SegmentRequest
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.EngineConnection import EngineConnection, EngineResult
-from ConResSegmentationLib.EngineServer import EngineServer, sendModels
+from ConResSegmentationLib.EngineProcess import sendModels
+from ConResSegmentationLib.EnginePython import EngineServer
 from ConResSegmentationLib.Processes import ProcessLaunch
 from worker.client import FAKE, REAL, is_alive, wait_until
 from worker.engine_driver import Driver, Recorder
