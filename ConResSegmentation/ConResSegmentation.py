@@ -17,7 +17,6 @@ from ConResSegmentationLib import (
     Diagnostics,
     Gallery,
     Loading,
-    Report,
     ResultOrigin,
     ResultParts,
     ResultSegmentation,
@@ -112,7 +111,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
-        self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton, Report.isPossible, Report.write)
+        self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton)
         self.partRemover = ResultParts.PartRemover(uiWidget)
         self._smoothing = WorkInSteps(uiWidget)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())

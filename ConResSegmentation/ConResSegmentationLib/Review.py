@@ -1,18 +1,23 @@
-"""The review list and the statistics of a result: tables in the scene, and going from place to place of the list."""
+"""What the scene keeps of the engine's report: the review list, the statistics, and what the report as a page needs."""
 
 import csv
-from collections.abc import Callable, Iterator
+import json
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import numpy as np
 import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
+from vtk.util import numpy_support
 
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
+from conresnet.images.grid import Volume
 
-from . import Messages, ResultParts
+from . import Messages, ResultOrigin, ResultParts, SceneInputs
 from .Widgets import WorkInSteps, addShortcuts, openFile, plain, say
 
 REVIEW, STATISTICS = "review", "statistics"
@@ -20,6 +25,8 @@ SEEN = "seen"
 # As the engine names all segments together.
 _ALL = "all"
 _NOTE_ATTRIBUTE = "ConResNet.ReviewNote"
+_REPORT_ATTRIBUTE = "ConResNet.Report"
+_STATISTICS_OF_A_CHANNEL = "mean_intensity "
 # Field of view at a place, in mm: of a spot, and the most of a slice, which otherwise depends on the segments' size.
 _SPOT_VIEW, _LARGEST_VIEW = 40.0, 160.0
 _AROUND_SEGMENTS = 1.3
@@ -27,8 +34,8 @@ _AROUND_SEGMENTS = 1.3
 _COLUMN_WIDTHS = (46, 78, 48, 38)
 
 
-def put(segmentationNode, report: dict) -> None:
-    """Put the review list and the statistics of a result into the scene, in place of those of the earlier result.
+def keep(segmentationNode, report: dict) -> None:
+    """Keep the engine's report of a result in the scene, its lists as tables, in place of that of the earlier result.
 
     Args:
         segmentationNode: the result.
@@ -45,6 +52,9 @@ def put(segmentationNode, report: dict) -> None:
     if report.get("statistics"):
         rows = [_statistics(row) for row in report["statistics"]]
         _addTable(segmentationNode, STATISTICS, _("{segmentation} statistics"), rows)
+    kept = {key: value for key, value in report.items() if key != "statistics"}
+    kept["review"] = {key: value for key, value in review.items() if key != "rows"}
+    segmentationNode.SetAttribute(_REPORT_ATTRIBUTE, json.dumps(kept))
 
 
 def tableOf(segmentationNode, kind: str):
@@ -78,7 +88,7 @@ def _listed(row: dict) -> dict:
 
 
 def _statistics(row: dict) -> dict:
-    means = {f"mean_intensity {name}": value for name, value in row["mean_intensity"].items()}
+    means = {f"{_STATISTICS_OF_A_CHANNEL}{name}": value for name, value in row["mean_intensity"].items()}
     flat = {key: value for key, value in row.items() if key not in ("mean_intensity", "mean_uncertainty")}
     return {**flat, **means, "mean_uncertainty": row["mean_uncertainty"]}
 
@@ -141,6 +151,125 @@ def goTo(row: dict, segmentationNode) -> None:
         node.SetFieldOfView(width * scale, height * scale, node.GetFieldOfView()[2])
 
 
+def hasReport(segmentationNode) -> bool:
+    """Whether there is enough about a result for a report."""
+    return (
+        segmentationNode is not None
+        and bool(segmentationNode.GetAttribute(_REPORT_ATTRIBUTE))
+        and tableOf(segmentationNode, STATISTICS) is not None
+    )
+
+
+def writeReport(segmentationNode, path: Path) -> Iterator[None]:
+    """Write the page with the current 3D view, in steps between which Slicer can handle events.
+
+    Raises:
+        UserError: the model, the volume or the segmentation is no longer there, or the file cannot be written.
+    """
+    # They import SimpleITK, which takes time when Slicer starts.
+    from conresnet.inference.labels import packed_size
+    from conresnet.package import read_package
+    from conresnet.package.store import find_model
+    from conresnet.report import write_in_steps
+
+    volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+    if volumeNode is None:
+        raise UserError("input-removed", name=segmentationNode.GetName())
+    package = read_package(find_model(_modelOf(segmentationNode)), verify=False)
+    report, surfaces = _keptReport(segmentationNode), _pictureOf3D()
+    yield
+    output = package.description.located_output if "located" in report else package.description.output
+    channel = SceneInputs.volumeInput(volumeNode)
+    labels, regions = np.zeros(channel.array.shape, np.uint8), None
+    if output.kind == "regions":
+        regions = np.zeros((packed_size(len(output.segments)), *labels.shape), np.uint8)
+    for index, item in enumerate(output.segments):
+        if segmentationNode.GetScene() is None:
+            raise UserError("result-removed", name=segmentationNode.GetName())
+        mask = _mask(segmentationNode, f"Segment_{item.label}", volumeNode)
+        labels[mask] = item.label
+        if regions is not None:
+            regions[index // 8] |= mask.astype(np.uint8) << np.uint8(index % 8)
+        yield
+    maps = yield from _maps(segmentationNode, volumeNode)
+    channels = {package.description.inputs[0].name: channel}
+    shown = package, Volume(labels, channel.grid, ""), channels, maps, report
+    yield from write_in_steps(path, *shown, regions=regions, output=output, surfaces=surfaces)
+
+
+def _modelOf(segmentationNode) -> str:
+    name, _space, _version = (segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE) or "").rpartition(" ")
+    return name
+
+
+def _mask(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:
+    if segmentationNode.GetSegmentation().GetSegment(segmentId) is None:
+        return np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, bool)
+    return slicer.util.arrayFromSegmentBinaryLabelmap(segmentationNode, segmentId, volumeNode) != 0
+
+
+def _keptReport(segmentationNode) -> dict:
+    report = json.loads(segmentationNode.GetAttribute(_REPORT_ATTRIBUTE))
+    if not ResultOrigin.isUntouched(segmentationNode):
+        edited = _(
+            "The segmentation was edited after it was computed. The pictures show it as edited; the figures and the "
+            "places worth checking are those from before."
+        )
+        report["warnings"] = [*report.get("warnings", []), edited]
+    report["statistics"] = [
+        {
+            **row,
+            "mean_intensity": {
+                name.removeprefix(_STATISTICS_OF_A_CHANNEL): value
+                for name, value in row.items()
+                if name.startswith(_STATISTICS_OF_A_CHANNEL)
+            },
+        }
+        for row in rowsOf(tableOf(segmentationNode, STATISTICS))
+    ]
+    tableNode = tableOf(segmentationNode, REVIEW)
+    if tableNode is None:
+        del report["review"]
+    else:
+        report["review"]["rows"] = rowsOf(tableNode)
+    return report
+
+
+def _maps(segmentationNode, volumeNode) -> Generator[None, None, dict[str, np.ndarray]]:
+    """The maps by kind, [c, k, j, i] on the voxels of the volume; in the scene they are cropped."""
+    nodes = ResultParts.mapNodes(segmentationNode)
+    counts = Counter(node.GetAttribute(ResultParts.MAP_ATTRIBUTE) for node in nodes)
+    shape = slicer.util.arrayFromVolume(volumeNode).shape
+    maps = {kind: np.zeros((count, *shape), np.float16) for kind, count in counts.items()}
+    rasToIjk = vtk.vtkMatrix4x4()
+    volumeNode.GetRASToIJKMatrix(rasToIjk)
+    for node in reversed(nodes):
+        kind, values = node.GetAttribute(ResultParts.MAP_ATTRIBUTE), slicer.util.arrayFromVolume(node)
+        counts[kind] -= 1
+        first = np.rint(rasToIjk.MultiplyPoint((*node.GetOrigin(), 1))[2::-1]).astype(int)
+        box = tuple(slice(start, start + size) for start, size in zip(first, values.shape, strict=True))
+        maps[kind][(counts[kind], *box)] = values
+        yield
+    return maps
+
+
+def _pictureOf3D() -> bytes | None:
+    """The first 3D view as a PNG file; None if it is not shown."""
+    manager = slicer.app.layoutManager()
+    widget = manager.threeDWidget(0) if manager is not None else None
+    if widget is None or not widget.visible:
+        return None
+    widget.threeDView().forceRender()
+    grabber = vtk.vtkWindowToImageFilter()
+    grabber.SetInput(widget.threeDView().renderWindow())
+    grabber.ReadFrontBufferOff()
+    writer = vtk.vtkPNGWriter()
+    writer.WriteToMemoryOn()
+    writer.SetInputConnection(grabber.GetOutputPort())
+    writer.Write()
+    return numpy_support.vtk_to_numpy(writer.GetResult()).tobytes()
+
+
 class ReviewPanel:
     """The widgets of the review list, and the buttons for the figures of a result.
 
@@ -148,15 +277,10 @@ class ReviewPanel:
 
     Args:
         section: the collapsible button that contains the widgets.
-        hasReport: whether there is enough about a segmentation for a report.
-        writeReport: writes it to a path, in steps; raises UserError.
     """
 
-    def __init__(
-        self, section, hasReport: Callable[[object], bool], writeReport: Callable[[object, Path], Iterator[None]]
-    ):
+    def __init__(self, section):
         self._section = section
-        self._hasReport, self._writeReport = hasReport, writeReport
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._segmentationNode = self._tableNode = None
         self._rows: list[tuple[int, dict]] = []
@@ -196,7 +320,7 @@ class ReviewPanel:
         tableNode = tableOf(segmentationNode, REVIEW)
         self._segmentationNode = segmentationNode
         self._ui.statisticsButton.enabled = tableOf(segmentationNode, STATISTICS) is not None
-        self._ui.reportButton.enabled = self._hasReport(segmentationNode) and not self.isBusy
+        self._ui.reportButton.enabled = hasReport(segmentationNode) and not self.isBusy
         if tableNode is self._tableNode:
             return
         self._tableNode = tableNode
@@ -288,14 +412,14 @@ class ReviewPanel:
 
     def _report(self, node, path: Path) -> Iterator[None]:
         try:
-            yield from self._writeReport(node, path)
+            yield from writeReport(node, path)
         except UserError as error:
             say(self._ui.reviewLabel, Messages.sentence(error), isError=True)
         else:
             say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
             openFile(path, self._ui.reviewLabel)
         finally:
-            self._ui.reportButton.enabled = self._hasReport(self._segmentationNode)
+            self._ui.reportButton.enabled = hasReport(self._segmentationNode)
 
     def _export(self, tableNode) -> None:
         title = _("Save {table}").format(table=tableNode.GetName())

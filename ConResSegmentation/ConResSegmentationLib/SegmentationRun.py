@@ -15,7 +15,7 @@ from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import residual_plane
 from conresnet.request import SegmentOptions, SegmentRequest
 
-from . import Messages, Report, ResultOrigin, ResultParts, ResultSegmentation, Review, SceneInputs
+from . import Messages, ResultOrigin, ResultParts, ResultSegmentation, Review, SceneInputs
 from .EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
 from .Processes import callLater
 from .ResultSegmentation import ResultPreview
@@ -240,8 +240,7 @@ class SegmentationRun(EngineObserver):
             if isFirst:
                 # Later the user's own settings are kept.
                 ResultSegmentation.letPartsShowThrough(node, output.segments)
-            Review.put(node, result.report)
-            Report.keep(node, result.report)
+            Review.keep(node, result.report)
             self._segments, self._outcome = segments, SegmentationOutcome(node, [], result.report, 0.0, notes)
             try:
                 yield from ResultParts.putMaps(maps, node, volumeNode, residual_plane(description))

@@ -38,7 +38,7 @@ REPORT = {
 @pytest.fixture
 def reviewed(panel: PanelDriver, result: object, volume: object) -> object:
     """A result with a review list and statistics, chosen in the panel."""
-    review().put(result, REPORT)
+    review().keep(result, REPORT)
     panel.choices.segmentation = result
     panel.settle()
     return result
@@ -128,7 +128,7 @@ def test_reasons_are_told_in_the_users_language(
     known = ["reason-small", "reason-uncertain", "reason-unfitted"]
     first, _second, third = REPORT["review"]["rows"]
     rows = [{**first, "reason_codes": known}, {**third, "reason_codes": ["reason-of-a-later-version"]}]
-    review().put(result, {"review": {"rows": rows, "note": ""}})
+    review().keep(result, {"review": {"rows": rows, "note": ""}})
     panel.choices.segmentation = result
     panel.settle()
     told = [table_texts(panel, row)[4] for row in range(2)]
@@ -149,7 +149,7 @@ def test_statistics_are_a_table_of_the_scene_and_a_file(panel: PanelDriver, revi
 
 def test_lists_are_replaced_and_removed_with_the_result(panel: PanelDriver, reviewed: object) -> None:
     before = slicer.util.getNodesByClass("vtkMRMLTableNode")
-    review().put(reviewed, {"review": {"rows": REPORT["review"]["rows"][:1], "note": ""}})
+    review().keep(reviewed, {"review": {"rows": REPORT["review"]["rows"][:1], "note": ""}})
     (after,) = slicer.util.getNodesByClass("vtkMRMLTableNode")
     assert after not in before and after.GetNumberOfRows() == 1
     panel.widget.reviewPanel.show(reviewed)
@@ -207,13 +207,10 @@ def write_report(panel: PanelDriver) -> None:
 def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     panel: PanelDriver, result: object, volume: object, tmp_path: Path
 ) -> None:
-    import ConResSegmentationLib.Report as Report
-
     names = ("Anterior hippocampus", "Posterior hippocampus")
     statistics = [{**row, "segment": name} for row, name in zip(REPORT["statistics"], names, strict=True)]
     report = {**REPORT, "statistics": statistics, "warnings": ["A warning."], "seconds": {"segmenting": 2.0}}
-    review().put(result, report)
-    Report.keep(result, report)
+    review().keep(result, report)
     result.SetAttribute("ConResNet.Model", "hippocampus 1.0.0")
     shape = slicer.util.arrayFromVolume(volume).shape
     put_maps({"attention": np.random.default_rng(0).random((1, *shape)).astype(np.float16)}, result, volume)
