@@ -15,7 +15,6 @@ from conresnet_training.data import DataSet, read_data_set
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Widgets import openFile, plain, say, singleShotTimer, whenPathChanges
 
-from . import TrainingSettings
 from .Backend import Backend, BackendTask
 
 # Name for a folder without one, such as the root of a drive.
@@ -67,7 +66,7 @@ class DataSetPanel:
         self._task = BackendTask(ui.checkButton, ui.checkStatusLabel, self._check, log)
         # The heights of the rows depend on the width that is left for the last column.
         ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
-        ui.dataSetPathEdit.currentPath = TrainingSettings.value("DataSet")
+        ui.dataSetPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/DataSet", "")
         whenPathChanges(ui.dataSetPathEdit, self._onPathChanged)
         ui.openCheckButton.connect("clicked(bool)", self._onOpenReport)
 
@@ -128,7 +127,7 @@ class DataSetPanel:
         self._task.stop()
 
     def _onPathChanged(self, path: str) -> None:
-        TrainingSettings.setValue("DataSet", path)
+        slicer.app.userSettings().setValue("ConResTraining/DataSet", path)
         self._ui.findingsTable.setRowCount(0)
         self._ui.findingsTable.visible = False
         say(self._ui.checkStatusLabel, "")

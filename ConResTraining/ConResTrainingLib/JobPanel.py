@@ -1,5 +1,6 @@
 """The section Run: its folder, starting, stopping and resuming it, its progress, and earlier runs."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,29 @@ from conresnet_training.runs.state import Progress, can_begin_in
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, whenPathChanges
 
-from . import TrainingCurves, TrainingSettings
+from . import TrainingCurves
 from .Backend import Backend, Place
-from .CrossValidation import CrossValidation, jobIn
 from .DataSetPanel import DataSetPanel, pathNextTo
 from .PlanPanel import PlanPanel, dataOfPlan
-from .TrainingJob import REPORT_FILE, JobState, TrainingJob
+from .TrainingJob import REPORT_FILE, CrossValidation, JobState, TrainingJob, jobIn
+
+# Folders and runs belong to this computer and outlive every scene: they are kept in the application's settings.
+_RUNS_SETTING, _MOST_RUNS = "ConResTraining/Runs", 12
+
+
+def recentRuns() -> list[Path]:
+    """The folders of the most recent runs that still exist, the latest first."""
+    try:
+        kept = json.loads(slicer.util.settingsValue(_RUNS_SETTING, "[]"))
+    except ValueError:
+        kept = []
+    return [Path(folder) for folder in kept if os.path.isdir(folder)]
+
+
+def addRecentRun(folder: Path) -> None:
+    """Store a run's folder as the latest."""
+    folders = [folder, *(other for other in recentRuns() if other != folder)][:_MOST_RUNS]
+    slicer.app.userSettings().setValue(_RUNS_SETTING, json.dumps([str(other) for other in folders]))
 
 
 def sentenceOf(job: TrainingJob) -> str:
@@ -126,7 +144,7 @@ class JobPanel:
         self._timer.setInterval(MILLISECONDS_BETWEEN_LOOKS)
         self._timer.connect("timeout()", self.look)
         self._curvesTimer = singleShotTimer(section, self.updateCurves)
-        ui.runPathEdit.currentPath = TrainingSettings.value("Run")
+        ui.runPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/Run", "")
         whenPathChanges(ui.runPathEdit, self._onPathChanged)
         ui.runsSelector.connect("activated(int)", self._onRunChosen)
         ui.foldSpinBox.connect("valueChanged(int)", lambda _value: self.updateButtons())
@@ -260,7 +278,7 @@ class JobPanel:
         return self._backend.problem
 
     def _onPathChanged(self, path: str) -> None:
-        TrainingSettings.setValue("Run", path)
+        slicer.app.userSettings().setValue("ConResTraining/Run", path)
         self.adopt()
 
     def _onRunChosen(self, index: int) -> None:
@@ -293,7 +311,7 @@ class JobPanel:
             say(self._ui.runStatusLabel, Messages.sentence(error), isError=True)
             return
         self._isStopWished = False
-        TrainingSettings.addRun(self._job.folder)
+        addRecentRun(self._job.folder)
         self._showCurves()
         self.look()
 
@@ -345,7 +363,7 @@ class JobPanel:
             if not state.isRunning:
                 self._isStopWished = False
             if state is not JobState.none:
-                TrainingSettings.addRun(self._job.folder)
+                addRecentRun(self._job.folder)
             self._showRuns()
             self._onChanged()
         isKnown = state.isRunning and self._job.progress.steps > 0
@@ -359,7 +377,7 @@ class JobPanel:
         self.updateButtons()
 
     def _showRuns(self) -> None:
-        selector, runs = self._ui.runsSelector, TrainingSettings.runs()
+        selector, runs = self._ui.runsSelector, recentRuns()
         selector.clear()
         for folder in runs:
             isChosen = self._job is not None and self._job.folder == folder

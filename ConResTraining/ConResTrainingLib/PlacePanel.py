@@ -12,7 +12,6 @@ from conresnet_training.cli.needs import PACKAGES, PYTHON
 from ConResSegmentationLib.Processes import lastLine
 from ConResSegmentationLib.Widgets import plain, say, whenPathChanges
 
-from . import TrainingSettings
 from .Backend import Backend, BackendTask, Place
 from .TrainingEnvironment import BasePython, BasePythonSearch, EnvironmentMaker
 
@@ -67,13 +66,13 @@ class PlacePanel:
             self._maker.stop(wait=True)
 
     def _load(self) -> None:
-        kept = TrainingSettings.value("Place", Place.environment.value)
+        kept = slicer.util.settingsValue("ConResTraining/Place", Place.environment.value)
         index = self._ui.placeSelector.findData(kept)
         self._ui.placeSelector.setCurrentIndex(max(index, 0))
-        self._ui.trainingPythonPathEdit.currentPath = TrainingSettings.value("Python")
-        self._ui.commandEdit.text = TrainingSettings.value("Command")
-        self._ui.commandPythonEdit.text = TrainingSettings.value("CommandPython")
-        self._ui.torchOptionsEdit.text = TrainingSettings.value("TorchOptions")
+        self._ui.trainingPythonPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/Python", "")
+        self._ui.commandEdit.text = slicer.util.settingsValue("ConResTraining/Command", "")
+        self._ui.commandPythonEdit.text = slicer.util.settingsValue("ConResTraining/CommandPython", "")
+        self._ui.torchOptionsEdit.text = slicer.util.settingsValue("ConResTraining/TorchOptions", "")
         self._setBackend()
 
     def _setBackend(self) -> None:
@@ -86,11 +85,11 @@ class PlacePanel:
 
     def _onEdited(self, *_value) -> None:
         self._setBackend()
-        TrainingSettings.setValue("Place", self._backend.place.value)
-        TrainingSettings.setValue("Python", self._ui.trainingPythonPathEdit.currentPath)
-        TrainingSettings.setValue("Command", self._ui.commandEdit.text)
-        TrainingSettings.setValue("CommandPython", self._ui.commandPythonEdit.text)
-        TrainingSettings.setValue("TorchOptions", self._ui.torchOptionsEdit.text)
+        slicer.app.userSettings().setValue("ConResTraining/Place", self._backend.place.value)
+        slicer.app.userSettings().setValue("ConResTraining/Python", self._ui.trainingPythonPathEdit.currentPath)
+        slicer.app.userSettings().setValue("ConResTraining/Command", self._ui.commandEdit.text)
+        slicer.app.userSettings().setValue("ConResTraining/CommandPython", self._ui.commandPythonEdit.text)
+        slicer.app.userSettings().setValue("ConResTraining/TorchOptions", self._ui.torchOptionsEdit.text)
         say(self._ui.placeStatusLabel, "")
         self._update()
         self._onChanged()

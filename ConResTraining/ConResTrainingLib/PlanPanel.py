@@ -15,7 +15,6 @@ from conresnet.files import replacing
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Widgets import plain, say, whenPathChanges
 
-from . import TrainingSettings
 from .Backend import Backend, BackendTask, Place
 from .DataSetPanel import DataSetPanel, pathNextTo
 
@@ -55,7 +54,7 @@ class PlanPanel:
         self._choicesOfPlan = self._choices
         self._task = BackendTask(ui.makePlanButton, ui.planStatusLabel, self._make, log)
         ui.planTextEdit.setFont(qt.QFontDatabase.systemFont(qt.QFontDatabase.FixedFont))
-        ui.planPathEdit.currentPath = TrainingSettings.value("Plan")
+        ui.planPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/Plan", "")
         whenPathChanges(ui.planPathEdit, self._onPathChanged)
         ui.planTextEdit.connect("textChanged()", self._onTextChanged)
         ui.savePlanButton.connect("clicked(bool)", self._onSave)
@@ -143,7 +142,7 @@ class PlanPanel:
         for name, entry in SYSTEMS.items():
             selector.addItem(entry.title, name)
             selector.setItemData(selector.count - 1, plain(entry.sentence), qt.Qt.ToolTipRole)
-        kept = TrainingSettings.value("System")
+        kept = slicer.util.settingsValue("ConResTraining/System", "")
         selector.setCurrentIndex(selector.findData(kept if kept in SYSTEMS else DEFAULT))
         selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole)
         selector.connect("currentIndexChanged(int)", self._onSystemChosen)
@@ -175,7 +174,7 @@ class PlanPanel:
 
     def _onSystemChosen(self, _index: int) -> None:
         selector = self._ui.systemSelector
-        TrainingSettings.setValue("System", selector.currentData)
+        slicer.app.userSettings().setValue("ConResTraining/System", selector.currentData)
         selector.toolTip = selector.itemData(selector.currentIndex, qt.Qt.ToolTipRole)
         self._onChoice()
 
@@ -186,7 +185,7 @@ class PlanPanel:
         say(self._ui.planStatusLabel, stale if self._choices != self._choicesOfPlan else "")
 
     def _onPathChanged(self, path: str) -> None:
-        TrainingSettings.setValue("Plan", path)
+        slicer.app.userSettings().setValue("ConResTraining/Plan", path)
         self._choicesOfPlan = self._choices
         say(self._ui.planStatusLabel, "")
         self.refresh()

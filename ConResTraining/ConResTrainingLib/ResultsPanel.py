@@ -15,11 +15,9 @@ from ConResSegmentationLib import Messages
 from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForCheckpoint, askForSettings
 from ConResSegmentationLib.Widgets import openFile, plain, say
 
-from . import TrainingSettings
 from .Backend import Backend, BackendTask
-from .CrossValidation import jobIn
-from .JobPanel import JobPanel
-from .TrainingJob import REPORT_FILE
+from .JobPanel import JobPanel, recentRuns
+from .TrainingJob import REPORT_FILE, jobIn
 
 _SEGMENTATION_MODULE = "ConResSegmentation"
 # Some cases could not be measured; the others were, and are in the report.
@@ -181,7 +179,7 @@ class ResultsPanel:
 
     def _listOthers(self) -> None:
         """List the earlier runs except the chosen one; those that were checked stay checked."""
-        runs = [folder for folder in TrainingSettings.runs() if folder != self._run]
+        runs = [folder for folder in recentRuns() if folder != self._run]
         view = self._ui.otherRunsList
         if runs != self._listed:
             checked, self._listed = self.others, runs

@@ -141,7 +141,7 @@ def write_evaluation(folder: Path, better: float) -> None:
 @pytest.fixture
 def runs(training: TrainingDriver, tmp_path: Path) -> list[Path]:
     """Three runs with a checkpoint, of which the first two were evaluated; the first is chosen."""
-    from ConResTrainingLib import TrainingSettings
+    from ConResTrainingLib.JobPanel import addRecentRun
 
     folders = [tmp_path / f"run-{number}" for number in (1, 2, 3)]
     for number, folder in enumerate(folders):
@@ -149,7 +149,7 @@ def runs(training: TrainingDriver, tmp_path: Path) -> list[Path]:
         (folder / "checkpoints" / "last.ckpt").touch()
         if number < 2:
             write_evaluation(folder / "evaluation", 0.1 * number)
-        TrainingSettings.addRun(folder)
+        addRecentRun(folder)
     training.ui.runPathEdit.currentPath = str(folders[0])
     training.settle()
     return folders

@@ -84,7 +84,7 @@ def test_a_failed_run_says_why_and_its_curve_keeps_what_is_no_number_out(
 def test_earlier_runs_are_listed_without_reading_all_of_their_progress(
     training: TrainingDriver, tmp_path: Path
 ) -> None:
-    from ConResTrainingLib import TrainingSettings
+    from ConResTrainingLib.JobPanel import addRecentRun
     from ConResTrainingLib.TrainingJob import JobState, TrainingJob
 
     run = tmp_path / "long run"
@@ -96,7 +96,7 @@ def test_earlier_runs_are_listed_without_reading_all_of_their_progress(
     with open(run / PROGRESS_FILE, "ab") as file:
         file.write(line * 500_000)
         file.write(json.dumps({"event": "finished", "time": 2, "step": 100}).encode() + b"\n")
-    TrainingSettings.addRun(run)
+    addRecentRun(run)
     begun = time.process_time()
     assert TrainingJob.glance(run).state is JobState.finished
     glance = time.process_time() - begun

@@ -42,11 +42,11 @@ def check_size(driver: TrainingDriver, picture: Path) -> None:
 
 
 def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
-    from ConResTrainingLib import TrainingSettings
+    from ConResTrainingLib.JobPanel import addRecentRun
 
     # An earlier run, so that the lists of runs are shown.
     (tmp_path / "earlier").mkdir()
-    TrainingSettings.addRun(tmp_path / "earlier")
+    addRecentRun(tmp_path / "earlier")
     here.use_tiny_plan(data_set, steps=20_000)
     start(here)
     manager = slicer.app.layoutManager()
