@@ -1,6 +1,10 @@
 """ConRes Training: trains a model for ConRes Segmentation from a folder of labeled images, in a separate process."""
 
 import logging
+import platform
+import tempfile
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import slicer
@@ -14,16 +18,22 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from conresnet import __version__
+from conresnet.errors import UserError
+from conresnet_training.data import DataSet, read_data_set
+from conresnet_training.runs.state import Progress
+from ConResSegmentationLib.Diagnostics import makeVolume, withoutNames
 from ConResSegmentationLib.Models import isPackage
+from ConResSegmentationLib.Processes import ChildProcess
 from ConResSegmentationLib.Widgets import DroppedFiles, describeModule, forgetModules
-from ConResTrainingLib import Diagnostics, TrainingCurves
+from ConResTrainingLib import TrainingCurves
 from ConResTrainingLib.Backend import Backend
 from ConResTrainingLib.DataSetPanel import DataSetPanel, pathNextTo
 from ConResTrainingLib.JobPanel import JobPanel
-from ConResTrainingLib.PlacePanel import PlacePanel
-from ConResTrainingLib.PlanPanel import PlanPanel
+from ConResTrainingLib.PlacePanel import PlacePanel, needsInWords
+from ConResTrainingLib.PlanPanel import PlanPanel, dataOfPlan
 from ConResTrainingLib.ResultsPanel import ResultsPanel
-from ConResTrainingLib.SceneCase import SceneCasePanel
+from ConResTrainingLib.SceneCase import SceneCasePanel, addCase, channelArrays, segmentMasks
 from ConResTrainingLib.TrainingJob import TrainingJob
 
 
@@ -159,7 +169,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onCopyDiagnostics(self) -> None:
         """Copy a bug report without the names of cases to the clipboard."""
         log, data = self.ui.logTextEdit.toPlainText(), self.dataSetPanel
-        text = Diagnostics.report(self.logic.backend, self.jobPanel.job, data.dataSet, log, data.namesSeen)
+        text = diagnostics(self.logic.backend, self.jobPanel.job, data.dataSet, log, data.namesSeen)
         slicer.app.clipboard().setText(text)
         slicer.util.showStatusMessage(_("The diagnostics were copied to the clipboard."), 3000)
 
@@ -167,6 +177,52 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Where the report of a check goes: next to the plan, which a remote machine can reach; never into the data."""
         folder, plan = pathNextTo(dataSet, "-check"), self.planPanel.path
         return plan.parent / folder.name if plan else folder
+
+
+def diagnostics(
+    backend: Backend, job: TrainingJob | None, dataSet: DataSet | None, log: str, names: Iterable[str]
+) -> str:
+    """The text of a bug report, with the names of cases and the user's home folder replaced.
+
+    Args:
+        backend: where training runs.
+        job: the chosen run.
+        dataSet: the chosen data set.
+        log: the panel's log.
+        names: of all cases seen in this session.
+    """
+    app = slicer.app
+    lines = [
+        f"Slicer {app.applicationVersion} (revision {app.revision}) on {platform.platform()}",
+        f"ConResNet {__version__}",
+        f"Place: {backend.place.value} {backend.command} {backend.python}".rstrip(),
+    ]
+    if backend.problem:
+        lines.append(f"Problem: {backend.problem}")
+    if dataSet:
+        layout = f"{dataSet.layout}, {len(dataSet.cases)} cases, channels {', '.join(dataSet.channels)}"
+        lines.append(f"Data set: {layout}, labels {', '.join(dataSet.labels.values())}")
+    if job:
+        lines.append(f"Run: {job.state.value}, step {job.progress.step} of {job.progress.steps}")
+        started = job.progress.started or {}
+        kept = ("version", "device", "devices", "precision", "host", "fold")
+        lines += [f"  {key}: {started[key]}" for key in kept if key in started]
+        if job.problem:
+            lines.append(f"  {job.problem}")
+    lines += ["", "Log:", log]
+    return withoutNames("\n".join(lines), sorted({*names, *_namesInRun(job)}))
+
+
+def _namesInRun(job: TrainingJob | None) -> list[str]:
+    """The cases of a run that was started in an earlier session, whose log the panel shows again."""
+    if job is None:
+        return []
+    try:
+        plan = job.planFile
+        data = dataOfPlan(plan.read_text(encoding="utf-8"))
+        return [case.name for case in read_data_set(plan.parent / data).cases] if data else []
+    except (OSError, ValueError, UserError):
+        return []
 
 
 class ConResTrainingLogic(ScriptedLoadableModuleLogic):
@@ -218,7 +274,18 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
     def test_caseFromScene(self):
         """A volume and its segmentation become a case of a data set."""
         self.delayDisplay("Adding a case")
-        Diagnostics.checkCaseFromScene()
+        volume = makeVolume()
+        segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+        segmentation.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        segmentId = segmentation.GetSegmentation().AddEmptySegment("Body", "Body")
+        mask = (slicer.util.arrayFromVolume(volume) > 130).astype("uint8")
+        slicer.util.updateSegmentBinaryLabelmapFromArray(mask, segmentation, segmentId, volume)
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent) / "data set"
+            arrays, grid = channelArrays({"T1": volume})
+            addCase(folder, "phantom", arrays, segmentMasks(segmentation, volume), grid)
+            dataSet = read_data_set(folder)
+        assert dataSet.channels == ("T1",) and list(dataSet.labels.values()) == ["Body"], "the data set has changed"
 
     def test_curves(self):
         """A run's progress becomes curves in the plot views."""
@@ -226,11 +293,31 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
             logging.warning("NOT TESTED: the curves. This Slicer runs without a main window.")
             return
         self.delayDisplay("Showing curves")
-        Diagnostics.checkCurves()
+        progress = Progress()
+        progress.add({"event": "started", "step": 0, "steps": 20, "segments": ["Body"]})
+        for step in (10, 20):
+            progress.add({"event": "step", "step": step, "loss": 1 / step})
+            dice = {"dice": 0.5, "dice_a_segment": {"Body": 0.5}, "best": True}
+            progress.add({"event": "validation", "step": step, **dice})
+        TrainingCurves.update("self-test", progress)
+        layout = TrainingCurves.show()
+        charts = TrainingCurves.charts()
+        shown = {viewNode.GetPlotChartNode() for viewNode in TrainingCurves.viewNodes().values()}
+        TrainingCurves.hide(layout)
+        assert set(charts.values()) <= shown, "the plot views do not show the curves"
 
     def test_backend(self):
         """The backend starts, if its environment was created."""
-        problem = Diagnostics.backendProblem(Backend())
+        backend, ended = Backend(), []
+        problem = backend.problem
+        if not problem:
+            launch = backend.launchModule("conresnet_training.cli.needs")
+            process = ChildProcess(launch, lambda *result: ended.append(result))
+            process.start()
+            while not ended:
+                slicer.app.processEvents()
+                time.sleep(0.01)
+            problem, _command = needsInWords(ended[0][1])
         if problem:
             logging.warning("NOT TESTED: the training backend. %s", problem)
             self.delayDisplay(f"Not tested: the training backend. {problem}", 3000)

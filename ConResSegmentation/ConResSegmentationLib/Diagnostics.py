@@ -96,14 +96,15 @@ class SelfTest(ScriptedLoadableModuleTest):
         self.delayDisplay("Test passed")
 
 
-def makeVolume(name: str = "T1 phantom", shape: tuple[int, int, int] = (40, 48, 36)):
+def makeVolume():
     """A synthetic volume of 1 mm voxels with a bright body in noise, away from the origin."""
+    shape = (40, 48, 36)
     noise = np.random.default_rng(0).normal(100, 10, shape)
     k, j, i = np.indices(shape)
     center = (np.array(shape) - 1) / 2
     inside = ((k - center[0]) / 8) ** 2 + ((j - center[1]) / 16) ** 2 + ((i - center[2]) / 7) ** 2 < 1
     ijkToRas = np.array([[-1, 0, 0, 20], [0, -1, 0, -30], [0, 0, 1, 10], [0, 0, 0, 1]], dtype=float)
-    return slicer.util.addVolumeFromArray((noise + 60 * inside).astype(np.int16), ijkToRas, name)
+    return slicer.util.addVolumeFromArray((noise + 60 * inside).astype(np.int16), ijkToRas, "T1 phantom")
 
 
 def checkModels() -> str:
