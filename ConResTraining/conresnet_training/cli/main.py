@@ -1,4 +1,4 @@
-"""``python -m conresnet_training``: the list of commands, and the options that several of them share.
+"""``python -m conresnet_training``: the list of commands, and the options that both of their files use.
 
 For exit status see ``conresnet.cli.main``.
 """
@@ -13,22 +13,6 @@ from conresnet.cli.main import main as run_command
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
-data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")
-steps_option = click.option("--max-steps", type=click.IntRange(min=1), help="Stop after this many steps in total.")
-devices_option = click.option(
-    "--devices",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="GPUs to use on each computer, or processes on a computer without GPUs. They share the plan's batch.",
-)
-nodes_option = click.option(
-    "--nodes",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Number of computers; torchrun or SLURM starts the command on each.",
-)
 settings_option = click.option(
     "--set",
     "settings",
@@ -36,26 +20,19 @@ settings_option = click.option(
     metavar="KEY=VALUE",
     help="Replace a value of the plan, such as training.steps=500. May be repeated.",
 )
-checkpoint_option = click.option(
-    "--checkpoint",
-    type=click.Choice(["last", "best"]),
-    default="last",
-    show_default=True,
-    help="Latest checkpoint of a run, or the one with the best validation Dice, whose figures are optimistic.",
-)
 
 # Command: module in conresnet_training.cli, its click command, summary.
 _COMMANDS = {
     "check": ("data_set", "check", "Check every case of a data set for errors."),
     "plan": ("data_set", "plan", "Plan a training for a data set."),
-    "train": ("train", "train", "Train by a plan."),
-    "resume": ("train", "resume", "Continue a run from its latest checkpoint."),
-    "stop": ("train", "stop", "Stop a run after the current step, with a checkpoint."),
-    "crossval": ("train", "crossval", "Train and evaluate all folds of a plan."),
-    "evaluate": ("results", "evaluate", "Measure a run or other predictions, case by case."),
-    "compare": ("results", "compare", "Compare two evaluations on the same cases."),
-    "fit-review": ("results", "fit_review", "Fit the review list of a model package to held-out cases."),
-    "export": ("results", "export", "Make a model package from a run."),
+    "train": ("run_commands", "train", "Train by a plan."),
+    "resume": ("run_commands", "resume", "Continue a run from its latest checkpoint."),
+    "stop": ("run_commands", "stop", "Stop a run after the current step, with a checkpoint."),
+    "crossval": ("run_commands", "crossval", "Train and evaluate all folds of a plan."),
+    "evaluate": ("run_commands", "evaluate", "Measure a run or other predictions, case by case."),
+    "compare": ("run_commands", "compare", "Compare two evaluations on the same cases."),
+    "fit-review": ("run_commands", "fit_review", "Fit the review list of a model package to held-out cases."),
+    "export": ("run_commands", "export", "Make a model package from a run."),
 }
 
 
