@@ -1,6 +1,8 @@
-"""Survey of a data set for planning: sizes and spacings from headers, and modality and scaling of each channel."""
+"""Survey of a data set for planning: sizes and spacings from headers, modality and scaling of each channel, and whether
+the names of segments tell a side of the body, which flips would exchange."""
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,3 +189,58 @@ def _known_channel(name: str) -> dict[str, Any] | None:
     if "flair" in word:
         word = "flair"
     return next((known for known in BRATS_CHANNELS if word in (known["name"].lower(), *known["keywords"])), None)
+
+
+# L and R abbreviate sides in many lists of labels. Then German, French, Spanish, Italian, Portuguese and Latin words.
+SIDES = {"left", "right", "l", "r", "lh", "rh", "lt", "rt"}
+SIDES |= {"links", "linke", "linker", "linkes", "rechts", "rechte", "rechter", "rechtes"}
+SIDES |= {"gauche", "droit", "droite", "izquierdo", "izquierda", "derecho", "derecha"}
+SIDES |= {"sinistro", "sinistra", "destro", "destra", "esquerdo", "esquerda", "direito", "direita"}
+SIDES |= {"sinister", "sinistrum", "dexter", "dextra", "dextrum"}
+# Exchanged anywhere in a word to find the other one of a pair; then letters, only where they begin or end a word.
+_WITHIN = (("left", "right"), ("左", "右"))
+_LETTERS = {"l": "r", "r": "l"}
+
+
+def speak_of_sides(names: Sequence[str]) -> bool:
+    """Whether a name contains a word for a side, or two names differ only by left and right within a word.
+
+    "LeftLung" and "Kidney_L" contain one. "lhippo" names a side where there is also an "rhippo"; "Liver" never does.
+    """
+    divided = [_parted(name) for name in names]
+    if any(SIDES & set(words) for words in divided):
+        return True
+    known = set(divided)
+    return any(other in known for words in divided for other in _exchanged(words))
+
+
+def side_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The names that become one another when left and right are exchanged, the left one of each pair first."""
+    by_words = {_parted(name): name for name in names}
+    pairs = []
+    for words, name in by_words.items():
+        other = next((by_words[other] for other in _exchanged(words) if other in by_words), None)
+        if other is not None and other not in {one for pair in pairs for one in pair}:
+            is_left = any(word.startswith("l") for word in words if word not in _parted(other))
+            pairs.append((name, other) if is_left else (other, name))
+    return pairs
+
+
+def _parted(name: str) -> tuple[str, ...]:
+    """The words of a segment's name in lower case.
+
+    CamelCase is split before a capital that follows a lower-case letter or begins a word.
+    """
+    parted = re.sub(r"(?<=[a-zß-ÿ])(?=[A-ZÀ-Þ])|(?<=[A-ZÀ-Þ])(?=[A-ZÀ-Þ][a-zß-ÿ])", " ", name)
+    return tuple(re.findall(r"[^\W_]+", parted.lower()))
+
+
+def _exchanged(words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The words with the side of one of them exchanged, in every possible way."""
+    for place, word in enumerate(words):
+        others = [word.replace(one, other, 1) for one, other in _WITHIN if one in word]
+        if word[0] in _LETTERS:
+            others.append(_LETTERS[word[0]] + word[1:])
+        if word[-1] in _LETTERS:
+            others.append(word[:-1] + _LETTERS[word[-1]])
+        yield from ((*words[:place], other, *words[place + 1 :]) for other in others)
