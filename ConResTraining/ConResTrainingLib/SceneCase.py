@@ -17,8 +17,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet.files import replacing, write_error
 from conresnet.images.grid import LPS_TO_RAS, Grid
-from conresnet_training.data.data_set import DataSet
-from conresnet_training.data.description import FILE_NAME, Description, read_description
+from conresnet_training.data.data_set import FILE_NAME, DataSet, Description, read_description
 from conresnet_training.data.layouts import is_nnunet
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, volumeInput

@@ -1,16 +1,25 @@
-"""A data set in any layout: a list of cases, each with the images of its channels and a label map."""
+"""A data set in any layout: a list of cases, each with the images of its channels and a label map.
 
+Also what describes one: ``dataset.json`` of the Medical Segmentation Decathlon and of nnU-Net 1 and 2, and the folds it
+defines. These come from ``splits_final.json``, nnU-Net's list of {"train": [case, ...], "val": [case, ...]}, or from a
+"fold" at every entry of the list of cases, as MONAI's data lists have it.
+"""
+
+import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from conresnet.errors import UserError
+from conresnet.messages import printable
+from conresnet_training.reporting import shortened
 
 if TYPE_CHECKING:
     from conresnet_training.data.label_maps import Tissues
@@ -18,6 +27,11 @@ if TYPE_CHECKING:
 # BraTS-GLI-00005-100: since 2023 the patient's number comes before that of the time point.
 _BRATS_TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+")
 
+FILE_NAME = "dataset.json"
+SPLITS_FILE = "splits_final.json"
+FEWEST_FOLDS = 2
+# Longer numbers are no label values, and Python refuses to read some of them.
+MOST_DIGITS = 9
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
@@ -181,3 +195,221 @@ def painting(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         left = [value for value in sorted(regions[name]) if value not in later and value not in values.values()]
         values[name] = left[0] if left else next(spare)
     return values
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a ``dataset.json`` says about the data set as a whole; see ``DataSet``. ``content`` is all of it."""
+
+    path: Path
+    content: dict[str, Any]
+    name: str
+    licence: str
+    channels: tuple[str, ...]
+    labels: dict[int, str]
+    regions: dict[str, tuple[int, ...]]
+    region_labels: dict[str, int]
+
+    def data_set(self, layout: str, cases: Iterable[Case]) -> DataSet:
+        """The data set of these cases. Raises UserError as ``sorted_cases``."""
+        announced = self.content.get("numTraining")
+        return DataSet(
+            self.name,
+            self.channels,
+            self.labels,
+            self.licence,
+            sorted_cases(cases, self.path.parent),
+            layout,
+            self.regions,
+            self.region_labels,
+            announced=announced if type(announced) is int else 0,
+        )
+
+    def error(self, code: str, **values: object) -> UserError:
+        """The error for something in the file that cannot be used."""
+        return _error(self.path, code, **values)
+
+
+def read_description(path: Path) -> Description:
+    """Read a ``dataset.json``: ``modality`` or ``channel_names``, and ``labels`` in either direction.
+
+    Raises:
+        UserError: ``data-set-unreadable``, ``data-set-not-json`` or one that names what is missing or wrong.
+    """
+    content = read_json_object(path)
+    classes = _classes(path, content.get("labels"))
+    regions = dict(classes) if any(len(values) > 1 for values in classes.values()) else {}
+    return Description(
+        path,
+        content,
+        _text(content, "name") or printable(folder_name(path.parent)),
+        _text(content, "licence") or _text(content, "license"),
+        _channels(path, content),
+        _labels(path, classes, regions),
+        regions,
+        _region_labels(path, content, regions),
+    )
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a description. Raises UserError ``data-set-unreadable``, ``-not-json`` or ``-no-object``."""
+    try:
+        content = read_json(path)
+    except OSError as error:
+        raise _error(path, "data-set-unreadable", reason=error.strerror or str(error)) from error
+    except ValueError as error:
+        raise _error(path, "data-set-not-json") from error
+    if not isinstance(content, dict):
+        raise _error(path, "data-set-no-object")
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not JSON.
+    """
+    content = path.read_bytes()
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
+    found = content.get("channel_names", content.get("modality"))
+    if not isinstance(found, Mapping) or not found or not all(_is_number(key) for key in found):
+        raise _error(path, "data-set-channels")
+    names = [printable(str(found[key])).strip() or f"channel {key}" for key in sorted(found, key=int)]
+    # Two channels may both be called MRI.
+    counts, seen = Counter(names), Counter()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        unique.append(f"{name} {seen[name]}" if counts[name] > 1 else name)
+    return tuple(unique)
+
+
+def _classes(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
+    """Name to values, of {"1": "tumor"} (Decathlon, nnU-Net 1) and {"tumor": 1, "whole": [1, 2]} (nnU-Net 2)."""
+    if not isinstance(found, Mapping) or not found:
+        raise _error(path, "data-set-no-labels")
+    classes: dict[str, tuple[int, ...]] = {}
+    for key, value in found.items():
+        if _is_number(key) and isinstance(value, str):
+            name, values = value, (int(key),)
+        elif isinstance(value, list) and value and all(type(one) is int for one in value):
+            name, values = key, tuple(value)
+        elif type(value) is int:
+            name, values = key, (value,)
+        else:
+            raise _error(path, "data-set-label-invalid", label=shortened(f'"{key}": {json.dumps(value)}'))
+        name = shortened(printable(name))
+        if values == (0,):
+            continue
+        if name == "ignore":
+            raise _error(path, "data-set-label-ignore")
+        if not all(0 < one < 256 for one in values):
+            raise _error(path, "data-set-label-range", label=name)
+        if name.casefold() in (other.casefold() for other in classes):
+            raise _error(path, "data-set-label-repeated", label=name)
+        classes[name] = values
+    if not classes:
+        raise _error(path, "data-set-only-background")
+    return classes
+
+
+def _labels(path: Path, classes: Mapping[str, tuple[int, ...]], regions: Mapping) -> dict[int, str]:
+    names = {values[0]: name for name, values in classes.items() if len(values) == 1}
+    if not regions:
+        if len(names) < len(classes):
+            raise _error(path, "data-set-value-repeated")
+        return dict(sorted(names.items()))
+    values = sorted({value for own in classes.values() for value in own})
+    return {value: names.get(value, f"label {value}") for value in values}
+
+
+def _region_labels(path: Path, content: Mapping[str, Any], regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    order = content.get("regions_class_order")
+    if not regions or order is None:
+        return painting(regions)
+    usable = isinstance(order, list) and all(type(value) is int and 0 < value < 256 for value in order)
+    if not usable or len(set(order)) != len(regions) or len(order) != len(regions):
+        raise _error(path, "data-set-region-order")
+    return dict(zip(regions, order, strict=True))
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    value = content.get(key)
+    return printable(value).strip() if isinstance(value, str) else ""
+
+
+def _is_number(key: str) -> bool:
+    return key.isascii() and key.isdigit() and len(key) <= MOST_DIGITS
+
+
+def _error(path: Path, code: str, **values: object) -> UserError:
+    return UserError(code, path=str(path), **values)
+
+
+class _NotFollowedError(Exception):
+    """Why folds that are defined are not used."""
+
+
+def with_folds(data_set: DataSet, folder: Path, listed: Sequence[tuple[str, object]] = ()) -> DataSet:
+    """The data set with the folds that it defines, if each of them names exactly these cases.
+
+    Folds that cannot be used are no error: the data set keeps the reason.
+
+    Args:
+        folder: may contain ``splits_final.json``, which comes first.
+        listed: the name of each case in ``dataset.json`` and its "fold", None without one.
+    """
+    source = SPLITS_FILE
+    try:
+        if (folder / SPLITS_FILE).is_file():
+            held_out = _folds_of_file(folder / SPLITS_FILE, [case.name for case in data_set.cases])
+        elif any(fold is not None for _, fold in listed):
+            source = f'"fold" in {FILE_NAME}'
+            held_out = _folds_of_list(listed)
+        else:
+            return data_set
+    except _NotFollowedError as error:
+        return replace(data_set, unused_splits=f"{source} is not used: {error}")
+    return replace(data_set, held_out=held_out, folds_from=source)
+
+
+def _folds_of_list(listed: Sequence[tuple[str, object]]) -> tuple[frozenset[str], ...]:
+    if not all(type(fold) is int for _, fold in listed):
+        raise _NotFollowedError("not every case has a whole number there")
+    numbers = sorted({fold for _, fold in listed})
+    if len(numbers) < FEWEST_FOLDS:
+        raise _NotFollowedError(f"it defines fewer than {FEWEST_FOLDS} folds")
+    return tuple(frozenset(name for name, fold in listed if fold == number) for number in numbers)
+
+
+def _folds_of_file(path: Path, cases: Sequence[str]) -> tuple[frozenset[str], ...]:
+    known, folds = {composed(name): name for name in cases}, []
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise _NotFollowedError("it cannot be read as JSON") from error
+    if not isinstance(content, list) or len(content) < FEWEST_FOLDS:
+        raise _NotFollowedError(f"it is not a list of at least {FEWEST_FOLDS} folds")
+    for number, fold in enumerate(content):
+        parts = [fold.get(key) for key in ("train", "val")] if isinstance(fold, dict) else []
+        if not parts or not all(isinstance(part, list) and part for part in parts):
+            raise _NotFollowedError(f'fold {number} does not have the lists "train" and "val"')
+        counts = Counter(composed(str(name)) for part in parts for name in part)
+        wrong = {
+            "names {}, which is not a case": sorted(counts.keys() - known.keys()),
+            "does not name {}": sorted(known.keys() - counts.keys()),
+            "names {} twice": sorted(name for name, count in counts.items() if count > 1),
+        }
+        for sentence, names in wrong.items():
+            if names:
+                raise _NotFollowedError(f"fold {number} {sentence.format(shortened(names[0]))}")
+        folds.append(frozenset(known[composed(str(name))] for name in parts[1]))
+    return tuple(folds)

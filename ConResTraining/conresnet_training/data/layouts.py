@@ -29,24 +29,22 @@ from typing import Any
 from conresnet.errors import UserError
 from conresnet.messages import printable
 from conresnet_training.data.data_set import (
+    FILE_NAME,
     Case,
     DataSet,
+    Description,
     case_name,
     composed,
     find_file,
     folder_name,
     painting,
-    sorted_cases,
-)
-from conresnet_training.data.description import (
-    FILE_NAME,
-    Description,
     read_description,
     read_json_object,
-    shortened,
+    sorted_cases,
     with_folds,
 )
 from conresnet_training.data.label_maps import MOST_VALUES, Tissues
+from conresnet_training.reporting import shortened
 
 # nnU-Net takes their spacing from a CASE.json next to them (Tiff3DIO); without it, voxels would be cubes of 1 mm.
 WITHOUT_SPACING = (".tif", ".tiff")

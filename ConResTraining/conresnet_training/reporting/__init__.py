@@ -19,6 +19,11 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+def shortened(text: str) -> str:
+    """The text, cut to 200 letters, so that a sentence that names it stays readable."""
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
 def product(values: Iterable[float], digits: int = 4) -> str:
     """Sizes or spacings such as "1.5 x 2 x 2", with ``digits`` significant digits."""
     return " x ".join(f"{value:.{digits}g}" for value in values)

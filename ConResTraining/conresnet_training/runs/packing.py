@@ -10,6 +10,7 @@ from conresnet.errors import UserError
 from conresnet.package import ModelDescription
 from conresnet.package.description import System
 from conresnet.systems import declared_system
+from conresnet_training.reporting import shortened
 from conresnet_training.runs.run import Run, check_plan_unchanged, read_checkpoint, without_prefix
 from conresnet_training.training.network import stages_of
 
@@ -113,8 +114,8 @@ def check_agreement(runs: Sequence[Run]) -> None:
                     first=str(runs[0].folder),
                     second=str(run.folder),
                     part=part,
-                    one=_shown(ours),
-                    other=_shown(theirs[part]),
+                    one=shortened(str(ours)),
+                    other=shortened(str(theirs[part])),
                 )
 
 
@@ -131,8 +132,3 @@ def _compared(run: Run) -> dict[str, object]:
         "targets": run.plan.targets,
         "data set": run.plan.data,
     }
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 200 else text[:197] + "..."
