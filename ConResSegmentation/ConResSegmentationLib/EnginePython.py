@@ -18,7 +18,7 @@ from conresnet.errors import UserError
 from conresnet.needs import PACKAGES, PYTHON
 from conresnet.worker.protocol import PROTOCOL
 
-from .Processes import ChildProcess, ProcessLaunch, lastLine, pythonEnvironment
+from .Processes import ChildProcess, ProcessLaunch, ProcessSteps, lastLine, pythonEnvironment
 
 SECONDS_TO_CHECK = 60
 _PYTHON_NAME = re.compile(r"python|pypy|^py(\.exe)?$", re.IGNORECASE)
@@ -61,16 +61,16 @@ class EngineCheck:
 class EnginePython:
     """The Python that runs the engine.
 
-    Args:
-        program: its executable. Defaults to Slicer's own Python.
-        server: where the engine runs, as user@host or a name from ssh's configuration. Defaults to this computer.
+    Attributes:
+        program: its executable; empty for Slicer's own Python.
+        server: where the engine runs, as user@host or a name from ssh's configuration; empty for this computer.
         serverProgram: the Python executable on the server.
 
     All three may be changed at any time; a running engine stays.
     """
 
-    def __init__(self, program: str = "", server: str = "", serverProgram: str = ""):
-        self.program, self.server, self.serverProgram = program, server, serverProgram
+    def __init__(self, program: str = ""):
+        self.program, self.server, self.serverProgram = program, "", ""
         self._inquiry: ChildProcess | None = None
 
     @property
@@ -244,20 +244,25 @@ class Installation:
     ):
         self.requirements = tuple(f"{name}>={PACKAGES[name]}" for name in missing)
         self._python, self._onLine, self._onEnded = python, onLine, onEnded
-        self._process: ChildProcess | None = None
-        self._isStopped = False
-        torch = [requirement for requirement in self.requirements if requirement.startswith("torch>=")]
-        others = [requirement for requirement in self.requirements if requirement not in torch]
-        pip = ("pip", "install", "--disable-pip-version-check", "--no-input")
-        self._steps: list[tuple[str, ...]] = []
-        if torch:
-            self._steps += [(*pip, _LIGHT_THE_TORCH), ("light_the_torch", "install", *torch)]
-        if others:
-            self._steps.append((*pip, "--no-deps", *others))
+        self._steps: ProcessSteps | None = None
 
     def start(self) -> None:
         """Begin, and return at once."""
-        self._next()
+        torch = [requirement for requirement in self.requirements if requirement.startswith("torch>=")]
+        others = [requirement for requirement in self.requirements if requirement not in torch]
+        pip = ("pip", "install", "--disable-pip-version-check", "--no-input")
+        steps: list[tuple[str, ...]] = []
+        if torch:
+            steps += [(*pip, _LIGHT_THE_TORCH), ("light_the_torch", "install", *torch)]
+        if others:
+            steps.append((*pip, "--no-deps", *others))
+        try:
+            launches = [self._python.launchModule(*words) for words in steps]
+        except UserError as error:
+            self._onEnded(error.message)
+            return
+        self._steps = ProcessSteps(launches, self._onLine, self._onStepsEnded)
+        self._steps.start()
 
     def stop(self, wait: bool = False) -> None:
         """Stop the process that is running.
@@ -265,29 +270,14 @@ class Installation:
         Args:
             wait: until it has ended, for when the module is about to end; `onEnded` is not called then.
         """
-        self._isStopped = True
-        if self._process:
-            self._process.stop(wait)
+        if self._steps:
+            self._steps.stop(wait)
 
-    def _next(self) -> None:
-        try:
-            launch = self._python.launchModule(*self._steps.pop(0))
-        except UserError as error:
-            self._onEnded(error.message)
-            return
-        self._onLine(f"> {launch}")
-        self._process = ChildProcess(launch, self._onStepEnded, self._onLine)
-        self._process.start()
-
-    def _onStepEnded(self, exitCode: int | None, output: str, errors: str) -> None:
-        self._process = None
-        if self._isStopped:
+    def _onStepsEnded(self, exitCode: int | None, reason: str) -> None:
+        if self._steps.isStopped:
             self._onEnded(_("The installation was canceled."))
         elif exitCode != 0:
-            sentence = _("The installation failed ({reason}); see the log.")
-            self._onEnded(sentence.format(reason=lastLine(errors, output)))
-        elif self._steps:
-            self._next()
+            self._onEnded(_("The installation failed ({reason}); see the log.").format(reason=reason))
         else:
             self._onEnded("")
 

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import qt
@@ -263,6 +263,46 @@ class ChildProcess:
         self._signals.clear()
         self._killer.disconnect("timeout()")
         self._onEnded(exitCode, *self._texts)
+
+
+class ProcessSteps:
+    """Processes that run one after another until one fails.
+
+    Args:
+        launches: what to start.
+        onLine: called with each command, and with each line that it prints.
+        onEnded: called once with the exit code of the last process that ran, and the last line that it printed.
+    """
+
+    def __init__(
+        self,
+        launches: Iterable[ProcessLaunch],
+        onLine: Callable[[str], None],
+        onEnded: Callable[[int | None, str], None],
+    ):
+        self._launches, self._onLine, self._onEnded = deque(launches), onLine, onEnded
+        self._process: ChildProcess | None = None
+        self.isStopped = False
+
+    def start(self) -> None:
+        """Start the first one, and return at once."""
+        launch = self._launches.popleft()
+        self._onLine(f"> {launch}")
+        self._process = ChildProcess(launch, self._onStepEnded, self._onLine)
+        self._process.start()
+
+    def stop(self, wait: bool = False) -> None:
+        """Stop the process that is running, and start no other; with ``wait`` as for `ChildProcess.stop`."""
+        self.isStopped = True
+        if self._process:
+            self._process.stop(wait)
+
+    def _onStepEnded(self, exitCode: int | None, output: str, errors: str) -> None:
+        self._process = None
+        if exitCode == 0 and self._launches and not self.isStopped:
+            self.start()
+        else:
+            self._onEnded(exitCode, lastLine(errors, output))
 
 
 def lastLine(*texts: str) -> str:

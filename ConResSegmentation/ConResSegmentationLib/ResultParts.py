@@ -92,12 +92,11 @@ def segmentationOf(mapNode):
     return next((node for node in segmentations if node.HasNodeReferenceID(_MAP_ROLE, mapNode.GetID())), None)
 
 
-def slabs(shape: tuple[int, ...], planes: slice | None = None) -> Iterator[slice]:
-    """Split the planes of an array [k, j, i], all or some, into pieces that each take only a moment."""
-    planes = planes or slice(0, shape[0])
+def slabs(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Split the planes of an array [k, j, i] into pieces that each take only a moment."""
     step = max(1, _VOXELS_AT_ONCE // max(1, shape[1] * shape[2]))
-    for start in range(planes.start, planes.stop, step):
-        yield slice(start, min(start + step, planes.stop))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
 
 
 def putMaps(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlane: str = "") -> Iterator[None]:

@@ -20,7 +20,14 @@ from conresnet.files import replacing, write_error
 from conresnet.needs import PYTHON, is_enough
 from conresnet_training.cli.needs import PACKAGES
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, callLater, lastLine, pythonEnvironment
+from ConResSegmentationLib.Processes import (
+    ChildProcess,
+    ProcessLaunch,
+    ProcessSteps,
+    callLater,
+    lastLine,
+    pythonEnvironment,
+)
 
 # Every candidate runs this, on any Python 3. Debian's comes without ensurepip and cannot create environments; there is
 # no PyTorch for a Python that runs for Intel on a Mac.
@@ -115,20 +122,11 @@ _READY_FILE = "conresnet-ready.json"
 
 
 class TrainingEnvironment:
-    """The environment, which may not exist yet.
-
-    Args:
-        folder: its folder. Defaults to one in the user's application data.
-    """
-
-    def __init__(self, folder: Path | None = None):
-        self._folder = folder
+    """The environment, which may not exist yet."""
 
     @property
     def folder(self) -> Path:
-        """Its folder, which may not exist yet."""
-        if self._folder:
-            return self._folder
+        """Its folder in the user's application data, which may not exist yet."""
         data = qt.QStandardPaths.writableLocation(qt.QStandardPaths.GenericDataLocation)
         return Path(data) / "conresnet" / "training-environment"
 
@@ -177,7 +175,6 @@ class EnvironmentMaker:
         torchOptions: pip options for PyTorch, such as the index of builds for a GPU.
         onLine: called with each command, and with each line that it prints.
         onEnded: called with a sentence that says what went wrong; empty if nothing did.
-        packages: packages to install with their minimum versions. Defaults to what the backend needs.
     """
 
     def __init__(
@@ -187,21 +184,21 @@ class EnvironmentMaker:
         torchOptions: Sequence[str],
         onLine: Callable[[str], None],
         onEnded: Callable[[str], None],
-        packages: dict[str, str] = PACKAGES,
     ):
-        self._environment, self._base = environment, base
-        self._onLine, self._onEnded = onLine, onEnded
-        wanted = {name: f"{name}>={least}" for name, least in packages.items()}
-        torch = [wanted.pop("torch")] if "torch" in wanted else []
-        self._isStopped = False
-        self._process: ChildProcess | None = None
+        self._environment, self._base, self._onEnded = environment, base, onEnded
+        wanted = {name: f"{name}>={least}" for name, least in PACKAGES.items()}
+        torch = wanted.pop("torch")
         pip = ("-m", "pip", "install", "--disable-pip-version-check", "--no-input")
         # PyTorch comes first and alone, so that its options apply to nothing else.
-        self._steps = [
+        steps = [
             (base.program, ("-m", "venv", str(environment.folder))),
-            *([(environment.python, (*pip, *torchOptions, *torch))] if torch else []),
+            (environment.python, (*pip, *torchOptions, torch)),
             *([(environment.python, (*pip, *wanted.values()))] if wanted else []),
         ]
+        variables = pythonEnvironment(base.isSlicers)
+        variables.pop("PYTHONPATH", None)
+        variables["PYTHONUTF8"] = variables["PYTHONSAFEPATH"] = "1"
+        self._steps = ProcessSteps([ProcessLaunch(*step, variables) for step in steps], onLine, self._onStepsEnded)
 
     def start(self) -> None:
         """Begin, and return at once."""
@@ -212,35 +209,19 @@ class EnvironmentMaker:
             sentence = Messages.sentence(write_error(error, self._environment.folder.parent))
             callLater(lambda: self._onEnded(sentence))
             return
-        self._next()
+        self._steps.start()
 
     def stop(self, wait: bool = False) -> None:
         """Stop, and remove the incomplete environment."""
-        self._isStopped = True
-        if self._process:
-            self._process.stop(wait)
+        self._steps.stop(wait)
         if wait:
             shutil.rmtree(self._environment.folder, ignore_errors=True)
 
-    def _next(self) -> None:
-        program, arguments = self._steps.pop(0)
-        variables = pythonEnvironment(self._base.isSlicers)
-        variables.pop("PYTHONPATH", None)
-        variables["PYTHONUTF8"] = variables["PYTHONSAFEPATH"] = "1"
-        launch = ProcessLaunch(program, arguments, variables)
-        self._onLine(f"> {launch}")
-        self._process = ChildProcess(launch, self._onStepEnded, self._onLine)
-        self._process.start()
-
-    def _onStepEnded(self, exitCode: int | None, output: str, errors: str) -> None:
-        if exitCode == 0 and self._steps and not self._isStopped:
-            self._next()
-            return
+    def _onStepsEnded(self, exitCode: int | None, reason: str) -> None:
         problem = ""
-        if self._isStopped:
+        if self._steps.isStopped:
             problem = _("Canceled; no environment was created.")
         elif exitCode != 0:
-            reason = lastLine(errors, output)
             problem = _("The environment could not be created: {reason}").format(reason=reason)
         if problem:
             shutil.rmtree(self._environment.folder, ignore_errors=True)

@@ -116,11 +116,9 @@ def wheels(tmp_path: Path) -> Path:
 
 def make_environment(training: TrainingDriver, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Click the button and agree; all that is installed is "PyTorch", from a folder."""
-    panel = sys.modules["ConResTrainingLib.PlacePanel"]
-    maker = panel.EnvironmentMaker
-    monkeypatch.setattr(panel, "EnvironmentMaker", lambda *arguments: maker(*arguments, packages={"torch": "2.6"}))
-    # Whatever pip is configured to do on this machine, such as to look for wheels elsewhere too, is left out.
     made = sys.modules["ConResTrainingLib.TrainingEnvironment"]
+    monkeypatch.setattr(made, "PACKAGES", {"torch": "2.6"})
+    # Whatever pip is configured to do on this machine, such as to look for wheels elsewhere too, is left out.
     variables = made.pythonEnvironment
 
     def without_pip_settings(is_slicers: bool) -> dict[str, str]:
