@@ -181,7 +181,7 @@ def _fileEntry(path: Path, root: Path, hasFrames: bool) -> BatchEntry:
     name = Loading.withoutEnding(path.relative_to(root).as_posix())
     if not hasFrames:
         return _entry(str(path), BatchCase(name, [_loading(path)], isFromFile=True))
-    title = _("{name} (series)").format(name=name)
+    title = _("{name} (sequence)").format(name=name)
     return BatchEntry(str(path), title, lambda: Series(Loading.readSeries(path)).cases())
 
 

@@ -61,7 +61,7 @@ class _Dialog:
         self._dialog.windowTitle = _("Import a checkpoint")
         self._dialog.minimumWidth = 480
         form = qt.QFormLayout(self._dialog)
-        hint = qt.QLabel(_("What is left empty is as in the authors' BraTS 2018 models."))
+        hint = qt.QLabel(_("Fields left empty take the values of the authors' BraTS 2018 models."))
         hint.wordWrap = True
         form.addRow(hint)
         channels = ", ".join(item["name"] for item in CHANNELS)
@@ -84,7 +84,7 @@ class _Dialog:
         self._tiling = qt.QComboBox()
         self._tiling.objectName = "tilingSelector"
         self._tiling.addItems(list(INFERENCE))
-        self._tiling.toolTip = _("How windows are placed: as the authors do, or fitted to the foreground.")
+        self._tiling.toolTip = _("How windows are placed: as the authors did, or fitted to the foreground.")
         form.addRow(_("Tiling:"), self._tiling)
         buttons = qt.QDialogButtonBox(qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel)
         buttons.connect("accepted()", self._dialog.accept)
@@ -118,7 +118,7 @@ class _Dialog:
             try:
                 found["output"] = segments_named(segments)
             except ValueError as error:
-                raise ValueError(_("{text} is not of the form NAME=LABEL.").format(text=error)) from error
+                raise ValueError(_("{text} does not have the form NAME=LABEL.").format(text=error)) from error
         preparation: dict = {}
         if self._orientation.text:
             preparation["orientation"] = self._orientation.text.strip().upper()

@@ -258,7 +258,7 @@ class EnginePanel(EngineObserver):
 
     def _onFreeMemory(self) -> None:
         if self._engine.isSegmenting:
-            text = _("The engine is segmenting; cancel that first.")
+            text = _("The engine is segmenting; cancel the segmentation first.")
         else:
             self._isFreed = True
             self._engine.stop()

@@ -303,8 +303,8 @@ class ModelPanel:
         box = qt.QMessageBox(parent)
         box.windowTitle = _("Install a model")
         box.text = _(
-            "A model package is a .zip file or a folder. A checkpoint (.pth) by the authors of ConResNet can be "
-            "imported. Which one do you have?"
+            "A model package is a .zip file or a folder. A checkpoint (.pth) by the authors of ConResNet can also be "
+            "imported. Which of these do you have?"
         )
         zipButton = box.addButton(_("A .zip file"), qt.QMessageBox.AcceptRole)
         folderButton = box.addButton(_("A folder"), qt.QMessageBox.AcceptRole)

@@ -247,7 +247,7 @@ class JobPanel:
         stopTip = _("Stop after the current step and save a checkpoint, from which Resume continues.")
         if self._isStopWished:
             stopTip = _("Stopping after the current step. Click again to end it immediately.")
-        ui.stopButton.toolTip = stopTip if state.isRunning else _("Nothing is training in this folder.")
+        ui.stopButton.toolTip = stopTip if state.isRunning else _("No training is running in this folder.")
         ui.curvesButton.enabled = state is not JobState.none
         ui.curvesButton.checked = TrainingCurves.isShown()
         ui.runPathEdit.enabled = ui.runsSelector.enabled = state is not JobState.starting
@@ -259,7 +259,7 @@ class JobPanel:
 
     def _startProblem(self, state: JobState) -> str:
         if state.isRunning:
-            return _("A training is running in this folder; choose another folder for another run.")
+            return _("Training is running in this folder; choose another folder for another run.")
         if self._job is None:
             return _("Choose a new folder for the run.")
         if _isUsed(self._job.folder):
@@ -270,7 +270,7 @@ class JobPanel:
 
     def _resumeProblem(self, state: JobState) -> str:
         if state.isRunning:
-            return _("A training is running in this folder.")
+            return _("Training is running in this folder.")
         # A run that was stopped while starting has no progress yet, and can start.
         canResume = state.canResume or state is JobState.none
         if self._job is None or not canResume or not os.path.isfile(self._job.planFile):
@@ -318,8 +318,8 @@ class JobPanel:
     def _onStop(self) -> None:
         if self._isStopWished and self._job.canKill:
             question = _(
-                "End the training immediately? The steps since the latest checkpoint will be lost, and repeated when "
-                "it is resumed."
+                "End training immediately? The steps since the latest checkpoint will be lost, and will be repeated "
+                "when you resume the run."
             )
             if slicer.util.confirmYesNoDisplay(question):
                 self._job.kill()

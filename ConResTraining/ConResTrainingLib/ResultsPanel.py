@@ -68,7 +68,7 @@ class ResultsPanel:
                 self._ui.evaluateButton,
                 self._evaluation,
                 self._problem(),
-                _("Segment the held-out cases and measure the quality."),
+                _("Segment the held-out cases and measure the quality of the result."),
             ),
             (self._ui.importButton, self._export, self._problem(*others), importTip),
             (
@@ -232,7 +232,7 @@ class ResultsPanel:
                 table.setItem(number, column, item)
         table.resizeRowsToContents()
         table.visible = True
-        sentence = _("A: {first}. B: {second}. Point at a row for the interval of the difference.")
+        sentence = _("A: {first}. B: {second}. Point to a row to see the interval of the difference.")
         say(self._ui.resultsStatusLabel, sentence.format(first=first, second=second))
 
     def _evaluate(self) -> None:

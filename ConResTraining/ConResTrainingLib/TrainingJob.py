@@ -182,8 +182,8 @@ class TrainingJob:
         if not self._hasSpoken:
             # It ended before it started, with a closing sentence.
             reason = lastLine(self._endOfLog())
-            return _("The training did not start: {reason}").format(reason=reason)
-        sentence = _("The training ended unexpectedly after step {step}; see the log, and resume it.")
+            return _("Training did not start: {reason}").format(reason=reason)
+        sentence = _("Training ended unexpectedly after step {step}; see the log, and resume the run.")
         return sentence.format(step=self.progress.step)
 
     @property

@@ -23,7 +23,7 @@ SLICER: dict[str, str] = {
     "input-removed": _("{name} was removed before the segmentation started; choose the inputs and click Segment."),
     "channels-missing": _("The model {model} needs {count} volumes: {names}."),
     "roi-not-placed": _("The ROI {name} has not been placed yet; draw it around the structure, or choose no ROI."),
-    "roi-inside-out": _("The ROI {name} is inverted (Inside out); switch that off in the Markups module."),
+    "roi-inside-out": _("The ROI {name} is inverted (Inside out); turn Inside out off in the Markups module."),
     "transform-not-linear": _(
         "{name} is under the transform {transform}, which is not linear; harden the transform in the Transforms "
         "module, or move {name} out of it."
@@ -48,7 +48,7 @@ SLICER: dict[str, str] = {
         "restart Slicer, and reinstall the extension if that does not help."
     ),
     "engine-died": _(
-        "The engine stopped unexpectedly (exit code {exitCode}), often because it ran out of memory; close other "
+        "The engine stopped unexpectedly (exit code {exitCode}), often because it ran out of memory. Close other "
         "programs, draw a smaller ROI or choose another device, and segment again."
     ),
     "engine-server-invalid": _(
@@ -81,14 +81,16 @@ SLICER: dict[str, str] = {
     ),
     "engine-folder-gone": _("The engine's temporary folder no longer exists; segment again."),
     "training-environment-missing": _("There is no training environment yet; create it, or choose another Python."),
-    "training-python-missing": _("Choose the Python used for training."),
+    "training-python-missing": _("Choose the Python to use for training."),
     "training-python-not-found": _("The Python for training, {program}, does not exist; choose another one."),
-    "training-command-missing": _("Enter the command prefix, such as: ssh host."),
+    "training-command-missing": _("Enter a command prefix, such as ssh host."),
     "training-command-invalid": _("The command {command} cannot be started; check its spelling."),
-    "training-not-started": _("The training could not be started with {program}: {reason}."),
-    "batch-channels-missing": _("No image in {folder} is named like {channels}; rename the images, or load them."),
+    "training-not-started": _("Training could not be started with {program}: {reason}."),
+    "batch-channels-missing": _(
+        "No image in {folder} has a name that matches {channels}; rename the images, or load them."
+    ),
     "series-unreadable": _(
-        "{path} cannot be read as a series of volumes; load it in Slicer, and check the series there."
+        "{path} cannot be read as a volume sequence; load it in Slicer, and check the sequence there."
     ),
     "result-not-saved": _("The result could not be saved to {path}; choose a folder you may write to."),
     "case-folder-used": _("{folder} is not empty and is not a data set; choose a new folder for a new data set."),
@@ -122,7 +124,7 @@ SLICER: dict[str, str] = {
         "The label map {label} is not on the voxel grid of {volume}; resample it, or convert it to a segmentation."
     ),
     "case-label-unnamed": _(
-        "The value {value} of the label map {label} has no unique name in its color table; name it there."
+        "The value {value} of the label map {label} has no unique name in its color table; give it one there."
     ),
 }
 

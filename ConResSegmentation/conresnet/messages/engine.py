@@ -13,7 +13,7 @@ ENGINE: dict[str, str] = {
     "image-name-not-text": _("The image {path} cannot be read because its name is not valid UTF-8; rename it."),
     "image-archive": _("{path} is an archive; unpack it, and choose the image or DICOM folder inside."),
     "image-is-checkpoint": _(
-        "{path} contains the weights of a network, not an image; convert it with the command 'python -m conresnet "
+        "{path} contains the weights of a network, not an image. Convert it with the command 'python -m conresnet "
         "import', or 'python -m conresnet_training export' if you trained it, and use the result as the model."
     ),
     "image-is-model": _(
@@ -59,8 +59,8 @@ ENGINE: dict[str, str] = {
     "image-type": _("{name} contains {type} values, but real numbers are required."),
     "image-constant": _("{name} is empty: all its voxels are {value:g}; choose another image."),
     "image-not-finite": _(
-        "{name} has voxels that are NaN or infinite ({count} of them); replace them, for example by the background "
-        "value."
+        "{name} has voxels that are NaN or infinite ({count} of them); replace them, for example with the "
+        "background value."
     ),
     "intensity-range": _("{name} has values up to {value:.1e}, which no scanner produces; check how it was made."),
     "absurd-spacing": _("{name} has a voxel size of {size} mm, which cannot be right; correct it in the image."),
@@ -100,15 +100,15 @@ ENGINE: dict[str, str] = {
         "with Slicer's DICOM module."
     ),
     "dicom-same-place": _(
-        "Several DICOM slices in {path} are at the same place; the series may contain several scans or time points, "
-        "which have to be separated first."
+        "Several DICOM slices in {path} are at the same position; the series may contain several scans or time "
+        "points, which must be separated first."
     ),
     "dicom-uneven": _(
         "The DICOM slices in {path} are not evenly spaced ({smallest:.2f} to {largest:.2f} mm apart); slices may be "
         "missing, or several scans mixed."
     ),
     "dicom-sideways": _(
-        "The DICOM slices in {path} are not aligned (up to {largest:.2f} mm to the side of the first); several scans "
+        "The DICOM slices in {path} are not aligned (shifted sideways by up to {largest:.2f} mm); several scans "
         "may be mixed."
     ),
     # Channels
@@ -161,18 +161,19 @@ ENGINE: dict[str, str] = {
         "images."
     ),
     "warn-no-orientation": _(
-        "{path} does not store the patient's orientation (NIfTI: qform and sform codes are 0); it was placed as in "
-        "Slicer, so check left and right, front and back."
+        "{path} does not store the patient's orientation (NIfTI: qform and sform codes are 0). It was placed as "
+        "in Slicer; check left and right, front and back."
     ),
     "warn-transforms-differ": _(
         "The header of {path} contradicts itself: the positions given by qform, sform and voxel size differ by up to "
         "{distance:.1f} mm; the {taken} was used."
     ),
-    "warn-scaling-ignored": _("The value scl_inter in the header of {path} is not a number, and was taken as 0."),
+    "warn-scaling-ignored": _("The value scl_inter in the header of {path} is not a number; it was treated as 0."),
     # model.json
     "package-json": _("{file} cannot be read as JSON ({reason}); get a fresh copy of the model package."),
     "package-newer": _(
-        "{file} has the newer format version {version}, and this version reads versions up to {ours}; update ConResNet."
+        "{file} has format version {version}, but this version of ConResNet reads only versions up to {ours}; "
+        "update ConResNet."
     ),
     "package-description": _(
         'The model description {file} is wrong: "{field}" {reason}; correct it or get a fresh copy of the package.'
@@ -200,7 +201,7 @@ ENGINE: dict[str, str] = {
     ),
     "network-not-found": _("The model {model} has no network {index}, only 0 to {last}."),
     "network-not-finite": _(
-        "The network of {model} computed values that are not finite; its training may have diverged, or the "
+        "The network of {model} computed values that are not finite. Its training may have diverged, or the "
         "intensities of this image are unlike those it was trained on. Check the image, or choose another model."
     ),
     "system-unknown": _(
@@ -267,8 +268,8 @@ ENGINE: dict[str, str] = {
         "file."
     ),
     "import-object": _(
-        "{path} was refused because it contains Python objects besides tensors ({objects}), which could run code when "
-        "read; save the network's state_dict alone."
+        "{path} was refused because it contains Python objects other than tensors ({objects}), which could run "
+        "code when read; save the network's state_dict alone."
     ),
     "import-content": _(
         "{path} has no tensors with names (a state_dict); save the network's state_dict with torch.save."
@@ -356,8 +357,9 @@ ENGINE: dict[str, str] = {
         "around the structure."
     ),
     "locator-differs": _(
-        "The installed model {locator} cannot find the ROI: it needs several images, or does not have all of the "
-        "segments {segments}; install the version that belongs to the model, or draw an ROI around the structure."
+        "The installed model {locator} cannot find the ROI, because it needs several images or does not have all "
+        "of the segments {segments}. Install the version that belongs to the model, or draw an ROI around the "
+        "structure."
     ),
     "nothing-located": _(
         "{locator} found none of these structures in {name}: {structures}. Check that the image shows them, or draw an "
@@ -375,7 +377,7 @@ ENGINE: dict[str, str] = {
         "Python."
     ),
     "engine-broken": _(
-        "The engine's Python, {python}, cannot run the engine ({reason}); reinstall PyTorch in a build for this "
+        "The engine's Python, {python}, cannot run the engine ({reason}); reinstall a PyTorch build for this "
         "computer, or choose another Python."
     ),
     "engine-fault": _("An internal error occurred in the engine ({reason}); please report it with the diagnostics."),
@@ -397,8 +399,8 @@ ENGINE: dict[str, str] = {
         "{path} already contains results ({files}); choose another folder, or replace them with --overwrite."
     ),
     "results-not-ours": _(
-        "{path} contains {files}, which no ConResNet report there lists as results; move these files, or choose "
-        "another folder."
+        "{path} contains {files}, which are not listed as results in a ConResNet report there; move these files, "
+        "or choose another folder."
     ),
     "input-in-the-way": _("Writing to {path} would replace the input {file}; name another folder."),
     # The command line: models, images given by channel or in memory, and lists of cases.
@@ -416,8 +418,8 @@ ENGINE: dict[str, str] = {
         "contains all of them."
     ),
     "array-shape": _(
-        "{name} has an array of the shape {array} and an affine of the shape {affine}; the array needs three axes, or "
-        "a fourth for channels, and the affine 4 x 4 numbers."
+        "{name} has an array of shape {array} and an affine of shape {affine}. The array needs three axes, or a "
+        "fourth one for channels; the affine must be 4 x 4."
     ),
     "argument-blank": _("The value of {option} is empty; give it a value, or leave the option out."),
     "package-missing": _(

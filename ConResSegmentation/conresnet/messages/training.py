@@ -44,7 +44,7 @@ TRAINING: dict[str, str] = {
     "data-set-no-labels": _('{path} needs "labels", such as {{"0": "background", "1": "tumor"}}.'),
     "data-set-label-invalid": _("In {path}, the label {label} is not a name with a value."),
     "data-set-label-ignore": _(
-        '{path} has the label "ignore", which is not supported. Give those voxels another label, and remove it.'
+        '{path} has the label "ignore", which is not supported. Give those voxels another label, and remove this one.'
     ),
     "data-set-label-range": _('In {path}, the label "{label}" has a value that is not between 1 and 255.'),
     "data-set-label-repeated": _('In {path}, two labels are named "{label}".'),
@@ -116,7 +116,7 @@ TRAINING: dict[str, str] = {
     "no-residuals": _(
         "{title} does not compare slices across an axis; leave the residual axis out, or plan ConResNet."
     ),
-    "base-width-invalid": _("The base width must be a multiple of {multiple}, which {width} is not."),
+    "base-width-invalid": _("The base width must be a multiple of {multiple}, not {width}."),
     "memory-too-small": _(
         "Even the smallest network needs {gigabytes} GB of memory (available: {available}); train on a computer with "
         "more, and give its memory with --memory."
@@ -139,7 +139,7 @@ TRAINING: dict[str, str] = {
     "setting-not-yaml": _("The value of the setting {setting} is not YAML; quote it or write it as in the plan."),
     "setting-unknown": _("The plan has no {setting}; the closest match is {nearest}."),
     "setting-too-deep": _("The plan has no {setting}; {above} has no settings inside it."),
-    "setting-invalid": _("With {settings} the plan is wrong: {reason}."),
+    "setting-invalid": _("With {settings}, the plan is invalid: {reason}."),
     "targets-incomplete": _("The targets must name exactly the segments {segments}."),
     "system-not-trained": _("model.system.type must be one of {known}, not {kind}."),
     "targets-share-value": _(
@@ -149,7 +149,7 @@ TRAINING: dict[str, str] = {
     "swapped-segments": _(
         "augmentation.swapped_segments must name pairs of different segments, each segment at most once."
     ),
-    "in-plan-with-settings": _("With {settings} the plan is wrong: {sentence}"),
+    "in-plan-with-settings": _("With {settings}, the plan is invalid: {sentence}"),
     # Folds
     "plan-exists": _(
         "{path} already exists. Choose another file, or give --overwrite to replace it along with any edits in it."
@@ -218,8 +218,8 @@ TRAINING: dict[str, str] = {
         "new run with a smaller training.batch, inference.window or base_width."
     ),
     "process-lost": _(
-        "Another process that trains in {path} ended or cannot be reached. Check its own message, and whether it was "
-        "killed, possibly for lack of memory; then resume."
+        "Another process that trains in {path} ended or cannot be reached. Check its message, and whether it was "
+        "killed, possibly because memory ran out. Then resume."
     ),
     "workers-died": _(
         "A process that made samples for {path} died ({reason}), possibly because memory ran out, or shared memory in "
@@ -231,7 +231,10 @@ TRAINING: dict[str, str] = {
         "{path} no longer has the model, targets and folds of {plan}. Change them back; only training settings may "
         "differ."
     ),
-    "fold-failed": _("Training failed in {path}, folds {folds}. Fix what their messages say, and repeat the command."),
+    "fold-failed": _(
+        "Training failed in {path}, folds {folds}. Fix the problems that their messages describe, and repeat the "
+        "command."
+    ),
     "runs-differ": _(
         "The plans of {first} and {second} differ in {part} ({one} and {other}). Only runs that agree can become one "
         "model."

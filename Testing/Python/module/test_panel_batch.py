@@ -118,9 +118,9 @@ def test_a_series_becomes_a_series_of_segmentations(
     write_series(tmp_path / "cine.nii.gz", hippocampus_image, 3)
     assert isSeries(tmp_path / "cine.nii.gz") and not isSeries(hippocampus_image)
     add(batch, "Image files...", [str(tmp_path / "cine.nii.gz")])
-    assert list(cases(batch)) == ["cine (series)"], "it is checked at once"
+    assert list(cases(batch)) == ["cine (sequence)"], "it is checked at once"
     run(batch)
-    assert cases(batch)["cine (series)"] == "3 of 3 frames segmented."
+    assert cases(batch)["cine (sequence)"] == "3 of 3 frames segmented."
     images, results = slicer.util.getNodesByClass("vtkMRMLSequenceNode")
     assert results.GetName() == "cine segmentation"
     assert images.GetNumberOfDataNodes() == results.GetNumberOfDataNodes() == 3
@@ -136,7 +136,7 @@ def test_a_series_becomes_a_series_of_segmentations(
     ]
     proxies = {browser.GetProxyNode(node) for node in (images, results)}
     assert set(left) <= proxies, "frames do not stay in the scene"
-    assert list(cases(batch)) == ["cine (3 frames)", "cine (series)"]
+    assert list(cases(batch)) == ["cine (3 frames)", "cine (sequence)"]
 
 
 def test_a_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_image: Path, tmp_path: Path) -> None:

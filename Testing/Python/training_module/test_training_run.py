@@ -152,7 +152,7 @@ def test_what_does_not_start_says_why(training: TrainingDriver, data_set: Path, 
     training.choose_python(str(python))
     training.click(training.ui.startButton)
     training.wait(lambda: training.state == "died")
-    assert training.ui.runStatusLabel.text == "The training did not start: In the plan, training.steps: wrong."
+    assert training.ui.runStatusLabel.text == "Training did not start: In the plan, training.steps: wrong."
     # The folder is still free for another try.
     assert training.ui.startButton.enabled and not training.ui.resumeButton.enabled
 
