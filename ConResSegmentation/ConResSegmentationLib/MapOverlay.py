@@ -332,8 +332,7 @@ class ComparisonButton:
         missing = _("Segment with the maps “Residual” and “Residual of the result” to compare them.")
         explained = _(
             "Show the predicted residual, the residual of the result and their difference side by side in linked "
-            "slice views. "
-            "Click again to return to the earlier layout."
+            "slice views. Click again to return to the earlier layout."
         )
         self._button.toolTip = explained if isPossible else missing
 
