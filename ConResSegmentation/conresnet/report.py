@@ -155,7 +155,7 @@ def _parts(
         caption = "The 3D view in Slicer when the report was written."
         if surfaces is None:
             surfaces = png(scene.surfaces())
-            caption = "The segments in 3D: from the left, front and above; and from the right, behind and above."
+            caption = "The segments in 3D, seen from the left, front and above, and from the right, behind and above."
         yield _figure(surfaces, "Surfaces of the segments", caption, "surfaces")
         yield from _segments(scene, list(swatches), swatches)
     yield from _maps(scene, maps, list(swatches), residual_plane(description))
@@ -228,8 +228,8 @@ def _statistics(rows: Sequence[Mapping[str, Any]], swatches: Mapping[str, str]) 
 def _segments(scene: Scene, names: Sequence[str], swatches: Mapping[str, str]) -> Iterator[str]:
     yield "<h2>Slices</h2>"
     yield (
-        '<p class="note">For each segment the axial, coronal and sagittal slice with most of it, seen from the '
-        "patient's feet, front and left. Outlines are those of all segments.</p>"
+        '<p class="note">For each segment, the axial, coronal and sagittal slices that contain most of it, seen '
+        "from the patient's feet, front and left. The outlines show all segments.</p>"
     )
     for index, name in enumerate(names):
         if scene.boxes[index]:

@@ -107,9 +107,9 @@ class SegmentOptions:
         precision: "fp32", "bf16" or "fp16"; "auto" for what the model was loaded with, or the device's best.
         tiling: "fitted" (Gaussian blending) or "authors" (uniform, as the paper's authors place windows); None for the
             model's.
-        threads: of the CPU; None for all but one of three or more, which keeps a desktop responsive.
+        threads: CPU threads; None for all cores, minus one if there are three or more, to keep a desktop responsive.
         fast: without mirroring, and with less overlap of windows, which are fitted unless ``tiling`` is given.
-        keep_largest, drop_below, fill_holes: see ``conresnet.inference.postprocessing.postprocess``.
+        keep_largest, drop_below, fill_holes: see ``conresnet.inference.postprocessing.PostProcessing``.
         review: list the places worth checking, see ``conresnet.review``.
         statistics: measure each segment, see ``conresnet.statistics``.
         report: write a page about the case, see ``conresnet.report``.
@@ -144,13 +144,13 @@ class SegmentOptions:
     )
     tiling: str | None = option(
         None,
-        "How windows are placed: fitted to the foreground, or as the paper's authors do.  [default: the model's]",
+        "How windows are placed: fitted to the foreground, or as the paper's authors did.  [default: the model's]",
         choices=TILINGS,
         from_plain=_text,
     )
     threads: int | None = option(
         None,
-        "CPU threads, at most one per core.  [default: all but one of three or more]",
+        "CPU threads, at most one per core.  [default: all cores, minus one if there are three or more]",
         metavar="N",
         least=1,
         from_text=int,
@@ -171,7 +171,9 @@ class SegmentOptions:
     statistics: bool = flag(
         "Also write statistics.csv: volume, surface, mean intensity and uncertainty of each segment."
     )
-    report: bool = flag("Also write report.html, a page with pictures and figures; it names neither patient nor file.")
+    report: bool = flag(
+        "Also write report.html, a page with pictures and measurements, without names of patients or files."
+    )
     report_name: str | None = option(
         None, "Name of the case in the report.  [default: none]", metavar="NAME", from_plain=_text
     )

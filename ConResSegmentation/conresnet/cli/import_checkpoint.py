@@ -17,7 +17,7 @@ from conresnet.package.description import TILINGS
     metavar="PACKAGE",
     required=True,
     type=click.Path(path_type=Path),
-    help="The model package to write: a .zip file if its name ends so, else a folder.",
+    help="The model package to write: a .zip file if its name ends in .zip, otherwise a folder.",
 )
 @click.option("--name", help="The model's name.  [default: that of PACKAGE]")
 @click.option("--title", help="The model's title in lists.")
@@ -34,8 +34,9 @@ from conresnet.package.description import TILINGS
     "segments",
     multiple=True,
     metavar="NAME=LABEL",
-    help="A region and its value in the label map; name all, in the network's order. Later ones cover earlier ones.  "
-    "[default: enhancing tumor 4, whole tumor 2, tumor core 1; drawn whole, core, enhancing]",
+    help="A region and its value in the label map; name all, in the network's order. Later ones cover earlier "
+    "ones.  [default: enhancing tumor 4, whole tumor 2, tumor core 1; painted in the order whole, core, "
+    "enhancing]",
 )
 @click.option("--orientation", help="Directions in which S, H and W increase.  [default: SLP]")
 @click.option("--spacing", metavar="S,H,W", help="Voxel size in mm.  [default: the image's own]")
@@ -64,9 +65,9 @@ def import_checkpoint(
     """Make a model package from CHECKPOINT, a state_dict by the paper's authors (.pth).
 
     Channels, preparation, tiling and regions default to those of their BraTS 2018 models. Nothing in the checkpoint is
-    executed. It must have all tensors of ConResNet and no others, under any prefix (DataParallel, torch.compile,
-    Lightning), alone or next to what a training loop keeps; of a running average next to the weights, the average is
-    taken.
+    executed. It must have all tensors of ConResNet and no others. Their names may have any prefix (DataParallel,
+    torch.compile, Lightning), and the file may also hold the state of a training loop. If it holds both the weights
+    and a running average of them, the average is used.
     """
     from conresnet.importing import INFERENCE, inputs_named, model_name
     from conresnet.package.writer import check_replaceable

@@ -28,7 +28,7 @@ def models(context: click.Context) -> None:
     """List, show, verify and install model packages.
 
     Models are searched for in the path given by --folder, then in your own models folder (or in the folders that the
-    environment variable CONRESNET_MODELS names instead), then among those shipped. The first one of a name is used.
+    environment variable CONRESNET_MODELS names instead), then among those shipped. The first match is used.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
@@ -37,7 +37,7 @@ def models(context: click.Context) -> None:
 @models.command("list", short_help="List the available models.")
 @_extra_folder
 def list_command(folder: str | None) -> None:
-    """List the available models, and those that cannot be used with the reason."""
+    """List the available models. For those that cannot be used, show the reason."""
     entries = list_models(folder)
     usable = [entry for entry in entries if entry.description]
     rows = [
@@ -66,11 +66,11 @@ def list_command(folder: str | None) -> None:
     click.echo(f"\nYour models folder is {place}.")
 
 
-@models.command(short_help="Show what a model needs, returns and was made from.")
+@models.command(short_help="Show a model's inputs, segments, settings and origin.")
 @click.argument("model", metavar="NAME|PATH")
 @_extra_folder
 def show(model: str, folder: str | None) -> None:
-    """Show a model's channels and segments, how it computes, and where it comes from."""
+    """Show a model's inputs, segments, settings, origin and measured figures."""
     click.echo(_shown(read_package(find_model(model, folder), verify=False)))
 
 

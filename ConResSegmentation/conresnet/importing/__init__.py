@@ -162,7 +162,7 @@ def import_checkpoint(
 
     Args:
         settings: see ``conresnet.importing.describe``.
-        output: the package: a .zip file if its name ends so, else a folder.
+        output: the package: a .zip file if its name ends in .zip, otherwise a folder.
         overwrite: whether it may replace an existing package.
 
     Returns:

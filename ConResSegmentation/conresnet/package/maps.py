@@ -22,13 +22,13 @@ class MapKind:
     """One kind of map.
 
     Args:
-        title: for lists.
-        description: what it shows, for people.
+        title: title in lists.
+        description: what it shows, as text for users.
         output: the network's output that it is made from, see `conresnet.networks.blocks`, or one that the system adds
             (`conresnet.systems.System.adds`).
         is_logit: whether that output goes through a sigmoid. (The segmentation is made probabilities in any case.)
         per_segment: whether it has one component per segment; else ``components``.
-        components: how many components it has where it has none per segment.
+        components: number of components if not ``per_segment``.
         range: lowest and highest value it can have; None where it depends on the network.
         colors: name of its color table, by which Slicer and matplotlib know the same one.
         from_result: whether it is computed from the result, once that is known, and not window by window.
@@ -47,7 +47,7 @@ class MapKind:
     follows_residual: bool = False
 
     def component_count(self, segments: int) -> int:
-        """Its components for a model of so many segments."""
+        """The number of components for a model with this many segments."""
         return segments if self.per_segment else self.components
 
 
@@ -61,8 +61,8 @@ MAPS = {
     ),
     "residual": MapKind(
         "Residual",
-        "Where each segment is predicted to begin or end between a slice and the one before, 0 to 1: bright along its "
-        "boundary, dark where the model expects no change (context residual, eq. 5).",
+        "Where each segment is predicted to begin or end between a slice and the previous one, 0 to 1: bright "
+        "along its boundary, dark where the model expects no change (context residual, eq. 5).",
         "residual",
         is_logit=True,
         per_segment=True,
@@ -70,8 +70,8 @@ MAPS = {
     ),
     "attention": MapKind(
         "Attention",
-        "How much weight the network gives to each place, 0 to 1; only differences between places are meaningful (mean "
-        "over channels of sigmoid(O_res) of the last module, eq. 6).",
+        "How much weight the network gives to each voxel, 0 to 1; only differences between voxels are meaningful "
+        "(mean over channels of sigmoid(O_res) of the last module, eq. 6).",
         "attention",
         colors="Viridis",
     ),
@@ -86,20 +86,21 @@ MAPS = {
     "uncertainty": MapKind(
         "Uncertainty",
         "How unsure the model is, 0 (certain) to 1 (all answers equally likely): predictive entropy of the "
-        "probabilities; of overlapping regions, that of the least certain one.",
+        "probabilities; for overlapping regions, that of the least certain region.",
         "segmentation",
         colors="Magma",
         from_result=True,
     ),
     "disagreement": MapKind(
         "Disagreement",
-        "How much the members of an ensemble disagree, 0 to 1: the mutual information between prediction and member.",
+        "How much the members of an ensemble disagree, 0 to 1: the mutual information between the prediction and "
+        "the choice of member.",
         "members",
         colors="Magma",
     ),
     "result_residual": MapKind(
         "Residual of the result",
-        "Where a segment does begin or end between a slice and the one before, 0 or 1 (eq. 1 of the result).",
+        "Where each segment of the result begins or ends between a slice and the previous one, 0 or 1 (eq. 1).",
         "segmentation",
         per_segment=True,
         from_result=True,
@@ -107,8 +108,8 @@ MAPS = {
     ),
     "residual_difference": MapKind(
         "Residual difference",
-        "How far the predicted residual and that of the result are apart, 0 to 1: bright where the prediction and the "
-        "segmentation disagree.",
+        "How far apart the predicted residual and the residual of the result are, 0 to 1: bright where the "
+        "prediction and the segmentation disagree.",
         "residual",
         per_segment=True,
         from_result=True,

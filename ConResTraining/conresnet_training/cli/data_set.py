@@ -16,8 +16,8 @@ def check(data: Path, output: Path | None) -> int:
 
     DATA is a folder in the layout of the Medical Segmentation Decathlon, nnU-Net (raw data) or BraTS, or a folder of
     label maps with a label_maps.json; it is not modified. The results are check.html, a page with sizes, spacings,
-    intensities, label volumes and slices, and check.json. The exit status is 2 if there are errors, with which training
-    would refuse the data, else 0.
+    intensities, label volumes and slices, and check.json. The exit status is 2 if there are errors that would make
+    training refuse the data, otherwise 0.
     """
     from conresnet_training.check import check_data_set
     from conresnet_training.check.page import PAGE_FILE, make_output_folder, write_check

@@ -24,8 +24,8 @@ settings_option = click.option(
 # Command: module in conresnet_training.cli, its click command, summary.
 _COMMANDS = {
     "check": ("data_set", "check", "Check every case of a data set for errors."),
-    "plan": ("data_set", "plan", "Plan a training for a data set."),
-    "train": ("run_commands", "train", "Train by a plan."),
+    "plan": ("data_set", "plan", "Make a training plan for a data set."),
+    "train": ("run_commands", "train", "Train a model according to a plan."),
     "resume": ("run_commands", "resume", "Continue a run from its latest checkpoint."),
     "stop": ("run_commands", "stop", "Stop a run after the current step, with a checkpoint."),
     "crossval": ("run_commands", "crossval", "Train and evaluate all folds of a plan."),

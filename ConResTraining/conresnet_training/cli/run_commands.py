@@ -55,8 +55,8 @@ def train(
 ) -> int:
     """Train a model according to PLAN. Checkpoints, curves and a copy of the plan go into the run's folder.
 
-    Ctrl-C, a signal from a queue, or the command stop ends training after the current step and saves a checkpoint. The
-    exit status is then 128 plus the signal's number (130 after the command stop).
+    Ctrl-C, a signal from a queue, or the stop command ends training after the current step and saves a checkpoint. The
+    exit status is then 128 plus the signal's number (130 after the stop command).
     """
     from conresnet_training.planning.plan import read_plan, with_settings
     from conresnet_training.runs.run import Run
@@ -302,7 +302,8 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     """Fit the review list of PACKAGE, a model package or its name, and store it there as review.json.
 
     The engine segments the cases, and two small regressions are fitted to what is wrong in each slice. Their figures
-    are cross-validated over the cases. Only use cases that the model never saw: on others it makes too few errors.
+    are cross-validated over the cases. Use only cases that the model never saw, because it makes too few errors on
+    others.
     """
     from conresnet.package import read_package, write_package
     from conresnet.package.ranking import RANKING_FILE

@@ -37,7 +37,7 @@ class Augmentation(BaseModel):
     )
     rotation_degrees: float = Field(default=15, ge=0, le=180)
     quarter_turns: bool = Field(
-        default=False, description="also turn by 0, 90, 180 or 270 degrees about each axis, as in ResDSN's paper"
+        default=False, description="also rotate by 0, 90, 180 or 270 degrees about each axis, as in ResDSN's paper"
     )
     elastic: float = Field(
         default=0, ge=0, lt=0.5, description="bending: how much wider or narrower each quarter of an axis gets"
@@ -56,7 +56,7 @@ class Augmentation(BaseModel):
         description="share of samples with a couch, cushion or mask painted into air that is all of one value",
     )
     coarsening: float = Field(
-        default=0.5, gt=0, le=1, description="lowest simulated resolution, as a fraction of the own"
+        default=0.5, gt=0, le=1, description="lowest simulated resolution, as a fraction of the image's own"
     )
 
 

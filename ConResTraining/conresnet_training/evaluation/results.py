@@ -200,7 +200,7 @@ class Evaluation:
     def unfinished(self) -> list[str]:
         """A sentence about each run whose training was not finished."""
         return [
-            f"Fold {run['fold']} is unfinished: {run['unfinished']} were made."
+            f"Fold {run['fold']} is unfinished: {run['unfinished']} were completed."
             for run in self.made_by
             if run.get("unfinished")
         ]

@@ -48,7 +48,7 @@ class Training(BaseModel):
         default=2,
         gt=0,
         le=65_536,
-        description="samples per step, over all devices together. ResDSN's paper takes 16. The network's norm does not "
+        description="samples per step, over all devices together. ResDSN's paper uses 16. The network's norm does not "
         "change with it: plan with --set training.batch=8 or more for batch norm",
     )
     optimizer: Literal["adam", "sgd"] = Field(
@@ -67,8 +67,8 @@ class Training(BaseModel):
         default=0,
         ge=0,
         le=1,
-        description="how much more a voxel of a small label weighs in the cross entropy: at 0 each voxel counts alike, "
-        "at 1 each label; needed where labels are many and some of them tiny",
+        description="weight of rare labels in the cross entropy: at 0, every voxel counts the same; at 1, every label "
+        "does. Needed if there are many labels and some are tiny",
     )
     deep_supervision: float = Field(default=0.5, ge=0, description="lambda of eq. 9")
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
@@ -80,7 +80,7 @@ class Training(BaseModel):
         default=None,
         ge=0,
         le=256,
-        description="processes that make samples, per device; null: none on a CPU, and with a GPU as many as the "
+        description="processes that make samples, per device; null: none on a CPU; on a GPU, as many as the "
         "computer's cores allow",
     )
     boundary: bool = Field(default=False, description="mix in the boundary loss, with growing weight (eq. 14)")

@@ -193,7 +193,7 @@ def planned_steps(cases: int, is_gpu: bool, stages: int) -> tuple[int, str]:
     steps = min(max(STEPS_PER_CASE * cases, fewest), most)
     bound = {fewest: " (the minimum)", most: " (the maximum)"}.get(steps, "")
     if is_gpu and bound:
-        bound = f"{bound[:-1]} on a GPU, whose steps are quick; nnU-Net makes 250,000)"
+        bound = f"{bound[:-1]} on a GPU, whose steps are quick; nnU-Net runs 250,000)"
     return steps, f"{STEPS_PER_CASE} per case{bound}{f', in each of {stages} stages' if stages > 1 else ''}"
 
 
@@ -302,7 +302,7 @@ def _reasons(made: Planned) -> list[Reason]:
         Reason(
             "workers",
             "chosen at training",
-            "processes that make samples: with a GPU as many as the computer's cores allow, on a CPU none",
+            "processes that make samples: none on a CPU; on a GPU, as many as the computer's cores allow",
         ),
         Reason(
             "base width",

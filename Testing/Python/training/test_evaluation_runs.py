@@ -38,7 +38,7 @@ def test_a_run_is_measured_on_its_held_out_cases_alone(data_set, tmp_path, monke
     assert list(content["cases"]) == ["case_1", "case_4"] and content["split"].startswith("fold 1 of 3: 2 of 6 cases")
     unfinished = f"7 of {run.plan.training.steps} steps"
     assert content["made_by"] == [{"fold": 1, "steps": 7, "checkpoint": "last", "unfinished": unfinished}]
-    assert f"Fold 1 is unfinished: {unfinished} were made." in printed.err
+    assert f"Fold 1 is unfinished: {unfinished} were completed." in printed.err
     assert (output / "report.html").is_file() and (output / "evaluation.csv").is_file()
     # What was written is what was measured: as predictions it has the same figures.
     again = measure_predictions(output / "segmentations", read_data_set(data_set)).evaluation

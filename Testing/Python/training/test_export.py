@@ -140,7 +140,7 @@ def test_the_best_checkpoint_is_said_to_flatter(data_set, tmp_path, monkeypatch,
 @pytest.mark.parametrize("checkpoint", ["last", "best"])
 def test_an_unfinished_run_is_exported_with_a_warning(data_set, tmp_path, monkeypatch, capsys, checkpoint):
     plan = small_plan(data_set)
-    for steps, sentences in ((7, []), (9, ["Fold 0 is unfinished: 7 of 9 steps were made."])):
+    for steps, sentences in ((7, []), (9, ["Fold 0 is unfinished: 7 of 9 steps were completed."])):
         plan.training.steps = steps
         run, output = finished_run(plan, tmp_path / f"run {steps}"), tmp_path / f"package {steps}"
         assert run_command(monkeypatch, "export", run.folder, "--output", output, "--checkpoint", checkpoint) == 0

@@ -33,5 +33,5 @@ def test_rare_segments_are_drawn_as_often_as_others(planned):
 def test_weights_are_averaged_and_a_gpus_steps_explained(planned):
     plan, said = planned
     assert (plan.training.weight_average, plan.training.steps) == (0.999, 50_000)
-    assert said["averaging"].startswith("0.999: ") and "nnU-Net makes 250,000" in said["steps"]
+    assert said["averaging"].startswith("0.999: ") and "nnU-Net runs 250,000" in said["steps"]
     assert Budget.given(8).is_gpu
