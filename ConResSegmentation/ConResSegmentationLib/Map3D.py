@@ -24,7 +24,7 @@ _STYLE_ATTRIBUTE = "ConResNet.MapStyle"
 # Whether the segmentation's own surfaces were shown; they would hide a map.
 _COVERED_ATTRIBUTE = "ConResNet.CoveredVisibility3D"
 SCALARS = "Map"
-# In a larger box, an isosurface is that of every second voxel along each axis, or of fewer.
+# In a larger box, an isosurface is computed from every second voxel along each axis, or from fewer.
 _MOST_VOXELS = 30_000_000
 _LEGEND_SIZE, _LEGEND_FONT_SIZE = (0.12, 0.45), 14
 
@@ -128,7 +128,7 @@ def style(segmentationNode, mapNode, opacity: float, isVisible: bool = True) -> 
 
 
 def isCurrent(segmentationNode, mapNode, how: Map3D, threshold: float) -> bool:
-    """Whether a map is in 3D in this way already, for example in a scene just loaded."""
+    """Whether a map is already shown in 3D in this way, for example in a scene just loaded."""
     shown = nodes(segmentationNode)
     if not shown or not all(shows(node, how) and ResultParts.mapOf(node) is not None for node in shown):
         return False
@@ -269,7 +269,7 @@ def _put(segmentationNode, mapNode, surface, how: Map3D, name: str, segmentId: s
 
 
 def _setTransferFunctions(display, mapDisplay, opacity: float) -> None:
-    """Give a rendered volume the colors of a map: transparent at the low end of the range, opaque at the other."""
+    """Give a rendered volume the colors of a map: transparent at the low end of the range, opaque at the high end."""
     low, high = mapDisplay.GetWindowLevelMin(), mapDisplay.GetWindowLevelMax()
     clear = max(low, mapDisplay.GetLowerThreshold()) if mapDisplay.GetApplyThreshold() else low
     clear = min(clear, high - 1e-6)

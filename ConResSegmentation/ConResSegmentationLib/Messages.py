@@ -11,7 +11,7 @@ from conresnet.messages import sentence as catalogSentence
 def sentence(error) -> str:
     """The translated sentence for an error with ``code``, ``message`` and ``values``; in English for unknown codes.
 
-    It names the other computer if that is where the error was noticed: its disk is full, and not this one's.
+    It names the other computer if the error occurred there, since it is that computer's disk that is full.
     """
     try:
         text = catalogSentence(error.code, error.values, _)

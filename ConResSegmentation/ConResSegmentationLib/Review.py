@@ -35,11 +35,11 @@ _COLUMN_WIDTHS = (46, 78, 48, 38)
 
 
 def keep(segmentationNode, report: dict) -> None:
-    """Keep the engine's report of a result in the scene, its lists as tables, in place of that of the earlier result.
+    """Keep the engine's report of a result in the scene, with its lists as tables, instead of the earlier report.
 
     Args:
         segmentationNode: the result.
-        report: the engine's; what it does not contain is removed only.
+        report: the engine's; tables of lists that it does not contain are removed.
     """
     for kind in (REVIEW, STATISTICS):
         ResultParts.remove(ResultParts.parts(segmentationNode, kind))

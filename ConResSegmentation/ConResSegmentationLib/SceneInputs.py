@@ -136,7 +136,7 @@ class ROIPanel:
         selector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onAdded)
 
     def update(self) -> None:
-        """Say what no ROI means, and show or hide the advice to draw one."""
+        """Show what choosing no ROI means, and show or hide the advice to draw one."""
         description, volumeNode = self._whenComplete()
         needed = False
         if description is not None:

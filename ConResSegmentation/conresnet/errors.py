@@ -37,7 +37,7 @@ class UserError(Exception):
         super().__init__(self.message)
 
     def within(self, code: str, **values) -> "UserError":
-        """The same error, told with its context: the sentence of ``code``, which names this one's as ``{sentence}``."""
+        """The same error with its context: the sentence of ``code``, in which this error's is ``{sentence}``."""
         return UserError(self.code, sentence(code, {**values, "sentence": self.message}), **self.values, **values)
 
 

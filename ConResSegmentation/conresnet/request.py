@@ -1,4 +1,4 @@
-"""What can be asked of the engine, described once: for the panel, the command line, Python programs and the pipe.
+"""Requests to the engine, described once for the panel, the command line, Python programs and the pipe.
 
 To add an option, add a field to ``SegmentOptions`` and use it in ``conresnet.inference.segmentation``: the command line
 offers it, the pipe carries it and ``conresnet.segment`` accepts it. Torch-free.

@@ -82,7 +82,7 @@ class ReviewRow:
 
 
 def largest_entropy(output: Output) -> float:
-    """The bits that an uncertainty of 1 stands for: of a choice among all classes, or of a yes or no for regions."""
+    """The entropy in bits at an uncertainty of 1: of a choice among all classes, or of a yes or no for regions."""
     return float(np.log2(len(output.segments) + 1)) if output.kind == "labels" else 1.0
 
 
@@ -173,13 +173,13 @@ class Slices:
 
 @dataclass(frozen=True, eq=False)
 class SliceFeatures:
-    """What is measured of a slice of a segment.
+    """Measurements of a segment in one slice.
 
     Args:
         place: of the slice, in the model's direction.
         segment: 0 for all, else 1 + the segment's index.
         values: by the names in `FEATURES`; "log_disagreement" only where the residual was given.
-        is_end: whether a neighboring slice has nothing of the segment.
+        is_end: whether a neighboring slice does not contain the segment.
         point: RAS mm.
     """
 
@@ -292,7 +292,7 @@ def _reasons(
 
 
 def find_spots(uncertainty: np.ndarray, bits: float, spacing: np.ndarray) -> tuple[np.ndarray, Box, list[int]]:
-    """Connected places where the model is torn between two answers; faces connect voxels.
+    """Connected places where the model is undecided between two answers; voxels connect through faces.
 
     Args:
         uncertainty: the map [k, j, i].

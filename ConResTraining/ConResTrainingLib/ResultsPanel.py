@@ -48,7 +48,7 @@ class ResultsPanel:
         self._comparison = BackendTask(ui.compareButton, status, self._compare, log, self.updateButtons)
         self._checkpointImport: CheckpointImport | None = None
         self._importText, self._checkpointText = ui.importButton.text, ui.checkpointButton.text
-        # The names of segments get the width that the numbers leave.
+        # The names of the segments get the width that the numbers leave free.
         header = ui.comparisonTable.horizontalHeader()
         header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         header.setSectionResizeMode(_SEGMENT_COLUMN, qt.QHeaderView.Stretch)

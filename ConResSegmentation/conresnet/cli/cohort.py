@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 TABLE_FILE, PAGE_FILE = "cohort.csv", "cohort.html"
 _PICTURES = ".cohort"
 DONE, SKIPPED, FAILED = "segmented", "already segmented", "failed"
-# Workers that may die on a case; after one more, it is given up.
+# How many workers may die on a case. If one more dies, the case is given up.
 _ALLOWED_DEATHS = 1
 _SECONDS_TO_CONNECT = 30
 

@@ -77,7 +77,7 @@ def read_slice_file(path: Path) -> ImageFile:
     """Read one DICOM file: one with many frames, or the only slice of its series.
 
     Raises:
-        UserError: "dicom-one-slice" if further slices are next to it; "dicom-not-scan" for other DICOM objects;
+        UserError: "dicom-one-slice" if its folder contains more slices; "dicom-not-scan" for other DICOM objects;
             otherwise as `read_series`.
     """
     header = read_header(path)
@@ -161,7 +161,7 @@ def _kind(file: Path) -> int:
 
 
 def _narrowed(array: np.ndarray) -> np.ndarray:
-    """In half the memory where that holds the values: ITK widens what a rescale slope or intercept touches."""
+    """The voxels in half the memory, if the smaller type can hold them: ITK widens the type of rescaled values."""
     if array.dtype == np.float64:
         return array.astype(np.float32)
     limits = np.iinfo(np.int16)

@@ -1,11 +1,12 @@
-"""Image files: reading what the user names, writing results. The only door to the readers of single formats.
+"""Image files: reading what the user names, writing results. All readers of single formats are used only through this
+module.
 
 The first bytes of a file decide what kind of image it is. NIfTI is read in this process, everything else with ITK and
-pydicom in a process of its own: these libraries trust headers and can crash, which then costs one image and one
-sentence. There is one reader process per program. It is started when first needed, stays warm for the next image, and
-ends with the program, however that ends, since its stdin is then closed. It is an ordinary program and no fork, so that
-it can be started from threads and on Windows. Voxels come through a pipe right into the array that holds them, so there
-is no temporary file.
+pydicom in a process of its own: these libraries trust headers and can crash, and a crash then fails only one image.
+    There is one reader process per program. It is started when first needed, stays warm for the next image, and
+ends with the program, however that ends, because its stdin is then closed. It is an ordinary program, not a fork, so it
+can be started from threads and on Windows. Voxels come through a pipe right into the array that holds them, so there is
+no temporary file.
 """
 
 from __future__ import annotations

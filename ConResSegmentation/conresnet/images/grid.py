@@ -47,7 +47,7 @@ class Grid:
 
     @classmethod
     def of_array(cls, shape: Sequence[int], array_affine: np.ndarray) -> Grid:
-        """The grid of an array of ``shape`` whose indices (k, j, i, 1) a (4, 4) matrix turns to RAS mm."""
+        """The grid of an array of ``shape``; the (4, 4) matrix maps its indices (k, j, i, 1) to RAS mm."""
         return cls(shape, array_affine[:, [2, 1, 0, 3]])
 
     @property

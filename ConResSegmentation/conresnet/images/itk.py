@@ -111,9 +111,9 @@ def check_kind(path: Path, dimensions: int, pixel_id: int, components: int) -> N
 
 @contextlib.contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Keep what ITK and the libraries in it print off stderr, where the command line prints one sentence of its own.
+    """Suppress what ITK and its libraries print to stderr, where the command line prints one sentence of its own.
 
-    Some of them write to file descriptor 2 themselves, so that is redirected meanwhile.
+    Some of them write to file descriptor 2 directly, so it is redirected meanwhile.
     """
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.GlobalWarningDisplayOff()

@@ -239,10 +239,10 @@ def nifti_grid(header: nibabel.Nifti1Header, name: str) -> tuple[Grid, list[str]
 
 
 def _takes_sform(codes: tuple[int, int], qform: np.ndarray, sform: np.ndarray) -> bool:
-    """Whether ITK takes the sform: if its axes are at right angles, and it is the scanner's, the only one, or the same.
+    """Whether ITK uses the sform: if its axes are at right angles, and it is the scanner's, the only one, or the same.
 
-    ITK compares the two by the bases of their singular vectors, so it takes a sform that is a mirror image of the qform
-    around the same origin for the same. Here, that is a contradiction, and the qform is used.
+    ITK compares the two by the bases of their singular vectors, so it regards a sform that mirrors the qform around the
+    same origin as equal. Here, that is a contradiction, and the qform is used.
     """
     if codes[1] <= 0 or not np.isfinite(sform).all():
         return False

@@ -255,7 +255,7 @@ def _sample_slab(
     if part.dtype not in _ITK_TYPES:
         part = part.astype(np.float32)
     image = sitk.GetImageFromArray(part)
-    # ITK counts axes the other way round: x is the last array axis.
+    # ITK counts axes in reverse order: x is the last array axis.
     matrix, offset = index_map[:3, :3][::-1, ::-1], (index_map[:3, 3] - low)[::-1]
     transform = sitk.AffineTransform(matrix.ravel().tolist(), offset.tolist())
     resampled = sitk.Resample(

@@ -75,7 +75,7 @@ def _name(image: object, channel: str) -> str:
 def _open(image: object, name: str) -> tuple[ImageFile, Wrap]:
     if isinstance(image, sitk.Image):
         return _open_itk(image, name)
-    # Only who has imported nibabel can have an image of it.
+    # Only a program that has imported nibabel can have one of its images.
     nibabel = sys.modules.get("nibabel")
     if nibabel and isinstance(image, nibabel.spatialimages.SpatialImage):
         return _open_nibabel(image, name)

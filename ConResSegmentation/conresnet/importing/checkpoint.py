@@ -213,7 +213,7 @@ def _without_by_products(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def convert(tensors: Mapping[str, Tensor], source: str | PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Bring the authors' tensors under our names.
+    """Rename the authors' tensors to our names.
 
     Args:
         tensors: from `read_checkpoint`.
@@ -303,7 +303,7 @@ def _never_acting(acting: set[str]) -> set[str]:
 
 
 def _arguments(tensors: Mapping[str, Tensor], source: str | PathLike) -> dict[str, Any]:
-    """The network's arguments as the shapes of its ends say, which the shapes of all others must then meet."""
+    """The network's arguments, from the shapes of its first and last tensors; all other shapes must then match."""
     sizes = []
     for name, dimensions, axis, most in (
         ("conv_4_32.0.weight", 5, 1, 64),

@@ -103,7 +103,7 @@ class LocatedResults:
         hidden: Mapping[str, np.ndarray],
         entropy: np.ndarray | None,
     ) -> None:
-        """Take the result at a place; where two places meet, the first one stays."""
+        """Add the result at a place; where two places overlap, the first one stays."""
         box = bounding_box(labels)
         if box is not None:
             found, target = labels[box], self.labels[box]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check_postprocessing(options: SegmentOptions) -> None:
-    """Raise UserError("volume-not-positive") for a volume that cannot be one."""
+    """Raise UserError("volume-not-positive") if the volume is not a positive number."""
     below = options.drop_below
     if below is not None and not 0 < below < math.inf:
         raise UserError("volume-not-positive", option="drop_below", value=below)

@@ -140,7 +140,7 @@ class Results:
         """Fill in the uncertainty of a block, and add its entropies to those of its slices.
 
         Args:
-            view: of the map of the uncertainty (1, ...), if that is made; ``where`` is the block's place in it.
+            view: of the map of the uncertainty (1, ...), if that is computed; ``where`` is the block's place in it.
             offset: number of the slice that ``where`` counts slices from.
             probability: (K, ...).
             mask: False where there is no segment.

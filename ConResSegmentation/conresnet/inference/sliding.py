@@ -135,7 +135,7 @@ class Stitcher:
         return self._sums[name]
 
     def _close(self, row: int) -> None:
-        """Hand over what only windows up to this row touch, and move the rest to the front."""
+        """Pass on the part that no later window overlaps, and move the rest to the front."""
         starts = self._plan.starts[0]
         begin = starts[row]
         end = starts[row + 1] if row + 1 < len(starts) else self._extent[0].stop

@@ -92,7 +92,7 @@ class Terminology:
 
 @dataclass(frozen=True)
 class Input:
-    """One image. It is one channel of the network by its ``intensity``, and one more by each of its ``copies``."""
+    """One image: one channel of the network, prepared by ``intensity``, and one more for each of its ``copies``."""
 
     name: str = field("name of the channel, such as `T1`")
     modality: str = field("such as `MR` or `CT`")

@@ -128,7 +128,7 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
         name: install it under another name. Defaults to its own.
 
     Raises:
-        UserError: when it is broken, ``package-exists``, ``disk-full`` or ``cannot-write``; nothing is installed then.
+        UserError: if it is broken, ``package-exists``, ``disk-full`` or ``cannot-write``; nothing is installed then.
     """
     package = read_package(source)
     description = package.description
@@ -198,7 +198,7 @@ def _packages_in(folder: Path) -> Iterator[Path]:
     try:
         items = sorted(folder.iterdir())
     except OSError:
-        # Not made yet, or not readable to this user: nothing can come from it.
+        # The folder does not exist yet, or this user may not read it, so it has no models.
         return
     for item in items:
         # A hidden one is a package that is being written just now.

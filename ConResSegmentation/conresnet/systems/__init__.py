@@ -109,7 +109,7 @@ class System:
 
     @classmethod
     def plan_images(cls, model: dict[str, Any]) -> dict[str, str]:
-        """Change what a planned ``model.json`` says of the images, in place.
+        """Change what a planned ``model.json`` says about the images, in place.
 
         Returns:
             Remarks for the plan's summary, by the line that they are added to ("spacing", "window", "intensity T1").

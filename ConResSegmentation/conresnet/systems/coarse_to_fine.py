@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 COARSE_SHARE = 111 / 245
 """Share of the coarse pass in the time of both passes, from the paper's Table 5."""
 
-# m in voxels, which the paper found by experiment and does not state: chosen.
+# m in voxels. The paper found it by experiment but does not state it, so it was chosen here.
 MARGIN = 20
 # The paper's range for abdominal CT, in HU (4.1).
 ABDOMEN = (-100, 240)
@@ -140,7 +140,7 @@ class CoarseToFine(System):
 
     @classmethod
     def plan_arguments(cls, segments: Callable[[], Iterable[Sequence[np.ndarray]]] | None) -> PlannedArguments:
-        """A margin, and the larger of the paper's shares of dropped components that the labels can spare."""
+        """A margin, and the largest of the paper's shares of components to drop that the labels allow."""
         share = spared_share(segments()) if segments else SHARES[0]
         dropped = f"under {share:.0%} of a segment" if share else "none"
         return PlannedArguments(

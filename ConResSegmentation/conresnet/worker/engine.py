@@ -157,7 +157,7 @@ class Job(Progress):
             raise Cancelled
 
     def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-        """Send how far the work is: ``fraction`` 0 to 1 over all phases."""
+        """Send the progress: ``fraction`` from 0 to 1 over all phases."""
         self.send("progress", phase=phase, fraction=float(fraction), seconds_left=seconds_left)
         if self._arrays:
             self._arrays.show()

@@ -29,7 +29,7 @@ from conresnet.worker.channel import EventWriter, lead_process_group, read_reque
 from conresnet.worker.engine import Engine, Job, ResultArrays, SentArrays
 from conresnet.worker.protocol import MODELS_FOLDER, PROTOCOL
 
-# Once the client is gone, running work has this long to notice; then the process ends anyway.
+# When the client has gone, running work has this long to notice it; then the process ends anyway.
 SECONDS_OF_GRACE = 2.0
 _LARGEST_ID = 2**53
 

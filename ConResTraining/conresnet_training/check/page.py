@@ -140,7 +140,8 @@ MOST_LISTED = 500
 
 
 def make_output_folder(output: Path, data: Path) -> Path:
-    """Create the folder for a check's files, so that a place that cannot be written to is reported before the work.
+    """Create the folder for a check's files, so that a folder that cannot be written to is reported before the work
+    begins.
 
     Raises:
         UserError: ``output-in-data`` for a place in the data set's folder, which is never modified, or those of

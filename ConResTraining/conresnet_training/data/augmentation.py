@@ -21,8 +21,8 @@ AXES = {"S": 0, "H": 1, "W": 2}
 class Augmentation(BaseModel):
     """The strength of each random change; 0 turns a change off.
 
-    The paper flips along all three axes and scales. Flips from left to right alone keep anatomy plausible; a plan says
-    which axis that is. If segments are named for a side, it flips along none, or lists the pairs of segments that trade
+    The paper flips along all three axes and scales. Only flips from left to right keep the anatomy plausible; the plan
+    names that axis. If segments are named for a side, the plan has no flips, or lists the pairs of segments that trade
     places in a mirror image.
     """
 

@@ -361,7 +361,7 @@ class _NotFollowedError(Exception):
 def with_folds(data_set: DataSet, folder: Path, listed: Sequence[tuple[str, object]] = ()) -> DataSet:
     """The data set with the folds that it defines, if each of them names exactly these cases.
 
-    Folds that cannot be used are no error: the data set keeps the reason.
+    Folds that cannot be used are not an error; the data set keeps the reason.
 
     Args:
         folder: may contain ``splits_final.json``, which comes first.

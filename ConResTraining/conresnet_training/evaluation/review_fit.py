@@ -1,4 +1,4 @@
-"""Fits a model's review list on held-out cases, and measures how good it is by cross-validation over the cases."""
+"""Fits a model's review list to held-out cases, and measures how good it is by cross-validation over the cases."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def _chosen(table: _Table) -> tuple[str, ...]:
 
 
 def _cross_validated(table: _Table) -> _Expected | None:
-    """What is expected of each slice by regressions that were fitted, with their features, on other cases."""
+    """The expected errors of each slice, from regressions whose features were chosen and fitted on other cases."""
     return _predicted(table, FOLDS, _chosen) if len(np.unique(table.cases)) > 1 else None
 
 

@@ -207,7 +207,7 @@ def open_runs(folder: Path, data: Path | None = None) -> list[Run]:
 
 
 def _by_who_held_them_out(runs: Sequence[Run], data_set: DataSet) -> dict[tuple[int, ...], list[Case]]:
-    """The cases by the indices of the runs that may segment them: those that held them out."""
+    """The cases, grouped by the indices of the runs that held them out and may segment them."""
     holders: dict[str, list[int]] = {}
     cases = {}
     for index, run in enumerate(runs):
@@ -255,15 +255,15 @@ def _read(case: Case, model: LoadedModel, synthesizer: Synthesizer | None = None
 
 
 def fit_review(package: ModelPackage, data_set: DataSet, cases: Sequence[str] = ()) -> Ranking:
-    """Fit a package's review list on cases that its training never saw.
+    """Fit a package's review list to cases that its training never saw.
 
     Args:
         cases: their names; by default those that the package's metrics.json has figures of.
 
     Raises:
-        UserError: ``review-cases-unknown`` where neither names any, ``review-case-missing`` for one that the data set
-            does not have, ``review-labels-differ`` where its labels are not the model's segments, ``review-empty``
-            where the model finds nothing, or any of reading and segmenting.
+        UserError: ``review-cases-unknown`` if neither names any case, ``review-case-missing`` if the data set does not
+        have one, ``review-labels-differ`` if its labels are not the model's segments, ``review-empty`` if the model
+        finds nothing, or any error of reading and segmenting.
     """
     names = tuple(cases) or tuple(read_metrics(package).get("dice_a_case", ()))
     if not names:

@@ -104,7 +104,7 @@ class StepCost:
 
     @classmethod
     def of(cls, network: Network, segments: int) -> "StepCost":
-        """Count it.
+        """Count what a training step of a network needs.
 
         Args:
             network: its type and arguments, as a plan names them.
@@ -116,7 +116,7 @@ class StepCost:
         return _step_cost(json.dumps(network), segments)
 
     def bytes(self, batch: int, window: Sequence[int]) -> int:
-        """For so many samples per step, with windows of so many voxels (S, H, W)."""
+        """Memory for this many samples per step, with windows of this many voxels (S, H, W)."""
         kept = self.kept + self.kept_per_voxel * batch * math.prod(window)
         return round(FIXED_BYTES + BYTES_PER_PARAMETER * self.parameters + TIMES_KEPT * kept)
 

@@ -232,8 +232,8 @@ Split = tuple[list[Case], list[Case]]
 def split(data_set: DataSet, plan: Plan, fold: int) -> Split:
     """(training cases, held-out cases) of a fold.
 
-    Folds that the data set itself defines are used if they are as many as the plan has. Otherwise fold k of n holds out
-    every n-th patient by name, starting with the k-th, with all time points: a patient never is on both sides.
+    Folds that the data set itself defines are used if their number is that of the plan. Otherwise fold k of n holds out
+    every n-th patient by name, starting with the k-th, with all time points, so a patient is never on both sides.
 
     Raises:
         UserError: ``too-many-folds``.

@@ -39,13 +39,14 @@ from conresnet_training.training.validation import HeldOutCases, dice_of_cases
 OPTIMIZERS = {"adam": Adam, "sgd": partial(SGD, momentum=0.9)}
 POLYNOMIAL_POWER = 0.9
 STEPS_BETWEEN_POINTS = 10
-# Below it, 16-bit gradients were infinite at so many steps in a row that the network is at fault, not the scale.
+# Below this scale, 16-bit gradients were infinite in so many steps in a row that the network is at fault, not the
+# scale.
 SMALLEST_SCALE = 1.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a run came.
+    """How far a run got.
 
     Args:
         step, steps: made, and planned.
@@ -355,8 +356,8 @@ class TrainingLoop:
 def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
     """Update rule of a moving average of weights for ``AveragedModel``: ``decay`` of the average is kept per step.
 
-    It is steadier than the weights of any one step. Less is kept at first, or the random initial weights would dominate
-    it for long: (1 + n) / (10 + n) after n steps of the stage.
+    The average is steadier than the weights of any one step. At first, less of it is kept, because the random initial
+    weights would otherwise dominate it for a long time: (1 + n) / (10 + n) after n steps of the stage.
     """
 
     def average(averages: Sequence[Tensor], values: Sequence[Tensor], made: Tensor) -> None:

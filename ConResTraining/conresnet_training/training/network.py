@@ -25,7 +25,7 @@ class FirstStageBoxes:
     Each is computed once, because the network that finds it no longer learns.
 
     Args:
-        network: that of the stage before, on its device.
+        network: the previous stage's network, on its device.
         window: voxels (S, H, W) that it sees at a time.
         segments: how many there are.
         exclusive: labels rather than regions.
@@ -55,7 +55,8 @@ class FirstStageBoxes:
 
 
 class StagedNetworks(nn.ModuleList):
-    """The networks of a system as one that is trained in stages. Each has a stage, and sees nothing of the others.
+    """The networks of a system as one module that is trained in stages. Each network has its own stage and does not see
+    the others.
 
     When segmenting, ``conresnet.systems`` puts them together.
 
@@ -133,7 +134,7 @@ class SegmentationTraining(nn.Module):
         return {**losses, "loss": alpha * losses["loss"] + (1 - alpha) * boundary, "boundary_loss": boundary}
 
     def answered(self, window: Sequence[int]) -> tuple[int, int, int]:
-        """The size (S, H, W) of the central part of a window that the losses are taken of."""
+        """The size (S, H, W) of the central part of a window, on which the losses are computed."""
         network = self.network
         return network.answered(window) if hasattr(network, "answered") else tuple(window)
 

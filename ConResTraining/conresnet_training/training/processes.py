@@ -28,8 +28,8 @@ def first_does(work: Callable[[], bool]) -> bool:
     """Do ``work`` in the first process and return its result in all; False in the others if it raises there.
 
     May be called once per process, after the processes of a training have met. They watch the store through which they
-    met: a collective call would fail after the half hour granted to steps, within which a hanging process must be
-    noticed. If the first process dies, so does the store, and watching it raises.
+    met, because a collective call would fail only after the half hour that steps may take, and a hanging process must
+    be noticed earlier. If the first process dies, so does the store, and watching it raises.
     """
     if not torch.distributed.is_initialized():
         return work()

@@ -18,7 +18,7 @@ from conresnet_training.data.preparation import TrainingCase
 # Overlap of neighboring windows.
 OVERLAP = 0.5
 
-# A voxel belongs to a region from this probability on.
+# A voxel belongs to a region if its probability is at least this.
 THRESHOLD = 0.5
 
 
