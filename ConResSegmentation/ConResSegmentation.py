@@ -202,7 +202,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node) -> None:
-        """What is gone can no longer be segmented."""
+        """Removed nodes can no longer be segmented."""
         if isinstance(node, _INPUTS):
             self.batchPanel.refreshSoon()
 

@@ -1,7 +1,7 @@
 """Segment many cases one after another: find the cases, run them, and write the table of their volumes.
 
 A case that fails does not stop the others. Volumes loaded from files stay in the scene with their results, unless
-results are saved to a folder. The frames of a series become one series of segmentations.
+results are saved to a folder. The frames of a volume sequence become one sequence of segmentations.
 """
 
 import math
@@ -35,7 +35,7 @@ class BatchCase:
         channels: one function per channel, which returns its volume node in a list. They are called one after another,
             because reading a file takes a while, and may raise UserError or RuntimeError.
         isFromFile: whether to remove the volumes from the scene if the result is saved to a folder.
-        series, frame: the series and the number of the frame, if the case is a frame.
+        series, frame: the sequence and the number of the frame, if the case is a frame.
     """
 
     name: str
@@ -112,12 +112,12 @@ class Series:
 
 @dataclass(frozen=True)
 class BatchEntry:
-    """A row of the panel's list: a case, or a series of several.
+    """A row of the panel's list: a case, or a volume sequence of several.
 
     Args:
         key: identifies the entry when the list is refreshed.
         title: the text in the list.
-        cases: creates the cases when it is their turn. Raises RuntimeError if a series cannot be read.
+        cases: creates the cases when it is their turn. Raises RuntimeError if a sequence cannot be read.
     """
 
     key: str
@@ -126,7 +126,7 @@ class BatchEntry:
 
 
 def sceneEntries(inputs: Sequence, volumeNodes: Sequence, group: Callable[[object], object]) -> list[BatchEntry]:
-    """What a model can segment in the scene: its volumes, or complete groups of them, and its series.
+    """What a model can segment in the scene: its volumes, or complete groups of them, and its sequences.
 
     Args:
         inputs: the model's.
@@ -135,7 +135,7 @@ def sceneEntries(inputs: Sequence, volumeNodes: Sequence, group: Callable[[objec
     """
     series = [Series(node) for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode") if Loading.hasVolumes(node)]
     if len(inputs) == 1:
-        # What shows the frames of a series is not a volume of its own.
+        # The volume that shows the frames of a sequence is not a case of its own.
         proxies = [one.proxy for one in series]
         chosen = [[node] for node in volumeNodes if node not in proxies]
     else:

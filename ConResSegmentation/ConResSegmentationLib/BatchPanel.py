@@ -43,7 +43,7 @@ class BatchPanel:
         self._entries: list[BatchEntry] = []
         self._checked: set[str] = set()
         self._texts: dict[str, str] = {}
-        # Images found in each folder, including single files, and whether each is a series.
+        # Images found in each folder, including single files, and whether each is a sequence.
         self._added: dict[Path, dict[Path, bool]] = {}
         self._search: Iterator[tuple[Path, Path, bool]] = iter(())
         self._new: dict[Path, dict[Path, bool]] = {}
@@ -167,7 +167,7 @@ class BatchPanel:
         self._begin((path.parent, path, Loading.isSeries(path)) for path in paths)
 
     def _begin(self, search: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str = "") -> None:
-        """Look through images, given as (folder, file, whether it is a series), and list them."""
+        """Look through images, given as (folder, file, whether it is a sequence), and list them."""
         self._search, self._new, self._sentenceIfNone = search, {}, sentenceIfNone
         self._ui.addBatchButton.enabled = False
         self._searchOn()

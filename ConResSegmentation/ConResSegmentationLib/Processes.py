@@ -201,7 +201,7 @@ class ChildProcess:
             self.waitForEnd(SECONDS_TO_TERMINATE)
 
     def drop(self) -> None:
-        """Kill the process without calling `onEnded`, when nobody needs its answer any more."""
+        """Kill the process without calling `onEnded`, when its answer is no longer needed."""
         self._onEnded = lambda *_ended: None
         self.kill()
         self.waitForEnd(1)

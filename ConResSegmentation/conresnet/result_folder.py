@@ -1,8 +1,8 @@
 """The folder that a case's results are written to: it holds all files of one run, or what was there before.
 
-Files are first written to a hidden folder inside it. They take the place of an older run's files in an order in which a
-report, where there is one, always belongs to the files next to it; a run that fails or is killed in between is undone,
-by itself or by the next run.
+Files are first written to a hidden folder inside it. They then replace an older run's files in such an order that a
+report, if there is one, always belongs to the files next to it. A run that fails or is killed in between is undone, by
+itself or by the next run.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def _undo(hidden: Path, folder: Path) -> None:
         names = json.loads((hidden / _JOURNAL).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # nothing was moved yet
-    # Where the folder for new files is gone already, the run was complete and was cleaning up.
+    # If the folder for new files no longer exists, the run was complete and was cleaning up.
     waiting = {path.name for path in (hidden / _NEW).iterdir()} if (hidden / _NEW).is_dir() else set()
     if not waiting:
         return

@@ -1,1 +1,1 @@
-"""What ConRes Training needs of Slicer, one subject a file; the module file binds them together."""
+"""The parts of ConRes Training that use Slicer, one subject per file; the module file connects them."""

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None, command: click.Command = conres
 
 
 def say(text: str, err: bool = False) -> None:
-    """Print a line; if nobody reads the output any more, as after ``| head``, go on without it."""
+    """Print a line; if nobody reads the output anymore, as after ``| head``, continue without printing."""
     try:
         click.echo(text, err=err)
     except OSError:
@@ -170,7 +170,7 @@ def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
     except SystemExit:
         if (sys.stdout, sys.stderr) == streams:
             raise
-        # click's way when nobody reads the output any more, as after "| head".
+        # What click does when nobody reads the output anymore, as after "| head".
         sys.stdout, sys.stderr = streams
         _discard(sys.stdout)
         return 0

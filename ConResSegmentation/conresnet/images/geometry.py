@@ -1,12 +1,12 @@
 """A case brought to the orientation and spacing of a model, and the model's results brought back onto the case's grid.
 
-Why this is not left to a library: the axes of an image can be stored in 48 ways (6 orders, 8 flips), and whatever the
+This is not left to a library. The axes of an image can be stored in 48 ways (6 orders, 8 flips). Whichever of them the
 scanner or converter chose, the model must see the same voxels, to the last bit, or the same patient gets two results.
 Resampling filters (ITK's, SciPy's, MONAI's) work from the first stored voxel in mm. That voxel is a different corner in
 each storage, so positions differ by rounding, and a sample halfway between two voxels falls to either side. Here, axes
 are permuted first, as a view and without interpolation; what remains is one map between array indices, computed from
-the center of the image, which all 48 storages share. `conresnet.images.resampling` samples by that map. If the
-model's voxels are the image's own, nothing is copied or interpolated at all. The tests compare all 48 storages bitwise.
+the center of the image, which all 48 storages share. `conresnet.images.resampling` samples by that map. If the model's
+voxels are the image's own, nothing is copied or interpolated at all. The tests compare all 48 storages bitwise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """NIfTI files: reading them without trusting the header, and writing them.
 
-The header is parsed with nibabel's header classes, the voxels are read here: so many bytes as the header describes and
-the file can hold, into one array. Where an image is in the patient follows the rule of ITK 5.3 and later, and so of
-Slicer, whichever version of ITK is installed; where the header contradicts itself, the image gets a warning.
+The header is parsed with nibabel's header classes, and the voxels are read here: as many bytes as the header describes
+and the file can hold, into one array. An image is placed in the patient by the rule of ITK 5.3 and later, and so of
+Slicer, whichever version of ITK is installed. If the header contradicts itself, the image gets a warning.
 
 Only code that reads or writes NIfTI files needs nibabel: inside Slicer, the engine gets its arrays from Slicer.
 """
@@ -39,10 +39,10 @@ _PLACING_FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("srow_x", "srow_y", "srow_z"),
 )
-# How far the columns of an sform may be from right angles for ITK to take it.
+# How far the columns of an sform may be from right angles for ITK to accept it.
 _ORTHONORMAL = 1e-4
-# Behind the voxels, a file is read on to the end, where gzip keeps its checksum; but no more than so many bytes, since
-# some kilobytes of gzip can swell to gigabytes.
+# After the voxels, a file is read to its end, where gzip keeps its checksum, but at most this many bytes, because a few
+# kilobytes of gzip can expand to gigabytes.
 _MOST_REST = 2**26
 
 

@@ -1,12 +1,12 @@
 """Maps that are computed from the probabilities and from the finished segmentation. NumPy only.
 
 Uncertainty is the predictive entropy, and disagreement the mutual information between the prediction and the member of
-an ensemble that makes it: what is left of the entropy of the members' mean after the mean of their entropies is taken
-away (Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", NeurIPS
+an ensemble that makes it: the entropy of the members' mean minus the mean of their entropies (Lakshminarayanan et al.,
+    "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", NeurIPS
 2017; Smith and Gal, "Understanding Measures of Uncertainty for Adversarial Example Detection", UAI 2018, eqs 1 to 5).
 
-Both are divided by the largest possible entropy. Of overlapping regions, each of which is a yes or no of its own, the
-largest value counts: a mean would call a voxel certain where one of many regions is a coin toss.
+Both are divided by the largest possible entropy. For overlapping regions, each of which is decided separately, the
+largest value counts: a mean would make a voxel look certain even if one of its many regions is undecided.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def entropies(probability: np.ndarray, exclusive: bool) -> np.ndarray:
 
 
 def uncertainty(probability: np.ndarray, exclusive: bool) -> np.ndarray:
-    """Predictive entropy of the segments' probabilities (K, ...): (...) float, 0 to 1; the module says how."""
+    """Predictive entropy of the segments' probabilities (K, ...), as described above: (...) float, 0 to 1."""
     return entropies(probability, exclusive).max(axis=0)
 
 
@@ -78,7 +78,7 @@ def result_residual(
     Args:
         slices: how many there are along the residual axis, in the model's direction.
         masks: (c, ...) bool of a slice: each segment, or what stands for all of them.
-        step: how many slices the one before is away: the model's slices may be thicker than the image's.
+        step: how many slices away the previous slice is, since the model's slices may be thicker than the image's.
         inside: (...) bool of a slice, what is in the ROI; None where there is none.
         write: receives a slice's number and its residual, (c, ...) bool.
     """

@@ -176,7 +176,7 @@ def segment(
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    # By now the error is gone, and with it the arrays that it held.
+    # The error no longer exists here, nor do the arrays that it held.
     raise UserError("out-of-memory", name=channels[0].name)
 
 
@@ -346,8 +346,7 @@ def _report(
     """The report of one case; everything in it is JSON.
 
     "windows" counts those of all passes; "window", "device" and "precision" are the last pass's. "seconds" are by
-    phase. "volumes_ml" are of whole regions, as they are in the scene; else the whole tumor would be smaller than its
-    core.
+    phase. "volumes_ml" are of whole regions, as in the scene; otherwise the whole tumor would be smaller than its core.
 
     "review", where asked for, has "rows" (``conresnet.review.ReviewRow``), "axis" (that of the label map, 0 to 2 for k,
     j, i, along which slices are numbered), "note" and "figures" about the ranking. "statistics" has what

@@ -217,7 +217,7 @@ class Tiling:
         return replace(self, kind=kind, blending=_BLENDING[kind]) if kind else self
 
     def faster(self) -> Tiling:
-        """These with fewer windows, where they are fitted: neighbors share at most ``FAST_OVERLAP``."""
+        """The same settings with fewer windows, if they are fitted: neighbors overlap by at most ``FAST_OVERLAP``."""
         return replace(self, overlap=min(self.overlap, FAST_OVERLAP))
 
     def smaller(self, window: tuple[int, int, int]) -> Tiling:

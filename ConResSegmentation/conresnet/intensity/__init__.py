@@ -3,7 +3,7 @@
 Steps are data. Filters use a voxel's neighbors and come first in a list:
     ``{"step": "subtract_gaussian", "sigma_mm": 5.0}``; the image minus a smoothed copy, which leaves local contrast
     ``{"step": "equalize", "clip_limit": 0.01, "tiles": 8}``; contrast-limited adaptive histogram equalization (CLAHE)
-        of each slice of the model's S axis, with so many tiles along H and W; values become 0 to 1
+        of each slice of the model's S axis, with this many tiles along H and W; values become 0 to 1
 
 The others are functions of one voxel's value:
     ``{"step": "clip", "low": -100, "high": 240}``

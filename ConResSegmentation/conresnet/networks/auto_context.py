@@ -1,4 +1,4 @@
-"""Auto-context: networks in a row, each of which also sees the one before's result (Chen et al., 2016, section 2.3)."""
+"""Auto-context: networks in a row, each also sees the result of the previous one (Chen et al., 2016, section 2.3)."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from conresnet.networks import build_network, register_network
 from conresnet.networks.blocks import TRAINING_OUTPUTS, segment_count, segment_probabilities
 
 CONTEXTS = ("probability", "residual")
-"""The maps that a round may take from the one before."""
+"""The maps that a round may take from the previous round."""
 
 # A description may ask for any number, and building very many would take forever.
 _MOST_ROUNDS = 16
@@ -53,8 +53,8 @@ class AutoContext(nn.Module):
         outputs: segmentation channels: one per region (sigmoid), or background and labels (softmax).
         network: {"type": the name of a network, "arguments": its arguments except input channels and outputs}.
         rounds: how many, at least 2.
-        context: what a round takes from the one before: "probability" (of each segment), "residual" (of each residual
-            channel), or both.
+        context: what a round takes from the previous round: "probability" (of each segment), "residual" (of each
+            residual channel), or both.
         exclusive: whether the outputs are background and labels rather than regions.
         residual_axis: of a network that has one; may also be in the network's own arguments.
 

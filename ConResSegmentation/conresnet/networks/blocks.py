@@ -116,7 +116,7 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
 class ConvNormActivation(nn.Module):
     """3x3x3 convolution, norm, ReLU.
 
-    With ``residual`` the input is added before the ReLU, so that the convolution must keep the number of channels.
+    With ``residual`` the input is added before the ReLU, so the convolution must keep the number of channels.
     """
 
     def __init__(self, inputs: int, outputs: int, norm: str, residual: bool = False):
@@ -164,7 +164,7 @@ def check_sizes(input_channels: int, outputs: int, base_width: int) -> None:
 
 
 def crop(x: Tensor, size: torch.Size) -> Tensor:
-    """The first ``size`` (S, H, W) voxels: doubling gives too many where halving had rounded up."""
+    """The first ``size`` (S, H, W) voxels: doubling gives too many if halving rounded up."""
     return x[..., : size[0], : size[1], : size[2]]
 
 

@@ -32,7 +32,8 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
     description = _network_named(package.description, index)
     source = f"{description.weights} of the model {package.description.name}"
     try:
-        # First without memory: a description may ask for a network of any size, but its weights cannot.
+        # First on the meta device, without memory: a description may ask for a network of any size, but its weights
+        # cannot.
         planned = _planned(description)
         check_tensors(planned, package.tensor_shapes(description.weights), source)
         network = build_network(description.type, description.arguments)

@@ -185,14 +185,14 @@ class Pyramid(nn.Module):
     def plan_images(model: dict[str, Any]) -> dict[str, str]:
         """Double the voxel size and keep the voxels of the window: the last level works at 1/2 (2.2, S = 2).
 
-        In training that level sees the middle half of the window, which spans what the whole window of another system
-        spans. So both are trained on as much of a case, and the first level sees twice as far.
+        In training, that level sees the middle half of the window, which covers as much of a case as the whole window
+        of another system. The first level sees twice as far.
 
         Args:
             model: a planned ``model.json``, changed in place.
 
         Raises:
-            UserError: ``spacing-unknown`` where images keep their own.
+            UserError: ``spacing-unknown`` if images keep their own spacing.
         """
         preparation, inference = model["preparation"], model["inference"]
         if preparation["spacing"] is None:

@@ -31,7 +31,8 @@ from conresnet.errors import UserError
 
 LONGEST_TEXT = 20_000
 LONGEST_INTEGER = 20
-# Control characters steer terminals, and lone surrogates cannot be written as UTF-8; line breaks and tabs are text.
+# Control characters can control terminals, and lone surrogates cannot be written as UTF-8; line breaks and tabs are
+# text.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Schema = TypeVar("Schema")

@@ -1,15 +1,14 @@
 """The one place that knows where models live, for the command line and both Slicer modules. Needs no torch.
 
-A models folder holds model packages, each a folder or a .zip file. Looked at in this order, the first package of a name
-being the one that the name means:
+A models folder holds model packages, each a folder or a .zip file. They are searched in this order, and the first
+package with a name is used:
 
 1. the extra path a caller gives: a models folder, or one model package;
-2. the user's: the folders of ``CONRESNET_MODELS`` (divided as in PATH) where that is set, else the platform's place for
-   a user's data. `install_model` puts new ones into the first;
-3. shipped with the engine.
+2. the user's: the folders of ``CONRESNET_MODELS`` (separated as in PATH) if that is set, otherwise the platform's place
+for a user's data. `install_model` puts new ones into the first; 3. shipped with the engine.
 
-So a user's newer version stands in for a shipped model, and the list shows that it does. A package that cannot be used
-is an entry like any other, with the sentence that says why; it never hides the rest.
+So a user's newer version replaces a shipped model, and the list shows that it does. A package that cannot be used is
+also an entry, with a sentence that says why.
 """
 
 import contextlib

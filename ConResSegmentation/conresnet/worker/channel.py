@@ -43,7 +43,7 @@ class EventWriter:
 
     Args:
         descriptor: to write to.
-        on_lost: called, once or more, when nobody reads any more.
+        on_lost: called, once or more, when nobody reads the output anymore.
     """
 
     def __init__(self, descriptor: int, on_lost: Callable[[], None]):

@@ -46,7 +46,7 @@ def serve(load: Callable[[], Engine] | None = None, remote: bool = False) -> int
     session = session_folder.SessionFolder()
     if remote:
         add_models_folder(session.path / MODELS_FOLDER)
-        # Ends what the shell of the other computer has printed at the start, such as a greeting.
+        # Ends a line that the remote shell may have printed at the start, such as a greeting.
         with contextlib.suppress(OSError):
             os.write(events, b"\n")
     server = _Server(requests, events, session, remote)
@@ -95,7 +95,7 @@ class _Server:
         return 0
 
     def _wait_for_the_client_to_leave(self) -> None:
-        """It may not have heard yet and be writing into the session folder; but do not wait for long."""
+        """Wait, but not for long: the client may not know yet, and still be writing into the session folder."""
         threading.Thread(target=self._leave_by_force, name="expiry", daemon=True).start()
         read_requests(self._requests, lambda message: None, lambda reason: None)
 
@@ -148,7 +148,7 @@ class _Server:
         return None
 
     def _read(self) -> None:
-        # Whatever a request does to this thread: without it, nobody would notice that the client has left.
+        # Always stop at the end: without this thread, nothing would notice that the client has left.
         try:
             read_requests(self._requests, self._receive, self._refuse)
         finally:
@@ -238,7 +238,7 @@ class _Server:
             if not mistake or mistake.code == "out-of-memory":
                 engine.forget()
         if not done:
-            # By now the error is gone, which held the arrays.
+            # The error, which held the arrays, no longer exists here.
             gc.collect()
             self._session.release(job.id)
         with self._lock:

@@ -70,9 +70,9 @@ class DataSet:
         layout: "decathlon", "nnunet", "brats" or "label_maps".
         regions: label values that make up each region; empty where labels exclude each other.
         region_labels: the value each region is painted with in a single label map, first painted first.
-        held_out: names of the cases that each fold holds out, where the data set defines folds; else empty.
+        held_out: names of the cases that each fold holds out, if the data set defines folds; otherwise empty.
         folds_from: what defines these folds: the name of a file, or of a field; empty without ``held_out``.
-        unused_splits: sentence that tells why folds that the data set defines are not used; else empty.
+        unused_splits: sentence that says why folds that the data set defines are not used; otherwise empty.
         values_of_labels: for the name of each label with several values, all of them.
         tissues: what the label maps of cases without images contain; None if every case has images.
         announced: how many cases the description announces (nnU-Net's numTraining); 0 where it does not.
@@ -183,9 +183,9 @@ def folder_name(folder: Path) -> str:
 
 
 def painting(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """The value each region is painted with, first painted first: larger regions below those they contain.
+    """The value with which each region is painted, in painting order: larger regions before those that they contain.
 
-    A region's value is the smallest of its own that no later region has; if there is none, one that no region has.
+    A region's value is the smallest of its values that no later region has, or else one that no region has.
     """
     order = sorted(regions, key=lambda name: -len(regions[name]))
     values: dict[str, int] = {}

@@ -227,7 +227,7 @@ class Synthesizer:
 
 
 def target_places(values: Tensor) -> Tensor:
-    """(S, H, W) uint8: the most frequent place in each 2 x 2 x 2 voxels of (2S, 2H, 2W)."""
+    """(S, H, W) uint8: the most frequent place in each 2 x 2 x 2 block of voxels of (2S, 2H, 2W)."""
     step = OVERSAMPLING
     each = range(step)
     parts = [values[i::step, j::step, k::step].contiguous() for i in each for j in each for k in each]

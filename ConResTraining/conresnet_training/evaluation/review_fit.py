@@ -21,7 +21,7 @@ from conresnet.package.schema import dump
 from conresnet.request import SegmentOptions
 from conresnet.review import BAD_DICE, Slices, find_spots, slice_features
 
-# Features that are tried, each set larger than the one before; a larger one must be better by GAIN.
+# The sets of features that are tried, smallest first; a larger set must be better by GAIN.
 SETS = (
     ("log_area", "log_entropy"),
     ("log_area", "log_entropy", "log_change", "overlap"),

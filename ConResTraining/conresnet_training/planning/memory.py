@@ -68,7 +68,7 @@ class Budget:
 
     @classmethod
     def here(cls) -> "Budget":
-        """What is free on this computer: the memory of its first GPU where torch finds one, else its own."""
+        """The free memory of this computer: that of its first GPU if torch finds one, otherwise its main memory."""
         if torch.cuda.is_available():
             free = torch.cuda.mem_get_info()[0]
             source = f"{free / 2**30:.1f} GB free on {torch.cuda.get_device_name()}"
@@ -195,7 +195,7 @@ def _smaller(window: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _free_memory() -> int:
-    """Bytes that programs could take: what Linux reports, else half of the memory, else an assumption."""
+    """Bytes that programs could use: as Linux reports it, otherwise half of the memory, otherwise an assumption."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])

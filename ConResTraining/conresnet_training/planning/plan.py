@@ -272,7 +272,7 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
 
 
 def chosen_batch(settings: Iterable[str]) -> int | None:
-    """The batch among settings, on which a network's norm depends; None where there is none, or a wrong one."""
+    """The batch among settings, on which a network's norm depends; None if it is missing or invalid."""
     values = [value for key, _, value in (setting.partition("=") for setting in settings) if key == "training.batch"]
     return int(values[-1]) if values and values[-1].isdecimal() and int(values[-1]) else None
 
