@@ -92,7 +92,7 @@ def askForImages() -> list[str]:
 
 
 def imagesIn(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Each image file in a folder and those below it, and each folder with DICOM files, and whether it is a sequence."""
+    """Each image file and each DICOM folder in a folder and those below it, and whether it is a sequence."""
     for place, folders, names in os.walk(folder):
         folders.sort()
         shown = [name for name in sorted(names) if not name.startswith(".")]

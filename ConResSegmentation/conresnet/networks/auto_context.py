@@ -1,4 +1,4 @@
-"""Auto-context: networks in a row, each also sees the result of the previous one (Chen et al., 2016, section 2.3)."""
+"""Auto-context: a chain of networks, each of which also sees the previous result (Chen et al., 2016, section 2.3)."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
