@@ -66,7 +66,7 @@ def head_image(data_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def head_label(data_folder: Path) -> Path:
-    """Silver tissue labels of ``head_image``: 1 CSF, 2 grey matter, 3 white matter."""
+    """Silver tissue labels of ``head_image``: 1 CSF, 2 gray matter, 3 white matter."""
     return data_folder / "IXI_T1_2mm" / "IXI034_tissue.nii.gz"
 
 

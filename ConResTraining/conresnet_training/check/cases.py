@@ -380,8 +380,8 @@ def _tile(image: Volume, label: Volume | None) -> Tile:
     order = reordering(image.grid, PATIENT_AXES)
     stack, spacing = order.view(image.array), order.grid(image.grid).spacing[::-1]
     labels = np.zeros(stack.shape, np.uint8) if label is None else order.view(label.array)
-    labelled = np.count_nonzero(labels, axis=(1, 2))
-    index = int(labelled.argmax()) if labelled.any() else len(stack) // 2
+    labeled = np.count_nonzero(labels, axis=(1, 2))
+    index = int(labeled.argmax()) if labeled.any() else len(stack) // 2
     step = max(1, -(-max(stack.shape[1:]) // LARGEST_TILE))
     gray = stack[index, ::step, ::step].astype(np.float64)
     low, high = np.percentile(gray, (0.5, 99.5))

@@ -73,7 +73,7 @@ def survey(data_set: DataSet) -> Survey:
     return Survey(orientation, tuple(spacing.tolist()), tuple(size.tolist()), float(spacing.max() / spacing.min()))
 
 
-def labelled_values(data_set: DataSet, channel: int) -> np.ndarray:
+def labeled_values(data_set: DataSet, channel: int) -> np.ndarray:
     """A channel's values inside the labels of many cases, float64, each case with equal weight.
 
     If no case has a label, values of the whole images.
@@ -154,7 +154,7 @@ def _intensity(data_set: DataSet, channel: int) -> list[dict[str, Any]]:
     if words_of(data_set.channels[channel])[:1] == ["nonorm"]:
         return []
     if is_ct(data_set.channels[channel]):
-        values = labelled_values(data_set, channel)
+        values = labeled_values(data_set, channel)
         low, high = (_shortened(value) for value in np.percentile(values, PERCENTILES))
         if high > low:
             clipped = np.clip(values, low, high)
