@@ -27,14 +27,14 @@ from conresnet.package.description import TILINGS
     "channels",
     multiple=True,
     metavar="NAME",
-    help="An input channel; name all, in the network's order.  [default: FLAIR T1 T1ce T2]",
+    help="An input channel; list all, in the network's order.  [default: FLAIR T1 T1ce T2]",
 )
 @click.option(
     "--segment",
     "segments",
     multiple=True,
     metavar="NAME=LABEL",
-    help="A region and its value in the label map; name all, in the network's order. Later ones cover earlier "
+    help="A region and its value in the label map; list all, in the network's order. Later ones cover earlier "
     "ones.  [default: enhancing tumor 4, whole tumor 2, tumor core 1; painted in the order whole, core, "
     "enhancing]",
 )
@@ -121,7 +121,7 @@ def _segments(texts: Sequence[str]) -> dict[str, Any]:
     try:
         return segments_named(texts)
     except ValueError as error:
-        raise click.BadParameter(f'"{error}" is not of the form NAME=LABEL.', param_hint="--segment") from None
+        raise click.BadParameter(f'"{error}" does not have the form NAME=LABEL.', param_hint="--segment") from None
 
 
 def _numbers(text: str) -> list[float]:

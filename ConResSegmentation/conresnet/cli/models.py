@@ -58,7 +58,7 @@ def list_command(folder: str | None) -> None:
         click.echo("No models are available.")
     for entry in usable:
         if entry.hidden_by:
-            click.echo(f"\nHidden: {entry.path}, since {entry.hidden_by} comes first under the name {entry.name}.")
+            click.echo(f"\nHidden: {entry.path}, because {entry.hidden_by} is also named {entry.name} and comes first.")
     for entry in entries:
         if entry.problem:
             click.echo(f"\nCannot be used: {entry.problem.message}")
@@ -120,7 +120,7 @@ def catalog(catalog: str) -> None:
     if rows:
         click.echo(_table([("NAME", "VERSION", "SIZE", "LICENSE", "TITLE"), *rows]))
     else:
-        click.echo("The catalog lists no models yet; all models that exist are shipped.")
+        click.echo("The catalog lists no models yet, because all models come with ConResNet.")
 
 
 @models.command(short_help="Download a model package and install it.")

@@ -151,7 +151,7 @@ def _sorted(images: Sequence[Path], inputs: Sequence[Input]) -> list[Path]:
     paths = [images[place] for place in sort_by_channel(inputs, [path.name for path in images])]
     if paths != list(images):
         taken = (f"{path.name} as {item.name}" for path, item in zip(paths, inputs, strict=True))
-        say(f"By their names, took {', '.join(taken)}.")
+        say(f"Assigned by name: {', '.join(taken)}.")
     return paths
 
 
@@ -161,7 +161,7 @@ def _files(named: Sequence[str]) -> dict[str, Path]:
     for text in named:
         name, _, file = text.partition("=")
         if not file:
-            raise click.BadParameter(f'"{text}" is not of the form NAME=FILE.', param_hint="--channel")
+            raise click.BadParameter(f'"{text}" does not have the form NAME=FILE.', param_hint="--channel")
         if name in files:
             raise UserError("channel-repeated", name=name)
         files[name] = Path(file)

@@ -157,11 +157,11 @@ def describe_ranking(ranking: Ranking) -> str:
     parts = [f"Review list ({', '.join(ranking.features)})"]
     if figures["auroc"] is not None:
         parts.append(
-            f"slices with Dice below {BAD_DICE} are found with AUROC {figures['auroc']:.3f} "
-            f"({figures['auroc_area']:.3f} smallest area first)"
+            f"slices with Dice below {BAD_DICE} are found with an AUROC of {figures['auroc']:.3f} "
+            f"({figures['auroc_area']:.3f} by smallest area)"
         )
     if figures["spearman"] is not None:
-        parts.append(f"expected and actual wrong voxels have Spearman {figures['spearman']:.2f}")
+        parts.append(f"expected and actual wrong voxels have a Spearman correlation of {figures['spearman']:.2f}")
     return f"{parts[0]}: {'; '.join(parts[1:]) or 'too few cases to measure it'}. {ranking.note}".strip()
 
 

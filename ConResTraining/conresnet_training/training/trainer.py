@@ -258,7 +258,9 @@ class _Training:
         model = self.run.plan.training.start_from
         if anew := begin_with(model, network):
             layers = listed(anew, MOST_LAYERS_NAMED)
-            self.reports.note(f"These layers do not fit the weights of {model} and start anew: {layers}.")
+            self.reports.note(
+                f"These layers do not match the weights of {model} and start from random weights: {layers}."
+            )
 
     def _prepare(self, cases: Sequence[Case], prepare: Callable[[Case], object]) -> bool:
         """Prepare all cases; False if somebody asked to stop."""
@@ -284,7 +286,7 @@ class _Training:
             return prepare_label_map(case, description, folder, self.data_set.tissues)
 
         def tell_change(name: str) -> None:
-            self.reports.note(f"Case {name} has changed since the run began; it is prepared anew.")
+            self.reports.note(f"Case {name} has changed since the run began; it is prepared again.")
 
         return prepare_case(case, description, folder, self.data_set.known_values, synthesizer, tell_change)
 

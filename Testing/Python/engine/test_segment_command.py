@@ -105,7 +105,7 @@ def test_channels_in_any_order_where_their_files_are_named_after_them(capsys, tm
     for name, order in (("a", ("T1", "T2")), ("b", ("T2", "T1"))):
         capsys.readouterr()
         assert call(*(files[part] for part in order), *arguments, tmp_path / name) == 0
-    assert "By their names, took pat_T1.nii.gz as T1, pat_T2.nii as T2." in capsys.readouterr().out
+    assert "Assigned by name: pat_T1.nii.gz as T1, pat_T2.nii as T2." in capsys.readouterr().out
     found = [read_volume(tmp_path / name / "segmentation.nii.gz").array for name in "ab"]
     assert np.array_equal(*found) and found[0].any()
     sentence = refused(capsys, tmp_path, files["T2"], files["first"], *arguments, tmp_path / "c")
