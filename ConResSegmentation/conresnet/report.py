@@ -120,7 +120,7 @@ def write_in_steps(
     how = f"{report.get('device', '')} {report.get('precision', '')}, {seconds:.0f} s"
     page = _PAGE.substitute(
         title=escape(title),
-        subtitle=escape(f"By the model {model}. {description.description}".strip()),
+        subtitle=escape(f"Made with the model {model}. {description.description}".strip()),
         research=RESEARCH_ONLY,
         content="\n".join(part for part in parts if part),
         version=__version__,

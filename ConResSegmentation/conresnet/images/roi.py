@@ -39,7 +39,7 @@ class BoxROI:
             try:
                 value = np.array(getattr(self, name), dtype=np.float64)
             except (TypeError, ValueError) as error:
-                raise _bad(f"its {name} is not made of numbers") from error
+                raise _bad(f"its {name} contains values that are not numbers") from error
             if value.shape != shape or not np.isfinite(value).all():
                 raise _bad(f"its {name} is not {' x '.join(map(str, shape))} finite numbers")
             value.setflags(write=False)
@@ -91,7 +91,7 @@ class BoxROI:
     @classmethod
     def _from_markup(cls, markup: Mapping, path: Path) -> BoxROI:
         if markup.get("insideOut"):
-            raise _bad(f"{path} is inverted (Inside out); switch that off in Slicer's Markups module")
+            raise _bad(f"{path} is inverted (Inside out); turn Inside out off in Slicer's Markups module")
         system = markup.get("coordinateSystem", "LPS")
         # Slicer's older files write the coordinate system as a number: 0 RAS, 1 LPS.
         if system not in ("LPS", "RAS", 0, 1, "0", "1"):

@@ -70,8 +70,8 @@ SEGMENTS = [{**segment, "terminology": _NEOPLASM_OF_BRAIN} for segment in SEGMEN
 _BRATS = {
     "title": "Brain tumor (BraTS 2018)",
     "version": "1.0.0",
-    "description": "Regions of glioma in four MR channels, by a network that the authors of ConResNet trained.",
-    "license": "Not stated in the checkpoint; ask those who made it",
+    "description": "Glioma regions in four MR channels, segmented by a network that the authors of ConResNet trained.",
+    "license": "Not stated in the checkpoint; ask its authors",
     "citations": [
         "J. Zhang, Y. Xie, Y. Wang, Y. Xia: Inter-slice Context Residual Learning for 3D Medical Image Segmentation. "
         "IEEE Transactions on Medical Imaging, 2020."

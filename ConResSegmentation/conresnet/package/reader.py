@@ -84,7 +84,7 @@ class Folder(Container):
         except OSError as error:
             raise self.damaged(f"{name}: {error.strerror}") from None
         if not stat.S_ISREG(found.st_mode):
-            raise self.unsafe(f"{name} in it is not a plain file but a link or the like")
+            raise self.unsafe(f"{name} in it is a link or another special file")
         return found.st_size
 
     @contextmanager
