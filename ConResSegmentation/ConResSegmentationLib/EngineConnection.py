@@ -18,9 +18,19 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet.files import write_error
 from conresnet.messages import sentence
-from conresnet.worker import session_folder
-from conresnet.worker.blocks import BLOCK_BYTES, BlockWriter, write_block
-from conresnet.worker.protocol import PROTOCOL, LineSplitter, ProtocolError, decode, encode
+from conresnet.worker.protocol import (
+    BLOCK_BYTES,
+    PROTOCOL,
+    BlockWriter,
+    LineSplitter,
+    ProtocolError,
+    SessionFolder,
+    decode,
+    encode,
+    remove_abandoned_sessions,
+    remove_session,
+    write_block,
+)
 
 from .EnginePython import EngineServer
 from .Processes import ChildProcess, ProcessLaunch
@@ -137,7 +147,7 @@ class EngineConnection:
         self._splitter = LineSplitter()
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._isLeaving, self._removals = False, _REMOVALS
-        self._ownFolder: session_folder.SessionFolder | None = None
+        self._ownFolder: SessionFolder | None = None
         self._process = ChildProcess(launch, self._onProcessEnded, self._log.append, onOutput=self._onOutput)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -270,9 +280,9 @@ class EngineConnection:
         if self.isRemote:
             EngineServer(self.launch.server).checkVersion(hello)
             # Remove folders left by a Slicer that was killed; engines on this computer do the same.
-            session_folder.remove_abandoned()
+            remove_abandoned_sessions()
             try:
-                self._ownFolder = session_folder.SessionFolder()
+                self._ownFolder = SessionFolder()
             except OSError as error:
                 raise write_error(error, tempfile.gettempdir()) from error
         elif hello.get("protocol") != PROTOCOL:
@@ -330,7 +340,7 @@ class EngineConnection:
         if self._ownFolder:
             self._ownFolder.remove()
             return True
-        return session_folder.remove(self.hello["session"])
+        return remove_session(self.hello["session"])
 
     def _letGo(self) -> None:
         self._timer.disconnect("timeout()")

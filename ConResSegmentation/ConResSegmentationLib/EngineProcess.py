@@ -35,8 +35,7 @@ from conresnet.package import ModelDescription, ModelPackage, read_package
 from conresnet.package.description import DESCRIPTION_FILE
 from conresnet.package.store import find_model
 from conresnet.request import SegmentRequest
-from conresnet.worker.blocks import BlockWriter
-from conresnet.worker.protocol import MODELS_FOLDER
+from conresnet.worker.protocol import MODELS_FOLDER, BlockWriter
 
 from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
 from .Processes import ProcessLaunch, callLater

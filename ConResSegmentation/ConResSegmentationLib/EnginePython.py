@@ -138,7 +138,7 @@ class EngineServer:
     """A server that the engine can run on, reached with the system's own ssh.
 
     There is no service on the server: ssh authenticates the user, and the engine runs with that user's permissions. The
-    worker is the same program as on this computer, but files are sent through its pipe (`conresnet.worker.blocks`).
+    worker is the same program as on this computer, but files are sent through its pipe (`conresnet.worker.protocol`).
     Voxels, grids, options and, unless the server has the same version, the model are sent; names and paths are not.
 
     Args:

@@ -6,6 +6,7 @@ import copy
 import ctypes
 import math
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -153,6 +154,16 @@ def _choose_device(name: str) -> torch.device:
 def has_mps() -> bool:
     """Whether there is an Apple GPU on which this PyTorch computes all that our networks need."""
     return torch.backends.mps.is_available() and is_enough(torch.__version__, _MPS_SINCE)
+
+
+def available_devices() -> list[dict[str, str]]:
+    """The devices that the user can choose from: each with "name" and "title"."""
+    found = [{"name": "cpu", "title": f"{platform.processor() or platform.machine()}, {default_threads()} threads"}]
+    for index in range(torch.cuda.device_count()):
+        found.append({"name": f"cuda:{index}", "title": torch.cuda.get_device_name(index)})
+    if has_mps():
+        found.append({"name": "mps", "title": "Apple GPU"})
+    return found
 
 
 def _best_precision(device: torch.device) -> str:

@@ -1,7 +1,7 @@
 """The interface between the worker and an engine: the engine segments, and a job has its progress and result arrays.
 
 The arrays are files that the client maps too, so that it sees them fill up. A client on another computer is sent the
-changes. The real engine is in `conresnet.worker.torch_engine`.
+changes. Importing this module does not import torch, which takes seconds: the worker says hello first.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 from conresnet.errors import Cancelled
 from conresnet.files import write_error
 from conresnet.inference.progress import Progress
+from conresnet.package import read_package
+from conresnet.package.store import find_model
 from conresnet.request import SegmentRequest
-from conresnet.worker.blocks import GrowingFile
-from conresnet.worker.channel import EventWriter
-from conresnet.worker.session_folder import SessionFolder
+from conresnet.worker.protocol import EventWriter, GrowingFile, SessionFolder
 
 _BLOCK = bytes(1 << 20)
 # Previews sent through the pipe take at most this share of the time, even over a slow connection.
@@ -212,3 +212,35 @@ class Engine(Protocol):
 
     def forget(self) -> None:
         """Free memory that is kept for the next request."""
+
+
+class TorchEngine:
+    """The engine that computes with torch, and keeps the last model ready for the next request; see `Engine`."""
+
+    def __init__(self):
+        from conresnet.inference.segmentation import WarmModel
+
+        self._warm = WarmModel()
+
+    def segment(self, request: SegmentRequest, job: Job) -> Segmented:
+        from conresnet.inference.segmentation import segment
+
+        package = read_package(find_model(request.model), verify=False)
+        if not self._warm.has(package):
+            job.report("loading", 0.0, None)
+        model = self._warm.get(package)
+        job.check()
+        result = segment(model, request.channels, request.options, job, job.allocate)
+        return Segmented(tuple(result.maps), result.report, overlapping=result.regions is not None)
+
+    def devices(self) -> list[dict]:
+        from conresnet.inference.devices import available_devices
+
+        return available_devices()
+
+    def forget(self) -> None:
+        import torch
+
+        self._warm.forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

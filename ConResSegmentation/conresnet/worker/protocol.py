@@ -1,4 +1,4 @@
-"""The messages between the engine's process and its client, on the same computer or on another. Standard library only.
+"""The pipe between the engine's process and its client, on the same computer or on another. Standard library only.
 
 One message per line: a JSON object in UTF-8 that ends with "\n". The client writes requests to the engine's standard
 input and reads events from its standard output; the engine's standard error is its log. The engine ends when its
@@ -34,10 +34,11 @@ channels before it asks. Each request ends with exactly one of done, devices, ca
     {"event": "error", "id": 1, "code": "...", "message": "...", "values": {}, "ours": false, "log": null}
 
 Paths may be relative to the session folder. If the session of the hello is null, the client is on another computer:
-each side has its own session folder, and files are sent through the pipe before a message names them, as described in
-`conresnet.worker.blocks`. The client sends the channels, and a model (or a model's locator) that the worker
-does not have in the same version, as "models/name/file"; names of images and files are not sent. The phase
-"receiving" means that the results are being transferred.
+each side has its own session folder, and files are sent through the pipe in compressed blocks before a message names
+them. The client sends the channels, and a model (or a model's locator) that the worker does not have in the same
+version, as "models/name/file"; names of images and files are not sent. The phase "receiving" means that the results are
+being transferred. A block's file is relative to the receiver's session folder, its data are zlib in base64 of up to
+BLOCK_BYTES bytes, and an optional "new": true replaces an older file of that name:
 
     {"request": "block", "id": 1, "file": "1/channel0.npy", "offset": 0, "data": "..."}   no reply unless it fails
     {"event": "block", "id": 1, "file": "1/labels.npy", "offset": 0, "data": "..."}       again where it has changed
@@ -48,13 +49,31 @@ Labels are uint8 [k, j, i], maps float16 [c, k, j, i]; where segments overlap, r
 bug in the engine, and "log" holds the traceback.
 """
 
+from __future__ import annotations
+
+import base64
+import contextlib
 import json
-from collections.abc import Iterator
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from conresnet.errors import UserError
+from conresnet.files import OwnedFolder, abandoned_folders, write_error
 
 PROTOCOL = 4
 """Incremented when a message changes in a way that the other side would misread."""
 MODELS_FOLDER = "models"
 """Subfolder of the worker's session folder for models sent by a client on another computer."""
+BLOCK_BYTES = 1 << 20
+# Short, since paths in it must stay below the 260 characters of Windows.
+SESSION_PREFIX = "conresnet-"
 
 
 class ProtocolError(Exception):
@@ -99,3 +118,227 @@ class LineSplitter:
                 yield line
         if rest:
             self._pieces.append(rest)
+
+
+def take_standard_streams() -> tuple[int, int]:
+    """Reserve standard input and output for the protocol.
+
+    From now on, what any library prints goes to standard error, and standard input is empty for everyone else. The
+    latter matters on Windows, where a library that looks at standard input while it is loaded, as numpy does, would
+    hang behind our reader, which waits for a request (https://github.com/numpy/numpy/issues/24290).
+
+    Returns:
+        file descriptors of the input and the output, not inherited by other processes.
+    """
+    requests, events = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return requests, events
+
+
+def lead_process_group() -> None:
+    """Become the leader of a process group where there are any, so that the client can end the whole group."""
+    if hasattr(os, "setsid") and not os.isatty(0) and os.getpgrp() != os.getpid():
+        os.setsid()
+
+
+class EventWriter:
+    """Writes events, from any thread.
+
+    Args:
+        descriptor: to write to.
+        on_lost: called, once or more, when nobody reads the output anymore.
+    """
+
+    def __init__(self, descriptor: int, on_lost: Callable[[], None]):
+        self._descriptor = descriptor
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+
+    def send(self, event: str, **values: object) -> None:
+        """Write an event."""
+        line = memoryview(encode({"event": event, **values}))
+        try:
+            with self._lock:
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+        except OSError:
+            self._on_lost()
+
+    def send_error(self, error: UserError, ours: bool = False, log: str | None = None, **ids: object) -> None:
+        """Write an error event; with ``id`` if it answers a request.
+
+        Args:
+            ours: whether it is a bug in the engine.
+            log: a traceback.
+        """
+        values = {name: _plain(value) for name, value in error.values.items()}
+        self.send("error", **ids, code=error.code, message=error.message, values=values, ours=ours, log=log)
+
+
+def read_requests(descriptor: int, on_request: Callable[[dict], None], on_garbage: Callable[[str], None]) -> None:
+    """Call ``on_request`` with each message, ``on_garbage`` with a reason for any other line, until the input ends."""
+    splitter = LineSplitter()
+    while True:
+        try:
+            data = os.read(descriptor, 1 << 16)
+        except OSError:
+            return
+        if not data:
+            return
+        for line in splitter.feed(data):
+            try:
+                on_request(decode(line))
+            except ProtocolError as error:
+                on_garbage(str(error))
+
+
+def _plain(value: object) -> object:
+    """A value of an error, as JSON can hold it."""
+    if isinstance(value, list | tuple | set):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+# Label maps compress well at any level, and image voxels hardly gain from a higher one.
+_LEVEL = 1
+_FILE = re.compile(r"\w[\w-]*(\.[\w-]+)*(/\w[\w-]*(\.[\w-]+)*)*", re.ASCII)
+
+
+def block(file: str, offset: int, data: bytes | memoryview) -> dict:
+    """The fields of a message that contains part of a file."""
+    return {"file": file, "offset": offset, "data": base64.b64encode(zlib.compress(data, _LEVEL)).decode("ascii")}
+
+
+def write_block(folder: Path, message: dict) -> None:
+    """Write a block of a file below a folder.
+
+    Raises:
+        UserError: "bad-request" if it is not a block or its path leaves the folder, "engine-folder-gone" if the folder
+            was removed, "disk-full" or "cannot-write"; in the last two cases, the file is removed.
+    """
+    file, offset = message.get("file"), message.get("offset")
+    if not isinstance(file, str) or not _FILE.fullmatch(file) or type(offset) is not int or offset < 0:
+        raise UserError("bad-request", reason=f"not a block: {file!r} at {offset!r}")
+    try:
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(base64.b64decode(message["data"], validate=True), BLOCK_BYTES)
+        if not unpacker.eof:
+            raise ValueError("it is larger than a block, or cut off")
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise UserError("bad-request", reason=f"not a block: {file} at {offset}: {error}") from error
+    path = folder / file
+    try:
+        # Never create the folder itself: nothing would ever remove it.
+        for parent in reversed(path.relative_to(folder).parents[:-1]):
+            (folder / parent).mkdir(exist_ok=True)
+        if message.get("new"):
+            path.unlink(missing_ok=True)
+        with open(path, "r+b" if path.exists() else "xb") as target:
+            target.seek(offset)
+            target.write(data)
+    except FileNotFoundError as error:
+        raise UserError("engine-folder-gone") from error
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise write_error(error, path) from error
+
+
+class BlockWriter:
+    """Writes a file on the other side of the pipe, from start to end.
+
+    Args:
+        send: sends the fields of a block.
+        file: path relative to the other side's session folder.
+    """
+
+    def __init__(self, send: Callable[[dict], object], file: str):
+        self._send, self._file, self._offset = send, file, 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Send bytes, in as many blocks as needed."""
+        for start in range(0, len(data), BLOCK_BYTES):
+            piece = data[start : start + BLOCK_BYTES]
+            self._send({**block(self._file, self._offset, piece), "new": self._offset == 0})
+            self._offset += len(piece)
+        return len(data)
+
+
+class GrowingFile:
+    """Sends the changes of a file from time to time.
+
+    Args:
+        path: the file, whose size never changes.
+        file: its name on the other side.
+    """
+
+    def __init__(self, path: Path, file: str):
+        self._path, self._file = path, file
+        self._sums: dict[int, int] = {}
+
+    def changes(self) -> Iterator[dict]:
+        """The blocks that have changed since the last call."""
+        with open(self._path, "rb") as source:
+            offset = 0
+            while data := source.read(BLOCK_BYTES):
+                if self._sums.get(offset) != (value := zlib.crc32(data)):
+                    yield block(self._file, offset, data)
+                    self._sums[offset] = value
+                offset += len(data)
+
+
+class SessionFolder:
+    """A new folder of the process that makes it, with a subfolder for the arrays of each request.
+
+    Args:
+        parent: where to make it. Defaults to the user's temporary folder.
+
+    Raises:
+        OSError: when it cannot be made.
+    """
+
+    def __init__(self, parent: str | Path | None = None):
+        self._owned = OwnedFolder.make(SESSION_PREFIX, parent)
+        self.path = self._owned.path
+        self._released: set[int] = set()
+        self._is_removed = False
+
+    def request_folder(self, request: int) -> Path:
+        """The folder for the arrays of one request, made if necessary."""
+        folder = self.path / str(request)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def release(self, request: int) -> None:
+        """Remove the folder of a request. Files that are still mapped on Windows are tried again the next time."""
+        self._released.add(request)
+        for number in sorted(self._released):
+            shutil.rmtree(self.path / str(number), ignore_errors=True)
+            if not (self.path / str(number)).exists():
+                self._released.discard(number)
+
+    def remove(self) -> None:
+        """Remove the folder with everything in it, except files that are still mapped on Windows."""
+        if not self._is_removed:
+            self._is_removed = True
+            self._owned.remove()
+
+
+def remove_session(path: str | Path) -> bool:
+    """Remove a session folder whose owner is gone; anything else is left alone. Returns whether it is gone."""
+    path = Path(path)
+    if path.name.startswith(SESSION_PREFIX) and (owned := OwnedFolder.take(path)):
+        owned.remove()
+    return not path.exists()
+
+
+def remove_abandoned_sessions(parent: str | Path | None = None) -> None:
+    """Remove the session folders in ``parent``, by default the user's temporary folder, whose owners are gone."""
+    for owned in abandoned_folders(parent or tempfile.gettempdir(), SESSION_PREFIX):
+        owned.remove()

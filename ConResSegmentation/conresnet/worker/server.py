@@ -23,11 +23,18 @@ from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
 from conresnet.package.store import add_models_folder, list_models
 from conresnet.request import SegmentRequest
-from conresnet.worker import session_folder
-from conresnet.worker.blocks import write_block
-from conresnet.worker.channel import EventWriter, lead_process_group, read_requests, take_standard_streams
-from conresnet.worker.engine import Engine, Job, ResultArrays, SentArrays
-from conresnet.worker.protocol import MODELS_FOLDER, PROTOCOL
+from conresnet.worker.engine import Engine, Job, ResultArrays, SentArrays, TorchEngine
+from conresnet.worker.protocol import (
+    MODELS_FOLDER,
+    PROTOCOL,
+    EventWriter,
+    SessionFolder,
+    lead_process_group,
+    read_requests,
+    remove_abandoned_sessions,
+    take_standard_streams,
+    write_block,
+)
 
 # When the client has gone, running work has this long to notice it; then the process ends anyway.
 SECONDS_OF_GRACE = 2.0
@@ -43,7 +50,7 @@ def serve(load: Callable[[], Engine] | None = None, remote: bool = False) -> int
     """
     lead_process_group()
     requests, events = take_standard_streams()
-    session = session_folder.SessionFolder()
+    session = SessionFolder()
     if remote:
         add_models_folder(session.path / MODELS_FOLDER)
         # Ends a line that the remote shell may have printed at the start, such as a greeting.
@@ -51,19 +58,13 @@ def serve(load: Callable[[], Engine] | None = None, remote: bool = False) -> int
             os.write(events, b"\n")
     server = _Server(requests, events, session, remote)
     try:
-        return server.run(load or _load_torch_engine)
+        return server.run(load or TorchEngine)
     finally:
         session.remove()
 
 
-def _load_torch_engine() -> Engine:
-    from conresnet.worker.torch_engine import TorchEngine
-
-    return TorchEngine()
-
-
 class _Server:
-    def __init__(self, requests: int, events: int, session: session_folder.SessionFolder, remote: bool = False):
+    def __init__(self, requests: int, events: int, session: SessionFolder, remote: bool = False):
         self._requests = requests
         self._session = session
         self._remote = remote
@@ -82,7 +83,7 @@ class _Server:
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), lambda *_: self.stop())
         self._say_hello()
-        session_folder.remove_abandoned()
+        remove_abandoned_sessions()
         engine = self._load(load)
         if engine is None:
             self._wait_for_the_client_to_leave()

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.worker import session_folder
+from conresnet.worker.protocol import remove_session
 from ConResSegmentationLib.EngineProcess import EngineError, EngineProcess
 from ConResSegmentationLib.Processes import ProcessLaunch
 from worker.client import FAKE, engine_environment, is_alive, wait_until
@@ -62,8 +62,8 @@ def test_a_session_that_is_still_held_is_removed_a_little_later(
     driver: Driver, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.run("any", image)
-    remove, held = session_folder.remove, [False, False]
-    monkeypatch.setattr(session_folder, "remove", lambda path: held.pop() if held else remove(path))
+    held, name = [False, False], "ConResSegmentationLib.EngineConnection.remove_session"
+    monkeypatch.setattr(name, lambda path: held.pop() if held else remove_session(path))
     os.kill(driver.hello["pid"], signal.SIGKILL)
     driver.until(lambda: not driver.engine.isRunning)
     driver.until(lambda: driver.sessions() == [])

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from conresnet.worker.session_folder import LOCK_FILE, SessionFolder, remove, remove_abandoned
+from conresnet.files import LOCK_FILE
+from conresnet.worker.protocol import SessionFolder, remove_abandoned_sessions, remove_session
 from worker.client import engine_environment
 
 _HOLD = (
-    "import sys; from conresnet.worker.session_folder import SessionFolder as S; s = S(sys.argv[1]); "
+    "import sys; from conresnet.worker.protocol import SessionFolder as S; s = S(sys.argv[1]); "
     "print(s.path, flush=True)"
 )
 
@@ -30,7 +31,7 @@ def folder_of_a_killed_process(parent: Path) -> Path:
     with process:
         path = Path(process.stdout.readline().strip())
         process.stdout.readline()
-        remove_abandoned(parent)
+        remove_abandoned_sessions(parent)
         assert (path / "1" / "a.npy").exists(), "a living process keeps its folder"
         process.kill()
     return path
@@ -39,18 +40,18 @@ def folder_of_a_killed_process(parent: Path) -> Path:
 def test_the_folder_of_a_killed_process_is_removed_at_the_next_start(tmp_path: Path) -> None:
     path = folder_of_a_killed_process(tmp_path)
     assert path.exists()
-    remove_abandoned(tmp_path)
+    remove_abandoned_sessions(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_client_removes_the_folder_of_an_engine_that_was_killed(tmp_path: Path) -> None:
-    assert remove(folder_of_a_killed_process(tmp_path))
+    assert remove_session(folder_of_a_killed_process(tmp_path))
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     session = SessionFolder(tmp_path)
-    assert not remove(session.path)
-    remove_abandoned(tmp_path)
+    assert not remove_session(session.path)
+    remove_abandoned_sessions(tmp_path)
     assert session.path.is_dir()
     session.remove()
     assert list(tmp_path.iterdir()) == []
@@ -64,8 +65,8 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / LOCK_FILE).touch()
     (tmp_path / "conresnet-link").symlink_to(elsewhere)
-    remove_abandoned(tmp_path)
-    assert not remove(elsewhere)
+    remove_abandoned_sessions(tmp_path)
+    assert not remove_session(elsewhere)
     assert (mine / "segmentation.nii.gz").exists() and (elsewhere / LOCK_FILE).exists()
 
 

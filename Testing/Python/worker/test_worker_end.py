@@ -55,10 +55,11 @@ def test_a_polite_signal_ends_it(client: Client, image: np.ndarray, number: int)
 
 HOLDING_THE_LOCK = """
 import os, signal, sys, threading, time
-from conresnet.worker import server, session_folder
+from conresnet.worker import server
 from conresnet.worker.engine import Job
+from conresnet.worker.protocol import SessionFolder
 
-session = session_folder.SessionFolder(sys.argv[1])
+session = SessionFolder(sys.argv[1])
 worker = server._Server(*os.pipe(), session)
 signal.signal(signal.SIGTERM, lambda *_: worker.stop())
 
