@@ -403,9 +403,7 @@ ENGINE: dict[str, str] = {
         "or choose another folder."
     ),
     "input-in-the-way": _("Writing to {path} would replace the input {file}; name another folder."),
-    # The command line: models, images given by channel or in memory, and lists of cases.
-    "packages-wrong": _("{wrong} of {count} models cannot be used, for the reasons above."),
-    "settings-unreadable": _("The settings {file} cannot be read ({reason}); check the path."),
+    # Images given by channel or in memory, and what this computer lacks.
     "channel-unknown": _("Unknown channel {name!r}; the model's channels are {channels}."),
     "channel-repeated": _("The channel {name} is given twice."),
     "channel-missing": _("The model also needs {missing}; name an image for each channel."),
@@ -421,47 +419,8 @@ ENGINE: dict[str, str] = {
         "{name} has an array of shape {array} and an affine of shape {affine}. The array needs three axes, or a "
         "fourth one for channels; the affine must be 4 x 4."
     ),
-    "argument-blank": _("The value of {option} is empty; give it a value, or leave the option out."),
     "package-missing": _(
         "This requires {package}, which is not installed for the Python at {python}; install it there."
     ),
     "memory-short": _("The computer does not have enough memory for this; close other programs, and try again."),
-    "internal-error": _("An internal error occurred ({reason}); please report it with the log {log}."),
-    "internal-error-no-log": _("An internal error occurred ({reason}), and no log could be written."),
-    "cases-unreadable": _("The list of cases {path} cannot be read ({reason})."),
-    "cases-columns": _(
-        "The list of cases {path} must have the columns {columns}, separated by commas, and may have {roi}, but its "
-        "first line is {line!r}."
-    ),
-    "cases-empty": _("The list of cases {path} has no case below its first line."),
-    "cohort-needs-package": _(
-        "Segmenting several cases at once requires the Python packages distributed and cryptography; install them "
-        'with: pip install "conresnet[cohort]".'
-    ),
-    "cohort-no-scheduler": _(
-        "No Dask scheduler responds at {address}; check the address, and that the scheduler is running."
-    ),
-    "cohort-versions-differ": _(
-        "The workers have ConResNet {theirs}, but this is {ours}; install the same version everywhere."
-    ),
-    "cohort-scheduler-lost": _(
-        "The connection to the Dask scheduler was lost; finished cases were kept. Run the command again to continue."
-    ),
-    "cohort-case-killed": _(
-        "it ended two worker processes, most likely because memory ran out; segment this case alone, or draw an ROI."
-    ),
-    "cases-failed": _("{failed} of {cases} cases could not be segmented, for the reasons above."),
-    "case-line-incomplete": _("Line {line} of the list of cases {path} has no {column}."),
-    "case-too-long": _(
-        "Line {line} of the list of cases {path} has more fields than there are columns; put quotes around a field "
-        "that contains commas."
-    ),
-    "case-name": _(
-        "Line {line} of the list of cases {path} has the name {name!r}, which cannot be a folder's name on every "
-        "system; rename the case."
-    ),
-    "case-names-collide": _(
-        "The list of cases {path} has the names {other!r} and {name!r}, which would share one folder on some systems; "
-        "rename one."
-    ),
 }
