@@ -109,7 +109,7 @@ class SegmentOptions:
             model's.
         threads: CPU threads; None for all cores, minus one if there are three or more, to keep a desktop responsive.
         fast: without mirroring, and with less overlap of windows, which are fitted unless ``tiling`` is given.
-        keep_largest, drop_below, fill_holes: see ``conresnet.inference.postprocessing.PostProcessing``.
+        keep_largest, drop_below, fill_holes: see ``conresnet.inference.labels.PostProcessing``.
         review: list the places worth checking, see ``conresnet.review``.
         statistics: measure each segment, see ``conresnet.statistics``.
         report: write a page about the case, see ``conresnet.report``.

@@ -1,4 +1,15 @@
-"""The results of a case on the input's grid, filled slab by slab. Importing this module does not import torch."""
+"""The results of a case on the input's grid, filled slab by slab, and the maps that are computed from them.
+
+Uncertainty is the predictive entropy, and disagreement the mutual information between the prediction and the member of
+an ensemble that makes it: the entropy of the members' mean minus the mean of their entropies (Lakshminarayanan et al.,
+    "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", NeurIPS
+2017; Smith and Gal, "Understanding Measures of Uncertainty for Adversarial Example Detection", UAI 2018, eqs 1 to 5).
+
+Both are divided by the largest possible entropy. For overlapping regions, each of which is decided separately, the
+largest value counts: a mean would make a voxel look certain even if one of its many regions is undecided.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +22,6 @@ from conresnet.images.grid import Box
 from conresnet.images.preparation import PreparedCase
 from conresnet.images.resampling import translation
 from conresnet.inference.labels import LabelWriter, packed_size, segment_masks
-from conresnet.inference.result_maps import result_residual, slice_step, uncertainty
 from conresnet.package.description import Output
 from conresnet.package.maps import HALF_MAXIMUM, MAPS, to_half
 
@@ -203,16 +213,22 @@ class Results:
                 done(number / len(names))
 
     def _find_residual(self) -> None:
-        """Fill in the maps of the result's residual, on the image's own slices."""
+        """Fill in the maps of the result's residual (eq. 1): where a segment differs from the slice before.
+
+        It is found on the image's own slices. The one before is as far away as for the model, whose slices may be
+        thicker. Slices without a predecessor are 0, as in training. So is what has its predecessor outside an ROI: a
+        segment that the ROI cuts off does not end there.
+        """
         space, axis = self._case.space, self._slice_axis
         arrays = {name: self._along(array) for name, array in self._all_maps.items()}
         labels = self._along(self.labels[None])[:, 0]
         regions = None if self.regions is None else self._along(self.regions)
         source = space.reorder.grid(space.reference)
-        step = slice_step(space.grid.spacing[::-1], source.spacing[::-1], axis)
+        step = max(1, round(space.grid.spacing[::-1][axis] / source.spacing[::-1][axis]))
         together = next(arrays[n].shape[1] for n in ("result_residual", "residual_difference") if n in arrays) == 1
 
         def masks(number: int) -> np.ndarray:
+            """(c, ...): each segment in a slice, or what stands for all of them."""
             if together:
                 return (labels[number] if regions is None else regions[number])[None]
             part = None if regions is None else regions[number]
@@ -223,7 +239,19 @@ class Results:
             start[axis], shape[axis] = number, 1
             return space.roi.contains(source.array_affine @ translation(start), shape).squeeze(axis)
 
-        def write(number: int, residual: np.ndarray) -> None:
+        if "residual_difference" in arrays:
+            # Slices that have no predecessor keep what was predicted: nothing changes there.
+            arrays["residual_difference"][...] = arrays["residual"]
+        earlier: list[tuple[np.ndarray, np.ndarray | None]] = []
+        for number in range(len(labels)):
+            now = masks(number), None if space.roi is None else inside(number)
+            earlier.append(now)
+            if number < step:
+                continue
+            before = earlier.pop(0)
+            residual = now[0] != before[0]
+            if space.roi is not None:
+                residual &= now[1] & before[1]
             if together and residual.ndim == 4:
                 residual = residual.any(axis=1)
             if "result_residual" in arrays:
@@ -231,11 +259,53 @@ class Results:
             if "residual_difference" in arrays:
                 arrays["residual_difference"][number] = np.abs(arrays["residual"][number] - residual)
 
-        if "residual_difference" in arrays:
-            # Slices that have no predecessor keep what was predicted: nothing changes there.
-            arrays["residual_difference"][...] = arrays["residual"]
-        result_residual(len(labels), masks, step, inside if space.roi is not None else None, write)
-
     def _along(self, array: np.ndarray) -> np.ndarray:
         """An array [c, k, j, i] as a view (slices, c, ...) along the residual axis, in the model's direction."""
         return np.moveaxis(self._case.space.reference_view(array), 1 + self._slice_axis, 0)
+
+
+def entropies(probability: np.ndarray, exclusive: bool) -> np.ndarray:
+    """The entropy of each decision about a voxel, 0 to 1.
+
+    Args:
+        probability: (K, ...), one per segment; where segments exclude each other, the background has what they leave.
+        exclusive: whether they exclude each other.
+
+    Returns:
+        (1, ...) over the background and all segments, divided by log(K + 1); for regions (K, ...), that of each region
+        and its complement, divided by log 2.
+    """
+    rest = 1 - (probability.sum(axis=0) if exclusive else probability)
+    if not exclusive:
+        return (_information(probability) + _information(rest)) / np.float32(np.log(2))
+    total = _information(rest)
+    # One segment after another, so that no second array of all of them is needed.
+    for one in probability:
+        total += _information(one)
+    return (total / np.float32(np.log(len(probability) + 1)))[None]
+
+
+def uncertainty(probability: np.ndarray, exclusive: bool) -> np.ndarray:
+    """Predictive entropy of the segments' probabilities (K, ...), as described above: (...) float, 0 to 1."""
+    return entropies(probability, exclusive).max(axis=0)
+
+
+def disagreement(mean: np.ndarray, mean_entropies: np.ndarray, exclusive: bool) -> np.ndarray:
+    """Mutual information between the prediction and the member of an ensemble, 0 (all agree) to 1.
+
+    Args:
+        mean: (K, ...), the mean of the members' probabilities.
+        mean_entropies: the mean of what ``entropies`` gives for each member.
+        exclusive: whether the segments exclude each other.
+
+    Returns:
+        (...) float.
+    """
+    # The entropy is concave, so that only rounding makes a difference negative.
+    return np.maximum(entropies(mean, exclusive) - mean_entropies, 0).max(axis=0)
+
+
+def _information(probability: np.ndarray) -> np.ndarray:
+    """-p log p, 0 at 0; rounding may have led out of 0 to 1."""
+    bounded = np.clip(probability, np.float32(1e-12), 1)
+    return -bounded * np.log(bounded)

@@ -14,9 +14,8 @@ from conresnet.images.grid import Grid, Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.images.roi import WHOLE_IMAGE, uses_locator
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
-from conresnet.inference.labels import LabelWriter
+from conresnet.inference.labels import LabelWriter, PostProcessing, check_postprocessing
 from conresnet.inference.locating import LocatedResults, Part, check_locator, located_rois, not_located
-from conresnet.inference.postprocessing import PostProcessing, check_postprocessing
 from conresnet.inference.progress import Progress, Tracker
 from conresnet.inference.results import Allocate, Results
 from conresnet.inference.sliding import Pass, Passes

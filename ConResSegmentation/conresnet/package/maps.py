@@ -1,7 +1,7 @@
 """The maps that a model can give besides its segmentation, each described once. Torch-free.
 
 A new map is one entry of `MAPS`, and the network's output that it shows. What is computed from the result instead, such
-as the uncertainty, is in `conresnet.inference.result_maps`.
+as the uncertainty, is in `conresnet.inference.results`.
 """
 
 from __future__ import annotations

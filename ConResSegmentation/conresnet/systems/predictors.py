@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from conresnet.inference.devices import Backend
-from conresnet.inference.result_maps import disagreement, entropies
+from conresnet.inference.results import disagreement, entropies
 from conresnet.networks.blocks import fold_weight_standardization, segment_probabilities
 from conresnet.networks.context_residual import AXES
 from conresnet.networks.loading import load_network

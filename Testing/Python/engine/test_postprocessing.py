@@ -16,8 +16,7 @@ from scipy import ndimage
 from conresnet.cli.main import main
 from conresnet.images.files import read_volume, write_volume
 from conresnet.images.grid import Volume
-from conresnet.inference.labels import LabelWriter, packed_size, region_mask
-from conresnet.inference.postprocessing import PostProcessing
+from conresnet.inference.labels import LabelWriter, PostProcessing, packed_size, region_mask
 from conresnet.inference.segmentation import segment
 from conresnet.package import parse_description
 from conresnet.request import SegmentOptions

@@ -10,7 +10,7 @@ import pytest
 from conresnet.errors import UserError
 from conresnet.images.grid import Reordering, Volume
 from conresnet.images.roi import BoxROI
-from conresnet.inference.result_maps import entropies
+from conresnet.inference.results import entropies
 from conresnet.inference.segmentation import segment
 from conresnet.messages import reason
 from conresnet.package import parse_description, write_package
