@@ -256,7 +256,7 @@ def _network(task: dict):
     """The network as MONAI or nnU-Net calls it, the prepared image, the package, and the number of calls."""
     import torch
 
-    from conresnet.networks.loading import load_network
+    from conresnet.systems.predictors import load_network
 
     package, calls = _package(task), []
     network = load_network(package).eval()
@@ -323,7 +323,7 @@ def _plain(task: dict):
     """The authors' tiling in a plain implementation, run eagerly, with all heads for each window."""
     import plain
 
-    from conresnet.networks.loading import load_network
+    from conresnet.systems.predictors import load_network
 
     package = _package(task)
     image, window = np.load(Path(task["folder"]) / "image.npy"), package.description.inference.window

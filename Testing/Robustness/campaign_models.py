@@ -30,7 +30,7 @@ from engine import authors_network
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
 from engine.model_cases import description, write_model
 
-PRELOADED = ("conresnet.cli.main", "conresnet.systems", "conresnet.networks.loading", "conresnet.importing.checkpoint")
+PRELOADED = ("conresnet.cli.main", "conresnet.systems.predictors", "conresnet.importing.checkpoint")
 # Address space; a damaged size would otherwise take what the computer has.
 MEMORY = 12 * 2**30
 ODD = (

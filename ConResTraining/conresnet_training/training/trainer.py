@@ -21,7 +21,7 @@ from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory
 from conresnet.inference.windows import MULTIPLE
-from conresnet.networks.loading import load_network
+from conresnet.systems.predictors import load_network
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.preparation import TrainingCase, prepare_case, prepare_label_map
 from conresnet_training.data.sample_changes import SampleChanges

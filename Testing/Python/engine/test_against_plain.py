@@ -8,8 +8,8 @@ import pytest
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume, reordering
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.networks.loading import load_network
 from conresnet.request import SegmentOptions
+from conresnet.systems.predictors import load_network
 from engine.model_cases import description, write_model
 
 STEPS = [

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from conresnet.errors import UserError
-from conresnet.networks.loading import load_network
 from conresnet.networks.resdsn import ResDSN
 from conresnet.package import write_package
+from conresnet.systems.predictors import load_network
 from conresnet_training.planning.plan import read_plan, with_settings
 from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import Run, open_run, start_run

@@ -5,7 +5,7 @@ import torch
 
 from conresnet.errors import UserError
 from conresnet.networks import build_network
-from conresnet.networks.loading import load_network
+from conresnet.systems.predictors import load_network
 from conresnet_training.runs.run import read_checkpoint, without_prefix
 from conresnet_training.training.trainer import PREPARED_FOLDER, begin_with
 from training.commands import run_command
