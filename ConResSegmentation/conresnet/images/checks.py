@@ -1,16 +1,26 @@
-"""Refusals that all readers of images share: each names the image in one sentence. NumPy and the standard library."""
+"""What is checked of an image before it is used: its voxels, what kind of file it is, and what its header claims.
+
+Each refusal names the image in one sentence. The kind is known by a file's first bytes rather than its name. NumPy and
+the standard library.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
+import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from conresnet.errors import UserError
+from conresnet.files import check_content, names_in_zip
 from conresnet.images.grid import Volume
+from conresnet.messages import sentence
+from conresnet.package.description import DESCRIPTION_FILE
 
 _SPACING_RANGE = (1e-3, 1e2)
 _MOST_SHEAR = float(np.sin(np.radians(1)))
@@ -130,3 +140,219 @@ def free_memory() -> int:
         with contextlib.suppress(OSError, ValueError):
             free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return free
+
+
+GZIP = b"\x1f\x8b"
+_BEGINNING = 2**16
+_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+# PyTorch's magic number, pickled, with which checkpoints before version 1.6 begin; and what follows a length in others.
+_OLD_CHECKPOINT, _SAFETENSORS = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", b'{"'
+_NRRD_BYTES = {
+    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
+    **dict.fromkeys(("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t"), 4),
+    "float": 4,
+    **dict.fromkeys(("longlong", "long long", "int64", "int64_t", "ulonglong", "uint64", "uint64_t", "double"), 8),
+}
+_META_BYTES = {
+    **{"MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_FLOAT": 4},
+    **{"MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_DOUBLE": 8},
+}
+
+
+def kind_of(path: Path) -> str:
+    """ "nifti", "dicom", "nrrd", "meta" or "other", by a file's first bytes.
+
+    Raises:
+        UserError: "file-empty", "file-lfs-pointer", "file-web-page", "image-is-checkpoint", "image-is-model",
+            "image-is-scene" or "image-archive" for files that people take for images.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING)
+    is_compressed = beginning.startswith(GZIP)
+    if is_compressed:
+        beginning = _decompressed(path, beginning)
+    check_content(path, beginning)
+    if beginning.startswith(_ARCHIVES) or (is_compressed and beginning[257:262] == b"ustar"):
+        raise UserError(_archive_code(path), path=str(path))
+    if is_nifti(beginning) and not (path.suffix.lower() == ".hdr" and beginning[344:346] == b"ni"):
+        return "nifti"
+    if is_compressed:
+        return "other"
+    if beginning[128:132] == b"DICM":
+        return "dicom"
+    if beginning.startswith(b"NRRD"):
+        return "nrrd"
+    if beginning.startswith(_OLD_CHECKPOINT) or beginning[8:10] == _SAFETENSORS:
+        raise UserError("image-is-checkpoint", path=str(path))
+    if re.match(rb"\s*(ObjectType|NDims|Comment)\s*=", beginning) or path.suffix.lower() in (".mha", ".mhd"):
+        return "meta"
+    return "other"
+
+
+def _archive_code(path: Path) -> str:
+    """The error code for an archive, depending on its contents."""
+    names = names_in_zip(path)
+    if DESCRIPTION_FILE in names:
+        return "image-is-model"
+    if "data.pkl" in names:
+        return "image-is-checkpoint"
+    return "image-is-scene" if any(name.endswith(".mrml") for name in names) else "image-archive"
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a segmentation saved by Slicer (.seg.nrrd)."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(_BEGINNING)
+    except OSError:
+        return False
+    return beginning.startswith(b"NRRD") and bool(re.search(rb"\nSegment(0|ation)_\w+:=", beginning))
+
+
+def _decompressed(path: Path, fallback: bytes) -> bytes:
+    try:
+        with gzip.open(path) as file:
+            return file.read(2**11)
+    except (OSError, EOFError, zlib.error):
+        # Too short or too damaged to tell: decide by the name.
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            raise UserError("image-damaged", path=str(path)) from None
+        return fallback
+
+
+def byte_order(beginning: bytes) -> str | None:
+    """ "little" or "big" for a NIfTI header, by its size of 348 or 540 bytes; None if it is neither."""
+    orders = (order for order in ("little", "big") if int.from_bytes(beginning[:4], order) in (348, 540))
+    return next(orders, None)
+
+
+def is_nifti(beginning: bytes) -> bool:
+    """Whether these are the first bytes of a NIfTI-1 or NIfTI-2 file."""
+    order = byte_order(beginning)
+    if order is None:
+        return False
+    is_first = int.from_bytes(beginning[:4], order) == 348
+    return len(beginning) >= (348 if is_first else 540) and (
+        beginning[344:348] in (b"n+1\0", b"ni1\0") if is_first else beginning[4:7] in (b"n+2", b"ni2")
+    )
+
+
+def check_text_header(path: Path, kind: str) -> list[str]:
+    """Compare what the header of a NRRD or MetaImage file claims with what its file holds, before ITK believes it.
+
+    Args:
+        kind: "nrrd" or "meta".
+
+    Returns:
+        warnings.
+
+    Raises:
+        UserError: "image-header", "image-empty", "image-no-spacing", "image-data-file", "image-truncated" or
+            "image-beyond-memory".
+    """
+    with path.open("rb") as file:
+        beginning = file.read(_BEGINNING)
+    return _check_nrrd(path, beginning) if kind == "nrrd" else _check_meta(path, beginning)
+
+
+def _check_nrrd(path: Path, beginning: bytes) -> list[str]:
+    end = re.search(rb"\r?\n\r?\n", beginning)
+    header = beginning[: end.start()] if end else beginning
+    fields = {}
+    for line in header.decode("utf-8", "surrogateescape").splitlines()[1:]:
+        name, colon, value = line.partition(":")
+        if colon and not line.startswith("#") and not value.startswith("="):
+            fields[name.strip().lower()] = value.strip()
+    sizes = _whole_numbers(path, "sizes", fields.get("sizes", ""))
+    # "none" and "nan" are the values for an axis that is not one of space.
+    known = [fields.get(name, "") for name in ("spacings", "space directions")]
+    if not any(re.search(r"\d", text) for text in known):
+        raise UserError("image-no-spacing", path=str(path))
+    file, begin = path, end.end() if end else len(beginning)
+    name = fields.get("data file", fields.get("datafile"))
+    if name is not None:
+        if name.split() and (name.split()[0] == "LIST" or "%" in name):
+            return []
+        file, begin = _data_file(path, name), 0
+    each = _NRRD_BYTES.get(fields.get("type", "").lower())
+    if each:
+        encoding = fields.get("encoding", "raw").lower()
+        claimed = _product(sizes) * each
+        held = file.stat().st_size - begin
+        # A voxel as text takes two letters at least.
+        held = held * each if encoding in ("text", "txt", "ascii", "hex") else held
+        is_compressed = encoding in ("gzip", "gz", "bzip2", "bz2")
+        check_size(path, sizes, claimed, held, is_compressed)
+    has_space = "space" in fields or "space dimension" in fields
+    return [] if has_space else [sentence("warn-no-orientation", {"path": path})]
+
+
+def _check_meta(path: Path, beginning: bytes) -> list[str]:
+    fields, begin = {}, None
+    for line in re.finditer(rb"([^\n]*)\n", beginning):
+        name, equals, value = line[1].decode("utf-8", "surrogateescape").partition("=")
+        if not equals:
+            continue
+        fields[name.strip()] = value.strip()
+        if name.strip() == "ElementDataFile":
+            begin = line.end()
+            break
+    dimensions = _whole_numbers(path, "NDims", fields.get("NDims", ""))
+    if dimensions and not 1 <= dimensions[0] <= 10:
+        raise UserError("image-header", path=str(path), field="NDims", value=dimensions[0])
+    sizes = _whole_numbers(path, "DimSize", fields.get("DimSize", ""))
+    if not dimensions or len(sizes) != dimensions[0]:
+        shown = _shown(fields.get("DimSize", "")) or "missing"
+        raise UserError("image-header", path=str(path), field="DimSize", value=shown)
+    if not {"ElementSpacing", "ElementSize"} & set(fields):
+        raise UserError("image-no-spacing", path=str(path))
+    name = fields.get("ElementDataFile", "")
+    if name.split()[:1] == ["LIST"] or re.fullmatch(r"[^%\s]*%0?\d*d[^%\s]*(\s+-?\d+){2,3}", name):
+        return []
+    file, begin = (path, begin or 0) if name.upper() == "LOCAL" else (_data_file(path, name), 0)
+    each = _META_BYTES.get(fields.get("ElementType", ""))
+    if each:
+        components = _whole_numbers(path, "ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"))
+        is_compressed = fields.get("CompressedData", "").lower() == "true"
+        is_binary = fields.get("BinaryData", "true").lower() != "false"
+        held = (file.stat().st_size - begin) * (1 if is_binary else each)
+        check_size(path, sizes, _product(sizes) * _product(components) * each, held, is_compressed)
+    has_place = {"TransformMatrix", "Orientation", "Rotation"} & set(fields)
+    return [] if has_place else [sentence("warn-no-orientation", {"path": path})]
+
+
+def _whole_numbers(path: Path, field: str, text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split()]
+    except ValueError as error:
+        raise UserError("image-header", path=str(path), field=field, value=_shown(text)) from error
+    if 0 in numbers and field != "NDims":
+        raise UserError("image-empty", name=str(path))
+    if min(numbers, default=1) < 0:
+        raise UserError("image-header", path=str(path), field=field, value=_shown(text))
+    return numbers
+
+
+def _shown(text: str) -> str:
+    """The beginning of a damaged text, in letters that any terminal and file can hold."""
+    readable = text[:100].encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(letter if letter.isprintable() else "?" for letter in readable)
+
+
+def _product(sizes: list[int]) -> int:
+    return int(np.prod(sizes, dtype=object)) if sizes else 0
+
+
+def _data_file(path: Path, name: str) -> Path:
+    """The file in which a header says that the voxels are; it must be one, and not a pipe that never ends."""
+    file = path.parent / name
+    try:
+        is_file = bool(name) and file.is_file()
+    except (OSError, ValueError):
+        is_file = False
+    if not is_file:
+        raise UserError("image-data-file", path=str(path), file=_shown(name) or "nothing")
+    return file

@@ -25,8 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.checks import check_channel_count, check_volume
-from conresnet.images.file_kinds import is_segmentation, kind_of
+from conresnet.images.checks import check_channel_count, check_volume, is_segmentation, kind_of
 from conresnet.images.grid import Grid, ImageFile, Volume
 from conresnet.package.description import DESCRIPTION_FILE
 
@@ -94,7 +93,7 @@ def read_image(path: Path) -> ImageFile:
 
     Raises:
         UserError: "image-not-found", "cannot-read", "image-name-not-text", "image-out-of-memory", and those of
-            `conresnet.images.file_kinds.kind_of`, of the format's reader and of its process.
+            `conresnet.images.checks.kind_of`, of the format's reader and of its process.
     """
     kind = _kind(path)
     try:
@@ -181,8 +180,7 @@ def read_in_process(path: Path, what: str) -> ImageFile:
             without its voxels).
 
     Raises:
-        UserError: as the functions of `conresnet.images.itk` and `conresnet.images.dicom`; "image-reader-crashed" or
-            "image-out-of-memory".
+        UserError: as the functions of `conresnet.images.itk`; "image-reader-crashed" or "image-out-of-memory".
     """
     global _reader
     with _lock:
@@ -297,10 +295,8 @@ def serve() -> None:
 
 
 def _read(path: Path, what: str) -> ImageFile:
-    if what in ("folder", "dicom"):
-        from conresnet.images.dicom import read_series, read_slice_file
+    from conresnet.images.itk import read_series, read_slice_file, read_with_itk
 
-        return read_series(path) if what == "folder" else read_slice_file(path)
-    from conresnet.images.itk import read_with_itk
-
-    return read_with_itk(path, header_only=what == "header")
+    if what == "folder":
+        return read_series(path)
+    return read_slice_file(path) if what == "dicom" else read_with_itk(path, header_only=what == "header")

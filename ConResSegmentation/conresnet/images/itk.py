@@ -1,7 +1,12 @@
-"""Reading with ITK: NRRD, MetaImage and the other formats it knows, and where its images are in the patient.
+"""Reading with ITK: NRRD, MetaImage and the other formats it knows, DICOM, and where its images are in the patient.
 
 ITK trusts what a header says, and a damaged file can end the process. So files from outside are read in a process of
 their own: call `conresnet.images.files`, not this.
+
+DICOM is one series from a folder, or one file with many frames, refused unless its slices form a regular volume.
+Headers are read with pydicom, pixels with ITK. ITK alone makes up what a header does not say (1 mm, the order of
+frames), and applies no check to a file with many frames. Here, every frame of every file is one slice with a position,
+and all slices get the same checks.
 """
 
 from __future__ import annotations
@@ -9,17 +14,29 @@ from __future__ import annotations
 import contextlib
 import locale
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
-from conresnet.images.checks import check_memory
-from conresnet.images.file_kinds import check_text_header, kind_of
+from conresnet.images.checks import check_memory, check_text_header, kind_of, truncated
+from conresnet.images.dicom_headers import (
+    Slice,
+    object_kind,
+    read_header,
+    series_name,
+    series_uid,
+    slices_of,
+    subfolder_with_dicom,
+)
 from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile
 from conresnet.messages import sentence
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 if os.name == "nt":
     # ITK's readers open a path, which comes as UTF-8, by the code page of the C library. Without this they do not find
@@ -133,3 +150,204 @@ def _redirect_stderr(stack: contextlib.ExitStack) -> None:
     stack.callback(os.close, nowhere)
     os.dup2(nowhere, 2)
     stack.callback(os.dup2, kept, 2)
+
+
+#: Objects that are made from a scan and are not it: segmentations, surfaces, doses.
+_MADE_FROM_SCANS = [f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("66.4", "66.5", "66.7", "481.2")]
+#: The share of the slice distance by which a slice may be off its regular place; headers round to a tenth of a mm.
+_UNEVEN = 0.1
+_SIBLINGS = 200
+
+
+def read_series(folder: Path) -> ImageFile:
+    """Read the only series in a folder, its slices in order along the patient.
+
+    Files that contain no image, such as reports, and objects made from scans (segmentations, doses) are left out.
+
+    Raises:
+        UserError: "dicom-none", "dicom-in-subfolder", "dicom-not-scan", "dicom-several", "dicom-no-position",
+            "dicom-no-spacing", "dicom-mixed", "dicom-mixed-scale", "dicom-tilt", "dicom-uneven", "dicom-same-place",
+            "dicom-sideways", "cannot-read", "image-damaged", "image-truncated", "image-color", "image-complex" or
+            "image-beyond-memory".
+    """
+    found: dict[str, list[tuple[Path, Dataset]]] = {}
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and (header := read_header(file)) is not None:
+            found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+    scans = {
+        uid: files
+        for uid, files in found.items()
+        if any(header.get("SOPClassUID") not in _MADE_FROM_SCANS for _file, header in files)
+    }
+    if len(scans) > 1:
+        listed = "; ".join(f"{series_name(*files[0])}, {len(files)} files" for files in scans.values())
+        raise UserError("dicom-several", path=str(folder), count=len(scans), series=listed)
+    if not scans:
+        inner = subfolder_with_dicom(folder)
+        if inner is not None:
+            raise UserError("dicom-in-subfolder", path=str(folder), subfolder=str(inner.relative_to(folder)))
+        if found:
+            file = next(iter(found.values()))[0][0]
+            raise UserError("dicom-not-scan", path=str(file), kind=object_kind(file))
+        raise UserError("dicom-none", path=str(folder))
+    (files,) = scans.values()
+    return _read(folder, [piece for file, header in files for piece in slices_of(file, header)])
+
+
+def read_slice_file(path: Path) -> ImageFile:
+    """Read one DICOM file: one with many frames, or the only slice of its series.
+
+    Raises:
+        UserError: "dicom-one-slice" if its folder contains more slices; "dicom-not-scan" for other DICOM objects;
+            otherwise as `read_series`.
+    """
+    header = read_header(path)
+    if header is None or header.get("SOPClassUID") in _MADE_FROM_SCANS:
+        kind = object_kind(path)
+        raise (
+            UserError("dicom-not-scan", path=str(path), kind=kind)
+            if kind
+            else UserError("not-an-image", path=str(path))
+        )
+    slices = slices_of(path, header)
+    if len(slices) == 1:
+        uid = header.get("SeriesInstanceUID")
+        for sibling in sorted(path.absolute().parent.iterdir())[:_SIBLINGS]:
+            if sibling.name != path.name and uid and series_uid(sibling) == uid:
+                raise UserError("dicom-one-slice", path=str(path), folder=str(path.absolute().parent))
+    return _read(path, slices)
+
+
+def _read(path: Path, slices: list[Slice]) -> ImageFile:
+    """The volume of a series' slices, checked and in order.
+
+    Args:
+        path: what the user named, for messages.
+    """
+    slices = _in_order(path, slices)
+    grid = _regular_grid(path, slices)
+    for piece in slices:
+        check_memory(piece.file, (*piece.size, len(slices)), piece.size[0] * piece.size[1] * len(slices) * 2)
+    with quiet_itk():
+        try:
+            array = _frames(slices) if any(piece.frames > 1 for piece in slices) else _files(slices)
+        except RuntimeError as error:
+            raise UserError("image-damaged", path=str(path)) from error
+    array = array.reshape(-1, *array.shape[-2:])
+    if array.shape != grid.shape:
+        raise truncated(path, grid.shape[::-1])
+    return ImageFile(_narrowed(array)[None], grid)
+
+
+def _files(slices: Sequence[Slice]) -> np.ndarray:
+    """[k, j, i] of slices that are a file each."""
+    names = [str(piece.file) for piece in slices]
+    kinds = [_kind(piece.file) for piece in (slices if len({piece.scale for piece in slices}) > 1 else slices[:1])]
+    if len(slices) == 1:
+        return sitk.GetArrayFromImage(sitk.ReadImage(names[0]))
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(names)
+    if len(set(kinds)) > 1:
+        # With a rescale slope per slice, as in PET. ITK would convert them all to the first one's type.
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+    return sitk.GetArrayFromImage(reader.Execute())
+
+
+def _frames(slices: Sequence[Slice]) -> np.ndarray:
+    """[k, j, i] of slices some of which are frames of one file."""
+    files = {}
+    for piece in slices:
+        if piece.file not in files:
+            _kind(piece.file)
+            if len({other.scale for other in slices if other.file == piece.file}) > 1:
+                raise UserError("dicom-mixed-scale", path=str(piece.file))
+            array = sitk.GetArrayFromImage(sitk.ReadImage(str(piece.file)))
+            files[piece.file] = array.reshape(-1, *array.shape[-2:])
+            if len(files[piece.file]) != piece.frames:
+                raise truncated(piece.file, (*piece.size, piece.frames))
+    if len(files) == 1:
+        (array,) = files.values()
+        order = [piece.frame for piece in slices]
+        return array if order == list(range(len(array))) else array[order]
+    return np.stack([files[piece.file][piece.frame] for piece in slices])
+
+
+def _kind(file: Path) -> int:
+    """The pixel type as ITK sees it. Refuses colors and complex numbers."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    reader.ReadImageInformation()
+    check_kind(file, reader.GetDimension(), reader.GetPixelID(), reader.GetNumberOfComponents())
+    return reader.GetPixelID()
+
+
+def _narrowed(array: np.ndarray) -> np.ndarray:
+    """The voxels in half the memory, if the smaller type can hold them: ITK widens the type of rescaled values."""
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    limits = np.iinfo(np.int16)
+    if array.dtype == np.int32 and limits.min <= array.min() and array.max() <= limits.max:
+        return array.astype(np.int16)
+    return array
+
+
+def _in_order(path: Path, slices: list[Slice]) -> list[Slice]:
+    """Sorted along the normal of the slices, which must be parallel and of one size."""
+    first = slices[0]
+    for piece in slices[1:]:
+        parallel = np.allclose([piece.row, piece.column], [first.row, first.column], atol=1e-3)
+        if not parallel or piece.size != first.size or not np.allclose(piece.spacing, first.spacing, rtol=1e-3):
+            raise UserError("dicom-mixed", path=str(path))
+    normal = np.cross(first.row, first.column)
+    return sorted(slices, key=lambda piece: float(piece.position @ normal))
+
+
+def _regular_grid(path: Path, slices: list[Slice]) -> Grid:
+    """The grid on which the slices are. Raises UserError if they are not on one."""
+    first = slices[0]
+    normal = np.cross(first.row, first.column)
+    if len(slices) == 1:
+        if not first.thickness:
+            raise UserError("dicom-no-spacing", path=str(path))
+        distance = first.thickness
+    else:
+        distance = _slice_distance(path, slices, normal)
+    affine = np.eye(4)
+    affine[:3, :3] = LPS_TO_RAS @ np.column_stack(
+        [first.row * first.spacing[0], first.column * first.spacing[1], normal * distance]
+    )
+    affine[:3, 3] = LPS_TO_RAS @ first.position
+    return Grid((len(slices), *reversed(first.size)), affine)
+
+
+def _slice_distance(path: Path, slices: Sequence[Slice], normal: np.ndarray) -> float:
+    """mm from slice to slice, of slices in order."""
+    travels = np.array([piece.position - slices[0].position for piece in slices])
+    heights = travels @ normal
+    distance = float(heights[-1]) / (len(slices) - 1)
+    if distance <= 0:
+        raise UserError("dicom-same-place", path=str(path))
+    _check_sideways(path, travels - np.outer(heights, normal), heights, min(slices[0].spacing) / 2)
+    gaps = np.diff(heights)
+    if np.abs(heights - distance * np.arange(len(slices))).max() > _UNEVEN * distance:
+        if gaps.min() < _UNEVEN * distance:
+            raise UserError("dicom-same-place", path=str(path))
+        raise UserError("dicom-uneven", path=str(path), smallest=float(gaps.min()), largest=float(gaps.max()))
+    return distance
+
+
+def _check_sideways(path: Path, offsets: np.ndarray, heights: np.ndarray, allowed: float) -> None:
+    """Refuse slices that are not above one another.
+
+    Args:
+        offsets: (n, 3) mm of each slice from its place above the first one.
+        heights: (n,) mm above the first one.
+        allowed: mm.
+    """
+    largest = float(np.linalg.norm(offsets, axis=1).max())
+    if largest <= allowed:
+        return
+    slope = heights @ offsets / (heights @ heights)
+    if np.linalg.norm(offsets - np.outer(heights, slope), axis=1).max() > allowed:
+        raise UserError("dicom-sideways", path=str(path), largest=largest)
+    raise UserError("dicom-tilt", path=str(path), degrees=float(np.degrees(np.arctan(np.linalg.norm(slope)))))

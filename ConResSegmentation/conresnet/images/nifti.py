@@ -19,8 +19,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import replacing
-from conresnet.images.checks import absurd_spacing, check_memory, check_size, truncated
-from conresnet.images.file_kinds import GZIP, byte_order, is_nifti
+from conresnet.images.checks import GZIP, absurd_spacing, byte_order, check_memory, check_size, is_nifti, truncated
 from conresnet.images.grid import Grid, ImageFile, transformed
 from conresnet.messages import sentence
 
