@@ -320,11 +320,11 @@ def test_many_cases_of_which_one_fails(capsys, tmp_path, model, image):
 
 
 def test_a_fault_of_ours_in_one_case_does_not_stop_the_others(capsys, tmp_path, model, image, monkeypatch):
-    from conresnet.images import sources
+    from conresnet import api
 
-    read = sources.read_channels
+    read = api.read_channels
     monkeypatch.setattr(
-        sources, "read_channels", lambda paths, names: 1 / 0 if paths[0].name == "x.nii" else read(paths, names)
+        api, "read_channels", lambda paths, names: 1 / 0 if paths[0].name == "x.nii" else read(paths, names)
     )
     path = write_list(tmp_path, image, "name,T1\na,x.nii\nb,{image}\n")
     assert call("--cases", path, "--model", model, "--output", tmp_path / "out") == 1
