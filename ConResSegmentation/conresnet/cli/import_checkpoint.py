@@ -70,7 +70,7 @@ def import_checkpoint(
     and a running average of them, the average is used.
     """
     from conresnet.importing import INFERENCE, inputs_named, model_name
-    from conresnet.package.writer import check_replaceable
+    from conresnet.package.store import check_replaceable
 
     check_replaceable(output, overwrite)
     chosen = _read_settings(settings) if settings else {}

@@ -8,6 +8,6 @@ use it.
 
 from conresnet.package.description import ModelDescription, parse_description
 from conresnet.package.reader import ModelPackage, read_package
-from conresnet.package.writer import write_package
+from conresnet.package.store import write_package
 
 __all__ = ["ModelDescription", "ModelPackage", "parse_description", "read_package", "write_package"]

@@ -13,7 +13,7 @@ from conresnet.package.description import CARD_FILE
 from conresnet.package.maps import residual_plane
 from conresnet.package.ranking import RANKING_FILE
 from conresnet.package.reader import METRICS_FILE
-from conresnet.package.writer import check_replaceable
+from conresnet.package.store import check_replaceable
 from conresnet_training.evaluation.metrics import METRICS
 from conresnet_training.evaluation.report import Measured, picture_of
 from conresnet_training.evaluation.results import Evaluation, remarks, summary_cells

@@ -14,7 +14,7 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet.files import move
-from conresnet.package import ModelDescription, parse_description, read_package, write_package, writer
+from conresnet.package import ModelDescription, parse_description, read_package, store, write_package
 from conresnet.package.store import find_model
 from engine.package_cases import WEIGHTS, document, refusal, safetensors_bytes
 
@@ -92,8 +92,8 @@ def test_a_kill_while_a_package_is_replaced_loses_none(
 
     newer = dataclasses.replace(description, version="2.0.0")
     if (child := os.fork()) == 0:
-        monkeypatch.setattr(writer, "move", move_or_die)
-        monkeypatch.setattr(writer.OwnedFolder, "remove", lambda folder: os._exit(9))
+        monkeypatch.setattr(store, "move", move_or_die)
+        monkeypatch.setattr(store.OwnedFolder, "remove", lambda folder: os._exit(9))
         write_package(newer, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ", overwrite=True)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     if next_is_written:
