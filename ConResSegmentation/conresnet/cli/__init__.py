@@ -1,1 +1,1 @@
-"""The commands of ``python -m conresnet``, one file each; `conresnet.cli.main` loads one when it is called."""
+"""The commands of ``python -m conresnet``; `conresnet.cli.main` loads the file of one when it is called."""

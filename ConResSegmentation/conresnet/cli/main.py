@@ -33,11 +33,7 @@ _BLANK = re.compile(r"(--[\w-]+)=\s*")
 _COMMANDS = {
     "segment": ("segment", "segment", "Segment images with a model."),
     "models": ("models", "models", "List, show, verify and install model packages."),
-    "import": (
-        "import_checkpoint",
-        "import_checkpoint",
-        "Make a model package from a checkpoint by the paper's authors.",
-    ),
+    "import": ("models", "import_checkpoint", "Make a model package from a checkpoint by the paper's authors."),
     "worker": ("main", "worker", "Serve requests on stdin and stdout, for the Slicer module."),
 }
 
