@@ -44,7 +44,7 @@ from conresnet.result_folder import (
     write_report,
 )
 from conresnet.review import ReviewRow, write_review
-from conresnet.statistics import segment_statistics, write_statistics
+from conresnet.statistics import write_statistics
 
 Report = Callable[[str, float, float | None], None]
 Wrap = Callable[[np.ndarray], Any]
@@ -109,9 +109,7 @@ def segment(
     images = by_channel(channels, names) if channels else image if isinstance(image, list) else [image]
     listener = progress if isinstance(progress, Progress) else _Calling(progress) if progress else Progress()
     began = time.monotonic()
-    if not _warm.has(package):
-        listener.report("loading", 0.0, None)
-    loaded = _warm.get(package)
+    loaded = _warm.get(package, listener)
     return segment_images(loaded, images, chosen, listener, time.monotonic() - began)
 
 
@@ -205,12 +203,7 @@ class Result:
 
     @cached_property
     def statistics(self) -> list[dict[str, Any]]:
-        if "statistics" in self.report:
-            return self.report["statistics"]
-        result, maps = self._result, {**self._result.maps, **self._result.hidden}
-        uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
-        grid, output = result.labels.grid, result.output
-        return segment_statistics(result.labels.array, grid, output, result.channels, uncertainty, result.regions)
+        return self.report.get("statistics") or self._result.statistics()
 
     def save_report(self, path: str | os.PathLike, name: str | None = None) -> None:
         """Write the page that the command line writes with ``--report``: pictures, figures and the model's card.
@@ -225,8 +218,8 @@ class Result:
         """
         from conresnet.report import write_page
 
-        result, maps = self._result, {**self._result.hidden, **self._result.maps}
-        shown = self._model.package, result.labels, result.channels, maps, self.report
+        result = self._result
+        shown = self._model.package, result.labels, result.channels, result.all_maps, self.report
         write_page(Path(path), *shown, regions=result.regions, output=result.output, name=name or "")
 
     def picture(self) -> bytes:

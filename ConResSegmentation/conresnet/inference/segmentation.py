@@ -94,6 +94,17 @@ class SegmentResult:
     entropy: np.ndarray | None = None
     output: Output | None = None
 
+    @property
+    def all_maps(self) -> dict[str, np.ndarray]:
+        """The requested maps and the hidden ones."""
+        return {**self.maps, **self.hidden}
+
+    def statistics(self) -> list[dict]:
+        """What ``conresnet.statistics.segment_statistics`` returns; uncertainties only where that map was made."""
+        uncertainty = self.all_maps["uncertainty"][0] if "uncertainty" in self.all_maps else None
+        labels, channels = self.labels, self.channels
+        return segment_statistics(labels.array, labels.grid, self.output, channels, uncertainty, self.regions)
+
 
 def load_model(package: ModelPackage | str | PathLike, device: str = "auto", precision: str = "auto") -> LoadedModel:
     """Read a model's weights and make it ready.
@@ -123,18 +134,16 @@ class WarmModel:
         self._model: LoadedModel | None = None
         self._key: tuple | None = None
 
-    def get(self, package: ModelPackage) -> LoadedModel:
+    def get(self, package: ModelPackage, progress: Progress | None = None) -> LoadedModel:
         """The package's model, loaded unless it is the last one. Raises UserError as ``load_model``."""
         # The description holds the checksums of the weights.
         key = (package.path.resolve(), package.description)
         if self._model is None or self._key != key:
+            if progress:
+                progress.report("loading", 0.0, None)
             self.forget()
             self._model, self._key = load_model(package), key
         return self._model
-
-    def has(self, package: ModelPackage) -> bool:
-        """Whether ``get`` takes no time."""
-        return self._model is not None and self._key == (package.path.resolve(), package.description)
 
     def forget(self) -> None:
         """Free its memory."""
@@ -256,11 +265,10 @@ def _further(
     check: Callable[[], None],
 ) -> dict:
     """What the report says beyond ``_report`` where that was asked for: "review" and "statistics", see ``_report``."""
-    maps, labels, further = {**result.maps, **result.hidden}, result.labels, {}
-    uncertainty = maps["uncertainty"][0] if "uncertainty" in maps else None
+    maps, further = result.all_maps, {}
     if ranking:
-        slices = Slices.of(result, description)
-        rows = make_review(slices, result.entropy, uncertainty, ranking, maps.get("residual_difference"), check)
+        slices, difference = Slices.of(result, description), maps.get("residual_difference")
+        rows = make_review(slices, result.entropy, maps["uncertainty"][0], ranking, difference, check)
         further["review"] = {
             "rows": [asdict(row) for row in rows],
             "axis": slices.voxel_axis,
@@ -268,9 +276,7 @@ def _further(
             "figures": ranking.figures,
         }
     if options.statistics or options.report:
-        further["statistics"] = segment_statistics(
-            labels.array, labels.grid, result.output, result.channels, uncertainty, result.regions
-        )
+        further["statistics"] = result.statistics()
     return further
 
 

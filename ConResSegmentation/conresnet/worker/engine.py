@@ -226,9 +226,7 @@ class TorchEngine:
         from conresnet.inference.segmentation import segment
 
         package = read_package(find_model(request.model), verify=False)
-        if not self._warm.has(package):
-            job.report("loading", 0.0, None)
-        model = self._warm.get(package)
+        model = self._warm.get(package, job)
         job.check()
         result = segment(model, request.channels, request.options, job, job.allocate)
         return Segmented(tuple(result.maps), result.report, overlapping=result.regions is not None)
