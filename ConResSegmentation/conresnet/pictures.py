@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conresnet.images.grid import Box, Grid, Volume, bounding_box, reordering, whole_box
+from conresnet.images.grid import Box, Grid, Volume, bounding_box, grown, reordering, whole_box
 from conresnet.inference.labels import segment_boxes, segment_mask
 from conresnet.package.description import Output
 
@@ -85,8 +85,7 @@ class Scene:
         spacing = reorder.grid(image.grid).spacing[::-1]
         labels = reorder.view(labels)
         found = bounding_box(labels) or whole_box(labels.shape)
-        margins = np.ceil(MARGIN_MM / spacing).astype(int)
-        box = tuple(slice(max(0, a.start - m), a.stop + m) for a, m in zip(found, margins, strict=True))
+        box = grown(found, np.ceil(MARGIN_MM / spacing).astype(int), labels.shape)
         voxels = reorder.view(image.array)[box]
         step = max(1, round((voxels.size / _SAMPLE) ** (1 / 3)))
         some = voxels[::step, ::step, ::step].astype(np.float32)

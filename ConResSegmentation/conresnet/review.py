@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from conresnet.files import csv_cell, replacing
-from conresnet.images.grid import Box, Grid, Reordering, bounding_box, reordering, whole_box
+from conresnet.images.grid import Box, Grid, Reordering, bounding_box, grown, reordering, whole_box
 from conresnet.inference.labels import segment_mask
 from conresnet.messages import UNFITTED, reason
 from conresnet.package.description import ModelDescription, Output
@@ -310,7 +310,7 @@ def find_spots(uncertainty: np.ndarray, bits: float, spacing: np.ndarray) -> tup
     if box is None:
         return np.zeros((0, 0, 0), np.uint32), whole_box((0, 0, 0)), []
     # Larger by a voxel, so that what is around a spot is in the box, too.
-    box = tuple(slice(max(0, a.start - 1), min(side, a.stop + 1)) for a, side in zip(box, open_.shape, strict=True))
+    box = grown(box, (1, 1, 1), open_.shape)
     uncertainty, open_ = uncertainty[box], open_[box]
     spots, sizes = np.zeros(open_.shape, np.uint32), []
     sorting, shapes = sitk.RelabelComponentImageFilter(), sitk.LabelShapeStatisticsImageFilter()

@@ -158,6 +158,11 @@ def whole_box(shape: Sequence[int]) -> Box:
     return tuple(slice(0, side) for side in shape)
 
 
+def grown(box: Box, margins: Sequence[int], shape: Sequence[int]) -> Box:
+    """The box with a margin of so many voxels along each axis, as far as an array of ``shape`` reaches."""
+    return tuple(slice(max(0, a.start - m), min(n, a.stop + m)) for a, m, n in zip(box, margins, shape, strict=True))
+
+
 def overlap_of(slab: Box, box: Box) -> tuple[Box, Box]:
     """Where a slab and a box overlap: in an array of the box alone, and in one of the slab alone; maybe nowhere."""
     low = [max(part.start, limit.start) for part, limit in zip(slab, box, strict=True)]

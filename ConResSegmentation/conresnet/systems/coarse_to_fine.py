@@ -183,15 +183,10 @@ def crop(found: np.ndarray, margin: int) -> Box | None:
     Returns:
         The box that covers what was found plus the margin, within the image; None where nothing was found.
     """
-    from conresnet.images.grid import bounding_box
+    from conresnet.images.grid import bounding_box, grown
 
     box = bounding_box(found)
-    if box is None:
-        return None
-    return tuple(
-        slice(max(0, part.start - margin), min(side, part.stop + margin))
-        for part, side in zip(box, found.shape, strict=True)
-    )
+    return None if box is None else grown(box, [margin] * 3, found.shape)
 
 
 def box_around(masks: Iterable[np.ndarray], margin: int, smallest: float) -> Box | None:
@@ -252,15 +247,12 @@ class DeCrop:
 
     def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:
         """Take a finished slab of windows that cover the box and may reach beyond it; pass on what lies inside."""
-        inside = tuple(
-            slice(max(part.start, limit.start), min(part.stop, limit.stop))
-            for part, limit in zip(where, self._box, strict=True)
-        )
-        if any(part.start >= part.stop for part in inside):
+        from conresnet.images.grid import overlap_of
+
+        inside, cut = overlap_of(where, self._box)
+        if any(part.start == part.stop for part in cut):
             return
-        cut = tuple(
-            slice(part.start - whole.start, part.stop - whole.start) for part, whole in zip(inside, where, strict=True)
-        )
+        inside = tuple(slice(a.start + b.start, a.stop + b.start) for a, b in zip(inside, self._box, strict=True))
         self._whole.finish(inside, {name: value[(slice(None), *cut)] for name, value in values.items()})
 
 
