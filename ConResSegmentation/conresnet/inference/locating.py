@@ -10,7 +10,6 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume, bounding_box, transformed
 from conresnet.images.roi import BoxROI
 from conresnet.inference.labels import small_components
-from conresnet.inference.progress import Progress
 from conresnet.inference.results import Allocate
 from conresnet.messages import sentence
 from conresnet.package.description import Locator, ModelDescription, Output
@@ -130,26 +129,3 @@ class LocatedResults:
         """How many voxels each segment has."""
         counts = np.bincount(self.labels.ravel(), minlength=256)
         return [int(counts[segment.label]) for segment in output.segments]
-
-
-class Part(Progress):
-    """A part of a longer work, with a progress of its own.
-
-    Args:
-        whole: what to tell.
-        first, last: where the part begins and ends, 0 to 1 of the whole.
-        phase: what the part is called; "" for the names of its own phases.
-    """
-
-    def __init__(self, whole: Progress, first: float, last: float, phase: str = ""):
-        self._whole, self._first, self._last, self._phase = whole, first, last, phase
-
-    def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-        done = self._first + (self._last - self._first) * fraction
-        if seconds_left is not None and done < self._last:
-            # As if the rest took as long for its share as the rest of this part.
-            seconds_left *= (1 - done) / (self._last - done)
-        self._whole.report(self._phase or phase, done, seconds_left if done < self._last else None)
-
-    def cancelled(self) -> bool:
-        return self._whole.cancelled()

@@ -9,7 +9,7 @@ from conresnet.errors import Cancelled
 
 
 class Progress:
-    """What the engine reports to, and asks whether to stop; this one ignores it. Subclasses override both methods."""
+    """What the engine reports to, and asks whether to stop; this one ignores it. Subclasses override two methods."""
 
     def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
         """Hear how far the work is.
@@ -23,6 +23,34 @@ class Progress:
     def cancelled(self) -> bool:
         """Whether to stop. Called many times per second, so it must be quick."""
         return False
+
+    def check(self) -> None:
+        """Raise Cancelled if it is to stop."""
+        if self.cancelled():
+            raise Cancelled("The user asked to stop.")
+
+
+class Part(Progress):
+    """A part of a longer work, with a progress of its own.
+
+    Args:
+        whole: what to tell.
+        first, last: where the part begins and ends, 0 to 1 of the whole.
+        phase: what the part is called; "" for the names of its own phases.
+    """
+
+    def __init__(self, whole: Progress, first: float, last: float, phase: str = ""):
+        self._whole, self._first, self._last, self._phase = whole, first, last, phase
+
+    def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+        done = self._first + (self._last - self._first) * fraction
+        if seconds_left is not None and done < self._last:
+            # As if the rest took as long for its share as the rest of this part.
+            seconds_left *= (1 - done) / (self._last - done)
+        self._whole.report(self._phase or phase, done, seconds_left if done < self._last else None)
+
+    def cancelled(self) -> bool:
+        return self._whole.cancelled()
 
 
 class Tracker:
@@ -70,16 +98,11 @@ class Tracker:
 
     def update(self, done: float) -> None:
         """Report how much of the phase, or of its part, is done, 0 to 1. Raises Cancelled if the user asked to stop."""
-        self.check()
+        self._progress.check()
         now = self._clock()
         if now - self._told >= self._QUIET:
             self._estimate(done, now)
             self._tell(self._offset + self._share * done)
-
-    def check(self) -> None:
-        """Raise Cancelled if the user asked to stop."""
-        if self._progress.cancelled():
-            raise Cancelled("The user asked to stop.")
 
     def finish(self) -> dict[str, float]:
         """Report the end; returns the seconds that each phase took."""

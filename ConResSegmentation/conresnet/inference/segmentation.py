@@ -9,14 +9,14 @@ from os import PathLike
 import numpy as np
 
 from conresnet import __version__
-from conresnet.errors import Cancelled, UserError
+from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.images.roi import WHOLE_IMAGE, uses_locator
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
 from conresnet.inference.labels import LabelWriter, PostProcessing, check_postprocessing
-from conresnet.inference.locating import LocatedResults, Part, check_locator, located_rois, not_located
-from conresnet.inference.progress import Progress, Tracker
+from conresnet.inference.locating import LocatedResults, check_locator, located_rois, not_located
+from conresnet.inference.progress import Part, Progress, Tracker
 from conresnet.inference.results import Allocate, Results
 from conresnet.inference.sliding import Pass, Passes
 from conresnet.inference.windows import Tiling
@@ -179,7 +179,7 @@ def segment(
         else:
             roi = None if options.roi == WHOLE_IMAGE else options.roi
             result = _segment(model, channels, replace(options, roi=roi), ranking, progress, allocate)
-        result.report |= _further(result, description, options, ranking, lambda: _check(progress))
+        result.report |= _further(result, description, options, ranking, progress.check)
         return result
     except Exception as error:
         if not is_out_of_memory(error):
@@ -209,7 +209,7 @@ def _segment(
     tracker = Tracker(progress, _SHARES)
     with using_threads(options.threads) as threads, reused_memory():
         tracker.begin("preparing")
-        case = prepare(description, channels, options.roi, tracker.check)
+        case = prepare(description, channels, options.roi, progress.check)
         tracker.begin("segmenting")
         counts = map_components(description)
         needed = _needed_maps(maps, options, ranking)
@@ -278,11 +278,6 @@ def _further(
     if options.statistics or options.report:
         further["statistics"] = result.statistics()
     return further
-
-
-def _check(progress: Progress) -> None:
-    if progress.cancelled():
-        raise Cancelled
 
 
 # The locator's share of the whole work; it segments the whole image.

@@ -17,7 +17,6 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from conresnet.errors import Cancelled
 from conresnet.files import write_error
 from conresnet.inference.progress import Progress
 from conresnet.package import read_package
@@ -150,11 +149,6 @@ class Job(Progress):
     def cancelled(self) -> bool:
         """Whether the client asked to stop."""
         return self._cancelled.is_set()
-
-    def check(self) -> None:
-        """Raise Cancelled if the client asked to stop."""
-        if self.cancelled():
-            raise Cancelled
 
     def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
         """Send the progress: ``fraction`` from 0 to 1 over all phases."""
