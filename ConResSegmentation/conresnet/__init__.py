@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 
 __all__ = ["load_network", "read_model", "segment"]
 
-_HOMES = {"load_network": "systems.predictors", "read_model": "api", "segment": "api"}
+_HOMES = {"load_network": "systems.predictors", "read_model": "package.store", "segment": "api"}
 
 
 def __getattr__(name: str):

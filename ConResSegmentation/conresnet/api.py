@@ -1,4 +1,4 @@
-"""Segmenting from Python in one call: what ``conresnet.segment`` and ``conresnet.read_model`` are.
+"""Segmenting from Python in one call: what ``conresnet.segment`` is.
 
     result = conresnet.segment("head.nii.gz", "brain-tissue", maps=["residual"])
     result.volumes_ml, result.warnings
@@ -22,7 +22,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
-from conresnet.images.checks import check_channel_count
+from conresnet.images.channels import by_channel, check_channel_count
 from conresnet.images.files import read_channels
 from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, Volume
 from conresnet.images.itk import check_kind, grid_of
@@ -30,8 +30,8 @@ from conresnet.images.roi import BoxROI, roi_from_text
 from conresnet.inference.progress import Progress
 from conresnet.inference.segmentation import LoadedModel, SegmentResult, WarmModel
 from conresnet.inference.segmentation import segment as segment_volumes
-from conresnet.package import ModelPackage, read_package
-from conresnet.package.store import find_model
+from conresnet.package import ModelPackage
+from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import (
     PAGE_FILE,
@@ -51,18 +51,6 @@ Wrap = Callable[[np.ndarray], Any]
 """From an array [k, j, i] or [c, k, j, i] on an image's grid to an object of the image's kind."""
 
 _warm = WarmModel()
-
-
-def read_model(model: str | os.PathLike | ModelPackage) -> ModelPackage:
-    """A model package: its description (channels, segments, license, ...) and its weights, verified.
-
-    Args:
-        model: name of an installed or shipped model, or the path of a package.
-
-    Raises:
-        UserError: it is not found or is damaged.
-    """
-    return model if isinstance(model, ModelPackage) else read_package(find_model(model))
 
 
 def segment(
@@ -134,29 +122,6 @@ def segment_images(
     result = segment_volumes(model, volumes, options, progress)
     result.report["seconds"] = {"loading": loading, "reading": reading, **result.report["seconds"]}
     return Result(result, wrap, [Path(image) for image in images if _is_path(image)], model, options)
-
-
-def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
-    """Images by channel, in the model's order; upper and lower case do not matter.
-
-    Args:
-        names: the model's channels.
-
-    Raises:
-        UserError: "channel-unknown", "channel-repeated" or "channel-missing".
-    """
-    found: dict[str, Any] = {}
-    for name, image in given.items():
-        known = next((channel for channel in names if channel.casefold() == name.strip().casefold()), None)
-        if known is None:
-            raise UserError("channel-unknown", name=name, channels=", ".join(names))
-        if known in found:
-            raise UserError("channel-repeated", name=known)
-        found[known] = image
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise UserError("channel-missing", missing=", ".join(missing))
-    return [found[name] for name in names]
 
 
 class Result:

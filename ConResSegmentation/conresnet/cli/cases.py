@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conresnet.errors import UserError, as_user_error
+from conresnet.inference.progress import Progress
+from conresnet.result_folder import filling, wanted_tables
 
 if TYPE_CHECKING:
     from conresnet.api import Result
-    from conresnet.inference.progress import Progress
     from conresnet.inference.segmentation import LoadedModel
     from conresnet.request import SegmentOptions
 
@@ -176,8 +177,6 @@ def segment_to_folder(
         UserError: the case cannot be segmented; the folder is unchanged.
     """
     from conresnet.api import segment_images
-    from conresnet.inference.progress import Progress
-    from conresnet.result_folder import filling, wanted_tables
 
     progress = progress or Progress()
     with filling(output, overwrite, options.maps, inputs, wanted_tables(options)) as folder:

@@ -28,6 +28,9 @@ from conresnet.cli.cases import CaseProblem, ListedCase, duration, raise_for, se
 from conresnet.cli.main import say
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
+from conresnet.images.roi import roi_from_text
+from conresnet.package.maps import check_maps, provided_maps
+from conresnet.package.store import read_model
 from conresnet.report import RESEARCH_ONLY
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, result_files, wanted_tables
@@ -112,8 +115,6 @@ def segment_cohort(
         UserError: ``cohort-needs-package``, ``cohort-no-scheduler``, ``cohort-versions-differ`` or
             ``cohort-scheduler-lost``; finished cases are kept. ``cases-failed`` at the end.
     """
-    from conresnet.package.maps import check_maps, provided_maps
-
     maps = check_maps(options.maps, provided_maps(package.description), package.description.name)
     options = replace(
         options, maps=maps, threads=options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
@@ -249,9 +250,6 @@ def _outcome(future: Future, job: Job) -> Outcome:
 
 def segment_case(job: Job) -> Outcome:
     """Segment one case on a worker, unless its results are already complete."""
-    from conresnet.api import read_model
-    from conresnet.images.roi import roi_from_text
-
     name = job.case.name
     try:
         roi = roi_from_text(job.case.roi) if job.case.roi else None
@@ -293,8 +291,6 @@ def _device(name: str) -> str:
 
 def _is_complete(job: Job, options: SegmentOptions) -> bool:
     """Whether the folder contains all results of this model for these images and options."""
-    from conresnet.api import read_model
-
     report = _read_report(job)
     description = read_model(job.model).description
     model, channels = report.get("model"), report.get("channels")

@@ -11,12 +11,12 @@ import click
 from conresnet import importing
 from conresnet.errors import UserError
 from conresnet.messages import printable
-from conresnet.package import ModelPackage, read_package
+from conresnet.package import ModelPackage
 from conresnet.package.description import CARD_FILE, TILINGS, Input, Segment
 from conresnet.package.download import get_model, read_catalog
 from conresnet.package.reader import figures, read_metrics
 from conresnet.package.schema import load_json
-from conresnet.package.store import check_replaceable, find_model, install_model, list_models, model_folders
+from conresnet.package.store import check_replaceable, install_model, list_models, model_folders, read_model
 
 _WIDTH = 100
 
@@ -74,7 +74,7 @@ def list_command(folder: str | None) -> None:
 @_extra_folder
 def show(model: str, folder: str | None) -> None:
     """Show a model's inputs, segments, settings, origin and measured figures."""
-    click.echo(_shown(read_package(find_model(model, folder), verify=False)))
+    click.echo(_shown(read_model(model, folder, verify=False)))
 
 
 @models.command(short_help="Check that models are complete.")
@@ -85,7 +85,7 @@ def verify(names: tuple[str, ...], folder: str | None) -> None:
     problems = []
     for name in names:
         try:
-            package = read_package(find_model(name, folder))
+            package = read_model(name, folder)
             _check_networks(package)
         except UserError as error:
             problems.append(error)

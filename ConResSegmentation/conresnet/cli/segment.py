@@ -17,10 +17,15 @@ import click
 from conresnet.cli.cases import CaseProblem, ListedCase, duration, raise_for, read_case_list, segment_to_folder
 from conresnet.cli.main import say
 from conresnet.errors import UserError
+from conresnet.images.channels import by_channel, sort_by_channel
+from conresnet.images.roi import roi_from_text
+from conresnet.inference.progress import Progress
+from conresnet.package.maps import check_maps
+from conresnet.package.store import read_model
 from conresnet.request import OptionSpec, SegmentOptions
+from conresnet.result_folder import check_replaceable, wanted_tables
 
 if TYPE_CHECKING:
-    from conresnet.inference.progress import Progress
     from conresnet.inference.segmentation import LoadedModel
     from conresnet.package.description import Input
 
@@ -91,10 +96,6 @@ def segment(
     segmentation.nii.gz (the model's label values on the first image's grid), <map>.nii.gz for each of --maps, the files
     of --review, --statistics and --report, and report.json (volumes in mL, windows, device, precision, seconds).
     """
-    from conresnet.api import by_channel, read_model
-    from conresnet.package.maps import check_maps
-    from conresnet.result_folder import check_replaceable, wanted_tables
-
     if sum(map(bool, (images, named, cases))) != 1:
         raise click.UsageError("Name the images as IMAGE..., each with --channel, or in a list with --cases.")
     if cases and given["roi"] is not None:
@@ -144,8 +145,6 @@ def _options(given: dict[str, object]) -> SegmentOptions:
 
 def _sorted(images: Sequence[Path], inputs: Sequence[Input]) -> list[Path]:
     """Sort the images into the model's order, with a message if the order changes."""
-    from conresnet.images.channels import sort_by_channel
-
     if len(images) != len(inputs) or len(images) == 1:
         return list(images)
     paths = [images[place] for place in sort_by_channel(inputs, [path.name for path in images])]
@@ -198,8 +197,6 @@ class _Run:
 
     def segment_all(self, cases: Sequence, options: SegmentOptions, output: Path) -> None:
         """Each case by itself: one of a thousand that cannot be segmented must not keep the others from it."""
-        from conresnet.images.roi import roi_from_text
-
         problems: list[CaseProblem] = []
         for case in cases:
             try:
@@ -214,8 +211,6 @@ class _Run:
 @contextlib.contextmanager
 def _shown_progress() -> Iterator[Progress]:
     """A bar with the phase and the time remaining if stderr is a terminal, else nothing."""
-    from conresnet.inference.progress import Progress
-
     if not sys.stderr.isatty():
         yield Progress()
         return

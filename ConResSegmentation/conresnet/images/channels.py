@@ -1,8 +1,9 @@
-"""Which image is which channel of a model, from the words in the images' names. Standard library only."""
+"""Which image is which channel of a model, as named or from the words in the images' names. Standard library only."""
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from conresnet.errors import UserError
 
@@ -65,6 +66,49 @@ def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
             spoken=inputs[first].name,
         )
     return given
+
+
+def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
+    """Images by channel, in the model's order; upper and lower case do not matter.
+
+    Args:
+        names: the model's channels.
+
+    Raises:
+        UserError: "channel-unknown", "channel-repeated" or "channel-missing".
+    """
+    found: dict[str, Any] = {}
+    for name, image in given.items():
+        known = next((channel for channel in names if channel.casefold() == name.strip().casefold()), None)
+        if known is None:
+            raise UserError("channel-unknown", name=name, channels=", ".join(names))
+        if known in found:
+            raise UserError("channel-repeated", name=known)
+        found[known] = image
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UserError("channel-missing", missing=", ".join(missing))
+    return [found[name] for name in names]
+
+
+def check_channel_count(given: Sequence[str], channels: Sequence[str]) -> None:
+    """Refuse a number of images other than the model's number of channels.
+
+    Args:
+        given: the images, as messages name them.
+        channels: the model's channels.
+
+    Raises:
+        UserError: "wrong-channel-count".
+    """
+    if len(given) != len(channels):
+        raise UserError(
+            "wrong-channel-count",
+            images=", ".join(given),
+            given=len(given),
+            wanted=len(channels),
+            channels=", ".join(channels),
+        )
 
 
 def score(channel, name: str) -> int | None:

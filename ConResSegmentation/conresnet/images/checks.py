@@ -29,26 +29,6 @@ _LARGEST_VALUE = 1e30
 _MOST_COMPRESSION = 1032
 
 
-def check_channel_count(given: Sequence[str], channels: Sequence[str]) -> None:
-    """Refuse a number of images other than the model's number of channels.
-
-    Args:
-        given: the images, as messages name them.
-        channels: the model's channels.
-
-    Raises:
-        UserError: "wrong-channel-count".
-    """
-    if len(given) != len(channels):
-        raise UserError(
-            "wrong-channel-count",
-            images=", ".join(given),
-            given=len(given),
-            wanted=len(channels),
-            channels=", ".join(channels),
-        )
-
-
 def check_volume(volume: Volume) -> None:
     """Refuse an image that no model can use.
 

@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.checks import check_channel_count, check_volume, is_segmentation, kind_of
+from conresnet.images.channels import check_channel_count
+from conresnet.images.checks import check_volume, is_segmentation, kind_of
 from conresnet.images.grid import Grid, ImageFile, Volume
 from conresnet.package.description import DESCRIPTION_FILE
 

@@ -13,7 +13,8 @@ from itertools import product
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.checks import check_channel_count, check_volume
+from conresnet.images.channels import check_channel_count
+from conresnet.images.checks import check_volume
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Box, Volume, box_of_flags, reordering, whole_box
 from conresnet.images.roi import BoxROI, wants_roi

@@ -20,11 +20,11 @@ from conresnet.inference.progress import Part, Progress, Tracker
 from conresnet.inference.results import Allocate, Results
 from conresnet.inference.sliding import Pass, Passes
 from conresnet.inference.windows import Tiling
-from conresnet.package import ModelPackage, read_package
+from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription, Output
 from conresnet.package.maps import check_maps, map_components, predicted_maps, slice_axis
 from conresnet.package.ranking import Ranking, read_ranking
-from conresnet.package.store import find_model
+from conresnet.package.store import find_model, read_model
 from conresnet.request import SegmentOptions
 from conresnet.review import Slices, make_review
 from conresnet.statistics import segment_statistics
@@ -117,8 +117,7 @@ def load_model(package: ModelPackage | str | PathLike, device: str = "auto", pre
         UserError: the model is not found or is damaged, the device is not available, or memory is not sufficient.
     """
     choose_backend(device, precision)
-    if not isinstance(package, ModelPackage):
-        package = read_package(find_model(package), verify=False)
+    package = read_model(package, verify=False)
     try:
         return LoadedModel(package.description, build_system(package), device, precision, package)
     except Exception as error:

@@ -124,6 +124,22 @@ def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None
     raise UserError("model-not-found", name=text, names=", ".join(names) or "none")
 
 
+def read_model(
+    model: str | PathLike | ModelPackage, extra: str | PathLike | None = None, verify: bool = True
+) -> ModelPackage:
+    """A model package: its description (channels, segments, license, ...) and its weights, verified.
+
+    Args:
+        model: name of an installed or shipped model, the path of a package, or a package, which is returned as it is.
+        extra: see ``find_model``.
+        verify: see ``conresnet.package.read_package``.
+
+    Raises:
+        UserError: it is not found or is damaged.
+    """
+    return model if isinstance(model, ModelPackage) else read_package(find_model(model, extra), verify)
+
+
 def install_model(source: str | PathLike, overwrite: bool = False, name: str | None = None) -> ModelPackage:
     """Copy a model package, a folder or a zip file, into the user's models folder, as a folder of the model's name.
 

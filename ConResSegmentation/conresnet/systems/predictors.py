@@ -17,10 +17,10 @@ from conresnet.inference.results import disagreement, entropies
 from conresnet.networks import build_network
 from conresnet.networks.blocks import fold_weight_standardization, segment_probabilities
 from conresnet.networks.context_residual import AXES
-from conresnet.package import ModelPackage, read_package
+from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription, Network
 from conresnet.package.maps import MAPS, maps_from
-from conresnet.package.store import find_model
+from conresnet.package.store import read_model
 
 
 def load_network(package: str | PathLike | ModelPackage, index: int | None = None) -> nn.Module:
@@ -36,8 +36,7 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
         UserError: the package is not found, is damaged, or has other weights than its description says;
             ``network-ambiguous`` or ``network-not-found`` where ``index`` does not select one of its networks.
     """
-    if not isinstance(package, ModelPackage):
-        package = read_package(find_model(package))
+    package = read_model(package)
     description = _network_named(package.description, index)
     source = f"{description.weights} of the model {package.description.name}"
     try:

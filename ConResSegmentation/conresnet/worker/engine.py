@@ -19,8 +19,7 @@ import numpy as np
 
 from conresnet.files import write_error
 from conresnet.inference.progress import Progress
-from conresnet.package import read_package
-from conresnet.package.store import find_model
+from conresnet.package.store import read_model
 from conresnet.request import SegmentRequest
 from conresnet.worker.protocol import EventWriter, GrowingFile, SessionFolder
 
@@ -219,7 +218,7 @@ class TorchEngine:
     def segment(self, request: SegmentRequest, job: Job) -> Segmented:
         from conresnet.inference.segmentation import segment
 
-        package = read_package(find_model(request.model), verify=False)
+        package = read_model(request.model, verify=False)
         model = self._warm.get(package, job)
         job.check()
         result = segment(model, request.channels, request.options, job, job.allocate)

@@ -149,7 +149,7 @@ def test_a_case_that_ends_two_workers_is_reported_and_the_others_go_on(tmp_path,
 
 def run_cohort(names: list[str], output: Path, **options: object) -> str:
     """How it ends: the code of a UserError, or the name of another exception."""
-    from conresnet.api import read_model
+    from conresnet.package.store import read_model
 
     cases = [ListedCase(name, (output / "image.nii.gz",), "") for name in names]
     with pytest.raises(Exception) as caught:
