@@ -1,6 +1,6 @@
-"""What is checked of an image before it is used: its voxels, what kind of file it is, and what its header claims.
+"""What is checked of a file before an image is read from it: its kind, what its header claims, and the free memory.
 
-Each refusal names the image in one sentence. The kind is known by a file's first bytes rather than its name. NumPy and
+The kind is known by a file's first bytes rather than its name. Each refusal names the file in one sentence. NumPy and
 the standard library.
 """
 
@@ -18,58 +18,11 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import check_content, names_in_zip
-from conresnet.images.grid import Volume
 from conresnet.messages import sentence
 from conresnet.package.description import DESCRIPTION_FILE
 
-_SPACING_RANGE = (1e-3, 1e2)
-_MOST_SHEAR = float(np.sin(np.radians(1)))
-_LARGEST_VALUE = 1e30
 # gzip stores a byte in no less than 1/1032 of one.
 _MOST_COMPRESSION = 1032
-
-
-def check_volume(volume: Volume) -> None:
-    """Refuse an image that no model can use.
-
-    Raises:
-        UserError: "image-empty", "image-type", "absurd-spacing", "image-sheared", "image-not-finite",
-            "intensity-range" or "image-constant".
-    """
-    name, array = volume.name, volume.array
-    _check_grid(volume)
-    if array.dtype.kind not in "biuf":
-        raise UserError("image-type", name=name, type=str(array.dtype))
-    low, high, bad = np.inf, -np.inf, 0
-    for block in array:
-        if block.dtype.kind == "f":
-            bad += int(block.size - np.isfinite(block).sum())
-        if not bad:
-            low, high = min(low, float(block.min())), max(high, float(block.max()))
-    if bad:
-        raise UserError("image-not-finite", name=name, count=bad)
-    if max(-low, high) > _LARGEST_VALUE:
-        raise UserError("intensity-range", name=name, value=max(-low, high))
-    if low == high:
-        raise UserError("image-constant", name=name, value=low)
-
-
-def _check_grid(volume: Volume) -> None:
-    name, grid = volume.name, volume.grid
-    if 0 in grid.shape:
-        raise UserError("image-empty", name=name)
-    spacing = grid.spacing
-    low, high = _SPACING_RANGE
-    if not np.isfinite(grid.affine).all() or not ((spacing >= low) & (spacing <= high)).all():
-        raise absurd_spacing(name, spacing)
-    directions = grid.direction
-    if np.abs(directions.T @ directions - np.eye(3)).max() > _MOST_SHEAR:
-        raise UserError("image-sheared", name=name)
-
-
-def absurd_spacing(name: str, spacing: Sequence[float]) -> UserError:
-    """The error for a voxel size that cannot be right."""
-    return UserError("absurd-spacing", name=name, size=" x ".join(f"{value:g}" for value in spacing))
 
 
 def truncated(path: Path, shape: Sequence[int]) -> UserError:

@@ -1,4 +1,4 @@
-"""Voxel grids in patient space, volumes on them, boxes of voxels, and the orientation of array axes. NumPy only.
+"""Voxel grids in patient space, volumes on them and which are refused, boxes, and the order of axes. NumPy only.
 
 A `Grid` is a shape with the matrix that takes voxel indices to RAS mm. Arrays are indexed [k, j, i], slices first.
 
@@ -122,6 +122,54 @@ class Volume:
     def __post_init__(self):
         if tuple(self.array.shape) != self.grid.shape:
             raise ValueError(f"{self.name}: the array is {self.array.shape}, its grid {self.grid.shape}")
+
+
+_SPACING_RANGE = (1e-3, 1e2)
+_MOST_SHEAR = float(np.sin(np.radians(1)))
+_LARGEST_VALUE = 1e30
+
+
+def check_volume(volume: Volume) -> None:
+    """Refuse an image that no model can use.
+
+    Raises:
+        UserError: "image-empty", "image-type", "absurd-spacing", "image-sheared", "image-not-finite",
+            "intensity-range" or "image-constant".
+    """
+    name, array = volume.name, volume.array
+    _check_grid(volume)
+    if array.dtype.kind not in "biuf":
+        raise UserError("image-type", name=name, type=str(array.dtype))
+    low, high, bad = np.inf, -np.inf, 0
+    for block in array:
+        if block.dtype.kind == "f":
+            bad += int(block.size - np.isfinite(block).sum())
+        if not bad:
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+    if bad:
+        raise UserError("image-not-finite", name=name, count=bad)
+    if max(-low, high) > _LARGEST_VALUE:
+        raise UserError("intensity-range", name=name, value=max(-low, high))
+    if low == high:
+        raise UserError("image-constant", name=name, value=low)
+
+
+def _check_grid(volume: Volume) -> None:
+    name, grid = volume.name, volume.grid
+    if 0 in grid.shape:
+        raise UserError("image-empty", name=name)
+    spacing = grid.spacing
+    low, high = _SPACING_RANGE
+    if not np.isfinite(grid.affine).all() or not ((spacing >= low) & (spacing <= high)).all():
+        raise absurd_spacing(name, spacing)
+    directions = grid.direction
+    if np.abs(directions.T @ directions - np.eye(3)).max() > _MOST_SHEAR:
+        raise UserError("image-sheared", name=name)
+
+
+def absurd_spacing(name: str, spacing: Sequence[float]) -> UserError:
+    """The error for a voxel size that cannot be right."""
+    return UserError("absurd-spacing", name=name, size=" x ".join(f"{value:g}" for value in spacing))
 
 
 @dataclass

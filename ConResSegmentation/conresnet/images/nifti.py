@@ -19,8 +19,8 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import replacing
-from conresnet.images.checks import GZIP, absurd_spacing, byte_order, check_memory, check_size, is_nifti, truncated
-from conresnet.images.grid import Grid, ImageFile, transformed
+from conresnet.images.checks import GZIP, byte_order, check_memory, check_size, is_nifti, truncated
+from conresnet.images.grid import Grid, ImageFile, absurd_spacing, transformed
 from conresnet.messages import sentence
 
 _VOXELS_BEGIN = 352

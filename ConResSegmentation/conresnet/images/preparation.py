@@ -14,9 +14,8 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.images.channels import check_channel_count
-from conresnet.images.checks import check_volume
 from conresnet.images.geometry import ModelSpace
-from conresnet.images.grid import Box, Volume, box_of_flags, reordering, whole_box
+from conresnet.images.grid import Box, Volume, box_of_flags, check_volume, reordering, whole_box
 from conresnet.images.roi import BoxROI, wants_roi
 from conresnet.intensity import split_steps
 from conresnet.intensity.filters import filtered

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from conresnet.errors import UserError
-from conresnet.images.checks import check_volume
 from conresnet.images.files import read_image, read_single
-from conresnet.images.grid import Volume, reordering
+from conresnet.images.grid import Volume, check_volume, reordering
 from conresnet.images.preparation import foreground_mask
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import (
