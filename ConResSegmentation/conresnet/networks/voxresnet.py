@@ -1,6 +1,6 @@
 """VoxResNet (Chen et al., 2016): voxelwise residual network with four fused classifiers, and auto-context.
 
-Auto-context (section 2.3): networks in a row, each of which also sees the one before's result. It takes any network.
+Auto-context (section 2.3) is a chain of networks of any kind, each of which also sees the previous result.
 """
 
 from collections.abc import Collection, Sequence
