@@ -355,7 +355,7 @@ def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
         part = tuple(slice(a, b + 1) for a, b in zip(first, np.array([k, j, i]) + extent[::-1], strict=True))
         voxels = np.argwhere(components[part] == spot)
         center = voxels[((voxels - voxels.mean(axis=0)) ** 2).sum(axis=1).argmin()] + first + origin
-        # The segment that most of the spot and of what is around it has.
+        # The most frequent segment in the spot and around it.
         values, counts = np.unique(labels[part], return_counts=True)
         inside = {int(value): count for value, count in zip(values, counts, strict=True) if value}
         segment = names[max(inside, key=inside.get)] if inside else ALL

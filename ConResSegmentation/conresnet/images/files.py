@@ -124,7 +124,7 @@ def _kind(path: Path) -> str:
         if path.is_dir():
             for file in path.iterdir():
                 _check_name(file)
-                # Any of them may be a slice, which must not be missing without a word.
+                # Any of them may be a slice, and a missing slice must not go unnoticed.
                 if not os.access(file, os.R_OK) and file.is_file():
                     raise UserError("cannot-read", path=str(file), reason=os.strerror(errno.EACCES))
             if (path / DESCRIPTION_FILE).is_file():

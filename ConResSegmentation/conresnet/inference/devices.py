@@ -37,8 +37,8 @@ _NO_MEMORY = (
     *("out of memory", "can't allocate memory", "failed to allocate memory", "not enough memory", "bad_alloc"),
     *("cudnn_status_alloc_failed", "cublas_status_alloc_failed", "cusolver_status_alloc_failed"),
 )
-# How they begin when the GPU, its driver or its libraries fail: a GPU that this PyTorch was not built for, a driver
-# that is too old, an operator that Apple's GPU lacks.
+# How error messages begin when the GPU, its driver or its libraries fail: a GPU that this PyTorch was not built for, a
+# driver that is too old, an operator that Apple's GPU lacks.
 _GPU_FAILED = (
     *("cuda error", "cuda driver", "no kernel image", "cudnn", "cublas", "cusolver", "cufft", "nvrtc", "nvidia"),
     *("hip error", "miopen", "rocblas", "hipblas", "mps backend", "mps device", "mps:", "metal"),

@@ -17,10 +17,10 @@ from conresnet.package.maps import MAPS
 
 
 def check_locator(locator: Locator, finder: ModelDescription) -> None:
-    """Refuse another model than the locator means.
+    """Refuse a model other than the one that the locator means.
 
     Raises:
-        UserError: "locator-differs" if it takes several images or lacks a segment that the locator names.
+        UserError: "locator-differs" if it needs several images or does not have a segment that the locator names.
     """
     wanted = {name for place in locator.places for name in place.segments}
     if len(finder.inputs) > 1 or finder.output.kind != "labels" or not wanted <= set(finder.output.names):

@@ -28,7 +28,7 @@ from conresnet.package.maps import HALF_MAXIMUM, MAPS, to_half
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Most slabs of a scan have nothing of most segments of a large model; such entropies are not summed.
+# Most slabs of a scan contain few of a large model's segments; the entropies of the others are not summed.
 _HARDLY_LIKELY = 1e-3
 
 Allocate = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]

@@ -299,7 +299,8 @@ class Locator:
     def output(self, output: Output) -> Output:
         """What comes out: the model's segments at the first place, then those at the next.
 
-        The label values of each place begin after the highest of the place before; the first has the model's own.
+        The label values of each place begin after the highest value of the previous place; the first place has the
+        model's own.
         """
         step = max(segment.label for segment in output.segments)
         places = [

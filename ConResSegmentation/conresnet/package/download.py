@@ -259,7 +259,7 @@ def _answer(url: str, sha256: str, headers: dict[str, str]) -> Iterator[Response
     except (requests.RequestException, ValueError) as error:
         raise UserError("download-failed", url=url, reason=_reason(error)) from error
     with response:
-        # It may have been redirected, and whoever changes an answer on the way may name an https:// address of theirs.
+        # It may have been redirected, and an attacker who changes an answer may name an https:// address of their own.
         for hop in (*response.history, response):
             _refuse_insecure(hop.url, sha256)
         if response.status_code not in (200, 206, 416):

@@ -100,7 +100,7 @@ def test_an_emptied_path_names_nothing_any_more(here: TrainingDriver, data_set: 
 
     ui.trainingPythonPathEdit.currentPath = ""
     assert not ui.testPlaceButton.enabled
-    assert ui.testPlaceButton.toolTip == "Choose the Python used for training."
+    assert ui.testPlaceButton.toolTip == "Choose the Python to use for training."
     # Nor at the next start of Slicer.
     here.unload()
     here.load()
