@@ -93,7 +93,7 @@ def verify(names: tuple[str, ...], folder: str | None) -> None:
                 click.echo(f"{name}: {error.message}")
         else:
             files = ", ".join(package.description.files)
-            click.echo(f"{name}: whole ({files}; {_megabytes(package)}).")
+            click.echo(f"{name}: complete ({files}; {_megabytes(package)}).")
     if len(problems) == 1:
         raise problems[0]
     if problems:

@@ -249,9 +249,10 @@ def read_metrics(package: "ModelPackage") -> dict[str, Any]:
 def figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Each figure with its name in words, without the tables inside of tables: those of the single cases."""
     for name, value in metrics.items():
+        title = name.removesuffix("_a_segment").replace("_", " ")
         for key, item in value.items() if isinstance(value, dict) else [("", value)]:
             if not isinstance(item, dict):
-                yield f"{name} {key}".strip().replace("_", " "), item
+                yield f"{title}, {key}" if key else title, item
 
 
 MOST_DESCRIPTION_BYTES = 2**20

@@ -219,7 +219,7 @@ def test_a_model_is_shown(models_folder: Path, capsys: pytest.CaptureFixture) ->
     make_folder(models_folder / "a", files={WEIGHTS: safetensors_bytes(), "metrics.json": figures})
     assert main(["models", "show", "organ"]) == 0
     text = capsys.readouterr().out
-    for part in ("An organ (organ 1.2.0)", "CC-BY-4.0", "SCT 64033007 Kidney", "2 x 1 x 1 mm", "dice mean", "0.9012"):
+    for part in ("An organ (organ 1.2.0)", "CC-BY-4.0", "SCT 64033007 Kidney", "2 x 1 x 1 mm", "dice, mean", "0.9012"):
         assert part in text
     assert "0.1" not in text.split("Measured figures")[1]
 
@@ -249,7 +249,7 @@ def test_metrics_cannot_steer_the_terminal(models_folder: Path, capsys: pytest.C
     make_folder(models_folder / "a", document(), files)
     assert main(["models", "show", "organ"]) == 0
     shown = capsys.readouterr().out
-    assert "\\x1b[2J a" in shown and "\x1b" not in shown
+    assert "\\x1b[2J, a" in shown and "\x1b" not in shown
 
 
 def test_models_are_verified(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -259,14 +259,14 @@ def test_models_are_verified(models_folder: Path, capsys: pytest.CaptureFixture)
     broken = make_folder(models_folder / "b", document(name="broken"))
     (broken / WEIGHTS).write_bytes((broken / WEIGHTS).read_bytes()[:-1] + b"\x01")
     assert main(["models", "verify", "organ"]) == 0
-    assert "organ: whole (LICENSE.txt, network.safetensors;" in capsys.readouterr().out
+    assert "organ: complete (LICENSE.txt, network.safetensors;" in capsys.readouterr().out
     assert main(["models", "verify", "other-weights"]) == 2
     assert "does not have the tensor" in capsys.readouterr().err
     assert main(["models", "verify", "broken"]) == 2
     assert "checksum" in capsys.readouterr().err
     assert main(["models", "verify", "broken", "organ", "nowhere"]) == 2
     captured = capsys.readouterr()
-    assert "organ: whole" in captured.out and "broken: broken" not in captured.out
+    assert "organ: complete" in captured.out and "broken: broken" not in captured.out
     assert captured.err == "2 of 3 models cannot be used, for the reasons above.\n"
 
 
