@@ -8,12 +8,10 @@ job.requestStop()   # it stops after the current step with a checkpoint, on any 
 
 import contextlib
 import enum
-import json
 import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from slicer.i18n import tr as _
@@ -115,7 +113,7 @@ class TrainingJob:
     def glance(cls, folder: Path) -> "TrainingJob":
         """A run with only its latest events: enough for `state`, and fast for a progress file of any size."""
         job = cls(folder)
-        for event in _lastEvents(job.folder / PROGRESS_FILE):
+        for event in ProgressReader(job.folder / PROGRESS_FILE, _LOG_BYTES).new_events():
             job.progress.add(event)
         return job
 
@@ -269,24 +267,6 @@ class TrainingJob:
             return (self.folder / PROGRESS_FILE).stat().st_mtime
         except OSError:
             return 0.0
-
-
-def _lastEvents(path: Path) -> Iterator[dict]:
-    """The events in the last part of a progress file."""
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _LOG_BYTES))
-            lines = file.read().split(b"\n")
-    except OSError:
-        return
-    for line in lines[1:] if size > _LOG_BYTES else lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and "event" in event:
-            yield event
 
 
 class CrossValidation(TrainingJob):

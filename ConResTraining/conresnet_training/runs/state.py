@@ -179,17 +179,27 @@ class ProgressWriter:
 
 
 class ProgressReader:
-    """Reads what was added to a progress file since the last call; the file need not exist yet."""
+    """Reads what was added to a progress file since the last call; the file need not exist yet.
 
-    def __init__(self, path: Path):
-        self._path, self._position, self._rest = Path(path), 0, b""
+    Args:
+        last_bytes: how much of the end of the file to read at first, which is fast for a file of any size. Defaults to
+            all of it.
+    """
+
+    def __init__(self, path: Path, last_bytes: int | None = None):
+        self._path, self._last_bytes = Path(path), last_bytes
+        self._position, self._rest = 0, b""
 
     def new_events(self) -> list[dict]:
         """The events of the lines completed since then. A file that became shorter is read from its start."""
         try:
             with open(self._path, "rb") as file:
-                if file.seek(0, 2) < self._position:
+                size = file.seek(0, 2)
+                if size < self._position:
                     self._position, self._rest = 0, b""
+                if self._last_bytes is not None:
+                    # What is left of a line that is cut here is not an event.
+                    self._position, self._last_bytes = max(0, size - self._last_bytes), None
                 file.seek(self._position)
                 added = file.read()
         except OSError:
