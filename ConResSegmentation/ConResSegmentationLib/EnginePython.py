@@ -18,7 +18,7 @@ from conresnet.errors import UserError
 from conresnet.needs import PACKAGES, PYTHON
 from conresnet.worker.protocol import PROTOCOL
 
-from .Processes import ChildProcess, ProcessLaunch, ProcessSteps, lastLine, pythonEnvironment
+from .Processes import ChildProcess, ProcessLaunch, ProcessSteps, lastLine, packageVariables, pythonEnvironment
 
 SECONDS_TO_CHECK = 60
 _PYTHON_NAME = re.compile(r"python|pypy|^py(\.exe)?$", re.IGNORECASE)
@@ -97,12 +97,8 @@ class EnginePython:
             # Any other program would be run too, with unknown consequences.
             raise UserError("engine-python-name", program=program)
         environment = pythonEnvironment(self.isSlicers)
-        folders = [str(Path(conresnet.__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
-        environment["PYTHONUTF8"] = "1"
-        # Otherwise a file in the working directory, such as random.py, would be imported as the module of that name.
-        environment["PYTHONSAFEPATH"] = "1"
-        environment["PYTHONFAULTHANDLER"] = "1"
+        ours = str(Path(conresnet.__file__).resolve().parents[1])
+        environment |= packageVariables([ours, environment.get("PYTHONPATH", "")])
         return ProcessLaunch(program, ("-m", module, *arguments), environment)
 
     def check(self, onChecked: Callable[[EngineCheck], None]) -> None:

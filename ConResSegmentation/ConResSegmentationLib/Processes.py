@@ -69,6 +69,17 @@ def pythonEnvironment(isSlicers: bool) -> dict[str, str]:
     return dict(os.environ) if isSlicers else slicer.util.startupEnvironment()
 
 
+def packageVariables(folders: Iterable[str]) -> dict[str, str]:
+    """The environment variables with which a Python finds the packages in these folders, and runs them safely."""
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, folders)),
+        "PYTHONUTF8": "1",
+        # Otherwise a file in the working directory, such as random.py, would be imported as the module of that name.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONFAULTHANDLER": "1",
+    }
+
+
 @dataclass(frozen=True)
 class ProcessLaunch:
     """A program, its arguments and its complete environment, and the server it connects to, if any."""

@@ -23,7 +23,7 @@ import conresnet
 import conresnet_training
 from conresnet.errors import UserError
 from ConResSegmentationLib import Messages
-from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, pythonEnvironment
+from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, packageVariables, pythonEnvironment
 from ConResSegmentationLib.Widgets import say
 
 from .TrainingEnvironment import TrainingEnvironment
@@ -109,22 +109,10 @@ class Backend:
         return ProcessLaunch(program, (*prefix[1:], *inner), slicer.util.startupEnvironment())
 
 
-def packageFolders() -> list[str]:
-    """The folders that contain the backend's two packages: two in a source tree, a single one after installation."""
-    return list(
-        dict.fromkeys(str(Path(package.__file__).resolve().parents[1]) for package in (conresnet, conresnet_training))
-    )
-
-
 def _ours() -> dict[str, str]:
-    return {
-        "PYTHONPATH": os.pathsep.join(packageFolders()),
-        "PYTHONUTF8": "1",
-        # Otherwise a file in the working directory, such as random.py, would be imported as the module of that name.
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
-    }
+    """The variables for the backend's two packages, in two folders of a source tree or in one after installation."""
+    folders = [str(Path(package.__file__).resolve().parents[1]) for package in (conresnet, conresnet_training)]
+    return {**packageVariables(dict.fromkeys(folders)), "PYTHONUNBUFFERED": "1"}
 
 
 class BackendTask:
