@@ -9,6 +9,7 @@ command goes through a shell of this computer.
 """
 
 import enum
+import json
 import os
 import shlex
 import shutil
@@ -16,20 +17,70 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import qt
 import slicer
 from slicer.i18n import tr as _
 
 import conresnet
 import conresnet_training
 from conresnet.errors import UserError
+from conresnet.files import replacing
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, packageVariables, pythonEnvironment
 from ConResSegmentationLib.Widgets import say
 
-from .TrainingEnvironment import TrainingEnvironment
-
+_READY_FILE = "conresnet-ready.json"
 # These pass their arguments to a shell on the remote machine, which would split a path at spaces.
 _HAND_TO_A_SHELL = {"ssh", "autossh", "plink"}
+
+
+class TrainingEnvironment:
+    """The module's own Python environment for training, which may not exist yet; Slicer's packages are never changed.
+
+    It is in the user's application data. A file in it marks it as complete; an environment without the file is
+    incomplete and is created again.
+    """
+
+    @property
+    def folder(self) -> Path:
+        """Its folder in the user's application data, which may not exist yet."""
+        data = qt.QStandardPaths.writableLocation(qt.QStandardPaths.GenericDataLocation)
+        return Path(data) / "conresnet" / "training-environment"
+
+    @property
+    def python(self) -> str:
+        """Its python executable."""
+        return str(self.folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+
+    @property
+    def isReady(self) -> bool:
+        """Whether it is complete and still exists."""
+        return os.path.isfile(self.folder / _READY_FILE) and os.path.isfile(self.python)
+
+    def variables(self) -> dict[str, str]:
+        """The environment variables for its Python."""
+        try:
+            ready = json.loads((self.folder / _READY_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            ready = {}
+        return pythonEnvironment(ready.get("needs_slicers_variables", False))
+
+    @property
+    def megabytes(self) -> float:
+        """Its size on disk."""
+        files = (os.path.join(folder, name) for folder, _folders, names in os.walk(self.folder) for name in names)
+        return sum(os.lstat(file).st_size for file in files) / 1e6
+
+    def remove(self) -> None:
+        """Delete it, the mark first."""
+        (self.folder / _READY_FILE).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def markReady(self, base: str, version: str, isSlicers: bool) -> None:
+        """Mark it as complete, based on a Python, which may be Slicer's."""
+        content = {"base": base, "python": version, "needs_slicers_variables": isSlicers}
+        with replacing(self.folder / _READY_FILE) as temporary:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
 class Place(enum.Enum):

@@ -1,19 +1,58 @@
-"""The section Where to run: the module's own environment, another Python, or a command prefix."""
+"""The section Where to run: the module's own environment, another Python, or a command prefix.
+
+The environment is created on request, from a Python of this computer or else from Slicer's own interpreter.
+"""
 
 import json
+import os
 import shlex
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import slicer
 from slicer.i18n import tr as _
 
-from conresnet_training.cli.needs import PACKAGES, PYTHON
-from ConResSegmentationLib.Processes import lastLine
+from conresnet.files import write_error
+from conresnet.needs import PYTHON, is_enough
+from conresnet_training.cli.needs import PACKAGES
+from ConResSegmentationLib import Messages
+from ConResSegmentationLib.Processes import (
+    ChildProcess,
+    ProcessLaunch,
+    ProcessSteps,
+    callLater,
+    lastLine,
+    pythonEnvironment,
+)
 from ConResSegmentationLib.Widgets import plain, say, whenPathChanges
 
-from .Backend import Backend, BackendTask, Place
-from .TrainingEnvironment import BasePython, BasePythonSearch, EnvironmentMaker
+from .Backend import Backend, BackendTask, Place, TrainingEnvironment
+
+# Every candidate runs this, on any Python 3. Debian's comes without ensurepip and cannot create environments; there is
+# no PyTorch for a Python that runs for Intel on a Mac.
+_QUESTION = """
+import json, platform, sys, importlib.util as u
+able = all(u.find_spec(name) for name in ("venv", "ensurepip"))
+able = able and (sys.platform, platform.machine()) != ("darwin", "x86_64")
+print(json.dumps({"program": sys.executable, "version": "%d.%d.%d" % sys.version_info[:3], "able": able}))
+"""
+
+
+@dataclass(frozen=True)
+class BasePython:
+    """A Python that can create environments.
+
+    Args:
+        program: its executable.
+        version: such as "3.12.4".
+        isSlicers: whether it needs Slicer's environment variables.
+    """
+
+    program: str
+    version: str
+    isSlicers: bool = False
 
 
 class PlacePanel:
@@ -232,3 +271,131 @@ def needsInWords(output: str) -> tuple[str, str]:
     devices = ", ".join(found["devices"]) or _("no GPU, trains on the CPU")
     sentence = _("Python {python}, PyTorch {torch}: {devices}.")
     return "", sentence.format(python=found["python"], torch=found["packages"]["torch"], devices=devices)
+
+
+class BasePythonSearch:
+    """Tries the Pythons of this computer one after another until one can create an environment.
+
+    The user's own come first. On Windows Slicer's cannot be used: environments look for an executable of another name.
+
+    Args:
+        onFound: called once with a BasePython, or None if there is none.
+    """
+
+    def __init__(self, onFound: Callable[[BasePython | None], None]):
+        self._onFound = onFound
+        self._process: ChildProcess | None = None
+        self._candidates = _candidates()
+
+    def start(self) -> None:
+        """Begin, and return at once."""
+        self._next()
+
+    def stop(self) -> None:
+        """Stop without calling `onFound`."""
+        self._onFound = lambda _found: None
+        self._candidates = []
+        if self._process:
+            self._process.stop(wait=True)
+
+    def _next(self) -> None:
+        if not self._candidates:
+            self._onFound(None)
+            return
+        words, isSlicers = self._candidates.pop(0)
+        variables = pythonEnvironment(isSlicers)
+        variables["PYTHONUTF8"] = variables["PYTHONSAFEPATH"] = "1"
+        launch = ProcessLaunch(words[0], (*words[1:], "-c", _QUESTION), variables)
+        self._process = ChildProcess(launch, lambda code, output, _errors: self._onAnswer(code, output, isSlicers))
+        self._process.start()
+
+    def _onAnswer(self, exitCode: int | None, output: str, isSlicers: bool) -> None:
+        try:
+            answer = json.loads(lastLine(output)) if exitCode == 0 else {}
+        except ValueError:
+            answer = {}
+        if answer.get("able") and is_enough(answer["version"], PYTHON):
+            self._onFound(BasePython(answer["program"], answer["version"], isSlicers))
+        else:
+            self._next()
+
+
+def _candidates() -> list[tuple[list[str], bool]]:
+    """(program and first arguments, whether it is Slicer's), best first."""
+    paths = [slicer.util.startupEnvironment().get("PATH")]
+    if sys.platform == "darwin":
+        # Homebrew and python.org, which are not in the PATH of a Slicer that was started from the Finder.
+        paths.append("/opt/homebrew/bin:/usr/local/bin")
+    names = [["python3.12"], ["python3.11"], ["python3.13"], ["python3"], ["python"]]
+    if os.name == "nt":
+        names = [["py", "-3.12"], ["py", "-3.11"], ["py", "-3"], ["python"]]
+    found = [([shutil.which(name, path=path), *options], False) for path in paths for name, *options in names]
+    found = [(words, isSlicers) for words, isSlicers in found if words[0]]
+    slicers = os.path.join(slicer.app.slicerHome, "bin", "python-real")
+    if os.name != "nt" and os.path.isfile(slicers):
+        found.append(([slicers], True))
+    return found
+
+
+class EnvironmentMaker:
+    """Creates the environment in three processes: an empty environment, PyTorch, the other packages.
+
+    Args:
+        environment: what to create; an incomplete one is removed first.
+        base: the Python it is based on.
+        torchOptions: pip options for PyTorch, such as the index of builds for a GPU.
+        onLine: called with each command, and with each line that it prints.
+        onEnded: called with a sentence that says what went wrong; empty if nothing did.
+    """
+
+    def __init__(
+        self,
+        environment: TrainingEnvironment,
+        base: BasePython,
+        torchOptions: Sequence[str],
+        onLine: Callable[[str], None],
+        onEnded: Callable[[str], None],
+    ):
+        self._environment, self._base, self._onEnded = environment, base, onEnded
+        wanted = {name: f"{name}>={least}" for name, least in PACKAGES.items()}
+        torch = wanted.pop("torch")
+        pip = ("-m", "pip", "install", "--disable-pip-version-check", "--no-input")
+        # PyTorch comes first and alone, so that its options apply to nothing else.
+        steps = [
+            (base.program, ("-m", "venv", str(environment.folder))),
+            (environment.python, (*pip, *torchOptions, torch)),
+            *([(environment.python, (*pip, *wanted.values()))] if wanted else []),
+        ]
+        variables = pythonEnvironment(base.isSlicers)
+        variables.pop("PYTHONPATH", None)
+        variables["PYTHONUTF8"] = variables["PYTHONSAFEPATH"] = "1"
+        self._steps = ProcessSteps([ProcessLaunch(*step, variables) for step in steps], onLine, self._onStepsEnded)
+
+    def start(self) -> None:
+        """Begin, and return at once."""
+        shutil.rmtree(self._environment.folder, ignore_errors=True)
+        try:
+            self._environment.folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            sentence = Messages.sentence(write_error(error, self._environment.folder.parent))
+            callLater(lambda: self._onEnded(sentence))
+            return
+        self._steps.start()
+
+    def stop(self, wait: bool = False) -> None:
+        """Stop, and remove the incomplete environment."""
+        self._steps.stop(wait)
+        if wait:
+            shutil.rmtree(self._environment.folder, ignore_errors=True)
+
+    def _onStepsEnded(self, exitCode: int | None, reason: str) -> None:
+        problem = ""
+        if self._steps.isStopped:
+            problem = _("Canceled; no environment was created.")
+        elif exitCode != 0:
+            problem = _("The environment could not be created: {reason}").format(reason=reason)
+        if problem:
+            shutil.rmtree(self._environment.folder, ignore_errors=True)
+        else:
+            self._environment.markReady(self._base.program, self._base.version, self._base.isSlicers)
+        self._onEnded(problem)

@@ -49,7 +49,7 @@ def test_a_file_in_the_working_directory_is_no_module_of_python(
 
 
 def test_a_mac_has_more_places_for_its_pythons(training: TrainingDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = sys.modules["ConResTrainingLib.TrainingEnvironment"]
+    library = sys.modules["ConResTrainingLib.PlacePanel"]
     asked: list[str] = []
     monkeypatch.setattr(library.shutil, "which", lambda name, path: asked.append(path) or f"{path}/{name}")
     monkeypatch.setattr(library.sys, "platform", "darwin")
@@ -61,7 +61,7 @@ def test_a_mac_has_more_places_for_its_pythons(training: TrainingDriver, monkeyp
 
 @pytest.mark.parametrize(("machine", "able"), [("x86_64", False), ("arm64", True)])
 def test_what_runs_as_on_an_intel_mac_makes_no_environment(training: TrainingDriver, machine: str, able: bool) -> None:
-    question = sys.modules["ConResTrainingLib.TrainingEnvironment"]._QUESTION
+    question = sys.modules["ConResTrainingLib.PlacePanel"]._QUESTION
     mac = f"import platform, sys; sys.platform = 'darwin'; platform.machine = lambda: '{machine}'\n"
     answer = subprocess.run([sys.executable, "-c", mac + question], capture_output=True, check=True)
     assert json.loads(answer.stdout)["able"] is able
@@ -116,20 +116,21 @@ def wheels(tmp_path: Path) -> Path:
 
 def make_environment(training: TrainingDriver, wheels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Click the button and agree; all that is installed is "PyTorch", from a folder."""
-    made = sys.modules["ConResTrainingLib.TrainingEnvironment"]
-    monkeypatch.setattr(made, "PACKAGES", {"torch": "2.6"})
-    # Whatever pip is configured to do on this machine, such as to look for wheels elsewhere too, is left out.
+    made = sys.modules["ConResTrainingLib.PlacePanel"]
     variables = made.pythonEnvironment
 
     def without_pip_settings(is_slicers: bool) -> dict[str, str]:
         kept = {name: value for name, value in variables(is_slicers).items() if not name.startswith("PIP_")}
         return kept | {"PIP_CONFIG_FILE": os.devnull}
 
-    monkeypatch.setattr(made, "pythonEnvironment", without_pip_settings)
     training.ui.torchOptionsEdit.text = f"--no-index --find-links '{wheels}'"
     dialogs.answer("OK")
-    training.click(training.ui.makeEnvironmentButton)
-    training.wait(lambda: training.widget.placePanel._maker is not None)
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "PACKAGES", {"torch": "2.6"})
+        # Whatever pip is configured to do on this machine, such as to look for wheels elsewhere too, is left out.
+        patch.setattr(made, "pythonEnvironment", without_pip_settings)
+        training.click(training.ui.makeEnvironmentButton)
+        training.wait(lambda: training.widget.placePanel._maker is not None)
 
 
 def test_the_environment_is_made_after_asking(
@@ -168,11 +169,11 @@ def test_the_environment_is_made_after_asking(
 
 def test_an_environment_that_cannot_be_made_leaves_none_behind(training: TrainingDriver, tmp_path: Path) -> None:
     environment = training.widget.logic.backend.environment
-    library = sys.modules["ConResTrainingLib.TrainingEnvironment"]
+    library = sys.modules["ConResTrainingLib.PlacePanel"]
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nmkdir -p \"$3\"\necho 'No space left on device' >&2\nexit 1\n", encoding="utf-8")
     python.chmod(0o755)
-    base = sys.modules["ConResTrainingLib.TrainingEnvironment"].BasePython(str(python), "3.12.0")
+    base = sys.modules["ConResTrainingLib.PlacePanel"].BasePython(str(python), "3.12.0")
     ended: list[str] = []
     library.EnvironmentMaker(environment, base, [], training.widget.addToLog, ended.append).start()
     training.wait(lambda: len(ended) == 1)
