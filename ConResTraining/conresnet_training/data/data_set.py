@@ -13,16 +13,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.messages import printable
+from conresnet_training.data.label_maps import Tissues
 from conresnet_training.reporting import shortened
-
-if TYPE_CHECKING:
-    from conresnet_training.data.label_maps import Tissues
 
 # BraTS-GLI-00005-100: since 2023 the patient's number comes before that of the time point.
 _BRATS_TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+")
@@ -90,7 +88,7 @@ class DataSet:
     folds_from: str = ""
     unused_splits: str = ""
     values_of_labels: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    tissues: "Tissues | None" = None
+    tissues: Tissues | None = None
     announced: int = 0
 
     @property
@@ -227,7 +225,7 @@ class Description:
 
     def error(self, code: str, **values: object) -> UserError:
         """The error for something in the file that cannot be used."""
-        return _error(self.path, code, **values)
+        return description_error(self.path, code, **values)
 
 
 def read_description(path: Path) -> Description:
@@ -256,11 +254,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except OSError as error:
-        raise _error(path, "data-set-unreadable", reason=error.strerror or str(error)) from error
+        raise description_error(path, "data-set-unreadable", reason=error.strerror or str(error)) from error
     except ValueError as error:
-        raise _error(path, "data-set-not-json") from error
+        raise description_error(path, "data-set-not-json") from error
     if not isinstance(content, dict):
-        raise _error(path, "data-set-no-object")
+        raise description_error(path, "data-set-no-object")
     return content
 
 
@@ -281,7 +279,7 @@ def read_json(path: Path) -> Any:
 def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
     found = content.get("channel_names", content.get("modality"))
     if not isinstance(found, Mapping) or not found or not all(_is_number(key) for key in found):
-        raise _error(path, "data-set-channels")
+        raise description_error(path, "data-set-channels")
     names = [printable(str(found[key])).strip() or f"channel {key}" for key in sorted(found, key=int)]
     # Two channels may both be called MRI.
     counts, seen = Counter(names), Counter()
@@ -295,7 +293,7 @@ def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
 def _classes(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
     """Name to values, of {"1": "tumor"} (Decathlon, nnU-Net 1) and {"tumor": 1, "whole": [1, 2]} (nnU-Net 2)."""
     if not isinstance(found, Mapping) or not found:
-        raise _error(path, "data-set-no-labels")
+        raise description_error(path, "data-set-no-labels")
     classes: dict[str, tuple[int, ...]] = {}
     for key, value in found.items():
         if _is_number(key) and isinstance(value, str):
@@ -305,19 +303,19 @@ def _classes(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
         elif type(value) is int:
             name, values = key, (value,)
         else:
-            raise _error(path, "data-set-label-invalid", label=shortened(f'"{key}": {json.dumps(value)}'))
+            raise description_error(path, "data-set-label-invalid", label=shortened(f'"{key}": {json.dumps(value)}'))
         name = shortened(printable(name))
         if values == (0,):
             continue
         if name == "ignore":
-            raise _error(path, "data-set-label-ignore")
+            raise description_error(path, "data-set-label-ignore")
         if not all(0 < one < 256 for one in values):
-            raise _error(path, "data-set-label-range", label=name)
+            raise description_error(path, "data-set-label-range", label=name)
         if name.casefold() in (other.casefold() for other in classes):
-            raise _error(path, "data-set-label-repeated", label=name)
+            raise description_error(path, "data-set-label-repeated", label=name)
         classes[name] = values
     if not classes:
-        raise _error(path, "data-set-only-background")
+        raise description_error(path, "data-set-only-background")
     return classes
 
 
@@ -325,7 +323,7 @@ def _labels(path: Path, classes: Mapping[str, tuple[int, ...]], regions: Mapping
     names = {values[0]: name for name, values in classes.items() if len(values) == 1}
     if not regions:
         if len(names) < len(classes):
-            raise _error(path, "data-set-value-repeated")
+            raise description_error(path, "data-set-value-repeated")
         return dict(sorted(names.items()))
     values = sorted({value for own in classes.values() for value in own})
     return {value: names.get(value, f"label {value}") for value in values}
@@ -337,7 +335,7 @@ def _region_labels(path: Path, content: Mapping[str, Any], regions: Mapping[str,
         return painting(regions)
     usable = isinstance(order, list) and all(type(value) is int and 0 < value < 256 for value in order)
     if not usable or len(set(order)) != len(regions) or len(order) != len(regions):
-        raise _error(path, "data-set-region-order")
+        raise description_error(path, "data-set-region-order")
     return dict(zip(regions, order, strict=True))
 
 
@@ -350,7 +348,8 @@ def _is_number(key: str) -> bool:
     return key.isascii() and key.isdigit() and len(key) <= MOST_DIGITS
 
 
-def _error(path: Path, code: str, **values: object) -> UserError:
+def description_error(path: Path, code: str, **values: object) -> UserError:
+    """The error for something in a description that cannot be used."""
     return UserError(code, path=str(path), **values)
 
 

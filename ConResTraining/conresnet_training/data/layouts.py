@@ -35,6 +35,7 @@ from conresnet_training.data.data_set import (
     Description,
     case_name,
     composed,
+    description_error,
     find_file,
     folder_name,
     painting,
@@ -264,7 +265,7 @@ def read_label_map_folder(folder: Path) -> DataSet:
     path = folder / LABEL_MAPS_FILE
     content = read_json_object(path)
     for key in content.keys() - _KEYS:
-        raise _error(path, "label-maps-key-unknown", key=shortened(key), known=", ".join(sorted(_KEYS)))
+        raise description_error(path, "label-maps-key-unknown", key=shortened(key), known=", ".join(sorted(_KEYS)))
     segments = _segments(path, content.get("segments"))
     return DataSet(
         printable(str(content.get("name") or folder_name(folder))),
@@ -280,19 +281,19 @@ def read_label_map_folder(folder: Path) -> DataSet:
 
 def _segments(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
     if not isinstance(found, Mapping) or not found:
-        raise _error(path, "label-maps-no-segments")
+        raise description_error(path, "label-maps-no-segments")
     segments: dict[str, tuple[int, ...]] = {}
     for key, values in found.items():
         name = shortened(printable(key))
         if name in segments:
-            raise _error(path, "data-set-label-repeated", label=name)
+            raise description_error(path, "data-set-label-repeated", label=name)
         segments[name] = _values(path, values, f"segments.{name}")
     seen: set[int] = set()
     for name, values in segments.items():
         if not values or not all(1 <= value <= MOST_VALUES for value in values):
-            raise _error(path, "label-maps-segment-range", segment=name, most=MOST_VALUES)
+            raise description_error(path, "label-maps-segment-range", segment=name, most=MOST_VALUES)
         if seen & set(values):
-            raise _error(path, "label-maps-value-shared", segment=name, value=min(seen & set(values)))
+            raise description_error(path, "label-maps-value-shared", segment=name, value=min(seen & set(values)))
         seen |= set(values)
     return segments
 
@@ -303,13 +304,13 @@ def _tissues(path: Path, content: Mapping[str, Any], segments: Mapping[str, tupl
     own = [value for values in segments.values() for value in values]
     values = tuple(sorted({*own, *surroundings, *inside}))
     if len(values) > MOST_VALUES:
-        raise _error(path, "label-maps-too-many-values", count=len(values), most=MOST_VALUES)
+        raise description_error(path, "label-maps-too-many-values", count=len(values), most=MOST_VALUES)
     groups = {value: value for value in values}
     for number, alike in enumerate(_list(path, content, "alike")):
         alike = _values(path, alike, f"alike[{number}]")
         for value in alike:
             if value not in groups:
-                raise _error(path, "label-maps-alike-unknown", value=value)
+                raise description_error(path, "label-maps-alike-unknown", value=value)
             groups[value] = min(alike)
     contrasts = content.get("contrasts", {})
     try:
@@ -318,23 +319,23 @@ def _tissues(path: Path, content: Mapping[str, Any], segments: Mapping[str, tupl
             for name, of in contrasts.items()
         }
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise _error(path, "label-maps-contrasts") from error
+        raise description_error(path, "label-maps-contrasts") from error
     numbers = [number for of in known.values() for pair in of.values() for number in pair]
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
-        raise _error(path, "label-maps-contrasts")
+        raise description_error(path, "label-maps-contrasts")
     return Tissues(values, tuple(groups[value] for value in values), frozenset(surroundings), known)
 
 
 def _values(path: Path, found: Any, key: str) -> tuple[int, ...]:
     if not isinstance(found, list) or not all(type(value) is int and 0 < value <= LARGEST_VALUE for value in found):
-        raise _error(path, "label-maps-no-values", key=key)
+        raise description_error(path, "label-maps-no-values", key=key)
     return tuple(found)
 
 
 def _list(path: Path, content: Mapping[str, Any], key: str) -> list:
     found = content.get(key, [])
     if not isinstance(found, list):
-        raise _error(path, "label-maps-no-list", key=key)
+        raise description_error(path, "label-maps-no-list", key=key)
     return found
 
 
@@ -342,23 +343,19 @@ def _cases(path: Path, content: Mapping[str, Any]) -> Iterator[Case]:
     folder, patterns = path.parent, content.get("label_maps")
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise _error(path, "label-maps-no-pattern")
+        raise description_error(path, "label-maps-no-pattern")
     for pattern in patterns:
         try:
             # Windows separates folders by backslashes.
             files = sorted(folder.glob(pattern)) or sorted(folder.glob(pattern.replace("\\", "/")))
         except (ValueError, NotImplementedError) as error:
-            raise _error(path, "label-maps-pattern-absolute", pattern=pattern) from error
+            raise description_error(path, "label-maps-pattern-absolute", pattern=pattern) from error
         if not files:
-            raise _error(path, "label-maps-no-match", pattern=pattern)
+            raise description_error(path, "label-maps-no-match", pattern=pattern)
         yield from (Case(case_name(file), (), file) for file in files)
     for entry in _list(path, content, "images"):
         files = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]
         if not all(isinstance(file, str) and file for file in files):
-            raise _error(path, "label-maps-image-entry", entry=shortened(json.dumps(entry)))
+            raise description_error(path, "label-maps-image-entry", entry=shortened(json.dumps(entry)))
         image, label = (find_file(folder, file) for file in files)
         yield Case(case_name(image), (image,), label)
-
-
-def _error(path: Path, code: str, **values: object) -> UserError:
-    return UserError(code, path=str(path), **values)

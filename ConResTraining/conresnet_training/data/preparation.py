@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,9 +28,7 @@ from conresnet_training.data.label_maps import (
     on_image_grid,
     read_label,
 )
-
-if TYPE_CHECKING:  # it needs torch, without which plans are made
-    from conresnet_training.data.synthesis import Synthesizer
+from conresnet_training.data.synthesis import Synthesizer
 
 # Slices of the image that are computed at a time.
 SLAB = 16
@@ -81,7 +78,7 @@ def prepare_case(
     model: ModelDescription,
     folder: Path,
     labels: Collection[int] | None = None,
-    synthesizer: "Synthesizer | None" = None,
+    synthesizer: Synthesizer | None = None,
     on_change: Callable[[str], None] = lambda case: None,
 ) -> TrainingCase:
     """Bring a case into ``model``'s space and keep it in ``folder``; a case that is there already is only opened.
@@ -101,12 +98,11 @@ def prepare_case(
     drawn = () if case.images else (synthesizer.tissues, synthesizer.settings)
     own = file_stem(case.name)
     stem = f"{own}_{_state(case, model, *drawn)}"
-    image_file, label_file, places_file = (folder / f"{stem}_{part}.npy" for part in ("image", "label", "places"))
-    made = TrainingCase(case.name, image_file, label_file, places_file)
+    made = TrainingCase(case.name, *(folder / f"{stem}_{part}.npy" for part in ("image", "label", "places")))
     if not made.is_whole():
         parts = re.compile(rf"{re.escape(own)}_[0-9a-f]{{12}}_([a-z]+)\.npy")
         old = {path: match[1] for path in folder.glob("*.npy") if (match := parts.fullmatch(path.name))}
-        if "places" in [part for path, part in old.items() if path != places_file]:
+        if "places" in [part for path, part in old.items() if path != made.places_file]:
             on_change(case.name)
         for path in old:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -115,10 +111,10 @@ def prepare_case(
             if labels is not None and case.images:
                 check_expected(label, labels)
             prepared = prepare(model, channels)
-            _write_image(prepared, image_file)
+            _write_image(prepared, made.image_file)
             array = _label(label, prepared.space)
-            _write_array(array, label_file)
-            _write_array(index_of_labels(array), places_file)
+            _write_array(array, made.label_file)
+            _write_array(index_of_labels(array), made.places_file)
         except UserError as error:
             raise error.within("in-case", case=case.name) from error
     return made
@@ -164,7 +160,7 @@ def file_stem(name: str) -> str:
 
 
 def read_case(
-    case: Case, channels: Sequence[str], synthesizer: "Synthesizer | None" = None
+    case: Case, channels: Sequence[str], synthesizer: Synthesizer | None = None
 ) -> tuple[list[Volume], Volume]:
     """The channels of a case and its label map (uint8), on the first channel's grid.
 

@@ -24,7 +24,7 @@ MOST_STEPS = 10**9
 LabelValue = Annotated[int, Field(ge=1, le=255)]
 
 
-def _parsed(model: Any) -> ModelDescription:
+def _description(model: Any) -> ModelDescription:
     return model if isinstance(model, ModelDescription) else parse_description(model, "the plan's model")
 
 
@@ -33,7 +33,7 @@ def _document(model: ModelDescription) -> dict[str, Any]:
     return {key: value for key, value in model.to_dict().items() if key not in ("files", "residual_axis")}
 
 
-Description = Annotated[ModelDescription, PlainValidator(_parsed), PlainSerializer(_document)]
+Description = Annotated[ModelDescription, PlainValidator(_description), PlainSerializer(_document)]
 
 
 class Training(BaseModel):
