@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import qt
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
@@ -35,6 +34,7 @@ from conresnet.worker.protocol import (
 from .EnginePython import EngineServer
 from .Processes import ChildProcess, ProcessLaunch
 from .ResultOrigin import BYTES_AT_ONCE
+from .Widgets import singleShotTimer
 
 # A slow disk and a virus scanner may examine thousands of files before Python has started.
 SECONDS_TO_START = 120
@@ -149,9 +149,7 @@ class EngineConnection:
         self._isLeaving, self._removals = False, _REMOVALS
         self._ownFolder: SessionFolder | None = None
         self._process = ChildProcess(launch, self._onProcessEnded, self._log.append, onOutput=self._onOutput)
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.connect("timeout()", self._onTimeout)
+        self._timer = singleShotTimer(None, self._onTimeout)
 
     def open(self) -> None:
         """Start the process; its first message is hello."""

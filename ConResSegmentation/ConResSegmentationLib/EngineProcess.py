@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import qt
 
 from conresnet import __version__
 from conresnet.errors import UserError
@@ -40,6 +39,7 @@ from conresnet.worker.protocol import MODELS_FOLDER, BlockWriter
 from .EngineConnection import EngineConnection, EngineError, EngineObserver, EngineResult
 from .Processes import ProcessLaunch, callLater
 from .ResultOrigin import checksumInPieces
+from .Widgets import singleShotTimer
 
 SECONDS_TO_CANCEL = 2
 _MILLISECONDS_TO_CATCH_UP = 20
@@ -79,13 +79,9 @@ class EngineProcess:
         self.onLost: Callable[[EngineError], None] = lambda error: None
         self._lastError: EngineError | None = None
         self._lastLog = ""
-        self._cancelTimer = qt.QTimer()
-        self._cancelTimer.setSingleShot(True)
-        self._cancelTimer.connect("timeout()", self._onCancelUnanswered)
+        self._cancelTimer = singleShotTimer(None, self._onCancelUnanswered)
         self._pieces: Iterator[None] = iter(())
-        self._pieceTimer = qt.QTimer()
-        self._pieceTimer.setSingleShot(True)
-        self._pieceTimer.connect("timeout()", lambda: self._continue(self._pieces))
+        self._pieceTimer = singleShotTimer(None, lambda: self._continue(self._pieces))
 
     def segment(self, request: SegmentRequest, observer: EngineObserver) -> int:
         """Request a segmentation; returns the number of the request, for `cancel`.
