@@ -101,7 +101,7 @@ def plan(
     from conresnet_training.data import read_data_set
     from conresnet_training.planning.memory import Budget
     from conresnet_training.planning.plan import chosen_batch, with_settings, write_plan
-    from conresnet_training.planning.planner import Choices, plan_with_reasons
+    from conresnet_training.planning.planner import Choices, make_plan
     from conresnet_training.reporting import case_count, echo
     from conresnet_training.runs.run import check_folds
 
@@ -110,7 +110,7 @@ def plan(
     data_set = read_data_set(data)
     budget = Budget.given(memory) if memory else Budget.here()
     choices = Choices(system, kind, residual_axis, base_width, chosen_batch(settings))
-    planned, reasons = plan_with_reasons(data_set, data, budget, choices)
+    planned, reasons = make_plan(data_set, data, budget, choices)
     planned = with_settings(planned, settings)
     check_folds(data_set, planned)
     write_plan(planned, output)

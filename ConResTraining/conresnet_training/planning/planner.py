@@ -101,8 +101,10 @@ class Planned:
     arguments: PlannedArguments
 
 
-def make_plan(data_set: DataSet, folder: Path, budget: Budget | None = None, choices: Choices | None = None) -> Plan:
-    """Plan a run from the data.
+def make_plan(
+    data_set: DataSet, folder: Path, budget: Budget | None = None, choices: Choices | None = None
+) -> tuple[Plan, list[Reason]]:
+    """Plan a run from the data; returns the plan, and the reasons for what was planned.
 
     Args:
         folder: where the data set is.
@@ -114,13 +116,6 @@ def make_plan(data_set: DataSet, folder: Path, budget: Budget | None = None, cho
             ``no-regions``, ``no-residuals``, ``base-width-invalid``, ``plan-network-wrong``, or any of reading the
             data.
     """
-    return plan_with_reasons(data_set, folder, budget, choices)[0]
-
-
-def plan_with_reasons(
-    data_set: DataSet, folder: Path, budget: Budget | None = None, choices: Choices | None = None
-) -> tuple[Plan, list[Reason]]:
-    """``make_plan``, and the reasons for what was planned."""
     choices = choices or Choices()
     entry = cataloged(choices.system)
     _check(data_set, folder, choices, entry)

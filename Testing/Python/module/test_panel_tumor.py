@@ -29,7 +29,7 @@ REGIONS = {"Enhancing tumor": (4,), "Tumor core": (1, 4), "Whole tumor": (1, 2, 
 def tumor_model(tmp_path: Path) -> str:
     """A model as it is planned for BraTS, with random weights, installed."""
     data_set = brats(tmp_path / "tumor")
-    plan = make_plan(read_data_set(data_set), data_set, choices=Choices(base_width=8))
+    plan = make_plan(read_data_set(data_set), data_set, choices=Choices(base_width=8))[0]
     plan = with_settings(plan, ["model.inference.window=[24, 32, 32]", "model.preparation.spacing=[4, 4, 4]"])
     package = write_package(
         plan.model,

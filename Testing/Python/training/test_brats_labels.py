@@ -44,7 +44,7 @@ def test_brats_of_children_is_read_by_a_description_alone(tmp_path):
 def test_brats_after_treatment_plans_the_cavity(tmp_path):
     names = ("BraTS-GLI-00005-100", "BraTS-GLI-00006-100")
     folder = brats(tmp_path / "set", names, *SINCE_2023, (1, 2, 3, 4))
-    plan = make_plan(read_data_set(folder), folder, Budget(64 * 2**30, (8,), "plenty"))
+    plan = make_plan(read_data_set(folder), folder, Budget(64 * 2**30, (8,), "plenty"))[0]
     assert plan.targets["Resection cavity"] == [4] and plan.targets["Whole tumor"] == [1, 2, 3]
     (cavity,) = [segment for segment in plan.model.output.segments if segment.name == "Resection cavity"]
     assert cavity.label == 4 and not any(cavity.name in segment.includes for segment in plan.model.output.segments)

@@ -5,7 +5,7 @@ import pytest
 
 from conresnet.systems.coarse_to_fine import spared_share
 from conresnet_training.data import read_data_set
-from conresnet_training.planning.planner import Choices, labeled_masks, plan_with_reasons
+from conresnet_training.planning.planner import Choices, labeled_masks, make_plan
 from training.data_folders import decathlon, image, save
 
 SHAPE = (40, 30, 20)
@@ -36,7 +36,7 @@ def test_the_labels_themselves_lose_hardly_anything(tmp_path, pieces, share):
         save(labelled(pieces), folder / "labelsTr" / f"case_{number}.nii.gz")
     data_set = read_data_set(folder)
     assert spared_share(labeled_masks(data_set, TARGETS)) == share
-    plan, reasons = plan_with_reasons(data_set, folder, choices=Choices("coarse-to-fine"))
+    plan, reasons = make_plan(data_set, folder, choices=Choices("coarse-to-fine"))
     assert plan.model.system.arguments["smallest_component"] == share
     (reason,) = [reason for reason in reasons if reason.what == "dropped components"]
     assert reason.value == (f"under {share:.0%} of a segment" if share else "none")

@@ -79,7 +79,7 @@ def test_a_package_brings_figures_a_card_and_a_picture(data_set, tmp_path, monke
 
 
 def test_the_card_of_a_network_without_residuals_claims_none(data_set, tmp_path, monkeypatch):
-    plan = make_plan(read_data_set(data_set), data_set, choices=Choices("voxresnet", base_width=8))
+    plan = make_plan(read_data_set(data_set), data_set, choices=Choices("voxresnet", base_width=8))[0]
     plan = with_settings(plan, ["training.folds=3", "training.workers=0", "model.inference.window=[16, 16, 16]"])
     run = finished_run(plan, tmp_path / "run")
     assert run_command(monkeypatch, "export", run.folder, "--output", tmp_path / "package") == 0

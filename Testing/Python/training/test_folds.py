@@ -8,7 +8,7 @@ from conresnet.errors import UserError
 from conresnet_training.check import check_data_set
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.memory import Budget
-from conresnet_training.planning.planner import Choices, plan_with_reasons
+from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.runs.run import split
 from training.data_folders import brats, decathlon
 
@@ -24,7 +24,7 @@ TIME_POINTS = tuple(
 def planned(folder):
     """(data set, plan, why it has these folds)."""
     data_set = read_data_set(folder)
-    plan, reasons = plan_with_reasons(data_set, folder, ROOM, Choices())
+    plan, reasons = make_plan(data_set, folder, ROOM, Choices())
     (why,) = [reason.why for reason in reasons if reason.what == "folds"]
     return data_set, plan, why
 

@@ -138,7 +138,7 @@ def plan_of_kind(data_set, kind):
     """A plan of a narrow network for two segments."""
     arguments, outputs = "model.system.networks.0.arguments", 3 if kind == "labels" else 2
     settings = [f"model.output.kind={kind}", f"{arguments}.outputs={outputs}", f"{arguments}.base_width=8"]
-    return with_settings(make_plan(read_data_set(data_set), data_set), settings)
+    return with_settings(make_plan(read_data_set(data_set), data_set)[0], settings)
 
 
 @pytest.mark.parametrize("kind", ["labels", "regions"])

@@ -89,7 +89,7 @@ def test_system_learns_a_case_by_heart(data_folder, tmp_path, system):
 
 def planned(data_set: Path, system: str) -> Plan:
     """For a narrow network without dropout."""
-    plan = make_plan(read_data_set(data_set), data_set, choices=Choices(system, base_width=8))
+    plan = make_plan(read_data_set(data_set), data_set, choices=Choices(system, base_width=8))[0]
     network = plan.model.system.networks[0].arguments
     for arguments in (network, network.get("network", {}).get("arguments", {})):
         if "dropout" in arguments:

@@ -14,7 +14,7 @@ from conresnet_training.planning.planner import make_plan
 @pytest.fixture
 def plan_file(data_set, tmp_path):
     path = tmp_path / "plan.yaml"
-    write_plan(make_plan(read_data_set(data_set), data_set), path)
+    write_plan(make_plan(read_data_set(data_set), data_set)[0], path)
     return path
 
 
@@ -28,7 +28,7 @@ def test_the_model_of_a_plan_is_parsed_once(plan_file, monkeypatch):
 
 def test_plan_follows_the_data_and_comes_back_from_its_file(data_set, plan_file):
     plan = read_plan(plan_file)
-    assert plan == make_plan(read_data_set(data_set), data_set)
+    assert plan == make_plan(read_data_set(data_set), data_set)[0]
     description = plan.model
     # The files are 20 x 18 x 16 voxels along right, anterior, superior.
     assert description.inference.window == (16, 24, 24)

@@ -4,7 +4,7 @@ import pytest
 
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.memory import Budget
-from conresnet_training.planning.planner import plan_with_reasons, planned_steps
+from conresnet_training.planning.planner import make_plan, planned_steps
 from training.data_folders import decathlon
 
 
@@ -20,7 +20,7 @@ def test_a_gpu_makes_more_steps(cases, steps):
 def planned(tmp_path):
     """A plan for a GPU, and what is said of each of its lines."""
     folder = decathlon(tmp_path / "set")
-    plan, reasons = plan_with_reasons(read_data_set(folder), folder, Budget(64 * 2**30, (16, 8), "plenty", is_gpu=True))
+    plan, reasons = make_plan(read_data_set(folder), folder, Budget(64 * 2**30, (16, 8), "plenty", is_gpu=True))
     return plan, {reason.what: f"{reason.value}: {reason.why}" for reason in reasons}
 
 

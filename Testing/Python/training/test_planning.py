@@ -12,7 +12,7 @@ from conresnet_training.cli.main import main
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan
-from conresnet_training.planning.planner import Choices, make_plan, plan_with_reasons
+from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.planning.survey import is_ct
 from training.commands import run_command, sentence_of
 from training.data_folders import BRATS_WORDS, brats, decathlon, image, label, nnunet, save
@@ -21,7 +21,7 @@ ROOM = Budget(64 * 2**30, (16, 8), "plenty")
 
 
 def planned(folder, budget=ROOM, **choices):
-    return make_plan(read_data_set(folder), folder, budget, Choices(**choices))
+    return make_plan(read_data_set(folder), folder, budget, Choices(**choices))[0]
 
 
 def arguments(plan):
@@ -247,7 +247,7 @@ def test_many_labels_make_a_plan(tmp_path):
 
 def test_channel_that_nnunet_does_not_normalize_keeps_its_values(tmp_path):
     folder = nnunet(tmp_path / "set", channels=("MRI", "noNorm"))
-    plan, reasons = plan_with_reasons(read_data_set(folder), folder)
+    plan, reasons = make_plan(read_data_set(folder), folder)
     assert [bool(item.intensity) for item in plan.model.inputs] == [True, False]
     (reason,) = [reason for reason in reasons if reason.what == "intensity noNorm"]
     assert reason.value == "unchanged"

@@ -15,7 +15,7 @@ from conresnet_training.cli.main import main
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
-from conresnet_training.planning.planner import Choices, make_plan, plan_with_reasons
+from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.planning.systems import SYSTEMS, cataloged, change_system
 from training.data_folders import brats, decathlon, label, nnunet, save
 
@@ -23,7 +23,7 @@ ROOM = Budget(64 * 2**30, (16, 8), "plenty")
 
 
 def planned(folder, system="conresnet", **choices):
-    return make_plan(read_data_set(folder), folder, ROOM, Choices(system, **choices))
+    return make_plan(read_data_set(folder), folder, ROOM, Choices(system, **choices))[0]
 
 
 def networks(plan):
@@ -158,7 +158,7 @@ def test_coarse_to_fine_keeps_the_range_of_ct_that_the_papers_would_clip_away(tm
     folder = nnunet(tmp_path / "set")
     for number in range(3):
         save(np.full((20, 18, 16), value, np.int16) + 20 * label(), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
-    plan, why = plan_with_reasons(read_data_set(folder), folder, ROOM, Choices("coarse-to-fine"))
+    plan, why = make_plan(read_data_set(folder), folder, ROOM, Choices("coarse-to-fine"))
     assert plan.model.inputs == planned(folder).model.inputs
     (ct,) = plan.model.inputs
     assert dict(ct.intensity[0]) == {"step": "clip", "low": value + 20, "high": value + 40}
@@ -182,7 +182,7 @@ def test_pyramid_in_little_memory_has_windows_that_its_levels_divide(tmp_path):
         save(np.zeros((100, 90, 80), np.int16), folder / "imagesTr" / f"case_{number}.nii.gz")
     for gigabytes in (4, 2.6, 2.2, 1.8):
         budget = Budget(int(gigabytes * 2**30), (16,), "little")
-        window = make_plan(read_data_set(folder), folder, budget, Choices("pyramid")).model.inference.window
+        window = make_plan(read_data_set(folder), folder, budget, Choices("pyramid"))[0].model.inference.window
         assert all(side % 16 == 0 and side >= 32 for side in window), window
     assert window < (80, 96, 112)
 

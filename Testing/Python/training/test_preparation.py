@@ -30,7 +30,7 @@ from training.data_folders import (
 
 def prepared(folder, tmp_path, number=0, spacing=None, **options):
     data_set = read_data_set(folder)
-    plan = make_plan(data_set, folder)
+    plan = make_plan(data_set, folder)[0]
     if spacing:
         plan = with_settings(plan, [f"model.preparation.spacing={list(spacing)}"])
     room = tmp_path / "prepared"
@@ -69,7 +69,7 @@ def test_a_case_is_prepared_anew_when_its_files_or_the_plan_have_changed(tmp_pat
 def test_training_sees_the_copies_that_the_engine_makes(tmp_path):
     folder = decathlon(tmp_path / "d", channels=("T1", "T2"))
     data_set = read_data_set(folder)
-    model = make_plan(data_set, folder).document()["model"]
+    model = make_plan(data_set, folder)[0].document()["model"]
     copy = [{"step": "subtract_gaussian", "sigma_mm": 5.0}, {"step": "equalize", "clip_limit": 0.01, "tiles": 8}]
     for item in model["inputs"]:
         item["copies"] = [[*copy, {"step": "z_score_slices", "over": "all", "outside": "keep"}]]
@@ -149,7 +149,7 @@ def test_label_that_cannot_be_trained_on_is_named_with_its_case(tmp_path, array,
 def test_missing_file_is_named_with_its_case(tmp_path):
     folder = brats(tmp_path / "b")
     data_set = read_data_set(folder)
-    model = make_plan(data_set, folder).model
+    model = make_plan(data_set, folder)[0].model
     (folder / "BraTS_1" / "BraTS_1_t2.nii.gz").unlink()
     with pytest.raises(UserError, match=r"^Case BraTS_1: The image .*BraTS_1_t2\.nii\.gz does not exist"):
         prepare_case(data_set.cases[0], model, tmp_path)
@@ -243,6 +243,6 @@ def test_memory_does_not_grow_with_the_number_of_cases(tmp_path):
     for count in (5, 40):
         folder, room = many_cases(tmp_path / str(count), count), tmp_path / f"prepared {count}"
         room.mkdir()
-        model = json.dumps(make_plan(read_data_set(folder), folder).document()["model"])
+        model = json.dumps(make_plan(read_data_set(folder), folder)[0].document()["model"])
         peaks.append(peak_memory(MANY, folder, room, model))
     assert peaks[1] - peaks[0] < 10 * 4 * MANY_VOXELS

@@ -28,7 +28,7 @@ CHECKPOINTS = ("last.ckpt", "best.ckpt")
 @pytest.fixture
 def plan_file(data_set, tmp_path):
     """A plan of 30 steps, three checkpoints, a network of base width 8, in single precision."""
-    plan = make_plan(read_data_set(data_set), data_set)
+    plan = make_plan(read_data_set(data_set), data_set)[0]
     plan.training.steps, plan.training.steps_between_checkpoints, plan.training.folds = 30, 10, 3
     plan.training.precision, plan.training.learning_rate, plan.training.workers = "32-true", 2e-3, 0
     plan.model.system.networks[0].arguments["base_width"] = 8

@@ -59,7 +59,7 @@ def heads(data_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def plan(heads: Path) -> Plan:
     """The plan of a network that is trained in seconds."""
-    made = make_plan(read_data_set(heads), heads, Budget.given(8), Choices(base_width=8))
+    made = make_plan(read_data_set(heads), heads, Budget.given(8), Choices(base_width=8))[0]
     window = ",".join(map(str, WINDOW))
     return with_settings(made, [f"model.inference.window=[{window}]", "training.steps=4", "training.batch=2"])
 

@@ -19,6 +19,6 @@ SETTINGS = (
 
 def write_tiny_plan(data_set: Path, path: Path, *settings: str, system: str = "conresnet") -> Path:
     """Plan for ``data_set`` with further settings, and return the plan's file."""
-    plan = make_plan(read_data_set(data_set), data_set, choices=Choices(system, base_width=8))
+    plan = make_plan(read_data_set(data_set), data_set, choices=Choices(system, base_width=8))[0]
     write_plan(with_settings(plan, [*SETTINGS, *settings]), path)
     return path

@@ -15,7 +15,7 @@ from conresnet_training.runs.run import Run, start_run, with_prefix, write_check
 
 def small_plan(data_set: Path, folds: int = 3) -> Plan:
     """A plan of a network of base width 8."""
-    plan = make_plan(read_data_set(data_set), data_set)
+    plan = make_plan(read_data_set(data_set), data_set)[0]
     plan.training.folds, plan.training.precision, plan.training.workers = folds, "32-true", 0
     plan.model.system.networks[0].arguments["base_width"] = 8
     return plan

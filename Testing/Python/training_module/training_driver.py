@@ -119,7 +119,7 @@ class TrainingDriver(ModuleDriver):
 
         self.choose_data_set(data_set)
         path = data_set.with_name("tiny plan.yaml")
-        write_plan(make_plan(read_data_set(data_set), data_set), path)
+        write_plan(make_plan(read_data_set(data_set), data_set)[0], path)
         self.ui.planPathEdit.currentPath = str(path)
         self.edit_plan(**{**TINY, **values})
 
