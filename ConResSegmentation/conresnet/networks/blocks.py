@@ -10,7 +10,7 @@ those outputs that are wanted and that it ``provides``:
 - "auxiliary": a list of such logits for deep supervision; ``auxiliary_weights(progress)`` gives the weight of each
   one's loss at that share (0..1) of the training.
 - "residuals", "residual", "attention", "features": the other outputs of a context residual decoder, see
-  ``conresnet.networks.context_residual``.
+  ``conresnet.networks.conresnet``.
 
 In training, logits may be smaller than x along an axis. They then cover its center, and ``answered(size)`` gives how
 many voxels of an x of that size they cover.

@@ -16,7 +16,7 @@ from conresnet.inference.devices import Backend
 from conresnet.inference.results import disagreement, entropies
 from conresnet.networks import build_network
 from conresnet.networks.blocks import fold_weight_standardization, segment_probabilities
-from conresnet.networks.context_residual import AXES
+from conresnet.networks.conresnet import AXES
 from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription, Network
 from conresnet.package.maps import MAPS, maps_from

@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from conresnet.networks.blocks import segment_probabilities
-from conresnet.networks.context_residual import AXES, context_residual
+from conresnet.networks.conresnet import AXES, context_residual
 
 LossKind = Literal["cross_entropy_dice", "cross_entropy", "dice"]
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from conresnet.networks import build_network
 from conresnet.networks.blocks import TRAINING_OUTPUTS
-from conresnet.networks.context_residual import ContextResidualDecoder, context_residual
+from conresnet.networks.conresnet import ContextResidualDecoder, context_residual
 from engine.network_sizes import parameter_count
 
 SMALL = {"input_channels": 2, "outputs": 3, "residual_outputs": 2, "base_width": 8}

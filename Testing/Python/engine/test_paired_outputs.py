@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from conresnet.networks import build_network
-from conresnet.networks.context_residual import PairedOutputs
+from conresnet.networks.conresnet import PairedOutputs
 
 PAIRS = [[1, 4], [5, 2]]
 """Of seven outputs: 0 is the background, 3 and 6 have no side."""

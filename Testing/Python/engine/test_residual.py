@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conresnet.networks.context_residual import context_residual
+from conresnet.networks.conresnet import context_residual
 
 
 def test_labels_that_appear_move_and_vanish():
