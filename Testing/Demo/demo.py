@@ -1,6 +1,6 @@
 """Segment real cases through the module's own logic, into demo/ or the given folder. Run by ``make demo``.
 
-    python Testing/Demo/demo.py [FOLDER [CT]]
+python Testing/Demo/demo.py [FOLDER [CT]]
 """
 
 import sys
