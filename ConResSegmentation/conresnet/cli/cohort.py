@@ -186,7 +186,7 @@ def _client(jobs: int, scheduler: str) -> Iterator[Client]:
         # Encrypted, because otherwise any user of this computer could run code in the workers. The engine handles lack
         # of memory itself, so Dask must not end its processes.
         LocalCluster(
-            jobs,
+            n_workers=jobs,
             threads_per_worker=1,
             memory_limit=None,
             security=True,
@@ -284,9 +284,10 @@ def _device(name: str) -> str:
     import torch
     from distributed import get_worker
 
-    count = torch.cuda.device_count() if name == "auto" else 0
-    worker = get_worker().name if count > 1 else None
-    return f"cuda:{worker % count}" if isinstance(worker, int) else name
+    from conresnet.inference.devices import device_of_process
+
+    worker = get_worker().name if torch.cuda.device_count() > 1 else None
+    return device_of_process(name, worker) if isinstance(worker, int) else name
 
 
 def _is_complete(job: Job, options: SegmentOptions) -> bool:

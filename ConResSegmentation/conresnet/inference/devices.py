@@ -151,6 +151,17 @@ def _choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_of_process(device: str, process: int, gpus: int = 1) -> str:
+    """The device of one of several processes on this computer. If it has several GPUs, "auto" is one of their own.
+
+    Args:
+        process: its number, from 0. If there are more processes than GPUs, they share them.
+        gpus: how many each process uses; the device is the first.
+    """
+    shares = torch.cuda.device_count() // gpus if device == "auto" else 0
+    return f"cuda:{process % shares * gpus}" if shares > 1 else device
+
+
 def has_mps() -> bool:
     """Whether there is an Apple GPU on which this PyTorch computes all that our networks need."""
     return torch.backends.mps.is_available() and is_enough(torch.__version__, _MPS_SINCE)

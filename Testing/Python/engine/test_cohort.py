@@ -126,6 +126,23 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return [process for process in found if process.memory_info().rss > 300e6]
 
 
+def test_workers_have_a_gpu_each_and_share_where_there_are_fewer() -> None:
+    """Real workers, on a double of a computer with two GPUs."""
+
+    def with_gpus(asked: str) -> tuple[int, str]:
+        import torch
+        from distributed import get_worker
+
+        torch.cuda.device_count = lambda: 2
+        return get_worker().name, cohort._device(asked)
+
+    with cohort._client(3, "") as client:
+        client.wait_for_workers(3)
+        for asked, devices in (("auto", ["cuda:0", "cuda:1", "cuda:0"]), ("cuda:1", ["cuda:1"] * 3)):
+            places = [client.submit(with_gpus, asked, workers=worker, pure=False) for worker in client.nthreads()]
+            assert sorted(client.gather(places)) == list(enumerate(devices))
+
+
 def deadly(job: cohort.Job) -> cohort.Outcome:
     """Replaces segmentation: one case kills its worker, another raises an internal error."""
     if job.case.name == "deadly":

@@ -14,6 +14,7 @@ from conresnet.inference.devices import (
     choose_backend,
     cpu_has_bf16,
     default_threads,
+    device_of_process,
     is_out_of_memory,
     using_threads,
 )
@@ -49,6 +50,22 @@ def test_older_pytorch_is_asked_another_way(monkeypatch):
     assert not cpu_has_bf16()
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert cpu_has_bf16()
+
+
+@pytest.mark.parametrize(
+    ("count", "gpus", "devices"),
+    [
+        (0, 1, ["auto"] * 4),
+        (1, 1, ["auto"] * 4),
+        (2, 1, ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
+        (5, 2, ["cuda:0", "cuda:2", "cuda:0", "cuda:2"]),
+        (3, 2, ["auto"] * 4),
+    ],
+)
+def test_processes_are_spread_over_gpus_unless_a_device_was_chosen(monkeypatch, count, gpus, devices):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert [device_of_process("auto", process, gpus) for process in range(4)] == devices
+    assert {device_of_process(name, 1, gpus) for name in ("cpu", "cuda:0")} == {"cpu", "cuda:0"}
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((9, 0), "bf16"), ((7, 5), "fp16"), ((6, 1), "fp32")])
