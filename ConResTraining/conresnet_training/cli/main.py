@@ -13,6 +13,13 @@ from conresnet.cli.main import main as run_command
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+device_option = click.option(
+    "--device",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, cuda:N or mps. With --devices, the first of them.",
+)
 settings_option = click.option(
     "--set",
     "settings",

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from conresnet_training.cli.main import FILE, FOLDER, settings_option
+from conresnet_training.cli.main import FILE, FOLDER, device_option, settings_option
 
 data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")
 steps_option = click.option("--max-steps", type=click.IntRange(min=1), help="Stop after this many steps in total.")
@@ -41,6 +41,7 @@ _EVALUATION = click.Path(path_type=Path)
 @settings_option
 @data_option
 @steps_option
+@device_option
 @devices_option
 @nodes_option
 def train(
@@ -50,6 +51,7 @@ def train(
     settings: tuple[str, ...],
     data: Path | None,
     max_steps: int | None,
+    device: str,
     devices: int,
     nodes: int,
 ) -> int:
@@ -63,22 +65,23 @@ def train(
     from conresnet_training.training.trainer import fit
 
     run = Run(output, with_settings(read_plan(plan, data), settings), fold)
-    return _report_end(run, fit(run, max_steps, devices, nodes, is_new=True))
+    return _report_end(run, fit(run, max_steps, devices, nodes, is_new=True, device=device))
 
 
 @click.command()
 @click.argument("run", type=FOLDER)
 @data_option
 @steps_option
+@device_option
 @devices_option
 @nodes_option
-def resume(run: Path, data: Path | None, max_steps: int | None, devices: int, nodes: int) -> int:
+def resume(run: Path, data: Path | None, max_steps: int | None, device: str, devices: int, nodes: int) -> int:
     """Continue the run in the folder RUN from its latest checkpoint, as if it had never stopped."""
     from conresnet_training.runs.run import open_run
     from conresnet_training.training.trainer import fit
 
     opened = open_run(run, data)
-    return _report_end(opened, fit(opened, max_steps, devices, nodes))
+    return _report_end(opened, fit(opened, max_steps, devices, nodes, device=device))
 
 
 @click.command()
@@ -116,6 +119,7 @@ def _report_end(run: Any, outcome: Any) -> int:
 @settings_option
 @data_option
 @steps_option
+@device_option
 @devices_option
 def crossval(
     plan: Path,
@@ -125,13 +129,17 @@ def crossval(
     settings: tuple[str, ...],
     data: Path | None,
     max_steps: int | None,
+    device: str,
     devices: int,
 ) -> int:
     """Train the folds of PLAN, each in a process of its own, and measure every case with the fold that never saw it.
 
+    With several GPUs, folds that are trained in parallel use different ones.
+
     Repeat the command to continue the folds that are not finished; each one uses the training settings in its own
     plan.yaml. Stopping ends every fold after its current step; the exit status is then that of a stopped training.
     """
+    from conresnet.inference.devices import device_of_process
     from conresnet_training.evaluation import evaluate_runs, summary_table
     from conresnet_training.planning.plan import read_plan, with_settings
     from conresnet_training.reporting import case_count, echo
@@ -139,9 +147,12 @@ def crossval(
 
     followed = with_settings(read_plan(plan, data), settings)
     output = output or Path(f"{plan.stem}_crossval")
-    options = ["--devices", str(devices), "--data", str(followed.data)]
-    if max_steps is not None:
-        options += ["--max-steps", str(max_steps)]
+
+    def options(place: int) -> list[str]:
+        own = ["--device", device_of_process(device, place, devices), "--devices", str(devices)]
+        steps = [] if max_steps is None else ["--max-steps", str(max_steps)]
+        return [*own, "--data", str(followed.data), *steps]
+
     chosen = _numbers(folds, followed.training.folds)
     runs, status = cross_validate(followed, output, chosen, jobs, max_steps, options, echo)
     if status:

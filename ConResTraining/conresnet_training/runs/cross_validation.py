@@ -41,10 +41,12 @@ class Fold:
     run: Run
     log: Path | None = None
     process: subprocess.Popen | None = None
+    place: int | None = None
 
-    def start(self, options: Sequence[str], jobs: int) -> None:
-        """Train it further in a process of its own, one of ``jobs`` at a time."""
-        command = [sys.executable, "-m", "conresnet_training", "resume", str(self.run.folder), *options]
+    def start(self, options: Callable[[int], Sequence[str]], place: int, jobs: int) -> None:
+        """Train it further in a process of its own, which takes one of ``jobs`` places."""
+        self.place = place
+        command = [sys.executable, "-m", "conresnet_training", "resume", str(self.run.folder), *options(place)]
         with contextlib.ExitStack() as files:
             output = {}
             if self.log is not None:
@@ -107,7 +109,7 @@ def cross_validate(
     folds: Sequence[int],
     jobs: int,
     most_steps: int | None,
-    options: Sequence[str],
+    options: Callable[[int], Sequence[str]],
     say: Callable[[str], None],
 ) -> tuple[list[Run], int]:
     """Train the folds that are not trained yet.
@@ -115,7 +117,7 @@ def cross_validate(
     Args:
         jobs: how many folds are trained at a time; if more than one, each writes to ``fold_<k>.log``.
         most_steps: the step at which to end, if not the last of each fold's own plan.
-        options: of ``resume``, for every fold.
+        options: of ``resume`` for a fold; called with its place among ``jobs``, from 0.
         say: shows a sentence about a fold.
 
     Returns:
@@ -156,7 +158,11 @@ def cross_validate(
 
 
 def _ended(
-    waiting: list[Fold], jobs: int, options: Sequence[str], stop: StopWatch, say: Callable[[str], None]
+    waiting: list[Fold],
+    jobs: int,
+    options: Callable[[int], Sequence[str]],
+    stop: StopWatch,
+    say: Callable[[str], None],
 ) -> Iterator[Fold]:
     """Each fold when its process ends; after a stop no further one is started."""
     working: list[Fold] = []
@@ -165,7 +171,7 @@ def _ended(
             while waiting and len(working) < jobs and not stop.asked():
                 fold = waiting.pop(0)
                 say(f"Training fold {fold.run.fold}.")
-                fold.start(options, jobs)
+                fold.start(options, min(set(range(jobs)) - {other.place for other in working}), jobs)
                 working.append(fold)
             for fold in [fold for fold in working if fold.process.poll() is not None]:
                 working.remove(fold)

@@ -14,12 +14,13 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from conresnet import __version__
 from conresnet.errors import UserError
-from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory
+from conresnet.inference.devices import Backend, choose_backend, is_out_of_memory, reused_memory
 from conresnet.inference.windows import MULTIPLE
 from conresnet.systems.predictors import load_network
 from conresnet_training.data import Case, DataSet
@@ -58,7 +59,12 @@ MOST_LAYERS_NAMED = 8
 
 
 def fit(
-    run: Run, most_steps: int | None = None, devices: int = 1, nodes: int = 1, is_new: bool = False
+    run: Run,
+    most_steps: int | None = None,
+    devices: int = 1,
+    nodes: int = 1,
+    is_new: bool = False,
+    device: str = "auto",
 ) -> Outcome | None:
     """Train from the run's latest checkpoint, or from the start, to the plan's last step.
 
@@ -69,16 +75,17 @@ def fit(
         devices: GPUs to use on each computer, or processes on a computer without GPUs. They share the plan's batch.
         nodes: computers, whose processes ``torchrun`` or SLURM has started.
         is_new: create the run's folder, unless something is wrong that can be known before.
+        device: as in ``choose_backend``; the first of ``devices``.
 
     Returns:
         How far the run came; None in all processes but the first.
 
     Raises:
         UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-available``, ``plan-changed``,
-            ``precision-unavailable``, ``steps-changed``, ``no-foreground``, those of the data, of
-            ``TrainingLoop.run_to`` and of ``as_user_error``; of a new run those of ``start_run``.
+            ``precision-unavailable``, ``steps-changed``, ``no-foreground``, those of ``choose_backend``, of the data,
+            of ``TrainingLoop.run_to`` and of ``as_user_error``; of a new run those of ``start_run``.
     """
-    fabric = _fabric(run, devices, nodes)
+    fabric = _fabric(run, devices, nodes, device)
     is_first = devices * nodes == 1 or fabric.local_rank == fabric.node_rank == 0
     steps = steps_of_run(run.plan)
     if is_new and is_first:
@@ -341,7 +348,7 @@ def _stages(
     return stages if len(stages) > 1 else stages * trained.stages
 
 
-def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
+def _fabric(run: Run, devices: int, nodes: int, device: str = "auto") -> Fabric:
     # Lightning's remarks on devices and services do not concern the run.
     for name in ("lightning.fabric", "lightning.pytorch", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -354,16 +361,18 @@ def _fabric(run: Run, devices: int, nodes: int) -> Fabric:
     if processes == 1:
         # A single process is the first, even if a queue has left ranks in the environment.
         rank_zero_only.rank = 0
+    backend = choose_backend(device)
+    first = backend.device.index
     try:
         return Fabric(
-            accelerator=choose_backend().device.type,
-            devices=devices,
+            accelerator=backend.device.type,
+            devices=devices if first is None else list(range(first, first + devices)),
             num_nodes=nodes,
             strategy=_strategy(run) if processes > 1 else "auto",
             plugins=[] if processes > 1 else [LightningEnvironment()],
-            precision=_precision(training.precision, run.plan.model.inference.window, coarsest_step(run.plan)),
+            precision=_precision(backend, training.precision, run.plan.model.inference.window, coarsest_step(run.plan)),
         )
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise _no_devices(error) from error
 
 
@@ -386,7 +395,7 @@ def _no_devices(error: Exception) -> UserError:
     return UserError("devices-not-available", reason=" ".join(str(error).split()).rstrip("."))
 
 
-def _precision(wanted: str, window: Sequence[int], step: int = MULTIPLE) -> str:
+def _precision(backend: Backend, wanted: str, window: Sequence[int], step: int = MULTIPLE) -> str:
     """Lightning's name of the precision; "auto" is the engine's choice, except for windows that bf16 gets wrong.
 
     Args:
@@ -395,16 +404,15 @@ def _precision(wanted: str, window: Sequence[int], step: int = MULTIPLE) -> str:
     Raises:
         UserError: ``bf16-window-too-small`` if bf16 is asked for by name and would get the window wrong.
     """
-    best = choose_backend()
     # If a side has two voxels at the coarsest scale, bf16 on a CPU leaves parts of a gradient unwritten, so that
     # what was in memory before, sometimes NaN, becomes the gradient.
-    is_wrong = best.device.type == "cpu" and min(window) <= 2 * step
+    is_wrong = backend.device.type == "cpu" and min(window) <= 2 * step
     # On a CPU, Lightning uses bf16 for 16-mixed too.
     if is_wrong and wanted in ("bf16-mixed", "16-mixed"):
         raise UserError("bf16-window-too-small", precision=wanted, window=product(window), smallest=2 * step)
     if wanted != "auto":
         return wanted
-    return "32-true" if is_wrong else PRECISIONS[best.precision]
+    return "32-true" if is_wrong else PRECISIONS[backend.precision]
 
 
 def _process_facts(fabric: Fabric) -> dict:

@@ -135,6 +135,16 @@ def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data
     assert "is not a list of folds" in capsys.readouterr().err
 
 
+def test_folds_in_parallel_have_a_gpu_each(data_set, tmp_path, monkeypatch, capsys):
+    """The command sees a double of two GPUs; the folds' own processes see none, and name those they were given."""
+    plan, folder = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "folds"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert run_command(monkeypatch, "crossval", plan, "--output", folder, "--jobs", 2, "--folds", "0,1") == 2
+    for fold in (0, 1):
+        said = (folder / f"fold_{fold}.log").read_text(encoding="utf-8")
+        assert sentence_of("device-unavailable", device=f"cuda:{fold}", torch=torch.__version__) in said
+
+
 def test_a_fold_that_failed_goes_on_by_its_own_training_settings(data_set, tmp_path):
     """As its message says: "lower the learning rate in .../fold_0/plan.yaml, and resume"."""
     plan = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml"))

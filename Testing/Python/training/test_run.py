@@ -8,7 +8,7 @@ import yaml
 
 from conresnet.errors import UserError
 from conresnet.images.files import read_volume
-from conresnet.inference.devices import Backend
+from conresnet.inference.devices import Backend, choose_backend
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
 from conresnet.request import SegmentOptions
@@ -106,27 +106,21 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("window", "precisions"), [((16, 24, 24), {"32-true"}), ((24, 24, 24), {"32-true", "bf16-mixed"})]
 )
-def test_precision_on_the_processor_is_one_that_it_computes_right(window, precisions, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert _precision("auto", window) in precisions
+def test_precision_on_the_processor_is_one_that_it_computes_right(window, precisions):
+    assert _precision(choose_backend("cpu"), "auto", window) in precisions
 
 
 @pytest.mark.parametrize("wanted", ["bf16-mixed", "16-mixed"])
-def test_named_precision_that_the_processor_computes_wrong_is_refused(wanted, monkeypatch):
-    monkeypatch.setattr(
-        "conresnet_training.training.trainer.choose_backend", lambda: Backend(torch.device("cpu"), "bf16")
-    )
+def test_named_precision_that_the_processor_computes_wrong_is_refused(wanted):
+    cpu, gpu = (Backend(torch.device(kind), "bf16") for kind in ("cpu", "cuda"))
     with pytest.raises(UserError) as raised:
-        _precision(wanted, (16, 24, 24))
+        _precision(cpu, wanted, (16, 24, 24))
     assert raised.value.code == "bf16-window-too-small" and raised.value.values["smallest"] == 16
-    assert _precision(wanted, (24, 24, 24)) == wanted
+    assert _precision(cpu, wanted, (24, 24, 24)) == wanted
     with pytest.raises(UserError) as raised:
-        _precision(wanted, (32, 48, 48), 16)
+        _precision(cpu, wanted, (32, 48, 48), 16)
     assert raised.value.values["smallest"] == 32
-    monkeypatch.setattr(
-        "conresnet_training.training.trainer.choose_backend", lambda: Backend(torch.device("cuda"), "bf16")
-    )
-    assert _precision(wanted, (16, 24, 24)) == wanted
+    assert _precision(gpu, wanted, (16, 24, 24)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -143,7 +137,7 @@ def test_windows_that_the_processor_gets_wrong_depend_on_the_network(
 ):
     """Where its coarsest convolutions see two voxels."""
     monkeypatch.setattr(
-        "conresnet_training.training.trainer.choose_backend", lambda: Backend(torch.device("cpu"), "bf16")
+        "conresnet_training.training.trainer.choose_backend", lambda device: Backend(torch.device("cpu"), "bf16")
     )
     settings = f"model.inference.window=[{side}, 48, 48]", "training.precision=auto"
     plan = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml", *settings, system=system))
@@ -161,7 +155,36 @@ def test_windows_that_the_processor_gets_wrong_depend_on_the_network(
         ("cuda", "fp32", (24, 24, 24), "32-true"),
     ],
 )
-def test_precision_is_the_engines_but_for_small_windows_on_the_processor(device, best, window, precision, monkeypatch):
-    backend = Backend(torch.device(device), best)
-    monkeypatch.setattr("conresnet_training.training.trainer.choose_backend", lambda: backend)
-    assert _precision("auto", window) == precision
+def test_precision_is_the_engines_but_for_small_windows_on_the_processor(device, best, window, precision):
+    assert _precision(Backend(torch.device(device), best), "auto", window) == precision
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "trained_on"),
+    [("auto", 1, [0]), ("cuda", 2, [0, 1]), ("cuda:2", 1, [2]), ("cuda:1", 2, [1, 2]), ("cuda:2", 2, None)],
+)
+def test_gpus_are_chosen_by_index(plan_file, tmp_path, monkeypatch, device, devices, trained_on):
+    """On a double of a computer with three of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr("lightning.fabric.accelerators.cuda._get_all_visible_cuda_devices", lambda: [0, 1, 2])
+    monkeypatch.setattr("lightning.fabric.accelerators.cuda.num_cuda_devices", lambda: 3)
+    run = Run(tmp_path, read_plan(plan_file), 0)
+    if trained_on is None:
+        with pytest.raises(UserError) as raised:
+            _fabric(run, devices, 1, device)
+        assert raised.value.code == "devices-not-available"
+        return
+    strategy = _fabric(run, devices, 1, device).strategy
+    used = [strategy.root_device] if devices == 1 else strategy.parallel_devices
+    assert used == [torch.device("cuda", index) for index in trained_on]
+
+
+@pytest.mark.parametrize(("device", "code"), [("cuda:99", "device-unavailable"), ("gpu", "device-unknown")])
+def test_device_that_is_not_there_is_refused_before_the_run_begins(
+    plan_file, tmp_path, monkeypatch, capsys, device, code
+):
+    assert run_command(monkeypatch, "train", plan_file, "--output", tmp_path / "run", "--device", device) == 2
+    assert sentence_of(code, device=device, torch=torch.__version__) in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
