@@ -226,13 +226,17 @@ def _train_plainly(plan, task: dict) -> list[float]:
     import torch
 
     from conresnet.inference.devices import choose_backend, reused_memory
+    from conresnet_training.training.loop import FUSED
     from conresnet_training.training.network import SegmentationTraining
 
     settings, device, moments = plan.training, choose_backend().device, []
     batches = [[part.to(device) for part in batch] for batch in torch.load(task["batches"], weights_only=True)]
     torch.manual_seed(settings.seed)
     training = SegmentationTraining(plan).train().to(device)
-    optimizer = torch.optim.Adam(training.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    fused = device.type in FUSED
+    optimizer = torch.optim.Adam(
+        training.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=fused
+    )
     with reused_memory():
         for _, (image, target) in zip(range(settings.steps), cycle(batches), strict=False):
             moments.append(_moment())

@@ -7,7 +7,6 @@ A network that is trained in stages, one part after the other, takes the plan's 
 stages; the schedules and the search for the best validation start over with each.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from itertools import chain
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from conresnet.errors import UserError
 from conresnet_training.data.samples import StepSamples, TrainingSamples, sample_processes
@@ -31,12 +30,14 @@ from conresnet_training.runs.run import (
     without_prefix,
     write_checkpoint,
 )
-from conresnet_training.training.network import SegmentationTraining
+from conresnet_training.training.network import SegmentationTraining, WeightAverage
 from conresnet_training.training.processes import StopWatch, leave_signals_to_the_parent
 from conresnet_training.training.validation import HeldOutCases, dice_of_cases
 
 # ResDSN's paper trains by SGD with this momentum (4.1).
 OPTIMIZERS = {"adam": Adam, "sgd": partial(SGD, momentum=0.9)}
+# Where PyTorch updates all parameters at once, and can leave out the update without being told by this process.
+FUSED = ("cpu", "cuda")
 POLYNOMIAL_POWER = 0.9
 STEPS_BETWEEN_POINTS = 10
 # Below this scale, 16-bit gradients were infinite in so many steps in a row that the network is at fault, not the
@@ -96,15 +97,27 @@ class TrainingLoop:
         self.run, self.fabric, self.cases = run, fabric, cases
         self.steps = training.stages * run.plan.training.steps
         self.settings, self.tell, self.stop, self.training = run.plan.training, tell, stop, training
+        is_fused = fabric.device.type in FUSED
         self.bare_optimizer = OPTIMIZERS[self.settings.optimizer](
-            training.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            training.parameters(),
+            self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=is_fused,
         )
         self.model, self.optimizer = fabric.setup(training, self.bare_optimizer)
+        self.scaler = getattr(fabric.strategy.precision, "scaler", None)
+        # On the device: the steps made since the last check and before any that was not finite; 1 after such a step.
+        self._sound_steps, self._is_at_fault = torch.zeros(2, device=fabric.device)
+        self._unchecked_steps = 0
+        if is_fused and self.scaler is None:
+            # The optimizer makes no update while this is 1, as for a scaler.
+            self.bare_optimizer.found_inf = self._is_at_fault
+        # What processes tell each other at every step must not wait for their GPUs.
+        self._hosts = torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
         self.workers = sample_processes(self.settings.workers, fabric)
         self.average = None
         if self.settings.weight_average:
-            average = averaging(self.settings.weight_average)
-            self.average = AveragedModel(training.network, multi_avg_fn=average, use_buffers=True)
+            self.average = WeightAverage(training.network, self.settings.weight_average)
         self.step, self.validated, self.best_dice, self.is_best = 0, 0, -1.0, False
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -163,7 +176,7 @@ class TrainingLoop:
         if self.average is not None and stage and self.step == stage * self.settings.steps:
             # This part must be trained on what the previous ones will give in use.
             self.training.network.load_state_dict(self.average.module.state_dict())
-            self.average.n_averaged.fill_(0)
+            self.average.made = 0
         for network in self._networks():
             network.begin_stage(stage)
 
@@ -186,16 +199,16 @@ class TrainingLoop:
         batch = [part.to(self.fabric.device, non_blocking=True) for part in batch]
         losses = self.model(*batch, progress=self._progress())
         self.fabric.backward(losses["loss"])
-        largest = self.settings.gradient_clip or float("inf")
-        norm = self.fabric.clip_gradients(self.model, self.optimizer, max_norm=largest, error_if_nonfinite=False)
-        if self._any_process(not self._is_sound(losses["loss"].detach(), norm)):
-            raise self._not_finite(self._cases_to_blame(batch))
+        self._note_fault(losses["loss"].detach(), self._clip_gradients())
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
-            self.average.update_parameters(self.training.network)
+            self.average.update(self.training.network)
         self.step += 1
-        if self.step % STEPS_BETWEEN_POINTS == 0 or self.step % self.settings.steps == 0:
+        is_point = self.step % STEPS_BETWEEN_POINTS == 0 or self.step % self.settings.steps == 0
+        if is_point or self._is_validation_due():
+            self._check_steps()
+        if is_point:
             self._tell_step(losses, learning_rate)
 
     def _learning_rate(self) -> float:
@@ -256,6 +269,7 @@ class TrainingLoop:
         """Write the checkpoint "last", and before it "best" if this step is the best; nothing if already written."""
         if (self.step, self.validated) == self.saved:
             return
+        self._check_steps()
         # "best" first: if killed in between, the run repeats these steps from the older "last".
         names = ["best", "last"] if self.validated == self.step and self.is_best else ["last"]
         if not all(torch.isfinite(tensor).all() for tensor in self.training.network.state_dict().values()):
@@ -290,14 +304,16 @@ class TrainingLoop:
             # The weights that the optimizer's moments belong to, whether or not they were averaged so far.
             trained = content.get("training_state_dict", content["state_dict"])
             self.training.network.load_state_dict(without_prefix(trained))
-            self.bare_optimizer.load_state_dict(content["optimizer"])
+            # The settings are the plan's and the device's, which may have changed; the state is the checkpoint's.
+            settings = self.bare_optimizer.state_dict()["param_groups"]
+            self.bare_optimizer.load_state_dict({**content["optimizer"], "param_groups": settings})
             self.fabric.strategy.precision.load_state_dict(content["precision"])
             self.step, self.validated = content["global_step"], content["validated"]
             self.best_dice = content["best_dice"]
             if self.average is not None:
                 # Without a stored average, "state_dict" has the trained weights, with which an average starts.
                 self.average.module.load_state_dict(without_prefix(content["state_dict"]))
-                self.average.n_averaged.fill_(self.step % self.settings.steps)
+                self.average.made = self.step % self.settings.steps
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError("checkpoint-of-another-plan", path=str(self.run.checkpoint)) from error
 
@@ -319,25 +335,62 @@ class TrainingLoop:
 
     def _any_process(self, is_so: bool) -> bool:
         """Whether it is true in any process; all of them must call this at the same point."""
+        return self._least(not is_so) == 0
+
+    def _least(self, value: int) -> int:
+        """The smallest value in any process; all of them must call this at the same point."""
         if self.fabric.world_size == 1:
-            return is_so
-        return bool(self.fabric.all_reduce(torch.tensor(float(is_so), device=self.fabric.device), reduce_op="sum"))
+            return value
+        least = torch.tensor(value, dtype=torch.int64)
+        torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN, group=self._hosts)
+        return int(least)
 
-    def _is_sound(self, loss: Tensor, norm: Tensor) -> bool:
-        loss, norm = torch.stack([loss, norm.to(loss)]).tolist()
-        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
-        # With a scaler, an infinite gradient only means that the scale is too large, and the step is skipped.
-        return math.isfinite(loss) and (math.isfinite(norm) if scaler is None else scaler.get_scale() >= SMALLEST_SCALE)
+    def _clip_gradients(self) -> Tensor:
+        """Limit the gradients' norm, and return what it was; ``Fabric.clip_gradients`` refuses fused optimizers."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.bare_optimizer)
+        return clip_grad_norm_(self.training.parameters(), self.settings.gradient_clip or float("inf"))
 
-    def _cases_to_blame(self, batch: list[Tensor]) -> list[str]:
-        """The cases of this step whose sample alone gives no finite loss, or all if no single one does."""
+    def _note_fault(self, loss: Tensor, norm: Tensor) -> None:
+        """Note on the device whether the step is finite, without waiting for it."""
+        is_finite = torch.isfinite(loss)
+        if self.scaler is None:
+            # With a scaler, an infinite gradient only means that the scale is too large, and the step is skipped.
+            is_finite = is_finite & torch.isfinite(norm)
+        self._is_at_fault.clamp_(min=(~is_finite).float())
+        self._sound_steps += 1 - self._is_at_fault
+        self._unchecked_steps += 1
+
+    def _check_steps(self) -> None:
+        """Raise UserError ``not-finite`` if one of the steps since the last check was not finite.
+
+        Reading a value waits until the device has made all steps, so this is not done at every step. Where updates are
+        fused there was none from the step at fault on, so the weights are still those that it began with.
+        """
+        if not self._unchecked_steps:
+            return
+        sound = int(self._sound_steps)
+        if self.scaler is not None and self.scaler.get_scale() < SMALLEST_SCALE:
+            sound = min(sound, self._unchecked_steps - 1)
+        sound = self._least(sound)
+        if sound < self._unchecked_steps:
+            self.step += sound - self._unchecked_steps
+            raise self._not_finite(self._cases_to_blame())
+        self._sound_steps.zero_()
+        self._unchecked_steps = 0
+
+    def _cases_to_blame(self) -> list[str]:
+        """The cases of the next step whose sample alone gives no finite loss, or all if no single one does."""
+        fabric, samples = self.fabric, self.cases[self._stage_of(self.step + 1)].samples
+        next_step = range(self.step, self.step + 1)
+        (numbers,) = StepSamples(next_step, self.settings.batch, fabric.global_rank, fabric.world_size)
         is_sound = []
-        with torch.no_grad(), self.fabric.autocast():
-            for index in range(len(batch[0])):
-                sample = [part[index : index + 1] for part in batch]
+        with torch.no_grad(), fabric.autocast():
+            for number in numbers:
+                sample = [part.to(fabric.device) for part in default_collate([samples[number]])]
                 loss = self.training(*sample, progress=self._progress())["loss"]
                 is_sound.append(float(torch.isfinite(sample[0]).all() and torch.isfinite(loss)))
-        gathered = self.fabric.all_gather(torch.tensor(is_sound, device=self.fabric.device)).flatten().tolist()
+        gathered = fabric.all_gather(torch.tensor(is_sound, device=fabric.device)).flatten().tolist()
         names = self._case_names(self.step)
         return [name for name, sound in zip(names, gathered, strict=True) if not sound] or names
 
@@ -351,17 +404,3 @@ class TrainingLoop:
         cases = sorted(set(names))
         plan = str(self.run.folder / PLAN_FILE)
         return UserError("not-finite", step=self.step + 1, names=", ".join(cases), plan=plan, cases=cases)
-
-
-def averaging(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], None]:
-    """Update rule of a moving average of weights for ``AveragedModel``: ``decay`` of the average is kept per step.
-
-    The average is steadier than the weights of any one step. At first, less of it is kept, because the random initial
-    weights would otherwise dominate it for a long time: (1 + n) / (10 + n) after n steps of the stage.
-    """
-
-    def average(averages: Sequence[Tensor], values: Sequence[Tensor], made: Tensor) -> None:
-        count = float(made)
-        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averages, values, made)
-
-    return average

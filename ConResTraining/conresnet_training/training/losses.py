@@ -55,9 +55,10 @@ def cross_entropy(logits: Tensor, target: Tensor, exclusive: bool, rare_labels: 
 
 def _balanced(logits: Tensor, target: Tensor, rare_labels: float) -> Tensor:
     """The mean cross entropy of one sample (outputs, S, H, W) whose voxels have the weight ``V_k ** -rare_labels``."""
-    labels = with_background(target[None]).argmax(1)
-    counts = torch.bincount(labels.flatten(), minlength=len(logits))
-    return F.cross_entropy(logits[None], labels, counts.clamp(min=1).to(logits.dtype) ** -rare_labels)
+    shares = with_background(target[None])
+    # Unlike torch.bincount, a sum of 0 and 1 does not wait for a GPU.
+    counts = shares.sum((0, *SPATIAL), dtype=torch.float32)
+    return F.cross_entropy(logits[None], shares.argmax(1), counts.clamp(min=1).to(logits.dtype) ** -rare_labels)
 
 
 def segmentation_loss(

@@ -1,10 +1,12 @@
 """The networks of a plan's system with their losses, as the training loop takes them."""
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Box
@@ -145,6 +147,38 @@ class SegmentationTraining(nn.Module):
         deep_weight = settings.deep_supervision
         how = self.exclusive, self.residual_axis, deep_weight, settings.loss, weights, settings.rare_labels
         return total_loss(outputs, target, *how)
+
+
+class WeightAverage:
+    """Moving average of a network's parameters and buffers, steadier than those of any one step.
+
+    ``decay`` of the average is kept per step. At first, less of it is kept, because the random initial weights would
+    otherwise dominate it for a long time: (1 + n) / (10 + n) after n steps of the stage. PyTorch's ``AveragedModel``
+    would wait for the GPU at every step, to read their number.
+
+    Args:
+        network: copied.
+
+    Attributes:
+        module: the network with the averaged weights.
+        made: steps of the stage that it averages.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.module, self.decay, self.made = copy.deepcopy(network), decay, 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take in the weights after another step; the first time, they replace those there were."""
+        kept = min(self.decay, (1 + self.made) / (10 + self.made)) if self.made else 0.0
+        averages, values = ([*part.parameters(), *part.buffers()] for part in (self.module, network))
+        pairs = list(zip(averages, values, strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        get_ema_multi_avg_fn(kept)(*map(list, zip(*floats, strict=True)), None)
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)
+        self.made += 1
 
 
 def stages_of(plan: Plan) -> int:

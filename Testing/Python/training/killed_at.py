@@ -11,7 +11,6 @@ import signal
 import sys
 
 import torch
-from lightning.fabric import Fabric
 
 from conresnet_training.cli.main import main
 from conresnet_training.data import preparation
@@ -74,7 +73,7 @@ MOMENTS = {
     "while a case is prepared": lambda: dies_writing(preparation, 5, ""),
     "between two cases": lambda: dies(trainer, "prepare_case", 3),
     "before the first step": lambda: dies(loop.TrainingLoop, "_make_step"),
-    "between gradient and step": lambda: dies(Fabric, "clip_gradients", 2),
+    "between gradient and step": lambda: dies(loop, "clip_grad_norm_", 2),
     "right after a step": lambda: dies(torch.optim.Adam, "step", 2, after=True),
     "while the best checkpoint is written": lambda: dies_writing(run_folder, 1),
     "between best and last": lambda: dies_writing(run_folder, 2),

@@ -3,11 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from conresnet_training.planning.plan import read_plan, with_settings
 from conresnet_training.runs.run import Run, start_run
-from conresnet_training.training.loop import averaging
+from conresnet_training.training.network import WeightAverage
 from conresnet_training.training.trainer import fit
 from training.broken_runs import assert_same, checkpoint
 from training.tiny_plan import write_tiny_plan
@@ -16,10 +15,10 @@ from training.tiny_plan import write_tiny_plan
 def averaged(decay, values):
     """The average after the weight had each of the values in turn."""
     network = nn.Linear(1, 1)
-    average = AveragedModel(network, multi_avg_fn=averaging(decay), use_buffers=True)
+    average = WeightAverage(network, decay)
     for value in values:
         nn.init.constant_(network.weight, value)
-        average.update_parameters(network)
+        average.update(network)
     return average.module.weight.item()
 
 
