@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from conresnet_training.cli.main import FILE, FOLDER, settings_option
+from conresnet_training.cli.main import FILE, FOLDER, device_option, settings_option
 from conresnet_training.planning.systems import DEFAULT, SYSTEMS
 
 
@@ -65,8 +65,9 @@ def _listed_systems() -> str:
     "--memory",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GB",
-    help="Memory of the GPU used for training.  [default: free memory of this GPU, or of this computer]",
+    help="Memory of the GPU used for training.  [default: free memory of the device]",
 )
+@device_option
 @click.option(
     "--residual-axis",
     type=click.Choice(["S", "H", "W"]),
@@ -86,6 +87,7 @@ def plan(
     system: str,
     kind: str | None,
     memory: float | None,
+    device: str,
     residual_axis: str | None,
     base_width: int | None,
     overwrite: bool,
@@ -108,7 +110,7 @@ def plan(
     if output.exists() and not overwrite:
         raise UserError("plan-exists", path=str(output))
     data_set = read_data_set(data)
-    budget = Budget.given(memory) if memory else Budget.here()
+    budget = Budget.given(memory) if memory else Budget.here(device)
     choices = Choices(system, kind, residual_axis, base_width, chosen_batch(settings))
     planned, reasons = make_plan(data_set, data, budget, choices)
     planned = with_settings(planned, settings)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from conresnet.errors import UserError
+from conresnet.inference.devices import choose_backend
 from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE
 from conresnet.networks import build_network
 from conresnet_training.planning.systems import Frame, Network
@@ -30,8 +31,8 @@ from conresnet_training.training.losses import total_loss
 COUNTED_WINDOWS = ((32, 32, 32), (48, 48, 48))
 # A step's memory, as a multiple of what is kept for the backward pass.
 TIMES_KEPT = 2.0
-# Each parameter with its gradient and Adam's two moments, in fp32.
-BYTES_PER_PARAMETER = 16
+# Each parameter with its gradient, Adam's two moments and its average over steps, in fp32.
+BYTES_PER_PARAMETER = 20
 # Python, torch, a GPU's context, and the workspace of convolutions.
 FIXED_BYTES = 2**30
 # The rest is for fluctuation and other programs.
@@ -39,7 +40,10 @@ USED_SHARE = 0.8
 # Assumed for a computer that does not report its memory.
 ASSUMED_BYTES = 8 * 2**30
 
+# Samples per step. Small windows leave most of a GPU idle, so a step takes more of them there: up to as many voxels as
+# the engine's batches have, but no more than a share of the data's, as in nnU-Net.
 BATCH = 2
+VOXELS_PER_STEP, SHARE_PER_STEP = 2**21, 0.05
 
 Build = Callable[[Frame], Network]
 
@@ -67,15 +71,33 @@ class Budget:
         return cls(int(gigabytes * 2**30), (32, 16, 8), f"{gigabytes:g} GB of GPU memory, as given", is_gpu=True)
 
     @classmethod
-    def here(cls) -> "Budget":
-        """The free memory of this computer: that of its first GPU if torch finds one, otherwise its main memory."""
-        if torch.cuda.is_available():
-            free = torch.cuda.mem_get_info()[0]
-            source = f"{free / 2**30:.1f} GB free on {torch.cuda.get_device_name()}"
+    def here(cls, device: str = "auto") -> "Budget":
+        """The free memory of the device if it is a GPU with its own, otherwise the main memory of this computer.
+
+        Args:
+            device: as in ``choose_backend``.
+
+        Raises:
+            UserError: those of ``choose_backend``.
+        """
+        chosen = choose_backend(device).device
+        if chosen.type == "cuda":
+            free = torch.cuda.mem_get_info(chosen)[0]
+            source = f"{free / 2**30:.1f} GB free on {torch.cuda.get_device_name(chosen)}"
             return cls(free, (32, 16, 8), source, is_gpu=True)
         free = _free_memory()
-        source = f"{free / 2**30:.1f} GB free on this computer, which has no GPU that torch can use"
-        return cls(free, (16, 8), source)
+        why = ", which has no GPU that torch can use" if (device, chosen.type) == ("auto", "cpu") else ""
+        return cls(free, (16, 8), f"{free / 2**30:.1f} GB free on this computer{why}")
+
+    def largest_batch(self, window: Sequence[int], voxels: float) -> int:
+        """The batch to try first, an even number.
+
+        Args:
+            window: voxels (S, H, W).
+            voxels: of all images of the data set together.
+        """
+        most = int(min(VOXELS_PER_STEP, SHARE_PER_STEP * voxels) // math.prod(window)) if self.is_gpu else BATCH
+        return max(BATCH, most - most % 2)
 
 
 @dataclass(frozen=True)
@@ -137,19 +159,22 @@ def _step_cost(network: str, segments: int) -> StepCost:
     return StepCost(parameters, small - per_voxel * voxels[0], per_voxel)
 
 
-def fit_memory(budget: Budget, build: Build, frame: Frame, window: Sequence[int]) -> Fit:
-    """The best that fits: first a narrower network is tried, then one sample per step, then a smaller window.
+def fit_memory(budget: Budget, build: Build, frame: Frame, window: Sequence[int], largest: int = 0) -> Fit:
+    """The best that fits: first a smaller batch is tried, down to the frame's, then a narrower network, then one sample
+    per step, then a smaller window.
 
     Args:
         build: makes the network.
-        frame: what the data decide about it, and the batch that is tried first; the base width is chosen here.
+        frame: what the data decide about it; the base width is chosen here.
         window: voxels (S, H, W).
+        largest: the batch that is tried first, if that is more than the frame's.
 
     Raises:
         UserError: ``memory-too-small`` or ``plan-network-wrong``.
     """
     narrow = [width for width in budget.widths if width >= 16] or list(budget.widths)
-    choices = [(width, frame.batch, tuple(window)) for width in narrow] + [(narrow[-1], 1, tuple(window))]
+    choices = [(narrow[0], batch, tuple(window)) for batch in range(largest, frame.batch, -2)]
+    choices += [(width, frame.batch, tuple(window)) for width in narrow] + [(narrow[-1], 1, tuple(window))]
     windows = [tuple(window)]
     while windows[-1] != (smaller := _smaller(windows[-1])):
         windows.append(smaller)

@@ -1,5 +1,6 @@
 """A plan made from the data, with reasons: the cases decide spacing, orientation, intensities, window and length."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,7 +60,7 @@ class Choices:
         kind: "labels" or "regions"; None: regions where the data set has them.
         residual_axis: "S", "H" or "W", across which the network takes residuals. Defaults to "S".
         base_width: channels of the networks' first stage, a multiple of 8; None: what fits the memory.
-        batch: samples per step; None: 2, or 1 where memory is short.
+        batch: samples per step; None: 2, or 1 where memory is short, or more that fill a GPU.
     """
 
     system: str = DEFAULT
@@ -130,7 +131,10 @@ def make_plan(
     remarks = entry.prepare(model)
     frame = Frame.of(model, budget.widths[0], choices.residual_axis or "S", choices.batch or BATCH)
     wanted = tuple(model["inference"]["window"])
-    fit = fit_memory(budget, entry.build, frame, wanted)
+    largest = 0 if choices.batch else budget.largest_batch(wanted, len(data_set.cases) * math.prod(found.size))
+    fit = fit_memory(budget, entry.build, frame, wanted, largest)
+    if fit.batch > frame.batch:
+        remarks = {**remarks, "batch": "so that a GPU is busy, within its memory and a twentieth of the data"}
     model["inference"]["window"] = [side - side % entry.declaration.multiple for side in fit.window]
     network = entry.build(replace(frame, base_width=fit.width, batch=fit.batch))
     arguments = entry.plan_arguments(lambda: labeled_masks(data_set, targets))
@@ -293,7 +297,7 @@ def _reasons(made: Planned) -> list[Reason]:
         _roi(made),
         *_inputs(made),
         Reason("window", f"{product(model.inference.window)} voxels", _why_window(made)),
-        Reason("batch", str(training.batch), "samples per step"),
+        Reason("batch", str(training.batch), _with_remark(made, "batch", "samples per step")),
         Reason(
             "workers",
             "chosen at training",

@@ -33,6 +33,21 @@ def test_less_memory_makes_a_narrower_network_then_a_smaller_batch_and_window():
         fit_memory(Budget.given(0.5), conresnet, FRAME, window)
 
 
+def test_small_windows_make_a_larger_batch_on_a_gpu_whose_memory_holds_it():
+    window, image = (40, 56, 40), 40 * 56 * 40
+    large, small, cpu = Budget.given(80), Budget.given(10), Budget(80 * 2**30, (16, 8), "this computer")
+    # 2^21 voxels are 23.4 windows; a twentieth of 200 cases are 10.
+    assert [large.largest_batch(window, cases * image) for cases in (1000, 200, 60, 3)] == [22, 10, 2, 2]
+    assert large.largest_batch((80, 160, 160), 1000 * image) == cpu.largest_batch(window, 1000 * image) == 2
+    fits = [fit_memory(budget, conresnet, FRAME, window, 22) for budget in (large, small)]
+    assert (fits[0].width, fits[0].batch, fits[0].window) == (32, 22, window)
+    assert fits[1].width == 32 and fits[1].window == window and 2 < fits[1].batch < 22
+    for fit, budget in zip(fits, (large, small), strict=True):
+        cost = StepCost.of(conresnet(Frame(4, 3, False, 32, "S", fit.batch)), 3)
+        assert fit.bytes == cost.bytes(fit.batch, window) <= USED_SHARE * budget.bytes
+        assert fit.batch == 22 or cost.bytes(fit.batch + 2, window) > USED_SHARE * budget.bytes
+
+
 def test_batch_norm_is_not_counted_for_batches_too_small_for_it():
     """The network is built for the batch that is tried, since its norm depends on it."""
     built = []

@@ -212,6 +212,30 @@ def test_processor_plans_the_narrower_network(monkeypatch):
     assert here.widths[0] == 16 and here.bytes > 2**28 and not here.is_gpu
 
 
+def test_gpu_of_the_given_number_decides_the_memory(monkeypatch):
+    """On a double of a computer with two GPUs, the second of which is larger."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (2**34 if device.index else 2**33, 2**34))
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"GPU {device.index}")
+    assert Budget.here("cuda:1") == Budget(2**34, (32, 16, 8), "16.0 GB free on GPU 1", is_gpu=True)
+    assert Budget.here().bytes == 2**33 and not Budget.here("cpu").is_gpu
+    with pytest.raises(UserError) as raised:
+        Budget.here("cuda:2")
+    assert raised.value.code == "device-unavailable"
+
+
+def test_gpu_takes_a_larger_batch_where_windows_are_small_and_cases_many(tmp_path):
+    folder = decathlon(tmp_path / "set", cases=200)
+    plan, reasons = make_plan(read_data_set(folder), folder, Budget.given(40))
+    (why,) = [reason.why for reason in reasons if reason.what == "batch"]
+    # A twentieth of 200 images of 20 x 18 x 16 voxels is 6.25 windows of 16 x 24 x 24.
+    assert plan.training.batch == 6 and "twentieth of the data" in why
+    assert planned(folder, Budget.given(40), batch=2).training.batch == 2
+    assert planned(folder, Budget(40 * 2**30, (16, 8), "this computer")).training.batch == 2
+
+
 @pytest.mark.parametrize(("cases", "steps", "folds"), [(2, 2000, 2), (4, 2000, 4), (100, 3000, 5)])
 def test_steps_and_folds_follow_the_number_of_cases(tmp_path, cases, steps, folds):
     training = planned(decathlon(tmp_path / "set", cases=cases)).training
