@@ -61,7 +61,8 @@ def test_a_real_tumor_goes_from_the_folder_to_a_model_and_to_the_labels_of_brats
     found = segmented(package, [t1, t1ce, t2, flair], tmp_path / "as_the_model")
     assert "Assigned by name" not in capsys.readouterr().out
     assert np.array_equal(segmented(package, [flair, t1, t2, t1ce], tmp_path / "shuffled"), found)
-    assert "Assigned by name: pat2_T1.nii.gz as T1, pat2_T1GD.nii.gz as T1ce, pat2_T2.nii.gz as T2" in capsys.readouterr().out
+    assigned = "Assigned by name: pat2_T1.nii.gz as T1, pat2_T1GD.nii.gz as T1ce, pat2_T2.nii.gz as T2"
+    assert assigned in capsys.readouterr().out
     named = [f"flair={flair}", f"T1ce={t1ce}", f"T1={t1}", f"t2={t2}"]
     by_name = [word for channel in named for word in ("--channel", channel)]
     assert np.array_equal(segmented(package, by_name, tmp_path / "named"), found)
