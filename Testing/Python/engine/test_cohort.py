@@ -195,9 +195,9 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, str]]:
             address = client.scheduler.addr
         yield first, address
     finally:
+        # The workers first: they would wait for a scheduler that is gone.
         for process in (second, first):
             process.terminate()
-        for process in (second, first):
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
