@@ -32,7 +32,7 @@ from conresnet.errors import UserError
 from conresnet.files import write_error
 from conresnet.package import ModelDescription, ModelPackage, read_package
 from conresnet.package.description import DESCRIPTION_FILE
-from conresnet.package.store import find_model
+from conresnet.package.store import read_model
 from conresnet.request import SegmentRequest
 from conresnet.worker.protocol import MODELS_FOLDER, BlockWriter
 
@@ -366,7 +366,7 @@ def sendModels(package: ModelPackage, known: dict[str, str], send: Callable[[dic
     """
     packages = [package]
     if package.description.locator:
-        packages.append(read_package(find_model(package.description.locator.model), verify=False))
+        packages.append(read_model(package.description.locator.model, verify=False))
     for each in packages:
         name, digest = each.description.name, each.description.digest
         if known.get(name) == digest:

@@ -168,14 +168,13 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     """
     # They import SimpleITK, which takes time when Slicer starts.
     from conresnet.inference.labels import packed_size
-    from conresnet.package import read_package
-    from conresnet.package.store import find_model
+    from conresnet.package.store import read_model
     from conresnet.report import write_in_steps
 
     volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
     if volumeNode is None:
         raise UserError("input-removed", name=segmentationNode.GetName())
-    package = read_package(find_model(_modelOf(segmentationNode)), verify=False)
+    package = read_model(_modelOf(segmentationNode), verify=False)
     report, surfaces = _keptReport(segmentationNode), _pictureOf3D()
     yield
     output = package.description.located_output if "located" in report else package.description.output

@@ -316,15 +316,15 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     are cross-validated over the cases. Use only cases that the model never saw, because it makes too few errors on
     others.
     """
-    from conresnet.package import read_package, write_package
+    from conresnet.package import write_package
     from conresnet.package.ranking import RANKING_FILE
-    from conresnet.package.store import find_model
+    from conresnet.package.store import read_model
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.review_fit import describe_ranking, ranking_file
     from conresnet_training.evaluation.runs import fit_review
     from conresnet_training.reporting import echo
 
-    model = read_package(find_model(package))
+    model = read_model(package)
     names = [name.strip() for name in (cases or "").split(",") if name.strip()]
     ranking = fit_review(model, read_data_set(data), names)
     files = {name: model.read_file(name) for name in model.description.files}

@@ -12,7 +12,7 @@ from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.files import replacing
 from conresnet.images.files import read_image
-from conresnet.images.grid import Box, Volume, bounding_box, reordering, whole_box
+from conresnet.images.grid import Box, Volume, bounding_box, grown, reordering, whole_box
 from conresnet_training.data import Case
 from conresnet_training.data.label_maps import read_label
 from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures, SegmentValues, crossing
@@ -161,7 +161,8 @@ def draw_case(image: Volume, masks: Mapping[str, Masks], colors: Colors, planes:
     spacing = reorder.grid(image.grid).spacing[::-1]
     first = next(iter(masks.values()))
     shown = reorder.view((first.found != 0) | (first.truth != 0))
-    box = _with_margin(bounding_box(shown) or whole_box(shown.shape), spacing)
+    margins = np.ceil(MARGIN_MM / spacing).astype(int)
+    box = grown(bounding_box(shown) or whole_box(shown.shape), margins, shown.shape)
     gray = reorder.view(image.array)[box].astype(np.float32)
     pairs = {name: item.cut(reorder.view, box) for name, item in masks.items()}
     place = _place_with_most([found != truth for found, truth in pairs.values()]) if worst else None
@@ -188,13 +189,6 @@ def draw_case(image: Volume, masks: Mapping[str, Masks], colors: Colors, planes:
         axes.set(xlim=(-1, width), ylim=(height, -1))
         axes.set_axis_off()
     return to_png(figure, DPI)
-
-
-def _with_margin(box: Box, spacing: np.ndarray) -> Box:
-    margins = np.ceil(MARGIN_MM / spacing).astype(int)
-    return tuple(
-        slice(max(0, part.start - margin), part.stop + margin) for part, margin in zip(box, margins, strict=True)
-    )
 
 
 def _place_with_most(masks: Sequence[np.ndarray]) -> list[int] | None:

@@ -13,10 +13,10 @@ from conresnet.files import make_folder
 from conresnet.images.files import write_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import LoadedModel, load_model, segment
-from conresnet.package import ModelDescription, ModelPackage, read_package, write_package
+from conresnet.package import ModelDescription, ModelPackage, write_package
 from conresnet.package.ranking import Ranking
 from conresnet.package.reader import read_metrics
-from conresnet.package.store import find_model
+from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import SEGMENTATION_FILE
 from conresnet_training.data import Case, DataSet
@@ -320,7 +320,7 @@ def _sentence(runs: Sequence[Run], data_set: DataSet, cases: Collection[str]) ->
 def _held_out_by(model: str, data: str) -> set[str]:
     """The cases of a data set that no training of a model saw, according to its own figures; empty if unknown."""
     try:
-        metrics = read_metrics(read_package(find_model(model)))
+        metrics = read_metrics(read_model(model))
     except UserError:
         return set()
     named = metrics.get("dice_a_case")
