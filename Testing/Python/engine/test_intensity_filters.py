@@ -107,7 +107,7 @@ def test_a_few_very_bright_voxels_do_no_harm(head):
 
 
 def test_local_contrast_is_raised_within_the_head(head):
-    """White and gray matter differ little beside the range from air to fat; the copy is there to show that more."""
+    """White and gray matter differ little compared to air and fat. The copy makes that difference larger."""
     inside = head > 60
     result = filtered([GAUSSIAN, EQUALIZE], head, (8, 1, 1), inside)
     plane, before = result[19, 60:180, 50:126], head[19, 60:180, 50:126] / np.percentile(head[inside], 99.5)
