@@ -168,7 +168,14 @@ TRAINING: dict[str, str] = {
     "run-unreadable": _("The folder {path} cannot be read ({reason}); check its permissions."),
     "run-in-use": _("Process {pid} is training in {path}. Stop it, or wait until it ends."),
     "run-not-running": _("No training is running in {path}."),
-    "fold-file-damaged": _("{path} must contain the number of the run's fold, 0 to {last}. Write it there again."),
+    "fold-file-damaged": _(
+        'Write the number of the fold that the run holds out, 0 to {last}, or "none" into {path}. What is there now is '
+        "neither."
+    ),
+    "nothing-held-out": _(
+        "The run {run} was trained on all cases, so it cannot be measured. Measure a run that holds out a fold; for "
+        "export, name it with --measured-by."
+    ),
     "split-damaged": _("{path} does not list the run's cases ({part}). Restore it from a backup, or start a new run."),
     "cases-gone": _(
         "Cases that the run {run} was started with are missing from the data set {data}: {names}. Restore them, or "

@@ -34,10 +34,25 @@ checkpoint_option = click.option(
 _EVALUATION = click.Path(path_type=Path)
 
 
+class _Fold(click.ParamType):
+    """The number of a fold, or "none", which becomes None."""
+
+    name = "K|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        return None if value == "none" else click.IntRange(min=0).convert(value, param, ctx)
+
+
 @click.command()
 @click.argument("plan", type=FILE)
 @click.option("--output", type=FOLDER, required=True, help="Folder of the run: new, or empty.")
-@click.option("--fold", type=click.IntRange(min=0), default=0, show_default=True, help="The fold to hold out.")
+@click.option(
+    "--fold",
+    type=_Fold(),
+    default=0,
+    show_default=True,
+    help="The fold to hold out, or none to train on all cases.",
+)
 @settings_option
 @data_option
 @steps_option
@@ -47,7 +62,7 @@ _EVALUATION = click.Path(path_type=Path)
 def train(
     plan: Path,
     output: Path,
-    fold: int,
+    fold: int | None,
     settings: tuple[str, ...],
     data: Path | None,
     max_steps: int | None,
@@ -276,11 +291,20 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
 @click.option("--name", help="The model's name, instead of the plan's.")
 @click.option("--title", help="The model's title, instead of the plan's.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing package.")
+@click.option(
+    "--measured-by",
+    metavar="RUN",
+    type=FOLDER,
+    multiple=True,
+    help="Run of the same plan that held out cases, whose figures the package gets. May be repeated. Needed for a RUN "
+    "that was trained on all cases.",
+)
 @data_option
 def export(
     folders: tuple[Path, ...],
     output: Path,
     checkpoint: str,
+    measured_by: tuple[Path, ...],
     name: str | None,
     title: str | None,
     overwrite: bool,
@@ -297,8 +321,11 @@ def export(
     from conresnet_training.runs.export import export_runs
     from conresnet_training.runs.run import open_run
 
-    runs = [run for folder in folders for run in open_runs(folder, data) or [open_run(folder, data)]]
-    echo(export_runs(runs, output, checkpoint, overwrite, name, title), err=True)
+    runs, measured = (
+        [run for folder in named for run in open_runs(folder, data) or [open_run(folder, data)]]
+        for named in (folders, measured_by)
+    )
+    echo(export_runs(runs, output, checkpoint, overwrite, name, title, measured), err=True)
 
 
 @click.command("fit-review")

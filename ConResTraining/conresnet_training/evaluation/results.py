@@ -167,8 +167,8 @@ class Evaluation:
         surface_tolerance_mm: of surface Dice.
         cases: for each case and segment its figures, see ``metrics.segment_figures``.
         missing: cases of the data set that should have been measured but have no result.
-        made_by: for each run its fold, number of steps and checkpoint, and how far an unfinished training came; empty
-            for predictions.
+        made_by: for each run its fold (None if it learned from all cases), number of steps and checkpoint, and how far
+            an unfinished training came; empty for predictions.
         failed: for each case that could not be measured, why.
     """
 
@@ -200,7 +200,7 @@ class Evaluation:
     def unfinished(self) -> list[str]:
         """A sentence about each run whose training was not finished."""
         return [
-            f"Fold {run['fold']} is unfinished: {run['unfinished']} were completed."
+            f"{name_of_fold(run['fold'])} is unfinished: {run['unfinished']} were completed."
             for run in self.made_by
             if run.get("unfinished")
         ]
@@ -222,6 +222,11 @@ class Evaluation:
             "summary": self.summary,
             "cases": {name: {segment: dict(row) for segment, row in rows.items()} for name, rows in self.cases.items()},
         }
+
+
+def name_of_fold(fold: int | None) -> str:
+    """What a run is called in a sentence."""
+    return "The training on all cases" if fold is None else f"Fold {fold}"
 
 
 def write_tables(evaluation: Evaluation, folder: Path) -> None:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -155,10 +156,13 @@ def measure_runs(
         samples: receives what the review list is fitted on.
 
     Raises:
-        UserError: ``checkpoint-not-found``, ``runs-differ``, or any of segmenting; if no case can be measured, what is
-            wrong with the first.
+        UserError: ``checkpoint-not-found``, ``runs-differ``, ``nothing-held-out``, or any of segmenting; if no case can
+            be measured, what is wrong with the first.
     """
     check_agreement(runs)
+    for run in runs:
+        if run.fold is None:
+            raise UserError("nothing-held-out", run=str(run.folder))
     plan = runs[0].plan
     data_set, values = runs[0].data_set(), values_of_model(plan.model.output.segments, plan.targets)
     synthesizer = synthesizer_of(plan, data_set.tissues)
@@ -176,10 +180,10 @@ def measure_runs(
                 files[case.name] = (case, file)
                 done(case.name)
     _need_any(cases, errors)
-    trained = {
+    made_by = {
         index: facts
         for indices, model in zip(groups, packed, strict=True)
-        for index, *facts in zip(indices, model.steps, model.unfinished, strict=True)
+        for index, facts in zip(indices, facts_of_runs([runs[i] for i in indices], model, checkpoint), strict=True)
     }
     evaluation = Evaluation(
         data=data_set.name,
@@ -187,15 +191,19 @@ def measure_runs(
         model=plan.model.name,
         surface_tolerance_mm=surface_tolerance_mm,
         cases={name: cases[name] for name in sorted(cases)},
-        made_by=tuple(
-            {"fold": run.fold, "steps": trained[index][0], "checkpoint": checkpoint}
-            | ({"unfinished": trained[index][1]} if trained[index][1] else {})
-            for index, run in enumerate(runs)
-        ),
+        made_by=tuple(made_by[index] for index in range(len(runs))),
         failed={name: error.message for name, error in errors.items()},
     )
     colors = {item.name: item.color for item in plan.model.output.segments}
     return Measured(evaluation, files, values, colors, errors)
+
+
+def facts_of_runs(runs: Sequence[Run], packed: PackedRuns, checkpoint: str) -> list[dict[str, Any]]:
+    """For each run what an ``Evaluation`` says about it under ``made_by``."""
+    return [
+        {"fold": run.fold, "steps": steps, "checkpoint": checkpoint} | ({"unfinished": so_far} if so_far else {})
+        for run, steps, so_far in zip(runs, packed.steps, packed.unfinished, strict=True)
+    ]
 
 
 def open_runs(folder: Path, data: Path | None = None) -> list[Run]:
@@ -265,7 +273,8 @@ def fit_review(package: ModelPackage, data_set: DataSet, cases: Sequence[str] = 
         have one, ``review-labels-differ`` if its labels are not the model's segments, ``review-empty`` if the model
         finds nothing, or any error of reading and segmenting.
     """
-    names = tuple(cases) or tuple(read_metrics(package).get("dice_a_case", ()))
+    metrics = read_metrics(package)
+    names = tuple(cases) or (tuple(metrics.get("dice_a_case", ())) if metrics.get("same_weights", True) else ())
     if not names:
         raise UserError("review-cases-unknown", model=package.description.name)
     by_name = {case.name: case for case in data_set.cases}
@@ -324,6 +333,7 @@ def _held_out_by(model: str, data: str) -> set[str]:
     except UserError:
         return set()
     named = metrics.get("dice_a_case")
-    if metrics.get("data") != data or not isinstance(named, dict) or MAY_HAVE_LEARNED in str(metrics.get("split")):
+    is_own = metrics.get("data") == data and metrics.get("same_weights", True)
+    if not is_own or not isinstance(named, dict) or MAY_HAVE_LEARNED in str(metrics.get("split")):
         return set()
     return set(named)

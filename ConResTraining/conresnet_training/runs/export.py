@@ -15,13 +15,13 @@ from conresnet.package.ranking import RANKING_FILE
 from conresnet.package.reader import METRICS_FILE
 from conresnet.package.store import check_replaceable
 from conresnet_training.evaluation.metrics import METRICS
-from conresnet_training.evaluation.report import Measured, picture_of
-from conresnet_training.evaluation.results import Evaluation, remarks, summary_cells
+from conresnet_training.evaluation.report import picture_of
+from conresnet_training.evaluation.results import Evaluation, name_of_fold, remarks, summary_cells
 from conresnet_training.evaluation.review_fit import ReviewSamples, describe_ranking, ranking_file
-from conresnet_training.evaluation.runs import measure_runs
-from conresnet_training.reporting import case_count
+from conresnet_training.evaluation.runs import facts_of_runs, measure_runs
+from conresnet_training.reporting import case_count, listed
 from conresnet_training.reporting.drawing import fill_template
-from conresnet_training.runs.packing import pack_runs
+from conresnet_training.runs.packing import check_same_recipe, pack_runs
 from conresnet_training.runs.run import Run
 
 THUMBNAIL_FILE = "thumbnail.png"
@@ -36,6 +36,7 @@ def export_runs(
     overwrite: bool = False,
     name: str | None = None,
     title: str | None = None,
+    measured_by: Sequence[Run] = (),
 ) -> str:
     """Write the package ``output`` and return a sentence about it.
 
@@ -48,29 +49,38 @@ def export_runs(
             cases chose it, and the card says so.
         overwrite: replace an existing model package.
         name, title: instead of those in the plan.
+        measured_by: runs of the same plan, trained with cases held out, whose figures the package gets. By default
+            ``runs`` themselves.
 
     Raises:
-        UserError: ``package-exists``, ``checkpoint-not-found``, ``runs-differ``, or any of reading the data and writing
-            the package.
+        UserError: ``package-exists``, ``checkpoint-not-found``, ``runs-differ``, ``nothing-held-out``, or any of
+            reading the data and writing the package.
     """
     check_replaceable(output, overwrite)
     packed = pack_runs(runs, checkpoint)
+    measured_by = measured_by or runs
+    if measured_by is not runs:
+        check_same_recipe(runs, measured_by)
     changes = {"name": name, "title": title}
     description = replace(packed.description, **{key: text for key, text in changes.items() if text is not None})
     # Checked before the work, so that an invalid name is reported at once.
     parse_description(description.to_dict(), "to be written")
     with tempfile.TemporaryDirectory() as folder:
         samples = ReviewSamples()
-        measured = measure_runs(runs, Path(folder), checkpoint=checkpoint, samples=samples)
+        measured = measure_runs(measured_by, Path(folder), checkpoint=checkpoint, samples=samples)
         for error in measured.errors.values():
             raise error
         by_dice = measured.evaluation.worst_first()
         shown = by_dice[len(by_dice) // 2]
         thumbnail = picture_of(shown, measured, planes=1, worst=False)
-    metrics = _metrics(measured, len(runs), packed.steps, checkpoint)
+    evaluation = measured.evaluation
+    if measured_by is not runs:
+        own = facts_of_runs(runs, packed, checkpoint)
+        evaluation = replace(evaluation, made_by=(*evaluation.made_by, *own))
+    metrics = _metrics(evaluation, runs, measured_by, packed.steps, checkpoint)
     ranking = samples.fit(f"{metrics['what']}: {metrics['split']}", description.output.names)
     review = describe_ranking(ranking) if ranking else "No review list was fitted, because the model found nothing."
-    card = write_card(description, measured.evaluation, metrics, review, shown if thumbnail else None)
+    card = write_card(description, evaluation, metrics, review, shown if thumbnail else None)
     files = {
         **packed.files,
         METRICS_FILE: json.dumps(metrics, indent=1, ensure_ascii=False).encode(errors="backslashreplace"),
@@ -79,10 +89,12 @@ def export_runs(
         **({RANKING_FILE: ranking_file(ranking)} if ranking else {}),
     }
     write_package(description, files, output, overwrite)
-    cases = case_count(len(measured.evaluation.cases))
+    cases = case_count(len(evaluation.cases))
     seen = f"{cases} it never saw" if len(runs) == 1 else f"{cases}, each by the networks that never saw it"
+    if measured_by is not runs:
+        seen = f"{cases} that {listed([str(run.folder) for run in measured_by])} never saw"
     sentence = f"Wrote {output}: mean Dice {metrics['mean_dice']:.3f} on {seen}."
-    return " ".join([sentence, review, *measured.evaluation.unfinished])
+    return " ".join([sentence, review, *evaluation.unfinished])
 
 
 def write_card(
@@ -112,6 +124,7 @@ def write_card(
         spacing=" x ".join(f"{side:g}" for side in description.preparation.spacing or ()),
         residual_plane=residual_plane(description),
         evaluation=evaluation,
+        name_of_fold=name_of_fold,
         metrics=metrics,
         review=review,
         rows=rows,
@@ -122,14 +135,22 @@ def write_card(
     )
 
 
-def _metrics(measured: Measured, networks: int, steps: Sequence[int], checkpoint: str) -> dict[str, Any]:
+def _metrics(
+    evaluation: Evaluation, runs: Sequence[Run], measured_by: Sequence[Run], steps: Sequence[int], checkpoint: str
+) -> dict[str, Any]:
     """``metrics.json``: summary figures, means by segment, and the figures of all cases by metric."""
-    evaluation = measured.evaluation
+    networks = len(runs)
     what = "Whole cases, segmented by the exported package through the engine, on the images' own grids"
     if networks > 1:
         what = (
             "Whole cases on the images' own grids, each segmented through the engine by those of the package's "
             f"{networks} networks that never saw it; the package averages all of them"
+        )
+    if measured_by is not runs:
+        learned = "all cases" if all(run.fold is None for run in runs) else "other cases, perhaps also on these"
+        what = (
+            "Whole cases on the images' own grids, segmented through the engine by networks that were trained in the "
+            f"same way but never saw these cases; the package's own weights were trained on {learned}"
         )
     overall, segments = evaluation.summary["overall"], evaluation.summary["segments"]
     content = {
@@ -151,4 +172,5 @@ def _metrics(measured: Measured, networks: int, steps: Sequence[int], checkpoint
         }
     content["checkpoint"] = checkpoint
     content["steps"] = steps[0] if networks == 1 else list(steps)
+    content["same_weights"] = measured_by is runs
     return content

@@ -11,7 +11,7 @@ from conresnet.package import ModelDescription
 from conresnet.package.description import System
 from conresnet.systems import declared_system
 from conresnet_training.reporting import shortened
-from conresnet_training.runs.run import Run, check_plan_unchanged, read_checkpoint, without_prefix
+from conresnet_training.runs.run import Run, check_plan_unchanged, read_checkpoint, what_is_learned, without_prefix
 from conresnet_training.training.network import stages_of
 
 
@@ -109,14 +109,33 @@ def check_agreement(runs: Sequence[Run]) -> None:
     for run, theirs in zip(runs[1:], compared[1:], strict=True):
         for part, ours in compared[0].items():
             if ours != theirs[part]:
-                raise UserError(
-                    "runs-differ",
-                    first=str(runs[0].folder),
-                    second=str(run.folder),
-                    part=part,
-                    one=shortened(str(ours)),
-                    other=shortened(str(theirs[part])),
-                )
+                raise _difference(runs[0], run, part, ours, theirs[part])
+
+
+def check_same_recipe(runs: Sequence[Run], measured_by: Sequence[Run]) -> None:
+    """Refuse figures of other runs that do not tell anything about these.
+
+    Raises:
+        UserError: as ``check_agreement``, also for networks that differ.
+    """
+    check_agreement([*runs, *measured_by])
+    ours = what_is_learned(runs[0].plan)
+    for run in measured_by:
+        theirs = what_is_learned(run.plan)
+        for part, value in ours.items():
+            if value != theirs[part]:
+                raise _difference(runs[0], run, part, value, theirs[part])
+
+
+def _difference(first: Run, second: Run, part: str, one: object, other: object) -> UserError:
+    return UserError(
+        "runs-differ",
+        first=str(first.folder),
+        second=str(second.folder),
+        part=part,
+        one=shortened(str(one)),
+        other=shortened(str(other)),
+    )
 
 
 def _compared(run: Run) -> dict[str, object]:

@@ -28,15 +28,21 @@ from conresnet_training.runs.state import CHECKPOINTS_FOLDER, FOLD_FILE, PLAN_FI
 
 SPLIT_FILE, PREPARED_FOLDER = "split.json", "prepared"
 PREFIX = "network."
+# In place of a fold's number: nothing is held out.
+NO_FOLD = "none"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and what it was started with."""
+    """A run's folder and what it was started with.
+
+    Args:
+        fold: the fold that is held out; None if the run learns from all cases.
+    """
 
     folder: Path
     plan: Plan
-    fold: int
+    fold: int | None
 
     @property
     def checkpoint(self) -> Path:
@@ -54,19 +60,19 @@ class Run:
         return read_data_set(self.plan.data)
 
 
-def check_new_run(plan: Plan, folder: Path, fold: int) -> None:
+def check_new_run(plan: Plan, folder: Path, fold: int | None) -> None:
     """Refuse what cannot become a run, without writing anything.
 
     Raises:
         UserError: ``fold-unknown`` or ``run-exists``.
     """
-    if not 0 <= fold < plan.training.folds:
+    if fold is not None and not 0 <= fold < plan.training.folds:
         raise UserError("fold-unknown", fold=fold, last=plan.training.folds - 1)
     if not can_begin_in(folder):
         raise UserError("run-exists", path=str(folder))
 
 
-def start_run(plan: Plan, folder: Path, fold: int) -> Run:
+def start_run(plan: Plan, folder: Path, fold: int | None) -> Run:
     """Create the folder of a new run. A run that ended before its first checkpoint is replaced.
 
     Raises:
@@ -79,7 +85,7 @@ def start_run(plan: Plan, folder: Path, fold: int) -> Run:
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         # First, because it marks the folder as a run's: one that is killed here does not block its folder.
-        (folder / FOLD_FILE).write_text(f"{fold}\n", encoding="utf-8")
+        (folder / FOLD_FILE).write_text(f"{NO_FOLD if fold is None else fold}\n", encoding="utf-8")
         write_plan(plan, folder / PLAN_FILE)
     except OSError as error:
         raise write_error(error, folder) from error
@@ -103,10 +109,11 @@ def open_run(folder: Path, data: Path | None = None) -> Run:
         raise UserError("run-not-found", path=str(folder))
     plan = read_plan(folder / PLAN_FILE, data)
     try:
-        fold = int((folder / FOLD_FILE).read_text(encoding="utf-8"))
+        text = (folder / FOLD_FILE).read_text(encoding="utf-8").strip()
+        fold = None if text == NO_FOLD else int(text)
     except (OSError, ValueError):
         fold = -1
-    if not 0 <= fold < plan.training.folds:
+    if fold is not None and not 0 <= fold < plan.training.folds:
         raise UserError("fold-file-damaged", path=str(folder / FOLD_FILE), last=plan.training.folds - 1)
     return Run(folder, plan, fold)
 
@@ -229,8 +236,8 @@ MOST_NAMED = 5
 Split = tuple[list[Case], list[Case]]
 
 
-def split(data_set: DataSet, plan: Plan, fold: int) -> Split:
-    """(training cases, held-out cases) of a fold.
+def split(data_set: DataSet, plan: Plan, fold: int | None) -> Split:
+    """(training cases, held-out cases) of a fold; without a fold, all cases are for training.
 
     Folds that the data set itself defines are used if their number is that of the plan. Otherwise fold k of n holds out
     every n-th patient by name, starting with the k-th, with all time points, so a patient is never on both sides.
@@ -239,6 +246,8 @@ def split(data_set: DataSet, plan: Plan, fold: int) -> Split:
         UserError: ``too-many-folds``.
     """
     cases, folds = data_set.cases, plan.training.folds
+    if fold is None:
+        return list(cases), []
     if len(data_set.held_out) == folds:
         names = data_set.held_out[fold]
     else:
@@ -281,7 +290,7 @@ def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
 
 
 def held_out_of_run(run: Run, data_set: DataSet) -> list[Case]:
-    """The cases that a run never saw.
+    """The cases that a run never saw; none if it learned from all of them.
 
     Raises:
         UserError: ``cases-gone`` if some of them are missing from the data set, or ``split-damaged``.
@@ -293,6 +302,8 @@ def held_out_of_run(run: Run, data_set: DataSet) -> list[Case]:
 
 def _recorded(run: Run, data_set: DataSet, part: str) -> list[Case]:
     names = _read_names(run.folder / SPLIT_FILE, part)
+    if not names and not (part == "held_out" and run.fold is None):
+        raise _damaged_split(run.folder / SPLIT_FILE, part)
     by_name = {case.name: case for case in data_set.cases}
     gone = [name for name in names if name not in by_name]
     if gone:
@@ -306,6 +317,10 @@ def _read_names(file: Path, part: str) -> list[str]:
         names = json.loads(file.read_text(encoding="utf-8"))[part]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         names = None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UserError("split-damaged", path=str(file), part=part)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _damaged_split(file, part)
     return names
+
+
+def _damaged_split(file: Path, part: str) -> UserError:
+    return UserError("split-damaged", path=str(file), part=part)

@@ -8,8 +8,8 @@ which the operating system releases however its owner ends. A process id would n
 ``progress.jsonl`` contains the run's events, one JSON object per line. Each has "event" and "time" (seconds since the
 epoch), and depending on the event:
 
-- started: step (made so far), steps (in total), stages (each takes an equal share of the steps), fold, pid, host,
-  device, devices, precision, version, cases (used for training), segments (their names)
+- started: step (made so far), steps (in total), stages (each takes an equal share of the steps), fold (null without
+  one), pid, host, device, devices, precision, version, cases (used for training), segments (their names)
 - preparing: done, of (cases)
 - step: step, loss and its parts, learning_rate, seconds_left, samples_per_second, gpu_memory (bytes, or null)
 - validation: step, dice (mean over segments), dice_a_segment {name: value}, best (whether it is the best so far)

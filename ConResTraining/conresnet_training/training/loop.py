@@ -246,6 +246,9 @@ class TrainingLoop:
         """Whether the validation was completed; a stop interrupts it, and the resumed run starts with it."""
         stage = self._stage_of(self.step)
         fabric, cases = self.fabric, self.cases[stage].held_out
+        if not len(cases):
+            self.validated = self.step
+            return True
         network = self._networks()[-1]
         own = range(fabric.global_rank, len(cases), fabric.world_size)
         window = self.run.plan.model.inference.window

@@ -19,6 +19,7 @@ from conresnet_training.data import read_data_set
 from conresnet_training.evaluation.runs import measure_runs
 from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import Choices, make_plan
+from conresnet_training.runs.packing import pack_runs
 from training.commands import run_command, sentence_of
 from training.trained_runs import finished_folds, finished_run, small_plan
 
@@ -165,3 +166,35 @@ def test_mistakes_get_a_sentence_before_any_case_is_segmented(data_set, tmp_path
         error = capsys.readouterr().err.strip()
         assert sentence in error and "\n" not in error
     assert (mine / "thesis.txt").read_text(encoding="utf-8") == "mine" and not (tmp_path / "new").exists()
+
+
+def test_a_run_on_all_cases_is_measured_by_one_that_held_some_out(data_set, tmp_path, monkeypatch, capsys):
+    plan = small_plan(data_set)
+    held_out, everything = (finished_run(plan, tmp_path / f"run {k}", fold=k, seed=k or 0) for k in (1, None))
+    output = tmp_path / "package"
+    for command in (("evaluate", everything.folder), ("export", everything.folder, "--output", output)):
+        assert run_command(monkeypatch, *command) == 2
+        assert sentence_of("nothing-held-out", run=everything.folder) in capsys.readouterr().err
+    named = ("export", everything.folder, "--output", output, "--measured-by", held_out.folder)
+    assert run_command(monkeypatch, *named) == 0
+    printed = capsys.readouterr().err
+    assert f"on 2 cases that {held_out.folder} never saw" in printed
+    assert "The training on all cases is unfinished: 7 of " in printed and "Fold 1 is unfinished: 7 of " in printed
+    package = read_package(output)
+    metrics = metrics_of(package)
+    assert "the package's own weights were trained on all cases" in metrics["what"] and not metrics["same_weights"]
+    (tmp_path / "out").mkdir()
+    for case, rows in measure_runs([held_out], tmp_path / "out").evaluation.cases.items():
+        assert metrics["dice_a_case"][case] == {name: round(row["dice"], 4) for name, row in rows.items()}
+    card = package.read_file("MODEL_CARD.md").decode()
+    assert "Fold 1: 7 steps. The training on all cases: 7 steps." in card
+    # The weights are those of the run on all cases, which has seen the cases in metrics.json.
+    packed = pack_runs([everything])
+    assert package.read_file("network.safetensors") == packed.files["network.safetensors"]
+    assert run_command(monkeypatch, "fit-review", output, "--data", data_set) == 2
+    assert sentence_of("review-cases-unknown", model=package.description.name) in capsys.readouterr().err
+    # Figures of another network would say nothing about this one.
+    plan.model.system.networks[0].arguments["base_width"] = 16
+    wider = finished_run(plan, tmp_path / "wider")
+    assert run_command(monkeypatch, *named[:-1], wider.folder, "--overwrite") == 2
+    assert "differ in model.system" in capsys.readouterr().err

@@ -66,6 +66,23 @@ def test_best_is_kept_and_stays_the_best_after_a_resumption(plan_file, tmp_path,
     assert [event["best"] for event in read_progress(run / PROGRESS_FILE).validations] == [True, True, False]
 
 
+def test_a_run_on_all_cases_holds_none_out_and_resumes(plan_file, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", "none", "--max-steps", 15) == 0
+    assert run_command(monkeypatch, "resume", run, "--max-steps", 20) == 0
+    split = json.loads((run / "split.json").read_text(encoding="utf-8"))
+    assert split == {"training": [f"case_{number}" for number in range(6)], "held_out": []}
+    progress = read_progress(run / PROGRESS_FILE)
+    assert progress.started["fold"] is None and progress.started["cases"] == 6 and not progress.validations
+    assert [point["step"] for point in progress.points] == [10, 20]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert run_command(monkeypatch, "resume", run) == 0
+    assert "is finished, 30 of 30 steps" in capsys.readouterr().err
+    (run / "fold.txt").write_text("nine\n", encoding="utf-8")
+    assert run_command(monkeypatch, "resume", run) == 2
+    assert sentence_of("fold-file-damaged", path=run / "fold.txt", last=2) in capsys.readouterr().err
+
+
 def test_training_learns_and_exports_a_model_that_segments(plan_file, data_set, tmp_path, monkeypatch):
     content = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
     content["training"] |= {"steps": 60, "steps_between_checkpoints": 60}
