@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 
@@ -20,6 +20,7 @@ from conresnet.inference.progress import Part, Progress, Tracker
 from conresnet.inference.results import Allocate, Results
 from conresnet.inference.sliding import Pass, Passes
 from conresnet.inference.windows import Tiling
+from conresnet.messages import sentence
 from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription, Output
 from conresnet.package.maps import check_maps, map_components, predicted_maps, slice_axis
@@ -178,6 +179,8 @@ def segment(
         else:
             roi = None if options.roi == WHOLE_IMAGE else options.roi
             result = _segment(model, channels, replace(options, roi=roi), ranking, progress, allocate)
+        if options.roi is None or isinstance(options.roi, str):
+            result.report["warnings"] += _unusual_volumes(result.output, result.report["volumes_ml"])
         result.report |= _further(result, description, options, ranking, progress.check)
         return result
     except Exception as error:
@@ -244,6 +247,27 @@ def _segment(
         results.entropy,
         description.output,
     )
+
+
+# A volume below this part of the smallest one in training, or above its inverse times the largest, is unusual.
+_UNUSUAL = 0.5
+_MOST_VOLUMES_NAMED = 3
+
+
+def _unusual_volumes(output: Output, volumes: Mapping[str, float]) -> list[str]:
+    """Sentences about segments that are much smaller or larger than any in the training labels.
+
+    Such an image may not show them at all: a network finds something in almost every image.
+    """
+    found = []
+    for segment in output.segments:
+        low, high = segment.volume_ml or (0.0, float("inf"))
+        if not low * _UNUSUAL <= volumes[segment.name] <= high / _UNUSUAL:
+            numbers = {"volume": volumes[segment.name], "low": low, "high": high}
+            found.append({"segment": segment.name, **{name: f"{number:.3g}" for name, number in numbers.items()}})
+    if len(found) <= _MOST_VOLUMES_NAMED:
+        return [sentence("warn-volume-unusual", values) for values in found]
+    return [sentence("warn-volumes-unusual", {**found[0], "count": len(found), "all": len(output.segments)})]
 
 
 def _needed_maps(maps: Sequence[str], options: SegmentOptions, ranking: Ranking | None) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ from conresnet.systems import declared_system, system_faults
 
 FORMAT = "conresnet-model"
 # Version 2 added the copies of an input, regions that include others, and systems and intensity steps that version 1
-# did not have; version 3 added what an ROI means to a model; version 4 added the locator and
-# segments of one piece.
+# did not have; version 3 added what an ROI means to a model; version 4 added the locator, segments of one piece, and
+# their usual volumes.
 FORMAT_VERSION = 4
 DESCRIPTION_FILE = "model.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -215,6 +215,19 @@ class Segment:
         since=4,
         before="all",
     )
+    volume_ml: tuple[float, float] | None = field(
+        "smallest and largest volume in mL in the labels that the model was trained on; a result below half or above "
+        "twice of that gets a warning, unless the user has drawn an ROI",
+        default=None,
+        low=0,
+        since=4,
+        omit=True,
+    )
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Volumes in the wrong order."""
+        if self.volume_ml and self.volume_ml[0] > self.volume_ml[1]:
+            yield "volume_ml", "must name the smaller volume first"
 
 
 @dataclass(frozen=True, kw_only=True)

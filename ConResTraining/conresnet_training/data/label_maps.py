@@ -1,6 +1,6 @@
 """Label maps: read and check them, their values, their grid relative to the image, and random labeled voxels."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,21 @@ def label_counts(label: Volume) -> dict[int, int]:
     """Voxels of each value other than 0 in a uint8 label map."""
     counts = np.bincount(label.array.ravel(order="K"), minlength=VALUES)
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts) if value}
+
+
+def volume_ranges(labels: Iterable[Volume], targets: Mapping[str, Collection[int]]) -> dict[str, tuple[float, float]]:
+    """The smallest and the largest volume in mL of each segment in label maps; those without it do not count.
+
+    Args:
+        targets: for each segment, the values that belong to it.
+    """
+    volumes: dict[str, list[float]] = {}
+    for label in labels:
+        counts = label_counts(label)
+        for name, values in targets.items():
+            if voxels := sum(counts.get(value, 0) for value in values):
+                volumes.setdefault(name, []).append(voxels * label.grid.voxel_volume / 1000)
+    return {name: (min(found), max(found)) for name, found in volumes.items()}
 
 
 def check_expected(label: Volume, expected: Collection[int]) -> None:

@@ -179,6 +179,17 @@ def read_case(
     return volumes, on_image_grid(read_label(case.label), volumes[0])
 
 
+def read_reference(case: Case, tissues: Tissues | None) -> Volume:
+    """A case's label map (uint8) as it is in its file; values above 255 become 0 if images are synthesized from it.
+
+    Raises:
+        UserError: any of reading the file.
+    """
+    if case.images:
+        return read_label(case.label)
+    return tissues.as_values(tissues.as_places(read_single(case.label)))
+
+
 def _write_image(prepared: PreparedCase, path: Path) -> None:
     depth, *plane = prepared.shape
     shape = (len(prepared.channels), depth, *plane)

@@ -14,6 +14,8 @@ from conresnet.package.maps import residual_plane
 from conresnet.package.ranking import RANKING_FILE
 from conresnet.package.reader import METRICS_FILE
 from conresnet.package.store import check_replaceable
+from conresnet_training.data.label_maps import volume_ranges
+from conresnet_training.data.preparation import read_reference
 from conresnet_training.evaluation.metrics import METRICS
 from conresnet_training.evaluation.report import picture_of
 from conresnet_training.evaluation.results import Evaluation, name_of_fold, remarks, summary_cells
@@ -27,6 +29,8 @@ from conresnet_training.runs.run import Run
 THUMBNAIL_FILE = "thumbnail.png"
 REPORTED = ("dice", "surface_dice", "hd95", "volume_difference_ml")
 LOWEST_CASES = 3
+# Whose volumes are measured, spread over the data set.
+MOST_CASES = 100
 
 
 def export_runs(
@@ -63,6 +67,7 @@ def export_runs(
         check_same_recipe(runs, measured_by)
     changes = {"name": name, "title": title}
     description = replace(packed.description, **{key: text for key, text in changes.items() if text is not None})
+    description = _with_volumes(description, runs[0])
     # Checked before the work, so that an invalid name is reported at once.
     parse_description(description.to_dict(), "to be written")
     with tempfile.TemporaryDirectory() as folder:
@@ -95,6 +100,17 @@ def export_runs(
         seen = f"{cases} that {listed([str(run.folder) for run in measured_by])} never saw"
     sentence = f"Wrote {output}: mean Dice {metrics['mean_dice']:.3f} on {seen}."
     return " ".join([sentence, review, *evaluation.unfinished])
+
+
+def _with_volumes(description: ModelDescription, run: Run) -> ModelDescription:
+    """The description with the volumes of its segments in the data set's labels, where the plan does not say any."""
+    data_set = run.data_set()
+    cases = (data_set.cases[index] for index in data_set.spread(MOST_CASES))
+    ranges = volume_ranges((read_reference(case, data_set.tissues) for case in cases), run.plan.targets)
+    rounded = {name: tuple(float(f"{volume:.3g}") for volume in volumes) for name, volumes in ranges.items()}
+    output = description.output
+    segments = [replace(item, volume_ml=item.volume_ml or rounded.get(item.name)) for item in output.segments]
+    return replace(description, output=replace(output, segments=tuple(segments)))
 
 
 def write_card(

@@ -184,6 +184,7 @@ WRONG = [
     ("output.segments.0.color", [0, 0, 256]),
     ("output.segments.0.terminology.type.meaning", "Kidney~Left"),
     ("output.paint_order", ["Left part"]),
+    ("output.segments.0.volume_ml", [2.0, 1.0]),
     ("residual_axis", "coronal"),
     ("overlap", 0.5),
     ("inference.overlp", 0.5),

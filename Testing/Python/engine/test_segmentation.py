@@ -1,5 +1,7 @@
 """Whole cases: stitched against one pass, crops, ROIs, orientations, and what must work beside ordinary images."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -279,6 +281,33 @@ def test_report_says_what_was_done(tmp_path):
     for row in report["segments"]:
         assert row["volume_ml"] == pytest.approx(row["voxels"] * 3 / 1000)
         assert report["volumes_ml"][row["name"]] == row["volume_ml"]
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_a_volume_unlike_those_in_training_gets_a_warning(tmp_path, regions):
+    model, image = make_model(tmp_path, segments=5, regions=regions), random_volume(grid((20, 24, 28)))
+    volumes = run(model, image).report["volumes_ml"]
+
+    def warnings(factors: list[float], **options) -> list[str]:
+        output = model.description.output
+        known = [
+            replace(item, volume_ml=(volumes[item.name] / factor, volumes[item.name] / factor) if factor else None)
+            for item, factor in zip(output.segments, factors, strict=True)
+        ]
+        model.description = replace(model.description, output=replace(output, segments=tuple(known)))
+        return run(model, image, **options).report["warnings"]
+
+    names = list(volumes)
+    assert all(volumes.values())
+    assert warnings([0.51, 1.99, 1, 0, 0]) == []
+    small, large = warnings([0.49, 2.01, 1, 0, 0])
+    assert small.startswith(f"{names[0]} has a volume of ") and large.startswith(f"{names[1]} has a volume of ")
+    assert f"of {volumes[names[0]]:.3g} mL, far from the {volumes[names[0]] / 0.49:.3g} to " in small
+    (together,) = warnings([3, 3, 3, 3, 1])
+    assert together.startswith("4 of 5 segments ") and names[0] in together
+    # An ROI may cut a structure.
+    box = BoxROI.from_bounds([-1000, 1000] * 3)
+    assert warnings([3, 3, 3, 3, 1], roi=box) == []
 
 
 def test_refusals(tmp_path, hippocampus_image):

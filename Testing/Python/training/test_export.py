@@ -45,6 +45,11 @@ def test_a_package_brings_figures_a_card_and_a_picture(data_set, tmp_path, monke
         "thumbnail.png",
         "review.json",
     }
+    # The labels of all cases, not only those of the held-out ones.
+    labels = [read_volume(path) for path in sorted((data_set / "labelsTr").glob("*.nii.gz"))]
+    volumes = [(label.array == 2).sum() * label.grid.voxel_volume / 1000 for label in labels]
+    known = package.description.output.segments[1].volume_ml
+    assert len(labels) == 6 and known == pytest.approx((min(volumes), max(volumes)), rel=5e-3)
     ranking = read_ranking(package)
     assert ranking.figures["cases"] == 2 and "only 2 held-out cases" in ranking.note
     assert "fold 2 of 3" in ranking.what and f"Review list ({', '.join(ranking.features)})" in printed.err
