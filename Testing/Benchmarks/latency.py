@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import click
 import numpy as np
@@ -32,6 +33,7 @@ PHASES = {
     "network": "the network itself",
     "around": "the engine's other work: preparing, collecting, statistics",
     "scene": "segments, surfaces and maps in the scene",
+    "segments": "click to segments in the slices, without the network",
     "total": "click to result",
     "beyond": "click to result, without the network",
 }
@@ -71,12 +73,12 @@ def measure_once(model: str, way: str) -> dict[str, dict[str, float]]:
 
     slicer.app.userSettings().setValue("ConResSegmentation/StartEngine", way == "opened")
     app.moduleManager().load(REPOSITORY / "ConResSegmentation" / "ConResSegmentation.py")
+    from ConResSegmentationLib import ResultSegmentation
     from ConResSegmentationLib.EngineConnection import EngineConnection
-    from ConResSegmentationLib.ResultSegmentation import ResultPreview
     from ConResSegmentationLib.SegmentationRun import SegmentationRun
 
     clock = Clock()
-    _listen(clock, EngineConnection, ResultPreview, SegmentationRun)
+    _listen(clock, EngineConnection, ResultSegmentation, SegmentationRun)
     panel = PanelDriver(app)
     panel.open()
     panel.choose_model(model)
@@ -95,8 +97,9 @@ def measure_once(model: str, way: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def _listen(clock: Clock, connection: type, preview: type, run: type) -> None:
-    """Record when the engine starts and responds, and when the first piece of the result is computed and shown."""
+def _listen(clock: Clock, connection: type, results: ModuleType, run: type) -> None:
+    """Record when the engine starts and responds, and when the preview and the segments are computed and shown."""
+    preview, fill = results.ResultPreview, results.fill
     start, receive, show = connection.open, connection._receive, preview._show
     sent, array, done = run.onSent, run.onArray, run.onDone
 
@@ -129,7 +132,11 @@ def _listen(clock: Clock, connection: type, preview: type, run: type) -> None:
         clock.labels, clock.seconds = None, result.report["seconds"]
         done(self, result)
 
-    connection.open, connection._receive, preview._show = on_open, on_message, on_show
+    def on_fill(*arguments: object) -> None:
+        fill(*arguments)
+        clock.mark("segments")
+
+    connection.open, connection._receive, preview._show, results.fill = on_open, on_message, on_show, on_fill
     run.onSent, run.onArray, run.onDone = on_sent, on_array, on_done
 
 
@@ -144,6 +151,7 @@ def _phases(clock: Clock, status: str) -> dict[str, float]:
         "network": network,
         "around": clock.between("loaded", "done") - network,
         "scene": clock.between("done", "end"),
+        "segments": clock.between("click", "segments") - network,
         "total": total,
         "beyond": total - network,
     }
