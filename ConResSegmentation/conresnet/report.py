@@ -20,9 +20,9 @@ from conresnet import __version__
 from conresnet.files import replacing
 from conresnet.images.grid import Volume
 from conresnet.package import ModelPackage
-from conresnet.package.description import Output
 from conresnet.package.maps import MAPS, residual_plane
 from conresnet.package.reader import figures, read_metrics
+from conresnet.package.segments import Output
 from conresnet.pictures import HEAT, Scene, png
 from conresnet.review import ALL
 from conresnet.statistics import segment_statistics

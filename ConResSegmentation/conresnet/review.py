@@ -22,9 +22,10 @@ from conresnet.files import csv_cell, replacing
 from conresnet.images.grid import Box, Grid, Reordering, bounding_box, grown, reordering, whole_box
 from conresnet.inference.labels import segment_mask
 from conresnet.messages import UNFITTED, reason
-from conresnet.package.description import ModelDescription, Output
+from conresnet.package.description import ModelDescription
 from conresnet.package.maps import slice_axis
 from conresnet.package.ranking import FALLBACK, Ranking, Regressions
+from conresnet.package.segments import Output
 
 if TYPE_CHECKING:
     from conresnet.inference.segmentation import SegmentResult

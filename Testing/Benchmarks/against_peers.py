@@ -241,7 +241,7 @@ def _ours(task: dict):
     tracker = Tracker(Progress(), {"segmenting": 1.0})
     found = FoundSegments(case, package.description.output)
     backend = choose_backend("cpu", task["precision"])
-    passes = Passes(backend, tiling, (), None, tracker, mirrors=task["way"] != "fast")
+    passes = Passes(backend, tiling, (), None, tracker, mirrors=task["way"] != "fast" and bool(_mirrors(package)))
 
     def work() -> np.ndarray:
         with reused_memory():
@@ -272,6 +272,9 @@ def _network(task: dict):
 
 
 def _mirrors(package) -> list[int]:
+    # Not where segments trade places in a mirror image, which the others do not know.
+    if package.description.output.swapped_segments:
+        return []
     return ["SHW".index(axis) for axis in package.description.inference.mirror_axes]
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from peer_networks import PEERS, with_peer
 
 from conresnet.errors import UserError
-from conresnet.package.description import AXES, PLANES, Segment
+from conresnet.package.description import AXES, PLANES
+from conresnet.package.segments import Segment
 from conresnet_training.data import DataSet
 from conresnet_training.planning.plan import Plan, with_settings
 from conresnet_training.planning.planner import labeled_masks

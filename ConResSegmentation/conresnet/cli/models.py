@@ -12,10 +12,11 @@ from conresnet import importing
 from conresnet.errors import UserError
 from conresnet.messages import printable
 from conresnet.package import ModelPackage
-from conresnet.package.description import CARD_FILE, TILINGS, Input, Segment
+from conresnet.package.description import CARD_FILE, TILINGS, Input
 from conresnet.package.download import get_model, read_catalog
 from conresnet.package.reader import figures, read_metrics
 from conresnet.package.schema import load_json
+from conresnet.package.segments import Segment
 from conresnet.package.store import check_replaceable, install_model, list_models, model_folders, read_model
 
 _WIDTH = 100

@@ -15,7 +15,8 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.images.grid import Box, Grid, bounding_box
 from conresnet.messages import sentence
-from conresnet.package.description import ModelDescription, Output
+from conresnet.package.description import ModelDescription
+from conresnet.package.segments import Output
 
 if TYPE_CHECKING:
     from torch import Tensor

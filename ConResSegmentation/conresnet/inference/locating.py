@@ -12,8 +12,9 @@ from conresnet.images.roi import BoxROI
 from conresnet.inference.labels import small_components
 from conresnet.inference.results import Allocate
 from conresnet.messages import sentence
-from conresnet.package.description import Locator, ModelDescription, Output
+from conresnet.package.description import ModelDescription
 from conresnet.package.maps import MAPS
+from conresnet.package.segments import Locator, Output
 
 
 def check_locator(locator: Locator, finder: ModelDescription) -> None:

@@ -22,8 +22,8 @@ from conresnet.images.grid import Box
 from conresnet.images.preparation import PreparedCase
 from conresnet.images.resampling import translation
 from conresnet.inference.labels import LabelWriter, packed_size, segment_masks
-from conresnet.package.description import Output
 from conresnet.package.maps import HALF_MAXIMUM, MAPS, to_half
+from conresnet.package.segments import Output
 
 if TYPE_CHECKING:
     from torch import Tensor

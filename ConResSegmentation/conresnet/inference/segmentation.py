@@ -22,9 +22,10 @@ from conresnet.inference.sliding import Pass, Passes
 from conresnet.inference.windows import Tiling
 from conresnet.messages import sentence
 from conresnet.package import ModelPackage
-from conresnet.package.description import ModelDescription, Output
+from conresnet.package.description import ModelDescription
 from conresnet.package.maps import check_maps, map_components, predicted_maps, slice_axis
 from conresnet.package.ranking import Ranking, read_ranking
+from conresnet.package.segments import Output
 from conresnet.package.store import find_model, read_model
 from conresnet.request import SegmentOptions
 from conresnet.review import Slices, make_review

@@ -15,12 +15,13 @@ from conresnet.errors import UserError
 from conresnet.intensity import check_steps
 from conresnet.networks import wrapped_faults
 from conresnet.package.schema import Place, dump, field, load, load_json, plain_name, repeated
+from conresnet.package.segments import Locator, Output
 from conresnet.systems import declared_system, system_faults
 
 FORMAT = "conresnet-model"
 # Version 2 added the copies of an input, regions that include others, and systems and intensity steps that version 1
-# did not have; version 3 added what an ROI means to a model; version 4 added the locator, segments of one piece, and
-# their usual volumes.
+# did not have; version 3 added what an ROI means to a model; version 4 added the locator, segments of one piece, their
+# usual volumes, and pairs that trade places in a mirror image.
 FORMAT_VERSION = 4
 DESCRIPTION_FILE = "model.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -33,14 +34,11 @@ ROI_USES = ("limit", "cut")
 FOREGROUNDS = ("not_background", "all")
 TILINGS = ("fitted", "authors")
 BLENDINGS = ("gaussian", "uniform")
-PIECES = ("all", "largest")
 
 # The plane of the slices that follow one another in a direction.
 PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}
 
 _VERSION = r"\d{1,6}(\.\d{1,6}){0,3}([.+-]?[A-Za-z0-9.]{1,30})?"
-_DIVIDERS = r"[^^~\r\n]*"
-_NO_DIVIDERS = "not contain ^, ~ or line breaks, which separate the parts of a terminology entry"
 
 
 def _weights_name(name: str) -> str | None:
@@ -59,35 +57,6 @@ def _orientation(text: str) -> str | None:
     if sorted(PLANES.get(letter, "?") for letter in text) == ["axial", "coronal", "sagittal"]:
         return None
     return f'must name three axes as in "SAR", but is "{text[:40]}"'
-
-
-def _segment_name(text: str) -> str | None:
-    return None if len(text) <= 200 and text.isprintable() else "must be at most 200 printable characters"
-
-
-@dataclass(frozen=True)
-class Code:
-    """One coded concept as DICOM writes it."""
-
-    scheme: str = field("coding scheme; `SCT` is SNOMED CT", pattern=_DIVIDERS, shape=_NO_DIVIDERS)
-    value: str = field("code value", pattern=_DIVIDERS, shape=_NO_DIVIDERS)
-    meaning: str = field("code meaning in words", pattern=_DIVIDERS, shape=_NO_DIVIDERS)
-
-
-@dataclass(frozen=True)
-class Terminology:
-    """A segment's terminology entry, as in Slicer; a modifier refines its type or region."""
-
-    category: Code = field("segmented property category")
-    type: Code = field("segmented property type")
-    type_modifier: Code | None = field("refines the type, such as Left", default=None)
-    region: Code | None = field("anatomic region", default=None, omit=True)
-    region_modifier: Code | None = field("refines the region", default=None, omit=True)
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """A modifier of nothing."""
-        if self.region_modifier and not self.region:
-            yield "region_modifier", "needs a region"
 
 
 @dataclass(frozen=True)
@@ -189,142 +158,12 @@ class Inference:
     )
     blending: str = field("weight of a window's voxels where windows overlap", choices=BLENDINGS)
     mirror_axes: tuple[str, ...] = field(
-        "axes along which the image is also mirrored; the outputs are averaged", default=(), choices=AXES, unique=True
-    )
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One output structure."""
-
-    name: str = field("name of the segment, at most 200 printable characters", check=_segment_name)
-    label: int = field("value in the label map", low=1, high=255)
-    color: tuple[int, int, int] = field("red, green, blue", low=0, high=255)
-    terminology: Terminology | None = field("codes, as in Slicer's terminology", default=None)
-    includes: tuple[str, ...] = field(
-        "for regions: names of regions inside this one, which are painted over it",
+        "axes along which the image is also mirrored; the outputs are averaged. Mirroring along one or all three axes "
+        "exchanges the `output.swapped_segments`",
         default=(),
-        most=255,
-        since=2,
-        before=(),
+        choices=AXES,
+        unique=True,
     )
-    pieces: str = field(
-        "`largest`: only the largest connected piece is kept, for a structure that is in one piece",
-        choices=PIECES,
-        default="all",
-        since=4,
-        before="all",
-    )
-    volume_ml: tuple[float, float] | None = field(
-        "smallest and largest volume in mL in the labels that the model was trained on; a result below half or above "
-        "twice of that gets a warning, unless the user has drawn an ROI",
-        default=None,
-        low=0,
-        since=4,
-        omit=True,
-    )
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """Volumes in the wrong order."""
-        if self.volume_ml and self.volume_ml[0] > self.volume_ml[1]:
-            yield "volume_ml", "must name the smaller volume first"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output:
-    """What comes out, in the order of the network's output channels.
-
-    ``labels``: one softmax over the background and the segments. ``regions``: one sigmoid per segment, cut at
-    ``threshold`` and painted in ``paint_order``. A voxel in a region also belongs to every region that includes it,
-    even where the network disagrees. A region is then the same on its own and when it is put together from the values
-    of its parts in a label map.
-    """
-
-    kind: str = field(
-        "`labels`: softmax over background and segments; `regions`: one sigmoid per segment",
-        choices=("labels", "regions"),
-    )
-    threshold: float = field("for regions", default=0.5, low=0.01, high=0.99)
-    segments: tuple[Segment, ...] = field(
-        "in the order of the network's outputs, without the background", least=1, most=255
-    )
-    paint_order: tuple[str, ...] = field(
-        "names of all segments; later ones overwrite earlier ones. Default: the order of the segments",
-        default=None,
-        most=255,
-    )
-
-    def resolved(self, place: Place, version: int) -> "Output":
-        """The same with an order of painting."""
-        return self if self.paint_order is not None else replace(self, paint_order=self.names)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The segments' names."""
-        return tuple(segment.name for segment in self.segments)
-
-    def faults(self) -> Iterator[tuple[str, str]]:
-        """Segments that cannot be told apart, or an order of painting that does not fit them."""
-        for names in (self.names, [f"label {segment.label}" for segment in self.segments]):
-            if reason := repeated(names):
-                yield "segments", reason
-        if sorted(self.paint_order) != sorted(self.names):
-            yield "paint_order", "must name every segment once"
-        for index, segment in enumerate(self.segments):
-            later = self.paint_order[self.paint_order.index(segment.name) + 1 :] if self.kind == "regions" else ()
-            if not set(segment.includes) <= set(later):
-                yield f"segments[{index}].includes", "must contain only names of regions that are painted later"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LocatedPlace:
-    """One place in the body where the locator looks, such as one side."""
-
-    name: str = field("prefix for the name of each segment found there, such as `Left`", check=_segment_name)
-    segments: tuple[str, ...] = field("the locator's segments at this place", least=1, unique=True)
-    type_modifier: Code | None = field(
-        "refines the type of what is found there, such as Left, unless the segment has a modifier of its own",
-        default=None,
-        omit=True,
-    )
-
-    def of(self, segment: Segment, label: int) -> Segment:
-        """A segment of the model as it is found here."""
-        terms = segment.terminology
-        if terms and self.type_modifier and not terms.type_modifier:
-            terms = replace(terms, type_modifier=self.type_modifier)
-        name = f"{self.name} {segment.name[:1].lower()}{segment.name[1:]}"
-        return replace(segment, name=name, label=label, terminology=terms)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Locator:
-    """Another model that finds the ROIs in an image that is larger than the model was trained on.
-
-    It segments the whole image. For each place, an ROI is put around what it finds, with a margin. The model then
-    segments each ROI, so each place has segments of its own.
-    """
-
-    model: str = field("name of the other model, which segments the first image", check=plain_name)
-    margin: float = field("distance in mm from what it finds to the faces of the ROI", low=0, high=100)
-    places: tuple[LocatedPlace, ...] = field("where it looks", least=1, most=16)
-
-    def output(self, output: Output) -> Output:
-        """What comes out: the model's segments at the first place, then those at the next.
-
-        The label values of each place begin after the highest value of the previous place; the first place has the
-        model's own.
-        """
-        step = max(segment.label for segment in output.segments)
-        places = [
-            {segment.name: place.of(segment, segment.label + index * step) for segment in output.segments}
-            for index, place in enumerate(self.places)
-        ]
-        return replace(
-            output,
-            segments=tuple(segment for found in places for segment in found.values()),
-            paint_order=tuple(found[name].name for found in places for name in output.paint_order),
-        )
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,7 @@ class SingleNetwork:
         self._exclusive = description.output.kind == "labels"
         mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
         self._mirrorings = _subsets([AXES[name] for name in mirror_axes])
+        self._mirrored_segments = description.output.mirrored
         self._input_channels = description.channel_count
         self._backend: Backend | None = None
         self.networks, self.placed = [network], [network]
@@ -151,13 +152,19 @@ class SingleNetwork:
             probability = segment_probabilities(output.pop("segmentation").float(), self._exclusive)
             for row, (axes, index) in enumerate(part):
                 if axes:
-                    answers[index]["probability"] += probability[row].flip([axis - 1 for axis in axes])
+                    answers[index]["probability"] += self._mirrored_back(probability[row], axes)
                 else:
                     answers.append({"probability": probability[row], **_maps(output, row, maps)})
         if len(mirrorings) > 1:
             for answer in answers:
                 answer["probability"] /= len(mirrorings)
         return answers
+
+    def _mirrored_back(self, probability: Tensor, axes: Sequence[int]) -> Tensor:
+        """The answer for a copy that was mirrored along axes of a batch, as one for the original."""
+        back = probability.flip([axis - 1 for axis in axes])
+        # Mirrored along two axes, the copy is only rotated.
+        return back[self._mirrored_segments] if len(axes) % 2 else back
 
     def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
         """Run ``predict`` on the smallest possible windows."""

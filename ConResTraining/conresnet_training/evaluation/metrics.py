@@ -19,7 +19,7 @@ from monai.metrics.utils import get_mask_edges, get_surface_distance
 
 from conresnet.images.grid import Volume, bounding_box, whole_box
 from conresnet.inference.labels import region_mask
-from conresnet.package.description import Segment
+from conresnet.package.segments import Segment
 from conresnet_training.data import DataSet
 
 Figures = dict[str, float | None]

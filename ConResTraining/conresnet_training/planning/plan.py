@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from conresnet.errors import UserError
 from conresnet.files import replacing
 from conresnet.package import ModelDescription, parse_description
+from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
 from conresnet_training.data.augmentation import Augmentation
 from conresnet_training.data.label_maps import Tissues
@@ -156,9 +157,7 @@ class Plan(BaseModel):
     @property
     def mirrored_segments(self) -> list[int]:
         """For each segment, in the output's order, the index of the one that it becomes in a mirror image."""
-        names = self.model.output.names
-        others = {one: other for pair in self.augmentation.swapped_segments for one, other in (pair, pair[::-1])}
-        return [names.index(others.get(name, name)) for name in names]
+        return mirrored_segments(self.model.output.names, self.augmentation.swapped_segments)
 
 
 def synthesizer_of(plan: Plan, tissues: Tissues | None) -> Synthesizer | None:

@@ -61,7 +61,10 @@ def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
         network.weights: safetensors.torch.save({name: _as_stored(tensor) for name, tensor in state.items()})
         for network, state in zip(system.networks, states, strict=True)
     }
-    return PackedRuns(replace(description, system=system), files, steps, unfinished)
+    # What traded places in training does so at inference, too.
+    output, swapped = description.output, tuple(runs[0].plan.augmentation.swapped_segments)
+    output = replace(output, swapped_segments=output.swapped_segments or swapped)
+    return PackedRuns(replace(description, system=system, output=output), files, steps, unfinished)
 
 
 def _trained(run: Run, checkpoint: str) -> tuple[dict[str, Tensor], int, str]:

@@ -185,6 +185,8 @@ WRONG = [
     ("output.segments.0.terminology.type.meaning", "Kidney~Left"),
     ("output.paint_order", ["Left part"]),
     ("output.segments.0.volume_ml", [2.0, 1.0]),
+    ("output.swapped_segments", [["Left part", "Left part"]]),
+    ("output.swapped_segments", [["Left part", "Middle"]]),
     ("residual_axis", "coronal"),
     ("overlap", 0.5),
     ("inference.overlp", 0.5),

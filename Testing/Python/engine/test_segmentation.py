@@ -9,9 +9,9 @@ from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import BoxROI
 from conresnet.inference.labels import region_mask
-from conresnet.inference.segmentation import SegmentResult, segment
+from conresnet.inference.segmentation import SegmentResult, load_model, segment
 from conresnet.request import SegmentOptions
-from engine.model_cases import make_model, use_test_networks
+from engine.model_cases import description, make_model, use_test_networks, write_model
 from engine.package_cases import refusal
 from engine.volumes import anatomy, every_reordering, grid, random_volume, rotation, stored
 
@@ -200,6 +200,23 @@ def test_mirroring_averages_the_probabilities(networks, tmp_path):
         for axes in ((), (0,), (2,), (0, 2))
     ]
     assert np.allclose(probability(result), np.mean(turned, axis=0), atol=2e-3)
+
+
+def test_left_and_right_trade_places_in_a_mirror_image(networks, tmp_path):
+    settings = {"scale": 3, "network": "smooth", "segments": 3}
+    plain = make_model(tmp_path / "plain", **settings)
+    mirrored = description(network="smooth", segments=3, inference={"mirror_axes": ["S", "W"]})
+    # As older packages, except for the pairs.
+    mirrored["format_version"], mirrored["output"]["swapped_segments"] = 4, [["Part 1", "Part 3"]]
+    mirrored = load_model(write_model(tmp_path / "mirrored", mirrored, scale=3), "cpu", "fp32")
+    volume = random_volume(grid((16, 16, 16)))
+    expected = []
+    for axes in ((), (0,), (2,), (0, 2)):
+        turned = Volume(np.flip(volume.array, axes), volume.grid, "")
+        answer = np.flip(probability(run(plain, turned, maps=("probability",))), [axis + 1 for axis in axes])
+        # Mirrored along two axes, it is only rotated.
+        expected.append(answer[[2, 1, 0]] if len(axes) == 1 else answer)
+    assert np.allclose(probability(run(mirrored, volume, maps=("probability",))), np.mean(expected, axis=0), atol=2e-3)
 
 
 @pytest.mark.parametrize("spacing", [None, [1.5, 1.5, 2.0]], ids=["own voxels", "resampled"])

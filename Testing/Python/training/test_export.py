@@ -93,6 +93,14 @@ def test_the_card_of_a_network_without_residuals_claims_none(data_set, tmp_path,
     assert "Residual" not in card and " voxels |\n| License |" in card
 
 
+def test_what_traded_places_in_training_does_so_at_inference(data_set, tmp_path):
+    plan = small_plan(data_set)
+    assert pack_runs([finished_run(plan, tmp_path / "run")]).description.output.swapped_segments == ()
+    plan.augmentation.swapped_segments = [("Far box", "Near box")]
+    output = pack_runs([finished_run(plan, tmp_path / "sides")]).description.output
+    assert output.swapped_segments == (("Far box", "Near box"),) and output.mirrored == [1, 0]
+
+
 def test_folds_make_an_ensemble_measured_by_those_that_never_saw_a_case(data_set, tmp_path, monkeypatch, capsys):
     plan = small_plan(data_set)
     runs = finished_folds(plan, tmp_path / "folds")

@@ -1,0 +1,198 @@
+"""What comes out of a model: its segments with their codes, and those of the places where a locator looks.
+
+Part of `model.json`, see `conresnet.package.description`. Standard library only, so that Slicer's process can use it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from conresnet.package.schema import Place, field, plain_name, repeated
+
+PIECES = ("all", "largest")
+_DIVIDERS = r"[^^~\r\n]*"
+_NO_DIVIDERS = "not contain ^, ~ or line breaks, which separate the parts of a terminology entry"
+
+
+def _segment_name(text: str) -> str | None:
+    return None if len(text) <= 200 and text.isprintable() else "must be at most 200 printable characters"
+
+
+@dataclass(frozen=True)
+class Code:
+    """One coded concept as DICOM writes it."""
+
+    scheme: str = field("coding scheme; `SCT` is SNOMED CT", pattern=_DIVIDERS, shape=_NO_DIVIDERS)
+    value: str = field("code value", pattern=_DIVIDERS, shape=_NO_DIVIDERS)
+    meaning: str = field("code meaning in words", pattern=_DIVIDERS, shape=_NO_DIVIDERS)
+
+
+@dataclass(frozen=True)
+class Terminology:
+    """A segment's terminology entry, as in Slicer; a modifier refines its type or region."""
+
+    category: Code = field("segmented property category")
+    type: Code = field("segmented property type")
+    type_modifier: Code | None = field("refines the type, such as Left", default=None)
+    region: Code | None = field("anatomic region", default=None, omit=True)
+    region_modifier: Code | None = field("refines the region", default=None, omit=True)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """A modifier of nothing."""
+        if self.region_modifier and not self.region:
+            yield "region_modifier", "needs a region"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One output structure."""
+
+    name: str = field("name of the segment, at most 200 printable characters", check=_segment_name)
+    label: int = field("value in the label map", low=1, high=255)
+    color: tuple[int, int, int] = field("red, green, blue", low=0, high=255)
+    terminology: Terminology | None = field("codes, as in Slicer's terminology", default=None)
+    includes: tuple[str, ...] = field(
+        "for regions: names of regions inside this one, which are painted over it",
+        default=(),
+        most=255,
+        since=2,
+        before=(),
+    )
+    pieces: str = field(
+        "`largest`: only the largest connected piece is kept, for a structure that is in one piece",
+        choices=PIECES,
+        default="all",
+        since=4,
+        before="all",
+    )
+    volume_ml: tuple[float, float] | None = field(
+        "smallest and largest volume in mL in the labels that the model was trained on; a result below half or above "
+        "twice of that gets a warning, unless the user has drawn an ROI",
+        default=None,
+        low=0,
+        since=4,
+        omit=True,
+    )
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Volumes in the wrong order."""
+        if self.volume_ml and self.volume_ml[0] > self.volume_ml[1]:
+            yield "volume_ml", "must name the smaller volume first"
+
+
+def mirrored_segments(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[int]:
+    """For each name, the index of the one that it becomes in a mirror image, given the pairs that trade places."""
+    others = {one: other for pair in pairs for one, other in (tuple(pair), tuple(pair)[::-1])}
+    return [names.index(others.get(name, name)) for name in names]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What comes out, in the order of the network's output channels.
+
+    ``labels``: one softmax over the background and the segments. ``regions``: one sigmoid per segment, cut at
+    ``threshold`` and painted in ``paint_order``. A voxel in a region also belongs to every region that includes it,
+    even where the network disagrees. A region is then the same on its own and when it is put together from the values
+    of its parts in a label map.
+    """
+
+    kind: str = field(
+        "`labels`: softmax over background and segments; `regions`: one sigmoid per segment",
+        choices=("labels", "regions"),
+    )
+    threshold: float = field("for regions", default=0.5, low=0.01, high=0.99)
+    segments: tuple[Segment, ...] = field(
+        "in the order of the network's outputs, without the background", least=1, most=255
+    )
+    paint_order: tuple[str, ...] = field(
+        "names of all segments; later ones overwrite earlier ones. Default: the order of the segments",
+        default=None,
+        most=255,
+    )
+    swapped_segments: tuple[tuple[str, str], ...] = field(
+        "pairs of segments, such as the left and the right one, that trade places in a mirror image (see "
+        "`inference.mirror_axes`)",
+        default=(),
+        since=4,
+        before=(),
+    )
+
+    def resolved(self, place: Place, version: int) -> "Output":
+        """The same with an order of painting."""
+        return self if self.paint_order is not None else replace(self, paint_order=self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The segments' names."""
+        return tuple(segment.name for segment in self.segments)
+
+    @property
+    def mirrored(self) -> list[int]:
+        """For each segment, the index of the one that it becomes in a mirror image."""
+        return mirrored_segments(self.names, self.swapped_segments)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Segments that cannot be told apart, or an order of painting or pairs that do not fit them."""
+        for names in (self.names, [f"label {segment.label}" for segment in self.segments]):
+            if reason := repeated(names):
+                yield "segments", reason
+        if sorted(self.paint_order) != sorted(self.names):
+            yield "paint_order", "must name every segment once"
+        paired = [name for pair in self.swapped_segments for name in pair]
+        if len(set(paired)) < len(paired) or not set(paired) <= set(self.names):
+            yield "swapped_segments", "must name pairs of different segments, each segment at most once"
+        for index, segment in enumerate(self.segments):
+            later = self.paint_order[self.paint_order.index(segment.name) + 1 :] if self.kind == "regions" else ()
+            if not set(segment.includes) <= set(later):
+                yield f"segments[{index}].includes", "must contain only names of regions that are painted later"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocatedPlace:
+    """One place in the body where the locator looks, such as one side."""
+
+    name: str = field("prefix for the name of each segment found there, such as `Left`", check=_segment_name)
+    segments: tuple[str, ...] = field("the locator's segments at this place", least=1, unique=True)
+    type_modifier: Code | None = field(
+        "refines the type of what is found there, such as Left, unless the segment has a modifier of its own",
+        default=None,
+        omit=True,
+    )
+
+    def of(self, segment: Segment, label: int) -> Segment:
+        """A segment of the model as it is found here."""
+        terms = segment.terminology
+        if terms and self.type_modifier and not terms.type_modifier:
+            terms = replace(terms, type_modifier=self.type_modifier)
+        name = f"{self.name} {segment.name[:1].lower()}{segment.name[1:]}"
+        return replace(segment, name=name, label=label, terminology=terms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Locator:
+    """Another model that finds the ROIs in an image that is larger than the model was trained on.
+
+    It segments the whole image. For each place, an ROI is put around what it finds, with a margin. The model then
+    segments each ROI, so each place has segments of its own.
+    """
+
+    model: str = field("name of the other model, which segments the first image", check=plain_name)
+    margin: float = field("distance in mm from what it finds to the faces of the ROI", low=0, high=100)
+    places: tuple[LocatedPlace, ...] = field("where it looks", least=1, most=16)
+
+    def output(self, output: Output) -> Output:
+        """What comes out: the model's segments at the first place, then those at the next.
+
+        The label values of each place begin after the highest value of the previous place; the first place has the
+        model's own.
+        """
+        step = max(segment.label for segment in output.segments)
+        places = [
+            {segment.name: place.of(segment, segment.label + index * step) for segment in output.segments}
+            for index, place in enumerate(self.places)
+        ]
+        return replace(
+            output,
+            segments=tuple(segment for found in places for segment in found.values()),
+            paint_order=tuple(found[name].name for found in places for name in output.paint_order),
+            swapped_segments=(),
+        )
