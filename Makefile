@@ -7,9 +7,11 @@ SLICER_OS ?= linux
 BIN := $(VENV)/bin
 REQUIREMENTS := $(filter-out requirements/debian.txt,$(wildcard requirements/*.txt))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Two processes with one thread each. Each test file goes to one process, so that its shared fixtures are created once;
-# those with the longest tests go first (Testing/Python/conftest.py).
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes with one thread each keep two cores busy, because many tests wait for an engine or a training to start.
+# Each test file goes to one process, so that its shared fixtures are created once; those with the longest tests go first
+# (Testing/Python/conftest.py).
+TEST_PROCESSES ?= 3
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup test test-all demo screenshots lint lists package benchmarks clean
 

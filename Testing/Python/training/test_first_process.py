@@ -16,7 +16,7 @@ from training.tiny_plan import write_tiny_plan
 # They take long to start, and the first waits.
 pytestmark = pytest.mark.slow
 
-# Collective calls may take 15 s here instead of half an hour; the first case takes longer, or cannot be prepared.
+# Collective calls may take 10 s here instead of half an hour; the first case takes longer, or cannot be prepared.
 PROGRAM = """
 import datetime, sys, time
 from pathlib import Path
@@ -29,14 +29,14 @@ begin, prepare = DDPStrategy.__init__, trainer.prepare_case
 folder, rank, fails = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "fails"
 
 def begin_with_little_patience(self, *arguments, **options):
-    begin(self, *arguments, **options, timeout=datetime.timedelta(seconds=15))
+    begin(self, *arguments, **options, timeout=datetime.timedelta(seconds=10))
 
 def prepare_slowly(*arguments, **options):
     if rank == "0" and not (folder / "slept").exists():
         (folder / "slept").touch()
         if fails:
             raise UserError("case-file-missing", case="case_0", path="image.nii.gz")
-        time.sleep(22)
+        time.sleep(15)
     return prepare(*arguments, **options)
 
 DDPStrategy.__init__, trainer.prepare_case = begin_with_little_patience, prepare_slowly
