@@ -27,14 +27,14 @@ sys.path[:0] = [str(REPOSITORY / part) for part in ("ConResSegmentation", "ConRe
 def measure(data: Path, model: str) -> None:
     """Segment the cases of DATA that the model never saw, unchanged and at half the resolution."""
     from conresnet.inference.segmentation import load_model
-    from conresnet.package import read_package
-    from conresnet.package.reader import read_metrics
-    from conresnet.package.store import find_model
+    from conresnet.package.reader import held_out_cases
     from conresnet_training.data import read_data_set
 
-    held_out = set(read_metrics(read_package(find_model(model)))["dice_a_case"])
-    cases = [case for case in read_data_set(data).cases if case.name in held_out]
     loaded = load_model(model)
+    held_out = held_out_cases(loaded.package)
+    if not held_out:
+        raise click.UsageError(f"It is not known which cases {model} never saw.")
+    cases = [case for case in read_data_set(data).cases if case.name in held_out]
     segments = loaded.description.output.segments
     click.echo(" | ".join(["| scan", *(segment.name for segment in segments), "result minus label, mm (R, A, S) |"]))
     click.echo("|---" * (2 + len(segments)) + "|")

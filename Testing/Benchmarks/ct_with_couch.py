@@ -10,7 +10,6 @@ results are compared with the labels on the labels' own grid.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,13 +35,17 @@ FINE_SPACING = (1.5, 1.5, 3.0)
 def measure(data: Path, model: str, most: int, pictures: Path | None) -> None:
     """Segment the held-out cases of the data set DATA with and without a couch, and print the Dice of each segment."""
     from conresnet.inference.segmentation import load_model
+    from conresnet.package.reader import held_out_cases
 
     loaded = load_model(model)
+    held_out = sorted(held_out_cases(loaded.package))
+    if not held_out:
+        raise click.UsageError(f"It is not known which cases {model} never saw.")
     segments = loaded.description.output.segments
     click.echo("| case | scan | " + " | ".join(segment.name for segment in segments) + " | mean | outside the body |")
     click.echo("|---" * (4 + len(segments)) + "|")
     rows: dict[str, list[list[float]]] = {}
-    for case in held_out_cases(loaded.package)[:most]:
+    for case in held_out[:most]:
         image = sitk.ReadImage(str(data / "imagesTr" / f"{case}.nii.gz"), sitk.sitkFloat32)
         truth = sitk.ReadImage(str(data / "labelsTr" / f"{case}.nii.gz"), sitk.sitkUInt8)
         expected, body = sitk.GetArrayFromImage(truth), sitk.GetArrayFromImage(image) > AIR
@@ -57,11 +60,6 @@ def measure(data: Path, model: str, most: int, pictures: Path | None) -> None:
                 save_picture(scan, labels, pictures / f"{case}.png")
     for name, values in rows.items():
         click.echo(f"| mean | {name} | " + " | ".join(f"{value:.3f}" for value in np.mean(values, axis=0)) + " |")
-
-
-def held_out_cases(package) -> list[str]:
-    """Names of the cases that the model was measured on."""
-    return sorted(json.loads(package.read_file("metrics.json"))["dice_a_case"])
 
 
 def scans(image: sitk.Image) -> Iterator[tuple[str, sitk.Image]]:

@@ -37,16 +37,16 @@ def measure(data, model, overlaps, windows, precision, every) -> None:
 
     from conresnet.images.files import read_channels
     from conresnet.inference.segmentation import load_model, segment
-    from conresnet.package import read_package
-    from conresnet.package.reader import read_metrics
-    from conresnet.package.store import find_model
+    from conresnet.package.reader import held_out_cases
     from conresnet_training.data import read_data_set
 
     torch.set_num_threads(1)
     loaded = load_model(model, "cpu", precision)
     own, segments = loaded.system.tiling, loaded.description.output.segments
     names = [item.name for item in loaded.description.inputs]
-    known = set(read_metrics(read_package(find_model(model)))["dice_a_case"])
+    known = held_out_cases(loaded.package)
+    if not known and not every:
+        raise click.UsageError(f"It is not known which cases {model} never saw.")
     cases = [case for case in read_data_set(data).cases if case.images and (every or case.name in known)]
     sizes = [tuple(map(int, size.split(","))) for size in windows] or [own.window]
     tilings = [own, *(replace(own, window=size, overlap=share) for size, share in product(sizes, overlaps))]

@@ -246,6 +246,21 @@ def read_metrics(package: "ModelPackage") -> dict[str, Any]:
     return load_json(package.read_file(METRICS_FILE), str(package.path / METRICS_FILE))
 
 
+# In `metrics.json` if the figures are those of other weights than the package's own: how the latter were trained.
+OWN_WEIGHTS = "own_weights"
+
+
+def held_out_cases(package: "ModelPackage") -> tuple[str, ...]:
+    """The cases in a package's figures, if its own weights never learned from them; none if that is not known.
+
+    Raises:
+        UserError: as ``read_metrics``.
+    """
+    metrics = read_metrics(package)
+    cases = metrics.get("dice_a_case")
+    return tuple(cases) if isinstance(cases, dict) and OWN_WEIGHTS not in metrics else ()
+
+
 def figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Each figure with its name in words, without the tables inside of tables: those of the single cases."""
     for name, value in metrics.items():

@@ -16,7 +16,7 @@ from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import LoadedModel, load_model, segment
 from conresnet.package import ModelDescription, ModelPackage, write_package
 from conresnet.package.ranking import Ranking
-from conresnet.package.reader import read_metrics
+from conresnet.package.reader import held_out_cases, read_metrics
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import SEGMENTATION_FILE
@@ -273,8 +273,7 @@ def fit_review(package: ModelPackage, data_set: DataSet, cases: Sequence[str] = 
         have one, ``review-labels-differ`` if its labels are not the model's segments, ``review-empty`` if the model
         finds nothing, or any error of reading and segmenting.
     """
-    metrics = read_metrics(package)
-    names = tuple(cases) or (tuple(metrics.get("dice_a_case", ())) if metrics.get("same_weights", True) else ())
+    names = tuple(cases) or held_out_cases(package)
     if not names:
         raise UserError("review-cases-unknown", model=package.description.name)
     by_name = {case.name: case for case in data_set.cases}
@@ -329,11 +328,10 @@ def _sentence(runs: Sequence[Run], data_set: DataSet, cases: Collection[str]) ->
 def _held_out_by(model: str, data: str) -> set[str]:
     """The cases of a data set that no training of a model saw, according to its own figures; empty if unknown."""
     try:
-        metrics = read_metrics(read_model(model))
+        package = read_model(model)
+        metrics, cases = read_metrics(package), held_out_cases(package)
     except UserError:
         return set()
-    named = metrics.get("dice_a_case")
-    is_own = metrics.get("data") == data and metrics.get("same_weights", True)
-    if not is_own or not isinstance(named, dict) or MAY_HAVE_LEARNED in str(metrics.get("split")):
+    if metrics.get("data") != data or MAY_HAVE_LEARNED in str(metrics.get("split")):
         return set()
-    return set(named)
+    return set(cases)

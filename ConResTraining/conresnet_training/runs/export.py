@@ -12,7 +12,7 @@ from conresnet.package import ModelDescription, parse_description, write_package
 from conresnet.package.description import CARD_FILE
 from conresnet.package.maps import residual_plane
 from conresnet.package.ranking import RANKING_FILE
-from conresnet.package.reader import METRICS_FILE
+from conresnet.package.reader import METRICS_FILE, OWN_WEIGHTS
 from conresnet.package.store import check_replaceable
 from conresnet_training.data.label_maps import volume_ranges
 from conresnet_training.data.preparation import read_reference
@@ -162,11 +162,13 @@ def _metrics(
             "Whole cases on the images' own grids, each segmented through the engine by those of the package's "
             f"{networks} networks that never saw it; the package averages all of them"
         )
+    own = ""
     if measured_by is not runs:
         learned = "all cases" if all(run.fold is None for run in runs) else "other cases, perhaps also on these"
+        own = f"were trained on {learned}, and not measured"
         what = (
             "Whole cases on the images' own grids, segmented through the engine by networks that were trained in the "
-            f"same way but never saw these cases; the package's own weights were trained on {learned}"
+            f"same way but never saw these cases; the package's own weights {own}"
         )
     overall, segments = evaluation.summary["overall"], evaluation.summary["segments"]
     content = {
@@ -188,5 +190,4 @@ def _metrics(
         }
     content["checkpoint"] = checkpoint
     content["steps"] = steps[0] if networks == 1 else list(steps)
-    content["same_weights"] = measured_by is runs
-    return content
+    return content | ({OWN_WEIGHTS: own} if own else {})
