@@ -18,7 +18,13 @@ from .Widgets import DroppedFiles, plain
 
 # One image per shipped model, named after the model.
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Examples"
-_EXAMPLES = {"hippocampus": "hippocampus.nii.gz", "brain-structures": "head.nii.gz", "brain-tissue": "head.nii.gz"}
+_CT = "head_neck_ct.nii.gz"
+_EXAMPLES = {
+    "hippocampus": "hippocampus.nii.gz",
+    "brain-structures": "head.nii.gz",
+    "brain-tissue": "head.nii.gz",
+    "head-neck-organs": _CT,
+}
 _MODULE_RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
 _NIFTI = (".nii", ".nii.gz")
 _ENDINGS = (*_NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -60,10 +66,14 @@ def loadImages(paths: Sequence[str]) -> list:
     """
     nodes = []
     for path in paths:
-        # The name of an example would be repeated in the names of its results.
-        properties = {"name": _("T1 example")} if Path(path).parent == EXAMPLES_FOLDER else {}
+        properties = {"name": _exampleName(path)} if Path(path).parent == EXAMPLES_FOLDER else {}
         nodes += _loadDICOM(path) if Path(path).is_dir() else [slicer.util.loadVolume(path, properties)]
     return nodes
+
+
+def _exampleName(path: str) -> str:
+    """Not the file's name, which would be repeated in the names of the results."""
+    return _("Synthetic CT example") if Path(path).name == _CT else _("T1 example")
 
 
 def _loadDICOM(folder: str) -> list:

@@ -2,8 +2,8 @@
 
 A crop around a hippocampus gives the segmentation, the residual and attention maps, one surface per segment, pictures
 of the views, of maps in 3D and of the module's panel, and what the buttons below the review list write. A whole head
-gives pictures of both hippocampi, the structures of its brain and its brain tissue, each by one click. So does a CT of
-the head and neck, if its file is given; the test data contain none.
+gives pictures of both hippocampi, the structures of its brain and its brain tissue, each by one click. A synthetic CT of
+a head and neck gives one of five organs, as does a CT of yours if you name its file.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "Testing" / "Data"
 CASE = DATA / "MSD_Task04_Hippocampus" / "imagesTr" / "hippocampus_004.nii.gz"
 HEAD = DATA / "IXI_T1_2mm" / "IXI034.nii.gz"
+SYNTHETIC_CT = REPOSITORY / "ConResSegmentation" / "Resources" / "Examples" / "head_neck_ct.nii.gz"
 SIZE_3D = (598, 460)
 # Transparent in 3D, to show what they enclose.
 OUTER_SEGMENTS = [
@@ -52,6 +53,7 @@ def main(output: Path = OUTPUT, ct: Path | None = None) -> None:
         segment_whole(widget, HEAD, "hippocampus", output / "whole_head.png", "Left posterior hippocampus", 120)
         segment_whole(widget, HEAD, "brain-structures", output / "brain_structures.png", "Left putamen")
         segment_whole(widget, HEAD, "brain-tissue", output / "brain_tissue.png", "White matter")
+        segment_whole(widget, SYNTHETIC_CT, "head-neck-organs", output / "synthetic_ct.png", "Mandible")
         if ct:
             segment_whole(widget, ct, "head-neck-organs", output / "ct.png", "Mandible")
         if slot_errors:

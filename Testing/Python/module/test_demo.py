@@ -33,5 +33,5 @@ def test_the_demo_writes_segments_maps_surfaces_and_pictures(
     assert (folder / "review.csv").read_text(encoding="utf-8").startswith("rank,kind,segment,slice,")
     assert len((folder / "statistics.csv").read_text(encoding="utf-8").splitlines()) == 3
     pictures = ("views", "surfaces", "volume_rendering", "whole_head", "brain_structures", "brain_tissue", "panel")
-    for name in (f"{picture}.png" for picture in pictures):
+    for name in (f"{picture}.png" for picture in (*pictures, "synthetic_ct")):
         assert matplotlib.image.imread(folder / name)[..., :3].std() > 0.05, f"{name} is empty"

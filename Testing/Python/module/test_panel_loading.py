@@ -69,7 +69,7 @@ def test_the_examples_are_offered_as_sample_data_with_their_checksums(panel: Pan
     assert {Path(source.fileNames[0]).name for source in sample_data.sources} == {
         path.name for path in Loading.examples().values()
     }
-    assert set(Loading.examples()) == {"hippocampus", "brain-structures", "brain-tissue"}
+    assert set(Loading.examples()) == {"hippocampus", "brain-structures", "brain-tissue", "head-neck-organs"}
 
 
 def test_images_are_loaded_and_chosen_by_name(panel: PanelDriver, tumor_images: list[Path], tmp_path: Path) -> None:
