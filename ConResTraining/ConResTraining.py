@@ -237,8 +237,11 @@ class ConResTrainingLogic(ScriptedLoadableModuleLogic):
         ScriptedLoadableModuleLogic.__init__(self)
         self.backend = Backend()
 
-    def train(self, plan: str | Path, run: str | Path, fold: int = 0) -> TrainingJob:
+    def train(self, plan: str | Path, run: str | Path, fold: int | str = 0) -> TrainingJob:
         """Start a training that outlives Slicer, and return at once; `TrainingJob.look` follows it.
+
+        Args:
+            fold: the fold to hold out, or "none".
 
         Raises:
             UserError: it cannot be started.

@@ -1,6 +1,6 @@
 """Write docs/model.schema.json, and the table of fields in docs/model-package.md, from the dataclasses of model.json.
 
-Run it after a change of ``conresnet.package.description``; a test checks that both files are current.
+Run it after a change of ``conresnet.package.description`` or ``segments``; a test checks that both files are current.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def _words(hint: Any, rule: Rule) -> str:
     if hint is str:
         return " or ".join(f"`{choice}`" for choice in rule.choices) if rule.choices else "string"
     if hint in (int, float):
-        return f"{'whole number' if hint is int else 'number'} from {rule.low:g} to {rule.high:.10g}"
+        limits = f"from {rule.low:g} to {rule.high:.10g}" if math.isfinite(rule.high) else f"of at least {rule.low:g}"
+        return f"{'whole number' if hint is int else 'number'} {limits}"
     return "object"
 
 

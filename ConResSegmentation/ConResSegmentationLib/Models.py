@@ -13,7 +13,7 @@ from conresnet.errors import UserError
 from conresnet.importing import CHECKPOINT_SUFFIXES
 from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import provided_maps, residual_plane
-from conresnet.package.reader import figures, read_metrics
+from conresnet.package.reader import OWN_WEIGHTS, figures, read_metrics
 from conresnet.package.store import (
     ModelEntry,
     free_name,
@@ -149,7 +149,11 @@ def _sentences(metrics: dict, isBrief: bool) -> Iterator[str]:
     """Figures from our training as a sentence; others as they are."""
     overall, segments, cases = (metrics.get(key) for key in ("mean_dice", "mean_dice_a_segment", "dice_a_case"))
     if isinstance(cases, dict) and isinstance(segments, dict) and _areNumbers(overall, *segments.values()):
-        sentence = _("mean Dice {overall:.3f} on {count} cases not used for training")
+        sentence = (
+            _("mean Dice {overall:.3f} on {count} cases, of a model that was trained in the same way without them")
+            if OWN_WEIGHTS in metrics
+            else _("mean Dice {overall:.3f} on {count} cases not used for training")
+        )
         each = "" if isBrief else ", ".join(f"{name} {value:.3f}" for name, value in segments.items())
         yield sentence.format(overall=overall, count=len(cases)) + (f" ({each})" if each else "")
         return

@@ -164,6 +164,8 @@ class ResultsPanel:
         job = self._jobPanel.job
         if job is None or not job.hasCheckpoint(self._checkpoint):
             return _("The run has no checkpoint yet.")
+        if job.progress.started and job.progress.started.get("fold", 0) is None:
+            return _("This run was trained on all cases; export it on the command line, with --measured-by.")
         for folder in others:
             if not jobIn(folder, isGlance=True).hasCheckpoint(self._checkpoint):
                 return _("The run {name} has no checkpoint yet.").format(name=folder.name)

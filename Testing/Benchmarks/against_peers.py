@@ -272,7 +272,7 @@ def _network(task: dict):
 
 
 def _mirrors(package) -> list[int]:
-    # Not where segments trade places in a mirror image, which the others do not know.
+    # The other programs cannot exchange segments in mirror images, so such models are not mirrored.
     if package.description.output.swapped_segments:
         return []
     return ["SHW".index(axis) for axis in package.description.inference.mirror_axes]

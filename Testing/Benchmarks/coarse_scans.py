@@ -33,7 +33,7 @@ def measure(data: Path, model: str) -> None:
     loaded = load_model(model)
     held_out = held_out_cases(loaded.package)
     if not held_out:
-        raise click.UsageError(f"It is not known which cases {model} never saw.")
+        raise click.UsageError(f"The package {model} does not say which cases it never saw.")
     cases = [case for case in read_data_set(data).cases if case.name in held_out]
     segments = loaded.description.output.segments
     click.echo(" | ".join(["| scan", *(segment.name for segment in segments), "result minus label, mm (R, A, S) |"]))

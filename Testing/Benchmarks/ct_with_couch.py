@@ -40,7 +40,7 @@ def measure(data: Path, model: str, most: int, pictures: Path | None) -> None:
     loaded = load_model(model)
     held_out = sorted(held_out_cases(loaded.package))
     if not held_out:
-        raise click.UsageError(f"It is not known which cases {model} never saw.")
+        raise click.UsageError(f"The package {model} does not say which cases it never saw.")
     segments = loaded.description.output.segments
     click.echo("| case | scan | " + " | ".join(segment.name for segment in segments) + " | mean | outside the body |")
     click.echo("|---" * (4 + len(segments)) + "|")

@@ -46,7 +46,7 @@ def measure(data, model, overlaps, windows, precision, every) -> None:
     names = [item.name for item in loaded.description.inputs]
     known = held_out_cases(loaded.package)
     if not known and not every:
-        raise click.UsageError(f"It is not known which cases {model} never saw.")
+        raise click.UsageError(f"The package {model} does not say which cases it never saw.")
     cases = [case for case in read_data_set(data).cases if case.images and (every or case.name in known)]
     sizes = [tuple(map(int, size.split(","))) for size in windows] or [own.window]
     tilings = [own, *(replace(own, window=size, overlap=share) for size, share in product(sizes, overlaps))]

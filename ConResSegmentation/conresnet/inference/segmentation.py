@@ -25,7 +25,7 @@ from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription
 from conresnet.package.maps import check_maps, map_components, predicted_maps, slice_axis
 from conresnet.package.ranking import Ranking, read_ranking
-from conresnet.package.segments import Output
+from conresnet.package.segments import Output, Segment
 from conresnet.package.store import find_model, read_model
 from conresnet.request import SegmentOptions
 from conresnet.review import Slices, make_review
@@ -180,8 +180,6 @@ def segment(
         else:
             roi = None if options.roi == WHOLE_IMAGE else options.roi
             result = _segment(model, channels, replace(options, roi=roi), ranking, progress, allocate)
-        if options.roi is None or isinstance(options.roi, str):
-            result.report["warnings"] += _unusual_volumes(result.output, result.report["volumes_ml"])
         result.report |= _further(result, description, options, ranking, progress.check)
         return result
     except Exception as error:
@@ -238,6 +236,11 @@ def _segment(
         seconds = tracker.finish()
     report = _report(description, channels, case, tiling, passes, results.writer, threads, seconds)
     report |= {"fast": options.fast, "postprocessing": changes.report}
+    if options.roi is None:
+        volumes = report["volumes_ml"]
+        # What was dropped is named already.
+        segments = [item for item in description.output.segments if volumes[item.name] or not options.drop_below]
+        report["warnings"] += _unusual_volumes(segments, volumes)
     return SegmentResult(
         labels,
         results.maps,
@@ -250,25 +253,29 @@ def _segment(
     )
 
 
-# A volume below this part of the smallest one in training, or above its inverse times the largest, is unusual.
+# Volumes below this fraction of the smallest in training, or above the largest divided by it, are unusual.
 _UNUSUAL = 0.5
 _MOST_VOLUMES_NAMED = 3
 
 
-def _unusual_volumes(output: Output, volumes: Mapping[str, float]) -> list[str]:
+def _unusual_volumes(segments: Sequence[Segment], volumes: Mapping[str, float]) -> list[str]:
     """Sentences about segments that are much smaller or larger than any in the training labels.
 
-    Such an image may not show them at all: a network finds something in almost every image.
+    Such an image may not show them at all: a network finds something in almost every image. Where it finds nothing,
+    something else says so.
     """
     found = []
-    for segment in output.segments:
+    for segment in segments:
         low, high = segment.volume_ml or (0.0, float("inf"))
         if not low * _UNUSUAL <= volumes[segment.name] <= high / _UNUSUAL:
             numbers = {"volume": volumes[segment.name], "low": low, "high": high}
-            found.append({"segment": segment.name, **{name: f"{number:.3g}" for name, number in numbers.items()}})
+            texts = {name: f"{float(f'{number:.3g}'):g}" for name, number in numbers.items()}
+            found.append({"segment": segment.name, **texts})
+    if not any(volumes.values()):
+        return []
     if len(found) <= _MOST_VOLUMES_NAMED:
         return [sentence("warn-volume-unusual", values) for values in found]
-    return [sentence("warn-volumes-unusual", {**found[0], "count": len(found), "all": len(output.segments)})]
+    return [sentence("warn-volumes-unusual", {**found[0], "count": len(found), "all": len(segments)})]
 
 
 def _needed_maps(maps: Sequence[str], options: SegmentOptions, ranking: Ranking | None) -> tuple[str, ...]:
@@ -333,6 +340,9 @@ def _segment_located(
             together.add(index, one.labels.array, one.maps, one.hidden, one.entropy)
             reports.append(one.report)
     rows = _segment_rows(output, together.voxels(output), channels[0].grid)
+    volumes, count = {row["name"]: row["volume_ml"] for row in rows}, len(description.output.segments)
+    seen = [item for place, item in enumerate(output.segments) if rois[place // count] is not None]
+    warnings += _unusual_volumes(seen, volumes)
     report = {
         **reports[-1],
         "windows": sum(each["windows"] for each in reports),
@@ -342,7 +352,7 @@ def _segment_located(
             **{phase: sum(each["seconds"][phase] for each in reports) for phase in reports[0]["seconds"]},
         },
         "segments": rows,
-        "volumes_ml": {row["name"]: row["volume_ml"] for row in rows},
+        "volumes_ml": volumes,
         "warnings": list(dict.fromkeys([*warnings, *(text for each in reports for text in each["warnings"])])),
         "located": {
             "model": found.report["model"],

@@ -351,12 +351,13 @@ ENGINE: dict[str, str] = {
         "Nothing is left of {segment}: every piece of it is smaller than {volume} mL. Choose a smaller volume."
     ),
     "warn-volume-unusual": _(
-        "{segment} has a volume of {volume} mL, far from the {low} to {high} mL in the training labels. Check that the "
-        "image shows all of it, and check the result."
+        "{segment} measures {volume} mL; in the training labels, it measured {low} to {high} mL. Check whether the "
+        "image shows the whole structure, and check the result."
     ),
     "warn-volumes-unusual": _(
-        "{count} of {all} segments have volumes far from those in the training labels, such as {segment} ({volume} mL "
-        "instead of {low} to {high} mL). Check that the image suits the model, and check the result."
+        "{count} of {all} segments are much smaller or larger than in the training labels. For example, {segment} "
+        "measures {volume} mL, compared with {low} to {high} mL. Check whether the image suits the model, and check "
+        "the result."
     ),
     # The locator, which finds ROIs.
     "no-locator": _("{model} has no locator, so it cannot find its ROI; draw an ROI around the structure."),

@@ -169,12 +169,11 @@ TRAINING: dict[str, str] = {
     "run-in-use": _("Process {pid} is training in {path}. Stop it, or wait until it ends."),
     "run-not-running": _("No training is running in {path}."),
     "fold-file-damaged": _(
-        'Write the number of the fold that the run holds out, 0 to {last}, or "none" into {path}. What is there now is '
-        "neither."
+        '{path} must contain the number of the fold that the run holds out (0 to {last}) or "none". Correct it.'
     ),
     "nothing-held-out": _(
-        "The run {run} was trained on all cases, so it cannot be measured. Measure a run that holds out a fold; for "
-        "export, name it with --measured-by."
+        "The run {run} was trained on all cases, so no cases are left to measure it on. Evaluate a run that holds out "
+        "a fold. To export this run, name such a run with --measured-by."
     ),
     "split-damaged": _("{path} does not list the run's cases ({part}). Restore it from a backup, or start a new run."),
     "cases-gone": _(

@@ -158,8 +158,8 @@ class Inference:
     )
     blending: str = field("weight of a window's voxels where windows overlap", choices=BLENDINGS)
     mirror_axes: tuple[str, ...] = field(
-        "axes along which the image is also mirrored; the outputs are averaged. Mirroring along one or all three axes "
-        "exchanges the `output.swapped_segments`",
+        "axes along which the image is also mirrored; the outputs are averaged. In copies mirrored along one axis or "
+        "all three, the pairs in `output.swapped_segments` trade places",
         default=(),
         choices=AXES,
         unique=True,

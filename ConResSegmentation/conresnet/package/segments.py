@@ -1,4 +1,4 @@
-"""What comes out of a model: its segments with their codes, and those of the places where a locator looks.
+"""A model's output: its segments and their codes, and the places where its locator looks.
 
 Part of `model.json`, see `conresnet.package.description`. Standard library only, so that Slicer's process can use it.
 """
@@ -65,8 +65,8 @@ class Segment:
         before="all",
     )
     volume_ml: tuple[float, float] | None = field(
-        "smallest and largest volume in mL in the labels that the model was trained on; a result below half or above "
-        "twice of that gets a warning, unless the user has drawn an ROI",
+        "smallest and largest volume in mL in the labels of the training data set; a result below half the smallest or "
+        "above twice the largest gets a warning, unless the user has drawn an ROI",
         default=None,
         low=0,
         since=4,
@@ -81,7 +81,7 @@ class Segment:
 
 def mirrored_segments(names: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[int]:
     """For each name, the index of the one that it becomes in a mirror image, given the pairs that trade places."""
-    others = {one: other for pair in pairs for one, other in (tuple(pair), tuple(pair)[::-1])}
+    others = {one: other for pair in pairs for one, other in (pair, pair[::-1])}
     return [names.index(others.get(name, name)) for name in names]
 
 
@@ -108,12 +108,13 @@ class Output:
         default=None,
         most=255,
     )
-    swapped_segments: tuple[tuple[str, str], ...] = field(
+    swapped_segments: tuple[tuple[str, str], ...] | None = field(
         "pairs of segments, such as the left and the right one, that trade places in a mirror image (see "
         "`inference.mirror_axes`)",
-        default=(),
+        default=None,
+        most=127,
         since=4,
-        before=(),
+        omit=True,
     )
 
     def resolved(self, place: Place, version: int) -> "Output":
@@ -128,7 +129,7 @@ class Output:
     @property
     def mirrored(self) -> list[int]:
         """For each segment, the index of the one that it becomes in a mirror image."""
-        return mirrored_segments(self.names, self.swapped_segments)
+        return mirrored_segments(self.names, self.swapped_segments or ())
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Segments that cannot be told apart, or an order of painting or pairs that do not fit them."""
@@ -137,7 +138,7 @@ class Output:
                 yield "segments", reason
         if sorted(self.paint_order) != sorted(self.names):
             yield "paint_order", "must name every segment once"
-        paired = [name for pair in self.swapped_segments for name in pair]
+        paired = [name for pair in self.swapped_segments or () for name in pair]
         if len(set(paired)) < len(paired) or not set(paired) <= set(self.names):
             yield "swapped_segments", "must name pairs of different segments, each segment at most once"
         for index, segment in enumerate(self.segments):
@@ -194,5 +195,5 @@ class Locator:
             output,
             segments=tuple(segment for found in places for segment in found.values()),
             paint_order=tuple(found[name].name for found in places for name in output.paint_order),
-            swapped_segments=(),
+            swapped_segments=None,
         )

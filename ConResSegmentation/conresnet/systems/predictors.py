@@ -117,7 +117,8 @@ class SingleNetwork:
         self._exclusive = description.output.kind == "labels"
         mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
         self._mirrorings = _subsets([AXES[name] for name in mirror_axes])
-        self._mirrored_segments = description.output.mirrored
+        # Only where segments trade places: indexing copies them all.
+        self._mirrored_segments = description.output.mirrored if description.output.swapped_segments else None
         self._input_channels = description.channel_count
         self._backend: Backend | None = None
         self.networks, self.placed = [network], [network]
@@ -161,10 +162,10 @@ class SingleNetwork:
         return answers
 
     def _mirrored_back(self, probability: Tensor, axes: Sequence[int]) -> Tensor:
-        """The answer for a copy that was mirrored along axes of a batch, as one for the original."""
+        """The answer for a mirrored copy, turned back to fit the original window."""
         back = probability.flip([axis - 1 for axis in axes])
         # Mirrored along two axes, the copy is only rotated.
-        return back[self._mirrored_segments] if len(axes) % 2 else back
+        return back[self._mirrored_segments] if self._mirrored_segments and len(axes) % 2 else back
 
     def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
         """Run ``predict`` on the smallest possible windows."""

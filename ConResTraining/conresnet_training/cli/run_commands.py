@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from conresnet_training.cli.main import FILE, FOLDER, device_option, settings_option
+from conresnet_training.runs.state import NO_FOLD
 
 data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")
 steps_option = click.option("--max-steps", type=click.IntRange(min=1), help="Stop after this many steps in total.")
@@ -37,10 +38,14 @@ _EVALUATION = click.Path(path_type=Path)
 class _Fold(click.ParamType):
     """The number of a fold, or "none", which becomes None."""
 
-    name = "K|none"
+    name = "fold"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        return None if value == "none" else click.IntRange(min=0).convert(value, param, ctx)
+        if str(value).lower() == NO_FOLD:
+            return None
+        if not str(value).isdecimal():
+            self.fail(f"{value} is neither the number of a fold nor {NO_FOLD}.", param, ctx)
+        return int(value)
 
 
 @click.command()
@@ -49,6 +54,7 @@ class _Fold(click.ParamType):
 @click.option(
     "--fold",
     type=_Fold(),
+    metavar=f"K|{NO_FOLD}",
     default=0,
     show_default=True,
     help="The fold to hold out, or none to train on all cases.",
@@ -296,7 +302,7 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     metavar="RUN",
     type=FOLDER,
     multiple=True,
-    help="Run of the same plan that held out cases, whose figures the package gets. May be repeated. Needed for a RUN "
+    help="A run of the same plan that held out cases. The package gets its figures. May be repeated. Needed for a RUN "
     "that was trained on all cases.",
 )
 @data_option

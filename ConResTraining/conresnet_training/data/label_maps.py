@@ -62,18 +62,20 @@ def label_counts(label: Volume) -> dict[int, int]:
 
 
 def volume_ranges(labels: Iterable[Volume], targets: Mapping[str, Collection[int]]) -> dict[str, tuple[float, float]]:
-    """The smallest and the largest volume in mL of each segment in label maps; those without it do not count.
+    """The smallest and the largest volume in mL of each segment in label maps.
+
+    A segment that none of them has is left out.
 
     Args:
         targets: for each segment, the values that belong to it.
     """
-    volumes: dict[str, list[float]] = {}
+    volumes: dict[str, list[float]] = {name: [] for name in targets}
     for label in labels:
         counts = label_counts(label)
         for name, values in targets.items():
-            if voxels := sum(counts.get(value, 0) for value in values):
-                volumes.setdefault(name, []).append(voxels * label.grid.voxel_volume / 1000)
-    return {name: (min(found), max(found)) for name, found in volumes.items()}
+            voxels = sum(counts.get(value, 0) for value in values)
+            volumes[name].append(voxels * label.grid.voxel_volume / 1000)
+    return {name: (min(found), max(found)) for name, found in volumes.items() if any(found)}
 
 
 def check_expected(label: Volume, expected: Collection[int]) -> None:

@@ -199,11 +199,7 @@ class Evaluation:
     @property
     def unfinished(self) -> list[str]:
         """A sentence about each run whose training was not finished."""
-        return [
-            f"{name_of_fold(run['fold'])} is unfinished: {run['unfinished']} were completed."
-            for run in self.made_by
-            if run.get("unfinished")
-        ]
+        return unfinished(self.made_by)
 
     def worst_first(self) -> list[str]:
         """The cases by mean Dice over segments, the lowest first."""
@@ -224,9 +220,18 @@ class Evaluation:
         }
 
 
+def unfinished(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence about each run whose training was not finished, from facts as in ``Evaluation.made_by``."""
+    return [
+        f"{name_of_fold(run['fold'])} is unfinished: {run['unfinished']} were completed."
+        for run in runs
+        if run.get("unfinished")
+    ]
+
+
 def name_of_fold(fold: int | None) -> str:
     """What a run is called in a sentence."""
-    return "The training on all cases" if fold is None else f"Fold {fold}"
+    return "The run on all cases" if fold is None else f"Fold {fold}"
 
 
 def write_tables(evaluation: Evaluation, folder: Path) -> None:

@@ -16,7 +16,7 @@ from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import LoadedModel, load_model, segment
 from conresnet.package import ModelDescription, ModelPackage, write_package
 from conresnet.package.ranking import Ranking
-from conresnet.package.reader import held_out_cases, read_metrics
+from conresnet.package.reader import MAY_HAVE_LEARNED, held_out_cases, read_metrics
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import SEGMENTATION_FILE
@@ -41,8 +41,6 @@ from conresnet_training.runs.run import FOLD_FILE, Run, held_out_of_run, open_ru
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 SEGMENTATIONS = "segmentations"
-# Said about the weights that a training started with; a model that says it of itself cannot show what it never saw.
-MAY_HAVE_LEARNED = "which may have learned from some of them"
 
 
 def evaluate_predictions(
@@ -130,6 +128,7 @@ def evaluate_runs(
             (``segmentations/<case>.nii.gz``, the case as ``file_stem`` writes it); files of an earlier evaluation are
             replaced.
     """
+    check_held_out(runs)
     make_folder(output / SEGMENTATIONS)
     measured = measure_runs(runs, output / SEGMENTATIONS, checkpoint, surface_tolerance_mm)
     write_results(measured, output)
@@ -160,9 +159,7 @@ def measure_runs(
             be measured, what is wrong with the first.
     """
     check_agreement(runs)
-    for run in runs:
-        if run.fold is None:
-            raise UserError("nothing-held-out", run=str(run.folder))
+    check_held_out(runs)
     plan = runs[0].plan
     data_set, values = runs[0].data_set(), values_of_model(plan.model.output.segments, plan.targets)
     synthesizer = synthesizer_of(plan, data_set.tissues)
@@ -196,6 +193,13 @@ def measure_runs(
     )
     colors = {item.name: item.color for item in plan.model.output.segments}
     return Measured(evaluation, files, values, colors, errors)
+
+
+def check_held_out(runs: Sequence[Run]) -> None:
+    """Raises UserError ``nothing-held-out`` if a run was trained on all cases."""
+    for run in runs:
+        if run.fold is None:
+            raise UserError("nothing-held-out", run=str(run.folder))
 
 
 def facts_of_runs(runs: Sequence[Run], packed: PackedRuns, checkpoint: str) -> list[dict[str, Any]]:
@@ -329,9 +333,6 @@ def _held_out_by(model: str, data: str) -> set[str]:
     """The cases of a data set that no training of a model saw, according to its own figures; empty if unknown."""
     try:
         package = read_model(model)
-        metrics, cases = read_metrics(package), held_out_cases(package)
+        return set(held_out_cases(package)) if read_metrics(package).get("data") == data else set()
     except UserError:
         return set()
-    if metrics.get("data") != data or MAY_HAVE_LEARNED in str(metrics.get("split")):
-        return set()
-    return set(cases)

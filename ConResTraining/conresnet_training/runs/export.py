@@ -18,9 +18,9 @@ from conresnet_training.data.label_maps import volume_ranges
 from conresnet_training.data.preparation import read_reference
 from conresnet_training.evaluation.metrics import METRICS
 from conresnet_training.evaluation.report import picture_of
-from conresnet_training.evaluation.results import Evaluation, name_of_fold, remarks, summary_cells
+from conresnet_training.evaluation.results import Evaluation, name_of_fold, remarks, summary_cells, unfinished
 from conresnet_training.evaluation.review_fit import ReviewSamples, describe_ranking, ranking_file
-from conresnet_training.evaluation.runs import facts_of_runs, measure_runs
+from conresnet_training.evaluation.runs import check_held_out, facts_of_runs, measure_runs
 from conresnet_training.reporting import case_count, listed
 from conresnet_training.reporting.drawing import fill_template
 from conresnet_training.runs.packing import check_same_recipe, pack_runs
@@ -29,7 +29,7 @@ from conresnet_training.runs.run import Run
 THUMBNAIL_FILE = "thumbnail.png"
 REPORTED = ("dice", "surface_dice", "hd95", "volume_difference_ml")
 LOWEST_CASES = 3
-# Whose volumes are measured, spread over the data set.
+# At most this many cases, spread over the data set, are read for the volumes.
 MOST_CASES = 100
 
 
@@ -61,15 +61,16 @@ def export_runs(
             reading the data and writing the package.
     """
     check_replaceable(output, overwrite)
-    packed = pack_runs(runs, checkpoint)
-    measured_by = measured_by or runs
-    if measured_by is not runs:
+    are_measured, measured_by = not measured_by, measured_by or runs
+    check_held_out(measured_by)
+    if not are_measured:
         check_same_recipe(runs, measured_by)
+    packed = pack_runs(runs, checkpoint)
     changes = {"name": name, "title": title}
     description = replace(packed.description, **{key: text for key, text in changes.items() if text is not None})
-    description = _with_volumes(description, runs[0])
     # Checked before the work, so that an invalid name is reported at once.
     parse_description(description.to_dict(), "to be written")
+    description = _with_volumes(description, runs[0])
     with tempfile.TemporaryDirectory() as folder:
         samples = ReviewSamples()
         measured = measure_runs(measured_by, Path(folder), checkpoint=checkpoint, samples=samples)
@@ -79,13 +80,11 @@ def export_runs(
         shown = by_dice[len(by_dice) // 2]
         thumbnail = picture_of(shown, measured, planes=1, worst=False)
     evaluation = measured.evaluation
-    if measured_by is not runs:
-        own = facts_of_runs(runs, packed, checkpoint)
-        evaluation = replace(evaluation, made_by=(*evaluation.made_by, *own))
-    metrics = _metrics(evaluation, runs, measured_by, packed.steps, checkpoint)
+    own = [] if are_measured else facts_of_runs(runs, packed, checkpoint)
+    metrics = _metrics(evaluation, runs, are_measured, packed.steps, checkpoint)
     ranking = samples.fit(f"{metrics['what']}: {metrics['split']}", description.output.names)
     review = describe_ranking(ranking) if ranking else "No review list was fitted, because the model found nothing."
-    card = write_card(description, evaluation, metrics, review, shown if thumbnail else None)
+    card = write_card(description, evaluation, metrics, review, shown if thumbnail else None, own)
     files = {
         **packed.files,
         METRICS_FILE: json.dumps(metrics, indent=1, ensure_ascii=False).encode(errors="backslashreplace"),
@@ -96,10 +95,10 @@ def export_runs(
     write_package(description, files, output, overwrite)
     cases = case_count(len(evaluation.cases))
     seen = f"{cases} it never saw" if len(runs) == 1 else f"{cases}, each by the networks that never saw it"
-    if measured_by is not runs:
+    if not are_measured:
         seen = f"{cases} that {listed([str(run.folder) for run in measured_by])} never saw"
     sentence = f"Wrote {output}: mean Dice {metrics['mean_dice']:.3f} on {seen}."
-    return " ".join([sentence, review, *evaluation.unfinished])
+    return " ".join([sentence, review, *unfinished([*evaluation.made_by, *own])])
 
 
 def _with_volumes(description: ModelDescription, run: Run) -> ModelDescription:
@@ -114,7 +113,12 @@ def _with_volumes(description: ModelDescription, run: Run) -> ModelDescription:
 
 
 def write_card(
-    description: ModelDescription, evaluation: Evaluation, metrics: Mapping[str, Any], review: str, pictured: str | None
+    description: ModelDescription,
+    evaluation: Evaluation,
+    metrics: Mapping[str, Any],
+    review: str,
+    pictured: str | None,
+    own: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The text of ``MODEL_CARD.md``.
 
@@ -122,6 +126,7 @@ def write_card(
         metrics: content of ``metrics.json``.
         review: sentences about the review list.
         pictured: the case in the thumbnail, or None without one.
+        own: facts of the runs that the weights are from, as in ``Evaluation.made_by``, if others were measured.
     """
     rows = [
         (segment, METRICS[metric].heading, summary_cells(metric, found))
@@ -140,6 +145,8 @@ def write_card(
         spacing=" x ".join(f"{side:g}" for side in description.preparation.spacing or ()),
         residual_plane=residual_plane(description),
         evaluation=evaluation,
+        own=own,
+        unfinished=unfinished([*evaluation.made_by, *own]),
         name_of_fold=name_of_fold,
         metrics=metrics,
         review=review,
@@ -152,23 +159,30 @@ def write_card(
 
 
 def _metrics(
-    evaluation: Evaluation, runs: Sequence[Run], measured_by: Sequence[Run], steps: Sequence[int], checkpoint: str
+    evaluation: Evaluation, runs: Sequence[Run], are_measured: bool, steps: Sequence[int], checkpoint: str
 ) -> dict[str, Any]:
-    """``metrics.json``: summary figures, means by segment, and the figures of all cases by metric."""
+    """``metrics.json``: summary figures, means by segment, and the figures of all cases by metric.
+
+    Args:
+        are_measured: whether the figures are those of ``runs`` and not of others.
+    """
     networks = len(runs)
     what = "Whole cases, segmented by the exported package through the engine, on the images' own grids"
+    # How the package's own weights were trained, if they may have learned from the cases.
+    own = ""
     if networks > 1:
+        if len({run.fold for run in runs}) > 1:
+            own = f"a mean of {networks} networks, most of which learned from each case; not measured as a whole"
         what = (
             "Whole cases on the images' own grids, each segmented through the engine by those of the package's "
             f"{networks} networks that never saw it; the package averages all of them"
         )
-    own = ""
-    if measured_by is not runs:
-        learned = "all cases" if all(run.fold is None for run in runs) else "other cases, perhaps also on these"
-        own = f"were trained on {learned}, and not measured"
+    if not are_measured:
+        learned = "all cases" if all(run.fold is None for run in runs) else "other cases, which may include these"
+        own = f"trained on {learned}; not measured"
         what = (
             "Whole cases on the images' own grids, segmented through the engine by networks that were trained in the "
-            f"same way but never saw these cases; the package's own weights {own}"
+            f"same way but never saw these cases; the package's own weights were trained on {learned}"
         )
     overall, segments = evaluation.summary["overall"], evaluation.summary["segments"]
     content = {

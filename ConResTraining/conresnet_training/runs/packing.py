@@ -10,9 +10,13 @@ from conresnet.errors import UserError
 from conresnet.package import ModelDescription
 from conresnet.package.description import System
 from conresnet.systems import declared_system
+from conresnet_training.planning.plan import Plan
 from conresnet_training.reporting import shortened
 from conresnet_training.runs.run import Run, check_plan_unchanged, read_checkpoint, what_is_learned, without_prefix
 from conresnet_training.training.network import stages_of
+
+# Of the plan's section on training: in these, runs with the same recipe may differ.
+UNLIKE = {"seed", "workers", "precision", "steps_between_checkpoints"}
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,7 @@ def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
         for network, state in zip(system.networks, states, strict=True)
     }
     # What traded places in training does so at inference, too.
-    output, swapped = description.output, tuple(runs[0].plan.augmentation.swapped_segments)
-    output = replace(output, swapped_segments=output.swapped_segments or swapped)
+    output = replace(description.output, swapped_segments=tuple(runs[0].plan.augmentation.swapped_segments) or None)
     return PackedRuns(replace(description, system=system, output=output), files, steps, unfinished)
 
 
@@ -116,18 +119,25 @@ def check_agreement(runs: Sequence[Run]) -> None:
 
 
 def check_same_recipe(runs: Sequence[Run], measured_by: Sequence[Run]) -> None:
-    """Refuse figures of other runs that do not tell anything about these.
+    """Refuse figures of runs that were not trained like these.
 
     Raises:
-        UserError: as ``check_agreement``, also for networks that differ.
+        UserError: as ``check_agreement``, also for networks, training or augmentation that differ.
     """
-    check_agreement([*runs, *measured_by])
-    ours = what_is_learned(runs[0].plan)
+    own = {run.folder.resolve() for run in runs}
+    check_agreement([*runs, *(run for run in measured_by if run.folder.resolve() not in own)])
+    ours = _recipe(runs[0].plan)
     for run in measured_by:
-        theirs = what_is_learned(run.plan)
+        theirs = _recipe(run.plan)
         for part, value in ours.items():
             if value != theirs[part]:
                 raise _difference(runs[0], run, part, value, theirs[part])
+
+
+def _recipe(plan: Plan) -> dict[str, object]:
+    """What makes two trainings alike, but for their cases and their random numbers."""
+    parts = {f"training.{key}": value for key, value in plan.training.model_dump(exclude=UNLIKE).items()}
+    return what_is_learned(plan) | parts | {"augmentation": plan.augmentation, "synthesis": plan.synthesis}
 
 
 def _difference(first: Run, second: Run, part: str, one: object, other: object) -> UserError:

@@ -24,12 +24,10 @@ from conresnet.files import make_folder, replacing, write_error
 from conresnet_training.data import Case, DataSet, read_data_set
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
 from conresnet_training.reporting import listed
-from conresnet_training.runs.state import CHECKPOINTS_FOLDER, FOLD_FILE, PLAN_FILE, PROGRESS_FILE, can_begin_in
+from conresnet_training.runs.state import CHECKPOINTS_FOLDER, FOLD_FILE, NO_FOLD, PLAN_FILE, PROGRESS_FILE, can_begin_in
 
 SPLIT_FILE, PREPARED_FOLDER = "split.json", "prepared"
 PREFIX = "network."
-# In place of a fold's number: nothing is held out.
-NO_FOLD = "none"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ from conresnet.errors import UserError
 from conresnet.files import lock, replacing, write_error
 
 PLAN_FILE, FOLD_FILE, CHECKPOINTS_FOLDER = "plan.yaml", "fold.txt", "checkpoints"
+# In place of a fold's number: nothing is held out.
+NO_FOLD = "none"
 # The plan that a cross-validation was started with. Not a run's PLAN_FILE, because its folder is not a run's.
 CROSSVAL_FILE = "crossval.yaml"
 RUNNING_FILE = "running.json"

@@ -23,7 +23,9 @@ def test_the_organs_of_a_head_and_neck_are_where_they_belong(model, repository: 
     for label, least in ((1, 0.70), (2, 0.65)):
         ours, theirs = found == label, truth == label
         assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) > least
-    centers = [result.labels.grid.to_ras(np.argwhere(found == label).astype(float)).mean(axis=0) for label in range(1, 6)]
+    centers = [
+        result.labels.grid.to_ras(np.argwhere(found == label).astype(float)).mean(axis=0) for label in range(1, 6)
+    ]
     brainstem, cord, right, left, mandible = centers
     assert right[0] > cord[0] + 30 and left[0] < cord[0] - 30
     assert brainstem[2] > cord[2] + 30 and mandible[1] > cord[1] + 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,12 @@ def test_a_place_that_is_not_found_is_said(model: LoadedModel, image: Volume) ->
     result = segment(model, [image])
     assert result.report["located"]["rois"]["Right"] is None
     assert [text for text in result.report["warnings"] if "Right" in text]
+    # That nothing is there needs no second warning; what was found is compared with its usual volume.
+    output = model.description.output
+    known = tuple(replace(item, volume_ml=(100.0, 200.0)) for item in output.segments)
+    model.description = replace(model.description, output=replace(output, segments=known))
+    missing, *unusual = segment(model, [image]).report["warnings"]
+    assert "Right" in missing and [text.split(" measures ")[0] for text in unusual] == ["Left part 1", "Left part 2"]
     image.array[image.array == 1] = 0
     image.array[0, 0, 0] = 0.1
     with pytest.raises(UserError) as caught:

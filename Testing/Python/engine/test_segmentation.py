@@ -1,6 +1,7 @@
 """Whole cases: stitched against one pass, crops, ROIs, orientations, and what must work beside ordinary images."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import BoxROI
 from conresnet.inference.labels import region_mask
-from conresnet.inference.segmentation import SegmentResult, load_model, segment
+from conresnet.inference.segmentation import SegmentResult, _unusual_volumes, load_model, segment
+from conresnet.package.segments import Segment
 from conresnet.request import SegmentOptions
 from engine.model_cases import description, make_model, use_test_networks, write_model
 from engine.package_cases import refusal
@@ -202,20 +204,23 @@ def test_mirroring_averages_the_probabilities(networks, tmp_path):
     assert np.allclose(probability(result), np.mean(turned, axis=0), atol=2e-3)
 
 
-def test_left_and_right_trade_places_in_a_mirror_image(networks, tmp_path):
-    settings = {"scale": 3, "network": "smooth", "segments": 3}
-    plain = make_model(tmp_path / "plain", **settings)
-    mirrored = description(network="smooth", segments=3, inference={"mirror_axes": ["S", "W"]})
-    # As older packages, except for the pairs.
+@pytest.mark.parametrize("regions", [False, True], ids=["labels", "regions"])
+@pytest.mark.parametrize("axes", ["SW", "SHW"])
+def test_left_and_right_trade_places_in_a_mirror_image(networks, tmp_path, axes, regions):
+    settings = {"network": "smooth", "segments": 3, "regions": regions}
+    plain = make_model(tmp_path / "plain", scale=3, **settings)
+    mirrored = description(inference={"mirror_axes": list(axes)}, **settings)
+    # The test description is of an older format, which has no pairs.
     mirrored["format_version"], mirrored["output"]["swapped_segments"] = 4, [["Part 1", "Part 3"]]
     mirrored = load_model(write_model(tmp_path / "mirrored", mirrored, scale=3), "cpu", "fp32")
     volume = random_volume(grid((16, 16, 16)))
     expected = []
-    for axes in ((), (0,), (2,), (0, 2)):
-        turned = Volume(np.flip(volume.array, axes), volume.grid, "")
-        answer = np.flip(probability(run(plain, turned, maps=("probability",))), [axis + 1 for axis in axes])
-        # Mirrored along two axes, it is only rotated.
-        expected.append(answer[[2, 1, 0]] if len(axes) == 1 else answer)
+    for count in range(len(axes) + 1):
+        for turned in combinations(["SHW".index(axis) for axis in axes], count):
+            image = Volume(np.flip(volume.array, turned), volume.grid, "")
+            answer = np.flip(probability(run(plain, image, maps=("probability",))), [axis + 1 for axis in turned])
+            # Mirrored along two axes, it is only rotated.
+            expected.append(answer[[2, 1, 0]] if count % 2 else answer)
     assert np.allclose(probability(run(mirrored, volume, maps=("probability",))), np.mean(expected, axis=0), atol=2e-3)
 
 
@@ -300,7 +305,7 @@ def test_report_says_what_was_done(tmp_path):
         assert report["volumes_ml"][row["name"]] == row["volume_ml"]
 
 
-@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("regions", [False, True], ids=["labels", "regions"])
 def test_a_volume_unlike_those_in_training_gets_a_warning(tmp_path, regions):
     model, image = make_model(tmp_path, segments=5, regions=regions), random_volume(grid((20, 24, 28)))
     volumes = run(model, image).report["volumes_ml"]
@@ -318,13 +323,28 @@ def test_a_volume_unlike_those_in_training_gets_a_warning(tmp_path, regions):
     assert all(volumes.values())
     assert warnings([0.51, 1.99, 1, 0, 0]) == []
     small, large = warnings([0.49, 2.01, 1, 0, 0])
-    assert small.startswith(f"{names[0]} has a volume of ") and large.startswith(f"{names[1]} has a volume of ")
-    assert f"of {volumes[names[0]]:.3g} mL, far from the {volumes[names[0]] / 0.49:.3g} to " in small
+    assert small.startswith(f"{names[0]} measures ") and large.startswith(f"{names[1]} measures ")
+    assert f"measures {volumes[names[0]]:.3g} mL; in the training labels, it measured " in small
+    assert len(warnings([3, 3, 3, 1, 1])) == 3
     (together,) = warnings([3, 3, 3, 3, 1])
-    assert together.startswith("4 of 5 segments ") and names[0] in together
+    assert together.startswith("4 of 5 segments are much smaller or larger") and names[0] in together
+    assert warnings([3, 3, 3, 3, 1], roi="all") == [together]
     # An ROI may cut a structure.
     box = BoxROI.from_bounds([-1000, 1000] * 3)
     assert warnings([3, 3, 3, 3, 1], roi=box) == []
+
+
+def test_unusual_volumes_are_said_once_and_in_plain_numbers():
+    liver, spleen = (
+        Segment(name, label, (0, 0, 0), volume_ml=volumes)
+        for name, label, volumes in (("Liver", 1, (800.0, 850.0)), ("Spleen", 2, (0.0, 300.0)))
+    )
+    assert _unusual_volumes([liver, spleen], {"Liver": 1723.4, "Spleen": 0.0}) == [
+        "Liver measures 1720 mL; in the training labels, it measured 800 to 850 mL. Check whether the image shows the "
+        "whole structure, and check the result."
+    ]
+    # That nothing was found is said elsewhere.
+    assert _unusual_volumes([liver, spleen], {"Liver": 0.0, "Spleen": 0.0}) == []
 
 
 def test_refusals(tmp_path, hippocampus_image):

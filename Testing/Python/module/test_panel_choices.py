@@ -189,6 +189,18 @@ def test_a_model_is_installed_from_a_file(panel: PanelDriver, tmp_path: Path, fo
     panel.ui.installModelButton.click()
 
 
+@pytest.mark.parametrize("weights", ["", "trained on all cases; not measured"])
+def test_figures_say_which_weights_were_measured(panel: PanelDriver, tmp_path: Path, weights: str) -> None:
+    figures = {"mean_dice": 0.9, "mean_dice_a_segment": {"Whole": 0.9}, "dice_a_case": {"a": {"Whole": 0.9}}}
+    metrics = json.dumps(figures | ({"own_weights": weights} if weights else {})).encode()
+    install_model(write_four_channels(tmp_path / "four", metrics))
+    panel.widget.modelPanel.refresh()
+    panel.choose_model("four")
+    text = panel.ui.modelDetailsLabel.text
+    assert ("cases not used for training" in text) == (not weights)
+    assert ("of a model that was trained in the same way without them" in text) == bool(weights)
+
+
 @pytest.mark.parametrize(
     "metrics",
     [

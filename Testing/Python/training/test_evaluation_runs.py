@@ -188,6 +188,7 @@ def test_weights_that_were_begun_with_are_told_of(data_set, tmp_path, monkeypatc
     [
         ("Boxes", "fold 0 of 3", "which names them among those it held out"),
         ("Others", "fold 0 of 3", "which may have learned from some of them"),
+        ("Boxes with other weights", "fold 0 of 3", "which may have learned from some of them"),
         ("Boxes", "fold 1 of 3", "which may have learned from some of them"),
         ("Boxes", "begun with others, which may have learned from some of them", "which may have learned from some"),
     ],
@@ -196,6 +197,8 @@ def test_weights_of_a_model_that_held_out_the_same_cases(data_set, tmp_path, mon
     plan, cases = small_plan(data_set), ("case_1", "case_4") if split == "fold 1 of 3" else ("case_0", "case_3")
     packed = pack_runs([finished_run(plan, tmp_path / "first")])
     metrics = {"data": data, "split": split, "dice_a_case": {case: {"Near box": 0.5} for case in cases}}
+    if data == "Boxes with other weights":
+        metrics |= {"data": "Boxes", "own_weights": "trained on all cases; not measured"}
     files = {**packed.files, "metrics.json": json.dumps(metrics).encode()}
     write_package(packed.description, files, tmp_path / "earlier")
     run = finished_run(with_settings(plan, [f"training.start_from={tmp_path / 'earlier'}"]), tmp_path / "run")

@@ -14,6 +14,7 @@ from conresnet.images.files import read_volume
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
 from conresnet.package.ranking import read_ranking
+from conresnet.package.reader import held_out_cases
 from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
 from conresnet_training.evaluation.runs import measure_runs
@@ -95,7 +96,7 @@ def test_the_card_of_a_network_without_residuals_claims_none(data_set, tmp_path,
 
 def test_what_traded_places_in_training_does_so_at_inference(data_set, tmp_path):
     plan = small_plan(data_set)
-    assert pack_runs([finished_run(plan, tmp_path / "run")]).description.output.swapped_segments == ()
+    assert pack_runs([finished_run(plan, tmp_path / "run")]).description.output.swapped_segments is None
     plan.augmentation.swapped_segments = [("Far box", "Near box")]
     output = pack_runs([finished_run(plan, tmp_path / "sides")]).description.output
     assert output.swapped_segments == (("Far box", "Near box"),) and output.mirrored == [1, 0]
@@ -110,6 +111,8 @@ def test_folds_make_an_ensemble_measured_by_those_that_never_saw_a_case(data_set
     package = read_package(output)
     assert package.description.system.type == "ensemble" and len(package.description.system.networks) == 3
     metrics = metrics_of(package)
+    # Each of its networks has seen most of them.
+    assert held_out_cases(package) == ()
     assert "by those of the package's 3 networks that never saw it" in metrics["what"] and metrics["steps"] == [7, 7, 7]
     (tmp_path / "out").mkdir()
     alone = measure_runs(runs[1:2], tmp_path / "out").evaluation
@@ -192,16 +195,18 @@ def test_a_run_on_all_cases_is_measured_by_one_that_held_some_out(data_set, tmp_
     assert run_command(monkeypatch, *named) == 0
     printed = capsys.readouterr().err
     assert f"on 2 cases that {held_out.folder} never saw" in printed
-    assert "The training on all cases is unfinished: 7 of " in printed and "Fold 1 is unfinished: 7 of " in printed
+    assert "The run on all cases is unfinished: 7 of " in printed and "Fold 1 is unfinished: 7 of " in printed
     package = read_package(output)
     metrics = metrics_of(package)
-    assert "the package's own weights were trained on all cases, and not measured" in metrics["what"]
-    assert metrics["own_weights"] == "were trained on all cases, and not measured"
+    assert "the package's own weights were trained on all cases" in metrics["what"]
+    assert metrics["own_weights"] == "trained on all cases; not measured" and held_out_cases(package) == ()
     (tmp_path / "out").mkdir()
     for case, rows in measure_runs([held_out], tmp_path / "out").evaluation.cases.items():
         assert metrics["dice_a_case"][case] == {name: round(row["dice"], 4) for name, row in rows.items()}
     card = package.read_file("MODEL_CARD.md").decode()
-    assert "Fold 1: 7 steps. The training on all cases: 7 steps." in card
+    assert "Fold 1: 7 steps. The package's own weights were not measured. The run on all cases: 7 steps.\n" in card
+    assert "colored: the segments of a model that was trained in the same way without this case." in card
+    assert "The run on all cases is unfinished" in card
     # The weights are those of the run on all cases, which has seen the cases in metrics.json.
     packed = pack_runs([everything])
     assert package.read_file("network.safetensors") == packed.files["network.safetensors"]
@@ -212,3 +217,11 @@ def test_a_run_on_all_cases_is_measured_by_one_that_held_some_out(data_set, tmp_
     wider = finished_run(plan, tmp_path / "wider")
     assert run_command(monkeypatch, *named[:-1], wider.folder, "--overwrite") == 2
     assert "differ in model.system" in capsys.readouterr().err
+    # Nor would those of another training.
+    longer = finished_run(with_settings(small_plan(data_set), ["training.steps=9"]), tmp_path / "longer")
+    assert run_command(monkeypatch, *named[:-1], longer.folder, "--overwrite") == 2
+    assert "differ in training.steps" in capsys.readouterr().err
+    # With a run that held cases out, it may become an ensemble.
+    both = ("export", held_out.folder, *named[1:], "--overwrite")
+    assert run_command(monkeypatch, *both) == 0
+    assert metrics_of(read_package(output))["own_weights"].startswith("trained on other cases, which may include these")

@@ -1,8 +1,10 @@
-"""Voxels drawn by their label value."""
+"""Voxels drawn by their label value, and the volumes of label maps."""
 
 import numpy as np
+import pytest
 
-from conresnet_training.data.label_maps import VALUES, LabelPlaces, index_of_labels
+from conresnet.images.grid import Grid, Volume
+from conresnet_training.data.label_maps import VALUES, LabelPlaces, index_of_labels, volume_ranges
 
 
 def label_map() -> np.ndarray:
@@ -50,3 +52,15 @@ def test_a_draw_looks_at_one_voxel_however_many_there_are():
     for number in range(20):
         places.draw([1, 2], np.random.default_rng(number))
     assert index.read == [VALUES] + [1] * 20
+
+
+def test_volumes_range_from_none_where_a_case_lacks_the_segment():
+    grid = Grid((2, 3, 4), np.diag([1.0, 2.0, 5.0, 1.0]))
+    empty, label = np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8)
+    label[0], label[1, 0, 0] = 1, 2
+    volumes = [Volume(array, grid, "label") for array in (label, label * 0 + 1, empty)]
+    targets = {"Organ": (1,), "Both": (1, 2), "Nothing": (3,)}
+    found = volume_ranges(volumes, targets)
+    assert set(found) == {"Organ", "Both"}
+    assert found["Organ"] == pytest.approx((0.0, 0.24)) and found["Both"] == pytest.approx((0.0, 0.24))
+    assert volume_ranges(volumes[:2], targets)["Organ"] == pytest.approx((0.12, 0.24))

@@ -68,6 +68,8 @@ def test_best_is_kept_and_stays_the_best_after_a_resumption(plan_file, tmp_path,
 
 def test_a_run_on_all_cases_holds_none_out_and_resumes(plan_file, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", "nine") == 2
+    assert "nine is neither the number of a fold nor none" in capsys.readouterr().err and not run.exists()
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", "none", "--max-steps", 15) == 0
     assert run_command(monkeypatch, "resume", run, "--max-steps", 20) == 0
     split = json.loads((run / "split.json").read_text(encoding="utf-8"))

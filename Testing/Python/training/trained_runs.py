@@ -21,8 +21,8 @@ def small_plan(data_set: Path, folds: int = 3) -> Plan:
     return plan
 
 
-def finished_run(plan: Plan, folder: Path, fold: int = 0, seed: int = 0, steps: int = 7) -> Run:
-    """A run whose last and best checkpoints hold the random weights of a seed."""
+def finished_run(plan: Plan, folder: Path, fold: int | None = 0, seed: int = 0, steps: int = 7) -> Run:
+    """A run whose last and best checkpoints hold the random weights of a seed; on all cases, there is no best one."""
     run = start_run(plan, folder, fold)
     network = plan.model.system.networks[0]
     with torch.random.fork_rng():
@@ -31,7 +31,7 @@ def finished_run(plan: Plan, folder: Path, fold: int = 0, seed: int = 0, steps: 
     # Larger weights than fresh ones, so that answers are less even.
     weights = {name: value * 3 if value.ndim == 5 else value for name, value in weights.items()}
     (folder / "checkpoints").mkdir(exist_ok=True)
-    paths = [run.checkpoint_named(name) for name in ("last", "best")]
+    paths = [run.checkpoint_named(name) for name in (("last",) if fold is None else ("last", "best"))]
     write_checkpoint({"state_dict": with_prefix(weights), "global_step": steps}, paths)
     return run
 
