@@ -30,3 +30,10 @@ def test_the_organs_of_a_head_and_neck_are_where_they_belong(model, repository: 
     assert right[0] > cord[0] + 30 and left[0] < cord[0] - 30
     assert brainstem[2] > cord[2] + 30 and mandible[1] > cord[1] + 30
     assert result.report["warnings"] == []
+
+
+def test_a_ct_without_these_organs_gets_a_warning(model, ct_image: Path) -> None:
+    (warning,) = segment(model, [read_volume(ct_image)], SegmentOptions(threads=1)).report["warnings"]
+    assert (
+        " segments are much smaller or larger than in the training labels. For example, Brainstem measures 0" in warning
+    )
