@@ -201,7 +201,8 @@ class RunControl(RunListener):
     def onFinished(self, outcome: SegmentationOutcome) -> None:
         self._run = None
         self._onFinished(outcome)
-        self._panel.end(" ".join([Messages.finished(outcome.report, outcome.seconds), *outcome.notes]))
+        # Warnings get lines of their own, lest they be overlooked behind the volumes.
+        self._panel.end("\n".join([Messages.finished(outcome.report, outcome.seconds), *outcome.notes]))
         self._panel.addToLog(Messages.logOf(outcome.report))
 
     def onFailed(self, sentence: str, details: str) -> None:

@@ -326,7 +326,8 @@ def _segment_located(
     """Segment in the ROIs that the model's locator finds, and put the results together."""
     description, locator = model.description, model.description.locator
     finder, output = model.finder(), model.description.located_output
-    coarse = SegmentOptions(device=options.device, precision=options.precision, threads=options.threads)
+    # Boxes with a margin do not need the last bit of accuracy.
+    coarse = SegmentOptions(device=options.device, precision=options.precision, threads=options.threads, fast=True)
     found = _segment(finder, channels, coarse, None, Part(progress, 0.0, _LOCATING, "locating"), None)
     rois = located_rois(locator, found.labels, finder.description.output)
     warnings = not_located(locator, rois, finder.description.title, channels[0].name)
