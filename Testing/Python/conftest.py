@@ -16,21 +16,34 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY / "Testing" / "Data"
 
 
-# Files with the longest tests. Begun last, they would leave the other process idle.
+# The files that take longest. Begun last, they would leave the other processes idle.
 LONG_FILES = (
+    "test_panel_engine.py",
+    "test_panel_run.py",
+    "test_processes.py",
+    "test_cohort.py",
+    "test_segment_command.py",
+    "test_stages.py",
+    "test_panel_results.py",
+    "test_results_in_scene.py",
+    "test_evaluation_runs.py",
+    "test_steps.py",
+    "test_check.py",
+    "test_run.py",
+    "test_killed_runs.py",
+    "test_first_process.py",
     "test_training_run.py",
-    "test_result_preview.py",
     "test_brain_tissue.py",
     "test_brain_structures.py",
-    "test_processes.py",
-    "test_training_data_set.py",
     "test_outside_package.py",
+    "test_training_data_set.py",
+    "test_result_preview.py",
     "test_ct_organ.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files of the longest tests; `make test` gives files to its processes in this order."""
+    """Begin with the files that take longest; `make test` gives files to its processes in this order."""
     items.sort(key=lambda item: item.path.name not in LONG_FILES)
 
 
