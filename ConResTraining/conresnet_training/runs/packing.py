@@ -15,8 +15,8 @@ from conresnet_training.reporting import shortened
 from conresnet_training.runs.run import Run, check_plan_unchanged, read_checkpoint, what_is_learned, without_prefix
 from conresnet_training.training.network import stages_of
 
-# Of the plan's section on training: in these, runs with the same recipe may differ.
-UNLIKE = {"seed", "workers", "precision", "steps_between_checkpoints"}
+# Training settings in which two runs of one recipe may differ.
+MAY_DIFFER = {"seed", "workers", "precision", "steps_between_checkpoints"}
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def check_same_recipe(runs: Sequence[Run], measured_by: Sequence[Run]) -> None:
 
 
 def _recipe(plan: Plan) -> dict[str, object]:
-    """What makes two trainings alike, but for their cases and their random numbers."""
-    parts = {f"training.{key}": value for key, value in plan.training.model_dump(exclude=UNLIKE).items()}
+    """The settings that all runs of one recipe share; their cases and random numbers may differ."""
+    parts = {f"training.{key}": value for key, value in plan.training.model_dump(exclude=MAY_DIFFER).items()}
     return what_is_learned(plan) | parts | {"augmentation": plan.augmentation, "synthesis": plan.synthesis}
 
 
