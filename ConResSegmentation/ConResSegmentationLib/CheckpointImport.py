@@ -78,7 +78,9 @@ class _Dialog:
             "cover earlier ones."
         )
         self._orientation = self._row(form, _("Orientation:"), "orientationEdit", "SLP")
-        self._orientation.toolTip = _("The patient directions in which the axes S, H and W increase.")
+        self._orientation.toolTip = _(
+            "The patient directions in which the model's axes S (slice), H (row) and W (column) increase."
+        )
         self._spacing = self._row(form, _("Spacing:"), "spacingEdit", _("the image's own"))
         self._spacing.toolTip = _("Voxel size along S, H and W in mm: three numbers separated by commas.")
         self._tiling = qt.QComboBox()

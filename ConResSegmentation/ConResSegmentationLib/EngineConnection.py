@@ -304,11 +304,10 @@ class EngineConnection:
             error = EngineServer(self.launch.server).whyEnded(exitCode, log, wasReady=self.hello is not None)
             if error:
                 return EngineError.fromUserError(error, log)
-        if exitCode is None:
-            exitCode = _("none, it crashed")
+        end = _("it crashed") if exitCode is None else _("exit code {exitCode}").format(exitCode=exitCode)
         if self.hello:
-            return EngineError.ofCode("engine-died", log, exitCode=exitCode)
-        reason = log.splitlines()[-1] if log else _("exit code {exitCode}").format(exitCode=exitCode)
+            return EngineError.ofCode("engine-died", log, reason=end)
+        reason = log.splitlines()[-1] if log else end
         return EngineError.ofCode("engine-start-failed", log, program=program, reason=reason)
 
     def _onTimeout(self) -> None:

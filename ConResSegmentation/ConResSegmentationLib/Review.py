@@ -211,8 +211,8 @@ def _keptReport(segmentationNode) -> dict:
     report = json.loads(segmentationNode.GetAttribute(_REPORT_ATTRIBUTE))
     if not ResultOrigin.isUntouched(segmentationNode):
         edited = _(
-            "The segmentation was edited after it was computed. The pictures show it as edited; the figures and the "
-            "places worth checking are those from before."
+            "The segmentation was edited after it was computed. The pictures show the edited segmentation; the figures "
+            "and the places worth checking are those of the original result."
         )
         report["warnings"] = [*report.get("warnings", []), edited]
     report["statistics"] = [

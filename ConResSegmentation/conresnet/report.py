@@ -281,7 +281,7 @@ def _review(review: Mapping[str, Any], swatches: Mapping[str, str]) -> Iterator[
     if found and found.get("auroc") is not None:
         yield (
             f'<p class="note">In {found["cases"]} held-out cases, slices with a Dice below 0.8 were found with an '
-            f"AUROC of {found['auroc']:.3f} ({found['auroc_area']:.3f} by smallest area).</p>"
+            f"AUROC of {found['auroc']:.3f} (a ranking by smallest area has {found['auroc_area']:.3f}).</p>"
         )
     if review.get("note"):
         yield f"<p><strong>{escape(review['note'])}</strong></p>"

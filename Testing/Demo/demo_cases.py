@@ -3,7 +3,7 @@
 A crop around a hippocampus gives the segmentation, the residual and attention maps, one surface per segment, pictures
 of the views, of maps in 3D and of the module's panel, and what the buttons below the review list write. A whole head
 gives pictures of both hippocampi, the structures of its brain and its brain tissue, each by one click. A synthetic CT
-of a head and neck gives one of five organs, as does a CT of yours if you name its file.
+of a head and neck gives one of five organs, as does your own CT if you name its file.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class LazyGroup(click.Group):
 def conresnet() -> None:
     """Segment 3-D medical images with inter-slice context residual learning.
 
-    For research; not a medical device. Every command has its own --help.
+    For research only; not a medical device. Every command has its own --help.
     """
 
 

@@ -236,7 +236,7 @@ def _channel_row(item: Input) -> tuple[str, ...]:
     return (
         item.name,
         item.modality,
-        f"known by: {', '.join(item.keywords) or 'nothing'}",
+        f"recognized by: {', '.join(item.keywords) or 'nothing'}",
         "; ".join([f"intensity: {own}", *(f"a copy: {steps}" for steps in copies)]),
     )
 

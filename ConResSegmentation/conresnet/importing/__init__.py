@@ -74,7 +74,7 @@ _BRATS = {
     "license": "Not stated in the checkpoint; ask its authors",
     "citations": [
         "J. Zhang, Y. Xie, Y. Wang, Y. Xia: Inter-slice Context Residual Learning for 3D Medical Image Segmentation. "
-        "IEEE Transactions on Medical Imaging, 2020."
+        "IEEE Transactions on Medical Imaging 40(2):661-672, 2021."
     ],
     "training_data": "BraTS 2018, as the authors of the checkpoint state",
     "intended_use": "Research on images prepared as for BraTS: skull-stripped, registered, 1 mm.",

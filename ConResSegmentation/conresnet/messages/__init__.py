@@ -48,7 +48,7 @@ SLICER: dict[str, str] = {
         "restart Slicer, and reinstall the extension if that does not help."
     ),
     "engine-died": _(
-        "The engine stopped unexpectedly (exit code {exitCode}), often because it ran out of memory. Close other "
+        "The engine stopped unexpectedly ({reason}), often because it ran out of memory. Close other "
         "programs, draw a smaller ROI or choose another device, and segment again."
     ),
     "engine-server-invalid": _(

@@ -53,7 +53,7 @@ ENGINE: dict[str, str] = {
     # What an image must be like
     "image-2d": _("{path} is a 2-D image, but a 3-D image is required."),
     "image-4d": _("{path} contains {count} images, but one 3-D image is required; split it first."),
-    "image-color": _("{path} is a color (RGB) image, but a gray-scale scan is required."),
+    "image-color": _("{path} is a color (RGB) image, but a grayscale image is required."),
     "image-complex": _("{path} contains complex numbers; save the magnitude first."),
     "image-empty": _("{name} has no voxels."),
     "image-type": _("{name} contains {type} values, but real numbers are required."),
@@ -389,7 +389,10 @@ ENGINE: dict[str, str] = {
         "The engine's Python, {python}, cannot run the engine ({reason}); reinstall a PyTorch build for this "
         "computer, or choose another Python."
     ),
-    "engine-fault": _("An internal error occurred in the engine ({reason}); please report it with the diagnostics."),
+    "engine-fault": _(
+        "An internal error occurred in the engine ({reason}); please report it, and paste what the button Copy "
+        "diagnostics copies."
+    ),
     # Files.
     "disk-full": _("There is not enough disk space to write {path}; free some space and try again."),
     "cannot-write": _("{path} cannot be written ({reason}); choose a folder you may write to."),

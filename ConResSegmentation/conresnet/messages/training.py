@@ -16,7 +16,7 @@ TRAINING: dict[str, str] = {
         "evaluate: after RUN)."
     ),
     "data-set-mixed": _(
-        "{path} has cases named as in BraTS until 2021 (_t1) and since 2023 (-t1n), whose label values differ. Move "
+        "{path} has cases named as in BraTS up to 2021 (_t1) and from 2023 on (-t1n), whose label values differ. Move "
         "them to two folders."
     ),
     "labels-unclear": _(
@@ -185,8 +185,8 @@ TRAINING: dict[str, str] = {
         "learned. Undo the change, or start a new run."
     ),
     "steps-changed": _(
-        "The run was started with training.steps={steps}, which cannot be changed, because {stages} parts are "
-        "trained one after the other. Change it back, or start a new run."
+        "The run was started with training.steps={steps}, which cannot be changed, because {stages} stages "
+        "are trained one after the other. Change it back, or start a new run."
     ),
     "checkpoint-damaged": _("The checkpoint {path} cannot be read. Restore it from a backup, or start a new run."),
     "checkpoint-of-another-plan": _(
@@ -196,7 +196,7 @@ TRAINING: dict[str, str] = {
         "The run {run} has no checkpoint {path} yet. Train it further, or choose another checkpoint."
     ),
     "stage-not-reached": _(
-        "The checkpoint {path} was saved after {steps} steps, before the last of {stages} parts was trained. Train "
+        "The checkpoint {path} was saved after {steps} steps, before the last of {stages} stages was trained. Train "
         "the run further."
     ),
     "not-finite": _(

@@ -1,4 +1,4 @@
-"""ConResNet (Zhang et al., IEEE TMI 2020, section III): the context residual, the decoder around it, and the encoder.
+"""ConResNet (Zhang et al., IEEE TMI 2021, section III): the context residual, the decoder around it, and the encoder.
 
 One definition of the residual serves images, labels and features. Context residual modules join a segmentation decoder
 to a residual decoder (Fig. 2b). The decoder works on the features of any 3-D network, and other networks may take it.

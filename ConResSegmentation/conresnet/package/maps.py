@@ -93,8 +93,8 @@ MAPS = {
     ),
     "disagreement": MapKind(
         "Disagreement",
-        "How much the members of an ensemble disagree, 0 to 1: the mutual information between the prediction and "
-        "the choice of member.",
+        "How much the networks of an ensemble disagree, 0 to 1: the mutual information between the prediction and "
+        "the choice of network.",
         "members",
         colors="Magma",
     ),

@@ -36,7 +36,7 @@ _COMMANDS = {
     "resume": ("run_commands", "resume", "Continue a run from its latest checkpoint."),
     "stop": ("run_commands", "stop", "Stop a run after the current step, with a checkpoint."),
     "crossval": ("run_commands", "crossval", "Train and evaluate all folds of a plan."),
-    "evaluate": ("run_commands", "evaluate", "Measure a run or other predictions, case by case."),
+    "evaluate": ("run_commands", "evaluate", "Evaluate a run or other predictions, case by case."),
     "compare": ("run_commands", "compare", "Compare two evaluations on the same cases."),
     "fit-review": ("run_commands", "fit_review", "Fit the review list of a model package to held-out cases."),
     "export": ("run_commands", "export", "Make a model package from a run."),

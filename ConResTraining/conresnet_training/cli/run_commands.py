@@ -153,7 +153,7 @@ def crossval(
     device: str,
     devices: int,
 ) -> int:
-    """Train the folds of PLAN, each in a process of its own, and measure every case with the fold that never saw it.
+    """Train the folds of PLAN, each in a separate process, and measure every case with the fold that never saw it.
 
     With several GPUs, folds that are trained in parallel use different ones.
 

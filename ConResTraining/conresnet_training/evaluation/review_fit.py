@@ -158,7 +158,7 @@ def describe_ranking(ranking: Ranking) -> str:
     if figures["auroc"] is not None:
         parts.append(
             f"slices with Dice below {BAD_DICE} are found with an AUROC of {figures['auroc']:.3f} "
-            f"({figures['auroc_area']:.3f} by smallest area)"
+            f"(a ranking by smallest area has {figures['auroc_area']:.3f})"
         )
     if figures["spearman"] is not None:
         parts.append(f"expected and actual wrong voxels have a Spearman correlation of {figures['spearman']:.2f}")

@@ -42,9 +42,7 @@ class Training(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(
-        default=6000, gt=0, le=MOST_STEPS, description="per stage, where parts are trained one after the other"
-    )
+    steps: int = Field(default=6000, gt=0, le=MOST_STEPS, description="per stage")
     batch: int = Field(
         default=2,
         gt=0,
