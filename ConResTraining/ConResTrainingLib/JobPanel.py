@@ -148,6 +148,7 @@ class JobPanel:
         whenPathChanges(ui.runPathEdit, self._onPathChanged)
         ui.runsSelector.connect("activated(int)", self._onRunChosen)
         ui.foldSpinBox.connect("valueChanged(int)", lambda _value: self.updateButtons())
+        ui.allCasesCheckBox.connect("toggled(bool)", lambda _isChecked: self.updateButtons())
         ui.startButton.connect("clicked(bool)", self._onStart)
         ui.resumeButton.connect("clicked(bool)", self._onResume)
         ui.stopButton.connect("clicked(bool)", self._onStop)
@@ -234,11 +235,14 @@ class JobPanel:
         """Enable the buttons, or show on them why they are not available."""
         state, ui = self.state, self._ui
         ui.foldSpinBox.maximum = max((self._planPanel.folds or 100) - 1, 0)
+        ui.foldSpinBox.enabled = not ui.allCasesCheckBox.checked
         startProblem = self._startProblem(state)
         ui.startButton.enabled = not startProblem
         tip = _("Train as planned. Training continues if Slicer is closed.")
         if self._isOfAllFolds:
             tip = _("Train all folds one after the other and evaluate each case with the fold that never saw it.")
+        elif ui.allCasesCheckBox.checked:
+            tip = _("Train on all cases, as planned. Training continues if Slicer is closed.")
         ui.startButton.toolTip = plain(startProblem or tip)
         resumeProblem = self._resumeProblem(state)
         ui.resumeButton.enabled = not resumeProblem
@@ -290,7 +294,8 @@ class JobPanel:
             where = (str(self._planPanel.path), "--output", str(self._job.folder))
             if self._isOfAllFolds:
                 return self._backend.launch("crossval", *where)
-            return self._backend.launch("train", *where, "--fold", str(self._ui.foldSpinBox.value))
+            fold = "none" if self._ui.allCasesCheckBox.checked else str(self._ui.foldSpinBox.value)
+            return self._backend.launch("train", *where, "--fold", fold)
 
         kind = CrossValidation if self._isOfAllFolds else TrainingJob
         if type(self._job) is not kind:
@@ -299,7 +304,7 @@ class JobPanel:
 
     @property
     def _isOfAllFolds(self) -> bool:
-        return self._ui.foldSpinBox.value == _ALL_FOLDS
+        return self._ui.foldSpinBox.value == _ALL_FOLDS and not self._ui.allCasesCheckBox.checked
 
     def _onResume(self) -> None:
         self._launch(lambda: self._backend.launch(*self._job.resumeCommand, *self.dataOptions()))

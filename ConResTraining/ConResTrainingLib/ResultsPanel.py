@@ -61,16 +61,18 @@ class ResultsPanel:
         """Enable the buttons, or show on them why they are not available."""
         others = self.others
         importTip = _("Pack the network as a model and install it in ConRes Segmentation.")
-        if others:
+        if self._isOfAllCases:
+            importTip = _("Pack the network of this run as a model, with the measurements of the checked runs.")
+        elif others:
             importTip = _("Pack the networks of this run and of the checked runs as one model, which averages them.")
         for button, task, problem, tip in (
             (
                 self._ui.evaluateButton,
                 self._evaluation,
-                self._problem(),
+                self._problem() or self._problemOfEvaluation(),
                 _("Segment the held-out cases and measure the quality of the result."),
             ),
-            (self._ui.importButton, self._export, self._problem(*others), importTip),
+            (self._ui.importButton, self._export, self._problem(*others) or self._problemOfImport(), importTip),
             (
                 self._ui.compareButton,
                 self._comparison,
@@ -83,7 +85,7 @@ class ResultsPanel:
             button.toolTip = plain(problem or busy or tip)
         if not self._export.isRunning:
             ensemble = _("Import {count} runs as one ensemble").format(count=1 + len(others))
-            self._ui.importButton.text = ensemble if others else self._importText
+            self._ui.importButton.text = ensemble if others and not self._isOfAllCases else self._importText
         self._ui.checkpointButton.enabled = bool(self._checkpointImport) or not self._busy
         self._ui.checkpointButton.text = _("Cancel") if self._checkpointImport else self._checkpointText
         self._ui.openEvaluationButton.enabled = self._report is not None and os.path.isfile(self._report)
@@ -164,12 +166,29 @@ class ResultsPanel:
         job = self._jobPanel.job
         if job is None or not job.hasCheckpoint(self._checkpoint):
             return _("The run has no checkpoint yet.")
-        if job.progress.started and job.progress.started.get("fold", 0) is None:
-            return _("This run was trained on all cases; export it on the command line, with --measured-by.")
         for folder in others:
             if not jobIn(folder, isGlance=True).hasCheckpoint(self._checkpoint):
                 return _("The run {name} has no checkpoint yet.").format(name=folder.name)
         return self._backend.problem
+
+    @property
+    def _isOfAllCases(self) -> bool:
+        """Whether the run was trained without holding out any case."""
+        job = self._jobPanel.job
+        return bool(job and job.progress.started) and job.progress.started.get("fold", 0) is None
+
+    def _problemOfEvaluation(self) -> str:
+        return (
+            _("This run was trained on all cases, so none is left to evaluate it with.") if self._isOfAllCases else ""
+        )
+
+    def _problemOfImport(self) -> str:
+        if not self._isOfAllCases or self.others:
+            return ""
+        return _(
+            "This run was trained on all cases, so the model's measurements have to come from other runs. Check runs "
+            "in the list that were trained with the same plan and held out cases."
+        )
 
     def _problemOfComparison(self) -> str:
         if len(self.others) != 1:
@@ -263,8 +282,10 @@ class ResultsPanel:
         # In the run's folder, which a remote machine can reach too.
         package = self._run / "model.zip"
         options = ("--output", str(package), "--checkpoint", self._checkpoint, "--overwrite")
-        runs = map(str, (self._run, *self.others))
-        arguments = ("export", *runs, *options, *self._jobPanel.dataOptions())
+        others = [str(run) for run in self.others]
+        if self._isOfAllCases:
+            others = [argument for run in others for argument in ("--measured-by", run)]
+        arguments = ("export", str(self._run), *others, *options, *self._jobPanel.dataOptions())
         text = _("Packing the model and evaluating it on the held-out cases")
         self._export.run(lambda: self._backend.launch(*arguments), text, lambda _output: self._onPacked(package))
         self.updateButtons()

@@ -123,6 +123,22 @@ def test_the_lowest_fold_starts_a_cross_validation(training: TrainingDriver, dat
     assert arguments[2:] == ["train", plan, "--output", run, "--fold", "1"]
 
 
+def test_a_run_on_all_cases_is_started(training: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+    training.use_tiny_plan(data_set)
+    training.choose_python(backend_that(tmp_path, "exit 2"))
+    ui = training.ui
+    ui.foldSpinBox.value = ui.foldSpinBox.minimum
+    ui.allCasesCheckBox.checked = True
+    assert not ui.foldSpinBox.enabled and "on all cases" in ui.startButton.toolTip
+    training.click(ui.startButton)
+    training.wait(lambda: training.state == "died")
+    arguments = (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
+    plan, run = ui.planPathEdit.currentPath, ui.runPathEdit.currentPath
+    assert arguments[2:] == ["train", plan, "--output", run, "--fold", "none"]
+    ui.allCasesCheckBox.checked = False
+    assert ui.foldSpinBox.enabled
+
+
 def write_evaluation(folder: Path, better: float) -> None:
     """Figures of six cases, all of them better by this Dice."""
     folder.mkdir()
@@ -187,6 +203,30 @@ def test_runs_that_are_checked_become_one_ensemble(training: TrainingDriver, run
     training.run_command(ui.importButton)
     arguments = (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
     assert arguments[2:5] == ["export", str(runs[0]), str(runs[1])]
+    assert "is installed and chosen" in ui.resultsStatusLabel.text
+
+
+def test_a_run_on_all_cases_gets_the_measurements_of_others(
+    training: TrainingDriver, runs: list[Path], tmp_path: Path
+) -> None:
+    package = write_four_channels(tmp_path / "four.zip")
+    training.choose_python(backend_that(tmp_path, f"cp '{package}' '{runs[0]}/model.zip'"))
+    writer = ProgressWriter(runs[0] / PROGRESS_FILE)
+    writer.write("started", step=0, steps=20, segments=["A"], pid=1, fold=None)
+    writer.write("finished", step=20)
+    writer.close()
+    training.widget.jobPanel.look()
+    ui = training.ui
+    assert not ui.evaluateButton.enabled and "none is left" in ui.evaluateButton.toolTip
+    assert not ui.importButton.enabled and "Check runs in the list" in ui.importButton.toolTip
+    training.check_runs("run-2", "run-3")
+    assert ui.importButton.text == "Import into ConRes Segmentation"
+    assert "measurements of the checked runs" in ui.importButton.toolTip
+    dialogs.answer("No")
+    training.run_command(ui.importButton)
+    arguments = (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
+    expected = ["export", str(runs[0]), "--measured-by", str(runs[2]), "--measured-by", str(runs[1])]
+    assert arguments[2:8] == expected
     assert "is installed and chosen" in ui.resultsStatusLabel.text
 
 
