@@ -225,8 +225,11 @@ def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, smoot
     an item without asking. A node that had segments stays where the user has put it.
     """
     isFirst = segmentationNode.GetSegmentation().GetNumberOfSegments() == 0
+    if segmentationNode.GetDisplayNode() is None:
+        # Slicer crashes if segments are replaced after the user has deleted their display node.
+        segmentationNode.CreateDefaultDisplayNodes()
+        segmentationNode.GetDisplayNode().SetVisibility3D(False)
     setSegments(segmentationNode, segments, volumeNode)
-    segmentationNode.CreateDefaultDisplayNodes()
     if smoothing is not None:
         setSmoothing(segmentationNode, smoothing)
     display = segmentationNode.GetDisplayNode()

@@ -221,12 +221,6 @@ class SegmentationRun(EngineObserver):
         )
         maps = ResultParts.splitMaps(result.maps, [segment.name for segment in output.segments])
         notes = [str(warning) for warning in result.report.get("warnings", [])]
-        if not np.any(result.labels):
-            notes.append(
-                _("The model found nothing in the ROI; move it onto the structure, or make it larger.")
-                if task.roiNode
-                else _("The model found nothing in this image.")
-            )
         yield
         self._checkUnchanged(volumeNode, checksum)
         node, note = _target(task.segmentationNode, self._origin, description.name)

@@ -89,12 +89,14 @@ def segment(
         UserError: one sentence says what is wrong with an image, the model or an option, and what to do.
     """
     package = read_model(model)
-    maps = tuple(name.strip() for name in maps.split(",")) if isinstance(maps, str) else tuple(maps)
-    chosen = SegmentOptions(roi=_box(roi), maps=maps, device=device, precision=precision, **options)
+    maps = SegmentOptions.specs()["maps"].from_text(maps) if isinstance(maps, str) else tuple(maps)
+    chosen = SegmentOptions(roi=_box(roi), maps=maps, device=device, precision=precision, **options).checked()
+    if channels is not None and not isinstance(channels, Mapping):
+        raise TypeError("channels is a mapping from the names of channels to images")
     names = [item.name for item in package.description.inputs]
     if (image is None) == (channels is None):
         raise TypeError("give either image or channels")
-    images = by_channel(channels, names) if channels else image if isinstance(image, list) else [image]
+    images = by_channel(channels, names) if channels is not None else image if isinstance(image, list) else [image]
     listener = progress if isinstance(progress, Progress) else _Calling(progress) if progress else Progress()
     began = time.monotonic()
     loaded = _warm.get(package, listener)

@@ -7,8 +7,9 @@ offers it, the pipe carries it and ``conresnet.segment`` accepts it. Torch-free.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,13 @@ def _names(value: object) -> tuple[str, ...]:
 
 
 def _whole_number(value: object) -> int:
-    if type(value) is not int or value < 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise TypeError("it is not a whole number above 0")
-    return value
+    return int(value)
 
 
 def _volume(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
         raise TypeError("it is not a number above 0")
     return float(value)
 
@@ -177,6 +178,17 @@ class SegmentOptions:
     report_name: str | None = option(
         None, "Name of the case in the report.  [default: none]", metavar="NAME", from_plain=_text
     )
+
+    def checked(self) -> SegmentOptions:
+        """The same options with values of the right types. Raises UserError("bad-option") or UserError("bad-roi")."""
+        values = {}
+        for item in fields(self):
+            value, spec = getattr(self, item.name), item.metadata["spec"]
+            try:
+                values[item.name] = value if value is item.default else spec.from_plain(spec.to_plain(value))
+            except (TypeError, ValueError, AttributeError) as error:
+                raise UserError("bad-option", option=item.name, value=repr(value), reason=str(error)) from error
+        return replace(self, **values)
 
     @classmethod
     def specs(cls) -> dict[str, OptionSpec]:

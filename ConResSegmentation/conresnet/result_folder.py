@@ -27,7 +27,8 @@ REVIEW_FILE, STATISTICS_FILE, PAGE_FILE = "review.csv", "statistics.csv", "repor
 # Files that a run writes if it is asked to. Others may well have files of these names.
 _TABLES = (REVIEW_FILE, STATISTICS_FILE, PAGE_FILE)
 
-_PREFIX = ".conresnet-"
+# Of hidden folders next to the results.
+PREFIX = ".conresnet-"
 # Inside the hidden folder: the new files, the old files while the new ones move in, and the names of the new ones,
 # which are written down before the first file is moved.
 _NEW, _OLD, _JOURNAL = "new", "old", "moving.json"
@@ -126,7 +127,7 @@ def filling(
             made = [path for path in (absolute, *absolute.parents) if not path.exists()]
             absolute.mkdir(parents=True, exist_ok=True)
             # Inside the folder itself, since what is next to it may be another disk, or closed to this user.
-            owned = OwnedFolder.make(_PREFIX, absolute, needs_lock=False)
+            owned = OwnedFolder.make(PREFIX, absolute, needs_lock=False)
             (owned.path / _NEW).mkdir()
         except OSError as error:
             raise write_error(error, folder) from error
@@ -197,7 +198,7 @@ def _undo(hidden: Path, folder: Path) -> None:
 
 def _undo_killed_runs(folder: Path) -> None:
     """Undo what runs that were killed have left half done in the folder, and remove their hidden folders."""
-    for owned in abandoned_folders(folder, _PREFIX):
+    for owned in abandoned_folders(folder, PREFIX):
         try:
             _undo(owned.path, folder)
         except OSError as error:

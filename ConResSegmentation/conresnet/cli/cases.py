@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from conresnet.errors import UserError, as_user_error
 from conresnet.inference.progress import Progress
-from conresnet.result_folder import filling, wanted_tables
+from conresnet.result_folder import PREFIX, filling, wanted_tables
 
 if TYPE_CHECKING:
     from conresnet.api import Result
@@ -26,6 +26,8 @@ NAME, ROI = "name", "roi"
 # Excel writes semicolons in locales where the comma is the decimal separator.
 _DELIMITERS = (",", ";", "\t")
 # Names that Windows reserves, with or without an extension; folders with these names cannot be copied there.
+#: What ``conresnet.cli.cohort`` writes next to the folders of the cases: a table, a page and its pictures.
+TABLE_FILE, PAGE_FILE, PICTURES = "cohort.csv", "cohort.html", ".cohort"
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$)(\..*)?", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
 _LONGEST_NAME = 255  # bytes
@@ -111,6 +113,8 @@ def _can_be_a_folder(name: str) -> bool:
     return not (
         _FORBIDDEN.search(name)
         or _RESERVED.fullmatch(name)
+        or name.casefold() in (TABLE_FILE, PAGE_FILE, PICTURES)
+        or name.casefold().startswith(PREFIX)
         or name.endswith((".", " "))
         or len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME
     )

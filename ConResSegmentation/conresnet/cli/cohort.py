@@ -12,6 +12,7 @@ import csv
 import json
 import logging
 import os
+import socket
 import tempfile
 import time
 from collections import deque
@@ -21,10 +22,19 @@ from html import escape
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from conresnet import __version__
-from conresnet.cli.cases import CaseProblem, ListedCase, duration, raise_for, segment_to_folder
+from conresnet.cli.cases import (
+    PAGE_FILE,
+    PICTURES,
+    TABLE_FILE,
+    CaseProblem,
+    ListedCase,
+    duration,
+    raise_for,
+    segment_to_folder,
+)
 from conresnet.cli.main import say
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
@@ -42,8 +52,6 @@ if TYPE_CHECKING:
     from conresnet.inference.segmentation import WarmModel
     from conresnet.package import ModelPackage
 
-TABLE_FILE, PAGE_FILE = "cohort.csv", "cohort.html"
-_PICTURES = ".cohort"
 DONE, SKIPPED, FAILED = "segmented", "already segmented", "failed"
 # How many workers may die on a case. If one more dies, the case is given up.
 _ALLOWED_DEATHS = 1
@@ -131,7 +139,7 @@ def segment_cohort(
     )
     outcomes: list[Outcome] = []
     first = 0.0
-    (output / _PICTURES).mkdir(parents=True, exist_ok=True)
+    (output / PICTURES).mkdir(parents=True, exist_ok=True)
     with _client(jobs, scheduler) as client:
         try:
             for outcome in _segmented(client, waiting):
@@ -155,6 +163,17 @@ def _absolute(case: ListedCase) -> ListedCase:
     return ListedCase(case.name, tuple(image.absolute() for image in case.images), roi)
 
 
+def _check_address(scheduler: str) -> None:
+    """Raise UserError("cohort-no-scheduler") for an address that does not answer. Dask would try for a minute."""
+    url = urlsplit(scheduler)
+    try:
+        if url.scheme not in ("tcp", "tls"):
+            raise ValueError(url.scheme)
+        socket.create_connection((url.hostname, url.port), _SECONDS_TO_CONNECT).close()
+    except (OSError, TypeError, ValueError) as error:
+        raise UserError("cohort-no-scheduler", address=scheduler) from error
+
+
 @contextlib.contextmanager
 def _client(jobs: int, scheduler: str) -> Iterator[Client]:
     """Connect to the workers of a scheduler, or start workers on this computer, which end with the connection."""
@@ -168,6 +187,7 @@ def _client(jobs: int, scheduler: str) -> Iterator[Client]:
     for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if scheduler:
+        _check_address(scheduler)
         try:
             client = Client(scheduler, timeout=_SECONDS_TO_CONNECT, set_as_default=False)
         except (OSError, ValueError) as error:
@@ -343,7 +363,7 @@ def _tell(outcome: Outcome, output: Path) -> None:
 
 
 def _picture_file(output: Path, name: str) -> Path:
-    return output / _PICTURES / f"{name}.png"
+    return output / PICTURES / f"{name}.png"
 
 
 def write_table(outcomes: Sequence[Outcome], path: Path) -> None:

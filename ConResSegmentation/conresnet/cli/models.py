@@ -87,7 +87,7 @@ def verify(names: tuple[str, ...], folder: str | None) -> None:
     for name in names:
         try:
             package = read_model(name, folder)
-            _check_networks(package)
+            _check_contents(package)
         except UserError as error:
             problems.append(error)
             if len(names) > 1:
@@ -152,15 +152,18 @@ def get(source: str, sha256: str, catalog: str, overwrite: bool) -> None:
     click.echo(f"Installed {package.description.name} {package.description.version} as {package.path}.")
 
 
-def _check_networks(package: ModelPackage) -> None:
-    """Build the networks with their weights, as for a segmentation.
+def _check_contents(package: ModelPackage) -> None:
+    """Read the figures and the review list, and build the networks with their weights, as for a segmentation.
 
     Raises:
         UserError: as ``segment`` would.
     """
     # Imported here because it needs torch, which the other commands do not.
+    from conresnet.package.ranking import read_ranking
     from conresnet.systems import build_system
 
+    read_metrics(package)
+    read_ranking(package)
     build_system(package)
 
 

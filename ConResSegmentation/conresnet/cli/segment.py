@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -136,11 +135,7 @@ def segment(
 def _options(given: dict[str, object]) -> SegmentOptions:
     """The options that were given on the command line."""
     specs = SegmentOptions.specs()
-    values = {name: specs[name].from_text(value) for name, value in given.items() if value is not None}
-    if values.get("threads"):
-        # Too many would make the system end the process without a message.
-        values["threads"] = min(values["threads"], os.cpu_count() or 1)
-    return SegmentOptions(**values)
+    return SegmentOptions(**{name: specs[name].from_text(value) for name, value in given.items() if value is not None})
 
 
 def _sorted(images: Sequence[Path], inputs: Sequence[Input]) -> list[Path]:

@@ -219,8 +219,8 @@ def _check_nrrd(path: Path, beginning: bytes) -> list[str]:
         held = held * each if encoding in ("text", "txt", "ascii", "hex") else held
         is_compressed = encoding in ("gzip", "gz", "bzip2", "bz2")
         check_size(path, sizes, claimed, held, is_compressed)
-    has_space = "space" in fields or "space dimension" in fields
-    return [] if has_space else [sentence("warn-no-orientation", {"path": path})]
+    # A "space dimension" alone does not say which way the axes of space point.
+    return [] if "space" in fields else [sentence("warn-no-orientation", {"path": path})]
 
 
 def _check_meta(path: Path, beginning: bytes) -> list[str]:

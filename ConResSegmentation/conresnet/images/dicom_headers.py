@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _SCALE = ("Slope", "Intercept")
+_STORED = ("BitsAllocated", "BitsStored", "PixelRepresentation")
 _DEEPEST, _MOST_FOLDERS = 3, 300
 
 
@@ -33,6 +35,7 @@ class Slice:
         spacing: mm from column to column and from row to row.
         thickness: mm, None if unknown.
         scale: rescale slope and intercept, as the header writes them.
+        stored: bits allocated and stored, and whether there are negative values, as the header writes them.
     """
 
     file: Path
@@ -45,6 +48,7 @@ class Slice:
     spacing: tuple[float, float]
     thickness: float | None
     scale: tuple[str, str]
+    stored: tuple[str, ...]
 
 
 def read_header(file: Path) -> Dataset | None:
@@ -221,8 +225,10 @@ def _some_files(folder: Path) -> Iterator[Path]:
     except OSError:
         return
     for entry in entries:
-        if entry.is_file():
-            yield entry
+        # It may be a link that must not be followed.
+        with contextlib.suppress(OSError):
+            if entry.is_file():
+                yield entry
 
 
 def _begins_like_dicom(file: Path) -> bool:
@@ -277,6 +283,7 @@ def _slices(file: Path, header: Dataset) -> Iterator[Slice]:
             (float(spacing[1]), float(spacing[0])),
             None if thickness is None else abs(float(thickness[0])),
             tuple(str(_value(places, "PixelValueTransformationSequence", f"Rescale{name}")) for name in _SCALE),
+            tuple(str(header.get(name)) for name in _STORED),
         )
 
 

@@ -52,6 +52,7 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
             `check_volume`, and those of `read_image`.
     """
     for path in map(Path, paths):
+        _check_name(path)
         if is_segmentation(path):
             raise UserError("image-is-segmentation", path=str(path))
     if len(paths) == 1 and len(channel_names) > 1:

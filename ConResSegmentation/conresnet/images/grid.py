@@ -133,7 +133,7 @@ def check_volume(volume: Volume) -> None:
     """Refuse an image that no model can use.
 
     Raises:
-        UserError: "image-empty", "image-type", "absurd-spacing", "image-sheared", "image-not-finite",
+        UserError: "image-empty", "image-type", "bad-matrix", "absurd-spacing", "image-sheared", "image-not-finite",
             "intensity-range" or "image-constant".
     """
     name, array = volume.name, volume.array
@@ -158,6 +158,8 @@ def _check_grid(volume: Volume) -> None:
     name, grid = volume.name, volume.grid
     if 0 in grid.shape:
         raise UserError("image-empty", name=name)
+    if not (grid.affine[3] == (0, 0, 0, 1)).all():
+        raise UserError("bad-matrix", name=name, row=", ".join(f"{value:g}" for value in grid.affine[3]))
     spacing = grid.spacing
     low, high = _SPACING_RANGE
     if not np.isfinite(grid.affine).all() or not ((spacing >= low) & (spacing <= high)).all():

@@ -48,6 +48,8 @@ if os.name == "nt":
 _READERS = {"nrrd": ("NrrdImageIO", (".nrrd", ".nhdr")), "meta": ("MetaImageIO", (".mha", ".mhd"))}
 #: Formats of pictures, which have no distance between slices. ITK gives them 1 mm.
 _WITHOUT_SPACING = ("TIFFImageIO", "PNGImageIO", "JPEGImageIO", "BMPImageIO")
+#: Formats that do not store which way the patient lies.
+_WITHOUT_ORIENTATION = ("GiplImageIO", "VTKImageIO")
 
 
 def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
@@ -85,11 +87,13 @@ def read_with_itk(path: Path, header_only: bool = False) -> ImageFile:
         size = reader.GetSize()
         if 0 in size:
             raise UserError("image-empty", name=str(path))
-        if reader.GetImageIOFromFileName(str(path)) in _WITHOUT_SPACING:
+        format_name = reader.GetImageIOFromFileName(str(path))
+        if format_name in _WITHOUT_SPACING:
             raise UserError("image-no-spacing", path=str(path))
         # A pair of files, .hdr and .img, has them; a single NIfTI file is not read here.
         codes = [reader.GetMetaData(key) for key in ("qform_code", "sform_code") if reader.HasMetaDataKey(key)]
-        if codes and not any(code.strip() not in ("0", "") for code in codes):
+        is_coded = not codes or any(code.strip() not in ("0", "") for code in codes)
+        if format_name in _WITHOUT_ORIENTATION or not is_coded:
             warnings.append(sentence("warn-no-orientation", {"path": path}))
         count = int(np.prod(size, dtype=object)) * reader.GetNumberOfComponents()
         if header_only:
@@ -242,13 +246,14 @@ def _read(path: Path, slices: list[Slice]) -> ImageFile:
 def _files(slices: Sequence[Slice]) -> np.ndarray:
     """[k, j, i] of slices that are a file each."""
     names = [str(piece.file) for piece in slices]
-    kinds = [_kind(piece.file) for piece in (slices if len({piece.scale for piece in slices}) > 1 else slices[:1])]
+    differ = len({(piece.scale, piece.stored) for piece in slices}) > 1
+    kinds = [_kind(piece.file) for piece in (slices if differ else slices[:1])]
     if len(slices) == 1:
         return sitk.GetArrayFromImage(sitk.ReadImage(names[0]))
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(names)
     if len(set(kinds)) > 1:
-        # With a rescale slope per slice, as in PET. ITK would convert them all to the first one's type.
+        # With a rescale slope per slice, as in PET, or in different types. ITK would convert all to the first one's.
         reader.SetOutputPixelType(sitk.sitkFloat32)
     return sitk.GetArrayFromImage(reader.Execute())
 

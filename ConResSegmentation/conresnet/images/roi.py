@@ -52,7 +52,10 @@ class BoxROI:
     @classmethod
     def from_bounds(cls, bounds: Sequence[float]) -> BoxROI:
         """Box from six RAS mm numbers R0, R1, A0, A1, S0, S1, each pair in either order."""
-        values = np.asarray(bounds, dtype=np.float64)
+        try:
+            values = np.asarray(bounds, dtype=np.float64)
+        except (TypeError, ValueError):
+            values = np.empty(0)
         if values.shape != (6,) or not np.isfinite(values).all():
             raise _bad("six numbers are required: R0,R1,A0,A1,S0,S1 in mm")
         pairs = values.reshape(3, 2)

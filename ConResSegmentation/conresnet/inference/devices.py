@@ -205,7 +205,8 @@ def default_threads() -> int:
 def using_threads(count: int | None) -> Iterator[int]:
     """Compute with ``count`` threads, or with the default number, in PyTorch and ITK; yields the number."""
     before, itk_before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    count = count or default_threads()
+    # Far too many would make the system end the process without a message.
+    count = min(count, os.cpu_count() or 1) if count else default_threads()
     torch.set_num_threads(count)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
     try:

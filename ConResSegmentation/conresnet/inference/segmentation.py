@@ -180,6 +180,10 @@ def segment(
         else:
             roi = None if options.roi == WHOLE_IMAGE else options.roi
             result = _segment(model, channels, replace(options, roi=roi), ranking, progress, allocate)
+            was_removed = any(result.report["postprocessing"].get("removed_ml", {}).values())
+            if not any(result.report["volumes_ml"].values()) and not was_removed:
+                code = "warn-nothing-in-roi" if roi else "warn-nothing-found"
+                result.report["warnings"].append(sentence(code, {}))
         result.report |= _further(result, description, options, ranking, progress.check)
         return result
     except Exception as error:
@@ -262,7 +266,7 @@ def _unusual_volumes(segments: Sequence[Segment], volumes: Mapping[str, float]) 
     """Sentences about segments that are much smaller or larger than any in the training labels.
 
     Such an image may not show them at all: a network finds something in almost every image. Where it finds nothing,
-    something else says so.
+    another warning says so.
     """
     found = []
     for segment in segments:

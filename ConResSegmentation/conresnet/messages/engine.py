@@ -134,6 +134,10 @@ ENGINE: dict[str, str] = {
     "roi-too-small": _("The ROI ({roi}) contains no voxel of {name}; move it onto the structure, or make it larger."),
     "roi-empty": _("{name} is empty inside the ROI ({roi}): all voxels there are {value:g}; move the ROI."),
     # Model settings and requests
+    "bad-option": _("The option {option} cannot be {value}: {reason}."),
+    "bad-matrix": _(
+        "The last row of the matrix of {name} is {row} instead of 0, 0, 0, 1; check whether the matrix is transposed."
+    ),
     "bad-grid": _("The grid {grid} is not a shape with a 4 x 4 matrix ijk_to_ras."),
     "bad-orientation": _(
         "The orientation {orientation} is not three letters with one each of R or L, A or P, and S or I, such as SAR."
@@ -212,6 +216,9 @@ ENGINE: dict[str, str] = {
     "weights-missing": _("{source} does not have the tensor {tensor}; get a fresh copy of the model."),
     "weights-shape": _(
         "In {source} the tensor {tensor} has the shape {shape} instead of {expected}; get a fresh copy of the model."
+    ),
+    "weights-type": _(
+        "In {source} the tensor {tensor} does not contain floating-point numbers; get a fresh copy of the model."
     ),
     "weights-left-over": _(
         "{source} has the tensor {tensor}, which the network does not have; get a fresh copy of the model."
@@ -350,6 +357,8 @@ ENGINE: dict[str, str] = {
     "segment-dropped": _(
         "Nothing is left of {segment}: every piece of it is smaller than {volume} mL. Choose a smaller volume."
     ),
+    "warn-nothing-found": _("The model found nothing in this image."),
+    "warn-nothing-in-roi": _("The model found nothing in the ROI; move it onto the structure, or make it larger."),
     "warn-volume-unusual": _(
         "{segment} measures {volume} mL; in the training labels, it measured {low} to {high} mL. Check whether the "
         "image shows the whole structure, and check the result."

@@ -149,6 +149,9 @@ TRAINING: dict[str, str] = {
     "swapped-segments": _(
         "augmentation.swapped_segments must name pairs of different segments, each segment at most once."
     ),
+    "swapped-segment-unknown": _(
+        "augmentation.swapped_segments names {name}, which is not a segment of the plan; its segments are {names}."
+    ),
     "in-plan-with-settings": _("With {settings}, the plan is invalid: {sentence}"),
     # Folds
     "plan-exists": _(

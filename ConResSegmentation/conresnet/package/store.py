@@ -27,7 +27,7 @@ from pathlib import Path
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders, move, write_error
 from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, PackedFile, parse_description
-from conresnet.package.reader import ModelPackage, read_package
+from conresnet.package.reader import ModelPackage, read_metrics, read_package
 
 SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "models"
 FOLDERS_VARIABLE = "CONRESNET_MODELS"
@@ -151,7 +151,12 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
     Raises:
         UserError: if it is broken, ``package-exists``, ``disk-full`` or ``cannot-write``; nothing is installed then.
     """
+    # It imports numpy, which lists of models do without.
+    from conresnet.package.ranking import read_ranking
+
     package = read_package(source)
+    read_metrics(package)
+    read_ranking(package)
     description = package.description
     if name:
         description = parse_description({**description.to_dict(), "name": name}, DESCRIPTION_FILE)

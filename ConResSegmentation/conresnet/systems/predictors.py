@@ -52,6 +52,10 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
         tensors = safetensors.torch.load(package.read_file(description.weights))
     except safetensors.SafetensorError as error:
         raise UserError("weights-damaged", source=source, reason=str(error)) from error
+    expected = network.state_dict()
+    for name, tensor in tensors.items():
+        if expected[name].is_floating_point() and not tensor.is_floating_point():
+            raise UserError("weights-type", source=source, tensor=name)
     network.load_state_dict(tensors)
     return network.float().eval()
 

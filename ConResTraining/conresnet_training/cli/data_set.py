@@ -100,12 +100,14 @@ def plan(
     and why.
     """
     from conresnet.errors import UserError
+    from conresnet.package.store import read_model
     from conresnet_training.data import read_data_set
     from conresnet_training.planning.memory import Budget
     from conresnet_training.planning.plan import chosen_batch, with_settings, write_plan
     from conresnet_training.planning.planner import Choices, make_plan
     from conresnet_training.reporting import case_count, echo
     from conresnet_training.runs.run import check_folds
+    from conresnet_training.training.network import steps_of_run
 
     if output.exists() and not overwrite:
         raise UserError("plan-exists", path=str(output))
@@ -115,6 +117,10 @@ def plan(
     planned, reasons = make_plan(data_set, data, budget, choices)
     planned = with_settings(planned, settings)
     check_folds(data_set, planned)
+    # What was set may not fit together, which is better said now than by `train`.
+    steps_of_run(planned)
+    if planned.training.start_from:
+        read_model(planned.training.start_from)
     write_plan(planned, output)
     widths = [max(len(getattr(reason, column)) for reason in reasons) for column in ("what", "value")]
     for reason in reasons:

@@ -123,6 +123,8 @@ def _report_end(run: Any, outcome: Any) -> int:
     if outcome is None:
         return 0
     done = f"{outcome.step} of {outcome.steps} steps"
+    if outcome.step > outcome.steps:
+        done = f"{outcome.step} steps, more than the {outcome.steps} of its plan"
     if outcome.finished:
         echo(f'{run.folder} is finished, {done}. Use "python -m conresnet_training export" to make a model.', err=True)
     else:

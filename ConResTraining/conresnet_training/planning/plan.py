@@ -148,7 +148,10 @@ class Plan(BaseModel):
     def _swapped_segments_are_pairs(self) -> "Plan":
         """A segment in two pairs would have to become two others."""
         named = [name for pair in self.augmentation.swapped_segments for name in pair]
-        if len(set(named)) < len(named) or not set(named) <= set(self.targets):
+        unknown = [name for name in named if name not in self.targets]
+        if unknown:
+            raise UserError("swapped-segment-unknown", name=unknown[0], names=", ".join(self.targets))
+        if len(set(named)) < len(named):
             raise UserError("swapped-segments")
         return self
 

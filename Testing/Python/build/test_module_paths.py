@@ -19,7 +19,8 @@ def test_the_lines_for_a_mac_give_two_modules_and_an_engine_of_another_python(
     repository: Path, tmp_path: Path, hippocampus_image: Path
 ) -> None:
     readme = (repository / "README.md").read_text(encoding="utf-8")
-    clone, environment, paths = re.search(r"On a Mac.*?```\n(.*?)```", readme, re.DOTALL).group(1).strip().splitlines()
+    lines, paths = re.search(r"On a Mac.*?```\n(.*?)```(.*?)restart Slicer", readme, re.DOTALL).groups()
+    clone, environment = lines.strip().splitlines()
     assert clone.strip().endswith(CLONE.rstrip("/"))
     assert dict(re.findall(r'"(\w+)>=([\d.]+)"', environment)) == PACKAGES
     folder = tmp_path / "SlicerConResNet"

@@ -187,6 +187,7 @@ def test_refusals(tmp_path, model, pair):
     refusal("channel-unknown", segment, None, pair, channels={"T1": (array, affine), "PD": (array, affine)})
     refusal("channel-missing", segment, None, pair, channels={"T1": (array, affine)})
     refusal("channel-repeated", segment, None, pair, channels={"T1": (array, affine), "t1": (array, affine)})
+    refusal("channel-missing", segment, None, pair, channels={})
     refusal("image-components", segment, (np.stack([array] * 3, axis=-1), affine), pair)
     refusal("wrong-channel-count", segment, [(array, affine)] * 3, pair)
     refusal("image-kind", segment, array, model)
@@ -195,11 +196,43 @@ def test_refusals(tmp_path, model, pair):
     refusal("map-unknown", segment, (array, affine), model, maps=["rezidual"])
     refusal("device-unknown", conresnet.segment, (array, affine), model, device="cpu:")
     refusal("model-not-found", segment, (array, affine), "nobody")
+    refusal("image-name-not-text", segment, "a\0", model)
+    refusal("bad-roi", segment, (array, affine), model, roi={})
     refusal("image-color", segment, sitk.Image([8, 9, 10], sitk.sitkVectorUInt8, 3), model)
     with pytest.raises(TypeError):
         segment((array, affine), model, sharpness=1)
     with pytest.raises(TypeError):
         segment(None, model)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"threads": -1}, {"threads": 1.5}, {"threads": "2"}, {"drop_below": "1"}, {"drop_below": -1.0}),
+        *({"device": None}, {"fast": "yes"}, {"report_name": 3}, {"maps": [1]}),
+    ],
+    ids=str,
+)
+def test_an_option_of_a_wrong_type_is_refused_by_name(model, options):
+    sentence = refusal("bad-option", conresnet.segment, (np.ones((4, 4, 4)), np.eye(4)), model, **options)
+    assert next(iter(options)) in sentence
+
+
+def test_more_threads_than_cores_are_not_started(model):
+    image = volume("plain")
+    result = conresnet.segment((image.array.T, image.grid.affine), model, threads=np.int64(10**6))
+    assert result.report["threads"] == os.cpu_count()
+
+
+def test_a_transposed_matrix_is_refused(model):
+    image = volume("plain")
+    assert "transposed" in refusal("bad-matrix", segment, (image.array.T, image.grid.affine.T), model)
+
+
+def test_a_result_without_any_segment_is_said(hippocampus_image):
+    result = conresnet.segment(hippocampus_image, "hippocampus", roi=(-10, 10, -10, 10, -10, 10))
+    assert not any(result.volumes_ml.values())
+    assert [text.partition(";")[0] for text in result.warnings] == ["The model found nothing in the ROI"]
 
 
 def test_an_exception_from_progress_ends_the_work(model):

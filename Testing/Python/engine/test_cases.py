@@ -62,7 +62,25 @@ def test_spaces_may_follow_the_commas(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["x.", "CON", "nul", "com1.x", "LPT9", "a:b", "a\tb", "n" * 256, "ä" * 128, "...", "a?", "CONOUT$"]
+    "name",
+    [
+        "x.",
+        "CON",
+        "nul",
+        "com1.x",
+        "LPT9",
+        "a:b",
+        "a\tb",
+        "n" * 256,
+        "ä" * 128,
+        "...",
+        "a?",
+        "CONOUT$",
+        "Cohort.csv",
+        "cohort.html",
+        ".cohort",
+        ".conresnet-x",
+    ],
 )
 def test_a_name_that_some_system_cannot_give_to_a_folder_is_refused(tmp_path, name):
     sentence = refusal(

@@ -224,6 +224,17 @@ def test_a_model_is_shown(models_folder: Path, capsys: pytest.CaptureFixture) ->
     assert "0.1" not in text.split("Measured figures")[1]
 
 
+@pytest.mark.parametrize(("name", "content"), [("metrics.json", b"[1, 2]"), ("review.json", b"{}")])
+def test_figures_and_review_lists_that_cannot_be_read_are_noticed_before_a_segmentation(
+    models_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: bytes
+) -> None:
+    package = make_folder(tmp_path / "a", files={WEIGHTS: safetensors_bytes(), name: content})
+    assert main(["models", "install", str(package)]) == 2
+    assert name in capsys.readouterr().err and not (models_folder / "organ").exists()
+    assert main(["models", "verify", str(package)]) == 2
+    assert name in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("tiling", ["fitted", "authors"])
 def test_the_tiling_of_two_networks_is_shown_as_the_package_has_it(
     tmp_path: Path, capsys: pytest.CaptureFixture, tiling: str

@@ -11,6 +11,7 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from conresnet.errors import UserError
+from conresnet.images.dicom_headers import subfolder_with_dicom
 from conresnet.images.files import read_channels, read_volume
 from engine.volumes import rotation
 
@@ -206,3 +207,40 @@ def test_a_cut_off_slice_is_refused(tmp_path, capfd):
     last.write_bytes(last.read_bytes()[:-60])
     assert last.name in refused(tmp_path / "ct", "image-truncated")
     assert capfd.readouterr().err == ""
+
+
+def test_slices_that_are_stored_in_different_types_keep_their_values(tmp_path):
+    """As when some slices of a series were compressed to 8 bits, or stored as signed numbers."""
+    counts, low = np.full((7, 9), 2000, np.uint16), np.full((7, 9), 200, np.uint8)
+    write_series(
+        tmp_path / "bits",
+        BitsAllocated=[8, *[16] * 5],
+        BitsStored=[8, *[16] * 5],
+        HighBit=[7, *[15] * 5],
+        PixelRepresentation=0,
+        PixelData=[low.tobytes() + b"\0", *[counts.tobytes()] * 5],
+    )
+    assert read_volume(tmp_path / "bits").array[:, 0, 0].tolist() == [-800, *[1000] * 5]
+    signed = np.full((7, 9), -200, np.int16)
+    write_series(
+        tmp_path / "signs",
+        PixelRepresentation=[0, *[1] * 5],
+        RescaleIntercept=0,
+        PixelData=[counts.tobytes(), *[signed.tobytes()] * 5],
+    )
+    assert read_volume(tmp_path / "signs").array[:, 0, 0].tolist() == [2000, *[-200] * 5]
+
+
+def test_a_link_that_must_not_be_followed_is_left_out(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    write_series(tmp_path / "inner" / "series")
+    is_file = Path.is_file
+
+    def refuses(path: Path) -> bool:
+        if path.name == "cwd":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    (tmp_path / "inner" / "series" / "cwd").touch()
+    monkeypatch.setattr(Path, "is_file", refuses)
+    assert subfolder_with_dicom(tmp_path) == tmp_path / "inner" / "series"

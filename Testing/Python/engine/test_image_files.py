@@ -221,3 +221,20 @@ def test_reading_holds_little_more_than_the_image(tmp_path):
         [sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True, timeout=100
     )
     assert float(finished.stdout) < 190, finished.stderr
+
+
+@pytest.mark.parametrize("suffix", [".gipl", ".vtk"])
+def test_a_format_that_stores_no_orientation_is_warned_about(tmp_path, suffix):
+    path = write_with_itk(random_volume(grid()), tmp_path / f"image{suffix}")
+    (warning,) = read_volume(path).warnings
+    assert "does not store the patient's orientation" in warning
+
+
+def test_a_nrrd_file_that_names_no_space_is_warned_about(tmp_path):
+    path = write_with_itk(random_volume(grid()), tmp_path / "image.nrrd")
+    assert read_volume(path).warnings == ()
+    before = path.read_bytes()
+    path.write_bytes(before.replace(b"space: left-posterior-superior\n", b"space dimension: 3\n"))
+    assert path.read_bytes() != before
+    (warning,) = read_volume(path).warnings
+    assert "does not store the patient's orientation" in warning

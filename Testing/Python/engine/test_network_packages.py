@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from conresnet import load_network
@@ -9,6 +10,7 @@ from conresnet.images.files import read_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import network_names
+from conresnet.package import write_package
 from conresnet.request import SegmentOptions
 from engine.model_cases import description, write_model
 from engine.package_cases import refusal
@@ -55,6 +57,14 @@ def test_a_case_gets_what_the_network_says(tmp_path, hippocampus_image, kind):
         # But for rounding: maps are given in half precision, and standardized weights are folded beforehand.
         difference = np.abs(result.maps[name] - said[name].numpy())
         assert difference.mean() < 0.02 * said[name].std() and difference.max() < 0.02
+
+
+def test_weights_that_are_whole_numbers_are_refused(tmp_path):
+    package = write_model(tmp_path / "model", description())
+    weights = safetensors.torch.load_file(package.path / "network.safetensors")
+    whole = safetensors.torch.save({name: tensor.to(torch.int32) for name, tensor in weights.items()})
+    package = write_package(package.description, {"network.safetensors": whole}, package.path, overwrite=True)
+    assert "floating-point" in refusal("weights-type", load_network, package.path)
 
 
 def test_a_description_of_a_huge_network_is_refused_before_it_takes_memory(tmp_path):

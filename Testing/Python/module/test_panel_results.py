@@ -63,6 +63,14 @@ def test_a_result_of_another_region_stays(panel: PanelDriver, volume: object) ->
     assert len(segmentations()) == 2
 
 
+def test_a_result_whose_display_was_deleted_is_computed_again(panel: PanelDriver, volume: object) -> None:
+    node = panel.segment()
+    slicer.mrmlScene.RemoveNode(node.GetDisplayNode())
+    panel.settle()
+    assert panel.segment() is node and panel.status.startswith("Done in")
+    assert node.GetDisplayNode().GetVisibility()
+
+
 def test_images_segmented_in_turn_have_a_result_each(
     panel: PanelDriver, volume: object, hippocampus_image: Path
 ) -> None:

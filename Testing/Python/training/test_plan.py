@@ -159,6 +159,12 @@ def test_shipped_recipe_describes_the_shipped_model(repository, tmp_path, name):
     assert plan.model == replace(shipped, output=output, inference=inference, files=plan.model.files)
 
 
+def test_a_side_that_is_no_segment_is_named(plan_file):
+    with pytest.raises(UserError) as raised:
+        with_settings(read_plan(plan_file), ["augmentation.swapped_segments=[[Nope, Nobody]]"])
+    assert "names Nope, which is not a segment" in raised.value.message
+
+
 def test_settings_replace_values_and_nothing_else(plan_file):
     plan = read_plan(plan_file)
     changed = with_settings(

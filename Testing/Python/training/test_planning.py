@@ -327,6 +327,8 @@ def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
         ("--kind", "regions"),
         ("--base-width", "12"),
         ("--base-width", "0"),
+        ("--set", "model.system.networks.0.arguments.base_width=4"),
+        ("--set", "training.start_from=nobody"),
     ],
 )
 def test_mistake_gets_one_sentence_and_leaves_no_plan(tmp_path, monkeypatch, capsys, options):
