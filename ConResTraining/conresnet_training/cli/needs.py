@@ -18,7 +18,7 @@ PACKAGES = {
     "click": "8.1",
     "nibabel": "5.2",
     "pydicom": "2.4",
-    "lightning": "2.4",
+    "lightning-fabric": "2.4",
     "monai": "1.4",
     "pydantic": "2.7",
     "PyYAML": "6.0",
@@ -28,7 +28,7 @@ PACKAGES = {
     "tensorboard": "2.16",
     "tqdm": "4.66",
 }
-_IMPORTED_AS = {"PyYAML": "yaml", "Jinja2": "jinja2"}
+_IMPORTED_AS = {"PyYAML": "yaml", "Jinja2": "jinja2", "lightning-fabric": "lightning_fabric"}
 
 
 def report() -> dict:

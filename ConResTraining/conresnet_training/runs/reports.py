@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-from lightning.fabric.loggers import TensorBoardLogger
+from lightning_fabric.loggers import TensorBoardLogger
 from torch.utils import tensorboard  # noqa: F401 - a missing package must be noticed before there is a run folder
 from tqdm import tqdm
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import lightning.fabric
+import lightning_fabric
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.fabric.strategies import DDPStrategy
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from conresnet import __version__
@@ -210,7 +210,7 @@ class _Training:
         )
         if done >= self.last and checkpoint.get("validated") == done:
             return Outcome(done, self.steps, done >= self.steps)
-        lightning.fabric.seed_everything(training.seed, verbose=False)
+        lightning_fabric.seed_everything(training.seed, verbose=False)
         trained = SegmentationTraining(plan)
         # Before the cases are prepared, which takes long: the model may not exist, or not fit.
         if training.start_from and checkpoint is None:
@@ -350,7 +350,7 @@ def _stages(
 
 def _fabric(run: Run, devices: int, nodes: int, device: str = "auto") -> Fabric:
     # Lightning's remarks on devices and services do not concern the run.
-    for name in ("lightning.fabric", "lightning.pytorch", "lightning_utilities"):
+    for name in ("lightning_fabric", "lightning_utilities"):
         logging.getLogger(name).setLevel(logging.WARNING)
     training, processes = run.plan.training, devices * nodes
     launched = os.environ.get("WORLD_SIZE", str(processes))

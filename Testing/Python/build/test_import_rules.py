@@ -12,7 +12,7 @@ import pytest
 from build.imports import Import, import_graph, imports_of, module_name
 
 SLICER = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "PySide6"}
-TRAINING = {"monai", "lightning", "pytorch_lightning", "tensorboard", "conresnet_training"}
+TRAINING = {"monai", "lightning_fabric", "tensorboard", "conresnet_training"}
 
 # What Slicer's own process uses of the engine, and everything that these bring along.
 CORE = [

@@ -18,7 +18,7 @@ import sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "monai", "lightning", "slicer", "nibabel"}:
+        if name.split(".")[0] in {"torch", "monai", "lightning_fabric", "slicer", "nibabel"}:
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
@@ -89,7 +89,7 @@ def test_the_modules_run_from_the_installed_folder_and_finds_what_the_command_fi
     assert outside == {}
     assert report["engine_path"] == report["training_path"] == str(extension.modules)
     assert "ConResTrainingLib" in report["files"]
-    assert not {"torch", "yaml", "pydantic", "lightning", "monai"} & set(report["modules"])
+    assert not {"torch", "yaml", "pydantic", "lightning_fabric", "monai"} & set(report["modules"])
     assert report["maps"] == [["residual", "Anterior hippocampus"], ["residual", "Posterior hippocampus"]]
     output = segment_by_command(extension, hippocampus_image, tmp_path)
     labels = sitk.GetArrayFromImage(sitk.ReadImage(output / "segmentation.nii.gz"))

@@ -283,7 +283,7 @@ def test_the_modules_own_test_passes(panel: PanelDriver, caplog: pytest.LogCaptu
 def test_slicers_process_never_imports_torch(repository: Path) -> None:
     program = """
 import sys
-for name in ("torch", "safetensors", "monai", "lightning", "nibabel", "click"):
+for name in ("torch", "safetensors", "monai", "lightning_fabric", "nibabel", "click"):
     sys.modules[name] = None
 from slicer_host import start_application
 import slicer

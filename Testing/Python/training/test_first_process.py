@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 PROGRAM = """
 import datetime, sys, time
 from pathlib import Path
-from lightning.fabric.strategies import DDPStrategy
+from lightning_fabric.strategies import DDPStrategy
 from conresnet.errors import UserError
 from conresnet_training.cli.main import main
 from conresnet_training.training import trainer

@@ -285,7 +285,7 @@ def test_command_plans_a_system_and_says_why(tmp_path, monkeypatch, capsys, name
 def test_help_names_every_system_and_loads_nothing_that_takes_time():
     program = """
 import sys
-for name in ("torch", "numpy", "pydantic", "monai", "lightning", "SimpleITK"):
+for name in ("torch", "numpy", "pydantic", "monai", "lightning_fabric", "SimpleITK"):
     sys.modules[name] = None
 from conresnet_training.cli.main import main
 sys.argv = ["x", "plan", "--help"]

@@ -94,4 +94,4 @@ def test_slicers_python_can_read_it():
     ours = "conresnet_training.runs.state, conresnet_training.runs.state"
     code = f"import sys, {ours}; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "numpy", "pydantic", "yaml", "lightning", "monai"} & set(loaded)
+    assert not {"torch", "numpy", "pydantic", "yaml", "lightning_fabric", "monai"} & set(loaded)

@@ -187,8 +187,8 @@ def test_gpus_are_chosen_by_index(plan_file, tmp_path, monkeypatch, device, devi
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    monkeypatch.setattr("lightning.fabric.accelerators.cuda._get_all_visible_cuda_devices", lambda: [0, 1, 2])
-    monkeypatch.setattr("lightning.fabric.accelerators.cuda.num_cuda_devices", lambda: 3)
+    monkeypatch.setattr("lightning_fabric.accelerators.cuda._get_all_visible_cuda_devices", lambda: [0, 1, 2])
+    monkeypatch.setattr("lightning_fabric.accelerators.cuda.num_cuda_devices", lambda: 3)
     run = Run(tmp_path, read_plan(plan_file), 0)
     if trained_on is None:
         with pytest.raises(UserError) as raised:

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins import MixedPrecision
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from conresnet.errors import UserError
