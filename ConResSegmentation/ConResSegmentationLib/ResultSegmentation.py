@@ -226,7 +226,7 @@ def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, smoot
     """
     isFirst = segmentationNode.GetSegmentation().GetNumberOfSegments() == 0
     if segmentationNode.GetDisplayNode() is None:
-        # Slicer crashes if segments are replaced after the user has deleted their display node.
+        # Replacing segments without one ends the whole process. The user may have deleted it.
         segmentationNode.CreateDefaultDisplayNodes()
         segmentationNode.GetDisplayNode().SetVisibility3D(False)
     setSegments(segmentationNode, segments, volumeNode)

@@ -158,7 +158,7 @@ def _check_grid(volume: Volume) -> None:
     name, grid = volume.name, volume.grid
     if 0 in grid.shape:
         raise UserError("image-empty", name=name)
-    if not (grid.affine[3] == (0, 0, 0, 1)).all():
+    if not np.allclose(grid.affine[3], (0, 0, 0, 1), atol=1e-6):
         raise UserError("bad-matrix", name=name, row=", ".join(f"{value:g}" for value in grid.affine[3]))
     spacing = grid.spacing
     low, high = _SPACING_RANGE

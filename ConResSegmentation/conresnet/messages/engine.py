@@ -399,8 +399,7 @@ ENGINE: dict[str, str] = {
         "computer, or choose another Python."
     ),
     "engine-fault": _(
-        "An internal error occurred in the engine ({reason}); please report it, and paste what the button Copy "
-        "diagnostics copies."
+        "An internal error occurred in the engine ({reason}); please report it with the text from Copy diagnostics."
     ),
     # Files.
     "disk-full": _("There is not enough disk space to write {path}; free some space and try again."),
