@@ -15,33 +15,22 @@ import os
 import socket
 import tempfile
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from html import escape
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from conresnet import __version__
-from conresnet.cli.cases import (
-    PAGE_FILE,
-    PICTURES,
-    TABLE_FILE,
-    CaseProblem,
-    ListedCase,
-    duration,
-    raise_for,
-    segment_to_folder,
-)
+from conresnet.cli.cases import PICTURES, CaseProblem, ListedCase, duration, raise_for, segment_to_folder
+from conresnet.cli.cohort_summary import DONE, FAILED, SKIPPED, Outcome, picture_file, write_summary
 from conresnet.cli.main import say
 from conresnet.errors import UserError
-from conresnet.files import csv_cell, replacing
+from conresnet.files import replacing
 from conresnet.images.roi import roi_from_text
 from conresnet.package.maps import check_maps, provided_maps
 from conresnet.package.store import read_model
-from conresnet.report import RESEARCH_ONLY
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, result_files, wanted_tables
 from conresnet.review import ALL
@@ -52,7 +41,6 @@ if TYPE_CHECKING:
     from conresnet.inference.segmentation import WarmModel
     from conresnet.package import ModelPackage
 
-DONE, SKIPPED, FAILED = "segmented", "already segmented", "failed"
 # How many workers may die on a case. If one more dies, the case is given up.
 _ALLOWED_DEATHS = 1
 _SECONDS_TO_CONNECT = 30
@@ -66,6 +54,7 @@ class Job:
         model: path of the package.
         output: folder of all cases; the results of this one go to ``output / case.name``.
         inputs: images that the results must not replace.
+        workers: the number of each worker among those of its computer, by address.
     """
 
     case: ListedCase
@@ -74,32 +63,11 @@ class Job:
     output: Path
     overwrite: bool
     inputs: tuple[Path, ...]
+    workers: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         return self.output / self.case.name
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of a case.
-
-    Args:
-        state: ``DONE``, ``SKIPPED`` or ``FAILED``.
-        problem: why it failed.
-        volumes_ml: volume of each segment in mL.
-        expected_dice: from the review list; None if there is none, or nothing was found.
-        seconds: time that the engine took, in all phases.
-        warnings: sentences about what to check.
-    """
-
-    name: str
-    state: str
-    problem: CaseProblem | None = None
-    volumes_ml: dict[str, float] | None = None
-    expected_dice: float | None = None
-    seconds: float | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def segment_cohort(
@@ -151,9 +119,8 @@ def segment_cohort(
                 left = f", about {duration(each * (len(cases) - len(outcomes)))} left" if len(outcomes) > 1 else ""
                 say(f"{len(outcomes)} of {len(cases)} cases{left}", err=True)
         finally:
-            write_table(outcomes, output / TABLE_FILE)
-            write_page(outcomes, output / PAGE_FILE)
-    say(f"Wrote {output / TABLE_FILE} and {output / PAGE_FILE}.")
+            written = write_summary(outcomes, output)
+    say(f"Wrote {' and '.join(map(str, written))}.")
     raise_for([outcome.problem for outcome in outcomes if outcome.problem], len(cases))
 
 
@@ -242,17 +209,29 @@ def _segmented(client: Client, waiting: deque[Job]) -> Iterator[Outcome]:
     completed = as_completed(loop=client.loop)
     while waiting or running:
         try:
-            places = max(1, sum(client.nthreads().values()))
+            threads = client.nthreads()
         except CommClosedError as error:
             raise UserError("cohort-scheduler-lost") from error
         # No more cases than workers, because Dask blames a worker's death on every case that was assigned to it.
-        while waiting and len(running) < places:
-            job = waiting.popleft()
+        workers = numbered_by_computer(threads)
+        while waiting and len(running) < max(1, sum(threads.values())):
+            job = replace(waiting.popleft(), workers=workers)
             future = client.submit(segment_case, job, key=f"{job.case.name}-{time.monotonic_ns()}", pure=False)
             running[future.key] = job
             completed.add(future)
         future = next(completed)
         yield _outcome(future, running.pop(future.key))
+
+
+def numbered_by_computer(addresses: Iterable[str]) -> dict[str, int]:
+    """Number the workers of each computer from 0, by their addresses such as tcp://10.0.0.7:40123."""
+    seen: Counter[str | None] = Counter()
+    numbers = {}
+    for address in sorted(addresses):
+        computer = urlsplit(address).hostname
+        numbers[address] = seen[computer]
+        seen[computer] += 1
+    return numbers
 
 
 def _outcome(future: Future, job: Job) -> Outcome:
@@ -276,10 +255,10 @@ def segment_case(job: Job) -> Outcome:
         options = replace(job.options, roi=roi)
         if not job.overwrite and _is_complete(job, options):
             return _read_outcome(job, SKIPPED)
-        options = replace(options, device=_device(options.device))
+        options = replace(options, device=_device(options.device, job.workers))
         model = _warm_model().get(read_model(job.model))
         result = segment_to_folder(model, job.case.images, options, job.folder, job.overwrite, job.inputs)
-        with contextlib.suppress(UserError), replacing(_picture_file(job.output, name)) as path:
+        with contextlib.suppress(UserError), replacing(picture_file(job.output, name)) as path:
             path.write_bytes(result.picture())
         return _read_outcome(job, DONE)
     except Exception as error:
@@ -299,15 +278,20 @@ def _warm_model() -> WarmModel:
     return _warm
 
 
-def _device(name: str) -> str:
-    """Give each worker on this computer its own GPU if there are several; these workers have numbers as names."""
-    import torch
+def _device(name: str, workers: Mapping[str, int]) -> str:
+    """Give each worker of a computer its own GPU if it has several.
+
+    Args:
+        name: the device that was asked for.
+        workers: as in ``Job``. Workers that we started have a number as their name, which they keep if restarted.
+    """
     from distributed import get_worker
 
     from conresnet.inference.devices import device_of_process
 
-    worker = get_worker().name if torch.cuda.device_count() > 1 else None
-    return device_of_process(name, worker) if isinstance(worker, int) else name
+    worker = get_worker()
+    number = worker.name if isinstance(worker.name, int) else workers.get(worker.address)
+    return name if number is None else device_of_process(name, number)
 
 
 def _is_complete(job: Job, options: SegmentOptions) -> bool:
@@ -360,94 +344,3 @@ def _tell(outcome: Outcome, output: Path) -> None:
     volumes = ", ".join(f"{name} {volume:.2f} mL" for name, volume in outcome.volumes_ml.items())
     verb = "Wrote" if outcome.state == DONE else "Kept"
     say(f"{verb} {output / outcome.name}: {volumes}.")
-
-
-def _picture_file(output: Path, name: str) -> Path:
-    return output / PICTURES / f"{name}.png"
-
-
-def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Write one line per case: state, expected Dice, seconds, the volume of each segment, and the problem."""
-    segments = list(dict.fromkeys(name for outcome in outcomes for name in outcome.volumes_ml or ()))
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["name", "state", "expected_dice", "seconds", *(csv_cell(f"{name} (mL)") for name in segments), "problem"]
-        )
-        for outcome in sorted(outcomes, key=lambda outcome: outcome.name):
-            volumes = [(outcome.volumes_ml or {}).get(name) for name in segments]
-            figures = [_rounded(outcome.expected_dice), _rounded(outcome.seconds), *map(_rounded, volumes)]
-            writer.writerow(
-                [
-                    csv_cell(outcome.name),
-                    outcome.state,
-                    *figures,
-                    csv_cell(outcome.problem.sentence if outcome.problem else ""),
-                ]
-            )
-
-
-def _rounded(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
-_PAGE = Template(
-    """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>Segmented cases</title>
-<style>
-body { font: 15px/1.4 system-ui, "Segoe UI", Arial, sans-serif; color: #222; margin: 2em; }
-p.research { background: #fff4d6; padding: .4em .7em; border-radius: 4px; }
-ul { list-style: none; padding: 0; display: grid; gap: 1em;
-     grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); }
-li { border: 1px solid #ddd; border-radius: 4px; padding: .6em; overflow-wrap: anywhere; }
-li.failed { background: #fdecea; }
-img { width: 100%; display: block; background: #000; }
-h2 { font-size: 1em; margin: .3em 0; }
-p { margin: .3em 0; }
-</style>
-</head>
-<body>
-<h1>Segmented cases</h1>
-<p>$summary</p>
-<p class="research">$research</p>
-<ul>
-$cards
-</ul>
-</body>
-</html>
-"""
-)
-
-
-def write_page(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Write a page of pictures: failures first, then the cases in order of their expected Dice, lowest first."""
-
-    def place(outcome: Outcome) -> tuple:
-        dice = outcome.expected_dice
-        return outcome.state != FAILED, dice is None, dice or 0.0, outcome.name
-
-    failed = sum(outcome.state == FAILED for outcome in outcomes)
-    summary = (
-        f"{len(outcomes) - failed} cases segmented, {failed} failed. Failures come first, then the cases with the "
-        "lowest expected Dice, which is estimated from each case's review list and is not a measurement."
-    )
-    cards = "\n".join(_card(outcome, path.parent) for outcome in sorted(outcomes, key=place))
-    with replacing(path) as temporary:
-        page = _PAGE.substitute(summary=summary, research=RESEARCH_ONLY, cards=cards)
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
-
-
-def _card(outcome: Outcome, folder: Path) -> str:
-    name = escape(outcome.name)
-    if outcome.state == FAILED:
-        return f'<li class="failed"><h2>{name}</h2><p>{escape(outcome.problem.sentence)}</p></li>'
-    picture = _picture_file(folder, outcome.name)
-    source = quote(picture.relative_to(folder).as_posix())
-    image = f'<img src="{source}" alt="Slices of {name}" loading="lazy">' if picture.is_file() else ""
-    dice = "" if outcome.expected_dice is None else f"<p>Expected Dice {outcome.expected_dice:.2f}</p>"
-    volumes = ", ".join(f"{segment} {volume:.2f} mL" for segment, volume in outcome.volumes_ml.items())
-    warnings = "".join(f"<p>{escape(' '.join(text.split()))}</p>" for text in outcome.warnings)
-    return f"<li>{image}<h2>{name}</h2>{dice}<p>{escape(volumes)}</p>{warnings}</li>"

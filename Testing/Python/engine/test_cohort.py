@@ -19,6 +19,7 @@ import pytest
 
 from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase
+from conresnet.cli.cohort_summary import write_table
 from conresnet.cli.main import main
 from conresnet.package.store import SHIPPED_FOLDER
 from conresnet.request import SegmentOptions
@@ -134,13 +135,29 @@ def test_workers_have_a_gpu_each_and_share_where_there_are_fewer() -> None:
         from distributed import get_worker
 
         torch.cuda.device_count = lambda: 2
-        return get_worker().name, cohort._device(asked)
+        return get_worker().name, cohort._device(asked, {})
 
     with cohort._client(3, "") as client:
         client.wait_for_workers(3)
         for asked, devices in (("auto", ["cuda:0", "cuda:1", "cuda:0"]), ("cuda:1", ["cuda:1"] * 3)):
             places = [client.submit(with_gpus, asked, workers=worker, pure=False) for worker in client.nthreads()]
             assert sorted(client.gather(places)) == list(enumerate(devices))
+
+
+def test_workers_of_a_scheduler_have_a_gpu_of_their_computer_each(scheduler) -> None:
+    def with_gpus(workers: dict[str, int]) -> str:
+        import torch
+
+        torch.cuda.device_count = lambda: 2
+        return cohort._device("auto", workers)
+
+    with cohort._client(0, scheduler[1]) as client:
+        client.wait_for_workers(2)
+        workers = cohort.numbered_by_computer(client.nthreads())
+        used = client.gather([client.submit(with_gpus, workers, workers=one, pure=False) for one in workers])
+        assert sorted(used) == ["cuda:0", "cuda:1"]
+    elsewhere = cohort.numbered_by_computer(["tls://b:2", "tls://a:9", "tls://b:1"])
+    assert elsewhere == {"tls://a:9": 0, "tls://b:1": 0, "tls://b:2": 1}
 
 
 def deadly(job: cohort.Job) -> cohort.Outcome:
@@ -277,7 +294,7 @@ def test_results_of_other_options_are_not_taken_for_those_asked_for(data_folder,
 def test_names_in_the_table_are_no_formulas(tmp_path) -> None:
     problem = cohort.CaseProblem("-1 image")
     outcomes = [cohort.Outcome("@a", cohort.DONE, None, {"=1+1": 2.0}), cohort.Outcome("b", cohort.FAILED, problem)]
-    cohort.write_table(outcomes, tmp_path / "cohort.csv")
+    write_table(outcomes, tmp_path / "cohort.csv")
     cells = [cell for line in csv.reader((tmp_path / "cohort.csv").open(encoding="utf-8")) for cell in line]
     assert {"'@a", "'=1+1 (mL)", "'-1 image"} <= set(cells) and not any(
         cell.startswith(tuple("=+-@")) for cell in cells
