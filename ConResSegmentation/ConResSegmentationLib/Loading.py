@@ -142,7 +142,7 @@ def withoutEnding(name: str) -> str:
 
 
 def readSeries(path: Path):
-    """Load a 4-D file as a sequence node with a browser; if it was loaded before, return that node.
+    """Load a 4D file as a sequence node with a browser; if it was loaded before, return that node.
 
     Raises:
         UserError: ``series-unreadable``.

@@ -1,4 +1,4 @@
-"""ConResNet: inter-slice context residual learning for 3-D medical image segmentation (Zhang et al., IEEE TMI 2021).
+"""ConResNet: inter-slice context residual learning for 3D medical image segmentation (Zhang et al., IEEE TMI 2021).
 
 The public API is ``segment``, ``read_model`` and ``load_network``. Each is imported on first use, so that importing
 this package loads neither torch nor SimpleITK: Slicer's own process uses parts of it where torch is not installed.

@@ -70,7 +70,7 @@ def segment(
     Args:
         image: a path (NIfTI, NRRD, MetaImage, or a folder with a DICOM series), a SimpleITK image, a nibabel image, or
             a pair (array, affine), whose 4 x 4 affine brings the array's indices to RAS mm. For a model of several
-            channels, one image with all of them (4-D, in arrays the last axis), a list in the model's order, or None
+            channels, one image with all of them (4D, in arrays the last axis), a list in the model's order, or None
             if ``channels`` is given.
         model: name of an installed or shipped model, the path of a package, or what ``read_model`` returned.
         channels: images by the model's names for them, such as ``{"T1": ..., "FLAIR": ...}``.

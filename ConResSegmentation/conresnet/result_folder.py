@@ -207,7 +207,7 @@ def _undo_killed_runs(folder: Path) -> None:
 
 
 def write_images(result: SegmentResult, folder: Path) -> None:
-    """Write the segmentation (uint8 label values) and the maps (float32; several components as 4-D).
+    """Write the segmentation (uint8 label values) and the maps (float32; several components as 4D).
 
     Raises:
         UserError: "disk-full" or "cannot-write".

@@ -332,7 +332,7 @@ def comparedRows(comparison: dict) -> list[tuple[tuple[str, ...], str]]:
             tip = _("{count} cases").format(count=row["cases"])
             if row["interval"]:
                 low, high = (f"{end:+.{digits}f}" for end in row["interval"])
-                tip = _("{count} cases; 95 % interval of A - B: {low} to {high}").format(
+                tip = _("{count} cases; 95% interval of A - B: {low} to {high}").format(
                     count=row["cases"], low=low, high=high
                 )
             rows.append(((title, name, *numbers, f"{row['difference']:+.{digits}f}", p), tip))

@@ -144,7 +144,7 @@ def _checkAxes(grid: Grid) -> None:
 
 
 def _writeImage(array: np.ndarray, grid: Grid, path: Path) -> None:
-    """Write [k, j, i], or [c, k, j, i] as a 4-D file; Slicer's Python has no nibabel."""
+    """Write [k, j, i], or [c, k, j, i] as a 4D file; Slicer's Python has no nibabel."""
     # Imported when needed: it takes time when Slicer starts.
     import SimpleITK as sitk
 

@@ -65,7 +65,7 @@ def changes(head: sitk.Image, truth: sitk.Image) -> Iterator[tuple[str, sitk.Ima
     yield "skull stripped, with a margin of one voxel", sitk.Mask(head, sitk.BinaryDilate(brain, (1, 1, 1))), truth
     yield "skull stripped closely", sitk.Mask(head, brain), truth
     rician = np.hypot(array + rng.normal(0, noise, array.shape), rng.normal(0, noise, array.shape))
-    yield "Rician noise of 5 %", like(head, rician), truth
+    yield "Rician noise of 5%", like(head, rician), truth
     yield "uneven coil sensitivity", like(head, array * coil), truth
     yield "different contrast (gamma 0.6)", like(head, (array / array.max()) ** 0.6), truth
     yield "without neck and lower face", supine[:, :, int(0.35 * supine.GetSize()[2]) :], truth

@@ -4,7 +4,7 @@
 
 Every row is PLAN with another system: the same data, split, steps, batch, window and augmentation. FOLDER receives
 ``table.md``, ``table.csv`` and ``comparison.png``: Dice and Hausdorff distance on the held-out cases of the fold with
-95 % intervals over cases, case-by-case differences to ConResNet, parameters, multiply-adds, seconds per case and peak
+95% intervals over cases, case-by-case differences to ConResNet, parameters, multiply-adds, seconds per case and peak
 memory. There are three groups of rows:
 
 - systems: all systems of ``python -m conresnet_training plan --system``.

@@ -21,7 +21,7 @@ INCHES_PER_ROW = 0.27
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:
-    """Draw Dice and Hausdorff distance with their 95 % intervals and the cost of each row, as a PNG.
+    """Draw Dice and Hausdorff distance with their 95% intervals and the cost of each row, as a PNG.
 
     Under-trained rows have hollow markers. Raises UserError if the file cannot be written.
     """
@@ -47,7 +47,7 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
         fontsize=8,
         frameon=False,
     )
-    explained = ["Lines: 95 % intervals over cases. Hollow markers: † or ?.", *comparison.notes()]
+    explained = ["Lines: 95% intervals over cases. Hollow markers: † or ?.", *comparison.notes()]
     figure.supxlabel("\n".join(explained), x=0.01, ha="left", fontsize=8, color=INK)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130)

@@ -22,8 +22,8 @@ MOST_LATE_RISE = 0.005
 COMPARED = ("dice", "hd95")
 COLUMNS = (
     "system",
-    "Dice (95 % interval)",
-    "Hausdorff 95 %, mm (95 % interval)",
+    "Dice (95% interval)",
+    "Hausdorff 95%, mm (95% interval)",
     "parameters, M",
     "multiply-adds per window, G",
     "seconds per case",
@@ -31,14 +31,14 @@ COLUMNS = (
     "steps",
     "cases",
 )
-SEGMENT_COLUMNS = ("system", "segment", "Dice (95 % interval)", "Hausdorff 95 %, mm (95 % interval)")
+SEGMENT_COLUMNS = ("system", "segment", "Dice (95% interval)", "Hausdorff 95%, mm (95% interval)")
 DIFFERENCE_COLUMNS = (
     "system",
     "Dice",
-    "95 % interval",
+    "95% interval",
     "p",
-    "Hausdorff 95 %, mm",
-    "95 % interval",
+    "Hausdorff 95%, mm",
+    "95% interval",
     "p",
     "cases",
 )

@@ -107,7 +107,7 @@ def _inference(device: str, folder: Path, quick: bool, compiled: bool, end: floa
                 speed = rate * batch * work / 1e12
                 yield (
                     f"| {name}, {way} | {precision} | {batch} | {rate * batch:.1f} | {speed:.3g} "
-                    f"| {100 * speed / peak:.0f} % | {memory} | {difference} |"
+                    f"| {100 * speed / peak:.0f}% | {memory} | {difference} |"
                 )
 
 

@@ -38,7 +38,7 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
     class Shown(Progress):
         def report(self, phase, fraction, seconds_left):
             left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
-            click.echo(f"\r{phase} {100 * fraction:.1f} %{left}    ", nl=False, err=True)
+            click.echo(f"\r{phase} {100 * fraction:.1f}%{left}    ", nl=False, err=True)
 
     torch.manual_seed(0)
     grid = Grid(tuple(int(side) for side in shape.split(",")), np.eye(4))

@@ -36,7 +36,7 @@ def summarize(folders: Sequence[Path], reference: str) -> None:
     if reference not in rows:
         raise click.UsageError(f"no row {reference} is evaluated in every folder; found: {', '.join(rows) or 'none'}")
     headings = ["system", "Dice per seed", "mean", "minus the reference"]
-    headings += ["Hausdorff 95 % per seed, mm", "mean", "minus the reference"]
+    headings += ["Hausdorff 95% per seed, mm", "mean", "minus the reference"]
     lines = [headings, ["---"] * len(headings)]
     for row in rows:
         line = [row]
@@ -70,7 +70,7 @@ def figures(folders: Sequence[Path], metric: str) -> dict[str, np.ndarray]:
 
 
 def difference(table: np.ndarray, decimals: int) -> str:
-    """Mean of the paired differences (seeds, cases), and its 95 % interval from a bootstrap over both."""
+    """Mean of the paired differences (seeds, cases), and its 95% interval from a bootstrap over both."""
     generator = np.random.default_rng(0)
     seeds, cases = (generator.integers(size, size=(RESAMPLES, size)) for size in table.shape)
     means = [np.nanmean(table[np.ix_(*picked)]) for picked in zip(seeds, cases, strict=True)]

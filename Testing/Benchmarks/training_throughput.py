@@ -166,8 +166,8 @@ def print_table(measured: dict[str, list[float]]) -> None:
         ratios = [rate / other for rate, other in zip(rates, plain, strict=True)]
         overhead = 1 / statistics.median(ratios) - 1
         remark = ("  within the goal" if overhead < GOAL else "  over the goal") if way.startswith("ours") else ""
-        click.echo(f"{way:22}{_spread(rates):>26}{_spread(ratios):>26}{100 * overhead:10.1f} %{remark}")
-    click.echo(f"\nMedian of {len(plain)} rounds (lowest to highest). The goal is an overhead of {100 * GOAL:.0f} %.")
+        click.echo(f"{way:22}{_spread(rates):>26}{_spread(ratios):>26}{100 * overhead:10.1f}%{remark}")
+    click.echo(f"\nMedian of {len(plain)} rounds (lowest to highest). The goal is an overhead of {100 * GOAL:.0f}%.")
 
 
 def _spread(values: list[float]) -> str:

@@ -74,7 +74,7 @@ class LazyGroup(click.Group):
 @click.command(cls=LazyGroup, package="conresnet.cli", modules=_COMMANDS)
 @click.version_option(__version__, message="ConResNet %(version)s")
 def conresnet() -> None:
-    """Segment 3-D medical images with inter-slice context residual learning.
+    """Segment 3D medical images with inter-slice context residual learning.
 
     For research only; not a medical device. Every command has its own --help.
     """

@@ -86,7 +86,7 @@ def segment(
     scheduler: str | None,
     **given: object,
 ) -> None:
-    """Segment a case: one IMAGE per channel, or one 4-D file with all of them.
+    """Segment a case: one IMAGE per channel, or one 4D file with all of them.
 
     Images whose names show their channel, such as pat_T1.nii.gz and pat_FLAIR.nii.gz, may be in any order. Otherwise,
     give them in the model's order.

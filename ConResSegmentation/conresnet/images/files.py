@@ -32,7 +32,7 @@ from conresnet.package.description import DESCRIPTION_FILE
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Read one 3-D image: NIfTI, NRRD, MetaImage or anything else SimpleITK reads, or a folder with one DICOM series.
+    """Read one 3D image: NIfTI, NRRD, MetaImage or anything else SimpleITK reads, or a folder with one DICOM series.
 
     Raises:
         UserError: with one sentence that names the file, as `read_channels`.
@@ -41,7 +41,7 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> list[Volume]:
-    """Read a case: one file per channel in the model's order, or one 4-D file with all of them.
+    """Read a case: one file per channel in the model's order, or one 4D file with all of them.
 
     Args:
         paths: files, or folders with one DICOM series each.
@@ -79,7 +79,7 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
 
 
 def read_single(path: Path) -> Volume:
-    """Read a file that must contain one 3-D image, of any values.
+    """Read a file that must contain one 3D image, of any values.
 
     Raises:
         UserError: "image-4d", or as `read_image`.
@@ -150,10 +150,10 @@ def _check_name(path: Path) -> None:
 
 
 def write_volume(array: np.ndarray, grid: Grid, path: str | Path) -> None:
-    """Write one or several 3-D images as .nii or .nii.gz, completely or not at all.
+    """Write one or several 3D images as .nii or .nii.gz, completely or not at all.
 
     Args:
-        array: [k, j, i], or [c, k, j, i], which becomes a 4-D file with the components last. Booleans are written as
+        array: [k, j, i], or [c, k, j, i], which becomes a 4D file with the components last. Booleans are written as
             uint8 and half precision as float32, which NIfTI knows.
         grid: of each component. One that was read from a NIfTI file brings that file's qform, sform, codes and units.
         path: its folder must exist.

@@ -176,7 +176,7 @@ def absurd_spacing(name: str, spacing: Sequence[float]) -> UserError:
 
 @dataclass
 class ImageFile:
-    """What a file contains: one or several 3-D images on one grid.
+    """What a file contains: one or several 3D images on one grid.
 
     Args:
         components: (c, k, j, i).

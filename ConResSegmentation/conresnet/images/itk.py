@@ -121,7 +121,7 @@ _BYTES = {
 
 
 def check_kind(path: Path, dimensions: int, pixel_id: int, components: int) -> None:
-    """Refuse anything but one or several 3-D gray images: "image-2d", "image-color", "image-complex"."""
+    """Refuse anything but one or several 3D gray images: "image-2d", "image-color", "image-complex"."""
     if dimensions < 3:
         raise UserError("image-2d", path=str(path))
     if pixel_id == sitk.sitkVectorUInt8 and components in (3, 4):

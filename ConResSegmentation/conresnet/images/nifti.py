@@ -46,7 +46,7 @@ _MOST_REST = 2**26
 
 
 def read_nifti(path: Path) -> ImageFile:
-    """Read a NIfTI file, compressed or not, with one or several 3-D images.
+    """Read a NIfTI file, compressed or not, with one or several 3D images.
 
     Raises:
         UserError: "not-an-image", "image-header", "image-damaged", "image-truncated", "image-beyond-memory",

@@ -22,7 +22,7 @@ from conresnet.needs import is_enough
 from conresnet.request import PRECISIONS
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-# Earlier versions of PyTorch have no trilinear upsampling or 3-D pooling on Apple's GPU.
+# Earlier versions of PyTorch have no trilinear upsampling or 3D pooling on Apple's GPU.
 _MPS_SINCE = "2.9"
 _INDEX = re.compile("[0-9]{1,4}")
 _CPU_BF16 = ("amx_bf16", "avx512_bf16", "avx10_2", "bf16")

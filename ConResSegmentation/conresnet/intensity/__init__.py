@@ -11,7 +11,7 @@ The others are functions of one voxel's value:
     ``{"step": "z_score", "over": "foreground" | "all", "outside": "zero" | "keep"}``; voxels outside the foreground
         become 0, or are shifted and scaled like the others
     ``{"step": "z_score_slices", "over": ..., "outside": ...}``; the same for each slice of the model's S axis, whose
-        deviation is at least 5 % of the whole channel's
+        deviation is at least 5% of the whole channel's
     ``{"step": "rescale", "from": [-100, 240], "to": [0, 1]}``
     ``{"step": "clip_sparse_tail", "bins": "int_max", "min_count": 50}``; the paper authors' step for BraTS: of a
         histogram of int(maximum) bins, values above the last bin with ``min_count`` voxels become that bin's index

@@ -51,8 +51,8 @@ ENGINE: dict[str, str] = {
         "Reading {path} requires the Python package {package}, which is not installed; install it with pip."
     ),
     # What an image must be like
-    "image-2d": _("{path} is a 2-D image, but a 3-D image is required."),
-    "image-4d": _("{path} contains {count} images, but one 3-D image is required; split it first."),
+    "image-2d": _("{path} is a 2D image, but a 3D image is required."),
+    "image-4d": _("{path} contains {count} images, but one 3D image is required; split it first."),
     "image-color": _("{path} is a color (RGB) image, but a grayscale image is required."),
     "image-complex": _("{path} contains complex numbers; save the magnitude first."),
     "image-empty": _("{name} has no voxels."),
@@ -117,7 +117,7 @@ ENGINE: dict[str, str] = {
     ),
     "wrong-component-count": _(
         "The model has {wanted} channels ({channels}), but the number of images in {path} is {given}; choose one file "
-        "per channel, or a 4-D file with all of them."
+        "per channel, or a 4D file with all of them."
     ),
     "channels-apart": _(
         "{name} does not overlap the ROI, or the image {first}; choose images of one examination, register them, or "

@@ -33,7 +33,7 @@ VARIANCE_EPSILON = 1e-12
 
 
 class StandardizedConv3d(nn.Conv3d):
-    """3-D convolution whose filters have zero mean and unit variance [37], without bias, padded to keep the size.
+    """3D convolution whose filters have zero mean and unit variance [37], without bias, padded to keep the size.
 
     ``fold()`` writes the standardized filters into ``weight`` once, so that inference does not repeat it per window.
     """

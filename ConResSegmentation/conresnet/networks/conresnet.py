@@ -1,7 +1,7 @@
 """ConResNet (Zhang et al., IEEE TMI 2021, section III): the context residual, the decoder around it, and the encoder.
 
 One definition of the residual serves images, labels and features. Context residual modules join a segmentation decoder
-to a residual decoder (Fig. 2b). The decoder works on the features of any 3-D network, and other networks may take it.
+to a residual decoder (Fig. 2b). The decoder works on the features of any 3D network, and other networks may take it.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -354,7 +354,7 @@ BACKBONES: dict[str, Callable[[int, int, str], nn.Module]] = {
     },
 )
 class ConResNet(ContextResidualDecoder):
-    """3-D context residual network.
+    """3D context residual network.
 
     Parameters in use with 4 input channels, 3 outputs and base width 32: 19,018,732; the baseline (both mappings off)
     has 18,783,715, the paper's 18.8 M. The authors' file holds 19,441,196 numbers, because each of their context

@@ -1,4 +1,4 @@
-"""Multi-scale pyramid of 3-D U-Nets with auto-context (Roth et al., MICCAI 2018), and its U-Net, after Cicek [2]."""
+"""Multi-scale pyramid of 3D U-Nets with auto-context (Roth et al., MICCAI 2018), and its U-Net, after Cicek [2]."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -63,7 +63,7 @@ class SynthesisLevel(nn.Module):
     },
 )
 class UNet(nn.Module):
-    """3-D U-Net (section 2.1): analysis and synthesis paths of four levels, joined by concatenation.
+    """3D U-Net (section 2.1): analysis and synthesis paths of four levels, joined by concatenation.
 
     Each 3x3x3 convolution is followed by batch normalization (section 3) and ReLU; a 1x1x1 convolution ends it. The
     text states no widths; those of [2], which it follows, are 32 and 64 channels at full size, doubling with every
@@ -125,7 +125,7 @@ _PLANNED_MULTIPLE, _SMALLEST_PLANNED = 16, 32
     },
 )
 class Pyramid(nn.Module):
-    """S levels of 3-D U-Net, from the coarsest to the finest (section 2.2, Fig. 1).
+    """S levels of 3D U-Net, from the coarsest to the finest (section 2.2, Fig. 1).
 
     The first level sees the image at the lowest resolution and "the largest amount of context". What each level
     predicts is upsampled by 2, cropped, and enters the next level together with the image at twice the resolution. All

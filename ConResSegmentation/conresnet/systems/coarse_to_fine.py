@@ -147,7 +147,7 @@ class CoarseToFine(System):
             dump(Arguments(margin=MARGIN, smallest_component=share)),
             [
                 ("margin", f"{MARGIN} voxels", "around what the coarse pass finds; the paper does not state it"),
-                ("dropped components", dropped, "the larger of the paper's 20 % and 5 % that loses no labeled voxels"),
+                ("dropped components", dropped, "the larger of the paper's 20% and 5% that loses no labeled voxels"),
             ],
         )
 

@@ -268,7 +268,7 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     """Compare two evaluations case by case: A minus B.
 
     A and B are evaluation.json files, or the folders that evaluate wrote. Only cases that both have are compared. The
-    table shows the mean difference, its 95 % bootstrap interval over cases, and the p value of Wilcoxon's signed-rank
+    table shows the mean difference, its 95% bootstrap interval over cases, and the p value of Wilcoxon's signed-rank
     test.
     """
     from conresnet_training.evaluation import read_evaluation

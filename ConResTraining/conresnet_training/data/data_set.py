@@ -35,7 +35,7 @@ ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 @dataclass(frozen=True)
 class Case:
-    """One labeled subject: a name, the image files of its channels (or one 4-D file of all), and its label map.
+    """One labeled subject: a name, the image files of its channels (or one 4D file of all), and its label map.
 
     Without images, it is a label map from which images are synthesized.
 

@@ -82,7 +82,7 @@ def _read(folder: Path) -> DataSet:
 
 
 def _decathlon_cases(description: Description) -> Iterator[tuple[Case, object]]:
-    """Each case of the list "training", and its "fold"; several channels are in one 4-D file per case."""
+    """Each case of the list "training", and its "fold"; several channels are in one 4D file per case."""
     entries = description.content.get("training")
     if not isinstance(entries, list):
         raise description.error("data-set-no-list")

@@ -84,7 +84,7 @@ def prepare_case(
     """Bring a case into ``model``'s space and keep it in ``folder``; a case that is there already is only opened.
 
     It is prepared again if its files, or the preparation that ``model`` describes, have changed since. Channels may be
-    on different grids, in one file each or in one 4-D file; the label map must be on the first channel's grid.
+    on different grids, in one file each or in one 4D file; the label map must be on the first channel's grid.
 
     Args:
         labels: the values other than 0 that may occur in the label map. Defaults to any.

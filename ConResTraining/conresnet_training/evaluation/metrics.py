@@ -52,7 +52,7 @@ class Metric:
 METRICS = {
     "dice": Metric("Dice", "", "higher", 3),
     "surface_dice": Metric("Surface Dice", "", "higher", 3),
-    "hd95": Metric("Hausdorff 95 %", "mm", "lower", 2),
+    "hd95": Metric("Hausdorff 95%", "mm", "lower", 2),
     "hd": Metric("Hausdorff", "mm", "lower", 2),
     "volume_difference_ml": Metric("Volume difference", "mL", "zero", 3),
 }

@@ -78,7 +78,7 @@ def describe(values: Sequence[float]) -> dict[str, Any] | None:
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
-    """The 95 % percentile bootstrap interval of the mean over cases; the same values give the same interval.
+    """The 95% percentile bootstrap interval of the mean over cases; the same values give the same interval.
 
     None for fewer than five cases: resampling so few gives an interval that is far too narrow.
     """
@@ -114,7 +114,7 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
 
 def summary_table(summary: Mapping[str, Any]) -> str:
     """The summary as text, one line per segment and metric."""
-    rows = [("segment", "metric", "mean", "95 % interval", "median", "quartiles", "lowest", "highest", "cases")]
+    rows = [("segment", "metric", "mean", "95% interval", "median", "quartiles", "lowest", "highest", "cases")]
     blocks = dict(summary["segments"])
     if len(blocks) > 1:
         blocks["mean of segments"] = summary[OVERALL]
@@ -303,7 +303,7 @@ class Comparison:
         first, second: the evaluations.
         left_out: cases that only one of them has.
         rows: for each segment and ``OVERALL``, and each metric: "cases" (in which both have a value), "first" and
-            "second" (the means over these), "difference" (of the means), "interval" (95 %, percentile bootstrap over
+            "second" (the means over these), "difference" (of the means), "interval" (95%, percentile bootstrap over
             cases; None for fewer than five cases), "p" (Wilcoxon's signed-rank test, two-sided).
     """
 
@@ -406,7 +406,7 @@ def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str,
 
 def comparison_table(comparison: Comparison) -> str:
     """The comparison as text, one line per segment and metric."""
-    rows = [("segment", "metric", "A", "B", "A - B", "95 % interval", "p", "cases")]
+    rows = [("segment", "metric", "A", "B", "A - B", "95% interval", "p", "cases")]
     for segment, metrics in comparison.rows.items():
         for name, row in metrics.items():
             if not row["cases"]:

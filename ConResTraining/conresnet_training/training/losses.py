@@ -172,7 +172,7 @@ def signed_distances(target: Tensor) -> Tensor:
     has no boundary and gets 0.
 
     In their code an absent segment gets 0 too; here it does not. Such a window would be left to the other losses, which
-    eq. 14 fades to 1 %, and the network would unlearn that nothing is there. All voxels are outside such a segment, at
+    eq. 14 fades to 1%, and the network would unlearn that nothing is there. All voxels are outside such a segment, at
     an unknown distance: they get half the window's smallest side, about the mean in windows that contain the segment,
     so that neither kind of window outweighs the other.
 

@@ -12,9 +12,9 @@ def test_ratios_compare_runs_of_the_same_round(benchmark, capsys):
     slow, quick = (line for line in lines if line.startswith("ours"))
     # A machine that was ten times faster in one round changes no ratio.
     assert "0.800 (0.800 to 0.980)" in slow
-    assert slow.endswith("25.0 %  over the goal")
+    assert slow.endswith("25.0%  over the goal")
     assert "0.985 (0.980 to 0.990)" in quick
-    assert quick.endswith("1.5 %  within the goal")
+    assert quick.endswith("1.5%  within the goal")
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ def test_channels_by_name_in_order_or_in_one_image(tmp_path, pair):
     expected = segment([tmp_path / "t1.nii", tmp_path / "t2.nii"], pair)
     found = {
         "named": segment(None, pair, channels={"t2": tmp_path / "t2.nii", "T1": (arrays[0], affine)}).labels,
-        "4-D": segment((np.stack(arrays, axis=-1), affine), pair).labels,
+        "4D": segment((np.stack(arrays, axis=-1), affine), pair).labels,
     }
     labels = sitk.GetArrayFromImage(expected.labels)
     assert len(np.unique(labels)) == 3

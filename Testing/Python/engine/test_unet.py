@@ -1,4 +1,4 @@
-"""The 3-D U-Net of the multi-scale pyramid against the numbers its paper states."""
+"""The 3D U-Net of the multi-scale pyramid against the numbers its paper states."""
 
 import torch
 from torch import nn

@@ -73,7 +73,7 @@ def volumes() -> dict[str, list]:
 
 
 def write_series(path: Path, image: Path, frames: int) -> np.ndarray:
-    """A 4-D file of an image that moves from frame to frame; returns it, (frame, k, j, i)."""
+    """A 4D file of an image that moves from frame to frame; returns it, (frame, k, j, i)."""
     one = nibabel.load(image)
     array = one.get_fdata().astype(np.float32)
     series = np.stack([np.roll(array, 2 * number, axis=1) for number in range(frames)], axis=-1)

@@ -72,7 +72,7 @@ def turn_into_nnunet(folder: Path, regions: dict[str, Sequence[int]], order: Seq
 
 
 def decathlon(folder: Path, cases: int = 3, channels: Sequence[str] = ("MRI",), **more) -> Path:
-    """``case_0``, ``case_1``, ... with the labels 1 and 2; several channels in one 4-D file."""
+    """``case_0``, ``case_1``, ... with the labels 1 and 2; several channels in one 4D file."""
     entries = []
     for number in range(cases):
         arrays = [image(100 * number + channel) for channel in range(len(channels))]

@@ -61,7 +61,7 @@ def test_files_say_the_same_and_the_page_holds_everything(predictions, data_set,
     # Five metrics, Dice by volume, a plot of agreement a segment; six pictures.
     assert page.count("data:image/svg+xml;base64,") == 8 and page.count("data:image/png;base64,") == 6
     assert 'src="http' not in page and "href=" not in page and "<script" not in page
-    for name in (*SEGMENTS, *evaluation.cases, "95 % interval"):
+    for name in (*SEGMENTS, *evaluation.cases, "95% interval"):
         assert name in page
 
 

@@ -143,7 +143,7 @@ def plan_of_kind(data_set, kind):
 
 @pytest.mark.parametrize("kind", ["labels", "regions"])
 def test_what_is_found_in_vain_still_costs_at_the_end_of_eq_14(kind, data_set):
-    """Where the losses but the boundary loss weigh 1 %, a window teaches that a segment is not there."""
+    """Where the losses but the boundary loss weigh 1%, a window teaches that a segment is not there."""
     plan, outputs = plan_of_kind(data_set, kind), 3 if kind == "labels" else 2
     training = SegmentationTraining(plan)
     target = torch.zeros(1, 2, 16, 16, 16)

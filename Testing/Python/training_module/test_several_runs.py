@@ -182,7 +182,7 @@ def test_two_runs_are_compared(here: TrainingDriver, runs: list[Path]) -> None:
     assert not table.isHidden() and ui.resultsStatusLabel.text.startswith("A: run-1. B: run-2.")
     rows = [[table.item(row, column).text() for column in range(6)] for row in range(table.rowCount)]
     assert rows[0] == ["Dice", "A", "0.750", "0.850", "-0.100", "0.031"]
-    assert "6 cases; 95 % interval" in table.item(0, 0).toolTip()
+    assert "6 cases; 95% interval" in table.item(0, 0).toolTip()
     # It is no longer shown next to another choice.
     here.check_runs()
     assert table.isHidden()
