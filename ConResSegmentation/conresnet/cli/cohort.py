@@ -285,10 +285,13 @@ def _device(name: str, workers: Mapping[str, int]) -> str:
         name: the device that was asked for.
         workers: as in ``Job``. Workers that we started have a number as their name, which they keep if restarted.
     """
+    import torch
     from distributed import get_worker
 
     from conresnet.inference.devices import device_of_process
 
+    if torch.cuda.device_count() < 2:
+        return name
     worker = get_worker()
     number = worker.name if isinstance(worker.name, int) else workers.get(worker.address)
     return name if number is None else device_of_process(name, number)
