@@ -111,8 +111,9 @@ def test_threads_are_as_before_afterwards():
     assert torch.get_num_threads() == before
 
 
-def test_threads_hold_for_itk_too():
+def test_threads_hold_for_itk_too(monkeypatch):
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    monkeypatch.setattr("os.cpu_count", lambda: before + 1)
     with using_threads(before + 1):
         assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == before + 1
     assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == before
