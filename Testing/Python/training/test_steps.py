@@ -171,17 +171,19 @@ def test_gradients_are_clipped_without_their_scale(planned, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_fused_updates_are_those_of_the_plain_loop(planned, tmp_path, monkeypatch, optimizer):
-    """On average, since Adam makes much of the last bits of a gradient that is almost 0, more on some processors."""
     plan = planned(f"training.optimizer={optimizer}")
     samples, weights = Samples(plan), []
     for steps, devices in ((0, ()), (5, ("cpu",)), (5, ())):
         monkeypatch.setattr(loop, "FUSED", devices)
         made = loop_of(plan, tmp_path, samples)
+        if optimizer == "adam":
+            # With its usual 1e-8, Adam makes much of the last bits of a gradient that is almost 0.
+            made.bare_optimizer.param_groups[0]["eps"] = 1e-3
         make_steps(made, samples, steps)
         assert bool(made.bare_optimizer.param_groups[0]["fused"]) == bool(devices)
         weights.append(flat(made.training.network.state_dict()))
     begun, fused, plain = weights
-    assert (fused - plain).abs().mean() < 0.05 * (plain - begun).abs().mean()
+    assert (fused - plain).abs().mean() < 0.01 * (plain - begun).abs().mean()
 
 
 def test_checkpoint_of_another_kind_of_update_is_continued_by_that_of_the_device(data_set, tmp_path, monkeypatch):
