@@ -223,10 +223,6 @@ ENGINE: dict[str, str] = {
     "weights-left-over": _(
         "{source} has the tensor {tensor}, which the network does not have; get a fresh copy of the model."
     ),
-    "coarse-pass-empty": _(
-        "The coarse pass of {model} found nothing in this case, so the result is empty. Check that the image shows "
-        "what the model segments, or draw an ROI around it."
-    ),
     "map-unknown": _("Unknown map {map}; choose from {known}."),
     "map-unavailable": _("The model {model} has no {map} map; it has {available}."),
     # Files of a package
@@ -357,7 +353,10 @@ ENGINE: dict[str, str] = {
     "segment-dropped": _(
         "Nothing is left of {segment}: every piece of it is smaller than {volume} mL. Choose a smaller volume."
     ),
-    "warn-nothing-found": _("The model found nothing in this image."),
+    "warn-nothing-found": _(
+        "The model found nothing in this image. Check that the image shows what the model segments, or draw an ROI "
+        "around it."
+    ),
     "warn-nothing-in-roi": _("The model found nothing in the ROI; move it onto the structure, or make it larger."),
     "warn-volume-unusual": _(
         "{segment} measures {volume} mL; in the training labels, it measured {low} to {high} mL. Check whether the "

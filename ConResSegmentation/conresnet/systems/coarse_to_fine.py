@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from conresnet.messages import sentence
 from conresnet.package.schema import dump, field
 from conresnet.systems import PlannedArguments, Stage, System, register_system
 
@@ -99,7 +98,7 @@ class CoarseToFine(System):
         inference, arguments = description.inference, Arguments(**description.system.arguments)
         self._coarse = SingleNetwork(package, 0, mirror_axes=())
         self._fine = SingleNetwork(package, 1)
-        self._output, self._title, self._arguments = description.output, description.title, arguments
+        self._output, self._arguments = description.output, arguments
         self.predictors = [self._coarse, self._fine]
         self.networks = [network for predictor in self.predictors for network in predictor.networks]
         self.maps = self._fine.maps
@@ -162,7 +161,6 @@ class CoarseToFine(System):
         found.drop_small_components(wanted.smallest_component)
         box = crop(found.labels, wanted.margin)
         if box is None:
-            passes.warn(sentence("coarse-pass-empty", {"model": self._title}))
             return
         into_box = DeCrop(passes.results, box)
         windows = _windows(passes.tiling, wanted.fine_windows)

@@ -137,6 +137,6 @@ def test_the_liver_of_a_real_ct_is_found_and_it_is_said_where_nothing_is(
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=repository / "ConResSegmentation")
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     assert [one["name"] for one in report["passes"]] == ["coarse"]
-    assert report["warnings"] == done.stderr.splitlines() and "found nothing in this case" in done.stderr
+    assert report["warnings"] == done.stderr.splitlines() and "found nothing in this image" in done.stderr
     assert "liver 0.00 mL" in done.stdout
     assert not np.asarray(nibabel.load(output / "segmentation.nii.gz").dataobj).any()
