@@ -83,7 +83,8 @@ def _speed(progress: Progress) -> list[str]:
         return []
     point, texts = progress.points[-1], []
     if point.get("samples_per_second"):
-        texts.append(_("{count:.1f} samples/s").format(count=point["samples_per_second"]))
+        # A large network on a CPU needs many seconds for a sample.
+        texts.append(_("{count:g} samples/s").format(count=float(f"{point['samples_per_second']:.2g}")))
     if point.get("gpu_memory"):
         texts.append(_("{memory:.1f} GB of GPU memory").format(memory=point["gpu_memory"] / 1e9))
     return texts

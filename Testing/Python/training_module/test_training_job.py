@@ -32,13 +32,13 @@ def write_run(folder: Path, **step: object) -> Path:
 
 
 def test_a_run_on_another_computer_is_followed_until_it_falls_silent(training: TrainingDriver, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", samples_per_second=3.25, gpu_memory=2_100_000_000)
+    run = write_run(tmp_path / "run", samples_per_second=0.0416, gpu_memory=2_100_000_000)
     training.ui.runPathEdit.currentPath = str(run)
     training.settle()
     assert training.state == "training"
     text = training.ui.runStatusLabel.text
     assert text == (
-        "Step 10 of 100; about 3 min left; 3.2 samples/s; 2.1 GB of GPU memory; Dice 0.800, best 0.800; on cluster-7."
+        "Step 10 of 100; about 3 min left; 0.042 samples/s; 2.1 GB of GPU memory; Dice 0.800, best 0.800; on cluster-7."
     )
     assert training.ui.progressBar.value == 100 and training.ui.stopButton.enabled
     # Its process is out of reach: a second click asks it again, and kills nothing.
