@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.files import make_folder, replacing
-from conresnet_training.check.cases import ERROR, WARNING, CaseReport, SetReport, Tile
+from conresnet_training.check import ERROR, WARNING, CaseReport, SetReport, Tile
 from conresnet_training.reporting import GOLDEN_RATIO, bright_colors, product
 from conresnet_training.reporting.drawing import INK, data_uri, fill_template, outline, plot_name, style_axes, to_png
 

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from conresnet_training.check import cases
+from conresnet.images.files import read_image
 from conresnet_training.cli.main import main
 from peak_memory import REASON
 from training.data_folders import (
@@ -199,14 +199,13 @@ def test_set_without_any_labeled_voxel_cannot_be_trained_on(check, tmp_path):
 
 def test_file_at_which_a_library_fails_is_an_error_of_its_case_alone(check, tmp_path, monkeypatch):
     folder = decathlon(tmp_path / "set")
-    original = cases.read_image
 
     def broken(path):
         if path.name == "case_1.nii.gz":
             raise OverflowError("memory mapped length must be positive")
-        return original(path)
+        return read_image(path)
 
-    monkeypatch.setattr(cases, "read_image", broken)
+    monkeypatch.setattr("conresnet_training.check.read_image", broken)
     checked = check(folder)
     assert checked.status == 2 and checked.codes == {"case_1": [("error", "case-unreadable")]}
     assert checked.lines[-1] == "2 of 3 cases are fine."
