@@ -1,63 +1,26 @@
-"""Settings of the augmentation, and random changes of geometry, applied in one resampling.
+"""Random changes of training samples: geometry in one resampling, and intensities.
 
 MONAI has a transform for each rotation, scale, bend and flip, but each resamples the window again, image and label
-separately, and sees nothing outside of it; that took half of the time of a sample.
-`conresnet_training.data.sample_changes` has the changes of intensities, which need MONAI. Plans are made without it.
+separately, and sees nothing outside of it; that took half of the time of a sample. Most intensity changes come from
+MONAI. Added here are the field of a receiver coil, skull stripping, and the couch, cushion or mask around the patient
+in a real scan.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from monai import transforms as mt
+from monai.data import set_track_meta
+from monai.transforms import RandBiasField
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from torch import Tensor
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, max_pool3d
+
+from conresnet_training.planning.plan import Augmentation
 
 AXES = {"S": 0, "H": 1, "W": 2}
-
-
-class Augmentation(BaseModel):
-    """The strength of each random change; 0 turns a change off.
-
-    The paper flips along all three axes and scales. Only flips from left to right keep the anatomy plausible; the plan
-    names that axis. If segments are named for a side, the plan has no flips, or lists the pairs of segments that trade
-    places in a mirror image.
-    """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="axes to flip along: any of S, H and W")
-    swapped_segments: list[tuple[str, str]] = Field(
-        default=[], description="pairs of segments, such as left and right, that trade places in a mirror image"
-    )
-    scaling: float = Field(
-        default=0.2, ge=0, lt=1, description="largest fraction by which samples are enlarged or reduced"
-    )
-    rotation_degrees: float = Field(default=15, ge=0, le=180)
-    quarter_turns: bool = Field(
-        default=False, description="also rotate by 0, 90, 180 or 270 degrees about each axis, as in ResDSN's paper"
-    )
-    elastic: float = Field(
-        default=0, ge=0, lt=0.5, description="bending: how much wider or narrower each quarter of an axis gets"
-    )
-    brightness: float = Field(default=0.3, ge=0, description="shift in standard deviations")
-    contrast: float = Field(default=0.3, ge=0, lt=1, description="scale, and exponent of a gamma curve")
-    noise: float = Field(default=0.15, ge=0, description="standard deviation")
-    bias_field: float = Field(default=0, ge=0, description="largest coefficient of a smooth field, as from a coil")
-    isolation: float = Field(
-        default=0, ge=0, le=1, description="share of samples with air around the labels, as after skull stripping"
-    )
-    couch_and_mask: float = Field(
-        default=0,
-        ge=0,
-        le=1,
-        description="share of samples with a couch, cushion or mask painted into air that is all of one value",
-    )
-    coarsening: float = Field(
-        default=0.5, gt=0, le=1, description="lowest simulated resolution, as a fraction of the image's own"
-    )
 
 
 @dataclass(frozen=True)
@@ -218,3 +181,238 @@ def _linear(length: int, nodes: int) -> Tensor:
 def _sample(array: Tensor, grid: Tensor, mode: str) -> Tensor:
     """(C, S, H, W) of the grid's size."""
     return grid_sample(array[None], grid[None], mode=mode, padding_mode="zeros", align_corners=False)[0]
+
+
+# Shares of the samples that are rotated and scaled, bent, and flipped along each axis.
+TURNED_SHARE, BENT_SHARE, FLIPPED_SHARE = 0.8, 0.3, 0.5
+BENT_CELLS = 4
+FIELD_DEGREE = 3
+# A window with a smaller labeled share has too few voxels for normalization.
+SMALLEST_SHARE = 0.02
+# Voxels that simulated skull stripping leaves around the labels.
+LARGEST_MARGIN = 2
+
+# MONAI's tensors with metadata take more time than most of these transforms.
+set_track_meta(False)
+
+
+class SampleChanges:
+    """Draws the random changes of a sample.
+
+    Args:
+        settings: how strong they are.
+        spacing: voxel size (S, H, W) in mm. Defaults to cubes.
+    """
+
+    def __init__(self, settings: Augmentation, spacing: Sequence[float] | None = None):
+        self.settings, self.spacing = settings, tuple(spacing or (1, 1, 1))
+        self.flip_axes = [AXES[axis] for axis in settings.flip_axes]
+        self.intensity = _intensity_transforms(settings)
+
+    def draw_warp(self, window: Sequence[int], random: np.random.Generator) -> Warp:
+        """Draw random geometry for a window (S, H, W)."""
+        settings, turn, bends = self.settings, None, (0, 0, 0)
+        if (settings.rotation_degrees or settings.scaling) and random.random() < TURNED_SHARE:
+            turn = draw_turn(settings.rotation_degrees, settings.scaling, self.spacing, random)
+        if settings.quarter_turns:
+            turn = draw_quarter_turns(self.spacing, random) @ (np.eye(3) if turn is None else turn)
+        if settings.elastic and random.random() < BENT_SHARE:
+            turn = np.eye(3) if turn is None else turn
+            bends = tuple(draw_bend(length, BENT_CELLS, settings.elastic, random) for length in window)
+        flips = tuple(axis for axis in self.flip_axes if random.random() < FLIPPED_SHARE)
+        return Warp(tuple(window), turn, bends, flips)
+
+    def change_intensities(self, image: Tensor, label: Tensor, random: np.random.Generator) -> Tensor:
+        """Change the intensities of an image (C, S, H, W) with a label map (S, H, W)."""
+        if self.settings.isolation and random.random() < self.settings.isolation:
+            image = isolated(image, label, int(random.integers(LARGEST_MARGIN + 1)))
+        if self.settings.couch_and_mask and random.random() < self.settings.couch_and_mask:
+            image = paint_couch_and_mask(image, self.spacing, random)
+        # MONAI uses numpy's legacy generators; creating one per transform took longer than most transforms.
+        state = np.random.RandomState(random.bit_generator)
+        for transform in self.intensity:
+            image = transform.set_random_state(state=state)(image)
+        return image
+
+
+class EachChannel(mt.Randomizable):
+    """A change that is drawn separately for each channel, because the sequences of a scan vary independently.
+
+    Args:
+        change: transform of an image of one channel.
+    """
+
+    def __init__(self, change: mt.RandomizableTransform):
+        self.change = change
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> "EachChannel":
+        """As in MONAI."""
+        self.change.set_random_state(seed, state)
+        return self
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Apply the change to each channel of an image (C, S, H, W)."""
+        return torch.cat([self.change(channel[None]) for channel in image])
+
+
+def _intensity_transforms(settings: Augmentation) -> list[mt.Randomizable]:
+    steps: list[mt.Randomizable] = []
+    if settings.coarsening < 1:
+        steps.append(mt.RandGaussianSmooth(prob=0.1, **{f"sigma_{axis}": (0.3, 0.9) for axis in "xyz"}))
+        # "nearest", MONAI's default, takes voxels from one side and so shifts the image off its labels.
+        steps.append(
+            mt.RandSimulateLowResolution(prob=0.2, downsample_mode="area", zoom_range=(settings.coarsening, 1.0))
+        )
+    if settings.bias_field:
+        steps.append(RandCoilField(settings.bias_field))
+    if settings.contrast:
+        exponents = (1 - settings.contrast, 1 / (1 - settings.contrast))
+        steps.append(EachChannel(mt.RandAdjustContrast(prob=0.3, gamma=exponents)))
+        steps.append(EachChannel(mt.RandScaleIntensity(prob=0.5, factors=settings.contrast)))
+    if settings.brightness:
+        steps.append(EachChannel(mt.RandShiftIntensity(prob=0.5, offsets=settings.brightness)))
+    if settings.noise:
+        steps.append(mt.RandGaussianNoise(prob=0.2, std=settings.noise))
+    return steps
+
+
+class RandCoilField(RandBiasField):
+    """A smooth field of brightness, as from a receiver coil. The smallest value, air, does not change.
+
+    MONAI's transform multiplies the values themselves, which after a z-score would darken dark tissue near the coil.
+    """
+
+    def __init__(self, largest: float):
+        super().__init__(degree=FIELD_DEGREE, coeff_range=(-largest, largest), prob=0.5)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Apply a random field to an image (C, S, H, W)."""
+        air = image.amin((1, 2, 3), keepdim=True)
+        return super().__call__(image - air) + air
+
+
+def isolated(image: Tensor, label: Tensor, margin: int) -> Tensor:
+    """Set everything but the labels to air and normalize again, like a skull-stripped head.
+
+    Args:
+        image: (C, S, H, W).
+        label: (S, H, W), 0 for background.
+        margin: voxels around the labels that are kept.
+
+    Returns:
+        (C, S, H, W); ``image`` itself if hardly anything in it is labeled.
+    """
+    kept = (label > 0).float()[None]
+    if margin:
+        kept = max_pool3d(kept, 2 * margin + 1, stride=1, padding=margin)
+    kept = kept[0] > 0
+    if kept.float().mean() < SMALLEST_SHARE:
+        return image
+    inside = image[:, kept]
+    deviation, mean = torch.std_mean(inside, dim=1)
+    stripped = torch.where(kept, image, image.amin((1, 2, 3), keepdim=True))
+    return (stripped - mean.view(-1, 1, 1, 1)) / deviation.clamp(min=1e-3).view(-1, 1, 1, 1)
+
+
+# Shares of the painted samples that get a mask, a couch, and a cushion between body and couch.
+MASK_SHARE, COUCH_SHARE, CUSHION_SHARE = 0.6, 0.7, 0.5
+# A couch is usually below or above the body along H; along W it is next to it, as arm rests are.
+ALONG_W_SHARE = 0.15
+# Brightness as a share of the way from air to the median of the body; one shell in ten is as bright as metal.
+SHELL_LEVELS, CUSHION_LEVELS, METAL_LEVELS, METAL_SHARE = (0.1, 1.5), (0.02, 0.8), (1.5, 4.0), 0.1
+# Millimeters.
+MASK_GAP, MASK_THICKNESS = (0.0, 15.0), (1.5, 6.0)
+COUCH_GAP, COUCH_THICKNESS, COUCH_HEIGHT = (0.0, 25.0), (2.0, 20.0), (15.0, 70.0)
+# With less air than this, there is no room to paint in.
+LEAST_AIR = 0.03
+
+
+def paint_couch_and_mask(image: Tensor, spacing: Sequence[float], random: np.random.Generator) -> Tensor:
+    """Paint a random couch, cushion and mask into the air around the body.
+
+    Air is the image's smallest value, as in data sets in which everything outside the body was set to one value. Other
+    images are returned unchanged, and so are windows that show hardly any air. Labels need no change, because nothing
+    inside the body does.
+
+    Args:
+        image: (C, S, H, W); S is the patient's long axis.
+        spacing: voxel size (S, H, W) in mm.
+        random: source of all random numbers.
+
+    Returns:
+        (C, S, H, W): a new tensor, or ``image`` itself.
+    """
+    body = body_of(image[0].numpy())
+    if not body.any() or (~body).mean() < LEAST_AIR:
+        return image
+    levels = np.zeros(body.shape, np.float32)
+    has_mask, has_couch = random.random() < MASK_SHARE, random.random() < COUCH_SHARE
+    if has_mask or not has_couch:
+        np.maximum(levels, _mask(body, spacing, random), out=levels)
+    if has_couch:
+        np.maximum(levels, _couch(body, spacing, random), out=levels)
+    levels[body] = 0
+    painted = torch.from_numpy(levels)
+    inside = image[:, torch.from_numpy(body)]
+    air = image.amin((1, 2, 3))
+    contrast = inside.median(dim=1).values - air
+    surroundings = air[:, None, None, None] + contrast[:, None, None, None] * painted
+    # Clipping makes metal no brighter than the brightest that the model can see.
+    surroundings = torch.minimum(surroundings, image.amax((1, 2, 3), keepdim=True))
+    return torch.where(painted > 0, surroundings, image)
+
+
+def body_of(image: np.ndarray) -> np.ndarray:
+    """Body mask (S, H, W) of an image (S, H, W): everything but air, holes in axial slices filled."""
+    air = image.min()
+    body = image > air + 1e-5 * (image.max() - air)
+    return np.stack([binary_fill_holes(plane) for plane in body])
+
+
+def _mask(body: np.ndarray, spacing: Sequence[float], random: np.random.Generator) -> np.ndarray:
+    """A thin shell at an even distance from the skin, all around or on one side only, as levels (S, H, W)."""
+    distance = distance_transform_edt(~body, sampling=spacing)
+    gap, thickness = random.uniform(*MASK_GAP), random.uniform(*MASK_THICKNESS)
+    in_plane = (spacing[1] + spacing[2]) / 2
+    shell = _plate(distance - in_plane, gap, thickness, in_plane) * _level(random)
+    half = random.integers(3)
+    if half < 2:
+        middle = int(np.argwhere(body.any((0, 2))).mean())
+        shell[:, slice(None, middle) if half else slice(middle, None)] = 0
+    return shell.astype(np.float32)
+
+
+def _couch(body: np.ndarray, spacing: Sequence[float], random: np.random.Generator) -> np.ndarray:
+    """An upper and a lower plate that the body lies on, with or without a cushion, as levels (S, H, W)."""
+    axis = 2 if random.random() < ALONG_W_SHARE else 1
+    occupied = np.flatnonzero(body.any((0, 3 - axis)))
+    positions = np.arange(body.shape[axis]) * float(spacing[axis])
+    # Distance outward from the body's outermost voxel, on one side of it or on the other.
+    if random.random() < 0.5:
+        outward = positions - positions[occupied[-1]] - spacing[axis]
+    else:
+        outward = positions[occupied[0]] - positions - spacing[axis]
+    top, thickness = random.uniform(*COUCH_GAP), random.uniform(*COUCH_THICKNESS)
+    upper = _plate(outward, top, thickness, spacing[axis]) * _level(random)
+    lower = _plate(outward, top + random.uniform(*COUCH_HEIGHT), thickness, spacing[axis]) * _level(random)
+    filling = random.uniform(*CUSHION_LEVELS) * (outward > top) if random.random() < 0.5 else 0
+    profile = np.maximum(np.maximum(upper, lower), filling)
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    levels = np.broadcast_to(profile.reshape(shape), body.shape).copy()
+    if random.random() < CUSHION_SHARE:
+        reach = spacing[axis] * random.integers(2, 12)
+        below = np.broadcast_to(((outward < top) & (outward > -reach)).reshape(shape), body.shape)
+        texture = 1 + 0.2 * random.standard_normal(body.shape)
+        levels = np.where(below, np.maximum(levels, random.uniform(*CUSHION_LEVELS) * texture), levels)
+    return np.maximum(levels, 0).astype(np.float32)
+
+
+def _plate(distance: np.ndarray, begin: float, thickness: float, voxel: float) -> np.ndarray:
+    """Share of each voxel, ``voxel`` mm long, filled by a plate from ``begin`` to ``begin + thickness``."""
+    overlap = np.minimum(distance + voxel / 2, begin + thickness) - np.maximum(distance - voxel / 2, begin)
+    return np.clip(overlap / voxel, 0, 1)
+
+
+def _level(random: np.random.Generator) -> float:
+    return random.uniform(*(METAL_LEVELS if random.random() < METAL_SHARE else SHELL_LEVELS))

@@ -17,10 +17,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from conresnet_training.data.augmentation import Warp
+from conresnet_training.data.augmentation import SampleChanges, Warp
 from conresnet_training.data.label_maps import OVERSAMPLING, LabelPlaces
 from conresnet_training.data.preparation import TrainingCase
-from conresnet_training.data.sample_changes import SampleChanges
 from conresnet_training.data.synthesis import Synthesizer, target_places
 from conresnet_training.training.losses import signed_distances
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from conresnet.errors import UserError
@@ -25,37 +24,12 @@ from conresnet.images.grid import Volume
 from conresnet.intensity import split_steps
 from conresnet.intensity.fitting import apply, measure
 from conresnet_training.data.label_maps import OVERSAMPLING, Tissues
+from conresnet_training.planning.plan import Plan, Synthesis
 
 # Random values of the whole image to which the model's intensity steps are fitted.
 _MEASURED = 16_384
 _BIAS_NODES = (2, 5)
 _NARROWEST, _WIDEST = 0.01, 0.10
-
-
-class Synthesis(BaseModel):
-    """How images are synthesized from label maps; 0 turns a part off. Intensities are on a scale from 0 to 1."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    image_share: float = Field(default=0.3, ge=0, le=1, description="share of samples from cases that have images")
-    known_contrasts: float = Field(
-        default=0.5, ge=0, le=1, description="share of synthesized samples with a contrast that the data set describes"
-    )
-    known_variation: float = Field(
-        default=0.06, ge=0, description="standard deviation of a label's mean around that of a known contrast"
-    )
-    stripped: float = Field(default=0.3, ge=0, le=1, description="share without the labels around the organ")
-    bending: float = Field(default=3.0, ge=0, description="standard deviation of smooth displacements, in mm")
-    bending_cell: float = Field(default=25.0, gt=0, description="distance of independent displacements, in mm")
-    bias_field: float = Field(default=0.3, ge=0, description="standard deviation of the logarithm of a smooth field")
-    gamma: float = Field(default=0.25, ge=0, description="standard deviation of the logarithm of gamma")
-    blur: float = Field(default=1.0, ge=0, description="largest standard deviation of a blur, in voxels")
-    thick_slices: float = Field(default=0.3, ge=0, le=1, description="share with thick slices across a random axis")
-    thickest: float = Field(default=5.0, gt=0, description="thickness of the thickest slices, in mm")
-    noise: float = Field(default=0.05, ge=0, description="largest standard deviation")
-    normalization: float = Field(
-        default=0.2, ge=0, lt=1, description="how far scale and shift are off after the model's intensity steps"
-    )
 
 
 @dataclass(frozen=True)
@@ -224,6 +198,22 @@ class Synthesizer:
             rows = F.conv1d(padded.movedim(0, 1), kernel.view(1, 1, -1)).reshape(rows.shape)
             image = rows.movedim(-1, axis)
         return image.contiguous()
+
+
+def synthesizer_of(plan: Plan, tissues: Tissues | None) -> Synthesizer | None:
+    """What makes the plan's images of label maps; None where every case has images.
+
+    Raises:
+        UserError: ``synthesis-missing`` where the plan does not say how, ``synthesis-spacing``, ``synthesis-filters``.
+    """
+    if tissues is None:
+        return None
+    if plan.synthesis is None:
+        raise UserError("synthesis-missing")
+    if plan.model.preparation.spacing is None:
+        raise UserError("synthesis-spacing")
+    inputs = [steps for item in plan.model.inputs for steps in item.channels]
+    return Synthesizer(tissues, plan.synthesis, inputs, plan.model.preparation.spacing)
 
 
 def target_places(values: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from conresnet.result_folder import SEGMENTATION_FILE
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import check_expected, on_image_grid, read_label
 from conresnet_training.data.preparation import file_stem, read_case
-from conresnet_training.data.synthesis import Synthesizer
+from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
 from conresnet_training.evaluation.metrics import (
     SegmentValues,
     compare_label_maps,
@@ -34,7 +34,6 @@ from conresnet_training.evaluation.metrics import (
 from conresnet_training.evaluation.report import Measured, write_results
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.review_fit import ReviewSamples
-from conresnet_training.planning.plan import synthesizer_of
 from conresnet_training.reporting import listed, progress_bar, segment_color
 from conresnet_training.runs.packing import PackedRuns, check_agreement, pack_runs
 from conresnet_training.runs.run import FOLD_FILE, Run, held_out_of_run, open_run

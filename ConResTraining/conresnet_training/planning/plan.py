@@ -13,9 +13,6 @@ from conresnet.files import replacing
 from conresnet.package import ModelDescription, parse_description
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
-from conresnet_training.data.augmentation import Augmentation
-from conresnet_training.data.label_maps import Tissues
-from conresnet_training.data.synthesis import Synthesis, Synthesizer
 from conresnet_training.training.losses import LossKind
 
 # A plan of a hundred segments has a few thousand values, at most eight levels deep.
@@ -96,6 +93,74 @@ class Training(BaseModel):
     )
 
 
+class Augmentation(BaseModel):
+    """The strength of each random change; 0 turns a change off.
+
+    The paper flips along all three axes and scales. Only flips from left to right keep the anatomy plausible; the plan
+    names that axis. If segments are named for a side, the plan has no flips, or lists the pairs of segments that trade
+    places in a mirror image.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="axes to flip along: any of S, H and W")
+    swapped_segments: list[tuple[str, str]] = Field(
+        default=[], description="pairs of segments, such as left and right, that trade places in a mirror image"
+    )
+    scaling: float = Field(
+        default=0.2, ge=0, lt=1, description="largest fraction by which samples are enlarged or reduced"
+    )
+    rotation_degrees: float = Field(default=15, ge=0, le=180)
+    quarter_turns: bool = Field(
+        default=False, description="also rotate by 0, 90, 180 or 270 degrees about each axis, as in ResDSN's paper"
+    )
+    elastic: float = Field(
+        default=0, ge=0, lt=0.5, description="bending: how much wider or narrower each quarter of an axis gets"
+    )
+    brightness: float = Field(default=0.3, ge=0, description="shift in standard deviations")
+    contrast: float = Field(default=0.3, ge=0, lt=1, description="scale, and exponent of a gamma curve")
+    noise: float = Field(default=0.15, ge=0, description="standard deviation")
+    bias_field: float = Field(default=0, ge=0, description="largest coefficient of a smooth field, as from a coil")
+    isolation: float = Field(
+        default=0, ge=0, le=1, description="share of samples with air around the labels, as after skull stripping"
+    )
+    couch_and_mask: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="share of samples with a couch, cushion or mask painted into air that is all of one value",
+    )
+    coarsening: float = Field(
+        default=0.5, gt=0, le=1, description="lowest simulated resolution, as a fraction of the image's own"
+    )
+
+
+class Synthesis(BaseModel):
+    """How images are synthesized from label maps; 0 turns a part off. Intensities are on a scale from 0 to 1."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    image_share: float = Field(default=0.3, ge=0, le=1, description="share of samples from cases that have images")
+    known_contrasts: float = Field(
+        default=0.5, ge=0, le=1, description="share of synthesized samples with a contrast that the data set describes"
+    )
+    known_variation: float = Field(
+        default=0.06, ge=0, description="standard deviation of a label's mean around that of a known contrast"
+    )
+    stripped: float = Field(default=0.3, ge=0, le=1, description="share without the labels around the organ")
+    bending: float = Field(default=3.0, ge=0, description="standard deviation of smooth displacements, in mm")
+    bending_cell: float = Field(default=25.0, gt=0, description="distance of independent displacements, in mm")
+    bias_field: float = Field(default=0.3, ge=0, description="standard deviation of the logarithm of a smooth field")
+    gamma: float = Field(default=0.25, ge=0, description="standard deviation of the logarithm of gamma")
+    blur: float = Field(default=1.0, ge=0, description="largest standard deviation of a blur, in voxels")
+    thick_slices: float = Field(default=0.3, ge=0, le=1, description="share with thick slices across a random axis")
+    thickest: float = Field(default=5.0, gt=0, description="thickness of the thickest slices, in mm")
+    noise: float = Field(default=0.05, ge=0, description="largest standard deviation")
+    normalization: float = Field(
+        default=0.2, ge=0, lt=1, description="how far scale and shift are off after the model's intensity steps"
+    )
+
+
 class Plan(BaseModel):
     """Everything a run follows.
 
@@ -159,22 +224,6 @@ class Plan(BaseModel):
     def mirrored_segments(self) -> list[int]:
         """For each segment, in the output's order, the index of the one that it becomes in a mirror image."""
         return mirrored_segments(self.model.output.names, self.augmentation.swapped_segments)
-
-
-def synthesizer_of(plan: Plan, tissues: Tissues | None) -> Synthesizer | None:
-    """What makes the plan's images of label maps; None where every case has images.
-
-    Raises:
-        UserError: ``synthesis-missing`` where the plan does not say how, ``synthesis-spacing``, ``synthesis-filters``.
-    """
-    if tissues is None:
-        return None
-    if plan.synthesis is None:
-        raise UserError("synthesis-missing")
-    if plan.model.preparation.spacing is None:
-        raise UserError("synthesis-spacing")
-    inputs = [steps for item in plan.model.inputs for steps in item.channels]
-    return Synthesizer(tissues, plan.synthesis, inputs, plan.model.preparation.spacing)
 
 
 def write_plan(plan: Plan, path: Path) -> None:

@@ -16,11 +16,9 @@ from conresnet.networks.blocks import GROUPS
 from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION
 from conresnet.systems import PlannedArguments
 from conresnet_training.data import DataSet
-from conresnet_training.data.augmentation import Augmentation
 from conresnet_training.data.label_maps import read_label
-from conresnet_training.data.synthesis import Synthesis
 from conresnet_training.planning.memory import BATCH, Budget, Fit, fit_memory
-from conresnet_training.planning.plan import Plan, Training
+from conresnet_training.planning.plan import Augmentation, Plan, Synthesis, Training
 from conresnet_training.planning.survey import Survey, plan_inputs, side_pairs, speak_of_sides, survey, words_of
 from conresnet_training.planning.systems import (
     DEFAULT,

@@ -24,11 +24,11 @@ from conresnet.inference.devices import Backend, choose_backend, is_out_of_memor
 from conresnet.inference.windows import MULTIPLE
 from conresnet.systems.predictors import load_network
 from conresnet_training.data import Case, DataSet
+from conresnet_training.data.augmentation import SampleChanges
 from conresnet_training.data.preparation import TrainingCase, prepare_case, prepare_label_map
-from conresnet_training.data.sample_changes import SampleChanges
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples, TrainingSamples
-from conresnet_training.data.synthesis import Synthesizer
-from conresnet_training.planning.plan import Plan, synthesizer_of
+from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
+from conresnet_training.planning.plan import Plan
 from conresnet_training.reporting import listed, product
 from conresnet_training.runs.reports import SilentReports, reporting
 from conresnet_training.runs.run import (

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.ndimage import affine_transform
 
-from conresnet_training.data.augmentation import Augmentation, Warp, draw_bend, draw_turn
-from conresnet_training.data.sample_changes import RandCoilField, SampleChanges, isolated
+from conresnet_training.data.augmentation import RandCoilField, SampleChanges, Warp, draw_bend, draw_turn, isolated
+from conresnet_training.planning.plan import Augmentation
 
 WINDOW = (10, 16, 12)
 CORNER = np.array([6, 5, 7])

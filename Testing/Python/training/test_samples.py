@@ -9,11 +9,11 @@ import psutil
 import pytest
 import torch
 
-from conresnet_training.data.augmentation import Augmentation
+from conresnet_training.data.augmentation import SampleChanges
 from conresnet_training.data.label_maps import LabelPlaces, index_of_labels
 from conresnet_training.data.preparation import TrainingCase
-from conresnet_training.data.sample_changes import SampleChanges
 from conresnet_training.data.samples import Sampling, StepSamples, TrainingSamples
+from conresnet_training.planning.plan import Augmentation
 from conresnet_training.training.losses import signed_distances
 
 WINDOW = (8, 16, 8)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from conresnet_training.data import sample_changes
-from conresnet_training.data.augmentation import Augmentation
-from conresnet_training.data.sample_changes import SampleChanges, body_of, paint_couch_and_mask
+from conresnet_training.data import augmentation
+from conresnet_training.data.augmentation import SampleChanges, body_of, paint_couch_and_mask
+from conresnet_training.planning.plan import Augmentation
 
 SPACING = (3.0, 4.5, 4.5)
 AIR = (0.0, -2.0)
@@ -52,14 +52,14 @@ def test_both_channels_show_the_same_objects(image):
 def test_masks_follow_the_skin_and_couches_reach_the_sides(image, monkeypatch):
     body = body_of(image[0].numpy())
     rows = np.flatnonzero(body.any((0, 2)))
-    monkeypatch.setattr(sample_changes, "COUCH_SHARE", 0)
+    monkeypatch.setattr(augmentation, "COUCH_SHARE", 0)
     for found in painted(image, 30):
         away = np.argwhere((found[0] != image[0]).numpy())
         distance = np.hypot(*(away[:, 1:] - [16, 20]).T) - 9
         assert distance.min() > -1 and distance.max() * 4.5 < 15 + 6 + 3 * 4.5
-    monkeypatch.setattr(sample_changes, "COUCH_SHARE", 1)
-    monkeypatch.setattr(sample_changes, "MASK_SHARE", 0)
-    monkeypatch.setattr(sample_changes, "ALONG_W_SHARE", 0)
+    monkeypatch.setattr(augmentation, "COUCH_SHARE", 1)
+    monkeypatch.setattr(augmentation, "MASK_SHARE", 0)
+    monkeypatch.setattr(augmentation, "ALONG_W_SHARE", 0)
     sides = set()
     for found in painted(image, 60):
         full = ((found[0] != image[0]) | torch.from_numpy(body)).numpy().all(axis=(0, 2))

@@ -18,14 +18,13 @@ from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
 from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
-from conresnet_training.data.augmentation import Augmentation, Warp, draw_turn
+from conresnet_training.data.augmentation import SampleChanges, Warp, draw_turn
 from conresnet_training.data.label_maps import OVERSAMPLING
 from conresnet_training.data.preparation import prepare_label_map, read_case
-from conresnet_training.data.sample_changes import SampleChanges
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples
-from conresnet_training.data.synthesis import Synthesis, Synthesizer, target_places
+from conresnet_training.data.synthesis import Synthesizer, target_places
 from conresnet_training.planning.memory import Budget
-from conresnet_training.planning.plan import Plan, read_plan, with_settings
+from conresnet_training.planning.plan import Augmentation, Plan, Synthesis, read_plan, with_settings
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.runs.run import read_checkpoint, start_run
 from conresnet_training.training.trainer import fit
