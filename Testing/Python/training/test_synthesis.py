@@ -395,8 +395,8 @@ def test_one_residual_for_all_segments_can_be_described(plan):
 
 
 def test_the_recipes_data_set_numbers_regions_as_freesurfer_does(repository: Path):
-    recipes = repository / "ConResTraining" / "conresnet_training" / "recipes"
-    spec = importlib.util.spec_from_file_location("brain_structures_data", recipes / "brain_structures_data.py")
+    maker = repository / "Utilities" / "make_brain_structures_data.py"
+    spec = importlib.util.spec_from_file_location(maker.stem, maker)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     muse = np.zeros((12, 3, 3), np.uint8)
@@ -404,7 +404,7 @@ def test_the_recipes_data_set_numbers_regions_as_freesurfer_does(repository: Pat
     muse[:2], muse[2:4], muse[4:8], muse[8:10], muse[10:] = 60, 101, 95, 100, 59
     found = script.renumbered(muse)[:, 0, 0].tolist()
     assert found == [10, 10, 3, 3, 2, 2, 41, 41, 42, 42, 49, 49]
-    plan = read_plan(recipes / "brain-structures.yaml")
+    plan = read_plan(repository / "ConResTraining" / "conresnet_training" / "recipes" / "brain-structures.yaml")
     described_segments = script.description()["segments"]
     assert described_segments == plan.targets
     for item in plan.model.output.segments:

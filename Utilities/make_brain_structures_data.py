@@ -1,6 +1,6 @@
-"""Makes the data set of brain-structures.yaml from SynthSeg's label maps and from IXI heads with labels from DLMUSE.
+"""Make the data set of brain-structures.yaml from SynthSeg's label maps and from IXI heads with labels from DLMUSE.
 
-Usage: python brain_structures_data.py SynthSeg_labelmaps IXI_T1_2mm_tissue OUTPUT
+Usage: python make_brain_structures_data.py SynthSeg_labelmaps IXI_T1_2mm_tissue OUTPUT
 """
 
 import json
