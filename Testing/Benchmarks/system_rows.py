@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from changed_plan import change_system
 from peer_networks import PEERS, with_peer
 
 from conresnet.errors import UserError
@@ -13,7 +14,7 @@ from conresnet.package.segments import Segment
 from conresnet_training.data import DataSet
 from conresnet_training.planning.plan import Plan, with_settings
 from conresnet_training.planning.planner import labeled_masks
-from conresnet_training.planning.systems import SYSTEMS, change_system
+from conresnet_training.planning.systems import SYSTEMS
 from conresnet_training.reporting import segment_color
 
 CONRESNET, BASELINE = "conresnet", "conresnet-baseline"

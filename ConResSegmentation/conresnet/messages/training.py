@@ -105,10 +105,6 @@ TRAINING: dict[str, str] = {
     "output-in-data": _("{path} is inside the data set's folder, which is never modified. Choose another --output."),
     # Planning
     "plan-system-unknown": _("There is no system {system}; the closest match is {nearest}."),
-    "system-unchangeable": _(
-        "The plan {title} prepares the images for its own system; make a new plan for {system} from the data, or "
-        "change a plan of ConResNet."
-    ),
     "spacing-unknown": _(
         "The plan keeps the spacing of every image, so there is no spacing to double; make a plan with a fixed spacing."
     ),

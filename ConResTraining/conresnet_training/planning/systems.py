@@ -16,21 +16,17 @@ import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conresnet.errors import UserError
 from conresnet.networks import (
     NetworkDeclaration,
-    all_arguments,
     declared_network,
     network_class,
     network_names,
     provided_outputs,
 )
 from conresnet.systems import PlannedArguments, System, declared_system, system_names
-
-if TYPE_CHECKING:
-    from conresnet_training.planning.plan import Plan
 
 DEFAULT = "conresnet"
 # Batches of fewer samples say too little about a batch's mean and variance.
@@ -210,11 +206,6 @@ def _inner(kind: str, arguments: Mapping[str, Any]) -> str:
     return _inner(arguments[wraps]["type"], arguments[wraps]["arguments"]) if wraps else kind
 
 
-def _changes_images(system: str, network: str, arguments: Mapping[str, Any]) -> bool:
-    is_changed_by_system = declared_system(system).plan_images.__func__ is not System.plan_images.__func__
-    return is_changed_by_system or hasattr(network_class(_inner(network, arguments)), "plan_images")
-
-
 def _catalog() -> Iterator[tuple[str, CatalogEntry]]:
     for name in network_names():
         plans = declared_network(name).plans or {name.replace("_", "-"): {"title": name, "sentence": ""}}
@@ -240,32 +231,3 @@ def cataloged(name: str) -> CatalogEntry:
         nearest = difflib.get_close_matches(name, SYSTEMS, 1, 0)[0]
         raise UserError("plan-system-unknown", system=name, nearest=nearest)
     return SYSTEMS[name]
-
-
-def change_system(plan: Plan, name: str) -> Plan:
-    """The same plan for another system: the same data, targets, steps and augmentation.
-
-    The window keeps its voxels, the networks their base width. What the plan says of the images is changed only by a
-    system that sees them differently.
-
-    Args:
-        plan: of a system that takes the images as the data alone decide, such as ConResNet.
-        name: a key of `SYSTEMS`.
-
-    Raises:
-        UserError: ``plan-system-unknown``; ``system-unchangeable`` where the plan's own system has changed what is said
-            of the images; ``spacing-unknown``, see ``conresnet.networks.pyramid.Pyramid.plan_images``.
-    """
-    entry = cataloged(name)
-    model = plan.document()["model"]
-    system = model["system"]
-    first = system["networks"][0]
-    has_copies = any(item["copies"] for item in model["inputs"])
-    if has_copies or _changes_images(system["type"], first["type"], first["arguments"]):
-        raise UserError("system-unchangeable", title=model["title"], system=entry.title)
-    arguments = all_arguments(first["type"], first["arguments"])
-    entry.prepare(model)
-    axis = arguments.get("residual_axis", "S")
-    frame = Frame.of(model, arguments.get("base_width", 32), axis, plan.training.batch)
-    model["system"] = entry.describe(entry.build(frame), entry.plan_arguments().values)
-    return type(plan).model_validate({**plan.document(), "model": model})

@@ -16,8 +16,8 @@ from conresnet_training.data import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning.planner import Choices, make_plan
-from conresnet_training.planning.systems import SYSTEMS, cataloged, change_system
-from training.data_folders import brats, decathlon, label, nnunet, save
+from conresnet_training.planning.systems import SYSTEMS, cataloged
+from training.data_folders import decathlon, label, nnunet, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")
 
@@ -201,9 +201,6 @@ def test_norm_is_of_groups_while_batches_are_small(plans):
     assert arguments_of(networks(plans["unet"])[0])["norm"] == "group"
     # Group norm would see that a pyramid's windows are larger in use than in training.
     assert arguments_of(networks(plans["pyramid"])[0])["norm"] == "batch"
-    large = with_settings(plans["conresnet"], ["training.batch=16"])
-    for name in ("voxresnet-auto-context", "resdsn", "pyramid"):
-        assert arguments_of(networks(change_system(large, name))[0])["norm"] == "batch"
 
 
 def test_a_batch_given_to_the_command_decides_the_norm(tmp_path, monkeypatch, capsys):
@@ -217,45 +214,10 @@ def test_a_batch_given_to_the_command_decides_the_norm(tmp_path, monkeypatch, ca
     assert "group" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_system_of_a_plan_is_changed_and_the_rest_kept(plans, name):
-    edited = with_settings(plans["conresnet"], ["training.steps=77", "augmentation.flip_axes=[W]"])
-    edited = with_settings(edited, ["model.inference.window=[32, 48, 32]", "model.title=Edited"])
-    changed = change_system(edited, name)
-    assert (changed.training, changed.augmentation, changed.data) == (edited.training, edited.augmentation, edited.data)
-    assert changed.model.inference.window == (32, 48, 32) and changed.model.title == "Edited"
-    for key in ("system", "inputs", "preparation"):
-        assert getattr(changed.model, key) == getattr(plans[name].model, key)
-    assert edited.model.system == plans["conresnet"].model.system
-
-
-def test_change_of_system_keeps_width_and_axis_and_refuses_what_it_cannot_undo(plans):
-    settings = ["base_width=24", "residual_axis=H"]
-    ours = with_settings(plans["conresnet"], [f"model.system.networks.0.arguments.{setting}" for setting in settings])
-    refined = change_system(ours, "conresnet-refined")
-    inner = networks(refined)[0]["arguments"]["network"]["arguments"]
-    assert inner["base_width"] == 24 and networks(refined)[0]["arguments"]["residual_axis"] == "H"
-    assert change_system(refined, "conresnet") == ours
-    for name in ("voxresnet", "pyramid", "coarse-to-fine"):
-        with pytest.raises(UserError) as raised:
-            change_system(plans[name], "conresnet")
-        assert raised.value.code == "system-unchangeable"
-    with pytest.raises(UserError) as raised:
-        change_system(with_settings(ours, ["model.preparation.spacing=null"]), "pyramid")
-    assert raised.value.code == "spacing-unknown"
+def test_a_system_that_is_not_there_is_named_with_the_closest_match():
     with pytest.raises(UserError) as raised:
         cataloged("conresne")
     assert (raised.value.code, raised.value.values["nearest"]) == ("plan-system-unknown", "conresnet")
-
-
-def test_regions_have_an_output_each_in_every_system(tmp_path):
-    folder = brats(tmp_path / "set")
-    for kind, outputs in (("regions", 3), ("labels", 4)):
-        plan = planned(folder, kind=kind)
-        for name in SYSTEMS:
-            network = networks(change_system(plan, name))[0]
-            assert network["arguments"]["outputs"] == outputs
-            assert network["arguments"].get("exclusive", kind == "labels") == (kind == "labels")
 
 
 @pytest.mark.parametrize(
