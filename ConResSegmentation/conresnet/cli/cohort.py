@@ -23,8 +23,20 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from conresnet import __version__
-from conresnet.cli.cases import PICTURES, CaseProblem, ListedCase, duration, raise_for, segment_to_folder
-from conresnet.cli.cohort_summary import DONE, FAILED, SKIPPED, Outcome, picture_file, write_summary
+from conresnet.cli.cases import (
+    DONE,
+    FAILED,
+    PICTURES,
+    SKIPPED,
+    CaseProblem,
+    ListedCase,
+    Outcome,
+    duration,
+    picture_file,
+    raise_for,
+    segment_to_folder,
+    write_summary,
+)
 from conresnet.cli.main import say
 from conresnet.errors import UserError
 from conresnet.files import replacing

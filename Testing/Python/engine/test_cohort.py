@@ -18,8 +18,7 @@ import psutil
 import pytest
 
 from conresnet.cli import cohort
-from conresnet.cli.cases import ListedCase
-from conresnet.cli.cohort_summary import write_table
+from conresnet.cli.cases import ListedCase, write_table
 from conresnet.cli.main import main
 from conresnet.package.store import SHIPPED_FOLDER
 from conresnet.request import SegmentOptions
