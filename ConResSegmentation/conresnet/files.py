@@ -85,6 +85,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, completely or not at all; what UTF-8 cannot store is escaped, as in some file names.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
 def move(made: str | Path, path: str | Path) -> None:
     """Rename a file or folder to ``path``, replacing a file of that name.
 

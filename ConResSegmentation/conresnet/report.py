@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from conresnet import __version__
-from conresnet.files import replacing
+from conresnet.files import write_text
 from conresnet.images.grid import Volume
 from conresnet.package import ModelPackage
 from conresnet.package.maps import MAPS, residual_plane
@@ -126,8 +126,7 @@ def write_in_steps(
         version=__version__,
         how=escape(how),
     )
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
+    write_text(path, page)
 
 
 def _parts(

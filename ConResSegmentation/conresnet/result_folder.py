@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conresnet.errors import UserError
-from conresnet.files import OwnedFolder, abandoned_folders, move, replacing, write_error
+from conresnet.files import OwnedFolder, abandoned_folders, move, write_error, write_text
 from conresnet.package.maps import MAPS
 
 if TYPE_CHECKING:
@@ -160,8 +160,7 @@ def _move_in(hidden: Path, folder: Path) -> None:
     names = sorted((path.name for path in (hidden / _NEW).iterdir()), key=lambda name: name == REPORT_FILE)
     ours = sorted(_written_by_us(folder), key=lambda name: name != REPORT_FILE)
     (hidden / _OLD).mkdir()
-    with replacing(hidden / _JOURNAL) as path:
-        path.write_text(json.dumps(names), encoding="utf-8")
+    write_text(hidden / _JOURNAL, json.dumps(names))
     try:
         for name in ours:
             if (folder / name).exists():
@@ -226,5 +225,4 @@ def write_report(report: dict, folder: Path) -> None:
     Raises:
         UserError: "disk-full" or "cannot-write".
     """
-    with replacing(folder / REPORT_FILE) as path:
-        path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    write_text(folder / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")

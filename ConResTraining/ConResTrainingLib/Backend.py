@@ -24,7 +24,7 @@ from slicer.i18n import tr as _
 import conresnet
 import conresnet_training
 from conresnet.errors import UserError
-from conresnet.files import replacing
+from conresnet.files import write_text
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, packageVariables, pythonEnvironment
 from ConResSegmentationLib.Widgets import say
@@ -79,8 +79,7 @@ class TrainingEnvironment:
     def markReady(self, base: str, version: str, isSlicers: bool) -> None:
         """Mark it as complete, based on a Python, which may be Slicer's."""
         content = {"base": base, "python": version, "needs_slicers_variables": isSlicers}
-        with replacing(self.folder / _READY_FILE) as temporary:
-            temporary.write_text(json.dumps(content), encoding="utf-8")
+        write_text(self.folder / _READY_FILE, json.dumps(content))
 
 
 class Place(enum.Enum):

@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet.files import replacing
+from conresnet.files import write_text
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Widgets import plain, say, whenPathChanges
 
@@ -108,8 +108,7 @@ class PlanPanel:
         if not self._isEdited:
             return
         text = self._ui.planTextEdit.toPlainText()
-        with replacing(self.path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+        write_text(self.path, text)
         self._saved = text
         self.updateButtons()
 

@@ -15,7 +15,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet.files import replacing, write_error
+from conresnet.files import replacing, write_error, write_text
 from conresnet.images.grid import LPS_TO_RAS, Grid
 from conresnet_training.data.data_set import FILE_NAME, DataSet, Description, read_description
 from conresnet_training.data.layouts import is_nnunet
@@ -92,9 +92,7 @@ def addCase(
     entry = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
     content["training"] = [*content.get("training", []), entry]
     content["numTraining"] = len(content["training"])
-    with replacing(folder / FILE_NAME) as temporary:
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8", newline="\n")
+    write_text(folder / FILE_NAME, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def proposedName(dataSet: DataSet | None, wished: str) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from conresnet.errors import UserError, as_user_error
-from conresnet.files import csv_cell, replacing
+from conresnet.files import csv_cell, replacing, write_text
 from conresnet.inference.progress import Progress
 from conresnet.report import RESEARCH_ONLY
 from conresnet.result_folder import PREFIX, filling, wanted_tables
@@ -309,9 +309,7 @@ def _write_page(outcomes: Sequence[Outcome], path: Path) -> None:
         "lowest expected Dice, which is estimated from each case's review list and is not a measurement."
     )
     cards = "\n".join(_card(outcome, path.parent) for outcome in sorted(outcomes, key=place))
-    with replacing(path) as temporary:
-        page = _PAGE.substitute(summary=summary, research=RESEARCH_ONLY, cards=cards)
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
+    write_text(path, _PAGE.substitute(summary=summary, research=RESEARCH_ONLY, cards=cards))
 
 
 def _card(outcome: Outcome, folder: Path) -> str:

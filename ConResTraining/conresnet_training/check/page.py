@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from conresnet import __version__
 from conresnet.errors import UserError
-from conresnet.files import make_folder, replacing
+from conresnet.files import make_folder, write_text
 from conresnet_training.check import ERROR, WARNING, CaseReport, SetReport, Tile
 from conresnet_training.reporting import GOLDEN_RATIO, bright_colors, product
 from conresnet_training.reporting.drawing import INK, data_uri, fill_template, outline, plot_name, style_axes, to_png
@@ -161,8 +161,7 @@ def write_check(report: SetReport, output: Path) -> None:
         UserError: ``disk-full`` or ``cannot-write``.
     """
     for name, text in ((PAGE_FILE, make_page(report)), (JSON_FILE, json.dumps(report.to_dict(), indent=1))):
-        with replacing(output / name) as path:
-            path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
+        write_text(output / name, text + "\n")
 
 
 def make_page(report: SetReport) -> str:

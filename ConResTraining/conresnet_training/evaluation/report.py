@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from conresnet import __version__
 from conresnet.errors import UserError
-from conresnet.files import replacing
+from conresnet.files import write_text
 from conresnet.images.files import read_image
 from conresnet.images.grid import Box, Volume, bounding_box, grown, reordering, whole_box
 from conresnet_training.data import Case
@@ -267,9 +267,7 @@ def write_results(measured: Measured, output: Path) -> None:
         for name in measured.evaluation.worst_first()[:WORST_CASES]
         if (picture := picture_of(name, measured)) is not None
     }
-    page = make_page(measured.evaluation, pictures, measured.colors)
-    with replacing(output / PAGE_FILE) as path:
-        path.write_text(page, encoding="utf-8", errors="backslashreplace", newline="\n")
+    write_text(output / PAGE_FILE, make_page(measured.evaluation, pictures, measured.colors))
     write_tables(measured.evaluation, output)
 
 

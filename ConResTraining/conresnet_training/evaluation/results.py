@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from conresnet.errors import UserError
-from conresnet.files import csv_cell, replacing
+from conresnet.files import csv_cell, replacing, write_text
 from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
 from conresnet_training.reporting import case_count
 
@@ -252,9 +252,7 @@ def write_tables(evaluation: Evaluation, folder: Path) -> None:
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write JSON text. Raises UserError ``disk-full`` or ``cannot-write``."""
-    with replacing(path) as temporary:
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace", newline="\n")
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _rows(evaluation: Evaluation) -> Iterable[list]:

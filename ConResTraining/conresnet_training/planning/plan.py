@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from conresnet.errors import UserError
-from conresnet.files import replacing
+from conresnet.files import write_text
 from conresnet.package import ModelDescription, parse_description
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
@@ -228,9 +228,7 @@ class Plan(BaseModel):
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write ``plan`` as YAML. Raises UserError where the file cannot be written."""
-    text = yaml.safe_dump(plan.document(), sort_keys=False, allow_unicode=True, width=100)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+    write_text(path, yaml.safe_dump(plan.document(), sort_keys=False, allow_unicode=True, width=100))
 
 
 def read_plan(path: Path, data: Path | None = None) -> Plan:

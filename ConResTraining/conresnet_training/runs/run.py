@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from conresnet.errors import UserError
-from conresnet.files import make_folder, replacing, write_error
+from conresnet.files import make_folder, replacing, write_error, write_text
 from conresnet_training.data import Case, DataSet, read_data_set
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
 from conresnet_training.reporting import listed
@@ -281,9 +281,7 @@ def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
     training, held_out = split(data_set, run.plan, run.fold)
     if is_writer:
         names = {"training": [case.name for case in training], "held_out": [case.name for case in held_out]}
-        with replacing(file) as temporary:
-            text = json.dumps(names, indent=1, ensure_ascii=False) + "\n"
-            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_text(file, json.dumps(names, indent=1, ensure_ascii=False) + "\n")
     return training, held_out
 
 

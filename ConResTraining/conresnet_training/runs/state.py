@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from conresnet.errors import UserError
-from conresnet.files import lock, replacing, write_error
+from conresnet.files import lock, write_error, write_text
 
 PLAN_FILE, FOLD_FILE, CHECKPOINTS_FOLDER = "plan.yaml", "fold.txt", "checkpoints"
 # In place of a fold's number: nothing is held out.
@@ -71,9 +71,8 @@ def sole_process(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise write_error(error, left) from error
         started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with replacing(folder / RUNNING_FILE) as temporary:
-            content = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
-            temporary.write_text(json.dumps(content), encoding="utf-8")
+        content = {"pid": os.getpid(), "host": socket.gethostname(), "started": started}
+        write_text(folder / RUNNING_FILE, json.dumps(content))
         try:
             yield
         finally:
