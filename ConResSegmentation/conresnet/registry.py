@@ -19,19 +19,10 @@ import importlib.metadata
 import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """The module that registers a class, and what its decorator says besides the name."""
-
-    module: str
-    declared: Mapping[str, Any]
 
 
 class Registry:
@@ -48,7 +39,7 @@ class Registry:
 
     def __init__(self, package: str, decorator: str, declare: Callable[..., Any]):
         self._package, self._decorator, self._declare = package, decorator, declare
-        self._entries: dict[str, Entry] | None = None
+        self._modules: dict[str, str] | None = None
         self._declarations: dict[str, Any] = {}
         self.classes: dict[str, type] = {}
 
@@ -81,7 +72,7 @@ class Registry:
         if name not in self.classes:
             if name not in self._found():
                 raise LookupError(name)
-            module = self._entries[name].module
+            module = self._modules[name]
             try:
                 importlib.import_module(module)
             except Exception as error:  # another package's file may fail in any way
@@ -90,16 +81,17 @@ class Registry:
                 raise ValueError(f"{module} does not register {name!r}")
         return self.classes[name]
 
-    def _found(self) -> Mapping[str, Entry]:
-        if self._entries is None:
-            self._entries = {}
+    def _found(self) -> Mapping[str, str]:
+        """The module that registers each class."""
+        if self._modules is None:
+            self._modules = {}
             folder = Path(__file__).parent / self._package.rpartition(".")[2]
             for path in sorted(folder.glob("*.py")):
                 if path.name != "__init__.py":
                     self._enter(f"{self._package}.{path.stem}", path)
             for point in importlib.metadata.entry_points(group=self._package):
                 self._enter_other(point)
-        return self._entries
+        return self._modules
 
     def _enter_other(self, point: importlib.metadata.EntryPoint) -> None:
         try:
@@ -111,11 +103,11 @@ class Registry:
 
     def _enter(self, module: str, path: Path) -> int:
         """Take in what a file registers, and return how many classes those are."""
-        found = [(name, declared, self._declare(**declared)) for name, declared in self._registrations(path)]
-        for name, declared, declaration in found:
-            if name in self._entries:
-                raise ValueError(f"{name!r} is already registered by {self._entries[name].module}")
-            self._entries[name] = Entry(module, declared)
+        found = [(name, self._declare(**declared)) for name, declared in self._registrations(path)]
+        for name, declaration in found:
+            if name in self._modules:
+                raise ValueError(f"{name!r} is already registered by {self._modules[name]}")
+            self._modules[name] = module
             self._declarations.setdefault(name, declaration)
         return len(found)
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import numpy as np
 
@@ -189,8 +189,13 @@ class Segmented:
     overlapping: bool = False
 
 
-class Engine(Protocol):
-    """Anything that segments. Tests substitute their own."""
+class Engine:
+    """Segments with torch, and keeps the last model ready for the next request."""
+
+    def __init__(self):
+        from conresnet.inference.segmentation import WarmModel
+
+        self._warm = WarmModel()
 
     def segment(self, request: SegmentRequest, job: Job) -> Segmented:
         """Segment into arrays that the job allocates: "labels", uint8 [k, j, i], "regions" where segments overlap, and
@@ -199,23 +204,6 @@ class Engine(Protocol):
         Raises:
             UserError, Cancelled, MemoryError: anything else is a bug.
         """
-
-    def devices(self) -> list[dict]:
-        """The available devices: each a dict with ``name`` and ``title``."""
-
-    def forget(self) -> None:
-        """Free memory that is kept for the next request."""
-
-
-class TorchEngine:
-    """The engine that computes with torch, and keeps the last model ready for the next request; see `Engine`."""
-
-    def __init__(self):
-        from conresnet.inference.segmentation import WarmModel
-
-        self._warm = WarmModel()
-
-    def segment(self, request: SegmentRequest, job: Job) -> Segmented:
         from conresnet.inference.segmentation import segment
 
         package = read_model(request.model, verify=False)
@@ -225,11 +213,13 @@ class TorchEngine:
         return Segmented(tuple(result.maps), result.report, overlapping=result.regions is not None)
 
     def devices(self) -> list[dict]:
+        """The available devices: each a dict with ``name`` and ``title``."""
         from conresnet.inference.devices import available_devices
 
         return available_devices()
 
     def forget(self) -> None:
+        """Free memory that is kept for the next request."""
         import torch
 
         self._warm.forget()

@@ -23,7 +23,7 @@ from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
 from conresnet.package.store import add_models_folder, list_models
 from conresnet.request import SegmentRequest
-from conresnet.worker.engine import Engine, Job, ResultArrays, SentArrays, TorchEngine
+from conresnet.worker.engine import Engine, Job, ResultArrays, SentArrays
 from conresnet.worker.protocol import (
     MODELS_FOLDER,
     PROTOCOL,
@@ -58,7 +58,7 @@ def serve(load: Callable[[], Engine] | None = None, remote: bool = False) -> int
             os.write(events, b"\n")
     server = _Server(requests, events, session, remote)
     try:
-        return server.run(load or TorchEngine)
+        return server.run(load or Engine)
     finally:
         session.remove()
 
