@@ -144,7 +144,7 @@ class Synthesizer:
     def _channel(self, values, lookup, look, counts, steps, random, generator) -> Tensor:
         settings = self.settings
         means, deviations = look.means[lookup], look.deviations[lookup]
-        image = _averaged(means[values.int()])
+        image = F.avg_pool3d(means[values.int()][None, None], OVERSAMPLING)[0, 0]
         some = values[::OVERSAMPLING, ::OVERSAMPLING, ::OVERSAMPLING].int()
         image += deviations[some] * torch.randn(image.shape, generator=generator)
         air = image == 0
@@ -228,10 +228,6 @@ def target_places(values: Tensor) -> Tensor:
         best = torch.where(votes > most, one, best)
         most = torch.maximum(most, votes)
     return best
-
-
-def _averaged(fine: Tensor) -> Tensor:
-    return F.avg_pool3d(fine[None, None], OVERSAMPLING)[0, 0]
 
 
 def _resized(coarse: Tensor, size: Sequence[int]) -> Tensor:

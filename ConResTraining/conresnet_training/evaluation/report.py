@@ -83,7 +83,8 @@ def dice_against_volume(cases: Cases, colors: Colors) -> bytes:
         axes.scatter(*points, s=12, color=_shade(colors[segment]), alpha=0.75, lw=0, label=plot_name(segment))
     if volumes and max(volumes) > 20 * min(volumes):
         axes.set_xscale("log")
-    _legend(axes)
+    if (count := len(axes.get_legend_handles_labels()[1])) > 1:
+        axes.legend(fontsize=7, frameon=False, ncols=1 + count // 12)
     return to_svg(figure)
 
 
@@ -111,12 +112,6 @@ def _figure(width: float, vertical: str, horizontal: str = "") -> tuple[Figure, 
     axes.set_xlabel(horizontal, fontsize=8, color=INK)
     style_axes(axes, size=7.5)
     return figure, axes
-
-
-def _legend(axes: Axes) -> None:
-    count = len(axes.get_legend_handles_labels()[1])
-    if count > 1:
-        axes.legend(fontsize=7, frameon=False, ncols=1 + count // 12)
 
 
 def _shade(color: Sequence[int]) -> tuple[float, ...]:

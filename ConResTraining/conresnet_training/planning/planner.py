@@ -40,7 +40,7 @@ FEWEST_STEPS_OF_GPU, MOST_STEPS_OF_GPU = 50_000, 250_000
 WEIGHT_AVERAGE = 0.999
 # Cases whose labels are looked at for a system's arguments.
 MOST_CASES = 10
-# Millimeters; a scan of any part of an adult's body has a longer side.
+# Millimeters; a scan of any part of an adult's body has a longer side. Smaller images are crops around a structure.
 SHORTEST_SCAN = 100
 # How often a run validates, unless that is more often than the default.
 VALIDATIONS = 24
@@ -194,11 +194,6 @@ def planned_steps(cases: int, is_gpu: bool, stages: int) -> tuple[int, str]:
     return steps, f"{STEPS_PER_CASE} per case{bound}{f', in each of {stages} stages' if stages > 1 else ''}"
 
 
-def is_of_crops(found: Survey) -> bool:
-    """Whether the images are crops around a structure: no side of the median case is as long as a scan's."""
-    return found.longest_side < SHORTEST_SCAN
-
-
 def _check(data_set: DataSet, folder: Path, choices: Choices, entry: CatalogEntry) -> None:
     """Refuse what is known to be wrong before the images are read."""
     data_set.check_size(folder)
@@ -248,7 +243,7 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "name": _plain_name(data_set.name),
+        "name": "-".join(words_of(data_set.name))[:80] or "model",
         "title": data_set.name,
         "version": "1.0.0",
         "description": "",
@@ -263,7 +258,7 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
             "orientation": found.orientation,
             "spacing": [round(mm, 4) for mm in found.spacing],
             "foreground": "not_background",
-            "roi": "cut" if is_of_crops(found) else "limit",
+            "roi": "cut" if found.longest_side < SHORTEST_SCAN else "limit",
         },
         "inference": {
             "window": list(window),
@@ -273,11 +268,6 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
             "mirror_axes": [],
         },
     }
-
-
-def _plain_name(name: str) -> str:
-    """A name that a model package may have: letters, digits and dashes."""
-    return "-".join(words_of(name))[:80] or "model"
 
 
 def _reasons(made: Planned) -> list[Reason]:
