@@ -87,6 +87,9 @@ def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequen
 _ENOUGH_SHOWN = 0.95
 # The share of a model's window that an image should cover along each axis; crops are often smaller than a window.
 _MUCH_SMALLER = 0.25
+# How many times as long as the largest training image a crop may be along an axis. With 12 mm around a hippocampus
+# instead of the 3 to 13 in training, its parts are still told apart; with 16 mm, they are not.
+_LARGER_CROP = 1.25
 # Models for scans of 1 mm still find structures in slices of 3 mm.
 _MUCH_THICKER = 3.0
 _AXES = {**dict.fromkeys("RL", "left-right"), **dict.fromkeys("AP", "front-back"), **dict.fromkeys("SI", "head-foot")}
@@ -198,6 +201,7 @@ def prepare(
     images, backgrounds, channels = [], [], []
     warnings = [warning for volume in volumes for warning in volume.warnings]
     warnings += _warn_of_size(description, first, whole_scan=roi is None)
+    warnings += _warn_of_crop(description, first, space, drawn=roi is not None)
     for index, (volume, item) in enumerate(zip(volumes, description.inputs, strict=True)):
         whole = seen.to_model(volume, background_value(volume.array))
         check()
@@ -246,6 +250,20 @@ def _warn_of_size(description: ModelDescription, volume: Volume, whole_scan: boo
             sizes = {"spacing": f"{spacing[axis]:.3g}", "wanted": f"{how.spacing[axis]:.3g}"}
             warnings.append(sentence("warn-much-thicker", {**along, **sizes}))
     return warnings
+
+
+def _warn_of_crop(description: ModelDescription, volume: Volume, space: ModelSpace, drawn: bool) -> list[str]:
+    """A warning if a model of crops sees much more than in training, unless it is told to draw an ROI anyway."""
+    how, seen = description.preparation, space.grid.shape * space.grid.spacing[::-1]
+    if not how.largest_crop or (seen <= np.multiply(_LARGER_CROP, how.largest_crop)).all():
+        return []
+    if not drawn and wants_roi(description, volume.grid):
+        return []
+    sizes = {
+        name: " x ".join(f"{side:.3g}" for side in sorted(mm))
+        for name, mm in (("size", seen), ("largest", how.largest_crop))
+    }
+    return [sentence("warn-larger-crop", {"name": volume.name, "model": description.title, **sizes})]
 
 
 def _check_not_empty(volume: Volume, values: np.ndarray, roi: BoxROI) -> None:

@@ -215,6 +215,8 @@ def _segment(
     with using_threads(options.threads) as threads, reused_memory():
         tracker.begin("preparing")
         case = prepare(description, channels, options.roi, progress.check)
+        if description.preparation.roi == "cut":
+            tiling = tiling.of_crop(case.shape)
         tracker.begin("segmenting")
         counts = map_components(description)
         needed = _needed_maps(maps, options, ranking)

@@ -26,6 +26,10 @@ GROWTH = 1.15
 """How many more voxels it may have: memory grows with them, and group norm depends on them."""
 
 
+CROP = 2
+"""How many times the voxels of its window a model of crops may see at once, see ``Tiling.of_crop``."""
+
+
 FAST_OVERLAP = 0.25
 """The share of a window that its neighbor covers too when the user prefers speed."""
 
@@ -219,6 +223,17 @@ class Tiling:
     def faster(self) -> Tiling:
         """The same settings with fewer windows, if they are fitted: neighbors overlap by at most ``FAST_OVERLAP``."""
         return replace(self, overlap=min(self.overlap, FAST_OVERLAP))
+
+    def of_crop(self, shape: Sequence[int]) -> Tiling:
+        """The same settings with one fitted window for a crop of ``CROP`` times the model's voxels or fewer.
+
+        A model of crops has seen its structure as a whole, and tells its parts apart by where they are in it. In
+        several windows, the border between them moves.
+        """
+        window = tuple(map(_round_up, shape))
+        if self.kind != "fitted" or math.prod(window) > CROP * math.prod(self.window):
+            return self
+        return replace(self, window=window)
 
     def smaller(self, window: tuple[int, int, int]) -> Tiling:
         """Fitted windows of another size, blended like these."""

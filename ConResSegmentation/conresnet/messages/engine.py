@@ -152,6 +152,10 @@ ENGINE: dict[str, str] = {
         "{name} is much larger than the field of view of {model}; draw an ROI around the structure, unless the model "
         "is meant for whole scans."
     ),
+    "warn-larger-crop": _(
+        "{model} was trained on crops of at most {largest} mm around its structure; in the {size} mm of {name} that it "
+        "sees now, the result may be wrong. Draw an ROI closer around the structure."
+    ),
     "warn-much-smaller": _(
         "{name} covers only {covered} mm of the {seen} mm field of view of {model} along the {axis} axis; with so few "
         "slices, the result may be wrong."

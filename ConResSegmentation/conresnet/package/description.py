@@ -112,6 +112,13 @@ class Preparation:
         since=3,
         before="cut",
     )
+    largest_crop: tuple[float, float, float] | None = field(
+        "with `cut`: mm along S, H, W of the largest training image; much larger ones get a warning",
+        default=None,
+        low=1,
+        high=1000,
+        omit=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -258,7 +258,7 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
             "orientation": found.orientation,
             "spacing": [round(mm, 4) for mm in found.spacing],
             "foreground": "not_background",
-            "roi": "cut" if found.longest_side < SHORTEST_SCAN else "limit",
+            **_of_crops(found),
         },
         "inference": {
             "window": list(window),
@@ -268,6 +268,13 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
             "mirror_axes": [],
         },
     }
+
+
+def _of_crops(found: Survey) -> dict[str, Any]:
+    """What the preparation says of ROIs."""
+    if found.longest_side >= SHORTEST_SCAN:
+        return {"roi": "limit"}
+    return {"roi": "cut", "largest_crop": [round(mm, 1) for mm in found.largest]}
 
 
 def _reasons(made: Planned) -> list[Reason]:

@@ -34,12 +34,14 @@ class Survey:
         spacing: mm.
         size: voxels at that spacing.
         ratio: largest divided by smallest spacing.
+        largest: mm along each axis that the largest cases cover, the only ones that are no medians.
     """
 
     orientation: str
     spacing: tuple[float, float, float]
     size: tuple[float, float, float]
     ratio: float
+    largest: tuple[float, float, float]
 
     @property
     def is_thick(self) -> bool:
@@ -69,8 +71,11 @@ def survey(data_set: DataSet) -> Survey:
     placed = [reordering(grid, orientation).grid(grid) for grid in grids]
     spacings = np.array([grid.spacing[::-1] for grid in placed])
     spacing = np.median(spacings, axis=0)
-    size = np.median([grid.shape for grid in placed] * spacings / spacing, axis=0)
-    return Survey(orientation, tuple(spacing.tolist()), tuple(size.tolist()), float(spacing.max() / spacing.min()))
+    covered = [grid.shape for grid in placed] * spacings
+    size, ratio = np.median(covered / spacing, axis=0), float(spacing.max() / spacing.min())
+    return Survey(
+        orientation, tuple(spacing.tolist()), tuple(size.tolist()), ratio, tuple(covered.max(axis=0).tolist())
+    )
 
 
 def labeled_values(data_set: DataSet, channel: int) -> np.ndarray:

@@ -141,3 +141,29 @@ def test_a_second_channel_must_show_the_roi_itself():
     low, high = box_at(first, (0, 0, -15), (5, 5, 5)), box_at(first, (0, 0, 15), (5, 5, 5))
     prepare(model, [first, second], low)
     assert "half does not overlap" in refusal("channels-apart", prepare, model, [first, second], high)
+
+
+@pytest.mark.parametrize(
+    ("roi", "size", "windows"),
+    [("cut", (14, 30, 22), 1), ("cut", (30, 40, 30), 27), ("limit", (14, 30, 22), 12)],
+    ids=["a crop", "a larger crop", "a part of a scan"],
+)
+def test_a_model_of_crops_sees_a_crop_at_once(tmp_path, monkeypatch, roi, size, windows):
+    """Up to twice its window, which (16, 24, 16) stretched by a quarter does not hold."""
+    use_test_networks(monkeypatch)
+    model = make_model(tmp_path, **settings(roi))
+    volume = random_volume(grid((48, 48, 48)))
+    result = segment(model, [volume], SegmentOptions(roi=box_at(volume, (0, 0, 0), size[::-1])))
+    assert result.report["windows"] == windows
+
+
+@pytest.mark.parametrize(
+    ("size", "warned"), [((20, 20, 20), False), ((20, 20, 26), True), (None, True)], ids=["near", "long", "no ROI"]
+)
+def test_a_crop_much_larger_than_in_training_gets_a_warning(size, warned):
+    how = settings("cut")
+    how["preparation"]["largest_crop"] = [20, 20, 20]
+    volume = random_volume(grid((40, 40, 40)))
+    box = size and box_at(volume, (0, 0, 0), size)
+    warnings = prepare(parse_description(description(**how)), [volume], box).warnings
+    assert any("crops of at most 20 x 20 x 20 mm" in text for text in warnings) == warned
