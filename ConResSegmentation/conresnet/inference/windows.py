@@ -26,7 +26,7 @@ GROWTH = 1.15
 """How many more voxels it may have: memory grows with them, and group norm depends on them."""
 
 
-CROP = 2
+CROP = 4
 """How many times the voxels of its window a model of crops may see at once, see ``Tiling.of_crop``."""
 
 
