@@ -164,29 +164,29 @@ class DataSetPanel:
     def _showFindings(self, output: Path) -> None:
         try:
             report = json.loads((output / "check.json").read_text(encoding="utf-8"))
+            outcome, found = _outcome(report["summary"]), [("", one) for one in report["summary"]["findings"]]
+            found += [(case["name"], one) for case in report["cases"] for one in case["findings"]]
+            rows = [(str(case), str(one["level"]), str(one["message"])) for case, one in found]
         except FileNotFoundError:
             # The check could not start, and its closing sentence says why.
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             say(self._ui.checkStatusLabel, _("The findings cannot be read: {error}").format(error=error), isError=True)
             return
-        rows = [("", finding) for finding in report["summary"]["findings"]]
-        rows += [(case["name"], finding) for case in report["cases"] for finding in case["findings"]]
-        isWrong = any(finding["level"] == "error" for _case, finding in rows)
-        rows.sort(key=lambda row: row[1]["level"] != "error")
+        rows.sort(key=lambda row: row[1] != "error")
         table = self._ui.findingsTable
         table.setRowCount(len(rows))
-        for number, (case, finding) in enumerate(rows):
-            for column, text in enumerate(("", case, finding["message"])):
+        for number, (case, level, message) in enumerate(rows):
+            for column, text in enumerate(("", case, message)):
                 item = qt.QTableWidgetItem(text)
                 item.setToolTip(plain(text))
                 table.setItem(number, column, item)
-            icon = _ICONS.get(finding["level"], qt.QStyle.SP_MessageBoxWarning)
+            icon = _ICONS.get(level, qt.QStyle.SP_MessageBoxWarning)
             table.item(number, 0).setIcon(table.style().standardIcon(icon))
         for column in (0, 1):
             table.resizeColumnToContents(column)
         table.visible = bool(rows)
-        say(self._ui.checkStatusLabel, _outcome(report["summary"]), isError=isWrong)
+        say(self._ui.checkStatusLabel, outcome, isError=any(level == "error" for _case, level, _message in rows))
         self.updateButtons()
 
     def _onColumnResized(self, *_sizes: int) -> None:

@@ -28,9 +28,11 @@ def recentRuns() -> list[Path]:
     """The folders of the most recent runs that still exist, the latest first."""
     try:
         kept = json.loads(slicer.util.settingsValue(_RUNS_SETTING, "[]"))
-    except ValueError:
+    except (TypeError, ValueError):
         kept = []
-    return [Path(folder) for folder in kept if os.path.isdir(folder)]
+    # Someone may have edited the settings.
+    folders = [folder for folder in kept if isinstance(folder, str)] if isinstance(kept, list) else []
+    return [Path(folder) for folder in folders if os.path.isdir(folder)]
 
 
 def addRecentRun(folder: Path) -> None:

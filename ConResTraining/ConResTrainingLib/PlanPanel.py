@@ -103,11 +103,16 @@ class PlanPanel:
         """Write the text in the editor to the plan's file if it was changed.
 
         Raises:
-            UserError: the file cannot be written.
+            UserError: the file cannot be written, or ``plan-kept`` if it contains another plan, which the user keeps.
         """
         if not self._isEdited:
             return
         text = self._ui.planTextEdit.toPlainText()
+        # It was edited elsewhere, or the user chose another file while the editor had unsaved edits.
+        question = _("{path} contains another plan than the one that was edited here. Replace it?")
+        isOther = os.path.lexists(self.path) and self._textOfFile() != self._saved
+        if isOther and not slicer.util.confirmYesNoDisplay(plain(question.format(path=self.path.name))):
+            raise UserError("plan-kept", path=str(self.path))
         write_text(self.path, text)
         self._saved = text
         self.updateButtons()
@@ -157,16 +162,20 @@ class PlanPanel:
     def _showProblem(self, error: UserError) -> None:
         say(self._ui.planStatusLabel, Messages.sentence(error), isError=True)
 
+    def _textOfFile(self) -> str | None:
+        """None, and a sentence in the panel, if it cannot be read."""
+        if not self.path or not os.path.isfile(self.path):
+            return ""
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except OSError as error:
+            self._showProblem(UserError("plan-not-found", path=str(self.path), reason=error.strerror))
+        except ValueError:
+            self._showProblem(UserError("plan-not-text", path=str(self.path)))
+        return None
+
     def _read(self) -> None:
-        text = ""
-        if self.path and os.path.isfile(self.path):
-            try:
-                text = self.path.read_text(encoding="utf-8")
-            except OSError as error:
-                self._showProblem(UserError("plan-not-found", path=str(self.path), reason=error.strerror))
-            except ValueError:
-                self._showProblem(UserError("plan-not-text", path=str(self.path)))
-        self._saved = text
+        self._saved = text = self._textOfFile() or ""
         # Text that has not changed keeps its scroll position.
         if self._isEdited:
             self._ui.planTextEdit.setPlainText(text)

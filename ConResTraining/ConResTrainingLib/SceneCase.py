@@ -17,7 +17,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet.files import replacing, write_error, write_text
 from conresnet.images.grid import LPS_TO_RAS, Grid
-from conresnet_training.data.data_set import FILE_NAME, DataSet, Description, read_description
+from conresnet_training.data.data_set import FILE_NAME, DataSet, Description, case_name, read_description
 from conresnet_training.data.layouts import is_nnunet
 from ConResSegmentationLib import Messages
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, volumeInput
@@ -109,7 +109,10 @@ def _checkName(folder: Path, name: str, description: Description | None) -> None
     if not _NAME.fullmatch(name):
         raise UserError("case-name-invalid", name=name)
     there = [folder / kind / f"{name}.nii.gz" for kind in ("imagesTr", "labelsTr")]
-    if any(os.path.lexists(path) for path in there):
+    # Listed cases may have files of another kind, or in other folders.
+    entries = description.content.get("training", []) if description else []
+    listed = {case_name(Path(str(entry.get("image", "")))).casefold() for entry in entries if isinstance(entry, dict)}
+    if any(os.path.lexists(path) for path in there) or name.casefold() in listed:
         raise UserError("case-name-taken", name=name)
 
 

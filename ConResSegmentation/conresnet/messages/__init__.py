@@ -105,6 +105,9 @@ SLICER: dict[str, str] = {
         '"{name}" cannot be the name of a case; use letters, digits, periods, hyphens and underscores, starting with a '
         "letter or digit."
     ),
+    "plan-kept": _(
+        "The edits were not saved, because {path} contains another plan; choose another file, or click Reset to see it."
+    ),
     "case-name-taken": _("The data set already has a case {name}; choose another name."),
     "case-channels-differ": _(
         "The data set has the channels {wanted}, but the case has {given}; choose a volume for each of them."

@@ -152,6 +152,23 @@ def _locked(descriptor: int, seconds: float) -> bool:
 
 
 PROGRESS_FILE = "progress.jsonl"
+# What the readers of events rely on: fields that an event must have, and the types of fields wherever they are.
+_NEEDED = {
+    "started": {"step", "steps"},
+    "preparing": {"done", "of"},
+    "step": {"step"},
+    "validation": {"step", "dice"},
+    "failed": {"message"},
+}
+_NUMBER = (int, float, type(None))
+_FIGURES = ("loss", "segmentation_loss", "residual_loss", "auxiliary_loss", "boundary_loss", "learning_rate", "dice")
+_TYPES = {
+    **dict.fromkeys((*_FIGURES, "seconds_left", "samples_per_second", "gpu_memory"), _NUMBER),
+    **dict.fromkeys(("step", "steps", "done", "of"), int),
+    "message": str,
+    "segments": list,
+    "dice_a_segment": dict,
+}
 
 
 class ProgressWriter:
@@ -282,12 +299,16 @@ def _ends_a_line(path: Path) -> bool:
 
 
 def _event(line: bytes) -> dict | None:
-    """None for a line that a killed process left unfinished."""
+    """None for a line that a killed process left unfinished, or that lacks what readers rely on."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return event if isinstance(event, dict) and "event" in event else None
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return None
+    if not _NEEDED.get(event["event"], set()) <= event.keys():
+        return None
+    return event if all(isinstance(event[name], _TYPES[name]) for name in _TYPES.keys() & event.keys()) else None
 
 
 def _plain(value: Any) -> Any:

@@ -89,6 +89,28 @@ def test_failure_is_kept_until_the_next_start(path):
     assert read_progress(path).failed is None and read_progress(path).state == "training"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event": 5}',
+        '{"event": "started"}',
+        '{"event": "started", "step": "0", "steps": null}',
+        '{"event": "preparing", "done": 1}',
+        '{"event": "step", "step": 1, "loss": "low"}',
+        '{"event": "validation", "step": 1}',
+        '{"event": "failed"}',
+        '{"event": "stopped", "step": null}',
+    ],
+)
+def test_a_line_without_what_readers_rely_on_is_left_out(path, line):
+    write(path, start(0), *steps(1))
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    write(path, *steps(2))
+    progress = read_progress(path)
+    assert (progress.state, progress.step) == ("training", 2) and len(progress.points) == 2
+
+
 def test_slicers_python_can_read_it():
     """Neither torch nor anything else of the backend's may be needed."""
     ours = "conresnet_training.runs.state, conresnet_training.runs.state"

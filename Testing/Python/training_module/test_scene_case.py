@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -147,6 +148,23 @@ def test_what_does_not_fit_is_refused_with_a_sentence_and_changes_nothing(
     assert sentence in add(training)
     assert "color" in training.ui.sceneCaseStatusLabel.styleSheet
     assert {path: path.read_bytes() for path in data_set.rglob("*") if path.is_file()} == before
+
+
+def test_a_listed_case_keeps_its_name_whatever_its_files_end_with(training: TrainingDriver, data_set: Path) -> None:
+    description = data_set / "dataset.json"
+    content = json.loads(description.read_text(encoding="utf-8"))
+    for entry in content["training"]:
+        for kind in ("image", "label"):
+            packed = data_set / entry[kind]
+            packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+            packed.unlink()
+            entry[kind] = entry[kind].removesuffix(".gz")
+    description.write_text(json.dumps(content), encoding="utf-8")
+    add_segmentation(add_volume("T1"), Near_box=NEAR)
+    training.choose_data_set(data_set)
+    open_section(training)
+    training.ui.caseNameEdit.text = "Case_2"
+    assert "already has a case Case_2" in add(training)
 
 
 def test_a_folder_of_another_layout_takes_no_cases(training: TrainingDriver, tmp_path: Path) -> None:

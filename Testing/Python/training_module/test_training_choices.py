@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import slicer
 
-from slicer_host import slot_errors
+from slicer_host import dialogs, slot_errors
 from training_module.training_driver import TrainingDriver
 
 
@@ -48,6 +49,37 @@ def test_a_plan_of_other_data_does_not_start(here: TrainingDriver, data_set: Pat
     assert here.ui.startButton.enabled, here.ui.startButton.toolTip
     here.choose_data_set(data_set)
     assert here.ui.startButton.enabled, here.ui.startButton.toolTip
+
+
+def test_edits_replace_no_other_plan_without_a_question(here: TrainingDriver, data_set: Path, tmp_path: Path) -> None:
+    here.use_tiny_plan(data_set)
+    own, other = Path(here.ui.planPathEdit.currentPath), tmp_path / "other.yaml"
+    other.write_text("# An hour of work\n", encoding="utf-8")
+    here.ui.planPathEdit.currentPath = str(other)
+    here.settle()
+    dialogs.answer("No")
+    here.click(here.ui.savePlanButton)
+    assert other.read_text(encoding="utf-8") == "# An hour of work\n"
+    assert "other.yaml contains another plan" in dialogs.shown[-1].text
+    assert "The edits were not saved" in here.ui.planStatusLabel.text
+    # What someone else wrote into the plan's own file meanwhile, too.
+    here.ui.planPathEdit.currentPath = str(own)
+    here.settle()
+    here.click(here.ui.savePlanButton)
+    assert len(dialogs.shown) == 1 and here.ui.planStatusLabel.text == "Saved."
+    here.edit_plan(steps=7)
+    own.write_text(own.read_text(encoding="utf-8") + "# Edited elsewhere\n", encoding="utf-8")
+    dialogs.answer("Yes")
+    here.click(here.ui.savePlanButton)
+    assert "steps: 7" in own.read_text(encoding="utf-8") and "elsewhere" not in own.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kept", ['{"a": 1}', "[null, 5]", "5", "null", "nonsense"])
+def test_a_damaged_list_of_runs_is_an_empty_one(training: TrainingDriver, kept: str) -> None:
+    slicer.app.userSettings().setValue("ConResTraining/Runs", kept)
+    training.unload()
+    training.load()
+    assert slot_errors == [] and training.ui.runsSelector.count == 0
 
 
 def test_folders_that_may_not_be_read_are_told_and_raise_nothing(
