@@ -55,3 +55,10 @@ def predictions(data_set, tmp_path):
     for number in range(6):
         save(np.roll(expert(data_set, number), 1, axis=0), folder / f"case_{number}.nii.gz")
     return folder
+
+
+@pytest.fixture
+def empty_pictures(monkeypatch):
+    """Pages get all of their pictures, but empty ones: to render them takes most of the time of small data sets."""
+    for name in ("check.page.to_png", "evaluation.report.to_png", "evaluation.report.to_svg"):
+        monkeypatch.setattr(f"conresnet_training.{name}", lambda *_: b"")

@@ -46,7 +46,7 @@ class Checked:
 
 
 @pytest.fixture
-def check(monkeypatch, tmp_path, capsys):
+def check_and_draw(monkeypatch, tmp_path, capsys):
     """Check a folder by the command, from a working folder of its own."""
 
     def run(folder, *options):
@@ -62,8 +62,14 @@ def check(monkeypatch, tmp_path, capsys):
     return run
 
 
-def test_sound_data_set_has_no_findings(check, data_folder):
-    checked = check(data_folder / "MSD_Task04_Hippocampus")
+@pytest.fixture
+def check(check_and_draw, empty_pictures):
+    """The same, for tests of what is found."""
+    return check_and_draw
+
+
+def test_sound_data_set_has_no_findings(check_and_draw, data_folder):
+    checked = check_and_draw(data_folder / "MSD_Task04_Hippocampus")
     assert checked.status == 0 and checked.lines == ["3 of 3 cases are fine."]
     assert "\n" not in checked.closing and str(checked.folder.name) in checked.closing
     assert checked.content["layout"] == "decathlon" and checked.content["labels"] == {"1": "Anterior", "2": "Posterior"}
@@ -78,8 +84,8 @@ def test_sound_data_set_has_no_findings(check, data_folder):
 
 
 @pytest.mark.parametrize("make", [decathlon, nnunet, brats])
-def test_every_layout_is_checked(check, tmp_path, make):
-    checked = check(make(tmp_path / "set"))
+def test_every_layout_is_checked(check_and_draw, tmp_path, make):
+    checked = check_and_draw(make(tmp_path / "set"))
     assert checked.status == 0 and checked.lines == ["3 of 3 cases are fine."]
 
 
@@ -181,19 +187,19 @@ def test_unexpected_label_values(check, tmp_path, array, code, sentence):
     assert sentence in checked.line("case_1")
 
 
-def test_empty_label_is_only_odd(check, tmp_path):
+def test_empty_label_is_only_odd(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set")
     save(np.zeros(SHAPE, np.uint8), folder / "labelsTr" / "case_2.nii.gz")
-    checked = check(folder)
+    checked = check_and_draw(folder)
     assert checked.status == 0 and checked.codes == {"case_2": [("warning", "empty-label")]}
     assert "the label map is empty" in checked.line("case_2")
 
 
-def test_set_without_any_labeled_voxel_cannot_be_trained_on(check, tmp_path):
+def test_set_without_any_labeled_voxel_cannot_be_trained_on(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set")
     for path in (folder / "labelsTr").iterdir():
         save(np.zeros(SHAPE, np.uint8), path)
-    checked = check(folder)
+    checked = check_and_draw(folder)
     assert checked.status == 2 and checked.content["summary"]["findings"][0]["code"] == "no-foreground"
 
 
@@ -220,20 +226,20 @@ def test_label_that_no_case_has(check, tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_numbers(check, tmp_path, value):
+def test_values_that_are_not_numbers(check_and_draw, tmp_path, value):
     folder = decathlon(tmp_path / "set")
     array = image(0).astype(np.float32)
     array[3, 4, 5:7] = value
     save(array, folder / "imagesTr" / "case_0.nii.gz")
-    checked = check(folder)
+    checked = check_and_draw(folder)
     assert checked.status == 2 and checked.codes == {"case_0": [("error", "image-not-finite")]}
     assert "channel MRI has 2 voxels that are NaN or infinite" in checked.line("case_0")
 
 
-def test_constant_channel(check, tmp_path):
+def test_constant_channel(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set", channels=("T1", "T2"))
     save(np.stack([image(0), np.full(SHAPE, 7, np.int16)], -1), folder / "imagesTr" / "case_0.nii.gz")
-    checked = check(folder)
+    checked = check_and_draw(folder)
     assert checked.status == 2 and checked.codes == {"case_0": [("error", "image-constant")]}
     assert "channel T2 is constant: all voxels are 7" in checked.line("case_0")
 
@@ -263,14 +269,14 @@ def test_duplicates_are_named(check, tmp_path):
     assert "its images are identical to those of BraTS_1" in checked.line("BraTS_3")
 
 
-def test_cases_unlike_the_others_are_named(check, tmp_path):
+def test_cases_unlike_the_others_are_named(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set", cases=6)
     for kind, array in (("imagesTr", image(9)), ("labelsTr", label())):
         save(array, folder / kind / "case_4.nii.gz", affine(spacing=3))
     long = (20, 18, 80)
     for kind, array in (("imagesTr", image(9, long)), ("labelsTr", label(shape=long))):
         save(array, folder / kind / "case_5.nii.gz")
-    checked = check(folder)
+    checked = check_and_draw(folder)
     assert checked.status == 0
     assert checked.codes == {"case_4": [("warning", "spacing-outlier")], "case_5": [("warning", "size-outlier")]}
     assert "its superior-inferior spacing is 3 mm; the median is 1" in checked.line("case_4")
@@ -290,18 +296,18 @@ def test_all_that_is_wrong_with_a_case_is_in_one_line(check, tmp_path):
     assert checked.content["summary"] | {"with_errors": 1, "with_warnings": 0, "fine": 2} == checked.content["summary"]
 
 
-def test_set_of_which_nothing_can_be_read_still_gets_its_page(check, tmp_path):
+def test_set_of_which_nothing_can_be_read_still_gets_its_page(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set", cases=1)
     for part in ("imagesTr", "labelsTr"):
         (folder / part / "case_0.nii.gz").write_bytes(b"")
-    checked = check(folder)
+    checked = check_and_draw(folder)
     assert checked.status == 2 and checked.lines[-1] == "0 of 1 case is fine."
     assert "data:image" not in checked.page and "case_0" in checked.page
 
 
-def test_names_are_text_and_not_markup(check, tmp_path):
+def test_names_are_text_and_not_markup(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set", labels={"1": "<script>alert(1)</script>", "2": r"$\frac{$ & 腫瘍"})
-    checked = check(folder)
+    checked = check_and_draw(folder)
     assert checked.status == 0 and "<script>" not in checked.page and "&lt;script&gt;" in checked.page
 
 

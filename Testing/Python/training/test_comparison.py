@@ -11,6 +11,8 @@ from conresnet_training.evaluation.results import compare_evaluations
 from training.commands import run_command
 from training.predicted_boxes import expert, measure, save
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 
 def test_comparison_is_paired_by_case(predictions, data_set, tmp_path, monkeypatch, capsys):
     """Half the cases are a little better in every case that both have; that is seen, though cases differ more."""

@@ -200,6 +200,7 @@ def test_mistakes_get_a_sentence(predictions, data_set, tmp_path, monkeypatch, c
         assert sentence in error and "\n" not in error
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_cases_that_cannot_be_measured_are_listed_and_the_others_are_measured(
     predictions, data_set, tmp_path, monkeypatch, capsys
 ):
@@ -232,6 +233,7 @@ def test_names_are_neither_formulas_of_a_spreadsheet_nor_of_a_plot(data_set, pre
     assert {"'=1+2", "'@Far"} < names
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_command_prints_a_table_and_writes_beside_predictions(predictions, data_set, tmp_path, monkeypatch, capsys):
     (predictions / "case_5.nii.gz").unlink()
     assert run_command(monkeypatch, "evaluate", predictions, data_set) == 0

@@ -20,6 +20,8 @@ from training.commands import run_command, sentence_of
 from training.data_folders import describe
 from training.trained_runs import finished_folds, finished_run, small_plan
 
+pytestmark = pytest.mark.usefixtures("empty_pictures")
+
 
 def answer(runs, case: str, data_set, folder) -> np.ndarray:
     """The label map that the model of these runs gives for a case."""
