@@ -1,8 +1,11 @@
 """Runs that are killed at chosen moments by killed_at.py, and what they leave, compared bit by bit."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,22 +13,22 @@ import torch
 from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 
 
-def run_all(commands: list[list[str]]) -> list[tuple[int, str]]:
-    """(exit status, moment) of each command of killed_at.py."""
-    arguments = [part for command in commands for part in (*command, "--")][:-1]
-    driver = Path(__file__).with_name("killed_at.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, driver, *arguments], capture_output=True, text=True, env=environment, timeout=500
-    )
-    assert done.returncode == 0, done.stderr
-    ends = [line.split(" ", 1) for line in done.stdout.splitlines() if line.endswith(moments(commands))]
-    return [(int(status), moment) for status, moment in ends]
+@contextmanager
+def killing() -> Iterator[Callable[[list[list[str]]], list[tuple[int, str]]]]:
+    """A function for commands of killed_at.py, each with its moment before it: (exit status, moment) of each."""
+    driver = [sys.executable, Path(__file__).with_name("killed_at.py")]
+    pipe, environment = subprocess.PIPE, os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(driver, stdin=pipe, stdout=pipe, text=True, env=environment) as process:
 
+        def run_all(commands: list[list[str]]) -> list[tuple[int, str]]:
+            ends = []
+            for command in commands:
+                process.stdin.write(json.dumps(command) + "\n")
+                process.stdin.flush()
+                ends.append((int(process.stdout.readline()), command[0]))
+            return ends
 
-def moments(commands: list[list[str]]) -> tuple[str, ...]:
-    """The moment of each command."""
-    return tuple(moment for moment, *_ in commands)
+        yield run_all
 
 
 def checkpoint(run: Path, name: str = "last") -> dict:

@@ -1,11 +1,11 @@
 """Runs commands of the training backend, each in a process of its own that kills itself (SIGKILL) at a chosen moment.
 
-    python killed_at.py MOMENT ARGUMENTS... [-- MOMENT ARGUMENTS...]
-
-The processes are forked from this one, which has imported torch once for all. A line on stdout tells how each ended.
+Each line on stdin is a JSON list of a moment and the command's arguments; for each, a line on stdout has the exit
+status. The processes are forked from this one, which has imported torch once for all.
 """
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -87,11 +87,12 @@ MOMENTS = {
 
 def run(moment: str, arguments: list[str]) -> int:
     """The exit status of a forked process, negative for the signal that ended it."""
-    sys.stdout.flush()
     child = os.fork()
     if child == 0:
         status = 1
         try:
+            # The answers have stdout to themselves.
+            os.dup2(2, 1)
             MOMENTS[moment]()
             sys.argv = ["conresnet_training", *arguments]
             status = main()
@@ -101,11 +102,7 @@ def run(moment: str, arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    commands, rest = [], sys.argv[1:]
-    while rest:
-        end = rest.index("--") if "--" in rest else len(rest)
-        commands.append(rest[:end])
-        rest = rest[end + 1 :]
     torch.set_num_threads(1)
-    for moment, *arguments in commands:
-        print(run(moment, arguments), moment, flush=True)
+    for line in sys.stdin:
+        moment, *arguments = json.loads(line)
+        print(run(moment, arguments), flush=True)

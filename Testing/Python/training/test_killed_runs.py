@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from training.broken_runs import assert_same, checkpoint, curve, run_all
+from training.broken_runs import assert_same, checkpoint, curve, killing
+from training.test_stages import STEPS, staged_plan
 from training.tiny_plan import write_tiny_plan
 
 # In an order in which each process comes further than the one before, or has to make the same again.
@@ -37,12 +38,27 @@ FEW = [
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="forks")
 
 
-@pytest.mark.parametrize("moments", [FEW, pytest.param(MOMENTS, marks=pytest.mark.slow)], ids=["few", "all"])
-def test_run_that_is_killed_wherever_it_hurts_ends_as_an_unbroken_one(data_set, tmp_path, moments):
+@pytest.fixture(scope="module")
+def run_all():
+    """Runs commands that are killed at a moment, as ``killing`` does."""
+    with killing() as run_all:
+        yield run_all
+
+
+@pytest.mark.parametrize(
+    ("moments", "steps", "between"),
+    [(FEW, 6, 2), pytest.param(MOMENTS, 12, 3, marks=pytest.mark.slow)],
+    ids=["few", "all"],
+)
+def test_run_that_is_killed_wherever_it_hurts_ends_as_an_unbroken_one(
+    data_set, tmp_path, run_all, moments, steps, between
+):
     """Weights, their average, optimizer, best and last, and curves; with dropout and all options that have state."""
     plan = write_tiny_plan(
         data_set,
         tmp_path / "plan.yaml",
+        f"training.steps={steps}",
+        f"training.steps_between_checkpoints={between}",
         "training.boundary=true",
         "training.balanced_segments=true",
         "training.weight_average=0.9",
@@ -58,6 +74,33 @@ def test_run_that_is_killed_wherever_it_hurts_ends_as_an_unbroken_one(data_set, 
     for name in ("last", "best"):
         assert_same(checkpoint(whole, name), checkpoint(broken, name))
     assert curve(whole) == curve(broken)
-    assert len(curve(whole)[0]) == 2 and len(curve(whole)[1]) == 4
+    assert [point["step"] for point in curve(whole)[0]] == [*range(10, steps, 10), steps]
+    assert [step for step, *_ in curve(whole)[1]] == [*range(between, steps + 1, between)]
     assert not (broken / "prepared").exists() and not (broken / "running.json").exists()
     assert not list(broken.rglob(".part-*"))
+
+
+@pytest.mark.parametrize("system", ["coarse-to-fine", pytest.param("voxresnet-auto-context", marks=pytest.mark.slow)])
+def test_run_that_is_broken_around_the_boundary_ends_as_an_unbroken_one(data_set, tmp_path, run_all, system):
+    """Killed before and after the boundary's checkpoint, and within the second stage; stopped in the midst of both."""
+    settings = "training.weight_average=0.8", "training.boundary=true", "training.foreground_share=0.25"
+    plan = staged_plan(data_set, tmp_path, system, *settings)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    resume = ["resume", str(broken)]
+    commands = [
+        ["never", "train", str(plan), "--output", str(whole)],
+        ["never", "train", str(plan), "--output", str(broken), "--max-steps", "2"],
+        ["during validation", *resume],
+        ["between best and last", *resume],
+        ["right after a checkpoint", *resume],
+        ["right after a step", *resume],
+        ["never", *resume, "--max-steps", str(STEPS + 2)],
+        ["between best and last", *resume],
+        ["never", *resume],
+    ]
+    expected = [(0 if moment == "never" else -signal.SIGKILL, moment) for moment, *_ in commands]
+    assert run_all(commands) == expected
+    for name in ("last", "best"):
+        assert_same(checkpoint(whole, name), checkpoint(broken, name))
+    assert curve(whole) == curve(broken)
+    assert [point["step"] for point in curve(whole)[0]] == [STEPS, 2 * STEPS]

@@ -1,7 +1,5 @@
-"""Parts that are trained one after the other: what moves when, and that an interruption changes nothing."""
+"""Parts that are trained one after the other: what moves when, and what becomes of it."""
 
-import os
-import signal
 from pathlib import Path
 
 import nibabel
@@ -21,7 +19,7 @@ from conresnet_training.training import loop
 from conresnet_training.training.network import FirstStageBoxes, SegmentationTraining, stages_of, steps_of_run
 from conresnet_training.training.trainer import fit
 from conresnet_training.training.validation import whole_case
-from training.broken_runs import assert_same, checkpoint, curve, run_all
+from training.broken_runs import assert_same, checkpoint
 from training.tiny_plan import write_tiny_plan
 
 STEPS = 4
@@ -65,33 +63,6 @@ def test_each_stage_trains_its_part_alone(data_set, tmp_path, system):
     assert set(end["optimizer"]["state"]) == set(range(len(names)))
     for place in first:
         assert_same(end["optimizer"]["state"][place], between["optimizer"]["state"][place])
-
-
-@pytest.mark.skipif(os.name == "nt", reason="forks")
-@pytest.mark.parametrize("system", ["coarse-to-fine", pytest.param("voxresnet-auto-context", marks=pytest.mark.slow)])
-def test_run_that_is_broken_around_the_boundary_ends_as_an_unbroken_one(data_set, tmp_path, system):
-    """Killed before and after the boundary's checkpoint, and within the second stage; stopped in the midst of both."""
-    settings = "training.weight_average=0.8", "training.boundary=true", "training.foreground_share=0.25"
-    plan = staged_plan(data_set, tmp_path, system, *settings)
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    resume = ["resume", str(broken)]
-    commands = [
-        ["never", "train", str(plan), "--output", str(whole)],
-        ["never", "train", str(plan), "--output", str(broken), "--max-steps", "2"],
-        ["during validation", *resume],
-        ["between best and last", *resume],
-        ["right after a checkpoint", *resume],
-        ["right after a step", *resume],
-        ["never", *resume, "--max-steps", str(STEPS + 2)],
-        ["between best and last", *resume],
-        ["never", *resume],
-    ]
-    expected = [(0 if moment == "never" else -signal.SIGKILL, moment) for moment, *_ in commands]
-    assert run_all(commands) == expected
-    for name in ("last", "best"):
-        assert_same(checkpoint(whole, name), checkpoint(broken, name))
-    assert curve(whole) == curve(broken)
-    assert [point["step"] for point in curve(whole)[0]] == [STEPS, 2 * STEPS]
 
 
 @pytest.mark.parametrize("steps", [STEPS - 1, STEPS + 2])
