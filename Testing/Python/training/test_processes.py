@@ -1,9 +1,11 @@
 """Several processes: those that make samples, those that share a batch, and those of a cross-validation."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from conresnet_training.planning.plan import read_plan, with_settings, write_pla
 from conresnet_training.runs.cross_validation import Fold, open_folds
 from conresnet_training.runs.run import start_run
 from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter, read_progress
+from conresnet_training.training.trainer import as_user_error
 from training.commands import run_command, sentence_of
 from training.tiny_plan import write_tiny_plan
 
@@ -65,10 +68,9 @@ def test_two_processes_make_the_steps_of_one(data_set, tmp_path, monkeypatch):
 
 
 SURVIVOR = """
-import os, signal, sys
+import os, pickle, signal, sys
 import torch
 import torch.distributed as dist
-from conresnet_training.training.trainer import as_user_error
 child = os.fork()
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=int(child == 0), world_size=2)
 dist.all_reduce(torch.ones(1))
@@ -78,15 +80,15 @@ try:
     while True:
         dist.all_reduce(torch.ones(1))
 except Exception as error:
-    print(as_user_error(error, "run").code)
+    sys.stdout.buffer.write(pickle.dumps(error))
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="forks")
 def test_survivor_of_a_killed_process_says_so(tmp_path):
     command = [sys.executable, "-c", SURVIVOR, str(tmp_path / "store")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    assert said.stdout.split() == ["process-lost"]
+    raised = subprocess.run(command, stdout=subprocess.PIPE, timeout=300, check=True).stdout
+    assert as_user_error(pickle.loads(raised), "run").code == "process-lost"
 
 
 def test_batch_that_processes_cannot_share(data_set, tmp_path, monkeypatch, capsys):
@@ -97,32 +99,31 @@ def test_batch_that_processes_cannot_share(data_set, tmp_path, monkeypatch, caps
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_processes_that_make_samples_change_nothing(data_set, tmp_path, monkeypatch):
-    weights = []
+    weights, short = [], ("training.steps=4", "training.steps_between_checkpoints=4")
     for workers in (0, 2):
-        plan = write_tiny_plan(
-            data_set, tmp_path / f"{workers}.yaml", f"training.workers={workers}", "training.steps=6"
-        )
+        plan = write_tiny_plan(data_set, tmp_path / f"{workers}.yaml", f"training.workers={workers}", *short)
         run = tmp_path / str(workers)
-        assert run_command(monkeypatch, "train", plan, "--output", run, "--max-steps", 4) == 0
+        assert run_command(monkeypatch, "train", plan, "--output", run, "--max-steps", 3) == 0
         assert run_command(monkeypatch, "resume", run) == 0
         weights.append(last(run)["state_dict"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.usefixtures("empty_pictures")
 def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data_set, tmp_path, monkeypatch, capsys):
-    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.steps=6")
+    plan = write_tiny_plan(data_set, tmp_path / "plan.yaml", "training.folds=2", "training.steps=2")
     folder = tmp_path / "plan_crossval"
     monkeypatch.chdir(tmp_path)
-    arguments = ("crossval", plan, "--set", "training.steps_between_checkpoints=6")
+    arguments = ("crossval", plan, "--set", "training.steps_between_checkpoints=2")
     assert run_command(monkeypatch, "train", plan, "--output", folder / "fold_1", "--fold", 1, *arguments[2:]) == 0
     finished = (folder / "fold_1" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     capsys.readouterr()
     assert run_command(monkeypatch, *arguments, "--jobs", 2) == 0
     spoken = capsys.readouterr()
-    assert "Fold 1 is already trained." in spoken.out and "Fold 2 is trained." in spoken.out
-    assert "Trained 3 folds and measured 6 cases" in spoken.err.splitlines()[-1]
+    assert "Fold 1 is already trained." in spoken.out and "Fold 0 is trained." in spoken.out
+    assert "Trained 2 folds and measured 6 cases" in spoken.err.splitlines()[-1]
     assert (folder / "fold_1" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == finished
-    assert "is finished, 6 of 6 steps" in (folder / "fold_0.log").read_text(encoding="utf-8")
+    assert "is finished, 2 of 2 steps" in (folder / "fold_0.log").read_text(encoding="utf-8")
     evaluation = read_evaluation(folder / "evaluation")
     assert sorted(evaluation.cases) == [f"case_{number}" for number in range(6)]
 
@@ -136,13 +137,23 @@ def test_cross_validation_goes_on_where_it_was_and_measures_every_case_once(data
 
 
 def test_folds_in_parallel_have_a_gpu_each(data_set, tmp_path, monkeypatch, capsys):
-    """The command sees a double of two GPUs; the folds' own processes see none, and name those they were given."""
+    """The command sees a double of two GPUs, and a shell that says what a fold's own process is told."""
     plan, folder = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "folds"
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert run_command(monkeypatch, "crossval", plan, "--output", folder, "--jobs", 2, "--folds", "0,1") == 2
+    shell = tmp_path / "python"
+    shell.write_text('#!/bin/sh\necho "$@"\nexit 2\n', encoding="utf-8")
+    shell.chmod(0o755)
+    with monkeypatch.context() as doubles:
+        doubles.setattr(torch.cuda, "device_count", lambda: 2)
+        doubles.setattr("conresnet_training.runs.cross_validation.sys", SimpleNamespace(executable=str(shell)))
+        assert run_command(monkeypatch, "crossval", plan, "--output", folder, "--jobs", 2, "--folds", "0,1") == 2
     for fold in (0, 1):
-        said = (folder / f"fold_{fold}.log").read_text(encoding="utf-8")
-        assert sentence_of("device-unavailable", device=f"cuda:{fold}", torch=torch.__version__) in said
+        words = (folder / f"fold_{fold}.log").read_text(encoding="utf-8").split()
+        assert words[:3] == ["-m", "conresnet_training", "resume"] and words[4:6] == ["--device", f"cuda:{fold}"]
+    capsys.readouterr()
+    # And it does as it is told.
+    assert run_command(monkeypatch, "resume", folder / "fold_1", "--device", "cuda:99") == 2
+    expected = sentence_of("device-unavailable", device="cuda:99", torch=torch.__version__)
+    assert expected in capsys.readouterr().err
 
 
 def test_a_fold_that_failed_goes_on_by_its_own_training_settings(data_set, tmp_path):
