@@ -26,10 +26,11 @@ CHECKPOINTS = ("last.ckpt", "best.ckpt")
 
 
 @pytest.fixture
-def plan_file(data_set, tmp_path):
-    """A plan of 30 steps, three checkpoints, a network of base width 8, in single precision."""
+def plan_file(data_set, tmp_path, monkeypatch):
+    """A plan of six steps, three checkpoints, a network of base width 8, in single precision; a point every 2 steps."""
+    monkeypatch.setattr(loop, "STEPS_BETWEEN_POINTS", 2)
     plan = make_plan(read_data_set(data_set), data_set)[0]
-    plan.training.steps, plan.training.steps_between_checkpoints, plan.training.folds = 30, 10, 3
+    plan.training.steps, plan.training.steps_between_checkpoints, plan.training.folds = 6, 2, 3
     plan.training.precision, plan.training.learning_rate, plan.training.workers = "32-true", 2e-3, 0
     plan.model.system.networks[0].arguments["base_width"] = 8
     path = tmp_path / "plan.yaml"
@@ -44,25 +45,25 @@ def weights(run) -> dict[str, torch.Tensor]:
 def test_stopped_and_resumed_run_ends_with_the_weights_of_an_unbroken_one(plan_file, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken run"
     assert run_command(monkeypatch, "train", plan_file, "--output", whole) == 0
-    assert run_command(monkeypatch, "train", plan_file, "--output", broken, "--max-steps", 10) == 0
-    assert run_command(monkeypatch, "resume", broken, "--max-steps", 20) == 0
+    assert run_command(monkeypatch, "train", plan_file, "--output", broken, "--max-steps", 2) == 0
+    assert run_command(monkeypatch, "resume", broken, "--max-steps", 4) == 0
     assert run_command(monkeypatch, "resume", broken) == 0
     unbroken, resumed = weights(whole), weights(broken)
     assert unbroken.keys() == resumed.keys()
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
     # Complaint 15: the schedule goes on too. Eq. 10, of the step that was made last.
     rates = [[point["learning_rate"] for point in read_progress(run / PROGRESS_FILE).points] for run in (whole, broken)]
-    assert rates[0] == rates[1] == pytest.approx([2e-3 * (1 - step / 30) ** 0.9 for step in (9, 19, 29)])
+    assert rates[0] == rates[1] == pytest.approx([2e-3 * (1 - step / 6) ** 0.9 for step in (1, 3, 5)])
 
 
 def test_best_is_kept_and_stays_the_best_after_a_resumption(plan_file, tmp_path, monkeypatch):
     dice = iter([0.5, 0.9, 0.6])
     monkeypatch.setattr(loop, "dice_of_cases", lambda *_: torch.full((2, 2), next(dice)))
     run = tmp_path / "run"
-    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 20) == 0
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 4) == 0
     assert run_command(monkeypatch, "resume", run) == 0
     steps = {name: torch.load(run / "checkpoints" / name, weights_only=True)["global_step"] for name in CHECKPOINTS}
-    assert steps == {"last.ckpt": 30, "best.ckpt": 20}
+    assert steps == {"last.ckpt": 6, "best.ckpt": 4}
     assert [event["best"] for event in read_progress(run / PROGRESS_FILE).validations] == [True, True, False]
 
 
@@ -70,16 +71,16 @@ def test_a_run_on_all_cases_holds_none_out_and_resumes(plan_file, tmp_path, monk
     run = tmp_path / "run"
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", "nine") == 2
     assert "nine is neither the number of a fold nor none" in capsys.readouterr().err and not run.exists()
-    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", "none", "--max-steps", 15) == 0
-    assert run_command(monkeypatch, "resume", run, "--max-steps", 20) == 0
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", "none", "--max-steps", 3) == 0
+    assert run_command(monkeypatch, "resume", run, "--max-steps", 4) == 0
     split = json.loads((run / "split.json").read_text(encoding="utf-8"))
     assert split == {"training": [f"case_{number}" for number in range(6)], "held_out": []}
     progress = read_progress(run / PROGRESS_FILE)
     assert progress.started["fold"] is None and progress.started["cases"] == 6 and not progress.validations
-    assert [point["step"] for point in progress.points] == [10, 20]
+    assert [point["step"] for point in progress.points] == [2, 4]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     assert run_command(monkeypatch, "resume", run) == 0
-    assert "is finished, 30 of 30 steps" in capsys.readouterr().err
+    assert "is finished, 6 of 6 steps" in capsys.readouterr().err
     (run / "fold.txt").write_text("nine\n", encoding="utf-8")
     assert run_command(monkeypatch, "resume", run) == 2
     assert sentence_of("fold-file-damaged", path=run / "fold.txt", last=2) in capsys.readouterr().err
