@@ -59,10 +59,10 @@ def all_signals_heard():
 
 
 @contextlib.contextmanager
-def training(*arguments):
+def training(*arguments, **environment):
     """``python -m conresnet_training`` in a process of its own, which does not outlive the test."""
     command = [sys.executable, "-m", "conresnet_training", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | environment
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         yield process
@@ -94,11 +94,16 @@ def last(run: Path) -> dict:
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
 
+# As in a shell of a SLURM job of four tasks, or of torchrun; a single process is the first all the same.
+IN_A_JOB = dict.fromkeys(("RANK", "SLURM_PROCID", "LOCAL_RANK"), "1")
+IN_A_JOB |= {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}
+
+
 def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkeypatch, capsys):
     plan = write_tiny_plan(
         data_set, tmp_path / "plan.yaml", "training.steps=100000", "training.steps_between_checkpoints=100000"
     )
-    with training("train", plan, "--output", run) as process:
+    with training("train", plan, "--output", run, **IN_A_JOB) as process:
         wait_for(lambda: points(run) > 1, process)
         assert running_process(run)["pid"] == process.pid
         assert run_command(monkeypatch, "resume", run) == 2
@@ -110,6 +115,7 @@ def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkey
     assert progress.state == "stopped" and last(run)["global_step"] == progress.step
     assert errors.splitlines()[-1].startswith(f"{run} stopped at {progress.step} of 100000 steps. ")
     assert running_process(run) is None and not (run / STOP_FILE).exists() and not (run / RUNNING_FILE).exists()
+    assert any(run.glob("tensorboard/**/events*")), "only the first of several processes writes them"
     with pytest.raises(UserError) as raised:
         ask_to_stop(run)
     assert raised.value.code == "run-not-running"
@@ -345,17 +351,6 @@ def test_run_that_ended_before_its_first_checkpoint_can_be_started_again(plan_fi
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 1, "--fold", 1) == 0
     assert (run / "fold.txt").read_text(encoding="utf-8") == "1\n"
     assert run_command(monkeypatch, "train", plan_file, "--output", run) == 2, "now it has learned something"
-
-
-def test_single_process_is_the_first_whatever_the_environment_says(plan_file, run):
-    """As in a shell of a SLURM job of four tasks, or of torchrun."""
-    ranks = dict.fromkeys(("RANK", "SLURM_PROCID", "LOCAL_RANK"), "1")
-    job = {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "conresnet_training", "train", plan_file, "--output", run, "--max-steps", "4"]
-    done = subprocess.run(command, env=os.environ | ranks | job, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "stopped at 4 of 12 steps" in done.stderr and last(run)["global_step"] == 4
-    assert any(run.glob("tensorboard/**/events*")), "only the first of several processes writes them"
 
 
 def test_data_without_foreground_are_refused_before_the_first_step(plan_file, data_set, run, monkeypatch, capsys):
