@@ -279,9 +279,9 @@ def test_images_are_read_in_pieces_between_events_and_none_at_the_click(
     panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes, run = (sys.modules[f"ConResSegmentationLib.{name}"] for name in ("Processes", "SegmentationRun"))
-    # After the panel was loaded again, both may come from different copies of one file.
-    engine = sys.modules[type(panel.widget.logic.engine).__module__]
-    connection = engine.EngineConnection.bytesAtOnce.fget.__globals__
+    # After the panel was loaded again, they may come from different copies of one file; so may the process handed on.
+    engine, kept = sys.modules[type(panel.widget.logic.engine).__module__], panel.widget.logic.engine._connection
+    connection = (type(kept) if kept else engine.EngineConnection).bytesAtOnce.fget.__globals__
     for names in (engine.checksumInPieces.__globals__, vars(run.ResultOrigin), connection):
         monkeypatch.setitem(names, "BYTES_AT_ONCE", 1 << 16)
     turns, pieces, plain = [0], [], zlib.adler32
