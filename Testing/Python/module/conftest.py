@@ -10,8 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from conresnet.package.store import install_model
 from module.panel_driver import PanelDriver
 from pytest_plugin import no_main_window, slicer_app, slicer_session
+from worker.models import make_model
 
 __all__ = ["no_main_window", "slicer_app", "slicer_session"]
 
@@ -85,10 +87,26 @@ def volume(slicer_app: object, hippocampus_image: Path) -> object:
 
 @pytest.fixture
 def head(slicer_app: object, head_image: Path) -> object:
-    """A whole head, loaded into the scene: without a region the engine is busy with it for a while."""
+    """A whole head, loaded into the scene."""
     import slicer
 
     return slicer.util.loadVolume(str(head_image))
+
+
+@pytest.fixture
+def many_windows(panel: PanelDriver, tmp_path: Path) -> Iterator[object]:
+    """A volume of so many windows of a small model, which is chosen, that the engine is busy with it for a while.
+
+    The engine is idle again afterwards, so that the next test can have it.
+    """
+    import slicer
+
+    install_model(make_model(tmp_path))
+    panel.widget.modelPanel.refresh()
+    panel.choose(panel.ui.modelSelector, "An organ")
+    array = np.random.default_rng(0).normal(100, 20, (112, 48, 48)).astype(np.float32)
+    yield slicer.util.addVolumeFromArray(array, name="T1 of many windows")
+    panel.wait(lambda: not panel.widget.logic.engine.isSegmenting)
 
 
 @pytest.fixture

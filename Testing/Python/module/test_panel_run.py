@@ -206,7 +206,7 @@ def test_an_error_of_the_engine_is_a_sentence_and_changes_nothing(panel: PanelDr
     assert panel.segment() is not None
 
 
-def test_progress_comes_on_and_cancel_leaves_the_scene_as_it_was(panel: PanelDriver, head: object) -> None:
+def test_progress_comes_on_and_cancel_leaves_the_scene_as_it_was(panel: PanelDriver, many_windows: object) -> None:
     nodes = slicer.mrmlScene.GetNumberOfNodes()
     panel.click_segment()
     assert not panel.ui.applyButton.enabled and panel.ui.cancelButton.enabled
@@ -222,7 +222,7 @@ def test_progress_comes_on_and_cancel_leaves_the_scene_as_it_was(panel: PanelDri
 
 
 def test_after_a_cancelled_one_the_next_segmentation_works(
-    panel: PanelDriver, head: object, hippocampus_image: object
+    panel: PanelDriver, many_windows: object, hippocampus_image: object
 ) -> None:
     panel.click_segment()
     panel.wait_until_computing()
@@ -232,7 +232,7 @@ def test_after_a_cancelled_one_the_next_segmentation_works(
     assert panel.segment() is not None
 
 
-def test_closing_the_scene_stops_what_runs(panel: PanelDriver, head: object) -> None:
+def test_closing_the_scene_stops_what_runs(panel: PanelDriver, many_windows: object) -> None:
     panel.click_segment()
     panel.wait_until_computing()
     slicer.mrmlScene.Clear(0)
@@ -244,7 +244,7 @@ def test_closing_the_scene_stops_what_runs(panel: PanelDriver, head: object) -> 
 
 
 def test_a_killed_engine_is_a_sentence_and_the_next_click_works(
-    panel: PanelDriver, head: object, hippocampus_image: object
+    panel: PanelDriver, many_windows: object, hippocampus_image: object
 ) -> None:
     panel.click_segment()
     panel.wait_until_computing()

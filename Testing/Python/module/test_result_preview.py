@@ -7,35 +7,24 @@ import os
 import signal
 import sys
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import slicer
 
-from conresnet.package.store import install_model
 from ConResSegmentationLib import ResultSegmentation
 from module.panel_driver import PanelDriver, label_array
 from module.result_cases import SEGMENTS
-from worker.models import make_model
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
 
 
 @pytest.fixture
-def windows(panel: PanelDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """A volume of so many windows of the chosen model that a busy computer sees it grow; the preview looks often.
-
-    The engine is idle again afterwards, so that the next test can have it.
-    """
+def windows(many_windows: object, monkeypatch: pytest.MonkeyPatch) -> object:
+    """A volume that is computed in so many pieces that a busy computer sees it grow; the preview looks often."""
     monkeypatch.setattr(sys.modules["ConResSegmentationLib.ResultSegmentation"], "MILLISECONDS_BETWEEN_LOOKS", 10)
-    install_model(make_model(tmp_path))
-    panel.widget.modelPanel.refresh()
-    panel.choose(panel.ui.modelSelector, "An organ")
-    array = np.random.default_rng(0).normal(100, 20, (112, 48, 48)).astype(np.float32)
-    yield slicer.util.addVolumeFromArray(array, name="T1 of many windows")
-    panel.wait(lambda: not panel.widget.logic.engine.isSegmenting)
+    return many_windows
 
 
 def previews() -> list[object]:

@@ -1,0 +1,106 @@
+"""The panel opened again and again, what it says of the engine and of the time, reloading, and how the panel looks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+import slicer
+
+from ConResSegmentationLib import Diagnostics, Messages
+from module.panel_driver import PanelDriver
+
+pytestmark = pytest.mark.usefixtures("warm_engine")
+
+NAME = "DOE^JANE 19700101"
+
+
+def test_opening_the_module_again_and_again_leaves_nothing_behind(panel: PanelDriver, volume: object) -> None:
+    panel.segment()
+    kept = len(panel.app.kept_timers)
+    wrapper = panel.choices
+    for _time in range(3):
+        panel.leave()
+        panel.open()
+        panel.segment()
+    assert len(panel.app.kept_timers) == kept == 0, "QTimer.singleShot keeps what it calls"
+    assert panel.choices is wrapper, "each wrapper adds observers to the node"
+    wrapper.show3D = False
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert panel.choices.show3D and panel.choices is not wrapper
+
+
+def test_a_device_of_another_computer_is_shown_and_refused_with_a_sentence(panel: PanelDriver, volume: object) -> None:
+    panel.choices.device = "cuda:7"
+    assert panel.ui.deviceSelector.currentText == "cuda:7"
+    assert panel.segment() is None
+    assert "cuda:7" in panel.status
+
+
+def test_diagnostics_say_what_helps_and_name_no_patient(panel: PanelDriver, volume: object) -> None:
+    volume.SetName(NAME)
+    panel.choices.region = None
+    volume.GetImageData().GetPointData().GetScalars().Fill(1)
+    panel.segment()
+    assert NAME in panel.status, "the panel itself may name the image"
+    panel.ui.copyDiagnosticsButton.click()
+    text = panel.app.clipboard().text()
+    assert NAME not in text and "DOE" not in text
+    slicer.mrmlScene.Clear(0)
+    panel.ui.copyDiagnosticsButton.click()
+    assert "DOE" not in panel.app.clipboard().text(), "the log is kept beyond the scene"
+    for part in (
+        "Slicer 5.12",
+        "hippocampus 1.",
+        "torch: 2",
+        "device: auto",
+        "fast: False",
+        "<image ",
+        "Log of the engine",
+    ):
+        assert part in text, part
+
+
+def test_names_are_replaced_the_longest_first() -> None:
+    text = Diagnostics.withoutNames("ann t1 residual, ann t1", ["ann t1", "ann t1 residual", "", "a"])
+    assert text == "<image 2>, <image 1>"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, ""), (0.4, "almost done"), (12.3, "about 12 s left"), (63, "about 65 s left"), (200, "about 3 min left")],
+)
+def test_the_time_left_is_said_as_roughly_as_it_is_known(seconds: float | None, text: str) -> None:
+    assert Messages.timeLeft(seconds) == text
+
+
+def test_the_panel_is_as_wide_as_slicers_and_fits_a_screen(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+    volume.SetName("W" * 68)
+    panel.segment()
+    picture = panel.picture(tmp_path / "panel.png")
+    height, width = matplotlib.image.imread(picture).shape[:2]
+    assert height < 900 and width <= 420, "with everything advanced folded"
+    panel.ui.modelDetailsButton.collapsed = False
+    panel.ui.advancedCollapsibleButton.collapsed = False
+    panel.settle()
+    panel.picture(tmp_path / "unfolded.png")
+    assert panel.representation.minimumSizeHint.width() <= 420
+    label = panel.ui.modelDetailsLabel
+    assert label.height >= label.heightForWidth(label.width) > 100, "all of its text is shown"
+
+
+def test_the_whole_panel_can_be_drawn(panel: PanelDriver, volume: object, tmp_path: Path) -> None:
+    panel.settle()
+    for section in ("modelDetailsButton", "advancedCollapsibleButton", "logCollapsibleButton"):
+        getattr(panel.ui, section).collapsed = False
+    assert panel.picture(tmp_path / "panel.png").stat().st_size > 10_000
+
+
+def test_reloading_gives_a_working_panel(panel: PanelDriver, volume: object) -> None:
+    before = panel.widget
+    before.onReload()
+    panel.settle()
+    assert panel.widget is not before
+    assert panel.segment() is not None
