@@ -11,6 +11,7 @@ from conresnet.images.files import read_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import LoadedModel, load_model, segment
 from conresnet.package.store import find_model
+from conresnet.request import SegmentOptions
 
 GRAY = ("cerebral cortex", "cerebellum cortex", "thalamus", "caudate", "putamen", "pallidum", "hippocampus", "amygdala")
 WHITE = ("cerebral white matter", "cerebellum white matter", "Brain stem", "ventral diencephalon")
@@ -26,9 +27,9 @@ def head(head_image: Path) -> Volume:
     return read_volume(head_image)
 
 
-@pytest.fixture(scope="module")
-def found(model: LoadedModel, head: Volume) -> np.ndarray:
-    return segment(model, [head]).labels.array
+@pytest.fixture(scope="module", params=["fast", pytest.param("best", marks=pytest.mark.slow)])
+def found(model: LoadedModel, head: Volume, request: pytest.FixtureRequest) -> np.ndarray:
+    return segment(model, [head], SegmentOptions(fast=request.param == "fast")).labels.array
 
 
 def names_of(model: LoadedModel) -> dict[int, str]:
