@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,14 @@ from conresnet import __version__
 from conresnet.files import LOCK_FILE
 from conresnet.worker.protocol import PROTOCOL
 from worker.client import FAKE, Client, running, wait_until
+
+
+@pytest.fixture(scope="module")
+def lasting_client() -> Iterator[Client]:
+    """A worker that goes from test to test: what they ask of it, it must survive."""
+    with running(*FAKE) as client:
+        client.ready()
+        yield client
 
 
 def test_the_first_line_says_who_speaks(client: Client) -> None:
@@ -171,7 +180,9 @@ def bad_segment_requests() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("what", bad_segment_requests())
-def test_a_request_that_makes_no_sense_is_refused_with_a_sentence(client: Client, tmp_path: Path, what: str) -> None:
+def test_a_request_that_makes_no_sense_is_refused_with_a_sentence(
+    lasting_client: Client, tmp_path: Path, what: str
+) -> None:
     np.save(tmp_path / "right.npy", np.zeros((2, 2, 2)))
     np.save(tmp_path / "pickle.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("text")
@@ -180,8 +191,8 @@ def test_a_request_that_makes_no_sense_is_refused_with_a_sentence(client: Client
         if isinstance(channel, dict):
             names = {name: str(tmp_path / f"{name}.npy") for name in ("pickle", "text")}
             channel["npy"] = channel["npy"].format(npy=tmp_path / "right.npy", **names)
-    client.send(**{"request": "segment", "id": 1, "model": "any", **message})
-    error = client.expect("error")
+    lasting_client.send(**{"request": "segment", "id": 1, "model": "any", **message})
+    error = lasting_client.expect("error")
     assert error["id"] == 1 and error["code"] in ("bad-request", "bad-grid", "bad-roi", "channel-unreadable")
     assert not error["ours"] and error["message"].endswith(".")
 
@@ -193,7 +204,10 @@ HUGE_ID = b'{"request":"release","id":1' + b"0" * 300 + b"}"
     "line",
     [b"garbage", b"[]", b"\xff", b"{}", b'{"request":"segment"}', b'{"request":"fly","id":1}', b'{"id":true}', HUGE_ID],
 )
-def test_a_line_that_is_no_request_is_answered_and_survived(client: Client, image: np.ndarray, line: bytes) -> None:
+def test_a_line_that_is_no_request_is_answered_and_survived(
+    lasting_client: Client, image: np.ndarray, line: bytes
+) -> None:
+    client = lasting_client
     client.process.stdin.write(line + b"\n")
     client.process.stdin.flush()
     assert client.expect("error")["code"] == "bad-request"
