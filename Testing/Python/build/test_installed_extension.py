@@ -52,19 +52,24 @@ def test_the_training_backend_answers_from_the_installed_folder(
     assert finished.returncode == 0 and finished.stdout.strip(), finished.stderr
 
 
-def segment_by_command(extension, image: Path, folder: Path) -> Path:
-    """Segment with a shipped model from the installed folder; returns the folder of the results."""
-    output = folder / "output"
+@pytest.fixture(scope="module")
+def output(extension, hippocampus_image: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what the command in the installed folder finds with a shipped model."""
+    folder = tmp_path_factory.mktemp("segmented")
     finished = extension.python(
-        "-m", "conresnet", "segment", image, "--model", "hippocampus", "--output", output, folder=folder
+        *("-m", "conresnet", "segment", hippocampus_image, "--model", "hippocampus", "--output", folder / "output"),
+        folder=folder,
     )
     assert finished.returncode == 0, finished.stderr
-    return output
+    return folder / "output"
 
 
-def test_a_real_case_is_segmented_from_the_installed_folder(extension, tmp_path: Path, hippocampus_image: Path) -> None:
-    output = segment_by_command(extension, hippocampus_image, tmp_path)
-    labels = sitk.GetArrayFromImage(sitk.ReadImage(output / "segmentation.nii.gz"))
+def labels_in(output: Path) -> np.ndarray:
+    return sitk.GetArrayFromImage(sitk.ReadImage(output / "segmentation.nii.gz"))
+
+
+def test_a_real_case_is_segmented_from_the_installed_folder(output: Path) -> None:
+    labels = labels_in(output)
     assert set(np.unique(labels)) == {0, 1, 2}
     volumes = json.loads((output / "report.json").read_text(encoding="utf-8"))["volumes_ml"]
     assert volumes == pytest.approx(
@@ -73,7 +78,7 @@ def test_a_real_case_is_segmented_from_the_installed_folder(extension, tmp_path:
 
 
 def test_the_modules_run_from_the_installed_folder_and_finds_what_the_command_finds(
-    extension, repository: Path, tmp_path: Path, hippocampus_image: Path
+    extension, output: Path, repository: Path, tmp_path: Path, hippocampus_image: Path
 ) -> None:
     """A fresh application, its module and the engine's process, all of them in nothing but what was installed."""
     result = tmp_path / "labels.npz"
@@ -91,8 +96,7 @@ def test_the_modules_run_from_the_installed_folder_and_finds_what_the_command_fi
     assert "ConResTrainingLib" in report["files"]
     assert not {"torch", "yaml", "pydantic", "lightning_fabric", "monai"} & set(report["modules"])
     assert report["maps"] == [["residual", "Anterior hippocampus"], ["residual", "Posterior hippocampus"]]
-    output = segment_by_command(extension, hippocampus_image, tmp_path)
-    labels = sitk.GetArrayFromImage(sitk.ReadImage(output / "segmentation.nii.gz"))
+    labels = labels_in(output)
     with np.load(result) as segments:
         assert set(segments) == set(SEGMENTS)
         for name, label in SEGMENTS.items():
