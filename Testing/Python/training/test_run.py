@@ -88,7 +88,7 @@ def test_a_run_on_all_cases_holds_none_out_and_resumes(plan_file, tmp_path, monk
 
 def test_training_learns_and_exports_a_model_that_segments(plan_file, data_set, tmp_path, monkeypatch):
     content = yaml.safe_load(plan_file.read_text(encoding="utf-8"))
-    content["training"] |= {"steps": 60, "steps_between_checkpoints": 60}
+    content["training"] |= {"steps": 30, "steps_between_checkpoints": 30, "learning_rate": 4e-3}
     plan_file.write_text(yaml.safe_dump(content), encoding="utf-8")
     run, package = tmp_path / "run", tmp_path / "boxes"
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", 1) == 0
