@@ -125,9 +125,13 @@ def values_of_model(segments: Sequence[Segment], targets: Mapping[str, Sequence[
 
 
 def values_of_data_set(data_set: DataSet) -> dict[str, SegmentValues]:
-    """For label maps with the data set's own values, or the values its regions are painted with."""
+    """For label maps with the data set's own values, or the values its regions are painted with.
+
+    A segment of several values is found by any of them: a model writes only the first, other tools may keep them all.
+    """
     if not data_set.regions:
-        return {name: SegmentValues((value,), (value,)) for value, name in sorted(data_set.labels.items())}
+        own = {name: data_set.values_of_labels.get(name, (value,)) for value, name in sorted(data_set.labels.items())}
+        return {name: SegmentValues(values, values) for name, values in own.items()}
     return {
         name: SegmentValues(own, tuple(sorted({*own, *_inside(name, data_set.regions, data_set.region_labels)})))
         for name, own in data_set.regions.items()

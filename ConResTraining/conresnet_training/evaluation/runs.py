@@ -11,7 +11,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import make_folder
-from conresnet.images.files import write_volume
+from conresnet.images.files import read_single, write_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import LoadedModel, load_model, segment
 from conresnet.package import ModelDescription, ModelPackage, write_package
@@ -21,8 +21,8 @@ from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import SEGMENTATION_FILE
 from conresnet_training.data import Case, DataSet
-from conresnet_training.data.label_maps import check_expected, on_image_grid, read_label
-from conresnet_training.data.preparation import file_stem, read_case
+from conresnet_training.data.label_maps import MOST_VALUES, Tissues, check_expected, on_image_grid, whole_labels
+from conresnet_training.data.preparation import file_stem, read_case, read_reference
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
 from conresnet_training.evaluation.metrics import (
     SegmentValues,
@@ -59,7 +59,7 @@ def evaluate_predictions(
 def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: float = 1.0) -> Measured:
     """Measure the label maps in a folder.
 
-    They have the data set's own label values and are named like the cases: ``<case>.nii.gz`` (.nii, .nrrd, .mha or
+    They have the data set's own label values, any of them for a segment of several, and are named like the cases: ``<case>.nii.gz`` (.nii, .nrrd, .mha or
     .mhd; an unsuitable name also as ``file_stem`` writes it), or ``<case>/segmentation.nii.gz`` as ``python -m
     conresnet segment --cases`` writes them. Cases without one, and those that cannot be measured, are named in the
     result.
@@ -75,13 +75,13 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
     values = values_of_data_set(data_set)
     if pair := crossing(values):
         raise UserError("regions-cross", data=data_set.name, first=pair[0], second=pair[1])
-    known = {*data_set.labels, *(value for item in values.values() for value in (*item.truth, *item.found))}
+    known = data_set.known_values.union(*(item.found for item in values.values()))
     cases, errors = {}, {}
     with progress_bar(len(files)) as done:
         for name, (case, path) in files.items():
             try:
-                truth = read_label(case.label)
-                found = on_image_grid(read_label(path), truth)
+                truth = read_reference(case, data_set.tissues)
+                found = on_image_grid(_read_prediction(path, None if case.images else data_set.tissues), truth)
                 check_expected(found, known)
                 cases[name] = compare_label_maps(found, truth, values, surface_tolerance_mm)
             except UserError as error:
@@ -99,6 +99,15 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
     )
     colors = {name: segment_color(place) for place, name in enumerate(values)}
     return Measured(evaluation, files, values, colors, errors)
+
+
+def _read_prediction(path: Path, tissues: Tissues | None) -> Volume:
+    """A label map of predictions, uint8; values above 255 that the data set names become 0, as in ``read_reference``."""
+    label = read_single(path)
+    large = [value for value in tissues.values if value > MOST_VALUES] if tissues else []
+    if large:
+        label = Volume(np.where(np.isin(label.array, large), 0, label.array), label.grid, label.name)
+    return whole_labels(label)
 
 
 def _need_any(cases: Mapping, errors: Mapping[str, UserError]) -> None:
@@ -299,7 +308,8 @@ def fit_review(package: ModelPackage, data_set: DataSet, cases: Sequence[str] = 
 
 def _values_of_segments(description: ModelDescription, data_set: DataSet) -> list[tuple[int, ...]]:
     """The values of each of a model's segments in the label maps of a data set, by its name or its value."""
-    by_name = {name.casefold(): item.truth for name, item in values_of_data_set(data_set).items()}
+    values = values_of_data_set(data_set)
+    by_name = {name.casefold(): item.truth for name, item in values.items()}
     segments = description.output.segments
     if all(item.name.casefold() in by_name for item in segments):
         return [by_name[item.name.casefold()] for item in segments]
@@ -308,7 +318,7 @@ def _values_of_segments(description: ModelDescription, data_set: DataSet) -> lis
         raise UserError(
             "review-labels-differ", model=description.name, segments=ours, data=data_set.name, labels=theirs
         )
-    return [(item.label,) for item in segments]
+    return [values[data_set.labels[item.label]].truth for item in segments]
 
 
 def _sentence(runs: Sequence[Run], data_set: DataSet, cases: Collection[str]) -> str:

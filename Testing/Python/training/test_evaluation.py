@@ -169,6 +169,33 @@ def test_regions_join_label_values_and_contain_each_other(data_set, predictions)
     assert figures["Both"]["dice"] == 1 and figures["Far"]["dice"] == 0
 
 
+def test_a_segment_of_several_values_is_measured_by_all_of_them(data_folder, tmp_path):
+    """White matter is 2 and 25; what is around the head has values above 255."""
+    heads = data_folder / "SynthSeg_4mm"
+    data_set = read_data_set(heads)
+    case, name = data_set.cases[0], "Left cerebral white matter"
+    reference = nibabel.load(case.label)
+    array = np.asarray(reference.dataobj)
+    own = data_set.values_of_labels[name]
+    assert array.max() > 255 and all((array == value).any() for value in own[:1])
+    array = np.where(np.arange(array.size).reshape(array.shape) % 2 * (array == own[0]), own[1], array)
+    description = json.loads((heads / "label_maps.json").read_text(encoding="utf-8"))
+    folder = tmp_path / "heads"
+    (folder / "label_maps").mkdir(parents=True)
+    (folder / "label_maps.json").write_text(json.dumps(description), encoding="utf-8")
+
+    def dice_of(found) -> float:
+        nibabel.save(nibabel.Nifti1Image(found.astype(np.int16), reference.affine), tmp_path / "found" / "head.nii.gz")
+        return measure(tmp_path / "found", folder).cases["head"][name]["dice"]
+
+    nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), reference.affine), folder / "label_maps" / "head.nii.gz")
+    (tmp_path / "found").mkdir()
+    joined = np.where(np.isin(array, own), own[0], array)
+    # As a model writes it, and as another tool may that keeps the data set's values.
+    assert dice_of(np.where(joined > 255, 0, joined)) == 1 and dice_of(array) == 1
+    assert dice_of(np.where(array == own[1], 0, array)) == pytest.approx(2 / 3, abs=0.01)
+
+
 def test_mistakes_get_a_sentence(predictions, data_set, tmp_path, monkeypatch, capsys):
     stray = expert(data_set, 4)
     stray[0, 0, 0] = 7
