@@ -196,6 +196,13 @@ ENGINE: dict[str, str] = {
         "The file downloaded from {url} was deleted because its size or checksum is wrong; try again later, or ask the "
         "publisher."
     ),
+    "download-checksum": _(
+        "{text} is not a SHA-256 checksum, which has 64 hexadecimal digits; copy it again from the publisher."
+    ),
+    "download-other-model": _(
+        "The file downloaded from {url} is the model {found} instead of {name} and was not installed; tell the "
+        "publisher of the catalog."
+    ),
     "download-running": _("{url} is already being downloaded; wait until that download has finished."),
     "download-needs-package": _("Downloading requires the Python package requests; install it with pip."),
     # Networks, systems and maps
@@ -255,6 +262,10 @@ ENGINE: dict[str, str] = {
     "package-exists": _("{file} already exists and was not changed; choose another name, or allow overwriting."),
     "package-path-taken": _(
         "{file} already exists, is not a model package, and was not changed; choose another name, or move it."
+    ),
+    "package-other-files": _(
+        "{file} was not changed because it also has files that do not belong to the model package ({names}); move "
+        "them, or choose another name."
     ),
     # Importing checkpoints
     "import-not-found": _("There is no checkpoint at {path}; check the path."),

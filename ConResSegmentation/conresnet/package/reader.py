@@ -53,6 +53,14 @@ class Container(ABC):
         self.path = path
 
     @abstractmethod
+    def names(self) -> list[str]:
+        """What is in the container, folders too.
+
+        Raises:
+            UserError: ``package-damaged`` when it cannot be read.
+        """
+
+    @abstractmethod
     def size(self, name: str) -> int | None:
         """The size of the file `name` in bytes; None if it does not exist."""
 
@@ -75,6 +83,12 @@ class Container(ABC):
 
 class Folder(Container):
     """A package that is a folder."""
+
+    def names(self) -> list[str]:
+        try:
+            return sorted(item.name for item in self.path.iterdir())
+        except OSError as error:
+            raise self.damaged(error.strerror or str(error)) from None
 
     def size(self, name: str) -> int | None:
         try:
@@ -110,6 +124,9 @@ class Archive(Container):
         if not folders and any(name.split("/")[-1] == "data.pkl" for name in self._members):
             raise UserError("model-is-checkpoint", name=path.name)
         self._top = f"{folders[0]}/" if folders and folders[0] else ""
+
+    def names(self) -> list[str]:
+        return sorted(name.removeprefix(self._top) for name in self._members)
 
     def size(self, name: str) -> int | None:
         item = self._members.get(self._top + name)

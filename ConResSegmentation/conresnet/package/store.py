@@ -15,6 +15,7 @@ also an entry, with a sentence that says why. A package that is written is compl
 import contextlib
 import difflib
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -26,8 +27,14 @@ from pathlib import Path
 
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders, move, write_error
-from conresnet.package.description import DESCRIPTION_FILE, ModelDescription, PackedFile, parse_description
-from conresnet.package.reader import ModelPackage, read_metrics, read_package
+from conresnet.package.description import DESCRIPTION_FILE, FORMAT, ModelDescription, PackedFile, parse_description
+from conresnet.package.reader import (
+    MOST_DESCRIPTION_BYTES,
+    ModelPackage,
+    open_container,
+    read_metrics,
+    read_package,
+)
 
 SHIPPED_FOLDER = Path(__file__).resolve().parents[1] / "models"
 FOLDERS_VARIABLE = "CONRESNET_MODELS"
@@ -35,6 +42,9 @@ LICENSE_FILE = "LICENSE.txt"
 # Not the one of hidden folders with results, which are treated otherwise after a kill.
 _PREFIX = ".part-package-"
 _ASIDE = "replaced"
+# Files that operating systems put into any folder.
+_OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -258,7 +268,8 @@ def write_package(
         overwrite: replace a model package that is there. Nothing else is ever replaced.
 
     Raises:
-        UserError: when the description does not fit its files, ``package-exists``, ``disk-full`` or ``cannot-write``.
+        UserError: when the description does not fit its files, those of `check_replaceable`, ``disk-full`` or
+            ``cannot-write``.
     """
     path = Path(path)
     license_text = f"{description.license}\n\n{description.attribution}".strip() + "\n"
@@ -274,12 +285,12 @@ def write_package(
             else:
                 shutil.copyfile(content, folder / name)
         (folder / DESCRIPTION_FILE).write_text(written.to_json(), encoding="utf-8", newline="\n")
-        read_package(folder)
+        made = folder
         if path.suffix.lower() == ".zip":
             made = folder.parent / path.name
             _zip(folder, made)
-        else:
-            made = folder
+        # Before it replaces anything.
+        _read_back(made, path)
         _replace(made, path)
     return read_package(path, verify=False)
 
@@ -287,15 +298,55 @@ def write_package(
 def check_replaceable(path: Path, overwrite: bool) -> None:
     """Refuse a path where something is, unless it is a model package and may be overwritten.
 
+    A package may be damaged or of a later version, but it must have no other files, which would be lost.
+
     Raises:
-        UserError: ``package-exists`` or ``package-path-taken``.
+        UserError: ``package-exists``, ``package-path-taken`` or ``package-other-files``.
     """
     if not os.path.lexists(path):
         return
-    is_package = path.suffix.lower() == ".zip" if path.is_file() else (path / DESCRIPTION_FILE).is_file()
-    if overwrite and is_package and not path.is_symlink():
-        return
-    raise UserError("package-exists" if is_package else "package-path-taken", file=str(path))
+    others = _files_of_others(path)
+    if others is None:
+        raise UserError("package-path-taken", file=str(path))
+    if not overwrite or path.is_symlink():
+        raise UserError("package-exists", file=str(path))
+    if others:
+        names = ", ".join(others[:_MOST_NAMED]) + (", ..." if len(others) > _MOST_NAMED else "")
+        raise UserError("package-other-files", file=str(path), names=names)
+
+
+def _files_of_others(path: Path) -> list[str] | None:
+    """What a package holds besides the files that its description lists; None if it is no package."""
+    try:
+        container = open_container(path)
+        with container.open(DESCRIPTION_FILE) as file:
+            document = json.loads(file.read(MOST_DESCRIPTION_BYTES))
+        names = container.names()
+    # Whatever cannot be read as a package is not one of ours.
+    except (UserError, KeyError, ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        return None
+    listed = document.get("files")
+    own = {DESCRIPTION_FILE, *_OF_SYSTEMS, *(listed if isinstance(listed, dict) else ())}
+    return [name for name in names if name not in own]
+
+
+def _read_back(made: Path, path: Path) -> None:
+    """Check a package that will be moved to ``path``."""
+    try:
+        read_package(made)
+    except UserError as error:
+        raise named_by(error, made, path) from error
+
+
+def named_by(error: UserError, path: Path, name: str | PathLike) -> UserError:
+    """The same error, with another name for a path that means nothing to the user."""
+    values = {
+        key: value.replace(str(path), str(name)) if isinstance(value, str) else value
+        for key, value in error.values.items()
+    }
+    return UserError(error.code, **values)
 
 
 @contextlib.contextmanager
@@ -310,6 +361,7 @@ def _writing(path: Path) -> Iterator[Path]:
             folder.mkdir()
             yield folder
         finally:
+            _put_back(owned, path.parent)
             owned.remove()
     except OSError as error:
         raise write_error(error, path) from error
@@ -322,11 +374,20 @@ def recover_packages(folder: Path) -> None:
         OSError: a package cannot be moved back.
     """
     for owned in abandoned_folders(folder, _PREFIX):
-        aside = owned.path / _ASIDE
-        for package in list(aside.iterdir()) if aside.is_dir() else []:
-            if not os.path.lexists(folder / package.name):
-                move(package, folder / package.name)
+        _put_back(owned, folder)
         owned.remove()
+
+
+def _put_back(owned: OwnedFolder, folder: Path) -> None:
+    """Move a package that had stepped aside back to its name, unless the new one is there.
+
+    Raises:
+        OSError: it cannot be moved, so the hidden folder must stay.
+    """
+    aside = owned.path / _ASIDE
+    for package in list(aside.iterdir()) if aside.is_dir() else []:
+        if not os.path.lexists(folder / package.name):
+            move(package, folder / package.name)
 
 
 def _measure(content: bytes | PathLike) -> PackedFile:
@@ -347,9 +408,9 @@ def _zip(folder: Path, target: Path) -> None:
 
 
 def _replace(made: Path, path: Path) -> None:
-    """Move what was made to its name; a folder that is there steps aside first, and comes back if the move fails.
+    """Move what was made to its name; a folder that is there steps aside first.
 
-    After a kill in between, `recover_packages` brings it back.
+    If this fails or is interrupted in between, `_writing` puts it back; after a kill, `recover_packages` does.
     """
     if not path.is_dir():
         move(made, path)
@@ -357,8 +418,4 @@ def _replace(made: Path, path: Path) -> None:
     aside = made.parent / _ASIDE / path.name
     aside.parent.mkdir()
     move(path, aside)
-    try:
-        move(made, path)
-    except OSError:
-        move(aside, path)
-        raise
+    move(made, path)

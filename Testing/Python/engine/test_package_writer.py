@@ -7,6 +7,7 @@ import dataclasses
 import os
 import resource
 import signal
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +114,81 @@ def test_what_is_no_package_is_never_replaced(tmp_path: Path, description: Model
         files = {WEIGHTS: safetensors_bytes()}
         refusal("package-path-taken", write_package, description, files, tmp_path / name, overwrite=True)
     assert (tmp_path / "photos" / "one.png").exists() and (tmp_path / "notes").exists()
+
+
+def test_what_only_looks_like_a_package_is_never_replaced(tmp_path: Path, description: ModelDescription) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("holiday.jpg", b"1")
+    (tmp_path / "notes.zip").write_text("notes", encoding="utf-8")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.json").write_text('{"my": "other json"}', encoding="utf-8")
+    (tmp_path / "other" / "thesis.docx").write_bytes(b"thesis")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for name in ("photos.zip", "notes.zip", "other"):
+        for overwrite in (True, False):
+            files = {WEIGHTS: safetensors_bytes()}
+            refusal("package-path-taken", write_package, description, files, tmp_path / name, overwrite)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["organ", "organ.zip"])
+def test_a_package_with_files_of_the_users_is_not_replaced(
+    tmp_path: Path, description: ModelDescription, name: str
+) -> None:
+    files = {WEIGHTS: safetensors_bytes()}
+    write_package(description, files, tmp_path / name)
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(tmp_path / name, "a") as archive:
+            archive.writestr("thesis.docx", b"thesis")
+    else:
+        (tmp_path / name / "thesis.docx").write_bytes(b"thesis")
+    sentence = refusal("package-other-files", write_package, description, files, tmp_path / name, overwrite=True)
+    assert "(thesis.docx)" in sentence
+    if name == "organ":
+        (tmp_path / name / "thesis.docx").rename(tmp_path / name / ".DS_Store")
+        write_package(description, files, tmp_path / name, overwrite=True)
+
+
+def test_a_damaged_package_may_be_replaced(tmp_path: Path, description: ModelDescription) -> None:
+    write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
+    (tmp_path / "organ" / WEIGHTS).unlink()
+    write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ", overwrite=True)
+    read_package(tmp_path / "organ")
+
+
+def test_an_archive_that_the_reader_refuses_replaces_nothing(tmp_path: Path, description: ModelDescription) -> None:
+    """Weights of zeros alone compress like an archive made to exhaust memory."""
+    write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ.zip")
+    before = (tmp_path / "organ.zip").read_bytes()
+    files = {WEIGHTS: safetensors_bytes(2 * 2**20)}
+    sentence = refusal("package-unsafe", write_package, description, files, tmp_path / "organ.zip", overwrite=True)
+    assert str(tmp_path / "organ.zip") in sentence and ".part" not in sentence
+    assert (tmp_path / "organ.zip").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["organ.zip"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, PermissionError])
+def test_an_interruption_while_a_package_is_replaced_loses_none(
+    tmp_path: Path, description: ModelDescription, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    write_package(description, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ")
+    newer = dataclasses.replace(description, version="2.0.0")
+    failures = [2]
+
+    def move_or_fail(made: Path, path: Path) -> None:
+        failures[0] -= 1
+        if failures[0] in range(-lasts, 1):
+            raise error
+        move(made, path)
+
+    monkeypatch.setattr(store, "move", move_or_fail)
+    for lasts in (0, 1):
+        failures = [2]
+        with pytest.raises((UserError, KeyboardInterrupt)):
+            write_package(newer, {WEIGHTS: safetensors_bytes()}, tmp_path / "organ", overwrite=True)
+        # What cannot be moved back at once stays in the hidden folder, until a model is looked for.
+        place = tmp_path / "organ" if not lasts else next(tmp_path.glob(".part-*")) / "replaced" / "organ"
+        assert read_package(place).description.version == "1.2.0"
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "code.py", "model.json", "Network.safetensors"])
