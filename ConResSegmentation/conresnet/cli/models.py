@@ -148,7 +148,7 @@ def get(source: str, sha256: str, catalog: str, overwrite: bool) -> None:
             click.echo(f"Downloaded {have / 1e6:.1f}{whole} MB", err=True)
         shown = percent
 
-    package = get_model(source, sha256=sha256.lower(), catalog=catalog, overwrite=overwrite, on_progress=report)
+    package = get_model(source, sha256=sha256, catalog=catalog, overwrite=overwrite, on_progress=report)
     click.echo(f"Installed {package.description.name} {package.description.version} as {package.path}.")
 
 

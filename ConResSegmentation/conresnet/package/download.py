@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,9 +24,9 @@ from urllib.parse import urlsplit
 
 from conresnet.errors import UserError
 from conresnet.files import lock, write_error
-from conresnet.package import ModelPackage
+from conresnet.package import ModelPackage, read_package
 from conresnet.package.schema import Place, dump, field, load, load_json
-from conresnet.package.store import install_model, user_folder
+from conresnet.package.store import check_replaceable, install_model, named_by, user_folder
 
 if TYPE_CHECKING:
     from requests import Response
@@ -142,22 +143,31 @@ def get_model(
         on_progress: called with the bytes received and the total, which is 0 if unknown.
 
     Raises:
-        UserError: as `download`, `find_entry` or `conresnet.package.store.install_model`; nothing is installed then.
+        UserError: as `download`, `find_entry` or `conresnet.package.store.install_model`, or ``download-other-model``
+            for a package whose name is not that in the catalog; nothing is installed then.
     """
+    entry = None
     if is_address(name_or_url):
         url, size = name_or_url, 0
     else:
         entry = find_entry(name_or_url, catalog)
         url, sha256, size = entry.url, entry.sha256, entry.bytes
+        # Before the download, which may take long.
+        check_replaceable(user_folder() / entry.name, overwrite)
     path = download(url, sha256=sha256, size=size, on_progress=on_progress)
     try:
+        if entry and (found := read_package(path, verify=False).description.name) != entry.name:
+            # Otherwise a mistake in the catalog would replace another model.
+            raise UserError("download-other-model", url=url, found=found, name=entry.name)
         return install_model(path, overwrite)
+    except UserError as error:
+        raise named_by(error, path, url) from error
     finally:
         remove_download(path)
 
 
 def remove_download(path: str | Path) -> None:
-    """Delete a file returned by `download` after it was installed."""
+    """Delete a file returned by `download` after it was installed, or the empty part of a download that failed."""
     path = Path(path)
     with contextlib.suppress(OSError):
         path.unlink()
@@ -169,7 +179,7 @@ def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report |
 
     Args:
         url: https, or http if the checksum is known.
-        sha256, size: expected checksum and size; empty and 0 if unknown.
+        sha256, size: expected checksum, with spaces around it or not, and size; empty and 0 if unknown.
         on_progress: see `get_model`.
 
     Returns:
@@ -177,9 +187,12 @@ def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report |
 
     Raises:
         UserError: ``download-insecure``, ``download-failed``, ``download-interrupted`` (what has arrived is kept),
-            ``download-differs`` (nothing is kept), ``download-running``, ``download-needs-package``, ``disk-full`` or
-            ``cannot-write``.
+            ``download-differs`` (nothing is kept), ``download-checksum``, ``download-running``,
+            ``download-needs-package``, ``disk-full`` or ``cannot-write``.
     """
+    text, sha256 = sha256, sha256.strip().lower()
+    if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise UserError("download-checksum", text=text)
     folder = user_folder() / ".downloads"
     key = hashlib.sha256(f"{url} {sha256}".encode()).hexdigest()[:16]
     part, whole = folder / f"{key}.part", folder / f"{key}.zip"
@@ -190,7 +203,13 @@ def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report |
             # Without a checksum, parts of two different files could be joined unnoticed. The last byte is requested
             # again, because servers refuse a range that begins at the end of the file.
             have = max(file.tell() - 1, 0) if sha256 else 0
-            have = _receive(file, url, sha256, have, size, on_progress)
+            try:
+                have = _receive(file, url, sha256, have, size, on_progress)
+            except BaseException:
+                # While it is locked; Windows refuses, and the next attempt uses the file.
+                if file.seek(0, os.SEEK_END) == 0:
+                    remove_download(part)
+                raise
         if have > (size or _MOST_BYTES) or (sha256 and _checksum(part) != sha256):
             part.unlink()
             raise UserError("download-differs", url=url)

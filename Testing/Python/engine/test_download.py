@@ -98,7 +98,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A model package, zipped."""
     place = tmp_path_factory.mktemp("package")
     files = {WEIGHTS: safetensors_bytes(), "LICENSE.txt": random.Random(0).randbytes(200_000)}
-    make_folder(place / "organ", document(), files)
+    make_folder(place / "organ", document(name="tiny"), files)
     return Path(shutil.make_archive(str(place / "organ"), "zip", place / "organ")).read_bytes()
 
 
@@ -199,6 +199,34 @@ def test_a_part_that_is_longer_than_the_file_is_forgotten(models_folder, server,
     assert installed()
 
 
+def test_a_model_of_another_name_than_in_the_catalog_is_refused(models_folder, server, content, tmp_path):
+    server.files["/tiny.zip"] = content
+    download.get_model(f"{server.address}/tiny.zip")
+    before = sorted(models_folder.rglob("*"))
+    path = write_catalog(tmp_path / "catalog.json", server, content, name="lung")
+    with pytest.raises(UserError) as caught:
+        download.get_model("lung", catalog=str(path), overwrite=True)
+    assert caught.value.code == "download-other-model" and caught.value.values["found"] == "tiny"
+    assert sorted(models_folder.rglob("*")) == before
+
+
+def test_an_installed_model_is_not_downloaded_again(catalog, models_folder, server):
+    download.get_model("tiny", catalog=str(catalog))
+    server.asked.clear()
+    with pytest.raises(UserError) as caught:
+        download.get_model("tiny", catalog=str(catalog))
+    assert caught.value.code == "package-exists" and not server.asked
+    download.get_model("tiny", catalog=str(catalog), overwrite=True)
+
+
+def test_a_checksum_is_checked_before_the_download(models_folder, server, content):
+    server.files["/tiny.zip"], url = content, f"{server.address}/tiny.zip"
+    for text in ("xyz", "12" * 31, "g" * 64):
+        assert refused("", url, sha256=text) == "download-checksum"
+    assert not server.asked and not models_folder.exists()
+    download.get_model(url, sha256=f" {hashlib.sha256(content).hexdigest().upper()}\n")
+
+
 @pytest.mark.parametrize("change", [lambda data: data[:-1] + b"x", lambda data: data + b"x" * 5000])
 def test_a_wrong_file_is_deleted(catalog, models_folder, server, content, change):
     server.files["/tiny.zip"] = change(content)
@@ -208,7 +236,10 @@ def test_a_wrong_file_is_deleted(catalog, models_folder, server, content, change
 
 def test_what_is_no_package_is_not_installed(models_folder, server):
     server.files["/page.zip"] = b"<!DOCTYPE html><html>Sign in</html>"
-    assert refused("", f"{server.address}/page.zip") == "file-web-page"
+    with pytest.raises(UserError) as caught:
+        download.get_model(f"{server.address}/page.zip")
+    assert caught.value.code == "file-web-page" and f"{server.address}/page.zip" in caught.value.message
+    assert ".downloads" not in caught.value.message and not installed()
     assert not (models_folder / ".downloads").exists()
 
 
@@ -237,6 +268,7 @@ def test_addresses_that_are_refused(models_folder, server, url, code, monkeypatc
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     server.files[f"http://example.org:{server.server_port}/model.zip"] = b"x"
     assert refused("", url.format(server=server.address)) == code
+    assert not (models_folder / ".downloads").exists()
 
 
 def test_the_proxy_of_the_system_is_used(models_folder, server, content, tmp_path, monkeypatch):
@@ -249,7 +281,7 @@ def test_the_proxy_of_the_system_is_used(models_folder, server, content, tmp_pat
 
 
 def test_two_downloads_of_one_file_do_not_meet(catalog, models_folder, server, content):
-    server.stops_after = 10
+    server.stops_after = len(content) // 2
     assert refused(catalog) == "download-interrupted"
     [part] = (models_folder / ".downloads").iterdir()
     program = "import sys; from conresnet.files import lock; file = open(sys.argv[1], 'ab')"
