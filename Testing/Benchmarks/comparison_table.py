@@ -13,8 +13,9 @@ from system_rows import CONRESNET, SIZES, STUDY, Row
 
 from conresnet.files import replacing
 from conresnet_training.evaluation import Evaluation
+from conresnet_training.evaluation.comparison import compare_evaluations
 from conresnet_training.evaluation.metrics import METRICS
-from conresnet_training.evaluation.results import OVERALL, compare_evaluations
+from conresnet_training.evaluation.results import OVERALL
 
 MOST_LATE_RISE = 0.005
 """A row whose validation Dice rose by more than this in the last quarter of its steps is under-trained."""

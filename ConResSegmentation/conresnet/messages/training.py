@@ -269,11 +269,18 @@ TRAINING: dict[str, str] = {
         "The two evaluations used different tolerances for surface Dice ({first:g} mm and {second:g} mm). Evaluate "
         "again with the same tolerance."
     ),
+    "comparison-path-taken": _(
+        "{path} already exists, is not a comparison, and was not changed; choose another file with --output."
+    ),
     # The review list.
     "review-cases-unknown": _(
         "The package {model} does not list the cases that were held out from its training; name them with --cases."
     ),
     "review-case-missing": _("The data set {data} has no case {case}; check --data, or name other cases with --cases."),
+    "review-case-without-images": _(
+        "The case {case} of {data} has no images; name cases with images with --cases, or fit the review list by "
+        "exporting the training run again."
+    ),
     "review-labels-differ": _(
         "The model {model} has the segments {segments}, but the data set {data} has the labels {labels}; use a data "
         "set with the same names or values."

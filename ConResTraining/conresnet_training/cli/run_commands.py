@@ -1,6 +1,7 @@
 """``python -m conresnet_training train``, ``resume``, ``stop``, ``crossval``, ``evaluate``, ``compare``, ``export`` and
 ``fit-review``: train runs, measure them, and make model packages of them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ checkpoint_option = click.option(
     help="Latest checkpoint of a run, or the one with the best validation Dice, whose figures are optimistic.",
 )
 _EVALUATION = click.Path(path_type=Path)
+
+
+class _FiniteRange(click.FloatRange):
+    """A range of numbers, none of which is infinite or NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class _Fold(click.ParamType):
@@ -160,12 +171,13 @@ def crossval(
     With several GPUs, folds that are trained in parallel use different ones.
 
     Repeat the command to continue the folds that are not finished; each one uses the training settings in its own
-    plan.yaml. Stopping ends every fold after its current step; the exit status is then that of a stopped training.
+    plan.yaml. Stopping ends every fold after its current step; the exit status is then that of a stopped training. It
+    is 2 if some cases could not be measured.
     """
     from conresnet.inference.devices import device_of_process
-    from conresnet_training.evaluation import evaluate_runs, summary_table
+    from conresnet_training.evaluation import evaluate_runs
     from conresnet_training.planning.plan import read_plan, with_settings
-    from conresnet_training.reporting import case_count, echo
+    from conresnet_training.reporting import echo
     from conresnet_training.runs.cross_validation import cross_validate
 
     followed = with_settings(read_plan(plan, data), settings)
@@ -182,11 +194,8 @@ def crossval(
         echo(f"The cross-validation {output} was stopped. Repeat the command to continue.", err=True)
         return status
     evaluation = evaluate_runs(runs, output / "evaluation")
-    echo(summary_table(evaluation.summary))
     trained = "1 fold" if len(runs) == 1 else f"{len(runs)} folds"
-    measured = f"{case_count(len(evaluation.cases))}: mean Dice {evaluation.mean('dice'):.3f}"
-    echo(f"Trained {trained} and measured {measured}. See {output / 'evaluation'}.", err=True)
-    return 0
+    return _report_evaluation(evaluation, output / "evaluation", f"Trained {trained} and measured")
 
 
 def _numbers(folds: str | None, count: int) -> list[int]:
@@ -206,7 +215,7 @@ def _numbers(folds: str | None, count: int) -> list[int]:
 @click.option(
     "--surface-tolerance",
     "tolerance",
-    type=click.FloatRange(min=0),
+    type=_FiniteRange(min=0),
     default=1.0,
     show_default=True,
     metavar="MM",
@@ -226,10 +235,9 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     maximum, mm), and volume difference (mL). The exit status is 2 if some cases could not be measured.
     """
     from conresnet_training.data import read_data_set
-    from conresnet_training.evaluation import evaluate_predictions, evaluate_runs, summary_table
-    from conresnet_training.evaluation.results import PAGE_FILE, remarks
+    from conresnet_training.evaluation import evaluate_predictions, evaluate_runs
+    from conresnet_training.evaluation.results import PAGE_FILE
     from conresnet_training.evaluation.runs import open_runs
-    from conresnet_training.reporting import case_count, echo, listed
 
     if not folder.is_dir():
         raise click.UsageError(f"The folder {folder} does not exist.")
@@ -245,6 +253,20 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
         named = folder.resolve()  # "." and ".." are not names
         output = output or named.parent / f"{named.name}_evaluation"
         evaluation = evaluate_predictions(folder, read_data_set(data), output, tolerance)
+    return _report_evaluation(evaluation, output / PAGE_FILE, "Measured")
+
+
+def _report_evaluation(evaluation: Any, place: Path, done: str) -> int:
+    """Show the figures, and everything that they do not include; return the exit status.
+
+    Args:
+        place: where the results are.
+        done: "Measured", or what was done besides.
+    """
+    from conresnet_training.evaluation import summary_table
+    from conresnet_training.evaluation.results import remarks
+    from conresnet_training.reporting import case_count, echo, listed
+
     echo(summary_table(evaluation.summary))
     for sentence in remarks(evaluation.summary):
         echo(sentence)
@@ -254,16 +276,16 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
         echo(f"{name} could not be measured: {sentence}", err=True)
     for sentence in evaluation.unfinished:
         echo(sentence, err=True)
-    measured = f"Measured {case_count(len(evaluation.cases))} of {evaluation.data}"
+    measured = f"{done} {case_count(len(evaluation.cases))} of {evaluation.data}"
     failed = f"; {case_count(len(evaluation.failed))} could not be measured" if evaluation.failed else ""
-    echo(f"{measured}{failed}: mean Dice {evaluation.mean('dice'):.3f}. See {output / PAGE_FILE}.", err=True)
+    echo(f"{measured}{failed}: mean Dice {evaluation.mean('dice'):.3f}. See {place}.", err=True)
     return 2 if evaluation.failed else 0
 
 
 @click.command()
 @click.argument("first", metavar="A", type=_EVALUATION)
 @click.argument("second", metavar="B", type=_EVALUATION)
-@click.option("--output", type=FILE, help="Also write the comparison as JSON.")
+@click.option("--output", type=FILE, help="Also write the comparison as JSON. Only another comparison is replaced.")
 def compare(first: Path, second: Path, output: Path | None) -> None:
     """Compare two evaluations case by case: A minus B.
 
@@ -272,9 +294,17 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     test.
     """
     from conresnet_training.evaluation import read_evaluation
-    from conresnet_training.evaluation.results import compare_evaluations, comparison_table, remarks, write_json
+    from conresnet_training.evaluation.comparison import (
+        check_comparison_path,
+        compare_evaluations,
+        comparison_table,
+        write_comparison,
+    )
+    from conresnet_training.evaluation.results import remarks
     from conresnet_training.reporting import case_count, echo, listed
 
+    if output:
+        check_comparison_path(output)
     evaluations = [read_evaluation(path) for path in (first, second)]
     comparison = compare_evaluations(*evaluations)
     for letter, path, evaluation in zip("AB", (first, second), evaluations, strict=True):
@@ -284,8 +314,10 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     echo(f"\n{comparison_table(comparison)}")
     if comparison.left_out:
         echo(f"\nLeft out, because only one evaluation has them: {listed(comparison.left_out)}.")
+    for sentence in comparison.warnings:
+        echo(sentence, err=True)
     if output:
-        write_json(comparison.to_dict(), output)
+        write_comparison(comparison, output)
     common = len(set(evaluations[0].cases) & set(evaluations[1].cases))
     echo(f"Compared {first} with {second} on {case_count(common)}.", err=True)
 
@@ -353,13 +385,15 @@ def fit_review(package: str, data: Path, cases: str | None) -> None:
     """
     from conresnet.package import write_package
     from conresnet.package.ranking import RANKING_FILE
-    from conresnet.package.store import read_model
+    from conresnet.package.store import check_replaceable, read_model
     from conresnet_training.data import read_data_set
     from conresnet_training.evaluation.review_fit import describe_ranking, ranking_file
     from conresnet_training.evaluation.runs import fit_review
     from conresnet_training.reporting import echo
 
     model = read_model(package)
+    # Before the work, because the package will be written anew.
+    check_replaceable(model.path, overwrite=True)
     names = [name.strip() for name in (cases or "").split(",") if name.strip()]
     ranking = fit_review(model, read_data_set(data), names)
     files = {name: model.read_file(name) for name in model.description.files}

@@ -1,7 +1,8 @@
-"""Results of many cases: summaries with intervals, files, text tables, and the comparison of two evaluations."""
+"""Results of many cases: summaries with intervals, files and text tables."""
 
 import csv
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -103,7 +104,11 @@ def _empty(rows: Sequence[Figures]) -> dict[str, int]:
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
     """A sentence about every segment that was empty in some case."""
-    words = {"missed": "missed in {}", "invented": "invented in {}", "absent": "correctly absent in {}"}
+    words = {
+        "missed": "missed in {}",
+        "invented": "invented in {}",
+        "absent": "correctly absent in {}, which counts as a Dice of 1",
+    }
     sentences = []
     for segment, counts in summary["empty"].items():
         parts = [words[kind].format(case_count(count)) for kind, count in counts.items() if count]
@@ -275,151 +280,52 @@ def read_evaluation(path: Path) -> Evaluation:
             data=content["data"],
             split=content["split"],
             model=content["model"],
-            surface_tolerance_mm=float(content["surface_tolerance_mm"]),
+            surface_tolerance_mm=_number(content["surface_tolerance_mm"]),
             cases={
-                case: {segment: {name: row[name] for name in COLUMNS} for segment, row in rows.items()}
+                case: {segment: _checked_figures(row) for segment, row in rows.items()}
                 for case, rows in content["cases"].items()
             },
             missing=tuple(content["missing"]),
             made_by=tuple(content["made_by"]),
             failed=dict(content.get("failed", {})),
         )
+        _check_texts(evaluation)
     except OSError as error:
         raise UserError("evaluation-not-found", path=str(path), reason=error.strerror or str(error)) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError("evaluation-invalid", path=str(path)) from error
-    if not evaluation.cases or len({tuple(rows) for rows in evaluation.cases.values()}) != 1:
+    if len({tuple(rows) for rows in evaluation.cases.values()}) != 1 or not evaluation.segments:
         raise UserError("evaluation-segments-differ", path=str(path))
     return evaluation
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Paired differences: the first evaluation minus the second.
-
-    Args:
-        first, second: the evaluations.
-        left_out: cases that only one of them has.
-        rows: for each segment and ``OVERALL``, and each metric: "cases" (in which both have a value), "first" and
-            "second" (the means over these), "difference" (of the means), "interval" (95%, percentile bootstrap over
-            cases; None for fewer than five cases), "p" (Wilcoxon's signed-rank test, two-sided).
-    """
-
-    first: Evaluation
-    second: Evaluation
-    left_out: tuple[str, ...]
-    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "first": _origin(self.first),
-            "second": _origin(self.second),
-            "difference": "first minus second, paired by case; positive if the first is larger",
-            "left_out": list(self.left_out),
-            "rows": {segment: {name: dict(row) for name, row in rows.items()} for segment, rows in self.rows.items()},
-        }
+# The figures that a segment without a surface does not have.
+_MAY_BE_MISSING = ("hd95", "hd")
 
 
-def compare_evaluations(first: Evaluation, second: Evaluation) -> Comparison:
-    """Compare two evaluations case by case.
-
-    Raises:
-        UserError: ``no-common-case``, ``evaluation-segments-unlike`` or ``tolerances-differ``.
-    """
-    common = [case for case in first.cases if case in second.cases]
-    if not common:
-        raise UserError("no-common-case", first=_named(first), second=_named(second))
-    if set(first.segments) != set(second.segments):
-        names = {"first": ", ".join(first.segments), "second": ", ".join(second.segments)}
-        raise UserError("evaluation-segments-unlike", **names)
-    if first.surface_tolerance_mm != second.surface_tolerance_mm:
-        tolerances = {"first": first.surface_tolerance_mm, "second": second.surface_tolerance_mm}
-        raise UserError("tolerances-differ", **tolerances)
-    # Cases of the same name count as the same case, even if the data sets have different names.
-    ours, theirs = ({case: item.cases[case] for case in common} for item in (first, second))
-    names = list(first.segments) + ([OVERALL] if len(first.segments) > 1 else [])
-    rows = {
-        segment: {
-            metric: _paired(*_of_both(ours, theirs, segment, metric))
-            for metric in (AVERAGED if segment == OVERALL else METRICS)
-        }
-        for segment in names
+def _checked_figures(row: Mapping[str, Any]) -> Figures:
+    """The figures of one segment. Raises ValueError, KeyError, TypeError or OverflowError for what cannot be one."""
+    figures = {
+        name: None if row[name] is None and name in _MAY_BE_MISSING else _number(row[name], name) for name in COLUMNS
     }
-    left_out = sorted({*first.cases, *second.cases} - set(common))
-    return Comparison(first, second, tuple(left_out), rows)
+    if (figures["hd95"] is None) != (figures["hd"] is None):
+        raise ValueError("one distance is missing")
+    return figures
 
 
-Cases = Mapping[str, Mapping[str, Figures]]
+def _number(value: Any, name: str = "") -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is not a finite number")
+    if (value < 0 and name != "volume_difference_ml") or (value > 1 and name in ("dice", "surface_dice")):
+        raise ValueError(f"{value!r} is out of range")
+    return float(value)
 
 
-def _of_both(ours: Cases, theirs: Cases, segment: str, metric: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Both values of each case; for ``OVERALL`` the means over the segments for which both have one.
-
-    Otherwise, missing a difficult segment would be rewarded with a better mean of the others.
-    """
-    if segment != OVERALL:
-        return per_case(ours, segment, metric), per_case(theirs, segment, metric)
-    shared = {
-        case: [name for name in rows if rows[name][metric] is not None and theirs[case][name][metric] is not None]
-        for case, rows in ours.items()
-    }
-    return tuple(
-        per_case({case: {name: side[case][name] for name in names} for case, names in shared.items()}, OVERALL, metric)
-        for side in (ours, theirs)
-    )
-
-
-def _origin(evaluation: Evaluation) -> dict[str, Any]:
-    return {
-        "model": evaluation.model,
-        "data": evaluation.data,
-        "split": evaluation.split,
-        "made_by": [dict(entry) for entry in evaluation.made_by],
-    }
-
-
-def _named(evaluation: Evaluation) -> str:
-    return f"{evaluation.model} on {evaluation.data}"
-
-
-def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str, Any]:
-    cases = [case for case in ours if case in theirs]
-    if not cases:
-        return {"cases": 0, "first": None, "second": None, "difference": None, "interval": None, "p": None}
-    one, other = (np.array([values[case] for case in cases]) for values in (ours, theirs))
-    difference = one - other
-    interval = mean_interval(difference)
-    # Without any differences, there is nothing to rank.
-    p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
-    return {
-        "cases": len(cases),
-        "first": round(float(one.mean()), 6),
-        "second": round(float(other.mean()), 6),
-        "difference": round(float(difference.mean()), 6),
-        "interval": None if interval is None else [round(end, 6) for end in interval],
-        "p": p,
-    }
-
-
-def comparison_table(comparison: Comparison) -> str:
-    """The comparison as text, one line per segment and metric."""
-    rows = [("segment", "metric", "A", "B", "A - B", "95% interval", "p", "cases")]
-    for segment, metrics in comparison.rows.items():
-        for name, row in metrics.items():
-            if not row["cases"]:
-                continue
-            decimals = METRICS[name].decimals + 1
-            interval = row["interval"] or ()
-            rows.append(
-                (
-                    "mean of segments" if segment == OVERALL else segment,
-                    METRICS[name].heading,
-                    *(f"{row[key]:.{decimals}f}" for key in ("first", "second")),
-                    f"{row['difference']:+.{decimals}f}",
-                    " to ".join(f"{end:+.{decimals}f}" for end in interval),
-                    f"{row['p']:.2g}",
-                    str(row["cases"]),
-                )
-            )
-    return text_table(rows, left=2)
+def _check_texts(evaluation: Evaluation) -> None:
+    """Raises ValueError or AttributeError for what is not as ``Evaluation`` describes it."""
+    texts = (evaluation.data, evaluation.split, evaluation.model, *evaluation.missing, *evaluation.failed.values())
+    runs = [(entry.get("unfinished", ""), entry["fold"]) for entry in evaluation.made_by]
+    if not all(isinstance(text, str) for text in (*texts, *(so_far for so_far, _ in runs))):
+        raise ValueError("not a text")
+    if not all(fold is None or type(fold) is int for _, fold in runs):
+        raise ValueError("not the number of a fold")

@@ -7,8 +7,8 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet_training.evaluation import read_evaluation
-from conresnet_training.evaluation.results import compare_evaluations
-from training.commands import run_command
+from conresnet_training.evaluation.comparison import compare_evaluations
+from training.commands import run_command, sentence_of
 from training.predicted_boxes import expert, measure, save
 
 pytestmark = pytest.mark.usefixtures("empty_pictures")
@@ -72,6 +72,35 @@ def test_missing_a_segment_is_no_better_distance(predictions, data_set, tmp_path
     capsys.readouterr()
     assert run_command(monkeypatch, "compare", *(tmp_path / f"{n}_evaluation" for n in ("missed", "predictions"))) == 0
     assert "Far box was missed in 6 cases; these cases have no distances." in capsys.readouterr().out
+
+
+def test_only_a_comparison_is_replaced(predictions, data_set, tmp_path, monkeypatch, capsys):
+    assert run_command(monkeypatch, "evaluate", predictions, data_set) == 0
+    evaluation, mine = tmp_path / "predictions_evaluation", tmp_path / "plan.yaml"
+    mine.write_text("data: mine\n", encoding="utf-8")
+    for path in (mine, evaluation / "evaluation.json", evaluation / "report.html"):
+        before = path.read_bytes()
+        assert run_command(monkeypatch, "compare", evaluation, evaluation, "--output", path) == 2
+        assert sentence_of("comparison-path-taken", path=path) in capsys.readouterr().err
+        assert path.read_bytes() == before
+    output = evaluation / "comparison.json"
+    for _ in range(2):
+        assert run_command(monkeypatch, "compare", evaluation, evaluation, "--output", output) == 0
+        assert json.loads(output.read_text(encoding="utf-8"))["warnings"] == []
+
+
+def test_cases_of_one_name_with_other_references_are_named(predictions, data_set, tmp_path, monkeypatch, capsys):
+    assert run_command(monkeypatch, "evaluate", predictions, data_set) == 0
+    label = expert(data_set, 2)
+    label[0, 0, 0] = 1
+    save(label, data_set / "labelsTr" / "case_2.nii.gz")
+    assert run_command(monkeypatch, "evaluate", predictions, data_set, "--output", tmp_path / "other") == 0
+    output = tmp_path / "comparison.json"
+    arguments = ("compare", tmp_path / "predictions_evaluation", tmp_path / "other", "--output", output)
+    capsys.readouterr()
+    assert run_command(monkeypatch, *arguments) == 0
+    (warning,) = json.loads(output.read_text(encoding="utf-8"))["warnings"]
+    assert "The references of case_2 differ in volume" in warning and warning in capsys.readouterr().err
 
 
 def test_only_what_is_alike_is_compared(predictions, data_set, tmp_path):

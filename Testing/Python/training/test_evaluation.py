@@ -132,7 +132,7 @@ def test_what_is_empty_is_counted_and_in_no_mean_of_distances(predictions, data_
     assert summary[OVERALL]["hd"]["cases"] == 5
     assert read_evaluation(tmp_path / "evaluation") == evaluation
     page = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
-    assert "Far box was missed in 1 case, invented in 1 case, correctly absent in 1 case" in page
+    assert "Far box was missed in 1 case, invented in 1 case, correctly absent in 1 case, which counts as a Dice of 1" in page
 
 
 def test_nothing_found_anywhere_still_makes_a_page_and_names_write_no_html(predictions, data_set, tmp_path):
@@ -297,6 +297,55 @@ def test_file_that_is_no_evaluation(tmp_path, text, code):
     with pytest.raises(UserError) as raised:
         read_evaluation(path)
     assert raised.value.code == code and raised.value.values["path"] == str(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("cases", "case_3", "Far box", "dice"), "high"),
+        (("cases", "case_3", "Far box", "dice"), None),
+        (("cases", "case_3", "Far box", "dice"), float("nan")),
+        (("cases", "case_3", "Far box", "dice"), 10**400),
+        (("cases", "case_3", "Far box", "dice"), True),
+        (("cases", "case_3", "Far box", "surface_dice"), 1.5),
+        (("cases", "case_3", "Far box", "hd"), None),
+        (("cases", "case_3", "Far box", "hd"), -1),
+        (("cases", "case_3", "Far box", "volume_difference_ml"), None),
+        (("cases", "case_3", "Far box"), [1]),
+        (("cases", "case_3"), {}),
+        (("cases",), {}),
+        (("cases",), {"case_3": {}}),
+        (("made_by",), ["x"]),
+        (("made_by",), [{"unfinished": "1 of 2 steps"}]),
+        (("made_by",), [{"fold": "x"}]),
+        (("surface_tolerance_mm",), float("inf")),
+        (("missing",), [1]),
+        (("data",), 5),
+        (("failed",), {"case_3": None}),
+    ],
+)
+def test_a_damaged_evaluation_is_refused(predictions, data_set, tmp_path, place, value):
+    content = measure(predictions, data_set).to_dict()
+    *steps, last = place
+    part = content
+    for step in steps:
+        part = part[step]
+    part[last] = value
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        read_evaluation(path)
+    assert raised.value.code in ("evaluation-invalid", "evaluation-segments-differ")
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "inf"])
+def test_a_tolerance_that_is_not_a_number_is_refused_before_the_work(
+    predictions, data_set, tmp_path, monkeypatch, capsys, tolerance
+):
+    arguments = ("evaluate", predictions, data_set, "--surface-tolerance", tolerance)
+    assert run_command(monkeypatch, *arguments) == 2
+    assert f"{tolerance} is not a finite number" in capsys.readouterr().err
+    assert not (tmp_path / "predictions_evaluation").exists()
 
 
 def test_a_case_at_the_hospital_keeps_its_geometry(data_folder, tmp_path):
