@@ -122,12 +122,13 @@ class ReviewSamples:
         truth = belongs[1:, label_map.array[box]]
         self.wrong_spot_voxels += np.count_nonzero((found != truth).any(axis=0) & (spots > 0))
 
-    def fit(self, what: str, segments: Sequence[str]) -> Ranking | None:
+    def fit(self, what: str, segments: Sequence[str], are_held_out: bool = True) -> Ranking | None:
         """The ranking for the package; None where no slice of any case holds a segment.
 
         Args:
             what: which cases these are, in a sentence.
             segments: names.
+            are_held_out: whether it is known that the training never saw these cases; if not, the note says so.
         """
         if not self.samples:
             return None
@@ -146,7 +147,7 @@ class ReviewSamples:
             whole=_fit(whole, features),
             segments=_fit(parts, features),
             spot_rate=round(self.wrong_spot_voxels / self.spot_voxels, 4) if self.spot_voxels else FALLBACK.spot_rate,
-            note=_note(figures),
+            note=_note(figures, are_held_out),
             figures=figures,
         )
 
@@ -170,11 +171,17 @@ def ranking_file(ranking: Ranking) -> bytes:
     return (json.dumps(dump(ranking), indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
-def _note(figures: Mapping[str, Any]) -> str:
+def _note(figures: Mapping[str, Any], are_held_out: bool) -> str:
     """What users of the list should know of it; "" for a good one."""
     sentences = []
+    kind = "held-out " if are_held_out else ""
+    if not are_held_out:
+        sentences.append(
+            "The ranking was fitted on cases that are not known to be held out of training; if the model learned from "
+            "them, it makes fewer errors there than in new cases."
+        )
     if figures["cases"] < FEWEST_CASES:
-        count = "1 held-out case" if figures["cases"] == 1 else f"{figures['cases']} held-out cases"
+        count = f"1 {kind}case" if figures["cases"] == 1 else f"{figures['cases']} {kind}cases"
         sentences.append(f"The ranking was fitted on only {count}, so expected numbers are rough.")
     ours, area = (
         (figures["auroc"], figures["auroc_area"])
@@ -183,7 +190,8 @@ def _note(figures: Mapping[str, Any]) -> str:
     )
     if ours is not None and area is not None and ours - area < GAIN:
         sentences.append(
-            f"In held-out cases this ranking is no better than one by area alone ({ours:.3f} against {area:.3f})."
+            f"In {kind or 'these '}cases this ranking is no better than one by area alone ({ours:.3f} against "
+            f"{area:.3f})."
         )
     return " ".join(sentences)
 

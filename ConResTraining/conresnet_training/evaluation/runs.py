@@ -1,6 +1,7 @@
 """Measures training runs on the cases they held out, segmented by the engine as for a user, and other predictions."""
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +35,7 @@ from conresnet_training.evaluation.metrics import (
 from conresnet_training.evaluation.report import Measured, write_results
 from conresnet_training.evaluation.results import Evaluation
 from conresnet_training.evaluation.review_fit import ReviewSamples
-from conresnet_training.reporting import listed, progress_bar, segment_color
+from conresnet_training.reporting import case_count, listed, progress_bar, segment_color
 from conresnet_training.runs.packing import PackedRuns, check_agreement, pack_runs
 from conresnet_training.runs.run import FOLD_FILE, Run, held_out_of_run, open_run
 
@@ -59,10 +60,10 @@ def evaluate_predictions(
 def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: float = 1.0) -> Measured:
     """Measure the label maps in a folder.
 
-    They have the data set's own label values, any of them for a segment of several, and are named like the cases: ``<case>.nii.gz`` (.nii, .nrrd, .mha or
-    .mhd; an unsuitable name also as ``file_stem`` writes it), or ``<case>/segmentation.nii.gz`` as ``python -m
-    conresnet segment --cases`` writes them. Cases without one, and those that cannot be measured, are named in the
-    result.
+    They have the data set's own label values, any of them for a segment of several, and are named like the cases:
+    ``<case>.nii.gz`` (.nii, .nrrd, .mha or .mhd; an unsuitable name also as ``file_stem`` writes it), or
+    ``<case>/segmentation.nii.gz`` as ``python -m conresnet segment --cases`` writes them. Cases without one, and those
+    that cannot be measured, are named in the result.
 
     Raises:
         UserError: ``predictions-not-found`` or ``regions-cross``; if no case can be measured, what is wrong with the
@@ -102,7 +103,7 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
 
 
 def _read_prediction(path: Path, tissues: Tissues | None) -> Volume:
-    """A label map of predictions, uint8; values above 255 that the data set names become 0, as in ``read_reference``."""
+    """A label map as uint8; values above 255 that the data set names become 0, as in ``read_reference``."""
     label = read_single(path)
     large = [value for value in tissues.values if value > MOST_VALUES] if tissues else []
     if large:
@@ -222,7 +223,9 @@ def open_runs(folder: Path, data: Path | None = None) -> list[Run]:
     """The run in a folder, or the runs of a cross-validation in it (``fold_0``, ``fold_1``, ...); else none."""
     if os.path.isfile(folder / FOLD_FILE):
         return [open_run(folder, data)]
-    folds = sorted(folder.glob("fold_*"), key=lambda path: (len(path.name), path.name))
+    # Others, such as a copy named fold_0_before, are no folds of their own.
+    folds = [path for path in folder.glob("fold_*") if re.fullmatch(r"fold_\d+", path.name)]
+    folds.sort(key=lambda path: (len(path.name), path.name))
     return [open_run(path, data) for path in folds if (path / FOLD_FILE).is_file()]
 
 
@@ -277,21 +280,26 @@ def _read(case: Case, model: LoadedModel, synthesizer: Synthesizer | None = None
 def fit_review(package: ModelPackage, data_set: DataSet, cases: Sequence[str] = ()) -> Ranking:
     """Fit a package's review list to cases that its training never saw.
 
+    The ranking says so if that is not known of these cases.
+
     Args:
         cases: their names; by default those that the package's metrics.json has figures of.
 
     Raises:
         UserError: ``review-cases-unknown`` if neither names any case, ``review-case-missing`` if the data set does not
-        have one, ``review-labels-differ`` if its labels are not the model's segments, ``review-empty`` if the model
-        finds nothing, or any error of reading and segmenting.
+            have one, ``review-case-without-images``, ``review-labels-differ`` if its labels are not the model's
+            segments, ``review-empty`` if the model finds nothing, or any error of reading and segmenting.
     """
-    names = tuple(cases) or held_out_cases(package)
+    names = tuple(dict.fromkeys(cases)) or held_out_cases(package)
     if not names:
         raise UserError("review-cases-unknown", model=package.description.name)
     by_name = {case.name: case for case in data_set.cases}
     for name in names:
         if name not in by_name:
             raise UserError("review-case-missing", case=name, data=data_set.name)
+        # A package does not say how the images of its training were synthesized.
+        if not by_name[name].images:
+            raise UserError("review-case-without-images", case=name, data=data_set.name)
     references = _values_of_segments(package.description, data_set)
     model, samples = load_model(package), ReviewSamples()
     with progress_bar(len(names)) as done:
@@ -299,8 +307,12 @@ def fit_review(package: ModelPackage, data_set: DataSet, cases: Sequence[str] = 
             images, truth = _read(by_name[name], model)
             samples.add(name, model, segment(model, images, samples.options(model, images[0].grid)), references, truth)
             done(name)
-    what = f"Fitted on {len(names)} cases of {data_set.name} that were held out of training, segmented by the package"
-    ranking = samples.fit(what, package.description.output.names)
+    # Cases of another data set may have the same names.
+    held_out = held_out_cases(package) if read_metrics(package).get("data") == data_set.name else ()
+    are_held_out = set(names) <= set(held_out)
+    origin = "that were held out of training" if are_held_out else "not known to be held out of training"
+    what = f"Fitted on {case_count(len(names))} of {data_set.name} {origin}, segmented by the package"
+    ranking = samples.fit(what, package.description.output.names, are_held_out)
     if ranking is None:
         raise UserError("review-empty", model=package.description.name)
     return ranking

@@ -1,6 +1,7 @@
 """Runs measured on what they held out: which cases, by which networks, and what is written."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from conresnet.package import write_package
 from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
 from conresnet_training.data.preparation import file_stem
-from conresnet_training.evaluation.runs import measure_predictions, measure_runs
-from conresnet_training.planning.plan import with_settings
+from conresnet_training.evaluation.runs import measure_predictions, measure_runs, open_runs
+from conresnet_training.planning.plan import with_settings, write_plan
 from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import begin_split, held_out_of_run, split, start_run
 from training.commands import run_command, sentence_of
@@ -63,6 +64,24 @@ def test_each_fold_segments_the_cases_it_never_saw(data_set, tmp_path, monkeypat
             for fold in (number, (number + 1) % 3)
         )
         assert np.array_equal(found, own) and not np.array_equal(found, other)
+
+
+def test_a_copy_of_a_fold_is_not_another_fold(data_set, tmp_path):
+    finished_folds(small_plan(data_set), tmp_path / "folds")
+    shutil.copytree(tmp_path / "folds" / "fold_0", tmp_path / "folds" / "fold_0_before")
+    assert [run.folder.name for run in open_runs(tmp_path / "folds")] == ["fold_0", "fold_1", "fold_2"]
+
+
+def test_a_cross_validation_names_what_was_not_measured(data_set, tmp_path, monkeypatch, capsys):
+    plan = with_settings(small_plan(data_set), ["training.steps=9"])
+    runs = finished_folds(plan, tmp_path / "folds")
+    (data_set / "labelsTr" / "case_0.nii.gz").write_bytes(b"damaged")
+    write_plan(plan, tmp_path / "plan.yaml")
+    monkeypatch.setattr("conresnet_training.runs.cross_validation.cross_validate", lambda *_arguments: (runs, 0))
+    assert run_command(monkeypatch, "crossval", tmp_path / "plan.yaml", "--output", tmp_path / "folds") == 2
+    said = capsys.readouterr().err
+    assert "case_0 could not be measured: " in said and "Fold 1 is unfinished: 7 of 9 steps were completed." in said
+    assert "Trained 3 folds and measured 5 cases of Boxes; 1 case could not be measured: mean Dice " in said
 
 
 def test_seeds_of_one_fold_answer_together(data_set, tmp_path):

@@ -5,14 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from conresnet.errors import UserError
 from conresnet.images.grid import Grid
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import read_package
+from conresnet.package import read_package, write_package
 from conresnet.package.ranking import RANKING_FILE, read_ranking
 from conresnet_training.data import read_data_set
 from conresnet_training.data.preparation import read_case
 from conresnet_training.evaluation.review_fit import ReviewSamples, Sample, describe_ranking
+from conresnet_training.evaluation.runs import fit_review
 from conresnet_training.runs.export import export_runs
+from conresnet_training.runs.packing import pack_runs
 from training.commands import run_command, sentence_of
 from training.trained_runs import finished_run, small_plan
 
@@ -94,3 +97,34 @@ def test_fit_review_stores_the_ranking_of_export_in_a_package(data_set, tmp_path
     data = read_data_set(data_set).name
     assert sentence_of("review-case-missing", case="case_9", data=data) in capsys.readouterr().err
     assert read_ranking(read_package(output)) == fitted
+
+
+def test_cases_that_the_model_may_have_learned_from_are_not_called_held_out(data_set, tmp_path, monkeypatch, capsys):
+    run, output = finished_run(small_plan(data_set), tmp_path / "run", fold=2), tmp_path / "package"
+    assert run_command(monkeypatch, "export", run.folder, "--output", output) == 0
+    for cases, count, are_held_out in (("case_2,case_2", "1 case", True), ("case_0,case_2", "2 cases", False)):
+        capsys.readouterr()
+        assert run_command(monkeypatch, "fit-review", output, "--data", data_set, "--cases", cases) == 0
+        ranking, said = read_ranking(read_package(output)), capsys.readouterr().err
+        origin = "that were held out of training" if are_held_out else "not known to be held out of training"
+        assert ranking.what == f"Fitted on {count} of Boxes {origin}, segmented by the package"
+        assert ("not known to be held out" in ranking.note) == ("not known to be held out" in said) != are_held_out
+
+
+def test_files_of_the_users_in_a_package_are_kept(data_set, tmp_path, monkeypatch, capsys):
+    run, output = finished_run(small_plan(data_set), tmp_path / "run"), tmp_path / "package"
+    assert run_command(monkeypatch, "export", run.folder, "--output", output) == 0
+    (output / "notes.txt").write_text("mine", encoding="utf-8")
+    monkeypatch.setattr("conresnet_training.evaluation.runs.fit_review", None)
+    assert run_command(monkeypatch, "fit-review", output, "--data", data_set) == 2
+    assert sentence_of("package-other-files", file=output, names="notes.txt") in capsys.readouterr().err
+    assert (output / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_cases_without_images_are_refused(data_folder, data_set, tmp_path):
+    run = finished_run(small_plan(data_set), tmp_path / "run")
+    package = write_package(pack_runs([run]).description, pack_runs([run]).files, tmp_path / "package")
+    heads = read_data_set(data_folder / "SynthSeg_4mm")
+    with pytest.raises(UserError) as raised:
+        fit_review(package, heads, [heads.cases[0].name])
+    assert raised.value.code == "review-case-without-images"
