@@ -24,7 +24,7 @@ from conresnet_training.evaluation.runs import check_held_out, facts_of_runs, me
 from conresnet_training.reporting import case_count, listed
 from conresnet_training.reporting.drawing import fill_template
 from conresnet_training.runs.packing import check_same_recipe, pack_runs
-from conresnet_training.runs.run import Run
+from conresnet_training.runs.run import Run, names_of_cases
 
 THUMBNAIL_FILE = "thumbnail.png"
 REPORTED = ("dice", "surface_dice", "hd95", "volume_difference_ml")
@@ -54,14 +54,18 @@ def export_runs(
         overwrite: replace an existing model package.
         name, title: instead of those in the plan.
         measured_by: runs of the same plan, trained with cases held out, whose figures the package gets. By default
-            ``runs`` themselves.
+            ``runs`` themselves. The package says how many cases these were trained on, and whether they share the
+            cases of ``runs``.
 
     Raises:
         UserError: ``package-exists``, ``checkpoint-not-found``, ``runs-differ``, ``nothing-held-out``, or any of
             reading the data and writing the package.
     """
     check_replaceable(output, overwrite)
-    are_measured, measured_by = not measured_by, measured_by or runs
+    measured_by = measured_by or runs
+    are_measured = {run.folder.resolve() for run in measured_by} == {run.folder.resolve() for run in runs}
+    if are_measured:
+        measured_by = runs
     check_held_out(measured_by)
     if not are_measured:
         check_same_recipe(runs, measured_by)
@@ -81,10 +85,11 @@ def export_runs(
         thumbnail = picture_of(shown, measured, planes=1, worst=False)
     evaluation = measured.evaluation
     own = [] if are_measured else facts_of_runs(runs, packed, checkpoint)
-    metrics = _metrics(evaluation, runs, are_measured, packed.steps, checkpoint)
+    notes = remarks(evaluation.summary) + ([] if are_measured else _on_other_cases(runs, measured_by))
+    metrics = _metrics(evaluation, runs, [] if are_measured else measured_by, packed.steps, checkpoint, notes)
     ranking = samples.fit(f"{metrics['what']}: {metrics['split']}", description.output.names)
     review = describe_ranking(ranking) if ranking else "No review list was fitted, because the model found nothing."
-    card = write_card(description, evaluation, metrics, review, shown if thumbnail else None, own)
+    card = write_card(description, evaluation, metrics, notes, review, shown if thumbnail else None, own)
     files = {
         **packed.files,
         METRICS_FILE: json.dumps(metrics, indent=1, ensure_ascii=False).encode(errors="backslashreplace"),
@@ -98,7 +103,7 @@ def export_runs(
     if not are_measured:
         seen = f"{cases} that {listed([str(run.folder) for run in measured_by])} never saw"
     sentence = f"Wrote {output}: mean Dice {metrics['mean_dice']:.3f} on {seen}."
-    return " ".join([sentence, review, *unfinished([*evaluation.made_by, *own])])
+    return " ".join([sentence, *notes, review, *unfinished([*evaluation.made_by, *own])])
 
 
 def _with_volumes(description: ModelDescription, run: Run) -> ModelDescription:
@@ -116,6 +121,7 @@ def write_card(
     description: ModelDescription,
     evaluation: Evaluation,
     metrics: Mapping[str, Any],
+    notes: Sequence[str],
     review: str,
     pictured: str | None,
     own: Sequence[Mapping[str, Any]] = (),
@@ -124,6 +130,7 @@ def write_card(
 
     Args:
         metrics: content of ``metrics.json``.
+        notes: sentences about what the figures do not show.
         review: sentences about the review list.
         pictured: the case in the thumbnail, or None without one.
         own: facts of the runs that the weights are from, as in ``Evaluation.made_by``, if others were measured.
@@ -152,19 +159,41 @@ def write_card(
         review=review,
         rows=rows,
         lowest=lowest,
-        remarks=remarks(evaluation.summary),
+        remarks=notes,
         pictured=pictured,
         version=__version__,
     )
 
 
+def _on_other_cases(runs: Sequence[Run], measured_by: Sequence[Run]) -> list[str]:
+    """A sentence about each measured run that did not divide the cases of ``runs``."""
+    data_set = runs[0].data_set()
+    ours = set().union(*(part for run in runs for part in names_of_cases(run, data_set)))
+    sentences = []
+    for run in measured_by:
+        training, held_out = names_of_cases(run, data_set)
+        if training | held_out != ours:
+            sentences.append(
+                f"The figures may not describe this model: {run.folder.name} was trained on "
+                f"{case_count(len(training))} and held out {len(held_out)}, but the package's own weights are from "
+                f"another set of {case_count(len(ours))}."
+            )
+    return sentences
+
+
 def _metrics(
-    evaluation: Evaluation, runs: Sequence[Run], are_measured: bool, steps: Sequence[int], checkpoint: str
+    evaluation: Evaluation,
+    runs: Sequence[Run],
+    measured_by: Sequence[Run],
+    steps: Sequence[int],
+    checkpoint: str,
+    notes: Sequence[str],
 ) -> dict[str, Any]:
     """``metrics.json``: summary figures, means by segment, and the figures of all cases by metric.
 
     Args:
-        are_measured: whether the figures are those of ``runs`` and not of others.
+        measured_by: the runs whose figures these are, if not those of ``runs``.
+        notes: as in ``write_card``.
     """
     networks = len(runs)
     what = "Whole cases, segmented by the exported package through the engine, on the images' own grids"
@@ -177,12 +206,15 @@ def _metrics(
             "Whole cases on the images' own grids, each segmented through the engine by those of the package's "
             f"{networks} networks that never saw it; the package averages all of them"
         )
-    if not are_measured:
+    if measured_by:
+        data_set = runs[0].data_set()
+        counts = sorted({len(names_of_cases(run, data_set)[0]) for run in measured_by})
+        trained = case_count(counts[0]) if len(counts) == 1 else f"{counts[0]} to {case_count(counts[-1])}"
         learned = "all cases" if all(run.fold is None for run in runs) else "other cases, which may include these"
         own = f"trained on {learned}; not measured"
         what = (
             "Whole cases on the images' own grids, segmented through the engine by networks that were trained in the "
-            f"same way but never saw these cases; the package's own weights were trained on {learned}"
+            f"same way on {trained} but never saw these cases; the package's own weights were trained on {learned}"
         )
     overall, segments = evaluation.summary["overall"], evaluation.summary["segments"]
     content = {
@@ -204,4 +236,4 @@ def _metrics(
         }
     content["checkpoint"] = checkpoint
     content["steps"] = steps[0] if networks == 1 else list(steps)
-    return content | ({OWN_WEIGHTS: own} if own else {})
+    return content | ({"remarks": " ".join(notes)} if notes else {}) | ({OWN_WEIGHTS: own} if own else {})

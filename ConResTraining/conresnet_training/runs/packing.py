@@ -127,7 +127,7 @@ def check_same_recipe(runs: Sequence[Run], measured_by: Sequence[Run]) -> None:
     own = {run.folder.resolve() for run in runs}
     check_agreement([*runs, *(run for run in measured_by if run.folder.resolve() not in own)])
     ours = _recipe(runs[0].plan)
-    for run in measured_by:
+    for run in (*runs[1:], *measured_by):
         theirs = _recipe(run.plan)
         for part, value in ours.items():
             if value != theirs[part]:

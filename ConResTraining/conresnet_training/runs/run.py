@@ -296,6 +296,19 @@ def held_out_of_run(run: Run, data_set: DataSet) -> list[Case]:
     return _recorded(run, data_set, "held_out")
 
 
+def names_of_cases(run: Run, data_set: DataSet) -> tuple[set[str], set[str]]:
+    """Names of the training and held-out cases of a run, including those that are no longer in the data set.
+
+    Raises:
+        UserError: ``split-damaged``.
+    """
+    file = run.folder / SPLIT_FILE
+    if file.exists():
+        return set(_read_names(file, "training")), set(_read_names(file, "held_out"))
+    training, held_out = split(data_set, run.plan, run.fold)
+    return {case.name for case in training}, {case.name for case in held_out}
+
+
 def _recorded(run: Run, data_set: DataSet, part: str) -> list[Case]:
     names = _read_names(run.folder / SPLIT_FILE, part)
     if not names and not (part == "held_out" and run.fold is None):

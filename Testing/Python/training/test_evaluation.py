@@ -132,7 +132,10 @@ def test_what_is_empty_is_counted_and_in_no_mean_of_distances(predictions, data_
     assert summary[OVERALL]["hd"]["cases"] == 5
     assert read_evaluation(tmp_path / "evaluation") == evaluation
     page = (tmp_path / "evaluation" / "report.html").read_text(encoding="utf-8")
-    assert "Far box was missed in 1 case, invented in 1 case, correctly absent in 1 case, which counts as a Dice of 1" in page
+    assert (
+        "Far box was missed in 1 case, invented in 1 case, correctly absent in 1 case, which counts as a Dice of 1"
+        in page
+    )
 
 
 def test_nothing_found_anywhere_still_makes_a_page_and_names_write_no_html(predictions, data_set, tmp_path):

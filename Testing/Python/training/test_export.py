@@ -22,6 +22,7 @@ from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.runs.packing import pack_runs
 from training.commands import run_command, sentence_of
+from training.predicted_boxes import expert, save
 from training.trained_runs import finished_folds, finished_run, small_plan
 
 
@@ -225,3 +226,51 @@ def test_a_run_on_all_cases_is_measured_by_one_that_held_some_out(data_set, tmp_
     both = ("export", held_out.folder, *named[1:], "--overwrite")
     assert run_command(monkeypatch, *both) == 0
     assert metrics_of(read_package(output))["own_weights"].startswith("trained on other cases, which may include these")
+
+
+def test_every_run_of_an_ensemble_must_be_trained_like_the_measured_one(data_set, tmp_path, monkeypatch, capsys):
+    plan = small_plan(data_set)
+    held_out, everything = (finished_run(plan, tmp_path / f"run {k}", fold=k) for k in (1, None))
+    other = finished_run(with_settings(plan, ["training.learning_rate=0.5"]), tmp_path / "other", fold=None, seed=3)
+    monkeypatch.setattr("conresnet_training.runs.export.measure_runs", None)
+    for runs in ((everything, other), (other, everything)):
+        folders = [run.folder for run in runs]
+        arguments = ("export", *folders, "--measured-by", held_out.folder, "--output", tmp_path / "package")
+        assert run_command(monkeypatch, *arguments) == 2
+        assert "differ in training.learning_rate" in capsys.readouterr().err
+
+
+def test_figures_of_a_run_on_fewer_cases_are_said_to_be(data_set, tmp_path, monkeypatch, capsys):
+    plan = small_plan(data_set)
+    held_out, everything = (finished_run(plan, tmp_path / f"run {k}", fold=k) for k in (0, None))
+    warning = "The figures may not describe this model: run 0 was trained on 1 case and held out 2, but the package's"
+    split = {"training": ["case_1"], "held_out": ["case_0", "case_3"]}
+    for count in ("4 cases", "1 case"):
+        output = tmp_path / f"package of {count}"
+        arguments = ("export", everything.folder, "--measured-by", held_out.folder, "--output", output)
+        assert run_command(monkeypatch, *arguments) == 0
+        metrics, is_less = metrics_of(read_package(output)), count == "1 case"
+        assert f"in the same way on {count} but never saw these cases" in metrics["what"]
+        card = read_package(output).read_file("MODEL_CARD.md").decode()
+        for text in (metrics.get("remarks", ""), card, capsys.readouterr().err):
+            assert (warning in text) == is_less
+        (held_out.folder / "split.json").write_text(json.dumps(split), encoding="utf-8")
+
+
+def test_a_run_measured_by_itself_is_what_was_measured(data_set, tmp_path, monkeypatch, capsys):
+    run, output = finished_run(small_plan(data_set), tmp_path / "run"), tmp_path / "package"
+    arguments = ("export", run.folder, "--measured-by", run.folder, "--output", output)
+    assert run_command(monkeypatch, *arguments) == 0
+    metrics = metrics_of(read_package(output))
+    assert "own_weights" not in metrics and metrics["what"].startswith("Whole cases, segmented by the exported package")
+    assert "on 2 cases it never saw" in capsys.readouterr().err
+
+
+def test_a_segment_that_no_held_out_case_has_is_named(data_set, tmp_path, monkeypatch, capsys):
+    for number in (0, 3):
+        label = expert(data_set, number)
+        save(np.where(label == 2, 0, label), data_set / "labelsTr" / f"case_{number}.nii.gz")
+    run, output = finished_run(small_plan(data_set), tmp_path / "run"), tmp_path / "package"
+    assert run_command(monkeypatch, "export", run.folder, "--output", output) == 0
+    remarks = metrics_of(read_package(output))["remarks"]
+    assert "Far box was " in remarks and remarks in capsys.readouterr().err
