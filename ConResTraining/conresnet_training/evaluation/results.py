@@ -305,12 +305,9 @@ _MAY_BE_MISSING = ("hd95", "hd")
 
 def _checked_figures(row: Mapping[str, Any]) -> Figures:
     """The figures of one segment. Raises ValueError, KeyError, TypeError or OverflowError for what cannot be one."""
-    figures = {
+    return {
         name: None if row[name] is None and name in _MAY_BE_MISSING else _number(row[name], name) for name in COLUMNS
     }
-    if (figures["hd95"] is None) != (figures["hd"] is None):
-        raise ValueError("one distance is missing")
-    return figures
 
 
 def _number(value: Any, name: str = "") -> float:

@@ -311,7 +311,6 @@ def test_file_that_is_no_evaluation(tmp_path, text, code):
         (("cases", "case_3", "Far box", "dice"), 10**400),
         (("cases", "case_3", "Far box", "dice"), True),
         (("cases", "case_3", "Far box", "surface_dice"), 1.5),
-        (("cases", "case_3", "Far box", "hd"), None),
         (("cases", "case_3", "Far box", "hd"), -1),
         (("cases", "case_3", "Far box", "volume_difference_ml"), None),
         (("cases", "case_3", "Far box"), [1]),
