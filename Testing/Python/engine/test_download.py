@@ -98,7 +98,7 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A model package, zipped."""
     place = tmp_path_factory.mktemp("package")
     files = {WEIGHTS: safetensors_bytes(), "LICENSE.txt": random.Random(0).randbytes(200_000)}
-    make_folder(place / "organ", document(name="tiny"), files)
+    make_folder(place / "organ", document(), files)
     return Path(shutil.make_archive(str(place / "organ"), "zip", place / "organ")).read_bytes()
 
 
@@ -116,7 +116,7 @@ def catalog(server: Server, content: bytes, tmp_path: Path) -> Path:
 
 
 def write_catalog(path: Path, server: Server, content: bytes, **changes: object) -> Path:
-    entry = {"name": "tiny", "title": "Tiny", "version": "1.0.0", "url": f"{server.address}/tiny.zip"}
+    entry = {"name": "organ", "title": "Tiny", "version": "1.0.0", "url": f"{server.address}/tiny.zip"}
     entry |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "license": "CC0-1.0", **changes}
     path.write_text(json.dumps({"format": "conresnet-catalog", "models": [entry]}), encoding="utf-8")
     return path
@@ -126,7 +126,7 @@ def installed() -> list[Path]:
     return [entry.path for entry in list_models() if entry.kind == "user"]
 
 
-def refused(catalog: Path | str, name: str = "tiny", **options: str) -> str:
+def refused(catalog: Path | str, name: str = "organ", **options: str) -> str:
     """The code of the error; nothing may be installed."""
     with pytest.raises(UserError) as caught:
         download.get_model(name, catalog=str(catalog), **options)
@@ -136,8 +136,8 @@ def refused(catalog: Path | str, name: str = "tiny", **options: str) -> str:
 
 def test_a_model_of_the_catalog_is_installed(catalog, models_folder, content, capsys):
     assert main(["models", "catalog", "--catalog", str(catalog)]) == 0
-    assert "tiny" in capsys.readouterr().out
-    assert main(["models", "get", "tiny", "--catalog", str(catalog)]) == 0
+    assert "organ" in capsys.readouterr().out
+    assert main(["models", "get", "organ", "--catalog", str(catalog)]) == 0
     shown = capsys.readouterr()
     [path] = installed()
     assert str(path) in shown.out
@@ -148,7 +148,7 @@ def test_a_model_of_the_catalog_is_installed(catalog, models_folder, content, ca
 def test_progress_reaches_the_whole(catalog, models_folder, content, monkeypatch):
     monkeypatch.setattr(download, "_BLOCK", 1000)
     seen = []
-    download.get_model("tiny", catalog=str(catalog), on_progress=lambda *progress: seen.append(progress))
+    download.get_model("organ", catalog=str(catalog), on_progress=lambda *progress: seen.append(progress))
     assert seen[-1] == (len(content), len(content))
     assert [have for have, _ in seen] == sorted({have for have, _ in seen})
 
@@ -162,7 +162,7 @@ def test_an_interrupted_download_goes_on_where_it_was(catalog, models_folder, se
     assert refused(catalog) == "download-interrupted"
     setattr(server, kind, None)
     server.asked.clear()
-    download.get_model("tiny", catalog=str(catalog))
+    download.get_model("organ", catalog=str(catalog))
     [(_, wanted)] = server.asked
     begin = int(wanted.removeprefix("bytes=").removesuffix("-"))
     assert half - 501 <= begin < half
@@ -173,7 +173,7 @@ def test_a_server_without_ranges_sends_all_again(catalog, models_folder, server,
     server.stops_after = len(content) // 2
     assert refused(catalog) == "download-interrupted"
     server.stops_after, server.takes_ranges = None, False
-    download.get_model("tiny", catalog=str(catalog))
+    download.get_model("organ", catalog=str(catalog))
     assert installed()
 
 
@@ -183,7 +183,7 @@ def test_a_part_that_is_complete_already_is_used(catalog, models_folder, server,
     [part] = (models_folder / ".downloads").iterdir()
     part.write_bytes(content)
     server.stops_after = None
-    download.get_model("tiny", catalog=str(catalog))
+    download.get_model("organ", catalog=str(catalog))
     assert installed()
 
 
@@ -206,17 +206,17 @@ def test_a_model_of_another_name_than_in_the_catalog_is_refused(models_folder, s
     path = write_catalog(tmp_path / "catalog.json", server, content, name="lung")
     with pytest.raises(UserError) as caught:
         download.get_model("lung", catalog=str(path), overwrite=True)
-    assert caught.value.code == "download-other-model" and caught.value.values["found"] == "tiny"
+    assert caught.value.code == "download-other-model" and caught.value.values["found"] == "organ"
     assert sorted(models_folder.rglob("*")) == before
 
 
 def test_an_installed_model_is_not_downloaded_again(catalog, models_folder, server):
-    download.get_model("tiny", catalog=str(catalog))
+    download.get_model("organ", catalog=str(catalog))
     server.asked.clear()
     with pytest.raises(UserError) as caught:
-        download.get_model("tiny", catalog=str(catalog))
+        download.get_model("organ", catalog=str(catalog))
     assert caught.value.code == "package-exists" and not server.asked
-    download.get_model("tiny", catalog=str(catalog), overwrite=True)
+    download.get_model("organ", catalog=str(catalog), overwrite=True)
 
 
 def test_a_checksum_is_checked_before_the_download(models_folder, server, content):
@@ -275,7 +275,7 @@ def test_the_proxy_of_the_system_is_used(models_folder, server, content, tmp_pat
     url = "http://models.example/tiny.zip"
     server.files[url] = content
     monkeypatch.setenv("http_proxy", server.address)
-    download.get_model("tiny", catalog=str(write_catalog(tmp_path / "catalog.json", server, content, url=url)))
+    download.get_model("organ", catalog=str(write_catalog(tmp_path / "catalog.json", server, content, url=url)))
     assert server.asked == [(url, None)]
     assert installed()
 
@@ -314,10 +314,10 @@ def test_a_catalog_that_is_wrong_is_refused_and_the_field_named(server, content,
 def test_a_catalog_may_be_on_a_server(catalog, models_folder, server, monkeypatch):
     server.files["/catalog.json"] = catalog.read_bytes()
     monkeypatch.setenv("CONRESNET_CATALOG", f"{server.address}/catalog.json")
-    assert [entry.name for entry in download.read_catalog()] == ["tiny"]
+    assert [entry.name for entry in download.read_catalog()] == ["organ"]
     assert refused("", "other") == "catalog-unknown-model"
     server.stops_after = 10
-    assert refused("", "tiny") == "download-interrupted"
+    assert refused("", "organ") == "download-interrupted"
 
 
 def test_the_shipped_catalog_is_read(monkeypatch):
