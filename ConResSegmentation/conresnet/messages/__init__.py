@@ -10,7 +10,8 @@ and "ROI", which fit the command line and Slicer alike.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from conresnet.messages.engine import ENGINE, _
+from conresnet.messages.engine import ENGINE
+from conresnet.messages.images import IMAGES, _
 from conresnet.messages.training import TRAINING
 
 # Volumes and ROIs in the scene, the engine process, and training cases made from the scene.
@@ -177,7 +178,7 @@ COMMAND_LINE: dict[str, str] = {
 }
 
 
-MESSAGES: dict[str, str] = {**ENGINE, **TRAINING, **SLICER, **COMMAND_LINE}
+MESSAGES: dict[str, str] = {**IMAGES, **ENGINE, **TRAINING, **SLICER, **COMMAND_LINE}
 
 
 def sentence(code: str, values: Mapping[str, Any], translate: Callable[[str], str] = str) -> str:

@@ -1,6 +1,6 @@
 """Messages about training: data sets, plans, runs, evaluation."""
 
-from conresnet.messages.engine import _
+from conresnet.messages.images import _
 
 TRAINING: dict[str, str] = {
     # Data sets
