@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -51,6 +52,8 @@ Wrap = Callable[[np.ndarray], Any]
 """From an array [k, j, i] or [c, k, j, i] on an image's grid to an object of the image's kind."""
 
 _warm = WarmModel()
+# A network serves one case at a time. The lock is reentrant because a progress callback may segment another case.
+_one_at_a_time = threading.RLock()
 
 
 def segment(
@@ -65,7 +68,7 @@ def segment(
     progress: Report | Progress | None = None,
     **options: Any,
 ) -> Result:
-    """Segment one case. The model that was used last stays loaded.
+    """Segment one case. The model that was used last stays loaded. Calls from several threads wait for each other.
 
     Args:
         image: a path (NIfTI, NRRD, MetaImage, or a folder with a DICOM series), a SimpleITK image, a nibabel image, or
@@ -98,9 +101,10 @@ def segment(
         raise TypeError("give either image or channels")
     images = by_channel(channels, names) if channels is not None else image if isinstance(image, list) else [image]
     listener = progress if isinstance(progress, Progress) else _Calling(progress) if progress else Progress()
-    began = time.monotonic()
-    loaded = _warm.get(package, listener)
-    return segment_images(loaded, images, chosen, listener, time.monotonic() - began)
+    with _one_at_a_time:
+        began = time.monotonic()
+        loaded = _warm.get(package, listener)
+        return segment_images(loaded, images, chosen, listener, time.monotonic() - began)
 
 
 def segment_images(
@@ -156,7 +160,8 @@ class Result:
 
     @cached_property
     def labels(self) -> Any:
-        return self._wrap(self._result.labels.array)
+        # A copy, so that changing it does not change what `save` writes.
+        return self._wrap(self._result.labels.array.copy())
 
     @cached_property
     def maps(self) -> dict[str, Any]:
@@ -349,12 +354,12 @@ def _open_nibabel(image: Any, name: str) -> tuple[ImageFile, Wrap]:
     if nibabel.is_proxy(image.dataobj) and hasattr(image.dataobj, "get_unscaled"):
         components = stored_voxels(image)
     else:
-        components = np.asanyarray(image.dataobj).T.reshape(-1, *image.shape[2::-1])
+        components = _own(image.dataobj, name).T.reshape(-1, *image.shape[2::-1])
     if isinstance(image, nibabel.Nifti1Image):
         # By the rules for files: two transforms may disagree, and units may not be mm.
         grid, warnings = nifti_grid(image.header, name)
     else:
-        grid, warnings = Grid(components.shape[1:], image.affine), []
+        grid, warnings = _grid(components, image.affine, name), []
 
     def wrap(array: np.ndarray) -> nibabel.spatialimages.SpatialImage:
         stored = np.moveaxis(array, 0, -1).transpose(2, 1, 0, 3) if array.ndim == 4 else array.T
@@ -370,12 +375,37 @@ def _open_nibabel(image: Any, name: str) -> tuple[ImageFile, Wrap]:
 
 
 def _open_array(array: Any, affine: Any, name: str) -> tuple[ImageFile, Wrap]:
-    array, affine = np.asanyarray(array), np.asanyarray(affine)
-    if array.ndim not in (3, 4) or affine.shape != (4, 4):
-        raise UserError("array-shape", name=name, array=array.shape, affine=affine.shape)
+    array = _own(array, name)
+    if array.ndim not in (3, 4):
+        raise _wrong_shape(array, affine, name)
     components = array.T if array.ndim == 4 else array.T[None]
 
     def wrap(result: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(result.T)
 
-    return ImageFile(components, Grid(components.shape[1:], affine)), wrap
+    return ImageFile(components, _grid(components, affine, name)), wrap
+
+
+def _own(array: Any, name: str) -> np.ndarray:
+    """A copy of an image's array, which the caller may reuse while the result is still measured and drawn."""
+    if np.ma.is_masked(array):
+        raise UserError("array-masked", name=name, count=int(np.ma.getmaskarray(array).sum()))
+    try:
+        return np.array(array)
+    except ValueError as error:  # lists of unequal lengths
+        raise UserError("image-kind", name=name, kind=type(array).__name__) from error
+
+
+def _grid(components: np.ndarray, affine: Any, name: str) -> Grid:
+    """The grid of (c, k, j, i) components."""
+    try:
+        if np.iscomplexobj(affine):
+            raise TypeError("NumPy would drop the imaginary part")
+        return Grid(components.shape[1:], affine)
+    except (TypeError, ValueError) as error:
+        raise _wrong_shape(components[0].T, affine, name) from error
+
+
+def _wrong_shape(array: np.ndarray, affine: Any, name: str) -> UserError:
+    # As objects, lists of unequal lengths have a shape too.
+    return UserError("array-shape", name=name, array=array.shape, affine=np.array(affine, dtype=object).shape)

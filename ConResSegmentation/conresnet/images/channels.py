@@ -79,7 +79,8 @@ def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
     """
     found: dict[str, Any] = {}
     for name, image in given.items():
-        known = next((channel for channel in names if channel.casefold() == name.strip().casefold()), None)
+        wanted = str(name).strip().casefold()
+        known = next((channel for channel in names if channel.casefold() == wanted), None)
         if known is None:
             raise UserError("channel-unknown", name=name, channels=", ".join(names))
         if known in found:

@@ -139,12 +139,15 @@ class WarmModel:
         """The package's model, loaded unless it is the last one. Raises UserError as ``load_model``."""
         # The description holds the checksums of the weights.
         key = (package.path.resolve(), package.description)
-        if self._model is None or self._key != key:
+        model = self._model
+        if model is None or self._key != key:
             if progress:
                 progress.report("loading", 0.0, None)
+            model = None
             self.forget()
-            self._model, self._key = load_model(package), key
-        return self._model
+            model = load_model(package)
+            self._model, self._key = model, key
+        return model
 
     def forget(self) -> None:
         """Free its memory."""

@@ -1,10 +1,13 @@
 """``conresnet.segment``: the same voxels as the command line for each kind of image, in that kind's own form."""
 
 import gzip
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel
@@ -192,6 +195,11 @@ def test_refusals(tmp_path, model, pair):
     refusal("wrong-channel-count", segment, [(array, affine)] * 3, pair)
     refusal("image-kind", segment, array, model)
     refusal("array-shape", segment, (array[0], affine), model)
+    for wrong in ([["a"] * 4] * 4, affine + 0j, [1, [2]], None):
+        refusal("array-shape", segment, (array, wrong), model)
+    refusal("array-shape", segment, nibabel.AnalyzeImage(array.astype(np.float32), None), model)
+    refusal("image-kind", segment, ([[[1, 2], [3]]], affine), model)
+    refusal("channel-unknown", segment, None, pair, channels={1: (array, affine), "T2": (array, affine)})
     refusal("image-constant", segment, (np.ones((8, 9, 10)), affine), model)
     refusal("map-unknown", segment, (array, affine), model, maps=["rezidual"])
     refusal("device-unknown", conresnet.segment, (array, affine), model, device="cpu:")
@@ -227,6 +235,67 @@ def test_more_threads_than_cores_are_not_started(model):
 def test_a_transposed_matrix_is_refused(model):
     image = volume("plain")
     assert "transposed" in refusal("bad-matrix", segment, (image.array.T, image.grid.affine.T), model)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_masked_voxels_are_refused_rather_than_segmented(model, dtype):
+    of = volume("plain")
+    array = np.ma.MaskedArray(of.array.T.astype(dtype))
+    expected = segment((array.data, of.grid.affine), model).labels
+    assert np.array_equal(segment((array, of.grid.affine), model).labels, expected), "nothing is masked yet"
+    array[3:5, 4, 5] = np.ma.masked
+    assert "2 of its voxels" in refusal("array-masked", segment, (array, of.grid.affine), model)
+    refusal("array-masked", segment, nibabel.spatialimages.SpatialImage(array, of.grid.affine), model)
+
+
+@pytest.mark.parametrize("kind", ["array", "nibabel"])
+def test_a_result_does_not_depend_on_what_becomes_of_the_image_and_the_labels(tmp_path, model, kind):
+    of = volume("plain")
+    array = of.array.T.copy()
+    image = (array, of.grid.affine) if kind == "array" else nibabel.Nifti1Image(array, of.grid.affine)
+    expected = segment(image, model)
+    rows, picture = expected.statistics, expected.picture()
+    result = segment(image, model)
+    array[:] = 0
+    (result.labels if kind == "array" else np.asanyarray(result.labels.dataobj))[:] = 0
+    assert result.statistics == rows and result.picture() == picture
+    result.save(tmp_path / "o")
+    saved = read_volume(tmp_path / "o" / "segmentation.nii.gz").array
+    assert saved.any() and {row["voxels"] for row in rows} == {(saved == label).sum() for label in (10, 20)}
+
+
+def test_calls_from_threads_wait_for_each_other(model, pair):
+    of = volume("plain")
+    image, two = (of.array.T, of.grid.affine), (np.stack([of.array.T, of.array.T**2], axis=-1), of.grid.affine)
+    calls = {"a": (image, model), "b": (two, pair), "c": (image, model)}
+    expected = {name: segment(*call).labels for name, call in calls.items()}
+    told = []
+
+    def labels(name: str) -> np.ndarray:
+        def listen(phase, fraction, left):
+            told.append(name)
+            time.sleep(0.01)
+
+        return segment(*calls[name], progress=listen).labels
+
+    with ThreadPoolExecutor(3) as executor:
+        found = dict(zip(calls, executor.map(labels, calls), strict=True))
+    assert [name for name, _ in itertools.groupby(told)] == list(dict.fromkeys(told))
+    assert all(np.array_equal(found[name], expected[name]) for name in calls)
+
+
+def test_a_progress_callback_may_segment_with_another_model(model, pair):
+    of = volume("plain")
+    image, two = (of.array.T, of.grid.affine), (np.stack([of.array.T, of.array.T**2], axis=-1), of.grid.affine)
+    expected, inner = [segment(image, model).labels, segment(two, pair).labels], []
+
+    def nested(phase, fraction, left):
+        if phase == "segmenting" and not inner:
+            inner.append(None)
+            inner[0] = segment(two, pair).labels
+
+    assert np.array_equal(segment(image, model, progress=nested).labels, expected[0])
+    assert np.array_equal(inner[0], expected[1])
 
 
 def test_a_result_without_any_segment_is_said(hippocampus_image):
