@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,15 +57,14 @@ def read_header(file: Path) -> Dataset | None:
     """A DICOM image's header, checked against its file; None for anything else, such as a report or a text.
 
     Raises:
-        UserError: "cannot-read", "image-damaged" or "image-truncated".
+        UserError: "cannot-read", "image-damaged", "image-truncated", "image-color" or "dicom-inverted".
     """
     pydicom = _pydicom(file)
     try:
         with file.open("rb") as opened:
             beginning = opened.read(132)
             is_dicom = beginning[128:132] == b"DICM"
-            # Old files have no preamble and begin with their first group of elements.
-            if not is_dicom and beginning[:2] not in (b"\x08\0", b"\x02\0"):
+            if not _may_be_dicom(beginning):
                 return None
             opened.seek(0)
             header = _parsed(pydicom, opened, file, is_dicom)
@@ -81,6 +82,57 @@ def read_header(file: Path) -> Dataset | None:
     if kind != _DIRECTORY and "Image Storage" in (pydicom.uid.UID(kind).name if kind else "Image Storage"):
         raise UserError("image-damaged", path=str(file))
     return None
+
+
+def _may_be_dicom(beginning: bytes) -> bool:
+    # Old files have no preamble and begin with their first group of elements.
+    return beginning[128:132] == b"DICM" or beginning[:2] in (b"\x08\0", b"\x02\0")
+
+
+def check_left_out(files: Sequence[Path], slices: Sequence[Path]) -> None:
+    """Refuse a file that is named like a slice but is empty, damaged at its beginning, or a link to nothing.
+
+    Without this, such a file at the end of a series would shorten the scan unnoticed.
+
+    Args:
+        files: those of a series' folder in which no image was found.
+        slices: those of the series.
+
+    Raises:
+        UserError: "cannot-read", "file-empty" or "image-damaged".
+    """
+    names = {_kind_of_name(file) for file in slices}
+    for file in files:
+        # macOS adds files such as ._0001.dcm.
+        if file.name.startswith(".") or _kind_of_name(file) not in names:
+            continue
+        try:
+            with file.open("rb") as opened:
+                beginning = opened.read(132)
+        except OSError as error:
+            raise UserError("cannot-read", path=str(file), reason=error.strerror or str(error)) from error
+        if not beginning:
+            raise UserError("file-empty", path=str(file))
+        if not _may_be_dicom(beginning):
+            raise UserError("image-damaged", path=str(file))
+
+
+def _kind_of_name(file: Path) -> str:
+    """What the names of a series' files have in common: their suffix, or without one, all except the numbers."""
+    suffix = file.suffix.lower()
+    return suffix if re.search("[a-z]", suffix) else re.sub(r"\d+", "#", file.name)
+
+
+def is_inverted(header: Dataset) -> bool:
+    """Whether the lowest values are meant to look white. ITK then inverts all values, as Slicer does."""
+    return str(header.get("PhotometricInterpretation", "")).strip() == "MONOCHROME1"
+
+
+def patient_of(headers: Sequence[Dataset]) -> str:
+    """A checksum of the PatientID; empty if it is missing or the headers differ."""
+    found = {str(header.get("PatientID") or "").strip() for header in headers}
+    known = found.pop() if len(found) == 1 else ""
+    return hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest() if known else ""
 
 
 def _pydicom(file: Path) -> Any:
@@ -135,6 +187,10 @@ def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes)
         raise UserError("image-damaged", path=str(file))
     if samples in (3, 4) or str(header.get("PhotometricInterpretation", "")).strip() == "PALETTE COLOR":
         raise UserError("image-color", path=str(file))
+    # Only how values look is inverted, so Hounsfield units come from the stored values; ITK computes them from the
+    # inverted ones.
+    if is_inverted(header) and header.get("Modality") == "CT":
+        raise UserError("dicom-inverted", path=str(file))
     shape = (columns, rows, frames)
     order = "big" if _is_big_pixels(element) else "little"
     if element[4:6].isalpha():

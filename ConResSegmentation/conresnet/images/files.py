@@ -69,7 +69,7 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
             )
         labels = [f"{path} ({name})" for name in channel_names]
         volumes = [Volume(array, image.grid, label) for array, label in zip(image.components, labels, strict=True)]
-        volumes[0].warnings = image.warnings
+        volumes[0].warnings, volumes[0].modality = image.warnings, image.modality
     else:
         check_channel_count([str(path) for path in paths], channel_names)
         volumes = [read_single(Path(path)) for path in paths]
@@ -87,7 +87,7 @@ def read_single(path: Path) -> Volume:
     image = read_image(path)
     if len(image.components) != 1:
         raise UserError("image-4d", path=str(path), count=len(image.components))
-    return Volume(image.components[0], image.grid, str(path), image.warnings)
+    return Volume(image.components[0], image.grid, str(path), image.warnings, image.modality, image.patient)
 
 
 def read_image(path: Path) -> ImageFile:
@@ -243,7 +243,8 @@ class _Reader:
             if not got:
                 raise _Ended(self._process.wait())
             place += got
-        return ImageFile(array, Grid.from_dict(answer["grid"]), tuple(answer["warnings"]))
+        grid, warnings = Grid.from_dict(answer["grid"]), tuple(answer["warnings"])
+        return ImageFile(array, grid, warnings, answer["modality"], answer["patient"])
 
     def end(self) -> None:
         atexit.unregister(self.end)
@@ -282,6 +283,8 @@ def serve() -> None:
                 "type": image.components.dtype.str,
                 "grid": image.grid.to_dict(),
                 "warnings": image.warnings,
+                "modality": image.modality,
+                "patient": image.patient,
             }
         except UserError as error:
             image, answer = None, {"code": error.code, "values": error.values}

@@ -112,12 +112,15 @@ class Volume:
         grid: where its voxels are.
         name: what messages call it, such as its file or node name.
         warnings: sentences about its file, for whoever uses it.
+        modality, patient: see `ImageFile`.
     """
 
     array: np.ndarray
     grid: Grid
     name: str
     warnings: tuple[str, ...] = ()
+    modality: str = ""
+    patient: str = ""
 
     def __post_init__(self):
         if tuple(self.array.shape) != self.grid.shape:
@@ -182,11 +185,16 @@ class ImageFile:
         components: (c, k, j, i).
         grid: of each component.
         warnings: sentences about the file.
+        modality: of a DICOM series, such as "MR"; empty if unknown.
+        patient: a checksum of the PatientID of a DICOM series, which shows whether two images are of one patient but
+            not who that is; empty if unknown.
     """
 
     components: np.ndarray
     grid: Grid
     warnings: tuple[str, ...] = ()
+    modality: str = ""
+    patient: str = ""
 
 
 def transformed(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:

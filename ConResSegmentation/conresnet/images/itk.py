@@ -25,7 +25,10 @@ from conresnet.errors import UserError
 from conresnet.images.checks import check_memory, check_text_header, kind_of, truncated
 from conresnet.images.dicom_headers import (
     Slice,
+    check_left_out,
+    is_inverted,
     object_kind,
+    patient_of,
     read_header,
     series_name,
     series_uid,
@@ -171,13 +174,16 @@ def read_series(folder: Path) -> ImageFile:
     Raises:
         UserError: "dicom-none", "dicom-in-subfolder", "dicom-not-scan", "dicom-several", "dicom-no-position",
             "dicom-no-spacing", "dicom-mixed", "dicom-mixed-scale", "dicom-tilt", "dicom-uneven", "dicom-same-place",
-            "dicom-sideways", "cannot-read", "image-damaged", "image-truncated", "image-color", "image-complex" or
-            "image-beyond-memory".
+            "dicom-sideways", "dicom-inverted", "cannot-read", "file-empty", "image-damaged", "image-truncated",
+            "image-color", "image-complex" or "image-beyond-memory".
     """
     found: dict[str, list[tuple[Path, Dataset]]] = {}
+    left_out = []
     for file in sorted(folder.iterdir()):
         if file.is_file() and (header := read_header(file)) is not None:
             found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+        elif file.is_file() or (file.is_symlink() and not file.exists()):
+            left_out.append(file)
     scans = {
         uid: files
         for uid, files in found.items()
@@ -195,7 +201,9 @@ def read_series(folder: Path) -> ImageFile:
             raise UserError("dicom-not-scan", path=str(file), kind=object_kind(file))
         raise UserError("dicom-none", path=str(folder))
     (files,) = scans.values()
-    return _read(folder, [piece for file, header in files for piece in slices_of(file, header)])
+    check_left_out(left_out, [file for file, _header in files])
+    slices = [piece for file, header in files for piece in slices_of(file, header)]
+    return _read(folder, slices, [header for _file, header in files])
 
 
 def read_slice_file(path: Path) -> ImageFile:
@@ -219,14 +227,15 @@ def read_slice_file(path: Path) -> ImageFile:
         for sibling in sorted(path.absolute().parent.iterdir())[:_SIBLINGS]:
             if sibling.name != path.name and uid and series_uid(sibling) == uid:
                 raise UserError("dicom-one-slice", path=str(path), folder=str(path.absolute().parent))
-    return _read(path, slices)
+    return _read(path, slices, [header])
 
 
-def _read(path: Path, slices: list[Slice]) -> ImageFile:
+def _read(path: Path, slices: list[Slice], headers: list[Dataset]) -> ImageFile:
     """The volume of a series' slices, checked and in order.
 
     Args:
         path: what the user named, for messages.
+        headers: of its files.
     """
     slices = _in_order(path, slices)
     grid = _regular_grid(path, slices)
@@ -240,7 +249,9 @@ def _read(path: Path, slices: list[Slice]) -> ImageFile:
     array = array.reshape(-1, *array.shape[-2:])
     if array.shape != grid.shape:
         raise truncated(path, grid.shape[::-1])
-    return ImageFile(_narrowed(array)[None], grid)
+    warnings = [sentence("warn-inverted", {"path": path})] if any(map(is_inverted, headers)) else []
+    modality = str(headers[0].get("Modality", "")).strip()
+    return ImageFile(_narrowed(array)[None], grid, tuple(warnings), modality, patient_of(headers))
 
 
 def _files(slices: Sequence[Slice]) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MediaStorageDirectoryStorage, generate_uid
 
 from conresnet.errors import UserError
 from conresnet.images.dicom_headers import subfolder_with_dicom
@@ -244,3 +244,61 @@ def test_a_link_that_must_not_be_followed_is_left_out(tmp_path, monkeypatch):
     (tmp_path / "inner" / "series" / "cwd").touch()
     monkeypatch.setattr(Path, "is_file", refuses)
     assert subfolder_with_dicom(tmp_path) == tmp_path / "inner" / "series"
+
+
+@pytest.mark.parametrize("place", [0, 2, -1])
+def test_a_slice_that_cannot_be_one_is_named(tmp_path, place):
+    folder = tmp_path / "ct"
+    write_series(folder)
+    file = sorted(folder.iterdir())[place]
+    content = file.read_bytes()
+    for damaged, code in ((b"", "file-empty"), (bytes(len(content)), "image-damaged"), (b"x" * 99, "image-damaged")):
+        file.write_bytes(damaged)
+        assert file.name in refused(folder, code)
+    file.unlink()
+    file.symlink_to(tmp_path / "gone.dcm")
+    assert file.name in refused(folder, "cannot-read")
+    file.unlink()
+    file.write_bytes(content)
+    assert read_volume(folder).array.shape == PIXELS.shape
+
+
+def test_slices_without_a_suffix_are_known_by_their_names(tmp_path):
+    folder = tmp_path / "ct"
+    write_series(folder)
+    for number, file in enumerate(sorted(folder.iterdir())):
+        file.rename(folder / f"IM{number:04d}")
+    for name in ("README", "done", "Thumbs.db", "._IM0003", ".complete", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    directory = pydicom.Dataset()
+    directory.file_meta = pydicom.dataset.FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.file_meta.MediaStorageSOPClassUID = directory.SOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = directory.SOPInstanceUID = generate_uid()
+    directory.save_as(folder / "DICOMDIR", enforce_file_format=True)
+    assert read_volume(folder).array.shape == PIXELS.shape
+    (folder / "IM0006").write_bytes(b"")
+    assert "IM0006" in refused(folder, "file-empty")
+
+
+def test_inverted_gray_values_are_refused_in_a_ct_and_get_a_warning_elsewhere(tmp_path):
+    write_series(tmp_path / "ct", PhotometricInterpretation="MONOCHROME1")
+    assert "MONOCHROME2" in refused(tmp_path / "ct", "dicom-inverted")
+    write_series(tmp_path / "mr", PhotometricInterpretation="MONOCHROME1", Modality="MR", RescaleIntercept=0)
+    volume = read_volume(tmp_path / "mr")
+    assert np.array_equal(volume.array, -1 - PIXELS)
+    assert len(volume.warnings) == 1 and "MONOCHROME1" in volume.warnings[0]
+    write_series(tmp_path / "usual", Modality="MR")
+    assert not read_volume(tmp_path / "usual").warnings
+
+
+def test_a_volume_says_of_which_modality_and_patient_it_is_but_not_who(tmp_path):
+    write_series(tmp_path / "a", PatientID="Miller 1", Modality="MR")
+    write_series(tmp_path / "b", PatientID="Miller 1 ", Modality="MR")
+    write_series(tmp_path / "c", PatientID="Jones 2", Modality="CT")
+    write_series(tmp_path / "d")
+    volumes = [read_volume(tmp_path / name) for name in "abcd"]
+    assert [volume.modality for volume in volumes] == ["MR", "MR", "CT", "CT"]
+    one, same, other, unknown = (volume.patient for volume in volumes)
+    assert one == same and one and other and one != other and unknown == ""
+    assert "Miller" not in one
