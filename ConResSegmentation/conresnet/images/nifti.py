@@ -144,7 +144,9 @@ def stored_voxels(image: nibabel.Nifti1Image) -> np.ndarray:
 def _components(array: np.ndarray, slope: float, intercept: float) -> np.ndarray:
     """(c, k, j, i) in the stored type; if scaled, in float32, or in float64 if float32 cannot represent the values."""
     if (slope, intercept) != (1, 0):
-        kind = np.float32 if np.can_cast(array.dtype, np.float32, "safe") else np.float64
+        # A value and the next one are the same in float32 if the intercept is this large.
+        fits = np.can_cast(array.dtype, np.float32, "safe") and abs(intercept) < 2**23 * abs(slope)
+        kind = np.float32 if fits else np.float64
         array = array.astype(kind)
         array *= kind(slope)
         array += kind(intercept)

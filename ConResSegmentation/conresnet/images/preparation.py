@@ -7,7 +7,7 @@ brings images to a model, and the `PreparedCase` that it returns serves blocks o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -17,7 +17,7 @@ from conresnet.images.channels import check_channel_count
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Box, Volume, box_of_flags, check_volume, reordering, whole_box
 from conresnet.images.roi import BoxROI, wants_roi
-from conresnet.intensity import split_steps
+from conresnet.intensity import ignores_offset, split_steps
 from conresnet.intensity.filters import filtered
 from conresnet.intensity.fitting import apply, measure, of_slices
 from conresnet.messages import sentence
@@ -81,6 +81,33 @@ def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequen
         occupied[1] |= mask.any(axis=1)
         occupied[2] |= mask.any(axis=0)
     return box_of_flags(occupied) or whole_box(shape)
+
+
+# Of its largest value, the range that an image must have for float32, with 24 bits, to keep 4096 of its levels apart.
+_LEAST_RANGE = 2.0**-12
+
+
+def without_offset(array: np.ndarray) -> np.ndarray:
+    """The array minus its lowest foreground value if float32 would lose what its values differ by, else the array.
+
+    This is so if signed values were stored as unsigned ones, which adds 2**31 to each: float32 keeps multiples of 256
+    there. The array is returned unchanged if its type loses nothing, so for nearly every image.
+    """
+    if np.can_cast(array.dtype, np.float32, "safe"):
+        return array
+    background = background_value(array)
+    low, high = np.inf, -np.inf
+    for plane in array:
+        # The background may be 0, far below everything else.
+        inside = plane[plane != background]
+        if inside.size:
+            low, high = min(low, float(inside.min())), max(high, float(inside.max()))
+    if not 0 < high - low < _LEAST_RANGE * max(-low, high):
+        return array
+    moved = np.empty(array.shape, np.float32)
+    for index, plane in enumerate(array):
+        moved[index] = plane.astype(np.float64) - low
+    return moved
 
 
 # The share of what is segmented that every image should cover.
@@ -203,6 +230,8 @@ def prepare(
     warnings += _warn_of_size(description, first, whole_scan=roi is None)
     warnings += _warn_of_crop(description, first, space, drawn=roi is not None)
     for index, (volume, item) in enumerate(zip(volumes, description.inputs, strict=True)):
+        if all(map(ignores_offset, item.channels)):
+            volume = replace(volume, array=without_offset(volume.array))
         whole = seen.to_model(volume, background_value(volume.array))
         check()
         background = background_value(whole)

@@ -80,6 +80,17 @@ def split_steps(steps: Sequence[Mapping]) -> tuple[list[dict], list[dict]]:
     return filters, checked[len(filters) :]
 
 
+def ignores_offset(steps: Sequence[Mapping]) -> bool:
+    """Whether the result stays the same if a number is added to all voxels."""
+    for step in steps:
+        match step["step"]:
+            case "z_score" | "z_score_slices" | "subtract_gaussian" | "equalize":
+                return True
+            case "clip" | "rescale" | "clip_sparse_tail":
+                return False
+    return False
+
+
 def _wrong(step: Mapping) -> str | None:
     """The problem with the values of a step that has the right keys, or None."""
     match step["step"]:

@@ -7,7 +7,7 @@ import safetensors.numpy
 from conresnet.errors import Cancelled
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
-from conresnet.images.preparation import prepare
+from conresnet.images.preparation import prepare, without_offset
 from conresnet.images.roi import BoxROI
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import parse_description
@@ -132,6 +132,64 @@ def test_the_unit_of_an_image_does_not_matter(head_image, scale, offset):
         case = prepare(model(**VOXRESNET), [volume])
         blocks.append(case.block((0, 0, 0), case.shape))
     assert np.abs(blocks[0] - blocks[1]).mean() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"intensity": [{"step": "clip_percentiles", "low": 0.5, "high": 99.5}, *ZERO_OUTSIDE]},
+        {"intensity": OWN, "copies": [COPY]},
+    ],
+)
+@pytest.mark.parametrize("spacing", [None, [1.6, 1.7, 1.8]])
+def test_a_large_offset_does_not_matter(steps, spacing):
+    of = grid((24, 26, 28), (2, 2, 2))
+    body = np.rint(anatomy(of)).astype(np.int64) * 256
+    # So many values that hardly any voxel happens to have that of the corners, which counts as air.
+    body += np.random.default_rng(0).integers(0, 2000, of.shape) - body.min() + 1
+    chosen = model(preparation={"foreground": "not_background", "spacing": spacing}, **steps)
+
+    def block(array: np.ndarray) -> np.ndarray:
+        case = prepare(chosen, [Volume(array, of, "body")])
+        return case.block((0, 0, 0), case.shape)
+
+    expected = block(body.astype(np.float32))
+    for moved in ((body + 2**31).astype(np.uint32), body + 2**40, body + 1e9, (body - 2**31).astype(np.int32)):
+        np.testing.assert_allclose(block(moved), expected, atol=1e-4)
+
+
+def test_a_large_offset_does_not_matter_if_the_air_does_not_have_it():
+    body = np.pad(np.random.default_rng(0).integers(1, 500, (10, 12, 14)).astype(np.uint32), 2)
+    steps = [{"step": "clip_percentiles", "low": 0.5, "high": 99.5}, *ZERO_OUTSIDE]
+    chosen = model(preparation={"foreground": "not_background"}, intensity=steps)
+    blocks = []
+    for array in (body.astype(np.int16), body + 2**31 * (body > 0).astype(np.uint32)):
+        case = prepare(chosen, [Volume(array, grid(body.shape), "body")])
+        blocks.append(case.block((0, 0, 0), case.shape))
+    np.testing.assert_allclose(*blocks, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(60).reshape(3, 4, 5),
+        np.arange(60.0).reshape(3, 4, 5) * 1e-3 + 1,
+        np.arange(60, dtype=np.int32).reshape(3, 4, 5) + 2**14,
+        np.where(np.arange(60).reshape(3, 4, 5) == 30, 1e9, np.arange(60.0).reshape(3, 4, 5)),
+        (np.arange(60).reshape(3, 4, 5) > 7).astype(np.int64),
+        (np.arange(60).reshape(3, 4, 5) + 2**31).astype(np.float32),
+    ],
+)
+def test_other_images_keep_their_values(array):
+    assert without_offset(array) is array
+
+
+def test_a_model_of_given_values_is_not_given_others():
+    of = grid((6, 7, 8))
+    array = np.arange(6 * 7 * 8, dtype=np.int64).reshape(of.shape) + 2**31
+    chosen = model(intensity=[{"step": "clip", "low": 0, "high": 300}, *ZERO_OUTSIDE])
+    case = prepare(chosen, [Volume(array, of, "ramp")])
+    assert not case.block((0, 0, 0), case.shape).any()
 
 
 def test_without_filters_no_array_is_made(head_image):
