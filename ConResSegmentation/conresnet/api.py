@@ -23,7 +23,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
-from conresnet.images.channels import by_channel, check_channel_count
+from conresnet.images.channels import by_channel, check_channel_count, warn_of_names
 from conresnet.images.files import read_channels
 from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, Volume
 from conresnet.images.itk import check_kind, grid_of
@@ -123,7 +123,11 @@ def segment_images(
     progress = progress or Progress()
     began = time.monotonic()
     progress.report("reading", 0.0, None)
-    volumes, wrap = _read_sources(images, [item.name for item in model.description.inputs])
+    inputs = model.description.inputs
+    volumes, wrap = _read_sources(images, [item.name for item in inputs])
+    if len(images) == len(inputs):
+        names = [Path(_name(image, "")).name for image in images]
+        volumes[0].warnings = (*volumes[0].warnings, *warn_of_names(inputs, names))
     reading = time.monotonic() - began
     result = segment_volumes(model, volumes, options, progress)
     result.report["seconds"] = {"loading": loading, "reading": reading, **result.report["seconds"]}

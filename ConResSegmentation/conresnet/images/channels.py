@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from conresnet.errors import UserError
+from conresnet.messages import sentence
 
+_WHOLE_WORD = 1000
 # Radiologists write "T1+C" for what files call "t1gd".
 _PLUS_CONTRAST = re.compile(r"\+\s*(?:c|ce|contrast|gd|gad)(?![a-z0-9])")
 
@@ -66,6 +68,21 @@ def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
             spoken=inputs[first].name,
         )
     return given
+
+
+def warn_of_names(inputs: Sequence, names: Sequence[str]) -> list[str]:
+    """A warning for each image whose name has a whole word for another channel, but none for the one it was given as.
+
+    Args:
+        names: of the images, one per input, in the order of the inputs.
+    """
+    warnings = []
+    for own, name in zip(inputs, names, strict=True):
+        strengths = [score(item, name) or 0 for item in inputs]
+        other = max(range(len(inputs)), key=strengths.__getitem__)
+        if strengths[other] >= _WHOLE_WORD > (score(own, name) or 0):
+            warnings.append(sentence("warn-channel-name", {"given": own.name, "spoken": inputs[other].name}))
+    return warnings
 
 
 def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
@@ -146,7 +163,7 @@ def _strength(keyword: str, words: list[str]) -> int:
     for start in range(len(words) - last):
         part = words[start : start + last + 1]
         if part == wanted:
-            return 1000 + len("".join(wanted))
+            return _WHOLE_WORD + len("".join(wanted))
         if part[:last] == wanted[:last] and part[last].startswith(wanted[last]):
             return len("".join(wanted))
     return 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 
@@ -112,6 +112,8 @@ def without_offset(array: np.ndarray) -> np.ndarray:
 
 # The share of what is segmented that every image should cover.
 _ENOUGH_SHOWN = 0.95
+# Scans that no model takes for one another; other DICOM images, such as secondary captures, may be any of them.
+_MODALITIES = {"CT", "MR", "PT", "NM", "US"}
 # The share of a model's window that an image should cover along each axis; crops are often smaller than a window.
 _MUCH_SMALLER = 0.25
 # How many times as long as the largest training image a crop may be along an axis. With 12 mm around a hippocampus
@@ -227,6 +229,7 @@ def prepare(
     part, inside = space.part_of(seen), _inside(space)
     images, backgrounds, channels = [], [], []
     warnings = [warning for volume in volumes for warning in volume.warnings]
+    warnings += _warn_of_channels(description, volumes)
     warnings += _warn_of_size(description, first, whole_scan=roi is None)
     warnings += _warn_of_crop(description, first, space, drawn=roi is not None)
     for index, (volume, item) in enumerate(zip(volumes, description.inputs, strict=True)):
@@ -293,6 +296,25 @@ def _warn_of_crop(description: ModelDescription, volume: Volume, space: ModelSpa
         for name, mm in (("size", seen), ("largest", how.largest_crop))
     }
     return [sentence("warn-larger-crop", {"name": volume.name, "model": description.title, **sizes})]
+
+
+def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) -> list[str]:
+    """Warnings if an image is of another modality than the model's, or two are of two patients, or the same."""
+    warnings = []
+    for item, volume in zip(description.inputs, volumes, strict=True):
+        if item.modality in _MODALITIES and volume.modality in _MODALITIES - {item.modality}:
+            values = {"name": volume.name, "modality": volume.modality, "model": description.title}
+            warnings.append(sentence("warn-modality", {**values, "wanted": item.modality}))
+    for (first, one), (second, other) in combinations(zip(description.inputs, volumes, strict=True), 2):
+        names = {"first": first.name, "second": second.name}
+        if one.patient and other.patient and one.patient != other.patient:
+            warnings.append(sentence("warn-two-patients", names))
+        if one.grid.matches(other.grid):
+            # Different images differ in the middle one of their slices.
+            middle = len(one.array) // 2
+            if all(np.array_equal(one.array[part], other.array[part]) for part in (middle, slice(None))):
+                warnings.append(sentence("warn-same-image", names))
+    return warnings
 
 
 def _check_not_empty(volume: Volume, values: np.ndarray, roi: BoxROI) -> None:

@@ -135,6 +135,19 @@ IMAGES: dict[str, str] = {
         "{name} was given as {given}, but its name suggests {spoken}, and not all image names are clear; assign each "
         "image with --channel."
     ),
+    "warn-channel-name": _(
+        "The name of the image given as {given} suggests {spoken}; check that each image was given for its channel."
+    ),
+    "warn-same-image": _(
+        "The images for {first} and {second} are the same; check that each channel has its own image."
+    ),
+    "warn-two-patients": _(
+        "The images for {first} and {second} have different patient IDs; check that they are of one patient."
+    ),
+    "warn-modality": _(
+        "{name} is {modality} according to its DICOM header, but {model} was made for {wanted}; choose another image "
+        "or model."
+    ),
     # Images given by channel or in memory
     "channel-unknown": _("Unknown channel {name!r}; the model's channels are {channels}."),
     "channel-repeated": _("The channel {name} is given twice."),

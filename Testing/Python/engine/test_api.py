@@ -173,6 +173,17 @@ def test_channels_by_name_in_order_or_in_one_image(tmp_path, pair):
     assert np.array_equal(sitk.GetArrayFromImage(segment(tmp_path / "both.nii", pair).labels), labels)
 
 
+def test_exchanged_or_repeated_images_get_a_warning(tmp_path, pair):
+    for name, seed in (("t1", 1), ("t2", 2)):
+        one = random_volume(GRIDS["plain"], seed=seed)
+        write_volume(one.array, one.grid, tmp_path / f"p_{name}.nii")
+    t1, t2 = tmp_path / "p_t1.nii", tmp_path / "p_t2.nii"
+    usual = segment([t1, t2], pair).warnings
+    exchanged = segment(None, pair, channels={"T1": t2, "T2": nibabel.load(t1)}).warnings
+    assert len(exchanged) == len(usual) + 2 and sum("suggests T" in text for text in exchanged) == 2
+    assert any("are the same" in text for text in segment([t1, t1], pair).warnings)
+
+
 def test_an_roi_in_each_form(tmp_path, model):
     of = volume("plain")
     write_volume(of.array, of.grid, tmp_path / "image.nii")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conresnet.errors import UserError
-from conresnet.images.channels import Candidate, match_channels, score, sort_by_channel
+from conresnet.images.channels import Candidate, match_channels, score, sort_by_channel, warn_of_names
 from conresnet.importing import CHANNELS
 
 
@@ -108,3 +108,22 @@ def test_files_whose_names_speak_for_another_order_only_in_part_are_refused() ->
         sort_by_channel(BRATS, ["first.nii", "flair.nii", "t1c.nii", "last.nii"])
     assert error.value.code == "channels-unclear"
     assert error.value.values == {"name": "flair.nii", "given": "T1", "spoken": "FLAIR"}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["p_T2.nii.gz", "p_T1.nii.gz"], [("T1", "T2"), ("T2", "T1")]),
+        (["scan 3.nii.gz", "p_T1.nii.gz"], [("T2", "T1")]),
+        (["p_T1.nii.gz", "p_T2.nii.gz"], []),
+        (["scan 3.nii.gz", "T2T1.nii.gz"], []),
+        (["T1.nii.gz", "T2_on_T1.nii.gz"], []),
+        (["", ""], []),
+    ],
+)
+def test_a_name_of_another_channel_gets_a_warning(names, said):
+    pair = [Channel("T1", ()), Channel("T2", ())]
+    warnings = warn_of_names(pair, names)
+    assert len(warnings) == len(said)
+    for warning, (given_as, spoken) in zip(warnings, said, strict=True):
+        assert f"given as {given_as} suggests {spoken};" in warning

@@ -263,3 +263,26 @@ def test_too_few_or_too_thick_slices_get_a_warning(shape, spacing, words):
     case = prepare(chosen, [Volume(np.random.default_rng(1).random(of.shape), of, "scan")])
     assert len(case.warnings) == (words is not None)
     assert all(word in case.warnings[0] for word in words or ())
+
+
+def test_doubtful_channels_get_a_warning():
+    of, shifted = grid((8, 9, 10)), grid((8, 9, 10), origin=(-2.8, 5, 20))
+    first, second = (random_volume(of, seed=seed).array for seed in (1, 2))
+    chosen = model(channels=2, inference={"window": [8, 8, 8]})
+
+    def warnings(*volumes: Volume) -> list[str]:
+        return list(prepare(chosen, volumes).warnings)
+
+    one = Volume(first, of, "one", (), "MR", "a")
+    assert warnings(one, Volume(second, of, "two", (), "MR", "a")) == []
+    assert warnings(one, Volume(second, of, "two", (), "", "")) == []
+    assert warnings(one, Volume(first, shifted, "two", (), "OT", "a")) == []
+    (text,) = warnings(one, Volume(first.astype(np.float64), of, "two", (), "MR", "a"))
+    assert "T1 and T2 are the same" in text
+    almost = first.copy()
+    almost[-1, -1, -1] += 1
+    assert warnings(one, Volume(almost, of, "two")) == []
+    (text,) = warnings(one, Volume(second, of, "two", (), "MR", "b"))
+    assert "patient" in text
+    (text,) = warnings(one, Volume(second, of, "two", (), "CT", "a"))
+    assert text.startswith("two is CT according to its DICOM header, but A model for tests was made for MR;")
