@@ -132,26 +132,26 @@ class WarmModel:
     """Keeps the model that was used last, so that a series of cases loads it once."""
 
     def __init__(self):
-        self._model: LoadedModel | None = None
-        self._key: tuple | None = None
+        # One pair, so that no thread sees a model with the key of another.
+        self._kept: tuple[tuple, LoadedModel] | None = None
 
     def get(self, package: ModelPackage, progress: Progress | None = None) -> LoadedModel:
         """The package's model, loaded unless it is the last one. Raises UserError as ``load_model``."""
         # The description holds the checksums of the weights.
         key = (package.path.resolve(), package.description)
-        model = self._model
-        if model is None or self._key != key:
+        kept = self._kept
+        if kept is None or kept[0] != key:
             if progress:
                 progress.report("loading", 0.0, None)
-            model = None
+            # Both models might not fit into memory.
+            kept = None
             self.forget()
-            model = load_model(package)
-            self._model, self._key = model, key
-        return model
+            kept = self._kept = key, load_model(package)
+        return kept[1]
 
     def forget(self) -> None:
         """Free its memory."""
-        self._model = self._key = None
+        self._kept = None
 
 
 def segment(
