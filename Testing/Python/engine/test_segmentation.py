@@ -118,7 +118,8 @@ def test_a_rotated_roi_leaves_nothing_outside(tmp_path, head_image):
 
 @pytest.mark.parametrize("spacing", [None, [1.5, 1.0, 1.2]])
 def test_every_storage_of_an_image_gives_the_same_segmentation(tmp_path, hippocampus_image, spacing):
-    preparation = {"spacing": spacing, "orientation": "SLP"}
+    # A model of crops would see this one in a single window.
+    preparation = {"spacing": spacing, "orientation": "SLP", "roi": "limit"}
     model = make_model(tmp_path, preparation=preparation, inference={"window": [16, 16, 16]})
     crop = read_volume(hippocampus_image)
     crop = Volume(crop.array[8:28, 6:34, 10:24], Grid((20, 28, 14), crop.grid.affine), "crop")
@@ -254,7 +255,7 @@ def test_a_warm_model_forgets_the_case_before(tmp_path):
 @pytest.mark.parametrize("spacing", [[1.5, 1.5, 1.5], [0.8, 1.0, 1.2]])
 @pytest.mark.parametrize("turn", [None, rotation(25)], ids=["straight", "oblique"])
 def test_labels_of_a_resampled_image_grow_too_and_are_the_same_in_the_end(tmp_path, one_by_one, spacing, turn):
-    model = make_model(tmp_path, scale=3.0, preparation={"spacing": spacing})
+    model = make_model(tmp_path, scale=3.0, preparation={"spacing": spacing, "roi": "limit"})
     volume = random_volume(grid((90, 20, 22), rotation=turn))
     expected = run(model, volume).labels.array
     _result, arrays, grown = watched(model, volume)
@@ -263,7 +264,8 @@ def test_labels_of_a_resampled_image_grow_too_and_are_the_same_in_the_end(tmp_pa
 
 
 def test_results_live_where_they_are_allocated_and_grow(tmp_path, one_by_one):
-    result, arrays, grown = watched(make_model(tmp_path), random_volume(grid((120, 20, 20))), maps=EVERYTHING)
+    model = make_model(tmp_path, preparation={"roi": "limit"})
+    result, arrays, grown = watched(model, random_volume(grid((120, 20, 20))), maps=EVERYTHING)
     assert result.labels.array is arrays["labels"]
     assert {name: (array.shape[0], array.dtype) for name, array in arrays.items() if name != "labels"} == {
         "probability": (2, np.float16),
