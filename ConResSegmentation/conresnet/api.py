@@ -39,6 +39,7 @@ from conresnet.result_folder import (
     REVIEW_FILE,
     STATISTICS_FILE,
     filling,
+    image_state,
     result_files,
     wanted_tables,
     write_images,
@@ -123,6 +124,9 @@ def segment_images(
     progress = progress or Progress()
     began = time.monotonic()
     progress.report("reading", 0.0, None)
+    paths = [Path(image) for image in images if _is_path(image)]
+    # Before they are read: an image that is replaced from now on is not the one that was segmented.
+    sources = {"model": model.description.digest, "images": [image_state(path) for path in paths]}
     inputs = model.description.inputs
     volumes, wrap = _read_sources(images, [item.name for item in inputs])
     if len(images) == len(inputs):
@@ -131,7 +135,8 @@ def segment_images(
     reading = time.monotonic() - began
     result = segment_volumes(model, volumes, options, progress)
     result.report["seconds"] = {"loading": loading, "reading": reading, **result.report["seconds"]}
-    return Result(result, wrap, [Path(image) for image in images if _is_path(image)], model, options)
+    result.report["sources"] = sources
+    return Result(result, wrap, paths, model, options)
 
 
 class Result:

@@ -8,7 +8,9 @@ itself or by the next run.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +29,9 @@ REVIEW_FILE, STATISTICS_FILE, PAGE_FILE = "review.csv", "statistics.csv", "repor
 # Files that a run writes if it is asked to. Others may well have files of these names.
 _TABLES = (REVIEW_FILE, STATISTICS_FILE, PAGE_FILE)
 
+# Image formats that may keep their voxels in another file of the same stem.
+_HEADERS = (".hdr", ".img", ".mhd", ".nhdr")
+
 # Of hidden folders next to the results.
 PREFIX = ".conresnet-"
 # Inside the hidden folder: the new files, the old files while the new ones move in, and the names of the new ones,
@@ -43,6 +48,26 @@ def wanted_tables(options: SegmentOptions) -> tuple[str, ...]:
     """The files besides images and ``report.json`` that a run with these options writes."""
     wanted = {REVIEW_FILE: options.review, STATISTICS_FILE: options.statistics, PAGE_FILE: options.report}
     return tuple(name for name in _TABLES if wanted[name])
+
+
+def image_state(image: Path) -> str:
+    """Digest of the names, sizes and modification times of an image's files, to notice later that they were replaced.
+
+    The content is not read, because that would take as long as reading the image. Empty if the files are not available.
+    """
+    try:
+        if image.is_dir():
+            # Without those that file managers leave there, such as .DS_Store.
+            files = [path for path in image.iterdir() if path.is_file() and not path.name.startswith(".")]
+        elif image.suffix.lower() in _HEADERS:
+            files = [path for path in image.parent.iterdir() if path.stem == image.stem and path.is_file()]
+        else:
+            files = [image]
+        found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    except (OSError, ValueError):
+        return ""
+    # Names may hold bytes that are not UTF-8.
+    return hashlib.sha256(os.fsencode(repr(found))).hexdigest()
 
 
 def check_replaceable(

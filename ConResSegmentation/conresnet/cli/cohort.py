@@ -44,7 +44,7 @@ from conresnet.images.roi import roi_from_text
 from conresnet.package.maps import check_maps, provided_maps
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
-from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, result_files, wanted_tables
+from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, image_state, result_files, wanted_tables
 from conresnet.review import ALL
 
 if TYPE_CHECKING:
@@ -266,6 +266,8 @@ def segment_case(job: Job) -> Outcome:
         roi = roi_from_text(job.case.roi) if job.case.roi else None
         options = replace(job.options, roi=roi)
         if not job.overwrite and _is_complete(job, options):
+            if changed := _changed_sources(job):
+                raise UserError("results-out-of-date", path=str(job.folder), changed=" and ".join(changed))
             return _read_outcome(job, SKIPPED)
         options = replace(options, device=_device(options.device, job.workers))
         model = _warm_model().get(read_model(job.model))
@@ -310,7 +312,7 @@ def _device(name: str, workers: Mapping[str, int]) -> str:
 
 
 def _is_complete(job: Job, options: SegmentOptions) -> bool:
-    """Whether the folder contains all results of this model for these images and options."""
+    """Whether the folder contains all results of a model and images of these names, with these options."""
     report = _read_report(job)
     description = read_model(job.model).description
     model, channels = report.get("model"), report.get("channels")
@@ -321,10 +323,26 @@ def _is_complete(job: Job, options: SegmentOptions) -> bool:
         and isinstance(channels, dict)
         and {name: Path(str(path)).absolute() for name, path in channels.items()}
         == {item.name: path for item, path in zip(description.inputs, job.case.images, strict=False)}
+        # Without them, as in reports of version 0.1, nobody knows whether the images are still the same.
+        and isinstance(report.get("sources"), dict)
         and report.get("options", {}) == options.of_labels()
         and wanted <= set(report.get("files", ()))
         and all((job.folder / name).is_file() for name in wanted)
     )
+
+
+def _changed_sources(job: Job) -> list[str]:
+    """The model and the images that are no longer what the results in the folder were made from.
+
+    An image that was deleted since then is none of them, so that results outlive their images.
+    """
+    sources, description = _read_report(job)["sources"], read_model(job.model).description
+    changed = [] if sources.get("model") == description.digest else [f"the model {description.name}"]
+    known, images = sources.get("images"), job.case.images
+    before = known if isinstance(known, list) and len(known) == len(images) else [""] * len(images)
+    return changed + [
+        str(image) for image, old in zip(images, before, strict=True) if image_state(image) not in ("", old)
+    ]
 
 
 def _read_report(job: Job) -> dict[str, Any]:

@@ -161,6 +161,10 @@ COMMAND_LINE: dict[str, str] = {
     "cohort-case-killed": _(
         "it ended two worker processes, most likely because memory ran out; segment this case alone, or draw an ROI."
     ),
+    "results-out-of-date": _(
+        "The results in {path} are out of date because {changed} changed after they were made; replace them with "
+        "--overwrite."
+    ),
     "cases-failed": _("{failed} of {cases} cases could not be segmented, for the reasons above."),
     "case-line-incomplete": _("Line {line} of the list of cases {path} has no {column}."),
     "case-too-long": _(

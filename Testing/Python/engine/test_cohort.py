@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +23,11 @@ import pytest
 from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase, write_table
 from conresnet.cli.main import main
+from conresnet.images.files import write_volume
 from conresnet.package.store import SHIPPED_FOLDER
 from conresnet.request import SegmentOptions
+from engine.model_cases import description, write_model
+from engine.volumes import grid, random_volume
 
 IMAGES = ("hippocampus_004", "hippocampus_123", "hippocampus_210")
 
@@ -304,6 +309,37 @@ def test_results_of_other_options_are_not_taken_for_those_asked_for(data_folder,
     assert segment().state == segment(threads=2, device="cpu").state == cohort.SKIPPED
     other = segment(**change)
     assert other.state == cohort.FAILED and "--overwrite" in other.problem.sentence, other
+
+
+def test_results_of_another_image_or_model_are_not_taken_for_those_asked_for(tmp_path) -> None:
+    """Under the same paths, names and version."""
+    image, model = tmp_path / "image.nii", tmp_path / "model"
+    write_model(model, description())
+    write_volume(random_volume(grid((12, 12, 12))).array, grid((12, 12, 12)), image)
+    (tmp_path / "out" / ".cohort").mkdir(parents=True)
+
+    def segment(overwrite: bool = False) -> cohort.Outcome:
+        options, case = SegmentOptions(review=True, threads=1), ListedCase("case", (image,), "")
+        return cohort.segment_case(cohort.Job(case, model, options, tmp_path / "out", overwrite, (image,)))
+
+    assert segment().state == cohort.DONE and segment().state == cohort.SKIPPED
+    write_volume(random_volume(grid((12, 12, 12)), seed=7).array, grid((12, 12, 12)), image)
+    stale = segment()
+    assert stale.state == cohort.FAILED and f"because {image} changed" in stale.problem.sentence
+    assert "--overwrite" in stale.problem.sentence and segment(overwrite=True).state == cohort.DONE
+    shutil.rmtree(model)
+    write_model(model, description(), seed=5)
+    stale = segment()
+    assert stale.state == cohort.FAILED and "because the model test changed" in stale.problem.sentence
+    assert segment(overwrite=True).state == cohort.DONE
+    # Results outlive their images.
+    image.unlink()
+    assert segment().state == cohort.SKIPPED
+    report = tmp_path / "out" / "case" / "report.json"
+    old = json.loads(report.read_text(encoding="utf-8"))
+    del old["sources"]
+    report.write_text(json.dumps(old), encoding="utf-8")
+    assert "--overwrite" in segment().problem.sentence, "as in reports of version 0.1"
 
 
 def test_names_in_the_table_are_no_formulas(tmp_path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conresnet.errors import UserError
-from conresnet.result_folder import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling
+from conresnet.result_folder import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling, image_state
 
 REPORT = {"conresnet": "0.1.0", "model": {"name": "m"}, "volumes_ml": {}}
 
@@ -176,6 +176,23 @@ def test_a_report_belongs_to_the_files_next_to_it_whenever_the_run_is_killed(tmp
             break
     # The old results with the notes, then the new ones with one map less.
     assert number > 12 and whole == sorted(whole, reverse=True) and set(whole) == {5, 4}
+
+
+def test_the_state_of_an_image_changes_with_any_of_its_files(tmp_path):
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "1.dcm").write_bytes(b"1")
+    (tmp_path / "head.mhd").write_text("header")
+    (tmp_path / "head.raw").write_bytes(b"voxels")
+    for image, file in (("series", "series/1.dcm"), ("series", "series/2.dcm"), ("head.mhd", "head.raw")):
+        before = image_state(tmp_path / image)
+        assert before == image_state(tmp_path / image) != ""
+        (tmp_path / file).write_bytes(b"replaced by others")
+        assert image_state(tmp_path / image) != before
+    before = image_state(tmp_path / "series"), image_state(tmp_path / "head.raw")
+    (tmp_path / "series" / ".DS_Store").write_bytes(b"")
+    (tmp_path / "head.mhd").write_text("not part of head.raw")
+    assert (image_state(tmp_path / "series"), image_state(tmp_path / "head.raw")) == before
+    assert image_state(tmp_path / "none.nii") == ""
 
 
 def test_a_folder_in_use_by_another_run_is_not_taken_for_abandoned(tmp_path):
