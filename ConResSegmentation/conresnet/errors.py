@@ -11,7 +11,9 @@ _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 # What the file system or the user's account can cause at any time.
 _FILE_SYSTEM = {
     getattr(errno, name)
-    for name in "EACCES EPERM ENAMETOOLONG ELOOP EROFS EIO ESTALE ETIMEDOUT EHOSTDOWN EMFILE ENFILE".split()
+    for name in (
+        "EACCES EPERM ENOTDIR EISDIR EEXIST ENAMETOOLONG ELOOP EROFS EIO ESTALE ETIMEDOUT EHOSTDOWN EMFILE ENFILE"
+    ).split()
     if hasattr(errno, name)
 }
 

@@ -228,6 +228,37 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
+# What the table and the page begin with, to recognize those of an earlier run.
+_TABLE_COLUMNS = ("name", "state", "expected_dice", "seconds")
+_PAGE_TITLE = "<title>Segmented cases</title>"
+
+
+def check_summary_replaceable(output: Path, case_list: Path | None = None) -> None:
+    """Refuse a folder of all cases in which the table or the page would replace a file of the user's.
+
+    Args:
+        case_list: the list that the cases were read from.
+
+    Raises:
+        UserError: "output-not-folder", "cases-in-the-way" or "summary-not-ours".
+        OSError: a file cannot be read.
+    """
+    if output.exists() and not output.is_dir():
+        raise UserError("output-not-folder", path=str(output))
+    for name, beginning in ((TABLE_FILE, ",".join(_TABLE_COLUMNS)), (PAGE_FILE, _PAGE_TITLE)):
+        path = output / name
+        if not path.exists():
+            continue
+        if case_list and path.samefile(case_list):
+            raise UserError("cases-in-the-way", path=str(case_list))
+        if not path.is_file():
+            raise UserError("summary-not-ours", path=str(path))
+        with path.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(1000)
+        if not (beginning in text if name == PAGE_FILE else text.startswith(beginning)):
+            raise UserError("summary-not-ours", path=str(path))
+
+
 def write_summary(outcomes: Sequence[Outcome], output: Path) -> list[Path]:
     """Write the table and the page into the folder of all cases, and return their paths."""
     table, page = output / TABLE_FILE, output / PAGE_FILE
@@ -245,9 +276,7 @@ def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
     segments = list(dict.fromkeys(name for outcome in outcomes for name in outcome.volumes_ml or ()))
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["name", "state", "expected_dice", "seconds", *(csv_cell(f"{name} (mL)") for name in segments), "problem"]
-        )
+        writer.writerow([*_TABLE_COLUMNS, *(csv_cell(f"{name} (mL)") for name in segments), "problem"])
         for outcome in sorted(outcomes, key=lambda outcome: outcome.name):
             volumes = [(outcome.volumes_ml or {}).get(name) for name in segments]
             figures = [_rounded(outcome.expected_dice), _rounded(outcome.seconds), *map(_rounded, volumes)]
@@ -270,7 +299,7 @@ _PAGE = Template(
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<title>Segmented cases</title>
+$title
 <style>
 body { font: 15px/1.4 system-ui, "Segoe UI", Arial, sans-serif; color: #222; margin: 2em; }
 p.research { background: #fff4d6; padding: .4em .7em; border-radius: 4px; }
@@ -309,7 +338,7 @@ def _write_page(outcomes: Sequence[Outcome], path: Path) -> None:
         "lowest expected Dice, which is estimated from each case's review list and is not a measurement."
     )
     cards = "\n".join(_card(outcome, path.parent) for outcome in sorted(outcomes, key=place))
-    write_text(path, _PAGE.substitute(summary=summary, research=RESEARCH_ONLY, cards=cards))
+    write_text(path, _PAGE.substitute(title=_PAGE_TITLE, summary=summary, research=RESEARCH_ONLY, cards=cards))
 
 
 def _card(outcome: Outcome, folder: Path) -> str:

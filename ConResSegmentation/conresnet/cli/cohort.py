@@ -31,6 +31,7 @@ from conresnet.cli.cases import (
     CaseProblem,
     ListedCase,
     Outcome,
+    check_summary_replaceable,
     duration,
     picture_file,
     raise_for,
@@ -39,7 +40,7 @@ from conresnet.cli.cases import (
 )
 from conresnet.cli.main import say
 from conresnet.errors import UserError
-from conresnet.files import replacing
+from conresnet.files import make_folder, replacing
 from conresnet.images.roi import roi_from_text
 from conresnet.package.maps import check_maps, provided_maps
 from conresnet.package.store import read_model
@@ -88,6 +89,7 @@ def segment_cohort(
     options: SegmentOptions,
     output: Path,
     *,
+    case_list: Path | None = None,
     overwrite: bool = False,
     jobs: int = 0,
     scheduler: str = "",
@@ -96,13 +98,16 @@ def segment_cohort(
 
     Args:
         package: the model; on the computers of a scheduler, it must be at the same path.
+        case_list: the list that the cases were read from, which must not be replaced.
         jobs: number of processes on this computer.
         scheduler: address of a running Dask scheduler, to use its workers instead.
 
     Raises:
-        UserError: ``cohort-needs-package``, ``cohort-no-scheduler``, ``cohort-versions-differ`` or
-            ``cohort-scheduler-lost``; finished cases are kept. ``cases-failed`` at the end.
+        UserError: as ``check_summary_replaceable``; ``cohort-needs-package``, ``cohort-no-scheduler``,
+            ``cohort-versions-differ`` or ``cohort-scheduler-lost``; finished cases are kept. ``cases-failed`` at the
+            end.
     """
+    check_summary_replaceable(output, case_list)
     maps = check_maps(options.maps, provided_maps(package.description), package.description.name)
     options = replace(
         options, maps=maps, threads=options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
@@ -119,7 +124,7 @@ def segment_cohort(
     )
     outcomes: list[Outcome] = []
     first = 0.0
-    (output / PICTURES).mkdir(parents=True, exist_ok=True)
+    make_folder(output / PICTURES)
     with _client(jobs, scheduler) as client:
         try:
             for outcome in _segmented(client, waiting):

@@ -118,7 +118,8 @@ def segment(
     if jobs or scheduler:
         from conresnet.cli.cohort import segment_cohort
 
-        segment_cohort(listed, package, options, output, overwrite=overwrite, jobs=jobs or 0, scheduler=scheduler or "")
+        how = {"case_list": cases, "overwrite": overwrite, "jobs": jobs or 0, "scheduler": scheduler or ""}
+        segment_cohort(listed, package, options, output, **how)
         return
     began = time.monotonic()
     from conresnet.inference.segmentation import load_model

@@ -161,6 +161,14 @@ COMMAND_LINE: dict[str, str] = {
     "cohort-case-killed": _(
         "it ended two worker processes, most likely because memory ran out; segment this case alone, or draw an ROI."
     ),
+    "cases-in-the-way": _(
+        "The list of cases {path} would be replaced by the table of results; rename the list, or choose another output "
+        "folder."
+    ),
+    "summary-not-ours": _(
+        "{path} was not written by ConResNet and would be replaced by a summary of the results; move it, or choose "
+        "another output folder."
+    ),
     "results-out-of-date": _(
         "The results in {path} are out of date because {changed} changed after they were made; replace them with "
         "--overwrite."

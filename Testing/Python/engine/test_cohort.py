@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from conresnet.cli import cohort
-from conresnet.cli.cases import ListedCase, write_table
+from conresnet.cli.cases import ListedCase, write_summary, write_table
 from conresnet.cli.main import main
 from conresnet.images.files import write_volume
 from conresnet.package.store import SHIPPED_FOLDER
@@ -266,6 +266,32 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.2)
+
+
+def test_files_of_others_are_not_replaced_by_the_summary(tmp_path, monkeypatch, capsys) -> None:
+    """They are refused before any work; the summary of an earlier run is replaced."""
+    monkeypatch.setattr(cohort, "_client", lambda *_: pytest.fail("work has begun"))
+    case_list = tmp_path / "cohort.csv"
+    case_list.write_text("name,T1\ncase,image.nii.gz\n", encoding="utf-8")
+    arguments = ["segment", "--model", "hippocampus", "--cases", case_list, "--output", tmp_path, "--jobs", 1]
+    assert main([str(argument) for argument in arguments]) == 2
+    assert f"{case_list} would be replaced" in capsys.readouterr().err
+    for name, text in (("cohort.csv", "patient,age\n"), ("cohort.csv", ""), ("cohort.html", "<title>Mine</title>")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert run_cohort(["one"], tmp_path, jobs=1) == "summary-not-ours"
+        assert (tmp_path / name).read_text(encoding="utf-8") == text
+        write_summary([], tmp_path)
+        with pytest.raises(pytest.fail.Exception):
+            run_cohort(["one"], tmp_path, jobs=1)
+    (tmp_path / "cohort.csv").unlink()
+    (tmp_path / "cohort.csv").mkdir()
+    assert run_cohort(["one"], tmp_path, jobs=1) == "summary-not-ours"
+
+
+def test_a_file_in_the_place_of_the_output_folder(tmp_path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert run_cohort(["one"], tmp_path / "file", jobs=1) == "output-not-folder"
+    assert run_cohort(["one"], tmp_path / "file" / "below", jobs=1) == "cannot-write"
 
 
 def test_what_is_in_the_way_is_a_sentence(tmp_path, monkeypatch) -> None:

@@ -121,7 +121,10 @@ def test_a_python_without_torch_is_named(ending, capsys: pytest.CaptureFixture) 
     assert ending(ModuleNotFoundError("No module named 'conresnet.typo'", name="conresnet.typo")) == 1
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.EROFS, errno.EIO, errno.ENOSPC])
+@pytest.mark.parametrize(
+    "number",
+    [errno.EACCES, errno.ENAMETOOLONG, errno.EROFS, errno.EIO, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST, errno.EISDIR],
+)
 def test_what_the_file_system_says_of_a_path_is_a_sentence(ending, capsys: pytest.CaptureFixture, number: int) -> None:
     assert ending(OSError(number, os.strerror(number), "/some/päth")) == 2
     assert "/some/päth" in capsys.readouterr().err
