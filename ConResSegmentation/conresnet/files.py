@@ -207,6 +207,12 @@ class OwnedFolder:
         descriptor = _locked(path, 0)
         return None if descriptor is None else cls(path, descriptor)
 
+    def release(self) -> None:
+        """Leave the folder with everything in it as an abandoned one, which another process may take over."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
     def remove(self) -> None:
         """Remove the folder with everything in it, except files that are mapped on Windows.
 
@@ -218,9 +224,7 @@ class OwnedFolder:
             elif entry.name != LOCK_FILE:
                 with contextlib.suppress(OSError):
                     entry.unlink()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self.release()
         with contextlib.suppress(OSError):
             if set(os.listdir(self.path)) <= {LOCK_FILE}:
                 shutil.rmtree(self.path)

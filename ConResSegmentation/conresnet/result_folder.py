@@ -173,7 +173,10 @@ def filling(
         }
         raise UserError(error.code, **values) from error
     finally:
-        if owned:
+        if owned and _is_half_done(owned.path):
+            # It holds the only copy of the old results; the next run undoes it.
+            owned.release()
+        elif owned:
             owned.remove()
         for path in made:
             with contextlib.suppress(OSError):
@@ -197,20 +200,28 @@ def _move_in(hidden: Path, folder: Path) -> None:
         raise
 
 
+def _is_half_done(hidden: Path) -> bool:
+    """Whether files were moved and not all of them have arrived, so that the hidden folder may hold an old result."""
+    try:
+        # Without the names nothing was moved yet. Without new files that wait, the run was complete and cleaning up.
+        return (hidden / _JOURNAL).is_file() and (hidden / _NEW).is_dir() and any((hidden / _NEW).iterdir())
+    except OSError:
+        return True
+
+
 def _undo(hidden: Path, folder: Path) -> None:
     """Bring back what was there before ``_move_in``, unless that was complete. May itself be interrupted and repeated.
 
     Raises:
         OSError: a file cannot be moved.
     """
+    if not _is_half_done(hidden):
+        return
     try:
         names = json.loads((hidden / _JOURNAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # nothing was moved yet
-    # If the folder for new files no longer exists, the run was complete and was cleaning up.
-    waiting = {path.name for path in (hidden / _NEW).iterdir()} if (hidden / _NEW).is_dir() else set()
-    if not waiting:
-        return
+    except ValueError:
+        names = []  # after a power failure, a file may have lost its content; the old files are still brought back
+    waiting = {path.name for path in (hidden / _NEW).iterdir()}
     for name in names:
         if name not in waiting and (folder / name).exists():
             move(folder / name, hidden / _NEW / name)
@@ -226,6 +237,7 @@ def _undo_killed_runs(folder: Path) -> None:
         try:
             _undo(owned.path, folder)
         except OSError as error:
+            owned.release()
             raise write_error(error, folder) from error
         owned.remove()
 

@@ -26,7 +26,7 @@ from conresnet.errors import Cancelled, UserError, as_user_error
 PROGRAM = "python -m conresnet"
 _INTERRUPTED = 128 + signal.SIGINT
 # Those that mean "end now": a user's, a session's and a job queue's.
-_ENDING = ("SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGQUIT")
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2", "SIGQUIT")
 _BLANK = re.compile(r"(--[\w-]+)=\s*")
 
 # Command: module in conresnet.cli, its click command, one line on what it does.
@@ -131,7 +131,8 @@ def _discard(stream: io.TextIOBase) -> None:
 def _terminable() -> Iterator[list[int]]:
     """Let signals that ask to end do so as Ctrl-C does, so that nothing is left behind; yields those received.
 
-    By default, they end Python at once. One that is ignored, as by nohup, stays ignored. A command that handles them
+    By default, they end Python at once. Only the first one counts, so that a second Ctrl-C does not interrupt the
+    cleaning up. One that is ignored, as by nohup, stays ignored. A command that handles them
     in another way, as training does, installs its own handler. Only the main thread receives signals.
     """
     heard: list[int] = []

@@ -178,6 +178,25 @@ def test_signals_that_end_a_process_let_it_clean_up_first(ending, name: str) -> 
         signal.signal(number, before)
 
 
+def test_a_second_interrupt_does_not_stop_the_cleaning_up(ending, capsys: pytest.CaptureFixture) -> None:
+    cleaned = []
+
+    def work() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            cleaned.append(True)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert ending(work) == 130 and cleaned
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err.strip() == "Stopped."
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
 def test_a_closed_terminal_is_heard_unless_nohup_has_it_ignored(ending) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from conresnet import result_folder
 from conresnet.errors import UserError
 from conresnet.result_folder import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling, image_state
 
@@ -176,6 +177,33 @@ def test_a_report_belongs_to_the_files_next_to_it_whenever_the_run_is_killed(tmp
             break
     # The old results with the notes, then the new ones with one map less.
     assert number > 12 and whole == sorted(whole, reverse=True) and set(whole) == {5, 4}
+
+
+@pytest.mark.parametrize("second", [KeyboardInterrupt(), OSError(5, "Input/output error")])
+def test_old_results_outlive_an_undo_that_fails_too(tmp_path, monkeypatch, second):
+    """As by a second Ctrl-C, or by a disk that fails twice. The next run brings them back."""
+    for first in range(1, 6):
+        folder = tmp_path / str(first)
+        folder.mkdir()
+        fill(folder, "old", ("residual",))
+        moves = itertools.count(1)
+
+        def failing(source: Path, target: Path, moves=moves, first=first) -> None:
+            if (number := next(moves)) >= first + 1:
+                raise second
+            if number == first and first > 1:
+                raise KeyboardInterrupt
+            os.replace(source, target)
+
+        monkeypatch.setattr(result_folder, "move", failing)
+        with pytest.raises((KeyboardInterrupt, UserError)):
+            fill(folder, "new", ("residual", "attention"))
+        monkeypatch.undo()
+        check_replaceable(folder, overwrite=True)
+        assert {
+            json.loads(text)["text"] if name == REPORT_FILE else text for name, text in content(folder).items()
+        } == {"old"}
+        assert sorted(content(folder)) == sorted([SEGMENTATION_FILE, "residual.nii.gz", REPORT_FILE])
 
 
 def test_the_state_of_an_image_changes_with_any_of_its_files(tmp_path):
