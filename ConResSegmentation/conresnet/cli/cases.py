@@ -203,7 +203,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-DONE, SKIPPED, FAILED = "segmented", "already segmented", "failed"
+DONE, SKIPPED, FAILED, NOT_DONE = "segmented", "already segmented", "failed", "not done"
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Outcome:
     """The outcome of a case.
 
     Args:
-        state: ``DONE``, ``SKIPPED`` or ``FAILED``.
+        state: ``DONE``, ``SKIPPED``, ``FAILED``, or ``NOT_DONE`` if the command was stopped before the case's turn.
         problem: why it failed.
         volumes_ml: volume of each segment in mL.
         expected_dice: from the review list; None if there is none, or nothing was found.
@@ -291,7 +291,8 @@ def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def _rounded(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    # Without an exponent, which spreadsheets show in place of the number.
+    return "" if value is None else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 _PAGE = Template(
@@ -330,12 +331,14 @@ def _write_page(outcomes: Sequence[Outcome], path: Path) -> None:
 
     def place(outcome: Outcome) -> tuple:
         dice = outcome.expected_dice
-        return outcome.state != FAILED, dice is None, dice or 0.0, outcome.name
+        return outcome.state != FAILED, outcome.state == NOT_DONE, dice is None, dice or 0.0, outcome.name
 
-    failed = sum(outcome.state == FAILED for outcome in outcomes)
+    states = [outcome.state for outcome in outcomes]
+    failed, waiting = states.count(FAILED), states.count(NOT_DONE)
+    stopped = f", {waiting} not done because the command was stopped" if waiting else ""
     summary = (
-        f"{len(outcomes) - failed} cases segmented, {failed} failed. Failures come first, then the cases with the "
-        "lowest expected Dice, which is estimated from each case's review list and is not a measurement."
+        f"{len(outcomes) - failed - waiting} cases segmented, {failed} failed{stopped}. Failures come first, then the "
+        "cases with the lowest expected Dice, which is estimated from each case's review list and is not a measurement."
     )
     cards = "\n".join(_card(outcome, path.parent) for outcome in sorted(outcomes, key=place))
     write_text(path, _PAGE.substitute(title=_PAGE_TITLE, summary=summary, research=RESEARCH_ONLY, cards=cards))
@@ -345,6 +348,8 @@ def _card(outcome: Outcome, folder: Path) -> str:
     name = escape(outcome.name)
     if outcome.state == FAILED:
         return f'<li class="failed"><h2>{name}</h2><p>{escape(outcome.problem.sentence)}</p></li>'
+    if outcome.state == NOT_DONE:
+        return f"<li><h2>{name}</h2><p>Not done.</p></li>"
     picture = picture_file(folder, outcome.name)
     source = quote(picture.relative_to(folder).as_posix())
     image = f'<img src="{source}" alt="Slices of {name}" loading="lazy">' if picture.is_file() else ""

@@ -26,6 +26,7 @@ from conresnet import __version__
 from conresnet.cli.cases import (
     DONE,
     FAILED,
+    NOT_DONE,
     PICTURES,
     SKIPPED,
     CaseProblem,
@@ -108,6 +109,7 @@ def segment_cohort(
             end.
     """
     check_summary_replaceable(output, case_list)
+    jobs = min(jobs, len(cases))
     maps = check_maps(options.maps, provided_maps(package.description), package.description.name)
     options = replace(
         options, maps=maps, threads=options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
@@ -124,8 +126,7 @@ def segment_cohort(
     )
     outcomes: list[Outcome] = []
     first = 0.0
-    make_folder(output / PICTURES)
-    with _client(jobs, scheduler) as client:
+    with _folder_for_pictures(output), _client(jobs, scheduler) as client:
         try:
             for outcome in _segmented(client, waiting):
                 outcomes.append(outcome)
@@ -136,9 +137,29 @@ def segment_cohort(
                 left = f", about {duration(each * (len(cases) - len(outcomes)))} left" if len(outcomes) > 1 else ""
                 say(f"{len(outcomes)} of {len(cases)} cases{left}", err=True)
         finally:
-            written = write_summary(outcomes, output)
+            # Before the first case has finished, the summary of an earlier run is still the best there is.
+            if outcomes:
+                done = {outcome.name for outcome in outcomes}
+                rest = [Outcome(case.name, NOT_DONE) for case in cases if case.name not in done]
+                written = write_summary([*outcomes, *rest], output)
     say(f"Wrote {' and '.join(map(str, written))}.")
     raise_for([outcome.problem for outcome in outcomes if outcome.problem], len(cases))
+
+
+@contextlib.contextmanager
+def _folder_for_pictures(output: Path) -> Iterator[None]:
+    """Make the folder before any work, so that a place that cannot be written to is reported at once. If the work ends
+    without results, remove what was made for them.
+    """
+    pictures = (output / PICTURES).absolute()
+    made = [path for path in (pictures, *pictures.parents) if not path.exists()]
+    make_folder(pictures)
+    try:
+        yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # only while it is empty
 
 
 def _absolute(case: ListedCase) -> ListedCase:
@@ -149,8 +170,8 @@ def _absolute(case: ListedCase) -> ListedCase:
 
 def _check_address(scheduler: str) -> None:
     """Raise UserError("cohort-no-scheduler") for an address that does not answer. Dask would try for a minute."""
-    url = urlsplit(scheduler)
     try:
+        url = urlsplit(scheduler)
         if url.scheme not in ("tcp", "tls"):
             raise ValueError(url.scheme)
         socket.create_connection((url.hostname, url.port), _SECONDS_TO_CONNECT).close()
@@ -196,7 +217,8 @@ def _client(jobs: int, scheduler: str) -> Iterator[Client]:
             security=True,
             local_directory=folder,
             silence_logs=logging.CRITICAL,
-            dashboard_address="127.0.0.1:0" if _has_dashboard() else None,
+            # Without an address, Dask takes port 8787 even if there is no dashboard, and warns if that is in use.
+            dashboard_address="127.0.0.1:0",
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

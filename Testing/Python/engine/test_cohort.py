@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -134,7 +136,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return [process for process in found if process.memory_info().rss > 300e6]
 
 
-def test_workers_have_a_gpu_each_and_share_where_there_are_fewer() -> None:
+def test_workers_have_a_gpu_each_and_share_where_there_are_fewer(recwarn) -> None:
     """Real workers, on a double of a computer with two GPUs."""
 
     def with_gpus(asked: str) -> tuple[int, str]:
@@ -144,11 +146,17 @@ def test_workers_have_a_gpu_each_and_share_where_there_are_fewer() -> None:
         torch.cuda.device_count = lambda: 2
         return get_worker().name, cohort._device(asked, {})
 
-    with cohort._client(3, "") as client:
-        client.wait_for_workers(3)
-        for asked, devices in (("auto", ["cuda:0", "cuda:1", "cuda:0"]), ("cuda:1", ["cuda:1"] * 3)):
-            places = [client.submit(with_gpus, asked, workers=worker, pure=False) for worker in client.nthreads()]
-            assert sorted(client.gather(places)) == list(enumerate(devices))
+    with socket.socket() as other:
+        # As by another cohort; if the bind fails, somebody else has the port.
+        with contextlib.suppress(OSError):
+            other.bind(("", 8787))
+            other.listen()
+        with cohort._client(3, "") as client:
+            client.wait_for_workers(3)
+            for asked, devices in (("auto", ["cuda:0", "cuda:1", "cuda:0"]), ("cuda:1", ["cuda:1"] * 3)):
+                places = [client.submit(with_gpus, asked, workers=worker, pure=False) for worker in client.nthreads()]
+                assert sorted(client.gather(places)) == list(enumerate(devices))
+    assert not [str(warning.message) for warning in recwarn if "8787" in str(warning.message)]
 
 
 def test_workers_of_a_scheduler_have_a_gpu_of_their_computer_each(scheduler) -> None:
@@ -294,10 +302,45 @@ def test_a_file_in_the_place_of_the_output_folder(tmp_path) -> None:
     assert run_cohort(["one"], tmp_path / "file" / "below", jobs=1) == "cannot-write"
 
 
+def test_a_stopped_run_keeps_an_earlier_summary_until_it_has_one_of_its_own(tmp_path, monkeypatch) -> None:
+    asked, finished = [], []
+
+    @contextlib.contextmanager
+    def client(jobs: int, scheduler: str) -> Iterator[None]:
+        asked.append(jobs)
+        yield
+
+    def segmented(client: None, waiting: object) -> Iterator[cohort.Outcome]:
+        yield from finished
+        raise KeyboardInterrupt
+
+    def run_interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            run_cohort(["b", "a", "c"], tmp_path, jobs=6)
+
+    monkeypatch.setattr(cohort, "_client", client)
+    monkeypatch.setattr(cohort, "_segmented", segmented)
+    write_summary([cohort.Outcome("a", cohort.DONE, volumes_ml={"Body": 12345.678})], tmp_path)
+    before = table(tmp_path)
+    assert before["a"]["Body (mL)"] == "12345.678"
+    run_interrupted()
+    assert table(tmp_path) == before and not (tmp_path / ".cohort").exists()
+    finished.append(cohort.Outcome("b", cohort.DONE, volumes_ml={"Body": 1.0}, seconds=1.0))
+    run_interrupted()
+    assert {name: row["state"] for name, row in table(tmp_path).items()} == {
+        "a": "not done",
+        "b": "segmented",
+        "c": "not done",
+    }
+    assert "1 cases segmented, 0 failed, 2 not done" in (tmp_path / "cohort.html").read_text(encoding="utf-8")
+    assert asked == [3, 3], "no more workers than cases"
+
+
 def test_what_is_in_the_way_is_a_sentence(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(cohort, "_SECONDS_TO_CONNECT", 1)
-    assert run_cohort(["one"], tmp_path, scheduler="tcp://127.0.0.1:1") == "cohort-no-scheduler"
-    assert run_cohort(["one"], tmp_path, scheduler="somewhere") == "cohort-no-scheduler"
+    for address in ("tcp://127.0.0.1:1", "somewhere", "tcp://[::1", "tcp://x:99999"):
+        assert run_cohort(["one"], tmp_path / "a" / "b", scheduler=address) == "cohort-no-scheduler"
+    assert not list(tmp_path.iterdir()), "no empty folder is left"
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert run_cohort(["one"], tmp_path, jobs=2) == "cohort-needs-package"
 
