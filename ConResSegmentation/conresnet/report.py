@@ -8,6 +8,7 @@ that Slicer can make it, too.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from conresnet import __version__
 from conresnet.files import write_text
 from conresnet.images.grid import Volume
+from conresnet.messages import printable
 from conresnet.package import ModelPackage
 from conresnet.package.maps import MAPS, residual_plane
 from conresnet.package.reader import figures, read_metrics
@@ -199,11 +201,23 @@ def _warnings(report: Mapping[str, Any]) -> str:
 
 def _anonymous(text: str, channels: Mapping[str, str]) -> str:
     """A sentence that names images by their channels instead of files or nodes."""
-    for channel, called in channels.items():
-        for name in sorted({called, Path(called).name, str(Path(called).parent)}, key=len, reverse=True):
-            if len(name) > 1:
-                text = text.replace(name, f"the {channel} image")
-    return text
+    shown: dict[str, str] = {}
+    # The channels of one file are called "file (channel)", but warnings about the file name the file alone.
+    files = [called.removesuffix(f" ({channel})") for channel, called in channels.items()]
+    for (channel, called), file in zip(channels.items(), files, strict=True):
+        image = "the image" if files.count(file) > 1 else f"the {channel} image"
+        # A folder such as "axial" may be named like a word of the sentence; a file's name has a period.
+        name = Path(file).name if "." in Path(file).name else ""
+        for term, replacement in ((called, f"the {channel} image"), (file, image), (name, image)):
+            for form in (term, printable(term)):
+                if len(form) > 1:
+                    shown.setdefault(form, replacement)
+    if not shown:
+        return text
+    # All at once and the longest first, so that nothing is replaced within a longer name or within a replacement.
+    terms = "|".join(re.escape(term) for term in sorted(shown, key=len, reverse=True))
+    text = re.sub(rf"(?<!\w)(?:{terms})(?!\w)", lambda match: shown[match[0]], text)
+    return text[:1].upper() + text[1:]
 
 
 def _statistics(rows: Sequence[Mapping[str, Any]], swatches: Mapping[str, str]) -> str:

@@ -5,14 +5,17 @@ import json
 import re
 from html.parser import HTMLParser
 
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import conresnet
 from conresnet.cli.main import main
 from conresnet.images.files import write_volume
 from conresnet.package import parse_description
-from conresnet.pictures import Scene, heat
+from conresnet.pictures import Scene, heat, png
+from conresnet.report import _anonymous
 from conresnet.review import COLUMNS
 from engine.model_cases import description, write_model
 from engine.volumes import grid, random_volume
@@ -81,18 +84,61 @@ def test_the_command_writes_the_files_it_is_asked_for_and_replaces_them(model, i
     readable = re.sub(r"base64,[\w+/=]+", "", page_text).lower()
     for private in ("jane", "doe", image.parent, model.path, tmp_path):
         assert str(private).lower() not in readable
-    assert report["warnings"] and "the T1 image" in page.text and "For research only" in page.text
+    assert report["warnings"] and "The T1 image" in page.text and "For research only" in page.text
     # A later run without them leaves none behind.
     assert main(command) == 2
     assert main([*command, "--overwrite"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"segmentation.nii.gz", "report.json"}
 
 
+def test_warnings_about_a_4d_file_do_not_name_it(tmp_path):
+    """In a folder whose name is part of a word, without the codes that say where the patient is."""
+    pair = write_model(tmp_path / "pair", description(channels=2))
+    array = np.random.default_rng(0).random((14, 16, 12, 2), np.float32)
+    image = nibabel.Nifti1Image(array, np.eye(4))
+    image.set_qform(None, code=0)
+    image.set_sform(None, code=0)
+    (tmp_path / "im").mkdir()
+    image.to_filename(tmp_path / "im" / "DOE_JANE.nii")
+    given = [str(tmp_path / "im" / "DOE_JANE.nii"), "--model", str(pair.path), "--output", str(tmp_path / "out")]
+    assert main(["segment", *given, "--report", "--threads", "1"]) == 0
+    text = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8")).text
+    assert "The image does not store the patient's orientation" in text
+    assert "DOE" not in text and str(tmp_path) not in text
+
+
+@pytest.mark.parametrize(
+    ("channels", "given", "shown"),
+    [
+        ({"T1": "im/a.nii"}, "im/a.nii is an image in im.", "The T1 image is an image in im."),
+        ({"T1": "x/DOE\tJIM.nii"}, "In x/DOE\\tJIM.nii: x/DOE\tJIM.nii", "In the T1 image: the T1 image"),
+        (
+            {"T1": "x/J.nii", "T2": "x/J.nii.gz"},
+            "x/J.nii.gz, J.nii.",
+            "The T2 image, the T1 image.",
+        ),
+        ({"T1": "p/axial"}, "p/axial is short along the axial axis", "The T1 image is short along the axial axis"),
+        ({"T1": "J.nii (T1)", "T2": "J.nii (T2)"}, "J.nii (T2) in J.nii", "The T2 image in the image"),
+        ({"T1": "T1"}, "T1 and T1w", "The T1 image and T1w"),
+        ({}, "nothing", "nothing"),
+    ],
+)
+def test_sentences_name_images_by_their_channels(channels, given, shown):
+    assert _anonymous(given, channels) == shown
+
+
+def test_a_picture_is_a_png_file_made_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    (tmp_path / "a.png").write_bytes(png(pixels))
+    assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.png"))), pixels)
+
+
 def test_files_of_others_are_neither_in_the_way_nor_replaced(model, image, tmp_path):
     (tmp_path / "report.html").write_text("mine", encoding="utf-8")
     command = ["segment", str(image), "--model", str(model.path), "--output", str(tmp_path), "--threads", "1"]
     assert main([*command, "--report", "--overwrite"]) == 2
-    assert main([*command, "--report-name", "no page was asked for"]) == 0
+    assert main(command) == 0
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "mine"
 
 
