@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import traceback
 import unicodedata
@@ -66,53 +67,72 @@ def read_case_list(path: Path, channels: Sequence[str]) -> list[ListedCase]:
 
     Raises:
         UserError: "cases-unreadable", "cases-columns", "cases-empty", or for one line "case-line-incomplete",
-            "case-too-long", "case-name" or "case-names-collide".
+            "case-quotes", "case-too-long", "case-name", "case-line-repeated" or "case-names-collide".
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             text = file.read()
         if "\0" in text:
             raise csv.Error("NUL")
-        wanted = [NAME, *(channel.casefold() for channel in channels)]
-        columns, rows = _table(text, wanted)
+        columns, rows = _table(text, [NAME, *(channel.casefold() for channel in channels)])
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or "it is not CSV text in UTF-8"
         raise UserError("cases-unreadable", path=str(path), reason=reason) from error
     if not columns:
-        first = next(iter(text.splitlines()), "")
+        first = next((line for line in text.splitlines() if line.strip() and not _is_excel_hint(line)), "")
         raise UserError("cases-columns", path=str(path), columns=", ".join([NAME, *channels]), roi=ROI, line=first)
     cases = []
-    for line, row in enumerate(rows, start=2):
+    for line, row in rows:
+        # No name or path has several lines, so the quotation mark that begins the field was meant to end it.
+        if any("\n" in field or "\r" in field for field in row):
+            raise UserError("case-quotes", path=str(path), line=line)
         if any(field.strip() for field in row):
             if any(field.strip() for field in row[len(columns) :]):
                 raise UserError("case-too-long", path=str(path), line=line)
-            cases.append(_case(path, line, dict(zip(columns, map(str.strip, row), strict=False)), wanted))
+            cases.append(_case(path, line, dict(zip(columns, map(str.strip, row), strict=False)), channels))
     if not cases:
         raise UserError("cases-empty", path=str(path))
     _check_distinct(path, cases)
     return cases
 
 
-def _table(text: str, wanted: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows, using the delimiter that gives the wanted columns; ([], []) if none does."""
+def _table(text: str, wanted: Sequence[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Columns, and rows with their line numbers, by the delimiter that gives these columns; ([], []) if none does."""
     for delimiter in _DELIMITERS:
-        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)) or [[]]
-        columns = [column.strip().casefold() for column in table[0]]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        rows, first = [], 1
+        for row in reader:
+            # Above the columns, blank lines and Excel's hint are skipped.
+            if rows or (any(field.strip() for field in row) and not _is_excel_hint(row[0])):
+                rows.append((first, row))
+            first = reader.line_num + 1
+        columns = [column.strip().casefold() for column in rows[0][1]] if rows else []
         if sorted(set(columns) - {ROI}) == sorted(wanted) and len(set(columns)) == len(columns):
-            return columns, table[1:]
+            return columns, rows[1:]
     return [], []
 
 
-def _case(path: Path, line: int, row: dict[str, str], wanted: Sequence[str]) -> ListedCase:
-    for column in wanted:
-        if not row.get(column):
+def _is_excel_hint(line: str) -> bool:
+    """Whether it is the line "sep=;", which tells Excel the delimiter."""
+    return line.strip().casefold().startswith("sep=")
+
+
+def _case(path: Path, line: int, row: dict[str, str], channels: Sequence[str]) -> ListedCase:
+    for column in (NAME, *channels):
+        if not row.get(column.casefold()):
             raise UserError("case-line-incomplete", path=str(path), line=line, column=column)
     name, roi = row[NAME], row.get(ROI, "")
     if not _can_be_a_folder(name):
         raise UserError("case-name", path=str(path), line=line, name=name)
     if roi.lower().endswith(".json"):
-        roi = str(path.parent / roi)
-    return ListedCase(name, tuple(path.parent / row[column] for column in wanted[1:]), roi)
+        roi = str(_existing(path.parent, roi))
+    return ListedCase(name, tuple(_existing(path.parent, row[channel.casefold()]) for channel in channels), roi)
+
+
+def _existing(folder: Path, name: str) -> Path:
+    """A path in the Unicode form that exists: macOS stores accented letters as two characters, and copies keep that."""
+    forms = [folder / form for form in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")))]
+    return next((path for path in forms if os.path.exists(path)), forms[0])
 
 
 def _can_be_a_folder(name: str) -> bool:
@@ -133,6 +153,8 @@ def _check_distinct(path: Path, cases: Sequence[ListedCase]) -> None:
     for case in cases:
         key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", case.name).casefold())
         if key in seen:
+            if case.name == seen[key]:
+                raise UserError("case-line-repeated", path=str(path), name=case.name)
             raise UserError("case-names-collide", path=str(path), name=case.name, other=seen[key])
         seen[key] = case.name
 

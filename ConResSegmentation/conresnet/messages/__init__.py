@@ -175,6 +175,9 @@ COMMAND_LINE: dict[str, str] = {
     ),
     "cases-failed": _("{failed} of {cases} cases could not be segmented, for the reasons above."),
     "case-line-incomplete": _("Line {line} of the list of cases {path} has no {column}."),
+    "case-quotes": _(
+        "Line {line} of the list of cases {path} has an unmatched quotation mark; remove it, or add the other one."
+    ),
     "case-too-long": _(
         "Line {line} of the list of cases {path} has more fields than there are columns; put quotes around a field "
         "that contains commas."
@@ -183,6 +186,7 @@ COMMAND_LINE: dict[str, str] = {
         "Line {line} of the list of cases {path} has the name {name!r}, which cannot be a folder's name on every "
         "system; rename the case."
     ),
+    "case-line-repeated": _("The list of cases {path} has the name {name!r} twice; rename one of the cases."),
     "case-names-collide": _(
         "The list of cases {path} has the names {other!r} and {name!r}, which would share one folder on some systems; "
         "rename one."

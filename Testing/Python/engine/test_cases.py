@@ -1,5 +1,6 @@
 """Lists of cases."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,11 @@ def test_columns_in_any_order_and_paths_from_the_lists_folder(tmp_path, encoding
         ("case-line-incomplete", "name,T1,FLAIR\na,b\n"),
         ("case-line-incomplete", "name,T1,FLAIR\n,b,c\n"),
         ("case-name", "name,T1,FLAIR\n../a,b,c\n"),
+        ("case-line-repeated", "name,T1,FLAIR\na,b,c\na,d,e\n"),
         ("case-names-collide", "name,T1,FLAIR\na,b,c\nA,d,e\n"),
+        ("case-quotes", 'name,T1,FLAIR\na,b,"c\nd,e,f\n'),
+        ("case-quotes", 'name,T1,FLAIR\na,"b,c\nd,"e",f\n'),
+        ("case-quotes", 'name,T1,FLAIR\na,b,"c\n'),
         # The same name, composed and decomposed: macOS keeps one folder.
         ("case-names-collide", "name,T1,FLAIR\n\u00c4,b,c\nA\u0308,d,e\n"),
         ("cases-unreadable", "name,T1,FLAIR\na,b\0,c\n"),
@@ -102,6 +107,30 @@ def test_lists_as_excel_writes_them_where_the_comma_is_the_decimal_sign(tmp_path
         ListedCase("a", (tmp_path / "b, c.nii", tmp_path / "d.nii"), "0,1,0,1,0,1"),
         ListedCase("b", (tmp_path / "e", tmp_path / "f"), ""),
     ]
+
+
+def test_a_missing_field_is_named_as_the_model_names_the_channel(tmp_path):
+    text = "name,t1,flair\na,b,c\n\nd,,f\n"
+    assert "Line 4 " in refusal("case-line-incomplete", read_case_list, write(tmp_path, text), CHANNELS)
+    assert "has no T1" in refusal("case-line-incomplete", read_case_list, write(tmp_path, text), CHANNELS)
+
+
+@pytest.mark.parametrize("above", ["sep=;\r\n", "\n", "\n  \nSEP=;\n"])
+def test_lines_above_the_columns_are_skipped(tmp_path, above):
+    path = write(tmp_path, f"{above}name;T1;FLAIR\na;b;c\n;d;e\n", "utf-8-sig")
+    number = above.count("\n") + 3
+    assert f"Line {number} " in refusal("case-line-incomplete", read_case_list, path, CHANNELS)
+    (case,) = read_case_list(write(tmp_path, f"{above}name;T1;FLAIR\na;b;c\n"), CHANNELS)
+    assert case.images == (tmp_path / "b", tmp_path / "c")
+
+
+@pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_files_are_found_in_either_unicode_form(tmp_path, listed, stored):
+    names = {form: unicodedata.normalize(form, "sub é/Ä.nii") for form in (listed, stored)}
+    (tmp_path / names[stored]).parent.mkdir()
+    (tmp_path / names[stored]).touch()
+    (case,) = read_case_list(write(tmp_path, f"name,T1,FLAIR\na,{names[listed]},é.nii\n"), CHANNELS)
+    assert case.images[0].exists() and case.images[1] == tmp_path / "é.nii"
 
 
 def test_no_list(tmp_path):
