@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import importlib.abc
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -221,6 +223,19 @@ def test_the_module_ends_with_the_status(repository: Path, tmp_path: Path) -> No
     )
     assert finished.returncode == 2 and finished.stdout == ""
     assert finished.stderr.count("\n") == 1 and 'no model named "organe-' in finished.stderr
+
+
+def test_an_interrupt_during_the_start_is_no_traceback(monkeypatch, capsys: pytest.CaptureFixture) -> None:
+    class Interrupted(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "conresnet.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "conresnet.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("conresnet", run_name="__main__")
+    assert end.value.code == 130 and capsys.readouterr().err == "Stopped.\n"
 
 
 def test_models_are_listed_with_the_broken_ones_below(models_folder: Path, capsys: pytest.CaptureFixture) -> None:
