@@ -105,6 +105,10 @@ def segment(
         raise click.UsageError("--jobs and --scheduler need a list of cases (--cases).")
     if jobs and scheduler:
         raise click.UsageError("Name either --jobs or --scheduler.")
+    if given["report_name"] is not None and not given["report"]:
+        raise click.UsageError("--report-name needs --report.")
+    if str(output) == "-":
+        raise click.UsageError("Name a folder for --output; results cannot be written to the standard output.")
     package = read_model(model)
     channels = [item.name for item in package.description.inputs]
     options = _options(given)
@@ -136,6 +140,8 @@ def segment(
 def _options(given: dict[str, object]) -> SegmentOptions:
     """The options that were given on the command line."""
     specs = SegmentOptions.specs()
+    if given["maps"] is not None and not specs["maps"].from_text(given["maps"]):
+        raise UserError("argument-blank", option="--maps")
     return SegmentOptions(**{name: specs[name].from_text(value) for name, value in given.items() if value is not None})
 
 
@@ -206,8 +212,8 @@ class _Run:
 
 @contextlib.contextmanager
 def _shown_progress() -> Iterator[Progress]:
-    """A bar with the phase and the time remaining if stderr is a terminal, else nothing."""
-    if not sys.stderr.isatty():
+    """A bar with the phase and the time remaining if stderr is a terminal, else nothing; stderr may also be closed."""
+    if sys.stderr is None or not sys.stderr.isatty():
         yield Progress()
         return
 

@@ -192,6 +192,8 @@ def test_bad_images_end_with_one_sentence_that_names_the_file(capsys, tmp_path, 
         (["ROI"], ["{image}", "{image}", "--roi", "1,2,3"]),
         (["none.mrk.json"], ["{image}", "{image}", "--roi", "none.mrk.json"]),
         (["rezidual"], ["{image}", "{image}", "--maps", "rezidual"]),
+        (["--maps", "empty"], ["{image}", "{image}", "--maps", " , "]),
+        (["--report-name needs --report"], ["{image}", "{image}", "--report-name", "A"]),
         (["cuda:7"], ["{image}", "{image}", "--device", "cuda:7"]),
         (["fp16"], ["{image}", "{image}", "--device", "cpu", "--precision", "fp16"]),
         (["fp8"], ["{image}", "{image}", "--precision", "fp8"]),
@@ -233,6 +235,18 @@ def test_a_file_in_the_place_of_the_output_folder(capsys, tmp_path, model, image
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
         assert "file" in refused(capsys, tmp_path, image, "--model", model, "--output", output)
+
+
+def test_the_standard_output_is_not_an_output_folder(capsys, tmp_path, model, image, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "Name a folder" in refused(capsys, tmp_path, image, "--model", model, "--output", "-")
+
+
+def test_a_closed_stderr_is_no_failure(tmp_path, model, image, monkeypatch):
+    """As after ``2>&-``."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert call(image, "--model", model, "--output", tmp_path / "out") == 0
+    assert call(image, "--model", model, "--output", tmp_path / "out") == 2
 
 
 def process(*arguments: object, **options: object) -> subprocess.Popen:
