@@ -135,6 +135,8 @@ def segment_images(
     reading = time.monotonic() - began
     result = segment_volumes(model, volumes, options, progress)
     result.report["seconds"] = {"loading": loading, "reading": reading, **result.report["seconds"]}
+    if "located" in result.report:
+        sources["locator"] = model.finder().description.digest
     result.report["sources"] = sources
     return Result(result, wrap, paths, model, options)
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from conresnet.inference.segmentation import WarmModel
     from conresnet.package import ModelPackage
+    from conresnet.package.description import ModelDescription
 
 # How many workers may die on a case. If one more dies, the case is given up.
 _ALLOWED_DEATHS = 1
@@ -292,8 +293,9 @@ def segment_case(job: Job) -> Outcome:
     try:
         roi = roi_from_text(job.case.roi) if job.case.roi else None
         options = replace(job.options, roi=roi)
-        if not job.overwrite and _is_complete(job, options):
-            if changed := _changed_sources(job):
+        description = read_model(job.model, verify=False).description
+        if not job.overwrite and _is_complete(job, options, description):
+            if changed := _changed_sources(job, description):
                 raise UserError("results-out-of-date", path=str(job.folder), changed=" and ".join(changed))
             return _read_outcome(job, SKIPPED)
         options = replace(options, device=_device(options.device, job.workers))
@@ -338,10 +340,9 @@ def _device(name: str, workers: Mapping[str, int]) -> str:
     return name if number is None else device_of_process(name, number)
 
 
-def _is_complete(job: Job, options: SegmentOptions) -> bool:
+def _is_complete(job: Job, options: SegmentOptions, description: ModelDescription) -> bool:
     """Whether the folder contains all results of a model and images of these names, with these options."""
     report = _read_report(job)
-    description = read_model(job.model).description
     model, channels = report.get("model"), report.get("channels")
     wanted = set(result_files(options.maps, wanted_tables(options)))
     return (
@@ -358,13 +359,17 @@ def _is_complete(job: Job, options: SegmentOptions) -> bool:
     )
 
 
-def _changed_sources(job: Job) -> list[str]:
-    """The model and the images that are no longer what the results in the folder were made from.
+def _changed_sources(job: Job, description: ModelDescription) -> list[str]:
+    """The models and the images that are no longer what the results in the folder were made from.
 
-    An image that was deleted since then is none of them, so that results outlive their images.
+    An image or a locator that was deleted since then is none of them, so that results outlive it.
     """
-    sources, description = _read_report(job)["sources"], read_model(job.model).description
+    sources = _read_report(job)["sources"]
     changed = [] if sources.get("model") == description.digest else [f"the model {description.name}"]
+    if description.locator and "locator" in sources:
+        with contextlib.suppress(UserError):
+            locator = read_model(description.locator.model, verify=False).description
+            changed += [] if sources["locator"] == locator.digest else [f"the model {locator.name}"]
     known, images = sources.get("images"), job.case.images
     before = known if isinstance(known, list) and len(known) == len(images) else [""] * len(images)
     return changed + [

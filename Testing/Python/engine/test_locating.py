@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import safetensors.torch
 import torch
 
 import conresnet
+from conresnet.cli import cohort
+from conresnet.cli.cases import ListedCase
 from conresnet.errors import UserError
+from conresnet.images.files import write_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.progress import Progress
 from conresnet.inference.segmentation import LoadedModel, load_model, segment
@@ -121,6 +125,17 @@ def test_the_whole_image_a_crop_and_a_box_need_no_locator(model: LoadedModel, im
     with pytest.raises(UserError) as caught:
         segment(model, [image])
     assert caught.value.code == "locator-not-installed"
+
+
+def test_results_of_another_locator_are_not_taken_for_those_asked_for(model, image, tmp_path) -> None:
+    write_volume(image.array, image.grid, tmp_path / "head.nii")
+    case, options = ListedCase("case", (tmp_path / "head.nii",), ""), SegmentOptions(review=True, threads=1)
+    job = cohort.Job(case, tmp_path / "organ", options, tmp_path / "out", False, case.images)
+    assert cohort.segment_case(job).state == cohort.DONE and cohort.segment_case(job).state == cohort.SKIPPED
+    shutil.rmtree(tmp_path / "finder")
+    assert cohort.segment_case(job).state == cohort.SKIPPED
+    write(tmp_path, "finder", LOCATOR | {"model": "third"})
+    assert "because the model finder changed" in cohort.segment_case(job).problem.sentence
 
 
 def test_auto_needs_a_locator_with_the_segments(model: LoadedModel, image: Volume, tmp_path: Path) -> None:
