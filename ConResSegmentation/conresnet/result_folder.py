@@ -90,7 +90,7 @@ def check_replaceable(
     Raises:
         UserError: "output-not-folder", "results-exist", "results-not-ours", "input-in-the-way" or "cannot-write".
     """
-    _undo_killed_runs(folder)
+    undo_killed_runs(folder)
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError("output-not-folder", path=str(folder))
@@ -231,8 +231,12 @@ def _undo(hidden: Path, folder: Path) -> None:
     (hidden / _JOURNAL).unlink()
 
 
-def _undo_killed_runs(folder: Path) -> None:
-    """Undo what runs that were killed have left half done in the folder, and remove their hidden folders."""
+def undo_killed_runs(folder: Path) -> None:
+    """Undo what runs that were killed have left half done in the folder, and remove their hidden folders.
+
+    Raises:
+        UserError: "disk-full" or "cannot-write".
+    """
     for owned in abandoned_folders(folder, PREFIX):
         try:
             _undo(owned.path, folder)

@@ -46,7 +46,7 @@ from conresnet.images.roi import roi_from_text
 from conresnet.package.maps import check_maps, provided_maps
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
-from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, image_state, result_files, wanted_tables
+from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs, wanted_tables
 from conresnet.review import ALL
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 # How many workers may die on a case. If one more dies, the case is given up.
 _ALLOWED_DEATHS = 1
 _SECONDS_TO_CONNECT = 30
+# A Ctrl-C in a terminal reaches the workers, too, which would print a traceback. This process ends them.
+_IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def segment_cohort(
     )
     outcomes: list[Outcome] = []
     first = 0.0
-    with _folder_for_pictures(output), _client(jobs, scheduler) as client:
+    with _filled([output / PICTURES, *(job.folder for job in waiting)]), _client(jobs, scheduler) as client:
         try:
             for outcome in _segmented(client, waiting):
                 outcomes.append(outcome)
@@ -148,16 +150,19 @@ def segment_cohort(
 
 
 @contextlib.contextmanager
-def _folder_for_pictures(output: Path) -> Iterator[None]:
-    """Make the folder before any work, so that a place that cannot be written to is reported at once. If the work ends
-    without results, remove what was made for them.
+def _filled(folders: Sequence[Path]) -> Iterator[None]:
+    """Make the first of the folders before any work, so that a place that cannot be written to is reported at once.
+    In the end, remove what workers that were killed have left in the folders, and new folders that are empty.
     """
-    pictures = (output / PICTURES).absolute()
-    made = [path for path in (pictures, *pictures.parents) if not path.exists()]
-    make_folder(pictures)
+    first, *_ = folders = [folder.absolute() for folder in folders]
+    made = [path for path in (*folders, *first.parents) if not path.exists()]
+    make_folder(first)
     try:
         yield
     finally:
+        for folder in folders:
+            with contextlib.suppress(UserError):
+                undo_killed_runs(folder)
         for path in made:
             with contextlib.suppress(OSError):
                 path.rmdir()  # only while it is empty
@@ -217,6 +222,7 @@ def _client(jobs: int, scheduler: str) -> Iterator[Client]:
             memory_limit=None,
             security=True,
             local_directory=folder,
+            preload=_IGNORE_INTERRUPTS,
             silence_logs=logging.CRITICAL,
             # Without an address, Dask takes port 8787 even if there is no dashboard, and warns if that is in use.
             dashboard_address="127.0.0.1:0",

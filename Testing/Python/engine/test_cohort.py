@@ -12,8 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,9 +24,11 @@ import pytest
 from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase, write_summary, write_table
 from conresnet.cli.main import main
+from conresnet.files import OwnedFolder
 from conresnet.images.files import write_volume
 from conresnet.package.store import SHIPPED_FOLDER
 from conresnet.request import SegmentOptions
+from conresnet.result_folder import PREFIX
 from engine.model_cases import description, write_model
 from engine.volumes import grid, random_volume
 
@@ -206,7 +207,7 @@ def run_cohort(names: list[str], output: Path, **options: object) -> str:
     return getattr(caught.value, "code", type(caught.value).__name__)
 
 
-@contextmanager
+@contextlib.contextmanager
 def running_scheduler(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
     """A scheduler with two workers, as on a cluster: its process and address."""
     from distributed import Client
@@ -310,8 +311,12 @@ def test_a_stopped_run_keeps_an_earlier_summary_until_it_has_one_of_its_own(tmp_
         asked.append(jobs)
         yield
 
-    def segmented(client: None, waiting: object) -> Iterator[cohort.Outcome]:
+    def segmented(client: None, waiting: Iterable[cohort.Job]) -> Iterator[cohort.Outcome]:
         yield from finished
+        # A worker is killed at its work.
+        folder = next(iter(waiting)).folder
+        folder.mkdir()
+        OwnedFolder.make(PREFIX, folder).release()
         raise KeyboardInterrupt
 
     def run_interrupted() -> None:
@@ -324,7 +329,7 @@ def test_a_stopped_run_keeps_an_earlier_summary_until_it_has_one_of_its_own(tmp_
     before = table(tmp_path)
     assert before["a"]["Body (mL)"] == "12345.678"
     run_interrupted()
-    assert table(tmp_path) == before and not (tmp_path / ".cohort").exists()
+    assert table(tmp_path) == before and {path.name for path in tmp_path.iterdir()} == {"cohort.csv", "cohort.html"}
     finished.append(cohort.Outcome("b", cohort.DONE, volumes_ml={"Body": 1.0}, seconds=1.0))
     run_interrupted()
     assert {name: row["state"] for name, row in table(tmp_path).items()} == {
