@@ -36,6 +36,10 @@ TRAINING: dict[str, str] = {
     ),
     "in-case": _("Case {case}: {sentence}"),
     "no-foreground": _("No training case of {path} contains a labeled voxel, so there is nothing to learn."),
+    "segment-not-in-training": _(
+        "No training case of {path} contains {names}, which could therefore not be learned. Correct the targets in the "
+        "plan, plan without this segment, or hold out other cases."
+    ),
     # dataset.json
     "data-set-unreadable": _("{path} cannot be read ({reason})."),
     "data-set-not-json": _("{path} is not JSON text. Save it as UTF-8, and check its quotes, commas and brackets."),
@@ -149,6 +153,18 @@ TRAINING: dict[str, str] = {
         "augmentation.swapped_segments names {name}, which is not a segment of the plan; its segments are {names}."
     ),
     "in-plan-with-settings": _("With {settings}, the plan is invalid: {sentence}"),
+    "inputs-not-channels": _(
+        "The plan has the inputs {inputs}, but the data set {data} has the channels {channels}. Make a new plan from "
+        "the data set."
+    ),
+    "input-of-another-channel": _(
+        "Input {place} of the plan is named {input}, which is another channel of the data set. List model.inputs in "
+        "the order of the data set's channels ({channels})."
+    ),
+    "target-unknown": _(
+        "The target {segment} has the label value {value}, which the data set does not name; it names {known}. Correct "
+        "the targets in the plan."
+    ),
     # Folds
     "plan-exists": _(
         "{path} already exists. Choose another file, or give --overwrite to replace it along with any edits in it."

@@ -19,7 +19,7 @@ from conresnet.files import make_folder
 from conresnet_training.data import read_data_set
 from conresnet_training.data.samples import JOBS_VARIABLE
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
-from conresnet_training.runs.run import Run, check_folds, open_run, start_run
+from conresnet_training.runs.run import Run, check_fits_data, check_fold, check_folds, open_run, start_run
 from conresnet_training.runs.state import (
     CROSSVAL_FILE,
     PLAN_FILE,
@@ -124,8 +124,8 @@ def cross_validate(
         The folds' runs, and the exit status: 0, or that of ``StopWatch`` if somebody asked to stop.
 
     Raises:
-        UserError: ``fold-failed`` once the others have ended, ``too-many-folds``, ``run-in-use``, or those of
-            ``make_folder`` and ``open_folds``.
+        UserError: ``fold-failed`` once the others have ended, ``fold-unknown``, ``too-many-folds``, ``run-in-use``, or
+            those of ``check_fits_data``, ``make_folder`` and ``open_folds``.
     """
 
     def tell(sentence: str) -> None:
@@ -133,7 +133,12 @@ def cross_validate(
         with contextlib.suppress(OSError):
             say(sentence)
 
-    check_folds(read_data_set(plan.data), plan)
+    # Before anything is written.
+    for fold in folds:
+        check_fold(plan, fold)
+    data_set = read_data_set(plan.data)
+    check_fits_data(data_set, plan)
+    check_folds(data_set, plan)
     make_folder(folder)
     with StopWatch(folder) as stop, sole_process(folder):
         runs = open_folds(plan, folder, folds)

@@ -3,7 +3,8 @@
 A checkpoint is complete or absent, and contains only plain tensors and numbers, so that loading one runs no code. It
 has "state_dict" (the weights that validation and export use, each name after "network."), "training_state_dict" if
 those are a moving average, "optimizer", "precision", "global_step" (steps made), "validated" (the step validated last),
-"best_dice", "steps" (the plan's, for each stage) and "learned" (what the weights depend on, see ``what_is_learned``).
+"best_dice", "steps" (the plan's, for each stage), "learned" (what the weights depend on, see ``what_is_learned``) and
+"split" (the names in ``split.json``). Checkpoints of earlier versions do not have all of these.
 """
 
 import io
@@ -11,6 +12,8 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +31,11 @@ from conresnet_training.runs.state import CHECKPOINTS_FOLDER, FOLD_FILE, NO_FOLD
 
 SPLIT_FILE, PREPARED_FOLDER = "split.json", "prepared"
 PREFIX = "network."
+# What reading a damaged checkpoint raises.
+_DAMAGE = (
+    OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,14 +66,19 @@ class Run:
         return read_data_set(self.plan.data)
 
 
+def check_fold(plan: Plan, fold: int | None) -> None:
+    """Refuse a fold that the plan does not have. Raises UserError ``fold-unknown``."""
+    if fold is not None and not 0 <= fold < plan.training.folds:
+        raise UserError("fold-unknown", fold=fold, last=plan.training.folds - 1)
+
+
 def check_new_run(plan: Plan, folder: Path, fold: int | None) -> None:
     """Refuse what cannot become a run, without writing anything.
 
     Raises:
         UserError: ``fold-unknown`` or ``run-exists``.
     """
-    if fold is not None and not 0 <= fold < plan.training.folds:
-        raise UserError("fold-unknown", fold=fold, last=plan.training.folds - 1)
+    check_fold(plan, fold)
     if not can_begin_in(folder):
         raise UserError("run-exists", path=str(folder))
 
@@ -128,7 +141,8 @@ def _exists(path: Path) -> bool:
 def what_is_learned(plan: Plan) -> dict[str, Any]:
     """What a run's weights depend on, by the plan's own keys, in plain JSON types.
 
-    Names, texts, thresholds and the window may change later, and so may the rest of training and augmentation.
+    Names, texts, thresholds and the window may change later, and so may the rest of training and augmentation. The
+    model that a run started with must stay named, because figures are reported with a warning about its training cases.
     """
     model = plan.document()["model"]
     networks = [
@@ -141,23 +155,36 @@ def what_is_learned(plan: Plan) -> dict[str, Any]:
     learned = {
         "targets": [sorted(plan.targets[segment["name"]]) for segment in model["output"]["segments"]],
         "model.inputs": [[item.get("intensity", []), item.get("copies", [])] for item in model["inputs"]],
-        "model.preparation": {k: v for k, v in model["preparation"].items() if k in ("orientation", "spacing")},
+        "model.preparation": {
+            **{k: v for k, v in model["preparation"].items() if k in ("orientation", "spacing")},
+            "foreground": plan.model.preparation.foreground,
+        },
         "model.output.kind": model["output"]["kind"],
         "model.system": [model["system"]["type"], networks],
         "training.optimizer": plan.training.optimizer,
+        "training.start_from": plan.training.start_from,
     }
     return json.loads(json.dumps(learned))
 
 
 def check_plan_unchanged(run: Run, checkpoint: dict) -> None:
-    """Refuse a plan that was edited in what the weights depend on. Raises UserError ``plan-changed``.
+    """Refuse a plan that was edited in what the weights depend on, and a split that was edited at all.
 
-    Checkpoints of earlier versions do not record it.
+    Checkpoints of earlier versions do not record all of it.
+
+    Raises:
+        UserError: ``plan-changed`` or ``split-damaged``.
     """
     now = what_is_learned(run.plan)
     for part, before in checkpoint.get("learned", {}).items():
-        if part in now and now[part] != before:
+        current = now.get(part, before)
+        if isinstance(before, dict):
+            current = {key: current.get(key) for key in before}
+        if current != before:
             raise UserError("plan-changed", path=str(run.folder / PLAN_FILE), part=part)
+    for part, names in checkpoint.get("split", {}).items():
+        if _read_names(run.folder / SPLIT_FILE, part) != names:
+            raise _damaged_split(run.folder / SPLIT_FILE, part)
 
 
 def write_checkpoint(content: dict, paths: Iterable[Path]) -> None:
@@ -183,10 +210,13 @@ def read_checkpoint(path: Path) -> dict | None:
         UserError: ``checkpoint-damaged``, also for another program's checkpoint.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # PyTorch does not compare checksums, so a damaged disk or transfer would go unnoticed.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        content = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+    except _DAMAGE as error:
         raise UserError("checkpoint-damaged", path=str(path)) from error
     if not _is_of_a_run(content):
         raise UserError("checkpoint-damaged", path=str(path))
@@ -264,6 +294,37 @@ def check_folds(data_set: DataSet, plan: Plan) -> None:
         split(data_set, plan, fold)
 
 
+def check_fits_data(data_set: DataSet, plan: Plan) -> None:
+    """Refuse a plan whose inputs are not the data set's channels, or with targets that the data set does not name.
+
+    An input may have another name than its channel, but not that of another channel.
+
+    Raises:
+        UserError: ``inputs-not-channels``, ``input-of-another-channel`` or ``target-unknown``.
+    """
+    names = [item.name for item in plan.model.inputs]
+    if len(names) != len(data_set.channels):
+        raise UserError(
+            "inputs-not-channels", inputs=", ".join(names), channels=", ".join(data_set.channels), data=data_set.name
+        )
+    places = {channel.casefold(): place for place, channel in enumerate(data_set.channels)}
+    for place, name in enumerate(names):
+        if places.get(name.casefold(), place) != place:
+            raise UserError(
+                "input-of-another-channel", input=name, place=place + 1, channels=", ".join(data_set.channels)
+            )
+    for segment, values in plan.targets.items():
+        unknown = sorted(set(values) - data_set.known_values)
+        if unknown:
+            known = ", ".join(map(str, sorted(data_set.known_values)))
+            raise UserError("target-unknown", segment=segment, value=unknown[0], known=known)
+
+
+def names_of_split(training: Iterable[Case], held_out: Iterable[Case]) -> dict[str, list[str]]:
+    """A split as ``split.json`` and checkpoints record it."""
+    return {"training": [case.name for case in training], "held_out": [case.name for case in held_out]}
+
+
 def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
     """The split of a run, which is recorded in its folder; once there is a checkpoint it no longer changes.
 
@@ -276,11 +337,11 @@ def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
         UserError: ``cases-gone``, ``split-damaged``, ``too-many-folds``, ``disk-full`` or ``cannot-write``.
     """
     file = run.folder / SPLIT_FILE
-    if file.exists() and run.checkpoint.exists():
+    if _has_learned(run):
         return _recorded(run, data_set, "training"), _recorded(run, data_set, "held_out")
     training, held_out = split(data_set, run.plan, run.fold)
     if is_writer:
-        names = {"training": [case.name for case in training], "held_out": [case.name for case in held_out]}
+        names = names_of_split(training, held_out)
         write_text(file, json.dumps(names, indent=1, ensure_ascii=False) + "\n")
     return training, held_out
 
@@ -291,7 +352,7 @@ def held_out_of_run(run: Run, data_set: DataSet) -> list[Case]:
     Raises:
         UserError: ``cases-gone`` if some of them are missing from the data set, or ``split-damaged``.
     """
-    if not (run.folder / SPLIT_FILE).exists():
+    if not (run.folder / SPLIT_FILE).exists() and not _has_learned(run):
         return split(data_set, run.plan, run.fold)[1]
     return _recorded(run, data_set, "held_out")
 
@@ -303,10 +364,15 @@ def names_of_cases(run: Run, data_set: DataSet) -> tuple[set[str], set[str]]:
         UserError: ``split-damaged``.
     """
     file = run.folder / SPLIT_FILE
-    if file.exists():
+    if file.exists() or _has_learned(run):
         return set(_read_names(file, "training")), set(_read_names(file, "held_out"))
     training, held_out = split(data_set, run.plan, run.fold)
     return {case.name for case in training}, {case.name for case in held_out}
+
+
+def _has_learned(run: Run) -> bool:
+    """Whether there is any checkpoint, after which a new split could hold out cases that the run has learned from."""
+    return any((run.folder / CHECKPOINTS_FOLDER).glob("*.ckpt"))
 
 
 def _recorded(run: Run, data_set: DataSet, part: str) -> list[Case]:

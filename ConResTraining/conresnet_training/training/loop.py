@@ -82,6 +82,7 @@ class TrainingLoop:
         checkpoint: where to continue.
         tell: receives the run's events, see ``conresnet_training.runs.state``.
         stop: knows whether somebody asked this process to stop.
+        split: names of the cases, which each checkpoint records; see ``conresnet_training.runs.run``.
     """
 
     def __init__(
@@ -93,8 +94,9 @@ class TrainingLoop:
         checkpoint: dict | None,
         tell: Callable[..., None],
         stop: StopWatch,
+        split: dict[str, list[str]] | None = None,
     ):
-        self.run, self.fabric, self.cases = run, fabric, cases
+        self.run, self.fabric, self.cases, self.split = run, fabric, cases, split or {}
         self.steps = training.stages * run.plan.training.steps
         self.settings, self.tell, self.stop, self.training = run.plan.training, tell, stop, training
         is_fused = fabric.device.type in FUSED
@@ -300,6 +302,7 @@ class TrainingLoop:
             "best_dice": self.best_dice,
             "steps": self.settings.steps,
             "learned": what_is_learned(self.run.plan),
+            "split": self.split,
         }
 
     def _restore(self, content: dict) -> None:

@@ -1,4 +1,4 @@
-"""The networks of a plan's system with their losses, as the training loop takes them."""
+"""The networks of a plan's system with their losses, as the training loop takes them, and their starting weights."""
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -15,6 +15,7 @@ from conresnet.networks import build_network
 from conresnet.networks.blocks import segment_probabilities
 from conresnet.package.description import Network
 from conresnet.systems import Stage, declared_system
+from conresnet.systems.predictors import load_network
 from conresnet_training.data.preparation import TrainingCase
 from conresnet_training.planning.plan import Plan
 from conresnet_training.training.losses import boundary_loss, central_part, region_weight, total_loss
@@ -179,6 +180,36 @@ class WeightAverage:
             if not average.is_floating_point():
                 average.copy_(value)
         self.made += 1
+
+
+def begin_with(model: str, network: nn.Module) -> list[str]:
+    """Give ``network`` the weights of a model's network.
+
+    If ``network`` contains several of the model's kind, such as the rounds of auto-context or a coarse and a fine one,
+    each starts with them. A layer made for other channels or segments may have another shape; it keeps its own weights.
+
+    Args:
+        model: name or path of a model package of one network.
+        network: changed in place.
+
+    Returns:
+        The layers that start anew.
+
+    Raises:
+        UserError: ``start-does-not-fit`` if most of the tensors do not fit, or any of loading the model.
+    """
+    given = load_network(model)
+    parts = {name: part for name, part in network.named_modules() if type(part) is type(given)}
+    own, fitting = network.state_dict(), {}
+    for name, tensor in given.state_dict().items():
+        for place in parts:
+            whole = f"{place}.{name}" if place else name
+            if whole in own and own[whole].shape == tensor.shape:
+                fitting[whole] = tensor
+    if 2 * len(fitting) < len(own):
+        raise UserError("start-does-not-fit", model=model, fitting=len(fitting), tensors=len(own))
+    network.load_state_dict({**own, **fitting})
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in own if name not in fitting))
 
 
 def stages_of(plan: Plan) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import lightning_fabric
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
@@ -22,9 +23,9 @@ from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.inference.devices import Backend, choose_backend, is_out_of_memory, reused_memory
 from conresnet.inference.windows import MULTIPLE
-from conresnet.systems.predictors import load_network
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.augmentation import SampleChanges
+from conresnet_training.data.label_maps import VALUES
 from conresnet_training.data.preparation import TrainingCase, prepare_case, prepare_label_map
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples, TrainingSamples
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
@@ -35,8 +36,10 @@ from conresnet_training.runs.run import (
     PREPARED_FOLDER,
     Run,
     begin_split,
+    check_fits_data,
     check_new_run,
     check_plan_unchanged,
+    names_of_split,
     read_latest_checkpoint,
     split,
     start_run,
@@ -46,6 +49,7 @@ from conresnet_training.training.loop import Outcome, StageCases, TrainingLoop
 from conresnet_training.training.network import (
     FirstStageBoxes,
     SegmentationTraining,
+    begin_with,
     coarsest_step,
     stages_of,
     steps_of_run,
@@ -55,7 +59,7 @@ from conresnet_training.training.validation import HeldOutCases, whole_case
 
 # Lightning's names of the engine's precisions.
 PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
-MOST_LAYERS_NAMED = 8
+MOST_LAYERS_NAMED, MOST_SEGMENTS_NAMED = 8, 6
 
 
 def fit(
@@ -82,8 +86,9 @@ def fit(
 
     Raises:
         UserError: ``run-in-use``, ``batch-not-divisible``, ``devices-not-available``, ``plan-changed``,
-            ``precision-unavailable``, ``steps-changed``, ``no-foreground``, those of ``choose_backend``, of the data,
-            of ``TrainingLoop.run_to`` and of ``as_user_error``; of a new run those of ``start_run``.
+            ``precision-unavailable``, ``steps-changed``, ``no-foreground``, ``segment-not-in-training``, those of
+            ``choose_backend``, of the data, of ``check_fits_data``, of ``TrainingLoop.run_to`` and of
+            ``as_user_error``; of a new run those of ``start_run``.
     """
     fabric = _fabric(run, devices, nodes, device)
     is_first = devices * nodes == 1 or fabric.local_rank == fabric.node_rank == 0
@@ -91,6 +96,7 @@ def fit(
     if is_new and is_first:
         check_new_run(run.plan, run.folder, run.fold)
     data_set = run.data_set()
+    check_fits_data(data_set, run.plan)
     if is_new:
         split(data_set, run.plan, run.fold)
         if is_first:
@@ -145,36 +151,6 @@ def _report_failure(reports: SilentReports, code: str, message: str, values: dic
         reports("failed", code=code, message=message, **cases)
 
 
-def begin_with(model: str, network: nn.Module) -> list[str]:
-    """Give ``network`` the weights of a model's network.
-
-    If ``network`` contains several of the model's kind, such as the rounds of auto-context or a coarse and a fine one,
-    each starts with them. A layer made for other channels or segments may have another shape; it keeps its own weights.
-
-    Args:
-        model: name or path of a model package of one network.
-        network: changed in place.
-
-    Returns:
-        The layers that start anew.
-
-    Raises:
-        UserError: ``start-does-not-fit`` if most of the tensors do not fit, or any of loading the model.
-    """
-    given = load_network(model)
-    parts = {name: part for name, part in network.named_modules() if type(part) is type(given)}
-    own, fitting = network.state_dict(), {}
-    for name, tensor in given.state_dict().items():
-        for place in parts:
-            whole = f"{place}.{name}" if place else name
-            if whole in own and own[whole].shape == tensor.shape:
-                fitting[whole] = tensor
-    if 2 * len(fitting) < len(own):
-        raise UserError("start-does-not-fit", model=model, fitting=len(fitting), tensors=len(own))
-    network.load_state_dict({**own, **fitting})
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in own if name not in fitting))
-
-
 class _Training:
     """The steps of ``fit`` in a run's folder that exists."""
 
@@ -198,6 +174,7 @@ class _Training:
         checkpoint = self._checkpoint()
         done = checkpoint["global_step"] if checkpoint else 0
         used, held_out = begin_split(run, self.data_set, self.is_first)
+        names = names_of_split(used, held_out)
         self.reports(
             "started",
             step=done,
@@ -237,12 +214,12 @@ class _Training:
         if self.fabric.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         images, maps, unseen = prepared(used), prepared(label_maps), prepared(held_out)
-        values = {value for own in plan.targets.values() for value in own}
-        if not maps and not any(case.places.count(values) for case in images):
-            raise UserError("no-foreground", path=str(plan.data))
+        # A run that began before this check was made may go on.
+        if checkpoint is None:
+            self._check_segments(images, maps)
         stages = _stages(plan, trained, images, maps, unseen, synthesizer)
         with reused_memory():
-            loop = TrainingLoop(run, self.fabric, trained, stages, checkpoint, self.reports, self.stop)
+            loop = TrainingLoop(run, self.fabric, trained, stages, checkpoint, self.reports, self.stop, names)
             return loop.run_to(self.last)
 
     def _checkpoint(self) -> dict | None:
@@ -260,6 +237,30 @@ class _Training:
         if stages > 1 and begun != planned:
             raise UserError("steps-changed", steps=begun, stages=stages)
         return checkpoint
+
+    def _check_segments(self, images: Sequence[TrainingCase], label_maps: Sequence[TrainingCase]) -> None:
+        """Refuse segments that no training case has: nothing would be learned of them, and validation would not tell.
+
+        Raises:
+            UserError: ``no-foreground`` or ``segment-not-in-training``.
+        """
+        plan, tissues = self.run.plan, self.data_set.tissues
+        counts = np.zeros(VALUES, np.int64)
+        for case in images:
+            counts += case.places.counts
+        # Label maps are prepared with places in the list of tissues.
+        places = np.zeros(VALUES, np.int64)
+        for case in label_maps:
+            places += case.places.counts
+
+        def is_learned(values: Sequence[int]) -> bool:
+            return bool(counts[values].any() or (tissues and places[tissues.places(values)].any()))
+
+        missing = [name for name, values in plan.targets.items() if not is_learned(values)]
+        if len(missing) == len(plan.targets):
+            raise UserError("no-foreground", path=str(plan.data))
+        if missing:
+            raise UserError("segment-not-in-training", path=str(plan.data), names=listed(missing, MOST_SEGMENTS_NAMED))
 
     def _begin_with_model(self, network: nn.Module) -> None:
         model = self.run.plan.training.start_from

@@ -1,13 +1,16 @@
 """Files in a run's folder that are another program's, or damaged: each is named in a sentence."""
 
+import json
+
 import pytest
 import torch
 
 from conresnet.errors import UserError
-from conresnet_training.planning.plan import write_plan
+from conresnet_training.planning.plan import with_settings, write_plan
 from conresnet_training.runs import run as run_folder
 from conresnet_training.runs import state
 from training.commands import run_command, sentence_of
+from training.tiny_plan import write_tiny_plan
 from training.trained_runs import finished_run, small_plan
 
 
@@ -49,6 +52,67 @@ def test_split_that_does_not_tell_the_cases(run, monkeypatch, capsys, text):
     for command, part in (("evaluate", "held_out"), ("resume", "training")):
         expected = sentence_of("split-damaged", path=file, part=part)
         assert refusal(monkeypatch, capsys, command, run.folder) == expected
+
+
+def test_split_that_is_gone_is_not_drawn_anew(run, data_set, monkeypatch, capsys):
+    """A case that was added meanwhile moves others, which the network has learned, among those held out."""
+    file = run.folder / "split.json"
+    file.unlink()
+    for name in ("best", "last"):
+        for command, part in (("evaluate", "held_out"), ("resume", "training")):
+            expected = sentence_of("split-damaged", path=file, part=part)
+            options = ("--checkpoint", "last") if command == "evaluate" else ()
+            assert refusal(monkeypatch, capsys, command, run.folder, *options) == expected
+        if name == "best":
+            run.checkpoint_named("best").unlink()
+    assert not file.exists()
+
+
+def test_split_that_was_edited_is_refused(data_set, tmp_path, monkeypatch, capsys):
+    """The checkpoint records which cases its weights were learned from."""
+    plan, folder = write_tiny_plan(data_set, tmp_path / "plan.yaml"), tmp_path / "run"
+    assert run_command(monkeypatch, "train", plan, "--output", folder, "--max-steps", 1) == 0
+    file = folder / "split.json"
+    names = json.loads(file.read_text(encoding="utf-8"))
+    names["held_out"][0], names["training"][0] = names["training"][0], names["held_out"][0]
+    file.write_text(json.dumps(names), encoding="utf-8")
+    capsys.readouterr()
+    for command in ("evaluate", "resume"):
+        expected = sentence_of("split-damaged", path=file, part="training")
+        assert refusal(monkeypatch, capsys, command, folder) == expected
+
+
+def test_flipped_bytes_are_found(run, monkeypatch, capsys):
+    """PyTorch reads such a file without a word."""
+    content = bytearray(run.checkpoint.read_bytes())
+    middle = len(content) // 2
+    content[middle] ^= 0xFF
+    run.checkpoint.write_bytes(content)
+    torch.load(run.checkpoint, weights_only=True)
+    expected = sentence_of("checkpoint-damaged", path=run.checkpoint)
+    assert refusal(monkeypatch, capsys, "evaluate", run.folder) == expected
+    checkpoint, path = run_folder.read_latest_checkpoint(run)
+    assert path == run.checkpoint_named("best") and checkpoint["global_step"] == 7
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("model.preparation", "model.preparation.foreground=all"),
+        ("training.start_from", "training.start_from=null"),
+    ],
+)
+def test_what_the_weights_were_learned_with_stays(data_set, part, change):
+    plan = with_settings(small_plan(data_set), ["training.start_from=hippocampus"])
+    before = run_folder.what_is_learned(plan)
+    changed = run_folder.Run(data_set, with_settings(plan, [change]), 0)
+    with pytest.raises(UserError) as raised:
+        run_folder.check_plan_unchanged(changed, {"learned": before})
+    assert raised.value.code == "plan-changed" and raised.value.values["part"] == part
+    # Earlier versions did not record it.
+    before.pop("training.start_from")
+    before["model.preparation"].pop("foreground")
+    run_folder.check_plan_unchanged(changed, {"learned": before})
 
 
 @pytest.mark.parametrize("content", [b"", b"two", b"3", b"-1", b"\xff\xfe"])

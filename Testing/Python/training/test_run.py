@@ -1,6 +1,7 @@
 """The run as a whole: from a plan to a model that segments, stopped and resumed on the way."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,16 +11,17 @@ from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.inference.devices import Backend, choose_backend
 from conresnet.inference.segmentation import load_model, segment
-from conresnet.package import read_package
+from conresnet.package import parse_description, read_package
 from conresnet.request import SegmentOptions
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.plan import read_plan, write_plan
 from conresnet_training.planning.planner import make_plan
-from conresnet_training.runs.run import Run
+from conresnet_training.runs.run import Run, check_fits_data
 from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
 from conresnet_training.training.trainer import _fabric, _precision
 from training.commands import run_command, sentence_of
+from training.data_folders import decathlon, save
 from training.tiny_plan import write_tiny_plan
 
 CHECKPOINTS = ("last.ckpt", "best.ckpt")
@@ -121,6 +123,55 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
         assert sentence in error and "\n" not in error
     assert (occupied / "thesis.txt").read_text(encoding="utf-8") == "mine"
     assert not (tmp_path / "run").exists()
+
+
+def test_segment_that_no_training_case_has_is_refused(plan_file, data_set, tmp_path, monkeypatch, capsys):
+    """It would get a Dice of 1 in every case that has none of it."""
+    for number in range(1, 6):
+        path = data_set / "labelsTr" / f"case_{number}.nii.gz"
+        label = read_volume(path).array.T.copy()
+        label[label == 2] = 0
+        save(label, path)
+    run = tmp_path / "run"
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", 0) == 2
+    expected = sentence_of("segment-not-in-training", path=data_set, names="Far box")
+    assert expected in capsys.readouterr().err
+    assert run_command(monkeypatch, "train", plan_file, "--output", run, "--fold", 1, "--max-steps", 1) == 0
+
+
+def test_target_that_the_data_set_does_not_name_is_refused(plan_file, data_set, tmp_path, monkeypatch, capsys):
+    setting = "targets={Near box: [1], Far box: [7]}"
+    expected = sentence_of("target-unknown", segment="Far box", value=7, known="1, 2")
+    for arguments in (
+        ("plan", data_set, "--output", tmp_path / "plan_2.yaml"),
+        ("train", plan_file, "--output", tmp_path / "run"),
+        ("crossval", plan_file, "--output", tmp_path / "folds"),
+    ):
+        assert run_command(monkeypatch, *arguments, "--set", setting) == 2
+        assert expected in capsys.readouterr().err
+        assert not arguments[-1].exists()
+
+
+def test_inputs_in_another_order_than_the_channels_are_refused(tmp_path):
+    """The package would name the channels by the plan, and get them in the wrong order."""
+    folder = decathlon(tmp_path / "set", channels=("T1", "T2"))
+    data_set = read_data_set(folder)
+    plan = make_plan(data_set, folder)[0]
+    first, second = plan.document()["model"]["inputs"]
+
+    def refused(*names: str) -> str:
+        inputs = [{**item, "name": name} for item, name in zip((first, second), names, strict=False)]
+        changed = plan.model.to_dict() | {"inputs": inputs}
+        changed["system"]["networks"][0]["arguments"]["input_channels"] = len(inputs)
+        model = parse_description(changed, "model.json")
+        with pytest.raises(UserError) as raised:
+            check_fits_data(data_set, plan.model_copy(update={"model": model}))
+        return raised.value.code
+
+    assert refused("T2", "T1") == refused("FLAIR", "t1") == "input-of-another-channel"
+    assert refused("T1") == "inputs-not-channels"
+    renamed = {"inputs": (plan.model.inputs[0], replace(plan.model.inputs[1], name="T2 after contrast"))}
+    check_fits_data(data_set, plan.model_copy(update={"model": replace(plan.model, **renamed)}))
 
 
 @pytest.mark.parametrize(

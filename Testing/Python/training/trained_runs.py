@@ -10,7 +10,7 @@ from conresnet.networks import build_network
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.plan import Plan
 from conresnet_training.planning.planner import make_plan
-from conresnet_training.runs.run import Run, start_run, with_prefix, write_checkpoint
+from conresnet_training.runs.run import Run, begin_split, start_run, with_prefix, write_checkpoint
 
 
 def small_plan(data_set: Path, folds: int = 3) -> Plan:
@@ -24,6 +24,7 @@ def small_plan(data_set: Path, folds: int = 3) -> Plan:
 def finished_run(plan: Plan, folder: Path, fold: int | None = 0, seed: int = 0, steps: int = 7) -> Run:
     """A run whose last and best checkpoints hold the random weights of a seed; on all cases, there is no best one."""
     run = start_run(plan, folder, fold)
+    begin_split(run, run.data_set())
     network = plan.model.system.networks[0]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
