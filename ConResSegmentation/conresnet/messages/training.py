@@ -135,11 +135,14 @@ TRAINING: dict[str, str] = {
     "plan-not-yaml": _("The plan {path} is not YAML: {reason}."),
     "plan-invalid": _("In the plan {path}, {reason}."),
     "in-plan": _("In the plan {path}: {sentence}"),
-    "setting-without-value": _("The setting {setting} has no value; write it as KEY=VALUE, as in training.steps=500."),
+    "setting-without-value": _(
+        "The setting {setting} is not of the form KEY=VALUE; write it as in training.steps=500."
+    ),
     "setting-not-yaml": _("The value of the setting {setting} is not YAML; quote it or write it as in the plan."),
     "setting-unknown": _("The plan has no {setting}; the closest match is {nearest}."),
     "setting-too-deep": _("The plan has no {setting}; {above} has no settings inside it."),
     "setting-invalid": _("With {settings}, the plan is invalid: {reason}."),
+    "plan-model-wrong": _('"model.{field}" {reason}; correct it, or make a new plan.'),
     "targets-incomplete": _("The targets must name exactly the segments {segments}."),
     "system-not-trained": _("model.system.type must be one of {known}, not {kind}."),
     "targets-share-value": _(

@@ -13,17 +13,25 @@ from conresnet.files import write_text
 from conresnet.package import ModelDescription, parse_description
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
+from conresnet_training.planning.plan_text import as_text, parse, reason_of
 from conresnet_training.training.losses import LossKind
 
-# A plan of a hundred segments has a few thousand values, at most eight levels deep.
-MOST_VALUES, DEEPEST = 100_000, 40
 MOST_STEPS = 10**9
 # The values in a label map that can belong to a segment; 0 is the background.
-LabelValue = Annotated[int, Field(ge=1, le=255)]
+LabelValue = Annotated[int, Field(strict=True, ge=1, le=255)]
 
 
 def _description(model: Any) -> ModelDescription:
-    return model if isinstance(model, ModelDescription) else parse_description(model, "the plan's model")
+    if isinstance(model, ModelDescription):
+        return model
+    try:
+        return parse_description(model)
+    except UserError as error:
+        if error.code != "package-description":
+            raise
+        # The sentence about a package would send the user for a fresh copy of it.
+        values = {key: error.values[key] for key in ("field", "reason")}
+        raise UserError("plan-model-wrong", **values) from error
 
 
 def _document(model: ModelDescription) -> dict[str, Any]:
@@ -37,7 +45,8 @@ Description = Annotated[ModelDescription, PlainValidator(_description), PlainSer
 class Training(BaseModel):
     """How long, how fast, by which loss. Where the paper (IV-B) has another value, the description says so."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    # Strict, because "true" or "yes" would be one step.
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     steps: int = Field(default=6000, gt=0, le=MOST_STEPS, description="per stage")
     batch: int = Field(
@@ -101,10 +110,10 @@ class Augmentation(BaseModel):
     places in a mirror image.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="axes to flip along: any of S, H and W")
-    swapped_segments: list[tuple[str, str]] = Field(
+    swapped_segments: list[Annotated[tuple[str, str], Field(strict=False)]] = Field(
         default=[], description="pairs of segments, such as left and right, that trade places in a mirror image"
     )
     scaling: float = Field(
@@ -138,7 +147,7 @@ class Augmentation(BaseModel):
 class Synthesis(BaseModel):
     """How images are synthesized from label maps; 0 turns a part off. Intensities are on a scale from 0 to 1."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     image_share: float = Field(default=0.3, ge=0, le=1, description="share of samples from cases that have images")
     known_contrasts: float = Field(
@@ -228,7 +237,7 @@ class Plan(BaseModel):
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write ``plan`` as YAML. Raises UserError where the file cannot be written."""
-    write_text(path, yaml.safe_dump(plan.document(), sort_keys=False, allow_unicode=True, width=100))
+    write_text(path, as_text(plan.document()))
 
 
 def read_plan(path: Path, data: Path | None = None) -> Plan:
@@ -238,18 +247,18 @@ def read_plan(path: Path, data: Path | None = None) -> Plan:
         data: where the data set is on this computer, instead of what the plan says.
 
     Raises:
-        UserError: ``plan-not-found``, ``plan-not-text``, ``plan-not-yaml`` with the line, or ``plan-invalid`` with the
-            field.
+        UserError: ``plan-not-found``, ``plan-not-text``, ``plan-not-yaml`` with the line, or ``plan-invalid`` or
+            ``plan-model-wrong`` with the field.
     """
     try:
         # PyYAML tells UTF-8 from UTF-16, as Windows may save it.
-        content = _parsed(path.read_bytes())
+        content = parse(path.read_bytes())
     except OSError as error:
         raise UserError("plan-not-found", path=str(path), reason=error.strerror) from error
     except yaml.reader.ReaderError as error:
         raise UserError("plan-not-text", path=str(path)) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError("plan-not-yaml", path=str(path), reason=_reason(error)) from error
+        raise UserError("plan-not-yaml", path=str(path), reason=reason_of(error)) from error
     try:
         plan = Plan.model_validate(content)
     except ValidationError as error:
@@ -257,33 +266,6 @@ def read_plan(path: Path, data: Path | None = None) -> Plan:
     except UserError as error:
         raise error.within("in-plan", path=str(path)) from error
     return plan.model_copy(update={"data": (data or path.parent / plan.data).resolve()})
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong in YAML text, and in which line."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    if mark is not None and problem:
-        return f"line {mark.line + 1}: {problem}"
-    return " ".join(str(error).split())
-
-
-def _parsed(text: str | bytes) -> Any:
-    """YAML text. Raises yaml.YAMLError, also for text that is nested or repeated beyond any plan."""
-    try:
-        content = yaml.safe_load(text)
-    except RecursionError as error:
-        raise yaml.YAMLError("it is nested too deeply") from error
-    # Aliases can make a short text stand for billions of values.
-    count, level = 0, [content]
-    for _ in range(DEEPEST):
-        parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
-        level = [item for part in parts for item in part]
-        count += len(level)
-        if not level:
-            return content
-        if count > MOST_VALUES:
-            break
-    raise yaml.YAMLError("it has too many values or levels")
 
 
 def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
@@ -295,7 +277,7 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
 
     Raises:
         UserError: ``setting-unknown`` with the nearest key there is, ``setting-too-deep``, ``setting-without-value``,
-            ``setting-not-yaml`` or ``setting-invalid``.
+            ``setting-not-yaml``, ``setting-invalid`` or ``plan-model-wrong``.
     """
     settings = list(settings)
     if not settings:
@@ -303,10 +285,10 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
     content = plan.document()
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             raise UserError("setting-without-value", setting=setting)
         try:
-            _replace(content, key.strip(), _parsed(value))
+            _replace(content, key.strip(), parse(value))
         except (yaml.YAMLError, ValueError) as error:
             raise UserError("setting-not-yaml", setting=setting) from error
     try:

@@ -10,6 +10,7 @@ from conresnet.package import parse_description
 from conresnet.package.store import read_model
 from conresnet_training.data import read_data_set
 from conresnet_training.planning import plan as plan_module
+from conresnet_training.planning import plan_text
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning.planner import make_plan
 
@@ -159,6 +160,40 @@ def test_shipped_recipe_describes_the_shipped_model(repository, tmp_path, name):
     assert plan.model == replace(shipped, output=output, inference=inference, files=plan.model.files)
 
 
+@pytest.mark.parametrize(
+    ("added", "key"),
+    [("training:\n  steps: 3\n", "training"), ("x: {a: 1, b: 2, a: 3}\n", "a"), ("x:\n  - a: 1\n    a: 2\n", "a")],
+)
+def test_keys_that_occur_twice_are_refused(plan_file, added, key):
+    """The last one would silently win, and the rest of its block would get the defaults."""
+    text = plan_file.read_text(encoding="utf-8")
+    plan_file.write_text(text + added, encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        read_plan(plan_file)
+    assert raised.value.code == "plan-not-yaml" and f'the key "{key}" occurs twice' in raised.value.values["reason"]
+    line = int(raised.value.values["reason"].split(":")[0].removeprefix("line "))
+    assert line > len(text.splitlines())
+
+
+def test_numbers_are_those_that_people_write(plan_file):
+    plan = read_plan(plan_file)
+    settings = ["training.learning_rate=1e-5", "training.steps=1_000", "model.preparation.spacing=[1e0, 1.5e+0, .5]"]
+    changed = with_settings(plan, settings)
+    assert changed.training.learning_rate == 1e-5 and changed.training.steps == 1000
+    assert changed.model.preparation.spacing == (1, 1.5, 0.5)
+    assert with_settings(plan, ["augmentation.scaling=0"]).augmentation.scaling == 0
+    # Names that look like numbers stay names.
+    for name in ("1e5", "1:30", "010", "1_0", "yes", "0x1F", "1.e3"):
+        content = plan_text.parse(plan_text.as_text({name: [name]}))
+        assert content == {name: [name]}
+
+
+def test_fault_of_the_model_is_one_of_the_plan(plan_file):
+    with pytest.raises(UserError) as raised:
+        with_settings(read_plan(plan_file), ["model.inference.window=[0, 8, 8]"])
+    assert "package" not in raised.value.message and '"model.inference.window"' in raised.value.message
+
+
 def test_a_side_that_is_no_segment_is_named(plan_file):
     with pytest.raises(UserError) as raised:
         with_settings(read_plan(plan_file), ["augmentation.swapped_segments=[[Nope, Nobody]]"])
@@ -210,8 +245,15 @@ def test_settings_replace_values_and_nothing_else(plan_file):
         ("augmentation.noise=.nan", "setting-invalid", {}),
         ("training.seed=4294967296", "setting-invalid", {}),
         ("training.steps", "setting-without-value", {"setting": "training.steps"}),
+        ("=3", "setting-without-value", {"setting": "=3"}),
+        # YAML 1.1 has these mean 1, 1, 90 and 8.
+        ("training.steps=true", "setting-invalid", {}),
+        ("training.batch=yes", "setting-invalid", {}),
+        ("training.steps=1:30", "setting-invalid", {}),
+        ("training.seed=010", "setting-invalid", {}),
+        ("targets={Near box: [true], Far box: [2]}", "setting-invalid", {}),
         ("training.steps=[1", "setting-not-yaml", {"setting": "training.steps=[1"}),
-        ("model.inference.window=[0, 8, 8]", "package-description", {"field": "inference.window"}),
+        ("model.inference.window=[0, 8, 8]", "plan-model-wrong", {"field": "inference.window"}),
     ],
 )
 def test_wrong_setting_is_named(plan_file, setting, code, values):
