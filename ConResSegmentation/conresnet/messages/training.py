@@ -43,6 +43,7 @@ TRAINING: dict[str, str] = {
     # dataset.json
     "data-set-unreadable": _("{path} cannot be read ({reason})."),
     "data-set-not-json": _("{path} is not JSON text. Save it as UTF-8, and check its quotes, commas and brackets."),
+    "data-set-key-repeated": _('{path} has the key "{key}" twice in one object; remove one of them.'),
     "data-set-no-object": _("{path} must contain a JSON object."),
     "data-set-channels": _('{path} needs "modality" or "channel_names", such as {{"0": "T1"}}.'),
     "data-set-no-labels": _('{path} needs "labels", such as {{"0": "background", "1": "tumor"}}.'),
@@ -172,6 +173,7 @@ TRAINING: dict[str, str] = {
     "plan-exists": _(
         "{path} already exists. Choose another file, or give --overwrite to replace it along with any edits in it."
     ),
+    "not-a-plan": _("{path} is not a plan, so --overwrite does not replace it. Choose another file."),
     "synthesis-filters": _(
         "Images cannot be synthesized for a model with the intensity step {step}, which needs the whole image. Plan "
         "another system."

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class CaseReport:
         intensities: for each channel its ``PERCENTILES`` outside the background.
         label_ml: volume of each label in mL.
         digest: of all channels' voxels.
+        label_digest: of the label map; None if it is empty.
     """
 
     name: str
@@ -72,6 +73,7 @@ class CaseReport:
     intensities: dict[str, tuple[float, ...]] = field(default_factory=dict)
     label_ml: dict[str, float] = field(default_factory=dict)
     digest: bytes | None = None
+    label_digest: bytes | None = None
     tile: Tile | None = None
 
     def add(self, level: str, code: str, message: str) -> None:
@@ -195,10 +197,14 @@ def _checked(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
 
 
 def _note_duplicates(cases: list[CaseReport]) -> None:
-    first: dict[bytes, str] = {}
+    image_of: dict[bytes, str] = {}
+    label_of: dict[bytes, str] = {}
     for case in cases:
-        if case.digest is not None and (other := first.setdefault(case.digest, case.name)) != case.name:
+        if case.digest is not None and (other := image_of.setdefault(case.digest, case.name)) != case.name:
             case.add(WARNING, "duplicate-image", f"its images are identical to those of {other}")
+            continue
+        if case.label_digest is not None and (other := label_of.setdefault(case.label_digest, case.name)) != case.name:
+            case.add(WARNING, "duplicate-label", f"its label map is identical to that of {other}")
 
 
 def _note_outliers(cases: list[CaseReport], attribute: str, what: str, unit: str, factor: float) -> None:
@@ -226,7 +232,21 @@ def _of_the_whole(data_set: DataSet, folder: Path, cases: list[CaseReport]) -> l
     unused = [name for name in data_set.labels.values() if not any(case.label_ml.get(name) for case in cases)]
     if len(unused) == len(data_set.labels):
         return [*found, Finding(ERROR, "no-foreground", "no case has a labeled voxel, so there is nothing to learn")]
-    return found + [Finding(WARNING, "label-unused", f"no case has the label {name}") for name in unused]
+    found += [Finding(WARNING, "label-unused", f"no case has the label {name}") for name in unused]
+    return found + list(_rare_labels(data_set, cases))
+
+
+def _rare_labels(data_set: DataSet, cases: list[CaseReport]) -> Iterator[Finding]:
+    """Labels of so few cases that some fold has none to train on, or none to hold out."""
+    if any(case.level == ERROR for case in cases):
+        # How many cases have a label is known once these are corrected.
+        return
+    for name in data_set.labels.values():
+        count = sum(bool(case.label_ml.get(name)) for case in cases)
+        if 0 < count < data_set.folds:
+            having = "1 case has" if count == 1 else f"{count} cases have"
+            sentence = f"only {having} the label {name}, so not all of the {data_set.folds} folds can be measured on it"
+            yield Finding(WARNING, "label-rare", sentence)
 
 
 def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
@@ -254,7 +274,7 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
                 f"channel {name} is not on the grid of the first channel ({difference}) and will be resampled",
             )
     if len(channels) == len(data_set.channels):
-        report.digest = _digest(channels)
+        report.digest = _digest(channels.values())
     if with_tile and reference in usable.values():
         matching = label if label is not None and label.grid.matches(reference.grid, TOLERATED_SHIFT) else None
         report.tile = _tile(reference, matching)
@@ -348,7 +368,9 @@ def _label(case: Case, data_set: DataSet, channels: dict[str, Volume], report: C
     ml = label.grid.voxel_volume / 1000
     own = {name: data_set.values_of_labels.get(name, (value,)) for value, name in data_set.labels.items()}
     report.label_ml = {name: sum(counts.get(value, 0) for value in values) * ml for name, values in own.items()}
-    if not counts:
+    if counts:
+        report.label_digest = _digest([label])
+    else:
         report.add(WARNING, "empty-label", "the label map is empty")
     return label
 
@@ -365,12 +387,13 @@ def _percentiles(volume: Volume) -> tuple[float, ...]:
     return tuple(np.percentile(values[::step].astype(np.float64), PERCENTILES).tolist())
 
 
-def _digest(channels: dict[str, Volume]) -> bytes:
+def _digest(volumes: Iterable[Volume]) -> bytes:
+    """Digest of the voxels, in one type, because a copy of a file may store the same values in another."""
     digest = hashlib.blake2b(digest_size=16)
-    for volume in channels.values():
-        digest.update(f"{volume.array.shape} {volume.array.dtype}".encode())
+    for volume in volumes:
+        digest.update(f"{volume.array.shape}".encode())
         for plane in volume.array:
-            digest.update(np.ascontiguousarray(plane).data)
+            digest.update(np.ascontiguousarray(plane, np.float32).data)
     return digest.digest()
 
 

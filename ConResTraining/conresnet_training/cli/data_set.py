@@ -1,6 +1,8 @@
 """``python -m conresnet_training check`` and ``plan``: what is done with a data set before training."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,6 +41,18 @@ def check(data: Path, output: Path | None) -> int:
     return 2 if report.has_errors else 0
 
 
+MOST_GIGABYTES = 100_000
+
+
+class _Gigabytes(click.FloatRange):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        # It is neither below the minimum nor above the maximum.
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
+
+
 def _listed_systems() -> str:
     """The list of systems for the help; the mark keeps click from rewrapping it."""
     width = max(map(len, SYSTEMS)) + 2
@@ -63,7 +77,7 @@ def _listed_systems() -> str:
 )
 @click.option(
     "--memory",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_Gigabytes(min=0, min_open=True, max=MOST_GIGABYTES),
     metavar="GB",
     help="Memory of the GPU used for training.  [default: free memory of the device]",
 )
@@ -103,14 +117,16 @@ def plan(
     from conresnet.package.store import read_model
     from conresnet_training.data import read_data_set
     from conresnet_training.planning.memory import Budget
-    from conresnet_training.planning.plan import chosen_batch, with_settings, write_plan
+    from conresnet_training.planning.plan import check_is_plan, chosen_batch, with_settings, write_plan
     from conresnet_training.planning.planner import Choices, make_plan
     from conresnet_training.reporting import case_count, echo
     from conresnet_training.runs.run import check_fits_data, check_folds
     from conresnet_training.training.network import steps_of_run
 
-    if output.exists() and not overwrite:
-        raise UserError("plan-exists", path=str(output))
+    if output.exists():
+        if not overwrite:
+            raise UserError("plan-exists", path=str(output))
+        check_is_plan(output)
     data_set = read_data_set(data)
     budget = Budget.given(memory) if memory else Budget.here(device)
     choices = Choices(system, kind, residual_axis, base_width, chosen_batch(settings))

@@ -1,8 +1,6 @@
 """A data set in any layout: a list of cases, each with the images of its channels and a label map.
 
-Also what describes one: ``dataset.json`` of the Medical Segmentation Decathlon and of nnU-Net 1 and 2, and the folds it
-defines. These come from ``splits_final.json``, nnU-Net's list of {"train": [case, ...], "val": [case, ...]}, or from a
-"fold" at every entry of the list of cases, as MONAI's data lists have it.
+Also what describes one: ``dataset.json`` of the Medical Segmentation Decathlon and of nnU-Net 1 and 2.
 """
 
 import json
@@ -11,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,14 +18,14 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.messages import printable
 from conresnet_training.data.label_maps import Tissues
-from conresnet_training.reporting import shortened
+from conresnet_training.reporting import listed, shortened
 
-# BraTS-GLI-00005-100: since 2023 the patient's number comes before that of the time point.
-_BRATS_TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+")
+# BraTS-GLI-00005-100: since 2023 the patient's number comes before that of the time point. BIDS: sub-01_ses-2_T1w.
+_TIME_POINT = re.compile(r"(BraTS-[A-Za-z-]+-\d+)-\d+|(sub-[^_]+)_ses-.+", re.IGNORECASE)
 
 FILE_NAME = "dataset.json"
-SPLITS_FILE = "splits_final.json"
-FEWEST_FOLDS = 2
+FEWEST_FOLDS, USUAL_FOLDS = 2, 5
+MOST_NAMED = 3
 # Longer numbers are no label values, and Python refuses to read some of them.
 MOST_DIGITS = 9
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -49,8 +47,8 @@ class Case:
     @property
     def patient(self) -> str:
         """The patient's name, shared by all time points where the case's name shows it."""
-        match = _BRATS_TIME_POINT.fullmatch(self.name)
-        return match[1] if match else self.name
+        match = _TIME_POINT.fullmatch(self.name)
+        return match[1] or match[2] if match else self.name
 
     @property
     def missing(self) -> tuple[Path, ...]:
@@ -105,13 +103,33 @@ class DataSet:
     @property
     def warnings(self) -> dict[str, str]:
         """What is odd about the data set as a whole, as sentences by code."""
-        found = {"splits-not-followed": self.unused_splits}
+        found = {"splits-not-followed": self.unused_splits, "splits-divide-patient": self._divided_patient}
         if self.announced > len(self.cases):
             found["cases-missing"] = (
                 f"only {len(self.cases)} of the {self.announced} cases that dataset.json announces (numTraining) are "
                 "here; the copy may be incomplete"
             )
         return {code: sentence for code, sentence in found.items() if sentence}
+
+    @property
+    def folds(self) -> int:
+        """How many folds a plan has unless told otherwise."""
+        return len(self.held_out) or min(USUAL_FOLDS, len(self.patients))
+
+    @property
+    def _divided_patient(self) -> str:
+        """The patients that the data set's own folds divide, as a sentence; empty if there are none."""
+        divided: set[str] = set()
+        for names in self.held_out:
+            held_out = {case.patient for case in self.cases if case.name in names}
+            divided |= held_out & {case.patient for case in self.cases if case.name not in names}
+        if not divided:
+            return ""
+        named = listed(sorted(divided), MOST_NAMED)
+        return (
+            f"{self.folds_from} trains on one time point and holds out another of {named}, so figures would be too "
+            "good; keep all time points of a patient together"
+        )
 
     def check_size(self, folder: Path) -> None:
         """Refuse a set that cannot be split. Raises UserError ``one-case`` or ``one-patient``."""
@@ -250,11 +268,17 @@ def read_description(path: Path) -> Description:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a description. Raises UserError ``data-set-unreadable``, ``-not-json`` or ``-no-object``."""
+    """The JSON object in a description.
+
+    Raises:
+        UserError: ``data-set-unreadable``, ``-not-json``, ``-key-repeated`` or ``-no-object``.
+    """
     try:
         content = read_json(path)
     except OSError as error:
         raise description_error(path, "data-set-unreadable", reason=error.strerror or str(error)) from error
+    except _RepeatedKeyError as error:
+        raise description_error(path, "data-set-key-repeated", key=shortened(str(error))) from error
     except ValueError as error:
         raise description_error(path, "data-set-not-json") from error
     if not isinstance(content, dict):
@@ -267,13 +291,24 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or an object in it has a key twice, of which the last would silently win.
     """
     content = path.read_bytes()
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_without_repeats)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+class _RepeatedKeyError(ValueError):
+    """A key that an object in a JSON file has twice."""
+
+
+def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _RepeatedKeyError(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+    return found
 
 
 def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -351,64 +386,3 @@ def _is_number(key: str) -> bool:
 def description_error(path: Path, code: str, **values: object) -> UserError:
     """The error for something in a description that cannot be used."""
     return UserError(code, path=str(path), **values)
-
-
-class _NotFollowedError(Exception):
-    """Why folds that are defined are not used."""
-
-
-def with_folds(data_set: DataSet, folder: Path, listed: Sequence[tuple[str, object]] = ()) -> DataSet:
-    """The data set with the folds that it defines, if each of them names exactly these cases.
-
-    Folds that cannot be used are not an error; the data set keeps the reason.
-
-    Args:
-        folder: may contain ``splits_final.json``, which comes first.
-        listed: the name of each case in ``dataset.json`` and its "fold", None without one.
-    """
-    source = SPLITS_FILE
-    try:
-        if (folder / SPLITS_FILE).is_file():
-            held_out = _folds_of_file(folder / SPLITS_FILE, [case.name for case in data_set.cases])
-        elif any(fold is not None for _, fold in listed):
-            source = f'"fold" in {FILE_NAME}'
-            held_out = _folds_of_list(listed)
-        else:
-            return data_set
-    except _NotFollowedError as error:
-        return replace(data_set, unused_splits=f"{source} is not used: {error}")
-    return replace(data_set, held_out=held_out, folds_from=source)
-
-
-def _folds_of_list(listed: Sequence[tuple[str, object]]) -> tuple[frozenset[str], ...]:
-    if not all(type(fold) is int for _, fold in listed):
-        raise _NotFollowedError("not every case has a whole number there")
-    numbers = sorted({fold for _, fold in listed})
-    if len(numbers) < FEWEST_FOLDS:
-        raise _NotFollowedError(f"it defines fewer than {FEWEST_FOLDS} folds")
-    return tuple(frozenset(name for name, fold in listed if fold == number) for number in numbers)
-
-
-def _folds_of_file(path: Path, cases: Sequence[str]) -> tuple[frozenset[str], ...]:
-    known, folds = {composed(name): name for name in cases}, []
-    try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
-        raise _NotFollowedError("it cannot be read as JSON") from error
-    if not isinstance(content, list) or len(content) < FEWEST_FOLDS:
-        raise _NotFollowedError(f"it is not a list of at least {FEWEST_FOLDS} folds")
-    for number, fold in enumerate(content):
-        parts = [fold.get(key) for key in ("train", "val")] if isinstance(fold, dict) else []
-        if not parts or not all(isinstance(part, list) and part for part in parts):
-            raise _NotFollowedError(f'fold {number} does not have the lists "train" and "val"')
-        counts = Counter(composed(str(name)) for part in parts for name in part)
-        wrong = {
-            "names {}, which is not a case": sorted(counts.keys() - known.keys()),
-            "does not name {}": sorted(known.keys() - counts.keys()),
-            "names {} twice": sorted(name for name, count in counts.items() if count > 1),
-        }
-        for sentence, names in wrong.items():
-            if names:
-                raise _NotFollowedError(f"fold {number} {sentence.format(shortened(names[0]))}")
-        folds.append(frozenset(known[composed(str(name))] for name in parts[1]))
-    return tuple(folds)

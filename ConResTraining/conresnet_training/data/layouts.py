@@ -42,8 +42,8 @@ from conresnet_training.data.data_set import (
     read_description,
     read_json_object,
     sorted_cases,
-    with_folds,
 )
+from conresnet_training.data.folds import with_folds
 from conresnet_training.data.label_maps import MOST_VALUES, Tissues
 from conresnet_training.reporting import shortened
 

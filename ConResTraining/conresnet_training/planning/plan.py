@@ -13,6 +13,7 @@ from conresnet.files import write_text
 from conresnet.package import ModelDescription, parse_description
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
+from conresnet_training.data.data_set import FEWEST_FOLDS, USUAL_FOLDS
 from conresnet_training.planning.plan_text import as_text, parse, reason_of
 from conresnet_training.training.losses import LossKind
 
@@ -80,7 +81,7 @@ class Training(BaseModel):
     gradient_clip: float = Field(default=10.0, ge=0, description="largest norm of the gradient; 0 turns it off")
     steps_between_checkpoints: int = Field(default=250, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    folds: int = Field(default=5, ge=2)
+    folds: int = Field(default=USUAL_FOLDS, ge=FEWEST_FOLDS)
     workers: int | None = Field(
         default=None,
         ge=0,
@@ -238,6 +239,21 @@ class Plan(BaseModel):
 def write_plan(plan: Plan, path: Path) -> None:
     """Write ``plan`` as YAML. Raises UserError where the file cannot be written."""
     write_text(path, as_text(plan.document()))
+
+
+def check_is_plan(path: Path) -> None:
+    """Refuse to replace a file that is not a plan; one whose YAML is broken is still recognized.
+
+    Raises:
+        UserError: ``not-a-plan`` or ``plan-not-found``.
+    """
+    try:
+        # Windows may save it as UTF-16.
+        lines = path.read_bytes().replace(b"\0", b"").splitlines()
+    except OSError as error:
+        raise UserError("plan-not-found", path=str(path), reason=error.strerror) from error
+    if lines and not all(any(line.startswith(key) for line in lines) for key in (b"targets:", b"model:")):
+        raise UserError("not-a-plan", path=str(path))
 
 
 def read_plan(path: Path, data: Path | None = None) -> Plan:

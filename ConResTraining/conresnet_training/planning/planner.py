@@ -16,7 +16,7 @@ from conresnet.networks.blocks import GROUPS
 from conresnet.package.description import AXES, FORMAT, FORMAT_VERSION
 from conresnet.systems import PlannedArguments
 from conresnet_training.data import DataSet
-from conresnet_training.data.label_maps import read_label
+from conresnet_training.data.preparation import read_reference
 from conresnet_training.planning.memory import BATCH, Budget, Fit, fit_memory
 from conresnet_training.planning.plan import Augmentation, Plan, Synthesis, Training
 from conresnet_training.planning.survey import Survey, plan_inputs, side_pairs, speak_of_sides, survey, words_of
@@ -141,7 +141,7 @@ def make_plan(
     training = Training(
         steps=steps,
         batch=fit.batch,
-        folds=len(data_set.held_out) or min(Training().folds, len(data_set.patients)),
+        folds=data_set.folds,
         steps_between_checkpoints=max(Training().steps_between_checkpoints, steps // VALIDATIONS),
         balanced_segments=True,
         weight_average=WEIGHT_AVERAGE,
@@ -167,7 +167,8 @@ def labeled_masks(data_set: DataSet, targets: Mapping[str, Sequence[int]]) -> It
     Raises:
         UserError: any of reading a label map.
     """
-    labels = [read_label(data_set.cases[index].label).array for index in data_set.spread(MOST_CASES)]
+    cases = (data_set.cases[index] for index in data_set.spread(MOST_CASES))
+    labels = [read_reference(case, data_set.tissues).array for case in cases]
     return ([np.isin(label, values) for label in labels] for values in targets.values())
 
 

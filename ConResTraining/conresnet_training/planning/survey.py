@@ -154,11 +154,13 @@ def _intensity(data_set: DataSet, channel: int) -> list[dict[str, Any]]:
     ConResNet's paper clips CT to [-100, 240] HU and maps that to [0, 1]; here the range follows from the data. To use
     the paper's, set the steps ``{step: clip, low: -100, high: 240}, {step: rescale, from: [-100, 240], to: [0, 1]}``.
 
-    A channel that nnU-Net calls noNorm keeps its values.
+    A channel that nnU-Net calls noNorm keeps its values. The scale of CT follows from all cases, including those that a
+    fold holds out later.
     """
     if words_of(data_set.channels[channel])[:1] == ["nonorm"]:
         return []
-    if is_ct(data_set.channels[channel]):
+    # Synthesized images have no unit.
+    if is_ct(data_set.channels[channel]) and not data_set.tissues:
         values = labeled_values(data_set, channel)
         low, high = (_shortened(value) for value in np.percentile(values, PERCENTILES))
         if high > low:

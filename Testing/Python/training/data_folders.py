@@ -26,11 +26,12 @@ def image(seed: int, shape: Sequence[int] = SHAPE) -> np.ndarray:
     return array
 
 
-def label(values: Sequence[int] = (1, 2), shape: Sequence[int] = SHAPE) -> np.ndarray:
-    """(i, j, k) uint8 with a box of 6 x 3 x 5 voxels for each value, side by side."""
+def label(values: Sequence[int] = (1, 2), shape: Sequence[int] = SHAPE, number: int = 0) -> np.ndarray:
+    """(i, j, k) uint8 with a box of 6 x 3 x 5 voxels for each value, side by side; where depends on a case's number."""
+    first = 4 + number % 8
     array = np.zeros(shape, np.uint8)
     for place, value in enumerate(values):
-        array[5:11, 3 + 3 * place : 6 + 3 * place, 4:9] = value
+        array[5:11, 3 + 3 * place : 6 + 3 * place, first : first + 5] = value
     return array
 
 
@@ -77,7 +78,7 @@ def decathlon(folder: Path, cases: int = 3, channels: Sequence[str] = ("MRI",), 
     for number in range(cases):
         arrays = [image(100 * number + channel) for channel in range(len(channels))]
         save(arrays[0] if len(arrays) == 1 else np.stack(arrays, -1), folder / "imagesTr" / f"case_{number}.nii.gz")
-        save(label(), folder / "labelsTr" / f"case_{number}.nii.gz")
+        save(label(number=number), folder / "labelsTr" / f"case_{number}.nii.gz")
         entries.append({"image": f"./imagesTr/case_{number}.nii.gz", "label": f"./labelsTr/case_{number}.nii.gz"})
     content = {
         "name": "Boxes",
@@ -94,7 +95,7 @@ def nnunet(folder: Path, cases: int = 3, channels: Sequence[str] = ("CT",), endi
     for number in range(cases):
         for channel in range(len(channels)):
             save(image(100 * number + channel), folder / "imagesTr" / f"case_{number}_{channel:04d}{ending}")
-        save(label(), folder / "labelsTr" / f"case_{number}{ending}")
+        save(label(number=number), folder / "labelsTr" / f"case_{number}{ending}")
     content = {
         "channel_names": {str(place): name for place, name in enumerate(channels)},
         "labels": {"background": 0, "near": 1, "far": 2},
@@ -118,7 +119,7 @@ def brats(
         path, name = folder / case, Path(case).name
         for channel, word in enumerate(words):
             save(image(100 * number + channel), path / f"{name}{divider}{word}{ending}")
-        save(label(values), path / f"{name}{divider}seg{ending}")
+        save(label(values, number=number), path / f"{name}{divider}seg{ending}")
     return folder
 
 

@@ -100,16 +100,17 @@ def affine(**changes) -> np.ndarray:
 TURNED = np.eye(4)
 TURNED[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
 SWAPPED = np.eye(4)[[1, 0, 2, 3]]
+SECOND = label(number=1)
 
 
 @pytest.mark.parametrize(
     ("array", "matrix", "sentence"),
     [
         pytest.param(label()[:-1], None, "19 x 18 x 16 instead of 20 x 18 x 16 voxels", id="size"),
-        pytest.param(label(), affine(spacing=2.5), "spacing 1 x 1 x 2.5 instead of 1 x 1 x 1 mm", id="spacing"),
-        pytest.param(label(), affine(origin=12), "first voxel 12 mm away, voxels up to 12 mm apart", id="origin"),
-        pytest.param(label(), TURNED, "axes turned by 5.73 degrees", id="direction"),
-        pytest.param(label(), affine(flip=-1, origin=19), "axes turned by 180 degrees", id="flipped"),
+        pytest.param(SECOND, affine(spacing=2.5), "spacing 1 x 1 x 2.5 instead of 1 x 1 x 1 mm", id="spacing"),
+        pytest.param(SECOND, affine(origin=12), "first voxel 12 mm away, voxels up to 12 mm apart", id="origin"),
+        pytest.param(SECOND, TURNED, "axes turned by 5.73 degrees", id="direction"),
+        pytest.param(SECOND, affine(flip=-1, origin=19), "axes turned by 180 degrees", id="flipped"),
         pytest.param(label().swapaxes(0, 1), SWAPPED, "18 x 20 x 16 instead of 20 x 18 x 16 voxels", id="swapped"),
     ],
 )
@@ -125,7 +126,7 @@ def test_label_on_another_grid(check, tmp_path, array, matrix, sentence):
 
 def test_grids_that_differ_by_rounding_alone_are_one(check, tmp_path):
     folder = decathlon(tmp_path / "set")
-    save(label(), folder / "labelsTr" / "case_1.nii.gz", affine(origin=1e-4))
+    save(label(number=1), folder / "labelsTr" / "case_1.nii.gz", affine(origin=1e-4))
     assert check(folder).status == 0
 
 
@@ -133,7 +134,7 @@ def test_label_map_that_is_slightly_off_its_image_is_a_warning(check, tmp_path):
     folder = decathlon(tmp_path / "set")
     matrix = np.eye(4)
     matrix[:3, 3] = 0.035
-    save(label(), folder / "labelsTr" / "case_1.nii.gz", matrix)
+    save(label(number=1), folder / "labelsTr" / "case_1.nii.gz", matrix)
     checked = check(folder)
     assert checked.status == 0 and checked.codes == {"case_1": [("warning", "label-grid-shifted")]}
     assert "0.0606 mm" in checked.line("case_1")
@@ -269,12 +270,35 @@ def test_duplicates_are_named(check, tmp_path):
     assert "its images are identical to those of BraTS_1" in checked.line("BraTS_3")
 
 
+def test_duplicates_are_named_whatever_type_their_values_have(check, tmp_path):
+    folder = decathlon(tmp_path / "set", cases=5)
+    save(image(0).astype(np.float32), folder / "imagesTr" / "case_2.nii.gz")
+    save(label().astype(np.int16), folder / "labelsTr" / "case_3.nii.gz")
+    for number in (1, 4):
+        save(np.zeros(SHAPE, np.uint8), folder / "labelsTr" / f"case_{number}.nii.gz")
+    codes = check(folder).codes
+    assert codes["case_2"] == [("warning", "duplicate-image")] and codes["case_3"] == [("warning", "duplicate-label")]
+    assert codes["case_1"] == codes["case_4"] == [("warning", "empty-label")]
+
+
+def test_label_of_few_cases_is_named(check, tmp_path):
+    folder = decathlon(tmp_path / "set", cases=6)
+    for number in range(5):
+        save(label((1,), number=number), folder / "labelsTr" / f"case_{number}.nii.gz")
+    checked = check(folder)
+    assert checked.lines == [
+        "the data set: warning: only 1 case has the label Far box, so not all of the 5 folds can be measured on it",
+        "6 of 6 cases are fine.",
+    ]
+    assert checked.content["summary"]["findings"][0]["code"] == "label-rare"
+
+
 def test_cases_unlike_the_others_are_named(check_and_draw, tmp_path):
     folder = decathlon(tmp_path / "set", cases=6)
-    for kind, array in (("imagesTr", image(9)), ("labelsTr", label())):
+    for kind, array in (("imagesTr", image(9)), ("labelsTr", label(number=4))):
         save(array, folder / kind / "case_4.nii.gz", affine(spacing=3))
     long = (20, 18, 80)
-    for kind, array in (("imagesTr", image(9, long)), ("labelsTr", label(shape=long))):
+    for kind, array in (("imagesTr", image(9, long)), ("labelsTr", label(shape=long, number=5))):
         save(array, folder / kind / "case_5.nii.gz")
     checked = check_and_draw(folder)
     assert checked.status == 0

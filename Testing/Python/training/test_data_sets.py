@@ -171,6 +171,16 @@ def test_description_that_is_not_json(tmp_path, damage):
     assert refusal(folder) == "data-set-not-json"
 
 
+def test_description_with_a_key_twice_is_refused(tmp_path):
+    """Which of two names a value has is not for a reader to choose."""
+    folder = decathlon(tmp_path / "set")
+    text = (folder / "dataset.json").read_text(encoding="utf-8")
+    (folder / "dataset.json").write_text(text.replace('"2": "Far', '"1": "Other box", "2": "Far'), encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        read_data_set(folder)
+    assert raised.value.code == "data-set-key-repeated" and raised.value.values["key"] == "1"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le"])
 def test_description_in_the_encodings_of_windows(tmp_path, encoding):
     folder = decathlon(tmp_path / "set")

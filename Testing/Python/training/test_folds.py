@@ -107,6 +107,26 @@ def test_folds_of_nnunet_are_followed(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "names", [("sub-00_ses-1", "sub-00_ses-2_T1w", "sub-1_ses-1"), ("brats-gli-00005-100", "brats-gli-00005-101", "c")]
+)
+def test_time_points_are_recognized_by_other_names(tmp_path, names):
+    data_set, plan, _ = planned(brats(tmp_path / "set", names))
+    assert held_out(data_set, plan) == [list(names[:2]), [names[2]]]
+
+
+def test_folds_of_nnunet_that_divide_a_patient_are_named(tmp_path):
+    folder = brats(tmp_path / "set", TIME_POINTS[2:5], *SINCE_2023)
+    one, other, third = TIME_POINTS[2:5]
+    write_splits(folder, [{"train": [one, other], "val": [third]}, {"train": [other, third], "val": [one]}])
+    data_set, _, _ = planned(folder)
+    findings = {found.code: found.message for found in check_data_set(data_set, folder).findings}
+    sentence = findings["splits-divide-patient"]
+    assert "BraTS-GLI-00006" in sentence and "BraTS-GLI-00005" not in sentence
+    write_splits(folder, [{"train": [one], "val": [other, third]}, {"train": [other, third], "val": [one]}])
+    assert "splits-divide-patient" not in read_data_set(folder).warnings
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
         ("{", "cannot be read as JSON"),

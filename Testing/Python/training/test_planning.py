@@ -1,5 +1,7 @@
 """Plans made from data of every layout: what follows from the data, and what from the memory there is."""
 
+import json
+import shutil
 from dataclasses import replace
 from itertools import permutations
 
@@ -304,6 +306,18 @@ def test_too_few_or_incomplete_cases_are_refused(tmp_path):
     assert raised.value.code == "case-file-missing" and raised.value.values["case"] == "BraTS_2"
 
 
+@pytest.mark.parametrize("system", ["conresnet", "coarse-to-fine"])
+def test_label_maps_of_ct_with_values_beyond_a_byte_are_planned(repository, tmp_path, system):
+    """Their images are synthesized, so no Hounsfield units can be measured."""
+    folder = tmp_path / "set"
+    shutil.copytree(repository / "Testing" / "Data" / "SynthSeg_4mm", folder)
+    path = folder / "label_maps.json"
+    content = json.loads(path.read_text(encoding="utf-8")) | {"channel": "CT"}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    (ct,) = planned(folder, system=system).model.inputs
+    assert ct.modality == "CT" and [step["step"] for step in ct.intensity] == ["clip_percentiles", "z_score"]
+
+
 def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
     folder, output = decathlon(tmp_path / "Übung"), tmp_path / "plan.yaml"
     command = ["plan", str(folder), "--output", str(output), "--memory", "4", "--residual-axis", "H"]
@@ -326,6 +340,9 @@ def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
     [
         ("--memory", "0.1"),
         ("--memory", "-1"),
+        ("--memory", "nan"),
+        ("--memory", "inf"),
+        ("--memory", "1e400"),
         ("--set", "training.stepz=5"),
         ("--residual-axis", "X"),
         ("--system", "resnet"),
@@ -347,14 +364,26 @@ def test_mistake_gets_one_sentence_and_leaves_no_plan(tmp_path, monkeypatch, cap
 
 def test_edited_plan_is_kept_unless_its_loss_is_asked_for(tmp_path, monkeypatch, capsys):
     folder, output = decathlon(tmp_path / "set"), tmp_path / "plan.yaml"
-    output.write_text("edited: for hours", encoding="utf-8")
+    # An edit may have broken its YAML.
+    edited = "data: x\ntargets: [\nmodel:\n  name: edited for hours\n"
+    output.write_text(edited, encoding="utf-8")
     monkeypatch.setattr("sys.argv", ["x", "plan", str(folder), "--output", str(output)])
     assert main() == 2
     assert "give --overwrite" in capsys.readouterr().err
-    assert output.read_text(encoding="utf-8") == "edited: for hours"
+    assert output.read_text(encoding="utf-8") == edited
     monkeypatch.setattr("sys.argv", ["x", "plan", str(folder), "--output", str(output), "--overwrite"])
     assert main() == 0
     assert "training:" in output.read_text(encoding="utf-8")
+
+
+def test_only_a_plan_is_overwritten(tmp_path, monkeypatch, capsys):
+    folder, notes = decathlon(tmp_path / "set"), tmp_path / "notes.txt"
+    notes.write_text("thesis\n", encoding="utf-8")
+    for path in (notes, folder / "dataset.json"):
+        content = path.read_bytes()
+        assert run_command(monkeypatch, "plan", folder, "--output", path, "--overwrite") == 2
+        assert sentence_of("not-a-plan", path=path) in capsys.readouterr().err
+        assert path.read_bytes() == content
 
 
 def test_computer_that_trains_decides_how_many_processes_make_samples(tmp_path):
