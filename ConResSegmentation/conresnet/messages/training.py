@@ -243,6 +243,10 @@ TRAINING: dict[str, str] = {
         "There is not enough memory to train {path}. Close other programs that use the device and resume, or start a "
         "new run with a smaller training.batch, inference.window or base_width."
     ),
+    "run-files-gone": _(
+        "Files of the run {path} were deleted while it trained. Resume it if its checkpoints still exist; otherwise, "
+        "start a new run."
+    ),
     "process-lost": _(
         "Another process that trains in {path} ended or cannot be reached. Check its message, and whether it was "
         "killed, possibly because memory ran out. Then resume."

@@ -72,24 +72,30 @@ def check_fold(plan: Plan, fold: int | None) -> None:
         raise UserError("fold-unknown", fold=fold, last=plan.training.folds - 1)
 
 
-def check_new_run(plan: Plan, folder: Path, fold: int | None) -> None:
+def check_new_run(plan: Plan, folder: Path, fold: int | None, is_locked: bool = False) -> None:
     """Refuse what cannot become a run, without writing anything.
+
+    Args:
+        is_locked: see ``can_begin_in``.
 
     Raises:
         UserError: ``fold-unknown`` or ``run-exists``.
     """
     check_fold(plan, fold)
-    if not can_begin_in(folder):
+    if not can_begin_in(folder, is_locked):
         raise UserError("run-exists", path=str(folder))
 
 
-def start_run(plan: Plan, folder: Path, fold: int | None) -> Run:
+def start_run(plan: Plan, folder: Path, fold: int | None, is_locked: bool = False) -> Run:
     """Create the folder of a new run. A run that ended before its first checkpoint is replaced.
+
+    Args:
+        is_locked: see ``can_begin_in``.
 
     Raises:
         UserError: those of ``check_new_run``, ``disk-full`` or ``cannot-write``.
     """
-    check_new_run(plan, folder, fold)
+    check_new_run(plan, folder, fold, is_locked)
     make_folder(folder)
     try:
         for name in (SPLIT_FILE, PROGRESS_FILE):

@@ -101,15 +101,20 @@ def running_process(folder: Path) -> dict | None:
         os.close(descriptor)
 
 
-def can_begin_in(folder: Path) -> bool:
+def can_begin_in(folder: Path, is_locked: bool = False) -> bool:
     """Whether a new run may use a folder: it does not exist, is empty, or holds a run that ended before it had a
     checkpoint, such as one that was refused, or killed before its plan was written.
+
+    Args:
+        is_locked: this process is the only one that trains in the folder.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists():
         return True
-    is_run = (folder / FOLD_FILE).is_file()
-    checkpoints = folder / CHECKPOINTS_FOLDER
-    return is_run and not any(checkpoints.glob("*.ckpt")) and running_process(folder) is None
+    if not is_locked and running_process(folder) is not None:
+        return False
+    if all(path.name in (_LOCK_FILE, RUNNING_FILE) or path.name.startswith(".part-") for path in folder.iterdir()):
+        return True
+    return (folder / FOLD_FILE).is_file() and not any((folder / CHECKPOINTS_FOLDER).glob("*.ckpt"))
 
 
 def ask_to_stop(folder: Path) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 
 from conresnet import __version__
 from conresnet.errors import UserError
+from conresnet.files import make_folder
 from conresnet.inference.devices import Backend, choose_backend, is_out_of_memory, reused_memory
 from conresnet.inference.windows import MULTIPLE
 from conresnet_training.data import Case, DataSet
@@ -100,11 +101,14 @@ def fit(
     if is_new:
         split(data_set, run.plan, run.fold)
         if is_first:
-            start_run(run.plan, run.folder, run.fold)
+            make_folder(run.folder)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopWatch(run.folder))
         if is_first:
             stack.enter_context(sole_process(run.folder))
+            if is_new:
+                # Checks again: another process may have begun a run in the folder meanwhile.
+                start_run(run.plan, run.folder, run.fold, is_locked=True)
         reports = stack.enter_context(reporting(run, is_first))
         try:
             last = min(most_steps or steps, steps)
@@ -138,6 +142,8 @@ def as_user_error(error: Exception, folder: object) -> UserError | None:
         return UserError("workers-died", path=str(folder), reason=text.rstrip("."))
     if is_out_of_memory(error):
         return UserError("training-out-of-memory", path=str(folder))
+    if isinstance(error, FileNotFoundError) and str(folder) in text:
+        return UserError("run-files-gone", path=str(folder))
     # Gloo has no type of its own for the end of a connection.
     is_of_gloo = isinstance(error, RuntimeError) and "gloo/transport" in text
     is_lost = is_of_gloo or isinstance(error, torch.distributed.DistError)

@@ -139,7 +139,8 @@ def test_voxresnet_sees_a_copy_of_each_image(tmp_path, name):
 def test_coarse_to_fine_takes_ct_in_the_range_of_the_abdomen_and_mr_as_it_is(tmp_path, plans):
     folder = nnunet(tmp_path / "set", channels=("CT", "MRI"))
     for number in range(3):
-        save(np.full((20, 18, 16), 100, np.int16) + label(), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
+        array = np.full((20, 18, 16), 100, np.int16) + label(number=number)
+        save(array, folder / "imagesTr" / f"case_{number}_0000.nii.gz")
     plan = planned(folder, "coarse-to-fine")
     ct, mr = plan.model.inputs
     assert [dict(step) for step in ct.intensity] == [
@@ -157,7 +158,8 @@ def test_coarse_to_fine_takes_ct_in_the_range_of_the_abdomen_and_mr_as_it_is(tmp
 def test_coarse_to_fine_keeps_the_range_of_ct_that_the_papers_would_clip_away(tmp_path, value):
     folder = nnunet(tmp_path / "set")
     for number in range(3):
-        save(np.full((20, 18, 16), value, np.int16) + 20 * label(), folder / "imagesTr" / f"case_{number}_0000.nii.gz")
+        array = np.full((20, 18, 16), value, np.int16) + 20 * label(number=number)
+        save(array, folder / "imagesTr" / f"case_{number}_0000.nii.gz")
     plan, why = make_plan(read_data_set(folder), folder, ROOM, Choices("coarse-to-fine"))
     assert plan.model.inputs == planned(folder).model.inputs
     (ct,) = plan.model.inputs

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from conresnet_training.runs.state import (
     running_process,
     sole_process,
 )
-from conresnet_training.training import loop, validation
+from conresnet_training.training import loop, trainer, validation
 from conresnet_training.training.processes import StopWatch
 from conresnet_training.training.trainer import PREPARED_FOLDER, fit
 from training.commands import run_command, sentence_of
@@ -390,3 +391,37 @@ def test_run_that_made_more_steps_than_are_planned_now_is_finished(plan_file, ru
     assert [event["step"] for event in read_progress(run / PROGRESS_FILE).validations] == [3, 5]
     assert not (run / PREPARED_FOLDER).exists()
     assert fit(shorter).finished
+
+
+def test_of_two_that_begin_in_one_folder_the_one_that_trains_writes_it(data_set, tmp_path, monkeypatch):
+    """Otherwise the folder would name another fold than the one that was held out."""
+    plan, folder = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml")), tmp_path / "run"
+    lock = trainer.sole_process
+
+    @contextlib.contextmanager
+    def lock_after_another(place):
+        start_run(plan, place, 1)
+        with lock(place):
+            yield
+
+    monkeypatch.setattr(trainer, "sole_process", lock_after_another)
+    fit(Run(folder, plan, 0), 1, is_new=True)
+    assert (folder / "fold.txt").read_text(encoding="utf-8") == "0\n"
+    assert "case_0" in (folder / "split.json").read_text(encoding="utf-8").split("held_out")[1]
+    with pytest.raises(UserError) as raised:
+        fit(Run(folder, plan, 2), 1, is_new=True)
+    assert raised.value.code == "run-exists"
+
+
+def test_run_whose_folder_is_deleted_gets_a_sentence(data_set, tmp_path, monkeypatch):
+    plan, folder = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml")), tmp_path / "run"
+    make_step = loop.TrainingLoop._make_step
+
+    def make_last_step(self, batch):
+        make_step(self, batch)
+        shutil.rmtree(folder)
+
+    monkeypatch.setattr(loop.TrainingLoop, "_make_step", make_last_step)
+    with pytest.raises(UserError) as raised:
+        fit(Run(folder, plan, 0), is_new=True)
+    assert raised.value.code == "run-files-gone"
