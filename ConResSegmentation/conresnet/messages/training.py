@@ -182,6 +182,9 @@ TRAINING: dict[str, str] = {
         "{cases} cases of {patients} patients cannot be divided into {folds} folds. Plan fewer folds (training.folds)."
     ),
     "fold-unknown": _("There is no fold {fold}; the plan has folds 0 to {last}."),
+    "window-invalid": _(
+        "The sides of the window ({window}) must be multiples of {multiple}; change model.inference.window in the plan."
+    ),
     # Runs
     "run-exists": _("The folder {path} is not empty. Resume the run in it, or name a new folder."),
     "run-not-found": _("{path} is not the folder of a training run."),

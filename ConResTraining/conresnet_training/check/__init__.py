@@ -291,8 +291,12 @@ def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[st
         if (arrays := _read(path, "the image", "missing-image", report)) is None:
             return {}
         if len(arrays) != len(names):
-            sentence = f"{path} contains {len(arrays)} images, but the data set has {len(names)} channels"
-            report.add(ERROR, "wrong-channel-count", f"{sentence} ({', '.join(names)})")
+            own, wanted = (
+                f"{count} {what}{'s' * (count != 1)}"
+                for count, what in ((len(arrays), "image"), (len(names), "channel"))
+            )
+            sentence = f"{path} contains {own}, but the data set has {wanted} ({', '.join(names)})"
+            report.add(ERROR, "wrong-channel-count", sentence)
             return {}
         return dict(zip(names, arrays, strict=True))
     channels = {}
@@ -329,7 +333,9 @@ def _is_usable(volume: Volume, name: str, report: CaseReport) -> bool:
             case "image-constant":
                 sentence = f"channel {name} is constant: all voxels are {error.values['value']:g}"
             case "image-not-finite":
-                sentence = f"channel {name} has {error.values['count']} voxels that are NaN or infinite"
+                count = error.values["count"]
+                voxels = "1 voxel that is" if count == 1 else f"{count} voxels that are"
+                sentence = f"channel {name} has {voxels} NaN or infinite"
             case _:
                 sentence = f"channel {name}: {_clause(error)}"
         report.add(ERROR, error.code, sentence)

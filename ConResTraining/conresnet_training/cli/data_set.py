@@ -120,7 +120,7 @@ def plan(
     from conresnet_training.planning.plan import check_is_plan, chosen_batch, with_settings, write_plan
     from conresnet_training.planning.planner import Choices, make_plan
     from conresnet_training.reporting import case_count, echo
-    from conresnet_training.runs.run import check_fits_data, check_folds
+    from conresnet_training.runs.run import check_fits_data, check_folds, check_window
     from conresnet_training.training.network import steps_of_run
 
     if output.exists():
@@ -132,6 +132,7 @@ def plan(
     choices = Choices(system, kind, residual_axis, base_width, chosen_batch(settings))
     planned, reasons = make_plan(data_set, data, budget, choices)
     planned = with_settings(planned, settings)
+    check_window(planned)
     check_fits_data(data_set, planned)
     check_folds(data_set, planned)
     # What was set may not fit together, which is better said now than by `train`.

@@ -92,14 +92,17 @@ def prepare_case(
         on_change: called with the case's name if it was prepared before and has changed since.
 
     Raises:
-        UserError: ``label-grid-differs``, ``unexpected-labels``, or any of reading the files and writing the arrays;
-            the sentence names the case.
+        UserError: ``case-file-missing``, ``label-grid-differs``, ``unexpected-labels``, or any of reading the files and
+            writing the arrays; the sentence names the case.
     """
     drawn = () if case.images else (synthesizer.tissues, synthesizer.settings)
     own = file_stem(case.name)
     stem = f"{own}_{_state(case, model, *drawn)}"
     made = TrainingCase(case.name, *(folder / f"{stem}_{part}.npy" for part in ("image", "label", "places")))
     if not made.is_whole():
+        for path in case.missing:
+            # What was prepared of it is kept, because the file may come back.
+            raise UserError("case-file-missing", case=case.name, path=str(path))
         parts = re.compile(rf"{re.escape(own)}_[0-9a-f]{{12}}_([a-z]+)\.npy")
         old = {path: match[1] for path in folder.glob("*.npy") if (match := parts.fullmatch(path.name))}
         if "places" in [part for path, part in old.items() if path != made.places_file]:

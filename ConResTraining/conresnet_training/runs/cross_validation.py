@@ -19,7 +19,7 @@ from conresnet.files import make_folder
 from conresnet_training.data import read_data_set
 from conresnet_training.data.samples import JOBS_VARIABLE
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
-from conresnet_training.runs.run import Run, check_fits_data, check_fold, check_folds, open_run, start_run
+from conresnet_training.runs.run import Run, check_fits_data, check_fold, check_folds, check_window, open_run, start_run
 from conresnet_training.runs.state import (
     CROSSVAL_FILE,
     PLAN_FILE,
@@ -134,6 +134,7 @@ def cross_validate(
             say(sentence)
 
     # Before anything is written.
+    check_window(plan)
     for fold in folds:
         check_fold(plan, fold)
     data_set = read_data_set(plan.data)

@@ -24,9 +24,10 @@ from torch import Tensor
 
 from conresnet.errors import UserError
 from conresnet.files import make_folder, replacing, write_error, write_text
+from conresnet.inference.windows import MULTIPLE
 from conresnet_training.data import Case, DataSet, read_data_set
 from conresnet_training.planning.plan import Plan, read_plan, write_plan
-from conresnet_training.reporting import listed
+from conresnet_training.reporting import listed, product
 from conresnet_training.runs.state import CHECKPOINTS_FOLDER, FOLD_FILE, NO_FOLD, PLAN_FILE, PROGRESS_FILE, can_begin_in
 
 SPLIT_FILE, PREPARED_FOLDER = "split.json", "prepared"
@@ -72,6 +73,13 @@ def check_fold(plan: Plan, fold: int | None) -> None:
         raise UserError("fold-unknown", fold=fold, last=plan.training.folds - 1)
 
 
+def check_window(plan: Plan) -> None:
+    """Refuse a window that networks cannot halve three times without rounding. Raises UserError ``window-invalid``."""
+    window = plan.model.inference.window
+    if any(side % MULTIPLE for side in window):
+        raise UserError("window-invalid", window=product(window), multiple=MULTIPLE)
+
+
 def check_new_run(plan: Plan, folder: Path, fold: int | None, is_locked: bool = False) -> None:
     """Refuse what cannot become a run, without writing anything.
 
@@ -79,9 +87,10 @@ def check_new_run(plan: Plan, folder: Path, fold: int | None, is_locked: bool = 
         is_locked: see ``can_begin_in``.
 
     Raises:
-        UserError: ``fold-unknown`` or ``run-exists``.
+        UserError: ``fold-unknown``, ``window-invalid`` or ``run-exists``.
     """
     check_fold(plan, fold)
+    check_window(plan)
     if not can_begin_in(folder, is_locked):
         raise UserError("run-exists", path=str(folder))
 

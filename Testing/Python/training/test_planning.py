@@ -52,7 +52,7 @@ def test_nnunet_ct_gets_one_range_of_values_for_all_cases(tmp_path):
     for number in range(3):
         # Inside of labels 1000 ... 1099, outside far more.
         array = np.full((20, 18, 16), 3000, np.int16)
-        inside = label() > 0
+        inside = label(number=number) > 0
         array[inside] = 1000 + np.arange(inside.sum()) % 100
         save(array, folder / "imagesTr" / f"case_{number}_0000.nii.gz")
     ct, pet = planned(folder).model.inputs
@@ -352,6 +352,8 @@ def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
         ("--base-width", "0"),
         ("--set", "model.system.networks.0.arguments.base_width=4"),
         ("--set", "training.start_from=nobody"),
+        ("--set", "model.inference.window=[7, 8, 8]"),
+        ("--set", "model.inference.window=[1, 1, 1]"),
     ],
 )
 def test_mistake_gets_one_sentence_and_leaves_no_plan(tmp_path, monkeypatch, capsys, options):

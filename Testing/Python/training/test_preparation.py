@@ -66,6 +66,19 @@ def test_a_case_is_prepared_anew_when_its_files_or_the_plan_have_changed(tmp_pat
     assert len(list((tmp_path / "prepared").iterdir())) == 3, "what is out of date takes no room"
 
 
+def test_what_was_prepared_of_a_case_is_kept_while_its_image_is_gone(tmp_path):
+    folder = decathlon(tmp_path / "d")
+    first, image_file, changed = prepared(folder, tmp_path), folder / "imagesTr" / "case_0.nii.gz", []
+    case = read_data_set(folder).cases[0]
+    image_file.rename(tmp_path / "aside.nii.gz")
+    with pytest.raises(UserError) as raised:
+        prepared(folder, tmp_path, on_change=changed.append)
+    assert raised.value.code == "case-file-missing" and raised.value.values["path"] == str(case.images[0])
+    assert not changed and first.is_whole()
+    (tmp_path / "aside.nii.gz").rename(image_file)
+    assert prepared(folder, tmp_path) == first
+
+
 def test_training_sees_the_copies_that_the_engine_makes(tmp_path):
     folder = decathlon(tmp_path / "d", channels=("T1", "T2"))
     data_set = read_data_set(folder)
@@ -151,7 +164,7 @@ def test_missing_file_is_named_with_its_case(tmp_path):
     data_set = read_data_set(folder)
     model = make_plan(data_set, folder)[0].model
     (folder / "BraTS_1" / "BraTS_1_t2.nii.gz").unlink()
-    with pytest.raises(UserError, match=r"^Case BraTS_1: The image .*BraTS_1_t2\.nii\.gz does not exist"):
+    with pytest.raises(UserError, match=r"^The case BraTS_1 has no file .*BraTS_1_t2\.nii\.gz"):
         prepare_case(data_set.cases[0], model, tmp_path)
 
 

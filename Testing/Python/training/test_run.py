@@ -113,6 +113,10 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
         (("train", plan_file, "--output", occupied / "thesis.txt" / "run"), "cannot be written"),
         (("train", plan_file, "--output", tmp_path / "run", "--fold", 3), sentence_of("fold-unknown", fold=3, last=2)),
         (("train", plan_file, "--output", tmp_path / "run", "--data", tmp_path / "gone"), "gone"),
+        (
+            ("crossval", plan_file, "--output", tmp_path / "run", "--folds", "0,9"),
+            sentence_of("fold-unknown", fold=9, last=2),
+        ),
         (("resume", occupied), sentence_of("run-not-found", path=occupied)),
         (("resume", long), sentence_of("run-unreadable", path=long, reason="File name too long")),
         (("export", occupied, "--output", tmp_path / "package"), sentence_of("run-not-found", path=occupied)),
