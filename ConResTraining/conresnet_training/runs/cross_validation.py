@@ -134,7 +134,8 @@ def cross_validate(
             say(sentence)
 
     # Before anything is written.
-    check_window(plan)
+    if not (folder / CROSSVAL_FILE).exists():
+        check_window(plan)
     for fold in folds:
         check_fold(plan, fold)
     data_set = read_data_set(plan.data)

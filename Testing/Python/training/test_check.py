@@ -169,7 +169,7 @@ def test_channels_missing_in_a_4d_file(check, tmp_path):
     save(image(0), folder / "imagesTr" / "case_0.nii.gz")
     checked = check(folder)
     assert checked.status == 2 and checked.codes == {"case_0": [("error", "wrong-channel-count")]}
-    assert "contains 1 images, but the data set has 2 channels (T1, T2)" in checked.line("case_0")
+    assert "contains 1 image, but the data set has 2 channels (T1, T2)" in checked.line("case_0")
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,15 @@ def test_the_card_of_a_network_without_residuals_claims_none(data_set, tmp_path,
     assert "Residual" not in card and " voxels |\n| License |" in card
 
 
+def test_the_card_says_that_the_range_of_ct_comes_from_all_cases(data_set, tmp_path, monkeypatch):
+    steps = "[{step: clip, low: 50, high: 300}, {step: rescale, from: [100, 200], to: [-1, 1]}]"
+    plan = with_settings(small_plan(data_set), [f"model.inputs.0.intensity={steps}"])
+    run, package = finished_run(plan, tmp_path / "run"), tmp_path / "package"
+    assert run_command(monkeypatch, "export", run.folder, "--output", package) == 0
+    card = (package / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "The intensity range of MRI was fitted to labeled voxels of all cases, including those held out." in card
+
+
 def test_what_traded_places_in_training_does_so_at_inference(data_set, tmp_path):
     plan = small_plan(data_set)
     assert pack_runs([finished_run(plan, tmp_path / "run")]).description.output.swapped_segments is None
