@@ -21,6 +21,7 @@ from ConResSegmentationLib import (
     ResultParts,
     ResultSegmentation,
 )
+from ConResSegmentationLib.BatchPanel import BatchPanel
 from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForSettings
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
@@ -30,7 +31,7 @@ from ConResSegmentationLib.MapOverlay import ComparisonButton, MapChooser, Overl
 from ConResSegmentationLib.Models import ModelPanel, installAsking
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, SceneChoices, engineOptions
 from ConResSegmentationLib.Review import ReviewPanel
-from ConResSegmentationLib.RunPanel import BatchPanel, RunControl, RunPanel
+from ConResSegmentationLib.RunPanel import RunControl, RunPanel
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, ROIPanel
 from ConResSegmentationLib.SegmentationRun import (
     RunListener,

@@ -1,0 +1,192 @@
+"""The widgets of a batch: the list of its cases, and their results."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from . import Loading
+from .Batch import BatchRun
+from .BatchCases import BatchEntry, fileEntries, sceneEntries
+from .Models import ModelPanel
+from .RunPanel import RunControl, RunPanel
+from .SceneInputs import candidates, group
+from .SegmentationRun import SegmentationTask
+from .Widgets import plain, singleShotTimer
+
+_WIDTH_OF_NAMES = 150
+
+
+class BatchPanel:
+    """The widgets of a batch.
+
+    Args:
+        section: the collapsible button that contains them.
+        modelPanel: the chosen model.
+        runPanel: shows why the button is not available.
+        control: runs the batch.
+        task: returns the choices for cases with the given titles, without volumes.
+    """
+
+    def __init__(
+        self,
+        section,
+        modelPanel: ModelPanel,
+        runPanel: RunPanel,
+        control: RunControl,
+        task: Callable[[list[str]], SegmentationTask],
+    ):
+        self._section, self._ui = section, slicer.util.childWidgetVariables(section)
+        self._modelPanel, self._runPanel, self._control = modelPanel, runPanel, control
+        self._task = task
+        self._entries: list[BatchEntry] = []
+        self._checked: set[str] = set()
+        self._texts: dict[str, str] = {}
+        # Images found in each folder, including single files, and whether each is a sequence.
+        self._added: dict[Path, dict[Path, bool]] = {}
+        self._search: Iterator[tuple[Path, Path, bool]] = iter(())
+        self._new: dict[Path, dict[Path, bool]] = {}
+        self._sentenceIfNone = ""
+        self._isFilling = self._isRunning = False
+        table = self._ui.batchTable
+        table.setColumnCount(2)
+        table.setHorizontalHeaderLabels([_("Case"), _("Result")])
+        table.horizontalHeader().setStretchLastSection(True)
+        table.verticalHeader().visible = False
+        table.setColumnWidth(0, _WIDTH_OF_NAMES)
+        table.connect("itemChanged(QTableWidgetItem*)", self._onItemChanged)
+        menu = qt.QMenu(self._ui.addBatchButton)
+        for title, ask in ((_("A folder..."), self._addFolder), (_("Image files..."), self._addFiles)):
+            menu.addAction(title).connect("triggered(bool)", lambda _checked, ask=ask: ask())
+        self._ui.addBatchButton.setMenu(menu)
+        self._ui.batchButton.connect("clicked(bool)", lambda _checked: control.launch(self._prepare))
+        self._ui.checkAllButton.connect("clicked(bool)", lambda _checked: self._checkAll())
+        self._timer = singleShotTimer(section, self.refresh)
+        self._searchTimer = singleShotTimer(section, self._searchOn)
+        section.connect("contentsCollapsed(bool)", lambda _collapsed: self.refresh())
+
+    @property
+    def chosen(self) -> list[BatchEntry]:
+        """The checked entries."""
+        return [entry for entry in self._entries if entry.key in self._checked]
+
+    @property
+    def folder(self) -> Path | None:
+        """Where results are to be saved; None for the scene."""
+        text = self._ui.batchFolderPathEdit.currentPath.strip()
+        return Path(text) if text else None
+
+    def refreshSoon(self) -> None:
+        """Refresh the list once the scene has settled."""
+        self._timer.start()
+
+    def refresh(self) -> None:
+        """Refresh the list; check marks and status texts are kept."""
+        if not self._section.collapsed and not self._isRunning:
+            self._fill()
+        self._onChanged()
+
+    def _fill(self) -> None:
+        description = self._modelPanel.description
+        inputs = description.inputs if description else ()
+        self._entries = sceneEntries(inputs, candidates(), group) if inputs else []
+        for root, found in self._added.items() if inputs else ():
+            self._entries += fileEntries(inputs, found, root)
+        table, self._isFilling = self._ui.batchTable, True
+        table.setRowCount(len(self._entries))
+        for row, entry in enumerate(self._entries):
+            item = qt.QTableWidgetItem(entry.title)
+            item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+            item.setCheckState(qt.Qt.Checked if entry.key in self._checked else qt.Qt.Unchecked)
+            item.setToolTip(plain(entry.title))
+            table.setItem(row, 0, item)
+            self._show(row, entry.key)
+        self._isFilling = False
+
+    def _prepare(self) -> Callable[[], BatchRun]:
+        """Prepare a run of the checked entries with the current choices; the list stays unchanged until it ends."""
+        entries, folder = self.chosen, self.folder
+        task = self._task([entry.title for entry in entries])
+        self._isRunning = True
+        for entry in entries:
+            self.setText(entry.key, _("Waiting"))
+        return lambda: BatchRun(entries, task, self._control.segment, self._control, self.setText, folder)
+
+    def end(self) -> None:
+        """The run has ended, perhaps early."""
+        self._isRunning = False
+        for key in [key for key, text in self._texts.items() if text == _("Waiting")]:
+            self.setText(key, "")
+        self.refresh()
+
+    def setText(self, key: str, text: str) -> None:
+        """Show the status of an entry."""
+        self._texts[key] = text
+        for row, entry in enumerate(self._entries):
+            if entry.key == key:
+                self._show(row, key)
+
+    def _show(self, row: int, key: str) -> None:
+        text, wasFilling = self._texts.get(key, ""), self._isFilling
+        self._isFilling = True
+        item = qt.QTableWidgetItem(text)
+        item.setFlags(qt.Qt.ItemIsEnabled)
+        item.setToolTip(plain(text))
+        self._ui.batchTable.setItem(row, 1, item)
+        self._isFilling = wasFilling
+
+    def _onChanged(self) -> None:
+        """Called when another model or other cases are chosen."""
+        problem = self._modelPanel.problem
+        if not problem and not self.chosen:
+            problem = _("Check at least one case.")
+        self._runPanel.setBatchProblem(problem)
+
+    def _onItemChanged(self, item) -> None:
+        if self._isFilling or item.column() != 0:
+            return
+        key = self._entries[item.row()].key
+        (self._checked.add if item.checkState() == qt.Qt.Checked else self._checked.discard)(key)
+        self._onChanged()
+
+    def _checkAll(self) -> None:
+        """Check all entries, or none if all are checked."""
+        keys = {entry.key for entry in self._entries}
+        self._checked = set() if keys <= self._checked else keys
+        self.refresh()
+
+    def _addFolder(self) -> None:
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Add a folder of images"))
+        if folder:
+            root, sentence = Path(folder), _("There are no images in {folder}.").format(folder=folder)
+            self._begin(((root, path, hasFrames) for path, hasFrames in Loading.imagesIn(root)), sentence)
+
+    def _addFiles(self) -> None:
+        paths = [Path(path) for path in Loading.askForImages()]
+        self._begin((path.parent, path, Loading.isSeries(path)) for path in paths)
+
+    def _begin(self, search: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str = "") -> None:
+        """Look through images, given as (folder, file, whether it is a sequence), and list them."""
+        self._search, self._new, self._sentenceIfNone = search, {}, sentenceIfNone
+        self._ui.addBatchButton.enabled = False
+        self._searchOn()
+
+    def _searchOn(self) -> None:
+        """Look at one more file, because a folder may have thousands. After the last one, list them all as checked."""
+        found = next(self._search, None)
+        if found:
+            root, path, hasFrames = found
+            self._new.setdefault(root, {})[path] = hasFrames
+            self._searchTimer.start()
+            return
+        self._ui.addBatchButton.enabled = True
+        if not self._new and self._sentenceIfNone:
+            slicer.util.errorDisplay(plain(self._sentenceIfNone))
+        known = {entry.key for entry in self._entries}
+        for root, images in self._new.items():
+            self._added[root] = self._added.get(root, {}) | images
+        self.refresh()
+        self._checked |= {entry.key for entry in self._entries} - known
+        self.refresh()
