@@ -1,5 +1,6 @@
 """ConRes Segmentation: segments images with ConResNet models and shows the network's residual and attention maps."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import slicer
@@ -32,7 +33,7 @@ from ConResSegmentationLib.Models import ModelPanel, installAsking
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, SceneChoices, engineOptions
 from ConResSegmentationLib.Review import ReviewPanel
 from ConResSegmentationLib.RunPanel import RunControl, RunPanel
-from ConResSegmentationLib.SceneInputs import ChannelSelectors, ROIPanel
+from ConResSegmentationLib.SceneInputs import ChannelSelectors, ROIPanel, roiInput
 from ConResSegmentationLib.SegmentationRun import (
     RunListener,
     RunWaiter,
@@ -46,6 +47,7 @@ from ConResSegmentationLib.Widgets import (
     describeModule,
     editSegmentation,
     forgetModules,
+    nameOf,
     singleShotTimer,
     stayNarrow,
 )
@@ -73,7 +75,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def __init__(self, parent=None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = self._parameterNode = self._parameterNodeGuiTag = None
+        self.logic = self._parameterNode = self._parameterNodeGuiTag = self._nodesTimer = None
         self._namesSegmented: set[str] = set()
         self._wantsMap = True
 
@@ -105,9 +107,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             lambda line: self.runControl.onInstallationLine(line),
         )
         self.runControl = RunControl(self.runPanel, self.enginePanel, self._task, self.logic.segment, self._onFinished)
-        self.batchPanel = BatchPanel(
-            ui.batchCollapsibleButton, self.modelPanel, self.runPanel, self.runControl, self._batchTask
-        )
+        batch = (self.modelPanel, self.runPanel, self.runControl, lambda titles: self._taskOf((), None, titles))
+        self.batchPanel = BatchPanel(ui.batchCollapsibleButton, *batch)
         self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
@@ -324,33 +325,29 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self._wantsMap = node.shownMap is not None or not hasMaps
         return self._taskOf(tuple(self.channels.nodes), node.segmentation)
 
-    def _taskOf(self, volumeNodes: tuple, segmentationNode) -> SegmentationTask:
+    def _taskOf(self, volumeNodes: tuple, segmentationNode, titles: Iterable[str] = ()) -> SegmentationTask:
         node = self.logic.getParameterNode()
         # The log names them even after their scene was closed.
-        self._namesSegmented |= {used.GetName() for used in (*volumeNodes, node.region, segmentationNode) if used}
-        names = ", ".join(volume.GetName() for volume in volumeNodes)
-        self.runPanel.addToLog(f"{self.modelPanel.description.name} {self.modelPanel.description.version}: {names}")
+        nodes = filter(None, (*volumeNodes, node.region, segmentationNode))
+        self._namesSegmented |= {*titles, *map(nameOf, nodes)}
+        self.runPanel.addToLog(f"{self.modelPanel.nameAndVersion}: {', '.join(map(nameOf, volumeNodes))}")
         return SegmentationTask(
             model=str(self.modelPanel.choice.path),
             volumeNodes=volumeNodes,
-            roiNode=node.region,
+            roi=roiInput(node.region) if node.region else None,
             segmentationNode=segmentationNode,
             options=engineOptions(node, self.modelPanel.maps),
             show3D=node.show3D,
             smoothing=node.smoothing,
         )
 
-    def _batchTask(self, titles: list[str]) -> SegmentationTask:
-        """The choices for cases with these titles."""
-        self._namesSegmented |= set(titles)
-        return self._taskOf((), None)
-
     def segmentVolume(self, volumeNode, model: str) -> None:
         """Choose a model and a volume, and segment if nothing else has to be chosen."""
-        self._chooseModel(self.modelPanel.select(model), [])
-        self._onLoaded([volumeNode])
-        if self.ui.applyButton.enabled:
-            self.runControl.start()
+        if self.runControl.isFree():
+            self._chooseModel(self.modelPanel.select(model), [])
+            self._onLoaded([volumeNode])
+            if self.ui.applyButton.enabled:
+                self.runControl.start()
 
     def _onFinished(self, outcome: SegmentationOutcome) -> None:
         """Choose the result, so that it is replaced next time, and show a map over the slices."""

@@ -25,7 +25,7 @@ from conresnet.package.store import (
 
 from . import Messages
 from .CheckpointImport import askForCheckpoint
-from .Widgets import FittedHeight, plain
+from .Widgets import FittedHeight, plain, textSetting
 
 _LAST_SETTING = "ConResSegmentation/Model"
 
@@ -210,6 +210,11 @@ class ModelPanel:
         return self.choice.description if self.choice else None
 
     @property
+    def nameAndVersion(self) -> str:
+        """The chosen model's name and version; empty if there is no usable model."""
+        return f"{self.description.name} {self.description.version}" if self.description else ""
+
+    @property
     def maps(self) -> set[str]:
         """The maps that the chosen model can compute."""
         return provided_maps(self.description) if self.description else set()
@@ -272,7 +277,7 @@ class ModelPanel:
 
     def _likely(self) -> str:
         usable = [choice.name for choice in self._choices if choice.problem is None]
-        last = slicer.util.settingsValue(_LAST_SETTING, "")
+        last = textSetting(_LAST_SETTING)
         return last if last in usable else next(iter(usable), "")
 
     def choose(self, name: str) -> None:

@@ -16,7 +16,7 @@ from conresnet.images.grid import Box, bounding_box, whole_box
 from conresnet.package.maps import MAPS
 
 from . import ResultSegmentation
-from .Widgets import singleShotTimer
+from .Widgets import nameOf, singleShotTimer
 
 MAP_ATTRIBUTE = "ConResNet.Map"
 SEGMENT_ATTRIBUTE = "ConResNet.MapSegment"
@@ -155,7 +155,7 @@ def _key(node) -> tuple[str, str, str]:
 def _newNode(volume: MapVolume, volumeNode):
     node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
     node.UnRegister(None)
-    node.SetName(slicer.mrmlScene.GenerateUniqueName(f"{volumeNode.GetName()} {volume.title}"))
+    node.SetName(slicer.mrmlScene.GenerateUniqueName(f"{nameOf(volumeNode)} {volume.title}"))
     # Selectors read the attributes of a node when it is added to the scene.
     node.SetAttribute(MAP_ATTRIBUTE, volume.kind)
     node.SetAttribute(SEGMENT_ATTRIBUTE, volume.segment)

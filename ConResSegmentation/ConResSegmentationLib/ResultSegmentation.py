@@ -11,7 +11,7 @@ from vtk.util import numpy_support
 
 from conresnet.images.grid import bounding_box
 
-from .Widgets import singleShotTimer
+from .Widgets import nameOf, singleShotTimer
 
 # In 3D: a third segment is still visible inside two others.
 OPACITY_AROUND_PARTS = 0.35
@@ -365,7 +365,7 @@ class ResultPreview:
     def _makeNode(self):
         node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentationNode")
         node.UnRegister(None)
-        node.SetName(_("{volume} (segmenting)").format(volume=self._volumeNode.GetName()))
+        node.SetName(_("{volume} (segmenting)").format(volume=nameOf(self._volumeNode)))
         node.SetHideFromEditors(True)
         node.SetSaveWithScene(False)
         slicer.mrmlScene.AddNode(node)

@@ -15,7 +15,7 @@ from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import BoxROI, seen_at_once, wants_roi
 
 from . import ResultParts
-from .Widgets import plain, stayNarrow
+from .Widgets import nameOf, plain, stayNarrow
 
 
 def volumeInput(volumeNode) -> Volume:
@@ -28,11 +28,11 @@ def volumeInput(volumeNode) -> Volume:
     """
     image = volumeNode.GetImageData()
     if image is None or image.GetPointData().GetScalars() is None or image.GetNumberOfPoints() == 0:
-        raise UserError("volume-empty", name=volumeNode.GetName())
+        raise UserError("volume-empty", name=nameOf(volumeNode))
     if image.GetNumberOfScalarComponents() != 1:
-        raise UserError("volume-color", name=volumeNode.GetName(), count=image.GetNumberOfScalarComponents())
+        raise UserError("volume-color", name=nameOf(volumeNode), count=image.GetNumberOfScalarComponents())
     array = slicer.util.arrayFromVolume(volumeNode)
-    return Volume(array, Grid(array.shape, ijkToWorld(volumeNode)), volumeNode.GetName())
+    return Volume(array, Grid(array.shape, ijkToWorld(volumeNode)), nameOf(volumeNode))
 
 
 def ijkToWorld(volumeNode) -> np.ndarray:
@@ -46,15 +46,18 @@ def roiInput(roiNode) -> BoxROI:
     """The box of an ROI node in the world, including its rotation.
 
     Raises:
-        UserError: ``roi-not-placed``, ``roi-inside-out``, ``transform-not-linear`` or ``bad-roi``.
+        UserError: ``roi-not-placed``, ``roi-inside-out``, ``roi-flat``, ``transform-not-linear`` or ``bad-roi``.
     """
+    if roiNode.GetNumberOfControlPoints() == 0:
+        raise UserError("roi-not-placed", name=nameOf(roiNode))
+    if roiNode.GetInsideOut():
+        raise UserError("roi-inside-out", name=nameOf(roiNode))
+    toWorld = _linearToWorld(roiNode)[:3, :3]
     size = [0.0] * 3
     roiNode.GetSizeWorld(size)
-    if roiNode.GetNumberOfControlPoints() == 0 or min(size) <= 0:
-        raise UserError("roi-not-placed", name=roiNode.GetName())
-    if roiNode.GetInsideOut():
-        raise UserError("roi-inside-out", name=roiNode.GetName())
-    _linearToWorld(roiNode)
+    # Under a transform that flattens it, Slicer cannot compute the ROI's axes.
+    if min(size) <= 0 or np.linalg.det(toWorld) == 0:
+        raise UserError("roi-flat", name=nameOf(roiNode))
     matrix = slicer.util.arrayFromVTKMatrix(roiNode.GetObjectToWorldMatrix())
     axes = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
     return BoxROI(matrix[:3, 3], axes, np.array(size))
@@ -65,7 +68,7 @@ def _linearToWorld(node) -> np.ndarray:
     transformNode = node.GetParentTransformNode()
     if transformNode is not None:
         if not transformNode.IsTransformToWorldLinear():
-            raise UserError("transform-not-linear", name=node.GetName(), transform=transformNode.GetName())
+            raise UserError("transform-not-linear", name=nameOf(node), transform=nameOf(transformNode))
         transformNode.GetMatrixTransformToWorld(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
 
@@ -229,7 +232,7 @@ class ChannelSelectors:
         groups = {group(node) for node in chosen if node is not None}
         if groups:
             nodes = [node for node in nodes if group(node) in groups]
-        named = [Candidate(node.GetName(), group(node)) for node in nodes]
+        named = [Candidate(nameOf(node), group(node)) for node in nodes]
         found = match_channels([self._inputs[number] for number in empty], named)
         for number, place in zip(empty, found, strict=True):
             chosen[number] = None if place is None else nodes[place]
@@ -244,13 +247,13 @@ class ChannelSelectors:
             # If a volume is removed, the selector chooses its next entry, which may be a map.
             if node.GetAttribute(ResultParts.MAP_ATTRIBUTE):
                 return _("{volume} is a map; choose an image for {channel}.").format(
-                    volume=node.GetName(), channel=item.name
+                    volume=nameOf(node), channel=item.name
                 )
         for number, node in enumerate(nodes):
             if node in nodes[:number]:
                 first, second = self._inputs[nodes.index(node)].name, self._inputs[number].name
                 return _("{volume} is chosen for both {first} and {second}.").format(
-                    volume=node.GetName(), first=first, second=second
+                    volume=nameOf(node), first=first, second=second
                 )
         return ""
 
@@ -266,9 +269,9 @@ class ChannelSelectors:
         return _(
             "{first} belongs to patient {patient}, but {second} belongs to {other}. Choose images of one patient."
         ).format(
-            first=patients[one].GetName(),
+            first=nameOf(patients[one]),
             patient=_hierarchy().GetItemName(one),
-            second=patients[other].GetName(),
+            second=nameOf(patients[other]),
             other=_hierarchy().GetItemName(other),
         )
 

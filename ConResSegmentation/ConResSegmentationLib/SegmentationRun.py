@@ -3,7 +3,7 @@
 import logging
 import time
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
+from conresnet.images.roi import BoxROI
 from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import residual_plane
 from conresnet.request import SegmentOptions, SegmentRequest
@@ -19,6 +20,7 @@ from . import Messages, ResultOrigin, ResultParts, ResultSegmentation, Review, S
 from .EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
 from .Processes import callLater
 from .ResultSegmentation import ResultPreview
+from .Widgets import nameOf
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,16 @@ class SegmentationTask:
     Args:
         model: folder or .zip file of the model package.
         volumeNodes: one volume per input of the model, in its order.
-        roiNode: where to segment. Defaults to the whole image.
+        roi: where to segment, such as `SceneInputs.roiInput` of an ROI node. Defaults to the whole image.
         segmentationNode: where the result goes. Defaults to a new node.
-        options: what the engine is asked for, without the ROI, which is ``roiNode``.
+        options: what the engine is asked for, without the ROI, which is ``roi``.
         show3D: whether to create surfaces and show them.
         smoothing: of surfaces, 0 to 1. Defaults to what the segmentation has.
     """
 
     model: str
     volumeNodes: tuple
-    roiNode: object = None
+    roi: BoxROI | None = None
     segmentationNode: object = None
     options: SegmentOptions = field(default_factory=SegmentOptions)
     show3D: bool = True
@@ -94,21 +96,21 @@ class SegmentationRun(EngineObserver):
         self._task, self._engine, self._listener = task, engine, listener
         self._description = read_package(task.model, verify=False).description
         channels = _channels(task, self._description)
-        self._grid = channels[0].grid
-        roi = _roi(task)
+        self._grids = [channel.grid for channel in channels]
         model = f"{self._description.name} {self._description.version}"
         # The checksums follow when the engine has been sent the images: a large one takes a second to read.
-        self._origin = ResultOrigin.ResultOrigin(model, task.volumeNodes[0], (), roi)
+        self._origin = ResultOrigin.ResultOrigin(model, task.volumeNodes[0], (), task.roi)
         self._isOver = False
         self._preview: ResultPreview | None = None
-        # The steps that show the result, the segments that were added to the scene, and the outcome.
+        # The steps that show the result, the segments that were added to the scene and their parts, and the outcome.
         self._work: Generator[None, None, None] | None = None
         self._segments: list[tuple[str, object]] = []
+        self._parts: list = []
         self._outcome: SegmentationOutcome | None = None
         # Nodes of a closed scene must not reappear in the next one.
         scene = slicer.mrmlScene
         self._closeTag = scene.AddObserver(scene.StartCloseEvent, lambda caller, event: self.cancel())
-        request = SegmentRequest(str(task.model), tuple(channels), replace(task.options, roi=roi))
+        request = SegmentRequest(str(task.model), tuple(channels), replace(task.options, roi=task.roi))
         self._request = engine.segment(request, self)
 
     def cancel(self) -> None:
@@ -170,6 +172,9 @@ class SegmentationRun(EngineObserver):
             self._finish()
         except UserError as error:
             self._end()
+            if self._outcome and not _isInScene(self._outcome.segmentationNode):
+                # The user has removed it; its maps would stay.
+                removeResult(self._outcome.segmentationNode, self._parts)
             self._listener.onFailed(Messages.sentence(error), "")
         except Exception:
             self._end()
@@ -178,14 +183,39 @@ class SegmentationRun(EngineObserver):
                 _("The result could not be added to the scene; see the log."), traceback.format_exc()
             )
         else:
+            self._parts = _partsOf(self._outcome.segmentationNode) if self._outcome else []
             callLater(self._advance)
 
-    def _readAgain(self) -> Iterator[str]:
-        volumeNode = self._task.volumeNodes[0]
-        image = volumeNode.GetImageData() if _isInScene(volumeNode) else None
-        if image is None or image.GetDimensions()[::-1] != self._grid.shape:
-            return
-        yield from ResultOrigin.checksumInPieces(slicer.util.arrayFromVolume(volumeNode))
+    def _readAgain(self) -> Iterator[None]:
+        """Compare the voxels with those that were sent to the engine, in short steps."""
+        for volumeNode, sent in zip(self._task.volumeNodes, self._origin.images, strict=True):
+            self._checkInputs()
+            if not _isInScene(volumeNode):
+                continue
+            checksum = ""
+            for soFar in ResultOrigin.checksumInPieces(slicer.util.arrayFromVolume(volumeNode)):
+                checksum = soFar
+                yield
+            if checksum != sent:
+                raise UserError("volume-changed", name=nameOf(volumeNode))
+
+    def _checkInputs(self) -> None:
+        """Raise an error if an image is no longer where it was, so that the result would not fit it.
+
+        Only the first image has to be in the scene still: the result is shown on it.
+        """
+        for volumeNode, grid in zip(self._task.volumeNodes, self._grids, strict=True):
+            if not _isInScene(volumeNode):
+                if volumeNode is self._task.volumeNodes[0]:
+                    raise UserError("volume-removed", name=nameOf(volumeNode))
+                continue
+            try:
+                isSame = SceneInputs.volumeInput(volumeNode).grid.matches(grid)
+            except UserError:
+                # It was emptied, or is under a transform that is not linear.
+                isSame = False
+            if not isSame:
+                raise UserError("volume-changed", name=nameOf(volumeNode))
 
     def _end(self) -> None:
         self._isOver = True
@@ -204,16 +234,14 @@ class SegmentationRun(EngineObserver):
             self._preview = None
 
     def _show(self, result: EngineResult) -> Iterator[None]:
-        """Show segments, then maps and surfaces, if the first volume is unchanged since it was sent to the engine.
+        """Show segments, then maps and surfaces, if the images are unchanged since they were sent to the engine.
 
         Everything that can fail is created before the scene is changed, and new nodes are removed if something still
         fails.
         """
         task, description = self._task, self._description
-        volumeNode, checksum = task.volumeNodes[0], ""
-        for soFar in self._readAgain():
-            checksum = soFar
-            yield
+        volumeNode = task.volumeNodes[0]
+        yield from self._readAgain()
         self._listener.onProgress(_("Showing the result"), 1.0)
         output = description.located_output if "located" in result.report else description.output
         segments = ResultSegmentation.makeSegments(
@@ -222,7 +250,7 @@ class SegmentationRun(EngineObserver):
         maps = ResultParts.splitMaps(result.maps, [segment.name for segment in output.segments])
         notes = [str(warning) for warning in result.report.get("warnings", [])]
         yield
-        self._checkUnchanged(volumeNode, checksum)
+        self._checkInputs()
         node, note = _target(task.segmentationNode, self._origin, description.name)
         notes += [note] if note else []
         isFirst = node.GetSegmentation().GetNumberOfSegments() == 0
@@ -244,15 +272,8 @@ class SegmentationRun(EngineObserver):
                 yield from ResultSegmentation.showSurfaces(node)
         except Exception:
             if isNew:
-                for made in (*ResultParts.mapNodes(node), *ResultParts.parts(node), node):
-                    slicer.mrmlScene.RemoveNode(made)
+                removeResult(node)
             raise
-
-    def _checkUnchanged(self, volumeNode, checksum: str) -> None:
-        if not _isInScene(volumeNode):
-            raise UserError("volume-removed", name=volumeNode.GetName())
-        if checksum != self._origin.images[0]:
-            raise UserError("volume-changed", name=volumeNode.GetName())
 
     def _checkStillShown(self) -> None:
         """Raise an error if the result was removed or replaced between the steps of `_show`."""
@@ -262,7 +283,29 @@ class SegmentationRun(EngineObserver):
         segmentation = node.GetSegmentation()
         isThere = any(segmentation.GetSegment(key) is segment for key, segment in self._segments)
         if not _isInScene(node) or not isThere:
-            raise UserError("result-removed", name=node.GetName())
+            raise UserError("result-removed", name=nameOf(node))
+
+
+def removeResult(segmentationNode, parts: Sequence = ()) -> None:
+    """Remove a result with its parts, and the folder that contained them if it is empty then.
+
+    Args:
+        parts: maps, tables and others that a segmentation no longer knows because it is not in the scene.
+    """
+    scene = slicer.mrmlScene
+    nodes = [node for node in (*parts, *_partsOf(segmentationNode), segmentationNode) if scene.IsNodePresent(node)]
+    folders = {ResultSegmentation.parentItem(node) for node in nodes if node is not segmentationNode}
+    for node in nodes:
+        scene.RemoveNode(node)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    level = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyLevelFolder()
+    for item in folders - {hierarchy.GetSceneItemID()}:
+        if hierarchy.GetItemLevel(item) == level and hierarchy.GetNumberOfItemChildren(item) == 0:
+            hierarchy.RemoveItem(item)
+
+
+def _partsOf(segmentationNode) -> list:
+    return [*ResultParts.mapNodes(segmentationNode), *ResultParts.parts(segmentationNode)]
 
 
 def _isInScene(node) -> bool:
@@ -272,7 +315,7 @@ def _isInScene(node) -> bool:
 def _checkInScene(node) -> None:
     """The engine may start a few seconds after the click."""
     if not _isInScene(node):
-        raise UserError("input-removed", name=node.GetName())
+        raise UserError("input-removed", name=nameOf(node))
 
 
 def _channels(task: SegmentationTask, description: ModelDescription) -> list:
@@ -283,13 +326,6 @@ def _channels(task: SegmentationTask, description: ModelDescription) -> list:
     for node in task.volumeNodes:
         _checkInScene(node)
     return [SceneInputs.volumeInput(node) for node in task.volumeNodes]
-
-
-def _roi(task: SegmentationTask):
-    if task.roiNode is None:
-        return None
-    _checkInScene(task.roiNode)
-    return SceneInputs.roiInput(task.roiNode)
 
 
 def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[object, str]:
@@ -306,7 +342,7 @@ def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[
         for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
             if origin.isThatOf(node) and origin.mayReplace(node):
                 return node, ""
-    name = slicer.mrmlScene.GenerateUniqueName(f"{origin.volumeNode.GetName()} {shortName}")
+    name = slicer.mrmlScene.GenerateUniqueName(f"{nameOf(origin.volumeNode)} {shortName}")
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     if not isThere or isOtherResult:
         return node, ""
@@ -314,7 +350,7 @@ def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[
         "{kept} was kept unchanged because it was edited or was not created by this module; the result is in the new "
         "segmentation {made}."
     )
-    return node, sentence.format(kept=chosen.GetName(), made=name)
+    return node, sentence.format(kept=nameOf(chosen), made=name)
 
 
 class RunWaiter(RunListener):

@@ -67,6 +67,17 @@ def plain(text: str) -> str:
     return f"<qt>{html.escape(text)}</qt>" if "<" in text or "&lt" in text else text
 
 
+def nameOf(node) -> str:
+    """The name of a node, for messages, lists and the names of other nodes; it may have none."""
+    return node.GetName() or (_("unnamed volume") if node.IsA("vtkMRMLVolumeNode") else _("unnamed node"))
+
+
+def textSetting(key: str) -> str:
+    """A text in the application's settings; empty if there is none, or if an edited file has something else there."""
+    value = slicer.util.settingsValue(key, "")
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
 def openFile(path: Path, label) -> None:
     """Open a file in the desktop's program for it; if there is none, the label says where the file is."""
     if not qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path))):

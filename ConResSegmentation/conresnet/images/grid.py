@@ -136,8 +136,8 @@ def check_volume(volume: Volume) -> None:
     """Refuse an image that no model can use.
 
     Raises:
-        UserError: "image-empty", "image-type", "bad-matrix", "absurd-spacing", "image-sheared", "image-not-finite",
-            "intensity-range" or "image-constant".
+        UserError: "image-empty", "image-type", "bad-matrix", "absurd-spacing", "image-place-not-finite",
+            "image-sheared", "image-not-finite", "intensity-range" or "image-constant".
     """
     name, array = volume.name, volume.array
     _check_grid(volume)
@@ -161,11 +161,16 @@ def _check_grid(volume: Volume) -> None:
     name, grid = volume.name, volume.grid
     if 0 in grid.shape:
         raise UserError("image-empty", name=name)
+    spacing = grid.spacing
+    # First of all, because NaN spreads to other elements when matrices are multiplied.
+    if not np.isfinite(spacing).all():
+        raise absurd_spacing(name, spacing)
+    if not np.isfinite(grid.affine).all():
+        raise UserError("image-place-not-finite", name=name)
     if not np.allclose(grid.affine[3], (0, 0, 0, 1), atol=1e-6):
         raise UserError("bad-matrix", name=name, row=", ".join(f"{value:g}" for value in grid.affine[3]))
-    spacing = grid.spacing
     low, high = _SPACING_RANGE
-    if not np.isfinite(grid.affine).all() or not ((spacing >= low) & (spacing <= high)).all():
+    if not ((spacing >= low) & (spacing <= high)).all():
         raise absurd_spacing(name, spacing)
     directions = grid.direction
     if np.abs(directions.T @ directions - np.eye(3)).max() > _MOST_SHEAR:

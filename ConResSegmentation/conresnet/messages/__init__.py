@@ -25,6 +25,9 @@ SLICER: dict[str, str] = {
     "channels-missing": _("The model {model} needs {count} volumes: {names}."),
     "roi-not-placed": _("The ROI {name} has not been placed yet; draw it around the structure, or choose no ROI."),
     "roi-inside-out": _("The ROI {name} is inverted (Inside out); turn Inside out off in the Markups module."),
+    "roi-flat": _(
+        "The ROI {name} has no thickness in at least one direction; enlarge it, and check the transform above it."
+    ),
     "transform-not-linear": _(
         "{name} is under the transform {transform}, which is not linear; harden the transform in the Transforms "
         "module, or move {name} out of it."

@@ -64,6 +64,9 @@ IMAGES: dict[str, str] = {
     ),
     "intensity-range": _("{name} has values up to {value:.1e}, which no scanner produces; check how it was made."),
     "absurd-spacing": _("{name} has a voxel size of {size} mm, which cannot be right; correct it in the image."),
+    "image-place-not-finite": _(
+        "{name} has an origin or axes that are NaN or infinite; correct its position, or load it again."
+    ),
     "image-sheared": _("{name} has axes that are not at right angles to each other; resample it to a regular grid."),
     "image-too-large": _(
         "At the model's spacing, {name} has {size} voxels, which is too many; draw an ROI around the structure, or "

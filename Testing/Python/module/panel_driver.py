@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import slicer
+import vtk
 
 from slicer_host.module_driver import ModuleDriver
 
@@ -75,6 +76,15 @@ def result_nodes() -> list[object]:
     maps = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     maps = [node for node in maps if node.GetAttribute("ConResNet.Map")]
     return slicer.util.getNodesByClass("vtkMRMLSegmentationNode") + maps
+
+
+def folders() -> list[str]:
+    """The folders in the Data tree."""
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    items = vtk.vtkIdList()
+    hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
+    found = [items.GetId(number) for number in range(items.GetNumberOfIds())]
+    return [hierarchy.GetItemName(item) for item in found if hierarchy.GetItemDataNode(item) is None]
 
 
 def slice_composites() -> list[object]:

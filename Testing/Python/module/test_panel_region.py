@@ -65,6 +65,16 @@ def test_a_region_is_placed_where_turned_slices_cross(panel: PanelDriver, head: 
     np.testing.assert_allclose(placed(), ((bounds[0] + bounds[1]) / 2, *crossing[1:]), atol=2)
 
 
+def test_the_region_counts_as_it_was_at_the_click(panel: PanelDriver, volume: object) -> None:
+    panel.widget.logic.engine.stop()
+    panel.settle()
+    region = panel.ui.regionSelector.addNode()
+    panel.click_segment()
+    region.SetCenter(500, 500, 500)
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert panel.status.startswith("Done in"), panel.status
+
+
 def test_no_region_is_advised_for_a_crop(panel: PanelDriver, volume: object) -> None:
     panel.settle()
     assert panel.ui.regionHintLabel.text == ""

@@ -114,6 +114,12 @@ def test_regions_that_are_no_box_yet_are_refused(slicer_app: object) -> None:
     with pytest.raises(UserError) as caught:
         SceneInputs.roiInput(node)
     assert (caught.value.code, caught.value.values) == ("roi-not-placed", {"name": "R"})
+    flat, flattened = add_region(size=(10, 10, 0)), add_region()
+    flattened.SetAndObserveTransformNodeID(add_transform(np.diag([0.0, 1.0, 1.0, 1.0])).GetID())
+    for region in (flat, flattened):
+        with pytest.raises(UserError) as caught:
+            SceneInputs.roiInput(region)
+        assert (caught.value.code, caught.value.values) == ("roi-flat", {"name": "R"})
     region = add_region()
     region.SetInsideOut(True)
     with pytest.raises(UserError) as caught:
