@@ -23,7 +23,7 @@ from ConResSegmentationLib import (
     ResultSegmentation,
 )
 from ConResSegmentationLib.BatchPanel import BatchPanel
-from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForSettings
+from ConResSegmentationLib.CheckpointImport import CheckpointImport, importAsking
 from ConResSegmentationLib.EnginePanel import EnginePanel
 from ConResSegmentationLib.EngineProcess import EngineProcess
 from ConResSegmentationLib.EnginePython import EnginePython
@@ -170,7 +170,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onSceneStartClose(self, caller, event) -> None:
         """A run must not reach into the next scene, and the parameter node is about to be reset."""
-        self.runControl.cancel()
+        self.runControl.onSceneClosing()
         self.runPanel.clear()
         self.map3DPanel.forget()
         self.reviewPanel.close()
@@ -242,10 +242,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _onCheckpoint(self, path: str) -> None:
         """Import a checkpoint by the paper's authors, after asking what it does not say."""
-        settings = self.runControl.isFree() and askForSettings(Path(path))
-        if settings:
-            control, install = self.runControl, self.modelPanel.install
-            control.launch(lambda: lambda: self.logic.importCheckpoint(path, settings, control, install))
+        importAsking(Path(path), self.runControl, self.logic.importCheckpoint, self.modelPanel.install)
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
         self.channels.setInputs(self.modelPanel.description.inputs if self.modelPanel.description else ())

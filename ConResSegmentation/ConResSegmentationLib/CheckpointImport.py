@@ -139,6 +139,18 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def importAsking(path: Path, control, start: Callable, install: Callable[[str], str]) -> None:
+    """Import a checkpoint by the paper's authors, after asking what it does not say.
+
+    Args:
+        control: starts it, if nothing else is running.
+        start: called with the arguments of `CheckpointImport` except the Python.
+    """
+    settings = control.isFree() and askForSettings(path)
+    if settings:
+        control.launch(lambda: lambda: start(str(path), settings, control, install), usesScene=False)
+
+
 class CheckpointImport:
     """Converts a checkpoint in a process of the engine's Python, and installs the model package.
 

@@ -10,7 +10,7 @@ from conresnet.errors import UserError
 from . import Messages
 from .EngineProcess import EngineError, EngineObserver, EngineProcess
 from .EnginePython import EngineCheck, EnginePython, Installation, torchProblem
-from .Widgets import EditedPath, plain
+from .Widgets import EditedPath, plain, textSetting
 
 PYTHON_SETTING = "ConResSegmentation/EnginePython"
 SERVER_SETTING = "ConResSegmentation/EngineServer"
@@ -51,9 +51,8 @@ class EnginePanel(EngineObserver):
         self._devices: list[dict] = []
         self._device = "auto"
         self._isOutdated = self._isFreed = self._isLost = False
-        self._python.program = slicer.util.settingsValue(PYTHON_SETTING, "")
-        self._python.server = slicer.util.settingsValue(SERVER_SETTING, "")
-        self._python.serverProgram = slicer.util.settingsValue(SERVER_PYTHON_SETTING, "")
+        self._python.program, self._python.server = textSetting(PYTHON_SETTING), textSetting(SERVER_SETTING)
+        self._python.serverProgram = textSetting(SERVER_PYTHON_SETTING)
         self._ui.pythonPathEdit.currentPath = self._python.program
         self._ui.serverEdit.text, self._ui.serverPythonEdit.text = self._python.server, self._python.serverProgram
         self._ui.startEngineCheckBox.checked = slicer.util.settingsValue(START_SETTING, True, slicer.util.toBool)
@@ -136,6 +135,11 @@ class EnginePanel(EngineObserver):
         if self._installation:
             self._installation.stop(wait=True)
         self._python.dropCheck()
+
+    @property
+    def isInstalling(self) -> bool:
+        """Whether packages are being installed."""
+        return self._installation is not None
 
     def unfold(self) -> None:
         """Show the section."""

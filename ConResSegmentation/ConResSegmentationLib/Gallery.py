@@ -25,7 +25,7 @@ from .Loading import examples
 from .Models import ModelChoice, ModelPanel, measured, modelChoices
 from .Processes import ChildProcess, lastLine
 from .RunPanel import RunControl
-from .Widgets import plain
+from .Widgets import plain, textSetting
 
 _SECONDS_SETTING = "ConResSegmentation/Seconds/"
 _PICTURE = "thumbnail.png"
@@ -76,7 +76,7 @@ def cards(entries: Sequence[CatalogEntry]) -> list[Card]:
 def _installed(choice: ModelChoice) -> Card:
     description = choice.description
     segments = tuple(segment.name for segment in description.output.segments)
-    seconds = slicer.util.settingsValue(_SECONDS_SETTING + description.name, "")
+    seconds = textSetting(_SECONDS_SETTING + description.name)
     lines = (
         _contents({item.modality for item in description.inputs}, segments),
         _("Measured: {figures}").format(figures="; ".join(measured(choice.path, isBrief=True))),
@@ -289,7 +289,9 @@ def chooseModel(python: EnginePython, modelPanel: ModelPanel, control: RunContro
         if gallery.wantsExample:
             loadExample()
     elif control.isFree() and confirmDownload(card.entry):
-        control.launch(lambda: lambda: PackageDownload(python, card.entry, control, modelPanel.install))
+        control.launch(
+            lambda: lambda: PackageDownload(python, card.entry, control, modelPanel.install), usesScene=False
+        )
 
 
 def confirmDownload(entry: CatalogEntry) -> bool:

@@ -77,8 +77,9 @@ class RunPanel:
         self._onIdle()
 
     def clear(self) -> None:
-        """Remove the last sentence, because what it names no longer exists."""
-        say(self._status, "")
+        """Remove the last sentence, because what it names no longer exists, unless it tells of a run."""
+        if not self._isRunning:
+            say(self._status, "")
 
     def addToLog(self, text: str) -> None:
         """Add one or more lines to the log."""
@@ -117,6 +118,9 @@ class RunControl(RunListener):
         self._panel, self._enginePanel = runPanel, enginePanel
         self._task, self.segment, self._onFinished = task, segment, onFinished
         self._run: SegmentationRun | None = None
+        # What is to be started once the engine is ready; None if it was only to be set up.
+        self._begin: Callable[[], object] | None = None
+        self._usesScene = False
 
     def start(self) -> None:
         """Segment the chosen volumes."""
@@ -127,18 +131,22 @@ class RunControl(RunListener):
 
         self.launch(prepare)
 
-    def launch(self, prepare: Callable[[], Callable[[], object]]) -> None:
+    def launch(self, prepare: Callable[[], Callable[[], object]], usesScene: bool = True) -> None:
         """Start something, once the engine's Python is known to have the required packages.
 
         Args:
             prepare: called now, with the choices at the click, which may change until the engine's Python is checked
                 or set up. It returns what starts the run, which has a method ``cancel`` and tells this object how far
-                it is and when it has ended.
+                it is and when it has ended. It may raise UserError.
+            usesScene: whether it ends when the scene is closed.
         """
         self._panel.begin(_("Looking for the engine"))
         try:
-            begin = prepare()
-            self._enginePanel.whenReady(lambda: self._ask(begin), self._refuse)
+            self._begin, self._usesScene = prepare(), usesScene
+            self._enginePanel.whenReady(self._onReady, self._refuse)
+        except UserError as error:
+            self._enginePanel.stopWaiting()
+            self.onFailed(Messages.sentence(error), "")
         except Exception:
             self._enginePanel.stopWaiting()
             self._onNotStarted()
@@ -153,7 +161,8 @@ class RunControl(RunListener):
         """Set up the engine without segmenting."""
         if not self._panel.isRunning:
             self._panel.begin(_("Setting up the engine"))
-            self._enginePanel.whenReady(lambda: self._panel.end(_("The engine is ready.")), self._refuse)
+            self._begin, self._usesScene = None, False
+            self._enginePanel.whenReady(self._onReady, self._refuse)
 
     def cancel(self) -> None:
         """Stop the current run, or one that is about to start."""
@@ -162,6 +171,13 @@ class RunControl(RunListener):
             self._run.cancel()
         elif self._panel.isRunning:
             self.onCancelled()
+
+    def onSceneClosing(self) -> None:
+        """Stop what uses the scene. A download or an installation continues; the user has waited for it."""
+        if self._usesScene and self._enginePanel.isInstalling:
+            self._begin, self._usesScene = None, False
+        elif self._usesScene:
+            self.cancel()
 
     def onInstallationLine(self, line: str) -> None:
         """Show what an installation prints."""
@@ -173,7 +189,11 @@ class RunControl(RunListener):
         """Add lines to the log."""
         self._panel.addToLog(text)
 
-    def _ask(self, begin: Callable[[], object]) -> None:
+    def _onReady(self) -> None:
+        if self._begin is None:
+            self._panel.end(_("The engine is ready."))
+            return
+        begin, self._begin = self._begin, None
         try:
             self._run = begin()
         except UserError as error:
@@ -199,7 +219,7 @@ class RunControl(RunListener):
         self._panel.addToLog(Messages.logOf(outcome.report))
 
     def onFailed(self, sentence: str, details: str) -> None:
-        self._run = None
+        self._run = self._begin = None
         self._panel.end(sentence, isError=True)
         if details:
             self._panel.addToLog(details)
@@ -210,5 +230,5 @@ class RunControl(RunListener):
 
     def onEnded(self, text: str, isError: bool = False) -> None:
         """A run has ended, with a sentence for the user."""
-        self._run = None
+        self._run = self._begin = None
         self._panel.end(text, isError)

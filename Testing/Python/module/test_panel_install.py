@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import slicer
 
 from conresnet.needs import PACKAGES
 from ConResSegmentationLib.Processes import callLater
@@ -125,6 +126,20 @@ def test_while_packages_are_installed_nothing_else_can_be_started_and_cancel_wor
     assert panel.status == "Canceled."
     panel.wait(lambda: not child.is_running() and ui.installEngineButton.isEnabled())
     assert len(pip.asked) == 1 and ui.modelSelector.isEnabled() and ui.applyButton.enabled
+
+
+def test_closing_the_scene_stops_no_installation_but_what_waits_for_it(
+    panel: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = FakePip(tmp_path, panel, ("safetensors",), monkeypatch)
+    pip.behavior.write_text("sleep 1; exit 0\n", encoding="utf-8")
+    dialogs.answer("OK")
+    panel.click_segment()
+    panel.wait(lambda: pip.asked)
+    slicer.mrmlScene.Clear(0)
+    assert panel.widget.runPanel.isRunning
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert panel.status == "The engine is ready." and len(pip.asked) == 1
 
 
 def test_the_button_installs_without_segmenting(

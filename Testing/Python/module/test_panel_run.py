@@ -7,14 +7,17 @@ import os
 import re
 import signal
 import sys
+import types
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import slicer
 
-from module.panel_driver import PanelDriver, label_array, result_nodes, slice_composites
+from module.models import write_four_channels
+from module.panel_driver import PanelDriver, folders, label_array, result_nodes, slice_composites
 from module.test_scene_inputs import add_bent_transform, add_region, add_transform, rotation
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
@@ -273,6 +276,57 @@ def test_other_voxels_in_the_volume_while_it_is_segmented_are_noticed(panel: Pan
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was changed during the segmentation" in panel.status
     assert result_nodes() == []
+
+
+@pytest.mark.parametrize("change", ["spacing", "transform", "channel"])
+def test_an_image_that_is_moved_while_it_is_segmented_is_noticed(
+    panel: PanelDriver, volume: object, tumor_images: list[Path], tmp_path: Path, change: str
+) -> None:
+    moved = volume
+    if change == "channel":
+        panel.drop(write_four_channels(tmp_path / "four.zip"))
+        moved = [slicer.util.loadVolume(str(path)) for path in tumor_images][2]
+    panel.click_segment()
+    panel.wait_until_asked()
+    if change == "spacing":
+        moved.SetSpacing(2, 2, 2)
+    else:
+        moved.SetAndObserveTransformNodeID(add_transform(rotation(30, (5, 0, 0))).GetID())
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert panel.status == f"The volume {moved.GetName()} was changed during the segmentation; segment it again."
+    assert result_nodes() == []
+
+
+def test_a_result_that_is_removed_while_its_maps_are_added_leaves_no_map_and_no_folder(
+    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = sys.modules["ConResSegmentationLib.SegmentationRun"]
+    add = run.ResultParts._newNode
+
+    def remove_after_the_next(*given: object) -> object:
+        (node,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        run.callLater(lambda: slicer.mrmlScene.RemoveNode(node))
+        monkeypatch.setattr(run.ResultParts, "_newNode", add)
+        return add(*given)
+
+    monkeypatch.setattr(run.ResultParts, "_newNode", remove_after_the_next)
+    panel.segment()
+    panel.settle()
+    assert "was removed or replaced in the meantime" in panel.status
+    assert result_nodes() == slicer.util.getNodesByClass("vtkMRMLTableNode") == folders() == []
+
+
+def test_closing_the_scene_stops_no_download(panel: PanelDriver, volume: object) -> None:
+    canceled = []
+    download = types.SimpleNamespace(cancel=lambda: canceled.append(True))
+    control = panel.widget.runControl
+    control.launch(lambda: lambda: download, usesScene=False)
+    panel.wait(lambda: control._run is download)
+    control.onProgress("Downloading it", 0.5)
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert not canceled and panel.widget.runPanel.isRunning and panel.status == "Downloading it"
+    control.onEnded("Installed it.")
 
 
 def test_images_are_read_in_pieces_between_events_and_none_at_the_click(
