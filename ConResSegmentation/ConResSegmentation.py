@@ -180,6 +180,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
     def onSceneEndClose(self, caller, event) -> None:
         """If the module is open, it needs a parameter node at once."""
         self.logic.sceneChoices.forget()
+        self.batchPanel.forgetScene()
         self._initializeIfEntered()
 
     def onSceneStartImport(self, caller, event) -> None:

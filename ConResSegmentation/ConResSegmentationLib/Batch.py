@@ -52,7 +52,7 @@ class BatchRun(RunListener):
         task: SegmentationTask,
         segment: Callable[[SegmentationTask, RunListener], object],
         control,
-        onEntry: Callable[[str, str], None],
+        onEntry: Callable[[Path | tuple, str], None],
         folder: Path | None = None,
     ):
         self._entries, self._task, self._segment = list(entries), task, segment
@@ -106,6 +106,10 @@ class BatchRun(RunListener):
             self._case.close(self._volumeNodes, outcome, self._folder)
         except UserError as error:
             row.problem = Messages.sentence(error)
+        except Exception:
+            # Whatever happens to one case, the others go on.
+            self._control.log(traceback.format_exc())
+            row.problem = _("The result could not be kept; see the log.")
         self._case = None
         self._note(row)
         if self._isCanceled:
@@ -157,6 +161,9 @@ class BatchRun(RunListener):
             self._cases = deque(entry.cases())
         except UserError as error:
             self._note(BatchRow(entry.title, problem=Messages.sentence(error)))
+        except Exception:
+            self._control.log(traceback.format_exc())
+            self._note(BatchRow(entry.title, problem=_("The images could not be read; see the log.")))
         self._count = len(self._cases)
         self._later(self._next)
 

@@ -13,7 +13,10 @@ from conresnet.errors import UserError
 from conresnet.images.channels import Candidate, match_channels
 
 from . import Loading
-from .SegmentationRun import SegmentationOutcome
+from .SegmentationRun import SegmentationOutcome, removeResult
+from .Widgets import nameOf
+
+_MOST_BYTES = 150
 
 
 @dataclass(frozen=True)
@@ -25,29 +28,32 @@ class BatchCase:
         channels: one function per channel, which returns its volume node in a list. They are called one after another,
             because reading a file takes a while, and may raise UserError or RuntimeError.
         isFromFile: whether to remove the volumes from the scene if the result is saved to a folder.
-        series, frame: the sequence and the number of the frame, if the case is a frame.
+        series, frame: the sequence and the index value of the frame, if the case is a frame.
     """
 
     name: str
     channels: Sequence[Callable[[], list]]
     isFromFile: bool = False
     series: "Series | None" = None
-    frame: int = 0
+    frame: str = ""
 
     def close(self, volumeNodes: Sequence, outcome: SegmentationOutcome | None, folder: Path | None) -> None:
         """Keep the result in the scene or save it to a folder; ``outcome`` is None if it failed. Raises UserError."""
-        made = [outcome.segmentationNode, *outcome.mapNodes] if outcome else []
-        if outcome and self.series:
-            self.series.addResult(self.frame, outcome.segmentationNode)
+        isKept = not folder and not self.series
         try:
+            if outcome and self.series:
+                self.series.addResult(self.frame, outcome.segmentationNode)
             if outcome and folder:
                 save(outcome.segmentationNode, folder, self.name, ".seg.nrrd")
+        except Exception:
+            # A result that could not be saved stays in the scene, unless it is in the sequence of results.
+            isKept = not self.series
+            raise
         finally:
-            if self.series:
-                _remove([*volumeNodes, *made])
-        # A result that could not be saved stays in the scene.
-        if folder:
-            _remove([*made, *(volumeNodes if self.isFromFile else ())])
+            if not isKept:
+                if outcome:
+                    removeResult(outcome.segmentationNode)
+                _remove(volumeNodes if self.isFromFile or self.series else ())
 
 
 class Series:
@@ -70,16 +76,21 @@ class Series:
 
     def cases(self) -> list[BatchCase]:
         """One case per frame."""
-        names = [f"{self.node.GetName()} [{self.node.GetNthIndexValue(frame)}]" for frame in range(self.count)]
+        # The numbers of frames change when one is removed during the run; their index values do not.
+        frames = [self.node.GetNthIndexValue(number) for number in range(self.count)]
+        names = [f"{nameOf(self.node)} [{frame}]" for frame in frames]
         return [
             BatchCase(name, [partial(self._volume, frame, name)], series=self, frame=frame)
-            for frame, name in enumerate(names)
+            for frame, name in zip(frames, names, strict=True)
         ]
 
-    def _volume(self, frame: int, name: str) -> list:
+    def _volume(self, frame: str, name: str) -> list:
+        content = self.node.GetDataNodeAtValue(frame) if slicer.mrmlScene.IsNodePresent(self.node) else None
+        if content is None:
+            raise UserError("frame-removed", name=name)
         volume = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
         volume.UnRegister(None)
-        volume.CopyContent(self.node.GetNthDataNode(frame))
+        volume.CopyContent(content)
         volume.SetName(name)
         # Keep it out of node selectors.
         volume.SetHideFromEditors(True)
@@ -87,17 +98,17 @@ class Series:
         volume.SetAndObserveTransformNodeID(self.proxy.GetTransformNodeID() if self.proxy else None)
         return [volume]
 
-    def addResult(self, number: int, segmentationNode) -> None:
+    def addResult(self, frame: str, segmentationNode) -> None:
         """Add the segmentation of a frame to the sequence of results, which is shown with the frames."""
         if self._results is None or not slicer.mrmlScene.IsNodePresent(self._results):
-            name = _("{series} segmentation").format(series=self.node.GetName())
+            name = _("{series} segmentation").format(series=nameOf(self.node))
             name = slicer.mrmlScene.GenerateUniqueName(name)
             self._results = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
             self._results.SetIndexName(self.node.GetIndexName())
             self._results.SetIndexUnit(self.node.GetIndexUnit())
-            if self._browser:
+            if self._browser and slicer.mrmlScene.IsNodePresent(self._browser):
                 self._browser.AddSynchronizedSequenceNodeID(self._results.GetID())
-        self._results.SetDataNodeAtValue(segmentationNode, self.node.GetNthIndexValue(number))
+        self._results.SetDataNodeAtValue(segmentationNode, frame)
 
 
 @dataclass(frozen=True)
@@ -105,12 +116,12 @@ class BatchEntry:
     """A row of the panel's list: a case, or a volume sequence of several.
 
     Args:
-        key: identifies the entry when the list is refreshed.
+        key: identifies the entry when the list is refreshed: the IDs of its nodes, or the path of its file or folder.
         title: the text in the list.
         cases: creates the cases when it is their turn. Raises RuntimeError if a sequence cannot be read.
     """
 
-    key: str
+    key: Path | tuple[str, ...]
     title: str
     cases: Callable[[], list[BatchCase]]
 
@@ -131,15 +142,15 @@ def sceneEntries(inputs: Sequence, volumeNodes: Sequence, group: Callable[[objec
     else:
         chosen = []
         for members in _grouped(volumeNodes, group):
-            found = match_channels(inputs, [Candidate(node.GetName()) for node in members])
+            found = match_channels(inputs, [Candidate(nameOf(node)) for node in members])
             chosen += [] if None in found else [[members[place] for place in found]]
     entries = []
     for nodes in chosen:
-        case = BatchCase(", ".join(node.GetName() for node in nodes), [partial(list, [node]) for node in nodes])
-        entries.append(_entry(",".join(node.GetID() for node in nodes), case))
+        case = BatchCase(", ".join(map(nameOf, nodes)), [partial(list, [node]) for node in nodes])
+        entries.append(_entry(tuple(node.GetID() for node in nodes), case))
     for one in series if len(inputs) == 1 else ():
-        title = _("{name} ({count} frames)").format(name=one.node.GetName(), count=one.count)
-        entries.append(BatchEntry(one.node.GetID(), title, one.cases))
+        title = _("{name} ({count} frames)").format(name=nameOf(one.node), count=one.count)
+        entries.append(BatchEntry((one.node.GetID(),), title, one.cases))
     return entries
 
 
@@ -163,16 +174,16 @@ def fileEntries(inputs: Sequence, found: dict[Path, bool], root: Path) -> list[B
             channels = [partial(_raise, "batch-channels-missing", folder=str(folder), channels=missing)]
         else:
             channels = [_loading(members[place]) for place in places]
-        entries.append(_entry(str(folder), BatchCase(name, channels, isFromFile=True)))
+        entries.append(_entry(folder, BatchCase(name, channels, isFromFile=True)))
     return entries
 
 
 def _fileEntry(path: Path, root: Path, hasFrames: bool) -> BatchEntry:
     name = Loading.withoutEnding(path.relative_to(root).as_posix())
     if not hasFrames:
-        return _entry(str(path), BatchCase(name, [_loading(path)], isFromFile=True))
+        return _entry(path, BatchCase(name, [_loading(path)], isFromFile=True))
     title = _("{name} (sequence)").format(name=name)
-    return BatchEntry(str(path), title, lambda: Series(Loading.readSeries(path)).cases())
+    return BatchEntry(path, title, lambda: Series(Loading.readSeries(path)).cases())
 
 
 def _loading(path: Path) -> Callable[[], list]:
@@ -183,7 +194,7 @@ def _raise(code: str, **values: str) -> list:
     raise UserError(code, **values)
 
 
-def _entry(key: str, case: BatchCase) -> BatchEntry:
+def _entry(key: Path | tuple[str, ...], case: BatchCase) -> BatchEntry:
     return BatchEntry(key, case.name, lambda: [case])
 
 
@@ -196,10 +207,16 @@ def _grouped(items: Sequence, group: Callable[[object], object]) -> Iterator[lis
 
 def save(node, folder: Path, name: str, suffix: str) -> None:
     """Save a node to a file that does not exist yet."""
-    stem = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', "_", name).strip(" ._") or "result"
+    stem = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', "_", name)
+    # File systems allow 255 bytes, some programs fewer.
+    stem = stem.encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore").strip(" ._") or "result"
     names = (stem, *(f"{stem} {number}" for number in range(2, 10_000)))
-    path = next(path for one in names if not (path := folder / f"{one}{suffix}").exists())
-    if not folder.is_dir() or not slicer.util.saveNode(node, str(path)):
+    try:
+        path = next(path for one in names if not (path := folder / f"{one}{suffix}").exists())
+        isSaved = folder.is_dir() and slicer.util.saveNode(node, str(path))
+    except OSError as error:
+        raise UserError("result-not-saved", path=str(folder / f"{stem}{suffix}")) from error
+    if not isSaved:
         raise UserError("result-not-saved", path=str(path))
 
 

@@ -1,11 +1,14 @@
 """The widgets of a batch: the list of its cases, and their results."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import qt
 import slicer
 from slicer.i18n import tr as _
+
+from conresnet.errors import UserError
 
 from . import Loading
 from .Batch import BatchRun
@@ -42,14 +45,17 @@ class BatchPanel:
         self._modelPanel, self._runPanel, self._control = modelPanel, runPanel, control
         self._task = task
         self._entries: list[BatchEntry] = []
-        self._checked: set[str] = set()
-        self._texts: dict[str, str] = {}
+        self._checked: set[Path | tuple] = set()
+        # By model and entry: what another model has found in a case says nothing about this one.
+        self._texts: dict[tuple[str, Path | tuple], str] = {}
+        # The model that the texts in the list belong to.
+        self._model = ""
         # Images found in each folder, including single files, and whether each is a sequence.
         self._added: dict[Path, dict[Path, bool]] = {}
         self._search: Iterator[tuple[Path, Path, bool]] = iter(())
         self._new: dict[Path, dict[Path, bool]] = {}
         self._sentenceIfNone = ""
-        self._isFilling = self._isRunning = False
+        self._isFilling = self._isRunning = self._hasNewFiles = False
         table = self._ui.batchTable
         table.setColumnCount(2)
         table.setHorizontalHeaderLabels([_("Case"), _("Result")])
@@ -88,12 +94,33 @@ class BatchPanel:
             self._fill()
         self._onChanged()
 
+    def forgetScene(self) -> None:
+        """The scene was closed: the next one gives the same IDs to other volumes."""
+        self._keep(lambda nodeID: False)
+        self._isRunning = False
+        self.refresh()
+
+    def _keep(self, isKept: Callable[[str], object]) -> None:
+        """Forget the check marks and texts of entries with a node whose ID is not to be kept."""
+
+        def isCurrent(key: Path | tuple) -> bool:
+            return isinstance(key, Path) or all(map(isKept, key))
+
+        self._checked = set(filter(isCurrent, self._checked))
+        self._texts = {place: text for place, text in self._texts.items() if isCurrent(place[1])}
+
     def _fill(self) -> None:
+        self._keep(slicer.mrmlScene.GetNodeByID)
+        known = {entry.key for entry in self._entries}
         description = self._modelPanel.description
         inputs = description.inputs if description else ()
+        self._model = self._modelPanel.nameAndVersion
         self._entries = sceneEntries(inputs, candidates(), group) if inputs else []
         for root, found in self._added.items() if inputs else ():
             self._entries += fileEntries(inputs, found, root)
+        if self._hasNewFiles:
+            self._checked |= {entry.key for entry in self._entries if isinstance(entry.key, Path)} - known
+            self._hasNewFiles = False
         table, self._isFilling = self._ui.batchTable, True
         table.setRowCount(len(self._entries))
         for row, entry in enumerate(self._entries):
@@ -106,8 +133,14 @@ class BatchPanel:
         self._isFilling = False
 
     def _prepare(self) -> Callable[[], BatchRun]:
-        """Prepare a run of the checked entries with the current choices; the list stays unchanged until it ends."""
+        """Prepare a run of the checked entries with the current choices; the list stays unchanged until it ends.
+
+        Raises:
+            UserError: ``batch-folder-missing``, or the ROI cannot be used.
+        """
         entries, folder = self.chosen, self.folder
+        if folder and not os.path.isdir(folder):
+            raise UserError("batch-folder-missing", path=str(folder))
         task = self._task([entry.title for entry in entries])
         self._isRunning = True
         for entry in entries:
@@ -117,19 +150,19 @@ class BatchPanel:
     def end(self) -> None:
         """The run has ended, perhaps early."""
         self._isRunning = False
-        for key in [key for key, text in self._texts.items() if text == _("Waiting")]:
+        for _model, key in [place for place, text in self._texts.items() if text == _("Waiting")]:
             self.setText(key, "")
         self.refresh()
 
-    def setText(self, key: str, text: str) -> None:
+    def setText(self, key: Path | tuple, text: str) -> None:
         """Show the status of an entry."""
-        self._texts[key] = text
+        self._texts[self._model, key] = text
         for row, entry in enumerate(self._entries):
             if entry.key == key:
                 self._show(row, key)
 
-    def _show(self, row: int, key: str) -> None:
-        text, wasFilling = self._texts.get(key, ""), self._isFilling
+    def _show(self, row: int, key: Path | tuple) -> None:
+        text, wasFilling = self._texts.get((self._model, key), ""), self._isFilling
         self._isFilling = True
         item = qt.QTableWidgetItem(text)
         item.setFlags(qt.Qt.ItemIsEnabled)
@@ -184,9 +217,8 @@ class BatchPanel:
         self._ui.addBatchButton.enabled = True
         if not self._new and self._sentenceIfNone:
             slicer.util.errorDisplay(plain(self._sentenceIfNone))
-        known = {entry.key for entry in self._entries}
         for root, images in self._new.items():
             self._added[root] = self._added.get(root, {}) | images
-        self.refresh()
-        self._checked |= {entry.key for entry in self._entries} - known
+        # During a run the list stays unchanged until the run has ended.
+        self._hasNewFiles |= bool(self._new)
         self.refresh()

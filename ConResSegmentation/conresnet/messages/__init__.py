@@ -96,6 +96,8 @@ SLICER: dict[str, str] = {
     "series-unreadable": _(
         "{path} cannot be read as a volume sequence; load it in Slicer, and check the sequence there."
     ),
+    "frame-removed": _("{name} was removed from its sequence before it was segmented; run the batch again."),
+    "batch-folder-missing": _("There is no folder {path} for the results; create it, or choose another one."),
     "result-not-saved": _("The result could not be saved to {path}; choose a folder you may write to."),
     "case-folder-used": _("{folder} is not empty and is not a data set; choose a new folder for a new data set."),
     "case-folder-nnunet": _(

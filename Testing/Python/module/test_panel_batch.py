@@ -14,9 +14,10 @@ import SimpleITK as sitk
 import slicer
 from PySide6 import QtCore
 
+from ConResSegmentationLib import Loading
 from ConResSegmentationLib.Loading import isSeries
 from module.models import write_four_channels
-from module.panel_driver import PanelDriver
+from module.panel_driver import PanelDriver, folders
 from slicer_host import dialogs
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
@@ -112,6 +113,83 @@ def test_one_broken_volume_among_five_does_not_stop_the_others(
     assert batch.ui.batchButton.enabled and batch.ui.applyButton.enabled
 
 
+def test_no_volume_gets_the_result_of_another_one(batch: PanelDriver, volume: object, hippocampus_image: Path) -> None:
+    batch.settle()
+    batch.ui.checkAllButton.click()
+    run(batch)
+    assert "mL" in cases(batch)["hippocampus_004"]
+    batch.choose_model("brain-tissue")
+    assert cases(batch) == {"hippocampus_004": ""}, "another model did not find that"
+    batch.choose_model("hippocampus")
+    assert "mL" in cases(batch)["hippocampus_004"]
+    slicer.mrmlScene.Clear(0)
+    other = slicer.util.loadVolume(str(hippocampus_image.with_name("hippocampus_123.nii.gz")))
+    batch.settle()
+    assert other.GetID() == "vtkMRMLScalarVolumeNode1", "the ID of the volume of the closed scene"
+    assert cases(batch) == {"hippocampus_123": ""} and batch.widget.batchPanel.chosen == []
+
+
+def test_frames_that_are_removed_during_the_run_are_problems_of_theirs_alone(
+    batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "cine.nii.gz", hippocampus_image, 3)
+    node = Loading.readSeries(tmp_path / "cine.nii.gz")
+    batch.settle()
+    batch.ui.checkAllButton.click()
+    batch.ui.batchButton.click()
+    batch.wait(lambda: "[" in batch.status)
+    first, second, third = (node.GetNthIndexValue(number) for number in range(3))
+    node.RemoveDataNodeAtValue(second)
+    batch.wait(lambda: not batch.widget.runPanel.isRunning)
+    said = cases(batch)["cine (2 frames)"]
+    assert said.startswith("2 of 3 frames segmented.") and f"cine [{second}] was removed from its sequence" in said
+    results = slicer.util.getNodesByClass("vtkMRMLSequenceNode")[-1]
+    assert [results.GetNthIndexValue(number) for number in range(2)] == [first, third]
+    batch.ui.batchButton.click()
+    batch.wait(lambda: "[" in batch.status)
+    slicer.mrmlScene.RemoveNode(node)
+    batch.wait(lambda: not batch.widget.runPanel.isRunning)
+    assert "was removed from its sequence" in volumes()["Problem"][-1]
+
+
+def test_long_names_and_unexpected_errors_stop_no_batch(
+    batch: PanelDriver, volume: object, hippocampus_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume.SetName("ü" * 140 + "1")
+    slicer.util.loadVolume(str(hippocampus_image)).SetName("ü" * 140 + "2")
+    batch.ui.batchFolderPathEdit.currentPath = str(tmp_path)
+    batch.settle()
+    batch.ui.checkAllButton.click()
+    run(batch)
+    assert "2 of 2" in batch.status
+    assert {path.name for path in tmp_path.glob("*.nrrd")} == {"ü" * 75 + end for end in (".seg.nrrd", " 2.seg.nrrd")}
+    save, failures = slicer.util.saveNode, [OSError("the network is gone"), ValueError("a bug")]
+
+    def fail(*given: object) -> object:
+        if failures:
+            raise failures.pop(0)
+        return save(*given)
+
+    monkeypatch.setattr(slicer.util, "saveNode", fail)
+    run(batch)
+    assert "0 of 2" in batch.status
+    one, other = cases(batch).values()
+    assert "could not be saved" in one and other == "The result could not be kept; see the log."
+    assert "a bug" in batch.ui.logTextEdit.toPlainText()
+    assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 2, "what is not saved stays in the scene"
+
+
+def test_a_missing_folder_for_results_is_said_before_the_first_case(
+    batch: PanelDriver, volume: object, tmp_path: Path
+) -> None:
+    batch.ui.batchFolderPathEdit.currentPath = str(tmp_path / "missing")
+    batch.settle()
+    batch.ui.checkAllButton.click()
+    batch.ui.batchButton.click()
+    assert batch.status.startswith(f"There is no folder {tmp_path / 'missing'}")
+    assert not batch.widget.runPanel.isRunning and cases(batch) == {"hippocampus_004": ""}
+
+
 def test_a_series_becomes_a_series_of_segmentations(
     batch: PanelDriver, hippocampus_image: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +240,7 @@ def test_a_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_ima
     assert "bad.nii.gz" in rows["bad"]["Problem"]
     assert not slicer.util.getNodesByClass("vtkMRMLSegmentationNode"), "the scene does not fill up"
     assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    assert folders() == [], "nor the Data tree"
 
 
 def test_cancel_keeps_what_is_finished_and_the_rest_can_go_on(batch: PanelDriver, volume: object, head: object) -> None:
@@ -241,12 +320,17 @@ def test_images_are_read_one_by_one_and_cancel_works_between_them(
         (tmp_path / "scans" / "one" / path.name).write_bytes(path.read_bytes())
     add(batch, "A folder...", str(tmp_path / "scans"))
     batch.ui.batchButton.click()
+    (tmp_path / "more" / "two").mkdir(parents=True)
+    (tmp_path / "more" / "two" / "t1.nii.gz").touch()
+    add(batch, "A folder...", str(tmp_path / "more"))
     batch.wait(lambda: slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
     assert "Reading the images" in batch.status
     batch.ui.cancelButton.click()
     batch.settle()
     assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1
     assert batch.status == "Canceled." and batch.ui.batchButton.enabled
+    chosen = [entry.title for entry in batch.widget.batchPanel.chosen]
+    assert chosen == ["one", "two"], "what was added during the run is checked, too"
 
 
 def test_a_folder_is_looked_through_without_holding_up_slicer(
