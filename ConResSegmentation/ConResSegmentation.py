@@ -137,7 +137,9 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
-        """Slicer quits, or the module is reloaded."""
+        """Slicer quits, or the module is reloaded, perhaps because the panel could not be built."""
+        if self._nodesTimer is None:
+            return
         self._nodesTimer.stop()
         self._smoothing.stop()
         self.runControl.cancel()
@@ -204,9 +206,13 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node) -> None:
-        """Removed nodes can no longer be segmented."""
+        """Removed nodes can no longer be segmented, and all choices are gone with the parameter node."""
         if isinstance(node, _INPUTS):
             self.batchPanel.refreshSoon()
+        if self._parameterNode and node is self._parameterNode.parameterNode:
+            self.setParameterNode(None)
+            self.logic.sceneChoices.forget()
+            self._nodesTimer.start()
 
     def _onNodesAdded(self) -> None:
         self._initializeIfEntered()
@@ -364,16 +370,15 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             slicer.util.resetThreeDViews()
 
     def onEdit(self) -> None:
-        """Open the chosen segmentation in the Segment Editor, on the volume it was made from."""
+        """Open the chosen segmentation in the Segment Editor."""
         editSegmentation(self._parameterNode.segmentation, self.channels.firstNode)
 
     def onCopyDiagnostics(self) -> None:
         """Copy a bug report without the names of images to the clipboard."""
         node = self.logic.getParameterNode()
-        description = self.modelPanel.description
         text = Diagnostics.report(
             self.logic.engine,
-            f"{description.name} {description.version}" if description else self.modelPanel.problem,
+            self.modelPanel.nameAndVersion or self.modelPanel.problem,
             vars(engineOptions(node, self.modelPanel.maps)),
             self.runPanel.log,
             self._namesSegmented,

@@ -13,8 +13,9 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 
+from . import Messages
 from .Models import isPackage
-from .Widgets import DroppedFiles, plain
+from .Widgets import DroppedFiles, nameOf, plain
 
 # One image per shipped model, named after the model.
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Examples"
@@ -159,7 +160,7 @@ def readSeries(path: Path):
         slicer.mrmlScene.RemoveNode(node)
         raise UserError("series-unreadable", path=str(path))
     node.SetAttribute(_FILE_ATTRIBUTE, str(path))
-    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{node.GetName()} browser")
+    browser = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceBrowserNode", f"{nameOf(node)} browser")
     browser.SetAndObserveMasterSequenceNodeID(node.GetID())
     return node
 
@@ -229,4 +230,15 @@ class LoadPanel:
             slicer.util.errorDisplay(plain(str(error)))
             return
         slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
-        self._onLoaded(nodes)
+        usable = [node for node in nodes if not self._isColor(node)]
+        self._onLoaded(usable)
+
+    @staticmethod
+    def _isColor(node) -> bool:
+        """Whether an image has colors, which no selector offers; the user is told."""
+        image = node.GetImageData()
+        count = image.GetNumberOfScalarComponents() if image is not None else 1
+        if count > 1:
+            error = UserError("volume-color", name=nameOf(node), count=count)
+            slicer.util.errorDisplay(plain(Messages.sentence(error)))
+        return count > 1

@@ -42,8 +42,10 @@ def forgetModules(*packages: str) -> None:
         del sys.modules[name]
 
 
-def editSegmentation(segmentationNode, volumeNode) -> None:
-    """Open a segmentation in the Segment Editor, on a volume if there is one."""
+def editSegmentation(segmentationNode, otherVolumeNode) -> None:
+    """Open a segmentation in the Segment Editor, on the volume it was made from, or else on another one, if any."""
+    role = segmentationNode.GetReferenceImageGeometryReferenceRole()
+    volumeNode = segmentationNode.GetNodeReference(role) or otherVolumeNode
     slicer.util.selectModule("SegmentEditor")
     editor = slicer.util.getModuleWidget("SegmentEditor").editor
     editor.setSegmentationNode(segmentationNode)

@@ -15,6 +15,7 @@ from PySide6 import QtCore, QtWidgets
 from conresnet.package.store import SHIPPED_FOLDER, find_model, install_model
 from module.models import write_broken, write_four_channels
 from module.panel_driver import PanelDriver, result_nodes
+from module.test_scene_inputs import add_region
 from slicer_host import dialogs
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
@@ -413,6 +414,33 @@ def test_an_edited_segmentation_of_an_opened_scene_is_kept(panel: PanelDriver, v
     panel.settle()
     panel.segment()
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 2
+
+
+def test_a_removed_parameter_node_takes_its_choices_out_of_the_panel(panel: PanelDriver, volume: object) -> None:
+    region = add_region((0, 0, 0), (10, 10, 10))
+    panel.ui.regionSelector.setCurrentNode(region)
+    panel.ui.fastCheckBox.checked = True
+    panel.settle()
+    # As Data > All nodes can do.
+    slicer.mrmlScene.RemoveNode(panel.choices.parameterNode)
+    panel.settle()
+    assert panel.ui.regionSelector.currentNode() is panel.choices.region is None
+    assert not panel.ui.fastCheckBox.checked and panel.widget.channels.firstNode is volume
+    panel.ui.regionSelector.setCurrentNode(region)
+    panel.ui.fastCheckBox.checked = True
+    assert panel.choices.region is region and panel.choices.fast, "the panel and the new node are connected"
+
+
+def test_a_volume_without_a_name_is_segmented(panel: PanelDriver, hippocampus_image: Path) -> None:
+    node = slicer.util.loadVolume(str(hippocampus_image))
+    node.SetName(None)
+    panel.ui.batchCollapsibleButton.collapsed = False
+    panel.settle()
+    assert panel.ui.batchTable.item(0, 0).text() == "unnamed volume"
+    assert panel.segment().GetName() == "unnamed volume hippocampus"
+    assert result_nodes()[1].GetName().startswith("unnamed volume residual")
+    node.SetName("")
+    assert panel.segment() and panel.status.startswith("Done in")
 
 
 def test_closing_the_scene_leaves_an_empty_panel(panel: PanelDriver, volume: object) -> None:

@@ -135,6 +135,21 @@ def test_the_memory_of_an_idle_engine_can_be_freed_but_not_while_it_segments(
     assert panel.segment() is not None
 
 
+@pytest.mark.parametrize("value", [["a", "b"], None, 5])
+def test_odd_values_in_the_settings_keep_the_panel_from_nothing(
+    slicer_app: object, repository: Path, value: object
+) -> None:
+    for key in ("EnginePython", "EngineServer", "EngineServerPython", "StartEngine", "Model", "Seconds/hippocampus"):
+        slicer_app.userSettings().setValue(f"ConResSegmentation/{key}", value)
+    slicer_app.moduleManager().load(repository / "ConResSegmentation" / "ConResSegmentation.py")
+    panel = PanelDriver(slicer_app)
+    panel.open()
+    expected = "5" if value == 5 else ""
+    assert panel.ui.pythonPathEdit.currentPath == panel.ui.serverEdit.text == expected and panel.choices.model
+    assert sys.modules["ConResSegmentation"].Gallery.cards([])
+    slicer_app.moduleManager().unload("ConResSegmentation")
+
+
 def test_opening_the_module_starts_the_engine_and_delays_nothing(panel: PanelDriver, volume: object) -> None:
     engine = panel.widget.logic.engine
     panel.leave()

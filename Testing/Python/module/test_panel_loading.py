@@ -8,7 +8,9 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import slicer
 
 from ConResSegmentationLib import Loading
@@ -138,6 +140,11 @@ def test_a_result_is_opened_in_the_segment_editor(panel: PanelDriver, volume: ob
     editor = slicer.util.getModuleWidget("SegmentEditor").editor
     assert (editor.segmentationNode, editor.sourceVolumeNode) == (node, volume)
     assert panel.app.moduleManager()._selected == "SegmentEditor"
+    other = slicer.util.addVolumeFromArray(slicer.util.arrayFromVolume(volume).copy(), name="other")
+    panel.open()
+    panel.widget.channels.combos[0].setCurrentNode(other)
+    panel.ui.editButton.click()
+    assert editor.sourceVolumeNode is volume, "the one that the result was made from"
     panel.app.moduleManager().unload("SegmentEditor")
 
 
@@ -152,6 +159,25 @@ def test_a_volume_is_segmented_from_its_context_menu(panel: PanelDriver, volume:
     assert panel.status.startswith("Done in") and panel.choices.segmentation is not None
     assert context_menu(panel.choices.segmentation) == []
     assert context_menu(result_nodes()[1]) == [], "a map is not an image"
+
+
+def test_the_context_menu_changes_no_choice_during_a_run(panel: PanelDriver, head: object, volume: object) -> None:
+    panel.widget.channels.combos[0].setCurrentNode(head)
+    panel.click_segment()
+    panel.wait_until_computing()
+    (entry,) = context_menu(volume)
+    next(action for action in entry.menu().actions() if "tissue" in action.text).trigger()
+    assert dialogs.shown[-1].text == "Wait until the current run has ended, or cancel it."
+    assert panel.choices.model == "hippocampus" and panel.widget.channels.nodes == [head]
+    panel.ui.cancelButton.click()
+
+
+def test_a_color_image_is_refused_with_a_sentence(panel: PanelDriver, tmp_path: Path) -> None:
+    colors = np.zeros((4, 5, 6, 3), np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(colors, isVector=True), str(tmp_path / "photo.nrrd"))
+    panel.drop(tmp_path / "photo.nrrd")
+    assert dialogs.shown[-1].text.startswith("The volume photo has 3 values per voxel, like a color image")
+    assert panel.widget.channels.nodes == [None]
 
 
 def test_shortcuts_work_while_the_module_is_open(panel: PanelDriver, volume: object) -> None:
