@@ -36,9 +36,12 @@ def describeModule(parent, title: str, text: str) -> None:
 
 
 def forgetModules(*packages: str) -> None:
-    """Unload packages so that the next import loads them again, for when a module is reloaded."""
+    """Unload packages so that the next import loads them again, for when a module is reloaded.
+
+    The classes of errors stay: the other module, which is not reloaded, would no longer catch the new ones.
+    """
     importlib.invalidate_caches()
-    for name in [name for name in sys.modules if name.split(".")[0] in packages]:
+    for name in [name for name in sys.modules if name.split(".")[0] in packages and name != "conresnet.errors"]:
         del sys.modules[name]
 
 

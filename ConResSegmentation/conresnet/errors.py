@@ -4,8 +4,6 @@ import errno
 import os
 import sys
 
-from conresnet.messages import sentence
-
 _OUR_PACKAGES = ("conresnet", "conresnet_training")
 _FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 # What the file system or the user's account can cause at any time.
@@ -35,12 +33,19 @@ class UserError(Exception):
     def __init__(self, code: str, message: str | None = None, /, **values):
         self.code = code
         self.values = values
-        self.message = message if message is not None else sentence(code, values)
+        self.message = message if message is not None else _sentence(code, values)
         super().__init__(self.message)
 
     def within(self, code: str, **values) -> "UserError":
         """The same error with its context: the sentence of ``code``, in which this error's is ``{sentence}``."""
-        return UserError(self.code, sentence(code, {**values, "sentence": self.message}), **self.values, **values)
+        return UserError(self.code, _sentence(code, {**values, "sentence": self.message}), **self.values, **values)
+
+
+def _sentence(code: str, values: dict) -> str:
+    # Slicer's Reload keeps this module but reads the sentences again.
+    from conresnet.messages import sentence
+
+    return sentence(code, values)
 
 
 class Cancelled(Exception):  # noqa: N818 - a request of the user's, not an error

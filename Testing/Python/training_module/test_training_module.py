@@ -35,6 +35,16 @@ def test_reloading_gives_a_working_panel(here: TrainingDriver, data_set: Path) -
     assert here.ui.makePlanButton.enabled
 
 
+def test_reloading_the_other_module_leaves_this_one_working(here: TrainingDriver, tmp_path: Path) -> None:
+    slicer.util.selectModule("ConResSegmentation")
+    slicer.modules.ConResSegmentationWidget.onReload()
+    slicer.util.selectModule("ConResTraining")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "model.json").write_text("{", encoding="utf-8")
+    here.widget.onDropped([str(tmp_path / "broken")])
+    assert "cannot be read as JSON" in here.ui.resultsStatusLabel.text
+
+
 def test_the_modules_own_test_passes(training: TrainingDriver, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         slicer.selfTests["ConResTraining"]()
