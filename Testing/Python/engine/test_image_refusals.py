@@ -141,19 +141,12 @@ def test_a_transform_without_sense_is_refused(tmp_path, value, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "code"),
-    [
-        ((0, 0), np.nan, "absurd-spacing"),
-        ((1, 1), np.inf, "absurd-spacing"),
-        ((2, 3), np.nan, "image-place-not-finite"),
-    ],
-)
-def test_a_matrix_that_is_not_finite_is_not_called_transposed(place, value, code):
+@pytest.mark.parametrize(("column", "code"), [(1, "absurd-spacing"), (3, "image-place-not-finite")])
+def test_a_matrix_that_is_not_finite_is_not_called_transposed(column, code):
     affine = np.eye(4)
-    affine[place] = value
-    # As Slicer multiplies matrices: 0 times NaN is NaN.
-    volume = Volume(ramp(), Grid(ramp().shape, np.eye(4) @ affine), "odd")
+    # Multiplying by another matrix, such as a transform, has spread it: 0 times NaN is NaN.
+    affine[:, column] = np.nan
+    volume = Volume(ramp(), Grid(ramp().shape, affine), "odd")
     with pytest.raises(UserError) as caught:
         check_volume(volume)
     assert caught.value.code == code
