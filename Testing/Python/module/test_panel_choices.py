@@ -431,18 +431,6 @@ def test_a_removed_parameter_node_takes_its_choices_out_of_the_panel(panel: Pane
     assert panel.choices.region is region and panel.choices.fast, "the panel and the new node are connected"
 
 
-def test_a_volume_without_a_name_is_segmented(panel: PanelDriver, hippocampus_image: Path) -> None:
-    node = slicer.util.loadVolume(str(hippocampus_image))
-    node.SetName(None)
-    panel.ui.batchCollapsibleButton.collapsed = False
-    panel.settle()
-    assert panel.ui.batchTable.item(0, 0).text() == "unnamed volume"
-    assert panel.segment().GetName() == "unnamed volume hippocampus"
-    assert result_nodes()[1].GetName().startswith("unnamed volume residual")
-    node.SetName("")
-    assert panel.segment() and panel.status.startswith("Done in")
-
-
 def test_closing_the_scene_leaves_an_empty_panel(panel: PanelDriver, volume: object) -> None:
     panel.segment()
     slicer.mrmlScene.Clear(0)

@@ -180,6 +180,18 @@ def test_a_color_image_is_refused_with_a_sentence(panel: PanelDriver, tmp_path: 
     assert panel.widget.channels.nodes == [None]
 
 
+def test_a_volume_without_a_name_is_segmented(panel: PanelDriver, hippocampus_image: Path) -> None:
+    node = slicer.util.loadVolume(str(hippocampus_image))
+    node.SetName(None)
+    panel.ui.batchCollapsibleButton.collapsed = False
+    panel.settle()
+    assert panel.ui.batchTable.item(0, 0).text() == "unnamed volume"
+    assert panel.segment().GetName() == "unnamed volume hippocampus"
+    assert result_nodes()[1].GetName().startswith("unnamed volume residual")
+    node.SetName("")
+    assert panel.segment() and panel.status.startswith("Done in")
+
+
 def test_shortcuts_work_while_the_module_is_open(panel: PanelDriver, volume: object) -> None:
     shortcuts = {shortcut.key.toString(): shortcut for shortcut in panel.widget._shortcuts}
     assert set(shortcuts) == {"Ctrl+Return", "Ctrl+Backspace", "Ctrl+Shift+M"}
