@@ -29,7 +29,7 @@ from ConResSegmentationLib.Map3DPanel import Map3DPanel
 from ConResSegmentationLib.MapOverlay import ComparisonButton, MapChooser, OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, SceneChoices, engineOptions
-from ConResSegmentationLib.Review import ReviewPanel
+from ConResSegmentationLib.ReviewPanel import ReviewPanel
 from ConResSegmentationLib.RunPanel import BatchPanel, RunControl, RunPanel
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, ROIPanel
 from ConResSegmentationLib.SegmentationRun import (
