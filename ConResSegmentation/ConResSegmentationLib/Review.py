@@ -14,7 +14,7 @@ from vtk.util import numpy_support
 
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
-from conresnet.images.grid import Volume
+from conresnet.images.grid import Grid, Volume
 
 from . import Messages, ResultOrigin, ResultParts, SceneInputs
 
@@ -22,6 +22,8 @@ REVIEW, STATISTICS = "review", "statistics"
 SEEN = "seen"
 NOTE_ATTRIBUTE = "ConResNet.ReviewNote"
 _REPORT_ATTRIBUTE = "ConResNet.Report"
+# Where the volume's voxels were when the places of the list were computed.
+_GRID_ATTRIBUTE = "ConResNet.ReviewGrid"
 _STATISTICS_OF_A_CHANNEL = "mean_intensity "
 # Field of view at a place, in mm: of a spot, and the most of a slice, which otherwise depends on the segments' size.
 _SPOT_VIEW, _LARGEST_VIEW = 40.0, 160.0
@@ -49,6 +51,21 @@ def keep(segmentationNode, report: dict) -> None:
     kept = {key: value for key, value in report.items() if key != "statistics"}
     kept["review"] = {key: value for key, value in review.items() if key != "rows"}
     segmentationNode.SetAttribute(_REPORT_ATTRIBUTE, json.dumps(kept))
+    grid = _gridOf(_volumeOf(segmentationNode))
+    segmentationNode.SetAttribute(_GRID_ATTRIBUTE, json.dumps(grid.to_dict()) if grid else None)
+
+
+def _volumeOf(segmentationNode):
+    return segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+
+
+def _gridOf(volumeNode) -> Grid | None:
+    """Where a volume's voxels are in the world; None without a volume, or under a transform that is not linear."""
+    image = volumeNode.GetImageData() if volumeNode is not None else None
+    try:
+        return Grid(image.GetDimensions()[::-1], SceneInputs.ijkToWorld(volumeNode)) if image is not None else None
+    except UserError:
+        return None
 
 
 def tableOf(segmentationNode, kind: str):
@@ -124,9 +141,22 @@ def _cell(value) -> str:
     return "" if value is None else csv_cell(str(value))
 
 
+def placeOf(row: dict, segmentationNode) -> list[float]:
+    """R, A and S in mm of a place of the review list, which moves with the volume."""
+    place = [row[axis] for axis in "ras"]
+    kept, now = segmentationNode.GetAttribute(_GRID_ATTRIBUTE), _gridOf(_volumeOf(segmentationNode))
+    if not kept or now is None:
+        return place
+    then = Grid.from_dict(json.loads(kept))
+    if then.shape != now.shape:
+        # A cropped volume has another first voxel, in the same world.
+        return place
+    return (now.affine @ np.linalg.inv(then.affine) @ [*place, 1])[:3].tolist()
+
+
 def goTo(row: dict, segmentationNode) -> None:
     """Show a place of the review list: slices, crosshair and field of view."""
-    place = [row[axis] for axis in "ras"]
+    place = placeOf(row, segmentationNode)
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *place, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
     crosshair = slicer.mrmlScene.GetSingletonNode("default", "vtkMRMLCrosshairNode")
     if crosshair is not None:
@@ -165,7 +195,7 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     from conresnet.package.store import read_model
     from conresnet.report import write_in_steps
 
-    volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+    volumeNode = _volumeOf(segmentationNode)
     if volumeNode is None:
         raise UserError("input-removed", name=segmentationNode.GetName())
     package = read_model(_modelOf(segmentationNode), verify=False)
@@ -224,7 +254,10 @@ def _keptReport(segmentationNode) -> dict:
     if tableNode is None:
         del report["review"]
     else:
-        report["review"]["rows"] = rowsOf(tableNode)
+        rows = rowsOf(tableNode)
+        report["review"]["rows"] = [
+            {**row, **dict(zip("ras", placeOf(row, segmentationNode), strict=True))} for row in rows
+        ]
     return report
 
 

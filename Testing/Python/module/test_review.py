@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
+import vtk
 
 from module.panel_driver import PanelDriver
 from module.result_cases import put_maps
+from module.test_scene_inputs import add_transform, rotation
 from slicer_host import dialogs
 
 REPORT = {
@@ -81,6 +83,29 @@ def test_the_list_leads_from_place_to_place(panel: PanelDriver, reviewed: object
     assert fields[1] == pytest.approx(40) and fields[0] == fields[3] > 40
     panel.ui.reviewTable.cellClicked.emit(1, 2)
     np.testing.assert_allclose(crosshair.GetCrosshairRAS(), (12, 15, 9))
+
+
+def test_places_move_with_the_volume(panel: PanelDriver, reviewed: object, volume: object) -> None:
+    place, crosshair = (10.5, 20.25, 20), slicer.mrmlScene.GetSingletonNode("default", "vtkMRMLCrosshairNode")
+
+    def shown() -> np.ndarray:
+        panel.widget.reviewPanel.go(0)
+        return np.array(crosshair.GetCrosshairRAS())
+
+    node = add_transform(rotation(30, (100, 0, 5)))
+    matrix = vtk.vtkMatrix4x4()
+    node.GetMatrixTransformToParent(matrix)
+    moved = matrix.MultiplyPoint((*place, 1))[:3]
+    for one in (volume, reviewed):
+        one.SetAndObserveTransformNodeID(node.GetID())
+    np.testing.assert_allclose(shown(), moved)
+    for one in (volume, reviewed):
+        one.HardenTransform()
+    np.testing.assert_allclose(shown(), moved)
+    volume.SetOrigin(*np.add(volume.GetOrigin(), (0, 7, 0)))
+    np.testing.assert_allclose(shown(), np.add(moved, (0, 7, 0)))
+    slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume)[2:].copy())
+    np.testing.assert_allclose(shown(), place, err_msg="a cropped volume is where it was")
 
 
 def test_what_was_seen_is_saved_with_the_scene_and_in_the_file(
