@@ -4,6 +4,8 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Generator, Iterator
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from vtk.util import numpy_support
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
 from conresnet.images.grid import Grid, Volume
+from conresnet.package.segments import Output, Segment
 
 from . import Messages, ResultOrigin, ResultParts, SceneInputs
 
@@ -24,6 +27,8 @@ NOTE_ATTRIBUTE = "ConResNet.ReviewNote"
 _REPORT_ATTRIBUTE = "ConResNet.Report"
 # Where the volume's voxels were when the places of the list were computed.
 _GRID_ATTRIBUTE = "ConResNet.ReviewGrid"
+# The texts of a model card.
+_CARD = ("description", "license", "attribution", "training_data", "intended_use", "limitations")
 _STATISTICS_OF_A_CHANNEL = "mean_intensity "
 # Field of view at a place, in mm: of a spot, and the most of a slice, which otherwise depends on the segments' size.
 _SPOT_VIEW, _LARGEST_VIEW = 40.0, 160.0
@@ -198,10 +203,15 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     volumeNode = _volumeOf(segmentationNode)
     if volumeNode is None:
         raise UserError("input-removed", name=segmentationNode.GetName())
-    package = read_model(_modelOf(segmentationNode), verify=False)
+    name, _space, version = (segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE) or "").rpartition(" ")
+    package = read_model(name, verify=False)
     report, surfaces = _keptReport(segmentationNode), _pictureOf3D()
     yield
-    output = package.description.located_output if "located" in report else package.description.output
+    if version != package.description.version:
+        package = _otherVersion(package, version, segmentationNode, report)
+    output = package.description.output
+    if "located" in report and package.description.locator:
+        output = package.description.located_output
     channel = SceneInputs.volumeInput(volumeNode)
     labels, regions = np.zeros(channel.array.shape, np.uint8), None
     if output.kind == "regions":
@@ -220,9 +230,36 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     yield from write_in_steps(path, *shown, regions=regions, output=output, surfaces=surfaces)
 
 
-def _modelOf(segmentationNode) -> str:
-    name, _space, _version = (segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE) or "").rpartition(" ")
-    return name
+def _otherVersion(package, version: str, segmentationNode, report: dict):
+    """The model version that made a result, in place of the installed one; the report gets a warning.
+
+    It has the segments of the result, at all places where a locator has found some, but no model card and no measured
+    figures.
+    """
+    installed = package.description
+    warning = _(
+        "This result was made with version {version} of the model, but version {installed} is installed now. "
+        "The report leaves out the model card and the measured figures."
+    ).format(version=version, installed=installed.version)
+    report["warnings"] = [*report.get("warnings", []), warning]
+    rows = report["segments"]
+    output = Output(
+        kind="regions" if "region_volume_ml" in rows[0] else "labels",
+        segments=tuple(Segment(row["name"], row["label"], _color(segmentationNode, row["label"])) for row in rows),
+        paint_order=tuple(row["name"] for row in rows),
+    )
+    emptied = dict.fromkeys(_CARD, "")
+    package = copy(package)
+    package.description = replace(
+        installed, version=version, output=output, locator=None, citations=(), files={}, **emptied
+    )
+    return package
+
+
+def _color(segmentationNode, label: int) -> tuple[int, int, int]:
+    """The color of a segment; gray if it was removed."""
+    segment = segmentationNode.GetSegmentation().GetSegment(f"Segment_{label}")
+    return tuple(round(255 * value) for value in segment.GetColor()) if segment else (128, 128, 128)
 
 
 def _mask(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:

@@ -235,7 +235,8 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     statistics = [{**row, "segment": name} for row, name in zip(REPORT["statistics"], names, strict=True)]
     report = {**REPORT, "statistics": statistics, "warnings": ["A warning."], "seconds": {"segmenting": 2.0}}
     review().keep(result, report)
-    result.SetAttribute("ConResNet.Model", "hippocampus 1.0.0")
+    version = panel.widget.modelPanel.description.version
+    result.SetAttribute("ConResNet.Model", f"hippocampus {version}")
     shape = slicer.util.arrayFromVolume(volume).shape
     put_maps({"attention": np.random.default_rng(0).random((1, *shape)).astype(np.float16)}, result, volume)
     panel.choices.segmentation = result
@@ -246,7 +247,7 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     assert dialogs.opened_urls[-1].endswith("page.html")
     page = path.read_text(encoding="utf-8")
     assert page.count("data:image/png") == 4, "the 3D view, each segment and the map"
-    for text in (*names, "A warning.", "small and uncertain", "1.84", "Not fitted."):
+    for text in (*names, "A warning.", "small and uncertain", "1.84", "Not fitted.", "Measured figures"):
         assert text in page
     assert volume.GetName() not in page and "http" not in page.split("<h2>About")[0]
     warnings = page.count("<li>")
@@ -254,6 +255,18 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     dialogs.answer(str(path))
     write_report(panel)
     assert path.read_text(encoding="utf-8").count("<li>") == warnings + 1
+    path.unlink()
+    # Since then another version was installed, with other names for the segments.
+    result.SetAttribute("ConResNet.Model", "hippocampus 0.9.0")
+    segments = [{"name": name, "label": label} for label, name in ((1, "Anterior"), (2, "Posterior"))]
+    review().keep(result, {**REPORT, "segments": segments, "located": {}})
+    dialogs.answer(str(path))
+    write_report(panel)
+    page = path.read_text(encoding="utf-8")
+    for text in ("version 0.9.0", ">Anterior<", ">Posterior<", "1.84", f"version {version} is installed"):
+        assert text in page
+    for text in (f"(version {version})", "Anterior hippocampus", "Measured figures", "Training data"):
+        assert text not in page
     path.unlink()
     result.SetAttribute("ConResNet.Model", "gone 1.0.0")
     dialogs.answer(str(path))
