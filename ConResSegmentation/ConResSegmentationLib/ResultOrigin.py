@@ -13,9 +13,12 @@ from vtk.util import numpy_support
 from conresnet.images.grid import box_corners, box_of_flags, transformed
 from conresnet.images.roi import BoxROI
 
+from . import ResultParts
+
 FINGERPRINT_ATTRIBUTE = "ConResNet.Fingerprint"
 MODEL_ATTRIBUTE = "ConResNet.Model"
 IMAGES_ATTRIBUTE = "ConResNet.Images"
+_ROI_ATTRIBUTE = "ConResNet.ROI"
 # Volumes are read in pieces of this size.
 BYTES_AT_ONCE = 1 << 25
 # In a slice with more values than this, all voxels at once are faster than one value after another.
@@ -96,6 +99,7 @@ class ResultOrigin:
         """Mark a segmentation as a result of this origin, unedited so far."""
         segmentationNode.SetAttribute(MODEL_ATTRIBUTE, self.model)
         segmentationNode.SetAttribute(IMAGES_ATTRIBUTE, " ".join(self.images))
+        segmentationNode.SetAttribute(_ROI_ATTRIBUTE, self._roiText())
         sign(segmentationNode)
 
     def isThatOf(self, segmentationNode) -> bool:
@@ -112,11 +116,24 @@ class ResultOrigin:
         """Whether nothing is lost if a result of this origin replaces what a segmentation contains.
 
         That is so if the segmentation is empty, or an unedited result of the same model and images that lies inside
-        the ROI: the other hippocampus, found in another ROI, stays.
+        the ROI: the other hippocampus, found in another ROI, stays. So does a result from another ROI if the user has
+        checked off places of its review list: the new list would have other places.
         """
         if segmentationNode.GetSegmentation().GetNumberOfSegments() == 0:
             return True
-        return self.isThatOf(segmentationNode) and self._covers(segmentationNode)
+        isSameROI = segmentationNode.GetAttribute(_ROI_ATTRIBUTE) == self._roiText()
+        return (
+            self.isThatOf(segmentationNode)
+            and self._covers(segmentationNode)
+            and (isSameROI or not ResultParts.isReviewed(segmentationNode))
+        )
+
+    def _roiText(self) -> str:
+        if self.roi is None:
+            return "none"
+        # A file changes the last bits. Adding 0 turns -0 into 0.
+        numbers = np.concatenate([self.roi.center, self.roi.axes.ravel(), self.roi.size]).round(3) + 0.0
+        return " ".join(f"{value:.3f}" for value in numbers)
 
     def _covers(self, segmentationNode) -> bool:
         if self.roi is None:

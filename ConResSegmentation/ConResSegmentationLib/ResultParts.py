@@ -25,6 +25,8 @@ TITLE_ATTRIBUTE = "ConResNet.MapTitle"
 PLANE_ATTRIBUTE = "ConResNet.ResidualPlane"
 _CLEAR_BELOW_ATTRIBUTE = "ConResNet.MapClearBelow"
 _PART_ATTRIBUTE = "ConResNet.Part"
+# The part that lists the places worth checking, and its column of those that the user has checked off.
+REVIEW, SEEN = "review", "seen"
 # From the segmentation to its maps, and from another part to the map that it shows.
 _MAP_ROLE = "conresnetMap"
 _INPUT_ROLE = "conresnetInput"
@@ -230,6 +232,12 @@ def parts(segmentationNode, kind: str = "") -> list:
     """The other parts of a result, of one kind or of all kinds."""
     found = _referred(segmentationNode, _PART_ROLE)
     return [node for node in found if kind in ("", node.GetAttribute(_PART_ATTRIBUTE))]
+
+
+def isReviewed(segmentationNode) -> bool:
+    """Whether the user has checked off any place of the review list."""
+    columns = [node.GetTable().GetColumnByName(SEEN) for node in parts(segmentationNode, REVIEW)]
+    return any(column.GetValue(row) for column in columns if column for row in range(column.GetNumberOfValues()))
 
 
 def kindOf(node) -> str:

@@ -20,9 +20,9 @@ from conresnet.images.grid import Grid, Volume
 from conresnet.package.segments import Output, Segment
 
 from . import Messages, ResultOrigin, ResultParts, SceneInputs
+from .ResultParts import REVIEW, SEEN
 
-REVIEW, STATISTICS = "review", "statistics"
-SEEN = "seen"
+STATISTICS = "statistics"
 NOTE_ATTRIBUTE = "ConResNet.ReviewNote"
 _REPORT_ATTRIBUTE = "ConResNet.Report"
 # Where the volume's voxels were when the places of the list were computed.
@@ -40,13 +40,15 @@ def keep(segmentationNode, report: dict) -> None:
 
     Args:
         segmentationNode: the result.
-        report: the engine's; tables of lists that it does not contain are removed.
+        report: the engine's; tables of lists that it does not contain are removed. Places that the user has already
+            checked off in the earlier list stay so.
     """
+    seen = _seenPlaces(segmentationNode)
     for kind in (REVIEW, STATISTICS):
         ResultParts.remove(ResultParts.parts(segmentationNode, kind))
     review = report.get("review") or {}
     if review.get("rows"):
-        rows = [_listed(row) for row in review["rows"]]
+        rows = [_listed(row, _placeKey(row, [row[axis] for axis in "ras"]) in seen) for row in review["rows"]]
         node = _addTable(segmentationNode, REVIEW, _("{segmentation} review list"), rows)
         note = review.get("note")
         node.SetAttribute(NOTE_ATTRIBUTE, _(note) if note else "")
@@ -98,9 +100,21 @@ def exportCsv(tableNode, path: Path) -> None:
         writer.writerows([_cell(value) for value in row.values()] for row in rows)
 
 
-def _listed(row: dict) -> dict:
+def _seenPlaces(segmentationNode) -> set[tuple]:
+    """The places that the user has checked off."""
+    tableNode = tableOf(segmentationNode, REVIEW)
+    rows = rowsOf(tableNode) if tableNode else ()
+    return {_placeKey(row, placeOf(row, segmentationNode)) for row in rows if row[SEEN]}
+
+
+def _placeKey(row: dict, place: list[float]) -> tuple:
+    # A file changes the last bits of a place.
+    return row["kind"], row["segment"], row["slice"], *(round(value, 1) for value in place)
+
+
+def _listed(row: dict, isSeen: bool) -> dict:
     kept = {key: value for key, value in row.items() if key != "reason_codes"}
-    return {**kept, "reason": Messages.reason(row), SEEN: False}
+    return {**kept, "reason": Messages.reason(row), SEEN: isSeen}
 
 
 def _statistics(row: dict) -> dict:

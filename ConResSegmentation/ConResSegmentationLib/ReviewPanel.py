@@ -10,18 +10,8 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 
 from . import Messages
-from .Review import (
-    NOTE_ATTRIBUTE,
-    REVIEW,
-    SEEN,
-    STATISTICS,
-    exportCsv,
-    goTo,
-    hasReport,
-    rowsOf,
-    tableOf,
-    writeReport,
-)
+from .ResultParts import REVIEW, SEEN
+from .Review import NOTE_ATTRIBUTE, STATISTICS, exportCsv, goTo, hasReport, rowsOf, tableOf, writeReport
 from .Widgets import WorkInSteps, addShortcuts, openFile, plain, say
 
 # As the engine names all segments together.

@@ -13,7 +13,7 @@ import vtk
 
 from conresnet.images.roi import BoxROI
 from conresnet.package.store import list_models
-from ConResSegmentationLib import ResultOrigin, ResultSegmentation
+from ConResSegmentationLib import ResultOrigin, ResultSegmentation, Review
 from module.panel_driver import label_array
 from module.result_cases import SEGMENTS, fill, origin_of, put_maps
 from slicer_host.subject_hierarchy import delete
@@ -255,6 +255,18 @@ def test_what_is_not_the_same_models_result_for_the_same_volume_is_not_replaced(
     assert origin_of(volume).mayReplace(foreign), "an empty one may be filled"
     foreign.GetSegmentation().AddEmptySegment()
     assert not origin_of(volume).mayReplace(foreign)
+
+
+def test_a_result_whose_places_were_checked_off_is_replaced_by_one_of_the_same_roi_only(
+    result: object, volume: object
+) -> None:
+    place = {"kind": "slice", "segment": "all", "slice": 1, "r": 1.0, "a": 2.0, "s": 3.0, "reason": "small"}
+    Review.keep(result, {"review": {"rows": [place]}})
+    whole, wide = None, BoxROI.from_bounds([-400, 400, -400, 400, -400, 400])
+    assert origin_of(volume, wide).mayReplace(result)
+    Review.tableOf(result, "review").GetTable().GetColumnByName("seen").SetValue(0, 1)
+    assert not origin_of(volume, wide).mayReplace(result)
+    assert origin_of(volume, whole).mayReplace(result)
 
 
 def test_an_empty_result_is_a_result(volume: object, labels: np.ndarray) -> None:

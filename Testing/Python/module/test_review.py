@@ -140,6 +140,28 @@ def test_what_was_seen_is_saved_with_the_scene_and_in_the_file(
     assert rows[2]["segment"] != "=Posterior", "no spreadsheet may take a name for a formula"
 
 
+def test_places_that_were_seen_stay_so_in_the_list_of_the_same_result(
+    panel: PanelDriver, reviewed: object, volume: object
+) -> None:
+    import qt
+
+    for row in range(2):
+        panel.ui.reviewTable.item(row, 0).setCheckState(qt.Qt.Checked)
+    node = add_transform(rotation(0, (0, 0, 4)))
+    for one in (volume, reviewed):
+        one.SetAndObserveTransformNodeID(node.GetID())
+    first, second, third = REPORT["review"]["rows"]
+    rows = [{**first, "s": 24.04}, {**second, "s": 24.0}, {**third, "a": 18.0, "s": 13.0}]
+    review().keep(reviewed, {"review": {"rows": rows, "note": ""}})
+    panel.widget.reviewPanel.show(reviewed)
+    kept = review().rowsOf(review().tableOf(reviewed, "review"))
+    assert [row["seen"] for row in kept] == [True, False, False]
+    assert "1 of 2" in panel.ui.reviewCollapsibleButton.text
+    import ConResSegmentationLib.ResultParts
+
+    assert ConResSegmentationLib.ResultParts.isReviewed(reviewed)
+
+
 def test_reasons_are_told_in_the_users_language(
     panel: PanelDriver, result: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
