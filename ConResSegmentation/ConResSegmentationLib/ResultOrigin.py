@@ -19,6 +19,8 @@ FINGERPRINT_ATTRIBUTE = "ConResNet.Fingerprint"
 MODEL_ATTRIBUTE = "ConResNet.Model"
 IMAGES_ATTRIBUTE = "ConResNet.Images"
 _ROI_ATTRIBUTE = "ConResNet.ROI"
+# The status of a segment that the user has not set, in Slicer's words.
+_NOT_STARTED = "notstarted"
 # Volumes are read in pieces of this size.
 BYTES_AT_ONCE = 1 << 25
 # In a slice with more values than this, all voxels at once are faster than one value after another.
@@ -59,11 +61,18 @@ def sign(segmentationNode) -> None:
 def isUntouched(segmentationNode) -> bool:
     """Whether a segmentation has not been edited since `sign`, even if it was saved and loaded meanwhile."""
     signed = segmentationNode.GetAttribute(FINGERPRINT_ATTRIBUTE)
-    return signed is not None and signed == fingerprint(segmentationNode)
+    return signed is not None and _isUnderVolumesTransform(segmentationNode) and signed == fingerprint(segmentationNode)
+
+
+def _isUnderVolumesTransform(segmentationNode) -> bool:
+    """Whether a result is under its volume's transform or none; another one is an edit that would be lost."""
+    volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+    transformNode = segmentationNode.GetParentTransformNode()
+    return transformNode is None or volumeNode is None or transformNode is volumeNode.GetParentTransformNode()
 
 
 def fingerprint(segmentationNode) -> str:
-    """Digest of all that a user can edit: names, colors, terminology, order, and the voxels with their positions.
+    """Digest of all that a user can edit: names, colors, codes, status, order, and the voxels with their positions.
 
     It does not depend on how voxels are stored (shared labelmaps, extent, label values, integer type), which changes
     when Slicer saves and loads a segmentation.
@@ -71,12 +80,20 @@ def fingerprint(segmentationNode) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for layer in _segmentVoxels(segmentationNode):
         segment = layer.segment
-        terminology = vtk.mutable("")
-        segment.GetTag(segment.GetTerminologyEntryTagName(), terminology)
         color = [round(255 * value) for value in segment.GetColor()]
-        digest.update(repr((segment.GetName(), color, str(terminology))).encode())
+        entry = [segment.GetName(), color, _tag(segment, segment.GetTerminologyEntryTagName())]
+        status = _tag(segment, slicer.vtkSlicerSegmentationsModuleLogic.GetStatusTagName())
+        # Results signed before the status was part of the digest keep theirs.
+        entry += [status] if status not in ("", _NOT_STARTED) else []
+        digest.update(repr(tuple(entry)).encode())
         digest.update(layer.digestible())
     return digest.hexdigest()
+
+
+def _tag(segment, name: str) -> str:
+    value = vtk.mutable("")
+    segment.GetTag(name, value)
+    return str(value)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from conresnet.package.store import list_models
 from ConResSegmentationLib import ResultOrigin, ResultSegmentation, Review
 from module.panel_driver import label_array
 from module.result_cases import SEGMENTS, fill, origin_of, put_maps
+from module.test_scene_inputs import add_transform, rotation
 from slicer_host.subject_hierarchy import delete
 
 
@@ -226,6 +227,10 @@ EDITS = {
     "a new color": lambda node, volume: segment_of(node, 0).SetColor(0, 1, 0),
     "a removed segment": lambda node, volume: node.GetSegmentation().RemoveSegment("Segment_1"),
     "a new segment": lambda node, volume: node.GetSegmentation().AddEmptySegment(),
+    "a status": lambda node, volume: set_status(segment_of(node, 1), "Completed"),
+    "a transform": lambda node, volume: node.SetAndObserveTransformNodeID(
+        add_transform(rotation(0, (5, 0, 0))).GetID()
+    ),
     "another order": lambda node, volume: node.GetSegmentation().SetSegmentIndex("Segment_2", 0),
 }
 
@@ -236,7 +241,16 @@ def test_an_edited_result_is_not_replaced(result: object, volume: object, edit: 
     assert not origin_of(volume).mayReplace(result)
 
 
+def set_status(segment: object, name: str) -> None:
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    logic.SetSegmentStatus(segment, getattr(logic, name))
+
+
 def test_looking_at_a_result_is_no_edit(result: object, volume: object) -> None:
+    set_status(segment_of(result, 0), "NotStarted")
+    volume.SetAndObserveTransformNodeID(add_transform(rotation(0, (5, 0, 0))).GetID())
+    assert origin_of(volume).mayReplace(result), "only the volume was moved"
+    result.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
     result.GetDisplayNode().SetOpacity(0.3)
     result.GetDisplayNode().SetSegmentVisibility("Segment_1", False)
     result.RemoveClosedSurfaceRepresentation()
