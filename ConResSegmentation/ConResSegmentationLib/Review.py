@@ -216,9 +216,10 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
 
     volumeNode = _volumeOf(segmentationNode)
     if volumeNode is None:
-        raise UserError("input-removed", name=segmentationNode.GetName())
+        raise UserError("report-without-volume", name=segmentationNode.GetName())
     name, _space, version = (segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE) or "").rpartition(" ")
     package = read_model(name, verify=False)
+    _checkUnmoved(segmentationNode, volumeNode)
     report, surfaces = _keptReport(segmentationNode), _pictureOf3D()
     yield
     if version != package.description.version:
@@ -276,6 +277,47 @@ def _color(segmentationNode, label: int) -> tuple[int, int, int]:
     return tuple(round(255 * value) for value in segment.GetColor()) if segment else (128, 128, 128)
 
 
+def _checkUnmoved(segmentationNode, volumeNode) -> None:
+    """Raise an error unless the result and its maps are still on the voxels of the volume."""
+    grid, kept = SceneInputs.volumeInput(volumeNode).grid, segmentationNode.GetAttribute(_GRID_ATTRIBUTE)
+    isThere = not kept or Grid.from_dict(json.loads(kept)).shape == grid.shape
+    geometry = _geometryOf(segmentationNode)
+    # Another size was chosen in the Segment Editor.
+    isThere &= geometry is None or geometry.shape != grid.shape or geometry.matches(grid)
+    isThere &= all(_boxIn(grid, node) is not None for node in ResultParts.mapNodes(segmentationNode))
+    if not isThere:
+        raise UserError("volume-moved", name=volumeNode.GetName())
+
+
+def _geometryOf(segmentationNode) -> Grid | None:
+    """The grid of a segmentation in the world; None if it is unknown."""
+    converter, image, toWorld = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
+    name = converter.GetReferenceImageGeometryParameterName()
+    text = segmentationNode.GetSegmentation().GetConversionParameter(name)
+    transformNode = segmentationNode.GetParentTransformNode()
+    if not text or not converter.DeserializeImageGeometry(text, image, False):
+        return None
+    if transformNode is not None and not transformNode.GetMatrixTransformToWorld(toWorld):
+        return None
+    ijkToRas = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(ijkToRas)
+    affine = slicer.util.arrayFromVTKMatrix(toWorld) @ slicer.util.arrayFromVTKMatrix(ijkToRas)
+    return Grid(image.GetDimensions()[::-1], affine)
+
+
+def _boxIn(grid: Grid, mapNode) -> tuple[slice, slice, slice] | None:
+    """Which voxels of a grid a map is on; None if it is on none, or between them."""
+    own = _gridOf(mapNode)
+    if own is None:
+        return None
+    first = np.rint(np.linalg.inv(grid.array_affine) @ own.array_affine[:, 3])[:3].astype(int)
+    box = tuple(slice(start, start + size) for start, size in zip(first, own.shape, strict=True))
+    affine = grid.array_affine.copy()
+    affine[:3, 3] = grid.to_ras(first)
+    isInside = all(part.start >= 0 and part.stop <= size for part, size in zip(box, grid.shape, strict=True))
+    return box if isInside and Grid.of_array(own.shape, affine).matches(own) else None
+
+
 def _mask(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:
     if segmentationNode.GetSegmentation().GetSegment(segmentId) is None:
         return np.zeros(slicer.util.arrayFromVolume(volumeNode).shape, bool)
@@ -316,16 +358,15 @@ def _maps(segmentationNode, volumeNode) -> Generator[None, None, dict[str, np.nd
     """The maps by kind, [c, k, j, i] on the voxels of the volume; in the scene they are cropped."""
     nodes = ResultParts.mapNodes(segmentationNode)
     counts = Counter(node.GetAttribute(ResultParts.MAP_ATTRIBUTE) for node in nodes)
-    shape = slicer.util.arrayFromVolume(volumeNode).shape
-    maps = {kind: np.zeros((count, *shape), np.float16) for kind, count in counts.items()}
-    rasToIjk = vtk.vtkMatrix4x4()
-    volumeNode.GetRASToIJKMatrix(rasToIjk)
+    grid = SceneInputs.volumeInput(volumeNode).grid
+    maps = {kind: np.zeros((count, *grid.shape), np.float16) for kind, count in counts.items()}
     for node in reversed(nodes):
-        kind, values = node.GetAttribute(ResultParts.MAP_ATTRIBUTE), slicer.util.arrayFromVolume(node)
+        kind, box = node.GetAttribute(ResultParts.MAP_ATTRIBUTE), _boxIn(grid, node)
         counts[kind] -= 1
-        first = np.rint(rasToIjk.MultiplyPoint((*node.GetOrigin(), 1))[2::-1]).astype(int)
-        box = tuple(slice(start, start + size) for start, size in zip(first, values.shape, strict=True))
-        maps[kind][(counts[kind], *box)] = values
+        if box is None:
+            # Slicer handles events between the steps.
+            raise UserError("volume-moved", name=volumeNode.GetName())
+        maps[kind][(counts[kind], *box)] = slicer.util.arrayFromVolume(node)
         yield
     return maps
 

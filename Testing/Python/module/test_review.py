@@ -260,7 +260,8 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     version = panel.widget.modelPanel.description.version
     result.SetAttribute("ConResNet.Model", f"hippocampus {version}")
     shape = slicer.util.arrayFromVolume(volume).shape
-    put_maps({"attention": np.random.default_rng(0).random((1, *shape)).astype(np.float16)}, result, volume)
+    arrays = {"attention": np.random.default_rng(0).random((1, *shape)).astype(np.float16)}
+    (map_node,) = put_maps(arrays, result, volume)
     panel.choices.segmentation = result
     panel.settle()
     path = tmp_path / "page.html"
@@ -278,6 +279,30 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     write_report(panel)
     assert path.read_text(encoding="utf-8").count("<li>") == warnings + 1
     path.unlink()
+    for node, by in ((volume, 40), (map_node, 0.2), (map_node, -200)):
+        origin = np.array(node.GetOrigin())
+        node.SetOrigin(*np.add(origin, (0, by, 0)))
+        dialogs.answer(str(path))
+        write_report(panel)
+        assert "moved" in panel.ui.reviewLabel.text and not path.exists()
+        node.SetOrigin(*origin)
+    slicer.mrmlScene.RemoveNode(map_node)
+    voxels = slicer.util.arrayFromVolume(volume).copy()
+    for change, undo in (
+        (lambda: volume.SetSpacing(1, 1, 2), lambda: volume.SetSpacing(1, 1, 1)),
+        (lambda: slicer.util.updateVolumeFromArray(volume, voxels[1:]),
+         lambda: slicer.util.updateVolumeFromArray(volume, voxels)),
+    ):  # fmt: skip
+        change()
+        dialogs.answer(str(path))
+        write_report(panel)
+        assert "moved" in panel.ui.reviewLabel.text and not path.exists()
+        undo()
+    # All moved together.
+    node = add_transform(rotation(20, (5, 0, 0)))
+    for one in (volume, result):
+        one.SetAndObserveTransformNodeID(node.GetID())
+        one.HardenTransform()
     # Since then another version was installed, with other names for the segments.
     result.SetAttribute("ConResNet.Model", "hippocampus 0.9.0")
     segments = [{"name": name, "label": label} for label, name in ((1, "Anterior"), (2, "Posterior"))]
