@@ -111,7 +111,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
         self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton)
-        self.partRemover = ResultParts.PartRemover(uiWidget)
+        self.partRemover = ResultParts.PartRemover(uiWidget, self.reviewPanel.refresh)
         self._smoothing = WorkInSteps(uiWidget)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
@@ -300,9 +300,9 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         hint = self.channels.hint()
         self.ui.channelsHintLabel.text, self.ui.channelsHintLabel.visible = hint, bool(hint)
         self.ui.editButton.enabled = self._parameterNode.segmentation is not None
-        self._showResult(self._parameterNode.segmentation)
-        self.roiPanel.update()
         self.runPanel.setProblem(self.modelPanel.problem or self.channels.problem())
+        self.roiPanel.update()
+        self._showResult(self._parameterNode.segmentation)
 
     def _showResult(self, segmentationNode) -> None:
         self.comparisonButton.update(segmentationNode)

@@ -3,7 +3,7 @@
 The segmentation refers to them, so that they are saved with it; they are replaced and removed with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -291,11 +291,13 @@ class PartRemover(VTKObservationMixin):
 
     Args:
         widget: the remover works until `close`, or until this widget ends.
+        onRemoved: called soon after a segmentation, a map or another part was removed.
     """
 
-    def __init__(self, widget):
+    def __init__(self, widget, *onRemoved: Callable[[], None]):
         VTKObservationMixin.__init__(self)
         self._orphans: list = []
+        self._onRemoved = onRemoved
         # Slicer may be in the middle of removing a folder with all of it.
         self._timer = singleShotTimer(widget, self._remove)
         scene = slicer.mrmlScene
@@ -316,9 +318,12 @@ class PartRemover(VTKObservationMixin):
         elif node.GetAttribute(MAP_ATTRIBUTE):
             for segmentationNode in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
                 self._orphans += [part for part in parts(segmentationNode) if mapOf(part) is node]
-        if self._orphans:
-            self._timer.start()
+        elif not kindOf(node):
+            return
+        self._timer.start()
 
     def _remove(self) -> None:
         orphans, self._orphans = self._orphans, []
         remove(orphans)
+        for react in self._onRemoved:
+            react()

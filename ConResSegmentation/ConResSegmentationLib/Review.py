@@ -23,6 +23,11 @@ from . import Messages, ResultOrigin, ResultParts, SceneInputs
 from .ResultParts import REVIEW, SEEN
 
 STATISTICS = "statistics"
+# What a table must have; the statistics also have the means of the channels.
+_COLUMNS = {
+    REVIEW: ("rank kind segment slice r a s expected_wrong_voxels expected_dice reason " + SEEN).split(),
+    STATISTICS: "segment voxels volume_ml surface_cm2 mean_uncertainty".split(),
+}
 NOTE_ATTRIBUTE = "ConResNet.ReviewNote"
 _REPORT_ATTRIBUTE = "ConResNet.Report"
 # Where the volume's voxels were when the places of the list were computed.
@@ -76,8 +81,12 @@ def _gridOf(volumeNode) -> Grid | None:
 
 
 def tableOf(segmentationNode, kind: str):
-    """The table of a result: its ``REVIEW`` list or its ``STATISTICS``; None if it has none."""
-    return next(iter(ResultParts.parts(segmentationNode, kind)), None) if segmentationNode else None
+    """The table of a result: its ``REVIEW`` list or its ``STATISTICS``; None if it has none.
+
+    A table from which the user has removed a column in the Tables module is none.
+    """
+    found = ResultParts.parts(segmentationNode, kind) if segmentationNode else ()
+    return next((node for node in found if all(map(node.GetTable().GetColumnByName, _COLUMNS[kind]))), None)
 
 
 def rowsOf(tableNode) -> list[dict]:

@@ -1,5 +1,6 @@
 """The panel's list of places worth checking, and its buttons for the figures and the report of a result."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,11 @@ class ReviewPanel:
             widget.enabled = bool(self._rows)
         self.setShortcutsEnabled(self._shortcutsWanted)
 
+    def refresh(self) -> None:
+        """Show the result again after a table was removed."""
+        node = self._segmentationNode
+        self.show(node if node is not None and node.GetScene() is not None else None)
+
     def step(self, by: int) -> None:
         """Go to the next (1) or the previous (-1) place of the list."""
         if self._rows:
@@ -123,7 +129,10 @@ class ReviewPanel:
             return
         index, row = self._rows[item.row()]
         row[SEEN] = item.checkState() == qt.Qt.Checked
-        self._tableNode.GetTable().GetColumnByName(SEEN).SetValue(index, int(row[SEEN]))
+        column = self._tableNode.GetTable().GetColumnByName(SEEN)
+        # The user may have removed columns and rows in the Tables module.
+        if column is not None and index < column.GetNumberOfValues():
+            column.SetValue(index, int(row[SEEN]))
         # So that the scene asks to be saved.
         self._tableNode.Modified()
         self._tableNode.StorableModified()
@@ -144,6 +153,9 @@ class ReviewPanel:
     def _onStatistics(self) -> None:
         """Show the statistics in Slicer's table view, and offer to save them."""
         tableNode = tableOf(self._segmentationNode, STATISTICS)
+        if tableNode is None:
+            self.refresh()
+            return
         manager = slicer.app.layoutManager()
         if manager is not None:
             manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
@@ -154,6 +166,9 @@ class ReviewPanel:
     def _onReport(self) -> None:
         """Write the report, and open it in the browser."""
         node = self._segmentationNode
+        if not hasReport(node):
+            self.refresh()
+            return
         path = _askPath(_("Save the report"), f"{node.GetName()} report", ".html", _("Web pages"))
         if path is not None:
             self._ui.reportButton.enabled = False
@@ -165,6 +180,10 @@ class ReviewPanel:
             yield from writeReport(node, path)
         except UserError as error:
             say(self._ui.reviewLabel, Messages.sentence(error), isError=True)
+        except Exception:
+            # For example, the user has changed the statistics in the Tables module.
+            logging.exception("The report could not be written")
+            say(self._ui.reviewLabel, _("The report could not be written; see the log."), isError=True)
         else:
             say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
             openFile(path, self._ui.reviewLabel)

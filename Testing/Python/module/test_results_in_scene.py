@@ -13,7 +13,7 @@ import vtk
 
 from conresnet.images.roi import BoxROI
 from conresnet.package.store import list_models
-from ConResSegmentationLib import ResultOrigin, ResultSegmentation, Review
+from ConResSegmentationLib import ResultOrigin, ResultParts, ResultSegmentation, Review
 from module.panel_driver import label_array
 from module.result_cases import SEGMENTS, fill, origin_of, put_maps
 from module.test_scene_inputs import add_transform, rotation
@@ -278,7 +278,8 @@ def test_a_result_whose_places_were_checked_off_is_replaced_by_one_of_the_same_r
     Review.keep(result, {"review": {"rows": [place]}})
     whole, wide = None, BoxROI.from_bounds([-400, 400, -400, 400, -400, 400])
     assert origin_of(volume, wide).mayReplace(result)
-    Review.tableOf(result, "review").GetTable().GetColumnByName("seen").SetValue(0, 1)
+    (table,) = ResultParts.parts(result, "review")
+    table.GetTable().GetColumnByName("seen").SetValue(0, 1)
     assert not origin_of(volume, wide).mayReplace(result)
     assert origin_of(volume, whole).mayReplace(result)
 

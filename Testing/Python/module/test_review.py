@@ -205,6 +205,27 @@ def test_lists_are_replaced_and_removed_with_the_result(panel: PanelDriver, revi
     assert not slicer.util.getNodesByClass("vtkMRMLTableNode") and panel.ui.reviewTable.rowCount == 0
 
 
+def test_tables_that_the_user_removes_or_changes(panel: PanelDriver, reviewed: object, tmp_path: Path) -> None:
+    import qt
+
+    list_node, statistics = (review().tableOf(reviewed, kind) for kind in ("review", "statistics"))
+    list_node.RemoveRow(2)
+    panel.ui.reviewTable.item(1, 0).setCheckState(qt.Qt.Checked)
+    list_node.GetTable().RemoveColumnByName("kind")
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.RemoveNode(statistics)
+    panel.settle()
+    assert not panel.ui.statisticsButton.enabled and not panel.ui.reportButton.enabled
+    slicer.mrmlScene.RemoveNode(list_node)
+    panel.settle()
+    assert panel.ui.reviewTable.rowCount == 0 and not panel.ui.exportReviewButton.enabled
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    panel.settle()
+    assert panel.ui.reviewTable.rowCount == 0 and panel.ui.statisticsButton.enabled
+    assert panel.ui.applyButton.enabled
+
+
 def test_predicted_and_actual_residual_side_by_side(panel: PanelDriver, result: object, volume: object) -> None:
     shape = slicer.util.arrayFromVolume(volume).shape
     kinds = ("residual", "result_residual", "residual_difference")
