@@ -14,6 +14,9 @@ from .Widgets import plain, stayNarrow
 # What the user had in the foreground before a map.
 _COVERED_ROLE = "conresnetCovered"
 _COVERED_OPACITY_ATTRIBUTE = "ConResNet.CoveredOpacity"
+# The map itself. A reference, because Slicer gives nodes other IDs when it imports a scene into another one.
+_COVERED_BY_ROLE = "conresnetCoveredBy"
+# Its ID in scenes saved by earlier versions.
 _COVERED_BY_ATTRIBUTE = "ConResNet.CoveredBy"
 
 # Maps to compute that the button names.
@@ -38,7 +41,8 @@ def show(mapNode, backgroundNode, opacity: float) -> None:
             # Stored in the view's own node, so that it is saved with the scene.
             composite.SetNodeReferenceID(_COVERED_ROLE, foreground.GetID() if foreground else None)
             composite.SetAttribute(_COVERED_OPACITY_ATTRIBUTE, f"{composite.GetForegroundOpacity():g}")
-        composite.SetAttribute(_COVERED_BY_ATTRIBUTE, mapNode.GetID())
+        composite.SetNodeReferenceID(_COVERED_BY_ROLE, mapNode.GetID())
+        composite.SetAttribute(_COVERED_BY_ATTRIBUTE, None)
         if backgroundNode is not None:
             composite.SetBackgroundVolumeID(backgroundNode.GetID())
         composite.SetForegroundVolumeID(mapNode.GetID())
@@ -52,13 +56,15 @@ def hide(mapID: str) -> None:
     """
     there = mapID if slicer.mrmlScene.GetNodeByID(mapID) else None
     for composite in _composites():
-        if composite.GetForegroundVolumeID() != there or composite.GetAttribute(_COVERED_BY_ATTRIBUTE) != mapID:
+        opacity = composite.GetAttribute(_COVERED_OPACITY_ATTRIBUTE)
+        # A reference ends with the node.
+        coveredBy = composite.GetNodeReferenceID(_COVERED_BY_ROLE) or composite.GetAttribute(_COVERED_BY_ATTRIBUTE)
+        if opacity is None or composite.GetForegroundVolumeID() != there or coveredBy not in (there, mapID):
             continue
         composite.SetForegroundVolumeID(composite.GetNodeReferenceID(_COVERED_ROLE))
-        opacity = composite.GetAttribute(_COVERED_OPACITY_ATTRIBUTE)
-        if opacity is not None:
-            composite.SetForegroundOpacity(float(opacity))
-        composite.SetNodeReferenceID(_COVERED_ROLE, None)
+        composite.SetForegroundOpacity(float(opacity))
+        for role in (_COVERED_ROLE, _COVERED_BY_ROLE):
+            composite.SetNodeReferenceID(role, None)
         for name in (_COVERED_OPACITY_ATTRIBUTE, _COVERED_BY_ATTRIBUTE):
             composite.SetAttribute(name, None)
 
@@ -184,7 +190,10 @@ class OverlayPanel:
     def toggle(self) -> None:
         """Hide the map, or show the one that was shown last."""
         selector = self._ui.mapSelector
-        last = slicer.mrmlScene.GetNodeByID(self._lastID) or selector.nodeFromIndex(0)
+        last = slicer.mrmlScene.GetNodeByID(self._lastID)
+        if last is None or not last.GetAttribute(ResultParts.MAP_ATTRIBUTE):
+            # In another scene, the ID may be that of another volume.
+            last = selector.nodeFromIndex(0)
         selector.setCurrentNode(None if selector.currentNode() is not None else last)
 
     def _onMapChosen(self, node) -> None:
@@ -209,8 +218,8 @@ class OverlayPanel:
 
     def _onColorsChosen(self, index: int) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._shownID)
-        if node is not None:
-            node.GetDisplayNode().SetAndObserveColorNodeID(self._colors[index].GetID())
+        if node is not None and node.GetScalarVolumeDisplayNode() is not None:
+            node.GetScalarVolumeDisplayNode().SetAndObserveColorNodeID(self._colors[index].GetID())
 
     def _updateColors(self, mapNode) -> None:
         selector = self._ui.mapColorsSelector
@@ -219,7 +228,7 @@ class OverlayPanel:
         selector.clear()
         for title, _node in named:
             selector.addItem(title)
-        display = mapNode.GetDisplayNode() if mapNode else None
+        display = mapNode.GetScalarVolumeDisplayNode() if mapNode else None
         colorNode = display.GetColorNode() if display else None
         selector.setCurrentIndex(self._colors.index(colorNode) if colorNode in self._colors else -1)
         for widget in (selector, self._ui.mapOpacitySlider):
