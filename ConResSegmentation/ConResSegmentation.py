@@ -111,7 +111,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
         self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton)
-        self.partRemover = ResultParts.PartRemover(uiWidget, self.reviewPanel.refresh)
+        self.partRemover = ResultParts.PartRemover(uiWidget, self.reviewPanel.refresh, self.map3DPanel.refresh)
         self._smoothing = WorkInSteps(uiWidget)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())

@@ -210,7 +210,7 @@ def _display(node, kind: str, array: np.ndarray) -> None:
 
 def _clearWhereNothing(node, kind: str, array: np.ndarray) -> None:
     """Make a map transparent where it is near 0, unless the user has chosen another threshold."""
-    display = node.GetDisplayNode()
+    display = node.GetScalarVolumeDisplayNode()
     if display is None or kind == "features":
         # Features have both signs: no threshold separates their values from the 0 outside the computed part.
         return

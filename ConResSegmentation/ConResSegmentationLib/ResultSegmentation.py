@@ -118,7 +118,8 @@ def showSurfaces(segmentationNode) -> Iterator[None]:
     """
     name = _surfaceName()
     yield from _makeSurfaces(segmentationNode, lambda segment: segment.GetRepresentation(name) is None)
-    if segmentationNode.GetScene() is not None:
+    # The user may have deleted either between the steps.
+    if segmentationNode.GetScene() is not None and segmentationNode.GetDisplayNode() is not None:
         segmentationNode.GetDisplayNode().SetVisibility3D(True)
 
 

@@ -323,6 +323,15 @@ def test_slicers_lists_hold_the_codes_of_the_shipped_models(slicer_app: object) 
     assert len(segments) >= 5
 
 
+def test_surfaces_are_made_although_the_display_is_removed_meanwhile(result: object) -> None:
+    closed = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+    result.GetSegmentation().RemoveRepresentation(closed)
+    steps = ResultSegmentation.showSurfaces(result)
+    next(steps)
+    slicer.mrmlScene.RemoveNode(result.GetDisplayNode())
+    assert sum(1 for _step in steps) == 1 and segment_of(result, 1).GetRepresentation(closed)
+
+
 @pytest.mark.parametrize("change", ["smoothing", "edit"])
 def test_surfaces_follow_what_the_user_changes_while_they_are_made(result: object, volume: object, change: str) -> None:
     """Slicer handles events after each one; all are put into the scene together with the last one."""
