@@ -142,6 +142,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.map3DPanel.close()
         self.reviewPanel.close()
         self.partRemover.close()
+        self.comparisonButton.close()
         self.enginePanel.close()
         self.logic.engine.stop(wait=True)
         self.setParameterNode(None)

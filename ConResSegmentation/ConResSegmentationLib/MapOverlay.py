@@ -4,7 +4,9 @@ from collections.abc import Callable, Collection
 
 import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from conresnet.package.maps import MAPS
 
@@ -315,8 +317,8 @@ def endComparison() -> None:
         manager.setLayout(int(before or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView))
 
 
-class ComparisonButton:
-    """The button that shows the comparison, and on a second click the earlier layout.
+class ComparisonButton(VTKObservationMixin):
+    """The button that shows the comparison, and on a second click the earlier layout; it works until `close`.
 
     Args:
         button: checkable.
@@ -325,9 +327,14 @@ class ComparisonButton:
     """
 
     def __init__(self, button, opacitySlider, mapSelector):
+        VTKObservationMixin.__init__(self)
         self._button, self._opacitySlider, self._mapSelector = button, opacitySlider, mapSelector
         self._segmentationNode = None
         describeLayout()
+        if slicer.app.layoutManager() is not None:
+            layoutNode, scene = slicer.app.layoutManager().layoutLogic().GetLayoutNode(), slicer.mrmlScene
+            self.addObserver(layoutNode, vtk.vtkCommand.ModifiedEvent, self._onLayoutModified)
+            self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
         button.connect("clicked(bool)", self._onClicked)
         mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._onMapChosen())
 
@@ -344,6 +351,20 @@ class ComparisonButton:
             "slice views. Click again to return to the earlier layout."
         )
         self._button.toolTip = explained if isPossible else missing
+
+    def close(self) -> None:
+        """Stop following Slicer's layout."""
+        self.removeObservers()
+
+    def _onLayoutModified(self, caller, event) -> None:
+        """The user may choose another layout in Slicer's menu."""
+        if self._button.checked != isComparing():
+            self.update(self._segmentationNode)
+
+    def _onSceneStartClose(self, caller, event) -> None:
+        """The next scene has nothing to compare."""
+        self._segmentationNode = None
+        endComparison()
 
     def _onClicked(self, isChecked: bool) -> None:
         maps = mapsToCompare(self._segmentationNode, self._mapSelector.currentNode())

@@ -258,6 +258,14 @@ def test_predicted_and_actual_residual_side_by_side(panel: PanelDriver, result: 
     panel.ui.compareMapsButton.click()
     assert (manager.layout, [foreground(name) for name in ("Red", "Green", "Yellow")]) == before
     assert not panel.ui.compareMapsButton.checked
+    panel.ui.compareMapsButton.click()
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    assert not panel.ui.compareMapsButton.checked and panel.ui.compareMapsButton.enabled
+    panel.ui.compareMapsButton.click()
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
+    assert not panel.ui.compareMapsButton.checked and not panel.ui.compareMapsButton.enabled
 
 
 def foreground(view: str) -> str:
