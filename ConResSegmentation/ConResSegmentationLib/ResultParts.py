@@ -136,6 +136,7 @@ def putMaps(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlan
                 ResultSegmentation.place(node, place)
             node.SetAttribute(PLANE_ATTRIBUTE, residualPlane)
             _clearWhereNothing(node, volume.kind, values)
+            ResultSegmentation.ensureDisplay(segmentationNode)
             segmentationNode.AddNodeReferenceID(_MAP_ROLE, node.GetID())
             yield
     finally:
