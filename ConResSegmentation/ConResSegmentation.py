@@ -31,7 +31,7 @@ from ConResSegmentationLib.Map3DPanel import Map3DPanel
 from ConResSegmentationLib.MapOverlay import ComparisonButton, MapChooser, OverlayPanel
 from ConResSegmentationLib.Models import ModelPanel, installAsking
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, SceneChoices, engineOptions
-from ConResSegmentationLib.Review import ReviewPanel
+from ConResSegmentationLib.ReviewPanel import ReviewPanel
 from ConResSegmentationLib.RunPanel import RunControl, RunPanel
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, ROIPanel, roiInput
 from ConResSegmentationLib.SegmentationRun import (
@@ -113,7 +113,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
         self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton)
-        self.partRemover = ResultParts.PartRemover(uiWidget)
+        self.partRemover = ResultParts.PartRemover(uiWidget, self.reviewPanel.refresh, self.map3DPanel.refresh)
         self._smoothing = WorkInSteps(uiWidget)
         ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
         ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
@@ -146,6 +146,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.map3DPanel.close()
         self.reviewPanel.close()
         self.partRemover.close()
+        self.comparisonButton.close()
         self.enginePanel.close()
         self.logic.engine.stop(wait=True)
         self.setParameterNode(None)
@@ -306,9 +307,9 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         hint = self.channels.hint()
         self.ui.channelsHintLabel.text, self.ui.channelsHintLabel.visible = hint, bool(hint)
         self.ui.editButton.enabled = self._parameterNode.segmentation is not None
-        self._showResult(self._parameterNode.segmentation)
-        self.roiPanel.update()
         self.runPanel.setProblem(self.modelPanel.problem or self.channels.problem())
+        self.roiPanel.update()
+        self._showResult(self._parameterNode.segmentation)
 
     def _showResult(self, segmentationNode) -> None:
         self.comparisonButton.update(segmentationNode)

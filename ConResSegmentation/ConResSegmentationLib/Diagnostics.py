@@ -3,8 +3,11 @@
 import logging
 import os
 import platform
+import re
+import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import slicer
@@ -19,10 +22,12 @@ from .SegmentationRun import SegmentationTask
 
 # The window of this model is about as large as the test volume.
 _MODEL = "hippocampus"
+# An absolute path. Its folders may have spaces in their names.
+_PATH = re.compile(r"""(?<![\w.~:\\/])((?:[A-Za-z]:|~|\\)?[\\/]+(?:[^\\/:"“”\n]+[\\/]+)+)([^\\/:"“”'\s]*)""")
 
 
 def report(engine, model: str, choices: dict[str, object], log: str, names: Iterable[str]) -> str:
-    """The text of a bug report. Names of nodes, which may identify a patient, are replaced.
+    """The text of a bug report. Names of nodes and folders, which may identify a patient, are replaced.
 
     Args:
         engine: the engine process.
@@ -42,7 +47,23 @@ def report(engine, model: str, choices: dict[str, object], log: str, names: Iter
         log,
     ]
     nodes = [*_nodes("vtkMRMLStorableNode"), *_nodes("vtkMRMLTransformNode")]
-    return withoutNames("\n".join(lines), [*(node.GetName() for node in nodes), *sorted(names)])
+    text = withoutNames("\n".join(lines), [*(node.GetName() for node in nodes), *sorted(names)])
+    return "\n".join(line if line.startswith("Engine: ") else withoutFolders(line) for line in text.split("\n"))
+
+
+def withoutFolders(text: str) -> str:
+    """The text with the folders of absolute paths replaced, except those of Python and of this module."""
+    ours = [sys.prefix, sys.base_prefix, str(Path(__file__).parents[1])]
+    ours += [path.replace(os.path.expanduser("~"), "~") for path in ours]
+
+    def reduced(match) -> str:
+        folder, name = match.groups()
+        if folder.startswith(tuple(ours)):
+            return match.group()
+        # What has no extension may be a folder, too.
+        return f"<folder>/{name}" if re.search(r"\.\w", name) else "<folder>"
+
+    return _PATH.sub(reduced, text)
 
 
 def withoutNames(text: str, privateNames: list[str]) -> str:

@@ -40,6 +40,12 @@ def remove(segmentationNode) -> None:
     coverSegments(segmentationNode, False)
 
 
+def hasVoxels(mapNode) -> bool:
+    """Whether a map has values; the user may have removed its image, or it could not be read from its file."""
+    image = mapNode.GetImageData()
+    return image is not None and image.GetPointData().GetScalars() is not None
+
+
 def paintSegment(segmentationNode, segmentId: str, mapNode):
     """Put the surface of a segment into the scene, with a map's values at its points (array ``SCALARS``).
 
@@ -102,7 +108,8 @@ def style(segmentationNode, mapNode, opacity: float, isVisible: bool = True) -> 
 
     A painted surface is shown if its segment is, and as translucent as that is in 3D.
     """
-    mapDisplay, segmentDisplay = mapNode.GetDisplayNode(), segmentationNode.GetDisplayNode()
+    # A volume without it gives a legend or a volume rendering as its display.
+    mapDisplay, segmentDisplay = mapNode.GetScalarVolumeDisplayNode(), segmentationNode.GetDisplayNode()
     if mapDisplay is None or mapDisplay.GetColorNode() is None:
         return
     low, high = mapDisplay.GetWindowLevelMin(), mapDisplay.GetWindowLevelMax()
@@ -159,9 +166,8 @@ def _mapOfSegment(mapNode, segmentationNode, name: str):
         return mapNode
     wanted = mapNode.GetAttribute(ResultParts.MAP_ATTRIBUTE), name
     attributes = ResultParts.MAP_ATTRIBUTE, ResultParts.SEGMENT_ATTRIBUTE
-    found = (
-        node for node in ResultParts.mapNodes(segmentationNode) if tuple(map(node.GetAttribute, attributes)) == wanted
-    )
+    maps = filter(hasVoxels, ResultParts.mapNodes(segmentationNode))
+    found = (node for node in maps if tuple(map(node.GetAttribute, attributes)) == wanted)
     return next(found, mapNode)
 
 
@@ -274,7 +280,12 @@ def _setTransferFunctions(display, mapDisplay, opacity: float) -> None:
     clear = max(low, mapDisplay.GetLowerThreshold()) if mapDisplay.GetApplyThreshold() else low
     clear = min(clear, high - 1e-6)
     wanted = f"{mapDisplay.GetColorNodeID()} {low:g} {clear:g} {high:g} {opacity:g}"
-    if display.GetAttribute(_STYLE_ATTRIBUTE) == wanted:
+    propertyNode = display.GetVolumePropertyNode()
+    if propertyNode is None:
+        # The user has deleted it.
+        propertyNode = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumePropertyNode")
+        display.SetAndObserveVolumePropertyNodeID(propertyNode.GetID())
+    elif display.GetAttribute(_STYLE_ATTRIBUTE) == wanted:
         return
     display.SetAttribute(_STYLE_ATTRIBUTE, wanted)
     colors, table = vtk.vtkColorTransferFunction(), mapDisplay.GetColorNode().GetScalarsToColors()
@@ -286,7 +297,7 @@ def _setTransferFunctions(display, mapDisplay, opacity: float) -> None:
     opacities = vtk.vtkPiecewiseFunction()
     for value, share in ((clear, 0), (high, opacity)):
         opacities.AddPoint(value, share)
-    volumeProperty = display.GetVolumePropertyNode().GetVolumeProperty()
+    volumeProperty = propertyNode.GetVolumeProperty()
     volumeProperty.SetColor(colors)
     volumeProperty.SetScalarOpacity(opacities)
     volumeProperty.ShadeOff()

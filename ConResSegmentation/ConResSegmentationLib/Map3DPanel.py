@@ -8,6 +8,7 @@ from . import ResultParts
 from .Map3D import (
     PAINTED_ATTRIBUTE,
     coverSegments,
+    hasVoxels,
     isCurrent,
     makeIsosurface,
     nodes,
@@ -73,10 +74,11 @@ class Map3DPanel:
             if self._segmentationNode.GetScene() is not None:
                 remove(self._segmentationNode)
         self._observe(segmentationNode, mapNode)
+        self._showIfPossible(mapNode)
         self._showThreshold()
         if how is Map3D.nothing and segmentationNode is not None:
             remove(segmentationNode)
-        if segmentationNode is None or how is Map3D.nothing:
+        if segmentationNode is None or how is Map3D.nothing or not hasVoxels(mapNode):
             self._restyle()
             return
         threshold = self._threshold(mapNode)
@@ -93,6 +95,15 @@ class Map3DPanel:
             renderVolume(segmentationNode, mapNode)
             self._restyle()
 
+    def refresh(self) -> None:
+        """Show the segments' own surfaces again if the user has removed all that shows a map in 3D."""
+        self._showIfPossible(self._ui.mapSelector.currentNode())
+        self._restyle()
+
+    def _showIfPossible(self, mapNode) -> None:
+        """A map whose segmentation was removed stays over the slices only."""
+        self._ui.map3DSelector.enabled = mapNode is None or ResultParts.segmentationOf(mapNode) is not None
+
     def _removeOthers(self, segmentationNode, mapNode, how: Map3D) -> None:
         segmentIds = segmentationNode.GetSegmentation().GetSegmentIDs()
         ResultParts.remove(
@@ -107,7 +118,8 @@ class Map3DPanel:
 
     def _inSteps(self, steps: Iterator[None]) -> Iterator[None]:
         """Do the steps, and stop early if the map or its segmentation is removed."""
-        while self._segmentationNode.GetScene() and self._mapNode.GetScene() and next(steps, "done") is None:
+        needed = (self._segmentationNode, self._mapNode)
+        while all(node.GetScene() for node in needed) and hasVoxels(self._mapNode) and next(steps, "done") is None:
             self._restyle()
             yield
         self._restyle()
@@ -163,7 +175,7 @@ class Map3DPanel:
             self._updateTimer.start(_MILLISECONDS_AFTER_LAST_MOVE)
 
     def _threshold(self, mapNode) -> float:
-        display = mapNode.GetDisplayNode()
+        display = mapNode.GetScalarVolumeDisplayNode()
         low, high = (display.GetWindowLevelMin(), display.GetWindowLevelMax()) if display else (0.0, 1.0)
         return low + (high - low) * self._ui.mapThresholdSlider.value
 

@@ -4,7 +4,9 @@ from collections.abc import Callable, Collection
 
 import qt
 import slicer
+import vtk
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from conresnet.package.maps import MAPS
 
@@ -14,6 +16,9 @@ from .Widgets import plain, stayNarrow
 # What the user had in the foreground before a map.
 _COVERED_ROLE = "conresnetCovered"
 _COVERED_OPACITY_ATTRIBUTE = "ConResNet.CoveredOpacity"
+# The map itself. A reference, because Slicer gives nodes other IDs when it imports a scene into another one.
+_COVERED_BY_ROLE = "conresnetCoveredBy"
+# Its ID in scenes saved by earlier versions.
 _COVERED_BY_ATTRIBUTE = "ConResNet.CoveredBy"
 
 # Maps to compute that the button names.
@@ -38,7 +43,8 @@ def show(mapNode, backgroundNode, opacity: float) -> None:
             # Stored in the view's own node, so that it is saved with the scene.
             composite.SetNodeReferenceID(_COVERED_ROLE, foreground.GetID() if foreground else None)
             composite.SetAttribute(_COVERED_OPACITY_ATTRIBUTE, f"{composite.GetForegroundOpacity():g}")
-        composite.SetAttribute(_COVERED_BY_ATTRIBUTE, mapNode.GetID())
+        composite.SetNodeReferenceID(_COVERED_BY_ROLE, mapNode.GetID())
+        composite.SetAttribute(_COVERED_BY_ATTRIBUTE, None)
         if backgroundNode is not None:
             composite.SetBackgroundVolumeID(backgroundNode.GetID())
         composite.SetForegroundVolumeID(mapNode.GetID())
@@ -52,13 +58,15 @@ def hide(mapID: str) -> None:
     """
     there = mapID if slicer.mrmlScene.GetNodeByID(mapID) else None
     for composite in _composites():
-        if composite.GetForegroundVolumeID() != there or composite.GetAttribute(_COVERED_BY_ATTRIBUTE) != mapID:
+        opacity = composite.GetAttribute(_COVERED_OPACITY_ATTRIBUTE)
+        # A reference ends with the node.
+        coveredBy = composite.GetNodeReferenceID(_COVERED_BY_ROLE) or composite.GetAttribute(_COVERED_BY_ATTRIBUTE)
+        if opacity is None or composite.GetForegroundVolumeID() != there or coveredBy not in (there, mapID):
             continue
         composite.SetForegroundVolumeID(composite.GetNodeReferenceID(_COVERED_ROLE))
-        opacity = composite.GetAttribute(_COVERED_OPACITY_ATTRIBUTE)
-        if opacity is not None:
-            composite.SetForegroundOpacity(float(opacity))
-        composite.SetNodeReferenceID(_COVERED_ROLE, None)
+        composite.SetForegroundOpacity(float(opacity))
+        for role in (_COVERED_ROLE, _COVERED_BY_ROLE):
+            composite.SetNodeReferenceID(role, None)
         for name in (_COVERED_OPACITY_ATTRIBUTE, _COVERED_BY_ATTRIBUTE):
             composite.SetAttribute(name, None)
 
@@ -184,7 +192,10 @@ class OverlayPanel:
     def toggle(self) -> None:
         """Hide the map, or show the one that was shown last."""
         selector = self._ui.mapSelector
-        last = slicer.mrmlScene.GetNodeByID(self._lastID) or selector.nodeFromIndex(0)
+        last = slicer.mrmlScene.GetNodeByID(self._lastID)
+        if last is None or not last.GetAttribute(ResultParts.MAP_ATTRIBUTE):
+            # In another scene, the ID may be that of another volume.
+            last = selector.nodeFromIndex(0)
         selector.setCurrentNode(None if selector.currentNode() is not None else last)
 
     def _onMapChosen(self, node) -> None:
@@ -209,8 +220,8 @@ class OverlayPanel:
 
     def _onColorsChosen(self, index: int) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._shownID)
-        if node is not None:
-            node.GetDisplayNode().SetAndObserveColorNodeID(self._colors[index].GetID())
+        if node is not None and node.GetScalarVolumeDisplayNode() is not None:
+            node.GetScalarVolumeDisplayNode().SetAndObserveColorNodeID(self._colors[index].GetID())
 
     def _updateColors(self, mapNode) -> None:
         selector = self._ui.mapColorsSelector
@@ -219,7 +230,7 @@ class OverlayPanel:
         selector.clear()
         for title, _node in named:
             selector.addItem(title)
-        display = mapNode.GetDisplayNode() if mapNode else None
+        display = mapNode.GetScalarVolumeDisplayNode() if mapNode else None
         colorNode = display.GetColorNode() if display else None
         selector.setCurrentIndex(self._colors.index(colorNode) if colorNode in self._colors else -1)
         for widget in (selector, self._ui.mapOpacitySlider):
@@ -306,8 +317,8 @@ def endComparison() -> None:
         manager.setLayout(int(before or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView))
 
 
-class ComparisonButton:
-    """The button that shows the comparison, and on a second click the earlier layout.
+class ComparisonButton(VTKObservationMixin):
+    """The button that shows the comparison, and on a second click the earlier layout; it works until `close`.
 
     Args:
         button: checkable.
@@ -316,9 +327,14 @@ class ComparisonButton:
     """
 
     def __init__(self, button, opacitySlider, mapSelector):
+        VTKObservationMixin.__init__(self)
         self._button, self._opacitySlider, self._mapSelector = button, opacitySlider, mapSelector
         self._segmentationNode = None
         describeLayout()
+        if slicer.app.layoutManager() is not None:
+            layoutNode, scene = slicer.app.layoutManager().layoutLogic().GetLayoutNode(), slicer.mrmlScene
+            self.addObserver(layoutNode, vtk.vtkCommand.ModifiedEvent, self._onLayoutModified)
+            self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
         button.connect("clicked(bool)", self._onClicked)
         mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._onMapChosen())
 
@@ -335,6 +351,20 @@ class ComparisonButton:
             "slice views. Click again to return to the earlier layout."
         )
         self._button.toolTip = explained if isPossible else missing
+
+    def close(self) -> None:
+        """Stop following Slicer's layout."""
+        self.removeObservers()
+
+    def _onLayoutModified(self, caller, event) -> None:
+        """The user may choose another layout in Slicer's menu."""
+        if self._button.checked != isComparing():
+            self.update(self._segmentationNode)
+
+    def _onSceneStartClose(self, caller, event) -> None:
+        """The next scene has nothing to compare."""
+        self._segmentationNode = None
+        endComparison()
 
     def _onClicked(self, isChecked: bool) -> None:
         maps = mapsToCompare(self._segmentationNode, self._mapSelector.currentNode())

@@ -13,9 +13,14 @@ from vtk.util import numpy_support
 from conresnet.images.grid import box_corners, box_of_flags, transformed
 from conresnet.images.roi import BoxROI
 
+from . import ResultParts
+
 FINGERPRINT_ATTRIBUTE = "ConResNet.Fingerprint"
 MODEL_ATTRIBUTE = "ConResNet.Model"
 IMAGES_ATTRIBUTE = "ConResNet.Images"
+_ROI_ATTRIBUTE = "ConResNet.ROI"
+# The status of a segment that the user has not set, in Slicer's words.
+_NOT_STARTED = "notstarted"
 # Volumes are read in pieces of this size.
 BYTES_AT_ONCE = 1 << 25
 # In a slice with more values than this, all voxels at once are faster than one value after another.
@@ -56,11 +61,18 @@ def sign(segmentationNode) -> None:
 def isUntouched(segmentationNode) -> bool:
     """Whether a segmentation has not been edited since `sign`, even if it was saved and loaded meanwhile."""
     signed = segmentationNode.GetAttribute(FINGERPRINT_ATTRIBUTE)
-    return signed is not None and signed == fingerprint(segmentationNode)
+    return signed is not None and _isUnderVolumesTransform(segmentationNode) and signed == fingerprint(segmentationNode)
+
+
+def _isUnderVolumesTransform(segmentationNode) -> bool:
+    """Whether a result is under its volume's transform or none; another one is an edit that would be lost."""
+    volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+    transformNode = segmentationNode.GetParentTransformNode()
+    return transformNode is None or volumeNode is None or transformNode is volumeNode.GetParentTransformNode()
 
 
 def fingerprint(segmentationNode) -> str:
-    """Digest of all that a user can edit: names, colors, terminology, order, and the voxels with their positions.
+    """Digest of all that a user can edit: names, colors, codes, status, order, and the voxels with their positions.
 
     It does not depend on how voxels are stored (shared labelmaps, extent, label values, integer type), which changes
     when Slicer saves and loads a segmentation.
@@ -68,12 +80,20 @@ def fingerprint(segmentationNode) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for layer in _segmentVoxels(segmentationNode):
         segment = layer.segment
-        terminology = vtk.mutable("")
-        segment.GetTag(segment.GetTerminologyEntryTagName(), terminology)
         color = [round(255 * value) for value in segment.GetColor()]
-        digest.update(repr((segment.GetName(), color, str(terminology))).encode())
+        entry = [segment.GetName(), color, _tag(segment, segment.GetTerminologyEntryTagName())]
+        status = _tag(segment, slicer.vtkSlicerSegmentationsModuleLogic.GetStatusTagName())
+        # Results signed before the status was part of the digest keep theirs.
+        entry += [status] if status not in ("", _NOT_STARTED) else []
+        digest.update(repr(tuple(entry)).encode())
         digest.update(layer.digestible())
     return digest.hexdigest()
+
+
+def _tag(segment, name: str) -> str:
+    value = vtk.mutable("")
+    segment.GetTag(name, value)
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,7 @@ class ResultOrigin:
         """Mark a segmentation as a result of this origin, unedited so far."""
         segmentationNode.SetAttribute(MODEL_ATTRIBUTE, self.model)
         segmentationNode.SetAttribute(IMAGES_ATTRIBUTE, " ".join(self.images))
+        segmentationNode.SetAttribute(_ROI_ATTRIBUTE, self._roiText())
         sign(segmentationNode)
 
     def isThatOf(self, segmentationNode) -> bool:
@@ -112,11 +133,24 @@ class ResultOrigin:
         """Whether nothing is lost if a result of this origin replaces what a segmentation contains.
 
         That is so if the segmentation is empty, or an unedited result of the same model and images that lies inside
-        the ROI: the other hippocampus, found in another ROI, stays.
+        the ROI: the other hippocampus, found in another ROI, stays. So does a result from another ROI if the user has
+        checked off places of its review list: the new list would have other places.
         """
         if segmentationNode.GetSegmentation().GetNumberOfSegments() == 0:
             return True
-        return self.isThatOf(segmentationNode) and self._covers(segmentationNode)
+        isSameROI = segmentationNode.GetAttribute(_ROI_ATTRIBUTE) == self._roiText()
+        return (
+            self.isThatOf(segmentationNode)
+            and self._covers(segmentationNode)
+            and (isSameROI or not ResultParts.isReviewed(segmentationNode))
+        )
+
+    def _roiText(self) -> str:
+        if self.roi is None:
+            return "none"
+        # A file changes the last bits. Adding 0 turns -0 into 0.
+        numbers = np.concatenate([self.roi.center, self.roi.axes.ravel(), self.roi.size]).round(3) + 0.0
+        return " ".join(f"{value:.3f}" for value in numbers)
 
     def _covers(self, segmentationNode) -> bool:
         if self.roi is None:

@@ -3,7 +3,7 @@
 The segmentation refers to them, so that they are saved with it; they are replaced and removed with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ TITLE_ATTRIBUTE = "ConResNet.MapTitle"
 PLANE_ATTRIBUTE = "ConResNet.ResidualPlane"
 _CLEAR_BELOW_ATTRIBUTE = "ConResNet.MapClearBelow"
 _PART_ATTRIBUTE = "ConResNet.Part"
+# The part that lists the places worth checking, and its column of those that the user has checked off.
+REVIEW, SEEN = "review", "seen"
 # From the segmentation to its maps, and from another part to the map that it shows.
 _MAP_ROLE = "conresnetMap"
 _INPUT_ROLE = "conresnetInput"
@@ -134,6 +136,7 @@ def putMaps(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlan
                 ResultSegmentation.place(node, place)
             node.SetAttribute(PLANE_ATTRIBUTE, residualPlane)
             _clearWhereNothing(node, volume.kind, values)
+            ResultSegmentation.ensureDisplay(segmentationNode)
             segmentationNode.AddNodeReferenceID(_MAP_ROLE, node.GetID())
             yield
     finally:
@@ -208,7 +211,7 @@ def _display(node, kind: str, array: np.ndarray) -> None:
 
 def _clearWhereNothing(node, kind: str, array: np.ndarray) -> None:
     """Make a map transparent where it is near 0, unless the user has chosen another threshold."""
-    display = node.GetDisplayNode()
+    display = node.GetScalarVolumeDisplayNode()
     if display is None or kind == "features":
         # Features have both signs: no threshold separates their values from the 0 outside the computed part.
         return
@@ -230,6 +233,12 @@ def parts(segmentationNode, kind: str = "") -> list:
     """The other parts of a result, of one kind or of all kinds."""
     found = _referred(segmentationNode, _PART_ROLE)
     return [node for node in found if kind in ("", node.GetAttribute(_PART_ATTRIBUTE))]
+
+
+def isReviewed(segmentationNode) -> bool:
+    """Whether the user has checked off any place of the review list."""
+    columns = [node.GetTable().GetColumnByName(SEEN) for node in parts(segmentationNode, REVIEW)]
+    return any(column.GetValue(row) for column in columns if column for row in range(column.GetNumberOfValues()))
 
 
 def kindOf(node) -> str:
@@ -283,11 +292,13 @@ class PartRemover(VTKObservationMixin):
 
     Args:
         widget: the remover works until `close`, or until this widget ends.
+        onRemoved: called soon after a segmentation, a map or another part was removed.
     """
 
-    def __init__(self, widget):
+    def __init__(self, widget, *onRemoved: Callable[[], None]):
         VTKObservationMixin.__init__(self)
         self._orphans: list = []
+        self._onRemoved = onRemoved
         # Slicer may be in the middle of removing a folder with all of it.
         self._timer = singleShotTimer(widget, self._remove)
         scene = slicer.mrmlScene
@@ -308,9 +319,12 @@ class PartRemover(VTKObservationMixin):
         elif node.GetAttribute(MAP_ATTRIBUTE):
             for segmentationNode in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
                 self._orphans += [part for part in parts(segmentationNode) if mapOf(part) is node]
-        if self._orphans:
-            self._timer.start()
+        elif not kindOf(node):
+            return
+        self._timer.start()
 
     def _remove(self) -> None:
         orphans, self._orphans = self._orphans, []
         remove(orphans)
+        for react in self._onRemoved:
+            react()

@@ -118,7 +118,8 @@ def showSurfaces(segmentationNode) -> Iterator[None]:
     """
     name = _surfaceName()
     yield from _makeSurfaces(segmentationNode, lambda segment: segment.GetRepresentation(name) is None)
-    if segmentationNode.GetScene() is not None:
+    # The user may have deleted either between the steps.
+    if segmentationNode.GetScene() is not None and segmentationNode.GetDisplayNode() is not None:
         segmentationNode.GetDisplayNode().SetVisibility3D(True)
 
 
@@ -225,10 +226,7 @@ def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, smoot
     an item without asking. A node that had segments stays where the user has put it.
     """
     isFirst = segmentationNode.GetSegmentation().GetNumberOfSegments() == 0
-    if segmentationNode.GetDisplayNode() is None:
-        # Replacing segments without one ends the whole process. The user may have deleted it.
-        segmentationNode.CreateDefaultDisplayNodes()
-        segmentationNode.GetDisplayNode().SetVisibility3D(False)
+    ensureDisplay(segmentationNode)
     setSegments(segmentationNode, segments, volumeNode)
     if smoothing is not None:
         setSmoothing(segmentationNode, smoothing)
@@ -237,6 +235,16 @@ def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, smoot
     display.SetVisibility3D(False)
     if isFirst:
         place(segmentationNode, parentItem(volumeNode))
+
+
+def ensureDisplay(segmentationNode) -> None:
+    """Create the display of a segmentation if the user has deleted it.
+
+    In Slicer's slice views, replacing segments or adding references without a display ends the whole process.
+    """
+    if segmentationNode.GetDisplayNode() is None and segmentationNode.GetScene() is not None:
+        segmentationNode.CreateDefaultDisplayNodes()
+        segmentationNode.GetDisplayNode().SetVisibility3D(False)
 
 
 def letPartsShowThrough(segmentationNode, segments) -> None:

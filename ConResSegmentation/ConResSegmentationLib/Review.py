@@ -4,10 +4,11 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Generator, Iterator
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import qt
 import slicer
 import vtk
 from slicer.i18n import tr as _
@@ -15,23 +16,28 @@ from vtk.util import numpy_support
 
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
-from conresnet.images.grid import Volume
+from conresnet.images.grid import Grid, Volume
+from conresnet.package.segments import Output, Segment
 
 from . import Messages, ResultOrigin, ResultParts, SceneInputs
-from .Widgets import WorkInSteps, addShortcuts, openFile, plain, say
+from .ResultParts import REVIEW, SEEN
 
-REVIEW, STATISTICS = "review", "statistics"
-SEEN = "seen"
-# As the engine names all segments together.
-_ALL = "all"
-_NOTE_ATTRIBUTE = "ConResNet.ReviewNote"
+STATISTICS = "statistics"
+# What a table must have; the statistics also have the means of the channels.
+_COLUMNS = {
+    REVIEW: ("rank kind segment slice r a s expected_wrong_voxels expected_dice reason " + SEEN).split(),
+    STATISTICS: "segment voxels volume_ml surface_cm2 mean_uncertainty".split(),
+}
+NOTE_ATTRIBUTE = "ConResNet.ReviewNote"
 _REPORT_ATTRIBUTE = "ConResNet.Report"
+# Where the volume's voxels were when the places of the list were computed.
+_GRID_ATTRIBUTE = "ConResNet.ReviewGrid"
+# The texts of a model card.
+_CARD = ("description", "license", "attribution", "training_data", "intended_use", "limitations")
 _STATISTICS_OF_A_CHANNEL = "mean_intensity "
 # Field of view at a place, in mm: of a spot, and the most of a slice, which otherwise depends on the segments' size.
 _SPOT_VIEW, _LARGEST_VIEW = 40.0, 160.0
 _AROUND_SEGMENTS = 1.3
-# In pixels, of the columns before the reason.
-_COLUMN_WIDTHS = (46, 78, 48, 38)
 
 
 def keep(segmentationNode, report: dict) -> None:
@@ -39,27 +45,48 @@ def keep(segmentationNode, report: dict) -> None:
 
     Args:
         segmentationNode: the result.
-        report: the engine's; tables of lists that it does not contain are removed.
+        report: the engine's; tables of lists that it does not contain are removed. Places that the user has already
+            checked off in the earlier list stay so.
     """
+    seen = _seenPlaces(segmentationNode)
     for kind in (REVIEW, STATISTICS):
         ResultParts.remove(ResultParts.parts(segmentationNode, kind))
     review = report.get("review") or {}
     if review.get("rows"):
-        rows = [_listed(row) for row in review["rows"]]
+        rows = [_listed(row, _placeKey(row, [row[axis] for axis in "ras"]) in seen) for row in review["rows"]]
         node = _addTable(segmentationNode, REVIEW, _("{segmentation} review list"), rows)
         note = review.get("note")
-        node.SetAttribute(_NOTE_ATTRIBUTE, _(note) if note else "")
+        node.SetAttribute(NOTE_ATTRIBUTE, _(note) if note else "")
     if report.get("statistics"):
         rows = [_statistics(row) for row in report["statistics"]]
         _addTable(segmentationNode, STATISTICS, _("{segmentation} statistics"), rows)
     kept = {key: value for key, value in report.items() if key != "statistics"}
     kept["review"] = {key: value for key, value in review.items() if key != "rows"}
     segmentationNode.SetAttribute(_REPORT_ATTRIBUTE, json.dumps(kept))
+    grid = _gridOf(_volumeOf(segmentationNode))
+    segmentationNode.SetAttribute(_GRID_ATTRIBUTE, json.dumps(grid.to_dict()) if grid else None)
+
+
+def _volumeOf(segmentationNode):
+    return segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+
+
+def _gridOf(volumeNode) -> Grid | None:
+    """Where a volume's voxels are in the world; None without a volume, or under a transform that is not linear."""
+    image = volumeNode.GetImageData() if volumeNode is not None else None
+    try:
+        return Grid(image.GetDimensions()[::-1], SceneInputs.ijkToWorld(volumeNode)) if image is not None else None
+    except UserError:
+        return None
 
 
 def tableOf(segmentationNode, kind: str):
-    """The table of a result: its ``REVIEW`` list or its ``STATISTICS``; None if it has none."""
-    return next(iter(ResultParts.parts(segmentationNode, kind)), None) if segmentationNode else None
+    """The table of a result: its ``REVIEW`` list or its ``STATISTICS``; None if it has none.
+
+    A table from which the user has removed a column in the Tables module is none.
+    """
+    found = ResultParts.parts(segmentationNode, kind) if segmentationNode else ()
+    return next((node for node in found if all(map(node.GetTable().GetColumnByName, _COLUMNS[kind]))), None)
 
 
 def rowsOf(tableNode) -> list[dict]:
@@ -82,9 +109,21 @@ def exportCsv(tableNode, path: Path) -> None:
         writer.writerows([_cell(value) for value in row.values()] for row in rows)
 
 
-def _listed(row: dict) -> dict:
+def _seenPlaces(segmentationNode) -> set[tuple]:
+    """The places that the user has checked off."""
+    tableNode = tableOf(segmentationNode, REVIEW)
+    rows = rowsOf(tableNode) if tableNode else ()
+    return {_placeKey(row, placeOf(row, segmentationNode)) for row in rows if row[SEEN]}
+
+
+def _placeKey(row: dict, place: list[float]) -> tuple:
+    # A file changes the last bits of a place.
+    return row["kind"], row["segment"], row["slice"], *(round(value, 1) for value in place)
+
+
+def _listed(row: dict, isSeen: bool) -> dict:
     kept = {key: value for key, value in row.items() if key != "reason_codes"}
-    return {**kept, "reason": Messages.reason(row), SEEN: False}
+    return {**kept, "reason": Messages.reason(row), SEEN: isSeen}
 
 
 def _statistics(row: dict) -> dict:
@@ -130,9 +169,22 @@ def _cell(value) -> str:
     return "" if value is None else csv_cell(str(value))
 
 
+def placeOf(row: dict, segmentationNode) -> list[float]:
+    """R, A and S in mm of a place of the review list, which moves with the volume."""
+    place = [row[axis] for axis in "ras"]
+    kept, now = segmentationNode.GetAttribute(_GRID_ATTRIBUTE), _gridOf(_volumeOf(segmentationNode))
+    if not kept or now is None:
+        return place
+    then = Grid.from_dict(json.loads(kept))
+    if then.shape != now.shape:
+        # A cropped volume has another first voxel, in the same world.
+        return place
+    return (now.affine @ np.linalg.inv(then.affine) @ [*place, 1])[:3].tolist()
+
+
 def goTo(row: dict, segmentationNode) -> None:
     """Show a place of the review list: slices, crosshair and field of view."""
-    place = [row[axis] for axis in "ras"]
+    place = placeOf(row, segmentationNode)
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *place, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
     crosshair = slicer.mrmlScene.GetSingletonNode("default", "vtkMRMLCrosshairNode")
     if crosshair is not None:
@@ -171,13 +223,19 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     from conresnet.package.store import read_model
     from conresnet.report import write_in_steps
 
-    volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
+    volumeNode = _volumeOf(segmentationNode)
     if volumeNode is None:
-        raise UserError("input-removed", name=segmentationNode.GetName())
-    package = read_model(_modelOf(segmentationNode), verify=False)
+        raise UserError("report-without-volume", name=segmentationNode.GetName())
+    name, _space, version = (segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE) or "").rpartition(" ")
+    package = read_model(name, verify=False)
+    _checkUnmoved(segmentationNode, volumeNode)
     report, surfaces = _keptReport(segmentationNode), _pictureOf3D()
     yield
-    output = package.description.located_output if "located" in report else package.description.output
+    if version != package.description.version:
+        package = _otherVersion(package, version, segmentationNode, report)
+    output = package.description.output
+    if "located" in report and package.description.locator:
+        output = package.description.located_output
     channel = SceneInputs.volumeInput(volumeNode)
     labels, regions = np.zeros(channel.array.shape, np.uint8), None
     if output.kind == "regions":
@@ -196,9 +254,77 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     yield from write_in_steps(path, *shown, regions=regions, output=output, surfaces=surfaces)
 
 
-def _modelOf(segmentationNode) -> str:
-    name, _space, _version = (segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE) or "").rpartition(" ")
-    return name
+def _otherVersion(package, version: str, segmentationNode, report: dict):
+    """The model version that made a result, in place of the installed one; the report gets a warning.
+
+    It has the segments of the result, at all places where a locator has found some, but no model card and no measured
+    figures.
+    """
+    installed = package.description
+    warning = _(
+        "This result was made with version {version} of the model, but version {installed} is installed now. "
+        "The report leaves out the model card and the measured figures."
+    ).format(version=version, installed=installed.version)
+    report["warnings"] = [*report.get("warnings", []), warning]
+    rows = report["segments"]
+    output = Output(
+        kind="regions" if "region_volume_ml" in rows[0] else "labels",
+        segments=tuple(Segment(row["name"], row["label"], _color(segmentationNode, row["label"])) for row in rows),
+        paint_order=tuple(row["name"] for row in rows),
+    )
+    emptied = dict.fromkeys(_CARD, "")
+    package = copy(package)
+    package.description = replace(
+        installed, version=version, output=output, locator=None, citations=(), files={}, **emptied
+    )
+    return package
+
+
+def _color(segmentationNode, label: int) -> tuple[int, int, int]:
+    """The color of a segment; gray if it was removed."""
+    segment = segmentationNode.GetSegmentation().GetSegment(f"Segment_{label}")
+    return tuple(round(255 * value) for value in segment.GetColor()) if segment else (128, 128, 128)
+
+
+def _checkUnmoved(segmentationNode, volumeNode) -> None:
+    """Raise an error unless the result and its maps are still on the voxels of the volume."""
+    grid, kept = SceneInputs.volumeInput(volumeNode).grid, segmentationNode.GetAttribute(_GRID_ATTRIBUTE)
+    isThere = not kept or Grid.from_dict(json.loads(kept)).shape == grid.shape
+    geometry = _geometryOf(segmentationNode)
+    # Another size was chosen in the Segment Editor.
+    isThere &= geometry is None or geometry.shape != grid.shape or geometry.matches(grid)
+    isThere &= all(_boxIn(grid, node) is not None for node in ResultParts.mapNodes(segmentationNode))
+    if not isThere:
+        raise UserError("volume-moved", name=volumeNode.GetName())
+
+
+def _geometryOf(segmentationNode) -> Grid | None:
+    """The grid of a segmentation in the world; None if it is unknown."""
+    converter, image, toWorld = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
+    name = converter.GetReferenceImageGeometryParameterName()
+    text = segmentationNode.GetSegmentation().GetConversionParameter(name)
+    transformNode = segmentationNode.GetParentTransformNode()
+    if not text or not converter.DeserializeImageGeometry(text, image, False):
+        return None
+    if transformNode is not None and not transformNode.GetMatrixTransformToWorld(toWorld):
+        return None
+    ijkToRas = vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(ijkToRas)
+    affine = slicer.util.arrayFromVTKMatrix(toWorld) @ slicer.util.arrayFromVTKMatrix(ijkToRas)
+    return Grid(image.GetDimensions()[::-1], affine)
+
+
+def _boxIn(grid: Grid, mapNode) -> tuple[slice, slice, slice] | None:
+    """Which voxels of a grid a map is on; None if it is on none, or between them."""
+    own = _gridOf(mapNode)
+    if own is None:
+        return None
+    first = np.rint(np.linalg.inv(grid.array_affine) @ own.array_affine[:, 3])[:3].astype(int)
+    box = tuple(slice(start, start + size) for start, size in zip(first, own.shape, strict=True))
+    affine = grid.array_affine.copy()
+    affine[:3, 3] = grid.to_ras(first)
+    isInside = all(part.start >= 0 and part.stop <= size for part, size in zip(box, grid.shape, strict=True))
+    return box if isInside and Grid.of_array(own.shape, affine).matches(own) else None
 
 
 def _mask(segmentationNode, segmentId: str, volumeNode) -> np.ndarray:
@@ -230,7 +356,10 @@ def _keptReport(segmentationNode) -> dict:
     if tableNode is None:
         del report["review"]
     else:
-        report["review"]["rows"] = rowsOf(tableNode)
+        rows = rowsOf(tableNode)
+        report["review"]["rows"] = [
+            {**row, **dict(zip("ras", placeOf(row, segmentationNode), strict=True))} for row in rows
+        ]
     return report
 
 
@@ -238,16 +367,15 @@ def _maps(segmentationNode, volumeNode) -> Generator[None, None, dict[str, np.nd
     """The maps by kind, [c, k, j, i] on the voxels of the volume; in the scene they are cropped."""
     nodes = ResultParts.mapNodes(segmentationNode)
     counts = Counter(node.GetAttribute(ResultParts.MAP_ATTRIBUTE) for node in nodes)
-    shape = slicer.util.arrayFromVolume(volumeNode).shape
-    maps = {kind: np.zeros((count, *shape), np.float16) for kind, count in counts.items()}
-    rasToIjk = vtk.vtkMatrix4x4()
-    volumeNode.GetRASToIJKMatrix(rasToIjk)
+    grid = SceneInputs.volumeInput(volumeNode).grid
+    maps = {kind: np.zeros((count, *grid.shape), np.float16) for kind, count in counts.items()}
     for node in reversed(nodes):
-        kind, values = node.GetAttribute(ResultParts.MAP_ATTRIBUTE), slicer.util.arrayFromVolume(node)
+        kind, box = node.GetAttribute(ResultParts.MAP_ATTRIBUTE), _boxIn(grid, node)
         counts[kind] -= 1
-        first = np.rint(rasToIjk.MultiplyPoint((*node.GetOrigin(), 1))[2::-1]).astype(int)
-        box = tuple(slice(start, start + size) for start, size in zip(first, values.shape, strict=True))
-        maps[kind][(counts[kind], *box)] = values
+        if box is None:
+            # Slicer handles events between the steps.
+            raise UserError("volume-moved", name=volumeNode.GetName())
+        maps[kind][(counts[kind], *box)] = slicer.util.arrayFromVolume(node)
         yield
     return maps
 
@@ -267,174 +395,3 @@ def _pictureOf3D() -> bytes | None:
     writer.SetInputConnection(grabber.GetOutputPort())
     writer.Write()
     return numpy_support.vtk_to_numpy(writer.GetResult()).tobytes()
-
-
-class ReviewPanel:
-    """The widgets of the review list, and the buttons for the figures of a result.
-
-    The list shows each slice once, for all segments together, and every spot; the table in the scene has all rows.
-
-    Args:
-        section: the collapsible button that contains the widgets.
-    """
-
-    def __init__(self, section):
-        self._section = section
-        self._ui = ui = slicer.util.childWidgetVariables(section)
-        self._segmentationNode = self._tableNode = None
-        self._rows: list[tuple[int, dict]] = []
-        self._shortcutsWanted = False
-        self._work = WorkInSteps(section)
-        header = ui.reviewTable.horizontalHeader()
-        for column, width in enumerate(_COLUMN_WIDTHS):
-            header.resizeSection(column, width)
-        ui.reviewTable.connect("cellClicked(int,int)", lambda row, _column: self.go(row))
-        ui.reviewTable.connect("itemChanged(QTableWidgetItem*)", self._onChecked)
-        ui.previousPlaceButton.connect("clicked(bool)", lambda _checked: self.step(-1))
-        ui.nextPlaceButton.connect("clicked(bool)", lambda _checked: self.step(1))
-        ui.exportReviewButton.connect("clicked(bool)", lambda _checked: self._export(self._tableNode))
-        ui.statisticsButton.connect("clicked(bool)", lambda _checked: self._onStatistics())
-        ui.reportButton.connect("clicked(bool)", lambda _checked: self._onReport())
-        actions = {"P": lambda: self.step(-1), "N": lambda: self.step(1)}
-        self._shortcuts = addShortcuts(section, actions)
-        self.setShortcutsEnabled(False)
-
-    @property
-    def isBusy(self) -> bool:
-        """Whether a report is being written."""
-        return self._work.isBusy
-
-    def close(self) -> None:
-        """Stop writing a report, because the scene is closed or Slicer quits."""
-        self._work.stop()
-
-    def setShortcutsEnabled(self, isEnabled: bool) -> None:
-        """Whether N and P go to the next and the previous place; they do nothing without a list."""
-        self._shortcutsWanted = isEnabled
-        for shortcut in self._shortcuts:
-            shortcut.enabled = isEnabled and bool(self._rows)
-
-    def show(self, segmentationNode) -> None:
-        """Show the list of a result; None for no result."""
-        tableNode = tableOf(segmentationNode, REVIEW)
-        self._segmentationNode = segmentationNode
-        self._ui.statisticsButton.enabled = tableOf(segmentationNode, STATISTICS) is not None
-        self._ui.reportButton.enabled = hasReport(segmentationNode) and not self.isBusy
-        if tableNode is self._tableNode:
-            return
-        self._tableNode = tableNode
-        rows = enumerate(rowsOf(tableNode)) if tableNode else ()
-        self._rows = [(number, row) for number, row in rows if row["kind"] != "slice" or row["segment"] == _ALL]
-        # Unfolding shows all widgets again, hidden ones too.
-        self._section.collapsed = not self._rows
-        self._fill()
-        self._count()
-        for widget in (self._ui.previousPlaceButton, self._ui.nextPlaceButton, self._ui.exportReviewButton):
-            widget.enabled = bool(self._rows)
-        self.setShortcutsEnabled(self._shortcutsWanted)
-
-    def step(self, by: int) -> None:
-        """Go to the next (1) or the previous (-1) place of the list."""
-        if self._rows:
-            row = self._ui.reviewTable.currentRow() + by
-            self.go(min(max(row, 0), len(self._rows) - 1))
-
-    def go(self, row: int) -> None:
-        """Go to a place of the list by its row, from 0."""
-        self._ui.reviewTable.setCurrentCell(row, 0)
-        goTo(self._rows[row][1], self._segmentationNode)
-
-    def _fill(self) -> None:
-        table = self._ui.reviewTable
-        table.blockSignals(True)
-        table.rowCount = 0
-        table.rowCount = len(self._rows)
-        for number, (_index, row) in enumerate(self._rows):
-            where = _("Slice {slice}") if row["kind"] == "slice" else _("Spot: {segment}")
-            dice = "" if row["expected_dice"] is None else f"{row['expected_dice']:.2f}"
-            texts = [
-                str(row["rank"]),
-                where.format(slice=row["slice"], segment=row["segment"]),
-                f"{row['expected_wrong_voxels']:.0f}",
-                dice,
-                row["reason"],
-            ]
-            for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(plain(text))
-                if column == 0:
-                    item.setCheckState(qt.Qt.Checked if row[SEEN] else qt.Qt.Unchecked)
-                table.setItem(number, column, item)
-        table.blockSignals(False)
-
-    def _onChecked(self, item) -> None:
-        if item.column() != 0:
-            return
-        index, row = self._rows[item.row()]
-        row[SEEN] = item.checkState() == qt.Qt.Checked
-        self._tableNode.GetTable().GetColumnByName(SEEN).SetValue(index, int(row[SEEN]))
-        # So that the scene asks to be saved.
-        self._tableNode.Modified()
-        self._tableNode.StorableModified()
-        self._count()
-
-    def _count(self) -> None:
-        """Show in the title how many places were checked."""
-        title, text, note = _("Review"), _("Segment with “Review list” checked to list the places worth checking."), ""
-        if self._rows:
-            seen, text = sum(row[SEEN] for _index, row in self._rows), ""
-            title = _("Review: {seen} of {count} places seen").format(seen=seen, count=len(self._rows))
-            note = self._tableNode.GetAttribute(_NOTE_ATTRIBUTE) or ""
-        self._section.text = title
-        say(self._ui.reviewLabel, text)
-        explained = _("Places worth checking, most expected errors first. Click one to go there.")
-        self._ui.reviewTable.toolTip = plain(f"{explained} {note}".strip())
-
-    def _onStatistics(self) -> None:
-        """Show the statistics in Slicer's table view, and offer to save them."""
-        tableNode = tableOf(self._segmentationNode, STATISTICS)
-        manager = slicer.app.layoutManager()
-        if manager is not None:
-            manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
-            slicer.app.applicationLogic().GetSelectionNode().SetActiveTableID(tableNode.GetID())
-            slicer.app.applicationLogic().PropagateTableSelection()
-        self._export(tableNode)
-
-    def _onReport(self) -> None:
-        """Write the report, and open it in the browser."""
-        node = self._segmentationNode
-        path = _askPath(_("Save the report"), f"{node.GetName()} report", ".html", _("Web pages"))
-        if path is not None:
-            self._ui.reportButton.enabled = False
-            say(self._ui.reviewLabel, _("Writing the report"))
-            self._work.start(self._report(node, path))
-
-    def _report(self, node, path: Path) -> Iterator[None]:
-        try:
-            yield from writeReport(node, path)
-        except UserError as error:
-            say(self._ui.reviewLabel, Messages.sentence(error), isError=True)
-        else:
-            say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
-            openFile(path, self._ui.reviewLabel)
-        finally:
-            self._ui.reportButton.enabled = hasReport(self._segmentationNode)
-
-    def _export(self, tableNode) -> None:
-        title = _("Save {table}").format(table=tableNode.GetName())
-        path = _askPath(title, tableNode.GetName(), ".csv", _("Tables"))
-        if path is None:
-            return
-        try:
-            exportCsv(tableNode, path)
-        except UserError as error:
-            say(self._ui.reviewLabel, Messages.sentence(error), isError=True)
-        else:
-            say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
-
-
-def _askPath(title: str, name: str, ending: str, kind: str) -> Path | None:
-    path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), title, f"{name}{ending}", f"{kind} (*{ending})")
-    if not path:
-        return None
-    return Path(path if path.lower().endswith(ending) else f"{path}{ending}")

@@ -20,6 +20,12 @@ SLICER: dict[str, str] = {
     "volume-color": _("The volume {name} has {count} values per voxel, like a color image; choose a grayscale volume."),
     "volume-removed": _("The volume {name} was removed during the segmentation, so the result was discarded."),
     "volume-changed": _("The volume {name} was changed during the segmentation; segment it again."),
+    "volume-moved": _(
+        "{name}, its segmentation or a map was moved or changed since the segmentation; segment again to make a report."
+    ),
+    "report-without-volume": _(
+        "The volume that {name} was made from was removed; load it and segment it again to make a report."
+    ),
     "result-removed": _("{name} was removed or replaced in the meantime; segment again."),
     "input-removed": _("{name} was removed before the segmentation started; choose the inputs and click Segment."),
     "channels-missing": _("The model {model} needs {count} volumes: {names}."),

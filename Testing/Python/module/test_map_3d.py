@@ -267,6 +267,30 @@ def test_it_is_hidden_with_the_overlay_and_removed_when_it_is_no_longer_wanted(
     assert len(left_over()) == 3, "one rendering, its property and its legend"
 
 
+def test_what_the_user_removes_in_other_modules(panel: Driver3D, result: object, maps: list[object]) -> None:
+    (rendering,) = panel.show(maps[2], "Volume rendering")
+    slicer.mrmlScene.RemoveNode(rendering.GetVolumePropertyNode())
+    panel.ui.mapOpacitySlider.value = 0.9
+    assert rendering.GetVolumePropertyNode().GetVolumeProperty().GetScalarOpacity().GetValue(1) == pytest.approx(0.9)
+    for model in panel.show(maps[2], "On surfaces"):
+        assert not result.GetDisplayNode().GetVisibility3D()
+        slicer.mrmlScene.RemoveNode(model)
+    panel.shown()
+    assert result.GetDisplayNode().GetVisibility3D(), "the 3D view is not left empty"
+    maps[2].SetAndObserveImageData(None)
+    for how in ("Isosurface", "On surfaces"):
+        assert panel.show(maps[2], how) == []
+    slicer.mrmlScene.RemoveNode(maps[2].GetDisplayNode())
+    panel.choose(panel.ui.mapColorsSelector, "Rainbow")
+    assert panel.ui.map3DSelector.enabled
+    slicer.mrmlScene.RemoveNode(result)
+    panel.shown()
+    assert panel.ui.mapSelector.currentNode() is maps[2] and not panel.ui.map3DSelector.enabled
+    panel.ui.mapSelector.setCurrentNode(None)
+    panel.shown()
+    assert panel.ui.map3DSelector.enabled
+
+
 def test_a_new_result_is_painted_anew_on_the_same_nodes(
     panel: Driver3D, result: object, volume: object, maps: list[object]
 ) -> None:

@@ -52,6 +52,18 @@ def test_a_new_result_keeps_the_maps_it_has_again_and_takes_the_others_away(resu
     assert first[0].GetScene() is None
 
 
+def test_a_display_that_is_removed_while_maps_are_added_is_there_again(result: object, volume: object) -> None:
+    """Without one, Slicer's slice views end the process when the segmentation gets a reference."""
+    arrays = {"attention": np.ones((1, *slicer.util.arrayFromVolume(volume).shape), np.float16)}
+    steps = ResultParts.putMaps(ResultParts.splitMaps(arrays, ["Anterior", "Posterior"]), result, volume)
+    next(steps)
+    slicer.mrmlScene.RemoveNode(result.GetDisplayNode())
+    for _step in steps:
+        pass
+    assert len(ResultParts.mapNodes(result)) == 1
+    assert result.GetDisplayNode() is not None and not result.GetDisplayNode().GetVisibility3D()
+
+
 def put_computed_in(box: tuple[slice, ...], result: object, volume: object, kind: str = "attention") -> object:
     """A map of values from 0.2 to 0.8, computed in a box [k, j, i] only, in the scene."""
     array = np.zeros((1, *slicer.util.arrayFromVolume(volume).shape), np.float16)

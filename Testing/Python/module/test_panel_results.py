@@ -13,6 +13,7 @@ import vtk
 from conresnet.package.store import find_model, install_model
 from module.models import write_four_channels
 from module.panel_driver import PanelDriver, label_array, result_nodes, slice_composites
+from module.result_cases import put_maps
 from module.test_scene_inputs import add_region
 from slicer_host import dialogs
 
@@ -204,6 +205,37 @@ def test_what_the_user_had_in_the_foreground_comes_back_when_no_map_is_over_it(
     slicer.mrmlScene.RemoveNode(slicer.util.getNode("PET"))
     panel.ui.mapSelector.setCurrentNode(None)
     assert layers() == {(None, 0.3)}
+
+
+def test_the_map_of_a_scene_that_is_imported_into_another_one_can_be_hidden_and_shown(
+    panel: PanelDriver, result: object, volume: object, hippocampus_image: Path, tmp_path: Path
+) -> None:
+    shape = slicer.util.arrayFromVolume(volume).shape
+    (node,) = put_maps({"attention": np.ones((1, *shape), np.float16)}, result, volume)
+    panel.choices.shownMap = node
+    panel.settle()
+    before = node.GetID()
+    assert foregrounds() == {before}
+    shown, hidden = (str(tmp_path / f"{name}.mrb") for name in ("shown", "hidden"))
+    assert slicer.util.saveScene(shown)
+    panel.widget.overlayPanel.toggle()
+    assert slicer.util.saveScene(hidden)
+
+    def import_into_other(scene: str) -> None:
+        slicer.mrmlScene.Clear(0)
+        others = [slicer.util.loadVolume(str(hippocampus_image)) for _number in range(3)]
+        assert before in [other.GetID() for other in others], "an ordinary volume has the ID of the map"
+        slicer.mrmlScene.ReadFromMRB(scene, False)
+        panel.settle()
+
+    import_into_other(hidden)
+    assert panel.ui.mapSelector.currentNode() is None
+    panel.widget.overlayPanel.toggle()
+    assert panel.ui.mapSelector.currentNode() is not None
+    import_into_other(shown)
+    assert foregrounds() == {panel.ui.mapSelector.currentNode().GetID()} != {before}
+    panel.ui.mapSelector.setCurrentNode(None)
+    assert foregrounds() == {None}
 
 
 def test_who_chose_no_map_gets_none_over_the_next_result(panel: PanelDriver, volume: object) -> None:

@@ -69,6 +69,23 @@ def test_names_are_replaced_the_longest_first() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Cannot read /data/Hans Doe/t1/scan.nii.gz: no file", "Cannot read <folder>/scan.nii.gz: no file"),
+        ("Cannot read ~/Hans Doe/t1/scan.nii.gz", "Cannot read <folder>/scan.nii.gz"),
+        ("There are no images in /data/Hans_Doe.", "There are no images in <folder>"),
+        (r"'C:\MR\Hans Doe\a.nii' (archetype '\\server\Doe\b.nii')", "'<folder>/b.nii')"),
+        (r"read C:\MR\Hans Doe\a.nii", "read <folder>/a.nii"),
+        (r"'\\\\server\\Doe\\b.nii'", "'<folder>/b.nii'"),
+        ("0.4 s/window, 3 mL / 5 mL, https://slicer.org/a/b.html", None),
+        (f'File "{Diagnostics.__file__}", line 3', None),
+    ],
+)
+def test_folders_of_patients_are_replaced(text: str, expected: str | None) -> None:
+    assert Diagnostics.withoutFolders(text) == (expected or text)
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [(None, ""), (0.4, "almost done"), (12.3, "about 12 s left"), (63, "about 65 s left"), (200, "about 3 min left")],
 )

@@ -13,9 +13,10 @@ import vtk
 
 from conresnet.images.roi import BoxROI
 from conresnet.package.store import list_models
-from ConResSegmentationLib import ResultOrigin, ResultSegmentation
+from ConResSegmentationLib import ResultOrigin, ResultParts, ResultSegmentation, Review
 from module.panel_driver import label_array
 from module.result_cases import SEGMENTS, fill, origin_of, put_maps
+from module.test_scene_inputs import add_transform, rotation
 from slicer_host.subject_hierarchy import delete
 
 
@@ -226,6 +227,10 @@ EDITS = {
     "a new color": lambda node, volume: segment_of(node, 0).SetColor(0, 1, 0),
     "a removed segment": lambda node, volume: node.GetSegmentation().RemoveSegment("Segment_1"),
     "a new segment": lambda node, volume: node.GetSegmentation().AddEmptySegment(),
+    "a status": lambda node, volume: set_status(segment_of(node, 1), "Completed"),
+    "a transform": lambda node, volume: node.SetAndObserveTransformNodeID(
+        add_transform(rotation(0, (5, 0, 0))).GetID()
+    ),
     "another order": lambda node, volume: node.GetSegmentation().SetSegmentIndex("Segment_2", 0),
 }
 
@@ -236,7 +241,16 @@ def test_an_edited_result_is_not_replaced(result: object, volume: object, edit: 
     assert not origin_of(volume).mayReplace(result)
 
 
+def set_status(segment: object, name: str) -> None:
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    logic.SetSegmentStatus(segment, getattr(logic, name))
+
+
 def test_looking_at_a_result_is_no_edit(result: object, volume: object) -> None:
+    set_status(segment_of(result, 0), "NotStarted")
+    volume.SetAndObserveTransformNodeID(add_transform(rotation(0, (5, 0, 0))).GetID())
+    assert origin_of(volume).mayReplace(result), "only the volume was moved"
+    result.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
     result.GetDisplayNode().SetOpacity(0.3)
     result.GetDisplayNode().SetSegmentVisibility("Segment_1", False)
     result.RemoveClosedSurfaceRepresentation()
@@ -255,6 +269,19 @@ def test_what_is_not_the_same_models_result_for_the_same_volume_is_not_replaced(
     assert origin_of(volume).mayReplace(foreign), "an empty one may be filled"
     foreign.GetSegmentation().AddEmptySegment()
     assert not origin_of(volume).mayReplace(foreign)
+
+
+def test_a_result_whose_places_were_checked_off_is_replaced_by_one_of_the_same_roi_only(
+    result: object, volume: object
+) -> None:
+    place = {"kind": "slice", "segment": "all", "slice": 1, "r": 1.0, "a": 2.0, "s": 3.0, "reason": "small"}
+    Review.keep(result, {"review": {"rows": [place]}})
+    whole, wide = None, BoxROI.from_bounds([-400, 400, -400, 400, -400, 400])
+    assert origin_of(volume, wide).mayReplace(result)
+    (table,) = ResultParts.parts(result, "review")
+    table.GetTable().GetColumnByName("seen").SetValue(0, 1)
+    assert not origin_of(volume, wide).mayReplace(result)
+    assert origin_of(volume, whole).mayReplace(result)
 
 
 def test_an_empty_result_is_a_result(volume: object, labels: np.ndarray) -> None:
@@ -294,6 +321,15 @@ def test_slicers_lists_hold_the_codes_of_the_shipped_models(slicer_app: object) 
         )
         assert not any(codes[2]) or codes[2] in modifiers, segment.name
     assert len(segments) >= 5
+
+
+def test_surfaces_are_made_although_the_display_is_removed_meanwhile(result: object) -> None:
+    closed = slicer.vtkSegmentationConverter.GetClosedSurfaceRepresentationName()
+    result.GetSegmentation().RemoveRepresentation(closed)
+    steps = ResultSegmentation.showSurfaces(result)
+    next(steps)
+    slicer.mrmlScene.RemoveNode(result.GetDisplayNode())
+    assert sum(1 for _step in steps) == 1 and segment_of(result, 1).GetRepresentation(closed)
 
 
 @pytest.mark.parametrize("change", ["smoothing", "edit"])

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import slicer
+import vtk
 
 from module.panel_driver import PanelDriver
 from module.result_cases import put_maps
+from module.test_scene_inputs import add_transform, rotation
 from slicer_host import dialogs
 
 REPORT = {
@@ -83,6 +85,29 @@ def test_the_list_leads_from_place_to_place(panel: PanelDriver, reviewed: object
     np.testing.assert_allclose(crosshair.GetCrosshairRAS(), (12, 15, 9))
 
 
+def test_places_move_with_the_volume(panel: PanelDriver, reviewed: object, volume: object) -> None:
+    place, crosshair = (10.5, 20.25, 20), slicer.mrmlScene.GetSingletonNode("default", "vtkMRMLCrosshairNode")
+
+    def shown() -> np.ndarray:
+        panel.widget.reviewPanel.go(0)
+        return np.array(crosshair.GetCrosshairRAS())
+
+    node = add_transform(rotation(30, (100, 0, 5)))
+    matrix = vtk.vtkMatrix4x4()
+    node.GetMatrixTransformToParent(matrix)
+    moved = matrix.MultiplyPoint((*place, 1))[:3]
+    for one in (volume, reviewed):
+        one.SetAndObserveTransformNodeID(node.GetID())
+    np.testing.assert_allclose(shown(), moved)
+    for one in (volume, reviewed):
+        one.HardenTransform()
+    np.testing.assert_allclose(shown(), moved)
+    volume.SetOrigin(*np.add(volume.GetOrigin(), (0, 7, 0)))
+    np.testing.assert_allclose(shown(), np.add(moved, (0, 7, 0)))
+    slicer.util.updateVolumeFromArray(volume, slicer.util.arrayFromVolume(volume)[2:].copy())
+    np.testing.assert_allclose(shown(), place, err_msg="a cropped volume is where it was")
+
+
 def test_what_was_seen_is_saved_with_the_scene_and_in_the_file(
     panel: PanelDriver, reviewed: object, tmp_path: Path
 ) -> None:
@@ -113,6 +138,28 @@ def test_what_was_seen_is_saved_with_the_scene_and_in_the_file(
             assert float(row[name]) == pytest.approx(entry[name], rel=1e-5)
     assert (rows[0]["expected_dice"], rows[2]["expected_dice"]) == ("0.71", "")
     assert rows[2]["segment"] != "=Posterior", "no spreadsheet may take a name for a formula"
+
+
+def test_places_that_were_seen_stay_so_in_the_list_of_the_same_result(
+    panel: PanelDriver, reviewed: object, volume: object
+) -> None:
+    import qt
+
+    for row in range(2):
+        panel.ui.reviewTable.item(row, 0).setCheckState(qt.Qt.Checked)
+    node = add_transform(rotation(0, (0, 0, 4)))
+    for one in (volume, reviewed):
+        one.SetAndObserveTransformNodeID(node.GetID())
+    first, second, third = REPORT["review"]["rows"]
+    rows = [{**first, "s": 24.04}, {**second, "s": 24.0}, {**third, "a": 18.0, "s": 13.0}]
+    review().keep(reviewed, {"review": {"rows": rows, "note": ""}})
+    panel.widget.reviewPanel.show(reviewed)
+    kept = review().rowsOf(review().tableOf(reviewed, "review"))
+    assert [row["seen"] for row in kept] == [True, False, False]
+    assert "1 of 2" in panel.ui.reviewCollapsibleButton.text
+    import ConResSegmentationLib.ResultParts
+
+    assert ConResSegmentationLib.ResultParts.isReviewed(reviewed)
 
 
 def test_reasons_are_told_in_the_users_language(
@@ -158,6 +205,27 @@ def test_lists_are_replaced_and_removed_with_the_result(panel: PanelDriver, revi
     assert not slicer.util.getNodesByClass("vtkMRMLTableNode") and panel.ui.reviewTable.rowCount == 0
 
 
+def test_tables_that_the_user_removes_or_changes(panel: PanelDriver, reviewed: object, tmp_path: Path) -> None:
+    import qt
+
+    list_node, statistics = (review().tableOf(reviewed, kind) for kind in ("review", "statistics"))
+    list_node.RemoveRow(2)
+    panel.ui.reviewTable.item(1, 0).setCheckState(qt.Qt.Checked)
+    list_node.GetTable().RemoveColumnByName("kind")
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.RemoveNode(statistics)
+    panel.settle()
+    assert not panel.ui.statisticsButton.enabled and not panel.ui.reportButton.enabled
+    slicer.mrmlScene.RemoveNode(list_node)
+    panel.settle()
+    assert panel.ui.reviewTable.rowCount == 0 and not panel.ui.exportReviewButton.enabled
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    panel.settle()
+    assert panel.ui.reviewTable.rowCount == 0 and panel.ui.statisticsButton.enabled
+    assert panel.ui.applyButton.enabled
+
+
 def test_predicted_and_actual_residual_side_by_side(panel: PanelDriver, result: object, volume: object) -> None:
     shape = slicer.util.arrayFromVolume(volume).shape
     kinds = ("residual", "result_residual", "residual_difference")
@@ -190,6 +258,14 @@ def test_predicted_and_actual_residual_side_by_side(panel: PanelDriver, result: 
     panel.ui.compareMapsButton.click()
     assert (manager.layout, [foreground(name) for name in ("Red", "Green", "Yellow")]) == before
     assert not panel.ui.compareMapsButton.checked
+    panel.ui.compareMapsButton.click()
+    manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView)
+    assert not panel.ui.compareMapsButton.checked and panel.ui.compareMapsButton.enabled
+    panel.ui.compareMapsButton.click()
+    slicer.mrmlScene.Clear(0)
+    panel.settle()
+    assert manager.layout == slicer.vtkMRMLLayoutNode.SlicerLayoutOneUpRedSliceView
+    assert not panel.ui.compareMapsButton.checked and not panel.ui.compareMapsButton.enabled
 
 
 def foreground(view: str) -> str:
@@ -210,9 +286,11 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     statistics = [{**row, "segment": name} for row, name in zip(REPORT["statistics"], names, strict=True)]
     report = {**REPORT, "statistics": statistics, "warnings": ["A warning."], "seconds": {"segmenting": 2.0}}
     review().keep(result, report)
-    result.SetAttribute("ConResNet.Model", "hippocampus 1.0.0")
+    version = panel.widget.modelPanel.description.version
+    result.SetAttribute("ConResNet.Model", f"hippocampus {version}")
     shape = slicer.util.arrayFromVolume(volume).shape
-    put_maps({"attention": np.random.default_rng(0).random((1, *shape)).astype(np.float16)}, result, volume)
+    arrays = {"attention": np.random.default_rng(0).random((1, *shape)).astype(np.float16)}
+    (map_node,) = put_maps(arrays, result, volume)
     panel.choices.segmentation = result
     panel.settle()
     path = tmp_path / "page.html"
@@ -221,7 +299,7 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     assert dialogs.opened_urls[-1].endswith("page.html")
     page = path.read_text(encoding="utf-8")
     assert page.count("data:image/png") == 4, "the 3D view, each segment and the map"
-    for text in (*names, "A warning.", "small and uncertain", "1.84", "Not fitted."):
+    for text in (*names, "A warning.", "small and uncertain", "1.84", "Not fitted.", "Measured figures"):
         assert text in page
     assert volume.GetName() not in page and "http" not in page.split("<h2>About")[0]
     warnings = page.count("<li>")
@@ -229,6 +307,42 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     dialogs.answer(str(path))
     write_report(panel)
     assert path.read_text(encoding="utf-8").count("<li>") == warnings + 1
+    path.unlink()
+    for node, by in ((volume, 40), (map_node, 0.2), (map_node, -200)):
+        origin = np.array(node.GetOrigin())
+        node.SetOrigin(*np.add(origin, (0, by, 0)))
+        dialogs.answer(str(path))
+        write_report(panel)
+        assert "moved" in panel.ui.reviewLabel.text and not path.exists()
+        node.SetOrigin(*origin)
+    slicer.mrmlScene.RemoveNode(map_node)
+    voxels = slicer.util.arrayFromVolume(volume).copy()
+    for change, undo in (
+        (lambda: volume.SetSpacing(1, 1, 2), lambda: volume.SetSpacing(1, 1, 1)),
+        (lambda: slicer.util.updateVolumeFromArray(volume, voxels[1:]),
+         lambda: slicer.util.updateVolumeFromArray(volume, voxels)),
+    ):  # fmt: skip
+        change()
+        dialogs.answer(str(path))
+        write_report(panel)
+        assert "moved" in panel.ui.reviewLabel.text and not path.exists()
+        undo()
+    # All moved together.
+    node = add_transform(rotation(20, (5, 0, 0)))
+    for one in (volume, result):
+        one.SetAndObserveTransformNodeID(node.GetID())
+        one.HardenTransform()
+    # Since then another version was installed, with other names for the segments.
+    result.SetAttribute("ConResNet.Model", "hippocampus 0.9.0")
+    segments = [{"name": name, "label": label} for label, name in ((1, "Anterior"), (2, "Posterior"))]
+    review().keep(result, {**REPORT, "segments": segments, "located": {}})
+    dialogs.answer(str(path))
+    write_report(panel)
+    page = path.read_text(encoding="utf-8")
+    for text in ("version 0.9.0", ">Anterior<", ">Posterior<", "1.84", f"version {version} is installed"):
+        assert text in page
+    for text in (f"(version {version})", "Anterior hippocampus", "Measured figures", "Training data"):
+        assert text not in page
     path.unlink()
     result.SetAttribute("ConResNet.Model", "gone 1.0.0")
     dialogs.answer(str(path))
