@@ -29,8 +29,8 @@ ENGINE: dict[str, str] = {
         "is meant for whole scans."
     ),
     "warn-larger-crop": _(
-        "{model} was trained on crops of at most {largest} mm around its structure; in the {size} mm of {name} that it "
-        "sees now, the result may be wrong. Draw an ROI closer around the structure."
+        "{model} was trained on crops of at most {largest} mm around its structure, but sees {size} mm of {name}, so "
+        "the result may be wrong. Draw an ROI closer around the structure."
     ),
     "warn-much-smaller": _(
         "{name} covers only {covered} mm of the {seen} mm field of view of {model} along the {axis} axis; with so few "

@@ -57,7 +57,9 @@ def test_mirrored_copies_are_turned_back_and_averaged(tmp_path):
 def test_networks_get_as_much_at_once_as_pays(tmp_path, monkeypatch):
     """Small windows go in batches with their mirrored copies; the last batch has what is left."""
     use_test_networks(monkeypatch)
-    document = description("pointwise", inference={"window": [64, 64, 64], "overlap": 0.0, "mirror_axes": ["W"]})
+    inference = {"window": [64, 64, 64], "overlap": 0.0, "mirror_axes": ["W"]}
+    # A model of crops would see these images in single windows.
+    document = description("pointwise", preparation={"roi": "limit"}, inference=inference)
     model = load_model(write_model(tmp_path / "model", document), "cpu", "fp32")
     sizes = []
     model.system.networks[0].register_forward_hook(lambda _, inputs, __: sizes.append(tuple(inputs[0].shape)))

@@ -164,8 +164,10 @@ def test_only_a_volume_can_be_dropped(tmp_path, value):
 
 def test_fast_places_fewer_windows_and_mirrors_none(tmp_path):
     inference = {"overlap": 0.5, "tiling": "fitted", "mirror_axes": ["W"]}
-    model = make_model(tmp_path / "model", inference=inference, scale=3)
-    plain = make_model(tmp_path / "plain", inference={**inference, "overlap": 0.25, "mirror_axes": []}, scale=3)
+    # A model of crops would see this one in a single window.
+    settings = {"preparation": {"roi": "limit"}, "scale": 3}
+    model = make_model(tmp_path / "model", inference=inference, **settings)
+    plain = make_model(tmp_path / "plain", inference={**inference, "overlap": 0.25, "mirror_axes": []}, **settings)
     volume = random_volume(grid((40, 72, 40)))
     slow, fast = (segment(model, [volume], SegmentOptions(threads=1, fast=fast)) for fast in (False, True))
     same = segment(plain, [volume], SegmentOptions(threads=1))
