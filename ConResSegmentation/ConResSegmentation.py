@@ -137,8 +137,8 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self.initializeParameterNode()
 
     def cleanup(self) -> None:
-        """Slicer quits, or the module is reloaded, perhaps because the panel could not be built."""
-        if self._nodesTimer is None:
+        """Slicer quits, or the module is reloaded."""
+        if self._nodesTimer is None:  # the panel could not be built
             return
         self._nodesTimer.stop()
         self._smoothing.stop()
@@ -207,7 +207,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeRemoved(self, caller, event, node) -> None:
-        """Removed nodes can no longer be segmented, and all choices are gone with the parameter node."""
+        """Removed nodes can no longer be segmented. If the parameter node is removed, so are all choices."""
         if isinstance(node, _INPUTS):
             self.batchPanel.refreshSoon()
         if self._parameterNode and node is self._parameterNode.parameterNode:
@@ -375,7 +375,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         editSegmentation(self._parameterNode.segmentation, self.channels.firstNode)
 
     def onCopyDiagnostics(self) -> None:
-        """Copy a bug report without the names of images to the clipboard."""
+        """Copy a bug report to the clipboard, without the names of images and folders."""
         node = self.logic.getParameterNode()
         text = Diagnostics.report(
             self.logic.engine,

@@ -12,8 +12,8 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet.images.channels import Candidate, match_channels
 
-from . import Loading
-from .SegmentationRun import SegmentationOutcome, removeResult
+from . import Loading, ResultParts
+from .SegmentationRun import SegmentationOutcome
 from .Widgets import nameOf
 
 _MOST_BYTES = 150
@@ -39,21 +39,22 @@ class BatchCase:
 
     def close(self, volumeNodes: Sequence, outcome: SegmentationOutcome | None, folder: Path | None) -> None:
         """Keep the result in the scene or save it to a folder; ``outcome`` is None if it failed. Raises UserError."""
-        isKept = not folder and not self.series
+        isKept, isInSeries = not folder and not self.series, False
         try:
             if outcome and self.series:
                 self.series.addResult(self.frame, outcome.segmentationNode)
+                isInSeries = True
             if outcome and folder:
                 save(outcome.segmentationNode, folder, self.name, ".seg.nrrd")
         except Exception:
             # A result that could not be saved stays in the scene, unless it is in the sequence of results.
-            isKept = not self.series
+            isKept = not isInSeries
             raise
         finally:
             if not isKept:
                 if outcome:
-                    removeResult(outcome.segmentationNode)
-                _remove(volumeNodes if self.isFromFile or self.series else ())
+                    ResultParts.removeResult(outcome.segmentationNode)
+                ResultParts.remove([*volumeNodes] if self.isFromFile or self.series else [])
 
 
 class Series:
@@ -118,7 +119,7 @@ class BatchEntry:
     Args:
         key: identifies the entry when the list is refreshed: the IDs of its nodes, or the path of its file or folder.
         title: the text in the list.
-        cases: creates the cases when it is their turn. Raises RuntimeError if a sequence cannot be read.
+        cases: creates the cases when it is their turn. Raises UserError if a sequence cannot be read.
     """
 
     key: Path | tuple[str, ...]
@@ -218,9 +219,3 @@ def save(node, folder: Path, name: str, suffix: str) -> None:
         raise UserError("result-not-saved", path=str(folder / f"{stem}{suffix}")) from error
     if not isSaved:
         raise UserError("result-not-saved", path=str(path))
-
-
-def _remove(nodes: Sequence) -> None:
-    for node in nodes:
-        if slicer.mrmlScene.IsNodePresent(node):
-            slicer.mrmlScene.RemoveNode(node)

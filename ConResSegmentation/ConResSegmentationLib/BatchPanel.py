@@ -97,6 +97,7 @@ class BatchPanel:
     def forgetScene(self) -> None:
         """The scene was closed: the next one gives the same IDs to other volumes."""
         self._keep(lambda nodeID: False)
+        # A batch that only waited for an installation does not follow; the installation continues.
         self._isRunning = False
         self.refresh()
 
@@ -118,7 +119,7 @@ class BatchPanel:
         self._entries = sceneEntries(inputs, candidates(), group) if inputs else []
         for root, found in self._added.items() if inputs else ():
             self._entries += fileEntries(inputs, found, root)
-        if self._hasNewFiles:
+        if self._hasNewFiles and inputs:
             self._checked |= {entry.key for entry in self._entries if isinstance(entry.key, Path)} - known
             self._hasNewFiles = False
         table, self._isFilling = self._ui.batchTable, True

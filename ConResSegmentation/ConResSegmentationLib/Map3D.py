@@ -17,6 +17,7 @@ from conresnet.package.maps import MAPS
 
 from . import ResultParts, ResultSegmentation
 from .ParameterNode import Map3D
+from .Widgets import nameOf
 
 PAINTED_ATTRIBUTE = "ConResNet.PaintedSegment"
 _THRESHOLD_ATTRIBUTE = "ConResNet.MapThreshold"
@@ -80,7 +81,7 @@ def paint(segmentationNode, mapNode) -> Iterator[None]:
 def makeIsosurface(segmentationNode, mapNode, threshold: float) -> Iterator[None]:
     """Add the surface of a map at a value to the scene, in short steps."""
     surface = yield from _isosurface(mapNode, threshold)
-    node = _put(segmentationNode, mapNode, surface, Map3D.isosurface, _("{map} surface").format(map=mapNode.GetName()))
+    node = _put(segmentationNode, mapNode, surface, Map3D.isosurface, _("{map} surface").format(map=nameOf(mapNode)))
     node.SetAttribute(_THRESHOLD_ATTRIBUTE, f"{threshold:g}")
 
 
@@ -93,7 +94,7 @@ def renderVolume(segmentationNode, mapNode):
     # A display of its own: the user may have made another one for this volume.
     display = logic.CreateVolumeRenderingDisplayNode()
     display.UnRegister(None)
-    display.SetName(_("{map} volume rendering").format(map=mapNode.GetName()))
+    display.SetName(_("{map} volume rendering").format(map=nameOf(mapNode)))
     slicer.mrmlScene.AddNode(display)
     mapNode.AddAndObserveDisplayNodeID(display.GetID())
     logic.UpdateDisplayNodeFromVolumeNode(display, mapNode, None, None, False)

@@ -138,12 +138,14 @@ class ResultOrigin:
         """
         if segmentationNode.GetSegmentation().GetNumberOfSegments() == 0:
             return True
+        isOurs = self.isThatOf(segmentationNode) and self._covers(segmentationNode)
+        return isOurs and not self.isKeptForReview(segmentationNode)
+
+    def isKeptForReview(self, segmentationNode) -> bool:
+        """Whether only the places that the user has checked off keep this earlier result from being replaced."""
+        isOurs = self.isThatOf(segmentationNode) and self._covers(segmentationNode)
         isSameROI = segmentationNode.GetAttribute(_ROI_ATTRIBUTE) == self._roiText()
-        return (
-            self.isThatOf(segmentationNode)
-            and self._covers(segmentationNode)
-            and (isSameROI or not ResultParts.isReviewed(segmentationNode))
-        )
+        return isOurs and not isSameROI and ResultParts.isReviewed(segmentationNode)
 
     def _roiText(self) -> str:
         if self.roi is None:

@@ -3,7 +3,7 @@
 The segmentation refers to them, so that they are saved with it; they are replaced and removed with it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +79,7 @@ def folder(segmentationNode) -> int:
     """The subject hierarchy item that contains the maps; a folder next to the segmentation if there are none yet."""
     for node in mapNodes(segmentationNode):
         return ResultSegmentation.parentItem(node)
-    name = _("{segmentation} maps").format(segmentation=segmentationNode.GetName())
+    name = _("{segmentation} maps").format(segmentation=nameOf(segmentationNode))
     return ResultSegmentation.folderNextTo(segmentationNode, name)
 
 
@@ -237,8 +237,9 @@ def parts(segmentationNode, kind: str = "") -> list:
 
 def isReviewed(segmentationNode) -> bool:
     """Whether the user has checked off any place of the review list."""
-    columns = [node.GetTable().GetColumnByName(SEEN) for node in parts(segmentationNode, REVIEW)]
-    return any(column.GetValue(row) for column in columns if column for row in range(column.GetNumberOfValues()))
+    found = [node.GetTable().GetColumnByName(SEEN) for node in parts(segmentationNode, REVIEW)]
+    columns = [column for column in found if column is not None]
+    return any(column.GetValue(row) for column in columns for row in range(column.GetNumberOfValues()))
 
 
 def kindOf(node) -> str:
@@ -249,6 +250,7 @@ def kindOf(node) -> str:
 def add(segmentationNode, node, kind: str) -> None:
     """Make a node of the scene a part of a result. In the subject hierarchy it goes into the folder of the maps."""
     node.SetAttribute(_PART_ATTRIBUTE, kind)
+    ResultSegmentation.ensureDisplay(segmentationNode)
     segmentationNode.AddNodeReferenceID(_PART_ROLE, node.GetID())
     if not node.IsA("vtkMRMLDisplayNode"):
         ResultSegmentation.place(node, folder(segmentationNode))
@@ -285,6 +287,32 @@ def remove(nodes: list) -> None:
         others += [other.GetStorageNode() for other in (node, *others) if other and other.IsA("vtkMRMLStorableNode")]
         for other in (*filter(None, others), node):
             slicer.mrmlScene.RemoveNode(other)
+
+
+def mapsAndParts(segmentationNode) -> list:
+    """Whatever belongs to a result besides its segmentation."""
+    return [*mapNodes(segmentationNode), *parts(segmentationNode)]
+
+
+def removeResult(segmentationNode, others: Sequence = ()) -> None:
+    """Remove a result with its parts, and the folder that contained them if it is empty then.
+
+    Args:
+        others: parts that a segmentation no longer knows because it is not in the scene.
+    """
+    nodes = [*others, *mapsAndParts(segmentationNode)]
+    folders = {ResultSegmentation.parentItem(node) for node in nodes if node.GetScene() is not None}
+    remove(nodes)
+    # Its display goes last: without one, a segmentation may crash Slicer's slice views.
+    own = [segmentationNode.GetDisplayNode(), segmentationNode.GetStorageNode()]
+    for node in (segmentationNode, *own):
+        if node is not None and node.GetScene() is not None:
+            slicer.mrmlScene.RemoveNode(node)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    level = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyLevelFolder()
+    for item in folders - {hierarchy.GetSceneItemID()}:
+        if hierarchy.GetItemLevel(item) == level and hierarchy.GetNumberOfItemChildren(item) == 0:
+            hierarchy.RemoveItem(item)
 
 
 class PartRemover(VTKObservationMixin):

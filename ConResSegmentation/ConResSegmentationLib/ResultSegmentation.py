@@ -240,7 +240,7 @@ def fill(segmentationNode, segments: list[tuple[str, object]], volumeNode, smoot
 def ensureDisplay(segmentationNode) -> None:
     """Create the display of a segmentation if the user has deleted it.
 
-    In Slicer's slice views, replacing segments or adding references without a display ends the whole process.
+    Without one, replacing segments or adding references crashes Slicer's slice views.
     """
     if segmentationNode.GetDisplayNode() is None and segmentationNode.GetScene() is not None:
         segmentationNode.CreateDefaultDisplayNodes()

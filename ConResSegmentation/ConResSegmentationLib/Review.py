@@ -21,6 +21,7 @@ from conresnet.package.segments import Output, Segment
 
 from . import Messages, ResultOrigin, ResultParts, SceneInputs
 from .ResultParts import REVIEW, SEEN
+from .Widgets import nameOf
 
 STATISTICS = "statistics"
 # What a table must have; the statistics also have the means of the channels.
@@ -83,10 +84,14 @@ def _gridOf(volumeNode) -> Grid | None:
 def tableOf(segmentationNode, kind: str):
     """The table of a result: its ``REVIEW`` list or its ``STATISTICS``; None if it has none.
 
-    A table from which the user has removed a column in the Tables module is none.
+    A table from which the user has removed a column in the Tables module does not count.
     """
+
+    def isComplete(table) -> bool:
+        return all(table.GetColumnByName(name) is not None for name in _COLUMNS[kind])
+
     found = ResultParts.parts(segmentationNode, kind) if segmentationNode else ()
-    return next((node for node in found if all(map(node.GetTable().GetColumnByName, _COLUMNS[kind]))), None)
+    return next((node for node in found if isComplete(node.GetTable())), None)
 
 
 def rowsOf(tableNode) -> list[dict]:
@@ -102,11 +107,11 @@ def exportCsv(tableNode, path: Path) -> None:
     Raises:
         UserError: "disk-full" or "cannot-write".
     """
-    rows = rowsOf(tableNode)
+    table = tableNode.GetTable()
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(rows[0])
-        writer.writerows([_cell(value) for value in row.values()] for row in rows)
+        writer.writerow([table.GetColumnName(number) for number in range(table.GetNumberOfColumns())])
+        writer.writerows([_cell(value) for value in row.values()] for row in rowsOf(tableNode))
 
 
 def _seenPlaces(segmentationNode) -> set[tuple]:
@@ -133,7 +138,7 @@ def _statistics(row: dict) -> dict:
 
 
 def _addTable(segmentationNode, kind: str, title: str, rows: list[dict]):
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", title.format(segmentation=segmentationNode.GetName()))
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", title.format(segmentation=nameOf(segmentationNode)))
     node.SetUseColumnTitleAsColumnHeader(True)
     with slicer.util.NodeModify(node):
         for name in rows[0]:
@@ -225,7 +230,7 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
 
     volumeNode = _volumeOf(segmentationNode)
     if volumeNode is None:
-        raise UserError("report-without-volume", name=segmentationNode.GetName())
+        raise UserError("report-without-volume", name=nameOf(segmentationNode))
     name, _space, version = (segmentationNode.GetAttribute(ResultOrigin.MODEL_ATTRIBUTE) or "").rpartition(" ")
     package = read_model(name, verify=False)
     _checkUnmoved(segmentationNode, volumeNode)
@@ -242,7 +247,7 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
         regions = np.zeros((packed_size(len(output.segments)), *labels.shape), np.uint8)
     for index, item in enumerate(output.segments):
         if segmentationNode.GetScene() is None:
-            raise UserError("result-removed", name=segmentationNode.GetName())
+            raise UserError("result-removed", name=nameOf(segmentationNode))
         mask = _mask(segmentationNode, f"Segment_{item.label}", volumeNode)
         labels[mask] = item.label
         if regions is not None:
@@ -295,7 +300,7 @@ def _checkUnmoved(segmentationNode, volumeNode) -> None:
     isThere &= geometry is None or geometry.shape != grid.shape or geometry.matches(grid)
     isThere &= all(_boxIn(grid, node) is not None for node in ResultParts.mapNodes(segmentationNode))
     if not isThere:
-        raise UserError("volume-moved", name=volumeNode.GetName())
+        raise UserError("volume-moved", name=nameOf(volumeNode))
 
 
 def _geometryOf(segmentationNode) -> Grid | None:
@@ -374,7 +379,7 @@ def _maps(segmentationNode, volumeNode) -> Generator[None, None, dict[str, np.nd
         counts[kind] -= 1
         if box is None:
             # Slicer handles events between the steps.
-            raise UserError("volume-moved", name=volumeNode.GetName())
+            raise UserError("volume-moved", name=nameOf(volumeNode))
         maps[kind][(counts[kind], *box)] = slicer.util.arrayFromVolume(node)
         yield
     return maps

@@ -13,7 +13,7 @@ from conresnet.errors import UserError
 from . import Messages
 from .ResultParts import REVIEW, SEEN
 from .Review import NOTE_ATTRIBUTE, STATISTICS, exportCsv, goTo, hasReport, rowsOf, tableOf, writeReport
-from .Widgets import WorkInSteps, addShortcuts, openFile, plain, say
+from .Widgets import WorkInSteps, addShortcuts, nameOf, openFile, plain, say
 
 # As the engine names all segments together.
 _ALL = "all"
@@ -169,7 +169,7 @@ class ReviewPanel:
         if not hasReport(node):
             self.refresh()
             return
-        path = _askPath(_("Save the report"), f"{node.GetName()} report", ".html", _("Web pages"))
+        path = _askPath(_("Save the report"), f"{nameOf(node)} report", ".html", _("Web pages"))
         if path is not None:
             self._ui.reportButton.enabled = False
             say(self._ui.reviewLabel, _("Writing the report"))
@@ -191,8 +191,8 @@ class ReviewPanel:
             self._ui.reportButton.enabled = hasReport(self._segmentationNode)
 
     def _export(self, tableNode) -> None:
-        title = _("Save {table}").format(table=tableNode.GetName())
-        path = _askPath(title, tableNode.GetName(), ".csv", _("Tables"))
+        title = _("Save {table}").format(table=nameOf(tableNode))
+        path = _askPath(title, nameOf(tableNode), ".csv", _("Tables"))
         if path is None:
             return
         try:

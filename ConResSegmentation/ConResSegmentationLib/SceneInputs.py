@@ -56,7 +56,7 @@ def roiInput(roiNode) -> BoxROI:
     size = [0.0] * 3
     roiNode.GetSizeWorld(size)
     # Under a transform that flattens it, Slicer cannot compute the ROI's axes.
-    if min(size) <= 0 or np.linalg.det(toWorld) == 0:
+    if min(size) <= 0 or np.linalg.matrix_rank(toWorld) < 3:
         raise UserError("roi-flat", name=nameOf(roiNode))
     matrix = slicer.util.arrayFromVTKMatrix(roiNode.GetObjectToWorldMatrix())
     axes = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)

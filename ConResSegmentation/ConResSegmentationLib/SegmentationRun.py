@@ -3,7 +3,7 @@
 import logging
 import time
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -174,7 +174,7 @@ class SegmentationRun(EngineObserver):
             self._end()
             if self._outcome and not _isInScene(self._outcome.segmentationNode):
                 # The user has removed it; its maps would stay.
-                removeResult(self._outcome.segmentationNode, self._parts)
+                ResultParts.removeResult(self._outcome.segmentationNode, self._parts)
             self._listener.onFailed(Messages.sentence(error), "")
         except Exception:
             self._end()
@@ -183,7 +183,7 @@ class SegmentationRun(EngineObserver):
                 _("The result could not be added to the scene; see the log."), traceback.format_exc()
             )
         else:
-            self._parts = _partsOf(self._outcome.segmentationNode) if self._outcome else []
+            self._parts = ResultParts.mapsAndParts(self._outcome.segmentationNode) if self._outcome else []
             callLater(self._advance)
 
     def _readAgain(self) -> Iterator[None]:
@@ -272,7 +272,7 @@ class SegmentationRun(EngineObserver):
                 yield from ResultSegmentation.showSurfaces(node)
         except Exception:
             if isNew:
-                removeResult(node)
+                ResultParts.removeResult(node)
             raise
 
     def _checkStillShown(self) -> None:
@@ -284,28 +284,6 @@ class SegmentationRun(EngineObserver):
         isThere = any(segmentation.GetSegment(key) is segment for key, segment in self._segments)
         if not _isInScene(node) or not isThere:
             raise UserError("result-removed", name=nameOf(node))
-
-
-def removeResult(segmentationNode, parts: Sequence = ()) -> None:
-    """Remove a result with its parts, and the folder that contained them if it is empty then.
-
-    Args:
-        parts: maps, tables and others that a segmentation no longer knows because it is not in the scene.
-    """
-    scene = slicer.mrmlScene
-    nodes = [node for node in (*parts, *_partsOf(segmentationNode), segmentationNode) if scene.IsNodePresent(node)]
-    folders = {ResultSegmentation.parentItem(node) for node in nodes if node is not segmentationNode}
-    for node in nodes:
-        scene.RemoveNode(node)
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    level = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyLevelFolder()
-    for item in folders - {hierarchy.GetSceneItemID()}:
-        if hierarchy.GetItemLevel(item) == level and hierarchy.GetNumberOfItemChildren(item) == 0:
-            hierarchy.RemoveItem(item)
-
-
-def _partsOf(segmentationNode) -> list:
-    return [*ResultParts.mapNodes(segmentationNode), *ResultParts.parts(segmentationNode)]
 
 
 def _isInScene(node) -> bool:
@@ -344,6 +322,12 @@ def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[
                 return node, ""
     name = slicer.mrmlScene.GenerateUniqueName(f"{nameOf(origin.volumeNode)} {shortName}")
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    if isThere and origin.isKeptForReview(chosen):
+        sentence = _(
+            "{kept} was kept because places of its review list were checked off; the result is in the new segmentation "
+            "{made}."
+        )
+        return node, sentence.format(kept=nameOf(chosen), made=name)
     if not isThere or isOtherResult:
         return node, ""
     sentence = _(

@@ -1,18 +1,17 @@
 """``python -m conresnet``."""
 
 import sys
+from importlib import import_module
 
 
-def _run() -> int:
+def run(module: str) -> int:
+    """Run ``main`` of a module, which takes long enough to import for a Ctrl-C, and return the exit status."""
     try:
-        # Importing takes long enough for a Ctrl-C.
-        from conresnet.cli.main import main
-
-        return main()
+        return import_module(module).main()
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
-    sys.exit(_run())
+    sys.exit(run("conresnet.cli.main"))

@@ -40,6 +40,13 @@ class UserError(Exception):
         """The same error with its context: the sentence of ``code``, in which this error's is ``{sentence}``."""
         return UserError(self.code, _sentence(code, {**values, "sentence": self.message}), **self.values, **values)
 
+    def naming(self, path: str, name: str) -> "UserError":
+        """The same error with ``name`` in place of a path that means nothing to the user."""
+        values = {
+            key: value.replace(path, name) if isinstance(value, str) else value for key, value in self.values.items()
+        }
+        return UserError(self.code, self.message.replace(path, name), **values)
+
 
 def _sentence(code: str, values: dict) -> str:
     # Slicer's Reload keeps this module but reads the sentences again.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,8 +65,7 @@ def image_state(image: Path) -> str:
         found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     except (OSError, ValueError):
         return ""
-    # Names may hold bytes that are not UTF-8.
-    return hashlib.sha256(os.fsencode(repr(found))).hexdigest()
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def check_replaceable(
@@ -167,11 +165,7 @@ def filling(
         hidden = str(owned.path / _NEW) if owned else ""
         if not hidden or hidden not in error.message:
             raise
-        values = {
-            name: value.replace(hidden, str(folder)) if isinstance(value, str) else value
-            for name, value in error.values.items()
-        }
-        raise UserError(error.code, **values) from error
+        raise error.naming(hidden, str(folder)) from error
     finally:
         if owned and _is_half_done(owned.path):
             # It holds the only copy of the old results; the next run undoes it.

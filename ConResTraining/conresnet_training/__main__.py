@@ -2,8 +2,8 @@
 
 import sys
 
-from conresnet_training.cli.main import main
+from conresnet.__main__ import run
 
 # Data loading starts further processes, which import this file under another name.
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("conresnet_training.cli.main"))

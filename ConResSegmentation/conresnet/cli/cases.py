@@ -225,7 +225,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-DONE, SKIPPED, FAILED, NOT_DONE = "segmented", "already segmented", "failed", "not done"
+DONE, SKIPPED, FAILED, NOT_DONE = "segmented", "already segmented", "failed", "not reached"
 
 
 @dataclass(frozen=True)
@@ -357,7 +357,7 @@ def _write_page(outcomes: Sequence[Outcome], path: Path) -> None:
 
     states = [outcome.state for outcome in outcomes]
     failed, waiting = states.count(FAILED), states.count(NOT_DONE)
-    stopped = f", {waiting} not done because the command was stopped" if waiting else ""
+    stopped = f", {waiting} not reached because the command was stopped" if waiting else ""
     summary = (
         f"{len(outcomes) - failed - waiting} cases segmented, {failed} failed{stopped}. Failures come first, then the "
         "cases with the lowest expected Dice, which is estimated from each case's review list and is not a measurement."
@@ -371,7 +371,8 @@ def _card(outcome: Outcome, folder: Path) -> str:
     if outcome.state == FAILED:
         return f'<li class="failed"><h2>{name}</h2><p>{escape(outcome.problem.sentence)}</p></li>'
     if outcome.state == NOT_DONE:
-        return f"<li><h2>{name}</h2><p>Not done.</p></li>"
+        kept = "Not reached before the command was stopped. Earlier results in its folder were kept."
+        return f"<li><h2>{name}</h2><p>{kept}</p></li>"
     picture = picture_file(folder, outcome.name)
     source = quote(picture.relative_to(folder).as_posix())
     image = f'<img src="{source}" alt="Slices of {name}" loading="lazy">' if picture.is_file() else ""

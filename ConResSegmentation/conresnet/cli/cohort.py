@@ -154,9 +154,9 @@ def _filled(folders: Sequence[Path]) -> Iterator[None]:
     """Make the first of the folders before any work, so that a place that cannot be written to is reported at once.
     In the end, remove what workers that were killed have left in the folders, and new folders that are empty.
     """
-    first, *_ = folders = [folder.absolute() for folder in folders]
-    made = [path for path in (*folders, *first.parents) if not path.exists()]
-    make_folder(first)
+    folders = [folder.absolute() for folder in folders]
+    made = [path for path in (*folders, *folders[0].parents) if not path.exists()]
+    make_folder(folders[0])
     try:
         yield
     finally:

@@ -131,9 +131,9 @@ def _discard(stream: io.TextIOBase) -> None:
 def _terminable() -> Iterator[list[int]]:
     """Let signals that ask to end do so as Ctrl-C does, so that nothing is left behind; yields those received.
 
-    By default, they end Python at once. Only the first one counts, so that a second Ctrl-C does not interrupt the
-    cleaning up. One that is ignored, as by nohup, stays ignored. A command that handles them
-    in another way, as training does, installs its own handler. Only the main thread receives signals.
+    By default, they end Python at once. The second one is ignored, so that it does not interrupt the cleaning up; the
+    third ends it. A signal that is ignored, as by nohup, stays ignored. A command that handles them in another way, as
+    training does, installs its own handler. Only the main thread receives signals.
     """
     heard: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -142,10 +142,9 @@ def _terminable() -> Iterator[list[int]]:
 
     def stop(number: int, frame: object) -> None:
         heard.append(number)
-        # A second one must not interrupt the cleaning up.
-        for other in before:
-            signal.signal(other, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        # The third one means that the cleaning up hangs, or that the first was lost.
+        if len(heard) in (1, 3):
+            raise KeyboardInterrupt
 
     numbers = (getattr(signal, name) for name in _ENDING if hasattr(signal, name))
     before = {number: signal.getsignal(number) for number in numbers}

@@ -191,8 +191,8 @@ class ImageFile:
         grid: of each component.
         warnings: sentences about the file.
         modality: of a DICOM series, such as "MR"; empty if unknown.
-        patient: a checksum of the PatientID of a DICOM series, which shows whether two images are of one patient but
-            not who that is; empty if unknown.
+        patient: a checksum of the PatientID of a DICOM series, to compare images; kept only in memory; empty if
+            unknown.
     """
 
     components: np.ndarray

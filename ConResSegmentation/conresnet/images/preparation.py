@@ -287,7 +287,7 @@ def _warn_of_size(description: ModelDescription, volume: Volume, whole_scan: boo
 def _warn_of_crop(description: ModelDescription, volume: Volume, space: ModelSpace, drawn: bool) -> list[str]:
     """A warning if a model of crops sees much more than in training, unless it is told to draw an ROI anyway."""
     how, seen = description.preparation, space.grid.shape * space.grid.spacing[::-1]
-    if not how.largest_crop or (seen <= np.multiply(_LARGER_CROP, how.largest_crop)).all():
+    if how.roi != "cut" or not how.largest_crop or (seen <= np.multiply(_LARGER_CROP, how.largest_crop)).all():
         return []
     if not drawn and wants_roi(description, volume.grid):
         return []

@@ -21,7 +21,8 @@ SLICER: dict[str, str] = {
     "volume-removed": _("The volume {name} was removed during the segmentation, so the result was discarded."),
     "volume-changed": _("The volume {name} was changed during the segmentation; segment it again."),
     "volume-moved": _(
-        "{name}, its segmentation or a map was moved or changed since the segmentation; segment again to make a report."
+        "{name}, its segmentation or one of its maps has been moved or changed since it was segmented; segment it "
+        "again to make a report."
     ),
     "report-without-volume": _(
         "The volume that {name} was made from was removed; load it and segment it again to make a report."
@@ -32,7 +33,7 @@ SLICER: dict[str, str] = {
     "roi-not-placed": _("The ROI {name} has not been placed yet; draw it around the structure, or choose no ROI."),
     "roi-inside-out": _("The ROI {name} is inverted (Inside out); turn Inside out off in the Markups module."),
     "roi-flat": _(
-        "The ROI {name} has no thickness in at least one direction; enlarge it, and check the transform above it."
+        "The ROI {name} has no thickness in at least one direction; enlarge it, and check the transform it is under."
     ),
     "transform-not-linear": _(
         "{name} is under the transform {transform}, which is not linear; harden the transform in the Transforms "
@@ -103,7 +104,7 @@ SLICER: dict[str, str] = {
         "{path} cannot be read as a volume sequence; load it in Slicer, and check the sequence there."
     ),
     "frame-removed": _("{name} was removed from its sequence before it was segmented; run the batch again."),
-    "batch-folder-missing": _("There is no folder {path} for the results; create it, or choose another one."),
+    "batch-folder-missing": _("The results folder {path} does not exist; create it, or choose another one."),
     "result-not-saved": _("The result could not be saved to {path}; choose a folder you may write to."),
     "case-folder-used": _("{folder} is not empty and is not a data set; choose a new folder for a new data set."),
     "case-folder-nnunet": _(
@@ -118,7 +119,8 @@ SLICER: dict[str, str] = {
         "letter or digit."
     ),
     "plan-kept": _(
-        "The edits were not saved, because {path} contains another plan; choose another file, or click Reset to see it."
+        "The edits were not saved because {path} contains a different plan; choose another file, or click Reset to see "
+        "that plan."
     ),
     "case-name-taken": _("The data set already has a case {name}; choose another name."),
     "case-channels-differ": _(

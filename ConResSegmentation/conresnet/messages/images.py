@@ -65,7 +65,7 @@ IMAGES: dict[str, str] = {
     "intensity-range": _("{name} has values up to {value:.1e}, which no scanner produces; check how it was made."),
     "absurd-spacing": _("{name} has a voxel size of {size} mm, which cannot be right; correct it in the image."),
     "image-place-not-finite": _(
-        "{name} has an origin or axes that are NaN or infinite; correct its position, or load it again."
+        "{name} has NaN or infinite values in its origin or axes; correct them, or load the image again."
     ),
     "image-sheared": _("{name} has axes that are not at right angles to each other; resample it to a regular grid."),
     "image-too-large": _(
@@ -116,7 +116,7 @@ IMAGES: dict[str, str] = {
     ),
     "warn-inverted": _(
         "{path} has inverted gray values (PhotometricInterpretation MONOCHROME1); they were inverted back, as in "
-        "Slicer. Check in a viewer that the image looks as usual."
+        "Slicer. Check in a viewer that the image looks right."
     ),
     "dicom-sideways": _(
         "The DICOM slices in {path} are not aligned (shifted sideways by up to {largest:.2f} mm); several scans "

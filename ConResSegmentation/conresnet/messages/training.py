@@ -37,8 +37,8 @@ TRAINING: dict[str, str] = {
     "in-case": _("Case {case}: {sentence}"),
     "no-foreground": _("No training case of {path} contains a labeled voxel, so there is nothing to learn."),
     "segment-not-in-training": _(
-        "No training case of {path} contains {names}, which could therefore not be learned. Correct the targets in the "
-        "plan, plan without this segment, or hold out other cases."
+        "No training case of {path} contains {names}, so nothing could be learned about it. Correct the targets in the "
+        "plan, remove from the plan what no case has, or hold out other cases."
     ),
     # dataset.json
     "data-set-unreadable": _("{path} cannot be read ({reason})."),

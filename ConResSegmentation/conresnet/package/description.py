@@ -113,11 +113,12 @@ class Preparation:
         before="cut",
     )
     largest_crop: tuple[float, float, float] | None = field(
-        "with `cut`: mm along S, H, W of the largest training image; much larger ones get a warning",
+        "with `cut`: mm along S, H, W of the largest training image; much larger ones lead to a warning",
         default=None,
-        low=1,
+        low=0.01,
         high=1000,
         omit=True,
+        since=4,
     )
 
 

@@ -26,7 +26,7 @@ from conresnet.errors import UserError
 from conresnet.files import lock, write_error
 from conresnet.package import ModelPackage, read_package
 from conresnet.package.schema import Place, dump, field, load, load_json
-from conresnet.package.store import check_replaceable, install_model, named_by, user_folder
+from conresnet.package.store import check_replaceable, install_model, user_folder
 
 if TYPE_CHECKING:
     from requests import Response
@@ -161,7 +161,7 @@ def get_model(
             raise UserError("download-other-model", url=url, found=found, name=entry.name)
         return install_model(path, overwrite)
     except UserError as error:
-        raise named_by(error, path, url) from error
+        raise error.naming(str(path), url) from error
     finally:
         remove_download(path)
 

@@ -298,7 +298,8 @@ def write_package(
 def check_replaceable(path: Path, overwrite: bool) -> None:
     """Refuse a path where something is, unless it is a model package and may be overwritten.
 
-    A package may be damaged or of a later version, but it must have no other files, which would be lost.
+    A package may be of a later version, or damaged in any file but ``model.json``. It must have no other files, which
+    would be lost.
 
     Raises:
         UserError: ``package-exists``, ``package-path-taken`` or ``package-other-files``.
@@ -328,8 +329,13 @@ def _files_of_others(path: Path) -> list[str] | None:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return None
     listed = document.get("files")
-    own = {DESCRIPTION_FILE, *_OF_SYSTEMS, *(listed if isinstance(listed, dict) else ())}
-    return [name for name in names if name not in own]
+    own = {DESCRIPTION_FILE, *(listed if isinstance(listed, dict) else ())}
+    return [name for name in names if name not in own and not _is_of_system(name)]
+
+
+def _is_of_system(name: str) -> bool:
+    """Whether an operating system puts a file of this name into any folder or archive."""
+    return name in _OF_SYSTEMS or name.startswith(("__MACOSX/", "._"))
 
 
 def _read_back(made: Path, path: Path) -> None:
@@ -337,16 +343,7 @@ def _read_back(made: Path, path: Path) -> None:
     try:
         read_package(made)
     except UserError as error:
-        raise named_by(error, made, path) from error
-
-
-def named_by(error: UserError, path: Path, name: str | PathLike) -> UserError:
-    """The same error, with another name for a path that means nothing to the user."""
-    values = {
-        key: value.replace(str(path), str(name)) if isinstance(value, str) else value
-        for key, value in error.values.items()
-    }
-    return UserError(error.code, **values)
+        raise error.naming(str(made), str(path)) from error
 
 
 @contextlib.contextmanager
@@ -382,12 +379,16 @@ def _put_back(owned: OwnedFolder, folder: Path) -> None:
     """Move a package that had stepped aside back to its name, unless the new one is there.
 
     Raises:
-        OSError: it cannot be moved, so the hidden folder must stay.
+        OSError: it cannot be moved, so the hidden folder must stay; another process may take it over.
     """
     aside = owned.path / _ASIDE
-    for package in list(aside.iterdir()) if aside.is_dir() else []:
-        if not os.path.lexists(folder / package.name):
-            move(package, folder / package.name)
+    try:
+        for package in list(aside.iterdir()) if aside.is_dir() else []:
+            if not os.path.lexists(folder / package.name):
+                move(package, folder / package.name)
+    except OSError:
+        owned.release()
+        raise
 
 
 def _measure(content: bytes | PathLike) -> PackedFile:

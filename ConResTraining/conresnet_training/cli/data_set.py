@@ -1,12 +1,10 @@
 """``python -m conresnet_training check`` and ``plan``: what is done with a data set before training."""
 
-import math
 from pathlib import Path
-from typing import Any
 
 import click
 
-from conresnet_training.cli.main import FILE, FOLDER, device_option, settings_option
+from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, device_option, settings_option
 from conresnet_training.planning.systems import DEFAULT, SYSTEMS
 
 
@@ -44,15 +42,6 @@ def check(data: Path, output: Path | None) -> int:
 MOST_GIGABYTES = 100_000
 
 
-class _Gigabytes(click.FloatRange):
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        # It is neither below the minimum nor above the maximum.
-        if math.isnan(number):
-            self.fail(f"{value} is not a number.", param, ctx)
-        return number
-
-
 def _listed_systems() -> str:
     """The list of systems for the help; the mark keeps click from rewrapping it."""
     width = max(map(len, SYSTEMS)) + 2
@@ -77,7 +66,7 @@ def _listed_systems() -> str:
 )
 @click.option(
     "--memory",
-    type=_Gigabytes(min=0, min_open=True, max=MOST_GIGABYTES),
+    type=FiniteRange(min=0, min_open=True, max=MOST_GIGABYTES),
     metavar="GB",
     help="Memory of the GPU used for training.  [default: free memory of the device]",
 )

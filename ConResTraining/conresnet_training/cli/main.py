@@ -3,13 +3,26 @@
 For exit status see ``conresnet.cli.main``.
 """
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
 from conresnet import __version__
 from conresnet.cli.main import LazyGroup
 from conresnet.cli.main import main as run_command
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers, none of which is infinite or NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)

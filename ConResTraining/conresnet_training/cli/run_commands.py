@@ -1,13 +1,12 @@
 """``python -m conresnet_training train``, ``resume``, ``stop``, ``crossval``, ``evaluate``, ``compare``, ``export`` and
 ``fit-review``: train runs, measure them, and make model packages of them."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import click
 
-from conresnet_training.cli.main import FILE, FOLDER, device_option, settings_option
+from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, device_option, settings_option
 from conresnet_training.runs.state import NO_FOLD
 
 data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")
@@ -34,16 +33,6 @@ checkpoint_option = click.option(
     help="Latest checkpoint of a run, or the one with the best validation Dice, whose figures are optimistic.",
 )
 _EVALUATION = click.Path(path_type=Path)
-
-
-class _FiniteRange(click.FloatRange):
-    """A range of numbers, none of which is infinite or NaN."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
 
 
 class _Fold(click.ParamType):
@@ -215,7 +204,7 @@ def _numbers(folds: str | None, count: int) -> list[int]:
 @click.option(
     "--surface-tolerance",
     "tolerance",
-    type=_FiniteRange(min=0),
+    type=FiniteRange(min=0),
     default=1.0,
     show_default=True,
     metavar="MM",

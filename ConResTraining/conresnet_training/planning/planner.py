@@ -275,7 +275,7 @@ def _of_crops(found: Survey) -> dict[str, Any]:
     """What the preparation says of ROIs."""
     if found.longest_side >= SHORTEST_SCAN:
         return {"roi": "limit"}
-    return {"roi": "cut", "largest_crop": [round(mm, 1) for mm in found.largest]}
+    return {"roi": "cut", "largest_crop": [round(mm, 4) for mm in found.largest]}
 
 
 def _reasons(made: Planned) -> list[Reason]:

@@ -175,8 +175,8 @@ def _on_other_cases(runs: Sequence[Run], measured_by: Sequence[Run]) -> list[str
         if training | held_out != ours:
             sentences.append(
                 f"The figures may not describe this model: {run.folder.name} was trained on "
-                f"{case_count(len(training))} and held out {len(held_out)}, but the package's own weights are from "
-                f"another set of {case_count(len(ours))}."
+                f"{case_count(len(training))} and held out {len(held_out)}, but the package's own weights come "
+                f"from a different set of {case_count(len(ours))}."
             )
     return sentences
 

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import lightning_fabric
 import numpy as np
@@ -131,7 +132,7 @@ def fit(
     return outcome if is_first else None
 
 
-def as_user_error(error: Exception, folder: object) -> UserError | None:
+def as_user_error(error: Exception, folder: Path) -> UserError | None:
     """What a failure below the training loop means to the user; None for an internal error.
 
     Args:
@@ -142,12 +143,16 @@ def as_user_error(error: Exception, folder: object) -> UserError | None:
         return UserError("workers-died", path=str(folder), reason=text.rstrip("."))
     if is_out_of_memory(error):
         return UserError("training-out-of-memory", path=str(folder))
-    if isinstance(error, FileNotFoundError) and str(folder) in text:
+    if isinstance(error, FileNotFoundError) and error.filename and _is_in(error.filename, folder):
         return UserError("run-files-gone", path=str(folder))
     # Gloo has no type of its own for the end of a connection.
     is_of_gloo = isinstance(error, RuntimeError) and "gloo/transport" in text
     is_lost = is_of_gloo or isinstance(error, torch.distributed.DistError)
     return UserError("process-lost", path=str(folder)) if is_lost else None
+
+
+def _is_in(file: str | bytes | os.PathLike, folder: Path) -> bool:
+    return Path(os.fsdecode(file)).resolve().is_relative_to(folder.resolve())
 
 
 def _report_failure(reports: SilentReports, code: str, message: str, values: dict) -> None:

@@ -333,11 +333,11 @@ def test_a_stopped_run_keeps_an_earlier_summary_until_it_has_one_of_its_own(tmp_
     finished.append(cohort.Outcome("b", cohort.DONE, volumes_ml={"Body": 1.0}, seconds=1.0))
     run_interrupted()
     assert {name: row["state"] for name, row in table(tmp_path).items()} == {
-        "a": "not done",
+        "a": "not reached",
         "b": "segmented",
-        "c": "not done",
+        "c": "not reached",
     }
-    assert "1 cases segmented, 0 failed, 2 not done" in (tmp_path / "cohort.html").read_text(encoding="utf-8")
+    assert "1 cases segmented, 0 failed, 2 not reached" in (tmp_path / "cohort.html").read_text(encoding="utf-8")
     assert asked == [3, 3], "no more workers than cases"
 
 

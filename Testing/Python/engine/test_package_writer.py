@@ -145,7 +145,9 @@ def test_a_package_with_files_of_the_users_is_not_replaced(
     sentence = refusal("package-other-files", write_package, description, files, tmp_path / name, overwrite=True)
     assert "(thesis.docx)" in sentence
     if name == "organ":
+        # macOS puts these into folders.
         (tmp_path / name / "thesis.docx").rename(tmp_path / name / ".DS_Store")
+        (tmp_path / name / "._model.json").write_bytes(b"mac")
         write_package(description, files, tmp_path / name, overwrite=True)
 
 

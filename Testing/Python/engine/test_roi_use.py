@@ -158,12 +158,15 @@ def test_a_model_of_crops_sees_a_crop_at_once(tmp_path, monkeypatch, roi, size, 
 
 
 @pytest.mark.parametrize(
-    ("size", "warned"), [((20, 20, 20), False), ((20, 20, 26), True), (None, True)], ids=["near", "long", "no ROI"]
+    ("roi", "size", "warned"),
+    [("cut", (20, 20, 20), False), ("cut", (20, 20, 26), True), ("cut", None, True), ("limit", None, False)],
+    ids=["near", "long", "no ROI", "a model of scans"],
 )
-def test_a_crop_much_larger_than_in_training_gets_a_warning(size, warned):
-    how = settings("cut")
+def test_a_crop_much_larger_than_in_training_gets_a_warning(roi, size, warned):
+    how = settings(roi)
     how["preparation"]["largest_crop"] = [20, 20, 20]
     volume = random_volume(grid((40, 40, 40)))
     box = size and box_at(volume, (0, 0, 0), size)
-    warnings = prepare(parse_description(description(**how)), [volume], box).warnings
+    document = {**description(**how), "format_version": 4}
+    warnings = prepare(parse_description(document), [volume], box).warnings
     assert any("crops of at most 20 x 20 x 20 mm" in text for text in warnings) == warned

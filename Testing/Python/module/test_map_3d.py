@@ -291,6 +291,14 @@ def test_what_the_user_removes_in_other_modules(panel: Driver3D, result: object,
     assert panel.ui.map3DSelector.enabled
 
 
+@pytest.mark.parametrize("how", ["On surfaces", "Isosurface", "Volume rendering"])
+def test_a_map_is_shown_in_3d_although_the_segmentations_display_was_removed(
+    panel: Driver3D, result: object, maps: list[object], how: str
+) -> None:
+    slicer.mrmlScene.RemoveNode(result.GetDisplayNode())
+    assert panel.show(maps[2], how) and result.GetDisplayNode() is not None
+
+
 def test_a_new_result_is_painted_anew_on_the_same_nodes(
     panel: Driver3D, result: object, volume: object, maps: list[object]
 ) -> None:

@@ -186,7 +186,7 @@ def test_a_missing_folder_for_results_is_said_before_the_first_case(
     batch.settle()
     batch.ui.checkAllButton.click()
     batch.ui.batchButton.click()
-    assert batch.status.startswith(f"There is no folder {tmp_path / 'missing'}")
+    assert batch.status.startswith(f"The results folder {tmp_path / 'missing'} does not exist")
     assert not batch.widget.runPanel.isRunning and cases(batch) == {"hippocampus_004": ""}
 
 

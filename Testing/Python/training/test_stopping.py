@@ -422,6 +422,8 @@ def test_run_whose_folder_is_deleted_gets_a_sentence(data_set, tmp_path, monkeyp
         shutil.rmtree(folder)
 
     monkeypatch.setattr(loop.TrainingLoop, "_make_step", make_last_step)
+    # Also if the run was named relative to the current folder.
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as raised:
-        fit(Run(folder, plan, 0), is_new=True)
+        fit(Run(Path("run"), plan, 0), is_new=True)
     assert raised.value.code == "run-files-gone"

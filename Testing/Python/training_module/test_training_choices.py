@@ -60,7 +60,7 @@ def test_edits_replace_no_other_plan_without_a_question(here: TrainingDriver, da
     dialogs.answer("No")
     here.click(here.ui.savePlanButton)
     assert other.read_text(encoding="utf-8") == "# An hour of work\n"
-    assert "other.yaml contains another plan" in dialogs.shown[-1].text
+    assert "other.yaml contains a different plan" in dialogs.shown[-1].text
     assert "The edits were not saved" in here.ui.planStatusLabel.text
     # What someone else wrote into the plan's own file meanwhile, too.
     here.ui.planPathEdit.currentPath = str(own)
