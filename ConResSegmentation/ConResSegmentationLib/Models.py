@@ -150,7 +150,7 @@ def _sentences(metrics: dict, isBrief: bool) -> Iterator[str]:
     overall, segments, cases = (metrics.get(key) for key in ("mean_dice", "mean_dice_a_segment", "dice_a_case"))
     if isinstance(cases, dict) and isinstance(segments, dict) and _areNumbers(overall, *segments.values()):
         sentence = (
-            _("mean Dice {overall:.3f} on {count} cases, of a model that was trained in the same way without them")
+            _("mean Dice {overall:.3f} on {count} cases, for a model trained the same way without them")
             if OWN_WEIGHTS in metrics
             else _("mean Dice {overall:.3f} on {count} cases not used for training")
         )

@@ -268,7 +268,7 @@ def _otherVersion(package, version: str, segmentationNode, report: dict):
     installed = package.description
     warning = _(
         "This result was made with version {version} of the model, but version {installed} is installed now. "
-        "The report leaves out the model card and the measured figures."
+        "The report leaves out the model card and the measured accuracy."
     ).format(version=version, installed=installed.version)
     report["warnings"] = [*report.get("warnings", []), warning]
     rows = report["segments"]
@@ -342,7 +342,7 @@ def _keptReport(segmentationNode) -> dict:
     report = json.loads(segmentationNode.GetAttribute(_REPORT_ATTRIBUTE))
     if not ResultOrigin.isUntouched(segmentationNode):
         edited = _(
-            "The segmentation was edited after it was computed. The pictures show the edited segmentation; the figures "
+            "The segmentation was edited after it was computed. The pictures show the edited segmentation; the numbers "
             "and the places worth checking are those of the original result."
         )
         report["warnings"] = [*report.get("warnings", []), edited]

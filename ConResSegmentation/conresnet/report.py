@@ -222,7 +222,7 @@ def _anonymous(text: str, channels: Mapping[str, str]) -> str:
 
 def _statistics(rows: Sequence[Mapping[str, Any]], swatches: Mapping[str, str]) -> str:
     channels = list(rows[0]["mean_intensity"])
-    header = ["Segment", "Volume (mL)", "Voxels", "Surface (cm<sup>2</sup>)"]
+    header = ["Segment", "Volume (mL)", "Voxels", "Surface area (cm<sup>2</sup>)"]
     header += [f"Mean {escape(channel)}" for channel in channels] + ["Mean uncertainty"]
     cells = [
         [
@@ -241,7 +241,7 @@ def _statistics(rows: Sequence[Mapping[str, Any]], swatches: Mapping[str, str]) 
 def _segments(scene: Scene, names: Sequence[str], swatches: Mapping[str, str]) -> Iterator[str]:
     yield "<h2>Slices</h2>"
     yield (
-        '<p class="note">For each segment, the axial, coronal and sagittal slices that contain most of it, seen '
+        '<p class="note">For each segment, the axial, coronal and sagittal slices that contain the most of it, seen '
         "from the patient's feet, front and left. The outlines show all segments.</p>"
     )
     for index, name in enumerate(names):
@@ -342,8 +342,8 @@ def _card(package: ModelPackage) -> Iterator[str]:
             yield f"<p><strong>{heading}.</strong> {escape(text)}</p>"
     measured = [[escape(str(name)), escape(_shown(value))] for name, value in figures(read_metrics(package))]
     if measured:
-        yield "<h3>Measured figures</h3>"
-        yield _table(["Figure", "Value"], measured, texts=2)
+        yield "<h3>Measured accuracy</h3>"
+        yield _table(["Measure", "Value"], measured, texts=2)
     if description.citations:
         items = "".join(f"<li>{escape(text)}</li>" for text in description.citations)
         yield f"<h3>Please cite</h3>\n<ul>{items}</ul>"

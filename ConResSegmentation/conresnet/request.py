@@ -170,7 +170,7 @@ class SegmentOptions:
     fill_holes: bool = flag("Fill holes that a segment encloses on all sides.")
     review: bool = flag("Also write review.csv, the places worth checking, most expected errors first.")
     statistics: bool = flag(
-        "Also write statistics.csv: volume, surface, mean intensity and uncertainty of each segment."
+        "Also write statistics.csv: volume, surface area, mean intensity and uncertainty of each segment."
     )
     report: bool = flag(
         "Also write report.html, a page with pictures and measurements, without names of patients or files."

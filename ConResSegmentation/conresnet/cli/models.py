@@ -74,7 +74,7 @@ def list_command(folder: str | None) -> None:
 @click.argument("model", metavar="NAME|PATH")
 @_extra_folder
 def show(model: str, folder: str | None) -> None:
-    """Show a model's inputs, segments, settings, origin and measured figures."""
+    """Show a model's inputs, segments, settings, origin and measured accuracy."""
     click.echo(_shown(read_model(model, folder, verify=False)))
 
 
@@ -182,7 +182,7 @@ def _shown(package: ModelPackage) -> str:
     if metrics := read_metrics(package):
         # Unlike a description, metrics may be any JSON.
         shown = [(printable(name), printable(_figure(value))) for name, value in figures(metrics)]
-        blocks.append("Measured figures\n" + _pairs(shown))
+        blocks.append("Measured accuracy\n" + _pairs(shown))
     ranking = read_ranking(package)
     if ranking.figures:
         shown = [(printable(name), printable(_figure(value))) for name, value in figures(ranking.figures) if value]

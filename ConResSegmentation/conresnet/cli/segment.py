@@ -59,7 +59,7 @@ def _click_type(spec: OptionSpec) -> click.ParamType | None:
     "named",
     multiple=True,
     metavar="NAME=FILE",
-    help="Image for the channel NAME of the model, instead of IMAGE... .",
+    help="Image for the channel NAME of the model. Replaces IMAGE arguments.",
 )
 @_engine_options
 @click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR.")

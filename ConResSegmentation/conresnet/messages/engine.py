@@ -30,7 +30,7 @@ ENGINE: dict[str, str] = {
     ),
     "warn-larger-crop": _(
         "{model} was trained on crops of at most {largest} mm around its structure, but sees {size} mm of {name}, so "
-        "the result may be wrong. Draw an ROI closer around the structure."
+        "the result may be wrong. Draw a tighter ROI around the structure."
     ),
     "warn-much-smaller": _(
         "{name} covers only {covered} mm of the {seen} mm field of view of {model} along the {axis} axis; with so few "
@@ -281,8 +281,7 @@ ENGINE: dict[str, str] = {
     "bad-request": _("The engine did not understand the request ({reason}); restart Slicer, and segment again."),
     "channel-unreadable": _("The array of {name} cannot be read from {path} ({reason}); segment again."),
     "engine-incomplete": _(
-        "The engine's Python, {python}, does not have {package}; install the missing packages, or choose another "
-        "Python."
+        "The engine's Python, {python}, is missing {package}; install the missing packages, or choose another Python."
     ),
     "engine-broken": _(
         "The engine's Python, {python}, cannot run the engine ({reason}); reinstall a PyTorch build for this "
@@ -304,7 +303,7 @@ ENGINE: dict[str, str] = {
     ),
     "cannot-access": _("{path} cannot be accessed ({reason}); check its name and permissions."),
     # The folder of a case's results.
-    "output-not-folder": _("The output {path} is a file; name a folder for the results."),
+    "output-not-folder": _("The output {path} is a file; choose a folder for the results."),
     "results-exist": _(
         "{path} already contains results ({files}); choose another folder, or replace them with --overwrite."
     ),
@@ -312,7 +311,7 @@ ENGINE: dict[str, str] = {
         "{path} contains {files}, which are not listed as results in a ConResNet report there; move these files, "
         "or choose another folder."
     ),
-    "input-in-the-way": _("Writing to {path} would replace the input {file}; name another folder."),
+    "input-in-the-way": _("Writing to {path} would replace the input {file}; choose another folder."),
     # What this computer lacks.
     "package-missing": _(
         "This requires {package}, which is not installed for the Python at {python}; install it there."

@@ -145,7 +145,7 @@ IMAGES: dict[str, str] = {
         "The images for {first} and {second} are the same; check that each channel has its own image."
     ),
     "warn-two-patients": _(
-        "The images for {first} and {second} have different patient IDs; check that they are of one patient."
+        "The images for {first} and {second} have different patient IDs; check that they show the same patient."
     ),
     "warn-modality": _(
         "{name} is {modality} according to its DICOM header, but {model} was made for {wanted}; choose another image "
@@ -154,7 +154,7 @@ IMAGES: dict[str, str] = {
     # Images given by channel or in memory
     "channel-unknown": _("Unknown channel {name!r}; the model's channels are {channels}."),
     "channel-repeated": _("The channel {name} is given twice."),
-    "channel-missing": _("The model also needs {missing}; name an image for each channel."),
+    "channel-missing": _("The model also needs {missing}; give an image for each channel."),
     "image-kind": _(
         "{name} cannot be segmented because it is a {kind}; give a path, a SimpleITK or nibabel image, or a pair "
         "(array, affine)."

@@ -8,11 +8,10 @@ TRAINING: dict[str, str] = {
     "folder-unreadable": _("The data set {path} cannot be read ({reason}); check its permissions."),
     "data-set-not-found": _(
         "{path} has neither a dataset.json (Medical Segmentation Decathlon, nnU-Net), nor case folders with "
-        "CASE/CASE_t1.nii.gz and so on (BraTS), nor a label_maps.json. Name the folder of a data set in one of these "
-        "layouts."
+        "CASE/CASE_t1.nii.gz and so on (BraTS), nor a label_maps.json. Choose a data set in one of these layouts."
     ),
     "run-data-not-found": _(
-        "The data set {path} of the run {run} does not exist. If it was moved, name its new folder with --data (with "
+        "The data set {path} of the run {run} does not exist. If it was moved, give its new folder with --data (with "
         "evaluate: after RUN)."
     ),
     "data-set-mixed": _(
@@ -26,8 +25,8 @@ TRAINING: dict[str, str] = {
     "no-cases": _("{path} has no labeled cases to train on."),
     "one-case": _("{path} has only one case, which cannot be used for both training and validation. Add more cases."),
     "one-patient": _(
-        "All cases in {path} are of one patient, who cannot be used for both training and validation. Add other "
-        "patients."
+        "All cases in {path} are of one patient, who cannot be used for both training and validation. Add cases of "
+        "other patients."
     ),
     "case-name-repeated": _('{path} has two cases named "{case}" ({first} and {second}). Rename one of them.'),
     "case-listed-twice": _('The case "{case}" is listed twice in {path}. Remove one of the two entries.'),
@@ -38,7 +37,7 @@ TRAINING: dict[str, str] = {
     "no-foreground": _("No training case of {path} contains a labeled voxel, so there is nothing to learn."),
     "segment-not-in-training": _(
         "No training case of {path} contains {names}, so nothing could be learned about it. Correct the targets in the "
-        "plan, remove from the plan what no case has, or hold out other cases."
+        "plan, remove segments that no case has, or hold out other cases."
     ),
     # dataset.json
     "data-set-unreadable": _("{path} cannot be read ({reason})."),
@@ -123,7 +122,7 @@ TRAINING: dict[str, str] = {
         "more, and give its memory with --memory."
     ),
     "synthesis-missing": _(
-        "The data set has label maps without images, but the plan has no synthesis; make a new plan from the data set."
+        "The data set has label maps without images, but the plan has no synthesis section; make a new plan."
     ),
     "synthesis-spacing": _("Images are synthesized at one spacing; set model.preparation.spacing in the plan."),
     "plan-network-wrong": _("The plan's network cannot be built: {reason}."),
@@ -186,7 +185,7 @@ TRAINING: dict[str, str] = {
         "The sides of the window ({window}) must be multiples of {multiple}; change model.inference.window in the plan."
     ),
     # Runs
-    "run-exists": _("The folder {path} is not empty. Resume the run in it, or name a new folder."),
+    "run-exists": _("The folder {path} is not empty. Resume the run in it, or choose a new folder."),
     "run-not-found": _("{path} is not the folder of a training run."),
     "run-unreadable": _("The folder {path} cannot be read ({reason}); check its permissions."),
     "run-in-use": _("Process {pid} is training in {path}. Stop it, or wait until it ends."),
@@ -227,7 +226,7 @@ TRAINING: dict[str, str] = {
         "learning rate in {plan}, and resume; the checkpoints are from earlier steps."
     ),
     "start-does-not-fit": _(
-        "The model {model} has another kind or size of network than the plan: only {fitting} of {tensors} tensors "
+        "The model {model} has a different kind or size of network than the plan: only {fitting} of {tensors} tensors "
         "fit. Plan a network like the model's, or remove start_from."
     ),
     # Devices
@@ -255,11 +254,13 @@ TRAINING: dict[str, str] = {
         "killed, possibly because memory ran out. Then resume."
     ),
     "workers-died": _(
-        "A process that made samples for {path} died ({reason}), possibly because memory ran out, or shared memory in "
-        "a container. Set fewer training.workers or provide more memory, and resume."
+        "A process that made samples for {path} died ({reason}), possibly because memory (in a container, "
+        "shared memory) ran out. Lower training.workers or provide more memory, and resume."
     ),
     # Cross-validation and export
-    "crossval-plan-differs": _("{path} was started with another plan. Name a new folder, or use the plan {plan}."),
+    "crossval-plan-differs": _(
+        "{path} was started with a different plan. Choose a new folder, or use the plan {plan}."
+    ),
     "fold-plan-differs": _(
         "{path} no longer has the model, targets and folds of {plan}. Change them back; only training settings may "
         "differ."
@@ -272,7 +273,7 @@ TRAINING: dict[str, str] = {
         "The plans of {first} and {second} differ in {part} ({one} and {other}). Only runs that agree can become one "
         "model."
     ),
-    "run-repeated": _("The run {path} is named twice. Name it once."),
+    "run-repeated": _("The run {path} is listed twice. List it once."),
     # Evaluation
     "predictions-not-found": _(
         "{path} is not a training run and has no label map named like a case of {data}, such as {case}.nii.gz or "
@@ -283,7 +284,7 @@ TRAINING: dict[str, str] = {
         "training run itself, or define nested regions."
     ),
     "evaluation-not-found": _(
-        'The evaluation {path} cannot be read ({reason}). Make it with "python -m conresnet_training evaluate".'
+        'The evaluation {path} cannot be read ({reason}). Create it with "python -m conresnet_training evaluate".'
     ),
     "evaluation-invalid": _("{path} is not an evaluation, or is damaged. Evaluate again."),
     "evaluation-segments-differ": _("In {path}, not all cases have the same segments. Evaluate again."),

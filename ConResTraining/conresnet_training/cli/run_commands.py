@@ -30,7 +30,7 @@ checkpoint_option = click.option(
     type=click.Choice(["last", "best"]),
     default="last",
     show_default=True,
-    help="Latest checkpoint of a run, or the one with the best validation Dice, whose figures are optimistic.",
+    help="Latest checkpoint of a run, or the one with the best validation Dice, whose results are optimistic.",
 )
 _EVALUATION = click.Path(path_type=Path)
 
@@ -325,8 +325,8 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     metavar="RUN",
     type=FOLDER,
     multiple=True,
-    help="A run of the same plan that held out cases. The package gets its figures. May be repeated. Needed for a RUN "
-    "that was trained on all cases.",
+    help="A run of the same plan that held out cases. The package gets its measurements. May be repeated. Needed for a "
+    "RUN that was trained on all cases.",
 )
 @data_option
 def export(
@@ -341,9 +341,9 @@ def export(
 ) -> None:
     """Make a model package from RUN, or an ensemble from several runs (folds, seeds).
 
-    RUN is the folder of a run, or of a cross-validation with fold_0, fold_1 and so on. The package contains figures of
-    the held-out cases, measured by the engine itself, each case by the networks that never saw it; a model card; a
-    picture; and review.json, which the engine uses to list the places worth checking.
+    RUN is the folder of a run, or of a cross-validation with fold_0, fold_1 and so on. Besides the model, the package
+    contains its accuracy on the held-out cases, a model card, a picture, and review.json, which the engine uses to
+    list the places worth checking. The engine itself segments the held-out cases, each with networks that never saw it.
     """
     from conresnet_training.evaluation.runs import open_runs
     from conresnet_training.reporting import echo
@@ -368,9 +368,9 @@ def export(
 def fit_review(package: str, data: Path, cases: str | None) -> None:
     """Fit the review list of PACKAGE, a model package or its name, and store it there as review.json.
 
-    The engine segments the cases, and two small regressions are fitted to what is wrong in each slice. Their figures
-    are cross-validated over the cases. Use only cases that the model never saw, because it makes too few errors on
-    others.
+    The engine segments the cases, and two small regressions are fitted to the errors in each slice. How well
+    they work is cross-validated over the cases. Use only cases that the model never saw, because it makes fewer errors
+    on others.
     """
     from conresnet.package import write_package
     from conresnet.package.ranking import RANKING_FILE

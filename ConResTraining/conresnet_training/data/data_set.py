@@ -127,7 +127,7 @@ class DataSet:
             return ""
         named = listed(sorted(divided), MOST_NAMED)
         return (
-            f"{self.folds_from} trains on one time point and holds out another of {named}, so figures would be too "
+            f"{self.folds_from} trains on one time point and holds out another of {named}, so results would be too "
             "good; keep all time points of a patient together"
         )
 

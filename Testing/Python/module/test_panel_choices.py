@@ -199,7 +199,7 @@ def test_figures_say_which_weights_were_measured(panel: PanelDriver, tmp_path: P
     panel.choose_model("four")
     text = panel.ui.modelDetailsLabel.text
     assert ("cases not used for training" in text) == (not weights)
-    assert ("of a model that was trained in the same way without them" in text) == bool(weights)
+    assert ("for a model trained the same way without them" in text) == bool(weights)
 
 
 @pytest.mark.parametrize(
