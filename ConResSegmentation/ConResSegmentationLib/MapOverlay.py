@@ -375,7 +375,7 @@ class ComparisonButton(VTKObservationMixin):
         self._button.checked = isComparing()
 
     def _onMapChosen(self) -> None:
-        """Compare those of the segment whose map was chosen."""
+        """Compare the maps of the segment whose map was chosen."""
         maps = mapsToCompare(self._segmentationNode, self._mapSelector.currentNode())
         if isComparing() and maps:
             compare(maps, self._opacitySlider.value)

@@ -134,10 +134,10 @@ def details(choice: ModelChoice) -> str:
 
 
 def measured(path: Path, isBrief: bool = False) -> list[str]:
-    """The measured figures of a model as sentences; empty if there are none that can be read.
+    """The measured accuracy of a model as sentences; empty if there are none that can be read.
 
     Args:
-        isBrief: leave out the figures of the segments.
+        isBrief: leave out the values of the segments.
     """
     try:
         return list(_sentences(read_metrics(read_package(path, verify=False)), isBrief))

@@ -1,4 +1,4 @@
-"""The panel's list of places worth checking, and its buttons for the figures and the report of a result."""
+"""The panel's list of places worth checking, and its buttons for the statistics and the report of a result."""
 
 import logging
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _COLUMN_WIDTHS = (46, 78, 48, 38)
 
 
 class ReviewPanel:
-    """The widgets of the review list, and the buttons for the figures of a result.
+    """The widgets of the review list, and the buttons for the statistics and the report of a result.
 
     The list shows each slice once, for all segments together, and every spot; the table in the scene has all rows.
 

@@ -77,7 +77,7 @@ class RunPanel:
         self._onIdle()
 
     def clear(self) -> None:
-        """Remove the last sentence, because what it names no longer exists, unless it tells of a run."""
+        """Remove the last sentence, because what it names no longer exists, unless it is about a run."""
         if not self._isRunning:
             say(self._status, "")
 

@@ -1,1 +1,1 @@
-"""What ConRes Segmentation needs of Slicer, one subject a file; the module file binds them together."""
+"""The parts of ConRes Segmentation that use Slicer, one subject per file; the module file connects them."""

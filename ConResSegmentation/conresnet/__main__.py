@@ -5,7 +5,7 @@ from importlib import import_module
 
 
 def run(module: str) -> int:
-    """Run ``main`` of a module, which takes long enough to import for a Ctrl-C, and return the exit status."""
+    """Import a module, run its ``main``, and return the exit status, also for a Ctrl-C during the slow import."""
     try:
         return import_module(module).main()
     except KeyboardInterrupt:

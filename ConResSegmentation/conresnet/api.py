@@ -1,4 +1,4 @@
-"""Segmenting from Python in one call: what ``conresnet.segment`` is.
+"""Segment from Python in one call; this is ``conresnet.segment``.
 
     result = conresnet.segment("head.nii.gz", "brain-tissue", maps=["residual"])
     result.volumes_ml, result.warnings
@@ -81,8 +81,8 @@ def segment(
         roi: where to segment: six numbers R0, R1, A0, A1, S0, S1 in RAS mm, a .mrk.json file from Slicer, a ``BoxROI``,
             "auto" (the model's locator finds it) or "all" (the whole image). None is "auto" for a model with a locator
             in an image much larger than the model was trained on, else "all".
-        maps: also make these: "residual", "attention", "probability", "features", "uncertainty", "disagreement" (of an
-            ensemble), "result_residual", "residual_difference".
+        maps: maps to make along with the labels: "residual", "attention", "probability", "features", "uncertainty",
+            "disagreement" (of an ensemble), "result_residual", "residual_difference".
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
         progress: called with the phase, the fraction done (0 to 1) and the seconds left (or None). An exception from it
@@ -152,7 +152,7 @@ class Result:
             and as the last axis elsewhere.
         volumes_ml: mL of each segment, by name.
         review: the places worth checking, see ``conresnet.review.ReviewRow``; None unless asked for.
-        statistics: the figures of each segment, see ``conresnet.statistics.segment_statistics``; uncertainties only if
+        statistics: measurements of each segment, see ``conresnet.statistics.segment_statistics``; uncertainties only if
             they were asked for.
         report: what ``report.json`` holds: windows, device, precision, seconds, segments and more.
         warnings: sentences about what to check.
@@ -189,7 +189,7 @@ class Result:
         return self.report.get("statistics") or self._result.statistics()
 
     def save_report(self, path: str | os.PathLike, name: str | None = None) -> None:
-        """Write the page that the command line writes with ``--report``: pictures, figures and the model's card.
+        """Write the page that the command line writes with ``--report``: pictures, measurements and the model card.
 
         It names neither the patient nor any file. Uncertainty and the review list are in it if they were asked for.
 

@@ -62,7 +62,7 @@ class Cancelled(Exception):  # noqa: N818 - a request of the user's, not an erro
 def as_user_error(error: Exception) -> UserError | None:
     """What the user can do about any exception; None if it is a bug.
 
-    Besides UserErrors, these are lack of memory, what the file system says about a path, and packages that this Python
+    Besides UserErrors, these are running out of memory, file system errors for a path, and packages that this Python
     does not have.
     """
     match error:

@@ -28,7 +28,7 @@ _SECONDS_OF_A_DAY = 86_400
 
 
 def check_content(path: str | Path, beginning: bytes | None = None) -> None:
-    """Refuse a file that is empty, or that something else was saved in place of: a Git LFS pointer, or a web page.
+    """Refuse a file that is empty, or is a Git LFS pointer or a web page that was saved in its place.
 
     Args:
         path: the file.
@@ -122,7 +122,7 @@ def write_error(error: OSError, path: str | Path) -> UserError:
 
 
 def csv_cell(name: str) -> str:
-    """A name that a spreadsheet does not take for a formula."""
+    """A name that a spreadsheet does not interpret as a formula."""
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
@@ -145,7 +145,7 @@ else:
 
 
 def lock(descriptor: int, *, inherited: bool) -> None:
-    """Lock an open file against all other processes, without waiting. It is released when its owner ends, however.
+    """Lock an open file against all other processes, without waiting. It is released when its owner ends in any way.
 
     Args:
         descriptor: of the file, open for writing.

@@ -58,7 +58,7 @@ class Registry:
         return sorted({*self._found(), *self.classes})
 
     def declaration(self, name: str) -> Any:
-        """What the class says of itself, without importing it; None for an unknown name."""
+        """What the class declares about itself, without importing it; None for an unknown name."""
         self._found()
         return self._declarations.get(name)
 

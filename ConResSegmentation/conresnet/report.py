@@ -1,4 +1,4 @@
-"""The report of a case: one HTML file with pictures, figures, the review list and the model's card.
+"""The report of a case: one HTML file with pictures, measurements, the review list and the model card.
 
 Everything is in the file itself, and no script. Names from outside are escaped. It names neither the patient nor a
 file: what the engine calls an image, its path or Slicer's node, is replaced by the model's name for it. Torch-free, so

@@ -1,4 +1,4 @@
-"""Figures of each segment of a result: volume, surface, intensity, uncertainty. Torch-free: Slicer can use it."""
+"""Measurements of each segment of a result: volume, surface area, intensity, uncertainty. Torch-free, for Slicer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def segment_statistics(
     uncertainty: np.ndarray | None = None,
     regions: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
-    """The figures of each segment; regions are measured whole, including what lies over them.
+    """Measure each segment; regions are measured whole, including what lies over them.
 
     Args:
         labels: [k, j, i] uint8.

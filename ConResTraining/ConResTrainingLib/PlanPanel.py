@@ -82,7 +82,7 @@ class PlanPanel:
 
     @property
     def _problemOfData(self) -> str:
-        """That the plan is for another data set than the chosen one."""
+        """A sentence if the plan is for a data set other than the chosen one; else empty."""
         chosen, planned = self._dataSetPanel.folder, dataOfPlan(self._ui.planTextEdit.toPlainText())
         if chosen is None or planned is None:
             return ""

@@ -368,7 +368,7 @@ def _is_complete(job: Job, options: SegmentOptions, description: ModelDescriptio
 def _changed_sources(job: Job, description: ModelDescription) -> list[str]:
     """The models and the images that are no longer what the results in the folder were made from.
 
-    An image or a locator that was deleted since then is none of them, so that results outlive it.
+    An image or a locator that was deleted since then does not count, so that results outlive it.
     """
     sources = _read_report(job)["sources"]
     changed = [] if sources.get("model") == description.digest else [f"the model {description.name}"]

@@ -120,7 +120,7 @@ def say(text: str, err: bool = False) -> None:
 
 
 def _discard(stream: io.TextIOBase) -> None:
-    """Send what else is written to a stream nowhere, also what Python flushes when it ends."""
+    """Discard everything written to a stream from now on, including what Python flushes when it ends."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -129,9 +129,9 @@ def _discard(stream: io.TextIOBase) -> None:
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[list[int]]:
-    """Let signals that ask to end do so as Ctrl-C does, so that nothing is left behind; yields those received.
+    """Let termination signals act like Ctrl-C, so that nothing is left behind; yields those received.
 
-    By default, they end Python at once. The second one is ignored, so that it does not interrupt the cleaning up; the
+    By default, they end Python at once. The second one is ignored, so that it does not interrupt the cleanup; the
     third ends it. A signal that is ignored, as by nohup, stays ignored. A command that handles them in another way, as
     training does, installs its own handler. Only the main thread receives signals.
     """
@@ -181,7 +181,7 @@ def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
 
 
 def _check_not_blank(arguments: Sequence[str]) -> None:
-    """Refuse an empty value, such as of a shell variable that is not set, which must not mean the option's absence."""
+    """Refuse an empty value, such as an unset shell variable, which must not be taken for an omitted option."""
     for place, argument in enumerate(arguments):
         before = arguments[place - 1] if place else ""
         if match := _BLANK.fullmatch(argument):

@@ -198,7 +198,7 @@ class _Run:
         say(f"Wrote {output}: {volumes_ml}.")
 
     def segment_all(self, cases: Sequence, options: SegmentOptions, output: Path) -> None:
-        """Each case by itself: one of a thousand that cannot be segmented must not keep the others from it."""
+        """Segment each case by itself, so that one bad case in a thousand does not stop the others."""
         problems: list[CaseProblem] = []
         for case in cases:
             try:
@@ -212,7 +212,7 @@ class _Run:
 
 @contextlib.contextmanager
 def _shown_progress() -> Iterator[Progress]:
-    """A bar with the phase and the time remaining if stderr is a terminal, else nothing; stderr may also be closed."""
+    """Show a bar with the phase and the time remaining if stderr is a terminal; stderr may also be closed."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield Progress()
         return

@@ -1,7 +1,7 @@
-"""What is checked of a file before an image is read from it: its kind, what its header claims, and the free memory.
+"""Checks of a file before an image is read from it: its kind, what its header claims, and the free memory.
 
-The kind is known by a file's first bytes rather than its name. Each refusal names the file in one sentence. NumPy and
-the standard library.
+The kind is recognized by a file's first bytes rather than its name. Each refusal names the file in one sentence.
+NumPy and the standard library only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def truncated(path: Path, shape: Sequence[int]) -> UserError:
 
 
 def check_size(path: Path, shape: Sequence[int], claimed: int, held: int, compressed: bool) -> None:
-    """Refuse a header that describes more voxels than its file can hold, or than memory can, before any are read.
+    """Refuse a header that describes more voxels than fit in its file or in memory, before any are read.
 
     Args:
         shape: what the header says, for the message.
@@ -58,7 +58,7 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def free_memory() -> int:
-    """Bytes that this process can still allocate; all of the memory if the system does not say how much is free."""
+    """Bytes that this process can still allocate; the total memory if the system does not say how much is free."""
     free = 2**62
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
@@ -280,7 +280,7 @@ def _product(sizes: list[int]) -> int:
 
 
 def _data_file(path: Path, name: str) -> Path:
-    """The file in which a header says that the voxels are; it must be one, and not a pipe that never ends."""
+    """The file that stores the voxels according to a header; it must be a regular file, not a pipe that never ends."""
     file = path.parent / name
     try:
         is_file = bool(name) and file.is_file()

@@ -90,7 +90,7 @@ def _may_be_dicom(beginning: bytes) -> bool:
 
 
 def check_left_out(files: Sequence[Path], slices: Sequence[Path]) -> None:
-    """Refuse a file that is named like a slice but is empty, damaged at its beginning, or a link to nothing.
+    """Refuse a file that is named like a slice but is empty, damaged at its beginning, or a broken link.
 
     Without this, such a file at the end of a series would shorten the scan unnoticed.
 
@@ -344,7 +344,7 @@ def _slices(file: Path, header: Dataset) -> Iterator[Slice]:
 
 
 def _groups(header: Dataset, frame: int) -> list[Dataset]:
-    """Where to look for what is said of a frame: its own groups, those of all frames, and a single frame's header."""
+    """Where a frame's attributes may be: its own groups, those shared by all frames, and a single frame's header."""
     own = header.get("PerFrameFunctionalGroupsSequence")
     shared = header.get("SharedFunctionalGroupsSequence")
     places = [own[frame]] if own is not None and frame < len(own) else []

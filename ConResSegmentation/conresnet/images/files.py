@@ -1,12 +1,13 @@
-"""Image files: reading what the user names, writing results. All readers of single formats are used only through this
-module.
+"""Image files: reads the images that the user names, and writes results. All readers of single formats are used only
+through this module.
 
 The first bytes of a file decide what kind of image it is. NIfTI is read in this process, everything else with ITK and
 pydicom in a process of its own: these libraries trust headers and can crash, and a crash then fails only one image.
-    There is one reader process per program. It is started when first needed, stays warm for the next image, and
-ends with the program, however that ends, because its stdin is then closed. It is an ordinary program, not a fork, so it
-can be started from threads and on Windows. Voxels come through a pipe right into the array that holds them, so there is
-no temporary file.
+
+There is one reader process per program. It is started when first needed, stays warm for the next image, and ends with
+the program in any case, because its stdin is then closed. It is an ordinary program, not a fork, so it can be started
+from threads and on Windows. Voxels come through a pipe right into the array that holds them, so there is no temporary
+file.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def read_single(path: Path) -> Volume:
 
 
 def read_image(path: Path) -> ImageFile:
-    """Read a file, or a folder with one DICOM series, of any values; a label map may well be constant.
+    """Read a file, or a folder with one DICOM series. Any values are accepted: a label map may well be constant.
 
     Raises:
         UserError: "image-not-found", "cannot-read", "image-name-not-text", "image-out-of-memory", and those of
@@ -139,7 +140,7 @@ def _kind(path: Path) -> str:
 
 
 def _check_name(path: Path) -> None:
-    """Refuse a name that is not text: ITK ends the whole process over it, and no report can contain it."""
+    """Refuse a name that is not text: it would make ITK end the whole process, and no report could contain it."""
     try:
         is_text = b"\0" not in str(path).encode("utf-8")
     except UnicodeEncodeError:

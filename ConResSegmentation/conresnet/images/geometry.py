@@ -1,4 +1,4 @@
-"""A case brought to the orientation and spacing of a model, and the model's results brought back onto the case's grid.
+"""Bring a case to the orientation and spacing of a model, and the model's results back onto the case's grid.
 
 This is not left to a library. The axes of an image can be stored in 48 ways (6 orders, 8 flips). Whichever of them the
 scanner or converter chose, the model must see the same voxels, to the last bit, or the same patient gets two results.
@@ -221,7 +221,7 @@ def _affine(linear: np.ndarray, origin: np.ndarray) -> np.ndarray:
 
 
 def _bounding_indices(corners: np.ndarray, grid: Grid, outward: bool) -> tuple[np.ndarray, np.ndarray]:
-    """First and last array index of the voxel centers inside the corners' bounding box; ``outward``: that cover it."""
+    """First and last index of the voxel centers in the corners' bounding box; ``outward``: of those that cover it."""
     indices = transformed(corners, np.linalg.inv(grid.array_affine))
     low, high = np.clip([indices.min(axis=0), indices.max(axis=0)], -_MOST_VOXELS, _MOST_VOXELS)
     if outward:
@@ -260,7 +260,7 @@ def _cut_to(
 def _filling_a_window(
     low: np.ndarray, high: np.ndarray, shape: np.ndarray, window: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """First and last voxel of a box as large as the window at least, around the given one and inside the image."""
+    """First and last voxel of a box at least as large as the window, around the given one and inside the image."""
     lacking = np.maximum(window - (high - low + 1), 0)
     low = np.minimum(np.maximum(low - lacking // 2, 0), shape - np.maximum(window, high - low + 1))
     return low, np.maximum(high, low + window - 1)

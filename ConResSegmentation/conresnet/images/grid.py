@@ -1,4 +1,4 @@
-"""Voxel grids in patient space, volumes on them and which are refused, boxes, and the order of axes. NumPy only.
+"""Voxel grids in patient space, volumes on them and their checks, boxes, and the order of axes. NumPy only.
 
 A `Grid` is a shape with the matrix that takes voxel indices to RAS mm. Arrays are indexed [k, j, i], slices first.
 
@@ -222,7 +222,7 @@ def whole_box(shape: Sequence[int]) -> Box:
 
 
 def grown(box: Box, margins: Sequence[int], shape: Sequence[int]) -> Box:
-    """The box with a margin of so many voxels along each axis, as far as an array of ``shape`` reaches."""
+    """The box with a margin of this many voxels along each axis, limited to an array of ``shape``."""
     return tuple(slice(max(0, a.start - m), min(n, a.stop + m)) for a, m, n in zip(box, margins, shape, strict=True))
 
 
@@ -275,15 +275,15 @@ class Reordering:
     """A permutation and flip of the last three axes of an array.
 
     Args:
-        axes: for each new axis the old one it was.
-        flips: for each new axis whether it is reversed.
+        axes: for each new axis, the index of the old one.
+        flips: for each new axis, whether it is reversed.
     """
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
 
     def view(self, array: np.ndarray) -> np.ndarray:
-        """The array in the new order; the same memory. Leading axes stay."""
+        """The array in the new order, as a view. Leading axes stay in place."""
         lead = array.ndim - 3
         array = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
         return array[(..., *(slice(None, None, -1) if flip else slice(None) for flip in self.flips))]

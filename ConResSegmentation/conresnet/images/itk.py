@@ -1,11 +1,11 @@
-"""Reading with ITK: NRRD, MetaImage and the other formats it knows, DICOM, and where its images are in the patient.
+"""Reading with ITK: NRRD, MetaImage and the other formats it knows, DICOM, and where the images are in the patient.
 
 ITK trusts what a header says, and a damaged file can end the process. So files from outside are read in a process of
 their own: call `conresnet.images.files`, not this.
 
 DICOM is one series from a folder, or one file with many frames, refused unless its slices form a regular volume.
-Headers are read with pydicom, pixels with ITK. ITK alone makes up what a header does not say (1 mm, the order of
-frames), and applies no check to a file with many frames. Here, every frame of every file is one slice with a position,
+Headers are read with pydicom, pixels with ITK. ITK alone makes up what a header does not state (1 mm, the order of
+frames), and does not check a file with many frames. Here, every frame of every file is one slice with a position,
 and all slices get the same checks.
 """
 
@@ -135,9 +135,9 @@ def check_kind(path: Path, dimensions: int, pixel_id: int, components: int) -> N
 
 @contextlib.contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Suppress what ITK and its libraries print to stderr, where the command line prints one sentence of its own.
+    """Suppress what ITK and its libraries print to stderr, because the command line prints a sentence of its own.
 
-    Some of them write to file descriptor 2 directly, so it is redirected meanwhile.
+    Some of them write directly to file descriptor 2, so it is redirected for that time.
     """
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.GlobalWarningDisplayOff()

@@ -292,7 +292,7 @@ def _qform(header: nibabel.Nifti1Header, pixdim: np.ndarray) -> np.ndarray:
 
 
 def _distance(grid: Grid, affine: np.ndarray) -> float:
-    """mm by which a corner's voxel is elsewhere by another (4, 4) matrix; infinite if that is not finite."""
+    """The distance in mm between a corner's positions by two (4, 4) matrices; infinite if one is not finite."""
     if not np.isfinite(affine).all():
         return float("inf")
     corners = Grid(grid.shape, np.eye(4)).corners(0)
@@ -342,5 +342,5 @@ def _fits_qform(header: nibabel.Nifti1Header, grid: Grid) -> bool:
 
 
 def _created(path: Path) -> BinaryIO:
-    """A new file; fast rather than small where it is compressed."""
+    """A new file, compressed for speed rather than size if it is compressed."""
     return gzip.open(path, "wb", compresslevel=1) if path.name.lower().endswith(".gz") else path.open("wb")

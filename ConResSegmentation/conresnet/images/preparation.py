@@ -88,10 +88,10 @@ _LEAST_RANGE = 2.0**-12
 
 
 def without_offset(array: np.ndarray) -> np.ndarray:
-    """The array minus its lowest foreground value if float32 would lose what its values differ by, else the array.
+    """The array minus its lowest foreground value if float32 would lose the differences between values, else the array.
 
-    This is so if signed values were stored as unsigned ones, which adds 2**31 to each: float32 keeps multiples of 256
-    there. The array is returned unchanged if its type loses nothing, so for nearly every image.
+    This happens if signed values were stored as unsigned ones, which adds 2**31 to each: float32 keeps only multiples
+    of 256 there. The array is returned unchanged if its type loses nothing, so for nearly every image.
     """
     if np.can_cast(array.dtype, np.float32, "safe"):
         return array
@@ -299,7 +299,7 @@ def _warn_of_crop(description: ModelDescription, volume: Volume, space: ModelSpa
 
 
 def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) -> list[str]:
-    """Warnings if an image is of another modality than the model's, or two are of two patients, or the same."""
+    """Warnings if an image has another modality than the model's, or two are of different patients, or the same."""
     warnings = []
     for item, volume in zip(description.inputs, volumes, strict=True):
         if item.modality in _MODALITIES and volume.modality in _MODALITIES - {item.modality}:

@@ -130,7 +130,7 @@ def _sample_along_axes(
     antialias: bool,
     continued: np.ndarray,
 ) -> np.ndarray:
-    """One axis after the other: those that lose most voxels first, which keeps what is in between small."""
+    """One axis after the other: those that lose most voxels first, which keeps the intermediate arrays small."""
     outside, parts, wanted = [], [slice(None)] * 3, {}
     for axis in sorted(range(3), key=lambda axis: (shape[axis] / array.shape[axis], axis)):
         step, offset, count = index_map[axis, axis], index_map[axis, 3], array.shape[axis]
@@ -197,9 +197,9 @@ def _taps(positions: np.ndarray, count: int, width: float) -> tuple[np.ndarray, 
 
 
 def _weighted(neighbors: Iterator[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Their weighted mean, by differences from the heaviest: if all are equal, it is exactly that value.
+    """The weighted mean of neighbors, by differences from the heaviest: if all are equal, it is exactly that value.
 
-    Background has to keep its value, or rounding would turn it into foreground.
+    Background must keep its value, or rounding would turn it into foreground.
     """
     base = next(neighbors)
     result = base.copy()

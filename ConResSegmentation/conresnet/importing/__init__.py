@@ -1,4 +1,4 @@
-"""Checkpoints of the paper's authors as model packages, by default described as their BraTS 2018 models are."""
+"""Convert checkpoints of the paper's authors to model packages; the defaults are those of their BraTS 2018 models."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _whole_inputs(inputs: Any) -> Any:
 
 
 def _check_counts(document: Mapping[str, Any], arguments: Mapping[str, Any], source: str) -> None:
-    """Say it in the words of the import, before the reader says it in those of a description."""
+    """Report a wrong count in terms of the import, before the reader does so in terms of a description."""
     inputs, output = document["inputs"], document["output"]
     segments = output.get("segments") if isinstance(output, Mapping) else None
     if not isinstance(inputs, list) or not isinstance(segments, list):
@@ -183,5 +183,5 @@ def import_checkpoint(
 
 
 def model_name(text: str) -> str:
-    """The closest text that is a valid model name."""
+    """The valid model name that is closest to a text."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "imported"

@@ -1,8 +1,9 @@
-"""Checkpoints of the paper's authors: reading one without executing it, and its tensors under our names.
+"""Checkpoints of the paper's authors: reads one without executing it, and renames its tensors to our names.
 
 Such a file is a ``state_dict`` saved with ``torch.save``, alone or inside what a training loop keeps next to it.
 Wrappers such as DataParallel, torch.compile, Lightning or weight averaging put a prefix before each name; any prefix is
-taken off. The authors' network is our `ConResNet` in the arithmetic, with other names and with tensors that never act.
+taken off. The authors' network computes the same as our `ConResNet`, with other names and with tensors that are never
+used.
 """
 
 import functools
@@ -58,7 +59,7 @@ class Checkpoint:
 
 
 class _Placeholder:
-    """Takes the place of a value that is not needed, such as a NumPy number. Every operation on it does nothing."""
+    """Stands in for a value that is not needed, such as a NumPy number. Every operation on it does nothing."""
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> "_Placeholder":
         return super().__new__(cls)
@@ -150,7 +151,7 @@ def read_checkpoint(path: str | PathLike) -> Checkpoint:
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """Say what else a file or folder is that people give here."""
+    """Refuse other kinds of files and folders that people give here, and say what they are."""
     try:
         if path.is_dir():
             if (path / DESCRIPTION_FILE).exists():
@@ -261,7 +262,7 @@ def _as_float32(tensor: Tensor, name: str, source: str | PathLike) -> Tensor:
 
 
 def _names() -> Iterator[tuple[str, str]]:
-    """Our name and theirs of every tensor that acts."""
+    """Our name and theirs for every tensor that is used."""
 
     def affine(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
         return ((f"{ours}.{part}", f"{theirs}.{part}") for part in ("weight", "bias"))

@@ -321,7 +321,7 @@ def check_postprocessing(options: SegmentOptions) -> None:
 
 
 class PostProcessing:
-    """What the options ask to be changed: first components of every segment are removed, then holes filled.
+    """Make the changes that the options ask for: first remove components of every segment, then fill holes.
 
     It works on the label map and the regions on the input's grid. Maps are not changed: they show what the network
     said.

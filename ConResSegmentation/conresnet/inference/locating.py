@@ -1,4 +1,4 @@
-"""From what a locator found to ROIs, and from the result in each ROI to one result. Torch-free."""
+"""Make ROIs around what a locator found, and combine the results in these ROIs. Torch-free."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ from conresnet.errors import Cancelled
 
 
 class Progress:
-    """What the engine reports to, and asks whether to stop; this one ignores it. Subclasses override two methods."""
+    """Receives the engine's progress and can ask it to stop; this one does nothing. Subclasses override two methods."""
 
     def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-        """Hear how far the work is.
+        """Receive the progress of the work.
 
         Args:
             phase: "loading", "reading", "locating", "preparing", "segmenting" or "writing".

@@ -1,7 +1,7 @@
 """One pass of a network over the windows of an array, and what happens when memory or the GPU fails in it.
 
 ``slide`` is the pass itself, used for segmenting as well as for validation during training. ``Passes`` is what a system
-works with: it watches progress, hears a cancel within a window, and finds a way around lack of memory.
+works with: it watches progress, notices a cancel within a window, and finds a way around lack of memory.
 """
 
 from __future__ import annotations

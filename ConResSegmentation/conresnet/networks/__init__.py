@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NetworkDeclaration:
-    """What a network says of itself where torch is not imported.
+    """What a network declares about itself, readable without importing torch.
 
     Args:
         provides: its outputs besides "segmentation", each with True or the name of the argument that switches it. One
@@ -53,7 +53,7 @@ network_names = NETWORKS.names
 
 
 def declared_network(kind: str) -> NetworkDeclaration:
-    """What a network says of itself; of one that is not installed here, that it gives a segmentation."""
+    """What a network declares about itself; one that is not installed here is taken to give just a segmentation."""
     return NETWORKS.declaration(kind) or NetworkDeclaration()
 
 

@@ -60,7 +60,7 @@ class CatalogEntry:
     license: str = field("License of the weights.")
     modality: str = field("Modality, such as MR or CT.", default="")
     segments: tuple[str, ...] = field("Names of the segments.", default=(), most=1000)
-    measured: str = field("The main measured figure, and the data it was measured on.", default="")
+    measured: str = field("The main measured result, and the data it was measured on.", default="")
 
 
 @dataclass(frozen=True)

@@ -270,7 +270,7 @@ MAY_HAVE_LEARNED = "which may have learned from some of them"
 
 
 def held_out_cases(package: "ModelPackage") -> tuple[str, ...]:
-    """The cases in a package's figures, if its own weights never learned from them; none if that is not known.
+    """The cases that a package was measured on, if its own weights never learned from them; none if that is not known.
 
     Raises:
         UserError: as ``read_metrics``.
@@ -282,7 +282,7 @@ def held_out_cases(package: "ModelPackage") -> tuple[str, ...]:
 
 
 def figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Each figure with its name in words, without the tables inside of tables: those of the single cases."""
+    """Each measurement with its name in words; tables within tables, which are those of single cases, are left out."""
     for name, value in metrics.items():
         title = name.removesuffix("_a_segment").replace("_", " ")
         for key, item in value.items() if isinstance(value, dict) else [("", value)]:

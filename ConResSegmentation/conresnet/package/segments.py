@@ -37,7 +37,7 @@ class Terminology:
     region_modifier: Code | None = field("refines the region", default=None, omit=True)
 
     def faults(self) -> Iterator[tuple[str, str]]:
-        """A modifier of nothing."""
+        """A modifier without anything that it modifies."""
         if self.region_modifier and not self.region:
             yield "region_modifier", "needs a region"
 

@@ -102,7 +102,7 @@ class SingleNetwork:
     Attributes:
         title: of the model.
         networks: here one.
-        placed: the same where it computes, to be watched.
+        placed: the same on its device, where its progress is watched.
         maps: names in ``conresnet.package.maps.MAPS`` that it can give.
 
     Args:

@@ -186,7 +186,7 @@ def check_data_set(data_set: DataSet, folder: Path, done: Callable[[str], None] 
 
 
 def _checked(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
-    """``check_case``; a file at which a library fails in its own way is an error of this case, not of the check."""
+    """``check_case``; a library's unexpected failure at a file is an error of this case, not of the check."""
     try:
         return check_case(case, data_set, with_tile)
     except Exception as error:

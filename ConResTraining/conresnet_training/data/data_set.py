@@ -1,6 +1,6 @@
 """A data set in any layout: a list of cases, each with the images of its channels and a label map.
 
-Also what describes one: ``dataset.json`` of the Medical Segmentation Decathlon and of nnU-Net 1 and 2.
+Also reads its description: ``dataset.json`` of the Medical Segmentation Decathlon and of nnU-Net 1 and 2.
 """
 
 import json

@@ -128,7 +128,7 @@ def on_image_grid(label: Volume, image: Volume) -> Volume:
 
 
 def index_of_labels(label: np.ndarray) -> np.ndarray:
-    """What ``LabelPlaces`` looks things up in, for a file.
+    """The index in which ``LabelPlaces`` looks up voxels by value, as it is stored in a file.
 
     Args:
         label: (S, H, W) uint8.

@@ -39,7 +39,7 @@ LONGEST_NAME = 100
 class TrainingCase:
     """A labeled case in the model's space, in files that are memory-mapped anew at each access.
 
-    So many cases take neither memory nor open files, and processes that make samples are sent only file names.
+    Even many cases thus take no memory or open files, and processes that make samples are sent only file names.
     """
 
     name: str

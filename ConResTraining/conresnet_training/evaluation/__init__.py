@@ -1,4 +1,4 @@
-"""Figures of every case, their summary, a page for people, and comparisons of two evaluations."""
+"""Measurements of every case, their summary, a page for people, and comparisons of two evaluations."""
 
 from conresnet_training.evaluation.results import Evaluation, read_evaluation, summary_table
 from conresnet_training.evaluation.runs import evaluate_predictions, evaluate_runs

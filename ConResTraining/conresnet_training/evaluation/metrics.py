@@ -1,4 +1,4 @@
-"""The figures of one segment in one case, on the image's own grid, and the label values of segments in label maps.
+"""Measurements of one segment in one case, on the image's own grid, and the label values of segments in label maps.
 
 If a segment is empty
 
@@ -161,7 +161,7 @@ def compare_label_maps(
     tolerance_mm: float,
     regions: np.ndarray | None = None,
 ) -> dict[str, Figures]:
-    """The figures of every segment of a case whose label maps are on the same grid.
+    """Measure every segment of a case whose label maps are on the same grid.
 
     Args:
         regions: overlapping regions of the result in full, as in ``SegmentResult``, in the order of ``values``; they

@@ -26,7 +26,7 @@ SEED = 0
 
 
 def summarize(cases: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
-    """Summarize the figures of every case and segment.
+    """Summarize the measurements of every case and segment.
 
     Returns:
         "segments": for each segment and metric "cases" (with a value), "mean", "interval" (see ``mean_interval``),
@@ -170,7 +170,7 @@ class Evaluation:
         split: which cases these are, as a sentence.
         model: the model's name, or the folder of the predictions.
         surface_tolerance_mm: of surface Dice.
-        cases: for each case and segment its figures, see ``metrics.segment_figures``.
+        cases: for each case and segment its measurements, see ``metrics.segment_figures``.
         missing: cases of the data set that should have been measured but have no result.
         made_by: for each run its fold (None if it learned from all cases), number of steps and checkpoint, and how far
             an unfinished training came; empty for predictions.

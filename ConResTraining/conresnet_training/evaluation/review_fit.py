@@ -172,7 +172,7 @@ def ranking_file(ranking: Ranking) -> bytes:
 
 
 def _note(figures: Mapping[str, Any], are_held_out: bool) -> str:
-    """What users of the list should know of it; "" for a good one."""
+    """What users of the list should know about it; "" for a good one."""
     sentences = []
     kind = "held-out " if are_held_out else ""
     if not are_held_out:

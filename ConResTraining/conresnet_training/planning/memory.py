@@ -3,9 +3,9 @@
 What a network keeps of a step for its backward pass is counted on the device "meta", where torch only computes shapes.
 How much more a step takes was measured: steps in fp32 on a CPU with all losses and Adam, their peak memory taken in
 separate processes at windows of 24 x 32 x 32 and 40 x 56 x 48, batch 2, base width 16. Between the two windows memory
-rose by 1.5 (ResDSN) to 2.4 (VoxResNet) times what was kept, and by 1.85 for ConResNet. The estimate takes twice, plus
-the parameters and a fixed amount. Under bf16 autocast ConResNet took about a quarter less, which is ignored. It was not
-measured on a GPU.
+rose by 1.5 (ResDSN) to 2.4 (VoxResNet) times what was kept, and by 1.85 for ConResNet. The estimate is twice what
+is kept, plus the parameters and a fixed amount. Under bf16 autocast ConResNet took about a quarter less, which is
+ignored. It was not measured on a GPU.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ class Budget:
         bytes: of memory.
         widths: base widths to choose from, the preferred one first. The paper's is 32. A CPU has the memory for it but
             not the time, so 16 is tried first there.
-        source: where the figure comes from, for people.
+        source: where the number comes from, for people.
         is_gpu: whether it is a GPU's memory, so that a GPU makes the steps.
     """
 

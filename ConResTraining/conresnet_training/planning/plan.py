@@ -44,7 +44,7 @@ Description = Annotated[ModelDescription, PlainValidator(_description), PlainSer
 
 
 class Training(BaseModel):
-    """How long, how fast, by which loss. Where the paper (IV-B) has another value, the description says so."""
+    """How long, how fast and with which loss to train. The description names the paper's value (IV-B) if it differs."""
 
     # Strict, because "true" or "yes" would be one step.
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)

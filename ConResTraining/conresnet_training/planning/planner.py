@@ -1,4 +1,4 @@
-"""A plan made from the data, with reasons: the cases decide spacing, orientation, intensities, window and length."""
+"""Make a plan from the data, with reasons: the cases decide spacing, orientation, intensities, window and length."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

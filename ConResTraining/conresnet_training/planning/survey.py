@@ -1,5 +1,5 @@
 """Survey of a data set for planning: sizes and spacings from headers, modality and scaling of each channel, and whether
-the names of segments tell a side of the body, which flips would exchange."""
+the names of segments refer to a side of the body, which flips would exchange."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ class Survey:
         spacing: mm.
         size: voxels at that spacing.
         ratio: largest divided by smallest spacing.
-        largest: mm along each axis that the largest cases cover, the only ones that are no medians.
+        largest: mm along each axis that the largest cases cover, the only ones that are not medians.
     """
 
     orientation: str

@@ -119,7 +119,7 @@ def check_agreement(runs: Sequence[Run]) -> None:
 
 
 def check_same_recipe(runs: Sequence[Run], measured_by: Sequence[Run]) -> None:
-    """Refuse figures of runs that were not trained like these.
+    """Refuse measurements of runs that were not trained like these.
 
     Raises:
         UserError: as ``check_agreement``, also for networks, training or augmentation that differ.

@@ -250,7 +250,7 @@ class _Training:
         return checkpoint
 
     def _check_segments(self, images: Sequence[TrainingCase], label_maps: Sequence[TrainingCase]) -> None:
-        """Refuse segments that no training case has: nothing would be learned of them, and validation would not tell.
+        """Refuse segments that no training case has: they would not be learned, and validation would not show it.
 
         Raises:
             UserError: ``no-foreground`` or ``segment-not-in-training``.
