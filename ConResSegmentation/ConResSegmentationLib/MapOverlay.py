@@ -345,7 +345,7 @@ class ComparisonButton(VTKObservationMixin):
         isPossible = bool(maps) and slicer.app.layoutManager() is not None
         self._button.enabled = isPossible or isComparing()
         self._button.checked = isComparing()
-        missing = _("Segment with the maps “Residual” and “Residual of the result” to compare them.")
+        missing = _("To compare, segment with the maps “Residual” and “Residual of the result”.")
         explained = _(
             "Show the predicted residual, the residual of the result and their difference side by side in linked "
             "slice views. Click again to return to the earlier layout."

@@ -186,7 +186,7 @@ class ResultsPanel:
         if not self._isOfAllCases or self.others:
             return ""
         return _(
-            "This run was trained on all cases, so the model's measurements have to come from other runs. Check runs "
+            "This run was trained on all cases, so the model's measurements must come from other runs. Check runs "
             "in the list that were trained with the same plan and held out cases."
         )
 

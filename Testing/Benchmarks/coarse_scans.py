@@ -2,9 +2,9 @@
 
     python Testing/Benchmarks/coarse_scans.py Task04_Hippocampus [--model hippocampus]
 
-The cases are those that the model's own figures name as held out. Each scan is averaged over two voxels along every
-axis and interpolated back without a shift, so that it is only blurred; the labels stay unchanged. A model whose results
-are shifted has learned the shift.
+The cases are those that the model's own metrics.json names as held out. Each scan is averaged over two voxels along
+every axis and interpolated back without a shift, so that it is only blurred; the labels stay unchanged. A model whose
+results are shifted has learned the shift.
 """
 
 from __future__ import annotations

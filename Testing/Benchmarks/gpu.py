@@ -1,7 +1,7 @@
 """Measure the speed of inference and training on a GPU in at most eight minutes, and print a table.
 
     python Testing/Benchmarks/gpu.py [--device cuda:0] [--without-nnunet]
-    python Testing/Benchmarks/gpu.py --device cpu --quick        # checks that it runs; the figures mean nothing
+    python Testing/Benchmarks/gpu.py --device cpu --quick        # checks that it runs; the numbers mean nothing
 
 - windows per second of the paper's full-width network and of brain-structures, in each precision: one window at a
   time, in the engine's batches, and with torch.compile; share of the device's peak, which is measured with a large

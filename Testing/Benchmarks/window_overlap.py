@@ -3,7 +3,7 @@
     python Testing/Benchmarks/window_overlap.py HN_OAR_OpenKBP --model head-neck-organs --overlap 0.25 \\
         [--window 40,40,48] [--all]
 
-The cases are those that the model's own figures name as held out; with --all, every case with an image. Each is
+The cases are those that the model's own metrics.json names as held out; with --all, every case with an image. Each is
 segmented with the package's own windows and then with every combination of the given sizes and overlaps. Processor time
 is that of the whole segmentation on one thread.
 """

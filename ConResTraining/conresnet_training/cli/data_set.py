@@ -80,7 +80,7 @@ def _listed_systems() -> str:
     "--base-width",
     type=click.IntRange(min=8),
     metavar="CHANNELS",
-    help="Channels of the networks' first stage, a multiple of 8.  [default: what fits the memory, at most 32]",
+    help="Channels of the networks' first stage, a multiple of 8.  [default: what fits in memory, at most 32]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing plan, including any edits.")
 @settings_option

@@ -159,7 +159,7 @@ def measure_runs(
     Args:
         runs: of one data set: one run, the folds of a cross-validation, or several seeds.
         folder: for the label maps, ``<case>.nii.gz``, the case as ``file_stem`` writes it.
-        checkpoint: "last", or "best" by validation Dice; figures of "best" are optimistic, because the held-out cases
+        checkpoint: "last", or "best" by validation Dice; results of "best" are optimistic, because the held-out cases
             chose it.
         samples: receives what the review list is fitted on.
 
@@ -283,7 +283,7 @@ def fit_review(package: ModelPackage, data_set: DataSet, cases: Sequence[str] = 
     The ranking says so if that is not known of these cases.
 
     Args:
-        cases: their names; by default those that the package's metrics.json has figures of.
+        cases: their names; by default those in the package's metrics.json.
 
     Raises:
         UserError: ``review-cases-unknown`` if neither names any case, ``review-case-missing`` if the data set does not

@@ -107,7 +107,7 @@ class Augmentation(BaseModel):
     """The strength of each random change; 0 turns a change off.
 
     The paper flips along all three axes and scales. Only flips from left to right keep the anatomy plausible; the plan
-    names that axis. If segments are named for a side, the plan has no flips, or lists the pairs of segments that trade
+    names that axis. If segment names refer to a side, the plan has no flips, or lists the pairs of segments that trade
     places in a mirror image.
     """
 

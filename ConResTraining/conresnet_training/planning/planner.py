@@ -57,7 +57,7 @@ class Choices:
         system: a key of `conresnet_training.planning.systems.SYSTEMS`.
         kind: "labels" or "regions"; None: regions where the data set has them.
         residual_axis: "S", "H" or "W", across which the network takes residuals. Defaults to "S".
-        base_width: channels of the networks' first stage, a multiple of 8; None: what fits the memory.
+        base_width: channels of the networks' first stage, a multiple of 8; None: what fits in memory.
         batch: samples per step; None: 2, or 1 where memory is short, or more that fill a GPU.
     """
 
@@ -179,7 +179,7 @@ def planned_window(found: Survey, largest: tuple[int, int, int]) -> tuple[int, i
 
 
 def planned_flips(orientation: str, names: Sequence[str]) -> list[str]:
-    """The left-right axis, unless segments are named for a side."""
+    """The left-right axis, unless segment names refer to a side."""
     if speak_of_sides(names):
         return []
     return [axis for axis, letter in zip(AXES, orientation, strict=True) if letter in "LR"]
@@ -370,15 +370,15 @@ def _why_intensity(steps: Sequence[dict[str, Any]]) -> str:
 def _flips(made: Planned) -> Reason:
     axes = made.plan.augmentation.flip_axes
     if axes:
-        return Reason("flips", ", ".join(axes), "left to right, which leaves anatomy plausible")
-    why = "segments are named for a side; to flip, list the pairs in augmentation.swapped_segments"
+        return Reason("flips", ", ".join(axes), "left to right, which keeps the anatomy plausible")
+    why = "segment names refer to a side; to flip, list the pairs in augmentation.swapped_segments"
     return Reason("flips", "none", why)
 
 
 def _why_window(made: Planned) -> str:
     size = product(made.found.size)
     if made.fit.window != made.wanted:
-        why = f"the part of {product(made.wanted)} that fits the memory"
+        why = f"the part of {product(made.wanted)} that fits in memory"
     elif made.wanted == made.entry.declaration.window:
         why = f"the largest for {made.entry.title}; the median case ({size}) is larger"
     else:

@@ -49,7 +49,7 @@ def export_runs(
     fitted on these cases), ``MODEL_CARD.md`` and ``thumbnail.png``, a slice of the case with median Dice.
 
     Args:
-        checkpoint: "last", or "best" by validation Dice; the figures of "best" are optimistic, because the held-out
+        checkpoint: "last", or "best" by validation Dice; the results of "best" are optimistic, because the held-out
             cases chose it, and the card says so.
         overwrite: replace an existing model package.
         name, title: instead of those in the plan.

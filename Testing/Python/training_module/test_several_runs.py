@@ -91,7 +91,7 @@ def test_a_cross_validation_that_fails_names_the_fold_and_one_that_is_trained_is
     write_fold(cross_validation, 1, ("failed", {"code": "x", "message": "The disk is full."}))
     training.widget.jobPanel.look()
     assert training.state == "failed" and training.ui.runStatusLabel.text == "Fold 1: The disk is full."
-    assert training.ui.resumeButton.toolTip != "This folder has no run that can be continued."
+    assert training.ui.resumeButton.toolTip != "This folder has no run that can be resumed."
     for number in (1, 2):
         write_fold(cross_validation, number, step(20), ("finished", {"step": 20}))
     training.widget.jobPanel.look()
