@@ -327,8 +327,7 @@ BACKBONES: dict[str, Callable[[int, int, str], nn.Module]] = {
     plans={
         "conresnet": {
             "title": "ConResNet",
-            "sentence": "Also learns where neighboring slices differ, which makes outlines more consistent from slice "
-            "to slice.",
+            "sentence": "Also learns where neighboring slices differ, and gives residual and attention maps.",
             "arguments": {"norm": "group"},
         },
         "conresnet-baseline": {

@@ -204,8 +204,8 @@ _MOST_ROUNDS = 16
     plans={
         "conresnet-refined": {
             "title": "ConResNet, refined",
-            "sentence": "ConResNet twice: the second takes the first's residuals as a prior. Twice the steps, and no "
-            "better where it was measured.",
+            "sentence": "ConResNet twice: the second takes the first's residuals as a prior. Trains for twice the "
+            "steps, and was no better where it was measured.",
             "arguments": {
                 "network": {"type": "conresnet", "arguments": {"norm": "group"}},
                 "context": ["residual"],

@@ -84,8 +84,8 @@ class CoarseToFine(System):
     plans: ClassVar = {
         "coarse-to-fine": {
             "title": "ResDSN, coarse to fine",
-            "sentence": "One ResDSN finds a small organ in the whole scan, another segments it in the box around it. "
-            "Trains for twice the steps.",
+            "sentence": "One ResDSN finds a small organ in the whole scan, and another segments it in the box around "
+            "it. Trains for twice the steps.",
             "network": "resdsn",
         }
     }
