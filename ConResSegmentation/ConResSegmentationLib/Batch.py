@@ -18,10 +18,10 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 
-from . import Messages
 from .BatchCases import BatchCase, BatchEntry, save
 from .Processes import callLater
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationTask
+from .Widgets import errorSentence
 
 
 @dataclass
@@ -105,7 +105,7 @@ class BatchRun(RunListener):
         try:
             self._case.close(self._volumeNodes, outcome, self._folder)
         except UserError as error:
-            row.problem = Messages.sentence(error)
+            row.problem = errorSentence(error)
         except Exception:
             # Whatever happens to one case, the others go on.
             self._control.log(traceback.format_exc())
@@ -160,7 +160,7 @@ class BatchRun(RunListener):
         try:
             self._cases = deque(entry.cases())
         except UserError as error:
-            self._note(BatchRow(entry.title, problem=Messages.sentence(error)))
+            self._note(BatchRow(entry.title, problem=errorSentence(error)))
         except Exception:
             self._control.log(traceback.format_exc())
             self._note(BatchRow(entry.title, problem=_("The images could not be read; see the log.")))
@@ -178,7 +178,7 @@ class BatchRun(RunListener):
                 task = replace(self._task, volumeNodes=tuple(self._volumeNodes), options=options)
                 self._run = self._segment(task, self)
         except UserError as error:
-            self.onFailed(Messages.sentence(error), "")
+            self.onFailed(errorSentence(error), "")
         except RuntimeError as error:
             self.onFailed(str(error), "")
         except Exception:
@@ -208,7 +208,7 @@ class BatchRun(RunListener):
             try:
                 save(table, self._folder, table.GetName(), ".csv")
             except UserError as error:
-                return [Messages.sentence(error)]
+                return [errorSentence(error)]
         return []
 
 

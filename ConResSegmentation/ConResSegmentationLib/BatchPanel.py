@@ -17,7 +17,7 @@ from .Models import ModelPanel
 from .RunPanel import RunControl, RunPanel
 from .SceneInputs import candidates, group
 from .SegmentationRun import SegmentationTask
-from .Widgets import plain, singleShotTimer
+from .Widgets import plain, showError, singleShotTimer
 
 _WIDTH_OF_NAMES = 150
 
@@ -217,7 +217,7 @@ class BatchPanel:
             return
         self._ui.addBatchButton.enabled = True
         if not self._new and self._sentenceIfNone:
-            slicer.util.errorDisplay(plain(self._sentenceIfNone))
+            showError(self._sentenceIfNone)
         for root, images in self._new.items():
             self._added[root] = self._added.get(root, {}) | images
         # During a run the list stays unchanged until the run has ended.

@@ -22,10 +22,9 @@ from conresnet.importing import (
     segments_named,
 )
 
-from . import Messages
 from .EnginePython import EnginePython
 from .Processes import ChildProcess, lastLine
-from .Widgets import plain
+from .Widgets import errorSentence, showError
 
 
 def askForCheckpoint() -> str:
@@ -46,7 +45,7 @@ def askForSettings(checkpoint: Path) -> dict | None:
             try:
                 return dialog.settings()
             except ValueError as error:
-                slicer.util.errorDisplay(plain(str(error)))
+                showError(str(error))
         return None
     finally:
         # Otherwise it would stay as a child of the main window.
@@ -194,7 +193,7 @@ class CheckpointImport:
             else:
                 self._control.onEnded(lastLine(errors, output) or _("The import failed; see the log."), True)
         except UserError as error:
-            self._control.onEnded(Messages.sentence(error), True)
+            self._control.onEnded(errorSentence(error), True)
         finally:
             self._cleanUp()
 

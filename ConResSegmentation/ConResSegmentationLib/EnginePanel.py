@@ -7,10 +7,9 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 
-from . import Messages
 from .EngineProcess import EngineError, EngineObserver, EngineProcess
 from .EnginePython import EngineCheck, EnginePython, Installation, torchProblem
-from .Widgets import EditedPath, plain, textSetting
+from .Widgets import EditedPath, errorSentence, plain, textSetting
 
 PYTHON_SETTING = "ConResSegmentation/EnginePython"
 SERVER_SETTING = "ConResSegmentation/EngineServer"
@@ -157,7 +156,7 @@ class EnginePanel(EngineObserver):
 
     def onError(self, error: EngineError) -> None:
         """The engine could not be started to list its devices, or the connection to the server was lost."""
-        self._ui.engineStatusLabel.text = Messages.sentence(error)
+        self._ui.engineStatusLabel.text = errorSentence(error)
 
     def _onLost(self, error: EngineError) -> None:
         if self._python.server:
@@ -214,7 +213,7 @@ class EnginePanel(EngineObserver):
         try:
             self._python.check(onChecked)
         except UserError as error:
-            onChecked(EngineCheck(problem=Messages.sentence(error)))
+            onChecked(EngineCheck(problem=errorSentence(error)))
 
     def _installMissing(self) -> None:
         """Ask, install missing packages, and then continue `whenReady`."""

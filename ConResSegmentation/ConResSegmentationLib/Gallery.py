@@ -19,13 +19,12 @@ from conresnet.package.download import (
     remove_download,
 )
 
-from . import Messages
 from .EnginePython import EnginePython
 from .Loading import examples
 from .Models import ModelChoice, ModelPanel, measured, modelChoices
 from .Processes import ChildProcess, lastLine
 from .RunPanel import RunControl
-from .Widgets import plain, textSetting
+from .Widgets import errorSentence, plain, textSetting
 
 _SECONDS_SETTING = "ConResSegmentation/Seconds/"
 _PICTURE = "thumbnail.png"
@@ -168,7 +167,7 @@ class Gallery:
                 self._show(read_catalog(self._source))
             except UserError as error:
                 self._show(())
-                self._message.text = Messages.sentence(error)
+                self._message.text = errorSentence(error)
         layout.addWidget(buttons)
 
     def exec(self) -> bool:
@@ -253,7 +252,7 @@ class Gallery:
         try:
             launch = self._python.launchModule(_MODULE, "catalog", self._source)
         except UserError as error:
-            self._message.text = Messages.sentence(error)
+            self._message.text = errorSentence(error)
             return
         self._more.enabled = False
         self._message.text = _("Looking for more models...")
@@ -268,7 +267,7 @@ class Gallery:
         try:
             self._show(parse_catalog(lastLine(output).encode(), self._source))
         except UserError as error:
-            self._message.text = Messages.sentence(error)
+            self._message.text = errorSentence(error)
 
 
 def chooseModel(python: EnginePython, modelPanel: ModelPanel, control: RunControl, loadExample: Callable) -> None:

@@ -13,9 +13,8 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 
-from . import Messages
 from .Models import isPackage
-from .Widgets import DroppedFiles, nameOf, plain
+from .Widgets import DroppedFiles, nameOf, showError
 
 # One image per shipped model, named after the model.
 EXAMPLES_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Examples"
@@ -227,7 +226,7 @@ class LoadPanel:
             with slicer.util.WaitCursor():
                 nodes = loadImages(paths)
         except RuntimeError as error:
-            slicer.util.errorDisplay(plain(str(error)))
+            showError(str(error))
             return
         slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
         usable = [node for node in nodes if not self._isColor(node)]
@@ -240,5 +239,5 @@ class LoadPanel:
         count = image.GetNumberOfScalarComponents() if image is not None else 1
         if count > 1:
             error = UserError("volume-color", name=nameOf(node), count=count)
-            slicer.util.errorDisplay(plain(Messages.sentence(error)))
+            showError(error)
         return count > 1

@@ -23,9 +23,8 @@ from conresnet.package.store import (
     remove_model,
 )
 
-from . import Messages
 from .CheckpointImport import askForCheckpoint
-from .Widgets import FittedHeight, plain, textSetting
+from .Widgets import FittedHeight, errorSentence, plain, showError, textSetting
 
 _LAST_SETTING = "ConResSegmentation/Model"
 
@@ -224,7 +223,7 @@ class ModelPanel:
         """Why the chosen model cannot be used, as a sentence; empty if it can."""
         choice = self.choice
         if choice is not None:
-            return Messages.sentence(choice.problem) if choice.problem else ""
+            return errorSentence(choice.problem) if choice.problem else ""
         if self._wanted:
             sentence = _("The model {name} is not installed here; install it, or choose another one.")
             return sentence.format(name=self._wanted)
@@ -268,7 +267,7 @@ class ModelPanel:
         try:
             name = installAsking(source)
         except UserError as error:
-            slicer.util.errorDisplay(plain(Messages.sentence(error)))
+            showError(error)
             return ""
         if name:
             self.refresh()
@@ -302,7 +301,7 @@ class ModelPanel:
         try:
             remove_model(choice.path)
         except UserError as error:
-            slicer.util.errorDisplay(plain(Messages.sentence(error)))
+            showError(error)
         self.refresh()
         # A shipped model of the same name takes over; otherwise the first one.
         self.choose(self.select(choice.name if self.choice else ""))

@@ -1,5 +1,6 @@
 """What the scene keeps of the engine's report: the review list, the statistics, and what the report as a page needs."""
 
+import contextlib
 import csv
 import json
 from collections import Counter
@@ -17,9 +18,10 @@ from vtk.util import numpy_support
 from conresnet.errors import UserError
 from conresnet.files import csv_cell, replacing
 from conresnet.images.grid import Grid, Volume
+from conresnet.messages import reason
 from conresnet.package.segments import Output, Segment
 
-from . import Messages, ResultOrigin, ResultParts, SceneInputs
+from . import ResultOrigin, ResultParts, SceneInputs
 from .ResultParts import REVIEW, SEEN
 from .Widgets import nameOf
 
@@ -128,7 +130,10 @@ def _placeKey(row: dict, place: list[float]) -> tuple:
 
 def _listed(row: dict, isSeen: bool) -> dict:
     kept = {key: value for key, value in row.items() if key != "reason_codes"}
-    return {**kept, "reason": Messages.reason(row), SEEN: isSeen}
+    # An engine of another version may send other codes; its own reason is in English.
+    with contextlib.suppress(KeyError):
+        kept["reason"] = reason(row["reason_codes"], _)
+    return {**kept, SEEN: isSeen}
 
 
 def _statistics(row: dict) -> dict:

@@ -10,7 +10,6 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 
-from . import Messages
 from .ResultParts import REVIEW, SEEN
 from .Review import NOTE_ATTRIBUTE, STATISTICS, exportCsv, goTo, hasReport, rowsOf, tableOf, writeReport
 from .Widgets import WorkInSteps, addShortcuts, nameOf, openFile, plain, say
@@ -179,7 +178,7 @@ class ReviewPanel:
         try:
             yield from writeReport(node, path)
         except UserError as error:
-            say(self._ui.reviewLabel, Messages.sentence(error), isError=True)
+            say(self._ui.reviewLabel, error)
         except Exception:
             # For example, the user has changed the statistics in the Tables module.
             logging.exception("The report could not be written")
@@ -198,7 +197,7 @@ class ReviewPanel:
         try:
             exportCsv(tableNode, path)
         except UserError as error:
-            say(self._ui.reviewLabel, Messages.sentence(error), isError=True)
+            say(self._ui.reviewLabel, error)
         else:
             say(self._ui.reviewLabel, _("Saved as {path}.").format(path=path))
 

@@ -3,17 +3,16 @@
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 
-from . import Messages
 from .EnginePanel import EnginePanel
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
-from .Widgets import plain, say
+from .Widgets import errorSentence, plain, say
 
 
 class RunPanel:
@@ -146,7 +145,7 @@ class RunControl(RunListener):
             self._enginePanel.whenReady(self._onReady, self._refuse)
         except UserError as error:
             self._enginePanel.stopWaiting()
-            self.onFailed(Messages.sentence(error), "")
+            self.onFailed(errorSentence(error), "")
         except Exception:
             self._enginePanel.stopWaiting()
             self._onNotStarted()
@@ -197,7 +196,7 @@ class RunControl(RunListener):
         try:
             self._run = begin()
         except UserError as error:
-            self.onFailed(Messages.sentence(error), "")
+            self.onFailed(errorSentence(error), "")
         except Exception:
             self._onNotStarted()
 
@@ -215,8 +214,8 @@ class RunControl(RunListener):
         self._run = None
         self._onFinished(outcome)
         # Warnings get lines of their own, lest they be overlooked behind the volumes.
-        self._panel.end("\n".join([Messages.finished(outcome.report, outcome.seconds), *outcome.notes]))
-        self._panel.addToLog(Messages.logOf(outcome.report))
+        self._panel.end("\n".join([_finished(outcome.report, outcome.seconds), *outcome.notes]))
+        self._panel.addToLog(_logOf(outcome.report))
 
     def onFailed(self, sentence: str, details: str) -> None:
         self._run = self._begin = None
@@ -232,3 +231,30 @@ class RunControl(RunListener):
         """A run has ended, with a sentence for the user."""
         self._run = self._begin = None
         self._panel.end(text, isError)
+
+
+def _finished(report: dict, seconds: float) -> str:
+    """How long the user waited, the volume of each segment, including what is painted over it, and what was changed."""
+    volumes = ", ".join(f"{name} {size:.2f} mL" for name, size in report.get("volumes_ml", {}).items())
+    done = (
+        _("Done in {seconds:.1f} s (fast): {volumes}.")
+        if report.get("fast")
+        else _("Done in {seconds:.1f} s: {volumes}.")
+    )
+    return " ".join([done.format(seconds=seconds, volumes=volumes), *_changes(report.get("postprocessing") or {})])
+
+
+def _changes(postprocessing: dict) -> Iterator[str]:
+    """What post-processing has changed, in sentences."""
+    sentences = {"removed_ml": _("Removed: {volumes}."), "filled_ml": _("Filled: {volumes}.")}
+    for key, template in sentences.items():
+        volumes = [f"{name} {size:.2f} mL" for name, size in postprocessing.get(key, {}).items() if size]
+        if volumes:
+            yield template.format(volumes=", ".join(volumes))
+
+
+def _logOf(report: dict) -> str:
+    """How a result was computed, for the log."""
+    seconds = ", ".join(f"{name} {value:.2f}" for name, value in report.get("seconds", {}).items())
+    kept = {key: report[key] for key in ("device", "precision", "windows", "window", "tiling") if key in report}
+    return "; ".join([*(f"{key} {value}" for key, value in kept.items()), f"seconds: {seconds}"])

@@ -16,11 +16,11 @@ from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import residual_plane
 from conresnet.request import SegmentOptions, SegmentRequest
 
-from . import Messages, ResultOrigin, ResultParts, ResultSegmentation, Review, SceneInputs
+from . import ResultOrigin, ResultParts, ResultSegmentation, Review, SceneInputs
 from .EngineProcess import EngineError, EngineObserver, EngineProcess, EngineResult
 from .Processes import callLater
 from .ResultSegmentation import ResultPreview
-from .Widgets import nameOf
+from .Widgets import errorSentence, nameOf, timeLeft
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class SegmentationRun(EngineObserver):
 
     def onProgress(self, phase: str, fraction: float, secondsLeft: float | None) -> None:
         if not self._isOver:
-            text = ", ".join(filter(None, (Messages.phase(phase), Messages.timeLeft(secondsLeft))))
+            text = ", ".join(filter(None, (_phase(phase), timeLeft(secondsLeft))))
             self._listener.onProgress(text, fraction)
 
     def onArray(self, name: str, array: np.ndarray) -> None:
@@ -149,7 +149,7 @@ class SegmentationRun(EngineObserver):
     def onError(self, error: EngineError) -> None:
         if not self._isOver:
             self._end()
-            self._listener.onFailed(Messages.sentence(error), error.log)
+            self._listener.onFailed(errorSentence(error), error.log)
 
     def onCancelled(self) -> None:
         if not self._isOver:
@@ -175,7 +175,7 @@ class SegmentationRun(EngineObserver):
             if self._outcome and not _isInScene(self._outcome.segmentationNode):
                 # The user has removed it; its maps would stay.
                 ResultParts.removeResult(self._outcome.segmentationNode, self._parts)
-            self._listener.onFailed(Messages.sentence(error), "")
+            self._listener.onFailed(errorSentence(error), "")
         except Exception:
             self._end()
             logging.exception("The result could not be shown")
@@ -284,6 +284,20 @@ class SegmentationRun(EngineObserver):
         isThere = any(segmentation.GetSegment(key) is segment for key, segment in self._segments)
         if not _isInScene(node) or not isThere:
             raise UserError("result-removed", name=nameOf(node))
+
+
+def _phase(name: str) -> str:
+    """The text for a phase of the engine's work."""
+    return {
+        "sending": _("Sending the images"),
+        "loading": _("Loading the model"),
+        "reading": _("Reading the images"),
+        "locating": _("Finding the ROI"),
+        "preparing": _("Preparing the images"),
+        "segmenting": _("Segmenting"),
+        "writing": _("Collecting the result"),
+        "receiving": _("Receiving the result"),
+    }.get(name, name)
 
 
 def _isInScene(node) -> bool:

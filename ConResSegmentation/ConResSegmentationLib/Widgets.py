@@ -1,4 +1,4 @@
-"""Helpers for the panels of both modules: messages, plain text, paths, and keeping a panel narrow."""
+"""Helpers for the panels of both modules: sentences and errors, paths, work in steps, and keeping a panel narrow."""
 
 import html
 import importlib
@@ -10,6 +10,9 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
+
+from conresnet.errors import UserError
+from conresnet.messages import sentence
 
 _ERROR_STYLE = "color: #c0392b; font-weight: bold"
 _MILLISECONDS_AFTER_LAST_KEY = 700
@@ -56,8 +59,29 @@ def editSegmentation(segmentationNode, otherVolumeNode) -> None:
         editor.setSourceVolumeNode(volumeNode)
 
 
-def say(label, text: str, isError: bool = False) -> None:
-    """Show a sentence in a label, or hide the label if there is none."""
+def errorSentence(error) -> str:
+    """The translated sentence for an error with ``code``, ``message`` and ``values``; in English for unknown codes.
+
+    It names the other computer if the error occurred there, since it is that computer's disk that is full.
+    """
+    try:
+        text = sentence(error.code, error.values, _)
+    except (KeyError, IndexError, ValueError):
+        # An engine of another version may send other codes or values.
+        text = error.message
+    server = getattr(error, "server", "")
+    return f"{server}: {text}" if server else text
+
+
+def showError(what: str | UserError) -> None:
+    """Show a sentence, or that of an error, in a message box."""
+    slicer.util.errorDisplay(plain(what if isinstance(what, str) else errorSentence(what)))
+
+
+def say(label, what: str | UserError, isError: bool = False) -> None:
+    """Show a sentence, or that of an error, in a label, or hide the label if there is none."""
+    text = what if isinstance(what, str) else errorSentence(what)
+    isError = isError or text is not what
     label.text = text
     label.toolTip = plain(text)
     label.styleSheet = _ERROR_STYLE if isError else ""
@@ -75,6 +99,17 @@ def plain(text: str) -> str:
 def nameOf(node) -> str:
     """The name of a node, for messages, lists and the names of other nodes; it may have none."""
     return node.GetName() or (_("unnamed volume") if node.IsA("vtkMRMLVolumeNode") else _("unnamed node"))
+
+
+def timeLeft(seconds: float | None) -> str:
+    """The time remaining, rounded as far as it is uncertain; empty if unknown."""
+    if seconds is None:
+        return ""
+    if seconds < 1.5:
+        return _("almost done")
+    if seconds < 90:
+        return _("about {seconds} s left").format(seconds=round(seconds) if seconds < 20 else 5 * round(seconds / 5))
+    return _("about {minutes} min left").format(minutes=round(seconds / 60))
 
 
 def textSetting(key: str) -> str:

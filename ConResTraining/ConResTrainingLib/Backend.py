@@ -25,9 +25,8 @@ import conresnet
 import conresnet_training
 from conresnet.errors import UserError
 from conresnet.files import write_text
-from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, packageVariables, pythonEnvironment
-from ConResSegmentationLib.Widgets import say
+from ConResSegmentationLib.Widgets import errorSentence, say
 
 _READY_FILE = "conresnet-ready.json"
 # These pass their arguments to a shell on the remote machine, which would split a path at spaces.
@@ -112,7 +111,7 @@ class Backend:
         try:
             self.launch("--version")
         except UserError as error:
-            return Messages.sentence(error)
+            return errorSentence(error)
         return ""
 
     def launch(self, *arguments: str) -> ProcessLaunch:
@@ -212,7 +211,7 @@ class BackendTask:
         try:
             how = launch()
         except UserError as error:
-            say(self._label, Messages.sentence(error), isError=True)
+            say(self._label, error)
             return
         self._onLine(f"> {how}")
         self._process = ChildProcess(how, lambda *ended: self._onEnded(onDone, doneCodes, *ended), self._onLine)

@@ -12,8 +12,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet_training.data import DataSet, read_data_set
-from ConResSegmentationLib import Messages
-from ConResSegmentationLib.Widgets import openFile, plain, say, singleShotTimer, whenPathChanges
+from ConResSegmentationLib.Widgets import errorSentence, openFile, plain, say, singleShotTimer, whenPathChanges
 
 from .Backend import Backend, BackendTask
 
@@ -102,7 +101,7 @@ class DataSetPanel:
             try:
                 self._dataSet = read_data_set(self.folder)
             except UserError as error:
-                self._problem = Messages.sentence(error)
+                self._problem = errorSentence(error)
             except OSError as error:
                 sentence = _("{folder} cannot be read ({reason}).")
                 self._problem = sentence.format(folder=self.folder, reason=error.strerror)

@@ -11,8 +11,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet_training.runs.state import Progress, can_begin_in
-from ConResSegmentationLib import Messages
-from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, whenPathChanges
+from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, timeLeft, whenPathChanges
 
 from . import TrainingCurves
 from .Backend import Backend, Place
@@ -67,7 +66,7 @@ def sentenceOf(job: TrainingJob) -> str:
         return "; ".join([*parts, _("Preparing the cases: {done} of {of}").format(done=done, of=of)])
     parts.append(_("Step {step} of {steps}").format(step=progress.step, steps=progress.steps))
     if state is JobState.training:
-        parts += [Messages.timeLeft(job.secondsLeft), *_speed(progress)]
+        parts += [timeLeft(job.secondsLeft), *_speed(progress)]
     if progress.validations:
         newest, best = progress.validations[-1]["dice"], (progress.best or progress.validations[-1])["dice"]
         if newest is not None and best is not None:
@@ -316,7 +315,7 @@ class JobPanel:
         try:
             self._job.start(launch())
         except UserError as error:
-            say(self._ui.runStatusLabel, Messages.sentence(error), isError=True)
+            say(self._ui.runStatusLabel, error)
             return
         self._isStopWished = False
         addRecentRun(self._job.folder)
@@ -336,7 +335,7 @@ class JobPanel:
         try:
             self._job.requestStop()
         except UserError as error:
-            say(self._ui.runStatusLabel, Messages.sentence(error), isError=True)
+            say(self._ui.runStatusLabel, error)
             return
         self._isStopWished = True
         self.look()

@@ -17,7 +17,6 @@ from slicer.i18n import tr as _
 from conresnet.files import write_error
 from conresnet.needs import PYTHON, is_enough
 from conresnet_training.cli.needs import PACKAGES
-from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Processes import (
     ChildProcess,
     ProcessLaunch,
@@ -26,7 +25,7 @@ from ConResSegmentationLib.Processes import (
     lastLine,
     pythonEnvironment,
 )
-from ConResSegmentationLib.Widgets import plain, say, whenPathChanges
+from ConResSegmentationLib.Widgets import errorSentence, plain, say, whenPathChanges
 
 from .Backend import Backend, BackendTask, Place, TrainingEnvironment
 
@@ -377,7 +376,7 @@ class EnvironmentMaker:
         try:
             self._environment.folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            sentence = Messages.sentence(write_error(error, self._environment.folder.parent))
+            sentence = errorSentence(write_error(error, self._environment.folder.parent))
             callLater(lambda: self._onEnded(sentence))
             return
         self._steps.start()

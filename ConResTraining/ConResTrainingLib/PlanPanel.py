@@ -12,7 +12,6 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.files import write_text
-from ConResSegmentationLib import Messages
 from ConResSegmentationLib.Widgets import plain, say, whenPathChanges
 
 from .Backend import Backend, BackendTask, Place
@@ -160,7 +159,7 @@ class PlanPanel:
         return self._ui.planTextEdit.toPlainText() != self._saved
 
     def _showProblem(self, error: UserError) -> None:
-        say(self._ui.planStatusLabel, Messages.sentence(error), isError=True)
+        say(self._ui.planStatusLabel, error)
 
     def _textOfFile(self) -> str | None:
         """None, and a sentence in the panel, if it cannot be read."""
@@ -207,7 +206,7 @@ class PlanPanel:
         try:
             self.save()
         except UserError as error:
-            say(self._ui.planStatusLabel, Messages.sentence(error), isError=True)
+            say(self._ui.planStatusLabel, error)
         else:
             say(self._ui.planStatusLabel, _("Saved."))
 

@@ -11,9 +11,8 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.importing import CHECKPOINT_SUFFIXES
-from ConResSegmentationLib import Messages
 from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForCheckpoint, askForSettings
-from ConResSegmentationLib.Widgets import openFile, plain, say
+from ConResSegmentationLib.Widgets import errorSentence, openFile, plain, say
 
 from .Backend import Backend, BackendTask
 from .JobPanel import JobPanel, recentRuns
@@ -118,7 +117,7 @@ class ResultsPanel:
             try:
                 self._checkpointImport = logic.importCheckpoint(source, settings, self)
             except UserError as error:
-                self.onEnded(Messages.sentence(error), isError=True)
+                self.onEnded(errorSentence(error), isError=True)
             self.updateButtons()
 
     def onProgress(self, text: str, _fraction: float | None) -> None:
@@ -303,7 +302,7 @@ class ResultsPanel:
         try:
             name = slicer.util.getModuleLogic(_SEGMENTATION_MODULE).install(str(package))
         except UserError as error:
-            say(self._ui.resultsStatusLabel, Messages.sentence(error), isError=True)
+            say(self._ui.resultsStatusLabel, error)
             return
         if not name:
             say(self._ui.resultsStatusLabel, otherwise)

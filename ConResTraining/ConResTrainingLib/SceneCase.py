@@ -19,9 +19,8 @@ from conresnet.files import replacing, write_error, write_text
 from conresnet.images.grid import LPS_TO_RAS, Grid
 from conresnet_training.data.data_set import FILE_NAME, DataSet, Description, case_name, read_description
 from conresnet_training.data.layouts import is_nnunet
-from ConResSegmentationLib import Messages
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, volumeInput
-from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, stayNarrow
+from ConResSegmentationLib.Widgets import errorSentence, plain, say, singleShotTimer, stayNarrow
 
 from .DataSetPanel import DataSetPanel
 
@@ -288,7 +287,7 @@ class SceneCasePanel:
             try:
                 description = describe(folder)
             except UserError as error:
-                self._problem = Messages.sentence(error)
+                self._problem = errorSentence(error)
         isNew = description is None and not self._problem
         self._ui.newChannelsLabel.visible = self._ui.newChannelsEdit.visible = isNew
         names = description.channels if description else self._ui.newChannelsEdit.text.split(",")
@@ -351,7 +350,7 @@ class SceneCasePanel:
                 masks = segmentMasks(labelsNode, self._channels.firstNode)
                 addCase(folder, name, arrays, masks, grid)
         except UserError as error:
-            say(self._ui.sceneCaseStatusLabel, Messages.sentence(error), isError=True)
+            say(self._ui.sceneCaseStatusLabel, error)
             return
         self._proposed = self._ui.caseNameEdit.text
         self._dataSetPanel.namesSeen.add(name)

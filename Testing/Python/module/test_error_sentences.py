@@ -13,7 +13,7 @@ import pytest
 
 from conresnet.errors import UserError
 from conresnet.messages import MESSAGES
-from ConResSegmentationLib import Messages
+from ConResSegmentationLib import Widgets
 from ConResSegmentationLib.EngineConnection import EngineError
 
 PRODUCT = ("ConResSegmentation", "ConResTraining")
@@ -85,16 +85,16 @@ def test_every_sentence_can_be_told_and_is_one(slicer_app: object) -> None:
         assert template == template.strip(), template
         assert template[-1] in ".?}" or code.startswith("reason-"), "only reasons are parts of a sentence"
         values = {name: 2 for name in named(template)}
-        said = Messages.sentence(EngineError(code, "English", values))
+        said = Widgets.errorSentence(EngineError(code, "English", values))
         assert said != "English" and not re.search(r"\{\w+\}", said), code
 
 
 def test_an_error_is_told_in_the_users_language(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MESSAGES, "for-this-test", "The file {name} is not there.")
-    monkeypatch.setattr(Messages, "_", lambda text: text.replace("The file", "Die Datei"))
-    assert Messages.sentence(UserError("for-this-test", name="a.nii")) == "Die Datei a.nii is not there."
+    monkeypatch.setattr(Widgets, "_", lambda text: text.replace("The file", "Die Datei"))
+    assert Widgets.errorSentence(UserError("for-this-test", name="a.nii")) == "Die Datei a.nii is not there."
 
 
 def test_without_its_values_an_error_is_told_as_the_engine_told_it(slicer_app: object) -> None:
-    assert Messages.sentence(EngineError("new-code", "English", {})) == "English"
-    assert Messages.sentence(EngineError("roi-outside", "English", {})) == "English"
+    assert Widgets.errorSentence(EngineError("new-code", "English", {})) == "English"
+    assert Widgets.errorSentence(EngineError("roi-outside", "English", {})) == "English"

@@ -8,7 +8,7 @@ import matplotlib.image
 import pytest
 import slicer
 
-from ConResSegmentationLib import Diagnostics, Messages
+from ConResSegmentationLib import Diagnostics, Widgets
 from module.panel_driver import PanelDriver
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
@@ -90,7 +90,7 @@ def test_folders_of_patients_are_replaced(text: str, expected: str | None) -> No
     [(None, ""), (0.4, "almost done"), (12.3, "about 12 s left"), (63, "about 65 s left"), (200, "about 3 min left")],
 )
 def test_the_time_left_is_said_as_roughly_as_it_is_known(seconds: float | None, text: str) -> None:
-    assert Messages.timeLeft(seconds) == text
+    assert Widgets.timeLeft(seconds) == text
 
 
 def test_the_panel_is_as_wide_as_slicers_and_fits_a_screen(panel: PanelDriver, volume: object, tmp_path: Path) -> None:

@@ -21,11 +21,11 @@ from conresnet.images.grid import Grid, Volume
 from conresnet.package import read_package
 from conresnet.package.store import SHIPPED_FOLDER
 from conresnet.request import SegmentOptions, SegmentRequest
-from ConResSegmentationLib import Messages
 from ConResSegmentationLib.EngineConnection import EngineConnection, EngineResult
 from ConResSegmentationLib.EngineProcess import sendModels
 from ConResSegmentationLib.EnginePython import EngineServer
 from ConResSegmentationLib.Processes import ProcessLaunch
+from ConResSegmentationLib.Widgets import errorSentence
 from worker.client import FAKE, REAL, is_alive, wait_until
 from worker.engine_driver import Driver, Recorder
 from worker.models import make_model
@@ -282,7 +282,7 @@ def test_a_full_disk_there_is_said_with_the_servers_name(driver: ServerDriver, k
     driver.server.python(*REMOTE_FAKE, limits=f"ulimit -f {kilobytes * 2}")
     recorder = driver.run("any", array, maps=("residual",))
     assert recorder.error.code == "disk-full", recorder.error
-    assert Messages.sentence(recorder.error).startswith(f"{NAME}: There is not enough disk space")
+    assert errorSentence(recorder.error).startswith(f"{NAME}: There is not enough disk space")
     (session,) = driver.server.sessions()
     wait_until(lambda: not (session / str(recorder.number)).exists())
     driver.server.python(*REMOTE_FAKE)
