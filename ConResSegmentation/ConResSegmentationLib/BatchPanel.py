@@ -17,7 +17,7 @@ from .Models import ModelPanel
 from .RunPanel import RunControl, RunPanel
 from .SceneInputs import candidates, group
 from .SegmentationRun import SegmentationTask
-from .Widgets import plain, showError, singleShotTimer
+from .Widgets import WorkInSteps, pathIn, showError, singleShotTimer, textItem
 
 _WIDTH_OF_NAMES = 150
 
@@ -52,9 +52,6 @@ class BatchPanel:
         self._model = ""
         # Images found in each folder, including single files, and whether each is a sequence.
         self._added: dict[Path, dict[Path, bool]] = {}
-        self._search: Iterator[tuple[Path, Path, bool]] = iter(())
-        self._new: dict[Path, dict[Path, bool]] = {}
-        self._sentenceIfNone = ""
         self._isFilling = self._isRunning = self._hasNewFiles = False
         table = self._ui.batchTable
         table.setColumnCount(2)
@@ -70,7 +67,7 @@ class BatchPanel:
         self._ui.batchButton.connect("clicked(bool)", lambda _checked: control.launch(self._prepare))
         self._ui.checkAllButton.connect("clicked(bool)", lambda _checked: self._checkAll())
         self._timer = singleShotTimer(section, self.refresh)
-        self._searchTimer = singleShotTimer(section, self._searchOn)
+        self._search = WorkInSteps(section)
         section.connect("contentsCollapsed(bool)", lambda _collapsed: self.refresh())
 
     @property
@@ -81,8 +78,7 @@ class BatchPanel:
     @property
     def folder(self) -> Path | None:
         """Where results are to be saved; None for the scene."""
-        text = self._ui.batchFolderPathEdit.currentPath.strip()
-        return Path(text) if text else None
+        return pathIn(self._ui.batchFolderPathEdit)
 
     def refreshSoon(self) -> None:
         """Refresh the list once the scene has settled."""
@@ -125,10 +121,9 @@ class BatchPanel:
         table, self._isFilling = self._ui.batchTable, True
         table.setRowCount(len(self._entries))
         for row, entry in enumerate(self._entries):
-            item = qt.QTableWidgetItem(entry.title)
+            item = textItem(entry.title)
             item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
             item.setCheckState(qt.Qt.Checked if entry.key in self._checked else qt.Qt.Unchecked)
-            item.setToolTip(plain(entry.title))
             table.setItem(row, 0, item)
             self._show(row, entry.key)
         self._isFilling = False
@@ -165,9 +160,8 @@ class BatchPanel:
     def _show(self, row: int, key: Path | tuple) -> None:
         text, wasFilling = self._texts.get((self._model, key), ""), self._isFilling
         self._isFilling = True
-        item = qt.QTableWidgetItem(text)
+        item = textItem(text)
         item.setFlags(qt.Qt.ItemIsEnabled)
-        item.setToolTip(plain(text))
         self._ui.batchTable.setItem(row, 1, item)
         self._isFilling = wasFilling
 
@@ -195,31 +189,28 @@ class BatchPanel:
         folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Add a folder of images"))
         if folder:
             root, sentence = Path(folder), _("There are no images in {folder}.").format(folder=folder)
-            self._begin(((root, path, hasFrames) for path, hasFrames in Loading.imagesIn(root)), sentence)
+            images = ((root, path, hasFrames) for path, hasFrames in Loading.imagesIn(root))
+            self._search.start(self._add(images, sentence))
 
     def _addFiles(self) -> None:
         paths = [Path(path) for path in Loading.askForImages()]
-        self._begin((path.parent, path, Loading.isSeries(path)) for path in paths)
+        self._search.start(self._add((path.parent, path, Loading.isSeries(path)) for path in paths))
 
-    def _begin(self, search: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str = "") -> None:
-        """Look through images, given as (folder, file, whether it is a sequence), and list them."""
-        self._search, self._new, self._sentenceIfNone = search, {}, sentenceIfNone
+    def _add(self, found: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str = "") -> Iterator[None]:
+        """List images, given as (folder, file, whether it is a sequence), as checked.
+
+        One per step is looked at, because a folder may have thousands.
+        """
         self._ui.addBatchButton.enabled = False
-        self._searchOn()
-
-    def _searchOn(self) -> None:
-        """Look at one more file, because a folder may have thousands. After the last one, list them all as checked."""
-        found = next(self._search, None)
-        if found:
-            root, path, hasFrames = found
-            self._new.setdefault(root, {})[path] = hasFrames
-            self._searchTimer.start()
-            return
+        new: dict[Path, dict[Path, bool]] = {}
+        for root, path, hasFrames in found:
+            new.setdefault(root, {})[path] = hasFrames
+            yield
         self._ui.addBatchButton.enabled = True
-        if not self._new and self._sentenceIfNone:
-            showError(self._sentenceIfNone)
-        for root, images in self._new.items():
+        if not new and sentenceIfNone:
+            showError(sentenceIfNone)
+        for root, images in new.items():
             self._added[root] = self._added.get(root, {}) | images
         # During a run the list stays unchanged until the run has ended.
-        self._hasNewFiles |= bool(self._new)
+        self._hasNewFiles |= bool(new)
         self.refresh()

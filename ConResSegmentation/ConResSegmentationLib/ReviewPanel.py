@@ -12,7 +12,7 @@ from conresnet.errors import UserError
 
 from .ResultParts import REVIEW, SEEN
 from .Review import NOTE_ATTRIBUTE, STATISTICS, exportCsv, goTo, hasReport, rowsOf, tableOf, writeReport
-from .Widgets import WorkInSteps, addShortcuts, nameOf, openFile, plain, say
+from .Widgets import WorkInSteps, addShortcuts, nameOf, openFile, plain, say, textItem
 
 # As the engine names all segments together.
 _ALL = "all"
@@ -116,8 +116,7 @@ class ReviewPanel:
                 row["reason"],
             ]
             for column, text in enumerate(texts):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(plain(text))
+                item = textItem(text)
                 if column == 0:
                     item.setCheckState(qt.Qt.Checked if row[SEEN] else qt.Qt.Unchecked)
                 table.setItem(number, column, item)

@@ -12,7 +12,7 @@ from conresnet.errors import UserError
 
 from .EnginePanel import EnginePanel
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
-from .Widgets import errorSentence, plain, say
+from .Widgets import errorSentence, offer, say
 
 
 class RunPanel:
@@ -90,8 +90,7 @@ class RunPanel:
             (self._apply, self._problem, _("Segment the chosen volumes.")),
             (self._batch, self._batchProblem, _("Segment all checked cases, one after another.")),
         ):
-            button.enabled = not self._isRunning and not problem
-            button.toolTip = plain(busy if self._isRunning else problem or tip)
+            offer(button, busy if self._isRunning else problem, tip)
         self._cancel.enabled = self._isRunning
 
 

@@ -88,6 +88,19 @@ def say(label, what: str | UserError, isError: bool = False) -> None:
     label.visible = bool(text)
 
 
+def offer(button, problem: str, tip: str) -> None:
+    """Enable a button if there is no problem; its tooltip says what it does, or why it is not available."""
+    button.enabled = not problem
+    button.toolTip = plain(problem or tip)
+
+
+def textItem(text: str, tip: str = ""):
+    """An item of a table, with the text as its tooltip, or another one."""
+    item = qt.QTableWidgetItem(text)
+    item.setToolTip(plain(tip or text))
+    return item
+
+
 def plain(text: str) -> str:
     """A text for a tooltip or message box, which would otherwise interpret markup in the names of nodes and models.
 
@@ -177,6 +190,12 @@ def whenPathChanges(edit, react: Callable[[str], None]) -> None:
     among the field's: the previous choice would stay in use.
     """
     edit.comboBox().lineEdit().connect("textChanged(QString)", react)
+
+
+def pathIn(edit) -> Path | None:
+    """The path in a ctkPathLineEdit, which may not exist; None if the field is empty."""
+    text = edit.currentPath.strip()
+    return Path(text) if text else None
 
 
 class EditedPath:

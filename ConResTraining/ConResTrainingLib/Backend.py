@@ -26,7 +26,7 @@ import conresnet_training
 from conresnet.errors import UserError
 from conresnet.files import write_text
 from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, packageVariables, pythonEnvironment
-from ConResSegmentationLib.Widgets import errorSentence, say
+from ConResSegmentationLib.Widgets import errorSentence, offer, say
 
 _READY_FILE = "conresnet-ready.json"
 # These pass their arguments to a shell on the remote machine, which would split a path at spaces.
@@ -193,6 +193,11 @@ class BackendTask:
     def isRunning(self) -> bool:
         """Whether the command is running."""
         return self._process is not None
+
+    def offer(self, problem: str, tip: str) -> None:
+        """Enable the button if there is no problem, or to cancel, and explain it in its tooltip."""
+        offer(self._button, problem, tip)
+        self._button.enabled = self.isRunning or not problem
 
     def run(
         self,

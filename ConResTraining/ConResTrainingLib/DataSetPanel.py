@@ -12,7 +12,15 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet_training.data import DataSet, read_data_set
-from ConResSegmentationLib.Widgets import errorSentence, openFile, plain, say, singleShotTimer, whenPathChanges
+from ConResSegmentationLib.Widgets import (
+    errorSentence,
+    openFile,
+    pathIn,
+    say,
+    singleShotTimer,
+    textItem,
+    whenPathChanges,
+)
 
 from .Backend import Backend, BackendTask
 
@@ -72,8 +80,7 @@ class DataSetPanel:
     @property
     def folder(self) -> Path | None:
         """The chosen folder, which may not exist; None if none is chosen."""
-        text = self._ui.dataSetPathEdit.currentPath.strip()
-        return Path(text) if text else None
+        return pathIn(self._ui.dataSetPathEdit)
 
     @property
     def dataSet(self) -> DataSet | None:
@@ -115,9 +122,8 @@ class DataSetPanel:
 
     def updateButtons(self) -> None:
         """Enable Check, or show on it why it is not available."""
-        problem = self._problem or self._backend.problem
-        self._ui.checkButton.enabled = self._task.isRunning or not problem
-        self._ui.checkButton.toolTip = plain(problem or _("Read every case and report what is missing or wrong."))
+        tip = _("Read every case and report what is missing or wrong.")
+        self._task.offer(self._problem or self._backend.problem, tip)
         self._ui.openCheckButton.enabled = bool(self._report) and os.path.isfile(self._report)
 
     def close(self) -> None:
@@ -177,9 +183,7 @@ class DataSetPanel:
         table.setRowCount(len(rows))
         for number, (case, level, message) in enumerate(rows):
             for column, text in enumerate(("", case, message)):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(plain(text))
-                table.setItem(number, column, item)
+                table.setItem(number, column, textItem(text))
             icon = _ICONS.get(level, qt.QStyle.SP_MessageBoxWarning)
             table.item(number, 0).setIcon(table.style().standardIcon(icon))
         for column in (0, 1):

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet_training.runs.state import Progress, can_begin_in
-from ConResSegmentationLib.Widgets import plain, say, singleShotTimer, timeLeft, whenPathChanges
+from ConResSegmentationLib.Widgets import offer, pathIn, plain, say, singleShotTimer, timeLeft, whenPathChanges
 
 from . import TrainingCurves
 from .Backend import Backend, Place
@@ -168,8 +168,7 @@ class JobPanel:
 
     def adopt(self) -> None:
         """Show the run in the chosen folder, which may have made progress meanwhile."""
-        text = self._ui.runPathEdit.currentPath.strip()
-        folder = Path(text) if text else None
+        folder = pathIn(self._ui.runPathEdit)
         found = jobIn(folder) if folder else None
         isSame = (self._job.folder if self._job else None) == folder
         # A cross-validation may have been started in the folder elsewhere.
@@ -238,17 +237,13 @@ class JobPanel:
         state, ui = self.state, self._ui
         ui.foldSpinBox.maximum = max((self._planPanel.folds or 100) - 1, 0)
         ui.foldSpinBox.enabled = not ui.allCasesCheckBox.checked
-        startProblem = self._startProblem(state)
-        ui.startButton.enabled = not startProblem
         tip = _("Train as planned. Training continues if Slicer is closed.")
         if self._isOfAllFolds:
             tip = _("Train all folds one after the other and evaluate each case with the fold that never saw it.")
         elif ui.allCasesCheckBox.checked:
             tip = _("Train on all cases, as planned. Training continues if Slicer is closed.")
-        ui.startButton.toolTip = plain(startProblem or tip)
-        resumeProblem = self._resumeProblem(state)
-        ui.resumeButton.enabled = not resumeProblem
-        ui.resumeButton.toolTip = plain(resumeProblem or _("Continue from the latest checkpoint."))
+        offer(ui.startButton, self._startProblem(state), tip)
+        offer(ui.resumeButton, self._resumeProblem(state), _("Continue from the latest checkpoint."))
         ui.stopButton.enabled = state.isRunning
         stopTip = _("Stop after the current step and save a checkpoint, from which Resume continues.")
         if self._isStopWished:

@@ -148,9 +148,8 @@ class PlacePanel:
             for widget in widgets:
                 widget.visible = ofPlace is place
         problem = self._backend.problem
-        ui.testPlaceButton.enabled = not problem or self._test.isRunning
         tip = _("Start the backend with these settings and check that the required packages are installed.")
-        ui.testPlaceButton.toolTip = plain(problem or tip)
+        self._test.offer(problem, tip)
         ui.placeSelector.enabled = ui.torchOptionsEdit.enabled = not self.isMaking
         ui.removeEnvironmentButton.enabled = self._backend.environment.isReady and not self.isMaking
         ui.makeEnvironmentButton.text = _("Cancel") if self.isMaking else self._makeText

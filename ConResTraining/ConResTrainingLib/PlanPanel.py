@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.files import write_text
-from ConResSegmentationLib.Widgets import plain, say, whenPathChanges
+from ConResSegmentationLib.Widgets import pathIn, plain, say, whenPathChanges
 
 from .Backend import Backend, BackendTask, Place
 from .DataSetPanel import DataSetPanel, pathNextTo
@@ -62,8 +62,7 @@ class PlanPanel:
     @property
     def path(self) -> Path | None:
         """The plan's file, which may not exist; None if none is chosen."""
-        text = self._ui.planPathEdit.currentPath.strip()
-        return Path(text) if text else None
+        return pathIn(self._ui.planPathEdit)
 
     @property
     def problem(self) -> str:
@@ -127,9 +126,7 @@ class PlanPanel:
         problem = self._dataSetPanel.problem or self._backend.problem
         if not problem and self.path is None:
             problem = _("Choose a file for the plan.")
-        self._ui.makePlanButton.enabled = self._task.isRunning or not problem
-        tip = _("Analyze the data set and make a plan for it with the values chosen above.")
-        self._ui.makePlanButton.toolTip = plain(problem or tip)
+        self._task.offer(problem, _("Analyze the data set and make a plan for it with the values chosen above."))
         self._ui.savePlanButton.enabled = self._isEdited and self.path is not None
         self._ui.resetPlanButton.enabled = self._isEdited
 
@@ -158,9 +155,6 @@ class PlanPanel:
     def _isEdited(self) -> bool:
         return self._ui.planTextEdit.toPlainText() != self._saved
 
-    def _showProblem(self, error: UserError) -> None:
-        say(self._ui.planStatusLabel, error)
-
     def _textOfFile(self) -> str | None:
         """None, and a sentence in the panel, if it cannot be read."""
         if not self.path or not os.path.isfile(self.path):
@@ -168,9 +162,10 @@ class PlanPanel:
         try:
             return self.path.read_text(encoding="utf-8")
         except OSError as error:
-            self._showProblem(UserError("plan-not-found", path=str(self.path), reason=error.strerror))
+            error = UserError("plan-not-found", path=str(self.path), reason=error.strerror)
+            say(self._ui.planStatusLabel, error)
         except ValueError:
-            self._showProblem(UserError("plan-not-text", path=str(self.path)))
+            say(self._ui.planStatusLabel, UserError("plan-not-text", path=str(self.path)))
         return None
 
     def _read(self) -> None:

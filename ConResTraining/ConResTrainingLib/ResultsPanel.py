@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet.importing import CHECKPOINT_SUFFIXES
 from ConResSegmentationLib.CheckpointImport import CheckpointImport, askForCheckpoint, askForSettings
-from ConResSegmentationLib.Widgets import errorSentence, openFile, plain, say
+from ConResSegmentationLib.Widgets import errorSentence, openFile, plain, say, textItem
 
 from .Backend import Backend, BackendTask
 from .JobPanel import JobPanel, recentRuns
@@ -64,24 +64,14 @@ class ResultsPanel:
             importTip = _("Pack the network of this run as a model, with the measurements of the checked runs.")
         elif others:
             importTip = _("Pack the networks of this run and of the checked runs as one model, which averages them.")
-        for button, task, problem, tip in (
-            (
-                self._ui.evaluateButton,
-                self._evaluation,
-                self._problem() or self._problemOfEvaluation(),
-                _("Segment the held-out cases and measure the quality of the result."),
-            ),
-            (self._ui.importButton, self._export, self._problem(*others) or self._problemOfImport(), importTip),
-            (
-                self._ui.compareButton,
-                self._comparison,
-                self._problemOfComparison(),
-                _("Compare both evaluations, case by case. A is this run, B the checked one."),
-            ),
+        evaluateTip = _("Segment the held-out cases and measure the quality of the result.")
+        compareTip = _("Compare both evaluations, case by case. A is this run, B the checked one.")
+        for task, problem, tip in (
+            (self._evaluation, self._problem() or self._problemOfEvaluation(), evaluateTip),
+            (self._export, self._problem(*others) or self._problemOfImport(), importTip),
+            (self._comparison, self._problemOfComparison(), compareTip),
         ):
-            busy = self._busy if not task.isRunning else ""
-            button.enabled = task.isRunning or not (problem or busy)
-            button.toolTip = plain(problem or busy or tip)
+            task.offer(problem or ("" if task.isRunning else self._busy), tip)
         if not self._export.isRunning:
             ensemble = _("Import {count} runs as one ensemble").format(count=1 + len(others))
             self._ui.importButton.text = ensemble if others and not self._isOfAllCases else self._importText
@@ -247,9 +237,7 @@ class ResultsPanel:
         table.setRowCount(len(rows))
         for number, (cells, tip) in enumerate(rows):
             for column, text in enumerate(cells):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(plain(tip))
-                table.setItem(number, column, item)
+                table.setItem(number, column, textItem(text, tip))
         table.resizeRowsToContents()
         table.visible = True
         sentence = _("A: {first}. B: {second}. Point to a row to see the interval of the difference.")

@@ -20,7 +20,7 @@ from conresnet.images.grid import LPS_TO_RAS, Grid
 from conresnet_training.data.data_set import FILE_NAME, DataSet, Description, case_name, read_description
 from conresnet_training.data.layouts import is_nnunet
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, volumeInput
-from ConResSegmentationLib.Widgets import errorSentence, plain, say, singleShotTimer, stayNarrow
+from ConResSegmentationLib.Widgets import errorSentence, offer, say, singleShotTimer, stayNarrow
 
 from .DataSetPanel import DataSetPanel
 
@@ -336,9 +336,8 @@ class SceneCasePanel:
             problem = _("Choose the segmentation of these volumes.")
         if not problem and not self._ui.caseNameEdit.text.strip():
             problem = _("Enter a name for the case.")
-        self._ui.addCaseButton.enabled = not problem
         tip = _("Save the volumes and segments as a case of the data set, on the voxel grid of the first volume.")
-        self._ui.addCaseButton.toolTip = plain(problem or self._channels.hint() or tip)
+        offer(self._ui.addCaseButton, problem, self._channels.hint() or tip)
 
     def _onAdd(self) -> None:
         folder, name = self._dataSetPanel.folder, self._ui.caseNameEdit.text.strip()
