@@ -1,27 +1,235 @@
-"""Segment many cases one after another, and write the table of their volumes.
+"""Many cases segmented one after another, and the table of their volumes.
 
-A case that fails does not stop the others. Volumes loaded from files stay in the scene with their results, unless
-results are saved to a folder. The frames of a volume sequence become one sequence of segmentations.
+Cases are volumes and sequences of the scene, image files and DICOM folders. One that fails does not stop the others.
+Volumes loaded from files stay in the scene with their results, unless results are saved to a folder. The frames of a
+volume sequence become one sequence of segmentations.
 """
 
 import math
+import re
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import slicer
-import vtk
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
+from conresnet.images.channels import Candidate, match_channels
 
-from .BatchCases import BatchCase, BatchEntry, save
+from . import Loading, ResultParts
 from .Processes import callLater
+from .Review import addTable, showTable
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationTask
-from .Widgets import errorSentence
+from .Widgets import errorSentence, nameOf
+
+_MOST_BYTES = 150
+
+
+@dataclass(frozen=True)
+class BatchCase:
+    """One case of a batch.
+
+    Args:
+        name: the name in the table.
+        channels: one function per channel, which returns its volume node in a list. They are called one after another,
+            because reading a file takes a while, and may raise UserError or RuntimeError.
+        isFromFile: whether to remove the volumes from the scene if the result is saved to a folder.
+        series, frame: the sequence and the index value of the frame, if the case is a frame.
+    """
+
+    name: str
+    channels: Sequence[Callable[[], list]]
+    isFromFile: bool = False
+    series: "Series | None" = None
+    frame: str = ""
+
+    def close(self, volumeNodes: Sequence, outcome: SegmentationOutcome | None, folder: Path | None) -> None:
+        """Keep the result in the scene or save it to a folder; ``outcome`` is None if it failed. Raises UserError."""
+        isKept, isInSeries = not folder and not self.series, False
+        try:
+            if outcome and self.series:
+                self.series.addResult(self.frame, outcome.segmentationNode)
+                isInSeries = True
+            if outcome and folder:
+                save(outcome.segmentationNode, folder, self.name, ".seg.nrrd")
+        except Exception:
+            # A result that could not be saved stays in the scene, unless it is in the sequence of results.
+            isKept = not isInSeries
+            raise
+        finally:
+            if not isKept:
+                if outcome:
+                    ResultParts.removeResult(outcome.segmentationNode)
+                ResultParts.remove([*volumeNodes] if self.isFromFile or self.series else [])
+
+
+class Series:
+    """The frames of a sequence node, and the sequence of their segmentations."""
+
+    def __init__(self, node):
+        self.node, self._results = node, None
+        browsers = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
+        self._browser = next((one for one in browsers if one.IsSynchronizedSequenceNode(node, True)), None)
+
+    @property
+    def count(self) -> int:
+        """The number of frames."""
+        return self.node.GetNumberOfDataNodes()
+
+    @property
+    def proxy(self):
+        """The volume that shows the current frame; None if there is none."""
+        return self._browser.GetProxyNode(self.node) if self._browser else None
+
+    def cases(self) -> list[BatchCase]:
+        """One case per frame."""
+        # The numbers of frames change when one is removed during the run; their index values do not.
+        frames = [self.node.GetNthIndexValue(number) for number in range(self.count)]
+        names = [f"{nameOf(self.node)} [{frame}]" for frame in frames]
+        return [
+            BatchCase(name, [partial(self._volume, frame, name)], series=self, frame=frame)
+            for frame, name in zip(frames, names, strict=True)
+        ]
+
+    def _volume(self, frame: str, name: str) -> list:
+        content = self.node.GetDataNodeAtValue(frame) if slicer.mrmlScene.IsNodePresent(self.node) else None
+        if content is None:
+            raise UserError("frame-removed", name=name)
+        volume = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
+        volume.UnRegister(None)
+        volume.CopyContent(content)
+        volume.SetName(name)
+        # Keep it out of node selectors.
+        volume.SetHideFromEditors(True)
+        slicer.mrmlScene.AddNode(volume)
+        volume.SetAndObserveTransformNodeID(self.proxy.GetTransformNodeID() if self.proxy else None)
+        return [volume]
+
+    def addResult(self, frame: str, segmentationNode) -> None:
+        """Add the segmentation of a frame to the sequence of results, which is shown with the frames."""
+        if self._results is None or not slicer.mrmlScene.IsNodePresent(self._results):
+            name = _("{series} segmentation").format(series=nameOf(self.node))
+            name = slicer.mrmlScene.GenerateUniqueName(name)
+            self._results = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSequenceNode", name)
+            self._results.SetIndexName(self.node.GetIndexName())
+            self._results.SetIndexUnit(self.node.GetIndexUnit())
+            if self._browser and slicer.mrmlScene.IsNodePresent(self._browser):
+                self._browser.AddSynchronizedSequenceNodeID(self._results.GetID())
+        self._results.SetDataNodeAtValue(segmentationNode, frame)
+
+
+@dataclass(frozen=True)
+class BatchEntry:
+    """A row of the panel's list: a case, or a volume sequence of several.
+
+    Args:
+        key: identifies the entry when the list is refreshed: the IDs of its nodes, or the path of its file or folder.
+        title: the text in the list.
+        cases: creates the cases when it is their turn. Raises UserError if a sequence cannot be read.
+    """
+
+    key: Path | tuple[str, ...]
+    title: str
+    cases: Callable[[], list[BatchCase]]
+
+
+def sceneEntries(inputs: Sequence, volumeNodes: Sequence, group: Callable[[object], object]) -> list[BatchEntry]:
+    """What a model can segment in the scene: its volumes, or complete groups of them, and its sequences.
+
+    Args:
+        inputs: the model's.
+        volumeNodes: the volumes to choose from.
+        group: tells which volumes belong to one patient.
+    """
+    series = [Series(node) for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode") if Loading.hasVolumes(node)]
+    if len(inputs) == 1:
+        # The volume that shows the frames of a sequence is not a case of its own.
+        proxies = [one.proxy for one in series]
+        chosen = [[node] for node in volumeNodes if node not in proxies]
+    else:
+        chosen = []
+        for members in _grouped(volumeNodes, group):
+            found = match_channels(inputs, [Candidate(nameOf(node)) for node in members])
+            chosen += [] if None in found else [[members[place] for place in found]]
+    entries = []
+    for nodes in chosen:
+        case = BatchCase(", ".join(map(nameOf, nodes)), [partial(list, [node]) for node in nodes])
+        entries.append(_entry(tuple(node.GetID() for node in nodes), case))
+    for one in series if len(inputs) == 1 else ():
+        title = _("{name} ({count} frames)").format(name=nameOf(one.node), count=one.count)
+        entries.append(BatchEntry((one.node.GetID(),), title, one.cases))
+    return entries
+
+
+def fileEntries(inputs: Sequence, found: dict[Path, bool], root: Path) -> list[BatchEntry]:
+    """The cases among image files and DICOM folders; for several channels, those of one folder are a case.
+
+    Args:
+        inputs: the model's.
+        found: what `Loading.imagesIn` has found, in order.
+        root: names are relative to it.
+    """
+    if len(inputs) == 1:
+        return [_fileEntry(path, root, hasFrames) for path, hasFrames in found.items()]
+    entries = []
+    for members in _grouped(list(found), lambda path: path.parent):
+        folder = members[0].parent
+        name = folder.name if folder == root else folder.relative_to(root).as_posix()
+        places = match_channels(inputs, [Candidate(path.name) for path in members])
+        missing = ", ".join(item.name for item, place in zip(inputs, places, strict=True) if place is None)
+        if missing:
+            channels = [partial(_raise, "batch-channels-missing", folder=str(folder), channels=missing)]
+        else:
+            channels = [_loading(members[place]) for place in places]
+        entries.append(_entry(folder, BatchCase(name, channels, isFromFile=True)))
+    return entries
+
+
+def _fileEntry(path: Path, root: Path, hasFrames: bool) -> BatchEntry:
+    name = Loading.withoutEnding(path.relative_to(root).as_posix())
+    if not hasFrames:
+        return _entry(path, BatchCase(name, [_loading(path)], isFromFile=True))
+    title = _("{name} (sequence)").format(name=name)
+    return BatchEntry(path, title, lambda: Series(Loading.readSeries(path)).cases())
+
+
+def _loading(path: Path) -> Callable[[], list]:
+    return partial(Loading.loadImages, [str(path)])
+
+
+def _raise(code: str, **values: str) -> list:
+    raise UserError(code, **values)
+
+
+def _entry(key: Path | tuple[str, ...], case: BatchCase) -> BatchEntry:
+    return BatchEntry(key, case.name, lambda: [case])
+
+
+def _grouped(items: Sequence, group: Callable[[object], object]) -> Iterator[list]:
+    groups: dict = {}
+    for item in items:
+        groups.setdefault(group(item), []).append(item)
+    yield from groups.values()
+
+
+def save(node, folder: Path, name: str, suffix: str) -> None:
+    """Save a node to a file that does not exist yet."""
+    stem = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', "_", name)
+    # File systems allow 255 bytes, some programs fewer.
+    stem = stem.encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore").strip(" ._") or "result"
+    names = (stem, *(f"{stem} {number}" for number in range(2, 10_000)))
+    try:
+        path = next(path for one in names if not (path := folder / f"{one}{suffix}").exists())
+        isSaved = folder.is_dir() and slicer.util.saveNode(node, str(path))
+    except OSError as error:
+        raise UserError("result-not-saved", path=str(folder / f"{stem}{suffix}")) from error
+    if not isSaved:
+        raise UserError("result-not-saved", path=str(path))
 
 
 @dataclass
@@ -218,17 +426,6 @@ def volumesTable(rows: Sequence[BatchRow]):
     columns: dict[str, list] = {_("Case"): [row.name for row in rows]}
     columns |= {f"{name} (mL)": [row.volumes.get(name, math.nan) for row in rows] for name in segments}
     columns |= {_("Seconds"): [row.seconds for row in rows], _("Problem"): [row.problem for row in rows]}
-    name = slicer.mrmlScene.GenerateUniqueName(_("ConResNet volumes"))
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
-    for title, values in columns.items():
-        column = vtk.vtkStringArray() if isinstance(values[0], str) else vtk.vtkDoubleArray()
-        column.SetName(title)
-        for value in values:
-            column.InsertNextValue(value)
-        node.AddColumn(column)
-    node.SetUseColumnTitleAsColumnHeader(True)
-    if slicer.app.applicationLogic():
-        # An open table view shows it.
-        slicer.app.applicationLogic().GetSelectionNode().SetReferenceActiveTableID(node.GetID())
-        slicer.app.applicationLogic().PropagateTableSelection()
+    node = addTable(slicer.mrmlScene.GenerateUniqueName(_("ConResNet volumes")), columns)
+    showTable(node)
     return node

@@ -11,8 +11,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 
 from . import Loading
-from .Batch import BatchRun
-from .BatchCases import BatchEntry, fileEntries, sceneEntries
+from .Batch import BatchEntry, BatchRun, fileEntries, sceneEntries
 from .Models import ModelPanel
 from .RunPanel import RunControl, RunPanel
 from .SceneInputs import candidates, group

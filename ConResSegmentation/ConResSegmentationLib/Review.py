@@ -57,12 +57,12 @@ def keep(segmentationNode, report: dict) -> None:
     review = report.get("review") or {}
     if review.get("rows"):
         rows = [_listed(row, _placeKey(row, [row[axis] for axis in "ras"]) in seen) for row in review["rows"]]
-        node = _addTable(segmentationNode, REVIEW, _("{segmentation} review list"), rows)
+        node = _addPart(segmentationNode, REVIEW, _("{segmentation} review list"), rows)
         note = review.get("note")
         node.SetAttribute(NOTE_ATTRIBUTE, _(note) if note else "")
     if report.get("statistics"):
         rows = [_statistics(row) for row in report["statistics"]]
-        _addTable(segmentationNode, STATISTICS, _("{segmentation} statistics"), rows)
+        _addPart(segmentationNode, STATISTICS, _("{segmentation} statistics"), rows)
     kept = {key: value for key, value in report.items() if key != "statistics"}
     kept["review"] = {key: value for key, value in review.items() if key != "rows"}
     segmentationNode.SetAttribute(_REPORT_ATTRIBUTE, json.dumps(kept))
@@ -142,25 +142,33 @@ def _statistics(row: dict) -> dict:
     return {**flat, **means, "mean_uncertainty": row["mean_uncertainty"]}
 
 
-def _addTable(segmentationNode, kind: str, title: str, rows: list[dict]):
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", title.format(segmentation=nameOf(segmentationNode)))
-    node.SetUseColumnTitleAsColumnHeader(True)
-    with slicer.util.NodeModify(node):
-        for name in rows[0]:
-            node.AddColumn(_column(name, [row[name] for row in rows]))
+def _addPart(segmentationNode, kind: str, title: str, rows: list[dict]):
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    node = addTable(title.format(segmentation=nameOf(segmentationNode)), columns)
     ResultParts.add(segmentationNode, node, kind)
     return node
 
 
-def _column(name: str, values: list):
-    # The first number tells the type; a missing one is no number.
-    known = next((value for value in values if value is not None), 0.0)
+def addTable(name: str, columns: dict[str, list]):
+    """Add a table node to the scene, with columns by title; numbers that are missing are None."""
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", name)
+    node.SetUseColumnTitleAsColumnHeader(True)
     kinds = {bool: vtk.vtkBitArray, int: vtk.vtkIntArray, str: vtk.vtkStringArray}
-    column = kinds.get(type(known), vtk.vtkDoubleArray)()
-    column.SetName(name)
-    for value in values:
-        column.InsertNextValue(float("nan") if value is None else value)
-    return column
+    with slicer.util.NodeModify(node):
+        for title, values in columns.items():
+            known = next((value for value in values if value is not None), 0.0)
+            column = kinds.get(type(known), vtk.vtkDoubleArray)()
+            column.SetName(title)
+            for value in values:
+                column.InsertNextValue(float("nan") if value is None else value)
+            node.AddColumn(column)
+    return node
+
+
+def showTable(tableNode) -> None:
+    """Show a table in the open table views."""
+    slicer.app.applicationLogic().GetSelectionNode().SetActiveTableID(tableNode.GetID())
+    slicer.app.applicationLogic().PropagateTableSelection()
 
 
 def _value(column, row: int):

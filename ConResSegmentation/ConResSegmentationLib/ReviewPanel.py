@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 
 from .ResultParts import REVIEW, SEEN
-from .Review import NOTE_ATTRIBUTE, STATISTICS, exportCsv, goTo, hasReport, rowsOf, tableOf, writeReport
+from .Review import NOTE_ATTRIBUTE, STATISTICS, exportCsv, goTo, hasReport, rowsOf, showTable, tableOf, writeReport
 from .Widgets import WorkInSteps, addShortcuts, nameOf, openFile, plain, say, textItem
 
 # As the engine names all segments together.
@@ -157,8 +157,7 @@ class ReviewPanel:
         manager = slicer.app.layoutManager()
         if manager is not None:
             manager.setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpTableView)
-            slicer.app.applicationLogic().GetSelectionNode().SetActiveTableID(tableNode.GetID())
-            slicer.app.applicationLogic().PropagateTableSelection()
+            showTable(tableNode)
         self._export(tableNode)
 
     def _onReport(self) -> None:
