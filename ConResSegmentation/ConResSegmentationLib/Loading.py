@@ -229,15 +229,13 @@ class LoadPanel:
             showError(str(error))
             return
         slicer.util.setSliceViewerLayers(background=nodes[0], fit=True)
-        usable = [node for node in nodes if not self._isColor(node)]
-        self._onLoaded(usable)
+        # No selector offers images with colors.
+        colored = {node: count for node in nodes if (count := _components(node)) > 1}
+        for node, count in colored.items():
+            showError(UserError("volume-color", name=nameOf(node), count=count))
+        self._onLoaded([node for node in nodes if node not in colored])
 
-    @staticmethod
-    def _isColor(node) -> bool:
-        """Whether an image has colors, which no selector offers; the user is told."""
-        image = node.GetImageData()
-        count = image.GetNumberOfScalarComponents() if image is not None else 1
-        if count > 1:
-            error = UserError("volume-color", name=nameOf(node), count=count)
-            showError(error)
-        return count > 1
+
+def _components(volumeNode) -> int:
+    image = volumeNode.GetImageData()
+    return image.GetNumberOfScalarComponents() if image is not None else 1

@@ -10,10 +10,11 @@ import slicer
 import vtk
 from vtk.util import numpy_support
 
+from conresnet.errors import UserError
 from conresnet.images.grid import box_corners, box_of_flags, transformed
 from conresnet.images.roi import BoxROI
 
-from . import ResultParts
+from . import ResultParts, SceneInputs
 
 FINGERPRINT_ATTRIBUTE = "ConResNet.Fingerprint"
 MODEL_ATTRIBUTE = "ConResNet.Model"
@@ -157,13 +158,10 @@ class ResultOrigin:
     def _covers(self, segmentationNode) -> bool:
         if self.roi is None:
             return True
-        toWorld = np.eye(4)
-        transformNode = segmentationNode.GetParentTransformNode()
-        if transformNode is not None:
-            matrix = vtk.vtkMatrix4x4()
-            if not transformNode.GetMatrixTransformToWorld(matrix):
-                return False
-            toWorld = slicer.util.arrayFromVTKMatrix(matrix)
+        try:
+            toWorld = SceneInputs.linearToWorld(segmentationNode)
+        except UserError:
+            return False
         return all(layer.isInside(self.roi, toWorld) for layer in _segmentVoxels(segmentationNode))
 
 

@@ -27,6 +27,8 @@ _CLEAR_BELOW_ATTRIBUTE = "ConResNet.MapClearBelow"
 _PART_ATTRIBUTE = "ConResNet.Part"
 # The part that lists the places worth checking, and its column of those that the user has checked off.
 REVIEW, SEEN = "review", "seen"
+# The places checked off in a list that the present result was computed without.
+SEEN_ATTRIBUTE = "ConResNet.SeenPlaces"
 # From the segmentation to its maps, and from another part to the map that it shows.
 _MAP_ROLE = "conresnetMap"
 _INPUT_ROLE = "conresnetInput"
@@ -236,7 +238,9 @@ def parts(segmentationNode, kind: str = "") -> list:
 
 
 def isReviewed(segmentationNode) -> bool:
-    """Whether the user has checked off any place of the review list."""
+    """Whether the user has checked off any place of the review list, or of an earlier one that is not there now."""
+    if segmentationNode.GetAttribute(SEEN_ATTRIBUTE):
+        return True
     found = [node.GetTable().GetColumnByName(SEEN) for node in parts(segmentationNode, REVIEW)]
     columns = [column for column in found if column is not None]
     return any(column.GetValue(row) for column in columns for row in range(column.GetNumberOfValues()))

@@ -86,9 +86,10 @@ def setSegments(segmentationNode, segments: list[tuple[str, object]], volumeNode
     """Replace the segments of a node, with the geometry of the input.
 
     The node goes under the transform of the volume, so that both move together. A segment that existed before keeps
-    its display settings.
+    its display settings, and the tags that the user or other modules have set.
     """
     segmentation = segmentationNode.GetSegmentation()
+    earlier = {key: segmentation.GetSegment(key) for key in segmentation.GetSegmentIDs()}
     shown = _shown(segmentationNode)
     with slicer.util.NodeModify(segmentationNode):
         segmentation.RemoveAllSegments()
@@ -98,6 +99,11 @@ def setSegments(segmentationNode, segments: list[tuple[str, object]], volumeNode
         segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
         for segmentId, segment in segments:
+            before, label = earlier.get(segmentId), segment.GetLabelValue()
+            if before is not None and before.GetName() == segment.GetName():
+                segment.DeepCopyMetadata(before)
+                # A file may have renumbered the labels.
+                segment.SetLabelValue(label)
             segmentation.AddSegment(segment, segmentId)
     for segmentId in set(segmentation.GetSegmentIDs()) & set(shown):
         for name, value in shown[segmentId].items():

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import json
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +49,7 @@ def keep(segmentationNode, report: dict) -> None:
     Args:
         segmentationNode: the result.
         report: the engine's; tables of lists that it does not contain are removed. Places that the user has already
-            checked off in the earlier list stay so.
+            checked off in an earlier list stay so.
     """
     seen = _seenPlaces(segmentationNode)
     for kind in (REVIEW, STATISTICS):
@@ -60,6 +60,9 @@ def keep(segmentationNode, report: dict) -> None:
         node = _addPart(segmentationNode, REVIEW, _("{segmentation} review list"), rows)
         note = review.get("note")
         node.SetAttribute(NOTE_ATTRIBUTE, _(note) if note else "")
+    # They come back with the next list.
+    hidden = json.dumps(sorted(seen, key=repr)) if seen and not review.get("rows") else None
+    segmentationNode.SetAttribute(ResultParts.SEEN_ATTRIBUTE, hidden)
     if report.get("statistics"):
         rows = [_statistics(row) for row in report["statistics"]]
         _addPart(segmentationNode, STATISTICS, _("{segmentation} statistics"), rows)
@@ -76,11 +79,10 @@ def _volumeOf(segmentationNode):
 
 def _gridOf(volumeNode) -> Grid | None:
     """Where a volume's voxels are in the world; None without a volume, or under a transform that is not linear."""
-    image = volumeNode.GetImageData() if volumeNode is not None else None
-    try:
-        return Grid(image.GetDimensions()[::-1], SceneInputs.ijkToWorld(volumeNode)) if image is not None else None
-    except UserError:
-        return None
+    if volumeNode is not None and volumeNode.GetImageData() is not None:
+        with contextlib.suppress(UserError):
+            return SceneInputs.gridOf(volumeNode)
+    return None
 
 
 def tableOf(segmentationNode, kind: str):
@@ -118,9 +120,11 @@ def exportCsv(tableNode, path: Path) -> None:
 
 def _seenPlaces(segmentationNode) -> set[tuple]:
     """The places that the user has checked off."""
-    tableNode = tableOf(segmentationNode, REVIEW)
-    rows = rowsOf(tableNode) if tableNode else ()
-    return {_placeKey(row, placeOf(row, segmentationNode)) for row in rows if row[SEEN]}
+    tableNode, kept = tableOf(segmentationNode, REVIEW), segmentationNode.GetAttribute(ResultParts.SEEN_ATTRIBUTE)
+    rows = [row for row in rowsOf(tableNode) if row[SEEN]] if tableNode else []
+    places = placesOf(rows, segmentationNode)
+    seen = {_placeKey(row, place) for row, place in zip(rows, places, strict=True)}
+    return seen | {tuple(key) for key in json.loads(kept)} if kept else seen
 
 
 def _placeKey(row: dict, place: list[float]) -> tuple:
@@ -187,22 +191,21 @@ def _cell(value) -> str:
     return "" if value is None else csv_cell(str(value))
 
 
-def placeOf(row: dict, segmentationNode) -> list[float]:
-    """R, A and S in mm of a place of the review list, which moves with the volume."""
-    place = [row[axis] for axis in "ras"]
+def placesOf(rows: Sequence[dict], segmentationNode) -> list[list[float]]:
+    """R, A and S in mm of places of the review list, which move with the volume."""
+    places = [[row[axis] for axis in "ras"] for row in rows]
     kept, now = segmentationNode.GetAttribute(_GRID_ATTRIBUTE), _gridOf(_volumeOf(segmentationNode))
-    if not kept or now is None:
-        return place
-    then = Grid.from_dict(json.loads(kept))
-    if then.shape != now.shape:
-        # A cropped volume has another first voxel, in the same world.
-        return place
-    return (now.affine @ np.linalg.inv(then.affine) @ [*place, 1])[:3].tolist()
+    then = Grid.from_dict(json.loads(kept)) if kept else None
+    # A cropped volume has another first voxel, in the same world.
+    if then is None or now is None or then.shape != now.shape:
+        return places
+    moved = now.affine @ np.linalg.inv(then.affine)
+    return [(moved @ [*place, 1])[:3].tolist() for place in places]
 
 
 def goTo(row: dict, segmentationNode) -> None:
     """Show a place of the review list: slices, crosshair and field of view."""
-    place = placeOf(row, segmentationNode)
+    (place,) = placesOf([row], segmentationNode)
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *place, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
     crosshair = slicer.mrmlScene.GetSingletonNode("default", "vtkMRMLCrosshairNode")
     if crosshair is not None:
@@ -318,18 +321,15 @@ def _checkUnmoved(segmentationNode, volumeNode) -> None:
 
 def _geometryOf(segmentationNode) -> Grid | None:
     """The grid of a segmentation in the world; None if it is unknown."""
-    converter, image, toWorld = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
+    converter, image, ijkToRas = slicer.vtkSegmentationConverter, slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
     name = converter.GetReferenceImageGeometryParameterName()
     text = segmentationNode.GetSegmentation().GetConversionParameter(name)
-    transformNode = segmentationNode.GetParentTransformNode()
-    if not text or not converter.DeserializeImageGeometry(text, image, False):
-        return None
-    if transformNode is not None and not transformNode.GetMatrixTransformToWorld(toWorld):
-        return None
-    ijkToRas = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(ijkToRas)
-    affine = slicer.util.arrayFromVTKMatrix(toWorld) @ slicer.util.arrayFromVTKMatrix(ijkToRas)
-    return Grid(image.GetDimensions()[::-1], affine)
+    if text and converter.DeserializeImageGeometry(text, image, False):
+        image.GetImageToWorldMatrix(ijkToRas)
+        with contextlib.suppress(UserError):
+            affine = SceneInputs.linearToWorld(segmentationNode) @ slicer.util.arrayFromVTKMatrix(ijkToRas)
+            return Grid(image.GetDimensions()[::-1], affine)
+    return None
 
 
 def _boxIn(grid: Grid, mapNode) -> tuple[slice, slice, slice] | None:
@@ -375,8 +375,9 @@ def _keptReport(segmentationNode) -> dict:
         del report["review"]
     else:
         rows = rowsOf(tableNode)
+        places = placesOf(rows, segmentationNode)
         report["review"]["rows"] = [
-            {**row, **dict(zip("ras", placeOf(row, segmentationNode), strict=True))} for row in rows
+            {**row, "r": r, "a": a, "s": s} for row, (r, a, s) in zip(rows, places, strict=True)
         ]
     return report
 

@@ -31,15 +31,15 @@ def volumeInput(volumeNode) -> Volume:
         raise UserError("volume-empty", name=nameOf(volumeNode))
     if image.GetNumberOfScalarComponents() != 1:
         raise UserError("volume-color", name=nameOf(volumeNode), count=image.GetNumberOfScalarComponents())
-    array = slicer.util.arrayFromVolume(volumeNode)
-    return Volume(array, Grid(array.shape, ijkToWorld(volumeNode)), nameOf(volumeNode))
+    return Volume(slicer.util.arrayFromVolume(volumeNode), gridOf(volumeNode), nameOf(volumeNode))
 
 
-def ijkToWorld(volumeNode) -> np.ndarray:
-    """(4, 4) voxel index (i, j, k, 1) to RAS mm in the world."""
+def gridOf(volumeNode) -> Grid:
+    """The voxels' grid in the world. Raises UserError: ``transform-not-linear``."""
     ijkToRas = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(ijkToRas)
-    return _linearToWorld(volumeNode) @ slicer.util.arrayFromVTKMatrix(ijkToRas)
+    affine = linearToWorld(volumeNode) @ slicer.util.arrayFromVTKMatrix(ijkToRas)
+    return Grid(volumeNode.GetImageData().GetDimensions()[::-1], affine)
 
 
 def roiInput(roiNode) -> BoxROI:
@@ -52,7 +52,7 @@ def roiInput(roiNode) -> BoxROI:
         raise UserError("roi-not-placed", name=nameOf(roiNode))
     if roiNode.GetInsideOut():
         raise UserError("roi-inside-out", name=nameOf(roiNode))
-    toWorld = _linearToWorld(roiNode)[:3, :3]
+    toWorld = linearToWorld(roiNode)[:3, :3]
     size = [0.0] * 3
     roiNode.GetSizeWorld(size)
     # Under a transform that flattens it, Slicer cannot compute the ROI's axes.
@@ -63,14 +63,14 @@ def roiInput(roiNode) -> BoxROI:
     return BoxROI(matrix[:3, 3], axes, np.array(size))
 
 
-def _linearToWorld(node) -> np.ndarray:
-    matrix = vtk.vtkMatrix4x4()
+def linearToWorld(node) -> np.ndarray:
+    """(4, 4) of the transforms above a node. Raises UserError: ``transform-not-linear``."""
     transformNode = node.GetParentTransformNode()
-    if transformNode is not None:
-        if not transformNode.IsTransformToWorldLinear():
-            raise UserError("transform-not-linear", name=nameOf(node), transform=nameOf(transformNode))
-        transformNode.GetMatrixTransformToWorld(matrix)
-    return slicer.util.arrayFromVTKMatrix(matrix)
+    if transformNode is None:
+        return np.eye(4)
+    if not transformNode.IsTransformToWorldLinear():
+        raise UserError("transform-not-linear", name=nameOf(node), transform=nameOf(transformNode))
+    return slicer.util.arrayFromTransformMatrix(transformNode, toWorld=True)
 
 
 _AXES = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
@@ -80,7 +80,7 @@ def fieldOfView(description, volumeNode) -> np.ndarray:
     """(3,) size of one window of the model in mm, along right, anterior and superior; errors as for `isAdvised`."""
     axes = [_AXES[direction] for direction in description.preparation.orientation]
     size = np.zeros(3)
-    size[axes] = seen_at_once(description, _grid(volumeNode))
+    size[axes] = seen_at_once(description, gridOf(volumeNode))
     return size
 
 
@@ -90,7 +90,7 @@ def isAdvised(description, volumeNode) -> bool:
     Raises:
         UserError: ``transform-not-linear``.
     """
-    return wants_roi(description, _grid(volumeNode))
+    return wants_roi(description, gridOf(volumeNode))
 
 
 def place(roiNode, description, volumeNode) -> None:
@@ -99,7 +99,7 @@ def place(roiNode, description, volumeNode) -> None:
     Raises:
         UserError: as for `isAdvised`; nothing is placed then.
     """
-    corners = _grid(volumeNode).corners()
+    corners = gridOf(volumeNode).corners()
     low, high = corners.min(axis=0), corners.max(axis=0)
     middle = (low + high) / 2
     crossing = _slicesCross(middle)
@@ -118,10 +118,6 @@ def _slicesCross(start: np.ndarray) -> np.ndarray:
     normals = np.array([plane[:3, 2] for plane in planes]).reshape(-1, 3)
     distances = np.array([plane[:3, 2] @ (plane[:3, 3] - start) for plane in planes])
     return start + np.linalg.pinv(normals, rcond=1e-3) @ distances
-
-
-def _grid(volumeNode) -> Grid:
-    return Grid(volumeNode.GetImageData().GetDimensions()[::-1], ijkToWorld(volumeNode))
 
 
 class ROIPanel:

@@ -139,6 +139,20 @@ def test_a_result_that_replaces_another_one_is_shown_as_the_user_has_chosen(
 
 
 @pytest.mark.parametrize("place", ["scene", "folder", "study"])
+def test_a_result_that_replaces_another_one_keeps_the_tags_of_other_modules(
+    result: object, volume: object, labels: np.ndarray, tmp_path: Path
+) -> None:
+    segment_of(result, 0).SetTag("Study.Reader", "two")
+    segment_of(result, 1).SetName("not the model's")
+    segment_of(result, 1).SetTag("Study.Reader", "two")
+    again = reloaded(result, tmp_path)
+    fill(again, ResultSegmentation.makeSegments(labels, SEGMENTS, volume), volume)
+    kept = [segment_of(again, number).HasTag("Study.Reader") for number in range(2)]
+    assert kept == [True, False], "a segment of another name is another one"
+    assert segment_of(again, 1).GetName() == "Posterior"
+    np.testing.assert_array_equal(label_array(again, volume), labels)
+
+
 def test_results_are_next_to_the_input_and_stay_when_it_is_deleted(
     volume: object, labels: np.ndarray, place: str
 ) -> None:

@@ -162,6 +162,26 @@ def test_places_that_were_seen_stay_so_in_the_list_of_the_same_result(
     assert ConResSegmentationLib.ResultParts.isReviewed(reviewed)
 
 
+def test_places_that_were_seen_stay_so_although_the_list_is_switched_off_meanwhile(
+    panel: PanelDriver, reviewed: object
+) -> None:
+    import qt
+
+    panel.ui.reviewTable.item(1, 0).setCheckState(qt.Qt.Checked)
+    review().keep(reviewed, {})
+    review().keep(reviewed, {})
+    import ConResSegmentationLib.ResultParts
+
+    assert review().tableOf(reviewed, "review") is None
+    assert ConResSegmentationLib.ResultParts.isReviewed(reviewed)
+    review().keep(reviewed, REPORT)
+    assert [row["seen"] for row in review().rowsOf(review().tableOf(reviewed, "review"))] == [False, False, True]
+    panel.widget.reviewPanel.show(reviewed)
+    panel.ui.reviewTable.item(1, 0).setCheckState(qt.Qt.Unchecked)
+    review().keep(reviewed, REPORT)
+    assert not ConResSegmentationLib.ResultParts.isReviewed(reviewed)
+
+
 def test_reasons_are_told_in_the_users_language(
     panel: PanelDriver, result: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
