@@ -16,7 +16,6 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.files import write_error
-from conresnet.messages import sentence
 from conresnet.worker.protocol import (
     BLOCK_BYTES,
     PROTOCOL,
@@ -54,7 +53,6 @@ class EngineError:
         code: stable name of the error, used to look up the translated sentence.
         message: the sentence in English: what is wrong and what to do.
         values: the values that the sentence names.
-        ours: whether it is a bug worth reporting rather than something the user can fix.
         log: traceback or end of the engine's log, for the diagnostics.
         server: the server that the error is about; empty for this computer.
     """
@@ -62,25 +60,18 @@ class EngineError:
     code: str
     message: str
     values: dict = field(default_factory=dict)
-    ours: bool = False
     log: str = ""
     server: str = ""
 
     @classmethod
     def fromMessage(cls, message: dict, server: str = "") -> "EngineError":
         """From an error event of the engine process."""
-        code, text, values, ours, log = (message[name] for name in ("code", "message", "values", "ours", "log"))
-        return cls(code, text, values, ours, log or "", server)
+        return cls(message["code"], message["message"], message["values"], message["log"] or "", server)
 
     @classmethod
     def fromUserError(cls, error: UserError, log: str = "") -> "EngineError":
         """From an error in Slicer's process."""
-        return cls(error.code, error.message, error.values, log=log)
-
-    @classmethod
-    def ofCode(cls, code: str, log: str = "", **values: object) -> "EngineError":
-        """An error detected in Slicer's process."""
-        return cls(code, sentence(code, values), values, log=log)
+        return cls(error.code, error.message, error.values, log)
 
 
 @dataclass(frozen=True)
@@ -269,7 +260,7 @@ class EngineConnection:
             try:
                 self._welcome(message)
             except UserError as error:
-                self._end(EngineError.fromUserError(error))
+                self._end(error)
                 return
             self.hello = message
         self._onMessage(message)
@@ -296,19 +287,19 @@ class EngineConnection:
         if not self._isLeaving:
             self._end(self._whyEnded(exitCode))
 
-    def _whyEnded(self, exitCode: int | None) -> EngineError:
+    def _whyEnded(self, exitCode: int | None) -> UserError:
         program, log = self.launch.program, self.log
         if not self._process.hasStarted:
-            return EngineError.ofCode("engine-not-started", program=program)
+            return UserError("engine-not-started", program=program)
         if self.isRemote:
             error = EngineServer(self.launch.server).whyEnded(exitCode, log, wasReady=self.hello is not None)
             if error:
-                return EngineError.fromUserError(error, log)
+                return error
         end = _("it crashed") if exitCode is None else _("exit code {exitCode}").format(exitCode=exitCode)
         if self.hello:
-            return EngineError.ofCode("engine-died", log, reason=end)
+            return UserError("engine-died", reason=end)
         reason = log.splitlines()[-1] if log else end
-        return EngineError.ofCode("engine-start-failed", log, program=program, reason=reason)
+        return UserError("engine-start-failed", program=program, reason=reason)
 
     def _onTimeout(self) -> None:
         if not self.isRunning:
@@ -318,8 +309,8 @@ class EngineConnection:
         elif self._isLeaving:
             self.kill()
         else:
-            values = {"program": self.launch.server or self.launch.program, "seconds": SECONDS_TO_START}
-            self._end(EngineError.ofCode("engine-silent", self.log, **values))
+            program = self.launch.server or self.launch.program
+            self._end(UserError("engine-silent", program=program, seconds=SECONDS_TO_START))
 
     def _removeSession(self) -> None:
         """Remove the session folder, again a little later if needed.
@@ -342,6 +333,6 @@ class EngineConnection:
     def _letGo(self) -> None:
         self._timer.disconnect("timeout()")
 
-    def _end(self, error: EngineError) -> None:
+    def _end(self, error: UserError) -> None:
         self.kill()
-        self._onEnded(error)
+        self._onEnded(EngineError.fromUserError(error, self.log))
