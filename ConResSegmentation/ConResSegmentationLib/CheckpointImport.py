@@ -41,7 +41,7 @@ def askForSettings(checkpoint: Path) -> dict | None:
     """
     dialog = _Dialog(checkpoint)
     try:
-        while dialog.exec():
+        while dialog.widget.exec_():
             try:
                 return dialog.settings()
             except ValueError as error:
@@ -49,17 +49,17 @@ def askForSettings(checkpoint: Path) -> dict | None:
         return None
     finally:
         # Otherwise it would stay as a child of the main window.
-        dialog.close()
+        dialog.widget.deleteLater()
 
 
 class _Dialog:
     """The dialog with the questions."""
 
     def __init__(self, checkpoint: Path):
-        self._dialog = qt.QDialog(slicer.util.mainWindow())
-        self._dialog.windowTitle = _("Import a checkpoint")
-        self._dialog.minimumWidth = 480
-        form = qt.QFormLayout(self._dialog)
+        self.widget = qt.QDialog(slicer.util.mainWindow())
+        self.widget.windowTitle = _("Import a checkpoint")
+        self.widget.minimumWidth = 480
+        form = qt.QFormLayout(self.widget)
         hint = qt.QLabel(_("Fields left empty take the values of the authors' BraTS 2018 models."))
         hint.wordWrap = True
         form.addRow(hint)
@@ -88,8 +88,8 @@ class _Dialog:
         self._tiling.toolTip = _("How windows are placed: as the authors did, or fitted to the foreground.")
         form.addRow(_("Tiling:"), self._tiling)
         buttons = qt.QDialogButtonBox(qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel)
-        buttons.connect("accepted()", self._dialog.accept)
-        buttons.connect("rejected()", self._dialog.reject)
+        buttons.connect("accepted()", self.widget.accept)
+        buttons.connect("rejected()", self.widget.reject)
         form.addRow(buttons)
 
     @staticmethod
@@ -99,20 +99,11 @@ class _Dialog:
         form.addRow(label, edit)
         return edit
 
-    def exec(self) -> bool:
-        """Show it; returns whether the user confirmed."""
-        return bool(self._dialog.exec_())
-
-    def close(self) -> None:
-        """Delete the dialog."""
-        self._dialog.deleteLater()
-
     def settings(self) -> dict:
         """The answers. Raises ValueError with a sentence."""
-        found: dict = {"name": model_name(self._name.text)}
-        found |= {
-            key: text for key, edit in (("title", self._title), ("license", self._license)) if (text := edit.text)
-        }
+        texts = {"title": self._title.text, "license": self._license.text}
+        found: dict = {"name": model_name(self._name.text), "inference": INFERENCE[self._tiling.currentText]}
+        found |= {key: text for key, text in texts.items() if text}
         if channels := _parts(self._channels.text):
             found["inputs"] = inputs_named(channels)
         if segments := _parts(self._segments.text):
@@ -129,9 +120,7 @@ class _Dialog:
             except ValueError as error:
                 sentence = _("{text} is not three numbers separated by commas.")
                 raise ValueError(sentence.format(text=self._spacing.text)) from error
-        found |= {"preparation": preparation} if preparation else {}
-        found["inference"] = INFERENCE[self._tiling.currentText]
-        return found
+        return found | ({"preparation": preparation} if preparation else {})
 
 
 def _parts(text: str) -> list[str]:
@@ -142,8 +131,9 @@ def importAsking(path: Path, control, start: Callable, install: Callable[[str], 
     """Import a checkpoint by the paper's authors, after asking what it does not say.
 
     Args:
-        control: starts it, if nothing else is running.
-        start: called with the arguments of `CheckpointImport` except the Python.
+        control: launches the import if nothing else is running, and follows it.
+        start: starts it; called with the file's path, the settings, ``control`` and ``install``.
+        install: see `CheckpointImport`.
     """
     settings = control.isFree() and askForSettings(path)
     if settings:

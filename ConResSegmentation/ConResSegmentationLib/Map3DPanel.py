@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import slicer
+from slicer.i18n import tr as _
 
 from . import ResultParts
 from .Map3D import (
@@ -19,7 +20,7 @@ from .Map3D import (
     style,
 )
 from .ParameterNode import Map3D
-from .Widgets import WorkInSteps, singleShotTimer
+from .Widgets import WorkInSteps, offer, singleShotTimer
 
 _MILLISECONDS_AFTER_LAST_MOVE = 200
 _MILLISECONDS_AFTER_LAST_EDIT = 1000
@@ -38,7 +39,7 @@ class Map3DPanel:
     def __init__(self, section):
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._segmentationNode = self._mapNode = None
-        self._isStale = False
+        self._isStale, self._tip = False, ui.map3DSelector.toolTip
         self._followed: list[tuple] = []
         self._updateTimer = singleShotTimer(section, self.update)
         self._work = WorkInSteps(section)
@@ -102,7 +103,9 @@ class Map3DPanel:
 
     def _showIfPossible(self, mapNode) -> None:
         """A map whose segmentation was removed stays over the slices only."""
-        self._ui.map3DSelector.enabled = mapNode is None or ResultParts.segmentationOf(mapNode) is not None
+        isPossible = mapNode is None or ResultParts.segmentationOf(mapNode) is not None
+        problem = _("The segmentation of this map was removed, so the map can be shown only in the slice views.")
+        offer(self._ui.map3DSelector, "" if isPossible else problem, self._tip)
 
     def _removeOthers(self, segmentationNode, mapNode, how: Map3D) -> None:
         segmentIds = segmentationNode.GetSegmentation().GetSegmentIDs()

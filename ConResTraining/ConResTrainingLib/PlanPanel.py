@@ -107,8 +107,11 @@ class PlanPanel:
             return
         text = self._ui.planTextEdit.toPlainText()
         # It was edited elsewhere, or the user chose another file while the editor had unsaved edits.
+        there = self._textOfFile()
         question = _("{path} contains a different plan from the one edited here. Replace it?")
-        isOther = os.path.lexists(self.path) and self._textOfFile() != self._saved
+        if there is None:
+            question = _("{path} cannot be read. Replace it?")
+        isOther = os.path.lexists(self.path) and there != self._saved
         if isOther and not slicer.util.confirmYesNoDisplay(plain(question.format(path=self.path.name))):
             raise UserError("plan-kept", path=str(self.path))
         write_text(self.path, text)

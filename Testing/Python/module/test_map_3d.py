@@ -285,10 +285,12 @@ def test_what_the_user_removes_in_other_modules(panel: Driver3D, result: object,
     assert panel.ui.map3DSelector.enabled
     slicer.mrmlScene.RemoveNode(result)
     panel.shown()
-    assert panel.ui.mapSelector.currentNode() is maps[2] and not panel.ui.map3DSelector.enabled
+    selector = panel.ui.map3DSelector
+    assert panel.ui.mapSelector.currentNode() is maps[2] and not selector.enabled
+    assert "was removed" in selector.toolTip, "the user is told why"
     panel.ui.mapSelector.setCurrentNode(None)
     panel.shown()
-    assert panel.ui.map3DSelector.enabled
+    assert selector.enabled and selector.toolTip.startswith("Also show the map in 3D")
 
 
 @pytest.mark.parametrize("how", ["On surfaces", "Isosurface", "Volume rendering"])

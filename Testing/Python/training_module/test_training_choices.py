@@ -72,6 +72,12 @@ def test_edits_replace_no_other_plan_without_a_question(here: TrainingDriver, da
     dialogs.answer("Yes")
     here.click(here.ui.savePlanButton)
     assert "steps: 7" in own.read_text(encoding="utf-8") and "elsewhere" not in own.read_text(encoding="utf-8")
+    # Nobody can say what is in a file that cannot be read.
+    here.edit_plan(steps=8)
+    own.write_bytes(b"\xff\xfe")
+    dialogs.answer("No")
+    here.click(here.ui.savePlanButton)
+    assert "plan.yaml cannot be read. Replace it?" in dialogs.shown[-1].text and own.read_bytes() == b"\xff\xfe"
 
 
 @pytest.mark.parametrize("kept", ['{"a": 1}', "[null, 5]", "5", "null", "nonsense"])
