@@ -1,6 +1,5 @@
 """ConRes Segmentation: segments images with ConResNet models and shows the network's residual and attention maps."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import slicer
@@ -32,7 +31,7 @@ from ConResSegmentationLib.MapOverlay import ComparisonButton, MapChooser, Overl
 from ConResSegmentationLib.Models import ModelPanel, installAsking
 from ConResSegmentationLib.ParameterNode import ConResSegmentationParameterNode, SceneChoices, engineOptions
 from ConResSegmentationLib.ReviewPanel import ReviewPanel
-from ConResSegmentationLib.RunPanel import RunControl, RunPanel
+from ConResSegmentationLib.RunPanel import RunPanel
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, ROIPanel, roiInput
 from ConResSegmentationLib.SegmentationRun import (
     RunListener,
@@ -97,34 +96,30 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             ui.regionSelector, ui.regionHintLabel, lambda: (self.modelPanel.description, self.channels.firstNode)
         )
         stayNarrow(ui.segmentationSelector)
-        self.runPanel = RunPanel(ui, lambda: self.batchPanel.end())
         self.enginePanel = EnginePanel(
             ui.advancedCollapsibleButton,
             self.logic.enginePython,
             self.logic.engine,
             self._onDeviceChosen,
             self._onInstalling,
-            lambda line: self.runControl.onInstallationLine(line),
+            lambda line: self.runPanel.onInstallationLine(line),
         )
-        self.runControl = RunControl(self.runPanel, self.enginePanel, self._task, self.logic.segment, self._onFinished)
-        batch = (self.modelPanel, self.runPanel, self.runControl, lambda titles: self._taskOf((), None, titles))
-        self.batchPanel = BatchPanel(ui.batchCollapsibleButton, *batch)
+        self.runPanel = RunPanel(
+            ui, self.enginePanel, self._task, self.logic.segment, self._onFinished, lambda: self.batchPanel.end()
+        )
+        self.batchPanel = BatchPanel(ui.batchCollapsibleButton, self.modelPanel, self.runPanel, self._batchTask)
         self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
         self.comparisonButton = ComparisonButton(ui.compareMapsButton, ui.mapOpacitySlider, ui.mapSelector)
         self.reviewPanel = ReviewPanel(ui.reviewCollapsibleButton)
         self.partRemover = ResultParts.PartRemover(uiWidget, self.reviewPanel.refresh, self.map3DPanel.refresh)
         self._smoothing = WorkInSteps(uiWidget)
-        ui.applyButton.connect("clicked(bool)", lambda _checked: self.runControl.start())
-        ui.cancelButton.connect("clicked(bool)", lambda _checked: self.runControl.cancel())
-        ui.installEngineButton.connect("clicked(bool)", lambda _checked: self.runControl.setUp())
-        ui.editButton.connect("clicked(bool)", self.onEdit)
+        ui.editButton.connect("clicked(bool)", self._onEdit)
         ui.smoothingSlider.connect("valueChanged(double)", self._onSmoothingChanged)
-        ui.copyDiagnosticsButton.connect("clicked(bool)", self.onCopyDiagnostics)
+        ui.copyDiagnosticsButton.connect("clicked(bool)", self._onCopyDiagnostics)
         actions = {"Ctrl+Return": ui.applyButton.click, "Ctrl+Backspace": ui.cancelButton.click}
         self._shortcuts = addShortcuts(uiWidget, actions | {"Ctrl+Shift+M": self.overlayPanel.toggle})
-        gallery = (self.logic.enginePython, self.modelPanel, self.runControl, ui.exampleButton.click)
-        ui.galleryButton.connect("clicked(bool)", lambda _checked: Gallery.chooseModel(*gallery))
+        ui.galleryButton.connect("clicked(bool)", self._onGallery)
         self._nodesTimer = singleShotTimer(uiWidget, self._onNodesAdded)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -142,7 +137,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             return
         self._nodesTimer.stop()
         self._smoothing.stop()
-        self.runControl.cancel()
+        self.runPanel.cancel()
         self.map3DPanel.close()
         self.reviewPanel.close()
         self.partRemover.close()
@@ -173,8 +168,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def onSceneStartClose(self, caller, event) -> None:
         """A run must not reach into the next scene, and the parameter node is about to be reset."""
-        self.runControl.onSceneClosing()
-        self.runPanel.clear()
+        self.runPanel.onSceneClosing()
         self.map3DPanel.forget()
         self.reviewPanel.close()
         self._smoothing.stop()
@@ -250,7 +244,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def _onCheckpoint(self, path: str) -> None:
         """Import a checkpoint by the paper's authors, after asking what it does not say."""
-        importAsking(Path(path), self.runControl, self.logic.importCheckpoint, self.modelPanel.install)
+        importAsking(Path(path), self.runPanel, self.logic.importCheckpoint, self.modelPanel.install)
 
     def _chooseModel(self, name: str, volumeNodes: list) -> None:
         self.channels.setInputs(self.modelPanel.description.inputs if self.modelPanel.description else ())
@@ -330,12 +324,16 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         self._wantsMap = node.shownMap is not None or not hasMaps
         return self._taskOf(tuple(self.channels.nodes), node.segmentation)
 
-    def _taskOf(self, volumeNodes: tuple, segmentationNode, titles: Iterable[str] = ()) -> SegmentationTask:
+    def _batchTask(self, titles: list[str]) -> SegmentationTask:
+        """The same for cases with these titles, without volumes."""
+        self._namesSegmented.update(titles)
+        return self._taskOf((), None)
+
+    def _taskOf(self, volumeNodes: tuple, segmentationNode) -> SegmentationTask:
         node = self.logic.getParameterNode()
         # The log names them even after their scene was closed.
-        nodes = filter(None, (*volumeNodes, node.region, segmentationNode))
-        self._namesSegmented |= {*titles, *map(nameOf, nodes)}
-        self.runPanel.addToLog(f"{self.modelPanel.nameAndVersion}: {', '.join(map(nameOf, volumeNodes))}")
+        self._namesSegmented.update(map(nameOf, filter(None, (*volumeNodes, node.region, segmentationNode))))
+        self.runPanel.log(f"{self.modelPanel.nameAndVersion}: {', '.join(map(nameOf, volumeNodes))}")
         return SegmentationTask(
             model=str(self.modelPanel.choice.path),
             volumeNodes=volumeNodes,
@@ -348,11 +346,11 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
 
     def segmentVolume(self, volumeNode, model: str) -> None:
         """Choose a model and a volume, and segment if nothing else has to be chosen."""
-        if self.runControl.isFree():
+        if self.runPanel.isFree():
             self._chooseModel(self.modelPanel.select(model), [])
             self._onLoaded([volumeNode])
             if self.ui.applyButton.enabled:
-                self.runControl.start()
+                self.runPanel.start()
 
     def _onFinished(self, outcome: SegmentationOutcome) -> None:
         """Choose the result, so that it is replaced next time, and show a map over the slices."""
@@ -370,18 +368,18 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         if isNew and node.show3D and slicer.app.layoutManager() is not None:
             slicer.util.resetThreeDViews()
 
-    def onEdit(self) -> None:
-        """Open the chosen segmentation in the Segment Editor."""
+    def _onGallery(self, _checked: bool) -> None:
+        Gallery.chooseModel(self.logic.enginePython, self.modelPanel, self.runPanel, self.ui.exampleButton.click)
+
+    def _onEdit(self, _checked: bool) -> None:
         editSegmentation(self._parameterNode.segmentation, self.channels.firstNode)
 
-    def onCopyDiagnostics(self) -> None:
-        """Copy a bug report to the clipboard, without the names of images and folders."""
-        node = self.logic.getParameterNode()
+    def _onCopyDiagnostics(self, _checked: bool) -> None:
         text = Diagnostics.report(
             self.logic.engine,
             self.modelPanel.nameAndVersion or self.modelPanel.problem,
-            vars(engineOptions(node, self.modelPanel.maps)),
-            self.runPanel.log,
+            vars(engineOptions(self.logic.getParameterNode(), self.modelPanel.maps)),
+            self.ui.logTextEdit.toPlainText(),
             self._namesSegmented,
         )
         slicer.app.clipboard().setText(text)

@@ -13,7 +13,7 @@ from conresnet.errors import UserError
 from . import Loading
 from .Batch import BatchEntry, BatchRun, fileEntries, sceneEntries
 from .Models import ModelPanel
-from .RunPanel import RunControl, RunPanel
+from .RunPanel import RunPanel
 from .SceneInputs import candidates, group
 from .SegmentationRun import SegmentationTask
 from .Widgets import WorkInSteps, pathIn, showError, singleShotTimer, textItem
@@ -27,8 +27,7 @@ class BatchPanel:
     Args:
         section: the collapsible button that contains them.
         modelPanel: the chosen model.
-        runPanel: shows why the button is not available.
-        control: runs the batch.
+        runPanel: runs the batch, and shows why that is not possible.
         task: returns the choices for cases with the given titles, without volumes.
     """
 
@@ -37,12 +36,10 @@ class BatchPanel:
         section,
         modelPanel: ModelPanel,
         runPanel: RunPanel,
-        control: RunControl,
         task: Callable[[list[str]], SegmentationTask],
     ):
         self._section, self._ui = section, slicer.util.childWidgetVariables(section)
-        self._modelPanel, self._runPanel, self._control = modelPanel, runPanel, control
-        self._task = task
+        self._modelPanel, self._runPanel, self._task = modelPanel, runPanel, task
         self._entries: list[BatchEntry] = []
         self._checked: set[Path | tuple] = set()
         # By model and entry: what another model has found in a case says nothing about this one.
@@ -63,7 +60,7 @@ class BatchPanel:
         for title, ask in ((_("A folder..."), self._addFolder), (_("Image files..."), self._addFiles)):
             menu.addAction(title).connect("triggered(bool)", lambda _checked, ask=ask: ask())
         self._ui.addBatchButton.setMenu(menu)
-        self._ui.batchButton.connect("clicked(bool)", lambda _checked: control.launch(self._prepare))
+        self._ui.batchButton.connect("clicked(bool)", lambda _checked: runPanel.launch(self._prepare))
         self._ui.checkAllButton.connect("clicked(bool)", lambda _checked: self._checkAll())
         self._timer = singleShotTimer(section, self.refresh)
         self._search = WorkInSteps(section)
@@ -140,7 +137,7 @@ class BatchPanel:
         self._isRunning = True
         for entry in entries:
             self.setText(entry.key, _("Waiting"))
-        return lambda: BatchRun(entries, task, self._control.segment, self._control, self.setText, folder)
+        return lambda: BatchRun(entries, task, self._runPanel.segment, self._runPanel, self.setText, folder)
 
     def end(self) -> None:
         """The run has ended, perhaps early."""

@@ -23,7 +23,7 @@ from .EnginePython import EnginePython
 from .Loading import examples
 from .Models import ModelChoice, ModelPanel, measured, modelChoices
 from .Processes import ChildProcess, lastLine
-from .RunPanel import RunControl
+from .RunPanel import RunPanel
 from .Widgets import errorSentence, plain, textSetting
 
 _SECONDS_SETTING = "ConResSegmentation/Seconds/"
@@ -270,7 +270,7 @@ class Gallery:
             self._message.text = errorSentence(error)
 
 
-def chooseModel(python: EnginePython, modelPanel: ModelPanel, control: RunControl, loadExample: Callable) -> None:
+def chooseModel(python: EnginePython, modelPanel: ModelPanel, control: RunPanel, loadExample: Callable) -> None:
     """Let the user choose a model in the gallery, try its example, or download it.
 
     Args:
@@ -344,7 +344,14 @@ class PackageDownload:
         if exitCode != 0:
             self._control.onEnded(lastLine(errors) or _("The download failed; see the log."), True)
             return
-        path = lastLine(output)
-        name = self._install(path)
-        remove_download(path)
-        self._control.onEnded(_("Installed {model}.").format(model=name) if name else _("Canceled."))
+        path, entry = lastLine(output), self._entry
+        try:
+            found = read_package(path, verify=False).description.name
+            if found != entry.name:
+                raise UserError("download-other-model", url=entry.url, found=found, name=entry.name)
+            name = self._install(path)
+            self._control.onEnded(_("Installed {model}.").format(model=name) if name else _("Canceled."))
+        except UserError as error:
+            self._control.onEnded(errorSentence(error), True)
+        finally:
+            remove_download(path)

@@ -1,4 +1,4 @@
-"""Running from the panel: a segmentation, followed and canceled, with progress and log."""
+"""Running from the panel: what the buttons start and cancel, with progress and log."""
 
 import logging
 import time
@@ -12,33 +12,44 @@ from conresnet.errors import UserError
 
 from .EnginePanel import EnginePanel
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
-from .Widgets import errorSentence, offer, say
+from .Widgets import errorSentence, offer, say, showError
 
 
-class RunPanel:
-    """The widgets of a run.
+class RunPanel(RunListener):
+    """The widgets of a run, and what the buttons Segment, Set up the engine and Cancel do.
 
     Args:
-        ui: the widgets applyButton, batchButton, cancelButton, progressBar, statusLabel and logTextEdit.
+        ui: the widgets of the module.
+        enginePanel: knows whether the engine can run.
+        task: returns what to segment, as chosen in the panel.
+        segment: starts it, with a listener.
+        onFinished: called when a result is in the scene.
         onIdle: called when a run has ended.
+
+    Attributes:
+        isRunning: whether a segmentation, or the engine's setup, is running.
     """
 
-    def __init__(self, ui, onIdle: Callable[[], None]):
-        self._onIdle = onIdle
-        self._apply, self._cancel, self._batch = ui.applyButton, ui.cancelButton, ui.batchButton
-        self._progressBar, self._status, self._log = ui.progressBar, ui.statusLabel, ui.logTextEdit
+    def __init__(
+        self,
+        ui,
+        enginePanel: EnginePanel,
+        task: Callable[[], SegmentationTask],
+        segment: Callable[[SegmentationTask, RunListener], SegmentationRun],
+        onFinished: Callable[[SegmentationOutcome], None],
+        onIdle: Callable[[], None],
+    ):
+        self._ui, self._enginePanel, self._task, self.segment = ui, enginePanel, task, segment
+        self._onFinished, self._onIdle = onFinished, onIdle
         self._problem = self._batchProblem = ""
-        self._isRunning = False
-
-    @property
-    def isRunning(self) -> bool:
-        """Whether a segmentation, or the engine's setup, is running."""
-        return self._isRunning
-
-    @property
-    def log(self) -> str:
-        """Everything that was logged."""
-        return self._log.toPlainText()
+        self.isRunning = False
+        self._run: SegmentationRun | None = None
+        # What is to be started once the engine is ready; None if it was only to be set up.
+        self._begin: Callable[[], object] | None = None
+        self._usesScene = False
+        ui.applyButton.connect("clicked(bool)", lambda _checked: self.start())
+        ui.cancelButton.connect("clicked(bool)", lambda _checked: self.cancel())
+        ui.installEngineButton.connect("clicked(bool)", lambda _checked: self._setUp())
 
     def setProblem(self, problem: str) -> None:
         """Enable Segment, or show on it why it is not available."""
@@ -50,75 +61,11 @@ class RunPanel:
         self._batchProblem = problem
         self._updateButtons()
 
-    def begin(self, text: str) -> None:
-        """A run starts."""
-        self._isRunning = True
-        self._updateButtons()
-        self._progressBar.visible = True
-        self.addToLog(text)
-        self.progress(text, 0.0)
-
-    def progress(self, text: str, fraction: float | None) -> None:
-        """``fraction`` of the work is done, 0 to 1; None if unknown."""
-        self._progressBar.maximum = 0 if fraction is None else 1000
-        self._progressBar.value = round(1000 * (fraction or 0))
-        say(self._status, text)
-
-    def end(self, text: str, isError: bool = False) -> None:
-        """The run has ended; the sentence stays in the panel, and is added to the status bar and the log."""
-        self._isRunning = False
-        self._updateButtons()
-        self._progressBar.visible = False
-        self._progressBar.maximum = 1000
-        say(self._status, text, isError)
-        self.addToLog(text)
-        slicer.util.showStatusMessage(text, 5000)
-        self._onIdle()
-
-    def clear(self) -> None:
-        """Remove the last sentence, because what it names no longer exists, unless it is about a run."""
-        if not self._isRunning:
-            say(self._status, "")
-
-    def addToLog(self, text: str) -> None:
-        """Add one or more lines to the log."""
-        self._log.appendPlainText(f"{time.strftime('%H:%M:%S')} {text}")
-
-    def _updateButtons(self) -> None:
-        busy = _("Wait until the current run has ended, or cancel it.")
-        for button, problem, tip in (
-            (self._apply, self._problem, _("Segment the chosen volumes.")),
-            (self._batch, self._batchProblem, _("Segment all checked cases, one after another.")),
-        ):
-            offer(button, busy if self._isRunning else problem, tip)
-        self._cancel.enabled = self._isRunning
-
-
-class RunControl(RunListener):
-    """What the buttons Segment, Set up the engine and Cancel do.
-
-    Args:
-        runPanel: shows the run.
-        enginePanel: knows whether the engine can run.
-        task: returns what to segment, as chosen in the panel.
-        segment: starts it, with a listener.
-        onFinished: called when a result is in the scene.
-    """
-
-    def __init__(
-        self,
-        runPanel: RunPanel,
-        enginePanel: EnginePanel,
-        task: Callable[[], SegmentationTask],
-        segment: Callable[[SegmentationTask, RunListener], SegmentationRun],
-        onFinished: Callable[[SegmentationOutcome], None],
-    ):
-        self._panel, self._enginePanel = runPanel, enginePanel
-        self._task, self.segment, self._onFinished = task, segment, onFinished
-        self._run: SegmentationRun | None = None
-        # What is to be started once the engine is ready; None if it was only to be set up.
-        self._begin: Callable[[], object] | None = None
-        self._usesScene = False
+    def isFree(self) -> bool:
+        """Whether nothing is running; otherwise, tell the user."""
+        if self.isRunning:
+            showError(_("Wait until the current run has ended, or cancel it."))
+        return not self.isRunning
 
     def start(self) -> None:
         """Segment the chosen volumes."""
@@ -138,7 +85,7 @@ class RunControl(RunListener):
                 it is and when it has ended. It may raise UserError.
             usesScene: whether it ends when the scene is closed.
         """
-        self._panel.begin(_("Looking for the engine"))
+        self._show(_("Looking for the engine"))
         try:
             self._begin, self._usesScene = prepare(), usesScene
             self._enginePanel.whenReady(self._onReady, self._refuse)
@@ -149,25 +96,12 @@ class RunControl(RunListener):
             self._enginePanel.stopWaiting()
             self._onNotStarted()
 
-    def isFree(self) -> bool:
-        """Whether nothing is running; otherwise, tell the user."""
-        if self._panel.isRunning:
-            slicer.util.errorDisplay(_("Wait until the current run has ended, or cancel it."))
-        return not self._panel.isRunning
-
-    def setUp(self) -> None:
-        """Set up the engine without segmenting."""
-        if not self._panel.isRunning:
-            self._panel.begin(_("Setting up the engine"))
-            self._begin, self._usesScene = None, False
-            self._enginePanel.whenReady(self._onReady, self._refuse)
-
     def cancel(self) -> None:
         """Stop the current run, or one that is about to start."""
         self._enginePanel.stopWaiting()
         if self._run:
             self._run.cancel()
-        elif self._panel.isRunning:
+        elif self.isRunning:
             self.onCancelled()
 
     def onSceneClosing(self) -> None:
@@ -176,20 +110,78 @@ class RunControl(RunListener):
             self._begin, self._usesScene = None, False
         elif self._usesScene:
             self.cancel()
+        if not self.isRunning:
+            # What the last sentence names no longer exists.
+            say(self._ui.statusLabel, "")
 
     def onInstallationLine(self, line: str) -> None:
         """Show what an installation prints."""
-        self._panel.addToLog(line)
-        if self._panel.isRunning and not self._run:
-            self._panel.progress(_("Installing: {line}").format(line=line.strip()[:90]), None)
+        self.log(line)
+        if self.isRunning and not self._run:
+            self.onProgress(_("Installing: {line}").format(line=line.strip()[:90]), None)
 
     def log(self, text: str) -> None:
-        """Add lines to the log."""
-        self._panel.addToLog(text)
+        """Add one or more lines to the log."""
+        self._ui.logTextEdit.appendPlainText(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def onProgress(self, text: str, fraction: float | None) -> None:
+        """As for `RunListener`; the fraction is None if unknown."""
+        self._ui.progressBar.maximum = 0 if fraction is None else 1000
+        self._ui.progressBar.value = round(1000 * (fraction or 0))
+        say(self._ui.statusLabel, text)
+
+    def onFinished(self, outcome: SegmentationOutcome) -> None:
+        self._run = None
+        self._onFinished(outcome)
+        # Warnings get lines of their own, lest they be overlooked behind the volumes.
+        self.onEnded("\n".join([_finished(outcome.report, outcome.seconds), *outcome.notes]))
+        self.log(_logOf(outcome.report))
+
+    def onFailed(self, sentence: str, details: str) -> None:
+        self.onEnded(sentence, isError=True)
+        if details:
+            self.log(details)
+            logging.error("%s\n%s", sentence, details)
+
+    def onCancelled(self) -> None:
+        self.onEnded(_("Canceled."))
+
+    def onEnded(self, text: str, isError: bool = False) -> None:
+        """A run has ended; the sentence stays in the panel, and is added to the status bar and the log."""
+        self._run = self._begin = None
+        self.isRunning = False
+        self._updateButtons()
+        self._ui.progressBar.visible = False
+        self._ui.progressBar.maximum = 1000
+        say(self._ui.statusLabel, text, isError)
+        self.log(text)
+        slicer.util.showStatusMessage(text, 5000)
+        self._onIdle()
+
+    def _show(self, text: str) -> None:
+        """Show that a run starts."""
+        self.isRunning = True
+        self._updateButtons()
+        self._ui.progressBar.visible = True
+        self.log(text)
+        self.onProgress(text, 0.0)
+
+    def _updateButtons(self) -> None:
+        busy = _("Wait until the current run has ended, or cancel it.") if self.isRunning else ""
+        offer(self._ui.applyButton, busy or self._problem, _("Segment the chosen volumes."))
+        offer(self._ui.batchButton, busy or self._batchProblem, _("Segment all checked cases, one after another."))
+        self._ui.cancelButton.enabled = self.isRunning
+
+    def _setUp(self) -> None:
+        """Set up the engine without segmenting."""
+        if not self.isRunning:
+            self._show(_("Setting up the engine"))
+            self._begin, self._usesScene = None, False
+            self._enginePanel.whenReady(self._onReady, self._refuse)
 
     def _onReady(self) -> None:
         if self._begin is None:
-            self._panel.end(_("The engine is ready."))
+            self.onEnded(_("The engine is ready."))
             return
         begin, self._begin = self._begin, None
         try:
@@ -205,31 +197,6 @@ class RunControl(RunListener):
     def _refuse(self, problem: str) -> None:
         self._enginePanel.unfold()
         self.onFailed(problem, "")
-
-    def onProgress(self, text: str, fraction: float | None) -> None:
-        self._panel.progress(text, fraction)
-
-    def onFinished(self, outcome: SegmentationOutcome) -> None:
-        self._run = None
-        self._onFinished(outcome)
-        # Warnings get lines of their own, lest they be overlooked behind the volumes.
-        self._panel.end("\n".join([_finished(outcome.report, outcome.seconds), *outcome.notes]))
-        self._panel.addToLog(_logOf(outcome.report))
-
-    def onFailed(self, sentence: str, details: str) -> None:
-        self._run = self._begin = None
-        self._panel.end(sentence, isError=True)
-        if details:
-            self._panel.addToLog(details)
-            logging.error("%s\n%s", sentence, details)
-
-    def onCancelled(self) -> None:
-        self.onEnded(_("Canceled."))
-
-    def onEnded(self, text: str, isError: bool = False) -> None:
-        """A run has ended, with a sentence for the user."""
-        self._run = self._begin = None
-        self._panel.end(text, isError)
 
 
 def _finished(report: dict, seconds: float) -> str:

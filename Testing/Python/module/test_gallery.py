@@ -119,6 +119,15 @@ def test_a_model_of_the_catalog_is_downloaded_after_asking(panel, catalog, serve
     assert "Not installed" not in left[0], "now it is an installed model"
 
 
+def test_another_model_than_the_catalog_promises_is_not_installed(panel, catalog, server, content) -> None:
+    write_catalog(catalog, server, content, name="lung")
+    dialogs.answer(lambda dialog: click(dialog, "lung", "downloadButton"), "OK")
+    panel.ui.galleryButton.click()
+    assert "organ" in end(panel) and "lung" in panel.status
+    assert panel.choices.model == "hippocampus"
+    assert [choice.title for choice in panel.widget.modelPanel._choices if "Tiny" in choice.title] == []
+
+
 def test_a_download_can_be_canceled(panel, catalog, server, content) -> None:
     server.stalls_after = len(content) // 2
     dialogs.answer(lambda dialog: click(dialog, "organ", "downloadButton"), "OK")

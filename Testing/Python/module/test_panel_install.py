@@ -83,7 +83,7 @@ def test_everything_missing_is_installed_by_processes_and_the_run_continues(
     assert chooser.startswith("-m pip install") and "light-the-torch" in chooser
     assert torch == f"-m light_the_torch install {versions[0]}", "it chooses the build for the graphics card"
     assert rest.startswith("-m pip install") and rest.endswith(f"--no-deps {versions[1]}")
-    assert "Collecting it" in panel.widget.runPanel.log
+    assert "Collecting it" in panel.ui.logTextEdit.toPlainText()
 
 
 def test_a_failed_installation_ends_the_run_with_its_last_line(
@@ -181,9 +181,9 @@ def test_a_missing_pytorch_extension_is_offered(
 def test_an_internal_error_at_the_click_ends_the_run(
     panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(panel.widget.runControl, "_task", lambda: 1 / 0)
+    monkeypatch.setattr(panel.widget.runPanel, "_task", lambda: 1 / 0)
     end(panel)
-    assert "could not be started" in panel.status and "ZeroDivisionError" in panel.widget.runPanel.log
+    assert "could not be started" in panel.status and "ZeroDivisionError" in panel.ui.logTextEdit.toPlainText()
 
 
 def test_opening_the_module_installs_nothing(

@@ -319,7 +319,7 @@ def test_a_result_that_is_removed_while_its_maps_are_added_leaves_no_map_and_no_
 def test_closing_the_scene_stops_no_download(panel: PanelDriver, volume: object) -> None:
     canceled = []
     download = types.SimpleNamespace(cancel=lambda: canceled.append(True))
-    control = panel.widget.runControl
+    control = panel.widget.runPanel
     control.launch(lambda: lambda: download, usesScene=False)
     panel.wait(lambda: control._run is download)
     control.onProgress("Downloading it", 0.5)
