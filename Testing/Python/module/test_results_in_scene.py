@@ -138,7 +138,6 @@ def test_a_result_that_replaces_another_one_is_shown_as_the_user_has_chosen(
     assert display.GetSegmentVisibility("Segment_2") and display.GetSegmentOpacity3D("Segment_2") == 1
 
 
-@pytest.mark.parametrize("place", ["scene", "folder", "study"])
 def test_a_result_that_replaces_another_one_keeps_the_tags_of_other_modules(
     result: object, volume: object, labels: np.ndarray, tmp_path: Path
 ) -> None:
@@ -153,6 +152,7 @@ def test_a_result_that_replaces_another_one_keeps_the_tags_of_other_modules(
     np.testing.assert_array_equal(label_array(again, volume), labels)
 
 
+@pytest.mark.parametrize("place", ["scene", "folder", "study"])
 def test_results_are_next_to_the_input_and_stay_when_it_is_deleted(
     volume: object, labels: np.ndarray, place: str
 ) -> None:
