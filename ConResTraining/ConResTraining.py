@@ -69,17 +69,13 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ConResTrainingLogic()
         backend = self.logic.backend
-        log = self.addToLog
-        self.placePanel = PlacePanel(ui.placeCollapsibleButton, backend, log, self.updateButtons)
-        self.dataSetPanel = DataSetPanel(
-            ui.dataSetCollapsibleButton, backend, self._checkFolder, log, self.onDataSetChanged
-        )
+        backend.log = ui.logTextEdit.appendPlainText
+        self.placePanel = PlacePanel(ui.placeCollapsibleButton, backend, self.updateButtons)
+        self.dataSetPanel = DataSetPanel(ui.dataSetCollapsibleButton, backend, self._checkFolder, self.onDataSetChanged)
         self.sceneCasePanel = SceneCasePanel(ui.sceneCaseCollapsibleButton, self.dataSetPanel, self.onCaseAdded)
-        self.planPanel = PlanPanel(ui.planCollapsibleButton, backend, self.dataSetPanel, log, self.onPlanChanged)
-        self.jobPanel = JobPanel(
-            ui.runCollapsibleButton, backend, self.planPanel, self.dataSetPanel, log, self.onRunChanged
-        )
-        self.resultsPanel = ResultsPanel(ui.resultsCollapsibleButton, backend, self.jobPanel, log)
+        self.planPanel = PlanPanel(ui.planCollapsibleButton, backend, self.dataSetPanel, self.onPlanChanged)
+        self.jobPanel = JobPanel(ui.runCollapsibleButton, backend, self.planPanel, self.dataSetPanel, self.onRunChanged)
+        self.resultsPanel = ResultsPanel(ui.resultsCollapsibleButton, backend, self.jobPanel)
         self._drops = DroppedFiles(uiWidget, self.onDropped)
         self._panels = (
             self.placePanel,
@@ -161,10 +157,6 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """What is possible depends on the place, the data set, the plan and the run."""
         for panel in (self.dataSetPanel, self.planPanel, self.jobPanel, self.resultsPanel):
             panel.updateButtons()
-
-    def addToLog(self, line: str) -> None:
-        """Add a line to the log."""
-        self.ui.logTextEdit.appendPlainText(line)
 
     def onCopyDiagnostics(self) -> None:
         """Copy a bug report without the names of cases to the clipboard."""

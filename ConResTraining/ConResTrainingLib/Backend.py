@@ -10,11 +10,13 @@ command goes through a shell of this computer.
 
 import enum
 import json
+import logging
 import os
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import qt
@@ -98,12 +100,14 @@ class Backend:
         python: executable of another Python; with a command prefix, path to python on the remote machine.
         command: the command prefix, such as ``ssh host`` or ``srun -c 8``.
         environment: the module's own environment.
+        log: called with each line that a command prints.
     """
 
     place: Place = Place.environment
     python: str = ""
     command: str = ""
     environment: TrainingEnvironment = field(default_factory=TrainingEnvironment)
+    log: Callable[[str], None] = logging.info
 
     @property
     def problem(self) -> str:
@@ -168,24 +172,22 @@ class BackendTask:
     """A command of the backend that a button starts, and cancels while it runs.
 
     Args:
-        button: the button; its text is "Cancel" while the command runs.
+        button: its text is "Cancel" while the command runs.
         label: shows what is being done, and the command's closing sentence.
         onClicked: called by a click when no command is running.
-        onLine: called with each line that the command prints.
         onIdle: called when a command has ended, failed and canceled ones included.
     """
 
     def __init__(
         self,
+        backend: Backend,
         button,
         label,
         onClicked: Callable[[], None],
-        onLine: Callable[[str], None],
         onIdle: Callable[[], None] = lambda: None,
     ):
-        self._button, self._label, self._onClicked, self._onLine = button, label, onClicked, onLine
-        self._onIdle = onIdle
-        self._text = button.text
+        self._backend, self._button, self._label = backend, button, label
+        self._onClicked, self._onIdle, self._text = onClicked, onIdle, button.text
         self._process: ChildProcess | None = None
         button.connect("clicked(bool)", self._onButton)
 
@@ -201,25 +203,27 @@ class BackendTask:
 
     def run(
         self,
-        launch: Callable[[], ProcessLaunch],
+        arguments: Sequence[str],
         text: str,
         onDone: Callable[[str], None],
         doneCodes: tuple[int, ...] = (0,),
+        module: str = "conresnet_training",
     ) -> None:
         """Start a command. When it has ended, the label shows its closing sentence.
 
         Args:
-            launch: returns how to start it; may raise UserError, which is shown.
+            arguments: the command and its arguments.
             text: what is being done, for the label.
             onDone: called with the standard output if the exit code is one of ``doneCodes``.
         """
         try:
-            how = launch()
+            launch = self._backend.launchModule(module, *arguments)
         except UserError as error:
             say(self._label, error)
             return
-        self._onLine(f"> {how}")
-        self._process = ChildProcess(how, lambda *ended: self._onEnded(onDone, doneCodes, *ended), self._onLine)
+        self._backend.log(f"> {launch}")
+        onEnded = partial(self._onEnded, onDone, doneCodes)
+        self._process = ChildProcess(launch, onEnded, self._backend.log)
         self._button.text = _("Cancel")
         say(self._label, text)
         self._process.start()

@@ -51,8 +51,13 @@ class DataSetPanel:
         section: the collapsible button that contains the widgets.
         backend: where the check runs.
         reportFolder: returns the folder for the check's report, given the folder of the data set.
-        log: called with each line that the check prints.
         onChanged: called when another folder was chosen, and again when it has been read.
+
+    Attributes:
+        namesSeen: the cases of all data sets that were chosen.
+        dataSet: the data set in the folder; None if there is none.
+        problem: why there is none, as a sentence; empty if there is one.
+        isSettled: whether the chosen folder has been read, which happens a moment after the last letter was typed.
     """
 
     def __init__(
@@ -60,17 +65,16 @@ class DataSetPanel:
         section,
         backend: Backend,
         reportFolder: Callable[[Path], Path],
-        log: Callable[[str], None],
         onChanged: Callable[[], None],
     ):
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._backend, self._reportFolder, self._onChanged = backend, reportFolder, onChanged
         self.namesSeen: set[str] = set()
-        self._dataSet: DataSet | None = None
-        self._problem = ""
-        self._isSettled = True
+        self.dataSet: DataSet | None = None
+        self.problem = ""
+        self.isSettled = True
         self._timer = singleShotTimer(section, self.refresh, _MILLISECONDS_UNTIL_LOOK)
-        self._task = BackendTask(ui.checkButton, ui.checkStatusLabel, self._check, log)
+        self._task = BackendTask(backend, ui.checkButton, ui.checkStatusLabel, self._check)
         # The heights of the rows depend on the width that is left for the last column.
         ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
         ui.dataSetPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/DataSet", "")
@@ -82,39 +86,24 @@ class DataSetPanel:
         """The chosen folder, which may not exist; None if none is chosen."""
         return pathIn(self._ui.dataSetPathEdit)
 
-    @property
-    def dataSet(self) -> DataSet | None:
-        """The data set in the folder; None if there is none."""
-        return self._dataSet
-
-    @property
-    def problem(self) -> str:
-        """Why there is no data set, as a sentence; empty if there is one."""
-        return self._problem
-
-    @property
-    def isSettled(self) -> bool:
-        """Whether the chosen folder has been read, which happens a moment after the last letter was typed."""
-        return self._isSettled
-
     def refresh(self) -> None:
         """Read the folder again."""
         self._timer.stop()
-        wasSettled, self._isSettled = self._isSettled, True
-        self._dataSet, self._problem = None, ""
+        wasSettled, self.isSettled = self.isSettled, True
+        self.dataSet, self.problem = None, ""
         if self.folder is None:
-            self._problem = _("Choose the folder of a data set.")
+            self.problem = _("Choose the folder of a data set.")
         else:
             try:
-                self._dataSet = read_data_set(self.folder)
+                self.dataSet = read_data_set(self.folder)
             except UserError as error:
-                self._problem = errorSentence(error)
+                self.problem = errorSentence(error)
             except OSError as error:
                 sentence = _("{folder} cannot be read ({reason}).")
-                self._problem = sentence.format(folder=self.folder, reason=error.strerror)
+                self.problem = sentence.format(folder=self.folder, reason=error.strerror)
             else:
-                self.namesSeen |= {case.name for case in self._dataSet.cases}
-        summary = _summary(self._dataSet) if self._dataSet else self._problem if self.folder else ""
+                self.namesSeen |= {case.name for case in self.dataSet.cases}
+        summary = _summary(self.dataSet) if self.dataSet else self.problem if self.folder else ""
         say(self._ui.dataSetSummaryLabel, summary)
         self.updateButtons()
         if not wasSettled:
@@ -123,7 +112,7 @@ class DataSetPanel:
     def updateButtons(self) -> None:
         """Enable Check, or show on it why it is not available."""
         tip = _("Read every case and report what is missing or wrong.")
-        self._task.offer(self._problem or self._backend.problem, tip)
+        self._task.offer(self.problem or self._backend.problem, tip)
         self._ui.openCheckButton.enabled = bool(self._report) and os.path.isfile(self._report)
 
     def close(self) -> None:
@@ -138,8 +127,8 @@ class DataSetPanel:
         say(self._ui.checkStatusLabel, "")
         say(self._ui.dataSetSummaryLabel, "")
         # What is known belongs to the previous folder, and must not be used to start anything.
-        self._isSettled, self._dataSet = False, None
-        self._problem = _("Reading the folder of the data set.")
+        self.isSettled, self.dataSet = False, None
+        self.problem = _("Reading the folder of the data set.")
         self._timer.start()
         self._onChanged()
 
@@ -160,8 +149,8 @@ class DataSetPanel:
         self._ui.findingsTable.setRowCount(0)
         self._ui.findingsTable.visible = False
         self._task.run(
-            lambda: self._backend.launch(*arguments),
-            _("Checking {count} cases").format(count=len(self._dataSet.cases)),
+            arguments,
+            _("Checking {count} cases").format(count=len(self.dataSet.cases)),
             lambda _text: self._showFindings(output),
             doneCodes=(0, _EXIT_WITH_ERRORS),
         )

@@ -120,8 +120,10 @@ class JobPanel:
         backend: where it runs.
         planPanel: the plan.
         dataSetPanel: the data set.
-        log: called with each line that the run prints.
         onChanged: called when another run was chosen, or this one has made progress.
+
+    Attributes:
+        job: the chosen run; None if no folder is chosen.
     """
 
     def __init__(
@@ -130,13 +132,12 @@ class JobPanel:
         backend: Backend,
         planPanel: PlanPanel,
         dataSetPanel: DataSetPanel,
-        log: Callable[[str], None],
         onChanged: Callable[[], None],
     ):
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._backend, self._planPanel, self._dataSetPanel = backend, planPanel, dataSetPanel
-        self._log, self._onChanged = log, onChanged
-        self._job: TrainingJob | None = None
+        self._onChanged = onChanged
+        self.job: TrainingJob | None = None
         self._shown: JobState | None = None
         self._isStopWished = False
         self._proposed = ""
@@ -157,30 +158,25 @@ class JobPanel:
         ui.curvesButton.connect("clicked(bool)", self._onCurves)
 
     @property
-    def job(self) -> TrainingJob | None:
-        """The chosen run; None if no folder is chosen."""
-        return self._job
-
-    @property
     def state(self) -> JobState:
         """The state of the chosen run at the last look."""
-        return self._job.state if self._job else JobState.none
+        return self.job.state if self.job else JobState.none
 
     def adopt(self) -> None:
         """Show the run in the chosen folder, which may have made progress meanwhile."""
         folder = pathIn(self._ui.runPathEdit)
         found = jobIn(folder) if folder else None
-        isSame = (self._job.folder if self._job else None) == folder
+        isSame = (self.job.folder if self.job else None) == folder
         # A cross-validation may have been started in the folder elsewhere.
-        if not isSame or (isinstance(found, CrossValidation) and not isinstance(self._job, CrossValidation)):
-            self._job = found
+        if not isSame or (isinstance(found, CrossValidation) and not isinstance(self.job, CrossValidation)):
+            self.job = found
             self._shown, self._isStopWished = None, False
         self.look()
 
     def proposeFolder(self) -> None:
         """Propose a new folder next to the data set, unless the user has chosen an unused one."""
         folder = self._dataSetPanel.folder
-        isTheUsers = self._job is not None and str(self._job.folder) != self._proposed and not _isUsed(self._job.folder)
+        isTheUsers = self.job is not None and str(self.job.folder) != self._proposed and not _isUsed(self.job.folder)
         if not folder or self.state.isRunning or isTheUsers:
             return
         number = 1
@@ -195,13 +191,13 @@ class JobPanel:
 
     def look(self) -> None:
         """Read and show what is new. Repeats itself while the run is active."""
-        if self._job is None:
+        if self.job is None:
             self._timer.stop()
             self._showState()
             return
-        isNew = self._job.look()
-        for line in self._job.newLogLines():
-            self._log(line)
+        isNew = self.job.look()
+        for line in self.job.newLogLines():
+            self._backend.log(line)
         state = self.state
         if isNew or not TrainingCurves.charts():
             self.updateCurves()
@@ -215,12 +211,12 @@ class JobPanel:
         """The chosen data set as a command-line option, if the run's own data set is no longer where it was."""
         chosen = self._dataSetPanel.folder
         try:
-            planned = dataOfPlan(self._job.planFile.read_text(encoding="utf-8"))
+            planned = dataOfPlan(self.job.planFile.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             planned = None
         # What a remote machine can see is not known here.
         isElsewhere = planned is None or chosen is None or self._backend.place is Place.command
-        return () if isElsewhere or os.path.isdir(self._job.folder / planned) else ("--data", str(chosen))
+        return () if isElsewhere or os.path.isdir(self.job.folder / planned) else ("--data", str(chosen))
 
     def updateCurves(self) -> None:
         """Update the curves, which are created if they are shown and the scene has none."""
@@ -261,11 +257,11 @@ class JobPanel:
     def _startProblem(self, state: JobState) -> str:
         if state.isRunning:
             return _("Training is running in this folder; choose another folder for another run.")
-        if self._job is None:
+        if self.job is None:
             return _("Choose a new folder for the run.")
-        if _isUsed(self._job.folder):
+        if _isUsed(self.job.folder):
             return _("{name} is not empty; choose a new folder, or resume the run in it.").format(
-                name=self._job.folder.name
+                name=self.job.folder.name
             )
         return self._planPanel.problem or self._backend.problem
 
@@ -274,8 +270,8 @@ class JobPanel:
             return _("Training is running in this folder.")
         # A run that was stopped while starting has no progress yet, and can start.
         canResume = state.canResume or state is JobState.none
-        if self._job is None or not canResume or not os.path.isfile(self._job.planFile):
-            return _("This folder has no run that can be resumed.")
+        if self.job is None or not canResume or not os.path.isfile(self.job.planFile):
+            return _("This folder has no run that can be continued.")
         return self._backend.problem
 
     def _onPathChanged(self, path: str) -> None:
@@ -288,15 +284,15 @@ class JobPanel:
     def _onStart(self) -> None:
         def launch():
             self._planPanel.save()
-            where = (str(self._planPanel.path), "--output", str(self._job.folder))
+            where = (str(self._planPanel.path), "--output", str(self.job.folder))
             if self._isOfAllFolds:
                 return self._backend.launch("crossval", *where)
             fold = "none" if self._ui.allCasesCheckBox.checked else str(self._ui.foldSpinBox.value)
             return self._backend.launch("train", *where, "--fold", fold)
 
         kind = CrossValidation if self._isOfAllFolds else TrainingJob
-        if type(self._job) is not kind:
-            self._job = kind(self._job.folder)
+        if type(self.job) is not kind:
+            self.job = kind(self.job.folder)
         self._launch(launch)
 
     @property
@@ -304,31 +300,31 @@ class JobPanel:
         return self._ui.foldSpinBox.value == _ALL_FOLDS and not self._ui.allCasesCheckBox.checked
 
     def _onResume(self) -> None:
-        self._launch(lambda: self._backend.launch(*self._job.resumeCommand, *self.dataOptions()))
+        self._launch(lambda: self._backend.launch(*self.job.resumeCommand, *self.dataOptions()))
 
     def _launch(self, launch: Callable) -> None:
         try:
-            self._job.start(launch())
+            self.job.start(launch())
         except UserError as error:
             say(self._ui.runStatusLabel, error)
             return
         self._isStopWished = False
-        addRecentRun(self._job.folder)
+        addRecentRun(self.job.folder)
         self._showCurves()
         self.look()
 
     def _onStop(self) -> None:
-        if self._isStopWished and self._job.canKill:
+        if self._isStopWished and self.job.canKill:
             question = _(
                 "End training immediately? The steps since the latest checkpoint will be lost, and will be repeated "
                 "when you resume the run."
             )
             if slicer.util.confirmYesNoDisplay(question):
-                self._job.kill()
+                self.job.kill()
                 self.look()
             return
         try:
-            self._job.requestStop()
+            self.job.requestStop()
         except UserError as error:
             say(self._ui.runStatusLabel, error)
             return
@@ -350,11 +346,11 @@ class JobPanel:
             self._layoutBefore = TrainingCurves.show()
 
     def _fillCurves(self) -> None:
-        name = self._job.folder.name
-        if isinstance(self._job, CrossValidation):
-            TrainingCurves.updateFolds(name, {number: fold.progress for number, fold in self._job.folds.items()})
+        name = self.job.folder.name
+        if isinstance(self.job, CrossValidation):
+            TrainingCurves.updateFolds(name, {number: fold.progress for number, fold in self.job.folds.items()})
         else:
-            TrainingCurves.update(name, self._job.progress)
+            TrainingCurves.update(name, self.job.progress)
 
     # How it goes
 
@@ -365,15 +361,15 @@ class JobPanel:
             if not state.isRunning:
                 self._isStopWished = False
             if state is not JobState.none:
-                addRecentRun(self._job.folder)
+                addRecentRun(self.job.folder)
             self._showRuns()
             self._onChanged()
-        isKnown = state.isRunning and self._job.progress.steps > 0
+        isKnown = state.isRunning and self.job.progress.steps > 0
         self._ui.progressBar.visible = state.isRunning
         self._ui.progressBar.maximum = 1000 if isKnown else 0
-        self._ui.progressBar.value = round(1000 * self._job.share) if isKnown else 0
-        if self._job:
-            say(self._ui.runStatusLabel, sentenceOf(self._job), isError=bool(self._job.problem))
+        self._ui.progressBar.value = round(1000 * self.job.share) if isKnown else 0
+        if self.job:
+            say(self._ui.runStatusLabel, sentenceOf(self.job), isError=bool(self.job.problem))
         else:
             say(self._ui.runStatusLabel, "")
         self.updateButtons()
@@ -382,11 +378,11 @@ class JobPanel:
         selector, runs = self._ui.runsSelector, recentRuns()
         selector.clear()
         for folder in runs:
-            isChosen = self._job is not None and self._job.folder == folder
-            job = self._job if isChosen else jobIn(folder, isGlance=True)
+            isChosen = self.job is not None and self.job.folder == folder
+            job = self.job if isChosen else jobIn(folder, isGlance=True)
             selector.addItem(f"{folder.name}: {stateName(job.state)}", str(folder))
             selector.setItemData(selector.count - 1, plain(str(folder)), qt.Qt.ToolTipRole)
-        folder = self._job.folder if self._job else None
+        folder = self.job.folder if self.job else None
         selector.setCurrentIndex(runs.index(folder) if folder in runs else -1)
         selector.visible = self._ui.runsLabel.visible = bool(runs)
 

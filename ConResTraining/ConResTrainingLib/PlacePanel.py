@@ -60,17 +60,16 @@ class PlacePanel:
     Args:
         section: the collapsible button that contains the widgets.
         backend: gets the settings.
-        log: called with each line that the tools print.
         onChanged: called when the settings have changed, or the environment is ready.
     """
 
-    def __init__(self, section, backend: Backend, log: Callable[[str], None], onChanged: Callable[[], None]):
+    def __init__(self, section, backend: Backend, onChanged: Callable[[], None]):
         self._ui = ui = slicer.util.childWidgetVariables(section)
-        self._backend, self._log, self._onChanged = backend, log, onChanged
+        self._backend, self._onChanged = backend, onChanged
         self._search: BasePythonSearch | None = None
         self._maker: EnvironmentMaker | None = None
         self._makeText = ui.makeEnvironmentButton.text
-        self._test = BackendTask(ui.testPlaceButton, ui.placeStatusLabel, self._onTest, log)
+        self._test = BackendTask(backend, ui.testPlaceButton, ui.placeStatusLabel, self._onTest)
         titles = {
             Place.environment: _("Environment of this module"),
             Place.python: _("Another Python"),
@@ -204,7 +203,7 @@ class PlacePanel:
         self._maker.start()
 
     def _onMakerLine(self, line: str) -> None:
-        self._log(line)
+        self._backend.log(line)
         # The status shows only the current step of pip; the rest is in the log.
         if line.lstrip().startswith(("Collecting", "Downloading", "Installing", ">")):
             say(self._ui.placeStatusLabel, _("Creating the environment: {line}").format(line=line.strip()[:90]))
@@ -232,20 +231,16 @@ class PlacePanel:
     # Testing
 
     def _onTest(self) -> None:
-        launch, launchModule = self._backend.launch, self._backend.launchModule
-        self._test.run(
-            lambda: launchModule("conresnet_training.cli.needs"),
-            _("Checking the required packages"),
-            lambda output: self._onNeeds(output, launch),
-        )
+        text = _("Checking the required packages")
+        self._test.run((), text, self._onNeeds, module="conresnet_training.cli.needs")
 
-    def _onNeeds(self, output: str, launch: Callable) -> None:
+    def _onNeeds(self, output: str) -> None:
         problem, summary = needsInWords(output)
         if problem:
             say(self._ui.placeStatusLabel, problem, isError=True)
             return
         self._test.run(
-            lambda: launch("--version"),
+            ("--version",),
             _("Starting the backend"),
             lambda version: say(self._ui.placeStatusLabel, f"{lastLine(version)}; {summary}"),
         )

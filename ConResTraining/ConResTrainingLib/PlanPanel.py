@@ -29,7 +29,6 @@ class PlanPanel:
         section: the collapsible button that contains the widgets.
         backend: where the plan is made.
         dataSetPanel: what it is made from.
-        log: called with each line that the backend prints.
         onChanged: called when there is another plan, or none.
     """
 
@@ -38,7 +37,6 @@ class PlanPanel:
         section,
         backend: Backend,
         dataSetPanel: DataSetPanel,
-        log: Callable[[str], None],
         onChanged: Callable[[], None],
     ):
         self._ui = ui = slicer.util.childWidgetVariables(section)
@@ -51,7 +49,7 @@ class PlanPanel:
             field.connect("valueChanged(int)", self._onChoice)
         # The choices above the plan when it was made or read.
         self._choicesOfPlan = self._choices
-        self._task = BackendTask(ui.makePlanButton, ui.planStatusLabel, self._make, log)
+        self._task = BackendTask(backend, ui.makePlanButton, ui.planStatusLabel, self._make)
         ui.planTextEdit.setFont(qt.QFontDatabase.systemFont(qt.QFontDatabase.FixedFont))
         ui.planPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/Plan", "")
         whenPathChanges(ui.planPathEdit, self._onPathChanged)
@@ -220,9 +218,7 @@ class PlanPanel:
         choices = self._choices
         where = (str(self._dataSetPanel.folder), "--output", str(self.path), "--overwrite")
         arguments = ("plan", *where, *self._options())
-        self._task.run(
-            lambda: self._backend.launch(*arguments), _("Making a plan"), lambda _output: self._onMade(choices)
-        )
+        self._task.run(arguments, _("Making a plan"), lambda _output: self._onMade(choices))
         self._onChanged()
 
     def _options(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import qt
@@ -31,20 +30,20 @@ class ResultsPanel:
         section: the collapsible button that contains the widgets.
         backend: where they are computed.
         jobPanel: the chosen run.
-        log: called with each line that the backend prints.
     """
 
-    def __init__(self, section, backend: Backend, jobPanel: JobPanel, log: Callable[[str], None]):
+    def __init__(self, section, backend: Backend, jobPanel: JobPanel):
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._backend, self._jobPanel = backend, jobPanel
         self._lastRun: Path | None = None
         self._listed: list[Path] = []
         ui.checkpointSelector.addItem(_("Latest"), "last")
         ui.checkpointSelector.addItem(_("Best validation Dice"), "best")
-        self.log, status = log, ui.resultsStatusLabel
-        self._evaluation = BackendTask(ui.evaluateButton, status, self._evaluate, log, self.updateButtons)
-        self._export = BackendTask(ui.importButton, status, self._onImport, log, self.updateButtons)
-        self._comparison = BackendTask(ui.compareButton, status, self._compare, log, self.updateButtons)
+        # Importing a checkpoint logs there, too.
+        self.log, status = backend.log, ui.resultsStatusLabel
+        self._evaluation = BackendTask(backend, ui.evaluateButton, status, self._evaluate, self.updateButtons)
+        self._export = BackendTask(backend, ui.importButton, status, self._onImport, self.updateButtons)
+        self._comparison = BackendTask(backend, ui.compareButton, status, self._compare, self.updateButtons)
         self._checkpointImport: CheckpointImport | None = None
         self._importText, self._checkpointText = ui.importButton.text, ui.checkpointButton.text
         # The names of the segments get the width that the numbers leave free.
@@ -216,11 +215,8 @@ class ResultsPanel:
         output = folders[0] / "comparison.json"
         arguments = ("compare", *map(str, folders), "--output", str(output))
         self._ui.comparisonTable.visible = False
-        self._comparison.run(
-            lambda: self._backend.launch(*arguments),
-            _("Comparing"),
-            lambda _output: self._onCompared(output, self._run.name, other.name),
-        )
+        first = self._run.name
+        self._comparison.run(arguments, _("Comparing"), lambda _output: self._onCompared(output, first, other.name))
         self.updateButtons()
 
     def _onCompared(self, output: Path, first: str, second: str) -> None:
@@ -250,7 +246,7 @@ class ResultsPanel:
         report = self._report
         before = _timeOf(report)
         self._evaluation.run(
-            lambda: self._backend.launch(*arguments),
+            arguments,
             _("Segmenting and evaluating the held-out cases"),
             lambda _output: self._onEvaluated(report, before),
             doneCodes=(0, _EXIT_WITH_FAILED_CASES),
@@ -274,7 +270,7 @@ class ResultsPanel:
             others = [argument for run in others for argument in ("--measured-by", run)]
         arguments = ("export", str(self._run), *others, *options, *self._jobPanel.dataOptions())
         text = _("Packing the model and evaluating it on the held-out cases")
-        self._export.run(lambda: self._backend.launch(*arguments), text, lambda _output: self._onPacked(package))
+        self._export.run(arguments, text, lambda _output: self._onPacked(package))
         self.updateButtons()
 
     def _onPacked(self, package: Path) -> None:

@@ -54,18 +54,12 @@ class JobState(enum.Enum):
     @property
     def isRunning(self) -> bool:
         """Whether a process is running."""
-        return self in (
-            JobState.starting,
-            JobState.preparing,
-            JobState.training,
-            JobState.evaluating,
-            JobState.stopping,
-        )
+        return self.value in ("starting", "preparing", "training", "evaluating", "stopping")
 
     @property
     def canResume(self) -> bool:
         """Whether it ended before the last step."""
-        return self in (JobState.stopped, JobState.failed, JobState.died)
+        return self.value in ("stopped", "failed", "died")
 
 
 class TrainingJob:

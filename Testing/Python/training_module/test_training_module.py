@@ -53,7 +53,7 @@ def test_the_modules_own_test_passes(training: TrainingDriver, caplog: pytest.Lo
 
 def test_diagnostics_say_what_helps_and_name_no_case(here: TrainingDriver, data_set: Path) -> None:
     here.choose_data_set(data_set)
-    here.widget.addToLog("case_3 cannot be read")
+    here.widget.logic.backend.log("case_3 cannot be read")
     here.click(here.ui.copyDiagnosticsButton)
     text = here.app.clipboard().text()
     assert "case_3" not in text and "cannot be read" in text
@@ -69,7 +69,7 @@ def test_diagnostics_name_no_case_of_any_data_set_seen_before(here: TrainingDriv
     description = other / "dataset.json"
     description.write_text(description.read_text(encoding="utf-8").replace("case_", "DOE_JANE_"), encoding="utf-8")
     here.choose_data_set(other)
-    here.widget.addToLog("DOE_JANE_3: error: the label map has another grid")
+    here.widget.logic.backend.log("DOE_JANE_3: error: the label map has another grid")
     here.choose_data_set(data_set)
     here.click(here.ui.copyDiagnosticsButton)
     text = here.app.clipboard().text()

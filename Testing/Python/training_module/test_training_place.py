@@ -175,13 +175,13 @@ def test_an_environment_that_cannot_be_made_leaves_none_behind(training: Trainin
     python.chmod(0o755)
     base = sys.modules["ConResTrainingLib.PlacePanel"].BasePython(str(python), "3.12.0")
     ended: list[str] = []
-    library.EnvironmentMaker(environment, base, [], training.widget.addToLog, ended.append).start()
+    library.EnvironmentMaker(environment, base, [], training.widget.logic.backend.log, ended.append).start()
     training.wait(lambda: len(ended) == 1)
     assert ended[0] == "The environment could not be created: No space left on device"
     assert not environment.folder.exists()
     environment.folder.parent.rmdir()
     environment.folder.parent.write_text("a file is in the way", encoding="utf-8")
-    library.EnvironmentMaker(environment, base, [], training.widget.addToLog, ended.append).start()
+    library.EnvironmentMaker(environment, base, [], training.widget.logic.backend.log, ended.append).start()
     training.wait(lambda: len(ended) == 2)
     assert "cannot be written" in ended[1]
 
