@@ -186,18 +186,18 @@ class BatchPanel:
         if folder:
             root, sentence = Path(folder), _("There are no images in {folder}.").format(folder=folder)
             images = ((root, path, hasFrames) for path, hasFrames in Loading.imagesIn(root))
-            self._search.start(self._add(images, sentence))
+            self._add(images, sentence)
 
     def _addFiles(self) -> None:
         paths = [Path(path) for path in Loading.askForImages()]
-        self._search.start(self._add((path.parent, path, Loading.isSeries(path)) for path in paths))
+        self._add((path.parent, path, Loading.isSeries(path)) for path in paths)
 
-    def _add(self, found: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str = "") -> Iterator[None]:
-        """List images, given as (folder, file, whether it is a sequence), as checked.
-
-        One per step is looked at, because a folder may have thousands.
-        """
+    def _add(self, found: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str = "") -> None:
+        """List images, given as (folder, file, whether it is a sequence), as checked; a folder may have thousands."""
         self._ui.addBatchButton.enabled = False
+        self._search.start(self._addInSteps(found, sentenceIfNone))
+
+    def _addInSteps(self, found: Iterator[tuple[Path, Path, bool]], sentenceIfNone: str) -> Iterator[None]:
         new: dict[Path, dict[Path, bool]] = {}
         for root, path, hasFrames in found:
             new.setdefault(root, {})[path] = hasFrames
