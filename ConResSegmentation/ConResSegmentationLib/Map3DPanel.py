@@ -31,9 +31,6 @@ class Map3DPanel:
 
     The map is shown in steps, such as one segment's surface at a time, so that Slicer can handle events between them.
     Nothing is done unless a map is to be shown in 3D.
-
-    Args:
-        section: the collapsible button that contains the widgets.
     """
 
     def __init__(self, section):

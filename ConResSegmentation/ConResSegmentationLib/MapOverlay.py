@@ -146,11 +146,7 @@ class MapChooser:
 
 
 class OverlayPanel:
-    """The widgets of the overlay; the map and the opacity themselves are parameters of the module.
-
-    Args:
-        section: the collapsible button that contains the widgets.
-    """
+    """The widgets of the overlay; the map and the opacity themselves are parameters of the module."""
 
     def __init__(self, section):
         self._ui = ui = slicer.util.childWidgetVariables(section)

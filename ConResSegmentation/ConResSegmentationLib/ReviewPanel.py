@@ -24,9 +24,6 @@ class ReviewPanel:
     """The widgets of the review list, and the buttons for the statistics and the report of a result.
 
     The list shows each slice once, for all segments together, and every spot; the table in the scene has all rows.
-
-    Args:
-        section: the collapsible button that contains the widgets.
     """
 
     def __init__(self, section):
