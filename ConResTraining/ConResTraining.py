@@ -73,8 +73,12 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.placePanel = PlacePanel(ui.placeCollapsibleButton, backend, self.updateButtons)
         self.dataSetPanel = DataSetPanel(ui.dataSetCollapsibleButton, backend, self._checkFolder, self.onDataSetChanged)
         self.sceneCasePanel = SceneCasePanel(ui.sceneCaseCollapsibleButton, self.dataSetPanel, self.onCaseAdded)
-        self.planPanel = PlanPanel(ui.planCollapsibleButton, backend, self.dataSetPanel, self.onPlanChanged)
-        self.jobPanel = JobPanel(ui.runCollapsibleButton, backend, self.planPanel, self.dataSetPanel, self.onRunChanged)
+        self.planPanel = PlanPanel(
+            ui.planCollapsibleButton, backend, self.dataSetPanel, lambda: self.jobPanel.updateButtons()
+        )
+        self.jobPanel = JobPanel(
+            ui.runCollapsibleButton, backend, self.planPanel, self.dataSetPanel, lambda: self.resultsPanel.runChanged()
+        )
         self.resultsPanel = ResultsPanel(ui.resultsCollapsibleButton, backend, self.jobPanel)
         self._drops = DroppedFiles(uiWidget, self.onDropped)
         self._panels = (
@@ -144,14 +148,6 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.dataSetPanel.refresh()
         self.sceneCasePanel.refresh()
         self.updateButtons()
-
-    def onPlanChanged(self) -> None:
-        """The plan decides whether a run can start."""
-        self.jobPanel.updateButtons()
-
-    def onRunChanged(self) -> None:
-        """Another run was chosen, or it has made progress."""
-        self.resultsPanel.runChanged()
 
     def updateButtons(self) -> None:
         """What is possible depends on the place, the data set, the plan and the run."""

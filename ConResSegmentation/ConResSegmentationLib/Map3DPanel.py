@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import slicer
 from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
 
 from . import ResultParts
 from .Map3D import (
@@ -26,7 +27,7 @@ _MILLISECONDS_AFTER_LAST_MOVE = 200
 _MILLISECONDS_AFTER_LAST_EDIT = 1000
 
 
-class Map3DPanel:
+class Map3DPanel(VTKObservationMixin):
     """The controls for a map in 3D, below those of the map over the slices; they are parameters of the module.
 
     The map is shown in steps, such as one segment's surface at a time, so that Slicer can handle events between them.
@@ -34,10 +35,10 @@ class Map3DPanel:
     """
 
     def __init__(self, section):
+        VTKObservationMixin.__init__(self)
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._segmentationNode = self._mapNode = None
         self._isStale, self._tip = False, ui.map3DSelector.toolTip
-        self._followed: list[tuple] = []
         self._updateTimer = singleShotTimer(section, self.update)
         self._work = WorkInSteps(section)
         ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._updateTimer.start(0))
@@ -145,22 +146,17 @@ class Map3DPanel:
             return
         self.forget()
         self._segmentationNode, self._mapNode = segmentationNode, mapNode
-        self._follow(mapNode, self._onChanged, mapNode.ImageDataModifiedEvent)
-        self._follow(mapNode, self._onStyled, mapNode.DisplayModifiedEvent)
+        self.addObserver(mapNode, mapNode.ImageDataModifiedEvent, self._onChanged)
+        self.addObserver(mapNode, mapNode.DisplayModifiedEvent, self._onStyled)
         if segmentationNode is not None:
-            events = slicer.vtkSegmentation
-            changes = (events.SourceRepresentationModified, events.SegmentAdded, events.SegmentRemoved)
-            self._follow(segmentationNode.GetSegmentation(), self._onChanged, *changes)
-            self._follow(segmentationNode, self._onStyled, segmentationNode.DisplayModifiedEvent)
-
-    def _follow(self, followed, react, *events: int) -> None:
-        self._followed += [(followed, followed.AddObserver(event, react)) for event in events]
+            segmentation = segmentationNode.GetSegmentation()
+            self.addObserver(segmentationNode, segmentationNode.DisplayModifiedEvent, self._onStyled)
+            for event in ("SourceRepresentationModified", "SegmentAdded", "SegmentRemoved"):
+                self.addObserver(segmentation, getattr(segmentation, event), self._onChanged)
 
     def forget(self) -> None:
         """Stop observing, because the scene is closed, or the map or its segmentation is removed."""
-        for followed, tag in self._followed:
-            followed.RemoveObserver(tag)
-        self._followed = []
+        self.removeObservers()
         self._work.stop()
         self._segmentationNode = self._mapNode = None
 

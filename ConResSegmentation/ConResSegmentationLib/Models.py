@@ -24,7 +24,7 @@ from conresnet.package.store import (
 )
 
 from .CheckpointImport import askForCheckpoint
-from .Widgets import FittedHeight, errorSentence, plain, showError, textSetting
+from .Widgets import FittedHeight, errorSentence, megabytesOf, plain, showError, textSetting
 
 _LAST_SETTING = "ConResSegmentation/Model"
 
@@ -165,11 +165,6 @@ def _areNumbers(*values) -> bool:
     return all(isinstance(value, float | int) for value in values)
 
 
-def _megabytes(path: Path) -> float:
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files) / 1e6
-
-
 class ModelPanel:
     """The widgets of the model.
 
@@ -295,7 +290,7 @@ class ModelPanel:
     def _onRemove(self) -> None:
         choice = self.choice
         question = _("Delete the model {title} ({megabytes:.1f} MB) from {path}?")
-        text = question.format(title=choice.title, megabytes=_megabytes(choice.path), path=choice.path)
+        text = question.format(title=choice.title, megabytes=megabytesOf(choice.path), path=choice.path)
         if not slicer.util.confirmYesNoDisplay(plain(text)):
             return
         try:

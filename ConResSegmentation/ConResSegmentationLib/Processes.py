@@ -126,6 +126,10 @@ class ChildProcess:
         secondsToEnd: time limit after which it is killed. Defaults to none.
         onOutput: takes the bytes of standard output instead of `onLine` and `onEnded`; standard input stays open then,
             for `write`.
+
+    Attributes:
+        hasStarted: whether the program could be started.
+        isStopped: whether it was asked to stop.
     """
 
     def __init__(
@@ -137,10 +141,10 @@ class ChildProcess:
         onOutput: Callable[[bytes], None] | None = None,
     ):
         self.launch = launch
-        self.hasStarted = True
+        self.hasStarted, self.isStopped = True, False
         self._secondsToEnd = secondsToEnd
         self._onEnded, self._onLine, self._onOutput = onEnded, onLine, onOutput
-        self._isStopped = self._isOver = False
+        self._isOver = False
         self._texts, self._rests = ["", ""], ["", ""]
         self._decoders = [codecs.getincrementaldecoder("utf-8")(errors="replace") for _stream in range(2)]
         self._process = qt.QProcess()
@@ -173,15 +177,6 @@ class ChildProcess:
         """Whether the process is starting or running."""
         return self._process.state() != qt.QProcess.NotRunning
 
-    @property
-    def isStopped(self) -> bool:
-        """Whether it was asked to stop."""
-        return self._isStopped
-
-    def processId(self) -> int:
-        """The process Qt started, which may be a launcher of the real one."""
-        return self._process.processId()
-
     def write(self, data: bytes) -> None:
         """Write to standard input."""
         self._process.write(data)
@@ -201,7 +196,7 @@ class ChildProcess:
         Args:
             wait: until it has ended, for when Slicer or the module is about to end; `onEnded` is not called then.
         """
-        self._isStopped = True
+        self.isStopped = True
         if wait:
             self._onEnded = lambda *_ended: None
         # A console program on Windows does not receive this request.
@@ -249,7 +244,7 @@ class ChildProcess:
     def _onFinished(self, exitCode: int, exitStatus: int) -> None:
         self._readOutput()
         self._readErrors()
-        self._end(None if self._isStopped or exitStatus != qt.QProcess.NormalExit else exitCode)
+        self._end(None if self.isStopped or exitStatus != qt.QProcess.NormalExit else exitCode)
 
     def _onProcessError(self, error: int) -> None:
         if error == qt.QProcess.FailedToStart:

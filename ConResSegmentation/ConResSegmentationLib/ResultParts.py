@@ -81,8 +81,9 @@ def folder(segmentationNode) -> int:
     """The subject hierarchy item that contains the maps; a folder next to the segmentation if there are none yet."""
     for node in mapNodes(segmentationNode):
         return ResultSegmentation.parentItem(node)
+    hierarchy, parent = slicer.mrmlScene.GetSubjectHierarchyNode(), ResultSegmentation.parentItem(segmentationNode)
     name = _("{segmentation} maps").format(segmentation=nameOf(segmentationNode))
-    return ResultSegmentation.folderNextTo(segmentationNode, name)
+    return hierarchy.GetItemChildWithName(parent, name) or hierarchy.CreateFolderItem(parent, name)
 
 
 def inputOf(mapNode):
@@ -312,7 +313,7 @@ def removeResult(segmentationNode, others: Sequence = ()) -> None:
     for node in (segmentationNode, *own):
         if node is not None and node.GetScene() is not None:
             slicer.mrmlScene.RemoveNode(node)
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     level = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyLevelFolder()
     for item in folders - {hierarchy.GetSceneItemID()}:
         if hierarchy.GetItemLevel(item) == level and hierarchy.GetNumberOfItemChildren(item) == 0:

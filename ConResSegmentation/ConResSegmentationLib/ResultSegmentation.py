@@ -264,27 +264,17 @@ def letPartsShowThrough(segmentationNode, segments) -> None:
 
 def parentItem(node) -> int:
     """The subject hierarchy item that contains a node; for a series of a DICOM study, the study."""
-    hierarchy = _hierarchy()
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
     item = hierarchy.GetItemByDataNode(node)
     # A hidden node has no item.
     return (hierarchy.GetItemParent(item) if item else 0) or hierarchy.GetSceneItemID()
 
 
-def folderNextTo(node, name: str) -> int:
-    """The folder with this name next to a node, created if needed."""
-    parent = parentItem(node)
-    return _hierarchy().GetItemChildWithName(parent, name) or _hierarchy().CreateFolderItem(parent, name)
-
-
 def place(node, parent: int) -> None:
     """Move a node under a subject hierarchy item."""
     # Slicer creates an item for every node; one that is not in the hierarchy yet is added here.
-    item = _hierarchy().GetItemByDataNode(node) or _hierarchy().CreateItem(parent, node)
-    _hierarchy().SetItemParent(item, parent)
-
-
-def _hierarchy():
-    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    hierarchy.SetItemParent(hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(parent, node), parent)
 
 
 def terminologyEntry(terminology) -> str:

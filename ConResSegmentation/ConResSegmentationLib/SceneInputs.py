@@ -73,38 +73,24 @@ def linearToWorld(node) -> np.ndarray:
     return slicer.util.arrayFromTransformMatrix(transformNode, toWorld=True)
 
 
+# The axis of the world along which each of a model's axes lies.
 _AXES = {"L": 0, "R": 0, "A": 1, "P": 1, "S": 2, "I": 2}
-
-
-def fieldOfView(description, volumeNode) -> np.ndarray:
-    """(3,) size of one window of the model in mm, along right, anterior and superior; errors as for `isAdvised`."""
-    axes = [_AXES[direction] for direction in description.preparation.orientation]
-    size = np.zeros(3)
-    size[axes] = seen_at_once(description, gridOf(volumeNode))
-    return size
-
-
-def isAdvised(description, volumeNode) -> bool:
-    """Whether the image is so large that the model needs an ROI, from the user or from its locator.
-
-    Raises:
-        UserError: ``transform-not-linear``.
-    """
-    return wants_roi(description, gridOf(volumeNode))
 
 
 def place(roiNode, description, volumeNode) -> None:
     """Place a new ROI where the slices intersect, or else in the middle of the image, in the size of one window.
 
     Raises:
-        UserError: as for `isAdvised`; nothing is placed then.
+        UserError: ``transform-not-linear``; nothing is placed then.
     """
-    corners = gridOf(volumeNode).corners()
+    grid, size = gridOf(volumeNode), np.zeros(3)
+    size[[_AXES[direction] for direction in description.preparation.orientation]] = seen_at_once(description, grid)
+    corners = grid.corners()
     low, high = corners.min(axis=0), corners.max(axis=0)
     middle = (low + high) / 2
     crossing = _slicesCross(middle)
     roiNode.SetCenterWorld(crossing if (low < crossing).all() and (crossing < high).all() else middle)
-    roiNode.SetSizeWorld(np.minimum(fieldOfView(description, volumeNode), high - low))
+    roiNode.SetSizeWorld(np.minimum(size, high - low))
     roiNode.CreateDefaultDisplayNodes()
     # A filled box would hide the structure inside it.
     roiNode.GetDisplayNode().SetFillVisibility(False)
@@ -141,7 +127,7 @@ class ROIPanel:
         if description is not None:
             # A volume that cannot be segmented is refused with a sentence when the user clicks Segment.
             with contextlib.suppress(UserError):
-                needed = isAdvised(description, volumeNode)
+                needed = wants_roi(description, gridOf(volumeNode))
         isFound = needed and description.locator is not None
         self._selector.noneDisplay = _("Automatic") if isFound else _("Whole image")
         advised = needed and self._selector.currentNode() is None
@@ -262,13 +248,14 @@ class ChannelSelectors:
         if len(patients) < 2:
             return ""
         one, other = list(patients)[:2]
+        hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
         return _(
             "{first} belongs to patient {patient}, but {second} belongs to {other}. Choose images of one patient."
         ).format(
             first=nameOf(patients[one]),
-            patient=_hierarchy().GetItemName(one),
+            patient=hierarchy.GetItemName(one),
             second=nameOf(patients[other]),
-            other=_hierarchy().GetItemName(other),
+            other=hierarchy.GetItemName(other),
         )
 
     def _newRow(self) -> tuple:
@@ -308,15 +295,13 @@ def candidates() -> list:
 
 def group(node) -> int:
     """What volumes of one patient have in common: the subject hierarchy item that contains them."""
-    return _hierarchy().GetItemParent(_hierarchy().GetItemByDataNode(node))
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    return hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node))
 
 
 def _patient(node) -> int:
     """The subject hierarchy item of a volume's patient; 0 if unknown, as for a volume from a NIfTI file."""
-    item = _hierarchy().GetItemByDataNode(node)
+    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+    item = hierarchy.GetItemByDataNode(node)
     level = slicer.vtkMRMLSubjectHierarchyConstants.GetDICOMLevelPatient()
-    return _hierarchy().GetItemAncestorAtLevel(item, level) if item else 0
-
-
-def _hierarchy():
-    return slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    return hierarchy.GetItemAncestorAtLevel(item, level) if item else 0

@@ -172,7 +172,7 @@ class SegmentationRun(EngineObserver):
             self._finish()
         except UserError as error:
             self._end()
-            if self._outcome and not _isInScene(self._outcome.segmentationNode):
+            if self._outcome and not slicer.mrmlScene.IsNodePresent(self._outcome.segmentationNode):
                 # The user has removed it; its maps would stay.
                 ResultParts.removeResult(self._outcome.segmentationNode, self._parts)
             self._listener.onFailed(errorSentence(error), "")
@@ -190,7 +190,7 @@ class SegmentationRun(EngineObserver):
         """Compare the voxels with those that were sent to the engine, in short steps."""
         for volumeNode, sent in zip(self._task.volumeNodes, self._origin.images, strict=True):
             self._checkInputs()
-            if not _isInScene(volumeNode):
+            if not slicer.mrmlScene.IsNodePresent(volumeNode):
                 continue
             checksum = ""
             for soFar in ResultOrigin.checksumInPieces(slicer.util.arrayFromVolume(volumeNode)):
@@ -205,7 +205,7 @@ class SegmentationRun(EngineObserver):
         Only the first image has to be in the scene still: the result is shown on it.
         """
         for volumeNode, grid in zip(self._task.volumeNodes, self._grids, strict=True):
-            if not _isInScene(volumeNode):
+            if not slicer.mrmlScene.IsNodePresent(volumeNode):
                 if volumeNode is self._task.volumeNodes[0]:
                     raise UserError("volume-removed", name=nameOf(volumeNode))
                 continue
@@ -282,7 +282,7 @@ class SegmentationRun(EngineObserver):
             return
         segmentation = node.GetSegmentation()
         isThere = any(segmentation.GetSegment(key) is segment for key, segment in self._segments)
-        if not _isInScene(node) or not isThere:
+        if not slicer.mrmlScene.IsNodePresent(node) or not isThere:
             raise UserError("result-removed", name=nameOf(node))
 
 
@@ -300,23 +300,15 @@ def _phase(name: str) -> str:
     }.get(name, name)
 
 
-def _isInScene(node) -> bool:
-    return slicer.mrmlScene.GetNodeByID(node.GetID() or "") is node
-
-
-def _checkInScene(node) -> None:
-    """The engine may start a few seconds after the click."""
-    if not _isInScene(node):
-        raise UserError("input-removed", name=nameOf(node))
-
-
 def _channels(task: SegmentationTask, description: ModelDescription) -> list:
     wanted = description.inputs
     if len(task.volumeNodes) != len(wanted) or None in task.volumeNodes:
         names = ", ".join(item.name for item in wanted)
         raise UserError("channels-missing", model=description.title, count=len(wanted), names=names)
+    # The engine may start a few seconds after the click.
     for node in task.volumeNodes:
-        _checkInScene(node)
+        if not slicer.mrmlScene.IsNodePresent(node):
+            raise UserError("input-removed", name=nameOf(node))
     return [SceneInputs.volumeInput(node) for node in task.volumeNodes]
 
 
@@ -326,7 +318,7 @@ def _target(chosen, origin: ResultOrigin.ResultOrigin, shortName: str) -> tuple[
     It is the chosen one if nothing is lost by that. If the chosen one is a result of another origin, it is an earlier
     result of the same origin as the new one, if there is any. Otherwise it is a new node.
     """
-    isThere = chosen is not None and _isInScene(chosen)
+    isThere = chosen is not None and slicer.mrmlScene.IsNodePresent(chosen)
     if isThere and origin.mayReplace(chosen):
         return chosen, ""
     isOtherResult = isThere and ResultOrigin.isUntouched(chosen)

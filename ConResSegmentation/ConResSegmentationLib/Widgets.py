@@ -131,6 +131,12 @@ def textSetting(key: str) -> str:
     return str(value) if isinstance(value, str | int | float) else ""
 
 
+def megabytesOf(path: Path) -> float:
+    """The size of a file or folder on disk."""
+    files = [path] if path.is_file() else (file for file in path.rglob("*") if not file.is_dir())
+    return sum(file.lstat().st_size for file in files) / 1e6
+
+
 def openFile(path: Path, label) -> None:
     """Open a file in the desktop's program for it; if there is none, the label says where the file is."""
     if not qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path))):

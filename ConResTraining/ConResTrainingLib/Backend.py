@@ -66,12 +66,6 @@ class TrainingEnvironment:
             ready = {}
         return pythonEnvironment(ready.get("needs_slicers_variables", False))
 
-    @property
-    def megabytes(self) -> float:
-        """Its size on disk."""
-        files = (os.path.join(folder, name) for folder, _folders, names in os.walk(self.folder) for name in names)
-        return sum(os.lstat(file).st_size for file in files) / 1e6
-
     def remove(self) -> None:
         """Delete it, the mark first."""
         (self.folder / _READY_FILE).unlink(missing_ok=True)

@@ -368,10 +368,8 @@ class JobPanel:
         self._ui.progressBar.visible = state.isRunning
         self._ui.progressBar.maximum = 1000 if isKnown else 0
         self._ui.progressBar.value = round(1000 * self.job.share) if isKnown else 0
-        if self.job:
-            say(self._ui.runStatusLabel, sentenceOf(self.job), isError=bool(self.job.problem))
-        else:
-            say(self._ui.runStatusLabel, "")
+        isError = self.job is not None and bool(self.job.problem)
+        say(self._ui.runStatusLabel, sentenceOf(self.job) if self.job else "", isError)
         self.updateButtons()
 
     def _showRuns(self) -> None:

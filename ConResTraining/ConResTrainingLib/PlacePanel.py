@@ -25,7 +25,7 @@ from ConResSegmentationLib.Processes import (
     lastLine,
     pythonEnvironment,
 )
-from ConResSegmentationLib.Widgets import errorSentence, plain, say, whenPathChanges
+from ConResSegmentationLib.Widgets import errorSentence, megabytesOf, plain, say, whenPathChanges
 
 from .Backend import Backend, BackendTask, Place, TrainingEnvironment
 
@@ -217,7 +217,7 @@ class PlacePanel:
     def _onRemove(self) -> None:
         environment = self._backend.environment
         question = _("Delete the training environment in {folder} ({megabytes:.0f} MB)?")
-        text = question.format(folder=environment.folder, megabytes=environment.megabytes)
+        text = question.format(folder=environment.folder, megabytes=megabytesOf(environment.folder))
         if slicer.util.confirmYesNoDisplay(plain(text)):
             with slicer.util.WaitCursor():
                 environment.remove()

@@ -7,7 +7,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet.files import replacing, write_error, write_text
 from conresnet.images.grid import LPS_TO_RAS, Grid
+from conresnet.package.description import Input
 from conresnet_training.data.data_set import FILE_NAME, DataSet, Description, case_name, read_description
 from conresnet_training.data.layouts import is_nnunet
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, volumeInput
@@ -78,7 +78,8 @@ def addCase(
         raise UserError("case-channels-differ", **values)
     labels = description.labels if description else dict(enumerate(masks, start=1))
     label = _labelMap(masks, _valuesByName(labels, masks))
-    _checkAxes(grid)
+    if np.abs(grid.direction.T @ grid.direction - np.eye(3)).max() > 1e-4:
+        raise UserError("case-grid-sheared")
     arrays = list(channels.values())
     image = arrays[0] if len(arrays) == 1 else np.stack([array.astype(np.float32) for array in arrays])
     for kind, array in (("imagesTr", image), ("labelsTr", label)):
@@ -135,12 +136,6 @@ def _labelMap(masks: Mapping[str, np.ndarray], values: Mapping[str, int]) -> np.
     if label is None or not label.any():
         raise UserError("case-segments-empty")
     return label
-
-
-def _checkAxes(grid: Grid) -> None:
-    axes = grid.direction
-    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-4:
-        raise UserError("case-grid-sheared")
 
 
 def _writeImage(array: np.ndarray, grid: Grid, path: Path) -> None:
@@ -235,19 +230,6 @@ def _labelMasks(node, volumeNode) -> dict[str, np.ndarray]:
     return masks
 
 
-@dataclass(frozen=True)
-class _Channel:
-    """A channel of a data set, with the attributes of a model's input that the volume selectors need."""
-
-    name: str
-    keywords: tuple[str, ...] = ()
-    exclude_keywords: tuple[str, ...] = ()
-
-    @property
-    def modality(self) -> str:
-        return self.name
-
-
 class SceneCasePanel:
     """The widgets for choosing volumes, a segmentation and a name, and for writing the case.
 
@@ -265,18 +247,13 @@ class SceneCasePanel:
         self._problem = ""
         self._proposed = ""
         self._names: list[str] = []
-        self._channels = ChannelSelectors(section.layout(), 1, self.update)
+        self.channels = ChannelSelectors(section.layout(), 1, self.update)
         ui.newChannelsEdit.connect("editingFinished()", self.refresh)
         stayNarrow(ui.sceneLabelsSelector)
         ui.sceneLabelsSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.update)
         ui.caseNameEdit.connect("textChanged(QString)", self._checkCanAdd)
         ui.addCaseButton.connect("clicked(bool)", self._onAdd)
         section.connect("contentsCollapsed(bool)", self._onCollapsed)
-
-    @property
-    def combos(self) -> list:
-        """The volume selectors of the channels."""
-        return self._channels.combos
 
     def refresh(self) -> None:
         """Called when another folder was chosen, or its contents have changed."""
@@ -292,14 +269,14 @@ class SceneCasePanel:
         self._ui.newChannelsLabel.visible = self._ui.newChannelsEdit.visible = isNew
         names = description.channels if description else self._ui.newChannelsEdit.text.split(",")
         self._names = list(dict.fromkeys(name.strip() for name in names if name.strip())) if not self._problem else []
-        self._channels.setInputs(tuple(map(_Channel, self._names)))
+        self.channels.setInputs([Input(name, modality=name) for name in self._names])
         self.fill()
 
     def fill(self) -> None:
         """Choose volumes by their names for empty channels, and a segmentation if there is only one."""
         if self._section.collapsed:
             return
-        self._channels.fillEmpty()
+        self.channels.fillEmpty()
         selector = self._ui.sceneLabelsSelector
         if selector.currentNode() is None and selector.nodeCount() == 1:
             selector.setCurrentNodeIndex(0)
@@ -316,7 +293,7 @@ class SceneCasePanel:
 
     def update(self, _node=None) -> None:
         """Propose a name, unless the user has entered one, and check whether the case can be added."""
-        first = self._channels.firstNode
+        first = self.channels.firstNode
         if first is not None and self._ui.caseNameEdit.text in ("", self._proposed):
             self._proposed = proposedName(self._dataSetPanel.dataSet, first.GetName())
             self._ui.caseNameEdit.text = self._proposed
@@ -329,7 +306,7 @@ class SceneCasePanel:
     def _checkCanAdd(self, _text: str = "") -> None:
         # Until the data set is read, the channels are those of the previous folder.
         problem = "" if self._dataSetPanel.isSettled else self._dataSetPanel.problem
-        problem = problem or self._problem or self._channels.problem()
+        problem = problem or self._problem or self.channels.problem()
         if not problem and not self._names:
             problem = _("Enter the names of the channels of the new data set.")
         if not problem and self._ui.sceneLabelsSelector.currentNode() is None:
@@ -337,16 +314,16 @@ class SceneCasePanel:
         if not problem and not self._ui.caseNameEdit.text.strip():
             problem = _("Enter a name for the case.")
         tip = _("Save the volumes and segments as a case of the data set, on the voxel grid of the first volume.")
-        offer(self._ui.addCaseButton, problem, self._channels.hint() or tip)
+        offer(self._ui.addCaseButton, problem, self.channels.hint() or tip)
 
     def _onAdd(self) -> None:
         folder, name = self._dataSetPanel.folder, self._ui.caseNameEdit.text.strip()
         labelsNode = self._ui.sceneLabelsSelector.currentNode()
-        nodes = dict(zip(self._names, self._channels.nodes, strict=True))
+        nodes = dict(zip(self._names, self.channels.nodes, strict=True))
         try:
             with slicer.util.WaitCursor():
                 arrays, grid = channelArrays(nodes)
-                masks = segmentMasks(labelsNode, self._channels.firstNode)
+                masks = segmentMasks(labelsNode, self.channels.firstNode)
                 addCase(folder, name, arrays, masks, grid)
         except UserError as error:
             say(self._ui.sceneCaseStatusLabel, error)

@@ -89,7 +89,7 @@ def test_a_new_data_set_takes_channels_of_several_grids(training: TrainingDriver
     training.ui.newChannelsEdit.text = "T1, T2"
     training.ui.newChannelsEdit.editingFinished.emit()
     training.settle()
-    assert [combo.currentNode().GetName() for combo in training.widget.sceneCasePanel.combos] == ["T1", "T2"]
+    assert [combo.currentNode().GetName() for combo in training.widget.sceneCasePanel.channels.combos] == ["T1", "T2"]
     assert "Added the case" in add(training)
     found = read_data_set(folder)
     assert found.channels == ("T1", "T2") and found.labels == {1: "Lesion"} and found.layout == "decathlon"

@@ -90,7 +90,7 @@ def test_nodes_that_are_added_cost_nothing_and_leave_nothing_behind(here: Traini
         slicer.util.addVolumeFromArray(np.zeros((4, 4, 4), np.int16), name=f"MRI {number}")
     here.settle()
     assert len(fills) == 1 and here.app.kept_timers == []
-    assert here.widget.sceneCasePanel.combos[0].currentNode() is not None
+    assert here.widget.sceneCasePanel.channels.combos[0].currentNode() is not None
     fill()
     # What was added just before the module's end is not looked at any more.
     slicer.util.addVolumeFromArray(np.zeros((4, 4, 4), np.int16), name="last")

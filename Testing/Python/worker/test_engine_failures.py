@@ -51,7 +51,7 @@ def test_behind_a_launcher_the_interpreter_itself_is_killed(driver: Driver, imag
     recorder = driver.segment("deaf", image)
     driver.until(lambda: recorder.fractions)
     pid = driver.hello["pid"]
-    assert psutil.Process(pid).ppid() == driver.engine._connection._process.processId() != os.getpid()
+    assert psutil.Process(pid).ppid() == driver.engine._connection._process._process.processId() != os.getpid()
     driver.cancel(recorder)
     driver.until(lambda: recorder.ending)
     driver.until(lambda: not is_alive(pid))
