@@ -77,11 +77,6 @@ class Series:
         self._browser = next((one for one in browsers if one.IsSynchronizedSequenceNode(node, True)), None)
 
     @property
-    def count(self) -> int:
-        """The number of frames."""
-        return self.node.GetNumberOfDataNodes()
-
-    @property
     def proxy(self):
         """The volume that shows the current frame; None if there is none."""
         return self._browser.GetProxyNode(self.node) if self._browser else None
@@ -89,7 +84,7 @@ class Series:
     def cases(self) -> list[BatchCase]:
         """One case per frame."""
         # The numbers of frames change when one is removed during the run; their index values do not.
-        frames = [self.node.GetNthIndexValue(number) for number in range(self.count)]
+        frames = [self.node.GetNthIndexValue(number) for number in range(self.node.GetNumberOfDataNodes())]
         names = [f"{nameOf(self.node)} [{frame}]" for frame in frames]
         return [
             BatchCase(name, [partial(self._volume, frame, name)], series=self, frame=frame)
@@ -161,7 +156,7 @@ def sceneEntries(inputs: Sequence, volumeNodes: Sequence, group: Callable[[objec
         case = BatchCase(", ".join(map(nameOf, nodes)), [partial(list, [node]) for node in nodes])
         entries.append(_entry(tuple(node.GetID() for node in nodes), case))
     for one in series if len(inputs) == 1 else ():
-        title = _("{name} ({count} frames)").format(name=nameOf(one.node), count=one.count)
+        title = _("{name} ({count} frames)").format(name=nameOf(one.node), count=one.node.GetNumberOfDataNodes())
         entries.append(BatchEntry((one.node.GetID(),), title, one.cases))
     return entries
 

@@ -221,14 +221,13 @@ def torchProblem() -> str:
     return _("The PyTorch extension is not installed. Install it in the Extensions Manager and restart Slicer.")
 
 
-class Installation:
+class Installation(ProcessSteps):
     """Installs missing packages into Slicer's own Python, by processes that Slicer does not wait for.
 
     Args:
         python: the engine's Python, which must be Slicer's own.
         missing: names of the packages, none of them Slicer's own.
-        onLine: called with each line that pip prints.
-        onEnded: called once with a sentence that says what went wrong; empty if nothing did.
+        onLine, onEnded: see `ProcessSteps`.
     """
 
     def __init__(
@@ -239,8 +238,9 @@ class Installation:
         onEnded: Callable[[str], None],
     ):
         self.requirements = tuple(f"{name}>={PACKAGES[name]}" for name in missing)
-        self._python, self._onLine, self._onEnded = python, onLine, onEnded
-        self._steps: ProcessSteps | None = None
+        self._python = python
+        failed = _("The installation failed ({reason}); see the log.")
+        super().__init__((), onLine, onEnded, _("The installation was canceled."), failed)
 
     def start(self) -> None:
         """Begin, and return at once."""
@@ -253,29 +253,11 @@ class Installation:
         if others:
             steps.append((*pip, "--no-deps", *others))
         try:
-            launches = [self._python.launchModule(*words) for words in steps]
+            self._launches += [self._python.launchModule(*words) for words in steps]
         except UserError as error:
             self._onEnded(error.message)
             return
-        self._steps = ProcessSteps(launches, self._onLine, self._onStepsEnded)
-        self._steps.start()
-
-    def stop(self, wait: bool = False) -> None:
-        """Stop the process that is running.
-
-        Args:
-            wait: until it has ended, for when the module is about to end; `onEnded` is not called then.
-        """
-        if self._steps:
-            self._steps.stop(wait)
-
-    def _onStepsEnded(self, exitCode: int | None, reason: str) -> None:
-        if self._steps.isStopped:
-            self._onEnded(_("The installation was canceled."))
-        elif exitCode != 0:
-            self._onEnded(_("The installation failed ({reason}); see the log.").format(reason=reason))
-        else:
-            self._onEnded("")
+        super().start()
 
 
 def _evaluated(output: str, program: str, isSlicers: bool) -> EngineCheck:

@@ -16,8 +16,8 @@ from conresnet.errors import UserError
 from .Models import isPackage
 from .Widgets import DroppedFiles, nameOf, showError
 
-# One image per shipped model, named after the model.
-EXAMPLES_FOLDER = Path(__file__).resolve().parents[1] / "Resources" / "Examples"
+_MODULE_RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
+EXAMPLES_FOLDER = _MODULE_RESOURCES / "Examples"
 _CT = "head_neck_ct.nii.gz"
 _EXAMPLES = {
     "hippocampus": "hippocampus.nii.gz",
@@ -25,7 +25,6 @@ _EXAMPLES = {
     "brain-tissue": "head.nii.gz",
     "head-neck-organs": _CT,
 }
-_MODULE_RESOURCES = Path(__file__).resolve().parents[1] / "Resources"
 _NIFTI = (".nii", ".nii.gz")
 _ENDINGS = (*_NIFTI, ".nrrd", ".nhdr", ".mha", ".mhd")
 _SERIES = (".seq.nrrd", ".seq.nhdr")
@@ -66,14 +65,12 @@ def loadImages(paths: Sequence[str]) -> list:
     """
     nodes = []
     for path in paths:
-        properties = {"name": _exampleName(path)} if Path(path).parent == EXAMPLES_FOLDER else {}
+        properties = {}
+        if Path(path).parent == EXAMPLES_FOLDER:
+            # Not the file's name, which would be repeated in the names of the results.
+            properties["name"] = _("Synthetic CT example") if Path(path).name == _CT else _("T1 example")
         nodes += _loadDICOM(path) if Path(path).is_dir() else [slicer.util.loadVolume(path, properties)]
     return nodes
-
-
-def _exampleName(path: str) -> str:
-    """Not the file's name, which would be repeated in the names of the results."""
-    return _("Synthetic CT example") if Path(path).name == _CT else _("T1 example")
 
 
 def _loadDICOM(folder: str) -> list:
@@ -106,7 +103,8 @@ def imagesIn(folder: Path) -> Iterator[tuple[Path, bool]]:
     for place, folders, names in os.walk(folder):
         folders.sort()
         shown = [name for name in sorted(names) if not name.startswith(".")]
-        yield from ((path, isSeries(path)) for path in (Path(place, name) for name in shown if _isImage(name)))
+        images = [Path(place, name) for name in shown if name.casefold().endswith(_ENDINGS)]
+        yield from ((path, isSeries(path)) for path in images)
         if any(name.casefold().endswith(".dcm") for name in shown):
             yield Path(place), False
 
@@ -128,10 +126,6 @@ def isSeries(path: Path) -> bool:
         # It fails when it is loaded, with a sentence.
         return False
     return count >= 4 and sides[3] > 1
-
-
-def _isImage(name: str) -> bool:
-    return name.casefold().endswith(_ENDINGS)
 
 
 def withoutEnding(name: str) -> str:

@@ -308,11 +308,11 @@ def _setLegend(segmentationNode, node, mapNode) -> None:
     """Show one legend, at the first visible node; the user may then move and resize it."""
     if node is None:
         return
+    legendOf = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode
     for other in nodes(segmentationNode):
-        legend = ResultParts.legendOf(_displayOf(other)) if other is not node else None
-        if legend is not None:
-            slicer.mrmlScene.RemoveNode(legend)
-    if ResultParts.legendOf(_displayOf(node)) is not None:
+        if other is not node and legendOf(other) is not None:
+            slicer.mrmlScene.RemoveNode(legendOf(other))
+    if legendOf(node) is not None:
         return
     legend = slicer.modules.colors.logic().AddDefaultColorLegendDisplayNode(_displayOf(node))
     legend.SetTitleText(MAPS[mapNode.GetAttribute(ResultParts.MAP_ATTRIBUTE)].title)

@@ -147,7 +147,11 @@ def measured(path: Path, isBrief: bool = False) -> list[str]:
 def _sentences(metrics: dict, isBrief: bool) -> Iterator[str]:
     """Figures from our training as a sentence; others as they are."""
     overall, segments, cases = (metrics.get(key) for key in ("mean_dice", "mean_dice_a_segment", "dice_a_case"))
-    if isinstance(cases, dict) and isinstance(segments, dict) and _areNumbers(overall, *segments.values()):
+    if (
+        isinstance(cases, dict)
+        and isinstance(segments, dict)
+        and all(isinstance(one, float | int) for one in (overall, *segments.values()))
+    ):
         sentence = (
             _("mean Dice {overall:.3f} on {count} cases, for a model trained the same way without them")
             if OWN_WEIGHTS in metrics
@@ -159,10 +163,6 @@ def _sentences(metrics: dict, isBrief: bool) -> Iterator[str]:
     for name, value in figures(metrics):
         if isinstance(value, str | int | float):
             yield f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-
-
-def _areNumbers(*values) -> bool:
-    return all(isinstance(value, float | int) for value in values)
 
 
 class ModelPanel:
@@ -238,7 +238,10 @@ class ModelPanel:
         Returns:
             the name of the model that is shown.
         """
-        self._wanted = name or self._likely()
+        if not name:
+            usable, last = [choice.name for choice in self._choices if not choice.problem], textSetting(_LAST_SETTING)
+            name = last if last in usable else next(iter(usable), "")
+        self._wanted = name
         names = [choice.name for choice in self._choices]
         self._selector.setCurrentIndex(names.index(self._wanted) if self._wanted in names else -1)
         choice = self.choice
@@ -268,11 +271,6 @@ class ModelPanel:
             self.refresh()
             self.choose(name)
         return name
-
-    def _likely(self) -> str:
-        usable = [choice.name for choice in self._choices if choice.problem is None]
-        last = textSetting(_LAST_SETTING)
-        return last if last in usable else next(iter(usable), "")
 
     def choose(self, name: str) -> None:
         """Use a model from now on, also in new scenes."""

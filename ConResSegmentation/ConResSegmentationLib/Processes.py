@@ -277,21 +277,29 @@ class ProcessSteps:
     Args:
         launches: what to start.
         onLine: called with each command, and with each line that it prints.
-        onEnded: called once with the exit code of the last process that ran, and the last line that it printed.
+        onEnded: called once with a sentence that says what went wrong; empty if nothing did.
+        canceled: the sentence if they were stopped.
+        failed: the sentence if one failed; it names the last line that it printed as ``{reason}``.
     """
 
     def __init__(
         self,
         launches: Iterable[ProcessLaunch],
         onLine: Callable[[str], None],
-        onEnded: Callable[[int | None, str], None],
+        onEnded: Callable[[str], None],
+        canceled: str,
+        failed: str,
     ):
         self._launches, self._onLine, self._onEnded = deque(launches), onLine, onEnded
+        self._canceled, self._failed = canceled, failed
         self._process: ChildProcess | None = None
         self.isStopped = False
 
     def start(self) -> None:
         """Start the first one, and return at once."""
+        self._next()
+
+    def _next(self) -> None:
         launch = self._launches.popleft()
         self._onLine(f"> {launch}")
         self._process = ChildProcess(launch, self._onStepEnded, self._onLine)
@@ -305,10 +313,14 @@ class ProcessSteps:
 
     def _onStepEnded(self, exitCode: int | None, output: str, errors: str) -> None:
         self._process = None
-        if exitCode == 0 and self._launches and not self.isStopped:
-            self.start()
+        if self.isStopped:
+            self._onEnded(self._canceled)
+        elif exitCode != 0:
+            self._onEnded(self._failed.format(reason=lastLine(errors, output)))
+        elif self._launches:
+            self._next()
         else:
-            self._onEnded(exitCode, lastLine(errors, output))
+            self._onEnded("")
 
 
 def lastLine(*texts: str) -> str:

@@ -271,12 +271,6 @@ def setMap(node, mapNode) -> None:
     node.SetNodeReferenceID(_MAP_ROLE, mapNode.GetID())
 
 
-def legendOf(displayNode):
-    """The color legend of a display node; None if it has none."""
-    legends = slicer.util.getNodesByClass("vtkMRMLColorLegendDisplayNode")
-    return next((legend for legend in legends if legend.GetPrimaryDisplayNode() is displayNode), None)
-
-
 def remove(nodes: list) -> None:
     """Remove nodes with their displays, legends and files, as far as they still are in the scene."""
     for node in nodes:
@@ -284,9 +278,9 @@ def remove(nodes: list) -> None:
             continue
         # The legend goes before the display that it describes.
         if node.IsA("vtkMRMLDisplayNode"):
-            others = [legendOf(node), node.GetVolumePropertyNode()]
+            others = [slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node), node.GetVolumePropertyNode()]
         elif node.IsA("vtkMRMLDisplayableNode"):
-            others = [legendOf(node.GetDisplayNode()), node.GetDisplayNode()] if node.GetDisplayNode() else []
+            others = [slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node), node.GetDisplayNode()]
         else:
             others = []
         others += [other.GetStorageNode() for other in (node, *others) if other and other.IsA("vtkMRMLStorableNode")]

@@ -79,7 +79,7 @@ class DataSetPanel:
         ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
         ui.dataSetPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/DataSet", "")
         whenPathChanges(ui.dataSetPathEdit, self._onPathChanged)
-        ui.openCheckButton.connect("clicked(bool)", self._onOpenReport)
+        ui.openCheckButton.connect("clicked(bool)", lambda _checked: openFile(self._report, ui.checkStatusLabel))
 
     @property
     def folder(self) -> Path | None:
@@ -183,9 +183,6 @@ class DataSetPanel:
 
     def _onColumnResized(self, *_sizes: int) -> None:
         self._ui.findingsTable.resizeRowsToContents()
-
-    def _onOpenReport(self) -> None:
-        openFile(self._report, self._ui.checkStatusLabel)
 
 
 def _outcome(summary: dict) -> str:

@@ -330,15 +330,14 @@ def _candidates() -> list[tuple[list[str], bool]]:
     return found
 
 
-class EnvironmentMaker:
+class EnvironmentMaker(ProcessSteps):
     """Creates the environment in three processes: an empty environment, PyTorch, the other packages.
 
     Args:
         environment: what to create; an incomplete one is removed first.
         base: the Python it is based on.
         torchOptions: pip options for PyTorch, such as the index of builds for a GPU.
-        onLine: called with each command, and with each line that it prints.
-        onEnded: called with a sentence that says what went wrong; empty if nothing did.
+        onLine, onEnded: see `ProcessSteps`.
     """
 
     def __init__(
@@ -349,7 +348,7 @@ class EnvironmentMaker:
         onLine: Callable[[str], None],
         onEnded: Callable[[str], None],
     ):
-        self._environment, self._base, self._onEnded = environment, base, onEnded
+        self._environment, self._base, self._onMade = environment, base, onEnded
         wanted = {name: f"{name}>={least}" for name, least in PACKAGES.items()}
         torch = wanted.pop("torch")
         pip = ("-m", "pip", "install", "--disable-pip-version-check", "--no-input")
@@ -362,7 +361,10 @@ class EnvironmentMaker:
         variables = pythonEnvironment(base.isSlicers)
         variables.pop("PYTHONPATH", None)
         variables["PYTHONUTF8"] = variables["PYTHONSAFEPATH"] = "1"
-        self._steps = ProcessSteps([ProcessLaunch(*step, variables) for step in steps], onLine, self._onStepsEnded)
+        launches = [ProcessLaunch(*step, variables) for step in steps]
+        canceled = _("Canceled; no environment was created.")
+        failed = _("The environment could not be created: {reason}")
+        super().__init__(launches, onLine, self._onStepsEnded, canceled, failed)
 
     def start(self) -> None:
         """Begin, and return at once."""
@@ -371,24 +373,19 @@ class EnvironmentMaker:
             self._environment.folder.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             sentence = errorSentence(write_error(error, self._environment.folder.parent))
-            callLater(lambda: self._onEnded(sentence))
+            callLater(lambda: self._onMade(sentence))
             return
-        self._steps.start()
+        super().start()
 
     def stop(self, wait: bool = False) -> None:
         """Stop, and remove the incomplete environment."""
-        self._steps.stop(wait)
+        super().stop(wait)
         if wait:
             shutil.rmtree(self._environment.folder, ignore_errors=True)
 
-    def _onStepsEnded(self, exitCode: int | None, reason: str) -> None:
-        problem = ""
-        if self._steps.isStopped:
-            problem = _("Canceled; no environment was created.")
-        elif exitCode != 0:
-            problem = _("The environment could not be created: {reason}").format(reason=reason)
+    def _onStepsEnded(self, problem: str) -> None:
         if problem:
             shutil.rmtree(self._environment.folder, ignore_errors=True)
         else:
             self._environment.markReady(self._base.program, self._base.version, self._base.isSlicers)
-        self._onEnded(problem)
+        self._onMade(problem)

@@ -52,7 +52,7 @@ class ResultsPanel:
         header.setSectionResizeMode(_SEGMENT_COLUMN, qt.QHeaderView.Stretch)
         ui.otherRunsList.connect("itemChanged(QListWidgetItem*)", self._onOthersChosen)
         ui.checkpointButton.connect("clicked(bool)", self._onCheckpoint)
-        ui.openEvaluationButton.connect("clicked(bool)", self._onOpenReport)
+        ui.openEvaluationButton.connect("clicked(bool)", lambda _checked: openFile(self._report, status))
         ui.checkpointSelector.connect("currentIndexChanged(int)", self.updateButtons)
 
     def updateButtons(self, _index: int = 0) -> None:
@@ -257,9 +257,6 @@ class ResultsPanel:
         # With the same exit code, the command says that it could not start; the report is then an earlier one.
         if _timeOf(report) != before:
             openFile(report, self._ui.resultsStatusLabel)
-
-    def _onOpenReport(self) -> None:
-        openFile(self._report, self._ui.resultsStatusLabel)
 
     def _onImport(self) -> None:
         # In the run's folder, which a remote machine can reach too.

@@ -99,19 +99,19 @@ def viewNodes() -> dict[str, object]:
 
 def isPossible() -> bool:
     """Whether there are views: Slicer without a main window has none."""
-    return _layoutManager() is not None
+    return slicer.app.layoutManager() is not None
 
 
 def describeLayout() -> None:
     """Register the curves' layout. A scene that was saved with it contains only its number."""
     if isPossible():
         # If it is registered already, this changes nothing.
-        _layoutManager().layoutLogic().GetLayoutNode().AddLayoutDescription(LAYOUT, _LAYOUT_DESCRIPTION)
+        slicer.app.layoutManager().layoutLogic().GetLayoutNode().AddLayoutDescription(LAYOUT, _LAYOUT_DESCRIPTION)
 
 
 def isShown() -> bool:
     """Whether the curves' layout is chosen."""
-    return isPossible() and _layoutManager().layout == LAYOUT
+    return isPossible() and slicer.app.layoutManager().layout == LAYOUT
 
 
 def show() -> int | None:
@@ -123,7 +123,7 @@ def show() -> int | None:
     if not isPossible():
         return None
     describeLayout()
-    manager = _layoutManager()
+    manager = slicer.app.layoutManager()
     before = manager.layout
     manager.setLayout(LAYOUT)
     for viewNode in viewNodes().values():
@@ -136,12 +136,9 @@ def show() -> int | None:
 def hide(layout: int | None) -> None:
     """Return to a layout, or to Slicer's default one."""
     if isPossible():
-        _layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView if layout is None else layout)
-
-
-def _layoutManager():
-    """Slicer's layout manager; None without a main window."""
-    return slicer.app.layoutManager()
+        slicer.app.layoutManager().setLayout(
+            slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView if layout is None else layout
+        )
 
 
 def _assignCharts() -> None:

@@ -76,7 +76,7 @@ class Driver3D(PanelDriver):
 
     def legend(self, node: object) -> object:
         """The legend of something shown in 3D."""
-        return self.parts.legendOf(node if node.IsA("vtkMRMLDisplayNode") else node.GetDisplayNode())
+        return slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(node)
 
 
 @pytest.fixture
