@@ -49,7 +49,7 @@ class ConResTraining(ScriptedLoadableModule):
         )
         describeModule(self.parent, _("ConRes Training"), text)
         # A scene that was saved with the curves may be opened before this module is.
-        slicer.app.connect("startupCompleted()", TrainingCurves.describeLayout)
+        slicer.app.connect("startupCompleted()", TrainingCurves.layout.register)
 
 
 class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -280,7 +280,7 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
 
     def test_curves(self):
         """A run's progress becomes curves in the plot views."""
-        if not TrainingCurves.isPossible():
+        if not TrainingCurves.layout.isPossible:
             logging.warning("NOT TESTED: the curves. This Slicer runs without a main window.")
             return
         self.delayDisplay("Showing curves")
@@ -291,10 +291,10 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
             dice = {"dice": 0.5, "dice_a_segment": {"Body": 0.5}, "best": True}
             progress.add({"event": "validation", "step": step, **dice})
         TrainingCurves.update("self-test", progress)
-        layout = TrainingCurves.show()
+        TrainingCurves.show()
         charts = TrainingCurves.charts()
         shown = {viewNode.GetPlotChartNode() for viewNode in TrainingCurves.viewNodes().values()}
-        TrainingCurves.hide(layout)
+        TrainingCurves.layout.hide()
         assert set(charts.values()) <= shown, "the plot views do not show the curves"
 
     def test_backend(self):

@@ -24,6 +24,7 @@ from conresnet.images.channels import Candidate, match_channels
 from . import Loading, ResultParts
 from .Processes import callLater
 from .Review import addTable, showTable
+from .SceneInputs import candidates, group
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationTask
 from .Widgets import errorSentence, nameOf
 
@@ -133,22 +134,16 @@ class BatchEntry:
     cases: Callable[[], list[BatchCase]]
 
 
-def sceneEntries(inputs: Sequence, volumeNodes: Sequence, group: Callable[[object], object]) -> list[BatchEntry]:
-    """What a model can segment in the scene: its volumes, or complete groups of them, and its sequences.
-
-    Args:
-        inputs: the model's.
-        volumeNodes: the volumes to choose from.
-        group: tells which volumes belong to one patient.
-    """
+def sceneEntries(inputs: Sequence) -> list[BatchEntry]:
+    """What a model with these inputs can segment in the scene: volumes, or complete groups of them, and sequences."""
     series = [Series(node) for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode") if Loading.hasVolumes(node)]
     if len(inputs) == 1:
         # The volume that shows the frames of a sequence is not a case of its own.
         proxies = [one.proxy for one in series]
-        chosen = [[node] for node in volumeNodes if node not in proxies]
+        chosen = [[node] for node in candidates() if node not in proxies]
     else:
         chosen = []
-        for members in _grouped(volumeNodes, group):
+        for members in _grouped(candidates(), group):
             found = match_channels(inputs, [Candidate(nameOf(node)) for node in members])
             chosen += [] if None in found else [[members[place] for place in found]]
     entries = []
@@ -162,12 +157,9 @@ def sceneEntries(inputs: Sequence, volumeNodes: Sequence, group: Callable[[objec
 
 
 def fileEntries(inputs: Sequence, found: dict[Path, bool], root: Path) -> list[BatchEntry]:
-    """The cases among image files and DICOM folders; for several channels, those of one folder are a case.
+    """The cases of a model among what `Loading.imagesIn` has found; with several channels, a folder is a case.
 
-    Args:
-        inputs: the model's.
-        found: what `Loading.imagesIn` has found, in order.
-        root: names are relative to it.
+    Their names are relative to the folder ``root``.
     """
     if len(inputs) == 1:
         return [_fileEntry(path, root, hasFrames) for path, hasFrames in found.items()]

@@ -14,7 +14,6 @@ from . import Loading
 from .Batch import BatchEntry, BatchRun, fileEntries, sceneEntries
 from .Models import ModelPanel
 from .RunPanel import RunPanel
-from .SceneInputs import candidates, group
 from .SegmentationRun import SegmentationTask
 from .Widgets import WorkInSteps, pathIn, showError, singleShotTimer, textItem
 
@@ -108,7 +107,7 @@ class BatchPanel:
         description = self._modelPanel.description
         inputs = description.inputs if description else ()
         self._model = self._modelPanel.nameAndVersion
-        self._entries = sceneEntries(inputs, candidates(), group) if inputs else []
+        self._entries = sceneEntries(inputs) if inputs else []
         for root, found in self._added.items() if inputs else ():
             self._entries += fileEntries(inputs, found, root)
         if self._hasNewFiles and inputs:

@@ -11,7 +11,7 @@ from slicer.util import VTKObservationMixin
 from conresnet.package.maps import MAPS
 
 from . import ResultParts
-from .Widgets import plain, stayNarrow
+from .Widgets import ViewLayout, plain, stayNarrow
 
 # What the user had in the foreground before a map.
 _COVERED_ROLE = "conresnetCovered"
@@ -30,9 +30,7 @@ _VIEWS = {
     "result_residual": "ConResActual",
     "residual_difference": "ConResDifference",
 }
-_LAYOUT = _VIEW_GROUP = 21502
-# Which layout was there before.
-_BEFORE_ATTRIBUTE = "ConResNet.LayoutBefore"
+_VIEW_GROUP = 21502
 
 
 def show(mapNode, backgroundNode, opacity: float) -> None:
@@ -253,15 +251,7 @@ def mapsToCompare(segmentationNode, mapNode=None) -> dict[str, object]:
     return found if {"residual", "result_residual"} <= set(found) else {}
 
 
-def isComparing() -> bool:
-    """Whether the comparison's layout is chosen."""
-    return slicer.app.layoutManager() is not None and slicer.app.layoutManager().layout == _LAYOUT
-
-
-def describeLayout() -> None:
-    """Register the layout of the comparison; a scene that was saved with it contains only its number."""
-    if slicer.app.layoutManager() is None:
-        return
+def _layoutDescription() -> str:
     titles = {
         "residual": _("Predicted residual"),
         "result_residual": _("Residual of the result"),
@@ -274,18 +264,16 @@ def describeLayout() -> None:
         f'<property name="viewcolor" action="default">#8C8C8C</property></view></item>'
         for kind, tag in _VIEWS.items()
     )
-    node = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
-    node.AddLayoutDescription(_LAYOUT, f'<layout type="horizontal">{items}</layout>')
+    return f'<layout type="horizontal">{items}</layout>'
+
+
+_comparison = ViewLayout(_VIEW_GROUP, _layoutDescription)
 
 
 def compare(maps: dict[str, object], opacity: float) -> None:
     """Show maps side by side over the input, along the slices between which the residual was predicted."""
+    _comparison.show()
     manager = slicer.app.layoutManager()
-    layoutNode = manager.layoutLogic().GetLayoutNode()
-    if not isComparing():
-        layoutNode.SetAttribute(_BEFORE_ATTRIBUTE, str(manager.layout))
-    describeLayout()
-    manager.setLayout(_LAYOUT)
     plane = maps["residual"].GetAttribute(ResultParts.PLANE_ATTRIBUTE) or "axial"
     for kind, tag in _VIEWS.items():
         widget = manager.sliceWidget(tag)
@@ -305,14 +293,6 @@ def compare(maps: dict[str, object], opacity: float) -> None:
         widget.mrmlSliceCompositeNode().SetLinkedControl(True)
 
 
-def endComparison() -> None:
-    """Go back to the layout that was there before."""
-    manager = slicer.app.layoutManager()
-    before = manager.layoutLogic().GetLayoutNode().GetAttribute(_BEFORE_ATTRIBUTE)
-    if isComparing():
-        manager.setLayout(int(before or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView))
-
-
 class ComparisonButton(VTKObservationMixin):
     """The button that shows the comparison, and on a second click the earlier layout; it works until `close`.
 
@@ -326,8 +306,8 @@ class ComparisonButton(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self._button, self._opacitySlider, self._mapSelector = button, opacitySlider, mapSelector
         self._segmentationNode = None
-        describeLayout()
-        if slicer.app.layoutManager() is not None:
+        _comparison.register()
+        if _comparison.isPossible:
             layoutNode, scene = slicer.app.layoutManager().layoutLogic().GetLayoutNode(), slicer.mrmlScene
             self.addObserver(layoutNode, vtk.vtkCommand.ModifiedEvent, self._onLayoutModified)
             self.addObserver(scene, scene.StartCloseEvent, self._onSceneStartClose)
@@ -338,10 +318,10 @@ class ComparisonButton(VTKObservationMixin):
         """Enable the button for a result whose residuals can be compared."""
         self._segmentationNode = segmentationNode
         maps = mapsToCompare(segmentationNode)
-        isPossible = bool(maps) and slicer.app.layoutManager() is not None
-        self._button.enabled = isPossible or isComparing()
-        self._button.checked = isComparing()
-        missing = _("To compare, segment with the maps “Residual” and “Residual of the result”.")
+        isPossible = bool(maps) and _comparison.isPossible
+        self._button.enabled = isPossible or _comparison.isShown
+        self._button.checked = _comparison.isShown
+        missing = _("Segment with the maps “Residual” and “Residual of the result” to compare them.")
         explained = _(
             "Show the predicted residual, the residual of the result and their difference side by side in linked "
             "slice views. Click again to return to the earlier layout."
@@ -354,24 +334,24 @@ class ComparisonButton(VTKObservationMixin):
 
     def _onLayoutModified(self, caller, event) -> None:
         """The user may choose another layout in Slicer's menu."""
-        if self._button.checked != isComparing():
+        if self._button.checked != _comparison.isShown:
             self.update(self._segmentationNode)
 
     def _onSceneStartClose(self, caller, event) -> None:
         """The next scene has nothing to compare."""
         self._segmentationNode = None
-        endComparison()
+        _comparison.hide()
 
     def _onClicked(self, isChecked: bool) -> None:
         maps = mapsToCompare(self._segmentationNode, self._mapSelector.currentNode())
         if isChecked and maps:
             compare(maps, self._opacitySlider.value)
         else:
-            endComparison()
-        self._button.checked = isComparing()
+            _comparison.hide()
+        self._button.checked = _comparison.isShown
 
     def _onMapChosen(self) -> None:
         """Compare the maps of the segment whose map was chosen."""
         maps = mapsToCompare(self._segmentationNode, self._mapSelector.currentNode())
-        if isComparing() and maps:
+        if _comparison.isShown and maps:
             compare(maps, self._opacitySlider.value)

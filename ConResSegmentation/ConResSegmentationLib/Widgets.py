@@ -283,6 +283,50 @@ class DroppedFiles(qt.QObject):
         return True
 
 
+class ViewLayout:
+    """A layout of views next to Slicer's own. Slicer without a main window has no views, and shows nothing.
+
+    Args:
+        number: above those of Slicer's layouts.
+        describe: returns its description, as Slicer stores it.
+    """
+
+    def __init__(self, number: int, describe: Callable[[], str]):
+        self.number, self._describe, self._attribute = number, describe, f"ConResNet.LayoutBefore{number}"
+
+    @property
+    def isPossible(self) -> bool:
+        """Whether there are views."""
+        return slicer.app.layoutManager() is not None
+
+    @property
+    def isShown(self) -> bool:
+        """Whether this layout is chosen."""
+        return self.isPossible and slicer.app.layoutManager().layout == self.number
+
+    def register(self) -> None:
+        """Describe it to Slicer; a scene that was saved with it contains only its number."""
+        if self.isPossible:
+            node = slicer.app.layoutManager().layoutLogic().GetLayoutNode()
+            # If it is registered already, this changes nothing.
+            node.AddLayoutDescription(self.number, self._describe())
+
+    def show(self) -> None:
+        """Choose it; the layout before is remembered in the scene."""
+        self.register()
+        manager = slicer.app.layoutManager()
+        if not self.isShown:
+            manager.layoutLogic().GetLayoutNode().SetAttribute(self._attribute, str(manager.layout))
+        manager.setLayout(self.number)
+
+    def hide(self) -> None:
+        """Go back to the layout before, or to Slicer's default one."""
+        if self.isShown:
+            manager = slicer.app.layoutManager()
+            before = manager.layoutLogic().GetLayoutNode().GetAttribute(self._attribute)
+            manager.setLayout(int(before or slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView))
+
+
 def addShortcuts(widget, actions: dict[str, Callable[[], object]]) -> list:
     """Keyboard shortcuts that work in the whole application while they are enabled.
 

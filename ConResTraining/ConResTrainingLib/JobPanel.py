@@ -141,7 +141,6 @@ class JobPanel:
         self._shown: JobState | None = None
         self._isStopWished = False
         self._proposed = ""
-        self._layoutBefore: int | None = None
         # A child of a widget: its connection keeps this object for as long as the timer lives.
         self._timer = qt.QTimer(section)
         self._timer.setInterval(MILLISECONDS_BETWEEN_LOOKS)
@@ -220,7 +219,7 @@ class JobPanel:
 
     def updateCurves(self) -> None:
         """Update the curves, which are created if they are shown and the scene has none."""
-        isWanted = TrainingCurves.isShown() or TrainingCurves.charts()
+        isWanted = TrainingCurves.layout.isShown or TrainingCurves.charts()
         if self.state is not JobState.none and isWanted:
             self._fillCurves()
 
@@ -246,7 +245,7 @@ class JobPanel:
             stopTip = _("Stopping after the current step. Click again to end it immediately.")
         ui.stopButton.toolTip = stopTip if state.isRunning else _("No training is running in this folder.")
         ui.curvesButton.enabled = state is not JobState.none
-        ui.curvesButton.checked = TrainingCurves.isShown()
+        ui.curvesButton.checked = TrainingCurves.layout.isShown
         ui.runPathEdit.enabled = ui.runsSelector.enabled = state is not JobState.starting
 
     def close(self) -> None:
@@ -336,14 +335,14 @@ class JobPanel:
     def _onCurves(self, checked: bool) -> None:
         if checked:
             self._showCurves()
-        elif TrainingCurves.isShown():
-            TrainingCurves.hide(self._layoutBefore)
+        else:
+            TrainingCurves.layout.hide()
         self.updateButtons()
 
     def _showCurves(self) -> None:
         self._fillCurves()
-        if not TrainingCurves.isShown():
-            self._layoutBefore = TrainingCurves.show()
+        if not TrainingCurves.layout.isShown:
+            TrainingCurves.show()
 
     def _fillCurves(self) -> None:
         name = self.job.folder.name

@@ -12,11 +12,10 @@ from slicer.i18n import tr as _
 from vtk.util import numpy_support
 
 from conresnet_training.runs.state import Progress
+from ConResSegmentationLib.Widgets import ViewLayout
 
 CURVES_ATTRIBUTE = "ConResNet.Curves"
 _EXTENT_ATTRIBUTE = "ConResNet.CurvesExtent"
-# A number above those of Slicer's own layouts.
-LAYOUT = 5127
 _VIEWS = {"loss": "ConResLoss", "dice": "ConResDice"}
 _LAYOUT_DESCRIPTION = '<layout type="vertical">{}</layout>'.format(
     "".join(
@@ -25,6 +24,7 @@ _LAYOUT_DESCRIPTION = '<layout type="vertical">{}</layout>'.format(
         for tag in _VIEWS.values()
     )
 )
+layout = ViewLayout(5127, lambda: _LAYOUT_DESCRIPTION)
 # Black for the total, then colors that color-blind people can distinguish (Okabe and Ito).
 _COLORS = (
     (0.0, 0.0, 0.0),
@@ -97,48 +97,15 @@ def viewNodes() -> dict[str, object]:
     return {kind: node for kind, node in found.items() if node is not None}
 
 
-def isPossible() -> bool:
-    """Whether there are views: Slicer without a main window has none."""
-    return slicer.app.layoutManager() is not None
-
-
-def describeLayout() -> None:
-    """Register the curves' layout. A scene that was saved with it contains only its number."""
-    if isPossible():
-        # If it is registered already, this changes nothing.
-        slicer.app.layoutManager().layoutLogic().GetLayoutNode().AddLayoutDescription(LAYOUT, _LAYOUT_DESCRIPTION)
-
-
-def isShown() -> bool:
-    """Whether the curves' layout is chosen."""
-    return isPossible() and slicer.app.layoutManager().layout == LAYOUT
-
-
-def show() -> int | None:
-    """Choose the curves' layout: losses above, Dice below.
-
-    Returns:
-        the previous layout, for `hide`.
-    """
-    if not isPossible():
-        return None
-    describeLayout()
-    manager = slicer.app.layoutManager()
-    before = manager.layout
-    manager.setLayout(LAYOUT)
+def show() -> None:
+    """Choose the curves' layout: losses above, Dice below."""
+    if not layout.isPossible:
+        return
+    layout.show()
     for viewNode in viewNodes().values():
         # Charts of other modules do not belong here.
         viewNode.SetDoPropagatePlotChartSelection(False)
     _assignCharts()
-    return before
-
-
-def hide(layout: int | None) -> None:
-    """Return to a layout, or to Slicer's default one."""
-    if isPossible():
-        slicer.app.layoutManager().setLayout(
-            slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView if layout is None else layout
-        )
 
 
 def _assignCharts() -> None:

@@ -100,13 +100,13 @@ def test_a_scene_saved_with_the_curves_opens_with_their_views_where_the_module_w
     training.unload()
     logic = slicer.app.layoutManager().layoutLogic()
     slicer.app.layoutManager().setLayout(slicer.vtkMRMLLayoutNode.SlicerLayoutFourUpView)
-    logic.GetLayoutNode().SetLayoutDescription(TrainingCurves.LAYOUT, "")
-    assert not logic.GetLayoutNode().IsLayoutDescription(TrainingCurves.LAYOUT)
+    logic.GetLayoutNode().SetLayoutDescription(TrainingCurves.layout.number, "")
+    assert not logic.GetLayoutNode().IsLayoutDescription(TrainingCurves.layout.number)
     training.app.moduleManager().load(training.path)
     slicer.mrmlScene.Clear(0)
     assert slicer.mrmlScene.Connect()
     training.settle()
-    assert slicer.app.layoutManager().layout == TrainingCurves.LAYOUT
+    assert slicer.app.layoutManager().layout == TrainingCurves.layout.number
     views = logic.GetViewNodes()
     shown = [views.GetItemAsObject(number) for number in range(views.GetNumberOfItems())]
     assert shown == list(TrainingCurves.viewNodes().values()) and len(shown) == 2

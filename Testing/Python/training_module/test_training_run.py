@@ -52,7 +52,7 @@ def test_a_folder_becomes_a_model_that_segments(here: TrainingDriver, data_set: 
     manager = slicer.app.layoutManager()
     from ConResTrainingLib import TrainingCurves
 
-    assert manager.layout == TrainingCurves.LAYOUT
+    assert manager.layout == TrainingCurves.layout.number
     shown = [manager.plotWidget(number).mrmlPlotViewNode().GetPlotChartNode() for number in range(2)]
     assert shown == list(TrainingCurves.charts().values())
     before = here.points()
