@@ -404,14 +404,7 @@ class ConResSegmentationLogic(ScriptedLoadableModuleLogic):
         return self.sceneChoices.of(super().getParameterNode())
 
     def install(self, package: str) -> str:
-        """Install a model package after asking about an existing name, and choose it in the scene.
-
-        Returns:
-            the name of the installed model; empty if the user does not want to install it.
-
-        Raises:
-            UserError: the package cannot be installed.
-        """
+        """As `Models.installAsking`, and choose the model in the scene."""
         name = installAsking(package)
         if name:
             choices = self.getParameterNode()

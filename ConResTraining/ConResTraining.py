@@ -170,15 +170,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 def diagnostics(
     backend: Backend, job: TrainingJob | None, dataSet: DataSet | None, log: str, names: Iterable[str]
 ) -> str:
-    """The text of a bug report, with the names of cases and the user's home folder replaced.
-
-    Args:
-        backend: where training runs.
-        job: the chosen run.
-        dataSet: the chosen data set.
-        log: the panel's log.
-        names: of all cases seen in this session.
-    """
+    """The text of a bug report, with the given names of cases, and the user's home folder, replaced."""
     app = slicer.app
     lines = [
         f"Slicer {app.applicationVersion} (revision {app.revision}) on {platform.platform()}",

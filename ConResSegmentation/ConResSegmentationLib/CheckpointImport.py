@@ -34,10 +34,9 @@ def askForCheckpoint() -> str:
 
 
 def askForSettings(checkpoint: Path) -> dict | None:
-    """Ask for settings that the checkpoint does not contain, as in ``conresnet import``; None if the user cancels.
+    """Ask for settings of `conresnet.importing.describe` that the checkpoint does not contain; None if canceled.
 
-    Returns:
-        the settings, see `conresnet.importing.describe`. What was left empty has the default.
+    What is left empty has the default.
     """
     dialog = _Dialog(checkpoint)
     try:
@@ -144,8 +143,6 @@ class CheckpointImport:
     """Converts a checkpoint in a process of the engine's Python, and installs the model package.
 
     Args:
-        python: the engine's Python.
-        checkpoint: the file.
         settings: see `askForSettings`.
         control: receives progress, lines for the log, and the result.
         install: called with the path of the package; it returns the name of the installed model, or "". May raise

@@ -23,11 +23,7 @@ def register() -> None:
 
 
 class ConResSegmentationSubjectHierarchyPlugin:
-    """The plugin, which owns no items.
-
-    Args:
-        scriptedPlugin: the C++ object that calls this one.
-    """
+    """The plugin, which owns no items; it is called by ``scriptedPlugin``, a C++ object."""
 
     def __init__(self, scriptedPlugin):
         self._handler = slicer.qSlicerSubjectHierarchyPluginHandler.instance()

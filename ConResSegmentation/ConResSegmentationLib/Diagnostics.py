@@ -30,10 +30,8 @@ def report(engine, model: str, choices: dict[str, object], log: str, names: Iter
     """The text of a bug report. Names of nodes and folders, which may identify a patient, are replaced.
 
     Args:
-        engine: the engine process.
         model: name and version of the model.
         choices: the settings of the panel by name.
-        log: the panel's log.
         names: names of what was segmented earlier, in addition to the nodes of the scene.
     """
     app = slicer.app
@@ -129,11 +127,7 @@ def makeVolume():
 
 
 def checkModels() -> str:
-    """Check that the shipped models are complete; returns the path of the one to segment with.
-
-    Raises:
-        UserError: a package is broken.
-    """
+    """Check that the shipped models are complete; returns the path of the one to segment with."""
     shipped = {entry.name: entry.path for entry in list_models() if entry.kind == "shipped"}
     assert _MODEL in shipped, f"the model {_MODEL} is not shipped"
     for path in shipped.values():

@@ -173,15 +173,7 @@ class EngineConnection:
 
     @contextmanager
     def writing(self, file: str, request: int) -> Iterator[object]:
-        """Open a new file in the engine's session folder; it has a method ``write``.
-
-        Args:
-            file: its path in that folder.
-            request: number of the request.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Open a new file in the engine's session folder for a request; it has a method ``write``. Raises OSError."""
         if self.isRemote:
             yield BlockWriter(lambda fields: self.sendBlock(fields, request), file)
             return

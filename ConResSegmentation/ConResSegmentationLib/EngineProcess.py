@@ -1,14 +1,10 @@
 """The engine as Slicer sees it: a separate process, started when needed, kept warm, and replaced if it dies.
 
-Nothing here waits: every call returns at once, and an observer is told from Slicer's event loop what happens.
+Nothing here waits: every call returns at once, and an observer is told from Slicer's event loop what happens:
 
-    engine = EngineProcess(enginePython.launch)          # a function without arguments that returns a ProcessLaunch
+    engine = EngineProcess(enginePython.launch)
     number = engine.segment(SegmentRequest(modelPath, (Volume(array, grid, name),), SegmentOptions(...)), observer)
-    engine.listDevices(observer)                         # observer.onDevices([{"name": "cpu", "title": ...}, ...])
-    engine.cancel(number)                                # the observer's onCancelled follows within two seconds
-    engine.stop()                                        # when the user chooses another Python
-    engine.stop(wait=True)                               # in the widget's cleanup
-    engine.isSegmenting, engine.isRunning, engine.diagnostics()
+    engine.cancel(number)
 
 An observer derives from EngineObserver and overrides the methods it needs. Each request ends with exactly one of
 onDone, onDevices, onError and onCancelled. Requests made while another one runs are queued. The first request starts
@@ -84,12 +80,7 @@ class EngineProcess:
         self._pieceTimer = singleShotTimer(None, lambda: self._continue(self._pieces))
 
     def segment(self, request: SegmentRequest, observer: EngineObserver) -> int:
-        """Request a segmentation; returns the number of the request, for `cancel`.
-
-        Args:
-            request: its arrays are read when the engine is ready for them.
-            observer: receives its events.
-        """
+        """Request a segmentation, whose arrays are read when the engine is ready; returns its number, for `cancel`."""
         self.isUnused = False
         return self._add("segment", observer, request)
 
@@ -359,10 +350,7 @@ def _withoutNames(request: SegmentRequest, description: ModelDescription) -> Seg
 def sendModels(package: ModelPackage, known: dict[str, str], send: Callable[[dict], None]) -> Iterator[None]:
     """Send a model and its locator block by block, unless the server has the same version.
 
-    Args:
-        package: the package of the model.
-        known: the digest of each model that the server has, by name; updated here.
-        send: sends the fields of a block.
+    ``known`` has the digest of each model that the server has, by name, and is updated.
     """
     packages = [package]
     if package.description.locator:

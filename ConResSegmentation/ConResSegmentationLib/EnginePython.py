@@ -165,23 +165,16 @@ class EngineServer:
         return ProcessLaunch(ssh, arguments, pythonEnvironment(isSlicers=False), self.name)
 
     def checkVersion(self, hello: dict) -> None:
-        """Raise an error if the server has a different version of the engine.
-
-        Raises:
-            UserError: "engine-server-version".
-        """
+        """Raises UserError ("engine-server-version") if the server has a different version of the engine."""
         versions = ((hello.get("version"), hello.get("protocol")), (conresnet.__version__, PROTOCOL))
         theirs, ours = (f"{version} (protocol {protocol})" for version, protocol in versions)
         if theirs != ours:
             raise UserError("engine-server-version", server=self.name, version=theirs, ours=ours)
 
     def whyEnded(self, exitCode: int | None, log: str, wasReady: bool) -> UserError | None:
-        """Why the connection ended; None if the engine on the server stopped by itself.
+        """Why ssh has ended with this log; None if the engine on the server stopped by itself.
 
-        Args:
-            exitCode: exit code of ssh.
-            log: output of ssh and the engine.
-            wasReady: whether the engine had sent its hello message.
+        ``wasReady`` tells whether the engine had sent its hello message.
         """
         server, reason = self.name, lastLine(log) or str(exitCode)
         if exitCode != _SSH_FAILED:

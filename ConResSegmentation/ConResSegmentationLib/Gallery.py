@@ -271,14 +271,7 @@ class Gallery:
 
 
 def chooseModel(python: EnginePython, modelPanel: ModelPanel, control: RunPanel, loadExample: Callable) -> None:
-    """Let the user choose a model in the gallery, try its example, or download it.
-
-    Args:
-        python: the engine's Python.
-        modelPanel: where the model is chosen.
-        control: runs the download.
-        loadExample: loads the example of the chosen model.
-    """
+    """Let the user choose a model in the gallery, try its example, or download it."""
     gallery = Gallery(python)
     if not gallery.exec():
         return
@@ -311,7 +304,6 @@ class PackageDownload:
     If the download is canceled or interrupted, the part received is kept, and the next download continues it.
 
     Args:
-        python: the engine's Python.
         entry: what to download.
         control: receives progress and the result.
         install: called with the path of the package; returns the name of the installed model, or "" if canceled.

@@ -55,10 +55,7 @@ def registerSampleData() -> None:
 
 
 def loadImages(paths: Sequence[str]) -> list:
-    """Load image files and DICOM folders.
-
-    Returns:
-        the volume nodes.
+    """Load image files and DICOM folders as volume nodes.
 
     Raises:
         RuntimeError: something cannot be loaded; what was loaded before stays in the scene.

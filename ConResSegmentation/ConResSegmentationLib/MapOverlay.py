@@ -232,14 +232,9 @@ class OverlayPanel:
 
 
 def mapsToCompare(segmentationNode, mapNode=None) -> dict[str, object]:
-    """A result's predicted residual, its own residual, and their difference if there is one, of one segment.
+    """A result's predicted residual, its own residual, and their difference if there is one, by kind.
 
-    Args:
-        segmentationNode: the result; None for none.
-        mapNode: a map of the wanted segment. Defaults to the first segment.
-
-    Returns:
-        the maps by kind; empty if there is nothing to compare.
+    They are those of the segment of ``mapNode``, or of the first one; empty if there is nothing to compare.
     """
     found: dict[str, object] = {}
     maps = ResultParts.mapNodes(segmentationNode) if segmentationNode else []

@@ -133,11 +133,7 @@ def details(choice: ModelChoice) -> str:
 
 
 def measured(path: Path, isBrief: bool = False) -> list[str]:
-    """The measured accuracy of a model as sentences; empty if there are none that can be read.
-
-    Args:
-        isBrief: leave out the values of the segments.
-    """
+    """The figures of a model as sentences, in brief without those of the segments; empty if none can be read."""
     try:
         return list(_sentences(read_metrics(read_package(path, verify=False)), isBrief))
     except UserError:
@@ -233,11 +229,7 @@ class ModelPanel:
         self.select(self._wanted)
 
     def select(self, name: str) -> str:
-        """Show a model; for an empty name the one that the user has chosen last, or else the first usable one.
-
-        Returns:
-            the name of the model that is shown.
-        """
+        """Show a model, or else the one that the user has chosen last, or the first usable one; returns its name."""
         if not name:
             usable, last = [choice.name for choice in self._choices if not choice.problem], textSetting(_LAST_SETTING)
             name = last if last in usable else next(iter(usable), "")
@@ -254,10 +246,9 @@ class ModelPanel:
         return self._wanted
 
     def install(self, source: str) -> str:
-        """Install a model package, a folder or a .zip file, and choose it; a checkpoint is imported first.
+        """Install a model package and choose it; a checkpoint is imported first.
 
-        Returns:
-            its name; empty if it is not installed (yet).
+        Returns its name; empty if it is not installed (yet).
         """
         if source.casefold().endswith(CHECKPOINT_SUFFIXES):
             self._onCheckpoint(source)

@@ -106,11 +106,7 @@ class SceneChoices:
 
 
 def engineOptions(parameterNode: ConResSegmentationParameterNode, provided: Collection[str]) -> SegmentOptions:
-    """The choices of a scene as options of the engine, without the ROI.
-
-    Args:
-        provided: the maps that the model can compute; others are left out.
-    """
+    """The choices of a scene as options of the engine, without the ROI, and with the provided maps only."""
     return SegmentOptions(
         maps=tuple(name for name in MAPS if name in provided and name in parameterNode.maps.split()),
         device=parameterNode.device,

@@ -42,7 +42,6 @@ def makeSegments(
     Args:
         labels: uint8 [k, j, i] on the voxels of the volume.
         segments: the model's, with ``name``, ``label``, ``color`` and ``terminology``.
-        volumeNode: the input.
         regions: uint8 [b, k, j, i] of ``EngineResult`` if segments overlap: what is painted over in the labels is
             complete there.
         algorithm: name and version of the model, for DICOM.

@@ -46,10 +46,8 @@ _AROUND_SEGMENTS = 1.3
 def keep(segmentationNode, report: dict) -> None:
     """Keep the engine's report of a result in the scene, with its lists as tables, instead of the earlier report.
 
-    Args:
-        segmentationNode: the result.
-        report: the engine's; tables of lists that it does not contain are removed. Places that the user has already
-            checked off in an earlier list stay so.
+    Tables of lists that it does not contain are removed. Places that the user has already checked off in an earlier
+    list stay so.
     """
     seen = _seenPlaces(segmentationNode)
     for kind in (REVIEW, STATISTICS):
@@ -106,11 +104,7 @@ def rowsOf(tableNode) -> list[dict]:
 
 
 def exportCsv(tableNode, path: Path) -> None:
-    """Write a table as CSV; missing numbers are empty fields.
-
-    Raises:
-        UserError: "disk-full" or "cannot-write".
-    """
+    """Write a table as CSV; missing numbers are empty fields. Raises UserError: "disk-full" or "cannot-write"."""
     table = tableNode.GetTable()
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

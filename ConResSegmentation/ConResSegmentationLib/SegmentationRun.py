@@ -351,11 +351,7 @@ class RunWaiter(RunListener):
         self._failure: str | None = None
 
     def wait(self) -> SegmentationOutcome:
-        """The result, when it is there.
-
-        Raises:
-            RuntimeError: if the run failed or was canceled; with the sentence for the user.
-        """
+        """Wait for the result. Raises RuntimeError with the sentence for the user if it failed or was canceled."""
         while self._outcome is None and self._failure is None:
             slicer.app.processEvents()
             time.sleep(0.01)

@@ -20,13 +20,7 @@ _FEWEST_LETTERS = 12
 
 
 def describeModule(parent, title: str, text: str) -> None:
-    """What Slicer shows about a module.
-
-    Args:
-        parent: the module, as Slicer has it.
-        title: its name.
-        text: the help, which names ``{documentation}``, a link.
-    """
+    """What Slicer shows about a module; the help ``text`` names ``{documentation}``, a link."""
     parent.title = title
     parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
     parent.contributors = ["ConResNet for 3D Slicer contributors"]
@@ -160,8 +154,7 @@ def singleShotTimer(widget, react: Callable[[], None], milliseconds: int = 0):
 class WorkInSteps:
     """Runs work in steps, each in its own turn of the event loop, so that Slicer handles events between them.
 
-    Args:
-        widget: the work stops when it is deleted.
+    The work stops when the widget is deleted.
     """
 
     def __init__(self, widget):
@@ -328,12 +321,7 @@ class ViewLayout:
 
 
 def addShortcuts(widget, actions: dict[str, Callable[[], object]]) -> list:
-    """Keyboard shortcuts that work in the whole application while they are enabled.
-
-    Args:
-        widget: the shortcuts end with it.
-        actions: what to call, by key sequence such as "Ctrl+Return".
-    """
+    """Keyboard shortcuts, by keys such as "Ctrl+Return", that work in the whole application while they are enabled."""
     shortcuts = []
     for keys, action in actions.items():
         shortcut = qt.QShortcut(qt.QKeySequence(keys), widget)

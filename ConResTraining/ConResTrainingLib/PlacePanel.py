@@ -41,13 +41,7 @@ print(json.dumps({"program": sys.executable, "version": "%d.%d.%d" % sys.version
 
 @dataclass(frozen=True)
 class BasePython:
-    """A Python that can create environments.
-
-    Args:
-        program: its executable.
-        version: such as "3.12.4".
-        isSlicers: whether it needs Slicer's environment variables.
-    """
+    """A Python, such as version 3.12.4, that can create environments; Slicer's own needs Slicer's variables."""
 
     program: str
     version: str

@@ -38,12 +38,7 @@ _COLORS = (
 
 
 def update(name: str, progress: Progress) -> None:
-    """Show a run's progress in the nodes of the charts, which are created if needed.
-
-    Args:
-        name: of the run, for the titles.
-        progress: of the run.
-    """
+    """Show the progress of a run of this name in the nodes of the charts, which are created if needed."""
     parts = {
         "loss": _("Loss"),
         "segmentation_loss": _("Segmentation"),
@@ -66,12 +61,7 @@ def update(name: str, progress: Progress) -> None:
 
 
 def updateFolds(name: str, folds: Mapping[int, Progress]) -> None:
-    """Show a cross-validation in the same charts: the loss and the mean Dice of each fold.
-
-    Args:
-        name: of the cross-validation, for the titles.
-        folds: progress of each fold, by its number.
-    """
+    """Show a cross-validation in the same charts: the loss and the mean Dice of each fold, by its number."""
     last = max((progress.steps for progress in folds.values()), default=0)
     for kind, key, title, yTitle in (
         ("loss", "loss", _("Loss of {name} by fold"), _("Loss")),

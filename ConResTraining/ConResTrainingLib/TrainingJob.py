@@ -63,11 +63,7 @@ class JobState(enum.Enum):
 
 
 class TrainingJob:
-    """A run's folder, and the process that trains in it, if any.
-
-    Args:
-        folder: the run's folder, which may not exist yet.
-    """
+    """A run's folder, which may not exist yet, and the process that trains in it, if any."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -268,9 +264,6 @@ class CrossValidation(TrainingJob):
 
     Its progress is that of the current fold.
 
-    Args:
-        folder: of the cross-validation, which may not exist yet.
-
     Attributes:
         folds: the run of each fold, by its number.
         current: the fold that is trained, or was trained last; None before the first.
@@ -399,10 +392,6 @@ class CrossValidation(TrainingJob):
 
 
 def jobIn(folder: Path, isGlance: bool = False) -> TrainingJob:
-    """The run or cross-validation in a folder.
-
-    Args:
-        isGlance: read only the latest events, as `TrainingJob.glance` does.
-    """
+    """The run or cross-validation in a folder; at a glance, with only its latest events, as `TrainingJob.glance`."""
     kind = CrossValidation if os.path.isfile(folder / CROSSVAL_FILE) else TrainingJob
     return kind.glance(folder) if isGlance else kind(folder)
