@@ -395,16 +395,12 @@ class BatchRun(RunListener):
                     table=table.GetName(),
                 )
             )
-            parts += self._savedTable(table)
-        self._control.onEnded(" ".join(parts), failed == len(self.rows) > 0)
-
-    def _savedTable(self, table) -> list[str]:
-        if self._folder:
             try:
-                save(table, self._folder, table.GetName(), ".csv")
+                if self._folder:
+                    save(table, self._folder, table.GetName(), ".csv")
             except UserError as error:
-                return [errorSentence(error)]
-        return []
+                parts.append(errorSentence(error))
+        self._control.onEnded(" ".join(parts), failed == len(self.rows) > 0)
 
 
 def volumesTable(rows: Sequence[BatchRow]):

@@ -58,7 +58,9 @@ class EnginePanel(EngineObserver):
         self._path = EditedPath(self._ui.pythonPathEdit, self._onPlaceEdited)
         for edit in (self._ui.serverEdit, self._ui.serverPythonEdit):
             edit.connect("editingFinished()", self._onPlaceEdited)
-        self._ui.startEngineCheckBox.connect("toggled(bool)", self._onStartToggled)
+        self._ui.startEngineCheckBox.connect(
+            "toggled(bool)", lambda isWanted: slicer.app.userSettings().setValue(START_SETTING, isWanted)
+        )
         self._ui.freeMemoryButton.connect("clicked(bool)", self._onFreeMemory)
         self._ui.deviceSelector.connect("activated(int)", self._onDeviceActivated)
         section.connect("contentsCollapsed(bool)", self._onCollapsed)
@@ -177,9 +179,6 @@ class EnginePanel(EngineObserver):
         self._arrange()
         if self._check is None and not self._waiting:
             self._look(lambda: None)
-
-    def _onStartToggled(self, isWanted: bool) -> None:
-        slicer.app.userSettings().setValue(START_SETTING, isWanted)
 
     def _onPlaceEdited(self, *_path) -> None:
         ui, python = self._ui, self._python

@@ -298,17 +298,16 @@ class ModelPanel:
             "A model package is a .zip file or a folder. A checkpoint (.pth) by the authors of ConResNet can also be "
             "imported. Which of these do you have?"
         )
-        zipButton = box.addButton(_("A .zip file"), qt.QMessageBox.AcceptRole)
-        folderButton = box.addButton(_("A folder"), qt.QMessageBox.AcceptRole)
-        checkpointButton = box.addButton(_("A checkpoint"), qt.QMessageBox.AcceptRole)
+        files, title, kinds = qt.QFileDialog, _("Install a model"), _("Model packages (*.zip)")
+        ways = {
+            _("A .zip file"): lambda: files.getOpenFileName(parent, title, "", kinds),
+            _("A folder"): lambda: files.getExistingDirectory(parent, title),
+            _("A checkpoint"): askForCheckpoint,
+        }
+        buttons = [(box.addButton(text, qt.QMessageBox.AcceptRole), ask) for text, ask in ways.items()]
         box.addButton(qt.QMessageBox.Cancel)
         box.exec_()
-        isZip, isFolder = box.clickedButton() == zipButton, box.clickedButton() == folderButton
-        isCheckpoint = box.clickedButton() == checkpointButton
+        ask = next((ask for button, ask in buttons if button == box.clickedButton()), str)
         # Otherwise it would stay as a child of the main window.
         box.deleteLater()
-        if isZip:
-            return qt.QFileDialog.getOpenFileName(parent, _("Install a model"), "", _("Model packages (*.zip)"))
-        if isCheckpoint:
-            return askForCheckpoint()
-        return qt.QFileDialog.getExistingDirectory(parent, _("Install a model")) if isFolder else ""
+        return ask()

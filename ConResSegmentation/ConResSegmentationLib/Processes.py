@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import qt
 import slicer
 
+from .Widgets import singleShotTimer
+
 SECONDS_TO_TERMINATE = 3
 _MOST_CHARACTERS = 1_000_000
 _later: deque[Callable[[], object]] = deque()
@@ -29,9 +31,7 @@ def callLater(function: Callable[[], object]) -> None:
     """
     global _laterTimer
     if _laterTimer is None:
-        _laterTimer = qt.QTimer()
-        _laterTimer.setSingleShot(True)
-        _laterTimer.connect("timeout()", _callNext)
+        _laterTimer = singleShotTimer(None, _callNext)
     _later.append(function)
     _laterTimer.start(0)
 
@@ -156,9 +156,7 @@ class ChildProcess:
         }
         for processSignal, slot in self._signals.items():
             self._process.connect(processSignal, slot)
-        self._killer = qt.QTimer()
-        self._killer.setSingleShot(True)
-        self._killer.connect("timeout()", self._process.kill)
+        self._killer = singleShotTimer(None, self._process.kill)
 
     def start(self) -> None:
         """Start the process and return at once."""

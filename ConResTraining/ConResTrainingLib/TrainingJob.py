@@ -65,6 +65,8 @@ class JobState(enum.Enum):
 class TrainingJob:
     """A run's folder, which may not exist yet, and the process that trains in it, if any."""
 
+    _PLAN = PLAN_FILE
+
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.progress = Progress()
@@ -78,7 +80,7 @@ class TrainingJob:
     @property
     def planFile(self) -> Path:
         """The plan that it was started with."""
-        return self.folder / PLAN_FILE
+        return self.folder / self._PLAN
 
     @property
     def resumeCommand(self) -> tuple[str, ...]:
@@ -269,6 +271,8 @@ class CrossValidation(TrainingJob):
         current: the fold that is trained, or was trained last; None before the first.
     """
 
+    _PLAN = CROSSVAL_FILE
+
     def __init__(self, folder: Path):
         super().__init__(folder)
         self.folds: dict[int, TrainingJob] = {}
@@ -281,11 +285,6 @@ class CrossValidation(TrainingJob):
         job.folds = {number: TrainingJob.glance(path) for number, path in job._foldFolders()}
         job._chooseCurrent()
         return job
-
-    @property
-    def planFile(self) -> Path:
-        """The plan that it was started with."""
-        return self.folder / CROSSVAL_FILE
 
     @property
     def resumeCommand(self) -> tuple[str, ...]:
