@@ -47,7 +47,7 @@ class BatchPanel:
         self._model = ""
         # Images found in each folder, including single files, and whether each is a sequence.
         self._added: dict[Path, dict[Path, bool]] = {}
-        self._isFilling = self._isRunning = self._hasNewFiles = False
+        self._isRunning = self._hasNewFiles = False
         table = self._ui.batchTable
         table.setColumnCount(2)
         table.setHorizontalHeaderLabels([_("Case"), _("Result")])
@@ -113,7 +113,8 @@ class BatchPanel:
         if self._hasNewFiles and inputs:
             self._checked |= {entry.key for entry in self._entries if isinstance(entry.key, Path)} - known
             self._hasNewFiles = False
-        table, self._isFilling = self._ui.batchTable, True
+        table = self._ui.batchTable
+        table.blockSignals(True)
         table.setRowCount(len(self._entries))
         for row, entry in enumerate(self._entries):
             item = textItem(entry.title)
@@ -121,7 +122,7 @@ class BatchPanel:
             item.setCheckState(qt.Qt.Checked if entry.key in self._checked else qt.Qt.Unchecked)
             table.setItem(row, 0, item)
             self._show(row, entry.key)
-        self._isFilling = False
+        table.blockSignals(False)
 
     def _prepare(self) -> Callable[[], BatchRun]:
         """Prepare a run of the checked entries with the current choices; the list stays unchanged until it ends.
@@ -153,12 +154,9 @@ class BatchPanel:
                 self._show(row, key)
 
     def _show(self, row: int, key: Path | tuple) -> None:
-        text, wasFilling = self._texts.get((self._model, key), ""), self._isFilling
-        self._isFilling = True
-        item = textItem(text)
+        item = textItem(self._texts.get((self._model, key), ""))
         item.setFlags(qt.Qt.ItemIsEnabled)
         self._ui.batchTable.setItem(row, 1, item)
-        self._isFilling = wasFilling
 
     def _onChanged(self) -> None:
         """Called when another model or other cases are chosen."""
@@ -168,7 +166,7 @@ class BatchPanel:
         self._runPanel.setBatchProblem(problem)
 
     def _onItemChanged(self, item) -> None:
-        if self._isFilling or item.column() != 0:
+        if item.column() != 0:
             return
         key = self._entries[item.row()].key
         (self._checked.add if item.checkState() == qt.Qt.Checked else self._checked.discard)(key)

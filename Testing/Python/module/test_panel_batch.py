@@ -325,9 +325,11 @@ def test_images_are_read_one_by_one_and_cancel_works_between_them(
     add(batch, "A folder...", str(tmp_path / "more"))
     batch.wait(lambda: slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
     assert "Reading the images" in batch.status
+    read = len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode"))
+    assert read < len(tumor_images), "the list grew while images were read"
     batch.ui.cancelButton.click()
     batch.settle()
-    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == 1
+    assert len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")) == read
     assert batch.status == "Canceled." and batch.ui.batchButton.enabled
     chosen = [entry.title for entry in batch.widget.batchPanel.chosen]
     assert chosen == ["one", "two"], "what was added during the run is checked, too"
