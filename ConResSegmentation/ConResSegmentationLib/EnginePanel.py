@@ -43,7 +43,7 @@ class EnginePanel(EngineObserver):
     ):
         self._section, self._ui = section, slicer.util.childWidgetVariables(section)
         self._python, self._engine = enginePython, engine
-        self._onDeviceChosen, self._onInstalling, self._onLine = onDeviceChosen, onInstalling, onLine
+        self._onInstalling, self._onLine = onInstalling, onLine
         self._check: EngineCheck | None = None
         self._waiting: tuple[Callable[[], None], Callable[[str], None]] | None = None
         self._installation: Installation | None = None
@@ -62,7 +62,8 @@ class EnginePanel(EngineObserver):
             "toggled(bool)", lambda isWanted: slicer.app.userSettings().setValue(START_SETTING, isWanted)
         )
         self._ui.freeMemoryButton.connect("clicked(bool)", self._onFreeMemory)
-        self._ui.deviceSelector.connect("activated(int)", self._onDeviceActivated)
+        selector = self._ui.deviceSelector
+        selector.connect("activated(int)", lambda index: onDeviceChosen(selector.itemData(index)))
         section.connect("contentsCollapsed(bool)", self._onCollapsed)
         engine.onLost = self._onLost
         self.selectDevice("auto")
@@ -71,15 +72,14 @@ class EnginePanel(EngineObserver):
     def selectDevice(self, device: str) -> None:
         """Show a device as the chosen one, even if the engine has not listed it (yet)."""
         self._device = device
-        names = [self._name(number) for number in range(len(self._devices) + 1)]
         selector = self._ui.deviceSelector
         selector.clear()
-        selector.addItem(_("Automatic"))
+        selector.addItem(_("Automatic"), "auto")
         for entry in self._devices:
-            selector.addItem(entry["title"])
-        if device not in names:
-            selector.addItem(device)
-        selector.setCurrentIndex(names.index(device) if device in names else selector.count - 1)
+            selector.addItem(entry["title"], entry["name"])
+        if selector.findData(device) < 0:
+            selector.addItem(device, device)
+        selector.setCurrentIndex(selector.findData(device))
 
     def start(self) -> None:
         """Called when the module is opened: start the engine in the background, unless this is switched off.
@@ -164,13 +164,6 @@ class EnginePanel(EngineObserver):
         if self._python.server:
             self._isLost = True
             self.onError(error)
-
-    def _name(self, index: int) -> str:
-        return "auto" if index == 0 else self._devices[index - 1]["name"]
-
-    def _onDeviceActivated(self, index: int) -> None:
-        if index <= len(self._devices):
-            self._onDeviceChosen(self._name(index))
 
     def _onCollapsed(self, collapsed: bool) -> None:
         if collapsed:

@@ -80,8 +80,8 @@ def _composites() -> list:
     return [composite for composite in composites if composite.GetLayoutName() not in _VIEWS.values()]
 
 
-def colorNodes() -> list[tuple[str, object]]:
-    """The offered color maps that this Slicer has: (title, color node)."""
+def colorNodes() -> list[tuple[str, str]]:
+    """The offered color maps that this Slicer has: (title, ID of the node)."""
     offered = (
         (_("Inferno"), "vtkMRMLColorTableNodeFileInferno.txt"),
         (_("Viridis"), "vtkMRMLColorTableNodeFileViridis.txt"),
@@ -92,8 +92,7 @@ def colorNodes() -> list[tuple[str, object]]:
         (_("Rainbow"), "vtkMRMLColorTableNodeRainbow"),
         (_("Gray"), "vtkMRMLColorTableNodeGrey"),
     )
-    found = ((title, slicer.mrmlScene.GetNodeByID(nodeID)) for title, nodeID in offered)
-    return [(title, node) for title, node in found if node is not None]
+    return [(title, nodeID) for title, nodeID in offered if slicer.mrmlScene.GetNodeByID(nodeID) is not None]
 
 
 class MapChooser:
@@ -153,7 +152,6 @@ class OverlayPanel:
         self._shownID = ""
         self._outlinedID = ""
         self._wasFilled = True
-        self._colors: list = []
         ui.mapSelector.addAttribute("vtkMRMLScalarVolumeNode", ResultParts.MAP_ATTRIBUTE)
         ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.show)
         # Choosing a map again shows it again if something else has replaced it.
@@ -215,18 +213,16 @@ class OverlayPanel:
     def _onColorsChosen(self, index: int) -> None:
         node = slicer.mrmlScene.GetNodeByID(self._shownID)
         if node is not None and node.GetScalarVolumeDisplayNode() is not None:
-            node.GetScalarVolumeDisplayNode().SetAndObserveColorNodeID(self._colors[index].GetID())
+            colorID = self._ui.mapColorsSelector.itemData(index)
+            node.GetScalarVolumeDisplayNode().SetAndObserveColorNodeID(colorID)
 
     def _updateColors(self, mapNode) -> None:
         selector = self._ui.mapColorsSelector
-        named = colorNodes()
-        self._colors = [node for _title, node in named]
         selector.clear()
-        for title, _node in named:
-            selector.addItem(title)
+        for title, colorID in colorNodes():
+            selector.addItem(title, colorID)
         display = mapNode.GetScalarVolumeDisplayNode() if mapNode else None
-        colorNode = display.GetColorNode() if display else None
-        selector.setCurrentIndex(self._colors.index(colorNode) if colorNode in self._colors else -1)
+        selector.setCurrentIndex(selector.findData(display.GetColorNodeID()) if display else -1)
         for widget in (selector, self._ui.mapOpacitySlider):
             widget.enabled = mapNode is not None
 

@@ -185,7 +185,7 @@ class ModelPanel:
         self._details, self._fitted = ui.modelDetailsLabel, FittedHeight(ui.modelDetailsLabel)
         self._choices: list[ModelChoice] = []
         self._wanted = ""
-        ui.modelSelector.connect("activated(int)", self._onActivated)
+        ui.modelSelector.connect("activated(int)", lambda index: self.choose(ui.modelSelector.itemData(index)))
         ui.installModelButton.connect("clicked(bool)", self._onInstall)
         ui.removeModelButton.connect("clicked(bool)", self._onRemove)
 
@@ -234,8 +234,7 @@ class ModelPanel:
             usable, last = [choice.name for choice in self._choices if not choice.problem], textSetting(_LAST_SETTING)
             name = last if last in usable else next(iter(usable), "")
         self._wanted = name
-        names = [choice.name for choice in self._choices]
-        self._selector.setCurrentIndex(names.index(self._wanted) if self._wanted in names else -1)
+        self._selector.setCurrentIndex(self._selector.findData(self._wanted))
         choice = self.choice
         isUsable = choice is not None and choice.problem is None
         self._summary.text = summary(choice.description) if isUsable else self.problem
@@ -267,9 +266,6 @@ class ModelPanel:
         """Use a model from now on, also in new scenes."""
         slicer.app.userSettings().setValue(_LAST_SETTING, name)
         self._onChosen(name)
-
-    def _onActivated(self, index: int) -> None:
-        self.choose(self._choices[index].name)
 
     def _onInstall(self) -> None:
         source = self._askForPackage()
