@@ -139,14 +139,18 @@ class ResultOrigin:
         """
         if segmentationNode.GetSegmentation().GetNumberOfSegments() == 0:
             return True
-        isOurs = self.isThatOf(segmentationNode) and self._covers(segmentationNode)
-        return isOurs and not self.isKeptForReview(segmentationNode)
+        isReviewed = self._isReviewedElsewhere(segmentationNode)
+        return not isReviewed and self.isThatOf(segmentationNode) and self._covers(segmentationNode)
 
     def isKeptForReview(self, segmentationNode) -> bool:
         """Whether only the places that the user has checked off keep this earlier result from being replaced."""
-        isOurs = self.isThatOf(segmentationNode) and self._covers(segmentationNode)
+        isReviewed = self._isReviewedElsewhere(segmentationNode)
+        return isReviewed and self.isThatOf(segmentationNode) and self._covers(segmentationNode)
+
+    def _isReviewedElsewhere(self, segmentationNode) -> bool:
+        """Whether the user has checked off places in the list of another ROI."""
         isSameROI = segmentationNode.GetAttribute(_ROI_ATTRIBUTE) == self._roiText()
-        return isOurs and not isSameROI and ResultParts.isReviewed(segmentationNode)
+        return not isSameROI and ResultParts.isReviewed(segmentationNode)
 
     def _roiText(self) -> str:
         if self.roi is None:
