@@ -154,6 +154,7 @@ def addTable(name: str, columns: dict[str, list]):
     kinds = {bool: vtk.vtkBitArray, int: vtk.vtkIntArray, str: vtk.vtkStringArray}
     with slicer.util.NodeModify(node):
         for title, values in columns.items():
+            # The first number tells the type; a missing one is no number.
             known = next((value for value in values if value is not None), 0.0)
             column = kinds.get(type(known), vtk.vtkDoubleArray)()
             column.SetName(title)

@@ -11,8 +11,8 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 
+from conresnet import messages
 from conresnet.errors import UserError
-from conresnet.messages import sentence
 
 _ERROR_STYLE = "color: #c0392b; font-weight: bold"
 _MILLISECONDS_AFTER_LAST_KEY = 700
@@ -59,7 +59,7 @@ def errorSentence(error) -> str:
     It names the other computer if the error occurred there, since it is that computer's disk that is full.
     """
     try:
-        text = sentence(error.code, error.values, _)
+        text = messages.sentence(error.code, error.values, _)
     except (KeyError, IndexError, ValueError):
         # An engine of another version may send other codes or values.
         text = error.message
