@@ -312,7 +312,7 @@ class ComparisonButton(VTKObservationMixin):
         isPossible = bool(maps) and _comparison.isPossible
         self._button.enabled = isPossible or _comparison.isShown
         self._button.checked = _comparison.isShown
-        missing = _("Segment with the maps “Residual” and “Residual of the result” to compare them.")
+        missing = _("To compare, segment with the maps “Residual” and “Residual of the result”.")
         explained = _(
             "Show the predicted residual, the residual of the result and their difference side by side in linked "
             "slice views. Click again to return to the earlier layout."

@@ -270,7 +270,7 @@ class JobPanel:
         # A run that was stopped while starting has no progress yet, and can start.
         canResume = state.canResume or state is JobState.none
         if self.job is None or not canResume or not os.path.isfile(self.job.planFile):
-            return _("This folder has no run that can be continued.")
+            return _("This folder has no run that can be resumed.")
         return self._backend.problem
 
     def _onPathChanged(self, path: str) -> None:
