@@ -10,6 +10,7 @@ of the same kind, on the same grid, in the same axis order. The command line is 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -23,6 +24,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
+from conresnet.files import write_text
 from conresnet.images.channels import by_channel, check_channel_count, warn_of_names
 from conresnet.images.files import read_channels
 from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, Volume
@@ -36,14 +38,13 @@ from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import (
     PAGE_FILE,
+    REPORT_FILE,
     REVIEW_FILE,
     STATISTICS_FILE,
     filling,
     image_state,
     result_files,
-    wanted_tables,
     write_images,
-    write_report,
 )
 from conresnet.review import ReviewRow, write_review
 from conresnet.statistics import write_statistics
@@ -224,7 +225,7 @@ class Result:
         Raises:
             UserError: see ``conresnet.result_folder.filling``; the folder is unchanged then.
         """
-        with filling(Path(folder), overwrite, self._result.maps, self._inputs, self._tables) as temporary:
+        with filling(Path(folder), self._options, overwrite, self._inputs) as temporary:
             self.write(temporary)
 
     def write(self, folder: Path) -> None:
@@ -240,16 +241,12 @@ class Result:
         seconds = dict(self.report["seconds"])
         seconds["writing"] += time.monotonic() - began
         seconds["total"] = sum(seconds.values())
-        files = result_files(self._result.maps, self._tables)
-        report = {**self.report, "seconds": seconds, "files": files, "options": self._options.of_labels()}
+        more = {"seconds": seconds, "files": result_files(self._options), "options": self._options.of_labels()}
+        report = {**self.report, **more}
         if "review" in report:
             # The rows have a file of their own.
             report["review"] = {key: value for key, value in report["review"].items() if key != "rows"}
-        write_report(report, folder)
-
-    @property
-    def _tables(self) -> tuple[str, ...]:
-        return wanted_tables(self._options)
+        write_text(folder / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 class _Calling(Progress):

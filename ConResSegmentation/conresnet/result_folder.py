@@ -27,6 +27,7 @@ REPORT_FILE = "report.json"
 REVIEW_FILE, STATISTICS_FILE, PAGE_FILE = "review.csv", "statistics.csv", "report.html"
 # Files that a run writes if it is asked to. Others may well have files of these names.
 _TABLES = (REVIEW_FILE, STATISTICS_FILE, PAGE_FILE)
+_POSSIBLE = (SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in MAPS), *_TABLES, REPORT_FILE)
 
 # Image formats that may keep their voxels in another file of the same stem.
 _HEADERS = (".hdr", ".img", ".mhd", ".nhdr")
@@ -38,15 +39,11 @@ PREFIX = ".conresnet-"
 _NEW, _OLD, _JOURNAL = "new", "old", "moving.json"
 
 
-def result_files(maps: Collection[str], tables: Collection[str] = ()) -> list[str]:
-    """The names of the files that a run with these maps writes, and with these of ``wanted_tables``."""
-    return [SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in maps), *tables, REPORT_FILE]
-
-
-def wanted_tables(options: SegmentOptions) -> tuple[str, ...]:
-    """The files besides images and ``report.json`` that a run with these options writes."""
+def result_files(options: SegmentOptions) -> list[str]:
+    """The names of the files that a run with these options writes."""
     wanted = {REVIEW_FILE: options.review, STATISTICS_FILE: options.statistics, PAGE_FILE: options.report}
-    return tuple(name for name in _TABLES if wanted[name])
+    maps, tables = dict.fromkeys(options.maps), (name for name in wanted if wanted[name])
+    return [SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in maps), *tables, REPORT_FILE]
 
 
 def image_state(image: Path) -> str:
@@ -68,22 +65,15 @@ def image_state(image: Path) -> str:
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
-def check_replaceable(
-    folder: Path,
-    overwrite: bool,
-    maps: Collection[str] = tuple(MAPS),
-    inputs: Collection[Path] = (),
-    tables: Collection[str] = (),
-) -> None:
+def check_replaceable(folder: Path, options: SegmentOptions, overwrite: bool, inputs: Collection[Path] = ()) -> None:
     """Refuse a folder in which a run would destroy something that it was not asked to replace.
 
     What a run that was killed left half done there is undone first; its files would not be known as ours.
 
     Args:
+        options: of the run.
         overwrite: whether the files that an earlier run has written there, by its report, may be replaced.
-        maps: those that will be written.
         inputs: images that must not be replaced or removed.
-        tables: see ``wanted_tables``.
 
     Raises:
         UserError: "output-not-folder", "results-exist", "results-not-ours", "input-in-the-way" or "cannot-write".
@@ -92,8 +82,8 @@ def check_replaceable(
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError("output-not-folder", path=str(folder))
-        ours, new = _written_by_us(folder), set(result_files(maps, tables))
-        possible = [name for name in result_files(MAPS, _TABLES) if name not in _TABLES or name in ours | new]
+        ours, new = _written_by_us(folder), set(result_files(options))
+        possible = [name for name in _POSSIBLE if name not in _TABLES or name in ours | new]
         existing = [name for name in possible if (folder / name).exists()]
         if existing and not overwrite:
             raise UserError("results-exist", path=str(folder), files=", ".join(existing))
@@ -117,31 +107,25 @@ def _written_by_us(folder: Path) -> set[str]:
     if not isinstance(report, dict) or not {"conresnet", "model", "volumes_ml"} <= set(report):
         return set()
     # Reports of version 0.1 did not list their files.
-    files = report.get("files", result_files(MAPS))
-    return set(result_files(MAPS, _TABLES)) & {REPORT_FILE, *(files if isinstance(files, list) else ())}
+    files = report.get("files", [name for name in _POSSIBLE if name not in _TABLES])
+    return {*_POSSIBLE} & {REPORT_FILE, *(files if isinstance(files, list) else ())}
 
 
 @contextlib.contextmanager
-def filling(
-    folder: Path,
-    overwrite: bool,
-    maps: Collection[str] = tuple(MAPS),
-    inputs: Collection[Path] = (),
-    tables: Collection[str] = (),
-) -> Iterator[Path]:
+def filling(folder: Path, options: SegmentOptions, overwrite: bool, inputs: Collection[Path] = ()) -> Iterator[Path]:
     """A temporary folder whose files move into ``folder`` when the block succeeds; otherwise nothing is left of it.
 
     They replace the files of an earlier run, all of them. The temporary folder is made before the block runs, so that
     an output folder that cannot be written to is reported at once.
 
     Args:
-        folder, overwrite, maps, inputs, tables: see ``check_replaceable``.
+        folder, options, overwrite, inputs: see ``check_replaceable``.
 
     Raises:
         UserError: "disk-full", "cannot-write", or as ``check_replaceable``, both before the block and after it, since
             another program may have written there in the meantime.
     """
-    check_replaceable(folder, overwrite, maps, inputs, tables)
+    check_replaceable(folder, options, overwrite, inputs)
     absolute = folder.absolute()
     made: list[Path] = []
     owned = None
@@ -155,7 +139,7 @@ def filling(
         except OSError as error:
             raise write_error(error, folder) from error
         yield owned.path / _NEW
-        check_replaceable(folder, overwrite, maps, inputs, tables)
+        check_replaceable(folder, options, overwrite, inputs)
         try:
             _move_in(owned.path, folder)
         except OSError as error:
@@ -252,12 +236,3 @@ def write_images(result: SegmentResult, folder: Path) -> None:
     write_volume(result.labels.array, grid, folder / SEGMENTATION_FILE)
     for name, array in result.maps.items():
         write_volume(array[0] if len(array) == 1 else array, grid, folder / f"{name}.nii.gz")
-
-
-def write_report(report: dict, folder: Path) -> None:
-    """Write the report.
-
-    Raises:
-        UserError: "disk-full" or "cannot-write".
-    """
-    write_text(folder / REPORT_FILE, json.dumps(report, indent=2, ensure_ascii=False) + "\n")

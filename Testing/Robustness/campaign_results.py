@@ -11,11 +11,12 @@ from campaign_images import model
 from robustness import Answer, Trial, campaign
 
 from conresnet.images.files import write_volume
+from conresnet.request import SegmentOptions
 from conresnet.result_folder import REPORT_FILE, check_replaceable, filling, result_files
 from engine.volumes import grid, random_volume
 
 PRELOADED = ("conresnet.cli.main", "conresnet.inference.segmentation", "conresnet.images.files")
-OLD, NEW = ("residual", "attention"), ("residual",)
+OLD, NEW = SegmentOptions(maps=("residual", "attention")), ("residual",)
 
 
 @campaign("results", full=100)
@@ -24,7 +25,7 @@ def results(chance: random.Random, folder: Path) -> Trial:
     volume = random_volume(grid((20, 20, 20)), seed=chance.randrange(1000))
     write_volume(volume.array, volume.grid, folder / "image.nii")
     output = folder / "output"
-    with filling(output, overwrite=True, maps=OLD) as temporary:
+    with filling(output, OLD, overwrite=True) as temporary:
         for name in result_files(OLD):
             (temporary / name).write_text("old")
         report = {"conresnet": "", "model": {}, "volumes_ml": {}, "files": result_files(OLD)}
@@ -44,10 +45,10 @@ def problems(output: Path, answer: Answer) -> list[str]:
     names = {path.name for path in output.iterdir() if path.is_file()}
     if REPORT_FILE in names:
         found += mixture(output)
-    check_replaceable(output, overwrite=True)
+    check_replaceable(output, SegmentOptions(), overwrite=True)
     # The next run undoes what was left half done; it does not come far itself.
     try:
-        with filling(output, overwrite=True):
+        with filling(output, SegmentOptions(), overwrite=True):
             found += [] if REPORT_FILE in {path.name for path in output.iterdir()} else ["the old results are lost"]
             found += mixture(output)
             raise KeyError

@@ -22,7 +22,7 @@ from conresnet.errors import UserError, as_user_error
 from conresnet.files import csv_cell, replacing, write_text
 from conresnet.inference.progress import Progress
 from conresnet.report import RESEARCH_ONLY
-from conresnet.result_folder import PREFIX, filling, wanted_tables
+from conresnet.result_folder import PREFIX, filling
 
 if TYPE_CHECKING:
     from conresnet.api import Result
@@ -212,7 +212,7 @@ def segment_to_folder(
     from conresnet.api import segment_images
 
     progress = progress or Progress()
-    with filling(output, overwrite, options.maps, inputs, wanted_tables(options)) as folder:
+    with filling(output, options, overwrite, inputs) as folder:
         result = segment_images(model, images, options, progress, loading)
         progress.report("writing", 1.0, None)
         result.write(folder)

@@ -46,7 +46,7 @@ from conresnet.images.roi import roi_from_text
 from conresnet.package.maps import check_maps, provided_maps
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
-from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs, wanted_tables
+from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs
 from conresnet.review import ALL
 
 if TYPE_CHECKING:
@@ -350,7 +350,7 @@ def _is_complete(job: Job, options: SegmentOptions, description: ModelDescriptio
     """Whether the folder contains all results of a model and images of these names, with these options."""
     report = _read_report(job)
     model, channels = report.get("model"), report.get("channels")
-    wanted = set(result_files(options.maps, wanted_tables(options)))
+    wanted = set(result_files(options))
     return (
         isinstance(model, dict)
         and (model.get("name"), model.get("version")) == (description.name, description.version)

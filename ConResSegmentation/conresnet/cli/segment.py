@@ -22,7 +22,7 @@ from conresnet.inference.progress import Progress
 from conresnet.package.maps import check_maps
 from conresnet.package.store import read_model
 from conresnet.request import OptionSpec, SegmentOptions
-from conresnet.result_folder import check_replaceable, wanted_tables
+from conresnet.result_folder import check_replaceable
 
 if TYPE_CHECKING:
     from conresnet.inference.segmentation import LoadedModel
@@ -118,7 +118,7 @@ def segment(
         paths = by_channel(_files(named), channels) if named else _sorted(images, package.description.inputs)
         listed = [ListedCase("", tuple(paths), "")]
         # Before the model is loaded, which takes seconds.
-        check_replaceable(output, overwrite, options.maps, paths, wanted_tables(options))
+        check_replaceable(output, options, overwrite, paths)
     if jobs or scheduler:
         from conresnet.cli.cohort import segment_cohort
 

@@ -10,6 +10,7 @@ import pytest
 
 from conresnet import result_folder
 from conresnet.errors import UserError
+from conresnet.request import SegmentOptions
 from conresnet.result_folder import REPORT_FILE, SEGMENTATION_FILE, check_replaceable, filling, image_state
 
 REPORT = {"conresnet": "0.1.0", "model": {"name": "m"}, "volumes_ml": {}}
@@ -25,7 +26,7 @@ def write(folder: Path, text: str, maps: tuple[str, ...] = ()) -> None:
 
 def fill(folder: Path, text: str = "s", maps: tuple[str, ...] = (), **options) -> Path:
     """Write results into a folder; where they were meanwhile."""
-    with filling(folder, overwrite=True, maps=maps, **options) as temporary:
+    with filling(folder, SegmentOptions(maps=maps), overwrite=True, **options) as temporary:
         write(temporary, text, maps)
     return temporary
 
@@ -61,7 +62,7 @@ def test_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_work_that_fails_leaves_no_folder(tmp_path):
-    with pytest.raises(KeyError), filling(tmp_path / "one" / "two", overwrite=False) as temporary:
+    with pytest.raises(KeyError), filling(tmp_path / "one" / "two", SegmentOptions(), overwrite=False) as temporary:
         write(temporary, "new")
         raise KeyError
     assert content(tmp_path) == {}
@@ -70,7 +71,7 @@ def test_work_that_fails_leaves_no_folder(tmp_path):
 def test_work_that_fails_leaves_the_folder_as_it_was(tmp_path):
     fill(tmp_path)
     before = content(tmp_path)
-    with pytest.raises(KeyError), filling(tmp_path, overwrite=True) as temporary:
+    with pytest.raises(KeyError), filling(tmp_path, SegmentOptions(), overwrite=True) as temporary:
         write(temporary, "new")
         raise KeyError
     assert content(tmp_path) == before
@@ -78,7 +79,7 @@ def test_work_that_fails_leaves_the_folder_as_it_was(tmp_path):
 
 def test_results_that_came_meanwhile_are_kept(tmp_path):
     def work() -> None:
-        with filling(tmp_path, overwrite=False) as temporary:
+        with filling(tmp_path, SegmentOptions(), overwrite=False) as temporary:
             write(temporary, "late")
             (tmp_path / SEGMENTATION_FILE).write_text("s")
 
@@ -87,7 +88,10 @@ def test_results_that_came_meanwhile_are_kept(tmp_path):
 
 
 def test_a_name_that_the_system_does_not_take_is_a_sentence(tmp_path):
-    assert "n" * 300 in refused("cannot-write", check_replaceable, tmp_path / ("n" * 300), overwrite=True).message
+    assert (
+        "n" * 300
+        in refused("cannot-write", check_replaceable, tmp_path / ("n" * 300), SegmentOptions(), overwrite=True).message
+    )
 
 
 def test_maps_of_an_earlier_run_go_with_it(tmp_path):
@@ -138,7 +142,7 @@ def test_a_report_without_a_list_of_files_owns_what_version_0_1_wrote(tmp_path):
 def kill_at(folder: Path, number: int) -> bool:
     """Run ``filling`` in a process that dies at a change of the folder after the block; whether it came that far."""
     if (child := os.fork()) == 0:
-        with filling(folder, overwrite=True, maps=("residual",)) as temporary:
+        with filling(folder, SegmentOptions(maps=("residual",)), overwrite=True) as temporary:
             write(temporary, "new", ("residual",))
             changes = itertools.count(1)
 
@@ -165,9 +169,9 @@ def test_a_report_belongs_to_the_files_next_to_it_whenever_the_run_is_killed(tmp
             text = json.loads(files[REPORT_FILE].read_text())["text"]
             assert {path.read_text() for name, path in files.items() if name.endswith(".gz")} == {text}
         # As the command line does before it reads anything.
-        check_replaceable(folder, overwrite=True)
+        check_replaceable(folder, SegmentOptions(), overwrite=True)
         # The next run finds the old results whole, unless the new ones were; it leaves nothing else.
-        with pytest.raises(KeyError), filling(folder, overwrite=True):
+        with pytest.raises(KeyError), filling(folder, SegmentOptions(), overwrite=True):
             names = {path.name for path in folder.iterdir() if path.is_file()}
             whole.append(len(names))
             raise KeyError
@@ -199,7 +203,7 @@ def test_old_results_outlive_an_undo_that_fails_too(tmp_path, monkeypatch, secon
         with pytest.raises((KeyboardInterrupt, UserError)):
             fill(folder, "new", ("residual", "attention"))
         monkeypatch.undo()
-        check_replaceable(folder, overwrite=True)
+        check_replaceable(folder, SegmentOptions(), overwrite=True)
         assert {
             json.loads(text)["text"] if name == REPORT_FILE else text for name, text in content(folder).items()
         } == {"old"}
@@ -224,7 +228,7 @@ def test_the_state_of_an_image_changes_with_any_of_its_files(tmp_path):
 
 
 def test_a_folder_in_use_by_another_run_is_not_taken_for_abandoned(tmp_path):
-    with filling(tmp_path, overwrite=True) as first:
+    with filling(tmp_path, SegmentOptions(), overwrite=True) as first:
         fill(tmp_path, "second")
         write(first, "first")
     assert content(tmp_path)[SEGMENTATION_FILE] == "first"
