@@ -3,8 +3,9 @@
 Slices follow one another along the model's residual axis. What is measured in each (its area, the entropy of its
 probabilities, its neighbors, and where the residual helps the disagreement of predicted and actual residual) goes into
 two small regressions: a Poisson one of the wrong area, and a fractional logit of the slice's Dice (Papke and
-Wooldridge, Journal of Applied Econometrics 11, 1996); ``conresnet.package.ranking`` has their numbers. NumPy only, so
-that Slicer can use it; finding spots needs SimpleITK.
+Wooldridge, Journal of Applied Econometrics 11, 1996). Their numbers, the model's ranking, are in the package's
+``review.json``; ``python -m conresnet_training export`` fits them on held-out cases. NumPy only, so that Slicer can use
+it; finding spots needs SimpleITK.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import numpy as np
 from conresnet.files import csv_cell, replacing
 from conresnet.images.grid import Box, Grid, Reordering, bounding_box, grown, reordering, whole_box
 from conresnet.inference.labels import segment_mask
-from conresnet.messages import UNFITTED, reason
+from conresnet.messages import MESSAGES, UNFITTED, reason
 from conresnet.package.description import ModelDescription
-from conresnet.package.maps import slice_axis
-from conresnet.package.ranking import FALLBACK, Ranking, Regressions
+from conresnet.package.maps import provided_maps, slice_axis
+from conresnet.package.reader import ModelPackage
+from conresnet.package.schema import Place, field, load, load_json
 from conresnet.package.segments import Output
 
 if TYPE_CHECKING:
@@ -53,6 +55,91 @@ _REASONS = {
 }
 
 
+RANKING_FILE = "review.json"
+FORMAT, FORMAT_VERSION = "conresnet-review", 1
+# What ``slice_features`` measures.
+FEATURES = ("log_area", "log_entropy", "log_change", "overlap", "log_disagreement")
+_LARGEST_RANKING = 2**18
+_MOST_MM2 = 1e6
+
+
+@dataclass(frozen=True)
+class Regressions:
+    """Predict the errors of a slice from its features.
+
+    The wrong area in mm2 is ``exp(wrong_intercept + wrong_weights . features)``. The Dice of the slice is
+    ``1 / (1 + exp(-(dice_intercept + dice_weights . features)))``.
+    """
+
+    means: tuple[float, ...] = field("mean of each feature where it was fitted; says which features stand out")
+    wrong_intercept: float = field("of the wrong area in mm2", low=-1e6, high=1e6)
+    wrong_weights: tuple[float, ...] = field("one per feature", low=-1e6, high=1e6)
+    dice_intercept: float = field("of the slice's Dice", low=-1e6, high=1e6)
+    dice_weights: tuple[float, ...] = field("one per feature", low=-1e6, high=1e6)
+
+    def wrong_mm2(self, features: np.ndarray) -> np.ndarray:
+        """Expected wrong area of each slice; ``features`` is (n, features)."""
+        return np.exp(np.minimum(self.wrong_intercept + features @ self.wrong_weights, np.log(_MOST_MM2)))
+
+    def dice(self, features: np.ndarray) -> np.ndarray:
+        """Expected Dice of each slice; ``features`` is (n, features)."""
+        return 1 / (1 + np.exp(-np.clip(self.dice_intercept + features @ self.dice_weights, -50, 50)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """The contents of a package's ``review.json``."""
+
+    format: str = field("always `conresnet-review`", choices=(FORMAT,))
+    format_version: int = field("version of this format", low=1, high=FORMAT_VERSION)
+    what: str = field("how it was fitted and measured")
+    features: tuple[str, ...] = field("features of a slice, in order", choices=FEATURES, least=1, unique=True)
+    whole: Regressions = field("for all segments of a slice together")
+    segments: Regressions = field("for each segment of a slice")
+    spot_rate: float = field("wrong voxels per voxel of an uncertain spot", low=0, high=1)
+    note: str = field("a sentence for users about how good the ranking is", default="")
+    figures: dict[str, Any] = field("how good it is, cross-validated over the cases", default=None)
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """Lists whose length does not match the features."""
+        for name in ("whole", "segments"):
+            for key in ("means", "wrong_weights", "dice_weights"):
+                if len(getattr(getattr(self, name), key)) != len(self.features):
+                    yield f"{name}.{key}", f"must have {len(self.features)} entries, one per feature"
+
+
+_FALLBACK = Regressions(
+    means=(4.4, 3.3), wrong_intercept=-0.2, wrong_weights=(0.0, 0.95), dice_intercept=0.1, dice_weights=(1.3, -1.3)
+)
+FALLBACK = Ranking(
+    format=FORMAT,
+    format_version=FORMAT_VERSION,
+    what="Fixed weights, rounded from those of the hippocampus model.",
+    features=("log_area", "log_entropy"),
+    whole=_FALLBACK,
+    segments=_FALLBACK,
+    spot_rate=0.45,
+    note=MESSAGES["review-not-fitted"],
+)
+
+
+def read_ranking(package: ModelPackage) -> Ranking:
+    """The ranking of a package, or `FALLBACK` if it has none.
+
+    Raises UserError ``package-json`` or ``package-description``, or as ``ModelPackage.read_file``.
+    """
+    entry = package.description.files.get(RANKING_FILE)
+    if entry is None:
+        return FALLBACK
+    place = Place(str(package.path / RANKING_FILE))
+    if entry.bytes > _LARGEST_RANKING:
+        place.refuse(f"has {entry.bytes} bytes")
+    ranking = load(Ranking, load_json(package.read_file(RANKING_FILE), place.source), place, FORMAT_VERSION)
+    if "log_disagreement" in ranking.features and "residual_difference" not in provided_maps(package.description):
+        place.inside("features").refuse("needs a residual, which this model does not predict")
+    return ranking
+
+
 @dataclass(frozen=True)
 class ReviewRow:
     """One place worth checking.
@@ -63,10 +150,8 @@ class ReviewRow:
         segment: its name, or "all".
         slice: number along the voxel axis of the image that is closest to the residual axis, from 0.
         r, a, s: a point of the place in mm.
-        expected_wrong_voxels: in the slice or spot, of the segment or of all.
         expected_dice: of the slice; None for a spot.
-        reason: in English.
-        reason_codes: the same as codes, see ``conresnet.messages.reason``.
+        reason: in English; ``reason_codes`` are the same for ``conresnet.messages.reason``.
     """
 
     rank: int
@@ -82,23 +167,15 @@ class ReviewRow:
     reason_codes: tuple[str, ...] = ()
 
 
-def largest_entropy(output: Output) -> float:
-    """The entropy in bits at an uncertainty of 1: of a choice among all classes, or of a yes or no for regions."""
-    return float(np.log2(len(output.segments) + 1)) if output.kind == "labels" else 1.0
-
-
 @dataclass(frozen=True, eq=False)
 class Slices:
     """A result slice by slice along the residual axis, in the model's direction; see ``Slices.of``.
 
     Args:
-        labels: [k, j, i] uint8.
-        regions: [b, k, j, i] uint8 where segments overlap, else None; see ``SegmentResult``.
-        output: the model's segments.
-        grid: of the labels.
+        labels, regions, output, grid: see ``SegmentResult``.
         orientation: of the model's arrays, such as "SAR".
         axis: of the model's arrays, along which slices follow one another (``conresnet.package.maps.slice_axis``).
-        bits: what an uncertainty of 1 is, see ``largest_entropy``.
+        bits: the entropy at an uncertainty of 1: of a choice among all classes, or of a yes or no for regions.
     """
 
     labels: np.ndarray
@@ -112,7 +189,9 @@ class Slices:
     @classmethod
     def of(cls, result: SegmentResult, description: ModelDescription) -> Slices:
         """The slices of a result of a model."""
-        how = description.preparation.orientation, slice_axis(description), largest_entropy(description.output)
+        output = description.output
+        bits = float(np.log2(len(output.segments) + 1)) if output.kind == "labels" else 1.0
+        how = description.preparation.orientation, slice_axis(description), bits
         return cls(result.labels.array, result.regions, result.output, result.labels.grid, *how)
 
     @cached_property
@@ -151,10 +230,6 @@ class Slices:
             return labels > 0
         regions = None if self.regions is None else self.along(self.regions)[place]
         return segment_mask(labels, regions, self.output, segment - 1)
-
-    def masks(self, place: int) -> np.ndarray:
-        """(K + 1, rows, columns) bool: ``mask`` of all segments together, then of each."""
-        return np.stack([self.mask(place, segment) for segment in range(len(self.output.segments) + 1)])
 
     def held(self, place: int) -> list[int]:
         """Which segments a slice holds, as ``mask`` numbers them; 0 comes first if it holds any."""
@@ -297,11 +372,11 @@ def find_spots(uncertainty: np.ndarray, bits: float, spacing: np.ndarray) -> tup
 
     Args:
         uncertainty: the map [k, j, i].
-        bits: see ``largest_entropy``.
+        bits: see ``Slices``.
         spacing: mm along i, j, k.
 
     Returns:
-        Each voxel's spot, from 1, 0 for none, in a box around all of them; that box; and the voxels of each spot.
+        Each voxel's spot (from 1; 0 is none) in a box around all of them; that box; and the voxels of each spot.
     """
     import SimpleITK as sitk
 
@@ -367,18 +442,9 @@ def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
     return rows
 
 
-def write_review(rows: Sequence[ReviewRow | Mapping[str, Any]], path: Path) -> None:
-    """Write ``review.csv``; a spot's Dice is an empty field.
-
-    Raises:
-        UserError: "disk-full" or "cannot-write".
-    """
-    with (
-        replacing(path) as temporary,
-        open(temporary, "w", encoding="utf-8", newline="") as file,
-    ):
+def write_review(rows: Sequence[ReviewRow], path: Path) -> None:
+    """Write ``review.csv``; a spot's Dice is an empty field. Raises UserError "disk-full" or "cannot-write"."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        for row in rows:
-            values = dict(row) if isinstance(row, Mapping) else asdict(row)
-            writer.writerow({**values, "segment": csv_cell(values["segment"])})
+        writer.writerows({**asdict(row), "segment": csv_cell(row.segment)} for row in rows)

@@ -159,7 +159,7 @@ def _check_contents(package: ModelPackage) -> None:
         UserError: as ``segment`` would.
     """
     # Imported here because it needs torch, which the other commands do not.
-    from conresnet.package.ranking import read_ranking
+    from conresnet.review import read_ranking
     from conresnet.systems import build_system
 
     read_metrics(package)
@@ -169,7 +169,7 @@ def _check_contents(package: ModelPackage) -> None:
 
 def _shown(package: ModelPackage) -> str:
     # It imports numpy, which help does without.
-    from conresnet.package.ranking import read_ranking
+    from conresnet.review import read_ranking
 
     description = package.description
     blocks = [

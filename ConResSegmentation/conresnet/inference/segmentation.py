@@ -24,11 +24,10 @@ from conresnet.messages import sentence
 from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription
 from conresnet.package.maps import check_maps, map_components, predicted_maps, slice_axis
-from conresnet.package.ranking import Ranking, read_ranking
 from conresnet.package.segments import Output, Segment
 from conresnet.package.store import find_model, read_model
 from conresnet.request import SegmentOptions
-from conresnet.review import Slices, make_review
+from conresnet.review import Ranking, Slices, make_review, read_ranking
 from conresnet.statistics import segment_statistics
 from conresnet.systems import System, build_system
 

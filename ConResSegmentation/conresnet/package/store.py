@@ -162,7 +162,7 @@ def install_model(source: str | PathLike, overwrite: bool = False, name: str | N
         UserError: if it is broken, ``package-exists``, ``disk-full`` or ``cannot-write``; nothing is installed then.
     """
     # It imports numpy, which lists of models do without.
-    from conresnet.package.ranking import read_ranking
+    from conresnet.review import read_ranking
 
     package = read_package(source)
     read_metrics(package)

@@ -16,10 +16,19 @@ from conresnet.images.roi import WHOLE_IMAGE
 from conresnet.inference.labels import segment_masks
 from conresnet.inference.segmentation import LoadedModel, SegmentResult
 from conresnet.package.maps import map_components
-from conresnet.package.ranking import FALLBACK, FORMAT, FORMAT_VERSION, Ranking, Regressions
 from conresnet.package.schema import dump
 from conresnet.request import SegmentOptions
-from conresnet.review import BAD_DICE, Slices, find_spots, slice_features
+from conresnet.review import (
+    BAD_DICE,
+    FALLBACK,
+    FORMAT,
+    FORMAT_VERSION,
+    Ranking,
+    Regressions,
+    Slices,
+    find_spots,
+    slice_features,
+)
 
 # The sets of features that are tried, smallest first; a larger set must be better by GAIN.
 SETS = (
@@ -109,7 +118,8 @@ class ReviewSamples:
             theirs = belongs[item.segment][references[item.place]]
             wrong = ours != theirs
             if item.segment == 0:
-                wrong = (slices.masks(item.place) != belongs[:, references[item.place]]).any(axis=0)
+                all_of_ours = np.stack([slices.mask(item.place, segment) for segment in range(len(belongs))])
+                wrong = (all_of_ours != belongs[:, references[item.place]]).any(axis=0)
             both = np.count_nonzero(ours) + np.count_nonzero(theirs)
             dice = 2 * np.count_nonzero(ours & theirs & ~wrong) / both
             area = np.count_nonzero(wrong) * slices.pixel_mm2

@@ -16,11 +16,11 @@ from conresnet.images.files import read_single, write_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import LoadedModel, load_model, segment
 from conresnet.package import ModelDescription, ModelPackage, write_package
-from conresnet.package.ranking import Ranking
 from conresnet.package.reader import MAY_HAVE_LEARNED, held_out_cases, read_metrics
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import SEGMENTATION_FILE
+from conresnet.review import Ranking
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.label_maps import MOST_VALUES, Tissues, check_expected, on_image_grid, whole_labels
 from conresnet_training.data.preparation import file_stem, read_case, read_reference

@@ -14,10 +14,19 @@ from conresnet.inference.results import entropies
 from conresnet.inference.segmentation import segment
 from conresnet.messages import reason
 from conresnet.package import parse_description, write_package
-from conresnet.package.ranking import FALLBACK, RANKING_FILE, read_ranking
 from conresnet.package.schema import dump
 from conresnet.request import SegmentOptions
-from conresnet.review import COLUMNS, Slices, find_spots, make_review, slice_features, write_review
+from conresnet.review import (
+    COLUMNS,
+    FALLBACK,
+    RANKING_FILE,
+    Slices,
+    find_spots,
+    make_review,
+    read_ranking,
+    slice_features,
+    write_review,
+)
 from conresnet.statistics import segment_statistics, surface_mm2, write_statistics
 from engine.model_cases import description, make_model, write_model
 from engine.volumes import grid, random_volume, stored

@@ -13,9 +13,9 @@ from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package
-from conresnet.package.ranking import read_ranking
 from conresnet.package.reader import held_out_cases
 from conresnet.request import SegmentOptions
+from conresnet.review import read_ranking
 from conresnet_training.data import read_data_set
 from conresnet_training.evaluation.runs import measure_runs
 from conresnet_training.planning.plan import with_settings

@@ -9,7 +9,7 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Grid
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import read_package, write_package
-from conresnet.package.ranking import RANKING_FILE, read_ranking
+from conresnet.review import RANKING_FILE, read_ranking
 from conresnet_training.data import read_data_set
 from conresnet_training.data.preparation import read_case
 from conresnet_training.evaluation.review_fit import ReviewSamples, Sample, describe_ranking
