@@ -84,8 +84,7 @@ def read_catalog(source: str = "") -> tuple[CatalogEntry, ...]:
         source: path or address of the catalog. Defaults to `catalog_source`.
 
     Raises:
-        UserError: ``catalog-unreadable``, ``download-insecure``, ``download-failed``, ``download-interrupted`` or
-            ``download-needs-package``.
+        UserError: ``catalog-unreadable``, or as `download`.
     """
     source = source or catalog_source()
     if is_address(source):
@@ -115,19 +114,6 @@ def parse_catalog(text: bytes, source: str) -> tuple[CatalogEntry, ...]:
         raise UserError("catalog-unreadable", file=source, reason=reason) from error
 
 
-def find_entry(name: str, source: str = "") -> CatalogEntry:
-    """Find a model in a catalog by name.
-
-    Raises:
-        UserError: ``catalog-unknown-model``, or as `read_catalog`.
-    """
-    entries = read_catalog(source)
-    for entry in entries:
-        if entry.name == name:
-            return entry
-    raise UserError("catalog-unknown-model", name=name, names=", ".join(entry.name for entry in entries) or "none")
-
-
 def get_model(
     name_or_url: str, *, sha256: str = "", catalog: str = "", overwrite: bool = False, on_progress: Report | None = None
 ) -> ModelPackage:
@@ -143,14 +129,18 @@ def get_model(
         on_progress: called with the bytes received and the total, which is 0 if unknown.
 
     Raises:
-        UserError: as `download`, `find_entry` or `conresnet.package.store.install_model`, or ``download-other-model``
-            for a package whose name is not that in the catalog; nothing is installed then.
+        UserError: as `download`, `read_catalog` or `conresnet.package.store.install_model`, ``catalog-unknown-model``,
+            or ``download-other-model`` for a package whose name is not that in the catalog; nothing is installed then.
     """
     entry = None
     if is_address(name_or_url):
         url, size = name_or_url, 0
     else:
-        entry = find_entry(name_or_url, catalog)
+        entries = read_catalog(catalog)
+        entry = next((item for item in entries if item.name == name_or_url), None)
+        if entry is None:
+            names = ", ".join(item.name for item in entries) or "none"
+            raise UserError("catalog-unknown-model", name=name_or_url, names=names)
         url, sha256, size = entry.url, entry.sha256, entry.bytes
         # Before the download, which may take long.
         check_replaceable(user_folder() / entry.name, overwrite)

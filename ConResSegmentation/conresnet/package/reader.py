@@ -12,9 +12,8 @@ import re
 import stat
 import zipfile
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,55 +41,29 @@ MOST_SWELLING = 100
 SWELLING_IGNORED_BYTES = 4 * 2**20
 
 
-class Container(ABC):
-    """A folder or .zip file with a package's files.
-
-    Attributes:
-        path: the folder or the archive.
-    """
+class Folder:
+    """A package that is a folder. Its methods raise UserError ``package-damaged`` where it cannot be read."""
 
     def __init__(self, path: Path):
         self.path = path
 
-    @abstractmethod
-    def names(self) -> list[str]:
-        """What is in the container, folders too.
-
-        Raises:
-            UserError: ``package-damaged`` when it cannot be read.
-        """
-
-    @abstractmethod
-    def size(self, name: str) -> int | None:
-        """The size of the file `name` in bytes; None if it does not exist."""
-
-    @abstractmethod
-    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """Open the existing file `name` for reading, in a ``with`` statement.
-
-        Raises:
-            UserError: ``package-damaged`` when it cannot be read.
-        """
-
     def damaged(self, reason: str) -> UserError:
-        """The error for a container that cannot be read."""
+        """The error for a package that cannot be read."""
         return UserError("package-damaged", file=str(self.path), reason=reason)
 
     def unsafe(self, reason: str) -> UserError:
-        """The error for a container with contents that no model package needs."""
+        """The error for contents that no model package needs."""
         return UserError("package-unsafe", file=str(self.path), reason=reason)
 
-
-class Folder(Container):
-    """A package that is a folder."""
-
     def names(self) -> list[str]:
+        """What is in the package, folders too."""
         try:
             return sorted(item.name for item in self.path.iterdir())
         except OSError as error:
             raise self.damaged(error.strerror or str(error)) from None
 
     def size(self, name: str) -> int | None:
+        """The size of a file in bytes; None if it does not exist."""
         try:
             found = (self.path / name).lstat()
         except FileNotFoundError:
@@ -103,6 +76,7 @@ class Folder(Container):
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
+        """Open an existing file for reading."""
         try:
             with (self.path / name).open("rb") as file:
                 yield file
@@ -110,8 +84,8 @@ class Folder(Container):
             raise self.damaged(f"{name}: {error.strerror}") from None
 
 
-class Archive(Container):
-    """A package in a .zip file, with its files at the top level or in a single folder."""
+class Archive(Folder):
+    """Likewise a package in a .zip file, with its files at the top level or in a single folder."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -178,12 +152,10 @@ class Archive(Container):
         return {name: item for name, item in files.items() if not name.endswith("/")}
 
 
-def open_container(path: Path) -> Container:
-    """The container at `path`.
+def open_container(path: Path) -> Folder:
+    """The folder or archive at `path`.
 
-    Raises:
-        UserError: ``package-not-found``, ``model-is-checkpoint``, those of `conresnet.files.check_content`, or
-            one from reading the container.
+    Raises UserError ``package-not-found``, ``model-is-checkpoint``, or as `conresnet.files.check_content`.
     """
     if path.is_dir():
         return Folder(path)
@@ -202,17 +174,10 @@ _ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16
 
 
 def read_tensor_shapes(file: BinaryIO, size: int, source: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in a safetensors file, by name.
+    """The shapes of the tensors in a safetensors file of a size in bytes, by name.
 
     The format: the header's length as 8 bytes, little-endian; the header, JSON; the tensors' data, without gaps.
-
-    Args:
-        file: open at its start.
-        size: the file's size in bytes.
-        source: its name for messages.
-
-    Raises:
-        UserError: ``package-weights`` when it is not in the format, a pickled checkpoint with that suffix for one.
+    Raises UserError ``package-weights`` for anything else, such as a pickled checkpoint with that suffix.
     """
     try:
         length = int.from_bytes(file.read(8), "little")
@@ -223,10 +188,9 @@ def read_tensor_shapes(file: BinaryIO, size: int, source: str) -> dict[str, tupl
         # As strict as the safetensors library, which reads the file later.
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError
-        tensors = header
         end = 0
-        "".join(tensors).encode("utf-8")  # lone surrogates raise UnicodeEncodeError, a ValueError
-        for entry in sorted(tensors.values(), key=lambda entry: entry["data_offsets"]):
+        "".join(header).encode("utf-8")  # lone surrogates raise UnicodeEncodeError, a ValueError
+        for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
             start, stop = entry["data_offsets"]
             shape = entry["shape"]
             if len(shape) > _MOST_DIMENSIONS or not all(type(n) is int and 0 <= n <= size for n in (*shape, start)):
@@ -238,7 +202,7 @@ def read_tensor_shapes(file: BinaryIO, size: int, source: str) -> dict[str, tupl
             end = stop
         if end != size - 8 - length:
             raise ValueError
-        return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+        return {name: tuple(entry["shape"]) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError("package-weights", file=source) from None
 
@@ -253,11 +217,7 @@ METRICS_FILE = "metrics.json"
 
 
 def read_metrics(package: "ModelPackage") -> dict[str, Any]:
-    """What a package's `metrics.json` holds; empty where it brings none.
-
-    Raises:
-        UserError: ``package-json``, or that of ``ModelPackage.read_file``.
-    """
+    """What a package's `metrics.json` holds, {} without one. Raises UserError ``package-json``, or as for reading."""
     if METRICS_FILE not in package.description.files:
         return {}
     return load_json(package.read_file(METRICS_FILE), str(package.path / METRICS_FILE))
@@ -270,11 +230,7 @@ MAY_HAVE_LEARNED = "which may have learned from some of them"
 
 
 def held_out_cases(package: "ModelPackage") -> tuple[str, ...]:
-    """The cases that a package was measured on, if its own weights never learned from them; none if that is not known.
-
-    Raises:
-        UserError: as ``read_metrics``.
-    """
+    """The cases in a package's figures, if its own weights never learned from them; none if that is not known."""
     metrics = read_metrics(package)
     cases = metrics.get("dice_a_case")
     is_known = OWN_WEIGHTS not in metrics and MAY_HAVE_LEARNED not in str(metrics.get("split"))
@@ -295,45 +251,28 @@ _BLOCK_BYTES = 2**20
 
 
 class ModelPackage:
-    """A model package that can be used, from `read_package`.
+    """A model package that can be used, from `read_package`: a folder or zip file, and its checked `model.json`."""
 
-    Attributes:
-        path: the folder or zip file.
-        description: its checked `model.json`.
-    """
-
-    def __init__(self, container: Container, description: ModelDescription):
+    def __init__(self, container: Folder, description: ModelDescription):
         self._container = container
         self.path = container.path
         self.description = description
 
     def read_file(self, name: str) -> bytes:
-        """The bytes of the listed file `name`, whose size and checksum are right.
-
-        Raises:
-            UserError: when they are not, or when the package does not list it (``package-file-missing``).
-        """
+        """The bytes of a listed file. Raises UserError if its size or checksum is wrong, or it is not listed."""
         return b"".join(self.blocks(name))
 
     def tensor_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
-        """The shapes of the tensors in a weights file, by name, without torch.
-
-        Raises:
-            UserError: ``package-weights`` when it is no safetensors file.
-        """
+        """The shapes of the tensors in a weights file, by name, without torch; see `read_tensor_shapes`."""
         with self._container.open(name) as file:
             return read_tensor_shapes(file, self.description.files[name].bytes, f"{self.path / name}")
 
     def count_parameters(self, name: str) -> int:
-        """The numbers in a weights file, without torch; errors as for `tensor_shapes`."""
+        """The numbers in a weights file, without torch."""
         return sum(math.prod(shape) for shape in self.tensor_shapes(name).values())
 
     def verify(self) -> None:
-        """Check the size and checksum of every listed file, and that weights are safetensors files.
-
-        Raises:
-            UserError: for the first file that is wrong.
-        """
+        """Check the size and checksum of every listed file, and that weights are safetensors files."""
         for name in self.description.files:
             for _ in self.blocks(name):
                 pass
@@ -341,18 +280,14 @@ class ModelPackage:
                 self.tensor_shapes(name)
 
     def check_sizes(self) -> None:
-        """Check that every listed file is there in its size, which is quick.
-
-        Raises:
-            UserError: ``package-file-missing`` or ``package-truncated``.
-        """
+        """Check that every listed file is there in its size, which is quick."""
         for name, entry in self.description.files.items():
             self._check_size(name, entry)
 
     def _check_size(self, name: str, entry: PackedFile) -> None:
         size = self._container.size(name)
         if size is None:
-            raise _missing(self.path, name)
+            raise UserError("package-file-missing", file=str(self.path), name=name)
         if size != entry.bytes:
             if size:
                 # As git leaves it where the file was not downloaded.
@@ -362,14 +297,10 @@ class ModelPackage:
             raise UserError("package-truncated", **values)
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """Read a listed file in blocks, at most its listed size; the checksum is verified before the last block.
-
-        Raises:
-            UserError: as for `read_file`.
-        """
-        if name not in self.description.files:
-            raise _missing(self.path, name)
-        entry = self.description.files[name]
+        """Read a listed file in blocks, at most its listed size; the checksum is verified before the last block."""
+        entry = self.description.files.get(name)
+        if entry is None:
+            raise UserError("package-file-missing", file=str(self.path), name=name)
         self._check_size(name, entry)
         digest = hashlib.sha256()
         left = entry.bytes
@@ -412,7 +343,3 @@ def read_package(path: str | PathLike, verify: bool = True) -> ModelPackage:
     if verify:
         package.verify()
     return package
-
-
-def _missing(path: Path, name: str) -> UserError:
-    return UserError("package-file-missing", file=str(path), name=name)

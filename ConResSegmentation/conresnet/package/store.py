@@ -85,10 +85,8 @@ def list_models(extra: str | PathLike | None = None) -> list[ModelEntry]:
 
     A package of the user's that an installation was replacing when it was killed is brought back first.
 
-    Descriptions and sizes are checked, checksums are not: see `ModelPackage.verify`.
-
-    Raises:
-        UserError: ``models-folder-not-found`` when `extra` does not exist.
+    Descriptions and sizes are checked, checksums are not: see `ModelPackage.verify`. Raises UserError
+    ``models-folder-not-found`` when `extra` does not exist.
     """
     if extra and not Path(extra).exists():
         raise UserError("models-folder-not-found", file=str(extra))
@@ -194,11 +192,7 @@ def is_removable(path: str | PathLike) -> bool:
 
 
 def remove_model(path: str | PathLike) -> None:
-    """Delete an installed model package.
-
-    Raises:
-        UserError: ``cannot-write`` if it cannot be deleted; ValueError if it is not removable.
-    """
+    """Delete an installed model package. Raises UserError ``cannot-write``, or ValueError if it is not removable."""
     path = Path(path)
     if not is_removable(path):
         raise ValueError(f"{path} is not an installed model package")
@@ -213,17 +207,17 @@ def remove_model(path: str | PathLike) -> None:
 
 def _user_folders() -> list[Path]:
     named = [Path(text).expanduser() for text in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if text]
-    return named or [_user_data_folder() / "conresnet" / "models"]
-
-
-def _user_data_folder() -> Path:
+    if named:
+        return named
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support"
-    # The XDG specification has relative paths ignored.
-    named = Path(os.environ.get("XDG_DATA_HOME") or "")
-    return named if named.is_absolute() else Path.home() / ".local" / "share"
+        data = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        data = Path.home() / "Library" / "Application Support"
+    else:
+        # The XDG specification has relative paths ignored.
+        data = Path(os.environ.get("XDG_DATA_HOME") or "")
+        data = data if data.is_absolute() else Path.home() / ".local" / "share"
+    return [data / "conresnet" / "models"]
 
 
 def _packages_in(folder: Path) -> Iterator[Path]:
@@ -290,7 +284,10 @@ def write_package(
             made = folder.parent / path.name
             _zip(folder, made)
         # Before it replaces anything.
-        _read_back(made, path)
+        try:
+            read_package(made)
+        except UserError as error:
+            raise error.naming(str(made), str(path)) from error
         _replace(made, path)
     return read_package(path, verify=False)
 
@@ -329,21 +326,8 @@ def _files_of_others(path: Path) -> list[str] | None:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return None
     listed = document.get("files")
-    own = {DESCRIPTION_FILE, *(listed if isinstance(listed, dict) else ())}
-    return [name for name in names if name not in own and not _is_of_system(name)]
-
-
-def _is_of_system(name: str) -> bool:
-    """Whether an operating system puts a file of this name into any folder or archive."""
-    return name in _OF_SYSTEMS or name.startswith(("__MACOSX/", "._"))
-
-
-def _read_back(made: Path, path: Path) -> None:
-    """Check a package that will be moved to ``path``."""
-    try:
-        read_package(made)
-    except UserError as error:
-        raise error.naming(str(made), str(path)) from error
+    own = {DESCRIPTION_FILE, *_OF_SYSTEMS, *(listed if isinstance(listed, dict) else ())}
+    return [name for name in names if not (name in own or name.startswith(("__MACOSX/", "._")))]
 
 
 @contextlib.contextmanager
@@ -365,28 +349,21 @@ def _writing(path: Path) -> Iterator[Path]:
 
 
 def recover_packages(folder: Path) -> None:
-    """Bring back the packages that a process which was killed had moved aside, and remove its hidden folders.
-
-    Raises:
-        OSError: a package cannot be moved back.
-    """
+    """Bring back the packages that a process which was killed had moved aside, and remove its hidden folders."""
     for owned in abandoned_folders(folder, _PREFIX):
         _put_back(owned, folder)
         owned.remove()
 
 
 def _put_back(owned: OwnedFolder, folder: Path) -> None:
-    """Move a package that had stepped aside back to its name, unless the new one is there.
-
-    Raises:
-        OSError: it cannot be moved, so the hidden folder must stay; another process may take it over.
-    """
+    """Move a package that had stepped aside back to its name, unless the new one is there."""
     aside = owned.path / _ASIDE
     try:
         for package in list(aside.iterdir()) if aside.is_dir() else []:
             if not os.path.lexists(folder / package.name):
                 move(package, folder / package.name)
     except OSError:
+        # The hidden folder must stay; another process may take it over.
         owned.release()
         raise
 
