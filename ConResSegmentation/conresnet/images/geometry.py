@@ -78,7 +78,7 @@ class ModelSpace:
                 array then has a margin around the box, and is no smaller than a window, as far as the image extends.
 
         Raises:
-            UserError: "bad-orientation", "bad-spacing", "roi-outside", "roi-too-small" or "image-too-large".
+            UserError: "roi-outside", "roi-too-small" or "image-too-large".
         """
         reorder = reordering(reference, orientation)
         source = reorder.grid(reference)
@@ -192,8 +192,6 @@ def _plan(source: Grid, directions: np.ndarray, spacing: Sequence[float] | None)
     if spacing is None:
         return np.eye(4), source.shape
     wanted = np.array(spacing, dtype=np.float64)
-    if wanted.shape != (3,) or not (np.isfinite(wanted).all() and (wanted > 0).all()):
-        raise UserError("bad-spacing", spacing=repr(spacing))
     own = np.round(source.spacing[::-1], 6)
     same = np.abs(own - wanted) <= _SAME_SPACING
     cosines = (source.direction[:, ::-1] * directions).sum(axis=0)

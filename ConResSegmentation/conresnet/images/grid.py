@@ -253,18 +253,10 @@ def box_of_flags(occupied: Sequence[np.ndarray]) -> Box | None:
 _LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}
 
 
-def check_orientation(code: str) -> str:
-    """Return ``code`` if it is one of the 48 orientations. Raises UserError("bad-orientation") otherwise."""
-    if isinstance(code, str) and len(code) == 3 and set(code) <= set(_LETTERS):
-        if {_LETTERS[letter][0] for letter in code} == {0, 1, 2}:
-            return code
-    raise UserError("bad-orientation", orientation=str(code))
-
-
 def axis_directions(code: str) -> np.ndarray:
     """(3, 3) RAS unit vectors, one column per array axis (S, H, W) of an array in orientation ``code``."""
     directions = np.zeros((3, 3))
-    for axis, letter in enumerate(check_orientation(code)):
+    for axis, letter in enumerate(code):
         row, sign = _LETTERS[letter]
         directions[row, axis] = sign
     return directions
@@ -317,7 +309,7 @@ def reordering(grid: Grid, code: str) -> Reordering:
 
     order = max(permutations(range(3)), key=merit)
     axes, flips = [], []
-    for letter in check_orientation(code):
+    for letter in code:
         row, sign = _LETTERS[letter]
         axes.append(order[row])
         flips.append(bool(directions[row, order[row]] * sign < 0))

@@ -21,7 +21,7 @@ from conresnet.intensity import ignores_offset, split_steps
 from conresnet.intensity.filters import filtered
 from conresnet.intensity.fitting import apply, measure, of_slices
 from conresnet.messages import sentence
-from conresnet.package.description import FOREGROUNDS, ModelDescription
+from conresnet.package.description import ModelDescription
 
 
 def background_value(array: np.ndarray) -> float:
@@ -32,13 +32,6 @@ def background_value(array: np.ndarray) -> float:
     corners = [array[corner] for corner in product((0, -1), repeat=3)]
     values, counts = np.unique(np.array(corners), return_counts=True)
     return float(values[counts.argmax()])
-
-
-def check_foreground(how: str) -> str:
-    """Return ``how`` if it names a foreground. Raises UserError("bad-foreground") otherwise."""
-    if how not in FOREGROUNDS:
-        raise UserError("bad-foreground", foreground=repr(how), known=", ".join(FOREGROUNDS))
-    return how
 
 
 def foreground_mask(array: np.ndarray, how: str, background: float | None = None) -> np.ndarray:
@@ -52,7 +45,7 @@ def foreground_mask(array: np.ndarray, how: str, background: float | None = None
     Returns:
         bool array of the same shape.
     """
-    if check_foreground(how) == "all":
+    if how == "all":
         return np.ones(array.shape, dtype=bool)
     return array != (background_value(array) if background is None else background)
 
@@ -69,7 +62,7 @@ def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequen
         One slice per axis; the whole array if no voxel is foreground.
     """
     shape = channels[0].shape
-    if check_foreground(how) == "all":
+    if how == "all":
         return whole_box(shape)
     occupied = [np.zeros(size, dtype=bool) for size in shape]
     # Slice by slice, so that no mask of a whole volume is needed.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from conresnet.errors import UserError
 from conresnet.images.preparation import background_value, foreground_box, foreground_mask
 from engine.volumes import every_reordering
 
@@ -50,9 +48,3 @@ def test_without_foreground_the_box_is_everything():
     whole = (slice(0, 8), slice(0, 9), slice(0, 10))
     assert foreground_box([np.zeros((8, 9, 10))], "not_background", [0]) == whole
     assert foreground_box([head()], "all", [-0.5]) == whole
-
-
-def test_an_unknown_foreground_is_refused():
-    for call in (foreground_mask, lambda array, how: foreground_box([array], how, [-0.5])):
-        with pytest.raises(UserError, match="not_background, all"):
-            call(head(), "brain")

@@ -223,13 +223,6 @@ def test_read_only_and_strided_arrays_are_fine():
     assert np.array_equal(array, same)
 
 
-@pytest.mark.parametrize("spacing", [(0, 1, 1), (1, -1, 1), (1, 1), (np.nan, 1, 1)])
-def test_a_wrong_model_spacing_is_refused(spacing):
-    with pytest.raises(UserError) as caught:
-        ModelSpace.fit(grid(), "SAR", spacing)
-    assert caught.value.code == "bad-spacing"
-
-
 def test_a_grid_too_large_to_hold_is_refused_before_it_is_made():
     huge = grid((100, 100, 100), (99, 99, 99))
     with pytest.raises(UserError) as caught:
