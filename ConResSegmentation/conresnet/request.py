@@ -53,39 +53,33 @@ def option(default: Any, help: str, **spec: Any) -> Any:
     return field(default=default, metadata={"spec": OptionSpec(help, **spec)})
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError("it is not text")
-    return value
+def _checked(what: str, fits: Callable[[Any], Any], kind: Callable[[Any], Any]) -> Callable[[object], Any]:
+    """An ``OptionSpec.from_plain`` that refuses values that do not fit as being no ``what``."""
+
+    def from_plain(value: object) -> Any:
+        if not fits(value):
+            raise TypeError(f"it is not {what}")
+        return kind(value)
+
+    return from_plain
 
 
-def _names(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise TypeError("it is not a list of names")
-    return tuple(value)
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def _whole_number(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise TypeError("it is not a whole number above 0")
-    return int(value)
-
-
-def _volume(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
-        raise TypeError("it is not a number above 0")
-    return float(value)
-
-
-def _truth(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError("it is neither true nor false")
-    return value
+_text = _checked("text", lambda value: isinstance(value, str) and value, str)
+_names = _checked(
+    "a list of names", lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value), tuple
+)
+_whole_number = _checked("a whole number above 0", lambda value: _is_number(value, numbers.Integral), int)
+_volume = _checked("a number above 0", lambda value: _is_number(value, numbers.Real), float)
 
 
 def flag(help: str) -> Any:
     """A field that is False by default."""
-    return option(False, help, is_flag=True, from_text=bool, from_plain=_truth)
+    is_flag = _checked("true or false", lambda value: isinstance(value, bool), bool)
+    return option(False, help, is_flag=True, from_text=bool, from_plain=is_flag)
 
 
 def _roi(value: object) -> BoxROI | str:
