@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -66,6 +65,10 @@ class ResultArrays:
     def path(self, name: str) -> str:
         """The path of an array's file, as sent to the client."""
         return str(self._paths[name])
+
+    def paths(self) -> dict[str, str]:
+        """The paths of all arrays, in the order in which they were allocated."""
+        return {name: self.path(name) for name in self._paths}
 
     def show(self) -> None:
         """Show the client what has been computed so far."""
@@ -161,32 +164,14 @@ class Job(Progress):
             self._arrays = self._kind(self._session.request_folder(self.id), self.send)
         return self._arrays.allocate(name, shape, dtype)
 
-    def complete(self) -> None:
-        """Hand over the results; raises Cancelled if the client asked to stop."""
+    def complete(self) -> dict[str, str]:
+        """Hand over the results, and return their files by name; raises Cancelled if the client asked to stop."""
         self._arrays.complete(self.check)
-
-    def path(self, name: str) -> str:
-        """The file of a result array."""
-        return self._arrays.path(name)
+        return self._arrays.paths()
 
     def send(self, event: str, **values: object) -> None:
         """Send an event in answer to the request."""
         self._writer.send(event, id=self.id, **values)
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """A finished segmentation.
-
-    Args:
-        maps: the names of the maps made; they and "labels" were allocated by the job.
-        report: as `conresnet.inference.segmentation.segment` returns it.
-        overlapping: whether the segments overlap, so that "regions" was allocated too.
-    """
-
-    maps: tuple[str, ...]
-    report: dict
-    overlapping: bool = False
 
 
 class Engine:
@@ -197,20 +182,16 @@ class Engine:
 
         self._warm = WarmModel()
 
-    def segment(self, request: SegmentRequest, job: Job) -> Segmented:
+    def segment(self, request: SegmentRequest, job: Job) -> dict:
         """Segment into arrays that the job allocates: "labels", uint8 [k, j, i], "regions" where segments overlap, and
-        one per map.
-
-        Raises:
-            UserError, Cancelled, MemoryError: anything else is a bug.
+        one per map. Returns the report. An exception other than UserError, Cancelled and MemoryError is a bug.
         """
         from conresnet.inference.segmentation import segment
 
         package = read_model(request.model, verify=False)
         model = self._warm.get(package, job)
         job.check()
-        result = segment(model, request.channels, request.options, job, job.allocate)
-        return Segmented(tuple(result.maps), result.report, overlapping=result.regions is not None)
+        return segment(model, request.channels, request.options, job, job.allocate).report
 
     def devices(self) -> list[dict]:
         """The available devices: each a dict with ``name`` and ``title``."""

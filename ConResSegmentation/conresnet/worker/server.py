@@ -251,11 +251,10 @@ class _Server:
             job.send(event, **values)
 
     def _segment(self, job: Job, engine: Engine) -> dict:
-        result = engine.segment(SegmentRequest.from_dict(job.message, self._session.path), job)
-        job.complete()
-        maps = {name: job.path(name) for name in result.maps}
-        regions = job.path("regions") if result.overlapping else None
-        return {"labels": job.path("labels"), "regions": regions, "maps": maps, "report": result.report}
+        report = engine.segment(SegmentRequest.from_dict(job.message, self._session.path), job)
+        files = job.complete()
+        labels, regions = files.pop("labels"), files.pop("regions", None)
+        return {"labels": labels, "regions": regions, "maps": files, "report": report}
 
 
 def _model_digests() -> dict[str, str]:

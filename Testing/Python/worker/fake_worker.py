@@ -12,7 +12,7 @@ import time
 
 from conresnet.errors import UserError
 from conresnet.request import SegmentRequest
-from conresnet.worker.engine import Job, Segmented
+from conresnet.worker.engine import Job
 from conresnet.worker.server import serve
 
 
@@ -22,7 +22,7 @@ class FakeEngine:
     def __init__(self):
         self.requests = 0
 
-    def segment(self, request: SegmentRequest, job: Job) -> Segmented:
+    def segment(self, request: SegmentRequest, job: Job) -> dict:
         self.requests += 1
         print(f"log of {request.model} ä")
         os.write(1, b'{"event":"nonsense"}\n')
@@ -40,7 +40,7 @@ class FakeEngine:
             job.report("segmenting", (k + 1) / len(array), None)
             if request.model == "slow":
                 time.sleep(0.2)
-        return Segmented(tuple(maps), {"requests": self.requests, "name": request.channels[0].name})
+        return {"requests": self.requests, "name": request.channels[0].name}
 
     def devices(self) -> list[dict]:
         return [{"name": "cpu", "title": "A processor"}]
