@@ -153,16 +153,18 @@ class Predictor(Protocol):
 
     Attributes:
         title: of the model.
-        placed: the networks on the device; their convolutions show the progress of a pass.
+        networks: all of them.
+        placed: the same on the device; their convolutions show the progress of a pass.
         maps: names in ``conresnet.package.maps.MAPS`` that it can provide.
     """
 
     title: str
+    networks: Sequence[nn.Module]
     placed: Sequence[nn.Module]
     maps: Collection[str]
 
     def place(self, backend: Backend) -> None:
-        """Move the networks to a device, in its precision."""
+        """Move the networks to a device, in its precision, unless they are already there."""
 
     def copies(self, mirrors: bool = True) -> int:
         """How many times a network processes a window: once, and once per mirrored copy."""
@@ -190,14 +192,8 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass that was made.
-
-    Args:
-        name: which of the system's passes, such as "coarse".
-        box: part of the model's array that its windows had to cover.
-        plan: the windows it used in the end.
-        backend: where they were computed.
-        seconds: how long it took.
+    """A pass that was made: which of the system's passes, such as "coarse"; the box of the model's array that its
+    windows had to cover; the windows that it used in the end; where they were computed, and for how long.
     """
 
     name: str
@@ -219,8 +215,7 @@ class Passes:
         mirrors: whether to average over mirrored windows, as the model asks for.
 
     Attributes:
-        outputs: the passes so far.
-        warnings: sentences for the user, in the order in which they came up.
+        outputs, warnings: the passes so far, and sentences for the user about them.
     """
 
     def __init__(
@@ -384,11 +379,9 @@ class Passes:
 
 @dataclass(frozen=True)
 class _Trouble:
-    """Why a pass failed.
+    """Why a pass failed: "memory" of the windows, "precision", or "gpu", where only the CPU helps.
 
-    Args:
-        kind: "memory" of the windows, "precision", or "gpu", where only the CPU helps.
-        code, values: of the warning; where memory ran out, of the one for using the CPU.
+    ``code`` and ``values`` are the warning's; where memory ran out, those of the one for using the CPU.
     """
 
     kind: str

@@ -81,9 +81,7 @@ class System:
             and "arguments" of the network that differ from their defaults.
 
     Attributes:
-        predictors: what answers for a window in each of its passes.
-        networks: all of them.
-        maps: names in ``conresnet.package.maps.MAPS`` that it can give.
+        predictors, networks, maps: see ``conresnet.inference.sliding.Predictor``.
         tiling: how the model's windows are placed.
     """
 
@@ -235,11 +233,7 @@ def system_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:
 
 
 def build_system(package: ModelPackage) -> System:
-    """The system of a model package with its weights, on the CPU.
-
-    Raises:
-        UserError: ``system-unknown``, or what loading a network raises.
-    """
+    """The system of a package with its weights, on the CPU. Raises UserError ``system-unknown``, or as for loading."""
     model, kind = package.description, package.description.system.type
     made = declared_system(kind)
     if made is None:

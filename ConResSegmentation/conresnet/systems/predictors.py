@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import chain, combinations
+from itertools import combinations
 from os import PathLike
 
 import safetensors
@@ -80,11 +80,7 @@ def _planned(description: Network) -> nn.Module:
 
 
 def _check_tensors(network: nn.Module, shapes: dict[str, tuple[int, ...]], source: str) -> None:
-    """Refuse by name a tensor that is missing, superfluous or of another shape.
-
-    Raises:
-        UserError: ``weights-missing``, ``weights-left-over`` or ``weights-shape``.
-    """
+    """Refuse by name a tensor that is missing, superfluous or of another shape."""
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for name, shape in expected.items():
         if name not in shapes:
@@ -97,13 +93,7 @@ def _check_tensors(network: nn.Module, shapes: dict[str, tuple[int, ...]], sourc
 
 
 class SingleNetwork:
-    """A network made ready for inference.
-
-    Attributes:
-        title: of the model.
-        networks: here one.
-        placed: the same on its device, where its progress is watched.
-        maps: names in ``conresnet.package.maps.MAPS`` that it can give.
+    """A network made ready for inference: a ``Predictor``.
 
     Args:
         package: read for the description and the weights; not kept.
@@ -111,7 +101,7 @@ class SingleNetwork:
         mirror_axes: over which the answer is averaged, of "S", "H", "W"; None is the model's.
 
     Raises:
-        UserError: what loading raises.
+        UserError: as ``load_network``.
     """
 
     def __init__(self, package: ModelPackage, index: int = 0, mirror_axes: Sequence[str] | None = None):
@@ -120,7 +110,8 @@ class SingleNetwork:
         network = fold_weight_standardization(load_network(package, index)).requires_grad_(False)
         self._exclusive = description.output.kind == "labels"
         mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
-        self._mirrorings = _subsets([AXES[name] for name in mirror_axes])
+        axes = [AXES[name] for name in mirror_axes]
+        self._mirrorings = [some for count in range(1, len(axes) + 1) for some in combinations(axes, count)]
         # Only where segments trade places: indexing copies them all.
         self._mirrored_segments = description.output.mirrored if description.output.swapped_segments else None
         self._input_channels = description.channel_count
@@ -129,7 +120,6 @@ class SingleNetwork:
         self.maps = maps_from(network.provides)
 
     def place(self, backend: Backend) -> None:
-        """Move the network to a device, in its precision, unless it is already there."""
         if backend != self._backend:
             # Never keep two copies at once: one may fill the GPU's memory.
             self._backend, self.placed = None, []
@@ -137,14 +127,12 @@ class SingleNetwork:
             self._backend = backend
 
     def copies(self, mirrors: bool = True) -> int:
-        """How many times the network processes a window."""
         return 1 + len(self._mirrorings) * mirrors
 
     @torch.inference_mode()
     def predict(
         self, windows: Tensor, maps: Collection[str], mirrors: bool = True, batch: int = 1
     ) -> list[dict[str, Tensor]]:
-        """See ``Predictor.predict``."""
         wanted = {"segmentation", *(MAPS[name].output for name in maps)}
         shown = self._backend.take(windows)
         mirrorings = [(), *(self._mirrorings if mirrors else [])]
@@ -172,7 +160,6 @@ class SingleNetwork:
         return back[self._mirrored_segments] if self._mirrored_segments and len(axes) % 2 else back
 
     def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
-        """Run ``predict`` on the smallest possible windows."""
         self.predict(torch.zeros(windows, self._input_channels, 16, 16, 16), maps, mirrors, batch)
 
     def _forward(self, shown: Tensor, copies: Sequence[tuple], wanted: Collection[str]) -> dict[str, Tensor]:
@@ -187,27 +174,15 @@ def _maps(output: dict[str, Tensor], row: int, names: Collection[str]) -> dict[s
     return {name: value.sigmoid_() if MAPS[name].is_logit else value for name, value in values.items()}
 
 
-def _subsets(axes: list[int]) -> list[tuple[int, ...]]:
-    """All combinations of mirrored axes, except none."""
-    return list(chain.from_iterable(combinations(axes, count) for count in range(1, len(axes) + 1)))
-
-
 class AveragedNetworks:
-    """The networks of a package, one after the other over each window.
+    """The networks of a package, one after the other over each window: a ``Predictor``.
 
     Probabilities, residuals, attention and features are means over the networks. Only one network computes at a time
     and only the sum of the answers is kept, so that beyond their weights several take the memory of one. How much the
-    networks disagree is measured in each window, and not between the windows.
-
-    Attributes:
-        title, networks: of the model.
-        maps: those that every network can give, and "disagreement".
+    networks disagree, also a map, is measured in each window, and not between the windows.
 
     Args:
-        package: read for the description and the weights; not kept.
-
-    Raises:
-        UserError: what loading a network raises.
+        package: read for the description and the weights; not kept. Raises UserError as ``load_network``.
     """
 
     def __init__(self, package: ModelPackage):
@@ -219,23 +194,19 @@ class AveragedNetworks:
 
     @property
     def placed(self) -> list[nn.Module]:
-        """The networks on the device."""
         return [network for member in self._members for network in member.placed]
 
     def place(self, backend: Backend) -> None:
-        """Move the networks to a device, in its precision."""
         for member in self._members:
             member.place(backend)
 
     def copies(self, mirrors: bool = True) -> int:
-        """How many times each network processes a window."""
         return self._members[0].copies(mirrors)
 
     @torch.inference_mode()
     def predict(
         self, windows: Tensor, maps: Collection[str], mirrors: bool = True, batch: int = 1
     ) -> list[dict[str, Tensor]]:
-        """See ``Predictor.predict``."""
         first, *others = self._members
         totals = self._answers(first, windows, maps, mirrors, batch)
         for member in others:
@@ -260,7 +231,6 @@ class AveragedNetworks:
         return answers
 
     def trial(self, maps: Collection[str], mirrors: bool, windows: int, batch: int) -> None:
-        """Run ``predict`` on the smallest possible windows."""
         for member in self._members:
             member.trial([name for name in maps if name != "disagreement"], mirrors, windows, batch)
 
