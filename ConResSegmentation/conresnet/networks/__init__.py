@@ -104,11 +104,7 @@ def residual_faults(
 
 
 def network_class(kind: str) -> type[nn.Module]:
-    """The class of a network.
-
-    Raises:
-        ValueError: an unknown name, or a network whose file cannot be imported.
-    """
+    """The class of a network. Raises ValueError for an unknown name, or a file that cannot be imported."""
     try:
         return NETWORKS.load(kind)
     except LookupError:
@@ -116,14 +112,9 @@ def network_class(kind: str) -> type[nn.Module]:
 
 
 def build_network(kind: str, arguments: dict[str, Any]) -> nn.Module:
-    """Make a network with fresh weights.
+    """Make a network with fresh weights from its name and its constructor's keyword arguments.
 
-    Args:
-        kind: its name, one of ``network_names()``.
-        arguments: its constructor's keyword arguments.
-
-    Raises:
-        ValueError: an unknown name, an unknown argument or one out of range.
+    Raises ValueError for an unknown name, an unknown argument or one out of range.
     """
     made = network_class(kind)
     try:

@@ -103,11 +103,7 @@ NORMS = ("batch", "group")
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
-    """Batch norm, which those networks' papers have, or group norm with eight groups, which small batches need.
-
-    Raises:
-        ValueError: an unknown norm, or channels that eight groups do not divide.
-    """
+    """Batch norm, which those networks' papers have, or group norm with eight groups, which small batches need."""
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}.")
     return nn.BatchNorm3d(channels) if norm == "batch" else nn.GroupNorm(GROUPS, channels)
@@ -131,12 +127,7 @@ class ConvNormActivation(nn.Module):
 
 
 class PoolingEncoder(nn.ModuleList):
-    """Levels, finest first, with a 2x2x2 max pooling of stride 2 in between.
-
-    Args:
-        levels: modules.
-        channels: that each of them gives.
-    """
+    """Levels, finest first, with a 2x2x2 max pooling of stride 2 in between; ``channels`` are what each one gives."""
 
     def __init__(self, levels: Iterable[nn.Module], channels: Sequence[int]):
         super().__init__(levels)
@@ -152,11 +143,7 @@ class PoolingEncoder(nn.ModuleList):
 
 
 def check_sizes(input_channels: int, outputs: int, base_width: int) -> None:
-    """Refuse constructor arguments that are out of range.
-
-    Raises:
-        ValueError: no input channel, no output, or a base width that is not a multiple of eight groups.
-    """
+    """Refuse constructor arguments that are out of range by a ValueError."""
     if input_channels < 1 or outputs < 1:
         raise ValueError("A network needs at least one input channel and one output.")
     if base_width < GROUPS or base_width % GROUPS:
@@ -201,11 +188,7 @@ def segment_probabilities(logits: Tensor, exclusive: bool) -> Tensor:
 
 
 def segment_count(outputs: int, exclusive: bool) -> int:
-    """The number of segments for a number of outputs.
-
-    Raises:
-        ValueError: there would be none.
-    """
+    """The number of segments for a number of outputs. Raises ValueError if there would be none."""
     if outputs <= exclusive:
         raise ValueError(f"outputs must be more than {int(exclusive)}, or there is no segment, not {outputs}.")
     return outputs - exclusive

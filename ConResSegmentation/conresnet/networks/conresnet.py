@@ -224,9 +224,8 @@ class ContextResidualDecoder(nn.Module):
         for level in reversed(range(len(skips))):
             first = level == len(skips) - 1
             residual_inputs = input_channels if first else skips[level]
-            module = ContextResidualModule(
-                skips[level], module_outputs[level], residual_inputs, first=first, **switches
-            )
+            counts = skips[level], module_outputs[level], residual_inputs
+            module = ContextResidualModule(*counts, first=first, **switches)
             self.add_module(f"decoder_{self._scales[level]}", module)
         self.paired_outputs = PairedOutputs(outputs, pairs) if pairs else nn.Identity()
         self.segmentation_head = nn.Conv3d(skips[0], getattr(self.paired_outputs, "inputs", outputs), 1)
@@ -367,20 +366,10 @@ class ConResNet(ContextResidualDecoder):
     It extends its decoder by an encoder, instead of holding both, so that weights keep their names.
 
     Args:
-        input_channels: images per case (T1, T1c, ...).
-        outputs: see ``ContextResidualDecoder``.
-        residual_outputs: see ``ContextResidualDecoder``.
         base_width: channels of the first stage, a multiple of 8. Defaults to the paper's 32.
-        residual_axis: see ``ContextResidualDecoder``.
-        residual_mapping: see ``ContextResidualDecoder``.
-        attention_mapping: see ``ContextResidualDecoder``.
-        dropout: share of channels dropped before the last encoder convolution while training.
         backbone: the encoder: "residual", the paper's own, or that of "voxresnet", "resdsn" or "unet".
         norm: of the other papers' backbones: "group", as everywhere else in ConResNet, or "batch", as in those papers.
-        pairs: see ``ContextResidualDecoder``.
-
-    Raises:
-        ValueError: an argument is out of range.
+        others: see ``ContextResidualDecoder``.
     """
 
     def __init__(
@@ -403,22 +392,12 @@ class ConResNet(ContextResidualDecoder):
         if backbone == "residual" and norm != "group":
             raise ValueError(f"The backbone 'residual' has group norm; norm must not be {norm!r}.")
         encoder = BACKBONES[backbone](input_channels, base_width, norm)
+        mappings = residual_mapping, attention_mapping
         super().__init__(
-            encoder.channels,
-            input_channels,
-            outputs,
-            residual_outputs,
-            residual_axis,
-            residual_mapping,
-            attention_mapping,
-            dropout,
-            pairs,
+            encoder.channels, input_channels, outputs, residual_outputs, residual_axis, *mappings, dropout, pairs
         )
         self.encoder = encoder
 
     def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
-        """The wanted outputs for x (batch, channel, S, H, W) of any size, see ``ContextResidualDecoder.forward``.
-
-        Sides that are multiples of 8 are not rounded.
-        """
+        """The wanted outputs for x (batch, channel, S, H, W) of any size, see ``ContextResidualDecoder.forward``."""
         return super().forward(self.encoder(x), x, wanted)

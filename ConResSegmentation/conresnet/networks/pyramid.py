@@ -103,8 +103,6 @@ class UNet(nn.Module):
 
 # A description may ask for any number, and building very many would take forever.
 _MOST_LEVELS = 8
-
-
 # A planned window has sides that the first of two levels divides by 8, and that are not smaller than this.
 _PLANNED_MULTIPLE, _SMALLEST_PLANNED = 16, 32
 
@@ -186,13 +184,8 @@ class Pyramid(nn.Module):
         """Double the voxel size and keep the voxels of the window: the last level works at 1/2 (2.2, S = 2).
 
         In training, that level sees the middle half of the window, which covers as much of a case as the whole window
-        of another system. The first level sees twice as far.
-
-        Args:
-            model: a planned ``model.json``, changed in place.
-
-        Raises:
-            UserError: ``spacing-unknown`` if images keep their own spacing.
+        of another system. The first level sees twice as far. Raises UserError ``spacing-unknown`` if images keep their
+        own spacing.
         """
         preparation, inference = model["preparation"], model["inference"]
         if preparation["spacing"] is None:
@@ -215,16 +208,10 @@ class Pyramid(nn.Module):
         return tuple(-(-side // scale) for side in size)
 
     def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
-        """Compute the wanted outputs.
+        """The wanted logits of x (batch, channel, S, H, W) of any size.
 
-        Args:
-            x: (batch, channel, S, H, W) of any size.
-            wanted: any of "segmentation", the last level's (batch, outputs, S', H', W'), and "auxiliary", those of the
-                earlier levels. S', H', W' are S, H, W; in training they are those of the central part that the level
-                sees.
-
-        Returns:
-            dict of logits under the wanted names.
+        They are "segmentation", the last level's (batch, outputs, S', H', W'), and "auxiliary", those of the earlier
+        levels. S', H', W' are S, H, W, or in training those of the central part that the level sees.
         """
         outputs, auxiliary = {}, []
         logits, begin = None, (0, 0, 0)

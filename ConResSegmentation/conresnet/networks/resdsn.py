@@ -164,15 +164,8 @@ class ResDSN(nn.Module):
         return AUXILIARY_WEIGHTS
 
     def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
-        """Compute the wanted outputs.
-
-        Args:
-            x: (batch, channel, S, H, W) of any size.
-            wanted: any of "segmentation" (batch, outputs, S, H, W) and "auxiliary", two of the same size, from Conv2b
-                and Conv3b.
-
-        Returns:
-            dict of logits under the wanted names.
+        """The wanted logits of x (batch, channel, S, H, W) of any size: "segmentation" (batch, outputs, S, H, W), and
+        "auxiliary", two of the same size, from Conv2b and Conv3b.
         """
         features = self.encoder(x)
         outputs = {}
@@ -180,12 +173,9 @@ class ResDSN(nn.Module):
             branches = (self.branch_conv2b(features[1]), self.branch_conv3b(features[2]))
             outputs["auxiliary"] = [crop(logits, x.shape[2:]) for logits in branches]
         if "segmentation" in wanted:
-            outputs["segmentation"] = self.head(self._decode(features))
+            y = features.pop()
+            for step in self.decoder:
+                finer = features.pop()
+                y = step(y, finer.shape[2:], finer if self.long_residual else None)
+            outputs["segmentation"] = self.head(y)
         return outputs
-
-    def _decode(self, features: list[Tensor]) -> Tensor:
-        y = features.pop()
-        for step in self.decoder:
-            finer = features.pop()
-            y = step(y, finer.shape[2:], finer if self.long_residual else None)
-        return y

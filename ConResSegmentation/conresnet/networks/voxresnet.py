@@ -150,9 +150,6 @@ class VoxResNet(nn.Module):
 
         The copy is the image minus its Gaussian-smoothed version, then contrast-limited adaptive histogram
         equalization. The paper states neither the width of the Gaussian nor the contrast limit: chosen.
-
-        Args:
-            model: a planned ``model.json``, changed in place.
         """
         for item in model["inputs"]:
             clips = [step for step in item["intensity"] if step["step"] not in ("z_score", "rescale")]
@@ -171,14 +168,8 @@ class VoxResNet(nn.Module):
         return (LAST_AUXILIARY_WEIGHT**progress,) * 4
 
     def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
-        """Compute the wanted outputs.
-
-        Args:
-            x: (batch, channel, S, H, W) of any size.
-            wanted: any of "segmentation" (batch, outputs, S, H, W) and "auxiliary", four of the same size.
-
-        Returns:
-            dict of logits under the wanted names.
+        """The wanted logits of x (batch, channel, S, H, W) of any size: "segmentation" (batch, outputs, S, H, W), and
+        "auxiliary", four of the same size.
         """
         features, size = self.trunk(x), x.shape[2:]
         # One by one, so that without auxiliary outputs the full-size features of only one classifier exist at a time.
