@@ -60,26 +60,16 @@ def packed_size(regions: int) -> int:
 
 
 def region_mask(packed: np.ndarray, index: int) -> np.ndarray:
-    """The mask of a region, including parts where another region covers it.
-
-    Args:
-        packed: (b, ...) uint8, see ``LabelWriter.labels``.
-        index: of the region, in the order of the model's segments.
-
-    Returns:
-        (...) bool.
-    """
+    """The mask (...) bool of a region in ``packed``, see ``LabelWriter.labels``, including where another covers it."""
     return (packed[index // 8] >> (index % 8) & 1).astype(bool)
 
 
 def segment_mask(labels: np.ndarray, regions: np.ndarray | None, output: Output, index: int) -> np.ndarray:
-    """The mask of a segment (...) bool, including parts where another region covers it.
+    """The mask (...) bool of a segment, including parts where another region covers it.
 
     Args:
         labels: (...) uint8.
         regions: (b, ...) uint8, see ``LabelWriter.labels``; None where segments exclude each other.
-        output: the model's segments.
-        index: of the segment.
     """
     return labels == output.segments[index].label if regions is None else region_mask(regions, index)
 
@@ -90,11 +80,7 @@ def segment_masks(labels: np.ndarray, regions: np.ndarray | None, output: Output
 
 
 def segment_boxes(labels: np.ndarray, regions: np.ndarray | None, output: Output) -> list[Box | None]:
-    """The bounding box of each segment, see ``segment_mask``; None for an empty one.
-
-    Args:
-        labels, regions: with three axes for voxels.
-    """
+    """The bounding box of each segment in three axes, see ``segment_mask``; None for an empty one."""
     # Count labels slice by slice, because searching a whole scan for each of many segments is slow.
     counts = np.array([np.bincount(plane.ravel(), minlength=256) for plane in labels])
     boxes = []
@@ -108,14 +94,11 @@ def segment_boxes(labels: np.ndarray, regions: np.ndarray | None, output: Output
 
 
 def exclusive_labels(probability: Tensor, values: Sequence[int]) -> Tensor:
-    """The value of the most likely segment, or 0 for the background, whose probability is what remains of 1.
+    """The value (...) uint8 of the most likely segment, or 0 for the background, whose probability remains of 1.
 
     Args:
         probability: (K, ...), one per segment.
         values: the label of each.
-
-    Returns:
-        (...) uint8, on the same device.
     """
     import torch
 
@@ -200,7 +183,7 @@ class LabelWriter:
         Regions are measured whole, including parts that another region covers.
 
         Args:
-            labels: (S, H, W) or any other order of axes, the whole result; changed in place.
+            labels: the whole result, in any order of axes; changed in place.
             packed: the regions that belong to them, or None for labels; changed in place.
             smallest: see ``small_components``.
         """
@@ -275,12 +258,7 @@ def _set_bits(packed: np.ndarray, index: int, mask: np.ndarray) -> None:
 
 
 class FoundSegments:
-    """The segments found by a pass before the last one: a byte per voxel, and a bit per segment if segments overlap.
-    Probabilities are not kept.
-
-    Args:
-        case: the case being segmented.
-        output: the model's segments.
+    """The segments found by a pass before the last one, without their probabilities.
 
     Attributes:
         labels: (S, H, W) uint8, 0 where no segment is.
@@ -296,7 +274,6 @@ class FoundSegments:
         self._writer = LabelWriter(output)
 
     def restart(self) -> None:
-        """Forget all slabs."""
         self.labels[...] = 0
         if self._regions is not None:
             self._regions[...] = 0
@@ -309,7 +286,7 @@ class FoundSegments:
         self.labels[where] = self._writer.labels(values["probability"], mask, packed)
 
     def drop_small_components(self, smallest: float) -> None:
-        """Remove components of each segment that are smaller than a share of it."""
+        """See ``LabelWriter.drop_small_components``."""
         self._writer.drop_small_components(self.labels, self._regions, smallest)
 
 

@@ -18,11 +18,7 @@ from conresnet.package.segments import Locator, Output
 
 
 def check_locator(locator: Locator, finder: ModelDescription) -> None:
-    """Refuse a model other than the one that the locator means.
-
-    Raises:
-        UserError: "locator-differs" if it needs several images or does not have a segment that the locator names.
-    """
+    """Raise UserError "locator-differs" for a model that needs several images, or lacks segments of the locator."""
     wanted = {name for place in locator.places for name in place.segments}
     if len(finder.inputs) > 1 or finder.output.kind != "labels" or not wanted <= set(finder.output.names):
         raise UserError("locator-differs", locator=finder.title, segments=", ".join(sorted(wanted)))
@@ -56,11 +52,7 @@ def located_rois(locator: Locator, labels: Volume, output: Output) -> list[BoxRO
 
 
 def not_located(locator: Locator, rois: Sequence[BoxROI | None], finder: str, image: str) -> list[str]:
-    """Warnings for the places that were not found.
-
-    Raises:
-        UserError: "nothing-located" if no place was.
-    """
+    """Warnings for the places that were not found. Raises UserError "nothing-located" if no place was."""
     missing = [place.name for place, roi in zip(locator.places, rois, strict=True) if roi is None]
     structures = ", ".join(name for place in locator.places for name in place.segments)
     if len(missing) == len(rois):
@@ -75,13 +67,10 @@ class LocatedResults:
 
     Args:
         description: the model's; it names a locator.
-        grid: of the results.
-        allocate: see ``conresnet.inference.segmentation.segment``.
+        grid, allocate: of the results; see ``conresnet.inference.segmentation.segment``.
 
     Attributes:
-        labels: [k, j, i] uint8, values as ``Locator.output`` has them.
-        maps, hidden: [c, k, j, i] float16 by name; see ``conresnet.inference.segmentation.SegmentResult``.
-        entropy: as ``conresnet.inference.results.Results`` has it; None without a review.
+        labels, maps, hidden, entropy: as ``conresnet.inference.results.Results`` has them.
     """
 
     def __init__(self, description: ModelDescription, grid: Grid, allocate: Allocate):

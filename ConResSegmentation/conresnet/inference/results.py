@@ -2,8 +2,8 @@
 
 Uncertainty is the predictive entropy, and disagreement the mutual information between the prediction and the member of
 an ensemble that makes it: the entropy of the members' mean minus the mean of their entropies (Lakshminarayanan et al.,
-    "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", NeurIPS
-2017; Smith and Gal, "Understanding Measures of Uncertainty for Adversarial Example Detection", UAI 2018, eqs 1 to 5).
+"Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles", NeurIPS 2017; Smith and Gal,
+"Understanding Measures of Uncertainty for Adversarial Example Detection", UAI 2018, eqs 1 to 5).
 
 Both are divided by the largest possible entropy. For overlapping regions, each of which is decided separately, the
 largest value counts: a mean would make a voxel look certain even if one of its many regions is undecided.
@@ -147,13 +147,9 @@ class Results:
     def _measure(
         self, view: np.ndarray | None, where: Box, offset: int, probability: np.ndarray, mask: np.ndarray | None = None
     ) -> None:
-        """Fill in the uncertainty of a block, and add its entropies to those of its slices.
+        """Fill in the uncertainty of a block of probabilities (K, ...), and add its entropies to those of its slices.
 
-        Args:
-            view: of the map of the uncertainty (1, ...), if that is computed; ``where`` is the block's place in it.
-            offset: number of the slice that ``where`` counts slices from.
-            probability: (K, ...).
-            mask: False where there is no segment.
+        ``where`` is its place in ``view``, the map (1, ...) if that is wanted; ``offset`` is the slice it counts from.
         """
         exclusive, axis = self._output.kind == "labels", self._slice_axis
         uncertain = uncertainty(probability, exclusive)
@@ -175,9 +171,7 @@ class Results:
     def complete(self, done: Callable[[float], None], revise: Callable[[Results], None] | None = None) -> None:
         """Resample what was kept on the model's grid onto the input's, and drop small components if asked to.
 
-        Args:
-            done: called with the share that is done.
-            revise: changes the labels and regions in place, before maps are made from them.
+        ``done`` is called with the share done; ``revise`` changes labels and regions in place, before maps of them.
         """
         if not self._case.space.exact:
             self._bring_back(done)
@@ -291,15 +285,11 @@ def uncertainty(probability: np.ndarray, exclusive: bool) -> np.ndarray:
 
 
 def disagreement(mean: np.ndarray, mean_entropies: np.ndarray, exclusive: bool) -> np.ndarray:
-    """Mutual information between the prediction and the member of an ensemble, 0 (all agree) to 1.
+    """Mutual information between the prediction and the member of an ensemble, 0 (all agree) to 1: (...) float.
 
     Args:
         mean: (K, ...), the mean of the members' probabilities.
         mean_entropies: the mean of what ``entropies`` gives for each member.
-        exclusive: whether the segments exclude each other.
-
-    Returns:
-        (...) float.
     """
     # The entropy is concave, so that only rounding makes a difference negative.
     return np.maximum(entropies(mean, exclusive) - mean_entropies, 0).max(axis=0)

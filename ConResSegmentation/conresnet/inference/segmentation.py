@@ -18,7 +18,7 @@ from conresnet.inference.labels import LabelWriter, PostProcessing, check_postpr
 from conresnet.inference.locating import LocatedResults, check_locator, located_rois, not_located
 from conresnet.inference.progress import Part, Progress, Tracker
 from conresnet.inference.results import Allocate, Results
-from conresnet.inference.sliding import Pass, Passes
+from conresnet.inference.sliding import Passes
 from conresnet.inference.windows import Tiling
 from conresnet.messages import sentence
 from conresnet.package import ModelPackage
@@ -54,8 +54,7 @@ class LoadedModel:
     def finder(self) -> LoadedModel:
         """The model that its locator names, loaded when it is first needed.
 
-        Raises:
-            UserError: "locator-not-installed", "locator-differs", or as ``load_model``.
+        Raises UserError "locator-not-installed", "locator-differs", or as ``load_model``.
         """
         if self._finder is None:
             locator = self.description.locator
@@ -249,16 +248,8 @@ def _segment(
         # What was dropped is named already.
         segments = [item for item in description.output.segments if volumes[item.name] or not options.drop_below]
         report["warnings"] += _unusual_volumes(segments, volumes)
-    return SegmentResult(
-        labels,
-        results.maps,
-        report,
-        results.regions,
-        by_name,
-        results.hidden,
-        results.entropy,
-        description.output,
-    )
+    more = by_name, results.hidden, results.entropy, description.output
+    return SegmentResult(labels, results.maps, report, results.regions, *more)
 
 
 # Volumes below this fraction of the smallest in training, or above the largest divided by it, are unusual.
@@ -308,12 +299,8 @@ def _further(
     if ranking:
         slices, difference = Slices.of(result, description), maps.get("residual_difference")
         rows = make_review(slices, result.entropy, maps["uncertainty"][0], ranking, difference, check)
-        further["review"] = {
-            "rows": [asdict(row) for row in rows],
-            "axis": slices.voxel_axis,
-            "note": ranking.note,
-            "figures": ranking.figures,
-        }
+        further["review"] = {"rows": [asdict(row) for row in rows], "axis": slices.voxel_axis}
+        further["review"] |= {"note": ranking.note, "figures": ranking.figures}
     if options.statistics or options.report:
         further["statistics"] = result.statistics()
     return further
@@ -408,24 +395,23 @@ def _report(
         "blending": tiling.blending,
         "windows": sum(len(one.plan) for one in passes.outputs),
         "window": list(last.plan.size),
-        "passes": [_pass_row(one) for one in passes.outputs],
+        "passes": [
+            {
+                "name": one.name,
+                "box": [[part.start, part.stop] for part in one.box],
+                "windows": len(one.plan),
+                "window": list(one.plan.size),
+                "device": str(one.backend),
+                "seconds": one.seconds,
+            }
+            for one in passes.outputs
+        ],
         "model_shape": list(case.shape),
         "resampled": not case.space.exact,
         "seconds": dict(seconds),
         "segments": segments,
         "volumes_ml": {row["name"]: row.get("region_volume_ml", row["volume_ml"]) for row in segments},
         "warnings": [*case.warnings, *passes.warnings],
-    }
-
-
-def _pass_row(one: Pass) -> dict:
-    return {
-        "name": one.name,
-        "box": [[part.start, part.stop] for part in one.box],
-        "windows": len(one.plan),
-        "window": list(one.plan.size),
-        "device": str(one.backend),
-        "seconds": one.seconds,
     }
 
 
@@ -436,12 +422,8 @@ def _segment_rows(
     milliliters = grid.voxel_volume / 1000
     rows = []
     for index, (segment, count) in enumerate(zip(output.segments, voxels, strict=True)):
-        row = {
-            "name": segment.name,
-            "label": segment.label,
-            "voxels": int(count),
-            "volume_ml": int(count) * milliliters,
-        }
+        row = {"name": segment.name, "label": segment.label, "voxels": int(count)}
+        row["volume_ml"] = int(count) * milliliters
         if region_voxels is not None:
             row["region_volume_ml"] = int(region_voxels[index]) * milliliters
         rows.append(row)

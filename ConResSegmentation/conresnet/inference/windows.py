@@ -25,10 +25,8 @@ STRETCH = 1.25
 GROWTH = 1.15
 """How many more voxels it may have: memory grows with them, and group norm depends on them."""
 
-
 CROP = 4
 """How many times the voxels of its window a model of crops may see at once, see ``Tiling.of_crop``."""
-
 
 FAST_OVERLAP = 0.25
 """The share of a window that its neighbor covers too when the user prefers speed."""
@@ -211,11 +209,7 @@ class Tiling:
         return fitted_windows(box, shape, self.window, self.overlap)
 
     def chosen(self, kind: str | None) -> Tiling:
-        """The tiling that the user chose instead; this one for None.
-
-        Raises:
-            UserError: "tiling-unknown".
-        """
+        """The tiling that the user chose instead; this one for None. Raises UserError "tiling-unknown"."""
         if kind and kind not in TILINGS:
             raise UserError("tiling-unknown", tiling=kind, known=", ".join(TILINGS))
         return replace(self, kind=kind, blending=_BLENDING[kind]) if kind else self
