@@ -1,5 +1,6 @@
 """Which image is which channel of a model, as named or from the words in the images' names. Standard library only."""
 
+import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,11 +49,8 @@ def match_channels(inputs: Sequence, candidates: Sequence[Candidate]) -> list[in
 def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
     """The indices of images, one for every input, in the order of the inputs.
 
-    Names decide if every input has a name that matches it; otherwise the given order stays, unless a name contradicts
-    it.
-
-    Raises:
-        UserError: "channels-unclear" if some names suggest another order and others suggest nothing.
+    Names decide if every input has a name that matches it; otherwise the given order stays. Raises UserError
+    "channels-unclear" if a name contradicts it.
     """
     given = list(range(len(names)))
     found = match_channels(inputs, [Candidate(name) for name in names])
@@ -60,22 +58,13 @@ def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
         return found
     wrong = [place for place, by_name in zip(given, found, strict=True) if by_name not in (None, place)]
     if wrong:
-        first = wrong[0]
-        raise UserError(
-            "channels-unclear",
-            name=names[found[first]],
-            given=inputs[found[first]].name,
-            spoken=inputs[first].name,
-        )
+        given, spoken = inputs[found[wrong[0]]].name, inputs[wrong[0]].name
+        raise UserError("channels-unclear", name=names[found[wrong[0]]], given=given, spoken=spoken)
     return given
 
 
 def warn_of_names(inputs: Sequence, names: Sequence[str]) -> list[str]:
-    """A warning for each image whose name has a whole word for another channel, but none for the one it was given as.
-
-    Args:
-        names: of the images, one per input, in the order of the inputs.
-    """
+    """A warning for each image whose name has a whole word for another channel, but none for the one it is given as."""
     warnings = []
     for own, name in zip(inputs, names, strict=True):
         strengths = [score(item, name) or 0 for item in inputs]
@@ -86,13 +75,9 @@ def warn_of_names(inputs: Sequence, names: Sequence[str]) -> list[str]:
 
 
 def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
-    """Images by channel, in the model's order; upper and lower case do not matter.
+    """Images by channel, in the order of ``names``, the model's channels; upper and lower case do not matter.
 
-    Args:
-        names: the model's channels.
-
-    Raises:
-        UserError: "channel-unknown", "channel-repeated" or "channel-missing".
+    Raises UserError "channel-unknown", "channel-repeated" or "channel-missing".
     """
     found: dict[str, Any] = {}
     for name, image in given.items():
@@ -110,23 +95,10 @@ def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
 
 
 def check_channel_count(given: Sequence[str], channels: Sequence[str]) -> None:
-    """Refuse a number of images other than the model's number of channels.
-
-    Args:
-        given: the images, as messages name them.
-        channels: the model's channels.
-
-    Raises:
-        UserError: "wrong-channel-count".
-    """
+    """Raise UserError "wrong-channel-count" for a number of images other than the model's number of channels."""
     if len(given) != len(channels):
-        raise UserError(
-            "wrong-channel-count",
-            images=", ".join(given),
-            given=len(given),
-            wanted=len(channels),
-            channels=", ".join(channels),
-        )
+        counts = {"given": len(given), "wanted": len(channels)}
+        raise UserError("wrong-channel-count", images=", ".join(given), channels=", ".join(channels), **counts)
 
 
 def score(channel, name: str) -> int | None:
@@ -175,9 +147,4 @@ def _words(text: str) -> list[str]:
 
 def _likeness(name: str, taken: Sequence[str]) -> int:
     """How much of its beginning a name shares with those chosen before: of two T1 volumes, the same patient's."""
-    return max((_shared_beginning(name, other) for other in taken), default=0)
-
-
-def _shared_beginning(one: str, other: str) -> int:
-    pairs = zip(one, other, strict=False)
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    return max((len(os.path.commonprefix([name, other])) for other in taken), default=0)  # noqa: RUF071 - letters

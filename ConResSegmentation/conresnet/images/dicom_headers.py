@@ -170,11 +170,7 @@ def _is_big_pixels(element: bytes) -> bool:
 
 
 def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes) -> None:
-    """Compare the size that a header describes with the pixels that its file holds.
-
-    Args:
-        opened: behind the first 12 bytes of the element of pixels, which are ``element``.
-    """
+    """Compare the size that a header describes with the pixels that its file holds behind the 12 bytes ``element``."""
     syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
     try:
         rows, columns, samples = int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel", 1))
@@ -296,11 +292,7 @@ def _begins_like_dicom(file: Path) -> bool:
 
 
 def slices_of(file: Path, header: Dataset) -> list[Slice]:
-    """Every frame of a file.
-
-    Raises:
-        UserError: "dicom-no-position", "dicom-no-spacing", or "image-damaged".
-    """
+    """Every frame of a file. Raises UserError "dicom-no-position", "dicom-no-spacing", or "image-damaged"."""
     try:
         return list(_slices(file, header))
     except UserError:

@@ -33,11 +33,7 @@ from conresnet.package.description import DESCRIPTION_FILE
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Read one 3D image: NIfTI, NRRD, MetaImage or anything else SimpleITK reads, or a folder with one DICOM series.
-
-    Raises:
-        UserError: with one sentence that names the file, as `read_channels`.
-    """
+    """Read one 3D image: NIfTI, NRRD, MetaImage or anything else SimpleITK reads, or a folder with one DICOM series."""
     return read_channels([path], ["image"])[0]
 
 
@@ -61,13 +57,8 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
         image = read_image(path)
         count = len(image.components)
         if count != len(channel_names):
-            raise UserError(
-                "wrong-component-count",
-                path=str(path),
-                given=count,
-                wanted=len(channel_names),
-                channels=", ".join(channel_names),
-            )
+            counts = {"given": count, "wanted": len(channel_names)}
+            raise UserError("wrong-component-count", path=str(path), channels=", ".join(channel_names), **counts)
         labels = [f"{path} ({name})" for name in channel_names]
         volumes = [Volume(array, image.grid, label) for array, label in zip(image.components, labels, strict=True)]
         volumes[0].warnings, volumes[0].modality = image.warnings, image.modality
@@ -80,11 +71,7 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
 
 
 def read_single(path: Path) -> Volume:
-    """Read a file that must contain one 3D image, of any values.
-
-    Raises:
-        UserError: "image-4d", or as `read_image`.
-    """
+    """Read a file that must contain one 3D image, of any values. Raises UserError "image-4d", or as `read_image`."""
     image = read_image(path)
     if len(image.components) != 1:
         raise UserError("image-4d", path=str(path), count=len(image.components))

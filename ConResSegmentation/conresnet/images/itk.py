@@ -215,12 +215,9 @@ def read_slice_file(path: Path) -> ImageFile:
     """
     header = read_header(path)
     if header is None or header.get("SOPClassUID") in _MADE_FROM_SCANS:
-        kind = object_kind(path)
-        raise (
-            UserError("dicom-not-scan", path=str(path), kind=kind)
-            if kind
-            else UserError("not-an-image", path=str(path))
-        )
+        if kind := object_kind(path):
+            raise UserError("dicom-not-scan", path=str(path), kind=kind)
+        raise UserError("not-an-image", path=str(path))
     slices = slices_of(path, header)
     if len(slices) == 1:
         uid = header.get("SeriesInstanceUID")
@@ -231,12 +228,7 @@ def read_slice_file(path: Path) -> ImageFile:
 
 
 def _read(path: Path, slices: list[Slice], headers: list[Dataset]) -> ImageFile:
-    """The volume of a series' slices, checked and in order.
-
-    Args:
-        path: what the user named, for messages.
-        headers: of its files.
-    """
+    """The volume of a series' slices, checked and in order; ``path`` is what the user named."""
     slices = _in_order(path, slices)
     grid = _regular_grid(path, slices)
     for piece in slices:
@@ -353,13 +345,7 @@ def _slice_distance(path: Path, slices: Sequence[Slice], normal: np.ndarray) -> 
 
 
 def _check_sideways(path: Path, offsets: np.ndarray, heights: np.ndarray, allowed: float) -> None:
-    """Refuse slices that are not above one another.
-
-    Args:
-        offsets: (n, 3) mm of each slice from its place above the first one.
-        heights: (n,) mm above the first one.
-        allowed: mm.
-    """
+    """Refuse slices that are not above one another: (n, 3) mm off their place above the first, at (n,) mm above it."""
     largest = float(np.linalg.norm(offsets, axis=1).max())
     if largest <= allowed:
         return

@@ -9,6 +9,7 @@ Only code that reads or writes NIfTI files needs nibabel: inside Slicer, the eng
 
 from __future__ import annotations
 
+import functools
 import gzip
 import zlib
 from pathlib import Path
@@ -210,7 +211,7 @@ def nifti_grid(header: nibabel.Nifti1Header, name: str) -> tuple[Grid, list[str]
     unit = _MM.get(int(header["xyzt_units"]) & 7, 1.0)
     shape = _shape(header)[2::-1]
     codes = int(header["qform_code"]), int(header["sform_code"])
-    qform, sform = _qform(header, pixdim), _sform(header)
+    qform, sform = _qform(header, pixdim), header.get_sform()
     fields = {name: np.array(header[name]) for name in (*_PLACING_FIELDS, "xyzt_units")}
     fields["pixdim"] = np.array(header["pixdim"][:4])
     warnings = []
@@ -264,11 +265,6 @@ def _with_spacing(matrix: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     return result
 
 
-def _sform(header: nibabel.Nifti1Header) -> np.ndarray:
-    rows = [np.array(header[name], np.float64) for name in ("srow_x", "srow_y", "srow_z")]
-    return np.array([*rows, [0, 0, 0, 1.0]])
-
-
 def _qform(header: nibabel.Nifti1Header, pixdim: np.ndarray) -> np.ndarray:
     """The matrix of the quaternion, in the float32 that the NIfTI library keeps it in."""
     b, c, d = (float(header[name]) for name in ("quatern_b", "quatern_c", "quatern_d"))
@@ -315,7 +311,9 @@ def write_nifti(array: np.ndarray, grid: Grid, path: Path) -> None:
             else:
                 header[name] = value
     header["magic"], header["vox_offset"] = b"n+1", _VOXELS_BEGIN
-    with replacing(path) as temporary, _created(temporary) as file:
+    # Fast rather than small.
+    create = functools.partial(gzip.open, compresslevel=1) if path.name.lower().endswith(".gz") else open
+    with replacing(path) as temporary, create(temporary, "wb") as file:
         header.write_to(file)
         file.write(bytes(_VOXELS_BEGIN - file.tell()))
         for component in components:
@@ -327,20 +325,8 @@ def _place(header: nibabel.Nifti1Header, grid: Grid) -> None:
     """Write where the voxels are as both sform and qform, the latter with a code only if it can express the place."""
     header.set_xyzt_units("mm")
     header.set_sform(grid.affine, code="scanner")
-    # Set in any case, since it brings the size of voxels into the header.
-    header.set_qform(grid.affine, code="scanner" if _fits_qform(header, grid) else "unknown")
-
-
-def _fits_qform(header: nibabel.Nifti1Header, grid: Grid) -> bool:
-    """Whether a rotation with a size of voxels, all that a qform can hold, places every corner correctly.
-
-    ITK takes the qform where the axes of the sform are not at right angles, so it must not say anything else.
-    """
-    rotation = header.copy()
-    rotation.set_qform(grid.affine)
-    return grid.matches(Grid(grid.shape, rotation.get_qform()), tolerance=0.1)
-
-
-def _created(path: Path) -> BinaryIO:
-    """A new file, compressed for speed rather than size if it is compressed."""
-    return gzip.open(path, "wb", compresslevel=1) if path.name.lower().endswith(".gz") else path.open("wb")
+    # It also brings the size of voxels into the header. ITK takes it where the axes of the sform are not at right
+    # angles, so it must not place any corner elsewhere: all that it can hold is a rotation and the size.
+    header.set_qform(grid.affine, code="scanner")
+    if not grid.matches(Grid(grid.shape, header.get_qform()), tolerance=0.1):
+        header["qform_code"] = 0

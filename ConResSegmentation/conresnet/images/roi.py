@@ -113,15 +113,11 @@ class BoxROI:
         return self.center + box_corners(-self.size / 2, self.size / 2) @ self.axes.T
 
     def contains(self, affine: np.ndarray, shape: Sequence[int], tolerance: float = 1e-3) -> np.ndarray:
-        """Which voxel centers of a block are in the box.
+        """Which voxel centers of a block are in the box: bool of ``shape``.
 
         Args:
             affine: (4, 4) array index (k, j, i, 1) of the block to RAS mm.
-            shape: of the block.
             tolerance: mm by which a center may be outside, since faces are often at voxel centers.
-
-        Returns:
-            bool array of ``shape``.
         """
         inside = np.ones(tuple(shape), dtype=bool)
         steps = self.axes.T @ affine[:3, :3]
@@ -185,11 +181,7 @@ def roi_from_text(text: str) -> BoxROI | str:
 
 
 def uses_locator(description: ModelDescription, roi: BoxROI | str | None, grid: Grid) -> bool:
-    """Whether the model's locator finds the ROI in an image on ``grid``.
-
-    Raises:
-        UserError: "no-locator" if that is wanted of a model that names none.
-    """
+    """Whether the model's locator finds the ROI in an image; UserError "no-locator" if it must, but there is none."""
     if roi == AUTOMATIC and description.locator is None:
         raise UserError("no-locator", model=description.title)
     return roi == AUTOMATIC or (roi is None and description.locator is not None and wants_roi(description, grid))
