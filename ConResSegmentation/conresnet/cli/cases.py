@@ -200,14 +200,11 @@ def segment_to_folder(
     progress: Progress | None = None,
     loading: float = 0.0,
 ) -> Result:
-    """Segment one case, and write its results folder.
+    """Segment one case, and write its results folder, which is unchanged after an error.
 
     Args:
         inputs: images that the results must not replace.
         loading: seconds taken to load the model, for the report.
-
-    Raises:
-        UserError: the case cannot be segmented; the folder is unchanged.
     """
     from conresnet.api import segment_images
 
@@ -255,15 +252,10 @@ _TABLE_COLUMNS = ("name", "state", "expected_dice", "seconds")
 _PAGE_TITLE = "<title>Segmented cases</title>"
 
 
-def check_summary_replaceable(output: Path, case_list: Path | None = None) -> None:
+def check_summary_replaceable(output: Path, case_list: Path) -> None:
     """Refuse a folder of all cases in which the table or the page would replace a file of the user's.
 
-    Args:
-        case_list: the list that the cases were read from.
-
-    Raises:
-        UserError: "output-not-folder", "cases-in-the-way" or "summary-not-ours".
-        OSError: a file cannot be read.
+    Raises UserError "output-not-folder", "cases-in-the-way" or "summary-not-ours".
     """
     if output.exists() and not output.is_dir():
         raise UserError("output-not-folder", path=str(output))
@@ -271,7 +263,7 @@ def check_summary_replaceable(output: Path, case_list: Path | None = None) -> No
         path = output / name
         if not path.exists():
             continue
-        if case_list and path.samefile(case_list):
+        if path.samefile(case_list):
             raise UserError("cases-in-the-way", path=str(case_list))
         if not path.is_file():
             raise UserError("summary-not-ours", path=str(path))
@@ -283,10 +275,9 @@ def check_summary_replaceable(output: Path, case_list: Path | None = None) -> No
 
 def write_summary(outcomes: Sequence[Outcome], output: Path) -> list[Path]:
     """Write the table and the page into the folder of all cases, and return their paths."""
-    table, page = output / TABLE_FILE, output / PAGE_FILE
-    write_table(outcomes, table)
-    _write_page(outcomes, page)
-    return [table, page]
+    write_table(outcomes, output / TABLE_FILE)
+    _write_page(outcomes, output / PAGE_FILE)
+    return [output / TABLE_FILE, output / PAGE_FILE]
 
 
 def picture_file(output: Path, name: str) -> Path:
@@ -301,15 +292,9 @@ def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
         writer.writerow([*_TABLE_COLUMNS, *(csv_cell(f"{name} (mL)") for name in segments), "problem"])
         for outcome in sorted(outcomes, key=lambda outcome: outcome.name):
             volumes = [(outcome.volumes_ml or {}).get(name) for name in segments]
-            figures = [_rounded(outcome.expected_dice), _rounded(outcome.seconds), *map(_rounded, volumes)]
-            writer.writerow(
-                [
-                    csv_cell(outcome.name),
-                    outcome.state,
-                    *figures,
-                    csv_cell(outcome.problem.sentence if outcome.problem else ""),
-                ]
-            )
+            figures = map(_rounded, [outcome.expected_dice, outcome.seconds, *volumes])
+            problem = csv_cell(outcome.problem.sentence if outcome.problem else "")
+            writer.writerow([csv_cell(outcome.name), outcome.state, *figures, problem])
 
 
 def _rounded(value: float | None) -> str:

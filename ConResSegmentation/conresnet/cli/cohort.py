@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
+import importlib.util
 import json
 import logging
 import os
@@ -93,10 +95,10 @@ def segment_cohort(
     options: SegmentOptions,
     output: Path,
     *,
-    case_list: Path | None = None,
-    overwrite: bool = False,
-    jobs: int = 0,
-    scheduler: str = "",
+    case_list: Path,
+    overwrite: bool,
+    jobs: int,
+    scheduler: str,
 ) -> None:
     """Segment cases in several processes, and write ``cohort.csv`` and ``cohort.html`` to ``output``.
 
@@ -107,18 +109,15 @@ def segment_cohort(
         scheduler: address of a running Dask scheduler, to use its workers instead.
 
     Raises:
-        UserError: as ``check_summary_replaceable``; ``cohort-needs-package``, ``cohort-no-scheduler``,
-            ``cohort-versions-differ`` or ``cohort-scheduler-lost``; finished cases are kept. ``cases-failed`` at the
-            end.
+        UserError: as ``check_summary_replaceable``; one whose code begins with ``cohort-``, when finished cases are
+            kept; ``cases-failed`` at the end.
     """
     check_summary_replaceable(output, case_list)
     jobs = min(jobs, len(cases))
     maps = check_maps(options.maps, provided_maps(package.description), package.description.name)
-    options = replace(
-        options, maps=maps, threads=options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
-    )
+    threads = options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
     # The page is sorted by the expected Dice, which comes from the review list.
-    options = replace(options, review=True)
+    options = replace(options, maps=maps, threads=threads, review=True)
     cases = [_absolute(case) for case in cases]
     images = [image for case in cases for image in case.images]
     # Only images inside the output folder could be replaced by another case's results.
@@ -229,17 +228,9 @@ def _client(jobs: int, scheduler: str) -> Iterator[Client]:
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        if _has_dashboard():
+        if importlib.util.find_spec("bokeh"):
             say(f"Dashboard: {cluster.dashboard_link}", err=True)
         yield client
-
-
-def _has_dashboard() -> bool:
-    try:
-        import bokeh  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def _version() -> str:
@@ -314,26 +305,16 @@ def segment_case(job: Job) -> Outcome:
         return Outcome(name, FAILED, CaseProblem.of(name, error))
 
 
-_warm: WarmModel | None = None
-
-
+@functools.cache
 def _warm_model() -> WarmModel:
     """This worker's model, which stays loaded from case to case."""
-    global _warm
-    if _warm is None:
-        from conresnet.inference.segmentation import WarmModel
+    from conresnet.inference.segmentation import WarmModel
 
-        _warm = WarmModel()
-    return _warm
+    return WarmModel()
 
 
 def _device(name: str, workers: Mapping[str, int]) -> str:
-    """Give each worker of a computer its own GPU if it has several.
-
-    Args:
-        name: the device that was asked for.
-        workers: as in ``Job``. Workers that we started have a number as their name, which they keep if restarted.
-    """
+    """The device of this worker, for the one that was asked for: its own GPU, if its computer has several."""
     import torch
     from distributed import get_worker
 
@@ -342,6 +323,7 @@ def _device(name: str, workers: Mapping[str, int]) -> str:
     if torch.cuda.device_count() < 2:
         return name
     worker = get_worker()
+    # Workers that we started have a number as their name, which they keep if restarted.
     number = worker.name if isinstance(worker.name, int) else workers.get(worker.address)
     return name if number is None else device_of_process(name, number)
 

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +153,7 @@ def get(source: str, sha256: str, catalog: str, overwrite: bool) -> None:
 
 
 def _check_contents(package: ModelPackage) -> None:
-    """Read the measurements and the review list, and build the networks with their weights, as for a segmentation.
-
-    Raises:
-        UserError: as ``segment`` would.
-    """
+    """Read the figures and the review list, and build the networks with their weights, as for a segmentation."""
     # Imported here because it needs torch, which the other commands do not.
     from conresnet.review import read_ranking
     from conresnet.systems import build_system
@@ -175,8 +171,8 @@ def _shown(package: ModelPackage) -> str:
     blocks = [
         f"{description.title} ({description.name} {description.version})",
         _pairs(_about(package)),
-        "Channels\n" + _indented(_table([_channel_row(item) for item in description.inputs])),
-        "Segments\n" + _indented(_table([_segment_row(segment) for segment in description.output.segments])),
+        "Channels\n" + textwrap.indent(_table(map(_channel_row, description.inputs)), "  "),
+        "Segments\n" + textwrap.indent(_table(map(_segment_row, description.output.segments)), "  "),
         "Computation\n" + _pairs(_computation(package)),
     ]
     if metrics := read_metrics(package):
@@ -264,7 +260,8 @@ def _megabytes(package: ModelPackage) -> str:
     return f"{sum(entry.bytes for entry in package.description.files.values()) / 1e6:.1f} MB"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    rows = list(rows)
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
@@ -272,21 +269,8 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
     margin = max((len(key) for key, _ in pairs), default=0) + 2
-    return "\n".join(
-        textwrap.fill(
-            text,
-            _WIDTH,
-            initial_indent="  " + key.ljust(margin),
-            subsequent_indent=" " * (margin + 2),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for key, text in pairs
-    )
-
-
-def _indented(text: str) -> str:
-    return textwrap.indent(text, "  ")
+    how = {"subsequent_indent": " " * (margin + 2), "break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.fill(text, _WIDTH, initial_indent="  " + key.ljust(margin), **how) for key, text in pairs)
 
 
 @click.command("import")
@@ -349,7 +333,10 @@ def import_checkpoint(
     and a running average of them, the average is used.
     """
     check_replaceable(output, overwrite)
-    chosen = _read_settings(settings) if settings else {}
+    try:
+        chosen = load_json(settings.read_bytes(), str(settings)) if settings else {}
+    except OSError as error:
+        raise UserError("settings-unreadable", file=str(settings), reason=error.strerror) from None
     chosen.setdefault("name", importing.model_name(output.stem if output.suffix.lower() == ".zip" else output.name))
     chosen.update({key: text for key, text in (("name", name), ("title", title), ("license", license_name)) if text})
     if channels:
@@ -367,13 +354,6 @@ def import_checkpoint(
         click.echo(f"The weights are a running average, from {average} in {checkpoint}.")
     parameters = package.count_parameters(importing.WEIGHTS_FILE) / 1e6
     click.echo(f"Wrote {package.path}: {package.description.title}, {parameters:.2f} M parameters in use.")
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        return load_json(path.read_bytes(), str(path))
-    except OSError as error:
-        raise UserError("settings-unreadable", file=str(path), reason=error.strerror) from None
 
 
 def _section(settings: dict[str, Any], key: str) -> dict[str, Any]:
@@ -394,6 +374,5 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise click.BadParameter(
-            f'"{text}" is not three numbers separated by commas.', param_hint="--spacing"
-        ) from None
+        wrong = f'"{text}" is not three numbers separated by commas.'
+        raise click.BadParameter(wrong, param_hint="--spacing") from None

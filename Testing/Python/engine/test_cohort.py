@@ -202,6 +202,7 @@ def run_cohort(names: list[str], output: Path, **options: object) -> str:
     from conresnet.package.store import read_model
 
     cases = [ListedCase(name, (output / "image.nii.gz",), "") for name in names]
+    options = {"case_list": Path(__file__), "overwrite": False, "jobs": 0, "scheduler": "", **options}
     with pytest.raises(Exception) as caught:
         cohort.segment_cohort(cases, read_model(SHIPPED_FOLDER / "hippocampus"), SegmentOptions(), output, **options)
     return getattr(caught.value, "code", type(caught.value).__name__)
