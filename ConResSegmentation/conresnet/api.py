@@ -116,11 +116,9 @@ def segment_images(
     progress: Progress | None = None,
     loading: float = 0.0,
 ) -> Result:
-    """Segment one case with a model that is loaded.
+    """Segment one case with a model that is loaded, which took ``loading`` seconds.
 
-    Args:
-        images: one per channel in the model's order, or a single one with all; each as ``segment`` accepts it.
-        loading: seconds that loading the model took, for the report.
+    ``images`` are one per channel in the model's order, or a single one with all; each as ``segment`` accepts it.
     """
     progress = progress or Progress()
     began = time.monotonic()
@@ -192,13 +190,8 @@ class Result:
     def save_report(self, path: str | os.PathLike, name: str | None = None) -> None:
         """Write the page that the command line writes with ``--report``: pictures, measurements and the model card.
 
-        It names neither the patient nor any file. Uncertainty and the review list are in it if they were asked for.
-
-        Args:
-            name: what the page calls the case.
-
-        Raises:
-            UserError: "disk-full" or "cannot-write".
+        It names neither the patient nor any file; the case is called ``name``. Uncertainty and the review list are in
+        it if they were asked for. Raises UserError "disk-full" or "cannot-write".
         """
         from conresnet.report import write_page
 
@@ -219,17 +212,14 @@ class Result:
         """Write what the command line writes: segmentation.nii.gz, <map>.nii.gz for each map, report.json, and the
         files that were asked for: review.csv, statistics.csv, report.html.
 
-        Args:
-            overwrite: whether an earlier run's results in the folder may be replaced.
-
-        Raises:
-            UserError: see ``conresnet.result_folder.filling``; the folder is unchanged then.
+        With ``overwrite``, an earlier run's results in the folder are replaced. Raises UserError as
+        ``conresnet.result_folder.filling``; the folder is unchanged then.
         """
         with filling(Path(folder), self._options, overwrite, self._inputs) as temporary:
             self.write(temporary)
 
     def write(self, folder: Path) -> None:
-        """Write the files into a folder that exists. Raises UserError("disk-full") or UserError("cannot-write")."""
+        """Write the files into a folder that exists."""
         began = time.monotonic()
         write_images(self._result, folder)
         if self._options.review:
@@ -271,15 +261,7 @@ def _is_path(image: object) -> bool:
 
 
 def _read_sources(images: Sequence[object], channel_names: Sequence[str]) -> tuple[list[Volume], Wrap]:
-    """The images of a case, each of any kind, and a function that makes results of the first one's kind.
-
-    Args:
-        images: one per channel, in the model's order, or a single one with all channels.
-        channel_names: the model's.
-
-    Raises:
-        UserError: "image-kind", "array-shape", "wrong-channel-count", "image-components", or as ``read_channels``.
-    """
+    """The images of a case, each of any kind, and a function that makes results of the first one's kind."""
     if all(map(_is_path, images)):
         volumes = read_channels([Path(image) for image in images], channel_names)
         return volumes, _wrap_as_itk(volumes[0].grid)
@@ -330,10 +312,10 @@ def _open_itk(image: sitk.Image, name: str) -> tuple[ImageFile, Wrap]:
     array, grid = sitk.GetArrayFromImage(image), grid_of(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
-    geometry = image.GetSpacing()[:3], image.GetOrigin()[:3], image.GetDirection()
-    if image.GetDimension() == 3:
-        return ImageFile(array.reshape(-1, *grid.shape), grid), _wrap_as_itk(grid, *geometry)
-    return ImageFile(array.reshape(-1, *grid.shape), grid), _wrap_as_itk(grid)
+    # Exactly the image's, without rounding.
+    geometry = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+    wrap = _wrap_as_itk(grid, *(geometry if image.GetDimension() == 3 else ()))
+    return ImageFile(array.reshape(-1, *grid.shape), grid), wrap
 
 
 def _wrap_as_itk(grid: Grid, spacing: Any = None, origin: Any = None, direction: Any = None) -> Wrap:
@@ -388,10 +370,7 @@ def _open_array(array: Any, affine: Any, name: str) -> tuple[ImageFile, Wrap]:
         raise _wrong_shape(array, affine, name)
     components = array.T if array.ndim == 4 else array.T[None]
 
-    def wrap(result: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(result.T)
-
-    return ImageFile(components, _grid(components, affine, name)), wrap
+    return ImageFile(components, _grid(components, affine, name)), lambda result: np.ascontiguousarray(result.T)
 
 
 def _own(array: Any, name: str) -> np.ndarray:

@@ -30,13 +30,8 @@ _SECONDS_OF_A_DAY = 86_400
 def check_content(path: str | Path, beginning: bytes | None = None) -> None:
     """Refuse a file that is empty, or is a Git LFS pointer or a web page that was saved in its place.
 
-    Args:
-        path: the file.
-        beginning: its first bytes, if they were read already.
-
-    Raises:
-        UserError: "file-empty", "file-lfs-pointer" or "file-web-page".
-        OSError: the file cannot be read.
+    ``beginning`` are its first bytes, if they were read already. Raises UserError "file-empty", "file-lfs-pointer" or
+    "file-web-page", or OSError if it cannot be read.
     """
     if beginning is None:
         with open(path, "rb") as file:
@@ -86,23 +81,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file in UTF-8, completely or not at all; what UTF-8 cannot store is escaped, as in some file names.
-
-    Raises:
-        UserError: "disk-full" or "cannot-write".
-    """
+    """Write a text file in UTF-8 as ``replacing`` does; what UTF-8 cannot store is escaped, as in some file names."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def move(made: str | Path, path: str | Path) -> None:
-    """Rename a file or folder to ``path``, replacing a file of that name.
+    """Rename a file or folder to ``path``, replacing a file of that name, as ``os.replace`` does.
 
     Windows refuses while another process, such as a virus scanner or a reader of the old file, has either of them open,
     so there it is tried again for a few seconds.
-
-    Raises:
-        OSError: as ``os.replace``.
     """
     end = time.monotonic() + _SECONDS_TO_TRY
     while True:
@@ -127,11 +115,7 @@ def csv_cell(name: str) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents, so that a place that cannot be written to is reported before any work.
-
-    Raises:
-        UserError: "disk-full" or "cannot-write".
-    """
+    """Create a folder and its parents, or raise UserError "disk-full" or "cannot-write", before any work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -180,16 +164,11 @@ class OwnedFolder:
 
     @classmethod
     def make(cls, prefix: str, parent: str | Path | None = None, *, needs_lock: bool = True) -> OwnedFolder:
-        """A new folder.
+        """A new folder in ``parent``, by default the user's temporary folder. Raises OSError if it cannot be made.
 
         Args:
-            prefix: how its name begins.
-            parent: where to make it; the user's temporary folder by default.
             needs_lock: whether to refuse a file system that has no locks; without a lock, a folder that is left behind
                 is never taken for abandoned.
-
-        Raises:
-            OSError: it cannot be made or locked.
         """
         for _ in range(_TRIES):
             path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))

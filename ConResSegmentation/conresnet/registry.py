@@ -26,15 +26,12 @@ logger = logging.getLogger(__name__)
 
 
 class Registry:
-    """The classes of one kind.
+    """The classes of one kind; ``classes`` are those imported so far, by name.
 
     Args:
         package: ours, such as ``conresnet.networks``, whose files are searched; also the group of entry points.
         decorator: the name by which files register their classes.
         declare: makes a declaration from the decorator's keywords; raises TypeError or ValueError for wrong ones.
-
-    Attributes:
-        classes: those that have registered so far, by name. Others are imported when they are asked for.
     """
 
     def __init__(self, package: str, decorator: str, declare: Callable[..., Any]):
@@ -63,12 +60,7 @@ class Registry:
         return self._declarations.get(name)
 
     def load(self, name: str) -> type:
-        """The class.
-
-        Raises:
-            LookupError: an unknown name.
-            ValueError: its file cannot be imported, or no longer registers it.
-        """
+        """The class. Raises LookupError for an unknown name, ValueError if its file does not make it."""
         if name not in self.classes:
             if name not in self._found():
                 raise LookupError(name)

@@ -188,11 +188,7 @@ def _is_half_done(hidden: Path) -> bool:
 
 
 def _undo(hidden: Path, folder: Path) -> None:
-    """Bring back what was there before ``_move_in``, unless that was complete. May itself be interrupted and repeated.
-
-    Raises:
-        OSError: a file cannot be moved.
-    """
+    """Bring back what was there before ``_move_in``, unless that was complete. May be interrupted and repeated."""
     if not _is_half_done(hidden):
         return
     try:
@@ -210,11 +206,7 @@ def _undo(hidden: Path, folder: Path) -> None:
 
 
 def undo_killed_runs(folder: Path) -> None:
-    """Undo what runs that were killed have left half done in the folder, and remove their hidden folders.
-
-    Raises:
-        UserError: "disk-full" or "cannot-write".
-    """
+    """Undo what runs that were killed have left half done in the folder, and remove their hidden folders."""
     for owned in abandoned_folders(folder, PREFIX):
         try:
             _undo(owned.path, folder)
@@ -225,11 +217,7 @@ def undo_killed_runs(folder: Path) -> None:
 
 
 def write_images(result: SegmentResult, folder: Path) -> None:
-    """Write the segmentation (uint8 label values) and the maps (float32; several components as 4D).
-
-    Raises:
-        UserError: "disk-full" or "cannot-write".
-    """
+    """Write the segmentation (uint8 label values) and the maps (float32; several components as 4D)."""
     from conresnet.images.files import write_volume
 
     grid = result.labels.grid

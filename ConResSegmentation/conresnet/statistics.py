@@ -89,11 +89,7 @@ def _mean(volume: Volume, grid: Grid, voxels: np.ndarray) -> float | None:
 
 
 def write_statistics(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write ``statistics.csv``: segment, voxels, volume_ml, surface_cm2, mean_intensity CHANNEL..., mean_uncertainty.
-
-    Raises:
-        UserError: "disk-full" or "cannot-write".
-    """
+    """Write statistics.csv: segment, voxels, volume_ml, surface_cm2, mean_intensity CHANNEL..., mean_uncertainty."""
     names = list(rows[0]["mean_intensity"])
     intensities = [f"mean_intensity {name}" for name in names]
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
