@@ -121,12 +121,9 @@ def _without_tf32() -> Iterator[None]:
 def choose_backend(device: str = "auto", precision: str = "auto") -> Backend:
     """Resolve what the user asked for.
 
-    Args:
-        device: "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps".
-        precision: "auto" (half precision where the processor gains from it), "fp32", "bf16" or "fp16".
-
-    Raises:
-        UserError: "device-unknown", "device-unavailable", "precision-unknown" or "precision-unavailable".
+    A device is "auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1" or "mps"; a precision is "auto" (half
+    precision where the processor gains from it), "fp32", "bf16" or "fp16". Raises UserError "device-unknown",
+    "device-unavailable", "precision-unknown" or "precision-unavailable".
     """
     chosen = _choose_device(device)
     if precision not in PRECISIONS:
@@ -140,8 +137,7 @@ def choose_backend(device: str = "auto", precision: str = "auto") -> Backend:
 
 def _choose_device(name: str) -> torch.device:
     if name == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "mps" if has_mps() else "cpu"
-        return torch.device(kind)
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps() else "cpu")
     kind, colon, index = name.partition(":")
     if kind not in ("cpu", "cuda", "mps") or (colon and not (kind == "cuda" and _INDEX.fullmatch(index))):
         raise UserError("device-unknown", device=name)
@@ -152,11 +148,9 @@ def _choose_device(name: str) -> torch.device:
 
 
 def device_of_process(device: str, process: int, gpus: int = 1) -> str:
-    """The device of one of several processes on this computer. If it has several GPUs, "auto" is one of their own.
+    """The device of one of several processes on this computer, numbered from 0, which use so many GPUs each.
 
-    Args:
-        process: its number, from 0. If there are more processes than GPUs, they share them.
-        gpus: how many each process uses; the device is the first.
+    If there are several GPUs, "auto" is the first of a process's own, or one that it shares if there are too few.
     """
     shares = torch.cuda.device_count() // gpus if device == "auto" else 0
     return f"cuda:{process % shares * gpus}" if shares > 1 else device
@@ -287,7 +281,6 @@ class ForwardMonitor:
     A context manager, so that no hook is left behind.
 
     Args:
-        networks: whose convolutions to watch.
         trial: runs the same pass on a tiny input.
         tick: called with the share done, 0 to 1; before each convolution with the same share as after the previous one.
             An exception from it ends the pass.

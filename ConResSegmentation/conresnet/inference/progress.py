@@ -33,10 +33,7 @@ class Progress:
 class Part(Progress):
     """A part of a longer work, with a progress of its own.
 
-    Args:
-        whole: what to tell.
-        first, last: where the part begins and ends, 0 to 1 of the whole.
-        phase: what the part is called; "" for the names of its own phases.
+    It is the share ``first`` to ``last`` (0 to 1) of the whole, called ``phase``, or by its own phases for "".
     """
 
     def __init__(self, whole: Progress, first: float, last: float, phase: str = ""):
@@ -56,10 +53,7 @@ class Part(Progress):
 class Tracker:
     """Turns work done within a phase into a fraction of the whole and the time remaining.
 
-    Args:
-        progress: what to report to.
-        shares: each phase's share of the whole, in order; they add up to 1.
-        clock: seconds.
+    ``shares`` are those of the phases in the whole, in order; they add up to 1. ``clock`` gives seconds.
     """
 
     _QUIET = 0.1  # seconds between two reports of one phase
@@ -84,11 +78,7 @@ class Tracker:
         self.part(0.0, 1.0)
 
     def part(self, first: float, last: float) -> None:
-        """Begin a part of the phase, such as one of several passes, which has a speed of its own.
-
-        Args:
-            first, last: where it begins and ends, 0 to 1 of the phase.
-        """
+        """Begin the part ``first`` to ``last`` (0 to 1) of the phase, such as a pass, which has a speed of its own."""
         names = list(self._shares)
         before = sum(self._shares[name] for name in names[: names.index(self._phase)])
         self._offset = before + self._shares[self._phase] * first

@@ -70,9 +70,8 @@ def slide(
     Args:
         predict: windows (N, C, S, H, W) float32 on the CPU, to values by name for each of them, (c, S, H, W) float32
             on any device.
-        block: the array's voxels (C, S, H, W) from a first voxel (S, H, W) on, of a size; 0 beyond the array's end.
-        plan: the windows.
-        shape: of the array (S, H, W).
+        block: the voxels (C, S, H, W) of the array of ``shape`` from a first voxel (S, H, W) on, of a size; 0 beyond
+            the array's end.
         blending: "gaussian" or "uniform", see ``axis_weights``.
         finish: see ``Accumulator.finish``.
         together: how many windows are passed to ``predict`` at once.
@@ -87,13 +86,9 @@ def slide(
 
 
 class Stitcher:
-    """Sums the weighted windows of a plan and hands over every slab of slices that no later window touches.
+    """Sums the weighted windows of a plan, in its order, and hands over every slab that no later window touches.
 
-    Memory is one window deep, however many windows and slices there are.
-
-    Args:
-        plan: the windows; ``add`` takes them in its order.
-        shape, blending, finish: see ``slide``.
+    Memory is one window deep, however many windows and slices there are. For the arguments see ``slide``.
     """
 
     def __init__(self, plan: WindowPlan, shape: Sequence[int], blending: str, finish: Finish):

@@ -34,11 +34,9 @@ FAST_OVERLAP = 0.25
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Windows of one size at every combination of starts along the axes.
+    """Windows of one size (S, H, W) at every combination of starts along the axes, which increase.
 
-    Args:
-        size: (S, H, W); a window may extend past the end of the array, where it is padded.
-        starts: along each axis the windows' first indices, increasing.
+    A window may extend past the end of the array, where it is padded.
     """
 
     size: tuple[int, int, int]
@@ -72,8 +70,7 @@ def fitted_windows(box: Box, shape: Sequence[int], window: Sequence[int], overla
     single window that is longer than the box includes the image around it; past the end of the array it is padded.
 
     Args:
-        box: what must be covered, such as the foreground's box.
-        shape: of the array.
+        box: what must be covered, such as the foreground's box, of an array of ``shape``.
         window: the model's (S, H, W).
         overlap: smallest share of a window that the next one covers too, below 1.
     """
@@ -136,11 +133,7 @@ def counted_windows(box: Box, shape: Sequence[int], window: Sequence[int], more:
     they are spread evenly from end to end (our choice), and duplicates are made once. Along an axis shorter than a
     window there is one, which includes the image around the box and is padded only past the end of the array.
 
-    Args:
-        box: what must be covered.
-        shape: of the array.
-        window: the model's (S, H, W).
-        more: n, at least 1; more windows overlap more.
+    ``box`` must be covered; ``more`` is n, at least 1: more windows overlap more.
     """
     sizes, starts = [], []
     for part, side, length in zip(box, shape, window, strict=True):
@@ -163,7 +156,6 @@ def axis_weights(starts: Sequence[int], size: int, blending: str) -> list[np.nda
 
     Args:
         starts: first index of each window.
-        size: of all of them.
         blending: "gaussian" or "uniform".
 
     Returns:

@@ -72,11 +72,6 @@ class CoarseToFine(System):
     whole case, the fine one on windows around the segments, and validated in the boxes that the coarse one finds. True
     boxes would flatter it: what the coarse network misses is lost, and what it finds in excess widens the box.
 
-    Args:
-        package: read for the description and the weights; not kept.
-
-    Raises:
-        UserError: what loading a network raises.
     """
 
     Arguments = Arguments
@@ -198,17 +193,12 @@ def box_around(masks: Iterable[np.ndarray], margin: int, smallest: float) -> Box
 def spared_share(segments: Iterable[Sequence[np.ndarray]]) -> float:
     """The largest of ``SHARES`` by which the labels of no segment lose more than ``MOST_LOST``; 0 where there is none.
 
-    Args:
-        segments: for each its masks, one per case.
+    ``segments`` are the masks of each in all cases.
     """
-    masks = [_cut(of_segment) for of_segment in segments]
-    return next((share for share in SHARES if max(_lost(one, share) for one in masks) <= MOST_LOST), 0.0)
-
-
-def _cut(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
     from conresnet.images.grid import bounding_box
 
-    return [mask[box] for mask in masks if (box := bounding_box(mask)) is not None]
+    masks = [[mask[box] for mask in one if (box := bounding_box(mask)) is not None] for one in segments]
+    return next((share for share in SHARES if max(_lost(one, share) for one in masks) <= MOST_LOST), 0.0)
 
 
 def _lost(masks: Sequence[np.ndarray], share: float) -> float:
@@ -224,9 +214,7 @@ def _lost(masks: Sequence[np.ndarray], share: float) -> float:
 class DeCrop:
     """P^C2F = DeCrop[P^F (.) P^C; X^F, X^C] (eq. 5): only the box inside the whole is replaced.
 
-    Args:
-        whole: takes slabs of X^C, where P^C outside the box is 0 from the start.
-        box: X^F as ``crop`` has it.
+    ``whole`` takes slabs of X^C, where P^C outside the ``box``, X^F as ``crop`` has it, is 0 from the start.
     """
 
     def __init__(self, whole: Accumulator, box: Box):
@@ -234,7 +222,6 @@ class DeCrop:
         self._box = box
 
     def restart(self) -> None:
-        """Forget all slabs."""
         self._whole.restart()
 
     def finish(self, where: Box, values: Mapping[str, Tensor]) -> None:

@@ -28,23 +28,14 @@ _PREVIEW_SHARE, _PREVIEW_SECONDS = 0.1, 0.5
 
 
 class ResultArrays:
-    """The arrays of one request, in files that the client can map.
-
-    Args:
-        folder: where their files are written.
-        send: sends an event in reply to the request.
-    """
+    """The arrays of one request, in files of ``folder`` that the client can map; ``send`` sends it an event."""
 
     def __init__(self, folder: Path, send: Callable[..., None]):
         self._folder, self._send = folder, send
         self._paths: dict[str, Path] = {}
 
     def allocate(self, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
-        """A new array of zeros in a file of its own.
-
-        Raises:
-            UserError: "disk-full" or "cannot-write".
-        """
+        """A new array of zeros in a file of its own. Raises UserError "disk-full" or "cannot-write"."""
         path, dtype = self._folder / f"{name}.npy", np.dtype(dtype)
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
         try:
@@ -127,11 +118,7 @@ def _fill(file: BinaryIO, size: int) -> None:
 class Job(Progress):
     """A request that has not been answered yet: what the engine sees of its client.
 
-    Args:
-        message: the request.
-        writer: for its events.
-        session: for its arrays.
-        arrays: how they reach the client.
+    ``writer`` is for its events, ``session`` for its arrays, and ``arrays`` how these reach the client.
     """
 
     def __init__(
@@ -149,11 +136,9 @@ class Job(Progress):
         self._cancelled.set()
 
     def cancelled(self) -> bool:
-        """Whether the client asked to stop."""
         return self._cancelled.is_set()
 
     def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
-        """Send the progress: ``fraction`` from 0 to 1 over all phases."""
         self.send("progress", phase=phase, fraction=float(fraction), seconds_left=seconds_left)
         if self._arrays:
             self._arrays.show()

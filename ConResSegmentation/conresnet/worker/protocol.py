@@ -86,11 +86,7 @@ def encode(message: dict) -> bytes:
 
 
 def decode(line: bytes) -> dict:
-    """The message in a line.
-
-    Raises:
-        ProtocolError: it is not a JSON object in UTF-8.
-    """
+    """The message in a line. Raises ProtocolError for one that is not a JSON object in UTF-8."""
     try:
         message = json.loads(line.decode("utf-8"))
     except ValueError as error:
@@ -127,8 +123,7 @@ def take_standard_streams() -> tuple[int, int]:
     latter matters on Windows, where a library that looks at standard input while it is loaded, as numpy does, would
     hang behind our reader, which waits for a request (https://github.com/numpy/numpy/issues/24290).
 
-    Returns:
-        file descriptors of the input and the output, not inherited by other processes.
+    Returns the file descriptors of the input and the output, not inherited by other processes.
     """
     requests, events = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -148,12 +143,7 @@ def lead_process_group() -> None:
 
 
 class EventWriter:
-    """Writes events, from any thread.
-
-    Args:
-        descriptor: to write to.
-        on_lost: called, once or more, when nobody reads the output anymore.
-    """
+    """Writes events to a descriptor, from any thread; ``on_lost`` is called when nobody reads them anymore."""
 
     def __init__(self, descriptor: int, on_lost: Callable[[], None]):
         self._descriptor = descriptor
@@ -161,7 +151,6 @@ class EventWriter:
         self._lock = threading.Lock()
 
     def send(self, event: str, **values: object) -> None:
-        """Write an event."""
         line = memoryview(encode({"event": event, **values}))
         try:
             with self._lock:
@@ -171,12 +160,7 @@ class EventWriter:
             self._on_lost()
 
     def send_error(self, error: UserError, ours: bool = False, log: str | None = None, **ids: object) -> None:
-        """Write an error event; with ``id`` if it answers a request.
-
-        Args:
-            ours: whether it is a bug in the engine.
-            log: a traceback.
-        """
+        """Write an error event; with ``id`` if it answers a request. For ``ours`` and ``log`` see above."""
         values = {name: _plain(value) for name, value in error.values.items()}
         self.send("error", **ids, code=error.code, message=error.message, values=values, ours=ours, log=log)
 
@@ -218,9 +202,8 @@ def block(file: str, offset: int, data: bytes | memoryview) -> dict:
 def write_block(folder: Path, message: dict) -> None:
     """Write a block of a file below a folder.
 
-    Raises:
-        UserError: "bad-request" if it is not a block or its path leaves the folder, "engine-folder-gone" if the folder
-            was removed, "disk-full" or "cannot-write"; in the last two cases, the file is removed.
+    Raises UserError "bad-request" if it is not a block or its path leaves the folder, "engine-folder-gone" if the
+    folder was removed, or after removing the file "disk-full" or "cannot-write".
     """
     file, offset = message.get("file"), message.get("offset")
     if not isinstance(file, str) or not _FILE.fullmatch(file) or type(offset) is not int or offset < 0:
@@ -251,12 +234,7 @@ def write_block(folder: Path, message: dict) -> None:
 
 
 class BlockWriter:
-    """Writes a file on the other side of the pipe, from start to end.
-
-    Args:
-        send: sends the fields of a block.
-        file: path relative to the other side's session folder.
-    """
+    """Writes a file of the other side's session folder, from start to end; ``send`` sends the fields of a block."""
 
     def __init__(self, send: Callable[[dict], object], file: str):
         self._send, self._file, self._offset = send, file, 0
@@ -271,12 +249,7 @@ class BlockWriter:
 
 
 class GrowingFile:
-    """Sends the changes of a file from time to time.
-
-    Args:
-        path: the file, whose size never changes.
-        file: its name on the other side.
-    """
+    """Finds the changes of a file, whose size stays the same; ``file`` is its name on the other side."""
 
     def __init__(self, path: Path, file: str):
         self._path, self._file = path, file
@@ -296,11 +269,7 @@ class GrowingFile:
 class SessionFolder:
     """A new folder of the process that makes it, with a subfolder for the arrays of each request.
 
-    Args:
-        parent: where to make it. Defaults to the user's temporary folder.
-
-    Raises:
-        OSError: when it cannot be made.
+    It is in ``parent``, by default the user's temporary folder. Raises OSError when it cannot be made.
     """
 
     def __init__(self, parent: str | Path | None = None):
