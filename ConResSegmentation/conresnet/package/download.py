@@ -176,9 +176,8 @@ def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report |
         the path of the complete file in the user's models folder; its checksum was verified if one was given.
 
     Raises:
-        UserError: ``download-insecure``, ``download-failed``, ``download-interrupted`` (what has arrived is kept),
-            ``download-differs`` (nothing is kept), ``download-checksum``, ``download-running``,
-            ``download-needs-package``, ``disk-full`` or ``cannot-write``.
+        UserError: one whose code begins with ``download-``, ``disk-full`` or ``cannot-write``. What has arrived is
+            kept, unless it is not what was expected (``download-differs``).
     """
     text, sha256 = sha256, sha256.strip().lower()
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
@@ -189,7 +188,10 @@ def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report |
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as file:
-            _lock(file, url)
+            try:
+                lock(file.fileno(), inherited=False)
+            except OSError as error:
+                raise UserError("download-running", url=url) from error
             # Without a checksum, parts of two different files could be joined unnoticed. The last byte is requested
             # again, because servers refuse a range that begins at the end of the file.
             have = max(file.tell() - 1, 0) if sha256 else 0
@@ -230,13 +232,6 @@ def _receive(file: BinaryIO, url: str, sha256: str, have: int, size: int, on_pro
     if have < total:
         raise UserError("download-interrupted", url=url)
     return have
-
-
-def _lock(file: BinaryIO, url: str) -> None:
-    try:
-        lock(file.fileno(), inherited=False)
-    except OSError as error:
-        raise UserError("download-running", url=url) from error
 
 
 def is_address(text: str) -> bool:
@@ -302,18 +297,6 @@ def _for_slicer(command: str, *arguments: str) -> None:
 
     The last line printed is the catalog, or the path of the file; the lines before it are "received total", in bytes.
     """
-    try:
-        if command == "catalog":
-            models = [dump(entry) for entry in read_catalog(*arguments)]
-            print(json.dumps({"format": _FORMAT, "models": models}))
-        else:
-            url, sha256, size = arguments
-            print(download(url, sha256=sha256, size=int(size), on_progress=_print_percents()))
-    except UserError as error:
-        sys.exit(error.message)
-
-
-def _print_percents() -> Report:
     shown = -1
 
     def report(have: int, total: int) -> None:
@@ -322,7 +305,15 @@ def _print_percents() -> Report:
             shown = 100 * have // total
             print(have, total, flush=True)
 
-    return report
+    try:
+        if command == "catalog":
+            models = [dump(entry) for entry in read_catalog(*arguments)]
+            print(json.dumps({"format": _FORMAT, "models": models}))
+        else:
+            url, sha256, size = arguments
+            print(download(url, sha256=sha256, size=int(size), on_progress=report))
+    except UserError as error:
+        sys.exit(error.message)
 
 
 if __name__ == "__main__":

@@ -46,10 +46,6 @@ class MapKind:
     from_result: bool = False
     follows_residual: bool = False
 
-    def component_count(self, segments: int) -> int:
-        """The number of components for a model with this many segments."""
-        return segments if self.per_segment else self.components
-
 
 MAPS = {
     "probability": MapKind(
@@ -163,21 +159,13 @@ def map_components(description: ModelDescription) -> dict[str, int]:
     network = description.system.networks[-1]
     shared = all_arguments(network.type, network.arguments).get("residual_outputs") == 1
     return {
-        name: 1 if shared and kind.follows_residual else kind.component_count(segments) for name, kind in MAPS.items()
+        name: 1 if shared and kind.follows_residual else segments if kind.per_segment else kind.components
+        for name, kind in MAPS.items()
     }
 
 
 def check_maps(names: Iterable[str], provided: Collection[str], model: str) -> tuple[str, ...]:
-    """The requested maps, each once.
-
-    Args:
-        names: what the user asked for.
-        provided: what the model has.
-        model: its name, for messages.
-
-    Raises:
-        UserError: ``map-unknown`` or ``map-unavailable``.
-    """
+    """The requested maps, each once. Raises UserError ``map-unknown`` or, naming the model, ``map-unavailable``."""
     names = tuple(dict.fromkeys(names))
     for name in names:
         if name not in MAPS:

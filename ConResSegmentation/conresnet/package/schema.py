@@ -24,7 +24,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from conresnet.errors import UserError
@@ -105,13 +105,9 @@ class Place:
 
 
 def load(schema: type[Schema], document: Any, place: Place, version: int) -> Schema:
-    """Read an object of a document into a dataclass.
+    """Read an object of a document into a dataclass; ``version`` is that of the document's format.
 
-    Args:
-        version: of the document's format, for fields that came later.
-
-    Raises:
-        UserError: ``package-description``, naming the first field that is missing, unknown or wrong.
+    Raises UserError ``package-description``, naming the first field that is missing, unknown or wrong.
     """
     if not isinstance(document, Mapping):
         place.refuse(f"must be an object, but is {_shown(document)}")
@@ -161,18 +157,17 @@ def _value(hint: Any, value: Any, rule: Rule, place: Place, version: int, requir
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         made = _list(inner, value, rule, place, version)
+    elif origin is dict and not isinstance(value, Mapping):
+        place.refuse(f"must be an object, but is {_shown(value)}")
     elif origin is dict and inner[1] is Any:
-        if not isinstance(value, Mapping):
-            place.refuse(f"must be an object, but is {_shown(value)}")
         _check_leaves(value, place)
         made = dict(value)
     elif origin is dict:
-        if not isinstance(value, Mapping):
-            place.refuse(f"must be an object, but is {_shown(value)}")
         for name in value:
             if rule.keys and (reason := rule.keys(name)):
                 place.inside(name).refuse(reason)
-        _refuse_repeats(value, place)
+        if reason := repeated(value):
+            place.refuse(reason)
         made = {name: load(inner[1], item, place.inside(name), version) for name, item in value.items()}
     elif dataclasses.is_dataclass(hint):
         made = load(hint, value, place, version)
@@ -198,8 +193,8 @@ def _list(inner: tuple, value: Any, rule: Rule, place: Place, version: int) -> t
         _value(inner[0], item, of_entry, place if is_scalar else place.inside(f"[{index}]"), version, False)
         for index, item in enumerate(value)
     )
-    if rule.unique:
-        _refuse_repeats(made, place)
+    if rule.unique and (reason := repeated(made)):
+        place.refuse(reason)
     return made
 
 
@@ -258,7 +253,7 @@ def plain_name(name: str) -> str | None:
     return f'must be a plain name of letters, digits, ".", "_" and "-", but is "{str(name)[:80]}"'
 
 
-def repeated(names: Sequence[str]) -> str | None:
+def repeated(names: Iterable[str]) -> str | None:
     """What is wrong with names that must differ, or None.
 
     Two names that differ only in case are the same file on some systems, and the same structure to a reader.
@@ -271,24 +266,16 @@ def repeated(names: Sequence[str]) -> str | None:
     return None
 
 
-def _refuse_repeats(names: Any, place: Place) -> None:
-    if reason := repeated(list(names)):
-        place.refuse(reason)
-
-
 def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def load_json(text: bytes, source: str) -> dict[str, Any]:
-    """Parse the bytes of a JSON file that must hold one object.
+    """Parse the bytes of a JSON file that must hold one object, or raise UserError ``package-json``.
 
     Stricter than ``json.loads``: text that is not UTF-8, a repeated key, NaN and Infinity are refused, because two
     readers could understand such a file differently.
-
-    Raises:
-        UserError: ``package-json``.
     """
     try:
         document = json.loads(

@@ -55,8 +55,7 @@ class ModelEntry:
         name: the name in its description; of a broken one, its folder's or file's.
         path: the folder or zip file.
         kind: where it is from: ``extra``, ``user`` or ``shipped``.
-        description: None for a broken one.
-        problem: the sentence of a broken one, else None.
+        description, problem: one of them is None; the problem is the sentence of a broken one.
         hidden_by: the package that has its name and comes before it, so that this one answers to its path alone.
     """
 
@@ -110,10 +109,8 @@ def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None
     """The model package that a name or path means.
 
     A text that is a listed model's name means that model; any other is a path. So a folder in the current directory
-    never stands in for a model by accident: write ``./hippocampus`` for it.
-
-    Raises:
-        UserError: ``model-not-found``, ``model-not-found-near``, or the error of the broken model of that name.
+    never stands in for a model by accident: write ``./hippocampus`` for it. Raises UserError ``model-not-found``,
+    ``model-not-found-near``, or the error of the broken model of that name.
     """
     text = os.fspath(name_or_path)
     entries = list_models(extra)
@@ -141,9 +138,6 @@ def read_model(
         model: name of an installed or shipped model, the path of a package, or a package, which is returned as it is.
         extra: see ``find_model``.
         verify: see ``conresnet.package.read_package``.
-
-    Raises:
-        UserError: it is not found or is damaged.
     """
     return model if isinstance(model, ModelPackage) else read_package(find_model(model, extra), verify)
 
@@ -151,13 +145,8 @@ def read_model(
 def install_model(source: str | PathLike, overwrite: bool = False, name: str | None = None) -> ModelPackage:
     """Copy a model package, a folder or a zip file, into the user's models folder, as a folder of the model's name.
 
-    Args:
-        source: the package.
-        overwrite: replace an installed model of the same name.
-        name: install it under another name. Defaults to its own.
-
-    Raises:
-        UserError: if it is broken, ``package-exists``, ``disk-full`` or ``cannot-write``; nothing is installed then.
+    With ``overwrite``, an installed model of that name is replaced; with ``name``, it is installed under another name.
+    Raises UserError if it is broken, or as ``write_package``; nothing is installed then.
     """
     # It imports numpy, which lists of models do without.
     from conresnet.review import read_ranking
@@ -296,10 +285,7 @@ def check_replaceable(path: Path, overwrite: bool) -> None:
     """Refuse a path where something is, unless it is a model package and may be overwritten.
 
     A package may be of a later version, or damaged in any file but ``model.json``. It must have no other files, which
-    would be lost.
-
-    Raises:
-        UserError: ``package-exists``, ``package-path-taken`` or ``package-other-files``.
+    would be lost. Raises UserError ``package-exists``, ``package-path-taken`` or ``package-other-files``.
     """
     if not os.path.lexists(path):
         return

@@ -71,7 +71,6 @@ class CoarseToFine(System):
     Training follows section 3: neither network sees what the other finds. The coarse one is trained on windows from the
     whole case, the fine one on windows around the segments, and validated in the boxes that the coarse one finds. True
     boxes would flatter it: what the coarse network misses is lost, and what it finds in excess widens the box.
-
     """
 
     Arguments = Arguments
