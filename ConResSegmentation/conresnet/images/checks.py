@@ -174,17 +174,10 @@ def is_nifti(beginning: bytes) -> bool:
 
 
 def check_text_header(path: Path, kind: str) -> list[str]:
-    """Compare what the header of a NRRD or MetaImage file claims with what its file holds, before ITK believes it.
+    """Compare what the header of a "nrrd" or "meta" file claims with what it holds, before ITK believes it.
 
-    Args:
-        kind: "nrrd" or "meta".
-
-    Returns:
-        warnings.
-
-    Raises:
-        UserError: "image-header", "image-empty", "image-no-spacing", "image-data-file", "image-truncated" or
-            "image-beyond-memory".
+    Returns warnings. Raises UserError "image-header", "image-empty", "image-no-spacing", "image-data-file",
+    "image-truncated" or "image-beyond-memory".
     """
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING)

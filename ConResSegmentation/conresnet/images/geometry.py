@@ -36,10 +36,9 @@ class ModelSpace:
 
     Args:
         reference: the grid of the case's first channel, which results are on.
-        orientation: three letters in array order, see ``conresnet.images.grid``.
+        orientation, roi: see ``fit``.
         grid: the grid of the model's arrays (S, H, W), cut to the ROI or to its surroundings.
         exact: whether the model's voxels are the reference's own, merely reordered and cut.
-        roi: the box in which to segment, or None.
         reorder: brings an array on ``reference`` into the model's axis order.
         index_map: (4, 4) index in the model's array to index in the reordered reference.
     """
@@ -89,10 +88,9 @@ class ModelSpace:
             index_map = index_map @ translation(start)
         grid = Grid.of_array(shape, source.array_affine @ index_map)
         if np.prod(shape, dtype=float) > _MOST_VOXELS:
-            size = " x ".join(map(str, shape))
-            raise UserError("image-too-large", name=name, size=size)
+            raise UserError("image-too-large", name=name, size=" x ".join(map(str, shape)))
         if roi is not None and not roi.contains(grid.array_affine, shape).any():
-            raise _too_small(roi, name)
+            raise UserError("roi-too-small", name=name, roi=str(roi))
         return cls(reference, orientation, grid, exact, roi, reorder, index_map)
 
     def part_of(self, whole: ModelSpace) -> Box:
@@ -101,14 +99,9 @@ class ModelSpace:
         return tuple(slice(int(a), int(a) + size) for a, size in zip(start, self.grid.shape, strict=True))
 
     def to_model(self, volume: Volume, fill: float = 0.0) -> np.ndarray:
-        """A channel on the model's grid.
+        """A channel (S, H, W) on the model's grid: a view of stored voxels if they are the model's own, else float32.
 
-        Args:
-            volume: on the reference grid or any other; from another grid, it is resampled.
-            fill: value where the volume has no voxels, such as its background.
-
-        Returns:
-            (S, H, W): a view of the stored voxels if they are the model's own, else float32.
+        ``fill`` is the value where the volume has no voxels, such as its background.
         """
         reorder, index_map = self._way_to(volume.grid)
         return sample(reorder.view(volume.array), index_map, self.grid.shape, fill, antialias=True)
@@ -130,13 +123,9 @@ class ModelSpace:
         return None if mask.all() else mask
 
     def output_view(self, array: np.ndarray) -> np.ndarray:
-        """The part of an array on the reference grid that is made of the model's voxels, in the model's order.
+        """The part of an array [..., k, j, i] on the reference grid that is made of the model's voxels, in its order.
 
-        Args:
-            array: [k, j, i] or [c, k, j, i]; written to through the view.
-
-        Raises:
-            ValueError: if the model's voxels are not the reference's own; use ``slabs_from_model`` then.
+        It is a writable view. Raises ValueError where the space is not ``exact``; use ``slabs_from_model`` then.
         """
         if not self.exact:
             raise ValueError("the model's voxels are not the image's own; use slabs_from_model")
@@ -145,7 +134,7 @@ class ModelSpace:
         return self.reorder.view(array)[(..., *cut)]
 
     def reference_view(self, array: np.ndarray) -> np.ndarray:
-        """An array [k, j, i] or [c, k, j, i] on the reference grid as a writable view in the model's axis order."""
+        """An array [..., k, j, i] on the reference grid as a writable view in the model's axis order."""
         return self.reorder.view(array)
 
     def slabs_from_model(self, array: np.ndarray, first: Sequence[int] = (0, 0, 0)) -> Iterator[tuple[Box, np.ndarray]]:
@@ -245,7 +234,7 @@ def _cut_to(
     if (inner_low > np.array(shape) - 1).any() or (inner_high < 0).any():
         raise UserError("roi-outside", name=name, roi=str(roi))
     if (inner_high < inner_low).any():
-        raise _too_small(roi, name)
+        raise UserError("roi-too-small", name=name, roi=str(roi))
     low, high = (inner_low, inner_high) if exact else _bounding_indices(roi.corners(), grid, outward=True)
     low, high = np.maximum(low, 0), np.minimum(high, np.array(shape) - 1)
     if window is not None:
@@ -262,7 +251,3 @@ def _filling_a_window(
     lacking = np.maximum(window - (high - low + 1), 0)
     low = np.minimum(np.maximum(low - lacking // 2, 0), shape - np.maximum(window, high - low + 1))
     return low, np.maximum(high, low + window - 1)
-
-
-def _too_small(roi: BoxROI, name: str) -> UserError:
-    return UserError("roi-too-small", name=name, roi=str(roi))

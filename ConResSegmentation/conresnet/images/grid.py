@@ -105,15 +105,7 @@ class Grid:
 
 @dataclass
 class Volume:
-    """One image on its grid.
-
-    Args:
-        array: [k, j, i], any real numeric type.
-        grid: where its voxels are.
-        name: what messages call it, such as its file or node name.
-        warnings: sentences about its file, for whoever uses it.
-        modality, patient: see `ImageFile`.
-    """
+    """One image [k, j, i] of any real type on its grid; messages call it by its ``name``. See also `ImageFile`."""
 
     array: np.ndarray
     grid: Grid
@@ -264,12 +256,7 @@ def axis_directions(code: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Reordering:
-    """A permutation and flip of the last three axes of an array.
-
-    Args:
-        axes: for each new axis, the index of the old one.
-        flips: for each new axis, whether it is reversed.
-    """
+    """A permutation and flip of the last three axes of an array: which old one each new one was, and if reversed."""
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]

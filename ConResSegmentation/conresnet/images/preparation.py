@@ -35,15 +35,11 @@ def background_value(array: np.ndarray) -> float:
 
 
 def foreground_mask(array: np.ndarray, how: str, background: float | None = None) -> np.ndarray:
-    """Which voxels belong to the image.
+    """Which voxels of an array, or a block of one, belong to the image: bool of the same shape.
 
     Args:
-        array: (S, H, W), or a block of one.
         how: "not_background" (voxels that differ from the background value) or "all".
         background: the whole image's ``background_value``; None takes this array's own.
-
-    Returns:
-        bool array of the same shape.
     """
     if how == "all":
         return np.ones(array.shape, dtype=bool)
@@ -51,15 +47,9 @@ def foreground_mask(array: np.ndarray, how: str, background: float | None = None
 
 
 def foreground_box(channels: Sequence[np.ndarray], how: str, backgrounds: Sequence[float]) -> Box:
-    """The smallest box around the foreground of all channels together.
+    """The smallest box around the foreground of all channels (S, H, W) together, or all if no voxel is foreground.
 
-    Args:
-        channels: arrays (S, H, W) of one shape.
-        how: see ``foreground_mask``.
-        backgrounds: one background value per channel.
-
-    Returns:
-        One slice per axis; the whole array if no voxel is foreground.
+    ``how`` and ``backgrounds``, one per channel, are as for ``foreground_mask``.
     """
     shape = channels[0].shape
     if how == "all":
@@ -167,12 +157,7 @@ class PreparedCase:
         return foreground_box(self.images, self.foreground, self.backgrounds)
 
     def block(self, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-        """(C, S, H, W) float32 as the network takes it, 0 beyond the array's end.
-
-        Args:
-            start: first voxel (S, H, W), inside the array.
-            size: may reach beyond its end.
-        """
+        """(C, S, H, W) float32 as the network takes it, from a first voxel on; 0 beyond the array's end."""
         values = np.zeros((len(self.channels), *size), dtype=np.float32)
         part = tuple(slice(first, first + side) for first, side in zip(start, size, strict=True))
         masks = [None] * len(self.images)
@@ -324,9 +309,8 @@ def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
     except UserError as error:
         if error.code != "image-too-large":
             raise
-        size = error.values["size"]
-        model = description.title
-        raise UserError("image-too-large-to-measure", name=volume.name, size=size, model=model) from error
+        values = {"name": volume.name, "size": error.values["size"], "model": description.title}
+        raise UserError("image-too-large-to-measure", **values) from error
 
 
 def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray, first: str) -> list[str]:

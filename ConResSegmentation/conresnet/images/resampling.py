@@ -64,15 +64,9 @@ def sample(
 
 
 def covered(index_map: np.ndarray, covering: Sequence[int], shape: Sequence[int]) -> np.ndarray:
-    """Which voxels of a grid have their centers within the outer faces of an array's voxels.
+    """Which voxels of a grid have their centers within the outer faces of an array's voxels: bool of ``shape``.
 
-    Args:
-        index_map: (4, 4) index on the grid (s, h, w, 1) to index in the array.
-        covering: shape of the array.
-        shape: of the grid.
-
-    Returns:
-        bool of ``shape``; where it is False, ``sample`` gives ``fill``.
+    ``index_map`` is as for ``sample``, which gives ``fill`` elsewhere; ``covering`` is the shape of the array.
     """
     tolerance = TOLERANCE if _is_along_axes(index_map, shape) else 0
     result = np.ones(shape, dtype=bool)
@@ -159,13 +153,10 @@ def _sample_along_axes(
 
 
 def resample_axis(array: np.ndarray, axis: int, positions: np.ndarray, width: float = 1.0) -> np.ndarray:
-    """Values at ``positions`` (in voxels) along one axis, edge values continuing outside.
+    """float32 values at ``positions`` (in voxels) along one axis, edge values continuing outside.
 
-    Args:
-        width: half-width in voxels of the triangle that weighs the neighbors; 1 is linear interpolation, more averages.
-
-    Returns:
-        float32 array in memory order of its axes.
+    ``width`` is the half-width in voxels of the triangle that weighs the neighbors; 1 is linear interpolation, more
+    averages.
     """
     indices, weights = _taps(np.clip(positions, 0, array.shape[axis] - 1), array.shape[axis], width)
     shape = list(array.shape)
