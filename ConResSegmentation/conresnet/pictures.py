@@ -66,9 +66,7 @@ class Scene:
     Args:
         image: the image's voxels.
         window: the values that are shown as black and as white.
-        labels: uint8.
-        regions: (b, ...) uint8 where segments overlap, else None.
-        output: the model's segments.
+        labels, regions, output: see ``SegmentResult``.
         spacing: mm along the axes.
         box: where it was cut from the reordered image.
         grid: of the whole image.
@@ -126,15 +124,12 @@ class Scene:
     def slices(
         self, place: Sequence[int], shown: np.ndarray | None = None, limits: tuple[float, float] = (0.0, 1.0)
     ) -> np.ndarray:
-        """An axial, a coronal and a sagittal slice next to each other, with the outlines of all segments.
+        """(height, width, 3) uint8: an axial, a coronal and a sagittal slice, with the outlines of all segments.
 
         Args:
             place: which slice along each axis.
             shown: a map in colors over the image.
             limits: its values with the first and the last color; near the first it is transparent.
-
-        Returns:
-            (height, width, 3) uint8.
         """
         panels = []
         for axis in range(3):

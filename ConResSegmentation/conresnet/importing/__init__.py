@@ -12,8 +12,6 @@ from conresnet.package import ModelDescription, ModelPackage, parse_description,
 from conresnet.package.description import FORMAT, FORMAT_VERSION
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt")
-
-
 WEIGHTS_FILE = "network.safetensors"
 # What settings may replace; the rest follows from the checkpoint.
 SETTINGS = (
@@ -41,19 +39,14 @@ _NEOPLASM_OF_BRAIN = {
     "region": {"scheme": "SCT", "value": "12738006", "meaning": "Brain"},
 }
 # What scans after a contrast agent are called besides T1ce, and the contrary, which has the same word in it.
-_WITH_CONTRAST = [
-    *("t1ce", "t1c", "t1gd", "gd", "gad", "gadolinium", "t1wce", "ct1", "t1 km", "postcontrast", "post contrast"),
-]
+_WITH_CONTRAST = ["t1ce", "t1c", "t1gd", "gd", "gad", "gadolinium", "t1wce", "ct1", "t1 km"]
+_WITH_CONTRAST += ["postcontrast", "post contrast"]
 _WITHOUT_CONTRAST = ["precontrast", "pre contrast", "noncontrast", "non contrast", "no contrast", "without contrast"]
 # The channels' names in files: of BraTS until 2021 and since 2023 (t1n, t1c, t2w, t2f), research and hospitals;
 # T2FSE has a word of its own, since it begins as t2f does. Below, the regions with the values they are painted by.
 CHANNELS = [
     {"name": "FLAIR", "keywords": ["flair", "t2flair", "t2f", "dark fluid"], "exclude_keywords": []},
-    {
-        "name": "T1",
-        "keywords": ["t1", "t1n", "t1w", "mprage", "spgr"],
-        "exclude_keywords": [*_WITH_CONTRAST, "flair"],
-    },
+    {"name": "T1", "keywords": ["t1", "t1n", "t1w", "mprage", "spgr"], "exclude_keywords": [*_WITH_CONTRAST, "flair"]},
     {
         "name": "T1ce",
         "keywords": [*_WITH_CONTRAST, "t1post", "t1 post", "contrast"],
@@ -129,17 +122,13 @@ def describe(arguments: Mapping[str, Any], settings: Mapping[str, Any], source: 
             document[key] = {**_BRATS[key], **settings[key]}
     network = {"type": "conresnet", "arguments": dict(arguments), "weights": WEIGHTS_FILE}
     document["system"] = {"type": "single", "networks": [network]}
-    document["inputs"] = _whole_inputs(document["inputs"])
+    inputs = document["inputs"]
+    if isinstance(inputs, list) and all(isinstance(item, Mapping) for item in inputs):
+        document["inputs"] = [{"modality": "MR", "intensity": INTENSITY, **item} for item in inputs]
     _check_counts(document, arguments, source)
     return parse_description(
         {"format": FORMAT, "format_version": FORMAT_VERSION, **document}, f"of the model from {source}"
     )
-
-
-def _whole_inputs(inputs: Any) -> Any:
-    if not isinstance(inputs, list) or not all(isinstance(item, Mapping) for item in inputs):
-        return inputs
-    return [{"modality": "MR", "intensity": INTENSITY, **item} for item in inputs]
 
 
 def _check_counts(document: Mapping[str, Any], arguments: Mapping[str, Any], source: str) -> None:
@@ -158,18 +147,9 @@ def _check_counts(document: Mapping[str, Any], arguments: Mapping[str, Any], sou
 def import_checkpoint(
     checkpoint: Path, settings: Mapping[str, Any], output: Path, overwrite: bool = False
 ) -> tuple[ModelPackage, str]:
-    """Write a model package from a checkpoint by the paper's authors.
+    """Write a model package from a checkpoint by the paper's authors, see ``describe`` and ``write_package``.
 
-    Args:
-        settings: see ``conresnet.importing.describe``.
-        output: the package: a .zip file if its name ends in .zip, otherwise a folder.
-        overwrite: whether it may replace an existing package.
-
-    Returns:
-        The package; and where in the checkpoint a running average of the weights was found, which was taken, or "".
-
-    Raises:
-        UserError: the checkpoint or the settings cannot be used, or the package cannot be written.
+    Returns the package; and where in the checkpoint a running average of the weights was found, which was taken, or "".
     """
     import safetensors.torch
 
@@ -179,7 +159,7 @@ def import_checkpoint(
     arguments, weights = convert(read.tensors, checkpoint)
     description = describe(arguments, settings, str(checkpoint))
     package = write_package(description, {WEIGHTS_FILE: safetensors.torch.save(weights)}, output, overwrite)
-    return package, read.average or ""
+    return package, read.average
 
 
 def model_name(text: str) -> str:

@@ -46,12 +46,9 @@ _MOST_PICKLE_BYTES = 2**24
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a checkpoint.
+    """The tensors of a checkpoint by the authors' names, without prefixes and by-products.
 
-    Attributes:
-        tensors: by the authors' names, without prefixes and by-products.
-        average: where in the file the weights are, if they are a running average that was preferred to others or was
-            the only one; else "".
+    ``average`` is where in the file they are, if they are a running average, preferred to others or the only one.
     """
 
     tensors: dict[str, Tensor]
@@ -306,27 +303,17 @@ def _never_acting(acting: set[str]) -> set[str]:
 def _arguments(tensors: Mapping[str, Tensor], source: str | PathLike) -> dict[str, Any]:
     """The network's arguments, from the shapes of its first and last tensors; all other shapes must then match."""
     sizes = []
-    for name, dimensions, axis, most in (
-        ("conv_4_32.0.weight", 5, 1, 64),
-        ("seg_cls.0.weight", 5, 0, 255),
-        ("res_cls.0.weight", 5, 0, 255),
-        ("conv_4_32.0.weight", 5, 0, 256),
-    ):
+    ends = (_FIRST, 1, 64), ("seg_cls.0.weight", 0, 255), ("res_cls.0.weight", 0, 255), (_FIRST, 0, 256)
+    for name, axis, most in ends:
         shape = tensors[name].shape
-        if len(shape) != dimensions or not 1 <= shape[axis] <= most:
+        if len(shape) != 5 or not 1 <= shape[axis] <= most:
             raise _wrong_shape(source, name, tensors[name], f"one that has 1 to {most} along axis {axis}")
         sizes.append(shape[axis])
     inputs, outputs, residual_outputs, width = sizes
     if width % GROUPS:
-        wanted = f"one whose first size is a multiple of {GROUPS}"
-        raise _wrong_shape(source, _FIRST, tensors[_FIRST], wanted)
-    return {
-        "input_channels": inputs,
-        "outputs": outputs,
-        "residual_outputs": residual_outputs,
-        "base_width": width,
-        "residual_axis": "S",
-    }
+        raise _wrong_shape(source, _FIRST, tensors[_FIRST], f"one whose first size is a multiple of {GROUPS}")
+    counts = {"input_channels": inputs, "outputs": outputs, "residual_outputs": residual_outputs}
+    return {**counts, "base_width": width, "residual_axis": "S"}
 
 
 def _load(path: Path) -> Any:

@@ -48,11 +48,7 @@ _KEYS = {
 
 
 def check_steps(steps: Sequence[Mapping]) -> list[dict]:
-    """Return the steps as a list of dicts.
-
-    Raises:
-        UserError: "bad-intensity" for an unknown step, an invalid one, or a filter after another step.
-    """
+    """The steps as a list of dicts. Raises UserError "bad-intensity" for an unknown, invalid or misplaced step."""
     if not isinstance(steps, Sequence) or isinstance(steps, str):
         raise _bad(steps, "the intensity steps are not a list")
     earlier = None
@@ -63,8 +59,7 @@ def check_steps(steps: Sequence[Mapping]) -> list[dict]:
         keys = set(step) - {"step"}
         if keys != _KEYS[name]:
             raise _bad(step, f"{name} takes {', '.join(sorted(_KEYS[name]))}")
-        wrong = _wrong(step)
-        if wrong:
+        if wrong := _wrong(step):
             raise _bad(step, wrong)
         if name in FILTERS and earlier:
             raise _bad(step, f"{name} comes after {earlier}, but {' and '.join(FILTERS)} come before all other steps")

@@ -73,10 +73,7 @@ def _neighbors(side: int, tiles: int) -> list[tuple[np.ndarray, np.ndarray]]:
     place = (np.arange(side) + 0.5) * tiles / side - 0.5
     before = np.floor(place).astype(int)
     share = place - before
-    return [
-        (before.clip(0, tiles - 1), 1 - share),
-        ((before + 1).clip(0, tiles - 1), share),
-    ]
+    return [(before.clip(0, tiles - 1), 1 - share), ((before + 1).clip(0, tiles - 1), share)]
 
 
 # Equalization levels span these percentiles of the channel, so that a few very bright voxels do not leave all others in

@@ -86,7 +86,9 @@ def percentiles(values: ChannelValues, percentages: Sequence[float]) -> list[flo
         inner = before + np.cumsum(_histogram(values, lambda keys, group=group: keys[keys >> 16 == group] & 0xFFFF))
         for rank in ranks:
             if before <= rank < groups[group]:
-                found[rank] = _value_of((group << 16) | int(np.searchsorted(inner, rank, side="right")))
+                key = (group << 16) | int(np.searchsorted(inner, rank, side="right"))
+                bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF
+                found[rank] = float(np.array(bits, dtype=np.uint32).view(np.float32))
     results = []
     for position in positions:
         low, high = found[int(np.floor(position))], found[int(np.ceil(position))]
@@ -101,11 +103,6 @@ def _histogram(values: ChannelValues, part: Callable[[np.ndarray], np.ndarray]) 
         keys = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
         counts += np.bincount(part(keys), minlength=2**16)
     return counts
-
-
-def _value_of(key: int) -> float:
-    bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF
-    return float(np.array(bits, dtype=np.uint32).view(np.float32))
 
 
 def sparse_tail(values: ChannelValues, min_count: int) -> float | None:
@@ -178,10 +175,8 @@ def measure(
                 mean, deviation = moments(over)
                 fitted.append({"step": "z_score", "mean": mean, "std": deviation, "outside": step["outside"]})
             case "z_score_slices":
-                means, deviations = _slice_scales(over, everything)
-                fitted.append(
-                    {"step": "z_score_slices", "means": means, "stds": deviations, "outside": step["outside"]}
-                )
+                means, stds = _slice_scales(over, everything)
+                fitted.append({"step": "z_score_slices", "means": means, "stds": stds, "outside": step["outside"]})
             case "rescale":
                 (a, b), (c, d) = step["from"], step["to"]
                 scale = (d - c) / (b - a)
@@ -202,15 +197,12 @@ def of_slices(fitted: Sequence[Mapping], slices: slice) -> list[dict]:
 def apply(
     fitted: Sequence[Mapping], block: np.ndarray, foreground: np.ndarray | None = None, first_slice: int = 0
 ) -> np.ndarray:
-    """Apply the arithmetic of `measure` to a block of the channel.
+    """Apply the arithmetic of `measure` to a block of the channel: a new float32 array, in C order.
 
     Args:
         block: (s, h, w), any part of the channel, of any real type; not modified.
         foreground: bool of the block's shape; None is every voxel.
         first_slice: the index of the block's first slice in the channel.
-
-    Returns:
-        New float32 array of the block's shape, in C order.
     """
     return _arithmetic(fitted, block, foreground, first_slice).astype(np.float32, copy=False)
 
