@@ -19,15 +19,11 @@ _FILE_SYSTEM = {
 class UserError(Exception):
     """Something only the user can fix: a file, a setting, a full disk.
 
-    The sentence that the user reads is written in `conresnet.messages`, once, under the error's code.
-
     Args:
-        code: stable name of the problem, such as ``"image-not-found"``.
-        message: the sentence itself, for a code that has no entry in the catalog yet.
+        code: stable name of the problem, such as ``"image-not-found"``, under which `conresnet.messages` has the
+            English sentence that says what is wrong and what to do, the attribute ``message``.
+        message: the sentence itself, where it was put together before.
         values: what the sentence names (paths, counts).
-
-    Attributes:
-        message: one English sentence that says what is wrong and what to do.
     """
 
     def __init__(self, code: str, message: str | None = None, /, **values):

@@ -92,23 +92,9 @@ def _roi(value: object) -> BoxROI | str:
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """How to segment a case. Each field is an option of ``python -m conresnet segment`` of the same name.
+    """How to segment a case. Each field is an option of ``python -m conresnet segment``, described by its help text.
 
-    Args:
-        roi: where to segment: a box, "auto" (the model's locator finds it) or "all" (the whole image). None is "auto"
-            for a model with a locator in an image much larger than the model was trained on, else "all".
-        maps: names in ``conresnet.package.maps.MAPS``, made along with the labels.
-        device: "cpu", "cuda", "cuda:N" or "mps"; "auto" for where the model was loaded, or the best one.
-        precision: "fp32", "bf16" or "fp16"; "auto" for what the model was loaded with, or the device's best.
-        tiling: "fitted" (Gaussian blending) or "authors" (uniform, as the paper's authors place windows); None for the
-            model's.
-        threads: CPU threads; None for all cores, minus one if there are three or more, to keep a desktop responsive.
-        fast: without mirroring, and with less overlap of windows, which are fitted unless ``tiling`` is given.
-        keep_largest, drop_below, fill_holes: see ``conresnet.inference.labels.PostProcessing``.
-        review: list the places worth checking, see ``conresnet.review``.
-        statistics: measure each segment, see ``conresnet.statistics``.
-        report: write a page about the case, see ``conresnet.report``.
-        report_name: what the page calls the case; None for nothing, since names of files may identify a patient.
+    None, and "auto" for the device and the precision, leave the choice to the model and to how it was loaded.
     """
 
     roi: BoxROI | str | None = option(
@@ -226,7 +212,6 @@ class SegmentRequest:
     Args:
         model: name of a model, or path of its package.
         channels: one volume per input of the model, in its order; the results are on the first one's grid.
-        options: how to segment.
     """
 
     model: str
@@ -234,11 +219,7 @@ class SegmentRequest:
     options: SegmentOptions = SegmentOptions()
 
     def to_dict(self, arrays: Sequence[str | Path]) -> dict:
-        """As JSON.
-
-        Args:
-            arrays: for each channel the .npy file that its array was saved to.
-        """
+        """As JSON; ``arrays`` are the .npy files that the channels' arrays were saved to."""
         channels = [
             {"npy": str(path), "grid": volume.grid.to_dict(), "name": volume.name}
             for path, volume in zip(arrays, self.channels, strict=True)
@@ -247,14 +228,10 @@ class SegmentRequest:
 
     @classmethod
     def from_dict(cls, values: Mapping, folder: str | Path = "") -> SegmentRequest:
-        """The request that ``to_dict`` wrote; its arrays are read-only maps of their files.
+        """The request that ``to_dict`` wrote; its arrays are read-only maps of their files, relative to ``folder``.
 
-        Args:
-            folder: what the files' paths are relative to.
-
-        Raises:
-            UserError: "bad-request" for anything else, "channel-unreadable" for a channel whose file is missing or
-                is not an array, "bad-grid", "bad-roi".
+        Raises UserError "bad-request" for anything else, "channel-unreadable" for a file that is not an array,
+        "bad-grid" or "bad-roi".
         """
         channels, options = values.get("channels"), values.get("options", {})
         if not isinstance(channels, list) or not channels:

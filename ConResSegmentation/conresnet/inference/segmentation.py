@@ -39,9 +39,7 @@ _SHARES = {"preparing": 0.03, "segmenting": 0.96, "writing": 0.01}
 class LoadedModel:
     """A model ready to segment any number of cases, one after another. Made by ``load_model``.
 
-    Args:
-        device, precision: where it computes unless the options of a case say otherwise.
-        package: where it was read from.
+    It computes on its device, in its precision, unless the options of a case say otherwise.
     """
 
     description: ModelDescription
@@ -80,8 +78,7 @@ class SegmentResult:
         regions: for a model whose segments overlap, uint8 [b, k, j, i]: the ones each voxel belongs to, for
             ``conresnet.inference.labels.region_mask``; None where segments exclude each other.
         channels: the images by the model's names for them.
-        hidden: further maps, which the review or the report needed.
-        entropy: (K + 1, slices) sums for the review, see ``conresnet.inference.results.Results``.
+        hidden, entropy: further maps and sums for the review, see ``conresnet.inference.results.Results``.
         output: the segments: the model's, or those of all places where its locator looked.
     """
 
@@ -109,12 +106,8 @@ class SegmentResult:
 def load_model(package: ModelPackage | str | PathLike, device: str = "auto", precision: str = "auto") -> LoadedModel:
     """Read a model's weights and make it ready.
 
-    Args:
-        package: a package, or its path or name as ``conresnet.package.store.find_model`` accepts it.
-        device, precision: see ``conresnet.request.SegmentOptions``.
-
-    Raises:
-        UserError: the model is not found or is damaged, the device is not available, or memory is not sufficient.
+    ``package`` is as for ``conresnet.package.store.read_model``. Raises UserError if the model is not found or is
+    damaged, the device is not available, or memory is not sufficient.
     """
     choose_backend(device, precision)
     package = read_model(package, verify=False)

@@ -83,9 +83,8 @@ class Input:
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Intensity steps that cannot be applied."""
-        for place, steps in zip(
-            ["intensity", *(f"copies[{index}]" for index in range(len(self.copies)))], self.channels, strict=True
-        ):
+        places = ["intensity", *(f"copies[{index}]" for index in range(len(self.copies)))]
+        for place, steps in zip(places, self.channels, strict=True):
             try:
                 check_steps(steps)
             except UserError as error:
@@ -146,7 +145,7 @@ class System:
     arguments: dict[str, Any] = field("arguments of the system", default=None)
 
     def resolved(self, place: Place, version: int) -> "System":
-        """The same with every argument of a known system, which checks its own."""
+        """With every argument of a known system, which checks its own."""
         given = self.arguments or {}
         kind = declared_system(self.type)
         if kind is None or kind.Arguments is None:
@@ -218,7 +217,6 @@ class ModelDescription:
         return PLANES[self.preparation.orientation[AXES.index(axis)]]
 
     def resolved(self, place: Place, version: int) -> "ModelDescription":
-        """The same as this version writes it."""
         return replace(self, format_version=FORMAT_VERSION, files=self.files or {})
 
     def faults(self) -> Iterator[tuple[str, str]]:

@@ -118,7 +118,6 @@ class Output:
     )
 
     def resolved(self, place: Place, version: int) -> "Output":
-        """The same with an order of painting."""
         return self if self.paint_order is not None else replace(self, paint_order=self.names)
 
     @property

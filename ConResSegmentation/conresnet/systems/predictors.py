@@ -29,7 +29,7 @@ def load_network(package: str | PathLike | ModelPackage, index: int | None = Non
     Called with a (batch, channel, S, H, W) tensor it returns a dict of logits, see ``conresnet.networks.blocks``.
 
     Args:
-        package: a package, or its path or name as ``conresnet.package.store.find_model`` accepts it.
+        package: as for ``conresnet.package.store.read_model``.
         index: which of the system's networks, from 0; may be left out where there is only one.
 
     Raises:
