@@ -113,6 +113,9 @@ def find_model(name_or_path: str | PathLike, extra: str | PathLike | None = None
     ``model-not-found-near``, or the error of the broken model of that name.
     """
     text = os.fspath(name_or_path)
+    # Without reading every model there is: names have no folders.
+    if not extra and os.path.dirname(text) and os.path.exists(text):
+        return Path(text)
     entries = list_models(extra)
     for entry in entries:
         if entry.description and entry.name == text:
