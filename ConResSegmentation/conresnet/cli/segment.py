@@ -130,11 +130,24 @@ def segment(
 
     loaded = load_model(package, options.device, options.precision)
     options = replace(options, maps=check_maps(options.maps, loaded.system.maps, package.description.name))
-    run = _Run(loaded, overwrite, [path for case in listed for path in case.images], time.monotonic() - began)
-    if cases:
-        run.segment_all(listed, options, output)
-    else:
-        run.segment(paths, options, output)
+    loading = time.monotonic() - began
+    # The warnings that the engine logs are printed with the result; without a handler they would appear twice.
+    logging.getLogger("conresnet").addHandler(logging.NullHandler())
+    if not cases:
+        _segment_case(loaded, paths, options, output, overwrite, paths, loading)
+        return
+    inputs = [path for case in listed for path in case.images]
+    problems: list[CaseProblem] = []
+    for case in listed:
+        # Each by itself: one of a thousand that cannot be segmented must not keep the others from it.
+        try:
+            one = replace(options, roi=roi_from_text(case.roi) if case.roi else None)
+            _segment_case(loaded, case.images, one, output / case.name, overwrite, inputs, loading)
+            loading = 0.0
+        except Exception as error:
+            problems.append(CaseProblem.of(case.name, error))
+            say(f"{case.name}: {problems[-1].sentence}", err=True)
+    raise_for(problems, len(listed))
 
 
 def _options(given: dict[str, object]) -> SegmentOptions:
@@ -169,45 +182,22 @@ def _files(named: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-class _Run:
-    """What all cases of a call have in common.
-
-    Args:
-        inputs: images that results must not replace.
-        loading: seconds that the model took; counted in the first case's report.
-    """
-
-    def __init__(self, model: LoadedModel, overwrite: bool, inputs: Sequence[Path], loading: float):
-        self._model = model
-        self._overwrite = overwrite
-        self._inputs = inputs
-        self._loading = loading
-        # The warnings that the engine logs are printed with the result; without a handler they would appear twice.
-        logging.getLogger("conresnet").addHandler(logging.NullHandler())
-
-    def segment(self, images: Sequence[Path], options: SegmentOptions, output: Path) -> None:
-        with _shown_progress() as progress:
-            result = segment_to_folder(
-                self._model, images, options, output, self._overwrite, self._inputs, progress, self._loading
-            )
-        self._loading = 0.0
-        note = result.report.get("review", {}).get("note")
-        for warning in [*result.warnings, *([note] if note else [])]:
-            say(" ".join(warning.split()), err=True)
-        volumes_ml = ", ".join(f"{name} {volume:.2f} mL" for name, volume in result.volumes_ml.items())
-        say(f"Wrote {output}: {volumes_ml}.")
-
-    def segment_all(self, cases: Sequence, options: SegmentOptions, output: Path) -> None:
-        """Segment each case by itself, so that one bad case in a thousand does not stop the others."""
-        problems: list[CaseProblem] = []
-        for case in cases:
-            try:
-                roi = roi_from_text(case.roi) if case.roi else None
-                self.segment(case.images, replace(options, roi=roi), output / case.name)
-            except Exception as error:
-                problems.append(CaseProblem.of(case.name, error))
-                say(f"{case.name}: {problems[-1].sentence}", err=True)
-        raise_for(problems, len(cases))
+def _segment_case(
+    model: LoadedModel,
+    images: Sequence[Path],
+    options: SegmentOptions,
+    output: Path,
+    overwrite: bool,
+    inputs: Sequence[Path],
+    loading: float,
+) -> None:
+    with _shown_progress() as progress:
+        result = segment_to_folder(model, images, options, output, overwrite, inputs, progress, loading)
+    note = result.report.get("review", {}).get("note")
+    for warning in [*result.warnings, *([note] if note else [])]:
+        say(" ".join(warning.split()), err=True)
+    volumes_ml = ", ".join(f"{name} {volume:.2f} mL" for name, volume in result.volumes_ml.items())
+    say(f"Wrote {output}: {volumes_ml}.")
 
 
 @contextlib.contextmanager
