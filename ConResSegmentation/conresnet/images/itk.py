@@ -172,9 +172,7 @@ def read_series(folder: Path) -> ImageFile:
     Files that contain no image, such as reports, and objects made from scans (segmentations, doses) are left out.
 
     Raises:
-        UserError: "dicom-none", "dicom-in-subfolder", "dicom-not-scan", "dicom-several", "dicom-no-position",
-            "dicom-no-spacing", "dicom-mixed", "dicom-mixed-scale", "dicom-tilt", "dicom-uneven", "dicom-same-place",
-            "dicom-sideways", "dicom-inverted", "cannot-read", "file-empty", "image-damaged", "image-truncated",
+        UserError: one whose code begins with "dicom-", "cannot-read", "file-empty", "image-damaged", "image-truncated",
             "image-color", "image-complex" or "image-beyond-memory".
     """
     found: dict[str, list[tuple[Path, Dataset]]] = {}
@@ -209,9 +207,8 @@ def read_series(folder: Path) -> ImageFile:
 def read_slice_file(path: Path) -> ImageFile:
     """Read one DICOM file: one with many frames, or the only slice of its series.
 
-    Raises:
-        UserError: "dicom-one-slice" if its folder contains more slices; "dicom-not-scan" for other DICOM objects;
-            otherwise as `read_series`.
+    Raises UserError "dicom-one-slice" if its folder contains more slices, "dicom-not-scan" for other DICOM objects, or
+    as `read_series`.
     """
     header = read_header(path)
     if header is None or header.get("SOPClassUID") in _MADE_FROM_SCANS:

@@ -225,7 +225,9 @@ def prepare(
             wanted = _both(inside, images[0] != backgrounds[0])
             warnings += _warn_where_missing(volume, wanted, covered[part], first.name)
         if roi is not None:
-            _check_not_empty(volume, images[-1] if inside is None else images[-1][inside], roi)
+            values = images[-1] if inside is None else images[-1][inside]
+            if values.min() == values.max():
+                raise UserError("roi-empty", name=volume.name, roi=str(roi), value=float(values.flat[0]))
         for steps in item.channels:
             filters, others = split_steps(steps)
             values, cut = whole, images[-1]
@@ -293,12 +295,6 @@ def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) 
             if all(np.array_equal(one.array[part], other.array[part]) for part in (middle, slice(None))):
                 warnings.append(sentence("warn-same-image", names))
     return warnings
-
-
-def _check_not_empty(volume: Volume, values: np.ndarray, roi: BoxROI) -> None:
-    """Refuse an image whose values in the ROI are all the same."""
-    if values.min() == values.max():
-        raise UserError("roi-empty", name=volume.name, roi=str(roi), value=float(values.flat[0]))
 
 
 def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:

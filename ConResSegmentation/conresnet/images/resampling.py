@@ -60,7 +60,11 @@ def sample(
         return _cut(array, offset.astype(int), shape, fill, continued)
     if _is_along_axes(index_map, shape):
         return _sample_along_axes(array, index_map, shape, fill, antialias, continued)
-    return _sample_oblique(array, index_map, shape, fill, antialias, continued)
+    result = np.empty(shape, dtype=np.float32)
+    for first in range(0, shape[0], _SLAB):
+        slab = result[first : first + _SLAB]
+        slab[...] = _sample_slab(array, index_map @ translation((first, 0, 0)), slab.shape, fill, antialias, continued)
+    return result
 
 
 def covered(index_map: np.ndarray, covering: Sequence[int], shape: Sequence[int]) -> np.ndarray:
@@ -201,22 +205,6 @@ def _weighted(neighbors: Iterator[np.ndarray], weights: np.ndarray) -> np.ndarra
     return result
 
 
-def _sample_oblique(
-    array: np.ndarray,
-    index_map: np.ndarray,
-    shape: tuple[int, ...],
-    fill: float,
-    antialias: bool,
-    continued: np.ndarray,
-) -> np.ndarray:
-    """With SimpleITK, one slab of the wanted grid at a time, from only the part of ``array`` that the slab touches."""
-    result = np.empty(shape, dtype=np.float32)
-    for first in range(0, shape[0], _SLAB):
-        slab = result[first : first + _SLAB]
-        slab[...] = _sample_slab(array, index_map @ translation((first, 0, 0)), slab.shape, fill, antialias, continued)
-    return result
-
-
 def _sample_slab(
     array: np.ndarray,
     index_map: np.ndarray,
@@ -225,6 +213,7 @@ def _sample_slab(
     antialias: bool,
     continued: np.ndarray,
 ) -> np.ndarray:
+    """A slab of an oblique grid, with SimpleITK, from only the part of ``array`` that the slab touches."""
     widths = np.linalg.norm(index_map[:3, :3], axis=1)
     # Linear interpolation already averages over one voxel; variances of blurs add.
     widths = np.sqrt(np.maximum(widths**2 - 1, 0)) if antialias else np.zeros(3)

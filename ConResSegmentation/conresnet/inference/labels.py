@@ -27,17 +27,10 @@ if TYPE_CHECKING:
 
 
 def small_components(mask: np.ndarray, smallest: float) -> np.ndarray:
-    """Find the connected components that are smaller than a share of the whole mask.
+    """The voxels of connected components that are smaller than a share (0 to 1) of the whole mask, bool like this.
 
     Voxels that touch at a face, an edge or a corner are connected (our choice). The largest component always counts as
     large, so that an object in many pieces does not vanish (our choice).
-
-    Args:
-        mask: bool, three axes.
-        smallest: share of the mask's voxels, 0 to 1.
-
-    Returns:
-        the voxels of these components, bool of the same shape.
     """
     components, sizes = _components_by_size(mask)
     large = np.count_nonzero(sizes >= smallest * sizes.sum())

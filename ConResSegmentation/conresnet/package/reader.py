@@ -319,13 +319,8 @@ class ModelPackage:
 def read_package(path: str | PathLike, verify: bool = True) -> ModelPackage:
     """Open the model package at `path`, a folder or a .zip file.
 
-    Args:
-        path: where it is.
-        verify: also compare every file's checksum and look into the weights. Without it names and sizes are checked,
-            and checksums as each file is read.
-
-    Raises:
-        UserError: with a sentence that names the package, what is wrong with it and what to do.
+    With ``verify``, also compare every file's checksum and look into the weights. Without it names and sizes are
+    checked, and checksums as each file is read.
     """
     container = open_container(Path(path))
     size = container.size(DESCRIPTION_FILE)
