@@ -92,14 +92,9 @@ def _may_be_dicom(beginning: bytes) -> bool:
 def check_left_out(files: Sequence[Path], slices: Sequence[Path]) -> None:
     """Refuse a file that is named like a slice but is empty, damaged at its beginning, or a broken link.
 
-    Without this, such a file at the end of a series would shorten the scan unnoticed.
-
-    Args:
-        files: those of a series' folder in which no image was found.
-        slices: those of the series.
-
-    Raises:
-        UserError: "cannot-read", "file-empty" or "image-damaged".
+    Without this, such a file at the end of a series would shorten the scan unnoticed. ``files`` are those of a folder
+    in which no image was found, ``slices`` those of the series. Raises UserError "cannot-read", "file-empty" or
+    "image-damaged".
     """
     names = {_kind_of_name(file) for file in slices}
     for file in files:

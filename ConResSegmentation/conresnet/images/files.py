@@ -45,8 +45,8 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
         channel_names: the model's, for messages.
 
     Raises:
-        UserError: "wrong-channel-count", "wrong-component-count", "image-4d", "image-is-segmentation", those of
-            `check_volume`, and those of `read_image`.
+        UserError: "wrong-channel-count", "wrong-component-count", "image-4d", "image-is-segmentation", or as
+            `check_volume` and `read_image`.
     """
     for path in map(Path, paths):
         _check_name(path)
@@ -165,12 +165,9 @@ _KILLED = (-9, 137)
 def read_in_process(path: Path, what: str) -> ImageFile:
     """Read an image in the reader process.
 
-    Args:
-        what: "folder" (one DICOM series), "dicom" (one DICOM file), "file" (anything ITK reads), or "header" (the same
-            without its voxels).
-
-    Raises:
-        UserError: as the functions of `conresnet.images.itk`; "image-reader-crashed" or "image-out-of-memory".
+    ``what`` is "folder" (one DICOM series), "dicom" (one DICOM file), "file" (anything ITK reads), or "header" (the
+    same without its voxels). Raises UserError as `conresnet.images.itk`, "image-reader-crashed" or
+    "image-out-of-memory".
     """
     global _reader
     with _lock:

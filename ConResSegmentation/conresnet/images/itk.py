@@ -66,10 +66,7 @@ def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
 
 
 def read_with_itk(path: Path, header_only: bool = False) -> ImageFile:
-    """Read an image file with ITK.
-
-    Args:
-        header_only: leave ``components`` empty.
+    """Read an image file with ITK; with ``header_only``, leave ``components`` empty.
 
     Raises:
         UserError: "not-an-image", "image-2d", "image-color", "image-complex", "image-empty", "image-no-spacing",

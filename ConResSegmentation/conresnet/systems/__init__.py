@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from conresnet.images.grid import Box
     from conresnet.images.preparation import PreparedCase
-    from conresnet.inference.devices import Backend
     from conresnet.inference.sliding import Passes, Predictor
     from conresnet.inference.windows import Tiling
     from conresnet.package import ModelDescription, ModelPackage
@@ -118,25 +117,16 @@ class System:
     def plan_images(cls, model: dict[str, Any]) -> dict[str, str]:
         """Change what a planned ``model.json`` says about the images, in place.
 
-        Returns:
-            Remarks for the plan's summary, by the line that they are added to ("spacing", "window", "intensity T1").
+        Returns remarks for the plan's summary, by the line that they belong to ("spacing", "window", "intensity T1").
         """
         return {}
 
     @classmethod
     def plan_arguments(cls, segments: Callable[[], Iterable[Sequence[np.ndarray]]] | None) -> PlannedArguments:
-        """Arguments for a plan.
-
-        Args:
-            segments: reads the labels of some cases: for each segment its masks, (S, H, W) bool per case; None where
-                there are no data to look at.
+        """Arguments for a plan; ``segments`` reads the labels of some cases: for each segment its masks, (S, H, W) bool
+        per case; None where there are no data to look at.
         """
         return PlannedArguments({})
-
-    def place(self, backend: Backend) -> None:
-        """Move to a device, for its precision."""
-        for predictor in self.predictors:
-            predictor.place(backend)
 
     def segment(self, case: PreparedCase, passes: Passes) -> None:
         """Make the passes over a case, the last of which goes to ``passes.results``; here one, over its foreground.

@@ -133,8 +133,8 @@ def test_one_window_holds_no_more_tensors_for_more_networks(monkeypatch, tmp_pat
     use_test_networks(monkeypatch)
     package = make_members(tmp_path, 5, network="pointwise")[1]
     model = load_model(package, "cpu", "fp32")
-    model.system.place(choose_backend("cpu", "fp32"))
     (ensemble,) = model.system.predictors
+    ensemble.place(choose_backend("cpu", "fp32"))
     plain = SingleNetwork.predict
     alive: list[int] = []
     held: list = []
