@@ -1,4 +1,4 @@
-"""The pipe between the engine's process and its client, on the same computer or on another. Standard library only.
+"""The pipe between the engine's process and its client, on the same computer or on another. NumPy only.
 
 One message per line: a JSON object in UTF-8 that ends with "\n". The client writes requests to the engine's standard
 input and reads events from its standard output; the engine's standard error is its log. The engine ends when its
@@ -54,15 +54,20 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
 import sys
 import tempfile
 import threading
+import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import OwnedFolder, abandoned_folders, write_error
@@ -264,6 +269,98 @@ class GrowingFile:
                     yield block(self._file, offset, data)
                     self._sums[offset] = value
                 offset += len(data)
+
+
+# Previews sent through the pipe take at most this share of the time, even over a slow connection.
+_PREVIEW_SHARE, _PREVIEW_SECONDS = 0.1, 0.5
+
+
+class ResultArrays:
+    """The arrays of one request, in files of ``folder`` that the client can map; ``send`` sends it an event."""
+
+    def __init__(self, folder: Path, send: Callable[..., None]):
+        self._folder, self._send = folder, send
+        self._paths: dict[str, Path] = {}
+
+    def allocate(self, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
+        """A new array of zeros in a file of its own. Raises UserError "disk-full" or "cannot-write"."""
+        path, dtype = self._folder / f"{name}.npy", np.dtype(dtype)
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
+        try:
+            with open(path, "wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                _fill(file, math.prod(shape) * dtype.itemsize)
+            array = np.load(path, mmap_mode="r+", allow_pickle=False)
+        except OSError as error:
+            raise write_error(error, path) from error
+        self._paths[name] = path
+        self.announce(name, array)
+        return array
+
+    def announce(self, name: str, array: np.ndarray) -> None:
+        """Tell the client that an array exists, once it can be mapped."""
+        self._send("array", name=name, npy=self.path(name), shape=list(array.shape), dtype=array.dtype.name)
+
+    def path(self, name: str) -> str:
+        """The path of an array's file, as sent to the client."""
+        return str(self._paths[name])
+
+    def paths(self) -> dict[str, str]:
+        """The paths of all arrays, in the order in which they were allocated."""
+        return {name: self.path(name) for name in self._paths}
+
+    def show(self) -> None:
+        """Show the client what has been computed so far."""
+
+    def complete(self, check: Callable[[], None]) -> None:
+        """Make all results available to the client; ``check`` raises Cancelled if the request was canceled."""
+
+
+class SentArrays(ResultArrays):
+    """The arrays of one request, sent through the pipe to a client on another computer."""
+
+    def __init__(self, folder: Path, send: Callable[..., None]):
+        super().__init__(folder, send)
+        self._files: dict[str, GrowingFile] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        self._next_preview = 0.0
+
+    def announce(self, name: str, array: np.ndarray) -> None:
+        self._files[name] = GrowingFile(self._paths[name], self.path(name))
+        self._arrays[name] = array
+
+    def path(self, name: str) -> str:
+        path = self._paths[name]
+        return f"{path.parent.name}/{path.name}"
+
+    def show(self) -> None:
+        if "labels" in self._files and time.monotonic() >= self._next_preview:
+            begun = time.monotonic()
+            self._send_changes("labels", lambda: None)
+            now = time.monotonic()
+            self._next_preview = now + max(_PREVIEW_SECONDS, (now - begun) / _PREVIEW_SHARE)
+
+    def complete(self, check: Callable[[], None]) -> None:
+        self._send("progress", phase="receiving", fraction=1.0, seconds_left=None)
+        for name in self._files:
+            self._send_changes(name, check)
+
+    def _send_changes(self, name: str, check: Callable[[], None]) -> None:
+        for fields in self._files[name].changes():
+            check()
+            self._send("block", **fields)
+        if (array := self._arrays.pop(name, None)) is not None:
+            super().announce(name, array)
+
+
+def _fill(file: BinaryIO, size: int) -> None:
+    """Write zeros that take up disk space, because writing to a map when the disk is full would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        file.flush()
+        os.posix_fallocate(file.fileno(), file.tell(), size)
+        return
+    for start in range(0, size, BLOCK_BYTES):
+        file.write(bytes(min(BLOCK_BYTES, size - start)))
 
 
 class SessionFolder:

@@ -1,7 +1,7 @@
 """The worker's main loop: send hello, serve requests one after another, and clean up at the end.
 
 If the client is on another computer, the worker has its session folder to itself, and files are sent through the pipe
-in blocks.
+in blocks. Importing this module does not import torch, which takes seconds: the worker says hello first.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
-from conresnet.package.store import add_models_folder, list_models
+from conresnet.inference.progress import Progress
+from conresnet.package.store import add_models_folder, list_models, read_model
 from conresnet.request import SegmentRequest
-from conresnet.worker.engine import Engine, Job, ResultArrays, SentArrays
 from conresnet.worker.protocol import (
     MODELS_FOLDER,
     PROTOCOL,
     EventWriter,
+    ResultArrays,
+    SentArrays,
     SessionFolder,
     lead_process_group,
     read_requests,
@@ -39,6 +43,84 @@ from conresnet.worker.protocol import (
 # When the client has gone, running work has this long to notice it; then the process ends anyway.
 SECONDS_OF_GRACE = 2.0
 _LARGEST_ID = 2**53
+
+
+class Job(Progress):
+    """A request that has not been answered yet: what the engine sees of its client.
+
+    ``writer`` is for its events, ``session`` for its arrays, and ``arrays`` how these reach the client.
+    """
+
+    def __init__(
+        self, message: dict, writer: EventWriter, session: SessionFolder, arrays: type[ResultArrays] = ResultArrays
+    ):
+        self.id: int = message["id"]
+        self.message = message
+        self._writer = writer
+        self._session = session
+        self._kind, self._arrays = arrays, None
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask it to stop. May be called from any thread."""
+        self._cancelled.set()
+
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+        self.send("progress", phase=phase, fraction=float(fraction), seconds_left=seconds_left)
+        if self._arrays:
+            self._arrays.show()
+
+    def allocate(self, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
+        """A result array of zeros that the client can watch; errors as `ResultArrays.allocate`."""
+        if self._arrays is None:
+            self._arrays = self._kind(self._session.request_folder(self.id), self.send)
+        return self._arrays.allocate(name, shape, dtype)
+
+    def complete(self) -> dict[str, str]:
+        """Hand over the results, and return their files by name; raises Cancelled if the client asked to stop."""
+        self._arrays.complete(self.check)
+        return self._arrays.paths()
+
+    def send(self, event: str, **values: object) -> None:
+        """Send an event in answer to the request."""
+        self._writer.send(event, id=self.id, **values)
+
+
+class Engine:
+    """Segments with torch, and keeps the last model ready for the next request."""
+
+    def __init__(self):
+        from conresnet.inference.segmentation import WarmModel
+
+        self._warm = WarmModel()
+
+    def segment(self, request: SegmentRequest, job: Job) -> dict:
+        """Segment into arrays that the job allocates: "labels", uint8 [k, j, i], "regions" where segments overlap, and
+        one per map. Returns the report. An exception other than UserError, Cancelled and MemoryError is a bug.
+        """
+        from conresnet.inference.segmentation import segment
+
+        package = read_model(request.model, verify=False)
+        model = self._warm.get(package, job)
+        job.check()
+        return segment(model, request.channels, request.options, job, job.allocate).report
+
+    def devices(self) -> list[dict]:
+        """The available devices: each a dict with ``name`` and ``title``."""
+        from conresnet.inference.devices import available_devices
+
+        return available_devices()
+
+    def forget(self) -> None:
+        """Free memory that is kept for the next request."""
+        import torch
+
+        self._warm.forget()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def serve(load: Callable[[], Engine] | None = None, remote: bool = False) -> int:

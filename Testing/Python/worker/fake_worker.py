@@ -12,8 +12,7 @@ import time
 
 from conresnet.errors import UserError
 from conresnet.request import SegmentRequest
-from conresnet.worker.engine import Job
-from conresnet.worker.server import serve
+from conresnet.worker.server import Job, serve
 
 
 class FakeEngine:

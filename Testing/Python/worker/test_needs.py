@@ -72,5 +72,5 @@ def test_what_a_removal_has_left_of_a_package_is_none(tmp_path: Path) -> None:
 def test_the_worker_needs_nothing_else() -> None:
     """Neither the command line's library nor the one that reads files."""
     blocked = "import sys; sys.modules.update(dict.fromkeys(['click', 'nibabel', 'scipy', 'monai']))"
-    code = f"{blocked}; import conresnet.worker.__main__; from conresnet.worker import engine; engine.Engine()"
+    code = f"{blocked}; import conresnet.worker.__main__; from conresnet.worker import server; server.Engine()"
     subprocess.run([sys.executable, "-c", code], env=engine_environment(), check=True)

@@ -56,8 +56,8 @@ def test_a_polite_signal_ends_it(client: Client, image: np.ndarray, number: int)
 HOLDING_THE_LOCK = """
 import os, signal, sys, threading, time
 from conresnet.worker import server
-from conresnet.worker.engine import Job
 from conresnet.worker.protocol import SessionFolder
+from conresnet.worker.server import Job
 
 session = SessionFolder(sys.argv[1])
 worker = server._Server(*os.pipe(), session)
