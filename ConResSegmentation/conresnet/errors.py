@@ -20,8 +20,8 @@ class UserError(Exception):
     """Something only the user can fix: a file, a setting, a full disk.
 
     Args:
-        code: stable name of the problem, such as ``"image-not-found"``, under which `conresnet.messages` has the
-            English sentence that says what is wrong and what to do, the attribute ``message``.
+        code: stable name of the problem, such as ``"image-not-found"``. The English sentence that says what is wrong
+            and what to do, the attribute ``message``, is in `conresnet.messages` under this code.
         message: the sentence itself, where it was put together before.
         values: what the sentence names (paths, counts).
     """

@@ -60,7 +60,7 @@ class Registry:
         return self._declarations.get(name)
 
     def load(self, name: str) -> type:
-        """The class. Raises LookupError for an unknown name, ValueError if its file does not make it."""
+        """The class. Raises LookupError for an unknown name, ValueError if its file fails or does not register it."""
         if name not in self.classes:
             if name not in self._found():
                 raise LookupError(name)

@@ -54,7 +54,7 @@ def option(default: Any, help: str, **spec: Any) -> Any:
 
 
 def _checked(what: str, fits: Callable[[Any], Any], kind: Callable[[Any], Any]) -> Callable[[object], Any]:
-    """An ``OptionSpec.from_plain`` that refuses values that do not fit as being no ``what``."""
+    """An ``OptionSpec.from_plain`` that raises TypeError, "it is not {what}", for a value that does not fit."""
 
     def from_plain(value: object) -> Any:
         if not fits(value):

@@ -339,7 +339,7 @@ def _slice_distance(path: Path, slices: Sequence[Slice], normal: np.ndarray) -> 
 
 
 def _check_sideways(path: Path, offsets: np.ndarray, heights: np.ndarray, allowed: float) -> None:
-    """Refuse slices that are not above one another: (n, 3) mm off their place above the first, at (n,) mm above it."""
+    """Refuse slices that are not above one another; ``offsets`` (n, 3) and ``heights`` (n,) are mm from the first."""
     largest = float(np.linalg.norm(offsets, axis=1).max())
     if largest <= allowed:
         return

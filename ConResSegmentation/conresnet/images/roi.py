@@ -181,7 +181,7 @@ def roi_from_text(text: str) -> BoxROI | str:
 
 
 def uses_locator(description: ModelDescription, roi: BoxROI | str | None, grid: Grid) -> bool:
-    """Whether the model's locator finds the ROI in an image; UserError "no-locator" if it must, but there is none."""
+    """Whether the model's locator finds the ROI. Raises UserError "no-locator" if it is asked for but missing."""
     if roi == AUTOMATIC and description.locator is None:
         raise UserError("no-locator", model=description.title)
     return roi == AUTOMATIC or (roi is None and description.locator is not None and wants_roi(description, grid))

@@ -148,9 +148,9 @@ def _choose_device(name: str) -> torch.device:
 
 
 def device_of_process(device: str, process: int, gpus: int = 1) -> str:
-    """The device of one of several processes on this computer, numbered from 0, which use so many GPUs each.
+    """The device of one of several processes on this computer, which are numbered from 0 and use ``gpus`` GPUs each.
 
-    If there are several GPUs, "auto" is the first of a process's own, or one that it shares if there are too few.
+    If there are several GPUs, "auto" is the first of the process's own. With too few, processes share them.
     """
     shares = torch.cuda.device_count() // gpus if device == "auto" else 0
     return f"cuda:{process % shares * gpus}" if shares > 1 else device

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def small_components(mask: np.ndarray, smallest: float) -> np.ndarray:
-    """The voxels of connected components that are smaller than a share (0 to 1) of the whole mask, bool like this.
+    """The mask of the connected components that are smaller than a share (0 to 1) of a whole mask.
 
     Voxels that touch at a face, an edge or a corner are connected (our choice). The largest component always counts as
     large, so that an object in many pieces does not vanish (our choice).
@@ -87,7 +87,7 @@ def segment_boxes(labels: np.ndarray, regions: np.ndarray | None, output: Output
 
 
 def exclusive_labels(probability: Tensor, values: Sequence[int]) -> Tensor:
-    """The value (...) uint8 of the most likely segment, or 0 for the background, whose probability remains of 1.
+    """The value (...) uint8 of the most likely segment, or 0 for the background, which has the rest of the probability.
 
     Args:
         probability: (K, ...), one per segment.

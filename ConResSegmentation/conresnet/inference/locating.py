@@ -18,7 +18,7 @@ from conresnet.package.segments import Locator, Output
 
 
 def check_locator(locator: Locator, finder: ModelDescription) -> None:
-    """Raise UserError "locator-differs" for a model that needs several images, or lacks segments of the locator."""
+    """Raise UserError "locator-differs" for a model of several images, or without the locator's segments."""
     wanted = {name for place in locator.places for name in place.segments}
     if len(finder.inputs) > 1 or finder.output.kind != "labels" or not wanted <= set(finder.output.names):
         raise UserError("locator-differs", locator=finder.title, segments=", ".join(sorted(wanted)))

@@ -33,7 +33,7 @@ class Progress:
 class Part(Progress):
     """A part of a longer work, with a progress of its own.
 
-    It is the share ``first`` to ``last`` (0 to 1) of the whole, called ``phase``, or by its own phases for "".
+    It is the share ``first`` to ``last`` (0 to 1) of the whole, which hears of ``phase``, or of its own phases for "".
     """
 
     def __init__(self, whole: Progress, first: float, last: float, phase: str = ""):

@@ -34,7 +34,7 @@ FAST_OVERLAP = 0.25
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Windows of one size (S, H, W) at every combination of starts along the axes, which increase.
+    """Windows of one size (S, H, W) at every combination of starts, which increase along each axis.
 
     A window may extend past the end of the array, where it is padded.
     """

@@ -85,7 +85,7 @@ class Folder:
 
 
 class Archive(Folder):
-    """Likewise a package in a .zip file, with its files at the top level or in a single folder."""
+    """A package in a .zip file, with its files at the top level or in a single folder; otherwise like a ``Folder``."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -174,7 +174,7 @@ _ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16
 
 
 def read_tensor_shapes(file: BinaryIO, size: int, source: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in a safetensors file of a size in bytes, by name.
+    """The shapes of the tensors, by name, in a safetensors file of ``size`` bytes that messages call ``source``.
 
     The format: the header's length as 8 bytes, little-endian; the header, JSON; the tensors' data, without gaps.
     Raises UserError ``package-weights`` for anything else, such as a pickled checkpoint with that suffix.

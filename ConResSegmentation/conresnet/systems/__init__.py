@@ -62,7 +62,7 @@ class PlannedArguments:
 
 
 class System:
-    """Networks that together segment a prepared case, unless a subclass says otherwise in one pass.
+    """Networks that together segment a prepared case, in one pass unless a subclass says otherwise.
 
     The class describes the system without its weights. An instance holds the networks of one package.
 

@@ -192,7 +192,7 @@ def box_around(masks: Iterable[np.ndarray], margin: int, smallest: float) -> Box
 def spared_share(segments: Iterable[Sequence[np.ndarray]]) -> float:
     """The largest of ``SHARES`` by which the labels of no segment lose more than ``MOST_LOST``; 0 where there is none.
 
-    ``segments`` are the masks of each in all cases.
+    ``segments`` has the masks of each segment, one per case.
     """
     from conresnet.images.grid import bounding_box
 
