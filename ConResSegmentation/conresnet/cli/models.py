@@ -153,7 +153,7 @@ def get(source: str, sha256: str, catalog: str, overwrite: bool) -> None:
 
 
 def _check_contents(package: ModelPackage) -> None:
-    """Read the figures and the review list, and build the networks with their weights, as for a segmentation."""
+    """Read the measurements and the review list, and build the networks with their weights, as for a segmentation."""
     # Imported here because it needs torch, which the other commands do not.
     from conresnet.review import read_ranking
     from conresnet.systems import build_system

@@ -256,7 +256,7 @@ def axis_directions(code: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Reordering:
-    """A new order of an array's last three axes: which old axis each new one was, and whether it is reversed."""
+    """A permutation and flip of the last three axes: the old index of each new axis, and whether it is reversed."""
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]

@@ -230,7 +230,7 @@ MAY_HAVE_LEARNED = "which may have learned from some of them"
 
 
 def held_out_cases(package: "ModelPackage") -> tuple[str, ...]:
-    """The cases in a package's figures, if its own weights never learned from them; none if that is not known."""
+    """The cases that a package was measured on, if its weights never learned from them; none if that is not known."""
     metrics = read_metrics(package)
     cases = metrics.get("dice_a_case")
     is_known = OWN_WEIGHTS not in metrics and MAY_HAVE_LEARNED not in str(metrics.get("split"))
