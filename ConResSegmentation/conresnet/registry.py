@@ -79,7 +79,8 @@ class Registry:
             self._modules = {}
             folder = Path(__file__).parent / self._package.rpartition(".")[2]
             for path in sorted(folder.glob("*.py")):
-                self._enter(f"{self._package}.{path.stem}".removesuffix(".__init__"), path)
+                if path.name != "__init__.py":
+                    self._enter(f"{self._package}.{path.stem}", path)
             for point in importlib.metadata.entry_points(group=self._package):
                 self._enter_other(point)
         return self._modules

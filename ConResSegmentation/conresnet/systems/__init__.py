@@ -62,13 +62,9 @@ class PlannedArguments:
 
 
 class System:
-    """Networks that together segment a prepared case, in one pass unless a subclass says otherwise.
+    """Networks that together segment a prepared case.
 
     The class describes the system without its weights. An instance holds the networks of one package.
-
-    Args:
-        package: read for its description; a subclass takes it alone.
-        predictors: one per pass, made from the package; the maps are the last one's.
 
     Class attributes:
         Arguments: a dataclass of the system's own arguments, by the rules of `conresnet.package.schema`; None where it
@@ -95,13 +91,8 @@ class System:
     maps: Collection[str]
     tiling: Tiling
 
-    def __init__(self, package: ModelPackage, *predictors: Any):
-        from conresnet.inference.windows import Tiling
-
-        inference = package.description.inference
-        self.predictors, self.maps = predictors, predictors[-1].maps
-        self.networks = [network for predictor in predictors for network in predictor.networks]
-        self.tiling = Tiling(inference.tiling, inference.window, inference.overlap, inference.blending)
+    def __init__(self, package: ModelPackage):
+        raise NotImplementedError
 
     @classmethod
     def shown(cls, networks: Sequence[Any]) -> Sequence[Any]:
@@ -129,51 +120,19 @@ class System:
         return PlannedArguments({})
 
     def segment(self, case: PreparedCase, passes: Passes) -> None:
-        """Make the passes over a case, the last of which goes to ``passes.results``; here one, over its foreground.
+        """Make the passes over a case, the last of which goes to ``passes.results``.
 
         Raises:
             Cancelled: noticed inside a window.
             UserError: ``out-of-memory`` or ``network-not-finite``.
         """
-        passes.make("only", self.predictors[0], case, case.box(), passes.tiling, passes.results, passes.maps)
+        raise NotImplementedError
 
 
 SYSTEMS = Registry("conresnet.systems", "register_system", lambda: None)
 _BROKEN: set[str] = set()
 register_system = SYSTEMS.register
 system_names = SYSTEMS.names
-
-
-@register_system("single")
-class Single(System):
-    """One network: the usual way. It is trained in the stages that the network has."""
-
-    files = ("network",)
-    ensemble = "ensemble"
-
-    def __init__(self, package: ModelPackage):
-        from conresnet.systems.predictors import SingleNetwork
-
-        super().__init__(package, SingleNetwork(package))
-
-    @classmethod
-    def stages(cls, arguments: Mapping[str, Any]) -> Sequence[Stage]:
-        return (Stage(),)
-
-
-@register_system("ensemble")
-class Ensemble(System):
-    """Several networks with the same inputs and outputs, such as those of a cross-validation, averaged.
-
-    It is made of runs that are exported together, and not trained as a whole.
-    """
-
-    adds = ("members",)
-
-    def __init__(self, package: ModelPackage):
-        from conresnet.systems.predictors import AveragedNetworks
-
-        super().__init__(package, AveragedNetworks(package))
 
 
 def declared_system(kind: str) -> type[System] | None:

@@ -85,12 +85,18 @@ class CoarseToFine(System):
     }
 
     def __init__(self, package: ModelPackage):
+        from conresnet.inference.windows import Tiling
         from conresnet.systems.predictors import SingleNetwork
 
-        self._coarse, self._fine = SingleNetwork(package, 0, mirror_axes=()), SingleNetwork(package, 1)
-        super().__init__(package, self._coarse, self._fine)
-        self._output = package.description.output
-        self._arguments = Arguments(**package.description.system.arguments)
+        description = package.description
+        inference, arguments = description.inference, Arguments(**description.system.arguments)
+        self._coarse = SingleNetwork(package, 0, mirror_axes=())
+        self._fine = SingleNetwork(package, 1)
+        self._output, self._arguments = description.output, arguments
+        self.predictors = [self._coarse, self._fine]
+        self.networks = [network for predictor in self.predictors for network in predictor.networks]
+        self.maps = self._fine.maps
+        self.tiling = Tiling(inference.tiling, inference.window, inference.overlap, inference.blending)
 
     @classmethod
     def shown(cls, networks: Sequence[Any]) -> Sequence[Any]:

@@ -43,7 +43,8 @@ SYSTEM = """
 from dataclasses import dataclass
 
 from conresnet.package.schema import field
-from conresnet.systems import Single, register_system
+from conresnet.systems import register_system
+from conresnet.systems.one_pass import Single
 
 
 @dataclass(frozen=True)
