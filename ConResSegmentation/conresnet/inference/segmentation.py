@@ -241,8 +241,16 @@ def _segment(
         # What was dropped is named already.
         segments = [item for item in description.output.segments if volumes[item.name] or not options.drop_below]
         report["warnings"] += _unusual_volumes(segments, volumes)
-    more = by_name, results.hidden, results.entropy, description.output
-    return SegmentResult(labels, results.maps, report, results.regions, *more)
+    return SegmentResult(
+        labels=labels,
+        maps=results.maps,
+        report=report,
+        regions=results.regions,
+        channels=by_name,
+        hidden=results.hidden,
+        entropy=results.entropy,
+        output=description.output,
+    )
 
 
 # Volumes below this fraction of the smallest in training, or above the largest divided by it, are unusual.
@@ -292,8 +300,12 @@ def _further(
     if ranking:
         slices, difference = Slices.of(result, description), maps.get("residual_difference")
         rows = make_review(slices, result.entropy, maps["uncertainty"][0], ranking, difference, check)
-        further["review"] = {"rows": [asdict(row) for row in rows], "axis": slices.voxel_axis}
-        further["review"] |= {"note": ranking.note, "figures": ranking.figures}
+        further["review"] = {
+            "rows": [asdict(row) for row in rows],
+            "axis": slices.voxel_axis,
+            "note": ranking.note,
+            "figures": ranking.figures,
+        }
     if options.statistics or options.report:
         further["statistics"] = result.statistics()
     return further
@@ -415,8 +427,9 @@ def _segment_rows(
     milliliters = grid.voxel_volume / 1000
     rows = []
     for index, (segment, count) in enumerate(zip(output.segments, voxels, strict=True)):
-        row = {"name": segment.name, "label": segment.label, "voxels": int(count)}
-        row["volume_ml"] = int(count) * milliliters
+        voxel_count = int(count)
+        volume = voxel_count * milliliters
+        row = {"name": segment.name, "label": segment.label, "voxels": voxel_count, "volume_ml": volume}
         if region_voxels is not None:
             row["region_volume_ml"] = int(region_voxels[index]) * milliliters
         rows.append(row)
