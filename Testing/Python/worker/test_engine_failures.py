@@ -91,7 +91,7 @@ def test_a_program_that_is_not_there(driver: Driver, image: np.ndarray) -> None:
     [
         (("-c", "import sys; sys.exit('no such module: ä')"), "engine-start-failed", "no such module: ä"),
         (("-c", "raise SystemExit(7)"), "engine-start-failed", "exit code 7"),
-        ((*FAKE, "without-torch"), "engine-incomplete", "does not have torch"),
+        ((*FAKE, "without-torch"), "engine-incomplete", "is missing torch"),
         ((*FAKE, "broken-torch"), "engine-broken", "DLL load failed"),
         (("-c", 'print(\'{"event":"hello","protocol":99,"version":"9"}\')'), "engine-version", "protocol 99 instead"),
     ],

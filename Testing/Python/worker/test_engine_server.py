@@ -246,7 +246,7 @@ def test_why_a_server_cannot_be_used(driver: ServerDriver, image: np.ndarray, ch
     [
         (("-m", "no_such_module"), "engine-server-failed", "No module named no_such_module"),
         (("-c", "raise SystemExit(7)"), "engine-server-failed", "7"),
-        ((*REMOTE_FAKE, "without-torch"), "engine-incomplete", "does not have torch"),
+        ((*REMOTE_FAKE, "without-torch"), "engine-incomplete", "is missing torch"),
         (("-c", 'print(\'{"event":"hello","protocol":4,"version":"9"}\')'), "engine-server-version", "ConResNet 9"),
         (("-c", 'print(\'{"event":"hello","protocol":3,"version":"0"}\')'), "engine-server-version", "protocol 3"),
     ],
