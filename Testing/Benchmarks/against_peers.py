@@ -28,10 +28,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT / "ConResSegmentation"), str(ROOT / "ConResTraining"), str(HERE)]
-
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "Testing" / "Data"
 FILE, FOLDER = click.Path(exists=True, path_type=Path), click.Path(exists=True, file_okay=False, path_type=Path)
 ROWS = ("head", "tumor", "ct")

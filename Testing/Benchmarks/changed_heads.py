@@ -9,7 +9,6 @@ These are only simulations: scans from real other scanners may be harder.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +17,7 @@ import click
 import numpy as np
 import SimpleITK as sitk
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "ConResSegmentation"))
-HEAD = REPOSITORY / "Testing" / "Data" / "IXI_T1_2mm"
+HEAD = Path(__file__).resolve().parents[1] / "Data" / "IXI_T1_2mm"
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 

@@ -9,16 +9,12 @@ results are shifted has learned the shift.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 import numpy as np
 import SimpleITK as sitk
-
-REPOSITORY, HERE = Path(__file__).resolve().parents[2], Path(__file__).parent
-sys.path[:0] = [str(REPOSITORY / part) for part in ("ConResSegmentation", "ConResTraining")] + [str(HERE)]
 
 
 @click.command()

@@ -10,7 +10,6 @@ results are compared with the labels on the labels' own grid.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +19,6 @@ import SimpleITK as sitk
 from changed_heads import like, on_grid_of, overlap, segmented
 from scipy.ndimage import binary_fill_holes
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(REPOSITORY / "ConResSegmentation"))
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 AIR = -1024
 FINE_SPACING = (1.5, 1.5, 3.0)

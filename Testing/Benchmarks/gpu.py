@@ -26,8 +26,6 @@ import click
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT / "ConResSegmentation"), str(ROOT / "ConResTraining"), str(HERE)]
-
 RECIPE = ROOT / "ConResTraining" / "conresnet_training" / "recipes" / "hippocampus.yaml"
 HIPPOCAMPI = ROOT / "Testing" / "Data" / "MSD_Task04_Hippocampus"
 SECONDS = 8 * 60

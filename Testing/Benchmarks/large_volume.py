@@ -13,9 +13,6 @@ from pathlib import Path
 import click
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "ConResSegmentation"), str(Path(__file__).parent)]
-
 GOAL = 6e9
 
 

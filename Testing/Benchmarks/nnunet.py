@@ -21,8 +21,6 @@ from pathlib import Path
 import click
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1] / part) for part in ("ConResSegmentation", "ConResTraining")] + [str(HERE)]
-
 EPOCHS = 50
 FILE, FOLDER = click.Path(dir_okay=False, path_type=Path), click.Path(file_okay=False, path_type=Path)
 

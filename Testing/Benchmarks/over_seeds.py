@@ -12,15 +12,11 @@ by case and seed. The interval is a bootstrap over both cases and seeds. With on
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import numpy as np
-
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1] / part) for part in ("ConResSegmentation", "ConResTraining")] + [str(HERE)]
 
 DECIMALS = {"dice": 4, "hd95": 2}
 RESAMPLES = 9999

@@ -19,9 +19,6 @@ from pathlib import Path
 
 import click
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1] / part) for part in ("ConResSegmentation", "ConResTraining")] + [str(HERE)]
-
 
 @click.command()
 @click.argument("task", type=json.loads)

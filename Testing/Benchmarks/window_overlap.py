@@ -10,7 +10,6 @@ is that of the whole segmentation on one thread.
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
 from itertools import product
@@ -18,9 +17,6 @@ from pathlib import Path
 
 import click
 import numpy as np
-
-REPOSITORY, HERE = Path(__file__).resolve().parents[2], Path(__file__).parent
-sys.path[:0] = [str(REPOSITORY / part) for part in ("ConResSegmentation", "ConResTraining")] + [str(HERE)]
 
 
 @click.command()
