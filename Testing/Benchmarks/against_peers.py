@@ -98,23 +98,20 @@ def _run(way: str, task: dict) -> dict:
 
 def _print_table(title: str, runs: dict[str, list[dict]]) -> None:
     """Print medians with the lowest and highest run, and ratios to our engine in the same round."""
+    from measures import spread
+
     click.echo(f"\n| {title} | windows | seconds | times ours | CPU seconds | times ours | peak memory | Dice |")
     click.echo("|---|---|---|---|---|---|---|---|")
     ours = next(iter(runs.values()))
     for way, each in runs.items():
         ratios = {
-            key: _spread([run[key] / own[key] for run, own in zip(each, ours, strict=True)]) for key in ("wall", "cpu")
+            key: spread([run[key] / own[key] for run, own in zip(each, ours, strict=True)]) for key in ("wall", "cpu")
         }
-        wall, cpu = (_spread([run[key] for run in each]) for key in ("wall", "cpu"))
+        wall, cpu = (spread([run[key] for run in each]) for key in ("wall", "cpu"))
         peak = statistics.median(run["peak"] for run in each) / 1e9
         dice = " ".join(f"{value:.3f}" for value in each[-1]["dice"]) or f"{each[-1]['agreement']:.3f} with the first"
         cells = each[-1]["windows"], wall, ratios["wall"], cpu, ratios["cpu"], f"{peak:.2f} GB", dice
         click.echo(f"| {WAYS[way]} | {' | '.join(map(str, cells))} |")
-
-
-def _spread(values: list[float]) -> str:
-    middle = statistics.median(values)
-    return f"{middle:.2f}" + (f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else "")
 
 
 # The functions below run in the measuring processes.
@@ -128,7 +125,7 @@ def measure(task: dict) -> dict:
         torch.set_num_threads(task["threads"])
     if task["way"] == "prepare":
         return _prepare(task)
-    from process_memory import peak_memory
+    from measures import peak_memory
 
     way = {"ours": _ours, "fast": _ours, "monai": _monai, "nnunet": _nnunet, "plain": _plain}[task["way"]]
     work, windows = way(task)
@@ -347,6 +344,8 @@ def _decided(logits, package) -> np.ndarray:
 
 def _judge(task: dict, labels: np.ndarray) -> dict:
     """Dice of each part, and the share of voxels with the same label as in the first program's result."""
+    from measures import dice
+
     folder = Path(task["folder"])
     first = folder / f"first_{task['precision']}.npy"
     if not first.exists():
@@ -361,9 +360,8 @@ def _judge(task: dict, labels: np.ndarray) -> dict:
 
         parts = [(labels_ending(description, endings), [value]) for value, endings in TISSUES.values()]
     for own, value in parts:
-        one, other = np.isin(labels, own), np.isin(truth, value)
-        if other.any():
-            result["dice"].append(2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other)))
+        if (other := np.isin(truth, value)).any():
+            result["dice"].append(dice(np.isin(labels, own), other))
     return result
 
 

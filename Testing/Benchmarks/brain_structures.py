@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from measures import dice
 
 import conresnet
 from conresnet.images.files import read_volume
@@ -33,11 +34,6 @@ TISSUES = {
     "white matter": (3, ("white matter", "Brain stem", "ventral diencephalon")),
 }
 PARTS = ("cerebral white matter", "cerebral cortex", "thalamus", "putamen", "hippocampus", "Brain stem")
-
-
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two masks."""
-    return 2 * np.count_nonzero(one & other) / max(1, np.count_nonzero(one) + np.count_nonzero(other))
 
 
 def found(image: Path, model: str, **options: object) -> np.ndarray:

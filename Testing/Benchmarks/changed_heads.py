@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 import SimpleITK as sitk
+from measures import dice
 
 HEAD = Path(__file__).resolve().parents[1] / "Data" / "IXI_T1_2mm"
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -40,8 +41,8 @@ def measure(model: str, image: Path, labels: Path) -> None:
         found = on_grid_of(reference, segmented(loaded, changed))
         seen = on_grid_of(reference, sitk.Cast(changed * 0 + 1, sitk.sitkUInt8)) > 0
         found, expected = found[seen], sitk.GetArrayFromImage(reference)[seen]
-        dice = [f"{overlap(found == segment.label, expected == segment.label):.3f}" for segment in segments]
-        click.echo(f"| {name} | " + " | ".join(dice) + " |")
+        cells = [f"{dice(found == segment.label, expected == segment.label):.3f}" for segment in segments]
+        click.echo(f"| {name} | " + " | ".join(cells) + " |")
 
 
 def changes(head: sitk.Image, truth: sitk.Image) -> Iterator[tuple[str, sitk.Image, sitk.Image]]:
@@ -108,11 +109,6 @@ def on_grid_of(reference: sitk.Image, labels: sitk.Image) -> np.ndarray:
         for value in range(int(sitk.GetArrayViewFromImage(labels).max()) + 1)
     ]
     return np.argmax([sitk.GetArrayViewFromImage(share) for share in shares], axis=0)
-
-
-def overlap(found: np.ndarray, expected: np.ndarray) -> float:
-    """Dice coefficient of two masks."""
-    return 2 * np.count_nonzero(found & expected) / (np.count_nonzero(found) + np.count_nonzero(expected))
 
 
 if __name__ == "__main__":

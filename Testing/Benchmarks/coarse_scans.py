@@ -45,7 +45,8 @@ def measure(data: Path, model: str) -> None:
 
 def figures(model, cases: Iterable) -> dict[str, list[list[float]]]:
     """For each kind of scan, one row per case: Dice of each segment, then the centroid's shift in mm (R, A, S)."""
-    from changed_heads import overlap, segmented
+    from changed_heads import segmented
+    from measures import dice
 
     rows: dict[str, list[list[float]]] = {}
     for case in cases:
@@ -53,11 +54,9 @@ def figures(model, cases: Iterable) -> dict[str, list[list[float]]]:
         expected = sitk.GetArrayFromImage(truth)
         for name, image in scans(scan):
             found = sitk.GetArrayFromImage(segmented(model, image))
-            dice = [
-                overlap(found == segment.label, expected == segment.label)
-                for segment in model.description.output.segments
-            ]
-            rows.setdefault(name, []).append([*dice, *(centroid(found, scan) - centroid(expected, scan))])
+            labels = [segment.label for segment in model.description.output.segments]
+            scores = [dice(found == label, expected == label) for label in labels]
+            rows.setdefault(name, []).append([*scores, *(centroid(found, scan) - centroid(expected, scan))])
     return rows
 
 

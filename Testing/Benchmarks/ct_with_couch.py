@@ -16,7 +16,8 @@ from pathlib import Path
 import click
 import numpy as np
 import SimpleITK as sitk
-from changed_heads import like, on_grid_of, overlap, segmented
+from changed_heads import like, on_grid_of, segmented
+from measures import dice
 from scipy.ndimage import binary_fill_holes
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -49,9 +50,9 @@ def measure(data: Path, model: str, most: int, pictures: Path | None) -> None:
         for name, scan in scans(image):
             labels = segmented(loaded, scan)
             found = on_grid_of(truth, labels)
-            dice = [overlap(found == segment.label, expected == segment.label) for segment in segments]
+            scores = [dice(found == segment.label, expected == segment.label) for segment in segments]
             outside = np.count_nonzero(found[~body]) / np.count_nonzero(found)
-            rows.setdefault(name, []).append([*dice, np.mean(dice), outside])
+            rows.setdefault(name, []).append([*scores, np.mean(scores), outside])
             click.echo(f"| {case} | {name} | " + " | ".join(f"{value:.3f}" for value in rows[name][-1]) + " |")
             if pictures and scan is not image:
                 save_picture(scan, labels, pictures / f"{case}.png")

@@ -62,11 +62,12 @@ def _inference(device: str, folder: Path, quick: bool, compiled: bool, end: floa
     """One row per network, precision and way to run it; rows that would begin after ``end`` are left out."""
     import torch
     from against_peers import write_random_model
+    from measures import multiply_adds
 
     from conresnet.inference.devices import Backend, choose_backend
     from conresnet.package import read_package
     from conresnet.package.store import find_model
-    from conresnet.systems.predictors import SingleNetwork
+    from conresnet.systems.predictors import SingleNetwork, load_network
 
     write_random_model(folder / "full width")
     models = {"full width": folder / "full width", "brain-structures": find_model("brain-structures")}
@@ -79,7 +80,7 @@ def _inference(device: str, folder: Path, quick: bool, compiled: bool, end: floa
         predictor.place(Backend(torch.device("cpu"), "fp32"))
         small = image[..., : min(48, window[0]), : min(48, window[1]), : min(48, window[2])]
         (exact,) = predictor.predict(small, ())
-        work = 2 * _multiply_adds(predictor, image)
+        work = 2 * multiply_adds(load_network(package), window, ("segmentation",))
         for precision in kinds.get(torch.device(device).type, ("fp32", "bf16", "fp16")):
             backend = choose_backend(device, precision)
             predictor.place(backend)
@@ -112,26 +113,6 @@ def _inference(device: str, folder: Path, quick: bool, compiled: bool, end: floa
 def _ways(several: int, compiled: bool) -> list[tuple[str, int]]:
     ways = [("eager", 1)] + [("eager", several)] * (several > 1)
     return ways + [("compiled", several)] * compiled
-
-
-def _multiply_adds(predictor, image) -> int:
-    """Multiply-adds of the convolutions for one window."""
-    import torch
-    from torch import nn
-
-    total = 0
-
-    def count(layer, inputs, output) -> None:
-        nonlocal total
-        applied = inputs[0] if isinstance(layer, nn.ConvTranspose3d) else output
-        total += applied.numel() * layer.weight[0].numel()
-
-    hooks = [m.register_forward_hook(count) for m in predictor.placed[0].modules() if hasattr(m, "kernel_size")]
-    size = tuple(min(side, 32) for side in image.shape[2:])
-    predictor.predict(image[..., : size[0], : size[1], : size[2]], ())
-    for hook in hooks:
-        hook.remove()
-    return round(total * image[0, 0].numel() / torch.Size(size).numel())
 
 
 def _rate(work: Callable[[], object], backend, quick: bool) -> tuple[float, str]:

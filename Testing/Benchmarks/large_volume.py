@@ -25,7 +25,7 @@ GOAL = 6e9
 def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -> None:
     """Segment a volume of random values and print time and memory; exit with 1 if the peak is 6 GB or more."""
     import torch
-    from process_memory import peak_memory
+    from measures import peak_memory
 
     from conresnet.images.grid import Grid, Volume
     from conresnet.inference.progress import Progress

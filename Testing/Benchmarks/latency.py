@@ -8,7 +8,6 @@ and ranges in seconds, by phase. Run it on a quiet machine.
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -162,6 +161,8 @@ def _phases(clock: Clock, status: str) -> dict[str, float]:
 
 def table(rounds: dict[str, list[dict]]) -> str:
     """One row per phase, one column per way to start the engine and click."""
+    from measures import spread
+
     columns = [(way, name) for way in WAYS for name in ("first click", "second click")]
     heads = [f"{name}, {WAYS[way]}" for way, name in columns]
     lines = ["| seconds | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -169,8 +170,7 @@ def table(rounds: dict[str, list[dict]]) -> str:
         cells = []
         for way, name in columns:
             values = [each[name][phase] for each in rounds[way] if phase in each[name]]
-            spread = f" ({min(values):.2f} to {max(values):.2f})" if values else ""
-            cells.append(f"{statistics.median(values):.2f}{spread}" if values else "")
+            cells.append(spread(values) if values else "")
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -81,8 +81,7 @@ def measure(runs: Sequence, output: Path, most_cases: int) -> None:
     The first case of a process takes longer, so one case is segmented before timing starts.
     """
     import torch
-    from network_measures import acting_parameters, multiply_adds
-    from process_memory import peak_memory
+    from measures import acting_parameters, multiply_adds, peak_memory
 
     from conresnet.images.files import read_channels
     from conresnet.inference.segmentation import load_model, segment

@@ -158,18 +158,16 @@ class Bench:
 
 def print_table(measured: dict[str, list[float]]) -> None:
     """Print medians with the lowest and highest round, and ratios to the plain loop of the same round."""
+    from measures import spread
+
     plain = measured["plain"]
     click.echo(f"\n{'':22}{'samples per second':>26}{'relative to plain':>26}{'overhead':>12}")
     for way, rates in measured.items():
         ratios = [rate / other for rate, other in zip(rates, plain, strict=True)]
         overhead = 1 / statistics.median(ratios) - 1
         remark = ("  within the goal" if overhead < GOAL else "  over the goal") if way.startswith("ours") else ""
-        click.echo(f"{way:22}{_spread(rates):>26}{_spread(ratios):>26}{100 * overhead:10.1f}%{remark}")
+        click.echo(f"{way:22}{spread(rates, 3):>26}{spread(ratios, 3):>26}{100 * overhead:10.1f}%{remark}")
     click.echo(f"\nMedian of {len(plain)} rounds (lowest to highest). The goal is an overhead of {100 * GOAL:.0f}%.")
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 # What follows runs in the processes that measure.

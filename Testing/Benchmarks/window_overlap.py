@@ -29,7 +29,7 @@ import numpy as np
 def measure(data, model, overlaps, windows, precision, every) -> None:
     """Segment the cases of DATA with other windows than the model's, and print a table."""
     import torch
-    from brain_structures import dice
+    from measures import dice
 
     from conresnet.images.files import read_channels
     from conresnet.inference.segmentation import load_model, segment

@@ -13,7 +13,7 @@ WINDOW = (80, 160, 160)
 
 @pytest.fixture
 def measures(benchmark):
-    return benchmark("network_measures")
+    return benchmark("measures")
 
 
 def test_multiply_adds_of_table_vii(measures):
