@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from changed_plan import change_system
 from peer_networks import PEERS, with_peer
 
 from conresnet.errors import UserError
+from conresnet.networks import all_arguments, declared_network, network_class
 from conresnet.package.description import AXES, PLANES
 from conresnet.package.segments import Segment
+from conresnet.systems import System, declared_system
 from conresnet_training.data import DataSet
 from conresnet_training.planning.plan import Plan, with_settings
 from conresnet_training.planning.planner import labeled_masks
-from conresnet_training.planning.systems import SYSTEMS
+from conresnet_training.planning.systems import SYSTEMS, Frame, cataloged
 from conresnet_training.reporting import segment_color
 
 CONRESNET, BASELINE = "conresnet", "conresnet-baseline"
@@ -84,6 +86,44 @@ def _changed(plan: Plan, name: str, data_set: DataSet) -> Plan:
     changed = change_system(plan, name)
     arguments = SYSTEMS[name].plan_arguments(lambda: labeled_masks(data_set, plan.targets)).values
     return with_settings(changed, [f"model.system.arguments.{key}={value}" for key, value in arguments.items()])
+
+
+def change_system(plan: Plan, name: str) -> Plan:
+    """The same plan for another system: the same data, targets, steps and augmentation.
+
+    The window keeps its voxels, the networks their base width. What the plan says of the images is changed only by a
+    system that sees them differently.
+
+    Args:
+        plan: of a system that takes the images as the data alone decide, such as ConResNet.
+        name: a key of ``conresnet_training.planning.systems.SYSTEMS``.
+
+    Raises:
+        UserError: ``plan-system-unknown``; ``system-unchangeable`` where the plan's own system has changed what is said
+            of the images; ``spacing-unknown``, see ``conresnet.networks.pyramid.Pyramid.plan_images``.
+    """
+    entry = cataloged(name)
+    model = plan.document()["model"]
+    system = model["system"]
+    first = system["networks"][0]
+    has_changed = declared_system(system["type"]).plan_images.__func__ is not System.plan_images.__func__
+    if has_changed or any(item["copies"] for item in model["inputs"]) or _changes_images(first):
+        sentence = f"The plan {model['title']} prepares the images for its own system; change a plan of ConResNet."
+        raise UserError("system-unchangeable", sentence)
+    arguments = all_arguments(first["type"], first["arguments"])
+    entry.prepare(model)
+    axis = arguments.get("residual_axis", "S")
+    frame = Frame.of(model, arguments.get("base_width", 32), axis, plan.training.batch)
+    model["system"] = entry.describe(entry.build(frame), entry.plan_arguments().values)
+    return type(plan).model_validate({**plan.document(), "model": model})
+
+
+def _changes_images(network: Mapping[str, Any]) -> bool:
+    """Whether a network, or the one that it wraps, changes what a plan says of the images."""
+    wraps = declared_network(network["type"]).wraps
+    if wraps:
+        return _changes_images(network["arguments"][wraps])
+    return hasattr(network_class(network["type"]), "plan_images")
 
 
 def chosen_rows(rows: dict[str, Row], wanted: str) -> list[Row]:

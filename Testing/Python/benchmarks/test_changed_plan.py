@@ -31,7 +31,7 @@ def plans(data_folder):
 
 @pytest.fixture
 def change_system(benchmark):
-    return benchmark("changed_plan").change_system
+    return benchmark("system_rows").change_system
 
 
 def test_norm_is_of_batches_while_they_are_large(plans, change_system):
