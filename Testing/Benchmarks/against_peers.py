@@ -166,8 +166,12 @@ def _package(task: dict):
     return read_package(find_model(names[task["row"]]) if task["row"] in names else Path(task["folder"]) / "model")
 
 
-def write_random_model(folder: Path) -> None:
-    """Write a package of the paper's full-width network for four channels, with random weights."""
+def write_random_model(folder: Path, channels: int = 4, base_width: int = 32, **settings) -> Path:
+    """Write a package of the paper's network, by default at full width for four channels, with random weights.
+
+    Args:
+        settings: parts of ``model.json`` that differ from an imported checkpoint's.
+    """
     import safetensors.torch
     import torch
 
@@ -176,10 +180,10 @@ def write_random_model(folder: Path) -> None:
     from conresnet.package import write_package
 
     torch.manual_seed(0)
-    arguments = {"input_channels": 4, "outputs": 3, "base_width": 32}
+    arguments = {"input_channels": channels, "outputs": 3, "base_width": base_width}
     weights = safetensors.torch.save(build_network("conresnet", arguments).state_dict())
-    description = describe(arguments, {"name": "random", "inference": INFERENCE["fitted"]}, "random weights")
-    write_package(description, {WEIGHTS_FILE: weights}, folder)
+    settings = {"name": "random", "inference": INFERENCE["fitted"], **settings}
+    return write_package(describe(arguments, settings, "random weights"), {WEIGHTS_FILE: weights}, folder).path
 
 
 def _case(task: dict):

@@ -13,8 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from conresnet.files import replacing
 from conresnet_training.evaluation.metrics import METRICS
+from conresnet_training.reporting.drawing import INK, style_axes
 
-INK, GRID = "#333333", "#dddddd"
 COLORS = {"systems": "#2166ac", "peers": "#b2622d", "study": "#5b8c5a"}
 GROUP_TITLES = {"systems": "systems", "peers": "peers", "study": "ConResNet's study"}
 INCHES_PER_ROW = 0.27
@@ -30,12 +30,14 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     panels = figure.subplots(1, 6, sharey=True, width_ratios=(1.6, 1.6, 1, 1, 1, 1))
     for panel, metric in zip(panels, COMPARED, strict=False):
         _draw_means(panel, results, metric)
-    _draw_costs(panels[2], results, "parameters (M)", [item.cost["parameters"] / 1e6 for item in results])
-    _draw_costs(
-        panels[3], results, "multiply-adds per window (G)", [item.cost["multiply_adds"] / 1e9 for item in results]
-    )
-    _draw_costs(panels[4], results, "seconds per case", [item.seconds_per_case for item in results])
-    _draw_costs(panels[5], results, "peak memory (GB)", [item.cost["peak_bytes"] / 1e9 for item in results])
+    costs = {
+        "parameters (M)": [item.cost["parameters"] / 1e6 for item in results],
+        "multiply-adds per window (G)": [item.cost["multiply_adds"] / 1e9 for item in results],
+        "seconds per case": [item.seconds_per_case for item in results],
+        "peak memory (GB)": [item.cost["peak_bytes"] / 1e9 for item in results],
+    }
+    for panel, (title, values) in zip(panels[2:], costs.items(), strict=True):
+        _draw_costs(panel, results, title, values)
     titles = [f"{item.row.title} {comparison.marks(item)}".rstrip() for item in results]
     panels[0].set_yticks(range(len(results)), titles)
     panels[0].set_ylim(len(results) - 0.4, -0.6)
@@ -82,7 +84,4 @@ def _marker(result: Result) -> dict:
 def _dress(panel: Axes, title: str) -> None:
     panel.set_title(title, fontsize=9.5, color=INK)
     panel.xaxis.set_major_locator(MaxNLocator(5))
-    panel.tick_params(labelsize=8, color=INK, labelcolor=INK)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="x", color=GRID, linewidth=0.6)
-    panel.set_axisbelow(True)
+    style_axes(panel, "x")

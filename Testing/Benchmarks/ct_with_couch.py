@@ -109,10 +109,9 @@ def with_surroundings(image: sitk.Image, random: np.random.Generator) -> sitk.Im
 
 def save_picture(scan: sitk.Image, labels: sitk.Image, path: Path) -> None:
     """Outlines of the segments on four axial slices and the middle coronal slice."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from conresnet_training.reporting.drawing import outline
 
     values, found = sitk.GetArrayFromImage(scan), sitk.GetArrayFromImage(labels)
     occupied = np.flatnonzero(found.any((1, 2)))
@@ -120,17 +119,14 @@ def save_picture(scan: sitk.Image, labels: sitk.Image, path: Path) -> None:
     row = int(np.argwhere(found)[:, 1].mean()) if occupied.size else values.shape[1] // 2
     planes = [(values[place], found[place]) for place in places]
     planes.append((values[::-1, row], found[::-1, row]))
-    figure, axes = plt.subplots(1, len(planes), figsize=(4 * len(planes), 4))
-    for axis, (plane, shown) in zip(np.atleast_1d(axes), planes, strict=True):
-        axis.imshow(plane, cmap="gray", vmin=-200, vmax=300, aspect="auto")
+    figure = Figure(figsize=(4 * len(planes), 4), layout="tight")
+    for axes, (plane, shown) in zip(np.ravel(figure.subplots(1, len(planes))), planes, strict=True):
+        axes.imshow(plane, cmap="gray", vmin=-200, vmax=300, aspect="auto")
         for value in range(1, int(found.max()) + 1):
-            if (shown == value).any():
-                axis.contour(shown == value, [0.5], colors=[f"C{value}"], linewidths=0.8)
-        axis.axis("off")
-    figure.tight_layout()
+            outline(axes, shown == value, colors=[f"C{value}"], linewidths=0.8)
+        axes.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=70)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ GOAL = 6e9
 @click.option("--threads", default=0)
 def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -> None:
     """Segment a volume of random values and print time and memory; exit with 1 if the peak is 6 GB or more."""
-    import torch
     from measures import peak_memory
 
     from conresnet.images.grid import Grid, Volume
@@ -37,7 +36,6 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
             left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
             click.echo(f"\r{phase} {100 * fraction:.1f}%{left}    ", nl=False, err=True)
 
-    torch.manual_seed(0)
     grid = Grid(tuple(int(side) for side in shape.split(",")), np.eye(4))
     array = np.zeros(grid.shape, np.int16)
     generator = np.random.default_rng(0)
@@ -59,35 +57,14 @@ def measure(shape: str, spacing: str, maps: str, precision: str, threads: int) -
 
 
 def _package(folder: Path, spacing: str) -> Path:
-    import safetensors.torch
+    from against_peers import write_random_model
 
-    from conresnet.importing import WEIGHTS_FILE, describe
-    from conresnet.networks import build_network
-    from conresnet.package import write_package
-
-    arguments = {"input_channels": 1, "outputs": 3, "base_width": 16}
-    settings = {
-        "name": "large",
-        "inputs": [
-            {
-                "name": "CT",
-                "modality": "CT",
-                "keywords": ["ct"],
-                "exclude_keywords": [],
-                "intensity": [
-                    {"step": "clip", "low": -100, "high": 240},
-                    {"step": "z_score", "over": "all", "outside": "keep"},
-                ],
-            }
-        ],
-        "preparation": {
-            "foreground": "all",
-            "spacing": [float(side) for side in spacing.split(",")] if spacing else None,
-        },
-        "inference": {"tiling": "fitted", "blending": "gaussian", "overlap": 0.25},
-    }
-    weights = safetensors.torch.save(build_network("conresnet", arguments).state_dict())
-    return write_package(describe(arguments, settings, "random weights"), {WEIGHTS_FILE: weights}, folder).path
+    steps = [{"step": "clip", "low": -100, "high": 240}, {"step": "z_score", "over": "all", "outside": "keep"}]
+    ct = {"name": "CT", "modality": "CT", "keywords": ["ct"], "exclude_keywords": [], "intensity": steps}
+    sides = [float(side) for side in spacing.split(",")] if spacing else None
+    inference = {"tiling": "fitted", "blending": "gaussian", "overlap": 0.25}
+    preparation = {"foreground": "all", "spacing": sides}
+    return write_random_model(folder, 1, 16, inputs=[ct], preparation=preparation, inference=inference)
 
 
 if __name__ == "__main__":
