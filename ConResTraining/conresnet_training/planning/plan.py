@@ -1,9 +1,10 @@
 """The plan of a training run: made from the data, written as YAML to be read and edited, then followed exactly."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, ValidationError, model_validator
@@ -14,7 +15,6 @@ from conresnet.package import ModelDescription, parse_description
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
 from conresnet_training.data.data_set import FEWEST_FOLDS, USUAL_FOLDS
-from conresnet_training.planning.plan_text import as_text, parse, reason_of
 from conresnet_training.training.losses import LossKind
 
 MOST_STEPS = 10**9
@@ -238,7 +238,7 @@ class Plan(BaseModel):
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write ``plan`` as YAML. Raises UserError where the file cannot be written."""
-    write_text(path, as_text(plan.document()))
+    write_text(path, yaml_text(plan.document()))
 
 
 def check_is_plan(path: Path) -> None:
@@ -268,13 +268,13 @@ def read_plan(path: Path, data: Path | None = None) -> Plan:
     """
     try:
         # PyYAML tells UTF-8 from UTF-16, as Windows may save it.
-        content = parse(path.read_bytes())
+        content = parse_yaml(path.read_bytes())
     except OSError as error:
         raise UserError("plan-not-found", path=str(path), reason=error.strerror) from error
     except yaml.reader.ReaderError as error:
         raise UserError("plan-not-text", path=str(path)) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError("plan-not-yaml", path=str(path), reason=reason_of(error)) from error
+        raise UserError("plan-not-yaml", path=str(path), reason=_reason_of(error)) from error
     try:
         plan = Plan.model_validate(content)
     except ValidationError as error:
@@ -304,7 +304,7 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
         if not equals or not key.strip():
             raise UserError("setting-without-value", setting=setting)
         try:
-            _replace(content, key.strip(), parse(value))
+            _replace(content, key.strip(), parse_yaml(value))
         except (yaml.YAMLError, ValueError) as error:
             raise UserError("setting-not-yaml", setting=setting) from error
     try:
@@ -350,3 +350,78 @@ def _first(error: ValidationError) -> str:
     """The first error, with the field's name."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc'])) or 'the plan'}: {first['msg']}"
+
+
+def _reason_of(error: Exception) -> str:
+    """What is wrong in YAML text, and in which line."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    if mark is not None and problem:
+        return f"line {mark.line + 1}: {problem}"
+    return " ".join(str(error).split())
+
+
+# A plan of a hundred segments has a few thousand values, at most eight levels deep.
+MOST_VALUES, DEEPEST = 100_000, 40
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
+_NUMBER = re.compile(
+    r"""[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$
+    |[-+]?[0-9]+[eE][-+]?[0-9]+$
+    |[-+]?\.(?:inf|Inf|INF)$
+    |\.(?:nan|NaN|NAN)$""",
+    re.VERBOSE,
+)
+
+
+def _with_numbers(resolvers: dict[str, list]) -> dict[str, list]:
+    """PyYAML's, except that 1:30 is not 90 and 010 not 8, as YAML 1.1 has it, and that 1e-9 is a number."""
+    others = {first: [own for own in found if own[0] not in (_INT, _FLOAT)] for first, found in resolvers.items()}
+    numbers = [(_INT, _INTEGER), (_FLOAT, _NUMBER)]
+    return others | {first: numbers + others.get(first, []) for first in "-+0123456789."}
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers = _with_numbers(yaml.SafeLoader.yaml_implicit_resolvers)
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Refuse a key that occurs twice; PyYAML would silently use the last one."""
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            name = key.value if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name in seen:
+                problem = f'the key "{name[:80]}" occurs twice; remove one of them'
+                raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+            seen.add(name)
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    # Text is quoted if either reading takes it for a number.
+    yaml_implicit_resolvers: ClassVar = {
+        first: found + _Loader.yaml_implicit_resolvers.get(first, [])
+        for first, found in yaml.SafeDumper.yaml_implicit_resolvers.items()
+    }
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """The content of YAML text. Raises yaml.YAMLError, also for text that is nested or repeated beyond any plan."""
+    try:
+        content = yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    # Aliases can make a short text stand for billions of values.
+    count, level = 0, [content]
+    for _ in range(DEEPEST):
+        parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = [item for part in parts for item in part]
+        count += len(level)
+        if not level:
+            return content
+        if count > MOST_VALUES:
+            break
+    raise yaml.YAMLError("it has too many values or levels")
+
+
+def yaml_text(content: dict[str, Any]) -> str:
+    """The opposite of ``parse_yaml``."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
