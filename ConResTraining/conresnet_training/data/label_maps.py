@@ -21,7 +21,7 @@ TOLERATED_SHIFT = 0.25
 MOST_LISTED = 10
 # Voxels of a prepared label map per voxel of the model, along each axis, if images are synthesized.
 OVERSAMPLING = 2
-MOST_VALUES = 255
+MOST_VALUES = VALUES - 1
 
 
 def read_label(path: Path) -> Volume:
@@ -55,9 +55,14 @@ def whole_labels(label: Volume) -> Volume:
     return Volume(whole, label.grid, label.name)
 
 
+def value_counts(label: np.ndarray) -> np.ndarray:
+    """(256,) int64: voxels of each value in a uint8 label map, one slice at a time: numpy takes 8 bytes per voxel."""
+    return sum((np.bincount(plane.ravel(), minlength=VALUES) for plane in label), np.zeros(VALUES, np.int64))
+
+
 def label_counts(label: Volume) -> dict[int, int]:
     """Voxels of each value other than 0 in a uint8 label map."""
-    counts = np.bincount(label.array.ravel(order="K"), minlength=VALUES)
+    counts = value_counts(label.array)
     return {int(value): int(counts[value]) for value in np.flatnonzero(counts) if value}
 
 
@@ -137,9 +142,7 @@ def index_of_labels(label: np.ndarray) -> np.ndarray:
         int64: how many voxels have each of the 256 values (0 for value 0), then these voxels' flat indices, ascending
         within each value.
     """
-    counts = np.zeros(VALUES, np.int64)
-    for plane in label:
-        counts += np.bincount(plane.ravel(), minlength=VALUES)
+    counts = value_counts(label)
     counts[0] = 0
     flat = label.reshape(-1)
     # One value at a time, because sorting all labeled voxels would take several times the memory of the index.

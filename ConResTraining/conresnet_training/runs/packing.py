@@ -1,6 +1,6 @@
 """The networks of one or several runs as the parts of a model package: its description and its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import safetensors.torch
@@ -10,7 +10,6 @@ from conresnet.errors import UserError
 from conresnet.package import ModelDescription
 from conresnet.package.description import System
 from conresnet.systems import declared_system
-from conresnet_training.planning.plan import Plan
 from conresnet_training.reporting import shortened
 from conresnet_training.runs.run import Run, check_plan_unchanged, read_checkpoint, what_is_learned, without_prefix
 from conresnet_training.training.network import stages_of
@@ -111,11 +110,8 @@ def check_agreement(runs: Sequence[Run]) -> None:
     for index, run in enumerate(runs):
         if folders[index] in folders[:index]:
             raise UserError("run-repeated", path=str(run.folder))
-    compared = [_compared(run) for run in runs]
-    for run, theirs in zip(runs[1:], compared[1:], strict=True):
-        for part, ours in compared[0].items():
-            if ours != theirs[part]:
-                raise _difference(runs[0], run, part, ours, theirs[part])
+    for run in runs[1:]:
+        _check_alike(_compared, runs[0], run)
 
 
 def check_same_recipe(runs: Sequence[Run], measured_by: Sequence[Run]) -> None:
@@ -126,29 +122,23 @@ def check_same_recipe(runs: Sequence[Run], measured_by: Sequence[Run]) -> None:
     """
     own = {run.folder.resolve() for run in runs}
     check_agreement([*runs, *(run for run in measured_by if run.folder.resolve() not in own)])
-    ours = _recipe(runs[0].plan)
     for run in (*runs[1:], *measured_by):
-        theirs = _recipe(run.plan)
-        for part, value in ours.items():
-            if value != theirs[part]:
-                raise _difference(runs[0], run, part, value, theirs[part])
+        _check_alike(_recipe, runs[0], run)
 
 
-def _recipe(plan: Plan) -> dict[str, object]:
+def _check_alike(facts_of: Callable[[Run], dict[str, object]], first: Run, second: Run) -> None:
+    theirs = facts_of(second)
+    for part, ours in facts_of(first).items():
+        if ours != theirs[part]:
+            values = {"one": shortened(str(ours)), "other": shortened(str(theirs[part]))}
+            raise UserError("runs-differ", first=str(first.folder), second=str(second.folder), part=part, **values)
+
+
+def _recipe(run: Run) -> dict[str, object]:
     """The settings that all runs of one recipe share; their cases and random numbers may differ."""
+    plan = run.plan
     parts = {f"training.{key}": value for key, value in plan.training.model_dump(exclude=MAY_DIFFER).items()}
     return what_is_learned(plan) | parts | {"augmentation": plan.augmentation, "synthesis": plan.synthesis}
-
-
-def _difference(first: Run, second: Run, part: str, one: object, other: object) -> UserError:
-    return UserError(
-        "runs-differ",
-        first=str(first.folder),
-        second=str(second.folder),
-        part=part,
-        one=shortened(str(one)),
-        other=shortened(str(other)),
-    )
 
 
 def _compared(run: Run) -> dict[str, object]:

@@ -1,7 +1,6 @@
 """Where the events of a run go: its progress file, TensorBoard and the terminal."""
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -96,16 +95,3 @@ class Reports(SilentReports):
                 click.echo(printable(f"Step {values['step']}: mean Dice {values['dice']:.3f} ({segments}){best}."))
         elif event == "stopping":
             self.note(f"Stopping after the current step ({values['reason']}). Stop again to end immediately.")
-
-
-@contextlib.contextmanager
-def reporting(run: Run, is_rank_zero: bool) -> Iterator[SilentReports]:
-    """Where the events of a run go; only the first of several processes writes and shows them."""
-    if not is_rank_zero:
-        yield SilentReports()
-        return
-    reports = Reports(run)
-    try:
-        yield reports
-    finally:
-        reports.close()

@@ -248,11 +248,11 @@ class TrainingLoop:
         """Whether the validation was completed; a stop interrupts it, and the resumed run starts with it."""
         stage = self._stage_of(self.step)
         fabric, cases = self.fabric, self.cases[stage].held_out
-        if not len(cases):
+        if not cases.cases:
             self.validated = self.step
             return True
         network = self._networks()[-1]
-        own = range(fabric.global_rank, len(cases), fabric.world_size)
+        own = range(fabric.global_rank, len(cases.cases), fabric.world_size)
         window = self.run.plan.model.inference.window
         with fabric.autocast():
             dice = dice_of_cases(network, cases, own, window, self.training.exclusive, fabric.device, self.stop.asked)

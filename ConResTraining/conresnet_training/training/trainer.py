@@ -33,7 +33,7 @@ from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedS
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
 from conresnet_training.planning.plan import Plan
 from conresnet_training.reporting import listed, product
-from conresnet_training.runs.reports import SilentReports, reporting
+from conresnet_training.runs.reports import Reports, SilentReports
 from conresnet_training.runs.run import (
     PREPARED_FOLDER,
     Run,
@@ -110,7 +110,7 @@ def fit(
             if is_new:
                 # Checks again: another process may have begun a run in the folder meanwhile.
                 start_run(run.plan, run.folder, run.fold, is_locked=True)
-        reports = stack.enter_context(reporting(run, is_first))
+        reports = stack.enter_context(contextlib.closing(Reports(run))) if is_first else SilentReports()
         try:
             last = min(most_steps or steps, steps)
             outcome = _Training(run, fabric, data_set, reports, stop, steps, last, is_first).fit()

@@ -1,18 +1,18 @@
 """The cases that a fold holds out, and the Dice that a network reaches on them as a whole."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from conresnet.images.grid import Box, overlap_of, whole_box
 from conresnet.inference.labels import exclusive_labels
 from conresnet.inference.sliding import slide
 from conresnet.inference.windows import fitted_windows
 from conresnet.networks.blocks import segment_probabilities
-from conresnet_training.data.label_maps import VALUES
+from conresnet_training.data.label_maps import VALUES, value_counts
 from conresnet_training.data.preparation import TrainingCase
 
 # Overlap of neighboring windows.
@@ -27,31 +27,18 @@ def whole_case(case: TrainingCase) -> Box:
     return whole_box(case.label.shape)
 
 
-class HeldOutCases(Dataset):
-    """Prepared cases, as (image (C, S, H, W), label map (S, H, W) uint8, the box that the network segments).
-
-    Image and label map are those of the whole case, memory-mapped from their files.
+@dataclass(frozen=True)
+class HeldOutCases:
+    """Prepared cases that a stage is validated on.
 
     Args:
         targets: for each segment, the label values that belong to it.
-        box_of: the box of a case that the network segments; None for nothing.
+        box_of: the box (S, H, W) of a case that the network segments; None for nothing.
     """
 
-    def __init__(
-        self,
-        cases: Sequence[TrainingCase],
-        targets: Sequence[Sequence[int]],
-        box_of: Callable[[TrainingCase], Box | None] = whole_case,
-    ):
-        self.cases, self.box_of = cases, box_of
-        self.targets = [sorted({*values}) for values in targets]
-
-    def __len__(self) -> int:
-        return len(self.cases)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, Box | None]:
-        case = self.cases[index]
-        return case.image, case.label, self.box_of(case)
+    cases: Sequence[TrainingCase]
+    targets: Sequence[Sequence[int]]
+    box_of: Callable[[TrainingCase], Box | None] = whole_case
 
 
 @torch.no_grad()
@@ -74,21 +61,22 @@ def dice_of_cases(
     Returns:
         (all cases, segments) on the CPU, 0 for cases that are not among ``indices``.
     """
-    dice = torch.zeros(len(cases), len(cases.targets))
+    dice, targets = torch.zeros(len(cases.cases), len(cases.targets)), [sorted({*values}) for values in cases.targets]
     training = network.training
     network.eval()
     try:
         for index in indices:
             if is_cancelled():
                 return None
-            image, label, box = cases[index]
+            case = cases.cases[index]
+            label, box = case.label, cases.box_of(case)
             # In the whole case: what is outside the box was missed.
-            there = sum((np.bincount(plane.ravel(), minlength=VALUES) for plane in label), np.zeros(VALUES, np.int64))
-            found = np.zeros((len(cases.targets), VALUES), np.int64)
+            there = value_counts(label)
+            found = np.zeros((len(targets), VALUES), np.int64)
             if box:
-                segments = found_segments(network, image, box, window, len(found), exclusive, device)
+                segments = found_segments(network, case.image, box, window, len(found), exclusive, device)
                 found = _label_counts(segments, label[box], len(found))
-            for segment, values in enumerate(cases.targets):
+            for segment, values in enumerate(targets):
                 volume = int(found[segment].sum() + there[values].sum())
                 dice[index, segment] = 2 * int(found[segment, values].sum()) / volume if volume else 1.0
     finally:

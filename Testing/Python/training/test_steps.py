@@ -13,6 +13,7 @@ from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
 from conresnet_training.training.loop import STEPS_BETWEEN_POINTS, StageCases, TrainingLoop
 from conresnet_training.training.network import SegmentationTraining
+from conresnet_training.training.validation import HeldOutCases
 from training.broken_runs import assert_same, checkpoint
 from training.commands import run_command
 from training.tiny_plan import write_tiny_plan
@@ -42,7 +43,7 @@ class Samples:
 def loop_of(plan: Plan, folder, samples: Samples | None = None, **precision) -> TrainingLoop:
     torch.manual_seed(0)
     training = SegmentationTraining(plan)
-    cases = [StageCases(samples, [])] * training.stages
+    cases = [StageCases(samples, HeldOutCases([], []))] * training.stages
     fabric = Fabric(accelerator="cpu", devices=1, **precision)
     made = TrainingLoop(Run(folder, plan, 0), fabric, training, cases, None, lambda *_, **__: None, None)
     made._started, made._first_step, made._seconds, made._timed = 0.0, 0, 0.0, 0
