@@ -84,7 +84,7 @@ def all_rows(plan: Plan, data_set: DataSet) -> dict[str, Row]:
 
 def _changed(plan: Plan, name: str, data_set: DataSet) -> Plan:
     changed = change_system(plan, name)
-    arguments = SYSTEMS[name].plan_arguments(lambda: labeled_masks(data_set, plan.targets)).values
+    arguments = SYSTEMS[name].kind.plan_arguments(lambda: labeled_masks(data_set, plan.targets)).values
     return with_settings(changed, [f"model.system.arguments.{key}={value}" for key, value in arguments.items()])
 
 
@@ -114,7 +114,7 @@ def change_system(plan: Plan, name: str) -> Plan:
     entry.prepare(model)
     axis = arguments.get("residual_axis", "S")
     frame = Frame.of(model, arguments.get("base_width", 32), axis, plan.training.batch)
-    model["system"] = entry.describe(entry.build(frame), entry.plan_arguments().values)
+    model["system"] = entry.describe(entry.build(frame), entry.kind.plan_arguments(None).values)
     return type(plan).model_validate({**plan.document(), "model": model})
 
 

@@ -96,14 +96,12 @@ def prepare_case(
             writing the arrays; the sentence names the case.
     """
     drawn = () if case.images else (synthesizer.tissues, synthesizer.settings)
-    own = file_stem(case.name)
-    stem = f"{own}_{_state(case, model, *drawn)}"
-    made = TrainingCase(case.name, *(folder / f"{stem}_{part}.npy" for part in ("image", "label", "places")))
+    made = _files(case, folder, model, *drawn)
     if not made.is_whole():
         for path in case.missing:
             # What was prepared of it is kept, because the file may come back.
             raise UserError("case-file-missing", case=case.name, path=str(path))
-        parts = re.compile(rf"{re.escape(own)}_[0-9a-f]{{12}}_([a-z]+)\.npy")
+        parts = re.compile(rf"{re.escape(file_stem(case.name))}_[0-9a-f]{{12}}_([a-z]+)\.npy")
         old = {path: match[1] for path in folder.glob("*.npy") if (match := parts.fullmatch(path.name))}
         if "places" in [part for path, part in old.items() if path != made.places_file]:
             on_change(case.name)
@@ -115,9 +113,7 @@ def prepare_case(
                 check_expected(label, labels)
             prepared = prepare(model, channels)
             _write_image(prepared, made.image_file)
-            array = _label(label, prepared.space)
-            _write_array(array, made.label_file)
-            _write_array(index_of_labels(array), made.places_file)
+            _write_label(label, prepared.space, made)
         except UserError as error:
             raise error.within("in-case", case=case.name) from error
     return made
@@ -133,33 +129,31 @@ def prepare_label_map(case: Case, model: ModelDescription, folder: Path, tissues
             case.
     """
     how = replace(model.preparation, spacing=tuple(mm / OVERSAMPLING for mm in model.preparation.spacing))
-    stem = f"{file_stem(case.name)}_{_state(case, replace(model, preparation=how), tissues.values)}"
-    made = TrainingCase(case.name, *(folder / f"{stem}_{part}.npy" for part in ("image", "label", "places")))
+    made = _files(case, folder, replace(model, preparation=how), tissues.values)
     if not made.is_whole(has_image=False):
         try:
             label = tissues.as_places(read_single(case.label))
-            array = _label(label, ModelSpace.fit(label.grid, how.orientation, how.spacing, name=label.name))
-            _write_array(array, made.label_file)
-            _write_array(index_of_labels(array), made.places_file)
+            space = ModelSpace.fit(label.grid, how.orientation, how.spacing, name=label.name)
+            _write_label(label, space, made)
         except UserError as error:
             raise error.within("in-case", case=case.name) from error
     return made
 
 
-def _state(case: Case, model: ModelDescription, *further: object) -> str:
-    """Digest of what a prepared case is made from: size and time of the files, and the preparation."""
+def _files(case: Case, folder: Path, model: ModelDescription, *further: object) -> TrainingCase:
+    """Where a case is kept, by what it is made from: size and time of its files, and the preparation."""
     files = [path.stat() for path in (*case.images, case.label) if path.exists()]
     made_from = [(file.st_size, file.st_mtime_ns) for file in files], model.preparation, model.inputs, *further
-    return hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]
+    stem = f"{file_stem(case.name)}_{hashlib.sha256(repr(made_from).encode()).hexdigest()[:12]}"
+    return TrainingCase(case.name, *(folder / f"{stem}_{part}.npy" for part in ("image", "label", "places")))
 
 
 def file_stem(name: str) -> str:
     """A case's name for use in file names: unchanged if it is short and plain, else shortened, with its digest."""
     plain = re.sub(r"[^\w.-]", "_", name)
     short = plain.encode()[:LONGEST_NAME].decode(errors="ignore")
-    return (
-        name if short == name else f"{short}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:12]}"
-    )
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:12]
+    return name if short == name else f"{short}-{digest}"
 
 
 def read_case(
@@ -209,9 +203,11 @@ def _write_image(prepared: PreparedCase, path: Path) -> None:
                 file.write(values.tobytes())
 
 
-def _write_array(array: np.ndarray, path: Path) -> None:
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
+def _write_label(label: Volume, space: ModelSpace, made: TrainingCase) -> None:
+    array = _label(label, space)
+    for path, content in ((made.label_file, array), (made.places_file, index_of_labels(array))):
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, content)
 
 
 def _label(label: Volume, space: ModelSpace) -> np.ndarray:

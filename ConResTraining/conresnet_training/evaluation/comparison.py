@@ -15,6 +15,7 @@ from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
 from conresnet_training.evaluation.results import (
     AVERAGED,
     OVERALL,
+    Cases,
     Evaluation,
     mean_interval,
     per_case,
@@ -131,9 +132,6 @@ def write_comparison(comparison: Comparison, path: Path) -> None:
     write_json(comparison.to_dict(), path)
 
 
-Cases = Mapping[str, Mapping[str, Figures]]
-
-
 def _of_both(ours: Cases, theirs: Cases, segment: str, metric: str) -> tuple[dict[str, float], dict[str, float]]:
     """Both values of each case; for ``OVERALL`` the means over the segments for which both have one.
 
@@ -170,7 +168,6 @@ def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str,
         return {"cases": 0, "first": None, "second": None, "difference": None, "interval": None, "p": None}
     one, other = (np.array([values[case] for case in cases]) for values in (ours, theirs))
     difference = one - other
-    interval = mean_interval(difference)
     # Without any differences, there is nothing to rank.
     p = float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0
     return {
@@ -178,7 +175,7 @@ def _paired(ours: Mapping[str, float], theirs: Mapping[str, float]) -> dict[str,
         "first": round(float(one.mean()), 6),
         "second": round(float(other.mean()), 6),
         "difference": round(float(difference.mean()), 6),
-        "interval": None if interval is None else [round(end, 6) for end in interval],
+        "interval": mean_interval(difference),
         "p": p,
     }
 

@@ -1,7 +1,7 @@
 """The results of an evaluation for people: plots, pictures of cases with outlines, and one HTML page."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ from conresnet.images.files import read_image
 from conresnet.images.grid import Box, Volume, bounding_box, grown, reordering, whole_box
 from conresnet_training.data import Case
 from conresnet_training.data.label_maps import read_label
-from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures, SegmentValues, crossing
+from conresnet_training.evaluation.metrics import METRICS, VOLUME, SegmentValues, crossing
 from conresnet_training.evaluation.results import (
     OVERALL,
     PAGE_FILE,
+    Cases,
     Evaluation,
     per_case,
     remarks,
@@ -37,7 +38,6 @@ from conresnet_training.reporting.drawing import (
     to_svg,
 )
 
-Cases = Mapping[str, Mapping[str, Figures]]
 Colors = Mapping[str, Sequence[int]]
 
 HEIGHT = 2.9
@@ -252,7 +252,7 @@ class Measured:
     files: Mapping[str, tuple[Case, Path]]
     values: Mapping[str, SegmentValues]
     colors: Colors
-    errors: Mapping[str, UserError] = field(default_factory=dict)
+    errors: Mapping[str, UserError]
 
 
 def write_results(measured: Measured, output: Path) -> None:

@@ -17,6 +17,9 @@ from conresnet.files import csv_cell, replacing, write_text
 from conresnet_training.evaluation.metrics import METRICS, VOLUME, Figures
 from conresnet_training.reporting import case_count
 
+# The measurements of every case and segment.
+Cases = Mapping[str, Mapping[str, Figures]]
+
 OVERALL = "overall"
 # Volumes of different segments are not averaged, because errors in opposite directions would cancel.
 AVERAGED = tuple(name for name in METRICS if name != "volume_difference_ml")
@@ -25,7 +28,7 @@ RESAMPLES = 9999
 SEED = 0
 
 
-def summarize(cases: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
+def summarize(cases: Cases) -> dict[str, Any]:
     """Summarize the measurements of every case and segment.
 
     Returns:
@@ -34,7 +37,7 @@ def summarize(cases: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
         "overall": the same for the mean over each case's segments. "empty": for each segment the number of cases in
         which it was "missed", "invented", or correctly "absent".
     """
-    segments = tuple(next(iter(cases.values())))
+    segments = next(iter(cases.values()))
     return {
         OVERALL: {metric: describe(per_case(cases, OVERALL, metric).values()) for metric in AVERAGED},
         "segments": {
@@ -45,7 +48,7 @@ def summarize(cases: Mapping[str, Mapping[str, Figures]]) -> dict[str, Any]:
     }
 
 
-def per_case(cases: Mapping[str, Mapping[str, Figures]], segment: str, metric: str) -> dict[str, float]:
+def per_case(cases: Cases, segment: str, metric: str) -> dict[str, float]:
     """The values of the cases that have one; for ``OVERALL`` the mean over the segments that have one."""
     found = {}
     for case, rows in cases.items():
@@ -62,7 +65,6 @@ def describe(values: Sequence[float]) -> dict[str, Any] | None:
     if not values.size:
         return None
     quartiles = np.percentile(values, [25, 50, 75])
-    interval = mean_interval(values)
     numbers = {
         "mean": values.mean(),
         "median": quartiles[1],
@@ -74,12 +76,12 @@ def describe(values: Sequence[float]) -> dict[str, Any] | None:
     return {
         "cases": int(values.size),
         **{name: round(float(number), 6) for name, number in numbers.items()},
-        "interval": None if interval is None else [round(end, 6) for end in interval],
+        "interval": mean_interval(values),
     }
 
 
-def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
-    """The 95% percentile bootstrap interval of the mean over cases; the same values give the same interval.
+def mean_interval(values: np.ndarray) -> list[float] | None:
+    """The 95% percentile bootstrap interval of the mean over cases, rounded; the same values give the same interval.
 
     None for fewer than five cases: resampling so few gives an interval that is far too narrow.
     """
@@ -89,7 +91,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
     result = stats.bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, batch=999, vectorized=True, method="percentile", rng=SEED
     )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return [round(float(end), 6) for end in result.confidence_interval]
 
 
 def _empty(rows: Sequence[Figures]) -> dict[str, int]:
@@ -181,7 +183,7 @@ class Evaluation:
     split: str
     model: str
     surface_tolerance_mm: float
-    cases: Mapping[str, Mapping[str, Figures]]
+    cases: Cases
     missing: tuple[str, ...] = ()
     made_by: tuple[Mapping[str, Any], ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
@@ -251,20 +253,16 @@ def write_tables(evaluation: Evaluation, folder: Path) -> None:
     ):
         writer = csv.writer(file)
         writer.writerow(["case", "segment", *COLUMNS])
-        writer.writerows(_rows(evaluation))
+        for case, rows in evaluation.cases.items():
+            for segment, figures in rows.items():
+                # A figure without a value is an empty field.
+                writer.writerow([csv_cell(case), csv_cell(segment), *(figures[name] for name in COLUMNS)])
     write_json(evaluation.to_dict(), folder / JSON_FILE)
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
     """Write JSON text. Raises UserError ``disk-full`` or ``cannot-write``."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _rows(evaluation: Evaluation) -> Iterable[list]:
-    for case, rows in evaluation.cases.items():
-        for segment, figures in rows.items():
-            # A figure without a value is an empty field.
-            yield [csv_cell(case), csv_cell(segment), *(figures[name] for name in COLUMNS)]
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import expit
 
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import WHOLE_IMAGE
@@ -255,13 +256,9 @@ class _Table:
 
 def _fit(table: _Table, features: Sequence[str]) -> Regressions:
     matrix = table.matrix(features)
-    wrong, dice = _regression(matrix, table.wrong, np.exp), _regression(matrix, table.dice, _logistic)
+    wrong, dice = _regression(matrix, table.wrong, np.exp), _regression(matrix, table.dice, expit)
     means = tuple(round(float(x), 6) for x in matrix.mean(axis=0))
     return Regressions(means, wrong[0], wrong[1], dice[0], dice[1])
-
-
-def _logistic(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
 
 
 def _regression(
@@ -270,7 +267,7 @@ def _regression(
     """Intercept and weights of a generalized linear model by Newton's method, with a ridge on the weights.
 
     Args:
-        mean_of: ``np.exp`` for a Poisson model, ``_logistic`` for a fractional logit.
+        mean_of: ``np.exp`` for a Poisson model, ``expit`` for a fractional logit.
     """
     center, spread = matrix.mean(axis=0), matrix.std(axis=0) + 1e-6
     columns = np.column_stack([np.ones(len(matrix)), (matrix - center) / spread])
@@ -346,11 +343,10 @@ def _figures(table: _Table, expected: _Expected | None) -> dict[str, Any]:
 def _auroc(score: np.ndarray, table: _Table) -> float | None:
     """How well a high score finds slices with a Dice below BAD_DICE; None without both kinds of slices."""
     bad = table.dice < BAD_DICE
-    count, others = np.count_nonzero(bad), np.count_nonzero(~bad)
-    if not count or not others:
+    if bad.all() or not bad.any():
         return None
-    ranks = stats.rankdata(score)
-    return round(float((ranks[bad].sum() - count * (count + 1) / 2) / (count * others)), 4)
+    pairs = np.count_nonzero(bad) * np.count_nonzero(~bad)
+    return round(float(stats.mannwhitneyu(score[bad], score[~bad]).statistic / pairs), 4)
 
 
 def _spearman(score: np.ndarray, table: _Table) -> float | None:

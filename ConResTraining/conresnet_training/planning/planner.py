@@ -135,7 +135,7 @@ def make_plan(
         remarks = {**remarks, "batch": "so that a GPU is busy, within its memory and a twentieth of the data"}
     model["inference"]["window"] = [side - side % entry.declaration.multiple for side in fit.window]
     network = entry.build(replace(frame, base_width=fit.width, batch=fit.batch))
-    arguments = entry.plan_arguments(lambda: labeled_masks(data_set, targets))
+    arguments = entry.kind.plan_arguments(lambda: labeled_masks(data_set, targets))
     model["system"] = entry.describe(network, arguments.values)
     steps, why_steps = planned_steps(len(data_set.cases), budget.is_gpu, entry.stages(network))
     training = Training(

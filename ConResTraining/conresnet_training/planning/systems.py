@@ -26,7 +26,7 @@ from conresnet.networks import (
     network_names,
     provided_outputs,
 )
-from conresnet.systems import PlannedArguments, System, declared_system, system_names
+from conresnet.systems import System, declared_system, system_names
 
 DEFAULT = "conresnet"
 # Batches of fewer samples say too little about a batch's mean and variance.
@@ -84,7 +84,6 @@ class Frame:
 
 def planned_network(kind: str, frame: Frame, chosen: Mapping[str, Any]) -> Network:
     """A network's type with every argument written out, as a plan names it.
-
 
     Args:
         kind: its name.
@@ -171,7 +170,7 @@ class CatalogEntry:
 
         from conresnet.networks import build_network
 
-        stages = len(self.kind.stages(self.plan_arguments().values))
+        stages = len(self.kind.stages(self.kind.plan_arguments(None).values))
         if stages > 1:
             return stages
         with torch.device("meta"):
@@ -184,10 +183,6 @@ class CatalogEntry:
             **self.kind.plan_images(model),
             **(made.plan_images(model) if hasattr(made, "plan_images") else {}),
         }
-
-    def plan_arguments(self, segments: Any = None) -> PlannedArguments:
-        """The system's arguments; see ``System.plan_arguments``."""
-        return self.kind.plan_arguments(segments)
 
     def describe(self, network: Network, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The "system" of a ``model.json``.

@@ -285,7 +285,7 @@ def test_interval_of_the_mean_is_narrow_for_many_cases_and_none_for_one():
     low, high = mean_interval(values)
     # The mean's standard error times 1.96, to either side.
     assert (low, high) == pytest.approx((values.mean() - 0.0098, values.mean() + 0.0098), abs=1.5e-3)
-    assert mean_interval(values) == (low, high)
+    assert mean_interval(values) == [low, high]
     assert mean_interval(values[:4]) is None
 
 
