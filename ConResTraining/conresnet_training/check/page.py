@@ -1,7 +1,8 @@
 """A check's results as files: one HTML page that contains its plots and pictures, and JSON."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,7 @@ def make_page(report: SetReport) -> str:
     colors = dict(zip(data_set.labels, bright_colors(len(data_set.labels)), strict=True))
     by_name = {name: colors[value] for value, name in data_set.labels.items()}
     listed = [case for level in (ERROR, WARNING) for case in cases if case.level == level]
-    measured = any(case.patient_size for case in cases)
+    measured, png = any(case.patient_size for case in cases), partial(data_uri, kind="png")
     return fill_template(
         "check/page.html",
         report=report,
@@ -180,12 +181,12 @@ def make_page(report: SetReport) -> str:
         listed=listed[:MOST_LISTED],
         unlisted=len(listed) - MOST_LISTED,
         swatches={name: "#" + "".join(f"{round(255 * part):02x}" for part in color) for name, color in by_name.items()},
-        sizes=data_uri(plot_sizes(cases), "png") if measured else None,
-        intensities=data_uri(plot_intensities(cases, data_set.channels), "png")
+        sizes=png(plot_sizes(cases)) if measured else None,
+        intensities=png(plot_intensities(cases, data_set.channels))
         if any(case.intensities for case in cases)
         else None,
-        volumes=data_uri(plot_volumes(cases, by_name), "png") if any(case.label_ml for case in cases) else None,
-        tiles=[(case.name, data_uri(draw_tile(case.tile, colors), "png")) for case in cases if case.tile],
+        volumes=png(plot_volumes(cases, by_name)) if any(case.label_ml for case in cases) else None,
+        tiles=[(case.name, png(draw_tile(case.tile, colors))) for case in cases if case.tile],
     )
 
 
@@ -199,7 +200,7 @@ def _facts(report: SetReport) -> list[tuple[str, str]]:
         ("Labels", ", ".join(f"{value} {name}" for value, name in data_set.labels.items())),
     ]
     if data_set.regions:
-        regions = (f"{name} ({_joined(values)})" for name, values in data_set.regions.items())
+        regions = (f"{name} ({' + '.join(map(str, values))})" for name, values in data_set.regions.items())
         facts.append(("Regions", ", ".join(regions)))
     if (size := report.median("patient_size")) and (spacing := report.median("patient_spacing")):
         facts.append(("Median size", f"{product(size)} voxels (superior-inferior, anterior-posterior, right-left)"))
@@ -207,7 +208,3 @@ def _facts(report: SetReport) -> list[tuple[str, str]]:
     if data_set.licence:
         facts.append(("License", data_set.licence))
     return facts
-
-
-def _joined(values: Iterable[int]) -> str:
-    return " + ".join(map(str, values))

@@ -18,9 +18,8 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import grid_sample, max_pool3d
 
+from conresnet.package.description import AXES
 from conresnet_training.planning.plan import Augmentation
-
-AXES = {"S": 0, "H": 1, "W": 2}
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ class SampleChanges:
 
     def __init__(self, settings: Augmentation, spacing: Sequence[float] | None = None):
         self.settings, self.spacing = settings, tuple(spacing or (1, 1, 1))
-        self.flip_axes = [AXES[axis] for axis in settings.flip_axes]
+        self.flip_axes = [AXES.index(axis) for axis in settings.flip_axes]
         self.intensity = _intensity_transforms(settings)
 
     def draw_warp(self, window: Sequence[int], random: np.random.Generator) -> Warp:

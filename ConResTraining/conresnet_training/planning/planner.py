@@ -241,6 +241,7 @@ def _regions(data_set: DataSet) -> Segments:
 
 def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> dict[str, Any]:
     """``model.json`` without the system and the output."""
+    largest = [round(mm, 4) for mm in found.largest]
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -259,7 +260,7 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
             "orientation": found.orientation,
             "spacing": [round(mm, 4) for mm in found.spacing],
             "foreground": "not_background",
-            **_of_crops(found),
+            **({"roi": "limit"} if found.longest_side >= SHORTEST_SCAN else {"roi": "cut", "largest_crop": largest}),
         },
         "inference": {
             "window": list(window),
@@ -269,13 +270,6 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
             "mirror_axes": [],
         },
     }
-
-
-def _of_crops(found: Survey) -> dict[str, Any]:
-    """What the preparation says of ROIs."""
-    if found.longest_side >= SHORTEST_SCAN:
-        return {"roi": "limit"}
-    return {"roi": "cut", "largest_crop": [round(mm, 4) for mm in found.largest]}
 
 
 def _reasons(made: Planned) -> list[Reason]:

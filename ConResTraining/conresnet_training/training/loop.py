@@ -135,7 +135,7 @@ class TrainingLoop:
         self.model.train()
         batches = self._batches(last)
         self._started, self._first_step, self._seconds, self._timed = time.monotonic(), self.step, 0.0, 0
-        is_stopping = self._do_all_stop()
+        is_stopping = self._any_process(self.stop.asked())
         while not is_stopping and (self._is_validation_due() or self.step < last):
             if self._is_validation_due():
                 is_stopping = not self._validate()
@@ -145,7 +145,7 @@ class TrainingLoop:
                 begin = time.monotonic()
                 self._make_step(next(batches))
                 self._seconds, self._timed = self._seconds + time.monotonic() - begin, self._timed + 1
-                is_stopping = self._do_all_stop()
+                is_stopping = self._any_process(self.stop.asked())
         if is_stopping:
             self.tell("stopping", reason=self.stop.reason or "requested in another process")
         self._save()
@@ -193,7 +193,8 @@ class TrainingLoop:
     def _make_step(self, batch: list[Tensor]) -> None:
         if self.step and self.step % self.settings.steps == 0:
             self._begin_stage(self.step // self.settings.steps)
-        learning_rate = self._learning_rate()
+        # Eq. 10: lr0 (1 - t/T)^0.9.
+        learning_rate = self.settings.learning_rate * (1 - self._progress()) ** POLYNOMIAL_POWER
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         # Each step and process has its own dropout, however often the run was resumed.
@@ -212,10 +213,6 @@ class TrainingLoop:
             self._check_steps()
         if is_point:
             self._tell_step(losses, learning_rate)
-
-    def _learning_rate(self) -> float:
-        """Eq. 10 of the next step: lr0 (1 - t/T)^0.9."""
-        return self.settings.learning_rate * (1 - self._progress()) ** POLYNOMIAL_POWER
 
     def _tell_step(self, losses: dict[str, Tensor], learning_rate: float) -> None:
         values = torch.stack([loss.detach() for loss in losses.values()])
@@ -335,9 +332,6 @@ class TrainingLoop:
             mistake = self.fabric.broadcast(mistake)
         if mistake is not None:
             raise UserError(mistake[0], mistake[1], **mistake[2])
-
-    def _do_all_stop(self) -> bool:
-        return self._any_process(self.stop.asked())
 
     def _any_process(self, is_so: bool) -> bool:
         """Whether it is true in any process; all of them must call this at the same point."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from conresnet_training.training.losses import boundary_loss, central_part, regi
 from conresnet_training.training.validation import found_segments, segment_mask, whole_case
 
 
+@dataclass(eq=False)
 class FirstStageBoxes:
     """The boxes in which a stage's network will be used, and is validated; called with a case.
 
@@ -35,17 +37,12 @@ class FirstStageBoxes:
         find_box: see ``conresnet.systems.Stage``.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        window: Sequence[int],
-        segments: int,
-        exclusive: bool,
-        find_box: Callable[[Iterable[np.ndarray]], Box | None],
-    ):
-        self.network, self.window, self.segments, self.exclusive = network, window, segments, exclusive
-        self.find_box = find_box
-        self._boxes: dict[str, Box | None] = {}
+    network: nn.Module
+    window: Sequence[int]
+    segments: int
+    exclusive: bool
+    find_box: Callable[[Iterable[np.ndarray]], Box | None]
+    _boxes: dict[str, Box | None] = field(default_factory=dict, init=False)
 
     def __call__(self, case: TrainingCase) -> Box | None:
         """The box (S, H, W), or None where the network finds nothing."""

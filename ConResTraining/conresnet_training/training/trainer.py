@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning_fabric
@@ -143,16 +143,13 @@ def as_user_error(error: Exception, folder: Path) -> UserError | None:
         return UserError("workers-died", path=str(folder), reason=text.rstrip("."))
     if is_out_of_memory(error):
         return UserError("training-out-of-memory", path=str(folder))
-    if isinstance(error, FileNotFoundError) and error.filename and _is_in(error.filename, folder):
-        return UserError("run-files-gone", path=str(folder))
+    if isinstance(error, FileNotFoundError) and error.filename:
+        if Path(os.fsdecode(error.filename)).resolve().is_relative_to(folder.resolve()):
+            return UserError("run-files-gone", path=str(folder))
     # Gloo has no type of its own for the end of a connection.
     is_of_gloo = isinstance(error, RuntimeError) and "gloo/transport" in text
     is_lost = is_of_gloo or isinstance(error, torch.distributed.DistError)
     return UserError("process-lost", path=str(folder)) if is_lost else None
-
-
-def _is_in(file: str | bytes | os.PathLike, folder: Path) -> bool:
-    return Path(os.fsdecode(file)).resolve().is_relative_to(folder.resolve())
 
 
 def _report_failure(reports: SilentReports, code: str, message: str, values: dict) -> None:
@@ -162,22 +159,18 @@ def _report_failure(reports: SilentReports, code: str, message: str, values: dic
         reports("failed", code=code, message=message, **cases)
 
 
+@dataclass(frozen=True)
 class _Training:
     """The steps of ``fit`` in a run's folder that exists."""
 
-    def __init__(
-        self,
-        run: Run,
-        fabric: Fabric,
-        data_set: DataSet,
-        reports: SilentReports,
-        stop: StopWatch,
-        steps: int,
-        last: int,
-        is_first: bool,
-    ):
-        self.run, self.fabric, self.data_set, self.reports, self.stop = run, fabric, data_set, reports, stop
-        self.steps, self.last, self.is_first = steps, last, is_first
+    run: Run
+    fabric: Fabric
+    data_set: DataSet
+    reports: SilentReports
+    stop: StopWatch
+    steps: int
+    last: int
+    is_first: bool
 
     def fit(self) -> Outcome:
         """Train to the last step."""
