@@ -12,7 +12,7 @@ from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.files import write_text
 from conresnet.images.files import read_image
-from conresnet.images.grid import Box, Volume, bounding_box, grown, reordering, whole_box
+from conresnet.images.grid import Volume, bounding_box, grown, reordering, whole_box
 from conresnet_training.data import Case
 from conresnet_training.data.label_maps import read_label
 from conresnet_training.evaluation.metrics import METRICS, VOLUME, SegmentValues, crossing
@@ -125,43 +125,37 @@ PANEL_INCHES, DPI = 3.0, 110
 REFERENCE_COLOR = "white"
 
 
-@dataclass(frozen=True)
-class Masks:
-    """One segment in two label maps, both [k, j, i] on the image's grid."""
-
-    found: np.ndarray
-    truth: np.ndarray
-    values: SegmentValues
-
-    def cut(self, view, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """The segment's masks (result, reference), bool, after ``view`` in ``box``."""
-        return (
-            np.isin(view(self.found)[box], self.values.found),
-            np.isin(view(self.truth)[box], self.values.truth),
-        )
-
-
-def draw_case(image: Volume, masks: Mapping[str, Masks], colors: Colors, planes: int = 3, worst: bool = True) -> bytes:
+def draw_case(
+    image: Volume,
+    found: np.ndarray,
+    truth: np.ndarray,
+    values: Mapping[str, SegmentValues],
+    colors: Colors,
+    planes: int = 3,
+    worst: bool = True,
+) -> bytes:
     """A PNG of slices of a case, one per plane.
 
     The image is cut to the segments of both label maps with a margin, and reoriented to its nearest anatomical axes.
     The result is outlined in the segments' colors, the reference in dashed white.
 
     Args:
+        found, truth: the label maps [k, j, i] of the result and the reference, on the image's grid.
+        values: of each segment in them.
         planes: how many of axial, coronal and sagittal, in this order.
         worst: show the slices with the most wrong voxels; otherwise, or if none is wrong, those with the most voxels of
             the reference.
     """
     reorder = reordering(image.grid, ORIENTATION)
     spacing = reorder.grid(image.grid).spacing[::-1]
-    first = next(iter(masks.values()))
-    shown = reorder.view((first.found != 0) | (first.truth != 0))
+    ours, theirs = reorder.view(found), reorder.view(truth)
+    shown = (ours != 0) | (theirs != 0)
     margins = np.ceil(MARGIN_MM / spacing).astype(int)
     box = grown(bounding_box(shown) or whole_box(shown.shape), margins, shown.shape)
     gray = reorder.view(image.array)[box].astype(np.float32)
-    pairs = {name: item.cut(reorder.view, box) for name, item in masks.items()}
-    place = _place_with_most([found != truth for found, truth in pairs.values()]) if worst else None
-    place = place or _place_with_most([truth for _, truth in pairs.values()]) or [side // 2 for side in gray.shape]
+    pairs = {name: (np.isin(ours[box], item.found), np.isin(theirs[box], item.truth)) for name, item in values.items()}
+    place = _place_with_most([one != other for one, other in pairs.values()]) if worst else None
+    place = place or _place_with_most([other for _, other in pairs.values()]) or [side // 2 for side in gray.shape]
     low, high = np.percentile(gray[np.isfinite(gray)], [1, 99.5]) if np.isfinite(gray).any() else (0, 1)
     figure = Figure(figsize=(PANEL_INCHES * planes, PANEL_INCHES), facecolor="black", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
@@ -175,10 +169,9 @@ def draw_case(image: Volume, masks: Mapping[str, Masks], colors: Colors, planes:
             aspect=spacing[rows] / spacing[columns],
             interpolation="nearest",
         )
-        for name, (found, truth) in pairs.items():
-            shade = np.array(colors[name]) / 255
-            outline(axes, found.take(place[axis], axis), colors=[shade], linewidths=1.6)
-            outline(axes, truth.take(place[axis], axis), colors=REFERENCE_COLOR, linewidths=0.9, linestyles="dashed")
+        for name, (one, other) in pairs.items():
+            outline(axes, one.take(place[axis], axis), colors=[_shade(colors[name])], linewidths=1.6)
+            outline(axes, other.take(place[axis], axis), colors=REFERENCE_COLOR, linewidths=0.9, linestyles="dashed")
         # Outlines extend half a voxel beyond the slice.
         height, width = gray.take(place[axis], axis).shape
         axes.set(xlim=(-1, width), ylim=(height, -1))
@@ -275,6 +268,6 @@ def picture_of(name: str, measured: Measured, **options) -> bytes | None:
     if not case.images or not case.images[0].exists() or crossing(measured.values):
         return None
     image, found, truth = read_image(case.images[0]), read_label(found_file), read_label(case.label)
-    masks = {segment: Masks(found.array, truth.array, item) for segment, item in measured.values.items()}
     # With several channels, the first one is shown.
-    return draw_case(Volume(image.components[0], image.grid, name), masks, measured.colors, **options)
+    first = Volume(image.components[0], image.grid, name)
+    return draw_case(first, found.array, truth.array, measured.values, measured.colors, **options)

@@ -17,7 +17,7 @@ from conresnet.images.grid import Grid, Volume
 from conresnet_training.data import read_data_set
 from conresnet_training.evaluation import evaluate_predictions, read_evaluation
 from conresnet_training.evaluation.metrics import SegmentValues, values_of_data_set, values_of_model
-from conresnet_training.evaluation.report import Masks, draw_case
+from conresnet_training.evaluation.report import draw_case
 from conresnet_training.evaluation.results import OVERALL, mean_interval
 from conresnet_training.evaluation.runs import measure_predictions
 from training.commands import run_command, sentence_of
@@ -72,7 +72,7 @@ def test_pictures_show_both_outlines_where_most_is_wrong(data_folder):
     values, colors = SegmentValues((1,), (1,)), {"Anterior": (0, 200, 40)}
 
     def counts(found) -> tuple[int, int]:
-        pixels = imread(io.BytesIO(draw_case(image, {"Anterior": Masks(found, truth, values)}, colors)))[..., :3]
+        pixels = imread(io.BytesIO(draw_case(image, found, truth, {"Anterior": values}, colors)))[..., :3]
         colored = np.abs(pixels - np.array(colors["Anterior"]) / 255).max(axis=2) < 0.05
         return int(colored.sum()), pixels.shape[1]
 
@@ -94,8 +94,8 @@ def test_pictures_lie_as_radiologists_look_at_them(data_folder):
         array[10:, 10:, (slice(0, 10) if flip == 1 else slice(10, 20))] = 1
         truth[9:11, 9:11, 9:11] = 1
         image = Volume(array, Grid(array.shape, affine), "octant")
-        masks = {"A": Masks(np.zeros_like(truth), truth, SegmentValues((1,), (1,)))}
-        pixels = imread(io.BytesIO(draw_case(image, masks, {"A": (0, 0, 255)}, 1)))[..., 0]
+        values, found = {"A": SegmentValues((1,), (1,))}, np.zeros_like(truth)
+        pixels = imread(io.BytesIO(draw_case(image, found, truth, values, {"A": (0, 0, 255)}, 1)))[..., 0]
         half = pixels.shape[0] // 2
         quarters = [part.mean() for rows in (pixels[:half], pixels[half:]) for part in np.array_split(rows, 2, axis=1)]
         # Axial: the front at the top, the patient's left to the right.
