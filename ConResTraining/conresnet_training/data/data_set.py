@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -215,31 +215,15 @@ def painting(regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Description:
-    """What a ``dataset.json`` says about the data set as a whole; see ``DataSet``. ``content`` is all of it."""
+    """A ``dataset.json``: its content, and what it says about the data set as a whole, without the cases."""
 
     path: Path
     content: dict[str, Any]
-    name: str
-    licence: str
-    channels: tuple[str, ...]
-    labels: dict[int, str]
-    regions: dict[str, tuple[int, ...]]
-    region_labels: dict[str, int]
+    whole: DataSet
 
     def data_set(self, layout: str, cases: Iterable[Case]) -> DataSet:
         """The data set of these cases. Raises UserError as ``sorted_cases``."""
-        announced = self.content.get("numTraining")
-        return DataSet(
-            self.name,
-            self.channels,
-            self.labels,
-            self.licence,
-            sorted_cases(cases, self.path.parent),
-            layout,
-            self.regions,
-            self.region_labels,
-            announced=announced if type(announced) is int else 0,
-        )
+        return replace(self.whole, layout=layout, cases=sorted_cases(cases, self.path.parent))
 
     def error(self, code: str, **values: object) -> UserError:
         """The error for something in the file that cannot be used."""
@@ -255,16 +239,19 @@ def read_description(path: Path) -> Description:
     content = read_json_object(path)
     classes = _classes(path, content.get("labels"))
     regions = dict(classes) if any(len(values) > 1 for values in classes.values()) else {}
-    return Description(
-        path,
-        content,
-        _text(content, "name") or printable(folder_name(path.parent)),
-        _text(content, "licence") or _text(content, "license"),
-        _channels(path, content),
-        _labels(path, classes, regions),
-        regions,
-        _region_labels(path, content, regions),
+    announced = content.get("numTraining")
+    whole = DataSet(
+        name=_text(content, "name") or printable(folder_name(path.parent)),
+        licence=_text(content, "licence") or _text(content, "license"),
+        channels=_channels(path, content),
+        labels=_labels(path, classes, regions),
+        cases=(),
+        layout="",
+        regions=regions,
+        region_labels=_region_labels(path, content, regions),
+        announced=announced if type(announced) is int else 0,
     )
+    return Description(path, content, whole)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
