@@ -288,7 +288,7 @@ def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[st
         return {}
     if len(case.images) == 1:
         (path,) = case.images
-        if (arrays := _read(path, "the image", "missing-image", report)) is None:
+        if (arrays := _read(path, "the image", report)) is None:
             return {}
         if len(arrays) != len(names):
             own, wanted = (
@@ -301,7 +301,7 @@ def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[st
         return dict(zip(names, arrays, strict=True))
     channels = {}
     for name, path in zip(names, case.images, strict=True):
-        arrays = _read(path, f"channel {name}", "missing-image", report)
+        arrays = _read(path, f"channel {name}", report)
         if arrays is None:
             continue
         if len(arrays) == 1:
@@ -311,9 +311,9 @@ def _channels(case: Case, names: tuple[str, ...], report: CaseReport) -> dict[st
     return channels
 
 
-def _read(path: Path, what: str, code_of_missing: str, report: CaseReport) -> list[Volume] | None:
+def _read(path: Path, what: str, report: CaseReport) -> list[Volume] | None:
     if not os.path.exists(path):
-        report.add(ERROR, code_of_missing, f"{what} is missing: {path} does not exist")
+        report.add(ERROR, "missing-image", f"{what} is missing: {path} does not exist")
         return None
     try:
         image = read_image(path)

@@ -154,28 +154,26 @@ class LabelPlaces:
 
     Args:
         index: see ``index_of_labels``.
+
+    Attributes:
+        counts: (256,), voxels of each value, 0 for the value 0.
     """
 
     def __init__(self, index: np.ndarray):
-        self._index, self._counts = index, np.array(index[:VALUES])
-        self._begins = VALUES + np.cumsum(self._counts) - self._counts
-
-    @property
-    def counts(self) -> np.ndarray:
-        """(256,): voxels of each value, 0 for the value 0."""
-        return self._counts
+        self._index, self.counts = index, np.array(index[:VALUES])
+        self._begins = VALUES + np.cumsum(self.counts) - self.counts
 
     def count(self, values: Iterable[int]) -> int:
         """How many voxels have one of these values; 0 is not counted."""
-        return int(self._counts[list(values)].sum())
+        return int(self.counts[list(values)].sum())
 
     def draw(self, values: Iterable[int], random: np.random.Generator) -> int:
         """The flat index of a random voxel that has one of these values, all equally likely; there must be one."""
         values = list(values)
-        ends = np.cumsum(self._counts[values])
+        ends = np.cumsum(self.counts[values])
         place = int(random.integers(ends[-1]))
         which = int(np.searchsorted(ends, place, side="right"))
-        return int(self._index[self._begins[values[which]] + self._counts[values[which]] - ends[which] + place])
+        return int(self._index[self._begins[values[which]] + self.counts[values[which]] - ends[which] + place])
 
 
 @dataclass(frozen=True)

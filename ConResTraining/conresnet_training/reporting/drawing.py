@@ -1,10 +1,8 @@
 """Plots, pictures and HTML pages: a common look, outlines of segments, image files and templates."""
 
 import base64
-import contextlib
 import io
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import matplotlib
@@ -45,26 +43,22 @@ def outline(axes: Axes, mask: np.ndarray, **style) -> None:
 
 def to_png(figure: Figure, dpi: int) -> bytes:
     """The figure as PNG; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    with _quiet_about_fonts():
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
+    return _saved(figure, format="png", dpi=dpi, metadata={"Software": None})
 
 
 def to_svg(figure: Figure) -> bytes:
     """The figure as SVG with a transparent background; the same figure gives the same bytes."""
+    with matplotlib.rc_context({"svg.hashsalt": "conresnet", "svg.fonttype": "path"}):
+        return _saved(figure, format="svg", transparent=True, metadata={"Date": None})
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    with _quiet_about_fonts(), matplotlib.rc_context({"svg.hashsalt": "conresnet", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()
-
-
-@contextlib.contextmanager
-def _quiet_about_fonts() -> Iterator[None]:
-    """matplotlib's own font has no glyphs for some scripts and draws boxes instead; no warning is needed."""
     with warnings.catch_warnings():
+        # matplotlib's own font has no glyphs for some scripts and draws boxes instead.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        yield
+        figure.savefig(buffer, **options)
+    return buffer.getvalue()
 
 
 def fill_template(name: str, **values: Any) -> str:
