@@ -1,4 +1,7 @@
-"""Commands of the training backend as a terminal gives them, but in the tests' own process."""
+"""Commands of the training backend as a terminal gives them, but in the tests' own process, and what is refused."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -17,3 +20,12 @@ def sentence_of(code: str, **values: object) -> str:
     return UserError(
         code, **{name: value if isinstance(value, int | float) else str(value) for name, value in values.items()}
     ).message
+
+
+@contextmanager
+def refused(code: str, **values: object) -> Iterator[None]:
+    """The block must raise a UserError of this code, with these values among its own."""
+    with pytest.raises(UserError) as raised:
+        yield
+    assert raised.value.code == code
+    assert {name: raised.value.values.get(name) for name in values} == values

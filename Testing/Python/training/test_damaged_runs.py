@@ -5,11 +5,10 @@ import json
 import pytest
 import torch
 
-from conresnet.errors import UserError
 from conresnet_training.planning.plan import with_settings, write_plan
 from conresnet_training.runs import run as run_folder
 from conresnet_training.runs import state
-from training.commands import run_command, sentence_of
+from training.commands import refused, run_command, sentence_of
 from training.tiny_plan import write_tiny_plan
 from training.trained_runs import finished_run, small_plan
 
@@ -106,9 +105,8 @@ def test_what_the_weights_were_learned_with_stays(data_set, part, change):
     plan = with_settings(small_plan(data_set), ["training.start_from=hippocampus"])
     before = run_folder.what_is_learned(plan)
     changed = run_folder.Run(data_set, with_settings(plan, [change]), 0)
-    with pytest.raises(UserError) as raised:
+    with refused("plan-changed", part=part):
         run_folder.check_plan_unchanged(changed, {"learned": before})
-    assert raised.value.code == "plan-changed" and raised.value.values["part"] == part
     # Earlier versions did not record it.
     before.pop("training.start_from")
     before["model.preparation"].pop("foreground")
@@ -146,6 +144,5 @@ def test_plan_that_the_user_keeps_in_a_folder_is_not_replaced(data_set, tmp_path
     folder = tmp_path / "mine"
     folder.mkdir()
     write_plan(small_plan(data_set), folder / "plan.yaml")
-    with pytest.raises(UserError) as raised:
+    with refused("run-exists"):
         run_folder.start_run(small_plan(data_set), folder, 0)
-    assert raised.value.code == "run-exists"

@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 
-from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.package import write_package
@@ -17,7 +16,7 @@ from conresnet_training.evaluation.runs import measure_predictions, measure_runs
 from conresnet_training.planning.plan import with_settings, write_plan
 from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import begin_split, held_out_of_run, split, start_run
-from training.commands import run_command, sentence_of
+from training.commands import refused, run_command, sentence_of
 from training.data_folders import describe
 from training.trained_runs import finished_folds, finished_run, small_plan
 
@@ -133,9 +132,8 @@ def test_what_lacks_is_said_before_the_work(data_set, tmp_path):
     runs = finished_folds(plan, tmp_path / "folds")
     runs[2].checkpoint.unlink()
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError) as raised:
+    with refused("checkpoint-not-found"):
         measure_runs(runs, tmp_path / "out")
-    assert raised.value.code == "checkpoint-not-found"
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -155,9 +153,8 @@ def test_runs_of_unlike_plans_are_not_one_model(data_set, tmp_path, setting, par
         finished_run(plan, tmp_path / "one", fold=0),
         finished_run(with_settings(plan, [setting]), tmp_path / "two", fold=1),
     ]
-    with pytest.raises(UserError) as raised:
+    with refused("runs-differ", part=part):
         pack_runs(runs)
-    assert raised.value.code == "runs-differ" and raised.value.values["part"] == part
 
 
 def test_what_a_run_held_out_stays_so_when_the_data_set_changes(data_set, tmp_path, monkeypatch, capsys):

@@ -15,6 +15,7 @@ from conresnet_training.data.preparation import file_stem, prepare_case
 from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import make_plan
 from peak_memory import REASON
+from training.commands import refused
 from training.data_folders import (
     MANY_VOXELS,
     SHAPE,
@@ -71,9 +72,8 @@ def test_what_was_prepared_of_a_case_is_kept_while_its_image_is_gone(tmp_path):
     first, image_file, changed = prepared(folder, tmp_path), folder / "imagesTr" / "case_0.nii.gz", []
     case = read_data_set(folder).cases[0]
     image_file.rename(tmp_path / "aside.nii.gz")
-    with pytest.raises(UserError) as raised:
+    with refused("case-file-missing", path=str(case.images[0])):
         prepared(folder, tmp_path, on_change=changed.append)
-    assert raised.value.code == "case-file-missing" and raised.value.values["path"] == str(case.images[0])
     assert not changed and first.is_whole()
     (tmp_path / "aside.nii.gz").rename(image_file)
     assert prepared(folder, tmp_path) == first
@@ -175,9 +175,8 @@ def test_disk_that_fills_up_leaves_no_half_case(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(UserError) as raised:
+    with refused("disk-full"):
         prepared(folder, tmp_path)
-    assert raised.value.code == "disk-full"
     monkeypatch.undo()
     (left,) = (tmp_path / "prepared").iterdir()
     assert left.name.endswith("_image.npy")
@@ -193,9 +192,8 @@ def test_label_map_that_is_slightly_off_its_image_is_moved_onto_it(tmp_path, shi
     if is_used:
         np.testing.assert_array_equal(prepared(folder, tmp_path).label, label().T)
     else:
-        with pytest.raises(UserError) as raised:
+        with refused("label-grid-differs"):
             prepared(folder, tmp_path)
-        assert raised.value.code == "label-grid-differs"
 
 
 def test_names_are_safe_as_file_names():

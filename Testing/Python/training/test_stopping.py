@@ -34,7 +34,7 @@ from conresnet_training.runs.state import (
 from conresnet_training.training import loop, trainer, validation
 from conresnet_training.training.processes import StopWatch
 from conresnet_training.training.trainer import PREPARED_FOLDER, fit
-from training.commands import run_command, sentence_of
+from training.commands import refused, run_command, sentence_of
 from training.tiny_plan import write_tiny_plan
 
 
@@ -117,9 +117,8 @@ def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkey
     assert errors.splitlines()[-1].startswith(f"{run} stopped at {progress.step} of 100000 steps. ")
     assert running_process(run) is None and not (run / STOP_FILE).exists() and not (run / RUNNING_FILE).exists()
     assert any(run.glob("tensorboard/**/events*")), "only the first of several processes writes them"
-    with pytest.raises(UserError) as raised:
+    with refused("run-not-running"):
         ask_to_stop(run)
-    assert raised.value.code == "run-not-running"
 
     before = progress.step
     with training("resume", run) as process:
@@ -408,9 +407,8 @@ def test_of_two_that_begin_in_one_folder_the_one_that_trains_writes_it(data_set,
     fit(Run(folder, plan, 0), 1, is_new=True)
     assert (folder / "fold.txt").read_text(encoding="utf-8") == "0\n"
     assert "case_0" in (folder / "split.json").read_text(encoding="utf-8").split("held_out")[1]
-    with pytest.raises(UserError) as raised:
+    with refused("run-exists"):
         fit(Run(folder, plan, 2), 1, is_new=True)
-    assert raised.value.code == "run-exists"
 
 
 def test_run_whose_folder_is_deleted_gets_a_sentence(data_set, tmp_path, monkeypatch):
@@ -424,6 +422,5 @@ def test_run_whose_folder_is_deleted_gets_a_sentence(data_set, tmp_path, monkeyp
     monkeypatch.setattr(loop.TrainingLoop, "_make_step", make_last_step)
     # Also if the run was named relative to the current folder.
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError) as raised:
+    with refused("run-files-gone"):
         fit(Run(Path("run"), plan, 0), is_new=True)
-    assert raised.value.code == "run-files-gone"
