@@ -1,22 +1,19 @@
 """A data set of a few synthetic cases, which a tiny network learns from in seconds."""
 
-import json
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 import torch
 
-from training.predicted_boxes import expert, save
+from training.data_folders import describe, save
+from training.predicted_boxes import expert
 
 
 @pytest.fixture
 def data_set(tmp_path: Path) -> Path:
     """A Decathlon folder of six cases of 20 x 18 x 16 voxels with two boxes each, its path not plain ASCII."""
     folder = tmp_path / "Daten für Übung"
-    for name in ("imagesTr", "labelsTr"):
-        (folder / name).mkdir(parents=True)
     entries = []
     for number in range(6):
         random = np.random.default_rng(number)
@@ -26,16 +23,10 @@ def data_set(tmp_path: Path) -> Path:
         label[a : a + 5, 10:14, b : b + 5] = 2
         image = (100 + 80 * label + random.normal(0, 10, label.shape)).astype(np.int16)
         for kind, array in (("imagesTr", image), ("labelsTr", label)):
-            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / kind / f"case_{number}.nii.gz")
+            save(array, folder / kind / f"case_{number}.nii.gz")
         entries.append({"image": f"./imagesTr/case_{number}.nii.gz", "label": f"./labelsTr/case_{number}.nii.gz"})
-    description = {
-        "name": "Boxes",
-        "modality": {"0": "MRI"},
-        "labels": {"0": "background", "1": "Near box", "2": "Far box"},
-        "licence": "none",
-        "training": entries,
-    }
-    (folder / "dataset.json").write_text(json.dumps(description), encoding="utf-8")
+    labels = {"0": "background", "1": "Near box", "2": "Far box"}
+    describe(folder, name="Boxes", modality={"0": "MRI"}, labels=labels, licence="none", training=entries)
     return folder
 
 

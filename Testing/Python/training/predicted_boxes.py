@@ -13,10 +13,5 @@ def expert(data_set, number: int) -> np.ndarray:
     return np.asarray(nibabel.load(data_set / "labelsTr" / f"case_{number}.nii.gz").dataobj).astype(np.uint8)
 
 
-def save(array: np.ndarray, path, affine=None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array.astype(np.uint8), np.eye(4) if affine is None else affine), path)
-
-
 def measure(folder, data_set, tolerance: float = 1.0):
     return measure_predictions(folder, read_data_set(data_set), tolerance).evaluation

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from conresnet.images.files import read_image
-from conresnet_training.cli.main import main
 from peak_memory import REASON
+from training.commands import run_command
 from training.data_folders import (
     MANY_VOXELS,
     SHAPE,
@@ -53,8 +53,7 @@ def check_and_draw(monkeypatch, tmp_path, capsys):
         place = tmp_path / "here"
         place.mkdir(exist_ok=True)
         monkeypatch.chdir(place)
-        monkeypatch.setattr("sys.argv", ["conresnet_training", "check", str(folder), *options])
-        status = main()
+        status = run_command(monkeypatch, "check", folder, *options)
         captured = capsys.readouterr()
         output = place / (options[1] if options else f"{folder.name}_check")
         return Checked(status, captured.out, captured.err, output)
@@ -347,8 +346,7 @@ def test_nothing_is_written_into_the_data(check, tmp_path, monkeypatch, capsys):
     before = sorted(path for path in folder.rglob("*"))
     for arguments, place in (((folder, "--output", folder / "report"), tmp_path), ((".",), folder)):
         monkeypatch.chdir(place)
-        monkeypatch.setattr("sys.argv", ["conresnet_training", "check", *map(str, arguments)])
-        assert main() == 2
+        assert run_command(monkeypatch, "check", *arguments) == 2
         assert "is inside the data set's folder, which is never modified" in capsys.readouterr().err
     check(folder, "--output", "somewhere")
     assert sorted(path for path in folder.rglob("*")) == before

@@ -8,7 +8,8 @@ import pytest
 from conresnet_training.evaluation import read_evaluation
 from conresnet_training.evaluation.comparison import compare_evaluations
 from training.commands import refused, run_command, sentence_of
-from training.predicted_boxes import expert, measure, save
+from training.data_folders import save
+from training.predicted_boxes import expert, measure
 
 pytestmark = pytest.mark.usefixtures("empty_pictures")
 

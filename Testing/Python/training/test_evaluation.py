@@ -21,8 +21,8 @@ from conresnet_training.evaluation.report import draw_case
 from conresnet_training.evaluation.results import OVERALL, mean_interval
 from conresnet_training.evaluation.runs import measure_predictions
 from training.commands import refused, run_command, sentence_of
-from training.data_folders import turn_into_nnunet
-from training.predicted_boxes import expert, measure, save
+from training.data_folders import save, turn_into_nnunet
+from training.predicted_boxes import expert, measure
 
 SEGMENTS = ("Near box", "Far box")
 

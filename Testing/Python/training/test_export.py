@@ -22,7 +22,8 @@ from conresnet_training.planning.plan import with_settings
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.runs.packing import pack_runs
 from training.commands import run_command, sentence_of
-from training.predicted_boxes import expert, save
+from training.data_folders import save
+from training.predicted_boxes import expert
 from training.trained_runs import finished_folds, finished_run, small_plan
 
 

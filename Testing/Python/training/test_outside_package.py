@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from conresnet.cli.main import main as conresnet_main
 from conresnet.images.files import read_volume
 from conresnet.package import read_package
+from training.broken_runs import checkpoint
 
 NETWORK = """
 from torch import nn
@@ -123,8 +123,7 @@ def test_a_network_and_a_system_of_another_package_work_like_ours(site, data_set
         ["export", run, "--output", package, "--name", "tiny"],
     )
     assert "Tiny network, alone." in made.stdout
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["optimizer"]["param_groups"][0]["momentum"] == 0.9
+    assert checkpoint(run)["optimizer"]["param_groups"][0]["momentum"] == 0.9
     system = read_package(package).description.system
     assert (system.type, system.networks[0].type, system.arguments) == ("patient", "tinynet", {"patience": 3})
     assert system.networks[0].arguments == {"input_channels": 1, "outputs": 3, "base_width": 16, "depth": 1}

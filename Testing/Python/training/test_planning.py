@@ -11,7 +11,6 @@ import yaml
 
 from conresnet.errors import UserError
 from conresnet.images.channels import sort_by_channel
-from conresnet_training.cli.main import main
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan
@@ -317,9 +316,9 @@ def test_label_maps_of_ct_with_values_beyond_a_byte_are_planned(repository, tmp_
 
 def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
     folder, output = decathlon(tmp_path / "Übung"), tmp_path / "plan.yaml"
-    command = ["plan", str(folder), "--output", str(output), "--memory", "4", "--residual-axis", "H"]
-    monkeypatch.setattr("sys.argv", ["x", *command, "--set", "training.steps=500", "--set", "training.batch=1"])
-    assert main() == 0
+    command = ["plan", folder, "--output", output, "--memory", "4", "--residual-axis", "H"]
+    settings = ("--set", "training.steps=500", "--set", "training.batch=1")
+    assert run_command(monkeypatch, *command, *settings) == 0
     captured = capsys.readouterr()
     said = {line.split("  ")[0].strip(): line for line in captured.out.splitlines()}
     assert "16 x 24 x 24 voxels" in said["window"] and "the median case (16 x 18 x 20)" in said["window"]
@@ -355,8 +354,7 @@ def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
 )
 def test_mistake_gets_one_sentence_and_leaves_no_plan(tmp_path, monkeypatch, capsys, options):
     folder, output = decathlon(tmp_path / "set"), tmp_path / "plan.yaml"
-    monkeypatch.setattr("sys.argv", ["x", "plan", str(folder), "--output", str(output), *options])
-    assert main() == 2
+    assert run_command(monkeypatch, "plan", folder, "--output", output, *options) == 2
     captured = capsys.readouterr()
     assert len(captured.err.splitlines()) == 1 and captured.out == "" and not output.exists()
 
@@ -366,12 +364,10 @@ def test_edited_plan_is_kept_unless_its_loss_is_asked_for(tmp_path, monkeypatch,
     # An edit may have broken its YAML.
     edited = "data: x\ntargets: [\nmodel:\n  name: edited for hours\n"
     output.write_text(edited, encoding="utf-8")
-    monkeypatch.setattr("sys.argv", ["x", "plan", str(folder), "--output", str(output)])
-    assert main() == 2
+    assert run_command(monkeypatch, "plan", folder, "--output", output) == 2
     assert "give --overwrite" in capsys.readouterr().err
     assert output.read_text(encoding="utf-8") == edited
-    monkeypatch.setattr("sys.argv", ["x", "plan", str(folder), "--output", str(output), "--overwrite"])
-    assert main() == 0
+    assert run_command(monkeypatch, "plan", folder, "--output", output, "--overwrite") == 0
     assert "training:" in output.read_text(encoding="utf-8")
 
 

@@ -11,12 +11,12 @@ import torch
 
 from conresnet.errors import UserError
 from conresnet.networks import all_arguments, build_network, network_class
-from conresnet_training.cli.main import main
 from conresnet_training.data import read_data_set
 from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import read_plan, with_settings, write_plan
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.planning.systems import SYSTEMS, cataloged
+from training.commands import run_command
 from training.data_folders import decathlon, label, nnunet, save
 
 ROOM = Budget(64 * 2**30, (16, 8), "plenty")
@@ -207,9 +207,9 @@ def test_norm_is_of_groups_while_batches_are_small(plans):
 
 def test_a_batch_given_to_the_command_decides_the_norm(tmp_path, monkeypatch, capsys):
     output = tmp_path / "plan.yaml"
-    command = ["plan", str(decathlon(tmp_path / "set")), "--output", str(output), "--memory", "8", "--system", "resdsn"]
-    monkeypatch.setattr("sys.argv", ["x", *command, "--set", "training.batch=16", "--set", "training.optimizer=sgd"])
-    assert main() == 0
+    command = ["plan", decathlon(tmp_path / "set"), "--output", output, "--memory", "8", "--system", "resdsn"]
+    settings = ("--set", "training.batch=16", "--set", "training.optimizer=sgd")
+    assert run_command(monkeypatch, *command, *settings) == 0
     plan = read_plan(output)
     assert (plan.training.batch, plan.training.optimizer) == (16, "sgd")
     assert plan.model.system.networks[0].arguments["norm"] == "batch"
@@ -235,9 +235,8 @@ def test_a_system_that_is_not_there_is_named_with_the_closest_match():
 )
 def test_command_plans_a_system_and_says_why(tmp_path, monkeypatch, capsys, name, said):
     output = tmp_path / "plan.yaml"
-    command = ["plan", str(decathlon(tmp_path / "set")), "--output", str(output), "--memory", "8", "--system", name]
-    monkeypatch.setattr("sys.argv", ["x", *command])
-    assert main() == 0
+    command = ["plan", decathlon(tmp_path / "set"), "--output", output, "--memory", "8", "--system", name]
+    assert run_command(monkeypatch, *command) == 0
     lines = {line.split("  ")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert SYSTEMS[name].title in lines["system"] and SYSTEMS[name].sentence in lines["system"]
     for what, words in said.items():

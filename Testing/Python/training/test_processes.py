@@ -4,7 +4,6 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from conresnet_training.runs.cross_validation import Fold, open_folds
 from conresnet_training.runs.run import start_run
 from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter, read_progress
 from conresnet_training.training.trainer import as_user_error
+from training.broken_runs import checkpoint
 from training.commands import refused, run_command, sentence_of
 from training.tiny_plan import write_tiny_plan
 
@@ -25,10 +25,6 @@ def train(*arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "conresnet_training", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-
-
-def last(run: Path) -> dict:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
 
 
 def test_two_processes_make_the_steps_of_one(data_set, tmp_path, monkeypatch):
@@ -50,7 +46,7 @@ def test_two_processes_make_the_steps_of_one(data_set, tmp_path, monkeypatch):
     done = train("train", plan, "--output", two, "--devices", 2)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("is finished") == 1 and done.stdout.count("mean Dice") == 2
-    single, shared = last(one), last(two)
+    single, shared = checkpoint(one), checkpoint(two)
     assert single["global_step"] == shared["global_step"] == 4
     for key in ("state_dict", "training_state_dict"):
         for name, tensor in single[key].items():
@@ -104,7 +100,7 @@ def test_processes_that_make_samples_change_nothing(data_set, tmp_path, monkeypa
         run = tmp_path / str(workers)
         assert run_command(monkeypatch, "train", plan, "--output", run, "--max-steps", 3) == 0
         assert run_command(monkeypatch, "resume", run) == 0
-        weights.append(last(run)["state_dict"])
+        weights.append(checkpoint(run)["state_dict"])
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -207,4 +203,4 @@ def test_fold_that_fails_is_named_and_the_others_are_trained(data_set, tmp_path,
     capsys.readouterr()
     assert run_command(monkeypatch, *arguments) == 2
     assert sentence_of("fold-failed", path=folder, folds="0") in capsys.readouterr().err
-    assert last(folder / "fold_2")["global_step"] == 2
+    assert checkpoint(folder / "fold_2")["global_step"] == 2

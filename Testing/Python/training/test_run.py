@@ -20,11 +20,10 @@ from conresnet_training.runs.run import Run, check_fits_data
 from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
 from conresnet_training.training.trainer import _fabric, _precision
+from training.broken_runs import checkpoint
 from training.commands import refused, run_command, sentence_of
 from training.data_folders import decathlon, save
 from training.tiny_plan import write_tiny_plan
-
-CHECKPOINTS = ("last.ckpt", "best.ckpt")
 
 
 @pytest.fixture
@@ -40,17 +39,13 @@ def plan_file(data_set, tmp_path, monkeypatch):
     return path
 
 
-def weights(run) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
 def test_stopped_and_resumed_run_ends_with_the_weights_of_an_unbroken_one(plan_file, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken run"
     assert run_command(monkeypatch, "train", plan_file, "--output", whole) == 0
     assert run_command(monkeypatch, "train", plan_file, "--output", broken, "--max-steps", 2) == 0
     assert run_command(monkeypatch, "resume", broken, "--max-steps", 4) == 0
     assert run_command(monkeypatch, "resume", broken) == 0
-    unbroken, resumed = weights(whole), weights(broken)
+    unbroken, resumed = (checkpoint(run)["state_dict"] for run in (whole, broken))
     assert unbroken.keys() == resumed.keys()
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
     # Complaint 15: the schedule goes on too. Eq. 10, of the step that was made last.
@@ -64,8 +59,7 @@ def test_best_is_kept_and_stays_the_best_after_a_resumption(plan_file, tmp_path,
     run = tmp_path / "run"
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 4) == 0
     assert run_command(monkeypatch, "resume", run) == 0
-    steps = {name: torch.load(run / "checkpoints" / name, weights_only=True)["global_step"] for name in CHECKPOINTS}
-    assert steps == {"last.ckpt": 6, "best.ckpt": 4}
+    assert (checkpoint(run)["global_step"], checkpoint(run, "best")["global_step"]) == (6, 4)
     assert [event["best"] for event in read_progress(run / PROGRESS_FILE).validations] == [True, True, False]
 
 

@@ -34,6 +34,7 @@ from conresnet_training.runs.state import (
 from conresnet_training.training import loop, trainer, validation
 from conresnet_training.training.processes import StopWatch
 from conresnet_training.training.trainer import PREPARED_FOLDER, fit
+from training.broken_runs import checkpoint
 from training.commands import refused, run_command, sentence_of
 from training.tiny_plan import write_tiny_plan
 
@@ -91,10 +92,6 @@ def points(run: Path) -> int:
     return len(read_progress(run / PROGRESS_FILE).points)
 
 
-def last(run: Path) -> dict:
-    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-
-
 # As in a shell of a SLURM job of four tasks, or of torchrun; a single process is the first all the same.
 IN_A_JOB = dict.fromkeys(("RANK", "SLURM_PROCID", "LOCAL_RANK"), "1")
 IN_A_JOB |= {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train"}
@@ -113,7 +110,7 @@ def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkey
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     progress = read_progress(run / PROGRESS_FILE)
-    assert progress.state == "stopped" and last(run)["global_step"] == progress.step
+    assert progress.state == "stopped" and checkpoint(run)["global_step"] == progress.step
     assert errors.splitlines()[-1].startswith(f"{run} stopped at {progress.step} of 100000 steps. ")
     assert running_process(run) is None and not (run / STOP_FILE).exists() and not (run / RUNNING_FILE).exists()
     assert any(run.glob("tensorboard/**/events*")), "only the first of several processes writes them"
@@ -126,7 +123,7 @@ def test_running_run_is_seen_guarded_and_stopped(data_set, run, tmp_path, monkey
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 143 and "SIGTERM" in errors
-    assert last(run)["global_step"] == read_progress(run / PROGRESS_FILE).step > before
+    assert checkpoint(run)["global_step"] == read_progress(run / PROGRESS_FILE).step > before
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="Windows closes a window otherwise")
@@ -153,7 +150,7 @@ def test_closed_terminal_ends_a_run_with_its_checkpoint(data_set, run, tmp_path,
         process.wait()
     progress = read_progress(run / PROGRESS_FILE)
     assert process.returncode == 128 + signal.SIGHUP
-    assert progress.state == "stopped" and last(run)["global_step"] == progress.step > 0
+    assert progress.state == "stopped" and checkpoint(run)["global_step"] == progress.step > 0
 
 
 def test_signal_that_is_ignored_stays_so(tmp_path, all_signals_heard):
@@ -232,7 +229,7 @@ def test_stop_during_validation_leaves_it_to_the_resumed_run(plan_file, run, mon
     monkeypatch.undo()
     assert run_command(monkeypatch, "resume", run, "--max-steps", "4") == 0
     assert [event["step"] for event in read_progress(run / PROGRESS_FILE).validations] == [3]
-    assert last(run)["global_step"] == 4
+    assert checkpoint(run)["global_step"] == 4
 
 
 def test_numbers_that_are_not_finite_end_the_run_and_name_the_case(plan_file, run, monkeypatch, capsys):
@@ -247,7 +244,7 @@ def test_numbers_that_are_not_finite_end_the_run_and_name_the_case(plan_file, ru
     sentence = capsys.readouterr().err.strip().splitlines()[-1]
     failed = read_progress(run / PROGRESS_FILE).failed
     assert failed["code"] == "not-finite" and failed["cases"] == ["case_2"] and failed["message"] == sentence
-    assert all(torch.isfinite(tensor).all() for tensor in last(run)["state_dict"].values())
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint(run)["state_dict"].values())
     assert running_process(run) is None
 
 
@@ -255,8 +252,8 @@ def test_run_that_diverges_names_all_cases_of_the_step(plan_file, run, monkeypat
     settings = ("--set", "training.learning_rate=1e30", "--set", "training.steps_between_checkpoints=1")
     assert run_command(monkeypatch, "train", plan_file, "--output", run, *settings) == 2
     assert len(read_progress(run / PROGRESS_FILE).failed["cases"]) == 2
-    for checkpoint in (run / "checkpoints").glob("*"):
-        content = torch.load(checkpoint, weights_only=True)
+    for path in (run / "checkpoints").glob("*"):
+        content = torch.load(path, weights_only=True)
         assert all(torch.isfinite(tensor).all() for tensor in content["state_dict"].values())
 
 
@@ -294,13 +291,13 @@ def test_checkpoint_that_cannot_be_gone_on_from_is_named(plan_file, run, monkeyp
 
 def test_newest_checkpoint_that_is_damaged_is_replaced_by_the_one_before(plan_file, run, monkeypatch, capsys):
     assert run_command(monkeypatch, "train", plan_file, "--output", run, "--max-steps", 4) == 0
-    expected = {name: tensor.clone() for name, tensor in last(run)["state_dict"].items()}
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1000])
+    expected = {name: tensor.clone() for name, tensor in checkpoint(run)["state_dict"].items()}
+    newest = run / "checkpoints" / "last.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
     capsys.readouterr()
     assert run_command(monkeypatch, "resume", run, "--max-steps", 4) == 0
     assert "best.ckpt, after step 3" in capsys.readouterr().err
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in last(run)["state_dict"].items())
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in checkpoint(run)["state_dict"].items())
 
 
 CHANGES = {
