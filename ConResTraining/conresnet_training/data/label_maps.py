@@ -34,11 +34,7 @@ def read_label(path: Path) -> Volume:
 
 
 def whole_labels(label: Volume) -> Volume:
-    """The same label map as uint8.
-
-    Raises:
-        UserError: ``label-not-whole`` or ``label-range``.
-    """
+    """The same label map as uint8. Raises UserError ``label-not-whole`` or ``label-range``."""
     array = label.array
     if array.dtype == np.uint8:
         return label

@@ -22,6 +22,7 @@ from conresnet.request import SegmentOptions
 from conresnet.result_folder import SEGMENTATION_FILE
 from conresnet.review import Ranking
 from conresnet_training.data import Case, DataSet
+from conresnet_training.data.data_set import ENDINGS
 from conresnet_training.data.label_maps import MOST_VALUES, Tissues, check_expected, on_image_grid, whole_labels
 from conresnet_training.data.preparation import file_stem, read_case, read_reference
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
@@ -39,7 +40,6 @@ from conresnet_training.reporting import case_count, listed, progress_bar, segme
 from conresnet_training.runs.packing import PackedRuns, check_agreement, pack_runs
 from conresnet_training.runs.run import FOLD_FILE, Run, held_out_of_run, open_run
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 SEGMENTATIONS = "segmentations"
 
 
@@ -118,7 +118,7 @@ def _need_any(cases: Mapping, errors: Mapping[str, UserError]) -> None:
 
 def _prediction(folder: Path, case: str) -> Path | None:
     names = dict.fromkeys((case, file_stem(case)))
-    candidates = [folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES]
+    candidates = [folder / f"{name}{suffix}" for name in names for suffix in ENDINGS]
     candidates += [folder / name / SEGMENTATION_FILE for name in names]
     # Path.is_file fails for a name that is longer than a file's may be.
     return next((path for path in candidates if os.path.isfile(path)), None)

@@ -8,19 +8,18 @@ is kept, plus the parameters and a fixed amount. Under bf16 autocast ConResNet t
 ignored. It was not measured on a GPU.
 """
 
-import contextlib
 import functools
 import json
 import math
-import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from conresnet.errors import UserError
+from conresnet.images.checks import free_memory
 from conresnet.inference.devices import choose_backend
 from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE
 from conresnet.networks import build_network
@@ -37,7 +36,7 @@ BYTES_PER_PARAMETER = 20
 FIXED_BYTES = 2**30
 # The rest is for fluctuation and other programs.
 USED_SHARE = 0.8
-# Assumed for a computer that does not report its memory.
+# For a computer that does not report its memory.
 ASSUMED_BYTES = 8 * 2**30
 
 # Samples per step. Small windows leave most of a GPU idle, so a step takes more of them there: up to as many voxels as
@@ -53,11 +52,10 @@ class Budget:
     """The memory that training may use.
 
     Args:
-        bytes: of memory.
         widths: base widths to choose from, the preferred one first. The paper's is 32. A CPU has the memory for it but
             not the time, so 16 is tried first there.
         source: where the number comes from, for people.
-        is_gpu: whether it is a GPU's memory, so that a GPU makes the steps.
+        is_gpu: whether it is a GPU's, which then makes the steps.
     """
 
     bytes: int
@@ -72,30 +70,21 @@ class Budget:
 
     @classmethod
     def here(cls, device: str = "auto") -> "Budget":
-        """The free memory of the device if it is a GPU with its own, otherwise the main memory of this computer.
-
-        Args:
-            device: as in ``choose_backend``.
-
-        Raises:
-            UserError: those of ``choose_backend``.
-        """
+        """What is free on a device (see ``choose_backend``, also for errors); without memory of its own, here."""
         chosen = choose_backend(device).device
         if chosen.type == "cuda":
             free = torch.cuda.mem_get_info(chosen)[0]
             source = f"{free / 2**30:.1f} GB free on {torch.cuda.get_device_name(chosen)}"
             return cls(free, (32, 16, 8), source, is_gpu=True)
-        free = _free_memory()
+        free = free_memory()
+        if not sys.platform.startswith("linux"):
+            # Other systems say how much memory there is, not how much is free, or neither.
+            free = free // 2 if free < 2**60 else ASSUMED_BYTES
         why = ", which has no GPU that torch can use" if (device, chosen.type) == ("auto", "cpu") else ""
         return cls(free, (16, 8), f"{free / 2**30:.1f} GB free on this computer{why}")
 
     def largest_batch(self, window: Sequence[int], voxels: float) -> int:
-        """The batch to try first, an even number.
-
-        Args:
-            window: voxels (S, H, W).
-            voxels: of all images of the data set together.
-        """
+        """The batch to try first, an even number, for a window (S, H, W) and a data set of so many voxels in all."""
         most = int(min(VOXELS_PER_STEP, SHARE_PER_STEP * voxels) // math.prod(window)) if self.is_gpu else BATCH
         return max(BATCH, most - most % 2)
 
@@ -126,15 +115,7 @@ class StepCost:
 
     @classmethod
     def of(cls, network: Network, segments: int) -> "StepCost":
-        """Count what a training step of a network needs.
-
-        Args:
-            network: its type and arguments, as a plan names them.
-            segments: output structures.
-
-        Raises:
-            UserError: ``plan-network-wrong``.
-        """
+        """That of a network, as a plan names it, for so many segments. Raises UserError ``plan-network-wrong``."""
         return _step_cost(json.dumps(network), segments)
 
     def bytes(self, batch: int, window: Sequence[int]) -> int:
@@ -217,13 +198,3 @@ def _smaller(window: tuple[int, ...]) -> tuple[int, int, int]:
     longest = max(range(3), key=lambda axis: window[axis])
     side = max(min(window[longest], SMALLEST_SIDE), window[longest] - MULTIPLE)
     return tuple(side if axis == longest else size for axis, size in enumerate(window))
-
-
-def _free_memory() -> int:
-    """Bytes that programs could use: as Linux reports it, otherwise half of the memory, otherwise an assumption."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return ASSUMED_BYTES

@@ -162,11 +162,7 @@ def make_plan(
 
 
 def labeled_masks(data_set: DataSet, targets: Mapping[str, Sequence[int]]) -> Iterator[list[np.ndarray]]:
-    """For each segment its masks (S, H, W) in some of the cases.
-
-    Raises:
-        UserError: any of reading a label map.
-    """
+    """For each segment its masks (S, H, W) in some of the cases. Raises UserError as reading a label map."""
     cases = (data_set.cases[index] for index in data_set.spread(MOST_CASES))
     labels = [read_reference(case, data_set.tissues).array for case in cases]
     return ([np.isin(label, values) for label in labels] for values in targets.values())

@@ -128,11 +128,7 @@ PERCENTILES = (0.5, 99.5)
 
 
 def plan_inputs(data_set: DataSet) -> list[dict[str, Any]]:
-    """``inputs`` of a ``model.json``, one per channel.
-
-    Raises:
-        UserError: any of reading a case, for the values of CT.
-    """
+    """``inputs`` of a ``model.json``, one per channel. Raises UserError as reading a case, for CT."""
     steps = [_intensity(data_set, channel) for channel in range(len(data_set.channels))]
     return [_input(*item) for item in zip(data_set.channels, steps, strict=True)]
 
