@@ -10,7 +10,9 @@ from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, device_option
 from conresnet_training.runs.state import NO_FOLD
 
 data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")
-steps_option = click.option("--max-steps", type=click.IntRange(min=1), help="Stop after this many steps in total.")
+steps_option = click.option(
+    "--max-steps", "most_steps", type=click.IntRange(min=1), help="Stop after this many steps in total."
+)
 devices_option = click.option(
     "--devices",
     type=click.IntRange(min=1),
@@ -66,15 +68,7 @@ class _Fold(click.ParamType):
 @devices_option
 @nodes_option
 def train(
-    plan: Path,
-    output: Path,
-    fold: int | None,
-    settings: tuple[str, ...],
-    data: Path | None,
-    max_steps: int | None,
-    device: str,
-    devices: int,
-    nodes: int,
+    plan: Path, output: Path, fold: int | None, settings: tuple[str, ...], data: Path | None, **options: Any
 ) -> int:
     """Train a model according to PLAN. Checkpoints, curves and a copy of the plan go into the run's folder.
 
@@ -86,7 +80,7 @@ def train(
     from conresnet_training.training.trainer import fit
 
     run = Run(output, with_settings(read_plan(plan, data), settings), fold)
-    return _report_end(run, fit(run, max_steps, devices, nodes, is_new=True, device=device))
+    return _report_end(run, fit(run, is_new=True, **options))
 
 
 @click.command()
@@ -96,13 +90,13 @@ def train(
 @device_option
 @devices_option
 @nodes_option
-def resume(run: Path, data: Path | None, max_steps: int | None, device: str, devices: int, nodes: int) -> int:
+def resume(run: Path, data: Path | None, **options: Any) -> int:
     """Continue the run in the folder RUN from its latest checkpoint, as if it had never stopped."""
     from conresnet_training.runs.run import open_run
     from conresnet_training.training.trainer import fit
 
     opened = open_run(run, data)
-    return _report_end(opened, fit(opened, max_steps, devices, nodes, device=device))
+    return _report_end(opened, fit(opened, **options))
 
 
 @click.command()
@@ -151,7 +145,7 @@ def crossval(
     jobs: int,
     settings: tuple[str, ...],
     data: Path | None,
-    max_steps: int | None,
+    most_steps: int | None,
     device: str,
     devices: int,
 ) -> int:
@@ -174,11 +168,11 @@ def crossval(
 
     def options(place: int) -> list[str]:
         own = ["--device", device_of_process(device, place, devices), "--devices", str(devices)]
-        steps = [] if max_steps is None else ["--max-steps", str(max_steps)]
+        steps = [] if most_steps is None else ["--max-steps", str(most_steps)]
         return [*own, "--data", str(followed.data), *steps]
 
     chosen = _numbers(folds, followed.training.folds)
-    runs, status = cross_validate(followed, output, chosen, jobs, max_steps, options, echo)
+    runs, status = cross_validate(followed, output, chosen, jobs, most_steps, options, echo)
     if status:
         echo(f"The cross-validation {output} was stopped. Repeat the command to continue.", err=True)
         return status
@@ -330,14 +324,7 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
 )
 @data_option
 def export(
-    folders: tuple[Path, ...],
-    output: Path,
-    checkpoint: str,
-    measured_by: tuple[Path, ...],
-    name: str | None,
-    title: str | None,
-    overwrite: bool,
-    data: Path | None,
+    folders: tuple[Path, ...], output: Path, measured_by: tuple[Path, ...], data: Path | None, **options: Any
 ) -> None:
     """Make a model package from RUN, or an ensemble from several runs (folds, seeds).
 
@@ -354,7 +341,7 @@ def export(
         [run for folder in named for run in open_runs(folder, data) or [open_run(folder, data)]]
         for named in (folders, measured_by)
     )
-    echo(export_runs(runs, output, checkpoint, overwrite, name, title, measured), err=True)
+    echo(export_runs(runs, output, measured_by=measured, **options), err=True)
 
 
 @click.command("fit-review")
