@@ -250,11 +250,7 @@ def _rare_labels(data_set: DataSet, cases: list[CaseReport]) -> Iterator[Finding
 
 
 def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
-    """Check one case.
-
-    Args:
-        with_tile: keep a slice to be shown.
-    """
+    """Check one case; ``with_tile`` keeps a slice to be shown."""
     report = CaseReport(case.name)
     channels = _channels(case, data_set.channels, report)
     label = _label(case, data_set, channels, report)

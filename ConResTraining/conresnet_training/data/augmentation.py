@@ -123,7 +123,6 @@ def draw_turn(degrees: float, scaling: float, spacing: Sequence[float], random: 
         degrees: largest angle in either direction.
         scaling: largest fraction by which the window shows more or less.
         spacing: voxel size (S, H, W) in mm.
-        random: source of all random numbers.
     """
     turn = np.diag(1 + random.uniform(-scaling, scaling, 3))
     for axis, angle in enumerate(np.deg2rad(random.uniform(-degrees, degrees, 3))):
@@ -136,12 +135,7 @@ def draw_turn(degrees: float, scaling: float, spacing: Sequence[float], random: 
 
 
 def draw_quarter_turns(spacing: Sequence[float], random: np.random.Generator) -> np.ndarray:
-    """A random ``Warp.turn`` by a multiple of 90 degrees about each axis.
-
-    Args:
-        spacing: mm (S, H, W) of a voxel.
-        random: what is drawn from.
-    """
+    """A random ``Warp.turn`` by a multiple of 90 degrees about each axis, of voxels with a spacing (S, H, W) in mm."""
     turn = np.eye(3)
     for axis, quarters in enumerate(random.integers(0, 4, 3)):
         one, other = (axis + 1) % 3, (axis + 2) % 3
@@ -235,11 +229,7 @@ class SampleChanges:
 
 
 class EachChannel(mt.Randomizable):
-    """A change that is drawn separately for each channel, because the sequences of a scan vary independently.
-
-    Args:
-        change: transform of an image of one channel.
-    """
+    """A change of one channel that is drawn for each separately, because the sequences of a scan vary independently."""
 
     def __init__(self, change: mt.RandomizableTransform):
         self.change = change
@@ -336,7 +326,6 @@ def paint_couch_and_mask(image: Tensor, spacing: Sequence[float], random: np.ran
     Args:
         image: (C, S, H, W); S is the patient's long axis.
         spacing: voxel size (S, H, W) in mm.
-        random: source of all random numbers.
 
     Returns:
         (C, S, H, W): a new tensor, or ``image`` itself.

@@ -63,13 +63,7 @@ def label_counts(label: Volume) -> dict[int, int]:
 
 
 def volume_ranges(labels: Iterable[Volume], targets: Mapping[str, Collection[int]]) -> dict[str, tuple[float, float]]:
-    """The smallest and the largest volume in mL of each segment in label maps.
-
-    A segment that none of them has is left out.
-
-    Args:
-        targets: for each segment, the values that belong to it.
-    """
+    """Smallest and largest volume in mL of each segment in label maps, by its values; left out if no map has it."""
     volumes: dict[str, list[float]] = {name: [] for name in targets}
     for label in labels:
         counts = label_counts(label)

@@ -82,7 +82,7 @@ class Synthesizer:
 
         Args:
             label: places in ``tissues.values``, uint8.
-            name: of the case, on which depends what is drawn.
+            name: the case's, which seeds what is drawn.
         """
         random = np.random.default_rng(list(name.encode()))
         known = next(iter(self.tissues.contrasts), None)
@@ -104,7 +104,6 @@ class Synthesizer:
         Args:
             values: (2S, 2H, 2W) uint8, places in a prepared label map.
             counts: of the whole label map, voxels of each place, by which the intensity steps are fitted.
-            random: what is drawn from.
         """
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         settings = self.settings

@@ -82,11 +82,7 @@ class ReviewSamples:
 
     @staticmethod
     def options(model: LoadedModel, grid: Grid) -> SegmentOptions:
-        """What the engine has to be asked for; the residual's disagreement only if that fits into memory.
-
-        Args:
-            grid: of the result.
-        """
+        """What the engine has to be asked for; the residual's disagreement only if it fits into memory on this grid."""
         maps = ("residual_difference",) if "residual_difference" in model.system.maps else ()
         # In half precision, along with the predicted residual.
         size = 4 * math.prod(grid.shape) * sum(map_components(model.description)[name] for name in maps)

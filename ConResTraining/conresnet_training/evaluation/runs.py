@@ -46,11 +46,7 @@ SEGMENTATIONS = "segmentations"
 def evaluate_predictions(
     folder: Path, data_set: DataSet, output: Path, surface_tolerance_mm: float = 1.0
 ) -> Evaluation:
-    """Measure the label maps in a folder, see ``measure_predictions``, and write the results.
-
-    Args:
-        output: a folder for ``evaluation.json``, ``evaluation.csv`` and ``report.html``.
-    """
+    """Measure the label maps in a folder, see ``measure_predictions``, and write the results into ``output``."""
     make_folder(output)
     measured = measure_predictions(folder, data_set, surface_tolerance_mm)
     write_results(measured, output)
@@ -130,12 +126,9 @@ def evaluate_runs(
     checkpoint: str = "last",
     surface_tolerance_mm: float = 1.0,
 ) -> Evaluation:
-    """Measure runs, see ``measure_runs``, and write the results.
+    """Measure runs, see ``measure_runs``, and write results and label maps (``segmentations/``) into ``output``.
 
-    Args:
-        output: a folder for ``evaluation.json``, ``evaluation.csv``, ``report.html`` and the label maps
-            (``segmentations/<case>.nii.gz``, the case as ``file_stem`` writes it); files of an earlier evaluation are
-            replaced.
+    Files of an earlier evaluation are replaced.
     """
     check_held_out(runs)
     make_folder(output / SEGMENTATIONS)

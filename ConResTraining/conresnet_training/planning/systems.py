@@ -108,12 +108,8 @@ def planned_network(kind: str, frame: Frame, chosen: Mapping[str, Any]) -> Netwo
 def share_outputs(network: Network, segments: Sequence[str], pairs: Sequence[Sequence[str]]) -> None:
     """Let a network that can, with many segments, have one residual for all and one output per left-right pair.
 
-    Residuals of 32 segments at three scales took a third of a training step on a CPU.
-
-    Args:
-        network: changed in place; one without such arguments stays as it is.
-        segments: names, in the order of the outputs.
-        pairs: names of left and right ones.
+    Residuals of 32 segments at three scales took a third of a training step on a CPU. The network is changed in place,
+    or stays as it is without such arguments. Segments are named in the order of the outputs.
     """
     arguments = network["arguments"]
     has_residuals = "residual" in provided_outputs(network["type"], arguments)
@@ -161,11 +157,7 @@ class CatalogEntry:
         return planned_network(self.network, frame, self.arguments)
 
     def stages(self, network: Network) -> int:
-        """Trainings one after the other, each of as many steps as the plan says.
-
-        Args:
-            network: from ``build``.
-        """
+        """Trainings one after the other, each of the plan's steps, of a network from ``build``."""
         import torch
 
         from conresnet.networks import build_network
@@ -185,12 +177,7 @@ class CatalogEntry:
         }
 
     def describe(self, network: Network, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The "system" of a ``model.json``.
-
-        Args:
-            network: from ``build``.
-            arguments: of the system.
-        """
+        """The "system" of a ``model.json``, for a network from ``build`` and the system's arguments."""
         networks = [{**network, "weights": f"{name}.safetensors"} for name in self.kind.files]
         return {"type": self.system, "networks": networks, "arguments": dict(arguments)}
 

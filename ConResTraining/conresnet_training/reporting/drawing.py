@@ -16,11 +16,7 @@ LONGEST_NAME = 24
 
 
 def style_axes(axes: Axes, along: str = "y", size: float = 8) -> None:
-    """Two spines, a pale grid behind the data, and tick labels of ``size`` points.
-
-    Args:
-        along: "x" or "y", the axis whose values the grid marks.
-    """
+    """Two spines, tick labels of ``size`` points, and a pale grid behind the data for the values along "x" or "y"."""
     axes.tick_params(labelsize=size, color=INK, labelcolor=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=along, color=GRID, linewidth=0.6)

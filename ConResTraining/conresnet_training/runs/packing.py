@@ -37,10 +37,7 @@ def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
     """Take the networks of runs: one unchanged, several as an ensemble described by the first run's plan.
 
     If training averaged the weights, they are the averages that were validated. Convolutions are stored in half
-    precision, which changes no relevant label and halves the download.
-
-    Args:
-        checkpoint: "last", or "best" by validation Dice.
+    precision, which changes no relevant label and halves the download. For ``checkpoint`` see ``Run.checkpoint_named``.
 
     Raises:
         UserError: ``checkpoint-not-found``, ``checkpoint-damaged``, ``plan-changed``, ``stage-not-reached``,

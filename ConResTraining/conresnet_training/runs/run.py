@@ -81,10 +81,7 @@ def check_window(plan: Plan) -> None:
 
 
 def check_new_run(plan: Plan, folder: Path, fold: int | None, is_locked: bool = False) -> None:
-    """Refuse what cannot become a run, without writing anything.
-
-    Args:
-        is_locked: see ``can_begin_in``.
+    """Refuse what cannot become a run, without writing anything; for ``is_locked`` see ``can_begin_in``.
 
     Raises:
         UserError: ``fold-unknown``, ``window-invalid`` or ``run-exists``.
@@ -96,10 +93,7 @@ def check_new_run(plan: Plan, folder: Path, fold: int | None, is_locked: bool = 
 
 
 def start_run(plan: Plan, folder: Path, fold: int | None, is_locked: bool = False) -> Run:
-    """Create the folder of a new run. A run that ended before its first checkpoint is replaced.
-
-    Args:
-        is_locked: see ``can_begin_in``.
+    """Create the folder of a new run. A run that ended before its first checkpoint is replaced, see ``can_begin_in``.
 
     Raises:
         UserError: those of ``check_new_run``, ``disk-full`` or ``cannot-write``.
@@ -119,10 +113,7 @@ def start_run(plan: Plan, folder: Path, fold: int | None, is_locked: bool = Fals
 
 
 def open_run(folder: Path, data: Path | None = None) -> Run:
-    """Open the folder of a run that was started before.
-
-    Args:
-        data: folder of the data set, if it is not where the plan says.
+    """Open the folder of a run that was started before; ``data`` is the data set's, if it is not where the plan says.
 
     Raises:
         UserError: ``run-not-found``, ``run-unreadable``, ``fold-file-damaged``, or those of ``read_plan``.
@@ -341,12 +332,9 @@ def names_of_split(training: Iterable[Case], held_out: Iterable[Case]) -> dict[s
 
 
 def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
-    """The split of a run, which is recorded in its folder; once there is a checkpoint it no longer changes.
+    """The split of a run, which ``is_writer``, one of its processes, records. After the first checkpoint it stays.
 
     If cases are added to the data set later, a new split would hold out cases that the run has learned from.
-
-    Args:
-        is_writer: whether this process records it; only one of several does.
 
     Raises:
         UserError: ``cases-gone``, ``split-damaged``, ``too-many-folds``, ``disk-full`` or ``cannot-write``.

@@ -25,11 +25,7 @@ SMALLEST_ALPHA = 0.01
 
 
 def dice_loss(probabilities: Tensor, target: Tensor) -> Tensor:
-    """1 minus the soft Dice of eq. 7 per sample and channel, averaged.
-
-    Args:
-        probabilities, target: (batch, channel, S, H, W).
-    """
+    """1 minus the soft Dice of eq. 7 per sample and channel, averaged; of two tensors (batch, channel, S, H, W)."""
     overlap = 2 * (probabilities * target).sum(SPATIAL)
     total = (probabilities + target).sum(SPATIAL)
     return (1 - (overlap + SMOOTH) / (total + SMOOTH)).mean()
@@ -41,10 +37,8 @@ def with_background(target: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, target: Tensor, exclusive: bool, rare_labels: float = 0.0) -> Tensor:
-    """The cross entropy of eq. 7 (VoxResNet's eq. 3, ResDSN's eq. 1), as a mean over voxels where the papers have a
-    sum.
-
-    Args: see ``segmentation_loss``.
+    """The cross entropy of eq. 7 (VoxResNet's eq. 3, ResDSN's eq. 1), see ``segmentation_loss``, as a mean over voxels
+    where the papers have a sum.
     """
     if exclusive and rare_labels:
         return torch.stack([_balanced(*one, rare_labels) for one in zip(logits, target, strict=True)]).mean()
@@ -107,10 +101,7 @@ def residual_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Eq. 8: binary cross entropy, mean over voxels, in which residual voxels have the weight ``log(V / V_k)``.
 
     ``V`` is the number of a sample's voxels, ``V_k`` that of segment k's residual in it; a segment without any adds
-    only its background term. The weight is never below 1.
-
-    Args:
-        logits, target: (batch, segments, S, H, W), target of 0 and 1.
+    only its background term. The weight is never below 1. Both tensors are (batch, segments, S, H, W).
     """
     voxels = target[0, 0].numel()
     weight = torch.log(voxels / target.sum(SPATIAL, keepdim=True).clamp(min=1))
@@ -168,6 +159,8 @@ def total_loss(
 def signed_distances(target: Tensor) -> Tensor:
     """Distance of each voxel from its segment's boundary, in voxels: negative inside, positive outside.
 
+    Of a boolean (segments, S, H, W) tensor, float32 of the same shape.
+
     As in the authors' code, voxels next to the boundary have 0 inside and 1 outside. A segment that fills the window
     has no boundary and gets 0.
 
@@ -175,22 +168,12 @@ def signed_distances(target: Tensor) -> Tensor:
     eq. 14 fades to 1%, and the network would unlearn that nothing is there. All voxels are outside such a segment, at
     an unknown distance: they get half the window's smallest side, about the mean in windows that contain the segment,
     so that neither kind of window outweighs the other.
-
-    Args:
-        target: (segments, S, H, W), boolean.
-
-    Returns:
-        float32 of the same shape.
     """
     return torch.from_numpy(np.stack([_signed_distance(segment.numpy()) for segment in target]))
 
 
 def boundary_loss(probabilities: Tensor, distances: Tensor) -> Tensor:
-    """Mean over voxels, segments and samples of probability times signed distance.
-
-    Args:
-        probabilities, distances: (batch, segments, S, H, W).
-    """
+    """Mean over voxels, segments and samples of probability times signed distance, both (batch, segments, S, H, W)."""
     return (probabilities * distances).mean()
 
 

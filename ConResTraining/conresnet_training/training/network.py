@@ -55,13 +55,8 @@ class FirstStageBoxes:
 
 
 class StagedNetworks(nn.ModuleList):
-    """The networks of a system as one module that is trained in stages. Each network has its own stage and does not see
-    the others.
-
-    When segmenting, ``conresnet.systems`` puts them together.
-
-    Args:
-        networks: in the order of their stages.
+    """The networks of a system, in the order of their stages, as one module. Each has its own stage and does not see
+    the others; when segmenting, ``conresnet.systems`` puts them together.
     """
 
     def __init__(self, networks: Iterable[nn.Module]):
@@ -120,7 +115,7 @@ class SegmentationTraining(nn.Module):
         Args:
             image: (batch, channel, S, H, W).
             target: (batch, segments, S, H, W) of 0 and 1.
-            distances: of the target's shape; see ``boundary.signed_distances``. With it the boundary loss is mixed in.
+            distances: of the target's shape; see ``losses.signed_distances``. With it the boundary loss is mixed in.
             progress: share (0 to 1) of the stage's steps that were made, on which some weights depend.
         """
         outputs = self.network(image)
@@ -154,9 +149,6 @@ class WeightAverage:
     otherwise dominate it for a long time: (1 + n) / (10 + n) after n steps of the stage. PyTorch's ``AveragedModel``
     would wait for the GPU at every step, to read their number.
 
-    Args:
-        network: copied.
-
     Attributes:
         module: the network with the averaged weights.
         made: steps of the stage that it averages.
@@ -180,17 +172,10 @@ class WeightAverage:
 
 
 def begin_with(model: str, network: nn.Module) -> list[str]:
-    """Give ``network`` the weights of a model's network.
+    """Give ``network`` the weights of a model of one network (its name or path); returns the layers that start anew.
 
     If ``network`` contains several of the model's kind, such as the rounds of auto-context or a coarse and a fine one,
     each starts with them. A layer made for other channels or segments may have another shape; it keeps its own weights.
-
-    Args:
-        model: name or path of a model package of one network.
-        network: changed in place.
-
-    Returns:
-        The layers that start anew.
 
     Raises:
         UserError: ``start-does-not-fit`` if most of the tensors do not fit, or any of loading the model.

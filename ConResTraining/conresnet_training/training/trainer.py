@@ -133,11 +133,7 @@ def fit(
 
 
 def as_user_error(error: Exception, folder: Path) -> UserError | None:
-    """What a failure below the training loop means to the user; None for an internal error.
-
-    Args:
-        folder: the run's.
-    """
+    """What a failure below the training loop of a run in ``folder`` means to the user; None for an internal error."""
     # Such a process may die for lack of memory too and say so, but that is not the memory the network needs.
     if "DataLoader worker" in (text := " ".join(str(error).split())):
         return UserError("workers-died", path=str(folder), reason=text.rstrip("."))
@@ -311,14 +307,7 @@ def _stages(
     held_out: Sequence[TrainingCase],
     synthesizer: Synthesizer | None,
 ) -> list[StageCases]:
-    """The cases as each stage uses them.
-
-    Args:
-        used: cases with images.
-        label_maps: prepared label maps from which images are synthesized.
-        held_out: cases with images, synthesized or not.
-        synthesizer: makes images of label maps; None if every case has images.
-    """
+    """The cases as each stage uses them: ``used`` have images of their own, which ``held_out`` may have synthesized."""
     training, description = plan.training, plan.model
     window = description.inference.window
     targets = [plan.targets[segment.name] for segment in description.output.segments]
@@ -402,9 +391,6 @@ def _no_devices(error: Exception) -> UserError:
 
 def _precision(backend: Backend, wanted: str, window: Sequence[int], step: int = MULTIPLE) -> str:
     """Lightning's name of the precision; "auto" is the engine's choice, except for windows that bf16 gets wrong.
-
-    Args:
-        step: see ``coarsest_step``.
 
     Raises:
         UserError: ``bf16-window-too-small`` if bf16 is asked for by name and would get the window wrong.
