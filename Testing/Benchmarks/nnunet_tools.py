@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from conresnet.images.files import read_channels, write_volume
-from conresnet_training.data import Case, DataSet
+from conresnet_training.data import DataSet
 from conresnet_training.planning.plan import Plan
 from conresnet_training.runs.run import split
 
@@ -96,7 +96,7 @@ class Workplace:
                 self.run("-c", call, "-d", "1", *more, stdout=sys.stderr)
             done.touch()
         folds = [split(data_set, plan, fold) for fold in range(plan.training.folds)]
-        splits = [{"train": names(used), "val": names(held_out)} for used, held_out in folds]
+        splits = [{"train": [case.name for case in used], "val": [case.name for case in left]} for used, left in folds]
         (self.preprocessed / "splits_final.json").write_text(json.dumps(splits, indent=1), encoding="utf-8")
         return self._plans()["configurations"]["3d_fullres"]
 
@@ -108,11 +108,6 @@ class Workplace:
 
     def _plans(self) -> dict:
         return json.loads(self.plans_file.read_text(encoding="utf-8"))
-
-
-def names(cases: list[Case]) -> list[str]:
-    """Names of cases."""
-    return [case.name for case in cases]
 
 
 def write_raw(data_set: DataSet, folder: Path) -> None:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -52,12 +53,13 @@ def compare(plan, data, steps, warm_up, rounds, workers, threads, precision, wit
         os.environ["OMP_NUM_THREADS"] = str(threads)
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(plan, data, warm_up + steps, precision, Path(temporary))
-        ways = {"plain": bench.plain}
-        ways |= {f"ours, {n} workers": lambda n=n: bench.ours(n) for n in workers}
+        ways = {"plain": partial(bench.here, "plain", 0)}
+        ways |= {f"ours, {n} workers": partial(bench.here, "ours", n) for n in workers}
         if not without_nnunet:
             bench.prepare_nnunet(work or Path(temporary) / "nnunet")
-            ways |= {f"nnU-Net, {n} workers": lambda n=n: bench.nnunet(n) for n in workers}
-        bench.record_batches()
+            ways |= {f"nnU-Net, {n} workers": partial(bench.nnunet, n) for n in workers}
+        # The plain loop needs its batches.
+        bench.here("ours", 0)
         measured: dict[str, list[float]] = {way: [] for way in ways}
         for number in range(rounds):
             for way, run in ways.items():
@@ -93,18 +95,6 @@ class Bench:
         settings.steps = settings.steps_between_checkpoints = steps + 1
         self.batch = settings.batch
 
-    def record_batches(self) -> None:
-        """Let our loop prepare the batches of the plain loop."""
-        self.ours(0)
-
-    def plain(self) -> list[float]:
-        """Train with a plain loop over batches in memory."""
-        return self._here("plain", 0)
-
-    def ours(self, workers: int) -> list[float]:
-        """Train with our loop."""
-        return self._here("ours", workers)
-
     def prepare_nnunet(self, folder: Path) -> None:
         """Convert the cases to nnU-Net's layout, and set our window and batch in its plan."""
         from nnunet_tools import Workplace
@@ -138,7 +128,8 @@ class Bench:
         )
         return json.loads(done.stdout.splitlines()[-1])["moments"]
 
-    def _here(self, way: str, workers: int) -> list[float]:
+    def here(self, way: str, workers: int) -> list[float]:
+        """Train with our loop ("ours"), which keeps its first batches, or a plain loop over these ("plain")."""
         from conresnet_training.planning.plan import write_plan
 
         self.runs += 1

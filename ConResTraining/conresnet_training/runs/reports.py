@@ -11,10 +11,7 @@ from tqdm import tqdm
 from conresnet.files import write_error
 from conresnet.messages import printable
 from conresnet_training.runs.run import Run
-from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter
-
-_LOSSES = ("loss", "segmentation_loss", "auxiliary_loss", "residual_loss", "boundary_loss")
-_CURVES = (*_LOSSES, "learning_rate", "samples_per_second", "dice")
+from conresnet_training.runs.state import FIGURES, PROGRESS_FILE, ProgressWriter
 
 
 class SilentReports:
@@ -67,7 +64,7 @@ class Reports(SilentReports):
                 close()
 
     def _log(self, event: str, values: dict) -> None:
-        curves = {name: value for name, value in values.items() if name in _CURVES}
+        curves = {name: value for name, value in values.items() if name in (*FIGURES, "samples_per_second")}
         curves |= {f"dice_{name}": value for name, value in values.get("dice_a_segment", {}).items()}
         if curves:
             self._curves.log_metrics(curves, values["step"])

@@ -166,9 +166,9 @@ _NEEDED = {
     "failed": {"message"},
 }
 _NUMBER = (int, float, type(None))
-_FIGURES = ("loss", "segmentation_loss", "residual_loss", "auxiliary_loss", "boundary_loss", "learning_rate", "dice")
+FIGURES = ("loss", "segmentation_loss", "residual_loss", "auxiliary_loss", "boundary_loss", "learning_rate", "dice")
 _TYPES = {
-    **dict.fromkeys((*_FIGURES, "seconds_left", "samples_per_second", "gpu_memory"), _NUMBER),
+    **dict.fromkeys((*FIGURES, "seconds_left", "samples_per_second", "gpu_memory"), _NUMBER),
     **dict.fromkeys(("step", "steps", "done", "of"), int),
     "message": str,
     "segments": list,
@@ -238,8 +238,7 @@ class Progress:
 
     Args:
         state: "new", "preparing", "training", "stopping", "stopped", "finished" or "failed": the last state in the
-            file. A killed process leaves it at "training"; ``conresnet_training.runs.state`` knows whether one is
-            active.
+            file. A killed process leaves it at "training"; ``running_process`` knows whether one is active.
         step, steps: made so far, and in total.
         points: the "step" events by ascending step, as of an uninterrupted run.
         validations: the same of the "validation" events.

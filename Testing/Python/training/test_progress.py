@@ -113,7 +113,6 @@ def test_a_line_without_what_readers_rely_on_is_left_out(path, line):
 
 def test_slicers_python_can_read_it():
     """Neither torch nor anything else of the backend's may be needed."""
-    ours = "conresnet_training.runs.state, conresnet_training.runs.state"
-    code = f"import sys, {ours}; print(*sorted(sys.modules))"
+    code = "import sys, conresnet_training.runs.state; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "pydantic", "yaml", "lightning_fabric", "monai"} & set(loaded)
