@@ -174,8 +174,7 @@ class Evaluation:
         surface_tolerance_mm: of surface Dice.
         cases: for each case and segment its measurements, see ``metrics.segment_figures``.
         missing: cases of the data set that should have been measured but have no result.
-        made_by: for each run its fold (None if it learned from all cases), number of steps and checkpoint, and how far
-            an unfinished training came; empty for predictions.
+        made_by: facts of each run, see ``conresnet_training.runs.packing.PackedRuns``; empty for predictions.
         failed: for each case that could not be measured, why.
     """
 

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -182,7 +181,7 @@ def measure_runs(
     made_by = {
         index: facts
         for indices, model in zip(groups, packed, strict=True)
-        for index, facts in zip(indices, facts_of_runs([runs[i] for i in indices], model, checkpoint), strict=True)
+        for index, facts in zip(indices, model.made_by, strict=True)
     }
     evaluation = Evaluation(
         data=data_set.name,
@@ -202,14 +201,6 @@ def check_held_out(runs: Sequence[Run]) -> None:
     for run in runs:
         if run.fold is None:
             raise UserError("nothing-held-out", run=str(run.folder))
-
-
-def facts_of_runs(runs: Sequence[Run], packed: PackedRuns, checkpoint: str) -> list[dict[str, Any]]:
-    """For each run what an ``Evaluation`` says about it under ``made_by``."""
-    return [
-        {"fold": run.fold, "steps": steps, "checkpoint": checkpoint} | ({"unfinished": so_far} if so_far else {})
-        for run, steps, so_far in zip(runs, packed.steps, packed.unfinished, strict=True)
-    ]
 
 
 def open_runs(folder: Path, data: Path | None = None) -> list[Run]:

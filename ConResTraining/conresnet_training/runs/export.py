@@ -20,7 +20,7 @@ from conresnet_training.evaluation.metrics import METRICS
 from conresnet_training.evaluation.report import picture_of
 from conresnet_training.evaluation.results import Evaluation, name_of_fold, remarks, summary_cells, unfinished
 from conresnet_training.evaluation.review_fit import ReviewSamples, describe_ranking, ranking_file
-from conresnet_training.evaluation.runs import check_held_out, facts_of_runs, measure_runs
+from conresnet_training.evaluation.runs import check_held_out, measure_runs
 from conresnet_training.reporting import case_count, listed
 from conresnet_training.reporting.drawing import fill_template
 from conresnet_training.runs.packing import check_same_recipe, pack_runs
@@ -84,9 +84,9 @@ def export_runs(
         shown = by_dice[len(by_dice) // 2]
         thumbnail = picture_of(shown, measured, planes=1, worst=False)
     evaluation = measured.evaluation
-    own = [] if are_measured else facts_of_runs(runs, packed, checkpoint)
+    own = () if are_measured else packed.made_by
     notes = remarks(evaluation.summary) + ([] if are_measured else _on_other_cases(runs, measured_by))
-    metrics = _metrics(evaluation, runs, [] if are_measured else measured_by, packed.steps, checkpoint, notes)
+    metrics = _metrics(evaluation, runs, [] if are_measured else measured_by, packed.made_by, notes)
     ranking = samples.fit(f"{metrics['what']}: {metrics['split']}", description.output.names)
     review = describe_ranking(ranking) if ranking else "No review list was fitted, because the model found nothing."
     card = write_card(description, evaluation, metrics, notes, review, shown if thumbnail else None, own)
@@ -185,14 +185,14 @@ def _metrics(
     evaluation: Evaluation,
     runs: Sequence[Run],
     measured_by: Sequence[Run],
-    steps: Sequence[int],
-    checkpoint: str,
+    made_by: Sequence[Mapping[str, Any]],
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """``metrics.json``: summary figures, means by segment, and the figures of all cases by metric.
 
     Args:
         measured_by: the runs whose figures these are, if not those of ``runs``.
+        made_by: facts of ``runs``, see ``PackedRuns``.
         notes: as in ``write_card``.
     """
     networks = len(runs)
@@ -234,6 +234,7 @@ def _metrics(
             case: {name: None if row[metric] is None else round(row[metric], 4) for name, row in rows.items()}
             for case, rows in evaluation.cases.items()
         }
-    content["checkpoint"] = checkpoint
-    content["steps"] = steps[0] if networks == 1 else list(steps)
+    content["checkpoint"] = made_by[0]["checkpoint"]
+    steps = [facts["steps"] for facts in made_by]
+    content["steps"] = steps[0] if networks == 1 else steps
     return content | ({"remarks": " ".join(notes)} if notes else {}) | ({OWN_WEIGHTS: own} if own else {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -20,17 +21,16 @@ MAY_DIFFER = {"seed", "workers", "precision", "steps_between_checkpoints"}
 
 @dataclass(frozen=True)
 class PackedRuns:
-    """What ``conresnet.package.write_package`` takes, and how far each run was trained.
+    """What ``conresnet.package.write_package`` takes, and facts of each run.
 
     Args:
-        steps: made for the weights, for each run.
-        unfinished: for each run "2 of 4 steps" if its training was not finished, else "".
+        made_by: for each run its "fold" (None if it learned from all cases), the "steps" made for the weights, the
+            "checkpoint", and "unfinished", such as "2 of 4 steps", if its training was not finished.
     """
 
     description: ModelDescription
     files: dict[str, bytes]
-    steps: tuple[int, ...]
-    unfinished: tuple[str, ...]
+    made_by: tuple[dict[str, Any], ...]
 
 
 def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
@@ -48,7 +48,7 @@ def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
     ensemble = declared_system(description.system.type).ensemble
     if len(runs) > 1 and not ensemble:
         raise UserError("runs-not-joined", first=str(runs[0].folder), second=str(runs[1].folder))
-    weights, steps, unfinished = zip(*(_trained(run, checkpoint) for run in runs), strict=True)
+    weights, made_by = zip(*(_trained(run, checkpoint) for run in runs), strict=True)
     if len(runs) == 1:
         system, states = description.system, _of_networks(description.system, weights[0])
     else:
@@ -63,11 +63,11 @@ def pack_runs(runs: Sequence[Run], checkpoint: str = "last") -> PackedRuns:
     }
     # What traded places in training does so at inference, too.
     output = replace(description.output, swapped_segments=tuple(runs[0].plan.augmentation.swapped_segments) or None)
-    return PackedRuns(replace(description, system=system, output=output), files, steps, unfinished)
+    return PackedRuns(replace(description, system=system, output=output), files, made_by)
 
 
-def _trained(run: Run, checkpoint: str) -> tuple[dict[str, Tensor], int, str]:
-    """A run's weights by name, the steps that were made for them, and how far an unfinished training came."""
+def _trained(run: Run, checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A run's weights by name, and the facts of it."""
     path = run.checkpoint_named(checkpoint)
     state = read_checkpoint(path)
     if state is None:
@@ -78,7 +78,10 @@ def _trained(run: Run, checkpoint: str) -> tuple[dict[str, Tensor], int, str]:
         raise UserError("stage-not-reached", path=str(path), steps=steps, stages=stages)
     latest = state if checkpoint == "last" else read_checkpoint(run.checkpoint) or state
     made, planned = int(latest["global_step"]), stages * run.plan.training.steps
-    return without_prefix(state["state_dict"]), steps, f"{made} of {planned} steps" if made < planned else ""
+    facts = {"fold": run.fold, "steps": steps, "checkpoint": checkpoint}
+    if made < planned:
+        facts["unfinished"] = f"{made} of {planned} steps"
+    return without_prefix(state["state_dict"]), facts
 
 
 def _of_networks(system: System, weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -3,24 +3,11 @@
 import pytest
 
 from conresnet.networks import all_arguments
-from conresnet_training.data import read_data_set
-from conresnet_training.planning.memory import Budget
 from conresnet_training.planning.plan import with_settings
-from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.planning.systems import SYSTEMS
 from training.commands import refused
 from training.data_folders import brats
-
-ROOM = Budget(64 * 2**30, (16, 8), "plenty")
-
-
-def planned(folder, system="conresnet", **choices):
-    return make_plan(read_data_set(folder), folder, ROOM, Choices(system, **choices))[0]
-
-
-def networks(plan):
-    """The networks of a plan, as its file has them."""
-    return plan.document()["model"]["system"]["networks"]
+from training.test_planning_systems import networks, planned
 
 
 @pytest.fixture(scope="module")

@@ -154,7 +154,7 @@ def test_model_is_made_of_nothing_that_was_not_trained(data_set, tmp_path, syste
         pack_runs([run])
     fit(run, STEPS + 1)
     packed = pack_runs([open_run(run.folder)])
-    assert packed.steps == (STEPS + 1,)
+    assert packed.made_by[0]["steps"] == STEPS + 1
 
 
 def test_package_of_coarse_to_fine_has_the_weights_of_each_network(data_set, tmp_path):
