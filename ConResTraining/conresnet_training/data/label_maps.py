@@ -123,14 +123,10 @@ def on_image_grid(label: Volume, image: Volume) -> Volume:
 
 
 def index_of_labels(label: np.ndarray) -> np.ndarray:
-    """The index in which ``LabelPlaces`` looks up voxels by value, as it is stored in a file.
+    """The index of a label map (S, H, W) uint8 in which ``LabelPlaces`` looks up voxels by value, as stored in a file.
 
-    Args:
-        label: (S, H, W) uint8.
-
-    Returns:
-        int64: how many voxels have each of the 256 values (0 for value 0), then these voxels' flat indices, ascending
-        within each value.
+    As int64: how many voxels have each of the 256 values (0 for value 0), then these voxels' flat indices, ascending
+    within each value.
     """
     counts = value_counts(label)
     counts[0] = 0

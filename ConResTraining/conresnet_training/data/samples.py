@@ -35,9 +35,7 @@ def sample_processes(planned: int | None, fabric: Fabric) -> int:
     None on a CPU, where they would compete with the network for its cores. With a GPU, each gets a core of its own, and
     so does the training process.
 
-    Args:
-        planned: this many, or None for what suits the computer.
-        fabric: Lightning's, launched; all processes must call this at the same point.
+    All processes must call this at the same point. Without a planned number, it is what suits the computer.
     """
     if planned is not None:
         return planned
@@ -91,11 +89,8 @@ class TrainingSamples(Dataset):
     ``sampling.distances`` a third array of the target's shape follows.
 
     Args:
-        cases: prepared cases.
         window: voxels (S, H, W).
         targets: for each segment, the label values that belong to it.
-        changes: the augmentation.
-        sampling: where the windows are cut.
         mirrored: for each segment, the index of the one that it becomes in a mirror image. Defaults to itself.
     """
 

@@ -59,9 +59,7 @@ def metric_plot(cases: Cases, metric: str, colors: Colors) -> bytes:
             widths=0.55,
             showfliers=False,
             medianprops={"color": INK, "linewidth": 1.4},
-            boxprops={"color": INK, "linewidth": 0.8},
-            whiskerprops={"color": INK, "linewidth": 0.8},
-            capprops={"color": INK, "linewidth": 0.8},
+            **{part: {"color": INK, "linewidth": 0.8} for part in ("boxprops", "whiskerprops", "capprops")},
         )
         axes.scatter(place + jitter.uniform(-0.18, 0.18, values.size), values, s=9, color=color, alpha=0.75, lw=0)
     names = [plot_name(name) for name in segments]

@@ -75,9 +75,7 @@ class TrainingLoop:
     """Trains from a checkpoint, or from the start.
 
     Args:
-        run: the plan and the run's folder.
         fabric: Lightning's, launched.
-        training: the networks and losses.
         cases: for each stage.
         checkpoint: where to continue.
         tell: receives the run's events, see ``conresnet_training.runs.state``.
