@@ -70,18 +70,18 @@ def test_other_names_that_end_in_numbers_are_cases_of_their_own(tmp_path, names)
 
 def test_one_patient_cannot_be_trained_on_and_held_out(tmp_path):
     folder = brats(tmp_path / "set", TIME_POINTS[:3], *SINCE_2023)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as raised:
         planned(folder)
-    assert refused.value.code == "one-patient"
-    assert_check_says(refused.value, folder)
+    assert raised.value.code == "one-patient"
+    assert_check_says(raised.value, folder)
 
 
 def test_one_case_cannot_be_trained_on_and_held_out(tmp_path):
     folder = decathlon(tmp_path / "set", cases=1)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as raised:
         planned(folder)
-    assert refused.value.code == "one-case"
-    assert_check_says(refused.value, folder)
+    assert raised.value.code == "one-case"
+    assert_check_says(raised.value, folder)
 
 
 def assert_check_says(error, folder):

@@ -28,7 +28,7 @@ from conresnet_training.planning.plan import Augmentation, Plan, Synthesis, read
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.runs.run import read_checkpoint, start_run
 from conresnet_training.training.trainer import fit
-from training.commands import run_command
+from training.commands import refused, run_command
 
 STEPS = [
     {"step": "clip_percentiles", "low": 0.5, "high": 99.5},
@@ -133,10 +133,8 @@ def test_the_folder_says_what_is_in_the_label_maps(heads):
 )
 def test_a_description_that_cannot_be_used_is_refused(heads, changes, code, values):
     folder = described(heads, **changes)
-    with pytest.raises(UserError) as caught:
+    with refused(code, path=str(folder / "label_maps.json"), **values):
         read_data_set(folder)
-    assert caught.value.code == code and caught.value.values["path"] == str(folder / "label_maps.json")
-    assert {key: caught.value.values[key] for key in values} == values
 
 
 def test_an_image_that_is_named_like_a_label_map_is_another_case_of_that_name(heads):
@@ -157,13 +155,8 @@ def test_a_value_that_is_not_described_is_refused(heads, plan, tmp_path):
     content = json.loads((heads / "label_maps.json").read_text(encoding="utf-8"))
     left = [value for value in content["surroundings"] if value != 507]
     data_set = read_data_set(described(heads, surroundings=left))
-    with pytest.raises(UserError) as caught:
+    with refused("unexpected-value", value=507, case="training_seg_01"):
         samples(data_set, plan, tmp_path)
-    assert (
-        caught.value.code == "unexpected-value"
-        and caught.value.values["value"] == 507
-        and caught.value.values["case"] == "training_seg_01"
-    )
 
 
 def test_a_warped_label_map_is_what_scipy_makes_of_it():
@@ -366,17 +359,15 @@ def replace_data(plan: Plan, folder: Path) -> Plan:
 
 def test_a_plan_without_synthesis_is_refused(plan, tmp_path):
     run = start_run(plan.model_copy(update={"synthesis": None}), tmp_path / "run", 0)
-    with pytest.raises(UserError) as caught:
+    with refused("synthesis-missing"):
         fit(run)
-    assert caught.value.code == "synthesis-missing"
 
 
 def test_steps_that_need_the_whole_image_are_refused(heads):
     data_set = read_data_set(heads)
     steps = [{"step": "subtract_gaussian", "sigma_mm": 20.0}, *STEPS]
-    with pytest.raises(UserError) as caught:
+    with refused("synthesis-filters"):
         Synthesizer(data_set.tissues, Synthesis(), [steps], (4, 4, 4))
-    assert caught.value.code == "synthesis-filters"
 
 
 def test_checking_label_maps_finds_nothing_wrong(heads, tmp_path, monkeypatch, capsys):
