@@ -55,6 +55,11 @@ class Case:
         """Those of its files that do not exist."""
         return tuple(path for path in (*self.images, self.label) if not os.path.exists(path))
 
+    def check_files(self) -> None:
+        """Refuse a case of which a file is missing. Raises UserError ``case-file-missing``."""
+        for path in self.missing:
+            raise UserError("case-file-missing", case=self.name, path=str(path))
+
 
 @dataclass(frozen=True)
 class DataSet:

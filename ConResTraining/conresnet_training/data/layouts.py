@@ -91,15 +91,21 @@ def _decathlon_cases(description: Description) -> Iterator[tuple[Case, object]]:
     entries = description.content.get("training")
     if not isinstance(entries, list):
         raise description.error("data-set-no-list")
-    folder = description.path.parent
     for entry in entries:
-        files = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]
-        if not all(isinstance(file, str) and file for file in files):
+        if (case := _case_of_entry(description.path.parent, entry)) is None:
             raise description.error("data-set-entry", entry=str(entry)[:200])
-        image, label = (find_file(folder, file) for file in files)
         # macOS leaves such files next to others, and some lists were made from a listing of the folder.
-        if not image.name.startswith("._"):
-            yield Case(case_name(image), (image,), label), entry.get("fold")
+        if not case.images[0].name.startswith("._"):
+            yield case, entry.get("fold")
+
+
+def _case_of_entry(folder: Path, entry: Any) -> Case | None:
+    """The case of {"image": file, "label": file} in a description; None for anything else."""
+    files = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]
+    if not all(isinstance(file, str) and file for file in files):
+        return None
+    image, label = (find_file(folder, file) for file in files)
+    return Case(case_name(image), (image,), label)
 
 
 def is_nnunet(description: Description) -> bool:
@@ -359,11 +365,9 @@ def _cases(path: Path, content: Mapping[str, Any]) -> Iterator[Case]:
             raise description_error(path, "label-maps-no-match", pattern=pattern)
         yield from (Case(case_name(file), (), file) for file in files)
     for entry in _list(path, content, "images"):
-        files = [entry.get(key) for key in ("image", "label")] if isinstance(entry, dict) else [None]
-        if not all(isinstance(file, str) and file for file in files):
+        if (case := _case_of_entry(folder, entry)) is None:
             raise description_error(path, "label-maps-image-entry", entry=shortened(json.dumps(entry)))
-        image, label = (find_file(folder, file) for file in files)
-        yield Case(case_name(image), (image,), label)
+        yield case
 
 
 SPLITS_FILE = "splits_final.json"

@@ -98,9 +98,8 @@ def prepare_case(
     drawn = () if case.images else (synthesizer.tissues, synthesizer.settings)
     made = _files(case, folder, model, *drawn)
     if not made.is_whole():
-        for path in case.missing:
-            # What was prepared of it is kept, because the file may come back.
-            raise UserError("case-file-missing", case=case.name, path=str(path))
+        # What was prepared of it is kept, because the file may come back.
+        case.check_files()
         parts = re.compile(rf"{re.escape(file_stem(case.name))}_[0-9a-f]{{12}}_([a-z]+)\.npy")
         old = {path: match[1] for path in folder.glob("*.npy") if (match := parts.fullmatch(path.name))}
         if "places" in [part for path, part in old.items() if path != made.places_file]:

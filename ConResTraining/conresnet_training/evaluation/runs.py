@@ -256,8 +256,7 @@ def _segmented(
 
 def _read(case: Case, model: LoadedModel, synthesizer: Synthesizer | None = None) -> tuple[list[Volume], Volume]:
     """The channels of a case and its label map. Raises UserError ``case-file-missing``, or that of ``read_case``."""
-    for path in case.missing:
-        raise UserError("case-file-missing", case=case.name, path=str(path))
+    case.check_files()
     return read_case(case, [item.name for item in model.description.inputs], synthesizer)
 
 

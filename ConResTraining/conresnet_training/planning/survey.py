@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from conresnet.errors import UserError
 from conresnet.images.files import read_channels, read_grid
 from conresnet.images.geometry import ModelSpace
 from conresnet.images.grid import Grid, reordering
@@ -64,8 +63,7 @@ def survey(data_set: DataSet) -> Survey:
         UserError: ``case-file-missing``, or any of reading an image.
     """
     for case in data_set.cases:
-        for path in case.missing:
-            raise UserError("case-file-missing", case=case.name, path=str(path))
+        case.check_files()
     grids = [read_grid((*case.images, case.label)[0]) for case in data_set.cases]
     orientation = _orientation(grids)
     placed = [reordering(grid, orientation).grid(grid) for grid in grids]
