@@ -116,7 +116,19 @@ class Synthesizer:
         channels = []
         for steps in self.steps:
             look = self._look(random)
-            channels.append(self._channel(values, lookup, look, counts, steps, random, generator))
+            means, deviations = look.means[lookup], look.deviations[lookup]
+            image = F.avg_pool3d(means[values.int()][None, None], OVERSAMPLING)[0, 0]
+            some = values[::OVERSAMPLING, ::OVERSAMPLING, ::OVERSAMPLING].int()
+            image += deviations[some] * torch.randn(image.shape, generator=generator)
+            air = image == 0
+            image = self._blurred(self._with_field(image.abs_() ** look.gamma, random, generator), random)
+            if settings.noise:
+                image += torch.randn(image.shape, generator=generator) * (settings.noise * random.random())
+            image[air] = 0.0
+            fitted = self._fitted(look, means, deviations, counts, steps, generator)
+            image = torch.from_numpy(apply(fitted, image.numpy(), ~air.numpy()))
+            scale = 1 + settings.normalization * random.uniform(-1, 1)
+            channels.append(image * scale + 2 * settings.normalization * random.uniform(-1, 1))
         return torch.stack(channels)
 
     def _look(self, random: np.random.Generator, known: str | None = None) -> Look:
@@ -139,22 +151,6 @@ class Synthesizer:
         exponent = float(np.exp(random.normal(0, settings.gamma)))
         as_tensor = [torch.from_numpy(array.clip(0, None).astype(np.float32)) for array in (means, deviations)]
         return Look(*as_tensor, exponent, air_share)
-
-    def _channel(self, values, lookup, look, counts, steps, random, generator) -> Tensor:
-        settings = self.settings
-        means, deviations = look.means[lookup], look.deviations[lookup]
-        image = F.avg_pool3d(means[values.int()][None, None], OVERSAMPLING)[0, 0]
-        some = values[::OVERSAMPLING, ::OVERSAMPLING, ::OVERSAMPLING].int()
-        image += deviations[some] * torch.randn(image.shape, generator=generator)
-        air = image == 0
-        image = self._blurred(self._with_field(image.abs_() ** look.gamma, random, generator), random)
-        if settings.noise:
-            image += torch.randn(image.shape, generator=generator) * (settings.noise * random.random())
-        image[air] = 0.0
-        fitted = self._fitted(look, means, deviations, counts, steps, generator)
-        image = torch.from_numpy(apply(fitted, image.numpy(), ~air.numpy()))
-        scale = 1 + settings.normalization * random.uniform(-1, 1)
-        return image * scale + 2 * settings.normalization * random.uniform(-1, 1)
 
     def _with_field(self, image: Tensor, random: np.random.Generator, generator: torch.Generator) -> Tensor:
         """(S, H, W) times a smooth field, as of a coil; changed in place."""

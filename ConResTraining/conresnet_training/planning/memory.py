@@ -161,12 +161,9 @@ def fit_memory(budget: Budget, build: Build, frame: Frame, window: Sequence[int]
         windows.append(smaller)
     choices += [(width, 1, smaller) for width in (narrow[-1], budget.widths[-1]) for smaller in windows]
 
-    @functools.cache
-    def cost(width: int, batch: int) -> StepCost:
-        return StepCost.of(build(replace(frame, base_width=width, batch=batch)), frame.segments)
-
     for width, batch, size in choices:
-        needed = cost(width, batch).bytes(batch, size)
+        network = build(replace(frame, base_width=width, batch=batch))
+        needed = StepCost.of(network, frame.segments).bytes(batch, size)
         if needed <= USED_SHARE * budget.bytes:
             return Fit(width, batch, size, needed)
     raise UserError("memory-too-small", gigabytes=round(needed / USED_SHARE / 2**30, 1), available=budget.source)

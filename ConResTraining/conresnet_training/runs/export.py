@@ -129,11 +129,9 @@ def write_card(
     """The text of ``MODEL_CARD.md``.
 
     Args:
-        metrics: content of ``metrics.json``.
         notes: sentences about what the figures do not show.
-        review: sentences about the review list.
         pictured: the case in the thumbnail, or None without one.
-        own: facts of the runs that the weights are from, as in ``Evaluation.made_by``, if others were measured.
+        own: facts of the runs that the weights are from, if others were measured.
     """
     rows = [
         (segment, METRICS[metric].heading, summary_cells(metric, found))
