@@ -11,6 +11,10 @@ def run(module: str) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
+    finally:
+        # After a KeyboardInterrupt inside a text that runs by exec, as of dataclasses in torch, CPython ends by SIGINT
+        # and not with our status, even if it was handled. Running any other text resets that.
+        exec("")
 
 
 if __name__ == "__main__":

@@ -162,7 +162,11 @@ def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
     streams = sys.stdout, sys.stderr
     try:
         _check_not_blank(arguments)
-        return command.main(arguments, prog_name=program, standalone_mode=False) or 0
+        _check_current_folder()
+        status = command.main(arguments, prog_name=program, standalone_mode=False) or 0
+        if sys.stdout:
+            sys.stdout.flush()
+        return status
     except SystemExit:
         if (sys.stdout, sys.stderr) == streams:
             raise
@@ -176,7 +180,7 @@ def _run(command: click.Command, arguments: Sequence[str], program: str) -> int:
         _refuse("Stopped.")
         return _INTERRUPTED
     except Exception as error:
-        mistake = as_user_error(error)
+        mistake = as_user_error(error) or _lost_output(error)
         return _refuse(mistake.message) if mistake else _internal_error(error, arguments)
 
 
@@ -188,6 +192,23 @@ def _check_not_blank(arguments: Sequence[str]) -> None:
             raise UserError("argument-blank", option=match[1])
         if not argument.strip():
             raise UserError("argument-blank", option=before if before.startswith("-") else "an argument")
+
+
+def _check_current_folder() -> None:
+    """Refuse a current folder that was deleted; below us, MKL would end the process with a message of its own."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("current-folder-gone") from error
+
+
+def _lost_output(error: Exception) -> UserError | None:
+    """What the user can do if it was printing that failed, as on a full disk; the output is then discarded."""
+    *_, (frame, _line) = traceback.walk_tb(error.__traceback__)
+    if not isinstance(error, OSError) or frame.f_code not in (click.echo.__code__, _run.__code__):
+        return None
+    _discard(sys.stdout)
+    return UserError("output-lost", reason=error.strerror or str(error))
 
 
 def _refuse(text: str) -> int:

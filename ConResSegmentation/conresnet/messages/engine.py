@@ -298,16 +298,18 @@ ENGINE: dict[str, str] = {
     ),
     "cannot-access": _("{path} cannot be accessed ({reason}); check its name and permissions."),
     # The folder of a case's results.
-    "output-not-folder": _("The output {path} is a file; choose a folder for the results."),
+    "output-not-folder": _("The output {path} is not a folder; choose a folder for the results."),
     "results-exist": _(
         "{path} already contains results ({files}); choose another folder, or replace them with --overwrite."
     ),
     "results-not-ours": _(
-        "{path} contains {files}, which are not listed as results in a ConResNet report there; move these files, "
-        "or choose another folder."
+        "{path} contains files that no ConResNet report there lists as results ({files}); move them, or choose "
+        "another folder."
     ),
     "input-in-the-way": _("Writing to {path} would replace the input {file}; choose another folder."),
     # What this computer lacks.
+    "output-lost": _("Standard output cannot be written ({reason}); redirect it to another file."),
+    "current-folder-gone": _("The current folder no longer exists; change to another folder, and try again."),
     "package-missing": _(
         "This requires {package}, which is not installed for the Python at {python}; install it there."
     ),

@@ -154,6 +154,55 @@ def test_output_that_nobody_reads_is_no_failure(repository: Path) -> None:
     assert running.wait(60) == 0 and running.stderr.read() == ""
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["models", "list"], ["segment", "--help"]])
+def test_output_without_room_is_one_sentence(repository: Path, arguments: list[str], unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-m", "conresnet", *arguments],
+            cwd=repository / "ConResSegmentation",
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert finished.returncode == 2 and finished.stderr.count("\n") == 1
+    assert finished.stderr.startswith("Standard output cannot be written")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps a current folder")
+def test_a_current_folder_that_was_deleted_is_one_sentence(ending, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    assert ending(lambda: 0) == 2
+    assert capsys.readouterr().err == "The current folder no longer exists; change to another folder, and try again.\n"
+
+
+def test_a_signal_during_an_import_that_runs_text_ends_with_its_status(repository: Path, tmp_path: Path) -> None:
+    """As in torch, whose dataclasses are text that runs by exec. CPython then ended the process by SIGINT, later on."""
+    code = (
+        "import os, signal, sys\n"
+        "import click\n"
+        "from conresnet.__main__ import run\n"
+        "from conresnet.cli import main as cli\n"
+        "def slow(): exec('os.kill(os.getpid(), signal.SIGTERM)')\n"
+        "def main(): return cli.main([], click.command()(slow))\n"
+        "if __name__ == '__main__': sys.exit(run('slow_command'))\n"
+    )
+    (tmp_path / "slow_command.py").write_text(code, encoding="utf-8")
+    paths = os.pathsep.join([str(repository / "ConResSegmentation"), str(tmp_path)])
+    finished = subprocess.run(
+        [sys.executable, "-m", "slow_command"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (finished.returncode, finished.stderr.strip()) == (128 + signal.SIGTERM, "Stopped.")
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Cancelled()])
 def test_stopping_is_status_130(ending, error: BaseException, capsys: pytest.CaptureFixture) -> None:
     assert ending(error) == 130

@@ -394,7 +394,7 @@ def test_the_image_itself_is_never_replaced(capsys, tmp_path, model, image):
     before = image.read_bytes()
     arguments = "--model", model, "--output", folder, "--overwrite"
     sentence = refused(capsys, tmp_path, folder / "features.nii.gz", *arguments)
-    assert "segmentation.nii.gz" in sentence and "move these files" in sentence
+    assert "segmentation.nii.gz" in sentence and "move them" in sentence
     (folder / "segmentation.nii.gz").unlink()
     assert call(folder / "features.nii.gz", *arguments) == 0
     assert (folder / "features.nii.gz").read_bytes() == before
