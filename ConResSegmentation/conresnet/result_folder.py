@@ -29,6 +29,9 @@ REVIEW_FILE, STATISTICS_FILE, PAGE_FILE = "review.csv", "statistics.csv", "repor
 _TABLES = (REVIEW_FILE, STATISTICS_FILE, PAGE_FILE)
 _POSSIBLE = (SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in MAPS), *_TABLES, REPORT_FILE)
 
+# Of all files that our commands write; no slice of a DICOM series ends like this.
+_ENDINGS = (".nii.gz", ".json", ".csv", ".html")
+
 # Image formats that may keep their voxels in another file of the same stem.
 _HEADERS = (".hdr", ".img", ".mhd", ".nhdr")
 
@@ -53,8 +56,9 @@ def image_state(image: Path) -> str:
     """
     try:
         if image.is_dir():
-            # Without those that file managers leave there, such as .DS_Store.
+            # Without those that file managers leave there, such as .DS_Store, and those that our runs write there.
             files = [path for path in image.iterdir() if path.is_file() and not path.name.startswith(".")]
+            files = [path for path in files if not path.name.endswith(_ENDINGS)]
         elif image.suffix.lower() in _HEADERS:
             files = [path for path in image.parent.iterdir() if path.stem == image.stem and path.is_file()]
         else:
@@ -80,11 +84,11 @@ def check_replaceable(folder: Path, options: SegmentOptions, overwrite: bool, in
     """
     undo_killed_runs(folder)
     try:
-        if folder.exists() and not folder.is_dir():
+        if _is_taken(folder) and not folder.is_dir():
             raise UserError("output-not-folder", path=str(folder))
         ours, new = _written_by_us(folder), set(result_files(options))
         possible = [name for name in _POSSIBLE if name not in _TABLES or name in ours | new]
-        existing = [name for name in possible if (folder / name).exists()]
+        existing = [name for name in possible if _is_taken(folder / name)]
         if existing and not overwrite:
             raise UserError("results-exist", path=str(folder), files=", ".join(existing))
         foreign = [name for name in existing if name in new - ours]
@@ -92,10 +96,15 @@ def check_replaceable(folder: Path, options: SegmentOptions, overwrite: bool, in
             raise UserError("results-not-ours", path=str(folder), files=", ".join(foreign))
         for name in existing:
             for image in inputs if name in ours | new else ():
-                if image.exists() and image.samefile(folder / name):
+                if image.exists() and (folder / name).exists() and image.samefile(folder / name):
                     raise UserError("input-in-the-way", path=str(folder), file=str(image))
     except OSError as error:
         raise write_error(error, folder) from error
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether there is anything, even a link to nothing. Raises OSError if that cannot be known."""
+    return path.exists() or path.is_symlink()
 
 
 def _written_by_us(folder: Path) -> set[str]:
@@ -169,7 +178,7 @@ def _move_in(hidden: Path, folder: Path) -> None:
     write_text(hidden / _JOURNAL, json.dumps(names))
     try:
         for name in ours:
-            if (folder / name).exists():
+            if _is_taken(folder / name):
                 move(folder / name, hidden / _OLD / name)
         for name in names:
             move(hidden / _NEW / name, folder / name)

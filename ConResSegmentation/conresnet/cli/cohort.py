@@ -155,7 +155,11 @@ def _filled(folders: Sequence[Path]) -> Iterator[None]:
     """
     folders = [folder.absolute() for folder in folders]
     made = [path for path in (*folders, *folders[0].parents) if not path.exists()]
-    make_folder(folders[0])
+    try:
+        make_folder(folders[0])
+    except UserError as error:
+        # The user knows the folder, not the hidden one inside it.
+        raise error.naming(str(folders[0]), str(folders[0].parent)) from error
     try:
         yield
     finally:

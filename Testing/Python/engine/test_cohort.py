@@ -433,3 +433,12 @@ def test_workers_need_a_list(data_folder, tmp_path, arguments, capsys) -> None:
     given = ["segment", str(image), "--model", "hippocampus", "--output", str(tmp_path / "o"), *arguments]
     assert main(given) == 2
     assert "--cases" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_named_and_not_the_hidden_folder_in_it(write_list, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / ".cohort").write_text("in the way")
+    arguments = ["--cases", write_list(1), "--model", "hippocampus", "--output", tmp_path / "results", "--jobs", 1]
+    assert main(["segment", *map(str, arguments)]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'results'} cannot be written" in error and ".cohort" not in error

@@ -110,6 +110,16 @@ def test_files_that_no_report_of_ours_lists_are_left_alone(tmp_path):
     assert (tmp_path / SEGMENTATION_FILE).read_text() == "an expert's"
 
 
+def test_a_link_to_nothing_is_not_replaced(tmp_path):
+    link = tmp_path / "results" / SEGMENTATION_FILE
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "unplugged disk")
+    refused("results-exist", check_replaceable, link.parent, SegmentOptions(), overwrite=False)
+    refused("results-not-ours", fill, link.parent)
+    refused("output-not-folder", fill, link)
+    assert link.is_symlink()
+
+
 def test_a_file_named_like_a_map_that_is_not_written_stays(tmp_path):
     (tmp_path / "features.nii.gz").write_text("an expert's")
     fill(tmp_path, "one")
@@ -222,6 +232,9 @@ def test_the_state_of_an_image_changes_with_any_of_its_files(tmp_path):
         assert image_state(tmp_path / image) != before
     before = image_state(tmp_path / "series"), image_state(tmp_path / "head.raw")
     (tmp_path / "series" / ".DS_Store").write_bytes(b"")
+    fill(tmp_path / "series", "ours", ("residual",))
+    for name in ("review.csv", "report.html", "cohort.csv"):
+        (tmp_path / "series" / name).write_text("ours")
     (tmp_path / "head.mhd").write_text("not part of head.raw")
     assert (image_state(tmp_path / "series"), image_state(tmp_path / "head.raw")) == before
     assert image_state(tmp_path / "none.nii") == ""
