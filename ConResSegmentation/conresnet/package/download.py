@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
@@ -40,6 +41,7 @@ _LARGEST_CATALOG = 2**20
 _TIMEOUT = (15, 60)
 # An interruption loses the block being received.
 _BLOCK = 2**14
+_BAD_REDIRECT = "it redirects to an address that begins with neither https:// nor http://"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -55,7 +57,7 @@ class CatalogEntry:
         pattern="https?://[A-Za-z0-9.-]+(:[0-9]+)?(/.*)?",
         shape="be an address that begins with https:// or http://",
     )
-    sha256: str = field("Checksum of the .zip file.", pattern="[0-9a-f]{64}", shape="be 64 hexadecimal digits")
+    sha256: str = field("Checksum of the .zip file.", pattern="[0-9A-Fa-f]{64}", shape="be 64 hexadecimal digits")
     bytes: int = field("Size of the .zip file.", low=1, high=_MOST_BYTES)
     license: str = field("License of the weights.")
     modality: str = field("Modality, such as MR or CT.", default="")
@@ -108,8 +110,14 @@ def read_catalog(source: str = "") -> tuple[CatalogEntry, ...]:
 def parse_catalog(text: bytes, source: str) -> tuple[CatalogEntry, ...]:
     """Parse a catalog; messages name it as ``source``. Raises UserError ``catalog-unreadable``."""
     try:
-        return load(_Catalog, load_json(text, source), Place(source), 1).models
+        content = load_json(text, source)
+        version = content.get("format_version")
+        if content.get("format") == _FORMAT and isinstance(version, int) and 1 < version <= 10**6:
+            raise UserError("package-newer", file=source, version=version, ours=1)
+        return load(_Catalog, content, Place(source), 1).models
     except UserError as error:
+        if error.code == "package-newer":
+            raise
         reason = " ".join(str(error.values[key]) for key in ("field", "reason") if key in error.values)
         raise UserError("catalog-unreadable", file=source, reason=reason) from error
 
@@ -202,8 +210,8 @@ def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report |
                 if file.seek(0, os.SEEK_END) == 0:
                     remove_download(part)
                 raise
-        if have > (size or _MOST_BYTES) or (sha256 and _checksum(part) != sha256):
-            part.unlink()
+        if have > _MOST_BYTES or (size and have != size) or (sha256 and _checksum(part) != sha256):
+            remove_download(part)
             raise UserError("download-differs", url=url)
         part.replace(whole)
     except OSError as error:
@@ -212,7 +220,7 @@ def download(url: str, *, sha256: str = "", size: int = 0, on_progress: Report |
 
 
 def _receive(file: BinaryIO, url: str, sha256: str, have: int, size: int, on_progress: Report | None) -> int:
-    """Append the rest of the download to a file; returns its size, which may exceed the expected size."""
+    """Append the rest of the download to a file; returns its size, which may differ from the expected size."""
     with _answer(url, sha256, {"Range": f"bytes={have}-"} if have else {}) as response:
         if response.status_code != 206:
             have = 0
@@ -221,7 +229,8 @@ def _receive(file: BinaryIO, url: str, sha256: str, have: int, size: int, on_pro
             # What is here is longer than the file, so it is not a part of it.
             raise UserError("download-interrupted", url=url)
         length = response.headers.get("Content-Length", "")
-        total = size or (have + int(length) if length.isdecimal() else 0)
+        sent = have + int(length) if length.isdecimal() else 0
+        total = size or sent
         for block in _blocks(response, url):
             file.write(block)
             have += len(block)
@@ -229,7 +238,8 @@ def _receive(file: BinaryIO, url: str, sha256: str, have: int, size: int, on_pro
                 break
             if on_progress:
                 on_progress(have, total)
-    if have < total:
+    # A file that the server has sent to its end is complete, however large it was expected to be.
+    if have < total and have != sent:
         raise UserError("download-interrupted", url=url)
     return have
 
@@ -260,13 +270,15 @@ def _answer(url: str, sha256: str, headers: dict[str, str]) -> Iterator[Response
     headers = {"Accept-Encoding": "identity", **headers}
     try:
         response = requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
+    except requests.exceptions.InvalidSchema as error:
+        raise UserError("download-failed", url=url, reason=_BAD_REDIRECT) from error
     except (requests.RequestException, ValueError) as error:
         raise UserError("download-failed", url=url, reason=_reason(error)) from error
     with response:
         # It may have been redirected, and an attacker who changes an answer may name an https:// address of their own.
         for hop in (*response.history, response):
             _refuse_insecure(hop.url, sha256)
-        if response.status_code not in (200, 206, 416):
+        if response.status_code not in ((200, 206, 416) if "Range" in headers else (200,)):
             raise UserError("download-failed", url=url, reason=f"{response.status_code} {response.reason}".strip())
         yield response
 
@@ -284,6 +296,8 @@ def _reason(error: Any) -> str:
     """The system's error message, without the address and Python class names."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__
+    if isinstance(error, HTTPException):
+        return "the server's answer is not HTTP"
     return str(getattr(error, "strerror", None) or error).rstrip(".") or type(error).__name__
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ class Server(ThreadingHTTPServer):
         stops_after: bytes after which it closes the connection; None for never.
         stalls_after: bytes after which it sends nothing more, without closing.
         takes_ranges: whether it sends a part of a file when asked to.
+        always_sends_a_part: whether it does so without being asked.
         asked: path and Range of every request.
     """
 
@@ -37,7 +39,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
         self.stops_after = self.stalls_after = None
-        self.takes_ranges = True
+        self.takes_ranges, self.always_sends_a_part = True, False
         self.asked: list[tuple[str, str | None]] = []
         self.end = threading.Event()
 
@@ -67,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
         else:
-            self.send_response(200)
+            self.send_response(206 if server.always_sends_a_part else 200)
         self.send_header("Content-Length", str(len(content) - begin))
         self.end_headers()
         end = server.stops_after or server.stalls_after
@@ -227,11 +229,13 @@ def test_a_checksum_is_checked_before_the_download(models_folder, server, conten
     download.get_model(url, sha256=f" {hashlib.sha256(content).hexdigest().upper()}\n")
 
 
-@pytest.mark.parametrize("change", [lambda data: data[:-1] + b"x", lambda data: data + b"x" * 5000])
+@pytest.mark.parametrize(
+    "change", [lambda data: data[:-1] + b"x", lambda data: data + b"x" * 5000, lambda data: data[:-1]]
+)
 def test_a_wrong_file_is_deleted(catalog, models_folder, server, content, change):
     server.files["/tiny.zip"] = change(content)
     assert refused(catalog) == "download-differs"
-    assert not list((models_folder / ".downloads").iterdir())
+    assert not (models_folder / ".downloads").exists()
 
 
 def test_what_is_no_package_is_not_installed(models_folder, server):
@@ -309,6 +313,42 @@ def test_a_catalog_that_is_wrong_is_refused_and_the_field_named(server, content,
         download.read_catalog(str(path))
     assert caught.value.code == "catalog-unreadable"
     assert word in caught.value.message
+
+
+def test_a_checksum_may_be_in_upper_case(models_folder, server, content, tmp_path):
+    server.files["/tiny.zip"], checksum = content, hashlib.sha256(content).hexdigest().upper()
+    path = write_catalog(tmp_path / "catalog.json", server, content, sha256=checksum)
+    assert download.get_model("organ", catalog=str(path)).description.name == "organ"
+
+
+def test_a_catalog_of_a_later_format_asks_for_an_update():
+    with pytest.raises(UserError) as caught:
+        download.parse_catalog(b'{"format": "conresnet-catalog", "format_version": 2, "networks": []}', "new.json")
+    assert caught.value.code == "package-newer" and "new.json" in caught.value.message
+
+
+def test_a_server_that_is_none_is_named_in_plain_words(models_folder, server, content):
+    server.files["/part.zip"] = content
+    server.redirects["/file.zip"] = "file:///etc/passwd"
+    server.always_sends_a_part = True
+    for name, words in (("file.zip", "redirects to an address that begins with neither"), ("part.zip", "206")):
+        with pytest.raises(UserError) as caught:
+            download.get_model(f"{server.address}/{name}")
+        assert caught.value.code == "download-failed" and words in caught.value.message
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        answering = threading.Thread(target=answer_without_http, args=[other])
+        answering.start()
+        with pytest.raises(UserError) as caught:
+            download.get_model(f"http://127.0.0.1:{other.getsockname()[1]}/a.zip")
+        answering.join()
+    assert "the server's answer is not HTTP" in caught.value.message
+
+
+def answer_without_http(server: socket.socket) -> None:
+    connection, _address = server.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(b"garbage\r\n\r\n")
 
 
 def test_a_catalog_may_be_on_a_server(catalog, models_folder, server, monkeypatch):
