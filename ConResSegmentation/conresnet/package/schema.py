@@ -22,6 +22,7 @@ import functools
 import json
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -58,8 +59,8 @@ class Rule:
     """
 
     note: str = ""
-    low: float = -math.inf
-    high: float = math.inf
+    low: float = -sys.float_info.max
+    high: float = sys.float_info.max
     choices: tuple[str, ...] = ()
     pattern: str = ""
     shape: str = ""
@@ -212,7 +213,7 @@ def _text(value: Any, rule: Rule, place: Place, required: bool) -> str:
 
 
 def _number(kind: type, value: Any, rule: Rule, place: Place) -> float:
-    # An integer too large for a float makes float() raise, so the range is checked before.
+    # An integer too large for a float makes float() raise, so the range, which is finite, is checked before.
     numbers = int if kind is int else int | float
     if isinstance(value, bool) or not isinstance(value, numbers) or not rule.low <= value <= rule.high:
         what = "a whole number" if kind is int else "a number"
@@ -221,7 +222,9 @@ def _number(kind: type, value: Any, rule: Rule, place: Place) -> float:
 
 
 def _check_text(value: Any, place: Place) -> None:
-    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+    if not isinstance(value, str):
+        place.refuse(f"must be text in quotes, but is {_shown(value)}")
+    if len(value) > LONGEST_TEXT:
         place.refuse(f"must be text of at most {LONGEST_TEXT} characters, but is {_shown(value)}")
     if _UNPRINTABLE.search(value):
         place.refuse(f"must be text without control characters, but is {_shown(ascii(value))}")
@@ -274,8 +277,8 @@ def _shown(value: Any) -> str:
 def load_json(text: bytes, source: str) -> dict[str, Any]:
     """Parse the bytes of a JSON file that must hold one object, or raise UserError ``package-json``.
 
-    Stricter than ``json.loads``: text that is not UTF-8, a repeated key, NaN and Infinity are refused, because two
-    readers could understand such a file differently.
+    Stricter than ``json.loads``: text that is not UTF-8, a repeated key, NaN, Infinity and 1e400 are refused, because
+    two readers could understand such a file differently.
     """
     try:
         document = json.loads(
@@ -283,6 +286,7 @@ def load_json(text: bytes, source: str) -> dict[str, Any]:
             object_pairs_hook=_object,
             parse_constant=_refuse_constant,
             parse_int=_integer,
+            parse_float=_float,
         )
     except UnicodeDecodeError:
         reason = "it is not UTF-8 text"
@@ -312,3 +316,9 @@ def _integer(digits: str) -> int:
     if len(digits) > LONGEST_INTEGER:
         raise ValueError(f"the number {digits[:LONGEST_INTEGER]}... is too large")
     return int(digits)
+
+
+def _float(digits: str) -> float:
+    if math.isinf(value := float(digits)):
+        raise ValueError(f"the number {digits[:LONGEST_INTEGER]} is too large")
+    return value

@@ -69,6 +69,7 @@ class Segment:
         "above twice the largest gets a warning, unless the user has drawn an ROI",
         default=None,
         low=0,
+        high=1e6,
         since=4,
         omit=True,
     )

@@ -185,6 +185,8 @@ WRONG = [
     ("output.segments.0.terminology.type.meaning", "Kidney~Left"),
     ("output.paint_order", ["Left part"]),
     ("output.segments.0.volume_ml", [2.0, 1.0]),
+    ("output.segments.0.volume_ml", [0.5, 10**400]),
+    ("output.segments.0.volume_ml", [0.5, float("inf")]),
     ("output.swapped_segments", [["Left part", "Left part"]]),
     ("output.swapped_segments", [["Left part", "Middle"]]),
     ("residual_axis", "coronal"),
@@ -208,6 +210,11 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(path: str, value: obj
     assert re.split(r"[.\[]", field)[0] in (path.split(".")[0], "system")
 
 
+def test_text_without_quotes_is_told_to_need_them() -> None:
+    sentence = refusal("package-description", parse_description, changed("version", 1.0), "a/model.json")
+    assert '"version" must be text in quotes, but is 1.0' in sentence
+
+
 @pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
 def test_a_newer_format_asks_for_an_update(version: int) -> None:
     newer = {"format": "conresnet-model", "format_version": version, "something": "new"}
@@ -227,6 +234,7 @@ def test_a_newer_format_asks_for_an_update(version: int) -> None:
         (b'{"name": "a", "name": "b"}', '"name" occurs twice'),
         (b'{"label": ' + b"9" * 5000 + b"}", "is too large"),
         (b'{"a": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"volume_ml": [0.5, 1e400]}', "1e400 is too large"),
         (b"\x80\x04\x95pickle", "not UTF-8"),
     ],
 )
