@@ -39,11 +39,11 @@ from conresnet_training.runs.run import (
     Run,
     begin_split,
     check_fits_data,
+    check_folds,
     check_new_run,
     check_plan_unchanged,
     names_of_split,
     read_latest_checkpoint,
-    split,
     start_run,
 )
 from conresnet_training.runs.state import sole_process
@@ -100,7 +100,8 @@ def fit(
     data_set = run.data_set()
     check_fits_data(data_set, run.plan)
     if is_new:
-        split(data_set, run.plan, run.fold)
+        if run.fold is not None:
+            check_folds(data_set, run.plan)
         if is_first:
             make_folder(run.folder)
     with contextlib.ExitStack() as stack:

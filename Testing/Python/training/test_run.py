@@ -106,6 +106,10 @@ def test_mistakes_get_a_sentence(plan_file, tmp_path, monkeypatch, capsys):
         (("train", plan_file, "--output", occupied), sentence_of("run-exists", path=occupied)),
         (("train", plan_file, "--output", occupied / "thesis.txt" / "run"), "cannot be written"),
         (("train", plan_file, "--output", tmp_path / "run", "--fold", 3), sentence_of("fold-unknown", fold=3, last=2)),
+        (
+            ("train", plan_file, "--output", tmp_path / "run", "--set", "training.folds=7"),
+            sentence_of("too-many-folds", cases=6, patients=6, folds=7),
+        ),
         (("train", plan_file, "--output", tmp_path / "run", "--data", tmp_path / "gone"), "gone"),
         (
             ("crossval", plan_file, "--output", tmp_path / "run", "--folds", "0,9"),
