@@ -288,9 +288,8 @@ TRAINING: dict[str, str] = {
     ),
     "evaluation-invalid": _("{path} is not an evaluation, or is damaged. Evaluate again."),
     "evaluation-segments-differ": _("In {path}, not all cases have the same segments. Evaluate again."),
-    "no-common-case": _(
-        "The evaluations of {first} and of {second} have no case in common, so they cannot be compared."
-    ),
+    "in-comparison": _("{one} and {other} cannot be compared. {sentence}"),
+    "no-common-case": _("The evaluations of {first} and of {second} have no case in common."),
     "evaluation-segments-unlike": _(
         "The two evaluations measured different segments ({first}; {second}), so they cannot be compared."
     ),

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from conresnet.errors import UserError
 from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, device_option, settings_option
 from conresnet_training.runs.state import NO_FOLD
 
@@ -289,7 +290,10 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
     if output:
         check_comparison_path(output)
     evaluations = [read_evaluation(path) for path in (first, second)]
-    comparison = compare_evaluations(*evaluations)
+    try:
+        comparison = compare_evaluations(*evaluations)
+    except UserError as error:
+        raise error.within("in-comparison", one=str(first), other=str(second)) from error
     for letter, path, evaluation in zip("AB", (first, second), evaluations, strict=True):
         echo(f"{letter}: {path} ({evaluation.model}, {evaluation.data}, {evaluation.split})")
         for sentence in (*remarks(evaluation.summary), *evaluation.unfinished):

@@ -50,7 +50,9 @@ class Comparison:
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence if cases were compared that may not be the same."""
+        """Sentences if cases were compared that may not be the same, or an evaluation with itself."""
+        if self.first == self.second:
+            return ["Both evaluations are the same."]
         if not self.other_references:
             return []
         return [

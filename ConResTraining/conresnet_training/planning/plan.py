@@ -1,6 +1,7 @@
 """The plan of a training run: made from the data, written as YAML to be read and edited, then followed exactly."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,9 +16,15 @@ from conresnet.package import ModelDescription, parse_description
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
 from conresnet_training.data.data_set import FEWEST_FOLDS, USUAL_FOLDS
+from conresnet_training.reporting import shortened
 from conresnet_training.training.losses import LossKind
 
 MOST_STEPS = 10**9
+# What to write where pydantic finds another type.
+_WANTED = {
+    **dict(int="a whole number", float="a number", bool="true or false", string="text in quotes", path="a path"),
+    **dict(list="a list", tuple="a list", dict="a group of settings", model="a group of settings"),
+}
 # The values in a label map that can belong to a segment; 0 is the background.
 LabelValue = Annotated[int, Field(strict=True, ge=1, le=255)]
 
@@ -301,7 +308,7 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
     content = plan.document()
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals or not key.strip():
+        if not equals or not all(map(str.strip, key.split("."))):
             raise UserError("setting-without-value", setting=setting)
         try:
             _replace(content, key.strip(), parse_yaml(value))
@@ -349,20 +356,32 @@ def _keys(place: Any) -> list[str]:
 def _first(error: ValidationError) -> str:
     """The first error, with the field's name."""
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'the plan'}: {first['msg']}"
+    name, kind = ".".join(map(str, first["loc"])) or "the plan", first["type"]
+    if kind == "missing":
+        return f"{name} is missing; add it, or make a new plan"
+    if kind == "extra_forbidden":
+        return f"{name} is not a setting; correct its name, or remove it"
+    wanted = _WANTED.get(kind.removesuffix("_type"))
+    rule = f"must be {wanted}" if wanted else re.sub(r"^\w+ should", "must", first["msg"].split(" after validation")[0])
+    value = shortened(json.dumps(first["input"], ensure_ascii=False, default=str))
+    return f"{name} {rule}, but is {value}"
 
 
 def _reason_of(error: Exception) -> str:
     """What is wrong in YAML text, and in which line."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is not None and problem:
+        if problem.startswith("but "):
+            problem = f"{error.context}, {problem}"
+        if r"'\t'" in problem:
+            problem = "use spaces instead of tabs"
         return f"line {mark.line + 1}: {problem}"
     return " ".join(str(error).split())
 
 
 # A plan of a hundred segments has a few thousand values, at most eight levels deep.
 MOST_VALUES, DEEPEST = 100_000, 40
-_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_INT, _FLOAT, _DATE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
 _NUMBER = re.compile(
     r"""[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?$
@@ -374,8 +393,9 @@ _NUMBER = re.compile(
 
 
 def _with_numbers(resolvers: dict[str, list]) -> dict[str, list]:
-    """PyYAML's, except that 1:30 is not 90 and 010 not 8, as YAML 1.1 has it, and that 1e-9 is a number."""
-    others = {first: [own for own in found if own[0] not in (_INT, _FLOAT)] for first, found in resolvers.items()}
+    """PyYAML's, except that 1:30, 010 and 2024-01-01 are text, unlike in YAML 1.1, and 1e-9 is a number."""
+    dropped = (_INT, _FLOAT, _DATE)
+    others = {first: [own for own in found if own[0] not in dropped] for first, found in resolvers.items()}
     numbers = [(_INT, _INTEGER), (_FLOAT, _NUMBER)]
     return others | {first: numbers + others.get(first, []) for first in "-+0123456789."}
 

@@ -86,7 +86,7 @@ def test_only_a_comparison_is_replaced(predictions, data_set, tmp_path, monkeypa
     output = evaluation / "comparison.json"
     for _ in range(2):
         assert run_command(monkeypatch, "compare", evaluation, evaluation, "--output", output) == 0
-        assert json.loads(output.read_text(encoding="utf-8"))["warnings"] == []
+        assert json.loads(output.read_text(encoding="utf-8"))["warnings"] == ["Both evaluations are the same."]
 
 
 def test_cases_of_one_name_with_other_references_are_named(predictions, data_set, tmp_path, monkeypatch, capsys):
@@ -118,3 +118,12 @@ def test_only_what_is_alike_is_compared(predictions, data_set, tmp_path):
     (predictions / "case_0.nii.gz").unlink()
     with refused("no-common-case"):
         compare_evaluations(first, measure(predictions, data_set))
+
+
+def test_what_cannot_be_compared_is_named_by_its_path(predictions, data_set, tmp_path, monkeypatch, capsys):
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder, options in zip(folders, ((), ("--surface-tolerance", 2)), strict=True):
+        assert run_command(monkeypatch, "evaluate", predictions, data_set, "--output", folder, *options) == 0
+    capsys.readouterr()
+    assert run_command(monkeypatch, "compare", *folders) == 2
+    assert capsys.readouterr().err.startswith(f"{folders[0]} and {folders[1]} cannot be compared. ")

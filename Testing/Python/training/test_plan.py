@@ -57,9 +57,9 @@ def test_every_line_may_be_edited(plan_file):
         (lambda plan: plan["training"].update(steps=-1), "training.steps"),
         (lambda plan: plan["training"].update(stepz=9), "training.stepz"),
         (lambda plan: plan["targets"].pop("Far box"), "segments Near box, Far box"),
-        (lambda plan: plan["targets"].update({"Far box": []}), r"targets\.Far box: .* at least 1 item"),
-        (lambda plan: plan["targets"].update({"Far box": [0]}), r"targets\.Far box\.0: .* greater than or equal to 1"),
-        (lambda plan: plan["targets"].update({"Far box": [256]}), r"targets\.Far box\.0: .* less than or equal to 255"),
+        (lambda plan: plan["targets"].update({"Far box": []}), r"targets\.Far box must have at least 1 item, but is"),
+        (lambda plan: plan["targets"].update({"Far box": [0]}), r"targets\.Far box\.0 .* greater than or equal to 1"),
+        (lambda plan: plan["targets"].update({"Far box": [256]}), r"targets\.Far box\.0 .* less than or equal to 255"),
         (
             lambda plan: plan["targets"].update({"Far box": [3, 1, 1]}),
             "targets Near box and Far box share the label value 1",
@@ -124,6 +124,11 @@ def test_plan_is_read_in_the_encodings_of_windows_and_its_faults_are_found_by_li
         (b"\xff\xff\xff", "plan-not-text", None),
         (b"data: \xe4\n", "plan-not-text", None),
         (b"data: x\ntargets: [1, 2\ntraining: {}\n", "plan-not-yaml", "line 3: "),
+        (b"data: x\ntargets:\n\ta: 1\n", "plan-not-yaml", "line 3: use spaces instead of tabs"),
+        (b"data: x\n---\ndata: y\n", "plan-not-yaml", "line 2: expected a single document"),
+        (b"- 1\n", "plan-invalid", "the plan must be a group of settings, but is [1]"),
+        (b"data: x\n", "plan-invalid", "targets is missing; add it, or make a new plan"),
+        (text.encode() + b"stepz: 5\n", "plan-invalid", "stepz is not a setting; correct its name, or remove it"),
     ):
         plan_file.write_bytes(content)
         with pytest.raises(UserError) as raised:
@@ -181,7 +186,7 @@ def test_numbers_are_those_that_people_write(plan_file):
     assert changed.model.preparation.spacing == (1, 1.5, 0.5)
     assert with_settings(plan, ["augmentation.scaling=0"]).augmentation.scaling == 0
     # Names that look like numbers stay names.
-    for name in ("1e5", "1:30", "010", "1_0", "yes", "0x1F", "1.e3"):
+    for name in ("1e5", "1:30", "010", "1_0", "yes", "0x1F", "1.e3", "2024-01-01"):
         assert parse_yaml(yaml_text({name: [name]})) == {name: [name]}
 
 
@@ -228,12 +233,12 @@ def test_settings_replace_values_and_nothing_else(plan_file):
         ),
         ("model.system.networks.1.type=x", "setting-unknown", {"nearest": "model.system.networks.0"}),
         ("training.steps.more=1", "setting-too-deep", {"above": "training.steps"}),
-        ("training.steps=-5", "setting-invalid", {"reason": "training.steps: Input should be greater than 0"}),
+        ("training.steps=-5", "setting-invalid", {"reason": "training.steps must be greater than 0, but is -5"}),
         ("training.steps=many", "setting-invalid", {}),
         (
             "training.optimizer=adamw",
             "setting-invalid",
-            {"reason": "training.optimizer: Input should be 'adam' or 'sgd'"},
+            {"reason": "training.optimizer must be 'adam' or 'sgd', but is \"adamw\""},
         ),
         ("training.workers=-1", "setting-invalid", {}),
         ("training.workers=all", "setting-invalid", {}),
@@ -243,6 +248,9 @@ def test_settings_replace_values_and_nothing_else(plan_file):
         ("training.seed=4294967296", "setting-invalid", {}),
         ("training.steps", "setting-without-value", {"setting": "training.steps"}),
         ("=3", "setting-without-value", {"setting": "=3"}),
+        ("training..steps=5", "setting-without-value", {"setting": "training..steps=5"}),
+        ("training.steps=5e4", "setting-invalid", {"reason": "training.steps must be a whole number, but is 50000.0"}),
+        ("training=3", "setting-invalid", {"reason": "training must be a group of settings, but is 3"}),
         # YAML 1.1 has these mean 1, 1, 90 and 8.
         ("training.steps=true", "setting-invalid", {}),
         ("training.batch=yes", "setting-invalid", {}),
