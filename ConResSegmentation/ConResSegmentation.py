@@ -64,6 +64,7 @@ class ConResSegmentation(ScriptedLoadableModule):
             "the slices. For research use only, not for diagnosis. See the {documentation}."
         )
         describeModule(self.parent, _("ConRes Segmentation"), text)
+        slicer.app.connect("startupCompleted()", ResultSegmentation.keepRemovedDisplays)
         slicer.app.connect("startupCompleted()", Loading.registerSampleData)
         slicer.app.connect("startupCompleted()", ConResSegmentationSubjectHierarchyPlugin.register)
 

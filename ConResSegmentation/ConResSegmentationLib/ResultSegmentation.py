@@ -252,6 +252,23 @@ def ensureDisplay(segmentationNode) -> None:
         segmentationNode.GetDisplayNode().SetVisibility3D(False)
 
 
+def keepRemovedDisplays() -> None:
+    """Keep every display that is removed from a segmentation until the scene is closed; called once, at the start.
+
+    Slicer's slice views do not forget such a display, and would read its memory at the next change of the segmentation.
+    """
+    scene, kept = slicer.mrmlScene, []
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeAboutToBeRemoved(caller, event, node) -> None:
+        # Views forget the displays of a segmentation that is removed first.
+        if node is not None and node.IsA("vtkMRMLSegmentationDisplayNode") and node.GetDisplayableNode() is not None:
+            kept.append(node)
+
+    scene.AddObserver(scene.NodeAboutToBeRemovedEvent, onNodeAboutToBeRemoved)
+    scene.AddObserver(scene.EndCloseEvent, lambda caller, event: kept.clear())
+
+
 def letPartsShowThrough(segmentationNode, segments) -> None:
     """Make segments that include others translucent in 3D, where they would hide them."""
     display = segmentationNode.GetDisplayNode()
@@ -343,7 +360,8 @@ class ResultPreview:
         self._timer.disconnect("timeout()", self._look)
         self._labels = self._image = self._volumeNode = None
         if self._node is not None:
-            for node in (self._node.GetDisplayNode(), self._node):
+            # In this order, see `keepRemovedDisplays`.
+            for node in (self._node, self._node.GetDisplayNode()):
                 slicer.mrmlScene.RemoveNode(node)
             self._node = None
 

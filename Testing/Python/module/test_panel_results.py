@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,18 @@ def test_a_result_whose_display_was_deleted_is_computed_again(panel: PanelDriver
     panel.settle()
     assert panel.segment() is node and panel.status.startswith("Done in")
     assert node.GetDisplayNode().GetVisibility()
+
+
+def test_slicers_views_never_see_the_memory_of_a_deleted_display(panel: PanelDriver, result: object) -> None:
+    deleted = []
+    result.GetDisplayNode().AddObserver("DeleteEvent", lambda caller, event: deleted.append(event))
+    slicer.mrmlScene.RemoveNode(result.GetDisplayNode())
+    panel.settle()
+    gc.collect()
+    assert not deleted
+    slicer.mrmlScene.Clear(0)
+    gc.collect()
+    assert deleted
 
 
 def test_images_segmented_in_turn_have_a_result_each(
