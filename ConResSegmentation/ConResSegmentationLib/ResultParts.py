@@ -34,6 +34,7 @@ _MAP_ROLE = "conresnetMap"
 _INPUT_ROLE = "conresnetInput"
 # From the segmentation to its other parts.
 _PART_ROLE = "conresnetPart"
+_FEATURES = "features before attention", "features after attention"
 # Below this value a map is transparent.
 _CLEAR_BELOW = 0.05
 # Work for one turn of Slicer's event loop: about a tenth of a second.
@@ -46,12 +47,20 @@ _OTHER_COLORS = "vtkMRMLPETProceduralColorNodePET-Heat"
 
 @dataclass(frozen=True)
 class MapVolume:
-    """One component of a map, not in the scene yet: kind, segment (or ""), title, array [k, j, i]."""
+    """One component of a map, not in the scene yet: kind, segment (or ""), title in English, array [k, j, i]."""
 
     kind: str
     segment: str
     title: str
     array: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """The title in the language of Slicer."""
+        features = _("features before attention"), _("features after attention")
+        if self.title in _FEATURES:
+            return features[_FEATURES.index(self.title)]
+        return f"{_(MAPS[self.kind].title).lower()} {self.segment}".strip()
 
 
 def splitMaps(maps: dict[str, np.ndarray], segmentNames: list[str]) -> list[MapVolume]:
@@ -149,9 +158,7 @@ def putMaps(volumes: list[MapVolume], segmentationNode, volumeNode, residualPlan
 
 
 def _title(kind: str, segment: str, component: int) -> str:
-    if kind == "features":
-        return _("features before attention") if component == 0 else _("features after attention")
-    return f"{_(MAPS[kind].title).lower()} {segment}".strip()
+    return _FEATURES[component > 0] if kind == "features" else f"{MAPS[kind].title.lower()} {segment}".strip()
 
 
 def _key(node) -> tuple[str, str, str]:
@@ -161,7 +168,7 @@ def _key(node) -> tuple[str, str, str]:
 def _newNode(volume: MapVolume, volumeNode):
     node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLScalarVolumeNode")
     node.UnRegister(None)
-    node.SetName(slicer.mrmlScene.GenerateUniqueName(f"{nameOf(volumeNode)} {volume.title}"))
+    node.SetName(slicer.mrmlScene.GenerateUniqueName(f"{nameOf(volumeNode)} {volume.name}"))
     # Selectors read the attributes of a node when it is added to the scene.
     node.SetAttribute(MAP_ATTRIBUTE, volume.kind)
     node.SetAttribute(SEGMENT_ATTRIBUTE, volume.segment)

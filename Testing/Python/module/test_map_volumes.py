@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import slicer
 import vtk
 
@@ -50,6 +51,19 @@ def test_a_new_result_keeps_the_maps_it_has_again_and_takes_the_others_away(resu
     assert slicer.util.arrayFromVolume(again[0]).max() == 2
     assert again[0].GetDisplayNode().GetColorNodeID() == "vtkMRMLColorTableNodeRainbow"
     assert first[0].GetScene() is None
+
+
+def test_maps_are_kept_if_the_language_of_slicer_was_changed(
+    result: object, volume: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = np.ones((2, *slicer.util.arrayFromVolume(volume).shape), np.float16)
+    maps = {"residual": array, "features": array}
+    first = put_maps(maps, result, volume)
+    monkeypatch.setattr(ResultParts, "_", lambda text: f"{text} in French")
+    assert put_maps(maps, result, volume) == first
+    slicer.mrmlScene.RemoveNode(first[3])
+    (*_kept, new) = put_maps(maps, result, volume)
+    assert new.GetName().endswith("features after attention in French")
 
 
 def test_a_display_that_is_removed_while_maps_are_added_is_there_again(result: object, volume: object) -> None:
