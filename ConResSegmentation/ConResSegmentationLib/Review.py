@@ -252,7 +252,18 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     output = package.description.output
     if "located" in report and package.description.locator:
         output = package.description.located_output
-    channel = SceneInputs.volumeInput(volumeNode)
+    channel, checksum = SceneInputs.volumeInput(volumeNode), ""
+    for soFar in ResultOrigin.checksumInPieces(channel.array):
+        checksum = soFar
+        yield
+    images = (segmentationNode.GetAttribute(ResultOrigin.IMAGES_ATTRIBUTE) or checksum).split()
+    if checksum != images[0]:
+        changed = _(
+            "The voxels of the volume were changed after the segmentation was computed, or this is another frame. The "
+            "pictures show the present voxels; the numbers and the places worth checking are those of the original "
+            "volume."
+        )
+        report["warnings"] = [*report.get("warnings", []), changed]
     labels, regions = np.zeros(channel.array.shape, np.uint8), None
     if output.kind == "regions":
         regions = np.zeros((packed_size(len(output.segments)), *labels.shape), np.uint8)

@@ -16,6 +16,8 @@ from .Widgets import WorkInSteps, addShortcuts, nameOf, openFile, plain, say, te
 
 # As the engine names all segments together.
 _ALL = "all"
+# The columns that tell a place from the others.
+_PLACE = ("rank", "kind", "segment", "slice")
 # In pixels, of the columns before the reason.
 _COLUMN_WIDTHS = (46, 78, 48, 38)
 
@@ -30,7 +32,7 @@ class ReviewPanel:
         self._section = section
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._segmentationNode = self._tableNode = None
-        self._rows: list[tuple[int, dict]] = []
+        self._rows: list[dict] = []
         self._shortcutsWanted = False
         self._work = WorkInSteps(section)
         header = ui.reviewTable.horizontalHeader()
@@ -71,8 +73,8 @@ class ReviewPanel:
         if tableNode is self._tableNode:
             return
         self._tableNode = tableNode
-        rows = enumerate(rowsOf(tableNode)) if tableNode else ()
-        self._rows = [(number, row) for number, row in rows if row["kind"] != "slice" or row["segment"] == _ALL]
+        rows = rowsOf(tableNode) if tableNode else ()
+        self._rows = [row for row in rows if row["kind"] != "slice" or row["segment"] == _ALL]
         # Unfolding shows all widgets again, hidden ones too.
         self._section.collapsed = not self._rows
         self._fill()
@@ -95,14 +97,14 @@ class ReviewPanel:
     def go(self, row: int) -> None:
         """Go to a place of the list by its row, from 0."""
         self._ui.reviewTable.setCurrentCell(row, 0)
-        goTo(self._rows[row][1], self._segmentationNode)
+        goTo(self._rows[row], self._segmentationNode)
 
     def _fill(self) -> None:
         table = self._ui.reviewTable
         table.blockSignals(True)
         table.rowCount = 0
         table.rowCount = len(self._rows)
-        for number, (_index, row) in enumerate(self._rows):
+        for number, row in enumerate(self._rows):
             where = _("Slice {slice}") if row["kind"] == "slice" else _("Spot: {segment}")
             dice = "" if row["expected_dice"] is None else f"{row['expected_dice']:.2f}"
             texts = [
@@ -122,12 +124,13 @@ class ReviewPanel:
     def _onChecked(self, item) -> None:
         if item.column() != 0:
             return
-        index, row = self._rows[item.row()]
+        row = self._rows[item.row()]
         row[SEEN] = item.checkState() == qt.Qt.Checked
+        # The user may have removed columns, and removed or moved rows, in the Tables module.
         column = self._tableNode.GetTable().GetColumnByName(SEEN)
-        # The user may have removed columns and rows in the Tables module.
-        if column is not None and index < column.GetNumberOfValues():
-            column.SetValue(index, int(row[SEEN]))
+        for index, other in enumerate(rowsOf(self._tableNode) if column is not None else ()):
+            if all(other.get(name) == row[name] for name in _PLACE):
+                column.SetValue(index, int(row[SEEN]))
         # So that the scene asks to be saved.
         self._tableNode.Modified()
         self._tableNode.StorableModified()
@@ -137,7 +140,7 @@ class ReviewPanel:
         """Show in the title how many places were checked."""
         title, text, note = _("Review"), _("Segment with “Review list” checked to list the places worth checking."), ""
         if self._rows:
-            seen, text = sum(row[SEEN] for _index, row in self._rows), ""
+            seen, text = sum(row[SEEN] for row in self._rows), ""
             title = _("Review: {seen} of {count} places seen").format(seen=seen, count=len(self._rows))
             note = self._tableNode.GetAttribute(NOTE_ATTRIBUTE) or ""
         self._section.text = title

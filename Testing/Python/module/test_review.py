@@ -246,6 +246,18 @@ def test_tables_that_the_user_removes_or_changes(panel: PanelDriver, reviewed: o
     assert panel.ui.applyButton.enabled
 
 
+def test_a_check_mark_belongs_to_its_place_although_the_table_lost_a_row(panel: PanelDriver, reviewed: object) -> None:
+    import qt
+
+    table = review().tableOf(reviewed, "review")
+    for number in (0, 0):
+        table.RemoveRow(number)
+    panel.ui.reviewTable.item(0, 0).setCheckState(qt.Qt.Checked)
+    assert [row["seen"] for row in review().rowsOf(table)] == [False], "the place that was checked is not in the table"
+    panel.ui.reviewTable.item(1, 0).setCheckState(qt.Qt.Checked)
+    assert [row["seen"] for row in review().rowsOf(table)] == [True]
+
+
 def test_predicted_and_actual_residual_side_by_side(panel: PanelDriver, result: object, volume: object) -> None:
     shape = slicer.util.arrayFromVolume(volume).shape
     kinds = ("residual", "result_residual", "residual_difference")
@@ -327,6 +339,13 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     dialogs.answer(str(path))
     write_report(panel)
     assert path.read_text(encoding="utf-8").count("<li>") == warnings + 1
+    voxels = slicer.util.arrayFromVolume(volume).copy()
+    slicer.util.updateVolumeFromArray(volume, voxels[:, ::-1])
+    dialogs.answer(str(path))
+    write_report(panel)
+    page = path.read_text(encoding="utf-8")
+    assert page.count("<li>") == warnings + 2 and "another frame" in page
+    slicer.util.updateVolumeFromArray(volume, voxels)
     path.unlink()
     for node, by in ((volume, 40), (map_node, 0.2), (map_node, -200)):
         origin = np.array(node.GetOrigin())
@@ -336,7 +355,6 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
         assert "moved" in panel.ui.reviewLabel.text and not path.exists()
         node.SetOrigin(*origin)
     slicer.mrmlScene.RemoveNode(map_node)
-    voxels = slicer.util.arrayFromVolume(volume).copy()
     for change, undo in (
         (lambda: volume.SetSpacing(1, 1, 2), lambda: volume.SetSpacing(1, 1, 1)),
         (lambda: slicer.util.updateVolumeFromArray(volume, voxels[1:]),
