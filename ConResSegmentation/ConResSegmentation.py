@@ -12,6 +12,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from conresnet.package.store import digest_with_locator
 from ConResSegmentationLib import (
     ConResSegmentationSubjectHierarchyPlugin,
     Diagnostics,
@@ -343,6 +344,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             options=engineOptions(node, self.modelPanel.maps),
             show3D=node.show3D,
             smoothing=node.smoothing,
+            digest=digest_with_locator(self.modelPanel.choice.path),
         )
 
     def segmentVolume(self, volumeNode, model: str) -> None:

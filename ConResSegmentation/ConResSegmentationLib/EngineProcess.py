@@ -234,12 +234,12 @@ class EngineProcess:
         connection.send({"request": request.kind, "id": request.id, **(asked.to_dict(files) if asked else {})})
 
     def _onMessage(self, message: dict) -> None:
-        event, request = message.get("event"), self._current
+        event, request, server = message.get("event"), self._current, self._connection.launch.server
         if event == "hello":
             self._advance()
         elif event == "error" and "id" not in message:
             self._connection.close()
-            self._onEnded(self._errorIn(message))
+            self._onEnded(EngineError.fromMessage(message, server))
         elif request is None or message.get("id") != request.id:
             return
         elif event == "progress":
@@ -261,10 +261,9 @@ class EngineProcess:
         elif event == "devices":
             self._finish("onDevices", message["devices"])
         elif event == "error":
-            self._finish("onError", self._errorIn(message))
-
-    def _errorIn(self, message: dict) -> EngineError:
-        return EngineError.fromMessage(message, self._connection.launch.server)
+            if message["code"] == "engine-folder-gone":
+                self._leave()
+            self._finish("onError", EngineError.fromMessage(message, server))
 
     def _store(self, message: dict) -> None:
         """Store part of a result. If that fails, the request fails."""
@@ -344,7 +343,8 @@ def _withoutNames(request: SegmentRequest, description: ModelDescription) -> Seg
     channels = [
         replace(volume, name=wanted.name) for volume, wanted in zip(request.channels, description.inputs, strict=True)
     ]
-    return SegmentRequest(description.name, tuple(channels), replace(request.options, report_name=None))
+    options = replace(request.options, report_name=None)
+    return replace(request, model=description.name, channels=tuple(channels), options=options)
 
 
 def sendModels(package: ModelPackage, known: dict[str, str], send: Callable[[dict], None]) -> Iterator[None]:

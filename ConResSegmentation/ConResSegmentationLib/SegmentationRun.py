@@ -14,6 +14,7 @@ from conresnet.errors import UserError
 from conresnet.images.roi import BoxROI
 from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import residual_plane
+from conresnet.package.store import digest_with_locator
 from conresnet.request import SegmentOptions, SegmentRequest
 
 from . import ResultOrigin, ResultParts, ResultSegmentation, Review, SceneInputs
@@ -35,6 +36,8 @@ class SegmentationTask:
         options: what the engine is asked for, without the ROI, which is ``roi``.
         show3D: whether to create surfaces and show them.
         smoothing: of surfaces, 0 to 1. Defaults to what the segmentation has.
+        digest: `digest_with_locator` of the model that the user has chosen, which may be replaced before the task is
+            started. Defaults to any.
     """
 
     model: str
@@ -44,6 +47,7 @@ class SegmentationTask:
     options: SegmentOptions = field(default_factory=SegmentOptions)
     show3D: bool = True
     smoothing: float | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,10 @@ class SegmentationRun(EngineObserver):
     def __init__(self, task: SegmentationTask, engine: EngineProcess, listener: RunListener):
         self._began = time.monotonic()
         self._task, self._engine, self._listener = task, engine, listener
-        self._description = read_package(task.model, verify=False).description
+        package = read_package(task.model, verify=False)
+        self._description, digest = package.description, digest_with_locator(package)
+        if task.digest not in (None, digest):
+            raise UserError("model-changed", model=self._description.title)
         channels = _channels(task, self._description)
         self._grids = [channel.grid for channel in channels]
         model = f"{self._description.name} {self._description.version}"
@@ -110,7 +117,8 @@ class SegmentationRun(EngineObserver):
         # Nodes of a closed scene must not reappear in the next one.
         scene = slicer.mrmlScene
         self._closeTag = scene.AddObserver(scene.StartCloseEvent, lambda caller, event: self.cancel())
-        request = SegmentRequest(str(task.model), tuple(channels), replace(task.options, roi=task.roi))
+        options = replace(task.options, roi=task.roi)
+        request = SegmentRequest(str(task.model), tuple(channels), options, digest)
         self._request = engine.segment(request, self)
 
     def cancel(self) -> None:

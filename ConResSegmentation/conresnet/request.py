@@ -212,11 +212,13 @@ class SegmentRequest:
     Args:
         model: name of a model, or path of its package.
         channels: one volume per input of the model, in its order; the results are on the first one's grid.
+        digest: `conresnet.package.store.digest_with_locator` of the model that is meant. Defaults to any.
     """
 
     model: str
     channels: tuple[Volume, ...]
     options: SegmentOptions = SegmentOptions()
+    digest: str | None = None
 
     def to_dict(self, arrays: Sequence[str | Path]) -> dict:
         """As JSON; ``arrays`` are the .npy files that the channels' arrays were saved to."""
@@ -224,7 +226,8 @@ class SegmentRequest:
             {"npy": str(path), "grid": volume.grid.to_dict(), "name": volume.name}
             for path, volume in zip(arrays, self.channels, strict=True)
         ]
-        return {"model": self.model, "channels": channels, "options": self.options.to_dict()}
+        values = {"model": self.model, "channels": channels, "options": self.options.to_dict()}
+        return values if self.digest is None else {**values, "digest": self.digest}
 
     @classmethod
     def from_dict(cls, values: Mapping, folder: str | Path = "") -> SegmentRequest:
@@ -239,10 +242,12 @@ class SegmentRequest:
         if not isinstance(options, dict):
             raise UserError("bad-request", reason="its options are not an object")
         try:
-            model = _text(values.get("model"))
+            model, digest = _text(values.get("model")), values.get("digest")
+            digest = None if digest is None else _text(digest)
         except TypeError as error:
-            raise UserError("bad-request", reason=f"model: {error}") from error
-        return cls(model, tuple(_channel(entry, folder) for entry in channels), SegmentOptions.from_dict(options))
+            raise UserError("bad-request", reason=f"model or digest: {error}") from error
+        volumes = tuple(_channel(entry, folder) for entry in channels)
+        return cls(model, volumes, SegmentOptions.from_dict(options), digest)
 
 
 def _channel(entry: object, folder: str | Path) -> Volume:

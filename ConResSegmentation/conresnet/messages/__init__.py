@@ -20,6 +20,7 @@ SLICER: dict[str, str] = {
     "volume-color": _("The volume {name} has {count} values per voxel, like a color image; choose a grayscale volume."),
     "volume-removed": _("The volume {name} was removed during the segmentation, so the result was discarded."),
     "volume-changed": _("The volume {name} was changed during the segmentation; segment it again."),
+    "model-changed": _("The model {model} was replaced after the segmentation was started; segment again."),
     "volume-moved": _(
         "{name}, its segmentation or one of its maps has been moved or changed since it was segmented; segment it "
         "again to make a report."

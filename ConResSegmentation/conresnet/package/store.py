@@ -145,6 +145,16 @@ def read_model(
     return model if isinstance(model, ModelPackage) else read_package(find_model(model, extra), verify)
 
 
+def digest_with_locator(model: str | PathLike | ModelPackage) -> str:
+    """Digest of a model, as for `read_model`, and of its locator: other programs may replace either at any time."""
+    package = read_model(model, verify=False)
+    digests, locator = [package.description.digest], package.description.locator
+    with contextlib.suppress(UserError):
+        # A missing locator is an error only if it is needed.
+        digests += [read_model(locator.model, verify=False).description.digest] if locator else []
+    return " ".join(digests)
+
+
 def install_model(source: str | PathLike, overwrite: bool = False, name: str | None = None) -> ModelPackage:
     """Copy a model package, a folder or a zip file, into the user's models folder, as a folder of the model's name.
 

@@ -17,7 +17,7 @@ Requests carry an id, a whole number that the client chooses and that all events
 
     {"request": "segment", "id": 1, "model": "name or path", "channels": [{"npy": path, "grid": Grid.to_dict(),
      "name": "what messages call it"}], "options": {"roi": BoxROI.to_dict(), "maps": ["residual"], "device": "auto",
-     "precision": "auto", "tiling": "fitted", "threads": 4}}
+     "precision": "auto", "tiling": "fitted", "threads": 4}, "digest": "of the model that is meant; any by default"}
     {"request": "devices", "id": 2}
     {"request": "release", "id": 1}        the client has read the arrays of request 1; no reply
     {"request": "cancel"}                  all requests, or with an id that one; no reply of its own
@@ -291,6 +291,8 @@ class ResultArrays:
                 np.lib.format.write_array_header_1_0(file, header)
                 _fill(file, math.prod(shape) * dtype.itemsize)
             array = np.load(path, mmap_mode="r+", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise UserError("engine-folder-gone") from error
         except OSError as error:
             raise write_error(error, path) from error
         self._paths[name] = path

@@ -24,7 +24,7 @@ import numpy as np
 from conresnet import __version__
 from conresnet.errors import Cancelled, UserError, as_user_error
 from conresnet.inference.progress import Progress
-from conresnet.package.store import add_models_folder, list_models, read_model
+from conresnet.package.store import add_models_folder, digest_with_locator, list_models, read_model
 from conresnet.request import SegmentRequest
 from conresnet.worker.protocol import (
     MODELS_FOLDER,
@@ -104,6 +104,8 @@ class Engine:
         from conresnet.inference.segmentation import segment
 
         package = read_model(request.model, verify=False)
+        if request.digest not in (None, digest_with_locator(package)):
+            raise UserError("model-changed", model=package.description.title)
         model = self._warm.get(package, job)
         job.check()
         return segment(model, request.channels, request.options, job, job.allocate).report

@@ -84,7 +84,15 @@ class Client:
         self.process.stdin.write(json.dumps(message, ensure_ascii=False).encode("utf-8") + b"\n")
         self.process.stdin.flush()
 
-    def segment(self, number: int, model: str, array: np.ndarray, channels: int = 1, **options: object) -> None:
+    def segment(
+        self,
+        number: int,
+        model: str,
+        array: np.ndarray,
+        channels: int = 1,
+        digest: str | None = None,
+        **options: object,
+    ) -> None:
         """Ask for a segmentation of an array with voxels of 1 mm, as each of the channels."""
         folder = self.temporary / "inputs of ä"
         folder.mkdir(exist_ok=True)
@@ -92,7 +100,8 @@ class Client:
         np.save(path, array)
         grid = {"shape": array.shape, "ijk_to_ras": np.eye(4).tolist()}
         channel = {"npy": str(path), "grid": grid, "name": "Bild ä"}
-        self.send(request="segment", id=number, model=model, channels=[channel] * channels, options=options)
+        message = {"model": model, "channels": [channel] * channels, "options": options, "digest": digest}
+        self.send(request="segment", id=number, **message)
 
     def close(self, seconds: float = 120.0) -> int:
         """Close the worker's standard input and wait for its end; returns the exit status."""

@@ -10,6 +10,7 @@ import pytest
 
 from conresnet.images.grid import Grid, Volume
 from conresnet.inference.segmentation import load_model, segment
+from conresnet.package.store import digest_with_locator
 from conresnet.request import SegmentOptions
 from worker.client import REAL, Client, is_alive, running, wait_until
 from worker.models import make_model
@@ -91,7 +92,8 @@ def test_the_model_stays_loaded_until_another_is_asked_for(client: Client, model
 
 def test_a_changed_package_of_the_same_name_is_loaded_anew(client: Client, tmp_path: Path, image: np.ndarray) -> None:
     path = make_model(tmp_path, "changing")
-    client.segment(20, str(path), image)
+    digest = digest_with_locator(path)
+    client.segment(20, str(path), image, digest=digest)
     client.expect("done")
     for file in path.iterdir():
         file.unlink()
@@ -99,6 +101,8 @@ def test_a_changed_package_of_the_same_name_is_loaded_anew(client: Client, tmp_p
     make_model(tmp_path, "changing", base_width=16)
     client.segment(21, str(path), image)
     assert "loading" in [event.get("phase") for event in events_until(client, "done")]
+    client.segment(22, str(path), image, digest=digest)
+    assert client.expect("error")["code"] == "model-changed"
 
 
 def test_cancel_is_heard_inside_a_window(
