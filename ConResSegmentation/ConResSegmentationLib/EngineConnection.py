@@ -4,7 +4,9 @@ An engine on another computer has a temporary folder there. The connection has o
 copies of the engine's arrays.
 """
 
+import logging
 import tempfile
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -192,8 +194,11 @@ class EngineConnection:
         write_block(self.session, message)
 
     def mapped(self, file: str) -> np.ndarray:
-        """Map an array of the session folder, which may still be incomplete."""
-        return np.load(self.session / file, mmap_mode="r", allow_pickle=False)
+        """Map an array of the session folder, which may still be incomplete; UserError("engine-folder-gone")."""
+        try:
+            return np.load(self.session / file, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise UserError("engine-folder-gone") from error
 
     def release(self, request: int) -> None:
         """Tell the engine that the arrays of a request were read, or are not needed."""
@@ -241,19 +246,24 @@ class EngineConnection:
                 # Printed by something that ran before the engine took over the stream.
                 self._log.append(line.decode("utf-8", errors="replace"))
                 continue
-            if not self._isLeaving:
+            if self._isLeaving:
+                continue
+            try:
                 self._receive(message)
+            except UserError as error:
+                self._end(error)
+            except Exception:
+                # Otherwise whoever waits for the engine would wait forever.
+                logging.exception("A message of the engine could not be handled")
+                self._log.append(traceback.format_exc())
+                self._end(UserError("engine-died", reason=_("it sent an unexpected message")))
 
     def _receive(self, message: dict) -> None:
         if self.hello is None:
             if message.get("event") != "hello":
                 return
             self._timer.stop()
-            try:
-                self._welcome(message)
-            except UserError as error:
-                self._end(error)
-                return
+            self._welcome(message)
             self.hello = message
         self._onMessage(message)
 

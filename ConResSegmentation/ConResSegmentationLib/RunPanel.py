@@ -132,7 +132,12 @@ class RunPanel(RunListener):
 
     def onFinished(self, outcome: SegmentationOutcome) -> None:
         self._run = None
-        self._onFinished(outcome)
+        try:
+            self._onFinished(outcome)
+        except Exception:
+            # The result is in the scene, and the run must end whatever happens.
+            self.log(traceback.format_exc())
+            logging.exception("The result could not be shown in the panel")
         # Warnings get lines of their own, lest they be overlooked behind the volumes.
         self.onEnded("\n".join([_finished(outcome.report, outcome.seconds), *outcome.notes]))
         self.log(_logOf(outcome.report))

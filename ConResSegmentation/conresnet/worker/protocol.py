@@ -283,7 +283,7 @@ class ResultArrays:
         self._paths: dict[str, Path] = {}
 
     def allocate(self, name: str, shape: Sequence[int], dtype: np.typing.DTypeLike) -> np.ndarray:
-        """A new array of zeros in a file of its own. Raises UserError "disk-full" or "cannot-write"."""
+        """A new array of zeros in its own file. UserError: "disk-full", "cannot-write" or "engine-folder-gone"."""
         path, dtype = self._folder / f"{name}.npy", np.dtype(dtype)
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
         try:

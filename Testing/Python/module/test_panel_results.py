@@ -17,6 +17,7 @@ from module.panel_driver import PanelDriver, label_array, result_nodes, slice_co
 from module.result_cases import put_maps
 from module.test_scene_inputs import add_region
 from slicer_host import dialogs
+from worker.models import make_model
 
 pytestmark = pytest.mark.usefixtures("warm_engine")
 
@@ -120,6 +121,28 @@ def test_what_was_chosen_at_the_click_is_segmented(panel: PanelDriver, volume: o
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     (node,) = segmentations()
     assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is volume
+
+
+def test_a_model_replaced_after_the_click_is_not_taken_for_the_chosen_one(
+    panel: PanelDriver, volume: object, tmp_path: Path
+) -> None:
+    install_model(make_model(tmp_path / "first"))
+    panel.widget.modelPanel.refresh()
+    panel.choose_model("organ")
+    panel.click_segment()
+    install_model(make_model(tmp_path / "second", base_width=16), overwrite=True)
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert "was replaced" in panel.status and not segmentations()
+    assert panel.segment() is not None
+
+
+def test_a_fault_of_the_panel_does_not_leave_the_run_running(
+    panel: PanelDriver, volume: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panel.widget.runPanel, "_onFinished", lambda outcome: 1 / 0)
+    panel.segment()
+    assert panel.status.startswith("Done in") and panel.ui.applyButton.enabled
+    assert "ZeroDivisionError" in panel.ui.logTextEdit.toPlainText()
 
 
 def test_a_region_removed_after_the_click_never_means_the_whole_image(panel: PanelDriver, volume: object) -> None:

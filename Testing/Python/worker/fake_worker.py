@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 import time
 
@@ -68,6 +69,17 @@ class FakeEngine:
 
     def _refusing(self, job: Job) -> None:
         raise UserError("image-constant", "The image is constant.", path="a.nii", sizes=(1, 2))
+
+    def _vague(self, job: Job) -> None:
+        job.send("progress")
+
+    def _misleading(self, job: Job) -> None:
+        job.send("array", name="labels", npy="nowhere.npy", shape=[1], dtype="uint8")
+
+    def _swept(self, job: Job) -> None:
+        """Its temporary folder is removed while it computes."""
+        job.allocate("labels", (2, 2, 2), "uint8")
+        shutil.rmtree(job._session.path)
 
     def _crashing(self, job: Job) -> None:
         job.report("segmenting", 0.1, None)

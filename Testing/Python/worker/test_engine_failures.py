@@ -143,6 +143,25 @@ def test_a_temporary_folder_that_was_swept_away(driver: Driver, image: np.ndarra
     assert driver.run("any", image).ending == "done"
 
 
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [("vague", "engine-died"), ("misleading", "engine-folder-gone"), ("swept", "engine-folder-gone")],
+)
+def test_whatever_the_engine_sends_ends_a_request(driver: Driver, image: np.ndarray, model: str, code: str) -> None:
+    recorder = driver.run(model, image)
+    assert recorder.error.code == code
+    assert driver.run("any", image).ending == "done"
+    driver.engine.stop(wait=True)
+    assert driver.sessions() == []
+
+
+def test_a_fault_of_the_observer_ends_its_request(driver: Driver, image: np.ndarray) -> None:
+    recorder = driver.segment("any", image)
+    recorder.onArray = lambda name, array: 1 / 0
+    driver.until(lambda: recorder.ending)
+    assert recorder.error.code == "engine-died" and "ZeroDivisionError" in recorder.error.log
+
+
 def test_stop_ends_everything_at_once(driver: Driver, image: np.ndarray) -> None:
     running, waiting = driver.segment("patient", image), driver.segment("any", image)
     driver.until(lambda: running.fractions)
