@@ -5,10 +5,13 @@ Volumes loaded from files stay in the scene with their results, unless results a
 volume sequence become one sequence of segmentations.
 """
 
+import gzip
 import math
 import re
+import shutil
 import time
 import traceback
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,16 +22,19 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
+from conresnet.files import replacing
 from conresnet.images.channels import Candidate, match_channels
 
 from . import Loading, ResultParts
 from .Processes import callLater
-from .Review import addTable, showTable
+from .Review import addTable, exportCsv, showTable
 from .SceneInputs import candidates, group
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationTask
 from .Widgets import errorSentence, nameOf
 
 _MOST_BYTES = 150
+# With less free space than this, a file was not written completely because the disk is full.
+_LEAST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class BatchCase:
                 self.series.addResult(self.frame, outcome.segmentationNode)
                 isInSeries = True
             if outcome and folder:
-                save(outcome.segmentationNode, folder, self.name, ".seg.nrrd")
+                save(outcome.segmentationNode, folder, self.name)
         except Exception:
             # A result that could not be saved stays in the scene, unless it is in the sequence of results.
             isKept = not isInSeries
@@ -204,19 +210,45 @@ def _grouped(items: Sequence, group: Callable[[object], object]) -> Iterator[lis
     yield from groups.values()
 
 
-def save(node, folder: Path, name: str, suffix: str) -> None:
-    """Save a node to a file that does not exist yet."""
+def save(segmentationNode, folder: Path, name: str) -> None:
+    """Save a segmentation to a file that does not exist yet, completely or not at all. Raises UserError."""
+    path = _freePath(folder, name, ".seg.nrrd")
+    with replacing(path) as temporary:
+        # Slicer may not notice a full disk.
+        if not slicer.util.saveNode(segmentationNode, str(temporary)) or not _isComplete(temporary):
+            # Otherwise Slicer would take it for saved, and offer the temporary name.
+            segmentationNode.StorableModified()
+            if segmentationNode.GetStorageNode():
+                segmentationNode.GetStorageNode().SetFileName("")
+            isFull = shutil.disk_usage(folder).free < _LEAST_BYTES
+            raise UserError("disk-full" if isFull else "result-not-saved", path=str(path))
+
+
+def _freePath(folder: Path, name: str, suffix: str) -> Path:
     stem = re.sub(r'[\x00-\x1f\x7f/\\:*?"<>|]+', "_", name)
     # File systems allow 255 bytes, some programs fewer.
     stem = stem.encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore").strip(" ._") or "result"
     names = (stem, *(f"{stem} {number}" for number in range(2, 10_000)))
     try:
-        path = next(path for one in names if not (path := folder / f"{one}{suffix}").exists())
-        isSaved = folder.is_dir() and slicer.util.saveNode(node, str(path))
+        if folder.is_dir():
+            return next(path for one in names if not (path := folder / f"{one}{suffix}").exists())
     except OSError as error:
         raise UserError("result-not-saved", path=str(folder / f"{stem}{suffix}")) from error
-    if not isSaved:
-        raise UserError("result-not-saved", path=str(path))
+    raise UserError("result-not-saved", path=str(folder / f"{stem}{suffix}"))
+
+
+def _isComplete(path: Path) -> bool:
+    """Whether an NRRD file has all its voxels. Slicer's reader may end the process at a file that is cut off."""
+    with open(path, "rb") as file:
+        lines = iter(lambda: file.readline().strip(), b"")
+        fields = dict(line.split(b": ", 1) for line in lines if b": " in line)
+        voxels = math.prod(map(int, fields.get(b"sizes", b"0").split()))
+        try:
+            data = gzip.open(file) if fields.get(b"encoding") in (b"gzip", b"gz") else file
+            size = sum(map(len, iter(lambda: data.read(1 << 20), b"")))
+        except (OSError, EOFError, zlib.error):
+            return False
+    return voxels > 0 and size > 0 and size % voxels == 0
 
 
 @dataclass
@@ -397,7 +429,7 @@ class BatchRun(RunListener):
             )
             try:
                 if self._folder:
-                    save(table, self._folder, table.GetName(), ".csv")
+                    exportCsv(table, _freePath(self._folder, table.GetName(), ".csv"))
             except UserError as error:
                 parts.append(errorSentence(error))
         self._control.onEnded(" ".join(parts), failed == len(self.rows) > 0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 import sys
+import types
 from pathlib import Path
 
 import nibabel
@@ -174,7 +176,7 @@ def test_long_names_and_unexpected_errors_stop_no_batch(
     run(batch)
     assert "0 of 2" in batch.status
     one, other = cases(batch).values()
-    assert "could not be saved" in one and other == "The result could not be kept; see the log."
+    assert "the network is gone" in one and other == "The result could not be kept; see the log."
     assert "a bug" in batch.ui.logTextEdit.toPlainText()
     assert len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) == 2, "what is not saved stays in the scene"
 
@@ -229,8 +231,7 @@ def test_a_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_ima
     assert list(cases(batch)) == ["a", "bad", "deep/b"]
     batch.ui.batchFolderPathEdit.currentPath = str(target)
     run(batch)
-    # Slicer writes the types of the columns next to a table.
-    written = {path.name for path in target.iterdir()} - {"ConResNet volumes.schema.csv"}
+    written = {path.name for path in target.iterdir()}
     assert written == {"ConResNet volumes.csv", "a.seg.nrrd", "deep_b.seg.nrrd"}
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(target / "a.seg.nrrd")))
     assert set(np.unique(labels)) == {0, 1, 2}
@@ -241,6 +242,31 @@ def test_a_folder_is_segmented_into_a_folder(batch: PanelDriver, hippocampus_ima
     assert not slicer.util.getNodesByClass("vtkMRMLSegmentationNode"), "the scene does not fill up"
     assert not slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     assert folders() == [], "nor the Data tree"
+
+
+def test_a_disk_that_runs_full_loses_no_result(
+    batch: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, bytes_written, free = slicer.util.saveNode, [400, 3000, -1], [0, 0, 1 << 40]
+
+    def cut_off(node: object, path: str) -> bool:
+        save(node, path)
+        content = Path(path).read_bytes()
+        Path(path).write_bytes(content[: bytes_written.pop(0)])
+        return True
+
+    monkeypatch.setattr(slicer.util, "saveNode", cut_off)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=free.pop(0)))
+    batch.ui.batchFolderPathEdit.currentPath = str(tmp_path)
+    batch.settle()
+    batch.ui.checkAllButton.click()
+    for words in ("not enough disk space", "not enough disk space", "could not be saved"):
+        run(batch)
+        assert "0 of 1" in batch.status and words in next(iter(cases(batch).values()))
+        assert not list(tmp_path.glob("*.nrrd"))
+    left = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert len(left) == 3 and all(node.GetModifiedSinceRead() for node in left)
+    assert not any(node.GetStorageNode().GetFileName() for node in left)
 
 
 def test_cancel_keeps_what_is_finished_and_the_rest_can_go_on(batch: PanelDriver, volume: object, head: object) -> None:
