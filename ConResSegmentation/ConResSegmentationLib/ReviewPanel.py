@@ -18,7 +18,7 @@ from .Widgets import WorkInSteps, addShortcuts, nameOf, openFile, plain, say, te
 _ALL = "all"
 # The columns that tell a place from the others.
 _PLACE = ("rank", "kind", "segment", "slice")
-# In pixels, of the columns before the reason.
+# The least in pixels, of the columns before the reason.
 _COLUMN_WIDTHS = (46, 78, 48, 38)
 
 
@@ -37,7 +37,8 @@ class ReviewPanel:
         self._work = WorkInSteps(section)
         header = ui.reviewTable.horizontalHeader()
         for column, width in enumerate(_COLUMN_WIDTHS):
-            header.resizeSection(column, width)
+            header.resizeSection(column, max(width, header.sectionSizeHint(column)))
+        ui.reviewTable.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
         ui.reviewTable.connect("cellClicked(int,int)", lambda row, _column: self.go(row))
         ui.reviewTable.connect("itemChanged(QTableWidgetItem*)", self._onChecked)
         ui.previousPlaceButton.connect("clicked(bool)", lambda _checked: self.step(-1))

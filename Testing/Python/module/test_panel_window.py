@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 import slicer
+from PySide6 import QtWidgets
 
 from ConResSegmentationLib import Diagnostics, Widgets
 from module.panel_driver import PanelDriver
@@ -121,3 +122,9 @@ def test_reloading_gives_a_working_panel(panel: PanelDriver, volume: object) -> 
     panel.settle()
     assert panel.widget is not before
     assert panel.segment() is not None
+
+
+def test_every_button_has_a_text_or_an_accessible_name(panel: PanelDriver) -> None:
+    buttons = [widget for widget in vars(panel.ui).values() if isinstance(widget, QtWidgets.QAbstractButton)]
+    nameless = [button.objectName for button in buttons if not (button.text or button.accessibleName)]
+    assert buttons and nameless == ["qt_tableview_cornerbutton"], "which is Qt's own"

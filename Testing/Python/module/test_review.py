@@ -246,6 +246,15 @@ def test_tables_that_the_user_removes_or_changes(panel: PanelDriver, reviewed: o
     assert panel.ui.applyButton.enabled
 
 
+def test_the_list_has_room_for_any_font(panel: PanelDriver, reviewed: object) -> None:
+    table = panel.ui.reviewTable
+    header, height = table.horizontalHeader(), table.rowHeight(0)
+    assert all(header.sectionSize(column) >= header.sectionSizeHint(column) for column in range(4))
+    table.setStyleSheet("font-size: 20pt")
+    panel.settle()
+    assert table.rowHeight(0) > height
+
+
 def test_a_check_mark_belongs_to_its_place_although_the_table_lost_a_row(panel: PanelDriver, reviewed: object) -> None:
     import qt
 
