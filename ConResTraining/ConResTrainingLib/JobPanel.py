@@ -281,6 +281,12 @@ class JobPanel:
         self._ui.runPathEdit.currentPath = self._ui.runsSelector.itemData(index)
 
     def _onStart(self) -> None:
+        # Another program may have changed the plan, which must not be trained unseen.
+        self._planPanel.refresh()
+        if problem := self._startProblem(self.state):
+            say(self._ui.runStatusLabel, problem, isError=True)
+            return
+
         def launch():
             self._planPanel.save()
             where = (str(self._planPanel.path), "--output", str(self.job.folder))

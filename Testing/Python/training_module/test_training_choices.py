@@ -80,6 +80,32 @@ def test_edits_replace_no_other_plan_without_a_question(here: TrainingDriver, da
     assert "plan.yaml cannot be read. Replace it?" in dialogs.shown[-1].text and own.read_bytes() == b"\xff\xfe"
 
 
+def test_a_plan_edited_by_another_program_is_shown_and_checked_before_it_is_trained(
+    training: TrainingDriver, data_set: Path, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\ncp "$4" "{tmp_path}/trained.yaml"\n', encoding="utf-8")
+    python.chmod(0o755)
+    training.use_tiny_plan(data_set, steps=30)
+    training.choose_python(str(python))
+    training.click(training.ui.savePlanButton)
+    plan = Path(training.ui.planPathEdit.currentPath)
+    text = plan.read_text(encoding="utf-8")
+    plan.write_text(text.replace(str(data_set), str(tmp_path / "other data")), encoding="utf-8")
+    training.click(training.ui.startButton)
+    assert training.state == "none" and not (tmp_path / "trained.yaml").exists()
+    assert training.ui.runStatusLabel.text.startswith(f"This plan is for the data set {tmp_path / 'other data'}")
+    assert training.ui.planTextEdit.toPlainText() == plan.read_text(encoding="utf-8")
+    # One that can be trained is, and the editor shows it.
+    plan.write_text(text, encoding="utf-8")
+    training.open()
+    plan.write_text(text.replace("steps: 30", "steps: 20"), encoding="utf-8")
+    training.click(training.ui.startButton)
+    training.wait(lambda: training.state == "died")
+    assert (tmp_path / "trained.yaml").read_text(encoding="utf-8") == training.ui.planTextEdit.toPlainText()
+    assert "steps: 20" in training.ui.planTextEdit.toPlainText()
+
+
 @pytest.mark.parametrize("kept", ['{"a": 1}', "[null, 5]", "5", "null", "nonsense"])
 def test_a_damaged_list_of_runs_is_an_empty_one(training: TrainingDriver, kept: str) -> None:
     slicer.app.userSettings().setValue("ConResTraining/Runs", kept)
