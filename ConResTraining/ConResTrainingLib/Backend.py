@@ -170,6 +170,8 @@ class BackendTask:
         label: shows what is being done, and the command's closing sentence.
         onClicked: called by a click when no command is running.
         onIdle: called when a command has ended, failed and canceled ones included.
+        about: returns what a command is about, such as a folder; if this has changed when the command ends, its result
+            and closing sentence are not shown.
     """
 
     def __init__(
@@ -179,9 +181,11 @@ class BackendTask:
         label,
         onClicked: Callable[[], None],
         onIdle: Callable[[], None] = lambda: None,
+        about: Callable[[], object] = lambda: None,
     ):
         self._backend, self._button, self._label = backend, button, label
         self._onClicked, self._onIdle, self._text = onClicked, onIdle, button.text
+        self._about, self._subject = about, None
         self._process: ChildProcess | None = None
         button.connect("clicked(bool)", self._onButton)
 
@@ -216,6 +220,7 @@ class BackendTask:
             say(self._label, error)
             return
         self._backend.log(f"> {launch}")
+        self._subject = self._about()
         onEnded = partial(self._onEnded, onDone, doneCodes)
         self._process = ChildProcess(launch, onEnded, self._backend.log)
         self._button.text = _("Cancel")
@@ -242,6 +247,9 @@ class BackendTask:
         self._onIdle()
         if wasStopped:
             say(self._label, _("Canceled."))
+            return
+        if self._about() != self._subject:
+            say(self._label, "")
             return
         sentence = lastLine(errors, output) or _("The command exited without a message; see the log.")
         say(self._label, sentence, isError=exitCode != 0)

@@ -74,7 +74,7 @@ class DataSetPanel:
         self.problem = ""
         self.isSettled = True
         self._timer = singleShotTimer(section, self.refresh, _MILLISECONDS_UNTIL_LOOK)
-        self._task = BackendTask(backend, ui.checkButton, ui.checkStatusLabel, self._check)
+        self._task = BackendTask(backend, ui.checkButton, ui.checkStatusLabel, self._check, about=lambda: self.folder)
         # The heights of the rows depend on the width that is left for the last column.
         ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
         ui.dataSetPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/DataSet", "")

@@ -49,11 +49,13 @@ class PlanPanel:
             field.connect("valueChanged(int)", self._onChoice)
         # The choices above the plan when it was made or read.
         self._choicesOfPlan = self._choices
-        self._task = BackendTask(backend, ui.makePlanButton, ui.planStatusLabel, self._make)
+        self._task = BackendTask(
+            backend, ui.makePlanButton, ui.planStatusLabel, self._make, self._update, lambda: self.path
+        )
         ui.planTextEdit.setFont(qt.QFontDatabase.systemFont(qt.QFontDatabase.FixedFont))
         ui.planPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/Plan", "")
         whenPathChanges(ui.planPathEdit, self._onPathChanged)
-        ui.planTextEdit.connect("textChanged()", self._onTextChanged)
+        ui.planTextEdit.connect("textChanged()", self._update)
         ui.savePlanButton.connect("clicked(bool)", self._onSave)
         ui.resetPlanButton.connect("clicked(bool)", self._onReset)
 
@@ -128,8 +130,11 @@ class PlanPanel:
         if not problem and self.path is None:
             problem = _("Choose a file for the plan.")
         self._task.offer(problem, _("Analyze the data set and make a plan for it with the values chosen above."))
-        self._ui.savePlanButton.enabled = self._isEdited and self.path is not None
-        self._ui.resetPlanButton.enabled = self._isEdited
+        # The plan that is being made will replace this text.
+        canEdit = not self._task.isRunning
+        self._ui.planTextEdit.readOnly = not canEdit
+        self._ui.savePlanButton.enabled = canEdit and self._isEdited and self.path is not None
+        self._ui.resetPlanButton.enabled = canEdit and self._isEdited
 
     def close(self) -> None:
         """The panel is about to be deleted."""
@@ -194,10 +199,6 @@ class PlanPanel:
         self.refresh()
         self._onChanged()
 
-    def _onTextChanged(self) -> None:
-        self.updateButtons()
-        self._onChanged()
-
     def _onSave(self) -> None:
         try:
             self.save()
@@ -219,7 +220,7 @@ class PlanPanel:
         where = (str(self._dataSetPanel.folder), "--output", str(self.path), "--overwrite")
         arguments = ("plan", *where, *self._options())
         self._task.run(arguments, _("Making a plan"), lambda _output: self._onMade(choices))
-        self._onChanged()
+        self._update()
 
     def _options(self) -> list[str]:
         """The choices as command-line options; 0 leaves a value to the planner."""
@@ -236,6 +237,9 @@ class PlanPanel:
     def _onMade(self, choices: list) -> None:
         self._choicesOfPlan = choices
         self._read()
+        self._update()
+
+    def _update(self) -> None:
         self.updateButtons()
         self._onChanged()
 

@@ -43,7 +43,9 @@ class ResultsPanel:
         self.log, status = backend.log, ui.resultsStatusLabel
         self._evaluation = BackendTask(backend, ui.evaluateButton, status, self._evaluate, self.updateButtons)
         self._export = BackendTask(backend, ui.importButton, status, self._onImport, self.updateButtons)
-        self._comparison = BackendTask(backend, ui.compareButton, status, self._compare, self.updateButtons)
+        self._comparison = BackendTask(
+            backend, ui.compareButton, status, self._compare, self.updateButtons, lambda: (self._run, self.others)
+        )
         self._checkpointImport: CheckpointImport | None = None
         self._importText, self._checkpointText = ui.importButton.text, ui.checkpointButton.text
         # The names of the segments get the width that the numbers leave free.

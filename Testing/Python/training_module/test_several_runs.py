@@ -186,6 +186,12 @@ def test_two_runs_are_compared(here: TrainingDriver, runs: list[Path]) -> None:
     # It is no longer shown next to another choice.
     here.check_runs()
     assert table.isHidden()
+    # Nor if the other choice was made while they were compared.
+    here.check_runs("run-2")
+    here.click(ui.compareButton)
+    ui.runPathEdit.currentPath = str(runs[2])
+    here.wait(lambda: ui.compareButton.text == "Compare")
+    assert table.isHidden() and ui.resultsStatusLabel.text == ""
 
 
 def test_runs_that_are_checked_become_one_ensemble(training: TrainingDriver, runs: list[Path], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from conresnet_training.planning.systems import SYSTEMS
 from slicer_host import dialogs
+from training_module.test_training_run import backend_that
 from training_module.training_driver import TrainingDriver
 
 
@@ -95,6 +96,36 @@ def test_a_check_shows_its_findings_errors_first_and_opens_its_page(here: Traini
     # Another folder has other findings, none so far.
     here.choose_data_set(data_set.parent)
     assert findings(here) == [] and here.ui.findingsTable.isHidden()
+
+
+def test_what_a_command_says_about_an_earlier_choice_is_not_shown(
+    training: TrainingDriver, data_set: Path, tmp_path: Path
+) -> None:
+    ui, other = training.ui, tmp_path / "other"
+    shutil.copytree(data_set, other)
+    summary = '{"fine": 6, "cases": 6, "with_errors": 0, "with_warnings": 0, "findings": []}'
+    report = f"""[ "$3" = check ] && echo '{{"summary": {summary}, "cases": []}}' > "$6/check.json" """
+    script = f'[ "$3" = plan ] && echo "steps: 5" > "$6"\n{report}\necho "All done for 6 cases."'
+    training.choose_data_set(data_set)
+    plan, check = ui.planPathEdit.currentPath, data_set.with_name(f"{data_set.name}-check")
+    check.mkdir()
+    training.choose_python(backend_that(tmp_path, script))
+    training.run_command(ui.checkButton)
+    assert ui.checkStatusLabel.text == "No problems were found in 6 cases."
+    training.click(ui.checkButton)
+    training.choose_data_set(other)
+    training.wait(lambda: ui.checkButton.text != "Cancel")
+    assert ui.checkStatusLabel.text == ""
+    # A plan that is being made may be neither edited nor saved.
+    training.choose_data_set(data_set)
+    training.click(ui.makePlanButton)
+    assert ui.planTextEdit.readOnly and ui.startButton.toolTip == "The plan is being made."
+    ui.planPathEdit.currentPath = ""
+    training.wait(lambda: ui.makePlanButton.text != "Cancel")
+    assert ui.planStatusLabel.text == ui.planTextEdit.toPlainText() == "" and not ui.planTextEdit.readOnly
+    assert ui.startButton.toolTip.startswith("Make a plan first")
+    ui.planPathEdit.currentPath = plan
+    assert ui.planTextEdit.toPlainText() == "steps: 5\n"
 
 
 def test_a_plan_is_made_edited_saved_and_read_again(here: TrainingDriver, data_set: Path) -> None:
