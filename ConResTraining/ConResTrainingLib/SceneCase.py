@@ -6,7 +6,7 @@ The group Add a case from the scene chooses them.
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,15 @@ from conresnet.errors import UserError
 from conresnet.files import replacing, write_error, write_text
 from conresnet.images.grid import LPS_TO_RAS, Grid
 from conresnet.package.description import Input
-from conresnet_training.data.data_set import FILE_NAME, DataSet, Description, case_name, read_description
+from conresnet_training.data.data_set import (
+    ENDINGS,
+    FILE_NAME,
+    DataSet,
+    Description,
+    case_name,
+    description_from,
+    read_description,
+)
 from conresnet_training.data.layouts import is_nnunet
 from ConResSegmentationLib.SceneInputs import ChannelSelectors, volumeInput
 from ConResSegmentationLib.Widgets import errorSentence, offer, say, singleShotTimer, stayNarrow
@@ -25,6 +33,11 @@ from ConResSegmentationLib.Widgets import errorSentence, offer, say, singleShotT
 from .DataSetPanel import DataSetPanel
 
 _NAME = re.compile(r"[^\W_][\w.-]*")
+# ITK writes "scan.nii.nii.gz" and "scan.img.nii.gz" under other names.
+_ENDINGS = re.compile(f"({'|'.join(map(re.escape, (*ENDINGS, '.hdr', '.img')))})+$", re.IGNORECASE)
+# File systems allow 255 bytes, and commands make longer names from this one.
+_MOST_BYTES = 200
+_NO_SEGMENTS = ("", "background", "ignore")
 
 
 def describe(folder: Path) -> Description | None:
@@ -67,17 +80,18 @@ def addCase(
         grid: of the voxels.
 
     Raises:
-        UserError: ``case-name-invalid``, ``case-name-taken``, ``case-channels-differ``, ``case-segment-unknown``,
-            ``case-segments-overlap``, ``case-segments-empty``, ``case-grid-sheared``, as for `describe`, or a file
-            cannot be written.
+        UserError: ``case-name-invalid``, ``case-name-taken``, ``case-channels-differ``, ``case-segment-name``,
+            ``case-segment-repeated``, ``case-segment-unknown``, ``case-segments-overlap``, ``case-segments-empty``,
+            ``case-grid-sheared``, as for `describe`, or a file cannot be written.
     """
-    description = describe(folder)
+    _checkSegments(masks)
+    # The reader refuses a new data set here, before anything is written.
+    description = describe(folder) or description_from(folder / FILE_NAME, _newContent(folder, channels, masks))
     _checkName(folder, name, description)
-    if description and list(description.channels) != list(channels):
+    if list(description.channels) != list(channels):
         values = {"wanted": ", ".join(description.channels), "given": ", ".join(channels)}
         raise UserError("case-channels-differ", **values)
-    labels = description.labels if description else dict(enumerate(masks, start=1))
-    label = _labelMap(masks, _valuesByName(labels, masks))
+    label = _labelMap(masks, _valuesByName(description.labels, masks))
     if np.abs(grid.direction.T @ grid.direction - np.eye(3)).max() > 1e-4:
         raise UserError("case-grid-sheared")
     arrays = list(channels.values())
@@ -88,7 +102,7 @@ def addCase(
         except OSError as error:
             raise write_error(error, folder) from error
         _writeImage(array, grid, folder / kind / f"{name}.nii.gz")
-    content = dict(description.content) if description else _newContent(folder, channels, labels)
+    content = dict(description.content)
     entry = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
     content["training"] = [*content.get("training", []), entry]
     content["numTraining"] = len(content["training"])
@@ -97,7 +111,9 @@ def addCase(
 
 def proposedName(dataSet: DataSet | None, wished: str) -> str:
     """An unused name for a case, as close to the wanted one as file names allow."""
-    base = re.sub(r"[^\w.-]+", "_", wished).strip("._-") or "case"
+    base = _ENDINGS.sub("", re.sub(r"[^\w.-]+", "_", wished).strip("._-")) or "case"
+    # With room for a number.
+    base = base.encode()[: _MOST_BYTES - 10].decode(errors="ignore")
     taken = {case.name.casefold() for case in dataSet.cases} if dataSet else set()
     name, number = base, 2
     while name.casefold() in taken:
@@ -105,12 +121,26 @@ def proposedName(dataSet: DataSet | None, wished: str) -> str:
     return name
 
 
-def _checkName(folder: Path, name: str, description: Description | None) -> None:
-    if not _NAME.fullmatch(name):
+def _checkSegments(names: Iterable[str]) -> None:
+    seen = set()
+    for name in names:
+        # Labels are compared in this way.
+        key = name.strip().casefold()
+        if key in _NO_SEGMENTS:
+            raise UserError("case-segment-name", name=name)
+        if key in seen:
+            raise UserError("case-segment-repeated", name=name)
+        seen.add(key)
+    if not seen:
+        raise UserError("case-segments-empty")
+
+
+def _checkName(folder: Path, name: str, description: Description) -> None:
+    if not _NAME.fullmatch(name) or _ENDINGS.search(name) or len(name.encode()) > _MOST_BYTES:
         raise UserError("case-name-invalid", name=name)
     there = [folder / kind / f"{name}.nii.gz" for kind in ("imagesTr", "labelsTr")]
     # Listed cases may have files of another kind, or in other folders.
-    entries = description.content.get("training", []) if description else []
+    entries = description.content.get("training", [])
     listed = {case_name(Path(str(entry.get("image", "")))).casefold() for entry in entries if isinstance(entry, dict)}
     if any(os.path.lexists(path) for path in there) or name.casefold() in listed:
         raise UserError("case-name-taken", name=name)
@@ -118,7 +148,7 @@ def _checkName(folder: Path, name: str, description: Description | None) -> None
 
 def _valuesByName(labels: Mapping[int, str], masks: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The label value of each segment, by its name."""
-    values = {name.casefold(): value for value, name in labels.items()}
+    values = {name.strip().casefold(): value for value, name in labels.items()}
     unknown = [name for name in masks if name.strip().casefold() not in values]
     if unknown:
         raise UserError("case-segment-unknown", segments=", ".join(unknown), labels=", ".join(labels.values()))
@@ -126,14 +156,12 @@ def _valuesByName(labels: Mapping[int, str], masks: Mapping[str, np.ndarray]) ->
 
 
 def _labelMap(masks: Mapping[str, np.ndarray], values: Mapping[str, int]) -> np.ndarray:
-    label = None
+    label = np.zeros(next(iter(masks.values())).shape, np.uint8)
     for name, mask in masks.items():
-        if label is None:
-            label = np.zeros(mask.shape, np.uint8)
         if (label[mask] != 0).any():
             raise UserError("case-segments-overlap", name=name)
         label[mask] = values[name]
-    if label is None or not label.any():
+    if not label.any():
         raise UserError("case-segments-empty")
     return label
 
@@ -143,7 +171,7 @@ def _writeImage(array: np.ndarray, grid: Grid, path: Path) -> None:
     # Imported when needed: it takes time when Slicer starts.
     import SimpleITK as sitk
 
-    array = array.astype(np.float32) if array.dtype in (np.float16, np.float64, np.int64, np.uint64) else array
+    array = array.astype(np.float32) if array.dtype in (bool, np.float16, np.float64, np.int64, np.uint64) else array
     image = sitk.GetImageFromArray(np.ascontiguousarray(array), isVector=False)
     # ITK uses LPS, and LPS_TO_RAS is its own inverse.
     more = image.GetDimension() - 3
@@ -159,14 +187,15 @@ def _writeImage(array: np.ndarray, grid: Grid, path: Path) -> None:
             raise OSError(str(error).splitlines()[-1]) from error
 
 
-def _newContent(folder: Path, channels: Mapping[str, np.ndarray], labels: Mapping[int, str]) -> dict:
+def _newContent(folder: Path, channels: Iterable[str], segments: Iterable[str]) -> dict:
+    channels = {str(number): name for number, name in enumerate(channels)}
     return {
         "name": folder.name,
         "description": "",
         "licence": "",
         "tensorImageSize": "3D" if len(channels) == 1 else "4D",
-        "modality": {str(number): name for number, name in enumerate(channels)},
-        "labels": {"0": "background", **{str(value): name for value, name in labels.items()}},
+        "modality": channels,
+        "labels": {"0": "background", **{str(value): name.strip() for value, name in enumerate(segments, start=1)}},
         "numTraining": 0,
         "training": [],
     }

@@ -116,8 +116,8 @@ SLICER: dict[str, str] = {
         "The labels of {folder} are overlapping regions, which one label map cannot store; choose another data set."
     ),
     "case-name-invalid": _(
-        '"{name}" cannot be the name of a case; use letters, digits, periods, hyphens and underscores, starting with a '
-        "letter or digit."
+        '"{name}" cannot be the name of a case; use up to 200 letters, digits, periods, hyphens and underscores, '
+        "starting with a letter or digit, and no file ending such as .nii."
     ),
     "plan-kept": _(
         "The edits were not saved because {path} contains a different plan; choose another file, or click Reset to see "
@@ -137,6 +137,7 @@ SLICER: dict[str, str] = {
     "case-grid-sheared": _(
         "The axes of the volume are not at right angles, which NIfTI files cannot store; resample the volume first."
     ),
+    "case-segment-name": _('A segment of a data set cannot be named "{name}"; rename it.'),
     "case-segment-repeated": _("Two segments are named {name}; rename one of them."),
     "case-label-grid-differs": _(
         "The label map {label} is not on the voxel grid of {volume}; resample it, or convert it to a segmentation."

@@ -241,7 +241,11 @@ def read_description(path: Path) -> Description:
     Raises:
         UserError: ``data-set-unreadable``, ``data-set-not-json`` or one that names what is missing or wrong.
     """
-    content = read_json_object(path)
+    return description_from(path, read_json_object(path))
+
+
+def description_from(path: Path, content: dict[str, Any]) -> Description:
+    """The description with this content, which need not be in the file yet. Raises as ``read_description``."""
     classes = _classes(path, content.get("labels"))
     regions = dict(classes) if any(len(values) > 1 for values in classes.values()) else {}
     announced = content.get("numTraining")

@@ -11,7 +11,9 @@ import pytest
 import slicer
 import vtk
 
+from conresnet.errors import UserError
 from conresnet.images.files import read_image
+from conresnet.images.grid import Grid
 from conresnet_training.data import read_data_set
 from training_module.training_driver import TrainingDriver
 
@@ -148,6 +150,68 @@ def test_what_does_not_fit_is_refused_with_a_sentence_and_changes_nothing(
     assert sentence in add(training)
     assert "color" in training.ui.sceneCaseStatusLabel.styleSheet
     assert {path: path.read_bytes() for path in data_set.rglob("*") if path.is_file()} == before
+
+
+BOX = np.zeros((9, 8, 7), bool)
+BOX[2:5] = True
+
+
+def add_to(folder: Path, *names: str, case: str = "a", image: np.ndarray = BOX) -> None:
+    """Add a case of one channel, in which the first segment has the voxels of BOX and the others have none."""
+    from ConResTrainingLib import SceneCase
+
+    masks = {name: BOX & (name == names[0]) for name in names}
+    SceneCase.addCase(folder, case, {"CT": image}, masks, Grid(BOX.shape, np.eye(4)))
+
+
+@pytest.mark.parametrize(
+    ("segments", "case", "code"),
+    [
+        (("Liver", "liver"), "a", "case-segment-repeated"),
+        (("straße", "STRASSE"), "a", "case-segment-repeated"),
+        (("Liver", "Liver "), "a", "case-segment-repeated"),
+        (("Liver", " "), "a", "case-segment-name"),
+        (("Background",), "a", "case-segment-name"),
+        (("ignore", "Liver"), "a", "case-segment-name"),
+        ((), "a", "case-segments-empty"),
+        ([f"Piece {number}" for number in range(300)], "a", "data-set-label-range"),
+        (("Liver",), "scan.nii", "case-name-invalid"),
+        (("Liver",), "scan.NII.gz", "case-name-invalid"),
+        (("Liver",), "scan.img", "case-name-invalid"),
+        (("Liver",), "x" * 240, "case-name-invalid"),
+        (("Liver",), "ü" * 120, "case-name-invalid"),
+    ],
+)
+def test_a_new_data_set_that_could_not_be_read_is_not_begun(
+    training: TrainingDriver, tmp_path: Path, segments: tuple[str, ...], case: str, code: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        add_to(tmp_path / "new", *segments, case=case)
+    assert caught.value.code == code and not (tmp_path / "new").exists()
+
+
+def test_segments_of_one_label_are_not_merged_and_spaces_around_names_do_not_count(
+    training: TrainingDriver, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new"
+    add_to(folder, "Liver ", image=BOX)
+    assert read_data_set(folder).labels == {1: "Liver"}
+    add_to(folder, " LIVER", case="b" * 200)
+    assert len(read_data_set(folder).cases) == 2
+    with pytest.raises(UserError) as caught:
+        add_to(folder, "liver", "Liver", case="c")
+    assert caught.value.code == "case-segment-repeated" and len(list((folder / "imagesTr").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("volume", "name"), [("T1 head.nii.gz", "T1_head"), ("ü" * 300, "ü" * 95), (".nii", "nii")])
+def test_a_name_that_is_proposed_can_be_used(training: TrainingDriver, volume: str, name: str, tmp_path: Path) -> None:
+    from ConResTrainingLib import SceneCase
+
+    folder = tmp_path / "new"
+    assert SceneCase.proposedName(None, volume) == name
+    add_to(folder, "Liver", case=name)
+    add_to(folder, "Liver", case=SceneCase.proposedName(read_data_set(folder), volume))
+    assert len(read_data_set(folder).cases) == 2
 
 
 def test_a_listed_case_keeps_its_name_whatever_its_files_end_with(training: TrainingDriver, data_set: Path) -> None:
