@@ -70,7 +70,9 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = ConResTrainingLogic()
         backend = self.logic.backend
         backend.log = ui.logTextEdit.appendPlainText
-        self.placePanel = PlacePanel(ui.placeCollapsibleButton, backend, self.updateButtons)
+        self.placePanel = PlacePanel(
+            ui.placeCollapsibleButton, backend, self.updateButtons, lambda: self.jobPanel.isTraining()
+        )
         self.dataSetPanel = DataSetPanel(ui.dataSetCollapsibleButton, backend, self._checkFolder, self.onDataSetChanged)
         self.sceneCasePanel = SceneCasePanel(ui.sceneCaseCollapsibleButton, self.dataSetPanel, self.onCaseAdded)
         self.planPanel = PlanPanel(

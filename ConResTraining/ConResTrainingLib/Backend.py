@@ -8,6 +8,7 @@ PYTHONPATH names the folders of the packages conresnet and conresnet_training, s
 command goes through a shell of this computer.
 """
 
+import contextlib
 import enum
 import json
 import logging
@@ -26,7 +27,7 @@ from slicer.i18n import tr as _
 import conresnet
 import conresnet_training
 from conresnet.errors import UserError
-from conresnet.files import write_text
+from conresnet.files import move, write_text
 from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, packageVariables, pythonEnvironment
 from ConResSegmentationLib.Widgets import errorSentence, offer, say
 
@@ -69,12 +70,41 @@ class TrainingEnvironment:
     def remove(self) -> None:
         """Delete it, the mark first."""
         (self.folder / _READY_FILE).unlink(missing_ok=True)
+        for folder in (self.folder, self._earlier):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def setAside(self) -> None:
+        """Make room for a new one: a complete one is kept under another name, and an incomplete one is deleted.
+
+        The new one cannot be made under that name, because an environment contains its own path.
+
+        Raises:
+            OSError: on Windows, it is in use.
+        """
+        if self.isReady:
+            shutil.rmtree(self._earlier, ignore_errors=True)
+            move(self.folder, self._earlier)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def putBack(self) -> None:
+        """Delete the new one, which is incomplete, and use the one that was set aside again, if any."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            move(self._earlier, self.folder)
+
     def markReady(self, base: str, version: str, isSlicers: bool) -> None:
-        """Mark it as complete, based on a Python, which may be Slicer's."""
+        """Mark it as complete, based on a Python, which may be Slicer's; the one that was set aside is deleted.
+
+        Raises:
+            UserError: the mark cannot be written.
+        """
         content = {"base": base, "python": version, "needs_slicers_variables": isSlicers}
         write_text(self.folder / _READY_FILE, json.dumps(content))
+        shutil.rmtree(self._earlier, ignore_errors=True)
+
+    @property
+    def _earlier(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}-earlier")
 
 
 class Place(enum.Enum):
@@ -95,6 +125,7 @@ class Backend:
         command: the command prefix, such as ``ssh host`` or ``srun -c 8``.
         environment: the module's own environment.
         log: called with each line that a command prints.
+        tasks: the tasks that are running.
     """
 
     place: Place = Place.environment
@@ -102,6 +133,7 @@ class Backend:
     command: str = ""
     environment: TrainingEnvironment = field(default_factory=TrainingEnvironment)
     log: Callable[[str], None] = logging.info
+    tasks: set = field(default_factory=set)
 
     @property
     def problem(self) -> str:
@@ -223,6 +255,7 @@ class BackendTask:
         self._subject = self._about()
         onEnded = partial(self._onEnded, onDone, doneCodes)
         self._process = ChildProcess(launch, onEnded, self._backend.log)
+        self._backend.tasks.add(self)
         self._button.text = _("Cancel")
         say(self._label, text)
         self._process.start()
@@ -243,6 +276,7 @@ class BackendTask:
     ) -> None:
         wasStopped = self._process.isStopped
         self._process = None
+        self._backend.tasks.discard(self)
         self._button.text = self._text
         self._onIdle()
         if wasStopped:

@@ -161,6 +161,12 @@ class JobPanel:
         """The state of the chosen run at the last look."""
         return self.job.state if self.job else JobState.none
 
+    def isTraining(self) -> bool:
+        """Whether this computer trains in the chosen folder or in that of a recent run."""
+        jobs = [self.job] if self.job else []
+        jobs += [jobIn(folder, isGlance=True) for folder in recentRuns()]
+        return any(job.state.isRunning and job.canKill for job in jobs)
+
     def adopt(self) -> None:
         """Show the run in the chosen folder, which may have made progress meanwhile."""
         folder = pathIn(self._ui.runPathEdit)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import slicer
 from slicer.i18n import tr as _
 
+from conresnet.errors import UserError
 from conresnet.files import write_error
 from conresnet.needs import PYTHON, is_enough
 from conresnet_training.cli.needs import PACKAGES
@@ -55,11 +56,12 @@ class PlacePanel:
         section: the collapsible button that contains the widgets.
         backend: gets the settings.
         onChanged: called when the settings have changed, or the environment is ready.
+        isTraining: whether a training that may use the environment is running.
     """
 
-    def __init__(self, section, backend: Backend, onChanged: Callable[[], None]):
+    def __init__(self, section, backend: Backend, onChanged: Callable[[], None], isTraining: Callable[[], bool]):
         self._ui = ui = slicer.util.childWidgetVariables(section)
-        self._backend, self._onChanged = backend, onChanged
+        self._backend, self._onChanged, self._isTraining = backend, onChanged, isTraining
         self._search: BasePythonSearch | None = None
         self._maker: EnvironmentMaker | None = None
         self._makeText = ui.makeEnvironmentButton.text
@@ -167,6 +169,8 @@ class PlacePanel:
 
     def _onFound(self, base: BasePython | None) -> None:
         self._search = None
+        if self._isInUse():
+            return
         if base is None:
             sentence = _(
                 "No Python {least} or later that can create environments was found; install one from {source}, or "
@@ -209,6 +213,8 @@ class PlacePanel:
             self._onTest()
 
     def _onRemove(self) -> None:
+        if self._isInUse():
+            return
         environment = self._backend.environment
         question = _("Delete the training environment in {folder} ({megabytes:.0f} MB)?")
         text = question.format(folder=environment.folder, megabytes=megabytesOf(environment.folder))
@@ -216,6 +222,13 @@ class PlacePanel:
             with slicer.util.WaitCursor():
                 environment.remove()
             self._finish("", isError=False)
+
+    def _isInUse(self) -> bool:
+        """Whether deleting the environment could break what is running, which is then said."""
+        isInUse = self._backend.environment.isReady and (bool(self._backend.tasks) or self._isTraining())
+        if isInUse:
+            self._finish(_("The environment may be in use; stop the training or command that is running first."))
+        return isInUse
 
     def _finish(self, sentence: str, isError: bool = True) -> None:
         say(self._ui.placeStatusLabel, sentence, isError=isError and bool(sentence))
@@ -328,7 +341,7 @@ class EnvironmentMaker(ProcessSteps):
     """Creates the environment in three processes: an empty environment, PyTorch, the other packages.
 
     Args:
-        environment: what to create; an incomplete one is removed first.
+        environment: what to create; it replaces an earlier one only when it is complete.
         base: the Python it is based on.
         torchOptions: pip options for PyTorch, such as the index of builds for a GPU.
         onLine, onEnded: see `ProcessSteps`.
@@ -362,9 +375,9 @@ class EnvironmentMaker(ProcessSteps):
 
     def start(self) -> None:
         """Begin, and return at once."""
-        shutil.rmtree(self._environment.folder, ignore_errors=True)
         try:
             self._environment.folder.parent.mkdir(parents=True, exist_ok=True)
+            self._environment.setAside()
         except OSError as error:
             sentence = errorSentence(write_error(error, self._environment.folder.parent))
             callLater(lambda: self._onMade(sentence))
@@ -375,11 +388,14 @@ class EnvironmentMaker(ProcessSteps):
         """Stop, and remove the incomplete environment."""
         super().stop(wait)
         if wait:
-            shutil.rmtree(self._environment.folder, ignore_errors=True)
+            self._environment.putBack()
 
     def _onStepsEnded(self, problem: str) -> None:
+        try:
+            if not problem:
+                self._environment.markReady(self._base.program, self._base.version, self._base.isSlicers)
+        except UserError as error:
+            problem = errorSentence(error)
         if problem:
-            shutil.rmtree(self._environment.folder, ignore_errors=True)
-        else:
-            self._environment.markReady(self._base.program, self._base.version, self._base.isSlicers)
+            self._environment.putBack()
         self._onMade(problem)

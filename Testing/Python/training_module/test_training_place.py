@@ -186,6 +186,78 @@ def test_an_environment_that_cannot_be_made_leaves_none_behind(training: Trainin
     assert "cannot be written" in ended[1]
 
 
+@pytest.fixture
+def ready(training: TrainingDriver) -> Path:
+    """The folder of an environment that is complete, as far as the panel looks at it."""
+    environment = training.widget.logic.backend.environment
+    Path(environment.python).parent.mkdir(parents=True)
+    Path(environment.python).symlink_to(sys.executable)
+    environment.markReady(sys.executable, "3.12.0", False)
+    (environment.folder / "old").touch()
+    training.choose_command("env", "python3")
+    training.ui.placeSelector.setCurrentIndex(0)
+    assert training.ui.removeEnvironmentButton.enabled
+    return environment.folder
+
+
+@pytest.mark.parametrize("ending", ["failed", "canceled", "closed"])
+def test_an_environment_that_works_is_kept_until_the_next_one_does(
+    training: TrainingDriver, ready: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    environment, panel = training.widget.logic.backend.environment, training.widget.placePanel
+    if ending == "failed":
+        for wheel in wheels.iterdir():
+            wheel.unlink()
+    make_environment(training, wheels, monkeypatch)
+    assert not environment.isReady, "nothing starts in half an environment"
+    if ending == "canceled":
+        training.click(training.ui.makeEnvironmentButton)
+    if ending == "closed":
+        panel.close()
+    else:
+        training.wait(lambda: not panel.isMaking)
+    assert environment.isReady and (ready / "old").exists()
+    assert [path.name for path in ready.parent.iterdir()] == [ready.name]
+
+
+def test_a_new_environment_replaces_the_earlier_one(
+    training: TrainingDriver, ready: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_environment(training, wheels, monkeypatch)
+    training.wait(lambda: not training.widget.placePanel.isMaking)
+    assert training.widget.logic.backend.environment.isReady and not (ready / "old").exists()
+    assert [path.name for path in ready.parent.iterdir()] == [ready.name]
+
+
+def test_an_environment_in_use_is_neither_removed_nor_made_again(
+    training: TrainingDriver, ready: Path, data_set: Path, tmp_path: Path
+) -> None:
+    ui, python = training.ui, Path(training.widget.logic.backend.environment.python)
+    python.unlink()
+    python.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    python.chmod(0o755)
+    training.use_tiny_plan(data_set)
+
+    def refused() -> None:
+        for button in (ui.removeEnvironmentButton, ui.makeEnvironmentButton):
+            training.click(button)
+            training.wait(lambda: not training.widget.placePanel.isMaking)
+            assert ui.placeStatusLabel.text.startswith("The environment may be in use"), button.text
+            assert dialogs.shown == [] and (ready / "old").exists()
+
+    training.click(ui.checkButton)
+    refused()
+    training.click(ui.checkButton)
+    training.wait(lambda: ui.checkButton.text == "Check")
+    training.click(ui.startButton)
+    refused()
+    training.end_what_trains()
+    training.widget.jobPanel.look()
+    dialogs.answer("Yes")
+    training.click(ui.removeEnvironmentButton)
+    assert not ready.exists()
+
+
 def test_making_the_environment_can_be_cancelled(
     training: TrainingDriver, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
