@@ -55,7 +55,9 @@ def update(name: str, progress: Progress) -> None:
     segments = (progress.started or {}).get("segments", [])
     columns = {_("Mean"): [point.get("dice") for point in validations]}
     for segment in segments:
-        columns[segment] = [point.get("dice_a_segment", {}).get(segment) for point in validations]
+        isTaken = segment in (_("Mean"), _("Step"))
+        column = _("{name} (segment)").format(name=segment) if isTaken else segment
+        columns[column] = [point.get("dice_a_segment", {}).get(segment) for point in validations]
     title = _("Dice of {name} on the held-out cases").format(name=name)
     _fill("dice", title, _("Dice"), [point["step"] for point in validations], columns, progress.steps)
 
