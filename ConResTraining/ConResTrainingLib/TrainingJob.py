@@ -74,6 +74,8 @@ class TrainingJob:
         self._process: subprocess.Popen | None = None
         # Whether the process started last has written to the progress file.
         self._hasSpoken = True
+        # Of this process; the log starts with the lines of earlier ones.
+        self._startOfLog, self._exitCode = 0, None
         self._logPosition: int | None = None
         self._logRest = b""
 
@@ -129,6 +131,7 @@ class TrainingJob:
         with log:
             log.write(f"> {launch}\n".encode())
             log.flush()
+            self._startOfLog = log.tell()
             try:
                 self._process = launch.startDetached(log)
             except OSError as error:
@@ -143,7 +146,7 @@ class TrainingJob:
             self._hasSpoken = self._hasSpoken or event["event"] == "started"
             self.progress.add(event)
         if self._process is not None and self._process.poll() is not None:
-            self._process = None
+            self._exitCode, self._process = self._process.returncode, None
             self.look()
         return bool(events)
 
@@ -171,9 +174,11 @@ class TrainingJob:
             return ""
         if not self._hasSpoken:
             # It ended before it started, with a closing sentence.
-            reason = lastLine(self._endOfLog())
+            reason = lastLine(self._endOfLog()) or _("exit code {code}").format(code=self._exitCode)
             return _("Training did not start: {reason}").format(reason=reason)
         sentence = _("Training ended unexpectedly after step {step}; see the log, and resume the run.")
+        if not os.path.isdir(self.folder):
+            sentence = _("Training ended unexpectedly after step {step}, and its folder no longer exists.")
         return sentence.format(step=self.progress.step)
 
     @property
@@ -234,7 +239,7 @@ class TrainingJob:
     def _endOfLog(self) -> str:
         try:
             with open(self.logFile, "rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+                file.seek(max(self._startOfLog, file.seek(0, os.SEEK_END) - _LOG_BYTES))
                 return file.read().decode("utf-8", errors="replace")
         except OSError:
             return ""
@@ -334,7 +339,7 @@ class CrossValidation(TrainingJob):
         if self._process is not None and self._process.poll() is not None:
             # It may have had nothing to train.
             self._hasSpoken = self._hasSpoken or self._process.returncode == 0
-            self._process = None
+            self._exitCode, self._process = self._process.returncode, None
             self.look()
         return isNew
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,11 @@ def test_a_run_on_another_computer_is_followed_until_it_falls_silent(training: T
     os.utime(run / PROGRESS_FILE, (long_ago, long_ago))
     training.widget.jobPanel.look()
     assert training.state == "died" and "ended unexpectedly after step 10" in training.ui.runStatusLabel.text
+    # Nothing is left of it to resume.
+    shutil.rmtree(run)
+    training.open()
+    text = "Training ended unexpectedly after step 10, and its folder no longer exists."
+    assert training.ui.runStatusLabel.text == text and not training.ui.resumeButton.enabled
 
 
 def test_a_run_whose_data_set_was_moved_gets_the_chosen_one(

@@ -155,6 +155,10 @@ def test_what_does_not_start_says_why(training: TrainingDriver, data_set: Path, 
     assert training.ui.runStatusLabel.text == "Training did not start: In the plan, training.steps: wrong."
     # The folder is still free for another try.
     assert training.ui.startButton.enabled and not training.ui.resumeButton.enabled
+    python.write_text("#!/bin/sh\nexit 7\n")
+    training.click(training.ui.startButton)
+    training.wait(lambda: training.state == "died")
+    assert training.ui.runStatusLabel.text == "Training did not start: exit code 7"
 
 
 def test_a_model_of_the_same_name_stays_without_a_yes(training: TrainingDriver, tmp_path: Path) -> None:
