@@ -108,6 +108,8 @@ def stateName(state: JobState) -> str:
 
 
 MILLISECONDS_BETWEEN_LOOKS = 1000
+# A path that is being typed may pass through the folders of other runs.
+_MILLISECONDS_OF_TYPING = 300
 # The choice of a fold that means each in turn; the spin box shows it as a text.
 _ALL_FOLDS = -1
 
@@ -146,6 +148,7 @@ class JobPanel:
         self._timer.setInterval(MILLISECONDS_BETWEEN_LOOKS)
         self._timer.connect("timeout()", self.look)
         self._curvesTimer = singleShotTimer(section, self.updateCurves)
+        self._typing = singleShotTimer(section, self._onTyped, _MILLISECONDS_OF_TYPING)
         ui.runPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/Run", "")
         whenPathChanges(ui.runPathEdit, self._onPathChanged)
         ui.runsSelector.connect("activated(int)", self._onRunChosen)
@@ -201,7 +204,7 @@ class JobPanel:
             self._showState()
             return
         isNew = self.job.look()
-        for line in self.job.newLogLines():
+        for line in self.job.newLogLines() if not self._typing.isActive() else ():
             self._backend.log(line)
         state = self.state
         if isNew or not TrainingCurves.charts():
@@ -256,8 +259,8 @@ class JobPanel:
 
     def close(self) -> None:
         """The panel is about to be deleted; the training continues."""
-        self._timer.stop()
-        self._curvesTimer.stop()
+        for timer in (self._timer, self._curvesTimer, self._typing):
+            timer.stop()
 
     def _startProblem(self, state: JobState) -> str:
         if state.isRunning:
@@ -281,7 +284,13 @@ class JobPanel:
 
     def _onPathChanged(self, path: str) -> None:
         slicer.app.userSettings().setValue("ConResTraining/Run", path)
+        self._typing.start()
         self.adopt()
+
+    def _onTyped(self) -> None:
+        # The run is now one of the recent ones, and its log is shown.
+        self._shown = None
+        self.look()
 
     def _onRunChosen(self, index: int) -> None:
         self._ui.runPathEdit.currentPath = self._ui.runsSelector.itemData(index)
@@ -371,7 +380,7 @@ class JobPanel:
             self._shown = state
             if not state.isRunning:
                 self._isStopWished = False
-            if state is not JobState.none:
+            if state is not JobState.none and not self._typing.isActive():
                 addRecentRun(self.job.folder)
             self._showRuns()
             self._onChanged()

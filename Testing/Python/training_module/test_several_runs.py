@@ -71,7 +71,7 @@ def test_a_cross_validation_shows_its_folds_and_is_continued(
     assert training.state == "stopped"
     expected = "Stopped. Fold 1, 1 of 3 folds trained; Step 10 of 20; Dice 0.600, best 0.600."
     assert ui.runStatusLabel.text == expected
-    assert ui.runsSelector.currentText == "cross: stopped"
+    training.wait(lambda: ui.runsSelector.currentText == "cross: stopped")
     training.click(ui.curvesButton)
     assert curves("loss") == {"Fold 0": [0.1, 0.05], "Fold 1": [0.1], "Fold 2": []}
     assert curves("dice") == {"Fold 0": [0.5, 0.7], "Fold 1": [0.6], "Fold 2": []}

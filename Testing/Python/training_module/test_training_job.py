@@ -59,6 +59,19 @@ def test_a_run_on_another_computer_is_followed_until_it_falls_silent(training: T
     assert training.ui.runStatusLabel.text == text and not training.ui.resumeButton.enabled
 
 
+def test_a_path_that_is_typed_leaves_nothing_of_the_runs_on_its_way(training: TrainingDriver, tmp_path: Path) -> None:
+    for name in ("run-1", "run-12"):
+        write_run(tmp_path / name)
+        (tmp_path / f"{name}.log").write_text(f"This is {name}.\n", encoding="utf-8")
+    for name in ("run-1", "run-12"):
+        training.ui.runPathEdit.currentPath = str(tmp_path / name)
+        training.settle()
+        assert training.state == "training" and training.job.folder == tmp_path / name
+    training.wait(lambda: "This is run-12." in training.log)
+    assert "This is run-1." not in training.log and training.ui.runsSelector.count == 1
+    assert training.ui.runsSelector.currentText == "run-12: training"
+
+
 def test_a_run_whose_data_set_was_moved_gets_the_chosen_one(
     training: TrainingDriver, data_set: Path, tmp_path: Path
 ) -> None:
