@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_FLOAT_PIXELS = ((0x7FE0, 0x0008), (0x7FE0, 0x0009))
+_COLORS = ("PALETTE COLOR", "RGB", "YBR")
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _SCALE = ("Slope", "Intercept")
 _STORED = ("BitsAllocated", "BitsStored", "PixelRepresentation")
@@ -57,7 +59,8 @@ def read_header(file: Path) -> Dataset | None:
     """A DICOM image's header, checked against its file; None for anything else, such as a report or a text.
 
     Raises:
-        UserError: "cannot-read", "image-damaged", "image-truncated", "image-color" or "dicom-inverted".
+        UserError: "cannot-read", "image-damaged", "image-truncated", "image-color", "dicom-inverted" or
+            "dicom-pixels".
     """
     pydicom = _pydicom(file)
     try:
@@ -80,6 +83,10 @@ def read_header(file: Path) -> Dataset | None:
         raise UserError("cannot-read", path=str(file), reason=error.strerror or str(error)) from error
     # An image without pixels was cut off. Any other object never had them.
     if kind != _DIRECTORY and "Image Storage" in (pydicom.uid.UID(kind).name if kind else "Image Storage"):
+        if getattr(header, "file_meta", {}).get("TransferSyntaxUID") == _DEFLATED:
+            raise UserError("dicom-pixels", path=str(file), what="Deflated Explicit VR Little Endian")
+        if tag in _FLOAT_PIXELS:
+            raise UserError("dicom-pixels", path=str(file), what="floating-point numbers")
         raise UserError("image-damaged", path=str(file))
     return None
 
@@ -125,9 +132,14 @@ def is_inverted(header: Dataset) -> bool:
 
 def patient_of(headers: Sequence[Dataset]) -> str:
     """A checksum of the PatientID; empty if it is missing or the headers differ."""
-    found = {str(header.get("PatientID") or "").strip() for header in headers}
+    found = patient_ids(headers)
     known = found.pop() if len(found) == 1 else ""
     return hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest() if known else ""
+
+
+def patient_ids(headers: Sequence[Dataset]) -> set[str]:
+    """Every PatientID, including the empty one."""
+    return {str(header.get("PatientID") or "").strip() for header in headers}
 
 
 def _pydicom(file: Path) -> Any:
@@ -166,7 +178,6 @@ def _is_big_pixels(element: bytes) -> bool:
 
 def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes) -> None:
     """Compare the size that a header describes with the pixels that its file holds behind the 12 bytes ``element``."""
-    syntax = header.file_meta.get("TransferSyntaxUID") if hasattr(header, "file_meta") else None
     try:
         rows, columns, samples = int(header.Rows), int(header.Columns), int(header.get("SamplesPerPixel", 1))
         frames = _frame_count(header)
@@ -176,7 +187,8 @@ def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes)
         raise UserError("image-damaged", path=str(file)) from error
     if min(rows, columns, samples, frames, bits) < 1:
         raise UserError("image-damaged", path=str(file))
-    if samples in (3, 4) or str(header.get("PhotometricInterpretation", "")).strip() == "PALETTE COLOR":
+    colors = str(header.get("PhotometricInterpretation", "")).strip().startswith(_COLORS)
+    if samples in (3, 4) or colors:
         raise UserError("image-color", path=str(file))
     # Only how values look is inverted, so Hounsfield units come from the stored values; ITK computes them from the
     # inverted ones.
@@ -195,7 +207,7 @@ def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes)
         # Compressed; one fragment per frame at least, behind the table of their places.
         if _fragments(opened, begin + held) - 1 < frames:
             raise truncated(file, shape)
-    elif syntax != _DEFLATED and (length < claimed or held < claimed):
+    elif length < claimed or held < claimed:
         raise truncated(file, shape)
     check_memory(file, shape, claimed)
 

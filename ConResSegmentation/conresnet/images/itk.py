@@ -28,6 +28,7 @@ from conresnet.images.dicom_headers import (
     check_left_out,
     is_inverted,
     object_kind,
+    patient_ids,
     patient_of,
     read_header,
     series_name,
@@ -161,6 +162,7 @@ _MADE_FROM_SCANS = [f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("66.4", "66.5
 #: The share of the slice distance by which a slice may be off its regular place; headers round to a tenth of a mm.
 _UNEVEN = 0.1
 _SIBLINGS = 200
+_SHOWN_SERIES = 5
 
 
 def read_series(folder: Path) -> ImageFile:
@@ -185,7 +187,12 @@ def read_series(folder: Path) -> ImageFile:
         if any(header.get("SOPClassUID") not in _MADE_FROM_SCANS for _file, header in files)
     }
     if len(scans) > 1:
-        listed = "; ".join(f"{series_name(*files[0])}, {len(files)} files" for files in scans.values())
+        shown = [
+            f"series {series_name(*files[0])} ({len(files)} {'file' if len(files) == 1 else 'files'})"
+            for files in list(scans.values())[:_SHOWN_SERIES]
+        ]
+        more = len(scans) - len(shown)
+        listed = ", ".join(shown) + (f" and {more} more" if more else "")
         raise UserError("dicom-several", path=str(folder), count=len(scans), series=listed)
     if not scans:
         inner = subfolder_with_dicom(folder)
@@ -236,6 +243,8 @@ def _read(path: Path, slices: list[Slice], headers: list[Dataset]) -> ImageFile:
     if array.shape != grid.shape:
         raise truncated(path, grid.shape[::-1])
     warnings = [sentence("warn-inverted", {"path": path})] if any(map(is_inverted, headers)) else []
+    if len(patient_ids(headers) - {""}) > 1:
+        warnings.append(sentence("warn-mixed-patients", {"path": path}))
     modality = str(headers[0].get("Modality", "")).strip()
     return ImageFile(_narrowed(array)[None], grid, tuple(warnings), modality, patient_of(headers))
 
@@ -332,7 +341,8 @@ def _slice_distance(path: Path, slices: Sequence[Slice], normal: np.ndarray) -> 
     _check_sideways(path, travels - np.outer(heights, normal), heights, min(slices[0].spacing) / 2)
     gaps = np.diff(heights)
     if np.abs(heights - distance * np.arange(len(slices))).max() > _UNEVEN * distance:
-        if gaps.min() < _UNEVEN * distance:
+        # A single slice far away makes the distance as large as it likes.
+        if gaps.min() < _UNEVEN * min(distance, *slices[0].spacing):
             raise UserError("dicom-same-place", path=str(path))
         raise UserError("dicom-uneven", path=str(path), smallest=float(gaps.min()), largest=float(gaps.max()))
     return distance

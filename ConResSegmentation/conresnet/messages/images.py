@@ -82,7 +82,7 @@ IMAGES: dict[str, str] = {
         "The folder {path} contains no DICOM series, but its subfolder {subfolder} does; choose that folder."
     ),
     "dicom-several": _(
-        "The folder {path} contains {count} DICOM series ({series}); move the one you need to a folder of its own."
+        "The folder {path} contains {count} DICOM series: {series}. Move the one you need to a folder of its own."
     ),
     "dicom-not-scan": _("{path} is not a scan but a DICOM object of another kind ({kind}); choose the scan itself."),
     "dicom-one-slice": _("{path} is a single slice of a DICOM series; choose its folder, {folder}, instead."),
@@ -109,6 +109,10 @@ IMAGES: dict[str, str] = {
     "dicom-uneven": _(
         "The DICOM slices in {path} are not evenly spaced ({smallest:.2f} to {largest:.2f} mm apart); slices may be "
         "missing, or several scans mixed."
+    ),
+    "dicom-pixels": _(
+        "{path} stores its pixels as {what}, which is not supported; export the series as Explicit VR Little Endian "
+        "with integers."
     ),
     "dicom-inverted": _(
         "{path} is a CT with inverted gray values (PhotometricInterpretation MONOCHROME1), which is not supported; "
@@ -146,6 +150,9 @@ IMAGES: dict[str, str] = {
     ),
     "warn-two-patients": _(
         "The images for {first} and {second} have different patient IDs; check that they show the same patient."
+    ),
+    "warn-mixed-patients": _(
+        "The DICOM slices in {path} have different patient IDs; check that they show the same patient."
     ),
     "warn-modality": _(
         "{name} is {modality} according to its DICOM header, but {model} was made for {wanted}; choose another image "

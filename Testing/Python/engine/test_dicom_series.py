@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MediaStorageDirectoryStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    ParametricMapStorage,
+    generate_uid,
+)
 
 from conresnet.errors import UserError
 from conresnet.images.dicom_headers import subfolder_with_dicom
@@ -123,11 +130,18 @@ def test_several_series_are_named_and_refused(tmp_path):
     write_series(tmp_path / "ct", description="Thorax native")
     write_series(tmp_path / "ct", description="Thorax venous", heights=[0, 2, 4])
     message = refused(tmp_path / "ct", "dicom-several")
-    assert "3 Thorax native, 6 files" in message
-    assert "3 Thorax venous, 3 files" in message
+    assert "series 3 Thorax native (6 files), series 3 Thorax venous (3 files)" in message
 
 
-@pytest.mark.parametrize("heights", [[0, 2, 4, 8, 10, 12], [0, 2, 4, 6, 8, 9], [0, 3, 4, 6]])
+def test_only_a_few_of_many_series_are_named(tmp_path):
+    for number in range(7):
+        write_series(tmp_path / "ct", [0] if number else [0, 2], description=f"Scan {number}")
+    message = refused(tmp_path / "ct", "dicom-several")
+    assert "7 DICOM series: series 3 Scan 0 (2 files), series 3 Scan 1 (1 file)," in message
+    assert "Scan 4 (1 file) and 2 more." in message and "Scan 5" not in message
+
+
+@pytest.mark.parametrize("heights", [[0, 2, 4, 8, 10, 12], [0, 2, 4, 6, 8, 9], [0, 3, 4, 6], [0, 2, 4, 1e20]])
 def test_uneven_slices_are_refused(tmp_path, heights, capfd):
     write_series(tmp_path / "ct", heights=heights)
     assert "mm apart" in refused(tmp_path / "ct", "dicom-uneven")
@@ -199,6 +213,52 @@ def test_color_slices_are_refused(tmp_path):
         PixelData=bytes(7 * 9 * 3 + 1),
     )
     refused(tmp_path / "us", "image-color")
+
+
+@pytest.mark.parametrize("kind", ["RGB", "YBR_FULL"])
+def test_a_color_slice_that_claims_a_single_value_is_not_called_cut_off(tmp_path, kind):
+    write_series(tmp_path / "ct", PhotometricInterpretation=kind)
+    refused(tmp_path / "ct", "image-color")
+
+
+def store_otherwise(path: Path, is_deflated: bool) -> pydicom.Dataset:
+    """Write a slice's file in a way that ITK does not read: deflated, or with floating-point pixels."""
+    data = pydicom.dcmread(path)
+    if is_deflated:
+        data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    else:
+        data.FloatPixelData, data.BitsAllocated = data.pixel_array.astype(np.float32).tobytes(), 32
+        del data.PixelData
+    data.save_as(path)
+    return data
+
+
+@pytest.mark.parametrize("is_deflated", [True, False])
+def test_pixels_that_cannot_be_read_are_not_called_damaged(tmp_path, is_deflated):
+    write_series(tmp_path / "ct", [0, 2])
+    for path in (tmp_path / "ct").iterdir():
+        store_otherwise(path, is_deflated)
+    message = refused(tmp_path / "ct", "dicom-pixels")
+    assert ("Deflated" if is_deflated else "floating-point") in message
+
+
+@pytest.mark.parametrize("is_deflated", [True, False])
+def test_other_objects_next_to_a_series_may_store_pixels_in_any_way(tmp_path, is_deflated):
+    write_series(tmp_path / "ct", [0, 2])
+    write_series(tmp_path / "ct", [0], description="Map")
+    (path,) = (tmp_path / "ct").glob("Map*")
+    data = store_otherwise(path, is_deflated)
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = ParametricMapStorage
+    data.save_as(path)
+    assert len(read_volume(tmp_path / "ct").array) == 2
+
+
+def test_slices_of_different_patients_get_a_warning(tmp_path):
+    write_series(tmp_path / "ct", PatientID=["a", "a", "", "a", "a", "a"])
+    assert read_volume(tmp_path / "ct").warnings == ()
+    write_series(tmp_path / "mixed", PatientID=["a", "a", "b", "a", "a", "a"])
+    (warning,) = read_volume(tmp_path / "mixed").warnings
+    assert "different patient IDs" in warning
 
 
 def test_a_cut_off_slice_is_refused(tmp_path, capfd):
