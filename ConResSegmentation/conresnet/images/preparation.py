@@ -97,6 +97,10 @@ def without_offset(array: np.ndarray) -> np.ndarray:
 _ENOUGH_SHOWN = 0.95
 # Scans that no model takes for one another; other DICOM images, such as secondary captures, may be any of them.
 _MODALITIES = {"CT", "MR", "PT", "NM", "US"}
+# Hounsfield units: only air and lungs are below the first; above the others are bone, and teeth and metal. With an
+# offset of 1024, as in stored values that were not rescaled, soft tissue is among the last.
+_AIR, _BONE, _TEETH = -200, 200, 700
+_LEAST_CONTRAST, _MOST_CLIPPED, _MOST_TEETH = 20, 0.02, 0.01
 # The share of a model's window that an image should cover along each axis; crops are often smaller than a window.
 _MUCH_SMALLER = 0.25
 # How many times as long as the largest training image a crop may be along an axis. With 12 mm around a hippocampus
@@ -282,6 +286,9 @@ def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) 
     """Warnings if an image has another modality than the model's, or two are of different patients, or the same."""
     warnings = []
     for item, volume in zip(description.inputs, volumes, strict=True):
+        if item.modality == "CT" and not _may_be_hounsfield(volume.array):
+            values = {"name": volume.name, "low": volume.array.min(), "high": volume.array.max()}
+            warnings.append(sentence("warn-not-hounsfield", {**values, "model": description.title}))
         if item.modality in _MODALITIES and volume.modality in _MODALITIES - {item.modality}:
             values = {"name": volume.name, "modality": volume.modality, "model": description.title}
             warnings.append(sentence("warn-modality", {**values, "wanted": item.modality}))
@@ -295,6 +302,18 @@ def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) 
             if all(np.array_equal(one.array[part], other.array[part]) for part in (middle, slice(None))):
                 warnings.append(sentence("warn-same-image", names))
     return warnings
+
+
+def _may_be_hounsfield(array: np.ndarray) -> bool:
+    """Whether a CT's values look like Hounsfield units, not shifted, scaled or clipped to a window."""
+    low, high = float(array.min()), float(array.max())
+    if low < _AIR:
+        return True
+    # Without air, it may be a small crop. In one, few voxels are exactly the lowest, and most bone is not that dense.
+    dense = np.mean(array > _TEETH)
+    is_shifted = dense > max(_MOST_TEETH, np.mean(array > _BONE) - dense)
+    is_clipped = low >= 0 and np.mean(array == low) > _MOST_CLIPPED
+    return high - low >= _LEAST_CONTRAST and not is_shifted and not is_clipped
 
 
 def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:

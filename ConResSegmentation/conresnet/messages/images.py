@@ -154,6 +154,10 @@ IMAGES: dict[str, str] = {
     "warn-mixed-patients": _(
         "The DICOM slices in {path} have different patient IDs; check that they show the same patient."
     ),
+    "warn-not-hounsfield": _(
+        "{name} has values from {low:g} to {high:g}, which do not look like Hounsfield units, but {model} needs a CT "
+        "in these units; check how the image was converted."
+    ),
     "warn-modality": _(
         "{name} is {modality} according to its DICOM header, but {model} was made for {wanted}; choose another image "
         "or model."

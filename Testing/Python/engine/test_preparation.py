@@ -286,3 +286,39 @@ def test_doubtful_channels_get_a_warning():
     assert "patient" in text
     (text,) = warnings(one, Volume(second, of, "two", (), "CT", "a"))
     assert text.startswith("two is CT according to its DICOM header, but A model for tests was made for MR;")
+
+
+def ct(shape=(24, 40, 40), air=True) -> np.ndarray:
+    """Hounsfield units of a head: air around it unless it is cropped, soft tissue with fat, and a skull."""
+    rng = np.random.default_rng(0)
+    radius = np.hypot(*np.meshgrid(*[np.linspace(-1, 1, side) for side in shape[1:]], indexing="ij"))[None]
+    array = 40 + rng.normal(0, 15, shape) - 130 * (rng.random(shape) < 0.1)
+    if air:
+        array = np.where((radius > 0.6) & (radius < 0.68), rng.normal(900, 300, shape), array)
+        array = np.where(radius > 0.75, np.maximum(rng.normal(-1000, 15, shape), -1024), array)
+    return array.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("array", "is_doubtful"),
+    [
+        (ct(), False),
+        (ct().round().astype(np.int16), False),
+        (ct(air=False), False),
+        (ct(air=False) * (np.indices((24, 40, 40))[2] > 5), False),
+        (ct() + 1024, True),
+        (ct(air=False) + 1024, True),
+        (np.where(ct() < 0, ct() + 65536, ct()), True),
+        (ct() / 1000, True),
+        (np.clip((ct() + 160) / 400, 0, 1) * 255, True),
+        (np.clip((ct() + 160) / 400, 0, 1), True),
+    ],
+)
+def test_a_ct_that_is_not_in_hounsfield_units_gets_a_warning(array, is_doubtful):
+    of, wanted = grid(array.shape), "do not look like Hounsfield units"
+    settings = description()
+    settings["inputs"][0]["modality"] = "CT"
+    warnings = prepare(parse_description(settings), [Volume(array, of, "scan")]).warnings
+    assert [wanted in text for text in warnings].count(True) == is_doubtful
+    warnings = prepare(model(), [Volume(array, of, "scan")]).warnings
+    assert not any(wanted in text for text in warnings), "MR has any values"
