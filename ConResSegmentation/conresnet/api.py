@@ -101,7 +101,8 @@ def segment(
     names = [item.name for item in package.description.inputs]
     if (image is None) == (channels is None):
         raise TypeError("give either image or channels")
-    images = by_channel(channels, names) if channels is not None else image if isinstance(image, list) else [image]
+    is_several = isinstance(image, list) or (isinstance(image, tuple) and all(map(_is_path, image)))
+    images = by_channel(channels, names) if channels is not None else image if is_several else [image]
     listener = progress if isinstance(progress, Progress) else _Calling(progress) if progress else Progress()
     with _one_at_a_time:
         began = time.monotonic()
@@ -263,7 +264,7 @@ def _is_path(image: object) -> bool:
 def _read_sources(images: Sequence[object], channel_names: Sequence[str]) -> tuple[list[Volume], Wrap]:
     """The images of a case, each of any kind, and a function that makes results of the first one's kind."""
     if all(map(_is_path, images)):
-        volumes = read_channels([Path(image) for image in images], channel_names)
+        volumes = read_channels(images, channel_names)
         return volumes, _wrap_as_itk(volumes[0].grid)
     holds_all = len(images) == 1 and len(channel_names) > 1
     if not holds_all:
@@ -271,7 +272,7 @@ def _read_sources(images: Sequence[object], channel_names: Sequence[str]) -> tup
     volumes, wraps = [], []
     for image, name in zip(images, channel_names, strict=False):
         if _is_path(image):
-            read = read_channels([Path(image)], [name])
+            read = read_channels([image], [name])
             volumes, wraps = volumes + read, [*wraps, _wrap_as_itk(read[0].grid)]
             continue
         found, wrap = _open(image, _name(image, name))

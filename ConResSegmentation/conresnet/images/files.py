@@ -48,6 +48,9 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
         UserError: "wrong-channel-count", "wrong-component-count", "image-4d", "image-is-segmentation", or as
             `check_volume` and `read_image`.
     """
+    if "" in paths:
+        # As a path, it would be the working directory.
+        raise UserError("image-not-found", path="''")
     for path in map(Path, paths):
         _check_name(path)
         if is_segmentation(path):

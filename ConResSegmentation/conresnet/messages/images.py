@@ -167,7 +167,7 @@ IMAGES: dict[str, str] = {
     "channel-repeated": _("The channel {name} is given twice."),
     "channel-missing": _("The model also needs {missing}; give an image for each channel."),
     "image-kind": _(
-        "{name} cannot be segmented because it is a {kind}; give a path, a SimpleITK or nibabel image, or a pair "
+        "{name} cannot be segmented because its type is {kind}; give a path, a SimpleITK or nibabel image, or a pair "
         "(array, affine)."
     ),
     "image-components": _(

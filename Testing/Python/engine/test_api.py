@@ -204,7 +204,9 @@ def test_refusals(tmp_path, model, pair):
     refusal("channel-missing", segment, None, pair, channels={})
     refusal("image-components", segment, (np.stack([array] * 3, axis=-1), affine), pair)
     refusal("wrong-channel-count", segment, [(array, affine)] * 3, pair)
-    refusal("image-kind", segment, array, model)
+    assert "its type is ndarray" in refusal("image-kind", segment, array, model)
+    refusal("image-not-found", segment, "", model)
+    refusal("wrong-channel-count", segment, ("a.nii", Path("b.nii")), model)
     refusal("array-shape", segment, (array[0], affine), model)
     for wrong in ([["a"] * 4] * 4, affine + 0j, [1, [2]], None):
         refusal("array-shape", segment, (array, wrong), model)
