@@ -18,6 +18,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import check_content, names_in_zip
+from conresnet.images.grid import absurd_spacing
 from conresnet.messages import sentence
 from conresnet.package.description import DESCRIPTION_FILE
 
@@ -77,6 +78,8 @@ def free_memory() -> int:
 
 GZIP = b"\x1f\x8b"
 _BEGINNING = 2**16
+# A header may list a file per slice.
+_LONGEST_HEADER = 2**20
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 # PyTorch's magic number, pickled, with which checkpoints before version 1.6 begin; and what follows a length in others.
 _OLD_CHECKPOINT, _SAFETENSORS = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", b'{"'
@@ -99,7 +102,8 @@ def kind_of(path: Path) -> str:
 
     Raises:
         UserError: "file-empty", "file-lfs-pointer", "file-web-page", "image-is-checkpoint", "image-is-model",
-            "image-is-scene" or "image-archive" for files that people take for images.
+            "image-is-scene" or "image-archive" for files that people take for images, "image-half" for one file of a
+            pair.
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
@@ -110,10 +114,18 @@ def kind_of(path: Path) -> str:
     check_content(path, beginning)
     if beginning.startswith(_ARCHIVES) or (is_compressed and beginning[257:262] == b"ustar"):
         raise UserError(_archive_code(path), path=str(path))
-    if is_nifti(beginning) and not (path.suffix.lower() == ".hdr" and beginning[344:346] == b"ni"):
+    if is_nifti(beginning, path) or nifti_files(path) != (path, path):
         return "nifti"
-    if is_compressed:
-        return "other"
+    if not is_compressed:
+        kind = _kind_of_uncompressed(path, beginning)
+        if kind != "other":
+            return kind
+    if path.name.lower().endswith((".img", ".img.gz")) and not (other := _other_of_pair(path)).is_file():
+        raise UserError("image-half", path=str(path), other=other.name)
+    return "other"
+
+
+def _kind_of_uncompressed(path: Path, beginning: bytes) -> str:
     if beginning[128:132] == b"DICM":
         return "dicom"
     if beginning.startswith(b"NRRD"):
@@ -162,61 +174,109 @@ def byte_order(beginning: bytes) -> str | None:
     return next(orders, None)
 
 
-def is_nifti(beginning: bytes) -> bool:
-    """Whether these are the first bytes of a NIfTI-1 or NIfTI-2 file."""
+def is_nifti(beginning: bytes, path: Path) -> bool:
+    """Whether these are the first bytes of a NIfTI-1 or NIfTI-2 file, or of the header of a pair (.hdr, .img).
+
+    An Analyze header is the same as NIfTI's without the magic number, so only its name shows it.
+    """
     order = byte_order(beginning)
     if order is None:
         return False
     is_first = int.from_bytes(beginning[:4], order) == 348
     return len(beginning) >= (348 if is_first else 540) and (
-        beginning[344:348] in (b"n+1\0", b"ni1\0") if is_first else beginning[4:7] in (b"n+2", b"ni2")
+        beginning[344:348] in (b"n+1\0", b"ni1\0") or path.name.lower().endswith((".hdr", ".hdr.gz"))
+        if is_first
+        else beginning[4:7] in (b"n+2", b"ni2")
     )
 
 
-def check_text_header(path: Path, kind: str) -> list[str]:
+_PAIR = re.compile(r"(.*\.)(hdr|img)(\.gz)?", re.IGNORECASE | re.DOTALL)
+
+
+def nifti_files(path: Path) -> tuple[Path, Path]:
+    """The files with the header and with the voxels: twice ``path``, or a pair, either of which it may be.
+
+    Raises UserError("image-half") for a header whose voxels are missing.
+    """
+    if not _PAIR.fullmatch(path.name):
+        return path, path
+    other = _other_of_pair(path)
+    header, voxels = (other, path) if path.name.lower().endswith((".img", ".img.gz")) else (path, other)
+    beginning = _first_bytes(header)
+    is_single = b"n+" in (beginning[344:346], beginning[4:6])
+    if is_single or not is_nifti(beginning, header):
+        return path, path
+    if not voxels.is_file():
+        raise UserError("image-half", path=str(path), other=voxels.name)
+    return header, voxels
+
+
+def _other_of_pair(path: Path) -> Path:
+    """The .img file of a .hdr file and the other way round, of which one alone may be compressed."""
+    stem, suffix, gz = _PAIR.fullmatch(path.name).groups(default="")
+    swapped = {"hdr": "img", "img": "hdr", "HDR": "IMG", "IMG": "HDR"}.get(suffix, "img")
+    names = [f"{stem}{swapped}{gz}", f"{stem}{swapped}{'' if gz else '.gz'}"]
+    return next((path.parent / name for name in names if (path.parent / name).is_file()), path.parent / names[0])
+
+
+def _first_bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(_BEGINNING)
+    except OSError:
+        return b""
+    return _decompressed(path, beginning) if beginning.startswith(GZIP) else beginning
+
+
+def check_text_header(path: Path, kind: str) -> tuple[list[str], float]:
     """Compare what the header of a "nrrd" or "meta" file claims with what it holds, before ITK believes it.
 
-    Returns warnings. Raises UserError "image-header", "image-empty", "image-no-spacing", "image-data-file",
-    "image-truncated" or "image-beyond-memory".
+    Returns warnings, and the header's unit of length in mm, which ITK ignores. Raises UserError "image-header",
+    "image-empty", "image-no-spacing", "absurd-spacing", "image-data-file", "image-truncated" or "image-beyond-memory".
     """
     with path.open("rb") as file:
-        beginning = file.read(_BEGINNING)
+        beginning = file.read(_LONGEST_HEADER)
     return _check_nrrd(path, beginning) if kind == "nrrd" else _check_meta(path, beginning)
 
 
-def _check_nrrd(path: Path, beginning: bytes) -> list[str]:
+def _check_nrrd(path: Path, beginning: bytes) -> tuple[list[str], float]:
     end = re.search(rb"\r?\n\r?\n", beginning)
     header = beginning[: end.start()] if end else beginning
-    fields = {}
-    for line in header.decode("utf-8", "surrogateescape").splitlines()[1:]:
+    lines, fields = header.decode("utf-8", "surrogateescape").splitlines()[1:], {}
+    listed = []
+    for number, line in enumerate(lines, 1):
         name, colon, value = line.partition(":")
         if colon and not line.startswith("#") and not value.startswith("="):
             fields[name.strip().lower()] = value.strip()
+            if value.split()[:1] == ["LIST"]:
+                listed = lines[number:]
+                break
     sizes = _whole_numbers(path, "sizes", fields.get("sizes", ""))
     # "none" and "nan" are the values for an axis that is not one of space.
-    known = [fields.get(name, "") for name in ("spacings", "space directions")]
-    if not any(re.search(r"\d", text) for text in known):
+    spacings = [[text] for text in fields.get("spacings", "").split()]
+    vectors = [text.split(",") for text in re.findall(r"\(([^)]*)\)", fields.get("space directions", ""))]
+    sized = [sum(np.isfinite(_numbers(axis) or np.nan).all() for axis in axes) for axes in (spacings, vectors)]
+    if max(sized) < min(3, len(sizes)):
         raise UserError("image-no-spacing", path=str(path))
-    file, begin = path, end.end() if end else len(beginning)
     name = fields.get("data file", fields.get("datafile"))
-    if name is not None:
-        if name.split() and (name.split()[0] == "LIST" or "%" in name):
-            return []
-        file, begin = _data_file(path, name), 0
+    if name is None:
+        held = path.stat().st_size - (end.end() if end else len(beginning))
+    else:
+        held = _held(_data_files(path, "data file", name, sizes, listed))
     each = _NRRD_BYTES.get(fields.get("type", "").lower())
     if each:
         encoding = fields.get("encoding", "raw").lower()
         claimed = _product(sizes) * each
-        held = file.stat().st_size - begin
         # A voxel as text takes two letters at least.
         held = held * each if encoding in ("text", "txt", "ascii", "hex") else held
         is_compressed = encoding in ("gzip", "gz", "bzip2", "bz2")
         check_size(path, sizes, claimed, held, is_compressed)
     # A "space dimension" alone does not say which way the axes of space point.
-    return [] if "space" in fields else [sentence("warn-no-orientation", {"path": path})]
+    warnings = [] if "space" in fields else [sentence("warn-no-orientation", {"path": path})]
+    return warnings, _unit(path, "space units", set(re.findall(r'"([^"]*)"', fields.get("space units", ""))))
 
 
-def _check_meta(path: Path, beginning: bytes) -> list[str]:
+def _check_meta(path: Path, beginning: bytes) -> tuple[list[str], float]:
     fields, begin = {}, None
     for line in re.finditer(rb"([^\n]*)\n", beginning):
         name, equals, value = line[1].decode("utf-8", "surrogateescape").partition("=")
@@ -233,21 +293,77 @@ def _check_meta(path: Path, beginning: bytes) -> list[str]:
     if not dimensions or len(sizes) != dimensions[0]:
         shown = _shown(fields.get("DimSize", "")) or "missing"
         raise UserError("image-header", path=str(path), field="DimSize", value=shown)
-    if not {"ElementSpacing", "ElementSize"} & set(fields):
+    spacing = fields.get("ElementSpacing", fields.get("ElementSize"))
+    if spacing is None:
         raise UserError("image-no-spacing", path=str(path))
+    steps = _numbers(spacing.split())
+    if not all(np.isfinite(step) and step > 0 for step in steps):
+        raise absurd_spacing(str(path), steps)
     name = fields.get("ElementDataFile", "")
-    if name.split()[:1] == ["LIST"] or re.fullmatch(r"[^%\s]*%0?\d*d[^%\s]*(\s+-?\d+){2,3}", name):
-        return []
-    file, begin = (path, begin or 0) if name.upper() == "LOCAL" else (_data_file(path, name), 0)
+    if name.upper() == "LOCAL":
+        held = path.stat().st_size - (begin or 0)
+    else:
+        lines = beginning[begin or 0 :].decode("utf-8", "surrogateescape").splitlines()
+        held = _held(_data_files(path, "ElementDataFile", name, sizes, lines))
     each = _META_BYTES.get(fields.get("ElementType", ""))
     if each:
         components = _whole_numbers(path, "ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"))
         is_compressed = fields.get("CompressedData", "").lower() == "true"
         is_binary = fields.get("BinaryData", "true").lower() != "false"
-        held = (file.stat().st_size - begin) * (1 if is_binary else each)
+        held = held * (1 if is_binary else each)
         check_size(path, sizes, _product(sizes) * _product(components) * each, held, is_compressed)
     has_place = {"TransformMatrix", "Orientation", "Rotation"} & set(fields)
-    return [] if has_place else [sentence("warn-no-orientation", {"path": path})]
+    warnings = [] if has_place else [sentence("warn-no-orientation", {"path": path})]
+    return warnings, _unit(path, "DistanceUnits", {fields.get("DistanceUnits", "")})
+
+
+def _data_files(path: Path, field: str, name: str, sizes: Sequence[int], lines: Sequence[str]) -> list[Path]:
+    """The files with the voxels: one, or one per slice, by a pattern or listed in the lines after the header.
+
+    ITK would put another slice in place of one that a MetaImage leaves out.
+    """
+    pattern = re.fullmatch(r"([^%\s]*%0?\d*d[^%\s]*)\s+(-?\d+)\s+(-?\d+)(?:\s+(-?\d+)(?:\s+(\d+))?)?", name)
+    listed = re.fullmatch(r"LIST(?:\s+(\d+)D?)?", name)
+    if pattern:
+        first, last, step = int(pattern[2]), int(pattern[3]), int(pattern[4] or 1) or 1
+        names = [pattern[1] % number for number in range(first, last + (1 if step > 0 else -1), step)]
+    elif listed:
+        names = [line.strip() for line in lines if line.strip()]
+    else:
+        return [_data_file(path, name)]
+    axes = int((pattern and pattern[5]) or (listed and listed[1]) or len(sizes) - 1)
+    wanted = max(1, _product(sizes[axes:]))
+    if len(names) != wanted:
+        raise UserError("image-header", path=str(path), field=field, value=f"{len(names)} files instead of {wanted}")
+    return [_data_file(path, name) for name in names]
+
+
+def _held(files: Sequence[Path]) -> int:
+    """Bytes in files that should all be as large as the smallest one."""
+    return len(files) * min(file.stat().st_size for file in files)
+
+
+#: The units of NRRD and MetaImage in mm.
+_UNITS = {
+    **{"": 1.0, "?": 1.0, "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1000.0, "nm": 1e-6},
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers"), 1e-3),
+}
+
+
+def _unit(path: Path, field: str, names: set[str]) -> float:
+    """mm per unit of length that a header names; anything but one known unit is refused."""
+    units = {_UNITS.get(name.strip().lower()) for name in names} or {1.0}
+    if len(units) > 1 or None in units:
+        raise UserError("image-header", path=str(path), field=field, value=_shown(", ".join(sorted(names))))
+    return units.pop()
+
+
+def _numbers(texts: Sequence[str]) -> list[float]:
+    """The numbers that texts are; empty if any is something else."""
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        return []
 
 
 def _whole_numbers(path: Path, field: str, text: str) -> list[int]:

@@ -36,7 +36,7 @@ from conresnet.images.dicom_headers import (
     slices_of,
     subfolder_with_dicom,
 )
-from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile
+from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, absurd_spacing
 from conresnet.messages import sentence
 
 if TYPE_CHECKING:
@@ -50,10 +50,12 @@ if os.name == "nt":
 
 #: By the first bytes of a file: the reader that ITK would take by its name, and the names it would take it for.
 _READERS = {"nrrd": ("NrrdImageIO", (".nrrd", ".nhdr")), "meta": ("MetaImageIO", (".mha", ".mhd"))}
+#: How far the length of a direction vector may be from 1; headers round to a few digits.
+_UNIT_LENGTH = 0.01
 #: Formats of pictures, which have no distance between slices. ITK gives them 1 mm.
 _WITHOUT_SPACING = ("TIFFImageIO", "PNGImageIO", "JPEGImageIO", "BMPImageIO")
-#: Formats that do not store which way the patient lies.
-_WITHOUT_ORIENTATION = ("GiplImageIO", "VTKImageIO")
+#: Formats whose files ITK checks for being complete. Of others, it makes up what a cut-off file lacks.
+_CHECKED = ("NrrdImageIO", "MetaImageIO", "HDF5ImageIO", "MINCImageIO")
 
 
 def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
@@ -71,10 +73,11 @@ def read_with_itk(path: Path, header_only: bool = False) -> ImageFile:
 
     Raises:
         UserError: "not-an-image", "image-2d", "image-color", "image-complex", "image-empty", "image-no-spacing",
-            "image-header", "image-data-file", "image-truncated", "image-damaged" or "image-beyond-memory".
+            "image-header", "absurd-spacing", "image-unchecked-format", "image-data-file", "image-truncated",
+            "image-damaged" or "image-beyond-memory".
     """
     kind = kind_of(path)
-    warnings = check_text_header(path, kind) if kind in _READERS else []
+    warnings, unit = check_text_header(path, kind) if kind in _READERS else ([], 1.0)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     if kind in _READERS and not path.name.lower().endswith(_READERS[kind][1]):
@@ -91,14 +94,13 @@ def read_with_itk(path: Path, header_only: bool = False) -> ImageFile:
         format_name = reader.GetImageIOFromFileName(str(path))
         if format_name in _WITHOUT_SPACING:
             raise UserError("image-no-spacing", path=str(path))
-        # A pair of files, .hdr and .img, has them; a single NIfTI file is not read here.
-        codes = [reader.GetMetaData(key) for key in ("qform_code", "sform_code") if reader.HasMetaDataKey(key)]
-        is_coded = not codes or any(code.strip() not in ("0", "") for code in codes)
-        if format_name in _WITHOUT_ORIENTATION or not is_coded:
-            warnings.append(sentence("warn-no-orientation", {"path": path}))
+        if kind not in _READERS and format_name not in _CHECKED:
+            shown = format_name.removesuffix("ImageIO").upper()
+            raise UserError("image-unchecked-format", path=str(path), format=shown)
+        grid = _scaled_grid(path, reader, unit)
         count = int(np.prod(size, dtype=object)) * reader.GetNumberOfComponents()
         if header_only:
-            return ImageFile(np.empty((0, *size[2::-1])), grid_of(reader), tuple(warnings))
+            return ImageFile(np.empty((0, *size[2::-1])), grid, tuple(warnings))
         check_memory(path, size, count * _BYTES.get(reader.GetPixelID(), 1))
         try:
             image = reader.Execute()
@@ -108,7 +110,20 @@ def read_with_itk(path: Path, header_only: bool = False) -> ImageFile:
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
     # A copy, since a view's memory is the image's.
-    return ImageFile(np.array(array, order="C").reshape(-1, *array.shape[-3:]), grid_of(image), tuple(warnings))
+    return ImageFile(np.array(array, order="C").reshape(-1, *array.shape[-3:]), grid, tuple(warnings))
+
+
+def _scaled_grid(path: Path, reader: sitk.ImageFileReader, unit: float) -> Grid:
+    """The grid in mm of an image whose header is in units of ``unit`` mm. Its directions must be unit vectors."""
+    dimensions = reader.GetDimension()
+    lengths = np.linalg.norm(np.reshape(reader.GetDirection(), (dimensions, dimensions)), axis=0)
+    if not np.isfinite(lengths).all():
+        raise absurd_spacing(str(path), reader.GetSpacing())
+    if not np.allclose(lengths, 1, atol=_UNIT_LENGTH):
+        shown = " x ".join(f"{length:g}" for length in lengths)
+        raise UserError("image-header", path=str(path), field="the length of the axes' direction vectors", value=shown)
+    grid = grid_of(reader)
+    return Grid(grid.shape, np.diag([unit, unit, unit, 1.0]) @ grid.affine)
 
 
 _BYTES = {

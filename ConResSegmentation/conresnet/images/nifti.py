@@ -20,7 +20,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.files import replacing
-from conresnet.images.checks import GZIP, byte_order, check_memory, check_size, is_nifti, truncated
+from conresnet.images.checks import GZIP, byte_order, check_memory, check_size, is_nifti, nifti_files, truncated
 from conresnet.images.grid import Grid, ImageFile, absurd_spacing, transformed
 from conresnet.messages import sentence
 
@@ -47,17 +47,20 @@ _MOST_REST = 2**26
 
 
 def read_nifti(path: Path) -> ImageFile:
-    """Read a NIfTI file, compressed or not, with one or several 3D images.
+    """Read a NIfTI file or an Analyze or NIfTI pair (.hdr, .img), compressed or not, with one or several 3D images.
 
     Raises:
-        UserError: "not-an-image", "image-header", "image-damaged", "image-truncated", "image-beyond-memory",
-            "image-empty", "image-2d", "image-color", "image-complex" or "absurd-spacing".
+        UserError: "image-half", "not-an-image", "image-header", "image-damaged", "image-truncated",
+            "image-beyond-memory", "image-empty", "image-2d", "image-color", "image-complex" or "absurd-spacing".
     """
     try:
-        with _opened(path) as file:
-            header = _header(file, path)
-            grid, warnings = nifti_grid(header, str(path))
-            array, more = _voxels(file, header, path)
+        header_file, voxel_file = nifti_files(path)
+        with _opened(header_file) as file:
+            header = _header(file, header_file)
+        grid, warnings = nifti_grid(header, str(path))
+        least = 0 if header_file != voxel_file else _HEADERS[header.template_dtype.itemsize][1]
+        with _opened(voxel_file) as file:
+            array, more = _voxels(file, header, voxel_file, least)
             rest = _MOST_REST
             while isinstance(file, gzip.GzipFile) and rest > 0 and (block := file.read(2**20)):
                 rest -= len(block)
@@ -69,8 +72,9 @@ def read_nifti(path: Path) -> ImageFile:
 def read_nifti_grid(path: Path) -> Grid:
     """The grid of a NIfTI file, from its header alone. Raises as `read_nifti` does."""
     try:
-        with _opened(path) as file:
-            return nifti_grid(_header(file, path), str(path))[0]
+        header_file, _ = nifti_files(path)
+        with _opened(header_file) as file:
+            return nifti_grid(_header(file, header_file), str(path))[0]
     except (OSError, EOFError, zlib.error) as error:
         raise UserError("image-damaged", path=str(path)) from error
 
@@ -85,12 +89,15 @@ def _opened(path: Path) -> BinaryIO:
 def _header(file: BinaryIO, path: Path) -> nibabel.Nifti1Header:
     """The header, with sizes that make sense."""
     beginning = file.read(540)
-    if not is_nifti(beginning):
+    if not is_nifti(beginning, path):
         raise UserError("not-an-image", path=str(path))
     kind, _ = _HEADERS[int.from_bytes(beginning[:4], byte_order(beginning))]
     size = kind.template_dtype.itemsize
     endianness = "<" if byte_order(beginning) == "little" else ">"
     header = kind(beginning[:size], endianness=endianness, check=False)
+    if not header["magic"].item().startswith(b"n"):
+        # An Analyze header has neither transforms nor, as in ITK, a scaling; other programs store other things there.
+        header["qform_code"] = header["sform_code"] = header["xyzt_units"] = header["scl_slope"] = 0
     dimensions = int(header["dim"][0])
     if not 1 <= dimensions <= 7:
         raise _wrong(path, "dim[0]", dimensions)
@@ -114,15 +121,15 @@ def _shape(header: nibabel.Nifti1Header) -> tuple[int, ...]:
     return tuple(int(size) or (place > 2) * 1 for place, size in enumerate(header["dim"][1 : dimensions + 1]))
 
 
-def _voxels(file: BinaryIO, header: nibabel.Nifti1Header, path: Path) -> tuple[np.ndarray, list[str]]:
-    """(c, k, j, i), scaled as the header says, and warnings."""
+def _voxels(file: BinaryIO, header: nibabel.Nifti1Header, path: Path, least: int) -> tuple[np.ndarray, list[str]]:
+    """(c, k, j, i), scaled as the header says, and warnings. Voxels begin no earlier than at ``least``."""
     shape, dtype = _shape(header), _type(header, path)
     slope, intercept, warnings = _scaling(header, path)
     offset = header["vox_offset"]
     if not np.isfinite(offset):
         raise _wrong(path, "vox_offset", offset)
     # A single file's voxels cannot begin inside its header, even if the field says so.
-    offset = max(int(offset), _HEADERS[header.template_dtype.itemsize][1])
+    offset = max(int(offset), least)
     count = int(np.prod(shape, dtype=object))
     is_compressed = isinstance(file, gzip.GzipFile)
     check_size(path, shape, offset + count * dtype.itemsize, path.stat().st_size, is_compressed)

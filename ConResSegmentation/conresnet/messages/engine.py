@@ -40,8 +40,8 @@ ENGINE: dict[str, str] = {
         "images."
     ),
     "warn-no-orientation": _(
-        "{path} does not store the patient's orientation (NIfTI: qform and sform codes are 0). It was placed as "
-        "in Slicer; check left and right, front and back."
+        "{path} does not store the patient's orientation. It was placed as in Slicer; check left and right, front and "
+        "back."
     ),
     "warn-transforms-differ": _(
         "The header of {path} contradicts itself: the positions given by qform, sform and voxel size differ by up to "

@@ -40,6 +40,11 @@ IMAGES: dict[str, str] = {
         "{path} stores its voxels in {file}, which is missing or cannot be read; put that file back, or export the "
         "image again."
     ),
+    "image-half": _("{path} belongs to a pair of files, and the other one, {other}, is missing; put it next to it."),
+    "image-unchecked-format": _(
+        "{path} is in the format {format}, which is not supported, because a damaged file would go unnoticed; convert "
+        "it to NIfTI or NRRD, for example with Slicer."
+    ),
     "image-beyond-memory": _(
         "{path} does not fit into memory: according to its header it has {size} voxels ({gigabytes} GB); crop or "
         "resample it, or correct its header."

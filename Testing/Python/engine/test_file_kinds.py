@@ -14,7 +14,6 @@ import time
 import zipfile
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import pytest
 import safetensors.torch
@@ -37,6 +36,7 @@ def metaimage(path: Path, voxels: bytes | None = None, **changes: str | None) ->
         **{"ElementSpacing": "1 1 1", "DimSize": "4 5 6", "ElementType": "MET_SHORT", "ElementDataFile": "LOCAL"},
     }
     fields |= changes
+    fields["ElementDataFile"] = fields.pop("ElementDataFile")  # ends the header
     lines = "".join(f"{name} = {value}\n" for name, value in fields.items() if value is not None)
     path.write_bytes(lines.encode() + (VOXELS.tobytes() if voxels is None else voxels))
     return path
@@ -136,6 +136,11 @@ def test_text_headers_are_recognized_whatever_the_name(tmp_path, make, name):
         ("image-no-spacing", {"space_directions": None, "space": None, "space_origin": None}),
         ("image-no-spacing", {"space_directions": "none none none"}),
         ("image-no-spacing", {"space_directions": None, "spacings": "nan nan nan"}),
+        ("image-no-spacing", {"space_directions": None, "spacings": "1 nan 1"}),
+        ("image-no-spacing", {"space_directions": "(1,0,0) none (0,0,1)"}),
+        ("absurd-spacing", {"space_directions": "(1,0,0) (0,0,0) (0,0,1)"}),
+        ("image-header", {"space_units": '"furlong" "furlong" "furlong"'}),
+        ("image-header", {"space_units": '"mm" "mm" "cm"'}),
         ("image-truncated", {"sizes": "4 5 7"}),
         ("image-truncated", {"sizes": "40000 50000 60000"}),
         ("image-truncated", {"sizes": "40000 50000 60000", "encoding": "gzip"}),
@@ -156,6 +161,11 @@ def test_a_nrrd_header_is_compared_with_its_file(tmp_path, code, changes):
     ("code", "changes"),
     [
         ("image-no-spacing", {"ElementSpacing": None}),
+        ("absurd-spacing", {"ElementSpacing": "1 -1 1"}),
+        ("absurd-spacing", {"ElementSpacing": "1 0 1"}),
+        ("absurd-spacing", {"ElementSpacing": "nan 1 1"}),
+        ("image-header", {"TransformMatrix": "-2 0 0 0 -2 0 0 0 2"}),
+        ("image-header", {"DistanceUnits": "furlong"}),
         ("image-truncated", {"DimSize": "4 5 7"}),
         ("image-truncated", {"DimSize": "40000 50000 60000", "CompressedData": "True"}),
         ("image-empty", {"DimSize": "0 5 6"}),
@@ -199,11 +209,64 @@ def test_a_header_that_names_a_pipe_is_refused_at_once(tmp_path, make):
     refused("image-data-file", make(tmp_path / "a.nhdr", b"", **key))
 
 
-def test_slices_listed_by_a_metaimage_are_read(tmp_path):
-    for number, plane in enumerate(VOXELS):
-        (tmp_path / f"slice{number:02}.raw").write_bytes(plane.tobytes())
-    path = metaimage(tmp_path / "a.mhd", b"", ElementDataFile="slice%02d.raw 0 5 1")
+@pytest.mark.parametrize(
+    ("make", "changes"),
+    [
+        (metaimage, {"DistanceUnits": "um", "ElementSpacing": "1000 1000 1000", "Offset": "-7000 -8000 9000"}),
+        (metaimage, {"DistanceUnits": "mm", "Offset": "-7 -8 9"}),
+        (
+            nrrd,
+            {
+                **{"space_directions": "(0.1,0,0) (0,0.1,0) (0,0,0.1)", "space_origin": "(0.7,0.8,0.9)"},
+                **{"space_units": '"cm" "cm" "cm"', "space": "right-anterior-superior"},
+            },
+        ),
+    ],
+)
+def test_units_are_converted(tmp_path, make, changes):
+    path = make(tmp_path / "a", **changes)
+    assert np.allclose(read_volume(path).grid.spacing, 1)
+    assert np.allclose(read_grid(path).affine[:3, 3], [7, 8, 9])
+
+
+def in_slices(folder: Path, make, field: str) -> tuple[Path, list[str]]:
+    """A header, and the names of the files that it lists, one per slice."""
+    names = [f"slice{number:02}.raw" for number in range(len(VOXELS))]
+    for name, plane in zip(names, VOXELS, strict=True):
+        (folder / name).write_bytes(plane.tobytes())
+    key = "ElementDataFile" if make is metaimage else "data file"
+    path = make(folder / "a.mhd", b"", **{key: field})
+    # A list follows at once.
+    path.write_bytes(path.read_bytes().rstrip(b"\n") + b"\n")
+    return path, names
+
+
+@pytest.mark.parametrize("make", [metaimage, nrrd])
+@pytest.mark.parametrize("field", ["LIST", "LIST 2", "slice%02d.raw 0 5 1"])
+def test_slices_in_files_of_their_own_are_read(tmp_path, make, field):
+    path, names = in_slices(tmp_path, make, field)
+    if "LIST" in field:
+        path.write_bytes(path.read_bytes() + "".join(f"{name}\n" for name in names).encode())
     assert np.array_equal(read_volume(path).array, VOXELS)
+
+
+@pytest.mark.parametrize("make", [metaimage, nrrd])
+def test_slices_that_are_missing_in_a_list_are_noticed(tmp_path, make):
+    path, names = in_slices(tmp_path, make, "LIST")
+    header = path.read_bytes()
+    path.write_bytes(header + "\n".join(names[:3] + names[4:]).encode())
+    assert "5 files instead of 6" in refused("image-header", path).message
+    path.write_bytes(header + "\n".join(names).encode())
+    (tmp_path / names[3]).write_bytes(VOXELS[3].tobytes()[:-1])
+    refused("image-truncated", path)
+    (tmp_path / names[3]).unlink()
+    assert names[3] in refused("image-data-file", path).message
+
+
+@pytest.mark.parametrize("numbers", ["0 4", "0 6 1", "1 5 2"])
+def test_a_pattern_of_another_number_of_slices_is_refused(tmp_path, numbers):
+    path, _ = in_slices(tmp_path, metaimage, f"slice%02d.raw {numbers}")
+    refused("image-header", path)
 
 
 def test_pictures_have_no_spacing(tmp_path):
@@ -211,21 +274,6 @@ def test_pictures_have_no_spacing(tmp_path):
 
     sitk.WriteImage(sitk.GetImageFromArray(VOXELS.astype(np.uint8)), str(tmp_path / "a.tif"))
     refused("image-no-spacing", tmp_path / "a.tif")
-
-
-@pytest.mark.parametrize(
-    ("kind", "code", "warns"), [("Nifti1Pair", 1, 0), ("Nifti1Pair", 0, 1), ("AnalyzeImage", 0, 1)]
-)
-def test_a_pair_of_files_is_read_and_one_without_orientation_gets_a_warning(tmp_path, kind, code, warns):
-    image = getattr(nibabel, kind)(VOXELS.T, np.diag([-1.0, 1, 1, 1]))
-    if kind == "Nifti1Pair":
-        image.set_sform(image.affine, code)
-        image.set_qform(image.affine, code)
-    nibabel.save(image, tmp_path / "a.hdr")
-    for name in ("a.hdr", "a.img"):
-        read = read_volume(tmp_path / name)
-        assert np.array_equal(read.array, VOXELS)
-        assert len(read.warnings) == warns and all("orientation" in warning for warning in read.warnings)
 
 
 # The process that reads

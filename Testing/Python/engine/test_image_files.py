@@ -223,11 +223,11 @@ def test_reading_holds_little_more_than_the_image(tmp_path):
     assert float(finished.stdout) < 190, finished.stderr
 
 
-@pytest.mark.parametrize("suffix", [".gipl", ".vtk"])
-def test_a_format_that_stores_no_orientation_is_warned_about(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", [".gipl", ".gipl.gz", ".vtk", ".mrc"])
+def test_formats_that_itk_does_not_check_are_refused(tmp_path, suffix):
     path = write_with_itk(random_volume(grid()), tmp_path / f"image{suffix}")
-    (warning,) = read_volume(path).warnings
-    assert "does not store the patient's orientation" in warning
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    refused("image-unchecked-format", path)
 
 
 def test_a_nrrd_file_that_names_no_space_is_warned_about(tmp_path):
