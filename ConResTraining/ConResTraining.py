@@ -69,7 +69,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
         self.logic = ConResTrainingLogic()
         backend = self.logic.backend
-        backend.log = ui.logTextEdit.appendPlainText
+        backend.log = self.addToLog
         self.placePanel = PlacePanel(
             ui.placeCollapsibleButton, backend, self.updateButtons, lambda: self.jobPanel.isTraining()
         )
@@ -155,6 +155,10 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """What is possible depends on the place, the data set, the plan and the run."""
         for panel in (self.dataSetPanel, self.planPanel, self.jobPanel, self.resultsPanel):
             panel.updateButtons()
+
+    def addToLog(self, line: str) -> None:
+        """Add a line to the log of the panel."""
+        self.ui.logTextEdit.appendPlainText(line)
 
     def onCopyDiagnostics(self) -> None:
         """Copy a bug report without the names of cases to the clipboard."""
