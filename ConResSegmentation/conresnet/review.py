@@ -54,7 +54,6 @@ _REASONS = {
     "log_disagreement": ("", "reason-disagreement"),
 }
 
-
 RANKING_FILE = "review.json"
 FORMAT, FORMAT_VERSION = "conresnet-review", 1
 # What ``slice_features`` measures.
@@ -442,9 +441,10 @@ def _spots(slices: Slices, uncertainty: np.ndarray, rate: float) -> list[tuple]:
     return rows
 
 
-def write_review(rows: Sequence[ReviewRow], path: Path) -> None:
+def write_review(rows: Sequence[ReviewRow | Mapping[str, Any]], path: Path) -> None:
     """Write ``review.csv``; a spot's Dice is an empty field. Raises UserError "disk-full" or "cannot-write"."""
+    values = [dict(row) if isinstance(row, Mapping) else asdict(row) for row in rows]
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({**asdict(row), "segment": csv_cell(row.segment)} for row in rows)
+        writer.writerows({**row, "segment": csv_cell(row["segment"])} for row in values)

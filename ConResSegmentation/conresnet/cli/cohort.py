@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import importlib.util
 import json
 import logging
 import os
@@ -232,9 +231,18 @@ def _client(jobs: int, scheduler: str) -> Iterator[Client]:
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        if importlib.util.find_spec("bokeh"):
+        if _has_dashboard():
             say(f"Dashboard: {cluster.dashboard_link}", err=True)
         yield client
+
+
+def _has_dashboard() -> bool:
+    # Like Dask, which has no dashboard if bokeh is installed but fails to load.
+    try:
+        import bokeh  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _version() -> str:

@@ -59,8 +59,26 @@ def _size(shape: Sequence[int]) -> str:
 
 
 def free_memory() -> int:
-    """Bytes that this process can still allocate; the total memory if the system does not say how much is free."""
-    free = 2**62
+    """Bytes that this process can still allocate.
+
+    The total memory if the system does not say how much is free, and no limit (2**62) if it says neither.
+    """
+    for known in (available_memory(), total_memory()):
+        if known is not None:
+            return known
+    return 2**62
+
+
+def total_memory() -> int | None:
+    """Bytes of memory that this computer has; None if the system does not say."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def available_memory() -> int | None:
+    """Bytes that the system, or the limit of a container, leaves to this process; None except on Linux."""
+    free = None
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
@@ -70,9 +88,6 @@ def free_memory() -> int:
             used = int((group / "memory.current").read_text(encoding="ascii"))
             rows = (line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
             free = min(free, int(limit) - used + int(dict(rows).get("inactive_file", 0)))
-    if free == 2**62 and hasattr(os, "sysconf"):
-        with contextlib.suppress(OSError, ValueError):
-            free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return free
 
 

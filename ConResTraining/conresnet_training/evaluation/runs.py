@@ -56,7 +56,7 @@ def measure_predictions(folder: Path, data_set: DataSet, surface_tolerance_mm: f
     """Measure the label maps in a folder.
 
     They have the data set's own label values, any of them for a segment of several, and are named like the cases:
-    ``<case>.nii.gz`` (.nii, .nrrd, .mha or .mhd; an unsuitable name also as ``file_stem`` writes it), or
+    ``<case>.nii.gz`` (or one of the other `ENDINGS`; an unsuitable name also as ``file_stem`` writes it), or
     ``<case>/segmentation.nii.gz`` as ``python -m conresnet segment --cases`` writes them. Cases without one, and those
     that cannot be measured, are named in the result.
 

@@ -11,7 +11,6 @@ ignored. It was not measured on a GPU.
 import functools
 import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from conresnet.errors import UserError
-from conresnet.images.checks import free_memory
+from conresnet.images.checks import available_memory, total_memory
 from conresnet.inference.devices import choose_backend
 from conresnet.inference.windows import MULTIPLE, SMALLEST_SIDE
 from conresnet.networks import build_network
@@ -55,7 +54,7 @@ class Budget:
         widths: base widths to choose from, the preferred one first. The paper's is 32. A CPU has the memory for it but
             not the time, so 16 is tried first there.
         source: where the number comes from, for people.
-        is_gpu: whether it is a GPU's, which then makes the steps.
+        is_gpu: whether this is GPU memory, so that training runs on the GPU.
     """
 
     bytes: int
@@ -70,21 +69,28 @@ class Budget:
 
     @classmethod
     def here(cls, device: str = "auto") -> "Budget":
-        """What is free on a device (see ``choose_backend``, also for errors); without memory of its own, here."""
+        """The free memory of a GPU, or of this computer if the device has none of its own.
+
+        Raises UserError as ``choose_backend``.
+        """
         chosen = choose_backend(device).device
         if chosen.type == "cuda":
             free = torch.cuda.mem_get_info(chosen)[0]
             source = f"{free / 2**30:.1f} GB free on {torch.cuda.get_device_name(chosen)}"
             return cls(free, (32, 16, 8), source, is_gpu=True)
-        free = free_memory()
-        if not sys.platform.startswith("linux"):
-            # Other systems say how much memory there is, not how much is free, or neither.
-            free = free // 2 if free < 2**60 else ASSUMED_BYTES
+        free, total = available_memory(), total_memory()
+        if free is None:
+            free = ASSUMED_BYTES if total is None else total // 2
         why = ", which has no GPU that torch can use" if (device, chosen.type) == ("auto", "cpu") else ""
         return cls(free, (16, 8), f"{free / 2**30:.1f} GB free on this computer{why}")
 
     def largest_batch(self, window: Sequence[int], voxels: float) -> int:
-        """The batch to try first, an even number, for a window (S, H, W) and a data set of so many voxels in all."""
+        """The batch to try first, an even number.
+
+        Args:
+            window: (S, H, W).
+            voxels: of a data set with this many voxels in total.
+        """
         most = int(min(VOXELS_PER_STEP, SHARE_PER_STEP * voxels) // math.prod(window)) if self.is_gpu else BATCH
         return max(BATCH, most - most % 2)
 

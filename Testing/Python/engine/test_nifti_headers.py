@@ -235,6 +235,15 @@ def test_what_memory_is_left_is_known():
     assert 2**26 < free_memory() < 2**50
 
 
+@pytest.mark.parametrize(("total", "free"), [(2**35, 2**35), (None, 2**62)], ids=["all of it", "no limit"])
+def test_memory_that_the_system_does_not_call_free_is_taken_for_free(monkeypatch, total, free):
+    from conresnet.images import checks
+
+    monkeypatch.setattr(checks, "available_memory", lambda: None)
+    monkeypatch.setattr(checks, "total_memory", lambda: total)
+    assert checks.free_memory() == free
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason=REASON)
 def test_a_small_file_that_swells_takes_no_memory(tmp_path):
     """In a process of its own: 1.1 MB of gzip behind the image are 1 GB of zeros."""

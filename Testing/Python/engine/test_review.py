@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -108,6 +108,9 @@ def test_the_list_is_that_of_the_slices_and_spots_ordered_by_expected_wrong_voxe
     assert tuple(written[0]) == COLUMNS and len(written) == len(rows)
     assert [row["reason"] for row in written] == [row.reason for row in rows]
     assert written[spot.rank - 1]["expected_dice"] == "" and float(written[0]["r"]) == rows[0].r
+    # Slicer has the rows as objects of the engine's report.
+    write_review(json.loads(json.dumps([asdict(row) for row in rows])), tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "review.csv").read_bytes()
 
 
 def test_a_long_uncertain_boundary_is_cut_to_its_most_uncertain_places():

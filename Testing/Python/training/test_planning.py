@@ -12,7 +12,7 @@ import yaml
 from conresnet.errors import UserError
 from conresnet.images.channels import sort_by_channel
 from conresnet_training.data import read_data_set
-from conresnet_training.planning.memory import Budget
+from conresnet_training.planning.memory import ASSUMED_BYTES, Budget
 from conresnet_training.planning.plan import read_plan
 from conresnet_training.planning.planner import Choices, make_plan
 from conresnet_training.planning.survey import is_ct
@@ -217,6 +217,17 @@ def test_processor_plans_the_narrower_network(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     here = Budget.here()
     assert here.widths[0] == 16 and here.bytes > 2**28 and not here.is_gpu
+
+
+@pytest.mark.parametrize(
+    ("available", "total", "bytes_"),
+    [(3 * 2**30, 2**40, 3 * 2**30), (None, 2**35, 2**34), (None, None, ASSUMED_BYTES)],
+    ids=["what is free", "half of all", "unknown"],
+)
+def test_memory_that_the_system_does_not_call_free_is_halved(monkeypatch, available, total, bytes_):
+    monkeypatch.setattr("conresnet_training.planning.memory.available_memory", lambda: available)
+    monkeypatch.setattr("conresnet_training.planning.memory.total_memory", lambda: total)
+    assert Budget.here("cpu").bytes == bytes_
 
 
 def test_gpu_of_the_given_number_decides_the_memory(monkeypatch):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
 
 from conresnet.images.grid import Grid
 from conresnet.inference.segmentation import load_model, segment
@@ -43,6 +44,18 @@ def test_the_regressions_find_what_the_errors_follow():
     assert figures["auroc"] > 0.9 > 0.65 > figures["auroc_area"] and figures["spearman"] > 0.9 and ranking.note == ""
     assert figures["slices"] == 480 and figures["segments"]["Part"]["slices"] == 480
     assert figures["wrong_in_top_tenth"] <= figures["wrong_in_top_tenth_at_best"] < 1
+
+
+def test_no_exact_p_value_is_computed_of_few_slices(monkeypatch):
+    methods = []
+
+    def recorded(*scores, method="auto"):
+        methods.append(method)
+        return mannwhitneyu(*scores, method=method)
+
+    monkeypatch.setattr("scipy.stats.mannwhitneyu", recorded)
+    assert made_up(2, "log_entropy").fit("made up", ["Part"]).figures["auroc"] > 0.9
+    assert set(methods) == {"asymptotic"}
 
 
 def test_neighbors_are_used_where_they_help():
