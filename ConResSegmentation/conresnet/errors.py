@@ -22,7 +22,7 @@ class UserError(Exception):
     Args:
         code: stable name of the problem, such as ``"image-not-found"``. The English sentence that says what is wrong
             and what to do, the attribute ``message``, is in `conresnet.messages` under this code.
-        message: the sentence itself, where it was put together before.
+        message: the finished sentence, if the caller already has it.
         values: what the sentence names (paths, counts).
     """
 

@@ -36,9 +36,10 @@ class ModelSpace:
 
     Args:
         reference: the grid of the case's first channel, which results are on.
-        orientation, roi: see ``fit``.
+        orientation: three letters in array order, such as "SAR".
         grid: the grid of the model's arrays (S, H, W), cut to the ROI or to its surroundings.
         exact: whether the model's voxels are the reference's own, merely reordered and cut.
+        roi: the box in which to segment, or None.
         reorder: brings an array on ``reference`` into the model's axis order.
         index_map: (4, 4) index in the model's array to index in the reordered reference.
     """
@@ -99,9 +100,14 @@ class ModelSpace:
         return tuple(slice(int(a), int(a) + size) for a, size in zip(start, self.grid.shape, strict=True))
 
     def to_model(self, volume: Volume, fill: float = 0.0) -> np.ndarray:
-        """A channel (S, H, W) on the model's grid: a view of stored voxels if they are the model's own, else float32.
+        """A channel on the model's grid.
 
-        ``fill`` is the value where the volume has no voxels, such as its background.
+        Args:
+            volume: on the reference grid or any other; from another grid, it is resampled.
+            fill: value where the volume has no voxels, such as its background.
+
+        Returns:
+            (S, H, W): a view of the stored voxels if they are the model's own, else float32.
         """
         reorder, index_map = self._way_to(volume.grid)
         return sample(reorder.view(volume.array), index_map, self.grid.shape, fill, antialias=True)

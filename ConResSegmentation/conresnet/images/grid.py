@@ -246,7 +246,10 @@ _LETTERS = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "
 
 
 def axis_directions(code: str) -> np.ndarray:
-    """(3, 3) RAS unit vectors, one column per array axis (S, H, W) of an array in orientation ``code``."""
+    """(3, 3) RAS unit vectors, one column per array axis (S, H, W) of an array in orientation ``code``.
+
+    The code is valid, as a model's description checks: three letters, one each of R or L, A or P, and S or I.
+    """
     directions = np.zeros((3, 3))
     for axis, letter in enumerate(code):
         row, sign = _LETTERS[letter]
@@ -256,7 +259,12 @@ def axis_directions(code: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Reordering:
-    """A permutation and flip of the last three axes: the old index of each new axis, and whether it is reversed."""
+    """A permutation and flip of the last three axes.
+
+    Args:
+        axes: for each new axis, which old axis it was.
+        flips: for each new axis, whether it is reversed.
+    """
 
     axes: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
@@ -284,7 +292,7 @@ def reordering(grid: Grid, code: str) -> Reordering:
     """The permutation and flips that bring an array on ``grid`` closest to orientation ``code``.
 
     The choice depends only on where the voxels are, not on the order in which they are stored, even if an oblique grid
-    is halfway between two axes.
+    is halfway between two axes. The code is as for ``axis_directions``.
     """
     directions = grid.direction[:, ::-1]
 

@@ -70,7 +70,10 @@ class LocatedResults:
         grid, allocate: of the results; see ``conresnet.inference.segmentation.segment``.
 
     Attributes:
-        labels, maps, hidden, entropy: as ``conresnet.inference.results.Results`` has them.
+        labels: uint8 [k, j, i]; the values are those of ``Locator.output``.
+        maps, hidden: by name, [c, k, j, i], see ``conresnet.inference.results.Results``; ``hidden`` are those that
+            were not requested.
+        entropy: (1 + places x segments, slices), first the sums over all places; None unless asked for.
     """
 
     def __init__(self, description: ModelDescription, grid: Grid, allocate: Allocate):

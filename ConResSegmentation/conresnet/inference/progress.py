@@ -33,7 +33,10 @@ class Progress:
 class Part(Progress):
     """A part of a longer work, with a progress of its own.
 
-    It is the share ``first`` to ``last`` (0 to 1) of the whole, which hears of ``phase``, or of its own phases for "".
+    Args:
+        whole: the progress of the longer work.
+        first, last: where the part begins and ends, 0 to 1 of the whole.
+        phase: what all of the part is reported as; "" for its own phases.
     """
 
     def __init__(self, whole: Progress, first: float, last: float, phase: str = ""):

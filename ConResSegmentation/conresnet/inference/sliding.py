@@ -1,7 +1,7 @@
 """One pass of a network over the windows of an array, and what happens when memory or the GPU fails in it.
 
 ``slide`` is the pass itself, used for segmenting as well as for validation during training. ``Passes`` is what a system
-works with: it watches progress, notices a cancel within a window, and finds a way around lack of memory.
+works with: it watches progress, notices cancellation within a window, and finds a way around lack of memory.
 """
 
 from __future__ import annotations
@@ -187,8 +187,14 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass that was made: which of the system's passes, such as "coarse"; the box of the model's array that its
-    windows had to cover; the windows that it used in the end; where they were computed, and for how long.
+    """A pass that was made.
+
+    Args:
+        name: which of the system's passes, such as "coarse".
+        box: part of the model's array that its windows had to cover.
+        plan: the windows that it used in the end.
+        backend: where they were computed.
+        seconds: how long it took.
     """
 
     name: str

@@ -103,7 +103,10 @@ NORMS = ("batch", "group")
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
-    """Batch norm, which those networks' papers have, or group norm with eight groups, which small batches need."""
+    """Batch norm, which those networks' papers have, or group norm with eight groups, which small batches need.
+
+    Raises ValueError if ``norm`` is not one of `NORMS`.
+    """
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}.")
     return nn.BatchNorm3d(channels) if norm == "batch" else nn.GroupNorm(GROUPS, channels)
@@ -143,7 +146,7 @@ class PoolingEncoder(nn.ModuleList):
 
 
 def check_sizes(input_channels: int, outputs: int, base_width: int) -> None:
-    """Refuse constructor arguments that are out of range by a ValueError."""
+    """Raise ValueError for constructor arguments that are out of range."""
     if input_channels < 1 or outputs < 1:
         raise ValueError("A network needs at least one input channel and one output.")
     if base_width < GROUPS or base_width % GROUPS:

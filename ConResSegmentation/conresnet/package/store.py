@@ -141,6 +141,9 @@ def read_model(
         model: name of an installed or shipped model, the path of a package, or a package, which is returned as it is.
         extra: see ``find_model``.
         verify: see ``conresnet.package.read_package``.
+
+    Raises:
+        UserError: as ``find_model`` and ``conresnet.package.read_package``.
     """
     return model if isinstance(model, ModelPackage) else read_package(find_model(model, extra), verify)
 
@@ -326,6 +329,7 @@ def _files_of_others(path: Path) -> list[str] | None:
         return None
     listed = document.get("files")
     own = {DESCRIPTION_FILE, *_OF_SYSTEMS, *(listed if isinstance(listed, dict) else ())}
+    # The last two are added by macOS to archives and folders.
     return [name for name in names if not (name in own or name.startswith(("__MACOSX/", "._")))]
 
 

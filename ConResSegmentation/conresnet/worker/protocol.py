@@ -1,4 +1,6 @@
-"""The pipe between the engine's process and its client, on the same computer or on another. NumPy only.
+"""The pipe between the engine's process and its client, here or on another computer, and the arrays of results.
+
+Needs NumPy only.
 
 One message per line: a JSON object in UTF-8 that ends with "\n". The client writes requests to the engine's standard
 input and reads events from its standard output; the engine's standard error is its log. The engine ends when its
@@ -148,7 +150,11 @@ def lead_process_group() -> None:
 
 
 class EventWriter:
-    """Writes events to a descriptor, from any thread; ``on_lost`` is called when nobody reads them anymore."""
+    """Writes events to a descriptor, from any thread.
+
+    Args:
+        on_lost: called when nobody reads the events anymore, once or more, from any thread.
+    """
 
     def __init__(self, descriptor: int, on_lost: Callable[[], None]):
         self._descriptor = descriptor

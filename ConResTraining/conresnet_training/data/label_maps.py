@@ -52,7 +52,8 @@ def whole_labels(label: Volume) -> Volume:
 
 
 def value_counts(label: np.ndarray) -> np.ndarray:
-    """(256,) int64: voxels of each value in a uint8 label map, one slice at a time: numpy takes 8 bytes per voxel."""
+    """The number of voxels of each value in a uint8 label map: (256,) int64."""
+    # Slice by slice, because bincount needs 8 bytes per voxel.
     return sum((np.bincount(plane.ravel(), minlength=VALUES) for plane in label), np.zeros(VALUES, np.int64))
 
 
@@ -63,7 +64,11 @@ def label_counts(label: Volume) -> dict[int, int]:
 
 
 def volume_ranges(labels: Iterable[Volume], targets: Mapping[str, Collection[int]]) -> dict[str, tuple[float, float]]:
-    """Smallest and largest volume in mL of each segment in label maps, by its values; left out if no map has it."""
+    """The smallest and the largest volume in mL of each segment, without those that no label map has.
+
+    Args:
+        targets: the label values of each segment.
+    """
     volumes: dict[str, list[float]] = {name: [] for name in targets}
     for label in labels:
         counts = label_counts(label)
@@ -123,10 +128,10 @@ def on_image_grid(label: Volume, image: Volume) -> Volume:
 
 
 def index_of_labels(label: np.ndarray) -> np.ndarray:
-    """The index of a label map (S, H, W) uint8 in which ``LabelPlaces`` looks up voxels by value, as stored in a file.
+    """The index that is stored with a label map (S, H, W) uint8, so that ``LabelPlaces`` finds voxels by their value.
 
-    As int64: how many voxels have each of the 256 values (0 for value 0), then these voxels' flat indices, ascending
-    within each value.
+    An int64 array: the number of voxels of each of the 256 values (0 for value 0), then the flat indices of these
+    voxels, value by value in ascending order.
     """
     counts = value_counts(label)
     counts[0] = 0

@@ -89,7 +89,7 @@ class Budget:
 
         Args:
             window: (S, H, W).
-            voxels: of a data set with this many voxels in total.
+            voxels: in the data set in total.
         """
         most = int(min(VOXELS_PER_STEP, SHARE_PER_STEP * voxels) // math.prod(window)) if self.is_gpu else BATCH
         return max(BATCH, most - most % 2)

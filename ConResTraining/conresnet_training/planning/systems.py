@@ -109,7 +109,11 @@ def share_outputs(network: Network, segments: Sequence[str], pairs: Sequence[Seq
     """Let a network that can, with many segments, have one residual for all and one output per left-right pair.
 
     Residuals of 32 segments at three scales took a third of a training step on a CPU. The network is changed in place,
-    or stays as it is without such arguments. Segments are named in the order of the outputs.
+    or stays as it is without such arguments.
+
+    Args:
+        segments: names, in the order of the outputs.
+        pairs: the names of each left segment and its right one; without any, no output is shared.
     """
     arguments = network["arguments"]
     has_residuals = "residual" in provided_outputs(network["type"], arguments)
@@ -157,7 +161,7 @@ class CatalogEntry:
         return planned_network(self.network, frame, self.arguments)
 
     def stages(self, network: Network) -> int:
-        """Trainings one after the other, each of the plan's steps, of a network from ``build``."""
+        """How many trainings of a network from ``build`` follow one another, each as long as the plan says."""
         import torch
 
         from conresnet.networks import build_network

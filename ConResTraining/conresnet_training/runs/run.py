@@ -332,9 +332,12 @@ def names_of_split(training: Iterable[Case], held_out: Iterable[Case]) -> dict[s
 
 
 def begin_split(run: Run, data_set: DataSet, is_writer: bool = True) -> Split:
-    """The split of a run, which ``is_writer``, one of its processes, records. After the first checkpoint it stays.
+    """The split of a run. After the first checkpoint it stays.
 
     If cases are added to the data set later, a new split would hold out cases that the run has learned from.
+
+    Args:
+        is_writer: whether this process is the one that records the split.
 
     Raises:
         UserError: ``cases-gone``, ``split-damaged``, ``too-many-folds``, ``disk-full`` or ``cannot-write``.

@@ -157,9 +157,13 @@ def total_loss(
 
 
 def signed_distances(target: Tensor) -> Tensor:
-    """Distance of each voxel from its segment's boundary, in voxels: negative inside, positive outside.
+    """Signed distance of each voxel from the boundary of a segment, in voxels: negative inside, positive outside.
 
-    Of a boolean (segments, S, H, W) tensor, float32 of the same shape.
+    Args:
+        target: bool (segments, S, H, W), the voxels of each segment.
+
+    Returns:
+        float32 of the same shape.
 
     As in the authors' code, voxels next to the boundary have 0 inside and 1 outside. A segment that fills the window
     has no boundary and gets 0.

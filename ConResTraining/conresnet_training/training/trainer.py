@@ -308,7 +308,13 @@ def _stages(
     held_out: Sequence[TrainingCase],
     synthesizer: Synthesizer | None,
 ) -> list[StageCases]:
-    """The cases as each stage uses them: ``used`` have images of their own, which ``held_out`` may have synthesized."""
+    """The cases as each stage uses them.
+
+    Args:
+        used: training cases with images of their own.
+        label_maps: training cases without images, from which ``synthesizer`` makes them; it is None without any.
+        held_out: cases for validation, whose images may have been synthesized.
+    """
     training, description = plan.training, plan.model
     window = description.inference.window
     targets = [plan.targets[segment.name] for segment in description.output.segments]
@@ -392,6 +398,10 @@ def _no_devices(error: Exception) -> UserError:
 
 def _precision(backend: Backend, wanted: str, window: Sequence[int], step: int = MULTIPLE) -> str:
     """Lightning's name of the precision; "auto" is the engine's choice, except for windows that bf16 gets wrong.
+
+    Args:
+        window: voxels (S, H, W) that the network sees at a time.
+        step: voxels per voxel of the network's coarsest scale, along each side.
 
     Raises:
         UserError: ``bf16-window-too-small`` if bf16 is asked for by name and would get the window wrong.
