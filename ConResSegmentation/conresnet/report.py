@@ -342,7 +342,7 @@ def _card(package: ModelPackage) -> Iterator[str]:
             yield f"<p><strong>{heading}.</strong> {escape(text)}</p>"
     measured = [[escape(str(name)), escape(_shown(value))] for name, value in figures(read_metrics(package))]
     if measured:
-        yield "<h3>Measured accuracy</h3>"
+        yield "<h3>Evaluation</h3>"
         yield _table(["Measure", "Value"], measured, texts=2)
     if description.citations:
         items = "".join(f"<li>{escape(text)}</li>" for text in description.citations)

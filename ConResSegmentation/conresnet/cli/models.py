@@ -10,7 +10,7 @@ import click
 
 from conresnet import importing
 from conresnet.errors import UserError
-from conresnet.messages import printable
+from conresnet.messages import printable, sentence
 from conresnet.package import ModelPackage
 from conresnet.package.description import CARD_FILE, TILINGS, Input
 from conresnet.package.download import get_model, read_catalog
@@ -101,9 +101,12 @@ def verify(names: tuple[str, ...], folder: str | None) -> None:
         raise UserError("packages-wrong", wrong=len(problems), count=len(names))
 
 
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace a model of the same name.")
+
+
 @models.command(short_help="Copy a model package into your models folder.")
 @click.argument("source", metavar="PATH")
-@click.option("--overwrite", is_flag=True, help="Replace a model of the same name.")
+@_overwrite
 def install(source: str, overwrite: bool) -> None:
     """Copy a model package, a folder or a .zip file, into your models folder."""
     package = install_model(source, overwrite)
@@ -131,7 +134,7 @@ def catalog(catalog: str) -> None:
 @click.argument("source", metavar="NAME|URL")
 @click.option("--sha256", default="", metavar="DIGITS", help="Expected checksum of the .zip file at a URL.")
 @_catalog
-@click.option("--overwrite", is_flag=True, help="Replace a model of the same name.")
+@_overwrite
 def get(source: str, sha256: str, catalog: str, overwrite: bool) -> None:
     """Download a model package and install it into your models folder.
 
@@ -178,7 +181,7 @@ def _shown(package: ModelPackage) -> str:
     if metrics := read_metrics(package):
         # Unlike a description, metrics may be any JSON.
         shown = [(printable(name), printable(_figure(value))) for name, value in figures(metrics)]
-        blocks.append("Measured accuracy\n" + _pairs(shown))
+        blocks.append("Evaluation\n" + _pairs(shown))
     ranking = read_ranking(package)
     if ranking.figures:
         shown = [(printable(name), printable(_figure(value))) for name, value in figures(ranking.figures) if value]
@@ -269,8 +272,17 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
     margin = max((len(key) for key, _ in pairs), default=0) + 2
-    how = {"subsequent_indent": " " * (margin + 2), "break_long_words": False, "break_on_hyphens": False}
-    return "\n".join(textwrap.fill(text, _WIDTH, initial_indent="  " + key.ljust(margin), **how) for key, text in pairs)
+    return "\n".join(
+        textwrap.fill(
+            text,
+            _WIDTH,
+            initial_indent="  " + key.ljust(margin),
+            subsequent_indent=" " * (margin + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for key, text in pairs
+    )
 
 
 @click.command("import")
@@ -351,7 +363,7 @@ def import_checkpoint(
         _section(chosen, "inference").update(importing.INFERENCE[tiling])
     package, average = importing.import_checkpoint(checkpoint, chosen, output, overwrite)
     if average:
-        click.echo(f"The weights are a running average, from {average} in {checkpoint}.")
+        click.echo(sentence("import-average", {"place": average, "path": checkpoint}))
     parameters = package.count_parameters(importing.WEIGHTS_FILE) / 1e6
     click.echo(f"Wrote {package.path}: {package.description.title}, {parameters:.2f} M parameters in use.")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from conresnet.errors import as_user_error
 from conresnet.importing import import_checkpoint
+from conresnet.messages import sentence
 from conresnet.package.schema import load_json
 
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
         print(mistake.message, file=sys.stderr)
         return 2
     if average:
-        print(f"The weights are a running average, from {average} in {checkpoint}.")
+        print(sentence("import-average", {"place": average, "path": checkpoint}))
     return 0
 
 

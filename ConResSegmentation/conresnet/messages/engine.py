@@ -183,6 +183,7 @@ ENGINE: dict[str, str] = {
         "In {path} the tensor {tensor} has values that are not finite in 32-bit precision; get a fresh copy, or train "
         "the network again."
     ),
+    "import-average": _("The weights are a running average, from {place} in {path}."),
     "import-setting-unknown": _("{key} cannot be set when {path} is imported; the fields that can be set are {known}."),
     "import-channels-differ": _(
         "{path} has {channels} channels and {segments} segments, but {given_channels} channels and {given_segments} "

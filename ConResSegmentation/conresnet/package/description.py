@@ -145,7 +145,7 @@ class System:
     arguments: dict[str, Any] = field("arguments of the system", default=None)
 
     def resolved(self, place: Place, version: int) -> "System":
-        """With every argument of a known system, which checks its own."""
+        """The same system with all its arguments written out. A known system checks its own; others stay as given."""
         given = self.arguments or {}
         kind = declared_system(self.type)
         if kind is None or kind.Arguments is None:
@@ -228,7 +228,7 @@ class ModelDescription:
         for index, network in enumerate(self.system.networks):
             # Only a description that is yet to be written may do without its files.
             if self.files and network.weights not in self.files:
-                yield f"system.networks[{index}].weights", f"names {network.weights}, which is not among the files"
+                yield f"system.networks[{index}].weights", _unlisted(network)
 
     @property
     def located_output(self) -> Output:
@@ -280,9 +280,12 @@ def parse_description(document: bytes | Mapping[str, Any], source: str = DESCRIP
         derived = f"must be {description.residual_axis}, which follows from the network and the orientation"
         place.inside("residual_axis").refuse(derived)
     if is_file and not description.files:
-        weights = description.system.networks[0].weights
-        place.inside("system.networks[0].weights").refuse(f"names {weights}, which is not among the files")
+        place.inside("system.networks[0].weights").refuse(_unlisted(description.system.networks[0]))
     return description
+
+
+def _unlisted(network: Network) -> str:
+    return f"names {network.weights}, which is not among the files"
 
 
 def _locator_faults(description: ModelDescription) -> Iterator[tuple[str, str]]:

@@ -110,8 +110,7 @@ def load(schema: type[Schema], document: Any, place: Place, version: int) -> Sch
 
     Raises UserError ``package-description``, naming the first field that is missing, unknown or wrong.
     """
-    if not isinstance(document, Mapping):
-        place.refuse(f"must be an object, but is {_shown(document)}")
+    _check_object(document, place)
     values, known = {}, set()
     for item, hint, rule in rules(schema):
         key = item.name
@@ -158,18 +157,8 @@ def _value(hint: Any, value: Any, rule: Rule, place: Place, version: int, requir
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
         made = _list(inner, value, rule, place, version)
-    elif origin is dict and not isinstance(value, Mapping):
-        place.refuse(f"must be an object, but is {_shown(value)}")
-    elif origin is dict and inner[1] is Any:
-        _check_leaves(value, place)
-        made = dict(value)
     elif origin is dict:
-        for name in value:
-            if rule.keys and (reason := rule.keys(name)):
-                place.inside(name).refuse(reason)
-        if reason := repeated(value):
-            place.refuse(reason)
-        made = {name: load(inner[1], item, place.inside(name), version) for name, item in value.items()}
+        made = _mapping(inner[1], value, rule, place, version)
     elif dataclasses.is_dataclass(hint):
         made = load(hint, value, place, version)
     elif hint is str:
@@ -179,6 +168,24 @@ def _value(hint: Any, value: Any, rule: Rule, place: Place, version: int, requir
     if rule.check and (reason := rule.check(made)):
         place.refuse(reason)
     return made
+
+
+def _check_object(value: Any, place: Place) -> None:
+    if not isinstance(value, Mapping):
+        place.refuse(f"must be an object, but is {_shown(value)}")
+
+
+def _mapping(inner: Any, value: Any, rule: Rule, place: Place, version: int) -> dict[str, Any]:
+    _check_object(value, place)
+    if inner is Any:
+        _check_leaves(value, place)
+        return dict(value)
+    for name in value:
+        if rule.keys and (reason := rule.keys(name)):
+            place.inside(name).refuse(reason)
+    if reason := repeated(value):
+        place.refuse(reason)
+    return {name: load(inner, item, place.inside(name), version) for name, item in value.items()}
 
 
 def _list(inner: tuple, value: Any, rule: Rule, place: Place, version: int) -> tuple:

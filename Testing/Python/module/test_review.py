@@ -340,7 +340,7 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     assert dialogs.opened_urls[-1].endswith("page.html")
     page = path.read_text(encoding="utf-8")
     assert page.count("data:image/png") == 4, "the 3D view, each segment and the map"
-    for text in (*names, "A warning.", "small and uncertain", "1.84", "Not fitted.", "Measured accuracy"):
+    for text in (*names, "A warning.", "small and uncertain", "1.84", "Not fitted.", "Evaluation"):
         assert text in page
     assert volume.GetName() not in page and "http" not in page.split("<h2>About")[0]
     warnings = page.count("<li>")
@@ -388,7 +388,7 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     page = path.read_text(encoding="utf-8")
     for text in ("version 0.9.0", ">Anterior<", ">Posterior<", "1.84", f"version {version} is installed"):
         assert text in page
-    for text in (f"(version {version})", "Anterior hippocampus", "Measured accuracy", "Training data"):
+    for text in (f"(version {version})", "Anterior hippocampus", "Evaluation", "Training data"):
         assert text not in page
     path.unlink()
     result.SetAttribute("ConResNet.Model", "gone 1.0.0")
