@@ -281,6 +281,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+TOO_DEEP = "it is nested too deeply"
+
+
 def load_json(text: bytes, source: str) -> dict[str, Any]:
     """Parse the bytes of a JSON file that must hold one object, or raise UserError ``package-json``.
 
@@ -298,7 +301,7 @@ def load_json(text: bytes, source: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         reason = "it is not UTF-8 text"
     except (ValueError, RecursionError) as error:
-        reason = str(error).rstrip(".") if isinstance(error, ValueError) else "it is nested too deeply"
+        reason = str(error).rstrip(".") if isinstance(error, ValueError) else TOO_DEEP
     else:
         if isinstance(document, dict):
             return document

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from conresnet.errors import UserError
 from conresnet.files import write_text
 from conresnet.package import ModelDescription, parse_description
+from conresnet.package.schema import TOO_DEEP
 from conresnet.package.segments import mirrored_segments
 from conresnet.systems import trained_systems
 from conresnet_training.data.data_set import FEWEST_FOLDS, USUAL_FOLDS
@@ -428,7 +429,7 @@ def parse_yaml(text: str | bytes) -> Any:
     try:
         content = yaml.load(text, _Loader)
     except RecursionError as error:
-        raise yaml.YAMLError("it is nested too deeply") from error
+        raise yaml.YAMLError(TOO_DEEP) from error
     # Aliases can make a short text stand for billions of values.
     count, level = 0, [content]
     for _ in range(DEEPEST):
