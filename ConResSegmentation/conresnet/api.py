@@ -232,8 +232,12 @@ class Result:
         seconds = dict(self.report["seconds"])
         seconds["writing"] += time.monotonic() - began
         seconds["total"] = sum(seconds.values())
-        more = {"seconds": seconds, "files": result_files(self._options), "options": self._options.of_labels()}
-        report = {**self.report, **more}
+        report = {
+            **self.report,
+            "seconds": seconds,
+            "files": result_files(self._options),
+            "options": self._options.of_labels(),
+        }
         if "review" in report:
             # The rows have a file of their own.
             report["review"] = {key: value for key, value in report["review"].items() if key != "rows"}
@@ -278,8 +282,13 @@ def _read_sources(images: Sequence[object], channel_names: Sequence[str]) -> tup
         found, wrap = _open(image, _name(image, name))
         wanted = channel_names if holds_all else [name]
         if len(found.components) != len(wanted):
-            counts = {"given": len(found.components), "wanted": len(wanted)}
-            raise UserError("image-components", name=_name(image, name), channels=", ".join(wanted), **counts)
+            raise UserError(
+                "image-components",
+                name=_name(image, name),
+                given=len(found.components),
+                channels=", ".join(wanted),
+                wanted=len(wanted),
+            )
         warnings = [found.warnings, *([()] * (len(wanted) - 1))]
         volumes += [
             Volume(array, found.grid, _name(image, label), about)
@@ -313,9 +322,11 @@ def _open_itk(image: sitk.Image, name: str) -> tuple[ImageFile, Wrap]:
     array, grid = sitk.GetArrayFromImage(image), grid_of(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
         array = np.moveaxis(array, -1, 0)
-    # Exactly the image's, without rounding.
-    geometry = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
-    wrap = _wrap_as_itk(grid, *(geometry if image.GetDimension() == 3 else ()))
+    if image.GetDimension() == 3:
+        # Exactly the image's, without rounding.
+        wrap = _wrap_as_itk(grid, image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    else:
+        wrap = _wrap_as_itk(grid)
     return ImageFile(array.reshape(-1, *grid.shape), grid), wrap
 
 

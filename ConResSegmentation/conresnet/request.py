@@ -53,33 +53,35 @@ def option(default: Any, help: str, **spec: Any) -> Any:
     return field(default=default, metadata={"spec": OptionSpec(help, **spec)})
 
 
-def _checked(what: str, fits: Callable[[Any], Any], kind: Callable[[Any], Any]) -> Callable[[object], Any]:
-    """An ``OptionSpec.from_plain`` that raises TypeError, "it is not {what}", for a value that does not fit."""
+def _checked(complaint: str, fits: Callable[[Any], object], convert: Callable[[Any], Any]) -> Callable[[object], Any]:
+    """An ``OptionSpec.from_plain`` that converts a value that fits, and raises TypeError(complaint) for any other."""
 
     def from_plain(value: object) -> Any:
         if not fits(value):
-            raise TypeError(f"it is not {what}")
-        return kind(value)
+            raise TypeError(complaint)
+        return convert(value)
 
     return from_plain
 
 
-def _is_number(value: object, kind: type) -> bool:
+def _is_positive(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-_text = _checked("text", lambda value: isinstance(value, str) and value, str)
-_names = _checked(
-    "a list of names", lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value), tuple
-)
-_whole_number = _checked("a whole number above 0", lambda value: _is_number(value, numbers.Integral), int)
-_volume = _checked("a number above 0", lambda value: _is_number(value, numbers.Real), float)
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+_text = _checked("it is not text", lambda value: isinstance(value, str) and value, str)
+_names = _checked("it is not a list of names", _are_names, tuple)
+_whole_number = _checked("it is not a whole number above 0", lambda value: _is_positive(value, numbers.Integral), int)
+_volume = _checked("it is not a number above 0", lambda value: _is_positive(value, numbers.Real), float)
+_truth = _checked("it is neither true nor false", lambda value: isinstance(value, bool), bool)
 
 
 def flag(help: str) -> Any:
     """A field that is False by default."""
-    is_flag = _checked("true or false", lambda value: isinstance(value, bool), bool)
-    return option(False, help, is_flag=True, from_text=bool, from_plain=is_flag)
+    return option(False, help, is_flag=True, from_text=bool, from_plain=_truth)
 
 
 def _roi(value: object) -> BoxROI | str:
@@ -92,9 +94,23 @@ def _roi(value: object) -> BoxROI | str:
 
 @dataclass(frozen=True)
 class SegmentOptions:
-    """How to segment a case. Each field is an option of ``python -m conresnet segment``, described by its help text.
+    """How to segment a case. Each field is an option of ``python -m conresnet segment`` of the same name.
 
-    None, and "auto" for the device and the precision, leave the choice to the model and to how it was loaded.
+    Args:
+        roi: where to segment: a box, "auto" (the model's locator finds it) or "all" (the whole image). None is "auto"
+            for a model with a locator in an image much larger than the model was trained on, else "all".
+        maps: names in ``conresnet.package.maps.MAPS``, made along with the labels.
+        device: "cpu", "cuda", "cuda:N" or "mps"; "auto" for where the model was loaded, or the best one.
+        precision: "fp32", "bf16" or "fp16"; "auto" for what the model was loaded with, or the device's best.
+        tiling: "fitted" (Gaussian blending) or "authors" (uniform, as the paper's authors place windows); None for the
+            model's.
+        threads: CPU threads; None for all cores, minus one if there are three or more, to keep a desktop responsive.
+        fast: without mirroring, and with less overlap of windows, which are fitted unless ``tiling`` is given.
+        keep_largest, drop_below, fill_holes: see ``conresnet.inference.labels.PostProcessing``.
+        review: list the places worth checking, see ``conresnet.review``.
+        statistics: measure each segment, see ``conresnet.statistics``.
+        report: write a page about the case, see ``conresnet.report``.
+        report_name: what the page calls the case; None for nothing, since names of files may identify a patient.
     """
 
     roi: BoxROI | str | None = option(

@@ -45,8 +45,9 @@ _NEW, _OLD, _JOURNAL = "new", "old", "moving.json"
 def result_files(options: SegmentOptions) -> list[str]:
     """The names of the files that a run with these options writes."""
     wanted = {REVIEW_FILE: options.review, STATISTICS_FILE: options.statistics, PAGE_FILE: options.report}
-    maps, tables = dict.fromkeys(options.maps), (name for name in wanted if wanted[name])
-    return [SEGMENTATION_FILE, *(f"{name}.nii.gz" for name in maps), *tables, REPORT_FILE]
+    maps = [f"{name}.nii.gz" for name in dict.fromkeys(options.maps)]
+    tables = [name for name, is_wanted in wanted.items() if is_wanted]
+    return [SEGMENTATION_FILE, *maps, *tables, REPORT_FILE]
 
 
 def image_state(image: Path) -> str:

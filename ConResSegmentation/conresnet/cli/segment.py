@@ -59,7 +59,7 @@ def _click_type(spec: OptionSpec) -> click.ParamType | None:
     "named",
     multiple=True,
     metavar="NAME=FILE",
-    help="Image for the channel NAME of the model. Replaces IMAGE arguments.",
+    help="Image for the channel NAME of the model. Use it instead of IMAGE arguments.",
 )
 @_engine_options
 @click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR.")
@@ -134,7 +134,7 @@ def segment(
     # The warnings that the engine logs are printed with the result; without a handler they would appear twice.
     logging.getLogger("conresnet").addHandler(logging.NullHandler())
     if not cases:
-        _segment_case(loaded, paths, options, output, overwrite, paths, loading)
+        _segment_case(loaded, paths, options, output, overwrite=overwrite, inputs=paths, loading=loading)
         return
     inputs = [path for case in listed for path in case.images]
     problems: list[CaseProblem] = []
@@ -142,7 +142,9 @@ def segment(
         # Each by itself: one of a thousand that cannot be segmented must not keep the others from it.
         try:
             one = replace(options, roi=roi_from_text(case.roi) if case.roi else None)
-            _segment_case(loaded, case.images, one, output / case.name, overwrite, inputs, loading)
+            folder = output / case.name
+            _segment_case(loaded, case.images, one, folder, overwrite=overwrite, inputs=inputs, loading=loading)
+            # The model is loaded once; only the first report counts that time.
             loading = 0.0
         except Exception as error:
             problems.append(CaseProblem.of(case.name, error))
@@ -187,10 +189,17 @@ def _segment_case(
     images: Sequence[Path],
     options: SegmentOptions,
     output: Path,
+    *,
     overwrite: bool,
     inputs: Sequence[Path],
     loading: float,
 ) -> None:
+    """Segment a case and print the result.
+
+    Args:
+        inputs: images that results must not replace, those of all cases.
+        loading: seconds that the model took to load, for the report.
+    """
     with _shown_progress() as progress:
         result = segment_to_folder(model, images, options, output, overwrite, inputs, progress, loading)
     note = result.report.get("review", {}).get("note")

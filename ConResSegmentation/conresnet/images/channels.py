@@ -1,6 +1,5 @@
 """Which image is which channel of a model, as named or from the words in the images' names. Standard library only."""
 
-import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,8 +57,8 @@ def sort_by_channel(inputs: Sequence, names: Sequence[str]) -> list[int]:
         return found
     wrong = [place for place, by_name in zip(given, found, strict=True) if by_name not in (None, place)]
     if wrong:
-        given, spoken = inputs[found[wrong[0]]].name, inputs[wrong[0]].name
-        raise UserError("channels-unclear", name=names[found[wrong[0]]], given=given, spoken=spoken)
+        place, image = wrong[0], found[wrong[0]]
+        raise UserError("channels-unclear", name=names[image], given=inputs[image].name, spoken=inputs[place].name)
     return given
 
 
@@ -97,8 +96,13 @@ def by_channel(given: Mapping[str, Any], names: Sequence[str]) -> list[Any]:
 def check_channel_count(given: Sequence[str], channels: Sequence[str]) -> None:
     """Raise UserError "wrong-channel-count" for a number of images other than the model's number of channels."""
     if len(given) != len(channels):
-        counts = {"given": len(given), "wanted": len(channels)}
-        raise UserError("wrong-channel-count", images=", ".join(given), channels=", ".join(channels), **counts)
+        raise UserError(
+            "wrong-channel-count",
+            images=", ".join(given),
+            given=len(given),
+            channels=", ".join(channels),
+            wanted=len(channels),
+        )
 
 
 def score(channel, name: str) -> int | None:
@@ -147,4 +151,9 @@ def _words(text: str) -> list[str]:
 
 def _likeness(name: str, taken: Sequence[str]) -> int:
     """How much of its beginning a name shares with those chosen before: of two T1 volumes, the same patient's."""
-    return max((len(os.path.commonprefix([name, other])) for other in taken), default=0)  # noqa: RUF071 - letters
+    return max((_shared_beginning(name, other) for other in taken), default=0)
+
+
+def _shared_beginning(one: str, other: str) -> int:
+    pairs = zip(one, other, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -60,8 +60,13 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
         image = read_image(path)
         count = len(image.components)
         if count != len(channel_names):
-            counts = {"given": count, "wanted": len(channel_names)}
-            raise UserError("wrong-component-count", path=str(path), channels=", ".join(channel_names), **counts)
+            raise UserError(
+                "wrong-component-count",
+                path=str(path),
+                given=count,
+                channels=", ".join(channel_names),
+                wanted=len(channel_names),
+            )
         labels = [f"{path} ({name})" for name in channel_names]
         volumes = [Volume(array, image.grid, label) for array, label in zip(image.components, labels, strict=True)]
         volumes[0].warnings, volumes[0].modality = image.warnings, image.modality

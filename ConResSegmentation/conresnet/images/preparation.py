@@ -38,7 +38,8 @@ def foreground_mask(array: np.ndarray, how: str, background: float | None = None
     """Which voxels of an array, or a block of one, belong to the image: bool of the same shape.
 
     Args:
-        how: "not_background" (voxels that differ from the background value) or "all".
+        how: "not_background" (voxels that differ from the background value) or "all", as a model's description checks;
+            it is not checked here.
         background: the whole image's ``background_value``; None takes this array's own.
     """
     if how == "all":
@@ -287,11 +288,21 @@ def _warn_of_channels(description: ModelDescription, volumes: Sequence[Volume]) 
     warnings = []
     for item, volume in zip(description.inputs, volumes, strict=True):
         if item.modality == "CT" and not _may_be_hounsfield(volume.array):
-            values = {"name": volume.name, "low": volume.array.min(), "high": volume.array.max()}
-            warnings.append(sentence("warn-not-hounsfield", {**values, "model": description.title}))
+            values = {
+                "name": volume.name,
+                "low": volume.array.min(),
+                "high": volume.array.max(),
+                "model": description.title,
+            }
+            warnings.append(sentence("warn-not-hounsfield", values))
         if item.modality in _MODALITIES and volume.modality in _MODALITIES - {item.modality}:
-            values = {"name": volume.name, "modality": volume.modality, "model": description.title}
-            warnings.append(sentence("warn-modality", {**values, "wanted": item.modality}))
+            values = {
+                "name": volume.name,
+                "modality": volume.modality,
+                "model": description.title,
+                "wanted": item.modality,
+            }
+            warnings.append(sentence("warn-modality", values))
     for (first, one), (second, other) in combinations(zip(description.inputs, volumes, strict=True), 2):
         names = {"first": first.name, "second": second.name}
         if one.patient and other.patient and one.patient != other.patient:
@@ -324,8 +335,12 @@ def _whole(description: ModelDescription, volume: Volume) -> ModelSpace:
     except UserError as error:
         if error.code != "image-too-large":
             raise
-        values = {"name": volume.name, "size": error.values["size"], "model": description.title}
-        raise UserError("image-too-large-to-measure", **values) from error
+        raise UserError(
+            "image-too-large-to-measure",
+            name=volume.name,
+            size=error.values["size"],
+            model=description.title,
+        ) from error
 
 
 def _warn_where_missing(volume: Volume, wanted: np.ndarray, covered: np.ndarray, first: str) -> list[str]:

@@ -39,8 +39,19 @@ _NEOPLASM_OF_BRAIN = {
     "region": {"scheme": "SCT", "value": "12738006", "meaning": "Brain"},
 }
 # What scans after a contrast agent are called besides T1ce, and the contrary, which has the same word in it.
-_WITH_CONTRAST = ["t1ce", "t1c", "t1gd", "gd", "gad", "gadolinium", "t1wce", "ct1", "t1 km"]
-_WITH_CONTRAST += ["postcontrast", "post contrast"]
+_WITH_CONTRAST = [
+    "t1ce",
+    "t1c",
+    "t1gd",
+    "gd",
+    "gad",
+    "gadolinium",
+    "t1wce",
+    "ct1",
+    "t1 km",
+    "postcontrast",
+    "post contrast",
+]
 _WITHOUT_CONTRAST = ["precontrast", "pre contrast", "noncontrast", "non contrast", "no contrast", "without contrast"]
 # The channels' names in files: of BraTS until 2021 and since 2023 (t1n, t1c, t2w, t2f), research and hospitals;
 # T2FSE has a word of its own, since it begins as t2f does. Below, the regions with the values they are painted by.
@@ -147,9 +158,19 @@ def _check_counts(document: Mapping[str, Any], arguments: Mapping[str, Any], sou
 def import_checkpoint(
     checkpoint: Path, settings: Mapping[str, Any], output: Path, overwrite: bool = False
 ) -> tuple[ModelPackage, str]:
-    """Write a model package from a checkpoint by the paper's authors, see ``describe`` and ``write_package``.
+    """Write a model package from a checkpoint by the paper's authors.
 
-    Returns the package; and where in the checkpoint a running average of the weights was found, which was taken, or "".
+    Args:
+        settings: see ``describe``.
+        output: the package: a .zip file if its name ends in .zip, otherwise a folder.
+        overwrite: whether it may replace an existing package.
+
+    Returns:
+        The package; and where in the checkpoint a running average of the weights was found, which was taken, or "".
+
+    Raises:
+        UserError: as ``read_checkpoint`` and ``convert`` for the checkpoint, ``describe`` for the settings, and
+            ``write_package``.
     """
     import safetensors.torch
 

@@ -312,8 +312,13 @@ def _arguments(tensors: Mapping[str, Tensor], source: str | PathLike) -> dict[st
     inputs, outputs, residual_outputs, width = sizes
     if width % GROUPS:
         raise _wrong_shape(source, _FIRST, tensors[_FIRST], f"one whose first size is a multiple of {GROUPS}")
-    counts = {"input_channels": inputs, "outputs": outputs, "residual_outputs": residual_outputs}
-    return {**counts, "base_width": width, "residual_axis": "S"}
+    return {
+        "input_channels": inputs,
+        "outputs": outputs,
+        "residual_outputs": residual_outputs,
+        "base_width": width,
+        "residual_axis": "S",
+    }
 
 
 def _load(path: Path) -> Any:

@@ -428,8 +428,12 @@ def _segment_rows(
     rows = []
     for index, (segment, count) in enumerate(zip(output.segments, voxels, strict=True)):
         voxel_count = int(count)
-        volume = voxel_count * milliliters
-        row = {"name": segment.name, "label": segment.label, "voxels": voxel_count, "volume_ml": volume}
+        row = {
+            "name": segment.name,
+            "label": segment.label,
+            "voxels": voxel_count,
+            "volume_ml": voxel_count * milliliters,
+        }
         if region_voxels is not None:
             row["region_volume_ml"] = int(region_voxels[index]) * milliliters
         rows.append(row)

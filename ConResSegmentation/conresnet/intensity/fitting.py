@@ -86,9 +86,7 @@ def percentiles(values: ChannelValues, percentages: Sequence[float]) -> list[flo
         inner = before + np.cumsum(_histogram(values, lambda keys, group=group: keys[keys >> 16 == group] & 0xFFFF))
         for rank in ranks:
             if before <= rank < groups[group]:
-                key = (group << 16) | int(np.searchsorted(inner, rank, side="right"))
-                bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF
-                found[rank] = float(np.array(bits, dtype=np.uint32).view(np.float32))
+                found[rank] = _value_of((group << 16) | int(np.searchsorted(inner, rank, side="right")))
     results = []
     for position in positions:
         low, high = found[int(np.floor(position))], found[int(np.ceil(position))]
@@ -103,6 +101,12 @@ def _histogram(values: ChannelValues, part: Callable[[np.ndarray], np.ndarray]) 
         keys = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
         counts += np.bincount(part(keys), minlength=2**16)
     return counts
+
+
+def _value_of(key: int) -> float:
+    """The float32 number that has this key in ``_histogram``."""
+    bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF
+    return float(np.array(bits, dtype=np.uint32).view(np.float32))
 
 
 def sparse_tail(values: ChannelValues, min_count: int) -> float | None:

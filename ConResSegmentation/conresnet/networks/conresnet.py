@@ -219,13 +219,19 @@ class ContextResidualDecoder(nn.Module):
 
         self._scales = SCALES[: len(skips)]
         module_outputs = [skips[0], *skips[:-1]]
-        switches = {"axis": self.axis, "mapping": residual_mapping, "attention": attention_mapping}
         self.bottleneck = PreActivatedConv(deepest, skips[-1], dropout=dropout)
         for level in reversed(range(len(skips))):
             first = level == len(skips) - 1
             residual_inputs = input_channels if first else skips[level]
-            counts = skips[level], module_outputs[level], residual_inputs
-            module = ContextResidualModule(*counts, first=first, **switches)
+            module = ContextResidualModule(
+                skips[level],
+                module_outputs[level],
+                residual_inputs,
+                first=first,
+                axis=self.axis,
+                mapping=residual_mapping,
+                attention=attention_mapping,
+            )
             self.add_module(f"decoder_{self._scales[level]}", module)
         self.paired_outputs = PairedOutputs(outputs, pairs) if pairs else nn.Identity()
         self.segmentation_head = nn.Conv3d(skips[0], getattr(self.paired_outputs, "inputs", outputs), 1)
@@ -369,7 +375,8 @@ class ConResNet(ContextResidualDecoder):
         base_width: channels of the first stage, a multiple of 8. Defaults to the paper's 32.
         backbone: the encoder: "residual", the paper's own, or that of "voxresnet", "resdsn" or "unet".
         norm: of the other papers' backbones: "group", as everywhere else in ConResNet, or "batch", as in those papers.
-        others: see ``ContextResidualDecoder``.
+
+    All other arguments: see ``ContextResidualDecoder``. Raises ValueError for one that is out of range.
     """
 
     def __init__(
@@ -392,12 +399,22 @@ class ConResNet(ContextResidualDecoder):
         if backbone == "residual" and norm != "group":
             raise ValueError(f"The backbone 'residual' has group norm; norm must not be {norm!r}.")
         encoder = BACKBONES[backbone](input_channels, base_width, norm)
-        mappings = residual_mapping, attention_mapping
         super().__init__(
-            encoder.channels, input_channels, outputs, residual_outputs, residual_axis, *mappings, dropout, pairs
+            encoder.channels,
+            input_channels,
+            outputs,
+            residual_outputs=residual_outputs,
+            residual_axis=residual_axis,
+            residual_mapping=residual_mapping,
+            attention_mapping=attention_mapping,
+            dropout=dropout,
+            pairs=pairs,
         )
         self.encoder = encoder
 
     def forward(self, x: Tensor, wanted: Collection[str] = TRAINING_OUTPUTS) -> dict[str, Tensor | list[Tensor]]:
-        """The wanted outputs for x (batch, channel, S, H, W) of any size, see ``ContextResidualDecoder.forward``."""
+        """The wanted outputs for x (batch, channel, S, H, W) of any size, see ``ContextResidualDecoder.forward``.
+
+        Sides that are multiples of 8 are not rounded.
+        """
         return super().forward(self.encoder(x), x, wanted)

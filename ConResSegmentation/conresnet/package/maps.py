@@ -46,6 +46,10 @@ class MapKind:
     from_result: bool = False
     follows_residual: bool = False
 
+    def component_count(self, segments: int) -> int:
+        """The number of components for a model with this many segments."""
+        return segments if self.per_segment else self.components
+
 
 MAPS = {
     "probability": MapKind(
@@ -159,8 +163,7 @@ def map_components(description: ModelDescription) -> dict[str, int]:
     network = description.system.networks[-1]
     shared = all_arguments(network.type, network.arguments).get("residual_outputs") == 1
     return {
-        name: 1 if shared and kind.follows_residual else segments if kind.per_segment else kind.components
-        for name, kind in MAPS.items()
+        name: 1 if shared and kind.follows_residual else kind.component_count(segments) for name, kind in MAPS.items()
     }
 
 

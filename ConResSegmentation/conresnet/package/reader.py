@@ -12,8 +12,9 @@ import re
 import stat
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,8 +42,8 @@ MOST_SWELLING = 100
 SWELLING_IGNORED_BYTES = 4 * 2**20
 
 
-class Folder:
-    """A package that is a folder. Its methods raise UserError ``package-damaged`` where it cannot be read."""
+class Container(ABC):
+    """What the files of a package are in. Its methods raise UserError ``package-damaged`` where it cannot be read."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -55,15 +56,29 @@ class Folder:
         """The error for contents that no model package needs."""
         return UserError("package-unsafe", file=str(self.path), reason=reason)
 
+    @abstractmethod
     def names(self) -> list[str]:
         """What is in the package, folders too."""
+
+    @abstractmethod
+    def size(self, name: str) -> int | None:
+        """The size of a file in bytes; None if it does not exist."""
+
+    @abstractmethod
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Open an existing file for reading."""
+
+
+class Folder(Container):
+    """A package that is a folder."""
+
+    def names(self) -> list[str]:
         try:
             return sorted(item.name for item in self.path.iterdir())
         except OSError as error:
             raise self.damaged(error.strerror or str(error)) from None
 
     def size(self, name: str) -> int | None:
-        """The size of a file in bytes; None if it does not exist."""
         try:
             found = (self.path / name).lstat()
         except FileNotFoundError:
@@ -76,7 +91,6 @@ class Folder:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """Open an existing file for reading."""
         try:
             with (self.path / name).open("rb") as file:
                 yield file
@@ -84,8 +98,8 @@ class Folder:
             raise self.damaged(f"{name}: {error.strerror}") from None
 
 
-class Archive(Folder):
-    """A package in a .zip file, with its files at the top level or in a single folder; otherwise like a ``Folder``."""
+class Archive(Container):
+    """A package in a .zip file, with its files at the top level or in a single folder."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -152,7 +166,7 @@ class Archive(Folder):
         return {name: item for name, item in files.items() if not name.endswith("/")}
 
 
-def open_container(path: Path) -> Folder:
+def open_container(path: Path) -> Container:
     """The folder or archive at `path`.
 
     Raises UserError ``package-not-found``, ``model-is-checkpoint``, or as `conresnet.files.check_content`.
@@ -253,13 +267,17 @@ _BLOCK_BYTES = 2**20
 class ModelPackage:
     """A model package that can be used, from `read_package`: a folder or zip file, and its checked `model.json`."""
 
-    def __init__(self, container: Folder, description: ModelDescription):
+    def __init__(self, container: Container, description: ModelDescription):
         self._container = container
         self.path = container.path
         self.description = description
 
     def read_file(self, name: str) -> bytes:
-        """The bytes of a listed file. Raises UserError if its size or checksum is wrong, or it is not listed."""
+        """The bytes of a listed file.
+
+        Raises UserError ``package-file-missing`` (also if it is not listed), ``package-truncated``,
+        ``package-checksum``, ``package-damaged``, or as `conresnet.files.check_content`.
+        """
         return b"".join(self.blocks(name))
 
     def tensor_shapes(self, name: str) -> dict[str, tuple[int, ...]]:
@@ -319,8 +337,14 @@ class ModelPackage:
 def read_package(path: str | PathLike, verify: bool = True) -> ModelPackage:
     """Open the model package at `path`, a folder or a .zip file.
 
-    With ``verify``, also compare every file's checksum and look into the weights. Without it names and sizes are
-    checked, and checksums as each file is read.
+    Args:
+        verify: also compare every file's checksum and look into the weights. Without it names and sizes are checked,
+            and checksums as each file is read.
+
+    Raises:
+        UserError: as `open_container`; ``import-of-run`` or ``package-without-description`` for anything without a
+            `model.json`; ``package-unsafe`` or ``package-damaged``; as `parse_description`; as
+            `ModelPackage.read_file` for the listed files; and ``package-weights``.
     """
     container = open_container(Path(path))
     size = container.size(DESCRIPTION_FILE)

@@ -198,12 +198,18 @@ def box_around(masks: Iterable[np.ndarray], margin: int, smallest: float) -> Box
 def spared_share(segments: Iterable[Sequence[np.ndarray]]) -> float:
     """The largest of ``SHARES`` by which the labels of no segment lose more than ``MOST_LOST``; 0 where there is none.
 
-    ``segments`` has the masks of each segment, one per case.
+    Args:
+        segments: for each its masks, one per case.
     """
+    masks = [_cut(of_segment) for of_segment in segments]
+    return next((share for share in SHARES if max(_lost(one, share) for one in masks) <= MOST_LOST), 0.0)
+
+
+def _cut(masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Masks cut to what they hold; empty ones are left out."""
     from conresnet.images.grid import bounding_box
 
-    masks = [[mask[box] for mask in one if (box := bounding_box(mask)) is not None] for one in segments]
-    return next((share for share in SHARES if max(_lost(one, share) for one in masks) <= MOST_LOST), 0.0)
+    return [mask[box] for mask in masks if (box := bounding_box(mask)) is not None]
 
 
 def _lost(masks: Sequence[np.ndarray], share: float) -> float:

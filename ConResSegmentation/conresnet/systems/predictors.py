@@ -111,7 +111,7 @@ class SingleNetwork:
         self._exclusive = description.output.kind == "labels"
         mirror_axes = description.inference.mirror_axes if mirror_axes is None else mirror_axes
         axes = [AXES[name] for name in mirror_axes]
-        self._mirrorings = [some for count in range(1, len(axes) + 1) for some in combinations(axes, count)]
+        self._mirrorings = [subset for count in range(1, len(axes) + 1) for subset in combinations(axes, count)]
         # Only where segments trade places: indexing copies them all.
         self._mirrored_segments = description.output.mirrored if description.output.swapped_segments else None
         self._input_channels = description.channel_count
