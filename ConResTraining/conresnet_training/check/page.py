@@ -171,7 +171,8 @@ def make_page(report: SetReport) -> str:
     colors = dict(zip(data_set.labels, bright_colors(len(data_set.labels)), strict=True))
     by_name = {name: colors[value] for value, name in data_set.labels.items()}
     listed = [case for level in (ERROR, WARNING) for case in cases if case.level == level]
-    measured, png = any(case.patient_size for case in cases), partial(data_uri, kind="png")
+    measured = any(case.patient_size for case in cases)
+    png = partial(data_uri, kind="png")
     return fill_template(
         "check/page.html",
         report=report,

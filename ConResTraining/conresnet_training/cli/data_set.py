@@ -1,7 +1,6 @@
 """``python -m conresnet_training check`` and ``plan``: what is done with a data set before training."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -88,11 +87,14 @@ def _listed_systems() -> str:
 def plan(
     data: Path,
     output: Path,
+    system: str,
+    kind: str | None,
     memory: float | None,
     device: str,
+    residual_axis: str | None,
+    base_width: int | None,
     overwrite: bool,
     settings: tuple[str, ...],
-    **choices: Any,
 ) -> None:
     """Examine the data set in the folder DATA and write a plan for training on it. Every line of it can be edited.
 
@@ -116,7 +118,8 @@ def plan(
         check_is_plan(output)
     data_set = read_data_set(data)
     budget = Budget.given(memory) if memory else Budget.here(device)
-    planned, reasons = make_plan(data_set, data, budget, Choices(batch=chosen_batch(settings), **choices))
+    choices = Choices(system, kind, residual_axis, base_width, chosen_batch(settings))
+    planned, reasons = make_plan(data_set, data, budget, choices)
     planned = with_settings(planned, settings)
     check_window(planned)
     check_fits_data(data_set, planned)

@@ -69,7 +69,15 @@ class _Fold(click.ParamType):
 @devices_option
 @nodes_option
 def train(
-    plan: Path, output: Path, fold: int | None, settings: tuple[str, ...], data: Path | None, **options: Any
+    plan: Path,
+    output: Path,
+    fold: int | None,
+    settings: tuple[str, ...],
+    data: Path | None,
+    most_steps: int | None,
+    device: str,
+    devices: int,
+    nodes: int,
 ) -> int:
     """Train a model according to PLAN. Checkpoints, curves and a copy of the plan go into the run's folder.
 
@@ -81,7 +89,7 @@ def train(
     from conresnet_training.training.trainer import fit
 
     run = Run(output, with_settings(read_plan(plan, data), settings), fold)
-    return _report_end(run, fit(run, is_new=True, **options))
+    return _report_end(run, fit(run, most_steps, devices, nodes, is_new=True, device=device))
 
 
 @click.command()
@@ -91,13 +99,13 @@ def train(
 @device_option
 @devices_option
 @nodes_option
-def resume(run: Path, data: Path | None, **options: Any) -> int:
+def resume(run: Path, data: Path | None, most_steps: int | None, device: str, devices: int, nodes: int) -> int:
     """Continue the run in the folder RUN from its latest checkpoint, as if it had never stopped."""
     from conresnet_training.runs.run import open_run
     from conresnet_training.training.trainer import fit
 
     opened = open_run(run, data)
-    return _report_end(opened, fit(opened, **options))
+    return _report_end(opened, fit(opened, most_steps, devices, nodes, device=device))
 
 
 @click.command()
@@ -224,7 +232,7 @@ def evaluate(folder: Path, data: Path | None, output: Path | None, checkpoint: s
     from conresnet_training.evaluation.runs import open_runs
 
     if not folder.is_dir():
-        raise click.UsageError(f"The folder {folder} does not exist.")
+        raise click.UsageError(UserError("folder-not-found", path=str(folder)).message)
     runs = open_runs(folder, data)
     if runs:
         output = output or folder / "evaluation"
@@ -328,7 +336,14 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
 )
 @data_option
 def export(
-    folders: tuple[Path, ...], output: Path, measured_by: tuple[Path, ...], data: Path | None, **options: Any
+    folders: tuple[Path, ...],
+    output: Path,
+    checkpoint: str,
+    name: str | None,
+    title: str | None,
+    overwrite: bool,
+    measured_by: tuple[Path, ...],
+    data: Path | None,
 ) -> None:
     """Make a model package from RUN, or an ensemble from several runs (folds, seeds).
 
@@ -345,7 +360,7 @@ def export(
         [run for folder in named for run in open_runs(folder, data) or [open_run(folder, data)]]
         for named in (folders, measured_by)
     )
-    echo(export_runs(runs, output, measured_by=measured, **options), err=True)
+    echo(export_runs(runs, output, checkpoint, overwrite, name, title, measured), err=True)
 
 
 @click.command("fit-review")
@@ -359,8 +374,8 @@ def export(
 def fit_review(package: str, data: Path, cases: str | None) -> None:
     """Fit the review list of PACKAGE, a model package or its name, and store it there as review.json.
 
-    The engine segments the cases, and two small regressions are fitted to the errors in each slice. How well
-    they work is cross-validated over the cases. Use only cases that the model never saw, because it makes fewer errors
+    The engine segments the cases, and two small regressions are fitted to the errors in each slice. Their
+    accuracy is cross-validated over the cases. Use only cases that the model never saw, because it makes fewer errors
     on others.
     """
     from conresnet.package import write_package

@@ -57,8 +57,8 @@ class Case:
 
     def check_files(self) -> None:
         """Refuse a case of which a file is missing. Raises UserError ``case-file-missing``."""
-        for path in self.missing:
-            raise UserError("case-file-missing", case=self.name, path=str(path))
+        if self.missing:
+            raise UserError("case-file-missing", case=self.name, path=str(self.missing[0]))
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,11 @@ class Description:
 
     path: Path
     content: dict[str, Any]
-    whole: DataSet
+    without_cases: DataSet
 
     def data_set(self, layout: str, cases: Iterable[Case]) -> DataSet:
         """The data set of these cases. Raises UserError as ``sorted_cases``."""
-        return replace(self.whole, layout=layout, cases=sorted_cases(cases, self.path.parent))
+        return replace(self.without_cases, layout=layout, cases=sorted_cases(cases, self.path.parent))
 
     def error(self, code: str, **values: object) -> UserError:
         """The error for something in the file that cannot be used."""
@@ -249,7 +249,7 @@ def description_from(path: Path, content: dict[str, Any]) -> Description:
     classes = _classes(path, content.get("labels"))
     regions = dict(classes) if any(len(values) > 1 for values in classes.values()) else {}
     announced = content.get("numTraining")
-    whole = DataSet(
+    without_cases = DataSet(
         name=_text(content, "name") or printable(folder_name(path.parent)),
         licence=_text(content, "licence") or _text(content, "license"),
         channels=_channels(path, content),
@@ -260,7 +260,7 @@ def description_from(path: Path, content: dict[str, Any]) -> Description:
         region_labels=_region_labels(path, content, regions),
         announced=announced if type(announced) is int else 0,
     )
-    return Description(path, content, whole)
+    return Description(path, content, without_cases)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

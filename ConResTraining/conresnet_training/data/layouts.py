@@ -140,7 +140,7 @@ def _nnunet_cases(description: Description) -> Iterator[Case]:
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, dict) and isinstance(entry.get("label"), str):
             names.append(case_name(find_file(folder, entry["label"])))
-    channels = range(len(description.whole.channels))
+    channels = range(len(description.without_cases.channels))
     # The name of a label map may compose its letters differently from the name of the image.
     for name in {composed(name): name for name in reversed(names)}.values():
         images = tuple(find_file(folder, f"imagesTr/{name}_{channel:04d}{ending}") for channel in channels)
@@ -149,9 +149,9 @@ def _nnunet_cases(description: Description) -> Iterator[Case]:
 
 def _listed_case(description: Description, name: str, files: object) -> Case:
     images, label = (files.get(key) for key in ("images", "label")) if isinstance(files, dict) else (None, None)
-    complete = isinstance(images, list) and len(images) == len(description.whole.channels)
+    complete = isinstance(images, list) and len(images) == len(description.without_cases.channels)
     if not complete or not all(isinstance(file, str) and file for file in (*images, label)):
-        raise description.error("data-set-case-files", case=name, count=len(description.whole.channels))
+        raise description.error("data-set-case-files", case=name, count=len(description.without_cases.channels))
     folder = description.path.parent
     return Case(name, tuple(find_file(folder, file) for file in images), find_file(folder, label))
 

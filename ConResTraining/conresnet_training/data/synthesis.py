@@ -106,9 +106,8 @@ class Synthesizer:
             counts: of the whole label map, voxels of each place, by which the intensity steps are fitted.
         """
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
-        settings = self.settings
         kept = np.ones(len(self._around), bool)
-        if random.random() < settings.stripped:
+        if random.random() < self.settings.stripped:
             kept = ~self._around
         # What is left out becomes air.
         lookup = torch.from_numpy(np.where(kept, np.arange(len(kept)), 0))
@@ -116,19 +115,7 @@ class Synthesizer:
         channels = []
         for steps in self.steps:
             look = self._look(random)
-            means, deviations = look.means[lookup], look.deviations[lookup]
-            image = F.avg_pool3d(means[values.int()][None, None], OVERSAMPLING)[0, 0]
-            some = values[::OVERSAMPLING, ::OVERSAMPLING, ::OVERSAMPLING].int()
-            image += deviations[some] * torch.randn(image.shape, generator=generator)
-            air = image == 0
-            image = self._blurred(self._with_field(image.abs_() ** look.gamma, random, generator), random)
-            if settings.noise:
-                image += torch.randn(image.shape, generator=generator) * (settings.noise * random.random())
-            image[air] = 0.0
-            fitted = self._fitted(look, means, deviations, counts, steps, generator)
-            image = torch.from_numpy(apply(fitted, image.numpy(), ~air.numpy()))
-            scale = 1 + settings.normalization * random.uniform(-1, 1)
-            channels.append(image * scale + 2 * settings.normalization * random.uniform(-1, 1))
+            channels.append(self._channel(values, lookup, look, counts, steps, random, generator))
         return torch.stack(channels)
 
     def _look(self, random: np.random.Generator, known: str | None = None) -> Look:
@@ -151,6 +138,32 @@ class Synthesizer:
         exponent = float(np.exp(random.normal(0, settings.gamma)))
         as_tensor = [torch.from_numpy(array.clip(0, None).astype(np.float32)) for array in (means, deviations)]
         return Look(*as_tensor, exponent, air_share)
+
+    def _channel(
+        self,
+        values: Tensor,
+        lookup: Tensor,
+        look: Look,
+        counts: np.ndarray,
+        steps: Sequence[dict[str, Any]],
+        random: np.random.Generator,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """A channel of ``image``; ``lookup`` has, for each place, the one whose intensities it gets."""
+        settings = self.settings
+        means, deviations = look.means[lookup], look.deviations[lookup]
+        image = F.avg_pool3d(means[values.int()][None, None], OVERSAMPLING)[0, 0]
+        some = values[::OVERSAMPLING, ::OVERSAMPLING, ::OVERSAMPLING].int()
+        image += deviations[some] * torch.randn(image.shape, generator=generator)
+        air = image == 0
+        image = self._blurred(self._with_field(image.abs_() ** look.gamma, random, generator), random)
+        if settings.noise:
+            image += torch.randn(image.shape, generator=generator) * (settings.noise * random.random())
+        image[air] = 0.0
+        fitted = self._fitted(look, means, deviations, counts, steps, generator)
+        image = torch.from_numpy(apply(fitted, image.numpy(), ~air.numpy()))
+        scale = 1 + settings.normalization * random.uniform(-1, 1)
+        return image * scale + 2 * settings.normalization * random.uniform(-1, 1)
 
     def _with_field(self, image: Tensor, random: np.random.Generator, generator: torch.Generator) -> Tensor:
         """(S, H, W) times a smooth field, as of a coil; changed in place."""

@@ -48,6 +48,7 @@ def metric_plot(cases: Cases, metric: str, colors: Colors) -> bytes:
     segments = list(next(iter(cases.values())))
     figure, axes = _figure(max(2.6, 0.9 + 0.75 * len(segments)), METRICS[metric].heading)
     jitter = np.random.default_rng(0)
+    thin = {"color": INK, "linewidth": 0.8}
     for place, segment in enumerate(segments):
         values = np.array(list(per_case(cases, segment, metric).values()))
         if not values.size:
@@ -59,7 +60,9 @@ def metric_plot(cases: Cases, metric: str, colors: Colors) -> bytes:
             widths=0.55,
             showfliers=False,
             medianprops={"color": INK, "linewidth": 1.4},
-            **{part: {"color": INK, "linewidth": 0.8} for part in ("boxprops", "whiskerprops", "capprops")},
+            boxprops=thin,
+            whiskerprops=thin,
+            capprops=thin,
         )
         axes.scatter(place + jitter.uniform(-0.18, 0.18, values.size), values, s=9, color=color, alpha=0.75, lw=0)
     names = [plot_name(name) for name in segments]
@@ -146,14 +149,16 @@ def draw_case(
     """
     reorder = reordering(image.grid, ORIENTATION)
     spacing = reorder.grid(image.grid).spacing[::-1]
-    ours, theirs = reorder.view(found), reorder.view(truth)
-    shown = (ours != 0) | (theirs != 0)
+    found, truth = reorder.view(found), reorder.view(truth)
+    shown = (found != 0) | (truth != 0)
     margins = np.ceil(MARGIN_MM / spacing).astype(int)
     box = grown(bounding_box(shown) or whole_box(shown.shape), margins, shown.shape)
     gray = reorder.view(image.array)[box].astype(np.float32)
-    pairs = {name: (np.isin(ours[box], item.found), np.isin(theirs[box], item.truth)) for name, item in values.items()}
-    place = _place_with_most([one != other for one, other in pairs.values()]) if worst else None
-    place = place or _place_with_most([other for _, other in pairs.values()]) or [side // 2 for side in gray.shape]
+    masks = {name: (np.isin(found[box], item.found), np.isin(truth[box], item.truth)) for name, item in values.items()}
+    wrong = [found_mask != truth_mask for found_mask, truth_mask in masks.values()]
+    place = _place_with_most(wrong) if worst else None
+    place = place or _place_with_most([truth_mask for _, truth_mask in masks.values()])
+    place = place or [side // 2 for side in gray.shape]
     low, high = np.percentile(gray[np.isfinite(gray)], [1, 99.5]) if np.isfinite(gray).any() else (0, 1)
     figure = Figure(figsize=(PANEL_INCHES * planes, PANEL_INCHES), facecolor="black", layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
@@ -167,9 +172,10 @@ def draw_case(
             aspect=spacing[rows] / spacing[columns],
             interpolation="nearest",
         )
-        for name, (one, other) in pairs.items():
-            outline(axes, one.take(place[axis], axis), colors=[_shade(colors[name])], linewidths=1.6)
-            outline(axes, other.take(place[axis], axis), colors=REFERENCE_COLOR, linewidths=0.9, linestyles="dashed")
+        for name, (found_mask, truth_mask) in masks.items():
+            found_slice, truth_slice = found_mask.take(place[axis], axis), truth_mask.take(place[axis], axis)
+            outline(axes, found_slice, colors=[_shade(colors[name])], linewidths=1.6)
+            outline(axes, truth_slice, colors=REFERENCE_COLOR, linewidths=0.9, linestyles="dashed")
         # Outlines extend half a voxel beyond the slice.
         height, width = gray.take(place[axis], axis).shape
         axes.set(xlim=(-1, width), ylim=(height, -1))

@@ -237,7 +237,6 @@ def _regions(data_set: DataSet) -> Segments:
 
 def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> dict[str, Any]:
     """``model.json`` without the system and the output."""
-    largest = [round(mm, 4) for mm in found.largest]
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -256,7 +255,7 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
             "orientation": found.orientation,
             "spacing": [round(mm, 4) for mm in found.spacing],
             "foreground": "not_background",
-            **({"roi": "limit"} if found.longest_side >= SHORTEST_SCAN else {"roi": "cut", "largest_crop": largest}),
+            **_roi_use(found),
         },
         "inference": {
             "window": list(window),
@@ -266,6 +265,13 @@ def _model(data_set: DataSet, found: Survey, window: tuple[int, int, int]) -> di
             "mirror_axes": [],
         },
     }
+
+
+def _roi_use(found: Survey) -> dict[str, Any]:
+    """What the preparation says about ROIs: crops of about the training's size are cut, scans only limited."""
+    if found.longest_side >= SHORTEST_SCAN:
+        return {"roi": "limit"}
+    return {"roi": "cut", "largest_crop": [round(mm, 4) for mm in found.largest]}
 
 
 def _reasons(made: Planned) -> list[Reason]:

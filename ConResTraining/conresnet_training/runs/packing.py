@@ -130,8 +130,14 @@ def _check_alike(facts_of: Callable[[Run], dict[str, object]], first: Run, secon
     theirs = facts_of(second)
     for part, ours in facts_of(first).items():
         if ours != theirs[part]:
-            values = {"one": shortened(str(ours)), "other": shortened(str(theirs[part]))}
-            raise UserError("runs-differ", first=str(first.folder), second=str(second.folder), part=part, **values)
+            raise UserError(
+                "runs-differ",
+                first=str(first.folder),
+                second=str(second.folder),
+                part=part,
+                one=shortened(str(ours)),
+                other=shortened(str(theirs[part])),
+            )
 
 
 def _recipe(run: Run) -> dict[str, object]:

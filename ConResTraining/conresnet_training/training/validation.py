@@ -61,7 +61,8 @@ def dice_of_cases(
     Returns:
         (all cases, segments) on the CPU, 0 for cases that are not among ``indices``.
     """
-    dice, targets = torch.zeros(len(cases.cases), len(cases.targets)), [sorted({*values}) for values in cases.targets]
+    dice = torch.zeros(len(cases.cases), len(cases.targets))
+    targets = [sorted({*values}) for values in cases.targets]
     training = network.training
     network.eval()
     try:
