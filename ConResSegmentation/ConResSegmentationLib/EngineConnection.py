@@ -128,7 +128,7 @@ class EngineConnection:
         launch: how to start it.
         onMessage: called with each event, including hello.
         onEnded: called once with an EngineError if the process ended other than by `close` or `kill`, could not be
-            started, or uses another protocol.
+            started or did not answer, uses another protocol, or sent something unexpected.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class EngineConnection:
                 # Otherwise whoever waits for the engine would wait forever.
                 logging.exception("A message of the engine could not be handled")
                 self._log.append(traceback.format_exc())
-                self._end(UserError("engine-died", reason=_("it sent an unexpected message")))
+                self._end(UserError("engine-message"))
 
     def _receive(self, message: dict) -> None:
         if self.hello is None:

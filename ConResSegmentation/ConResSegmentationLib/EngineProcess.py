@@ -15,8 +15,10 @@ if it is on another computer: labels [k, j, i], maps [c, k, j, i], on the grid o
 while they are referenced; copy what must last, and drop the references so that the disk space is freed.
 """
 
+import logging
 import platform
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -92,12 +94,12 @@ class EngineProcess:
         """Cancel one request. An engine that does not answer within two seconds is killed."""
         for request in [request for request in self._waiting if request.id == number]:
             self._waiting.remove(request)
-            callLater(request.observer.onCancelled)
+            callLater(lambda request=request: self._tell(request, "onCancelled"))
         if self._current and self._current.id == number and self._current.asked:
             # Its inputs are still being written, and the engine has not been asked yet.
             request = self._takeCurrent()
             self._connection.release(number)
-            callLater(request.observer.onCancelled)
+            callLater(lambda: self._tell(request, "onCancelled"))
             callLater(self._advance)
         elif self._current and self._current.id == number and not self._cancelTimer.isActive():
             self._connection.send({"request": "cancel", "id": number})
@@ -117,7 +119,7 @@ class EngineProcess:
             for leaving in self._leaving:
                 leaving.waitUntilClosed()
         for request in stopped:
-            request.observer.onCancelled()
+            self._tell(request, "onCancelled")
 
     @property
     def isSegmenting(self) -> bool:
@@ -190,8 +192,8 @@ class EngineProcess:
             return
         self._connection = EngineConnection(launch, self._onMessage, self._onEnded)
         self.isUnused = not self.isSegmenting
-        for request in self._waiting:
-            request.observer.onStarting()
+        for request in [*self._waiting]:
+            self._tell(request, "onStarting")
         if self._connection:
             self._connection.open()
 
@@ -201,7 +203,7 @@ class EngineProcess:
         if asked and connection.isRemote:
             package = read_package(asked.model, verify=False)
             asked = _withoutNames(asked, package.description)
-            request.observer.onProgress("sending", 0.0, None)
+            self._tell(request, "onProgress", "sending", 0.0, None)
             request.models = dict(connection.hello["models"])
             yield from sendModels(
                 package, connection.hello["models"], lambda fields: connection.sendBlock(fields, request.id)
@@ -220,7 +222,7 @@ class EngineProcess:
                         if connection.isRemote:
                             sent += min(connection.bytesAtOnce, wanted - sent)
                             left = (time.monotonic() - began) * (wanted - sent) / sent
-                            request.observer.onProgress("sending", 0.0, left)
+                            self._tell(request, "onProgress", "sending", 0.0, left)
                         yield
             except FileNotFoundError as error:
                 # The engine is ending, or the system cleaned its temporary folder.
@@ -228,9 +230,11 @@ class EngineProcess:
                 raise UserError("engine-folder-gone") from error
             except OSError as error:
                 raise write_error(error, connection.session / files[-1]) from error
-        request.asked = None
         if asked:
-            request.observer.onSent(tuple(checksums))
+            self._tell(request, "onSent", tuple(checksums))
+        if request is not self._current:
+            return
+        request.asked = None
         connection.send({"request": request.kind, "id": request.id, **(asked.to_dict(files) if asked else {})})
 
     def _onMessage(self, message: dict) -> None:
@@ -244,13 +248,14 @@ class EngineProcess:
             return
         elif event == "progress":
             if not self._cancelTimer.isActive():
-                request.observer.onProgress(message["phase"], message["fraction"], message["seconds_left"])
+                progress = message["phase"], message["fraction"], message["seconds_left"]
+                self._tell(request, "onProgress", *progress)
         elif event == "block":
             if not self._cancelTimer.isActive():
                 self._store(message)
         elif event == "array":
             if not self._cancelTimer.isActive():
-                request.observer.onArray(message["name"], self._connection.mapped(message["npy"]))
+                self._tell(request, "onArray", message["name"], self._connection.mapped(message["npy"]))
         elif self._cancelTimer.isActive():
             self._finish("onCancelled")
         elif event == "done":
@@ -275,6 +280,26 @@ class EngineProcess:
                 self._leave()
             self._finish("onError", EngineError.fromUserError(error))
 
+    def _tell(self, request: _Request, event: str, *arguments: object) -> None:
+        """Call a method of a request's observer. If that fails, only this request fails; the engine is healthy."""
+        try:
+            getattr(request.observer, event)(*arguments)
+        except Exception as fault:
+            logging.exception("The observer of a request failed in %s", event)
+            if event in ("onError", "onCancelled"):
+                return
+            cause = fault if isinstance(fault, UserError) else UserError("engine-answer-unused")
+            error = EngineError.fromUserError(cause, traceback.format_exc())
+            if request is self._current:
+                if request.asked is None:
+                    self._connection.send({"request": "cancel", "id": request.id})
+                self._finish("onError", error)
+                return
+            if request in self._waiting:
+                self._waiting.remove(request)
+            self._lastError = error
+            self._tell(request, "onError", error)
+
     def _finish(self, ending: str, *arguments: object) -> None:
         """End the current request. The observer may make the next request at once."""
         request = self._takeCurrent()
@@ -287,7 +312,7 @@ class EngineProcess:
             if ending == "onError" and request.models is not None:
                 # The server may have failed to store a model.
                 self._connection.hello["models"] = request.models
-        getattr(request.observer, ending)(*arguments)
+        self._tell(request, ending, *arguments)
 
     def _onEnded(self, error: EngineError) -> None:
         """The process died or cannot be used."""
@@ -310,7 +335,7 @@ class EngineProcess:
         """The engine does not start: tell every observer that waits for it."""
         self._lastError = error
         for request in self._takeAll():
-            request.observer.onError(error)
+            self._tell(request, "onError", error)
 
     def _takeCurrent(self) -> _Request | None:
         """Remove and return the current request; inputs that are not written yet are released."""

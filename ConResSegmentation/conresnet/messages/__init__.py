@@ -63,6 +63,8 @@ SLICER: dict[str, str] = {
         "The engine stopped unexpectedly ({reason}), often because it ran out of memory. Close other "
         "programs, draw a smaller ROI or choose another device, and segment again."
     ),
+    "engine-message": _("The engine sent something unexpected and was stopped; see the log."),
+    "engine-answer-unused": _("The engine's answer could not be used; see the log."),
     "engine-server-invalid": _(
         "{server} is not the name of a server; enter user@server, or a name from ssh's configuration, under Advanced."
     ),

@@ -145,7 +145,7 @@ def test_a_temporary_folder_that_was_swept_away(driver: Driver, image: np.ndarra
 
 @pytest.mark.parametrize(
     ("model", "code"),
-    [("vague", "engine-died"), ("misleading", "engine-folder-gone"), ("swept", "engine-folder-gone")],
+    [("vague", "engine-message"), ("misleading", "engine-folder-gone"), ("swept", "engine-folder-gone")],
 )
 def test_whatever_the_engine_sends_ends_a_request(driver: Driver, image: np.ndarray, model: str, code: str) -> None:
     recorder = driver.run(model, image)
@@ -155,11 +155,36 @@ def test_whatever_the_engine_sends_ends_a_request(driver: Driver, image: np.ndar
     assert driver.sessions() == []
 
 
-def test_a_fault_of_the_observer_ends_its_request(driver: Driver, image: np.ndarray) -> None:
-    recorder = driver.segment("any", image)
-    recorder.onArray = lambda name, array: 1 / 0
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("event", ["onStarting", "onSent", "onProgress", "onArray", "onDone"])
+def test_a_fault_of_an_observer_ends_its_request_and_not_the_engine(
+    driver: Driver, image: np.ndarray, event: str
+) -> None:
+    recorder, following = driver.segment("any", image), driver.segment("any", image)
+    setattr(recorder, event, lambda *_arguments: 1 / 0)
+    driver.until(lambda: recorder.ending and following.ending)
+    assert recorder.error.code == "engine-answer-unused" and "ZeroDivisionError" in recorder.error.log
+    assert following.ending == "done"
+    pid = driver.hello["pid"]
+    refusing = driver.segment("any", image)
+    refusing.onDone = lambda _result: _raise(UserError("volume-empty", name="CT"))
+    driver.until(lambda: refusing.ending)
+    assert refusing.error.code == "volume-empty"
+    assert driver.run("any", image).ending == "done" and driver.hello["pid"] == pid
+
+
+def test_an_observer_that_fails_in_the_end_stops_no_other(driver: Driver, image: np.ndarray) -> None:
+    recorder = Recorder()
+    recorder.onDevices = lambda _devices: 1 / 0
+    driver.engine.listDevices(recorder)
     driver.until(lambda: recorder.ending)
-    assert recorder.error.code == "engine-died" and "ZeroDivisionError" in recorder.error.log
+    assert recorder.error.code == "engine-answer-unused"
+    pid = driver.hello["pid"]
+    driver.segment("refusing", image).onError = lambda _error: 1 / 0
+    assert driver.run("any", image).ending == "done" and driver.hello["pid"] == pid
 
 
 def test_stop_ends_everything_at_once(driver: Driver, image: np.ndarray) -> None:
