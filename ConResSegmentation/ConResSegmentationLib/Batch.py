@@ -213,15 +213,18 @@ def _grouped(items: Sequence, group: Callable[[object], object]) -> Iterator[lis
 def save(segmentationNode, folder: Path, name: str) -> None:
     """Save a segmentation to a file that does not exist yet, completely or not at all. Raises UserError."""
     path = _freePath(folder, name, ".seg.nrrd")
-    with replacing(path) as temporary:
-        # Slicer may not notice a full disk.
-        if not slicer.util.saveNode(segmentationNode, str(temporary)) or not _isComplete(temporary):
-            # Otherwise Slicer would take it for saved, and offer the temporary name.
-            segmentationNode.StorableModified()
-            if segmentationNode.GetStorageNode():
-                segmentationNode.GetStorageNode().SetFileName("")
-            isFull = shutil.disk_usage(folder).free < _LEAST_BYTES
-            raise UserError("disk-full" if isFull else "result-not-saved", path=str(path))
+    try:
+        with replacing(path) as temporary:
+            # Slicer may not notice a full disk.
+            if not slicer.util.saveNode(segmentationNode, str(temporary)) or not _isComplete(temporary):
+                isFull = shutil.disk_usage(folder).free < _LEAST_BYTES
+                raise UserError("disk-full" if isFull else "result-not-saved", path=str(path))
+    except Exception:
+        # Otherwise Slicer would take it for saved, and offer the temporary name.
+        segmentationNode.StorableModified()
+        if segmentationNode.GetStorageNode():
+            segmentationNode.GetStorageNode().SetFileName("")
+        raise
 
 
 def _freePath(folder: Path, name: str, suffix: str) -> Path:

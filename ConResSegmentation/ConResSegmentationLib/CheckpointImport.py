@@ -24,7 +24,8 @@ from conresnet.importing import (
 
 from .EnginePython import EnginePython
 from .Processes import ChildProcess, lastLine
-from .Widgets import errorSentence, showError
+from .RunPanel import endWith
+from .Widgets import showError
 
 
 def askForCheckpoint() -> str:
@@ -173,16 +174,15 @@ class CheckpointImport:
         self._control.onCancelled()
 
     def _onEnded(self, exitCode: int | None, output: str, errors: str) -> None:
-        try:
-            if exitCode == 0:
-                name = self._install(str(self._package))
-                self._control.onEnded(_("Imported {model}.").format(model=name) if name else _("Canceled."))
-            else:
-                self._control.onEnded(lastLine(errors, output) or _("The import failed; see the log."), True)
-        except UserError as error:
-            self._control.onEnded(errorSentence(error), True)
-        finally:
-            self._cleanUp()
+        if exitCode == 0:
+            endWith(self._control, self._installed)
+        else:
+            self._control.onEnded(lastLine(errors, output) or _("The import failed; see the log."), True)
+        self._cleanUp()
+
+    def _installed(self) -> str:
+        name = self._install(str(self._package))
+        return _("Imported {model}.").format(model=name) if name else _("Canceled.")
 
     def _cleanUp(self) -> None:
         with contextlib.suppress(OSError):

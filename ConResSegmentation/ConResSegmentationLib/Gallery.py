@@ -23,7 +23,7 @@ from .EnginePython import EnginePython
 from .Loading import examples
 from .Models import ModelChoice, ModelPanel, measured, modelChoices
 from .Processes import ChildProcess, lastLine
-from .RunPanel import RunPanel
+from .RunPanel import RunPanel, endWith
 from .Widgets import errorSentence, plain, textSetting
 
 _SECONDS_SETTING = "ConResSegmentation/Seconds/"
@@ -336,14 +336,14 @@ class PackageDownload:
         if exitCode != 0:
             self._control.onEnded(lastLine(errors) or _("The download failed; see the log."), True)
             return
-        path, entry = lastLine(output), self._entry
-        try:
-            found = read_package(path, verify=False).description.name
-            if found != entry.name:
-                raise UserError("download-other-model", url=entry.url, found=found, name=entry.name)
-            name = self._install(path)
-            self._control.onEnded(_("Installed {model}.").format(model=name) if name else _("Canceled."))
-        except UserError as error:
-            self._control.onEnded(errorSentence(error), True)
-        finally:
-            remove_download(path)
+        path = lastLine(output)
+        endWith(self._control, lambda: self._installed(path))
+        remove_download(path)
+
+    def _installed(self, path: str) -> str:
+        entry = self._entry
+        found = read_package(path, verify=False).description.name
+        if found != entry.name:
+            raise UserError("download-other-model", url=entry.url, found=found, name=entry.name)
+        name = self._install(path)
+        return _("Installed {model}.").format(model=name) if name else _("Canceled.")

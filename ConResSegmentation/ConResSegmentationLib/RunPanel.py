@@ -139,7 +139,7 @@ class RunPanel(RunListener):
             self.log(traceback.format_exc())
             logging.exception("The result could not be shown in the panel")
         # Warnings get lines of their own, lest they be overlooked behind the volumes.
-        self.onEnded("\n".join([_finished(outcome.report, outcome.seconds), *outcome.notes]))
+        endWith(self, lambda: "\n".join([_finished(outcome.report, outcome.seconds), *outcome.notes]))
         self.log(_logOf(outcome.report))
 
     def onFailed(self, sentence: str, details: str) -> None:
@@ -202,6 +202,23 @@ class RunPanel(RunListener):
     def _refuse(self, problem: str) -> None:
         self._enginePanel.unfold()
         self.onFailed(problem, "")
+
+
+def endWith(control, finish: Callable[[], str]) -> None:
+    """End a run with the sentence that a function returns, or with its error, whatever it raises.
+
+    Args:
+        control: what shows the run; it has the methods ``onEnded`` and ``log`` of `RunPanel`.
+    """
+    try:
+        text, isError = finish(), False
+    except UserError as error:
+        text, isError = errorSentence(error), True
+    except Exception:
+        control.log(traceback.format_exc())
+        logging.exception("The end of a run failed")
+        text, isError = _("The last step failed; see the log."), True
+    control.onEnded(text, isError)
 
 
 def _finished(report: dict, seconds: float) -> str:

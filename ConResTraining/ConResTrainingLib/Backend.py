@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import qt
 import slicer
@@ -27,7 +28,7 @@ from slicer.i18n import tr as _
 import conresnet
 import conresnet_training
 from conresnet.errors import UserError
-from conresnet.files import move, write_text
+from conresnet.files import lock, move, write_text
 from ConResSegmentationLib.Processes import ChildProcess, ProcessLaunch, lastLine, packageVariables, pythonEnvironment
 from ConResSegmentationLib.Widgets import errorSentence, offer, say
 
@@ -42,6 +43,9 @@ class TrainingEnvironment:
     It is in the user's application data. A file in it marks it as complete; an environment without the file is
     incomplete and is created again.
     """
+
+    def __init__(self) -> None:
+        self._owner: BinaryIO | None = None
 
     @property
     def folder(self) -> Path:
@@ -81,16 +85,24 @@ class TrainingEnvironment:
         Raises:
             OSError: on Windows, it is in use.
         """
+        self._own()
         if self.isReady:
             shutil.rmtree(self._earlier, ignore_errors=True)
             move(self.folder, self._earlier)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def putBack(self) -> None:
-        """Delete the new one, which is incomplete, and use the one that was set aside again, if any."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            move(self._earlier, self.folder)
+        """If the new one is incomplete, delete it, and use the one that was set aside again, if any."""
+        if not self.isReady:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                move(self._earlier, self.folder)
+        self._disown()
+
+    def recover(self) -> None:
+        """Put back what was set aside by a Slicer that was killed, unless another Slicer is creating a new one."""
+        if self._owner is None and os.path.isdir(self._earlier) and self._own():
+            self.putBack()
 
     def markReady(self, base: str, version: str, isSlicers: bool) -> None:
         """Mark it as complete, based on a Python, which may be Slicer's; the one that was set aside is deleted.
@@ -101,6 +113,27 @@ class TrainingEnvironment:
         content = {"base": base, "python": version, "needs_slicers_variables": isSlicers}
         write_text(self.folder / _READY_FILE, json.dumps(content))
         shutil.rmtree(self._earlier, ignore_errors=True)
+        self._disown()
+
+    def _own(self) -> bool:
+        """Lock a file next to it, so that other Slicers leave it alone; returns whether that was possible."""
+        try:
+            owner = open(self._ownerFile, "ab")
+            lock(owner.fileno(), inherited=False)
+        except OSError:
+            return False
+        self._owner = owner
+        return True
+
+    def _disown(self) -> None:
+        if self._owner:
+            self._owner.close()
+            self._owner = None
+            self._ownerFile.unlink(missing_ok=True)
+
+    @property
+    def _ownerFile(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}-owner")
 
     @property
     def _earlier(self) -> Path:
@@ -198,6 +231,7 @@ class BackendTask:
     """A command of the backend that a button starts, and cancels while it runs.
 
     Args:
+        backend: where the command runs.
         button: its text is "Cancel" while the command runs.
         label: shows what is being done, and the command's closing sentence.
         onClicked: called by a click when no command is running.
@@ -217,7 +251,9 @@ class BackendTask:
     ):
         self._backend, self._button, self._label = backend, button, label
         self._onClicked, self._onIdle, self._text = onClicked, onIdle, button.text
-        self._about, self._subject = about, None
+        self._about = about
+        self._subject: object = None
+        self._said = ""
         self._process: ChildProcess | None = None
         button.connect("clicked(bool)", self._onButton)
 
@@ -228,8 +264,8 @@ class BackendTask:
 
     def offer(self, problem: str, tip: str) -> None:
         """Enable the button if there is no problem, or to cancel, and explain it in its tooltip."""
-        offer(self._button, problem, tip)
-        self._button.enabled = self.isRunning or not problem
+        # A button that is disabled even for a moment loses the focus, and the click that has begun on it.
+        offer(self._button, "" if self.isRunning else problem, problem or tip)
 
     def run(
         self,
@@ -238,6 +274,7 @@ class BackendTask:
         onDone: Callable[[str], None],
         doneCodes: tuple[int, ...] = (0,),
         module: str = "conresnet_training",
+        name: str = "",
     ) -> None:
         """Start a command. When it has ended, the label shows its closing sentence.
 
@@ -245,6 +282,8 @@ class BackendTask:
             arguments: the command and its arguments.
             text: what is being done, for the label.
             onDone: called with the standard output if the exit code is one of ``doneCodes``.
+            name: what the command is about. If something else is chosen when it ends, its result is used all the same,
+                and its closing sentence starts with this name.
         """
         try:
             launch = self._backend.launchModule(module, *arguments)
@@ -252,8 +291,8 @@ class BackendTask:
             say(self._label, error)
             return
         self._backend.log(f"> {launch}")
-        self._subject = self._about()
-        onEnded = partial(self._onEnded, onDone, doneCodes)
+        self._subject, self._said = self._about(), text
+        onEnded = partial(self._onEnded, onDone, doneCodes, name)
         self._process = ChildProcess(launch, onEnded, self._backend.log)
         self._backend.tasks.add(self)
         self._button.text = _("Cancel")
@@ -272,7 +311,13 @@ class BackendTask:
             self._onClicked()
 
     def _onEnded(
-        self, onDone: Callable[[str], None], doneCodes: tuple[int, ...], exitCode: int | None, output: str, errors: str
+        self,
+        onDone: Callable[[str], None],
+        doneCodes: tuple[int, ...],
+        name: str,
+        exitCode: int | None,
+        output: str,
+        errors: str,
     ) -> None:
         wasStopped = self._process.isStopped
         self._process = None
@@ -282,10 +327,12 @@ class BackendTask:
         if wasStopped:
             say(self._label, _("Canceled."))
             return
-        if self._about() != self._subject:
-            say(self._label, "")
+        isOther = self._about() != self._subject
+        if isOther and not name:
+            if self._label.text == self._said:
+                say(self._label, "")
             return
         sentence = lastLine(errors, output) or _("The command exited without a message; see the log.")
-        say(self._label, sentence, isError=exitCode != 0)
+        say(self._label, f"{name}: {sentence}" if isOther else sentence, isError=exitCode != 0)
         if exitCode in doneCodes:
             onDone(output)

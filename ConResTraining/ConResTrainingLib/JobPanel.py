@@ -297,9 +297,10 @@ class JobPanel:
 
     def _onStart(self) -> None:
         # Another program may have changed the plan, which must not be trained unseen.
-        self._planPanel.refresh()
-        if problem := self._startProblem(self.state):
-            say(self._ui.runStatusLabel, problem, isError=True)
+        try:
+            self._planPanel.confirmFile()
+        except UserError as error:
+            say(self._ui.runStatusLabel, error)
             return
 
         def launch():

@@ -42,7 +42,13 @@ print(json.dumps({"program": sys.executable, "version": "%d.%d.%d" % sys.version
 
 @dataclass(frozen=True)
 class BasePython:
-    """A Python, such as version 3.12.4, that can create environments; Slicer's own needs Slicer's variables."""
+    """A Python that can create environments.
+
+    Args:
+        program: its executable.
+        version: such as "3.12.4".
+        isSlicers: whether it is Slicer's own, which needs Slicer's variables.
+    """
 
     program: str
     version: str
@@ -65,7 +71,13 @@ class PlacePanel:
         self._search: BasePythonSearch | None = None
         self._maker: EnvironmentMaker | None = None
         self._makeText = ui.makeEnvironmentButton.text
-        self._test = BackendTask(backend, ui.testPlaceButton, ui.placeStatusLabel, self._onTest)
+        self._test = BackendTask(
+            backend,
+            ui.testPlaceButton,
+            ui.placeStatusLabel,
+            self._onTest,
+            about=lambda: (backend.place, backend.python, backend.command),
+        )
         titles = {
             Place.environment: _("Environment of this module"),
             Place.python: _("Another Python"),
@@ -73,6 +85,7 @@ class PlacePanel:
         }
         for place, title in titles.items():
             ui.placeSelector.addItem(title, place.value)
+        backend.environment.recover()
         self._load()
         ui.placeSelector.connect("currentIndexChanged(int)", self._onEdited)
         whenPathChanges(ui.trainingPythonPathEdit, self._onEdited)
@@ -227,7 +240,7 @@ class PlacePanel:
         """Whether deleting the environment could break what is running, which is then said."""
         isInUse = self._backend.environment.isReady and (bool(self._backend.tasks) or self._isTraining())
         if isInUse:
-            self._finish(_("The environment may be in use; stop the training or command that is running first."))
+            self._finish(_("The environment may be in use. First stop the training run or command."))
         return isInUse
 
     def _finish(self, sentence: str, isError: bool = True) -> None:
@@ -385,7 +398,7 @@ class EnvironmentMaker(ProcessSteps):
         super().start()
 
     def stop(self, wait: bool = False) -> None:
-        """Stop, and remove the incomplete environment."""
+        """Stop; the incomplete environment is removed, and an earlier one is used again."""
         super().stop(wait)
         if wait:
             self._environment.putBack()

@@ -97,6 +97,23 @@ class PlanPanel:
             self._read()
         self.updateButtons()
 
+    def confirmFile(self) -> None:
+        """Show what another program has written to the plan's file since it was read; unsaved changes are kept.
+
+        Raises:
+            UserError: ``plan-changed``, or ``plan-gone`` if the file is missing or unreadable. The text then counts as
+                edited.
+        """
+        shown = self._ui.planTextEdit.toPlainText()
+        if self._isEdited or (there := self._textOfFile()) == shown:
+            return
+        if not there:
+            self._saved = ""
+            self._update()
+            raise UserError("plan-gone", path=str(self.path))
+        self.refresh()
+        raise UserError("plan-changed")
+
     def save(self) -> None:
         """Write the text in the editor to the plan's file if it was changed.
 

@@ -41,8 +41,12 @@ class ResultsPanel:
         ui.checkpointSelector.addItem(_("Best validation Dice"), "best")
         # Importing a checkpoint logs there, too.
         self.log, status = backend.log, ui.resultsStatusLabel
-        self._evaluation = BackendTask(backend, ui.evaluateButton, status, self._evaluate, self.updateButtons)
-        self._export = BackendTask(backend, ui.importButton, status, self._onImport, self.updateButtons)
+        self._evaluation = BackendTask(
+            backend, ui.evaluateButton, status, self._evaluate, self.updateButtons, lambda: self._run
+        )
+        self._export = BackendTask(
+            backend, ui.importButton, status, self._onImport, self.updateButtons, lambda: self._run
+        )
         self._comparison = BackendTask(
             backend, ui.compareButton, status, self._compare, self.updateButtons, lambda: (self._run, self.others)
         )
@@ -252,6 +256,7 @@ class ResultsPanel:
             _("Segmenting and evaluating the held-out cases"),
             lambda _output: self._onEvaluated(report, before),
             doneCodes=(0, _EXIT_WITH_FAILED_CASES),
+            name=self._run.name,
         )
         self.updateButtons()
 
@@ -269,7 +274,7 @@ class ResultsPanel:
             others = [argument for run in others for argument in ("--measured-by", run)]
         arguments = ("export", str(self._run), *others, *options, *self._jobPanel.dataOptions())
         text = _("Packing the model and evaluating it on the held-out cases")
-        self._export.run(arguments, text, lambda _output: self._onPacked(package))
+        self._export.run(arguments, text, lambda _output: self._onPacked(package), name=self._run.name)
         self.updateButtons()
 
     def _onPacked(self, package: Path) -> None:

@@ -121,6 +121,10 @@ SLICER: dict[str, str] = {
         '"{name}" cannot be the name of a case; use up to 200 letters, digits, periods, hyphens and underscores, '
         "starting with a letter or digit, and no file ending such as .nii."
     ),
+    "plan-changed": _("The plan was changed by another program; check it and click Start again."),
+    "plan-gone": _(
+        "{path} is missing or cannot be read; the plan is still in the editor. Click Start again to save and train it."
+    ),
     "plan-kept": _(
         "The edits were not saved because {path} contains a different plan; choose another file, or click Reset to see "
         "that plan."

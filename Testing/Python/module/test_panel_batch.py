@@ -269,6 +269,21 @@ def test_a_disk_that_runs_full_loses_no_result(
     assert not any(node.GetStorageNode().GetFileName() for node in left)
 
 
+def test_a_result_that_cannot_be_moved_to_its_place_is_not_saved(
+    batch: PanelDriver, volume: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(made: object, path: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    batch.ui.batchFolderPathEdit.currentPath = str(tmp_path)
+    batch.settle()
+    batch.ui.checkAllButton.click()
+    monkeypatch.setattr("conresnet.files.move", refuse)
+    run(batch)
+    (left,) = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    assert left.GetModifiedSinceRead() and not left.GetStorageNode().GetFileName()
+
+
 def test_cancel_keeps_what_is_finished_and_the_rest_can_go_on(batch: PanelDriver, volume: object, head: object) -> None:
     # What is shown comes first; the head takes minutes.
     slicer.util.setSliceViewerLayers(background=volume)

@@ -94,12 +94,22 @@ def test_a_plan_edited_by_another_program_is_shown_and_checked_before_it_is_trai
     plan.write_text(text.replace(str(data_set), str(tmp_path / "other data")), encoding="utf-8")
     training.click(training.ui.startButton)
     assert training.state == "none" and not (tmp_path / "trained.yaml").exists()
-    assert training.ui.runStatusLabel.text.startswith(f"This plan is for the data set {tmp_path / 'other data'}")
+    changed = "The plan was changed by another program; check it and click Start again."
+    assert training.ui.runStatusLabel.text == changed
     assert training.ui.planTextEdit.toPlainText() == plan.read_text(encoding="utf-8")
+    assert training.ui.startButton.toolTip.startswith(f"This plan is for the data set {tmp_path / 'other data'}")
     # One that can be trained is, and the editor shows it.
     plan.write_text(text, encoding="utf-8")
     training.open()
     plan.write_text(text.replace("steps: 30", "steps: 20"), encoding="utf-8")
+    training.click(training.ui.startButton)
+    assert training.ui.runStatusLabel.text == changed and training.state == "none"
+    # A file that is gone leaves the plan in the editor, from which the next click saves it.
+    shown = training.ui.planTextEdit.toPlainText()
+    plan.unlink()
+    training.click(training.ui.startButton)
+    assert training.ui.planTextEdit.toPlainText() == shown and training.ui.savePlanButton.enabled
+    assert "is missing or cannot be read" in training.ui.runStatusLabel.text and training.state == "none"
     training.click(training.ui.startButton)
     training.wait(lambda: training.state == "died")
     assert (tmp_path / "trained.yaml").read_text(encoding="utf-8") == training.ui.planTextEdit.toPlainText()

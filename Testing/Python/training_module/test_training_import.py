@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import slicer
 from PySide6 import QtWidgets
 
 from conresnet.package import read_package
@@ -66,6 +68,20 @@ def test_an_import_is_canceled_and_what_is_wrong_is_said(
     training.wait(lambda: button.text == "Checkpoint...")
     assert "broken.pth" in status(training) and "color" in training.ui.resultsStatusLabel.styleSheet
     assert [entry.name for entry in list_models()] == before
+
+
+def test_a_disk_that_fails_in_the_end_ends_the_import(
+    training: TrainingDriver, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: object, _package: str) -> str:
+        raise OSError(5, "Input/output error")
+
+    button = training.ui.checkpointButton
+    monkeypatch.setattr(type(slicer.util.getModuleLogic("ConResSegmentation")), "install", fail)
+    dialogs.answer(answers())
+    training.drop(checkpoint)
+    training.wait(lambda: button.text == "Checkpoint...")
+    assert status(training) == "The last step failed; see the log." and "Input/output error" in training.log
 
 
 def test_a_dropped_package_is_installed_and_a_dropped_folder_is_the_data_set(

@@ -220,6 +220,35 @@ def test_an_environment_that_works_is_kept_until_the_next_one_does(
     assert [path.name for path in ready.parent.iterdir()] == [ready.name]
 
 
+def test_an_environment_set_aside_by_a_slicer_that_was_killed_is_put_back(
+    training: TrainingDriver, ready: Path, tmp_path: Path
+) -> None:
+    """Another process, as another Slicer, sets it aside and is killed."""
+    code = """
+import sys, time
+from pathlib import Path
+from slicer_host import start_application
+app = start_application()
+from ConResTrainingLib.Backend import TrainingEnvironment
+environment = TrainingEnvironment()
+environment.setAside()
+print("ready", flush=True)
+time.sleep(600)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+    with other:
+        assert other.stdout.readline() == b"ready\n"
+        training.unload()
+        training.load()
+        assert not ready.exists(), "the other Slicer is still creating one"
+        other.kill()
+    training.unload()
+    training.load()
+    assert (ready / "old").exists() and training.widget.logic.backend.environment.isReady
+    assert [path.name for path in ready.parent.iterdir()] == [ready.name]
+
+
 def test_a_new_environment_replaces_the_earlier_one(
     training: TrainingDriver, ready: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +271,7 @@ def test_an_environment_in_use_is_neither_removed_nor_made_again(
         for button in (ui.removeEnvironmentButton, ui.makeEnvironmentButton):
             training.click(button)
             training.wait(lambda: not training.widget.placePanel.isMaking)
-            assert ui.placeStatusLabel.text.startswith("The environment may be in use"), button.text
+            assert ui.placeStatusLabel.text.startswith("The environment may be in use. First stop"), button.text
             assert dialogs.shown == [] and (ready / "old").exists()
 
     training.click(ui.checkButton)

@@ -12,6 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import slicer
+from PySide6 import QtCore, QtWidgets
 
 from conresnet.package.store import install_model
 from module.models import write_four_channels
@@ -190,6 +191,19 @@ def backend_that(tmp_path: Path, script: str) -> str:
     return str(python)
 
 
+class EnabledChanges(QtCore.QObject):
+    """Counts how often a widget is enabled and disabled."""
+
+    def __init__(self, found: list[bool]):
+        super().__init__()
+        self._found = found
+
+    def eventFilter(self, watched: QtWidgets.QWidget, event: QtCore.QEvent) -> bool:
+        if event.type() == QtCore.QEvent.Type.EnabledChange:
+            self._found.append(watched.isEnabled())
+        return False
+
+
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     """A run's folder with a checkpoint, as far as the panel looks at it."""
@@ -255,6 +269,33 @@ def test_after_a_canceled_or_failed_command_the_others_can_be_used(
     training.choose_python(backend_that(tmp_path, "exit 2"))
     training.run_command(ui.importButton)
     assert ui.evaluateButton.enabled and ui.checkpointButton.enabled
+
+
+def test_what_a_command_says_about_another_run_names_it(
+    training: TrainingDriver, trained: Path, tmp_path: Path
+) -> None:
+    ui, other = training.ui, tmp_path / "other"
+    (other / "checkpoints").mkdir(parents=True)
+    training.choose_python(backend_that(tmp_path, "sleep 1; echo 'Measured 2 cases.'"))
+    ui.runPathEdit.currentPath = str(trained)
+    training.click(ui.evaluateButton)
+    ui.runPathEdit.currentPath = str(other)
+    training.wait(lambda: ui.evaluateButton.text == "Evaluate")
+    assert ui.resultsStatusLabel.text == "run: Measured 2 cases."
+
+
+def test_what_a_test_says_about_another_python_is_not_shown(training: TrainingDriver, tmp_path: Path) -> None:
+    training.choose_python(backend_that(tmp_path, "sleep 1; echo 'No Python'; exit 1"))
+    training.click(training.ui.testPlaceButton)
+    training.choose_python(str(tmp_path / "nowhere"))
+    # The button can be clicked and keeps the focus for as long as the command runs.
+    enabled = []
+    training.ui.testPlaceButton.installEventFilter(changes := EnabledChanges(enabled))
+    training.widget.placePanel._update()
+    assert enabled == [] and training.ui.testPlaceButton.enabled
+    training.wait(lambda: training.ui.testPlaceButton.text == "Test")
+    assert "does not exist" in training.ui.placeStatusLabel.text
+    training.ui.testPlaceButton.removeEventFilter(changes)
 
 
 @pytest.mark.slow
