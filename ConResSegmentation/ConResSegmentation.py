@@ -12,6 +12,7 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
+from conresnet.errors import UserError
 from conresnet.package.store import digest_with_locator
 from ConResSegmentationLib import (
     ConResSegmentationSubjectHierarchyPlugin,
@@ -106,9 +107,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             self._onInstalling,
             lambda line: self.runPanel.onInstallationLine(line),
         )
-        self.runPanel = RunPanel(
-            ui, self.enginePanel, self._task, self.logic.segment, self._onFinished, lambda: self.batchPanel.end()
-        )
+        self.runPanel = RunPanel(ui, self.enginePanel, self._task, self.logic.segment, self._onFinished, self._onIdle)
         self.batchPanel = BatchPanel(ui.batchCollapsibleButton, self.modelPanel, self.runPanel, self._batchTask)
         self.overlayPanel = OverlayPanel(ui.overlayCollapsibleButton)
         self.map3DPanel = Map3DPanel(ui.overlayCollapsibleButton)
@@ -332,19 +331,21 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         return self._taskOf((), None)
 
     def _taskOf(self, volumeNodes: tuple, segmentationNode) -> SegmentationTask:
-        node = self.logic.getParameterNode()
+        node, choice = self.logic.getParameterNode(), self.modelPanel.choice
+        if self.modelPanel.isReplaced():
+            raise UserError("model-changed", model=choice.title)
         # The log names them even after their scene was closed.
         self._namesSegmented.update(map(nameOf, filter(None, (*volumeNodes, node.region, segmentationNode))))
         self.runPanel.log(f"{self.modelPanel.nameAndVersion}: {', '.join(map(nameOf, volumeNodes))}")
         return SegmentationTask(
-            model=str(self.modelPanel.choice.path),
+            model=str(choice.path),
             volumeNodes=volumeNodes,
             roi=roiInput(node.region) if node.region else None,
             segmentationNode=segmentationNode,
             options=engineOptions(node, self.modelPanel.maps),
             show3D=node.show3D,
             smoothing=node.smoothing,
-            digest=digest_with_locator(self.modelPanel.choice.path),
+            digest=digest_with_locator(choice.path),
         )
 
     def segmentVolume(self, volumeNode, model: str) -> None:
@@ -370,6 +371,10 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         # Slicer without a main window has no views.
         if isNew and node.show3D and slicer.app.layoutManager() is not None:
             slicer.util.resetThreeDViews()
+
+    def _onIdle(self) -> None:
+        self.batchPanel.end()
+        self.modelPanel.isReplaced()
 
     def _onGallery(self, _checked: bool) -> None:
         Gallery.chooseModel(self.logic.enginePython, self.modelPanel, self.runPanel, self.ui.exampleButton.click)

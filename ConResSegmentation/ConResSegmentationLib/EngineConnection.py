@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet.files import write_error
@@ -33,7 +32,7 @@ from conresnet.worker.protocol import (
 )
 
 from .EnginePython import EngineServer
-from .Processes import ChildProcess, ProcessLaunch
+from .Processes import ChildProcess, ProcessLaunch, endingOf
 from .ResultOrigin import BYTES_AT_ONCE
 from .Widgets import singleShotTimer
 
@@ -297,7 +296,7 @@ class EngineConnection:
             error = EngineServer(self.launch.server).whyEnded(exitCode, log, wasReady=self.hello is not None)
             if error:
                 return error
-        end = _("it crashed") if exitCode is None else _("exit code {exitCode}").format(exitCode=exitCode)
+        end = endingOf(exitCode)
         if self.hello:
             return UserError("engine-died", reason=end)
         reason = log.splitlines()[-1] if log else end

@@ -38,7 +38,8 @@ class Map3DPanel(VTKObservationMixin):
         VTKObservationMixin.__init__(self)
         self._ui = ui = slicer.util.childWidgetVariables(section)
         self._segmentationNode = self._mapNode = None
-        self._isStale, self._tip = False, ui.map3DSelector.toolTip
+        self._isStale = False
+        self._tip = ui.map3DSelector.toolTip
         self._updateTimer = singleShotTimer(section, self.update)
         self._work = WorkInSteps(section)
         ui.mapSelector.connect("currentNodeChanged(vtkMRMLNode*)", lambda _node: self._updateTimer.start(0))

@@ -1,5 +1,6 @@
 """The models: the list in the panel, information about each model, installing and removing them."""
 
+import contextlib
 import html
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -244,6 +245,18 @@ class ModelPanel:
         self._removeButton.enabled = choice is not None and is_removable(choice.path)
         return self._wanted
 
+    def isReplaced(self) -> bool:
+        """Whether another program has replaced or removed the chosen model, which is then shown as it is now."""
+        choice = self.choice
+        if choice is None or choice.description is None:
+            return False
+        with contextlib.suppress(UserError):
+            if read_package(choice.path, verify=False).description.digest == choice.description.digest:
+                return False
+        self.refresh()
+        self.choose(self.select(choice.name))
+        return True
+
     def install(self, source: str) -> str:
         """Install a model package and choose it; a checkpoint is imported first.
 
@@ -303,7 +316,7 @@ class ModelPanel:
         buttons = [(box.addButton(text, qt.QMessageBox.AcceptRole), ask) for text, ask in ways.items()]
         box.addButton(qt.QMessageBox.Cancel)
         box.exec_()
-        ask = next((ask for button, ask in buttons if button == box.clickedButton()), str)
+        ask = next((ask for button, ask in buttons if button == box.clickedButton()), lambda: "")
         # Otherwise it would stay as a child of the main window.
         box.deleteLater()
         return ask()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import qt
 import slicer
+from slicer.i18n import tr as _
 
 from .Widgets import singleShotTimer
 
@@ -314,11 +315,16 @@ class ProcessSteps:
         if self.isStopped:
             self._onEnded(self._canceled)
         elif exitCode != 0:
-            self._onEnded(self._failed.format(reason=lastLine(errors, output)))
+            self._onEnded(self._failed.format(reason=lastLine(errors, output) or endingOf(exitCode)))
         elif self._launches:
             self._next()
         else:
             self._onEnded("")
+
+
+def endingOf(exitCode: int | None) -> str:
+    """How a process ended, in words; None if it crashed."""
+    return _("it crashed") if exitCode is None else _("exit code {exitCode}").format(exitCode=exitCode)
 
 
 def lastLine(*texts: str) -> str:

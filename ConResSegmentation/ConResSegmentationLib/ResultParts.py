@@ -27,7 +27,7 @@ _CLEAR_BELOW_ATTRIBUTE = "ConResNet.MapClearBelow"
 _PART_ATTRIBUTE = "ConResNet.Part"
 # The part that lists the places worth checking, and its column of those that the user has checked off.
 REVIEW, SEEN = "review", "seen"
-# The places checked off in a list that the present result was computed without.
+# Places checked off earlier, kept while the result has no review list.
 SEEN_ATTRIBUTE = "ConResNet.SeenPlaces"
 # From the segmentation to its maps, and from another part to the map that it shows.
 _MAP_ROLE = "conresnetMap"
@@ -57,9 +57,12 @@ class MapVolume:
     @property
     def name(self) -> str:
         """The title in the language of Slicer."""
-        features = _("features before attention"), _("features after attention")
-        if self.title in _FEATURES:
-            return features[_FEATURES.index(self.title)]
+        translated = {
+            "features before attention": _("features before attention"),
+            "features after attention": _("features after attention"),
+        }
+        if self.title in translated:
+            return translated[self.title]
         return f"{_(MAPS[self.kind].title).lower()} {self.segment}".strip()
 
 

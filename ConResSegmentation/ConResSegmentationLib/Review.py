@@ -260,7 +260,7 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     if checksum != images[0]:
         changed = _(
             "The voxels of the volume were changed after the segmentation was computed, or this is another frame. The "
-            "pictures show the present voxels; the numbers and the places worth checking are those of the original "
+            "pictures show the current voxels; the numbers and the places worth checking are those of the original "
             "volume."
         )
         report["warnings"] = [*report.get("warnings", []), changed]

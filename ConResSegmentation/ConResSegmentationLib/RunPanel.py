@@ -64,7 +64,7 @@ class RunPanel(RunListener):
     def isFree(self) -> bool:
         """Whether nothing is running; otherwise, tell the user."""
         if self.isRunning:
-            showError(_("Wait until the current run has ended, or cancel it."))
+            showError(self._busy)
         return not self.isRunning
 
     def start(self) -> None:
@@ -171,8 +171,12 @@ class RunPanel(RunListener):
         self.log(text)
         self.onProgress(text, 0.0)
 
+    @property
+    def _busy(self) -> str:
+        return _("Wait until the current run has ended, or cancel it.") if self.isRunning else ""
+
     def _updateButtons(self) -> None:
-        busy = _("Wait until the current run has ended, or cancel it.") if self.isRunning else ""
+        busy = self._busy
         offer(self._ui.applyButton, busy or self._problem, _("Segment the chosen volumes."))
         offer(self._ui.batchButton, busy or self._batchProblem, _("Segment all checked cases, one after another."))
         self._ui.cancelButton.enabled = self.isRunning

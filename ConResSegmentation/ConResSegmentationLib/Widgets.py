@@ -75,7 +75,7 @@ def showError(what: str | UserError) -> None:
 def say(label, what: str | UserError, isError: bool = False) -> None:
     """Show a sentence, or that of an error, in a label, or hide the label if there is none."""
     text = what if isinstance(what, str) else errorSentence(what)
-    isError = isError or text is not what
+    isError = isError or not isinstance(what, str)
     label.text = text
     label.toolTip = plain(text)
     label.styleSheet = _ERROR_STYLE if isError else ""

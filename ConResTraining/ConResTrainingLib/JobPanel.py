@@ -204,8 +204,9 @@ class JobPanel:
             self._showState()
             return
         isNew = self.job.look()
-        for line in self.job.newLogLines() if not self._typing.isActive() else ():
-            self._backend.log(line)
+        if not self._typing.isActive():
+            for line in self.job.newLogLines():
+                self._backend.log(line)
         state = self.state
         if isNew or not TrainingCurves.charts():
             self.updateCurves()

@@ -173,7 +173,7 @@ class PlacePanel:
         elif self._search:
             self._search.stop()
             self._search = None
-            self._finish(_("Canceled; no environment was created."), isError=False)
+            self._finish(_canceled(), isError=False)
         else:
             self._search = BasePythonSearch(self._onFound)
             say(self._ui.placeStatusLabel, _("Looking for a Python interpreter"))
@@ -350,6 +350,10 @@ def _candidates() -> list[tuple[list[str], bool]]:
     return found
 
 
+def _canceled() -> str:
+    return _("Canceled; no environment was created.")
+
+
 class EnvironmentMaker(ProcessSteps):
     """Creates the environment in three processes: an empty environment, PyTorch, the other packages.
 
@@ -382,9 +386,8 @@ class EnvironmentMaker(ProcessSteps):
         variables.pop("PYTHONPATH", None)
         variables["PYTHONUTF8"] = variables["PYTHONSAFEPATH"] = "1"
         launches = [ProcessLaunch(*step, variables) for step in steps]
-        canceled = _("Canceled; no environment was created.")
         failed = _("The environment could not be created: {reason}")
-        super().__init__(launches, onLine, self._onStepsEnded, canceled, failed)
+        super().__init__(launches, onLine, self._onStepsEnded, _canceled(), failed)
 
     def start(self) -> None:
         """Begin, and return at once."""

@@ -101,8 +101,8 @@ class PlanPanel:
         """Show what another program has written to the plan's file since it was read; unsaved changes are kept.
 
         Raises:
-            UserError: ``plan-changed``, or ``plan-gone`` if the file is missing or unreadable. The text then counts as
-                edited.
+            UserError: ``plan-edited-elsewhere``, or ``plan-gone`` if the file is missing or unreadable; the text then
+                counts as edited.
         """
         shown = self._ui.planTextEdit.toPlainText()
         if self._isEdited or (there := self._textOfFile()) == shown:
@@ -112,7 +112,7 @@ class PlanPanel:
             self._update()
             raise UserError("plan-gone", path=str(self.path))
         self.refresh()
-        raise UserError("plan-changed")
+        raise UserError("plan-edited-elsewhere")
 
     def save(self) -> None:
         """Write the text in the editor to the plan's file if it was changed.

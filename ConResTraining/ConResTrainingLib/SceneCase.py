@@ -80,9 +80,9 @@ def addCase(
         grid: of the voxels.
 
     Raises:
-        UserError: ``case-name-invalid``, ``case-name-taken``, ``case-channels-differ``, ``case-segment-name``,
-            ``case-segment-repeated``, ``case-segment-unknown``, ``case-segments-overlap``, ``case-segments-empty``,
-            ``case-grid-sheared``, as for `describe`, or a file cannot be written.
+        UserError: ``case-name-invalid``, ``case-name-long``, ``case-name-taken``, ``case-channels-differ``,
+            ``case-segment-name``, ``case-segment-repeated``, ``case-segment-unknown``, ``case-segments-overlap``,
+            ``case-segments-empty``, ``case-grid-sheared``, as for `describe`, or a file cannot be written.
     """
     _checkSegments(masks)
     # The reader refuses a new data set here, before anything is written.
@@ -136,8 +136,10 @@ def _checkSegments(names: Iterable[str]) -> None:
 
 
 def _checkName(folder: Path, name: str, description: Description) -> None:
-    if not _NAME.fullmatch(name) or _ENDINGS.search(name) or len(name.encode()) > _MOST_BYTES:
+    if not _NAME.fullmatch(name) or _ENDINGS.search(name):
         raise UserError("case-name-invalid", name=name)
+    if len(name.encode()) > _MOST_BYTES:
+        raise UserError("case-name-long", name=name)
     there = [folder / kind / f"{name}.nii.gz" for kind in ("imagesTr", "labelsTr")]
     # Listed cases may have files of another kind, or in other folders.
     entries = description.content.get("training", [])

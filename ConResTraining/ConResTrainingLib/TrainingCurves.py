@@ -55,8 +55,9 @@ def update(name: str, progress: Progress) -> None:
     segments = (progress.started or {}).get("segments", [])
     columns = {_("Mean"): [point.get("dice") for point in validations]}
     for segment in segments:
-        isTaken = segment in (_("Mean"), _("Step"))
-        column = _("{name} (segment)").format(name=segment) if isTaken else segment
+        column = segment
+        while column in columns or column == _("Step") or (column != segment and column in segments):
+            column = _("{name} (segment)").format(name=column)
         columns[column] = [point.get("dice_a_segment", {}).get(segment) for point in validations]
     title = _("Dice of {name} on the held-out cases").format(name=name)
     _fill("dice", title, _("Dice"), [point["step"] for point in validations], columns, progress.steps)

@@ -54,12 +54,18 @@ class JobState(enum.Enum):
     @property
     def isRunning(self) -> bool:
         """Whether a process is running."""
-        return self.value in ("starting", "preparing", "training", "evaluating", "stopping")
+        return self in (
+            JobState.starting,
+            JobState.preparing,
+            JobState.training,
+            JobState.evaluating,
+            JobState.stopping,
+        )
 
     @property
     def canResume(self) -> bool:
         """Whether it ended before the last step."""
-        return self.value in ("stopped", "failed", "died")
+        return self in (JobState.stopped, JobState.failed, JobState.died)
 
 
 class TrainingJob:
@@ -75,7 +81,8 @@ class TrainingJob:
         # Whether the process started last has written to the progress file.
         self._hasSpoken = True
         # Of this process; the log starts with the lines of earlier ones.
-        self._startOfLog, self._exitCode = 0, None
+        self._startOfLog = 0
+        self._exitCode: int | None = None
         self._logPosition: int | None = None
         self._logRest = b""
 

@@ -20,7 +20,7 @@ SLICER: dict[str, str] = {
     "volume-color": _("The volume {name} has {count} values per voxel, like a color image; choose a grayscale volume."),
     "volume-removed": _("The volume {name} was removed during the segmentation, so the result was discarded."),
     "volume-changed": _("The volume {name} was changed during the segmentation; segment it again."),
-    "model-changed": _("The model {model} was replaced after the segmentation was started; segment again."),
+    "model-changed": _("The model {model} was replaced in the meantime; segment again."),
     "volume-moved": _(
         "{name}, its segmentation or one of its maps has been moved or changed since it was segmented; segment it "
         "again to make a report."
@@ -108,7 +108,7 @@ SLICER: dict[str, str] = {
     ),
     "frame-removed": _("{name} was removed from its sequence before it was segmented; run the batch again."),
     "batch-folder-missing": _("The results folder {path} does not exist; create it, or choose another one."),
-    "result-not-saved": _("The result could not be saved to {path}; choose a folder you may write to."),
+    "result-not-saved": _("The result could not be saved to {path}; choose a folder that you can write to."),
     "case-folder-used": _("{folder} is not empty and is not a data set; choose a new folder for a new data set."),
     "case-folder-nnunet": _(
         "{folder} uses the nnU-Net layout; cases can be added to a data set in the layout of the Medical Segmentation "
@@ -118,10 +118,10 @@ SLICER: dict[str, str] = {
         "The labels of {folder} are overlapping regions, which one label map cannot store; choose another data set."
     ),
     "case-name-invalid": _(
-        '"{name}" cannot be the name of a case; use up to 200 letters, digits, periods, hyphens and underscores, '
+        '"{name}" cannot be the name of a case; use letters, digits, periods, hyphens and underscores, '
         "starting with a letter or digit, and no file ending such as .nii."
     ),
-    "plan-changed": _("The plan was changed by another program; check it and click Start again."),
+    "plan-edited-elsewhere": _("The plan was changed by another program; check it and click Start again."),
     "plan-gone": _(
         "{path} is missing or cannot be read; the plan is still in the editor. Click Start again to save and train it."
     ),
@@ -129,6 +129,7 @@ SLICER: dict[str, str] = {
         "The edits were not saved because {path} contains a different plan; choose another file, or click Reset to see "
         "that plan."
     ),
+    "case-name-long": _('The name "{name}" is too long for a case; use a shorter one.'),
     "case-name-taken": _("The data set already has a case {name}; choose another name."),
     "case-channels-differ": _(
         "The data set has the channels {wanted}, but the case has {given}; choose a volume for each of them."

@@ -288,7 +288,7 @@ ENGINE: dict[str, str] = {
     ),
     # Files.
     "disk-full": _("There is not enough disk space to write {path}; free some space and try again."),
-    "cannot-write": _("{path} cannot be written ({reason}); choose a folder you may write to."),
+    "cannot-write": _("{path} cannot be written ({reason}); choose a folder that you can write to."),
     "file-empty": _("{path} is an empty file; copy, download or export it again."),
     "file-lfs-pointer": _(
         '{path} is a Git LFS pointer and not the file itself; run "git lfs pull", or download the file.'

@@ -134,6 +134,11 @@ def test_a_model_replaced_after_the_click_is_not_taken_for_the_chosen_one(
     panel.wait(lambda: not panel.widget.runPanel.isRunning)
     assert "was replaced" in panel.status and not segmentations()
     assert panel.segment() is not None
+    # Nor one that was replaced while the panel still showed another one.
+    install_model(make_model(tmp_path / "third"), overwrite=True)
+    panel.click_segment()
+    panel.wait(lambda: not panel.widget.runPanel.isRunning)
+    assert "was replaced" in panel.status
 
 
 def test_a_fault_of_the_panel_does_not_leave_the_run_running(

@@ -178,8 +178,8 @@ def add_to(folder: Path, *names: str, case: str = "a", image: np.ndarray = BOX) 
         (("Liver",), "scan.nii", "case-name-invalid"),
         (("Liver",), "scan.NII.gz", "case-name-invalid"),
         (("Liver",), "scan.img", "case-name-invalid"),
-        (("Liver",), "x" * 240, "case-name-invalid"),
-        (("Liver",), "ü" * 120, "case-name-invalid"),
+        (("Liver",), "x" * 240, "case-name-long"),
+        (("Liver",), "ü" * 120, "case-name-long"),
     ],
 )
 def test_a_new_data_set_that_could_not_be_read_is_not_begun(

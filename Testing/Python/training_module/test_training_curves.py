@@ -64,15 +64,17 @@ def test_a_segment_named_as_the_mean_or_the_axis_has_its_own_curve(training: Tra
     folder = tmp_path / "run"
     folder.mkdir()
     progress = ProgressWriter(folder / PROGRESS_FILE)
-    progress.write("started", step=0, steps=20, segments=["Mean", "Step"], host="elsewhere", pid=1)
-    progress.write("validation", step=10, dice=0.4, dice_a_segment={"Mean": 0.9, "Step": 0.2}, best=True)
+    progress.write("started", step=0, steps=20, segments=["Mean (segment)", "Mean", "Step"], host="elsewhere", pid=1)
+    progress.write(
+        "validation", step=10, dice=0.4, dice_a_segment={"Mean": 0.9, "Mean (segment)": 0.7, "Step": 0.2}, best=True
+    )
     progress.close()
     training.ui.runPathEdit.currentPath = str(folder)
     training.click(training.ui.curvesButton)
     (table,) = [node.GetTable() for node in slicer.util.getNodesByClass("vtkMRMLTableNode") if "Dice" in node.GetName()]
     names = [table.GetColumnName(number) for number in range(table.GetNumberOfColumns())]
-    assert names == ["Step", "Mean", "Mean (segment)", "Step (segment)"]
-    assert [table.GetColumn(number).GetValue(0) for number in range(4)] == [10, 0.4, 0.9, 0.2]
+    assert names == ["Step", "Mean", "Mean (segment)", "Mean (segment) (segment)", "Step (segment)"]
+    assert [table.GetColumn(number).GetValue(0) for number in range(5)] == [10, 0.4, 0.7, 0.9, 0.2]
 
 
 def show_chart(name: str) -> object:

@@ -67,6 +67,9 @@ def test_a_path_that_is_typed_leaves_nothing_of_the_runs_on_its_way(training: Tr
         training.ui.runPathEdit.currentPath = str(tmp_path / name)
         training.settle()
         assert training.state == "training" and training.job.folder == tmp_path / name
+        # However slow this computer is, it is still being typed.
+        training.widget.jobPanel._typing.start(3_600_000)
+    training.widget.jobPanel._typing.start(0)
     training.wait(lambda: "This is run-12." in training.log)
     assert "This is run-1." not in training.log and training.ui.runsSelector.count == 1
     assert training.ui.runsSelector.currentText == "run-12: training"

@@ -12,6 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import slicer
+from PySide6 import QtWidgets
 
 from training_module.training_driver import TrainingDriver
 
@@ -23,6 +24,12 @@ def test_the_panel_is_drawn_and_says_what_is_to_be_done_first(training: Training
     for button in (ui.checkButton, ui.makePlanButton, ui.startButton, ui.resumeButton, ui.stopButton, ui.importButton):
         assert not button.enabled and len(button.toolTip) > 10
     assert "no training environment yet" in ui.placeStatusLabel.text and not ui.placeCollapsibleButton.collapsed
+
+
+def test_every_button_has_a_text_or_an_accessible_name(training: TrainingDriver) -> None:
+    buttons = [widget for widget in vars(training.ui).values() if isinstance(widget, QtWidgets.QAbstractButton)]
+    nameless = {button.objectName for button in buttons if not (button.text or button.accessibleName)}
+    assert buttons and nameless <= {"qt_tableview_cornerbutton"}, "which is Qt's own"
 
 
 def test_reloading_gives_a_working_panel(here: TrainingDriver, data_set: Path) -> None:

@@ -179,6 +179,10 @@ def test_an_environment_that_cannot_be_made_leaves_none_behind(training: Trainin
     training.wait(lambda: len(ended) == 1)
     assert ended[0] == "The environment could not be created: No space left on device"
     assert not environment.folder.exists()
+    python.write_text("#!/bin/sh\nexit 7\n", encoding="utf-8")
+    library.EnvironmentMaker(environment, base, [], training.widget.logic.backend.log, ended.append).start()
+    training.wait(lambda: len(ended) == 2)
+    assert ended.pop() == "The environment could not be created: exit code 7"
     environment.folder.parent.rmdir()
     environment.folder.parent.write_text("a file is in the way", encoding="utf-8")
     library.EnvironmentMaker(environment, base, [], training.widget.logic.backend.log, ended.append).start()
