@@ -58,7 +58,7 @@ def describe(folder: Path) -> Description | None:
     description = read_description(folder / FILE_NAME)
     if is_nnunet(description):
         raise UserError("case-folder-nnunet", folder=str(folder))
-    if description.whole.regions:
+    if description.without_cases.regions:
         raise UserError("case-folder-regions", folder=str(folder))
     return description
 
@@ -88,10 +88,10 @@ def addCase(
     # The reader refuses a new data set here, before anything is written.
     description = describe(folder) or description_from(folder / FILE_NAME, _newContent(folder, channels, masks))
     _checkName(folder, name, description)
-    if list(description.whole.channels) != list(channels):
-        values = {"wanted": ", ".join(description.whole.channels), "given": ", ".join(channels)}
+    if list(description.without_cases.channels) != list(channels):
+        values = {"wanted": ", ".join(description.without_cases.channels), "given": ", ".join(channels)}
         raise UserError("case-channels-differ", **values)
-    label = _labelMap(masks, _valuesByName(description.whole.labels, masks))
+    label = _labelMap(masks, _valuesByName(description.without_cases.labels, masks))
     if np.abs(grid.direction.T @ grid.direction - np.eye(3)).max() > 1e-4:
         raise UserError("case-grid-sheared")
     arrays = list(channels.values())
@@ -298,7 +298,7 @@ class SceneCasePanel:
                 self._problem = errorSentence(error)
         isNew = description is None and not self._problem
         self._ui.newChannelsLabel.visible = self._ui.newChannelsEdit.visible = isNew
-        names = description.whole.channels if description else self._ui.newChannelsEdit.text.split(",")
+        names = description.without_cases.channels if description else self._ui.newChannelsEdit.text.split(",")
         self._names = list(dict.fromkeys(name.strip() for name in names if name.strip())) if not self._problem else []
         self.channels.setInputs([Input(name, modality=name) for name in self._names])
         self.fill()
