@@ -128,7 +128,9 @@ def test_killed_workers_cost_no_case(write_list, tmp_path: Path, count: int) -> 
                 killed.add(victim.pid)
     assert job.returncode == 0, "".join(lines)
     assert len(killed) == len(moments)
-    assert {row["state"] for row in table(output).values()} == {"segmented"} and len(table(output)) == count
+    # A worker may be killed when the results are written, but not yet reported.
+    assert {row["state"] for row in table(output).values()} <= {"segmented", "already segmented"}
+    assert len(table(output)) == count
     assert not list(output.glob("*/.conresnet-*")), "what a killed worker has left is removed"
 
 
