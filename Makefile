@@ -16,6 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist 
 .PHONY: help setup test test-all demo screenshots lint lists package benchmarks clean
 
 help:
+	@echo "make setup       create .venv/; the other commands do this, too (about 2 minutes)"
 	@echo "make test        run the tests (about 8 to 15 minutes on two idle cores)"
 	@echo "make test-all    also run the long tests"
 	@echo "make demo        segment real cases through the module's logic; pictures and files go to demo/"

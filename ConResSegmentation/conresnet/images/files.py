@@ -33,7 +33,7 @@ from conresnet.package.description import DESCRIPTION_FILE
 
 
 def read_volume(path: str | Path) -> Volume:
-    """Read one 3D image: NIfTI, NRRD, MetaImage or anything else SimpleITK reads, or a folder with one DICOM series."""
+    """Read one 3D image: NIfTI, Analyze, NRRD, MetaImage, MINC or HDF5, or a folder with one DICOM series."""
     return read_channels([path], ["image"])[0]
 
 

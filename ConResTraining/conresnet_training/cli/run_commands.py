@@ -12,7 +12,10 @@ from conresnet_training.runs.state import NO_FOLD
 
 data_option = click.option("--data", type=FOLDER, help="Folder of the data set, if it is not where the plan says.")
 steps_option = click.option(
-    "--max-steps", "most_steps", type=click.IntRange(min=1), help="Stop after this many steps in total."
+    "--max-steps",
+    "most_steps",
+    type=click.IntRange(min=1),
+    help="Stop after this many steps in total, with exit status 0.",
 )
 devices_option = click.option(
     "--devices",

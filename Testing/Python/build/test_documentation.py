@@ -96,7 +96,7 @@ def test_every_make_command_exists_and_is_described(pages: dict[str, str], repos
         return set(re.findall(r"^make (?:[A-Z]+=\S+ )*([a-z-]+)", "\n".join(code_of(text)), re.MULTILINE))
 
     assert set().union(*map(named, pages.values())) <= targets
-    assert named(pages["docs/development.md"]) == targets - {"help", "setup"}
+    assert named(pages["docs/development.md"]) == targets - {"help"}
     workflow = yaml.safe_load((repository / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     commands = "\n".join(step.get("run", "") for step in workflow["jobs"]["test"]["steps"])
     assert {"lint", "test"} <= set(re.findall(r"\bmake PYTHON=python ([a-z-]+)$", commands, re.MULTILINE))
