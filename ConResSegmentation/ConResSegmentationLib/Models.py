@@ -1,6 +1,5 @@
 """The models: the list in the panel, information about each model, installing and removing them."""
 
-import contextlib
 import html
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -246,13 +245,19 @@ class ModelPanel:
         return self._wanted
 
     def isReplaced(self) -> bool:
-        """Whether another program has replaced or removed the chosen model, which is then shown as it is now."""
+        """Whether another program has replaced the chosen model, which is then shown as it is now.
+
+        What is wrong with one that was removed or damaged is said when it is used.
+        """
         choice = self.choice
         if choice is None or choice.description is None:
             return False
-        with contextlib.suppress(UserError):
-            if read_package(choice.path, verify=False).description.digest == choice.description.digest:
-                return False
+        try:
+            digest = read_package(choice.path, verify=False).description.digest
+        except UserError:
+            return False
+        if digest == choice.description.digest:
+            return False
         self.refresh()
         self.choose(self.select(choice.name))
         return True

@@ -51,7 +51,7 @@ def test_model_of_another_size_is_refused_and_nothing_changes():
 
 
 @pytest.mark.parametrize(
-    ("model", "sentence"), [("no-such-model", "no-such-model"), (SHIPPED, "another kind or size of network")]
+    ("model", "sentence"), [("no-such-model", "no-such-model"), (SHIPPED, "a different kind or size of network")]
 )
 def test_model_that_cannot_be_begun_with_is_said_before_cases_are_prepared(
     data_set, tmp_path, monkeypatch, capsys, model, sentence

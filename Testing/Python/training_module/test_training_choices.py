@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import slicer
 
+from conresnet_training.planning.plan import parse_yaml, yaml_text
 from slicer_host import dialogs, slot_errors
 from training_module.training_driver import TrainingDriver
 
@@ -91,7 +92,7 @@ def test_a_plan_edited_by_another_program_is_shown_and_checked_before_it_is_trai
     training.click(training.ui.savePlanButton)
     plan = Path(training.ui.planPathEdit.currentPath)
     text = plan.read_text(encoding="utf-8")
-    plan.write_text(text.replace(str(data_set), str(tmp_path / "other data")), encoding="utf-8")
+    plan.write_text(yaml_text({**parse_yaml(text), "data": str(tmp_path / "other data")}), encoding="utf-8")
     training.click(training.ui.startButton)
     assert training.state == "none" and not (tmp_path / "trained.yaml").exists()
     changed = "The plan was changed by another program; check it and click Start again."
