@@ -96,7 +96,9 @@ def segment(
     of --review, --statistics and --report, and report.json (volumes in mL, windows, device, precision, seconds).
     """
     if sum(map(bool, (images, named, cases))) != 1:
-        raise click.UsageError("Name the images as IMAGE..., each with --channel, or in a list with --cases.")
+        raise click.UsageError(
+            "Give the images in one way only: as IMAGE..., each with --channel, or in a list with --cases."
+        )
     if cases and given["roi"] is not None:
         raise click.UsageError("With --cases, each case has its own roi in the list.")
     if cases and given["report_name"] is not None:

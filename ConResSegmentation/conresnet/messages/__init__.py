@@ -163,8 +163,8 @@ COMMAND_LINE: dict[str, str] = {
     "internal-error-no-log": _("An internal error occurred ({reason}), and no log could be written."),
     "cases-unreadable": _("The list of cases {path} cannot be read ({reason})."),
     "cases-columns": _(
-        "The list of cases {path} must have the columns {columns}, separated by commas, and may have {roi}, but its "
-        "first line is {line!r}."
+        "The first line of the list of cases {path} must name the columns {columns}, separated by commas, semicolons "
+        "or tabs, and may name {roi}, but it is {line!r}."
     ),
     "cases-empty": _("The list of cases {path} has no case below its first line."),
     "cohort-needs-package": _(

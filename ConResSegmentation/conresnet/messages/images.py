@@ -40,7 +40,7 @@ IMAGES: dict[str, str] = {
         "{path} stores its voxels in {file}, which is missing or cannot be read; put that file back, or export the "
         "image again."
     ),
-    "image-half": _("{path} belongs to a pair of files, and the other one, {other}, is missing; put it next to it."),
+    "image-half": _("{path} is one of a pair of files, and {other} is missing; put both files in the same folder."),
     "image-unchecked-format": _(
         "{path} is in the format {format}, which is not supported, because a damaged file would go unnoticed; convert "
         "it to NIfTI or NRRD, for example with Slicer."
@@ -56,13 +56,13 @@ IMAGES: dict[str, str] = {
         "Reading {path} requires the Python package {package}, which is not installed; install it with pip."
     ),
     # What an image must be like
-    "image-2d": _("{path} is a 2D image, but a 3D image is required."),
+    "image-2d": _("{path} is a 2D image, but a 3D image is required; choose the whole scan."),
     "image-4d": _("{path} contains {count} images, but one 3D image is required; split it first."),
-    "image-color": _("{path} is a color (RGB) image, but a grayscale image is required."),
+    "image-color": _("{path} is a color (RGB) image, but a grayscale image is required; choose the original scan."),
     "image-complex": _("{path} contains complex numbers; save the magnitude first."),
     "image-empty": _("{name} has no voxels."),
-    "image-type": _("{name} contains {type} values, but real numbers are required."),
-    "image-constant": _("{name} is empty: all its voxels are {value:g}; choose another image."),
+    "image-type": _("{name} contains {type} values, but real numbers are required; convert it."),
+    "image-constant": _("{name} has the same value ({value:g}) in all voxels; choose another image."),
     "image-not-finite": _(
         "{name} has voxels that are NaN or infinite ({count} of them); replace them, for example with the "
         "background value."
@@ -133,11 +133,12 @@ IMAGES: dict[str, str] = {
     ),
     # Channels
     "wrong-channel-count": _(
-        "The model has {wanted} channels ({channels}), but the number of images is {given} ({images})."
+        "The model needs one image for each of its channels ({channels}), but the number of images is {given} "
+        "({images})."
     ),
     "wrong-component-count": _(
-        "The model has {wanted} channels ({channels}), but the number of images in {path} is {given}; choose one file "
-        "per channel, or a 4D file with all of them."
+        "The model needs one image for each of its channels ({channels}), but the number of images in {path} is "
+        "{given}; choose one file per channel, or a 4D file with all of them."
     ),
     "channels-apart": _(
         "{name} does not overlap the ROI, or the image {first}; choose images of one examination, register them, or "
@@ -169,7 +170,7 @@ IMAGES: dict[str, str] = {
     ),
     # Images given by channel or in memory
     "channel-unknown": _("Unknown channel {name!r}; the model's channels are {channels}."),
-    "channel-repeated": _("The channel {name} is given twice."),
+    "channel-repeated": _("The channel {name} is given twice; give each channel one image."),
     "channel-missing": _("The model also needs {missing}; give an image for each channel."),
     "image-kind": _(
         "{name} cannot be segmented because its type is {kind}; give a path, a SimpleITK or nibabel image, or a pair "
