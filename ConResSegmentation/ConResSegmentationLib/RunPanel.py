@@ -135,7 +135,7 @@ class RunPanel(RunListener):
         try:
             self._onFinished(outcome)
         except Exception:
-            # The result is in the scene, and the run must end whatever happens.
+            # The result is already in the scene, so the run must end even if this fails.
             self.log(traceback.format_exc())
             logging.exception("The result could not be shown in the panel")
         # Warnings get lines of their own, lest they be overlooked behind the volumes.
@@ -209,7 +209,7 @@ class RunPanel(RunListener):
 
 
 def endWith(control, finish: Callable[[], str]) -> None:
-    """End a run with the sentence that a function returns, or with its error, whatever it raises.
+    """End a run with the sentence that a function returns, or with its error if it fails.
 
     Args:
         control: what shows the run; it has the methods ``onEnded`` and ``log`` of `RunPanel`.
