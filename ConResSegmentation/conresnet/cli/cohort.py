@@ -72,6 +72,7 @@ class Job:
         model: path of the package.
         output: folder of all cases; the results of this one go to ``output / case.name``.
         inputs: images that the results must not replace.
+        had_results: whether the case's folder contained results before the cohort was started.
         workers: the number of each worker among those of its computer, by address.
     """
 
@@ -81,6 +82,7 @@ class Job:
     output: Path
     overwrite: bool
     inputs: tuple[Path, ...]
+    had_results: bool = True
     workers: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -122,7 +124,15 @@ def segment_cohort(
     # Only images inside the output folder could be replaced by another case's results.
     endangered = tuple(image for image in images if output.absolute() in image.parents)
     waiting = deque(
-        Job(case, package.path.absolute(), options, output.absolute(), overwrite, (*case.images, *endangered))
+        Job(
+            case,
+            package.path.absolute(),
+            options,
+            output.absolute(),
+            overwrite,
+            (*case.images, *endangered),
+            had_results=(output / case.name / REPORT_FILE).exists(),
+        )
         for case in cases
     )
     outcomes: list[Outcome] = []
@@ -306,7 +316,10 @@ def segment_case(job: Job) -> Outcome:
         if not job.overwrite and _is_complete(job, options, description):
             if changed := _changed_sources(job, description):
                 raise UserError("results-out-of-date", path=str(job.folder), changed=" and ".join(changed))
-            return _read_outcome(job, SKIPPED)
+            if job.had_results:
+                return _read_outcome(job, SKIPPED)
+            # A worker of this run was killed before it could draw the picture or report the case.
+            job = replace(job, overwrite=True)
         options = replace(options, device=_device(options.device, job.workers))
         model = _warm_model().get(read_model(job.model))
         result = segment_to_folder(model, job.case.images, options, job.folder, job.overwrite, job.inputs)

@@ -417,6 +417,22 @@ def test_results_of_another_image_or_model_are_not_taken_for_those_asked_for(tmp
     assert "--overwrite" in segment().problem.sentence, "as in reports of version 0.1"
 
 
+def test_a_case_whose_worker_was_killed_before_it_reported_is_segmented_again(tmp_path) -> None:
+    """It counts as segmented in this run, and its picture is drawn."""
+    image, model = tmp_path / "image.nii", tmp_path / "model"
+    write_model(model, description())
+    write_volume(random_volume(grid((12, 12, 12))).array, grid((12, 12, 12)), image)
+    case, options, picture = ListedCase("case", (image,), ""), SegmentOptions(review=True, threads=1), "case.png"
+    (tmp_path / ".cohort").mkdir()
+    job = cohort.Job(case, model, options, tmp_path, False, (image,), had_results=False)
+    first = cohort.segment_case(job)
+    (tmp_path / ".cohort" / picture).unlink()
+    retried = cohort.segment_case(job)
+    assert (retried.state, retried.volumes_ml) == (cohort.DONE, first.volumes_ml)
+    assert (tmp_path / ".cohort" / picture).exists()
+    assert cohort.segment_case(replace(job, had_results=True)).state == cohort.SKIPPED
+
+
 def test_names_in_the_table_are_no_formulas(tmp_path) -> None:
     problem = cohort.CaseProblem("-1 image")
     outcomes = [cohort.Outcome("@a", cohort.DONE, None, {"=1+1": 2.0}), cohort.Outcome("b", cohort.FAILED, problem)]
