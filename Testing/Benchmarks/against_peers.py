@@ -232,10 +232,12 @@ def _ours(task: dict):
     from conresnet.inference.progress import Progress, Tracker
     from conresnet.inference.segmentation import load_model
     from conresnet.inference.sliding import Passes
+    from conresnet.inference.windows import Tiling
 
     case, box, package = _case(task)
     system = load_model(package, "cpu", task["precision"]).system
-    tiling = system.tiling.faster() if task["way"] == "fast" else system.tiling
+    tiling = Tiling.of(package.description.inference)
+    tiling = tiling.faster() if task["way"] == "fast" else tiling
     tracker = Tracker(Progress(), {"segmenting": 1.0})
     found = FoundSegments(case, package.description.output)
     backend = choose_backend("cpu", task["precision"])

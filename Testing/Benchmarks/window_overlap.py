@@ -38,7 +38,7 @@ def measure(data, model, overlaps, windows, precision, every) -> None:
 
     torch.set_num_threads(1)
     loaded = load_model(model, "cpu", precision)
-    own, segments = loaded.system.tiling, loaded.description.output.segments
+    own, segments = loaded.description.inference, loaded.description.output.segments
     names = [item.name for item in loaded.description.inputs]
     known = held_out_cases(loaded.package)
     if not known and not every:
@@ -50,7 +50,7 @@ def measure(data, model, overlaps, windows, precision, every) -> None:
     for column, case in enumerate(cases):
         volumes, truth = read_channels(list(case.images), names), read_channels([case.label], ["label"])[0].array
         for row, tiling in enumerate(tilings):
-            loaded.system.tiling = tiling
+            loaded.description = replace(loaded.description, inference=tiling)
             begun = time.process_time()
             found = segment(loaded, volumes).labels.array
             seconds[row] += time.process_time() - begun

@@ -44,7 +44,7 @@ from conresnet.cli.main import say
 from conresnet.errors import UserError
 from conresnet.files import make_folder, replacing
 from conresnet.images.roi import roi_from_text
-from conresnet.package.maps import check_maps, provided_maps
+from conresnet.package.maps import check_maps
 from conresnet.package.store import read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import REPORT_FILE, REVIEW_FILE, image_state, result_files, undo_killed_runs
@@ -115,7 +115,7 @@ def segment_cohort(
     """
     check_summary_replaceable(output, case_list)
     jobs = min(jobs, len(cases))
-    maps = check_maps(options.maps, provided_maps(package.description), package.description.name)
+    maps = check_maps(options.maps, package.description)
     threads = options.threads or (max(1, (os.cpu_count() or 1) // jobs) if jobs else None)
     # The page is sorted by the expected Dice, which comes from the review list.
     options = replace(options, maps=maps, threads=threads, review=True)

@@ -131,7 +131,7 @@ def segment(
     from conresnet.inference.segmentation import load_model
 
     loaded = load_model(package, options.device, options.precision)
-    options = replace(options, maps=check_maps(options.maps, loaded.system.maps, package.description.name))
+    options = replace(options, maps=check_maps(options.maps, package.description))
     loading = time.monotonic() - began
     # The warnings that the engine logs are printed with the result; without a handler they would appear twice.
     logging.getLogger("conresnet").addHandler(logging.NullHandler())

@@ -195,9 +195,9 @@ def _segment(
     progress: Progress,
     allocate: Allocate | None,
 ) -> SegmentResult:
-    description, system = model.description, model.system
-    maps = check_maps(options.maps, system.maps, description.name)
-    tiling = system.tiling.chosen(options.tiling)
+    description = model.description
+    maps = check_maps(options.maps, description)
+    tiling = Tiling.of(description.inference).chosen(options.tiling)
     if options.fast:
         tiling = (tiling if options.tiling else tiling.chosen("fitted")).faster()
     check_postprocessing(options)
@@ -225,7 +225,7 @@ def _segment(
             sums_entropy=ranking is not None,
         )
         passes = Passes(backend, tiling, predicted_maps(needed), results, tracker, not options.fast)
-        system.segment(case, passes)
+        model.system.segment(case, passes)
         tracker.begin("writing")
         changes = PostProcessing(description, options, channels[0].grid, tracker.update)
         results.complete(tracker.update, changes.apply if changes.is_wanted else None)

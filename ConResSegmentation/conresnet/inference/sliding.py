@@ -148,15 +148,11 @@ class Predictor(Protocol):
 
     Attributes:
         title: of the model.
-        networks: all of them.
-        placed: the same on the device; their convolutions show the progress of a pass.
-        maps: names in ``conresnet.package.maps.MAPS`` that it can provide.
+        placed: its networks on the device; their convolutions show the progress of a pass.
     """
 
     title: str
-    networks: Sequence[nn.Module]
     placed: Sequence[nn.Module]
-    maps: Collection[str]
 
     def place(self, backend: Backend) -> None:
         """Move the networks to a device, in its precision, unless they are already there."""

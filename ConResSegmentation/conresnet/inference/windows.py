@@ -11,7 +11,7 @@ import numpy as np
 
 from conresnet.errors import UserError
 from conresnet.images.grid import Box
-from conresnet.package.description import TILINGS
+from conresnet.package.description import TILINGS, Inference
 
 MULTIPLE = 8
 """The networks halve a side three times; a multiple of this needs no rounding."""
@@ -191,6 +191,11 @@ class Tiling:
     overlap: float
     blending: str
     more: int = 0
+
+    @classmethod
+    def of(cls, inference: Inference) -> Tiling:
+        """The tiling that a model's description states."""
+        return cls(inference.tiling, inference.window, inference.overlap, inference.blending)
 
     def plan(self, box: Box, shape: Sequence[int]) -> WindowPlan:
         """The windows over a box of a case's array of ``shape``."""

@@ -6,7 +6,7 @@ as the uncertainty, is in `conresnet.inference.results`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,18 +120,13 @@ MAPS = {
 HALF_MAXIMUM = float(np.finfo(np.float16).max)
 
 
-def maps_from(outputs: Collection[str]) -> set[str]:
-    """The maps that a network with these outputs gives."""
-    return {name for name, kind in MAPS.items() if kind.output in outputs}
-
-
 def provided_maps(description: ModelDescription) -> set[str]:
     """The maps that a model can give, read from its description alone, as Slicer's process has to."""
     system = description.system
     kind = declared_system(system.type)
     networks = kind.shown(system.networks) if kind else system.networks
-    common = set.intersection(*(maps_from(provided_outputs(item.type, item.arguments)) for item in networks))
-    return common | maps_from(kind.adds if kind else ())
+    outputs = set.intersection(*(provided_outputs(item.type, item.arguments) for item in networks))
+    return {name for name, map_kind in MAPS.items() if map_kind.output in {*outputs, *(kind.adds if kind else ())}}
 
 
 def predicted_maps(names: Iterable[str]) -> tuple[str, ...]:
@@ -167,15 +162,15 @@ def map_components(description: ModelDescription) -> dict[str, int]:
     }
 
 
-def check_maps(names: Iterable[str], provided: Collection[str], model: str) -> tuple[str, ...]:
-    """The requested maps, each once. Raises UserError ``map-unknown`` or, naming the model, ``map-unavailable``."""
-    names = tuple(dict.fromkeys(names))
+def check_maps(names: Iterable[str], description: ModelDescription) -> tuple[str, ...]:
+    """The requested maps of a model, each once. Raises UserError ``map-unknown`` or ``map-unavailable``."""
+    names, provided = tuple(dict.fromkeys(names)), provided_maps(description)
     for name in names:
         if name not in MAPS:
             raise UserError("map-unknown", map=name, known=", ".join(MAPS))
         if name not in provided:
             available = ", ".join(sorted(provided))
-            raise UserError("map-unavailable", map=name, model=model, available=available)
+            raise UserError("map-unavailable", map=name, model=description.name, available=available)
     return names
 
 

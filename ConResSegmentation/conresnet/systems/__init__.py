@@ -23,12 +23,10 @@ from conresnet.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
 
     from conresnet.images.grid import Box
     from conresnet.images.preparation import PreparedCase
     from conresnet.inference.sliding import Passes, Predictor
-    from conresnet.inference.windows import Tiling
     from conresnet.package import ModelDescription, ModelPackage
 
 logger = logging.getLogger(__name__)
@@ -64,7 +62,8 @@ class PlannedArguments:
 class System:
     """Networks that together segment a prepared case.
 
-    The class describes the system without its weights. An instance holds the networks of one package.
+    The class describes the system without its weights. An instance holds the networks of one package. Unless a system
+    does something else, its one predictor answers for every window of the foreground.
 
     Class attributes:
         Arguments: a dataclass of the system's own arguments, by the rules of `conresnet.package.schema`; None where it
@@ -76,8 +75,7 @@ class System:
             and "arguments" of the network that differ from their defaults.
 
     Attributes:
-        predictors, networks, maps: see ``conresnet.inference.sliding.Predictor``.
-        tiling: how the model's windows are placed.
+        predictors: its networks, ready to be passed to ``conresnet.inference.sliding.Passes.make``.
     """
 
     Arguments: ClassVar[type | None] = None
@@ -87,9 +85,6 @@ class System:
     plans: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     predictors: Sequence[Predictor]
-    networks: Sequence[nn.Module]
-    maps: Collection[str]
-    tiling: Tiling
 
     def __init__(self, package: ModelPackage):
         raise NotImplementedError
@@ -126,7 +121,7 @@ class System:
             Cancelled: noticed inside a window.
             UserError: ``out-of-memory`` or ``network-not-finite``.
         """
-        raise NotImplementedError
+        passes.make("only", self.predictors[0], case, case.box(), passes.tiling, passes.results, passes.maps)
 
 
 SYSTEMS = Registry("conresnet.systems", "register_system", lambda: None)

@@ -85,18 +85,11 @@ class CoarseToFine(System):
     }
 
     def __init__(self, package: ModelPackage):
-        from conresnet.inference.windows import Tiling
         from conresnet.systems.predictors import SingleNetwork
 
-        description = package.description
-        inference, arguments = description.inference, Arguments(**description.system.arguments)
-        self._coarse = SingleNetwork(package, 0, mirror_axes=())
-        self._fine = SingleNetwork(package, 1)
-        self._output, self._arguments = description.output, arguments
-        self.predictors = [self._coarse, self._fine]
-        self.networks = [network for predictor in self.predictors for network in predictor.networks]
-        self.maps = self._fine.maps
-        self.tiling = Tiling(inference.tiling, inference.window, inference.overlap, inference.blending)
+        self.predictors = [SingleNetwork(package, 0, mirror_axes=()), SingleNetwork(package, 1)]
+        self._arguments = Arguments(**package.description.system.arguments)
+        self._output = package.description.output
 
     @classmethod
     def shown(cls, networks: Sequence[Any]) -> Sequence[Any]:
@@ -148,17 +141,17 @@ class CoarseToFine(System):
         """P^C2F of a case: see ``System.segment``."""
         from conresnet.inference.labels import FoundSegments
 
-        wanted = self._arguments
+        (coarse, fine), wanted = self.predictors, self._arguments
         found = FoundSegments(case, self._output)
         windows = _windows(passes.tiling, wanted.coarse_windows)
-        passes.make("coarse", self._coarse, case, case.box(), windows, found, share=(0, COARSE_SHARE))
+        passes.make("coarse", coarse, case, case.box(), windows, found, share=(0, COARSE_SHARE))
         found.drop_small_components(wanted.smallest_component)
         box = crop(found.labels, wanted.margin)
         if box is None:
             return
         into_box = DeCrop(passes.results, box)
         windows = _windows(passes.tiling, wanted.fine_windows)
-        passes.make("fine", self._fine, case, box, windows, into_box, passes.maps, share=(COARSE_SHARE, 1))
+        passes.make("fine", fine, case, box, windows, into_box, passes.maps, share=(COARSE_SHARE, 1))
         passes.results.drop_components_under(wanted.smallest_component)
 
 

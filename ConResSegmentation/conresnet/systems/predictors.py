@@ -19,7 +19,7 @@ from conresnet.networks.blocks import fold_weight_standardization, segment_proba
 from conresnet.networks.conresnet import AXES
 from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription, Network
-from conresnet.package.maps import MAPS, maps_from
+from conresnet.package.maps import MAPS
 from conresnet.package.store import read_model
 
 
@@ -116,14 +116,13 @@ class SingleNetwork:
         self._mirrored_segments = description.output.mirrored if description.output.swapped_segments else None
         self._input_channels = description.channel_count
         self._backend: Backend | None = None
-        self.networks, self.placed = [network], [network]
-        self.maps = maps_from(network.provides)
+        self.network, self.placed = network, [network]
 
     def place(self, backend: Backend) -> None:
         if backend != self._backend:
             # Never keep two copies at once: one may fill the GPU's memory.
             self._backend, self.placed = None, []
-            self.placed = [backend.placed(self.networks[0])]
+            self.placed = [backend.placed(self.network)]
             self._backend = backend
 
     def copies(self, mirrors: bool = True) -> int:
@@ -188,8 +187,6 @@ class AveragedNetworks:
     def __init__(self, package: ModelPackage):
         count = len(package.description.system.networks)
         self._members = [SingleNetwork(package, index) for index in range(count)]
-        self.networks = [network for member in self._members for network in member.networks]
-        self.maps = set.intersection(*(set(member.maps) for member in self._members)) | {"disagreement"}
         self._exclusive, self.title = package.description.output.kind == "labels", package.description.title
 
     @property

@@ -16,7 +16,7 @@ from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import WHOLE_IMAGE
 from conresnet.inference.labels import segment_masks
 from conresnet.inference.segmentation import LoadedModel, SegmentResult
-from conresnet.package.maps import map_components
+from conresnet.package.maps import map_components, provided_maps
 from conresnet.package.schema import dump
 from conresnet.request import SegmentOptions
 from conresnet.review import (
@@ -83,7 +83,7 @@ class ReviewSamples:
     @staticmethod
     def options(model: LoadedModel, grid: Grid) -> SegmentOptions:
         """What the engine has to be asked for; the residual's disagreement only if it fits into memory on this grid."""
-        maps = ("residual_difference",) if "residual_difference" in model.system.maps else ()
+        maps = ("residual_difference",) if "residual_difference" in provided_maps(model.description) else ()
         # In half precision, along with the predicted residual.
         size = 4 * math.prod(grid.shape) * sum(map_components(model.description)[name] for name in maps)
         # A locator would cut the case to what it finds.

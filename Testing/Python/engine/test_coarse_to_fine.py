@@ -270,13 +270,13 @@ FINE_BEGINS = 0.03 + 0.96 * COARSE_SHARE
 def test_cancel_is_heard_in_either_pass_and_leaves_the_model_whole(tmp_path, one_by_one, ct, fraction, passes_done):
     model = load_model(threshold_pair(tmp_path, [BONE], [249.5]), "cpu", "fp32")
     windows = [0, 0]
-    for index, network in enumerate(model.system.networks):
-        network.register_forward_hook(lambda *_, index=index: windows.__setitem__(index, windows[index] + 1))
+    for index, predictor in enumerate(model.system.predictors):
+        predictor.network.register_forward_hook(lambda *_, index=index: windows.__setitem__(index, windows[index] + 1))
     with pytest.raises(Cancelled):
         segment(model, [ct], SegmentOptions(threads=1), UntilFraction(fraction))
     # The trial by which the cost is measured; of the pass's own windows none came to its end.
     assert windows[passes_done] == 1 and windows[0] > 50 * passes_done and windows[1] == passes_done
-    assert all(not layer._forward_pre_hooks for network in model.system.networks for layer in network.modules())
+    assert all(not layer._forward_pre_hooks for one in model.system.predictors for layer in one.network.modules())
 
 
 def test_progress_goes_on_through_both_passes_and_only_the_last_one_grows(tmp_path, one_by_one, ct):
@@ -308,8 +308,8 @@ def test_mirroring_is_for_the_fine_pass(tmp_path, one_by_one, ct):
     package = threshold_pair(tmp_path, [BONE], [249.5], coarse_windows=1, inference={"mirror_axes": ["W"]})
     model = load_model(package, "cpu", "fp32")
     calls = [0, 0]
-    for index, network in enumerate(model.system.networks):
-        network.register_forward_hook(lambda *_, index=index: calls.__setitem__(index, calls[index] + 1))
+    for index, predictor in enumerate(model.system.predictors):
+        predictor.network.register_forward_hook(lambda *_, index=index: calls.__setitem__(index, calls[index] + 1))
     coarse, fine = segment(model, [ct], SegmentOptions(threads=1)).report["passes"]
     assert calls == [coarse["windows"] + 1, 2 * (fine["windows"] + 1)]
 

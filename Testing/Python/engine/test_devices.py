@@ -133,7 +133,7 @@ def test_half_precision_agrees_with_single(tmp_path):
 
 def spoil(model, spoiled) -> None:
     """Let the network of a model answer with nan where ``spoiled`` says so of the answer's number format."""
-    layer = [layer for layer in model.system.networks[0].modules() if isinstance(layer, torch.nn.Conv3d)][-1]
+    layer = [layer for layer in model.system.predictors[0].network.modules() if isinstance(layer, torch.nn.Conv3d)][-1]
     layer.register_forward_hook(lambda layer, inputs, output: output * np.nan if spoiled(output.dtype) else output)
 
 

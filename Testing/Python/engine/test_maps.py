@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
 from conresnet.images.roi import BoxROI
 from conresnet.inference.results import disagreement, entropies, uncertainty
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import network_names
 from conresnet.package import parse_description
-from conresnet.package.maps import provided_maps, residual_plane
+from conresnet.package.maps import MAPS, provided_maps, residual_plane
 from conresnet.request import SegmentOptions
 from engine.coarse_to_fine_cases import coarse_to_fine, random_weights, write_pair
 from engine.model_cases import description, make_model, write_model
@@ -21,6 +22,11 @@ SMALL = {kind: {"base_width": 8} for kind in ("conresnet", "voxresnet", "resdsn"
 
 def arguments_of(kind: str) -> dict:
     return description(kind, **SMALL.get(kind, {}))["system"]["networks"][0]["arguments"]
+
+
+def maps_of(network: nn.Module) -> set[str]:
+    """The maps that are made of what a network gives."""
+    return {name for name, kind in MAPS.items() if kind.output in network.provides}
 
 
 def inner(kind: str, **settings) -> dict:
@@ -53,7 +59,7 @@ def test_the_description_tells_what_the_network_gives(tmp_path, kind, settings, 
     document["system"]["networks"][0]["arguments"] = {**arguments_of(kind), **settings}
     assert provided_maps(parse_description(document)) == expected
     model = load_model(write_model(tmp_path / "model", document), "cpu", "fp32")
-    assert model.system.maps == expected
+    assert maps_of(model.system.predictors[0].network) == expected
 
 
 def test_the_plane_of_residuals_is_that_of_a_network_which_has_them():
@@ -66,7 +72,8 @@ def test_the_plane_of_residuals_is_that_of_a_network_which_has_them():
 def test_of_two_passes_the_last_one_makes_the_maps(tmp_path):
     document = coarse_to_fine(description("resdsn", base_width=8), fine=description("conresnet"))
     package = write_pair(tmp_path, document, *(random_weights(document, index) for index in (0, 1)))
-    assert provided_maps(package.description) == load_model(package, "cpu", "fp32").system.maps == EVERY
+    _, fine = load_model(package, "cpu", "fp32").system.predictors
+    assert provided_maps(package.description) == maps_of(fine.network) == EVERY
 
 
 def bits(*probabilities: float) -> float:

@@ -11,6 +11,7 @@ from conresnet.images.grid import Volume
 from conresnet.inference.segmentation import load_model, segment
 from conresnet.networks import network_names
 from conresnet.package import write_package
+from conresnet.package.maps import provided_maps
 from conresnet.request import SegmentOptions
 from engine.model_cases import description, write_model
 from engine.package_cases import refusal
@@ -44,7 +45,7 @@ def test_a_case_gets_what_the_network_says(tmp_path, hippocampus_image, kind):
     document["system"]["networks"][0] |= {"type": kind, "arguments": COUNTS | ARGUMENTS[kind]}
     package = write_model(tmp_path / "model", document)
     model = load_model(package, "cpu", "fp32")
-    maps = {"probability", "residual"} & model.system.maps
+    maps = {"probability", "residual"} & provided_maps(package.description)
     result = segment(model, [volume], SegmentOptions(threads=1, maps=tuple(maps)))
     assert result.report["windows"] == 1
 

@@ -118,6 +118,6 @@ def test_cancel_is_heard_inside_a_window(tmp_path, stop_at):
         segment(model, [volume], SegmentOptions(threads=1), progress)
     # One window, so that it was heard inside; and at once.
     assert progress.asked == stop_at
-    assert all(not layer._forward_hooks for layer in model.system.networks[0].modules())
+    assert all(not layer._forward_hooks for layer in model.system.predictors[0].network.modules())
     again = segment(model, [volume], SegmentOptions(threads=1))
     assert again.report["windows"] == 1
