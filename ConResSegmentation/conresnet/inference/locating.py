@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from conresnet.messages import sentence
 from conresnet.package.description import ModelDescription
 from conresnet.package.maps import MAPS
 from conresnet.package.segments import Locator, Output
+
+if TYPE_CHECKING:
+    from conresnet.inference.segmentation import SegmentResult
 
 
 def check_locator(locator: Locator, finder: ModelDescription) -> None:
@@ -74,11 +78,11 @@ class LocatedResults:
         maps, hidden: by name, [c, k, j, i], see ``conresnet.inference.results.Results``; ``hidden`` are those that
             were not requested.
         entropy: (1 + places x segments, slices), first the sums over all places; None unless asked for.
+        reports: of the places so far.
     """
 
     def __init__(self, description: ModelDescription, grid: Grid, allocate: Allocate):
         self._count = len(description.output.segments)
-        self._step = max(segment.label for segment in description.output.segments)
         self._places = len(description.locator.places)
         self._allocate = allocate
         self._grid = grid
@@ -86,29 +90,24 @@ class LocatedResults:
         self.maps: dict[str, np.ndarray] = {}
         self.hidden: dict[str, np.ndarray] = {}
         self.entropy: np.ndarray | None = None
+        self.reports: list[dict] = []
 
-    def add(
-        self,
-        place: int,
-        labels: np.ndarray,
-        maps: Mapping[str, np.ndarray],
-        hidden: Mapping[str, np.ndarray],
-        entropy: np.ndarray | None,
-    ) -> None:
-        """Add the result at a place; where two places overlap, the first one stays."""
+    def add(self, place: int, result: SegmentResult) -> None:
+        """Add the result at a place, with that place's label values; where two places overlap, the first one stays."""
+        labels = result.labels.array
         box = bounding_box(labels)
         if box is not None:
-            found, target = labels[box], self.labels[box]
-            np.copyto(target, found + np.uint8(place * self._step), where=(found != 0) & (target == 0))
-        for name, array in maps.items():
+            np.copyto(self.labels[box], labels[box], where=(labels[box] != 0) & (self.labels[box] == 0))
+        for name, array in result.maps.items():
             self._merge(self.maps, name, array, place, self._allocate)
-        for name, array in hidden.items():
+        for name, array in result.hidden.items():
             self._merge(self.hidden, name, array, place, lambda name, shape, dtype: np.zeros(shape, dtype))
-        if entropy is not None:
+        if result.entropy is not None:
             if self.entropy is None:
-                self.entropy = np.zeros((1 + self._places * self._count, entropy.shape[1]))
-            self.entropy[0] += entropy[0]
-            self.entropy[1 + place * self._count :][: self._count] += entropy[1:]
+                self.entropy = np.zeros((1 + self._places * self._count, result.entropy.shape[1]))
+            self.entropy[0] += result.entropy[0]
+            self.entropy[1 + place * self._count :][: self._count] += result.entropy[1:]
+        self.reports.append(result.report)
 
     def _merge(self, into: dict[str, np.ndarray], name: str, array: np.ndarray, place: int, allocate: Allocate) -> None:
         is_per_segment = MAPS[name].per_segment and len(array) == self._count
@@ -122,3 +121,22 @@ class LocatedResults:
         """How many voxels each segment has."""
         counts = np.bincount(self.labels.ravel(), minlength=256)
         return [int(counts[segment.label]) for segment in output.segments]
+
+    def report(self) -> dict:
+        """The reports of the places as one: what adds up is added up, and the rest is as at the last place."""
+        changes = [each["postprocessing"] for each in self.reports if each["postprocessing"]]
+        changed = {
+            key: {name: volume for each in changes for name, volume in each[key].items()}
+            for key in ("removed_ml", "filled_ml")
+        }
+        in_one_piece = [name for each in changes for name in each["in_one_piece"]]
+        return {
+            **self.reports[-1],
+            "windows": sum(each["windows"] for each in self.reports),
+            "passes": [row for each in self.reports for row in each["passes"]],
+            "seconds": {
+                phase: sum(each["seconds"][phase] for each in self.reports) for phase in self.reports[0]["seconds"]
+            },
+            "postprocessing": {**changes[-1], "in_one_piece": in_one_piece, **changed} if changes else {},
+            "warnings": [text for each in self.reports for text in each["warnings"]],
+        }

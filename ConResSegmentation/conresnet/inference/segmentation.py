@@ -12,7 +12,7 @@ from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.preparation import PreparedCase, prepare
-from conresnet.images.roi import WHOLE_IMAGE, uses_locator
+from conresnet.images.roi import AUTOMATIC, WHOLE_IMAGE, uses_locator
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
 from conresnet.inference.labels import LabelWriter, PostProcessing, check_postprocessing
 from conresnet.inference.locating import LocatedResults, check_locator, located_rois, not_located
@@ -25,7 +25,7 @@ from conresnet.package import ModelPackage
 from conresnet.package.description import ModelDescription
 from conresnet.package.maps import check_maps, map_components, predicted_maps, slice_axis
 from conresnet.package.segments import Output, Segment
-from conresnet.package.store import find_model, read_model
+from conresnet.package.store import digest_with_locator, find_model, read_model
 from conresnet.request import SegmentOptions
 from conresnet.review import Ranking, Slices, make_review, read_ranking
 from conresnet.statistics import segment_statistics
@@ -128,8 +128,8 @@ class WarmModel:
 
     def get(self, package: ModelPackage, progress: Progress | None = None) -> LoadedModel:
         """The package's model, loaded unless it is the last one. Raises UserError as ``load_model``."""
-        # The description holds the checksums of the weights.
-        key = (package.path.resolve(), package.description)
+        # Digests of descriptions, which hold the checksums of the weights. Either model may be replaced at any time.
+        key = (package.path.resolve(), digest_with_locator(package))
         kept = self._kept
         if kept is None or kept[0] != key:
             if progress:
@@ -169,15 +169,15 @@ def segment(
     description = model.description
     try:
         ranking = read_ranking(model.package) if options.review or options.report else None
+        roi = None if options.roi in (AUTOMATIC, WHOLE_IMAGE) else options.roi
         if channels and uses_locator(description, options.roi, channels[0].grid):
             result = _segment_located(model, channels, options, ranking, progress, allocate or _zeros)
         else:
-            roi = None if options.roi == WHOLE_IMAGE else options.roi
             result = _segment(model, channels, replace(options, roi=roi), ranking, progress, allocate)
-            was_removed = any(result.report["postprocessing"].get("removed_ml", {}).values())
-            if not any(result.report["volumes_ml"].values()) and not was_removed:
-                code = "warn-nothing-in-roi" if roi else "warn-nothing-found"
-                result.report["warnings"].append(sentence(code, {}))
+        was_removed = any(result.report["postprocessing"].get("removed_ml", {}).values())
+        if not any(result.report["volumes_ml"].values()) and not was_removed:
+            code = "warn-nothing-in-roi" if roi else "warn-nothing-found"
+            result.report["warnings"].append(sentence(code, {}))
         result.report |= _further(result, description, options, ranking, progress.check)
         return result
     except Exception as error:
@@ -237,10 +237,7 @@ def _segment(
     report = _report(description, channels, case, tiling, passes, results.writer, threads, seconds)
     report |= {"fast": options.fast, "postprocessing": changes.report}
     if options.roi is None:
-        volumes = report["volumes_ml"]
-        # What was dropped is named already.
-        segments = [item for item in description.output.segments if volumes[item.name] or not options.drop_below]
-        report["warnings"] += _unusual_volumes(segments, volumes)
+        report["warnings"] += _unusual_volumes(description.output.segments, report["volumes_ml"], options)
     return SegmentResult(
         labels=labels,
         maps=results.maps,
@@ -258,12 +255,14 @@ _UNUSUAL = 0.5
 _MOST_VOLUMES_NAMED = 3
 
 
-def _unusual_volumes(segments: Sequence[Segment], volumes: Mapping[str, float]) -> list[str]:
+def _unusual_volumes(segments: Sequence[Segment], volumes: Mapping[str, float], options: SegmentOptions) -> list[str]:
     """Sentences about segments that are much smaller or larger than any in the training labels.
 
     Such an image may not show them at all: a network finds something in almost every image. Where it finds nothing,
     another warning says so.
     """
+    # What was dropped is named already.
+    segments = [item for item in segments if volumes[item.name] or not options.drop_below]
     found = []
     for segment in segments:
         low, high = segment.volume_ml or (0.0, float("inf"))
@@ -331,30 +330,26 @@ def _segment_located(
     found = _segment(finder, channels, coarse, None, Part(progress, 0.0, _LOCATING, "locating"), None)
     rois = located_rois(locator, found.labels, finder.description.output)
     warnings = not_located(locator, rois, finder.description.title, channels[0].name)
-    together, reports = LocatedResults(description, channels[0].grid, allocate), []
+    together = LocatedResults(description, channels[0].grid, allocate)
     share = (1 - _LOCATING) / sum(roi is not None for roi in rois)
-    for index, roi in enumerate(rois):
+    for index, (roi, found_there) in enumerate(zip(rois, locator.outputs(description.output), strict=True)):
         if roi is not None:
-            first = _LOCATING + share * len(reports)
-            part = Part(progress, first, first + share)
-            one = _segment(model, channels, replace(options, roi=roi), ranking, part, None)
-            together.add(index, one.labels.array, one.maps, one.hidden, one.entropy)
-            reports.append(one.report)
+            first = _LOCATING + share * len(together.reports)
+            here = replace(model, description=replace(description, output=found_there))
+            one = _segment(
+                here, channels, replace(options, roi=roi), ranking, Part(progress, first, first + share), None
+            )
+            together.add(index, one)
+    report = together.report()
     rows = _segment_rows(output, together.voxels(output), channels[0].grid)
     volumes, count = {row["name"]: row["volume_ml"] for row in rows}, len(description.output.segments)
     seen = [item for place, item in enumerate(output.segments) if rois[place // count] is not None]
-    warnings += _unusual_volumes(seen, volumes)
-    report = {
-        **reports[-1],
-        "windows": sum(each["windows"] for each in reports),
-        "passes": [row for each in reports for row in each["passes"]],
-        "seconds": {
-            "locating": sum(found.report["seconds"].values()),
-            **{phase: sum(each["seconds"][phase] for each in reports) for phase in reports[0]["seconds"]},
-        },
+    warnings += _unusual_volumes(seen, volumes, options)
+    report |= {
+        "seconds": {"locating": sum(found.report["seconds"].values()), **report["seconds"]},
         "segments": rows,
         "volumes_ml": volumes,
-        "warnings": list(dict.fromkeys([*warnings, *(text for each in reports for text in each["warnings"])])),
+        "warnings": list(dict.fromkeys([*warnings, *report["warnings"]])),
         "located": {
             "model": found.report["model"],
             "rois": {place.name: roi and roi.to_dict() for place, roi in zip(locator.places, rois, strict=True)},

@@ -180,20 +180,25 @@ class Locator:
     margin: float = field("distance in mm from what it finds to the faces of the ROI", low=0, high=100)
     places: tuple[LocatedPlace, ...] = field("where it looks", least=1, most=16)
 
-    def output(self, output: Output) -> Output:
-        """What comes out: the model's segments at the first place, then those at the next.
+    def outputs(self, output: Output) -> list[Output]:
+        """What comes out at each place.
 
         The label values of each place begin after the highest value of the previous place; the first place has the
         model's own.
         """
         step = max(segment.label for segment in output.segments)
-        places = [
-            {segment.name: place.of(segment, segment.label + index * step) for segment in output.segments}
-            for index, place in enumerate(self.places)
-        ]
+        found = []
+        for index, place in enumerate(self.places):
+            segments = {segment.name: place.of(segment, segment.label + index * step) for segment in output.segments}
+            order = tuple(segments[name].name for name in output.paint_order)
+            found.append(replace(output, segments=tuple(segments.values()), paint_order=order, swapped_segments=None))
+        return found
+
+    def output(self, output: Output) -> Output:
+        """What comes out: the model's segments at the first place, then those at the next."""
+        places = self.outputs(output)
         return replace(
-            output,
-            segments=tuple(segment for found in places for segment in found.values()),
-            paint_order=tuple(found[name].name for found in places for name in output.paint_order),
-            swapped_segments=None,
+            places[0],
+            segments=tuple(segment for place in places for segment in place.segments),
+            paint_order=tuple(name for place in places for name in place.paint_order),
         )

@@ -18,8 +18,8 @@ from conresnet.errors import UserError
 from conresnet.images.files import write_volume
 from conresnet.images.grid import Volume
 from conresnet.inference.progress import Progress
-from conresnet.inference.segmentation import LoadedModel, load_model, segment
-from conresnet.package import ModelPackage, parse_description, write_package
+from conresnet.inference.segmentation import LoadedModel, WarmModel, load_model, segment
+from conresnet.package import ModelPackage, parse_description, read_package, write_package
 from conresnet.request import SegmentOptions
 from engine.model_cases import WEIGHTS, description, use_test_networks
 from engine.package_cases import document, refusal
@@ -115,6 +115,44 @@ def test_a_place_that_is_not_found_is_said(model: LoadedModel, image: Volume) ->
     with pytest.raises(UserError) as caught:
         segment(model, [image])
     assert caught.value.code == "nothing-located"
+
+
+def test_a_result_without_anything_says_so(model: LoadedModel, image: Volume) -> None:
+    with torch.no_grad():
+        model.system.predictors[0].network.layer.bias[0] = 100
+    result = segment(model, [image])
+    assert len(result.report["located"]["rois"]) == 2 and not any(result.report["volumes_ml"].values())
+    (warning,) = result.report["warnings"]
+    assert "found nothing in this image" in warning
+
+
+def test_what_was_removed_is_told_of_every_place(model: LoadedModel, image: Volume) -> None:
+    known = tuple(replace(item, volume_ml=(100.0, 200.0)) for item in model.description.output.segments)
+    model.description = replace(model.description, output=replace(model.description.output, segments=known))
+    voxel_ml = image.grid.voxel_volume / 1000
+    # The locator's own result is not changed, and what was dropped at a place needs no second warning.
+    result = segment(model, [image], SegmentOptions(drop_below=300 * voxel_ml))
+    assert result.report["postprocessing"]["removed_ml"] == {
+        "Left part 1": pytest.approx(168 * voxel_ml),
+        "Right part 2": pytest.approx(252 * voxel_ml),
+    }
+    dropped = [text.split(":")[0] for text in result.report["warnings"]]
+    assert dropped == ["Nothing is left of Left part 1", "Nothing is left of Right part 2"]
+    result = segment(model, [image], SegmentOptions(drop_below=200 * voxel_ml, keep_largest=True))
+    post = result.report["postprocessing"]
+    assert post["in_one_piece"] == ["Left part 1", "Left part 2", "Right part 1", "Right part 2"]
+    assert (post["removed_ml"]["Left part 1"], post["removed_ml"]["Right part 2"]) == (pytest.approx(168 * voxel_ml), 0)
+
+
+def test_a_locator_that_was_replaced_is_loaded_again(model: LoadedModel, tmp_path: Path) -> None:
+    warm, package = WarmModel(), read_package(tmp_path / "organ")
+    first = warm.get(package)
+    assert warm.get(read_package(tmp_path / "organ")) is first
+    old = first.finder().description.digest
+    shutil.rmtree(tmp_path / "finder")
+    write(tmp_path, "finder", LOCATOR | {"model": "third"})
+    new = read_package(tmp_path / "finder").description.digest
+    assert warm.get(package).finder().description.digest == new != old
 
 
 def test_the_whole_image_a_crop_and_a_box_need_no_locator(model: LoadedModel, image: Volume, tmp_path: Path) -> None:

@@ -341,12 +341,12 @@ def test_unusual_volumes_are_said_once_and_in_plain_numbers():
         Segment(name, label, (0, 0, 0), volume_ml=volumes)
         for name, label, volumes in (("Liver", 1, (800.0, 850.0)), ("Spleen", 2, (0.0, 300.0)))
     )
-    assert _unusual_volumes([liver, spleen], {"Liver": 1723.4, "Spleen": 0.0}) == [
+    assert _unusual_volumes([liver, spleen], {"Liver": 1723.4, "Spleen": 0.0}, SegmentOptions()) == [
         "Liver measures 1720 mL; in the training labels, it measured 800 to 850 mL. Check whether the image shows the "
         "whole structure, and check the result."
     ]
     # That nothing was found is said elsewhere.
-    assert _unusual_volumes([liver, spleen], {"Liver": 0.0, "Spleen": 0.0}) == []
+    assert _unusual_volumes([liver, spleen], {"Liver": 0.0, "Spleen": 0.0}, SegmentOptions()) == []
 
 
 def test_refusals(tmp_path, hippocampus_image):
