@@ -201,10 +201,11 @@ def _segment(
     if options.fast:
         tiling = (tiling if options.tiling else tiling.chosen("fitted")).faster()
     check_postprocessing(options)
-    backend = choose_backend(
-        model.device if options.device == "auto" else options.device,
-        model.precision if options.precision == "auto" else options.precision,
+    device, precision = (
+        of_model if asked == "auto" else asked
+        for of_model, asked in ((model.device, options.device), (model.precision, options.precision))
     )
+    backend = choose_backend(device, precision)
     tracker = Tracker(progress, _SHARES)
     with using_threads(options.threads) as threads, reused_memory():
         tracker.begin("preparing")
@@ -224,7 +225,7 @@ def _segment(
             hidden={name: counts[name] for name in needed if name not in maps},
             sums_entropy=ranking is not None,
         )
-        passes = Passes(backend, tiling, predicted_maps(needed), results, tracker, not options.fast)
+        passes = Passes(backend, tiling, predicted_maps(needed), results, tracker, precision, not options.fast)
         model.system.segment(case, passes)
         tracker.begin("writing")
         changes = PostProcessing(description, options, channels[0].grid, tracker.update)

@@ -209,6 +209,7 @@ class Passes:
         maps: wanted along with the segmentation; made by the last pass only.
         results: what the user gets, and sees growing.
         tracker: of progress; raises Cancelled.
+        precision: what the user asked for; "fp32" is kept to if the CPU has to take over from a GPU.
         mirrors: whether to average over mirrored windows, as the model asks for.
 
     Attributes:
@@ -222,9 +223,11 @@ class Passes:
         maps: Sequence[str],
         results: Results,
         tracker: Tracker,
+        precision: str = "auto",
         mirrors: bool = True,
     ):
         self._backend = backend
+        self._precision = precision
         self._mirrors = mirrors
         self._tracker = tracker
         self.tiling = tiling
@@ -292,7 +295,8 @@ class Passes:
             if backend.device.type == "cpu":
                 raise MemoryError("not even small windows fit")
             self.warn(sentence(trouble.code, {**trouble.values, "where": _where(backend)}))
-            backend, placement, halvings = choose_backend("cpu"), tiling, 0
+            precision = "fp32" if self._precision == "fp32" else "auto"
+            backend, placement, halvings = choose_backend("cpu", precision), tiling, 0
             plan = placement.plan(box, case.shape)
             batch = min(backend.batch(plan.size), copies * len(plan))
         self.outputs.append(Pass(name, box, plan, backend, time.monotonic() - begun))

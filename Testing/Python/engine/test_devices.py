@@ -289,6 +289,16 @@ def test_a_gpu_that_fails_leaves_it_to_the_cpu_and_says_why(tmp_path, monkeypatc
     assert np.array_equal(result.labels.array, expected.labels.array)
 
 
+@pytest.mark.parametrize(("asked", "used"), [("fp32", "fp32"), ("auto", "bf16")])
+def test_the_cpu_that_takes_over_keeps_to_fp32_if_that_was_asked_for(tmp_path, monkeypatch, asked, used):
+    model = make_model(tmp_path)
+    model.precision = "auto"
+    FailingGPU(monkeypatch, "window", FAILURES[0])
+    monkeypatch.setattr("conresnet.inference.devices.cpu_has_bf16", lambda: True)
+    result = segment(model, [random_volume(grid((30, 30, 30)))], SegmentOptions(threads=1, precision=asked))
+    assert (result.report["device"], result.report["precision"]) == ("cpu", used)
+
+
 def test_a_gpu_without_room_for_the_network_leaves_it_to_the_cpu(tmp_path, monkeypatch):
     model = make_model(tmp_path)
     gpu = FailingGPU(monkeypatch, "place", OUT_OF_MEMORY)
