@@ -169,6 +169,7 @@ def segment(
     description = model.description
     try:
         ranking = read_ranking(model.package) if options.review or options.report else None
+        options = _resolved(options, model)
         roi = None if options.roi in (AUTOMATIC, WHOLE_IMAGE) else options.roi
         if channels and uses_locator(description, options.roi, channels[0].grid):
             result = _segment_located(model, channels, options, ranking, progress, allocate or _zeros)
@@ -187,6 +188,25 @@ def segment(
     raise UserError("out-of-memory", name=channels[0].name)
 
 
+def _resolved(options: SegmentOptions, model: LoadedModel) -> SegmentOptions:
+    """The options with the model's own device and precision. Wrong ones are refused before a locator begins to work."""
+    check_postprocessing(options)
+    _tiling(options, model.description)
+    return replace(
+        options,
+        maps=check_maps(options.maps, model.description),
+        device=model.device if options.device == "auto" else options.device,
+        precision=model.precision if options.precision == "auto" else options.precision,
+    )
+
+
+def _tiling(options: SegmentOptions, description: ModelDescription) -> Tiling:
+    tiling = Tiling.of(description.inference).chosen(options.tiling)
+    if options.fast:
+        tiling = (tiling if options.tiling else tiling.chosen("fitted")).faster()
+    return tiling
+
+
 def _segment(
     model: LoadedModel,
     channels: Sequence[Volume],
@@ -195,17 +215,9 @@ def _segment(
     progress: Progress,
     allocate: Allocate | None,
 ) -> SegmentResult:
-    description = model.description
-    maps = check_maps(options.maps, description)
-    tiling = Tiling.of(description.inference).chosen(options.tiling)
-    if options.fast:
-        tiling = (tiling if options.tiling else tiling.chosen("fitted")).faster()
-    check_postprocessing(options)
-    device, precision = (
-        of_model if asked == "auto" else asked
-        for of_model, asked in ((model.device, options.device), (model.precision, options.precision))
-    )
-    backend = choose_backend(device, precision)
+    description, maps = model.description, options.maps
+    tiling = _tiling(options, description)
+    backend = choose_backend(options.device, options.precision)
     tracker = Tracker(progress, _SHARES)
     with using_threads(options.threads) as threads, reused_memory():
         tracker.begin("preparing")
@@ -225,7 +237,7 @@ def _segment(
             hidden={name: counts[name] for name in needed if name not in maps},
             sums_entropy=ranking is not None,
         )
-        passes = Passes(backend, tiling, predicted_maps(needed), results, tracker, precision, not options.fast)
+        passes = Passes(backend, tiling, predicted_maps(needed), results, tracker, options.precision, not options.fast)
         model.system.segment(case, passes)
         tracker.begin("writing")
         changes = PostProcessing(description, options, channels[0].grid, tracker.update)

@@ -202,6 +202,24 @@ def test_progress_never_goes_back_and_can_be_stopped(model: LoadedModel, image: 
     assert heard.said[0][0] == "locating" and heard.said[-1][0] == "writing"
 
 
+@pytest.mark.parametrize(
+    ("code", "option"),
+    [
+        ("map-unavailable", {"maps": ("residual",)}),
+        ("volume-not-positive", {"drop_below": -1.0}),
+        ("tiling-unknown", {"tiling": "other"}),
+    ],
+)
+def test_a_wrong_option_is_refused_before_the_locator_works(model, image, code, option) -> None:
+    class Refused(Progress):
+        def report(self, phase: str, fraction: float, seconds_left: float | None) -> None:
+            raise AssertionError(f"{phase} has begun")
+
+    with pytest.raises(UserError) as caught:
+        segment(model, [image], SegmentOptions(**option), Refused())
+    assert caught.value.code == code
+
+
 def test_python_takes_auto(model: LoadedModel, image: Volume) -> None:
     pair = (np.asarray(image.array).transpose(2, 1, 0), image.grid.affine)
     result = conresnet.segment(pair, "organ", roi="auto", device="cpu")
