@@ -250,6 +250,26 @@ def _set_bits(packed: np.ndarray, index: int, mask: np.ndarray) -> None:
     packed[index // 8] |= mask.astype(np.uint8) << index % 8
 
 
+def segment_rows(
+    output: Output, voxels: Sequence[int], grid: Grid, region_voxels: Sequence[int] | None = None
+) -> list[dict]:
+    """For each segment its name, label, voxels and mL in the label map; for a region also its whole volume."""
+    milliliters = grid.voxel_volume / 1000
+    rows = []
+    for index, (segment, count) in enumerate(zip(output.segments, voxels, strict=True)):
+        voxel_count = int(count)
+        row = {
+            "name": segment.name,
+            "label": segment.label,
+            "voxels": voxel_count,
+            "volume_ml": voxel_count * milliliters,
+        }
+        if region_voxels is not None:
+            row["region_volume_ml"] = int(region_voxels[index]) * milliliters
+        rows.append(row)
+    return rows
+
+
 class FoundSegments:
     """The segments found by a pass before the last one, without their probabilities.
 

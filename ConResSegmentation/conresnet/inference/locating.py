@@ -10,7 +10,7 @@ import numpy as np
 from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume, bounding_box, transformed
 from conresnet.images.roi import BoxROI
-from conresnet.inference.labels import small_components
+from conresnet.inference.labels import segment_rows, small_components
 from conresnet.inference.results import Allocate
 from conresnet.messages import sentence
 from conresnet.package.description import ModelDescription
@@ -78,10 +78,12 @@ class LocatedResults:
         maps, hidden: by name, [c, k, j, i], see ``conresnet.inference.results.Results``; ``hidden`` are those that
             were not requested.
         entropy: (1 + places x segments, slices), first the sums over all places; None unless asked for.
+        output: the segments at all places.
         reports: of the places so far.
     """
 
     def __init__(self, description: ModelDescription, grid: Grid, allocate: Allocate):
+        self.output = description.located_output
         self._count = len(description.output.segments)
         self._places = len(description.locator.places)
         self._allocate = allocate
@@ -117,11 +119,6 @@ class LocatedResults:
         target = into[name][place * self._count :][: self._count] if is_per_segment else into[name]
         np.maximum(target, array, out=target)
 
-    def voxels(self, output: Output) -> list[int]:
-        """How many voxels each segment has."""
-        counts = np.bincount(self.labels.ravel(), minlength=256)
-        return [int(counts[segment.label]) for segment in output.segments]
-
     def report(self) -> dict:
         """The reports of the places as one: what adds up is added up, and the rest is as at the last place."""
         changes = [each["postprocessing"] for each in self.reports if each["postprocessing"]]
@@ -129,6 +126,8 @@ class LocatedResults:
             key: {name: volume for each in changes for name, volume in each[key].items()}
             for key in ("removed_ml", "filled_ml")
         }
+        voxels = np.bincount(self.labels.ravel(), minlength=256)
+        segments = segment_rows(self.output, [voxels[item.label] for item in self.output.segments], self._grid)
         in_one_piece = [name for each in changes for name in each["in_one_piece"]]
         return {
             **self.reports[-1],
@@ -137,6 +136,8 @@ class LocatedResults:
             "seconds": {
                 phase: sum(each["seconds"][phase] for each in self.reports) for phase in self.reports[0]["seconds"]
             },
+            "segments": segments,
+            "volumes_ml": {row["name"]: row["volume_ml"] for row in segments},
             "postprocessing": {**changes[-1], "in_one_piece": in_one_piece, **changed} if changes else {},
             "warnings": [text for each in self.reports for text in each["warnings"]],
         }

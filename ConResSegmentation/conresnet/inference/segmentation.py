@@ -10,11 +10,11 @@ import numpy as np
 
 from conresnet import __version__
 from conresnet.errors import UserError
-from conresnet.images.grid import Grid, Volume
+from conresnet.images.grid import Volume
 from conresnet.images.preparation import PreparedCase, prepare
 from conresnet.images.roi import AUTOMATIC, WHOLE_IMAGE, uses_locator
 from conresnet.inference.devices import choose_backend, is_out_of_memory, reused_memory, using_threads
-from conresnet.inference.labels import LabelWriter, PostProcessing, check_postprocessing
+from conresnet.inference.labels import LabelWriter, PostProcessing, check_postprocessing, segment_rows
 from conresnet.inference.locating import LocatedResults, check_locator, located_rois, not_located
 from conresnet.inference.progress import Part, Progress, Tracker
 from conresnet.inference.results import Allocate, Results
@@ -44,9 +44,9 @@ class LoadedModel:
 
     description: ModelDescription
     system: System
+    package: ModelPackage
     device: str = "auto"
     precision: str = "auto"
-    package: ModelPackage | None = None
     _finder: LoadedModel | None = None
 
     def finder(self) -> LoadedModel:
@@ -112,7 +112,7 @@ def load_model(package: ModelPackage | str | PathLike, device: str = "auto", pre
     choose_backend(device, precision)
     package = read_model(package, verify=False)
     try:
-        return LoadedModel(package.description, build_system(package), device, precision, package)
+        return LoadedModel(package.description, build_system(package), package, device, precision)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -337,31 +337,26 @@ def _segment_located(
 ) -> SegmentResult:
     """Segment in the ROIs that the model's locator finds, and put the results together."""
     description, locator = model.description, model.description.locator
-    finder, output = model.finder(), model.description.located_output
+    finder = model.finder()
     # Boxes with a margin do not need the last bit of accuracy.
     coarse = SegmentOptions(device=options.device, precision=options.precision, threads=options.threads, fast=True)
     found = _segment(finder, channels, coarse, None, Part(progress, 0.0, _LOCATING, "locating"), None)
     rois = located_rois(locator, found.labels, finder.description.output)
     warnings = not_located(locator, rois, finder.description.title, channels[0].name)
-    together = LocatedResults(description, channels[0].grid, allocate)
+    together, seen = LocatedResults(description, channels[0].grid, allocate), []
     share = (1 - _LOCATING) / sum(roi is not None for roi in rois)
-    for index, (roi, found_there) in enumerate(zip(rois, locator.outputs(description.output), strict=True)):
+    for index, (roi, output) in enumerate(zip(rois, locator.outputs(description.output), strict=True)):
         if roi is not None:
             first = _LOCATING + share * len(together.reports)
-            here = replace(model, description=replace(description, output=found_there))
-            one = _segment(
-                here, channels, replace(options, roi=roi), ranking, Part(progress, first, first + share), None
-            )
+            part = Part(progress, first, first + share)
+            here = replace(model, description=replace(description, output=output))
+            one = _segment(here, channels, replace(options, roi=roi), ranking, part, None)
             together.add(index, one)
+            seen += output.segments
     report = together.report()
-    rows = _segment_rows(output, together.voxels(output), channels[0].grid)
-    volumes, count = {row["name"]: row["volume_ml"] for row in rows}, len(description.output.segments)
-    seen = [item for place, item in enumerate(output.segments) if rois[place // count] is not None]
-    warnings += _unusual_volumes(seen, volumes, options)
+    warnings += _unusual_volumes(seen, report["volumes_ml"], options)
     report |= {
         "seconds": {"locating": sum(found.report["seconds"].values()), **report["seconds"]},
-        "segments": rows,
-        "volumes_ml": volumes,
         "warnings": list(dict.fromkeys([*warnings, *report["warnings"]])),
         "located": {
             "model": found.report["model"],
@@ -369,7 +364,8 @@ def _segment_located(
         },
     }
     labels = Volume(together.labels, channels[0].grid, description.title)
-    return SegmentResult(labels, together.maps, report, None, one.channels, together.hidden, together.entropy, output)
+    hidden, entropy = together.hidden, together.entropy
+    return SegmentResult(labels, together.maps, report, None, one.channels, hidden, entropy, together.output)
 
 
 def _zeros(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -396,7 +392,7 @@ def _report(
     ``conresnet.statistics.segment_statistics`` returns.
     """
     last = passes.outputs[-1]
-    segments = _segment_rows(description.output, writer.voxels, channels[0].grid, writer.region_voxels)
+    segments = segment_rows(description.output, writer.voxels, channels[0].grid, writer.region_voxels)
     return {
         "conresnet": __version__,
         "model": {"name": description.name, "version": description.version, "title": description.title},
@@ -426,23 +422,3 @@ def _report(
         "volumes_ml": {row["name"]: row.get("region_volume_ml", row["volume_ml"]) for row in segments},
         "warnings": [*case.warnings, *passes.warnings],
     }
-
-
-def _segment_rows(
-    output: Output, voxels: Sequence[int], grid: Grid, region_voxels: Sequence[int] | None = None
-) -> list[dict]:
-    """For each segment its name, label, voxels and mL in the label map; for a region also its whole volume."""
-    milliliters = grid.voxel_volume / 1000
-    rows = []
-    for index, (segment, count) in enumerate(zip(output.segments, voxels, strict=True)):
-        voxel_count = int(count)
-        row = {
-            "name": segment.name,
-            "label": segment.label,
-            "voxels": voxel_count,
-            "volume_ml": voxel_count * milliliters,
-        }
-        if region_voxels is not None:
-            row["region_volume_ml"] = int(region_voxels[index]) * milliliters
-        rows.append(row)
-    return rows
