@@ -152,7 +152,7 @@ class _Server:
         self._requests = requests
         self._session = session
         self._remote = remote
-        # Requests with a block that could not be written.
+        # Requests with a block that could not be written, which have been answered with that error.
         self._failed: set[int] = set()
         self._writer = EventWriter(events, self.stop)
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -254,7 +254,8 @@ class _Server:
         elif request == "block" and self._remote:
             self._take_block(message, number)
         elif request in ("segment", "devices"):
-            self._enqueue(message)
+            if number not in self._failed:
+                self._enqueue(message)
         else:
             self._refuse(f"unknown request {request!r}", id=number)
 

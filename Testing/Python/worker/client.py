@@ -55,7 +55,7 @@ class Client:
             reader.start()
 
     def _read(self) -> None:
-        for line in self.process.stdout:
+        for line in filter(bytes.strip, self.process.stdout):
             self.events.put(json.loads(line.decode("utf-8")))
         self.events.put(None)
 

@@ -221,6 +221,17 @@ def test_an_id_in_use_is_refused(client: Client, image: np.ndarray) -> None:
     assert client.expect("error")["code"] == "bad-request"
 
 
+def test_a_request_whose_file_could_not_be_stored_is_answered_once(image: np.ndarray) -> None:
+    with running(*FAKE, "--remote") as client:
+        client.ready()
+        client.send(request="block", id=1, file="../away.npy", offset=0, data="")
+        # On its way already when the client hears of it.
+        client.segment(1, "plain", image)
+        client.send(request="devices", id=2)
+        assert client.expect("error")["id"] == 1
+        assert client.events.get(timeout=30)["event"] == "devices"
+
+
 def test_a_session_folder_that_was_swept_away_is_made_again(client: Client, image: np.ndarray) -> None:
     """macOS and systemd clean temporary folders of what was not used for days."""
     session = Path(client.hello["session"])
