@@ -15,6 +15,7 @@ if it is on another computer: labels [k, j, i], maps [c, k, j, i], on the grid o
 while they are referenced; copy what must last, and drop the references so that the disk space is freed.
 """
 
+import contextlib
 import logging
 import platform
 import time
@@ -377,9 +378,10 @@ def sendModels(package: ModelPackage, known: dict[str, str], send: Callable[[dic
 
     ``known`` has the digest of each model that the server has, by name, and is updated.
     """
-    packages = [package]
-    if package.description.locator:
-        packages.append(read_model(package.description.locator.model, verify=False))
+    packages, locator = [package], package.description.locator
+    with contextlib.suppress(UserError):
+        # As on this computer, a missing locator is an error only if it is needed.
+        packages += [read_model(locator.model, verify=False)] if locator else []
     for each in packages:
         name, digest = each.description.name, each.description.digest
         if known.get(name) == digest:

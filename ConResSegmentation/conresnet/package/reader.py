@@ -315,13 +315,16 @@ class ModelPackage:
             raise UserError("package-truncated", **values)
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """Read a listed file in blocks, at most its listed size; the checksum is verified before the last block."""
+        """Read a listed file in blocks, at most its listed size; the checksum is verified before the last block.
+
+        An empty file is one empty block.
+        """
         entry = self.description.files.get(name)
         if entry is None:
             raise UserError("package-file-missing", file=str(self.path), name=name)
         self._check_size(name, entry)
         digest = hashlib.sha256()
-        left = entry.bytes
+        left, block = entry.bytes, b""
         with self._container.open(name) as file:
             while left and (block := file.read(min(left, _BLOCK_BYTES))):
                 digest.update(block)
@@ -330,8 +333,7 @@ class ModelPackage:
                     yield block
         if digest.hexdigest() != entry.sha256:
             raise UserError("package-checksum", file=str(self.path), name=name)
-        if entry.bytes:
-            yield block
+        yield block
 
 
 def read_package(path: str | PathLike, verify: bool = True) -> ModelPackage:

@@ -251,8 +251,8 @@ class BlockWriter:
         self._send, self._file, self._offset = send, file, 0
 
     def write(self, data: bytes | memoryview) -> int:
-        """Send bytes, in as many blocks as needed."""
-        for start in range(0, len(data), BLOCK_BYTES):
+        """Send bytes, in as many blocks as needed, but at least one, which makes an empty file."""
+        for start in range(0, len(data) or 1, BLOCK_BYTES):
             piece = data[start : start + BLOCK_BYTES]
             self._send({**block(self._file, self._offset, piece), "new": self._offset == 0})
             self._offset += len(piece)

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from conresnet.errors import UserError
 from conresnet.images.files import read_volume
 from conresnet.images.grid import Grid, Volume
 from conresnet.package import read_package
-from conresnet.package.store import SHIPPED_FOLDER
+from conresnet.package.store import SHIPPED_FOLDER, write_package
 from conresnet.request import SegmentOptions, SegmentRequest
+from conresnet.worker.protocol import write_block
 from ConResSegmentationLib.EngineConnection import EngineConnection, EngineResult
 from ConResSegmentationLib.EngineProcess import sendModels
 from ConResSegmentationLib.EnginePython import EngineServer
@@ -140,6 +142,22 @@ def test_a_locator_is_sent_with_its_model() -> None:
     for _ in sendModels(read_package(SHIPPED_FOLDER / "hippocampus"), known, sent.append):
         pass
     assert {message["file"].split("/")[1] for message in sent} == {"hippocampus", "brain-structures"} == known.keys()
+
+
+def test_a_model_is_sent_whole_even_if_files_are_empty_or_its_locator_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an ROI, it is used without the locator."""
+    shipped = read_package(SHIPPED_FOLDER / "hippocampus")
+    description = replace(shipped.description, locator=replace(shipped.description.locator, model="not-installed"))
+    files = {**{name: shipped.read_file(name) for name in shipped.description.files}, "LICENSE.txt": b""}
+    write_package(description, files, tmp_path / "model")
+    package = read_package(tmp_path / "model")
+    (tmp_path / "session").mkdir()
+    for _ in sendModels(package, {}, lambda message: write_block(tmp_path / "session", message)):
+        pass
+    received = read_package(tmp_path / "session" / "models" / "hippocampus")
+    assert received.description.digest == package.description.digest
 
 
 def test_neither_names_nor_paths_leave_this_computer(driver: ServerDriver, image: np.ndarray) -> None:
