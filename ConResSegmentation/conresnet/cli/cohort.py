@@ -136,17 +136,13 @@ def segment_cohort(
         for case in cases
     )
     outcomes: list[Outcome] = []
-    first = 0.0
+    began = time.monotonic()
     with _filled([output / PICTURES, *(job.folder for job in waiting)]), _client(jobs, scheduler) as client:
         try:
             for outcome in _segmented(client, waiting):
                 outcomes.append(outcome)
                 _tell(outcome, output)
-                first = first or time.monotonic()
-                # The first case waited for the workers to start.
-                each = (time.monotonic() - first) / max(1, len(outcomes) - 1)
-                left = f", about {duration(each * (len(cases) - len(outcomes)))} left" if len(outcomes) > 1 else ""
-                say(f"{len(outcomes)} of {len(cases)} cases{left}", err=True)
+                say(progress_line(outcomes, len(cases), time.monotonic() - began), err=True)
         finally:
             # Before the first case has finished, the summary of an earlier run is still the best there is.
             if outcomes:
@@ -155,6 +151,18 @@ def segment_cohort(
                 written = write_summary([*outcomes, *rest], output)
     say(f"Wrote {' and '.join(map(str, written))}.")
     raise_for([outcome.problem for outcome in outcomes if outcome.problem], len(cases))
+
+
+def progress_line(outcomes: Sequence[Outcome], cases: int, seconds: float) -> str:
+    """How many of the cases are finished, and how long the others will take.
+
+    Args:
+        seconds: since the first case was started. Only cases that were segmented count: others take almost no time.
+    """
+    segmented = sum(outcome.state == DONE for outcome in outcomes)
+    rest = cases - len(outcomes)
+    left = f", about {duration(max(1, seconds * rest / segmented))} left" if rest and segmented else ""
+    return f"{len(outcomes)} of {cases} cases{left}"
 
 
 @contextlib.contextmanager
@@ -313,7 +321,9 @@ def segment_case(job: Job) -> Outcome:
         roi = roi_from_text(job.case.roi) if job.case.roi else None
         options = replace(job.options, roi=roi)
         description = read_model(job.model, verify=False).description
-        if not job.overwrite and _is_complete(job, options, description):
+        if not job.overwrite and _has_sources(_read_report(job)):
+            if differences := _differences(job, options, description):
+                raise UserError("results-differ", path=str(job.folder), differences=", ".join(differences))
             if changed := _changed_sources(job, description):
                 raise UserError("results-out-of-date", path=str(job.folder), changed=" and ".join(changed))
             if job.had_results:
@@ -353,23 +363,31 @@ def _device(name: str, workers: Mapping[str, int]) -> str:
     return name if number is None else device_of_process(name, number)
 
 
-def _is_complete(job: Job, options: SegmentOptions, description: ModelDescription) -> bool:
-    """Whether the folder contains all results of a model and images of these names, with these options."""
+def _has_sources(report: Mapping[str, Any]) -> bool:
+    """Whether it is a report of ours that tells what it was made from; those of version 0.1 do not."""
+    kinds = {"model": dict, "channels": dict, "options": dict, "files": list, "sources": dict}
+    return all(isinstance(report.get(name), kind) for name, kind in kinds.items())
+
+
+def _differences(job: Job, options: SegmentOptions, description: ModelDescription) -> list[str]:
+    """How the results in the folder differ from those of this model, these images (by name) and these options."""
     report = _read_report(job)
-    model, channels = report.get("model"), report.get("channels")
-    wanted = set(result_files(options))
-    return (
-        isinstance(model, dict)
-        and (model.get("name"), model.get("version")) == (description.name, description.version)
-        and isinstance(channels, dict)
-        and {name: Path(str(path)).absolute() for name, path in channels.items()}
-        == {item.name: path for item, path in zip(description.inputs, job.case.images, strict=False)}
-        # Without them, as in reports of version 0.1, nobody knows whether the images are still the same.
-        and isinstance(report.get("sources"), dict)
-        and report.get("options", {}) == options.of_labels()
-        and wanted <= set(report.get("files", ()))
-        and all((job.folder / name).is_file() for name in wanted)
-    )
+    model, paths = report["model"], report["channels"].items()
+    images = {item.name: path for item, path in zip(description.inputs, job.case.images, strict=False)}
+    found = []
+    if (model.get("name"), model.get("version")) != (description.name, description.version):
+        found.append(f"made with the model {model.get('name')} {model.get('version')}")
+    if {name: Path(str(path)).absolute() for name, path in paths} != images:
+        found.append("made from other images")
+    before, now = report["options"], options.of_labels()
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    # A list of cases has ROIs in a column instead of an option.
+    found += ["the ROI differs" if name == "roi" else f"--{name.replace('_', '-')} differs" for name in changed]
+    return found + [
+        f"without {name}"
+        for name in result_files(options)
+        if name not in report["files"] or not (job.folder / name).is_file()
+    ]
 
 
 def _changed_sources(job: Job, description: ModelDescription) -> list[str]:

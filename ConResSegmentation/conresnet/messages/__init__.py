@@ -60,8 +60,8 @@ SLICER: dict[str, str] = {
         "restart Slicer, and reinstall the extension if that does not help."
     ),
     "engine-died": _(
-        "The engine stopped unexpectedly ({reason}), often because it ran out of memory. Close other "
-        "programs, draw a smaller ROI or choose another device, and segment again."
+        "The engine stopped unexpectedly ({reason}); segment again, and see the log if it stops again. If memory may "
+        "have run out, close other programs, draw a smaller ROI, or choose another device first."
     ),
     "engine-message": _("The engine sent something unexpected and was stopped; see the log."),
     "engine-answer-unused": _("The engine's answer could not be used; see the log."),
@@ -169,7 +169,7 @@ COMMAND_LINE: dict[str, str] = {
     "cases-empty": _("The list of cases {path} has no case below its first line."),
     "cohort-needs-package": _(
         "Segmenting several cases at once requires the Python packages distributed and cryptography; install them "
-        'with: pip install "conresnet[cohort]".'
+        "with: pip install distributed cryptography."
     ),
     "cohort-no-scheduler": _(
         "No Dask scheduler responds at {address}; check the address, and that the scheduler is running."
@@ -181,7 +181,7 @@ COMMAND_LINE: dict[str, str] = {
         "The connection to the Dask scheduler was lost; finished cases were kept. Run the command again to continue."
     ),
     "cohort-case-killed": _(
-        "it ended two worker processes, most likely because memory ran out; segment this case alone, or draw an ROI."
+        "it ended two worker processes, possibly because memory ran out; segment this case alone, or give it an ROI."
     ),
     "cases-in-the-way": _(
         "The list of cases {path} would be replaced by the table of results; rename the list, or choose another output "
@@ -189,6 +189,10 @@ COMMAND_LINE: dict[str, str] = {
     ),
     "summary-not-ours": _(
         "{path} was not written by ConResNet and would be replaced by a summary of the results; move it, or choose "
+        "another output folder."
+    ),
+    "results-differ": _(
+        "The results in {path} do not match the command ({differences}); replace them with --overwrite, or choose "
         "another output folder."
     ),
     "results-out-of-date": _(

@@ -59,6 +59,10 @@ ENGINE: dict[str, str] = {
     ),
     # Downloads
     "catalog-unreadable": _("The model catalog {file} cannot be read ({reason}); correct it, or choose another one."),
+    "catalog-empty": _(
+        "The catalog lists no models, so {name} cannot be downloaded; the models that come with ConResNet are listed by "
+        "the command 'python -m conresnet models list'."
+    ),
     "catalog-unknown-model": _("The catalog has no model {name}; it has: {names}."),
     "download-insecure": _("{url} was refused; use an https:// address, or give the SHA-256 checksum of the file."),
     "download-failed": _("{url} cannot be downloaded ({reason}); check the address and the connection."),
@@ -130,7 +134,7 @@ ENGINE: dict[str, str] = {
         "{file} is not a complete safetensors file, and weights in other formats are not read; get a fresh copy of the "
         "model package."
     ),
-    "package-exists": _("{file} already exists and was not changed; choose another name, or allow overwriting."),
+    "package-exists": _("{file} already exists and was not changed; choose another name, or replace it with --overwrite."),
     "package-path-taken": _(
         "{file} already exists, is not a model package, and was not changed; choose another name, or move it."
     ),
@@ -255,7 +259,7 @@ ENGINE: dict[str, str] = {
         "the result."
     ),
     # The locator, which finds ROIs.
-    "no-locator": _("{model} has no locator, so it cannot find its ROI; draw an ROI around the structure."),
+    "no-locator": _("{model} has no locator that finds the ROI; give the ROI as a box, or leave it out."),
     "locator-not-installed": _(
         "{model} finds its ROI with the model {locator}, which is not installed; install that model, or draw an ROI "
         "around the structure."

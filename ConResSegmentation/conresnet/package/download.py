@@ -137,8 +137,8 @@ def get_model(
         on_progress: called with the bytes received and the total, which is 0 if unknown.
 
     Raises:
-        UserError: as `download`, `read_catalog` or `conresnet.package.store.install_model`, ``catalog-unknown-model``,
-            or ``download-other-model`` for a package whose name is not that in the catalog; nothing is installed then.
+        UserError: as `download`, `read_catalog` or `conresnet.package.store.install_model`, ``catalog-empty``,
+            ``catalog-unknown-model``, or ``download-other-model`` for a package whose name is not that in the catalog; nothing is installed then.
     """
     entry = None
     if is_address(name_or_url):
@@ -146,9 +146,10 @@ def get_model(
     else:
         entries = read_catalog(catalog)
         entry = next((item for item in entries if item.name == name_or_url), None)
+        if not entries:
+            raise UserError("catalog-empty", name=name_or_url)
         if entry is None:
-            names = ", ".join(item.name for item in entries) or "none"
-            raise UserError("catalog-unknown-model", name=name_or_url, names=names)
+            raise UserError("catalog-unknown-model", name=name_or_url, names=", ".join(item.name for item in entries))
         url, sha256, size = entry.url, entry.sha256, entry.bytes
         # Before the download, which may take long.
         check_replaceable(user_folder() / entry.name, overwrite)

@@ -101,7 +101,7 @@ class StopWatch:
     def asked(self) -> bool:
         """Whether somebody wants the run to end."""
         if self.reason is None and self._file.exists():
-            self.reason, self.status = "requested by the file stop", STOPPED + signal.SIGINT
+            self.reason, self.status = "requested with the stop command or in Slicer", STOPPED + signal.SIGINT
             self._is_insisted_on = True
         return self.reason is not None
 

@@ -370,8 +370,16 @@ def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, sc
         assert table(tmp_path / "many")["case"]["state"] == state
 
 
-@pytest.mark.parametrize("change", [{"fast": True}, {"drop_below": 0.5}, {"roi": "-30,30,-60,60,-60,60"}])
-def test_results_of_other_options_are_not_taken_for_those_asked_for(data_folder, tmp_path, change) -> None:
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"fast": True}, "(--fast differs)"),
+        ({"drop_below": 0.5}, "(--drop-below differs)"),
+        ({"roi": "-30,30,-60,60,-60,60"}, "(the ROI differs)"),
+        ({"maps": ("residual",)}, "(without residual.nii.gz)"),
+    ],
+)
+def test_results_of_other_options_are_not_taken_for_those_asked_for(data_folder, tmp_path, change, named) -> None:
     image = data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / f"{IMAGES[0]}.nii.gz"
     options = SegmentOptions(review=True, threads=1)
 
@@ -384,6 +392,18 @@ def test_results_of_other_options_are_not_taken_for_those_asked_for(data_folder,
     assert segment().state == segment(threads=2, device="cpu").state == cohort.SKIPPED
     other = segment(**change)
     assert other.state == cohort.FAILED and "--overwrite" in other.problem.sentence, other
+    assert named in other.problem.sentence
+
+
+def test_time_left_is_judged_by_the_cases_that_were_segmented() -> None:
+    """Not by those that were skipped, and not at all after the last one."""
+
+    def line(cases: int, *states: str) -> str:
+        return cohort.progress_line([cohort.Outcome("case", state) for state in states], cases, 100.0)
+
+    assert line(4, cohort.DONE, cohort.DONE) == "2 of 4 cases, about 1 min 40 s left"
+    assert line(4, cohort.SKIPPED, cohort.DONE) == "2 of 4 cases, about 3 min 20 s left"
+    assert line(4, cohort.SKIPPED) == "1 of 4 cases" and line(2, cohort.DONE, cohort.DONE) == "2 of 2 cases"
 
 
 def test_results_of_another_image_or_model_are_not_taken_for_those_asked_for(tmp_path) -> None:
