@@ -82,8 +82,7 @@ def segment(
         roi: where to segment: six numbers R0, R1, A0, A1, S0, S1 in RAS mm, a .mrk.json file from Slicer, a ``BoxROI``,
             "auto" (the model's locator finds it) or "all" (the whole image). None is "auto" for a model with a locator
             in an image much larger than the model was trained on, else "all".
-        maps: maps to make along with the labels: "residual", "attention", "probability", "features", "uncertainty",
-            "disagreement" (of an ensemble), "result_residual", "residual_difference".
+        maps: maps to make along with the labels, such as "residual"; all are in ``conresnet.package.maps.MAPS``.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         precision: "auto", "fp32", "bf16" or "fp16".
         progress: called with the phase, the fraction done (0 to 1) and the seconds left (or None). An exception from it

@@ -19,6 +19,7 @@ from conresnet.errors import UserError
 from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import AUTOMATIC, WHOLE_IMAGE, BoxROI, roi_from_text
 from conresnet.package.description import TILINGS
+from conresnet.package.maps import MAPS
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -125,8 +126,7 @@ class SegmentOptions:
     )
     maps: tuple[str, ...] = option(
         (),
-        "Also write these maps, separated by commas: residual, attention, probability, features, uncertainty, "
-        "disagreement, result_residual, residual_difference.",
+        f"Also write these maps, separated by commas: {', '.join(MAPS)}.",
         metavar="NAMES",
         from_text=lambda text: tuple(name.strip() for name in text.split(",") if name.strip()),
         to_plain=list,

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from conresnet.messages import printable, sentence
 from conresnet.package import ModelPackage
 from conresnet.package.description import CARD_FILE, TILINGS, Input
 from conresnet.package.download import get_model, read_catalog
-from conresnet.package.reader import figures, read_metrics
+from conresnet.package.reader import figures, read_metrics, segment_figures
 from conresnet.package.schema import load_json
 from conresnet.package.segments import Segment
 from conresnet.package.store import check_replaceable, install_model, list_models, model_folders, read_model
@@ -180,8 +180,11 @@ def _shown(package: ModelPackage) -> str:
     ]
     if metrics := read_metrics(package):
         # Unlike a description, metrics may be any JSON.
+        columns = segment_figures(metrics)
         shown = [(printable(name), printable(_figure(value))) for name, value in figures(metrics)]
         blocks.append("Evaluation\n" + _pairs(shown))
+        if columns:
+            blocks.append(textwrap.indent(_table(_segment_table(columns)), "  "))
     ranking = read_ranking(package)
     if ranking.figures:
         shown = [(printable(name), printable(_figure(value))) for name, value in figures(ranking.figures) if value]
@@ -192,7 +195,7 @@ def _shown(package: ModelPackage) -> str:
 def _about(package: ModelPackage) -> list[tuple[str, str]]:
     description = package.description
     pairs = [
-        ("Place", f"{package.path} ({_megabytes(package)})"),
+        ("Location", f"{package.path} ({_megabytes(package)})"),
         ("Description", description.description),
         ("Intended use", description.intended_use),
         ("Limitations", description.limitations),
@@ -214,13 +217,17 @@ def _computation(package: ModelPackage) -> list[tuple[str, str]]:
     plane = residual_plane(description)
     system = description.system
     arguments = "".join(f", {name.replace('_', ' ')} {_figure(value)}" for name, value in system.arguments.items())
+    mirrored, locator = ", ".join(inference.mirror_axes), description.locator
+    places = ", ".join(name for place in locator.places for name in place.segments) if locator else ""
     pairs = [
         *_networks(package),
-        ("System", f"{system.type}{arguments}"),
+        ("System", f"{system.type.replace('_', ' ')}{arguments}"),
         ("Residual", f"between {plane} slices" if plane else ""),
-        ("Orientation", preparation.orientation),
+        ("Orientation", f"{preparation.orientation} (directions of the axes S, H and W)"),
         ("Voxels", spacing),
         ("Window", " x ".join(str(side) for side in inference.window) + f", {inference.tiling} tiling"),
+        ("Mirroring", f"averaged over copies mirrored along {mirrored}" if mirrored else ""),
+        ("Locator", f"{locator.model}, which finds: {places}" if locator else ""),
     ]
     return [(key, text) for key, text in pairs if text]
 
@@ -234,7 +241,9 @@ def _networks(package: ModelPackage) -> Iterator[tuple[str, str]]:
 
 
 def _channel_row(item: Input) -> tuple[str, ...]:
-    own, *copies = (", ".join(step["step"] for step in steps) or "as is" for steps in item.channels)
+    own, *copies = (
+        ", ".join(step["step"].replace("_", " ") for step in steps) or "unchanged" for steps in item.channels
+    )
     return (
         item.name,
         item.modality,
@@ -251,6 +260,14 @@ def _segment_row(segment: Segment) -> tuple[str, ...]:
         "#{:02x}{:02x}{:02x}".format(*segment.color),
         f"{code.scheme} {code.value} {code.meaning}" if code else "",
     )
+
+
+def _segment_table(columns: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
+    """One line per segment, with a column for each measurement."""
+    yield ["Segment", *map(printable, columns)]
+    for name in dict.fromkeys(name for column in columns.values() for name in column):
+        values = (column.get(name) for column in columns.values())
+        yield [printable(name), *("" if value is None else printable(_figure(value)) for value in values)]
 
 
 def _figure(value: Any) -> str:

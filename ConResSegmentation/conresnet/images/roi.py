@@ -69,7 +69,9 @@ class BoxROI:
         try:
             bounds = [float(part) for part in text.replace(";", ",").split(",")]
         except ValueError as error:
-            raise _bad(f"{text!r} is not auto, all, six numbers R0,R1,A0,A1,S0,S1 in mm, or a .mrk.json file") from error
+            raise _bad(
+                f"{text!r} is not auto, all, R0,R1,A0,A1,S0,S1 (six numbers in mm) or a .mrk.json file"
+            ) from error
         return cls.from_bounds(bounds)
 
     @classmethod

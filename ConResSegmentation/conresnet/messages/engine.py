@@ -60,8 +60,8 @@ ENGINE: dict[str, str] = {
     # Downloads
     "catalog-unreadable": _("The model catalog {file} cannot be read ({reason}); correct it, or choose another one."),
     "catalog-empty": _(
-        "The catalog lists no models, so {name} cannot be downloaded; the models that come with ConResNet are listed by "
-        "the command 'python -m conresnet models list'."
+        "The catalog lists no models, so {name} cannot be downloaded; the command 'python -m conresnet models list' "
+        "shows the models that come with ConResNet."
     ),
     "catalog-unknown-model": _("The catalog has no model {name}; it has: {names}."),
     "download-insecure": _("{url} was refused; use an https:// address, or give the SHA-256 checksum of the file."),
@@ -134,7 +134,9 @@ ENGINE: dict[str, str] = {
         "{file} is not a complete safetensors file, and weights in other formats are not read; get a fresh copy of the "
         "model package."
     ),
-    "package-exists": _("{file} already exists and was not changed; choose another name, or replace it with --overwrite."),
+    "package-exists": _(
+        "{file} already exists and was not changed; choose another name, or replace it with --overwrite."
+    ),
     "package-path-taken": _(
         "{file} already exists, is not a model package, and was not changed; choose another name, or move it."
     ),

@@ -138,7 +138,8 @@ def get_model(
 
     Raises:
         UserError: as `download`, `read_catalog` or `conresnet.package.store.install_model`, ``catalog-empty``,
-            ``catalog-unknown-model``, or ``download-other-model`` for a package whose name is not that in the catalog; nothing is installed then.
+            ``catalog-unknown-model``, or ``download-other-model`` for a package whose name is not that in the catalog;
+            nothing is installed then.
     """
     entry = None
     if is_address(name_or_url):

@@ -251,13 +251,54 @@ def held_out_cases(package: "ModelPackage") -> tuple[str, ...]:
     return tuple(cases) if isinstance(cases, dict) and is_known else ()
 
 
+# What our training calls its measurements, in the metrics and in the review list.
+_WORDS = {
+    "what": "Measured",
+    "data": "Data set",
+    "split": "Split",
+    "mean_dice": "Mean Dice",
+    "mean_dice_interval": "Mean Dice, 95% interval",
+    "lowest_dice": "Lowest Dice",
+    "surface_tolerance_mm": "Tolerance of surface Dice (mm)",
+    "mean_surface_dice": "Mean surface Dice",
+    "mean_hd95": "Mean HD95 (mm)",
+    "mean_volume_difference_ml": "Mean volume difference (mL)",
+    "checkpoint": "Checkpoint",
+    "steps": "Training steps",
+    "remarks": "Remarks",
+    OWN_WEIGHTS: "Weights in this package",
+    "cases": "Cases",
+    "slices": "Slices",
+    "bad_share": "Share of bad slices (Dice below 0.8)",
+    "auroc": "AUROC for bad slices",
+    "auroc_area": "AUROC, by area",
+    "auroc_area_fitted": "AUROC, fitted to area alone",
+    "spearman": "Spearman, expected and actual wrong voxels",
+    "spearman_area": "Spearman, by area",
+    "wrong_in_top_tenth": "Share of wrong voxels in the first tenth of slices",
+    "wrong_in_top_tenth_at_best": "The same in the best possible order",
+}
+_PER_SEGMENT = "_a_segment"
+
+
 def figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Each measurement with its name in words; tables within tables, which are those of single cases, are left out."""
     for name, value in metrics.items():
-        title = name.removesuffix("_a_segment").replace("_", " ")
+        title = _in_words(name)
         for key, item in value.items() if isinstance(value, dict) else [("", value)]:
-            if not isinstance(item, dict):
+            if item is not None and not isinstance(item, dict):
                 yield f"{title}, {key}" if key else title, item
+
+
+def segment_figures(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Take the measurements of single segments out of ``metrics``: by their name in words, the value by segment."""
+    names = [name for name, value in metrics.items() if name.endswith(_PER_SEGMENT) and isinstance(value, dict)]
+    return {_in_words(name): metrics.pop(name) for name in names}
+
+
+def _in_words(name: str) -> str:
+    name = name.removesuffix(_PER_SEGMENT)
+    return _WORDS.get(name, name.replace("_", " "))
 
 
 MOST_DESCRIPTION_BYTES = 2**20

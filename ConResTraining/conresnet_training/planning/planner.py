@@ -18,7 +18,7 @@ from conresnet.systems import PlannedArguments
 from conresnet_training.data import DataSet
 from conresnet_training.data.preparation import read_reference
 from conresnet_training.planning.memory import BATCH, Budget, Fit, fit_memory
-from conresnet_training.planning.plan import Augmentation, Plan, Synthesis, Training
+from conresnet_training.planning.plan import Augmentation, Plan, Synthesis, Training, with_settings
 from conresnet_training.planning.survey import Survey, plan_inputs, side_pairs, speak_of_sides, survey, words_of
 from conresnet_training.planning.systems import (
     DEFAULT,
@@ -101,7 +101,11 @@ class Planned:
 
 
 def make_plan(
-    data_set: DataSet, folder: Path, budget: Budget | None = None, choices: Choices | None = None
+    data_set: DataSet,
+    folder: Path,
+    budget: Budget | None = None,
+    choices: Choices | None = None,
+    settings: Sequence[str] = (),
 ) -> tuple[Plan, list[Reason]]:
     """Plan a run from the data; returns the plan, and the reasons for what was planned.
 
@@ -109,11 +113,12 @@ def make_plan(
         folder: where the data set is.
         budget: memory to train in. Defaults to what is free on this computer.
         choices: defaults to ConResNet.
+        settings: replace values of the plan, see `conresnet_training.planning.plan.with_settings`.
 
     Raises:
         UserError: ``one-case``, ``one-patient``, ``case-file-missing``, ``memory-too-small``, ``plan-system-unknown``,
             ``no-regions``, ``no-residuals``, ``base-width-invalid``, ``plan-network-wrong``, or any of reading the
-            data.
+            data or of ``with_settings``.
     """
     choices = choices or Choices()
     entry = cataloged(choices.system)
@@ -158,7 +163,16 @@ def make_plan(
             share_outputs(network, list(targets), pairs)
     parts = {"training": training, "augmentation": changes, "synthesis": synthesis, "model": model}
     plan = Plan(data=folder.resolve(), targets=targets, **parts)
-    return plan, _reasons(Planned(plan, entry, data_set, found, wanted, fit, budget, why_steps, remarks, arguments))
+    made = Planned(plan, entry, data_set, found, wanted, fit, budget, why_steps, remarks, arguments)
+    changed = with_settings(plan, settings)
+    planned = {reason.what: reason.value for reason in _reasons(made)}
+    return changed, [_if_set(reason, planned) for reason in _reasons(replace(made, plan=changed))]
+
+
+def _if_set(reason: Reason, planned: Mapping[str, str]) -> Reason:
+    """The reason, or that the user has set the value, if it is not the planned one."""
+    before = planned.get(reason.what, reason.value)
+    return reason if before == reason.value else replace(reason, why=f"set by you (planned: {before})")
 
 
 def labeled_masks(data_set: DataSet, targets: Mapping[str, Sequence[int]]) -> Iterator[list[np.ndarray]]:
@@ -277,14 +291,14 @@ def _roi_use(found: Survey) -> dict[str, Any]:
 def _reasons(made: Planned) -> list[Reason]:
     """What was planned and why, in the order of the plan's lines."""
     plan, found, training = made.plan, made.found, made.plan.training
-    model, output = plan.model, plan.model.output
+    model, output, spacing = plan.model, plan.model.output, plan.model.preparation.spacing
     kind = "each voxel has one label" if output.kind == "labels" else "labels overlap as regions"
     across = "the first axis crosses slices"
     if found.orientation == "SAR" and not found.is_thick:
         across = "no axis has thick slices"
     return [
         Reason("system", made.entry.title, made.entry.sentence),
-        Reason("spacing", f"{product(model.preparation.spacing)} mm", _why_spacing(made)),
+        Reason("spacing", f"{product(spacing)} mm" if spacing else "that of each image", _why_spacing(made)),
         Reason("orientation", found.orientation, across),
         _roi(made),
         *_inputs(made),
@@ -292,7 +306,7 @@ def _reasons(made: Planned) -> list[Reason]:
         Reason("batch", str(training.batch), _with_remark(made, "batch", "samples per step")),
         Reason(
             "workers",
-            "chosen at training",
+            "chosen at training" if training.workers is None else str(training.workers),
             "processes that make samples: none on a CPU; on a GPU, as many as the computer's cores allow",
         ),
         Reason(
@@ -352,7 +366,7 @@ def _in_words(steps: Sequence[dict[str, Any]]) -> str:
         "subtract_gaussian": "minus its blur by {sigma_mm:g} mm",
         "equalize": "contrast equalized",
     }
-    return ", ".join(words[step["step"]].format(**step) for step in steps) or "unchanged"
+    return ", ".join(words.get(step["step"], step["step"]).format(**step) for step in steps) or "unchanged"
 
 
 def _why_intensity(steps: Sequence[dict[str, Any]]) -> str:
@@ -396,7 +410,7 @@ def _of_networks(made: Planned) -> Iterator[Reason]:
         yield Reason("norm", "group", why)
     if made.entry.takes_residuals:
         across = f"residuals between {made.plan.model.residual_axis} slices"
-        yield Reason("residual axis", arguments["residual_axis"], across)
+        yield Reason("residual axis", arguments.get("residual_axis", "S"), across)
     yield from (Reason(*reason) for reason in made.arguments.reasons)
 
 

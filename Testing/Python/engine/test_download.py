@@ -360,6 +360,6 @@ def test_a_catalog_may_be_on_a_server(catalog, models_folder, server, monkeypatc
     assert refused("", "organ") == "download-interrupted"
 
 
-def test_the_shipped_catalog_is_read(monkeypatch):
+def test_the_shipped_catalog_is_read(models_folder, monkeypatch):
     monkeypatch.delenv("CONRESNET_CATALOG", raising=False)
-    assert download.read_catalog() == ()
+    assert download.read_catalog() == () and refused("", "other") == "catalog-empty"

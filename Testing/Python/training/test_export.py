@@ -84,7 +84,8 @@ def test_a_package_brings_figures_a_card_and_a_picture(data_set, tmp_path, monke
     assert "{{" not in card and "{%" not in card and "\n\n\n" not in card
     assert conresnet_main(["models", "show", str(output)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"mean dice {metrics['mean_dice']:.4g}" in shown and "MODEL_CARD.md" in shown
+    assert f"Mean Dice {metrics['mean_dice']:.4g}" in shown and "MODEL_CARD.md" in shown
+    assert f"Far box {metrics['lowest_dice_a_segment']['Far box']:.4g}" in shown
 
 
 def test_the_card_of_a_network_without_residuals_claims_none(data_set, tmp_path, monkeypatch):

@@ -336,6 +336,7 @@ def test_command_says_what_was_planned_and_why(tmp_path, monkeypatch, capsys):
     assert captured.out.splitlines()[-2:] == [
         f"{'set by you':<15}{part}" for part in ("training.steps=500", "training.batch=1")
     ]
+    assert said["steps"].split("  ")[-1].strip() == "set by you (planned: 50000)" and " 500 " in said["steps"]
     assert captured.err == f"Planned for 3 cases. Review and edit {output}, then use it for training.\n"
     content = yaml.safe_load(output.read_text(encoding="utf-8"))
     assert content["training"]["steps"] == 500 and content["training"]["batch"] == 1
