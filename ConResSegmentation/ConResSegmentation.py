@@ -49,6 +49,7 @@ from ConResSegmentationLib.Widgets import (
     editSegmentation,
     forgetModules,
     nameOf,
+    sayResearchUse,
     singleShotTimer,
     stayNarrow,
 )
@@ -118,6 +119,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
         ui.editButton.connect("clicked(bool)", self._onEdit)
         ui.smoothingSlider.connect("valueChanged(double)", self._onSmoothingChanged)
         ui.copyDiagnosticsButton.connect("clicked(bool)", self._onCopyDiagnostics)
+        sayResearchUse(ui.researchUseLabel)
         actions = {"Ctrl+Return": ui.applyButton.click, "Ctrl+Backspace": ui.cancelButton.click}
         self._shortcuts = addShortcuts(uiWidget, actions | {"Ctrl+Shift+M": self.overlayPanel.toggle})
         ui.galleryButton.connect("clicked(bool)", self._onGallery)
@@ -390,8 +392,7 @@ class ConResSegmentationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin
             self.ui.logTextEdit.toPlainText(),
             self._namesSegmented,
         )
-        slicer.app.clipboard().setText(text)
-        slicer.util.showStatusMessage(_("The diagnostics were copied to the clipboard."), 3000)
+        Diagnostics.copyReport(text)
 
 
 class ConResSegmentationLogic(ScriptedLoadableModuleLogic):

@@ -1,7 +1,6 @@
 """ConRes Training: trains a model for ConRes Segmentation from a folder of labeled images, in a separate process."""
 
 import logging
-import platform
 import tempfile
 import time
 from collections.abc import Iterable
@@ -22,10 +21,10 @@ from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet_training.data import DataSet, read_data_set
 from conresnet_training.runs.state import Progress
-from ConResSegmentationLib.Diagnostics import makeVolume, withoutNames
+from ConResSegmentationLib.Diagnostics import copyReport, makeVolume, notTested, slicerVersion, withoutNames
 from ConResSegmentationLib.Models import isPackage
 from ConResSegmentationLib.Processes import ChildProcess
-from ConResSegmentationLib.Widgets import DroppedFiles, describeModule, forgetModules
+from ConResSegmentationLib.Widgets import DroppedFiles, describeModule, forgetModules, sayResearchUse
 from ConResTrainingLib import TrainingCurves
 from ConResTrainingLib.Backend import Backend
 from ConResTrainingLib.DataSetPanel import DataSetPanel, pathNextTo
@@ -95,6 +94,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(scene, scene.NodeAddedEvent, self.onNodeAdded)
         self.ui.copyDiagnosticsButton.connect("clicked(bool)", self.onCopyDiagnostics)
+        sayResearchUse(self.ui.researchUseLabel)
         self.enter()
 
     def cleanup(self) -> None:
@@ -164,8 +164,7 @@ class ConResTrainingWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Copy a bug report without the names of cases to the clipboard."""
         log, data = self.ui.logTextEdit.toPlainText(), self.dataSetPanel
         text = diagnostics(self.logic.backend, self.jobPanel.job, data.dataSet, log, data.namesSeen)
-        slicer.app.clipboard().setText(text)
-        slicer.util.showStatusMessage(_("The diagnostics were copied to the clipboard."), 3000)
+        copyReport(text)
 
     def _checkFolder(self, dataSet: Path) -> Path:
         """Where the report of a check goes: next to the plan, which a remote machine can reach; never into the data."""
@@ -177,9 +176,8 @@ def diagnostics(
     backend: Backend, job: TrainingJob | None, dataSet: DataSet | None, log: str, names: Iterable[str]
 ) -> str:
     """The text of a bug report, with the given names of cases, and the user's home folder, replaced."""
-    app = slicer.app
     lines = [
-        f"Slicer {app.applicationVersion} (revision {app.revision}) on {platform.platform()}",
+        slicerVersion(),
         f"ConResNet {__version__}",
         f"Place: {backend.place.value} {backend.command} {backend.python}".rstrip(),
     ]
@@ -308,5 +306,4 @@ class ConResTrainingTest(ScriptedLoadableModuleTest):
                 time.sleep(0.01)
             problem, _command = needsInWords(ended[0][1])
         if problem:
-            logging.warning("NOT TESTED: the training backend. %s", problem)
-            self.delayDisplay(f"Not tested: the training backend. {problem}", 3000)
+            notTested(self, "the training backend", problem)

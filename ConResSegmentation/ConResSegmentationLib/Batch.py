@@ -30,7 +30,7 @@ from .Processes import callLater
 from .Review import addTable, exportCsv, showTable
 from .SceneInputs import candidates, group
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationTask
-from .Widgets import errorSentence, nameOf
+from .Widgets import errorSentence, nameOf, notStarted
 
 _MOST_BYTES = 150
 # With less free space than this, a file was not written completely because the disk is full.
@@ -412,7 +412,7 @@ class BatchRun(RunListener):
         except RuntimeError as error:
             self.onFailed(str(error), "")
         except Exception:
-            self.onFailed(_("The segmentation could not be started; see the log."), traceback.format_exc())
+            self.onFailed(notStarted(), traceback.format_exc())
 
     def _end(self, text: str) -> None:
         self._isOver = True

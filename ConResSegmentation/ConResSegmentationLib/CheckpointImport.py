@@ -17,15 +17,17 @@ from conresnet.importing import (
     CHECKPOINT_SUFFIXES,
     INFERENCE,
     SEGMENTS,
+    TITLE,
     inputs_named,
     model_name,
     segments_named,
+    spacing_named,
 )
 
 from .EnginePython import EnginePython
 from .Processes import ChildProcess, lastLine
 from .RunPanel import endWith
-from .Widgets import showError
+from .Widgets import errorSentence, showError
 
 
 def askForCheckpoint() -> str:
@@ -44,8 +46,8 @@ def askForSettings(checkpoint: Path) -> dict | None:
         while dialog.widget.exec_():
             try:
                 return dialog.settings()
-            except ValueError as error:
-                showError(str(error))
+            except UserError as error:
+                showError(errorSentence(error))
         return None
     finally:
         # Otherwise it would stay as a child of the main window.
@@ -67,7 +69,7 @@ class _Dialog:
         segments = ", ".join(f"{item['name']}={item['label']}" for item in SEGMENTS)
         self._name = self._row(form, _("Name:"), "nameEdit", "")
         self._name.text = model_name(checkpoint.stem)
-        self._title = self._row(form, _("Title:"), "titleEdit", _("Brain tumor (BraTS 2018)"))
+        self._title = self._row(form, _("Title:"), "titleEdit", TITLE)
         self._license = self._row(form, _("License:"), "licenseEdit", _("Not stated in the checkpoint"))
         self._channels = self._row(form, _("Channels:"), "channelsEdit", channels)
         self._channels.toolTip = _("All input channels in the network's order, separated by commas.")
@@ -100,26 +102,19 @@ class _Dialog:
         return edit
 
     def settings(self) -> dict:
-        """The answers. Raises ValueError with a sentence."""
+        """The answers. Raises UserError("import-segment-form") or UserError("import-spacing-form")."""
         texts = {"title": self._title.text, "license": self._license.text}
         found: dict = {"name": model_name(self._name.text), "inference": INFERENCE[self._tiling.currentText]}
         found |= {key: text for key, text in texts.items() if text}
         if channels := _parts(self._channels.text):
             found["inputs"] = inputs_named(channels)
         if segments := _parts(self._segments.text):
-            try:
-                found["output"] = segments_named(segments)
-            except ValueError as error:
-                raise ValueError(_("{text} does not have the form NAME=LABEL.").format(text=error)) from error
+            found["output"] = segments_named(segments)
         preparation: dict = {}
         if self._orientation.text:
             preparation["orientation"] = self._orientation.text.strip().upper()
         if spacing := _parts(self._spacing.text):
-            try:
-                preparation["spacing"] = [float(part) for part in spacing]
-            except ValueError as error:
-                sentence = _("{text} is not three numbers separated by commas.")
-                raise ValueError(sentence.format(text=self._spacing.text)) from error
+            preparation["spacing"] = spacing_named(spacing)
         return found | ({"preparation": preparation} if preparation else {})
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import slicer
+from slicer.i18n import tr as _
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
 from conresnet.package import read_package
@@ -34,9 +35,8 @@ def report(engine, model: str, choices: dict[str, object], log: str, names: Iter
         choices: the settings of the panel by name.
         names: names of what was segmented earlier, in addition to the nodes of the scene.
     """
-    app = slicer.app
     lines = [
-        f"Slicer {app.applicationVersion} (revision {app.revision}) on {platform.platform()}",
+        slicerVersion(),
         f"Model: {model}",
         *(f"{name}: {value}" for name, value in choices.items()),
         "",
@@ -47,6 +47,24 @@ def report(engine, model: str, choices: dict[str, object], log: str, names: Iter
     nodes = [*_nodes("vtkMRMLStorableNode"), *_nodes("vtkMRMLTransformNode")]
     text = withoutNames("\n".join(lines), [*(node.GetName() for node in nodes), *sorted(names)])
     return "\n".join(line if line.startswith("Engine: ") else withoutFolders(line) for line in text.split("\n"))
+
+
+def slicerVersion() -> str:
+    """The first line of a bug report."""
+    app = slicer.app
+    return f"Slicer {app.applicationVersion} (revision {app.revision}) on {platform.platform()}"
+
+
+def copyReport(text: str) -> None:
+    """Copy a bug report to the clipboard, and say so."""
+    slicer.app.clipboard().setText(text)
+    slicer.util.showStatusMessage(_("The diagnostics were copied to the clipboard."), 3000)
+
+
+def notTested(test: ScriptedLoadableModuleTest, what: str, problem: str) -> None:
+    """Say in a self-test and in the log that this Slicer cannot run a part of it."""
+    logging.warning("NOT TESTED: %s. %s", what, problem)
+    test.delayDisplay(f"Not tested: {what}. {problem}", 3000)
 
 
 def withoutFolders(text: str) -> str:
@@ -104,8 +122,7 @@ class SelfTest(ScriptedLoadableModuleTest):
         logic = self.Logic()
         problem = engineProblem(logic.enginePython)
         if problem:
-            logging.warning("NOT TESTED: segmentation. %s", problem)
-            self.delayDisplay(f"Not tested: segmentation. {problem}", 3000)
+            notTested(self, "segmentation", problem)
             return
         self.delayDisplay("Segmenting")
         try:

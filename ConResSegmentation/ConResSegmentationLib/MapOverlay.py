@@ -245,7 +245,7 @@ def mapsToCompare(segmentationNode, mapNode=None) -> dict[str, object]:
 def _layoutDescription() -> str:
     titles = {
         "residual": _("Predicted residual"),
-        "result_residual": _("Residual of the result"),
+        "result_residual": _(MAPS["result_residual"].title),
         "residual_difference": _("Difference"),
     }
     items = "".join(

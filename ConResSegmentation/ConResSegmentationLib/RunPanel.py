@@ -12,7 +12,7 @@ from conresnet.errors import UserError
 
 from .EnginePanel import EnginePanel
 from .SegmentationRun import RunListener, SegmentationOutcome, SegmentationRun, SegmentationTask
-from .Widgets import errorSentence, offer, say, showError
+from .Widgets import errorSentence, notStarted, offer, say, showError
 
 
 class RunPanel(RunListener):
@@ -201,7 +201,7 @@ class RunPanel(RunListener):
             self._onNotStarted()
 
     def _onNotStarted(self) -> None:
-        self.onFailed(_("The segmentation could not be started; see the log."), traceback.format_exc())
+        self.onFailed(notStarted(), traceback.format_exc())
 
     def _refuse(self, problem: str) -> None:
         self._enginePanel.unfold()

@@ -32,6 +32,11 @@ def describeModule(parent, title: str, text: str) -> None:
     )
 
 
+def sayResearchUse(label) -> None:
+    """What both panels end with."""
+    label.text = _("For research use only. Not for diagnosis.")
+
+
 def forgetModules(*packages: str) -> None:
     """Unload packages so that the next import loads them again, for when a module is reloaded.
 
@@ -51,6 +56,11 @@ def editSegmentation(segmentationNode, otherVolumeNode) -> None:
     editor.setSegmentationNode(segmentationNode)
     if volumeNode is not None:
         editor.setSourceVolumeNode(volumeNode)
+
+
+def notStarted() -> str:
+    """What is said if a fault of our own keeps a segmentation from starting."""
+    return _("The segmentation could not be started; see the log.")
 
 
 def errorSentence(error) -> str:

@@ -20,13 +20,13 @@ import numpy as np
 from conresnet import __version__
 from conresnet.files import write_text
 from conresnet.images.grid import Volume
-from conresnet.messages import printable
+from conresnet.messages import printable, sentence
 from conresnet.package import ModelPackage
 from conresnet.package.maps import MAPS, residual_plane
 from conresnet.package.reader import figures, read_metrics
 from conresnet.package.segments import Output
 from conresnet.pictures import HEAT, Scene, png
-from conresnet.review import ALL
+from conresnet.review import ALL, BAD_DICE
 from conresnet.statistics import segment_statistics
 
 LISTED_ROWS = 10
@@ -292,10 +292,8 @@ def _review(review: Mapping[str, Any], swatches: Mapping[str, str]) -> Iterator[
     )
     found = review.get("figures")
     if found and found.get("auroc") is not None:
-        yield (
-            f'<p class="note">In {found["cases"]} held-out cases, slices with a Dice below 0.8 were found with an '
-            f"AUROC of {found['auroc']:.3f} (a ranking by smallest area has {found['auroc_area']:.3f}).</p>"
-        )
+        values = {"dice": BAD_DICE, "auroc": found["auroc"], "area": found["auroc_area"]}
+        yield f'<p class="note">In {found["cases"]} held-out cases: {sentence("review-auroc", values)}</p>'
     if review.get("note"):
         yield f"<p><strong>{escape(review['note'])}</strong></p>"
     if not rows:

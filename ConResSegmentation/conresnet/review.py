@@ -90,7 +90,7 @@ class Ranking:
     """The contents of a package's ``review.json``."""
 
     format: str = field("always `conresnet-review`", choices=(FORMAT,))
-    format_version: int = field("version of this format", low=1, high=FORMAT_VERSION)
+    format_version: int = field("version of the format of review.json", low=1, high=FORMAT_VERSION)
     what: str = field("how it was fitted and measured")
     features: tuple[str, ...] = field("features of a slice, in order", choices=FEATURES, least=1, unique=True)
     whole: Regressions = field("for all segments of a slice together")

@@ -11,7 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
-from conresnet_training.data import DataSet, read_data_set
+from conresnet_training.data import LAYOUTS, DataSet, read_data_set
 from ConResSegmentationLib.Widgets import (
     errorSentence,
     openFile,
@@ -99,8 +99,8 @@ class DataSetPanel:
             except UserError as error:
                 self.problem = errorSentence(error)
             except OSError as error:
-                sentence = _("{folder} cannot be read ({reason}).")
-                self.problem = sentence.format(folder=self.folder, reason=error.strerror)
+                unreadable = UserError("folder-unreadable", path=str(self.folder), reason=error.strerror)
+                self.problem = errorSentence(unreadable)
             else:
                 self.namesSeen |= {case.name for case in self.dataSet.cases}
         summary = _summary(self.dataSet) if self.dataSet else self.problem if self.folder else ""
@@ -197,12 +197,7 @@ def _outcome(summary: dict) -> str:
 
 
 def _summary(dataSet: DataSet) -> str:
-    layout = {
-        "decathlon": _("Medical Segmentation Decathlon"),
-        "nnunet": _("nnU-Net (raw data)"),
-        "brats": _("BraTS"),
-        "label_maps": _("Label maps, from which images are synthesized"),
-    }[dataSet.layout]
+    layout = _(LAYOUTS[dataSet.layout])
     if dataSet.regions:
         labels = _("Regions: {names}").format(names=", ".join(dataSet.regions))
     else:

@@ -11,7 +11,16 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet_training.runs.state import Progress, can_begin_in
-from ConResSegmentationLib.Widgets import offer, pathIn, plain, say, singleShotTimer, timeLeft, whenPathChanges
+from ConResSegmentationLib.Widgets import (
+    errorSentence,
+    offer,
+    pathIn,
+    plain,
+    say,
+    singleShotTimer,
+    timeLeft,
+    whenPathChanges,
+)
 
 from . import TrainingCurves
 from .Backend import Backend, Place
@@ -269,9 +278,7 @@ class JobPanel:
         if self.job is None:
             return _("Choose a new folder for the run.")
         if _isUsed(self.job.folder):
-            return _("{name} is not empty; choose a new folder, or resume the run in it.").format(
-                name=self.job.folder.name
-            )
+            return errorSentence(UserError("run-exists", path=str(self.job.folder)))
         return self._planPanel.problem or self._backend.problem
 
     def _resumeProblem(self, state: JobState) -> str:

@@ -109,8 +109,7 @@ _overwrite = click.option("--overwrite", is_flag=True, help="Replace a model of 
 @_overwrite
 def install(source: str, overwrite: bool) -> None:
     """Copy a model package, a folder or a .zip file, into your models folder."""
-    package = install_model(source, overwrite)
-    click.echo(f"Installed {package.description.name} {package.description.version} as {package.path}.")
+    _say_installed(install_model(source, overwrite))
 
 
 _catalog = click.option(
@@ -151,7 +150,10 @@ def get(source: str, sha256: str, catalog: str, overwrite: bool) -> None:
             click.echo(f"Downloaded {have / 1e6:.1f}{whole} MB", err=True)
         shown = percent
 
-    package = get_model(source, sha256=sha256, catalog=catalog, overwrite=overwrite, on_progress=report)
+    _say_installed(get_model(source, sha256=sha256, catalog=catalog, overwrite=overwrite, on_progress=report))
+
+
+def _say_installed(package: ModelPackage) -> None:
     click.echo(f"Installed {package.description.name} {package.description.version} as {package.path}.")
 
 
@@ -371,11 +373,11 @@ def import_checkpoint(
     if channels:
         chosen["inputs"] = importing.inputs_named(channels)
     if segments:
-        chosen["output"] = _segments(segments)
+        chosen["output"] = importing.segments_named(segments)
     if orientation:
         _section(chosen, "preparation")["orientation"] = orientation
     if spacing:
-        _section(chosen, "preparation")["spacing"] = _numbers(spacing)
+        _section(chosen, "preparation")["spacing"] = importing.spacing_named(spacing.split(","))
     if tiling:
         _section(chosen, "inference").update(importing.INFERENCE[tiling])
     package, average = importing.import_checkpoint(checkpoint, chosen, output, overwrite)
@@ -390,18 +392,3 @@ def _section(settings: dict[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise click.UsageError(f'"{key}" in the settings is not an object.')
     return section
-
-
-def _segments(texts: Sequence[str]) -> dict[str, Any]:
-    try:
-        return importing.segments_named(texts)
-    except ValueError as error:
-        raise click.BadParameter(f'"{error}" does not have the form NAME=LABEL.', param_hint="--segment") from None
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        wrong = f'"{text}" is not three numbers separated by commas.'
-        raise click.BadParameter(wrong, param_hint="--spacing") from None

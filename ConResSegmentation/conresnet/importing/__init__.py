@@ -71,8 +71,9 @@ SEGMENTS = [
     {"name": "Tumor core", "label": 1, "color": COLORS[2], "includes": ["Enhancing tumor"]},
 ]
 SEGMENTS = [{**segment, "terminology": _NEOPLASM_OF_BRAIN} for segment in SEGMENTS]
+TITLE = "Brain tumor (BraTS 2018)"
 _BRATS = {
-    "title": "Brain tumor (BraTS 2018)",
+    "title": TITLE,
     "version": "1.0.0",
     "description": "Glioma regions in four MR channels, segmented by a network that the authors of ConResNet trained.",
     "license": "Not stated in the checkpoint; ask its authors",
@@ -102,14 +103,22 @@ def inputs_named(channels: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def segments_named(texts: Sequence[str]) -> dict[str, Any]:
-    """The setting ``output`` for segments as NAME=LABEL. Raises ValueError with the text that is not of this form."""
+    """The setting ``output`` for segments as NAME=LABEL. Raises UserError("import-segment-form")."""
     segments = []
     for index, text in enumerate(texts):
         name, _, label = text.rpartition("=")
         if not name or not re.fullmatch("[0-9]{1,9}", label.strip()):
-            raise ValueError(text)
+            raise UserError("import-segment-form", text=text)
         segments.append({"name": name.strip(), "label": int(label), "color": COLORS[index % len(COLORS)]})
     return {"kind": "regions", "segments": segments}
+
+
+def spacing_named(texts: Sequence[str]) -> list[float]:
+    """The spacing in mm from the text of its numbers. Raises UserError("import-spacing-form")."""
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise UserError("import-spacing-form", text=",".join(texts)) from None
 
 
 def describe(arguments: Mapping[str, Any], settings: Mapping[str, Any], source: str) -> ModelDescription:

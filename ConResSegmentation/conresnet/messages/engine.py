@@ -190,6 +190,8 @@ ENGINE: dict[str, str] = {
         "the network again."
     ),
     "import-average": _("The weights are a running average, from {place} in {path}."),
+    "import-segment-form": _("The segment {text} does not have the form NAME=LABEL, such as Tumor=1."),
+    "import-spacing-form": _("The spacing {text} is not three numbers separated by commas, such as 1,1,1."),
     "import-setting-unknown": _("{key} cannot be set when {path} is imported; the fields that can be set are {known}."),
     "import-channels-differ": _(
         "{path} has {channels} channels and {segments} segments, but {given_channels} channels and {given_segments} "
@@ -214,6 +216,10 @@ ENGINE: dict[str, str] = {
     "reason-disagreement": _("differs from what the residual predicts"),
     "reason-missed": _("uncertain place outside the segments"),
     "reason-unfitted": _("{reason} (ranked by area and entropy; not fitted to this model)"),
+    "review-auroc": _(
+        "Slices with a Dice below {dice} are found with an AUROC of {auroc:.3f} (a ranking by smallest area has "
+        "{area:.3f})."
+    ),
     "review-not-fitted": _(
         "This model has no review.json, so the ranking is not fitted to it: area and entropy have weights that suit "
         "hippocampi, and the expected numbers are rough."

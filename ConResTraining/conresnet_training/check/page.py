@@ -13,6 +13,7 @@ from conresnet import __version__
 from conresnet.errors import UserError
 from conresnet.files import make_folder, write_text
 from conresnet_training.check import ERROR, WARNING, CaseReport, SetReport, Tile
+from conresnet_training.data import LAYOUTS
 from conresnet_training.reporting import GOLDEN_RATIO, bright_colors, product
 from conresnet_training.reporting.drawing import INK, data_uri, fill_template, outline, plot_name, style_axes, to_png
 
@@ -131,12 +132,6 @@ def _strip(axes: Axes, values: np.ndarray, place: int, color: Sequence[float] | 
 
 
 PAGE_FILE, JSON_FILE = "check.html", "check.json"
-LAYOUTS = {
-    "decathlon": "Medical Segmentation Decathlon",
-    "nnunet": "nnU-Net",
-    "brats": "BraTS",
-    "label_maps": "label maps, from which images are synthesized",
-}
 MOST_LISTED = 500
 
 
@@ -177,7 +172,6 @@ def make_page(report: SetReport) -> str:
         "check/page.html",
         report=report,
         version=__version__,
-        layout=LAYOUTS[data_set.layout],
         facts=_facts(report),
         listed=listed[:MOST_LISTED],
         unlisted=len(listed) - MOST_LISTED,

@@ -61,6 +61,14 @@ class Case:
             raise UserError("case-file-missing", case=self.name, path=str(self.missing[0]))
 
 
+LAYOUTS = {
+    "decathlon": "Medical Segmentation Decathlon",
+    "nnunet": "nnU-Net (raw data)",
+    "brats": "BraTS",
+    "label_maps": "Label maps, from which images are synthesized",
+}
+
+
 @dataclass(frozen=True)
 class DataSet:
     """Labeled cases, sorted by name, so that folds do not depend on the order of files.
@@ -68,7 +76,7 @@ class DataSet:
     Args:
         channels: their names, in the order of a case's images.
         labels: name of each label value (1 to 255).
-        layout: "decathlon", "nnunet", "brats" or "label_maps".
+        layout: a key of ``LAYOUTS``.
         regions: label values that make up each region; empty where labels exclude each other.
         region_labels: the value each region is painted with in a single label map, first painted first.
         held_out: names of the cases that each fold holds out, if the data set defines folds; otherwise empty.

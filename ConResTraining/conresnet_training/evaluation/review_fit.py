@@ -16,6 +16,7 @@ from conresnet.images.grid import Grid, Volume
 from conresnet.images.roi import WHOLE_IMAGE
 from conresnet.inference.labels import segment_masks
 from conresnet.inference.segmentation import LoadedModel, SegmentResult
+from conresnet.messages import sentence
 from conresnet.package.maps import map_components, provided_maps
 from conresnet.package.schema import dump
 from conresnet.request import SegmentOptions
@@ -162,15 +163,14 @@ class ReviewSamples:
 def describe_ranking(ranking: Ranking) -> str:
     """How good a ranking is, in a sentence or two."""
     figures = ranking.figures
-    parts = [f"Review list ({', '.join(ranking.features)})"]
+    known = []
     if figures["auroc"] is not None:
-        parts.append(
-            f"slices with Dice below {BAD_DICE} are found with an AUROC of {figures['auroc']:.3f} "
-            f"(a ranking by smallest area has {figures['auroc_area']:.3f})"
-        )
+        values = {"dice": BAD_DICE, "auroc": figures["auroc"], "area": figures["auroc_area"]}
+        known.append(sentence("review-auroc", values))
     if figures["spearman"] is not None:
-        parts.append(f"expected and actual wrong voxels have a Spearman correlation of {figures['spearman']:.2f}")
-    return f"{parts[0]}: {'; '.join(parts[1:]) or 'too few cases to measure it'}. {ranking.note}".strip()
+        known.append(f"Expected and actual wrong voxels have a Spearman correlation of {figures['spearman']:.2f}.")
+    measured = " ".join(known) or "too few cases to measure it."
+    return f"Review list ({', '.join(ranking.features)}): {measured} {ranking.note}".strip()
 
 
 def ranking_file(ranking: Ranking) -> bytes:

@@ -8,6 +8,7 @@ import string
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -64,6 +65,25 @@ def test_no_sentence_is_written_twice(repository: Path) -> None:
         if CATALOG.as_posix() not in path.as_posix():
             texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
             assert not texts & templates, f"{path.name} repeats {texts & templates}"
+
+
+def test_no_long_text_has_two_homes(repository: Path) -> None:
+    """In the product's Python, docstrings aside, and in its panels."""
+    homes: dict[str, list[str]] = {}
+    for path, tree in modules(repository):
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                homes.setdefault(" ".join(node.value.split()), []).append(f"{path.name}:{node.lineno}")
+    for folder in PRODUCT:
+        for path in (repository / folder).rglob("*.ui"):
+            for element in ElementTree.parse(path).iter("string"):
+                homes.setdefault(" ".join((element.text or "").split()), []).append(path.name)
+    assert not {text: places for text, places in homes.items() if len(places) > 1 and _is_long(text)}
+
+
+def _is_long(text: str) -> bool:
+    return len(text) >= 22 and text.count(" ") >= 3
 
 
 def test_every_sentence_is_marked_for_translation_under_a_code_of_its_own(repository: Path) -> None:
