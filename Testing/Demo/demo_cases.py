@@ -61,7 +61,7 @@ def main(output: Path = OUTPUT, ct: Path | None = None) -> None:
     finally:
         app.quit_host()
     files = sorted(path.name for path in output.iterdir())
-    print(f"{time.perf_counter() - started:.1f} s. In {output.name}/: {', '.join(files)}")
+    print(f"The demo took {time.perf_counter() - started:.0f} s. The files are in {output.name}/: {', '.join(files)}")
 
 
 def segment_case(module: object, output: Path) -> None:
@@ -72,7 +72,7 @@ def segment_case(module: object, output: Path) -> None:
     widget = panel.self()
     choose_model(widget, "hippocampus")
     widget.mapChooser.boxes["uncertainty"].click()
-    outcome = click_segment(widget)
+    outcome = click_segment(widget, CASE)
     slicer.util.saveNode(outcome.segmentation, str(output / "segmentation.seg.nrrd"))
     maps = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
     for kind in ("residual", "attention"):
@@ -138,7 +138,7 @@ def segment_whole(widget: object, image: Path, model: str, picture: Path, shown:
     slicer.mrmlScene.Clear(0)
     slicer.util.loadVolume(str(image))
     choose_model(widget, model)
-    outcome = click_segment(widget)
+    outcome = click_segment(widget, image)
     widget.ui.mapSelector.setCurrentNode(None)
     segmentation = outcome.segmentation.GetSegmentation()
     show(outcome.segmentation, None, segmentation.GetSegmentIdBySegmentName(shown))
@@ -158,8 +158,8 @@ def choose_model(widget: object, name: str) -> None:
     selector.activated.emit(selector.currentIndex)
 
 
-def click_segment(widget: object) -> object:
-    """Click Segment, wait for the end, and return the parameter node, which holds the result."""
+def click_segment(widget: object, image: Path) -> object:
+    """Click Segment, wait for the end, say what was segmented, and return the parameter node with the result."""
     slicer.app.processEvents()  # lets the panel select the channels by name
     if not widget.ui.applyButton.enabled:
         raise RuntimeError(widget.ui.applyButton.toolTip)
@@ -167,7 +167,7 @@ def click_segment(widget: object) -> object:
     while widget.runPanel.isRunning:
         slicer.app.processEvents()
         time.sleep(0.01)
-    print(widget.ui.statusLabel.text)
+    print(f"{image.name}, {widget.ui.modelSelector.currentText}. {widget.ui.statusLabel.text}")
     choices = widget.logic.getParameterNode()
     if choices.segmentation is None:
         raise RuntimeError(widget.ui.statusLabel.text)

@@ -32,7 +32,7 @@ _BLANK = re.compile(r"(--[\w-]+)=\s*")
 # Command: module in conresnet.cli, its click command, one line on what it does.
 _COMMANDS = {
     "segment": ("segment", "segment", "Segment images with a model."),
-    "models": ("models", "models", "List, show, verify and install model packages."),
+    "models": ("models", "models", "List, show, verify, download and install model packages."),
     "import": ("models", "import_checkpoint", "Make a model package from a checkpoint by the paper's authors."),
     "worker": ("main", "worker", "Serve requests on stdin and stdout, for the Slicer module."),
 }

@@ -29,7 +29,7 @@ _extra_folder = click.option(
 @click.group(invoke_without_command=True)
 @click.pass_context
 def models(context: click.Context) -> None:
-    """List, show, verify and install model packages.
+    """List, show, verify, download and install model packages.
 
     Models are searched for in the path given by --folder, then in your own models folder (or in the folders that the
     environment variable CONRESNET_MODELS names instead), then among those shipped. The first match is used.
@@ -211,7 +211,7 @@ def _about(package: ModelPackage) -> list[tuple[str, str]]:
 
 
 def _computation(package: ModelPackage) -> list[tuple[str, str]]:
-    from conresnet.package.maps import residual_plane
+    from conresnet.package.maps import MAPS, provided_maps, residual_plane
 
     description = package.description
     inference, preparation = description.inference, description.preparation
@@ -225,6 +225,7 @@ def _computation(package: ModelPackage) -> list[tuple[str, str]]:
         *_networks(package),
         ("System", f"{system.type.replace('_', ' ')}{arguments}"),
         ("Residual", f"between {plane} slices" if plane else ""),
+        ("Maps", ", ".join(name for name in MAPS if name in provided_maps(description))),
         ("Orientation", f"{preparation.orientation} (directions of the axes S, H and W)"),
         ("Voxels", spacing),
         ("Window", " x ".join(str(side) for side in inference.window) + f", {inference.tiling} tiling"),
@@ -313,7 +314,7 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
     type=click.Path(path_type=Path),
     help="The model package to write: a .zip file if its name ends in .zip, otherwise a folder.",
 )
-@click.option("--name", help="The model's name.  [default: that of PACKAGE]")
+@click.option("--name", metavar="NAME", help="The model's name.  [default: that of PACKAGE]")
 @click.option("--title", help="The model's title in lists.")
 @click.option("--license", "license_name", help="The license of the weights.")
 @click.option(
@@ -321,18 +322,20 @@ def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
     "channels",
     multiple=True,
     metavar="NAME",
-    help="An input channel; list all, in the network's order.  [default: FLAIR T1 T1ce T2]",
+    help="An input channel; repeat it for all of them, in the network's order.  [default: FLAIR T1 T1ce T2]",
 )
 @click.option(
     "--segment",
     "segments",
     multiple=True,
     metavar="NAME=LABEL",
-    help="A region and its value in the label map; list all, in the network's order. Later ones cover earlier "
-    "ones.  [default: enhancing tumor 4, whole tumor 2, tumor core 1; painted in the order whole, core, "
+    help="A region and its value in the label map; repeat it for all regions, in the network's order. Later ones cover "
+    "earlier ones.  [default: enhancing tumor 4, whole tumor 2, tumor core 1; painted in the order whole, core, "
     "enhancing]",
 )
-@click.option("--orientation", help="Directions in which S, H and W increase.  [default: SLP]")
+@click.option(
+    "--orientation", metavar="LETTERS", help="Directions in which the axes S, H and W increase.  [default: SLP]"
+)
 @click.option("--spacing", metavar="S,H,W", help="Voxel size in mm.  [default: the image's own]")
 @click.option("--tiling", type=click.Choice(TILINGS), help="How windows are placed.  [default: authors]")
 @click.option(

@@ -53,24 +53,27 @@ def _click_type(spec: OptionSpec) -> click.ParamType | None:
 @click.command(context_settings={"max_content_width": 100})
 @click.argument("images", nargs=-1, type=_PATH, metavar="[IMAGE]...")
 @click.option("--model", required=True, metavar="NAME|PATH", help="The model: its name, or the path of its package.")
-@click.option("--output", required=True, type=_PATH, metavar="DIR", help="The folder for the results.")
+@click.option("--output", required=True, type=_PATH, metavar="FOLDER", help="The folder for the results.")
 @click.option(
     "--channel",
     "named",
     multiple=True,
     metavar="NAME=FILE",
-    help="Image for the channel NAME of the model. Use it instead of IMAGE arguments.",
+    help="Instead of IMAGE: the image for the channel NAME, which `models show` lists. Repeat it for each channel.",
 )
 @_engine_options
-@click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR.")
+@click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in FOLDER.")
 @click.option(
     "--cases",
     type=_PATH,
     metavar="LIST.csv",
-    help="Segment many cases. Columns: name, one per channel, and optionally roi. Results go to DIR/name.",
+    help="Segment many cases. Columns: name, one per channel, and optionally roi. Results go to FOLDER/name.",
 )
 @click.option(
-    "--jobs", type=click.IntRange(1), metavar="N", help="With --cases: N processes at once. Finished cases are skipped."
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --cases: segment N cases at once, in separate processes. Cases that are already segmented are skipped.",
 )
 @click.option(
     "--scheduler", metavar="URL", help="With --cases: use the workers of this Dask scheduler (tcp:// or tls://)."
@@ -91,9 +94,10 @@ def segment(
     Images whose names show their channel, such as pat_T1.nii.gz and pat_FLAIR.nii.gz, may be in any order. Otherwise,
     give them in the model's order.
 
-    An image is a NIfTI, NRRD or MetaImage file, or a folder with a DICOM series. The command writes these files to DIR:
-    segmentation.nii.gz (the model's label values on the first image's grid), <map>.nii.gz for each of --maps, the files
-    of --review, --statistics and --report, and report.json (volumes in mL, windows, device, precision, seconds).
+    An image is a NIfTI, NRRD or MetaImage file, or a folder with a DICOM series. The command writes these files to the
+    output folder: segmentation.nii.gz (the model's label values on the first image's grid), <map>.nii.gz for each of
+    --maps, the files of --review, --statistics and --report, and report.json (volumes in mL, windows, device,
+    precision, seconds).
     """
     if sum(map(bool, (images, named, cases))) != 1:
         raise click.UsageError(

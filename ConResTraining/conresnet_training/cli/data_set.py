@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, device_option, settings_option
+from conresnet_training.cli.main import FILE, FOLDER, FiniteRange, settings_option
 from conresnet_training.planning.systems import DEFAULT, SYSTEMS
 
 
@@ -70,7 +70,13 @@ def _listed_systems() -> str:
     metavar="GB",
     help="Memory of the GPU used for training.  [default: free memory of the device]",
 )
-@device_option
+@click.option(
+    "--device",
+    metavar="NAME",
+    default="auto",
+    show_default=True,
+    help="Device that the model will be trained on: auto, cpu, cuda, cuda:N or mps.",
+)
 @click.option(
     "--residual-axis",
     type=click.Choice(["S", "H", "W"]),

@@ -25,6 +25,7 @@ class FiniteRange(click.FloatRange):
 
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+FOLDER.name = "folder"  # in help and messages, in place of "directory"
 FILE = click.Path(path_type=Path, dir_okay=False)
 device_option = click.option(
     "--device",

@@ -15,11 +15,13 @@ steps_option = click.option(
     "--max-steps",
     "most_steps",
     type=click.IntRange(min=1),
+    metavar="N",
     help="Stop after this many steps in total, with exit status 0.",
 )
 devices_option = click.option(
     "--devices",
     type=click.IntRange(min=1),
+    metavar="N",
     default=1,
     show_default=True,
     help="GPUs to use on each computer, or processes on a computer without GPUs. They share the plan's batch.",
@@ -27,6 +29,7 @@ devices_option = click.option(
 nodes_option = click.option(
     "--nodes",
     type=click.IntRange(min=1),
+    metavar="N",
     default=1,
     show_default=True,
     help="Number of computers; torchrun or SLURM starts the command on each.",
@@ -141,9 +144,14 @@ def _report_end(run: Any, outcome: Any) -> int:
 @click.command()
 @click.argument("plan", type=FILE)
 @click.option("--output", type=FOLDER, help="Folder of the cross-validation.  [default: PLAN's name and _crossval]")
-@click.option("--folds", help="Folds to train, such as 0,1,2.  [default: all of the plan]")
+@click.option("--folds", metavar="K,K,...", help="Folds to train, such as 0,1,2.  [default: all of the plan]")
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of folds to train in parallel."
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Number of folds to train in parallel.",
 )
 @settings_option
 @data_option
@@ -163,7 +171,8 @@ def crossval(
 ) -> int:
     """Train the folds of PLAN, each in a separate process, and measure every case with the fold that never saw it.
 
-    With several GPUs, folds that are trained in parallel use different ones.
+    The output folder gets a run per fold (fold_0, fold_1 and so on) and the measurements (evaluation). With several
+    GPUs, folds that are trained in parallel use different ones.
 
     Repeat the command to continue the folds that are not finished; each one uses the training settings in its own
     plan.yaml. Stopping ends every fold after its current step; the exit status is then that of a stopped training. It
@@ -323,10 +332,14 @@ def compare(first: Path, second: Path, output: Path | None) -> None:
 @click.command()
 @click.argument("folders", metavar="RUN...", type=FOLDER, nargs=-1, required=True)
 @click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="The package to write: a .zip file or a folder."
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="PACKAGE",
+    required=True,
+    help="The package to write: a .zip file or a folder.",
 )
 @checkpoint_option
-@click.option("--name", help="The model's name, instead of the plan's.")
+@click.option("--name", metavar="NAME", help="The model's name, instead of the plan's.")
 @click.option("--title", help="The model's title, instead of the plan's.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing package.")
 @click.option(

@@ -310,6 +310,17 @@ def test_a_model_is_shown(models_folder: Path, capsys: pytest.CaptureFixture) ->
     assert "0.1" not in text.split("\nEvaluation\n")[1]
 
 
+def test_a_models_maps_mirroring_and_locator_are_shown(capsys: pytest.CaptureFixture) -> None:
+    assert main(["models", "show", "hippocampus"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "Maps probability, residual,",
+        "copies mirrored along W",
+        "Locator brain-structures, which finds: Left",
+    ):
+        assert part in shown
+
+
 @pytest.mark.parametrize(("name", "content"), [("metrics.json", b"[1, 2]"), ("review.json", b"{}")])
 def test_figures_and_review_lists_that_cannot_be_read_are_noticed_before_a_segmentation(
     models_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: bytes
