@@ -159,7 +159,7 @@ def choose_model(widget: object, name: str) -> None:
 
 
 def click_segment(widget: object, image: Path) -> object:
-    """Click Segment, wait for the end, say what was segmented, and return the parameter node with the result."""
+    """Click Segment, wait for the end, print the result, and return the parameter node, which holds it."""
     slicer.app.processEvents()  # lets the panel select the channels by name
     if not widget.ui.applyButton.enabled:
         raise RuntimeError(widget.ui.applyButton.toolTip)

@@ -146,12 +146,7 @@ def _report_end(run: Any, outcome: Any) -> int:
 @click.option("--output", type=FOLDER, help="Folder of the cross-validation.  [default: PLAN's name and _crossval]")
 @click.option("--folds", metavar="K,K,...", help="Folds to train, such as 0,1,2.  [default: all of the plan]")
 @click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="Number of folds to train in parallel.",
+    "--jobs", type=click.IntRange(1), metavar="N", default=1, show_default=True, help="Folds to train at once."
 )
 @settings_option
 @data_option
