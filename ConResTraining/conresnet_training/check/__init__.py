@@ -258,7 +258,7 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
         _measure(label, report)
     if not channels:
         return report
-    reference = next(iter(channels.values()))
+    first, reference = next(iter(channels.items()))
     _measure(reference, report)
     usable = {name: volume for name, volume in channels.items() if _is_usable(volume, name, report)}
     report.intensities = {name: _percentiles(volume) for name, volume in usable.items()}
@@ -271,7 +271,7 @@ def check_case(case: Case, data_set: DataSet, with_tile: bool) -> CaseReport:
             )
     if len(channels) == len(data_set.channels):
         report.digest = _digest(channels.values())
-    if with_tile and reference in usable.values():
+    if with_tile and first in usable:
         matching = label if label is not None and label.grid.matches(reference.grid, TOLERATED_SHIFT) else None
         report.tile = _tile(reference, matching)
     report.findings.sort(key=lambda finding: finding.level)

@@ -236,12 +236,14 @@ def test_values_that_are_not_numbers(check_and_draw, tmp_path, value):
     assert "channel MRI has 2 voxels that are NaN or infinite" in checked.line("case_0")
 
 
-def test_constant_channel(check_and_draw, tmp_path):
+@pytest.mark.parametrize("name", ["T1", "T2"])
+def test_constant_channel(check_and_draw, tmp_path, name):
     folder = decathlon(tmp_path / "set", channels=("T1", "T2"))
-    save(np.stack([image(0), np.full(SHAPE, 7, np.int16)], -1), folder / "imagesTr" / "case_0.nii.gz")
+    arrays = {"T1": image(0), "T2": image(1), name: np.full(SHAPE, 7, np.int16)}
+    save(np.stack(list(arrays.values()), -1), folder / "imagesTr" / "case_0.nii.gz")
     checked = check_and_draw(folder)
     assert checked.status == 2 and checked.codes == {"case_0": [("error", "image-constant")]}
-    assert "channel T2 is constant: all voxels are 7" in checked.line("case_0")
+    assert f"channel {name} is constant: all voxels are 7" in checked.line("case_0")
 
 
 @pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
