@@ -326,8 +326,12 @@ def with_settings(plan: Plan, settings: Iterable[str]) -> Plan:
 
 def chosen_batch(settings: Iterable[str]) -> int | None:
     """The batch among settings, on which a network's norm depends; None if it is missing or invalid."""
-    values = [value for key, _, value in (setting.partition("=") for setting in settings) if key == "training.batch"]
-    return int(values[-1]) if values and values[-1].isdecimal() and int(values[-1]) else None
+    values = [value for key, _, value in (item.partition("=") for item in settings) if key.strip() == "training.batch"]
+    try:
+        batch = parse_yaml(values[-1]) if values else None
+    except (yaml.YAMLError, ValueError):
+        return None
+    return batch if type(batch) is int and batch > 0 else None
 
 
 def _replace(content: Any, key: str, value: Any) -> None:

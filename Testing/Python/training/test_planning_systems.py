@@ -204,10 +204,11 @@ def test_norm_is_of_groups_while_batches_are_small(plans):
     assert arguments_of(networks(plans["pyramid"])[0])["norm"] == "batch"
 
 
-def test_a_batch_given_to_the_command_decides_the_norm(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("batch", ["training.batch=16", "training.batch = 1_6"])
+def test_a_batch_given_to_the_command_decides_the_norm(tmp_path, monkeypatch, capsys, batch):
     output = tmp_path / "plan.yaml"
     command = ["plan", decathlon(tmp_path / "set"), "--output", output, "--memory", "8", "--system", "resdsn"]
-    settings = ("--set", "training.batch=16", "--set", "training.optimizer=sgd")
+    settings = ("--set", batch, "--set", "training.optimizer=sgd")
     assert run_command(monkeypatch, *command, *settings) == 0
     plan = read_plan(output)
     assert (plan.training.batch, plan.training.optimizer) == (16, "sgd")
