@@ -291,7 +291,9 @@ def _chosen(table: _Table) -> tuple[str, ...]:
         if not set(features) <= set(table.features):
             continue
         expected = _predicted(table, INNER_FOLDS, lambda part, features=features: features)
-        score = np.mean([value for value in (_auroc(-expected.dice, table), _spearman(expected.wrong, table)) if value])
+        scores = [_auroc(-expected.dice, table), _spearman(expected.wrong, table)]
+        known = [score for score in scores if score is not None]
+        score = np.mean(known) if known else -np.inf
         if score > highest + (GAIN if features != SETS[0] else 0):
             best, highest = features, score
     return best

@@ -12,6 +12,7 @@ from conresnet.package import read_package, write_package
 from conresnet.review import RANKING_FILE, read_ranking
 from conresnet_training.data import read_data_set
 from conresnet_training.data.preparation import read_case
+from conresnet_training.evaluation import review_fit
 from conresnet_training.evaluation.review_fit import ReviewSamples, Sample, describe_ranking
 from conresnet_training.evaluation.runs import fit_review
 from conresnet_training.runs.export import export_runs
@@ -61,6 +62,13 @@ def test_no_exact_p_value_is_computed_of_few_slices(monkeypatch):
 def test_neighbors_are_used_where_they_help():
     assert made_up(12, "overlap").fit("made up", ["Part"]).features[2:] == ("log_change", "overlap")
     assert made_up(12, "log_disagreement").fit("made up", ["Part"]).features[-1] == "log_disagreement"
+
+
+def test_a_correlation_of_zero_counts_when_features_are_chosen(monkeypatch):
+    correlations = iter([0.7, 0.0, 0.0] * 1000)
+    monkeypatch.setattr(review_fit, "_auroc", lambda *_: 0.72)
+    monkeypatch.setattr(review_fit, "_spearman", lambda *_: next(correlations))
+    assert made_up(6, "log_entropy").fit("made up", ["Part"]).features == ("log_area", "log_entropy")
 
 
 def test_a_ranking_that_is_no_better_than_area_says_so():
