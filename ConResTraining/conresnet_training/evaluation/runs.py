@@ -1,10 +1,10 @@
 """Measures training runs on the cases they held out, segmented by the engine as for a user, and other predictions."""
 
+import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ from conresnet_training.data.label_maps import MOST_VALUES, Tissues, check_expec
 from conresnet_training.data.preparation import file_stem, read_case, read_reference
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
 from conresnet_training.evaluation.metrics import (
-    SegmentValues,
     compare_label_maps,
     crossing,
     values_of_data_set,
@@ -169,14 +168,26 @@ def measure_runs(
     # All of them first, so that a missing checkpoint is reported before hours of work.
     packed = [pack_runs([runs[index] for index in indices], checkpoint) for indices in groups]
     with progress_bar(sum(map(len, groups.values()))) as done:
-        for model, held_out in zip(packed, groups.values(), strict=True):
-            segmented = _segmented(model, held_out, values, synthesizer, errors.__setitem__, samples)
-            for case, truth, found, regions in segmented:
-                file = folder / f"{file_stem(case.name)}.nii.gz"
-                write_volume(found.array, found.grid, file)
-                cases[case.name] = compare_label_maps(found, truth, values, surface_tolerance_mm, regions)
-                files[case.name] = (case, file)
-                done(case.name)
+        for runs_of_group, held_out in zip(packed, groups.values(), strict=True):
+            with _loaded(runs_of_group) as model:
+                for case in held_out:
+                    try:
+                        images, truth = _read(case, model, synthesizer)
+                    except UserError as error:
+                        errors[case.name] = error
+                        done(case.name)
+                        continue
+                    options = SegmentOptions() if samples is None else samples.options(model, images[0].grid)
+                    result = segment(model, images, options)
+                    if samples is not None:
+                        samples.add(case.name, model, result, [item.truth for item in values.values()], truth)
+                    file = folder / f"{file_stem(case.name)}.nii.gz"
+                    write_volume(result.labels.array, result.labels.grid, file)
+                    cases[case.name] = compare_label_maps(
+                        result.labels, truth, values, surface_tolerance_mm, result.regions
+                    )
+                    files[case.name] = (case, file)
+                    done(case.name)
     _need_any(cases, errors)
     made_by = {
         index: facts
@@ -227,31 +238,12 @@ def _by_who_held_them_out(runs: Sequence[Run], data_set: DataSet) -> dict[tuple[
     return groups
 
 
-def _segmented(
-    packed: PackedRuns,
-    cases: Sequence[Case],
-    values: Mapping[str, SegmentValues],
-    synthesizer: Synthesizer | None,
-    note_error: Callable[[str, UserError], None],
-    samples: ReviewSamples | None,
-) -> Iterator[tuple[Case, Volume, Volume, np.ndarray | None]]:
-    """Each readable case with its reference, the model's label map, and the model's regions if it has them."""
+@contextlib.contextmanager
+def _loaded(packed: PackedRuns) -> Iterator[LoadedModel]:
+    """The model of packed runs, as a user would load it."""
     with tempfile.TemporaryDirectory() as folder:
         package = write_package(packed.description, packed.files, Path(folder) / packed.description.name)
-        model = load_model(package, "auto", "auto")
-        for case in cases:
-            try:
-                images, truth = _read(case, model, synthesizer)
-            except UserError as error:
-                note_error(case.name, error)
-                continue
-            result = segment(
-                model, images, SegmentOptions() if samples is None else samples.options(model, images[0].grid)
-            )
-            if samples is not None:
-                samples.add(case.name, model, result, [item.truth for item in values.values()], truth)
-            name = str(case.images[0]) if case.images else images[0].name
-            yield case, truth, replace(result.labels, name=name), result.regions
+        yield load_model(package)
 
 
 def _read(case: Case, model: LoadedModel, synthesizer: Synthesizer | None = None) -> tuple[list[Volume], Volume]:

@@ -1,5 +1,6 @@
 """Runs measured on what they held out: which cases, by which networks, and what is written."""
 
+import contextlib
 import json
 import shutil
 
@@ -81,6 +82,18 @@ def test_a_cross_validation_names_what_was_not_measured(data_set, tmp_path, monk
     said = capsys.readouterr().err
     assert "case_0 could not be measured: " in said and "Fold 1 is unfinished: 7 of 9 steps were completed." in said
     assert "Trained 3 folds and measured 5 cases of Boxes; 1 case could not be measured: mean Dice " in said
+
+
+def test_the_progress_bar_counts_cases_that_cannot_be_measured(data_set, tmp_path, monkeypatch):
+    run = finished_run(small_plan(data_set), tmp_path / "run")
+    (data_set / "labelsTr" / "case_0.nii.gz").write_bytes(b"damaged")
+    (tmp_path / "out").mkdir()
+    done = []
+    monkeypatch.setattr(
+        "conresnet_training.evaluation.runs.progress_bar", lambda cases: contextlib.nullcontext(done.append)
+    )
+    assert list(measure_runs([run], tmp_path / "out").errors) == ["case_0"]
+    assert done == ["case_0", "case_3"]
 
 
 def test_seeds_of_one_fold_answer_together(data_set, tmp_path):
