@@ -1,20 +1,37 @@
-"""Work that the first of several processes does while the others wait, and requests to stop.
+"""The processes of a training: their devices, work that the first does while the others wait, and requests to stop.
 
 A run is asked to stop by Ctrl-C, by a signal of the system or of a queue, or by the file ``stop``.
 """
 
+import logging
+import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-import torch.distributed
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch.distributed.distributed_c10d import _get_default_store
 
+from conresnet import __version__
+from conresnet.errors import UserError
+from conresnet.inference.devices import Backend, choose_backend
+from conresnet.inference.windows import MULTIPLE
+from conresnet_training.reporting import product
+from conresnet_training.runs.run import Run
 from conresnet_training.runs.state import STOP_FILE
+from conresnet_training.training.network import coarsest_step, stages_of
 
+# Lightning's names of the engine's precisions.
+PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 _DONE, _HEARD = "done", "heard"
 _SECONDS_BETWEEN_LOOKS, _SECONDS_TO_HEAR = 0.5, 20.0
 # Exit status of a run that was stopped early with a checkpoint: this plus the number of the signal, or of SIGINT where
@@ -22,6 +39,90 @@ _SECONDS_BETWEEN_LOOKS, _SECONDS_TO_HEAR = 0.5, 20.0
 STOPPED = 128
 # Exit status if another process of the same training was asked to stop.
 STOPPED_ELSEWHERE = STOPPED + signal.SIGTERM
+
+
+def make_fabric(run: Run, devices: int, nodes: int, device: str) -> Fabric:
+    """Lightning's Fabric for a run, not launched yet; for the arguments and errors see ``trainer.fit``."""
+    # Lightning's remarks on devices and services do not concern the run.
+    for name in ("lightning_fabric", "lightning_utilities"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    training, processes = run.plan.training, devices * nodes
+    launched = os.environ.get("WORLD_SIZE", str(processes))
+    if launched != str(processes):
+        raise UserError("processes-differ", launched=launched, processes=processes)
+    if training.batch % processes:
+        raise UserError("batch-not-divisible", batch=training.batch, processes=processes)
+    if processes == 1:
+        # A single process is the first, even if a queue has left ranks in the environment.
+        rank_zero_only.rank = 0
+    backend = choose_backend(device)
+    first = backend.device.index
+    try:
+        return Fabric(
+            accelerator=backend.device.type,
+            devices=devices if first is None else list(range(first, first + devices)),
+            num_nodes=nodes,
+            strategy=_strategy(run) if processes > 1 else "auto",
+            plugins=[] if processes > 1 else [LightningEnvironment()],
+            precision=_precision(backend, training.precision, run.plan.model.inference.window, coarsest_step(run.plan)),
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise _no_devices(error) from error
+
+
+def _strategy(run: Run) -> DDPStrategy:
+    # Parts that a stage does not train have no gradient, for which the processes would wait. On Windows, PyTorch has
+    # no NCCL.
+    return DDPStrategy(
+        find_unused_parameters=stages_of(run.plan) > 1, process_group_backend="gloo" if os.name == "nt" else None
+    )
+
+
+def launch(fabric: Fabric) -> None:
+    """Start the other processes, or meet them. Raises UserError ``devices-not-available``."""
+    try:
+        fabric.launch()
+    except ValueError as error:
+        raise _no_devices(error) from error
+
+
+def _no_devices(error: Exception) -> UserError:
+    return UserError("devices-not-available", reason=" ".join(str(error).split()).rstrip("."))
+
+
+def _precision(backend: Backend, wanted: str, window: Sequence[int], step: int = MULTIPLE) -> str:
+    """Lightning's name of the precision; "auto" is the engine's choice, except for windows that bf16 gets wrong.
+
+    Args:
+        window: voxels (S, H, W) that the network sees at a time.
+        step: voxels per voxel of the network's coarsest scale, along each side.
+
+    Raises:
+        UserError: ``bf16-window-too-small`` if bf16 is asked for by name and would get the window wrong.
+    """
+    # If a side has two voxels at the coarsest scale, bf16 on a CPU leaves parts of a gradient unwritten, so that
+    # what was in memory before, sometimes NaN, becomes the gradient.
+    is_wrong = backend.device.type == "cpu" and min(window) <= 2 * step
+    # On a CPU, Lightning uses bf16 for 16-mixed too.
+    if is_wrong and wanted in ("bf16-mixed", "16-mixed"):
+        raise UserError("bf16-window-too-small", precision=wanted, window=product(window), smallest=2 * step)
+    if wanted != "auto":
+        return wanted
+    return "32-true" if is_wrong else PRECISIONS[backend.precision]
+
+
+def process_facts(fabric: Fabric) -> dict:
+    """What the event "started" says of this process, see ``conresnet_training.runs.state``."""
+    device = fabric.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "device": name,
+        "devices": fabric.world_size,
+        "precision": str(fabric.strategy.precision.precision),
+        "version": __version__,
+    }
 
 
 def first_does(work: Callable[[], bool]) -> bool:

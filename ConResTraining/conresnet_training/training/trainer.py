@@ -1,30 +1,30 @@
-"""A run from its cases to its last checkpoint: which processes train, on what, and how its end is reported."""
+"""A run from its cases to its last checkpoint: on what it trains, and how its progress and end are reported."""
+
+from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import click
 import lightning_fabric
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
-from lightning_fabric.strategies import DDPStrategy
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from lightning_fabric.utilities.rank_zero import rank_zero_only
+from lightning_fabric.loggers import TensorBoardLogger
 from torch import nn
+from torch.utils import tensorboard  # noqa: F401 - a missing package must be noticed before there is a run folder
+from tqdm import tqdm
 
-from conresnet import __version__
 from conresnet.errors import UserError
-from conresnet.files import make_folder
-from conresnet.inference.devices import Backend, choose_backend, is_out_of_memory, reused_memory
-from conresnet.inference.windows import MULTIPLE
+from conresnet.files import make_folder, write_error
+from conresnet.inference.devices import is_out_of_memory, reused_memory
+from conresnet.messages import printable
 from conresnet_training.data import Case, DataSet
 from conresnet_training.data.augmentation import SampleChanges
 from conresnet_training.data.label_maps import VALUES
@@ -32,8 +32,7 @@ from conresnet_training.data.preparation import TrainingCase, prepare_case, prep
 from conresnet_training.data.samples import MixedSamples, Sampling, SynthesizedSamples, TrainingSamples
 from conresnet_training.data.synthesis import Synthesizer, synthesizer_of
 from conresnet_training.planning.plan import Plan
-from conresnet_training.reporting import listed, product
-from conresnet_training.runs.reports import Reports, SilentReports
+from conresnet_training.reporting import listed
 from conresnet_training.runs.run import (
     PREPARED_FOLDER,
     Run,
@@ -46,21 +45,19 @@ from conresnet_training.runs.run import (
     read_latest_checkpoint,
     start_run,
 )
-from conresnet_training.runs.state import sole_process
+from conresnet_training.runs.state import FIGURES, PROGRESS_FILE, ProgressWriter, sole_process
 from conresnet_training.training.loop import Outcome, StageCases, TrainingLoop
-from conresnet_training.training.network import (
-    FirstStageBoxes,
-    SegmentationTraining,
-    begin_with,
-    coarsest_step,
-    stages_of,
-    steps_of_run,
+from conresnet_training.training.network import FirstStageBoxes, SegmentationTraining, begin_with, steps_of_run
+from conresnet_training.training.processes import (
+    STOPPED_ELSEWHERE,
+    StopWatch,
+    first_does,
+    launch,
+    make_fabric,
+    process_facts,
 )
-from conresnet_training.training.processes import STOPPED_ELSEWHERE, StopWatch, first_does
 from conresnet_training.training.validation import HeldOutCases, whole_case
 
-# Lightning's names of the engine's precisions.
-PRECISIONS = {"bf16": "bf16-mixed", "fp16": "16-mixed", "fp32": "32-true"}
 MOST_LAYERS_NAMED, MOST_SEGMENTS_NAMED = 8, 6
 
 
@@ -92,7 +89,7 @@ def fit(
             ``choose_backend``, of the data, of ``check_fits_data``, of ``TrainingLoop.run_to`` and of
             ``as_user_error``; of a new run those of ``start_run``.
     """
-    fabric = _fabric(run, devices, nodes, device)
+    fabric = make_fabric(run, devices, nodes, device)
     is_first = devices * nodes == 1 or fabric.local_rank == fabric.node_rank == 0
     steps = steps_of_run(run.plan)
     if is_new and is_first:
@@ -182,7 +179,7 @@ class _Training:
             steps=self.steps,
             stages=self.steps // training.steps,
             fold=run.fold,
-            **_process_facts(self.fabric),
+            **process_facts(self.fabric),
             cases=len(used),
             segments=[segment.name for segment in plan.model.output.segments],
         )
@@ -209,7 +206,7 @@ class _Training:
         others_are_here = environment is not None and environment.creates_processes_externally
         if not others_are_here and not all_are_prepared():
             return stopped
-        _launch(self.fabric)
+        launch(self.fabric)
         if not first_does(lambda: not others_are_here or all_are_prepared()):
             return stopped
         if self.fabric.device.type == "cuda":
@@ -349,82 +346,81 @@ def _stages(
     return stages if len(stages) > 1 else stages * trained.stages
 
 
-def _fabric(run: Run, devices: int, nodes: int, device: str = "auto") -> Fabric:
-    # Lightning's remarks on devices and services do not concern the run.
-    for name in ("lightning_fabric", "lightning_utilities"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    training, processes = run.plan.training, devices * nodes
-    launched = os.environ.get("WORLD_SIZE", str(processes))
-    if launched != str(processes):
-        raise UserError("processes-differ", launched=launched, processes=processes)
-    if training.batch % processes:
-        raise UserError("batch-not-divisible", batch=training.batch, processes=processes)
-    if processes == 1:
-        # A single process is the first, even if a queue has left ranks in the environment.
-        rank_zero_only.rank = 0
-    backend = choose_backend(device)
-    first = backend.device.index
-    try:
-        return Fabric(
-            accelerator=backend.device.type,
-            devices=devices if first is None else list(range(first, first + devices)),
-            num_nodes=nodes,
-            strategy=_strategy(run) if processes > 1 else "auto",
-            plugins=[] if processes > 1 else [LightningEnvironment()],
-            precision=_precision(backend, training.precision, run.plan.model.inference.window, coarsest_step(run.plan)),
-        )
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
-        raise _no_devices(error) from error
+class SilentReports:
+    """What all processes but the first report to: nothing is written or shown."""
+
+    def __call__(self, event: str, **values: Any) -> None:
+        """Report an event."""
+
+    def note(self, sentence: str) -> None:
+        """Show a sentence."""
 
 
-def _strategy(run: Run) -> DDPStrategy:
-    # Parts that a stage does not train have no gradient, for which the processes would wait. On Windows, PyTorch has
-    # no NCCL.
-    return DDPStrategy(
-        find_unused_parameters=stages_of(run.plan) > 1, process_group_backend="gloo" if os.name == "nt" else None
-    )
+class Reports(SilentReports):
+    """Writes and shows each event of ``conresnet_training.runs.state``."""
 
+    def __init__(self, run: Run):
+        self._path = run.folder / PROGRESS_FILE
+        try:
+            self._progress = ProgressWriter(self._path)
+        except OSError as error:
+            raise write_error(error, self._path) from error
+        # Every start of the run logs into a folder of its own, so that resuming keeps what came before.
+        self._curves = TensorBoardLogger(run.folder, name="tensorboard")
+        self._bar: tqdm | None = None
+        self._step = 0
 
-def _launch(fabric: Fabric) -> None:
-    try:
-        fabric.launch()
-    except ValueError as error:
-        raise _no_devices(error) from error
+    def __call__(self, event: str, **values: Any) -> None:
+        """Report an event. Raises UserError ``disk-full`` or ``cannot-write``."""
+        try:
+            self._progress.write(event, **values)
+            self._log(event, values)
+        except OSError as error:
+            raise write_error(error, self._path) from error
+        # If the terminal was closed, the run must still end with its checkpoint.
+        with contextlib.suppress(OSError):
+            self._show(event, values)
 
+    def note(self, sentence: str) -> None:
+        """Show a sentence on the terminal, above the progress bar."""
+        with contextlib.suppress(OSError), tqdm.external_write_mode():
+            click.echo(printable(sentence), err=True)
 
-def _no_devices(error: Exception) -> UserError:
-    return UserError("devices-not-available", reason=" ".join(str(error).split()).rstrip("."))
+    def close(self) -> None:
+        """Close the files; what no longer fits on the disk, or into a closed terminal, is dropped."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()
+        for close in (lambda: self._curves.finalize("success"), self._progress.close):
+            with contextlib.suppress(OSError):
+                close()
 
+    def _log(self, event: str, values: dict) -> None:
+        curves = {name: value for name, value in values.items() if name in (*FIGURES, "samples_per_second")}
+        curves |= {f"dice_{name}": value for name, value in values.get("dice_a_segment", {}).items()}
+        if curves:
+            self._curves.log_metrics(curves, values["step"])
+        if event == "checkpoint":
+            self._curves.save()
 
-def _precision(backend: Backend, wanted: str, window: Sequence[int], step: int = MULTIPLE) -> str:
-    """Lightning's name of the precision; "auto" is the engine's choice, except for windows that bf16 gets wrong.
-
-    Args:
-        window: voxels (S, H, W) that the network sees at a time.
-        step: voxels per voxel of the network's coarsest scale, along each side.
-
-    Raises:
-        UserError: ``bf16-window-too-small`` if bf16 is asked for by name and would get the window wrong.
-    """
-    # If a side has two voxels at the coarsest scale, bf16 on a CPU leaves parts of a gradient unwritten, so that
-    # what was in memory before, sometimes NaN, becomes the gradient.
-    is_wrong = backend.device.type == "cpu" and min(window) <= 2 * step
-    # On a CPU, Lightning uses bf16 for 16-mixed too.
-    if is_wrong and wanted in ("bf16-mixed", "16-mixed"):
-        raise UserError("bf16-window-too-small", precision=wanted, window=product(window), smallest=2 * step)
-    if wanted != "auto":
-        return wanted
-    return "32-true" if is_wrong else PRECISIONS[backend.precision]
-
-
-def _process_facts(fabric: Fabric) -> dict:
-    device = fabric.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "device": name,
-        "devices": fabric.world_size,
-        "precision": str(fabric.strategy.precision.precision),
-        "version": __version__,
-    }
+    def _show(self, event: str, values: dict) -> None:
+        if event == "started":
+            # Only a terminal gets the bar; a log keeps the lines.
+            self._bar = tqdm(
+                total=values["steps"], initial=values["step"], unit="step", disable=None, dynamic_ncols=True
+            )
+            self._step = values["step"]
+        elif event == "preparing":
+            self._bar.set_description(f"Preparing case {values['done']} of {values['of']}")
+        elif event == "step":
+            self._bar.set_description("Training")
+            self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+            self._bar.update(values["step"] - self._step)
+            self._step = values["step"]
+        elif event == "validation":
+            segments = ", ".join(f"{name} {dice:.3f}" for name, dice in values["dice_a_segment"].items())
+            best = "; best so far" if values["best"] else ""
+            with tqdm.external_write_mode():
+                click.echo(printable(f"Step {values['step']}: mean Dice {values['dice']:.3f} ({segments}){best}."))
+        elif event == "stopping":
+            self.note(f"Stopping after the current step ({values['reason']}). Stop again to end immediately.")

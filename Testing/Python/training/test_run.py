@@ -19,7 +19,7 @@ from conresnet_training.planning.planner import make_plan
 from conresnet_training.runs.run import Run, check_fits_data
 from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
-from conresnet_training.training.trainer import _fabric, _precision
+from conresnet_training.training.processes import _precision, make_fabric
 from training.broken_runs import checkpoint
 from training.commands import refused, run_command, sentence_of
 from training.data_folders import decathlon, save
@@ -209,11 +209,11 @@ def test_windows_that_the_processor_gets_wrong_depend_on_the_network(
 ):
     """Where its coarsest convolutions see two voxels."""
     monkeypatch.setattr(
-        "conresnet_training.training.trainer.choose_backend", lambda device: Backend(torch.device("cpu"), "bf16")
+        "conresnet_training.training.processes.choose_backend", lambda device: Backend(torch.device("cpu"), "bf16")
     )
     settings = f"model.inference.window=[{side}, 48, 48]", "training.precision=auto"
     plan = read_plan(write_tiny_plan(data_set, tmp_path / "plan.yaml", *settings, system=system))
-    assert _fabric(Run(tmp_path, plan, 0), 1, 1).strategy.precision.precision == precision
+    assert make_fabric(Run(tmp_path, plan, 0), 1, 1, "auto").strategy.precision.precision == precision
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,9 @@ def test_gpus_are_chosen_by_index(plan_file, tmp_path, monkeypatch, device, devi
     run = Run(tmp_path, read_plan(plan_file), 0)
     if trained_on is None:
         with refused("devices-not-available"):
-            _fabric(run, devices, 1, device)
+            make_fabric(run, devices, 1, device)
         return
-    strategy = _fabric(run, devices, 1, device).strategy
+    strategy = make_fabric(run, devices, 1, device).strategy
     used = [strategy.root_device] if devices == 1 else strategy.parallel_devices
     assert used == [torch.device("cuda", index) for index in trained_on]
 
