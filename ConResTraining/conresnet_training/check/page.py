@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from conresnet import __version__
@@ -175,7 +176,7 @@ def make_page(report: SetReport) -> str:
         facts=_facts(report),
         listed=listed[:MOST_LISTED],
         unlisted=len(listed) - MOST_LISTED,
-        swatches={name: "#" + "".join(f"{round(255 * part):02x}" for part in color) for name, color in by_name.items()},
+        swatches={name: to_hex(color) for name, color in by_name.items()},
         sizes=png(plot_sizes(cases)) if measured else None,
         intensities=png(plot_intensities(cases, data_set.channels))
         if any(case.intensities for case in cases)

@@ -47,6 +47,11 @@ class Warp:
         """Whether left and right are exchanged; two flips amount to a rotation by 180 degrees."""
         return len(self.flips) % 2 == 1
 
+    @property
+    def _offsets(self) -> list[np.ndarray]:
+        """For each axis, how far its planes are from the window's center after the bends, in voxels."""
+        return [np.arange(n) - (n - 1) / 2 + bend for n, bend in zip(self.window, self.bends, strict=True)]
+
     def cut(self, image: np.ndarray, label: np.ndarray, corner: np.ndarray) -> tuple[Tensor, Tensor]:
         """Cut the window from a case; outside the case it is 0, as padding is in inference.
 
@@ -84,10 +89,8 @@ class Warp:
     def _places(self, axis: int, corner: float) -> Tensor:
         """(S, H, W): where along an axis of the case each voxel comes from."""
         turn = np.eye(3) if self.turn is None else self.turn
-        middle = (np.array(self.window) - 1) / 2
-        axes = [np.arange(n) - m + bend for n, m, bend in zip(self.window, middle, self.bends, strict=True)]
-        s, h, w = (torch.from_numpy((own * turn[axis, k]).astype(np.float32)) for k, own in enumerate(axes))
-        places = s[:, None, None] + (h[:, None] + (w + (corner + middle[axis])))
+        s, h, w = (torch.from_numpy((own * turn[axis, k]).astype(np.float32)) for k, own in enumerate(self._offsets))
+        places = s[:, None, None] + (h[:, None] + (w + (corner + (self.window[axis] - 1) / 2)))
         if self.displacements is not None:
             nodes = torch.from_numpy(self.displacements[axis].astype(np.float32))
             across = [_linear(length, count) for length, count in zip(self.window, nodes.shape, strict=True)]
@@ -97,8 +100,7 @@ class Warp:
     def _resampled(self, image: np.ndarray, label: np.ndarray, corner: np.ndarray) -> tuple[Tensor, Tensor]:
         middle = (np.array(self.window) - 1) / 2
         # (n, 3) each: what each axis of the window adds to a voxel's position in the case.
-        axes = [np.arange(n) - m + bend for n, m, bend in zip(self.window, middle, self.bends, strict=True)]
-        steps = [axis[:, None] * column for axis, column in zip(axes, self.turn.T, strict=True)]
+        steps = [offsets[:, None] * column for offsets, column in zip(self._offsets, self.turn.T, strict=True)]
         # Only the part of the case that the window shows is read.
         low = np.floor(corner + middle + sum(step.min(axis=0) for step in steps)).astype(int)
         high = np.ceil(corner + middle + sum(step.max(axis=0) for step in steps)).astype(int) + 1

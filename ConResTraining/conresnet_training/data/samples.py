@@ -15,7 +15,7 @@ import torch
 import torch.distributed
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from conresnet_training.data.augmentation import SampleChanges, Warp
 from conresnet_training.data.label_maps import OVERSAMPLING, LabelPlaces
@@ -237,7 +237,7 @@ class MixedSamples(Dataset):
         return (self.images, before) if after > before else (self.synthesized, number - before)
 
 
-class StepSamples(Sampler[list[int]]):
+def step_samples(steps: range, batch: int, process: int = 0, processes: int = 1) -> Iterator[list[int]]:
     """For each step, the numbers of the samples that one process uses.
 
     Step ``t`` of the whole run uses the samples ``t * batch`` to ``(t + 1) * batch - 1``, divided evenly among the
@@ -248,16 +248,7 @@ class StepSamples(Sampler[list[int]]):
         batch: samples per step, of all processes together.
         process, processes: which of how many; ``processes`` divides ``batch``.
     """
-
-    def __init__(self, steps: range, batch: int, process: int = 0, processes: int = 1):
-        self.steps, self.batch = steps, batch
-        self.share = batch // processes
-        self.offset = process * self.share
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            first = step * self.batch + self.offset
-            yield list(range(first, first + self.share))
-
-    def __len__(self) -> int:
-        return len(self.steps)
+    share = batch // processes
+    for step in steps:
+        first = step * batch + process * share
+        yield list(range(first, first + share))

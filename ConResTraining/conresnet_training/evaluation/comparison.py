@@ -202,4 +202,4 @@ def comparison_table(comparison: Comparison) -> str:
                     str(row["cases"]),
                 )
             )
-    return text_table(rows, left=2)
+    return text_table(rows)

@@ -129,7 +129,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         for name, found in metrics.items():
             if found is not None:
                 rows.append((segment, METRICS[name].heading, *summary_cells(name, found)))
-    return text_table(rows, left=2)
+    return text_table(rows)
 
 
 def summary_cells(metric: str, found: Mapping[str, Any]) -> tuple[str, ...]:
@@ -144,12 +144,12 @@ def summary_cells(metric: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     return (shown("mean"), between, shown("median"), quartiles, shown("lowest"), shown("highest"), str(found["cases"]))
 
 
-def text_table(rows: Sequence[Sequence[str]], left: int) -> str:
-    """Columns of text: the first ``left`` flush left, the others, which are numbers, flush right."""
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text: the first two, which are names, flush left, the others, which are numbers, flush right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(
-            cell.ljust(width) if place < left else cell.rjust(width)
+            cell.ljust(width) if place < 2 else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

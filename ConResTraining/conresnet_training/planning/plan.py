@@ -51,11 +51,13 @@ def _document(model: ModelDescription) -> dict[str, Any]:
 Description = Annotated[ModelDescription, PlainValidator(_description), PlainSerializer(_document)]
 
 
-class Training(BaseModel):
-    """How long, how fast and with which loss to train. The description names the paper's value (IV-B) if it differs."""
-
+class _Settings(BaseModel):
     # Strict, because "true" or "yes" would be one step.
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class Training(_Settings):
+    """How long, how fast and with which loss to train. The description names the paper's value (IV-B) if it differs."""
 
     steps: int = Field(default=6000, gt=0, le=MOST_STEPS, description="per stage")
     batch: int = Field(
@@ -111,15 +113,13 @@ class Training(BaseModel):
     )
 
 
-class Augmentation(BaseModel):
+class Augmentation(_Settings):
     """The strength of each random change; 0 turns a change off.
 
     The paper flips along all three axes and scales. Only flips from left to right keep the anatomy plausible; the plan
     names that axis. If segment names refer to a side, the plan has no flips, or lists the pairs of segments that trade
     places in a mirror image.
     """
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     flip_axes: list[Literal["S", "H", "W"]] = Field(default=["W"], description="axes to flip along: any of S, H and W")
     swapped_segments: list[Annotated[tuple[str, str], Field(strict=False)]] = Field(
@@ -153,10 +153,8 @@ class Augmentation(BaseModel):
     )
 
 
-class Synthesis(BaseModel):
+class Synthesis(_Settings):
     """How images are synthesized from label maps; 0 turns a part off. Intensities are on a scale from 0 to 1."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     image_share: float = Field(default=0.3, ge=0, le=1, description="share of samples from cases that have images")
     known_contrasts: float = Field(

@@ -124,7 +124,7 @@ def write_card(
     notes: Sequence[str],
     review: str,
     pictured: str | None,
-    own: Sequence[Mapping[str, Any]] = (),
+    own: Sequence[Mapping[str, Any]],
 ) -> str:
     """The text of ``MODEL_CARD.md``.
 

@@ -186,8 +186,11 @@ class ProgressWriter:
     def __init__(self, path: Path):
         self._file = open(path, "ab")
         # The first line must not be appended to one that a killed process left unfinished.
-        if self._file.tell() and not _ends_a_line(path):
-            self._file.write(b"\n")
+        if self._file.tell():
+            with open(path, "rb") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    self._file.write(b"\n")
 
     def write(self, event: str, **values: Any) -> None:
         """Append one event; numbers that are not finite become null, since JSON has none."""
@@ -217,7 +220,7 @@ class ProgressReader:
         """The events of the lines completed since then. A file that became shorter is read from its start."""
         try:
             with open(self._path, "rb") as file:
-                size = file.seek(0, 2)
+                size = file.seek(0, os.SEEK_END)
                 if size < self._position:
                     self._position, self._rest = 0, b""
                 if self._last_bytes is not None:
@@ -294,12 +297,6 @@ def read_progress(path: Path) -> Progress:
     for event in ProgressReader(path).new_events():
         progress.add(event)
     return progress
-
-
-def _ends_a_line(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
 
 
 def _event(line: bytes) -> dict | None:

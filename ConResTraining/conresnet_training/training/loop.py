@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -21,7 +22,7 @@ from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, default_collate
 
 from conresnet.errors import UserError
-from conresnet_training.data.samples import StepSamples, TrainingSamples, sample_processes
+from conresnet_training.data.samples import TrainingSamples, sample_processes, step_samples
 from conresnet_training.runs.run import (
     PLAN_FILE,
     Run,
@@ -160,7 +161,7 @@ class TrainingLoop:
     def _batches_of(self, samples: TrainingSamples, steps: range) -> DataLoader:
         return DataLoader(
             samples,
-            batch_sampler=StepSamples(steps, self.settings.batch, self.fabric.global_rank, self.fabric.world_size),
+            batch_sampler=step_samples(steps, self.settings.batch, self.fabric.global_rank, self.fabric.world_size),
             num_workers=self.workers,
             pin_memory=self.fabric.device.type == "cuda",
             worker_init_fn=leave_signals_to_the_parent,
@@ -274,11 +275,7 @@ class TrainingLoop:
         names = ["best", "last"] if self.validated == self.step and self.is_best else ["last"]
         if not all(torch.isfinite(tensor).all() for tensor in self.training.network.state_dict().values()):
             raise self._not_finite(self._case_names(self.step - 1))
-
-        def write() -> None:
-            write_checkpoint(self._content(), [self.run.checkpoint_named(name) for name in names])
-
-        self._in_first_process(write)
+        self._write([self.run.checkpoint_named(name) for name in names])
         self.saved = (self.step, self.validated)
         for name in names:
             self.tell("checkpoint", step=self.step, name=name)
@@ -318,12 +315,12 @@ class TrainingLoop:
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError("checkpoint-of-another-plan", path=str(self.run.checkpoint)) from error
 
-    def _in_first_process(self, action: Callable[[], None]) -> None:
-        """Do what only one process may do. Its UserError is raised in every process, so that all end together."""
+    def _write(self, paths: Sequence[Path]) -> None:
+        """Write the checkpoint in the first process. Its UserError is raised in all, so that they end together."""
         mistake = None
         if self.fabric.is_global_zero:
             try:
-                action()
+                write_checkpoint(self._content(), paths)
             except UserError as error:
                 mistake = error.code, error.message, error.values
         if self.fabric.world_size > 1:
@@ -381,7 +378,7 @@ class TrainingLoop:
         """The cases of the next step whose sample alone gives no finite loss, or all if no single one does."""
         fabric, samples = self.fabric, self.cases[self._stage_of(self.step + 1)].samples
         next_step = range(self.step, self.step + 1)
-        (numbers,) = StepSamples(next_step, self.settings.batch, fabric.global_rank, fabric.world_size)
+        (numbers,) = step_samples(next_step, self.settings.batch, fabric.global_rank, fabric.world_size)
         is_sound = []
         with torch.no_grad(), fabric.autocast():
             for number in numbers:

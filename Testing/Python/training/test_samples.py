@@ -12,7 +12,7 @@ import torch
 from conresnet_training.data.augmentation import SampleChanges
 from conresnet_training.data.label_maps import LabelPlaces, index_of_labels
 from conresnet_training.data.preparation import TrainingCase
-from conresnet_training.data.samples import Sampling, StepSamples, TrainingSamples
+from conresnet_training.data.samples import Sampling, TrainingSamples, step_samples
 from conresnet_training.planning.plan import Augmentation
 from conresnet_training.training.losses import signed_distances
 
@@ -221,12 +221,12 @@ def test_elastic_deformation_bends_image_and_label_alike():
 
 
 def test_steps_take_the_numbers_in_order_from_the_first_that_is_left():
-    assert list(StepSamples(range(2, 4), 3)) == [[6, 7, 8], [9, 10, 11]]
+    assert list(step_samples(range(2, 4), 3)) == [[6, 7, 8], [9, 10, 11]]
 
 
 def test_processes_share_each_step_between_them():
-    parts = [list(StepSamples(range(5, 8), 6, process, 3)) for process in range(3)]
-    whole = list(StepSamples(range(5, 8), 6))
+    parts = [list(step_samples(range(5, 8), 6, process, 3)) for process in range(3)]
+    whole = list(step_samples(range(5, 8), 6))
     assert [[number for part in step for number in part] for step in zip(*parts, strict=True)] == whole
 
 
