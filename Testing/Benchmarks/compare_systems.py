@@ -80,8 +80,7 @@ EVALUATION, COST_FILE, PLAN_FILE = "evaluation", "cost.json", "plan.yaml"
 @click.option("--remeasure", is_flag=True, help="Measure seconds and memory again, without training.")
 def compare(plan, output, rows, folds, data, settings, jobs, max_steps, timed_cases, remeasure) -> None:
     """Train, evaluate, measure and compare systems with PLAN."""
-    from comparison_plot import draw_comparison
-    from comparison_table import write_csv, write_markdown
+    from comparison_results import draw_comparison, write_csv, write_markdown
     from peer_networks import PEERS
     from system_rows import all_rows, chosen_rows
 
@@ -129,7 +128,7 @@ class Bench:
 
     def train(self, rows: Sequence, folds: Sequence[int], max_steps: int | None) -> list[str]:
         """Train the runs that are not finished, and return the names of those that failed."""
-        from row_runs import is_trained, runs_of
+        from system_rows import is_trained, runs_of
 
         runs = {run.folder: run for row in rows for run in runs_of(row, self.output, folds)}
         tasks = {
@@ -161,8 +160,8 @@ class Bench:
 
     def comparison(self):
         """All rows that are evaluated and measured, whether they were requested now or earlier."""
-        from comparison_table import Comparison, Result
-        from row_runs import late_rise
+        from comparison_results import Comparison, Result
+        from system_rows import late_rise
 
         from conresnet_training.data import read_data_set
         from conresnet_training.evaluation import read_evaluation
@@ -182,7 +181,7 @@ class Bench:
 
     def _trained(self, row) -> list:
         """The runs of all folds in which every run of the row is trained, fold by fold."""
-        from row_runs import is_trained, started_runs_of
+        from system_rows import is_trained, started_runs_of
 
         trained = [run for run in started_runs_of(row, self.output) if is_trained(run)]
         folds = [run.fold for run in trained]

@@ -13,7 +13,7 @@ from conresnet.errors import UserError
 from conresnet_training.data import read_data_set
 from conresnet_training.evaluation import Evaluation, read_evaluation
 from conresnet_training.evaluation.results import COLUMNS, write_tables
-from conresnet_training.planning.plan import read_plan, with_settings
+from conresnet_training.planning.plan import Synthesis, read_plan, with_settings
 from conresnet_training.runs.run import start_run
 from conresnet_training.runs.state import PROGRESS_FILE, ProgressWriter
 from training.data_folders import brats
@@ -104,15 +104,18 @@ def test_labels_are_measured_by_the_regions_they_make_up(benchmark, rows, tmp_pa
 
 
 def test_a_run_made_elsewhere_is_used_if_it_trains_the_same(benchmark, rows, plan_file, tmp_path):
-    runs, plan = benchmark("row_runs"), read_plan(plan_file)
+    plan = read_plan(plan_file)
     row = rows.all_rows(plan, read_data_set(plan.data))["conresnet"]
     elsewhere = row.plan.model_copy(update={"data": tmp_path / "moved", "model": replace(row.plan.model, title="Mine")})
     start_run(elsewhere, tmp_path / "conresnet" / "fold_1", 1)
-    assert [run.folder.name for run in runs.runs_of(row, tmp_path, [1])] == ["fold_1"]
-    other = rows.Row("conresnet", "", {"conresnet": with_settings(row.plan, ["training.batch=1"])}, "systems")
-    with pytest.raises(UserError) as caught:
-        runs.runs_of(other, tmp_path, [1])
-    assert caught.value.code == "plan-differs"
+    assert [run.folder.name for run in rows.runs_of(row, tmp_path, [1])] == ["fold_1"]
+    for changed in (
+        with_settings(row.plan, ["training.batch=1"]),
+        row.plan.model_copy(update={"synthesis": Synthesis()}),
+    ):
+        with pytest.raises(UserError) as caught:
+            rows.runs_of(rows.Row("conresnet", "", {"conresnet": changed}, "systems"), tmp_path, [1])
+        assert caught.value.code == "plan-differs"
 
 
 def test_the_late_rise_is_that_of_the_last_quarter_of_the_last_stage(benchmark, rows, plan_file, tmp_path):
@@ -128,7 +131,7 @@ def test_the_late_rise_is_that_of_the_last_quarter_of_the_last_stage(benchmark, 
             if step <= steps:
                 writer.write("validation", step=step, dice=value)
         writer.close()
-        rises[name] = benchmark("row_runs").late_rise(run)
+        rises[name] = rows.late_rise(run)
     assert rises == pytest.approx({"conresnet": 0.5, "conresnet-refined": 0.01})
 
 
@@ -143,7 +146,7 @@ def evaluation(dice: list[float]) -> Evaluation:
 @pytest.fixture
 def comparison(benchmark, rows, plan_file):
     """Four rows; one is under-trained and one is for whole images."""
-    module, plan = benchmark("comparison_table"), read_plan(plan_file)
+    module, plan = benchmark("comparison_results"), read_plan(plan_file)
     found = rows.all_rows(plan, read_data_set(plan.data))
     cost = {"parameters": 4_800_000, "multiply_adds": 9_000_000_000, "window": [8, 8, 8], "seconds": {"a": 0.5, "b": 1}}
     cost |= {"peak_bytes": 2_000_000_000, "device": "cpu", "precision": "fp32", "threads": 1}
@@ -158,7 +161,7 @@ def comparison(benchmark, rows, plan_file):
 
 
 def test_the_table_marks_rows_that_must_not_be_ranked(benchmark, comparison, tmp_path):
-    benchmark("comparison_table").write_markdown(comparison, tmp_path / "table.md")
+    benchmark("comparison_results").write_markdown(comparison, tmp_path / "table.md")
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "| ConResNet | 0.800 (0.680 to 0.920) | 1.00 (1.00 to 1.00) | 4.80 | 9.0 | 0.75 | 2.00 | 9 |" in text
     assert "| ConResNet, baseline † | 0.550 | 1.00, 1 of 2 cases |" in text
@@ -169,7 +172,7 @@ def test_the_table_marks_rows_that_must_not_be_ranked(benchmark, comparison, tmp
 
 
 def test_the_csv_file_has_every_figure(benchmark, comparison, tmp_path):
-    benchmark("comparison_table").write_csv(comparison, tmp_path / "table.csv")
+    benchmark("comparison_results").write_csv(comparison, tmp_path / "table.csv")
     with open(tmp_path / "table.csv", encoding="utf-8", newline="") as file:
         lines = {line["row"]: line for line in csv.DictReader(file)}
     assert float(lines["conresnet"]["dice"]) == pytest.approx(0.8)
@@ -180,8 +183,7 @@ def test_the_csv_file_has_every_figure(benchmark, comparison, tmp_path):
 
 
 def test_the_picture_is_drawn(benchmark, comparison, tmp_path):
-    plot = benchmark("comparison_plot")
-    plot.draw_comparison(comparison, tmp_path / "four.png")
+    benchmark("comparison_results").draw_comparison(comparison, tmp_path / "four.png")
     picture = matplotlib.image.imread(tmp_path / "four.png")
     assert picture.std() > 0.05
 
