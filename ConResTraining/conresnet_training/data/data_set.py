@@ -238,10 +238,6 @@ class Description:
         """The data set of these cases. Raises UserError as ``sorted_cases``."""
         return replace(self.without_cases, layout=layout, cases=sorted_cases(cases, self.path.parent))
 
-    def error(self, code: str, **values: object) -> UserError:
-        """The error for something in the file that cannot be used."""
-        return description_error(self.path, code, **values)
-
 
 def read_description(path: Path) -> Description:
     """Read a ``dataset.json``: ``modality`` or ``channel_names``, and ``labels`` in either direction.
@@ -280,13 +276,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except OSError as error:
-        raise description_error(path, "data-set-unreadable", reason=error.strerror or str(error)) from error
+        raise UserError("data-set-unreadable", path=str(path), reason=error.strerror or str(error)) from error
     except _RepeatedKeyError as error:
-        raise description_error(path, "data-set-key-repeated", key=shortened(str(error))) from error
+        raise UserError("data-set-key-repeated", path=str(path), key=shortened(str(error))) from error
     except ValueError as error:
-        raise description_error(path, "data-set-not-json") from error
+        raise UserError("data-set-not-json", path=str(path)) from error
     if not isinstance(content, dict):
-        raise description_error(path, "data-set-no-object")
+        raise UserError("data-set-no-object", path=str(path))
     return content
 
 
@@ -318,7 +314,7 @@ def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
     found = content.get("channel_names", content.get("modality"))
     if not isinstance(found, Mapping) or not found or not all(_is_number(key) for key in found):
-        raise description_error(path, "data-set-channels")
+        raise UserError("data-set-channels", path=str(path))
     names = [printable(str(found[key])).strip() or f"channel {key}" for key in sorted(found, key=int)]
     # Two channels may both be called MRI.
     counts, seen = Counter(names), Counter()
@@ -332,7 +328,7 @@ def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
 def _classes(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
     """Name to values, of {"1": "tumor"} (Decathlon, nnU-Net 1) and {"tumor": 1, "whole": [1, 2]} (nnU-Net 2)."""
     if not isinstance(found, Mapping) or not found:
-        raise description_error(path, "data-set-no-labels")
+        raise UserError("data-set-no-labels", path=str(path))
     classes: dict[str, tuple[int, ...]] = {}
     for key, value in found.items():
         if _is_number(key) and isinstance(value, str):
@@ -342,19 +338,19 @@ def _classes(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
         elif type(value) is int:
             name, values = key, (value,)
         else:
-            raise description_error(path, "data-set-label-invalid", label=shortened(f'"{key}": {json.dumps(value)}'))
+            raise UserError("data-set-label-invalid", path=str(path), label=shortened(f'"{key}": {json.dumps(value)}'))
         name = shortened(printable(name))
         if values == (0,):
             continue
         if name == "ignore":
-            raise description_error(path, "data-set-label-ignore")
+            raise UserError("data-set-label-ignore", path=str(path))
         if not all(0 < one < 256 for one in values):
-            raise description_error(path, "data-set-label-range", label=name)
+            raise UserError("data-set-label-range", path=str(path), label=name)
         if name.casefold() in (other.casefold() for other in classes):
-            raise description_error(path, "data-set-label-repeated", label=name)
+            raise UserError("data-set-label-repeated", path=str(path), label=name)
         classes[name] = values
     if not classes:
-        raise description_error(path, "data-set-only-background")
+        raise UserError("data-set-only-background", path=str(path))
     return classes
 
 
@@ -362,7 +358,7 @@ def _labels(path: Path, classes: Mapping[str, tuple[int, ...]], regions: Mapping
     names = {values[0]: name for name, values in classes.items() if len(values) == 1}
     if not regions:
         if len(names) < len(classes):
-            raise description_error(path, "data-set-value-repeated")
+            raise UserError("data-set-value-repeated", path=str(path))
         return dict(sorted(names.items()))
     values = sorted({value for own in classes.values() for value in own})
     return {value: names.get(value, f"label {value}") for value in values}
@@ -374,7 +370,7 @@ def _region_labels(path: Path, content: Mapping[str, Any], regions: Mapping[str,
         return painting(regions)
     usable = isinstance(order, list) and all(type(value) is int and 0 < value < 256 for value in order)
     if not usable or len(set(order)) != len(regions) or len(order) != len(regions):
-        raise description_error(path, "data-set-region-order")
+        raise UserError("data-set-region-order", path=str(path))
     return dict(zip(regions, order, strict=True))
 
 
@@ -385,8 +381,3 @@ def _text(content: Mapping[str, Any], key: str) -> str:
 
 def _is_number(key: str) -> bool:
     return key.isascii() and key.isdigit() and len(key) <= MOST_DIGITS
-
-
-def description_error(path: Path, code: str, **values: object) -> UserError:
-    """The error for something in a description that cannot be used."""
-    return UserError(code, path=str(path), **values)

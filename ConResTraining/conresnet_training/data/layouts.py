@@ -40,7 +40,6 @@ from conresnet_training.data.data_set import (
     Description,
     case_name,
     composed,
-    description_error,
     find_file,
     folder_name,
     painting,
@@ -90,10 +89,10 @@ def _decathlon_cases(description: Description) -> Iterator[tuple[Case, object]]:
     """Each case of the list "training", and its "fold"; several channels are in one 4D file per case."""
     entries = description.content.get("training")
     if not isinstance(entries, list):
-        raise description.error("data-set-no-list")
+        raise UserError("data-set-no-list", path=str(description.path))
     for entry in entries:
         if (case := _case_of_entry(description.path.parent, entry)) is None:
-            raise description.error("data-set-entry", entry=str(entry)[:200])
+            raise UserError("data-set-entry", path=str(description.path), entry=str(entry)[:200])
         # macOS leaves such files next to others, and some lists were made from a listing of the folder.
         if not case.images[0].name.startswith("._"):
             yield case, entry.get("fold")
@@ -151,7 +150,9 @@ def _listed_case(description: Description, name: str, files: object) -> Case:
     images, label = (files.get(key) for key in ("images", "label")) if isinstance(files, dict) else (None, None)
     complete = isinstance(images, list) and len(images) == len(description.without_cases.channels)
     if not complete or not all(isinstance(file, str) and file for file in (*images, label)):
-        raise description.error("data-set-case-files", case=name, count=len(description.without_cases.channels))
+        raise UserError(
+            "data-set-case-files", path=str(description.path), case=name, count=len(description.without_cases.channels)
+        )
     folder = description.path.parent
     return Case(name, tuple(find_file(folder, file) for file in images), find_file(folder, label))
 
@@ -173,9 +174,9 @@ def _files(folder: Path, ending: str) -> list[Path]:
 def _ending(description: Description) -> str:
     ending = description.content.get("file_ending", ".nii.gz")
     if not isinstance(ending, str) or not ending.startswith("."):
-        raise description.error("data-set-ending")
+        raise UserError("data-set-ending", path=str(description.path))
     if ending.lower() in WITHOUT_SPACING:
-        raise description.error("data-set-without-spacing", ending=ending)
+        raise UserError("data-set-without-spacing", path=str(description.path), ending=ending)
     return ending
 
 
@@ -276,7 +277,7 @@ def read_label_map_folder(folder: Path) -> DataSet:
     path = folder / LABEL_MAPS_FILE
     content = read_json_object(path)
     for key in content.keys() - _KEYS:
-        raise description_error(path, "label-maps-key-unknown", key=shortened(key), known=", ".join(sorted(_KEYS)))
+        raise UserError("label-maps-key-unknown", path=str(path), key=shortened(key), known=", ".join(sorted(_KEYS)))
     segments = _segments(path, content.get("segments"))
     return DataSet(
         printable(str(content.get("name") or folder_name(folder))),
@@ -292,19 +293,19 @@ def read_label_map_folder(folder: Path) -> DataSet:
 
 def _segments(path: Path, found: Any) -> dict[str, tuple[int, ...]]:
     if not isinstance(found, Mapping) or not found:
-        raise description_error(path, "label-maps-no-segments")
+        raise UserError("label-maps-no-segments", path=str(path))
     segments: dict[str, tuple[int, ...]] = {}
     for key, values in found.items():
         name = shortened(printable(key))
         if name in segments:
-            raise description_error(path, "data-set-label-repeated", label=name)
+            raise UserError("data-set-label-repeated", path=str(path), label=name)
         segments[name] = _values(path, values, f"segments.{name}")
     seen: set[int] = set()
     for name, values in segments.items():
         if not values or not all(1 <= value <= MOST_VALUES for value in values):
-            raise description_error(path, "label-maps-segment-range", segment=name, most=MOST_VALUES)
+            raise UserError("label-maps-segment-range", path=str(path), segment=name, most=MOST_VALUES)
         if seen & set(values):
-            raise description_error(path, "label-maps-value-shared", segment=name, value=min(seen & set(values)))
+            raise UserError("label-maps-value-shared", path=str(path), segment=name, value=min(seen & set(values)))
         seen |= set(values)
     return segments
 
@@ -315,13 +316,13 @@ def _tissues(path: Path, content: Mapping[str, Any], segments: Mapping[str, tupl
     own = [value for values in segments.values() for value in values]
     values = tuple(sorted({*own, *surroundings, *inside}))
     if len(values) > MOST_VALUES:
-        raise description_error(path, "label-maps-too-many-values", count=len(values), most=MOST_VALUES)
+        raise UserError("label-maps-too-many-values", path=str(path), count=len(values), most=MOST_VALUES)
     groups = {value: value for value in values}
     for number, alike in enumerate(_list(path, content, "alike")):
         alike = _values(path, alike, f"alike[{number}]")
         for value in alike:
             if value not in groups:
-                raise description_error(path, "label-maps-alike-unknown", value=value)
+                raise UserError("label-maps-alike-unknown", path=str(path), value=value)
             groups[value] = min(alike)
     contrasts = content.get("contrasts", {})
     try:
@@ -330,23 +331,23 @@ def _tissues(path: Path, content: Mapping[str, Any], segments: Mapping[str, tupl
             for name, of in contrasts.items()
         }
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
-        raise description_error(path, "label-maps-contrasts") from error
+        raise UserError("label-maps-contrasts", path=str(path)) from error
     numbers = [number for of in known.values() for pair in of.values() for number in pair]
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
-        raise description_error(path, "label-maps-contrasts")
+        raise UserError("label-maps-contrasts", path=str(path))
     return Tissues(values, tuple(groups[value] for value in values), frozenset(surroundings), known)
 
 
 def _values(path: Path, found: Any, key: str) -> tuple[int, ...]:
     if not isinstance(found, list) or not all(type(value) is int and 0 < value <= LARGEST_VALUE for value in found):
-        raise description_error(path, "label-maps-no-values", key=key)
+        raise UserError("label-maps-no-values", path=str(path), key=key)
     return tuple(found)
 
 
 def _list(path: Path, content: Mapping[str, Any], key: str) -> list:
     found = content.get(key, [])
     if not isinstance(found, list):
-        raise description_error(path, "label-maps-no-list", key=key)
+        raise UserError("label-maps-no-list", path=str(path), key=key)
     return found
 
 
@@ -354,19 +355,19 @@ def _cases(path: Path, content: Mapping[str, Any]) -> Iterator[Case]:
     folder, patterns = path.parent, content.get("label_maps")
     patterns = [patterns] if isinstance(patterns, str) else patterns
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise description_error(path, "label-maps-no-pattern")
+        raise UserError("label-maps-no-pattern", path=str(path))
     for pattern in patterns:
         try:
             # Windows separates folders by backslashes.
             files = sorted(folder.glob(pattern)) or sorted(folder.glob(pattern.replace("\\", "/")))
         except (ValueError, NotImplementedError) as error:
-            raise description_error(path, "label-maps-pattern-absolute", pattern=pattern) from error
+            raise UserError("label-maps-pattern-absolute", path=str(path), pattern=pattern) from error
         if not files:
-            raise description_error(path, "label-maps-no-match", pattern=pattern)
+            raise UserError("label-maps-no-match", path=str(path), pattern=pattern)
         yield from (Case(case_name(file), (), file) for file in files)
     for entry in _list(path, content, "images"):
         if (case := _case_of_entry(folder, entry)) is None:
-            raise description_error(path, "label-maps-image-entry", entry=shortened(json.dumps(entry)))
+            raise UserError("label-maps-image-entry", path=str(path), entry=shortened(json.dumps(entry)))
         yield case
 
 
