@@ -249,19 +249,18 @@ class TrainingLoop:
             return True
         network = self._networks()[-1]
         own = range(fabric.global_rank, len(cases.cases), fabric.world_size)
-        window = self.run.plan.model.inference.window
+        window, output = self.run.plan.model.inference.window, self.run.plan.model.output
         with fabric.autocast():
-            dice = dice_of_cases(network, cases, own, window, self.training.exclusive, fabric.device, self.stop.asked)
+            dice = dice_of_cases(network, cases, own, window, output, fabric.device, self.stop.asked)
         if self._any_process(dice is None):
             return False
         if fabric.world_size > 1:
             dice = fabric.all_reduce(dice.to(fabric.device), reduce_op="sum").cpu()
-        segments = [segment.name for segment in self.run.plan.model.output.segments]
         mean = dice.double().mean().item()
         if stage != self._stage_of(self.validated):
             self.best_dice = -1.0
         self.is_best = mean > self.best_dice
-        a_segment = {name: round(value, 6) for name, value in zip(segments, dice.mean(0).tolist(), strict=True)}
+        a_segment = {name: round(value, 6) for name, value in zip(output.names, dice.mean(0).tolist(), strict=True)}
         self.tell("validation", step=self.step, dice=round(mean, 6), dice_a_segment=a_segment, best=self.is_best)
         self.validated, self.best_dice = self.step, max(mean, self.best_dice)
         return True

@@ -1,57 +1,21 @@
 """The networks of a plan's system with their losses, as the training loop takes them, and their starting weights."""
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from conresnet.errors import UserError
-from conresnet.images.grid import Box
 from conresnet.inference.windows import MULTIPLE
 from conresnet.networks import build_network
 from conresnet.networks.blocks import segment_probabilities
 from conresnet.package.description import Network
 from conresnet.systems import Stage, declared_system
 from conresnet.systems.predictors import load_network
-from conresnet_training.data.preparation import TrainingCase
 from conresnet_training.planning.plan import Plan
 from conresnet_training.training.losses import boundary_loss, central_part, region_weight, total_loss
-from conresnet_training.training.validation import found_segments, segment_mask, whole_case
-
-
-@dataclass(eq=False)
-class FirstStageBoxes:
-    """The boxes in which a stage's network will be used, and is validated; called with a case.
-
-    Each is computed once, because the network that finds it no longer learns.
-
-    Args:
-        network: the previous stage's network, on its device.
-        window: voxels (S, H, W) that it sees at a time.
-        segments: how many there are.
-        exclusive: labels rather than regions.
-        find_box: see ``conresnet.systems.Stage``.
-    """
-
-    network: nn.Module
-    window: Sequence[int]
-    segments: int
-    exclusive: bool
-    find_box: Callable[[Iterable[np.ndarray]], Box | None]
-    _boxes: dict[str, Box | None] = field(default_factory=dict, init=False)
-
-    def __call__(self, case: TrainingCase) -> Box | None:
-        """The box (S, H, W), or None where the network finds nothing."""
-        if case.name not in self._boxes:
-            device = next(self.network.parameters()).device
-            box = whole_case(case)
-            found = found_segments(self.network, case.image, box, self.window, self.segments, self.exclusive, device)
-            self._boxes[case.name] = self.find_box(segment_mask(found, segment) for segment in range(self.segments))
-        return self._boxes[case.name]
 
 
 class StagedNetworks(nn.ModuleList):

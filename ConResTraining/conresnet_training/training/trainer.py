@@ -47,7 +47,7 @@ from conresnet_training.runs.run import (
 )
 from conresnet_training.runs.state import FIGURES, PROGRESS_FILE, ProgressWriter, sole_process
 from conresnet_training.training.loop import Outcome, StageCases, TrainingLoop
-from conresnet_training.training.network import FirstStageBoxes, SegmentationTraining, begin_with, steps_of_run
+from conresnet_training.training.network import SegmentationTraining, begin_with, steps_of_run
 from conresnet_training.training.processes import (
     STOPPED_ELSEWHERE,
     StopWatch,
@@ -56,7 +56,7 @@ from conresnet_training.training.processes import (
     make_fabric,
     process_facts,
 )
-from conresnet_training.training.validation import HeldOutCases, whole_case
+from conresnet_training.training.validation import FirstStageBoxes, HeldOutCases, whole_case
 
 MOST_LAYERS_NAMED, MOST_SEGMENTS_NAMED = 8, 6
 
@@ -340,7 +340,7 @@ def _stages(
         boxes = whole_case
         if stage.find_box:
             before = trained.network[number - 1]
-            boxes = FirstStageBoxes(before, window, len(targets), trained.exclusive, stage.find_box)
+            boxes = FirstStageBoxes(before, window, description.output, stage.find_box)
         drawn = samples(replace(sampling, foreground_share=share))
         stages.append(StageCases(drawn, HeldOutCases(held_out, targets, boxes)))
     return stages if len(stages) > 1 else stages * trained.stages

@@ -1,7 +1,7 @@
 """The cases that a fold holds out, and the Dice that a network reaches on them as a whole."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,14 +12,12 @@ from conresnet.inference.labels import exclusive_labels
 from conresnet.inference.sliding import slide
 from conresnet.inference.windows import fitted_windows
 from conresnet.networks.blocks import segment_probabilities
+from conresnet.package.segments import Output
 from conresnet_training.data.label_maps import VALUES, value_counts
 from conresnet_training.data.preparation import TrainingCase
 
 # Overlap of neighboring windows.
 OVERLAP = 0.5
-
-# A voxel belongs to a region if its probability is at least this.
-THRESHOLD = 0.5
 
 
 def whole_case(case: TrainingCase) -> Box:
@@ -47,7 +45,7 @@ def dice_of_cases(
     cases: HeldOutCases,
     indices: Sequence[int],
     window: Sequence[int],
-    exclusive: bool,
+    output: Output,
     device: torch.device,
     is_cancelled: Callable[[], bool],
 ) -> Tensor | None:
@@ -56,7 +54,7 @@ def dice_of_cases(
     Args:
         indices: of the cases to segment.
         window: voxels (S, H, W) that the network sees at a time.
-        exclusive: labels (softmax) rather than regions (one sigmoid per segment).
+        output: of the plan's model.
 
     Returns:
         (all cases, segments) on the CPU, 0 for cases that are not among ``indices``.
@@ -75,7 +73,7 @@ def dice_of_cases(
             there = value_counts(label)
             found = np.zeros((len(targets), VALUES), np.int64)
             if box:
-                segments = found_segments(network, case.image, box, window, len(found), exclusive, device)
+                segments = found_segments(network, case.image, box, window, output, device)
                 found = _label_counts(segments, label[box], len(found))
             for segment, values in enumerate(targets):
                 volume = int(found[segment].sum() + there[values].sum())
@@ -106,8 +104,7 @@ def found_segments(
     image: np.ndarray,
     box: Box,
     window: Sequence[int],
-    segments: int,
-    exclusive: bool,
+    output: Output,
     device: torch.device,
 ) -> np.ndarray:
     """Segment a box of an image (C, S, H, W) by the engine's own pass over windows.
@@ -120,6 +117,7 @@ def found_segments(
     """
     shape = image.shape[1:]
     lengths = [part.stop - part.start for part in box]
+    segments, exclusive = len(output.segments), output.kind == "labels"
     values = range(1, segments + 1)
     found = np.zeros(lengths, np.uint8) if exclusive else np.zeros((segments, *lengths), bool)
 
@@ -139,13 +137,43 @@ def found_segments(
         if probability.numel() and exclusive:
             found[place] = exclusive_labels(probability, values).cpu().numpy()
         elif probability.numel():
-            found[(slice(None), *place)] = (probability > THRESHOLD).cpu().numpy()
+            found[(slice(None), *place)] = (probability > output.threshold).cpu().numpy()
 
     plan = fitted_windows(box, shape, window, OVERLAP)
     slide(predict, block, plan, shape, "gaussian", finish)
     return found
 
 
-def segment_mask(found: np.ndarray, segment: int) -> np.ndarray:
+@dataclass(eq=False)
+class FirstStageBoxes:
+    """The boxes in which a stage's network will be used, and is validated; called with a case.
+
+    Each is computed once, because the network that finds it no longer learns.
+
+    Args:
+        network: the previous stage's network, on its device.
+        window: voxels (S, H, W) that it sees at a time.
+        output: of the plan's model.
+        find_box: see ``conresnet.systems.Stage``.
+    """
+
+    network: nn.Module
+    window: Sequence[int]
+    output: Output
+    find_box: Callable[[Iterable[np.ndarray]], Box | None]
+    _boxes: dict[str, Box | None] = field(default_factory=dict, init=False)
+
+    def __call__(self, case: TrainingCase) -> Box | None:
+        """The box (S, H, W), or None where the network finds nothing."""
+        if case.name not in self._boxes:
+            device = next(self.network.parameters()).device
+            box = whole_case(case)
+            found = found_segments(self.network, case.image, box, self.window, self.output, device)
+            segments = range(len(self.output.segments))
+            self._boxes[case.name] = self.find_box(_segment_mask(found, segment) for segment in segments)
+        return self._boxes[case.name]
+
+
+def _segment_mask(found: np.ndarray, segment: int) -> np.ndarray:
     """(S, H, W) bool: one segment, counted from 0, in the result of ``found_segments``."""
     return found[segment] if found.ndim == 4 else found == segment + 1

@@ -19,13 +19,22 @@ from conresnet.inference.progress import Progress, Tracker
 from conresnet.inference.segmentation import load_model
 from conresnet.inference.sliding import Passes
 from conresnet.inference.windows import Tiling, fitted_windows
+from conresnet.package.segments import Output, Segment
 from conresnet.systems.coarse_to_fine import box_around
-from conresnet_training.training.network import FirstStageBoxes
-from conresnet_training.training.validation import HeldOutCases, dice_of_cases, found_segments
+from conresnet_training.training.validation import FirstStageBoxes, HeldOutCases, dice_of_cases, found_segments
 from peak_memory import PEAK_MEMORY, REASON
 
 FIND_BOX = partial(box_around, margin=2, smallest=0.2)
 CPU = torch.device("cpu")
+
+
+def output_of(kind: str, segments: int, threshold: float = 0.5) -> Output:
+    names = tuple(map(str, range(segments)))
+    own = tuple(Segment(name, place + 1, (0, 0, 0), None) for place, name in enumerate(names))
+    return Output(kind=kind, threshold=threshold, segments=own, paint_order=names)
+
+
+ONE_LABEL = output_of("labels", 1)
 
 
 class Bright(nn.Module):
@@ -48,11 +57,12 @@ def case(bright, label=None):
 
 
 def boxes(network):
-    return FirstStageBoxes(network, (8, 8, 8), 1, True, FIND_BOX)
+    return FirstStageBoxes(network, (8, 8, 8), ONE_LABEL, FIND_BOX)
 
 
 def dice(network, item, box_of):
-    return dice_of_cases(network, HeldOutCases([item], [[1]], box_of), [0], (8, 8, 8), True, CPU, lambda: False).item()
+    cases = HeldOutCases([item], [[1]], box_of)
+    return dice_of_cases(network, cases, [0], (8, 8, 8), ONE_LABEL, CPU, lambda: False).item()
 
 
 def test_the_box_is_what_was_found_and_a_margin_without_small_components():
@@ -96,7 +106,7 @@ def test_a_box_is_seen_with_what_is_around_it_as_the_engine_shows_it(box):
 
     network = Network()
     with torch.no_grad():
-        found = found_segments(network, image, box, (16, 16, 16), 1, True, CPU)
+        found = found_segments(network, image, box, (16, 16, 16), ONE_LABEL, CPU)
     assert np.array_equal(found, image[0][box] > 0.5)
     plan = fitted_windows(box, image.shape[1:], (16, 16, 16), 0.5)
     engine = [
@@ -120,14 +130,28 @@ def test_dice_is_that_of_the_masks_of_a_real_case(hippocampus_image, hippocampus
             return {"segmentation": 3 * convolution(x)}
 
     cases = HeldOutCases([item], targets, lambda case: box)
-    found = dice_of_cases(Network(), cases, [0], (24, 24, 24), exclusive, CPU, lambda: False)[0]
+    output = output_of("labels" if exclusive else "regions", len(targets))
+    found = dice_of_cases(Network(), cases, [0], (24, 24, 24), output, CPU, lambda: False)[0]
     with torch.no_grad():
-        segments = found_segments(Network(), item.image, box, (24, 24, 24), len(targets), exclusive, CPU)
+        segments = found_segments(Network(), item.image, box, (24, 24, 24), output, CPU)
     for place, values in enumerate(targets):
         mask, truth = np.zeros(label.shape, bool), np.isin(label, values)
         mask[box] = segments == place + 1 if exclusive else segments[place]
         expected = 2 * np.count_nonzero(mask & truth) / (np.count_nonzero(mask) + np.count_nonzero(truth))
         assert 0.05 < expected < 0.95 and float(found[place]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.5, 0), (0.3, 1)])
+def test_regions_are_cut_at_the_threshold_of_the_plan(threshold, expected):
+    class Network(Bright):
+        def forward(self, x, wanted):
+            return {"segmentation": torch.where(x > 0, torch.logit(torch.tensor(0.4)), -9.0)}
+
+    item = case(np.s_[5:9, 1:6, 3:10])
+    item.label[5:9, 1:6, 3:10] = 1
+    output = output_of("regions", 1, threshold)
+    found = dice_of_cases(Network(), HeldOutCases([item], [[1]]), [0], (8, 8, 8), output, CPU, lambda: False)
+    assert found.item() == expected
 
 
 VALIDATION = f"""
@@ -144,7 +168,8 @@ label = np.random.default_rng(0).integers(0, segments + 1, (side,) * 3).astype(n
 case = SimpleNamespace(name="a", image=np.zeros((1, *label.shape), np.float32), label=label)
 cases = HeldOutCases([case], [[value + 1] for value in range(segments)])
 before = int(open("/proc/self/statm").read().split()[1]) * 4096
-dice_of_cases(Network(), cases, [0], (32,) * 3, True, torch.device("cpu"), lambda: False)
+output = SimpleNamespace(kind="labels", segments=[None] * segments)
+dice_of_cases(Network(), cases, [0], (32,) * 3, output, torch.device("cpu"), lambda: False)
 print(({PEAK_MEMORY} - before) / segments / label.size)
 """
 
@@ -167,7 +192,7 @@ def test_validation_finds_what_the_engine_finds(hippocampus_image, monkeypatch):
     window = (24, 32, 24)
     box = tuple(slice(3, side - 2) for side in case.shape)
     with torch.no_grad():
-        found = found_segments(network, image, box, window, 2, True, CPU)
+        found = found_segments(network, image, box, window, model.description.output, CPU)
     results = FoundSegments(case, model.description.output)
     tiling = Tiling("fitted", window, 0.5, "gaussian")
     passes = Passes(Backend(CPU, "fp32"), tiling, (), None, Tracker(Progress(), {"segmenting": 1.0}))

@@ -15,9 +15,9 @@ from conresnet_training.runs.packing import pack_runs
 from conresnet_training.runs.run import Run, open_run, start_run
 from conresnet_training.runs.state import PROGRESS_FILE, read_progress
 from conresnet_training.training import loop
-from conresnet_training.training.network import FirstStageBoxes, SegmentationTraining, stages_of, steps_of_run
+from conresnet_training.training.network import SegmentationTraining, stages_of, steps_of_run
 from conresnet_training.training.trainer import fit
-from conresnet_training.training.validation import whole_case
+from conresnet_training.training.validation import FirstStageBoxes, whole_case
 from training.broken_runs import assert_same, checkpoint
 from training.commands import refused
 from training.tiny_plan import write_tiny_plan
