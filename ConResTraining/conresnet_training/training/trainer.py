@@ -194,11 +194,11 @@ class _Training:
         label_maps = [case for case in used if not case.images]
         used = [case for case in used if case.images]
 
-        def prepared(cases: Sequence[Case]) -> list[TrainingCase]:
-            return [self._prepared(case, synthesizer, case in label_maps) for case in cases]
+        def prepared(case: Case) -> TrainingCase:
+            return self._prepared(case, synthesizer, case in label_maps)
 
         def all_are_prepared() -> bool:
-            return self._prepare([*used, *label_maps, *held_out], lambda case: prepared([case]))
+            return self._prepare([*used, *label_maps, *held_out], prepared)
 
         stopped = Outcome(done, self.steps, finished=False, stopped=True)
         # Processes that this one starts begin when the cases are prepared; those started by others wait for them.
@@ -211,7 +211,7 @@ class _Training:
             return stopped
         if self.fabric.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
-        images, maps, unseen = prepared(used), prepared(label_maps), prepared(held_out)
+        images, maps, unseen = (list(map(prepared, cases)) for cases in (used, label_maps, held_out))
         # A run that began before this check was made may go on.
         if checkpoint is None:
             self._check_segments(images, maps)
