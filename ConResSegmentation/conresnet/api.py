@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, Volume
 from conresnet.images.itk import check_kind, grid_of
 from conresnet.images.roi import BoxROI, roi_from_text
 from conresnet.inference.progress import Progress
-from conresnet.inference.segmentation import LoadedModel, SegmentResult, WarmModel
+from conresnet.inference.segmentation import LoadedModel, SegmentResult, WarmModel, load_model
 from conresnet.inference.segmentation import segment as segment_volumes
 from conresnet.package import ModelPackage
 from conresnet.package.store import read_model
@@ -56,6 +57,8 @@ Wrap = Callable[[np.ndarray], Any]
 _warm = WarmModel()
 # A network serves one case at a time. The lock is reentrant because a progress callback may segment another case.
 _one_at_a_time = threading.RLock()
+# The models of the calls that wait in a progress callback for another call to end, and of the one at work.
+_busy: list[LoadedModel] = []
 
 
 def segment(
@@ -106,7 +109,14 @@ def segment(
     with _one_at_a_time:
         began = time.monotonic()
         loaded = _warm.get(package, listener)
-        return segment_images(loaded, images, chosen, listener, time.monotonic() - began)
+        if any(loaded is other for other in _busy):
+            # Its networks are in the middle of a pass.
+            loaded = load_model(package)
+        _busy.append(loaded)
+        try:
+            return segment_images(loaded, images, chosen, listener, time.monotonic() - began)
+        finally:
+            _busy.pop()
 
 
 def segment_images(
@@ -316,7 +326,13 @@ def _open(image: object, name: str) -> tuple[ImageFile, Wrap]:
     raise UserError("image-kind", name=name, kind=type(image).__name__)
 
 
+_LABEL_MAPS = (sitk.sitkLabelUInt8, sitk.sitkLabelUInt16, sitk.sitkLabelUInt32, sitk.sitkLabelUInt64)
+
+
 def _open_itk(image: sitk.Image, name: str) -> tuple[ImageFile, Wrap]:
+    if image.GetPixelID() in _LABEL_MAPS:
+        # Asked for its components, SimpleITK ends the process.
+        raise UserError("image-type", name=name, type=image.GetPixelIDTypeAsString())
     check_kind(Path(name), image.GetDimension(), image.GetPixelID(), image.GetNumberOfComponentsPerPixel())
     array, grid = sitk.GetArrayFromImage(image), grid_of(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
@@ -352,10 +368,16 @@ def _open_nibabel(image: Any, name: str) -> tuple[ImageFile, Wrap]:
 
     if len(image.shape) < 3:
         raise UserError("image-2d", path=name)
-    if nibabel.is_proxy(image.dataobj) and hasattr(image.dataobj, "get_unscaled"):
-        components = stored_voxels(image)
-    else:
-        components = _own(image.dataobj, name).T.reshape(-1, *image.shape[2::-1])
+    try:
+        if nibabel.is_proxy(image.dataobj) and hasattr(image.dataobj, "get_unscaled"):
+            components = stored_voxels(image)
+        else:
+            components = _own(image.dataobj, name).T.reshape(-1, *image.shape[2::-1])
+    # Only now nibabel reads the voxels from the file, which may have changed since.
+    except FileNotFoundError as error:
+        raise UserError("image-not-found", path=name) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError("image-damaged", path=name) from error
     if isinstance(image, nibabel.Nifti1Image):
         # By the rules for files: two transforms may disagree, and units may not be mm.
         grid, warnings = nifti_grid(image.header, name)
@@ -390,7 +412,8 @@ def _own(array: Any, name: str) -> np.ndarray:
         raise UserError("array-masked", name=name, count=int(np.ma.getmaskarray(array).sum()))
     try:
         return np.array(array)
-    except ValueError as error:  # lists of unequal lengths
+    # Lists of unequal lengths; PyTorch tensors of types that NumPy does not have, or that are part of a computation.
+    except (ValueError, TypeError, RuntimeError) as error:
         raise UserError("image-kind", name=name, kind=type(array).__name__) from error
 
 

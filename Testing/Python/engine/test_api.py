@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
 import conresnet
 from conresnet.cli.main import main
@@ -309,6 +310,49 @@ def test_a_progress_callback_may_segment_with_another_model(model, pair):
 
     assert np.array_equal(segment(image, model, progress=nested).labels, expected[0])
     assert np.array_equal(inner[0], expected[1])
+
+
+def test_a_progress_callback_may_segment_with_the_same_model(model):
+    of = volume("plain")
+    image, other = (of.array.T, of.grid.affine), (of.array.T[::-1] ** 2, of.grid.affine)
+    expected, inner = [segment(image, model).labels, segment(other, model).labels], []
+
+    def nested(phase, fraction, left):
+        # In the middle of a pass.
+        if phase == "segmenting" and fraction > 0.4 and not inner:
+            inner.append(segment(other, model).labels)
+
+    assert np.array_equal(segment(image, model, progress=nested).labels, expected[0])
+    assert np.array_equal(inner[0], expected[1])
+
+
+def test_an_image_whose_file_changed_since_nibabel_opened_it_is_refused(tmp_path, model):
+    of = volume("plain")
+    opened = {}
+    for name in ("gone.nii", "cut.nii.gz"):
+        write_volume(of.array, of.grid, tmp_path / name)
+        opened[name] = nibabel.load(tmp_path / name)
+    (tmp_path / "gone.nii").unlink()
+    (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "cut.nii.gz").read_bytes()[:-500])
+    for name, code in (("gone.nii", "image-not-found"), ("cut.nii.gz", "image-damaged")):
+        assert name in refusal(code, segment, opened[name], model)
+
+
+@pytest.mark.parametrize("make", [lambda array: array.bfloat16(), lambda array: array.requires_grad_()])
+def test_a_tensor_that_is_no_array_is_refused(model, make):
+    of = volume("plain")
+    assert "Tensor" in refusal("image-kind", segment, (make(torch.tensor(of.array)), of.grid.affine), model)
+
+
+def test_a_label_map_of_simpleitk_is_refused(repository, model):
+    """In a process of its own, since SimpleITK used to end it."""
+    lines = [
+        "import sys, SimpleITK as sitk, conresnet",
+        "image = sitk.Cast(sitk.Image(9, 9, 9, sitk.sitkUInt8), sitk.sitkLabelUInt8)",
+        "conresnet.segment(image, sys.argv[1])",
+    ]
+    ended = subprocess.run([sys.executable, "-c", "\n".join(lines), str(model)], capture_output=True, text=True)
+    assert "contains label of" in ended.stderr and ended.returncode == 1
 
 
 def test_a_result_without_any_segment_is_said(hippocampus_image):
