@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+# What ITK decodes: uncompressed, JPEG, JPEG-LS, JPEG 2000 and RLE.
+_DECODED = {f"1.2.840.10008.1.2{kind}" for kind in ("", ".1", ".2", ".5")} | {
+    f"1.2.840.10008.1.2.4.{kind}" for kind in (50, 51, 57, 70, 80, 81, 90, 91)
+}
 _FLOAT_PIXELS = ((0x7FE0, 0x0008), (0x7FE0, 0x0009))
 _COLORS = ("PALETTE COLOR", "RGB", "YBR")
 _UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -190,6 +194,9 @@ def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes)
     colors = str(header.get("PhotometricInterpretation", "")).strip().startswith(_COLORS)
     if samples in (3, 4) or colors:
         raise UserError("image-color", path=str(file))
+    if header.get("ModalityLUTSequence"):
+        # ITK ignores it.
+        raise UserError("dicom-pixels", path=str(file), what="entries of a lookup table (ModalityLUTSequence)")
     # Only how values look is inverted, so Hounsfield units come from the stored values; ITK computes them from the
     # inverted ones.
     if is_inverted(header) and header.get("Modality") == "CT":
@@ -213,12 +220,15 @@ def _check_pixels(file: Path, header: Dataset, opened: BinaryIO, element: bytes)
 
 
 def _fragments(opened: BinaryIO, end: int) -> int:
-    """How many whole items a sequence of fragments has."""
+    """How many whole items a sequence of fragments has; 0 if something else than its end follows them."""
     count = 0
     while True:
         item = opened.read(8)
-        if len(item) < 8 or item[:4] != b"\xfe\xff\x00\xe0":
+        if len(item) < 8 or item[:4] == b"\xfe\xff\xdd\xe0":
             return count
+        if item[:4] != b"\xfe\xff\x00\xe0":
+            # Such as zeros at the end of a file that was not transferred completely. JPEG is decoded up to there.
+            return 0
         length = int.from_bytes(item[4:], "little")
         if opened.tell() + length > end:
             return count
@@ -229,6 +239,25 @@ def _fragments(opened: BinaryIO, end: int) -> int:
 def _frame_count(header: Dataset) -> int:
     value = header.get("NumberOfFrames")
     return 1 if value in (None, "") else int(value)
+
+
+def unreadable(path: Path, headers: Sequence[Dataset]) -> UserError:
+    """The error for a scan whose headers are complete, but whose pixels ITK cannot read; ``path`` is what was named.
+
+    Its code is "dicom-pixels", "dicom-kind", "dicom-compressed" or, if nothing else is known, "image-damaged".
+    """
+    uid = _pydicom(path).uid.UID
+    for header in headers:
+        syntax = uid(str(header.file_meta.get("TransferSyntaxUID", "")))
+        kind = uid(str(header.get("SOPClassUID", "")))
+        if syntax and not syntax.is_private and syntax not in _DECODED:
+            return UserError("dicom-pixels", path=str(path), what=syntax.name)
+        # The name of an unknown UID is the UID.
+        if kind and kind.name == kind:
+            return UserError("dicom-kind", path=str(path), kind=kind)
+        if syntax.is_transfer_syntax and syntax.is_compressed:
+            return UserError("dicom-compressed", path=str(path), what=syntax.name)
+    return UserError("image-damaged", path=str(path))
 
 
 def series_uid(file: Path) -> str | None:

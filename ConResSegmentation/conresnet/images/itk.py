@@ -35,6 +35,7 @@ from conresnet.images.dicom_headers import (
     series_uid,
     slices_of,
     subfolder_with_dicom,
+    unreadable,
 )
 from conresnet.images.grid import LPS_TO_RAS, Grid, ImageFile, absurd_spacing
 from conresnet.messages import sentence
@@ -183,16 +184,24 @@ _SHOWN_SERIES = 5
 def read_series(folder: Path) -> ImageFile:
     """Read the only series in a folder, its slices in order along the patient.
 
-    Files that contain no image, such as reports, and objects made from scans (segmentations, doses) are left out.
+    Files that contain no image, such as reports, and objects made from scans (segmentations, doses) are left out. So
+    are color pictures, such as screenshots, unless they are of the scan's own series.
 
     Raises:
         UserError: one whose code begins with "dicom-", "cannot-read", "file-empty", "image-damaged", "image-truncated",
             "image-color", "image-complex" or "image-beyond-memory".
     """
     found: dict[str, list[tuple[Path, Dataset]]] = {}
-    left_out = []
+    left_out, pictures = [], []
     for file in sorted(folder.iterdir()):
-        if file.is_file() and (header := read_header(file)) is not None:
+        try:
+            header = read_header(file) if file.is_file() else None
+        except UserError as error:
+            if error.code != "image-color":
+                raise
+            pictures.append((series_uid(file), error))
+            continue
+        if header is not None:
             found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
         elif file.is_file() or (file.is_symlink() and not file.exists()):
             left_out.append(file)
@@ -201,6 +210,9 @@ def read_series(folder: Path) -> ImageFile:
         for uid, files in found.items()
         if any(header.get("SOPClassUID") not in _MADE_FROM_SCANS for _file, header in files)
     }
+    for uid, error in pictures:
+        if not scans or uid in scans:
+            raise error
     if len(scans) > 1:
         shown = [
             f"series {series_name(*files[0])} ({len(files)} {'file' if len(files) == 1 else 'files'})"
@@ -253,7 +265,7 @@ def _read(path: Path, slices: list[Slice], headers: list[Dataset]) -> ImageFile:
         try:
             array = _frames(slices) if any(piece.frames > 1 for piece in slices) else _files(slices)
         except RuntimeError as error:
-            raise UserError("image-damaged", path=str(path)) from error
+            raise unreadable(path, headers) from error
     array = array.reshape(-1, *array.shape[-2:])
     if array.shape != grid.shape:
         raise truncated(path, grid.shape[::-1])

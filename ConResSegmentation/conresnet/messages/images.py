@@ -119,6 +119,13 @@ IMAGES: dict[str, str] = {
         "{path} stores its pixels as {what}, which is not supported; export the series as Explicit VR Little Endian "
         "with integers."
     ),
+    "dicom-compressed": _(
+        "{path} cannot be decompressed ({what}): it is damaged, or compressed in an unusual way; export the series as "
+        "Explicit VR Little Endian, which is not compressed."
+    ),
+    "dicom-kind": _(
+        "{path} is a DICOM object of the kind {kind}, which is not supported; export the series as CT or MR images."
+    ),
     "dicom-inverted": _(
         "{path} is a CT with inverted gray values (PhotometricInterpretation MONOCHROME1), which is not supported; "
         "export the series as MONOCHROME2."

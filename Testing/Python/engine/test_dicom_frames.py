@@ -169,25 +169,36 @@ def test_a_file_that_says_more_frames_than_it_holds_is_refused(tmp_path):
     refused(cut, "image-truncated")
 
 
-def test_compressed_frames_are_counted(tmp_path):
-    path = write_frames(tmp_path / "a.dcm")
-    data = pydicom.dcmread(path)
-    data.file_meta.TransferSyntaxUID = pydicom.uid.RLELossless
-    data.PixelData = encapsulate([b"\1" * 64] * 4)
+def write_compressed(
+    path: Path, frames: int = 6, syntax: str = pydicom.uid.RLELossless, side: int | None = None
+) -> Path:
+    """Frames of nonsense in a compressed file; with ``side``, the header claims that many rows and columns."""
+    data = pydicom.dcmread(write_frames(path))
+    data.file_meta.TransferSyntaxUID = syntax
+    data.PixelData = encapsulate([b"\1" * 64] * frames)
     data["PixelData"].VR = "OB"
+    if side:
+        data.Rows = data.Columns = side
     data.save_as(path)
+    return path
+
+
+def test_compressed_frames_are_counted(tmp_path):
+    refused(write_compressed(tmp_path / "a.dcm", frames=4), "image-truncated")
+
+
+def test_a_compressed_file_that_ends_in_zeros_is_refused(tmp_path):
+    """As of a transfer that reserved the space and was interrupted: GDCM decodes the beginning of a JPEG image."""
+    path = write_compressed(tmp_path / "a.dcm", syntax=pydicom.uid.JPEGLosslessSV1)
+    content = path.read_bytes()
+    assert content.endswith(b"\xfe\xff\xdd\xe0\0\0\0\0") and read_header(path) is not None
+    path.write_bytes(content[:-40] + bytes(40))
     refused(path, "image-truncated")
 
 
 def test_frames_beyond_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
     """Compressed pixels may claim any size. What reads them is another process, so it is asked here."""
-    path = write_frames(tmp_path / "a.dcm")
-    data = pydicom.dcmread(path)
-    data.file_meta.TransferSyntaxUID = pydicom.uid.RLELossless
-    data.Rows = data.Columns = 20000
-    data.PixelData = encapsulate([b"\1" * 64] * 6)
-    data["PixelData"].VR = "OB"
-    data.save_as(path)
+    path = write_compressed(tmp_path / "a.dcm", side=20000)
     monkeypatch.setattr("conresnet.images.checks.free_memory", lambda: 4 * 10**9)
     with pytest.raises(UserError) as raised:
         read_header(path)

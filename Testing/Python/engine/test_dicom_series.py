@@ -111,6 +111,71 @@ def test_a_single_slice_is_a_volume_of_one(tmp_path):
     assert read_volume(next((tmp_path / "ct").iterdir())).array.shape == (1, 7, 9)
 
 
+def changed(folder: Path, change) -> None:
+    for file in folder.iterdir():
+        data = pydicom.dcmread(file)
+        change(data)
+        data.save_as(file)
+
+
+def compressed(syntax: str):
+    def change(data: pydicom.Dataset) -> None:
+        data.file_meta.TransferSyntaxUID = syntax
+        data.PixelData = pydicom.encaps.encapsulate([b"\1" * 64])
+        data["PixelData"].VR = "OB"
+
+    return change
+
+
+def kind(uid: str):
+    def change(data: pydicom.Dataset) -> None:
+        data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = uid
+
+    return change
+
+
+def table(data: pydicom.Dataset) -> None:
+    del data.RescaleSlope, data.RescaleIntercept
+    entries = pydicom.Dataset()
+    entries.add_new("LUTDescriptor", "US", [4, 0, 16])
+    entries.add_new("LUTData", "US", [0, 10, 20, 30])
+    data.ModalityLUTSequence = [entries]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "shown"),
+    [
+        (compressed(pydicom.uid.HTJ2KLossless), "dicom-pixels", "High-Throughput JPEG 2000"),
+        (compressed(pydicom.uid.RLELossless), "dicom-compressed", "RLE Lossless"),
+        (kind("1.3.12.2.1107.5.9.1"), "dicom-kind", "1.3.12.2.1107.5.9.1"),
+        (table, "dicom-pixels", "ModalityLUTSequence"),
+    ],
+)
+def test_the_reason_why_pixels_cannot_be_read_is_named(tmp_path, change, code, shown):
+    write_series(tmp_path / "ct")
+    changed(tmp_path / "ct", change)
+    assert shown in refused(tmp_path / "ct", code)
+
+
+def colored(data: pydicom.Dataset) -> None:
+    data.PhotometricInterpretation, data.SamplesPerPixel, data.PlanarConfiguration = "RGB", 3, 0
+    data.PixelData = data.PixelData * 3
+
+
+def test_a_color_picture_next_to_the_scan_is_left_out(tmp_path):
+    write_series(tmp_path / "ct")
+    write_series(tmp_path / "report", heights=[0], description="report")
+    changed(tmp_path / "report", colored)
+    refused(tmp_path / "report", "image-color")
+    (picture,) = (tmp_path / "report").iterdir()
+    picture.rename(tmp_path / "ct" / "report.dcm")
+    assert np.array_equal(read_volume(tmp_path / "ct").array, PIXELS - 1000)
+    data = pydicom.dcmread(tmp_path / "ct" / "report.dcm")
+    data.SeriesInstanceUID = pydicom.dcmread(next((tmp_path / "ct").glob("Thorax*"))).SeriesInstanceUID
+    data.save_as(tmp_path / "ct" / "report.dcm")
+    assert "report.dcm" in refused(tmp_path / "ct", "image-color")
+
+
 def test_other_files_in_the_folder_do_no_harm(tmp_path, capfd):
     write_series(tmp_path / "ct")
     (tmp_path / "ct" / "notes.txt").write_text("patient lay still")
