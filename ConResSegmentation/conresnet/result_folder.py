@@ -60,14 +60,29 @@ def image_state(image: Path) -> str:
             # Without those that file managers leave there, such as .DS_Store, and those that our runs write there.
             files = [path for path in image.iterdir() if path.is_file() and not path.name.startswith(".")]
             files = [path for path in files if not path.name.endswith(_ENDINGS)]
-        elif image.suffix.lower() in _HEADERS:
-            files = [path for path in image.parent.iterdir() if path.stem == image.stem and path.is_file()]
         else:
-            files = [image]
+            files = _files_of(image)
         found = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     except (OSError, ValueError):
         return ""
     return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def _files_of(image: Path) -> set[Path]:
+    """An image file and those that hold its voxels."""
+    from conresnet.images.checks import check_text_header, kind_of, nifti_files
+
+    files = {image}
+    if image.suffix.lower() in _HEADERS:
+        files |= {path for path in image.parent.iterdir() if path.stem == image.stem and path.is_file()}
+    # What cannot be segmented is reported when it is read.
+    with contextlib.suppress(UserError):
+        kind = kind_of(image)
+        if kind == "nifti":
+            files.update(nifti_files(image))
+        elif kind in ("nrrd", "meta"):
+            files.update(check_text_header(image, kind).data_files)
+    return files
 
 
 def check_replaceable(folder: Path, options: SegmentOptions, overwrite: bool, inputs: Collection[Path] = ()) -> None:

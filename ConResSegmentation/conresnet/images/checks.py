@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -243,18 +244,28 @@ def _first_bytes(path: Path) -> bytes:
     return _decompressed(path, beginning) if beginning.startswith(GZIP) else beginning
 
 
-def check_text_header(path: Path, kind: str) -> tuple[list[str], float]:
+class TextHeader(NamedTuple):
+    """What a "nrrd" or "meta" file says of itself: warnings, its unit of length in mm, which ITK ignores, and the files
+    with its voxels besides it.
+    """
+
+    warnings: list[str]
+    unit: float
+    data_files: list[Path]
+
+
+def check_text_header(path: Path, kind: str) -> TextHeader:
     """Compare what the header of a "nrrd" or "meta" file claims with what it holds, before ITK believes it.
 
-    Returns warnings, and the header's unit of length in mm, which ITK ignores. Raises UserError "image-header",
-    "image-empty", "image-no-spacing", "absurd-spacing", "image-data-file", "image-truncated" or "image-beyond-memory".
+    Raises UserError "image-header", "image-empty", "image-no-spacing", "absurd-spacing", "image-data-file",
+    "image-truncated" or "image-beyond-memory".
     """
     with path.open("rb") as file:
         beginning = file.read(_LONGEST_HEADER)
     return _check_nrrd(path, beginning) if kind == "nrrd" else _check_meta(path, beginning)
 
 
-def _check_nrrd(path: Path, beginning: bytes) -> tuple[list[str], float]:
+def _check_nrrd(path: Path, beginning: bytes) -> TextHeader:
     end = re.search(rb"\r?\n\r?\n", beginning)
     header = beginning[: end.start()] if end else beginning
     lines, fields = header.decode("utf-8", "surrogateescape").splitlines()[1:], {}
@@ -274,10 +285,11 @@ def _check_nrrd(path: Path, beginning: bytes) -> tuple[list[str], float]:
     if max(sized) < min(3, len(sizes)):
         raise UserError("image-no-spacing", path=str(path))
     name = fields.get("data file", fields.get("datafile"))
+    files = [] if name is None else _data_files(path, "data file", name, sizes, listed)
     if name is None:
         held = path.stat().st_size - (end.end() if end else len(beginning))
     else:
-        held = _held(_data_files(path, "data file", name, sizes, listed))
+        held = _held(files)
     each = _NRRD_BYTES.get(fields.get("type", "").lower())
     if each:
         encoding = fields.get("encoding", "raw").lower()
@@ -288,10 +300,11 @@ def _check_nrrd(path: Path, beginning: bytes) -> tuple[list[str], float]:
         check_size(path, sizes, claimed, held, is_compressed)
     # A "space dimension" alone does not say which way the axes of space point.
     warnings = [] if "space" in fields else [sentence("warn-no-orientation", {"path": path})]
-    return warnings, _unit(path, "space units", set(re.findall(r'"([^"]*)"', fields.get("space units", ""))))
+    more, unit = _unit(path, "space units", set(re.findall(r'"([^"]*)"', fields.get("space units", ""))))
+    return TextHeader(warnings + more, unit, files)
 
 
-def _check_meta(path: Path, beginning: bytes) -> tuple[list[str], float]:
+def _check_meta(path: Path, beginning: bytes) -> TextHeader:
     fields, begin = {}, None
     for line in re.finditer(rb"([^\n]*)\n", beginning):
         name, equals, value = line[1].decode("utf-8", "surrogateescape").partition("=")
@@ -314,12 +327,13 @@ def _check_meta(path: Path, beginning: bytes) -> tuple[list[str], float]:
     steps = _numbers(spacing.split())
     if not all(np.isfinite(step) and step > 0 for step in steps):
         raise absurd_spacing(str(path), steps)
-    name = fields.get("ElementDataFile", "")
+    name, files = fields.get("ElementDataFile", ""), []
     if name.upper() == "LOCAL":
         held = path.stat().st_size - (begin or 0)
     else:
         lines = beginning[begin or 0 :].decode("utf-8", "surrogateescape").splitlines()
-        held = _held(_data_files(path, "ElementDataFile", name, sizes, lines))
+        files = _data_files(path, "ElementDataFile", name, sizes, lines)
+        held = _held(files)
     each = _META_BYTES.get(fields.get("ElementType", ""))
     if each:
         components = _whole_numbers(path, "ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"))
@@ -329,7 +343,8 @@ def _check_meta(path: Path, beginning: bytes) -> tuple[list[str], float]:
         check_size(path, sizes, _product(sizes) * _product(components) * each, held, is_compressed)
     has_place = {"TransformMatrix", "Orientation", "Rotation"} & set(fields)
     warnings = [] if has_place else [sentence("warn-no-orientation", {"path": path})]
-    return warnings, _unit(path, "DistanceUnits", {fields.get("DistanceUnits", "")})
+    more, unit = _unit(path, "DistanceUnits", {fields.get("DistanceUnits", "")})
+    return TextHeader(warnings + more, unit, files)
 
 
 def _data_files(path: Path, field: str, name: str, sizes: Sequence[int], lines: Sequence[str]) -> list[Path]:
@@ -365,12 +380,14 @@ _UNITS = {
 }
 
 
-def _unit(path: Path, field: str, names: set[str]) -> float:
-    """mm per unit of length that a header names; anything but one known unit is refused."""
+def _unit(path: Path, field: str, names: set[str]) -> tuple[list[str], float]:
+    """Warnings, and mm per unit of length that a header names; anything but one known unit is refused."""
     units = {_UNITS.get(name.strip().lower()) for name in names} or {1.0}
     if len(units) > 1 or None in units:
         raise UserError("image-header", path=str(path), field=field, value=_shown(", ".join(sorted(names))))
-    return units.pop()
+    (unit,) = units
+    # Networks need mm, so this decides about the result. But viewers show the image elsewhere.
+    return [sentence("warn-units", {"path": path, "unit": names.pop()})] if unit != 1 else [], unit
 
 
 def _numbers(texts: Sequence[str]) -> list[float]:

@@ -78,7 +78,7 @@ def read_with_itk(path: Path, header_only: bool = False) -> ImageFile:
             "image-damaged" or "image-beyond-memory".
     """
     kind = kind_of(path)
-    warnings, unit = check_text_header(path, kind) if kind in _READERS else ([], 1.0)
+    warnings, unit, _files = check_text_header(path, kind) if kind in _READERS else ([], 1.0, [])
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     if kind in _READERS and not path.name.lower().endswith(_READERS[kind][1]):

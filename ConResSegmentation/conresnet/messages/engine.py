@@ -43,6 +43,10 @@ ENGINE: dict[str, str] = {
         "{path} does not store the patient's orientation. It was placed as in Slicer; check left and right, front and "
         "back."
     ),
+    "warn-units": _(
+        "The voxel size and place of {path} are in the unit {unit} and were converted to mm. Slicer ignores this unit, "
+        "so it shows the image and the result in different places."
+    ),
     "warn-transforms-differ": _(
         "The header of {path} contradicts itself: the positions given by qform, sform and voxel size differ by up to "
         "{distance:.1f} mm; the {taken} was used."

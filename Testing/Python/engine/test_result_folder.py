@@ -1,11 +1,14 @@
 """The folder of a case's results: it holds all files of one run or what was there before, and only our files go."""
 
+import gzip
 import itertools
 import json
 import os
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from conresnet import result_folder
@@ -238,6 +241,42 @@ def test_the_state_of_an_image_changes_with_any_of_its_files(tmp_path):
     (tmp_path / "head.mhd").write_text("not part of head.raw")
     assert (image_state(tmp_path / "series"), image_state(tmp_path / "head.raw")) == before
     assert image_state(tmp_path / "none.nii") == ""
+
+
+def write_pair(folder: Path) -> Path:
+    header, voxels = folder / "head.hdr", folder / "head.img"
+    nibabel.save(nibabel.Nifti1Pair(np.zeros((4, 5, 3), np.int16), np.eye(4)), header)
+    (folder / "head.img.gz").write_bytes(gzip.compress(voxels.read_bytes()))
+    voxels.unlink()
+    return folder / "head.img.gz"
+
+
+def write_list(folder: Path, name: str, text: str) -> Path:
+    files = [folder / f"slice{number}.raw" for number in range(3)]
+    for file in files:
+        file.write_bytes(bytes(20))
+    (folder / name).write_text(text + "".join(f"{file.name}\n" for file in files))
+    return files[-1]
+
+
+META = "NDims = 3\nDimSize = 4 5 3\nElementSpacing = 1 1 1\nElementType = MET_UCHAR\nElementDataFile = LIST\n"
+NRRD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 5 3\nspacings: 1 1 1\nencoding: raw\ndata file: LIST\n"
+
+
+@pytest.mark.parametrize(
+    ("image", "write"),
+    [
+        ("head.hdr", write_pair),
+        ("head.mhd", lambda folder: write_list(folder, "head.mhd", META)),
+        ("head.nrrd", lambda folder: write_list(folder, "head.nrrd", NRRD)),
+    ],
+)
+def test_the_state_of_an_image_is_that_of_all_files_with_its_voxels(tmp_path, image, write):
+    file = write(tmp_path)
+    before = image_state(tmp_path / image)
+    assert before == image_state(tmp_path / image) != ""
+    os.utime(file, (1, 1))
+    assert image_state(tmp_path / image) != before
 
 
 def test_a_folder_in_use_by_another_run_is_not_taken_for_abandoned(tmp_path):
