@@ -299,6 +299,14 @@ def ct(shape=(24, 40, 40), air=True) -> np.ndarray:
     return array.astype(np.float32)
 
 
+def lungs() -> np.ndarray:
+    """Hounsfield units inside a chest: mostly lungs, with a heart, but without the air around the patient."""
+    rng = np.random.default_rng(0)
+    array = np.maximum(rng.normal(-800, 60, (24, 40, 40)), -1024)
+    array[:, 10:20, 10:20] = rng.normal(50, 15, (24, 10, 10))
+    return array
+
+
 @pytest.mark.parametrize(
     ("array", "is_doubtful"),
     [
@@ -308,6 +316,11 @@ def ct(shape=(24, 40, 40), air=True) -> np.ndarray:
         (ct(air=False) * (np.indices((24, 40, 40))[2] > 5), False),
         (ct() + 1024, True),
         (ct(air=False) + 1024, True),
+        (lungs() + 1024, True),
+        (lungs(), False),
+        (ct() - 1024, True),
+        (ct(air=False) - 1024, True),
+        (np.where(np.indices((24, 40, 40))[2] < 12, -3024, ct()), False),
         (np.where(ct() < 0, ct() + 65536, ct()), True),
         (ct() / 1000, True),
         (np.clip((ct() + 160) / 400, 0, 1) * 255, True),
