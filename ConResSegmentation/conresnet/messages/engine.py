@@ -120,6 +120,10 @@ ENGINE: dict[str, str] = {
     "package-without-description": _(
         "{file} has no model.json, so it is not a model package; choose the folder or .zip file that has one."
     ),
+    "package-not-zip": _(
+        "{file} is neither a folder nor a .zip file, so it is not a model package; choose the folder or .zip file that "
+        "contains model.json."
+    ),
     "model-is-checkpoint": _(
         "{name} is a checkpoint, not a model package. Convert it with the command 'python -m conresnet import', or "
         "'python -m conresnet_training export' if you trained it; then install the result."

@@ -169,7 +169,8 @@ class Archive(Container):
 def open_container(path: Path) -> Container:
     """The folder or archive at `path`.
 
-    Raises UserError ``package-not-found``, ``model-is-checkpoint``, or as `conresnet.files.check_content`.
+    Raises UserError ``package-not-found``, ``model-is-checkpoint``, ``package-not-zip``, or as
+    `conresnet.files.check_content`.
     """
     if path.is_dir():
         return Folder(path)
@@ -178,6 +179,9 @@ def open_container(path: Path) -> Container:
     if path.suffix.lower() in (".pth", ".pt", ".ckpt", ".tar", ".safetensors"):
         raise UserError("model-is-checkpoint", name=path.name)
     check_content(path)
+    if path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+        # Such as model.json itself, or another kind of archive.
+        raise UserError("package-not-zip", file=str(path))
     return Archive(path)
 
 

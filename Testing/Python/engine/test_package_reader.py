@@ -152,6 +152,13 @@ def test_a_wrong_checksum_is_found_on_reading_and_on_verifying(folder: Path) -> 
     refusal("package-checksum", package.read_file, WEIGHTS)
 
 
+@pytest.mark.parametrize("name", ["model.json", "organ.tar.gz", "image.nii"])
+def test_what_is_no_zip_file_is_not_called_damaged(folder: Path, name: str) -> None:
+    if name != "model.json":
+        (folder / name).write_bytes(b"\x1f\x8b of any kind")
+    assert name in refusal("package-not-zip", read_package, folder / name)
+
+
 def test_a_truncated_zip_file(archived: Path) -> None:
     archived.write_bytes(archived.read_bytes()[:-40])
     assert "zip" in refusal("package-damaged", read_package, archived)
