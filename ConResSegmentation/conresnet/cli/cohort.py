@@ -332,7 +332,14 @@ def segment_case(job: Job) -> Outcome:
             job = replace(job, overwrite=True)
         options = replace(options, device=_device(options.device, job.workers))
         model = _warm_model().get(read_model(job.model))
-        result = segment_to_folder(model, job.case.images, options, job.folder, job.overwrite, job.inputs)
+        try:
+            result = segment_to_folder(model, job.case.images, options, job.folder, job.overwrite, job.inputs)
+        except UserError as error:
+            is_ours = error.code == "results-exist" and _has_sources(_read_report(job))
+            if not is_ours or _differences(job, options, description):
+                raise
+            # Another command with the same list has segmented it in the meantime.
+            return _read_outcome(job, SKIPPED)
         with contextlib.suppress(UserError), replacing(picture_file(job.output, name)) as path:
             path.write_bytes(result.picture())
         return _read_outcome(job, DONE)

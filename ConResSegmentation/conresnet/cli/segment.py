@@ -120,6 +120,8 @@ def segment(
     options = _options(given)
     if cases:
         listed = read_case_list(cases, channels)
+        if output.exists() and not output.is_dir():
+            raise UserError("output-not-folder", path=str(output))
     else:
         paths = by_channel(_files(named), channels) if named else _sorted(images, package.description.inputs)
         listed = [ListedCase("", tuple(paths), "")]

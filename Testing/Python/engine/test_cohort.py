@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -25,12 +22,9 @@ from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase, write_summary, write_table
 from conresnet.cli.main import main
 from conresnet.files import OwnedFolder
-from conresnet.images.files import write_volume
 from conresnet.package.store import SHIPPED_FOLDER
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import PREFIX
-from engine.model_cases import description, write_model
-from engine.volumes import grid, random_volume
 
 IMAGES = ("hippocampus_004", "hippocampus_123", "hippocampus_210")
 
@@ -370,31 +364,6 @@ def test_workers_find_images_by_the_folder_of_the_list(data_folder, tmp_path, sc
         assert table(tmp_path / "many")["case"]["state"] == state
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"fast": True}, "(--fast differs)"),
-        ({"drop_below": 0.5}, "(--drop-below differs)"),
-        ({"roi": "-30,30,-60,60,-60,60"}, "(the ROI differs)"),
-        ({"maps": ("residual",)}, "(without residual.nii.gz)"),
-    ],
-)
-def test_results_of_other_options_are_not_taken_for_those_asked_for(data_folder, tmp_path, change, named) -> None:
-    image = data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / f"{IMAGES[0]}.nii.gz"
-    options = SegmentOptions(review=True, threads=1)
-
-    def segment(roi: str = "", **changes: object) -> cohort.Outcome:
-        case, model = ListedCase("case", (image,), roi), SHIPPED_FOLDER / "hippocampus"
-        return cohort.segment_case(cohort.Job(case, model, replace(options, **changes), tmp_path, False, (image,)))
-
-    (tmp_path / ".cohort").mkdir()
-    assert segment().state == cohort.DONE
-    assert segment().state == segment(threads=2, device="cpu").state == cohort.SKIPPED
-    other = segment(**change)
-    assert other.state == cohort.FAILED and "--overwrite" in other.problem.sentence, other
-    assert named in other.problem.sentence
-
-
 def test_time_left_is_judged_by_the_cases_that_were_segmented() -> None:
     """Not by those that were skipped, and not at all after the last one."""
 
@@ -404,53 +373,6 @@ def test_time_left_is_judged_by_the_cases_that_were_segmented() -> None:
     assert line(4, cohort.DONE, cohort.DONE) == "2 of 4 cases, about 1 min 40 s left"
     assert line(4, cohort.SKIPPED, cohort.DONE) == "2 of 4 cases, about 3 min 20 s left"
     assert line(4, cohort.SKIPPED) == "1 of 4 cases" and line(2, cohort.DONE, cohort.DONE) == "2 of 2 cases"
-
-
-def test_results_of_another_image_or_model_are_not_taken_for_those_asked_for(tmp_path) -> None:
-    """Under the same paths, names and version."""
-    image, model = tmp_path / "image.nii", tmp_path / "model"
-    write_model(model, description())
-    write_volume(random_volume(grid((12, 12, 12))).array, grid((12, 12, 12)), image)
-    (tmp_path / "out" / ".cohort").mkdir(parents=True)
-
-    def segment(overwrite: bool = False) -> cohort.Outcome:
-        options, case = SegmentOptions(review=True, threads=1), ListedCase("case", (image,), "")
-        return cohort.segment_case(cohort.Job(case, model, options, tmp_path / "out", overwrite, (image,)))
-
-    assert segment().state == cohort.DONE and segment().state == cohort.SKIPPED
-    write_volume(random_volume(grid((12, 12, 12)), seed=7).array, grid((12, 12, 12)), image)
-    stale = segment()
-    assert stale.state == cohort.FAILED and f"because {image} changed" in stale.problem.sentence
-    assert "--overwrite" in stale.problem.sentence and segment(overwrite=True).state == cohort.DONE
-    shutil.rmtree(model)
-    write_model(model, description(), seed=5)
-    stale = segment()
-    assert stale.state == cohort.FAILED and "because the model test changed" in stale.problem.sentence
-    assert segment(overwrite=True).state == cohort.DONE
-    # Results outlive their images.
-    image.unlink()
-    assert segment().state == cohort.SKIPPED
-    report = tmp_path / "out" / "case" / "report.json"
-    old = json.loads(report.read_text(encoding="utf-8"))
-    del old["sources"]
-    report.write_text(json.dumps(old), encoding="utf-8")
-    assert "--overwrite" in segment().problem.sentence, "as in reports of version 0.1"
-
-
-def test_a_case_whose_worker_was_killed_before_it_reported_is_segmented_again(tmp_path) -> None:
-    """It counts as segmented in this run, and its picture is drawn."""
-    image, model = tmp_path / "image.nii", tmp_path / "model"
-    write_model(model, description())
-    write_volume(random_volume(grid((12, 12, 12))).array, grid((12, 12, 12)), image)
-    case, options, picture = ListedCase("case", (image,), ""), SegmentOptions(review=True, threads=1), "case.png"
-    (tmp_path / ".cohort").mkdir()
-    job = cohort.Job(case, model, options, tmp_path, False, (image,), had_results=False)
-    first = cohort.segment_case(job)
-    (tmp_path / ".cohort" / picture).unlink()
-    retried = cohort.segment_case(job)
-    assert (retried.state, retried.volumes_ml) == (cohort.DONE, first.volumes_ml)
-    assert (tmp_path / ".cohort" / picture).exists()
-    assert cohort.segment_case(replace(job, had_results=True)).state == cohort.SKIPPED
 
 
 def test_names_in_the_table_are_no_formulas(tmp_path) -> None:

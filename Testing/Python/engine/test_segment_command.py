@@ -235,6 +235,8 @@ def test_a_file_in_the_place_of_the_output_folder(capsys, tmp_path, model, image
     (tmp_path / "file").write_text("")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
         assert "file" in refused(capsys, tmp_path, image, "--model", model, "--output", output)
+    cases = write_list(tmp_path, image, "name,T1\nfirst,{image}\nsecond,{image}\n")
+    assert "file" in refused(capsys, tmp_path, "--cases", cases, "--model", model, "--output", tmp_path / "file")
 
 
 def test_the_standard_output_is_not_an_output_folder(capsys, tmp_path, model, image, monkeypatch):

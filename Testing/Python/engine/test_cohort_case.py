@@ -1,0 +1,104 @@
+"""One case of a cohort, in this process: when earlier results count as those asked for, and when they are replaced."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from conresnet.cli import cohort
+from conresnet.cli.cases import ListedCase
+from conresnet.images.files import write_volume
+from conresnet.package.store import SHIPPED_FOLDER
+from conresnet.request import SegmentOptions
+from engine.model_cases import description, write_model
+from engine.volumes import grid, random_volume
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> cohort.Job:
+    """A case that had no results when its cohort was started."""
+    image, model = tmp_path / "image.nii", tmp_path / "model"
+    write_model(model, description())
+    write_volume(random_volume(grid((12, 12, 12))).array, grid((12, 12, 12)), image)
+    (tmp_path / ".cohort").mkdir()
+    case, options = ListedCase("case", (image,), ""), SegmentOptions(review=True, threads=1)
+    return cohort.Job(case, model, options, tmp_path, False, (image,), had_results=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"fast": True}, "(--fast differs)"),
+        ({"drop_below": 0.5}, "(--drop-below differs)"),
+        ({"roi": "-30,30,-60,60,-60,60"}, "(the ROI differs)"),
+        ({"maps": ("residual",)}, "(without residual.nii.gz)"),
+    ],
+)
+def test_results_of_other_options_are_not_taken_for_those_asked_for(data_folder, tmp_path, change, named) -> None:
+    image = data_folder / "MSD_Task04_Hippocampus" / "imagesTr" / "hippocampus_004.nii.gz"
+    options = SegmentOptions(review=True, threads=1)
+
+    def segment(roi: str = "", **changes: object) -> cohort.Outcome:
+        case, model = ListedCase("case", (image,), roi), SHIPPED_FOLDER / "hippocampus"
+        return cohort.segment_case(cohort.Job(case, model, replace(options, **changes), tmp_path, False, (image,)))
+
+    (tmp_path / ".cohort").mkdir()
+    assert segment().state == cohort.DONE
+    assert segment().state == segment(threads=2, device="cpu").state == cohort.SKIPPED
+    other = segment(**change)
+    assert other.state == cohort.FAILED and "--overwrite" in other.problem.sentence, other
+    assert named in other.problem.sentence
+
+
+def test_results_of_another_image_or_model_are_not_taken_for_those_asked_for(job) -> None:
+    """Under the same paths, names and version."""
+    (image,), model = job.case.images, job.model
+
+    def segment(overwrite: bool = False) -> cohort.Outcome:
+        return cohort.segment_case(replace(job, overwrite=overwrite, had_results=True))
+
+    assert segment().state == cohort.DONE and segment().state == cohort.SKIPPED
+    write_volume(random_volume(grid((12, 12, 12)), seed=7).array, grid((12, 12, 12)), image)
+    stale = segment()
+    assert stale.state == cohort.FAILED and f"because {image} changed" in stale.problem.sentence
+    assert "--overwrite" in stale.problem.sentence and segment(overwrite=True).state == cohort.DONE
+    shutil.rmtree(model)
+    write_model(model, description(), seed=5)
+    stale = segment()
+    assert stale.state == cohort.FAILED and "because the model test changed" in stale.problem.sentence
+    assert segment(overwrite=True).state == cohort.DONE
+    # Results outlive their images.
+    image.unlink()
+    assert segment().state == cohort.SKIPPED
+    report = job.folder / "report.json"
+    old = json.loads(report.read_text(encoding="utf-8"))
+    del old["sources"]
+    report.write_text(json.dumps(old), encoding="utf-8")
+    assert "--overwrite" in segment().problem.sentence, "as in reports of version 0.1"
+
+
+def test_a_case_whose_worker_was_killed_before_it_reported_is_segmented_again(job) -> None:
+    """It counts as segmented in this run, and its picture is drawn."""
+    first, picture = cohort.segment_case(job), job.output / ".cohort" / "case.png"
+    picture.unlink()
+    retried = cohort.segment_case(job)
+    assert (retried.state, retried.volumes_ml) == (cohort.DONE, first.volumes_ml)
+    assert picture.exists()
+    assert cohort.segment_case(replace(job, had_results=True)).state == cohort.SKIPPED
+
+
+def test_a_case_that_another_command_segments_at_the_same_time_is_kept(job, monkeypatch) -> None:
+    segment = cohort.segment_to_folder
+
+    def twice(*arguments: object) -> object:
+        monkeypatch.undo()
+        assert cohort.segment_case(job).state == cohort.DONE
+        return segment(*arguments)
+
+    monkeypatch.setattr(cohort, "segment_to_folder", twice)
+    outcome = cohort.segment_case(job)
+    assert (outcome.state, outcome.problem) == (cohort.SKIPPED, None)
