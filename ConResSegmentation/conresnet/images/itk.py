@@ -329,13 +329,20 @@ def _narrowed(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def _fit(one: Slice, other: Slice) -> bool:
+    """Whether two slices are parallel and of one size and spacing."""
+    parallel = np.allclose([one.row, one.column], [other.row, other.column], atol=1e-3)
+    return parallel and one.size == other.size and np.allclose(one.spacing, other.spacing, rtol=1e-3)
+
+
 def _in_order(path: Path, slices: list[Slice]) -> list[Slice]:
     """Sorted along the normal of the slices, which must be parallel and of one size."""
     first = slices[0]
-    for piece in slices[1:]:
-        parallel = np.allclose([piece.row, piece.column], [first.row, first.column], atol=1e-3)
-        if not parallel or piece.size != first.size or not np.allclose(piece.spacing, first.spacing, rtol=1e-3):
-            raise UserError("dicom-mixed", path=str(path))
+    others = [piece for piece in slices if not _fit(first, piece)]
+    if others:
+        # Of a scan with its localizer, the localizer.
+        odd = others[0] if 2 * len(others) < len(slices) else first
+        raise UserError("dicom-mixed", path=str(path), file=odd.file.name)
     normal = np.cross(first.row, first.column)
     return sorted(slices, key=lambda piece: float(piece.position @ normal))
 

@@ -263,6 +263,16 @@ def test_slices_of_different_directions_are_refused(tmp_path):
     refused(tmp_path / "ct", "dicom-mixed")
 
 
+@pytest.mark.parametrize("name", ["A.dcm", "z.dcm"])
+def test_a_localizer_among_the_slices_is_named(tmp_path, name):
+    write_series(tmp_path / "ct")
+    localizer = next((tmp_path / "ct").glob("*-3.dcm")).rename(tmp_path / "ct" / name)
+    data = pydicom.dcmread(localizer)
+    data.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+    data.save_as(localizer)
+    assert name in refused(tmp_path / "ct", "dicom-mixed")
+
+
 def test_color_slices_are_refused(tmp_path):
     write_series(
         tmp_path / "us",
