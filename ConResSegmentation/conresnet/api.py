@@ -61,6 +61,19 @@ _one_at_a_time = threading.RLock()
 _busy: list[LoadedModel] = []
 
 
+def _after_fork() -> None:
+    """The threads that were at work do not exist in the copy of the process, and will never finish."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+    if _busy:
+        _busy.clear()
+        _warm.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def segment(
     image: Any,
     model: str | os.PathLike | ModelPackage,

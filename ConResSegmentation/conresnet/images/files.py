@@ -257,6 +257,16 @@ _lock = threading.Lock()
 _reader: _Reader | None = None
 
 
+def _after_fork() -> None:
+    # A thread of the other process may have been reading.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def serve() -> None:
     """The main loop of the reader process: answer requests, one JSON line each, until stdin ends."""
     import signal

@@ -195,12 +195,35 @@ def default_threads() -> int:
     return threads - 1 if threads > 2 and "OMP_NUM_THREADS" not in os.environ else threads
 
 
+# Whether this process has computed with several threads, and whether it was forked from one that had. A fork does not
+# copy these threads, and PyTorch would wait for them forever.
+_has_threads = _is_forked = False
+
+
+def _after_fork() -> None:
+    global _is_forked
+    if _has_threads:
+        _is_forked = True
+        # For loading a model, too.
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @contextmanager
 def using_threads(count: int | None) -> Iterator[int]:
-    """Compute with ``count`` threads, or with the default number, in PyTorch and ITK; yields the number."""
+    """Compute with ``count`` threads, or with the default number, in PyTorch and ITK; yields the number.
+
+    It is 1 in a process that was forked from one that had computed with several.
+    """
+    global _has_threads
     before, itk_before = torch.get_num_threads(), sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     # Far too many would make the system end the process without a message.
     count = min(count, os.cpu_count() or 1) if count else default_threads()
+    count = 1 if _is_forked else count
+    _has_threads |= count > 1
     torch.set_num_threads(count)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
     try:

@@ -98,8 +98,8 @@ IMAGES: dict[str, str] = {
         "{path} does not store its voxel size (PixelSpacing or slice thickness); export the series again."
     ),
     "dicom-mixed": _(
-        "The DICOM slices in {path} differ in size, direction or spacing; {file} does not match most of the others. Move "
-        "one scan to a folder of its own."
+        "The DICOM slices in {path} differ in size, direction or spacing; {file} does not match most of the others. "
+        "Move one scan to a folder of its own."
     ),
     "dicom-mixed-scale": _(
         "The frames of {path} have different rescale slopes, which is not supported; convert the file first."

@@ -371,6 +371,51 @@ def test_an_exception_from_progress_ends_the_work(model):
         segment((of.array.T, of.grid.affine), model, progress=stop)
 
 
+FORKING = """
+import multiprocessing, sys, threading, numpy as np, conresnet
+from conresnet.images.files import read_volume
+
+def labels(threads, progress=None):
+    options = {"device": "cpu", "precision": "fp32", "threads": threads, "progress": progress}
+    return conresnet.segment((array, affine), sys.argv[1], **options).labels
+
+def same(threads):
+    return np.array_equal(labels(threads), expected)
+
+def in_a_fork(threads):
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.apply_async(same, [threads]).get(60)
+
+volume = read_volume(sys.argv[2])
+array, affine = volume.array.T, volume.grid.affine
+expected = labels(1)
+labels(2)
+assert in_a_fork(2), "after several threads"
+begun, goes_on = threading.Event(), threading.Event()
+
+def wait(phase, fraction, left):
+    if phase == "segmenting":
+        begun.set()
+        goes_on.wait()
+
+thread = threading.Thread(target=labels, args=(1, wait))
+thread.start()
+begun.wait()
+assert in_a_fork(1), "while another thread is at work"
+goes_on.set()
+thread.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_it_works_in_a_process_that_was_forked_after_or_during_a_segmentation(tmp_path, model):
+    of = volume("plain")
+    write_volume(of.array, of.grid, tmp_path / "image.nii")
+    arguments = [sys.executable, "-c", FORKING, str(model), str(tmp_path / "image.nii")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_the_package_is_light_and_the_api_is_three_names(repository):
     code = (
         "import sys, conresnet; assert not {'torch', 'SimpleITK', 'numpy', 'click'} & set(sys.modules); "
