@@ -238,6 +238,9 @@ class Result:
         With ``overwrite``, an earlier run's results in the folder are replaced. Raises UserError as
         ``conresnet.result_folder.filling``; the folder is unchanged then.
         """
+        if folder == "":
+            # As a path, it would be the working directory.
+            raise UserError("output-not-folder", path="''")
         with filling(Path(folder), self._options, overwrite, self._inputs) as temporary:
             self.write(temporary)
 

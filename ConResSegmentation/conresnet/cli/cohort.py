@@ -16,7 +16,7 @@ import os
 import socket
 import tempfile
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -121,8 +121,11 @@ def segment_cohort(
     options = replace(options, maps=maps, threads=threads, review=True)
     cases = [_absolute(case) for case in cases]
     images = [image for case in cases for image in case.images]
-    # Only images inside the output folder could be replaced by another case's results.
-    endangered = tuple(image for image in images if output.absolute() in image.parents)
+    # Only images in the folder of a case could be replaced by its results.
+    endangered: defaultdict[Path, list[Path]] = defaultdict(list)
+    for image in images:
+        if output.absolute() in image.parents:
+            endangered[image.resolve().parent].append(image)
     waiting = deque(
         Job(
             case,
@@ -130,7 +133,7 @@ def segment_cohort(
             options,
             output.absolute(),
             overwrite,
-            (*case.images, *endangered),
+            (*case.images, *endangered.get((output / case.name).resolve(), ())),
             had_results=(output / case.name / REPORT_FILE).exists(),
         )
         for case in cases

@@ -41,6 +41,7 @@ _LARGEST_CATALOG = 2**20
 _TIMEOUT = (15, 60)
 # An interruption loses the block being received.
 _BLOCK = 2**14
+_BAD_ADDRESS = "it begins with neither https:// nor http://"
 _BAD_REDIRECT = "it redirects to an address that begins with neither https:// nor http://"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -256,6 +257,8 @@ def _refuse_insecure(url: str, sha256: str) -> None:
         parts = urlsplit(url)
     except ValueError as error:
         raise UserError("download-failed", url=url, reason=_reason(error)) from error
+    if sha256 and parts.scheme not in ("https", "http"):
+        raise UserError("download-failed", url=url, reason=_BAD_ADDRESS)
     is_checked = bool(sha256) or parts.hostname in _LOOPBACK
     if parts.scheme != "https" and not (parts.scheme == "http" and is_checked):
         raise UserError("download-insecure", url=url)

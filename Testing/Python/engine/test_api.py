@@ -139,6 +139,7 @@ def test_it_saves_what_the_command_line_writes(tmp_path, model):
     result = segment(tmp_path / "image.nii", model, maps=MAPS)
     result.save(tmp_path / "by call")
     refusal("results-exist", result.save, tmp_path / "by call")
+    refusal("output-not-folder", result.save, "")
     result.save(tmp_path / "by call", overwrite=True)
     ours, theirs = ({path.name: path for path in (tmp_path / name).iterdir()} for name in ("by call", "by command"))
     assert set(ours) == set(theirs)

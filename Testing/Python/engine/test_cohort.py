@@ -22,7 +22,7 @@ from conresnet.cli import cohort
 from conresnet.cli.cases import ListedCase, write_summary, write_table
 from conresnet.cli.main import main
 from conresnet.files import OwnedFolder
-from conresnet.package.store import SHIPPED_FOLDER
+from conresnet.package.store import SHIPPED_FOLDER, read_model
 from conresnet.request import SegmentOptions
 from conresnet.result_folder import PREFIX
 
@@ -193,8 +193,6 @@ def test_a_case_that_ends_two_workers_is_reported_and_the_others_go_on(tmp_path,
 
 def run_cohort(names: list[str], output: Path, **options: object) -> str:
     """How it ends: the code of a UserError, or the name of another exception."""
-    from conresnet.package.store import read_model
-
     cases = [ListedCase(name, (output / "image.nii.gz",), "") for name in names]
     options = {"case_list": Path(__file__), "overwrite": False, "jobs": 0, "scheduler": "", **options}
     with pytest.raises(Exception) as caught:
@@ -334,6 +332,24 @@ def test_a_stopped_run_keeps_an_earlier_summary_until_it_has_one_of_its_own(tmp_
     }
     assert "1 cases segmented, 0 failed, 2 not reached" in (tmp_path / "cohort.html").read_text(encoding="utf-8")
     assert asked == [3, 3], "no more workers than cases"
+
+
+def test_a_case_knows_the_images_in_its_folder_and_no_others(tmp_path, monkeypatch) -> None:
+    """A list of all images of 10,000 cases with each of them would fill the memory."""
+    jobs = []
+
+    def segmented(client: None, waiting: Iterable[cohort.Job]) -> Iterator[cohort.Outcome]:
+        jobs.extend(waiting)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cohort, "_client", lambda jobs, scheduler: contextlib.nullcontext())
+    monkeypatch.setattr(cohort, "_segmented", segmented)
+    images = [tmp_path / "a" / "scan.nii", tmp_path / "a" / "segmentation.nii.gz", tmp_path / "c.nii"]
+    cases = [ListedCase(name, (image,), "") for name, image in zip("abc", images, strict=True)]
+    how = {"case_list": Path(__file__), "overwrite": False, "jobs": 1, "scheduler": ""}
+    with pytest.raises(KeyboardInterrupt):
+        cohort.segment_cohort(cases, read_model("hippocampus"), SegmentOptions(), tmp_path, **how)
+    assert [sorted(set(job.inputs)) for job in jobs] == [images[:2], [images[1]], [images[2]]]
 
 
 def test_what_is_in_the_way_is_a_sentence(tmp_path, monkeypatch) -> None:

@@ -275,6 +275,13 @@ def test_addresses_that_are_refused(models_folder, server, url, code, monkeypatc
     assert not (models_folder / ".downloads").exists()
 
 
+@pytest.mark.parametrize("url", ["ftp://example.org/model.zip", "file:///etc/passwd"])
+def test_a_checksum_does_not_help_where_the_kind_of_address_is_wrong(models_folder, url):
+    with pytest.raises(UserError) as caught:
+        download.download(url, sha256="0" * 64)
+    assert caught.value.code == "download-failed" and "https://" in caught.value.message
+
+
 def test_the_proxy_of_the_system_is_used(models_folder, server, content, tmp_path, monkeypatch):
     url = "http://models.example/tiny.zip"
     server.files[url] = content
