@@ -75,9 +75,9 @@ def _files_of(image: Path) -> set[Path]:
     files = {image}
     if image.suffix.lower() in _HEADERS:
         files |= {path for path in image.parent.iterdir() if path.stem == image.stem and path.is_file()}
-    # What cannot be segmented is reported when it is read.
+    # What cannot be segmented, such as a pipe, is reported when it is read.
     with contextlib.suppress(UserError):
-        kind = kind_of(image)
+        kind = kind_of(image) if image.is_file() else ""
         if kind == "nifti":
             files.update(nifti_files(image))
         elif kind in ("nrrd", "meta"):

@@ -17,6 +17,7 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -52,7 +53,7 @@ def read_channels(paths: Sequence[str | Path], channel_names: Sequence[str]) -> 
         # As a path, it would be the working directory.
         raise UserError("image-not-found", path="''")
     for path in map(Path, paths):
-        _check_name(path)
+        _check_path(path)
         if is_segmentation(path):
             raise UserError("image-is-segmentation", path=str(path))
     if len(paths) == 1 and len(channel_names) > 1:
@@ -90,8 +91,8 @@ def read_image(path: Path) -> ImageFile:
     """Read a file, or a folder with one DICOM series. Any values are accepted: a label map may well be constant.
 
     Raises:
-        UserError: "image-not-found", "cannot-read", "image-name-not-text", "image-out-of-memory", and those of
-            `conresnet.images.checks.kind_of`, of the format's reader and of its process.
+        UserError: "image-not-found", "cannot-read", "image-name-not-text", "image-pipe", "image-out-of-memory", and
+            those of `conresnet.images.checks.kind_of`, of the format's reader and of its process.
     """
     kind = _kind(path)
     try:
@@ -116,7 +117,7 @@ def read_grid(path: Path) -> Grid:
 
 def _kind(path: Path) -> str:
     """ "folder", or the kind of a file; both exist, can be opened, and have names that ITK can take."""
-    _check_name(path)
+    _check_path(path)
     try:
         if path.is_dir():
             for file in path.iterdir():
@@ -132,6 +133,14 @@ def _kind(path: Path) -> str:
         raise UserError("image-not-found", path=str(path)) from error
     except OSError as error:
         raise UserError("cannot-read", path=str(path), reason=error.strerror or str(error)) from error
+
+
+def _check_path(path: Path) -> None:
+    _check_name(path)
+    with contextlib.suppress(OSError):
+        if stat.S_ISFIFO(path.stat().st_mode):
+            # It could be read only once, and the first bytes decide how.
+            raise UserError("image-pipe", path=str(path))
 
 
 def _check_name(path: Path) -> None:

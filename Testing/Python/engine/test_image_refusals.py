@@ -12,14 +12,25 @@ import pytest
 import SimpleITK as sitk
 
 from conresnet.errors import UserError
-from conresnet.images.files import read_image
+from conresnet.images.files import read_channels, read_image
 from conresnet.images.grid import Grid, Volume, check_volume
+from conresnet.result_folder import image_state
 from engine.image_cases import ramp, refused, save_nifti, write_with_itk
 from engine.volumes import grid, random_volume
 
 
 def test_a_missing_file_is_refused(tmp_path):
     refused("image-not-found", tmp_path / "none.nii.gz")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    """As a shell makes of <(zcat image.nii.gz); its first bytes would be lost, and without a writer it never ends."""
+    os.mkfifo(tmp_path / "pipe.nii")
+    refused("image-pipe", tmp_path / "pipe.nii")
+    with pytest.raises(UserError):
+        read_channels([tmp_path / "pipe.nii"], ["T1"])
+    image_state(tmp_path / "pipe.nii")
 
 
 @pytest.mark.parametrize("name", ["text.nii.gz", "text.nii", "text.nrrd", "text.txt", "text"])
