@@ -328,7 +328,10 @@ def _begins_like_dicom(file: Path) -> bool:
 
 
 def slices_of(file: Path, header: Dataset) -> list[Slice]:
-    """Every frame of a file. Raises UserError "dicom-no-position", "dicom-no-spacing", or "image-damaged"."""
+    """Every frame of a file.
+
+    Raises UserError "dicom-no-position", "dicom-no-spacing", "dicom-pixels", or "image-damaged".
+    """
     try:
         return list(_slices(file, header))
     except UserError:
@@ -338,6 +341,9 @@ def slices_of(file: Path, header: Dataset) -> list[Slice]:
 
 
 def _slices(file: Path, header: Dataset) -> Iterator[Slice]:
+    if "MOSAIC" in (header.get("ImageType") or ()):
+        # Its one slice would be all of them, next to each other.
+        raise UserError("dicom-pixels", path=str(file), what="a mosaic of all slices (ImageType MOSAIC)")
     frames = _frame_count(header)
     for frame in range(frames):
         places = _groups(header, frame)

@@ -149,6 +149,7 @@ def table(data: pydicom.Dataset) -> None:
         (compressed(pydicom.uid.RLELossless), "dicom-compressed", "RLE Lossless"),
         (kind("1.3.12.2.1107.5.9.1"), "dicom-kind", "1.3.12.2.1107.5.9.1"),
         (table, "dicom-pixels", "ModalityLUTSequence"),
+        (lambda data: setattr(data, "ImageType", ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "dicom-pixels", "mosaic"),
     ],
 )
 def test_the_reason_why_pixels_cannot_be_read_is_named(tmp_path, change, code, shown):
