@@ -21,6 +21,7 @@ from conresnet.cli.main import main
 from conresnet.errors import UserError
 from conresnet.images.files import read_volume, write_volume
 from conresnet.images.grid import Volume
+from conresnet.inference.progress import Tracker
 from engine.image_cases import write_with_itk
 from engine.model_cases import description, write_model
 from engine.package_cases import refusal
@@ -313,7 +314,9 @@ def test_a_progress_callback_may_segment_with_another_model(model, pair):
     assert np.array_equal(inner[0], expected[1])
 
 
-def test_a_progress_callback_may_segment_with_the_same_model(model):
+def test_a_progress_callback_may_segment_with_the_same_model(model, monkeypatch):
+    # However quick the pass is, it reports.
+    monkeypatch.setattr(Tracker, "_QUIET", 0.0)
     of = volume("plain")
     image, other = (of.array.T, of.grid.affine), (of.array.T[::-1] ** 2, of.grid.affine)
     expected, inner = [segment(image, model).labels, segment(other, model).labels], []
