@@ -72,7 +72,7 @@ class Job:
         model: path of the package.
         output: folder of all cases; the results of this one go to ``output / case.name``.
         inputs: images that the results must not replace.
-        had_results: whether the case's folder contained results before the cohort was started.
+        had_results: whether there were results of the case before any worker began with it.
         workers: the number of each worker among those of its computer, by address.
     """
 
@@ -120,12 +120,10 @@ def segment_cohort(
     # The page is sorted by the expected Dice, which comes from the review list.
     options = replace(options, maps=maps, threads=threads, review=True)
     cases = [_absolute(case) for case in cases]
-    images = [image for case in cases for image in case.images]
     # Only images in the folder of a case could be replaced by its results.
     endangered: defaultdict[Path, list[Path]] = defaultdict(list)
-    for image in images:
-        if output.absolute() in image.parents:
-            endangered[image.resolve().parent].append(image)
+    for image in (image for case in cases for image in case.images if output.absolute() in image.parents):
+        endangered[image.resolve().parent].append(image)
     waiting = deque(
         Job(
             case,
@@ -134,7 +132,6 @@ def segment_cohort(
             output.absolute(),
             overwrite,
             (*case.images, *endangered.get((output / case.name).resolve(), ())),
-            had_results=(output / case.name / REPORT_FILE).exists(),
         )
         for case in cases
     )
@@ -285,7 +282,8 @@ def _segmented(client: Client, waiting: deque[Job]) -> Iterator[Outcome]:
         # No more cases than workers, because Dask blames a worker's death on every case that was assigned to it.
         workers = numbered_by_computer(threads)
         while waiting and len(running) < max(1, sum(threads.values())):
-            job = replace(waiting.popleft(), workers=workers)
+            job = waiting.popleft()
+            job = replace(job, had_results=(job.folder / REPORT_FILE).exists(), workers=workers)
             future = client.submit(segment_case, job, key=f"{job.case.name}-{time.monotonic_ns()}", pure=False)
             running[future.key] = job
             completed.add(future)
@@ -331,7 +329,7 @@ def segment_case(job: Job) -> Outcome:
                 raise UserError("results-out-of-date", path=str(job.folder), changed=" and ".join(changed))
             if job.had_results:
                 return _read_outcome(job, SKIPPED)
-            # A worker of this run was killed before it could draw the picture or report the case.
+            # Its worker was killed before it could draw the picture or report the case.
             job = replace(job, overwrite=True)
         options = replace(options, device=_device(options.device, job.workers))
         model = _warm_model().get(read_model(job.model))
