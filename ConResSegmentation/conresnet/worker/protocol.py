@@ -405,10 +405,17 @@ class SessionFolder:
 
 
 def remove_session(path: str | Path) -> bool:
-    """Remove a session folder whose owner is gone; anything else is left alone. Returns whether it is gone."""
+    """Remove a session folder whose owner has ended; anything else is left alone. Returns whether it is gone.
+
+    Without its lock file, which a cleaner of temporary folders may have removed, it is known by its folders of requests.
+    """
     path = Path(path)
-    if path.name.startswith(SESSION_PREFIX) and (owned := OwnedFolder.take(path)):
-        owned.remove()
+    if path.name.startswith(SESSION_PREFIX) and not path.is_symlink():
+        if owned := OwnedFolder.take(path):
+            owned.remove()
+        with contextlib.suppress(OSError):
+            if all(name.isdecimal() for name in os.listdir(path)):
+                shutil.rmtree(path, ignore_errors=True)
     return not path.exists()
 
 

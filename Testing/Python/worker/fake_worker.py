@@ -12,6 +12,7 @@ import sys
 import time
 
 from conresnet.errors import UserError
+from conresnet.files import LOCK_FILE
 from conresnet.request import SegmentRequest
 from conresnet.worker.server import Job, serve
 
@@ -80,6 +81,11 @@ class FakeEngine:
         """Its temporary folder is removed while it computes."""
         job.allocate("labels", (2, 2, 2), "uint8")
         shutil.rmtree(job._session.path)
+
+    def _unlocked(self, job: Job) -> None:
+        """It is killed while its temporary folder is being removed: the lock file has gone first."""
+        (job._session.path / LOCK_FILE).unlink()
+        self._misleading(job)
 
     def _crashing(self, job: Job) -> None:
         job.report("segmenting", 0.1, None)

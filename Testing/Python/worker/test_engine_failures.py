@@ -145,7 +145,12 @@ def test_a_temporary_folder_that_was_swept_away(driver: Driver, image: np.ndarra
 
 @pytest.mark.parametrize(
     ("model", "code"),
-    [("vague", "engine-message"), ("misleading", "engine-folder-gone"), ("swept", "engine-folder-gone")],
+    [
+        ("vague", "engine-message"),
+        ("misleading", "engine-folder-gone"),
+        ("swept", "engine-folder-gone"),
+        ("unlocked", "engine-folder-gone"),
+    ],
 )
 def test_whatever_the_engine_sends_ends_a_request(driver: Driver, image: np.ndarray, model: str, code: str) -> None:
     recorder = driver.run(model, image)

@@ -48,6 +48,13 @@ def test_the_client_removes_the_folder_of_an_engine_that_was_killed(tmp_path: Pa
     assert remove_session(folder_of_a_killed_process(tmp_path))
 
 
+def test_the_client_removes_a_folder_that_lost_its_lock_file(tmp_path: Path) -> None:
+    """The engine was killed while its folder was being cleaned up: the patient's image must not stay."""
+    path = folder_of_a_killed_process(tmp_path)
+    (path / LOCK_FILE).unlink()
+    assert remove_session(path)
+
+
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     session = SessionFolder(tmp_path)
     assert not remove_session(session.path)
@@ -66,7 +73,7 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     (elsewhere / LOCK_FILE).touch()
     (tmp_path / "conresnet-link").symlink_to(elsewhere)
     remove_abandoned_sessions(tmp_path)
-    assert not remove_session(elsewhere)
+    assert not remove_session(elsewhere) and not remove_session(mine)
     assert (mine / "segmentation.nii.gz").exists() and (elsewhere / LOCK_FILE).exists()
 
 
