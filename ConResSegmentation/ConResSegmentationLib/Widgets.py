@@ -14,8 +14,11 @@ from slicer.i18n import translate
 from conresnet import messages
 from conresnet.errors import UserError
 
-_ERROR_STYLE = "color: #c0392b; font-weight: bold"
-_MILLISECONDS_AFTER_LAST_KEY = 700
+# On a light and on a dark background.
+_ERROR_COLORS = "#b03024", "#ff8a80"
+_HINT_COLORS = "#8a5a00", "#ffb74d"
+_MIDDLE_LIGHTNESS = 128
+_MILLISECONDS_AFTER_LAST_KEY = 500
 _FEWEST_LETTERS = 12
 
 
@@ -86,10 +89,25 @@ def say(label, what: str | UserError, isError: bool = False) -> None:
     """Show a sentence, or that of an error, in a label, or hide the label if there is none."""
     text = what if isinstance(what, str) else errorSentence(what)
     isError = isError or not isinstance(what, str)
+    _show(label, text, f"color: {_readable(label, _ERROR_COLORS)}; font-weight: bold" if isError else "")
+
+
+def hint(label, text: str) -> None:
+    """Show a warning in a label, or hide the label if there is none."""
+    _show(label, text, f"color: {_readable(label, _HINT_COLORS)}")
+
+
+def _show(label, text: str, style: str) -> None:
     label.text = text
     label.toolTip = plain(text)
-    label.styleSheet = _ERROR_STYLE if isError else ""
+    label.styleSheet = style
     label.visible = bool(text)
+
+
+def _readable(label, colors: tuple[str, str]) -> str:
+    """The color of two that can be read on the background of a label, which is dark if Slicer's style is."""
+    isDark = label.palette.color(qt.QPalette.Window).lightness() < _MIDDLE_LIGHTNESS
+    return colors[isDark]
 
 
 def offer(button, problem: str, tip: str) -> None:
@@ -208,25 +226,47 @@ def pathIn(edit) -> Path | None:
 
 
 class EditedPath:
-    """Calls a function with the path of a ctkPathLineEdit once editing has finished.
+    """Calls a function with the path of a ctkPathLineEdit once the path is settled.
 
-    That is at Return, when the field loses the focus, and when no key was pressed for a moment.
+    That is at Return, when the field loses the focus, and when it was not changed for a moment: a path that is being
+    typed may pass through other files and folders.
+
+    Args:
+        edit: the field.
+        react: called with the path.
+        onEdited: called at every change before; what is known then belongs to an earlier path.
+
+    Attributes:
+        isSettled: whether the function was called with what is in the field.
     """
 
-    def __init__(self, edit, react: Callable[[str], None]):
-        self._edit, self._react = edit, react
-        self._timer = singleShotTimer(edit, self._use, _MILLISECONDS_AFTER_LAST_KEY)
-        whenPathChanges(edit, lambda _path: self._timer.start())
+    def __init__(self, edit, react: Callable[[str], None], onEdited: Callable[[], None] = lambda: None):
+        self._edit, self._react, self._onEdited = edit, react, onEdited
+        self.isSettled = True
+        self._timer = singleShotTimer(edit, self.flush, _MILLISECONDS_AFTER_LAST_KEY)
+        whenPathChanges(edit, self._onTextChanged)
         edit.comboBox().lineEdit().connect("editingFinished()", self.flush)
 
     def flush(self) -> None:
         """Use what is in the field now, if it has changed."""
-        if self._timer.isActive():
-            self._timer.stop()
-            self._use()
+        self._timer.stop()
+        if not self.isSettled:
+            self.isSettled = True
+            self._react(self._edit.currentPath)
 
-    def _use(self) -> None:
-        self._react(self._edit.currentPath)
+    def close(self) -> None:
+        """The panel is about to be deleted: do not use what is in the field."""
+        self._timer.stop()
+
+    def _onTextChanged(self, _path: str) -> None:
+        self.isSettled = False
+        self._timer.start()
+        self._onEdited()
+
+
+def comboBoxOf(selector):
+    """The combo box inside a qMRMLNodeComboBox."""
+    return next(child for child in selector.children() if hasattr(child, "minimumContentsLength"))
 
 
 def stayNarrow(selector) -> None:
@@ -234,10 +274,9 @@ def stayNarrow(selector) -> None:
 
     Slicer's module panel has no horizontal scroll bar, and would widen at the cost of the slice views.
     """
-    for child in selector.children():
-        if hasattr(child, "minimumContentsLength"):
-            child.sizeAdjustPolicy = qt.QComboBox.AdjustToMinimumContentsLengthWithIcon
-            child.minimumContentsLength = _FEWEST_LETTERS
+    comboBox = comboBoxOf(selector)
+    comboBox.sizeAdjustPolicy = qt.QComboBox.AdjustToMinimumContentsLengthWithIcon
+    comboBox.minimumContentsLength = _FEWEST_LETTERS
 
 
 class FittedHeight(qt.QObject):

@@ -12,15 +12,7 @@ from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
 from conresnet_training.data import LAYOUTS, DataSet, read_data_set
-from ConResSegmentationLib.Widgets import (
-    errorSentence,
-    openFile,
-    pathIn,
-    say,
-    singleShotTimer,
-    textItem,
-    whenPathChanges,
-)
+from ConResSegmentationLib.Widgets import EditedPath, errorSentence, openFile, pathIn, say, textItem
 
 from .Backend import Backend, BackendTask
 
@@ -39,8 +31,6 @@ def pathNextTo(folder: Path, ending: str) -> Path:
 
 
 _EXIT_WITH_ERRORS = 2
-# A path changes with every letter that is typed, and reading a folder with many files takes seconds.
-_MILLISECONDS_UNTIL_LOOK = 300
 _ICONS = {"error": qt.QStyle.SP_MessageBoxCritical}
 
 
@@ -57,7 +47,6 @@ class DataSetPanel:
         namesSeen: the cases of all data sets that were chosen.
         dataSet: the data set in the folder; None if there is none.
         problem: why there is none, as a sentence; empty if there is one.
-        isSettled: whether the chosen folder has been read, which happens a moment after the last letter was typed.
     """
 
     def __init__(
@@ -72,13 +61,12 @@ class DataSetPanel:
         self.namesSeen: set[str] = set()
         self.dataSet: DataSet | None = None
         self.problem = ""
-        self.isSettled = True
-        self._timer = singleShotTimer(section, self.refresh, _MILLISECONDS_UNTIL_LOOK)
         self._task = BackendTask(backend, ui.checkButton, ui.checkStatusLabel, self._check, about=lambda: self.folder)
         # The heights of the rows depend on the width that is left for the last column.
         ui.findingsTable.horizontalHeader().connect("sectionResized(int,int,int)", self._onColumnResized)
         ui.dataSetPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/DataSet", "")
-        whenPathChanges(ui.dataSetPathEdit, self._onPathChanged)
+        # Reading a folder with many files takes seconds.
+        self._path = EditedPath(ui.dataSetPathEdit, self._onPathSettled, self._onPathEdited)
         ui.openCheckButton.connect("clicked(bool)", lambda _checked: openFile(self._report, ui.checkStatusLabel))
 
     @property
@@ -86,10 +74,19 @@ class DataSetPanel:
         """The chosen folder, which may not exist; None if none is chosen."""
         return pathIn(self._ui.dataSetPathEdit)
 
+    @property
+    def isSettled(self) -> bool:
+        """Whether the chosen folder has been read, which happens a moment after the last letter was typed."""
+        return self._path.isSettled
+
     def refresh(self) -> None:
         """Read the folder again."""
-        self._timer.stop()
-        wasSettled, self.isSettled = self.isSettled, True
+        if self.isSettled:
+            self._read()
+        else:
+            self._path.flush()
+
+    def _read(self) -> None:
         self.dataSet, self.problem = None, ""
         if self.folder is None:
             self.problem = _("Choose the folder of a data set.")
@@ -106,8 +103,6 @@ class DataSetPanel:
         summary = _summary(self.dataSet) if self.dataSet else self.problem if self.folder else ""
         say(self._ui.dataSetSummaryLabel, summary)
         self.updateButtons()
-        if not wasSettled:
-            self._onChanged()
 
     def updateButtons(self) -> None:
         """Enable Check, or show on it why it is not available."""
@@ -117,19 +112,21 @@ class DataSetPanel:
 
     def close(self) -> None:
         """The panel is about to be deleted."""
-        self._timer.stop()
+        self._path.close()
         self._task.stop()
 
-    def _onPathChanged(self, path: str) -> None:
+    def _onPathSettled(self, path: str) -> None:
         slicer.app.userSettings().setValue("ConResTraining/DataSet", path)
+        self._read()
+        self._onChanged()
+
+    def _onPathEdited(self) -> None:
         self._ui.findingsTable.setRowCount(0)
         self._ui.findingsTable.visible = False
         say(self._ui.checkStatusLabel, "")
         say(self._ui.dataSetSummaryLabel, "")
         # What is known belongs to the previous folder, and must not be used to start anything.
-        self.isSettled, self.dataSet = False, None
-        self.problem = _("Reading the folder of the data set.")
-        self._timer.start()
+        self.dataSet, self.problem = None, _("Reading the folder of the data set.")
         self._onChanged()
 
     @property

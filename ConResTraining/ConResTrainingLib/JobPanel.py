@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from conresnet.errors import UserError
 from conresnet_training.runs.state import Progress, can_begin_in
 from ConResSegmentationLib.Widgets import (
+    EditedPath,
     errorSentence,
     offer,
     pathIn,
@@ -19,7 +20,6 @@ from ConResSegmentationLib.Widgets import (
     say,
     singleShotTimer,
     timeLeft,
-    whenPathChanges,
 )
 
 from . import TrainingCurves
@@ -117,8 +117,6 @@ def stateName(state: JobState) -> str:
 
 
 MILLISECONDS_BETWEEN_LOOKS = 1000
-# A path that is being typed may pass through the folders of other runs.
-_MILLISECONDS_OF_TYPING = 300
 # The choice of a fold that means each in turn; the spin box shows it as a text.
 _ALL_FOLDS = -1
 
@@ -134,7 +132,7 @@ class JobPanel:
         onChanged: called when another run was chosen, or this one has made progress.
 
     Attributes:
-        job: the chosen run; None if no folder is chosen.
+        job: the chosen run; None if no folder is chosen, and while its path is being typed.
     """
 
     def __init__(
@@ -157,9 +155,8 @@ class JobPanel:
         self._timer.setInterval(MILLISECONDS_BETWEEN_LOOKS)
         self._timer.connect("timeout()", self.look)
         self._curvesTimer = singleShotTimer(section, self.updateCurves)
-        self._typing = singleShotTimer(section, self._onTyped, _MILLISECONDS_OF_TYPING)
         ui.runPathEdit.currentPath = slicer.util.settingsValue("ConResTraining/Run", "")
-        whenPathChanges(ui.runPathEdit, self._onPathChanged)
+        self._path = EditedPath(ui.runPathEdit, self._onPathSettled, self._onPathEdited)
         ui.runsSelector.connect("activated(int)", self._onRunChosen)
         ui.foldSpinBox.connect("valueChanged(int)", lambda _value: self.updateButtons())
         ui.allCasesCheckBox.connect("toggled(bool)", lambda _isChecked: self.updateButtons())
@@ -181,6 +178,12 @@ class JobPanel:
 
     def adopt(self) -> None:
         """Show the run in the chosen folder, which may have made progress meanwhile."""
+        if self._path.isSettled:
+            self._adopt()
+        else:
+            self._path.flush()
+
+    def _adopt(self) -> None:
         folder = pathIn(self._ui.runPathEdit)
         found = jobIn(folder) if folder else None
         isSame = (self.job.folder if self.job else None) == folder
@@ -192,6 +195,7 @@ class JobPanel:
 
     def proposeFolder(self) -> None:
         """Propose a new folder next to the data set, unless the user has chosen an unused one."""
+        self._path.flush()
         folder = self._dataSetPanel.folder
         isTheUsers = self.job is not None and str(self.job.folder) != self._proposed and not _isUsed(self.job.folder)
         if not folder or self.state.isRunning or isTheUsers:
@@ -204,7 +208,7 @@ class JobPanel:
             # Nothing next to this data set can be read, and so no folder there is any better.
             return
         self._proposed = str(pathNextTo(folder, f"-run-{number}"))
-        self._ui.runPathEdit.currentPath = self._proposed
+        self._choose(self._proposed)
 
     def look(self) -> None:
         """Read and show what is new. Repeats itself while the run is active."""
@@ -213,9 +217,8 @@ class JobPanel:
             self._showState()
             return
         isNew = self.job.look()
-        if not self._typing.isActive():
-            for line in self.job.newLogLines():
-                self._backend.log(line)
+        for line in self.job.newLogLines():
+            self._backend.log(line)
         state = self.state
         if isNew or not TrainingCurves.charts():
             self.updateCurves()
@@ -269,7 +272,8 @@ class JobPanel:
 
     def close(self) -> None:
         """The panel is about to be deleted; the training continues."""
-        for timer in (self._timer, self._curvesTimer, self._typing):
+        self._path.close()
+        for timer in (self._timer, self._curvesTimer):
             timer.stop()
 
     def _startProblem(self, state: JobState) -> str:
@@ -290,18 +294,22 @@ class JobPanel:
             return _("This folder has no run that can be resumed.")
         return self._backend.problem
 
-    def _onPathChanged(self, path: str) -> None:
+    def _onPathSettled(self, path: str) -> None:
         slicer.app.userSettings().setValue("ConResTraining/Run", path)
-        self._typing.start()
-        self.adopt()
+        self._adopt()
 
-    def _onTyped(self) -> None:
-        # The run is now one of the recent ones, and its log is shown.
-        self._shown = None
-        self.look()
+    def _onPathEdited(self) -> None:
+        """The run in the folder before must not be started, resumed or evaluated any more."""
+        if self.job is not None:
+            self.job = self._shown = None
+            self.look()
+
+    def _choose(self, folder: str) -> None:
+        self._ui.runPathEdit.currentPath = folder
+        self._path.flush()
 
     def _onRunChosen(self, index: int) -> None:
-        self._ui.runPathEdit.currentPath = self._ui.runsSelector.itemData(index)
+        self._choose(self._ui.runsSelector.itemData(index))
 
     def _onStart(self) -> None:
         # Another program may have changed the plan, which must not be trained unseen.
@@ -389,7 +397,7 @@ class JobPanel:
             self._shown = state
             if not state.isRunning:
                 self._isStopWished = False
-            if state is not JobState.none and not self._typing.isActive():
+            if state is not JobState.none:
                 addRecentRun(self.job.folder)
             self._showRuns()
             self._onChanged()

@@ -66,7 +66,7 @@ def test_a_cross_validation_shows_its_folds_and_is_continued(
 ) -> None:
     ui = training.ui
     training.choose_python(backend_that(tmp_path, "exit 2"))
-    ui.runPathEdit.currentPath = str(cross_validation)
+    training.choose_run(cross_validation)
     training.settle()
     assert training.state == "stopped"
     expected = "Stopped. Fold 1, 1 of 3 folds trained; Step 10 of 20; Dice 0.600, best 0.600."
@@ -87,7 +87,7 @@ def test_a_cross_validation_shows_its_folds_and_is_continued(
 def test_a_cross_validation_that_fails_names_the_fold_and_one_that_is_trained_is_finished(
     training: TrainingDriver, cross_validation: Path
 ) -> None:
-    training.ui.runPathEdit.currentPath = str(cross_validation)
+    training.choose_run(cross_validation)
     write_fold(cross_validation, 1, ("failed", {"code": "x", "message": "The disk is full."}))
     training.widget.jobPanel.look()
     assert training.state == "failed" and training.ui.runStatusLabel.text == "Fold 1: The disk is full."
@@ -166,7 +166,7 @@ def runs(training: TrainingDriver, tmp_path: Path) -> list[Path]:
         if number < 2:
             write_evaluation(folder / "evaluation", 0.1 * number)
         addRecentRun(folder)
-    training.ui.runPathEdit.currentPath = str(folders[0])
+    training.choose_run(folders[0])
     training.settle()
     return folders
 
@@ -189,7 +189,7 @@ def test_two_runs_are_compared(here: TrainingDriver, runs: list[Path]) -> None:
     # Nor if the other choice was made while they were compared.
     here.check_runs("run-2")
     here.click(ui.compareButton)
-    ui.runPathEdit.currentPath = str(runs[2])
+    here.choose_run(runs[2])
     here.wait(lambda: ui.compareButton.text == "Compare")
     assert table.isHidden() and ui.resultsStatusLabel.text == ""
 

@@ -28,7 +28,7 @@ def test_a_folder_without_a_name_is_as_good_as_others(
     assert slot_errors == []
     assert training.ui.planPathEdit.currentPath == str(tmp_path / "data-set-plan.yaml")
     assert training.ui.runPathEdit.currentPath == str(tmp_path / "data-set-run-1")
-    training.ui.runPathEdit.currentPath = folder
+    training.choose_run(folder)
     training.settle()
     assert slot_errors == []
 
@@ -157,9 +157,9 @@ def test_an_emptied_path_names_nothing_any_more(here: TrainingDriver, data_set: 
     here.click(ui.savePlanButton)
     assert ui.startButton.enabled and run
 
-    ui.runPathEdit.currentPath = ""
+    here.choose_run("")
     assert not ui.startButton.enabled and ui.startButton.toolTip == "Choose a new folder for the run."
-    ui.runPathEdit.currentPath = run
+    here.choose_run(run)
     assert ui.startButton.enabled
 
     ui.planPathEdit.currentPath = ""

@@ -43,7 +43,7 @@ def close_scene(driver: TrainingDriver) -> None:
 def test_a_remembered_run_leaves_nothing_in_the_scene_that_asks_to_be_saved(
     training: TrainingDriver, run: Path
 ) -> None:
-    training.ui.runPathEdit.currentPath = str(run)
+    training.choose_run(run)
     training.settle()
     assert training.state == "finished"
     training.click(training.ui.curvesButton)
@@ -69,7 +69,7 @@ def test_a_segment_named_as_the_mean_or_the_axis_has_its_own_curve(training: Tra
         "validation", step=10, dice=0.4, dice_a_segment={"Mean": 0.9, "Mean (segment)": 0.7, "Step": 0.2}, best=True
     )
     progress.close()
-    training.ui.runPathEdit.currentPath = str(folder)
+    training.choose_run(folder)
     training.click(training.ui.curvesButton)
     (table,) = [node.GetTable() for node in slicer.util.getNodesByClass("vtkMRMLTableNode") if "Dice" in node.GetName()]
     names = [table.GetColumnName(number) for number in range(table.GetNumberOfColumns())]
@@ -92,7 +92,7 @@ def test_the_plots_of_other_modules_appear_in_slicers_own_view_and_not_in_ours(
     from ConResTrainingLib import TrainingCurves
 
     show_chart("Statistics")
-    training.ui.runPathEdit.currentPath = str(run)
+    training.choose_run(run)
     training.click(training.ui.curvesButton)
     ours = TrainingCurves.viewNodes()
     assert len(ours) == 2
@@ -109,7 +109,7 @@ def test_a_scene_saved_with_the_curves_opens_with_their_views_where_the_module_w
 ) -> None:
     from ConResTrainingLib import TrainingCurves
 
-    training.ui.runPathEdit.currentPath = str(run)
+    training.choose_run(run)
     training.click(training.ui.curvesButton)
     slicer.mrmlScene.SetURL(str(tmp_path / "scene.mrml"))
     assert slicer.mrmlScene.Commit()
@@ -136,7 +136,7 @@ def test_the_module_works_without_a_main_window_and_shows_no_curves(
     no_main_window()
     assert slicer.app.layoutManager() is None and slicer.util.mainWindow() is None
     training.app.moduleManager().load(training.path)
-    training.ui.runPathEdit.currentPath = str(run)
+    training.choose_run(run)
     training.click(training.ui.curvesButton)
     assert training.points() == 2 and not training.ui.curvesButton.checked
     training.click(training.ui.curvesButton)

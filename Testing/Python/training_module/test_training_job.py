@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PySide6 import QtCore, QtTest
 
 from conresnet_training.runs.state import PROGRESS_FILE, RUNNING_FILE, ProgressWriter
 from training_module.training_driver import TrainingDriver
@@ -34,7 +35,7 @@ def write_run(folder: Path, **step: object) -> Path:
 
 def test_a_run_on_another_computer_is_followed_until_it_falls_silent(training: TrainingDriver, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", samples_per_second=0.0416, gpu_memory=2_100_000_000)
-    training.ui.runPathEdit.currentPath = str(run)
+    training.choose_run(run)
     training.settle()
     assert training.state == "training"
     text = training.ui.runStatusLabel.text
@@ -63,16 +64,34 @@ def test_a_path_that_is_typed_leaves_nothing_of_the_runs_on_its_way(training: Tr
     for name in ("run-1", "run-12"):
         write_run(tmp_path / name)
         (tmp_path / f"{name}.log").write_text(f"This is {name}.\n", encoding="utf-8")
-    for name in ("run-1", "run-12"):
-        training.ui.runPathEdit.currentPath = str(tmp_path / name)
+    # However slow this computer is, it is still being typed.
+    training.widget.jobPanel._path._timer.interval = 3_600_000
+    edit = training.ui.runPathEdit.comboBox().lineEdit()
+    for letter in str(tmp_path / "run-12"):
+        QtTest.QTest.keyClicks(edit, letter)
         training.settle()
-        assert training.state == "training" and training.job.folder == tmp_path / name
-        # However slow this computer is, it is still being typed.
-        training.widget.jobPanel._typing.start(3_600_000)
-    training.widget.jobPanel._typing.start(0)
-    training.wait(lambda: "This is run-12." in training.log)
+        assert training.job is None and training.state == "none"
+    QtTest.QTest.keyClick(edit, QtCore.Qt.Key.Key_Return)
+    training.settle()
+    assert training.state == "training" and training.job.folder == tmp_path / "run-12"
+    assert "This is run-12." in training.log
     assert "This is run-1." not in training.log and training.ui.runsSelector.count == 1
     assert training.ui.runsSelector.currentText == "run-12: training"
+
+
+def test_the_run_before_is_out_of_reach_while_another_path_is_typed(training: TrainingDriver, tmp_path: Path) -> None:
+    for name in ("run-1", "run-2"):
+        write_run(tmp_path / name)
+    training.choose_run(tmp_path / "run-1")
+    assert training.ui.stopButton.enabled
+    training.ui.runPathEdit.currentPath = str(tmp_path / "run-2")
+    assert training.job is None and not training.ui.stopButton.enabled and not training.ui.curvesButton.enabled
+    training.wait(lambda: training.ui.stopButton.enabled)
+    assert training.job.folder == tmp_path / "run-2"
+    # Going to the module looks at once.
+    training.ui.runPathEdit.currentPath = str(tmp_path / "run-1")
+    training.open()
+    assert training.job.folder == tmp_path / "run-1"
 
 
 def test_a_run_whose_data_set_was_moved_gets_the_chosen_one(
@@ -81,7 +100,7 @@ def test_a_run_whose_data_set_was_moved_gets_the_chosen_one(
     run = write_run(tmp_path / "run")
     training.choose_python(sys.executable)
     training.choose_data_set(data_set)
-    training.ui.runPathEdit.currentPath = str(run)
+    training.choose_run(run)
     for folder, options in ((data_set, ()), (tmp_path / "gone", ("--data", str(data_set)))):
         (run / "plan.yaml").write_text(f"data: {json.dumps(str(folder))}\n", encoding="utf-8")
         assert training.widget.jobPanel.dataOptions() == options
@@ -95,7 +114,7 @@ def test_a_failed_run_says_why_and_its_curve_keeps_what_is_no_number_out(
     writer.write("step", step=20, loss=float("nan"), segmentation_loss=float("nan"))
     writer.write("failed", code="loss-not-finite", message="The loss of step 20 is not a number: case_1, case_4.")
     writer.close()
-    training.ui.runPathEdit.currentPath = str(run)
+    training.choose_run(run)
     training.settle()
     assert training.state == "failed"
     assert training.ui.runStatusLabel.text == "The loss of step 20 is not a number: case_1, case_4."
@@ -125,7 +144,7 @@ def test_earlier_runs_are_listed_without_reading_all_of_their_progress(
     begun = time.process_time()
     TrainingJob(run).look()
     assert glance < (time.process_time() - begun) / 20
-    training.ui.runPathEdit.currentPath = str(tmp_path / "another")
+    training.choose_run(tmp_path / "another")
     training.settle()
     assert training.ui.runsSelector.itemText(0) == "long run: finished"
 

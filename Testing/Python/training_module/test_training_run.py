@@ -137,7 +137,7 @@ def test_a_training_behind_a_command_is_killed_after_asking_and_that_is_said(
     assert "ended unexpectedly" in here.ui.runsSelector.currentText
     # Another run has its own folder, and the one that died is still on the list.
     died = here.job.folder
-    here.ui.runPathEdit.currentPath = str(died.with_name("another run"))
+    here.choose_run(died.with_name("another run"))
     here.settle()
     assert here.state == "none" and here.ui.startButton.enabled and not here.ui.resumeButton.enabled
     here.ui.runsSelector.setCurrentIndex(0)
@@ -174,7 +174,7 @@ def test_a_model_of_the_same_name_stays_without_a_yes(training: TrainingDriver, 
     python.write_text(f"#!/bin/sh\ncp '{package}' '{run}/model.zip'\n", encoding="utf-8")
     python.chmod(0o755)
     training.choose_python(str(python))
-    training.ui.runPathEdit.currentPath = str(run)
+    training.choose_run(run)
     dialogs.answer("No")
     training.run_command(training.ui.importButton)
     assert [shown.text for shown in dialogs.shown] == ["A model with this name is already installed. Replace it?"]
@@ -218,7 +218,7 @@ def test_a_report_without_some_cases_is_opened_and_an_earlier_one_is_not(
 ) -> None:
     report = trained / "evaluation" / "report.html"
     report.parent.mkdir()
-    training.ui.runPathEdit.currentPath = str(trained)
+    training.choose_run(trained)
     said = "Measured 2 cases of Boxes; 1 case could not be measured: mean Dice 0.700."
     training.choose_python(backend_that(tmp_path, f"touch '{report}'; echo '{said}' >&2; exit 2"))
     training.run_command(training.ui.evaluateButton)
@@ -237,7 +237,7 @@ def test_the_chosen_data_set_is_handed_over_if_that_of_the_run_was_moved(
     ui = training.ui
     training.choose_python(backend_that(tmp_path, "exit 2"))
     training.choose_data_set(data_set)
-    ui.runPathEdit.currentPath = str(trained)
+    training.choose_run(trained)
 
     def arguments() -> list[str]:
         return (tmp_path / "arguments").read_text(encoding="utf-8").splitlines()
@@ -260,7 +260,7 @@ def test_after_a_canceled_or_failed_command_the_others_can_be_used(
 ) -> None:
     ui = training.ui
     training.choose_python(backend_that(tmp_path, "exec sleep 60"))
-    training.ui.runPathEdit.currentPath = str(trained)
+    training.choose_run(trained)
     training.click(ui.evaluateButton)
     assert not ui.importButton.enabled and not ui.checkpointButton.enabled
     ui.evaluateButton.click()
@@ -277,9 +277,9 @@ def test_what_a_command_says_about_another_run_names_it(
     ui, other = training.ui, tmp_path / "other"
     (other / "checkpoints").mkdir(parents=True)
     training.choose_python(backend_that(tmp_path, "sleep 1; echo 'Measured 2 cases.'"))
-    ui.runPathEdit.currentPath = str(trained)
+    training.choose_run(trained)
     training.click(ui.evaluateButton)
-    ui.runPathEdit.currentPath = str(other)
+    training.choose_run(other)
     training.wait(lambda: ui.evaluateButton.text == "Evaluate")
     assert ui.resultsStatusLabel.text == "run: Measured 2 cases."
 

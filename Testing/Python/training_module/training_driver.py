@@ -97,6 +97,12 @@ class TrainingDriver(ModuleDriver):
         self.wait(lambda: self.widget.dataSetPanel.isSettled)
         self.settle()
 
+    def choose_run(self, folder: Path | str) -> None:
+        """Choose the folder of the run, as a user who leaves the field."""
+        self.ui.runPathEdit.currentPath = str(folder)
+        self.ui.runPathEdit.comboBox().lineEdit().editingFinished.emit()
+        self.settle()
+
     def choose_system(self, name: str) -> None:
         """Choose the system that is planned."""
         selector = self.ui.systemSelector
