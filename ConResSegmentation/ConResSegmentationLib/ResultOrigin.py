@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ FINGERPRINT_ATTRIBUTE = "ConResNet.Fingerprint"
 MODEL_ATTRIBUTE = "ConResNet.Model"
 IMAGES_ATTRIBUTE = "ConResNet.Images"
 _ROI_ATTRIBUTE = "ConResNet.ROI"
+# From the segmentation to each volume after the first, which is that of the geometry. Each has a role of its own: when
+# a volume is removed, the others must not get its number.
+_IMAGE_ROLE = "conresnetImage"
 # The status of a segment that the user has not set, in Slicer's words.
 _NOT_STARTED = "notstarted"
 # Volumes are read in pieces of this size.
@@ -65,6 +68,29 @@ def isUntouched(segmentationNode) -> bool:
     return signed is not None and _isUnderVolumesTransform(segmentationNode) and signed == fingerprint(segmentationNode)
 
 
+def changedImages(segmentationNode) -> Generator[None, None, list[int]]:
+    """Compare the volumes with those that a result was made from, in short steps.
+
+    Returns:
+        which of them have other voxels now, from 0 in the model's order. Volumes that were removed do not count, nor do
+        those after the first in a result of an earlier version of this module.
+    """
+    changed = []
+    for number, sent in enumerate((segmentationNode.GetAttribute(IMAGES_ATTRIBUTE) or "").split()):
+        geometryRole = segmentationNode.GetReferenceImageGeometryReferenceRole()
+        volumeNode = segmentationNode.GetNodeReference(f"{_IMAGE_ROLE}{number}" if number else geometryRole)
+        if volumeNode is None:
+            continue
+        image, now = volumeNode.GetImageData(), ""
+        if image is not None and image.GetNumberOfPoints() > 0:
+            for soFar in checksumInPieces(slicer.util.arrayFromVolume(volumeNode)):
+                now = soFar
+                yield
+        if now != sent:
+            changed.append(number)
+    return changed
+
+
 def _isUnderVolumesTransform(segmentationNode) -> bool:
     """Whether a result is under its volume's transform or none; another one is an edit that would be lost."""
     volumeNode = segmentationNode.GetNodeReference(segmentationNode.GetReferenceImageGeometryReferenceRole())
@@ -103,21 +129,29 @@ class ResultOrigin:
 
     Args:
         model: name and version of the model.
-        volumeNode: the first of the model's volumes; the result has its geometry.
+        volumeNodes: the volumes, in the model's order; the result has the geometry of the first.
         images: `checksum` of each volume; another frame of a sequence has another one.
         roi: where it was searched for. Defaults to the whole image.
     """
 
     model: str
-    volumeNode: object
+    volumeNodes: tuple
     images: tuple[str, ...]
     roi: BoxROI | None = None
+
+    @property
+    def volumeNode(self):
+        """The first of the model's volumes."""
+        return self.volumeNodes[0]
 
     def sign(self, segmentationNode) -> None:
         """Mark a segmentation as a result of this origin, unedited so far."""
         segmentationNode.SetAttribute(MODEL_ATTRIBUTE, self.model)
         segmentationNode.SetAttribute(IMAGES_ATTRIBUTE, " ".join(self.images))
         segmentationNode.SetAttribute(_ROI_ATTRIBUTE, self._roiText())
+        for number, node in enumerate(self.volumeNodes[1:], 1):
+            isThere = slicer.mrmlScene.IsNodePresent(node)
+            segmentationNode.SetNodeReferenceID(f"{_IMAGE_ROLE}{number}", node.GetID() if isThere else None)
         sign(segmentationNode)
 
     def isThatOf(self, segmentationNode) -> bool:

@@ -253,9 +253,10 @@ def ensureDisplay(segmentationNode) -> None:
 
 
 def keepRemovedDisplays() -> None:
-    """Keep every display that is removed from a segmentation until the scene is closed; called once, at the start.
+    """Keep every display that is removed from a segmentation until the scene is closed.
 
     Slicer's slice views do not forget such a display, and would read its memory at the next change of the segmentation.
+    Call this when the module is loaded: if that is at run time, Slicer does not report its start again.
     """
     scene, kept = slicer.mrmlScene, []
 
@@ -382,6 +383,8 @@ class ResultPreview:
         else:
             # All segments share this labelmap, and the views follow it.
             self._image.DeepCopy(image)
+            # The volume may have been moved under a transform.
+            self._node.SetAndObserveTransformNodeID(self._volumeNode.GetTransformNodeID())
 
     def _makeNode(self):
         node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLSegmentationNode")

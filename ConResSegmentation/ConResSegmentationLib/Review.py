@@ -43,18 +43,22 @@ _SPOT_VIEW, _LARGEST_VIEW = 40.0, 160.0
 _AROUND_SEGMENTS = 1.3
 
 
-def keep(segmentationNode, report: dict) -> None:
+def keep(segmentationNode, report: dict, grid: Grid | None = None) -> None:
     """Keep the engine's report of a result in the scene, with its lists as tables, instead of the earlier report.
+
+    The report's places are where they were while the voxels of the first volume lay on ``grid``; by default, now.
 
     Tables of lists that it does not contain are removed. Places that the user has already checked off in an earlier
     list stay so.
     """
-    seen = _seenPlaces(segmentationNode)
+    now = _gridOf(_volumeOf(segmentationNode))
+    seen, grid = _seenPlaces(segmentationNode), grid or now
     for kind in (REVIEW, STATISTICS):
         ResultParts.remove(ResultParts.parts(segmentationNode, kind))
     review = report.get("review") or {}
     if review.get("rows"):
-        rows = [_listed(row, _placeKey(row, [row[axis] for axis in "ras"]) in seen) for row in review["rows"]]
+        places = _moved(review["rows"], grid, now)
+        rows = [_listed(row, _placeKey(row, place) in seen) for row, place in zip(review["rows"], places, strict=True)]
         node = _addPart(segmentationNode, REVIEW, _("{segmentation} review list"), rows)
         note = review.get("note")
         node.SetAttribute(NOTE_ATTRIBUTE, _(note) if note else "")
@@ -67,7 +71,6 @@ def keep(segmentationNode, report: dict) -> None:
     kept = {key: value for key, value in report.items() if key != "statistics"}
     kept["review"] = {key: value for key, value in review.items() if key != "rows"}
     segmentationNode.SetAttribute(_REPORT_ATTRIBUTE, json.dumps(kept))
-    grid = _gridOf(_volumeOf(segmentationNode))
     segmentationNode.SetAttribute(_GRID_ATTRIBUTE, json.dumps(grid.to_dict()) if grid else None)
 
 
@@ -188,9 +191,13 @@ def _cell(value) -> str:
 
 def placesOf(rows: Sequence[dict], segmentationNode) -> list[list[float]]:
     """R, A and S in mm of places of the review list, which move with the volume."""
-    places = [[row[axis] for axis in "ras"] for row in rows]
-    kept, now = segmentationNode.GetAttribute(_GRID_ATTRIBUTE), _gridOf(_volumeOf(segmentationNode))
+    kept = segmentationNode.GetAttribute(_GRID_ATTRIBUTE)
     then = Grid.from_dict(json.loads(kept)) if kept else None
+    return _moved(rows, then, _gridOf(_volumeOf(segmentationNode)))
+
+
+def _moved(rows: Sequence[dict], then: Grid | None, now: Grid | None) -> list[list[float]]:
+    places = [[row[axis] for axis in "ras"] for row in rows]
     # A cropped volume has another first voxel, in the same world.
     if then is None or now is None or then.shape != now.shape:
         return places
@@ -252,18 +259,16 @@ def writeReport(segmentationNode, path: Path) -> Iterator[None]:
     output = package.description.output
     if "located" in report and package.description.locator:
         output = package.description.located_output
-    channel, checksum = SceneInputs.volumeInput(volumeNode), ""
-    for soFar in ResultOrigin.checksumInPieces(channel.array):
-        checksum = soFar
-        yield
-    images = (segmentationNode.GetAttribute(ResultOrigin.IMAGES_ATTRIBUTE) or checksum).split()
-    if checksum != images[0]:
-        changed = _(
-            "The voxels of the volume were changed after the segmentation was computed, or this is another frame. The "
+    channel = SceneInputs.volumeInput(volumeNode)
+    changed = yield from ResultOrigin.changedImages(segmentationNode)
+    if changed:
+        names = ", ".join(item.name for number, item in enumerate(package.description.inputs) if number in changed)
+        warning = _(
+            "The voxels of {channels} were changed after the segmentation was computed, or this is another frame. The "
             "pictures show the current voxels; the numbers and the places worth checking are those of the original "
-            "volume."
+            "images."
         )
-        report["warnings"] = [*report.get("warnings", []), changed]
+        report["warnings"] = [*report.get("warnings", []), warning.format(channels=names)]
     labels, regions = np.zeros(channel.array.shape, np.uint8), None
     if output.kind == "regions":
         regions = np.zeros((packed_size(len(output.segments)), *labels.shape), np.uint8)

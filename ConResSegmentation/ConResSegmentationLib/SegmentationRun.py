@@ -11,6 +11,7 @@ import slicer
 from slicer.i18n import tr as _
 
 from conresnet.errors import UserError
+from conresnet.images.grid import Grid
 from conresnet.images.roi import BoxROI
 from conresnet.package import ModelDescription, read_package
 from conresnet.package.maps import residual_plane
@@ -106,7 +107,7 @@ class SegmentationRun(EngineObserver):
         self._grids = [channel.grid for channel in channels]
         model = f"{self._description.name} {self._description.version}"
         # The checksums follow when the engine has been sent the images: a large one takes a second to read.
-        self._origin = ResultOrigin.ResultOrigin(model, task.volumeNodes[0], (), task.roi)
+        self._origin = ResultOrigin.ResultOrigin(model, task.volumeNodes, (), task.roi)
         self._isOver = False
         self._preview: ResultPreview | None = None
         # The steps that show the result, the segments that were added to the scene and their parts, and the outcome.
@@ -208,21 +209,26 @@ class SegmentationRun(EngineObserver):
                 raise UserError("volume-changed", name=nameOf(volumeNode))
 
     def _checkInputs(self) -> None:
-        """Raise an error if an image is no longer where it was, so that the result would not fit it.
+        """Raise an error if the result would not fit the images any more.
 
-        Only the first image has to be in the scene still: the result is shown on it.
+        It fits images that were moved together, for example under a transform: the result moves with them. Only the
+        first image has to be in the scene still: the result is shown on it.
         """
+        motion = None
         for volumeNode, grid in zip(self._task.volumeNodes, self._grids, strict=True):
             if not slicer.mrmlScene.IsNodePresent(volumeNode):
                 if volumeNode is self._task.volumeNodes[0]:
                     raise UserError("volume-removed", name=nameOf(volumeNode))
                 continue
             try:
-                isSame = SceneInputs.volumeInput(volumeNode).grid.matches(grid)
-            except UserError:
+                now = SceneInputs.volumeInput(volumeNode).grid
+            except UserError as error:
                 # It was emptied, or is under a transform that is not linear.
-                isSame = False
-            if not isSame:
+                raise UserError("volume-changed", name=nameOf(volumeNode)) from error
+            if motion is None:
+                motion = now.affine @ np.linalg.inv(grid.affine)
+            # Voxels of another size would have been segmented differently.
+            if not _isRigid(motion) or not now.matches(Grid(grid.shape, motion @ grid.affine)):
                 raise UserError("volume-changed", name=nameOf(volumeNode))
 
     def _end(self) -> None:
@@ -270,7 +276,7 @@ class SegmentationRun(EngineObserver):
             if isFirst:
                 # Later the user's own settings are kept.
                 ResultSegmentation.letPartsShowThrough(node, output.segments)
-            Review.keep(node, result.report)
+            Review.keep(node, result.report, self._grids[0])
             self._segments, self._outcome = segments, SegmentationOutcome(node, [], result.report, 0.0, notes)
             try:
                 yield from ResultParts.putMaps(maps, node, volumeNode, residual_plane(description))
@@ -292,6 +298,12 @@ class SegmentationRun(EngineObserver):
         isThere = any(segmentation.GetSegment(key) is segment for key, segment in self._segments)
         if not slicer.mrmlScene.IsNodePresent(node) or not isThere:
             raise UserError("result-removed", name=nameOf(node))
+
+
+def _isRigid(matrix: np.ndarray) -> bool:
+    """Whether a (4, 4) matrix only turns and shifts."""
+    axes = matrix[:3, :3]
+    return np.allclose(axes @ axes.T, np.eye(3), atol=1e-4) and np.linalg.det(axes) > 0
 
 
 def _phase(name: str) -> str:

@@ -20,7 +20,7 @@ MODEL = "organ 1.0.0"
 
 
 def origin_of(volume: object, roi: BoxROI | None = None, model: str = MODEL) -> ResultOrigin:
-    return ResultOrigin(model, volume, (checksum(slicer.util.arrayFromVolume(volume)),), roi)
+    return ResultOrigin(model, (volume,), (checksum(slicer.util.arrayFromVolume(volume)),), roi)
 
 
 def fill(node: object, segments: list[tuple[str, object]], volume: object) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import slicer
 import vtk
+from PySide6 import QtCore, QtTest
 
+from module.models import write_four_channels
 from module.panel_driver import PanelDriver
 from module.result_cases import put_maps
 from module.test_scene_inputs import add_transform, rotation
@@ -83,6 +86,9 @@ def test_the_list_leads_from_place_to_place(panel: PanelDriver, reviewed: object
     assert fields[1] == pytest.approx(40) and fields[0] == fields[3] > 40
     panel.ui.reviewTable.cellClicked.emit(1, 2)
     np.testing.assert_allclose(crosshair.GetCrosshairRAS(), (12, 15, 9))
+    panel.ui.reviewTable.setCurrentCell(0, 0)
+    QtTest.QTest.keyClick(panel.ui.reviewTable, QtCore.Qt.Key.Key_Return)
+    np.testing.assert_allclose(crosshair.GetCrosshairRAS(), (10.5, 20.25, 20))
 
 
 def test_places_move_with_the_volume(panel: PanelDriver, reviewed: object, volume: object) -> None:
@@ -395,3 +401,35 @@ def test_the_report_is_one_page_without_names_and_says_what_was_edited(
     dialogs.answer(str(path))
     write_report(panel)
     assert "gone" in panel.ui.reviewLabel.text and not path.exists()
+
+
+def test_the_report_names_every_channel_that_was_changed_since(
+    panel: PanelDriver, tumor_images: list[Path], tmp_path: Path
+) -> None:
+    panel.drop(write_four_channels(tmp_path / "four.zip"))
+    volumes = [slicer.util.loadVolume(str(path)) for path in tumor_images]
+    node = panel.segment()
+    names = [item.name for item in panel.widget.modelPanel.description.inputs]
+    path = tmp_path / "page.html"
+
+    def changed() -> str | None:
+        dialogs.answer(str(path))
+        write_report(panel)
+        found = re.search("The voxels of (.*) were changed", path.read_text(encoding="utf-8"))
+        return found and found[1]
+
+    assert changed() is None
+    chosen = panel.widget.channels.nodes
+    assert set(chosen) == set(volumes)
+    slicer.util.updateVolumeFromArray(chosen[1], slicer.util.arrayFromVolume(chosen[1])[:, ::-1].copy())
+    assert changed() == names[1]
+    slicer.util.updateVolumeFromArray(chosen[0], slicer.util.arrayFromVolume(chosen[0])[:, ::-1].copy())
+    assert changed() == f"{names[0]}, {names[1]}"
+    # A volume that was removed is not one that was changed, and the others keep their numbers.
+    slicer.mrmlScene.RemoveNode(chosen[1])
+    slicer.util.updateVolumeFromArray(chosen[3], slicer.util.arrayFromVolume(chosen[3])[:, ::-1].copy())
+    assert slicer.util.saveScene(str(tmp_path / "scene.mrb"))
+    slicer.mrmlScene.Clear(0)
+    slicer.util.loadScene(str(tmp_path / "scene.mrb"))
+    panel.settle()
+    assert panel.choices.segmentation is not node and changed() == f"{names[0]}, {names[3]}"
